@@ -1,0 +1,1 @@
+"""birdstation on the device: sound in, trustworthy records out."""

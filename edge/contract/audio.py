@@ -1,0 +1,302 @@
+"""The one definition of sound: rates, crop, window, the log-mel image, and how a stream is cut into windows.
+
+Trainer, exporter and station all make their images here, so that what a network learnt is what it hears.
+Knows nothing of files, microphones, species or networks.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, get_args
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+Samples = NDArray[np.float32]
+Image = NDArray[np.uint8]
+Padding = Literal["context", "zeros", "image"]
+
+RATE_HZ = 32_000
+CROP_SAMPLES = 7 * RATE_HZ  # what a network sees
+WINDOW_SAMPLES = 5 * RATE_HZ  # what the station decides on
+HOP_SAMPLES = RATE_HZ * 5 // 2  # default step from window to window: a call cut by one is whole in the next
+CONTEXT_SAMPLES = (CROP_SAMPLES - WINDOW_SAMPLES) // 2  # real sound before and after a window
+N_FFT = RATE_HZ // 10
+FRAME_HOP = RATE_HZ // 40
+MEL_BANDS = 128
+F_MIN_HZ, F_MAX_HZ = 0.0, RATE_HZ / 2
+POWER_FLOOR = 1e-10
+TOP_DB = 80.0
+CROP_FRAMES = CROP_SAMPLES // FRAME_HOP + 1
+IMAGE_SHAPE = (MEL_BANDS, CROP_FRAMES)
+CROP_STEP = int(CROP_SAMPLES * 0.666)  # from crop to crop of a training clip
+CROPS_MAX = 10
+
+assert IMAGE_SHAPE == (128, 281)
+assert CROP_STEP == 149_184
+assert CROP_SAMPLES == WINDOW_SAMPLES + 2 * CONTEXT_SAMPLES
+assert CROP_SAMPLES % FRAME_HOP == WINDOW_SAMPLES % FRAME_HOP == CONTEXT_SAMPLES % FRAME_HOP == 0
+assert N_FFT % (2 * FRAME_HOP) == 0
+
+_HALF = N_FFT // 2
+_EDGE = _HALF // FRAME_HOP  # frames at each end of a centred STFT that reach beyond the sound
+_BLOCK = 20  # frames per FFT call: its temporaries stay in the cache; always the same blocks give always the same bits
+_FIRST_BLOCK_END = 19  # blocks then end exactly where windows end, at every hop that is a multiple of 0.5 s
+
+
+def front_end() -> dict[str, object]:
+    """The constants of the image, as a bundle or a spectrogram cache records them."""
+    return {
+        "rate_hz": RATE_HZ,
+        "crop_samples": CROP_SAMPLES,
+        "n_fft": N_FFT,
+        "hop": FRAME_HOP,
+        "window": "hann_periodic",
+        "pad_mode": "reflect",
+        "mel_bands": MEL_BANDS,
+        "f_min_hz": F_MIN_HZ,
+        "f_max_hz": F_MAX_HZ,
+        "mel_scale": "slaney",
+        "top_db": TOP_DB,
+        "power_floor": POWER_FLOOR,
+        "image": "floor(255*(dB-min)/(max-min)) uint8",
+    }
+
+
+def _hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Slaney's mel scale (Auditory Toolbox, 1998): linear to 1 kHz, then 27 steps per factor of 6.4."""
+    return np.where(mel < 15.0, mel * 200.0 / 3.0, 1000.0 * np.exp((mel - 15.0) * np.log(6.4) / 27.0))
+
+
+@cache
+def mel_filters() -> Samples:
+    """Triangular mel filters with Slaney's area norm, `(MEL_BANDS, N_FFT // 2 + 1)`; as librosa.filters.mel."""
+    mel_max = 15.0 + 27.0 * np.log(F_MAX_HZ / 1000.0) / np.log(6.4)
+    edges = _hz(np.linspace(0.0, mel_max, MEL_BANDS + 2))
+    bins = np.fft.rfftfreq(N_FFT, 1.0 / RATE_HZ)
+    rising = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
+    falling = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
+    filters = np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (edges[2:] - edges[:-2]))[:, None]
+    return filters.astype(np.float32)
+
+
+@cache
+def _filter_groups(size: int = 16) -> list[tuple[slice, slice, Samples]]:
+    """The filters as (bands, bins, weights) of neighbouring bands: 98 % of the dense matrix are zeros."""
+    filters = mel_filters()
+    groups = []
+    for first in range(0, MEL_BANDS, size):
+        bands = slice(first, first + size)
+        used = np.flatnonzero(filters[bands].any(axis=0))
+        bins = slice(int(used[0]), int(used[-1]) + 1)
+        groups.append((bands, bins, np.ascontiguousarray(filters[bands, bins].T)))
+    return groups
+
+
+@cache
+def _hann() -> Samples:
+    return (0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(N_FFT) / N_FFT)).astype(np.float32)
+
+
+def _mel_power(sound: Samples, first_block: int = _BLOCK) -> Samples:
+    """Mel power `(frames, MEL_BANDS)` of the frames lying wholly in `sound`; frame i begins at i * FRAME_HOP."""
+    count = max(0, (len(sound) - N_FFT) // FRAME_HOP + 1)
+    power = np.empty((count, MEL_BANDS), np.float32)
+    if not count:
+        return power
+    frames = np.lib.stride_tricks.sliding_window_view(sound, N_FFT)[::FRAME_HOP]
+    start, stop = 0, min(first_block, count)
+    while start < count:
+        spectrum = scipy.fft.rfft(frames[start:stop] * _hann(), axis=1, overwrite_x=True)
+        energy = spectrum.real**2 + spectrum.imag**2
+        for bands, bins, weights in _filter_groups():
+            np.matmul(energy[:, bins], weights, out=power[start:stop, bands])
+        start, stop = stop, min(stop + _BLOCK, count)
+    return power
+
+
+def _grey(power: Samples) -> Image:
+    """Mel power `(frames, bands)` to the grey image `(bands, frames)`: dB, floored at max - 80, stretched to 0..255."""
+    db = np.log10(np.maximum(power, np.float32(POWER_FLOOR)))
+    db *= 10.0
+    top = db.max()
+    np.maximum(db, top - TOP_DB, out=db)
+    low = db.min()
+    if top == low:
+        return np.zeros(power.shape[::-1], np.uint8)
+    db -= low
+    db *= 255.0
+    db /= top - low
+    return np.ascontiguousarray(db.astype(np.uint8).T)  # the cast of a positive number is its floor
+
+
+def _image(samples: Samples) -> Image:
+    return _grey(_mel_power(np.pad(samples, _HALF, mode="reflect")))
+
+
+def mel_image(samples: Samples) -> Image:
+    """The image a network sees, of one crop `(224000,) -> (128, 281)` or of a batch `(N, 224000) -> (N, 128, 281)`.
+
+    Samples are float32 mono at 32 kHz in [-1, 1]. Power mel spectrogram in dB per crop, stretched to uint8; equal to
+    librosa's `feature.melspectrogram(pad_mode="reflect")` and `power_to_db` within one grey level. A constant crop
+    (silence) is all zeros. Raises ValueError on another shape.
+    """
+    samples = np.asarray(samples, np.float32)
+    if samples.ndim not in (1, 2) or samples.shape[-1] != CROP_SAMPLES:
+        raise ValueError(f"a crop has {CROP_SAMPLES} samples, (samples,) or (crops, samples); got {samples.shape}")
+    if samples.ndim == 1:
+        return _image(samples)
+    images = np.empty((len(samples), *IMAGE_SHAPE), np.uint8)
+    for image, crop in zip(images, samples, strict=True):
+        image[:] = _image(crop)
+    return images
+
+
+def training_crops(samples: Samples, crops_max: int = CROPS_MAX) -> Samples:
+    """The crops of a training clip, `(n, 224000)`: whole crops every 149 184 samples from the start, at most
+    `crops_max`; a clip shorter than one crop is padded with zeros (kkiller's published mels, BirdCLEF 2021)."""
+    starts = range(0, max(1, len(samples) - CROP_SAMPLES + 1), CROP_STEP)[:crops_max]
+    crops = np.zeros((len(starts), CROP_SAMPLES), np.float32)
+    for crop, start in zip(crops, starts, strict=True):
+        part = samples[start : start + CROP_SAMPLES]
+        crop[: len(part)] = part
+    return crops
+
+
+@dataclass(frozen=True)
+class Window:
+    """Five seconds that the station decides on, with the image a network sees of them."""
+
+    start: int  # sample index in the stream
+    samples: int  # sound in it; fewer than WINDOW_SAMPLES only where the whole stretch is shorter
+    image: Image
+    level_dbfs: float  # root mean square, re full scale; -inf for digital silence
+
+
+def _extend(sound: Samples, before: int, after: int, padding: Padding) -> Samples:
+    """Fill up missing sound: mirrored (a mirror keeps the level, so the image keeps its contrast) or with zeros."""
+    if not before and not after:
+        return sound
+    return np.pad(sound, (before, after), mode="constant" if padding == "zeros" else "symmetric")
+
+
+class WindowCutter:
+    """Cuts one unbroken stretch of sound into rolling windows; every STFT frame is computed once however they overlap.
+
+        cutter = WindowCutter(hop_samples=HOP_SAMPLES)
+        for block in blocks:
+            windows += cutter.push(block)
+        windows += cutter.close()
+
+    Windows start at 0, hop, 2 hop, … of the stretch. Where sound remains behind the last one, `close` adds a window
+    that ends with the sound, so that every sample is in one. After a gap begin a new cutter. The result does not
+    depend on how the sound was cut into blocks.
+
+    `padding` says how 5 s become the network's 7 s: `context` takes 1 s of real sound on each side (mirrored at the
+    ends of the stretch), `zeros` pads the waveform behind (as published), `image` pads the 5-s image with zeros.
+    """
+
+    def __init__(self, hop_samples: int = HOP_SAMPLES, padding: Padding = "context", first_sample: int = 0) -> None:
+        if hop_samples <= 0 or hop_samples > WINDOW_SAMPLES or hop_samples % FRAME_HOP:
+            raise ValueError(f"hop must be a multiple of {FRAME_HOP} samples up to {WINDOW_SAMPLES}; got {hop_samples}")
+        if padding not in get_args(Padding):
+            raise ValueError(f"padding must be one of {', '.join(get_args(Padding))}; got {padding!r}")
+        self._hop, self._padding, self._origin = hop_samples, padding, first_sample
+        self._before = CONTEXT_SAMPLES if padding == "context" else 0
+        self._next = 0  # start of the next window
+        self._sound = np.empty(0, np.float32)  # samples from _sound_at on
+        self._sound_at = 0
+        self._power = np.empty((0, MEL_BANDS), np.float32)  # mel power of frames from _frame_at on
+        self._frame_at = _EDGE  # frame f is centred on sample f * FRAME_HOP
+
+    @property
+    def heard(self) -> int:
+        """Samples pushed so far."""
+        return self._sound_at + len(self._sound)
+
+    def push(self, samples: Samples) -> list[Window]:
+        """Take the next float32 samples; return the windows that are now complete."""
+        self._sound = np.concatenate([self._sound, np.asarray(samples, np.float32)])
+        self._compute_frames(whole_blocks=True)
+        done = self._frame_at + len(self._power)  # frames below are known
+        windows = []
+        while True:
+            stop = self._next + WINDOW_SAMPLES + self._before
+            if stop > self.heard or stop // FRAME_HOP - _EDGE >= done:
+                break
+            windows.append(self._window(self._next, WINDOW_SAMPLES))
+            self._next += self._hop
+        self._forget()
+        return windows
+
+    def close(self) -> list[Window]:
+        """The stretch ends here: return its last windows."""
+        self._compute_frames(whole_blocks=False)
+        windows = []
+        while self._next + WINDOW_SAMPLES <= self.heard:
+            windows.append(self._window(self._next, WINDOW_SAMPLES))
+            self._next += self._hop
+        covered = self._next - self._hop + WINDOW_SAMPLES if self._next else 0
+        if self.heard > covered:
+            length = min(WINDOW_SAMPLES, self.heard)
+            windows.append(self._window(self.heard - length, length))
+        self._next = self.heard
+        return windows
+
+    def _compute_frames(self, whole_blocks: bool) -> None:
+        known = self._frame_at + len(self._power)
+        count = max(0, (self.heard - _HALF) // FRAME_HOP + 1 - known)
+        lead = max(0, _FIRST_BLOCK_END - known)
+        if whole_blocks:
+            count = lead + (count - lead) // _BLOCK * _BLOCK if count >= lead else 0
+        if count:
+            first = known * FRAME_HOP - _HALF - self._sound_at
+            sound = self._sound[first : first + (count - 1) * FRAME_HOP + N_FFT]
+            self._power = np.concatenate([self._power, _mel_power(sound, first_block=lead or _BLOCK)])
+
+    def _window(self, start: int, length: int) -> Window:
+        sound = self._sound[start - self._sound_at :][:length]
+        mean_square = float(np.einsum("i,i->", sound, sound)) / length
+        level = 10.0 * np.log10(mean_square) if mean_square > 0 else -np.inf
+        if self._padding == "image":
+            image = np.zeros(IMAGE_SHAPE, np.uint8)
+            part = _grey(self._frames(start, length, _extend(sound, 0, max(0, N_FFT - length), self._padding)))
+            left = CONTEXT_SAMPLES // FRAME_HOP
+            image[:, left : left + part.shape[1]] = part
+        else:
+            image = _grey(self._frames(start - self._before, CROP_SAMPLES, self._crop(start)))
+        return Window(self._origin + start, length, image, float(level))
+
+    def _crop(self, start: int) -> Samples:
+        """The 7 s around a window, filled up where the stretch has no sound."""
+        first = start - self._before
+        stop = first + CROP_SAMPLES if self._padding == "context" else start + WINDOW_SAMPLES
+        real = self._sound[max(0, first) - self._sound_at : max(0, stop - self._sound_at)]
+        before = max(0, -first)
+        return _extend(real, before, CROP_SAMPLES - before - len(real), self._padding)
+
+    def _frames(self, first: int, length: int, crop: Samples) -> Samples:
+        """Mel power of the centred frames of the crop at sample `first` (may lie before the stretch), shared ones taken
+        from the stream; only those that touch the crop's ends or filled-up sound are computed for it alone."""
+        count = length // FRAME_HOP + 1
+        offset = first // FRAME_HOP
+        lo = max(_EDGE, self._frame_at - offset)
+        hi = min(count - _EDGE, self._frame_at + len(self._power) - offset)
+        if self._padding == "zeros":
+            hi = min(hi, WINDOW_SAMPLES // FRAME_HOP - _EDGE + 1)  # frames beyond would hear past the window
+        if first % FRAME_HOP or hi <= lo:
+            return _mel_power(np.pad(crop, _HALF, mode="reflect"))[:count]
+        head = _mel_power(np.pad(crop[: (lo - 1) * FRAME_HOP + _HALF], (_HALF, 0), mode="reflect"))
+        tail = _mel_power(np.pad(crop[hi * FRAME_HOP - _HALF :], (0, _HALF), mode="reflect"))[: count - hi]
+        return np.concatenate([head, self._power[lo + offset - self._frame_at : hi + offset - self._frame_at], tail])
+
+    def _forget(self) -> None:
+        """Drop what no later window needs; a last window that ends with the sound still needs the newest 6 s."""
+        keep = min(self._next, self.heard - WINDOW_SAMPLES) - self._before
+        frame = max(_EDGE, keep // FRAME_HOP)
+        if frame > self._frame_at:
+            dropped = min(frame - self._frame_at, len(self._power))
+            self._power, self._frame_at = self._power[dropped:], self._frame_at + dropped
+        sample = max(0, min(keep, self._frame_at * FRAME_HOP - _HALF))
+        if sample > self._sound_at:
+            self._sound, self._sound_at = self._sound[sample - self._sound_at :], sample

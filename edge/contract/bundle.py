@@ -1,0 +1,211 @@
+"""The Bundle: a self-describing folder that carries a model from the trainer to any station.
+
+manifest.json  taxonomy.csv  members/*.onnx  prior/{model.onnx, features.json, grid.npz}  probe.npz  SHA256SUMS
+
+Writing seals it with sums and an id; reading refuses another schema, another front-end, a missing, foreign or changed
+file, naming it. Knows no ONNX runtime: that the members give the probe's scores is the recognizer's to prove.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.contract.audio import CROP_SAMPLES, IMAGE_SHAPE, Padding, front_end
+from edge.contract.blend import Blend
+from edge.contract.errors import BundleError
+from edge.contract.taxonomy import Taxonomy
+
+SCHEMA = 1
+MANIFEST, SUMS, TAXONOMY, PROBE, PRIOR = "manifest.json", "SHA256SUMS", "taxonomy.csv", "probe.npz", "prior"
+PROBE_TOLERANCE = 1e-3  # largest difference of a score that still is the same model on another CPU
+
+
+@dataclass(frozen=True)
+class BundleMember:
+    """One network: where it lies and where it came from."""
+
+    name: str
+    file: str  # relative to the bundle
+    kind: str  # members of a kind are averaged first
+    architecture: str
+    fold: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Scores from which a species counts as heard: blended, per species where set, and without a prior."""
+
+    blended: float
+    acoustic: float
+    species: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What manifest.json says. `training` is provenance for people and tools; nothing here depends on it."""
+
+    members: tuple[BundleMember, ...]
+    blend: Blend
+    thresholds: Thresholds
+    padding: Padding
+    taxonomy_digest: str
+    has_prior: bool
+    training: Mapping[str, Any]
+    id: str = ""  # digest of contents, set when sealed
+    front_end: Mapping[str, Any] = field(default_factory=front_end)
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Short clips and the scores they must give: how a bundle is known to compute right on a device."""
+
+    clips: NDArray[np.int16]  # (clips, 224000)
+    images: NDArray[np.uint8]  # (clips, 128, 281)
+    member_scores: NDArray[np.float32]  # (members, clips, species)
+    latitude: float
+    longitude: float
+    day_of_year: int
+    prior: NDArray[np.float32]  # (species,); empty without a prior
+    blended: NDArray[np.float32]  # (clips, species)
+
+    def samples(self) -> NDArray[np.float32]:
+        """The clips as float32 in [-1, 1]."""
+        return self.clips.astype(np.float32) / 32768.0
+
+    def write(self, path: Path) -> None:
+        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in vars(self).items()}
+        np.savez_compressed(path, **arrays)
+
+    @classmethod
+    def read(cls, path: Path) -> "Probe":
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                raw: dict[str, Any] = {name: file[name] for name in cls.__dataclass_fields__}
+        except (OSError, ValueError, KeyError) as error:
+            raise BundleError(f"{path}: not a probe: {error}") from error
+        clips = len(raw["clips"])
+        if raw["clips"].shape != (clips, CROP_SAMPLES) or raw["images"].shape != (clips, *IMAGE_SHAPE):
+            raise BundleError(f"{path}: clips and images do not fit: {raw['clips'].shape}, {raw['images'].shape}")
+        raw |= {"latitude": float(raw["latitude"]), "longitude": float(raw["longitude"])}
+        raw["day_of_year"] = int(raw["day_of_year"])
+        return cls(**raw)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that has been read and whose sums hold."""
+
+    folder: Path
+    manifest: Manifest
+    taxonomy: Taxonomy
+
+    @property
+    def id(self) -> str:
+        return self.manifest.id
+
+    def probe(self) -> Probe:
+        probe = Probe.read(self.folder / PROBE)
+        if probe.member_scores.shape[::2] != (len(self.manifest.members), len(self.taxonomy)):
+            raise BundleError(f"{self.folder / PROBE}: made for other members or species")
+        return probe
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _files(folder: Path) -> list[str]:
+    paths = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return sorted(p for p in paths if p not in (MANIFEST, SUMS))
+
+
+def _content_id(manifest: Mapping[str, Any], sums: Mapping[str, str]) -> str:
+    content = {"manifest": {k: v for k, v in manifest.items() if k != "id"}, "sums": dict(sums)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def seal_bundle(folder: Path, manifest: Manifest) -> Bundle:
+    """Write manifest.json and SHA256SUMS over what lies in `folder`, then read it back as a station would."""
+    sums = {name: _sha256(folder / name) for name in _files(folder)}
+    raw = json.loads(json.dumps(asdict(manifest)))
+    raw["id"] = _content_id(raw, sums)
+    (folder / MANIFEST).write_text(json.dumps(raw, indent=1, sort_keys=True) + "\n", encoding="utf8")
+    sums[MANIFEST] = _sha256(folder / MANIFEST)
+    (folder / SUMS).write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)), encoding="utf8")
+    return read_bundle(folder)
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read and check a bundle. Raises BundleError naming the file that is missing, damaged, foreign or too new."""
+    path = folder / MANIFEST
+    try:
+        raw = json.loads(path.read_text(encoding="utf8"))
+    except FileNotFoundError:
+        raise BundleError(
+            f"{folder}: no bundle here ({MANIFEST} is missing); python -m export onnx makes one"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: not readable: {error}") from error
+    found = raw.get("schema") if isinstance(raw, dict) else None
+    if found != SCHEMA:
+        raise BundleError(f"{path}: schema {found!r}; this version reads {SCHEMA}; export the bundle again")
+    sums = _check_sums(folder)
+    manifest = _parse(path, raw)
+    if raw["id"] != _content_id(raw, {k: v for k, v in sums.items() if k != MANIFEST}):
+        raise BundleError(f"{path}: the id does not match the contents")
+    if dict(manifest.front_end) != front_end():
+        raise BundleError(f"{path}: made for another front-end; found {dict(manifest.front_end)}")
+    taxonomy = Taxonomy.read_csv(folder / TAXONOMY)
+    if taxonomy.digest != manifest.taxonomy_digest:
+        raise BundleError(f"{folder / TAXONOMY}: not the species that the members were trained on")
+    return Bundle(folder, manifest, taxonomy)
+
+
+def _check_sums(folder: Path) -> dict[str, str]:
+    path = folder / SUMS
+    try:
+        lines = path.read_text(encoding="utf8").splitlines()
+        sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: not readable: {error}") from error
+    present = {*_files(folder), MANIFEST}
+    for name in sorted(present | set(sums)):
+        if name not in present:
+            raise BundleError(f"{folder / name}: listed in {SUMS} but missing")
+        if name not in sums:
+            raise BundleError(f"{folder / name}: not listed in {SUMS}; remove it or export the bundle again")
+        if _sha256(folder / name) != sums[name]:
+            raise BundleError(f"{folder / name}: damaged (its SHA-256 is not the one in {SUMS})")
+    return sums
+
+
+def _parse(path: Path, raw: Mapping[str, Any]) -> Manifest:
+    try:
+        values = dict(raw)
+        values["members"] = tuple(BundleMember(**m) for m in raw["members"])
+        values["blend"] = Blend(**raw["blend"])
+        values["thresholds"] = Thresholds(**raw["thresholds"])
+        manifest = Manifest(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{path}: not a manifest: {error}") from error
+    if manifest.padding not in get_args(Padding):
+        raise BundleError(f"{path}: padding must be one of {', '.join(get_args(Padding))}; found {manifest.padding!r}")
+    if not manifest.members:
+        raise BundleError(f"{path}: no members")
+    for member in manifest.members:
+        file = PurePosixPath(member.file)
+        if file.is_absolute() or ".." in file.parts or not (path.parent / file).is_file():
+            raise BundleError(f"{path}: member {member.name}: no file {member.file} in the bundle")
+    return manifest

@@ -1,0 +1,60 @@
+"""The error tree. Each class says who acts on it; a message is one line that a person can act on.
+
+BirdstationError
+├── ConfigError      a person: station.yaml, a recipe or an argument is wrong       exit 78
+├── BundleError      a person: the bundle is damaged, foreign or of another schema  exit 78
+├── CorpusError      a person: the training data is not what the layout says        exit 78
+├── RecordingError   nobody now: this one recording is set aside, the rest goes on  reported
+├── CaptureError     systemd: the sound source failed for good                      exit 1
+├── StoreError       systemd: the database cannot be written                        exit 1
+└── PublishError     the publisher: waits and tries again; never leaves it
+"""
+
+from pathlib import Path
+
+EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h; the service unit does not restart on it
+
+
+class BirdstationError(Exception):
+    """Base of every error that has a one-line message for a person."""
+
+    exit_code = 1
+
+
+class ConfigError(BirdstationError):
+    """A setting is wrong; the message names file, key, what was found and what is allowed."""
+
+    exit_code = EXIT_CONFIG
+
+
+class BundleError(BirdstationError):
+    """A bundle cannot be trusted; the message names the file."""
+
+    exit_code = EXIT_CONFIG
+
+
+class CorpusError(BirdstationError):
+    """A corpus, raster or run cannot be used; the message names the file."""
+
+    exit_code = EXIT_CONFIG
+
+
+class RecordingError(BirdstationError):
+    """One recording that cannot be analysed, with the reason."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class CaptureError(BirdstationError):
+    """The sound source failed and retrying inside the process will not help."""
+
+
+class StoreError(BirdstationError):
+    """The database cannot be read or written."""
+
+
+class PublishError(BirdstationError):
+    """The broker refused or did not answer; the publisher waits, nothing is lost."""

@@ -1,0 +1,1 @@
+"""A first look: the bundle and soundscapes that ship with birdstation, replayed with a broker listening."""

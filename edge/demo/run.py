@@ -1,0 +1,146 @@
+"""`edge demo`: a broker, a subscriber and one replay of the soundscapes that ship with birdstation, as a user would do.
+
+The replay is the real command in a process of its own; this file only sets the scene and counts what arrives.
+"""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as mqtt
+import yaml
+from paho.mqtt.enums import CallbackAPIVersion
+from rich.console import Console
+from rich.table import Table
+
+from edge.config import DEMO_FOLDER
+from edge.contract.errors import BundleError
+
+_STATION = "demo"
+_SETTLE_S = 10.0
+_MESSAGES_SHOWN_MAX = 5
+
+
+def run_demo(out: Path, console: Console, source: Path = DEMO_FOLDER) -> dict[str, Any]:
+    """Replay `source/{bundle, soundscapes, labels.csv, sites.json}` into `out/{station.yaml, station.db, summary.json}`
+    and return the summary.
+
+    Without mosquitto on the PATH it says what to install and goes on without a broker.
+    """
+    start = time.perf_counter()
+    if not (source / "soundscapes").is_dir():
+        raise BundleError(f"{source}: no demonstration here; make it: make demo-train PUBLISH=1")
+    out.mkdir(parents=True, exist_ok=True)
+    for stale in out.glob("station.db*"):
+        stale.unlink()
+    with _mosquitto(console) as port, _subscriber(port) as received:
+        summary = _replay(source, out, port)
+        deadline = time.monotonic() + _SETTLE_S
+        while port and len(received) < summary["detections"] and time.monotonic() < deadline:
+            time.sleep(0.05)
+    if port:
+        console.print(_messages(received))
+    else:
+        console.print("No mosquitto here, so no messages: apt-get install mosquitto, then run this again.")
+    keys = ("detections", "species", "f1", "f1_low", "f1_high", "f1_all_nocall", "audio_s", "x_real_time")
+    result: dict[str, Any] = {key: summary[key] for key in keys}
+    result["mqtt_received"] = len({message["id"] for message in received}) if port else None
+    result["seconds_total"] = round(time.perf_counter() - start, 2)
+    (out / "summary.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
+    console.print(f"settings {out / 'station.yaml'} · summary {out / 'summary.json'}", soft_wrap=True)
+    return result
+
+
+def _replay(source: Path, out: Path, port: int | None) -> dict[str, Any]:
+    """Run the real command; its tables go to the user's screen, its JSON comes back."""
+    sites = json.loads((source / "sites.json").read_text(encoding="utf8"))
+    settings: dict[str, Any] = {"station": {"id": _STATION}, "sites": sites}
+    if source != DEMO_FOLDER:
+        settings["bundle"] = str((source / "bundle").resolve())
+    if port:
+        settings["mqtt"] = {"host": "127.0.0.1", "port": port}
+    config = out / "station.yaml"
+    config.write_text(
+        "# Written by `python -m edge demo`; the project's station.yaml explains every key.\n"
+        + yaml.safe_dump(settings, sort_keys=False),
+        encoding="utf8",
+    )
+    command = [sys.executable, "-m", "edge", "replay", str(source / "soundscapes"), "--config", str(config)]
+    command += ["--labels", str(source / "labels.csv"), "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise BundleError(f"{source}: the demonstration replay ended with status {done.returncode}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def free_port() -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _mosquitto(console: Console) -> Iterator[int | None]:
+    """A broker of our own on a free local port, or None where mosquitto is not installed."""
+    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+    if program is None:
+        yield None
+        return
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "mosquitto.conf"
+        config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n")
+        broker = subprocess.Popen([program, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            console.print(f"mosquitto listens on 127.0.0.1:{port}")
+            yield port
+        finally:
+            broker.terminate()
+            broker.wait(timeout=10)
+
+
+@contextmanager
+def _subscriber(port: int | None) -> Iterator[list[dict[str, Any]]]:
+    """Collects the payloads that arrive while the block runs."""
+    received: list[dict[str, Any]] = []
+    if port is None:
+        yield received
+        return
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="birdstation-demo-listener", protocol=mqtt.MQTTv5)
+    client.on_message = lambda _client, _data, message: received.append(json.loads(message.payload))
+    _connect(client, port)
+    client.subscribe(f"birdstation/v1/{_STATION}/#", qos=1)
+    client.loop_start()
+    try:
+        yield received
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+def _connect(client: mqtt.Client, port: int) -> None:
+    for _ in range(100):  # the broker needs a moment to listen
+        try:
+            client.connect("127.0.0.1", port)
+            return
+        except OSError:
+            time.sleep(0.05)
+    client.connect("127.0.0.1", port)
+
+
+def _messages(received: list[dict[str, Any]]) -> Table:
+    table = Table(title=f"A subscriber received {len(received)} messages, the last of them:", title_justify="left")
+    for name in ("start", "species", "score", "recording"):
+        table.add_column(name)
+    for message in received[-_MESSAGES_SHOWN_MAX:]:
+        table.add_row(message["start"], message["common_name"], f"{message['score']:.2f}", message["recording"])
+    return table

@@ -1,0 +1,72 @@
+"""Scores to detections: which species count as heard in a window, and why. Knows no sound and no database."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+
+from edge.contract.audio import RATE_HZ, Window
+from edge.contract.blend import Scores
+from edge.contract.errors import ConfigError
+from edge.contract.taxonomy import Taxonomy
+from edge.recognizer import WindowScores
+from edge.types import Detection, RecordingRow, stable_id, utc_text
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Thresholds in force `(species,)` and the name of the rule that set each."""
+
+    thresholds: Scores
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, taxonomy: Taxonomy, default: float, default_name: str, own: Mapping[str, float]) -> "Rules":
+        """One threshold for all, others for single species. Raises ConfigError on a code the bundle does not know."""
+        unknown = sorted(set(own) - set(taxonomy.codes))
+        if unknown:
+            raise ConfigError(f"detect.thresholds: {', '.join(unknown)}: not a species of this bundle")
+        thresholds = np.array([own.get(code, default) for code in taxonomy.codes], np.float32)
+        return cls(thresholds, tuple("species" if code in own else default_name for code in taxonomy.codes))
+
+
+class Detector:
+    """Applies the rules; gives every detection an id that is the same whenever the same sound is analysed."""
+
+    def __init__(self, station: str, bundle_id: str, taxonomy: Taxonomy, rules: Rules) -> None:
+        self._station, self._bundle_id, self._taxonomy, self._rules = station, bundle_id, taxonomy, rules
+
+    def detect(
+        self, recording: RecordingRow, windows: list[Window], scores: WindowScores, prior: Scores | None
+    ) -> list[Detection]:
+        """Detections in a batch of windows of one recording, by time, then best first. `prior` is `(species,)`."""
+        found = []
+        for row, window in enumerate(windows):
+            passed = np.flatnonzero(scores.blended[row] >= self._rules.thresholds)
+            for index in sorted(passed, key=lambda i: -float(scores.blended[row, i])):
+                found.append(self._detection(recording, window, scores, prior, row, int(index)))
+        return found
+
+    def _detection(
+        self, recording: RecordingRow, window: Window, scores: WindowScores, prior: Scores | None, row: int, index: int
+    ) -> Detection:
+        start = recording.start + timedelta(seconds=window.start / RATE_HZ)
+        species = self._taxonomy.codes[index]
+        members = scores.members[:, row, index]
+        return Detection(
+            id=stable_id(self._station, recording.id, utc_text(start), species, self._bundle_id),
+            recording_id=recording.id,
+            start=start,
+            end=start + timedelta(seconds=window.samples / RATE_HZ),
+            offset_s=window.start / RATE_HZ,
+            species=species,
+            score=float(scores.blended[row, index]),
+            acoustic=float(scores.acoustic[row, index]),
+            prior=None if prior is None else float(prior[index]),
+            threshold=float(self._rules.thresholds[index]),
+            rule=self._rules.names[index],
+            member_low=float(members.min()),
+            member_high=float(members.max()),
+            level_dbfs=float(window.level_dbfs) if np.isfinite(window.level_dbfs) else None,
+        )

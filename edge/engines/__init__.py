@@ -1,0 +1,1 @@
+"""What turns images into member scores on this machine."""

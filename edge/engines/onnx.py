@@ -1,0 +1,37 @@
+"""ONNX Runtime on the CPU: the engine that every machine has."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from edge.contract.audio import IMAGE_SHAPE, Image
+from edge.contract.blend import Scores
+from edge.contract.errors import BundleError
+
+
+class OnnxEngine:
+    """Runs the members one after the other, each with all threads; they share nothing but the machine."""
+
+    name = "onnxruntime-cpu"
+
+    def __init__(self, members: Sequence[Path], threads: int = 0) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._sessions = []
+        for path in members:
+            try:
+                session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            except Exception as error:  # ONNX Runtime's errors have no common base but Exception
+                raise BundleError(f"{path}: ONNX Runtime cannot load it: {' '.join(str(error).split())}") from error
+            if list(session.get_inputs()[0].shape[1:]) != [1, *IMAGE_SHAPE]:
+                raise BundleError(f"{path}: takes {session.get_inputs()[0].shape}; (batch, 1, 128, 281) is wanted")
+            self._sessions.append((session, session.get_inputs()[0].name))
+
+    def scores(self, images: Image) -> Scores:
+        """Grey images `(n, 128, 281)` uint8 to sigmoid scores `(members, n, species)` float32."""
+        batch = images[:, None].astype(np.float32)
+        return np.stack([session.run(None, {name: batch})[0] for session, name in self._sessions])

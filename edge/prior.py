@@ -1,0 +1,86 @@
+"""Place and day of year to species probabilities: one small table per place, computed once by a child process.
+
+    prior = prior_table(bundle, Place(10.1, -84.5), folder=state / "priors")
+    prior[day_of_year - 1]        # (species,)
+
+The child (`python -m edge.prior`) loads grid and model, so that the daemon never holds them. Knows no sound.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from edge.contract.blend import Scores
+from edge.contract.bundle import PRIOR, TAXONOMY, Bundle
+from edge.contract.errors import BundleError
+from edge.contract.place import FeatureSpec, Grid, place_columns
+from edge.contract.taxonomy import Taxonomy
+from edge.types import Place
+
+DAYS = 366
+_CHILD_TIMEOUT_S = 600
+
+
+def compute_prior_table(folder: Path, taxonomy: Taxonomy, latitude: float, longitude: float) -> Scores:
+    """Probabilities `(366, species)` at a place from a bundle's `prior/` folder; 0 for species the model never met."""
+    import onnxruntime as ort  # here, so that importing this module in the daemon stays free of it
+
+    spec = FeatureSpec.read(folder / "features.json")
+    days = np.arange(1, DAYS + 1, dtype=np.float32)
+    here = np.ones_like(days)
+    columns = place_columns(Grid.read(folder / "grid.npz"), here * latitude, here * longitude, days)
+    session = ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    (found,) = session.run(["probabilities"], {session.get_inputs()[0].name: spec.encode(columns)})
+    if found.shape != (DAYS, len(spec.classes)):
+        raise BundleError(f"{folder / 'model.onnx'}: gives {found.shape}; {(DAYS, len(spec.classes))} is wanted")
+    table = np.zeros((DAYS, len(taxonomy)), np.float32)
+    table[:, [taxonomy.index(code) for code in spec.classes]] = found
+    return table
+
+
+def prior_table(bundle: Bundle, place: Place, folder: Path) -> Scores | None:
+    """The table `(366, species)` of this bundle and place, made on first use and kept in `folder`.
+
+    None if the bundle has no prior. Raises BundleError with the child's reason if it cannot be made.
+    """
+    if not bundle.manifest.has_prior:
+        return None
+    path = folder / f"prior_{bundle.id[:16]}_{place.latitude:+.4f}_{place.longitude:+.4f}.npy"
+    table = _read(path, len(bundle.taxonomy))
+    if table is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "edge.prior", str(bundle.folder), str(path)]
+        place_text = f"{place.latitude!r} {place.longitude!r}"
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        done = subprocess.run(
+            command, input=place_text, env=environment, capture_output=True, text=True, timeout=_CHILD_TIMEOUT_S
+        )
+        table = _read(path, len(bundle.taxonomy))
+        if done.returncode or table is None:
+            reason = (done.stderr.strip().splitlines() or ["no output"])[-1][:300]
+            raise BundleError(f"{bundle.folder / PRIOR}: the prior could not be computed: {reason}")
+    return table
+
+
+def _read(path: Path, species: int) -> Scores | None:
+    """The cached table, or None if it is missing or damaged: then it is made again."""
+    try:
+        table: Scores = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return table if table.shape == (DAYS, species) and table.dtype == np.float32 else None
+
+
+def _child(folder: Path, path: Path, latitude: float, longitude: float) -> None:
+    table = compute_prior_table(folder / PRIOR, Taxonomy.read_csv(folder / TAXONOMY), latitude, longitude)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        np.save(file, table)
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    _child(Path(sys.argv[1]), Path(sys.argv[2]), *map(float, sys.stdin.read().split()))

@@ -1,0 +1,70 @@
+"""The figures of one replay, for `--json` and for scripts. The field names are public: only ever add."""
+
+import math
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edge.contract.metrics import RowScore
+from edge.types import Outcome
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run took."""
+
+    wall_s: float
+    cpu_s: float
+    seconds: dict[str, float]  # wall seconds by step
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process and the children it waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far; ru_maxrss is KiB on Linux, bytes on macOS."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def replay_summary(
+    outcomes: Sequence[Outcome],
+    detections: int,
+    species: int,
+    cost: Cost,
+    score: tuple[RowScore, int] | None,
+    waiting: int | None,
+) -> dict[str, Any]:
+    """The JSON object of a replay. `analysed` and `audio_s` count earlier runs too, `new_…` this run alone; `waiting`
+    are messages that no broker has acknowledged yet, None if none is configured. NaN becomes null."""
+    analysed = [o for o in outcomes if o.state == "analysed"]
+    new_audio_s = sum(o.audio_s for o in analysed if not o.earlier)
+    summary: dict[str, Any] = {
+        "recordings": len(outcomes),
+        "analysed": len(analysed),
+        "unchanged": sum(o.earlier for o in outcomes),
+        "refused": [{"file": o.path, "reason": o.reason} for o in outcomes if o.state == "refused"],
+        "partly_lost": [{"file": o.path, "reason": o.reason} for o in analysed if o.reason],
+        "audio_s": round(sum(o.audio_s for o in analysed), 3),
+        "new_audio_s": round(new_audio_s, 3),
+        "windows": sum(o.windows for o in analysed),
+        "detections": detections,
+        "new_detections": sum(o.new_detections for o in outcomes),
+        "species": species,
+        "mqtt_waiting": waiting,
+        "wall_s": round(cost.wall_s, 3),
+        "cpu_s": round(cost.cpu_s, 3),
+        "x_real_time": round(new_audio_s / cost.wall_s, 1),
+        "seconds": {step: round(seconds, 3) for step, seconds in cost.seconds.items()},
+        "peak_rss_mb": round(peak_rss_mb(), 1),
+    }
+    if score:
+        rows, without_recording = score
+        summary |= {key: None if math.isnan(value) else value for key, value in asdict(rows).items()}
+        summary["rows_without_recording"] = without_recording
+    return summary

@@ -1,0 +1,55 @@
+"""A replay as people read it: detections by species, what was refused, the score. Prints nothing itself."""
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from edge.contract.metrics import RowScore
+from edge.store import Store
+from edge.types import Outcome
+
+_REFUSED_SHOWN_MAX = 20
+
+
+def species_table(store: Store) -> Table:
+    """Detections by species in the whole store, most heard first."""
+    table = Table(title="Detections", title_justify="left")
+    for name in ("species", "scientific name"):
+        table.add_column(name)
+    for name in ("detections", "recordings", "best score", "first", "last"):
+        table.add_column(name, justify="right")
+    for row in store.rows(
+        "SELECT s.common_name, s.scientific_name, count(*), count(DISTINCT d.recording), max(d.score),"
+        " min(d.start_utc), max(d.start_utc) FROM detections d JOIN species s ON s.code = d.species"
+        " GROUP BY d.species ORDER BY count(*) DESC, d.species"
+    ):
+        common, scientific, count, recordings, best, first, last = row
+        moments = (text[:16].replace("T", " ") for text in (first, last))
+        table.add_row(
+            escape(common), f"[i]{escape(scientific)}[/i]", str(count), str(recordings), f"{best:.2f}", *moments
+        )
+    return table
+
+
+def refused_table(outcomes: list[Outcome]) -> RenderableType:
+    """Recordings that could not be analysed, with the reason."""
+    refused = [o for o in outcomes if o.state == "refused"]
+    table = Table(title=f"Refused: {len(refused)}", title_justify="left")
+    table.add_column("recording", overflow="fold")
+    table.add_column("reason", overflow="fold")
+    for outcome in refused[:_REFUSED_SHOWN_MAX]:
+        table.add_row(escape(outcome.path), escape(outcome.reason or ""))
+    if len(refused) <= _REFUSED_SHOWN_MAX:
+        return table
+    return Group(
+        table, f"… and {len(refused) - _REFUSED_SHOWN_MAX} more; all are in the table recordings, and in --json"
+    )
+
+
+def score_line(score: RowScore) -> str:
+    """The competition's score in one line."""
+    return (
+        f"row-wise F1 [b]{score.f1:.3f}[/b] (95 % interval {score.f1_low:.3f} to {score.f1_high:.3f}), "
+        f"{score.rows} rows; all nocall {score.f1_all_nocall:.3f}; rows with calls {score.f1_call_rows:.3f}, "
+        f"without {score.f1_nocall_rows:.3f}"
+    )

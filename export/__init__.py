@@ -1,0 +1,1 @@
+"""From a Run to a Bundle, and from a Bundle to what a device runs."""

@@ -1,0 +1,127 @@
+"""Everything from nothing, as a user would type it: corpus, training, bundle, check, replay, figures.
+
+Each step is the real command in a process of its own; each knows for itself what is already done.
+"""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from edge.contract.errors import BirdstationError
+
+_SHIPPED = Path(__file__).parents[1] / "edge" / "demo"
+_SHIPPED_PER_KIND = 1
+_SHIPPED_BYTES_MAX = 12_000_000
+
+
+def run_demo_train(out: Path, *, publish: bool, console: Console) -> dict[str, Any]:
+    """Fill `out` with corpus, rasters, run, bundle, station.yaml, station.db, report.html and summary.json.
+
+    `publish` also makes a bundle of the best member of each kind, with the test soundscapes, the one that ships.
+    """
+    start = time.perf_counter()
+    corpus, rasters, run, bundle = (out / name for name in ("corpus", "rasters", "run", "bundle"))
+    _step(console, "corpus", "trainer", "demo-data", corpus, "--rasters", rasters)
+    _step(console, "training", "trainer", "fit-all", "--data", corpus, "--rasters", rasters, "--recipe", "demo",
+          "--out", run)  # fmt: skip
+    if not _newer(bundle / "manifest.json", run / "tune.json"):
+        _step(console, "bundle", "export", "onnx", "--run", run, "--out", bundle)
+    _step(console, "check", "export", "verify", bundle)
+    source = _demo_source(out / "source", bundle, corpus)
+    _step(console, "replay", "edge", "demo", "--source", source, "--out", out)
+    summary: dict[str, Any] = json.loads((out / "summary.json").read_text(encoding="utf8"))
+    summary |= _compare(out, bundle, corpus, summary)
+    shutil.copyfile(run / "report.html", out / "report.html")
+    if publish:
+        _publish(console, run, source)
+    summary["seconds_total"] = round(time.perf_counter() - start, 1)
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf8")
+    console.print(_figures(summary))
+    console.print(f"report {out / 'report.html'} · summary {out / 'summary.json'}", soft_wrap=True)
+    return summary
+
+
+def _step(console: Console, name: str, *command: str | Path) -> None:
+    console.rule(name)
+    done = subprocess.run([sys.executable, "-m", *map(str, command)])
+    if done.returncode:
+        raise BirdstationError(f"{name}: python -m {' '.join(map(str, command))} ended with status {done.returncode}")
+
+
+def _newer(path: Path, than: Path) -> bool:
+    return path.is_file() and path.stat().st_mtime_ns > than.stat().st_mtime_ns
+
+
+def _demo_source(source: Path, bundle: Path, corpus: Path) -> Path:
+    """Lay out what `edge demo` replays: bundle and soundscapes as links, labels, places of the sites."""
+    source.mkdir(parents=True, exist_ok=True)
+    for name, target in (("bundle", bundle), ("soundscapes", corpus / "test_soundscapes")):
+        (source / name).unlink(missing_ok=True)
+        (source / name).symlink_to(target.resolve(), target_is_directory=True)
+    shutil.copyfile(corpus / "test_soundscape_labels.csv", source / "labels.csv")
+    with (corpus / "soundscape_sites.csv").open(newline="", encoding="utf8") as file:
+        places = {r["id"]: {"latitude": float(r["lat"]), "longitude": float(r["lon"])} for r in csv.DictReader(file)}
+    (source / "sites.json").write_text(json.dumps(places, indent=1) + "\n", encoding="utf8")
+    return source
+
+
+def _compare(out: Path, bundle: Path, corpus: Path, blended: dict[str, Any]) -> dict[str, Any]:
+    """The same replay without the prior, at the threshold tuned for sound alone."""
+    folder = out / "acoustic_only"
+    folder.mkdir(exist_ok=True)
+    for stale in folder.glob("station.db*"):
+        stale.unlink()
+    config = {"station": {"id": "demo"}, "bundle": str(bundle.resolve()), "detect": {"prior": "off"}}
+    (folder / "station.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf8")
+    command: Sequence[str] = (
+        "-m", "edge", "replay", str(corpus / "test_soundscapes"), "--config", str(folder / "station.yaml"),
+        "--labels", str(corpus / "test_soundscape_labels.csv"), "--json",
+    )  # fmt: skip
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    if done.returncode:
+        raise BirdstationError(f"replay without prior ended with status {done.returncode}: {done.stderr[-300:]}")
+    sound = json.loads(done.stdout.splitlines()[-1])
+    return {
+        "f1_blended": blended["f1"],
+        "f1_blended_interval": [blended["f1_low"], blended["f1_high"]],
+        "f1_acoustic_only": sound["f1"],
+        "f1_acoustic_only_interval": [sound["f1_low"], sound["f1_high"]],
+    }
+
+
+def _publish(console: Console, run: Path, source: Path) -> None:
+    """Replace what ships inside edge: a small bundle of this run, the test soundscapes, their labels and places."""
+    for name in ("bundle", "soundscapes"):
+        shutil.rmtree(_SHIPPED / name, ignore_errors=True)
+    small = _SHIPPED / "bundle"
+    _step(console, "publish", "export", "onnx", "--run", run, "--out", small, "--per-kind", str(_SHIPPED_PER_KIND),
+          "--no-report")  # fmt: skip
+    _step(console, "check", "export", "verify", small)
+    shutil.copytree(source / "soundscapes", _SHIPPED / "soundscapes")
+    for name in ("labels.csv", "sites.json"):
+        shutil.copyfile(source / name, _SHIPPED / name)
+    size = sum(p.stat().st_size for p in _SHIPPED.rglob("*") if p.is_file() and p.suffix != ".pyc")
+    if size > _SHIPPED_BYTES_MAX:
+        raise BirdstationError(f"{_SHIPPED}: {size / 1e6:.1f} MB; at most {_SHIPPED_BYTES_MAX / 1e6:.0f} may ship")
+    console.print(f"edge/demo: {size / 1e6:.1f} MB; commit it")
+
+
+def _figures(summary: dict[str, Any]) -> Table:
+    table = Table(title="Row-wise F1 on soundscapes that nothing was tuned on", title_justify="left")
+    for name in ("", "F1", "95 % interval over recordings"):
+        table.add_column(name)
+    for name, key in (("sound and place", "f1_blended"), ("sound alone", "f1_acoustic_only")):
+        low, high = summary[f"{key}_interval"]
+        table.add_row(name, f"{summary[key]:.3f}", f"{low:.3f} to {high:.3f}")
+    table.add_row("all nocall", f"{summary['f1_all_nocall']:.3f}", "")
+    return table

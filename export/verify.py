@@ -1,0 +1,53 @@
+"""Is a bundle whole, and does ONNX Runtime compute what torch did? Needs no torch: the probe carries its scores."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edge.contract.bundle import PRIOR, read_bundle
+from edge.contract.errors import BundleError
+from edge.prior import compute_prior_table
+from edge.recognizer import Recognizer
+
+PARITY = 1e-4  # largest |Δscore| between torch float32 and ONNX Runtime float32
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was checked and by how much it differs at most."""
+
+    bundle_id: str
+    members: dict[str, float]  # member -> max |Δscore|
+    blended: float
+    prior: float | None  # None: the bundle has none
+    single_against_batch: float
+
+
+def verify(folder: Path) -> Verified:
+    """Check sums, probe and parity. Raises BundleError naming what fails."""
+    bundle = read_bundle(folder)
+    recognizer = Recognizer(bundle)
+    recognizer.check_probe()
+    probe = bundle.probe()
+    prior = probe.prior if probe.prior.size else None
+    scores = recognizer.recognise(probe.images, prior)
+    apart = np.abs(scores.members - probe.member_scores).max(axis=(1, 2))
+    members = {m.name: float(d) for m, d in zip(bundle.manifest.members, apart, strict=True)}
+    for name, difference in members.items():
+        if not difference <= PARITY:
+            raise BundleError(f"{folder}: member {name} differs from torch by {difference:.2g}; {PARITY:g} is allowed")
+    singles = np.concatenate([recognizer.recognise(image[None], prior).blended for image in probe.images])
+    apart_prior = None
+    if prior is not None:
+        table = compute_prior_table(folder / PRIOR, bundle.taxonomy, probe.latitude, probe.longitude)
+        apart_prior = float(np.abs(table[probe.day_of_year - 1] - prior).max())
+        if not apart_prior <= PARITY:
+            raise BundleError(f"{folder}: the prior differs from the probe's by {apart_prior:.2g}")
+    return Verified(
+        bundle_id=bundle.id,
+        members=members,
+        blended=float(np.abs(scores.blended - probe.blended).max()),
+        prior=apart_prior,
+        single_against_batch=float(np.abs(singles - scores.blended).max()),
+    )

@@ -1,0 +1,174 @@
+"""Tiny real things for the tests: a bundle with real ONNX members, sound with known notes, a mosquitto."""
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import soundfile
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from edge.contract.audio import MEL_BANDS, RATE_HZ, mel_image
+from edge.contract.blend import Blend, acoustic_scores, blend_scores
+from edge.contract.bundle import BundleMember, Manifest, Probe, Thresholds, seal_bundle
+from edge.contract.place import GRID_STEP_DEG, NUMERIC, RASTERS, FeatureSpec, Grid
+from edge.contract.taxonomy import Species, Taxonomy
+from edge.demo.run import free_port
+from edge.prior import compute_prior_table
+
+SPECIES = (
+    Species("lowtoo", "Tonus profundus", "Low Tooter"),
+    Species("midtoo", "Tonus medius", "Middle Tooter"),
+    Species("higtoo", "Tonus altus", "High Tooter"),
+)
+NOTE_HZ = {"lowtoo": 600.0, "midtoo": 2400.0, "higtoo": 8000.0}
+_BAND = {"lowtoo": 21, "midtoo": 66, "higtoo": 103}  # mel band of each note
+
+
+def note(code: str, seconds: float, level: float = 0.3) -> NDArray[np.float32]:
+    """A steady note of one of the three species."""
+    time_s = np.arange(round(seconds * RATE_HZ)) / RATE_HZ
+    return (level * np.sin(2 * np.pi * NOTE_HZ[code] * time_s)).astype(np.float32)
+
+
+def hiss(seconds: float, level: float = 0.001, seed: int = 0) -> NDArray[np.float32]:
+    """Faint white noise."""
+    return (level * np.random.default_rng(seed).standard_normal(round(seconds * RATE_HZ))).astype(np.float32)
+
+
+def write_sound(path: Path, samples: NDArray[np.float32], rate_hz: int = RATE_HZ) -> Path:
+    """Write a sound file; a second at a time, since libsndfile's Vorbis writer crashes on one large write."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with soundfile.SoundFile(path, "w", rate_hz, 1 if samples.ndim == 1 else samples.shape[1]) as file:
+        for start in range(0, len(samples), rate_hz):
+            file.write(samples[start : start + rate_hz])
+    return path
+
+
+def _member_onnx(path: Path, gain: float) -> None:
+    """A real network: mean grey level per mel band, a linear layer that compares a species' band with the rest."""
+    weights = np.full((MEL_BANDS, len(SPECIES)), -gain / MEL_BANDS, np.float32)
+    for index, species in enumerate(SPECIES):
+        weights[_BAND[species.code] - 1 : _BAND[species.code] + 2, index] += gain / 3
+    constants = {
+        "scale": np.array(1 / 255, np.float32),
+        "axes": np.array([1, 3], np.int64),
+        "weights": weights,
+        "bias": np.full(len(SPECIES), -0.25 * gain, np.float32),
+    }
+    nodes = [
+        helper.make_node("Mul", ["grey", "scale"], ["image"]),
+        helper.make_node("ReduceMean", ["image", "axes"], ["bands"], keepdims=0),
+        helper.make_node("Gemm", ["bands", "weights", "bias"], ["logits"]),
+        helper.make_node("Sigmoid", ["logits"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "member",
+        [helper.make_tensor_value_info("grey", TensorProto.FLOAT, ["batch", 1, MEL_BANDS, 281])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", len(SPECIES)])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+
+
+def _prior(folder: Path) -> None:
+    """A metadata model that only looks at the latitude: low notes live in the north, high ones in the south."""
+    folder.mkdir()
+    spec = FeatureSpec((0.0,) * len(NUMERIC), (1.0,) * len(NUMERIC), (1, 2), tuple(s.code for s in SPECIES))
+    spec.write(folder / "features.json")
+    shape = (int(180 / GRID_STEP_DEG), int(360 / GRID_STEP_DEG))
+    Grid({name: np.zeros(shape, np.float16) for name in RASTERS}).write(folder / "grid.npz")
+    weights = np.zeros((len(spec.names), len(SPECIES)), np.float32)
+    weights[NUMERIC.index("latitude")] = (0.1, 0.0, -0.1)
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["features", "weights"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["probabilities"]),
+        ],
+        "prior",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", len(spec.names)])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", len(SPECIES)])],
+        [numpy_helper.from_array(weights, "weights")],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), folder / "model.onnx"
+    )
+
+
+def make_bundle(folder: Path) -> Path:
+    """A bundle of two kinds of member that really hear notes of 600, 2400 and 8000 Hz."""
+    (folder / "members").mkdir(parents=True)
+    taxonomy = Taxonomy(SPECIES)
+    taxonomy.write_csv(folder / "taxonomy.csv")
+    members = []
+    for kind, gain in (("stripes", 24.0), ("mixup", 18.0)):
+        _member_onnx(folder / "members" / f"{kind}.onnx", gain)
+        members.append(BundleMember(kind, f"members/{kind}.onnx", kind, "bands", 0, 1))
+    _prior(folder / "prior")
+    blend = Blend("logit", 1.0)
+    clips = np.stack(
+        [np.round(note(s.code, 7) * 32767).astype(np.int16) for s in SPECIES] + [np.zeros(224_000, np.int16)]
+    )
+    images = mel_image(clips.astype(np.float32) / 32768.0)
+    scores = np.stack(
+        [
+            ort.InferenceSession(str(folder / m.file)).run(None, {"grey": images[:, None].astype(np.float32)})[0]
+            for m in members
+        ]
+    )
+    prior = compute_prior_table(folder / "prior", taxonomy, 20.0, 10.0)[99]
+    acoustic = acoustic_scores(scores, [m.kind for m in members], blend)
+    Probe(clips, images, scores, 20.0, 10.0, 100, prior, blend_scores(acoustic, prior, blend)).write(
+        folder / "probe.npz"
+    )
+    manifest = Manifest(
+        tuple(members), blend, Thresholds(0.5, 0.5), "context", taxonomy.digest, True, {"recipe": "test"}
+    )
+    seal_bundle(folder, manifest)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One bundle for all tests; copy it before you damage it."""
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "bundle")
+
+
+@pytest.fixture
+def own_bundle(bundle_folder: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(bundle_folder, tmp_path / "own_bundle"))
+
+
+@pytest.fixture
+def station_yaml(bundle_folder: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Writes a station.yaml with the test bundle; keyword arguments are further YAML lines."""
+
+    def write(*lines: str, name: str = "station") -> Path:
+        path = tmp_path / name / "station.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(["station: {id: porch}", f"bundle: {bundle_folder}", *lines]) + "\n")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[int]:
+    """A real broker on a free local port."""
+    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+    assert program, "the tests want mosquitto: apt-get install mosquitto (make test does it as root)"
+    port = free_port()
+    config = tmp_path / "mosquitto.conf"
+    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n")
+    with subprocess.Popen([program, "-c", str(config)], stderr=subprocess.DEVNULL) as broker:
+        time.sleep(0.3)
+        yield port
+        broker.terminate()

@@ -1,0 +1,172 @@
+"""The invented birds: names, ranges on the invented Earth, seasons, and which song type each sings.
+
+Species 0 and 1 sing the same song and never meet (west and east of North America): only place tells which.
+Knows nothing of recordings or of sound beyond the Voice that it hands out.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from trainer.demo.seeds import stream
+from trainer.demo.song import Voice, make_voice, vary
+from trainer.demo.world import CELL_DEG, World, cell_centres
+
+SPECIES_MAX = 40
+LIVES_AT = 0.2  # of the best place's suitability
+SINGS_AT = 0.35  # of the best day's activity
+_DAYS = 365
+_ADJECTIVES = (
+    "Amber", "Brindled", "Cobalt", "Dusky", "Elfin", "Fictive", "Gilded", "Hazel", "Indigo", "Jaunty",
+    "Keen", "Lunar", "Mottled", "Notional", "Ochre", "Pallid", "Quiet", "Russet", "Sable", "Tawny",
+    "Umber", "Vivid", "Whimsical", "Xeric", "Yonder", "Zebra", "Arcane", "Bogus", "Copper", "Dapper",
+    "Ember", "Fabled", "Ghostly", "Hollow", "Ivory", "Jolly", "Kindly", "Lucid",
+)  # fmt: skip
+_KINDS = (("Testwren", "Testornis"), ("Mockfinch", "Mockaria"), ("Simthrush", "Simulatrix"),
+          ("Protowarbler", "Prototypus"), ("Draftlark", "Draftula"), ("Trialpipit", "Trialis"))  # fmt: skip
+_LOOK_ALIKES = (("Westerly Echobird", "Echornis occidens"), ("Easterly Echobird", "Echornis oriens"))
+_FOREST, _OPEN = (1, 2, 3, 4, 5, 6), (6, 7, 8, 9, 10, 11)
+
+
+@dataclass(frozen=True)
+class Range:
+    """Ellipse in degrees, altitude in metres with its spread, cover categories liked, limits of longitude."""
+
+    longitude: float
+    latitude: float
+    width_deg: float
+    height_deg: float
+    altitude_m: float
+    altitude_spread_m: float
+    cover: tuple[int, ...]
+    west_limit: float = -180.0
+    east_limit: float = 180.0
+
+
+@dataclass(frozen=True)
+class Bird:
+    """One demo species; `peak_day` and `season_days` (one deviation) are its song season."""
+
+    code: str
+    common_name: str
+    scientific_name: str
+    home: Range
+    peak_day: int
+    season_days: float
+    voice: Voice
+    has_dialects: bool
+
+
+@dataclass(frozen=True)
+class Place:
+    latitude: float
+    longitude: float
+
+
+# The first eight; more are drawn around the same three areas.
+_HOMES = (
+    (Range(-114, 43, 9, 9, 1300, 900, _FOREST, east_limit=-103), 150),
+    (Range(-82, 39, 9, 8, 450, 500, _FOREST, west_limit=-94), 150),
+    (Range(-98, 42, 22, 9, 500, 700, (*_OPEN, 2, 5)), 120),
+    (Range(-72, -12, 8, 18, 1500, 1200, _FOREST + _OPEN), 330),
+    (Range(-62, -10, 13, 14, 300, 500, (1, 6, 9, 2)), 10),
+    (Range(10, 47, 13, 6, 1000, 700, (2, 3, 5)), 165),
+    (Range(16, 52, 18, 9, 250, 350, (*_OPEN, 2, 5)), 110),
+    (Range(-74, -2, 16, 14, 800, 900, (1, 2, 6)), 40),
+)
+_AREAS = ((-98, 43, 20, 9), (-63, -14, 9, 17), (14, 51, 14, 7))
+
+
+def make_birds(seed: int, count: int) -> list[Bird]:
+    """The first `count` species; the same ones whatever the count."""
+    return [_make_bird(seed, index) for index in range(count)]
+
+
+def local_voice(bird: Bird, place: Place, seed: int) -> Voice:
+    """The species' song in the dialect of the region of 20 x 15 degrees that holds `place`."""
+    if not bird.has_dialects:
+        return bird.voice
+    region = int(place.longitude // 20), int(place.latitude // 15)
+    rng = stream(seed, "dialect", bird.code, *region)
+    return vary(bird.voice, rng, pitch_oct=0.04, tempo=0.08, swap=0.5)
+
+
+def activity(bird: Bird, day: int) -> float:
+    """How much it sings on a day of the year, 1 at its peak."""
+    apart = abs(day - bird.peak_day) % _DAYS
+    return float(np.exp(-0.5 * (min(apart, _DAYS - apart) / bird.season_days) ** 2))
+
+
+class Atlas:
+    """Where each bird lives: suitability over the grid, 1 at its best place, and draws from it."""
+
+    def __init__(self, world: World, birds: list[Bird]) -> None:
+        self._world = world
+        inland = ndimage.binary_erosion(world.land, iterations=3)  # so that coarser rasters hold a value there too
+        self._maps = {bird.code: _suitability(bird.home, world, inland) for bird in birds}
+        latitudes, _ = cell_centres()
+        area = np.cos(np.radians(latitudes))
+        self._cumulative = {code: np.cumsum(np.float64(grid * area)) for code, grid in self._maps.items()}
+
+    def suitability(self, bird: Bird, place: Place) -> float:
+        return float(self._maps[bird.code][self._world.cell(place.latitude, place.longitude)])
+
+    def living_at(self, birds: list[Bird], place: Place) -> list[Bird]:
+        return [bird for bird in birds if self.suitability(bird, place) >= LIVES_AT]
+
+    def singing_at(self, birds: list[Bird], place: Place, day: int) -> list[Bird]:
+        return [bird for bird in self.living_at(birds, place) if activity(bird, day) >= SINGS_AT]
+
+    def draw(self, bird: Bird, rng: np.random.Generator) -> Place:
+        """A place of its range, the better the likelier; only cells where it counts as living."""
+        cumulative = self._cumulative[bird.code]
+        cell = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+        row, column = divmod(cell, self._world.land.shape[1])
+        north, east = rng.uniform(0.05, 0.95, size=2)
+        latitude, longitude = 90 - CELL_DEG * (row + north), -180 + CELL_DEG * (column + east)
+        return Place(round(float(latitude), 4), round(float(longitude), 4))
+
+
+def _suitability(home: Range, world: World, inland: np.ndarray) -> np.ndarray:
+    latitudes, longitudes = cell_centres()
+    east, north = (
+        (longitudes - home.longitude) / home.width_deg,
+        (latitudes - home.latitude) / home.height_deg,
+    )
+    height = (np.nan_to_num(world.elevation_m) - home.altitude_m) / home.altitude_spread_m
+    liked = np.where(np.isin(np.nan_to_num(world.cover), home.cover), 1.0, 0.2)
+    inside = inland & (longitudes > home.west_limit) & (longitudes < home.east_limit)
+    grid = np.where(inside, np.exp(-0.5 * (east**2 + north**2 + height**2)) * liked, 0.0)
+    assert grid.max() > 0, "a range without land: world.py and the homes of fauna.py disagree"
+    grid = grid / grid.max()
+    return np.where(grid >= LIVES_AT, grid, 0.0)
+
+
+def _make_bird(seed: int, index: int) -> Bird:
+    common, scientific = _names(index)
+    code = "".join(word[:3] for word in common.split()).lower()
+    rng = stream(seed, "bird", index)
+    home, peak_day = _home(index, rng)
+    slot = max(index - 1, 0)  # species 0 and 1 share song type 0
+    voice = make_voice(slot, stream(seed, "voice", slot))
+    # A look-alike with dialects would give its region, and so itself, away by ear.
+    return Bird(code, common, scientific, home, peak_day, float(rng.uniform(32, 55)), voice, has_dialects=index > 1)
+
+
+def _names(index: int) -> tuple[str, str]:
+    if index < len(_LOOK_ALIKES):
+        return _LOOK_ALIKES[index]
+    adjective = _ADJECTIVES[index - len(_LOOK_ALIKES)]
+    common, genus = _KINDS[index % len(_KINDS)]
+    return f"{adjective} {common}", f"{genus} {adjective.lower()}ensis"
+
+
+def _home(index: int, rng: np.random.Generator) -> tuple[Range, int]:
+    if index < len(_HOMES):
+        return _HOMES[index]
+    lon, lat, width, height = _AREAS[index % len(_AREAS)]
+    altitude_m, cover = float(rng.choice([250, 600, 1200])), (_FOREST, _OPEN)[int(rng.integers(2))]
+    centre = lon + rng.uniform(-0.5, 0.5) * width, lat + rng.uniform(-0.5, 0.5) * height
+    home = Range(*centre, width * 0.8, height * 0.8, altitude_m, 500 + altitude_m / 2, cover)
+    return home, int((120 if lat > 0 else 300) + rng.integers(-35, 90)) % _DAYS + 1
