@@ -13,13 +13,13 @@ INSTALL := -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo demo-train test lint bench clean system
 
-demo: .venv/installed system
+demo: .venv/installed
 	$(BASE) -m edge demo --out build/demo
 
-demo-train: .venv-dev/installed system
+demo-train: .venv-dev/installed
 	$(DEV) -m export demo-train --out build/train-demo $(if $(PUBLISH),--publish)
 
-test: .venv-dev/installed system lint
+test: lint
 	$(DEV) -m pytest
 
 lint: .venv-dev/installed
@@ -34,21 +34,22 @@ bench: .venv-dev/installed
 # Debian and Ubuntu: installs as root what is missing, otherwise says what to install and goes on.
 system:
 	@missing=""; for p in $(SYSTEM); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
 	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	else echo "Please install:$$missing (sudo apt-get install$$missing); going on without."; fi
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml | system
 	@$(MAKE) --no-print-directory venv DIR=.venv EXTRAS=
 
-.venv-dev/installed: pyproject.toml
+.venv-dev/installed: pyproject.toml | system
 	@$(MAKE) --no-print-directory venv DIR=.venv-dev EXTRAS='[dev]'
 
 .PHONY: venv
 venv:
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "Python 3.10 or newer is wanted"'
-	@$(PYTHON) -m venv $(DIR) || { echo "Please install: sudo apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -m venv $(DIR)
 	$(DIR)/bin/python $(INSTALL) -e '.$(EXTRAS)'
 	@touch $(DIR)/installed
 

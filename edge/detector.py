@@ -10,8 +10,7 @@ from edge.contract.audio import RATE_HZ, Window
 from edge.contract.blend import Scores
 from edge.contract.errors import ConfigError
 from edge.contract.taxonomy import Taxonomy
-from edge.recognizer import WindowScores
-from edge.types import Detection, RecordingRow, stable_id, utc_text
+from edge.types import Detection, RecordingRow, WindowScores, stable_id, utc_text
 
 
 @dataclass(frozen=True)

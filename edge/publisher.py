@@ -8,6 +8,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
@@ -18,27 +19,26 @@ from paho.mqtt.reasoncodes import ReasonCode
 from edge.config import Config, MqttSettings
 from edge.contract.bundle import Bundle
 from edge.contract.errors import ConfigError, StoreError
-from edge.store import Store
-from edge.types import Detection, Message, RecordingRow, utc_text
+from edge.types import Detection, Message, Outbox, RecordingRow, utc_text
 
 IN_FLIGHT_MAX = 20  # mosquitto drops for a slow subscriber what exceeds its queue, although it acknowledged
 _POLL_S = 0.2
 _RECONNECT_MAX_S = 60
-_CONNECT_PATIENCE_S = 5.0
+_CONNECT_PATIENCE_S = 3.0
 
 log = logging.getLogger(__name__)
 
 
 class Publisher:
-    """Sends the outbox of one database.
+    """Empties an outbox, which it opens in a thread of its own.
 
-    with Publisher(database, settings, client_id="birdstation-porch-replay") as publisher:
+    with Publisher(lambda: Store(database), settings, client_id="birdstation-porch-replay") as publisher:
         ...                              # other threads commit messages
         left = publisher.drain(timeout_s=30)
     """
 
-    def __init__(self, database: Path, settings: MqttSettings, client_id: str) -> None:
-        self._database, self._settings = database, settings
+    def __init__(self, open_outbox: Callable[[], Outbox], settings: MqttSettings, client_id: str) -> None:
+        self._open_outbox, self._settings = open_outbox, settings
         self._acked: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._stopping, self._connected, self._drained = threading.Event(), threading.Event(), threading.Event()
         self.last_error = ""
@@ -110,24 +110,24 @@ class Publisher:
         arrive twice, with the same id."""
         in_flight: dict[int, int] = {}  # message id of the client -> seq in the outbox
         newest = 0
-        with Store(self._database) as store:
+        with self._open_outbox() as outbox:
             while not self._stopping.is_set():
                 try:
-                    self._mark_acked(store, in_flight)
+                    self._mark_acked(outbox, in_flight)
                     if not self._connected.is_set():
                         self._connected.wait(_POLL_S)
                         continue
-                    waiting = store.waiting(newest, IN_FLIGHT_MAX - len(in_flight))
+                    waiting = outbox.waiting(newest, IN_FLIGHT_MAX - len(in_flight))
                     for seq, topic, payload in waiting:
                         in_flight[self._client.publish(topic, payload, qos=1).mid] = seq
                         newest = seq
-                    if not waiting and not in_flight and not store.waiting_count():
+                    if not waiting and not in_flight and not outbox.waiting_count():
                         self._drained.set()
                     self._wait_for_ack(in_flight)
                 except StoreError as error:  # a busy or full disk: the rows stay where they are
                     log.warning("outbox: %s", error)
                     self._stopping.wait(1.0)
-            self._mark_acked(store, in_flight)
+            self._mark_acked(outbox, in_flight)
 
     def _wait_for_ack(self, in_flight: dict[int, int]) -> None:
         try:
@@ -135,14 +135,14 @@ class Publisher:
         except queue.Empty:
             return
 
-    def _mark_acked(self, store: Store, in_flight: dict[int, int]) -> None:
+    def _mark_acked(self, outbox: Outbox, in_flight: dict[int, int]) -> None:
         seqs = []
         while True:
             try:
                 seqs.append(in_flight.pop(self._acked.get_nowait(), None))
             except queue.Empty:
                 break
-        store.mark_sent([seq for seq in seqs if seq is not None])
+        outbox.mark_sent([seq for seq in seqs if seq is not None])
 
 
 def detection_message(detection: Detection, recording: RecordingRow, config: Config, bundle: Bundle) -> Message:

@@ -1,7 +1,5 @@
 """Images to scores: members, their mean, the blend with the prior. What is verified here is what the station runs."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from edge.contract.audio import Image, mel_image
@@ -9,18 +7,10 @@ from edge.contract.blend import Scores, acoustic_scores, blend_scores
 from edge.contract.bundle import PROBE_TOLERANCE, Bundle
 from edge.contract.errors import BundleError
 from edge.engines.onnx import OnnxEngine
+from edge.types import WindowScores
 
 _GREY_TOLERANCE = 1
 _GREY_SHARE = 0.999  # share of pixels that must be within one grey level
-
-
-@dataclass(frozen=True)
-class WindowScores:
-    """Scores of a batch of windows."""
-
-    members: Scores  # (members, windows, species)
-    acoustic: Scores  # (windows, species)
-    blended: Scores  # (windows, species); equals acoustic where there is no prior
 
 
 class Recognizer:

@@ -246,7 +246,7 @@ def replay_folder(config: Config, folder: Path, on_outcome: Callable[[Outcome, i
         publisher = None
         if config.mqtt:
             client_id = f"birdstation-{config.station.id}-replay"
-            publisher = stack.enter_context(Publisher(config.database, config.mqtt, client_id))
+            publisher = stack.enter_context(Publisher(lambda: Store(config.database), config.mqtt, client_id))
         for outcome in replay.run(root, paths):
             outcomes.append(outcome)
             on_outcome(outcome, len(paths))

@@ -1,8 +1,13 @@
 """The nouns that pass between the station's parts. Plain frozen data; knows no database, broker or network."""
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import TracebackType
+from typing import Protocol
+
+from edge.contract.blend import Scores
 
 _NAMESPACE = uuid.UUID("6d1f6a5e-3a51-5f0c-9c57-6f1d1f0b8a11")  # of birdstation's ids; never change it
 
@@ -23,6 +28,15 @@ class Place:
 
     latitude: float
     longitude: float
+
+
+@dataclass(frozen=True)
+class WindowScores:
+    """Scores of a batch of windows."""
+
+    members: Scores  # (members, windows, species)
+    acoustic: Scores  # (windows, species)
+    blended: Scores  # (windows, species); equals acoustic where there is no prior
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,25 @@ class Message:
     id: str
     topic: str
     payload: str
+
+
+class Outbox(Protocol):
+    """Messages that wait for a broker; the store keeps them, the publisher empties it."""
+
+    def __enter__(self) -> "Outbox": ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def waiting(self, after: int, limit: int) -> list[tuple[int, str, str]]:
+        """Messages not yet acknowledged, `(seq, topic, payload)`, oldest first, with seq above `after`."""
+
+    def waiting_count(self) -> int:
+        """How many messages no broker has acknowledged yet."""
+
+    def mark_sent(self, seqs: Sequence[int]) -> None:
+        """The broker has acknowledged these."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ SPECIES = (
     Species("higtoo", "Tonus altus", "High Tooter"),
 )
 NOTE_HZ = {"lowtoo": 600.0, "midtoo": 2400.0, "higtoo": 8000.0}
-_BAND = {"lowtoo": 21, "midtoo": 66, "higtoo": 103}  # mel band of each note
+_BAND = {"lowtoo": 20, "midtoo": 64, "higtoo": 104}  # mel band of each note
 
 
 def note(code: str, seconds: float, level: float = 0.3) -> NDArray[np.float32]:

@@ -1,0 +1,1 @@
+"""Sound from outside: microphones and recordings. Knows no model and no store."""

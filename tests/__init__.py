@@ -1,0 +1,1 @@
+"""Checks of what the project promises: real files, real databases, a real broker, real processes."""

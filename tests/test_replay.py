@@ -1,0 +1,301 @@
+"""The replay as a user runs it: a real process, real files, a real database, killed and started again."""
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paho.mqtt.client as mqtt
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+from edge.replay import effort_by_hour
+from tests.conftest import hiss, note, write_sound
+
+StationYaml = Callable[..., Path]
+
+LABELS = "row_id,site,audio_id,seconds,birds\n" + "".join(
+    f"1_COR_{end},COR,1,{end},{birds}\n"
+    for end, birds in ((5, "nocall"), (10, "lowtoo"), (15, "nocall"), (20, "higtoo"), (25, "nocall"))
+)
+
+
+def sounds(folder: Path, copies: int = 1) -> Path:
+    """A folder as it comes from the field: good recordings in three codecs, others that cannot be read."""
+    quiet = [hiss(5, seed=i) for i in range(5)]
+    song = np.concatenate([quiet[0], note("lowtoo", 5) + quiet[1], quiet[2], note("higtoo", 5) + quiet[3], quiet[4]])
+    for copy in range(copies):
+        write_sound(folder / f"{copy + 1}_COR_20190601.ogg", song)
+        write_sound(folder / "deep" / f"m{copy}_20190601_235950.wav", np.stack([song, song], axis=1))
+        write_sound(folder / "deep" / f"m{copy}_20190602_053000.flac", song[: 32_000 * 12])
+        write_sound(folder / f"m{copy}_20190603_053000.mp3", song)
+    (folder / "notes.txt").write_text("not a recording")
+    (folder / "bad.wav").write_bytes(b"RIFF????WAVEhello")
+    (folder / "empty.flac").write_bytes(b"")
+    return folder
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "edge", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def replay(*arguments: object, status: int = 0) -> dict[str, Any]:
+    done = run("replay", *arguments, "--json")
+    assert done.returncode == status, done.stderr
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def dump(database: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """All rows that must not depend on when and how often the replay ran."""
+    with sqlite3.connect(database) as db:
+        rows = {
+            "recordings": "SELECT id, path, start_utc, time_source, state, reason, audio_s, windows FROM recordings",
+            "detections": "SELECT * FROM detections",
+            "effort": "SELECT * FROM effort",
+            "outbox": "SELECT id, topic, payload FROM outbox",
+        }
+        found = {name: sorted(db.execute(sql).fetchall(), key=repr) for name, sql in rows.items()}
+    db.close()
+    return found
+
+
+def test_replay_writes_the_record(tmp_path: Path, station_yaml: StationYaml) -> None:
+    config = station_yaml()
+    folder = sounds(tmp_path / "in")
+    (tmp_path / "labels.csv").write_text(LABELS)
+    found = replay(folder, "--config", config, "--labels", tmp_path / "labels.csv", status=3)
+    assert found["recordings"] == 6
+    assert found["analysed"] == 4
+    assert {r["file"]: r["reason"] for r in found["refused"]}.keys() == {"bad.wav", "empty.flac"}
+    assert all(r["reason"] for r in found["refused"])
+    assert found["audio_s"] == pytest.approx(25 + 25 + 12 + 25, abs=0.2)
+    assert found["species"] == 2
+    assert found["detections"] == found["new_detections"] > 8
+    assert found["f1"] == 1.0
+    assert found["f1_all_nocall"] == 0.6
+    assert found["f1_call_rows"] == found["f1_nocall_rows"] == 1.0
+    assert {"windows", "wall_s", "cpu_s", "x_real_time", "peak_rss_mb"} <= set(found)
+    rows = dump(config.parent / "station.db")
+    heard = [row for row in rows["detections"] if row[3] == "lowtoo"]
+    assert all(row[4].endswith("Z") for row in heard)
+    wav = next(r for r in rows["recordings"] if r[1] == "deep/m0_20190601_235950.wav")
+    assert wav[2:5] == ("2019-06-01T23:59:50.000Z", "name", "analysed")
+    assert sorted(r[1] for r in rows["effort"] if r[0] == wav[0]) == [
+        "2019-06-01T23:00:00.000Z",
+        "2019-06-02T00:00:00.000Z",
+    ]
+    assert sum(r[2] for r in rows["effort"]) == pytest.approx(found["audio_s"], abs=0.01)
+    assert rows["outbox"] == []
+
+
+def test_a_second_run_changes_nothing_and_says_so(tmp_path: Path, station_yaml: StationYaml) -> None:
+    config = station_yaml()
+    folder = sounds(tmp_path / "in")
+    first = replay(folder, "--config", config, status=3)
+    rows = dump(config.parent / "station.db")
+    second = replay(folder, "--config", config, status=3)
+    assert second["new_detections"] == 0
+    assert second["unchanged"] == 6
+    for key in ("recordings", "analysed", "refused", "audio_s", "windows", "detections", "species"):
+        assert second[key] == first[key]
+    assert dump(config.parent / "station.db") == rows
+    assert "Nothing to do" in run("replay", folder, "--config", config).stdout
+
+
+def count(database: Path) -> int:
+    """Detections so far; 0 while there is no database yet."""
+    try:
+        with sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=5) as db:
+            found = int(db.execute("SELECT count(*) FROM detections").fetchone()[0])
+        db.close()
+    except sqlite3.OperationalError:
+        return 0
+    return found
+
+
+def test_killed_at_any_moment_the_rows_are_the_same(tmp_path: Path, station_yaml: StationYaml) -> None:
+    folder = sounds(tmp_path / "in", copies=4)
+    lines = ("mqtt: {host: 127.0.0.1, port: 1}", "runtime: {batch: 2}", "windows: {hop_s: 0.5}")
+    undisturbed = station_yaml(*lines, name="undisturbed")
+    command = [sys.executable, "-m", "edge", "replay", str(folder), "--config"]
+    assert subprocess.run([*command, str(undisturbed)], capture_output=True, timeout=120).returncode == 3
+    killed = station_yaml(*lines, name="killed")
+    database = killed.parent / "station.db"
+    rng = np.random.default_rng(1)
+    partial = []
+    for _ in range(6):  # each time it has just written something new
+        before = count(database)
+        process = subprocess.Popen([*command, str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while count(database) == before and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(float(rng.uniform(0.0, 0.05)))
+        process.send_signal(signal.SIGKILL)
+        if process.wait(timeout=60) == -signal.SIGKILL:
+            partial.append(count(database))
+    assert subprocess.run([*command, str(killed)], capture_output=True, timeout=120).returncode == 3
+    expected, found = dump(undisturbed.parent / "station.db"), dump(database)
+    assert len({n for n in partial if 0 < n < len(expected["detections"])}) >= 3, "killed half-way several times"
+    assert found == expected
+
+
+def test_other_settings_replace_the_rows(tmp_path: Path, station_yaml: StationYaml) -> None:
+    folder = sounds(tmp_path / "in")
+    before = replay(folder, "--config", station_yaml(), status=3)
+    strict = station_yaml("detect: {thresholds: {lowtoo: 1.0}}")
+    after = replay(folder, "--config", strict, status=3)
+    assert after["unchanged"] == 0
+    assert 0 < after["detections"] < before["detections"]
+    assert {row[3] for row in dump(strict.parent / "station.db")["detections"]} == {"higtoo"}
+
+
+def test_a_changed_file_is_analysed_again(tmp_path: Path, station_yaml: StationYaml) -> None:
+    config = station_yaml()
+    path = write_sound(tmp_path / "in" / "a_20190601_053000.wav", hiss(10))
+    assert replay(path, "--config", config)["detections"] == 0
+    write_sound(path, note("midtoo", 10))
+    again = replay(path, "--config", config)
+    assert again["unchanged"] == 0
+    assert again["new_detections"] == again["detections"] == 3
+
+
+def test_place_and_season_weigh_in(tmp_path: Path, station_yaml: StationYaml) -> None:
+    folder = tmp_path / "in"
+    write_sound(folder / "1_NOR_20190601.wav", note("higtoo", 10))
+    write_sound(folder / "2_SOU_20190601.wav", note("higtoo", 10))
+    write_sound(folder / "3_XXX_20190601.wav", note("higtoo", 10))
+    sites = "sites: {NOR: {latitude: 60, longitude: 5}, SOU: {latitude: -60, longitude: 5}}"
+    config = station_yaml(sites)
+    replay(folder, "--config", config)
+    with sqlite3.connect(config.parent / "station.db") as db:
+        rows = db.execute("SELECT r.path, d.prior, d.rule FROM detections d JOIN recordings r ON r.id = d.recording")
+        found = {path: (prior, rule) for path, prior, rule in rows}
+    db.close()
+    assert set(found) == {"2_SOU_20190601.wav", "3_XXX_20190601.wav"}
+    assert found["2_SOU_20190601.wav"][0] > 0.99
+    assert found["3_XXX_20190601.wav"] == (None, "bundle-acoustic")
+    off = station_yaml(sites, "detect: {prior: off}", name="off")
+    assert replay(folder, "--config", off)["detections"] == 9
+
+
+def test_messages_reach_a_subscriber(tmp_path: Path, station_yaml: StationYaml, mosquitto: int) -> None:
+    config = station_yaml(f"mqtt: {{host: 127.0.0.1, port: {mosquitto}, topic: woods}}")
+    received: list[dict[str, Any]] = []
+    subscribed = threading.Event()
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    client.on_message = lambda _c, _d, message: received.append(json.loads(message.payload))
+    client.on_subscribe = lambda *_: subscribed.set()
+    client.connect("127.0.0.1", mosquitto)
+    client.subscribe("woods/v1/porch/detection", qos=1)
+    client.loop_start()
+    assert subscribed.wait(10)
+    found = replay(sounds(tmp_path / "in"), "--config", config, status=3)
+    deadline = time.monotonic() + 20
+    while len(received) < found["detections"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    client.disconnect()
+    client.loop_stop()
+    assert found["mqtt_waiting"] == 0
+    rows = dump(config.parent / "station.db")
+    assert [m["id"] for m in received] == [row[0] for row in order(rows, config)]
+    assert len(received) == found["detections"]
+    assert received[0]["schema"] == "detection/1"
+    assert {"start", "end", "species_code", "score", "threshold", "bundle"} <= set(received[0])
+
+
+def order(rows: dict[str, list[tuple[Any, ...]]], config: Path) -> list[tuple[Any, ...]]:
+    """Outbox rows in the order they were written."""
+    with sqlite3.connect(config.parent / "station.db") as db:
+        seqs = dict(db.execute("SELECT id, seq FROM outbox").fetchall())
+    db.close()
+    return sorted(rows["outbox"], key=lambda row: seqs[row[0]])
+
+
+def test_without_a_broker_messages_wait(tmp_path: Path, station_yaml: StationYaml, mosquitto: int) -> None:
+    path = write_sound(tmp_path / "a_20190601_053000.wav", note("midtoo", 10))
+    away = station_yaml("mqtt: {host: 127.0.0.1, port: 1}")
+    found = replay(path, "--config", away)
+    assert found["mqtt_waiting"] == found["detections"] == 3
+    back = station_yaml(f"mqtt: {{host: 127.0.0.1, port: {mosquitto}}}")
+    assert replay(path, "--config", back)["mqtt_waiting"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["replay"], 2, "Missing argument"),
+        (["replay", "x", "--nonsense"], 2, "No such option"),
+        (["replay", "/nowhere", "--config", "CONFIG"], 78, "/nowhere: no such file or folder"),
+        (["replay", ".", "--config", "/nowhere.yaml"], 78, "/nowhere.yaml: no such file"),
+        (["replay", "EMPTY", "--config", "CONFIG", "--labels", "/nowhere.csv"], 78, "/nowhere.csv"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path, station_yaml: StationYaml, arguments: list[str], status: int, message: str
+) -> None:
+    names = {"CONFIG": str(station_yaml()), "EMPTY": str(tmp_path)}
+    done = run(*(names.get(a, a) for a in arguments))
+    assert done.returncode == status
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    if status == 78:
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_empty_folder_is_no_error(tmp_path: Path, station_yaml: StationYaml) -> None:
+    config = station_yaml()
+    (tmp_path / "in").mkdir()
+    assert replay(tmp_path / "in", "--config", config)["recordings"] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n", "columns row_id and birds are wanted"),
+        ("row_id,birds\nnonsense,x\n", "line 2: row id 'nonsense'"),
+        ("row_id,birds\n", "no rows"),
+        ("row_id,birds\nother_5,x\n", "none of the labelled rows"),
+    ],
+)
+def test_bad_labels_are_one_line(tmp_path: Path, station_yaml: StationYaml, text: str, message: str) -> None:
+    (tmp_path / "labels.csv").write_text(text)
+    write_sound(tmp_path / "in" / "a_20190601_053000.wav", hiss(6))
+    done = run("replay", tmp_path / "in", "--config", station_yaml(), "--labels", tmp_path / "labels.csv")
+    assert done.returncode == 78
+    assert message in done.stderr
+
+
+def test_effort_is_split_by_hour() -> None:
+    start = datetime(2019, 6, 1, 22, 59, 30, tzinfo=timezone.utc)
+    parts = effort_by_hour(start, 3700)
+    assert [(hour.hour, seconds) for hour, seconds in parts] == [(22, 30), (23, 3600), (0, 70)]
+    assert effort_by_hour(start, 0) == []
+
+
+def test_the_station_starts_without_the_trainers_libraries(tmp_path: Path, station_yaml: StationYaml) -> None:
+    blocked = (
+        "torch",
+        "torchvision",
+        "timm",
+        "pandas",
+        "sklearn",
+        "catboost",
+        "rasterio",
+        "librosa",
+        "matplotlib",
+        "onnx",
+    )
+    path = write_sound(tmp_path / "a_20190601_053000.wav", note("midtoo", 10))
+    program = f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\nfrom edge.__main__ import app\napp()\n"
+    command = [sys.executable, "-c", program, "replay", str(path), "--config", str(station_yaml()), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["detections"] == 3
