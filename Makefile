@@ -9,7 +9,8 @@ BASE := .venv/bin/python
 DEV := .venv-dev/bin/python
 # What pip does not bring: PortAudio for sounddevice, a broker for demo and tests.
 SYSTEM := mosquitto libportaudio2
-INSTALL := -m pip install --quiet --disable-pip-version-check
+# Without compiling what is never imported: a third less disk; Python compiles the rest on first use.
+INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: demo demo-train test lint bench clean system
 

@@ -148,14 +148,14 @@ def load_config(path: Path) -> Config:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ConfigError(f"{path}: {where}not YAML: {error.problem}") from error
+        raise ConfigError(f"{path}: {where}not YAML: {' '.join(str(error.problem).split())}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     try:
         config: Config = _build(Config, {} if raw is None else raw, "", {"folder": path.resolve().parent})
         _check(config)
     except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     return config
 
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge.capture.container import CHANNELS_MAX, riff_chunks
-from edge.capture.recording import AUDIO_SUFFIXES, Decoder, find_recordings, open_recording, stream
+from edge.capture.recording import SIDECAR_SUFFIXES, Decoder, find_recordings, open_recording, stream
 from edge.contract.errors import RecordingError
 
 Sound = npt.NDArray[np.float32]
@@ -336,7 +336,7 @@ def test_absurd_lengths_cost_nothing(tmp_path: Path) -> None:
 
 
 def test_find_recordings(tmp_path: Path) -> None:
-    wanted = ["B.WAV", "a/20240512_034500.wav", "a/b/x.flac", "a/b/y.m4a", "a.mp3"]
+    wanted = ["B.WAV", "a/20240512_034500.wav", "a/b/x.flac", "a/b/y.m4a", "a.mp3", "odd.xyz", "no_suffix"]
     for name in [*wanted, "._B.WAV", ".Trash/x.wav", "notes.txt", "a/b/settings.wav/x.json"]:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -349,7 +349,7 @@ def test_find_recordings(tmp_path: Path) -> None:
     assert find_recordings(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]
     with pytest.raises(RecordingError, match="no such file or folder"):
         find_recordings(tmp_path / "none")
-    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in AUDIO_SUFFIXES)
+    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in SIDECAR_SUFFIXES)
 
 
 def test_a_folder_that_may_not_be_listed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ _FRAMES_UNKNOWN = 2**40  # libsndfile's "to the end" is 2**63 - 1; FLAC cannot s
 _SIZE_ENDLESS = 2**44
 _SIZE_UNKNOWN = 0x7FFF_F000  # sizes from here up are what streaming recorders write before they know
 _HEAD_BYTES = 65_536  # looked at to say what a refused file is; also longer than any Ogg page
-_MPEG_BYTES = 4_096  # looked at for an MPEG file's length, which its first frame tells or none
+_MPEG_BYTES = 4_096  # looked at in an MPEG file for its length, which stands in the first frame or nowhere
 
 # The first bytes of what libsndfile cannot read, and what to call it.
 _FOREIGN: tuple[tuple[int, bytes, str], ...] = (

@@ -19,7 +19,6 @@ import soxr
 
 from edge.capture.container import (
     DURATION_S_MIN,
-    FOREIGN_SUFFIXES,
     Recording,
     header_of,
     layout_of,
@@ -32,14 +31,16 @@ from edge.capture.container import (
 from edge.contract.audio import RATE_HZ, Samples
 from edge.contract.errors import RecordingError
 
-# What a folder walk picks up: what is read, and what people have and is refused rather than passed over.
+# What lies beside recordings and is none of them: notes, tables, pictures, settings, databases. Whatever has another
+# name is tried, and refused with a reason if it is no sound: a recording with an odd name must not vanish in silence.
 # fmt: off
-_READ = frozenset((
-    ".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff",
-    ".aifc", ".au", ".snd", ".caf",
+SIDECAR_SUFFIXES = frozenset((
+    ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".conf", ".md",
+    ".html", ".htm", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ods", ".png", ".jpg", ".jpeg", ".gif", ".tif",
+    ".tiff", ".svg", ".webp", ".log", ".gpx", ".kml", ".db", ".db-wal", ".db-shm", ".sqlite", ".sqlite3", ".parquet",
+    ".py", ".r", ".sh", ".ipynb", ".zip", ".gz", ".md5", ".sha256", ".summary", ".sm4", ".pgs", ".part", ".tmp",
 ))
 # fmt: on
-AUDIO_SUFFIXES = _READ | FOREIGN_SUFFIXES
 
 DURATION_S_MAX = 7 * 86_400.0  # a few MB of FLAC can claim and deliver years of silence
 SAMPLE_MAX = 2.0**31  # float files in integer units are bearable; beyond this the power overflows float32
@@ -50,11 +51,11 @@ _LOST_S_MIN = 0.1  # below this, header and decoder merely differ about the enco
 
 
 def find_recordings(folder: Path) -> list[Path]:
-    """Every audio file under `folder`, sorted; a single file is its own list, whatever its suffix.
+    """Every file under `folder` that may be a recording, sorted; a single file is its own list, whatever its suffix.
 
-    Hidden files and folders (macOS leaves `._x.wav` on every card) and everything that is not a regular file
-    are passed over; symlinks to files are followed, to folders not. A subfolder that may not be listed is in
-    the result itself, so that whoever opens the list reports it.
+    Sidecars (SIDECAR_SUFFIXES), hidden files and folders (macOS leaves `._x.wav` on every card) and everything that
+    is not a regular file are passed over; symlinks to files are followed, to folders not. A subfolder that may not
+    be listed is in the result itself, so that whoever opens the list reports it.
     """
     if not folder.exists():
         raise RecordingError(folder, "no such file or folder")
@@ -68,7 +69,7 @@ def find_recordings(folder: Path) -> list[Path]:
     for parent, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]
         candidates = (Path(parent, name) for name in names if not name.startswith("."))
-        found.extend(path for path in candidates if path.suffix.lower() in AUDIO_SUFFIXES and _is_regular(path))
+        found.extend(path for path in candidates if path.suffix.lower() not in SIDECAR_SUFFIXES and _is_regular(path))
     return sorted(found)
 
 

@@ -48,7 +48,8 @@ def blend_scores(acoustic: Scores, prior: Scores | None, blend: Blend) -> Scores
     if prior is None or blend.prior_weight == 0:
         return acoustic
     if blend.rule == "mean":
-        return np.asarray(((acoustic + blend.prior_weight * prior) / (1.0 + blend.prior_weight)), np.float32)
+        mean = (acoustic + blend.prior_weight * prior) / (1.0 + blend.prior_weight)
+        return np.asarray(np.minimum(mean, 1.0), np.float32)  # rounding can exceed 1 by a bit
     score = np.clip(acoustic, _SCORE_EDGE, 1.0 - _SCORE_EDGE)
     evidence = np.log(np.maximum(prior, _PRIOR_FLOOR) * acoustic.shape[-1])
     odds = np.log(score) - np.log1p(-score) + blend.prior_weight * evidence

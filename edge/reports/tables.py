@@ -12,22 +12,21 @@ _REFUSED_SHOWN_MAX = 20
 
 
 def species_table(store: Store) -> Table:
-    """Detections by species in the whole store, most heard first."""
+    """Detections by species in the whole store, most heard first. Dates are UTC."""
     table = Table(title="Detections", title_justify="left")
-    for name in ("species", "scientific name"):
-        table.add_column(name)
-    for name in ("detections", "recordings", "best score", "first", "last"):
+    table.add_column("species", overflow="fold")
+    table.add_column("detections", justify="right")
+    for name in ("in recordings", "best score"):
         table.add_column(name, justify="right")
-    for row in store.rows(
-        "SELECT s.common_name, s.scientific_name, count(*), count(DISTINCT d.recording), max(d.score),"
+    for name in ("first", "last"):
+        table.add_column(name, no_wrap=True)
+    for common, code, count, recordings, best, first, last in store.rows(
+        "SELECT s.common_name, s.code, count(*), count(DISTINCT d.recording), max(d.score),"
         " min(d.start_utc), max(d.start_utc) FROM detections d JOIN species s ON s.code = d.species"
         " GROUP BY d.species ORDER BY count(*) DESC, d.species"
     ):
-        common, scientific, count, recordings, best, first, last = row
-        moments = (text[:16].replace("T", " ") for text in (first, last))
-        table.add_row(
-            escape(common), f"[i]{escape(scientific)}[/i]", str(count), str(recordings), f"{best:.2f}", *moments
-        )
+        name = escape(common or code)
+        table.add_row(name, str(count), str(recordings), f"{best:.2f}", first[:10], last[:10])
     return table
 
 
