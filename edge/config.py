@@ -3,14 +3,12 @@
 Paths in the file are relative to the file. Knows nothing of what the settings are used for.
 """
 
-import dataclasses
 import re
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import remainder
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import yaml
@@ -18,17 +16,10 @@ import yaml
 from edge.contract.audio import FRAME_HOP, RATE_HZ
 from edge.contract.errors import ConfigError
 from edge.contract.place import check_place
+from edge.contract.strict import Range, parse
 
 HOP_STEP_S = FRAME_HOP / RATE_HZ
 DEMO_FOLDER = Path(__file__).parent / "demo"  # bundle and soundscapes that ship with birdstation
-
-
-@dataclass(frozen=True)
-class Range:
-    """Allowed values of a number, both ends included."""
-
-    low: float
-    high: float
 
 
 Latitude = Annotated[float, Range(-90, 90)]
@@ -91,9 +82,8 @@ class MqttSettings:
 
 @dataclass(frozen=True)
 class Config:
-    """All of station.yaml. `folder` is where the file lies."""
+    """All of station.yaml."""
 
-    folder: Path
     station: StationSettings = StationSettings()
     bundle: Path | None = None
     state: Path = Path()
@@ -152,7 +142,7 @@ def load_config(path: Path) -> Config:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     try:
-        config: Config = _build(Config, {} if raw is None else raw, "", {"folder": path.resolve().parent})
+        config: Config = parse(Config, {} if raw is None else raw, path.resolve().parent)
         _check(config)
     except ValueError as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
@@ -176,86 +166,3 @@ def _check(config: Config) -> None:
         raise ValueError(f"windows.hop_s: found {config.windows.hop_s}; a multiple of {HOP_STEP_S} s is wanted")
     if config.mqtt and re.search(r"[#+\0]|^/|/$|^$", config.mqtt.topic):
         raise ValueError(f"mqtt.topic: found {config.mqtt.topic!r}; no #, no +, no / at its ends")
-
-
-def _build(kind: Any, raw: Any, at: str, given: Mapping[str, Any]) -> Any:
-    """A mapping of YAML to a dataclass; `given` are fields that do not come from the file."""
-    if not isinstance(raw, dict):
-        raise ValueError(f"{at or 'top level'}: found {_show(raw)}; keys and values are wanted")
-    hints = get_type_hints(kind, include_extras=True)
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.name not in given}
-    for key in raw:
-        if key not in fields:
-            raise ValueError(f"{_join(at, key)}: unknown key; allowed here: {', '.join(fields)}")
-    for name, spec in fields.items():
-        required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
-        if required and name not in raw:
-            raise ValueError(f"{_join(at, name)}: missing")
-    folder: Path = given.get("folder") or given["_folder"]
-    values = {key: _value(hints[key], value, _join(at, key), folder) for key, value in raw.items()}
-    values |= {key: value for key, value in given.items() if not key.startswith("_")}
-    for name, spec in fields.items():
-        if hints[name] is Path and name not in values:
-            values[name] = folder / str(spec.default)
-    return kind(**values)
-
-
-def _join(at: str, key: object) -> str:
-    return f"{at}.{key}" if at else str(key)
-
-
-def _show(value: object) -> str:
-    text = {None: "nothing", True: "yes/true", False: "no/false"}.get(value) if isinstance(value, bool | None) else None
-    return text or f"{value!r}"[:60]
-
-
-def _value(kind: Any, raw: Any, at: str, folder: Any) -> Any:
-    """One YAML value to the annotated type, or ValueError."""
-    limits = None
-    if get_origin(kind) is Annotated:
-        kind, limits = get_args(kind)
-    origin = get_origin(kind)
-    if origin in (types.UnionType, Union):  # Annotated | None is the latter
-        inner = next(k for k in get_args(kind) if k is not type(None))
-        return None if raw is None else _value(inner, raw, at, folder)
-    if dataclasses.is_dataclass(kind):
-        return _build(kind, raw, at, {"_folder": folder})
-    if origin is Mapping:
-        if not isinstance(raw, dict):
-            raise ValueError(f"{at}: found {_show(raw)}; keys and values are wanted")
-        return {_text(key, at): _value(get_args(kind)[1], value, _join(at, key), folder) for key, value in raw.items()}
-    if origin is Literal:
-        return _choice(raw, get_args(kind), at)
-    if kind is Path:
-        return folder / Path(_text(raw, at)).expanduser()
-    if kind is str:
-        return _text(raw, at)
-    return _number(kind, raw, at, limits)
-
-
-def _choice(raw: Any, allowed: tuple[str, ...], at: str) -> str:
-    if raw is False and "off" in allowed:  # YAML 1.1 reads a bare off as false
-        return "off"
-    if raw not in allowed:
-        raise ValueError(f"{at}: found {_show(raw)}; allowed: {', '.join(allowed)}")
-    return str(raw)
-
-
-def _text(raw: Any, at: str) -> str:
-    if not isinstance(raw, str):
-        hint = '; put it in quotes ("NO")' if isinstance(raw, bool) else "; put it in quotes"
-        raise ValueError(f"{at}: found {_show(raw)}; text is wanted{hint}")
-    if not raw.strip():
-        raise ValueError(f"{at}: found an empty text; give a value or leave the key out")
-    return raw
-
-
-def _number(kind: type, raw: Any, at: str, limits: Range | None) -> float:
-    name = "a whole number" if kind is int else "a number"
-    if isinstance(raw, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", raw):
-        raise ValueError(f"{at}: found {raw!r}, which YAML reads as text; write {float(raw)!r}")
-    if isinstance(raw, bool) or not isinstance(raw, int | float) or (kind is int and not isinstance(raw, int)):
-        raise ValueError(f"{at}: found {_show(raw)}; {name} is wanted")
-    if limits and not limits.low <= raw <= limits.high:  # also refuses .nan
-        raise ValueError(f"{at}: found {raw}; {limits.low:g} to {limits.high:g} is allowed")
-    return kind(raw)  # type: ignore[no-any-return]

@@ -24,9 +24,9 @@ def load(tmp_path: Path, text: str) -> Config:
 def test_the_shipped_file_shows_every_key_with_its_default() -> None:
     path = PROJECT / "station.yaml"
     config = load_config(path)
-    assert config == Config(folder=PROJECT, state=PROJECT)
+    assert config == Config(state=PROJECT)
     raw = yaml.safe_load(path.read_text())
-    assert set(raw) == {f.name for f in dataclasses.fields(Config)} - {"folder"}
+    assert set(raw) == {f.name for f in dataclasses.fields(Config)}
     for section in ("station", "windows", "detect", "runtime"):
         assert set(raw[section]) == {f.name for f in dataclasses.fields(getattr(config, section))}
     for key in (f.name for f in dataclasses.fields(MqttSettings)):

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edge.contract.audio import CROP_SAMPLES, IMAGE_SHAPE, Padding, front_end
 from edge.contract.blend import Blend
 from edge.contract.errors import BundleError
+from edge.contract.strict import Refused, parse
 from edge.contract.taxonomy import Taxonomy
 
 SCHEMA = 1
@@ -193,15 +194,9 @@ def _check_sums(folder: Path) -> dict[str, str]:
 
 def _parse(path: Path, raw: Mapping[str, Any]) -> Manifest:
     try:
-        values = dict(raw)
-        values["members"] = tuple(BundleMember(**m) for m in raw["members"])
-        values["blend"] = Blend(**raw["blend"])
-        values["thresholds"] = Thresholds(**raw["thresholds"])
-        manifest = Manifest(**values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"{path}: not a manifest: {error}") from error
-    if manifest.padding not in get_args(Padding):
-        raise BundleError(f"{path}: padding must be one of {', '.join(get_args(Padding))}; found {manifest.padding!r}")
+        manifest: Manifest = parse(Manifest, raw)
+    except Refused as error:
+        raise BundleError(f"{path}: {error}") from error
     if not manifest.members:
         raise BundleError(f"{path}: no members")
     for member in manifest.members:

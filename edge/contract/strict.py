@@ -1,0 +1,158 @@
+"""Plain data (YAML, JSON) into frozen dataclasses, strictly, by their annotations. Knows no file and no meaning.
+
+@dataclass(frozen=True)
+class Window:
+    hop_s: Annotated[float, Range(0.025, 5)] = 2.5
+
+parse(Window, {"hop_s": 9})    # Refused: hop_s: found 9; 0.025 to 5 is allowed
+"""
+
+import dataclasses
+import re
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+_SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+_FOUND_MAX = 60  # characters shown of a wrong value
+_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path"}
+
+
+@dataclass(frozen=True)
+class Range:
+    """Allowed values of a number, both ends included; goes into `Annotated`."""
+
+    low: float
+    high: float
+
+
+class Refused(ValueError):
+    """A value that the schema does not take; one line: key path, what was found, what is allowed."""
+
+
+def parse(kind: Any, raw: Any, folder: Path | None = None) -> Any:
+    """`raw` as the dataclass `kind`. Relative paths, defaults too, are taken from `folder`.
+
+    Raises Refused for unknown and missing keys, wrong types and values out of range, and where the dataclass itself
+    raises ValueError("key: …").
+    """
+    return _Parser(folder).dataclass(kind, raw, "")
+
+
+def _join(at: str, key: object) -> str:
+    return f"{at}.{key}" if at else str(key)
+
+
+def _show(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "nothing", True: "yes/true", False: "no/false"}[value]
+    return repr(value)[:_FOUND_MAX]
+
+
+def _wanted(at: str, found: object, wanted: str) -> Refused:
+    return Refused(f"{at or 'top level'}: found {_show(found)}; {wanted}")
+
+
+class _Parser:
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder or Path()
+
+    def dataclass(self, kind: Any, raw: Any, at: str) -> Any:
+        if not isinstance(raw, Mapping):
+            raise _wanted(at, raw, "keys and values are wanted")
+        hints = get_type_hints(kind, include_extras=True)
+        known = {f.name: f for f in dataclasses.fields(kind)}
+        for key in raw:
+            if key not in known:
+                raise Refused(f"{_join(at, key)}: unknown key; allowed here: {', '.join(known)}")
+        for name, item in known.items():
+            if name not in raw and item.default is MISSING and item.default_factory is MISSING:
+                raise Refused(f"{_join(at, name)}: missing")
+        values = {key: self.value(hints[key], value, _join(at, key)) for key, value in raw.items()}
+        for name, item in known.items():
+            if hints[name] is Path and name not in values:
+                values[name] = self._folder / str(item.default)
+        try:
+            return kind(**values)
+        except ValueError as error:
+            raise Refused(_join(at, str(error))) from None
+
+    def value(self, kind: Any, raw: Any, at: str) -> Any:
+        """One value as the annotated type, or Refused."""
+        limits = None
+        if get_origin(kind) is Annotated:
+            kind, limits = get_args(kind)
+        origin, args = get_origin(kind), get_args(kind)
+        if kind is Any:
+            return raw
+        if dataclasses.is_dataclass(kind):
+            return self.dataclass(kind, raw, at)
+        if origin in (types.UnionType, Union):  # Annotated | None is the latter
+            return self.union(args, raw, at)
+        if origin is Literal:
+            return self.choice(args, raw, at)
+        if origin is Mapping:
+            if not isinstance(raw, Mapping):
+                raise _wanted(at, raw, "keys and values are wanted")
+            return {self.text(k, at): self.value(args[1], v, _join(at, k)) for k, v in raw.items()}
+        if origin is tuple:
+            return self.items(args, raw, at)
+        if kind is Path:
+            return self._folder / Path(self.text(raw, at)).expanduser()
+        return self.text(raw, at) if kind is str else self.number(kind, raw, at, limits)
+
+    def union(self, kinds: tuple[Any, ...], raw: Any, at: str) -> Any:
+        """The first of the types that takes it; of one type and None, that type's own reason."""
+        if raw is None and type(None) in kinds:
+            return None
+        kinds = tuple(kind for kind in kinds if kind is not type(None))
+        for kind in kinds:
+            try:
+                return self.value(kind, raw, at)
+            except Refused:
+                if len(kinds) == 1:
+                    raise
+        names = [text for kind in kinds for text in ([_NAMES[kind]] if kind in _NAMES else map(str, get_args(kind)))]
+        raise _wanted(at, raw, f"{' or '.join(names)} is wanted")
+
+    def choice(self, allowed: tuple[Any, ...], raw: Any, at: str) -> Any:
+        if raw is False and "off" in allowed:  # YAML 1.1 reads a bare off as false
+            return "off"
+        if isinstance(raw, bool) or raw not in allowed:
+            raise _wanted(at, raw, f"allowed: {', '.join(map(str, allowed))}")
+        return raw
+
+    def items(self, kinds: tuple[Any, ...], raw: Any, at: str) -> tuple[Any, ...]:
+        if not isinstance(raw, list):
+            raise _wanted(at, raw, "a list is wanted")
+        if kinds[-1] is Ellipsis:
+            kinds = (kinds[0],) * len(raw)
+        if len(raw) != len(kinds):
+            raise _wanted(at, raw, f"a list of {len(kinds)} is wanted")
+        return tuple(self.value(k, item, f"{at}[{i}]") for i, (k, item) in enumerate(zip(kinds, raw, strict=True)))
+
+    def text(self, raw: Any, at: str) -> str:
+        if not isinstance(raw, str):
+            hint = '; put it in quotes ("NO")' if isinstance(raw, bool) else "; put it in quotes"
+            raise _wanted(at, raw, f"text is wanted{hint}")
+        if not raw.strip():
+            raise Refused(f"{at}: found an empty text; give a value or leave the key out")
+        return raw
+
+    def number(self, kind: Any, raw: Any, at: str, limits: Range | None) -> Any:
+        if kind is bool:
+            if isinstance(raw, bool):
+                return raw
+            raise _wanted(at, raw, f"{_NAMES[bool]} is wanted")
+        if isinstance(raw, str) and _SCIENTIFIC.fullmatch(raw):
+            raise Refused(f"{at}: found {raw!r}, which YAML reads as text; write {float(raw)!r}")
+        if isinstance(raw, bool) or not isinstance(raw, int | float) or (kind is int and not isinstance(raw, int)):
+            raise _wanted(at, raw, f"{_NAMES[kind]} is wanted")
+        if limits and not limits.low <= raw <= limits.high:  # also refuses .nan
+            raise Refused(f"{at}: found {raw}; {limits.low:g} to {limits.high:g} is allowed")
+        if not isfinite(raw):
+            raise Refused(f"{at}: found {raw}; a finite number is wanted")
+        return kind(raw)
