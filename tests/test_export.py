@@ -1,0 +1,135 @@
+"""A run becomes a bundle that a station trusts: real networks, the real exporter, the real replay."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge.contract.bundle import read_bundle
+from edge.contract.errors import BundleError, ConfigError
+from edge.prior import prior_table
+from edge.recognizer import Recognizer
+from edge.types import Place
+from export.assemble import assemble
+from export.verify import PARITY, verify
+from tests.conftest import hiss, note, write_sound
+from tests.trainer_run import make_corpus, make_rasters, make_run
+from trainer.bag import choose_bag
+from trainer.metadata import fit_metadata, place_scores
+from trainer.run import Run
+from trainer.tune import tune
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A whole run: untrained members of two kinds, a trained metadata model, a tuned blend."""
+    folder = tmp_path_factory.mktemp("export")
+    corpus = make_corpus(folder / "data")
+    run = make_run(folder / "run", corpus)
+    fit_metadata(run, corpus, make_rasters(folder / "rasters"))
+    choose_bag(run)
+    tune(run, corpus)
+    return Run.open(folder / "run")
+
+
+@pytest.fixture(scope="module")
+def exported(finished: Run) -> Path:
+    folder = finished.folder.parent / "bundle"
+    assemble(finished, folder, per_kind=1)
+    return folder
+
+
+def test_the_bundle_computes_what_torch_does(exported: Path, finished: Run) -> None:
+    found = verify(exported)
+    assert len(found.members) == 2
+    assert max(found.members.values()) <= PARITY
+    assert found.prior == 0.0
+    assert found.single_against_batch <= 1e-6
+    bundle = read_bundle(exported)
+    assert bundle.manifest.blend == finished.tuning().blend
+    assert bundle.manifest.training["recipe"] == "small"
+    assert str(finished.folder.parent) not in (exported / "manifest.json").read_text()
+
+
+def test_members_take_any_batch(exported: Path) -> None:
+    recognizer = Recognizer(read_bundle(exported))
+    images = np.random.default_rng(0).integers(0, 256, (9, 128, 281), np.uint8)
+    whole = recognizer.engine.scores(images)
+    assert whole.shape == (2, 9, 3)
+    np.testing.assert_allclose(recognizer.engine.scores(images[4:5])[:, 0], whole[:, 4], atol=1e-6)
+
+
+def test_station_and_trainer_ask_the_same_prior(exported: Path, finished: Run, tmp_path: Path) -> None:
+    bundle = read_bundle(exported)
+    table = prior_table(bundle, Place(10.0, -100.0), tmp_path)
+    metadata = finished.metadata()
+    assert table is not None
+    assert metadata is not None
+    days = np.arange(1, 367)
+    here = np.ones(366)
+    theirs = place_scores(metadata, finished.taxonomy, here * 10.0, here * -100.0, days)
+    np.testing.assert_allclose(table, theirs, atol=1e-6)
+    np.testing.assert_allclose(table.sum(axis=1), 1.0, atol=1e-5)
+    (cached,) = tmp_path.iterdir()
+    cached.write_bytes(b"damaged")
+    again = prior_table(bundle, Place(10.0, -100.0), tmp_path)
+    assert again is not None
+    np.testing.assert_array_equal(again, table)
+
+
+def test_the_same_run_gives_the_same_bundle(exported: Path, finished: Run, tmp_path: Path) -> None:
+    again = assemble(finished, tmp_path / "again", per_kind=1)
+    for member in again.manifest.members:
+        assert (tmp_path / "again" / member.file).read_bytes() == (exported / member.file).read_bytes()
+
+
+def test_a_folder_of_something_else_is_left_alone(finished: Run, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="not a bundle"):
+        assemble(finished, tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_verify_names_what_is_damaged(exported: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(exported, tmp_path / "broken"))
+    member = next((broken / "members").iterdir())
+    member.write_bytes(member.read_bytes()[:-1])
+    with pytest.raises(BundleError, match=member.name):
+        verify(broken)
+    done = subprocess.run([sys.executable, "-m", "export", "verify", str(broken)], capture_output=True, text=True)
+    assert done.returncode == 78
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_commands_make_a_bundle_that_replays(finished: Run, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "export", "onnx", "--run", str(finished.folder), "--out", str(tmp_path / "b")]
+    done = subprocess.run([*command, "--per-kind", "1"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "2 members, 3 species" in done.stdout
+    write_sound(tmp_path / "in" / "x_20190601_053000.wav", hiss(5) + note("midtoo", 5))
+    (tmp_path / "station.yaml").write_text("bundle: b\ndetect: {threshold: 0.0}\n")
+    command = [sys.executable, "-m", "edge", "replay", str(tmp_path / "in"), "--config", str(tmp_path / "station.yaml")]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["detections"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["onnx"], 2, "Missing option"),
+        (["onnx", "--run", "NONE", "--out", "x"], 78, "no run here"),
+        (["verify", "NONE"], 78, "no bundle here"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path: Path, arguments: list[str], status: int, message: str) -> None:
+    arguments = [str(tmp_path) if a == "NONE" else a for a in arguments]
+    done = subprocess.run([sys.executable, "-m", "export", *arguments], capture_output=True, text=True)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,70 @@
+"""The command line: every command is there, mistakes end with one line and the right exit code, --help is quick."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = (
+    *("check-data", "folds", "spectrograms", "fit-cnn", "fit-metadata", "bag", "tune", "report"),
+    *("fit-all", "demo-data", "recipe"),
+)
+
+
+def trainer(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "trainer", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_help_names_every_command_and_imports_no_torch() -> None:
+    told = trainer("--help")
+    assert told.returncode == 0
+    for command in COMMANDS:
+        assert command in told.stdout
+    light = "import sys, trainer.__main__; print(sorted({'torch', 'catboost', 'matplotlib'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", light], capture_output=True, text=True, timeout=300, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_a_recipe_is_printed_as_yaml_and_json() -> None:
+    assert "architecture: resnest50d" in trainer("recipe", "published").stdout
+    assert json.loads(trainer("recipe", "published", "--json").stdout)["optimiser"]["batch"] == 64
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["no-such-command"],
+        ["fit-all"],
+        ["fit-all", "--data", "x", "--out", "y", "--device", "gpu"],
+        ["fit-all", "--data", "x", "--out", "y", "--jobs", "0"],
+        ["recipe"],
+    ],
+)
+def test_a_usage_error_ends_with_2(arguments: list[str]) -> None:
+    told = trainer(*arguments)
+    assert told.returncode == 2
+    assert "Traceback" not in told.stderr
+
+
+def test_demo_data_out_of_range_is_a_usage_error(tmp_path: Path) -> None:
+    told = trainer("demo-data", "--out", tmp_path / "d", "--rasters", tmp_path / "r", "--species", "1")
+    assert told.returncode == 2
+    assert "Traceback" not in told.stderr
+
+
+def test_a_wrong_setting_or_corpus_ends_with_78_and_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("name: mine\n")
+    cases: list[tuple[list[object], str]] = [
+        (["recipe", "nothing"], "recipe 'nothing': unknown; allowed: demo, published, small"),
+        (["recipe", tmp_path / "mine.yaml"], f"{tmp_path / 'mine.yaml'}: seed: missing"),
+        (["folds", "--data", tmp_path / "none", "--out", tmp_path / "run", "--recipe", "demo"], "no such folder"),
+    ]
+    for arguments, expected in cases:
+        told = trainer(*arguments)
+        assert told.returncode == 78, told.stderr
+        assert expected in told.stderr
+        assert told.stderr.startswith("error: ")
+        assert told.stderr.count("\n") == 1

@@ -1,0 +1,88 @@
+"""Labels, and which crops an epoch consists of."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edge.contract.taxonomy import Species, Taxonomy
+from trainer.corpus import Recording
+from trainer.dataset import CropSet, HostImages, all_crops, crop_set, epoch_crops, targets
+from trainer.recipe import LabelRecipe, SamplingRecipe
+from trainer.spectrograms import Entry
+
+CODES = ("aaa1", "bbb1", "ccc1")
+TAXONOMY = Taxonomy(Species(code, code, code) for code in CODES)
+
+
+def crops(counts: dict[str, list[int]], secondary: tuple[str, ...] = (), rating: float = 4.0) -> CropSet:
+    """A CropSet of recordings with these numbers of crops per species."""
+    entries, recordings, first = [], [], 0
+    for code, sizes in counts.items():
+        for i, size in enumerate(sizes):
+            key = f"{code}/{i}.ogg"
+            entries.append(Entry(key, code, first, size))
+            others = tuple(s for s in secondary if s != code)
+            recordings.append(Recording(key, Path(key), code, others, None, None, None, rating if i else 2.0, "", ""))
+            first += size
+    folds = {e.recording: i % 5 for i, e in enumerate(entries)}
+    return crop_set(entries, recordings, folds, TAXONOMY)
+
+
+def test_targets_are_those_of_the_recipe() -> None:
+    found = targets(crops({"aaa1": [1], "bbb1": [1]}, ("ccc1",)), np.array([1, 0]), LabelRecipe(0.995, 0.3, 0.0025))
+    expected = np.array([[0.0025, 0.995, 0.3], [0.995, 0.0025, 0.3]], np.float32)
+    assert np.array_equal(found, expected)
+
+
+def test_a_recording_weighs_by_its_rating_and_an_unrated_one_a_little() -> None:
+    assert crops({"aaa1": [1, 1]}).weight.tolist() == [0.5, 1.0]
+    assert crops({"aaa1": [1, 1]}, rating=0.0).weight.tolist() == pytest.approx([1.0, 0.1])
+
+
+def test_without_balance_every_recording_comes_equally_often_with_different_crops() -> None:
+    found = crops({"aaa1": [1, 2, 5], "bbb1": [10]})
+    recordings, images = epoch_crops(found, SamplingRecipe(2, 0.0), np.random.default_rng(0))
+    assert np.bincount(recordings).tolist() == [2, 2, 2, 2]
+    assert ((images >= found.first[recordings]) & (images < (found.first + found.count)[recordings])).all()
+    for r in range(4):
+        assert len(set(images[recordings == r].tolist())) == min(2, found.count[r])
+
+
+def test_full_balance_draws_every_species_equally_often() -> None:
+    found = crops({"aaa1": [2] * 2, "bbb1": [2] * 28})
+    for balance, low in ((0.0, 2), (0.5, 6), (1.0, 15)):
+        recordings, _ = epoch_crops(found, SamplingRecipe(1, balance), np.random.default_rng(0))
+        drawn = np.bincount(found.primary[recordings])
+        assert drawn[0] == low
+        assert drawn.sum() == 30
+
+
+def test_every_crop_of_a_recording_comes_in_time() -> None:
+    found, rng = crops({"aaa1": [6], "bbb1": [3]}), np.random.default_rng(0)
+    seen = {int(i) for _ in range(60) for i in epoch_crops(found, SamplingRecipe(1, 0.0), rng)[1]}
+    assert seen == set(range(9))
+
+
+def test_all_crops_are_each_once() -> None:
+    found = crops({"aaa1": [1, 3], "bbb1": [2]})
+    recordings, images = all_crops(found)
+    assert images.tolist() == list(range(6))
+    assert recordings.tolist() == [0, 1, 1, 1, 2, 2]
+
+
+def test_a_part_keeps_every_column_in_step() -> None:
+    found = crops({"aaa1": [1, 3], "bbb1": [2]})
+    part = found.where(found.fold == 2)
+    assert [len(getattr(part, f.name)) for f in dataclasses.fields(part)] == [1] * 6
+    assert part.primary.tolist() == [1]
+
+
+def test_images_stay_grey_bytes_in_the_order_asked() -> None:
+    images = np.arange(6 * 128 * 281, dtype=np.uint32).reshape(6, 128, 281).astype(np.uint8)
+    batch = HostImages(images, torch.device("cpu")).take(np.array([4, 0, 4]))
+    assert batch.dtype == torch.uint8
+    assert batch.shape == (3, 1, 128, 281)
+    assert np.array_equal(batch[:, 0].numpy(), images[[4, 0, 4]])

@@ -1,0 +1,152 @@
+"""Folds: blocks whole, quarters at 80/20, every recording once, the same every time."""
+
+from collections import Counter, defaultdict
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from trainer.corpus import Recording
+from trainer.folds import (
+    REGIONS,
+    draw_folds,
+    locate,
+    make_folds,
+    off_balance,
+    read_folds,
+    shares,
+    write_folds,
+)
+from trainer.recipe import FoldRecipe
+
+FIVE = FoldRecipe(count=5, cell_deg=5.0)
+
+
+def recording(index: int, label: str, place: tuple[float, float] | None = None, day: date | None = None) -> Recording:
+    latitude, longitude = place or (None, None)
+    key = f"{label}/{index}.ogg"
+    return Recording(key, Path(key), label, (), latitude, longitude, day, 4.0, "", "")
+
+
+def crowd(count: int, seed: int, species: int = 12, spread: float = 20.0) -> list[Recording]:
+    """Recordings around hot spots in all regions and elsewhere, some without place or date."""
+    rng = np.random.default_rng(seed)
+    spots = np.array([(45, -100), (30, -85), (-10, -60), (4, -75), (50, 10), (-25, 130), (10, 100)])
+    found = []
+    for i in range(count):
+        spot = spots[rng.integers(len(spots))] + rng.normal(0, spread / 3, 2)
+        place = (float(np.clip(spot[0], -89, 89)), float(np.clip(spot[1], -179, 179)))
+        day = date(2015, int(rng.integers(1, 13)), int(rng.integers(1, 28)))
+        found.append(
+            recording(
+                i,
+                f"sp{rng.integers(species):02d}",
+                place if rng.random() < 0.95 else None,
+                day if rng.random() < 0.95 else None,
+            )
+        )
+    return found
+
+
+recordings = st.builds(
+    crowd,
+    st.integers(1, 300),
+    st.integers(0, 10_000),
+    species=st.integers(2, 30),
+    spread=st.floats(0.1, 60.0),
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(found=recordings, count=st.integers(2, 7), cell=st.floats(0.5, 30.0), seed=st.integers(0, 99))
+def test_no_block_is_torn_and_every_recording_has_one_fold(
+    found: list[Recording], count: int, cell: float, seed: int
+) -> None:
+    recipe = FoldRecipe(count, cell)
+    placed = make_folds(found, recipe, seed)
+    assert [p.recording for p in placed] == [r.recording for r in found]
+    assert all(0 <= p.fold < count for p in placed)
+    folds_of = defaultdict(set)
+    for p in placed:
+        if p.block:
+            folds_of[p.block].add(p.fold)
+    assert all(len(folds) == 1 for folds in folds_of.values())
+    assert placed == make_folds(found, recipe, seed)
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_a_corpus_large_enough_keeps_80_to_20_in_every_quarter(seed: int) -> None:
+    placed = make_folds(crowd(4000, seed, spread=40.0), FIVE, seed)
+    for row in shares(placed, 5).values():
+        assert all(0.18 <= share <= 0.22 for share in row)
+    assert off_balance(placed, 5) == []
+
+
+def test_recordings_without_place_and_date_are_spread_by_species() -> None:
+    found = [
+        recording(i, label) for label in ("rare", "mid", "many") for i in range({"rare": 5, "mid": 20}.get(label, 75))
+    ]
+    placed = make_folds(found, FIVE, 1)
+    counts: dict[str, Counter[int]] = defaultdict(Counter)
+    for r, p in zip(found, placed, strict=True):
+        assert not p.block
+        counts[r.primary_label][p.fold] += 1
+    assert all(max(c.values()) - min(c[k] for k in range(5)) <= 1 for c in counts.values())
+
+
+def test_one_huge_block_is_reported_not_torn() -> None:
+    found = [recording(i, "one", (50.0, 10.0), date(2020, 5, 5)) for i in range(60)]
+    found += [recording(i, "two", (-25.0, 130.0), date(2020, 5, 5)) for i in range(40)]
+    placed = make_folds(found, FIVE, 1)
+    assert len({p.fold for p in placed if p.block}) == 1
+    assert any("quarter 2" in line and "60.0%" in line for line in off_balance(placed, 5))
+
+
+@pytest.mark.parametrize(
+    ("place", "day", "region", "blocked"),
+    [
+        ((42.0, -76.0), date(2019, 2, 3), "north_america", True),
+        ((-3.0, -60.0), date(2019, 2, 3), "south_america", True),
+        ((51.0, 13.0), date(2019, 2, 3), "europe", True),
+        ((51.0, 13.0), None, "europe", False),
+        ((-33.0, 151.0), date(2019, 2, 3), "elsewhere", False),
+        (None, date(2019, 2, 3), "elsewhere", False),
+    ],
+)
+def test_where_a_recording_belongs(
+    place: tuple[float, float] | None, day: date | None, region: str, blocked: bool
+) -> None:
+    found_region, block, quarter = locate(recording(0, "x1", place, day), 5.0)
+    assert found_region == region
+    assert bool(block) == blocked
+    assert quarter == ("1" if day else "none")
+
+
+def test_a_season_is_a_block_of_its_own() -> None:
+    spring, autumn = (locate(recording(0, "x1", (51.0, 13.0), date(2019, m, 3)), 5.0)[1] for m in (5, 10))
+    assert spring != autumn
+    assert spring == locate(recording(0, "x1", (50.1, 13.9), date(2009, 6, 30)), 5.0)[1]
+
+
+def test_regions_do_not_overlap() -> None:
+    for latitude in range(-60, 80, 3):
+        for longitude in range(-180, 180, 3):
+            inside = [
+                name
+                for name, (south, north, west, east) in REGIONS.items()
+                if south <= latitude < north and west <= longitude < east
+            ]
+            assert len(inside) <= 1
+
+
+def test_the_table_reads_back_and_the_map_is_drawn(tmp_path: Path) -> None:
+    found = crowd(200, 1)
+    placed = make_folds(found, FIVE, 1)
+    write_folds(tmp_path / "folds.csv", placed)
+    assert read_folds(tmp_path / "folds.csv") == placed
+    draw_folds(tmp_path / "folds.png", found, placed, 5)
+    assert (tmp_path / "folds.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,145 @@
+"""Rasters of all makes give the same values, and the station's grid gives them again."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import Affine
+
+from edge.contract.errors import CorpusError
+from edge.contract.place import GRID_STEP_DEG, RASTERS, Grid
+from tests.trainer_run import make_rasters, write_raster
+from trainer.rasters import Rasters
+
+PLACES = np.array([(10.12, -84.51), (47.3, 8.6), (-33.9, 151.2), (0.1, 179.9), (64.1, -179.9)], np.float32)
+
+
+def plane(latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:
+    """A tilted plane that goes over the date line without a step."""
+    return np.asarray(latitude + 30 * np.cos(np.radians(longitude)))
+
+
+def test_values_are_those_of_the_cell(tmp_path: Path) -> None:
+    rasters = Rasters.open(make_rasters(tmp_path / "r"))
+    found = rasters.at(PLACES[:, 0], PLACES[:, 1])
+    cells = np.floor(PLACES) + 0.5
+    assert set(found) == set(RASTERS)
+    assert np.allclose(found["bio1"], 10 + cells[:, 0] / 10 + cells[:, 1] / 100, atol=1e-4)
+    assert found["forest_type"].tolist() == [3, 5, 5, 5, 3]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"cell": 0.75, "west": -180.375, "north": 90.375, "rows": 241},
+        {"cell": 0.5, "west": 0.0, "rows": 360},
+        {"cell": 0.5, "rows": 300, "north": 84.0},
+        {"cell": 0.25, "rows": 720, "dtype": "int16", "nodata": -32768},
+        {"cell": 0.125, "rows": 1440},
+    ],
+    ids=["one degree", "starts at -180.375", "starts at 0", "no poles", "integers", "finer than the grid"],
+)
+def test_grid_equals_raster_away_from_cell_borders(tmp_path: Path, changes: dict[str, object]) -> None:
+    folder = make_rasters(tmp_path / "r")
+    write_raster(folder / "bio1.tif", plane, **changes)
+    rasters = Rasters.open(folder)
+    grid = rasters.grid()
+    cell = float(changes.get("cell", 1.0))  # type: ignore[arg-type]
+    coarse = max(cell, GRID_STEP_DEG)
+    west, north = (float(changes.get(k, d)) for k, d in (("west", -180.0), ("north", 90.0)))  # type: ignore[arg-type]
+    rows, columns = np.meshgrid(np.arange(40, 200, 7), np.arange(0, 360 / coarse, 11), indexing="ij")
+    latitude = (north - coarse * (rows.ravel() + 0.5)).astype(np.float32)
+    longitude = (west + coarse * (columns.ravel() + 0.5) + 180) % 360 - 180
+    inside = (np.abs(latitude) < 60) & (np.abs(longitude) < 179.5)
+    latitude, longitude = latitude[inside], longitude[inside].astype(np.float32)
+    raster, found = rasters.at(latitude, longitude)["bio1"], grid.at(latitude, longitude)["bio1"]
+    assert len(raster) > 100
+    assert not np.isnan(raster).any()
+    step = 0.2 if cell < GRID_STEP_DEG else 0.04  # of finer cells the grid has the mean; else only float16 differs
+    assert np.abs(raster - found).max() < step
+
+
+def test_both_sides_of_the_date_line_have_data(tmp_path: Path) -> None:
+    folder = make_rasters(tmp_path / "r")
+    write_raster(folder / "bio1.tif", plane, cell=0.75, west=-180.375, north=90.375, rows=241)
+    rasters = Rasters.open(folder)
+    layer = rasters.grid().layers["bio1"].astype(np.float32)
+    assert not np.isnan(layer).any()
+    assert np.abs(layer[:, 0] - layer[:, -1]).max() < 0.1
+    edge = np.array([179.99, -179.99], np.float32)
+    assert not np.isnan(rasters.at(np.zeros(2, np.float32), edge)["bio1"]).any()
+
+
+def test_nodata_is_nan_in_both(tmp_path: Path) -> None:
+    folder = make_rasters(tmp_path / "r")
+    write_raster(folder / "elevation.tif", lambda _, lon: np.where(lon < 0, -9999, 100), dtype="int16", nodata=-9999)
+    write_raster(folder / "bio12.tif", lambda _, lon: np.where(lon < 0, np.nan, 7.0))
+    rasters = Rasters.open(folder)
+    latitude, longitude = np.zeros(2, np.float32), np.array([-50.0, 50.0], np.float32)
+    for found in (rasters.at(latitude, longitude), rasters.grid().at(latitude, longitude)):
+        for name, value in (("elevation", 100.0), ("bio12", 7.0)):
+            assert np.isnan(found[name][0])
+            assert found[name][1] == value
+
+
+def test_projected_raster_covers_its_part_only(tmp_path: Path) -> None:
+    """bio15 in an equal-area projection around Costa Rica (EPSG:6933, metres)."""
+    folder = make_rasters(tmp_path / "r")
+    with rasterio.open(
+        folder / "bio15.tif", "w", driver="GTiff", height=100, width=100, count=1, dtype="float32",
+        crs="EPSG:6933", transform=Affine(10_000, 0, -8_650_000, 0, -10_000, 1_800_000), nodata=-1.0,
+    ) as raster:  # fmt: skip
+        raster.write(np.full((100, 100), 42.0, np.float32), 1)
+    rasters = Rasters.open(folder)
+    for found in (rasters.at(PLACES[:2, 0], PLACES[:2, 1]), rasters.grid().at(PLACES[:2, 0], PLACES[:2, 1])):
+        assert found["bio15"][0] == 42.0
+        assert np.isnan(found["bio15"][1])
+
+
+def test_scale_of_the_file_is_applied(tmp_path: Path) -> None:
+    folder = make_rasters(tmp_path / "r")
+    write_raster(folder / "bio1.tif", lambda _, lon: 251 + 0 * lon, dtype="int16")
+    with rasterio.open(folder / "bio1.tif", "r+") as raster:
+        raster.scales = (0.1,)
+    rasters = Rasters.open(folder)
+    here = np.zeros(1, np.float32)
+    assert np.isclose(rasters.at(here, here)["bio1"][0], 25.1)
+    assert np.isclose(rasters.grid().at(here, here)["bio1"][0], 25.1, atol=0.02)
+
+
+def test_grid_file_reads_back(tmp_path: Path) -> None:
+    grid = Rasters.open(make_rasters(tmp_path / "r")).grid()
+    grid.write(tmp_path / "grid.npz")
+    again = Grid.read(tmp_path / "grid.npz")
+    assert all(np.array_equal(again.layers[name], grid.layers[name], equal_nan=True) for name in RASTERS)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.unlink(), "elevation.tif: missing"),
+        (lambda path: path.write_bytes(b"II*\0 not a picture"), "elevation.tif: not a readable GeoTIFF"),
+        (lambda path: write_raster(path, plane, crs=None), "elevation.tif: has no coordinate reference system"),
+    ],
+    ids=["missing", "broken", "not georeferenced"],
+)
+def test_a_layer_that_cannot_be_used_is_named(tmp_path: Path, spoil, message: str) -> None:  # type: ignore[no-untyped-def]
+    folder = make_rasters(tmp_path / "r")
+    spoil(folder / "elevation.tif")
+    with pytest.raises(CorpusError, match=message) as error:
+        Rasters.open(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_undeclared_nodata_is_refused(tmp_path: Path) -> None:
+    folder = make_rasters(tmp_path / "r")
+    write_raster(folder / "bio12.tif", lambda _, lon: np.where(lon < 0, -3.4e38, 1.0))
+    with pytest.raises(CorpusError, match=r"bio12\.tif: values up to"):
+        Rasters.open(folder).grid()
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="no such folder"):
+        Rasters.open(tmp_path / "nowhere")

@@ -1,0 +1,100 @@
+"""Spectrograms: the contract's images, in their places, after a kill as well; a cache of other constants is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from edge.contract.audio import CROP_SAMPLES, CROP_STEP, RATE_HZ, mel_image, training_crops
+from edge.contract.errors import CorpusError
+from tests.conftest import hiss, write_sound
+from tests.trainer_corpus import CODES, make_corpus
+from trainer.corpus import Corpus, read_sound
+from trainer.spectrograms import Spectrograms, crop_count, crops_max_samples, make_spectrograms
+
+QUIET = Console(quiet=True)
+
+
+@pytest.mark.parametrize(
+    "samples", [1, CROP_SAMPLES - 1, CROP_SAMPLES, CROP_SAMPLES + CROP_STEP - 1, 30 * RATE_HZ, 10**7]
+)
+@pytest.mark.parametrize("crops_max", [1, 3, 10])
+def test_as_many_crops_are_planned_as_are_cut(samples: int, crops_max: int) -> None:
+    assert crop_count(samples, crops_max) == len(training_crops(np.zeros(samples, np.float32), crops_max))
+    covered = min(samples, crops_max_samples(crops_max))
+    assert crop_count(covered, crops_max) == crop_count(samples, crops_max)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Recordings of 1 s and of 13 s (one and two crops), one unreadable, one missing."""
+    data = make_corpus(tmp_path_factory.mktemp("spectrograms") / "corpus", 3, 1.0)
+    audio = data / "train_short_audio" / CODES[0]
+    write_sound(audio / "XC00.ogg", hiss(13.0, 0.1))
+    (audio / "XC10.ogg").write_bytes(b"not sound")
+    (audio / "XC20.ogg").unlink()
+    return Corpus.read(data)
+
+
+def make(folder: Path, corpus: Corpus) -> Spectrograms:
+    make_spectrograms(folder, corpus.recordings, 10, 2, QUIET)
+    return Spectrograms(folder)
+
+
+@pytest.fixture(scope="module")
+def made(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Spectrograms:
+    return make(tmp_path_factory.mktemp("made") / "spectrograms", corpus)
+
+
+def test_images_are_the_contract_s(corpus: Corpus, made: Spectrograms) -> None:
+    paths = {r.recording: r.path for r in corpus.recordings}
+    assert [e.count for e in made.entries] == [2, 1, 1, 1]
+    for entry in made.entries:
+        wanted = mel_image(training_crops(read_sound(paths[entry.recording], crops_max_samples(10))))
+        assert np.array_equal(made.images[entry.first : entry.first + entry.count], wanted)
+
+
+def test_what_cannot_be_read_is_skipped_and_listed(made: Spectrograms) -> None:
+    skipped = (made.folder / "skipped.csv").read_text()
+    assert f"{CODES[0]}/XC20.ogg,audio file missing" in skipped
+    assert f"{CODES[0]}/XC10.ogg" in skipped
+    assert len(skipped.splitlines()) == 3
+
+
+def test_a_cache_of_other_constants_is_refused(made: Spectrograms, tmp_path: Path) -> None:
+    state = json.loads((made.folder / "cache.json").read_text())
+    state["front_end"]["n_fft"] = 2048
+    (tmp_path / "cache.json").write_text(json.dumps(state))
+    with pytest.raises(CorpusError, match="made with another front-end"):
+        Spectrograms(tmp_path)
+
+
+def test_a_killed_run_makes_only_what_is_missing(corpus: Corpus, made: Spectrograms, tmp_path: Path) -> None:
+    folder = tmp_path / "spectrograms"
+    make(folder, corpus)
+    state = json.loads((folder / "cache.json").read_text())
+    first = made.entries[0]
+    images = np.lib.format.open_memmap(folder / "images.npy", "r+")
+    wanted = images.copy()
+    images[first.first : first.first + first.count] = 77  # done according to the journal: must not be made again
+    images[first.first + first.count :] = 0  # not done: must be made
+    images.flush()
+    del images
+    plan = [[e.recording, e.first, e.count] for e in made.entries]
+    (folder / "cache.json").write_text(json.dumps(state | {"done": False, "plan": plan}))
+    journal = f"{first.recording},{first.count},\n{made.entries[1].recording}"  # the kill came in mid-line
+    (folder / "progress.csv").write_text(journal)
+    with pytest.raises(CorpusError, match="not finished"):
+        Spectrograms(folder)
+    again = make(folder, corpus)
+    assert (again.images[first.first : first.first + first.count] == 77).all()
+    assert np.array_equal(again.images[first.first + first.count :], wanted[first.first + first.count :])
+    assert [e.count for e in again.entries] == [e.count for e in made.entries]
+
+
+def test_a_corpus_without_readable_sound_is_refused(corpus: Corpus, tmp_path: Path) -> None:
+    lost = [r for r in corpus.recordings if not r.path.is_file()]
+    with pytest.raises(CorpusError, match="no recording can be read"):
+        make_spectrograms(tmp_path / "spectrograms", lost, 10, 1, QUIET)

@@ -1,0 +1,62 @@
+"""The bag: which members go to the station, and what they score together. Knows no training and no soundscape."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edge.contract.audio import IMAGE_SHAPE, Image
+from edge.contract.errors import CorpusError
+from trainer.files import write_json
+from trainer.run import MemberInfo, Run
+
+
+def score_images(networks: Sequence[nn.Module], images: Image, batch: int = 64) -> NDArray[np.float32]:
+    """Grey images `(n, 128, 281)` to sigmoid scores `(members, n, species)`, each network where its weights lie."""
+    if images.dtype != np.uint8 or images.shape[1:] != IMAGE_SHAPE:
+        raise ValueError(f"uint8 images (n, *{IMAGE_SHAPE}) wanted; got {images.dtype} {images.shape}")
+    return np.stack([_score(network, images, batch) for network in networks])
+
+
+def _score(network: nn.Module, images: Image, batch: int) -> NDArray[np.float32]:
+    device = next(network.parameters()).device
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, max(len(images), 1), batch):  # no images is one empty batch: it knows the species
+            grey = torch.from_numpy(np.ascontiguousarray(images[start : start + batch]))[:, None].to(device)
+            parts.append(torch.sigmoid(network(grey.float()).float()).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def choose(members: Sequence[MemberInfo], per_fold_max: int) -> list[MemberInfo]:
+    """The best member of each kind in each fold by F1 on the fold's crops, of these at most `per_fold_max` a fold.
+
+    Ordered by kind, then fold; equal members are told apart by name, so that the choice is always the same.
+    """
+    best: dict[tuple[int, str], MemberInfo] = {}
+    for member in sorted(members, key=_rank):
+        best.setdefault((member.fold, member.kind), member)
+    chosen = []
+    for fold in sorted({fold for fold, _ in best}):
+        chosen += sorted((m for (f, _), m in best.items() if f == fold), key=_rank)[:per_fold_max]
+    return sorted(chosen, key=lambda m: (m.kind, m.fold))
+
+
+def _rank(member: MemberInfo) -> tuple[float, str]:
+    f1 = member.valid_f1 if np.isfinite(member.valid_f1) else -1.0
+    return -f1, member.name
+
+
+def choose_bag(run: Run) -> None:
+    """Write bag.json. Raises CorpusError if a fold has no finished member."""
+    members = run.members()
+    missing = sorted(set(range(run.recipe.folds.count)) - {member.fold for member in members})
+    if missing:
+        folds = ", ".join(map(str, missing))
+        raise CorpusError(f"{run.folder}: no finished member of fold {folds}; run: python -m trainer fit-cnn")
+    bag = choose(members, run.recipe.bag.per_fold_max)
+    write_json(run.folder / "bag.json", {"members": [member.name for member in bag]})
+    f1 = [member.valid_f1 for member in bag]
+    print(f"bag: {len(bag)} of {len(members)} members, F1 {min(f1):.3f} to {max(f1):.3f}")

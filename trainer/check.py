@@ -1,0 +1,62 @@
+"""check-data: what a corpus holds and what is wrong with it, as counts and a table. Reads sound files' headers only."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from trainer.corpus import Corpus
+from trainer.spectrograms import probe_all
+from trainer.workers import worker_pool
+
+
+@dataclass(frozen=True)
+class Check:
+    """check.json."""
+
+    corpus: str
+    counts: Mapping[str, float]
+    problems: Mapping[str, int]
+    examples: Mapping[str, list[str]]
+
+    def table(self) -> Table:
+        table = Table("what", "count", "for example", title=f"corpus {self.corpus}", title_justify="left")
+        table.columns[1].justify = "right"
+        for name, count in self.counts.items():
+            table.add_row(name.replace("_", " "), f"{count:,}".rstrip(), "")
+        table.add_section()
+        for kind, count in sorted(self.problems.items()):
+            table.add_row(f"[yellow]{kind}[/yellow]", f"{count:,}", self.examples[kind][0])
+        if not self.problems:
+            table.add_row("[green]no problems[/green]", "0", "")
+        return table
+
+
+def check_data(corpus: Corpus, jobs: int) -> Check:
+    """Count what is there; probe the header of every sound file in `jobs` processes."""
+    with worker_pool(jobs) as pool:
+        audios = probe_all(corpus.recordings, pool)
+    problems = corpus.problems.copy()
+    for recording, audio in audios.items():
+        if audio.problem:
+            problems.add("audio not readable", f"{recording}: {audio.problem}")
+    good = {key: audio for key, audio in audios.items() if not audio.problem}
+    heard = Counter(r.primary_label for r in corpus.recordings if r.recording in good)
+    for code in corpus.taxonomy.codes:
+        if not heard[code]:
+            problems.add("species without readable audio", code)
+    rows = [labels for soundscape in corpus.soundscapes for labels in soundscape.labels.values()]
+    counts = {
+        "species": len(corpus.taxonomy),
+        "recordings": len(corpus.recordings),
+        "recordings_readable": len(good),
+        "recordings_with_place": sum(r.latitude is not None for r in corpus.recordings),
+        "recordings_with_date": sum(r.date is not None for r in corpus.recordings),
+        "recordings_at_other_rates": sum(audio.rate_hz != 32_000 for audio in good.values()),
+        "hours": round(sum(audio.seconds for audio in good.values()) / 3600, 2),
+        "fewest_recordings_of_a_species": min(heard[code] for code in corpus.taxonomy.codes),
+        "soundscapes": len(corpus.soundscapes),
+        "labelled_rows": len(rows),
+    }
+    return Check(corpus.name, counts, dict(problems.counts), dict(problems.examples))

@@ -1,0 +1,71 @@
+"""A member between two epochs: weights, optimiser and epoch in one safetensors file, so that a kill loses one epoch.
+
+Random numbers are drawn from seed and epoch and need no state. Knows no data and no training.
+"""
+
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from edge.contract.errors import CorpusError
+from trainer.files import replacing
+
+FILE = "checkpoint.safetensors"
+_WEIGHT, _STATE = "weight.", "optimiser."
+
+
+def write_weights(path: Path, network: nn.Module) -> None:
+    """A network's state as safetensors, whole or not at all."""
+    with replacing(path) as temporary:
+        safetensors.torch.save_file(_contiguous(network.state_dict()), temporary)
+
+
+def read_weights(path: Path, network: nn.Module) -> None:
+    """Load every weight of the network from its file. Raises CorpusError naming the file."""
+    try:
+        network.load_state_dict(safetensors.torch.load_file(path), strict=True)
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        raise CorpusError(f"{path}: not the weights of this network: {str(error).splitlines()[0]}") from error
+
+
+def write_checkpoint(folder: Path, network: nn.Module, optimiser: Optimizer, epoch: int, inputs: str) -> None:
+    """State after `epoch` epochs of training on inputs of this digest."""
+    tensors = {_WEIGHT + name: value for name, value in network.state_dict().items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"{_STATE}{index}.{key}": value for key, value in state.items()}
+    with replacing(folder / FILE) as temporary:
+        safetensors.torch.save_file(_contiguous(tensors), temporary, {"epoch": str(epoch), "inputs": inputs})
+
+
+def read_checkpoint(folder: Path, network: nn.Module, optimiser: Optimizer, inputs: str) -> int:
+    """Load the state if there is one from these inputs; return the epochs it has seen, 0 if none."""
+    try:
+        with safetensors.safe_open(folder / FILE, framework="pt") as file:
+            about = file.metadata() or {}
+            if about.get("inputs") != inputs:
+                return 0
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, safetensors.SafetensorError):
+        return 0  # none, or damaged: training starts over
+    network.load_state_dict({n.removeprefix(_WEIGHT): t for n, t in tensors.items() if n.startswith(_WEIGHT)})
+    parameters = list(network.parameters())  # in the order in which the optimiser was given them
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(_STATE):
+            index, key = name.removeprefix(_STATE).split(".", 1)
+            state.setdefault(int(index), {})[key] = _laid_out_as(parameters[int(index)], tensor)
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    return int(about["epoch"])
+
+
+def _laid_out_as(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """A moment in the memory format of its parameter: the fused optimiser walks both in step, by address."""
+    return torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -1,0 +1,362 @@
+"""The Corpus: a BirdCLEF-layout folder, read strictly and survived: what is malformed is counted, with an example.
+
+Knows CSV tables and file names; the sound itself is opened only by `probe_audio` and `read_sound`.
+"""
+
+import ast
+import csv
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from edge.contract.audio import RATE_HZ, Samples
+from edge.contract.errors import CorpusError, RecordingError
+from edge.contract.metrics import Labels, labels_of
+from edge.contract.place import check_place
+from edge.contract.taxonomy import NOCALL, Species, Taxonomy
+
+METADATA = "train_metadata.csv"
+LABELS = "train_soundscape_labels.csv"
+SITES = "soundscape_sites.csv"
+COLUMNS = (
+    *("primary_label", "secondary_labels", "type", "latitude", "longitude", "scientific_name", "common_name"),
+    *("author", "date", "filename", "license", "rating", "time", "url"),
+)
+_NEEDED = ("primary_label", "filename")  # the other official columns may be empty, but must be there
+_DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})")
+_SOUNDSCAPE = re.compile(r"(?P<id>[^_]+)_(?P<site>[^_]+)_(?P<date>\d{8})\.ogg")
+_EXAMPLES_MAX = 5
+_BLOCK = RATE_HZ  # frames per read: a corrupt stream fails after little work
+
+
+@dataclass
+class Problems:
+    """What was malformed, by kind: how often, and the first few examples."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, kind: str, example: str) -> None:
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        shown = self.examples.setdefault(kind, [])
+        if len(shown) < _EXAMPLES_MAX:
+            shown.append(example)
+
+    def copy(self) -> "Problems":
+        return Problems(dict(self.counts), {kind: list(shown) for kind, shown in self.examples.items()})
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One row of train_metadata.csv. Place and date are None where the row does not give a valid one."""
+
+    recording: str  # unique key "<code>/<filename>"
+    path: Path  # may not exist: the metadata model learns from rows without sound too
+    primary_label: str
+    secondary_labels: tuple[str, ...]  # species of the taxonomy only, without the primary one
+    latitude: float | None  # degrees WGS84; both or neither
+    longitude: float | None
+    date: date | None
+    rating: float  # 0 to 5; 0 is "not rated"
+    author: str
+    type: str
+
+    @property
+    def quarter(self) -> int | None:
+        """Quarter of the year, 1 to 4."""
+        return None if self.date is None else (self.date.month + 2) // 3
+
+
+@dataclass(frozen=True)
+class Soundscape:
+    """A long recording with labelled rows of 5 s. `labels` maps a row id to the set of its labels."""
+
+    path: Path
+    audio_id: str
+    site: str
+    date: date | None
+    labels: Mapping[str, Labels]
+    latitude: float | None
+    longitude: float | None
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus as read from its tables."""
+
+    data: Path
+    recordings: tuple[Recording, ...]
+    taxonomy: Taxonomy
+    soundscapes: tuple[Soundscape, ...]
+    problems: Problems
+
+    @property
+    def name(self) -> str:
+        return self.data.resolve().name
+
+    @classmethod
+    def read(cls, data: Path) -> "Corpus":
+        """Read the tables of a corpus. Raises CorpusError if it is not one; odd rows are counted and survived."""
+        problems = Problems()
+        rows = _good_rows(data, problems)
+        taxonomy = _taxonomy(data / METADATA, rows, problems)
+        present = _files(data / "train_short_audio")
+        recordings = []
+        for row in rows:
+            recording = _recording(data, row, taxonomy, problems)
+            if recording is None:
+                continue
+            if recording.recording not in present:
+                problems.add("audio file missing", recording.recording)
+            recordings.append(recording)
+        if not recordings:
+            raise CorpusError(f"{data / METADATA}: no usable row")
+        return cls(data, tuple(recordings), taxonomy, tuple(_soundscapes(data, taxonomy, problems)), problems)
+
+
+def read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str] | None]]:
+    """Rows of a CSV with their line numbers; None where a row has too few or too many cells. Raises CorpusError
+    naming the file if it cannot be read or lacks a column."""
+    try:
+        with path.open(newline="", encoding="utf8", errors="replace") as file:
+            reader = csv.DictReader(line.replace("\0", "") for line in file)
+            missing = [name for name in columns if name not in (reader.fieldnames or [])]
+            if missing:
+                raise CorpusError(f"{path}: column {', '.join(missing)} missing; the BirdCLEF-2021 columns are wanted")
+            for row in reader:
+                whole = None not in row and None not in row.values()
+                yield reader.line_num, row if whole else None
+    except OSError as error:
+        raise CorpusError(f"{path}: not readable: {error.strerror}") from error
+    except csv.Error as error:
+        raise CorpusError(f"{path}: line {reader.line_num}: not CSV: {error}") from error
+
+
+def _good_rows(data: Path, problems: Problems) -> list[dict[str, str]]:
+    if not data.is_dir():
+        raise CorpusError(f"{data}: no such folder; a corpus has {METADATA} and train_short_audio/")
+    rows, seen = [], set()
+    for line, row in read_table(data / METADATA, COLUMNS):
+        if row is None:
+            problems.add("row malformed", f"{METADATA} line {line}")
+            continue
+        code, name = row["primary_label"].strip(), row["filename"].strip()
+        if not code or not name or "/" in name or "/" in code or name in (".", ".."):
+            problems.add("row without species or file", f"{METADATA} line {line}")
+        elif (code, name) in seen:
+            problems.add("row twice", f"{METADATA} line {line}: {code}/{name}")
+        else:
+            seen.add((code, name))
+            rows.append(row | {"primary_label": code, "filename": name})
+    return rows
+
+
+def _taxonomy(path: Path, rows: list[dict[str, str]], problems: Problems) -> Taxonomy:
+    species: dict[str, Species] = {}
+    for row in rows:
+        code = row["primary_label"]
+        if code not in species:
+            species[code] = Species(code, row["scientific_name"].strip(), row["common_name"].strip())
+    good = []
+    for code in sorted(species):
+        try:
+            good.append(Taxonomy([species[code]])[0])
+        except ValueError as error:
+            problems.add("species code not usable", f"{path.name}: {error}")
+    if len(good) < 2:
+        raise CorpusError(f"{path}: {len(good)} species; at least 2 are wanted")
+    return Taxonomy(good)
+
+
+def _files(folder: Path) -> set[str]:
+    """Keys "<code>/<filename>" of all files, listed once: far faster than a stat for each."""
+    if not folder.is_dir():
+        return set()
+    return {f"{code.name}/{file.name}" for code in folder.iterdir() if code.is_dir() for file in code.iterdir()}
+
+
+def _recording(data: Path, row: dict[str, str], taxonomy: Taxonomy, problems: Problems) -> Recording | None:
+    code, name = row["primary_label"], row["filename"]
+    key = f"{code}/{name}"
+    if code not in taxonomy:
+        problems.add("row of a species that is not usable", key)
+        return None
+    latitude, longitude = _place(row, key, problems)
+    return Recording(
+        recording=key,
+        path=data / "train_short_audio" / code / name,
+        primary_label=code,
+        secondary_labels=_secondary(row["secondary_labels"], key, taxonomy, problems),
+        latitude=latitude,
+        longitude=longitude,
+        date=_date(row["date"], key, problems),
+        rating=_rating(row["rating"], key, problems),
+        author=row["author"].strip(),
+        type=row["type"].strip(),
+    )
+
+
+def _place(row: dict[str, str], key: str, problems: Problems) -> tuple[float | None, float | None]:
+    texts = row["latitude"].strip(), row["longitude"].strip()
+    if not texts[0] or not texts[1]:
+        problems.add("place missing", key)
+        return None, None
+    try:
+        latitude, longitude = float(texts[0]), float(texts[1])
+        check_place(latitude, longitude)  # NaN fails it too
+    except ValueError:
+        problems.add("place not valid", f"{key}: {texts[0]}, {texts[1]}")
+        return None, None
+    return latitude, longitude
+
+
+def _date(text: str, key: str, problems: Problems) -> date | None:
+    text = text.strip()
+    if not text:
+        problems.add("date missing", key)
+        return None
+    found = _DATE.match(text)
+    try:
+        if found:
+            return date(*map(int, found.groups()))
+    except ValueError:
+        pass  # 2012-00-00: the year alone is known
+    problems.add("date not valid", f"{key}: {text}")
+    return None
+
+
+def _rating(text: str, key: str, problems: Problems) -> float:
+    try:
+        rating = float(text) if text.strip() else 0.0
+    except ValueError:
+        rating = math.nan
+    if not 0.0 <= rating <= 5.0:
+        problems.add("rating not valid", f"{key}: {text}")
+        return 0.0
+    return rating
+
+
+def _secondary(text: str, key: str, taxonomy: Taxonomy, problems: Problems) -> tuple[str, ...]:
+    try:
+        found = ast.literal_eval(text) if text.strip() else []
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(code, str) for code in found):
+        problems.add("secondary labels not valid", f"{key}: {text[:40]}")
+        return ()
+    for code in found:
+        if code not in taxonomy:
+            problems.add("secondary label of an unknown species", f"{key}: {code}")
+    primary = key.split("/")[0]
+    return tuple(sorted({code for code in found if code in taxonomy and code != primary}))
+
+
+def _soundscapes(data: Path, taxonomy: Taxonomy, problems: Problems) -> Iterator[Soundscape]:
+    """Soundscapes that have both sound and labels."""
+    if not (data / LABELS).is_file():
+        return
+    sites = _sites(data / SITES, problems)
+    labels = _labels(data / LABELS, taxonomy, problems)
+    for path in sorted((data / "train_soundscapes").glob("*.ogg")):
+        found = _SOUNDSCAPE.fullmatch(path.name)
+        if not found:
+            problems.add("soundscape name not valid", path.name)
+            continue
+        rows = labels.pop((found["id"], found["site"]), {})
+        if not rows:
+            problems.add("soundscape without labels", path.name)
+            continue
+        day = found["date"]
+        when = _date(f"{day[:4]}-{day[4:6]}-{day[6:]}", path.name, problems)
+        if found["site"] not in sites:
+            problems.add("soundscape of an unknown site", path.name)
+        latitude, longitude = sites.get(found["site"], (None, None))
+        yield Soundscape(path, found["id"], found["site"], when, rows, latitude, longitude)
+    for audio_id, site in sorted(labels):
+        problems.add("soundscape file missing", f"{audio_id}_{site}")
+
+
+def _sites(path: Path, problems: Problems) -> dict[str, tuple[float | None, float | None]]:
+    sites: dict[str, tuple[float | None, float | None]] = {}
+    if not path.is_file():
+        return sites
+    for line, row in read_table(path, ("id", "lat", "lon")):
+        if row is None:
+            problems.add("row malformed", f"{path.name} line {line}")
+        else:
+            sites[row["id"]] = _place({"latitude": row["lat"], "longitude": row["lon"]}, row["id"], problems)
+    return sites
+
+
+def _labels(path: Path, taxonomy: Taxonomy, problems: Problems) -> dict[tuple[str, str], dict[str, Labels]]:
+    """Label sets by (audio id, site) and row id. A row keeps labels that the taxonomy lacks: they were heard."""
+    labels: dict[tuple[str, str], dict[str, Labels]] = {}
+    for line, row in read_table(path, ("row_id", "site", "audio_id", "seconds", "birds")):
+        if row is None or not row["seconds"].strip().isdigit():
+            problems.add("row malformed", f"{path.name} line {line}")
+            continue
+        heard = labels_of(row["birds"])
+        for code in heard:
+            if code != NOCALL and code not in taxonomy:
+                problems.add("soundscape label of an unknown species", f"{row['row_id']}: {code}")
+        labels.setdefault((row["audio_id"], row["site"]), {})[row["row_id"]] = heard
+    return labels
+
+
+@dataclass(frozen=True)
+class Audio:
+    """What the header of a sound file says; `problem` is empty if it can be read."""
+
+    seconds: float
+    rate_hz: int
+    channels: int
+    problem: str = ""
+
+    @property
+    def samples(self) -> int:
+        """Samples it has at 32 kHz."""
+        return round(self.seconds * RATE_HZ)
+
+
+def probe_audio(path: Path) -> Audio:
+    """Read the header only; never raises."""
+    try:
+        info = soundfile.info(path)
+    except (soundfile.SoundFileError, OSError, TypeError) as error:
+        return Audio(0.0, 0, 0, str(error).replace(str(path), path.name).strip() or "not readable")
+    if info.frames <= 0 or info.samplerate <= 0:
+        return Audio(0.0, info.samplerate, info.channels, "no sound in it")
+    return Audio(info.frames / info.samplerate, info.samplerate, info.channels)
+
+
+def read_sound(path: Path, samples_max: int) -> Samples:
+    """The first `samples_max` samples, float32 mono at 32 kHz (soxr HQ where the file has another rate). Raises
+    RecordingError if there is nothing to decode; a file that breaks off gives what came before."""
+    blocks: list[Any] = []
+    problem = "no sound in it"
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            left = math.ceil(samples_max * rate / RATE_HZ)
+            while left > 0:
+                block = file.read(min(left, _BLOCK), dtype="float32", always_2d=True)
+                if not len(block):
+                    break
+                blocks.append(block.mean(axis=1))
+                left -= len(block)
+    except (soundfile.SoundFileError, OSError, TypeError) as error:
+        problem = str(error)
+    if not blocks:
+        raise RecordingError(path, problem)
+    sound = np.nan_to_num(np.concatenate(blocks), nan=0.0, posinf=1.0, neginf=-1.0)
+    if rate != RATE_HZ:
+        sound = soxr.resample(sound, rate, RATE_HZ, quality="HQ")
+    return np.asarray(sound[:samples_max], np.float32)

@@ -1,0 +1,195 @@
+"""The report's pictures, as bytes: PNG for maps, SVG for lines. Knows numbers only, no Run and no HTML."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+INK, SOFT, LINE = "#22302b", "#6b7a74", "#d9dfdc"
+COLOURS = ("#1b7f5c", "#d9822b", "#3b6fb6", "#b5475d", "#7a5fb0", "#5b8c2a", "#2a9d9d", "#8a6d3b")
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "svg.fonttype": "path",  # looks the same on a machine without the font
+    "svg.hashsalt": "birdstation",  # the same numbers give the same bytes
+}
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _bytes(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {}
+    figure.savefig(buffer, format=kind, dpi=120, metadata=metadata, facecolor="white")
+    return buffer.getvalue()
+
+
+def fold_map(
+    latitude: NDArray[np.floating],
+    longitude: NDArray[np.floating],
+    fold: NDArray[np.integer],
+    quarter: Sequence[str],
+    ground: NDArray[np.floating] | None,
+) -> bytes:
+    """Places `(n,)` coloured by fold, a map for each quarter of the year, as PNG.
+
+    `ground` is a global grid from 90°N, 180°W such as the elevation; NaN and 0 are drawn as water.
+    """
+    quarters = [q for q in ("1", "2", "3", "4", "none") if q in quarter]
+    with rc_context(_STYLE):
+        figure = _figure(10.5, 2.9 * ((len(quarters) + 1) // 2))
+        axes = figure.subplots((len(quarters) + 1) // 2, 2, squeeze=False).ravel()
+        extent = _extent(latitude, longitude)
+        for panel, name in zip(axes, quarters, strict=False):
+            mine = np.array([q == name for q in quarter])
+            if ground is not None:
+                _draw_ground(panel, ground)
+            colours = [COLOURS[k % len(COLOURS)] for k in fold[mine]]
+            size = float(np.clip(4000 / max(len(fold), 1), 2, 16))
+            panel.scatter(longitude[mine], latitude[mine], c=colours, s=size, linewidths=0.2, edgecolors="white")
+            panel.set(xlim=extent[:2], ylim=extent[2:], aspect="auto")
+            panel.set_title("no date" if name == "none" else f"quarter {name}: {_MONTHS[name]}")
+            panel.tick_params(labelsize=7)
+        for panel in axes[len(quarters) :]:
+            panel.axis("off")
+        handles = [_dot(COLOURS[k % len(COLOURS)], f"fold {k}") for k in range(int(fold.max(initial=0)) + 1)]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
+        return _bytes(figure, "png")
+
+
+_MONTHS = {"1": "January to March", "2": "April to June", "3": "July to September", "4": "October to December"}
+
+
+def _dot(colour: str, label: str) -> Line2D:
+    return Line2D([], [], marker="o", linestyle="", color=colour, label=label, markersize=5)
+
+
+def _extent(latitude: NDArray[np.floating], longitude: NDArray[np.floating]) -> tuple[float, float, float, float]:
+    """West, east, south and north with a margin, not beyond the globe."""
+    west, east = max(-180.0, float(longitude.min()) - 8), min(180.0, float(longitude.max()) + 8)
+    south, north = max(-90.0, float(latitude.min()) - 5), min(90.0, float(latitude.max()) + 5)
+    return west, east, south, north
+
+
+def _draw_ground(panel: Axes, ground: NDArray[np.floating]) -> None:
+    height = np.asarray(ground, np.float32)[::2, ::2]
+    water = np.isnan(height) | (height == 0)
+    shade = np.sqrt(np.clip(np.nan_to_num(height), 0, 4500) / 4500)[..., None]
+    low, high, sea = (np.array(c, np.float32) for c in ((0.91, 0.92, 0.88), (0.70, 0.67, 0.60), (0.96, 0.98, 0.99)))
+    picture = np.where(water[..., None], sea, low + (high - low) * shade)
+    panel.imshow(picture, extent=(-180, 180, -90, 90), interpolation="bilinear", aspect="auto", zorder=0)
+    panel.grid(False)
+
+
+def learning_curves(histories: Mapping[str, Mapping[str, NDArray[np.floating]]], kinds: Mapping[str, str]) -> bytes:
+    """Loss and F1 by epoch of every member, coloured by kind, as SVG. Columns as in history.csv."""
+    names = sorted(set(kinds.values()))
+    with rc_context(_STYLE):
+        figure = _figure(10.5, 3.3)
+        losses, scores = figure.subplots(1, 2)
+        for member, history in histories.items():
+            colour = COLOURS[names.index(kinds[member]) % len(COLOURS)]
+            losses.plot(history["epoch"], history["train_loss"], color=colour, lw=0.9, ls=":")
+            losses.plot(history["epoch"], history["valid_loss"], color=colour, lw=1.2, alpha=0.85)
+            scores.plot(history["epoch"], history["valid_f1"], color=colour, lw=1.2, alpha=0.85)
+        losses.set(title="Loss: training dotted, validation solid", xlabel="epoch", yscale="log")
+        scores.set(title="F1 of validation crops at 0.5", xlabel="epoch", ylim=(0, 1))
+        lines = [Line2D([], [], color=COLOURS[i % len(COLOURS)], label=name) for i, name in enumerate(names)]
+        scores.legend(handles=lines, loc="lower right")
+        for panel in (losses, scores):
+            panel.xaxis.get_major_locator().set_params(integer=True)
+        return _bytes(figure, "svg")
+
+
+def bars(names: Sequence[str], values: Sequence[float], title: str) -> bytes:
+    """Horizontal bars, the first on top, as SVG."""
+    with rc_context(_STYLE):
+        figure = _figure(5.2, 0.6 + 0.28 * len(names))
+        panel = figure.subplots()
+        drawn = panel.barh(names, values, color=COLOURS[0], height=0.7)
+        panel.bar_label(drawn, fmt="%.1f", padding=3, fontsize=8, color=SOFT)
+        panel.invert_yaxis()
+        panel.set_title(title)
+        panel.grid(axis="y", visible=False)
+        panel.margins(x=0.12)
+        return _bytes(figure, "svg")
+
+
+def threshold_curves(curves: Mapping[str, Any], chosen: Mapping[str, float], baseline: float | None) -> bytes:
+    """F1 by threshold with its interval, where there is one, blended and acoustic beside each other, as SVG."""
+    titles = {"blended": "With the prior of the place", "acoustic": "By sound alone"}
+    with rc_context(_STYLE):
+        figure = _figure(10.5, 3.5)
+        for panel, (name, title) in zip(figure.subplots(1, 2, sharey=True), titles.items(), strict=True):
+            curve = {key: np.array(values, np.float64) for key, values in curves[name].items()}
+            x = curve["threshold"]
+            if "low" in curve:
+                panel.fill_between(x, curve["low"], curve["high"], color=COLOURS[0], alpha=0.15, lw=0, label="95 %")
+            panel.plot(x, curve["f1"], color=COLOURS[0], lw=2, label="F1")
+            for i, (key, label) in enumerate((("call_rows", "rows with calls"), ("nocall_rows", "rows without"))):
+                if key in curve:
+                    panel.plot(x, curve[key], color=COLOURS[1 + i], lw=1, label=label)
+            if baseline is not None:
+                panel.axhline(baseline, color=SOFT, lw=1, ls="--", label="report nothing")
+            panel.axvline(chosen[name], color=INK, lw=1)
+            panel.annotate(f" {chosen[name]:g}", (chosen[name], 0.03), xycoords=("data", "axes fraction"), fontsize=9)
+            panel.set(title=title, xlabel="threshold", ylim=(0, 1.02))
+        figure.axes[0].set_ylabel("F1")
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
+        return _bytes(figure, "svg")
+
+
+def search_map(search: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> bytes:
+    """Smoothed peak of F1 of every padding and blend, the chosen one framed, as SVG."""
+    paddings = list(dict.fromkeys(row["padding"] for row in search))
+    blends = list(dict.fromkeys((row["rule"], row["prior_weight"]) for row in search))
+    table = np.full((len(paddings), len(blends)), np.nan)
+    for row in search:
+        table[paddings.index(row["padding"]), blends.index((row["rule"], row["prior_weight"]))] = row["peak"]
+    with rc_context(_STYLE):
+        figure = _figure(max(4.5, 1.6 + 0.85 * len(blends)), 1.25 + 0.5 * len(paddings))
+        panel = figure.subplots()
+        span = float(np.nanmax(table) - np.nanmin(table)) or 1.0
+        panel.imshow(table, cmap="YlGn", vmin=np.nanmin(table) - 0.2 * span, vmax=np.nanmax(table) + 0.6 * span)
+        panel.set_aspect("auto")
+        for (i, j), value in np.ndenumerate(table):
+            panel.text(j, i, f"{value:.3f}", ha="center", va="center", fontsize=8)
+        here = (blends.index((chosen["rule"], chosen["prior_weight"])), paddings.index(chosen["padding"]))
+        panel.add_patch(_frame(*here))
+        panel.set_xticks(range(len(blends)), [f"{rule}\n{weight:g}" for rule, weight in blends])
+        panel.set_yticks(range(len(paddings)), paddings)
+        panel.grid(False)
+        panel.tick_params(length=0)
+        panel.set_title("Peak of row-wise F1 by padding and blend (rule, weight of the prior)")
+        return _bytes(figure, "svg")
+
+
+def _frame(column: int, row: int) -> Rectangle:
+    return Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=INK, lw=2)

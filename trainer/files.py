@@ -1,0 +1,74 @@
+"""Files of a run: JSON and CSV that are written whole or not at all, and read back with errors that name the file."""
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edge.contract.errors import CorpusError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well: whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")  # the suffix stays: numpy and matplotlib go by it
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """`value` (dataclasses as dicts) as JSON, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises CorpusError naming the file."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError) as error:
+        raise CorpusError(f"{path}: not readable: {error}") from error
+    if not isinstance(raw, dict):
+        raise CorpusError(f"{path}: a JSON object wanted; found {type(raw).__name__}")
+    return raw
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A CSV file, whole or not at all."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a CSV file that has at least `columns`. Raises CorpusError naming the file."""
+    try:
+        with path.open(newline="", encoding="utf8") as file:
+            reader = csv.DictReader(file)
+            missing = set(columns) - set(reader.fieldnames or [])
+            if missing:
+                raise CorpusError(f"{path}: column {', '.join(sorted(missing))} missing; found {reader.fieldnames}")
+            return list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CorpusError(f"{path}: not readable: {error}") from error
+
+
+def digest(*parts: object) -> str:
+    """SHA-256 over files (their bytes; absent ones count too) and plain values: what a stage was made from."""
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Path):
+            total.update(part.read_bytes() if part.is_file() else b"absent")
+        else:
+            total.update(json.dumps(part, sort_keys=True, default=str).encode())
+        total.update(b"\0")
+    return total.hexdigest()

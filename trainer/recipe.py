@@ -1,0 +1,278 @@
+"""Recipes: every number of a training as one YAML file, parsed strictly into frozen dataclasses.
+
+A key that is unknown, missing or out of range is refused in one line. Knows no corpus and no network.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from edge.contract.audio import CROPS_MAX, Padding
+from edge.contract.blend import BlendRule
+from edge.contract.errors import ConfigError
+from edge.contract.strict import Refused, parse
+
+RECIPES = Path(__file__).parent / "recipes"
+Span = tuple[float, float]
+Normalise = Literal["none", "bands"]
+
+
+def _need(allowed: bool, key: str, found: object, wanted: str) -> None:
+    if not allowed:
+        raise ValueError(f"{key}: found {found!r}; {wanted} wanted")
+
+
+@dataclass(frozen=True)
+class FoldRecipe:
+    """Folds, and the side of the cells (degrees) into which the dense areas are cut."""
+
+    count: int
+    cell_deg: float
+
+    def __post_init__(self) -> None:
+        _need(2 <= self.count <= 20, "count", self.count, "2 to 20 folds")
+        _need(0 < self.cell_deg <= 45, "cell_deg", self.cell_deg, "a cell of up to 45 degrees")
+
+
+@dataclass(frozen=True)
+class SpectrogramRecipe:
+    """How many crops of a recording are kept."""
+
+    crops_max: int
+
+    def __post_init__(self) -> None:
+        _need(1 <= self.crops_max <= CROPS_MAX, "crops_max", self.crops_max, f"1 to {CROPS_MAX}")
+
+
+@dataclass(frozen=True)
+class LabelRecipe:
+    """Targets of the primary species, of those heard behind it and of all others."""
+
+    primary: float
+    secondary: float
+    other: float
+
+    def __post_init__(self) -> None:
+        for key, value in vars(self).items():
+            _need(0 <= value <= 1, key, value, "0 to 1")
+
+
+@dataclass(frozen=True)
+class SamplingRecipe:
+    """What an epoch is: so many random crops of each recording; `balance` 0 takes recordings as they are, 1 draws
+    every species equally often, between them by number of recordings to the power 1 - balance."""
+
+    crops_per_recording: int
+    balance: float
+
+    def __post_init__(self) -> None:
+        _need(1 <= self.crops_per_recording <= CROPS_MAX, "crops_per_recording", self.crops_per_recording, "1 to 10")
+        _need(0 <= self.balance <= 1, "balance", self.balance, "0 to 1")
+
+
+@dataclass(frozen=True)
+class LossRecipe:
+    """Binary cross-entropy; `rating_weight` weighs each recording by rating / max(rating)."""
+
+    rating_weight: bool
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What is done to a batch on the device. Shares are of samples; zero is off."""
+
+    power: Span  # exponent of the image in [0, 1], uniform
+    stripes: float  # share that gets stripes in both directions
+    mixup: float  # share that is mixed with another sample
+    mixup_alpha: float = 1.0  # lambda ~ Beta(alpha, alpha), one per batch
+    power_each: bool = False  # one exponent per sample instead of one per batch: fairer to batch norm's averages
+
+    def __post_init__(self) -> None:
+        _need(0 < self.power[0] <= self.power[1], "power", list(self.power), "[low, high] above 0")
+        for key in ("stripes", "mixup"):
+            _need(0 <= getattr(self, key) <= 1, key, getattr(self, key), "a share of 0 to 1")
+        _need(self.mixup_alpha > 0, "mixup_alpha", self.mixup_alpha, "a number above 0")
+
+
+@dataclass(frozen=True)
+class MemberRecipe:
+    """A kind of member: one network per fold and seed."""
+
+    kind: str
+    architecture: str  # name in timm
+    epochs: int
+    seeds: tuple[int, ...]
+    augment: Augment
+    stem_pool: int = 1  # the image is averaged over so many pixels first: tiny networks on a CPU
+    normalise: Normalise = "none"  # bands: each band minus its mean over the crop: steady noise goes
+
+    def __post_init__(self) -> None:
+        _need(self.kind.isidentifier(), "kind", self.kind, "a word of letters, digits and _")
+        _need(self.epochs >= 1, "epochs", self.epochs, "1 or more")
+        _need(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", list(self.seeds), "different numbers, at least one")
+        _need(self.stem_pool in (1, 2, 4), "stem_pool", self.stem_pool, "1, 2 or 4")
+
+
+@dataclass(frozen=True)
+class OptimiserRecipe:
+    """Optimiser, its rates (cosine from the first to the last step) and the samples per step."""
+
+    name: Literal["adam", "adamw"]
+    learning_rate: float
+    learning_rate_min: float
+    batch: int
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        rates = [self.learning_rate_min, self.learning_rate]
+        _need(0 <= rates[0] <= rates[1] and rates[1] > 0, "learning_rate", rates[::-1], "0 <= minimum <= rate")
+        _need(self.batch >= 2, "batch", self.batch, "2 or more")
+        _need(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+
+
+@dataclass(frozen=True)
+class MetadataRecipe:
+    """CatBoost on place and day; `learning_rate: auto` leaves the rate to CatBoost."""
+
+    iterations: int
+    depth: int
+    learning_rate: float | Literal["auto"]
+    validation: float
+
+    def __post_init__(self) -> None:
+        _need(self.iterations >= 1, "iterations", self.iterations, "1 or more")
+        _need(1 <= self.depth <= 16, "depth", self.depth, "1 to 16")
+        rate = self.learning_rate
+        _need(rate == "auto" or rate > 0, "learning_rate", rate, "auto or a number above 0")
+        _need(0 < self.validation < 1, "validation", self.validation, "a share between 0 and 1")
+
+
+@dataclass(frozen=True)
+class BagRecipe:
+    """How many members of a fold may enter the bag; each fold gives one at least."""
+
+    per_fold_max: int
+
+    def __post_init__(self) -> None:
+        _need(self.per_fold_max >= 1, "per_fold_max", self.per_fold_max, "1 or more")
+
+
+@dataclass(frozen=True)
+class BlendSearch:
+    """One blend rule and the weights of the prior to try with it."""
+
+    rule: BlendRule
+    prior_weight: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        good = bool(self.prior_weight) and all(w >= 0 for w in self.prior_weight)
+        _need(good, "prior_weight", list(self.prior_weight), "numbers of 0 or more, at least one")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Thresholds to try: low, low + step, … up to high."""
+
+    low: float
+    high: float
+    step: float
+
+    def __post_init__(self) -> None:
+        _need(0 <= self.low <= self.high <= 1, "low", [self.low, self.high], "0 <= low <= high <= 1")
+        _need(0 < self.step <= 1, "step", self.step, "above 0, up to 1")
+
+
+@dataclass(frozen=True)
+class TuneRecipe:
+    """What is searched on the labelled soundscapes."""
+
+    padding: tuple[Padding, ...]
+    hop_s: float
+    blend: tuple[BlendSearch, ...]
+    threshold: Sweep
+
+    def __post_init__(self) -> None:
+        _need(bool(self.padding), "padding", list(self.padding), "at least one padding")
+        _need(bool(self.blend), "blend", list(self.blend), "at least one rule")
+        _need(0 < self.hop_s <= 5, "hop_s", self.hop_s, "up to 5 s")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every number of a training. `pretrained` starts from ImageNet weights, or refuses to start."""
+
+    name: str
+    seed: int
+    pretrained: bool
+    keep: Literal["best", "last"]  # the epoch whose weights stay: best F1 on the validation fold, or the last
+    folds: FoldRecipe
+    spectrograms: SpectrogramRecipe
+    labels: LabelRecipe
+    sampling: SamplingRecipe
+    loss: LossRecipe
+    members: tuple[MemberRecipe, ...]
+    optimiser: OptimiserRecipe
+    metadata: MetadataRecipe
+    bag: BagRecipe
+    tune: TuneRecipe
+
+    def __post_init__(self) -> None:
+        kinds = [m.kind for m in self.members]
+        _need(len(set(kinds)) == len(kinds) > 0, "members", kinds, "members of different kinds, at least one")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain lists, texts and numbers, as YAML and JSON know them."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+    def as_yaml(self) -> str:
+        return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all values: two recipes with the same digest train the same."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def recipe_names() -> list[str]:
+    """Recipes that come with the trainer."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def find_recipe(name_or_path: str) -> Recipe:
+    """A recipe by its name in trainer/recipes or by the path of a YAML file. Raises ConfigError."""
+    if name_or_path in recipe_names():
+        return read_recipe(RECIPES / f"{name_or_path}.yaml")
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        allowed = f"{', '.join(recipe_names())} or the path of a .yaml file"
+        raise ConfigError(f"recipe {name_or_path!r}: unknown; allowed: {allowed}")
+    return read_recipe(path)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check a recipe. Raises ConfigError in one line: file, key, what was found, what is allowed."""
+    try:
+        raw = yaml.load(path.read_text(encoding="utf8"), Loader=_Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    try:
+        recipe: Recipe = parse(Recipe, raw)
+    except Refused as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return recipe
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key written twice; PyYAML would silently take the second."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is written twice", node.start_mark)
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,214 @@
+"""Thresholds and blends tried on labelled rows, and which of them to believe. Knows no sound, network or file.
+
+Row-wise F1 as in edge.contract.metrics, for all thresholds at once: a row's scores are counted into the gaps between
+thresholds, and the counts summed from above say how many species pass each.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.contract.audio import Padding
+from edge.contract.blend import Blend, Scores
+from edge.contract.metrics import NOCALL_ROW, Labels
+from edge.contract.taxonomy import Taxonomy
+
+Floats = NDArray[np.float64]
+
+_SMOOTHING = np.array([1.0, 2.0, 3.0, 2.0, 1.0])  # over neighbouring thresholds: one lucky threshold is not a peak
+MARGIN = 1e-3  # F1 closer than this is a tie: the middle of the plateau, the earlier candidate
+_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Labelled rows: what was heard in each, and the recording that each belongs to."""
+
+    ids: tuple[str, ...]
+    recordings: tuple[str, ...]
+    labels: tuple[Labels, ...]
+    truth: NDArray[np.bool_]  # (rows, species)
+    others: NDArray[np.int64]  # (rows,) labels that the taxonomy does not know; they can only be missed
+
+    @classmethod
+    def of(cls, labelled: Sequence[tuple[str, str, Labels]], taxonomy: Taxonomy) -> "Rows":
+        """From (row id, recording, labels)."""
+        truth = np.zeros((len(labelled), len(taxonomy)), bool)
+        others = np.zeros(len(labelled), np.int64)
+        for row, (_, _, labels) in enumerate(labelled):
+            for label in () if labels == NOCALL_ROW else labels:
+                if label in taxonomy:
+                    truth[row, taxonomy.index(label)] = True
+                else:
+                    others[row] += 1
+        ids, recordings = tuple(row for row, _, _ in labelled), tuple(recording for _, recording, _ in labelled)
+        return cls(ids, recordings, tuple(labels for _, _, labels in labelled), truth, others)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, kept: NDArray[np.bool_]) -> "Rows":
+        """The rows where `kept` is true."""
+        at = np.flatnonzero(kept).tolist()
+        ids, recordings = (tuple(v[i] for i in at) for v in (self.ids, self.recordings))
+        return Rows(ids, recordings, tuple(self.labels[i] for i in at), self.truth[at], self.others[at])
+
+    @property
+    def calls(self) -> NDArray[np.bool_]:
+        """Rows with anything to hear."""
+        return self.truth.any(axis=1) | (self.others > 0)
+
+    def found(self, scores: Scores, threshold: float, codes: Sequence[str]) -> dict[str, Labels]:
+        """Labels that pass the threshold, by row id, as the station would report them."""
+        passed = scores >= np.float32(threshold)
+        return {
+            row: frozenset(codes[i] for i in np.flatnonzero(found).tolist()) or NOCALL_ROW
+            for row, found in zip(self.ids, passed, strict=True)
+        }
+
+
+@dataclass(frozen=True)
+class Counts:
+    """For each row and threshold: species that passed, and those of them that were there, `(rows, thresholds)`."""
+
+    passed: NDArray[np.int64]
+    hits: NDArray[np.int64]
+
+
+def thresholds_of(low: float, high: float, step: float) -> NDArray[np.float32]:
+    """low, low + step, … up to high."""
+    return (low + step * np.arange(int(np.floor((high - low) / step + 1e-6)) + 1)).astype(np.float32)
+
+
+def count(rows: Rows, scores: Scores, thresholds: NDArray[np.float32]) -> Counts:
+    """What passes each threshold; a score equal to it passes."""
+    gap = np.searchsorted(thresholds, scores, side="right")  # (rows, species): passes that many thresholds
+    width = len(thresholds) + 1
+    cell = gap + width * np.arange(len(rows))[:, None]
+
+    def above(cells: NDArray[np.int64]) -> NDArray[np.int64]:
+        histogram = np.bincount(cells, minlength=width * len(rows)).reshape(len(rows), width)
+        return histogram[:, ::-1].cumsum(axis=1)[:, -2::-1]
+
+    return Counts(above(cell.ravel()), above(cell[rows.truth]))
+
+
+def row_f1s(rows: Rows, counts: Counts) -> Floats:
+    """F1 of each row at each threshold, `(rows, thresholds)`; an empty set is the set {nocall}."""
+    wanted = (rows.truth.sum(axis=1) + rows.others)[:, None]
+    f1 = 2.0 * counts.hits / (np.maximum(wanted, 1) + np.maximum(counts.passed, 1))
+    return np.where((wanted == 0) & (counts.passed == 0), 1.0, f1)
+
+
+def micro_f1(rows: Rows, counts: Counts) -> Floats:
+    """F1 over all (row, species) pairs at each threshold, `(thresholds,)`."""
+    wanted = int(rows.truth.sum() + rows.others.sum())
+    return np.asarray(2.0 * counts.hits.sum(axis=0) / np.maximum(wanted + counts.passed.sum(axis=0), 1))
+
+
+def smooth(curves: Floats) -> Floats:
+    """Weighted mean over neighbouring thresholds, `(…, thresholds)`; at the ends over those that there are."""
+    half = len(_SMOOTHING) // 2
+    padded = np.pad(curves, [(0, 0)] * (curves.ndim - 1) + [(half, half)])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, len(_SMOOTHING), axis=-1)
+    inside = np.convolve(np.ones(curves.shape[-1]), _SMOOTHING, mode="full")[half:-half]
+    return np.asarray(windows @ _SMOOTHING / inside)
+
+
+def best_threshold(curve: Floats) -> int:
+    """Index of the threshold to take from F1 `(thresholds,)`: the centre of the plateau about the smoothed peak."""
+    smoothed = smooth(curve)
+    low = high = int(np.argmax(smoothed))
+    enough = smoothed[low] - MARGIN
+    while low > 0 and smoothed[low - 1] >= enough:
+        low -= 1
+    while high + 1 < len(smoothed) and smoothed[high + 1] >= enough:
+        high += 1
+    return (low + high) // 2
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to score, and the F1 of each row at each threshold that it gives."""
+
+    padding: Padding
+    blend: Blend
+    f1s: Floats  # (rows, thresholds)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the sweep chose: a candidate and a threshold, as indices."""
+
+    candidate: int
+    threshold: int
+
+
+def _choose(sums: Floats, rows: NDArray[np.int64]) -> Choice:
+    """From sums of F1 over each recording's rows, `(recordings, candidates, thresholds)`, and their numbers of rows.
+
+    The first candidate whose shortfall against the best one is within one standard error of that difference over
+    recordings: on a few soundscapes the best of many is mostly luck.
+    """
+    peaks = smooth(sums.sum(axis=0) / rows.sum())
+    at = np.arange(len(peaks)), peaks.argmax(axis=1)
+    best = int(peaks[at].argmax())
+    mine = smooth(sums)[:, at[0], at[1]]  # (recordings, candidates)
+    short = mine[:, best, None] - mine
+    count, spread = len(rows), short - short.mean(axis=0)
+    error = np.sqrt((spread**2).sum(axis=0) * count / max(count - 1, 1)) / rows.sum()
+    enough = short.sum(axis=0) / rows.sum() <= np.maximum(error, MARGIN)
+    first = int(np.flatnonzero(enough)[0])
+    return Choice(first, best_threshold(sums[:, first].sum(axis=0) / rows.sum()))
+
+
+def _by_recording(
+    candidates: Sequence[Candidate], recordings: Sequence[str]
+) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
+    """Index of each row's recording `(rows,)`, and what `_choose` wants."""
+    names, group = np.unique(np.asarray(recordings), return_inverse=True)
+    sums = np.zeros((len(names), len(candidates), candidates[0].f1s.shape[1]))
+    for c, candidate in enumerate(candidates):
+        np.add.at(sums[:, c], group, candidate.f1s)
+    return group, sums, np.bincount(group)
+
+
+def choose(candidates: Sequence[Candidate], recordings: Sequence[str]) -> Choice:
+    """The way to score and the threshold to take by row-wise F1 `(rows,)` of `recordings`. Candidates are to be listed
+    from the one to keep when in doubt."""
+    _, sums, rows = _by_recording(candidates, recordings)
+    return _choose(sums, rows)
+
+
+def held_out(candidates: Sequence[Candidate], recordings: Sequence[str]) -> Floats | None:
+    """F1 of each row `(rows,)` when the choice is made on the other recordings: what a new soundscape may expect.
+
+    None with a single recording: then there are no others.
+    """
+    group, sums, rows = _by_recording(candidates, recordings)
+    if len(rows) < 2:
+        return None
+    values = np.empty(len(group))
+    for g in range(len(rows)):
+        others = np.arange(len(rows)) != g
+        choice = _choose(sums[others], rows[others])
+        values[group == g] = candidates[choice.candidate].f1s[group == g, choice.threshold]
+    return values
+
+
+def curve_interval(f1s: Floats, recordings: Sequence[str], seed: int = 0) -> tuple[Floats, Floats]:
+    """95 % bootstrap interval of the mean F1 at each threshold, drawing whole recordings; two of `(thresholds,)`."""
+    names, group = np.unique(np.asarray(recordings), return_inverse=True)
+    sums = np.zeros((len(names), f1s.shape[1]))
+    np.add.at(sums, group, f1s)
+    rows = np.bincount(group, minlength=len(names))
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), _DRAWS)
+    low, high = np.quantile(drawn @ sums / (drawn @ rows)[:, None], [0.025, 0.975], axis=0)
+    return low, high
+
+
+def recording_of(rows: Rows) -> Mapping[str, str]:
+    """Row id to recording, as edge.contract.metrics.score_rows wants it."""
+    return dict(zip(rows.ids, rows.recordings, strict=True))
