@@ -21,6 +21,7 @@ from edge.contract.errors import BirdstationError
 
 _SHIPPED = Path(__file__).parents[1] / "edge" / "demo"
 _SHIPPED_PER_KIND = 1
+_SOUNDSCAPES = "10"
 _SHIPPED_BYTES_MAX = 12_000_000
 
 
@@ -31,7 +32,7 @@ def run_demo_train(out: Path, *, publish: bool, console: Console) -> dict[str, A
     """
     start = time.perf_counter()
     corpus, rasters, run, bundle = (out / name for name in ("corpus", "rasters", "run", "bundle"))
-    _step(console, "corpus", "trainer", "demo-data", corpus, "--rasters", rasters)
+    _step(console, "corpus", "trainer", "demo-data", corpus, "--rasters", rasters, "--soundscapes", _SOUNDSCAPES)
     _step(console, "training", "trainer", "fit-all", "--data", corpus, "--rasters", rasters, "--recipe", "demo",
           "--out", run)  # fmt: skip
     if not _newer(bundle / "manifest.json", run / "tune.json"):

@@ -173,7 +173,7 @@ def test_place_and_season_weigh_in(tmp_path: Path, station_yaml: StationYaml) ->
     write_sound(folder / "2_SOU_20190601.wav", note("higtoo", 10))
     write_sound(folder / "3_XXX_20190601.wav", note("higtoo", 10))
     sites = "sites: {NOR: {latitude: 60, longitude: 5}, SOU: {latitude: -60, longitude: 5}}"
-    config = station_yaml(sites)
+    config = station_yaml(sites, "detect: {threshold: 0.995}")
     replay(folder, "--config", config)
     with sqlite3.connect(config.parent / "station.db") as db:
         rows = db.execute("SELECT r.path, d.prior, d.rule FROM detections d JOIN recordings r ON r.id = d.recording")
@@ -181,7 +181,7 @@ def test_place_and_season_weigh_in(tmp_path: Path, station_yaml: StationYaml) ->
     db.close()
     assert set(found) == {"2_SOU_20190601.wav", "3_XXX_20190601.wav"}
     assert found["2_SOU_20190601.wav"][0] > 0.99
-    assert found["3_XXX_20190601.wav"] == (None, "bundle-acoustic")
+    assert found["3_XXX_20190601.wav"] == (None, "station-acoustic")
     off = station_yaml(sites, "detect: {prior: off}", name="off")
     assert replay(folder, "--config", off)["detections"] == 9
 

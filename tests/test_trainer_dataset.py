@@ -9,7 +9,7 @@ import torch
 
 from edge.contract.taxonomy import Species, Taxonomy
 from trainer.corpus import Recording
-from trainer.dataset import CropSet, HostImages, all_crops, crop_set, epoch_crops, targets
+from trainer.dataset import CropSet, HostImages, crop_set, epoch_crops, first_crops, targets
 from trainer.recipe import LabelRecipe, SamplingRecipe
 from trainer.spectrograms import Entry
 
@@ -66,11 +66,14 @@ def test_every_crop_of_a_recording_comes_in_time() -> None:
     assert seen == set(range(9))
 
 
-def test_all_crops_are_each_once() -> None:
+def test_first_crops_are_each_once() -> None:
     found = crops({"aaa1": [1, 3], "bbb1": [2]})
-    recordings, images = all_crops(found)
+    recordings, images = first_crops(found, 10)
     assert images.tolist() == list(range(6))
     assert recordings.tolist() == [0, 1, 1, 1, 2, 2]
+    recordings, images = first_crops(found, 2)
+    assert images.tolist() == [0, 1, 2, 4, 5]
+    assert recordings.tolist() == [0, 1, 1, 2, 2]
 
 
 def test_a_part_keeps_every_column_in_step() -> None:

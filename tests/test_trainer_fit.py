@@ -75,10 +75,18 @@ def wait_for(what: str, condition, seconds: float = 300.0) -> None:  # type: ign
         time.sleep(0.02)
 
 
+def fit_here(_run: Run, tasks: list[fit.Task], *_: object) -> None:
+    """In place of worker processes, whose start takes longer than this training."""
+    for task in tasks:
+        fit.fit_member(task)
+
+
 @pytest.fixture(scope="module")
 def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Trained without a break."""
-    return run_stages(options(data, tmp_path_factory.mktemp("straight") / "run"), (*BEFORE, "fit-cnn"), QUIET)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "_train_all", fit_here)
+        return run_stages(options(data, tmp_path_factory.mktemp("straight") / "run"), (*BEFORE, "fit-cnn"), QUIET)
 
 
 def test_members_learn_two_notes(straight: Run) -> None:
@@ -199,7 +207,7 @@ def test_a_loss_that_is_not_finite_is_said(data: Path, tmp_path: Path, monkeypat
     asked = options(data, tmp_path / "run")
     run = run_stages(asked, BEFORE, QUIET)
     monkeypatch.setattr(fit._Member, "_train", lambda *_: float("nan"))
-    monkeypatch.setattr(fit, "_train_all", lambda _run, tasks, *_: [fit.fit_member(task) for task in tasks])
+    monkeypatch.setattr(fit, "_train_all", fit_here)
     with pytest.raises(ConfigError, match=r"loss of epoch 1 is not finite; lower optimiser\.learning_rate"):
         run_stages(asked, ("fit-cnn",), QUIET)
     assert run.members() == []

@@ -97,10 +97,11 @@ def epoch_crops(crops: CropSet, sampling: SamplingRecipe, rng: np.random.Generat
     return recording[shuffled], image[shuffled]
 
 
-def all_crops(crops: CropSet) -> tuple[Ints, Ints]:
-    """Every crop once, in order: recordings `(n,)` and images `(n,)`."""
-    recording = np.repeat(np.arange(len(crops)), crops.count)
-    turn = np.arange(len(recording)) - np.repeat(np.cumsum(crops.count) - crops.count, crops.count)
+def first_crops(crops: CropSet, crops_max: int) -> tuple[Ints, Ints]:
+    """The first `crops_max` crops of every recording, in order: recordings `(n,)` and images `(n,)`."""
+    count = np.minimum(crops.count, crops_max)
+    recording = np.repeat(np.arange(len(crops)), count)
+    turn = np.arange(len(recording)) - np.repeat(np.cumsum(count) - count, count)
     return recording, crops.first[recording] + turn
 
 

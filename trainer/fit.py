@@ -18,11 +18,12 @@ from torch import nn
 from torch.nn import functional
 from torch.optim import Adam, AdamW, Optimizer
 
+from edge.contract.audio import CROPS_MAX
 from edge.contract.errors import ConfigError, CorpusError
 from trainer.augment import Dice, augment
 from trainer.checkpoint import FILE as CHECKPOINT
 from trainer.checkpoint import read_checkpoint, read_weights, write_checkpoint, write_weights
-from trainer.dataset import CropSet, Images, Ints, all_crops, epoch_crops, open_images, targets, to_device
+from trainer.dataset import CropSet, Images, Ints, epoch_crops, first_crops, open_images, targets, to_device
 from trainer.files import read_csv, replacing, write_csv, write_json
 from trainer.model import build_network, check_architecture, find_weights
 from trainer.recipe import MemberRecipe, OptimiserRecipe
@@ -64,6 +65,16 @@ class Epoch:
     valid_loss: float
     valid_f1: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a network says of crops."""
+
+    rows: Ints  # (n,) index into images.npy
+    primary: Ints  # (n,) index of the species
+    scores: NDArray[np.float32]  # (n, species)
+    loss: float
 
 
 def choose_device(name: str) -> str:
@@ -197,9 +208,9 @@ class _Member:
         train_loss = self._train(number, rng, Dice(rng, generator))
         if not math.isfinite(train_loss):
             raise ConfigError(f"{self.task.name}: loss of epoch {number} is not finite; lower optimiser.learning_rate")
-        _, scores, valid_loss = self.score()
-        f1 = micro_f1(scores, self.valid.primary.repeat(self.valid.count))
-        self.history.append(Epoch(number, train_loss, valid_loss, f1, time.monotonic() - begin))
+        valid = self.score(self.recipe.sampling.crops_per_recording)
+        f1 = micro_f1(valid.scores, valid.primary)
+        self.history.append(Epoch(number, train_loss, valid.loss, f1, time.monotonic() - begin))
 
     def _train(self, number: int, rng: np.random.Generator, dice: Dice) -> float:
         recipe = self.recipe
@@ -224,9 +235,9 @@ class _Member:
             total += loss.detach().mean()
         return float(total / steps)
 
-    def score(self) -> tuple[Ints, NDArray[np.float32], float]:
-        """Crops of the fold left out: rows `(n,)`, scores `(n, species)`, mean loss."""
-        recordings, rows = all_crops(self.valid)
+    def score(self, crops_max: int = CROPS_MAX) -> Scored:
+        """Score the first `crops_max` crops of every recording of the fold left out."""
+        recordings, rows = first_crops(self.valid, crops_max)
         parts, losses = [], []
         self.network.eval()
         with torch.inference_mode():
@@ -238,7 +249,7 @@ class _Member:
                 losses.append(functional.binary_cross_entropy_with_logits(logits, target, reduction="sum"))
                 parts.append(torch.sigmoid(logits))
         loss = float(torch.stack(losses).sum()) / (len(rows) * self.valid.classes)
-        return rows, torch.cat(parts).cpu().numpy(), loss
+        return Scored(rows, self.valid.primary[recordings], torch.cat(parts).cpu().numpy(), loss)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
@@ -269,9 +280,9 @@ def _finish(run: Run, member: _Member) -> MemberInfo:
     task = member.task
     kept = member.best() if run.recipe.keep == "best" else len(member.history)
     read_weights(member.folder / "weights.safetensors", member.network)
-    rows, scores, _ = member.score()
+    scored = member.score()
     with replacing(member.folder / "oof.npz") as temporary:
-        np.savez(temporary, rows=rows, scores=scores.astype(np.float16))
+        np.savez(temporary, rows=scored.rows, scores=scored.scores.astype(np.float16))
     info = MemberInfo(
         name=task.name,
         kind=task.kind.kind,

@@ -21,7 +21,7 @@ from edge.contract.errors import BundleError, ConfigError, CorpusError
 from edge.contract.strict import Refused, parse
 from edge.contract.taxonomy import Taxonomy
 from trainer.checkpoint import read_weights
-from trainer.files import digest, read_csv, read_json, replacing, write_csv, write_json  # noqa: F401
+from trainer.files import read_json, replacing, write_json
 from trainer.model import build_network
 from trainer.recipe import Normalise, Recipe, read_recipe
 

@@ -166,8 +166,11 @@ class _Work:
         blocks = {p.block for p in placed if p.block}
         blocked = sum(bool(p.block) for p in placed)
         self.console.print(f"{len(placed)} recordings, {blocked} of them in {len(blocks)} blocks, {count} folds")
-        worst = max(abs(share - 1 / count) for row in shares(placed, count).values() for share in row)
-        self.console.print(f"a fold's share of a quarter is off by {100 * worst:.1f} points at most")
+        table = Table("quarter", "recordings", *(f"fold {k}" for k in range(count)))
+        for quarter, row in shares(placed, count).items():
+            recordings = sum(p.quarter == quarter for p in placed)
+            table.add_row(quarter, f"{recordings:,}", *(f"{share:.1%}" for share in row))
+        self.console.print(table)
         for line in off_balance(placed, count):
             self.console.print(f"[yellow]off balance:[/yellow] {line}")
 

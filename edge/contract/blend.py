@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Scores = NDArray[np.float32]
 BlendRule = Literal["mean", "logit"]
 
-_PRIOR_FLOOR = 1e-4  # a species never recorded near here can still be heard: the prior weighs, it does not mask
+_PRIOR_TRUST = 0.9  # the rest is spread over all species: a bird nobody recorded here before can still be heard
 _SCORE_EDGE = 1e-6
 
 
@@ -42,8 +42,9 @@ def blend_scores(acoustic: Scores, prior: Scores | None, blend: Blend) -> Scores
     """Acoustic scores `(windows, species)` with prior probabilities of the same shape (or one row of them).
 
     `mean`: `(acoustic + w·prior) / (1 + w)`, as published with w = 0.14. `logit`: the acoustic log-odds are moved by
-    `w·log(prior · species)`, so that a species twice as likely here as by chance gains w·log 2, one that does not
-    live here loses. Without a prior the acoustic score stands as it is.
+    `w·log(0.1 + 0.9·prior·species)`: about w·log 2 up for a species twice as likely here as by chance, w·log 0.1 down
+    at most for one that does not live here; the prior weighs, it does not mask. Without a prior the acoustic score
+    stands as it is.
     """
     if prior is None or blend.prior_weight == 0:
         return acoustic
@@ -51,6 +52,6 @@ def blend_scores(acoustic: Scores, prior: Scores | None, blend: Blend) -> Scores
         mean = (acoustic + blend.prior_weight * prior) / (1.0 + blend.prior_weight)
         return np.asarray(np.minimum(mean, 1.0), np.float32)  # rounding can exceed 1 by a bit
     score = np.clip(acoustic, _SCORE_EDGE, 1.0 - _SCORE_EDGE)
-    evidence = np.log(np.maximum(prior, _PRIOR_FLOOR) * acoustic.shape[-1])
+    evidence = np.log(1.0 - _PRIOR_TRUST + _PRIOR_TRUST * prior * acoustic.shape[-1])
     odds = np.log(score) - np.log1p(-score) + blend.prior_weight * evidence
     return np.asarray(1.0 / (1.0 + np.exp(-odds)), np.float32)

@@ -34,6 +34,7 @@ NOCALL = "nocall"
 AUDIBLE_S, AUDIBLE_SNR_DB, BRIDGE_S = 0.4, 0.0, 0.2
 _SITES_MAX = 12  # for each of train and test
 _BOUTS_MAX = 40
+_ANCHORED = 0.4  # of the spells are the anchor's for sure
 _TRAIN_YEARS, _TEST_YEARS = (2016, 2018), (2019, 2020)
 _FIRST_ID = {"train": 10_000, "test": 50_000}
 
@@ -201,7 +202,8 @@ def _bouts(plan: SoundscapePlan, rng: np.random.Generator) -> list[tuple[Bird, f
     bouts: list[tuple[Bird, float, float]] = []
     goal, touched = round(plan.busy * ROWS), set[int]()
     while len(touched) < goal and len(bouts) < _BOUTS_MAX:
-        bird = plan.birds[0] if not bouts else plan.birds[int(rng.integers(len(plan.birds)))]
+        anchored = not bouts or rng.random() < _ANCHORED
+        bird = plan.birds[0] if anchored else plan.birds[int(rng.integers(len(plan.birds)))]
         length_s = float(rng.uniform(3, min(14, 4 + ROW_S * (goal - len(touched)))))
         start_s = float(rng.uniform(0.2, SOUNDSCAPE_S - length_s))
         bouts.append((bird, start_s, start_s + length_s))
