@@ -173,7 +173,7 @@ def test_place_and_season_weigh_in(tmp_path: Path, station_yaml: StationYaml) ->
     write_sound(folder / "2_SOU_20190601.wav", note("higtoo", 10))
     write_sound(folder / "3_XXX_20190601.wav", note("higtoo", 10))
     sites = "sites: {NOR: {latitude: 60, longitude: 5}, SOU: {latitude: -60, longitude: 5}}"
-    config = station_yaml(sites, "detect: {threshold: 0.995}")
+    config = station_yaml(sites, "detect: {threshold: 0.998}")
     replay(folder, "--config", config)
     with sqlite3.connect(config.parent / "station.db") as db:
         rows = db.execute("SELECT r.path, d.prior, d.rule FROM detections d JOIN recordings r ON r.id = d.recording")
