@@ -143,7 +143,7 @@ def test_blend_formulas() -> None:
     np.testing.assert_allclose(
         blend_scores(acoustic, prior, Blend("mean", 0.14)), [[0.626 / 1.14, 0.514 / 1.14]], rtol=1e-6
     )
-    odds = np.log(0.1 + 0.9 * np.array([0.9, 0.1]) * 2)
+    odds = np.log(0.2 + 0.8 * np.array([0.9, 0.1]) * 2)
     np.testing.assert_allclose(
         blend_scores(acoustic, prior, Blend("logit", 1.0))[0], 1 / (1 + np.exp(-odds)), rtol=1e-5
     )

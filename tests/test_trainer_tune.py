@@ -209,3 +209,21 @@ def test_without_soundscapes_the_crops_decide(
     assert tuning.blend == Blend(prior_weight=0.14 if with_prior else 0.0)
     assert 0.4 <= tuning.thresholds.acoustic <= 0.5  # the others stay below 0.4, the right ones above 0.5
     assert tuning.scores["acoustic"]["f1"] == 1.0
+
+
+def test_a_steady_threshold_keeps_off_the_edge() -> None:
+    """Flat from 2 to 8 but for noise of single recordings; the lucky peak lies at 8, beyond it is the cliff."""
+    curve = np.array([0.3, 0.6, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.81, 0.5, 0.3])
+    noise = np.random.default_rng(0).normal(0, 0.05, (10, len(curve)))
+    sums, rows = 12 * (curve + noise - noise.mean(axis=0)), np.full(10, 12)
+    assert 4 <= sweep.steady_threshold(sums, rows) <= 6
+    only = sweep.steady_threshold(12 * curve[None, :], np.array([12]))
+    assert curve[only] >= 0.8
+
+
+def test_the_recipes_order_decides_between_equals() -> None:
+    f1s = np.tile(np.array([0.2, 0.9, 0.2]), (4, 1))
+    listed = [Candidate("context", blend, f1s) for blend in (Blend("logit", 0.5), Blend("mean", 0.14))]
+    assert sweep.choose(listed, list("aabb")).candidate == 0
+    worse = Candidate("context", Blend("mean", 0.28), f1s - 0.1)
+    assert sweep.choose([worse, *listed], list("aabb")).candidate == 1

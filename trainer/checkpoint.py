@@ -21,7 +21,7 @@ _WEIGHT, _STATE = "weight.", "optimiser."
 def write_weights(path: Path, network: nn.Module) -> None:
     """A network's state as safetensors, whole or not at all."""
     with replacing(path) as temporary:
-        safetensors.torch.save_file(_contiguous(network.state_dict()), temporary)
+        temporary.write_bytes(safetensors.torch.save(_contiguous(network.state_dict())))  # save_file makes mode 0600
 
 
 def read_weights(path: Path, network: nn.Module) -> None:
@@ -38,7 +38,8 @@ def write_checkpoint(folder: Path, network: nn.Module, optimiser: Optimizer, epo
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"{_STATE}{index}.{key}": value for key, value in state.items()}
     with replacing(folder / FILE) as temporary:
-        safetensors.torch.save_file(_contiguous(tensors), temporary, {"epoch": str(epoch), "inputs": inputs})
+        about = {"epoch": str(epoch), "inputs": inputs}
+        temporary.write_bytes(safetensors.torch.save(_contiguous(tensors), about))
 
 
 def read_checkpoint(folder: Path, network: nn.Module, optimiser: Optimizer, inputs: str) -> int:

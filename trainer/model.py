@@ -96,5 +96,5 @@ def find_weights(architecture: str, source: Path | bool) -> Path:
     try:
         return Path(hf_hub_download(config.hf_hub_id, _WEIGHTS))
     except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = str(error).split("\n")[0][:120]
+        reason = str(error).split("\n")[0].split(". ")[0]
         raise ConfigError(f"ImageNet weights of {architecture} not to be had ({reason}); {advice}") from error

@@ -232,10 +232,26 @@ class Recipe:
     def as_yaml(self) -> str:
         return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
 
+    def differences(self, other: "Recipe") -> list[str]:
+        """Key paths whose values are not the same."""
+        mine, theirs = _flat(self.as_dict(), ""), _flat(other.as_dict(), "")
+        return [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
+
     @property
     def digest(self) -> str:
         """SHA-256 of all values: two recipes with the same digest train the same."""
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def _flat(value: Any, path: str) -> dict[str, object]:
+    """Nested values by their key paths, as messages name them."""
+    if isinstance(value, dict):
+        pairs = [(f"{path}.{key}" if path else key, item) for key, item in value.items()]
+    elif isinstance(value, list):
+        pairs = [(f"{path}[{i}]", item) for i, item in enumerate(value)]
+    else:
+        return {path: value}
+    return {key: leaf for inner, item in pairs for key, leaf in _flat(item, inner).items()}
 
 
 def recipe_names() -> list[str]:

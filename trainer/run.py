@@ -106,8 +106,8 @@ class Run:
             )
         run = cls(folder)
         if run.recipe.digest != recipe.digest:
-            made = f"made with another recipe ({run.recipe.name!r}, not this {recipe.name!r})"
-            raise ConfigError(f"{folder}: {made}; choose another folder")
+            differs = ", ".join(run.recipe.differences(recipe)[:3])
+            raise ConfigError(f"{folder}: made with another recipe (it differs in {differs}); choose another folder")
         if run.taxonomy.digest != taxonomy.digest:
             raise CorpusError(f"{folder}: made from a corpus with other species; choose another folder")
         return run

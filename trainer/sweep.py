@@ -120,13 +120,36 @@ def smooth(curves: Floats) -> Floats:
 def best_threshold(curve: Floats) -> int:
     """Index of the threshold to take from F1 `(thresholds,)`: the centre of the plateau about the smoothed peak."""
     smoothed = smooth(curve)
-    low = high = int(np.argmax(smoothed))
-    enough = smoothed[low] - MARGIN
-    while low > 0 and smoothed[low - 1] >= enough:
+    return _middle(int(np.argmax(smoothed)), smoothed >= smoothed.max() - MARGIN)
+
+
+def steady_threshold(sums: Floats, rows: NDArray[np.int64]) -> int:
+    """Index of the threshold to take from sums of F1 over each recording's rows `(recordings, thresholds)`.
+
+    The centre of the stretch about the smoothed peak that falls short of it by no more than one standard error over
+    recordings: on a few soundscapes the very peak is mostly luck, and the edge of a plateau a risk.
+    """
+    mine = smooth(sums)
+    peak = int(np.argmax(mine.sum(axis=0)))
+    short, error = _shortfall(mine[:, peak, None] - mine, rows)
+    return _middle(peak, short <= np.maximum(error, MARGIN))
+
+
+def _middle(peak: int, enough: NDArray[np.bool_]) -> int:
+    """The middle of the unbroken stretch of `enough` about `peak`."""
+    low = high = peak
+    while low > 0 and enough[low - 1]:
         low -= 1
-    while high + 1 < len(smoothed) and smoothed[high + 1] >= enough:
+    while high + 1 < len(enough) and enough[high + 1]:
         high += 1
     return (low + high) // 2
+
+
+def _shortfall(short: Floats, rows: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Mean over rows of per-recording sums `(recordings, choices)`, and its standard error over recordings."""
+    count, spread = len(rows), short - short.mean(axis=0)
+    error = np.sqrt((spread**2).sum(axis=0) * count / max(count - 1, 1)) / rows.sum()
+    return short.sum(axis=0) / rows.sum(), error
 
 
 @dataclass(frozen=True)
@@ -156,12 +179,15 @@ def _choose(sums: Floats, rows: NDArray[np.int64]) -> Choice:
     at = np.arange(len(peaks)), peaks.argmax(axis=1)
     best = int(peaks[at].argmax())
     mine = smooth(sums)[:, at[0], at[1]]  # (recordings, candidates)
-    short = mine[:, best, None] - mine
-    count, spread = len(rows), short - short.mean(axis=0)
-    error = np.sqrt((spread**2).sum(axis=0) * count / max(count - 1, 1)) / rows.sum()
-    enough = short.sum(axis=0) / rows.sum() <= np.maximum(error, MARGIN)
-    first = int(np.flatnonzero(enough)[0])
-    return Choice(first, best_threshold(sums[:, first].sum(axis=0) / rows.sum()))
+    short, error = _shortfall(mine[:, best, None] - mine, rows)
+    first = int(np.flatnonzero(short <= np.maximum(error, MARGIN))[0])
+    return Choice(first, steady_threshold(sums[:, first], rows))
+
+
+def steady_threshold_of(f1s: Floats, recordings: Sequence[str]) -> int:
+    """`steady_threshold` of F1 `(rows, thresholds)`, of one way to score."""
+    _, sums, rows = _by_recording([Candidate("context", Blend(), f1s)], recordings)
+    return steady_threshold(sums[:, 0], rows)
 
 
 def _by_recording(

@@ -173,7 +173,7 @@ def tune_on_rows(run: Run, scored: Scored, kinds: Sequence[str]) -> tuple[Tuning
     chosen = candidates[choice.candidate]
     padding, blend = chosen.padding, chosen.blend
     f1s = sweep.row_f1s(scored.rows, sweep.count(scored.rows, acoustic[padding], thresholds))
-    alone = sweep.best_threshold(f1s.mean(axis=0))
+    alone = sweep.steady_threshold_of(f1s, scored.rows.recordings)
     cut = Thresholds(_rounded(thresholds[choice.threshold]), _rounded(thresholds[alone]))
     heard = acoustic[padding][placed] if with_prior else acoustic[padding]
     blended = blend_scores(heard, prior, blend)
@@ -197,12 +197,11 @@ def tune_on_rows(run: Run, scored: Scored, kinds: Sequence[str]) -> tuple[Tuning
 
 
 def _blends(recipe: TuneRecipe, with_prior: bool) -> list[Blend]:
-    """The recipe's blends, the published one first: it stands where no other is clearly better. Without a prior they
-    are all the same one."""
+    """The recipe's blends in its order: the first stands where no other is clearly better. Without a prior they are
+    all the same one."""
     if not with_prior:
         return [Blend(prior_weight=0.0)]
-    blends = [Blend(search.rule, weight) for search in recipe.blend for weight in search.prior_weight]
-    return sorted(blends, key=lambda blend: blend != Blend())
+    return [Blend(search.rule, weight) for search in recipe.blend for weight in search.prior_weight]
 
 
 def tune_on_crops(run: Run, corpus: Corpus, bag: Sequence[MemberInfo]) -> tuple[Tuning, dict[str, Any]]:
@@ -269,7 +268,7 @@ def _curve(thresholds: NDArray[np.float32], f1s: NDArray[np.float64], rows: Rows
 
 def _search_row(candidate: Candidate, thresholds: NDArray[np.float32]) -> dict[str, Any]:
     curve = candidate.f1s.mean(axis=0)
-    best = sweep.best_threshold(curve)
+    best = int(np.argmax(sweep.smooth(curve)))
     blend = {"rule": candidate.blend.rule, "prior_weight": candidate.blend.prior_weight}
     found = {"threshold": thresholds[best], "f1": curve[best], "peak": sweep.smooth(curve).max()}
     return {"padding": candidate.padding, **blend} | {name: _rounded(value) for name, value in found.items()}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Scores = NDArray[np.float32]
 BlendRule = Literal["mean", "logit"]
 
-_PRIOR_TRUST = 0.9  # the rest is spread over all species: a bird nobody recorded here before can still be heard
+_PRIOR_TRUST = 0.8  # the rest is spread over all species: a bird nobody recorded here before can still be heard
 _SCORE_EDGE = 1e-6
 
 
@@ -42,7 +42,7 @@ def blend_scores(acoustic: Scores, prior: Scores | None, blend: Blend) -> Scores
     """Acoustic scores `(windows, species)` with prior probabilities of the same shape (or one row of them).
 
     `mean`: `(acoustic + w·prior) / (1 + w)`, as published with w = 0.14. `logit`: the acoustic log-odds are moved by
-    `w·log(0.1 + 0.9·prior·species)`: about w·log 2 up for a species twice as likely here as by chance, w·log 0.1 down
+    `w·log(0.2 + 0.8·prior·species)`: about w·log 2 up for a species twice as likely here as by chance, w·log 0.2 down
     at most for one that does not live here; the prior weighs, it does not mask. Without a prior the acoustic score
     stands as it is.
     """

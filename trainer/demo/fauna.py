@@ -66,8 +66,8 @@ class Place:
 
 # The first eight; more are drawn around the same three areas.
 _HOMES = (
-    (Range(-114, 43, 9, 9, 1300, 900, _FOREST, east_limit=-103), 150),
-    (Range(-82, 39, 9, 8, 450, 500, _FOREST, west_limit=-94), 150),
+    (Range(-116, 43, 14, 10, 1300, 1500, _FOREST + _OPEN, east_limit=-103), 150),
+    (Range(-80, 40, 14, 10, 450, 900, _FOREST + _OPEN, west_limit=-92), 150),
     (Range(-98, 42, 22, 9, 500, 700, (*_OPEN, 2, 5)), 120),
     (Range(-72, -12, 8, 18, 1500, 1200, _FOREST + _OPEN), 330),
     (Range(-62, -10, 13, 14, 300, 500, (1, 6, 9, 2)), 10),
