@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,10 +117,17 @@ def _subscriber(port: int | None) -> Iterator[list[dict[str, Any]]]:
         yield received
         return
     client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="birdstation-demo-listener", protocol=mqtt.MQTTv5)
+    subscribed = threading.Event()
+
+    def on_subscribe(*_: object) -> None:
+        subscribed.set()
+
     client.on_message = lambda _client, _data, message: received.append(json.loads(message.payload))
+    client.on_subscribe = on_subscribe
     _connect(client, port)
     client.subscribe(f"birdstation/v1/{_STATION}/#", qos=1)
     client.loop_start()
+    subscribed.wait(_SETTLE_S)  # what is published before would pass by unheard
     try:
         yield received
     finally:

@@ -14,9 +14,8 @@ _REFUSED_SHOWN_MAX = 20
 def species_table(store: Store) -> Table:
     """Detections by species in the whole store, most heard first. Dates are UTC."""
     table = Table(title="Detections", title_justify="left")
-    table.add_column("species", overflow="fold")
-    table.add_column("detections", justify="right")
-    for name in ("in recordings", "best score"):
+    table.add_column("species", overflow="fold", min_width=20)
+    for name in ("detections", "files", "best"):
         table.add_column(name, justify="right")
     for name in ("first", "last"):
         table.add_column(name, no_wrap=True)
