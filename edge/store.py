@@ -95,6 +95,7 @@ class Store:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA foreign_keys = ON")
+        with self._transaction():
             migrations.apply(self._db)
 
     def __enter__(self) -> "Store":
@@ -112,8 +113,16 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._errors(), self._db.atomic():
-            yield
+        """All or nothing. The write lock is taken at once: a transaction that read first could not wait for another
+        writer, SQLite would refuse it ("database is locked")."""
+        with self._errors():
+            self._db.conn.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.conn.rollback()
+                raise
+            self._db.conn.commit()
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Read with plain SQL."""
