@@ -29,6 +29,7 @@ _HOUR_S = 3600
 
 def cpu_ms(work: Callable[[], object], times: int = 5) -> float:
     """Best of several rounds: CPU milliseconds of one call, all threads."""
+    time.sleep(0.3)  # BLAS threads of what ran before spin on for a while and would be counted
     work()
     best = float("inf")
     for _ in range(_ROUNDS):
