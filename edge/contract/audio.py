@@ -104,15 +104,24 @@ def _mel_power(sound: Samples, first_block: int = _BLOCK) -> Samples:
     power = np.empty((count, MEL_BANDS), np.float32)
     if not count:
         return power
-    frames = np.lib.stride_tricks.sliding_window_view(sound, N_FFT)[::FRAME_HOP]
+    frames = _frames_of(sound)
     start, stop = 0, min(first_block, count)
     while start < count:
-        spectrum = scipy.fft.rfft(frames[start:stop] * _hann(), axis=1, overwrite_x=True)
-        energy = spectrum.real**2 + spectrum.imag**2
-        for bands, bins, weights in _filter_groups():
-            np.matmul(energy[:, bins], weights, out=power[start:stop, bands])
+        _block_power(frames[start:stop], power[start:stop])
         start, stop = stop, min(stop + _BLOCK, count)
     return power
+
+
+def _frames_of(sound: Samples) -> Samples:
+    return np.lib.stride_tricks.sliding_window_view(sound, N_FFT)[::FRAME_HOP]
+
+
+def _block_power(frames: Samples, power: Samples) -> None:
+    """Mel power of a block of frames `(n, N_FFT)` into `power` `(n, MEL_BANDS)`."""
+    spectrum = scipy.fft.rfft(frames * _hann(), axis=1, overwrite_x=True)
+    energy = spectrum.real**2 + spectrum.imag**2
+    for bands, bins, weights in _filter_groups():
+        np.matmul(energy[:, bins], weights, out=power[:, bands])
 
 
 def _grey(power: Samples) -> Image:
@@ -286,9 +295,18 @@ class WindowCutter:
             hi = min(hi, WINDOW_SAMPLES // FRAME_HOP - _EDGE + 1)  # frames beyond would hear past the window
         if first % FRAME_HOP or hi <= lo:
             return _mel_power(np.pad(crop, _HALF, mode="reflect"))[:count]
-        head = _mel_power(np.pad(crop[: (lo - 1) * FRAME_HOP + _HALF], (_HALF, 0), mode="reflect"))
-        tail = _mel_power(np.pad(crop[hi * FRAME_HOP - _HALF :], (0, _HALF), mode="reflect"))[: count - hi]
-        return np.concatenate([head, self._power[lo + offset - self._frame_at : hi + offset - self._frame_at], tail])
+        head = np.pad(crop[: (lo - 1) * FRAME_HOP + _HALF], (_HALF, 0), mode="reflect")
+        tail = np.pad(crop[hi * FRAME_HOP - _HALF :], (0, _HALF), mode="reflect")
+        power = np.empty((count, MEL_BANDS), np.float32)
+        power[lo:hi] = self._power[lo + offset - self._frame_at : hi + offset - self._frame_at]
+        if lo + count - hi <= _BLOCK:  # the usual two at each end: one FFT call for all
+            ends = np.concatenate([_frames_of(head), _frames_of(tail)[: count - hi]])
+            found = np.empty((len(ends), MEL_BANDS), np.float32)
+            _block_power(ends, found)
+            power[:lo], power[hi:] = found[:lo], found[lo:]
+        else:
+            power[:lo], power[hi:] = _mel_power(head), _mel_power(tail)[: count - hi]
+        return power
 
     def _forget(self) -> None:
         """Drop what no later window needs; a last window that ends with the sound still needs the newest 6 s."""
