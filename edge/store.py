@@ -119,10 +119,10 @@ class Store:
             self._db.conn.execute("BEGIN IMMEDIATE")
             try:
                 yield
-            except BaseException:
+                self._db.conn.commit()
+            except BaseException:  # whatever it was, Ctrl-C and a commit on a full disk too: nothing stays half open
                 self._db.conn.rollback()
                 raise
-            self._db.conn.commit()
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Read with plain SQL."""

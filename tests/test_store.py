@@ -78,3 +78,19 @@ def test_anyone_can_read_it_with_plain_sql(tmp_path: Path) -> None:
     assert db.execute("SELECT * FROM heard").fetchall() == []
     assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     db.close()
+
+
+def test_after_a_full_disk_it_goes_on(tmp_path: Path, bundle_folder: Path) -> None:
+    """SQLite's own page limit stands in for the disk: the same error, at the same call."""
+    bundle = read_bundle(bundle_folder)
+    with Store(tmp_path / "station.db") as store:
+        store.add_bundle(bundle, "{}")
+        store.begin(recording("r"), "porch", bundle.id, "a")
+        pages = store.rows("PRAGMA page_count")[0][0]
+        store.rows(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(StoreError, match="disk is full"):
+            store.add("r", bundle.id, [], [Message("m", "t", "x" * 100_000)], [])
+        assert store.waiting_count() == 0
+        store.rows("PRAGMA max_page_count = 1000000")
+        store.add("r", bundle.id, [], [Message("m", "t", "x" * 100_000)], [])
+        assert store.waiting_count() == 1

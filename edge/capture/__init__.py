@@ -1,1 +1,1 @@
-"""Sound from outside: microphones and recordings. Knows no model and no store."""
+"""Sound from outside: recordings and when they began. Knows no model and no store."""
