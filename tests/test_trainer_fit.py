@@ -17,8 +17,8 @@ from rich.console import Console
 
 from edge.contract.errors import ConfigError, CorpusError
 from tests.trainer_corpus import make_corpus
-from trainer import fit
-from trainer.fit import micro_f1, read_history, set_rate
+from trainer import fit, member
+from trainer.member import micro_f1, read_history, set_rate
 from trainer.recipe import Augment, FoldRecipe, MemberRecipe, OptimiserRecipe, Recipe, SamplingRecipe, find_recipe
 from trainer.run import Run
 from trainer.stages import Options, run_stages
@@ -75,10 +75,10 @@ def wait_for(what: str, condition, seconds: float = 300.0) -> None:  # type: ign
         time.sleep(0.02)
 
 
-def fit_here(_run: Run, tasks: list[fit.Task], *_: object) -> None:
+def fit_here(_run: Run, tasks: list[member.Task], *_: object) -> None:
     """In place of worker processes, whose start takes longer than this training."""
     for task in tasks:
-        fit.fit_member(task)
+        member.fit_member(task)
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +206,7 @@ def test_two_trainers_do_not_share_a_run(data: Path, straight: Run) -> None:
 def test_a_loss_that_is_not_finite_is_said(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = options(data, tmp_path / "run")
     run = run_stages(asked, BEFORE, QUIET)
-    monkeypatch.setattr(fit._Member, "_train", lambda *_: float("nan"))
+    monkeypatch.setattr(member.Member, "_train", lambda *_: float("nan"))
     monkeypatch.setattr(fit, "_train_all", fit_here)
     with pytest.raises(ConfigError, match=r"loss of epoch 1 is not finite; lower optimiser\.learning_rate"):
         run_stages(asked, ("fit-cnn",), QUIET)

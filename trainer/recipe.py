@@ -5,7 +5,7 @@ A key that is unknown, missing or out of range is refused in one line. Knows no 
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,11 @@ from edge.contract.strict import Refused, parse
 
 RECIPES = Path(__file__).parent / "recipes"
 Span = tuple[float, float]
-Normalise = Literal["none", "bands"]
+Normalise = Literal["none", "bands", "standard", "imagenet"]
+MetadataKind = Literal["published", "better"]
+Keep = Literal["best", "last", "soundscapes"]
+ThresholdBy = Literal["global", "species", "quantile"]
+CLIP_CROPS_MAX = 6  # six crops of 7 s, 4.66 s apart, are 30.3 s
 
 
 def _need(allowed: bool, key: str, found: object, wanted: str) -> None:
@@ -50,15 +54,17 @@ class SpectrogramRecipe:
 
 @dataclass(frozen=True)
 class LabelRecipe:
-    """Targets of the primary species, of those heard behind it and of all others."""
+    """Targets of the primary species, of those heard behind it and of all others. `call_probability` multiplies the
+    first two, crop by crop, by how probable it is that anything calls there (trainer/calls.py)."""
 
     primary: float
     secondary: float
     other: float
+    call_probability: bool = False
 
     def __post_init__(self) -> None:
-        for key, value in vars(self).items():
-            _need(0 <= value <= 1, key, value, "0 to 1")
+        for key in ("primary", "secondary", "other"):
+            _need(0 <= getattr(self, key) <= 1, key, getattr(self, key), "0 to 1")
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,17 @@ class SamplingRecipe:
     def __post_init__(self) -> None:
         _need(1 <= self.crops_per_recording <= CROPS_MAX, "crops_per_recording", self.crops_per_recording, "1 to 10")
         _need(0 <= self.balance <= 1, "balance", self.balance, "0 to 1")
+
+
+@dataclass(frozen=True)
+class ValidationRecipe:
+    """How epochs and members are compared: by F1 on the fold left out or, with `bootstrap` draws of its recordings, by
+    the lower end of the 95 % interval of F1: a lucky epoch on few recordings does not win."""
+
+    bootstrap: int = 0
+
+    def __post_init__(self) -> None:
+        _need(self.bootstrap == 0 or 20 <= self.bootstrap <= 10_000, "bootstrap", self.bootstrap, "0 or 20 to 10000")
 
 
 @dataclass(frozen=True)
@@ -90,10 +107,15 @@ class Augment:
     mixup: float  # share that is mixed with another sample
     mixup_alpha: float = 1.0  # lambda ~ Beta(alpha, alpha), one per batch
     power_each: bool = False  # one exponent per sample instead of one per batch: fairer to batch norm's averages
+    pink: float = 0.0  # share that gets pink noise
+    nocall: float = 0.0  # share that gets a background from the folder --nocall
+    snr_db: Span = (0.0, 3.0)  # of either, uniform
 
     def __post_init__(self) -> None:
         _need(0 < self.power[0] <= self.power[1], "power", list(self.power), "[low, high] above 0")
-        for key in ("stripes", "mixup"):
+        _need(self.snr_db[0] <= self.snr_db[1], "snr_db", list(self.snr_db), "[low, high]")
+        _need(self.pink + self.nocall <= 1, "pink", [self.pink, self.nocall], "pink and nocall of 1 at most together")
+        for key in ("stripes", "mixup", "pink", "nocall"):
             _need(0 <= getattr(self, key) <= 1, key, getattr(self, key), "a share of 0 to 1")
         _need(self.mixup_alpha > 0, "mixup_alpha", self.mixup_alpha, "a number above 0")
 
@@ -109,12 +131,14 @@ class MemberRecipe:
     augment: Augment
     stem_pool: int = 1  # the image is averaged over so many pixels first: tiny networks on a CPU
     normalise: Normalise = "none"  # bands: each band minus its mean over the crop: steady noise goes
+    clip_crops: int = 1  # a sample is so many crops in a row, joined in feature space: 6 are 30 s
 
     def __post_init__(self) -> None:
         _need(self.kind.isidentifier(), "kind", self.kind, "a word of letters, digits and _")
         _need(self.epochs >= 1, "epochs", self.epochs, "1 or more")
         _need(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", list(self.seeds), "different numbers, at least one")
         _need(self.stem_pool in (1, 2, 4), "stem_pool", self.stem_pool, "1, 2 or 4")
+        _need(1 <= self.clip_crops <= CLIP_CROPS_MAX, "clip_crops", self.clip_crops, f"1 to {CLIP_CROPS_MAX}")
 
 
 @dataclass(frozen=True)
@@ -136,12 +160,15 @@ class OptimiserRecipe:
 
 @dataclass(frozen=True)
 class MetadataRecipe:
-    """CatBoost on place and day; `learning_rate: auto` leaves the rate to CatBoost."""
+    """CatBoost on place and day; `learning_rate: auto` leaves the rate to CatBoost. Species that nobody recorded within
+    `limit_km` of a place are never reported there; null is no limit."""
 
     iterations: int
     depth: int
     learning_rate: float | Literal["auto"]
     validation: float
+    kind: MetadataKind = "published"
+    limit_km: float | None = None
 
     def __post_init__(self) -> None:
         _need(self.iterations >= 1, "iterations", self.iterations, "1 or more")
@@ -149,6 +176,7 @@ class MetadataRecipe:
         rate = self.learning_rate
         _need(rate == "auto" or rate > 0, "learning_rate", rate, "auto or a number above 0")
         _need(0 < self.validation < 1, "validation", self.validation, "a share between 0 and 1")
+        _need(self.limit_km is None or self.limit_km > 0, "limit_km", self.limit_km, "null or kilometres above 0")
 
 
 @dataclass(frozen=True)
@@ -188,17 +216,25 @@ class Sweep:
 
 @dataclass(frozen=True)
 class TuneRecipe:
-    """What is searched on the labelled soundscapes."""
+    """What is searched on the labelled soundscapes. `smoothing`: weights of the two neighbouring windows to try.
+    `threshold_by`: one threshold of the best F1, one per species, or the quantile of scores that names as many rows
+    nocall as the labels do. `optimise`: evaluations of an optimiser over the weights of kinds and prior; 0 is off."""
 
     padding: tuple[Padding, ...]
     hop_s: float
     blend: tuple[BlendSearch, ...]
     threshold: Sweep
+    smoothing: tuple[float, ...] = (0.0,)
+    threshold_by: ThresholdBy = "global"
+    optimise: int = 0
 
     def __post_init__(self) -> None:
         _need(bool(self.padding), "padding", list(self.padding), "at least one padding")
         _need(bool(self.blend), "blend", list(self.blend), "at least one rule")
         _need(0 < self.hop_s <= 5, "hop_s", self.hop_s, "up to 5 s")
+        good = bool(self.smoothing) and all(0 <= weight <= 1 / 3 for weight in self.smoothing)
+        _need(good, "smoothing", list(self.smoothing), "weights of 0 to 1/3, at least one")
+        _need(0 <= self.optimise <= 10_000, "optimise", self.optimise, "0 to 10000")
 
 
 @dataclass(frozen=True)
@@ -208,7 +244,7 @@ class Recipe:
     name: str
     seed: int
     pretrained: bool
-    keep: Literal["best", "last"]  # the epoch whose weights stay: best F1 on the validation fold, or the last
+    keep: Keep  # the epoch whose weights stay: of the best F1 on the fold left out or on soundscapes, or the last
     folds: FoldRecipe
     spectrograms: SpectrogramRecipe
     labels: LabelRecipe
@@ -219,6 +255,7 @@ class Recipe:
     metadata: MetadataRecipe
     bag: BagRecipe
     tune: TuneRecipe
+    validation: ValidationRecipe = field(default_factory=ValidationRecipe)
 
     def __post_init__(self) -> None:
         kinds = [m.kind for m in self.members]
