@@ -13,9 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from edge.config import DEMO_FOLDER, Config, load_config
 from edge.contract.errors import BirdstationError
+from edge.contract.labels import read_labels
 from edge.demo.run import run_demo
 from edge.replay import Replayed, replay_folder
-from edge.reports.score import read_labels, score_store
+from edge.reports.score import score_store
 from edge.reports.summary import Cost, cpu_seconds, replay_summary
 from edge.reports.tables import refused_table, score_line, species_table
 from edge.store import Store

@@ -41,8 +41,9 @@ class Detector:
     ) -> list[Detection]:
         """Detections in a batch of windows of one recording, by time, then best first. `prior` is `(species,)`."""
         found = []
+        here = True if prior is None else ~np.isnan(prior)  # a species beyond its limit passes no threshold, not even 0
         for row, window in enumerate(windows):
-            passed = np.flatnonzero(scores.blended[row] >= self._rules.thresholds)
+            passed = np.flatnonzero((scores.blended[row] >= self._rules.thresholds) & here)
             for index in sorted(passed, key=lambda i: -float(scores.blended[row, i])):
                 found.append(self._detection(recording, window, scores, prior, row, int(index)))
         return found

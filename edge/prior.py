@@ -16,6 +16,7 @@ import numpy as np
 from edge.contract.blend import Scores
 from edge.contract.bundle import PRIOR, TAXONOMY, Bundle
 from edge.contract.errors import BundleError
+from edge.contract.nearby import Nearby
 from edge.contract.place import FeatureSpec, Grid, place_columns
 from edge.contract.taxonomy import Taxonomy
 from edge.types import Place
@@ -25,7 +26,8 @@ _CHILD_TIMEOUT_S = 600
 
 
 def compute_prior_table(folder: Path, taxonomy: Taxonomy, latitude: float, longitude: float) -> Scores:
-    """Probabilities `(366, species)` at a place from a bundle's `prior/` folder; 0 for species the model never met."""
+    """Probabilities `(366, species)` at a place from a bundle's `prior/` folder; 0 for species the model never met, NaN
+    for those beyond their geographic limit."""
     import onnxruntime as ort  # here, so that importing this module in the daemon stays free of it
 
     spec = FeatureSpec.read(folder / "features.json")
@@ -38,7 +40,8 @@ def compute_prior_table(folder: Path, taxonomy: Taxonomy, latitude: float, longi
         raise BundleError(f"{folder / 'model.onnx'}: gives {found.shape}; {(DAYS, len(spec.classes))} is wanted")
     table = np.zeros((DAYS, len(taxonomy)), np.float32)
     table[:, [taxonomy.index(code) for code in spec.classes]] = found
-    return table
+    nearby = Nearby.read(folder)
+    return table if nearby is None else nearby.apply(table, columns["latitude"], columns["longitude"], days)
 
 
 def prior_table(bundle: Bundle, place: Place, folder: Path) -> Scores | None:

@@ -1,9 +1,12 @@
-"""Images to scores: members, their mean, the blend with the prior. What is verified here is what the station runs."""
+"""Images to scores: members, their mean, a window's neighbours, the blend with the prior.
+
+What is verified here is what the station runs.
+"""
 
 import numpy as np
 
-from edge.contract.audio import Image, mel_image
-from edge.contract.blend import Scores, acoustic_scores, blend_scores
+from edge.contract.audio import Image, Window, mel_image
+from edge.contract.blend import Blend, Scores, acoustic_scores, blend_scores, neighbour_step, smooth_neighbours
 from edge.contract.bundle import PROBE_TOLERANCE, Bundle
 from edge.contract.errors import BundleError
 from edge.engines.onnx import OnnxEngine
@@ -27,7 +30,8 @@ class Recognizer:
         self._kinds = [member.kind for member in bundle.manifest.members]
 
     def recognise(self, images: Image, prior: Scores | None) -> WindowScores:
-        """Grey images `(n, 128, 281)` and prior `(n, species)`, `(species,)` or None to scores."""
+        """Grey images `(n, 128, 281)` and prior `(n, species)`, `(species,)` or None to scores, each image alone; in a
+        stretch of sound a NeighbourSmoother decides on them."""
         members = self.engine.scores(images)
         blend = self.bundle.manifest.blend
         acoustic = acoustic_scores(members, self._kinds, blend)
@@ -48,3 +52,46 @@ class Recognizer:
         if not worst <= PROBE_TOLERANCE:  # also true for NaN
             raise BundleError(f"{folder}: probe failed on {self.engine.name}: scores differ by {worst:.2g}")
         return worst
+
+
+Decided = tuple[list[Window], WindowScores]  # windows and what counts for them
+
+
+class NeighbourSmoother:
+    """Decides on the windows of one unbroken stretch of sound, in their order, as soon as their later neighbours are
+    known. How the stretch is cut into pushes changes nothing. Without smoothing every window is decided at once.
+
+    smoother = NeighbourSmoother(bundle.manifest.blend, hop_samples, prior)
+    for windows in batches:
+        decided = smoother.push(windows, recognizer.recognise(images_of(windows), None))
+    decided = smoother.close()
+    """
+
+    def __init__(self, blend: Blend, hop_samples: int, prior: Scores | None) -> None:
+        self._blend, self._prior = blend, prior
+        self._step = neighbour_step(hop_samples) if blend.smoothing else 0
+        self._windows: list[Window] = []  # not yet decided; at most `step` between two pushes
+        self._members: list[Scores] = []  # (members, species) of each of these
+        self._acoustic: list[Scores] = []  # (species,) of each of these, and of the `step` before them
+
+    def push(self, windows: list[Window], scores: WindowScores) -> Decided | None:
+        """Take the next windows and the scores that each has alone; return those that are now decided, if any."""
+        self._windows += windows
+        self._members += list(np.moveaxis(scores.members, 1, 0))
+        self._acoustic += list(scores.acoustic)
+        return self._decide(len(self._windows) - self._step)
+
+    def close(self) -> Decided | None:
+        """The stretch ends here: return its last windows, if any are left."""
+        return self._decide(len(self._windows))
+
+    def _decide(self, count: int) -> Decided | None:
+        """The first `count` windows of those that wait. Members' scores stay those of the window alone."""
+        if count <= 0:
+            return None
+        earlier = len(self._acoustic) - len(self._windows)
+        smoothed = smooth_neighbours(np.stack(self._acoustic), self._blend, self._step)[earlier : earlier + count]
+        members = np.stack(self._members[:count], axis=1)
+        windows, self._windows = self._windows[:count], self._windows[count:]
+        self._members, self._acoustic = self._members[count:], self._acoustic[max(0, earlier + count - self._step) :]
+        return windows, WindowScores(members, smoothed, blend_scores(smoothed, self._prior, self._blend))

@@ -25,7 +25,7 @@ from edge.contract.errors import ConfigError, RecordingError
 from edge.detector import Detector, Rules
 from edge.prior import prior_table
 from edge.publisher import Publisher, detection_message
-from edge.recognizer import Recognizer
+from edge.recognizer import Decided, NeighbourSmoother, Recognizer
 from edge.store import Store
 from edge.types import Effort, Outcome, Place, RecordingRow, stable_id
 
@@ -86,7 +86,8 @@ class Replay:
         name = "bundle" if default is None else "station"
         taxonomy = self.bundle.taxonomy
         self._with_prior = self._detector(Rules.of(taxonomy, blended, name, tuned | dict(own)))
-        self._sound_only = self._detector(Rules.of(taxonomy, acoustic, f"{name}-acoustic", own))
+        alone = own if self.bundle.manifest.has_prior else tuned | dict(own)  # no prior: tuned by sound alone
+        self._sound_only = self._detector(Rules.of(taxonomy, acoustic, f"{name}-acoustic", alone))
         self._priors: dict[Place, Scores | None] = {}
         self.analysis = self._digest()
         store.add_bundle(self.bundle, (self.bundle.folder / "manifest.json").read_text(encoding="utf8"))
@@ -172,6 +173,7 @@ class Replay:
         recordings and blocks have one size, so that a run resumed computes the same numbers."""
         cutter = WindowCutter(self.config.hop_samples, self.bundle.manifest.padding)
         prior, clock = self._prior(row), self.stopwatch
+        smoother = NeighbourSmoother(self.bundle.manifest.blend, self.config.hop_samples, prior)
         waiting: list[Window] = []
         size, windows, new = self.config.runtime.batch, 0, 0
         blocks = iter(decoder)
@@ -185,16 +187,23 @@ class Replay:
             while len(waiting) >= size or (waiting and not more):
                 batch, waiting = waiting[:size], waiting[size:]
                 windows += len(batch)
-                new += self._batch(row, batch, prior)
+                with clock("engine"):
+                    scores = self.recognizer.recognise(np.stack([w.image for w in batch]), None)
+                    decided = smoother.push(batch, scores)
+                new += self._commit(row, decided, prior)
+        new += self._commit(row, smoother.close(), prior)
         audio_s = cutter.heard / RATE_HZ
         with clock("store"):
             self.store.add(row.id, self.bundle.id, [], [], _effort(row, audio_s, decoder.lost_s, decoder.warning or ""))
             self.store.finish(row.id, audio_s, windows, decoder.warning)
         return audio_s, windows, new
 
-    def _batch(self, row: RecordingRow, windows: list[Window], prior: Scores | None) -> int:
-        with self.stopwatch("engine"):
-            scores = self.recognizer.recognise(np.stack([w.image for w in windows]), prior)
+    def _commit(self, row: RecordingRow, decided: Decided | None, prior: Scores | None) -> int:
+        """Store what was decided, with the effort up to there: a window that still waits for its neighbour is not yet
+        heard. Returns how many detections are new."""
+        if decided is None:
+            return 0
+        windows, scores = decided
         with self.stopwatch("store"):
             detector = self._sound_only if prior is None else self._with_prior
             detections = detector.detect(row, windows, scores, prior)

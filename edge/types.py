@@ -34,8 +34,8 @@ class Place:
 class WindowScores:
     """Scores of a batch of windows."""
 
-    members: Scores  # (members, windows, species)
-    acoustic: Scores  # (windows, species)
+    members: Scores  # (members, windows, species); of each window alone
+    acoustic: Scores  # (windows, species); smoothed with the neighbours where the bundle says so
     blended: Scores  # (windows, species); equals acoustic where there is no prior
 
 
@@ -66,11 +66,11 @@ class Detection:
     offset_s: float  # from the start of the recording
     species: str
     score: float  # blended; what the threshold was compared with
-    acoustic: float
+    acoustic: float  # smoothed with the neighbours where the bundle says so; equals score where there is no prior
     prior: float | None  # None: no place, or the prior is off
     threshold: float
     rule: str
-    member_low: float  # lowest and highest score among the members
+    member_low: float  # lowest and highest score among the members for this window alone, before smoothing
     member_high: float
     level_dbfs: float | None  # None: digital silence
 

@@ -12,6 +12,7 @@ from edge.contract.audio import Image, mel_image
 from edge.contract.blend import Scores, acoustic_scores, blend_scores
 from edge.contract.bundle import MANIFEST, PRIOR, PROBE, TAXONOMY, Bundle, BundleMember, Manifest, Probe, seal_bundle
 from edge.contract.errors import ConfigError
+from edge.contract.nearby import FILE as NEARBY
 from edge.contract.place import NUMERIC, FeatureSpec
 from edge.prior import compute_prior_table
 from export.probe_clips import probe_clips
@@ -109,6 +110,8 @@ def _copy_prior(run: Run, work: Path) -> bool:
     (work / PRIOR).mkdir(exist_ok=True)
     for name in _PRIOR_FILES:
         shutil.copyfile(source / name, work / PRIOR / name)
+    if (source / NEARBY).is_file():  # of the better kind, and of geographic limits
+        shutil.copyfile(source / NEARBY, work / PRIOR / NEARBY)
     return True
 
 

@@ -41,7 +41,8 @@ def verify(folder: Path) -> Verified:
     apart_prior = None
     if prior is not None:
         table = compute_prior_table(folder / PRIOR, bundle.taxonomy, probe.latitude, probe.longitude)
-        apart_prior = float(np.abs(table[probe.day_of_year - 1] - prior).max())
+        here = table[probe.day_of_year - 1]
+        apart_prior = float(np.max(np.abs(here - prior), initial=0.0, where=~(np.isnan(here) & np.isnan(prior))))
         if not apart_prior <= PARITY:
             raise BundleError(f"{folder}: the prior differs from the probe's by {apart_prior:.2g}")
     return Verified(

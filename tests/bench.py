@@ -15,6 +15,7 @@ from pathlib import Path
 import librosa
 import numpy as np
 import soundfile
+from bench_training import bench_training
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -137,6 +138,7 @@ def main() -> None:
             path = write_hours(folder / f"h{hours}_20240501_040000.flac", sound, hours, RATE_HZ)
             recordings[f"{hours} h, 32-kHz FLAC"] = path
         bench_replay(console, folder, recordings)
+    bench_training(console)
 
 
 if __name__ == "__main__":

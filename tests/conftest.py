@@ -102,7 +102,12 @@ def _prior(folder: Path) -> None:
     )
 
 
-def make_bundle(folder: Path) -> Path:
+_BLEND, _THRESHOLDS = Blend("logit", 1.0), Thresholds(0.5, 0.5)
+
+
+def make_bundle(
+    folder: Path, blend: Blend = _BLEND, thresholds: Thresholds = _THRESHOLDS, has_prior: bool = True
+) -> Path:
     """A bundle of two kinds of member that really hear notes of 600, 2400 and 8000 Hz."""
     (folder / "members").mkdir(parents=True)
     taxonomy = Taxonomy(SPECIES)
@@ -111,8 +116,8 @@ def make_bundle(folder: Path) -> Path:
     for kind, gain in (("stripes", 24.0), ("mixup", 18.0)):
         _member_onnx(folder / "members" / f"{kind}.onnx", gain)
         members.append(BundleMember(kind, f"members/{kind}.onnx", kind, "bands", 0, 1))
-    _prior(folder / "prior")
-    blend = Blend("logit", 1.0)
+    if has_prior:
+        _prior(folder / "prior")
     clips = np.stack(
         [np.round(note(s.code, 7) * 32767).astype(np.int16) for s in SPECIES] + [np.zeros(224_000, np.int16)]
     )
@@ -123,14 +128,11 @@ def make_bundle(folder: Path) -> Path:
             for m in members
         ]
     )
-    prior = compute_prior_table(folder / "prior", taxonomy, 20.0, 10.0)[99]
+    prior = compute_prior_table(folder / "prior", taxonomy, 20.0, 10.0)[99] if has_prior else None
     acoustic = acoustic_scores(scores, [m.kind for m in members], blend)
-    Probe(clips, images, scores, 20.0, 10.0, 100, prior, blend_scores(acoustic, prior, blend)).write(
-        folder / "probe.npz"
-    )
-    manifest = Manifest(
-        tuple(members), blend, Thresholds(0.5, 0.5), "context", taxonomy.digest, True, {"recipe": "test"}
-    )
+    blended, known = blend_scores(acoustic, prior, blend), np.empty(0, np.float32) if prior is None else prior
+    Probe(clips, images, scores, 20.0, 10.0, 100, known, blended).write(folder / "probe.npz")
+    manifest = Manifest(tuple(members), blend, thresholds, "context", taxonomy.digest, has_prior, {"recipe": "test"})
     seal_bundle(folder, manifest)
     return folder
 
@@ -149,12 +151,12 @@ def own_bundle(bundle_folder: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def station_yaml(bundle_folder: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Writes a station.yaml with the test bundle; keyword arguments are further YAML lines."""
+    """Writes a station.yaml with the test bundle or another one; arguments are further YAML lines."""
 
-    def write(*lines: str, name: str = "station") -> Path:
+    def write(*lines: str, name: str = "station", bundle: Path = bundle_folder) -> Path:
         path = tmp_path / name / "station.yaml"
         path.parent.mkdir(exist_ok=True)
-        path.write_text("\n".join(["station: {id: porch}", f"bundle: {bundle_folder}", *lines]) + "\n")
+        path.write_text("\n".join(["station: {id: porch}", f"bundle: {bundle}", *lines]) + "\n")
         return path
 
     return write

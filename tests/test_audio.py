@@ -20,8 +20,10 @@ from edge.contract.audio import (
     WINDOW_SAMPLES,
     Window,
     WindowCutter,
+    mel_edges,
     mel_filters,
     mel_image,
+    mel_images,
     training_crops,
 )
 from tests.conftest import hiss, note
@@ -192,3 +194,24 @@ def test_memory_of_a_stream_is_bounded() -> None:
 def test_bad_hops_are_refused(hop: int) -> None:
     with pytest.raises(ValueError, match="multiple of 800"):
         WindowCutter(hop)
+
+
+def test_images_come_with_the_levels_that_the_stretch_takes_away() -> None:
+    crops = np.stack([song(seed)[:CROP_SAMPLES] for seed in (1, 2)] + [np.zeros(CROP_SAMPLES, np.float32)])
+    crops[1] *= 0.1
+    images, ranges = mel_images(crops)
+    assert np.array_equal(images, mel_image(crops))
+    assert ranges.dtype == np.float32
+    for image, (low, high), crop in zip(images, ranges, crops, strict=True):
+        mel = librosa.feature.melspectrogram(
+            y=crop, sr=32_000, n_fft=3200, hop_length=800, n_mels=128, fmin=0, fmax=16_000, pad_mode="reflect"
+        )
+        db = librosa.power_to_db(mel)
+        assert np.abs(low + image / 255 * (high - low) - db).max() <= (high - low) / 255 + 0.02
+    assert ranges[2].tolist() == pytest.approx([-100.0, -100.0])  # silence: POWER_FLOOR
+
+
+def test_the_filters_add_up_to_one_when_each_counts_by_its_width() -> None:
+    edges, hz = mel_edges(), np.fft.rfftfreq(3200, 1 / RATE_HZ)
+    total = (edges[2:] - edges[:-2]) / 2 @ mel_filters()
+    assert np.allclose(total[(hz >= edges[1]) & (hz <= edges[-2])], 1.0, atol=1e-5)

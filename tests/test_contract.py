@@ -155,7 +155,9 @@ def test_kinds_are_averaged_first() -> None:
     assert acoustic_scores(members, ["a", "a", "b"], Blend(kind_weights={"a": 3.0}))[0, 0] == pytest.approx(0.375)
 
 
-@pytest.mark.parametrize("wrong", [{"rule": "vote"}, {"prior_weight": -1.0}, {"kind_weights": {"a": -1.0}}])
+@pytest.mark.parametrize(
+    "wrong", [{"rule": "vote"}, {"prior_weight": -1.0}, {"kind_weights": {"a": -1.0}}, {"smoothing": 0.34}]
+)
 def test_bad_blends_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match="blend"):
         Blend(**wrong)

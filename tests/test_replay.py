@@ -17,8 +17,9 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from edge.contract.blend import Blend
 from edge.replay import effort_by_hour
-from tests.conftest import hiss, note, write_sound
+from tests.conftest import hiss, make_bundle, note, write_sound
 
 StationYaml = Callable[..., Path]
 
@@ -123,12 +124,14 @@ def count(database: Path) -> int:
 
 
 def test_killed_at_any_moment_the_rows_are_the_same(tmp_path: Path, station_yaml: StationYaml) -> None:
+    """With neighbours: windows wait for the next ones when the kill comes."""
     folder = sounds(tmp_path / "in", copies=4)
+    bundle = make_bundle(tmp_path / "bundle", Blend("logit", 1.0, smoothing=0.1))
     lines = ("mqtt: {host: 127.0.0.1, port: 1}", "runtime: {batch: 2}", "windows: {hop_s: 0.5}")
-    undisturbed = station_yaml(*lines, name="undisturbed")
+    undisturbed = station_yaml(*lines, name="undisturbed", bundle=bundle)
     command = [sys.executable, "-m", "edge", "replay", str(folder), "--config"]
     assert subprocess.run([*command, str(undisturbed)], capture_output=True, timeout=120).returncode == 3
-    killed = station_yaml(*lines, name="killed")
+    killed = station_yaml(*lines, name="killed", bundle=bundle)
     database = killed.parent / "station.db"
     rng = np.random.default_rng(1)
     partial = []

@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from edge.contract.audio import IMAGE_SHAPE
+from edge.contract.blend import Blend, acoustic_scores
 from edge.contract.errors import CorpusError
 from tests.trainer_run import CODES, CROPS, make_corpus, make_run
 from trainer import metrics
@@ -43,6 +46,40 @@ def test_each_fold_at_least_once_and_at_most_so_often() -> None:
         bag = choose(members, most)
         assert [sum(m.fold == fold for m in bag) for fold in range(5)] == [min(most, 3)] * 5
     assert [m.kind for m in choose(members, 1)] == ["c"] * 5
+
+
+@given(data=st.data())
+def test_the_bag_as_published(data: st.DataObject) -> None:
+    """The best of several seeds and settings per fold, each fold at least once and at most twice; plain mean within a
+    kind, weighted mean across kinds."""
+    folds, most = data.draw(st.integers(2, 5), label="folds"), data.draw(st.integers(1, 3), label="most")
+    f1s = st.one_of(st.sampled_from([0.0, 0.5, float("nan")]), st.floats(0, 1))
+    members = [
+        member(kind, fold, seed, data.draw(f1s))
+        for fold in range(folds)
+        for kind in data.draw(st.lists(st.sampled_from("abc"), min_size=1, max_size=3, unique=True))
+        for seed in range(data.draw(st.integers(1, 3)))
+    ]
+    bag = choose(data.draw(st.permutations(members)), most)
+    assert bag == choose(members, most)
+    value = {m.name: m.valid_f1 if np.isfinite(m.valid_f1) else -1.0 for m in members}
+    for fold in range(folds):
+        mine = [m for m in bag if m.fold == fold]
+        rivals = [m for m in members if m.fold == fold]
+        kinds = {m.kind for m in rivals}
+        assert len(mine) == len({m.kind for m in mine}) == min(most, len(kinds))
+        assert max(value[m.name] for m in mine) == max(value[m.name] for m in rivals)
+        for one in mine:
+            assert value[one.name] == max(value[m.name] for m in rivals if m.kind == one.kind)
+        left = [max(value[m.name] for m in rivals if m.kind == kind) for kind in kinds - {m.kind for m in mine}]
+        assert not left or min(value[m.name] for m in mine) >= max(left)
+    weights = {"a": 2.0, "b": 0.5}
+    scores = np.random.default_rng(len(bag)).uniform(0, 1, (len(bag), 4, 3)).astype(np.float32)
+    of_kind = {kind: scores[[m.kind == kind for m in bag]].mean(axis=0) for kind in {m.kind for m in bag}}
+    shares = {kind: weights.get(kind, 1.0) for kind in of_kind}
+    expected = sum(shares[kind] * mean for kind, mean in of_kind.items()) / sum(shares.values())
+    found = acoustic_scores(scores, [m.kind for m in bag], Blend(kind_weights=weights))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_choice_does_not_hang_on_the_order() -> None:

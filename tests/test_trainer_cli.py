@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.trainer_corpus import make_corpus
+
 COMMANDS = (
     *("check-data", "folds", "spectrograms", "fit-cnn", "fit-metadata", "bag", "tune", "report"),
-    *("fit-all", "demo-data", "recipe"),
+    *("fit-all", "demo-data", "recipe", "mix-soundscapes", "predict", "score"),
 )
 
 
@@ -26,6 +28,20 @@ def test_help_names_every_command_and_imports_no_torch() -> None:
     light = "import sys, trainer.__main__; print(sorted({'torch', 'catboost', 'matplotlib'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", light], capture_output=True, text=True, timeout=300, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_folds_and_check_data_need_no_run(tmp_path: Path) -> None:
+    data = make_corpus(tmp_path / "data")
+    told = trainer("folds", "--data", data, "--out", tmp_path / "folds.csv")
+    assert told.returncode == 0, told.stderr
+    lines = (tmp_path / "folds.csv").read_text().splitlines()
+    assert lines[0] == "filename,fold,region,block,quarter"
+    assert len(lines) == 9
+    assert (tmp_path / "folds.png").read_bytes().startswith(b"\x89PNG")
+    told = trainer("check-data", "--data", data, "--jobs", "1")
+    assert told.returncode == 0, told.stderr
+    assert "species with fewer than 5" in told.stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "folds.csv", "folds.png"]
 
 
 def test_a_recipe_is_printed_as_yaml_and_json() -> None:
@@ -58,7 +74,7 @@ def test_demo_data_out_of_range_is_a_usage_error(tmp_path: Path) -> None:
 def test_a_wrong_setting_or_corpus_ends_with_78_and_one_line(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("name: mine\n")
     cases: list[tuple[list[object], str]] = [
-        (["recipe", "nothing"], "recipe 'nothing': unknown; allowed: demo, published, small"),
+        (["recipe", "nothing"], "recipe 'nothing': unknown; allowed: demo, improved, published, small"),
         (["recipe", tmp_path / "mine.yaml"], f"{tmp_path / 'mine.yaml'}: seed: missing"),
         (["folds", "--data", tmp_path / "none", "--out", tmp_path / "run", "--recipe", "demo"], "no such folder"),
     ]

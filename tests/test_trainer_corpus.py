@@ -138,6 +138,7 @@ def test_check_data_counts_unreadable_and_missing_audio(tmp_path: Path) -> None:
         "audio file missing": 1,
         "audio not readable": 2,
         "species without readable audio": 1,
+        "species with fewer than 5 recordings": 2,
     }
 
 

@@ -124,6 +124,7 @@ def test_killed_and_resumed_it_ends_the_same_and_leaves_no_process(data: Path, s
     run = run_stages(asked, BEFORE, QUIET)
     history = run.member_folder("only-fold0-seed1") / "history.csv"
     command = [sys.executable, "-m", "trainer", "fit-cnn", "--data", data, "--out", asked.out, "--jobs", "1"]
+    command.append("--no-track")
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as trainer:
         wait_for("three epochs", lambda: history.is_file() and len(read_history(history.parent)) >= 3)
         workers = children(trainer.pid)
@@ -206,7 +207,7 @@ def test_two_trainers_do_not_share_a_run(data: Path, straight: Run) -> None:
 def test_a_loss_that_is_not_finite_is_said(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = options(data, tmp_path / "run")
     run = run_stages(asked, BEFORE, QUIET)
-    monkeypatch.setattr(member.Member, "_train", lambda *_: float("nan"))
+    monkeypatch.setattr(member.Member, "_train", lambda *_: (float("nan"), 0.0))
     monkeypatch.setattr(fit, "_train_all", fit_here)
     with pytest.raises(ConfigError, match=r"loss of epoch 1 is not finite; lower optimiser\.learning_rate"):
         run_stages(asked, ("fit-cnn",), QUIET)

@@ -10,14 +10,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trainer.corpus import Recording
+from trainer.foldmap import draw_folds
 from trainer.folds import (
     REGIONS,
-    draw_folds,
+    absent,
+    check_folds,
     locate,
     make_folds,
     off_balance,
     read_folds,
     shares,
+    torn,
     write_folds,
 )
 from trainer.recipe import FoldRecipe
@@ -86,6 +89,43 @@ def test_a_corpus_large_enough_keeps_80_to_20_in_every_quarter(seed: int) -> Non
     assert off_balance(placed, 5) == []
 
 
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(found=recordings, count=st.integers(3, 7), cell=st.floats(0.5, 30.0), seed=st.integers(0, 99))
+def test_a_species_with_five_blocks_is_in_every_training_part(
+    found: list[Recording], count: int, cell: float, seed: int
+) -> None:
+    placed = make_folds(found, FoldRecipe(count, cell), seed)
+    unmet = absent(found, placed)
+    for label, blocks in unmet.items():
+        mine = {
+            (p.fold, p.block or p.recording) for r, p in zip(found, placed, strict=True) if r.primary_label == label
+        }
+        assert len({fold for fold, _ in mine}) == 1
+        assert len(mine) == blocks < 5
+    assert torn(placed) == []
+
+
+def test_a_species_of_large_blocks_is_moved_out_of_the_fold_that_has_it_whole() -> None:
+    """Five blocks of a rare species, each among many recordings of a common one that would hide where it went."""
+    found = []
+    for b in range(5):
+        day, place = date(2019, 2, 3), (40.0 + 0.1 * b, -120.0 + 6 * b)
+        found += [recording(100 * b + i, "common", place, day) for i in range(4)]
+        found.append(recording(100 * b + 99, "rare", place, day))
+    for seed in range(20):
+        placed = make_folds(found, FoldRecipe(2, 5.0), seed)
+        assert absent(found, placed) == {}
+        assert torn(placed) == []
+
+
+def test_the_check_names_what_is_missing() -> None:
+    found = [recording(i, "lonely", (50.0, 10.0), date(2020, 5, 5)) for i in range(3)]
+    found += [recording(i, "plenty", (-25.0, 130.0), date(2020, 5, 5)) for i in range(40)]
+    _, lines = check_folds(found, make_folds(found, FIVE, 1), 5)
+    assert "blocks in more than one fold: 0" in lines
+    assert "species missing from a training part: 1 of 2: lonely (1)" in lines
+
+
 def test_recordings_without_place_and_date_are_spread_by_species() -> None:
     found = [
         recording(i, label) for label in ("rare", "mid", "many") for i in range({"rare": 5, "mid": 20}.get(label, 75))
@@ -148,5 +188,5 @@ def test_the_table_reads_back_and_the_map_is_drawn(tmp_path: Path) -> None:
     placed = make_folds(found, FIVE, 1)
     write_folds(tmp_path / "folds.csv", placed)
     assert read_folds(tmp_path / "folds.csv") == placed
-    draw_folds(tmp_path / "folds.png", found, placed, 5)
+    draw_folds(tmp_path / "folds.png", found, placed, 5, FIVE.cell_deg)
     assert (tmp_path / "folds.png").read_bytes().startswith(b"\x89PNG")

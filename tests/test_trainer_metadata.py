@@ -13,7 +13,8 @@ from edge.contract.errors import CorpusError
 from edge.contract.place import CATEGORY, NUMERIC, FeatureSpec, Grid, place_columns
 from tests.trainer_run import CODES, make_corpus, make_rasters, make_run
 from trainer.corpus import Corpus
-from trainer.metadata import ONNX_DIFFERENCE_MAX, Places, feature_spec, fit_metadata, place_scores, split
+from trainer.metadata import ONNX_DIFFERENCE_MAX, fit_metadata, place_scores
+from trainer.places import Places, feature_spec, split
 from trainer.run import Run
 
 

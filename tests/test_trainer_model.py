@@ -1,6 +1,7 @@
 """Networks: grey images in, logits out; ImageNet weights or a clear refusal; what is saved loads exactly."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnxruntime
@@ -11,8 +12,15 @@ import torch
 
 from edge.contract.errors import ConfigError, CorpusError
 from trainer.checkpoint import read_checkpoint, read_weights, write_checkpoint, write_weights
-from trainer.model import build_network, check_architecture, find_weights, normalise_bands
-from trainer.recipe import find_recipe
+from trainer.model import (
+    build_network,
+    check_architecture,
+    check_clips,
+    find_weights,
+    normalise_bands,
+    normalise_standard,
+)
+from trainer.recipe import Normalise, find_recipe
 
 TINY = "test_efficientnet"
 
@@ -40,6 +48,54 @@ def test_bands_without_steady_noise() -> None:
     assert torch.allclose(normalise_bands(call + hum), normalise_bands(call), atol=1e-5)
     assert torch.allclose(normalise_bands(call).square().mean(), torch.tensor(1.0), atol=0.01)
     assert torch.equal(normalise_bands(torch.zeros(1, 1, 16, 40)), torch.zeros(1, 1, 16, 40))
+
+
+def test_standard_forgets_level_and_contrast_alone() -> None:
+    image = torch.rand(3, 1, 16, 40, generator=torch.Generator().manual_seed(1))
+    found = normalise_standard(image)
+    assert torch.allclose(found.mean(dim=(2, 3)), torch.zeros(3, 1), atol=1e-5)
+    assert torch.allclose(found.std(dim=(2, 3)), torch.ones(3, 1), atol=0.01)
+    assert torch.allclose(normalise_standard(0.5 * image + 0.3), found, atol=0.01)
+
+
+def test_imagenet_undoes_what_the_weights_were_trained_with() -> None:
+    network = build_network(TINY, 5, normalise="imagenet").eval()
+    with torch.inference_mode():
+        assert torch.allclose(network(grey()), network.body((grey() / 255 - 0.449) / 0.226), atol=1e-5)
+
+
+@pytest.mark.parametrize("normalise", get_args(Normalise))
+def test_a_black_image_stays_finite(normalise: Normalise) -> None:
+    network = build_network(TINY, 5, normalise=normalise)
+    black = torch.zeros(2, 1, 128, 281)
+    loss = network(black).square().mean()
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+    assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("architecture", ["test_resnet", TINY])
+def test_a_clip_is_its_crops_joined_along_time(architecture: str) -> None:
+    """Average pooling is linear: a clip's features are the mean of its crops', whatever their order."""
+    network = build_network(architecture, 5, stem_pool=2, normalise="standard").eval()
+    clips = torch.randint(0, 256, (2, 3, 128, 281), generator=torch.Generator().manual_seed(2)).float()
+    with torch.inference_mode():
+        found, single = network(clips), torch.stack([network(clips[:, i : i + 1]) for i in range(3)])
+        assert found.shape == (2, 5)
+        assert torch.allclose(found, network(clips[:, [2, 0, 1]]), atol=1e-5)
+        assert torch.allclose(network(clips[:, :1].expand(-1, 3, -1, -1)), single[0], atol=1e-5)
+    assert torch.allclose(found, single.mean(dim=0), atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["resnest50d", "tf_efficientnet_b3", "test_resnet", TINY])
+def test_networks_of_the_recipes_can_join_clips(architecture: str) -> None:
+    check_clips(architecture)
+
+
+@pytest.mark.parametrize("architecture", ["test_vit", "swin_tiny_patch4_window7_224"])
+def test_networks_without_such_maps_cannot_join_clips(architecture: str) -> None:
+    with pytest.raises(ConfigError, match=rf"'{architecture}': gives no feature maps .* clip_crops: 1$"):
+        check_clips(architecture)
 
 
 @pytest.mark.parametrize("name", ["demo", "small"])
@@ -146,9 +202,10 @@ def test_weights_load_strictly(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # the exporter's own deprecations
-def test_the_network_exports_with_a_dynamic_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("normalise", get_args(Normalise))
+def test_the_network_exports_with_a_dynamic_batch(tmp_path: Path, normalise: Normalise) -> None:
     member = find_recipe("demo").members[1]
-    network = build_network(member.architecture, 8, stem_pool=member.stem_pool, normalise="bands").eval()
+    network = build_network(member.architecture, 8, stem_pool=member.stem_pool, normalise=normalise).eval()
     path = tmp_path / "member.onnx"
     shapes = ({0: torch.export.Dim("batch")},)
     torch.onnx.export(network, (grey(2),), path, dynamo=True, opset_version=18, dynamic_shapes=shapes, verbose=False)

@@ -1,18 +1,19 @@
 """Spectrograms: the contract's images, in their places, after a kill as well; a cache of other constants is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from edge.contract.audio import CROP_SAMPLES, CROP_STEP, RATE_HZ, mel_image, training_crops
+from edge.contract.audio import CROP_SAMPLES, CROP_STEP, RATE_HZ, mel_images, training_crops
 from edge.contract.errors import CorpusError
 from tests.conftest import hiss, write_sound
 from tests.trainer_corpus import CODES, make_corpus
 from trainer.corpus import Corpus, read_sound
-from trainer.spectrograms import Spectrograms, crop_count, crops_max_samples, make_spectrograms
+from trainer.spectrograms import CROP_BYTES, Made, Spectrograms, crop_count, crops_max_samples, make_spectrograms
 
 QUIET = Console(quiet=True)
 
@@ -52,8 +53,10 @@ def test_images_are_the_contract_s(corpus: Corpus, made: Spectrograms) -> None:
     paths = {r.recording: r.path for r in corpus.recordings}
     assert [e.count for e in made.entries] == [2, 1, 1, 1]
     for entry in made.entries:
-        wanted = mel_image(training_crops(read_sound(paths[entry.recording], crops_max_samples(10))))
-        assert np.array_equal(made.images[entry.first : entry.first + entry.count], wanted)
+        images, ranges = mel_images(training_crops(read_sound(paths[entry.recording], crops_max_samples(10))))
+        rows = slice(entry.first, entry.first + entry.count)
+        assert np.array_equal(made.images[rows], images)
+        assert np.array_equal(made.ranges[rows], ranges)
 
 
 def test_what_cannot_be_read_is_skipped_and_listed(made: Spectrograms) -> None:
@@ -82,6 +85,10 @@ def test_a_killed_run_makes_only_what_is_missing(corpus: Corpus, made: Spectrogr
     images[first.first + first.count :] = 0  # not done: must be made
     images.flush()
     del images
+    ranges = np.load(folder / "ranges.npy", allow_pickle=False)
+    wanted_ranges = ranges.copy()
+    ranges[first.first + first.count :] = 0
+    np.save(folder / "ranges.npy", ranges)
     plan = [[e.recording, e.first, e.count] for e in made.entries]
     (folder / "cache.json").write_text(json.dumps(state | {"done": False, "plan": plan}))
     journal = f"{first.recording},{first.count},\n{made.entries[1].recording}"  # the kill came in mid-line
@@ -91,7 +98,39 @@ def test_a_killed_run_makes_only_what_is_missing(corpus: Corpus, made: Spectrogr
     again = make(folder, corpus)
     assert (again.images[first.first : first.first + first.count] == 77).all()
     assert np.array_equal(again.images[first.first + first.count :], wanted[first.first + first.count :])
+    assert np.array_equal(again.ranges, wanted_ranges)
     assert [e.count for e in again.entries] == [e.count for e in made.entries]
+
+
+def test_a_cache_without_ranges_is_refused_and_made_again(corpus: Corpus, made: Spectrograms, tmp_path: Path) -> None:
+    folder = shutil.copytree(made.folder, tmp_path / "spectrograms")
+    (folder / "ranges.npy").unlink()
+    with pytest.raises(CorpusError, match=r"ranges\.npy is missing; .*run: python -m trainer spectrograms$"):
+        Spectrograms(folder)
+    console = Console(record=True, width=200)
+    make_spectrograms(folder, corpus.recordings, 10, 1, console)
+    assert "ranges.npy is missing; all images are made again" in console.export_text()
+    again = Spectrograms(folder)
+    assert np.array_equal(again.ranges, made.ranges)
+    assert np.array_equal(again.images, made.images)
+
+
+def test_a_full_disk_is_noticed_before_the_work(
+    corpus: Corpus, made: Spectrograms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=5 * CROP_BYTES - 1)
+    monkeypatch.setattr("trainer.spectrograms.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(CorpusError, match=r"5 crops take 0\.00 GB, .* are free; choose another --out"):
+        make_spectrograms(tmp_path / "new", corpus.recordings, 10, 1, QUIET)
+    assert not (tmp_path / "new" / "images.npy").exists()
+    there = shutil.copytree(made.folder, tmp_path / "there")  # what it has already is not asked for again
+    make_spectrograms(there, corpus.recordings, 10, 1, QUIET)
+
+
+def test_the_published_corpus_is_projected() -> None:
+    found = Made(9, 90, 0, 200.0).projected(2)
+    assert found.startswith("200 crops/s, 100 per core; ")
+    assert "13.7 GB) takes 32 min" in found
 
 
 def test_a_corpus_without_readable_sound_is_refused(corpus: Corpus, tmp_path: Path) -> None:

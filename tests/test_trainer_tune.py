@@ -9,7 +9,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, WindowCutter
-from edge.contract.blend import Blend, acoustic_scores, blend_scores
+from edge.contract.blend import Blend, blend_scores
 from edge.contract.errors import RecordingError
 from edge.contract.metrics import NOCALL_ROW, Labels, labels_of, score_rows
 from edge.contract.taxonomy import Species, Taxonomy
@@ -17,8 +17,9 @@ from tests.trainer_run import CODES, make_corpus, make_rasters, make_run
 from trainer import sweep
 from trainer.bag import choose_bag
 from trainer.metadata import fit_metadata
+from trainer.soundscape_scores import score_soundscapes, windows_of
 from trainer.sweep import Candidate, Rows
-from trainer.tune import row_images, score_soundscapes, tune
+from trainer.tune import tune
 
 TAXONOMY = Taxonomy(Species(code, "", "") for code in CODES)
 THRESHOLDS = sweep.thresholds_of(0.05, 0.95, 0.05)
@@ -92,9 +93,6 @@ def test_the_better_blend_wins_and_ties_go_to_the_first() -> None:
     assert choice.candidate > 0
     assert candidates[choice.candidate].f1s.mean(axis=0)[choice.threshold] == 1.0
     assert sweep.choose([candidates[0]] * 3, rows.recordings).candidate == 0
-    values = sweep.held_out(candidates, rows.recordings)
-    assert values is not None
-    assert values.mean() == 1.0
 
 
 @pytest.mark.parametrize(("better", "chosen"), [([0.3, 0, 0, 0, 0, 0], 0), ([0.1, 0.12, 0.08, 0.1, 0.1, 0.1], 1)])
@@ -106,25 +104,6 @@ def test_one_lucky_recording_does_not_decide(better: list[float], chosen: int) -
     assert sweep.choose(candidates, recordings).candidate == chosen
 
 
-def test_held_out_is_not_flattered() -> None:
-    """Scores without meaning: what is chosen on the rows themselves looks better than it is elsewhere."""
-    chosen, elsewhere = [], []
-    for seed in range(8):
-        rows, _ = random_rows(seed)
-        candidates = []
-        for n in range(10):
-            scores = np.random.default_rng([seed, n]).uniform(0, 1, (len(rows), 3)).astype(np.float32)
-            f1s = sweep.row_f1s(rows, sweep.count(rows, scores, THRESHOLDS))
-            candidates.append(Candidate("context", Blend(), f1s))
-        choice = sweep.choose(candidates, rows.recordings)
-        chosen.append(candidates[choice.candidate].f1s[:, choice.threshold].mean())
-        values = sweep.held_out(candidates, rows.recordings)
-        assert values is not None
-        elsewhere.append(values.mean())
-    assert np.mean(elsewhere) < np.mean(chosen)
-    assert sweep.held_out(candidates, ["one"] * len(rows)) is None
-
-
 def test_interval_holds_the_curve() -> None:
     rows, scores = random_rows(1)
     f1s = sweep.row_f1s(rows, sweep.count(rows, scores, THRESHOLDS))
@@ -132,31 +111,31 @@ def test_interval_holds_the_curve() -> None:
     assert ((low <= f1s.mean(axis=0)) & (f1s.mean(axis=0) <= high)).all()
 
 
-def test_row_images_are_the_stations_windows(tmp_path: Path) -> None:
+def test_windows_are_the_stations(tmp_path: Path) -> None:
     sound = np.random.default_rng(0).normal(0, 0.1, 12 * RATE_HZ).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", sound, RATE_HZ, subtype="FLOAT")
-    found = row_images(tmp_path / "a.wav", ("context", "zeros", "image"), 5)
-    for padding, images in found.items():
+    found = windows_of(tmp_path / "a.wav", ("context", "zeros", "image"), 5)
+    for padding, windows in found.items():
         cutter = WindowCutter(WINDOW_SAMPLES, padding)
-        windows = {w.start // RATE_HZ: w.image for w in cutter.push(sound) + cutter.close()}
-        assert set(images) == {0, 5, 7}  # the last one ends with the sound
-        assert all(np.array_equal(images[start], windows[start]) for start in images)
+        expected = cutter.push(sound) + cutter.close()
+        assert [w.start // RATE_HZ for w in windows] == [0, 5, 7]  # the last one ends with the sound
+        assert all(np.array_equal(mine.image, other.image) for mine, other in zip(windows, expected, strict=True))
 
 
 def test_other_rates_are_resampled_and_channels_averaged(tmp_path: Path) -> None:
     seconds = np.arange(11 * 48_000) / 48_000
     tone = (0.3 * np.sin(2 * np.pi * 1000 * seconds)).astype(np.float32)
     soundfile.write(tmp_path / "a.flac", np.stack([tone, tone], axis=1), 48_000)
-    images = row_images(tmp_path / "a.flac", ["context"], 5)["context"]
-    assert {0, 5} <= set(images)
+    windows = windows_of(tmp_path / "a.flac", ["context"], 5)["context"]
+    assert [w.start // RATE_HZ for w in windows[:2]] == [0, 5]
     slaney_mel_1khz = 128 * 15 / (15 + 27 * np.log(16) / np.log(6.4))
-    assert abs(int(images[5].mean(axis=1).argmax()) - slaney_mel_1khz) <= 2
+    assert abs(int(windows[1].image.mean(axis=1).argmax()) - slaney_mel_1khz) <= 2
 
 
 def test_broken_sound_is_said(tmp_path: Path) -> None:
     (tmp_path / "a.ogg").write_bytes(b"OggS" + bytes(100))
     with pytest.raises(RecordingError, match=r"a\.ogg"):
-        row_images(tmp_path / "a.ogg", ["context"], 5)
+        windows_of(tmp_path / "a.ogg", ["context"], 5)
 
 
 def test_tune_on_soundscapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,10 +150,8 @@ def test_tune_on_soundscapes(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert (tuning.scores["rows"], tuning.scores["recordings"], tuning.scores["rows_without_prior"]) == (6, 2, 0)
     assert len(search) == 2 * 3
     assert tuning.scores["blended"]["f1_all_nocall"] == pytest.approx(1 / 3, abs=1e-4)
-    kinds = [member.kind for member in run.bag()]
     scored = score_soundscapes(run, corpus, run.bag())
-    heard = acoustic_scores(scored.members[tuning.padding], kinds, tuning.blend)
-    blended = blend_scores(heard, scored.prior, tuning.blend)
+    blended = scored.blended(tuning.padding, tuning.blend)
     found = scored.rows.found(blended, tuning.thresholds.blended, run.taxonomy.codes)
     truth = dict(zip(scored.rows.ids, scored.rows.labels, strict=True))
     again = score_rows(truth, found, sweep.recording_of(scored.rows)).f1

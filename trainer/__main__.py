@@ -26,7 +26,7 @@ app = typer.Typer(
 
 
 Device = Literal["auto", "cpu", "cuda"]
-_ONE_STAGE, _BEGIN = "Single stages", "Start here"
+_ONE_STAGE, _BEGIN, _AFTER = "Single stages", "Start here", "Try and judge"
 Data = Annotated[Path, typer.Option(help="Corpus in the BirdCLEF-2021 layout.", show_default=False)]
 Out = Annotated[Path, typer.Option(help="Folder of the run; made if missing, resumed if there.", show_default=False)]
 RecipeName = Annotated[
@@ -41,6 +41,19 @@ Weights = Annotated[
 ]
 Jobs = Annotated[int, typer.Option(help="Processes; one core each.", min=1, max=64)]
 DeviceName = Annotated[Device, typer.Option(help="Where the networks are trained.")]
+Devices = Annotated[
+    str | None,
+    typer.Option(help="Networks side by side, one at a time on each: 0,1 for two GPUs, cpu,cpu for halves of the CPU."),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(help="Networks as tasks of this Ray cluster: auto, host:port, ray://…; all nodes must see OUT."),
+]
+Nocall = Annotated[
+    Path | None,
+    typer.Option(help="Folder of sounds without birds, for recipes that mix backgrounds or weigh labels by calls."),
+]
+Track = Annotated[bool, typer.Option(help="Log to MLflow: OUT/tracking, or the server in MLFLOW_TRACKING_URI.")]
 
 
 def _stages() -> Any:
@@ -57,9 +70,13 @@ def _run(
     weights: Path | None = None,
     jobs: int = 1,
     device: Device = "auto",
+    devices: str | None = None,
+    cluster: str | None = None,
+    track: bool = False,
+    nocall: Path | None = None,
 ) -> None:
     stages, console = _stages(), Console()
-    options = stages.Options(data, out, recipe, rasters, weights, jobs, device)
+    options = stages.Options(data, out, recipe, rasters, weights, jobs, device, devices, cluster, track, nocall)
     run = stages.run_stages(options, names, console)
     if len(names) > 1:
         console.print(stages.stage_table(run))
@@ -74,9 +91,13 @@ def fit_all(
     weights: Weights = None,
     jobs: Jobs = default_jobs(),  # noqa: B008 - a number, not a call per use
     device: DeviceName = "auto",
+    devices: Devices = None,
+    cluster: Cluster = None,
+    track: Track = True,
+    nocall: Nocall = None,
 ) -> None:
     """Every stage in order; those that are done are skipped."""
-    _run(_stages().STAGES, data, out, recipe, rasters, weights, jobs, device)
+    _run(_stages().STAGES, data, out, recipe, rasters, weights, jobs, device, devices, cluster, track, nocall)
 
 
 @app.command(rich_help_panel=_BEGIN)
@@ -124,22 +145,118 @@ def recipe(
     print(json.dumps(found.as_dict(), indent=1) if as_json else found.as_yaml().rstrip())
 
 
-@app.command(rich_help_panel=_ONE_STAGE)
-def check_data(data: Data, out: Out, recipe: RecipeName = None, jobs: Jobs = default_jobs()) -> None:  # noqa: B008
-    """Count what the corpus holds and what is wrong with it (check.json)."""
-    _run(("check-data",), data, out, recipe, jobs=jobs)
+@app.command(rich_help_panel=_AFTER)
+def mix_soundscapes(
+    data: Data,
+    backgrounds: Annotated[Path, typer.Option(help="Folder of recordings without birds.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the new corpus.", show_default=False)],
+    hold_out: Annotated[float, typer.Option(help="Share of each species' recordings to mix, not to train on.")] = 0.25,
+    soundscapes: Annotated[int, typer.Option(help="For training, and as many for testing.")] = 12,
+    minutes: Annotated[int, typer.Option(help="Length of each.")] = 2,
+    snr: Annotated[tuple[float, float], typer.Option(help="Range of call against background, dB.")] = (-5.0, 15.0),
+    seed: Annotated[int, typer.Option(help="Another seed holds out and mixes others.")] = 1,
+) -> None:
+    """Make a corpus with labelled soundscapes out of one with recordings alone."""
+    mix, console = importlib.import_module("trainer.mix"), Console()
+    options = mix.MixOptions(hold_out, soundscapes, minutes, snr, seed)
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("soundscapes", total=2 * soundscapes)
+        mixed = mix.mix_soundscapes(data, backgrounds, out, options, lambda done, _: bar.update(task, completed=done))
+    console.print(mixed.table(out))
+
+
+@app.command(rich_help_panel=_AFTER)
+def predict(
+    run: Annotated[Path, typer.Option(help="A finished run.", show_default=False)],
+    soundscapes: Annotated[Path, typer.Option(help="Folder of recordings.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="CSV to write: row_id, birds.", show_default=False)],
+    sites: Annotated[
+        Path | None, typer.Option(help="Coordinates of the sites, as soundscape_sites.csv; without it no prior weighs.")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where the networks compute.")] = "auto",
+) -> None:
+    """Say what a run hears in every 5-s row of a folder of soundscapes: the competition's submission."""
+    module, console = importlib.import_module("trainer.predict"), Console()
+    predictor = module.Predictor(importlib.import_module("trainer.run").Run.open(run), device)
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("soundscapes")
+        told = module.predict(
+            predictor, soundscapes, out, sites, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    for line in told.unreadable:
+        console.print(f"[yellow]not readable:[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
+    rows = f"{told.rows} rows of {told.soundscapes} soundscapes, {told.rows_with_calls} with calls"
+    console.print(f"{out}: {rows}; {told.without_prior} without a prior", highlight=False, soft_wrap=True)
+
+
+@app.command(rich_help_panel=_AFTER)
+def score(
+    predictions: Annotated[Path, typer.Option(help="CSV with row_id (or filename_seconds) and birds.")],
+    labels: Annotated[Path, typer.Option(help="CSV of the same form, as train_soundscape_labels.csv.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+) -> None:
+    """Score predictions for 5-s rows by the competition's row-wise F1, with its parts and an interval."""
+    scored = importlib.import_module("trainer.score").score_predictions(predictions, labels)
+    if as_json:
+        print(json.dumps(scored.as_dict()))
+    else:
+        Console().print(scored.table())
+
+
+@app.command(rich_help_panel=_AFTER)
+def score_metadata(
+    run: Annotated[Path, typer.Option(help="A run with a metadata model.", show_default=False)],
+    metadata: Annotated[Path, typer.Option(help="CSV in the 14 columns of train_metadata.csv.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+) -> None:
+    """Score a run's metadata model on recordings that were kept back."""
+    opened = importlib.import_module("trainer.run").Run(run)
+    scored = importlib.import_module("trainer.place_score").score_places(opened, metadata)
+    if as_json:
+        print(json.dumps(scored.as_dict()))
+    else:
+        Console().print(scored.table(metadata.name))
 
 
 @app.command(rich_help_panel=_ONE_STAGE)
-def folds(data: Data, out: Out, recipe: RecipeName = None) -> None:
-    """Split the recordings by place and season (folds.csv, folds.png)."""
-    _run(("folds",), data, out, recipe)
+def check_data(
+    data: Data,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run, if it is to be kept there (check.json).")] = None,
+    recipe: RecipeName = None,
+    jobs: Jobs = default_jobs(),  # noqa: B008
+) -> None:
+    """Count what the corpus holds and what is wrong with it."""
+    if out is None:
+        check, corpus = (importlib.import_module(f"trainer.{name}") for name in ("check", "corpus"))
+        Console().print(check.check_data(corpus.Corpus.read(data), jobs).table())
+    else:
+        _run(("check-data",), data, out, recipe, jobs=jobs)
 
 
 @app.command(rich_help_panel=_ONE_STAGE)
-def spectrograms(data: Data, out: Out, recipe: RecipeName = None, jobs: Jobs = default_jobs()) -> None:  # noqa: B008
-    """Make every crop's image (spectrograms/)."""
-    _run(("spectrograms",), data, out, recipe, jobs=jobs)
+def folds(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder of the run; or FILE.csv for the table alone.", show_default=False)],
+    recipe: RecipeName = None,
+) -> None:
+    """Split the recordings by place and season (folds.csv, folds.png); FILE.csv needs no run, its map is FILE.png."""
+    if out.suffix == ".csv":
+        foldmap = importlib.import_module("trainer.foldmap")  # matplotlib: not for --help
+        foldmap.folds_table(data, out, find_recipe(recipe or "published"), Console())
+    else:
+        _run(("folds",), data, out, recipe)
+
+
+@app.command(rich_help_panel=_ONE_STAGE)
+def spectrograms(
+    data: Data,
+    out: Out,
+    recipe: RecipeName = None,
+    jobs: Jobs = default_jobs(),  # noqa: B008
+    nocall: Nocall = None,
+) -> None:
+    """Make every crop's image (spectrograms/), and those of backgrounds (backgrounds.npz)."""
+    _run(("spectrograms",), data, out, recipe, jobs=jobs, nocall=nocall)
 
 
 @app.command(rich_help_panel=_ONE_STAGE)
@@ -150,15 +267,32 @@ def fit_cnn(
     weights: Weights = None,
     jobs: Jobs = default_jobs(),  # noqa: B008
     device: DeviceName = "auto",
+    devices: Devices = None,
+    cluster: Cluster = None,
+    track: Track = True,
+    nocall: Nocall = None,
 ) -> None:
     """Train the networks, one per kind, fold and seed (members/, oof.json)."""
-    _run(("fit-cnn",), data, out, recipe, None, weights, jobs, device)
+    _run(("fit-cnn",), data, out, recipe, None, weights, jobs, device, devices, cluster, track, nocall)
 
 
 @app.command(rich_help_panel=_ONE_STAGE)
-def fit_metadata(data: Data, out: Out, recipe: RecipeName = None, rasters: Rasters = None) -> None:
-    """Train the metadata model on place and day (metadata/)."""
-    _run(("fit-metadata",), data, out, recipe, rasters)
+def fit_metadata(
+    data: Data,
+    out: Out,
+    recipe: RecipeName = None,
+    rasters: Rasters = None,
+    kind: Annotated[
+        Literal["published", "better"] | None, typer.Option(help="Instead of the recipe's, for a new run.")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(help="Instead of the recipe's: trees, or the networks' epochs at most.", min=1)
+    ] = None,
+) -> None:
+    """Train the metadata model on place and day (metadata/). Needs no sound; a new run is as published."""
+    stages = _stages()
+    options = stages.Options(data, out, recipe, rasters, None, 1, "auto", kind=kind, iterations=iterations)
+    stages.run_stages(options, ("fit-metadata",), Console())
 
 
 @app.command(rich_help_panel=_ONE_STAGE)

@@ -45,8 +45,9 @@ def choose(members: Sequence[MemberInfo], per_fold_max: int) -> list[MemberInfo]
 
 
 def _rank(member: MemberInfo) -> tuple[float, str]:
-    f1 = member.valid_f1 if np.isfinite(member.valid_f1) else -1.0
-    return -f1, member.name
+    """By the lower end of F1's interval, which is F1 itself without validation.bootstrap."""
+    f1 = member.valid_f1 if member.valid_f1_low is None else member.valid_f1_low
+    return -f1 if np.isfinite(f1) else 1.0, member.name
 
 
 def choose_bag(run: Run) -> None:

@@ -4,11 +4,15 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rich.markup import escape
 from rich.table import Table
 
 from trainer.corpus import Corpus
 from trainer.spectrograms import probe_all
 from trainer.workers import worker_pool
+
+# a species with fewer recordings than this: not every fold can have one; none of its scores means much
+_RARE = {5: "species with fewer than 5 recordings", 10: "species with 5 to 9 recordings"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Check:
             table.add_row(name.replace("_", " "), f"{count:,}".rstrip(), "")
         table.add_section()
         for kind, count in sorted(self.problems.items()):
-            table.add_row(f"[yellow]{kind}[/yellow]", f"{count:,}", self.examples[kind][0])
+            table.add_row(f"[yellow]{kind}[/yellow]", f"{count:,}", escape(", ".join(self.examples[kind][:3])))
         if not self.problems:
             table.add_row("[green]no problems[/green]", "0", "")
         return table
@@ -46,6 +50,11 @@ def check_data(corpus: Corpus, jobs: int) -> Check:
     for code in corpus.taxonomy.codes:
         if not heard[code]:
             problems.add("species without readable audio", code)
+    recorded = Counter(r.primary_label for r in corpus.recordings)
+    for code in sorted(corpus.taxonomy.codes, key=lambda code: recorded[code]):
+        kind = next((kind for below, kind in _RARE.items() if recorded[code] < below), None)
+        if kind:
+            problems.add(kind, f"{code}: {recorded[code]}")
     rows = [labels for soundscape in corpus.soundscapes for labels in soundscape.labels.values()]
     counts = {
         "species": len(corpus.taxonomy),

@@ -26,6 +26,7 @@ from edge.contract.taxonomy import NOCALL, Species, Taxonomy
 METADATA = "train_metadata.csv"
 LABELS = "train_soundscape_labels.csv"
 SITES = "soundscape_sites.csv"
+AUDIO = (".ogg", ".wav", ".flac", ".mp3", ".opus", ".aif", ".aiff")  # what is taken for sound in a folder
 COLUMNS = (
     *("primary_label", "secondary_labels", "type", "latitude", "longitude", "scientific_name", "common_name"),
     *("author", "date", "filename", "license", "rating", "time", "url"),
@@ -189,7 +190,7 @@ def _recording(data: Path, row: dict[str, str], taxonomy: Taxonomy, problems: Pr
     if code not in taxonomy:
         problems.add("row of a species that is not usable", key)
         return None
-    latitude, longitude = _place(row, key, problems)
+    latitude, longitude = place_of(row, key, problems)
     return Recording(
         recording=key,
         path=data / "train_short_audio" / code / name,
@@ -197,14 +198,15 @@ def _recording(data: Path, row: dict[str, str], taxonomy: Taxonomy, problems: Pr
         secondary_labels=_secondary(row["secondary_labels"], key, taxonomy, problems),
         latitude=latitude,
         longitude=longitude,
-        date=_date(row["date"], key, problems),
+        date=day_of(row["date"], key, problems),
         rating=_rating(row["rating"], key, problems),
         author=row["author"].strip(),
         type=row["type"].strip(),
     )
 
 
-def _place(row: dict[str, str], key: str, problems: Problems) -> tuple[float | None, float | None]:
+def place_of(row: dict[str, str], key: str, problems: Problems) -> tuple[float | None, float | None]:
+    """Latitude and longitude of a row, both or neither; why neither is noted under its `key`."""
     texts = row["latitude"].strip(), row["longitude"].strip()
     if not texts[0] or not texts[1]:
         problems.add("place missing", key)
@@ -218,7 +220,8 @@ def _place(row: dict[str, str], key: str, problems: Problems) -> tuple[float | N
     return latitude, longitude
 
 
-def _date(text: str, key: str, problems: Problems) -> date | None:
+def day_of(text: str, key: str, problems: Problems) -> date | None:
+    """The date in a cell, or None, which is noted: 2012-00-00 gives the year alone."""
     text = text.strip()
     if not text:
         problems.add("date missing", key)
@@ -263,7 +266,7 @@ def _soundscapes(data: Path, taxonomy: Taxonomy, problems: Problems) -> Iterator
     """Soundscapes that have both sound and labels."""
     if not (data / LABELS).is_file():
         return
-    sites = _sites(data / SITES, problems)
+    sites = read_sites(data / SITES, problems) if (data / SITES).is_file() else {}
     labels = _labels(data / LABELS, taxonomy, problems)
     for path in sorted((data / "train_soundscapes").glob("*.ogg")):
         found = _SOUNDSCAPE.fullmatch(path.name)
@@ -275,7 +278,7 @@ def _soundscapes(data: Path, taxonomy: Taxonomy, problems: Problems) -> Iterator
             problems.add("soundscape without labels", path.name)
             continue
         day = found["date"]
-        when = _date(f"{day[:4]}-{day[4:6]}-{day[6:]}", path.name, problems)
+        when = day_of(f"{day[:4]}-{day[4:6]}-{day[6:]}", path.name, problems)
         if found["site"] not in sites:
             problems.add("soundscape of an unknown site", path.name)
         latitude, longitude = sites.get(found["site"], (None, None))
@@ -284,15 +287,24 @@ def _soundscapes(data: Path, taxonomy: Taxonomy, problems: Problems) -> Iterator
         problems.add("soundscape file missing", f"{audio_id}_{site}")
 
 
-def _sites(path: Path, problems: Problems) -> dict[str, tuple[float | None, float | None]]:
+def soundscape_name(path: Path) -> tuple[str, str, date | None]:
+    """What its row ids begin with, the site and the day of a soundscape named `<id>_<site>_<date>.<format>`; of another
+    recording the name up to its first dot, as the competition's example has it, and no site or day."""
+    found = _SOUNDSCAPE.fullmatch(f"{path.stem}.ogg")
+    if not found:
+        return path.name.split(".")[0], "", None
+    day = found["date"]
+    return f"{found['id']}_{found['site']}", found["site"], day_of(f"{day[:4]}-{day[4:6]}-{day[6:]}", "", Problems())
+
+
+def read_sites(path: Path, problems: Problems) -> dict[str, tuple[float | None, float | None]]:
+    """Coordinates by site from a table as soundscape_sites.csv. Raises CorpusError if it is not one."""
     sites: dict[str, tuple[float | None, float | None]] = {}
-    if not path.is_file():
-        return sites
     for line, row in read_table(path, ("id", "lat", "lon")):
         if row is None:
             problems.add("row malformed", f"{path.name} line {line}")
         else:
-            sites[row["id"]] = _place({"latitude": row["lat"], "longitude": row["lon"]}, row["id"], problems)
+            sites[row["id"]] = place_of({"latitude": row["lat"], "longitude": row["lon"]}, row["id"], problems)
     return sites
 
 

@@ -166,28 +166,47 @@ def threshold_curves(curves: Mapping[str, Any], chosen: Mapping[str, float], bas
         return _bytes(figure, "svg")
 
 
-def search_map(search: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> bytes:
-    """Smoothed peak of F1 of every padding and blend, the chosen one framed, as SVG."""
-    paddings = list(dict.fromkeys(row["padding"] for row in search))
+def search_map(search: Sequence[Mapping[str, Any]]) -> bytes:
+    """Smoothed peak of F1 of every padding, weight of the neighbours and blend, the one taken framed, as SVG."""
+    ways = list(dict.fromkeys((row["padding"], row["smoothing"]) for row in search))
     blends = list(dict.fromkeys((row["rule"], row["prior_weight"]) for row in search))
-    table = np.full((len(paddings), len(blends)), np.nan)
+    table, taken = np.full((len(ways), len(blends)), np.nan), None
     for row in search:
-        table[paddings.index(row["padding"]), blends.index((row["rule"], row["prior_weight"]))] = row["peak"]
+        at = ways.index((row["padding"], row["smoothing"])), blends.index((row["rule"], row["prior_weight"]))
+        table[at] = row["peak"]
+        taken = at if row["taken"] else taken
+    smoothed = any(weight for _, weight in ways)
+    names = [f"{padding}, {weight:g}" if smoothed else padding for padding, weight in ways]
     with rc_context(_STYLE):
-        figure = _figure(max(4.5, 1.6 + 0.85 * len(blends)), 1.25 + 0.5 * len(paddings))
+        figure = _figure(max(5.5, 2.0 + 0.85 * len(blends)), 1.3 + 0.42 * len(ways))
         panel = figure.subplots()
         span = float(np.nanmax(table) - np.nanmin(table)) or 1.0
         panel.imshow(table, cmap="YlGn", vmin=np.nanmin(table) - 0.2 * span, vmax=np.nanmax(table) + 0.6 * span)
         panel.set_aspect("auto")
         for (i, j), value in np.ndenumerate(table):
             panel.text(j, i, f"{value:.3f}", ha="center", va="center", fontsize=8)
-        here = (blends.index((chosen["rule"], chosen["prior_weight"])), paddings.index(chosen["padding"]))
-        panel.add_patch(_frame(*here))
+        if taken:
+            panel.add_patch(_frame(taken[1], taken[0]))
         panel.set_xticks(range(len(blends)), [f"{rule}\n{weight:g}" for rule, weight in blends])
-        panel.set_yticks(range(len(paddings)), paddings)
+        panel.set_yticks(range(len(ways)), names)
         panel.grid(False)
         panel.tick_params(length=0)
-        panel.set_title("Peak of row-wise F1 by padding and blend (rule, weight of the prior)")
+        panel.set_title("Peak of row-wise F1 by blend (rule, weight of the prior)", loc="left")
+        panel.set_ylabel("padding, neighbours" if smoothed else "padding")
+        return _bytes(figure, "svg")
+
+
+def optimiser_trace(peaks: Sequence[float], listed: float) -> bytes:
+    """The best smoothed peak so far by evaluation, against the best of the recipe's list, as SVG."""
+    with rc_context(_STYLE):
+        figure = _figure(10.5, 2.4)
+        panel = figure.subplots()
+        panel.step(
+            np.arange(1, len(peaks) + 1), peaks, where="post", color=COLOURS[0], lw=2, label="optimiser, best so far"
+        )
+        panel.axhline(listed, color=SOFT, lw=1, ls="--", label="best of the list")
+        panel.set(title="The optimiser", xlabel="evaluation", ylabel="peak of F1", xlim=(1, max(2, len(peaks))))
+        panel.legend(loc="lower right", fontsize=8)
         return _bytes(figure, "svg")
 
 

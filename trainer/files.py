@@ -24,6 +24,12 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def clear_temporaries(folder: Path) -> None:
+    """Remove what a killed `replacing` left anywhere in a folder that nobody else writes to."""
+    for path in folder.rglob(".[0-9]*-*"):
+        path.unlink()
+
+
 def write_json(path: Path, value: object) -> None:
     """`value` (dataclasses as dicts) as JSON, whole or not at all."""
     with replacing(path) as temporary:

@@ -1,19 +1,46 @@
-"""Fit: trains the members that are missing, side by side in worker processes. Knows which, not how (member.py)."""
+"""Fit: trains the members that are missing, one at a time on each device. Knows which, not how (member.py)."""
 
-from concurrent.futures import FIRST_EXCEPTION, wait
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from edge.contract.errors import ConfigError, CorpusError
-from trainer.dataset import CropSet
-from trainer.member import Task, fit_member, read_history
+from trainer import cluster
+from trainer.dataset import CropSet, images_line
+from trainer.member import Task, fit_member, member_line, read_history
 from trainer.model import check_architecture, find_weights
-from trainer.run import Run
-from trainer.workers import default_jobs, progress_bar, worker_pool
+from trainer.run import MemberInfo, Run
+from trainer.spectrograms import Spectrograms
+from trainer.workers import POLL_S, progress_bar, worker_pool
 
-_POLL_S = 0.5
+Rounds = Generator[list[MemberInfo], None, None]  # who was finished in the last POLL_S
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where members are trained: one at a time on each device (naming one twice trains two there), or on a cluster."""
+
+    devices: tuple[str, ...]
+    cores: int  # of this machine, shared by the devices
+    cluster: str | None = None  # address of a Ray cluster
+
+    @classmethod
+    def of(cls, device: str, devices: str | None, cluster: str | None, jobs: int) -> "Workplace":
+        """What --device, --devices, --cluster and --jobs ask for. Raises ConfigError for what is not there."""
+        if devices is not None:
+            others = [f"--cluster {cluster}"] if cluster else [] if device == "auto" else [f"--device {device}"]
+            if others:
+                raise ConfigError(f"--devices {devices} and {others[0]} contradict each other: give one of them")
+            return cls(_listed(devices), jobs)
+        if cluster is not None:
+            return cls((device,), jobs, cluster)
+        device = choose_device(device)
+        return cls(("cuda:0",) if device == "cuda" else ("cpu",) * jobs, jobs)
 
 
 def choose_device(name: str) -> str:
@@ -25,15 +52,36 @@ def choose_device(name: str) -> str:
     return name
 
 
+def _listed(devices: str) -> tuple[str, ...]:
+    """`0,1` or `cpu,cpu` as torch names them."""
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    allowed = ", ".join(["cpu", *(str(i) for i in range(there))])
+    found = []
+    for name in (part.strip() for part in devices.split(",")):
+        if name != "cpu" and not (name.isdecimal() and int(name) < there):
+            raise ConfigError(f"--devices {devices}: {name!r} is not here; what is: {allowed}")
+        found.append("cpu" if name == "cpu" else f"cuda:{int(name)}")
+    return tuple(found)
+
+
 def fit_members(
-    run: Run, crops: CropSet, inputs: str, *, device: str, jobs: int, weights: Path | None, console: Console
+    run: Run,
+    crops: CropSet,
+    inputs: str,
+    *,
+    workplace: Workplace,
+    weights: Path | None,
+    console: Console,
+    note: Callable[[], None] = lambda: None,
 ) -> int:
-    """Train the members that are missing, `jobs` at a time; returns how many were. `inputs` is the digest of what
-    they are trained from: spectrograms, folds, labels."""
+    """Train the members that are missing; returns how many were. `inputs` is the digest of what they are trained from:
+    spectrograms, folds, labels. `note` is called after every epoch of any member."""
     recipe = run.recipe
-    threads = 1 if device == "cpu" else default_jobs()
+    devices = workplace.devices[: len(run.wanted())]
+    threads = max(1, workplace.cores // len(devices))  # of all members, not of those missing: sums depend on it
+    folder, weights = run.folder.resolve(), weights.resolve() if weights else None  # workers may start elsewhere
     tasks = [
-        Task(run.folder, kind, fold, seed, crops, inputs, device, threads, weights)
+        Task(folder, kind, fold, seed, crops, inputs, devices[0], threads, weights)
         for fold in range(recipe.folds.count)
         for kind in recipe.members
         for seed in kind.seeds
@@ -47,7 +95,15 @@ def fit_members(
         if not (crops.fold == fold).any() or (crops.fold == fold).all():
             raise CorpusError(f"{run.folder / 'folds.csv'}: fold {fold} has no recording with sound to validate on")
     if missing:
-        _train_all(run, missing, min(jobs, len(missing)), console)
+        trained = f"{len(missing)} of {len(tasks)} members to train"
+        if workplace.cluster is not None:
+            where, rounds = f"on the cluster {workplace.cluster}", cluster.train(workplace.cluster, missing)
+        else:
+            devices = devices[: len(missing)]
+            where, rounds = f"{len(devices)} at a time on {_counted(devices)}", _side_by_side(missing, devices)
+            console.print(images_line(Spectrograms(run.folder / "spectrograms").images, devices), highlight=False)
+        console.print(f"{trained}, {where}", highlight=False)
+        _train_all(run, missing, rounds, console, note)
     return len(missing)
 
 
@@ -57,18 +113,44 @@ def _finished(run: Run, task: Task) -> bool:
     return run.member(task.name).inputs == task.inputs
 
 
-def _train_all(run: Run, tasks: list[Task], jobs: int, console: Console) -> None:
-    """Workers train; this process only watches the histories they write."""
-    total = sum(task.kind.epochs for task in tasks)
-    with worker_pool(jobs) as pool, progress_bar(console) as progress:
+def _counted(devices: Sequence[str]) -> str:
+    counts = {name: devices.count(name) for name in devices}
+    return ", ".join(name if count == 1 else f"{count} × {name}" for name, count in counts.items())
+
+
+def _train_all(run: Run, tasks: list[Task], rounds: Rounds, console: Console, note: Callable[[], None]) -> None:
+    """Others train; this process only watches the histories that they write."""
+    total, seen = sum(task.kind.epochs for task in tasks), 0
+    with closing(rounds), progress_bar(console) as progress:
         bar = progress.add_task(f"{len(tasks)} members", total=total, note="")
-        futures = {pool.submit(fit_member, task): task for task in tasks}
-        pending = set(futures)
-        while pending:
-            done, pending = wait(pending, _POLL_S, FIRST_EXCEPTION)
-            for future in done:
-                info = future.result()
-                line = f"{info.name}: F1 {info.valid_f1:.3f}, {info.epochs} epochs in {info.seconds:.0f} s"
-                progress.console.print(line, markup=False, highlight=False)
+        for finished in rounds:
+            for info in finished:
+                progress.console.print(member_line(info), markup=False, highlight=False)
             epochs = sum(len(read_history(run.member_folder(task.name))) for task in tasks)
             progress.update(bar, completed=epochs, note="epochs")
+            if epochs != seen:
+                seen = epochs
+                note()
+
+
+def _side_by_side(tasks: Sequence[Task], devices: Sequence[str]) -> Rounds:
+    """One worker process per device, which takes the next member as soon as it is free. Yields what was finished, or
+    nothing, every POLL_S."""
+    with ExitStack() as stack:
+        pools = [stack.enter_context(worker_pool(1)) for _ in devices]
+        waiting, free, busy = list(tasks), list(range(len(devices))), dict[Future[MemberInfo], int]()
+        while waiting or busy:
+            while waiting and free:
+                slot = free.pop(0)
+                task = replace(waiting.pop(0), device=devices[slot])
+                busy[pools[slot].submit(fit_on_device, task)] = slot
+            done, _ = wait(busy, POLL_S, FIRST_COMPLETED)
+            free += [busy.pop(future) for future in done]
+            yield [future.result() for future in done]
+
+
+def fit_on_device(task: Task) -> MemberInfo:
+    """Train one member in this process, which uses no device but the task's."""
+    if task.device.startswith("cuda"):
+        torch.cuda.set_device(task.device)  # what does not name a device would open a context on the first GPU
+    return fit_member(task)

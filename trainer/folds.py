@@ -7,15 +7,14 @@ Recordings of one author are kept together by nothing else: as published.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from rich.table import Table
 
 from trainer.corpus import Recording
-from trainer.files import read_csv, replacing, write_csv
+from trainer.files import read_csv, write_csv
 from trainer.recipe import FoldRecipe
 
 # south, north, west, east in degrees: where the corpus is dense enough to be gridded
@@ -27,7 +26,9 @@ REGIONS = {
 ELSEWHERE = "elsewhere"
 NO_DATE = "none"
 HEADER = ("recording", "filename", "fold", "region", "block", "quarter")
+TABLE_HEADER = HEADER[1:]  # of the table that goes to people and other programs
 _SLACK = 0.02  # a fold's share of a quarter may be off by so much
+_BLOCKS_MIN = 5  # a species with so many blocks is in every training part
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,20 @@ def locate(recording: Recording, cell_deg: float) -> tuple[str, str, str]:
     return ELSEWHERE, "", quarter
 
 
+def corner(block: str, cell_deg: float) -> tuple[float, float]:
+    """(south, west) of a block's cell in degrees."""
+    region, row, column, _ = block.split("-")
+    south, _, west, _ = REGIONS[region]
+    return south + int(row) * cell_deg, west + int(column) * cell_deg
+
+
 def make_folds(recordings: Sequence[Recording], recipe: FoldRecipe, seed: int) -> list[Placed]:
     """A fold for every recording, in the order given; the same seed always gives the same folds.
 
     Within a quarter the largest blocks go first, each to the fold where its species are rarest among those with room;
-    then single recordings, in random order, fill every fold to its share, each where its species is rarest.
+    then single recordings, in random order, fill every fold to its share, each where its species is rarest. At last a
+    species of five blocks or more that fell into one fold whole gives a block to another: some fold's networks would
+    never have met it.
     """
     where = [locate(r, recipe.cell_deg) for r in recordings]
     fold = np.full(len(recordings), -1)
@@ -86,7 +96,48 @@ def make_folds(recordings: Sequence[Recording], recipe: FoldRecipe, seed: int) -
             chosen = balance.choose([single], room)
             fold[single] = chosen
             room[chosen] -= 1
-    return [Placed(r.recording, r.path.name, int(fold[i]), *where[i]) for i, r in enumerate(recordings)]
+    placed = [Placed(r.recording, r.path.name, int(fold[i]), *where[i]) for i, r in enumerate(recordings)]
+    return _spread(placed, [r.primary_label for r in recordings], recipe.count)
+
+
+def _spread(placed: list[Placed], labels: Sequence[str], count: int) -> list[Placed]:
+    """The same folds, but for blocks moved out of those that hold a species of many blocks whole.
+
+    Each move takes the block and fold that leave the quarter's shares most even, and none puts another species into
+    one fold whole, so that it ends; where every move would, the species stays (and `absent` names it).
+    """
+    fold = {_unit(p): p.fold for p in placed}
+    size, quarter = Counter(map(_unit, placed)), {_unit(p): p.quarter for p in placed}
+    units_of: dict[str, set[str]] = defaultdict(set)
+    species_in: dict[str, set[str]] = defaultdict(set)
+    load: dict[tuple[str, int], int] = Counter((p.quarter, p.fold) for p in placed)
+    for p, label in zip(placed, labels, strict=True):
+        units_of[label].add(_unit(p))
+        species_in[_unit(p)].add(label)
+
+    def whole(label: str) -> bool:
+        return len({fold[unit] for unit in units_of[label]}) == 1
+
+    many = {label for label, units in units_of.items() if len(units) >= _BLOCKS_MIN}
+    for label in sorted(many):
+        if not whole(label):
+            continue
+        home = fold[min(units_of[label])]
+        moves = [(unit, k) for unit in sorted(units_of[label]) for k in range(count) if k != home]
+        moves.sort(key=lambda m: size[m[0]] * (load[quarter[m[0]], m[1]] + size[m[0]] - load[quarter[m[0]], home]))
+        for unit, k in moves:
+            fold[unit] = k
+            if not any(whole(other) for other in species_in[unit] & many):
+                load[quarter[unit], home] -= size[unit]
+                load[quarter[unit], k] += size[unit]
+                break
+            fold[unit] = home
+    return [replace(p, fold=fold[_unit(p)]) for p in placed]
+
+
+def _unit(placed: Placed) -> str:
+    """What goes to a fold whole: a block, or a recording that is in none."""
+    return placed.block or placed.recording
 
 
 class _Balance:
@@ -141,40 +192,48 @@ def off_balance(placed: Sequence[Placed], folds: int) -> list[str]:
     return found
 
 
-def write_folds(path: Path, placed: Iterable[Placed]) -> None:
-    write_csv(path, HEADER, ([getattr(p, name) for name in HEADER] for p in placed))
+def absent(recordings: Sequence[Recording], placed: Sequence[Placed]) -> dict[str, int]:
+    """Species that lie in one fold whole, so that its networks never meet them, and how many blocks each has (a
+    recording without a block counts as one)."""
+    folds, blocks = defaultdict(set), defaultdict(set)
+    for recording, p in zip(recordings, placed, strict=True):
+        folds[recording.primary_label].add(p.fold)
+        blocks[recording.primary_label].add(_unit(p))
+    return {label: len(blocks[label]) for label in sorted(folds) if len(folds[label]) == 1}
+
+
+def torn(placed: Sequence[Placed]) -> list[str]:
+    """Blocks that are in more than one fold: there must be none."""
+    folds = defaultdict(set)
+    for p in placed:
+        folds[p.block].add(p.fold)
+    return sorted(block for block, found in folds.items() if block and len(found) > 1)
+
+
+def check_folds(recordings: Sequence[Recording], placed: Sequence[Placed], folds: int) -> tuple[Table, list[str]]:
+    """The shares of every quarter and fold as a table, and what they keep or do not keep, a line each."""
+    blocks = {p.block for p in placed if p.block}
+    blocked = sum(bool(p.block) for p in placed)
+    table = Table("quarter", "recordings", *(f"fold {k}" for k in range(folds)))
+    for quarter, row in shares(placed, folds).items():
+        mine = sum(p.quarter == quarter for p in placed)
+        table.add_row(quarter, f"{mine:,}", *(f"{share:.1%}" for share in row))
+    lines = [f"{len(placed):,} recordings, {blocked:,} of them in {len(blocks):,} blocks, {folds} folds"]
+    lines.append(f"blocks in more than one fold: {len(torn(placed))}")
+    unmet = absent(recordings, placed)
+    names = f": {', '.join(f'{label} ({count})' for label, count in unmet.items())}" if unmet else ""
+    species = len({recording.primary_label for recording in recordings})
+    lines.append(f"species missing from a training part: {len(unmet)} of {species}{names}")
+    lines += [f"[yellow]off balance:[/yellow] {line}" for line in off_balance(placed, folds)]
+    return table, lines
+
+
+def write_folds(path: Path, placed: Iterable[Placed], header: Sequence[str] = HEADER) -> None:
+    """folds.csv, or with TABLE_HEADER the table without the recordings' keys."""
+    write_csv(path, header, ([getattr(p, name) for name in header] for p in placed))
 
 
 def read_folds(path: Path) -> list[Placed]:
     """folds.csv as written. Raises CorpusError naming the file."""
     rows = read_csv(path, HEADER)
     return [Placed(r["recording"], r["filename"], int(r["fold"]), r["region"], r["block"], r["quarter"]) for r in rows]
-
-
-def draw_folds(path: Path, recordings: Sequence[Recording], placed: Sequence[Placed], folds: int) -> None:
-    """A map of the folds, one panel per quarter, and the table of shares, as PNG."""
-    figure = Figure(figsize=(11, 8.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    *panels, below = figure.subplot_mosaic("AB;CD;EE", height_ratios=[3, 3, 1.2]).values()
-    for panel, quarter in zip(panels, "1234", strict=True):
-        chosen = [
-            (r.longitude, r.latitude, p.fold)
-            for r, p in zip(recordings, placed, strict=True)
-            if p.quarter == quarter and r.latitude is not None
-        ]
-        x, y, colour = np.array(chosen, float).reshape(-1, 3).T
-        panel.scatter(x, y, c=colour, s=2, cmap="tab10", vmin=-0.5, vmax=9.5, rasterized=True)
-        for south, north, west, east in REGIONS.values():
-            panel.plot([west, east, east, west, west], [south, south, north, north, south], color="0.6", lw=0.7)
-        panel.set(title=f"quarter {quarter}: {len(chosen)} recordings with a place", xlim=(-180, 180), ylim=(-60, 80))
-        panel.tick_params(labelsize=7)
-    table = shares(placed, folds)
-    below.axis("off")
-    below.table(
-        cellText=[[f"{share:.1%}" for share in row] for row in table.values()],
-        rowLabels=[f"quarter {q}" for q in table],
-        colLabels=[f"fold {k}" for k in range(folds)],
-        loc="center",
-    )
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")

@@ -5,30 +5,37 @@ The loop itself is `Member.epoch`. Knows no sound and no corpus: crops and label
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam, AdamW, Optimizer
 
 from edge.contract.audio import CROPS_MAX
 from edge.contract.errors import ConfigError
-from trainer.augment import Dice, augment
+from trainer.augment import Backgrounds, Dice, augment
+from trainer.backgrounds import FILE as BACKGROUNDS
+from trainer.backgrounds import read_backgrounds
+from trainer.batches import Batch, Batches
+from trainer.calls import FILE as CALLS
+from trainer.calls import read_calls
 from trainer.checkpoint import FILE as CHECKPOINT
 from trainer.checkpoint import read_checkpoint, read_weights, write_checkpoint, write_weights
-from trainer.dataset import CropSet, Images, Ints, epoch_crops, first_crops, open_images, targets, to_device
+from trainer.dataset import CropSet, Images, Ints, epoch_crops, first_crops, on_host, open_images, targets, to_device
 from trainer.files import read_csv, replacing, write_csv, write_json
 from trainer.model import build_network
+from trainer.precision import autocast, choose_precision, prepare
 from trainer.recipe import MemberRecipe, OptimiserRecipe
-from trainer.run import MemberInfo, Run, member_name
+from trainer.row_images import FILE as ROW_IMAGES
+from trainer.row_images import read_row_images
+from trainer.run import MemberInfo, Precision, Run, member_name
 from trainer.spectrograms import Spectrograms
+from trainer.validation import micro_f1, micro_f1_low
 
-HISTORY = ("epoch", "train_loss", "valid_loss", "valid_f1", "seconds")
-VALID_THRESHOLD = 0.5  # of the F1 that epochs are compared by, as in the published training code
 _VALID_BATCH = 128
 
 
@@ -59,7 +66,13 @@ class Epoch:
     train_loss: float
     valid_loss: float
     valid_f1: float
+    valid_f1_low: float  # lower end of its interval with validation.bootstrap, else the same
+    soundscape_f1: float  # row-wise F1 on labelled soundscapes with keep: soundscapes, else NaN
     seconds: float
+    data_wait: float  # share of the seconds that the loop waited for batches
+
+
+HISTORY = tuple(field.name for field in fields(Epoch))
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,7 @@ class Scored:
     """What a network says of crops."""
 
     rows: Ints  # (n,) index into images.npy
+    recordings: Ints  # (n,) which of them are of one recording
     primary: Ints  # (n,) index of the species
     scores: NDArray[np.float32]  # (n, species)
     loss: float
@@ -78,6 +92,15 @@ def read_history(folder: Path) -> list[Epoch]:
     if not path.is_file():
         return []
     return [Epoch(int(r["epoch"]), *(float(r[name]) for name in HISTORY[1:])) for r in read_csv(path, HISTORY)]
+
+
+def member_line(info: MemberInfo) -> str:
+    """What a finished member says of itself."""
+    held = (
+        f"{info.precision}, images in {info.images}" if info.images != "disk" else f"{info.precision}, images on disk"
+    )
+    speed = f"{info.epochs} epochs in {info.seconds:.0f} s, {info.data_wait:.1%} of them waiting for images"
+    return f"{info.name}: F1 {info.valid_f1:.3f}, {speed}; {held}"
 
 
 def fit_member(task: Task) -> MemberInfo:
@@ -108,7 +131,14 @@ class Member:
         self.history: list[Epoch] = []
         self.train = task.crops.where(task.crops.fold != task.fold)
         self.valid = task.crops.where(task.crops.fold == task.fold)
-        self.images: Images = open_images(Spectrograms(run.folder / "spectrograms").images, self.device)
+        spectrograms = Spectrograms(run.folder / "spectrograms")
+        self.images: Images = open_images(spectrograms.images, self.device)
+        self.backgrounds: Backgrounds | None = None
+        if task.kind.augment.backgrounds:
+            found = read_backgrounds(run.folder / BACKGROUNDS)
+            self.backgrounds = Backgrounds(found, spectrograms.ranges, self.device)
+        self.calls = read_calls(run.folder / CALLS) if self.recipe.labels.call_probability else None
+        self.soundscapes = read_row_images(run.folder / ROW_IMAGES) if self.recipe.keep == "soundscapes" else None
         torch.manual_seed(int(self._random(0).integers(2**63)))
         network = build_network(
             task.kind.architecture,
@@ -117,10 +147,8 @@ class Member:
             normalise=task.kind.normalise,
             pretrained=(task.weights or True) if self.recipe.pretrained else False,
         )
-        self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True  # batches are of one size
-            self.network.compile()  # on a CPU it costs more than a small network's training
+        self.precision: Precision = choose_precision(self.device)
+        self.network = prepare(network, self.precision, self.device)
         self.optimiser = make_optimiser(self.network, self.recipe.optimiser)
 
     def _random(self, epoch: int) -> np.random.Generator:
@@ -132,8 +160,9 @@ class Member:
         self.history = read_history(self.folder)[:epochs]
 
     def best(self) -> int:
-        """The epoch of the best F1, counted from 1; the later of equal ones."""
-        return max(self.history, key=lambda e: (e.valid_f1, e.epoch)).epoch
+        """The best epoch, counted from 1; the later of equal ones."""
+        by = "soundscape_f1" if self.recipe.keep == "soundscapes" else "valid_f1_low"
+        return max(self.history, key=lambda e: (getattr(e, by), e.epoch)).epoch
 
     def epoch(self) -> None:
         """Train one epoch and score the fold left out."""
@@ -142,54 +171,90 @@ class Member:
         rng = self._random(number)
         torch.manual_seed(int(rng.integers(2**63)))  # dropout draws from the global generator
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**63)))
-        train_loss = self._train(number, rng, Dice(rng, generator))
+        train_loss, waited_s = self._train(number, rng, Dice(rng, generator))
         if not math.isfinite(train_loss):
             raise ConfigError(f"{self.task.name}: loss of epoch {number} is not finite; lower optimiser.learning_rate")
         valid = self.score(self.recipe.sampling.crops_per_recording)
-        f1 = micro_f1(valid.scores, valid.primary)
-        self.history.append(Epoch(number, train_loss, valid.loss, f1, time.monotonic() - begin))
+        f1 = f1_low = micro_f1(valid.scores, valid.primary)
+        if draws := self.recipe.validation.bootstrap:
+            f1_low = micro_f1_low(valid.scores, valid.primary, valid.recordings, draws, self.recipe.seed)
+        rows_f1 = self._score_soundscapes()
+        seconds = time.monotonic() - begin
+        self.history.append(
+            Epoch(number, train_loss, valid.loss, f1, f1_low, rows_f1, seconds, round(waited_s / seconds, 5))
+        )
 
-    def _train(self, number: int, rng: np.random.Generator, dice: Dice) -> float:
-        recipe = self.recipe
-        recordings, rows = epoch_crops(self.train, recipe.sampling, rng)
+    def _train(self, number: int, rng: np.random.Generator, dice: Dice) -> tuple[float, float]:
+        """Mean loss over the steps of an epoch, and seconds waited for batches. Nothing in a step waits for the device:
+        the loss is summed there and read once."""
+        recipe, augmented = self.recipe, self.task.kind.augment
+        recordings, rows = epoch_crops(self.train, recipe.sampling, rng, self.task.kind.clip_crops)
         size = min(recipe.optimiser.batch, len(rows))
         steps = len(rows) // size  # the rest, another one each epoch, is left out: batches are of one size
+
+        def make(step: int) -> Batch:
+            chosen = slice(step * size, (step + 1) * size)
+            return self._batch(self.train, recordings[chosen], rows[chosen])
+
         self.network.train()
         total = torch.zeros((), device=self.device)
-        for step in range(steps):
-            batch = slice(step * size, (step + 1) * size)
-            target = to_device(targets(self.train, recordings[batch], recipe.labels), self.device)
-            grey, target = augment(self.images.take(rows[batch]), target, self.task.kind.augment, dice)
+        batches = Batches(make, steps, self.device)
+        for step, batch in enumerate(batches):
+            grey, target = self.images.place(batch.images), self._place(batch.target)
+            if self.backgrounds is not None:
+                nothing = recipe.labels.other
+                grey, target = self.backgrounds.add(grey, target, batch.rows, augmented, nothing, dice)
+            grey, target = augment(grey, target, augmented, dice)
             set_rate(self.optimiser, recipe.optimiser, (number - 1 + step / steps) / self.task.kind.epochs)
-            with self._autocast():
+            with autocast(self.precision, self.device):
                 logits = self.network(grey)
             loss = functional.binary_cross_entropy_with_logits(logits.float(), target, reduction="none").mean(dim=1)
             if recipe.loss.rating_weight:
-                loss = loss * to_device(self.train.weight[recordings[batch]], self.device)
+                loss = loss * self._place(batch.weight)
             self.optimiser.zero_grad(set_to_none=True)
             loss.mean().backward()  # type: ignore[no-untyped-call]
             self.optimiser.step()
             total += loss.detach().mean()
-        return float(total / steps)
+        return float(total / steps), batches.waited_s
 
-    def score(self, crops_max: int = CROPS_MAX) -> Scored:
-        """Score the first `crops_max` crops of every recording of the fold left out."""
+    def _batch(self, crops: CropSet, recordings: Ints, rows: Ints) -> Batch:
+        """Samples `(n, c)` of recordings `(n,)`, on the host. Something calls in a sample if it does in any of its
+        crops."""
+        calls = None if self.calls is None else self.calls[rows].max(axis=1)
+        target = on_host(targets(crops, recordings, self.recipe.labels, calls), self.device)
+        return Batch(rows, self.images.gather(rows), target, on_host(crops.weight[recordings], self.device))
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
+
+    def score(self, crops_max: int = CROPS_MAX, precision: Precision | None = None) -> Scored:
+        """Score the first `crops_max` crops of every recording of the fold left out, as it trains if nothing else is
+        said."""
         recordings, rows = first_crops(self.valid, crops_max)
         parts, losses = [], []
-        self.network.eval()
-        with torch.inference_mode():
-            for start in range(0, len(rows), _VALID_BATCH):
-                batch = slice(start, start + _VALID_BATCH)
-                target = to_device(targets(self.valid, recordings[batch], self.recipe.labels), self.device)
-                with self._autocast():
-                    logits = self.network(self.images.take(rows[batch]).float()).float()
-                losses.append(functional.binary_cross_entropy_with_logits(logits, target, reduction="sum"))
-                parts.append(torch.sigmoid(logits))
+        for chosen in np.array_split(np.arange(len(rows)), math.ceil(len(rows) / _VALID_BATCH)):
+            batch = self._batch(self.valid, recordings[chosen], rows[chosen, None])
+            logits = self._logits(self.images.place(batch.images), precision or self.precision)
+            target = self._place(batch.target)
+            losses.append(functional.binary_cross_entropy_with_logits(logits, target, reduction="sum"))
+            parts.append(torch.sigmoid(logits))
         loss = float(torch.stack(losses).sum()) / (len(rows) * self.valid.classes)
-        return Scored(rows, self.valid.primary[recordings], torch.cat(parts).cpu().numpy(), loss)
+        return Scored(rows, recordings, self.valid.primary[recordings], torch.cat(parts).cpu().numpy(), loss)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+    def _score_soundscapes(self) -> float:
+        if self.soundscapes is None:
+            return math.nan
+        images = self.soundscapes.images[:, None]
+        parts = np.array_split(images, math.ceil(len(images) / _VALID_BATCH))
+        logits = [self._logits(to_device(part, self.device), self.precision) for part in parts]
+        return self.soundscapes.f1(torch.sigmoid(torch.cat(logits)).cpu().numpy(), self.recipe.tune)
+
+    @torch.inference_mode()
+    def _logits(self, grey: Tensor, precision: Precision) -> Tensor:
+        self.network.eval()
+        with autocast(precision, self.device):
+            logits: Tensor = self.network(grey.float()).float()
+        return logits
 
 
 def make_optimiser(network: nn.Module, recipe: OptimiserRecipe) -> Optimizer:
@@ -204,22 +269,15 @@ def set_rate(optimiser: Optimizer, recipe: OptimiserRecipe, progress: float) -> 
         group["lr"] = low + (high - low) * (1.0 + math.cos(math.pi * progress)) / 2.0
 
 
-def micro_f1(scores: NDArray[np.float32], primary: Ints) -> float:
-    """F1 over all crops and species of `score >= 0.5` against the primary species; background species are not asked
-    for (their target is below 0.5)."""
-    found = scores >= VALID_THRESHOLD
-    hits = int(found[np.arange(len(primary)), primary].sum())
-    return 2.0 * hits / (int(found.sum()) + len(primary))
-
-
 def _finish(run: Run, member: Member) -> MemberInfo:
     """Score the fold left out with the weights that are kept; member.json last, as the sign that all is there."""
     task = member.task
-    kept = member.best() if run.recipe.keep == "best" else len(member.history)
+    kept = len(member.history) if run.recipe.keep == "last" else member.best()
     read_weights(member.folder / "weights.safetensors", member.network)
-    scored = member.score()
+    scored = member.score(precision="fp32")  # as the network will be used
     with replacing(member.folder / "oof.npz") as temporary:
         np.savez(temporary, rows=scored.rows, scores=scored.scores.astype(np.float16))
+    seconds = sum(e.seconds for e in member.history)
     info = MemberInfo(
         name=task.name,
         kind=task.kind.kind,
@@ -232,9 +290,13 @@ def _finish(run: Run, member: Member) -> MemberInfo:
         epochs=len(member.history),
         kept_epoch=kept,
         parameters=sum(p.numel() for p in member.network.parameters()),
-        seconds=round(sum(e.seconds for e in member.history), 1),
+        seconds=round(seconds, 1),
         inputs=task.inputs,
         normalise=task.kind.normalise,
+        precision=member.precision,
+        valid_f1_low=member.history[kept - 1].valid_f1_low,
+        data_wait=round(sum(e.data_wait * e.seconds for e in member.history) / seconds, 5),
+        images=member.images.held,
     )
     write_json(member.folder / "member.json", vars(info))
     (member.folder / CHECKPOINT).unlink()

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
-from edge.contract.audio import CROPS_MAX, Padding
+from edge.contract.audio import CROPS_MAX, FRAME_HOP, RATE_HZ, WINDOW_SAMPLES, Padding
 from edge.contract.blend import BlendRule
 from edge.contract.errors import ConfigError
 from edge.contract.strict import Refused, parse
@@ -20,6 +20,8 @@ RECIPES = Path(__file__).parent / "recipes"
 Span = tuple[float, float]
 Normalise = Literal["none", "bands", "standard", "imagenet"]
 MetadataKind = Literal["published", "better"]
+LeafEstimation = Literal["newton", "gradient"]
+BestBy = Literal["log_loss", "accuracy"]
 Keep = Literal["best", "last", "soundscapes"]
 ThresholdBy = Literal["global", "species", "quantile"]
 CLIP_CROPS_MAX = 6  # six crops of 7 s, 4.66 s apart, are 30.3 s
@@ -109,15 +111,22 @@ class Augment:
     power_each: bool = False  # one exponent per sample instead of one per batch: fairer to batch norm's averages
     pink: float = 0.0  # share that gets pink noise
     nocall: float = 0.0  # share that gets a background from the folder --nocall
+    empty: float = 0.0  # share that is replaced by such a background, with no species in it
     snr_db: Span = (0.0, 3.0)  # of either, uniform
 
     def __post_init__(self) -> None:
         _need(0 < self.power[0] <= self.power[1], "power", list(self.power), "[low, high] above 0")
         _need(self.snr_db[0] <= self.snr_db[1], "snr_db", list(self.snr_db), "[low, high]")
-        _need(self.pink + self.nocall <= 1, "pink", [self.pink, self.nocall], "pink and nocall of 1 at most together")
-        for key in ("stripes", "mixup", "pink", "nocall"):
+        for key in ("stripes", "mixup", "pink", "nocall", "empty"):
             _need(0 <= getattr(self, key) <= 1, key, getattr(self, key), "a share of 0 to 1")
+        shares = [self.pink, self.nocall, self.empty]
+        _need(sum(shares) <= 1, "pink", shares, "pink, nocall and empty of 1 at most together")
         _need(self.mixup_alpha > 0, "mixup_alpha", self.mixup_alpha, "a number above 0")
+
+    @property
+    def backgrounds(self) -> bool:
+        """Whether it needs backgrounds of any kind."""
+        return self.pink + self.nocall + self.empty > 0
 
 
 @dataclass(frozen=True)
@@ -160,8 +169,11 @@ class OptimiserRecipe:
 
 @dataclass(frozen=True)
 class MetadataRecipe:
-    """CatBoost on place and day; `learning_rate: auto` leaves the rate to CatBoost. Species that nobody recorded within
-    `limit_km` of a place are never reported there; null is no limit."""
+    """From place and day to species. `published` is CatBoost on nine features: `learning_rate: auto` leaves the rate to
+    it, `best_by` says of how many trees the best model is, `subsample` is the share of rows that a tree's splits are
+    chosen on, `borders` how finely features are cut. `better` is neighbours and networks; of these numbers it takes
+    `validation` and, as a limit to the networks' epochs, `iterations`. Species that nobody recorded within `limit_km`
+    of a place are never reported there; null is no limit."""
 
     iterations: int
     depth: int
@@ -169,12 +181,20 @@ class MetadataRecipe:
     validation: float
     kind: MetadataKind = "published"
     limit_km: float | None = None
+    best_by: BestBy = "log_loss"
+    leaf_estimation: LeafEstimation = "newton"
+    subsample: float = 1.0
+    borders: int = 254
 
     def __post_init__(self) -> None:
         _need(self.iterations >= 1, "iterations", self.iterations, "1 or more")
         _need(1 <= self.depth <= 16, "depth", self.depth, "1 to 16")
         rate = self.learning_rate
         _need(rate == "auto" or rate > 0, "learning_rate", rate, "auto or a number above 0")
+        steady = self.leaf_estimation == "newton" or rate != "auto"  # CatBoost's own rate is for Newton steps
+        _need(steady, "learning_rate", rate, "a number with leaf_estimation gradient")
+        _need(0 < self.subsample <= 1, "subsample", self.subsample, "a share above 0, up to 1")
+        _need(1 <= self.borders <= 254, "borders", self.borders, "1 to 254")
         _need(0 < self.validation < 1, "validation", self.validation, "a share between 0 and 1")
         _need(self.limit_km is None or self.limit_km > 0, "limit_km", self.limit_km, "null or kilometres above 0")
 
@@ -218,7 +238,8 @@ class Sweep:
 class TuneRecipe:
     """What is searched on the labelled soundscapes. `smoothing`: weights of the two neighbouring windows to try.
     `threshold_by`: one threshold of the best F1, one per species, or the quantile of scores that names as many rows
-    nocall as the labels do. `optimise`: evaluations of an optimiser over the weights of kinds and prior; 0 is off."""
+    nocall as the labels do. `optimise`: evaluations of an optimiser over the weights of kinds, prior and neighbours (as
+    many again for each soundscape that is held out); 0 is off."""
 
     padding: tuple[Padding, ...]
     hop_s: float
@@ -231,7 +252,9 @@ class TuneRecipe:
     def __post_init__(self) -> None:
         _need(bool(self.padding), "padding", list(self.padding), "at least one padding")
         _need(bool(self.blend), "blend", list(self.blend), "at least one rule")
-        _need(0 < self.hop_s <= 5, "hop_s", self.hop_s, "up to 5 s")
+        hop = round(self.hop_s * RATE_HZ)
+        good = 0 < hop <= WINDOW_SAMPLES and WINDOW_SAMPLES % hop == 0 and hop % FRAME_HOP == 0
+        _need(good, "hop_s", self.hop_s, "5, 2.5, 1.25, 1, 0.5: every labelled row must be a window")
         good = bool(self.smoothing) and all(0 <= weight <= 1 / 3 for weight in self.smoothing)
         _need(good, "smoothing", list(self.smoothing), "weights of 0 to 1/3, at least one")
         _need(0 <= self.optimise <= 10_000, "optimise", self.optimise, "0 to 10000")

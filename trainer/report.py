@@ -1,6 +1,7 @@
 """report.html: everything a run measured, as one page that needs no network. Reads a Run; computes no new choice."""
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from trainer.folds import Placed, read_folds, shares
 from trainer.oof import CropScore, crop_table, score_crops
 from trainer.page import Cell, Html, Section, Share, number
 from trainer.run import Run, Tuning
+from trainer.tuning_report import search_section, thresholds_section
 
 _HISTORY = ("epoch", "train_loss", "valid_loss", "valid_f1")
 
@@ -25,9 +27,9 @@ def write_report(run: Run, corpus: Corpus) -> Path:
     tuning, placed = run.tuning(), read_folds(run.folder / "folds.csv")
     crops = score_crops(crop_table(run, corpus, run.bag()), run.taxonomy.codes)
     sections = [
-        _thresholds(run, tuning),
-        _search(run, tuning),
-        _species(run, corpus, crops),
+        thresholds_section(run, tuning),
+        search_section(run, tuning),
+        _species(run, corpus, crops, tuning.thresholds.species),
         _learning(run),
         _metadata(run),
         _folds(run, corpus, placed),
@@ -94,75 +96,7 @@ def _cards(run: Run, corpus: Corpus, tuning: Tuning, crops: CropScore) -> list[H
     return cards
 
 
-def _thresholds(run: Run, tuning: Tuning) -> Section:
-    scores, cut = tuning.scores, tuning.thresholds
-    curves = read_json(run.folder / "sweep.json")
-    chosen = {"blended": cut.blended, "acoustic": cut.acoustic}
-    on_rows = scores["basis"] == "soundscapes"
-    baseline = scores["blended"]["f1_all_nocall"] if on_rows else None
-    drawing = page.picture(figures.threshold_curves(curves, chosen, baseline), "F1 by threshold")
-    if not on_rows:
-        text = (
-            f"There are no labelled soundscapes, so thresholds were taken from {scores['rows']:,} out-of-fold crops of "
-            f"{scores['recordings']:,} recordings by F1 over all species and crops. In the field most windows hold no "
-            "bird: expect these thresholds to be too low there."
-        )
-        return Section("threshold", "Threshold", (page.paragraph(text), drawing))
-    text = (
-        f"F1 of each 5-s row, averaged over {scores['rows']:,} rows of {scores['recordings']:,} soundscapes; the band "
-        "is a 95 % bootstrap interval over soundscapes. The dashed line is what reporting nothing would score. The "
-        "threshold is the centre of the plateau about the smoothed peak."
-    )
-    without = scores["rows_without_prior"]
-    if without:
-        text += (
-            f" {without:,} rows of soundscapes without a known place, date or prior count for the right figure only."
-        )
-    names = {"blended": "with the prior", "acoustic": "by sound alone"}
-    header = ["", "threshold", "F1", "low", "high", "rows with calls", "rows without", "report nothing"]
-    keys = ("f1", "f1_low", "f1_high", "f1_call_rows", "f1_nocall_rows", "f1_all_nocall")
-    rows: list[list[Cell]] = [
-        [label, f"{chosen[name]:g}", *(scores[name][key] for key in keys)] for name, label in names.items()
-    ]
-    parts = [page.paragraph(text), drawing, page.table(header, rows)]
-    if scores["blended"]["f1"] <= scores["blended"]["f1_all_nocall"]:
-        parts.append(page.paragraph("No threshold beats reporting nothing: this model hears no birds.", missing=True))
-    if scores["unreadable"]:
-        parts.append(
-            page.details(f"{len(scores['unreadable'])} unreadable soundscapes", "\n".join(scores["unreadable"]))
-        )
-    return Section("threshold", "Threshold", tuple(parts))
-
-
-def _search(run: Run, tuning: Tuning) -> Section:
-    search = read_json(run.folder / "sweep.json")["search"]
-    blend = tuning.blend
-    if not search:
-        text = (
-            "Not searched: without labelled soundscapes nothing tells paddings and blends apart. "
-            f"Taken: padding {tuning.padding}, blend {blend.rule} with weight {blend.prior_weight:g} of the prior."
-        )
-        return Section("blend", "Blend search", (page.paragraph(text, missing=True),))
-    text = (
-        f"Chosen: padding {tuning.padding}, blend {blend.rule} with weight {blend.prior_weight:g} of the prior. Ways "
-        "to score are compared by the peak of their smoothed curves, so that no lucky threshold decides. The first one "
-        "within a standard error of the best is taken, the published blend being the first: on a few soundscapes the "
-        "best of many is mostly luck."
-    )
-    chosen = {"padding": tuning.padding, "rule": blend.rule, "prior_weight": blend.prior_weight}
-    drawing = page.picture(figures.search_map(search, chosen), "F1 by padding and blend")
-    header = ["padding", "rule", "weight of the prior", "threshold", "F1 there", "smoothed peak"]
-    ranked = sorted(search, key=lambda row: -row["peak"])
-    keys = ("padding", "rule", "prior_weight", "threshold")
-    rows: list[list[Cell]] = [[*(_plain(row[key]) for key in keys), row["f1"], Share(row["peak"])] for row in ranked]
-    return Section("blend", "Blend search", (page.paragraph(text), drawing, page.table(header, rows, numbers_from=2)))
-
-
-def _plain(value: str | float) -> str:
-    return value if isinstance(value, str) else f"{value:g}"
-
-
-def _species(run: Run, corpus: Corpus, crops: CropScore) -> Section:
+def _species(run: Run, corpus: Corpus, crops: CropScore, own: Mapping[str, float]) -> Section:
     recordings = Counter(r.primary_label for r in corpus.recordings)
     rows = Counter(code for s in corpus.soundscapes for labels in s.labels.values() for code in labels)
     header = ["species", "scientific name", "code", "recordings", "crops", "recall", "average precision", "rows heard"]
@@ -171,11 +105,16 @@ def _species(run: Run, corpus: Corpus, crops: CropScore) -> Section:
         names = [species.common_name or species.code, species.scientific_name, species.code]
         shares = [Share(score.recall), Share(score.average_precision)]
         lines.append([*names, recordings[species.code], score.crops, *shares, rows[species.code]])
+        if own:
+            lines[-1].append(f"{own[species.code]:g}" if species.code in own else None)
     text = (
         "Over crops that the members have not seen, the bag averaged as at the station. Recall: share of a species' "
         "crops in which it has the best score of all. Species named as background are set aside. Rows heard: labelled "
         "soundscape rows it occurs in."
     )
+    if own:
+        header.append("threshold")
+        text += " Threshold: its own, where those rows are enough for one."
     return Section("species", "Species", (page.paragraph(text), page.table(header, lines, numbers_from=3)))
 
 
@@ -209,7 +148,6 @@ def _metadata(run: Run) -> Section:
     found = read_json(folder / "metrics.json")
     features = read_csv(folder / "importances.csv", ("feature", "importance"))
     names = [line["feature"].replace("_", " ") for line in features]
-    drawing = figures.bars(names, [float(line["importance"]) for line in features], "Importance, %")
     labels = {
         "top1": "accuracy",
         "top5": "among the five most probable",
@@ -220,12 +158,18 @@ def _metadata(run: Run) -> Section:
     }
     rows = [[label, found["validation"][key], found["baseline_majority"][key]] for key, label in labels.items()]
     counts = found["rows"]
+    better = found.get("kind") == "better"
+    what, size = ("Neighbours and networks", "epochs") if better else ("CatBoost", "trees kept")
     text = (
-        f"CatBoost on the climate, cover and day of {counts['used']:,} recordings of {found['species']} species; "
+        f"{what} on the climate, cover, place and day of {counts['used']:,} recordings of {found['species']} species; "
         f"{counts['without_place']:,} without place and {counts['without_date']:,} without date were left out. "
-        f"{counts['validation']:,} random ones are for validation, {found['iterations']} trees were kept. "
-        f"The ONNX file differs from CatBoost by at most {found['onnx_difference']:.1g}."
+        f"{counts['validation']:,} random ones are for validation; {found['iterations']} {size}. "
+        f"The ONNX file differs from the model itself by at most {found['onnx_difference']:.1g}."
     )
+    if found.get("limit_km"):
+        text += f" Species that nobody recorded within {found['limit_km']:g} km of a place are never reported there."
+    drawn = "Share in the mixture, %" if better else "Importance, %"
+    drawing = figures.bars(names, [float(line["importance"]) for line in features], drawn)
     right = page.table(["validation", "model", "frequencies alone"], rows)
     return Section("metadata", title, (page.paragraph(text), page.pair(page.picture(drawing, "importances"), right)))
 

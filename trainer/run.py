@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from trainer.files import read_json, replacing, write_json
 from trainer.model import build_network
 from trainer.recipe import Normalise, Recipe, read_recipe
 
+Precision = Literal["fp32", "bf16"]
 SCHEMA = 1
 STAGES = ("check-data", "folds", "spectrograms", "fit-cnn", "fit-metadata", "bag", "tune", "report")
 _VERSIONS = ("torch", "timm", "numpy", "catboost", "soundfile")
@@ -48,6 +49,10 @@ class MemberInfo:
     seconds: float  # of training, all epochs
     inputs: str  # digest of what it was trained from
     normalise: Normalise = "none"
+    precision: Precision = "fp32"  # of the training; the weights are float32
+    valid_f1_low: float | None = None  # lower end of its interval with validation.bootstrap, else the same
+    data_wait: float = 0.0  # share of its epochs that the loop waited for batches
+    images: str = "memory"  # what held them: device memory, memory or disk
 
 
 @dataclass(frozen=True)

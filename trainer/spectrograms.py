@@ -1,11 +1,13 @@
 """Spectrograms: every crop's grey image, made once in parallel, kept as one memory-mapped array.
 
-images.npy (N, 128, 281) uint8 · index.csv (recording, primary_label, first, count) · skipped.csv · cache.json.
-A killed run goes on where it stopped; a cache of other constants is refused. Knows no labels and no networks.
+images.npy (N, 128, 281) uint8 · ranges.npy (N, 2) float32: dB of grey 0 and of grey 255 · index.csv (recording,
+primary_label, first, count) · skipped.csv · cache.json. A killed run goes on where it stopped; a cache of other
+constants is refused. Knows no labels and no networks.
 """
 
 import csv
 import json
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -21,8 +23,9 @@ from edge.contract.audio import (
     CROP_STEP,
     IMAGE_SHAPE,
     Image,
+    Ranges,
     front_end,
-    mel_image,
+    mel_images,
     training_crops,
 )
 from edge.contract.errors import CorpusError, RecordingError
@@ -32,6 +35,9 @@ from trainer.workers import progress_bar, worker_pool
 
 INDEX = ("recording", "primary_label", "first", "count")
 SKIPPED = ("recording", "reason")
+IMAGES, RANGES = "images.npy", "ranges.npy"
+CROP_BYTES = int(np.prod(IMAGE_SHAPE)) + 2 * np.dtype(np.float32).itemsize
+PUBLISHED_CROPS = 380_000  # about, of the 62 874 recordings of BirdCLEF 2021
 _JOURNAL = "progress.csv"  # recordings done, while the cache is being made
 _CHUNK = 8  # recordings per task: about a second of work
 
@@ -55,6 +61,14 @@ class Made:
     skipped: int
     crops_per_s: float  # 0 if all was there already
 
+    def projected(self, jobs: int) -> str:
+        """What the published corpus would take with so many processes on this machine."""
+        minutes, gigabytes = PUBLISHED_CROPS / self.crops_per_s / 60, PUBLISHED_CROPS * CROP_BYTES / 1e9
+        return (
+            f"{self.crops_per_s:.0f} crops/s, {self.crops_per_s / jobs:.0f} per core; at this speed the published "
+            f"corpus (62 874 recordings, about 380 000 crops, {gigabytes:.1f} GB) takes {minutes:.0f} min"
+        )
+
 
 class Spectrograms:
     """A finished cache. Opening it checks that it was made with this front-end. Raises CorpusError."""
@@ -65,14 +79,22 @@ class Spectrograms:
         _check_constants(folder, state)
         if not state.get("done"):
             raise CorpusError(f"{folder}: not finished; run: python -m trainer spectrograms")
+        if not (folder / RANGES).is_file():
+            raise CorpusError(f"{folder}: {RANGES} is missing; remove {folder} and run: python -m trainer spectrograms")
         rows = read_csv(folder / "index.csv", INDEX)
         self.entries = [Entry(r["recording"], r["primary_label"], int(r["first"]), int(r["count"])) for r in rows]
 
     @cached_property
     def images(self) -> Image:
         """All images `(N, 128, 281)`, memory-mapped; only rows that an entry names are meant to be read."""
-        images: Image = np.load(self.folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        images: Image = np.load(self.folder / IMAGES, mmap_mode="r", allow_pickle=False)
         return images
+
+    @cached_property
+    def ranges(self) -> Ranges:
+        """The dB of grey 0 and of grey 255 of every image, `(N, 2)`, in memory."""
+        ranges: Ranges = np.load(self.folder / RANGES, allow_pickle=False)
+        return ranges
 
 
 def crops_max_samples(crops_max: int) -> int:
@@ -96,19 +118,20 @@ def make_spectrograms(
     folder: Path, recordings: Sequence[Recording], crops_max: int, jobs: int, console: Console
 ) -> Made:
     """Make or complete the cache. Recordings that cannot be decoded are skipped and listed in skipped.csv."""
-    constants = {"front_end": front_end(), "crops_max": crops_max}
+    constants = cache_constants(crops_max)
     with worker_pool(jobs) as pool:
         audios = probe_all(recordings, pool)
         plan, skipped = _plan(recordings, audios, crops_max)
         if not plan:
             raise CorpusError(f"no recording can be read: {len(skipped)} skipped; see {folder / 'skipped.csv'}")
-        done = _resume(folder, plan, constants)
+        _check_disk(folder, plan, console)
+        done = _resume(folder, plan, constants, console)
         counts = dict(done)
         made, seconds = 0, time.monotonic()
         todo = [(entry, path) for entry, path in plan if entry.recording not in done]
         with progress_bar(console) as progress, (folder / _JOURNAL).open("a", newline="", encoding="utf8") as journal:
             task = progress.add_task("spectrograms", total=len(plan), completed=len(done), note="")
-            for results in _work(pool, folder / "images.npy", todo, crops_max):
+            for results in _work(pool, folder, todo, crops_max):
                 for recording, count, reason in results:
                     counts[recording] = count
                     made += count
@@ -129,6 +152,11 @@ def make_spectrograms(
     (folder / _JOURNAL).unlink()
     speed = made / seconds if made else 0.0
     return Made(len(entries), sum(e.count for e in entries), len(set(skipped)), speed)
+
+
+def cache_constants(crops_max: int) -> dict[str, object]:
+    """What a cache is made with, as it records it."""
+    return {"front_end": front_end(), "crops_max": crops_max, "ranges": "dB of grey 0 and of grey 255"}
 
 
 def _check_constants(folder: Path, state: Mapping[str, object]) -> None:
@@ -157,20 +185,36 @@ def _plan(
     return plan, skipped
 
 
-def _resume(folder: Path, plan: Plan, constants: dict[str, object]) -> dict[str, int]:
-    """Prepare the array; return the crops of every recording that an earlier, killed run has finished."""
+def _crops(plan: Plan) -> int:
+    last, _ = plan[-1]
+    return last.first + last.count
+
+
+def _check_disk(folder: Path, plan: Plan, console: Console) -> None:
+    """Say what the cache will take; raise CorpusError if the disk has not got it."""
     folder.mkdir(parents=True, exist_ok=True)
-    last = plan[-1][0]
-    shape = (last.first + last.count, *IMAGE_SHAPE)
+    crops, free = _crops(plan), shutil.disk_usage(folder).free
+    there = sum((folder / name).stat().st_blocks * 512 for name in (IMAGES, RANGES) if (folder / name).is_file())
+    sizes = f"{crops} crops take {crops * CROP_BYTES / 1e9:.2f} GB, {(free + there) / 1e9:.2f} GB are free"
+    if crops * CROP_BYTES > free + there:
+        raise CorpusError(f"{folder}: {sizes}; choose another --out or fewer spectrograms.crops_max")
+    console.print(sizes, highlight=False)
+
+
+def _resume(folder: Path, plan: Plan, constants: dict[str, object], console: Console) -> dict[str, int]:
+    """Prepare the arrays; return the crops of every recording that an earlier, killed run has finished."""
     layout = [[e.recording, e.first, e.count] for e, _ in plan]
     state = json.loads(json.dumps(constants | {"done": False, "plan": layout}))
-    if (folder / "cache.json").is_file() and (folder / "images.npy").is_file():
+    if (folder / "cache.json").is_file() and (folder / IMAGES).is_file():
         found = read_json(folder / "cache.json")
         _check_constants(folder, found)
-        if found == state:
+        if not (folder / RANGES).is_file():
+            console.print(f"{folder}: {RANGES} is missing; all images are made again", markup=False, highlight=False)
+        elif found == state:
             return {recording: count for recording, count, _ in _read_journal(folder)}
     (folder / _JOURNAL).unlink(missing_ok=True)
-    np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape).flush()
+    np.lib.format.open_memmap(folder / IMAGES, "w+", np.uint8, (_crops(plan), *IMAGE_SHAPE)).flush()
+    np.lib.format.open_memmap(folder / RANGES, "w+", np.float32, (_crops(plan), 2)).flush()
     write_json(folder / "cache.json", state)
     return {}
 
@@ -187,16 +231,17 @@ def _read_journal(folder: Path) -> list[tuple[str, int, str]]:
 Result = tuple[str, int, str]
 
 
-def _work(pool: ProcessPoolExecutor, images: Path, todo: Plan, crops_max: int) -> Iterator[list[Result]]:
+def _work(pool: ProcessPoolExecutor, folder: Path, todo: Plan, crops_max: int) -> Iterator[list[Result]]:
     chunks = [todo[i : i + _CHUNK] for i in range(0, len(todo), _CHUNK)]
-    futures = [pool.submit(_make_chunk, images, chunk, crops_max) for chunk in chunks]
+    futures = [pool.submit(_make_chunk, folder, chunk, crops_max) for chunk in chunks]
     for future in as_completed(futures):
         yield future.result()
 
 
-def _make_chunk(path: Path, chunk: Plan, crops_max: int) -> list[Result]:
-    """Write the images of some recordings into the array; in a worker."""
-    images = np.lib.format.open_memmap(path, "r+")
+def _make_chunk(folder: Path, chunk: Plan, crops_max: int) -> list[Result]:
+    """Write the images of some recordings and their ranges into the arrays; in a worker."""
+    images = np.lib.format.open_memmap(folder / IMAGES, "r+")
+    ranges = np.lib.format.open_memmap(folder / RANGES, "r+")
     results = []
     for entry, source in chunk:
         try:
@@ -205,7 +250,9 @@ def _make_chunk(path: Path, chunk: Plan, crops_max: int) -> list[Result]:
             results.append((entry.recording, 0, " ".join(str(error).split())))
             continue
         crops = training_crops(sound, crops_max)[: entry.count]  # fewer than planned if the file breaks off
-        images[entry.first : entry.first + len(crops)] = mel_image(crops)
+        rows = slice(entry.first, entry.first + len(crops))
+        images[rows], ranges[rows] = mel_images(crops)
         results.append((entry.recording, len(crops), ""))
     images.flush()
+    ranges.flush()
     return results

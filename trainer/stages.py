@@ -4,7 +4,7 @@ import fcntl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,19 +13,35 @@ from rich.table import Table
 
 from edge.contract.audio import front_end
 from edge.contract.errors import ConfigError, CorpusError
+from trainer.backgrounds import FILE as BACKGROUNDS
+from trainer.backgrounds import (
+    background_source,
+    check_folder,
+    make_backgrounds,
+    read_backgrounds,
+    wants_backgrounds,
+    wants_folder,
+)
 from trainer.bag import choose_bag
+from trainer.calls import FILE as CALLS
+from trainer.calls import make_calls
 from trainer.check import check_data
 from trainer.corpus import LABELS, METADATA, SITES, Corpus
 from trainer.dataset import crop_set
-from trainer.files import digest, write_json
-from trainer.fit import choose_device, fit_members
-from trainer.folds import draw_folds, make_folds, off_balance, read_folds, shares, write_folds
+from trainer.files import clear_temporaries, digest, write_json
+from trainer.fit import Workplace, fit_members
+from trainer.foldmap import assign_folds
+from trainer.folds import read_folds, write_folds
 from trainer.metadata import fit_metadata
+from trainer.model import check_clips
 from trainer.oof import crop_table, score_crops
-from trainer.recipe import Recipe, find_recipe, read_recipe
+from trainer.recipe import MetadataKind, Recipe, find_recipe, read_recipe
 from trainer.report import write_report
+from trainer.row_images import FILE as ROW_IMAGES
+from trainer.row_images import make_row_images, require_rows
 from trainer.run import STAGES, Run
-from trainer.spectrograms import Spectrograms, make_spectrograms
+from trainer.spectrograms import Spectrograms, cache_constants, make_spectrograms
+from trainer.tracking import tracking
 from trainer.tune import tune
 
 # the stages whose results a stage reads
@@ -53,30 +69,49 @@ class Options:
     weights: Path | None
     jobs: int
     device: str
+    devices: str | None = None  # `0,1`: where members are trained side by side
+    cluster: str | None = None  # address of a Ray cluster to train members on
+    track: bool = False  # log to MLflow
+    nocall: Path | None = None  # folder of backgrounds; None takes those that the run has
+    kind: MetadataKind | None = None  # of the metadata model, instead of the recipe's
+    iterations: int | None = None  # as above
 
 
 def run_stages(options: Options, names: Sequence[str], console: Console) -> Run:
     """Do the named stages that are not done yet, in order; each says what it did. Raises BirdstationError."""
-    recipe = _recipe(options)
-    choose_device(options.device)
+    recipe = _recipe(options, names)
+    Workplace.of(options.device, options.devices, options.cluster, options.jobs)
     corpus = Corpus.read(options.data)
+    require_rows(recipe, corpus)
     with _alone(options.out):
+        clear_temporaries(options.out)
         run = Run.create(options.out, recipe, corpus.name, corpus.taxonomy)
-        work = _Work(options, run, corpus, console)
-        for name in names:
-            inputs = work.inputs(name)
-            if run.done(name, inputs):
-                console.print(f"[dim]{name}: done already[/dim]")
-                continue
-            for needed in NEEDS[name]:
-                if not run.has(needed):
-                    advice = f"run: python -m trainer {needed}"
-                    raise CorpusError(f"{run.folder}: stage {needed} comes before {name}; {advice}")
-            console.rule(f"[bold]{name}", align="left")
-            begin = time.monotonic()
-            work.do(name)
-            run.mark(name, inputs, time.monotonic() - begin)
+        if {"spectrograms", "fit-cnn"} & set(names):
+            told = check_folder(recipe, options.nocall, run.folder / BACKGROUNDS)
+            if told:
+                console.print(f"[yellow]{told}[/yellow]", highlight=False)
+        with tracking(run, options.track, console) as note:
+            work = _Work(options, run, corpus, console, note)
+            for name in names:
+                _run_stage(work, name)
+            work.note()
     return run
+
+
+def _run_stage(work: "_Work", name: str) -> None:
+    run, console, inputs = work.run, work.console, work.inputs(name)
+    if run.done(name, inputs):
+        console.print(f"[dim]{name}: done already[/dim]")
+        return
+    for needed in NEEDS[name]:
+        if not run.has(needed):
+            advice = f"run: python -m trainer {needed}"
+            raise CorpusError(f"{run.folder}: stage {needed} comes before {name}; {advice}")
+    console.rule(f"[bold]{name}", align="left")
+    begin = time.monotonic()
+    work.do(name)
+    run.mark(name, inputs, time.monotonic() - begin)
+    work.note()
 
 
 def stage_table(run: Run) -> Table:
@@ -89,13 +124,19 @@ def stage_table(run: Run) -> Table:
     return table
 
 
-def _recipe(options: Options) -> Recipe:
+def _recipe(options: Options, names: Sequence[str]) -> Recipe:
+    """The recipe asked for, or that of the run. The metadata model alone can be begun without a name: as published."""
     pinned = options.out / "recipe.yaml"
+    own = {key: value for key in ("kind", "iterations") if (value := getattr(options, key)) is not None}
     if options.recipe is not None:
-        return find_recipe(options.recipe)
-    if pinned.is_file():
-        return read_recipe(pinned)
-    raise ConfigError(f"{options.out}: no run here yet; begin one with --recipe NAME")
+        recipe = find_recipe(options.recipe)
+    elif pinned.is_file():
+        recipe = read_recipe(pinned)
+    elif names == ("fit-metadata",):
+        recipe = find_recipe("published")
+    else:
+        raise ConfigError(f"{options.out}: no run here yet; begin one with --recipe NAME")
+    return replace(recipe, metadata=replace(recipe.metadata, **own)) if own else recipe
 
 
 @contextmanager
@@ -114,21 +155,29 @@ def _alone(folder: Path) -> Iterator[None]:
 class _Work:
     """The stages over one run and one corpus."""
 
-    def __init__(self, options: Options, run: Run, corpus: Corpus, console: Console) -> None:
+    def __init__(
+        self, options: Options, run: Run, corpus: Corpus, console: Console, tell: Callable[[str], None]
+    ) -> None:
         self.options, self.run, self.corpus, self.console = options, run, corpus, console
-        self.recipe = run.recipe
+        self.recipe, self._tell = run.recipe, tell
+
+    def note(self) -> None:
+        """Tell the tracking that there is something new; before the members begin there is nothing to track."""
+        if self.run.has("folds") and self.run.has("spectrograms"):
+            self._tell(self.inputs("fit-cnn"))
 
     def inputs(self, name: str) -> str:
         """Digest of everything that the stage is made from, short of this program."""
         data, folder = self.options.data, self.run.folder
         tables = [data / file for file in (METADATA, LABELS, SITES)]
-        spectrograms, members = folder / "spectrograms", sorted(folder.glob("members/*/member.json"))
+        cache = [folder / "spectrograms" / name for name in ("index.csv", "cache.json")]
+        members = sorted(folder.glob("members/*/member.json"))
         metadata = sorted(folder.glob("metadata/*.json"))
         parts: dict[str, list[object]] = {
             "check-data": [*tables, self.audio],
             "folds": [tables[0], asdict(self.recipe.folds), self.recipe.seed],
-            "spectrograms": [tables[0], self.audio, self.recipe.spectrograms.crops_max, front_end()],
-            "fit-cnn": [tables[0], folder / "folds.csv", spectrograms / "index.csv", spectrograms / "cache.json"],
+            "spectrograms": [tables[0], self.audio, cache_constants(self.recipe.spectrograms.crops_max), self.sounds],
+            "fit-cnn": [tables[0], folder / "folds.csv", *cache, self.sounds, *self.rows],
             "fit-metadata": [tables[0], asdict(self.recipe.metadata), _listing(self.options.rasters, "*.tif")],
             "bag": [*members],
             "tune": [*tables, folder / "bag.json", *members, *metadata, _listing(data / "train_soundscapes", "*.ogg")],
@@ -139,6 +188,19 @@ class _Work:
     @cached_property
     def audio(self) -> list[tuple[str, int, int]]:
         return _listing(self.options.data / "train_short_audio", "*/*")
+
+    @cached_property
+    def rows(self) -> list[object]:
+        """What the labelled rows that choose epochs are made from, if the recipe wants them."""
+        if self.recipe.keep != "soundscapes":
+            return []
+        sounds = _listing(self.options.data / "train_soundscapes", "*.ogg")
+        return [self.options.data / LABELS, sounds, self.recipe.tune.padding[0], front_end()]
+
+    @cached_property
+    def sounds(self) -> str:
+        """Digest of what the backgrounds are made from."""
+        return background_source(self.recipe, self.options.nocall, self.run.folder / BACKGROUNDS)
 
     def do(self, name: str) -> None:
         stages: dict[str, Callable[[], None]] = {
@@ -159,20 +221,8 @@ class _Work:
         self.console.print(checked.table())
 
     def folds(self) -> None:
-        count = self.recipe.folds.count
-        placed = make_folds(self.corpus.recordings, self.recipe.folds, self.recipe.seed)
-        draw_folds(self.run.folder / "folds.png", self.corpus.recordings, placed, count)
+        placed = assign_folds(self.corpus, self.recipe, self.run.folder / "folds.png", self.console)
         write_folds(self.run.folder / "folds.csv", placed)
-        blocks = {p.block for p in placed if p.block}
-        blocked = sum(bool(p.block) for p in placed)
-        self.console.print(f"{len(placed)} recordings, {blocked} of them in {len(blocks)} blocks, {count} folds")
-        table = Table("quarter", "recordings", *(f"fold {k}" for k in range(count)))
-        for quarter, row in shares(placed, count).items():
-            recordings = sum(p.quarter == quarter for p in placed)
-            table.add_row(quarter, f"{recordings:,}", *(f"{share:.1%}" for share in row))
-        self.console.print(table)
-        for line in off_balance(placed, count):
-            self.console.print(f"[yellow]off balance:[/yellow] {line}")
 
     def spectrograms(self) -> None:
         made = make_spectrograms(
@@ -182,21 +232,44 @@ class _Work:
             self.options.jobs,
             self.console,
         )
-        speed = f", {made.crops_per_s:.0f} crops/s" if made.crops_per_s else ""
-        self.console.print(f"{made.crops} crops of {made.recordings} recordings, {made.skipped} skipped{speed}")
+        self.console.print(f"{made.crops} crops of {made.recordings} recordings, {made.skipped} skipped")
+        if made.crops_per_s:
+            self.console.print(made.projected(self.options.jobs), highlight=False)
+        self.backgrounds()
+
+    def backgrounds(self) -> None:
+        asked, folder = self.options, self.options.nocall if wants_folder(self.recipe) else None
+        if folder != asked.nocall:
+            self.console.print(f"--nocall is not used: recipe {self.recipe.name} mixes no backgrounds", highlight=False)
+        if wants_backgrounds(self.recipe):
+            make_backgrounds(self.run.folder / BACKGROUNDS, folder, self.sounds, asked.jobs, self.console)
+
+    def calls(self, spectrograms: Spectrograms) -> None:
+        if self.recipe.labels.call_probability:
+            cache = [spectrograms.folder / name for name in ("index.csv", "cache.json")]
+            source = digest(*cache, self.sounds, self.recipe.seed)
+            backgrounds = read_backgrounds(self.run.folder / BACKGROUNDS)
+            path, jobs = self.run.folder / CALLS, self.options.jobs
+            make_calls(path, spectrograms, backgrounds, source, self.recipe.seed, jobs, self.console)
 
     def fit_cnn(self) -> None:
-        device = choose_device(self.options.device)
+        asked, inputs = self.options, self.inputs("fit-cnn")
+        for architecture in sorted({m.architecture for m in self.recipe.members if m.clip_crops > 1}):
+            check_clips(architecture)
         spectrograms = Spectrograms(self.run.folder / "spectrograms")
+        self.backgrounds()
+        self.calls(spectrograms)
+        if self.recipe.keep == "soundscapes":
+            make_row_images(self.run.folder / ROW_IMAGES, self.corpus, self.recipe, digest(*self.rows), self.console)
         folds = {p.recording: p.fold for p in read_folds(self.run.folder / "folds.csv")}
         fit_members(
             self.run,
             crop_set(spectrograms.entries, self.corpus.recordings, folds, self.corpus.taxonomy),
-            self.inputs("fit-cnn"),
-            device=device,
-            jobs=1 if device == "cuda" else self.options.jobs,
-            weights=self.options.weights,
+            inputs,
+            workplace=Workplace.of(asked.device, asked.devices, asked.cluster, asked.jobs),
+            weights=asked.weights,
             console=self.console,
+            note=lambda: self._tell(inputs),
         )
         self.out_of_fold()
 

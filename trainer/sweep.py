@@ -5,7 +5,7 @@ thresholds, and the counts summed from above say how many species pass each.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,9 +60,9 @@ class Rows:
         """Rows with anything to hear."""
         return self.truth.any(axis=1) | (self.others > 0)
 
-    def found(self, scores: Scores, threshold: float, codes: Sequence[str]) -> dict[str, Labels]:
-        """Labels that pass the threshold, by row id, as the station would report them."""
-        passed = scores >= np.float32(threshold)
+    def found(self, scores: Scores, threshold: float | Scores, codes: Sequence[str]) -> dict[str, Labels]:
+        """Labels that pass the threshold (one for all or `(species,)`), by row id, as the station would report them."""
+        passed = scores >= np.asarray(threshold, np.float32)
         return {
             row: frozenset(codes[i] for i in np.flatnonzero(found).tolist()) or NOCALL_ROW
             for row, found in zip(self.ids, passed, strict=True)
@@ -84,15 +84,22 @@ def thresholds_of(low: float, high: float, step: float) -> NDArray[np.float32]:
 
 def count(rows: Rows, scores: Scores, thresholds: NDArray[np.float32]) -> Counts:
     """What passes each threshold; a score equal to it passes."""
-    gap = np.searchsorted(thresholds, scores, side="right")  # (rows, species): passes that many thresholds
+    high = np.flatnonzero(scores >= thresholds[0])  # most scores pass none
+    gap = np.searchsorted(thresholds, scores.ravel()[high], side="right")  # passes that many thresholds
     width = len(thresholds) + 1
-    cell = gap + width * np.arange(len(rows))[:, None]
+    cell = gap + width * (high // scores.shape[1])
 
     def above(cells: NDArray[np.int64]) -> NDArray[np.int64]:
         histogram = np.bincount(cells, minlength=width * len(rows)).reshape(len(rows), width)
         return histogram[:, ::-1].cumsum(axis=1)[:, -2::-1]
 
-    return Counts(above(cell.ravel()), above(cell[rows.truth]))
+    return Counts(above(cell), above(cell[rows.truth.ravel()[high]]))
+
+
+def count_at(rows: Rows, scores: Scores, threshold: float | Scores) -> Counts:
+    """What passes one threshold, the same for all species or one of each `(species,)`."""
+    passed = scores >= np.asarray(threshold, np.float32)
+    return Counts(passed.sum(axis=1, keepdims=True), (passed & rows.truth).sum(axis=1, keepdims=True))
 
 
 def row_f1s(rows: Rows, counts: Counts) -> Floats:
@@ -160,6 +167,15 @@ class Candidate:
     blend: Blend
     f1s: Floats  # (rows, thresholds)
 
+    @property
+    def peak(self) -> float:
+        """What it is compared by: the highest point of the smoothed curve."""
+        return float(smooth(self.f1s.mean(axis=0)).max())
+
+    def take(self, kept: NDArray[np.bool_]) -> "Candidate":
+        """The same over the rows where `kept` is true."""
+        return replace(self, f1s=self.f1s[kept])
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -186,42 +202,29 @@ def _choose(sums: Floats, rows: NDArray[np.int64]) -> Choice:
 
 def steady_threshold_of(f1s: Floats, recordings: Sequence[str]) -> int:
     """`steady_threshold` of F1 `(rows, thresholds)`, of one way to score."""
-    _, sums, rows = _by_recording([Candidate("context", Blend(), f1s)], recordings)
+    sums, rows = _by_recording([Candidate("context", Blend(), f1s)], recordings)
     return steady_threshold(sums[:, 0], rows)
 
 
-def _by_recording(
-    candidates: Sequence[Candidate], recordings: Sequence[str]
-) -> tuple[NDArray[np.int64], Floats, NDArray[np.int64]]:
-    """Index of each row's recording `(rows,)`, and what `_choose` wants."""
+def _by_recording(candidates: Sequence[Candidate], recordings: Sequence[str]) -> tuple[Floats, NDArray[np.int64]]:
+    """What `_choose` wants."""
     names, group = np.unique(np.asarray(recordings), return_inverse=True)
     sums = np.zeros((len(names), len(candidates), candidates[0].f1s.shape[1]))
     for c, candidate in enumerate(candidates):
         np.add.at(sums[:, c], group, candidate.f1s)
-    return group, sums, np.bincount(group)
+    return sums, np.bincount(group)
 
 
 def choose(candidates: Sequence[Candidate], recordings: Sequence[str]) -> Choice:
     """The way to score and the threshold to take by row-wise F1 `(rows,)` of `recordings`. Candidates are to be listed
     from the one to keep when in doubt."""
-    _, sums, rows = _by_recording(candidates, recordings)
-    return _choose(sums, rows)
+    return _choose(*_by_recording(candidates, recordings))
 
 
-def held_out(candidates: Sequence[Candidate], recordings: Sequence[str]) -> Floats | None:
-    """F1 of each row `(rows,)` when the choice is made on the other recordings: what a new soundscape may expect.
-
-    None with a single recording: then there are no others.
-    """
-    group, sums, rows = _by_recording(candidates, recordings)
-    if len(rows) < 2:
-        return None
-    values = np.empty(len(group))
-    for g in range(len(rows)):
-        others = np.arange(len(rows)) != g
-        choice = _choose(sums[others], rows[others])
-        values[group == g] = candidates[choice.candidate].f1s[group == g, choice.threshold]
-    return values
+def without_each(recordings: Sequence[str]) -> list[NDArray[np.bool_]]:
+    """For each recording the rows of all others, `(rows,)`. None with a single recording: then there are no others."""
+    names, group = np.unique(np.asarray(recordings), return_inverse=True)
+    return [group != g for g in range(len(names))] if len(names) > 1 else []
 
 
 def curve_interval(f1s: Floats, recordings: Sequence[str], seed: int = 0) -> tuple[Floats, Floats]:

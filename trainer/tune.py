@@ -1,55 +1,34 @@
 """Padding, blend and thresholds, chosen on labelled soundscapes by the competition's row-wise F1.
 
 The row is the window: its sound is cut, scored and blended as the station will. Without labelled soundscapes only the
-thresholds are chosen, on the out-of-fold scores of the training crops. Knows no training; sweep.py makes the choice.
+thresholds are chosen, on the out-of-fold scores of the training crops. Knows no training; sweep.py makes the choice,
+thresholds.py sets the thresholds, blend_search.py looks between the listed blends.
 """
 
 import math
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import soundfile
-import soxr
 from numpy.typing import NDArray
-from rich.progress import track
-from torch import nn
 
-from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Image, Padding, Samples, WindowCutter
-from edge.contract.blend import Blend, Scores, acoustic_scores, blend_scores
+from edge.contract.audio import Padding
+from edge.contract.blend import Blend, Scores, blend_scores
 from edge.contract.bundle import Thresholds
-from edge.contract.errors import RecordingError
 from edge.contract.metrics import interval, score_rows
 from edge.contract.place import Values
 from trainer import sweep
-from trainer.bag import score_images
-from trainer.corpus import Corpus, Soundscape
+from trainer.blend_search import Optimum, optimise
+from trainer.corpus import Corpus
 from trainer.files import write_json
 from trainer.metadata import place_scores
 from trainer.oof import crop_table
-from trainer.recipe import TuneRecipe
+from trainer.recipe import ThresholdBy, TuneRecipe
 from trainer.run import MemberInfo, Run, Tuning
+from trainer.soundscape_scores import Scored, score_soundscapes
 from trainer.sweep import Candidate, Rows
-
-_BLOCK_S = 5
-
-
-@dataclass(frozen=True)
-class Scored:
-    """All labelled rows with what the bag and the prior say of them."""
-
-    rows: Rows
-    members: dict[Padding, Scores]  # (members, rows, species) for each padding
-    prior: Scores  # (rows, species); NaN where the place, the date or the model is not known
-    unreadable: tuple[str, ...]  # soundscapes that could not be decoded
-
-    @property
-    def placed(self) -> NDArray[np.bool_]:
-        """Rows that have a prior."""
-        return ~np.isnan(self.prior[:, 0])
+from trainer.thresholds import RULES, Cut, cut_by, f1_at
 
 
 def tune(run: Run, corpus: Corpus) -> None:
@@ -59,162 +38,162 @@ def tune(run: Run, corpus: Corpus) -> None:
     if scored is None or not len(scored.rows):
         tuning, curves = tune_on_crops(run, corpus, bag)
     else:
-        tuning, curves = tune_on_rows(run, scored, [member.kind for member in bag])
+        tuning, curves = tune_on_rows(run, scored)
     write_json(run.folder / "sweep.json", curves)
     run.write_tuning(tuning)
     print(_line(tuning))
-
-
-# soundscapes to scores
-
-
-def score_soundscapes(run: Run, corpus: Corpus, bag: Sequence[MemberInfo]) -> Scored:
-    """Every labelled row of every readable soundscape; images are made once per padding, scored once per member."""
-    networks = [run.load_network(member.name) for member in bag]
-    paddings = run.recipe.tune.padding
-    labelled, unreadable = [], []
-    scores: dict[Padding, list[Scores]] = {padding: [] for padding in paddings}
-    prior: list[Scores] = []
-    shown = track(corpus.soundscapes, "soundscapes", transient=True, disable=not sys.stderr.isatty())
-    for soundscape in shown:
-        try:
-            found = _score_rows(soundscape, networks, run.recipe.tune, len(run.taxonomy))
-        except RecordingError as error:
-            unreadable.append(str(error))
-            continue
-        labelled += [(row, soundscape.path.stem, labels) for row, labels in soundscape.labels.items()]
-        for padding in paddings:
-            scores[padding].append(found[padding])
-        prior.append(np.repeat(_prior(run, soundscape), len(soundscape.labels), axis=0))
-    rows = Rows.of(labelled, run.taxonomy)
-    empty = np.zeros((0, len(run.taxonomy)), np.float32)
-    members = {p: np.concatenate(parts, axis=1) if parts else empty[None] for p, parts in scores.items()}
-    return Scored(rows, members, np.concatenate(prior or [empty]), tuple(unreadable))
-
-
-def _score_rows(
-    soundscape: Soundscape, networks: Sequence[nn.Module], recipe: TuneRecipe, species: int
-) -> dict[Padding, Scores]:
-    """Scores `(members, rows, species)` of a soundscape's labelled rows; 0 for a row beyond the end of the sound."""
-    row_at = {_start_s(row_id): i for i, row_id in enumerate(soundscape.labels)}
-    images = row_images(soundscape.path, recipe.padding, recipe.hop_s)
-    scores = {padding: np.zeros((len(networks), len(row_at), species), np.float32) for padding in recipe.padding}
-    wanted = [(padding, start) for padding in recipe.padding for start in images[padding] if start in row_at]
-    if wanted:  # one call for all paddings: few large batches cost less than many small ones
-        found = score_images(networks, np.stack([images[padding][start] for padding, start in wanted]))
-        for i, (padding, start) in enumerate(wanted):
-            scores[padding][:, row_at[start]] = found[:, i]
-    return scores
-
-
-def _start_s(row_id: str) -> int:
-    """Where a row begins: `7019_COR_10` is the 5 s that end at 10 s. -1 (no window begins there) for another form."""
-    end = row_id.rsplit("_", 1)[-1]
-    return int(end) - WINDOW_SAMPLES // RATE_HZ if end.isdigit() else -1
-
-
-def row_images(path: Path, paddings: Sequence[Padding], hop_s: float) -> dict[Padding, dict[int, Image]]:
-    """Images of the windows that start on a whole second, by padding and start in seconds; decodes once.
-
-    Raises RecordingError if the sound cannot be decoded to its end.
-    """
-    cutters = {padding: WindowCutter(round(hop_s * RATE_HZ), padding) for padding in paddings}
-    images: dict[Padding, dict[int, Image]] = {padding: {} for padding in paddings}
-    for block in (*_blocks(path), None):
-        for padding, cutter in cutters.items():
-            for window in cutter.close() if block is None else cutter.push(block):
-                if window.start % RATE_HZ == 0 and window.samples == WINDOW_SAMPLES:
-                    images[padding][window.start // RATE_HZ] = window.image
-    return images
-
-
-def _blocks(path: Path) -> Iterator[Samples]:
-    """The sound as float32 mono at 32 kHz, some seconds at a time."""
-    try:
-        with soundfile.SoundFile(path) as file:
-            resampler = soxr.ResampleStream(file.samplerate, RATE_HZ, 1, dtype="float32", quality="HQ")
-            for block in file.blocks(_BLOCK_S * file.samplerate, dtype="float32", always_2d=True):
-                mono = np.nan_to_num(block.mean(axis=1), nan=0.0, posinf=1.0, neginf=-1.0)
-                yield mono if file.samplerate == RATE_HZ else resampler.resample_chunk(mono)
-            if file.samplerate != RATE_HZ:
-                yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise RecordingError(path, str(error).replace(str(path), path.name)) from error
-
-
-def _prior(run: Run, soundscape: Soundscape) -> Scores:
-    """The prior of a soundscape's place and day, `(1, species)`; NaN if it has none."""
-    folder = run.metadata()
-    if folder is None or soundscape.latitude is None or soundscape.longitude is None or soundscape.date is None:
-        return np.full((1, len(run.taxonomy)), np.nan, np.float32)
-    place = (soundscape.latitude, soundscape.longitude, soundscape.date.timetuple().tm_yday)
-    return place_scores(folder, run.taxonomy, *(np.array([value], np.float32) for value in place))
-
-
-# scores to a choice
-
-
-def tune_on_rows(run: Run, scored: Scored, kinds: Sequence[str]) -> tuple[Tuning, dict[str, Any]]:
-    """The best padding, blend and thresholds on labelled rows, and the curves they were chosen from."""
     recipe = run.recipe.tune
-    thresholds = sweep.thresholds_of(recipe.threshold.low, recipe.threshold.high, recipe.threshold.step)
-    placed = scored.placed
-    with_prior = bool(placed.any())
-    rows = scored.rows.take(placed) if with_prior else scored.rows
-    prior = scored.prior[placed] if with_prior else None
-    acoustic = {p: acoustic_scores(scored.members[p], kinds, Blend()) for p in recipe.padding}
-    candidates = []
-    for padding in recipe.padding:
-        heard = acoustic[padding][placed] if with_prior else acoustic[padding]
-        for blend in _blends(recipe, with_prior):
-            counts = sweep.count(rows, blend_scores(heard, prior, blend), thresholds)
-            candidates.append(Candidate(padding, blend, sweep.row_f1s(rows, counts)))
-    choice = sweep.choose(candidates, rows.recordings)
-    chosen = candidates[choice.candidate]
-    padding, blend = chosen.padding, chosen.blend
-    f1s = sweep.row_f1s(scored.rows, sweep.count(scored.rows, acoustic[padding], thresholds))
-    alone = sweep.steady_threshold_of(f1s, scored.rows.recordings)
-    cut = Thresholds(_rounded(thresholds[choice.threshold]), _rounded(thresholds[alone]))
-    heard = acoustic[padding][placed] if with_prior else acoustic[padding]
-    blended = blend_scores(heard, prior, blend)
+    asked = {"smoothing": any(recipe.smoothing), "threshold_by": recipe.threshold_by != "global"}
+    asked["optimise"] = recipe.optimise > 0
+    if curves["basis"] != "soundscapes" and any(asked.values()):
+        print(f"tune: {', '.join(key for key in asked if asked[key])}: without effect, they want labelled soundscapes")
+
+
+# scores of soundscapes to a choice
+
+
+@dataclass(frozen=True)
+class Search:
+    """What there is to choose from: ways to score rows that all have a prior, or none, and thresholds."""
+
+    scored: Scored
+    recipe: TuneRecipe
+    seed: int
+    thresholds: NDArray[np.float32]
+    listed: list[Candidate]  # the recipe's, in its order: the first stands where no other is clearly better
+
+    @classmethod
+    def of(cls, scored: Scored, recipe: TuneRecipe, seed: int) -> "Search":
+        thresholds = sweep.thresholds_of(recipe.threshold.low, recipe.threshold.high, recipe.threshold.step)
+        search = cls(scored, recipe, seed, thresholds, [])
+        for padding in recipe.padding:
+            search.listed.extend(
+                search.candidate(padding, blend) for blend in _blends(recipe, bool(scored.placed.any()))
+            )
+        return search
+
+    def candidate(self, padding: Padding, blend: Blend) -> Candidate:
+        scores = self.scored.blended(padding, blend)
+        return Candidate(
+            padding, blend, sweep.row_f1s(self.scored.rows, sweep.count(self.scored.rows, scores, self.thresholds))
+        )
+
+    def take(self, kept: NDArray[np.bool_]) -> "Search":
+        """The same over these rows."""
+        listed = [candidate.take(kept) for candidate in self.listed]
+        return Search(self.scored.take(kept), self.recipe, self.seed, self.thresholds, listed)
+
+    def choose(self) -> tuple[Candidate, Optimum | None]:
+        """The way to score, and what the optimiser found; it starts from the listed one that would be chosen, and is
+        taken only if it is clearly better than all."""
+        recordings = self.scored.rows.recordings
+        chosen = self.listed[sweep.choose(self.listed, recordings).candidate]
+        if not self.recipe.optimise:
+            return chosen, None
+        found = optimise(self.scored, chosen, self.thresholds, self.recipe.optimise, self.seed)
+        candidates = [*self.listed, found.candidate]
+        return candidates[sweep.choose(candidates, recordings).candidate], found
+
+
+def _blends(recipe: TuneRecipe, with_prior: bool) -> list[Blend]:
+    """The recipe's blends in its order, each with every smoothing. Without a prior its weights are all the same."""
+    blends = [Blend(search.rule, weight) for search in recipe.blend for weight in search.prior_weight]
+    plain = blends if with_prior else [Blend(prior_weight=0.0)]
+    return [replace(blend, smoothing=weight) for blend in plain for weight in recipe.smoothing]
+
+
+def tune_on_rows(run: Run, scored: Scored) -> tuple[Tuning, dict[str, Any]]:
+    """The best padding, blend and thresholds on labelled rows, and the curves they were chosen from."""
+    recipe, placed = run.recipe.tune, scored.placed
+    search = Search.of(scored.take(placed) if placed.any() else scored, recipe, run.recipe.seed)
+    chosen, optimum = search.choose()
+    rows, thresholds = search.scored.rows, search.thresholds
+    blended = search.scored.blended(chosen.padding, chosen.blend)
+    alone = scored.acoustic(chosen.padding, chosen.blend)
+    by_rule = {rule: cut_by(rule, rows, blended, thresholds) for rule in RULES}
+    cut = by_rule[recipe.threshold_by]
+    # species' own thresholds are set with the prior alone: where it is missing, one for all decides
+    acoustic = cut_by("quantile" if recipe.threshold_by == "quantile" else "global", scored.rows, alone, thresholds)
+    species = {run.taxonomy.codes[index]: value for index, value in sorted(cut.species.items())}
+    elsewhere = held_out(search)
     scores = {
         "basis": "soundscapes",
         "rows": len(rows),
         "recordings": len(set(rows.recordings)),
         "rows_without_prior": int((~placed).sum()),
         "unreadable": list(scored.unreadable),
-        "blended": _score(run, rows, blended, cut.blended),
-        "acoustic": _score(run, scored.rows, acoustic[padding], cut.acoustic),
-        "held_out": _held_out(candidates, rows),
+        "blended": _score(run, rows, blended, cut.of_all(len(run.taxonomy))),
+        "acoustic": _score(run, scored.rows, alone, acoustic.threshold),
+        "held_out": elsewhere.get(recipe.threshold_by),
+        "threshold_by": recipe.threshold_by,
+        "rules": {
+            rule: _rule(by_rule[rule], f1_at(rows, blended, by_rule[rule]), elsewhere.get(rule)) for rule in RULES
+        },
+        "published": _published(run, search),
     }
+    f1s = sweep.row_f1s(scored.rows, sweep.count(scored.rows, alone, thresholds))
     curves = {
         "basis": "soundscapes",
         "blended": _curve(thresholds, chosen.f1s, rows),
         "acoustic": _curve(thresholds, f1s, scored.rows),
-        "search": [_search_row(candidate, thresholds) for candidate in candidates],
+        "search": [_search_row(candidate, thresholds, candidate is chosen) for candidate in search.listed],
+        "optimum": _search_row(optimum.candidate, thresholds, optimum.candidate is chosen) if optimum else None,
+        "optimiser": _list(np.array(optimum.peaks)) if optimum else [],
     }
-    return Tuning(padding, blend, cut, scores), curves
+    return Tuning(chosen.padding, chosen.blend, Thresholds(cut.threshold, acoustic.threshold, species), scores), curves
 
 
-def _blends(recipe: TuneRecipe, with_prior: bool) -> list[Blend]:
-    """The recipe's blends in its order: the first stands where no other is clearly better. Without a prior they are
-    all the same one."""
-    if not with_prior:
-        return [Blend(prior_weight=0.0)]
-    return [Blend(search.rule, weight) for search in recipe.blend for weight in search.prior_weight]
+def _rule(cut: Cut, f1s: sweep.Floats, held_out: dict[str, float | None] | None) -> dict[str, Any]:
+    """What one rule sets and what it is worth."""
+    return {"threshold": cut.threshold, "own": len(cut.species), "f1": _rounded(f1s.mean()), "held_out": held_out}
+
+
+def held_out(search: Search) -> dict[ThresholdBy, dict[str, float | None]]:
+    """What a new soundscape may expect of each rule: F1 of each soundscape when blend and thresholds are chosen on the
+    others (the optimiser too sees nothing of it). Empty with a single soundscape."""
+    rows, found = search.scored.rows, {rule: np.empty(len(search.scored.rows)) for rule in RULES}
+    folds = sweep.without_each(rows.recordings)
+    for others in folds:
+        part, mine = search.take(others), search.scored.take(~others)
+        chosen, _ = part.choose()
+        seen = part.scored.blended(chosen.padding, chosen.blend)
+        unseen = mine.blended(chosen.padding, chosen.blend)
+        for rule in RULES:
+            found[rule][~others] = f1_at(mine.rows, unseen, cut_by(rule, part.scored.rows, seen, search.thresholds))
+    spans = {rule: interval(values, rows.recordings) for rule, values in found.items() if folds}
+    return {
+        rule: _plain({"f1": float(found[rule].mean()), "f1_low": low, "f1_high": high})
+        for rule, (low, high) in spans.items()
+    }
+
+
+def _published(run: Run, search: Search) -> dict[str, Any]:
+    """The blend exactly as published, for comparison: plain mean, 1 and 0.14, no neighbours, one threshold at the very
+    peak of its sweep; padded with zeros if the recipe lists that, else by its first padding."""
+    padding: Padding = "zeros" if "zeros" in search.recipe.padding else search.recipe.padding[0]
+    blend = Blend() if search.scored.placed.any() else Blend(prior_weight=0.0)
+    candidate = search.candidate(padding, blend)
+    threshold = _rounded(search.thresholds[int(candidate.f1s.mean(axis=0).argmax())])
+    figures = _score(run, search.scored.rows, search.scored.blended(padding, blend), threshold)
+    return {
+        "padding": padding,
+        "rule": blend.rule,
+        "prior_weight": blend.prior_weight,
+        "threshold": threshold,
+    } | figures
 
 
 def tune_on_crops(run: Run, corpus: Corpus, bag: Sequence[MemberInfo]) -> tuple[Tuning, dict[str, Any]]:
     """Thresholds of the best micro F1 over the out-of-fold crops, where there is no labelled soundscape.
 
-    Padding is the recipe's first, the blend the published one: crops of clean recordings at the very places that the
-    metadata model learnt from can tell nothing about either.
+    Padding is the recipe's first, the blend the published one without smoothing, one threshold for all species: crops
+    of clean recordings at the very places that the metadata model learnt from can tell nothing of these.
     """
     recipe = run.recipe.tune
     table = crop_table(run, corpus, bag)
     blend = Blend() if run.metadata() else Blend(prior_weight=0.0)
     prior = _prior_of_crops(run, table.latitude, table.longitude, table.day_of_year)
-    placed = ~np.isnan(prior[:, 0])
+    placed = ~np.isnan(prior).all(axis=1)
     blended = table.scores.copy()
     blended[placed] = blend_scores(table.scores[placed], prior[placed], blend)
     thresholds = sweep.thresholds_of(recipe.threshold.low, recipe.threshold.high, recipe.threshold.step)
@@ -244,18 +223,10 @@ def _prior_of_crops(run: Run, latitude: Values, longitude: Values, day_of_year: 
 # what is written of it
 
 
-def _score(run: Run, rows: Rows, scores: Scores, threshold: float) -> dict[str, float | int | None]:
+def _score(run: Run, rows: Rows, scores: Scores, threshold: float | Scores) -> dict[str, float | int | None]:
     found = rows.found(scores, threshold, run.taxonomy.codes)
     truth = dict(zip(rows.ids, rows.labels, strict=True))
     return _plain(asdict(score_rows(truth, found, sweep.recording_of(rows))))
-
-
-def _held_out(candidates: Sequence[Candidate], rows: Rows) -> dict[str, float | None] | None:
-    values = sweep.held_out(candidates, rows.recordings)
-    if values is None:
-        return None
-    low, high = interval(values, rows.recordings)
-    return _plain({"f1": float(values.mean()), "f1_low": low, "f1_high": high})
 
 
 def _curve(thresholds: NDArray[np.float32], f1s: NDArray[np.float64], rows: Rows) -> dict[str, list[float | None]]:
@@ -266,12 +237,12 @@ def _curve(thresholds: NDArray[np.float32], f1s: NDArray[np.float64], rows: Rows
     return {name: _list(values) for name, values in parts.items()}
 
 
-def _search_row(candidate: Candidate, thresholds: NDArray[np.float32]) -> dict[str, Any]:
+def _search_row(candidate: Candidate, thresholds: NDArray[np.float32], taken: bool) -> dict[str, Any]:
     curve = candidate.f1s.mean(axis=0)
     best = int(np.argmax(sweep.smooth(curve)))
-    blend = {"rule": candidate.blend.rule, "prior_weight": candidate.blend.prior_weight}
-    found = {"threshold": thresholds[best], "f1": curve[best], "peak": sweep.smooth(curve).max()}
-    return {"padding": candidate.padding, **blend} | {name: _rounded(value) for name, value in found.items()}
+    found = {"threshold": thresholds[best], "f1": curve[best], "peak": candidate.peak}
+    figures = {name: _rounded(value) for name, value in found.items()}
+    return {"padding": candidate.padding} | asdict(candidate.blend) | figures | {"taken": taken}
 
 
 def _rounded(value: float) -> float:
@@ -295,10 +266,16 @@ def _line(tuning: Tuning) -> str:
             f"from {scores['rows']} out-of-fold crops (micro F1 {scores['blended']['f1']:.3f}); expect them to be too "
             f"low in the field, where most windows hold no bird"
         )
-    f1 = scores["blended"]
+    f1, published = scores["blended"], scores["published"]
     beaten = "" if f1["f1"] > f1["f1_all_nocall"] else "; nothing beats reporting nothing: this model hears no birds"
+    smoothed = f", neighbours {blend.smoothing:g}" if blend.smoothing else ""
+    own = f", {len(cut.species)} species with their own" if cut.species else ""
     return (
-        f"tune: padding {tuning.padding}, blend {blend.rule} {blend.prior_weight:g}, threshold {cut.blended:g} "
-        f"({cut.acoustic:g} without a place): row F1 {f1['f1']:.3f} [{f1['f1_low']:.3f}, {f1['f1_high']:.3f}] on "
-        f"{scores['rows']} rows, all-nocall {f1['f1_all_nocall']:.3f}{beaten}"
+        f"tune: padding {tuning.padding}, blend {blend.rule} {blend.prior_weight:g}{smoothed}, threshold "
+        f"{cut.blended:g} ({cut.acoustic:g} without a place{own}): row F1 {_span(f1)} on {scores['rows']} rows, "
+        f"all-nocall {f1['f1_all_nocall']:.3f}, as published {_span(published)}{beaten}"
     )
+
+
+def _span(score: Mapping[str, Any]) -> str:
+    return f"{score['f1']:.3f} [{score['f1_low']:.3f}, {score['f1_high']:.3f}]"

@@ -16,6 +16,7 @@ from edge.contract.errors import CorpusError
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 JOBS_MAX = 16
+POLL_S = 0.5  # how often a parent looks at what its workers have written
 
 
 def default_jobs() -> int:

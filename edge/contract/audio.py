@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 Samples = NDArray[np.float32]
 Image = NDArray[np.uint8]
+Ranges = NDArray[np.float32]
 Padding = Literal["context", "zeros", "image"]
 
 RATE_HZ = 32_000
@@ -27,6 +28,7 @@ MEL_BANDS = 128
 F_MIN_HZ, F_MAX_HZ = 0.0, RATE_HZ / 2
 POWER_FLOOR = 1e-10
 TOP_DB = 80.0
+GREY_MAX = 255.0
 CROP_FRAMES = CROP_SAMPLES // FRAME_HOP + 1
 IMAGE_SHAPE = (MEL_BANDS, CROP_FRAMES)
 CROP_STEP = int(CROP_SAMPLES * 0.666)  # from crop to crop of a training clip
@@ -69,10 +71,16 @@ def _hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @cache
+def mel_edges() -> NDArray[np.float64]:
+    """Corners of the mel filters (Hz), `(MEL_BANDS + 2,)`: band m rises from corner m to m + 1 and falls to m + 2."""
+    mel_max = 15.0 + 27.0 * np.log(F_MAX_HZ / 1000.0) / np.log(6.4)
+    return _hz(np.linspace(0.0, mel_max, MEL_BANDS + 2))
+
+
+@cache
 def mel_filters() -> Samples:
     """Triangular mel filters with Slaney's area norm, `(MEL_BANDS, N_FFT // 2 + 1)`; as librosa.filters.mel."""
-    mel_max = 15.0 + 27.0 * np.log(F_MAX_HZ / 1000.0) / np.log(6.4)
-    edges = _hz(np.linspace(0.0, mel_max, MEL_BANDS + 2))
+    edges = mel_edges()
     bins = np.fft.rfftfreq(N_FFT, 1.0 / RATE_HZ)
     rising = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
     falling = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
@@ -124,22 +132,24 @@ def _block_power(frames: Samples, power: Samples) -> None:
         np.matmul(energy[:, bins], weights, out=power[:, bands])
 
 
-def _grey(power: Samples) -> Image:
-    """Mel power `(frames, bands)` to the grey image `(bands, frames)`: dB, floored at max - 80, stretched to 0..255."""
+def _grey(power: Samples) -> tuple[Image, float, float]:
+    """Mel power `(frames, bands)` to the grey image `(bands, frames)`: dB, floored at max - 80, stretched to 0..255;
+    with it the dB of grey 0 and of grey 255, which the stretch takes away."""
     db = np.log10(np.maximum(power, np.float32(POWER_FLOOR)))
     db *= 10.0
     top = db.max()
     np.maximum(db, top - TOP_DB, out=db)
     low = db.min()
     if top == low:
-        return np.zeros(power.shape[::-1], np.uint8)
+        return np.zeros(power.shape[::-1], np.uint8), float(low), float(top)
     db -= low
-    db *= 255.0
+    db *= GREY_MAX
     db /= top - low
-    return np.ascontiguousarray(db.astype(np.uint8).T)  # the cast of a positive number is its floor
+    grey = np.ascontiguousarray(db.astype(np.uint8).T)  # the cast of a positive number is its floor
+    return grey, float(low), float(top)
 
 
-def _image(samples: Samples) -> Image:
+def _image(samples: Samples) -> tuple[Image, float, float]:
     return _grey(_mel_power(np.pad(samples, _HALF, mode="reflect")))
 
 
@@ -154,11 +164,18 @@ def mel_image(samples: Samples) -> Image:
     if samples.ndim not in (1, 2) or samples.shape[-1] != CROP_SAMPLES:
         raise ValueError(f"a crop has {CROP_SAMPLES} samples, (samples,) or (crops, samples); got {samples.shape}")
     if samples.ndim == 1:
-        return _image(samples)
-    images = np.empty((len(samples), *IMAGE_SHAPE), np.uint8)
-    for image, crop in zip(images, samples, strict=True):
-        image[:] = _image(crop)
-    return images
+        return _image(samples)[0]
+    return mel_images(samples)[0]
+
+
+def mel_images(crops: Samples) -> tuple[Image, Ranges]:
+    """The images of crops `(N, 224000)` as `mel_image` makes them, and the dB of grey 0 and of grey 255 of each,
+    `(N, 2)` float32: mel power is 10 ** ((low + grey / 255 * (high - low)) / 10). Of a constant crop both are equal."""
+    images = np.empty((len(crops), *IMAGE_SHAPE), np.uint8)
+    ranges = np.empty((len(crops), 2), np.float32)
+    for image, span, crop in zip(images, ranges, crops, strict=True):
+        image[:], span[0], span[1] = _image(crop)
+    return images, ranges
 
 
 def training_crops(samples: Samples, crops_max: int = CROPS_MAX) -> Samples:
@@ -269,11 +286,11 @@ class WindowCutter:
         level = 10.0 * np.log10(mean_square) if mean_square > 0 else -np.inf
         if self._padding == "image":
             image = np.zeros(IMAGE_SHAPE, np.uint8)
-            part = _grey(self._frames(start, length, _extend(sound, 0, max(0, N_FFT - length), self._padding)))
+            part, *_ = _grey(self._frames(start, length, _extend(sound, 0, max(0, N_FFT - length), self._padding)))
             left = CONTEXT_SAMPLES // FRAME_HOP
             image[:, left : left + part.shape[1]] = part
         else:
-            image = _grey(self._frames(start - self._before, CROP_SAMPLES, self._crop(start)))
+            image, *_ = _grey(self._frames(start - self._before, CROP_SAMPLES, self._crop(start)))
         return Window(self._origin + start, length, image, float(level))
 
     def _crop(self, start: int) -> Samples:

@@ -1,4 +1,7 @@
-"""How members' scores and the prior become one score per species. The same for tuning and for the station."""
+"""How members' scores, a window's neighbours and the prior become one score per species.
+
+The same for tuning and for the station. Knows no network and no file.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,35 +10,76 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.contract.audio import WINDOW_SAMPLES
+
 Scores = NDArray[np.float32]
 BlendRule = Literal["mean", "logit"]
 
 _PRIOR_TRUST = 0.8  # the rest is spread over all species: a bird nobody recorded here before can still be heard
 _SCORE_EDGE = 1e-6
+SMOOTHING_MAX = 1 / 3  # the plain mean of three windows: a neighbour never weighs more than the window itself
 
 
 @dataclass(frozen=True)
 class Blend:
-    """Rule and weights. `kind_weights` weighs the kinds of member (1 where not named); `prior_weight` the prior."""
+    """Rule and weights. `kind_weights` weighs the kinds of member (1 where not named); `prior_weight` the prior;
+    `smoothing` each of the two neighbouring windows (0: every window stands alone)."""
 
     rule: BlendRule = "mean"
     prior_weight: float = 0.14
     kind_weights: Mapping[str, float] = field(default_factory=dict)
+    smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(BlendRule):
             raise ValueError(f"blend rule must be one of {', '.join(get_args(BlendRule))}; got {self.rule!r}")
         if not self.prior_weight >= 0 or not all(w >= 0 for w in self.kind_weights.values()):
             raise ValueError("blend weights must not be negative")
+        if not 0 <= self.smoothing <= SMOOTHING_MAX:
+            raise ValueError(f"blend smoothing must be 0 to 1/3; got {self.smoothing!r}")
+
+
+def kind_means(member_scores: Scores, kinds: Sequence[str]) -> tuple[list[str], Scores]:
+    """Names of the kinds, and the means `(kinds, windows, species)` of their members `(members, windows, species)`."""
+    names = sorted(set(kinds))
+    rows = {name: [i for i, kind in enumerate(kinds) if kind == name] for name in names}
+    return names, np.stack([member_scores[rows[name]].mean(axis=0, dtype=np.float32) for name in names])
 
 
 def acoustic_scores(member_scores: Scores, kinds: Sequence[str], blend: Blend) -> Scores:
     """Members `(members, windows, species)` to `(windows, species)`: plain mean within a kind, weighted mean across."""
-    names = sorted(set(kinds))
+    names, means = kind_means(member_scores, kinds)
     weights = np.array([blend.kind_weights.get(name, 1.0) for name in names], np.float32)
-    rows = {name: [i for i, kind in enumerate(kinds) if kind == name] for name in names}
-    means = np.stack([member_scores[rows[name]].mean(axis=0, dtype=np.float32) for name in names])
     return np.tensordot(weights / weights.sum(), means, axes=1).astype(np.float32)
+
+
+def neighbour_step(hop_samples: int) -> int:
+    """How many windows on the neighbour lies that begins 5 s later: 1 at a hop of 5 s, 2 at 2.5 s. Where the hop does
+    not divide 5 s it is the window that begins nearest to that, the earlier of two: 4 s later at a hop of 2 s."""
+    return -((hop_samples - 2 * WINDOW_SAMPLES) // (2 * hop_samples))  # 5 s / hop, rounded, a half downwards
+
+
+def smooth_neighbours(acoustic: Scores, blend: Blend, step: int, stretch: NDArray[np.integer] | None = None) -> Scores:
+    """Acoustic scores `(windows, species)` of successive windows, each with a part of its neighbours'.
+
+    `(1 - 2w)·own + w·(earlier + later)` with w = `blend.smoothing`; a neighbour is the window `step` places before or
+    behind (see `neighbour_step`; the last one of a recording ends with the sound and so may begin a little sooner than
+    the others would). Where there is none, the weights of the rest are scaled to sum to 1. `stretch` `(windows,)` says
+    which unbroken stretch of sound each window belongs to, one by default: others are no neighbours.
+    """
+    weight = blend.smoothing
+    if not weight:
+        return acoustic
+    same = np.ones(max(len(acoustic) - step, 0), bool) if stretch is None else stretch[step:] == stretch[:-step]
+    beside = np.where(same, weight, 0.0)
+    total, share = np.float32(1 - 2 * weight) * acoustic, np.full(len(acoustic), 1 - 2 * weight)
+    near = beside.astype(np.float32)[:, None]
+    total[step:] += near * acoustic[:-step]
+    share[step:] += beside
+    total[:-step] += near * acoustic[step:]
+    share[:-step] += beside
+    mean = total / share.astype(np.float32)[:, None]
+    return np.asarray(np.minimum(mean, 1.0), np.float32)  # rounding can exceed 1 by a bit
 
 
 def blend_scores(acoustic: Scores, prior: Scores | None, blend: Blend) -> Scores:
@@ -44,9 +88,15 @@ def blend_scores(acoustic: Scores, prior: Scores | None, blend: Blend) -> Scores
     `mean`: `(acoustic + w·prior) / (1 + w)`, as published with w = 0.14. `logit`: the acoustic log-odds are moved by
     `w·log(0.2 + 0.8·prior·species)`: about w·log 2 up for a species twice as likely here as by chance, w·log 0.2 down
     at most for one that does not live here; the prior weighs, it does not mask. Without a prior the acoustic score
-    stands as it is.
+    stands as it is. NaN in the prior is a geographic limit, which does mask: the score there is 0 at any weight.
     """
-    if prior is None or blend.prior_weight == 0:
+    if prior is None:
+        return acoustic
+    beyond = np.isnan(prior)
+    if beyond.any():
+        scores = blend_scores(acoustic, np.where(beyond, np.float32(0), prior), blend)
+        return np.where(beyond, np.float32(0), scores)
+    if blend.prior_weight == 0:
         return acoustic
     if blend.rule == "mean":
         mean = (acoustic + blend.prior_weight * prior) / (1.0 + blend.prior_weight)

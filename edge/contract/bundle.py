@@ -75,7 +75,7 @@ class Probe:
     longitude: float
     day_of_year: int
     prior: NDArray[np.float32]  # (species,); empty without a prior
-    blended: NDArray[np.float32]  # (clips, species)
+    blended: NDArray[np.float32]  # (clips, species), each clip alone
 
     def samples(self) -> NDArray[np.float32]:
         """The clips as float32 in [-1, 1]."""

@@ -1,50 +1,15 @@
 """Scores a replay against labelled 5-s rows with the competition's metric. Reads the store; knows no sound."""
 
-import csv
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES
 from edge.contract.errors import ConfigError
-from edge.contract.metrics import Labels, RowScore, labels_of, score_rows
+from edge.contract.labels import RowLabels
+from edge.contract.metrics import RowScore, score_rows
 from edge.store import Store
 
 ROW_S = WINDOW_SAMPLES // RATE_HZ
-
-
-@dataclass(frozen=True)
-class RowLabels:
-    """Truth by row id, and which recording and second each row ends at."""
-
-    truth: Mapping[str, Labels]
-    recording: Mapping[str, str]  # row id -> the recording's name within the row id
-    end_s: Mapping[str, int]
-
-
-def read_labels(path: Path) -> RowLabels:
-    """Read BirdCLEF row labels: `row_id` (`<recording>_<end second>`) and `birds`. Raises ConfigError, one line."""
-    truth: dict[str, Labels] = {}
-    recording: dict[str, str] = {}
-    end_s: dict[str, int] = {}
-    try:
-        with path.open(newline="", encoding="utf8") as file:
-            reader = csv.DictReader(file)
-            names = reader.fieldnames or []
-            key = next((n for n in ("row_id", "filename_seconds") if n in names), None)
-            if key is None or "birds" not in names:
-                raise ConfigError(f"{path}: columns row_id and birds are wanted; found {', '.join(names) or 'none'}")
-            for row in reader:
-                stem, _, seconds = (row[key] or "").rpartition("_")
-                if not stem or not seconds.isdigit():
-                    raise ConfigError(f"{path}, line {reader.line_num}: row id {row[key]!r}; NAME_SECONDS is wanted")
-                truth[row[key]] = labels_of(row["birds"] or "")
-                recording[row[key]], end_s[row[key]] = stem, int(seconds)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path}: not readable: {error}") from error
-    if not truth:
-        raise ConfigError(f"{path}: no rows")
-    return RowLabels(truth, recording, end_s)
 
 
 def _names(path: str) -> list[str]:

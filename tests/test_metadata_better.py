@@ -1,0 +1,206 @@
+"""The better metadata model: neighbours and networks know more than trees where there is structure to know."""
+
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from edge.contract.nearby import DAYS, KM, LEVELS, Nearby
+from edge.contract.taxonomy import Taxonomy
+from edge.prior import compute_prior_table
+from tests.trainer_run import make_rasters
+from trainer import placenets
+from trainer.corpus import COLUMNS, Corpus
+from trainer.metadata import fit_metadata, place_scores
+from trainer.neighbours import _left_out
+from trainer.place_score import score_places
+from trainer.recipe import Recipe, find_recipe
+from trainer.run import Run
+
+SPECIES, PLACES, VISITS = 16, 60, 10
+
+
+def write_table(path: Path, seed: int, *, visits: int = VISITS, extra: list[dict[str, str]] | None = None) -> Path:
+    """Recordings at places strewn over a continent, each with three species of its own, two of them for half a year:
+    nothing that nine features could tell from each other, but much that neighbours know."""
+    here = np.random.default_rng(7)  # the same places for every seed
+    spots = np.stack([here.uniform(-20, 20, PLACES), here.uniform(-70, -30, PLACES)], axis=1)
+    local = [here.permutation(SPECIES)[:3] for _ in range(PLACES)]
+    random = np.random.default_rng(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf8") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer.writeheader()
+        for place in range(PLACES):
+            for visit in range(visits):
+                month = int(random.integers(1, 13))
+                code = local[place][0 if random.random() < 0.3 else 1 + (month > 6)]
+                latitude, longitude = spots[place] + random.normal(0, 0.002, 2)
+                row = {
+                    "primary_label": f"bird{code:02d}",
+                    "secondary_labels": "[]",
+                    "filename": f"XC{seed}{place:03d}{visit:02d}.ogg",
+                    "latitude": f"{latitude:.4f}",
+                    "longitude": f"{longitude:.4f}",
+                    "date": f"20{random.integers(10, 21)}-{month:02d}-{random.integers(1, 29):02d}",
+                    "scientific_name": f"Avis bird{code:02d}",
+                    "common_name": f"Bird {code}",
+                }
+                writer.writerow(row)
+        writer.writerows(extra or [])
+    return path
+
+
+def with_metadata(**numbers: object) -> Recipe:
+    recipe = find_recipe("demo")
+    return replace(recipe, metadata=replace(recipe.metadata, **numbers))
+
+
+def begin(folder: Path, data: Path, **numbers: object) -> tuple[Run, Corpus]:
+    corpus = Corpus.read(data)
+    return Run.create(folder, with_metadata(**numbers), corpus.name, corpus.taxonomy), corpus
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("places") / "data"
+    write_table(folder / "train_metadata.csv", 1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rasters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_rasters(tmp_path_factory.mktemp("layers") / "rasters")
+
+
+@pytest.fixture(scope="module")
+def better(tmp_path_factory: pytest.TempPathFactory, data: Path, rasters: Path) -> Run:
+    run, corpus = begin(tmp_path_factory.mktemp("better") / "run", data, kind="better")
+    fit_metadata(run, corpus, rasters)
+    return run
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory, data: Path, rasters: Path) -> Run:
+    run, corpus = begin(tmp_path_factory.mktemp("published") / "run", data, iterations=150)
+    fit_metadata(run, corpus, rasters)
+    return run
+
+
+def figures(run: Run) -> dict[str, float]:
+    found = json.loads((run.folder / "metadata" / "metrics.json").read_text(encoding="utf8"))
+    return dict(found["validation"])
+
+
+def files(run: Run) -> dict[str, bytes]:
+    paths = (run.folder / "metadata").iterdir()
+    return {path.name: path.read_bytes() for path in paths if path.name != "metrics.json"}
+
+
+def test_it_beats_the_published_kind(better: Run, published: Run) -> None:
+    ours, theirs = figures(better), figures(published)
+    assert ours["top1"] > theirs["top1"] + 0.05
+    assert ours["log_loss"] < 0.9 * theirs["log_loss"]
+    assert not (published.folder / "metadata" / "nearby.npz").exists()
+
+
+def test_it_holds_on_recordings_that_were_kept_back(better: Run, published: Run, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "kept.csv", 2)
+    ours, theirs = score_places(better, table), score_places(published, table)
+    assert ours.used == ours.rows == PLACES * VISITS
+    assert ours.model["top1"] > theirs.model["top1"] + 0.05
+    assert ours.model["log_loss"] < 0.9 * theirs.model["log_loss"]
+    assert ours.baseline_majority["top1"] < 0.2
+
+
+def test_far_from_all_recordings_the_networks_stand(better: Run) -> None:
+    folder = better.folder / "metadata"
+    pole = (np.array([80.0], np.float32), np.array([100.0], np.float32), np.array([10.0], np.float32))
+    nearby = Nearby.read(folder)
+    assert nearby is not None
+    base = np.full((1, len(better.taxonomy)), 1 / len(better.taxonomy), np.float32)
+    np.testing.assert_array_equal(nearby.apply(base, *pole), base)
+    assert np.isclose(place_scores(folder, better.taxonomy, *pole).sum(), 1.0, atol=1e-5)
+
+
+def test_station_and_trainer_agree_on_every_day(better: Run) -> None:
+    folder, taxonomy = better.folder / "metadata", Taxonomy.read_csv(better.folder / "taxonomy.csv")
+    nearby = Nearby.read(folder)
+    assert nearby is not None
+    latitude, longitude = float(nearby.latitude[3]), float(nearby.longitude[3])
+    table = compute_prior_table(folder, taxonomy, latitude, longitude)
+    days = np.arange(1, 367, dtype=np.float32)
+    np.testing.assert_allclose(table.sum(axis=1), 1.0, atol=1e-5)
+    here = np.ones_like(days)
+    theirs = place_scores(folder, taxonomy, here * latitude, here * longitude, days)
+    np.testing.assert_allclose(table, theirs, atol=1e-6)
+    some = place_scores(folder, taxonomy, here[:3] * latitude, here[:3] * longitude, days[[0, 99, 365]])
+    np.testing.assert_allclose(table[[0, 99, 365]], some, atol=1e-6)  # alone or with the whole year
+
+
+class Killed(Exception):
+    pass
+
+
+def test_killed_and_started_again_it_ends_the_same(
+    better: Run, data: Path, rasters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, corpus = begin(tmp_path / "run", data, kind="better")
+    real, trained = placenets._train, []
+
+    def train(*arguments: object) -> None:
+        if len(trained) == 2:
+            raise Killed
+        trained.append(1)
+        real(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(placenets, "_train", train)
+        with pytest.raises(Killed):
+            fit_metadata(run, corpus, rasters)
+        trained.clear()
+        fit_metadata(run, corpus, rasters)
+    assert len(trained) == placenets.NETS - 2
+    assert files(run) == files(better)
+
+
+def test_a_recording_is_no_neighbour_of_itself() -> None:
+    """The estimate at a lone recording's own place names its species; left out, there is nothing."""
+    nearby = Nearby(
+        np.array([10, 10, -40], np.float32),
+        np.array([20, 20.0001, 20], np.float32),
+        np.array([100, 101, 1], np.int16),
+        np.array([0, 1, 2], np.int16),
+        np.zeros((0, 4), np.float32),
+        np.inf,
+    )
+    total, _, own = _left_out(nearby, np.arange(3))
+    assert (own == 0).all()
+    assert (total[:, 2] == 0).all()
+    assert total[LEVELS.index((KM[-1], DAYS[0])), 0] > 0.9
+
+
+def test_score_metadata_as_a_command(better: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = dict.fromkeys(COLUMNS, "") | {"primary_label": "bird00", "latitude": "1", "longitude": "-50"}
+    extra = [
+        row | {"filename": "a.ogg", "date": "2012-00-00"},
+        row | {"filename": "b.ogg", "date": "2012-05-01", "latitude": ""},
+        row | {"filename": "c.ogg", "date": "2012-05-01", "primary_label": "newbird"},
+    ]
+    table = write_table(tmp_path / "kept.csv", 3, visits=1, extra=extra)
+    command = [sys.executable, "-m", "trainer", "score-metadata", "--run", better.folder, "--metadata", table]
+    done = subprocess.run([*map(str, command), "--json"], capture_output=True, text=True, timeout=120, check=True)
+    found = json.loads(done.stdout)
+    assert found["rows"] == PLACES + 3
+    assert found["used"] == PLACES + 1
+    assert found["left_out"] == {"date not valid": 1, "place missing": 1}
+    assert found["unknown_species"] == 1
+    assert {"top1", "top5", "log_loss", "f1_macro", "f1_weighted", "f1_micro", "baseline_majority"} <= set(found)
+    Console().print(score_places(better, table).table(table.name))
+    assert "61 of 63 recordings" in capsys.readouterr().out

@@ -1,0 +1,127 @@
+"""The competition's submission from a finished run: what is heard in every 5-s row of every soundscape of a folder.
+
+Cut, scored, smoothed, blended and decided as the station does at a hop of 5 s. Knows no labels.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+from edge.contract.audio import IMAGE_SHAPE, RATE_HZ, WINDOW_SAMPLES, Window
+from edge.contract.blend import Scores, acoustic_scores, blend_scores, neighbour_step, smooth_neighbours
+from edge.contract.errors import ConfigError, RecordingError
+from edge.contract.taxonomy import NOCALL
+from trainer.bag import score_images
+from trainer.corpus import AUDIO, Problems, read_sites, soundscape_name
+from trainer.files import write_csv
+from trainer.fit import choose_device
+from trainer.metadata import place_scores
+from trainer.run import Run
+from trainer.soundscape_scores import windows_of
+
+COLUMNS = ("row_id", "birds")
+Place = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What was written."""
+
+    soundscapes: int
+    rows: int
+    rows_with_calls: int
+    without_prior: int  # soundscapes whose place or day is not known, or all if the run has no metadata model
+    unreadable: tuple[str, ...]
+
+
+class Predictor:
+    """A finished run's bag, with all that was tuned."""
+
+    def __init__(self, run: Run, device: str = "auto") -> None:
+        bag, self._tuning = run.bag(), run.tuning()
+        self.codes, self._taxonomy, self._metadata = run.taxonomy.codes, run.taxonomy, run.metadata()
+        self._kinds = [member.kind for member in bag]
+        self._networks = [run.load_network(member.name).to(choose_device(device)) for member in bag]
+        cut = self._tuning.thresholds
+        own = np.array([cut.species.get(code, cut.blended) for code in self.codes], np.float32)
+        alone = np.full(len(self.codes), cut.acoustic, np.float32)
+        for code, value in {} if self._metadata else cut.species.items():  # then they were tuned by sound alone
+            alone[self.codes.index(code)] = value
+        self._thresholds, self._thresholds_alone = own, alone
+
+    def prior(self, place: Place, day: date | None) -> Scores | None:
+        """Species probabilities `(1, species)` of a place and day; None if one of them is not known."""
+        latitude, longitude = place
+        if self._metadata is None or latitude is None or longitude is None or day is None:
+            return None
+        asked = (np.array([value], np.float32) for value in (latitude, longitude, day.timetuple().tm_yday))
+        return place_scores(self._metadata, self._taxonomy, *asked)
+
+    def scores(self, path: Path, prior: Scores | None) -> tuple[list[Window], Scores]:
+        """The windows of a recording and their blended scores `(windows, species)`. Raises RecordingError if the sound
+        cannot be decoded to its end."""
+        padding, blend = self._tuning.padding, self._tuning.blend
+        windows = windows_of(path, [padding], WINDOW_SAMPLES / RATE_HZ)[padding]
+        images = [window.image for window in windows]
+        members = score_images(self._networks, np.stack(images) if images else np.zeros((0, *IMAGE_SHAPE), np.uint8))
+        heard = smooth_neighbours(acoustic_scores(members, self._kinds, blend), blend, neighbour_step(WINDOW_SAMPLES))
+        return windows, blend_scores(heard, prior, blend)
+
+    def rows(self, path: Path, prior: Scores | None) -> dict[int, tuple[str, ...]]:
+        """Species heard in each whole 5-s row of a recording, by the second at which the row ends. Raises as
+        `scores`."""
+        windows, scores = self.scores(path, prior)
+        passed = scores >= (self._thresholds_alone if prior is None else self._thresholds)
+        return {
+            (window.start + WINDOW_SAMPLES) // RATE_HZ: tuple(self.codes[i] for i in np.flatnonzero(found).tolist())
+            for window, found in zip(windows, passed, strict=True)
+            if window.start % WINDOW_SAMPLES == 0 and window.samples == WINDOW_SAMPLES
+        }
+
+
+def predict(
+    predictor: Predictor, folder: Path, out: Path, sites: Path | None, progress: Callable[[int, int], None]
+) -> Predicted:
+    """Write `row_id, birds` for all soundscapes of a folder, in the order of their names.
+
+    A row id is `<audio id>_<site>_<second>` for the competition's names, else `<name up to its first dot>_<second>`.
+    Raises ConfigError if there is no soundscape, or if two of them would have the same row ids.
+    """
+    files = sorted(path for path in folder.glob("*") if path.suffix.lower() in AUDIO)
+    if not files:
+        raise ConfigError(f"{folder}: no soundscapes; sound files ({', '.join(AUDIO)}) are wanted")
+    places = _places(sites)
+    rows: list[tuple[str, str]] = []
+    unreadable, without_prior, seen = [], 0, dict[str, Path]()
+    for done, path in enumerate(files):
+        progress(done, len(files))
+        name, site, day = soundscape_name(path)
+        if name in seen:
+            raise ConfigError(f"{path}: its rows would be named as those of {seen[name].name}; keep one of the two")
+        seen[name] = path
+        prior = predictor.prior(places.get(site, (None, None)), day)
+        try:
+            found = predictor.rows(path, prior)
+        except RecordingError as error:
+            unreadable.append(str(error))
+            continue
+        without_prior += prior is None
+        rows += [(f"{name}_{second}", " ".join(birds) or NOCALL) for second, birds in sorted(found.items())]
+    progress(len(files), len(files))
+    write_csv(out, COLUMNS, rows)
+    calls = sum(birds != NOCALL for _, birds in rows)
+    return Predicted(len(files) - len(unreadable), len(rows), calls, without_prior, tuple(unreadable))
+
+
+def _places(sites: Path | None) -> Mapping[str, Place]:
+    """Coordinates by site. Raises ConfigError if a row of the table cannot be used: else the prior is silently gone."""
+    if sites is None:
+        return {}
+    problems = Problems()
+    places = read_sites(sites, problems)
+    for kind, examples in problems.examples.items():
+        raise ConfigError(f"{sites}: {kind}: {examples[0]}")
+    return places

@@ -1,0 +1,101 @@
+"""Images of labelled soundscape rows, made once per run, and the row-wise F1 of scores for them: `keep: soundscapes`.
+
+Knows no network.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from edge.contract.audio import IMAGE_SHAPE, RATE_HZ, WINDOW_SAMPLES, Image
+from edge.contract.errors import CorpusError, RecordingError
+from trainer import sweep
+from trainer.corpus import LABELS, Corpus
+from trainer.files import replacing
+from trainer.recipe import Recipe, TuneRecipe
+from trainer.soundscape_scores import row_start, windows_of
+from trainer.sweep import Rows
+
+FILE = "soundscape_rows.npz"
+_ARRAYS = ("images", "at", "truth", "others")
+
+
+@dataclass(frozen=True)
+class RowImages:
+    """Labelled rows and the images of their windows, padded in the first way of the recipe."""
+
+    images: Image  # (n, 128, 281)
+    at: NDArray[np.int64]  # (rows,) index into images; -1 for a row beyond the end of its sound
+    truth: NDArray[np.bool_]  # (rows, species)
+    others: NDArray[np.int64]  # (rows,) labels that the taxonomy does not know
+
+    def f1(self, scores: NDArray[np.float32], recipe: TuneRecipe) -> float:
+        """Mean row-wise F1 of the scores of all images `(n, species)` at the best threshold; the curve is smoothed, so
+        that no lucky one decides."""
+        silent = np.zeros((1, self.truth.shape[1]), np.float32)
+        nameless = ("",) * len(self.at)
+        rows = Rows(nameless, nameless, (frozenset(),) * len(self.at), self.truth, self.others)
+        search = recipe.threshold
+        thresholds = sweep.thresholds_of(search.low, search.high, search.step)
+        counts = sweep.count(rows, np.concatenate([scores, silent])[self.at], thresholds)
+        return float(sweep.smooth(sweep.row_f1s(rows, counts).mean(axis=0)).max())
+
+
+def require_rows(recipe: Recipe, corpus: Corpus) -> None:
+    """Raise CorpusError if epochs are to be chosen by labelled soundscapes and there are none."""
+    if recipe.keep == "soundscapes" and not corpus.soundscapes:
+        advice = "label soundscapes, or set keep to best or last"
+        raise CorpusError(
+            f"{corpus.data / LABELS}: no labelled soundscape; the recipe says keep: soundscapes; {advice}"
+        )
+
+
+def make_row_images(path: Path, corpus: Corpus, recipe: Recipe, source: str, console: Console) -> None:
+    """Make the file at `path` unless it is there from the same `source`. Soundscapes that cannot be read are named.
+    Raises CorpusError if none can."""
+    if path.is_file() and _source(path) == source:
+        return
+    padding = recipe.tune.padding[0]
+    images: list[Image] = [np.zeros((0, *IMAGE_SHAPE), np.uint8)]
+    at: list[int] = []
+    labelled = []
+    for soundscape in corpus.soundscapes:
+        try:
+            windows = windows_of(soundscape.path, [padding], WINDOW_SAMPLES / RATE_HZ)[padding]  # a row is a window
+        except RecordingError as error:
+            console.print(f"skipped {error}", markup=False, highlight=False)
+            continue
+        starts, before = [row_start(row) for row in soundscape.labels], sum(map(len, images))
+        labelled_windows = [window for window in windows if window.start in starts]
+        index = {window.start: before + i for i, window in enumerate(labelled_windows)}
+        at += [index.get(start, -1) for start in starts]
+        images += [window.image[None] for window in labelled_windows]
+        labelled += [(row, soundscape.path.stem, labels) for row, labels in soundscape.labels.items()]
+    if not any(map(len, images)):
+        raise CorpusError(f"{corpus.data / LABELS}: none of its rows can be heard; set keep to best or last")
+    rows = Rows.of(labelled, corpus.taxonomy)
+    found, place = np.concatenate(images), np.array(at, np.int64)
+    with replacing(path) as temporary:
+        np.savez(temporary, source=source, images=found, at=place, truth=rows.truth, others=rows.others)
+    console.print(f"{len(rows)} labelled rows choose the epoch that is kept", highlight=False)
+
+
+def read_row_images(path: Path) -> RowImages:
+    """The rows of a run. Raises CorpusError naming the file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return RowImages(*(file[name] for name in _ARRAYS))
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise CorpusError(f"{path}: not readable: {error}; remove it and run: python -m trainer fit-cnn") from error
+
+
+def _source(path: Path) -> str:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return str(file["source"])
+    except (OSError, ValueError, KeyError, BadZipFile):
+        return ""  # damaged: it is made again

@@ -1,0 +1,90 @@
+"""Predictions of any program against labelled rows, by the competition's score and its parts. Knows no sound."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from edge.contract.errors import ConfigError
+from edge.contract.labels import read_labels
+from edge.contract.metrics import NOCALL_ROW, Labels, RowScore, score_rows
+
+
+@dataclass(frozen=True)
+class PredictionScore:
+    """The row-wise score, and what else is to know of the predictions. NaN where there is nothing to divide by."""
+
+    score: RowScore
+    recordings: int
+    call_rows: int
+    precision_call_rows: float  # of the species named in rows with calls, all of them together
+    recall_call_rows: float
+    rows_not_predicted: int  # they count as nocall
+    rows_not_labelled: int  # predictions for them count nothing
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """Flat, as JSON: what is not defined is null."""
+        flat = asdict(self)
+        values: dict[str, float | int] = flat.pop("score") | flat
+        return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+    def table(self) -> Table:
+        """For people: the score with its interval, and its parts."""
+        score = self.score
+        table = Table("what", "value", "95 % over recordings", title="row-wise F1", title_justify="left")
+        table.columns[1].justify = "right"
+        interval = f"{score.f1_low:.4f} to {score.f1_high:.4f}" if self.recordings > 1 else "one recording: none"
+        table.add_row("[bold]F1[/bold]", f"[bold]{score.f1:.4f}[/bold]", interval)
+        for name, value in (
+            ("F1 of reporting nothing", score.f1_all_nocall),
+            ("F1 of rows with calls", score.f1_call_rows),
+            ("F1 of rows without", score.f1_nocall_rows),
+            ("precision in rows with calls", self.precision_call_rows),
+            ("recall in rows with calls", self.recall_call_rows),
+        ):
+            table.add_row(name, f"{value:.4f}" if math.isfinite(value) else "none", "")
+        table.add_section()
+        counts = {
+            "recordings": self.recordings,
+            "rows": score.rows,
+            "rows with calls": self.call_rows,
+            "rows not predicted, taken as nocall": self.rows_not_predicted,
+            "predicted rows that no label knows": self.rows_not_labelled,
+        }
+        for name, count in counts.items():
+            table.add_row(name, f"{count:,}", "")
+        return table
+
+
+def score_predictions(predictions: Path, labels: Path) -> PredictionScore:
+    """Score a table of predictions against a table of labels. Raises ConfigError if a table is not one, or if none of
+    the predictions is for a labelled row."""
+    wanted, found = read_labels(labels), read_labels(predictions).truth
+    known = wanted.truth.keys() & found.keys()
+    if not known:
+        mine, theirs = next(iter(found)), next(iter(wanted.truth))
+        raise ConfigError(f"{predictions}: no row of {labels}: row ids such as {mine!r}; wanted such as {theirs!r}")
+    precision, recall = _precision_recall(wanted.truth, found)
+    return PredictionScore(
+        score=score_rows(wanted.truth, {row: found[row] for row in known}, wanted.recording),
+        recordings=len(set(wanted.recording.values())),
+        call_rows=sum(heard != NOCALL_ROW for heard in wanted.truth.values()),
+        precision_call_rows=precision,
+        recall_call_rows=recall,
+        rows_not_predicted=len(wanted.truth) - len(known),
+        rows_not_labelled=len(found) - len(known),
+    )
+
+
+def _precision_recall(truth: Mapping[str, Labels], found: Mapping[str, Labels]) -> tuple[float, float]:
+    """Over all (row, species) pairs of the rows with calls."""
+    hits = named = there = 0
+    for row, heard in truth.items():
+        if heard != NOCALL_ROW:
+            reported = found.get(row, NOCALL_ROW) - NOCALL_ROW
+            hits += len(heard & reported)
+            named += len(reported)
+            there += len(heard - NOCALL_ROW)
+    return hits / named if named else math.nan, hits / there if there else math.nan

@@ -1,0 +1,79 @@
+"""CatBoost on the nine features: the published metadata model. Fitted, resumed and exported to ONNX.
+
+Knows neither corpus nor rasters, only features and labels; does not know what the figures say of it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from catboost import CatBoostClassifier
+from catboost.utils import get_gpu_device_count
+from numpy.typing import NDArray
+
+from edge.contract.place import CATEGORY, NUMERIC, FeatureSpec
+from trainer.recipe import MetadataRecipe
+
+OUTPUT = "probabilities"
+_LINES = 40  # of progress
+_SNAPSHOT_S = 600  # CatBoost keeps its progress this often (half a GB of the 2021 table): a killed fit resumes
+
+
+def fit_trees(
+    recipe: MetadataRecipe,
+    seed: int,
+    features: NDArray[np.float32],
+    label: NDArray[np.int64],
+    train: NDArray[np.int64],
+    valid: NDArray[np.int64],
+    work: Path,
+) -> CatBoostClassifier:
+    """The model of the best iteration. The number of threads does not change it, a snapshot does not either.
+
+    Runs on the GPU if there is one; there the same settings give another model within the noise of its sums.
+    """
+    rate = {} if recipe.learning_rate == "auto" else {"learning_rate": recipe.learning_rate}
+    drawn = {} if recipe.subsample == 1 else {"bootstrap_type": "Bernoulli", "subsample": recipe.subsample}
+    model = CatBoostClassifier(
+        loss_function="MultiClass",
+        eval_metric="MultiClass" if recipe.best_by == "log_loss" else "Accuracy",
+        iterations=recipe.iterations,
+        depth=recipe.depth,
+        border_count=recipe.borders,
+        leaf_estimation_method=recipe.leaf_estimation.capitalize(),
+        random_seed=seed,
+        task_type="GPU" if get_gpu_device_count() else "CPU",
+        train_dir=str(work / "catboost"),
+        save_snapshot=True,
+        snapshot_file="snapshot",
+        snapshot_interval=_SNAPSHOT_S,
+        verbose=max(1, recipe.iterations // _LINES),
+        **rate,
+        **drawn,
+    )
+    model.fit(features[train], label[train], eval_set=(features[valid], label[valid]), use_best_model=True)
+    model.save_model(str(work / "model.cbm"))
+    return model
+
+
+def importances(model: CatBoostClassifier, spec: FeatureSpec) -> list[tuple[str, float]]:
+    """The nine features and how much each moves the prediction, in percent, the largest first."""
+    total = dict.fromkeys((*NUMERIC, CATEGORY), 0.0)
+    for name, value in zip(spec.names, model.get_feature_importance(), strict=True):
+        total[name.split("=")[0]] += float(value)
+    return sorted(((name, round(value, 3)) for name, value in total.items()), key=lambda item: -item[1])
+
+
+def trees_to_onnx(model: CatBoostClassifier, path: Path) -> None:
+    """ONNX with one output, `probabilities` `(N, classes)`: CatBoost's own ends in a list of dictionaries (ZipMap)."""
+    model.save_model(str(path), format="onnx")
+    found = onnx.load(path)
+    (trees,) = [node for node in found.graph.node if node.op_type == "TreeEnsembleClassifier"]
+    trees.output[1] = OUTPUT
+    classes = len(model.classes_)
+    output = onnx.helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, ["N", classes])
+    graph = onnx.helper.make_graph([trees], "metadata", list(found.graph.input), [output])
+    plain = onnx.helper.make_model(graph, opset_imports=found.opset_import, producer_name="birdstation")
+    plain.ir_version = found.ir_version
+    onnx.checker.check_model(plain)
+    path.write_bytes(plain.SerializeToString())
