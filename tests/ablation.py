@@ -109,12 +109,10 @@ def _one_kind(_: Corpus, recipe: Plain) -> str:
 
 SWITCHES = {
     "rating weight": Switch(_set("loss.rating_weight", True), cannot=_no_ratings),
-    "pink 0.5": Switch(_set("members.*.augment.pink", 0.5)),
-    "nocall 0.5": Switch(_set("members.*.augment.nocall", 0.5), "real backgrounds at 0 to 3 dB"),
-    "empty 0.25": Switch(_set("members.*.augment.empty", 0.25), "real backgrounds alone, no species"),
-    "nocall 0.25, empty 0.25": Switch(
-        _both(_set("members.*.augment.nocall", 0.25), _set("members.*.augment.empty", 0.25))
-    ),
+    "pink 0.3": Switch(_set("members.*.augment.pink", 0.3), "besides the backgrounds"),
+    "no backgrounds": Switch(_both(_set("members.*.augment.nocall", 0.0), _set("members.*.augment.empty", 0.0))),
+    "backgrounds mixed only": Switch(_set("members.*.augment.empty", 0.0), "none alone, without species"),
+    "backgrounds alone only": Switch(_set("members.*.augment.nocall", 0.0), "none behind a call"),
     **{f"normalise {n}": Switch(_set("members.*.normalise", n)) for n in ("none", "bands", "standard", "imagenet")},
     "clips of 30 s": Switch(_clips, "as many images in all, so fewer steps"),
     "two seeds": Switch(_more_seeds, "twice the training; the better of two for each fold"),
@@ -128,10 +126,10 @@ SWITCHES = {
     **{f"balance {b:g}": Switch(_set("sampling.balance", b)) for b in (0.0, 0.5, 1.0)},
     "limit 500 km": Switch(_set("metadata.limit_km", 500.0), cannot=_no_places),
     "metadata better": Switch(_set("metadata.kind", "better"), cannot=_no_places),
-    "thresholds by species": Switch(_set("tune.threshold_by", "species"), tune_only=True),
-    "thresholds by quantile": Switch(_set("tune.threshold_by", "quantile"), tune_only=True),
+    **{f"thresholds {by}": Switch(_set("tune.threshold_by", by), tune_only=True) for by in ("global", "species")},
+    "thresholds quantile": Switch(_set("tune.threshold_by", "quantile"), tune_only=True),
     "smoothing 0.2": Switch(_set("tune.smoothing", [0.2]), tune_only=True),
-    "smoothing chosen": Switch(_set("tune.smoothing", [0.2, 0.0, 0.1]), tune_only=True),
+    "smoothing off": Switch(_set("tune.smoothing", [0.0]), tune_only=True),
     "optimise 200": Switch(_set("tune.optimise", 200), "weights of kinds and prior", True, _one_kind),
 }
 

@@ -204,3 +204,23 @@ def test_score_metadata_as_a_command(better: Run, tmp_path: Path, capsys: pytest
     assert {"top1", "top5", "log_loss", "f1_macro", "f1_weighted", "f1_micro", "baseline_majority"} <= set(found)
     Console().print(score_places(better, table).table(table.name))
     assert "61 of 63 recordings" in capsys.readouterr().out
+
+
+def test_the_command_begins_a_run_by_itself(data: Path, rasters: Path, tmp_path: Path) -> None:
+    """Without a recipe it is the published one, with what was asked for pinned in the run; another kind is refused."""
+    command = [sys.executable, "-m", "trainer", "fit-metadata", "--data", data, "--rasters", rasters]
+    command += ["--out", tmp_path / "run", "--iterations", "2", "--kind"]
+
+    def begun(kind: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*map(str, command), kind], capture_output=True, text=True, timeout=120)
+
+    done = begun("better")
+    assert done.returncode == 0, done.stderr
+    assert "600 recordings of 16 species" in done.stdout
+    recipe = Run(tmp_path / "run").recipe
+    assert (recipe.name, recipe.metadata.kind, recipe.metadata.iterations) == ("published", "better", 2)
+    assert "done already" in begun("better").stdout
+    refused = begun("published")
+    assert refused.returncode != 0
+    assert "made with another recipe (it differs in metadata.kind)" in " ".join(refused.stderr.split())
+    assert refused.stderr.count("\n") == 1

@@ -109,6 +109,20 @@ def test_scale_of_the_file_is_applied(tmp_path: Path) -> None:
     assert np.isclose(rasters.grid().at(here, here)["bio1"][0], 25.1, atol=0.02)
 
 
+def test_integers_with_scale_offset_and_nodata(tmp_path: Path) -> None:
+    """Tenths of a kelvin, as some archives keep them: the nodata value is no temperature, whatever its scale."""
+    folder = make_rasters(tmp_path / "r")
+    tenths = {"dtype": "int16", "nodata": -32768, "cell": 0.75, "west": -180.375, "north": 90.375, "rows": 241}
+    write_raster(folder / "bio1.tif", lambda _, lon: np.where(lon < 0, -32768, 2981), **tenths)
+    with rasterio.open(folder / "bio1.tif", "r+") as raster:
+        raster.scales, raster.offsets = (0.1,), (-273.15,)
+    rasters = Rasters.open(folder)
+    latitude, longitude = np.zeros(2, np.float32), np.array([-50.0, 50.0], np.float32)
+    for found in (rasters.at(latitude, longitude)["bio1"], rasters.grid().at(latitude, longitude)["bio1"]):
+        assert np.isnan(found[0])
+        assert np.isclose(found[1], 24.95, atol=0.02)
+
+
 def test_grid_file_reads_back(tmp_path: Path) -> None:
     grid = Rasters.open(make_rasters(tmp_path / "r")).grid()
     grid.write(tmp_path / "grid.npz")

@@ -36,6 +36,7 @@ def _member(kind: str, architecture: str, epochs: int, stripes: float, mixup: fl
         "augment.mixup_alpha": (1.0, MIXUP),
         "augment.pink": (0.0, NEXT),
         "augment.nocall": (0.0, LATER),
+        "augment.empty": (0.0, LATER),
         "augment.snr_db": ([0.0, 3.0], LATER),
     }
 
@@ -64,14 +65,10 @@ PUBLISHED: dict[str, tuple[object, str]] = {
     "optimiser.weight_decay": (0.0, CODE),
     "metadata.iterations": (1208, WRITE_UP),
     "metadata.depth": (6, CATBOOST),
-    "metadata.learning_rate": (3.0, OURS),
+    "metadata.learning_rate": ("auto", CATBOOST),
     "metadata.validation": (0.2, WRITE_UP),
     "metadata.kind": ("published", WRITE_UP),
     "metadata.limit_km": (None, NEXT),
-    "metadata.best_by": ("accuracy", OURS),
-    "metadata.leaf_estimation": ("gradient", OURS),
-    "metadata.subsample": (0.5, OURS),
-    "metadata.borders": (128, CATBOOST),
     "bag.per_fold_max": (2, WRITE_UP),
     "tune.padding": (["zeros"], WRITE_UP),
     "tune.hop_s": (5, WRITE_UP),

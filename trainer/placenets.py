@@ -24,12 +24,12 @@ from edge.contract.place import NUMERIC, FeatureSpec, Values
 from trainer.checkpoint import read_weights, write_weights
 
 NETS = 4
-EPOCHS = 50
+EPOCHS = 25
 _WIDTH, _DROPOUT = 256, 0.5
 _BATCH_MIN, _BATCH, _STEPS_MIN = 32, 512, 40  # of an epoch: a small table is cut into smaller batches
 _RATE, _WEIGHT_DECAY = 3e-3, 1e-3
-_WAVES_KM = (3000.0, 1000.0, 300.0, 100.0)  # random Fourier features of the place (Rahimi and Recht 2007)
-_WAVES_EACH = 48
+_WAVES_KM = (3000.0, 1000.0, 300.0)  # random Fourier features of the place (Rahimi and Recht 2007)
+_WAVES_EACH = 32
 _HARMONICS = 3
 _OPSET = 18
 

@@ -20,8 +20,6 @@ RECIPES = Path(__file__).parent / "recipes"
 Span = tuple[float, float]
 Normalise = Literal["none", "bands", "standard", "imagenet"]
 MetadataKind = Literal["published", "better"]
-LeafEstimation = Literal["newton", "gradient"]
-BestBy = Literal["log_loss", "accuracy"]
 Keep = Literal["best", "last", "soundscapes"]
 ThresholdBy = Literal["global", "species", "quantile"]
 CLIP_CROPS_MAX = 6  # six crops of 7 s, 4.66 s apart, are 30.3 s
@@ -169,11 +167,10 @@ class OptimiserRecipe:
 
 @dataclass(frozen=True)
 class MetadataRecipe:
-    """From place and day to species. `published` is CatBoost on nine features: `learning_rate: auto` leaves the rate to
-    it, `best_by` says of how many trees the best model is, `subsample` is the share of rows that a tree's splits are
-    chosen on, `borders` how finely features are cut. `better` is neighbours and networks; of these numbers it takes
-    `validation` and, as a limit to the networks' epochs, `iterations`. Species that nobody recorded within `limit_km`
-    of a place are never reported there; null is no limit."""
+    """From place and day to species. `published` is CatBoost on nine features; `learning_rate: auto` leaves the rate to
+    it. `better` is neighbours and networks; of the numbers it takes `validation` and, as a limit to the networks'
+    epochs, `iterations`. Species that nobody recorded within `limit_km` of a place are never reported there; null is
+    no limit."""
 
     iterations: int
     depth: int
@@ -181,20 +178,12 @@ class MetadataRecipe:
     validation: float
     kind: MetadataKind = "published"
     limit_km: float | None = None
-    best_by: BestBy = "log_loss"
-    leaf_estimation: LeafEstimation = "newton"
-    subsample: float = 1.0
-    borders: int = 254
 
     def __post_init__(self) -> None:
         _need(self.iterations >= 1, "iterations", self.iterations, "1 or more")
         _need(1 <= self.depth <= 16, "depth", self.depth, "1 to 16")
         rate = self.learning_rate
         _need(rate == "auto" or rate > 0, "learning_rate", rate, "auto or a number above 0")
-        steady = self.leaf_estimation == "newton" or rate != "auto"  # CatBoost's own rate is for Newton steps
-        _need(steady, "learning_rate", rate, "a number with leaf_estimation gradient")
-        _need(0 < self.subsample <= 1, "subsample", self.subsample, "a share above 0, up to 1")
-        _need(1 <= self.borders <= 254, "borders", self.borders, "1 to 254")
         _need(0 < self.validation < 1, "validation", self.validation, "a share between 0 and 1")
         _need(self.limit_km is None or self.limit_km > 0, "limit_km", self.limit_km, "null or kilometres above 0")
 

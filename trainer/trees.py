@@ -33,14 +33,10 @@ def fit_trees(
     Runs on the GPU if there is one; there the same settings give another model within the noise of its sums.
     """
     rate = {} if recipe.learning_rate == "auto" else {"learning_rate": recipe.learning_rate}
-    drawn = {} if recipe.subsample == 1 else {"bootstrap_type": "Bernoulli", "subsample": recipe.subsample}
     model = CatBoostClassifier(
         loss_function="MultiClass",
-        eval_metric="MultiClass" if recipe.best_by == "log_loss" else "Accuracy",
         iterations=recipe.iterations,
         depth=recipe.depth,
-        border_count=recipe.borders,
-        leaf_estimation_method=recipe.leaf_estimation.capitalize(),
         random_seed=seed,
         task_type="GPU" if get_gpu_device_count() else "CPU",
         train_dir=str(work / "catboost"),
@@ -49,7 +45,6 @@ def fit_trees(
         snapshot_interval=_SNAPSHOT_S,
         verbose=max(1, recipe.iterations // _LINES),
         **rate,
-        **drawn,
     )
     model.fit(features[train], label[train], eval_set=(features[valid], label[valid]), use_best_model=True)
     model.save_model(str(work / "model.cbm"))

@@ -1,6 +1,7 @@
 """The Bundle: a self-describing folder that carries a model from the trainer to any station.
 
-manifest.json  taxonomy.csv  members/*.onnx  prior/{model.onnx, features.json, grid.npz}  probe.npz  SHA256SUMS
+manifest.json  taxonomy.csv  members/*.onnx  prior/{model.onnx, features.json, grid.npz[, nearby.npz]}
+probe.npz  SHA256SUMS
 
 Writing seals it with sums and an id; reading refuses another schema, another front-end, a missing, foreign or changed
 file, naming it. Knows no ONNX runtime: that the members give the probe's scores is the recognizer's to prove.
