@@ -1,17 +1,13 @@
 """One trained network to one ONNX file: grey image in, scores out, any batch size. Knows no bundle."""
 
-import contextlib
-import io
-import warnings
 from pathlib import Path
 
-import onnx
 import torch
 from torch import Tensor, nn
 
 from edge.contract.audio import IMAGE_SHAPE
+from trainer.onnx_file import write_onnx
 
-OPSET = 18  # the newest that every TensorRT from 10.3 on parses
 BATCH_MAX = 256
 
 
@@ -27,31 +23,8 @@ class _Scored(nn.Module):
 
 
 def to_onnx(network: nn.Module, path: Path) -> None:
-    """Write `path`: input `grey` (batch, 1, 128, 281) float32 of 0..255, output `scores` (batch, species) in 0..1.
-
-    Weights lie inside the file. The graph is checked by ONNX's own checker.
-    """
-    example = torch.zeros(2, 1, *IMAGE_SHAPE)
-    batch = torch.export.Dim("batch", min=1, max=BATCH_MAX)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # the exporter chats on stdout
-        warnings.simplefilter("ignore")  # and warns of its own internals
-        program = torch.onnx.export(
-            _Scored(network).eval(),
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["grey"],
-            output_names=["scores"],
-            dynamic_shapes=({0: batch},),
-            verbose=False,
-        )
-        assert program is not None, "the dynamo exporter returns a program"
-        program.save(str(path), external_data=False)
-    model = onnx.load(path)
-    for node in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
-        node.ClearField("metadata_props")  # paths and stack traces of the machine that exported
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
+    """Write `path`: input `grey` (batch, 1, 128, 281) float32 of 0..255, output `scores` (batch, species) in 0..1."""
+    write_onnx(_Scored(network), torch.zeros(2, 1, *IMAGE_SHAPE), path, ("grey", "scores"), BATCH_MAX)
 
 
 @torch.inference_mode()

@@ -4,15 +4,11 @@ Several from different random weights, averaged: their mean is calmer than each.
 edge/contract/place.py; knows no neighbours (neighbours.py) and no files of a run but its own.
 """
 
-import contextlib
-import io
 import math
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
@@ -22,6 +18,7 @@ from torch.nn import functional
 from edge.contract.blend import Scores
 from edge.contract.place import NUMERIC, FeatureSpec, Values
 from trainer.checkpoint import read_weights, write_weights
+from trainer.onnx_file import write_onnx
 
 NETS = 4
 EPOCHS = 25
@@ -31,7 +28,7 @@ _RATE, _WEIGHT_DECAY = 3e-3, 1e-3
 _WAVES_KM = (3000.0, 1000.0, 300.0)  # random Fourier features of the place (Rahimi and Recht 2007)
 _WAVES_EACH = 32
 _HARMONICS = 3
-_OPSET = 18
+_ROWS_MAX = 1 << 20  # of one call of the ONNX file
 
 
 class PlaceNet(nn.Module):
@@ -139,23 +136,4 @@ def probabilities(nets: PlaceNets, features: Values) -> Scores:
 
 def nets_to_onnx(nets: PlaceNets, spec: FeatureSpec, path: Path) -> None:
     """Write `path`: input `features` (n, features), output `probabilities` (n, classes), as the published kind's."""
-    rows = torch.export.Dim("rows", min=1)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # the exporter chats on stdout
-        warnings.simplefilter("ignore")  # and warns of its own internals
-        program = torch.onnx.export(
-            nets,
-            (torch.zeros(2, len(spec.names)),),
-            dynamo=True,
-            opset_version=_OPSET,
-            input_names=["features"],
-            output_names=["probabilities"],
-            dynamic_shapes=({0: rows},),
-            verbose=False,
-        )
-        assert program is not None, "the dynamo exporter returns a program"
-        program.save(str(path), external_data=False)
-    model = onnx.load(path)
-    for node in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
-        node.ClearField("metadata_props")  # paths and stack traces of the machine that exported
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
+    write_onnx(nets, torch.zeros(2, len(spec.names)), path, ("features", "probabilities"), _ROWS_MAX)
