@@ -140,10 +140,13 @@ def test_what_is_asked_for_and_what_there_is(monkeypatch: pytest.MonkeyPatch) ->
 def nodes() -> Iterator[Cluster]:
     """A head and a node of one core each, as processes of this machine; none is left behind."""
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: sockets lie in it
+    inner = Path(folder, "ray")
+    inner.mkdir()  # where ray notes the cluster's address: it takes it to be there
+    os.environ["RAY_TMPDIR"] = folder
     small = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_log_monitor": False}
     made = Cluster()
     try:
-        made.add_node(include_dashboard=False, temp_dir=folder, **small)
+        made.add_node(include_dashboard=False, temp_dir=str(inner), **small)
         made.add_node(**small)
         yield made
     finally:
@@ -153,6 +156,7 @@ def nodes() -> Iterator[Cluster]:
             os.kill(pid, signal.SIGKILL)
         wait_for("ray to end", lambda: not of_ray(folder), 30.0)
         shutil.rmtree(folder, ignore_errors=True)
+        del os.environ["RAY_TMPDIR"]
 
 
 def of_ray(folder: str) -> list[int]:
