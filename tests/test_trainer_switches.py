@@ -151,6 +151,7 @@ def test_labels_follow_the_calls(run: Run, data: Path) -> None:
 def test_calls_without_backgrounds_are_refused_at_once(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^recipe tiny: labels\.call_probability is true: .*: --nocall DIR$"):
         run_stages(options(data, tmp_path / "run", ALL_ON, None), ("spectrograms",), QUIET)
+    assert not (tmp_path / "run").exists()  # and no recipe is pinned: the next try may be another one
     with pytest.raises(ConfigError, match="no sound file in it"):
         run_stages(options(data, tmp_path / "none", ALL_ON, tmp_path / "nowhere"), ("spectrograms",), QUIET)
 

@@ -83,13 +83,13 @@ def run_stages(options: Options, names: Sequence[str], console: Console) -> Run:
     Workplace.of(options.device, options.devices, options.cluster, options.jobs)
     corpus = Corpus.read(options.data)
     require_rows(recipe, corpus)
+    if {"spectrograms", "fit-cnn"} & set(names):  # before a run is begun: a refusal must not pin its recipe
+        told = check_folder(recipe, options.nocall, options.out / BACKGROUNDS)
+        if told:
+            console.print(f"[yellow]{told}[/yellow]", highlight=False)
     with _alone(options.out):
         clear_temporaries(options.out)
         run = Run.create(options.out, recipe, corpus.name, corpus.taxonomy)
-        if {"spectrograms", "fit-cnn"} & set(names):
-            told = check_folder(recipe, options.nocall, run.folder / BACKGROUNDS)
-            if told:
-                console.print(f"[yellow]{told}[/yellow]", highlight=False)
         with tracking(run, options.track, console) as note:
             work = _Work(options, run, corpus, console, note)
             for name in names:

@@ -38,7 +38,7 @@ def worker_pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
     except BrokenProcessPool as error:
         advice = "most likely for lack of memory; run again with fewer --jobs: it goes on where it stopped"
         raise CorpusError(f"a worker process was killed, {advice}") from error
-    except BaseException:
+    except BaseException:  # Ctrl-C too: workers must not train on
         for process in list((pool._processes or {}).values()):  # no public way to stop work that is under way
             process.terminate()
         raise
