@@ -3,12 +3,15 @@
 #   make test         everything the project promises, checked
 #   make demo-train   everything from nothing: corpus, training, bundle, replay (PUBLISH=1 refreshes what ships)
 #   make bench        ratios, measured in one run
+#   make install      the station as a service of this machine (as root), uninstall takes it away: docs/install.md
 
 PYTHON ?= python3
 BASE := .venv/bin/python
 DEV := .venv-dev/bin/python
 # What pip does not bring: PortAudio for sounddevice, a broker for demo and tests.
 SYSTEM := mosquitto libportaudio2
+# What only the tests want: systemd's own tools judge the units.
+SYSTEM_TEST := systemd
 # Without compiling what is never imported: a third less disk; Python compiles the rest on first use.
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 
@@ -20,6 +23,7 @@ demo: .venv/installed
 demo-train: .venv-dev/installed
 	$(DEV) -m export demo-train --out build/train-demo $(if $(PUBLISH),--publish)
 
+test: SYSTEM += $(SYSTEM_TEST)
 test: lint
 	$(DEV) -m pytest
 
@@ -53,6 +57,52 @@ venv:
 	@$(PYTHON) -m venv $(DIR)
 	$(DIR)/bin/python $(INSTALL) -e '.$(EXTRAS)'
 	@touch $(DIR)/installed
+
+# The service: PREFIX is its own folder, DESTDIR a tree in which to lay it down for another machine or a package.
+PREFIX ?= /opt/birdstation
+UNITS := birdstation.service birdstation-retention.service birdstation-retention.timer \
+  birdstation-backup.service birdstation-backup.timer
+UNIT_DIR := $(DESTDIR)/etc/systemd/system
+SHARE := $(DESTDIR)$(PREFIX)/share/birdstation
+
+.PHONY: install install-files install-environment uninstall
+install: install-environment install-files
+	@if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then systemd-sysusers && systemctl daemon-reload; fi
+	@echo "Laid down. Your settings: /etc/birdstation/station.yaml. What to type next:"
+	@echo "  sudo -u birdstation $(PREFIX)/bin/python -m edge check --config /etc/birdstation/station.yaml"
+	@echo "  sudo systemctl enable --now birdstation"
+
+# Units, user and settings; settings that are there stay as they are.
+install-files:
+	@mkdir -p $(UNIT_DIR) $(DESTDIR)/etc/sysusers.d $(DESTDIR)/etc/birdstation $(SHARE)/optional
+	@for unit in $(UNITS); do sed 's#/opt/birdstation#$(PREFIX)#g' systemd/$$unit >$(UNIT_DIR)/$$unit || exit 1; done
+	@for file in systemd/optional/*.conf; do \
+	  sed 's#/opt/birdstation#$(PREFIX)#g' $$file >$(SHARE)/optional/$$(basename $$file) || exit 1; done
+	@install -m644 systemd/sysusers.conf $(DESTDIR)/etc/sysusers.d/birdstation.conf
+	@install -m644 docs/install.md station.yaml $(SHARE)
+	@settings=$(DESTDIR)/etc/birdstation/station.yaml; [ -e $$settings ] || \
+	  { sed 's#^state: \. #state: /var/lib/birdstation #' station.yaml >$$settings && chmod 644 $$settings; }
+
+# Built from a copy: nothing that an older version left behind comes along, nothing of root's stays in the checkout.
+# Compiled here, since the service may not write to its own folder.
+install-environment: SYSTEM := libportaudio2
+install-environment: | system
+	@[ -n "$(DESTDIR)" ] || [ "$$(id -u)" = 0 ] || { echo "error: only root may install: sudo make install"; exit 1; }
+	@$(PYTHON) -c 'import os, sys; base = os.path.realpath(sys.base_prefix); sys.exit(base.startswith(("/root", "/home")) \
+	  and f"error: the service cannot read the Python in {base}; make install PYTHON=/usr/bin/python3" or 0)'
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "Python 3.10 or newer is wanted"'
+	@$(PYTHON) -m venv $(DESTDIR)$(PREFIX)
+	@copy=$$(mktemp -d) && trap "rm -rf $$copy" EXIT && \
+	  cp -r edge trainer export pyproject.toml README.md LICENSE $$copy && \
+	  $(DESTDIR)$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check $$copy
+
+# Settings in /etc/birdstation, the record in /var/lib/birdstation and the user stay.
+uninstall:
+	@if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then systemctl disable --now $(UNITS) || :; fi
+	@rm -rf $(addprefix $(UNIT_DIR)/,$(UNITS)) $(DESTDIR)/etc/sysusers.d/birdstation.conf $(SHARE)
+	@[ ! -e $(DESTDIR)$(PREFIX)/pyvenv.cfg ] || rm -rf $(DESTDIR)$(PREFIX)
+	@if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then systemctl daemon-reload || :; fi
+	@echo "Removed. Still there: /etc/birdstation, /var/lib/birdstation and the user birdstation."
 
 clean:
 	rm -rf .venv .venv-dev build

@@ -1,28 +1,61 @@
 """`python -m edge`: the station's command line. Says what was done; the parts do it."""
 
+import getpass
+import io
 import json
 import logging
 import sys
 import time
+from dataclasses import asdict
+from datetime import datetime, timezone
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from edge.backup import backup as make_backup
+from edge.check.run import run_checks
+from edge.check.verdict import checks_summary, checks_table, exit_status
+from edge.clips.reserve import Reserve
+from edge.clips.retention import ALL_CLIPS, Retention
 from edge.config import DEMO_FOLDER, Config, load_config
-from edge.contract.errors import BirdstationError
+from edge.contract.errors import BirdstationError, StoreError
 from edge.contract.labels import read_labels
 from edge.demo.run import run_demo
 from edge.replay import Replayed, replay_folder
+from edge.reports.retention import retention_lines, retention_summary, retention_table
 from edge.reports.score import score_store
 from edge.reports.summary import Cost, cpu_seconds, replay_summary
-from edge.reports.tables import refused_table, score_line, species_table
-from edge.store import Store
+from edge.reports.tables import boots_table, refused_table, score_line, species_table
+from edge.reports.why import explain, why_tables
+from edge.station import run_station
+from edge.store.clips import ClipTable
+from edge.store.clock import ClockTable
+from edge.store.record import Store
 from edge.types import Outcome
 
 EXIT_REFUSED = 3
+
+
+class Verdict(str, Enum):
+    """What a person heard."""
+
+    correct = "correct"
+    wrong = "wrong"
+    unsure = "unsure"
+
+
+class ClockStateChoice(str, Enum):
+    """States of this machine's clock."""
+
+    synced = "synced"
+    rtc = "rtc"
+    unsynced = "unsynced"
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -67,7 +100,7 @@ def replay(
 
 
 def _with_progress(settings: Config, folder: Path, console: Console) -> Replayed:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("recordings")
 
@@ -92,8 +125,9 @@ def _show(console: Console, store: Store, settings: Config, done: Replayed, summ
     if not summary["recordings"]:
         console.print("No recordings found (wav, flac, ogg, opus, mp3, aiff …).")
     if done.waiting:
-        console.print(f"{done.waiting} messages wait for the broker ({done.broker_error or 'not acknowledged yet'}).")
-    console.print(f"database: {settings.database}", soft_wrap=True)
+        why = escape(done.broker_error or "not acknowledged yet")
+        console.print(f"{done.waiting} messages wait for the broker ({why}).")
+    console.print(f"database: {settings.database}", soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -107,8 +141,144 @@ def demo(
     run_demo(out, Console(), source)
 
 
+@app.command()
+def backup(
+    config: Annotated[Path, typer.Option(help="The station's settings.")] = Path("station.yaml"),
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the copies go; by default backups in the state folder.")
+    ] = None,
+    keep: Annotated[int, typer.Option(min=1, help="How many copies stay.")] = 7,
+) -> None:
+    """Copy the database, also while the daemon writes, check the copy and write its checksum beside it."""
+    settings = load_config(config)
+    made = make_backup(settings.database, folder or settings.state / "backups", keep)
+    print(f"{made} ({made.stat().st_size / 1e6:.1f} MB)")
+
+
+CONFIG = Annotated[Path, typer.Option(help="The station's settings.")]
+AS_JSON = Annotated[bool, typer.Option("--json", help="As JSON.")]
+
+
+@app.command()
+def run(config: CONFIG = Path("station.yaml")) -> None:
+    """Listen until stopped: what `systemctl start birdstation` runs."""
+    logging.getLogger().setLevel(logging.INFO)
+    run_station(config)
+
+
+@app.command()
+def why(
+    detection: Annotated[str, typer.Argument(metavar="ID", help="Id of a detection, or how it begins.")],
+    config: CONFIG = Path("station.yaml"),
+    as_json: AS_JSON = False,
+) -> None:
+    """Explain a detection: members and their spread, prior, blend, threshold and rule, and what else it was like."""
+    with Store(load_config(config).database) as store:
+        explained = explain(store, detection)
+    if as_json:
+        print(json.dumps(explained, ensure_ascii=False))
+    else:
+        Console().print(why_tables(explained))
+
+
+@app.command()
+def review(
+    detection: Annotated[str, typer.Argument(metavar="ID", help="Id of a detection, or how it begins.")],
+    verdict: Annotated[Verdict, typer.Argument(help="What a person heard.")],
+    note: Annotated[str, typer.Option(help="Anything worth keeping.")] = "",
+    reviewer: Annotated[str, typer.Option(help="Who says so.")] = getpass.getuser(),
+    config: CONFIG = Path("station.yaml"),
+) -> None:
+    """Say what a person heard in a detection. Its clip is then never removed."""
+    with Store(load_config(config).database) as store:
+        found = explain(store, detection)
+        store.review(found["id"], reviewer, verdict.value, note, keep=True)
+    print(f"{found['id']}: {found['common_name'] or found['species']}, {verdict.value} ({reviewer})")
+
+
+@app.command()
+def check(
+    config: CONFIG = Path("station.yaml"),
+    listen_s: Annotated[float, typer.Option(min=0, max=3600, help="Seconds at the microphone; 0: not at all.")] = 10.0,
+    as_json: AS_JSON = False,
+) -> None:
+    """Say whether a station is fit to be left alone, and what to do where it is not.
+
+    Looks at settings, bundle, speed, database, disk, clock, broker and microphone. Exit status: 0 fit, perhaps with
+    warnings, 1 something is bad, 78 a setting or the bundle is.
+    """
+    console = Console(stderr=as_json)
+    with console.status("settings") as status:
+        checks = run_checks(config, listen_s, status.update)
+    if as_json:
+        print(json.dumps(checks_summary(checks), ensure_ascii=False, allow_nan=False), flush=True)
+    else:
+        console.print(checks_table(checks))
+    raise typer.Exit(exit_status(checks))
+
+
+clock_app = typer.Typer(no_args_is_help=True, help="Which clock stamped the rows, and mending them when it was wrong.")
+app.add_typer(clock_app, name="clock")
+
+
+@clock_app.command("show")
+def clock_show(config: CONFIG = Path("station.yaml"), as_json: AS_JSON = False) -> None:
+    """List the boots that the record knows, the state of their clock, and by how much it was set meanwhile."""
+    with ClockTable(load_config(config).database) as table:
+        boots = table.boots()
+    if as_json:
+        print(json.dumps([asdict(boot) for boot in boots]))
+    else:
+        Console().print(boots_table(boots))
+
+
+@clock_app.command("fix")
+def clock_fix(
+    boot: Annotated[str, typer.Option(help="Which boot's rows, as `clock show` lists them.")],
+    seconds: Annotated[float, typer.Option(help="What to add to their times; may be negative.")],
+    state: Annotated[ClockStateChoice | None, typer.Option(help="Only rows under this state of the clock.")] = None,
+    config: CONFIG = Path("station.yaml"),
+) -> None:
+    """Move the times of everything that one boot stamped with a wrong clock; rows and the table clock say by how much.
+
+    Messages that a broker has already received do not change.
+    """
+    with ClockTable(load_config(config).database) as table:
+        moved = table.fix(boot, seconds, state.value if state else None)
+    print(", ".join(f"{count} {what}" for what, count in moved.items()) + f" moved by {seconds:+g} s")
+
+
+@app.command()
+def retention(
+    config: CONFIG = Path("station.yaml"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
+    as_json: AS_JSON = False,
+) -> None:
+    """Remove clips that are too old or for which the disk is too full. Detections stay; kept and reviewed clips too."""
+    settings = load_config(config)
+    if not settings.database.exists():
+        raise StoreError(f"{settings.database}: no such database: nothing was ever stored with these settings")
+    reserve = Reserve(settings.state)
+    if not dry_run:
+        reserve.give_up_if_full()
+    with ClipTable(settings.database, durable=True) as table:
+        keeper = Retention(table, settings.clips_folder, reserve, settings.retention)
+        done = keeper.tidy(datetime.now(timezone.utc), dry_run=dry_run, limit=ALL_CLIPS)
+        protected = table.protected(settings.retention.per_species)
+    if as_json:
+        print(json.dumps(retention_summary(done, protected, dry_run)), flush=True)
+        return
+    console = Console()
+    console.print(retention_table(done, protected, dry_run))
+    for line in retention_lines(done):
+        console.print(line, soft_wrap=True)
+
+
 def main() -> None:
     """Run a command; a mistake of a person is one line, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # terminals that cannot show ä, and names that are no text
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
         app(prog_name="python -m edge")

@@ -4,7 +4,7 @@ Paths in the file are relative to the file. Knows nothing of what the settings a
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from math import remainder
 from pathlib import Path
@@ -19,6 +19,8 @@ from edge.contract.place import check_place
 from edge.contract.strict import Range, parse
 
 HOP_STEP_S = FRAME_HOP / RATE_HZ
+_FILE_BYTES_MAX = 262_144  # the shipped file has 6 kB; a site takes 50 bytes
+_SHOWN_MAX = 60  # characters of what cannot be read
 DEMO_FOLDER = Path(__file__).parent / "demo"  # bundle and soundscapes that ship with birdstation
 
 
@@ -70,14 +72,96 @@ class RuntimeSettings:
 
 
 @dataclass(frozen=True)
+class MicrophoneSettings:
+    """Which sound card is heard, and how."""
+
+    device: str | None = None
+    rate_hz: Annotated[int, Range(8_000, 768_000)] | None = None
+    channel: Annotated[int, Range(1, 64)] = 1
+    buffer_s: Annotated[float, Range(10, 3600)] = 60.0
+    stall_s: Annotated[float, Range(1, 600)] = 10.0
+
+
+@dataclass(frozen=True)
+class FolderSettings:
+    """A folder into which something else writes recordings."""
+
+    path: Path | None = None
+    settle_s: Annotated[float, Range(0, 3600)] = 5.0
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """Sound saved around detections."""
+
+    save: bool = True
+    of_recordings: bool = False
+    before_s: Annotated[float, Range(0, 30)] = 3.0
+    after_s: Annotated[float, Range(0, 30)] = 3.0
+    seconds_max: Annotated[float, Range(15, 600)] = 60.0
+    format: Literal["flac", "wav", "ogg"] = "flac"
+
+
+@dataclass(frozen=True)
+class RetentionSettings:
+    """Which clips go when, sooner or later. None: never for this reason."""
+
+    days: Annotated[int, Range(1, 36_500)] | None = None
+    disk_share: Annotated[float, Range(0.01, 0.99)] = 0.9
+    hours_left: Annotated[float, Range(0, 8_760)] = 24.0
+    per_species: Annotated[int, Range(0, 1_000_000)] = 20
+
+
+@dataclass(frozen=True)
+class PrivacySettings:
+    """What becomes of windows in which people speak."""
+
+    human: Literal["off", "clips", "all"] = "clips"
+    classes: tuple[str, ...] = ()
+    detector: Path | None = None
+    threshold: Score = 0.2
+
+
+@dataclass(frozen=True)
+class SensitiveSettings:
+    """Species whose nests must not be found with our help."""
+
+    species: tuple[str, ...] = ()
+    decimals: Annotated[int, Range(0, 3)] = 1
+
+
+@dataclass(frozen=True)
+class HealthSettings:
+    """How often the station says how it is."""
+
+    interval_s: Annotated[float, Range(1, 3600)] = 30.0
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class TlsSettings:
+    """Encryption of the connection to the broker. None: the system's authorities, no certificate of our own."""
+
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+
+@dataclass(frozen=True)
 class MqttSettings:
-    """Where messages go."""
+    """Where messages go, and how many may wait."""
 
     host: str
     port: Annotated[int, Range(1, 65535)] = 1883
     topic: str = "birdstation"
     username: str | None = None
     password_file: Path | None = None
+    tls: TlsSettings | None = None
+    protocol: Literal["auto", "5", "3.1.1"] = "auto"
+    place_decimals: Annotated[int, Range(0, 6)] = 2
+    waiting_max: Annotated[int, Range(100, 100_000_000)] = 1_000_000
+    attempts_max: Annotated[int, Range(1, 1000)] = 5
+    homeassistant: str | None = "homeassistant"
 
 
 @dataclass(frozen=True)
@@ -87,9 +171,18 @@ class Config:
     station: StationSettings = StationSettings()
     bundle: Path | None = None
     state: Path = Path()
+    source: Literal["microphone", "folder"] = "microphone"
+    microphone: MicrophoneSettings = MicrophoneSettings()
+    folder: FolderSettings = FolderSettings()
+    schedule: tuple[tuple[str, str], ...] = ()
     windows: WindowSettings = WindowSettings()
     detect: DetectSettings = DetectSettings()
     runtime: RuntimeSettings = RuntimeSettings()
+    clips: ClipSettings = ClipSettings()
+    retention: RetentionSettings = RetentionSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    sensitive: SensitiveSettings = SensitiveSettings()
+    health: HealthSettings = HealthSettings()
     mqtt: MqttSettings | None = None
     sites: Mapping[str, SiteSettings] = field(default_factory=dict)
 
@@ -100,6 +193,10 @@ class Config:
     @property
     def database(self) -> Path:
         return self.state / "station.db"
+
+    @property
+    def clips_folder(self) -> Path:
+        return self.state / "clips"
 
     @property
     def hop_samples(self) -> int:
@@ -114,12 +211,24 @@ class Config:
 class _UniqueKeys(yaml.SafeLoader):
     """YAML that refuses a key given twice; plain YAML lets the last one win in silence."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, LookupError, AttributeError) as error:  # PyYAML's own: 2024-13-45, !!bool x, !!int ""
+            shown, kind = str(node.value)[:_SHOWN_MAX], str(node.tag).rpartition(":")[2]
+            problem = f"{shown!r} is not a valid {kind}; a text is put in quotes"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
+
 
 def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=node.start_mark)
+    keys: set[Hashable] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if isinstance(key, Hashable):  # construct_mapping refuses the others
+            if key in keys:
+                shown = str(key_node.value)[:_SHOWN_MAX]
+                raise yaml.MarkedYAMLError(problem=f"key {shown!r} is given twice", problem_mark=node.start_mark)
+            keys.add(key)
     return loader.construct_mapping(node, deep=True)
 
 
@@ -128,9 +237,24 @@ _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _uni
 
 def load_config(path: Path) -> Config:
     """Read and check a station.yaml. Raises ConfigError with one line: file, key, what was found, what is allowed."""
+    raw = _read_yaml(path)
     try:
-        with path.open(encoding="utf8") as file:
-            raw = yaml.load(file, _UniqueKeys)
+        config: Config = parse(Config, {} if raw is None else raw, path.resolve().parent)
+        _check(config)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    return config
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        if path.exists() and not path.is_file():  # a pipe would block, a device never end
+            raise ConfigError(f"{path}: not a file; give the station.yaml itself")
+        with path.open("rb") as file:
+            content = file.read(_FILE_BYTES_MAX + 1)
+        if len(content) > _FILE_BYTES_MAX:
+            raise ConfigError(f"{path}: larger than {_FILE_BYTES_MAX // 1024} KiB; are these a station's settings?")
+        return yaml.load(content.decode("utf8"), _UniqueKeys)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give --config, or copy the station.yaml of the project") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -141,12 +265,8 @@ def load_config(path: Path) -> Config:
         raise ConfigError(f"{path}: {where}not YAML: {' '.join(str(error.problem).split())}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    try:
-        config: Config = parse(Config, {} if raw is None else raw, path.resolve().parent)
-        _check(config)
-    except ValueError as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
-    return config
+    except RecursionError:
+        raise ConfigError(f"{path}: not YAML that a station understands: nested too deeply") from None
 
 
 def _check(config: Config) -> None:
@@ -164,5 +284,7 @@ def _check(config: Config) -> None:
         raise ValueError(f"station.timezone: found {station.timezone!r}; a name such as Europe/Berlin or UTC") from None
     if abs(remainder(config.windows.hop_s, HOP_STEP_S)) > 1e-9:
         raise ValueError(f"windows.hop_s: found {config.windows.hop_s}; a multiple of {HOP_STEP_S} s is wanted")
-    if config.mqtt and re.search(r"[#+\0]|^/|/$|^$", config.mqtt.topic):
-        raise ValueError(f"mqtt.topic: found {config.mqtt.topic!r}; no #, no +, no / at its ends")
+    if config.mqtt:
+        for key, topic in (("topic", config.mqtt.topic), ("homeassistant", config.mqtt.homeassistant)):
+            if topic is not None and re.search(r"[#+]|^[/$]|/$", topic):
+                raise ValueError(f"mqtt.{key}: found {topic!r}; no #, no +, no $ first, no / at its ends")

@@ -12,6 +12,8 @@ from edge.contract.errors import ConfigError
 from edge.contract.taxonomy import Taxonomy
 from edge.types import Detection, RecordingRow, WindowScores, stable_id, utc_text
 
+RUNNER_UPS = 3  # of each detection, stored beside it
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -37,19 +39,32 @@ class Detector:
         self._station, self._bundle_id, self._taxonomy, self._rules = station, bundle_id, taxonomy, rules
 
     def detect(
-        self, recording: RecordingRow, windows: list[Window], scores: WindowScores, prior: Scores | None
+        self,
+        recording: RecordingRow,
+        windows: list[Window],
+        scores: WindowScores,
+        prior: Scores | None,
+        shed: int = 0,
     ) -> list[Detection]:
-        """Detections in a batch of windows of one recording, by time, then best first. `prior` is `(species,)`."""
+        """Detections in a batch of windows of one recording, by time, then best first. `prior` is `(species,)`, `shed`
+        the step of the overload ladder at which they were scored."""
         found = []
         here = True if prior is None else ~np.isnan(prior)  # a species beyond its limit passes no threshold, not even 0
         for row, window in enumerate(windows):
             passed = np.flatnonzero((scores.blended[row] >= self._rules.thresholds) & here)
             for index in sorted(passed, key=lambda i: -float(scores.blended[row, i])):
-                found.append(self._detection(recording, window, scores, prior, row, int(index)))
+                found.append(self._detection(recording, window, scores, prior, row, int(index), shed))
         return found
 
     def _detection(
-        self, recording: RecordingRow, window: Window, scores: WindowScores, prior: Scores | None, row: int, index: int
+        self,
+        recording: RecordingRow,
+        window: Window,
+        scores: WindowScores,
+        prior: Scores | None,
+        row: int,
+        index: int,
+        shed: int,
     ) -> Detection:
         start = recording.start + timedelta(seconds=window.start / RATE_HZ)
         species = self._taxonomy.codes[index]
@@ -69,4 +84,12 @@ class Detector:
             member_low=float(members.min()),
             member_high=float(members.max()),
             level_dbfs=float(window.level_dbfs) if np.isfinite(window.level_dbfs) else None,
+            members=tuple(map(float, members)),
+            runner_ups=self._runner_ups(scores.blended[row], index),
+            shed=shed,
         )
+
+    def _runner_ups(self, scores: Scores, index: int) -> tuple[tuple[str, float], ...]:
+        """The species that came next, or before, in this window: what else it may have been."""
+        best = [int(i) for i in np.argsort(-scores, kind="stable")[: RUNNER_UPS + 1] if i != index]
+        return tuple((self._taxonomy.codes[i], float(scores[i])) for i in best[:RUNNER_UPS])

@@ -28,13 +28,16 @@ class Recognizer:
         self.bundle = bundle
         self.engine = OnnxEngine([bundle.folder / m.file for m in bundle.manifest.members], threads)
         self._kinds = [member.kind for member in bundle.manifest.members]
+        self._all = tuple(range(len(self._kinds)))
+        self._few = tuple(sorted(self._kinds.index(kind) for kind in set(self._kinds)))
 
-    def recognise(self, images: Image, prior: Scores | None) -> WindowScores:
+    def recognise(self, images: Image, prior: Scores | None, few: bool = False) -> WindowScores:
         """Grey images `(n, 128, 281)` and prior `(n, species)`, `(species,)` or None to scores, each image alone; in a
-        stretch of sound a NeighbourSmoother decides on them."""
-        members = self.engine.scores(images)
+        stretch of sound a NeighbourSmoother decides on them. `few`: only the first member of each kind, in a hurry."""
+        which = self._few if few else self._all
+        members = self.engine.scores(images, which)
         blend = self.bundle.manifest.blend
-        acoustic = acoustic_scores(members, self._kinds, blend)
+        acoustic = acoustic_scores(members, [self._kinds[index] for index in which], blend)
         return WindowScores(members, acoustic, blend_scores(acoustic, prior, blend))
 
     def check_probe(self) -> float:

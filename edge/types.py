@@ -3,13 +3,30 @@
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Protocol
+from typing import Literal, Protocol
 
+from edge.contract.audio import Samples
 from edge.contract.blend import Scores
 
 _NAMESPACE = uuid.UUID("6d1f6a5e-3a51-5f0c-9c57-6f1d1f0b8a11")  # of birdstation's ids; never change it
+
+
+GapReason = Literal[
+    "off",  # the station was not running
+    "schedule",  # nobody wanted to listen
+    "no device",  # the sound card is not there (yet)
+    "unplugged",  # it went away, or its driver gave up
+    "stalled",  # it is there, and delivers nothing
+    "constant",  # it delivers the same number for ever: a dead microphone
+    "overflow",  # samples were lost between the card and this program
+    "overload",  # sound came faster than answers, the oldest went
+    "store",  # what was heard could not be stored for too long
+    "clock",  # the wall clock was set while listening
+    "damaged",  # of a recording: announced, but not to be decoded
+]
+ClockState = Literal["synced", "rtc", "unsynced", "recorder"]  # recorder: of a file, nobody here can know
 
 
 def stable_id(*parts: str) -> str:
@@ -22,12 +39,42 @@ def utc_text(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
+def effort_by_hour(start: datetime, seconds: float) -> list[tuple[datetime, float]]:
+    """Split a stretch of time into the hours (UTC) it lies in: `[(hour, seconds), …]`."""
+    parts = []
+    end = start + timedelta(seconds=seconds)
+    while start < end:
+        hour = start.replace(minute=0, second=0, microsecond=0)
+        stop = min(end, hour + timedelta(hours=1))
+        parts.append((hour, (stop - start).total_seconds()))
+        start = stop
+    return parts
+
+
 @dataclass(frozen=True)
 class Place:
     """Degrees, WGS84."""
 
     latitude: float
     longitude: float
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Unbroken sound from a live source."""
+
+    at_s: float  # monotonic clock at its first sample, counted by the sample clock
+    samples: Samples  # mono, RATE_HZ
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Sound that is missing, and why."""
+
+    at_s: float  # of a live source the monotonic clock, of a recording the time from its start
+    seconds: float
+    reason: GapReason
+    detail: str = ""  # the system's own words
 
 
 @dataclass(frozen=True)
@@ -41,10 +88,11 @@ class WindowScores:
 
 @dataclass(frozen=True)
 class RecordingRow:
-    """A file that came in: what it is, when it began, where it was made."""
+    """An unbroken stretch of sound: a file that came in, or what the microphone heard, an hour of it at most. What it
+    is, when it began, where it was made."""
 
     id: str
-    path: str  # relative to the folder that was replayed, with forward slashes
+    path: str  # of a file: relative to its folder, with forward slashes; of live sound: source and start
     bytes: int
     mtime_ns: int
     sha256: str
@@ -53,6 +101,9 @@ class RecordingRow:
     zone_source: str
     utc_offset_minutes: int
     place: Place | None
+    source: str = "replay"  # replay, folder or microphone
+    clock_state: ClockState = "recorder"
+    boot: str | None = None  # of live sound: the boot of this machine whose clock stamped it
 
 
 @dataclass(frozen=True)
@@ -73,6 +124,31 @@ class Detection:
     member_low: float  # lowest and highest score among the members for this window alone, before smoothing
     member_high: float
     level_dbfs: float | None  # None: digital silence
+    members: tuple[float, ...] = ()  # score of each member for this window alone, in the bundle's order
+    runner_ups: tuple[tuple[str, float], ...] = ()  # the next best species of the window with their blended scores
+    shed: int = 0  # step of the overload ladder: 0 none, 1 no overlap, 2 one member per kind
+
+
+@dataclass(frozen=True)
+class ClipRow:
+    """Sound that was saved around detections."""
+
+    id: str
+    path: str  # relative to the clips' folder, with forward slashes
+    recording_id: str
+    start: datetime  # aware UTC
+    seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class StoredClip:
+    """A clip as those see it who decide whether it goes."""
+
+    id: str
+    path: str  # relative to the clips' folder, with forward slashes
+    since_utc: str  # when it was recorded or saved, whichever is later
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -84,6 +160,16 @@ class Message:
     payload: str
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """A message in the outbox."""
+
+    seq: int  # grows by one from message to message of this station
+    topic: str
+    payload: str
+    created_utc: str
+
+
 class Outbox(Protocol):
     """Messages that wait for a broker; the store keeps them, the publisher empties it."""
 
@@ -93,8 +179,8 @@ class Outbox(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def waiting(self, after: int, limit: int) -> list[tuple[int, str, str]]:
-        """Messages not yet acknowledged, `(seq, topic, payload)`, oldest first, with seq above `after`."""
+    def waiting(self, after: int, limit: int) -> list["Waiting"]:
+        """Messages not yet acknowledged, oldest first, with seq above `after`."""
 
     def waiting_count(self) -> int:
         """How many messages no broker has acknowledged yet."""
@@ -102,16 +188,39 @@ class Outbox(Protocol):
     def mark_sent(self, seqs: Sequence[int]) -> None:
         """The broker has acknowledged these."""
 
+    def refused(self, seq: int, reason: str, attempts_max: int) -> bool:
+        """The broker said no to this one; True if it was that often that it is set aside for good."""
+
+    def bound(self, waiting_max: int, after: int = 0) -> int:
+        """Drop the oldest beyond so many, but none up to seq `after`; returns how many went."""
+
+    def counters(self) -> dict[str, int]:
+        """`messages created`, `sent`, `dropped` and `dead`, each since ever."""
+
 
 @dataclass(frozen=True)
 class Effort:
-    """How long one source was heard and analysed in one hour (UTC), and what was lost and why."""
+    """How long one stretch was analysed in one hour (UTC), at one step of the overload ladder."""
 
     hour: datetime
-    heard_s: float
     analysed_s: float
-    lost_s: float = 0.0
-    reason: str = ""
+    shed: int = 0
+
+
+@dataclass(frozen=True)
+class GapRow:
+    """A Gap in UTC, as the record keeps it."""
+
+    id: str
+    source: str
+    start: datetime  # aware UTC
+    seconds: float
+    reason: GapReason
+    detail: str = ""
+    recording_id: str | None = None  # of the file that is damaged; None: of a live source
+    utc_offset_minutes: int = 0
+    clock_state: ClockState = "recorder"
+    boot: str | None = None
 
 
 @dataclass(frozen=True)

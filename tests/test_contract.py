@@ -95,10 +95,10 @@ def test_no_bundle_says_how_to_make_one(tmp_path: Path) -> None:
 def test_a_machine_that_computes_otherwise_is_refused(bundle_folder: Path) -> None:
     recognizer = Recognizer(read_bundle(bundle_folder))
     honest = recognizer.engine.scores
-    recognizer.engine.scores = lambda images: honest(images) + np.float32(0.01)  # type: ignore[method-assign]
+    recognizer.engine.scores = lambda images, members: honest(images, members) + np.float32(0.01)  # type: ignore[method-assign]
     with pytest.raises(BundleError, match=r"probe failed on .* differ by 0\.0"):
         recognizer.check_probe()
-    recognizer.engine.scores = lambda images: honest(images) * np.float32(np.nan)  # type: ignore[method-assign]
+    recognizer.engine.scores = lambda images, members: honest(images, members) * np.float32(np.nan)  # type: ignore[method-assign]
     with pytest.raises(BundleError, match="probe failed"):
         recognizer.check_probe()
 

@@ -1,120 +1,262 @@
-"""The outbox against a real broker that goes away, comes back, and says no."""
+"""The outbox against real brokers that go away, come back, and say no."""
 
 import json
+import logging
 import shutil
-import subprocess
+import socket
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import paho.mqtt.client as mqtt
 import pytest
-from paho.mqtt.enums import CallbackAPIVersion
 
 from edge.config import MqttSettings
-from edge.contract.bundle import read_bundle
-from edge.contract.errors import ConfigError
 from edge.demo.run import free_port
 from edge.publisher import Publisher
-from edge.store import Store
+from edge.store.outbox import OutboxTable
 from edge.types import Message
+from tests.brokers import (
+    TOPIC,
+    Broker,
+    Listener,
+    counts,
+    fill,
+    gate,
+    numbered,
+    publisher_of,
+    serve_311,
+    stand_in,
+    until,
+)
 
 
-@contextmanager
-def broker(folder: Path, port: int, *lines: str) -> Iterator[None]:
-    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
-    assert program
-    config = folder / "broker.conf"
-    config.write_text("\n".join([f"listener {port} 127.0.0.1", "persistence false", *lines]) + "\n")
-    with subprocess.Popen([program, "-c", str(config)], stderr=subprocess.DEVNULL) as process:
-        time.sleep(0.3)
-        yield
-        process.kill()
+def numbers_in(listener: Listener) -> list[int]:
+    return [json.loads(payload)["n"] for payload in listener.payloads(TOPIC)]
 
 
-@contextmanager
-def subscriber(port: int) -> Iterator[list[int]]:
-    """Numbers received; subscribes again whenever it is connected again."""
-    received: list[int] = []
-    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="listener", protocol=mqtt.MQTTv5)
-    client.reconnect_delay_set(1, 1)
-    client.on_message = lambda _c, _d, m: received.append(json.loads(m.payload))
-
-    def subscribe(_client: mqtt.Client, *_: object) -> None:
-        client.subscribe("t", qos=1)
-
-    client.on_connect = subscribe
-    client.connect_async("127.0.0.1", port)
-    client.loop_start()
-    yield received
-    client.disconnect()
-    client.loop_stop()
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "station.db"
 
 
-def fill(database: Path, bundle_folder: Path, numbers: range) -> None:
-    with Store(database) as store:
-        store.add_bundle(read_bundle(bundle_folder), "{}")
-        store.add("none", "none", [], [Message(f"id{n}", "t", json.dumps(n)) for n in numbers], [])
+def test_everything_arrives_in_order_and_is_marked(database: Path, bundle_folder: Path, mosquitto: int) -> None:
+    fill(database, bundle_folder, numbered(range(300)))
+    with Listener(mosquitto) as listener, publisher_of(database, mosquitto) as publisher:
+        assert publisher.drain(20)
+        fill(database, bundle_folder, numbered(range(290, 310)))  # ten of them are known
+        assert publisher.drain(20)
+        assert until(lambda: len(listener.messages) == 310)
+        assert until(lambda: publisher.state().sent == 310)
+        state = publisher.state()
+    assert (state.connected, state.waiting, state.created, state.last_error) == (True, 0, 310, "")
+    payloads = [json.loads(p) for p in listener.payloads(TOPIC)]
+    assert [p["n"] for p in payloads] == list(range(310)), "in order, each once"
+    assert [p["seq"] for p in payloads] == list(range(1, 311)), "no number is left out"
+    assert {p["queued"] for p in payloads[300:]} == {False}
+    assert counts(database) == {"sent": 310, "waiting": 0, "dropped": 0, "dead": 0}
 
 
-def waiting(database: Path) -> int:
-    with Store(database) as store:
-        return store.waiting_count()
-
-
-def until(condition, seconds: float = 20.0) -> bool:  # type: ignore[no-untyped-def]
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return bool(condition())
-
-
-def test_everything_arrives_in_order_and_is_marked(tmp_path: Path, bundle_folder: Path, mosquitto: int) -> None:
-    database = tmp_path / "station.db"
-    fill(database, bundle_folder, range(300))
-    with subscriber(mosquitto) as received:
-        time.sleep(0.5)
-        with Publisher(lambda: Store(database), MqttSettings("127.0.0.1", mosquitto), "p") as publisher:
+def test_what_was_created_before_the_connection_is_marked_as_queued(
+    database: Path, bundle_folder: Path, mosquitto: int
+) -> None:
+    fill(database, bundle_folder, numbered(range(3)))
+    with Listener(mosquitto) as listener:
+        time.sleep(0.01)  # rows know milliseconds
+        with publisher_of(database, mosquitto) as publisher:
             assert publisher.drain(20)
-            fill(database, bundle_folder, range(300, 310))
-            assert publisher.drain(20)
-        assert until(lambda: len(received) == 310)
-    assert received == list(range(310))
-    assert waiting(database) == 0
+        assert until(lambda: len(listener.messages) == 3)
+    assert all(json.loads(p)["queued"] for p in listener.payloads(TOPIC))
 
 
-def test_a_broker_that_comes_late_and_restarts_loses_nothing(tmp_path: Path, bundle_folder: Path) -> None:
-    database, port = tmp_path / "station.db", free_port()
-    fill(database, bundle_folder, range(50))
-    with (
-        Publisher(lambda: Store(database), MqttSettings("127.0.0.1", port), "p") as publisher,
-        subscriber(port) as received,
-    ):
-        assert not publisher.drain(1)
-        assert waiting(database) == 50
-        with broker(tmp_path, port, "allow_anonymous true"):
-            assert until(lambda: len(received) >= 50)
-        fill(database, bundle_folder, range(50, 90))
+def test_a_broker_that_comes_after_the_run_gets_everything(database: Path, tmp_path: Path, bundle_folder: Path) -> None:
+    port = free_port()
+    fill(database, bundle_folder, numbered(range(500)))
+    with publisher_of(database, port) as publisher, Listener(port, early=True) as listener:
         assert not publisher.drain(0.5)
-        with broker(tmp_path, port, "allow_anonymous true"):
-            assert until(lambda: set(received) >= set(range(50)) and waiting(database) == 0, 40)
-    assert waiting(database) == 0
+        assert "refused" in publisher.last_error.lower()
+        assert counts(database)["waiting"] == 500
+        with Broker(tmp_path, port):
+            assert listener.subscribed.wait(20)
+            # What was published before the listener was there has no subscriber: the broker is rightly content.
+            assert until(lambda: counts(database)["waiting"] == 0)
+            fill(database, bundle_folder, numbered(range(500, 600)))
+            assert publisher.drain(20)
+            assert until(lambda: set(numbers_in(listener)) >= set(range(500, 600)))
+    assert counts(database) == {"sent": 600, "waiting": 0, "dropped": 0, "dead": 0}
 
 
-def test_a_broker_that_refuses_is_named_and_costs_nothing(tmp_path: Path, bundle_folder: Path) -> None:
-    database, port = tmp_path / "station.db", free_port()
-    (tmp_path / "secret").write_text("wrong\n")
-    fill(database, bundle_folder, range(3))
-    with broker(tmp_path, port, "allow_anonymous false", f"password_file {tmp_path / 'nobody'}"):
-        settings = MqttSettings("127.0.0.1", port, username="me", password_file=tmp_path / "secret")
-        with Publisher(lambda: Store(database), settings, "p") as publisher:
-            assert not publisher.drain(2)
-            assert publisher.last_error
-    assert waiting(database) == 3
+def test_a_broker_killed_every_second_costs_duplicates_and_no_message(
+    database: Path, tmp_path: Path, bundle_folder: Path
+) -> None:
+    """The publisher gets to the broker only when the listener is there: what nobody subscribes to reaches nobody. And
+    the listener takes QoS 0, which mosquitto writes to its socket before it acknowledges to the publisher."""
+    port, total = free_port(), 300
+    broker = Broker(tmp_path, free_port())
+    received: list[str] = []
+    fill(database, bundle_folder, numbered(range(1)))
+
+    def create() -> None:
+        for first in range(1, total, 10):
+            fill(database, bundle_folder, numbered(range(first, min(first + 10, total))))
+            time.sleep(0.1)
+
+    creator, kills = threading.Thread(target=create), 0
+    with publisher_of(database, port) as publisher:
+        creator.start()
+        while creator.is_alive() or counts(database)["waiting"]:
+            with broker, Listener(broker.port, qos=0) as listener:
+                with gate(port, broker.port):
+                    publisher.drain(0.6)  # and does not wait long for the next try
+                    time.sleep(0.2)
+                    broker.kill()
+                assert until(lambda: not listener.subscribed.is_set())
+                received += [json.loads(p)["id"] for p in listener.payloads(TOPIC)]
+            kills += 1
+            assert kills < 60
+        creator.join()
+    assert kills >= 3
+    assert set(received) == {f"id{n}" for n in range(total)}, "at least once, and by id exactly once"
+    assert counts(database) == {"sent": total, "waiting": 0, "dropped": 0, "dead": 0}
 
 
-def test_a_missing_password_file_is_a_setting_to_mend(tmp_path: Path) -> None:
-    settings = MqttSettings("127.0.0.1", 1, username="me", password_file=tmp_path / "none")
-    with pytest.raises(ConfigError, match=r"mqtt\.password_file"):
-        Publisher(lambda: Store(tmp_path / "station.db"), settings, "p")
+def test_a_message_that_the_broker_forbids_is_set_aside_and_the_others_go_on(
+    database: Path, tmp_path: Path, bundle_folder: Path
+) -> None:
+    port = free_port()
+    (tmp_path / "acl").write_text("topic readwrite birds/#\n")
+    messages = numbered(range(30))
+    messages[4] = Message("poison", "elsewhere/detection", "{}")
+    fill(database, bundle_folder, messages)
+    with Broker(tmp_path, port, f"acl_file {tmp_path / 'acl'}"), Listener(port, "birds/#") as listener:
+        with publisher_of(database, port, attempts_max=2) as publisher:
+            assert until(lambda: counts(database)["sent"] == 29)
+            assert counts(database)["dead"] == 0, "one refusal is not yet the end of it"
+            assert publisher.drain(20), "what is dead does not wait"
+            assert until(lambda: publisher.state().dead == 1)
+        assert numbers_in(listener) == [n for n in range(30) if n != 4]
+    with OutboxTable(database) as outbox:
+        dead = outbox.rows("SELECT id, topic, attempts, reason, payload FROM outbox WHERE state = 'dead'")
+    assert dead == [("poison", "elsewhere/detection", 2, "Not authorized", "{}")]
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [("max_packet_size 2000", "the broker takes 2000"), ("message_size_limit 2000", "connection ended whenever")],
+)
+def test_a_message_too_large_for_the_broker_is_set_aside(
+    database: Path, tmp_path: Path, bundle_folder: Path, limit: str, reason: str
+) -> None:
+    """The first limit is announced when we connect. The second mosquitto answers with a code that MQTT 5 does not have
+    for an acknowledgement: paho takes it for a broken protocol and closes."""
+    port = free_port()
+    fill(database, bundle_folder, [*numbered(range(3)), *numbered(range(3, 4), padding=5000), *numbered(range(4, 8))])
+    with Broker(tmp_path, port, limit), publisher_of(database, port, attempts_max=1) as publisher:
+        assert until(lambda: publisher.drain(0.2), 60)
+    assert counts(database) == {"sent": 7, "waiting": 0, "dropped": 0, "dead": 1}
+    with OutboxTable(database) as outbox:
+        [(why,)] = outbox.rows("SELECT reason FROM outbox WHERE state = 'dead'")
+    assert reason in why
+
+
+def test_a_message_on_which_an_old_broker_closes_stops_no_other(database: Path, bundle_folder: Path) -> None:
+    """MQTT 3.1.1 has no word for a refusal: brokers close the connection."""
+    fill(database, bundle_folder, [*numbered(range(1), 5000), *numbered(range(1, 40))])
+
+    def answer(_version: int, connection: socket.socket) -> bool:
+        serve_311(connection, refuses=lambda body: len(body) > 4000)
+        return False
+
+    with stand_in(answer) as (port, _), publisher_of(database, port, attempts_max=1, protocol="3.1.1") as publisher:
+        assert until(lambda: publisher.drain(0.2), 60)
+    assert counts(database) == {"sent": 39, "waiting": 0, "dropped": 0, "dead": 1}
+    with OutboxTable(database) as outbox:
+        assert outbox.rows("SELECT id, reason FROM outbox WHERE state = 'dead'") == [
+            ("id0", "the connection ended whenever it was sent")
+        ]
+
+
+def test_a_broker_that_accepts_nothing_kills_no_message(database: Path, bundle_folder: Path) -> None:
+    """It closes whatever it is sent: then no message is to blame."""
+    fill(database, bundle_folder, numbered(range(40)))
+
+    def answer(_version: int, connection: socket.socket) -> bool:
+        serve_311(connection, refuses=lambda _: True)
+        return False
+
+    settings = {"attempts_max": 1, "protocol": "3.1.1"}
+    with stand_in(answer) as (port, offered), publisher_of(database, port, **settings) as publisher:
+        assert until(lambda: publisher.drain(0.2) or len(offered) >= 8, 60)
+    assert counts(database) == {"sent": 0, "waiting": 40, "dropped": 0, "dead": 0}
+
+
+def test_a_full_outbox_drops_the_oldest_and_counts_them(database: Path, tmp_path: Path, bundle_folder: Path) -> None:
+    port = free_port()
+    with publisher_of(database, port, waiting_max=100) as publisher:
+        for first in range(0, 400, 50):
+            fill(database, bundle_folder, numbered(range(first, first + 50)))
+        assert until(lambda: counts(database)["waiting"] == 100)
+        assert counts(database) == {"sent": 0, "waiting": 100, "dropped": 300, "dead": 0}
+        assert until(lambda: publisher.state().dropped == 300)
+        with Broker(tmp_path, port), Listener(port, qos=0) as listener:
+            assert until(lambda: counts(database)["sent"] == 100)
+            fill(database, bundle_folder, numbered(range(400, 410)))
+            assert publisher.drain(20)
+            assert until(lambda: 409 in numbers_in(listener))
+    assert counts(database) == {"sent": 110, "waiting": 0, "dropped": 300, "dead": 0}
+    with OutboxTable(database) as outbox:
+        assert outbox.rows("SELECT min(seq), max(seq) FROM outbox WHERE state = 'dropped'") == [(1, 300)]
+
+
+def test_the_bound_leaves_what_is_on_its_way(database: Path, bundle_folder: Path) -> None:
+    fill(database, bundle_folder, numbered(range(10)))
+    with OutboxTable(database) as outbox:
+        assert outbox.bound(4, after=3) == 6
+        assert [m.seq for m in outbox.waiting(0, 10)] == [1, 2, 3, 10]
+    counts(database)
+
+
+def test_a_disk_that_fails_keeps_the_connection_and_no_message_is_lost(
+    database: Path, bundle_folder: Path, mosquitto: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file is away for a while (its folder renamed); what was acknowledged meanwhile is written down later."""
+    fill(database, bundle_folder, numbered(range(5)))
+    away = database.with_name("away")
+    with Listener(mosquitto) as listener, caplog.at_level(logging.WARNING):
+        shutil.move(database, away)
+        database.mkdir()  # no database can be opened here
+        with publisher_of(database, mosquitto) as publisher:
+            assert until(lambda: publisher.connected and publisher.state().last_error)
+            assert not publisher.drain(0.5)
+            assert publisher.connected, "health and status go on"
+            database.rmdir()
+            shutil.move(away, database)
+            assert publisher.drain(20)
+            assert publisher.state().last_error == ""
+        assert until(lambda: len(listener.messages) == 5)
+    assert sum(record.getMessage().startswith("outbox") for record in caplog.records) == 1, "said once"
+    assert counts(database)["sent"] == 5
+
+
+def test_acknowledged_while_the_disk_is_read_only_is_written_down_later(
+    database: Path, bundle_folder: Path, mosquitto: int
+) -> None:
+    """A second writer that holds the lock longer than anyone waits; here SQLite is told to wait 0.1 s."""
+    fill(database, bundle_folder, numbered(range(5)))
+
+    def open_outbox() -> OutboxTable:
+        outbox = OutboxTable(database)
+        outbox.rows("PRAGMA busy_timeout = 100")
+        return outbox
+
+    settings = MqttSettings("127.0.0.1", mosquitto)
+    with Listener(mosquitto) as listener, Publisher(open_outbox, settings, "p") as publisher:
+        assert publisher.drain(20)
+        with OutboxTable(database) as writer:
+            fill(database, bundle_folder, numbered(range(5, 8)))
+            writer.rows("BEGIN IMMEDIATE")
+            assert until(lambda: "locked" in publisher.state().last_error)
+            writer.rows("ROLLBACK")
+        assert publisher.drain(20)
+        assert until(lambda: len(listener.messages) >= 8)
+    assert sorted({json.loads(p)["n"] for p in listener.payloads(TOPIC)}) == list(range(8))
+    assert counts(database)["sent"] == 8

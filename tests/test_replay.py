@@ -18,7 +18,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edge.contract.blend import Blend
-from edge.replay import effort_by_hour
+from edge.types import effort_by_hour
 from tests.conftest import hiss, make_bundle, note, write_sound
 
 StationYaml = Callable[..., Path]
@@ -62,6 +62,7 @@ def dump(database: Path) -> dict[str, list[tuple[Any, ...]]]:
             "recordings": "SELECT id, path, start_utc, time_source, state, reason, audio_s, windows FROM recordings",
             "detections": "SELECT * FROM detections",
             "effort": "SELECT * FROM effort",
+            "gaps": "SELECT * FROM gaps",
             "outbox": "SELECT id, topic, payload FROM outbox",
         }
         found = {name: sorted(db.execute(sql).fetchall(), key=repr) for name, sql in rows.items()}
@@ -94,7 +95,7 @@ def test_replay_writes_the_record(tmp_path: Path, station_yaml: StationYaml) -> 
         "2019-06-01T23:00:00.000Z",
         "2019-06-02T00:00:00.000Z",
     ]
-    assert sum(r[2] for r in rows["effort"]) == pytest.approx(found["audio_s"], abs=0.01)
+    assert sum(r[3] for r in rows["effort"]) == pytest.approx(found["audio_s"], abs=0.01)
     assert rows["outbox"] == []
 
 

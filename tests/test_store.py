@@ -10,7 +10,8 @@ import pytest
 
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import StoreError
-from edge.store import Store
+from edge.store.outbox import OutboxTable
+from edge.store.record import Store
 from edge.types import Effort, Message, RecordingRow
 
 START = datetime(2019, 6, 1, 5, 30, tzinfo=timezone.utc)
@@ -30,9 +31,9 @@ def test_writers_that_meet_wait_for_each_other(tmp_path: Path, bundle_folder: Pa
 
     def publish() -> None:
         try:
-            with Store(database) as store:
+            with OutboxTable(database) as outbox:
                 while not done.is_set():
-                    store.mark_sent([seq for seq, _, _ in store.waiting(0, 20)])
+                    outbox.mark_sent([waiting.seq for waiting in outbox.waiting(0, 20)])
         except StoreError as error:
             failed.append(error)
 
@@ -42,7 +43,7 @@ def test_writers_that_meet_wait_for_each_other(tmp_path: Path, bundle_folder: Pa
         with Store(database) as store:
             for n in range(150):
                 store.begin(recording(f"r{n}"), "porch", bundle.id, "a")
-                store.add(f"r{n}", bundle.id, [], [Message(f"m{n}", "t", json.dumps(n))], [Effort(START, 5.0, 5.0)])
+                store.add(f"r{n}", bundle.id, [], [Message(f"m{n}", "t", json.dumps(n))], [Effort(START, 5.0)])
                 store.finish(f"r{n}", 5.0, 1, None)
             assert store.rows("SELECT count(*) FROM outbox")[0][0] == 150
     finally:
@@ -55,10 +56,10 @@ def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path, bundle_folder: 
     with Store(tmp_path / "station.db") as store:
         store.add_bundle(read_bundle(bundle_folder), "{}")
         with pytest.raises(StoreError, match="FOREIGN KEY"):
-            store.add("nobody", "nothing", [], [Message("m", "t", "1")], [Effort(START, 5.0, 5.0)])
+            store.add("nobody", "nothing", [], [Message("m", "t", "1")], [Effort(START, 5.0)])
         assert store.waiting_count() == 0
         store.begin(recording("r"), "porch", read_bundle(bundle_folder).id, "a")
-        assert store.add("r", "nothing", [], [Message("m", "t", "1")], [Effort(START, 5.0, 5.0)]) == 0
+        assert store.add("r", "nothing", [], [Message("m", "t", "1")], [Effort(START, 5.0)]) == 0
         assert store.waiting_count() == 1
 
 

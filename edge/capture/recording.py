@@ -8,6 +8,7 @@ of a refused file.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -47,6 +48,7 @@ SAMPLE_MAX = 2.0**31  # float files in integer units are bearable; beyond this t
 
 _READ_FRAMES = 4_096  # per libsndfile call: a decoding error costs the call it happens in
 _PIECE_FRAMES = 16 * _READ_FRAMES  # per mixing and resampling step
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # also what turns a line's direction round
 _LOST_S_MIN = 0.1  # below this, header and decoder merely differ about the encoder's padding
 
 
@@ -71,6 +73,16 @@ def find_recordings(folder: Path) -> list[Path]:
         candidates = (Path(parent, name) for name in names if not name.startswith("."))
         found.extend(path for path in candidates if path.suffix.lower() not in SIDECAR_SUFFIXES and _is_regular(path))
     return sorted(found)
+
+
+def record_name(path: Path, root: Path) -> str:
+    r"""How the record knows a recording: relative to `root`, with forward slashes, in one printable line.
+
+    Rows, messages and JSON hold text alone: a byte that is no UTF-8 is written \xNN, a control character \uNNNN and a
+    backslash twice, so that every name can be told from every other and be found again.
+    """
+    name = os.fsencode(path.relative_to(root).as_posix()).replace(b"\\", b"\\\\")
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", name.decode("utf8", "backslashreplace"))
 
 
 def _is_regular(path: Path) -> bool:
@@ -140,7 +152,7 @@ class Decoder:
     @property
     def lost_s(self) -> float:
         """Announced but not decoded, final once the iteration has ended; 0 where the length is not known."""
-        lost_s = 0.0 if self.expected_s is None else self.expected_s - self.decoded_s
+        lost_s = 0.0 if self.expected_s is None else min(self.expected_s, DURATION_S_MAX) - self.decoded_s
         return lost_s if lost_s > _LOST_S_MIN else 0.0
 
     @property

@@ -9,15 +9,20 @@ parse(Window, {"hop_s": 9})    # Refused: hop_s: found 9; 0.025 to 5 is allowed
 
 import dataclasses
 import re
+import reprlib
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 _SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 _FOUND_MAX = 60  # characters shown of a wrong value
+_TEXT_MAX = 4096  # characters; as long as a path may be
+_NUMBER_MAX = 1e300
+_CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # what neither a path nor a topic nor a row can hold
+_brief = reprlib.Repr()  # ten lines of YAML can stand for gigabytes
+_brief.maxlevel, _brief.maxstring = 3, _FOUND_MAX
 _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path"}
 
 
@@ -43,13 +48,16 @@ def parse(kind: Any, raw: Any, folder: Path | None = None) -> Any:
 
 
 def _join(at: str, key: object) -> str:
-    return f"{at}.{key}" if at else str(key)
+    name = (key if isinstance(key, str) else _show(key))[:_FOUND_MAX]
+    return f"{at}.{name}" if at else name
 
 
 def _show(value: object) -> str:
     if value is None or isinstance(value, bool):
         return {None: "nothing", True: "yes/true", False: "no/false"}[value]
-    return repr(value)[:_FOUND_MAX]
+    if isinstance(value, int) and abs(value) > _NUMBER_MAX:
+        return hex(value)[:_FOUND_MAX]  # Python refuses to write so many decimal digits
+    return _brief.repr(value)[:_FOUND_MAX]
 
 
 def _wanted(at: str, found: object, wanted: str) -> Refused:
@@ -78,7 +86,7 @@ class _Parser:
         try:
             return kind(**values)
         except ValueError as error:
-            raise Refused(_join(at, str(error))) from None
+            raise Refused(f"{at}.{error}" if at else str(error)) from None
 
     def value(self, kind: Any, raw: Any, at: str) -> Any:
         """One value as the annotated type, or Refused."""
@@ -101,7 +109,7 @@ class _Parser:
         if origin is tuple:
             return self.items(args, raw, at)
         if kind is Path:
-            return self._folder / Path(self.text(raw, at)).expanduser()
+            return self.path(raw, at)
         return self.text(raw, at) if kind is str else self.number(kind, raw, at, limits)
 
     def union(self, kinds: tuple[Any, ...], raw: Any, at: str) -> Any:
@@ -134,12 +142,20 @@ class _Parser:
             raise _wanted(at, raw, f"a list of {len(kinds)} is wanted")
         return tuple(self.value(k, item, f"{at}[{i}]") for i, (k, item) in enumerate(zip(kinds, raw, strict=True)))
 
+    def path(self, raw: Any, at: str) -> Path:
+        try:
+            return self._folder / Path(self.text(raw, at)).expanduser()
+        except RuntimeError:  # ~somebody
+            raise _wanted(at, raw, "no user of that name has a home folder here") from None
+
     def text(self, raw: Any, at: str) -> str:
         if not isinstance(raw, str):
             hint = '; put it in quotes ("NO")' if isinstance(raw, bool) else "; put it in quotes"
             raise _wanted(at, raw, f"text is wanted{hint}")
         if not raw.strip():
             raise Refused(f"{at}: found an empty text; give a value or leave the key out")
+        if len(raw) > _TEXT_MAX or _CONTROL.search(raw):
+            raise _wanted(at, raw, f"text of at most {_TEXT_MAX} characters without control characters is wanted")
         return raw
 
     def number(self, kind: Any, raw: Any, at: str, limits: Range | None) -> Any:
@@ -152,7 +168,7 @@ class _Parser:
         if isinstance(raw, bool) or not isinstance(raw, int | float) or (kind is int and not isinstance(raw, int)):
             raise _wanted(at, raw, f"{_NAMES[kind]} is wanted")
         if limits and not limits.low <= raw <= limits.high:  # also refuses .nan
-            raise Refused(f"{at}: found {raw}; {limits.low:g} to {limits.high:g} is allowed")
-        if not isfinite(raw):
-            raise Refused(f"{at}: found {raw}; a finite number is wanted")
+            raise Refused(f"{at}: found {_show(raw)}; {limits.low:g} to {limits.high:g} is allowed")
+        if not abs(raw) <= _NUMBER_MAX:
+            raise Refused(f"{at}: found {_show(raw)}; a finite number is wanted")
         return kind(raw)

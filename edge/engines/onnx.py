@@ -31,7 +31,9 @@ class OnnxEngine:
                 raise BundleError(f"{path}: takes {session.get_inputs()[0].shape}; (batch, 1, 128, 281) is wanted")
             self._sessions.append((session, session.get_inputs()[0].name))
 
-    def scores(self, images: Image) -> Scores:
-        """Grey images `(n, 128, 281)` uint8 to sigmoid scores `(members, n, species)` float32."""
+    def scores(self, images: Image, members: Sequence[int] | None = None) -> Scores:
+        """Grey images `(n, 128, 281)` uint8 to sigmoid scores `(members, n, species)` float32; of all members, or of
+        these."""
         batch = images[:, None].astype(np.float32)
-        return np.stack([session.run(None, {name: batch})[0] for session, name in self._sessions])
+        chosen = self._sessions if members is None else [self._sessions[index] for index in members]
+        return np.stack([session.run(None, {name: batch})[0] for session, name in chosen])

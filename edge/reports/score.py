@@ -7,7 +7,7 @@ from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES
 from edge.contract.errors import ConfigError
 from edge.contract.labels import RowLabels
 from edge.contract.metrics import RowScore, score_rows
-from edge.store import Store
+from edge.store.record import Store
 
 ROW_S = WINDOW_SAMPLES // RATE_HZ
 

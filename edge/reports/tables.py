@@ -5,7 +5,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge.contract.metrics import RowScore
-from edge.store import Store
+from edge.store.clock import Boot
+from edge.store.record import Store
 from edge.types import Outcome
 
 _REFUSED_SHOWN_MAX = 20
@@ -51,3 +52,16 @@ def score_line(score: RowScore) -> str:
         f"{score.rows} rows; all nocall {score.f1_all_nocall:.3f}; rows with calls {score.f1_call_rows:.3f}, "
         f"without {score.f1_nocall_rows:.3f}"
     )
+
+
+def boots_table(boots: list[Boot]) -> Table:
+    """Boots and the state of their clock."""
+    table = Table("boot", "clock", "from", "last stretch from", title="What was stamped by which clock")
+    for name in ("stretches", "detections", "moved by", "set meanwhile by"):
+        table.add_column(name, justify="right")
+    for boot in boots:
+        steps = ", ".join(f"{step:+.1f} s" for step in boot.steps) or "-"
+        fixed = f"{boot.fixed_s:+.1f} s" if boot.fixed_s else "-"
+        counts = (str(boot.stretches), str(boot.detections))
+        table.add_row(boot.boot, boot.clock_state, boot.first_utc, boot.last_utc, *counts, fixed, steps)
+    return table

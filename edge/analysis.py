@@ -1,0 +1,248 @@
+"""One unbroken stretch of sound: cut, recognised, smoothed, detected. The same for microphone, folder and replay.
+
+Says what was found, batch by batch; whoever drives it stores that. Knows no source, no database and no broker.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+
+import numpy as np
+
+from edge.config import Config
+from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Samples, Window, WindowCutter
+from edge.contract.blend import Scores
+from edge.contract.bundle import Bundle
+from edge.detector import Detector, Rules
+from edge.prior import prior_table
+from edge.privacy import Privacy
+from edge.publisher import detection_message
+from edge.recognizer import Decided, NeighbourSmoother, Recognizer
+from edge.types import Detection, Effort, Message, Place, RecordingRow, effort_by_hour
+
+NO_OVERLAP, FEW_MEMBERS = 1, 2  # steps of the overload ladder
+
+
+@dataclass
+class Stopwatch:
+    """Wall seconds by step."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a batch of windows came to. Commits in one piece; effort and windows are those of the stretch so far."""
+
+    row: RecordingRow
+    detections: list[Detection]
+    messages: list[Message]
+    effort: list[Effort]
+    until_s: float  # all windows that end up to here, from the stretch's start, are decided
+    windows: int
+    private: list[tuple[float, float]]  # where people speak: from, to, from the stretch's start
+    suppressed: int  # detections that privacy forbids
+    level_dbfs: float  # of the last window
+
+    @property
+    def end(self) -> datetime:
+        """When the last window ended, aware UTC."""
+        return self.row.start + timedelta(seconds=self.until_s)
+
+
+class Analyst:
+    """What all stretches share: the bundle at work, thresholds, priors, privacy.
+
+    analyst = Analyst(config, Recognizer(read_bundle(config.bundle_folder)))
+    stretch = Stretch(analyst, row)
+    stretch.push(samples)
+    for found in stretch.found(): ...
+    """
+
+    def __init__(self, config: Config, recognizer: Recognizer) -> None:
+        self.recognizer = recognizer
+        self.bundle: Bundle = recognizer.bundle
+        self.stopwatch = Stopwatch()
+        self._priors: dict[Place, Scores | None] = {}
+        self.take(config)
+
+    def take(self, config: Config) -> None:
+        """Use these settings from the next stretch on; the bundle stays. Raises ConfigError."""
+        thresholds, own = self.bundle.manifest.thresholds, config.detect.thresholds
+        default = config.detect.threshold
+        blended, acoustic = (thresholds.blended, thresholds.acoustic) if default is None else (default, default)
+        tuned = dict(thresholds.species) if default is None else {}
+        name = "bundle" if default is None else "station"
+        taxonomy = self.bundle.taxonomy
+        alone = own if self.bundle.manifest.has_prior else tuned | dict(own)  # no prior: tuned by sound alone
+        rules = Rules.of(taxonomy, blended, name, tuned | dict(own))
+        rules_alone = Rules.of(taxonomy, acoustic, f"{name}-acoustic", alone)
+        privacy = Privacy(config.privacy, taxonomy)
+        self.config, self.privacy = config, privacy
+        self._with_prior, self._sound_only = self._detector(rules), self._detector(rules_alone)
+
+    def _detector(self, rules: Rules) -> Detector:
+        return Detector(self.config.station.id, self.bundle.id, self.bundle.taxonomy, rules)
+
+    def detector(self, prior: Scores | None) -> Detector:
+        """Thresholds differ with and without a prior."""
+        return self._sound_only if prior is None else self._with_prior
+
+    def digest(self) -> str:
+        """What a recording's rows depend on besides the recording."""
+        config = self.config
+        parts = [self.bundle.id, asdict(config.station), asdict(config.windows), asdict(config.detect)]
+        parts += [asdict(config.privacy)] if self.privacy.drops_detections else []
+        parts.append({site: asdict(place) for site, place in config.sites.items()})
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+    def prior(self, row: RecordingRow) -> Scores | None:
+        """Species probabilities `(species,)` where and when the stretch was recorded. A file's modification time says
+        too little of the season to weigh in."""
+        if self.config.detect.prior == "off" or row.place is None or row.time_source == "mtime":
+            return None
+        if row.place not in self._priors:
+            self._priors[row.place] = prior_table(self.bundle, row.place, self.config.state / "priors")
+        table = self._priors[row.place]
+        local = row.start + timedelta(minutes=row.utc_offset_minutes)
+        return None if table is None else table[local.timetuple().tm_yday - 1]
+
+
+class Stretch:
+    """Analyses one stretch of sound. Batches have one size and never span stretches, so that a recording analysed
+    again gives the same numbers; a live stretch does not wait for a batch to fill.
+
+    `shed` is the step of the overload ladder: from NO_OVERLAP on windows overlap only as far as no sound is unheard, at
+    FEW_MEMBERS one member of each kind answers.
+    """
+
+    def __init__(self, analyst: Analyst, row: RecordingRow, live: bool = False) -> None:
+        self.row, self.shed = row, 0
+        self._analyst, self._live = analyst, live
+        self._config = analyst.config
+        self._hop = self._config.hop_samples
+        self._cutter = WindowCutter(self._hop, analyst.bundle.manifest.padding)
+        self._prior = analyst.prior(row)
+        self._smoother, self._shed_now = self._new_smoother(), 0
+        self._waiting: list[Window] = []
+        self._closed = False
+        self._taken_until = 0  # sample up to which windows went to the networks
+        self._speech: dict[int, bool] = {}  # by a window's start, until it is decided
+        self._windows, self._until = 0, 0  # decided so far
+        self._effort: list[tuple[int, int, int]] = []  # from sample, to sample, step of the ladder
+
+    @property
+    def heard_s(self) -> float:
+        """Seconds of sound pushed so far."""
+        return self._cutter.heard / RATE_HZ
+
+    @property
+    def decided_s(self) -> float:
+        """Up to here every window is decided."""
+        return self._until / RATE_HZ
+
+    @property
+    def windows(self) -> int:
+        """Decided so far."""
+        return self._windows
+
+    def push(self, samples: Samples) -> None:
+        """The next samples, mono, RATE_HZ."""
+        with self._analyst.stopwatch("image"):
+            self._waiting += self._cutter.push(samples)
+
+    def close(self) -> None:
+        """The stretch ends here; `found` then gives the rest."""
+        with self._analyst.stopwatch("image"):
+            self._waiting += self._cutter.close()
+        self._closed = True
+
+    def found(self) -> Iterator[Found]:
+        """Analyse what waits and yield what is decided, batch by batch."""
+        if self.shed != self._shed_now:
+            yield from self._say(self._smoother.close())
+            self._shed_now = self.shed
+            self._smoother = self._new_smoother()
+        size = self._config.runtime.batch
+        while len(self._waiting) >= size or (self._waiting and (self._live or self._closed)):
+            batch, self._waiting = self._waiting[:size], self._waiting[size:]
+            yield from self._say(self._analyse([w for w in batch if self._wanted(w)]))
+        if self._closed:
+            yield from self._say(self._smoother.close())
+
+    def _wanted(self, window: Window) -> bool:
+        """Without overlap a window is left out if the next one still begins in sound that was taken. The last one of a
+        stretch is never left out."""
+        last = self._closed and window.start + window.samples == self._cutter.heard
+        if self._shed_now < NO_OVERLAP or last or window.start + self._hop > self._taken_until:
+            self._taken_until = window.start + window.samples
+            return True
+        return False
+
+    def _new_smoother(self) -> NeighbourSmoother:
+        hop = self._hop if self.shed < NO_OVERLAP else WINDOW_SAMPLES // self._hop * self._hop
+        return NeighbourSmoother(self._analyst.bundle.manifest.blend, hop, self._prior)
+
+    def _analyse(self, batch: list[Window]) -> Decided | None:
+        if not batch:
+            return None
+        with self._analyst.stopwatch("engine"):
+            images = np.stack([w.image for w in batch])
+            scores = self._analyst.recognizer.recognise(images, None, few=self._shed_now >= FEW_MEMBERS)
+            for window, speech in zip(batch, self._analyst.privacy.speech(images, scores), strict=True):
+                self._speech[window.start] = speech
+            return self._smoother.push(batch, scores)
+
+    def _say(self, decided: Decided | None) -> Iterator[Found]:
+        """A window that still waits for its neighbour is not yet heard."""
+        if decided is None:
+            return
+        windows, scores = decided
+        analyst, row = self._analyst, self.row
+        detections = analyst.detector(self._prior).detect(row, windows, scores, self._prior, self._shed_now)
+        spoken = {w.start / RATE_HZ: (w.start + w.samples) / RATE_HZ for w in windows if self._speech.pop(w.start)}
+        forbidden = spoken if analyst.privacy.drops_detections else {}
+        allowed = [d for d in detections if d.offset_s not in forbidden]
+        messages = (
+            [detection_message(d, row, self._config, analyst.bundle) for d in allowed] if self._config.mqtt else []
+        )
+        self._windows += len(windows)
+        self._account(windows[-1].start + windows[-1].samples)
+        yield Found(
+            row=row,
+            detections=allowed,
+            messages=messages,
+            effort=self._efforts(),
+            until_s=self.decided_s,
+            windows=self._windows,
+            private=list(spoken.items()),
+            suppressed=len(detections) - len(allowed),
+            level_dbfs=windows[-1].level_dbfs,
+        )
+
+    def _account(self, until: int) -> None:
+        if self._effort and self._effort[-1][2] == self._shed_now:
+            self._effort[-1] = (self._effort[-1][0], until, self._shed_now)
+        else:
+            self._effort.append((self._until, until, self._shed_now))
+        self._until = until
+
+    def _efforts(self) -> list[Effort]:
+        seconds: dict[tuple[datetime, int], float] = {}
+        for begin, end, shed in self._effort:
+            start = self.row.start + timedelta(seconds=begin / RATE_HZ)
+            for hour, part in effort_by_hour(start, (end - begin) / RATE_HZ):
+                seconds[hour, shed] = seconds.get((hour, shed), 0.0) + part
+        return [Effort(hour, part, shed) for (hour, shed), part in seconds.items()]

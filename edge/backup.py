@@ -1,0 +1,92 @@
+"""A copy of the database, made while the daemon writes: whole, checked, with its checksum, and the last few kept.
+
+Knows nothing of what is in it.
+"""
+
+import hashlib
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from datetime import datetime, timezone
+from pathlib import Path
+
+from edge.contract.errors import StoreError
+
+_BUSY_TIMEOUT_S = 30.0
+_SPARE_BYTES = 64 << 20  # stays free for the daemon, which goes on writing
+_BLOCK_BYTES = 1 << 20
+_PARTIAL = "partial.db"
+
+
+def backup(database: Path, folder: Path, keep: int) -> Path:
+    """Copy `database` into `folder` as station-<UTC>.db with a .sha256 beside it, and remove all but the newest `keep`.
+
+    `sha256sum -c` reads the checksum. An older copy goes only when the new one is whole and on the disk.
+    Raises StoreError when the database cannot be read, is damaged, or the folder has no room for the copy.
+    """
+    partial = folder / _PARTIAL
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)
+        _check_room(database, folder)
+        try:
+            _copy(database, partial)
+            made = folder / f"{database.stem}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.db"
+            _sums(made).write_text(f"{_sha256(partial)}  {made.name}\n")
+            _sync(partial, _sums(made))
+            partial.replace(made)
+        finally:
+            partial.unlink(missing_ok=True)
+        for old in sorted(set(folder.glob(f"{database.stem}-*Z.db")) - {made}, reverse=True)[max(keep, 1) - 1 :]:
+            old.unlink()
+            _sums(old).unlink(missing_ok=True)
+        _sync(folder)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"no backup of {database} in {folder}: {error}") from error
+    return made
+
+
+def _copy(database: Path, copy: Path) -> None:
+    """VACUUM INTO reads one consistent state beside writers, and leaves out what was deleted."""
+    source = sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", uri=True, timeout=_BUSY_TIMEOUT_S)
+    with closing(source):
+        source.execute("VACUUM INTO ?", (str(copy),))
+    with closing(sqlite3.connect(copy)) as copied:
+        found = [str(row[0]) for row in copied.execute("PRAGMA quick_check(1)")]
+    if found != ["ok"]:
+        raise StoreError(f"no backup of {database}: the copy is damaged: {' '.join(found[0].split())}")
+
+
+def _check_room(database: Path, folder: Path) -> None:
+    """A copy that fills the disk would stop the daemon's own writing for the time being."""
+    logs = database.with_name(f"{database.name}-wal")
+    wanted = database.stat().st_size + (logs.stat().st_size if logs.exists() else 0) + _SPARE_BYTES
+    free = shutil.disk_usage(folder).free
+    if free < wanted:
+        raise StoreError(
+            f"no backup of {database} in {folder}: {free >> 20} MB are free, {wanted >> 20} are wanted; make room, "
+            f"keep fewer (--keep), or another disk (--folder)"
+        )
+
+
+def _sums(copy: Path) -> Path:
+    return copy.with_name(f"{copy.name}.sha256")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync(*paths: Path) -> None:
+    """Onto the disk, before anything older is removed."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

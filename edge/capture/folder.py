@@ -1,0 +1,184 @@
+"""Which recordings of a watched folder are closed and wait to be analysed, oldest first.
+
+Knows files and headers. Does not know what becomes of a recording: whoever analyses it says `done`, and remembers
+across restarts what was finished.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import tzinfo
+from pathlib import Path
+from typing import NamedTuple
+
+from edge.capture.recording import SIDECAR_SUFFIXES, open_recording
+from edge.capture.start_time import start_of
+from edge.contract.errors import RecordingError
+
+_READ_S_MAX = 2.0  # of reading headers in one look: of a million files the rest comes with the next ones
+_GONE = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
+
+
+class Content(NamedTuple):
+    """What tells one state of a file from another."""
+
+    bytes: int
+    mtime_ns: int
+
+
+@dataclass(slots=True)  # there may be a million
+class _File:
+    content: Content
+    since_s: float  # monotonic clock when it was first seen so
+    start_s: float | None = None  # of its first sample, seconds since 1970; None: header not read yet
+    seconds: float = 0.0  # of sound, as far as the header tells
+    claimed: Content | None = None  # as it was handed out; None: not since it was last done
+    done: Content | None = None
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """Closed recordings that nobody has analysed yet."""
+
+    files: int
+    seconds: float  # of sound, as far as their headers tell and have been read
+
+
+class FolderWatch:
+    """The closed recordings of a folder; one look at it per call of `ready`, however many files it holds.
+
+    A file is closed when neither size nor modification time have changed for `settle_s`, by the monotonic clock. At
+    the first look at the folder those count as well whose modification time is older than that: survivors of a
+    restart wait for nothing. Later files do not: on a share whose server's clock is behind, everything looks old.
+    `zone` is of recorders that do not say theirs; it only matters for the order here.
+
+    watch = FolderWatch(folder, settle_s=5.0)
+    for path in watch.ready()[:1]:  # then look again: an older one may have come
+        ...
+        watch.done(path)
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settle_s: float,
+        zone: tzinfo | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.folder, self.settle_s = folder, settle_s
+        self.problem: str | None = None  # what is wrong with the folder, in one line, as of the last look
+        self.readable = True  # False: because of that, nothing at all was seen
+        self._zone, self._monotonic, self._wall = zone, monotonic, wall
+        self._files: dict[str, _File] = {}
+        self._first_look = True
+        self._looked_s = monotonic()
+
+    def ready(self) -> list[Path]:
+        """Every closed recording that is not done, oldest first by its start, then by name. Raises nothing: what
+        stands in the way is in `problem`, and what can be seen is given all the same.
+
+        One that was handed out comes again until it is done, then only if it changes.
+        """
+        self._look()
+        closed = [(name, file) for name, file in self._files.items() if self._is_closed(file)]
+        self._read_headers(closed)
+        known = sorted((file.start_s, name, file) for name, file in closed if file.start_s is not None)
+        for _, _, file in known:
+            file.claimed = file.claimed or file.content
+        return [Path(name) for _, name, _ in known]
+
+    def done(self, path: Path) -> None:
+        """This recording needs no more attention, in the state in which it was handed out: what has been added to it
+        meanwhile has still to come. Given out twice before it was done, the first time counts; nothing is lost."""
+        file = self._files.get(str(path))
+        if file is not None:
+            file.claimed, file.done = None, file.claimed or file.done
+
+    def waiting(self) -> Backlog:
+        """What is closed and not done, as of the last call of `ready`; looks at no file."""
+        closed = [file for file in self._files.values() if self._is_closed(file)]
+        return Backlog(len(closed), sum(file.seconds for file in closed))
+
+    def _is_closed(self, file: _File) -> bool:
+        return file.done != file.content and self._looked_s - file.since_s >= self.settle_s
+
+    def _look(self) -> None:
+        """Walk through the folder once. What is gone is forgotten."""
+        self._looked_s, wall_s = self._monotonic(), self._wall()
+        found: dict[str, _File] = {}
+        problems: list[str] = []
+        for name, content in _walk(str(self.folder), problems):
+            file = self._files.get(name)
+            if file is None:
+                file = _File(content, self._looked_s)
+                if self._first_look and content.bytes and wall_s - content.mtime_ns / 1e9 >= self.settle_s:
+                    file.since_s -= self.settle_s
+            elif file.content != content:
+                file = _File(content, self._looked_s, claimed=file.claimed, done=file.done)
+            found[name] = file
+        self._files = found
+        self.readable = bool(found) or not problems
+        self._first_look = self._first_look and not self.readable
+        more = f" (and {len(problems) - 1} more like it)" if len(problems) > 1 else ""
+        self.problem = problems[0] + more if problems else None
+
+    def _read_headers(self, closed: list[tuple[str, _File]]) -> None:
+        """Start and length of those that are new, the oldest by modification time first."""
+        unread = [(file.content.mtime_ns, name, file) for name, file in closed if file.start_s is None]
+        until_s = self._monotonic() + _READ_S_MAX
+        for _, name, file in sorted(unread, key=lambda entry: entry[:2]):
+            path, seconds = Path(name), None
+            with suppress(RecordingError, OSError):  # damaged, or gone: whoever analyses it will say so
+                seconds = open_recording(path).duration_s
+            try:
+                start = start_of(path, zone=self._zone, duration_s=seconds).start_utc
+            except RecordingError:  # gone
+                continue
+            file.start_s, file.seconds = start.timestamp(), seconds or 0.0
+            if self._monotonic() >= until_s:
+                return
+
+
+def _walk(top: str, problems: list[str]) -> Iterator[tuple[str, Content]]:
+    """Name and state of what `find_recordings` would find, in no order, by one look at each file. That function asks
+    three times as long, and this one is called every few seconds."""
+    folders = [top]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif os.path.splitext(entry.name)[1].lower() not in SIDECAR_SUFFIXES:  # noqa: PTH122  # quick
+                        yield from _content(entry, problems)
+        except OSError as error:
+            if folder == top or error.errno not in _GONE:
+                hint = "; is the disk mounted?" if error.errno == errno.ENOENT else ""
+                problems.append(f"{_printable(folder)}: cannot be listed: {error.strerror}{hint}")
+
+
+def _content(entry: os.DirEntry[str], problems: list[str]) -> Iterator[tuple[str, Content]]:
+    """One file, or nothing: it is none, it has vanished, or it may not be looked at, which is a problem."""
+    try:
+        status = entry.stat()
+    except OSError as error:
+        if error.errno not in _GONE:
+            problems.append(f"{_printable(entry.path)}: cannot be looked at: {error.strerror}")
+        return
+    if stat.S_ISREG(status.st_mode):
+        yield entry.path.removeprefix("./"), Content(status.st_size, status.st_mtime_ns)  # as str(Path) has it
+
+
+def _printable(name: str) -> str:
+    """A name of any bytes as text that every message can carry."""
+    return " ".join(os.fsencode(name).decode("utf8", "replace").split())

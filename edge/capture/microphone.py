@@ -1,0 +1,322 @@
+"""The microphone as a source of Chunks and Gaps that never gives up: opens the card, watches it, opens it again.
+
+Knows what counts as silence of a card and when to try again. Does not know wall-clock time, windows or the store.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from edge.capture.meter import Level, Meter
+from edge.capture.portaudio import PortAudio
+from edge.capture.ring import Block, Ring
+from edge.capture.stretch import Stretch
+from edge.config import MicrophoneSettings
+from edge.contract.audio import RATE_HZ
+from edge.contract.errors import CaptureError
+from edge.types import Chunk, Gap, GapReason
+
+RETRY_S_MAX = 60.0
+HEALTHY_S = 10.0  # of sound: then the next failure is a first one again
+LOST_S_MIN = 0.005  # below this, arrivals merely jitter
+_NOW = "; later: "  # between what ended the sound and what the latest trial says
+_POLL_S = 0.1  # between two looks at the clock while nothing comes
+
+
+@dataclass(frozen=True)
+class _Card:
+    """A card that is open."""
+
+    name: str
+    stream: Any
+    ring: Ring
+    opened_s: float
+
+
+@dataclass(frozen=True)
+class _Silence:
+    """Why there is no sound just now."""
+
+    reason: GapReason
+    detail: str
+
+
+class Microphone:
+    """Sound of one card as `read` gives it, for one thread.
+
+        microphone = Microphone(settings)
+        while running:
+            piece = microphone.read(timeout_s=0.5)
+        rest = microphone.close()
+
+    The books: each Chunk or Gap begins where the one before it ended, the first when this was made. So seconds of
+    chunks and gaps add up to the monotonic time, as far as the card's crystal keeps it; `reanchor` puts
+    right what it does not keep, and is for the moments between two stretches, an hour apart. Before the first sound
+    there is a Gap "off" for the time that opening took, or with a better reason if one turned up.
+
+    An outage is one Gap, given when sound is back, however often the card was tried meanwhile; it keeps the reason it
+    began with, and `silent` tells of it while it lasts. A card that delivers the same number for `stall_s` has been
+    heard until then; the Gap "constant" ends with the first block in which two samples differ. The card is tried
+    again for ever, after 1 s, 2 s, 4 s up to 60 s, each shortened by chance to half of it at most.
+    """
+
+    def __init__(
+        self,
+        settings: MicrophoneSettings,
+        *,
+        portaudio: PortAudio | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.last_sample_s: float | None = None  # monotonic clock at the end of what was read last
+        self._settings = settings
+        self._portaudio = portaudio or PortAudio()
+        self._clock = clock
+        self._chance = chance
+        self._card: _Card | None = None
+        self._stretch: Stretch | None = None
+        self._silence: _Silence | None = _Silence("off", "")
+        self._ready: deque[Chunk | Gap] = deque()
+        self._meter = Meter()
+        self._same: float | None = None  # the number of which the last samples all were
+        self._same_s = 0.0
+        self._failures = 0
+        self._end_s = self._retry_s = clock()  # up to where chunks and gaps tell; when to open the card
+
+    def __enter__(self) -> Microphone:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds of sound that wait to be read, of `buffer_s` at most."""
+        return self._card.ring.waiting_s if self._card else 0.0
+
+    @property
+    def silent(self) -> Gap | None:
+        """The outage so far, None while there is sound or the card is just being opened."""
+        return self._silent() if self._silence and self._silence.reason != "off" else None
+
+    def _silent(self) -> Gap | None:
+        if self._silence is None:
+            return None
+        seconds = max(0.0, self._clock() - self._end_s)
+        return Gap(self._end_s, seconds, self._silence.reason, self._silence.detail)
+
+    @property
+    def drift_s(self) -> float:
+        """By how much the sound is later than its samples counted since the last `reanchor` or Gap."""
+        return self._stretch.drift_s if self._stretch else 0.0
+
+    def level(self) -> Level | None:
+        """What the sound read since the last call measured; None: there was none."""
+        return self._meter.read()
+
+    def reanchor(self) -> float:
+        """Let the next Chunk's `at_s` follow from the recent arrivals instead of the count; returns the difference.
+
+        More than a crystal can drift is sound that the card lost without saying so: a Gap "overflow" comes first.
+        """
+        stretch = self._stretch
+        if stretch is None:
+            return 0.0
+        drift_s = stretch.drift_s
+        if drift_s > stretch.drift_s_max:
+            self._break("overflow", drift_s, "lost in pieces since the last full hour, the card said nothing")
+            return drift_s
+        return stretch.reanchor()
+
+    def read(self, timeout_s: float) -> Chunk | Gap | None:
+        """The next half second of sound, or what is missing before it; None if nothing came in the time."""
+        deadline_s = self._clock() + timeout_s
+        while True:
+            while not self._ready and self._step():
+                pass
+            if self._ready:
+                return self._ready.popleft()
+            left_s = deadline_s - self._clock()
+            if left_s <= 0:
+                return None
+            self._wait(min(left_s, _POLL_S))
+
+    def close(self) -> Gap | None:
+        """Stop listening. Returns what the books still want up to now: the outage that has not ended, or as "off" the
+        sound that nobody read; None where that is nothing. Read until `waiting_s` is small if it is to be heard.
+        """
+        card, self._card, self._stretch = self._card, None, None
+        if card is not None:
+            self._portaudio.close(card.stream)
+        first = self._ready[0] if self._ready else self._silent()
+        at_s = first.at_s if first else self._end_s
+        self._ready.clear()
+        self._silence = None
+        self._end_s = max(self._clock(), at_s)
+        if self._end_s - at_s < LOST_S_MIN:
+            return None
+        reason, detail = (first.reason, first.detail) if isinstance(first, Gap) else ("off", "not read before the end")
+        return Gap(at_s, self._end_s - at_s, reason, detail)
+
+    def _wait(self, seconds: float) -> None:
+        if self._card is None:
+            time.sleep(seconds)
+        else:
+            self._card.ring.wait(seconds)
+
+    def _step(self) -> bool:
+        """One block, or one look at the card; False: there is nothing to do now."""
+        card = self._card
+        if card is None:
+            if self._clock() >= self._retry_s:
+                self._open()
+            return False
+        block = card.ring.take()
+        if block is not None:
+            self._hear(card, block)
+            if self._same_s >= self._settings.stall_s:
+                self._lose("constant", f"{card.name!r} gives nothing but {self._same:g}")
+            return True
+        if card.ring.ended:
+            self._lose("unplugged", f"{card.name!r} ended its stream")
+        elif self._clock() - card.ring.last_s > self._settings.stall_s:
+            self._lose("stalled", f"no samples from {card.name!r} for {self._settings.stall_s:g} s")
+        return False
+
+    # Sound
+
+    def _hear(self, card: _Card, block: Block) -> None:
+        rate_hz = card.ring.rate_hz
+        np.nan_to_num(block.samples, copy=False, posinf=1.0, neginf=-1.0)  # sound servers pass on any float
+        self._meter.add(block.samples, rate_hz)
+        self._watch(block, rate_hz)
+        dropped_s = block.dropped / rate_hz
+        if self._silence is not None:
+            if self._silence.reason == "constant" and self._same is not None:
+                return
+            self._end_silence(block.start_s - dropped_s)
+        if block.dropped:
+            self._break("overload", dropped_s, f"more than {self._settings.buffer_s:g} s of sound waited")
+        if block.broken:
+            self._overflow(card, block)
+        if self._stretch is None:
+            self._stretch = Stretch(self._end_s, rate_hz)
+        self._give(self._stretch.take(block.samples, block.start_s))
+        self.last_sample_s = self._stretch.end_s
+        if block.start_s - card.opened_s > HEALTHY_S:
+            self._failures = 0
+
+    def _overflow(self, card: _Card, block: Block) -> None:
+        """How much the card lost is what the monotonic clock says more than the samples: its own time stamps are the
+        sound server's guesses where there is one, and of another clock than ours.
+        """
+        expected_s = self._end_s if self._stretch is None else self._stretch.end_s + self._stretch.drift_s
+        lost_s = max(0.0, block.start_s - expected_s)
+        if lost_s > LOST_S_MIN or (block.overflowed and self._stretch is not None):
+            self._break("overflow", lost_s, f"{card.name!r} lost samples")
+
+    def _watch(self, block: Block, rate_hz: int) -> None:
+        """How long the samples have all been the same number."""
+        low, high = float(block.samples.min()), float(block.samples.max())
+        if low != high:
+            self._same, self._same_s = None, 0.0
+            return
+        if low != self._same:
+            self._same, self._same_s = low, 0.0
+        self._same_s += len(block.samples) / rate_hz
+
+    def _give(self, chunk: Chunk | None) -> None:
+        if chunk is not None:
+            self._ready.append(chunk)
+            self._end_s = chunk.at_s + len(chunk.samples) / RATE_HZ
+
+    def _break(self, reason: GapReason, seconds: float, detail: str) -> None:
+        """The stretch ends here, and after `seconds` without sound another begins."""
+        self._end_stretch()
+        self._ready.append(Gap(self._end_s, seconds, reason, detail))
+        self._end_s += seconds
+
+    def _end_stretch(self) -> None:
+        if self._stretch is not None:
+            self._give(self._stretch.finish())
+            self._stretch = None
+
+    def _end_silence(self, sound_s: float) -> None:
+        assert self._silence is not None, "there was sound"
+        if sound_s > self._end_s:
+            self._break(self._silence.reason, sound_s - self._end_s, self._silence.detail)
+        self._silence = None
+
+    # The card
+
+    def _open(self) -> None:
+        wanted = self._settings
+        try:
+            self._portaudio.rescan()
+            device = self._portaudio.find(wanted.device)
+            ring = Ring(wanted.rate_hz or device.rate_hz, wanted.buffer_s, self._clock)
+            stream = self._portaudio.open(device, ring.rate_hz, wanted.channel, ring.write, ring.end)
+        except CaptureError as error:
+            self._fall_silent("no device", str(error))
+            return
+        self._same, self._same_s = None, 0.0
+        self._card = _Card(device.name, stream, ring, self._clock())
+
+    def _lose(self, reason: GapReason, detail: str) -> None:
+        """Give the card up, with what it delivered; it will be opened anew."""
+        card, self._card = self._card, None
+        assert card is not None, "there is a card to lose"
+        self._portaudio.close(card.stream)
+        while (block := card.ring.take(partial=True)) is not None:
+            self._hear(card, block)
+        self._end_stretch()
+        self._fall_silent(reason, detail)
+
+    def _fall_silent(self, reason: GapReason, detail: str) -> None:
+        """The first reason stays; what the latest trial says is added."""
+        first = self._silence
+        if first is None or first.reason == "off":
+            self._silence = _Silence(reason, detail)
+        else:
+            cause = first.detail.split(_NOW)[0]
+            self._silence = _Silence(first.reason, cause if detail == cause else f"{cause}{_NOW}{detail}")
+        delay_s = min(RETRY_S_MAX, 2.0 ** min(self._failures, 10))
+        self._failures += 1
+        self._retry_s = self._clock() + delay_s * (1 - self._chance() / 2)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What listening for a while has shown."""
+
+    level: Level | None  # None: no sound came
+    gaps: tuple[Gap, ...]  # what was missing, opening excepted
+
+
+def listen(
+    settings: MicrophoneSettings,
+    seconds: float,
+    *,
+    portaudio: PortAudio | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Trial:
+    """Listen for so long, as the station would, and say how the sound was."""
+    gaps: list[Gap | None] = []
+    microphone = Microphone(settings, portaudio=portaudio, clock=clock)
+    end_s = clock() + seconds
+    while (left_s := end_s - clock()) > 0:
+        piece = microphone.read(left_s)
+        if isinstance(piece, Gap):
+            gaps.append(piece)
+    gaps.append(microphone.close())
+    return Trial(microphone.level(), tuple(gap for gap in gaps if gap and gap.reason != "off"))

@@ -1,0 +1,162 @@
+"""The bundle, what of the settings refers to it, and how fast this machine runs it. Knows no database and no broker."""
+
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from math import isnan
+from pathlib import Path
+
+import numpy as np
+
+from edge.analysis import FEW_MEMBERS, NO_OVERLAP, Analyst, Stretch
+from edge.check.verdict import Check, Figures, Verdict
+from edge.config import Config
+from edge.contract.audio import RATE_HZ
+from edge.contract.bundle import Bundle
+from edge.live import station_place
+from edge.prior import prior_table
+from edge.recognizer import Recognizer
+from edge.types import RecordingRow
+
+PACE_MIN = 1.2  # × real time; the rest is for clips, the system and a warm box
+PACE_EASY = 3.0  # below: a hot day, when the processor is clocked down, may be too much
+_MEASURE_S = 3.0
+_WINDOWS_MIN = 5
+_LADDER = {NO_OVERLAP: "without overlap", FEW_MEMBERS: "and with one network of a kind"}
+
+
+def check_bundle(bundle: Bundle, apart: float) -> list[Check]:
+    """What it is and where it comes from; `apart` is the largest difference of a score of its probe."""
+    manifest = bundle.manifest
+    training = {key: manifest.training.get(key) for key in ("recipe", "created")}
+    origin = ", ".join(f"{key} {value}" for key, value in training.items() if value) or "of unknown origin"
+    found = (
+        f"{bundle.folder}: {bundle.id[:16]}, {len(manifest.members)} networks, {len(bundle.taxonomy)} species, "
+        f"{'with' if manifest.has_prior else 'no'} prior, {origin}; sums hold, probe differs by {apart:.1g}"
+    )
+    figures: Figures = {
+        "id": bundle.id,
+        "members": len(manifest.members),
+        "species": len(bundle.taxonomy),
+        "probe": apart,
+    }
+    return [Check("bundle", "ok", found, figures=figures)]
+
+
+def check_place(config: Config, bundle: Bundle) -> list[Check]:
+    """Whether place and season weigh in, by making the table that the station will make."""
+    place = station_place(config)
+    if config.detect.prior == "off" or not bundle.manifest.has_prior:
+        why = "detect.prior is off" if config.detect.prior == "off" else "the bundle has no prior"
+        return [Check("place", "ok", f"does not weigh in: {why}")]
+    if place is None:
+        advice = "Set station.latitude and station.longitude, so that birds of another continent count for less."
+        return [Check("place", "warning", "not set: place and season do not weigh in for the microphone", advice)]
+    if place.latitude == place.longitude == 0:
+        found = "0, 0: in the sea off Ghana, what a receiver without a fix says"
+        return [Check("place", "warning", found, "Set station.latitude and station.longitude to where it stands.")]
+    with tempfile.TemporaryDirectory() as folder:  # not in the state folder: it might belong to another user then
+        table = prior_table(bundle, place, Path(folder))
+    assert table is not None, "the bundle has a prior"
+    today = table[datetime.now(timezone.utc).timetuple().tm_yday - 1]
+    best = bundle.taxonomy[max(range(len(today)), key=lambda i: -1.0 if isnan(today[i]) else float(today[i]))]
+    found = f"{place.latitude}, {place.longitude}; of the bundle's species {best.common_name} is the likeliest now"
+    beyond = int(np.isnan(today).sum())
+    return [Check("place", "ok", found + (f", {beyond} do not live here" if beyond else ""))]
+
+
+def check_codes(config: Config, bundle: Bundle) -> list[Check]:
+    """Species that must be protected, and people who speak. A code that the bundle does not know protects nothing."""
+    checks = []
+    unknown = sorted(set(config.sensitive.species) - set(bundle.taxonomy.codes))
+    if unknown:
+        advice = f"Use the codes in {bundle.folder / 'taxonomy.csv'}, or leave these out."
+        found = f"sensitive.species: {', '.join(unknown)}: not a species of this bundle"
+        checks.append(Check("privacy", "bad", found, advice))
+    privacy = config.privacy
+    if privacy.human == "off":
+        checks.append(Check("privacy", "ok", "sound in which people speak is treated like any other (human: off)"))
+    elif not privacy.classes and not privacy.detector:
+        found = f"human: {privacy.human}, but nothing tells speech: no classes, no detector"
+        advice = "Set privacy.classes or privacy.detector, or human: off to say that clips may hold speech."
+        checks.append(Check("privacy", "warning", found, advice))
+    else:
+        by = [*privacy.classes, *([privacy.detector.name] if privacy.detector else [])]
+        checks.append(Check("privacy", "ok", f"human: {privacy.human}; speech is told by {', '.join(by)}"))
+    return checks
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """How fast sound was analysed."""
+
+    times: float  # × real time
+    windows_per_s: float
+    p50_ms: float  # from a hop of sound to its answer
+    p95_ms: float
+
+
+def check_pace(config: Config, recognizer: Recognizer) -> list[Check]:
+    """Times real time, with the settings' hop and the code that the station runs; where it is little, also what the
+    overload ladder would come to. Raises ConfigError for codes and networks of the settings that do not fit."""
+    analyst = Analyst(config, recognizer)
+    pace = _measure(analyst, 0)
+    threads = config.runtime.threads or "all"
+    found = (
+        f"{recognizer.engine.name}, {threads} threads: {pace.times:.1f} × real time with a window every "
+        f"{config.windows.hop_s:g} s ({pace.windows_per_s:.1f} windows/s, {pace.p50_ms:.0f} ms each, "
+        f"95 % within {pace.p95_ms:.0f} ms)"
+    )
+    figures: dict[str, float | str | None] = {
+        "x_real_time": round(pace.times, 2),
+        "windows_per_s": round(pace.windows_per_s, 2),
+        "window_ms_p50": round(pace.p50_ms, 2),
+        "window_ms_p95": round(pace.p95_ms, 2),
+    }
+    verdict = pace_verdict(pace.times)
+    if verdict == "ok":
+        return [Check("runtime", "ok", found, figures=figures)]
+    for step, words in _LADDER.items():
+        shed = _measure(analyst, step).times
+        found += f"; {words} {shed:.1f} ×"
+        figures[f"x_real_time_shed_{step}"] = round(shed, 2)
+    advice = "Take a larger windows.hop_s (up to 5), a smaller bundle or a faster machine, and keep it cool."
+    return [Check("runtime", verdict, found, advice, figures=figures)]
+
+
+def pace_verdict(times: float) -> Verdict:
+    """Whether so many times real time will do."""
+    return "ok" if times >= PACE_EASY else "warning" if times >= PACE_MIN else "bad"
+
+
+def _measure(analyst: Analyst, shed: int) -> _Pace:
+    """Push the probe's sound hop by hop through a stretch for a few seconds, as if a microphone had heard it. The first
+    window is not counted: buffers are made then."""
+    sound = analyst.bundle.probe().samples().reshape(-1)
+    hop = analyst.config.hop_samples
+    stretch = Stretch(analyst, _nowhere(), live=True)
+    stretch.shed = shed
+    seconds: list[float] = []
+    answers: list[float] = []
+    at, end = 0, float("inf")
+    while time.perf_counter() < end or len(answers) < _WINDOWS_MIN:
+        begin = time.perf_counter()
+        stretch.push(np.take(sound, range(at, at + hop), mode="wrap"))
+        answered = len(list(stretch.found())) > 0
+        took = time.perf_counter() - begin
+        at += hop
+        if answered and end == float("inf"):
+            end = time.perf_counter() + _MEASURE_S
+            continue
+        if end < float("inf"):
+            seconds.append(took)
+            answers += [took] if answered else []
+    spent = sum(seconds)
+    p50, p95 = np.percentile(answers, (50, 95))
+    return _Pace(len(seconds) * hop / RATE_HZ / spent, len(answers) / spent, float(p50) * 1000, float(p95) * 1000)
+
+
+def _nowhere() -> RecordingRow:
+    now = datetime.now(timezone.utc)
+    return RecordingRow("check", "check", 0, 0, "", now, "clock", "assumed_utc", 0, None, source="microphone")

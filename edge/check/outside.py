@@ -1,0 +1,82 @@
+"""The clock, and the broker: a real connection and one message that it acknowledges."""
+
+import json
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+from edge.check.verdict import Check, Figures
+from edge.clock import boot_id, clock_state
+from edge.config import Config, MqttSettings
+from edge.contract.errors import PublishError
+from edge.publisher.link import Link
+from edge.publisher.messages import topic_of
+from edge.types import utc_text
+
+ANSWER_S_MAX = 5.0
+_YEAR_MAX = 2100
+_TURN_S = 0.05
+
+
+def check_clock(config: Config, wall_s: float | None = None) -> list[Check]:
+    """How far the wall clock can be trusted at this moment; `wall_s` is what it shows."""
+    shown_s = time.time() if wall_s is None else wall_s
+    now = datetime.fromtimestamp(shown_s, timezone.utc)
+    state, boot = clock_state(shown_s), boot_id()
+    local = now.astimezone(config.zone or timezone.utc)
+    found = f"{local:%Y-%m-%d %H:%M:%S %Z}, {state}" + (f", boot {boot[:8]}" if boot else "")
+    figures: Figures = {"state": state, "time_utc": utc_text(now), "boot": boot}
+    if shown_s < Path(__file__).stat().st_mtime - 86_400 or now.year >= _YEAR_MAX:
+        advice = "Set the clock (sudo date -s) or let it be set by network or GPS; detections would get wrong times."
+        return [Check("clock", "bad", f"{found}; that cannot be", advice, figures=figures)]
+    advice = {
+        "synced": "",
+        "rtc": "Check this time against a watch: a hardware clock keeps it, but nothing corrects it.",
+        "unsynced": "Give it network, GPS or a clock with a battery; `python -m edge clock fix` mends rows afterwards.",
+    }[state]
+    return [Check("clock", "warning" if advice else "ok", found, advice, figures=figures)]
+
+
+def check_broker(config: Config) -> list[Check]:
+    """Whether it takes a message of this station. Raises ConfigError: password or certificates."""
+    if config.mqtt is None:
+        return [Check("broker", "ok", "none configured: no messages")]
+    where = f"{config.mqtt.host}:{config.mqtt.port}{' with TLS' if config.mqtt.tls else ''}"
+    topic = topic_of(config, "check")
+    payload = json.dumps({"schema": "check/1", "time": utc_text(datetime.now(timezone.utc))})
+    begin, refusal = time.monotonic(), ""
+    for protocol in ("5", "3.1.1") if config.mqtt.protocol == "auto" else (config.mqtt.protocol,):
+        refusal, other = _ask(config.mqtt, f"birdstation-{config.station.id}-check", protocol, topic, payload)
+        if not refusal:
+            ms = (time.monotonic() - begin) * 1000
+            found = f"{where}: acknowledged a message on {topic} after {ms:.0f} ms (MQTT {protocol})"
+            return [Check("broker", "ok", found, figures={"answer_ms": round(ms, 1), "protocol": protocol})]
+        if not other:
+            break
+    advice = "Check that the broker runs, mqtt: in station.yaml, and what it lets this station publish."
+    return [Check("broker", "bad", f"{where}: {refusal}", advice)]
+
+
+def _ask(settings: MqttSettings, client: str, protocol: str, topic: str, payload: str) -> tuple[str, bool]:
+    """Why the message was not taken, empty if it was; and whether another version of MQTT may do better."""
+    link = Link(settings, client, protocol)
+    try:
+        link.open()
+        deadline = time.monotonic() + ANSWER_S_MAX
+        while not (link.accepted or link.ended) and time.monotonic() < deadline:
+            link.turn(_TURN_S)
+        if not link.accepted or link.ended:
+            return link.ended or f"something listens there, and does not answer within {ANSWER_S_MAX:g} s", (
+                link.other_protocol
+            )
+        number = link.send(topic, payload)
+        while time.monotonic() < deadline and not link.ended:
+            for answered, refusal in link.answers:
+                if answered == number:
+                    return (f"{topic}: {refusal}" if refusal else ""), False
+            link.turn(_TURN_S)
+        return link.ended or f"no acknowledgement within {ANSWER_S_MAX:g} s", False
+    except PublishError as error:
+        return str(error), False
+    finally:
+        link.close()

@@ -1,0 +1,59 @@
+"""All checks, in the order in which one would mend things. Knows no table and no command line."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from edge.check.model import check_bundle, check_codes, check_pace, check_place
+from edge.check.outside import check_broker, check_clock
+from edge.check.settings import check_schedule, check_settings, check_zone
+from edge.check.sound import PLUG, check_folder, check_microphone
+from edge.check.storage import check_database, check_disk, check_health_folder, check_state
+from edge.check.verdict import Check, attempt
+from edge.config import Config, load_config
+from edge.contract.bundle import read_bundle
+from edge.contract.errors import BundleError
+from edge.recognizer import Recognizer
+
+
+def run_checks(path: Path, listen_s: float, tell: Callable[[str], None]) -> list[Check]:
+    """Check a station.yaml and what it names on this machine; leaves nothing behind but a message to the broker.
+
+    `listen_s`: seconds at the microphone, 0 for none. `tell` is given what is being done just now. Raises ConfigError
+    if the settings cannot be read: then there is nothing to check.
+    """
+    config = load_config(path)
+    checks = check_settings(path, config) + check_zone(config)
+    checks += attempt("schedule", "Mend this line of station.yaml.", lambda: check_schedule(config))
+    tell("bundle and networks")
+    checks += _model(config)
+    tell("database and disk")
+    for name, check in (
+        ("state folder", check_state),
+        ("health folder", check_health_folder),
+        ("database", check_database),
+        ("disk", check_disk),
+    ):
+        checks += attempt(name, "See to it that the station's user may read and write there.", partial(check, config))
+    checks += check_clock(config)
+    tell("broker")
+    checks += attempt("broker", "Mend mqtt: in station.yaml.", lambda: check_broker(config))
+    if config.source == "folder":
+        tell("recordings")
+        return checks + attempt("folder", "Mend folder: in station.yaml.", lambda: check_folder(config))
+    tell(f"listening for {listen_s:g} s")
+    return checks + attempt("microphone", PLUG, lambda: check_microphone(config.microphone, listen_s))
+
+
+def _model(config: Config) -> list[Check]:
+    """Everything that wants the bundle."""
+    try:
+        recognizer = Recognizer(read_bundle(config.bundle_folder), config.runtime.threads)
+        apart = recognizer.check_probe()
+    except (BundleError, OSError) as error:  # OSError: files of another user
+        advice = "Copy the bundle again, whole and readable for the station's user, or let bundle: name another one."
+        return [Check("bundle", "bad", " ".join(str(error).split()), advice, stops=True)]
+    checks = check_bundle(recognizer.bundle, apart) + check_codes(config, recognizer.bundle)
+    advice = "Export the bundle again, or set detect.prior: off to go without place and season."
+    checks += attempt("place", advice, lambda: check_place(config, recognizer.bundle))
+    return checks + attempt("runtime", "Mend this line of station.yaml.", lambda: check_pace(config, recognizer))

@@ -1,0 +1,54 @@
+"""What station.yaml says, what of it was changed, and what somebody may have forgotten."""
+
+from dataclasses import fields, is_dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from edge.check.verdict import Check
+from edge.config import Config
+from edge.contract.strict import parse
+from edge.live import schedule_of
+
+
+def check_settings(path: Path, config: Config) -> list[Check]:
+    """Which file, which keys are not at their defaults, and where its paths lead."""
+    changed = changed_keys(config, parse(Config, {}, path.resolve().parent))
+    found = f"{path.resolve()}; set: {', '.join(changed) or 'nothing, all as by default'}"
+    return [Check("settings", "ok", found, figures={"file": str(path.resolve()), "set": ", ".join(changed)})]
+
+
+def changed_keys(value: Any, default: Any, at: str = "") -> list[str]:
+    """Dotted names of what differs; a section that is there or not counts as one."""
+    changed = []
+    for field in fields(value):
+        name, one, other = f"{at}{field.name}", getattr(value, field.name), getattr(default, field.name)
+        if is_dataclass(one) and is_dataclass(other):
+            changed += changed_keys(one, other, f"{name}.")
+        elif one != other:
+            changed.append(name)
+    return changed
+
+
+def check_schedule(config: Config) -> list[Check]:
+    """When it listens, and when that changes next. Raises ConfigError."""
+    schedule = schedule_of(config)
+    if not config.schedule:
+        return [Check("schedule", "ok", "always listens")]
+    now = datetime.now(timezone.utc)
+    changes = schedule.changes_after(now)
+    is_open = schedule.open_at(now)
+    if changes is None and not is_open:
+        advice = "Give schedule: periods that come at this place, or [] for always."
+        return [Check("schedule", "bad", "will not listen within the next 400 days", advice)]
+    at = changes.astimezone(config.zone or timezone.utc).strftime("%Y-%m-%d %H:%M %Z") if changes else "for ever"
+    return [Check("schedule", "ok", f"{len(config.schedule)} periods; {'listens' if is_open else 'rests'} until {at}")]
+
+
+def check_zone(config: Config) -> list[Check]:
+    """Whose days and hours the station counts by."""
+    zone = config.station.timezone
+    if zone is not None:
+        return [Check("time zone", "ok", f"{zone}, now {datetime.now(config.zone):%Y-%m-%d %H:%M %Z}")]
+    found = "none: days, and recorders that do not say their zone, count as UTC"
+    return [Check("time zone", "warning", found, "Set station.timezone, e.g. Europe/Berlin; UTC if that is meant.")]

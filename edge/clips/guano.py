@@ -1,0 +1,35 @@
+"""What a clip says of itself, as GUANO (https://guano-md.org): lines of `Key: value`. Knows no sound and no file."""
+
+from collections.abc import Sequence
+from datetime import timedelta, timezone
+
+from edge.contract.audio import RATE_HZ
+from edge.types import ClipRow, Detection, RecordingRow
+
+_SPECIES_MAX = 20  # a threshold of 0 would name all
+
+
+def guano_text(clip: ClipRow, recording: RecordingRow, best: Sequence[Detection], decimals: int, bundle_id: str) -> str:
+    """The GUANO text of a clip. `best` has the best-scored detection of each species, best first; the place is
+    written with so many decimals."""
+    place = recording.place
+    local = clip.start.astimezone(timezone(timedelta(minutes=recording.utc_offset_minutes)))
+    best = best[:_SPECIES_MAX]
+    fields = {
+        "GUANO|Version": "1.0",
+        "Timestamp": local.isoformat(timespec="milliseconds"),
+        "Loc Position": f"{place.latitude:.{decimals}f} {place.longitude:.{decimals}f}" if place else "",
+        "Samplerate": str(RATE_HZ),
+        "Length": f"{clip.seconds:.3f}",
+        "Make": "birdstation",
+        "Model": "birdstation",
+        "Species Auto ID": ", ".join(d.species for d in best),
+        "Original Filename": clip.path.rpartition("/")[2],
+        "birdstation|Bundle": bundle_id,
+        "birdstation|Scores": ", ".join(f"{d.species} {d.score:.3f}" for d in best),
+        "birdstation|Recording": recording.path,
+        "birdstation|Offset": f"{(clip.start - recording.start).total_seconds():.3f}",
+        "birdstation|Clock": recording.clock_state,
+    }
+    # A line break inside a value would begin another field.
+    return "".join(f"{key}: {' '.join(value.split())}\n" for key, value in fields.items() if value)

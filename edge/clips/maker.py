@@ -1,0 +1,226 @@
+"""Saves clips: keeps the sound that a clip may still need, and writes a clip when nothing can change it any more.
+
+A detection was committed before it is told here; what goes wrong costs the clip, never the detection. Knows no window
+cutter, no network and no thread.
+"""
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+import soundfile
+
+from edge.clips.cut import Cut, Rolls, Span, cut, touches
+from edge.clips.encode import Pcm, encode, pcm
+from edge.clips.guano import guano_text
+from edge.config import Config
+from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Samples
+from edge.contract.errors import StoreError
+from edge.types import ClipRow, Detection, RecordingRow, stable_id
+
+HEADROOM_BYTES = 32 << 20  # of the disk that clips leave to the database
+_EXACT_DECIMALS = 6  # of degrees: 0.1 m
+_CODE_LENGTH_MAX = 40  # keeps a file's name under 100 bytes
+
+
+class Clips(Protocol):
+    """Where clips are noted; edge.store.clips.ClipTable."""
+
+    def __enter__(self) -> "Clips": ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def add(self, clip: ClipRow, detections: Sequence[str], put: Callable[[], None]) -> None:
+        """Note a clip and the detections in it, call `put`, which puts the file in place, and commit. A clip noted
+        before is renewed. Raises StoreError, also if none of the detections is there; then nothing is noted."""
+
+
+class ClipMaker:
+    """Fed with one unbroken stretch of sound at a time, in one thread.
+
+        with ClipMaker(lambda: ClipTable(config.database), config, bundle.id) as maker:
+            maker.begin(row)
+            maker.hear(samples)                              # as they come
+            maker.decided(until_s, detections, private)      # as windows are decided and committed
+            maker.end()
+
+    A window that touches a window of a sensitive species, or a span in which people speak, has no clip; a roll
+    that would reach into one is cut short. Sound that no decided window covers is in no clip. What is written does not
+    depend on how sound and decisions were cut into calls.
+
+    In memory is the sound from the first window that waits for its clip, less `before_s`: at most seconds_max +
+    before_s + 5 s, what is heard but not yet decided, and one block; 64 kB/s. No OSError or StoreError leaves this
+    class: `failed` counts, `last_error` says, and the next clip tries again, with the table opened anew.
+    """
+
+    def __init__(self, open_table: Callable[[], Clips], config: Config, bundle_id: str) -> None:
+        self.config = config  # may be replaced; taken over when the next stretch begins
+        self.saved, self.failed, self.last_error = 0, 0, ""
+        self._open_table, self._bundle_id = open_table, bundle_id
+        self._table: Clips | None = None
+        self._opened = ExitStack()
+        self._row: RecordingRow | None = None
+
+    def __enter__(self) -> "ClipMaker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def begin(self, row: RecordingRow) -> None:
+        """A stretch begins. Nothing is saved of it if the settings say so."""
+        settings = self.config.clips
+        wanted = settings.save and (row.source == "microphone" or settings.of_recordings)
+        self._row, self._settings, self._sensitive = row if wanted else None, settings, self.config.sensitive
+        self._rolls = Rolls.of(settings)
+        self._blocks: list[Pcm] = []
+        self._blocks_at, self._heard, self._until = 0, 0, 0
+        self._windows: dict[Span, list[Detection]] = {}
+        self._forbidden: list[Span] = []
+
+    def hear(self, samples: Samples) -> None:
+        """The next samples of the stretch: mono float32, RATE_HZ."""
+        if self._row is not None and len(samples):
+            self._blocks.append(pcm(samples))
+            self._heard += len(samples)
+
+    def decided(
+        self, until_s: float, detections: Sequence[Detection], private: Sequence[tuple[float, float]] = ()
+    ) -> None:
+        """All windows that end up to `until_s` are decided; these are the detections and the spoken spans (from_s,
+        to_s) among those not told before. All times from the start of the stretch."""
+        if self._row is None:
+            return
+        self._until = max(self._until, round(until_s * RATE_HZ))
+        self._forbidden += [(round(start * RATE_HZ), round(stop * RATE_HZ)) for start, stop in private]
+        for detection in detections:
+            window = _window(detection)
+            self._windows.setdefault(window, []).append(detection)
+            if detection.species in self._sensitive.species:
+                self._forbidden.append(window)
+        self._write(all_of_it=False)
+
+    def end(self) -> None:
+        """The stretch ends here: write what waits."""
+        if self._row is not None:
+            self._write(all_of_it=True)
+        self._row, self._blocks = None, []
+
+    @property
+    def held_s(self) -> float:
+        """Seconds of sound in memory."""
+        return sum(map(len, self._blocks)) / RATE_HZ if self._row else 0.0
+
+    def _write(self, all_of_it: bool) -> None:
+        """Write the clips that are final, in order, and forget what no later one needs."""
+        for piece in cut(sorted(self._windows), self._forbidden, self._rolls, min(self._heard, self._until)):
+            if not all_of_it and piece.windows[-1][1] + self._rolls.settled_after > self._until:
+                break
+            self._save(piece, [d for window in piece.windows for d in self._windows.pop(window)])
+        self._windows = {w: found for w, found in self._windows.items() if not touches(w, self._forbidden)}
+        undecided = self._until - WINDOW_SAMPLES  # no window that begins before it is still to be decided
+        needed = min([undecided, *(start for start, _ in self._windows)]) - self._rolls.before
+        self._forbidden = [span for span in self._forbidden if span[1] > needed]
+        while self._blocks and self._blocks_at + len(self._blocks[0]) <= needed:
+            self._blocks_at += len(self._blocks.pop(0))
+
+    def _save(self, piece: Cut, detections: list[Detection]) -> None:
+        assert self._row is not None
+        folder = self.config.clips_folder
+        best = _best_of_each(detections)
+        clip = _clip_row(piece, self._row, best[0], self._settings.format)
+        # Coarse wherever a sensitive species might live.
+        decimals = self._sensitive.decimals if self._sensitive.species else _EXACT_DECIMALS
+        text = guano_text(clip, self._row, best, decimals, self._bundle_id)
+        try:
+            sound = encode(self._sound(piece.start, piece.stop), text, self._settings.format)
+            clip = _clip_row(piece, self._row, best[0], self._settings.format, len(sound))
+            self._store(clip, folder, sound, [d.id for d in detections])
+            self.saved += 1
+        except (OSError, soundfile.SoundFileError, StoreError) as error:
+            self.failed += 1
+            self.last_error = f"{clip.path}: {error}"
+
+    def _store(self, clip: ClipRow, folder: Path, sound: bytes, detections: list[str]) -> None:
+        """File and row, so that no row is without its file: a crash before the commit leaves a file that reconcile
+        removes."""
+        path = folder / clip.path
+        part = path.with_name(f".{path.name}.part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(folder).free < HEADROOM_BYTES + len(sound):
+            raise OSError(errno.ENOSPC, "too little space left for clips")
+        renews = path.exists()
+        try:
+            _write_synced(part, sound)
+            if self._table is None:
+                self._table = self._opened.enter_context(self._open_table())
+            self._table.add(clip, detections, lambda: _rename_synced(part, path))
+        except (OSError, StoreError):
+            self._close()
+            for file in (part,) if renews else (part, path):
+                with suppress(OSError):
+                    file.unlink()
+            raise
+
+    def _close(self) -> None:
+        self._opened.close()
+        self._table = None
+
+    def _sound(self, start: int, stop: int) -> Pcm:
+        sound = np.concatenate(self._blocks)[start - self._blocks_at : stop - self._blocks_at]
+        assert len(sound) == stop - start, "sound was forgotten too early"
+        return sound
+
+
+def _window(detection: Detection) -> Span:
+    start = round(detection.offset_s * RATE_HZ)
+    return start, start + round((detection.end - detection.start).total_seconds() * RATE_HZ)
+
+
+def _best_of_each(detections: list[Detection]) -> list[Detection]:
+    """The best-scored detection of each species, best first."""
+    best: dict[str, Detection] = {}
+    for detection in sorted(detections, key=lambda d: (-d.score, d.species, d.offset_s)):
+        best.setdefault(detection.species, detection)
+    return list(best.values())
+
+
+def _clip_row(piece: Cut, row: RecordingRow, best: Detection, suffix: str, size: int = 0) -> ClipRow:
+    """A clip's row. Its id and path depend on the sound alone and what was heard in it, so that a recording analysed
+    again gives the same. The day is that of the clock at the place; eight digits of the id part two recorders that
+    heard the same at once. No character that FAT or NTFS refuse."""
+    start = row.start + timedelta(seconds=piece.start / RATE_HZ)
+    clip_id = stable_id("clip", row.id, str(piece.start), str(piece.stop))
+    day = (start + timedelta(minutes=row.utc_offset_minutes)).strftime("%Y-%m-%d")
+    code = re.sub(r"[^A-Za-z0-9-]", "-", best.species)[:_CODE_LENGTH_MAX]
+    stamp = start.strftime("%Y%m%dT%H%M%S.") + f"{start.microsecond // 1000:03d}Z"
+    path = f"{day}/{code}_{best.score:.2f}_{stamp}_{clip_id[:8]}.{suffix}"
+    return ClipRow(clip_id, path, row.id, start, (piece.stop - piece.start) / RATE_HZ, size)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _rename_synced(part: Path, path: Path) -> None:
+    """The new name is on the disk when this returns, the day's folder too."""
+    os.replace(part, path)  # noqa: PTH105 - named in the tests of what a kill leaves
+    for folder in (path.parent, path.parent.parent):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

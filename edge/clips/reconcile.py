@@ -1,0 +1,77 @@
+"""Files and rows brought together again, once when the station starts: what a crash or a hand has left.
+
+Rows without a file go, files without a row too. Looks only at files that are named like a clip, in folders that are
+named like a day: anything else in there belongs to someone else.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from edge.clips.retention import is_there
+from edge.types import StoredClip
+
+UNKNOWN_MAX = 50  # files without a row that crashes can explain; more of them mean that it is the record that was lost
+_MISSING_MAX = 50  # rows of which not one has its file: the disk with the clips is away
+_FORGET_MAX = 200  # rows in one transaction
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_CLIP = re.compile(
+    r"\.?[A-Za-z0-9-]{1,40}_\d\.\d\d_\d{8}T\d{6}\.\d{3}Z_[0-9a-f]{8}\.(flac|wav|ogg)(?P<part>\.part)?", re.ASCII
+)
+
+
+class ClipBooks(Protocol):
+    """What the record knows of clips; edge.store.clips.ClipTable."""
+
+    def held(self) -> AbstractContextManager[list[StoredClip]]:
+        """All clips; until the block ends no process adds one."""
+
+    def forget(self, clips: Sequence[str]) -> None:
+        """These clips are no more; their detections stay."""
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """What was found and done."""
+
+    rows_cleaned: int = 0  # whose file was gone
+    files_removed: int = 0  # without a row: left by a crash
+    unknown: int = 0  # files without a row that stay, too many to be a crash's; or that could not be removed
+    away: bool = False  # not one of many rows has its file: nothing was done, its disk seems not to be mounted
+
+
+def reconcile(table: ClipBooks, folder: Path) -> Reconciled:
+    """Bring rows and files together. Raises StoreError when the record cannot be read or written."""
+    with table.held() as rows:
+        gone = [clip.id for clip in rows if not is_there(folder, clip.path)]
+        if len(gone) == len(rows) > _MISSING_MAX:
+            return Reconciled(away=True)
+        strange = sorted(_clip_files(folder) - {clip.path for clip in rows})
+        whole = [path for path in strange if not path.endswith(".part")]
+        removed = sum(_removed(folder / path) for path in strange if len(whole) <= UNKNOWN_MAX or path not in whole)
+    for at in range(0, len(gone), _FORGET_MAX):
+        table.forget(gone[at : at + _FORGET_MAX])
+    return Reconciled(len(gone), removed, len(strange) - removed)
+
+
+def _clip_files(folder: Path) -> set[str]:
+    """Every file that is named like a clip, finished or not, as rows name it."""
+    found: set[str] = set()
+    with suppress(OSError), os.scandir(folder) as days:
+        for day in days:
+            if _DAY.fullmatch(day.name) and day.is_dir(follow_symlinks=False):
+                with suppress(OSError):
+                    found |= {f"{day.name}/{file.name}" for file in os.scandir(day) if _CLIP.fullmatch(file.name)}
+    return found
+
+
+def _removed(path: Path) -> bool:
+    try:
+        path.unlink()
+        return True
+    except OSError:
+        return False

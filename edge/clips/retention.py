@@ -1,0 +1,228 @@
+"""Removes clips by the record, never by names of files: the old, the oldest of a filling disk, the unused.
+
+Kept and reviewed clips always stay. The best clips of each species stay too, unless the disk is so full that the
+database can hardly be written and nothing else is left to go. Detections stay. Knows neither sound nor SQL.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Literal, Protocol
+
+from edge.clips.reserve import Reserve
+from edge.config import RetentionSettings
+from edge.contract.errors import StoreError
+from edge.types import StoredClip, utc_text
+
+Reason = Literal["unused", "age", "disk", "full"]
+
+ALL_CLIPS = 1 << 40
+CALL_MAX = 500  # clips that go in one call: seconds on a slow card
+_COMMIT_MAX = 20  # clips that go in one transaction: what a crash can leave as files without rows
+_RATE_OVER = timedelta(hours=24)
+_RATE_OVER_MIN = timedelta(hours=1)  # a burst at the start of the first day is no rate
+_AWAY_MIN = 50  # rows: so many files are not missed by accident
+_LOOKED_AT = 1_000
+
+
+class ClipRemoval(Protocol):
+    """What the record tells and forgets; edge.store.clips.ClipTable."""
+
+    def removable(self, per_species: int, limit: int) -> list[StoredClip]: ...
+
+    def best(self, per_species: int, limit: int) -> list[StoredClip]: ...
+
+    def unused(self, limit: int) -> list[StoredClip]: ...
+
+    def newest(self, limit: int) -> list[StoredClip]: ...
+
+    def count(self, since_utc: str = "") -> tuple[int, int, str | None]: ...
+
+    def forget(self, clips: Sequence[str]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes of the file system as this user may fill it."""
+
+    total: int
+    free: int
+
+
+def disk_of(folder: Path) -> Disk:
+    """The disk under a folder, without what is reserved for root."""
+    usage = shutil.disk_usage(folder)
+    return Disk(usage.used + usage.free, usage.free)
+
+
+@dataclass
+class Retained:
+    """What one call did, or would do."""
+
+    removed: dict[Reason, int] = field(default_factory=dict)  # clips by reason
+    removed_bytes: dict[Reason, int] = field(default_factory=dict)
+    missing: int = 0  # clips whose file had gone already: rows cleaned, nothing freed
+    failed: int = 0  # of these, files that cannot be removed; reconcile tries again
+    clips: int = 0  # that stay
+    clips_bytes: int = 0
+    disk: Disk = Disk(0, 0)  # before
+    hours_left: float | None = None  # before: until disk_share is reached, at the present rate; None: nothing is saved
+    more: bool = False  # not all that should go went in this call
+    short_bytes: int = 0  # by so much the disk stays fuller than it should, nothing more may go
+
+    def note(self, clip: StoredClip, reason: Reason) -> None:
+        """Count a clip that goes."""
+        self.removed[reason] = self.removed.get(reason, 0) + 1
+        self.removed_bytes[reason] = self.removed_bytes.get(reason, 0) + clip.bytes
+
+
+class Retention:
+    """One clean-up per call, for the daemon every few minutes and for `python -m edge retention`."""
+
+    def __init__(
+        self,
+        table: ClipRemoval,
+        folder: Path,
+        reserve: Reserve,
+        settings: RetentionSettings,
+        disk: Callable[[Path], Disk] = disk_of,
+    ) -> None:
+        self.settings = settings  # may be replaced
+        self._table, self._folder, self._reserve, self._disk = table, folder, reserve, disk
+
+    def tidy(self, now: datetime, clock_is_set: bool = True, dry_run: bool = False, limit: int = CALL_MAX) -> Retained:
+        """Remove what should go, up to `limit` clips. `clock_is_set`: False where nobody knows the time; then nothing
+        goes by its age.
+
+        Gives up the reserve on a full disk and makes it again afterwards. Raises StoreError when the record cannot be
+        written, when the clips' folder cannot, or when its disk seems not to be mounted; then nothing goes.
+        """
+        if not dry_run:
+            self._reserve.give_up_if_full()
+            self._make_folder()
+        elif not self._folder.is_dir():
+            return Retained(disk=self._disk(self._reserve.path.parent))
+        done = Retained(disk=self._disk(self._folder))
+        gone = self._gone()
+        room, wanted = self._room(done, now)
+        going = self._choose(done, now if clock_is_set else None, wanted - room, limit, {clip.id for clip in gone})
+        for clip, reason in going:
+            done.note(clip, reason)
+        leaving = gone + [clip for clip, _ in going]
+        if dry_run:
+            done.missing = sum(not is_there(self._folder, clip.path) for clip in leaving)
+        else:
+            for at in range(0, len(leaving), _COMMIT_MAX):
+                self._remove(leaving[at : at + _COMMIT_MAX], done)
+            self._reserve.make()
+        done.clips -= len(leaving)
+        done.clips_bytes -= sum(clip.bytes for clip in leaving)
+        return done
+
+    def _make_folder(self) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{self._folder}: {error}") from error
+        if not os.access(self._folder, os.W_OK):
+            raise StoreError(f"{self._folder}: not writable; no clip was removed")
+
+    def _gone(self) -> list[StoredClip]:
+        """The newest clips that somebody has removed by hand."""
+        clips = self._table.newest(_LOOKED_AT)
+        gone = [clip for clip in clips if not is_there(self._folder, clip.path)]
+        if len(gone) == len(clips) >= _AWAY_MIN:
+            raise StoreError(f"{self._folder}: none of the clips is there; is its disk mounted? Nothing was removed")
+        return gone
+
+    def _room(self, done: Retained, now: datetime) -> tuple[int, int]:
+        """Bytes until the disk is as full as it may be, and how many it should be. The reserve for `hours_left` never
+        takes more than half of what clips may have: on a small disk they would otherwise all go at once."""
+        done.clips, done.clips_bytes, _ = self._table.count()
+        _, recent, first = self._table.count(utc_text(now - _RATE_OVER))
+        room = done.disk.free - round(done.disk.total * (1 - self.settings.disk_share))
+        if not recent or first is None:
+            return room, 0
+        over = now - datetime.fromisoformat(first.replace("Z", "+00:00"))
+        per_hour = recent / (max(over, _RATE_OVER_MIN) / timedelta(hours=1))
+        done.hours_left = max(0.0, room / per_hour)
+        half = max(0, room + done.clips_bytes) // 2
+        return room, min(round(per_hour * self.settings.hours_left), half)
+
+    def _choose(
+        self, done: Retained, now: datetime | None, short: int, limit: int, taken: set[str]
+    ) -> list[tuple[StoredClip, Reason]]:
+        """Which clips go, and why, until `short` more bytes are free; none of those already `taken`."""
+        floor, days, low = self.settings.per_species, self.settings.days, self._low(done.disk)
+        before = utc_text(now - timedelta(days=days)) if now and days else ""
+        going: list[tuple[StoredClip, Reason]] = [
+            (clip, "unused") for clip in self._table.unused(limit + 1) if clip.id not in taken
+        ]
+        freed = sum(clip.bytes for clip, _ in going)
+        taken = taken | {clip.id for clip, _ in going}
+        if before or freed < max(short, low):
+            for clip in self._table.removable(floor, limit + 1):  # oldest first
+                aged = clip.since_utc < before
+                if clip.id in taken:
+                    continue
+                if not aged and freed >= max(short, low):
+                    break
+                going.append((clip, "age" if aged else "disk"))
+                freed += clip.bytes
+        if len(going) <= limit:
+            for clip in self._table.best(floor, limit) if freed < low else ():
+                if freed >= low:
+                    break
+                if clip.id in taken:
+                    continue
+                going.append((clip, "full"))
+                freed += clip.bytes
+        done.more = len(going) > limit
+        done.short_bytes = 0 if done.more else max(0, short - freed)
+        return going[:limit]
+
+    def _low(self, disk: Disk) -> int:
+        """Bytes that the record is short of: with less than twice the reserve it can hardly be written. None where
+        clips have a disk of their own."""
+        state = self._reserve.path.parent
+        same = self._folder.stat().st_dev == state.stat().st_dev
+        return max(0, 2 * self._reserve.bytes - disk.free) if same else 0
+
+    def _remove(self, clips: list[StoredClip], done: Retained) -> None:
+        """Rows first: a crash in between leaves files that reconcile removes, never a row without a file."""
+        self._table.forget([clip.id for clip in clips])
+        for clip in clips:
+            try:
+                path = clip_file(self._folder, clip.path)
+                os.unlink(path)  # noqa: PTH108 - named in the tests of what a kill leaves
+            except FileNotFoundError:
+                done.missing += 1
+            except (OSError, ValueError):  # a folder of that name, a path that is none: the others go on
+                done.failed += 1
+            else:
+                _remove_if_empty(path.parent)
+
+
+def clip_file(folder: Path, path: str) -> Path:
+    """Where a clip is. Raises ValueError for a path that leads out of the folder."""
+    if path.startswith("/") or ".." in path.split("/") or "\0" in path:
+        raise ValueError(f"{path!r} is no path of a clip")
+    return folder / path
+
+
+def is_there(folder: Path, path: str) -> bool:
+    """Whether a clip has its file."""
+    try:
+        return clip_file(folder, path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _remove_if_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError:
+        return

@@ -1,0 +1,308 @@
+"""One moment of the station: its state and why, as health.json, as health.prom, and as the same JSON over MQTT.
+
+Knows the rule from facts to "ok", "degraded" or "failing". Does not know where the facts come from: the station gathers
+them. docs/health.md describes every key.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from edge.config import Config
+from edge.types import ClockState, utc_text
+
+SILENT_S_MAX = 30.0  # without sound that should be heard; a card that is opened anew takes a few seconds
+BROKER_AWAY_S_MAX = 600.0
+DISK_FREE_MB_MIN = 200.0
+
+State = Literal["ok", "degraded", "failing"]
+STATES: tuple[State, ...] = ("ok", "degraded", "failing")
+
+
+@dataclass(frozen=True)
+class Mqtt:
+    """The way to the broker. Counts are since the database began, but for `waiting` and `dead`: so many there are."""
+
+    connected: bool
+    waiting: int
+    dropped: int
+    dead: int  # set aside, since the broker refused them
+    sent: int
+    created: int
+    last_error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """One moment. `assess` fills `state` and `problems`; None is "not known" or "not yet"."""
+
+    schema: str = "health/1"
+    station: str
+    time_utc: datetime
+    state: State = "ok"
+    problems: tuple[str, ...] = ()
+    source: str
+    hearing: bool
+    level_dbfs: float | None
+    lag_s: float | None
+    waiting_s: float
+    shed: int
+    lost_today_s: float
+    analysed_today_s: float
+    detections_today: int
+    last_sound_utc: datetime | None
+    last_detection_utc: datetime | None
+    clock_state: ClockState
+    disk_free_mb: float | None
+    disk_hours_left: float | None
+    temperature_c: float | None
+    mqtt: Mqtt | None
+    runtime: str
+    bundle: str
+    probe: float
+    suppressed_today: int
+    uptime_s: float
+    rss_mb: float | None
+    version: str
+
+    def to_json(self) -> str:
+        """One line, in ASCII. What is not a finite number is null."""
+        return json.dumps(_plain(asdict(self)), allow_nan=False)
+
+    def to_prometheus(self) -> str:
+        """Prometheus' text exposition format 0.0.4."""
+        return "".join(_exposition(self))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What else the state depends on. A text is what went wrong, in the system's own words; None: nothing did."""
+
+    silent_s: float = 0.0  # so long without sound that should be heard; 0: there is some, or the station rests
+    source_problem: str | None = None  # of the microphone or the watched folder
+    store_problem: str | None = None
+    clips_problem: str | None = None
+    runtime_problem: str | None = None  # why it is not the best runtime that this machine could have
+    broker_away_s: float = 0.0
+    lost_hour_s: float = 0.0
+    disk_short_mb: float = 0.0  # so much fuller than retention wants does the disk stay: nothing more may go
+
+
+# The rule
+
+
+def assess(health: Health, facts: Facts) -> Health:
+    """The same moment with its state and what is wrong: the worst first, each with what to do about it."""
+    failing, degraded = tuple(_failing(health, facts)), tuple(_degraded(health, facts))
+    state: State = "failing" if failing else "degraded" if degraded else "ok"
+    return replace(health, state=state, problems=failing + degraded)
+
+
+def _failing(health: Health, facts: Facts) -> Iterator[str]:
+    """Nothing is heard or nothing is kept: somebody has to go there."""
+    why = f" ({facts.source_problem})" if facts.source_problem else ""
+    if facts.silent_s > SILENT_S_MAX and health.source == "folder":
+        yield f"The folder of recordings cannot be read{why}: is its disk plugged in and mounted? It is tried for ever."
+    elif facts.silent_s > SILENT_S_MAX:
+        yield (
+            f"No sound for {_span(facts.silent_s)}{why}: check the microphone and its cable; "
+            "`python -m edge check` lists the sound cards. It is tried for ever."
+        )
+    if facts.store_problem:
+        yield (
+            f"Detections cannot be stored ({facts.store_problem}): make room on the disk or let the station write to "
+            "its state folder. It hears on, and what cannot be kept counts as lost."
+        )
+
+
+def _degraded(health: Health, facts: Facts) -> Iterator[str]:
+    """The record goes on, with less in it or at a risk."""
+    if health.source == "folder" and facts.source_problem and facts.silent_s <= SILENT_S_MAX:
+        yield f"A part of the folder of recordings cannot be read ({facts.source_problem}): check its rights and disk."
+    if health.shed > 0:
+        yield (
+            "Sound comes faster than this machine answers, so it works with less overlap or fewer networks: take a "
+            "larger windows.hop_s or a smaller bundle, and see whether it is too hot or other programs run."
+        )
+    if facts.lost_hour_s > 0:
+        yield (
+            f"Lost in the last hour: {_span(facts.lost_hour_s)} of sound. The table gaps of station.db says why; "
+            "check the microphone's cable, or whether this machine is too slow."
+        )
+    if health.clock_state == "unsynced":
+        yield (
+            "The clock was not set since the station started, so times may be wrong: give it network, GPS or a clock "
+            "with a battery; `python -m edge clock fix` mends the rows afterwards."
+        )
+    yield from _disk_problems(health, facts)
+    if health.mqtt:
+        yield from _mqtt_problems(health.mqtt, facts)
+    if facts.runtime_problem:
+        yield (
+            f"The networks run on {health.runtime}, not on the best runtime of this machine ({facts.runtime_problem}): "
+            "detections are the same, slower; `python -m edge check` says what is missing."
+        )
+
+
+def _disk_problems(health: Health, facts: Facts) -> Iterator[str]:
+    free_mb = health.disk_free_mb
+    if free_mb is not None and free_mb < DISK_FREE_MB_MIN:
+        yield f"Only {free_mb:.0f} MB are free on the disk: fetch or remove what is not the station's."
+    elif facts.disk_short_mb > 0:
+        yield (
+            f"The disk stays {facts.disk_short_mb:.0f} MB fuller than retention.disk_share: the clips that are left "
+            "are protected; fetch some, keep fewer (retention.per_species), or remove what is not the station's."
+        )
+    if facts.clips_problem:
+        yield f"Clips cannot be saved ({facts.clips_problem}): make room on the disk or mend the rights of clips/."
+
+
+def _mqtt_problems(mqtt: Mqtt, facts: Facts) -> Iterator[str]:
+    if facts.broker_away_s > BROKER_AWAY_S_MAX:
+        why = f" ({mqtt.last_error})" if mqtt.last_error else ""
+        yield (
+            f"The broker has not answered for {_span(facts.broker_away_s)}{why}; {mqtt.waiting} messages wait: "
+            "check the network, and mqtt: in station.yaml."
+        )
+    if mqtt.dead:
+        yield (
+            f"The broker refused {mqtt.dead} messages for good ({mqtt.last_error or 'the outbox says why'}): check "
+            "what this station may publish and how large; the rows are in the outbox of station.db, state 'dead'."
+        )
+
+
+def _span(seconds: float) -> str:
+    """`40 s`, `12 min`, `5 h`, `3 days`."""
+    for unit_s, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * unit_s:
+            return f"{seconds / unit_s:.0f} {unit}"
+    return f"{max(1, round(seconds))} s"
+
+
+# The two files
+
+
+def health_folder(config: Config, environment: Mapping[str, str] = os.environ) -> Path:
+    """Where health.json and health.prom go: as configured, else the service's run folder, else the state folder."""
+    service = environment.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    return config.health.folder or (Path(service) if service else config.state)
+
+
+def write_health(health: Health, folder: Path) -> str | None:
+    """Put health.json and health.prom in place, whole and readable for everybody; return why they could not be.
+
+    They are not forced to the disk: they are worth nothing after a power cut.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _put(folder / "health.json", health.to_json() + "\n")
+        _put(folder / "health.prom", health.to_prometheus())
+    except OSError as error:
+        return f"{folder}: health cannot be written: {error.strerror or error}"
+    return None
+
+
+def _put(path: Path, text: str) -> None:
+    """Under another name first, that neither people nor collectors look at: nobody ever reads half a file."""
+    other = path.with_name(f".{path.name}.new")
+    try:
+        other.write_text(text, encoding="utf8", errors="replace")
+        other.chmod(0o644)  # the service's umask keeps its other files to itself
+        other.replace(path)
+    except OSError:
+        with suppress(OSError):  # on a full disk its bytes are wanted back
+            other.unlink()
+        raise
+
+
+def _plain(value: object) -> object:
+    """What JSON can say: moments as text, floats to the sixth decimal, no infinities."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, datetime):
+        return utc_text(value)
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    return value
+
+
+# Prometheus. Name, what HELP says, where it comes from; a name in _total is a counter, the others are gauges.
+
+_STATION: tuple[tuple[str, str, Callable[[Health], float | None]], ...] = (
+    ("written_timestamp_seconds", "When this was written, Unix time.", lambda h: h.time_utc.timestamp()),
+    ("problems", "How many things are wrong; health.json has the sentences.", lambda h: len(h.problems)),
+    ("hearing", "1 while sound comes in.", lambda h: h.hearing),
+    ("level_dbfs", "Level of the latest sound, dB below full scale.", lambda h: h.level_dbfs),
+    ("lag_seconds", "From the latest analysed sound to now.", lambda h: h.lag_s),
+    ("waiting_seconds", "Sound that waits to be analysed.", lambda h: h.waiting_s),
+    ("shed", "Step of the overload ladder, 0 is none.", lambda h: h.shed),
+    ("lost_today_seconds", "Sound lost since local midnight.", lambda h: h.lost_today_s),
+    ("analysed_today_seconds", "Sound analysed since local midnight.", lambda h: h.analysed_today_s),
+    ("detections_today", "Detections since local midnight.", lambda h: h.detections_today),
+    ("suppressed_today", "Windows kept back for privacy since local midnight.", lambda h: h.suppressed_today),
+    ("last_sound_timestamp_seconds", "End of the latest sound, Unix time.", lambda h: _unix(h.last_sound_utc)),
+    ("last_detection_timestamp_seconds", "The latest detection, Unix time.", lambda h: _unix(h.last_detection_utc)),
+    ("disk_free_bytes", "Free on the disk of the state folder.", lambda h: _times(h.disk_free_mb, 1e6)),
+    (
+        "disk_left_seconds",
+        "Until retention.disk_share is reached at the present rate.",
+        lambda h: _times(h.disk_hours_left, 3600),
+    ),
+    ("temperature_celsius", "The hottest sensor of the machine.", lambda h: h.temperature_c),
+    ("probe_difference", "Largest difference of a score of the bundle's probe at start.", lambda h: h.probe),
+    ("uptime_seconds", "Since the station started.", lambda h: h.uptime_s),
+    ("resident_memory_bytes", "Memory in use by the station.", lambda h: _times(h.rss_mb, 1e6)),
+)
+_MQTT: tuple[tuple[str, str, Callable[[Mqtt], float]], ...] = (
+    ("mqtt_connected", "1 while the broker answers.", lambda m: m.connected),
+    ("mqtt_waiting_messages", "Messages that no broker has acknowledged.", lambda m: m.waiting),
+    ("mqtt_dead_messages", "Messages set aside since the broker refused them.", lambda m: m.dead),
+    ("mqtt_dropped_messages_total", "Messages dropped since too many waited.", lambda m: m.dropped),
+    ("mqtt_sent_messages_total", "Messages acknowledged by the broker.", lambda m: m.sent),
+    ("mqtt_created_messages_total", "Messages made.", lambda m: m.created),
+)
+
+
+def _exposition(health: Health) -> Iterator[str]:
+    where = {"station": health.station, "source": health.source}
+    runs = {key: getattr(health, key) for key in ("version", "runtime", "bundle", "clock_state")}
+    yield from _family("info", "What runs here, as labels.", [(where | runs, 1)])
+    states = [(where | {"state": state}, float(state == health.state)) for state in STATES]
+    yield from _family("state", "1 for the present state, 0 for the others.", states)
+    for name, text, value in _STATION:
+        yield from _family(name, text, [(where, value(health))])
+    if health.mqtt:
+        for name, text, count in _MQTT:
+            yield from _family(name, text, [(where, count(health.mqtt))])
+
+
+def _family(name: str, text: str, samples: Sequence[tuple[Mapping[str, str], float | None]]) -> Iterator[str]:
+    """HELP, TYPE and the samples that have a value; nothing if none has."""
+    lines = [
+        f"birdstation_{name}{{{_labels(labels)}}} {float(value)!r}\n"
+        for labels, value in samples
+        if value is not None and math.isfinite(value)
+    ]
+    if lines:
+        yield f"# HELP birdstation_{name} {text}\n"
+        yield f"# TYPE birdstation_{name} {'counter' if name.endswith('_total') else 'gauge'}\n"
+        yield from lines
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    escapes = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+    return ",".join(f'{name}="{value.translate(escapes)}"' for name, value in labels.items())
+
+
+def _unix(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp()
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else round(value * factor)

@@ -1,0 +1,42 @@
+"""Where people speak, nothing is kept that the settings forbid: no clip, or no detection either.
+
+Looks at all scores of a window, not only at what passed a threshold. Knows no clip and no database.
+"""
+
+import numpy as np
+
+from edge.config import PrivacySettings
+from edge.contract.audio import Image
+from edge.contract.errors import ConfigError
+from edge.contract.taxonomy import Taxonomy
+from edge.engines.onnx import OnnxEngine
+from edge.types import WindowScores
+
+
+class Privacy:
+    """Says of each window whether people speak in it: by the bundle's own classes, by a network for speech, or both.
+
+    Raises ConfigError for a class that the bundle does not know, BundleError for a network that cannot be loaded.
+    """
+
+    def __init__(self, settings: PrivacySettings, taxonomy: Taxonomy) -> None:
+        unknown = sorted(set(settings.classes) - set(taxonomy.codes))
+        if unknown:
+            raise ConfigError(f"privacy.classes: {', '.join(unknown)}: not a class of this bundle")
+        self._settings = settings
+        self._classes = [taxonomy.index(code) for code in settings.classes]
+        on = settings.human != "off"
+        self._engine = OnnxEngine([settings.detector], threads=1) if settings.detector and on else None
+        self.listens = on and bool(self._classes or self._engine)
+        self.drops_detections = self.listens and settings.human == "all"
+
+    def speech(self, images: Image, scores: WindowScores) -> list[bool]:
+        """One answer for each of the windows whose images `(n, 128, 281)` and scores are given."""
+        if not self.listens:
+            return [False] * len(images)
+        highest = np.zeros(len(images), np.float32)
+        if self._classes:
+            highest = np.maximum(highest, scores.acoustic[:, self._classes].max(axis=1))
+        if self._engine:
+            highest = np.maximum(highest, self._engine.scores(images)[0].max(axis=1))
+        return [bool(score >= self._settings.threshold) for score in highest]

@@ -1,0 +1,68 @@
+"""Password and certificates, from the files that the settings or the service manager name. Read anew for every
+connection: what was mended on the disk needs no restart."""
+
+import os
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+
+from edge.config import MqttSettings, TlsSettings
+from edge.contract.errors import ConfigError
+
+_CREDENTIAL = "mqtt_password"  # as systemd's LoadCredential= names it
+
+
+def password(settings: MqttSettings, environment: Mapping[str, str] = os.environ) -> str | None:
+    """First line of mqtt.password_file, or of the systemd credential; None: neither. Raises ConfigError."""
+    path = settings.password_file
+    if path is None:
+        credential = Path(environment.get("CREDENTIALS_DIRECTORY", "")) / _CREDENTIAL
+        path = credential if "CREDENTIALS_DIRECTORY" in environment and credential.exists() else None
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf8").splitlines()[0]
+    except IndexError:
+        raise ConfigError(f"mqtt.password_file: {path}: is empty; its first line is the password") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"mqtt.password_file: {path}: {_words(error)}") from error
+
+
+def tls_context(tls: TlsSettings) -> ssl.SSLContext:
+    """What to believe, and what to show. Raises ConfigError."""
+    if tls.key_file and not tls.cert_file:
+        raise ConfigError("mqtt.tls: key_file without cert_file; give both, or cert_file alone if it holds the key")
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file)
+    except OSError as error:  # ssl's errors are OSErrors
+        raise ConfigError(f"mqtt.tls.ca_file: {tls.ca_file}: {_words(error)}") from error
+    context.sslsocket_class = _Socket
+    if tls.cert_file:
+        try:
+            context.load_cert_chain(tls.cert_file, tls.key_file, password=_no_passphrase)
+        except OSError as error:
+            files = f"{tls.cert_file}, {tls.key_file or 'with the key in it'}"
+            raise ConfigError(f"mqtt.tls.cert_file and key_file: {files}: {_words(error)}") from error
+    return context
+
+
+class _Socket(ssl.SSLSocket):
+    """One that is not left open when the other side is not to be trusted."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
+def _no_passphrase() -> str:
+    """Without this OpenSSL would ask at a terminal, and a daemon would wait there for ever."""
+    return ""
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return f"no PEM, or the key is another one's or locked ({error.reason})"
+    return str(getattr(error, "strerror", None) or error)

@@ -1,0 +1,155 @@
+"""One connection to the broker, from CONNECT to its end; the next one is a new object, so that nothing of paho's own
+queue survives it. All happens in the thread that calls. Knows no outbox.
+"""
+
+import ssl
+import time
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edge.config import MqttSettings
+from edge.contract.errors import PublishError
+from edge.publisher.credentials import password, tls_context
+
+IN_FLIGHT_MAX = 20  # mosquitto drops for a slow subscriber what exceeds its queue, although it acknowledged
+_KEEPALIVE_S = 30
+_CONNECT_TIMEOUT_S = 5.0
+_CONNACK_TIMEOUT_S = 10.0
+_PACKET_BYTES_MAX = 268_435_455  # MQTT's own limit
+_HEADER_BYTES_MAX = 32  # of a PUBLISH besides topic and payload
+_UNSUPPORTED_VERSION = 0x84
+_HINTS = {  # refusals that the next seconds will not mend
+    0x85: "the client id, made of station.id, is not to the broker's liking",
+    0x86: "see mqtt.username and mqtt.password_file",
+    0x87: "see mqtt.username, mqtt.password_file and the broker's own rules",
+    0x8A: "the broker has banned this station",
+    0x8E: "a second station with the same station.id?",
+}
+
+
+class Link:
+    """link = Link(settings, "birdstation-porch", "5")
+    link.open()
+    while not link.ended:
+        link.turn(0.1)  # accepted, answers and born change in here
+    """
+
+    def __init__(
+        self, settings: MqttSettings, client_id: str, protocol: str, will: tuple[str, str] | None = None
+    ) -> None:
+        """`will`: topic and payload that the broker retains when this connection breaks. Raises ConfigError."""
+        self.accepted, self.ended = False, ""  # ended: why; empty as long as it has not
+        self.other_protocol = False  # it ended in a way that another version of MQTT may mend
+        self.patience = False  # it ended in a way that a second try soon would not mend
+        self.answers: list[tuple[int, str]] = []  # message number, and why it was refused; empty: acknowledged
+        self.heard: list[tuple[str, str]] = []  # topic and payload
+        self.room = IN_FLIGHT_MAX  # how many may be in flight
+        self._settings, self._v5 = settings, protocol == "5"
+        self._bytes_max, self._deadline = _PACKET_BYTES_MAX, 0.0
+        version = mqtt.MQTTv5 if self._v5 else mqtt.MQTTv311
+        self._client = client = mqtt.Client(
+            CallbackAPIVersion.VERSION2, client_id, protocol=version, reconnect_on_failure=False
+        )
+        client.connect_timeout = _CONNECT_TIMEOUT_S
+        client.max_inflight_messages_set(IN_FLIGHT_MAX)
+        if settings.username:
+            client.username_pw_set(settings.username, password(settings))
+        if settings.tls:
+            client.tls_set_context(tls_context(settings.tls))
+        if will:
+            client.will_set(*will, qos=1, retain=True)
+        client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
+        client.on_publish, client.on_message = self._on_publish, self._on_message
+
+    def open(self) -> None:
+        """Connect; `ended` says why if there is nobody. Takes seconds where nothing answers."""
+        self._deadline = time.monotonic() + _CONNECT_TIMEOUT_S + _CONNACK_TIMEOUT_S
+        try:
+            self._client.connect(self._settings.host, self._settings.port, keepalive=_KEEPALIVE_S)
+        except ssl.SSLCertVerificationError as error:
+            self._end(f"TLS: the broker's certificate is not accepted: {error.verify_message}; see mqtt.tls.ca_file")
+        except ssl.SSLError as error:
+            self._end(f"TLS: {error.reason or error}; does port {self._settings.port} speak TLS?")
+        except (OSError, ValueError) as error:  # ValueError: no name of a host
+            words = str(getattr(error, "strerror", None) or error)
+            reset = self._settings.tls and isinstance(error, ConnectionResetError)
+            self._end(f"TLS: {words}; does port {self._settings.port} speak TLS?" if reset else words)
+
+    def turn(self, timeout_s: float) -> None:
+        """Read and write what there is, waiting for it no longer than so many seconds."""
+        if self.ended:
+            return
+        if self._client.loop(timeout_s) != mqtt.MQTT_ERR_SUCCESS:
+            self._end("the connection broke")  # on_disconnect knew better, if it was called
+        elif not self.accepted and time.monotonic() > self._deadline:
+            self._end("something listens there, but does not answer")
+
+    def send(self, topic: str, payload: str, retain: bool = False, expiry_s: int | None = None) -> int:
+        """Send with QoS 1; the answer comes with this message number. Raises PublishError: never to be sent."""
+        properties: Properties | None = None
+        if self._v5 and expiry_s:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.MessageExpiryInterval = expiry_s
+        try:
+            packet_bytes = len(topic.encode()) + len(payload.encode()) + _HEADER_BYTES_MAX
+            if packet_bytes > self._bytes_max:
+                raise PublishError(f"packet of {packet_bytes} bytes, the broker takes {self._bytes_max}")
+            return self._client.publish(topic, payload, qos=1, retain=retain, properties=properties).mid
+        except ValueError as error:  # a topic that is none, or text that is none
+            raise PublishError(str(error)) from error
+
+    def listen(self, topic: str) -> None:
+        """From now on what is said there is `heard`."""
+        self._client.subscribe(topic, qos=1)
+
+    def close(self) -> None:
+        """Say goodbye if there is somebody, and let go of everything."""
+        client = self._client
+        if self.accepted and not self.ended:
+            client.disconnect()
+            self._end("closed")
+        client.on_connect = client.on_disconnect = client.on_publish = client.on_message = None
+        connection = client.socket()
+        if connection is not None:
+            connection.close()
+
+    def _on_connect(
+        self, _c: mqtt.Client, _d: object, _f: mqtt.ConnectFlags, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        if reason.is_failure:
+            self.other_protocol = reason.value == _UNSUPPORTED_VERSION
+            self._refused(reason)
+            return
+        self.accepted = True
+        self.room = min(IN_FLIGHT_MAX, int(getattr(properties, "ReceiveMaximum", IN_FLIGHT_MAX)))
+        self._bytes_max = int(getattr(properties, "MaximumPacketSize", _PACKET_BYTES_MAX))
+
+    def _on_disconnect(
+        self, _c: mqtt.Client, _d: object, flags: mqtt.DisconnectFlags, reason: ReasonCode, _p: Properties | None
+    ) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self._refused(reason)
+        elif self.accepted:
+            known = "" if reason == "Unspecified error" else f" ({reason})"
+            self._end(f"the connection broke{known}")
+        elif not self.ended:
+            self.other_protocol = True  # old brokers just close
+            self._end("the broker closed the connection without a word; does it want TLS, or a certificate?")
+
+    def _refused(self, reason: ReasonCode) -> None:
+        hint = _HINTS.get(reason.value)
+        self.patience = hint is not None
+        self._end(f"{reason}; {hint}" if hint else str(reason))
+
+    def _on_publish(self, _c: mqtt.Client, _d: object, mid: int, reason: ReasonCode, _p: Properties) -> None:
+        self.answers.append((mid, str(reason) if reason.is_failure else ""))
+
+    def _on_message(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
+        self.heard.append((message.topic, message.payload.decode("utf8", "replace")))
+
+    def _end(self, reason: str) -> None:
+        self.ended = self.ended or reason

@@ -1,0 +1,82 @@
+"""Topics and payloads as docs/mqtt.md describes them. Within v1 fields are only ever added. Knows no connection."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from edge.config import Config
+from edge.contract.bundle import Bundle
+from edge.types import Detection, Message, Place, RecordingRow, Waiting, utc_text
+
+QUEUED_S = 30.0  # a message older than this is marked as late
+
+
+def topic_of(config: Config, name: str) -> str:
+    """TOPIC/v1/STATION/name."""
+    return f"{config.mqtt.topic if config.mqtt else 'birdstation'}/v1/{config.station.id}/{name}"
+
+
+def detection_message(detection: Detection, recording: RecordingRow, config: Config, bundle: Bundle) -> Message:
+    """A detection as subscribers see it, on TOPIC/v1/STATION/detection; `seq` and `queued` come when it is sent."""
+    species = bundle.taxonomy[bundle.taxonomy.index(detection.species)]
+    latitude, longitude = rounded(recording.place, _decimals(config, species.code))
+    payload = {
+        "schema": "detection/1",
+        "id": detection.id,
+        "station": config.station.id,
+        "source": recording.source,
+        "recording": recording.path,
+        "start": utc_text(detection.start),
+        "end": utc_text(detection.end),
+        "utc_offset_minutes": recording.utc_offset_minutes,
+        "offset_s": round(detection.offset_s, 3),
+        "species_code": species.code,
+        "scientific_name": species.scientific_name,
+        "common_name": species.common_name,
+        "score": round(detection.score, 4),
+        "acoustic": round(detection.acoustic, 4),
+        "prior": None if detection.prior is None else round(detection.prior, 4),
+        "threshold": round(detection.threshold, 4),
+        "rule": detection.rule,
+        "member_low": round(detection.member_low, 4),
+        "member_high": round(detection.member_high, 4),
+        "level_dbfs": None if detection.level_dbfs is None else round(detection.level_dbfs, 1),
+        "latitude": latitude,
+        "longitude": longitude,
+        "time_source": recording.time_source,
+        "clock_state": recording.clock_state,
+        "shed": detection.shed,
+        "bundle": bundle.id[:16],
+    }
+    return Message(detection.id, topic_of(config, "detection"), json.dumps(payload, ensure_ascii=False))
+
+
+def rounded(place: Place | None, decimals: int) -> tuple[float | None, float | None]:
+    """Latitude and longitude as they may be told."""
+    return (None, None) if place is None else (round(place.latitude, decimals), round(place.longitude, decimals))
+
+
+def _decimals(config: Config, species: str) -> int:
+    usual = config.mqtt.place_decimals if config.mqtt else 0
+    return min(usual, config.sensitive.decimals) if species in config.sensitive.species else usual
+
+
+@dataclass(frozen=True)
+class Stamped:
+    """A message as it goes out."""
+
+    payload: str
+    source: str | None  # of a detection; None: something else
+
+
+def stamp(message: Waiting, late_before: str) -> Stamped:
+    """Add `seq`, and `queued`: created before `late_before` (UTC text). Payloads that are no object go as they are."""
+    try:
+        payload: Any = json.loads(message.payload)
+    except ValueError:
+        payload = None
+    if not isinstance(payload, dict):
+        return Stamped(message.payload, None)
+    payload |= {"seq": message.seq, "queued": message.created_utc < late_before}
+    source = payload.get("source") if payload.get("schema") == "detection/1" else None
+    return Stamped(json.dumps(payload, ensure_ascii=False), source if isinstance(source, str) else None)

@@ -1,0 +1,69 @@
+"""What a station keeps retained on the broker: that it is there, what it is, how it is, and what it heard last.
+
+Knows no connection. A replay has no presence.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from math import ceil
+
+from edge.config import Config
+from edge.contract.bundle import Bundle
+from edge.publisher.homeassistant import discovery
+from edge.publisher.messages import rounded, topic_of
+from edge.types import Place, utc_text
+
+ONLINE, OFFLINE = "online", "offline"
+_EXPIRY_INTERVALS = 3  # a health message that nobody renewed is forgotten by the broker (MQTT 5)
+
+
+@dataclass(frozen=True)
+class Presence:
+    """Topics, and the payloads that do not change while the station runs."""
+
+    status_topic: str
+    health_topic: str
+    health_expiry_s: int
+    fixed: Mapping[str, str]  # topic -> payload, sent at every connect
+    last_topics: Mapping[str, str] = field(default_factory=dict)  # source -> topic of its last detection
+    birth_topic: str | None = None  # where Home Assistant says `online`
+    discovery_topic: str | None = None
+
+
+def station_presence(config: Config, bundle: Bundle, version: str, started: datetime) -> Presence:
+    """Presence of the daemon under one configuration; `started` is aware UTC."""
+    sources: tuple[str, ...] = (config.source,)
+    fixed = {topic_of(config, "meta"): _meta(config, bundle, version, started)}
+    status, health = topic_of(config, "status"), topic_of(config, "health")
+    last = {source: topic_of(config, f"source/{source}/last") for source in sources}
+    expiry_s = ceil(_EXPIRY_INTERVALS * config.health.interval_s)
+    prefix = config.mqtt.homeassistant if config.mqtt else None
+    if not prefix:
+        return Presence(status, health, expiry_s, fixed, last)
+    found = f"{prefix}/device/birdstation_{config.station.id}/config"
+    fixed[found] = discovery(config.station.id, version, topic_of(config, "detection"), status, health, last, expiry_s)
+    return Presence(status, health, expiry_s, fixed, last, f"{prefix}/status", found)
+
+
+def _meta(config: Config, bundle: Bundle, version: str, started: datetime) -> str:
+    station, decimals = config.station, config.mqtt.place_decimals if config.mqtt else 0
+    if config.sensitive.species:
+        decimals = min(decimals, config.sensitive.decimals)
+    place = None
+    if station.latitude is not None and station.longitude is not None:
+        place = Place(station.latitude, station.longitude)
+    latitude, longitude = rounded(place, decimals)
+    meta = {
+        "schema": "meta/1",
+        "station": station.id,
+        "version": version,
+        "bundle": bundle.id[:16],
+        "species": len(bundle.taxonomy),
+        "source": config.source,
+        "latitude": latitude,
+        "longitude": longitude,
+        "started": utc_text(started),
+    }
+    return json.dumps(meta, ensure_ascii=False)

@@ -1,0 +1,213 @@
+"""The daemon: one loop that hears, analyses and writes down, and between that looks after everything else.
+
+Wires the parts; decides when to say that all is well (health, watchdog), when to reload and when to stop. What the
+world does (no card, full disk, no broker) never ends it; a wrong setting or bundle does, with exit 78.
+"""
+
+import logging
+import signal
+import threading
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import fields, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from edge.analysis import Analyst, Found
+from edge.clips.maker import ClipMaker
+from edge.clips.reconcile import reconcile
+from edge.clips.reserve import Reserve
+from edge.clips.retention import Retention
+from edge.clock import Clock
+from edge.config import Config, load_config
+from edge.contract.bundle import read_bundle
+from edge.contract.errors import ConfigError, StoreError
+from edge.ledger import Ledger
+from edge.live import Live
+from edge.notify import Notifier
+from edge.publisher import Publisher, station_presence
+from edge.recognizer import Recognizer
+from edge.store.clips import ClipTable
+from edge.store.outbox import OutboxTable
+from edge.vitals import Hearing, Vitals
+from edge.watched import Watched
+
+STOP_S_MAX = 5.0  # for what was heard and not yet analysed, when asked to stop
+RELOADED = ("detect", "schedule", "clips", "retention", "privacy", "sensitive", "health")  # sections of station.yaml
+_RETENTION_S = 300.0
+_LOADING_S = 600.0  # a large bundle and its prior on a slow card
+_OUTAGE_S_MAX = 900.0  # a card that is away for longer may come back for a new process: the watchdog gets its turn
+_STUCK_S_MAX = 60.0  # sound comes, and no window is decided
+
+log = logging.getLogger(__name__)
+
+
+class Stopped(Exception):
+    """Asked to stop in the middle of a long recording."""
+
+
+class Station:
+    """One station at work.
+
+    station = Station(Path("station.yaml"))
+    station.run()      # until `stop`, which a signal handler may call
+    """
+
+    def __init__(self, path: Path, notifier: Notifier | None = None) -> None:
+        self.path, self.config = path, load_config(path)
+        self._notifier = notifier or Notifier()
+        self._stop, self._reload = threading.Event(), threading.Event()
+        self._publisher: Publisher | None = None
+        self._said_at, self._tidied_at, self._fed_at = float("-inf"), float("-inf"), float("-inf")
+        self._clock = Clock()
+
+    def stop(self, *_: object) -> None:
+        """End `run` soon."""
+        self._stop.set()
+
+    def reload(self, *_: object) -> None:
+        """Read the settings anew, soon."""
+        self._reload.set()
+
+    def run(self) -> None:
+        """Listen until stopped. Raises ConfigError or BundleError before the first sound."""
+        self._notifier.status("loading the bundle")
+        self._notifier.extend_timeout(_LOADING_S)
+        with ExitStack() as stack:
+            self._source = source = self._open(stack)
+            self._notifier.ready(f"{self.config.source}: listening")
+            with suppress(Stopped):
+                while not self._stop.is_set():
+                    source.step()
+                    self._look_after(source, between=True)
+            self._notifier.stopping()
+            if isinstance(source, Live):
+                source.end(STOP_S_MAX)
+            self._say(source)
+
+    def _open(self, stack: ExitStack) -> "Live | Watched":
+        config = self.config
+        recognizer = Recognizer(read_bundle(config.bundle_folder), config.runtime.threads)
+        probe = recognizer.check_probe()
+        self._analyst = Analyst(config, recognizer)
+        self._ledger = Ledger(config.database, config.station.id, recognizer.bundle)
+        stack.callback(self._ledger.close)
+        maker = ClipMaker(lambda: ClipTable(config.database, durable=True), config, recognizer.bundle.id)
+        self._clips = stack.enter_context(maker)
+        self._reserve = Reserve(config.state)
+        self._vitals = Vitals(config, self._analyst, probe, self._ledger, self._clips, self._clock)
+        self._reconcile()
+        if config.mqtt:
+            presence = station_presence(config, recognizer.bundle, self._vitals.version, datetime.now(timezone.utc))
+            client_id = f"birdstation-{config.station.id}"
+            publisher = Publisher(lambda: OutboxTable(config.database), config.mqtt, client_id, presence)
+            self._publisher = stack.enter_context(publisher)
+        vitals = self._vitals
+        if config.source == "folder":
+            return Watched(config, self._analyst, self._ledger, self._clips, self._found, vitals.missed)
+        return Live(config, self._analyst, self._ledger, self._clips, vitals.found, vitals.missed, self._clock)
+
+    def _found(self, found: Found) -> None:
+        """After every batch of a recording, which may be hours long."""
+        self._vitals.found(found)
+        self._look_after(self._source, between=False)
+        if self._stop.is_set():
+            raise Stopped
+
+    # What goes on beside hearing
+
+    def _look_after(self, source: "Live | Watched", between: bool) -> None:
+        """`between`: not in the middle of a recording, whose rows are made under one set of settings."""
+        now = time.monotonic()
+        self._ledger.flush()
+        self._feed_watchdog(source)
+        if now - self._said_at >= self.config.health.interval_s:
+            self._said_at = now
+            self._say(source)
+        if now - self._tidied_at >= _RETENTION_S:
+            self._tidied_at = now
+            self._tidy()
+        if self._reload.is_set() and between:
+            self._reload.clear()
+            self._take(source)
+
+    def _feed_watchdog(self, source: "Live | Watched") -> None:
+        """Only while sound comes, or is known to be missing not for too long; while what comes is analysed; and while
+        what is found is stored, or can still wait."""
+        now, every_s = time.monotonic(), self._notifier.watchdog_s
+        if every_s is None or now - self._fed_at < every_s / 4:
+            return
+        healthy = not self._ledger.full
+        if isinstance(source, Live):
+            silence = source.silence
+            if silence and silence.reason != "schedule":
+                healthy = healthy and silence.seconds < _OUTAGE_S_MAX
+            elif silence is None:
+                healthy = healthy and now - max(self._vitals.decided_at, source.awake_at) < _STUCK_S_MAX
+        if healthy:
+            self._fed_at = now
+            self._notifier.watchdog()
+
+    def _say(self, source: "Live | Watched") -> None:
+        health = self._vitals.say(self.config, self._hearing(source), self._publisher)
+        self._notifier.status(f"{health.state}: {health.problems[0] if health.problems else 'listening'}")
+
+    def _hearing(self, source: "Live | Watched") -> Hearing:
+        now, state = self._clock.now(), self._clock.state
+        if isinstance(source, Live):
+            silence = source.silence
+            silent_s = silence.seconds if silence and silence.reason != "schedule" else 0.0
+            why = f"{silence.reason}: {silence.detail}".rstrip(": ") if silence and silent_s else None
+            return Hearing(silence is None, silent_s, why, source.waiting_s, source.shed, source.last_sound, state, now)
+        away_s = source.away_s
+        return Hearing(not away_s, away_s, source.problem, source.waiting_s, 0, source.last_sound, state, now)
+
+    def _tidy(self) -> None:
+        """Retention; what the record or the disk says against it is said in health by whoever meets it next."""
+        try:
+            self._reserve.give_up_if_full()
+            with ClipTable(self.config.database) as table:
+                retention = Retention(table, self.config.clips_folder, self._reserve, self.config.retention)
+                done = retention.tidy(self._clock.now(), clock_is_set=self._clock.state != "unsynced")
+        except StoreError as error:
+            log.warning("retention: %s", error)
+            return
+        self._vitals.tidied(done)
+        if done.removed:
+            log.info("retention: %s", ", ".join(f"{count} clips went ({why})" for why, count in done.removed.items()))
+
+    def _reconcile(self) -> None:
+        with suppress(StoreError), ClipTable(self.config.database) as table:  # the ledger says what is wrong
+            found = reconcile(table, self.config.clips_folder)
+            if found.rows_cleaned or found.files_removed:
+                log.warning(
+                    "clips: %d rows without a file cleaned, %d files without a row removed",
+                    found.rows_cleaned,
+                    found.files_removed,
+                )
+
+    def _take(self, source: "Live | Watched") -> None:
+        """SIGHUP: take over what can be; say what wants a restart. A wrong file changes nothing."""
+        self._notifier.reloading()
+        try:
+            wanted = load_config(self.path)
+            config = replace(self.config, **{name: getattr(wanted, name) for name in RELOADED})
+            self._analyst.take(config)
+            source.take(config)
+        except ConfigError as error:
+            log.error("settings not taken over: %s", error)
+            self._analyst.take(self.config)
+        else:
+            others = [f.name for f in fields(Config) if getattr(wanted, f.name) != getattr(config, f.name)]
+            log.info("settings read again%s", f"; these want a restart: {', '.join(others)}" if others else "")
+            self.config = self._clips.config = config
+        self._notifier.ready(f"{self.config.source}: listening")
+
+
+def run_station(path: Path) -> None:
+    """The daemon, until SIGTERM or SIGINT; SIGHUP reads the settings again. Raises ConfigError or BundleError."""
+    station = Station(path)
+    signal.signal(signal.SIGTERM, station.stop)
+    signal.signal(signal.SIGINT, station.stop)
+    signal.signal(signal.SIGHUP, station.reload)
+    station.run()

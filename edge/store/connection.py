@@ -1,0 +1,110 @@
+"""One SQLite file: opened, brought to the present schema, written in transactions. Knows no table."""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlite_utils import Database
+
+from edge.contract.errors import StoreError
+from edge.store.schema import migrations
+from edge.types import utc_text
+
+_BUSY_TIMEOUT_S = 30.0
+Open = TypeVar("Open", bound="Connection")
+
+
+def now_text() -> str:
+    """This moment, as rows carry it."""
+    return utc_text(datetime.now(timezone.utc))
+
+
+class Connection:
+    """A connection for one thread. Raises StoreError in one line when the file cannot be used.
+
+    `durable`: a commit is on the disk when it returns, whatever happens to the power; otherwise the last seconds may be
+    lost, never half a transaction. A full or read-only disk costs the transaction, not the connection: try again.
+    """
+
+    def __init__(self, path: Path, durable: bool = False) -> None:
+        self.path = path
+        with self._errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = Database(sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S))
+        try:
+            with self._errors():
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._db.execute("PRAGMA foreign_keys = ON")
+            with self._transaction():
+                migrations.apply(self._db)
+        except StoreError:
+            self._db.close()
+            raise
+
+    def __enter__(self: Open) -> Open:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{self.path}: {error}") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing. The write lock is taken at once: a transaction that read first could not wait for another
+        writer, SQLite would refuse it ("database is locked")."""
+        with self._errors():
+            self._db.conn.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.conn.commit()
+            except BaseException:  # whatever it was, Ctrl-C and a commit on a full disk too: nothing stays half open
+                self._db.conn.rollback()
+                raise
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Read with plain SQL."""
+        with self._errors():
+            return list(self._db.execute(sql, parameters).fetchall())
+
+    def waiting_count(self) -> int:
+        """How many messages no broker has acknowledged yet."""
+        return int(self.rows("SELECT count(*) FROM outbox WHERE state = 'waiting'")[0][0])
+
+    def insert_raw(self, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+        """These rows instead of what a new database has in a table. Those that the schema cannot hold are left out;
+        what they refer to may be missing."""
+        marks = ", ".join("?" for _ in columns)
+        with self._errors():
+            self._db.execute("PRAGMA foreign_keys = OFF")
+        with self._transaction():
+            self._db.execute(f"DELETE FROM {table}")
+            sql = f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({marks})"
+            self._db.conn.executemany(sql, rows)
+        with self._errors():
+            self._db.execute("PRAGMA foreign_keys = ON")
+
+    def _count(self, name: str, more: int) -> None:
+        """Inside a transaction: add to a counter that outlives the rows it counts."""
+        if more:
+            self._db.execute(
+                "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
+                (name, more),
+            )
+
+    def counters(self) -> dict[str, int]:
+        """Everything that was ever counted, by name."""
+        return {str(name): int(value) for name, value in self.rows("SELECT name, value FROM counters")}

@@ -1,0 +1,326 @@
+"""Recordings, detections, effort and gaps. A detection, its message and the effort behind it commit in one transaction.
+
+Knows no sound, no network and no broker; messages are only laid into the outbox here (outbox.py empties it).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from edge.contract.bundle import Bundle
+from edge.contract.taxonomy import Taxonomy
+from edge.store.connection import Connection, now_text
+from edge.types import Detection, Effort, GapRow, Message, RecordingRow, stable_id, utc_text
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An earlier analysis of a recording that still stands."""
+
+    recording_id: str
+    state: str  # analysed or refused
+    reason: str | None
+    audio_s: float
+    windows: int
+
+
+class Store(Connection):
+    """The record of one station, for one thread. Raises StoreError in one line when it cannot be used.
+
+    with Store(path) as store:
+        store.begin(recording, "porch", bundle_id, analysis)
+        store.add(recording.id, bundle_id, detections, messages, effort)
+        store.finish(recording.id, audio_s=60.0, windows=23, reason=None)
+    """
+
+    def add_bundle(self, bundle: Bundle, manifest: str) -> None:
+        """Note the bundle in use and the names of its species."""
+        with self._transaction():
+            self._db.table("bundles").insert(
+                {"id": bundle.id, "manifest": manifest, "first_used_utc": now_text()}, ignore=True
+            )
+            self._add_species(bundle.taxonomy)
+
+    def _add_species(self, taxonomy: Taxonomy) -> None:
+        names = ({"code": s.code, "scientific_name": s.scientific_name, "common_name": s.common_name} for s in taxonomy)
+        self._db.table("species").upsert_all(names, pk="code")
+
+    def finished(self, station: str, path: str, size: int, mtime_ns: int, analysis: str) -> Finished | None:
+        """An earlier end of this very file under the same bundle and settings, or None."""
+        found = self.rows(
+            "SELECT id, state, reason, coalesce(audio_s, 0), coalesce(windows, 0) FROM recordings"
+            " WHERE station = ? AND path = ? AND bytes = ? AND mtime_ns = ? AND analysis = ? AND state <> 'started'",
+            (station, path, size, mtime_ns, analysis),
+        )
+        return Finished(*found[0]) if found else None
+
+    def begin(self, recording: RecordingRow, station: str, bundle_id: str, analysis: str) -> None:
+        """Start or resume a recording. Rows of the same recording under other settings are replaced by the new ones;
+        rows of the same analysis, cut off earlier, stay: their ids come again."""
+        with self._transaction():
+            known = self._db.execute("SELECT analysis FROM recordings WHERE id = ?", (recording.id,)).fetchone()
+            if known and known[0] != analysis:
+                self._replace(recording.id)
+            self._db.execute("DELETE FROM effort WHERE recording = ?", (recording.id,))
+            self._db.execute("DELETE FROM gaps WHERE recording = ?", (recording.id,))
+            deployment = self._deployment(recording, station)
+            self._db.table("recordings").upsert(
+                _recording_columns(recording, station)
+                | {"deployment": deployment}
+                | {"state": "started", "bundle": bundle_id, "analysis": analysis, "finished_utc": None},
+                pk="id",
+            )
+
+    def _replace(self, recording_id: str) -> None:
+        """Forget what was found in a recording before, and its messages that nobody has seen."""
+        of_it = "(SELECT id FROM detections WHERE recording = ?)"
+        dropped = self._db.execute(f"DELETE FROM outbox WHERE state = 'waiting' AND id IN {of_it}", (recording_id,))
+        self._count("messages withdrawn", dropped.rowcount)
+        self._db.execute(f"DELETE FROM reviews WHERE detection IN {of_it}", (recording_id,))
+        self._db.execute("DELETE FROM detections WHERE recording = ?", (recording_id,))
+
+    def add(
+        self,
+        recording_id: str,
+        bundle_id: str,
+        detections: Sequence[Detection],
+        messages: Sequence[Message],
+        effort: Sequence[Effort],
+        suppressed: int = 0,
+    ) -> int:
+        """Commit a batch: detections, their messages and the effort so far, in one transaction.
+
+        Ids that are there already change nothing. `suppressed`: detections that privacy forbade. Returns how many
+        detections are new.
+        """
+        with self._transaction():
+            before = self._db.conn.total_changes
+            self._db.table("detections").insert_all((_detection_columns(d, bundle_id) for d in detections), ignore=True)
+            new = self._db.conn.total_changes - before
+            self._add_messages(messages)
+            self._add_effort(recording_id, effort)
+            self._count("detections suppressed", suppressed)
+        return new
+
+    def add_gaps(self, station: str, gaps: Sequence[GapRow]) -> None:
+        """Sound that a live source missed; a gap that goes on is given again, longer, under its id."""
+        with self._transaction():
+            self._db.table("gaps").upsert_all((_gap_columns(gap, station) for gap in gaps), pk="id")
+
+    def _add_messages(self, messages: Sequence[Message]) -> None:
+        before, created = self._db.conn.total_changes, now_text()
+        self._db.conn.executemany(  # OR IGNORE would use up a seq, and a subscriber would miss a message that never was
+            "INSERT INTO outbox (id, topic, payload, created_utc)"
+            " SELECT ?1, ?2, ?3, ?4 WHERE NOT EXISTS (SELECT 1 FROM outbox WHERE id = ?1)",
+            [(m.id, m.topic, m.payload, created) for m in messages],
+        )
+        self._count("messages created", self._db.conn.total_changes - before)
+
+    def _add_effort(self, recording_id: str, effort: Sequence[Effort]) -> None:
+        self._db.table("effort").upsert_all(
+            (
+                {
+                    "recording": recording_id,
+                    "hour_utc": utc_text(e.hour),
+                    "shed": e.shed,
+                    "analysed_s": e.analysed_s,
+                }
+                for e in effort
+            ),
+            pk=("recording", "hour_utc", "shed"),
+        )
+
+    def _deployment(self, recording: RecordingRow, station: str) -> str:
+        """The row of a place and a period. A microphone that has moved ends the row of its last place; recordings may
+        come in any order, so the period of a place they were made at only grows."""
+        place, began = recording.place, utc_text(recording.start)
+        where = (place.latitude, place.longitude) if place else (None, None)
+        row_of = "station = ? AND source = ?"
+        of_source = (station, recording.source)
+        if recording.source == "microphone":
+            last = self._db.execute(
+                f"SELECT id, latitude, longitude FROM deployments WHERE {row_of} AND ended_utc IS NULL", of_source
+            ).fetchone()
+            if last and last[1:] == where:
+                return str(last[0])
+            self._db.execute(
+                f"UPDATE deployments SET ended_utc = ? WHERE {row_of} AND ended_utc IS NULL", (began, *of_source)
+            )
+            deployment, ended = stable_id(*of_source, repr(where), began), None
+        else:
+            deployment, ended = stable_id(*of_source, repr(where)), began
+        self._db.execute(
+            "INSERT INTO deployments (id, station, source, latitude, longitude, began_utc, ended_utc)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+            " began_utc = min(began_utc, excluded.began_utc), ended_utc = max(ended_utc, excluded.ended_utc)",
+            (deployment, *of_source, *where, began, ended),
+        )
+        return deployment
+
+    def finish(self, recording_id: str, audio_s: float, windows: int, reason: str | None) -> None:
+        """The recording is analysed to its end; `reason` says what of it was lost, if anything."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE recordings SET state = 'analysed', audio_s = ?, windows = ?, reason = ?, finished_utc = ?"
+                " WHERE id = ?",
+                (audio_s, windows, reason, now_text(), recording_id),
+            )
+            self._db.execute(
+                "UPDATE deployments SET ended_utc ="
+                " max(ended_utc, (SELECT strftime('%Y-%m-%dT%H:%M:%fZ', start_utc, ? || ' seconds') FROM recordings"
+                " WHERE id = ?)) WHERE ended_utc IS NOT NULL"
+                " AND id = (SELECT deployment FROM recordings WHERE id = ?)",
+                (audio_s, recording_id, recording_id),
+            )
+
+    def end_cut_off(self, station: str) -> None:
+        """Live stretches that no one will finish any more, after a power cut or a kill, end with what was analysed."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE recordings SET state = 'analysed', reason = 'cut off', finished_utc = ?, audio_s ="
+                " (SELECT coalesce(sum(analysed_s), 0) FROM effort WHERE recording = recordings.id)"
+                " WHERE station = ? AND source = 'microphone' AND state = 'started'",
+                (now_text(), station),
+            )
+
+    def last_known(self, station: str) -> str | None:
+        """Up to when (UTC) the record knows of the microphone: heard, or missed for a known reason. None: never."""
+        found = self.rows(
+            "SELECT max(t) FROM (SELECT max(strftime('%Y-%m-%dT%H:%M:%fZ', start_utc, audio_s || ' seconds')) AS t"
+            " FROM recordings WHERE station = ? AND source = 'microphone' UNION ALL"
+            " SELECT max(end_utc) FROM gaps WHERE station = ? AND source = 'microphone')",
+            (station, station),
+        )
+        return None if found[0][0] is None else str(found[0][0])
+
+    def seconds_between(self, station: str, start: datetime, end: datetime) -> tuple[float, float, int]:
+        """Seconds analysed and lost, and detections, from `start` to `end`, to the hour; without a recording that is
+        not finished, which is begun anew."""
+        span = (station, utc_text(start), utc_text(end))
+        analysed = self.rows(
+            "SELECT coalesce(sum(analysed_s), 0) FROM effort e JOIN recordings r ON r.id = e.recording"
+            " WHERE r.station = ? AND e.hour_utc >= ? AND e.hour_utc < ? AND r.state <> 'started'",
+            span,
+        )
+        lost = self.rows(
+            "SELECT coalesce(sum(seconds), 0) FROM gaps WHERE station = ? AND start_utc >= ? AND start_utc < ?"
+            " AND reason NOT IN ('off', 'schedule')",
+            span,
+        )
+        heard = self.rows(
+            "SELECT count(*) FROM detections d JOIN recordings r ON r.id = d.recording"
+            " WHERE r.station = ? AND d.start_utc >= ? AND d.start_utc < ? AND r.state <> 'started'",
+            span,
+        )
+        return float(analysed[0][0]), float(lost[0][0]), int(heard[0][0])
+
+    def add_clock_step(self, boot: str, at: datetime, seconds: float) -> None:
+        """The wall clock was set by so many seconds; `at` is the new time."""
+        with self._transaction():
+            self._db.execute("INSERT INTO clock VALUES (?, ?, ?, 'step')", (boot, utc_text(at), seconds))
+
+    def refuse(
+        self, recording_id: str, station: str, path: str, size: int, mtime_ns: int, analysis: str, reason: str
+    ) -> None:
+        """Set a recording aside with its reason; it is not tried again until the file changes."""
+        with self._transaction():
+            self._db.table("recordings").upsert(
+                {
+                    "id": recording_id,
+                    "station": station,
+                    "path": path,
+                    "bytes": size,
+                    "mtime_ns": mtime_ns,
+                    "state": "refused",
+                    "reason": reason,
+                    "analysis": analysis,
+                    "finished_utc": now_text(),
+                },
+                pk="id",
+            )
+
+    def review(self, detection: str, reviewer: str, verdict: str, note: str, keep: bool) -> None:
+        """A person's word on a detection; a later one of the same person replaces it. `keep` protects the clip."""
+        with self._transaction():
+            row = {"detection": detection, "reviewer": reviewer, "verdict": verdict, "note": note}
+            self._db.table("reviews").upsert(row | {"reviewed_utc": now_text()}, pk=("detection", "reviewer"))
+            if keep:
+                self._db.execute(
+                    "UPDATE clips SET kept = 1 WHERE id = (SELECT clip FROM detections WHERE id = ?)", (detection,)
+                )
+
+    def heard_in(self, station: str, bundle_id: str, paths: Sequence[str]) -> tuple[int, int]:
+        """How many detections of how many species these recordings hold."""
+        wanted = set(paths)
+        heard = [
+            (count, species)
+            for path, species, count in self.rows(
+                "SELECT r.path, d.species, count(*) FROM detections d JOIN recordings r ON r.id = d.recording"
+                " WHERE r.station = ? AND d.bundle = ? GROUP BY r.path, d.species",
+                (station, bundle_id),
+            )
+            if path in wanted
+        ]
+        return sum(count for count, _ in heard), len({species for _, species in heard})
+
+
+def _recording_columns(recording: RecordingRow, station: str) -> dict[str, Any]:
+    return {
+        "id": recording.id,
+        "station": station,
+        "path": recording.path,
+        "bytes": recording.bytes,
+        "mtime_ns": recording.mtime_ns,
+        "sha256": recording.sha256,
+        "start_utc": utc_text(recording.start),
+        "time_source": recording.time_source,
+        "zone_source": recording.zone_source,
+        "utc_offset_minutes": recording.utc_offset_minutes,
+        "latitude": recording.place.latitude if recording.place else None,
+        "longitude": recording.place.longitude if recording.place else None,
+        "source": recording.source,
+        "clock_state": recording.clock_state,
+        "boot": recording.boot,
+    }
+
+
+def _detection_columns(detection: Detection, bundle_id: str) -> dict[str, Any]:
+    return {
+        "id": detection.id,
+        "recording": detection.recording_id,
+        "bundle": bundle_id,
+        "species": detection.species,
+        "start_utc": utc_text(detection.start),
+        "end_utc": utc_text(detection.end),
+        "offset_s": detection.offset_s,
+        "score": detection.score,
+        "acoustic": detection.acoustic,
+        "prior": detection.prior,
+        "threshold": detection.threshold,
+        "rule": detection.rule,
+        "member_low": detection.member_low,
+        "member_high": detection.member_high,
+        "level_dbfs": detection.level_dbfs,
+        "members": json.dumps([round(score, 5) for score in detection.members]),
+        "runner_ups": json.dumps([[code, round(score, 5)] for code, score in detection.runner_ups]),
+        "shed": detection.shed,
+    }
+
+
+def _gap_columns(gap: GapRow, station: str) -> dict[str, Any]:
+    return {
+        "id": gap.id,
+        "station": station,
+        "source": gap.source,
+        "recording": gap.recording_id,
+        "start_utc": utc_text(gap.start),
+        "end_utc": utc_text(gap.start + timedelta(seconds=gap.seconds)),
+        "seconds": gap.seconds,
+        "reason": gap.reason,
+        "detail": gap.detail,
+        "utc_offset_minutes": gap.utc_offset_minutes,
+        "clock_state": gap.clock_state,
+        "boot": gap.boot,
+    }

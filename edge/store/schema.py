@@ -1,0 +1,167 @@
+"""Tables and views of the record, as migrations: a database of any earlier version is brought up, nothing is lost.
+
+Times are RFC 3339 UTC with milliseconds, durations seconds. Plain SQL reads everything; knows no class of the station.
+"""
+
+from sqlite_utils import Database, Migrations
+
+migrations = Migrations("birdstation")
+
+
+@migrations()
+def first_schema(db: Database) -> None:
+    """Recordings, detections, effort, outbox and what they refer to."""
+    db.table("bundles").create({"id": str, "manifest": str, "first_used_utc": str}, pk="id", strict=True)
+    db.table("species").create({"code": str, "scientific_name": str, "common_name": str}, pk="code", strict=True)
+    db.execute("""
+        CREATE TABLE recordings (
+            id TEXT PRIMARY KEY, station TEXT NOT NULL, path TEXT NOT NULL, bytes INTEGER NOT NULL,
+            mtime_ns INTEGER NOT NULL, sha256 TEXT, start_utc TEXT, time_source TEXT, zone_source TEXT,
+            utc_offset_minutes INTEGER, latitude REAL, longitude REAL,
+            state TEXT NOT NULL CHECK (state IN ('started', 'analysed', 'refused')), reason TEXT,
+            bundle TEXT REFERENCES bundles(id), analysis TEXT NOT NULL, audio_s REAL, windows INTEGER,
+            finished_utc TEXT) STRICT""")
+    db.execute("CREATE INDEX recordings_path ON recordings (station, path)")
+    db.execute("""
+        CREATE TABLE detections (
+            id TEXT PRIMARY KEY, recording TEXT NOT NULL REFERENCES recordings(id),
+            bundle TEXT NOT NULL REFERENCES bundles(id), species TEXT NOT NULL REFERENCES species(code),
+            start_utc TEXT NOT NULL, end_utc TEXT NOT NULL, offset_s REAL NOT NULL,
+            score REAL NOT NULL, acoustic REAL NOT NULL, prior REAL, threshold REAL NOT NULL, rule TEXT NOT NULL,
+            member_low REAL NOT NULL, member_high REAL NOT NULL, level_dbfs REAL) STRICT""")
+    db.execute("CREATE INDEX detections_time ON detections (start_utc, species)")
+    db.execute("CREATE INDEX detections_recording ON detections (recording)")
+    db.execute("""
+        CREATE TABLE effort (
+            recording TEXT NOT NULL REFERENCES recordings(id), hour_utc TEXT NOT NULL, heard_s REAL NOT NULL,
+            analysed_s REAL NOT NULL, lost_s REAL NOT NULL, reason TEXT NOT NULL,
+            PRIMARY KEY (recording, hour_utc, reason)) STRICT""")
+    db.execute("""
+        CREATE TABLE outbox (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, topic TEXT NOT NULL, payload TEXT NOT NULL,
+            created_utc TEXT NOT NULL, sent_utc TEXT) STRICT""")
+    db.execute("CREATE INDEX outbox_waiting ON outbox (seq) WHERE sent_utc IS NULL")
+    db.execute("""
+        CREATE VIEW heard AS
+        SELECT d.start_utc, s.common_name, s.scientific_name, d.species, round(d.score, 3) AS score,
+               r.path, d.offset_s, d.id
+        FROM detections d JOIN species s ON s.code = d.species JOIN recordings r ON r.id = d.recording""")
+
+
+@migrations()
+def station_schema(db: Database) -> None:
+    """What a station needs that listens by itself: places and periods, gaps, clips, reviews, clocks, counters."""
+    db.execute("""
+        CREATE TABLE deployments (
+            id TEXT PRIMARY KEY, station TEXT NOT NULL, latitude REAL, longitude REAL, source TEXT NOT NULL,
+            began_utc TEXT NOT NULL, ended_utc TEXT) STRICT""")
+    for column in (
+        "deployment TEXT REFERENCES deployments(id)",
+        "source TEXT NOT NULL DEFAULT 'replay'",
+        "clock_state TEXT NOT NULL DEFAULT 'recorder'",
+        "boot TEXT",
+        "clock_fix_s REAL NOT NULL DEFAULT 0",
+    ):
+        db.execute(f"ALTER TABLE recordings ADD COLUMN {column}")
+    db.execute("""
+        CREATE TABLE clips (
+            id TEXT PRIMARY KEY, path TEXT NOT NULL UNIQUE, recording TEXT NOT NULL REFERENCES recordings(id),
+            start_utc TEXT NOT NULL, seconds REAL NOT NULL, bytes INTEGER NOT NULL, created_utc TEXT NOT NULL,
+            kept INTEGER NOT NULL DEFAULT 0 CHECK (kept IN (0, 1))) STRICT""")
+    db.execute("CREATE INDEX clips_age ON clips (start_utc)")
+    for column in (
+        "members TEXT",  # JSON: score of each member, in the bundle's order
+        "runner_ups TEXT",  # JSON: [[species, score], …]
+        "shed INTEGER NOT NULL DEFAULT 0",
+        "clip TEXT REFERENCES clips(id)",
+    ):
+        db.execute(f"ALTER TABLE detections ADD COLUMN {column}")
+    db.execute("CREATE INDEX detections_clip ON detections (clip) WHERE clip IS NOT NULL")
+    _effort_and_gaps(db)
+    db.execute("""
+        CREATE TABLE reviews (
+            detection TEXT NOT NULL REFERENCES detections(id), reviewer TEXT NOT NULL,
+            verdict TEXT NOT NULL CHECK (verdict IN ('correct', 'wrong', 'unsure')), note TEXT NOT NULL,
+            reviewed_utc TEXT NOT NULL, PRIMARY KEY (detection, reviewer)) STRICT""")
+    db.execute("""
+        CREATE TABLE clock (
+            boot TEXT NOT NULL, noted_utc TEXT NOT NULL, seconds REAL NOT NULL,
+            kind TEXT NOT NULL CHECK (kind IN ('step', 'fix'))) STRICT""")
+    db.execute("CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT")
+    _outbox_states(db)
+    _views(db)
+
+
+def _effort_and_gaps(db: Database) -> None:
+    """Effort is what was analysed, and how; what is missing is a gap with a beginning and an end."""
+    db.execute("""
+        CREATE TABLE gaps (
+            id TEXT PRIMARY KEY, station TEXT NOT NULL, source TEXT NOT NULL, recording TEXT REFERENCES recordings(id),
+            start_utc TEXT NOT NULL, end_utc TEXT NOT NULL, seconds REAL NOT NULL, reason TEXT NOT NULL,
+            detail TEXT NOT NULL, utc_offset_minutes INTEGER NOT NULL, clock_state TEXT NOT NULL, boot TEXT,
+            clock_fix_s REAL NOT NULL DEFAULT 0) STRICT""")
+    db.execute("CREATE INDEX gaps_time ON gaps (start_utc)")
+    db.execute("CREATE INDEX gaps_recording ON gaps (recording) WHERE recording IS NOT NULL")
+    db.execute("""
+        INSERT INTO gaps (id, station, source, recording, start_utc, end_utc, seconds, reason, detail,
+                          utc_offset_minutes, clock_state)
+        SELECT lower(hex(randomblob(16))), r.station, 'replay', r.id, e.hour_utc,
+               strftime('%Y-%m-%dT%H:%M:%fZ', e.hour_utc, '+' || e.lost_s || ' seconds'), e.lost_s, 'damaged', e.reason,
+               coalesce(r.utc_offset_minutes, 0), 'recorder'
+        FROM effort e JOIN recordings r ON r.id = e.recording WHERE e.lost_s > 0""")
+    db.execute("ALTER TABLE effort RENAME TO effort_before")
+    db.execute("""
+        CREATE TABLE effort (
+            recording TEXT NOT NULL REFERENCES recordings(id), hour_utc TEXT NOT NULL, shed INTEGER NOT NULL,
+            analysed_s REAL NOT NULL, PRIMARY KEY (recording, hour_utc, shed)) STRICT""")
+    db.execute("""
+        INSERT INTO effort SELECT recording, hour_utc, 0, sum(analysed_s) FROM effort_before
+        WHERE analysed_s > 0 GROUP BY recording, hour_utc""")
+    db.execute("DROP TABLE effort_before")
+
+
+def _outbox_states(db: Database) -> None:
+    """Waiting, sent, set aside (dead) or dropped because too many waited; counters outlive the rows."""
+    db.execute("""
+        ALTER TABLE outbox ADD COLUMN state TEXT NOT NULL DEFAULT 'waiting'
+        CHECK (state IN ('waiting', 'sent', 'dead', 'dropped'))""")
+    db.execute("ALTER TABLE outbox ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE outbox ADD COLUMN reason TEXT")
+    db.execute("UPDATE outbox SET state = 'sent' WHERE sent_utc IS NOT NULL")
+    db.execute("DROP INDEX outbox_waiting")
+    db.execute("CREATE INDEX outbox_waiting ON outbox (seq) WHERE state = 'waiting'")
+    db.execute("INSERT INTO counters SELECT 'messages created', count(*) FROM outbox")
+    db.execute("INSERT INTO counters SELECT 'messages sent', count(*) FROM outbox WHERE state = 'sent'")
+
+
+def _views(db: Database) -> None:
+    """What people ask for. Days and hours are those of the clock at the place (`utc_offset_minutes`)."""
+    db.execute("""
+        CREATE VIEW species_by_day AS
+        SELECT date(d.start_utc, coalesce(r.utc_offset_minutes, 0) || ' minutes') AS day, d.species, s.common_name,
+               s.scientific_name, count(*) AS detections, round(max(d.score), 3) AS best,
+               min(time(d.start_utc, coalesce(r.utc_offset_minutes, 0) || ' minutes')) AS first,
+               max(time(d.start_utc, coalesce(r.utc_offset_minutes, 0) || ' minutes')) AS last
+        FROM detections d JOIN recordings r ON r.id = d.recording JOIN species s ON s.code = d.species
+        GROUP BY day, d.species""")
+    db.execute("""
+        CREATE VIEW hourly_activity AS
+        SELECT d.species, s.common_name,
+               strftime('%H', d.start_utc, coalesce(r.utc_offset_minutes, 0) || ' minutes') AS hour,
+               count(*) AS detections,
+               count(DISTINCT date(d.start_utc, coalesce(r.utc_offset_minutes, 0) || ' minutes')) AS days
+        FROM detections d JOIN recordings r ON r.id = d.recording JOIN species s ON s.code = d.species
+        GROUP BY d.species, hour""")
+    db.execute("""
+        CREATE VIEW effort_by_day AS
+        SELECT day, source, round(sum(analysed_s), 1) AS analysed_s, round(sum(reduced_s), 1) AS reduced_s,
+               round(sum(lost_s), 1) AS lost_s, round(sum(off_s), 1) AS off_s
+        FROM (
+            SELECT date(e.hour_utc, coalesce(r.utc_offset_minutes, 0) || ' minutes') AS day, r.source, e.analysed_s,
+                   iif(e.shed > 0, e.analysed_s, 0) AS reduced_s, 0 AS lost_s, 0 AS off_s
+            FROM effort e JOIN recordings r ON r.id = e.recording
+            UNION ALL
+            SELECT date(start_utc, utc_offset_minutes || ' minutes'), source, 0, 0,
+                   iif(reason IN ('off', 'schedule'), 0, seconds), iif(reason IN ('off', 'schedule'), seconds, 0)
+            FROM gaps)
+        GROUP BY day, source""")

@@ -1,0 +1,161 @@
+"""What the daemon knows of itself, gathered from its parts into one Health. Decides nothing; health.py has the rule."""
+
+import importlib.metadata
+import logging
+import time
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+
+from edge.analysis import Analyst, Found
+from edge.clips.maker import ClipMaker
+from edge.clips.retention import Retained
+from edge.clock import Clock
+from edge.config import Config
+from edge.contract.errors import StoreError
+from edge.health import Facts, Health, Mqtt, assess, health_folder, write_health
+from edge.ledger import Ledger
+from edge.machine import disk, rss_mb, temperature_c
+from edge.publisher import Publisher
+from edge.today import Today
+from edge.types import ClockState, GapRow
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """How the source is, at this moment."""
+
+    hearing: bool
+    silent_s: float  # for so long nothing was heard that should be
+    problem: str | None
+    waiting_s: float  # sound that waits for an answer
+    shed: int
+    last_sound: datetime | None
+    clock_state: ClockState
+    now: datetime
+
+
+class Vitals:
+    """Counts what happens, and says how the station is."""
+
+    def __init__(
+        self, config: Config, analyst: Analyst, probe: float, ledger: Ledger, clips: ClipMaker, clock: Clock
+    ) -> None:
+        self._analyst, self._probe, self._ledger, self._clips = analyst, probe, ledger, clips
+        self._began = self._broker_seen = self.decided_at = time.monotonic()  # decided_at: the last window
+        self._today = Today(config.zone, clock.now)
+        self._until = ("", 0.0)  # the stretch of which so many seconds are counted
+        self._last_detection: datetime | None = None
+        self._decided: datetime | None = None
+        self._level_dbfs: float | None = None
+        self._written_problem: str | None = None
+        self._clips_failed, self._saved_then, self._clips_problem = 0, 0, ""
+        self._retained = Retained()
+        self.version = importlib.metadata.version("birdstation")
+        self._prime(config.station.id, clock.now())
+
+    def _prime(self, station: str, now: datetime) -> None:
+        """Take over what the record knows of today."""
+        start = self._today.start
+        try:
+            analysed, lost, detections = self._ledger.store().seconds_between(station, start, now)
+        except StoreError:
+            return
+        self._today.add_analysed(start, analysed)
+        self._today.add_lost(start, lost)
+        self._today.add_detections(now, detections)
+
+    def found(self, found: Found) -> None:
+        """A batch of windows was decided."""
+        self.decided_at = time.monotonic()
+        before = self._until[1] if self._until[0] == found.row.id else 0.0
+        self._until = (found.row.id, found.until_s)
+        self._decided, self._level_dbfs = found.end, found.level_dbfs
+        self._today.add_analysed(found.row.start + timedelta(seconds=before), found.until_s - before)
+        self._today.add_detections(found.end, len(found.detections))
+        self._today.add_suppressed(found.end, found.suppressed)
+        if found.detections:
+            self._last_detection = found.detections[-1].start
+
+    def missed(self, gap: GapRow, more_s: float) -> None:
+        """Sound is missing, so many seconds more than when this gap was told last."""
+        if gap.reason not in ("off", "schedule"):
+            self._today.add_lost(gap.start + timedelta(seconds=gap.seconds - more_s), more_s)
+
+    def tidied(self, retained: Retained) -> None:
+        """What the last clean-up of clips did."""
+        self._retained = retained
+
+    def say(self, config: Config, hearing: Hearing, publisher: Publisher | None) -> Health:
+        """Write health.json and health.prom, and have the broker told."""
+        health = self._health(config, hearing, publisher)
+        problem = write_health(health, health_folder(config))
+        if problem and problem != self._written_problem:
+            log.warning("%s", problem)
+        self._written_problem = problem
+        if publisher:
+            publisher.tell_health(health.to_json())
+        return health
+
+    def _health(self, config: Config, hearing: Hearing, publisher: Publisher | None) -> Health:
+        now = time.monotonic()
+        today = self._today.counts
+        mqtt = None
+        if publisher:
+            state = publisher.state()
+            mqtt = Mqtt(**{field.name: getattr(state, field.name) for field in fields(Mqtt)})
+            self._broker_seen = now if state.connected else self._broker_seen
+        facts = Facts(
+            silent_s=hearing.silent_s,
+            source_problem=hearing.problem,
+            store_problem=self._ledger.error,
+            clips_problem=self._clips_trouble(),
+            broker_away_s=now - self._broker_seen if publisher else 0.0,
+            lost_hour_s=self._today.lost_hour_s,
+            disk_short_mb=self._retained.short_bytes / 1e6,
+        )
+        space = disk(config.state)
+        health = Health(
+            station=config.station.id,
+            time_utc=hearing.now,
+            source=config.source,
+            hearing=hearing.hearing,
+            level_dbfs=self._level_dbfs,
+            lag_s=self._lag_s(hearing),
+            waiting_s=hearing.waiting_s,
+            shed=hearing.shed,
+            lost_today_s=today.lost_s,
+            analysed_today_s=today.analysed_s,
+            detections_today=today.detections,
+            last_sound_utc=hearing.last_sound,
+            last_detection_utc=self._last_detection,
+            clock_state=hearing.clock_state,
+            disk_free_mb=space.free_mb if space else None,
+            disk_hours_left=self._retained.hours_left,
+            temperature_c=temperature_c(),
+            mqtt=mqtt,
+            runtime=self._analyst.recognizer.engine.name,
+            bundle=self._analyst.bundle.id[:16],
+            probe=self._probe,
+            suppressed_today=today.suppressed,
+            uptime_s=now - self._began,
+            rss_mb=rss_mb(),
+            version=self.version,
+        )
+        return assess(health, facts)
+
+    def _lag_s(self, hearing: Hearing) -> float | None:
+        """From the end of the last decided window to now; None while nothing is heard."""
+        if self._decided is None or not hearing.hearing:
+            return None
+        return max(0.0, (hearing.now - self._decided).total_seconds())
+
+    def _clips_trouble(self) -> str | None:
+        """What the last clip failed of, unless one was saved since."""
+        if self._clips.failed > self._clips_failed:
+            self._clips_failed, self._saved_then = self._clips.failed, self._clips.saved
+            self._clips_problem = self._clips.last_error
+        elif self._clips.saved > self._saved_then:
+            self._clips_problem = ""
+        return self._clips_problem or None
