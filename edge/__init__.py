@@ -1,1 +1,5 @@
 """birdstation on the device: sound in, trustworthy records out."""
+
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else ONNX Runtime reports to its makers: a station calls nobody

@@ -85,7 +85,7 @@ class Replay:
             return Outcome(name, stat.st_size, done.state, done.reason, done.audio_s, done.windows, 0, True)
         with self.analyst.stopwatch("decode"):
             digest = _sha256(path)
-        recording_id = stable_id(station, name, digest)
+        recording_id, row = stable_id(station, name, digest), None
         try:
             with Decoder(path) as decoder:
                 row = self._row(recording_id, path, name, digest, decoder.expected_s)
@@ -93,6 +93,8 @@ class Replay:
                 audio_s, windows, new = self._analyse(row, decoder)
                 reason = decoder.warning
         except RecordingError as error:
+            if row is not None:
+                self._note_lost(row, 0.0, decoder)
             self.store.refuse(recording_id, station, name, stat.st_size, _mtime_ns(stat), self.analysis, error.reason)
             return Outcome(name, stat.st_size, "refused", error.reason, 0.0, 0, 0, False)
         return Outcome(name, stat.st_size, "analysed", reason, audio_s, windows, new, False)
@@ -148,10 +150,7 @@ class Replay:
         if self._clips:
             self._clips.end()
         with clock("store"):
-            if decoder.lost_s:
-                lost = self._lost(row, stretch.heard_s, decoder)
-                self.store.add_gaps(self.analyst.config.station.id, [lost])
-                self._on_gap(lost, lost.seconds)
+            self._note_lost(row, stretch.heard_s, decoder)
             self.store.finish(row.id, stretch.heard_s, stretch.windows, decoder.warning)
         return stretch.heard_s, stretch.windows, new
 
@@ -163,9 +162,11 @@ class Replay:
         self._alive(found)
         return new
 
-    def _lost(self, row: RecordingRow, heard_s: float, decoder: Decoder) -> GapRow:
-        """What was announced and could not be decoded; it follows what was heard."""
-        return GapRow(
+    def _note_lost(self, row: RecordingRow, heard_s: float, decoder: Decoder) -> None:
+        """What was announced and could not be decoded follows what was heard."""
+        if not decoder.lost_s:
+            return
+        gap = GapRow(
             id=stable_id(row.id, "damaged"),
             source=row.source,
             start=row.start + timedelta(seconds=heard_s),
@@ -176,6 +177,8 @@ class Replay:
             utc_offset_minutes=row.utc_offset_minutes,
             clock_state=row.clock_state,
         )
+        self.store.add_gaps(self.analyst.config.station.id, [gap])
+        self._on_gap(gap, gap.seconds)
 
 
 def _mtime_ns(stat: os.stat_result) -> int:

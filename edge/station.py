@@ -7,7 +7,6 @@ world does (no card, full disk, no broker) never ends it; a wrong setting or bun
 import logging
 import signal
 import threading
-import time
 from contextlib import ExitStack, suppress
 from dataclasses import fields, replace
 from datetime import datetime, timezone
@@ -53,13 +52,13 @@ class Station:
     station.run()      # until `stop`, which a signal handler may call
     """
 
-    def __init__(self, path: Path, notifier: Notifier | None = None) -> None:
+    def __init__(self, path: Path, notifier: Notifier | None = None, clock: Clock | None = None) -> None:
         self.path, self.config = path, load_config(path)
         self._notifier = notifier or Notifier()
         self._stop, self._reload = threading.Event(), threading.Event()
         self._publisher: Publisher | None = None
         self._said_at, self._tidied_at, self._fed_at = float("-inf"), float("-inf"), float("-inf")
-        self._clock = Clock()
+        self._clock = clock or Clock()
 
     def stop(self, *_: object) -> None:
         """End `run` soon."""
@@ -118,7 +117,9 @@ class Station:
 
     def _look_after(self, source: "Live | Watched", between: bool) -> None:
         """`between`: not in the middle of a recording, whose rows are made under one set of settings."""
-        now = time.monotonic()
+        now = self._clock.at_s()
+        if isinstance(source, Watched):
+            self._clock.check()  # its rows carry their recorders' times
         self._ledger.flush()
         self._feed_watchdog(source)
         if now - self._said_at >= self.config.health.interval_s:
@@ -134,7 +135,7 @@ class Station:
     def _feed_watchdog(self, source: "Live | Watched") -> None:
         """Only while sound comes, or is known to be missing not for too long; while what comes is analysed; and while
         what is found is stored, or can still wait."""
-        now, every_s = time.monotonic(), self._notifier.watchdog_s
+        now, every_s = self._clock.at_s(), self._notifier.watchdog_s
         if every_s is None or now - self._fed_at < every_s / 4:
             return
         healthy = not self._ledger.full
@@ -166,25 +167,33 @@ class Station:
         """Retention; what the record or the disk says against it is said in health by whoever meets it next."""
         try:
             self._reserve.give_up_if_full()
-            with ClipTable(self.config.database) as table:
+            with ClipTable(self.config.database, durable=True) as table:
                 retention = Retention(table, self.config.clips_folder, self._reserve, self.config.retention)
                 done = retention.tidy(self._clock.now(), clock_is_set=self._clock.state != "unsynced")
         except StoreError as error:
             log.warning("retention: %s", error)
             return
         self._vitals.tidied(done)
+        if done.more:
+            self._tidied_at = float("-inf")
         if done.removed:
             log.info("retention: %s", ", ".join(f"{count} clips went ({why})" for why, count in done.removed.items()))
 
     def _reconcile(self) -> None:
-        with suppress(StoreError), ClipTable(self.config.database) as table:  # the ledger says what is wrong
-            found = reconcile(table, self.config.clips_folder)
-            if found.rows_cleaned or found.files_removed:
-                log.warning(
-                    "clips: %d rows without a file cleaned, %d files without a row removed",
-                    found.rows_cleaned,
-                    found.files_removed,
-                )
+        try:
+            with ClipTable(self.config.database, durable=True) as table:
+                found = reconcile(table, self.config.clips_folder)
+        except StoreError:  # the ledger says what is wrong
+            return
+        if found.away:
+            log.warning("clips: none of many is there; is their disk mounted? Nothing was cleaned")
+        elif found.rows_cleaned or found.files_removed or found.unknown:
+            log.warning(
+                "clips: %d rows without a file cleaned, %d files without a row removed, %d such files left alone",
+                found.rows_cleaned,
+                found.files_removed,
+                found.unknown,
+            )
 
     def _take(self, source: "Live | Watched") -> None:
         """SIGHUP: take over what can be; say what wants a restart. A wrong file changes nothing."""

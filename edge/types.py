@@ -194,8 +194,8 @@ class Outbox(Protocol):
     def bound(self, waiting_max: int, after: int = 0) -> int:
         """Drop the oldest beyond so many, but none up to seq `after`; returns how many went."""
 
-    def counters(self) -> dict[str, int]:
-        """`messages created`, `sent`, `dropped` and `dead`, each since ever."""
+    def counts(self) -> dict[str, int]:
+        """created, sent, waiting, dropped and dead at one moment; the first is the sum of the others."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import logging
-import time
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 
@@ -43,7 +42,8 @@ class Vitals:
         self, config: Config, analyst: Analyst, probe: float, ledger: Ledger, clips: ClipMaker, clock: Clock
     ) -> None:
         self._analyst, self._probe, self._ledger, self._clips = analyst, probe, ledger, clips
-        self._began = self._broker_seen = self.decided_at = time.monotonic()  # decided_at: the last window
+        self._at_s = clock.at_s
+        self._began = self._broker_seen = self.decided_at = clock.at_s()  # decided_at: the last window
         self._today = Today(config.zone, clock.now)
         self._until = ("", 0.0)  # the stretch of which so many seconds are counted
         self._last_detection: datetime | None = None
@@ -68,7 +68,7 @@ class Vitals:
 
     def found(self, found: Found) -> None:
         """A batch of windows was decided."""
-        self.decided_at = time.monotonic()
+        self.decided_at = self._at_s()
         before = self._until[1] if self._until[0] == found.row.id else 0.0
         self._until = (found.row.id, found.until_s)
         self._decided, self._level_dbfs = found.end, found.level_dbfs
@@ -99,7 +99,7 @@ class Vitals:
         return health
 
     def _health(self, config: Config, hearing: Hearing, publisher: Publisher | None) -> Health:
-        now = time.monotonic()
+        now = self._at_s()
         today = self._today.counts
         mqtt = None
         if publisher:
@@ -122,7 +122,7 @@ class Vitals:
             source=config.source,
             hearing=hearing.hearing,
             level_dbfs=self._level_dbfs,
-            lag_s=self._lag_s(hearing),
+            lag_s=self._lag_s(hearing) if config.source == "microphone" else None,
             waiting_s=hearing.waiting_s,
             shed=hearing.shed,
             lost_today_s=today.lost_s,

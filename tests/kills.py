@@ -36,8 +36,8 @@ What = Literal["replay", "folder"]
 PROJECT = Path(__file__).parents[1]
 DETECTIONS = "birdstation/v1/porch/detection"
 WINDOW_S = 5.0
-_POLL_S = 0.004
-_RECORDINGS_A_ROUND = 0.35
+_POLL_S = 0.003
+_RECORDINGS_A_ROUND = 1.0
 _DATABASE_LOCKED_S = 10.0
 
 # All rows that must not depend on when and how often a program ran.
@@ -259,9 +259,9 @@ class Killer:
                 time.sleep(float(self.rng.uniform(0.0, self._start_s)))
             elif self._new(process, before, 1, recordings):
                 self._start_s = 0.7 * self._start_s + 0.3 * (time.monotonic() - began)
-                more = int(self.rng.integers(2, 40)) if moment == "later" else 1
+                more = int(self.rng.integers(2, 20)) if moment == "later" else 1
                 self._new(process, before, more, recordings)
-                time.sleep(float(self.rng.uniform(0.0, 0.05)))
+                time.sleep(float(self.rng.uniform(0.0, 0.03)))
             process.send_signal(signal.SIGKILL)
             killed = process.wait() == -signal.SIGKILL
         at = progress(database)

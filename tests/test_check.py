@@ -216,13 +216,16 @@ def test_a_code_that_protects_nothing_is_bad(fit_yaml: Yaml, bundle_folder: Path
 # Speed
 
 
+@pytest.mark.parametrize("hop_s", [0.1, 2.5, 5.0])
 def test_a_slow_machine_is_told_what_the_ladder_gives(
-    fit_yaml: Yaml, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+    hop_s: float, fit_yaml: Yaml, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recognizer = Recognizer(read_bundle(bundle_folder), threads=1)
-    config = load_config(fit_yaml())
+    config = load_config(fit_yaml(f"windows: {{hop_s: {hop_s}}}"))
     fast = one(check_pace(config, recognizer))
     assert "x_real_time_shed_1" not in fast.figures or fast.verdict != "ok"
+    times, windows = float(str(fast.figures["x_real_time"])), float(str(fast.figures["windows_per_s"]))
+    assert windows * config.windows.hop_s == pytest.approx(times, rel=0.02)
     assert 0 < float(str(fast.figures["window_ms_p50"])) <= float(str(fast.figures["window_ms_p95"]))
     monkeypatch.setattr(model, "PACE_EASY", math.inf)
     slow = one(check_pace(config, recognizer))

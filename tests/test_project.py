@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -76,6 +77,17 @@ def test_no_pickle_is_loaded() -> None:
                 assert call not in ("torch.load", "torch.save", "np.save_pickle"), path
                 if call == "np.load":
                     assert "allow_pickle=False" in ast.unparse(node), path
+
+
+def test_nothing_is_reported_to_anyone(tmp_path: Path) -> None:
+    """ONNX Runtime keeps an id of the device and a queue of events in the home folder unless it is told not to."""
+    program = (
+        "from edge.engines.onnx import OnnxEngine; from edge.config import DEMO_FOLDER; from pathlib import Path\n"
+    )
+    program += "OnnxEngine(sorted((DEMO_FOLDER / 'bundle' / 'members').glob('*.onnx')))\n"
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "ORT_"))} | {"HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", program], cwd=PROJECT, env=clean, check=True, timeout=60)
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_the_demo_runs_as_it_ships(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ class Rolls:
     @property
     def settled_after(self) -> int:
         """A clip whose last window ends at sample n is final when all windows that end up to n + settled_after are
-        decided: a window that joins it begins up to n + after + before, one that cuts its roll short up to n + after."""
+        decided: one that joins it begins up to n + after + before, one that cuts its roll short up to n + after."""
         return self.after + self.before + WINDOW_SAMPLES
 
 

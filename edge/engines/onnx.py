@@ -1,5 +1,6 @@
 """ONNX Runtime on the CPU: the engine that every machine has."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,12 @@ from edge.contract.blend import Scores
 from edge.contract.errors import BundleError
 
 
+def _cores() -> int:
+    """Processors that this process may use. Said outright, since ONNX Runtime pins its threads otherwise, which the
+    service's sandbox refuses."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class OnnxEngine:
     """Runs the members one after the other, each with all threads; they share nothing but the machine."""
 
@@ -18,7 +25,7 @@ class OnnxEngine:
 
     def __init__(self, members: Sequence[Path], threads: int = 0) -> None:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or _cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self._sessions = []

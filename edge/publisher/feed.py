@@ -26,8 +26,8 @@ class Feed:
     """
 
     def __init__(self, open_outbox: Callable[[], Outbox], waiting_max: int, attempts_max: int) -> None:
-        self.waiting, self.store_error = 0, ""
-        self.counters: Mapping[str, int] = {}
+        self.store_error = ""
+        self.counts: Mapping[str, int] = {"created": 0, "sent": 0, "waiting": 0, "dropped": 0, "dead": 0}
         self.in_flight: set[int] = set()
         self.looks, self.looked_empty = 0, -1  # number of the present look, and of the last that found nothing left
         self._open_outbox, self._waiting_max, self._attempts_max = open_outbox, waiting_max, attempts_max
@@ -116,7 +116,7 @@ class Feed:
         dropped = outbox.bound(self._waiting_max, max(self.in_flight, default=0))
         if dropped:
             _log.warning("more than %d messages wait: the oldest %d are dropped", self._waiting_max, dropped)
-        self.waiting, self.counters = outbox.waiting_count(), outbox.counters()
+        self.counts = outbox.counts()
 
     def _fails(self, error: StoreError) -> None:
         """A full, read-only or damaged disk: the file is opened anew in a moment."""

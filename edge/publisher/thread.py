@@ -96,10 +96,8 @@ class Publisher:
 
     def state(self) -> PublisherState:
         """For the health report; never waits."""
-        counted = {name.removeprefix("messages "): count for name, count in self._feed.counters.items()}
-        numbers = {name: counted.get(name, 0) for name in ("dropped", "dead", "sent", "created")}
         error = self._feed.store_error or self.last_error
-        return PublisherState(connected=self.connected, waiting=self._feed.waiting, last_error=error, **numbers)
+        return PublisherState(connected=self.connected, last_error=error, **self._feed.counts)
 
     def tell_health(self, payload: str) -> None:
         """Have this sent, retained, as soon as there is a connection; a newer one takes its place."""
@@ -127,6 +125,7 @@ class Publisher:
                     self._serve(link)
                 self._wait()
         finally:
+            self._connected.clear()
             self._feed.close()
 
     def _connect(self) -> Link | None:
@@ -158,6 +157,7 @@ class Publisher:
         since, self._late_before = time.monotonic(), utc_text(datetime.now(timezone.utc))
         self._answered_at, self._good = since, False
         self._connected.set()
+        _log.info("MQTT broker %s:%d: connected", self._settings.host, self._settings.port)
         self._greet(link)
         while not (link.ended or self._stopping.is_set()):
             self._send_retained(link)

@@ -20,6 +20,15 @@ class OutboxTable(Connection):
             )
         ]
 
+    def counts(self) -> dict[str, int]:
+        """created, sent, waiting, dropped and dead at one moment; the first is the sum of the others."""
+        counted = {"created": 0, "sent": 0, "dropped": 0, "dead": 0}
+        rows = self.rows(  # one statement sees one moment
+            "SELECT substr(name, 10), value FROM counters WHERE name LIKE 'messages %'"
+            " UNION ALL SELECT 'waiting', count(*) FROM outbox WHERE state = 'waiting'"
+        )
+        return counted | {str(name): int(value) for name, value in rows}
+
     def mark_sent(self, seqs: Sequence[int]) -> None:
         """The broker has acknowledged these messages."""
         if not seqs:

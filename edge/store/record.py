@@ -58,13 +58,14 @@ class Store(Connection):
 
     def begin(self, recording: RecordingRow, station: str, bundle_id: str, analysis: str) -> None:
         """Start or resume a recording. Rows of the same recording under other settings are replaced by the new ones;
-        rows of the same analysis, cut off earlier, stay: their ids come again."""
+        rows of the same analysis, cut off earlier, stay: their ids come again. Rows of the same file when it was not
+        whole go: a copy that stalled and went on is heard once."""
         with self._transaction():
             known = self._db.execute("SELECT analysis FROM recordings WHERE id = ?", (recording.id,)).fetchone()
             if known and known[0] != analysis:
                 self._replace(recording.id)
-            self._db.execute("DELETE FROM effort WHERE recording = ?", (recording.id,))
-            self._db.execute("DELETE FROM gaps WHERE recording = ?", (recording.id,))
+            self._forget_time(recording.id)
+            self._supersede(recording, station)
             deployment = self._deployment(recording, station)
             self._db.table("recordings").upsert(
                 _recording_columns(recording, station)
@@ -73,11 +74,32 @@ class Store(Connection):
                 pk="id",
             )
 
+    def _forget_time(self, recording_id: str) -> None:
+        self._db.execute("DELETE FROM effort WHERE recording = ?", (recording_id,))
+        self._db.execute("DELETE FROM gaps WHERE recording = ?", (recording_id,))
+
+    def _supersede(self, recording: RecordingRow, station: str) -> None:
+        """What this file was before counts no more if it began at the same moment and was cut short, or its analysis
+        was. Whole recordings stay: another recorder's may have taken the name."""
+        earlier = self._db.execute(
+            "SELECT id FROM recordings WHERE station = ? AND path = ? AND start_utc = ? AND id <> ?"
+            " AND (state = 'started' OR (state = 'analysed' AND reason IS NOT NULL))",
+            (station, recording.path, utc_text(recording.start), recording.id),
+        ).fetchall()
+        for (other,) in earlier:
+            self._replace(other)
+            self._forget_time(other)
+            self._db.execute(  # without `analysis`: should it come back, it is analysed again
+                "UPDATE recordings SET state = 'refused', reason = 'the file was changed', analysis = '',"
+                " audio_s = NULL, windows = NULL, finished_utc = ? WHERE id = ?",
+                (now_text(), other),
+            )
+
     def _replace(self, recording_id: str) -> None:
         """Forget what was found in a recording before, and its messages that nobody has seen."""
         of_it = "(SELECT id FROM detections WHERE recording = ?)"
         dropped = self._db.execute(f"DELETE FROM outbox WHERE state = 'waiting' AND id IN {of_it}", (recording_id,))
-        self._count("messages withdrawn", dropped.rowcount)
+        self._count("messages created", -dropped.rowcount)  # as if never made: nobody has seen them
         self._db.execute(f"DELETE FROM reviews WHERE detection IN {of_it}", (recording_id,))
         self._db.execute("DELETE FROM detections WHERE recording = ?", (recording_id,))
 

@@ -34,7 +34,7 @@ def sound_database(path: Path) -> str | None:
 
 
 def damage_of(path: Path) -> str | None:
-    """The first complaint of SQLite's quick check of a file that is there, None if it is content. Changes nothing.
+    """The first complaint of SQLite's quick check of a file that is there, None if it is content. Sets nothing aside.
 
     Raises StoreError if the file cannot be read: that is no damage.
     """
