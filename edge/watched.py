@@ -14,7 +14,7 @@ from edge.capture.folder import FolderWatch
 from edge.capture.recording import record_name
 from edge.clips import ClipMaker
 from edge.config import Config
-from edge.contract.errors import StoreError
+from edge.contract.errors import ConfigError, StoreError
 from edge.ledger import Ledger
 from edge.replay import Replay
 from edge.types import GapRow, Outcome
@@ -44,7 +44,8 @@ class Watched:
         on_found: Callable[[Found], None],
         on_gap: Callable[[GapRow, float], None],
     ) -> None:
-        assert config.folder.path is not None, "checked with the settings"
+        if config.folder.path is None:
+            raise ConfigError("folder.path: missing; source is folder, so say which")
         self._root = config.folder.path
         self._analyst, self._ledger, self._clips = analyst, ledger, clips
         self._on_found, self._on_gap = on_found, on_gap

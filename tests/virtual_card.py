@@ -173,7 +173,11 @@ class Daemon:
 
     def __init__(self, card: Card, folder: Path, bundle: Path, *lines: str, buffer_s: float = 60) -> None:
         folder.mkdir()
-        self.config, self.database, self._health = folder / "station.yaml", folder / "station.db", folder / "health.json"
+        self.config, self.database, self._health = (
+            folder / "station.yaml",
+            folder / "station.db",
+            folder / "health.json",
+        )
         microphone = f"{{device: pulse, rate_hz: {CARD_HZ}, buffer_s: {buffer_s:g}}}"
         settings = ["station: {id: forest}", f"bundle: {bundle}", f"microphone: {microphone}", *lines]
         self.config.write_text("\n".join([*settings, "health: {interval_s: 1}"]) + "\n")
@@ -375,3 +379,217 @@ def alike(live: list[Heard], replay: list[Heard]) -> tuple[list[str], list[str]]
     lines = [f"live {len(live)}, replay {len(replay)}; without a partner {len(one)} and {len(other)}"]
     lines += [f"  only {who}: {_said(h)}" for who, some in (("live", one), ("replay", other)) for h in some]
     return lines, [f"not the same: {_said(h)}" for h in one + other if abs(h.score - h.threshold) > _HAIR]
+
+
+# Slow inference
+
+
+def slow_bundle(folder: Path, window_s: float) -> Path:
+    """The shipped bundle with each member twice, and so much work that no score depends on in each network that a
+    window takes all four about `window_s` on one core as busy as it is now."""
+    shutil.copytree(BUNDLE, folder)
+    bundle = read(folder)
+    products = max(1, round(_CHAIN * window_s / 4 / _chain_s(folder)))
+    members = []
+    for member in bundle.manifest.members:
+        network = _with_products(onnx.load(folder / member.file), products)
+        for copy in ("", "-again"):
+            file = member.file.replace(".onnx", f"{copy}.onnx")
+            onnx.save(network, folder / file)
+            members.append(replace(member, name=member.name + copy, file=file))
+    probe = bundle.probe()
+    replace(probe, member_scores=np.repeat(probe.member_scores, 2, axis=0)).write(folder / "probe.npz")
+    seal_bundle(folder, replace(bundle.manifest, members=tuple(members)))
+    return folder
+
+
+def _with_products(network: onnx.ModelProto, count: int) -> onnx.ModelProto:
+    """Before its first layer the image is multiplied so often by one, a matrix of 281 x 281."""
+    slow = onnx.ModelProto()
+    slow.CopyFrom(network)
+    graph, name = slow.graph, slow.graph.input[0].name
+    names = [name, *(f"slow{n}" for n in range(count))]
+    for node in graph.node:
+        node.input[:] = [names[-1] if i == name else i for i in node.input]
+    chain = [helper.make_node("MatMul", [a, "one"], [b]) for a, b in zip(names, names[1:], strict=False)]
+    nodes = [*chain, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.append(numpy_helper.from_array(np.eye(281, dtype=np.float32), "one"))
+    return slow
+
+
+def _chain_s(bundle: Path) -> float:
+    """Seconds of `_CHAIN` products and one network on one core."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    network = _with_products(onnx.load(next(bundle.glob("members/*.onnx"))), _CHAIN)
+    session = ort.InferenceSession(network.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    image = {session.get_inputs()[0].name: np.zeros((1, 1, MEL_BANDS, 281), np.float32)}
+    began = time.perf_counter()
+    for _ in range(20):
+        session.run(None, image)
+    return (time.perf_counter() - began) / 20
+
+
+# Scenes: each returns its figures, and what is wrong
+
+Scene = tuple[list[str], list[str]]
+
+
+def same(folder: Path, seconds: float, bundle: Path = BUNDLE, sound: Path | None = None) -> Scene:
+    """Live, and a replay of the recording: cut where the live stretches begin, and as a recorder would have cut it."""
+    with ExitStack() as stack:
+        card = stack.enter_context(Card(folder))
+        broker = stack.enter_context(Broker(folder, free_port()))
+        card.play(sound or forest(folder / "forest.wav", seconds + _START_S_MAX))
+        recording = stack.enter_context(Recording(card))
+        listener = stack.enter_context(Listener(broker.port, DETECTIONS))
+        mqtt = f"mqtt: {{host: 127.0.0.1, port: {broker.port}}}"
+        with Daemon(card, folder / "live", bundle, mqtt) as daemon:
+            time.sleep(seconds)
+        until(lambda: len(listener.messages) >= len(heard(daemon.database)), 20)
+        samples, started = recording.samples(), recording.start
+    lines, wrong = books(daemon)
+    live, cuts = heard(daemon.database), stretches(daemon, samples, started)
+    early = [(started + first / CARD_HZ - start) * 1000 for first, _, start in cuts.values()]
+    lines.append(
+        f"{len(cuts)} stretches found in the recording; its clock and the daemon's {np.round(early, 1)} ms apart"
+    )
+    names = {key: name_of(start, f"{first}_") for key, (first, _, start) in cuts.items()}
+    sounds = {names[key]: samples[first:end] for key, (first, end, _) in cuts.items()}
+    line, faults = compared(live, replayed(folder / "cut", bundle, sounds), names)
+    lines.append(f"windows at the same places: {line}")
+    skip = round((np.ceil(started) - started) * CARD_HZ)  # a file name knows full seconds
+    own = replayed(folder / "whole", bundle, {name_of(np.ceil(started)): samples[skip:]})
+    began, told = (unix(t) for t in daemon.rows("SELECT min(start_utc), max(start_utc) FROM detections")[0])
+    more, faults_too = alike(live, [h for h in own if began - WINDOW_S / 2 <= h.time <= told + WINDOW_S / 2])
+    lines += ["windows at other places: " + more[0], *more[1:], *latency(daemon, listener)]
+    missing = {m["id"] for m in map(json.loads, listener.payloads(DETECTIONS))} ^ ids(daemon)
+    return lines, [
+        *wrong,
+        *faults,
+        *faults_too,
+        *([f"messages: {len(missing)} are not the record's"] if missing else []),
+    ]
+
+
+def ids(daemon: Daemon) -> set[str]:
+    """Of all detections."""
+    return {str(row[0]) for row in daemon.rows("SELECT id FROM detections")}
+
+
+def latency(daemon: Daemon, listener: Listener) -> list[str]:
+    """From a window's end to its row and to its message, and what the daemon takes of the machine."""
+    apart = time.time() - time.monotonic()  # paho stamps arrivals by the monotonic clock
+    told = [m.timestamp + apart - unix(json.loads(m.payload)["end"]) for m in list(listener.messages)]
+    seen = daemon.seen
+    lines = [f"from a window's end to its row: {_percentiles(seen.commit_s)}"]
+    lines.append(f"from a detection's end to its message: {_percentiles(told)}")
+    load = os.getloadavg()[1]
+    return [
+        *lines,
+        f"{seen.cpu_share:.1%} of a core, {seen.rss_mb:.0f} MiB (load {load:.1f} on {os.cpu_count()} cores)",
+    ]
+
+
+def _percentiles(seconds: list[float]) -> str:
+    if not seconds:
+        return "none"
+    middle, late = np.percentile(seconds, [50, 99])
+    return f"{len(seconds)}: median {middle:.2f} s, 99 % within {late:.2f} s, least {min(seconds):.2f} s"
+
+
+def unplugged(folder: Path, seconds: float, bundle: Path = BUNDLE, sound: Path | None = None) -> Scene:
+    """The server is killed in the middle and comes back; it stays away until health has said so, and for `seconds`."""
+    with ExitStack() as stack:
+        card = stack.enter_context(Card(folder))
+        sound = sound or forest(folder / "forest.wav", 300)
+        card.play(sound)
+        with Daemon(card, folder / "live", bundle) as daemon:
+            time.sleep(min(seconds, 20))
+            before = daemon.health()["state"]
+            card.unplug()
+            gone = time.time()
+            failing = until(lambda: daemon.health()["state"] == "failing", seconds + 10) and time.time() - gone
+            meanwhile = daemon.health()
+            time.sleep(max(0.0, gone + seconds - time.time()))
+            card.plug()
+            card.play(sound)
+            back = time.time()
+            hears = until(lambda: daemon.health()["hearing"], 90) and time.time() - back
+            detects = until(lambda: heard(daemon.database)[-1].time > back, 60) and time.time() - back
+            after = daemon.health()
+    lines, wrong = books(daemon)
+    lines.append(f"health: {before}; {failing:.1f} s after the kill {meanwhile['state']}: {meanwhile['problems'][:1]}")
+    lines.append(f"{hears:.1f} s after it was back it heard, {detects:.1f} s after it the first detection was stored")
+    lines.append(f"health then: {after['state']} {after['problems']}")
+    rows = daemon.rows("SELECT start_utc, seconds, reason, detail FROM gaps WHERE reason <> 'off' ORDER BY start_utc")
+    lines += [
+        f"gap: {unix(start) - gone:+.2f} s from the kill, {s:.2f} s, {why}: {what}" for start, s, why, what in rows
+    ]
+    if [why for _, _, why, _ in rows] != ["unplugged"]:
+        wrong.append("one gap, unplugged, was wanted")
+    states = (before, meanwhile["state"])
+    wrong += [] if states == ("ok", "failing") and failing else [f"health said {states}"]
+    return lines, wrong + ([] if hears and detects and after["state"] != "failing" else ["it did not recover"])
+
+
+def slow(folder: Path, seconds: float, window_s: float) -> Scene:
+    """A bundle that takes `window_s` for a window where 2.5 s are to be had, 5 s without overlap."""
+    bundle = slow_bundle(folder / "bundle", window_s)
+    with ExitStack() as stack:
+        card = stack.enter_context(Card(folder))
+        card.play(forest(folder / "forest.wav", seconds + _START_S_MAX))
+        with Daemon(card, folder / "live", bundle, "runtime: {threads: 1}", buffer_s=10) as daemon:
+            time.sleep(seconds)
+            said = daemon.health()
+    lines, wrong = books(daemon)
+    efforts = dict(daemon.rows("SELECT shed, sum(analysed_s) FROM effort GROUP BY shed"))
+    counts = dict(daemon.rows("SELECT shed, count(*) FROM detections GROUP BY shed"))
+    lines.append(f"a window takes {window_s:g} s; seconds analysed by step {efforts}, detections by step {counts}")
+    lines.append(f"health in the end: {said['state']}, step {said['shed']}, {said['problems'][:1]}")
+    steps = max(efforts) > 0 and any(counts.get(step, 0) for step in (1, 2))
+    return lines, wrong + ([] if steps else ["no step of the ladder in the rows"])
+
+
+def overloaded(folder: Path, seconds: float) -> Scene:
+    """Too slow even for two members without overlap: sound is lost, and the record says which."""
+    lines, wrong = slow(folder, seconds, 16.0)
+    return lines, wrong + ([] if "overload" in lines[0] else ["no gap of overload in the rows"])
+
+
+def main() -> None:
+    """Play the scenes and say what came of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10, help="of listening in the scene 'same'")
+    parser.add_argument("--scene", choices=["same", "unplugged", "slow", "all"], default="all")
+    arguments = parser.parse_args()
+    missing = [name for name in PROGRAMS if not shutil.which(name)]
+    if missing:
+        sys.exit(f"{', '.join(missing)} missing: apt-get install pulseaudio pulseaudio-utils libasound2-plugins")
+    scenes = {
+        "same": lambda folder: same(folder, arguments.minutes * 60),
+        "unplugged": lambda folder: unplugged(folder, 30),
+        "slow": lambda folder: slow(folder, 90, 3.2),
+        "slow, overloaded": lambda folder: overloaded(folder, 90),
+    }
+    failed = False
+    for name, scene in scenes.items():
+        if arguments.scene not in ("all", name.split(",")[0]):
+            continue
+        folder = Path(tempfile.mkdtemp(prefix="card-"))
+        lines, wrong = scene(folder)
+        print(
+            f"{name}:", *(f"  {line}" for line in lines), *(f"  WRONG {line}" for line in wrong), sep="\n", flush=True
+        )
+        if wrong:
+            failed = True
+            print(f"everything is in {folder}")
+        else:
+            shutil.rmtree(folder)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,8 +5,8 @@ BirdstationError
 ├── BundleError      a person: the bundle is damaged, foreign or of another schema  exit 78
 ├── CorpusError      a person: the training data is not what the layout says        exit 78
 ├── RecordingError   nobody now: this one recording is set aside, the rest goes on  reported
-├── CaptureError     systemd: the sound source failed for good                      exit 1
-├── StoreError       systemd: the database cannot be written                        exit 1
+├── CaptureError     the microphone: opens the card again, for ever                 a Gap
+├── StoreError       the ledger: what was heard waits; a command by hand ends       exit 1
 └── PublishError     the publisher: waits and tries again; never leaves it
 """
 
@@ -49,7 +49,7 @@ class RecordingError(BirdstationError):
 
 
 class CaptureError(BirdstationError):
-    """The sound source failed and retrying inside the process will not help."""
+    """A sound card is not there or cannot be opened; the microphone tries again, `edge check` says it."""
 
 
 class StoreError(BirdstationError):

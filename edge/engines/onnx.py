@@ -28,6 +28,8 @@ class OnnxEngine:
         options.intra_op_num_threads = threads or _cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # Threads that wait actively for the next run cost some percent of a core, all day; within a run they may.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         self._sessions = []
         for path in members:
             try:

@@ -19,7 +19,7 @@ def topic_of(config: Config, name: str) -> str:
 def detection_message(detection: Detection, recording: RecordingRow, config: Config, bundle: Bundle) -> Message:
     """A detection as subscribers see it, on TOPIC/v1/STATION/detection; `seq` and `queued` come when it is sent."""
     species = bundle.taxonomy[bundle.taxonomy.index(detection.species)]
-    latitude, longitude = rounded(recording.place, _decimals(config, species.code))
+    latitude, longitude = rounded(recording.place, told_decimals(config))
     payload = {
         "schema": "detection/1",
         "id": detection.id,
@@ -56,9 +56,11 @@ def rounded(place: Place | None, decimals: int) -> tuple[float | None, float | N
     return (None, None) if place is None else (round(place.latitude, decimals), round(place.longitude, decimals))
 
 
-def _decimals(config: Config, species: str) -> int:
+def told_decimals(config: Config) -> int:
+    """With how many decimals of a degree a place is told. A station that may hear sensitive species tells no message
+    more: who reads all of them would know the place from the others."""
     usual = config.mqtt.place_decimals if config.mqtt else 0
-    return min(usual, config.sensitive.decimals) if species in config.sensitive.species else usual
+    return min(usual, config.sensitive.decimals) if config.sensitive.species else usual
 
 
 @dataclass(frozen=True)

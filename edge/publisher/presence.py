@@ -12,7 +12,7 @@ from math import ceil
 from edge.config import Config
 from edge.contract.bundle import Bundle
 from edge.publisher.homeassistant import discovery
-from edge.publisher.messages import rounded, topic_of
+from edge.publisher.messages import rounded, told_decimals, topic_of
 from edge.types import Place, utc_text
 
 ONLINE, OFFLINE = "online", "offline"
@@ -48,9 +48,7 @@ def station_presence(config: Config, bundle: Bundle, version: str, started: date
 
 
 def _meta(config: Config, bundle: Bundle, version: str, started: datetime) -> str:
-    station, decimals = config.station, config.mqtt.place_decimals if config.mqtt else 0
-    if config.sensitive.species:
-        decimals = min(decimals, config.sensitive.decimals)
+    station, decimals = config.station, told_decimals(config)
     place = None
     if station.latitude is not None and station.longitude is not None:
         place = Place(station.latitude, station.longitude)

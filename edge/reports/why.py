@@ -27,7 +27,7 @@ def explain(store: Store, wanted: str) -> dict[str, Any]:
         " WHERE substr(d.id, 1, ?) = ? LIMIT 3",
         (len(wanted), wanted),
     )
-    if not wanted or len(rows) != 1:
+    if len(rows) != 1:
         found = "several" if len(rows) > 1 else "none"
         raise ConfigError(f"ID: {found} of the detections in {store.path} begin with {wanted!r}; one is wanted")
     names = [column.split(" AS ")[-1].split(".")[-1].strip() for column in _COLUMNS.split(",")]

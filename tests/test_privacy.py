@@ -1,0 +1,87 @@
+"""Where people speak nothing is kept that the settings forbid: the high tooter plays the human voice."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge.analysis import Analyst, Found, Stretch
+from edge.config import load_config
+from edge.contract.bundle import read_bundle
+from edge.contract.errors import BundleError, ConfigError
+from edge.recognizer import Recognizer
+from tests.clip_station import stretch
+from tests.conftest import _member_onnx, hiss, note
+
+StationYaml = Callable[..., Path]
+VOICE = 0.02  # the faint note reaches this score long before it reaches the threshold for a detection
+
+
+@pytest.fixture(scope="module")
+def recognizer(bundle_folder: Path) -> Recognizer:
+    return Recognizer(read_bundle(bundle_folder))
+
+
+def heard(path: Path, recognizer: Recognizer) -> list[Found]:
+    """A tooter alone, then one while somebody speaks so softly that no detection of a voice would come of it."""
+    listened = Stretch(Analyst(load_config(path), recognizer), stretch())
+    listened.push(np.concatenate([note("lowtoo", 10), hiss(10), note("lowtoo", 10, 0.3) + note("higtoo", 10, 0.1)]))
+    listened.close()
+    return list(listened.found())
+
+
+def kept(found: list[Found], species: str) -> list[float]:
+    return [d.offset_s for f in found for d in f.detections if d.species == species]
+
+
+def private(found: list[Found]) -> list[tuple[float, float]]:
+    return [span for f in found for span in f.private]
+
+
+def test_without_class_or_detector_nobody_is_listened_for(station_yaml: StationYaml, recognizer: Recognizer) -> None:
+    found = heard(station_yaml(), recognizer)
+    assert private(found) == []
+    assert sum(f.suppressed for f in found) == 0
+
+
+def test_a_class_of_the_bundle_marks_its_windows(station_yaml: StationYaml, recognizer: Recognizer) -> None:
+    found = heard(station_yaml(f"privacy: {{classes: [higtoo], threshold: {VOICE}}}"), recognizer)
+    spans = private(found)
+    assert spans
+    assert min(start for start, _ in spans) >= 15.0
+    assert max(stop for _, stop in spans) == 30.0
+    assert any(offset >= 20 for offset in kept(found, "lowtoo")), "detections stay, only clips are withheld"
+
+
+def test_all_withholds_detections_too_and_counts_them(station_yaml: StationYaml, recognizer: Recognizer) -> None:
+    open_ears = heard(station_yaml(name="open"), recognizer)
+    found = heard(station_yaml(f"privacy: {{human: all, classes: [higtoo], threshold: {VOICE}}}"), recognizer)
+    starts = {start for start, _ in private(found)}
+    forbidden = [offset for f in open_ears for offset in (d.offset_s for d in f.detections) if offset in starts]
+    assert forbidden
+    assert sum(f.suppressed for f in found) == len(forbidden)
+    assert not starts & set(kept(found, "lowtoo") + kept(found, "higtoo"))
+    assert kept(found, "lowtoo") == [offset for offset in kept(open_ears, "lowtoo") if offset not in starts]
+
+
+def test_off_is_off(station_yaml: StationYaml, recognizer: Recognizer) -> None:
+    path = station_yaml(f'privacy: {{human: "off", classes: [higtoo], threshold: {VOICE}}}')
+    assert private(heard(path, recognizer)) == []
+
+
+def test_a_network_for_speech(station_yaml: StationYaml, recognizer: Recognizer, tmp_path: Path) -> None:
+    _member_onnx(tmp_path / "speech.onnx", 24.0)  # its highest score counts, whatever it is of
+    found = heard(station_yaml(f"privacy: {{detector: {tmp_path / 'speech.onnx'}, threshold: 0.5}}"), recognizer)
+    assert {start for start, _ in private(found)} >= {0.0, 2.5, 5.0, 20.0, 22.5, 25.0}
+    assert 12.5 not in {start for start, _ in private(found)}
+
+
+def test_settings_that_cannot_be_kept_are_refused(
+    station_yaml: StationYaml, recognizer: Recognizer, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"privacy\.classes: human: not a class of this bundle"):
+        heard(station_yaml("privacy: {classes: [human]}"), recognizer)
+    (tmp_path / "speech.onnx").write_bytes(b"no network")
+    with pytest.raises(BundleError, match=r"speech\.onnx"):
+        heard(station_yaml(f"privacy: {{detector: {tmp_path / 'speech.onnx'}}}"), recognizer)
