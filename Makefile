@@ -10,8 +10,8 @@ BASE := .venv/bin/python
 DEV := .venv-dev/bin/python
 # What pip does not bring: PortAudio for sounddevice, a broker for demo and tests.
 SYSTEM := mosquitto libportaudio2
-# What only the tests want: systemd's own tools judge the units.
-SYSTEM_TEST := systemd
+# What only the tests want: systemd's own tools judge the units, PulseAudio is a sound card without hardware.
+SYSTEM_TEST := systemd pulseaudio pulseaudio-utils libasound2-plugins
 # Without compiling what is never imported: a third less disk; Python compiles the rest on first use.
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 

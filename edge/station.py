@@ -4,10 +4,12 @@ Wires the parts; decides when to say that all is well (health, watchdog), when t
 world does (no card, full disk, no broker) never ends it; a wrong setting or bundle does, with exit 78.
 """
 
+import fcntl
 import logging
 import signal
 import threading
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -32,6 +34,7 @@ from edge.vitals import Hearing, Vitals
 from edge.watched import Watched
 
 STOP_S_MAX = 5.0  # for what was heard and not yet analysed, when asked to stop
+DRAIN_S_MAX = 1.0  # then for the broker to take what was found last; what it does not take waits for the next start
 RELOADED = ("detect", "schedule", "clips", "retention", "privacy", "sensitive", "health")  # sections of station.yaml
 _RETENTION_S = 300.0
 _LOADING_S = 600.0  # a large bundle and its prior on a slow card
@@ -43,6 +46,24 @@ log = logging.getLogger(__name__)
 
 class Stopped(Exception):
     """Asked to stop in the middle of a long recording."""
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Nobody else listens into this state folder. Raises ConfigError if somebody does; a folder that cannot be written
+    to is no reason not to start."""
+    with ExitStack() as stack:
+        try:
+            state.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((state / "station.lock").open("w"))
+        except OSError as error:
+            log.warning("%s: %s", state, error.strerror or error)
+        else:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ConfigError(f"state: {state}: another station runs on it; stop it, or give another") from None
+        yield
 
 
 class Station:
@@ -82,6 +103,8 @@ class Station:
             self._notifier.stopping()
             if isinstance(source, Live):
                 source.end(STOP_S_MAX)
+            if self._publisher:
+                self._publisher.drain(DRAIN_S_MAX)
             self._say(source)
 
     def _open(self, stack: ExitStack) -> "Live | Watched":
@@ -89,11 +112,13 @@ class Station:
         recognizer = Recognizer(read_bundle(config.bundle_folder), config.runtime.threads)
         probe = recognizer.check_probe()
         self._analyst = Analyst(config, recognizer)
+        self._reserve = Reserve(config.state)
+        self._reserve.give_up_if_full()
+        stack.enter_context(_alone(config.state))
         self._ledger = Ledger(config.database, config.station.id, recognizer.bundle)
         stack.callback(self._ledger.close)
         maker = ClipMaker(lambda: ClipTable(config.database, durable=True), config, recognizer.bundle.id)
         self._clips = stack.enter_context(maker)
-        self._reserve = Reserve(config.state)
         self._vitals = Vitals(config, self._analyst, probe, self._ledger, self._clips, self._clock)
         self._reconcile()
         if config.mqtt:

@@ -24,6 +24,7 @@ _WAIT_S = 0.5
 _LOOK_S = 2.0  # between two looks at a folder in which nothing was ready
 _LOOK_SHARE = 20  # and so many times as long as a look took: a folder of 100,000 files costs seconds
 _LOOK_AGAIN_S = 30.0  # and at one in which much is: an older recording may have come
+_LATER_S, _LATER_S_MAX = 4.0, 3600.0  # before a file that cannot be read is tried again, twice as long each time
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Watched:
         self.last_sound: datetime | None = None  # the end of what was analysed last
         self._watch = FolderWatch(self._root, config.folder.settle_s, config.zone)
         self._ready: list[Path] = []
+        self._later: dict[Path, tuple[float, float]] = {}  # cannot be read: when to try again, and the delay
         self._looked_at = float("-inf")
         self._there_at, self._away, self._look_s = time.monotonic(), False, _LOOK_S
 
@@ -91,9 +93,13 @@ class Watched:
         except StoreError as error:
             self._ledger.failed(error)
             return None
-        except OSError as error:  # gone, or the disk with it: if it comes back, it comes again
-            log.warning("%s: %s", path, error.strerror or error)
+        except OSError as error:  # a bad sector, or gone with its disk: asked less and less often, never forgotten
+            delay_s = min(_LATER_S_MAX, 2 * self._later.get(path, (0.0, _LATER_S / 2))[1])
+            self._later[path] = (time.monotonic() + delay_s, delay_s)
+            name = record_name(path, self._root)
+            log.warning("%s: %s; tried again in %.0f s", name, error.strerror or error, delay_s)
             return None
+        self._later.pop(path, None)
         self._watch.done(path)
         if outcome.state == "refused" and not outcome.earlier:
             log.warning("%s: refused: %s", outcome.path, outcome.reason)
@@ -105,7 +111,11 @@ class Watched:
 
     def _look(self) -> None:
         begun = time.monotonic()
-        self._ready, self._looked_at = self._watch.ready()[::-1], time.monotonic()
+        ready = self._watch.ready()
+        self._looked_at = time.monotonic()
+        there = set(ready)
+        self._later = {path: when for path, when in self._later.items() if path in there}
+        self._ready = [p for p in reversed(ready) if self._later.get(p, (0.0, 0.0))[0] <= self._looked_at]
         self._look_s = max(_LOOK_S, _LOOK_SHARE * (self._looked_at - begun))
         self._away = not self._watch.readable
         if not self._away:

@@ -24,50 +24,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from sqlite_utils import Database
 
 from edge.contract.blend import Blend
 from edge.demo.run import free_port
-from edge.store.schema import migrations
 from tests.brokers import Broker, Listener, until
 from tests.conftest import hiss, make_bundle, note, write_sound
+from tests.kills_in_migration import earlier_version, same_after_killed_migrations
+from tests.records import DETECTIONS, differences, dump
 
 What = Literal["replay", "folder"]
 PROJECT = Path(__file__).parents[1]
-DETECTIONS = "birdstation/v1/porch/detection"
-WINDOW_S = 5.0
 _POLL_S = 0.003
+_STEPS_MAX = 120  # on the disk; a recording takes about 50
 _RECORDINGS_A_ROUND = 1.0
 _DATABASE_LOCKED_S = 10.0
-
-# All rows that must not depend on when and how often a program ran.
-_ROWS = {
-    "recordings": "SELECT id, path, start_utc, time_source, state, reason, audio_s, windows, source FROM recordings",
-    "deployments": "SELECT * FROM deployments",
-    "detections": "SELECT * FROM detections",
-    "effort": "SELECT * FROM effort",
-    "gaps": "SELECT * FROM gaps",
-    "clips": "SELECT id, path, recording, start_utc, seconds, bytes, kept FROM clips",
-    "outbox": "SELECT id, topic, payload, state FROM outbox",
-    "counters": "SELECT name, value FROM counters WHERE name <> 'messages sent'",
-}
-
-
-def dump(database: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """Table -> its rows, but for what tells of the day."""
-    with closing(sqlite3.connect(database, timeout=_DATABASE_LOCKED_S)) as db:
-        return {name: sorted(db.execute(sql).fetchall(), key=repr) for name, sql in _ROWS.items()}
-
-
-def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
-    """A line per table that is not the same."""
-    lines = []
-    for name in expected:
-        gone = [row for row in expected[name] if row not in found[name]]
-        new = [row for row in found[name] if row not in expected[name]]
-        if gone or new or len(found[name]) != len(expected[name]):
-            lines.append(f"{name}: {len(gone)} rows missing {gone[:1]}, {len(new)} rows too many {new[:1]}")
-    return lines
 
 
 @dataclass(frozen=True)
@@ -156,6 +126,7 @@ class Figures:
     kills: Counter[str] = field(default_factory=Counter)
     points: set[int] = field(default_factory=set)  # detections there were at a kill
     in_recording: int = 0
+    at_steps: int = 0
     messages: int = 0
     ids: int = 0
     sent_twice: int = 0
@@ -164,7 +135,7 @@ class Figures:
     def __str__(self) -> str:
         kills = ", ".join(f"{count} {where}" for where, count in sorted(self.kills.items()))
         return (
-            f"{self.what}: kills: {kills}; {self.in_recording} inside a recording, at {len(self.points)} different "
+            f"{self.what}: kills: {kills}; {self.in_recording} inside a recording, {self.at_steps} at a step on the disk, at {len(self.points)} different "
             f"counts of detections; {self.messages} messages received, {self.ids} ids, "
             f"{self.sent_twice} received more than once; {self.seconds:.0f} s"
         )
@@ -178,31 +149,8 @@ def settings(path: Path, bundle: Path, port: int, folder: Path) -> Path:
         f"mqtt: {{host: 127.0.0.1, port: {port}}}\nruntime: {{batch: 2, threads: 1}}\nwindows: {{hop_s: 0.5}}\n"
         "clips: {of_recordings: true, seconds_max: 15, before_s: 1, after_s: 1}\nhealth: {interval_s: 1}\n"
     )
-    _earlier_version(path.parent / "station.db")
+    earlier_version(path.parent / "station.db")
     return path
-
-
-def _earlier_version(database: Path) -> None:
-    """A database as the first release left it, with a row in every table: the first starts bring it up."""
-    with closing(sqlite3.connect(database)) as connection:
-        db = Database(connection)
-        migrations.apply(db, stop_before="station_schema")
-        db.table("bundles").insert({"id": "b0", "manifest": "{}", "first_used_utc": "2019-01-01T00:00:00.000Z"})
-        db.table("species").insert({"code": "lowtoo", "scientific_name": "Tonus", "common_name": "Tooter"})
-        db.execute(
-            "INSERT INTO recordings VALUES ('r0', 'porch', 'gone.wav', 1, 2, '0', '2019-01-01T00:00:00.000Z', 'name',"
-            " 'recorded', 0, NULL, NULL, 'analysed', NULL, 'b0', 'a0', 5.0, 1, '2019-01-02T00:00:00.000Z')"
-        )
-        db.execute(
-            "INSERT INTO detections VALUES ('d0', 'r0', 'b0', 'lowtoo', '2019-01-01T00:00:00.000Z',"
-            " '2019-01-01T00:00:05.000Z', 0.0, 0.9, 0.9, NULL, 0.5, 'bundle', 0.9, 0.9, -30.0)"
-        )
-        db.execute("INSERT INTO effort VALUES ('r0', '2019-01-01T00:00:00.000Z', 5.0, 5.0, 0.0, '')")
-        db.execute(
-            "INSERT INTO outbox (id, topic, payload, created_utc) VALUES (?, ?, ?, '2019-01-01T00:00:00.000Z')",
-            ("d0", DETECTIONS, '{"id": "d0"}'),
-        )
-        connection.commit()
 
 
 class Program:
@@ -212,14 +160,15 @@ class Program:
         self.what, self.database = what, config.parent / "station.db"
         replay = ["replay", str(folder), "--config", str(config)]
         arguments = replay if what == "replay" else ["run", "--config", str(config)]
-        self.command = [sys.executable, "-W", "error", "-m", "edge", *arguments]
+        self._python, self._arguments = [sys.executable, "-W", "error", "-m"], arguments
         self.log = config.parent / "log.txt"
 
     @contextmanager
-    def started(self) -> Iterator[subprocess.Popen[bytes]]:
+    def started(self, *program: str) -> Iterator[subprocess.Popen[bytes]]:
         """Never leaves a process behind."""
+        command = [*self._python, *(program or ("edge",)), *self._arguments]
         with self.log.open("ab") as log:
-            process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=log, cwd=PROJECT)
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, cwd=PROJECT)
         try:
             yield process
         finally:
@@ -244,7 +193,8 @@ class Program:
 
 
 class Killer:
-    """Picks the moments: while it starts, just after something new was committed, or some commits later."""
+    """Picks the moments: while it starts, just after something new was committed, some commits later, or at a step on
+    the disk (tests/kill_steps.py)."""
 
     def __init__(self, program: Program, figures: Figures, rng: np.random.Generator) -> None:
         self.program, self.figures, self.rng = program, figures, rng
@@ -252,19 +202,23 @@ class Killer:
 
     def strike(self, recordings: int) -> None:
         """One start, one SIGKILL. `recordings` there are to do."""
-        database, moment = self.program.database, self.rng.choice(["start", "commit", "later"], p=[0.25, 0.45, 0.3])
-        before, began = progress(database), time.monotonic()
-        with self.program.started() as process:
+        moment = self.rng.choice(["start", "commit", "later", "step"], p=[0.2, 0.3, 0.2, 0.3])
+        before, began = progress(self.program.database), time.monotonic()
+        steps = ("tests.kill_steps", str(int(self.rng.integers(1, _STEPS_MAX)))) if moment == "step" else ()
+        with self.program.started(*steps) as process:
             if moment == "start":
                 time.sleep(float(self.rng.uniform(0.0, self._start_s)))
+            elif moment == "step":
+                self._new(process, before, _STEPS_MAX, recordings)
             elif self._new(process, before, 1, recordings):
                 self._start_s = 0.7 * self._start_s + 0.3 * (time.monotonic() - began)
                 more = int(self.rng.integers(2, 20)) if moment == "later" else 1
                 self._new(process, before, more, recordings)
                 time.sleep(float(self.rng.uniform(0.0, 0.03)))
+            self.figures.at_steps += moment == "step" and process.poll() == -signal.SIGKILL
             process.send_signal(signal.SIGKILL)
             killed = process.wait() == -signal.SIGKILL
-        at = progress(database)
+        at = progress(self.program.database)
         ended = not killed or at.finished >= recordings
         where = "after the end" if ended else "before the first new row" if at == before else "in the middle"
         self.figures.kills[where] += 1
@@ -354,58 +308,6 @@ def _told(payloads: list[str]) -> dict[str, dict[str, Any]]:
         message = json.loads(payload)
         told[str(message["id"])] = {k: v for k, v in message.items() if k not in ("seq", "queued")}
     return told
-
-
-# A database brought up to date, killed
-
-
-def same_after_killed_migrations(folder: Path, rounds: int, seed: int) -> tuple[str, list[str]]:
-    """A large database of the earlier version is opened, and that is killed. Returns figures and what is wrong."""
-    program = (
-        "import sys, pathlib, edge.store.record as r; print(flush=True); r.Store(pathlib.Path(sys.argv[1])).close()"
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    origin, calm, at = folder / "origin.db", folder / "calm.db", folder / "at.db"
-    _earlier_version(origin)
-    with closing(sqlite3.connect(origin)) as db:
-        hours = ((f"{n:08d}", 5.0, 5.0, 0.0, "") for n in range(60_000))
-        db.executemany("INSERT INTO effort VALUES ('r0', ?, ?, ?, ?, ?)", hours)
-        db.commit()
-    shutil.copy(origin, calm)
-    took_s = _open_and_kill(program, calm, None)
-    expected, rng, hits = dump(calm), np.random.default_rng(seed), Counter[str]()
-    wrong = [] if len(expected["effort"]) == 60_001 else ["the migration lost effort"]
-    for _ in range(rounds):
-        for left in folder.glob("at.db*"):
-            left.unlink()
-        shutil.copy(origin, at)
-        _open_and_kill(program, at, float(rng.uniform(0.0, took_s * 1.1)))
-        with closing(sqlite3.connect(at)) as db:
-            tables = {str(name) for (name,) in db.execute("SELECT name FROM sqlite_master")}
-            columns = {str(row[1]) for row in db.execute("PRAGMA table_info(effort)")}
-            recorded = db.execute("SELECT count(*) FROM _sqlite_migrations").fetchone()[0]
-        new = {"gaps" in tables, "effort_before" in tables or "shed" in columns, recorded == 2}
-        if len(new) != 1:
-            wrong.append(f"half a migration: {recorded} recorded, effort has {sorted(columns)}")
-        hits["after the commit" if new == {True} else "before the commit"] += 1
-        _open_and_kill(program, at, None)
-        wrong += differences(dump(at), expected)
-    return f"migration of {took_s:.2f} s: killed " + ", ".join(f"{n} {w}" for w, n in sorted(hits.items())), wrong
-
-
-def _open_and_kill(program: str, database: Path, after_s: float | None) -> float:
-    """Open a database in a process that is killed so long after it began to; None: not at all. Returns seconds."""
-    process = subprocess.Popen([sys.executable, "-c", program, str(database)], stdout=subprocess.PIPE, cwd=PROJECT)
-    assert process.stdout is not None
-    with process.stdout:
-        process.stdout.readline()
-        began = time.monotonic()
-        if after_s is not None:
-            time.sleep(after_s)
-            process.kill()
-        status = process.wait(timeout=60)
-    assert after_s is not None or status == 0
-    return time.monotonic() - began
 
 
 def main() -> None:

@@ -1,7 +1,6 @@
 """The replay as a user runs it: a real process, real files, a real database, killed and started again."""
 
 import json
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -17,9 +16,9 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from edge.contract.blend import Blend
 from edge.types import effort_by_hour
-from tests.conftest import hiss, make_bundle, note, write_sound
+from tests.conftest import hiss, note, write_sound
+from tests.records import dump
 
 StationYaml = Callable[..., Path]
 
@@ -53,21 +52,6 @@ def replay(*arguments: object, status: int = 0) -> dict[str, Any]:
     done = run("replay", *arguments, "--json")
     assert done.returncode == status, done.stderr
     return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
-def dump(database: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """All rows that must not depend on when and how often the replay ran."""
-    with sqlite3.connect(database) as db:
-        rows = {
-            "recordings": "SELECT id, path, start_utc, time_source, state, reason, audio_s, windows FROM recordings",
-            "detections": "SELECT * FROM detections",
-            "effort": "SELECT * FROM effort",
-            "gaps": "SELECT * FROM gaps",
-            "outbox": "SELECT id, topic, payload FROM outbox",
-        }
-        found = {name: sorted(db.execute(sql).fetchall(), key=repr) for name, sql in rows.items()}
-    db.close()
-    return found
 
 
 def test_replay_writes_the_record(tmp_path: Path, station_yaml: StationYaml) -> None:
@@ -111,44 +95,6 @@ def test_a_second_run_changes_nothing_and_says_so(tmp_path: Path, station_yaml: 
         assert second[key] == first[key]
     assert dump(config.parent / "station.db") == rows
     assert "Nothing to do" in run("replay", folder, "--config", config).stdout
-
-
-def count(database: Path) -> int:
-    """Detections so far; 0 while there is no database yet."""
-    try:
-        with sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=5) as db:
-            found = int(db.execute("SELECT count(*) FROM detections").fetchone()[0])
-        db.close()
-    except sqlite3.OperationalError:
-        return 0
-    return found
-
-
-def test_killed_at_any_moment_the_rows_are_the_same(tmp_path: Path, station_yaml: StationYaml) -> None:
-    """With neighbours: windows wait for the next ones when the kill comes."""
-    folder = sounds(tmp_path / "in", copies=4)
-    bundle = make_bundle(tmp_path / "bundle", Blend("logit", 1.0, smoothing=0.1))
-    lines = ("mqtt: {host: 127.0.0.1, port: 1}", "runtime: {batch: 2}", "windows: {hop_s: 0.5}")
-    undisturbed = station_yaml(*lines, name="undisturbed", bundle=bundle)
-    command = [sys.executable, "-m", "edge", "replay", str(folder), "--config"]
-    assert subprocess.run([*command, str(undisturbed)], capture_output=True, timeout=120).returncode == 3
-    killed = station_yaml(*lines, name="killed", bundle=bundle)
-    database = killed.parent / "station.db"
-    rng = np.random.default_rng(1)
-    partial = []
-    for _ in range(6):  # each time it has just written something new
-        before = count(database)
-        process = subprocess.Popen([*command, str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while count(database) == before and process.poll() is None:
-            time.sleep(0.002)
-        time.sleep(float(rng.uniform(0.0, 0.05)))
-        process.send_signal(signal.SIGKILL)
-        if process.wait(timeout=60) == -signal.SIGKILL:
-            partial.append(count(database))
-    assert subprocess.run([*command, str(killed)], capture_output=True, timeout=120).returncode == 3
-    expected, found = dump(undisturbed.parent / "station.db"), dump(database)
-    assert len({n for n in partial if 0 < n < len(expected["detections"])}) >= 3, "killed half-way several times"
-    assert found == expected
 
 
 def test_other_settings_replace_the_rows(tmp_path: Path, station_yaml: StationYaml) -> None:

@@ -11,6 +11,9 @@ from edge.contract.metrics import Labels, labels_of
 KEYS = ("row_id", "filename_seconds")  # the competition's labels and its example of a test recording
 
 
+_DIGITS_MAX = 9  # of a row's second
+
+
 @dataclass(frozen=True)
 class RowLabels:
     """Truth or predictions by row id, and which recording and second each row ends at."""
@@ -26,6 +29,8 @@ def read_labels(path: Path) -> RowLabels:
     truth: dict[str, Labels] = {}
     recording: dict[str, str] = {}
     end_s: dict[str, int] = {}
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: not a file")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -39,7 +44,7 @@ def read_labels(path: Path) -> RowLabels:
                     cells = sum(value is not None for name, value in row.items() if name) + len(row.get(None) or ())
                     raise ConfigError(f"{where}: {cells} cells; {len(names)} are wanted ({', '.join(names)})")
                 stem, _, seconds = row[key].rpartition("_")
-                if not stem or not (seconds.isascii() and seconds.isdigit()):
+                if not stem or not (seconds.isascii() and seconds.isdigit() and len(seconds) <= _DIGITS_MAX):
                     raise ConfigError(f"{where}: row id {row[key]!r}; NAME_SECONDS is wanted")
                 if row[key] in truth:
                     raise ConfigError(f"{where}: row id {row[key]!r} is there twice")

@@ -1,0 +1,44 @@
+"""Killed at any moment, the record, the clips and the messages are those of a run that nobody touched.
+
+A few rounds of what `python -m tests.kills --rounds 100` does; and that it would tell.
+"""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.kills import What, clips_whole, same_after_kills
+from tests.kills_in_migration import same_after_killed_migrations
+from tests.records import differences, dump
+
+DAMAGES = (
+    "DELETE FROM effort WHERE rowid = 3",
+    "UPDATE detections SET score = score + 0.001 WHERE rowid = 7",
+    "INSERT INTO outbox (id, topic, payload, created_utc) VALUES ('x', 't', '', '')",
+)
+
+
+@pytest.mark.parametrize("what", ["replay", "folder"])
+def test_killed_again_and_again_nothing_is_lost_or_twice(tmp_path: Path, what: What) -> None:
+    figures, wrong = same_after_kills(tmp_path, what, rounds=5, seed=3)
+    assert wrong == []
+    assert figures.kills["in the middle"] >= 2
+    assert figures.in_recording >= 2
+    killed, calm = tmp_path / "killed", tmp_path / "calm"
+    for number, damage in enumerate(DAMAGES):
+        copy = tmp_path / f"{number}.db"
+        with closing(sqlite3.connect(killed / "station.db")) as db:
+            db.execute("VACUUM INTO ?", (str(copy),))
+        with closing(sqlite3.connect(copy)) as db:
+            db.execute(damage)
+            db.commit()
+        assert len(differences(dump(copy), dump(calm / "station.db"))) == 1, damage
+    next(killed.glob("clips/*/*")).unlink()
+    assert len(clips_whole(killed)) == 1
+
+
+def test_killed_while_the_database_is_brought_up_to_date(tmp_path: Path) -> None:
+    figures, wrong = same_after_killed_migrations(tmp_path, rounds=2, seed=1)
+    assert wrong == [], figures
