@@ -3,6 +3,7 @@
 #   make test         everything the project promises, checked
 #   make demo-train   everything from nothing: corpus, training, bundle, replay (PUBLISH=1 refreshes what ships)
 #   make bench        ratios, measured in one run
+#   make jetson-check on a Jetson: engines compiled, parity, latency, memory, power (docs/jetson.md)
 #   make install      the station as a service of this machine (as root), uninstall takes it away: docs/install.md
 
 PYTHON ?= python3
@@ -36,6 +37,19 @@ lint: .venv-dev/installed
 bench: .venv-dev/installed
 	$(DEV) tests/bench.py
 
+# What only the board can show. Its Python is the system's, which sees JetPack's TensorRT.
+JETSON_PYTHON := .venv-jetson/bin/python
+BUNDLE ?= edge/demo/bundle
+STATE ?= build/jetson
+
+.PHONY: jetson-check
+jetson-check: .venv-jetson/installed
+	$(JETSON_PYTHON) -m export trt --bundle $(BUNDLE) --out $(STATE)/engines
+	$(JETSON_PYTHON) -m export trt-bench --bundle $(BUNDLE) --engines $(STATE)/engines
+
+.venv-jetson/installed: pyproject.toml | system
+	@$(MAKE) --no-print-directory venv DIR=.venv-jetson EXTRAS='[trt]' VENV_OPTIONS=--system-site-packages
+
 # Debian and Ubuntu: installs as root what is missing, otherwise says what to install and goes on.
 system:
 	@missing=""; for p in $(SYSTEM); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
@@ -54,7 +68,7 @@ system:
 .PHONY: venv
 venv:
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "Python 3.10 or newer is wanted"'
-	@$(PYTHON) -m venv $(DIR)
+	@$(PYTHON) -m venv $(VENV_OPTIONS) $(DIR)
 	$(DIR)/bin/python $(INSTALL) -e '.$(EXTRAS)'
 	@touch $(DIR)/installed
 
@@ -91,10 +105,10 @@ install-environment: | system
 	@$(PYTHON) -c 'import os, sys; base = os.path.realpath(sys.base_prefix); sys.exit(base.startswith(("/root", "/home")) \
 	  and f"error: the service cannot read the Python in {base}; make install PYTHON=/usr/bin/python3" or 0)'
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "Python 3.10 or newer is wanted"'
-	@$(PYTHON) -m venv $(DESTDIR)$(PREFIX)
+	@$(PYTHON) -m venv $(if $(JETSON),--system-site-packages) $(DESTDIR)$(PREFIX)
 	@copy=$$(mktemp -d) && trap "rm -rf $$copy" EXIT && \
 	  cp -r edge trainer export pyproject.toml README.md LICENSE $$copy && \
-	  $(DESTDIR)$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check $$copy
+	  $(DESTDIR)$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check "$$copy$(if $(JETSON),[trt])"
 
 # Settings in /etc/birdstation, the record in /var/lib/birdstation and the user stay.
 uninstall:
@@ -105,4 +119,4 @@ uninstall:
 	@echo "Removed. Still there: /etc/birdstation, /var/lib/birdstation and the user birdstation."
 
 clean:
-	rm -rf .venv .venv-dev build
+	rm -rf .venv .venv-dev .venv-jetson build

@@ -169,6 +169,10 @@ class Stretch:
             self._waiting += self._cutter.close()
         self._closed = True
 
+    def give_up(self) -> None:
+        """The stretch ends here, and what no network has seen yet is left out; `found` then gives the rest."""
+        self._waiting, self._closed = [], True
+
     def found(self) -> Iterator[Found]:
         """Analyse what waits and yield what is decided, batch by batch."""
         if self.shed != self._shed_now:

@@ -67,6 +67,7 @@ class DetectSettings:
 class RuntimeSettings:
     """How the networks are run."""
 
+    engine: Literal["auto", "onnx", "tensorrt"] = "auto"
     threads: Annotated[int, Range(0, 256)] = 0
     batch: Annotated[int, Range(1, 256)] = 16
 
@@ -193,6 +194,11 @@ class Config:
     @property
     def database(self) -> Path:
         return self.state / "station.db"
+
+    @property
+    def engines_folder(self) -> Path:
+        """Where `python -m export trt` leaves what it compiled for this machine."""
+        return self.state / "engines"
 
     @property
     def clips_folder(self) -> Path:

@@ -82,6 +82,7 @@ class Live:
         self._open, self._asked_at = True, float("-inf")  # what the schedule said, and when it was asked
         self.awake_at = self.clock.at_s()  # when sound began to come after silence
         self.last_sound: datetime | None = None
+        self._heard_until_s = 0.0  # on the monotonic clock
         self._began, self._absence_noted = self.clock.now(), False
         self._note_absence()
 
@@ -134,8 +135,9 @@ class Live:
             self._note_absence()
 
     def end(self, patience_s: float) -> None:
-        """Stop listening: analyse what waits as long as there is patience, and close the books."""
-        deadline = self.clock.at_s() + patience_s
+        """Stop listening: analyse what waits as long as there is patience, none on a machine that is too slow anyway,
+        and close the books."""
+        deadline = self.clock.at_s() + (0 if self._shed else patience_s)
         while self._microphone and self._microphone.waiting_s > 0 and self.clock.at_s() < deadline:
             heard = self._microphone.read(0.0)
             if isinstance(heard, Chunk):
@@ -144,7 +146,7 @@ class Live:
                 self._miss(heard)
             else:
                 break
-        self._close_microphone()
+        self._close_microphone(hurry=self.clock.at_s() >= deadline)
 
     # Sound
 
@@ -165,7 +167,7 @@ class Live:
         if self._stretch is None:
             self._begin_stretch(chunk, start)
         assert self._stretch is not None
-        self.last_sound = start
+        self.last_sound, self._heard_until_s = start, chunk.at_s + len(chunk.samples) / RATE_HZ
         self._stretch.push(chunk.samples)
         if self._clips:
             self._clips.hear(chunk.samples)
@@ -193,15 +195,20 @@ class Live:
         if self._clips:
             self._clips.begin(row)
 
-    def _end_stretch(self) -> None:
+    def _end_stretch(self, hurry: bool = False) -> float:
+        """In a hurry no window is spent on its last sound; returns how many seconds that are."""
         stretch, self._stretch = self._stretch, None
         if stretch is None:
-            return
-        stretch.close()
+            return 0.0
+        if hurry:
+            stretch.give_up()
+        else:
+            stretch.close()
         self._say(stretch)
-        self._ledger.finish(stretch.row, stretch.heard_s, stretch.windows)
+        self._ledger.finish(stretch.row, stretch.decided_s, stretch.windows)
         if self._clips:
             self._clips.end()
+        return stretch.heard_s - stretch.decided_s
 
     def _say(self, stretch: Stretch) -> None:
         for found in stretch.found():
@@ -213,8 +220,10 @@ class Live:
     # What is missing
 
     def _miss(self, gap: Gap) -> None:
-        self._end_stretch()
-        self._write_gap(gap)
+        """A window over a rest takes as long as any. While there is too little time it would cost more sound than it
+        hears, and leave but rests; so the rest is lost with what follows it."""
+        rest_s = self._end_stretch(hurry=gap.reason == "overload")
+        self._write_gap(replace(gap, at_s=gap.at_s - rest_s, seconds=gap.seconds + rest_s))
 
     def _lose(self, chunk: Chunk) -> None:
         """Nothing can be stored and no more can wait."""
@@ -290,13 +299,16 @@ class Live:
         if self._microphone is None:
             self._microphone = self._open_microphone(self._config.microphone)
 
-    def _close_microphone(self) -> None:
+    def _close_microphone(self, hurry: bool = False) -> None:
         if self._microphone is None:
             self._end_stretch()
             return
         rest = self._microphone.close()
         self._microphone = None
-        self._end_stretch()
+        unanswered_s = self._end_stretch(hurry)
+        if unanswered_s:
+            begun_s = self._heard_until_s - unanswered_s
+            self._write_gap(Gap(begun_s, unanswered_s, "overload", "not analysed before the end"))
         if rest:
             self._write_gap(rest)
 

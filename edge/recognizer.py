@@ -3,39 +3,62 @@
 What is verified here is what the station runs.
 """
 
+import logging
+from pathlib import Path
+
 import numpy as np
 
+from edge.config import RuntimeSettings
 from edge.contract.audio import Image, Window, mel_image
 from edge.contract.blend import Blend, Scores, acoustic_scores, blend_scores, neighbour_step, smooth_neighbours
-from edge.contract.bundle import PROBE_TOLERANCE, Bundle
-from edge.contract.errors import BundleError
+from edge.contract.bundle import Bundle
+from edge.contract.errors import BundleError, EngineError
+from edge.engines.engine import Engine
 from edge.engines.onnx import OnnxEngine
+from edge.engines.tensorrt import open_tensorrt
 from edge.types import WindowScores
+
+log = logging.getLogger(__name__)
 
 _GREY_TOLERANCE = 1
 _GREY_SHARE = 0.999  # share of pixels that must be within one grey level
 
 
 class Recognizer:
-    """A bundle on an engine.
+    """A bundle on an engine: ONNX Runtime, or what `best_recognizer` found better.
 
-    recognizer = Recognizer(bundle, threads=2)
+    recognizer = best_recognizer(bundle, config.runtime, config.engines_folder)
     recognizer.check_probe()
     scores = recognizer.recognise(images, prior)
     """
 
-    def __init__(self, bundle: Bundle, threads: int = 0) -> None:
+    def __init__(self, bundle: Bundle, threads: int = 0, engine: Engine | None = None) -> None:
         self.bundle = bundle
-        self.engine = OnnxEngine([bundle.folder / m.file for m in bundle.manifest.members], threads)
+        self.degraded: str | None = None  # why it is not the best engine that this machine could have
+        self._threads = threads
+        self.engine: Engine = engine or self._onnx()
         self._kinds = [member.kind for member in bundle.manifest.members]
         self._all = tuple(range(len(self._kinds)))
         self._few = tuple(sorted(self._kinds.index(kind) for kind in set(self._kinds)))
+
+    def _onnx(self) -> OnnxEngine:
+        return OnnxEngine([self.bundle.folder / m.file for m in self.bundle.manifest.members], self._threads)
+
+    def degrade(self, reason: str) -> None:
+        """Go on with ONNX Runtime, for good."""
+        log.warning("going on with ONNX Runtime: %s", reason)
+        self.engine.close()
+        self.engine, self.degraded = self._onnx(), reason
 
     def recognise(self, images: Image, prior: Scores | None, few: bool = False) -> WindowScores:
         """Grey images `(n, 128, 281)` and prior `(n, species)`, `(species,)` or None to scores, each image alone; in a
         stretch of sound a NeighbourSmoother decides on them. `few`: only the first member of each kind, in a hurry."""
         which = self._few if few else self._all
-        members = self.engine.scores(images, which)
+        try:
+            members = self.engine.scores(images, which)
+        except EngineError as error:  # the GPU fell out: the station hears on
+            self.degrade(str(error))
+            members = self.engine.scores(images, which)
         blend = self.bundle.manifest.blend
         acoustic = acoustic_scores(members, [self._kinds[index] for index in which], blend)
         return WindowScores(members, acoustic, blend_scores(acoustic, prior, blend))
@@ -52,9 +75,37 @@ class Recognizer:
         found = self.recognise(probe.images, probe.prior if probe.prior.size else None)
         differences = (found.members - probe.member_scores, found.blended - probe.blended)
         worst = max(float(np.max(np.abs(d))) for d in differences)
-        if not worst <= PROBE_TOLERANCE:  # also true for NaN
+        if not worst <= self.engine.tolerance:  # also true for NaN
             raise BundleError(f"{folder}: probe failed on {self.engine.name}: scores differ by {worst:.2g}")
         return worst
+
+
+def best_recognizer(bundle: Bundle, settings: RuntimeSettings, engines: Path) -> Recognizer:
+    """The bundle on the best engine that the settings allow and that passes the probe here; `degraded` says why it is
+    not a better one. `engines` is the folder that `python -m export trt` wrote, if it did. Raises BundleError."""
+    if settings.engine == "onnx":
+        return Recognizer(bundle, settings.threads)
+    try:
+        engine = open_tensorrt(bundle, engines)
+    except EngineError as error:
+        return _degraded(bundle, settings, str(error))
+    if engine is None:
+        missing = f"runtime.engine is tensorrt, but {engines} has no engines; run python -m export trt"
+        return _degraded(bundle, settings, missing if settings.engine == "tensorrt" else None)
+    recognizer = Recognizer(bundle, settings.threads, engine)
+    try:
+        recognizer.check_probe()
+    except BundleError as error:
+        recognizer.degrade(str(error))
+    return recognizer
+
+
+def _degraded(bundle: Bundle, settings: RuntimeSettings, reason: str | None) -> Recognizer:
+    recognizer = Recognizer(bundle, settings.threads)
+    recognizer.degraded = reason
+    if reason:
+        log.warning("going on with ONNX Runtime: %s", reason)
+    return recognizer
 
 
 Decided = tuple[list[Window], WindowScores]  # windows and what counts for them

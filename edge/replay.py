@@ -20,7 +20,7 @@ from edge.config import Config
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import ConfigError, RecordingError
 from edge.publisher import Publisher
-from edge.recognizer import Recognizer
+from edge.recognizer import best_recognizer
 from edge.store.clips import ClipTable
 from edge.store.outbox import OutboxTable
 from edge.store.record import Store
@@ -211,7 +211,7 @@ def replay_folder(config: Config, folder: Path, on_outcome: Callable[[Outcome, i
     `on_outcome` gets each outcome and the number of recordings. Raises ConfigError, BundleError or StoreError.
     """
     root, paths = recordings_in(folder)
-    recognizer = Recognizer(read_bundle(config.bundle_folder), config.runtime.threads)
+    recognizer = best_recognizer(read_bundle(config.bundle_folder), config.runtime, config.engines_folder)
     recognizer.check_probe()
     analyst = Analyst(config, recognizer)
     outcomes, waiting, broker_error = [], None, ""

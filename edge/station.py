@@ -27,7 +27,7 @@ from edge.ledger import Ledger
 from edge.live import Live
 from edge.notify import Notifier
 from edge.publisher import Publisher, station_presence
-from edge.recognizer import Recognizer
+from edge.recognizer import best_recognizer
 from edge.store.clips import ClipTable
 from edge.store.outbox import OutboxTable
 from edge.vitals import Hearing, Vitals
@@ -109,7 +109,7 @@ class Station:
 
     def _open(self, stack: ExitStack) -> "Live | Watched":
         config = self.config
-        recognizer = Recognizer(read_bundle(config.bundle_folder), config.runtime.threads)
+        recognizer = best_recognizer(read_bundle(config.bundle_folder), config.runtime, config.engines_folder)
         probe = recognizer.check_probe()
         self._analyst = Analyst(config, recognizer)
         self._reserve = Reserve(config.state)

@@ -114,6 +114,7 @@ class Vitals:
             broker_away_s=now - self._broker_seen if publisher else 0.0,
             lost_hour_s=self._today.lost_hour_s,
             disk_short_mb=self._retained.short_bytes / 1e6,
+            runtime_problem=self._analyst.recognizer.degraded,
         )
         space = disk(config.state)
         health = Health(

@@ -1,17 +1,18 @@
-"""`python -m export`: from a Run to a Bundle, and whether a Bundle can be trusted."""
+"""`python -m export`: from a Run to a Bundle, whether a Bundle can be trusted, and TensorRT engines of it."""
 
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from edge.contract.errors import BirdstationError
+from edge.contract.bundle import read_bundle
+from edge.contract.errors import BirdstationError, EngineError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="birdstation: turn a training run into a bundle that any station runs.",
-    epilog="Exit status: 0 all is well · 2 usage · 78 a run or bundle cannot be used",
+    epilog="Exit status: 0 all is well · 1 TensorRT failed · 2 usage · 78 a run or bundle cannot be used",
 )
 
 
@@ -31,6 +32,9 @@ def onnx(
         int | None, typer.Option(min=1, help="Keep only this many members of each kind, the best ones.")
     ] = None,
     report: Annotated[bool, typer.Option(help="Take the run's report along.")] = True,
+    half: Annotated[
+        bool, typer.Option(help="Also write each member in half precision, for TensorRT; half as large again.")
+    ] = True,
 ) -> None:
     """Export a run: members as ONNX, taxonomy, prior, probe, sums."""
     from export.assemble import assemble  # torch takes seconds to import; verify and --help do without it
@@ -42,9 +46,11 @@ def onnx(
         def show(name: str, done: int, total: int) -> None:
             progress.update(task, description=name, completed=done, total=total)
 
-        bundle = assemble(Run.open(run), out, per_kind=per_kind, report=report, progress=show)
+        bundle = assemble(Run.open(run), out, per_kind=per_kind, report=report, half=half, progress=show)
     size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
-    print(f"{out}: {len(bundle.manifest.members)} members, {len(bundle.taxonomy)} species, {size / 1e6:.1f} MB")
+    halved = sum(member.half is not None for member in bundle.manifest.members)
+    members = f"{len(bundle.manifest.members)} members" + (f" ({halved} also in half precision)" if half else "")
+    print(f"{out}: {members}, {len(bundle.taxonomy)} species, {size / 1e6:.1f} MB")
 
 
 @app.command()
@@ -61,12 +67,82 @@ def verify(
     table.add_column("max |Δp|", justify="right")
     for name, difference in found.members.items():
         table.add_row(name, f"{difference:.1e}")
+    for name, halved in found.half.items():
+        table.add_row(f"{name} in half precision", f"{halved.largest:.1e}")
     table.add_row("blended", f"{found.blended:.1e}")
     table.add_row("prior", "none" if found.prior is None else f"{found.prior:.1e}")
     table.add_row("one by one against batch", f"{found.single_against_batch:.1e}")
     Console(stderr=as_json).print(table)
     if as_json:
         print(json.dumps(asdict(found)))
+
+
+@app.command()
+def trt(
+    bundle: Annotated[Path, typer.Option(help="Folder of the bundle.")],
+    out: Annotated[Path, typer.Option(help="Folder of the engines: engines/ in the station's state folder.")],
+    batch_max: Annotated[int, typer.Option(min=1, max=64, help="Most windows at once, for replays.")] = 4,
+    precision: Annotated[
+        Literal["fp16", "fp32"], typer.Option(help="fp16 where the bundle has it and it keeps parity.")
+    ] = "fp16",
+    dry_run: Annotated[bool, typer.Option(help="Say what would be done; needs no TensorRT.")] = False,
+) -> None:
+    """Compile a bundle's members with TensorRT, for the very machine that this runs on. What is done is kept."""
+    from export.trt_bench import members_table
+    from export.trt_build import build_engines
+    from export.trt_plan import examine, plan_steps, plan_table
+
+    machine = examine()
+    whole = read_bundle(bundle)
+    steps = plan_steps(whole, out, machine.device, batch_max, precision)
+    console = Console(stderr=True)
+    console.print(plan_table(machine, steps))
+    for warning in machine.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if dry_run:
+        print(f"nothing was compiled{f'; here it cannot be: {machine.problem}' if machine.problem else ''}")
+        return
+    if machine.device is None:
+        raise EngineError(f"nothing can be compiled here: {machine.problem}")
+    record = build_engines(whole, steps, machine.device, out, batch_max, lambda text: print(text, file=sys.stderr))
+    console.print(members_table(record.members))
+    for member in record.members:
+        if member.note:
+            print(f"{member.name}: {member.precision}, since {member.note}")
+    print(f"{out}: {len(record.members)} engines for {machine.device.gpu}, TensorRT {machine.device.tensorrt}")
+
+
+@app.command()
+def trt_bench(
+    bundle: Annotated[Path, typer.Option(help="Folder of the bundle.")],
+    engines: Annotated[Path, typer.Option(help="Folder that `trt --out` wrote.")],
+    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="Length of each of four measurements.")] = 10.0,
+) -> None:
+    """Parity, latency, memory and power of the engines, beside ONNX Runtime on this machine's CPU."""
+    from export.trt_bench import bench, bench_table, members_table
+
+    found = bench(read_bundle(bundle), engines, seconds)
+    console = Console()
+    console.print(members_table(found.record.members))
+    console.print(bench_table(found))
+
+
+@app.command()
+def trt_coverage(
+    architectures: Annotated[list[str], typer.Argument(help="Names of timm, e.g. resnest50d tf_efficientnet_b3.")],
+    species: Annotated[int, typer.Option(min=1, help="Classes of the network.")] = 397,
+) -> None:
+    """What torch-tensorrt would convert of an architecture: its dry run, which needs no GPU. For workstations."""
+    from export.torch_coverage import coverage
+
+    table = Table(title="torch-tensorrt, dry run", title_justify="left")
+    for name in ("architecture", "operators", "converted", "engines", "left to torch"):
+        table.add_column(name, overflow="fold")
+    for name in architectures:
+        found = coverage(name, species)
+        missing = ", ".join(f"{count} × {operator}" for operator, count in found.missing.items())
+        table.add_row(name, str(found.operators), str(found.converted), str(found.engines), missing or "nothing")
+    Console().print(table)
 
 
 @app.command()

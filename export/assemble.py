@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,10 @@ from edge.contract.bundle import MANIFEST, PRIOR, PROBE, TAXONOMY, Bundle, Bundl
 from edge.contract.errors import ConfigError
 from edge.contract.nearby import FILE as NEARBY
 from edge.contract.place import NUMERIC, FeatureSpec
+from edge.engines.onnx import OnnxEngine
 from edge.prior import compute_prior_table
+from export.half import to_half
+from export.parity import parity
 from export.probe_clips import probe_clips
 from export.to_onnx import to_onnx, torch_scores
 from trainer.run import MemberInfo, Run
@@ -29,10 +32,11 @@ def assemble(
     *,
     per_kind: int | None = None,
     report: bool = True,
+    half: bool = True,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Bundle:
     """Export a run to `out`. `per_kind` keeps only that many members of each kind, the best by their fold's F1;
-    `report` takes the run's report along.
+    `report` takes the run's report along; `half` writes each member in half precision too, where that keeps parity.
 
     Raises ConfigError if `out` holds something that is not a bundle, CorpusError if the run is not finished.
     """
@@ -48,8 +52,9 @@ def assemble(
             shutil.copyfile(run.folder / "report.html", work / "report.html")
         has_prior = _copy_prior(run, work)
         member_scores = _write_members(run, work, members, progress)
+        halved = _halve_members(work, members, member_scores) if half else {}
         _write_probe(run, work, members, member_scores, has_prior)
-        bundle = seal_bundle(work, _manifest(run, members, has_prior, per_kind))
+        bundle = seal_bundle(work, _manifest(run, members, halved, has_prior, per_kind))
         shutil.rmtree(out, ignore_errors=True)
         work.replace(out)
     finally:
@@ -76,6 +81,21 @@ def _write_members(
         to_onnx(network, work / "members" / f"{member.name}.onnx")
         scores.append(torch_scores(network, images).numpy())
     return np.stack(scores)
+
+
+def _halve_members(work: Path, members: list[MemberInfo], member_scores: Scores) -> dict[str, str]:
+    """Write the ONNX files in half precision; member -> its file, where it computes what torch does."""
+    kept = {}
+    for member, reference in zip(members, member_scores, strict=True):
+        file = f"members/{member.name}.fp16.onnx"
+        if not to_half(work / "members" / f"{member.name}.onnx", work / file):
+            continue
+        scores = OnnxEngine([work / file]).scores(_probe_images())[0]
+        if parity(scores, reference).holds("fp16"):
+            kept[member.name] = file
+        else:
+            (work / file).unlink()
+    return kept
 
 
 def _probe_images() -> Image:
@@ -120,11 +140,14 @@ def _typical_place(spec: FeatureSpec) -> tuple[float, float]:
     return round(mean["latitude"], 3), round(mean["longitude"], 3)
 
 
-def _manifest(run: Run, members: list[MemberInfo], has_prior: bool, per_kind: int | None) -> Manifest:
+def _manifest(
+    run: Run, members: list[MemberInfo], halved: Mapping[str, str], has_prior: bool, per_kind: int | None
+) -> Manifest:
     tuning = run.tuning()
     return Manifest(
         members=tuple(
-            BundleMember(m.name, f"members/{m.name}.onnx", m.kind, m.architecture, m.fold, m.seed) for m in members
+            BundleMember(m.name, f"members/{m.name}.onnx", m.kind, m.architecture, m.fold, m.seed, halved.get(m.name))
+            for m in members
         ),
         blend=tuning.blend,
         thresholds=tuning.thresholds,

@@ -2,8 +2,8 @@
 
 TensorRT 11 has no switch for half precision any more, and before that a switch left to the compiler what is halved.
 Here the graph says it: half from the first convolution to the last, float32 before (the image's normalisation), behind
-(pooling, logits, sigmoid) and in the islands between, whose sums or exponentials float16 does not hold. Input and output
-stay float32.
+(pooling, logits, sigmoid) and in the islands between, whose sums or exponentials float16 does not hold. Input and
+output stay float32.
 """
 
 from collections.abc import Iterable
@@ -16,10 +16,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from edge.contract.errors import BundleError
 
 _ANCHORS = ("Conv", "MatMul")
-ISLANDS = frozenset(
-    ("ReduceMean", "GlobalAveragePool", "ReduceL2", "Softmax", "Exp", "Pow", "Sqrt", "Reciprocal")
-    + ("LayerNormalization", "InstanceNormalization", "GroupNormalization", "BatchNormalization")
-)
+_SUMS = ("ReduceMean", "GlobalAveragePool", "ReduceL2", "Softmax", "Exp", "Pow", "Sqrt", "Reciprocal")
+_NORMALISATIONS = ("LayerNormalization", "InstanceNormalization", "GroupNormalization", "BatchNormalization")
 
 
 def to_half(source: Path, path: Path) -> bool:
@@ -55,7 +53,7 @@ def _between_anchors(nodes: Iterable[NodeProto]) -> set[int]:
         for index, node in enumerate(nodes)
         if before & set(node.output)
         and (node.op_type in _ANCHORS or after & set(node.output))
-        and node.op_type not in ISLANDS
+        and node.op_type not in (*_SUMS, *_NORMALISATIONS)
     }
 
 
@@ -65,7 +63,8 @@ class _Halved:
     def __init__(self, model: ModelProto, half: set[int], source: Path) -> None:
         self._graph, self._half, self._source = model.graph, half, source
         inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
-        typed = [(v.name, v.type.tensor_type.elem_type) for v in (*inferred.value_info, *inferred.input, *inferred.output)]
+        values = (*inferred.value_info, *inferred.input, *inferred.output)
+        typed = [(value.name, value.type.tensor_type.elem_type) for value in values]
         self._weights = {w.name: w for w in model.graph.initializer}
         typed += [(w.name, w.data_type) for w in self._weights.values()]
         self._floats = {name for name, kind in typed if kind == TensorProto.FLOAT}

@@ -11,7 +11,7 @@ from trainer.onnx_file import write_onnx
 BATCH_MAX = 256
 
 
-class _Scored(nn.Module):
+class Scored(nn.Module):
     """The network with its sigmoid: what leaves a bundle's member is a score."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -24,7 +24,7 @@ class _Scored(nn.Module):
 
 def to_onnx(network: nn.Module, path: Path) -> None:
     """Write `path`: input `grey` (batch, 1, 128, 281) float32 of 0..255, output `scores` (batch, species) in 0..1."""
-    write_onnx(_Scored(network), torch.zeros(2, 1, *IMAGE_SHAPE), path, ("grey", "scores"), BATCH_MAX)
+    write_onnx(Scored(network), torch.zeros(2, 1, *IMAGE_SHAPE), path, ("grey", "scores"), BATCH_MAX)
 
 
 @torch.inference_mode()

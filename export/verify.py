@@ -7,8 +7,10 @@ import numpy as np
 
 from edge.contract.bundle import PRIOR, read_bundle
 from edge.contract.errors import BundleError
+from edge.engines.onnx import OnnxEngine
 from edge.prior import compute_prior_table
 from edge.recognizer import Recognizer
+from export.parity import Parity, allowed, parity
 
 PARITY = 1e-4  # largest |Δscore| between torch float32 and ONNX Runtime float32
 
@@ -22,6 +24,7 @@ class Verified:
     blended: float
     prior: float | None  # None: the bundle has none
     single_against_batch: float
+    half: dict[str, Parity]  # member -> its network in half precision, where there is one
 
 
 def verify(folder: Path) -> Verified:
@@ -38,6 +41,14 @@ def verify(folder: Path) -> Verified:
         if not difference <= PARITY:
             raise BundleError(f"{folder}: member {name} differs from torch by {difference:.2g}; {PARITY:g} is allowed")
     singles = np.concatenate([recognizer.recognise(image[None], prior).blended for image in probe.images])
+    half = {}
+    for index, member in enumerate(bundle.manifest.members):
+        if member.half:
+            halved = OnnxEngine([folder / member.half]).scores(probe.images)[0]
+            half[member.name] = parity(halved, probe.member_scores[index])
+            if not half[member.name].holds("fp16"):
+                found = f"{half[member.name]}; {allowed('fp16')} is allowed"
+                raise BundleError(f"{folder / member.half}: half precision differs from torch by {found}")
     apart_prior = None
     if prior is not None:
         table = compute_prior_table(folder / PRIOR, bundle.taxonomy, probe.latitude, probe.longitude)
@@ -51,4 +62,5 @@ def verify(folder: Path) -> Verified:
         blended=float(np.abs(scores.blended - probe.blended).max()),
         prior=apart_prior,
         single_against_batch=float(np.abs(singles - scores.blended).max()),
+        half=half,
     )

@@ -135,9 +135,9 @@ class Figures:
     def __str__(self) -> str:
         kills = ", ".join(f"{count} {where}" for where, count in sorted(self.kills.items()))
         return (
-            f"{self.what}: kills: {kills}; {self.in_recording} inside a recording, {self.at_steps} at a step on the disk, at {len(self.points)} different "
-            f"counts of detections; {self.messages} messages received, {self.ids} ids, "
-            f"{self.sent_twice} received more than once; {self.seconds:.0f} s"
+            f"{self.what}: kills: {kills}; {self.at_steps} at a step on the disk, {self.in_recording} inside a "
+            f"recording, at {len(self.points)} different counts of detections; {self.messages} messages received, "
+            f"{self.ids} ids, {self.sent_twice} received more than once; {self.seconds:.0f} s"
         )
 
 
@@ -202,7 +202,7 @@ class Killer:
 
     def strike(self, recordings: int) -> None:
         """One start, one SIGKILL. `recordings` there are to do."""
-        moment = self.rng.choice(["start", "commit", "later", "step"], p=[0.2, 0.3, 0.2, 0.3])
+        moment = self.rng.choice(["start", "commit", "later", "step"], p=[0.2, 0.2, 0.1, 0.5])
         before, began = progress(self.program.database), time.monotonic()
         steps = ("tests.kill_steps", str(int(self.rng.integers(1, _STEPS_MAX)))) if moment == "step" else ()
         with self.program.started(*steps) as process:

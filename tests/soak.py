@@ -393,6 +393,10 @@ class Soak:
             if wrong
         ]
         figures["per day"] = slopes(self.samples)
+        figures["per day in the second half"] = slopes(self.samples, self.samples[-1]["hour"] / 2)
+        rss = [sample["rss_mb"] for sample in self.samples]
+        # The allocator's high-water mark is reached in hours, and from one sample to the next it swings by more.
+        figures["highest rss_mb by quarter"] = [float(part.max()) for part in np.array_split(rss, 4) if len(part)]
         if self.latency.windows:
             subscriber_s = [received[i] - end for i, end in self.latency.detections.items() if i in received]
             figures["latency"] = {

@@ -68,6 +68,7 @@ MISTAKES = [
     ("detect: {threshold: 40}", r"detect\.threshold: found 40; 0 to 1"),
     ("detect: {thresholds: {norcar: high}}", r"detect\.thresholds\.norcar: found 'high'; a number"),
     ("detect: {thresholds: [1]}", r"detect\.thresholds: found \[1\]; keys and values"),
+    ("runtime: {engine: cuda}", r"runtime\.engine: found 'cuda'; allowed: auto, onnx, tensorrt"),
     ("runtime: {batch: 1.5}", r"runtime\.batch: found 1\.5; a whole number"),
     ("mqtt: {port: 1883}", r"mqtt\.host: missing"),
     ("mqtt: {host: h, port: 70000}", r"mqtt\.port: found 70000; 1 to 65535"),

@@ -47,6 +47,8 @@ def test_the_bundle_computes_what_torch_does(exported: Path, finished: Run) -> N
     found = verify(exported)
     assert len(found.members) == 2
     assert max(found.members.values()) <= PARITY
+    assert all(apart.largest <= 0.02 and apart.mean <= 0.002 for apart in found.half.values())
+    assert len(found.half) == 2
     assert found.prior == 0.0
     assert found.single_against_batch <= 1e-6
     bundle = read_bundle(exported)
@@ -84,7 +86,12 @@ def test_station_and_trainer_ask_the_same_prior(exported: Path, finished: Run, t
 def test_the_same_run_gives_the_same_bundle(exported: Path, finished: Run, tmp_path: Path) -> None:
     again = assemble(finished, tmp_path / "again", per_kind=1)
     for member in again.manifest.members:
-        assert (tmp_path / "again" / member.file).read_bytes() == (exported / member.file).read_bytes()
+        assert member.half
+        for file in (member.file, member.half):
+            assert (tmp_path / "again" / file).read_bytes() == (exported / file).read_bytes()
+    plain = assemble(finished, tmp_path / "plain", per_kind=1, half=False)
+    assert [member.half for member in plain.manifest.members] == [None, None]
+    assert not list((tmp_path / "plain").rglob("*.fp16.onnx"))
 
 
 def test_a_folder_of_something_else_is_left_alone(finished: Run, tmp_path: Path) -> None:
@@ -110,7 +117,7 @@ def test_the_commands_make_a_bundle_that_replays(finished: Run, tmp_path: Path) 
     command = [sys.executable, "-m", "export", "onnx", "--run", str(finished.folder), "--out", str(tmp_path / "b")]
     done = subprocess.run([*command, "--per-kind", "1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "2 members, 3 species" in done.stdout
+    assert "2 members (2 also in half precision), 3 species" in done.stdout
     write_sound(tmp_path / "in" / "x_20190601_053000.wav", hiss(5) + note("midtoo", 5))
     (tmp_path / "station.yaml").write_text("bundle: b\ndetect: {threshold: 0.0}\n")
     command = [sys.executable, "-m", "edge", "replay", str(tmp_path / "in"), "--config", str(tmp_path / "station.yaml")]

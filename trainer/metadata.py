@@ -35,7 +35,7 @@ from trainer.places import Places, feature_spec, split
 from trainer.rasters import Rasters
 from trainer.recipe import MetadataRecipe
 from trainer.run import Run
-from trainer.trees import OUTPUT, fit_trees, importances, trees_to_onnx
+from trainer.trees import BEST_IN, OUTPUT, fit_trees, importances, trees_to_onnx
 
 ONNX_DIFFERENCE_MAX = 1e-5
 PUBLISHED_F1 = 0.18  # of the write-up
@@ -71,6 +71,17 @@ class _Task:
         )
 
 
+@dataclass(frozen=True)
+class _Fitted:
+    """A model, by what it says of the validation rows `(n, species that occur)`."""
+
+    found: Scores  # of a model that has not seen them
+    exported: Scores  # of the one in model.onnx
+    gates: Values  # none without neighbours
+    parts: Importances
+    iterations: int  # trees, or epochs
+
+
 def fit_metadata(run: Run, corpus: Corpus, rasters: Path | None) -> None:
     """Train the model into RUN/metadata, or leave absent.json there with the reason and go on.
 
@@ -88,22 +99,22 @@ def fit_metadata(run: Run, corpus: Corpus, rasters: Path | None) -> None:
     columns = place_columns(grid, places.latitude, places.longitude, places.day_of_year)
     spec = feature_spec(columns, train, places.codes)
     features = spec.encode(columns)
-    work = _work_folder(run, digest(asdict(recipe), seed, _bytes_digest(features, places.label)))
+    work = _work_folder(run, digest(asdict(recipe), seed, BEST_IN, _bytes_digest(features, places.label)))
     task = _Task(recipe, seed, spec, features, places, train, valid, work)
     fit = _fit_better if recipe.kind == "better" else _fit_published
-    base, gates, parts, iterations = fit(task)
-    found = _widened(base, places, len(run.taxonomy))
+    fitted = fit(task)
+    found, gates = _widened(fitted.found, places, len(run.taxonomy)), fitted.gates
     where = (places.latitude[valid], places.longitude[valid], places.day_of_year[valid])
     if len(gates) or recipe.limit_km is not None:
         found = task.remembered(train, gates).apply(found, *where)
         task.remembered(slice(None), gates).write(work / NEARBY)
-    figures = _figures(task, found, iterations)
+    figures = _figures(task, found, fitted.iterations)
     figures["problems"] = {k: n for k, n in corpus.problems.counts.items() if k.startswith(("place", "date"))}
-    figures["onnx_difference"] = onnx_difference(work / "model.onnx", base, features[valid])
+    figures["onnx_difference"] = onnx_difference(work / "model.onnx", fitted.exported, features[valid])
     figures["grid_agrees"] = _grid_agrees(grid, layers, places)
     spec.write(work / "features.json")
     grid.write(work / "grid.npz")
-    write_csv(work / "importances.csv", ["feature", "importance"], parts)
+    write_csv(work / "importances.csv", ["feature", "importance"], fitted.parts)
     figures["seconds"] = round(time.perf_counter() - started, 1)
     write_json(work / "metrics.json", figures)
     _tidy(work)
@@ -111,27 +122,27 @@ def fit_metadata(run: Run, corpus: Corpus, rasters: Path | None) -> None:
     _show(figures)
 
 
-def _fit_published(task: _Task) -> tuple[Scores, Values, Importances, int]:
-    """CatBoost: probabilities of the validation rows, no gates, importances of the features, trees."""
+def _fit_published(task: _Task) -> _Fitted:
+    """CatBoost."""
     label = task.places.label
     model = fit_trees(task.recipe, task.seed, task.features, label, task.train, task.valid, task.work)
     trees_to_onnx(model, task.work / "model.onnx")
     found = np.asarray(model.predict_proba(task.features[task.valid]), np.float32)
-    return found, np.empty((0, GATE_TERMS), np.float32), importances(model, task.spec), int(model.tree_count_)
+    gates = np.empty((0, GATE_TERMS), np.float32)
+    return _Fitted(found, found, gates, importances(model, task.spec), int(model.tree_count_))
 
 
-def _fit_better(task: _Task) -> tuple[Scores, Values, Importances, int]:
-    """Networks and the trust in neighbours: the networks' probabilities of the validation rows, the gates, how much
-    each distance says in the mixture in percent, epochs.
+def _fit_better(task: _Task) -> _Fitted:
+    """Networks and the trust in neighbours; `parts` are how much each distance says in the mixture, in percent.
 
-    Figures are those of a model that remembers the training rows; the one that is kept remembers the others as well.
+    Figures are those of a model that knows the training rows alone. The one that is kept remembers the others as well,
+    and its networks are trained anew on all of them.
     """
     epochs, empty = min(task.recipe.iterations, EPOCHS), np.empty((0, GATE_TERMS), np.float32)
     order = np.random.default_rng(task.seed).permutation(len(task.train))
     held, rest = np.split(order, [min(round(_TRUST_SHARE * len(order)), _TRUST_MAX)])
     learnt = task.train[np.sort(rest)]
     nets = fit_nets(task.spec, task.features[learnt], task.places.label[learnt], epochs, task.seed, task.work)
-    nets_to_onnx(nets, task.spec, task.work / "model.onnx")
     nearby = task.remembered(task.train, empty)
     base = probabilities(nets, task.features[task.train[held]])
     nearby = replace(nearby, gates=fit_gates(nearby, held, _widened(base, task.places, int(nearby.label.max()) + 1)))
@@ -141,7 +152,10 @@ def _fit_better(task: _Task) -> tuple[Scores, Values, Importances, int]:
         levels = [1 + i for i, level in enumerate(LEVELS) if level[0] == km]
         parts.append((f"recordings within {km:g} km", 100 * float(shares[levels].sum())))
     parts = sorted(((name, round(share, 3)) for name, share in parts), key=lambda item: -item[1])
-    return probabilities(nets, task.features[task.valid]), nearby.gates, parts, epochs
+    whole = fit_nets(task.spec, task.features, task.places.label, epochs, task.seed, task.work, "whole")
+    nets_to_onnx(whole, task.spec, task.work / "model.onnx")
+    found, exported = (probabilities(model, task.features[task.valid]) for model in (nets, whole))
+    return _Fitted(found, exported, nearby.gates, parts, epochs)
 
 
 def _widened(found: Scores, places: Places, species: int) -> Scores:
@@ -249,7 +263,7 @@ def _work_folder(run: Run, inputs: str) -> Path:
 def _tidy(work: Path) -> None:
     """Drop what only a resumed fit wants."""
     shutil.rmtree(work / "catboost", ignore_errors=True)
-    for path in (work / "inputs.json", *work.glob("net*.safetensors")):
+    for path in (work / "inputs.json", *work.glob("*.safetensors")):
         path.unlink()
 
 

@@ -86,18 +86,18 @@ class PlaceNets(nn.Module):
 
 
 def fit_nets(
-    spec: FeatureSpec, features: Values, label: NDArray[np.int64], epochs: int, seed: int, work: Path
+    spec: FeatureSpec, features: Values, label: NDArray[np.int64], epochs: int, seed: int, work: Path, name: str = "net"
 ) -> PlaceNets:
     """The networks, trained on features `(n, features)` and labels `(n,)` from different weights and waves.
 
-    A network that a killed fit left in `work` is taken as it is. Trains on the GPU if there is one.
+    A network that a killed fit left in `work` under `name` is taken as it is. Trains on the GPU if there is one.
     """
     nets = []
     for k in range(NETS):
         with torch.random.fork_rng():
             torch.manual_seed(seed + k)
             net = PlaceNet(spec, seed + k)
-        path = work / f"net{k}.safetensors"
+        path = work / f"{name}{k}.safetensors"
         if path.is_file():
             read_weights(path, net)
         else:

@@ -115,15 +115,19 @@ def check_pace(config: Config, recognizer: Recognizer) -> list[Check]:
         "window_ms_p50": round(pace.p50_ms, 2),
         "window_ms_p95": round(pace.p95_ms, 2),
     }
+    checks = []
+    if recognizer.degraded:
+        advice = "Run python -m export trt on this machine (docs/jetson.md), or set runtime.engine: onnx."
+        checks = [Check("engines", "warning", recognizer.degraded, advice)]
     verdict = pace_verdict(pace.times)
     if verdict == "ok":
-        return [Check("runtime", "ok", found, figures=figures)]
+        return [*checks, Check("runtime", "ok", found, figures=figures)]
     for step, words in _LADDER.items():
         shed = _measure(analyst, step).times
         found += f"; {words} {shed:.1f} ×"
         figures[f"x_real_time_shed_{step}"] = round(shed, 2)
     advice = "Take a larger windows.hop_s (up to 5), a smaller bundle or a faster machine, and keep it cool."
-    return [Check("runtime", verdict, found, advice, figures=figures)]
+    return [*checks, Check("runtime", verdict, found, advice, figures=figures)]
 
 
 def pace_verdict(times: float) -> Verdict:

@@ -13,7 +13,7 @@ from edge.check.verdict import Check, attempt
 from edge.config import Config, load_config
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import BundleError
-from edge.recognizer import Recognizer
+from edge.recognizer import best_recognizer
 
 
 def run_checks(path: Path, listen_s: float, tell: Callable[[str], None]) -> list[Check]:
@@ -48,7 +48,7 @@ def run_checks(path: Path, listen_s: float, tell: Callable[[str], None]) -> list
 def _model(config: Config) -> list[Check]:
     """Everything that wants the bundle."""
     try:
-        recognizer = Recognizer(read_bundle(config.bundle_folder), config.runtime.threads)
+        recognizer = best_recognizer(read_bundle(config.bundle_folder), config.runtime, config.engines_folder)
         apart = recognizer.check_probe()
     except (BundleError, OSError) as error:  # OSError: files of another user
         advice = "Copy the bundle again, whole and readable for the station's user, or let bundle: name another one."

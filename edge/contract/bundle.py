@@ -1,6 +1,6 @@
 """The Bundle: a self-describing folder that carries a model from the trainer to any station.
 
-manifest.json  taxonomy.csv  members/*.onnx  prior/{model.onnx, features.json, grid.npz[, nearby.npz]}
+manifest.json  taxonomy.csv  members/{*.onnx, *.fp16.onnx}  prior/{model.onnx, features.json, grid.npz[, nearby.npz]}
 probe.npz  SHA256SUMS
 
 Writing seals it with sums and an id; reading refuses another schema, another front-end, a missing, foreign or changed
@@ -25,7 +25,8 @@ from edge.contract.taxonomy import Taxonomy
 
 SCHEMA = 1
 MANIFEST, SUMS, TAXONOMY, PROBE, PRIOR = "manifest.json", "SHA256SUMS", "taxonomy.csv", "probe.npz", "prior"
-PROBE_TOLERANCE = 1e-3  # largest difference of a score that still is the same model on another CPU
+PROBE_TOLERANCE = 1e-3  # largest difference of a score that still is the same model on another machine
+HALF_TOLERANCE = 0.02  # the same in half precision; a threshold's step is 0.01 to 0.05
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class BundleMember:
     architecture: str
     fold: int
     seed: int
+    half: str | None = None  # the same network in half precision, strongly typed; relative to the bundle
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ class Bundle:
         return probe
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
@@ -140,11 +143,11 @@ def _content_id(manifest: Mapping[str, Any], sums: Mapping[str, str]) -> str:
 
 def seal_bundle(folder: Path, manifest: Manifest) -> Bundle:
     """Write manifest.json and SHA256SUMS over what lies in `folder`, then read it back as a station would."""
-    sums = {name: _sha256(folder / name) for name in _files(folder)}
+    sums = {name: file_sha256(folder / name) for name in _files(folder)}
     raw = json.loads(json.dumps(asdict(manifest)))
     raw["id"] = _content_id(raw, sums)
     (folder / MANIFEST).write_text(json.dumps(raw, indent=1, sort_keys=True) + "\n", encoding="utf8")
-    sums[MANIFEST] = _sha256(folder / MANIFEST)
+    sums[MANIFEST] = file_sha256(folder / MANIFEST)
     (folder / SUMS).write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)), encoding="utf8")
     return read_bundle(folder)
 
@@ -188,7 +191,7 @@ def _check_sums(folder: Path) -> dict[str, str]:
             raise BundleError(f"{folder / name}: listed in {SUMS} but missing")
         if name not in sums:
             raise BundleError(f"{folder / name}: not listed in {SUMS}; remove it or export the bundle again")
-        if _sha256(folder / name) != sums[name]:
+        if file_sha256(folder / name) != sums[name]:
             raise BundleError(f"{folder / name}: damaged (its SHA-256 is not the one in {SUMS})")
     return sums
 
@@ -201,7 +204,8 @@ def _parse(path: Path, raw: Mapping[str, Any]) -> Manifest:
     if not manifest.members:
         raise BundleError(f"{path}: no members")
     for member in manifest.members:
-        file = PurePosixPath(member.file)
-        if file.is_absolute() or ".." in file.parts or not (path.parent / file).is_file():
-            raise BundleError(f"{path}: member {member.name}: no file {member.file} in the bundle")
+        for name in (member.file, member.half):
+            file = PurePosixPath(name or member.file)
+            if file.is_absolute() or ".." in file.parts or not (path.parent / file).is_file():
+                raise BundleError(f"{path}: member {member.name}: no file {name} in the bundle")
     return manifest

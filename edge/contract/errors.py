@@ -6,6 +6,7 @@ BirdstationError
 ├── CorpusError      a person: the training data is not what the layout says        exit 78
 ├── RecordingError   nobody now: this one recording is set aside, the rest goes on  reported
 ├── CaptureError     the microphone: opens the card again, for ever                 a Gap
+├── EngineError      the recognizer: goes on with ONNX Runtime, health says so; a command by hand ends  exit 1
 ├── StoreError       the ledger: what was heard waits; a command by hand ends       exit 1
 └── PublishError     the publisher: waits and tries again; never leaves it
 """
@@ -50,6 +51,10 @@ class RecordingError(BirdstationError):
 
 class CaptureError(BirdstationError):
     """A sound card is not there or cannot be opened; the microphone tries again, `edge check` says it."""
+
+
+class EngineError(BirdstationError):
+    """TensorRT or CUDA cannot do what was asked; the recognizer goes on with ONNX Runtime, an export ends."""
 
 
 class StoreError(BirdstationError):

@@ -9,6 +9,7 @@ import onnxruntime as ort
 
 from edge.contract.audio import IMAGE_SHAPE, Image
 from edge.contract.blend import Scores
+from edge.contract.bundle import PROBE_TOLERANCE
 from edge.contract.errors import BundleError
 
 
@@ -22,6 +23,7 @@ class OnnxEngine:
     """Runs the members one after the other, each with all threads; they share nothing but the machine."""
 
     name = "onnxruntime-cpu"
+    tolerance = PROBE_TOLERANCE
 
     def __init__(self, members: Sequence[Path], threads: int = 0) -> None:
         options = ort.SessionOptions()
@@ -46,3 +48,7 @@ class OnnxEngine:
         batch = images[:, None].astype(np.float32)
         chosen = self._sessions if members is None else [self._sessions[index] for index in members]
         return np.stack([session.run(None, {name: batch})[0] for session, name in chosen])
+
+    def close(self) -> None:
+        """Give back the networks; the engine is not used again."""
+        self._sessions.clear()

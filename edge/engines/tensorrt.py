@@ -1,0 +1,158 @@
+"""TensorRT: engines that `python -m export trt` compiled on this very machine. Numpy in, numpy out; no torch.
+
+Only calls that TensorRT 10.3 (JetPack 6), 10.16 (JetPack 7) and 11.4 have alike. Nothing is compiled here.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge.contract.audio import IMAGE_SHAPE, Image
+from edge.contract.blend import Scores
+from edge.contract.bundle import HALF_TOLERANCE, PROBE_TOLERANCE, Bundle
+from edge.contract.errors import EngineError
+from edge.engines.cuda import Cuda
+from edge.engines.device import import_tensorrt, this_device
+from edge.engines.record import engines_for, read_record
+
+_FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class _Member:
+    """An engine that is loaded."""
+
+    engine: Any
+    context: Any
+    grey: str  # names of its input and output
+    scores: str
+
+
+def open_tensorrt(bundle: Bundle, folder: Path) -> "TensorrtEngine | None":
+    """The engines in a folder, if they are of this bundle and for this machine; None if there are none.
+
+    Raises EngineError with the reason, one line, if there are and they cannot be used.
+    """
+    record = read_record(folder)
+    if record is None:
+        return None
+    trt, cuda = import_tensorrt(), Cuda()
+    recorded = engines_for(record, bundle, this_device(trt, cuda), folder)
+    half = any(one.precision == "fp16" for one in recorded)
+    return TensorrtEngine(
+        trt,
+        cuda,
+        [folder / one.file for one in recorded],
+        batch_max=min(one.batch_max for one in recorded),
+        species=len(bundle.taxonomy),
+        tolerance=HALF_TOLERANCE if half else PROBE_TOLERANCE,
+    )
+
+
+class TensorrtEngine:
+    """Members in turn on one GPU. They share the input, the output and the scratch memory, so a bag needs little more
+    than its weights and the largest member's activations.
+
+    `files` have been checked: loading an engine runs what is in it. Raises EngineError if one cannot be loaded.
+    """
+
+    def __init__(
+        self, trt: Any, cuda: Cuda, files: Sequence[Path], *, batch_max: int, species: int, tolerance: float
+    ) -> None:
+        self.name = f"tensorrt-{trt.__version__}"
+        self.tolerance = tolerance
+        self._trt, self._cuda, self._batch_max, self._species = trt, cuda, batch_max, species
+        self._members: list[_Member] = []
+        with ExitStack() as held:
+            self._stream = cuda.stream()
+            held.callback(cuda.end_stream, self._stream)
+            self._runtime = _runtime(trt)
+            engines = [self._load(path) for path in files]
+            size = max(engine.device_memory_size_v2 for engine in engines)
+            scratch = self._allocate(held, size)
+            self._grey = self._allocate(held, batch_max * int(np.prod(IMAGE_SHAPE)) * _FLOAT)
+            self._scores = self._allocate(held, batch_max * species * _FLOAT)
+            held.callback(self._forget)
+            self._members = [self._member(e, p, scratch, size) for e, p in zip(engines, files, strict=True)]
+            self._held = held.pop_all()
+
+    def _allocate(self, held: ExitStack, size: int) -> int:
+        address = self._cuda.allocate(size)
+        held.callback(self._cuda.free, address)
+        return address
+
+    def _load(self, path: Path) -> Any:
+        try:
+            plan = path.read_bytes()
+        except OSError as error:
+            raise EngineError(f"{path}: not readable: {error}") from error
+        engine = self._runtime.deserialize_cuda_engine(plan)
+        if engine is None:  # TensorRT says why on stderr, and does not raise
+            raise EngineError(f"{path}: {self.name} does not load it; run python -m export trt again")
+        return engine
+
+    def _member(self, engine: Any, path: Path, scratch: int, size: int) -> _Member:
+        """A context for the engine, its memory and addresses set. The engine must be what a bundle's member is."""
+        trt = self._trt
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        outputs = [name for name in names if name not in inputs]
+        shapes = {name: tuple(engine.get_tensor_shape(name)) for name in names}
+        wanted = [(-1, 1, *IMAGE_SHAPE), (-1, self._species)]
+        if [shapes[name] for name in inputs + outputs] != wanted:
+            raise EngineError(f"{path}: takes and gives {shapes}; {wanted[0]} and {wanted[1]} are wanted")
+        if any(engine.get_tensor_dtype(name) != trt.float32 for name in names):
+            raise EngineError(f"{path}: takes or gives other than float32")
+        context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if context is None:
+            raise EngineError(f"{path}: TensorRT makes no execution context; is the memory full?")
+        context.set_device_memory(scratch, size)
+        addresses = ((inputs[0], self._grey), (outputs[0], self._scores))
+        if not all(context.set_tensor_address(name, address) for name, address in addresses):
+            raise EngineError(f"{path}: TensorRT does not take the buffers")
+        return _Member(engine, context, inputs[0], outputs[0])
+
+    def scores(self, images: Image, members: Sequence[int] | None = None) -> Scores:
+        """Grey images `(n, 128, 281)` uint8 to sigmoid scores `(members, n, species)` float32; of all members, or of
+        these. Raises EngineError if the GPU fails."""
+        chosen = self._members if members is None else [self._members[index] for index in members]
+        found = np.empty((len(chosen), len(images), self._species), np.float32)
+        for start in range(0, len(images), self._batch_max):
+            batch = images[start : start + self._batch_max, None].astype(np.float32, order="C")
+            self._cuda.upload(self._grey, batch, self._stream)
+            for index, member in enumerate(chosen):
+                self._run(member, batch.shape, found[index, start : start + len(batch)])
+        return found
+
+    def _run(self, member: _Member, shape: tuple[int, ...], found: Scores) -> None:
+        context = member.context
+        if not context.set_input_shape(member.grey, shape):
+            raise EngineError(f"TensorRT does not take a batch of {shape[0]}")
+        if not context.execute_async_v3(int(self._stream)):
+            raise EngineError("TensorRT does not run the engine")
+        self._cuda.download(found, self._scores, self._stream)
+        self._cuda.wait(self._stream)
+
+    def close(self) -> None:
+        """Free the GPU's memory; the engine is not used again. Raises nothing: after a failure of the GPU it is lost
+        anyway."""
+        try:
+            self._held.close()
+        except EngineError:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Let go of contexts and engines, in this order, before the memory that they use is freed."""
+        self._members.clear()
+        self._runtime = None
+
+
+def _runtime(trt: Any) -> Any:
+    try:
+        return trt.Runtime(trt.Logger())
+    except TypeError as error:  # the bindings' word for a constructor that found no driver
+        raise EngineError(f"TensorRT {trt.__version__} does not start: {error}") from error

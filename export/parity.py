@@ -1,0 +1,39 @@
+"""How far scores may lie from torch's in float32, by precision. One rule for ONNX Runtime and TensorRT."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge.contract.blend import Scores
+from edge.contract.bundle import HALF_TOLERANCE, PROBE_TOLERANCE
+from edge.engines.record import Precision
+
+_ALLOWED = {"fp32": (PROBE_TOLERANCE, PROBE_TOLERANCE), "fp16": (HALF_TOLERANCE, 0.002)}  # largest and mean |Δscore|
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Differences of scores; NaN where a score is none."""
+
+    largest: float
+    mean: float
+
+    def holds(self, precision: Precision) -> bool:
+        """Whether so much is rounding."""
+        largest, mean = _ALLOWED[precision]
+        return self.largest <= largest and self.mean <= mean  # false for NaN
+
+    def __str__(self) -> str:
+        return f"max |Δp| {self.largest:.2g}, mean {self.mean:.2g}"
+
+
+def parity(scores: Scores, reference: Scores) -> Parity:
+    """Of arrays of one shape."""
+    apart = np.abs(scores - reference)
+    return Parity(float(np.max(apart)), float(np.mean(apart)))
+
+
+def allowed(precision: Precision) -> str:
+    """The rule in words."""
+    largest, mean = _ALLOWED[precision]
+    return f"max {largest:g}, mean {mean:g}"

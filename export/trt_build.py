@@ -1,0 +1,120 @@
+"""The engines of a bundle, member by member, each in a process of its own; engine.json says what came of it.
+
+What is there and still fits is kept, so a build that was interrupted goes on, and one that is done ends at once.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from edge.contract.bundle import PROBE, Bundle
+from edge.contract.errors import EXIT_CONFIG, BundleError, EngineError
+from edge.engines.device import Device
+from edge.engines.record import EngineMember, EngineRecord
+from export.parity import Parity, allowed
+from export.trt_member import Request
+from export.trt_plan import WORKSPACE_MIB, Source, Step
+
+LOG = "build.log"
+_BUILD_S_MAX = 3600.0  # of one try; a large member takes some minutes on the smallest board
+_LOG_BYTES_MAX = 10_000_000
+
+
+def build_engines(
+    bundle: Bundle, steps: list[Step], device: Device, out: Path, batch_max: int, tell: Callable[[str], None]
+) -> EngineRecord:
+    """Compile what the steps want into `out`; engine.json grows with each member.
+
+    Raises BundleError if TensorRT cannot take a member, EngineError if it cannot be compiled with any workspace or is
+    not right even in float32.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    log = out / LOG
+    if log.is_file() and log.stat().st_size > _LOG_BYTES_MAX:
+        log.unlink()
+    members = {step.member.name: step.done for step in steps if step.done}
+    for step in steps:
+        if step.member.name not in members:
+            tell(f"{step.member.name}: compiling")
+            members[step.member.name] = _compile(bundle, step, out, batch_max, tell)
+        EngineRecord(bundle.id, device, tuple(members.values())).write(out)
+    record = EngineRecord(bundle.id, device, tuple(members[step.member.name] for step in steps))
+    record.write(out)
+    _tidy(out, record)
+    return record
+
+
+def _compile(bundle: Bundle, step: Step, out: Path, batch_max: int, tell: Callable[[str], None]) -> EngineMember:
+    """The first of the step's sources that keeps parity."""
+    note = None
+    for source in step.sources:
+        member = _with_less_and_less_workspace(bundle, step, source, out, batch_max, tell)
+        apart = Parity(member.parity_max, member.parity_mean)
+        if apart.holds(source.precision):
+            return replace(member, wanted_sha256=step.sources[0].sha256, note=note)
+        note = f"{source.precision}: {apart}, where {allowed(source.precision)} is allowed"
+        tell(f"{step.member.name}: {note}")
+    raise EngineError(f"member {step.member.name}: TensorRT computes something else: {note}")
+
+
+def _with_less_and_less_workspace(
+    bundle: Bundle, step: Step, source: Source, out: Path, batch_max: int, tell: Callable[[str], None]
+) -> EngineMember:
+    reason = ""
+    for workspace_mib in WORKSPACE_MIB:
+        name = step.member.name
+        probe = str(bundle.folder / PROBE)
+        request = Request(
+            name, step.index, str(source.file), source.precision, probe, str(out), batch_max, workspace_mib
+        )
+        found = _in_a_process(request, out / LOG)
+        if isinstance(found, EngineMember):
+            return found
+        reason = found
+        tell(f"{name} in {source.precision} with {workspace_mib} MiB of workspace: {reason}")
+    raise EngineError(
+        f"member {step.member.name} in {source.precision}: {reason}; all of TensorRT's words: {out / LOG}"
+    )
+
+
+def _in_a_process(request: Request, log: Path) -> EngineMember | str:
+    """What a process made of the request, or why it failed. Raises BundleError where no other try can help."""
+    command = [sys.executable, "-m", "export.trt_member", json.dumps(asdict(request))]
+    with log.open("ab") as stderr:
+        begin = stderr.tell()
+        try:
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, timeout=_BUILD_S_MAX)
+        except subprocess.TimeoutExpired:
+            return f"not ready after {_BUILD_S_MAX:.0f} s"
+    if done.returncode < 0:
+        return f"killed by signal {-done.returncode}" + (", as if memory had run out" if done.returncode == -9 else "")
+    if done.returncode:
+        reason = _reason(log, begin)
+        if done.returncode == EXIT_CONFIG:
+            raise BundleError(f"member {request.name} in {request.precision}: {reason}")
+        return reason
+    try:
+        return EngineMember(**json.loads(done.stdout.splitlines()[-1]))
+    except (ValueError, IndexError, TypeError) as error:
+        return f"the compiling process gave no answer ({error})"
+
+
+def _reason(log: Path, begin: int) -> str:
+    """The last error that a process wrote: ours, and TensorRT's before it."""
+    with log.open("rb") as file:
+        file.seek(begin)
+        lines = file.read().decode("utf8", "replace").splitlines()
+    ours = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    theirs = [" ".join(line.partition("[E]")[2].split()) for line in lines if "[E]" in line]
+    return ": ".join(part for part in (*ours[-1:], *theirs[-1:]) if part) or (lines[-1] if lines else "no reason given")
+
+
+def _tidy(out: Path, record: EngineRecord) -> None:
+    """Remove the engines that are no longer recorded."""
+    kept = {member.file for member in record.members}
+    for path in out.glob("*.engine"):
+        if path.name not in kept:
+            path.unlink()

@@ -1,0 +1,139 @@
+"""One member's engine: compiled, checked on the probe, timed, put into its place. A process of its own, since the
+compiler's memory only returns to the system with it, and a board that runs out of memory kills it alone.
+
+`python -m export.trt_member REQUEST` (JSON) says on its last line of stdout what came of it (an EngineMember as JSON);
+exit 78: this TensorRT cannot compile the network; 1: the compiler or the GPU failed, less workspace may help.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edge.contract.audio import Image
+from edge.contract.bundle import HALF_TOLERANCE, Probe, file_sha256
+from edge.contract.errors import BirdstationError
+from edge.engines.cuda import Cuda
+from edge.engines.device import import_tensorrt
+from edge.engines.record import EngineMember, Precision
+from edge.engines.tensorrt import TensorrtEngine
+from export.parity import Parity, parity
+from export.to_tensorrt import build_engine, image_profile
+
+TIMING_CACHE = "timing.cache"
+_RUNS, _WARM = 50, 5
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be compiled, and where to."""
+
+    name: str
+    index: int  # among the bundle's members
+    onnx: str
+    precision: Precision
+    probe: str
+    out: str
+    batch_max: int
+    workspace_mib: int
+
+
+def make_member(request: Request) -> EngineMember:
+    """Compile, check and time one member; its engine lies in the folder only if it passed.
+
+    Raises BundleError or EngineError.
+    """
+    trt, cuda = import_tensorrt(), Cuda()
+    out, source = Path(request.out), Path(request.onnx)
+    cache = out / TIMING_CACHE
+    begin = time.perf_counter()
+    earlier = cache.read_bytes() if cache.is_file() else b""
+    profile = image_profile("grey", request.batch_max)
+    built = build_engine(trt, source.read_bytes(), profile, workspace_mib=request.workspace_mib, timing_cache=earlier)
+    seconds = time.perf_counter() - begin
+    temporary = out / f".{request.name}.engine"
+    try:
+        write_durably(temporary, built.plan)
+        apart, times_ms = _try(trt, cuda, temporary, request)
+        digest = file_sha256(temporary)
+        name = f"{request.name}.{request.precision}.{digest[:12]}.engine"
+        if apart.holds(request.precision):
+            temporary.replace(out / name)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if built.timing_cache:
+        write_durably(out / f".{TIMING_CACHE}", built.timing_cache)
+        (out / f".{TIMING_CACHE}").replace(cache)
+    p50, p95 = np.percentile(times_ms, (50, 95))
+    compiled = file_sha256(source)
+    return EngineMember(
+        name=request.name,
+        precision=request.precision,
+        onnx_sha256=compiled,
+        wanted_sha256=compiled,
+        file=name,
+        sha256=digest,
+        bytes=len(built.plan),
+        batch_max=request.batch_max,
+        workspace_mib=request.workspace_mib,
+        build_s=round(seconds, 1),
+        build_peak_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1),
+        parity_max=apart.largest,
+        parity_mean=apart.mean,
+        p50_ms=round(float(p50), 3),
+        p95_ms=round(float(p95), 3),
+    )
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file that is on the disk, not only on its way there: boards lose power."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _try(trt: object, cuda: Cuda, path: Path, request: Request) -> tuple[Parity, list[float]]:
+    """The engine on the probe, in batches and one by one; and how long one window takes."""
+    probe = Probe.read(Path(request.probe))
+    reference = probe.member_scores[request.index]
+    engine = TensorrtEngine(
+        trt, cuda, [path], batch_max=request.batch_max, species=reference.shape[1], tolerance=HALF_TOLERANCE
+    )
+    try:
+        batches = engine.scores(probe.images)[0]
+        singles = np.concatenate([engine.scores(image[None])[0] for image in probe.images])
+        return parity(np.stack([batches, singles]), np.stack([reference, reference])), time_ms(engine, probe.images[:1])
+    finally:
+        engine.close()
+
+
+def time_ms(engine: TensorrtEngine, images: Image, runs: int = _RUNS) -> list[float]:
+    """Milliseconds that each of some runs took, after a few that are not counted."""
+    times = []
+    for count in range(_WARM + runs):
+        begin = time.perf_counter()
+        engine.scores(images)
+        if count >= _WARM:
+            times.append((time.perf_counter() - begin) * 1000)
+    return times
+
+
+def main() -> None:
+    """Serve one request; a station that listens beside goes first."""
+    os.nice(10)
+    try:
+        member = make_member(Request(**json.loads(sys.argv[1])))
+    except BirdstationError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    print(json.dumps(asdict(member)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""What `python -m export trt` would do on this machine: which members are compiled of what, and what is there already.
+
+Needs no TensorRT, so that a plan can be made anywhere.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from edge.contract.bundle import Bundle, BundleMember, file_sha256
+from edge.contract.errors import EngineError
+from edge.engines.cuda import Cuda
+from edge.engines.device import Device, board_of, import_tensorrt, l4t_of, power_mode, this_device
+from edge.engines.record import EngineMember, EngineRecord, Precision, is_whole, read_record
+
+WORKSPACE_MIB = (1024, 512, 256)  # tried in turn: boards of 4 and 8 GB share their memory with the GPU
+_FREE_MIN = 1_500_000_000  # bytes; with less the compiler of a large member is killed
+_TENSORRT_MIN = (10, 3)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of the bundle that a member may be compiled of."""
+
+    precision: Precision
+    file: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One member: what it is compiled of, the first that passes; or the engine that is there."""
+
+    member: BundleMember
+    index: int
+    sources: tuple[Source, ...]
+    done: EngineMember | None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine, as far as it tells, and what is in the way."""
+
+    facts: tuple[tuple[str, str], ...]
+    device: Device | None
+    problem: str | None  # why nothing can be compiled here
+    warnings: tuple[str, ...]
+
+
+def plan_steps(bundle: Bundle, out: Path, device: Device | None, batch_max: int, wanted: Precision) -> list[Step]:
+    """A step for each member of the bundle. What is recorded in `out` counts where it was compiled for `device`."""
+    record = _record(out)
+    usable = {m.name: m for m in record.members} if record and device and not device.refuses(record.device) else {}
+    steps = []
+    for index, member in enumerate(bundle.manifest.members):
+        sources = _sources(bundle, member, wanted)
+        there = usable.get(member.name)
+        same = there and (there.wanted_sha256, there.batch_max) == (sources[0].sha256, batch_max)
+        steps.append(Step(member, index, sources, there if there and same and is_whole(out, there) else None))
+    return steps
+
+
+def _record(out: Path) -> EngineRecord | None:
+    try:
+        return read_record(out)
+    except EngineError:  # of an older version, or damaged: made anew
+        return None
+
+
+def _sources(bundle: Bundle, member: BundleMember, wanted: Precision) -> tuple[Source, ...]:
+    """Half precision first, where it is wanted and there is any."""
+    full = bundle.folder / member.file
+    sources = [Source("fp32", full, file_sha256(full))]
+    if wanted == "fp16" and member.half:
+        half = bundle.folder / member.half
+        sources.insert(0, Source("fp16", half, file_sha256(half)))
+    return tuple(sources)
+
+
+def examine(root: Path = Path("/")) -> Machine:
+    """Look at this machine: module, driver, GPU, memory, board. Never fails; `root` is its file system."""
+    board = [("board", board_of(root)), ("L4T", l4t_of(root)), ("power mode", power_mode())]
+    facts = [(name, value) for name, value in board if value]
+    warnings = []
+    try:
+        trt = import_tensorrt()
+        facts.append(("TensorRT", str(trt.__version__)))
+        if tuple(int(part) for part in trt.__version__.split(".")[:2]) < _TENSORRT_MIN:
+            raise EngineError(f"TensorRT {trt.__version__} is too old; 10.3 (JetPack 6) or newer is wanted")
+        cuda = Cuda()
+        device = this_device(trt, cuda, root)
+        free, total = cuda.memory()
+    except EngineError as error:
+        return Machine(tuple(facts), None, str(error), ())
+    facts.append(("GPU", f"{device.gpu}, compute capability {device.compute_capability}"))
+    facts.append(("CUDA", f"{device.cuda}, driver {device.driver}"))
+    facts.append(("memory", f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"))
+    if free < _FREE_MIN:
+        warnings.append(f"only {free / 1e9:.1f} GB are free: stop the desktop and other users of the GPU, or add swap")
+    return Machine(tuple(facts), device, None, tuple(warnings))
+
+
+def plan_table(machine: Machine, steps: list[Step]) -> Table:
+    """The plan for people."""
+    here = " · ".join(f"{name} {value}" for name, value in machine.facts) or "this machine tells nothing of itself"
+    workspace = ", ".join(map(str, WORKSPACE_MIB))
+    caption = f"tried with {workspace} MiB of workspace in turn; half precision that fails parity becomes fp32"
+    table = Table(title=here, title_justify="left", caption=caption, caption_justify="left")
+    for name in ("member", "precision", "MB of ONNX", "what"):
+        table.add_column(name, justify="right" if name == "MB of ONNX" else "left", overflow="fold")
+    for step in steps:
+        first = step.sources[0]
+        size = first.file.stat().st_size / 1e6
+        what = f"is there ({step.done.precision})" if step.done else "compile"
+        table.add_row(step.member.name, first.precision, f"{size:.1f}", what)
+    return table

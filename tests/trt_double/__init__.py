@@ -1,0 +1,1 @@
+"""Stand-ins for tensorrt and cuda-python, found through PYTHONPATH by the commands under test."""
