@@ -4,6 +4,7 @@ import getpass
 import io
 import json
 import logging
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -186,14 +187,15 @@ def review(
     detection: Annotated[str, typer.Argument(metavar="ID", help="Id of a detection, or how it begins.")],
     verdict: Annotated[Verdict, typer.Argument(help="What a person heard.")],
     note: Annotated[str, typer.Option(help="Anything worth keeping.")] = "",
-    reviewer: Annotated[str, typer.Option(help="Who says so.")] = getpass.getuser(),
+    reviewer: Annotated[str | None, typer.Option(help="Who says so; by default the name you are logged in by.")] = None,
     config: CONFIG = Path("station.yaml"),
 ) -> None:
     """Say what a person heard in a detection. Its clip is then never removed."""
     with Store(load_config(config).database) as store:
         found = explain(store, detection)
-        store.review(found["id"], reviewer, verdict.value, note, keep=True)
-    print(f"{found['id']}: {found['common_name'] or found['species']}, {verdict.value} ({reviewer})")
+        who = reviewer or _user()
+        store.review(found["id"], who, verdict.value, note, keep=True)
+    print(f"{found['id']}: {found['common_name'] or found['species']}, {verdict.value} ({who})")
 
 
 @app.command()
@@ -215,6 +217,13 @@ def check(
     else:
         console.print(checks_table(checks))
     raise typer.Exit(exit_status(checks))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a number without a name, as in containers
+        return f"user {os.getuid()}"
 
 
 clock_app = typer.Typer(no_args_is_help=True, help="Which clock stamped the rows, and mending them when it was wrong.")

@@ -22,11 +22,16 @@ DAMAGES = (
 
 @pytest.mark.parametrize("what", ["replay", "folder"])
 def test_killed_again_and_again_nothing_is_lost_or_twice(tmp_path: Path, what: What) -> None:
-    figures, wrong = same_after_kills(tmp_path, what, rounds=5, seed=3)
-    assert wrong == []
+    for seed in range(3, 9):  # five kills may all come early or late: on another machine other seeds hit
+        folder = tmp_path / f"seed{seed}"
+        folder.mkdir()
+        figures, wrong = same_after_kills(folder, what, rounds=5, seed=seed)
+        assert wrong == []
+        if figures.kills["in the middle"] and figures.in_recording:
+            break
     assert figures.kills["in the middle"], str(figures)
     assert figures.in_recording, str(figures)
-    killed, calm = tmp_path / "killed", tmp_path / "calm"
+    killed, calm = folder / "killed", folder / "calm"
     for number, damage in enumerate(DAMAGES):
         copy = tmp_path / f"{number}.db"
         with closing(sqlite3.connect(killed / "station.db")) as db:
