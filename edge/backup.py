@@ -3,7 +3,6 @@
 Knows nothing of what is in it.
 """
 
-import hashlib
 import os
 import shutil
 import sqlite3
@@ -11,11 +10,11 @@ from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 
+from edge.contract.bundle import file_sha256
 from edge.contract.errors import StoreError
 
 _BUSY_TIMEOUT_S = 30.0
 _SPARE_BYTES = 64 << 20  # stays free for the daemon, which goes on writing
-_BLOCK_BYTES = 1 << 20
 _PARTIAL = "partial.db"
 
 
@@ -33,7 +32,7 @@ def backup(database: Path, folder: Path, keep: int) -> Path:
         try:
             _copy(database, partial)
             made = folder / f"{database.stem}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.db"
-            _sums(made).write_text(f"{_sha256(partial)}  {made.name}\n")
+            _sums(made).write_text(f"{file_sha256(partial)}  {made.name}\n")
             _sync(partial, _sums(made))
             partial.replace(made)
         finally:
@@ -72,14 +71,6 @@ def _check_room(database: Path, folder: Path) -> None:
 
 def _sums(copy: Path) -> Path:
     return copy.with_name(f"{copy.name}.sha256")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _sync(*paths: Path) -> None:

@@ -35,6 +35,7 @@ class Ledger:
 
     def __init__(self, database: Path, station: str, bundle: Bundle) -> None:
         self._database, self._station, self._bundle = database, station, bundle
+        self._manifest = (bundle.folder / "manifest.json").read_text(encoding="utf8")  # its disk may go, too
         self._store: Store | None = None
         self._waiting: deque[Entry] = deque()
         self._again_at = 0.0
@@ -58,10 +59,9 @@ class Ledger:
             self.salvaged = sound_database(self._database) or self.salvaged
             store = Store(self._database, durable=True)
             try:
-                manifest = (self._bundle.folder / "manifest.json").read_text(encoding="utf8")
-                store.add_bundle(self._bundle, manifest)
+                store.add_bundle(self._bundle, self._manifest)
                 store.end_cut_off(self._station)
-            except BaseException:  # a store that is half begun is no store
+            except StoreError:  # a store that is half begun is no store
                 store.close()
                 raise
             self._store = store

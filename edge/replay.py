@@ -4,7 +4,6 @@ Resumes after a kill; a second run changes nothing. Every recording ends analyse
 stands in the way of the others.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from edge.capture.recording import Decoder, find_recordings, record_name
 from edge.capture.start_time import start_of
 from edge.clips.maker import ClipMaker
 from edge.config import Config
-from edge.contract.bundle import read_bundle
+from edge.contract.bundle import file_sha256, read_bundle
 from edge.contract.errors import ConfigError, RecordingError
 from edge.publisher import Publisher
 from edge.recognizer import best_recognizer
@@ -26,7 +25,6 @@ from edge.store.outbox import OutboxTable
 from edge.store.record import Store
 from edge.types import GapRow, Outcome, Place, RecordingRow, stable_id
 
-_HASH_BLOCK = 1 << 20
 _MTIME_NS_MAX = 2**63 - 1
 _DRAIN_S_MAX = 120.0
 
@@ -84,7 +82,7 @@ class Replay:
         if done:
             return Outcome(name, stat.st_size, done.state, done.reason, done.audio_s, done.windows, 0, True)
         with self.analyst.stopwatch("decode"):
-            digest = _sha256(path)
+            digest = file_sha256(path)
         recording_id, row = stable_id(station, name, digest), None
         try:
             with Decoder(path) as decoder:
@@ -184,14 +182,6 @@ class Replay:
 def _mtime_ns(stat: os.stat_result) -> int:
     """As a row can hold it: a broken clock may have written the year 2400."""
     return max(-_MTIME_NS_MAX, min(stat.st_mtime_ns, _MTIME_NS_MAX))
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from edge.analysis import Analyst, Found
 from edge.capture.folder import FolderWatch
 from edge.capture.recording import record_name
-from edge.clips import ClipMaker
+from edge.clips.maker import ClipMaker
 from edge.config import Config
 from edge.contract.errors import ConfigError, StoreError
 from edge.ledger import Ledger

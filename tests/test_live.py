@@ -368,3 +368,18 @@ def test_a_machine_that_is_too_slow_stops_at_once(station_yaml: StationYaml, rec
     assert len(scene.script) == 60, "nothing more was read"
     assert accounted(config)[0] == analysed < 23
     assert rows(config, "SELECT round(seconds, 3), reason FROM gaps") == [(round(23 - analysed, 3), "overload")]
+
+
+def test_a_bundle_that_goes_with_its_disk_is_not_wanted_again(station_yaml: StationYaml, own_bundle: Path) -> None:
+    """The database could not be opened at first; when it can, the bundle's folder is away."""
+    config = load_config(station_yaml(bundle=own_bundle))
+    recognizer, scene = Recognizer(read_bundle(own_bundle)), Scene()
+    config.database.mkdir()
+    with listening(config, scene, recognizer) as live:
+        scene.sound(hiss(10))
+        play(live, scene)
+        own_bundle.rename(own_bundle.with_name("away"))
+        config.database.rmdir()
+        live._ledger.flush(now=True)
+        assert live._ledger.error is None
+    assert accounted(config) == pytest.approx((10, 0), abs=0.001)

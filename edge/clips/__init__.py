@@ -1,5 +1,1 @@
 """Sound saved around detections, and which of it goes again. Knows the record only as the Protocols in its files."""
-
-from edge.clips.maker import ClipMaker
-
-__all__ = ["ClipMaker"]
