@@ -16,7 +16,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
 
 from edge.backup import backup as make_backup
 from edge.check.run import run_checks
@@ -27,7 +28,8 @@ from edge.config import DEMO_FOLDER, Config, load_config
 from edge.contract.errors import BirdstationError, StoreError
 from edge.contract.labels import read_labels
 from edge.demo.run import run_demo
-from edge.replay import Replayed, replay_folder
+from edge.replay import Progress, Replayed, replay_folder
+from edge.reports.parquet import write_parquet
 from edge.reports.retention import retention_lines, retention_summary, retention_table
 from edge.reports.score import score_store
 from edge.reports.summary import Cost, cpu_seconds, replay_summary
@@ -73,6 +75,13 @@ def replay(
     folder: Annotated[Path, typer.Argument(help="Folder of recordings (searched through), or one recording.")],
     config: Annotated[Path, typer.Option(help="The station's settings.")] = Path("station.yaml"),
     labels: Annotated[Path | None, typer.Option(help="CSV with row_id and birds: score by row-wise F1.")] = None,
+    jobs: Annotated[int, typer.Option(min=0, max=256, help="Recordings side by side; 0: one per core.")] = 0,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster that reads the recordings instead.")
+    ] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also write what this replay found as Parquet files.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")] = False,
 ) -> None:
     """Analyse a folder of recordings into the station's database, once.
@@ -85,7 +94,7 @@ def replay(
     if truth and 5.0 % settings.windows.hop_s > 1e-9:
         raise typer.BadParameter(f"rows of 5 s need windows.hop_s to divide 5; found {settings.windows.hop_s}")
     start, cpu = time.perf_counter(), cpu_seconds()
-    done = _with_progress(settings, folder, console)
+    done = _with_progress(settings, folder, jobs, cluster, console)
     cost = Cost(time.perf_counter() - start, cpu_seconds() - cpu, done.seconds)
     with Store(settings.database) as store:
         paths = [o.path for o in done.outcomes]
@@ -95,20 +104,32 @@ def replay(
         _show(console, store, settings, done, summary)
         if score:
             console.print(score_line(score[0]))
+        if parquet:
+            written = write_parquet(store, settings.station.id, done.bundle_id, paths, parquet)
+            console.print(f"{parquet}: {', '.join(written)}", soft_wrap=True, markup=False)
     if as_json:
         print(json.dumps(summary, ensure_ascii=False), flush=True)
     raise typer.Exit(EXIT_REFUSED if summary["refused"] else 0)
 
 
-def _with_progress(settings: Config, folder: Path, console: Console) -> Replayed:
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("recordings")
+def _with_progress(settings: Config, folder: Path, jobs: int, cluster: str | None, console: Console) -> Replayed:
+    """By bytes, which are known beforehand, unlike seconds: so one long recording moves the bar too."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with RichProgress(*columns, console=console, transient=True) as shown:
+        task, start = shown.add_task("loading the model", total=None), time.perf_counter()
+        count = 0
 
-        def show(outcome: Outcome, total: int) -> None:
-            progress.update(task, advance=1, total=total, description=outcome.path[-40:])
+        def show(now: Progress) -> None:
+            pace = now.audio_s / (time.perf_counter() - start)
+            description = f"{count} of {now.recordings} recordings, {pace:.0f} × real time"
+            shown.update(task, completed=now.bytes_done, total=now.bytes_total, description=description)
 
-        return replay_folder(settings, folder, show)
+        def ended(_: Outcome, now: Progress) -> None:
+            nonlocal count
+            count += 1
+            show(now)
+
+        return replay_folder(settings, folder, ended, show, jobs, cluster)
 
 
 def _show(console: Console, store: Store, settings: Config, done: Replayed, summary: dict[str, Any]) -> None:

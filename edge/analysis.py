@@ -1,37 +1,43 @@
 """One unbroken stretch of sound: cut, recognised, smoothed, detected. The same for microphone, folder and replay.
 
-Says what was found, batch by batch; whoever drives it stores that. Knows no source, no database and no broker.
+Says what was found, batch by batch; whoever drives it stores that. Several threads may analyse at once, each its own
+stretches. Knows no source, no database and no broker.
 """
 
 import hashlib
 import json
+import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
+from itertools import groupby
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge.config import Config
-from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Samples, Window, WindowCutter
-from edge.contract.blend import Scores
+from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Image, Samples, Window, WindowCutter
+from edge.contract.blend import Scores, open_windows
 from edge.contract.bundle import Bundle
 from edge.detector import Detector, Rules
 from edge.prior import prior_table
 from edge.privacy import Privacy
 from edge.publisher import detection_message
 from edge.recognizer import Decided, NeighbourSmoother, Recognizer
-from edge.types import Detection, Effort, Message, Place, RecordingRow, effort_by_hour
+from edge.types import Detection, Effort, Message, Place, RecordingRow, WindowScores, effort_by_hour
 
 NO_OVERLAP, FEW_MEMBERS = 1, 2  # steps of the overload ladder
 
 
 @dataclass
 class Stopwatch:
-    """Wall seconds by step."""
+    """Wall seconds by step, added up over threads."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
     def __call__(self, step: str) -> Iterator[None]:
@@ -39,7 +45,9 @@ class Stopwatch:
         try:
             yield
         finally:
-            self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
+            spent = time.perf_counter() - start
+            with self._lock:
+                self.seconds[step] = self.seconds.get(step, 0.0) + spent
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,7 @@ class Analyst:
         self.bundle: Bundle = recognizer.bundle
         self.stopwatch = Stopwatch()
         self._priors: dict[Place, Scores | None] = {}
+        self._priors_lock = threading.Lock()
         self.take(config)
 
     def take(self, config: Config) -> None:
@@ -103,7 +112,7 @@ class Analyst:
     def digest(self) -> str:
         """What a recording's rows depend on besides the recording."""
         config = self.config
-        parts = [self.bundle.id, asdict(config.station), asdict(config.windows), asdict(config.detect)]
+        parts = [self.bundle.id, asdict(config.station), asdict(config.windows), asdict(config.detect), config.members]
         parts += [asdict(config.privacy)] if self.privacy.drops_detections else []
         parts.append({site: asdict(place) for site, place in config.sites.items()})
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
@@ -113,31 +122,83 @@ class Analyst:
         too little of the season to weigh in."""
         if self.config.detect.prior == "off" or row.place is None or row.time_source == "mtime":
             return None
-        if row.place not in self._priors:
-            self._priors[row.place] = prior_table(self.bundle, row.place, self.config.state / "priors")
-        table = self._priors[row.place]
+        with self._priors_lock:
+            if row.place not in self._priors:
+                self._priors[row.place] = prior_table(self.bundle, row.place, self.config.state / "priors")
+            table = self._priors[row.place]
         local = row.start + timedelta(minutes=row.utc_offset_minutes)
         return None if table is None else table[local.timetuple().tm_yday - 1]
 
 
+Asked = Sequence[tuple["Stretch", Window]]  # windows of one stretch side by side
+
+
+def _answers(analyst: Analyst, asked: Asked, few: bool) -> Iterator[Found]:
+    """Show windows to the networks together and give each stretch its answer."""
+    images = np.stack([window.image for _, window in asked])
+    parts: list[tuple[Stretch, slice]] = []
+    for stretch, group in groupby(stretch for stretch, _ in asked):
+        begin = parts[-1][1].stop if parts else 0
+        parts.append((stretch, slice(begin, begin + len(list(group)))))
+
+    def undecided(acoustic: Scores) -> NDArray[np.bool_]:
+        return np.concatenate([stretch.undecided(acoustic[part]) for stretch, part in parts])
+
+    with analyst.stopwatch("engine"):
+        scores = analyst.recognizer.recognise(images, None, few=few, undecided=undecided)
+    for stretch, part in parts:
+        mine = WindowScores(
+            scores.members[:, part], scores.acoustic[part], scores.blended[part], scores.decided_by[part]
+        )
+        yield from stretch.answer([window for _, window in asked[part]], images[part], mine)
+
+
+class Batch:
+    """Windows of one stretch after the other, shown to the networks so many at a time: a recording of ten seconds does
+    not cost a whole call. What a window's neighbours in a batch are changes nothing, down to the last bit.
+
+        batch.add(stretch)
+        for found in batch.found(): ...
+        batch.found(rest=True)   # when nothing more comes
+    """
+
+    def __init__(self, analyst: Analyst) -> None:
+        self._analyst, self._size = analyst, analyst.config.runtime.batch
+        self._waiting: deque[tuple[Stretch, Window]] = deque()
+
+    def add(self, stretch: "Stretch") -> None:
+        """Take the windows of a stretch that wait."""
+        self._waiting.extend((stretch, window) for window in stretch.take())
+
+    def found(self, rest: bool = False) -> Iterator[Found]:
+        """Analyse whole batches, at the end also what is left."""
+        while len(self._waiting) >= self._size or (rest and self._waiting):
+            asked = [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
+            yield from _answers(self._analyst, asked, few=False)
+
+
 class Stretch:
-    """Analyses one stretch of sound. Batches have one size and never span stretches, so that a recording analysed
-    again gives the same numbers; a live stretch does not wait for a batch to fill.
+    """One stretch of sound. The microphone asks it itself, and does not wait for a batch to fill:
+
+        stretch.push(samples)
+        for found in stretch.found(): ...
+
+    Recordings share a `Batch`.
 
     `shed` is the step of the overload ladder: from NO_OVERLAP on windows overlap only as far as no sound is unheard, at
     FEW_MEMBERS one member of each kind answers.
     """
 
-    def __init__(self, analyst: Analyst, row: RecordingRow, live: bool = False) -> None:
+    def __init__(self, analyst: Analyst, row: RecordingRow) -> None:
         self.row, self.shed = row, 0
-        self._analyst, self._live = analyst, live
-        self._config = analyst.config
+        self._analyst, self._config = analyst, analyst.config
         self._hop = self._config.hop_samples
         self._cutter = WindowCutter(self._hop, analyst.bundle.manifest.padding)
         self._prior = analyst.prior(row)
         self._smoother, self._shed_now = self._new_smoother(), 0
         self._waiting: list[Window] = []
         self._closed = False
+        self._asked = 0  # windows that were taken and have no answer yet
         self._taken_until = 0  # sample up to which windows went to the networks
         self._speech: dict[int, bool] = {}  # by a window's start, until it is decided
         self._windows, self._until = 0, 0  # decided so far
@@ -158,6 +219,11 @@ class Stretch:
         """Decided so far."""
         return self._windows
 
+    @property
+    def done(self) -> bool:
+        """Closed, and every window that was taken has its answer; `last` then gives what waited for a neighbour."""
+        return self._closed and not self._waiting and not self._asked
+
     def push(self, samples: Samples) -> None:
         """The next samples, mono, RATE_HZ."""
         with self._analyst.stopwatch("image"):
@@ -173,18 +239,50 @@ class Stretch:
         """The stretch ends here, and what no network has seen yet is left out; `found` then gives the rest."""
         self._waiting, self._closed = [], True
 
+    def take(self) -> list[Window]:
+        """The windows that wait, for a batch; each gets an answer."""
+        windows, self._waiting = self._waiting, []
+        self._asked += len(windows)
+        return windows
+
     def found(self) -> Iterator[Found]:
-        """Analyse what waits and yield what is decided, batch by batch."""
+        """Analyse what waits and yield what is decided, batch by batch; at the end of the stretch all of it."""
         if self.shed != self._shed_now:
             yield from self._say(self._smoother.close())
             self._shed_now = self.shed
             self._smoother = self._new_smoother()
         size = self._config.runtime.batch
-        while len(self._waiting) >= size or (self._waiting and (self._live or self._closed)):
+        while self._waiting:
             batch, self._waiting = self._waiting[:size], self._waiting[size:]
-            yield from self._say(self._analyse([w for w in batch if self._wanted(w)]))
+            asked = [(self, window) for window in batch if self._wanted(window)]
+            if asked:
+                self._asked += len(asked)
+                yield from _answers(self._analyst, asked, few=self._shed_now >= FEW_MEMBERS)
         if self._closed:
-            yield from self._say(self._smoother.close())
+            yield from self.last()
+
+    def last(self) -> Iterator[Found]:
+        """When all is answered: decide on what waits for a neighbour that does not come."""
+        yield from self._say(self._smoother.close())
+
+    def undecided(self, acoustic: Scores) -> NDArray[np.bool_]:
+        """Which windows the student's scores `(windows, species)` leave open, `(windows,)`."""
+        manifest, thresholds = self._analyst.bundle.manifest, self._analyst.detector(self._prior).thresholds
+        assert manifest.student is not None  # only a cascade asks
+        margins = manifest.student.below, manifest.student.above
+        open_ = open_windows(acoustic, self._prior, manifest.blend, thresholds, *margins)
+        voices, threshold = self._analyst.privacy.voices, self._analyst.privacy.threshold
+        if voices:  # whether people speak is a decision too
+            limits = np.full(len(voices), threshold, np.float32)
+            open_ |= open_windows(acoustic[:, voices], None, manifest.blend, limits, *margins)
+        return open_
+
+    def answer(self, windows: list[Window], images: Image, scores: WindowScores) -> Iterator[Found]:
+        """What the networks say of windows that were taken, in their order."""
+        self._asked -= len(windows)
+        for window, speech in zip(windows, self._analyst.privacy.speech(images, scores), strict=True):
+            self._speech[window.start] = speech
+        yield from self._say(self._smoother.push(windows, scores))
 
     def _wanted(self, window: Window) -> bool:
         """Without overlap a window is left out if the next one still begins in sound that was taken. The last one of a
@@ -198,16 +296,6 @@ class Stretch:
     def _new_smoother(self) -> NeighbourSmoother:
         hop = self._hop if self.shed < NO_OVERLAP else WINDOW_SAMPLES // self._hop * self._hop
         return NeighbourSmoother(self._analyst.bundle.manifest.blend, hop, self._prior)
-
-    def _analyse(self, batch: list[Window]) -> Decided | None:
-        if not batch:
-            return None
-        with self._analyst.stopwatch("engine"):
-            images = np.stack([w.image for w in batch])
-            scores = self._analyst.recognizer.recognise(images, None, few=self._shed_now >= FEW_MEMBERS)
-            for window, speech in zip(batch, self._analyst.privacy.speech(images, scores), strict=True):
-                self._speech[window.start] = speech
-            return self._smoother.push(batch, scores)
 
     def _say(self, decided: Decided | None) -> Iterator[Found]:
         """A window that still waits for its neighbour is not yet heard."""

@@ -27,6 +27,7 @@ DEMO_FOLDER = Path(__file__).parent / "demo"  # bundle and soundscapes that ship
 Latitude = Annotated[float, Range(-90, 90)]
 Longitude = Annotated[float, Range(-180, 180)]
 Score = Annotated[float, Range(0, 1)]
+Members = Literal["bag", "student", "cascade"]
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,7 @@ class Config:
     schedule: tuple[tuple[str, str], ...] = ()
     windows: WindowSettings = WindowSettings()
     detect: DetectSettings = DetectSettings()
+    members: Members = "bag"
     runtime: RuntimeSettings = RuntimeSettings()
     clips: ClipSettings = ClipSettings()
     retention: RetentionSettings = RetentionSettings()

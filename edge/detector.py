@@ -38,6 +38,11 @@ class Detector:
     def __init__(self, station: str, bundle_id: str, taxonomy: Taxonomy, rules: Rules) -> None:
         self._station, self._bundle_id, self._taxonomy, self._rules = station, bundle_id, taxonomy, rules
 
+    @property
+    def thresholds(self) -> Scores:
+        """In force, `(species,)`."""
+        return self._rules.thresholds
+
     def detect(
         self,
         recording: RecordingRow,
@@ -68,7 +73,8 @@ class Detector:
     ) -> Detection:
         start = recording.start + timedelta(seconds=window.start / RATE_HZ)
         species = self._taxonomy.codes[index]
-        members = scores.members[:, row, index]
+        members = [None if np.isnan(score) else float(score) for score in scores.members[:, row, index]]
+        answers = [score for score in members if score is not None]
         return Detection(
             id=stable_id(self._station, recording.id, utc_text(start), species, self._bundle_id),
             recording_id=recording.id,
@@ -81,12 +87,13 @@ class Detector:
             prior=None if prior is None else float(prior[index]),
             threshold=float(self._rules.thresholds[index]),
             rule=self._rules.names[index],
-            member_low=float(members.min()),
-            member_high=float(members.max()),
+            member_low=min(answers),
+            member_high=max(answers),
             level_dbfs=float(window.level_dbfs) if np.isfinite(window.level_dbfs) else None,
-            members=tuple(map(float, members)),
+            members=tuple(members),
             runner_ups=self._runner_ups(scores.blended[row], index),
             shed=shed,
+            decided_by=scores.decided_by[row],
         )
 
     def _runner_ups(self, scores: Scores, index: int) -> tuple[tuple[str, float], ...]:

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from edge.config import Config
+from edge.config import Config, Members
 from edge.types import ClockState, utc_text
 
 SILENT_S_MAX = 30.0  # without sound that should be heard; a card that is opened anew takes a few seconds
@@ -64,6 +64,8 @@ class Health:
     temperature_c: float | None
     mqtt: Mqtt | None
     runtime: str
+    members: Members
+    bag_share: float | None  # of the windows since the start
     bundle: str
     probe: float
     suppressed_today: int
@@ -128,7 +130,7 @@ def _degraded(health: Health, facts: Facts) -> Iterator[str]:
     if health.shed > 0:
         yield (
             "Sound comes faster than this machine answers, so it works with less overlap or fewer networks: take a "
-            "larger windows.hop_s or a smaller bundle, and see whether it is too hot or other programs run."
+            "larger windows.hop_s, members: cascade or a smaller bundle, and see whether it is too hot or busy."
         )
     if facts.lost_hour_s > 0:
         yield (
@@ -255,6 +257,7 @@ _STATION: tuple[tuple[str, str, Callable[[Health], float | None]], ...] = (
         lambda h: _times(h.disk_hours_left, 3600),
     ),
     ("temperature_celsius", "The hottest sensor of the machine.", lambda h: h.temperature_c),
+    ("bag_share", "Share of the windows since the start that the bag decided, not its student.", lambda h: h.bag_share),
     ("probe_difference", "Largest difference of a score of the bundle's probe at start.", lambda h: h.probe),
     ("uptime_seconds", "Since the station started.", lambda h: h.uptime_s),
     ("resident_memory_bytes", "Memory in use by the station.", lambda h: _times(h.rss_mb, 1e6)),
@@ -271,7 +274,7 @@ _MQTT: tuple[tuple[str, str, Callable[[Mqtt], float]], ...] = (
 
 def _exposition(health: Health) -> Iterator[str]:
     where = {"station": health.station, "source": health.source}
-    runs = {key: getattr(health, key) for key in ("version", "runtime", "bundle", "clock_state")}
+    runs = {key: getattr(health, key) for key in ("version", "runtime", "members", "bundle", "clock_state")}
     yield from _family("info", "What runs here, as labels.", [(where | runs, 1)])
     states = [(where | {"state": state}, float(state == health.state)) for state in STATES]
     yield from _family("state", "1 for the present state, 0 for the others.", states)

@@ -189,7 +189,7 @@ class Live:
             clock_state=self.clock.state,
             boot=self._boot,
         )
-        self._stretch, self.awake_at = Stretch(self._analyst, row, live=True), self.clock.at_s()
+        self._stretch, self.awake_at = Stretch(self._analyst, row), self.clock.at_s()
         self._stretch.shed = self._shed
         self._ledger.begin(row, self._analyst.digest())
         if self._clips:

@@ -23,11 +23,11 @@ class Privacy:
         unknown = sorted(set(settings.classes) - set(taxonomy.codes))
         if unknown:
             raise ConfigError(f"privacy.classes: {', '.join(unknown)}: not a class of this bundle")
-        self._settings = settings
-        self._classes = [taxonomy.index(code) for code in settings.classes]
         on = settings.human != "off"
+        self.voices = [taxonomy.index(code) for code in settings.classes] if on else []  # classes of the bundle
+        self.threshold = settings.threshold
         self._engine = OnnxEngine([settings.detector], threads=1) if settings.detector and on else None
-        self.listens = on and bool(self._classes or self._engine)
+        self.listens = bool(self.voices or self._engine)
         self.drops_detections = self.listens and settings.human == "all"
 
     def speech(self, images: Image, scores: WindowScores) -> list[bool]:
@@ -35,8 +35,8 @@ class Privacy:
         if not self.listens:
             return [False] * len(images)
         highest = np.zeros(len(images), np.float32)
-        if self._classes:
-            highest = np.maximum(highest, scores.acoustic[:, self._classes].max(axis=1))
+        if self.voices:
+            highest = np.maximum(highest, scores.acoustic[:, self.voices].max(axis=1))
         if self._engine:
             highest = np.maximum(highest, self._engine.scores(images)[0].max(axis=1))
-        return [bool(score >= self._settings.threshold) for score in highest]
+        return [bool(score >= self.threshold) for score in highest]

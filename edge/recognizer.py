@@ -1,22 +1,26 @@
-"""Images to scores: members, their mean, a window's neighbours, the blend with the prior.
+"""Images to scores: members, their mean, the student before them, a window's neighbours, the blend with the prior.
 
 What is verified here is what the station runs.
 """
 
 import logging
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edge.config import RuntimeSettings
+from edge.config import Members, RuntimeSettings
 from edge.contract.audio import Image, Window, mel_image
 from edge.contract.blend import Blend, Scores, acoustic_scores, blend_scores, neighbour_step, smooth_neighbours
-from edge.contract.bundle import Bundle
-from edge.contract.errors import BundleError, EngineError
+from edge.contract.bundle import Bundle, BundleMember, Probe
+from edge.contract.errors import BundleError, ConfigError, EngineError
 from edge.engines.engine import Engine
 from edge.engines.onnx import OnnxEngine
 from edge.engines.tensorrt import open_tensorrt
-from edge.types import WindowScores
+from edge.engines.tuned import Use, open_tuned
+from edge.types import DecidedBy, WindowScores
 
 log = logging.getLogger(__name__)
 
@@ -24,25 +28,54 @@ _GREY_TOLERANCE = 1
 _GREY_SHARE = 0.999  # share of pixels that must be within one grey level
 
 
-class Recognizer:
-    """A bundle on an engine: ONNX Runtime, or what `best_recognizer` found better.
+Undecided = Callable[[Scores], NDArray[np.bool_]]  # the student's acoustic scores (windows, species) to (windows,)
 
-    recognizer = best_recognizer(bundle, config.runtime, config.engines_folder)
+
+def networks_of(bundle: Bundle, members: Members) -> tuple[BundleMember, ...]:
+    """The networks of the bundle that `members` asks, the student last. Raises ConfigError if it has no student."""
+    manifest = bundle.manifest
+    if members == "bag":
+        return manifest.members
+    if manifest.student is None:
+        raise ConfigError(
+            f"members: found {members}, but the bundle {bundle.folder} has no student; set members: bag, or give it "
+            "one (python -m trainer distil)"
+        )
+    return manifest.networks if members == "cascade" else (manifest.student.member,)
+
+
+class Recognizer:
+    """A bundle on an engine: ONNX Runtime, or what `best_recognizer` found better. Several threads may ask it at once.
+
+    recognizer = best_recognizer(bundle, config.runtime, config.engines_folder, config.members)
     recognizer.check_probe()
     scores = recognizer.recognise(images, prior)
+
+    Only the networks that `members` asks are loaded; a given `engine` runs these, in the order of `networks`. Raises
+    ConfigError if the bundle has no student and one is asked.
     """
 
-    def __init__(self, bundle: Bundle, threads: int = 0, engine: Engine | None = None) -> None:
-        self.bundle = bundle
+    def __init__(
+        self, bundle: Bundle, threads: int = 0, engine: Engine | None = None, members: Members = "bag"
+    ) -> None:
+        self.bundle, self.members = bundle, members
+        self.networks = networks_of(bundle, members)
         self.degraded: str | None = None  # why it is not the best engine that this machine could have
         self._threads = threads
         self.engine: Engine = engine or self._onnx()
-        self._kinds = [member.kind for member in bundle.manifest.members]
-        self._all = tuple(range(len(self._kinds)))
+        self._kinds = [] if members == "student" else [member.kind for member in bundle.manifest.members]
+        self._bag = tuple(range(len(self._kinds)))
         self._few = tuple(sorted(self._kinds.index(kind) for kind in set(self._kinds)))
+        self._lock = threading.Lock()
+        self._asked, self._opened = 0, 0  # windows of sound so far, and those of them that the bag decided
 
     def _onnx(self) -> OnnxEngine:
-        return OnnxEngine([self.bundle.folder / m.file for m in self.bundle.manifest.members], self._threads)
+        return OnnxEngine([self.bundle.folder / network.file for network in self.networks], self._threads)
+
+    @property
+    def bag_share(self) -> float | None:
+        """Share of the windows of sound so far that the bag decided; None: there were none yet."""
+        return self._opened / self._asked if self._asked else None
 
     def degrade(self, reason: str) -> None:
         """Go on with ONNX Runtime, for good."""
@@ -50,18 +83,54 @@ class Recognizer:
         self.engine.close()
         self.engine, self.degraded = self._onnx(), reason
 
-    def recognise(self, images: Image, prior: Scores | None, few: bool = False) -> WindowScores:
+    def recognise(
+        self, images: Image, prior: Scores | None, few: bool = False, undecided: Undecided | None = None
+    ) -> WindowScores:
         """Grey images `(n, 128, 281)` and prior `(n, species)`, `(species,)` or None to scores, each image alone; in a
-        stretch of sound a NeighbourSmoother decides on them. `few`: only the first member of each kind, in a hurry."""
-        which = self._few if few else self._all
+        stretch of sound a NeighbourSmoother decides on them.
+
+        In a cascade the student answers first, and the bag the windows that `undecided` says are left open; without it
+        (a probe) the bag answers and decides all. `few`, in a hurry: only the first member of each kind, in a cascade
+        the student alone.
+        """
+        members = np.full((len(self.networks), len(images), len(self.bundle.taxonomy)), np.nan, np.float32)
+        acoustic, opened = np.empty(members.shape[1:], np.float32), np.ones(len(images), np.bool_)
+        if self.members != "bag":
+            members[-1] = self._ask(images, [len(self.networks) - 1])[0]
+            acoustic[:] = members[-1]
+            opened = self._open(acoustic, few, undecided)
+        if opened.any():
+            which, windows = self._few if few else self._bag, np.flatnonzero(opened)
+            answers = self._ask(images[windows], which)
+            members[np.array(which)[:, None], windows] = answers
+            kinds = [self._kinds[index] for index in which]
+            acoustic[windows] = acoustic_scores(answers, kinds, self.bundle.manifest.blend)
+        if undecided is not None:
+            self._count(opened)
+        decided_by: tuple[DecidedBy, ...] = tuple("bag" if its else "student" for its in opened)
+        return WindowScores(members, acoustic, blend_scores(acoustic, prior, self.bundle.manifest.blend), decided_by)
+
+    def _open(self, student: Scores, few: bool, undecided: Undecided | None) -> NDArray[np.bool_]:
+        """Which windows the bag answers, after the student."""
+        if self.members == "student" or few:
+            return np.zeros(len(student), np.bool_)
+        return np.ones(len(student), np.bool_) if undecided is None else undecided(student)
+
+    def _count(self, opened: NDArray[np.bool_]) -> None:
+        with self._lock:
+            self._asked += len(opened)
+            self._opened += int(np.count_nonzero(opened))
+
+    def _ask(self, images: Image, which: Sequence[int]) -> Scores:
+        """Scores `(which, n, species)` of these of the networks."""
+        engine = self.engine
         try:
-            members = self.engine.scores(images, which)
+            return engine.scores(images, which)
         except EngineError as error:  # the GPU fell out: the station hears on
-            self.degrade(str(error))
-            members = self.engine.scores(images, which)
-        blend = self.bundle.manifest.blend
-        acoustic = acoustic_scores(members, [self._kinds[index] for index in which], blend)
-        return WindowScores(members, acoustic, blend_scores(acoustic, prior, blend))
+            with self._lock:
+                if self.engine is engine:  # of several threads the first that saw it
+                    self.degrade(str(error))
+            return self.engine.scores(images, which)
 
     def check_probe(self) -> float:
         """Run the bundle's probe; return the largest difference of a score.
@@ -73,38 +142,50 @@ class Recognizer:
         if np.mean(apart <= _GREY_TOLERANCE) < _GREY_SHARE:
             raise BundleError(f"{folder}: this machine computes other images than the bundle was made with")
         found = self.recognise(probe.images, probe.prior if probe.prior.size else None)
-        differences = (found.members - probe.member_scores, found.blended - probe.blended)
+        differences = [found.members - self._expected(probe)]
+        differences += [] if self.members == "student" else [found.blended - probe.blended]
         worst = max(float(np.max(np.abs(d))) for d in differences)
         if not worst <= self.engine.tolerance:  # also true for NaN
             raise BundleError(f"{folder}: probe failed on {self.engine.name}: scores differ by {worst:.2g}")
         return worst
 
-
-def best_recognizer(bundle: Bundle, settings: RuntimeSettings, engines: Path) -> Recognizer:
-    """The bundle on the best engine that the settings allow and that passes the probe here; `degraded` says why it is
-    not a better one. `engines` is the folder that `python -m export trt` wrote, if it did. Raises BundleError."""
-    if settings.engine == "onnx":
-        return Recognizer(bundle, settings.threads)
-    try:
-        engine = open_tensorrt(bundle, engines)
-    except EngineError as error:
-        return _degraded(bundle, settings, str(error))
-    if engine is None:
-        missing = f"runtime.engine is tensorrt, but {engines} has no engines; run python -m export trt"
-        return _degraded(bundle, settings, missing if settings.engine == "tensorrt" else None)
-    recognizer = Recognizer(bundle, settings.threads, engine)
-    try:
-        recognizer.check_probe()
-    except BundleError as error:
-        recognizer.degrade(str(error))
-    return recognizer
+    def _expected(self, probe: Probe) -> Scores:
+        """What the loaded networks must give, `(networks, clips, species)`."""
+        student = [] if self.members == "bag" else [probe.student_scores[None]]
+        return np.concatenate([probe.member_scores[: len(self._bag)], *student])
 
 
-def _degraded(bundle: Bundle, settings: RuntimeSettings, reason: str | None) -> Recognizer:
-    recognizer = Recognizer(bundle, settings.threads)
+def best_recognizer(
+    bundle: Bundle, settings: RuntimeSettings, engines: Path, members: Members = "bag", use: Use = "live"
+) -> Recognizer:
+    """The bundle on the best engine that the settings allow and that passes the probe here: TensorRT, else what was
+    tuned for this use, else ONNX Runtime; `degraded` says why it is not a better one. `engines` is the folder that
+    `python -m export trt` wrote, if it did; beside it lies what `python -m export tune` found. Raises BundleError, and
+    ConfigError if `members` asks for a student that the bundle does not have."""
+    networks = networks_of(bundle, members)
+    engine: Engine | None = None
+    reason: str | None = None
+    if settings.engine != "onnx":
+        try:
+            engine = open_tensorrt(bundle, engines, networks)
+        except EngineError as error:
+            reason = str(error)
+        if engine is None and settings.engine == "tensorrt":
+            reason = reason or f"runtime.engine is tensorrt, but {engines} has no engines; run python -m export trt"
+    if engine is None and settings.engine == "auto":
+        try:
+            engine = open_tuned(bundle, engines.parent, networks, members, use, settings.threads)
+        except EngineError as error:
+            log.warning("what was tuned is left alone: %s", error)
+    recognizer = Recognizer(bundle, settings.threads, engine, members)
     recognizer.degraded = reason
     if reason:
-        log.warning("going on with ONNX Runtime: %s", reason)
+        log.warning("going on with %s: %s", recognizer.engine.name, reason)
+    if engine is not None:
+        try:
+            recognizer.check_probe()
+        except BundleError as error:
+            recognizer.degrade(str(error))
     return recognizer
 
 
@@ -125,13 +206,15 @@ class NeighbourSmoother:
         self._blend, self._prior = blend, prior
         self._step = neighbour_step(hop_samples) if blend.smoothing else 0
         self._windows: list[Window] = []  # not yet decided; at most `step` between two pushes
-        self._members: list[Scores] = []  # (members, species) of each of these
+        self._members: list[Scores] = []  # (networks, species) of each of these
+        self._decided_by: list[DecidedBy] = []
         self._acoustic: list[Scores] = []  # (species,) of each of these, and of the `step` before them
 
     def push(self, windows: list[Window], scores: WindowScores) -> Decided | None:
         """Take the next windows and the scores that each has alone; return those that are now decided, if any."""
         self._windows += windows
         self._members += list(np.moveaxis(scores.members, 1, 0))
+        self._decided_by += scores.decided_by
         self._acoustic += list(scores.acoustic)
         return self._decide(len(self._windows) - self._step)
 
@@ -147,5 +230,6 @@ class NeighbourSmoother:
         smoothed = smooth_neighbours(np.stack(self._acoustic), self._blend, self._step)[earlier : earlier + count]
         members = np.stack(self._members[:count], axis=1)
         windows, self._windows = self._windows[:count], self._windows[count:]
+        decided_by, self._decided_by = tuple(self._decided_by[:count]), self._decided_by[count:]
         self._members, self._acoustic = self._members[count:], self._acoustic[max(0, earlier + count - self._step) :]
-        return windows, WindowScores(members, smoothed, blend_scores(smoothed, self._prior, self._blend))
+        return windows, WindowScores(members, smoothed, blend_scores(smoothed, self._prior, self._blend), decided_by)

@@ -1,31 +1,31 @@
-"""A folder of recordings, once: decode, cut, recognise, detect, commit.
+"""A folder of recordings, once: what was found in them, stored recording by recording.
 
 Resumes after a kill; a second run changes nothing. Every recording ends analysed or refused with a reason, and none
-stands in the way of the others.
+stands in the way of the others. One thread writes, however many read.
 """
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
-from datetime import timedelta
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edge.analysis import Analyst, Found, Stretch
-from edge.capture.recording import Decoder, find_recordings, record_name
-from edge.capture.start_time import start_of
+from edge.analysis import Analyst, Found
+from edge.capture.recording import find_recordings, record_name
 from edge.clips.maker import ClipMaker
+from edge.cluster import ClusterReaders
 from edge.config import Config
-from edge.contract.bundle import file_sha256, read_bundle
-from edge.contract.errors import ConfigError, RecordingError
+from edge.contract.bundle import read_bundle
+from edge.contract.errors import ConfigError
+from edge.engines.onnx import cores
 from edge.publisher import Publisher
+from edge.reader import Begun, Ended, Event, Events, Heard, Readers, Reading, Refused, Task, Unread, read_recordings
 from edge.recognizer import best_recognizer
 from edge.store.clips import ClipTable
 from edge.store.outbox import OutboxTable
 from edge.store.record import Store
-from edge.types import GapRow, Outcome, Place, RecordingRow, stable_id
+from edge.types import GapRow, Outcome
 
-_MTIME_NS_MAX = 2**63 - 1
 _DRAIN_S_MAX = 120.0
 
 
@@ -40,6 +40,16 @@ def recordings_in(folder: Path) -> tuple[Path, list[Path]]:
     return (folder if is_folder else folder.parent), find_recordings(folder)
 
 
+@dataclass
+class Progress:
+    """How far a replay is."""
+
+    recordings: int = 0  # in all
+    bytes_total: int = 0
+    bytes_done: float = 0.0
+    audio_s: float = 0.0  # analysed in this run
+
+
 class Replay:
     """Analyses recordings into a store under one configuration and bundle.
 
@@ -47,141 +57,172 @@ class Replay:
         replay = Replay(Analyst(config, recognizer), store)
         for outcome in replay.run(*recordings_in(folder)): ...
 
-    `source` names the rows: replay, or folder for one that is watched. `alive` is called after every batch, so that
-    whoever watches this process knows that it works, `on_gap` with what of a damaged one is missing, and its seconds.
+    `open_clips` opens what saves the clips of one recording, `source` names the rows: replay, or folder for one that is
+    watched. `alive` is called after every batch, so that whoever watches this process knows that it works, `on_gap`
+    with what of a damaged one is missing, and its seconds.
     """
 
     def __init__(
         self,
         analyst: Analyst,
         store: Store,
-        clips: ClipMaker | None = None,
+        open_clips: Callable[[], ClipMaker] | None = None,
         source: str = "replay",
         alive: Callable[[Found], None] = lambda _: None,
         on_gap: Callable[[GapRow, float], None] = lambda *_: None,
     ) -> None:
-        self.analyst, self.store, self._clips = analyst, store, clips
+        self.analyst, self.store, self._open_clips = analyst, store, open_clips
         self._source, self._alive, self._on_gap = source, alive, on_gap
+        self._station = analyst.config.station.id
         self.analysis = analyst.digest()
+        self.progress = Progress()
+        self._clips: dict[str, ClipMaker] = {}  # of the recordings that are being read
+        self._new: dict[str, int] = {}  # new detections of these
+        self._read: dict[str, tuple[float, float]] = {}  # of these: seconds analysed, bytes for each of them
         bundle = analyst.bundle
         store.add_bundle(bundle, (bundle.folder / "manifest.json").read_text(encoding="utf8"))
 
-    def run(self, root: Path, paths: list[Path]) -> Iterator[Outcome]:
-        """Analyse the recordings in order; yields how each ended."""
+    def run(self, root: Path, paths: list[Path], reading: Reading | None = None) -> Iterator[Outcome]:
+        """Analyse the recordings; yields how each ended. `reading` is what reads them, this thread by default; the rows
+        do not depend on it."""
+        ended: deque[Outcome] = deque()
+        self.progress = Progress(len(paths), sum(map(_size, paths)))
+        tasks = self._tasks(root, paths, ended)
+        with ExitStack() as stack:
+            stack.callback(self._drop_clips)
+            for event in stack.enter_context(closing((reading or self.reading)(tasks))):
+                outcome = self._take(event)
+                ended.extend([outcome] if outcome else [])
+                while ended:
+                    yield ended.popleft()
+        yield from ended
+
+    def recording(self, path: Path, name: str) -> Outcome:
+        """Analyse one recording, known by `name`, unless that was done before. Raises OSError if it cannot be read."""
+        task = Task.of(path, name, self._source)
+        outcome = self._finished(task)
+        try:
+            for event in () if outcome else self.reading([task]):
+                if isinstance(event, Unread):
+                    raise event.error
+                outcome = self._take(event) or outcome
+        finally:
+            self._drop_clips()
+        assert outcome is not None  # every task has its last event
+        return outcome
+
+    def reading(self, tasks: Iterable[Task]) -> Events:
+        """Read recordings in this thread."""
+        return read_recordings(self.analyst, tasks, keep_sound=self._open_clips is not None)
+
+    def _tasks(self, root: Path, paths: list[Path], ended: deque[Outcome]) -> Iterator[Task]:
+        """What is still to be done; how the others ended goes to `ended`."""
         for path in paths:
             name = record_name(path, root)
             try:
-                yield self.recording(path, name)
-            except OSError as error:  # gone or not permitted: tried again next time
-                yield Outcome(name, 0, "refused", f"cannot be read: {error.strerror or error}", 0.0, 0, 0, False)
+                task = Task.of(path, name, self._source)
+            except OSError as error:
+                ended.append(_unread(name, 0, error))
+                continue
+            earlier = self._finished(task)
+            if earlier:
+                self.progress.bytes_done += task.bytes
+                ended.append(earlier)
+            else:
+                yield task
 
-    def recording(self, path: Path, name: str) -> Outcome:
-        """Analyse one recording, known by `name`, unless that was done before. Raises OSError if it is not there."""
-        stat, station = path.stat(), self.analyst.config.station.id
-        done = self.store.finished(station, name, stat.st_size, _mtime_ns(stat), self.analysis)
-        if done:
-            return Outcome(name, stat.st_size, done.state, done.reason, done.audio_s, done.windows, 0, True)
-        with self.analyst.stopwatch("decode"):
-            digest = file_sha256(path)
-        recording_id, row = stable_id(station, name, digest), None
-        try:
-            with Decoder(path) as decoder:
-                row = self._row(recording_id, path, name, digest, decoder.expected_s)
-                self.store.begin(row, station, self.analyst.bundle.id, self.analysis)
-                audio_s, windows, new = self._analyse(row, decoder)
-                reason = decoder.warning
-        except RecordingError as error:
-            if row is not None:
-                self._note_lost(row, 0.0, decoder)
-            self.store.refuse(recording_id, station, name, stat.st_size, _mtime_ns(stat), self.analysis, error.reason)
-            return Outcome(name, stat.st_size, "refused", error.reason, 0.0, 0, 0, False)
-        return Outcome(name, stat.st_size, "analysed", reason, audio_s, windows, new, False)
+    def _finished(self, task: Task) -> Outcome | None:
+        done = self.store.finished(self._station, task.name, task.bytes, task.mtime_ns, self.analysis)
+        if done is None:
+            return None
+        return Outcome(task.name, task.bytes, done.state, done.reason, done.audio_s, done.windows, 0, True)
 
-    def _row(self, recording_id: str, path: Path, name: str, digest: str, duration_s: float | None) -> RecordingRow:
-        stat = path.stat()
-        start = start_of(path, zone=self.analyst.config.zone, duration_s=duration_s)
-        return RecordingRow(
-            id=recording_id,
-            path=name,
-            bytes=stat.st_size,
-            mtime_ns=_mtime_ns(stat),
-            sha256=digest,
-            start=start.start_utc,
-            time_source=start.source,
-            zone_source=start.zone_source,
-            utc_offset_minutes=start.utc_offset_minutes,
-            place=self._place(start.latitude, start.longitude, start.site),
-            source=self._source,
-        )
-
-    def _place(self, latitude: float | None, longitude: float | None, site: str | None) -> Place | None:
-        """Where a recording was made: what it says itself, its site's place, or the station's."""
-        if latitude is not None and longitude is not None:
-            return Place(latitude, longitude)
-        config = self.analyst.config
-        if site is not None and site in config.sites:
-            return Place(config.sites[site].latitude, config.sites[site].longitude)
-        station = config.station
-        if station.latitude is not None and station.longitude is not None:
-            return Place(station.latitude, station.longitude)
+    def _take(self, event: Event) -> Outcome | None:
+        """Store what comes of a recording; how it ended, if it did."""
+        with self.analyst.stopwatch("store"):
+            if isinstance(event, Ended):
+                return self._end(event)
+            if isinstance(event, Refused):
+                return self._refuse(event)
+            if isinstance(event, Unread):  # tried again next time
+                self._forget(event.id)
+                return _unread(event.task.name, event.task.bytes, event.error)
+            if isinstance(event, Begun):
+                self._begin(event)
+            elif isinstance(event, Heard):
+                self._clips[event.row.id].hear(event.samples)
+            else:
+                self._found(event)
         return None
 
-    def _analyse(self, row: RecordingRow, decoder: Decoder) -> tuple[float, int, int]:
-        """Seconds of sound, windows and new detections of one recording, committed batch by batch. Blocks have one
-        size, so that a run resumed computes the same numbers."""
-        stretch, clock = Stretch(self.analyst, row), self.analyst.stopwatch
-        blocks, new, more = iter(decoder), 0, True
-        if self._clips:
-            self._clips.begin(row)
-        while more:
-            with clock("decode"):
-                block = next(blocks, None)
-            if block is None:
-                more = False
-                stretch.close()
-            else:
-                stretch.push(block)
-                if self._clips:
-                    self._clips.hear(block)
-            for found in stretch.found():
-                new += self._commit(found)
-        if self._clips:
-            self._clips.end()
-        with clock("store"):
-            self._note_lost(row, stretch.heard_s, decoder)
-            self.store.finish(row.id, stretch.heard_s, stretch.windows, decoder.warning)
-        return stretch.heard_s, stretch.windows, new
+    def _begin(self, event: Begun) -> None:
+        row = event.row
+        self.store.begin(row, self._station, self.analyst.bundle.id, self.analysis)
+        self._new[row.id], self._read[row.id] = 0, (0.0, row.bytes / (event.expected_s or float("inf")))
+        if self._open_clips:
+            self._clips[row.id] = maker = self._open_clips()
+            maker.begin(row)
 
-    def _commit(self, found: Found) -> int:
-        with self.analyst.stopwatch("store"):
-            new = self.store.add(found.row.id, self.analyst.bundle.id, found.detections, found.messages, found.effort)
-        if self._clips:
-            self._clips.decided(found.until_s, found.detections, found.private)
-        self._alive(found)
-        return new
-
-    def _note_lost(self, row: RecordingRow, heard_s: float, decoder: Decoder) -> None:
-        """What was announced and could not be decoded follows what was heard."""
-        if not decoder.lost_s:
-            return
-        gap = GapRow(
-            id=stable_id(row.id, "damaged"),
-            source=row.source,
-            start=row.start + timedelta(seconds=heard_s),
-            seconds=decoder.lost_s,
-            reason="damaged",
-            detail=decoder.warning or "",
-            recording_id=row.id,
-            utc_offset_minutes=row.utc_offset_minutes,
-            clock_state=row.clock_state,
+    def _found(self, found: Found) -> None:
+        recording = found.row.id
+        self._new[recording] += self.store.add(
+            recording, self.analyst.bundle.id, found.detections, found.messages, found.effort
         )
-        self.store.add_gaps(self.analyst.config.station.id, [gap])
-        self._on_gap(gap, gap.seconds)
+        if self._open_clips:
+            self._clips[recording].decided(found.until_s, found.detections, found.private)
+        before_s, bytes_each_s = self._read[recording]
+        self.progress.audio_s += found.until_s - before_s
+        self.progress.bytes_done += (found.until_s - before_s) * bytes_each_s
+        self._read[recording] = found.until_s, bytes_each_s
+        self._alive(found)
+
+    def _end(self, event: Ended) -> Outcome:
+        task, recording = event.task, event.row.id
+        self._add_gap(event.gap)
+        if self._open_clips:
+            self._clips[recording].end()  # before: a recording that is finished is not looked at again
+        self.store.finish(recording, event.audio_s, event.windows, event.warning)
+        done_s, bytes_each_s = self._read[recording]
+        self.progress.bytes_done += task.bytes - done_s * bytes_each_s
+        new = self._new[recording]
+        self._forget(recording)
+        return Outcome(task.name, task.bytes, "analysed", event.warning, event.audio_s, event.windows, new, False)
+
+    def _refuse(self, event: Refused) -> Outcome:
+        task = event.task
+        self._add_gap(event.gap)
+        self.store.refuse(event.id, self._station, task.name, task.bytes, task.mtime_ns, self.analysis, event.reason)
+        self.progress.bytes_done += task.bytes
+        self._forget(event.id)
+        return Outcome(task.name, task.bytes, "refused", event.reason, 0.0, 0, 0, False)
+
+    def _forget(self, recording: str | None) -> None:
+        """Nothing more comes of a recording."""
+        if recording in self._new:
+            del self._new[recording], self._read[recording]
+            if self._open_clips:
+                self._clips.pop(recording).close()
+
+    def _add_gap(self, gap: GapRow | None) -> None:
+        if gap:
+            self.store.add_gaps(self._station, [gap])
+            self._on_gap(gap, gap.seconds)
+
+    def _drop_clips(self) -> None:
+        for maker in self._clips.values():
+            maker.close()
+        self._clips.clear()
 
 
-def _mtime_ns(stat: os.stat_result) -> int:
-    """As a row can hold it: a broken clock may have written the year 2400."""
-    return max(-_MTIME_NS_MAX, min(stat.st_mtime_ns, _MTIME_NS_MAX))
+def _unread(name: str, size: int, error: OSError) -> Outcome:
+    return Outcome(name, size, "refused", f"cannot be read: {error.strerror or error}", 0.0, 0, 0, False)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 @dataclass(frozen=True)
@@ -190,37 +231,54 @@ class Replayed:
 
     outcomes: list[Outcome]
     bundle_id: str
-    seconds: dict[str, float]  # wall seconds by step
+    seconds: dict[str, float]  # by step, added up over threads
     waiting: int | None  # messages without the broker's ack; None if no broker is configured
     broker_error: str
 
 
-def replay_folder(config: Config, folder: Path, on_outcome: Callable[[Outcome, int], None]) -> Replayed:
+def replay_folder(
+    config: Config,
+    folder: Path,
+    on_outcome: Callable[[Outcome, Progress], None] = lambda *_: None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    jobs: int = 0,
+    cluster: str | None = None,
+) -> Replayed:
     """Replay a folder into the configured database and, if there is one, to the broker.
 
-    `on_outcome` gets each outcome and the number of recordings. Raises ConfigError, BundleError or StoreError.
+    `jobs` recordings are read side by side, one per core if 0; the cores are shared out among them. `cluster` is the
+    address of a Ray cluster that reads them instead. `on_outcome` gets each outcome, `on_progress` is called after
+    every batch. Raises ConfigError, BundleError or StoreError.
     """
     root, paths = recordings_in(folder)
-    recognizer = best_recognizer(read_bundle(config.bundle_folder), config.runtime, config.engines_folder)
+    jobs = max(1, min(jobs or cores(), len(paths)))
+    runtime = replace(config.runtime, threads=config.runtime.threads or max(1, cores() // jobs))
+    recognizer = best_recognizer(read_bundle(config.bundle_folder), runtime, config.engines_folder, config.members)
     recognizer.check_probe()
     analyst = Analyst(config, recognizer)
     outcomes, waiting, broker_error = [], None, ""
     with ExitStack() as stack:
         store = stack.enter_context(Store(config.database))
-        clips = None
-        if config.clips.of_recordings:
-            maker = ClipMaker(lambda: ClipTable(config.database), config, recognizer.bundle.id)
-            clips = stack.enter_context(maker)
-        replay = Replay(analyst, store, clips)
+
+        def open_clips() -> ClipMaker:
+            return ClipMaker(lambda: ClipTable(config.database), config, recognizer.bundle.id)
+
+        keep = open_clips if config.clips.of_recordings else None
+        replay = Replay(analyst, store, keep, alive=lambda _: on_progress(replay.progress))
         publisher = None
         if config.mqtt:
             client_id = f"birdstation-{config.station.id}-replay"
             publisher = stack.enter_context(Publisher(lambda: OutboxTable(config.database), config.mqtt, client_id))
-        for outcome in replay.run(root, paths):
+        if cluster:
+            reading = ClusterReaders(cluster, config, recognizer.bundle.id).events
+        else:
+            reading = Readers(replay.reading, jobs).events
+        for outcome in replay.run(root, paths, reading):
             outcomes.append(outcome)
-            on_outcome(outcome, len(paths))
+            on_outcome(outcome, replay.progress)
         if publisher:
             with analyst.stopwatch("publish"):
                 publisher.drain(_DRAIN_S_MAX)
             waiting, broker_error = store.waiting_count(), publisher.last_error
+    outcomes.sort(key=lambda outcome: outcome.path)  # they ended in another order each time
     return Replayed(outcomes, recognizer.bundle.id, analyst.stopwatch.seconds, waiting, broker_error)

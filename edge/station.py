@@ -109,7 +109,8 @@ class Station:
 
     def _open(self, stack: ExitStack) -> "Live | Watched":
         config = self.config
-        recognizer = best_recognizer(read_bundle(config.bundle_folder), config.runtime, config.engines_folder)
+        bundle = read_bundle(config.bundle_folder)
+        recognizer = best_recognizer(bundle, config.runtime, config.engines_folder, config.members)
         probe = recognizer.check_probe()
         self._analyst = Analyst(config, recognizer)
         self._reserve = Reserve(config.state)

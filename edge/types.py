@@ -26,6 +26,7 @@ GapReason = Literal[
     "clock",  # the wall clock was set while listening
     "damaged",  # of a recording: announced, but not to be decoded
 ]
+DecidedBy = Literal["bag", "student"]  # whose scores a window has
 ClockState = Literal["synced", "rtc", "unsynced", "recorder"]  # recorder: of a file, nobody here can know
 
 
@@ -81,9 +82,10 @@ class Gap:
 class WindowScores:
     """Scores of a batch of windows."""
 
-    members: Scores  # (members, windows, species); of each window alone
+    members: Scores  # (networks loaded, windows, species); of each window alone; NaN: was not asked about this window
     acoustic: Scores  # (windows, species); smoothed with the neighbours where the bundle says so
     blended: Scores  # (windows, species); equals acoustic where there is no prior
+    decided_by: tuple[DecidedBy, ...]  # (windows,)
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,11 @@ class Detection:
     member_low: float  # lowest and highest score among the members for this window alone, before smoothing
     member_high: float
     level_dbfs: float | None  # None: digital silence
-    members: tuple[float, ...] = ()  # score of each member for this window alone, in the bundle's order
+    members: tuple[float | None, ...] = ()  # score of each loaded network for this window alone, in the bundle's order,
+    # the student's last; None: it was not asked
     runner_ups: tuple[tuple[str, float], ...] = ()  # the next best species of the window with their blended scores
-    shed: int = 0  # step of the overload ladder: 0 none, 1 no overlap, 2 one member per kind
+    shed: int = 0  # step of the overload ladder: 0 none, 1 no overlap, 2 one member per kind, or the student alone
+    decided_by: DecidedBy = "bag"
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,8 @@ class Vitals:
             temperature_c=temperature_c(),
             mqtt=mqtt,
             runtime=self._analyst.recognizer.engine.name,
+            members=self._analyst.recognizer.members,
+            bag_share=self._analyst.recognizer.bag_share,
             bundle=self._analyst.bundle.id[:16],
             probe=self._probe,
             suppressed_today=today.suppressed,

@@ -88,7 +88,8 @@ class Watched:
             return None
         path = self._ready.pop()
         try:
-            replay = Replay(self._analyst, self._ledger.store(), self._clips, SOURCE, self._found, self._on_gap)
+            store, clips = self._ledger.store(), self._clips
+            replay = Replay(self._analyst, store, (lambda: clips) if clips else None, SOURCE, self._found, self._on_gap)
             outcome = replay.recording(path, record_name(path, self._root))
         except StoreError as error:
             self._ledger.failed(error)

@@ -1,6 +1,7 @@
 """What the engines of a bundle do on this machine: parity, latency, memory, power, beside ONNX Runtime on its CPU."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import numpy as np
 from rich.table import Table
 
 from edge.contract.audio import Image
-from edge.contract.bundle import Bundle
+from edge.contract.blend import Scores
+from edge.contract.bundle import Bundle, BundleMember
 from edge.contract.errors import EngineError
 from edge.engines.cuda import Cuda
 from edge.engines.engine import Engine
@@ -24,9 +26,10 @@ _IDLE_S = 3.0
 
 @dataclass(frozen=True)
 class Speed:
-    """An engine at work on all members of the bundle."""
+    """An engine at work on all members of the bundle, or on its student."""
 
     engine: str
+    networks: str  # bag or student
     one_ms: tuple[float, float]  # one window, as a station hears it: median, 95th percentile
     windows_per_s: float  # in batches of `batch`, as a replay takes them
     batch: int
@@ -44,41 +47,61 @@ class Bench:
     idle_watts: float | None
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Networks of a bundle that are asked together, and what they must say of its probe."""
+
+    name: str  # bag or student
+    networks: Sequence[BundleMember]
+    images: Image
+    expected: Scores
+
+
+def _parts(bundle: Bundle) -> list[_Part]:
+    """The bag, and the student if there is one."""
+    manifest, probe = bundle.manifest, bundle.probe()
+    parts = [_Part("bag", manifest.members, probe.images, probe.member_scores)]
+    if manifest.student:
+        parts.append(_Part("student", [manifest.student.member], probe.images, probe.student_scores[None]))
+    return parts
+
+
 def bench(bundle: Bundle, engines: Path, measure_s: float = _MEASURE_S) -> Bench:
-    """Measure for about four times `measure_s`. Raises EngineError if there are no engines for this machine."""
+    """Measure for about four times `measure_s`, for eight with a student. Raises EngineError if there are no engines
+    for this machine."""
     record = read_record(engines)
     if record is None:
         raise EngineError(f"{engines}: no engines here; python -m export trt makes them")
     meter = PowerMeter()
     with meter.reading():
         time.sleep(min(_IDLE_S, measure_s))
-    idle = meter.watts
     batch = min(member.batch_max for member in record.members)
-    cuda = Cuda()
-    before, _ = cuda.memory()
-    engine = open_tensorrt(bundle, engines)
-    assert engine is not None, "its record was read"
-    try:
-        took = (before - cuda.memory()[0]) / 1e6
-        speeds = [_measure(engine, bundle, batch, took, measure_s)]
-    finally:
-        engine.close()
-    onnx = OnnxEngine([bundle.folder / member.file for member in bundle.manifest.members])
-    speeds.append(_measure(onnx, bundle, batch, None, measure_s))
-    return Bench(record, tuple(speeds), idle)
+    speeds: list[Speed] = []
+    for part in _parts(bundle):
+        cuda = Cuda()
+        before, _ = cuda.memory()
+        engine = open_tensorrt(bundle, engines, part.networks)
+        assert engine is not None, "its record was read"
+        try:
+            took = (before - cuda.memory()[0]) / 1e6
+            speeds.append(_measure(engine, part, batch, took, measure_s))
+        finally:
+            engine.close()
+        onnx = OnnxEngine([bundle.folder / network.file for network in part.networks])
+        speeds.append(_measure(onnx, part, batch, None, measure_s))
+    return Bench(record, tuple(speeds), meter.watts)
 
 
-def _measure(engine: Engine, bundle: Bundle, batch: int, memory_mb: float | None, measure_s: float) -> Speed:
-    probe = bundle.probe()
-    apart = parity(engine.scores(probe.images), probe.member_scores)
-    images = np.resize(probe.images, (batch, *probe.images.shape[1:]))
+def _measure(engine: Engine, part: _Part, batch: int, memory_mb: float | None, measure_s: float) -> Speed:
+    apart = parity(engine.scores(part.images), part.expected)
+    images = np.resize(part.images, (batch, *part.images.shape[1:]))
     ones = _times_s(engine, images[:1], measure_s)
     meter = PowerMeter()
     with meter.reading():
         many = _times_s(engine, images, measure_s)
     p50, p95 = np.percentile(ones, (50, 95)) * 1000
     rate = batch / float(np.median(many))
-    return Speed(engine.name, (float(p50), float(p95)), rate, batch, apart, meter.watts, memory_mb)
+    return Speed(engine.name, part.name, (float(p50), float(p95)), rate, batch, apart, meter.watts, memory_mb)
 
 
 def _times_s(engine: Engine, images: Image, measure_s: float) -> list[float]:
@@ -108,10 +131,10 @@ def bench_table(found: Bench) -> Table:
     """The engines side by side."""
     device = found.record.device
     where = ", ".join(part for part in (device.board or device.gpu, device.l4t, device.power_mode) if part)
-    table = Table(title=f"All members on {where}", title_justify="left")
+    table = Table(title=f"All networks on {where}", title_justify="left")
     table.add_column("")
     for speed in found.speeds:
-        table.add_column(speed.engine, justify="right")
+        table.add_column(f"{speed.engine}, {speed.networks}", justify="right")
     rows: list[tuple[str, list[str]]] = [
         ("max |Δp| against torch", [f"{s.parity.largest:.1e}" for s in found.speeds]),
         ("mean |Δp|", [f"{s.parity.mean:.1e}" for s in found.speeds]),

@@ -34,7 +34,7 @@ class Request:
     """What is to be compiled, and where to."""
 
     name: str
-    index: int  # among the bundle's members
+    index: int  # among the bundle's networks: its members, then the student
     onnx: str
     precision: Precision
     probe: str
@@ -101,7 +101,8 @@ def write_durably(path: Path, content: bytes) -> None:
 def _try(trt: object, cuda: Cuda, path: Path, request: Request) -> tuple[Parity, list[float]]:
     """The engine on the probe, in batches and one by one; and how long one window takes."""
     probe = Probe.read(Path(request.probe))
-    reference = probe.member_scores[request.index]
+    members = len(probe.member_scores)
+    reference = probe.member_scores[request.index] if request.index < members else probe.student_scores
     engine = TensorrtEngine(
         trt, cuda, [path], batch_max=request.batch_max, species=reference.shape[1], tolerance=HALF_TOLERANCE
     )

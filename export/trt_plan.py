@@ -1,4 +1,4 @@
-"""What `python -m export trt` would do on this machine: which members are compiled of what, and what is there already.
+"""What `python -m export trt` would do on this machine: which networks are compiled of what, and what is there already.
 
 Needs no TensorRT, so that a plan can be made anywhere.
 """
@@ -30,7 +30,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Step:
-    """One member: what it is compiled of, the first that passes; or the engine that is there."""
+    """One network: what it is compiled of, the first that passes; or the engine that is there."""
 
     member: BundleMember
     index: int
@@ -49,11 +49,11 @@ class Machine:
 
 
 def plan_steps(bundle: Bundle, out: Path, device: Device | None, batch_max: int, wanted: Precision) -> list[Step]:
-    """A step for each member of the bundle. What is recorded in `out` counts where it was compiled for `device`."""
+    """A step for each network of the bundle. What is recorded in `out` counts where it was compiled for `device`."""
     record = _record(out)
     usable = {m.name: m for m in record.members} if record and device and not device.refuses(record.device) else {}
     steps = []
-    for index, member in enumerate(bundle.manifest.members):
+    for index, member in enumerate(bundle.manifest.networks):
         sources = _sources(bundle, member, wanted)
         there = usable.get(member.name)
         same = there and (there.wanted_sha256, there.batch_max) == (sources[0].sha256, batch_max)

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge.contract.audio import MEL_BANDS, RATE_HZ, mel_image
 from edge.contract.blend import Blend, acoustic_scores, blend_scores
-from edge.contract.bundle import BundleMember, Manifest, Probe, Thresholds, seal_bundle
+from edge.contract.bundle import BundleMember, Manifest, Probe, Student, Thresholds, seal_bundle
 from edge.contract.place import GRID_STEP_DEG, NUMERIC, RASTERS, FeatureSpec, Grid
 from edge.contract.taxonomy import Species, Taxonomy
 from edge.demo.run import free_port
@@ -51,8 +52,9 @@ def write_sound(path: Path, samples: NDArray[np.float32], rate_hz: int = RATE_HZ
     return path
 
 
-def _member_onnx(path: Path, gain: float) -> None:
-    """A real network: mean grey level per mel band, a linear layer that compares a species' band with the rest."""
+def _member_onnx(path: Path, gain: float, enough: float = 0.25) -> None:
+    """A real network: mean grey level per mel band, a linear layer that compares a species' band with the rest; so much
+    brighter it scores 0.5."""
     weights = np.full((MEL_BANDS, len(SPECIES)), -gain / MEL_BANDS, np.float32)
     for index, species in enumerate(SPECIES):
         weights[_BAND[species.code] - 1 : _BAND[species.code] + 2, index] += gain / 3
@@ -60,7 +62,7 @@ def _member_onnx(path: Path, gain: float) -> None:
         "scale": np.array(1 / 255, np.float32),
         "axes": np.array([1, 3], np.int64),
         "weights": weights,
-        "bias": np.full(len(SPECIES), -0.25 * gain, np.float32),
+        "bias": np.full(len(SPECIES), -enough * gain, np.float32),
     }
     nodes = [
         helper.make_node("Mul", ["grey", "scale"], ["image"]),
@@ -106,9 +108,14 @@ _BLEND, _THRESHOLDS = Blend("logit", 1.0), Thresholds(0.5, 0.5)
 
 
 def make_bundle(
-    folder: Path, blend: Blend = _BLEND, thresholds: Thresholds = _THRESHOLDS, has_prior: bool = True
+    folder: Path,
+    blend: Blend = _BLEND,
+    thresholds: Thresholds = _THRESHOLDS,
+    has_prior: bool = True,
+    margin: float | None = None,
 ) -> Path:
-    """A bundle of two kinds of member that really hear notes of 600, 2400 and 8000 Hz."""
+    """A bundle of two kinds of member that really hear notes of 600, 2400 and 8000 Hz; with a `margin` also a student
+    that is harder of hearing than they are."""
     (folder / "members").mkdir(parents=True)
     taxonomy = Taxonomy(SPECIES)
     taxonomy.write_csv(folder / "taxonomy.csv")
@@ -116,23 +123,29 @@ def make_bundle(
     for kind, gain in (("stripes", 24.0), ("mixup", 18.0)):
         _member_onnx(folder / "members" / f"{kind}.onnx", gain)
         members.append(BundleMember(kind, f"members/{kind}.onnx", kind, "bands", 0, 1))
+    student = None
+    if margin is not None:
+        _member_onnx(folder / "members" / "student.onnx", 12.0, 0.4)
+        network = BundleMember("student", "members/student.onnx", "student", "bands", 0, 1)
+        student = Student(network, below=margin, above=margin, agreement=1.0, opened=0.1)
     if has_prior:
         _prior(folder / "prior")
     clips = np.stack(
         [np.round(note(s.code, 7) * 32767).astype(np.int16) for s in SPECIES] + [np.zeros(224_000, np.int16)]
     )
     images = mel_image(clips.astype(np.float32) / 32768.0)
-    scores = np.stack(
-        [
-            ort.InferenceSession(str(folder / m.file)).run(None, {"grey": images[:, None].astype(np.float32)})[0]
-            for m in members
-        ]
-    )
+    grey = {"grey": images[:, None].astype(np.float32)}
+    networks = [*members, student.member] if student else members
+    answers = np.stack([ort.InferenceSession(str(folder / m.file)).run(None, grey)[0] for m in networks])
+    scores = answers[: len(members)]
     prior = compute_prior_table(folder / "prior", taxonomy, 20.0, 10.0)[99] if has_prior else None
     acoustic = acoustic_scores(scores, [m.kind for m in members], blend)
     blended, known = blend_scores(acoustic, prior, blend), np.empty(0, np.float32) if prior is None else prior
-    Probe(clips, images, scores, 20.0, 10.0, 100, known, blended).write(folder / "probe.npz")
-    manifest = Manifest(tuple(members), blend, thresholds, "context", taxonomy.digest, has_prior, {"recipe": "test"})
+    probe = Probe(clips, images, scores, 20.0, 10.0, 100, known, blended)
+    (replace(probe, student_scores=answers[-1]) if student else probe).write(folder / "probe.npz")
+    manifest = Manifest(
+        tuple(members), blend, thresholds, "context", taxonomy.digest, has_prior, {"recipe": "test"}, student
+    )
     seal_bundle(folder, manifest)
     return folder
 
@@ -141,6 +154,12 @@ def make_bundle(
 def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One bundle for all tests; copy it before you damage it."""
     return make_bundle(tmp_path_factory.mktemp("bundle") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def student_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a student, which leaves scores of 0.27 to 0.73 open; copy it before you damage it."""
+    return make_bundle(tmp_path_factory.mktemp("student") / "bundle", margin=1.0)
 
 
 @pytest.fixture

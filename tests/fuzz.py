@@ -25,7 +25,7 @@ from rich.console import Console
 
 from edge.capture.recording import record_name
 from edge.config import Config, load_config
-from edge.replay import Replayed, replay_folder
+from edge.replay import Progress, Replayed, replay_folder
 from edge.reports.summary import Cost, replay_summary
 from edge.reports.tables import refused_table
 from edge.store.record import Store
@@ -229,9 +229,9 @@ def fuzz_round(folder: Path, config: Config, seed: int, sounds: list[tuple[str, 
     slowest = 0.0
     since = time.perf_counter()
 
-    def on_outcome(_: Outcome, total: int) -> None:
+    def on_outcome(_: Outcome, now: Progress) -> None:
         nonlocal slowest, since
-        assert total == len(names)
+        assert now.recordings == len(names)
         slowest, since = max(slowest, time.perf_counter() - since), time.perf_counter()
         faulthandler.dump_traceback_later(FILE_S_MAX, exit=True)
 

@@ -65,8 +65,9 @@ def same_after_killed_migrations(folder: Path, rounds: int, seed: int) -> tuple[
         with closing(sqlite3.connect(at)) as db:
             tables = {str(name) for (name,) in db.execute("SELECT name FROM sqlite_master")}
             columns = {str(row[1]) for row in db.execute("PRAGMA table_info(effort)")}
+            seen = {str(row[1]) for row in db.execute("PRAGMA table_info(detections)")}
             recorded = db.execute("SELECT count(*) FROM _sqlite_migrations").fetchone()[0]
-        new = {"gaps" in tables, "effort_before" in tables or "shed" in columns, recorded == 2}
+        new = {"gaps" in tables, "effort_before" in tables or "shed" in columns, "decided_by" in seen, recorded == 3}
         if len(new) != 1:
             wrong.append(f"half a migration: {recorded} recorded, effort has {sorted(columns)}")
         hits["after the commit" if new == {True} else "before the commit"] += 1

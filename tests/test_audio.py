@@ -1,6 +1,11 @@
 """The one definition of sound: equal to librosa, and the same image however the stream is cut into blocks."""
 
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 
 import librosa
 import numpy as np
@@ -177,6 +182,62 @@ def test_level_is_in_dbfs() -> None:
     assert not silent.image.any()
 
 
+def test_threads_cut_the_same_windows_at_once() -> None:
+    sounds = [hiss(17, 0.05) + note("midtoo", 17, 0.01 * (1 + i)) for i in range(4)]
+
+    def images(sound: NDArray[np.float32]) -> NDArray[np.uint8]:
+        return np.stack([window.image for window in cut(sound, [30_000] * 12, 40_000)])
+
+    alone = [images(sound) for sound in sounds]
+    with ThreadPoolExecutor(len(sounds)) as pool:
+        together = list(pool.map(images, sounds * 3))
+    for index, found in enumerate(together):
+        np.testing.assert_array_equal(found, alone[index % len(sounds)])
+
+
+_OWN_THREAD = """
+import sys
+from pathlib import Path
+import numpy as np
+from edge.contract.audio import WindowCutter
+
+def others_s():
+    tasks = [task for task in Path("/proc/self/task").iterdir() if task.name != Path("/proc/self").resolve().name]
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+before = others_s()
+if sys.argv[1] == "cut":
+    assert len(WindowCutter(80_000).push(np.full(60 * 32_000, 0.1, np.float32))) > 20
+else:
+    np.ones((1000, 1000), np.float32) @ np.ones((1000, 1000), np.float32)
+print(others_s() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="looks at threads as Linux shows them")
+@pytest.mark.skipif("len(os.sched_getaffinity(0)) == 1", reason="BLAS has no threads of its own on one core")
+def test_no_thread_of_blas_helps() -> None:
+    """They would wait actively for more, in each of several threads that cut sound at once."""
+
+    def others_s(what: str) -> float:
+        command = [sys.executable, "-c", _OWN_THREAD, what]
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
+        return float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+    assert others_s("cut") < 0.001
+    assert others_s("multiply") > 0.001, "a product that BLAS shares out"
+
+
+def test_pushed_sound_may_be_overwritten() -> None:
+    sound, block, windows = song(), np.empty(16_000, np.float32), []
+    cutter = WindowCutter(80_000)
+    for start in range(0, len(sound), len(block)):
+        block[:] = sound[start : start + len(block)]
+        windows += cutter.push(block)
+    for window, expected in zip(windows + cutter.close(), cut(sound, [], 80_000), strict=True):
+        np.testing.assert_array_equal(window.image, expected.image)
+
+
 def test_positions_count_from_the_first_sample() -> None:
     cutter = WindowCutter(160_000, first_sample=1_000_000)
     windows = cutter.push(hiss(20)) + cutter.close()
@@ -187,7 +248,7 @@ def test_memory_of_a_stream_is_bounded() -> None:
     cutter = WindowCutter()
     for _ in range(60):
         cutter.push(hiss(2))
-        assert cutter._sound.nbytes + cutter._power.nbytes < 4_000_000
+        assert cutter.nbytes < 2_000_000
 
 
 @pytest.mark.parametrize("hop", [0, -800, 801, 160_800])

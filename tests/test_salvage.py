@@ -124,3 +124,31 @@ def test_an_old_database_is_brought_up_with_its_rows(tmp_path: Path) -> None:
         assert store.rows("SELECT day, analysed_s, lost_s FROM effort_by_day") == [("2019-06-01", 50.0, 10.0)]
         assert store.rows("SELECT day, first, detections FROM species_by_day") == [("2019-06-01", "06:30:00", 1)]
         assert store.rows("SELECT hour, detections, days FROM hourly_activity") == [("06", 1, 1)]
+
+
+def test_a_damaged_one_of_an_earlier_version_keeps_its_rows(tmp_path: Path) -> None:
+    """A column that came later has its default in what is salvaged, as in what is brought up."""
+    database = tmp_path / "station.db"
+    db = Database(sqlite3.connect(database))
+    migrations.apply(db, stop_before="decided_by")
+    db.execute("INSERT INTO bundles VALUES ('b', '{}', '2019-06-01T00:00:00.000Z')")
+    db.execute("INSERT INTO species VALUES ('x', 'X x', 'X')")
+    db.execute(
+        "INSERT INTO recordings (id, station, path, bytes, mtime_ns, state, bundle, analysis)"
+        " VALUES ('r', 'porch', 'a.wav', 1, 2, 'analysed', 'b', 'a')"
+    )
+    db.execute(
+        "INSERT INTO detections VALUES ('d', 'r', 'b', 'x', '2019-06-01T05:30:00.000Z', '2019-06-01T05:30:05.000Z',"
+        " 0.0, 0.9, 0.9, NULL, 0.5, 'bundle', 0.8, 0.95, -30.0, '[0.8, 0.95]', '[]', 0, NULL)"
+    )
+    db.conn.commit()
+    size, pages = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count"))
+    root = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'detections_time'").fetchone()[0]
+    db.close()
+    raw = bytearray(database.read_bytes())
+    raw[(root - 1) * size : root * size] = b"\xa5" * size  # an index alone: every row can still be read
+    assert len(raw) == size * pages
+    database.write_bytes(raw)
+    assert "set aside" in str(sound_database(database))
+    with Store(database) as store:
+        assert store.rows("SELECT id, score, members, decided_by FROM detections") == [("d", 0.9, "[0.8, 0.95]", "bag")]

@@ -19,7 +19,7 @@ from edge.contract.blend import Blend, blend_scores, neighbour_step, smooth_neig
 from edge.contract.bundle import Thresholds, read_bundle
 from edge.demo.run import DEMO_FOLDER
 from edge.recognizer import Decided, NeighbourSmoother
-from edge.types import WindowScores
+from edge.types import DecidedBy, WindowScores
 from tests.conftest import hiss, make_bundle, note, write_sound
 
 IMAGE = np.zeros(IMAGE_SHAPE, np.uint8)
@@ -65,7 +65,8 @@ def decide(
     edges = [0, *sorted(cuts), count]
     found = []
     for low, high in pairwise(edges):
-        part = WindowScores(scores.members[:, low:high], scores.acoustic[low:high], scores.acoustic[low:high])
+        alone = scores.acoustic[low:high]
+        part = WindowScores(scores.members[:, low:high], alone, alone, scores.decided_by[low:high])
         decided = smoother.push(windows[low:high], part)
         step = neighbour_step(hop_samples) if blend.smoothing else 0
         assert sum(len(w) for w, _ in found) + (len(decided[0]) if decided else 0) == max(0, high - step)
@@ -83,13 +84,18 @@ def test_however_a_stretch_is_cut_the_decisions_are_the_same(data: st.DataObject
     random = np.random.default_rng(data.draw(st.integers(0, 99), label="seed"))
     members = random.uniform(0, 1, (2, count, 3)).astype(np.float32)
     prior = random.dirichlet([1, 1, 1]).astype(np.float32) if data.draw(st.booleans(), label="prior") else None
-    scores = WindowScores(members, members.mean(axis=0), members.mean(axis=0))
+    closed = random.integers(0, 2, count) == 1
+    decided_by: tuple[DecidedBy, ...] = tuple("student" if its else "bag" for its in closed)
+    members[0, closed] = np.nan  # was not asked
+    mean = np.nanmean(members, axis=0)
+    scores = WindowScores(members, mean, mean, decided_by)
     found = decide(scores, cuts, blend, hop_samples, prior)
     assert [w.start for windows, _ in found for w in windows] == [i * hop_samples for i in range(count)]
     if count:
         smoothed = smooth_neighbours(scores.acoustic, blend, neighbour_step(hop_samples))
         np.testing.assert_array_equal(np.concatenate([s.acoustic for _, s in found]), smoothed)
         np.testing.assert_array_equal(np.concatenate([s.members for _, s in found], axis=1), members)
+        assert tuple(by for _, s in found for by in s.decided_by) == decided_by
         blended = np.concatenate([s.blended for _, s in found])
         np.testing.assert_array_equal(blended, blend_scores(smoothed, prior, blend))
 

@@ -61,7 +61,7 @@ def test_a_file_that_cannot_be_read_is_asked_less_and_less_often(
                 raise OSError(5, "Input/output error")
             super().__init__(path)
 
-    monkeypatch.setattr("edge.replay.Decoder", OnBadSectors)
+    monkeypatch.setattr("edge.reader.Decoder", OnBadSectors)
     now = [1000.0]
     clock = SimpleNamespace(sleep=lambda _s: now.__setitem__(0, now[0] + 0.5), monotonic=lambda: now[0])
     monkeypatch.setattr("edge.watched.time", clock)

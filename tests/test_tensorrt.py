@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -384,6 +385,57 @@ def test_engines_are_built_checked_and_used(halved: Path, engines: Path) -> None
     assert not cuda.streams
 
 
+@pytest.fixture(scope="module")
+def student_engines(student_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `export trt` made of a bundle with a student."""
+    folder = tmp_path_factory.mktemp("student_engines") / "engines"
+    assert [m.name for m in built(student_bundle, folder).members] == ["stripes", "mixup", "student"]
+    return folder
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize(("members", "count"), [("bag", 2), ("student", 1), ("cascade", 3)])
+def test_only_the_engines_that_are_asked_are_loaded(
+    student_bundle: Path, student_engines: Path, members: Any, count: int
+) -> None:
+    bundle = read_bundle(student_bundle)
+    recognizer = best_recognizer(bundle, AUTO, student_engines, members)
+    assert (recognizer.engine.name, recognizer.degraded) == ("tensorrt-10.3.0.30", None)
+    images = bundle.probe().images
+    found = recognizer.engine.scores(images)
+    assert len(found) == count
+    there = best_recognizer(bundle, dataclasses.replace(AUTO, engine="onnx"), student_engines, members)
+    np.testing.assert_allclose(found, there.engine.scores(images), atol=1e-5)
+    recognizer.engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        recognizer.engine.scores(images)
+
+
+@pytest.mark.usefixtures("double")
+def test_threads_are_served_one_after_the_other(student_bundle: Path, student_engines: Path) -> None:
+    """They would write into each other's images, since one buffer serves all."""
+    recognizer = best_recognizer(read_bundle(student_bundle), AUTO, student_engines, "cascade")
+    random = np.random.default_rng(3)
+    batches = [random.integers(0, 256, (5, *IMAGE_SHAPE), np.uint8) // np.uint8(n + 1) for n in range(4)]
+    expected = [recognizer.engine.scores(images) for images in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            for found, wanted in zip(pool.map(recognizer.engine.scores, batches), expected, strict=True):
+                np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.usefixtures("double")
+def test_of_several_threads_one_goes_over_to_onnx_runtime(student_bundle: Path, student_engines: Path) -> None:
+    recognizer = best_recognizer(read_bundle(student_bundle), AUTO, student_engines, "cascade")
+    probe = recognizer.bundle.probe()
+    sys.modules["cuda.bindings.runtime"].FACTS["fails"] = "cudaStreamSynchronize"  # type: ignore[attr-defined]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: recognizer.recognise(probe.images, None), range(8)))
+    assert recognizer.degraded == "CUDA: cudaStreamSynchronize: cudaErrorLaunchFailure"
+    for found in answers:
+        np.testing.assert_allclose(found.members[:2], probe.member_scores, atol=1e-5)
+
+
 def test_what_is_done_is_kept(halved: Path, own_engines: Path) -> None:
     out = own_engines
     first = read_record(out)
@@ -508,8 +560,9 @@ def test_engines_that_are_not_the_recorded_ones_are_refused(
     halved: Path, own_engines: Path, damage: Callable[[Path], object], reason: str
 ) -> None:
     damage(own_engines)
+    bundle = read_bundle(halved)
     with pytest.raises(EngineError, match="engine") as caught:
-        open_tensorrt(read_bundle(halved), own_engines)
+        open_tensorrt(bundle, own_engines, bundle.manifest.networks)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -584,9 +637,16 @@ def test_the_table_of_a_board(halved: Path, engines: Path, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     for words in ("tensorrt-10.3.0.30", "onnxruntime-cpu", "windows/s", "not told", "max |Δp|", "fp16"):
         assert words in done.stdout
+    assert "student" not in done.stdout
     done = export_trt("trt-bench", "--bundle", halved, "--engines", tmp_path)
     assert done.returncode == 1
     assert "no engines here; python -m export trt makes them" in done.stderr
+
+
+def test_the_table_has_the_student_on_its_own(student_bundle: Path, student_engines: Path) -> None:
+    done = export_trt("trt-bench", "--bundle", student_bundle, "--engines", student_engines, "--seconds", "0.2")
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"\bstudent\b", done.stdout)) == 3, "two columns, and its engine"
 
 
 def test_what_a_jetson_says_of_itself(tmp_path: Path) -> None:

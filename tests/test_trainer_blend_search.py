@@ -204,7 +204,8 @@ def test_rows_score_as_on_the_station(tmp_path: Path, hop_s: float) -> None:
         windows = windows_of(soundscape.path, ["zeros"], hop_s)["zeros"]
         members = score_images(networks, np.stack([w.image for w in windows]))
         smoother = NeighbourSmoother(blend, round(hop_s * 32_000), None)
-        parts = [smoother.push(windows, WindowScores(members, members.mean(axis=0), members[0])), smoother.close()]
+        scores = WindowScores(members, members.mean(axis=0), members[0], ("bag",) * len(windows))
+        parts = [smoother.push(windows, scores), smoother.close()]
         heard = {w.start: s for part in parts if part for w, s in zip(part[0], part[1].acoustic, strict=True)}
         expected += [heard[start * 32_000] for start in (0, 5, 10)]
     np.testing.assert_allclose(scored.acoustic("zeros", blend), expected, atol=1e-5)

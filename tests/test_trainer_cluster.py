@@ -2,12 +2,9 @@
 
 import dataclasses
 import io
-import os
 import shutil
-import signal
 import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,14 +13,11 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from ray.cluster_utils import Cluster
 from rich.console import Console
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when ray starts its processes
-os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # what ray will do by itself; without it, it warns
-import ray
-from ray.cluster_utils import Cluster
-
 from edge.contract.errors import ConfigError
+from tests.ray_nodes import kill_a_node_of, two_nodes
 from tests.test_trainer_fit import QUIET, fit_here, options, tiny_recipe, wait_for
 from tests.trainer_corpus import make_corpus
 from trainer import cluster, fit
@@ -138,38 +132,8 @@ def test_what_is_asked_for_and_what_there_is(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Cluster]:
-    """A head and a node of one core each, as processes of this machine; none is left behind."""
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: sockets lie in it
-    inner = Path(folder, "ray")
-    inner.mkdir()  # where ray notes the cluster's address: it takes it to be there
-    os.environ["RAY_TMPDIR"] = folder
-    small = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_log_monitor": False}
-    made = Cluster()
-    try:
-        made.add_node(include_dashboard=False, temp_dir=str(inner), **small)
-        made.add_node(**small)
+    with two_nodes() as made:
         yield made
-    finally:
-        ray.shutdown()
-        made.shutdown()
-        for pid in of_ray(folder):
-            os.kill(pid, signal.SIGKILL)
-        wait_for("ray to end", lambda: not of_ray(folder), 30.0)
-        shutil.rmtree(folder, ignore_errors=True)
-        del os.environ["RAY_TMPDIR"]
-
-
-def of_ray(folder: str) -> list[int]:
-    """Processes of the cluster whose files are in `folder`: the folder is in their command line or environment."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
-        except (OSError, ProcessLookupError):
-            continue
-        if folder.encode() in told and int(process.name) != os.getpid():
-            found.append(int(process.name))
-    return found
 
 
 def test_a_lost_node_costs_its_member_and_nothing_else(
@@ -186,8 +150,7 @@ def test_a_lost_node_costs_its_member_and_nothing_else(
         wait_for("two members", two_are_done_and_two_begun)
         for info in run.members():
             kept.update({p: (p.read_bytes(), p.stat().st_mtime_ns) for p in run.member_folder(info.name).iterdir()})
-        raylet = nodes.list_all_nodes()[-1].all_processes["raylet"][0].process
-        raylet.send_signal(signal.SIGKILL)  # its workers go with it
+        kill_a_node_of(nodes)
         lost.extend(name for name in run.wanted() if not (run.member_folder(name) / "member.json").exists())
 
     killer = threading.Thread(target=kill_a_node)

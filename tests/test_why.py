@@ -35,7 +35,7 @@ def station(station_yaml: StationYaml) -> Path:
     analyst = Analyst(config, Recognizer(bundle))
     ledger = Ledger(config.database, "porch", bundle)
     row = replace(stretch("night"), place=Place(52.1, 13.6), clock_state="unsynced", boot="b1")
-    heard = Stretch(analyst, row, live=True)
+    heard = Stretch(analyst, row)
     ledger.begin(row, analyst.digest())
     for samples, shed in ((note("lowtoo", 10), 0), (hiss(10), 0), (note("midtoo", 10), FEW_MEMBERS)):
         heard.shed = shed

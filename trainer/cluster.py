@@ -3,14 +3,12 @@
 Every node has birdstation installed and sees the run folder under the same path. Knows no training.
 """
 
-import importlib
-import os
 import socket
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from edge.contract.cluster import joined
 from edge.contract.errors import BirdstationError, ConfigError, CorpusError
 from trainer.files import digest
 from trainer.member import Task, fit_member
@@ -26,7 +24,7 @@ def train(address: str, tasks: Sequence[Task]) -> Generator[list[MemberInfo], No
     Yields what was finished, or nothing, every POLL_S. Raises ConfigError if there is no such cluster or a node does
     not see the run folder, CorpusError if a member was lost too often.
     """
-    with _connected(address) as ray:
+    with joined(address) as ray:
         resources = ray.cluster_resources()
         gpus, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
         wanted = tasks[0].device
@@ -65,29 +63,3 @@ def _result(ray: Any, name: str, reference: Any) -> MemberInfo:
         advice = "finished members are kept; run again: it goes on where it stopped"
         raise CorpusError(f"{name}: lost more than {LOST_MAX} times ({type(error).__name__}); {advice}") from error
     return info
-
-
-@contextmanager
-def _connected(address: str) -> Iterator[Any]:
-    """The ray module, connected. Imported here: it is an extra, and takes a second."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        ray = importlib.import_module("ray")
-    except ModuleNotFoundError:
-        raise ConfigError(f"--cluster {address}: ray is missing; pip install 'birdstation[cluster]'") from None
-    try:
-        _knock(address)
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"--cluster {address}: no Ray cluster there: {str(error).splitlines()[0]}") from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _knock(address: str) -> None:
-    """Raises OSError where nobody listens: ray itself tries for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()

@@ -46,8 +46,8 @@ SIDECAR_SUFFIXES = frozenset((
 DURATION_S_MAX = 7 * 86_400.0  # a few MB of FLAC can claim and deliver years of silence
 SAMPLE_MAX = 2.0**31  # float files in integer units are bearable; beyond this the power overflows float32
 
-_READ_FRAMES = 4_096  # per libsndfile call: a decoding error costs the call it happens in
-_PIECE_FRAMES = 16 * _READ_FRAMES  # per mixing and resampling step
+_READ_S = 0.25  # per libsndfile call: each costs 8 µs of its own, and a decoding error the call it happens in
+_PIECE_FRAMES = 65_536  # per mixing and resampling step
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # also what turns a line's direction round
 _LOST_S_MIN = 0.1  # below this, header and decoder merely differ about the encoder's padding
 
@@ -209,12 +209,11 @@ class Decoder:
         """Pieces at the recording's own rate, until the end, damage or DURATION_S_MAX."""
         channels = self.recording.channels
         buffer = np.empty((_PIECE_FRAMES, channels), np.float32)
-        weights = np.full(channels, 1 / channels, np.float32)
         count = _PIECE_FRAMES
         while count == _PIECE_FRAMES and self._stopped is None:
             count = self._fill(buffer)
             with np.errstate(all="ignore"):  # what is not finite is dealt with below
-                mono = buffer[:count, 0].copy() if channels == 1 else buffer[:count] @ weights
+                mono = _mixed(buffer[:count])
             mono = self._sane(mono)
             self._frames += len(mono)
             yield mono
@@ -223,10 +222,10 @@ class Decoder:
 
     def _fill(self, buffer: Samples) -> int:
         """Frames read; fewer than the buffer holds at the end or where the decoder gives up."""
-        count = 0
+        count, step = 0, round(_READ_S * self.recording.rate_hz)
         while count < len(buffer):
             try:
-                got = len(self._sound.read(out=buffer[count : count + _READ_FRAMES]))
+                got = len(self._sound.read(out=buffer[count : count + step]))
             except (soundfile.SoundFileError, OSError) as error:
                 self._stopped = f"damaged ({one_line(error)})"
                 break
@@ -244,3 +243,12 @@ class Decoder:
             first_bad = int(np.argmin(np.abs(mono) <= SAMPLE_MAX))
         self._stopped = "damaged (samples that are not numbers)"
         return mono[:first_bad]
+
+
+def _mixed(frames: Samples) -> Samples:
+    """Mean of the channels `(n, channels)`. Not a matrix product: for that BLAS would wake threads of its own."""
+    mono = frames[:, 0].copy()
+    for channel in range(1, frames.shape[1]):
+        mono += frames[:, channel]
+    mono /= np.float32(frames.shape[1])
+    return mono

@@ -24,7 +24,7 @@ PACE_MIN = 1.2  # × real time; the rest is for clips, the system and a warm box
 PACE_EASY = 3.0  # below: a hot day, when the processor is clocked down, may be too much
 _MEASURE_S = 3.0
 _WINDOWS_MIN = 5
-_LADDER = {NO_OVERLAP: "without overlap", FEW_MEMBERS: "and with one network of a kind"}
+_LADDER = {NO_OVERLAP: "without overlap", FEW_MEMBERS: "and with as few networks as can answer"}
 
 
 def check_bundle(bundle: Bundle, apart: float) -> list[Check]:
@@ -32,8 +32,9 @@ def check_bundle(bundle: Bundle, apart: float) -> list[Check]:
     manifest = bundle.manifest
     training = {key: manifest.training.get(key) for key in ("recipe", "created")}
     origin = ", ".join(f"{key} {value}" for key, value in training.items() if value) or "of unknown origin"
+    networks = f"{len(manifest.members)} networks{' and a student' if manifest.student else ''}"
     found = (
-        f"{bundle.folder}: {bundle.id[:16]}, {len(manifest.members)} networks, {len(bundle.taxonomy)} species, "
+        f"{bundle.folder}: {bundle.id[:16]}, {networks}, {len(bundle.taxonomy)} species, "
         f"{'with' if manifest.has_prior else 'no'} prior, {origin}; sums hold, probe differs by {apart:.1g}"
     )
     figures: Figures = {
@@ -104,8 +105,11 @@ def check_pace(config: Config, recognizer: Recognizer) -> list[Check]:
     analyst = Analyst(config, recognizer)
     pace = _measure(analyst, 0)
     threads = config.runtime.threads or "all"
+    share = recognizer.bag_share
+    asked = f", {share:.0%} of the windows to the bag" if recognizer.members == "cascade" and share is not None else ""
     found = (
-        f"{recognizer.engine.name}, {threads} threads: {pace.times:.1f} × real time with a window every "
+        f"{recognizer.engine.name}, {threads} threads, members: {recognizer.members}{asked}: "
+        f"{pace.times:.1f} × real time with a window every "
         f"{config.windows.hop_s:g} s ({pace.windows_per_s:.1f} windows/s, {pace.p50_ms:.0f} ms each, "
         f"95 % within {pace.p95_ms:.0f} ms)"
     )
@@ -114,6 +118,8 @@ def check_pace(config: Config, recognizer: Recognizer) -> list[Check]:
         "windows_per_s": round(pace.windows_per_s, 2),
         "window_ms_p50": round(pace.p50_ms, 2),
         "window_ms_p95": round(pace.p95_ms, 2),
+        "members": recognizer.members,
+        "bag_share": share,
     }
     checks = []
     if recognizer.degraded:
@@ -140,7 +146,7 @@ def _measure(analyst: Analyst, shed: int) -> _Pace:
     window is not counted: buffers are made then."""
     sound = analyst.bundle.probe().samples().reshape(-1)
     hop = analyst.config.hop_samples
-    stretch = Stretch(analyst, _nowhere(), live=True)
+    stretch = Stretch(analyst, _nowhere())
     stretch.shed = shed
     seconds: list[float] = []
     each: list[float] = []  # of a window: a small hop gives several at once

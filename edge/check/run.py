@@ -12,7 +12,7 @@ from edge.check.storage import check_database, check_disk, check_health_folder, 
 from edge.check.verdict import Check, attempt
 from edge.config import Config, load_config
 from edge.contract.bundle import read_bundle
-from edge.contract.errors import BundleError
+from edge.contract.errors import BundleError, ConfigError
 from edge.recognizer import best_recognizer
 
 
@@ -48,8 +48,11 @@ def run_checks(path: Path, listen_s: float, tell: Callable[[str], None]) -> list
 def _model(config: Config) -> list[Check]:
     """Everything that wants the bundle."""
     try:
-        recognizer = best_recognizer(read_bundle(config.bundle_folder), config.runtime, config.engines_folder)
+        bundle = read_bundle(config.bundle_folder)
+        recognizer = best_recognizer(bundle, config.runtime, config.engines_folder, config.members)
         apart = recognizer.check_probe()
+    except ConfigError as error:
+        return [Check("members", "bad", str(error), "Mend this line of station.yaml.", stops=True)]
     except (BundleError, OSError) as error:  # OSError: files of another user
         advice = "Copy the bundle again, whole and readable for the station's user, or let bundle: name another one."
         return [Check("bundle", "bad", " ".join(str(error).split()), advice, stops=True)]

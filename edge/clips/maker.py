@@ -75,7 +75,7 @@ class ClipMaker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
+        self.close()
 
     def begin(self, row: RecordingRow) -> None:
         """A stretch begins. Nothing is saved of it if the settings say so."""
@@ -166,13 +166,14 @@ class ClipMaker:
                 self._table = self._opened.enter_context(self._open_table())
             self._table.add(clip, detections, lambda: _rename_synced(part, path))
         except (OSError, StoreError):
-            self._close()
+            self.close()
             for file in (part,) if renews else (part, path):
                 with suppress(OSError):
                     file.unlink()
             raise
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Let go of the table; the next clip opens it again."""
         self._opened.close()
         self._table = None
 

@@ -101,7 +101,26 @@ def blend_scores(acoustic: Scores, prior: Scores | None, blend: Blend) -> Scores
     if blend.rule == "mean":
         mean = (acoustic + blend.prior_weight * prior) / (1.0 + blend.prior_weight)
         return np.asarray(np.minimum(mean, 1.0), np.float32)  # rounding can exceed 1 by a bit
-    score = np.clip(acoustic, _SCORE_EDGE, 1.0 - _SCORE_EDGE)
     evidence = np.log(1.0 - _PRIOR_TRUST + _PRIOR_TRUST * prior * acoustic.shape[-1])
-    odds = np.log(score) - np.log1p(-score) + blend.prior_weight * evidence
+    odds = _logit(acoustic) + blend.prior_weight * evidence
     return np.asarray(1.0 / (1.0 + np.exp(-odds)), np.float32)
+
+
+def open_windows(
+    acoustic: Scores, prior: Scores | None, blend: Blend, thresholds: Scores, below: float, above: float
+) -> NDArray[np.bool_]:
+    """Which windows the student leaves open `(windows,)`: those that the bag decides in a cascade.
+
+    From the student's acoustic scores `(windows, species)`, the prior that they are blended with (None: there is none)
+    and the thresholds `(species,)`: open if for any species -below < logit(blended) - logit(threshold) < above. A
+    species beyond its geographic limit opens nothing, since no network can pass it there. Neighbours do not count.
+    """
+    apart = _logit(blend_scores(acoustic, prior, blend)) - _logit(thresholds)
+    near = (apart > -below) & (apart < above)
+    return np.asarray((near if prior is None else near & ~np.isnan(prior)).any(axis=1))
+
+
+def _logit(scores: Scores) -> Scores:
+    score = np.clip(scores, _SCORE_EDGE, 1.0 - _SCORE_EDGE)
+    odds: Scores = np.log(score) - np.log1p(-score)
+    return odds

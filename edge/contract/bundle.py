@@ -1,7 +1,7 @@
 """The Bundle: a self-describing folder that carries a model from the trainer to any station.
 
-manifest.json  taxonomy.csv  members/{*.onnx, *.fp16.onnx}  prior/{model.onnx, features.json, grid.npz[, nearby.npz]}
-probe.npz  SHA256SUMS
+manifest.json  taxonomy.csv  members/{*.onnx, *.fp16.onnx[, *.int8.onnx, student.onnx]}
+prior/{model.onnx, features.json, grid.npz[, nearby.npz]}  probe.npz  SHA256SUMS
 
 Writing seals it with sums and an id; reading refuses another schema, another front-end, a missing, foreign or changed
 file, naming it. Knows no ONNX runtime: that the members give the probe's scores is the recognizer's to prove.
@@ -40,6 +40,26 @@ class BundleMember:
     fold: int
     seed: int
     half: str | None = None  # the same network in half precision, strongly typed; relative to the bundle
+    int8: str | None = None  # the same with 8-bit convolutions (Q/DQ), where the bag then decides as it did
+
+
+@dataclass(frozen=True)
+class Student:
+    """One small network that answers as the whole bag does, and how far its answers can be trusted.
+
+    It was distilled to the bag's acoustic score, so the bag's blend and thresholds are its own. In a cascade it answers
+    first, and the bag answers the windows that it leaves open (edge.contract.blend.open_windows).
+    """
+
+    member: BundleMember
+    below: float  # logits under the threshold, and above it, within which the student leaves a species open
+    above: float
+    agreement: float  # share of windows held out in which the cascade decides as the bag does
+    opened: float  # share of these windows that it leaves open
+
+    def __post_init__(self) -> None:
+        if not (self.below >= 0 and self.above >= 0):
+            raise ValueError("below and above must not be negative")
 
 
 @dataclass(frozen=True)
@@ -62,9 +82,19 @@ class Manifest:
     taxonomy_digest: str
     has_prior: bool
     training: Mapping[str, Any]
+    student: Student | None = None
     id: str = ""  # digest of contents, set when sealed
     front_end: Mapping[str, Any] = field(default_factory=front_end)
     schema: int = SCHEMA
+
+    @property
+    def networks(self) -> tuple[BundleMember, ...]:
+        """The members, then the student's network if there is one."""
+        return self.members if self.student is None else (*self.members, self.student.member)
+
+
+def _no_scores() -> NDArray[np.float32]:
+    return np.empty((0, 0), np.float32)
 
 
 @dataclass(frozen=True)
@@ -79,6 +109,7 @@ class Probe:
     day_of_year: int
     prior: NDArray[np.float32]  # (species,); empty without a prior
     blended: NDArray[np.float32]  # (clips, species), each clip alone
+    student_scores: NDArray[np.float32] = field(default_factory=_no_scores)  # (clips, species); (0, 0) without one
 
     def samples(self) -> NDArray[np.float32]:
         """The clips as float32 in [-1, 1]."""
@@ -92,7 +123,8 @@ class Probe:
     def read(cls, path: Path) -> "Probe":
         try:
             with np.load(path, allow_pickle=False) as file:
-                raw: dict[str, Any] = {name: file[name] for name in cls.__dataclass_fields__}
+                names = set(cls.__dataclass_fields__) - ({"student_scores"} - set(file))  # older ones know no student
+                raw: dict[str, Any] = {name: file[name] for name in names}
         except (OSError, ValueError, KeyError) as error:
             raise BundleError(f"{path}: not a probe: {error}") from error
         clips = len(raw["clips"])
@@ -119,6 +151,9 @@ class Bundle:
         probe = Probe.read(self.folder / PROBE)
         if probe.member_scores.shape[::2] != (len(self.manifest.members), len(self.taxonomy)):
             raise BundleError(f"{self.folder / PROBE}: made for other members or species")
+        students = (0, 0) if self.manifest.student is None else (len(probe.clips), len(self.taxonomy))
+        if probe.student_scores.shape != students:
+            raise BundleError(f"{self.folder / PROBE}: made for another student, or for none")
         return probe
 
 
@@ -203,8 +238,8 @@ def _parse(path: Path, raw: Mapping[str, Any]) -> Manifest:
         raise BundleError(f"{path}: {error}") from error
     if not manifest.members:
         raise BundleError(f"{path}: no members")
-    for member in manifest.members:
-        for name in (member.file, member.half):
+    for member in manifest.networks:
+        for name in (member.file, member.half, member.int8):
             file = PurePosixPath(name or member.file)
             if file.is_absolute() or ".." in file.parts or not (path.parent / file).is_file():
                 raise BundleError(f"{path}: member {member.name}: no file {name} in the bundle")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from edge.contract.audio import IMAGE_SHAPE, Image
 from edge.contract.blend import Scores
@@ -13,21 +14,34 @@ from edge.contract.bundle import PROBE_TOLERANCE
 from edge.contract.errors import BundleError
 
 
-def _cores() -> int:
+def cores() -> int:
     """Processors that this process may use. Said outright, since ONNX Runtime pins its threads otherwise, which the
     service's sandbox refuses."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def float_batch(images: Image, pairs: bool) -> NDArray[np.float32]:
+    """Grey images `(n, 128, 281)` uint8 as what the networks take, `(n, 1, 128, 281)` float32, converted once for all
+    of them; with `pairs` a lone image goes in twice."""
+    return (np.repeat(images, 2, axis=0) if pairs and len(images) == 1 else images)[:, None].astype(np.float32)
+
+
 class OnnxEngine:
-    """Runs the members one after the other, each with all threads; they share nothing but the machine."""
+    """Runs the members one after the other, each with all threads. In float32 an image's scores do not depend on what
+    else is in the batch; with 8-bit convolutions those of a lone image do, hence `pairs` (see OpenvinoEngine)."""
 
-    name = "onnxruntime-cpu"
-    tolerance = PROBE_TOLERANCE
-
-    def __init__(self, members: Sequence[Path], threads: int = 0) -> None:
+    def __init__(
+        self,
+        members: Sequence[Path],
+        threads: int = 0,
+        name: str = "onnxruntime-cpu",
+        tolerance: float = PROBE_TOLERANCE,
+        *,
+        pairs: bool = False,
+    ) -> None:
+        self.name, self.tolerance, self._pairs = name, tolerance, pairs
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or _cores()
+        options.intra_op_num_threads = threads or cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         # Threads that wait actively for the next run cost some percent of a core, all day; within a run they may.
@@ -45,9 +59,9 @@ class OnnxEngine:
     def scores(self, images: Image, members: Sequence[int] | None = None) -> Scores:
         """Grey images `(n, 128, 281)` uint8 to sigmoid scores `(members, n, species)` float32; of all members, or of
         these."""
-        batch = images[:, None].astype(np.float32)
+        batch = float_batch(images, self._pairs)
         chosen = self._sessions if members is None else [self._sessions[index] for index in members]
-        return np.stack([session.run(None, {name: batch})[0] for session, name in chosen])
+        return np.stack([session.run(None, {name: batch})[0][: len(images)] for session, name in chosen])
 
     def close(self) -> None:
         """Give back the networks; the engine is not used again."""

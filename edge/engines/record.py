@@ -5,11 +5,12 @@ here with its digest.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edge.contract.bundle import Bundle, file_sha256
+from edge.contract.bundle import Bundle, BundleMember, file_sha256
 from edge.contract.errors import EngineError
 from edge.contract.strict import Refused, parse
 from edge.engines.device import Device
@@ -21,7 +22,7 @@ Precision = Literal["fp32", "fp16"]
 
 @dataclass(frozen=True)
 class EngineMember:
-    """One member's engine."""
+    """One network's engine: a member's or the student's."""
 
     name: str
     precision: Precision
@@ -43,7 +44,7 @@ class EngineMember:
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """What engine.json says. Complete when every member of the bundle is there."""
+    """What engine.json says. Complete when every network of the bundle is there."""
 
     bundle: str  # its id, for people; networks are told by their digests
     device: Device
@@ -74,16 +75,18 @@ def read_record(folder: Path) -> EngineRecord | None:
     return record
 
 
-def engines_for(record: EngineRecord, bundle: Bundle, device: Device, folder: Path) -> list[EngineMember]:
-    """The recorded engines in the order of the bundle's members. Raises EngineError, one line, if they were compiled
-    for another machine or of other networks, or if a file is not the one that was recorded."""
+def engines_for(
+    record: EngineRecord, bundle: Bundle, networks: Sequence[BundleMember], device: Device, folder: Path
+) -> list[EngineMember]:
+    """The recorded engines of these of the bundle's networks, in their order. Raises EngineError, one line, if they
+    were compiled for another machine or of other networks, or if a file is not the one that was recorded."""
     again = "run python -m export trt again"
     refused = device.refuses(record.device)
     if refused:
         raise EngineError(f"{folder / FILE}: {refused}; {again}")
     recorded = {member.name: member for member in record.members}
     found = []
-    for member in bundle.manifest.members:
+    for member in networks:
         engine = recorded.get(member.name)
         if engine is None:
             raise EngineError(f"{folder / FILE}: no engine of member {member.name}; {again}")

@@ -3,6 +3,7 @@
 Only calls that TensorRT 10.3 (JetPack 6), 10.16 (JetPack 7) and 11.4 have alike. Nothing is compiled here.
 """
 
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 
 from edge.contract.audio import IMAGE_SHAPE, Image
 from edge.contract.blend import Scores
-from edge.contract.bundle import HALF_TOLERANCE, PROBE_TOLERANCE, Bundle
+from edge.contract.bundle import HALF_TOLERANCE, PROBE_TOLERANCE, Bundle, BundleMember
 from edge.contract.errors import EngineError
 from edge.engines.cuda import Cuda
 from edge.engines.device import import_tensorrt, this_device
@@ -32,8 +33,8 @@ class _Member:
     scores: str
 
 
-def open_tensorrt(bundle: Bundle, folder: Path) -> "TensorrtEngine | None":
-    """The engines in a folder, if they are of this bundle and for this machine; None if there are none.
+def open_tensorrt(bundle: Bundle, folder: Path, networks: Sequence[BundleMember]) -> "TensorrtEngine | None":
+    """The engines in a folder of these of the bundle's networks, if they are for this machine; None if there are none.
 
     Raises EngineError with the reason, one line, if there are and they cannot be used.
     """
@@ -41,7 +42,7 @@ def open_tensorrt(bundle: Bundle, folder: Path) -> "TensorrtEngine | None":
     if record is None:
         return None
     trt, cuda = import_tensorrt(), Cuda()
-    recorded = engines_for(record, bundle, this_device(trt, cuda), folder)
+    recorded = engines_for(record, bundle, networks, this_device(trt, cuda), folder)
     half = any(one.precision == "fp16" for one in recorded)
     return TensorrtEngine(
         trt,
@@ -55,7 +56,7 @@ def open_tensorrt(bundle: Bundle, folder: Path) -> "TensorrtEngine | None":
 
 class TensorrtEngine:
     """Members in turn on one GPU. They share the input, the output and the scratch memory, so a bag needs little more
-    than its weights and the largest member's activations.
+    than its weights and the largest member's activations. Of several threads one after the other is served.
 
     `files` have been checked: loading an engine runs what is in it. Raises EngineError if one cannot be loaded.
     """
@@ -67,6 +68,7 @@ class TensorrtEngine:
         self.tolerance = tolerance
         self._trt, self._cuda, self._batch_max, self._species = trt, cuda, batch_max, species
         self._members: list[_Member] = []
+        self._lock = threading.Lock()
         with ExitStack() as held:
             self._stream = cuda.stream()
             held.callback(cuda.end_stream, self._stream)
@@ -118,7 +120,13 @@ class TensorrtEngine:
 
     def scores(self, images: Image, members: Sequence[int] | None = None) -> Scores:
         """Grey images `(n, 128, 281)` uint8 to sigmoid scores `(members, n, species)` float32; of all members, or of
-        these. Raises EngineError if the GPU fails."""
+        these. Raises EngineError if the GPU fails, or if the engine is closed."""
+        with self._lock:
+            if self._runtime is None:
+                raise EngineError(f"{self.name} is closed")
+            return self._run_all(images, members)
+
+    def _run_all(self, images: Image, members: Sequence[int] | None) -> Scores:
         chosen = self._members if members is None else [self._members[index] for index in members]
         found = np.empty((len(chosen), len(images), self._species), np.float32)
         for start in range(0, len(images), self._batch_max):
@@ -140,10 +148,11 @@ class TensorrtEngine:
     def close(self) -> None:
         """Free the GPU's memory; the engine is not used again. Raises nothing: after a failure of the GPU it is lost
         anyway."""
-        try:
-            self._held.close()
-        except EngineError:
-            self._forget()
+        with self._lock:
+            try:
+                self._held.close()
+            except EngineError:
+                self._forget()
 
     def _forget(self) -> None:
         """Let go of contexts and engines, in this order, before the memory that they use is freed."""

@@ -40,6 +40,7 @@ def detection_message(detection: Detection, recording: RecordingRow, config: Con
         "rule": detection.rule,
         "member_low": round(detection.member_low, 4),
         "member_high": round(detection.member_high, 4),
+        "decided_by": detection.decided_by,
         "level_dbfs": None if detection.level_dbfs is None else round(detection.level_dbfs, 1),
         "latitude": latitude,
         "longitude": longitude,

@@ -11,11 +11,21 @@ from rich.table import Table
 from edge.contract.errors import ConfigError
 from edge.store.record import Store
 
-_SHED = ("full analysis", "windows without overlap, since sound came too fast", "one member of each kind, likewise")
+_SHED = (
+    "full analysis",
+    "windows without overlap, since sound came too fast",
+    "one member of each kind or the student alone, likewise",
+)
+_DECIDED = {  # by the networks that were loaded, and whose scores count
+    ("bag", "bag"): "the bag",
+    ("student", "student"): "the student, alone",
+    ("cascade", "student"): "the student, which answers first; the bag was not asked",
+    ("cascade", "bag"): "the bag, since the student left something open in this window",
+}
 _COLUMNS = (
     "d.id, d.species, s.common_name, s.scientific_name, d.start_utc, d.end_utc, d.offset_s, d.score, d.acoustic,"
-    " d.prior, d.threshold, d.rule, d.members, d.runner_ups, d.shed, d.level_dbfs, c.path AS clip, d.bundle,"
-    " r.path, r.source, r.time_source, r.clock_state, r.clock_fix_s, r.latitude, r.longitude"
+    " d.prior, d.threshold, d.rule, d.members, d.decided_by, d.runner_ups, d.shed, d.level_dbfs, c.path AS clip,"
+    " d.bundle, r.path, r.source, r.time_source, r.clock_state, r.clock_fix_s, r.latitude, r.longitude"
 )
 
 
@@ -32,7 +42,7 @@ def explain(store: Store, wanted: str) -> dict[str, Any]:
         raise ConfigError(f"ID: {found} of the detections in {store.path} begin with {wanted!r}; one is wanted")
     names = [column.split(" AS ")[-1].split(".")[-1].strip() for column in _COLUMNS.split(",")]
     why = dict(zip(names, rows[0], strict=True))
-    why["members"] = _members(store, why)
+    why["loaded"], why["members"] = _members(store, why)
     why["runner_ups"] = dict(json.loads(why["runner_ups"] or "[]"))
     why["reviews"] = [
         {"reviewer": reviewer, "verdict": verdict, "note": note, "reviewed_utc": when}
@@ -43,16 +53,22 @@ def explain(store: Store, wanted: str) -> dict[str, Any]:
     return why
 
 
-def _members(store: Store, why: dict[str, Any]) -> dict[str, float]:
-    """Scores by the names that the bundle gives its members; in a hurry the first of each kind answered alone."""
+def _members(store: Store, why: dict[str, Any]) -> tuple[str, dict[str, float | None]]:
+    """Which networks were loaded (bag, student or cascade), and their scores by the names that the bundle gives them;
+    None for one that was not asked about this window."""
     scores = json.loads(why["members"] or "[]")
     manifest = json.loads(store.rows("SELECT manifest FROM bundles WHERE id = ?", (why["bundle"],))[0][0])
     members = manifest.get("members", [])
-    if len(scores) < len(members):
-        kinds = [m["kind"] for m in members]
-        members = [m for index, m in enumerate(members) if kinds.index(m["kind"]) == index]
-    named = [str(m["name"]) for m in members] if len(members) == len(scores) else [f"{n}" for n in range(len(scores))]
-    return dict(zip(named, scores, strict=True))
+    student = [manifest["student"]["member"]] if manifest.get("student") else []
+    kinds = [m["kind"] for m in members]
+    few = [m for index, m in enumerate(members) if kinds.index(m["kind"]) == index]
+    loaded = "student" if why["decided_by"] == "student" and len(scores) == 1 else "bag"
+    if student and len(scores) == len(members) + 1:
+        loaded = "cascade"
+    for networks in (student,) if loaded == "student" else (members, members + student, few):  # few: of first releases
+        if len(networks) == len(scores):
+            return loaded, dict(zip([str(network["name"]) for network in networks], scores, strict=True))
+    return loaded, {f"{number}": score for number, score in enumerate(scores)}
 
 
 def why_tables(why: dict[str, Any]) -> RenderableType:
@@ -66,8 +82,8 @@ def why_tables(why: dict[str, Any]) -> RenderableType:
     members = Table(title="This window alone, by member", title_justify="left")
     members.add_column("member")
     members.add_column("score", justify="right")
-    for member, score in sorted(why["members"].items(), key=lambda item: -item[1]):
-        members.add_row(escape(member), f"{score:.3f}")
+    for member, score in sorted(why["members"].items(), key=lambda item: -(item[1] or 0.0)):
+        members.add_row(escape(member), "not asked" if score is None else f"{score:.3f}")
     others = Table(title="What else it may have been", title_justify="left")
     others.add_column("species")
     others.add_column("score", justify="right")
@@ -77,7 +93,7 @@ def why_tables(why: dict[str, Any]) -> RenderableType:
 
 
 def _facts(why: dict[str, Any]) -> Sequence[tuple[str, str]]:
-    spread = why["members"].values()
+    spread = [score for score in why["members"].values() if score is not None]
     prior = "none: no place or date, or switched off" if why["prior"] is None else f"{why['prior']:.4f}"
     level = "digital silence" if why["level_dbfs"] is None else f"{why['level_dbfs']:.1f} dBFS"
     reviews = ", ".join(f"{r['verdict']} ({r['reviewer']})" for r in why["reviews"])
@@ -87,6 +103,7 @@ def _facts(why: dict[str, Any]) -> Sequence[tuple[str, str]]:
         ("heard in", f"{why['path']} at {why['offset_s']:.1f} s ({why['source']})"),
         ("clip", why["clip"] or "none"),
         ("time from", clock),
+        ("decided by", _DECIDED.get((why["loaded"], why["decided_by"]), why["decided_by"])),
         ("members", f"{min(spread):.3f} to {max(spread):.3f}" if spread else "not recorded"),
         ("by sound alone", f"{why['acoustic']:.3f}"),
         ("prior of place and day", prior),

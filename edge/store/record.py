@@ -325,9 +325,10 @@ def _detection_columns(detection: Detection, bundle_id: str) -> dict[str, Any]:
         "member_low": detection.member_low,
         "member_high": detection.member_high,
         "level_dbfs": detection.level_dbfs,
-        "members": json.dumps([round(score, 5) for score in detection.members]),
+        "members": json.dumps([None if score is None else round(score, 5) for score in detection.members]),
         "runner_ups": json.dumps([[code, round(score, 5)] for code, score in detection.runner_ups]),
         "shed": detection.shed,
+        "decided_by": detection.decided_by,
     }
 
 

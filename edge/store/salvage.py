@@ -73,28 +73,30 @@ def _salvage(aside: Path, path: Path) -> tuple[int, int]:
         for table in tables:
             if table.startswith(("sqlite_", "_sqlite")):
                 continue
-            columns = [str(row[1]) for row in new.rows(f"PRAGMA table_info({table})")]
-            rows, whole = _readable(old, table, columns)
+            columns, rows, whole = _readable(old, table, {row[1] for row in new.rows(f"PRAGMA table_info({table})")})
             new.insert_raw(table, columns, rows)
             copied, cut_short = copied + len(rows), cut_short + (not whole)
     return copied, cut_short
 
 
-def _readable(old: sqlite3.Connection, table: str, columns: list[str]) -> tuple[list[tuple[object, ...]], bool]:
-    """Rows of a table by the columns that both databases know, and whether these are all."""
+def _readable(
+    old: sqlite3.Connection, table: str, present: set[str]
+) -> tuple[list[str], list[tuple[object, ...]], bool]:
+    """The columns of a table that both databases know, its rows by these, and whether these are all. A column that the
+    old one lacks has its default then, as a migration would give it."""
     rows: dict[tuple[object, ...], None] = {}
     try:
-        known = {str(row[1]) for row in old.execute(f"PRAGMA table_info({table})")}
-        wanted = ", ".join(name if name in known else f"NULL AS {name}" for name in columns)
+        columns = [str(row[1]) for row in old.execute(f"PRAGMA table_info({table})") if row[1] in present]
     except sqlite3.DatabaseError:
-        return [], False
-    if not known:
-        return [], True
+        return sorted(present), [], False
+    if not columns:
+        return sorted(present), [], True
+    wanted = ", ".join(columns)
     for order in ("ASC", "DESC"):
         try:
             for row in old.execute(f"SELECT {wanted} FROM {table} NOT INDEXED ORDER BY rowid {order}"):
                 rows[row] = None
-            return list(rows), True
+            return columns, list(rows), True
         except sqlite3.DatabaseError:
             continue
-    return list(rows), False
+    return columns, list(rows), False

@@ -165,3 +165,12 @@ def _views(db: Database) -> None:
                    iif(reason IN ('off', 'schedule'), 0, seconds), iif(reason IN ('off', 'schedule'), seconds, 0)
             FROM gaps)
         GROUP BY day, source""")
+
+
+@migrations()
+def decided_by(db: Database) -> None:
+    """Whose scores the window has; from here on `members` has null for a network that was not asked."""
+    db.execute(
+        "ALTER TABLE detections ADD COLUMN decided_by TEXT NOT NULL DEFAULT 'bag'"
+        " CHECK (decided_by IN ('bag', 'student'))"
+    )

@@ -1,0 +1,158 @@
+"""tuned.json: the runtime, precision and threads that `python -m export tune` found fastest here, live and in a replay.
+
+It counts only for the bundle, the processor and the versions that it was measured with, and what it names must pass the
+probe again before it is used. Measures nothing itself.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from edge.config import Members
+from edge.contract.bundle import HALF_TOLERANCE, PROBE_TOLERANCE, Bundle, BundleMember
+from edge.contract.errors import BundleError, EngineError
+from edge.contract.strict import Refused, parse
+from edge.engines.engine import Engine
+from edge.engines.onnx import OnnxEngine, cores
+from edge.engines.openvino import CpuPrecision, OpenvinoEngine
+
+FILE = "tuned.json"
+SCHEMA = 1
+Runtime = Literal["onnxruntime", "openvino"]
+Use = Literal["live", "replay"]
+RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "openvino")
+_TOLERANCES = {"fp32": PROBE_TOLERANCE, "bf16": HALF_TOLERANCE}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How networks are run on a CPU."""
+
+    runtime: Runtime
+    precision: CpuPrecision
+    threads: int  # of one call; a replay that reads several recordings side by side sets its own
+    window_ms: float  # of one window alone, the median; in a replay of one of many
+    probe_max: float  # largest |Δscore| of the probe; with int8 the station must find the same
+    agreement: float  # share of windows with the decisions of ONNX Runtime in float32
+
+
+@dataclass(frozen=True)
+class TunedSet:
+    """What is fastest for the bag, for the student or for both in a cascade."""
+
+    members: Members
+    live: Choice
+    replay: Choice
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuned.json says."""
+
+    bundle: str  # its id
+    cpu: str
+    cores: int
+    versions: Mapping[str, str]  # of the runtimes that were installed
+    sets: tuple[TunedSet, ...]
+    schema: int = SCHEMA
+
+    def write(self, folder: Path) -> Path:
+        """Write tuned.json, whole or not at all."""
+        temporary = folder / f".{FILE}.{os.getpid()}"
+        temporary.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", encoding="utf8")
+        return temporary.replace(folder / FILE)
+
+
+def cpu_model() -> str:
+    """What this machine calls its processor, e.g. "AMD EPYC 9654 96-Core Processor" or "aarch64 0xd0b"."""
+    found: dict[str, str] = {}
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            found.setdefault(key.strip(), value.strip())
+    part = found.get("model name") or found.get("CPU part") or platform.processor()
+    return f"{platform.machine()} {part}".strip()
+
+
+def runtime_versions() -> dict[str, str]:
+    """Versions of the runtimes that are installed; none is imported."""
+    found = {}
+    for name in RUNTIMES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def open_cpu_engine(
+    networks: Sequence[BundleMember],
+    folder: Path,
+    runtime: Runtime,
+    precision: CpuPrecision,
+    threads: int,
+    use: Use,
+    tolerance: float | None = None,
+) -> Engine:
+    """Networks of the bundle in `folder` on a CPU runtime; `tolerance` is that of the precision where not given (of
+    int8 there is none: any score may pass). In a replay as many threads ask at once as there are cores for them.
+
+    Raises EngineError if the runtime is missing or cannot load them.
+    """
+    eight = precision == "int8"
+    files = [folder / ((network.int8 if eight else None) or network.file) for network in networks]
+    allowed = _TOLERANCES.get(precision, 1.0) if tolerance is None else tolerance
+    threads = threads or cores()
+    pairs = use == "replay"
+    if runtime == "openvino":
+        callers = max(1, cores() // threads) if pairs else 1
+        return OpenvinoEngine(files, threads, precision, allowed, callers=callers, pairs=pairs)
+    try:
+        name = "onnxruntime-cpu int8" if eight else "onnxruntime-cpu"
+        return OnnxEngine(files, threads, name, allowed, pairs=pairs and eight)
+    except BundleError as error:
+        raise EngineError(str(error)) from error
+
+
+def open_tuned(
+    bundle: Bundle, folder: Path, networks: Sequence[BundleMember], members: Members, use: Use, threads: int = 0
+) -> Engine | None:
+    """The engine that was found fastest for `members` and this use; None if nothing was measured. `threads`: as many
+    as were found best if 0.
+
+    Raises EngineError, one line, if it was measured with another bundle, processor or version, or cannot be used.
+    """
+    path = folder / FILE
+    tuned = read_tuned(path)
+    chosen = {one.members: one for one in tuned.sets}.get(members) if tuned else None
+    if tuned is None or chosen is None:
+        return None
+    here = {"bundle": bundle.id, "cpu": cpu_model(), "cores": cores(), "versions": runtime_versions()}
+    for key, value in here.items():
+        if getattr(tuned, key) != value:
+            found = f"{getattr(tuned, key)}; here is {value}"
+            raise EngineError(f"{path}: tuned with {key} {found}; run python -m export tune again")
+    choice = chosen.live if use == "live" else chosen.replay
+    tolerance = choice.probe_max + PROBE_TOLERANCE if choice.precision == "int8" else None
+    asked = threads or choice.threads
+    return open_cpu_engine(networks, bundle.folder, choice.runtime, choice.precision, asked, use, tolerance)
+
+
+def read_tuned(path: Path) -> Tuned | None:
+    """What a tuned.json says; None if there is none. Raises EngineError if it cannot be used."""
+    try:
+        raw: Any = json.loads(path.read_text(encoding="utf8"))
+        found = raw.get("schema") if isinstance(raw, dict) else None
+        if found != SCHEMA:
+            raise EngineError(f"{path}: schema {found!r}; this version reads {SCHEMA}; run python -m export tune again")
+        tuned: Tuned = parse(Tuned, raw)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:  # Refused is a ValueError
+        reason = error if isinstance(error, Refused) else f"not readable: {error}"
+        raise EngineError(f"{path}: {reason}; run python -m export tune again") from error
+    return tuned

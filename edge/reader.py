@@ -1,0 +1,299 @@
+"""Recordings read and analysed, in one thread or in several: what comes of them, as events.
+
+Every recording that was given ends in one last event: Ended, Refused or Unread. Knows no database: whoever takes the
+events stores them.
+"""
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import cast
+
+from edge.analysis import Analyst, Batch, Found, Stretch
+from edge.capture.recording import Decoder
+from edge.capture.start_time import start_of
+from edge.config import Config
+from edge.contract.audio import Samples
+from edge.contract.bundle import file_sha256
+from edge.contract.errors import RecordingError
+from edge.types import GapRow, Place, RecordingRow, stable_id
+
+_MTIME_NS_MAX = 2**63 - 1
+_EVENTS_MAX = 16  # that wait to be stored, for each thread: memory does not grow while the disk is slow
+_PATIENCE_S = 0.5  # of a thread that cannot hand over its event, before it asks whether anybody still listens
+
+
+@dataclass(frozen=True)
+class Task:
+    """A recording to be analysed, as it was when somebody looked."""
+
+    path: Path
+    name: str  # by which the record knows it
+    bytes: int
+    mtime_ns: int
+    source: str
+
+    @classmethod
+    def of(cls, path: Path, name: str, source: str) -> "Task":
+        """Raises OSError if the file is not there."""
+        stat = path.stat()  # a row can hold no later time; a broken clock may have written the year 2400
+        return cls(path, name, stat.st_size, max(-_MTIME_NS_MAX, min(stat.st_mtime_ns, _MTIME_NS_MAX)), source)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A recording can be decoded; this is what it says of itself."""
+
+    task: Task
+    row: RecordingRow
+    expected_s: float | None  # its length, as far as its header tells
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Sound of a recording, for those who keep it."""
+
+    row: RecordingRow
+    samples: Samples
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A recording was analysed to its end."""
+
+    task: Task
+    row: RecordingRow
+    audio_s: float
+    windows: int
+    warning: str | None  # what of it was lost
+    gap: GapRow | None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A recording cannot be analysed, now or later."""
+
+    task: Task
+    id: str
+    reason: str
+    gap: GapRow | None
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A recording could not be read this time: gone, not permitted, a bad sector."""
+
+    task: Task
+    error: OSError
+    id: str | None  # of its row, if it had begun
+
+
+Event = Begun | Heard | Found | Ended | Refused | Unread
+Events = Generator[Event, None, None]
+Reading = Callable[[Iterable[Task]], Events]
+
+
+@dataclass
+class _Open:
+    """A recording that was decoded to its end, and whose last windows may still wait for a batch."""
+
+    task: Task
+    stretch: Stretch
+    warning: str | None
+    gap: GapRow | None
+
+
+def read_recordings(analyst: Analyst, tasks: Iterable[Task], keep_sound: bool = False) -> Events:
+    """Analyse recordings one after the other. The windows of several share batches, so a recording may end after the
+    next one has begun; the events of each are in order. `keep_sound`: with Heard events."""
+    batch = Batch(analyst)
+    open_: deque[_Open] = deque()
+    for task in tasks:
+        yield from _read(analyst, task, batch, open_, keep_sound)
+    yield from _answered(batch, open_, rest=True)
+
+
+def _read(analyst: Analyst, task: Task, batch: Batch, open_: deque[_Open], keep_sound: bool) -> Events:
+    row, decoder = None, None
+    try:
+        with analyst.stopwatch("decode"):
+            digest = file_sha256(task.path)
+        recording_id = stable_id(analyst.config.station.id, task.name, digest)
+        with Decoder(task.path) as decoder:
+            row = _row(analyst.config, task, recording_id, digest, decoder.expected_s)
+            yield Begun(task, row, decoder.expected_s)
+            stretch = Stretch(analyst, row)
+            for block in _blocks(analyst, decoder):
+                if keep_sound:
+                    yield Heard(row, block)
+                stretch.push(block)
+                batch.add(stretch)
+                yield from _answered(batch, open_)
+            stretch.close()
+            batch.add(stretch)
+            open_.append(_Open(task, stretch, decoder.warning, _lost(row, stretch.heard_s, decoder)))
+    except RecordingError as error:
+        yield Refused(task, recording_id, error.reason, _lost(row, 0.0, decoder) if row and decoder else None)
+    except OSError as error:
+        yield Unread(task, error, row.id if row else None)
+    else:
+        yield from _answered(batch, open_)
+
+
+def _blocks(analyst: Analyst, decoder: Decoder) -> Iterator[Samples]:
+    """Blocks have one size, so that a recording read again gives the same numbers."""
+    blocks = iter(decoder)
+    while True:
+        with analyst.stopwatch("decode"):
+            block = next(blocks, None)
+        if block is None:
+            return
+        yield block
+
+
+def _answered(batch: Batch, open_: deque[_Open], rest: bool = False) -> Events:
+    """What the networks say of whole batches, and the recordings that have all their answers with that."""
+    for found in batch.found(rest):
+        yield from _ended(open_, found.row.id)
+        yield found
+    yield from _ended(open_, None)
+
+
+def _ended(open_: deque[_Open], now: str | None) -> Events:
+    """Recordings that are over; not the one whose answers are being given just now."""
+    while open_ and open_[0].stretch.done and open_[0].stretch.row.id != now:
+        over = open_.popleft()
+        yield from over.stretch.last()
+        yield Ended(over.task, over.stretch.row, over.stretch.heard_s, over.stretch.windows, over.warning, over.gap)
+
+
+def _row(config: Config, task: Task, recording_id: str, digest: str, duration_s: float | None) -> RecordingRow:
+    start = start_of(task.path, zone=config.zone, duration_s=duration_s)
+    return RecordingRow(
+        id=recording_id,
+        path=task.name,
+        bytes=task.bytes,
+        mtime_ns=task.mtime_ns,
+        sha256=digest,
+        start=start.start_utc,
+        time_source=start.source,
+        zone_source=start.zone_source,
+        utc_offset_minutes=start.utc_offset_minutes,
+        place=_place(config, start.latitude, start.longitude, start.site),
+        source=task.source,
+    )
+
+
+def _place(config: Config, latitude: float | None, longitude: float | None, site: str | None) -> Place | None:
+    """Where a recording was made: what it says itself, its site's place, or the station's."""
+    if latitude is not None and longitude is not None:
+        return Place(latitude, longitude)
+    if site is not None and site in config.sites:
+        return Place(config.sites[site].latitude, config.sites[site].longitude)
+    station = config.station
+    if station.latitude is not None and station.longitude is not None:
+        return Place(station.latitude, station.longitude)
+    return None
+
+
+def _lost(row: RecordingRow, heard_s: float, decoder: Decoder) -> GapRow | None:
+    """What was announced and could not be decoded follows what was heard."""
+    if not decoder.lost_s:
+        return None
+    return GapRow(
+        id=stable_id(row.id, "damaged"),
+        source=row.source,
+        start=row.start + timedelta(seconds=heard_s),
+        seconds=decoder.lost_s,
+        reason="damaged",
+        detail=decoder.warning or "",
+        recording_id=row.id,
+        utc_offset_minutes=row.utc_offset_minutes,
+        clock_state=row.clock_state,
+    )
+
+
+@dataclass
+class _Failed:
+    """A thread met what nobody foresaw."""
+
+    error: BaseException
+
+
+_OVER = object()  # a thread has nothing more to do
+
+
+class Readers:
+    """Threads that read recordings side by side: they share the networks, and decoding, images and networks run
+    without Python's lock.
+
+    for event in Readers(lambda tasks: read_recordings(analyst, tasks), threads=4).events(tasks): ...
+    """
+
+    def __init__(self, read: Reading, threads: int) -> None:
+        self._read, self._count = read, threads
+        self._tasks: queue.Queue[Task | None] = queue.Queue()
+        self._events: queue.Queue[object] = queue.Queue(_EVENTS_MAX * threads)
+        self._left = threading.Event()
+
+    def events(self, tasks: Iterable[Task]) -> Events:
+        """Read the tasks, once; events come as they happen, those of one recording in order. Tasks are asked for in the
+        thread of the caller, a few ahead. Left early, the threads stop at their next event."""
+        names = (f"reader-{number}" for number in range(self._count))
+        threads = [threading.Thread(target=self._run, name=name, daemon=True) for name in names]
+        for thread in threads:
+            thread.start()
+        try:
+            yield from self._until_over(iter(tasks))
+        finally:
+            self._left.set()
+            self._tell_all()
+            for thread in threads:
+                thread.join()
+
+    def _until_over(self, coming: Iterator[Task]) -> Events:
+        told_all, running = False, self._count
+        while running:
+            while not told_all and self._tasks.qsize() < self._count:
+                task = next(coming, None)
+                if task is None:
+                    told_all = True
+                    self._tell_all()
+                else:
+                    self._tasks.put(task)
+            event = self._events.get()
+            if isinstance(event, _Failed):
+                raise event.error
+            if event is _OVER:
+                running -= 1
+            else:
+                yield cast(Event, event)
+
+    def _tell_all(self) -> None:
+        """Nothing more comes."""
+        for _ in range(self._count):
+            self._tasks.put(None)
+
+    def _run(self) -> None:
+        try:
+            for event in self._read(iter(self._tasks.get, None)):
+                if not self._hand_over(event):
+                    return
+        except BaseException as error:  # handed over, to be raised where it is heard
+            self._hand_over(_Failed(error))
+        else:
+            self._hand_over(_OVER)
+
+    def _hand_over(self, event: object) -> bool:
+        """False if nobody listens any more."""
+        while not self._left.is_set():
+            try:
+                self._events.put(event, timeout=_PATIENCE_S)
+            except queue.Full:
+                continue
+            return True
+        return False

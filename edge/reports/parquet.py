@@ -1,0 +1,59 @@
+"""What a replay found as Parquet files, for those whose tables are too large for one machine."""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from edge.contract.errors import ConfigError, StoreError
+from edge.store.record import Store
+
+TABLES = ("recordings", "detections", "effort", "gaps")
+_ROWS = 50_000  # at a time; memory does not grow with the record
+_TYPES = {"TEXT": "string", "INTEGER": "int64", "REAL": "float64"}
+
+
+def write_parquet(store: Store, station: str, bundle_id: str, paths: Sequence[str], folder: Path) -> list[str]:
+    """Write recordings, detections, effort and gaps of these recordings, each to a file in `folder`, whole or not at
+    all; columns are the database's, and the recording's path. Returns the names of the files. Raises ConfigError
+    without pyarrow, StoreError if the folder cannot be written."""
+    try:
+        arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    except ModuleNotFoundError:
+        raise ConfigError("--parquet: pyarrow is missing; pip install 'birdstation[parquet]'") from None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for table in TABLES:
+            found = store.rows(f"PRAGMA table_info({table})")
+            columns = [(str(name), _TYPES[str(kind)]) for _, name, kind, *_ in found]
+            columns += [] if table == "recordings" else [("path", "string")]
+            schema = arrow.schema([(name, getattr(arrow, kind)()) for name, kind in columns])
+            part = folder / f".{table}.parquet.part"
+            with parquet.ParquetWriter(part, schema) as writer:
+                for rows in _pieces(store, table, station, bundle_id, paths):
+                    values = zip(schema, zip(*rows, strict=True), strict=True)
+                    arrays = [arrow.array(list(column), field.type) for field, column in values]
+                    writer.write_table(arrow.Table.from_arrays(arrays, schema=schema))
+            part.replace(folder / f"{table}.parquet")
+    except OSError as error:
+        raise StoreError(f"{folder}: {error.strerror or error}") from error
+    return [f"{table}.parquet" for table in TABLES]
+
+
+def _pieces(
+    store: Store, table: str, station: str, bundle_id: str, paths: Sequence[str]
+) -> Iterator[list[tuple[Any, ...]]]:
+    """The table's rows of these recordings, some at a time."""
+    sql = f"SELECT t.*, r.path FROM {table} t JOIN recordings r ON r.id = t.recording"
+    if table == "recordings":
+        sql = "SELECT r.* FROM recordings r"
+    of_bundle = " AND t.bundle = ?" if table == "detections" else ""
+    more = (bundle_id,) if of_bundle else ()
+    rows: list[tuple[Any, ...]] = []
+    for path in paths:
+        rows += store.rows(f"{sql} WHERE r.station = ? AND r.path = ?{of_bundle}", (station, path, *more))
+        if len(rows) >= _ROWS:
+            yield rows
+            rows = []
+    if rows:
+        yield rows
