@@ -103,8 +103,11 @@ def measure(plan: Plan) -> Measured:
 
 
 def has_row(database: Path) -> bool:
-    """Whether anything was analysed, as another process sees it."""
-    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
+    """Whether anything was analysed, as another process sees it, without waiting for a lock or standing in the way
+    while the database is being made."""
+    if not database.with_name(f"{database.name}-wal").exists():
+        return False
+    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(f"file:{database}?mode=ro", 0, uri=True)) as db:
         return bool(db.execute("SELECT EXISTS (SELECT 1 FROM effort)").fetchone()[0])
     return False
 

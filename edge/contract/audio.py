@@ -112,12 +112,12 @@ def _hann() -> Samples:
     return (0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(N_FFT) / N_FFT)).astype(np.float32)
 
 
-def _decibels(sound: Samples, first_block: int = _BLOCK) -> Samples:
+def _decibels(sound: Samples) -> Samples:
     """Mel power in dB `(frames, MEL_BANDS)` of the frames lying wholly in `sound`; frame i begins at i * FRAME_HOP."""
     count = max(0, (len(sound) - N_FFT) // FRAME_HOP + 1)
     db = np.empty((count, MEL_BANDS), np.float32)
     if count:
-        _write_decibels(_frames_of(sound), db, first_block)
+        _write_decibels(_frames_of(sound), db)
     return db
 
 
@@ -135,9 +135,8 @@ def _write_decibels(frames: Samples, db: Samples, first_block: int = _BLOCK) -> 
         size = min(_BLOCK if start else first_block, count - start)
         blocks = min(_BLOCKS_AT_ONCE, (count - start) // _BLOCK) if size == _BLOCK else 1
         stop = start + blocks * size
-        for block in range(blocks):
-            part = slice(block * size, (block + 1) * size)
-            _write_energy(frames[start:stop][part], windowed[:size], energy[part])
+        for at in range(0, stop - start, size):
+            _write_energy(frames[start + at :][:size], windowed[:size], energy[at : at + size])
         several = energy[: stop - start].reshape(blocks, size, -1)
         power = db[start:stop].reshape(blocks, size, -1)
         for bands, bins, weights in _filter_groups():
@@ -317,10 +316,8 @@ class WindowCutter:
         self._sound.grow(len(samples))[:] = samples
         self._compute_frames(whole_blocks=True)
         windows = []
-        while True:
-            stop = self._next + WINDOW_SAMPLES + self._before
-            if stop > self.heard or stop // FRAME_HOP - _EDGE >= self._db.end:
-                break
+        ends = min(self.heard, (self._db.end + _EDGE) * FRAME_HOP - 1)  # sound up to here has its frames
+        while self._next + WINDOW_SAMPLES + self._before <= ends:
             windows.append(self._window(self._next, WINDOW_SAMPLES))
             self._next += self._hop
         self._forget()
