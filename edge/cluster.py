@@ -103,6 +103,6 @@ def _analyst(config: Config, bundle_id: str) -> Analyst:
         raise ConfigError(f"{config.bundle_folder}: another bundle than here on node {node}; all must see the same")
     state = Path(tempfile.mkdtemp(prefix="birdstation-"))  # what is computed once per place; the station's is elsewhere
     here = replace(config, state=state, runtime=replace(config.runtime, threads=1))
-    recognizer = best_recognizer(bundle, here.runtime, config.engines_folder, here.members)
+    recognizer = best_recognizer(bundle, here.runtime, config.engines_folder, here.members, "replay")
     recognizer.check_probe()
     return Analyst(here, recognizer)

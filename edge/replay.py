@@ -253,7 +253,9 @@ def replay_folder(
     root, paths = recordings_in(folder)
     jobs = max(1, min(jobs or cores(), len(paths)))
     runtime = replace(config.runtime, threads=config.runtime.threads or max(1, cores() // jobs))
-    recognizer = best_recognizer(read_bundle(config.bundle_folder), runtime, config.engines_folder, config.members)
+    recognizer = best_recognizer(
+        read_bundle(config.bundle_folder), runtime, config.engines_folder, config.members, "replay"
+    )
     recognizer.check_probe()
     analyst = Analyst(config, recognizer)
     outcomes, waiting, broker_error = [], None, ""

@@ -35,6 +35,9 @@ def onnx(
     half: Annotated[
         bool, typer.Option(help="Also write each member in half precision, for TensorRT; half as large again.")
     ] = True,
+    int8: Annotated[
+        bool, typer.Option(help="Also write members in 8 bits where the bag then decides alike; takes minutes.")
+    ] = False,
 ) -> None:
     """Export a run: members as ONNX, taxonomy, prior, probe, sums."""
     from export.assemble import assemble  # torch takes seconds to import; verify and --help do without it
@@ -46,10 +49,12 @@ def onnx(
         def show(name: str, done: int, total: int) -> None:
             progress.update(task, description=name, completed=done, total=total)
 
-        bundle = assemble(Run.open(run), out, per_kind=per_kind, report=report, half=half, progress=show)
+        bundle = assemble(Run.open(run), out, per_kind=per_kind, report=report, half=half, int8=int8, progress=show)
     size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
     halved = sum(member.half is not None for member in bundle.manifest.members)
-    members = f"{len(bundle.manifest.members)} members" + (f" ({halved} also in half precision)" if half else "")
+    eight = sum(member.int8 is not None for member in bundle.manifest.members)
+    also = ([f"{halved} also in half precision"] if half else []) + ([f"{eight} also in 8 bits"] if int8 else [])
+    members = f"{len(bundle.manifest.members)} members" + (f" ({', '.join(also)})" if also else "")
     print(f"{out}: {members}, {len(bundle.taxonomy)} species, {size / 1e6:.1f} MB")
 
 
@@ -67,14 +72,52 @@ def verify(
     table.add_column("max |Δp|", justify="right")
     for name, difference in found.members.items():
         table.add_row(name, f"{difference:.1e}")
+    if found.student is not None:
+        table.add_row("student", f"{found.student:.1e}")
     for name, halved in found.half.items():
         table.add_row(f"{name} in half precision", f"{halved.largest:.1e}")
+    for name, eight in found.int8.items():
+        table.add_row(f"{name} in 8 bits", f"{eight.largest:.1e}")
     table.add_row("blended", f"{found.blended:.1e}")
     table.add_row("prior", "none" if found.prior is None else f"{found.prior:.1e}")
     table.add_row("one by one against batch", f"{found.single_against_batch:.1e}")
     Console(stderr=as_json).print(table)
     if as_json:
         print(json.dumps(asdict(found)))
+
+
+@app.command()
+def tune(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    state: Annotated[Path, typer.Option(help="The station's state folder, which holds what is found.")],
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="Of timing, all together.")] = 60.0,
+    sound: Annotated[
+        Path | None, typer.Option(help="Folder of recordings to compare decisions on; else the soundscapes that ship.")
+    ] = None,
+    members: Annotated[
+        Literal["bag", "student", "cascade"] | None,
+        typer.Option(help="Only for this value of station.yaml's members; else all that the bundle can."),
+    ] = None,
+) -> None:
+    """Find the fastest CPU runtime on this machine, of those that decide alike. Run it while nothing else runs."""
+    from edge.config import DEMO_FOLDER
+    from export.agreement import sound_images
+    from export.tune import WINDOWS_MAX, record, sets_of, tables
+    from export.tune import tune as measure
+
+    whole = read_bundle(bundle)
+    images = sound_images(sound or DEMO_FOLDER / "soundscapes", whole.manifest.padding, WINDOWS_MAX)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("tuning", total=None)
+        sets = (members,) if members else sets_of(whole)
+        found = measure(whole, images, seconds, sets, lambda text: progress.update(task, description=text))
+    for table in tables(found, whole, len(images)):
+        Console(stderr=True).print(table)
+    for one in found:
+        for row in (row for row in one.rows if row.refused):
+            print(f"{one.members}, {row.name}: not offered: {row.refused}", file=sys.stderr)
+    state.mkdir(parents=True, exist_ok=True)
+    print(f"{record(whole, found).write(state)}: used by runtime.engine auto, if the probe passes")
 
 
 @app.command()
@@ -116,7 +159,7 @@ def trt(
 def trt_bench(
     bundle: Annotated[Path, typer.Option(help="Folder of the bundle.")],
     engines: Annotated[Path, typer.Option(help="Folder that `trt --out` wrote.")],
-    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="Length of each of four measurements.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="Length of each measurement, four or eight.")] = 10.0,
 ) -> None:
     """Parity, latency, memory and power of the engines, beside ONNX Runtime on this machine's CPU."""
     from export.trt_bench import bench, bench_table, members_table

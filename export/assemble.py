@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +11,37 @@ import torch
 
 from edge.contract.audio import Image, mel_image
 from edge.contract.blend import Scores, acoustic_scores, blend_scores
-from edge.contract.bundle import MANIFEST, PRIOR, PROBE, TAXONOMY, Bundle, BundleMember, Manifest, Probe, seal_bundle
+from edge.contract.bundle import (
+    MANIFEST,
+    PRIOR,
+    PROBE,
+    TAXONOMY,
+    Bundle,
+    BundleMember,
+    Manifest,
+    Probe,
+    Student,
+    seal_bundle,
+)
 from edge.contract.errors import ConfigError
 from edge.contract.nearby import FILE as NEARBY
 from edge.contract.place import NUMERIC, FeatureSpec
 from edge.engines.onnx import OnnxEngine
 from edge.prior import compute_prior_table
 from export.half import to_half
+from export.int8 import quantise_members, with_int8
 from export.parity import parity
 from export.probe_clips import probe_clips
 from export.to_onnx import to_onnx, torch_scores
 from trainer.run import MemberInfo, Run
+from trainer.spectrograms import Spectrograms
+from trainer.student import StudentInfo, load_student, read_student
 
 _PRIOR_FILES = ("model.onnx", "features.json", "grid.npz")
 _PROBE_DAY = 135  # mid May
+_STUDENT = "student"  # its name in the bundle
+_NO_FOLD = -1  # it left out recordings, not a fold
+_CALIBRATION, _WINDOWS = 64, 400  # crops of the run: that 8-bit networks are calibrated and judged on, none on both
 
 
 def assemble(
@@ -33,16 +51,19 @@ def assemble(
     per_kind: int | None = None,
     report: bool = True,
     half: bool = True,
+    int8: bool = False,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Bundle:
-    """Export a run to `out`. `per_kind` keeps only that many members of each kind, the best by their fold's F1;
-    `report` takes the run's report along; `half` writes each member in half precision too, where that keeps parity.
+    """Export a run to `out`, with its student if it has one. `per_kind` keeps only that many members of each kind, the
+    best by their fold's F1; `report` takes the run's report along; `half` writes each network in half precision too,
+    where that keeps parity; `int8` the members in 8 bits too, where the bag then decides alike.
 
-    Raises ConfigError if `out` holds something that is not a bundle, CorpusError if the run is not finished.
+    Raises ConfigError if `out` holds something that is not a bundle, CorpusError if the run is not finished or its
+    student is of another bag.
     """
     if out.exists() and any(out.iterdir()) and not (out / MANIFEST).is_file():
         raise ConfigError(f"{out}: is not empty and not a bundle; choose another folder")
-    members = _chosen(run.bag(), per_kind)
+    members, student = _chosen(run.bag(), per_kind), read_student(run)
     work = out.with_name(f".{out.name}.{os.getpid()}")
     shutil.rmtree(work, ignore_errors=True)
     try:
@@ -52,9 +73,13 @@ def assemble(
             shutil.copyfile(run.folder / "report.html", work / "report.html")
         has_prior = _copy_prior(run, work)
         member_scores = _write_members(run, work, members, progress)
-        halved = _halve_members(work, members, member_scores) if half else {}
-        _write_probe(run, work, members, member_scores, has_prior)
-        bundle = seal_bundle(work, _manifest(run, members, halved, has_prior, per_kind))
+        halved = _halve_members(work, [m.name for m in members], member_scores) if half else {}
+        student_scores = _write_student(run, work, student) if student else None
+        if half and student_scores is not None:
+            halved |= _halve_members(work, [_STUDENT], student_scores[None])
+        _write_probe(run, work, members, member_scores, student_scores, has_prior)
+        manifest = _manifest(run, members, student, halved, has_prior, per_kind)
+        bundle = seal_bundle(work, _with_int8(run, work, manifest, progress) if int8 else manifest)
         shutil.rmtree(out, ignore_errors=True)
         work.replace(out)
     finally:
@@ -83,16 +108,24 @@ def _write_members(
     return np.stack(scores)
 
 
-def _halve_members(work: Path, members: list[MemberInfo], member_scores: Scores) -> dict[str, str]:
+def _write_student(run: Run, work: Path, student: StudentInfo) -> Scores:
+    """The same of the student, `(clips, species)`."""
+    network = load_student(run, student)
+    to_onnx(network, work / "members" / f"{_STUDENT}.onnx")
+    scores: Scores = torch_scores(network, torch.from_numpy(_probe_images())).numpy()
+    return scores
+
+
+def _halve_members(work: Path, members: list[str], member_scores: Scores) -> dict[str, str]:
     """Write the ONNX files in half precision; member -> its file, where it computes what torch does."""
     kept = {}
     for member, reference in zip(members, member_scores, strict=True):
-        file = f"members/{member.name}.fp16.onnx"
-        if not to_half(work / "members" / f"{member.name}.onnx", work / file):
+        file = f"members/{member}.fp16.onnx"
+        if not to_half(work / "members" / f"{member}.onnx", work / file):
             continue
         scores = OnnxEngine([work / file]).scores(_probe_images())[0]
         if parity(scores, reference).holds("fp16"):
-            kept[member.name] = file
+            kept[member] = file
         else:
             (work / file).unlink()
     return kept
@@ -102,7 +135,10 @@ def _probe_images() -> Image:
     return mel_image(probe_clips().astype(np.float32) / 32768.0)
 
 
-def _write_probe(run: Run, work: Path, members: list[MemberInfo], member_scores: Scores, has_prior: bool) -> None:
+def _write_probe(
+    run: Run, work: Path, members: list[MemberInfo], member_scores: Scores, student_scores: Scores | None,
+    has_prior: bool,
+) -> None:  # fmt: skip
     """The probe: torch's scores are what every engine must give."""
     blend = run.tuning().blend
     acoustic = acoustic_scores(member_scores, [m.kind for m in members], blend)
@@ -119,6 +155,7 @@ def _write_probe(run: Run, work: Path, members: list[MemberInfo], member_scores:
         day_of_year=_PROBE_DAY,
         prior=np.empty(0, np.float32) if prior is None else prior,
         blended=blend_scores(acoustic, prior, blend),
+        student_scores=np.empty((0, 0), np.float32) if student_scores is None else student_scores,
     ).write(work / PROBE)
 
 
@@ -141,9 +178,14 @@ def _typical_place(spec: FeatureSpec) -> tuple[float, float]:
 
 
 def _manifest(
-    run: Run, members: list[MemberInfo], halved: Mapping[str, str], has_prior: bool, per_kind: int | None
-) -> Manifest:
+    run: Run, members: list[MemberInfo], student: StudentInfo | None, halved: Mapping[str, str], has_prior: bool,
+    per_kind: int | None,
+) -> Manifest:  # fmt: skip
     tuning = run.tuning()
+    training = {**run.provenance(), "members_of_bag": len(run.bag()), "per_kind": per_kind}
+    if student:
+        taught_by = f"all {len(run.bag())} members of the run's bag, of which this bundle has {len(members)}"
+        training["student"] = {"taught_by": taught_by, "seconds": student.seconds, **student.figures}
     return Manifest(
         members=tuple(
             BundleMember(m.name, f"members/{m.name}.onnx", m.kind, m.architecture, m.fold, m.seed, halved.get(m.name))
@@ -154,5 +196,25 @@ def _manifest(
         padding=tuning.padding,
         taxonomy_digest=run.taxonomy.digest,
         has_prior=has_prior,
-        training={**run.provenance(), "members_of_bag": len(run.bag()), "per_kind": per_kind},
+        training=training,
+        student=_student(student, run.recipe.seed, halved.get(_STUDENT)) if student else None,
     )
+
+
+def _with_int8(run: Run, work: Path, manifest: Manifest, progress: Callable[[str, int, int], None]) -> Manifest:
+    """Write the members in 8 bits, where the bag then decides alike; the manifest says which, and how alike."""
+    spectrograms = Spectrograms(run.folder / "spectrograms")
+    rows = np.concatenate([np.arange(e.first, e.first + e.count) for e in spectrograms.entries])
+    rows = np.random.default_rng(run.recipe.seed).permutation(rows)[: _CALIBRATION + _WINDOWS]
+    parts = np.split(rows, [min(_CALIBRATION, len(rows) // 2)])
+    calibration, windows = (np.array(spectrograms.images[np.sort(part)]) for part in parts)
+    found = quantise_members(work, manifest, run.taxonomy.codes, calibration, windows, progress)
+    figures: dict[str, object] = {"agreement": found.agreement, "windows": found.windows}
+    figures["members"] = {name: {**asdict(apart), "kept": name in found.files} for name, apart in found.apart.items()}
+    members = with_int8(manifest.members, found)
+    return replace(manifest, members=members, training={**manifest.training, "int8": figures})
+
+
+def _student(info: StudentInfo, seed: int, half: str | None) -> Student:
+    member = BundleMember(_STUDENT, f"members/{_STUDENT}.onnx", _STUDENT, info.architecture, _NO_FOLD, seed, half)
+    return Student(member, info.below, info.above, info.agreement, info.opened)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.contract.bundle import PRIOR, read_bundle
+from edge.contract.bundle import PRIOR, Bundle, Probe, read_bundle
 from edge.contract.errors import BundleError
 from edge.engines.onnx import OnnxEngine
 from edge.prior import compute_prior_table
@@ -24,7 +24,9 @@ class Verified:
     blended: float
     prior: float | None  # None: the bundle has none
     single_against_batch: float
+    student: float | None  # max |Δscore| of the student, where there is one
     half: dict[str, Parity]  # member -> its network in half precision, where there is one
+    int8: dict[str, Parity]  # member -> its network in 8 bits, where there is one; judged by the bag's decisions
 
 
 def verify(folder: Path) -> Verified:
@@ -40,15 +42,21 @@ def verify(folder: Path) -> Verified:
     for name, difference in members.items():
         if not difference <= PARITY:
             raise BundleError(f"{folder}: member {name} differs from torch by {difference:.2g}; {PARITY:g} is allowed")
+    student = _check_student(bundle, probe)
     singles = np.concatenate([recognizer.recognise(image[None], prior).blended for image in probe.images])
-    half = {}
-    for index, member in enumerate(bundle.manifest.members):
+    half, int8 = {}, {}
+    references = [*probe.member_scores, *([] if student is None else [probe.student_scores])]
+    for member, reference in zip(bundle.manifest.networks, references, strict=True):
         if member.half:
             halved = OnnxEngine([folder / member.half]).scores(probe.images)[0]
-            half[member.name] = parity(halved, probe.member_scores[index])
+            half[member.name] = parity(halved, reference)
             if not half[member.name].holds("fp16"):
                 found = f"{half[member.name]}; {allowed('fp16')} is allowed"
                 raise BundleError(f"{folder / member.half}: half precision differs from torch by {found}")
+        if member.int8:
+            int8[member.name] = parity(OnnxEngine([folder / member.int8]).scores(probe.images)[0], reference)
+            if not int8[member.name].holds("int8"):  # no numbers
+                raise BundleError(f"{folder / member.int8}: gives no scores")
     apart_prior = None
     if prior is not None:
         table = compute_prior_table(folder / PRIOR, bundle.taxonomy, probe.latitude, probe.longitude)
@@ -62,5 +70,17 @@ def verify(folder: Path) -> Verified:
         blended=float(np.abs(scores.blended - probe.blended).max()),
         prior=apart_prior,
         single_against_batch=float(np.abs(singles - scores.blended).max()),
+        student=student,
         half=half,
+        int8=int8,
     )
+
+
+def _check_student(bundle: Bundle, probe: Probe) -> float | None:
+    if bundle.manifest.student is None:
+        return None
+    scores = OnnxEngine([bundle.folder / bundle.manifest.student.member.file]).scores(probe.images)[0]
+    apart = float(np.abs(scores - probe.student_scores).max())
+    if not apart <= PARITY:
+        raise BundleError(f"{bundle.folder}: the student differs from torch by {apart:.2g}; {PARITY:g} is allowed")
+    return apart

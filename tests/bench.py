@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
-PARTS = ("images", "decoding", "replay", "live", "training")
+PARTS = ("images", "decoding", "replay", "live", "bag", "training")
 
 
 def main() -> None:

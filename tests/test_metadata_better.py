@@ -9,19 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from rich.console import Console
 
-from edge.contract.nearby import DAYS, KM, LEVELS, Nearby
+from edge.contract.nearby import DAYS, KM, LEVELS, Nearby, Seen
 from edge.contract.taxonomy import Taxonomy
 from edge.prior import compute_prior_table
 from tests.trainer_run import make_rasters
 from trainer import placenets
 from trainer.corpus import COLUMNS, Corpus
 from trainer.metadata import fit_metadata, place_scores
-from trainer.neighbours import _left_out
+from trainer.neighbours import _left_out, left_out
 from trainer.place_score import score_places
 from trainer.recipe import Recipe, find_recipe
 from trainer.run import Run
+from trainer.second_look import fit_judge
 
 SPECIES, PLACES, VISITS = 16, 60, 10
 
@@ -186,6 +188,93 @@ def test_a_recording_is_no_neighbour_of_itself() -> None:
     assert (own == 0).all()
     assert (total[:, 2] == 0).all()
     assert total[LEVELS.index((KM[-1], DAYS[0])), 0] > 0.9
+
+
+def outings(seed: int, people: int = 12, each: int = 25) -> tuple[Nearby, NDArray[np.float32]]:
+    """Outings of two recordings at places far from each other: the even recordists upload one species twice, the odd
+    ones never. And probabilities that know nothing."""
+    random = np.random.default_rng(seed)
+    recordist = np.repeat(np.arange(people * each) % people, 2)
+    first, second = random.integers(0, 8, (2, people * each))
+    second = np.where(np.arange(people * each) % people % 2 == 0, first, (first + 1 + second % 7) % 8)
+    spot = np.repeat(random.permutation(people * each), 2)
+    columns = (spot % 20 * 3 - 30, spot // 20 * 9 - 70)
+    seen = Seen(recordist.astype(np.int32), np.arange(0, 40, 2, np.int32), random.integers(0, 8, 20).astype(np.int16))
+    nearby = Nearby(
+        *(np.array(column, np.float32) for column in columns),
+        np.repeat(random.integers(1, 366, people * each), 2).astype(np.int16),
+        np.stack([first, second], axis=1).ravel().astype(np.int16),
+        np.full((len(LEVELS), 4), [-3, 0.5, 0, 0], np.float32),
+        np.inf,
+        seen,
+    )
+    return nearby, np.full((len(spot), 8), 1 / 8, np.float32)
+
+
+def test_the_second_look_tells_recordists_apart() -> None:
+    """After one recording of an outing: of whom it is decides whether the same species is likely or not."""
+    nearby, base = outings(1)
+    judge = fit_judge(nearby, np.tile(np.arange(len(base)), 15), np.tile(base, (15, 1)), seed=1)
+    keep = np.arange(len(base)) % 2 == 0  # the first recording of every outing, and all of half of the outings
+    keep |= np.arange(len(base)) < len(base) // 2
+    assert nearby.seen is not None
+    known = replace(
+        nearby,
+        **{name: getattr(nearby, name)[keep] for name in ("latitude", "longitude", "day_of_year", "label")},
+        seen=replace(nearby.seen, recordist=nearby.seen.recordist[keep]),
+        judge=judge,
+    )
+    asked = np.flatnonzero(~keep)
+    where = (nearby.latitude[asked], nearby.longitude[asked], nearby.day_of_year[asked].astype(np.float32))
+    found = known.apply(base[asked], *where)
+    np.testing.assert_allclose(found.sum(axis=1), 1.0, atol=1e-5)
+    same = found[np.arange(len(asked)), nearby.label[asked - 1]]
+    twice = nearby.seen.recordist[asked] % 2 == 0
+    assert np.median(same[twice]) > 0.7
+    assert np.median(same[~twice]) < 0.1
+
+
+def test_left_out_is_as_if_it_had_never_been() -> None:
+    """What the judge learns from a recording is what it would be told had the recording not been there."""
+    nearby, base = outings(2, people=4, each=10)
+    assert nearby.seen is not None
+    alone = np.append(np.where(np.arange(79) == 5, 8, nearby.seen.recordist[:79]), 9).astype(np.int32)
+    nearby = replace(nearby, seen=replace(nearby.seen, recordist=alone))
+    seen = nearby.seen
+    assert seen is not None
+    for row in (0, 5, 38, 79):  # two of them by recordists of whom nothing else is known
+        keep = np.delete(np.arange(len(base)), row)
+        some = np.isin(seen.background_row, keep)
+        without = replace(
+            nearby,
+            **{name: getattr(nearby, name)[keep] for name in ("latitude", "longitude", "day_of_year", "label")},
+            seen=Seen(
+                seen.recordist[keep],
+                np.searchsorted(keep, seen.background_row[some]).astype(np.int32),
+                seen.background_label[some],
+            ),
+        )
+        (part,) = left_out(nearby, np.array([row]), "")
+        learnt = nearby.clues(base[:1], nearby.mix(base[:1], part.levels), part.levels, part.away, part.days, part.own)
+        away = without.away_km(float(nearby.latitude[row]), float(nearby.longitude[row]))
+        levels = list(without.counts(away, part.days))
+        told = without.clues(base[:1], without.mix(base[:1], levels), levels, away, part.days)
+        np.testing.assert_array_equal(learnt.species, told.species)
+        np.testing.assert_allclose(learnt.own, told.own, atol=0.06)  # shares of 79 recordings, not of 80
+        np.testing.assert_allclose(learnt.shared, told.shared, atol=0.02)
+
+
+def test_a_file_without_a_judge_is_still_read(better: Run, tmp_path: Path) -> None:
+    whole = Nearby.read(better.folder / "metadata")
+    assert whole is not None
+    assert whole.judge is not None
+    replace(whole, judge=None).write(tmp_path / "nearby.npz")
+    found = Nearby.read(tmp_path)
+    assert found is not None
+    assert found.judge is None
+    place = (whole.latitude[:3], whole.longitude[:3], whole.day_of_year[:3].astype(np.float32))
+    base = np.full((3, len(better.taxonomy)), 1 / len(better.taxonomy), np.float32)
+    np.testing.assert_allclose(found.apply(base, *place).sum(axis=1), 1.0, atol=1e-5)
 
 
 def test_score_metadata_as_a_command(better: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ MIXUP = "the reference implementation of mixup for CIFAR-10"
 NEXT = "the author's list for next time: off"
 LATER = "of other solutions: off"
 OURS = "not published"
+MATCHING = "function matching (Beyer et al. 2021): the teacher answers the mixed image"
 CATBOOST = "CatBoost's default"
 
 
@@ -64,8 +65,10 @@ PUBLISHED: dict[str, tuple[object, str]] = {
     "optimiser.batch": (64, WRITE_UP),
     "optimiser.weight_decay": (0.0, CODE),
     "metadata.iterations": (1208, WRITE_UP),
-    "metadata.depth": (6, CATBOOST),
-    "metadata.learning_rate": ("auto", CATBOOST),
+    "metadata.depth": (8, OURS),
+    "metadata.learning_rate": (1, OURS),
+    "metadata.leaf_steps": (10, OURS),
+    "metadata.borders": (128, f"{CATBOOST} on a GPU, which the write-up had"),
     "metadata.validation": (0.2, WRITE_UP),
     "metadata.kind": ("published", WRITE_UP),
     "metadata.limit_km": (None, NEXT),
@@ -80,6 +83,23 @@ PUBLISHED: dict[str, tuple[object, str]] = {
     "tune.threshold_by": ("global", NEXT),
     "tune.optimise": (0, NEXT),
     "validation.bootstrap": (0, NEXT),
+    "student.architecture": ("mobilenetv4_conv_small.e2400_r224_in1k", OURS),
+    "student.epochs": (40, OURS),
+    "student.views": (8, OURS),
+    "student.learning_rate": (1e-3, OURS),
+    "student.augment.power": ([0.5, 2.0], OURS),
+    "student.augment.power_each": (True, OURS),
+    "student.augment.stripes": (0.0, OURS),
+    "student.augment.mixup": (0.5, MATCHING),
+    "student.augment.mixup_alpha": (1.0, MATCHING),
+    "student.augment.pink": (0.0, OURS),
+    "student.augment.nocall": (0.5, OURS),
+    "student.augment.empty": (0.05, OURS),
+    "student.augment.snr_db": ([-5.0, 15.0], OURS),
+    "student.stem_pool": (1, OURS),
+    "student.normalise": ("none", OURS),
+    "student.crops_max": (60, OURS),
+    "student.held_out": (0.1, OURS),
 }
 
 
@@ -120,11 +140,12 @@ def test_every_number_has_its_source_on_its_line() -> None:
 
 @pytest.mark.parametrize("name", ["published", "improved"])
 def test_a_recipe_names_the_very_weights(name: str) -> None:
-    for member in find_recipe(name).members:
-        config = timm.get_pretrained_cfg(member.architecture)
+    recipe = find_recipe(name)
+    for architecture in (recipe.student.architecture, *(member.architecture for member in recipe.members)):
+        config = timm.get_pretrained_cfg(architecture)
         assert config is not None
-        assert f"{config.architecture}.{config.tag}" == member.architecture
-        assert config.hf_hub_id == f"timm/{member.architecture}"
+        assert f"{config.architecture}.{config.tag}" == architecture
+        assert config.hf_hub_id == f"timm/{architecture}"
 
 
 def test_improved_turns_on_what_published_leaves_off() -> None:
@@ -176,6 +197,8 @@ def _changed(tmp_path: Path, key: str, value: object) -> Path:
         ("folds", 5, ["folds: found 5; keys and values are wanted"]),
         ("folds.count", 1, ["folds.count: found 1; 2 to 20 folds wanted"]),
         ("labels.secondary", 2.0, ["labels.secondary: found 2.0; 0 to 1 wanted"]),
+        ("student.held_out", 1.0, ["student.held_out: found 1.0; a share between 0 and 1 wanted"]),
+        ("student.crops_max", 121, ["student.crops_max: found 121; 1 to 120 wanted"]),
         ("spectrograms.crops_max", 11, ["spectrograms.crops_max: found 11; 1 to 10 wanted"]),
         ("metadata.learning_rate", "slow", ["metadata.learning_rate: found 'slow'; a number or auto is wanted"]),
         ("tune.padding", ["mirror"], ["tune.padding[0]: found 'mirror'; allowed: context, zeros, image"]),

@@ -54,6 +54,9 @@ tune:
   hop_s: 5
   blend: [{rule: mean, prior_weight: [0.0, 0.14]}, {rule: logit, prior_weight: [0.5]}]
   threshold: {low: 0.05, high: 0.95, step: 0.05}
+student:
+  {architecture: lcnet_050, epochs: 3, views: 2, learning_rate: 2.0e-3, stem_pool: 4, crops_max: 2, held_out: 0.2,
+   augment: {power: [0.5, 2.0], stripes: 0.0, mixup: 0.5, pink: 0.3}}
 """
 
 

@@ -166,6 +166,24 @@ def mix_soundscapes(
 
 
 @app.command(rich_help_panel=_AFTER)
+def distil(
+    run: Annotated[Path, typer.Option(help="A finished run; the student goes into it.", show_default=False)],
+    sound: Annotated[
+        list[Path], typer.Option(help="Folder of recordings without labels, best your own; may be given again.")
+    ] = [],  # noqa: B006 - typer's way to say none
+    data: Annotated[
+        Path | None, typer.Option(help="The run's corpus: its labelled soundscapes judge the student.")
+    ] = None,
+    weights: Weights = None,
+    jobs: Jobs = default_jobs(),  # noqa: B008
+    device: DeviceName = "auto",
+) -> None:
+    """Train one small network to answer as the run's whole bag does (student/), for small boards."""
+    module = importlib.import_module("trainer.distil")
+    module.distil(module.DistilOptions(run, tuple(sound), data, weights, jobs, device), Console())
+
+
+@app.command(rich_help_panel=_AFTER)
 def predict(
     run: Annotated[Path, typer.Option(help="A finished run.", show_default=False)],
     soundscapes: Annotated[Path, typer.Option(help="Folder of recordings.", show_default=False)],

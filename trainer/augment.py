@@ -85,6 +85,12 @@ class Backgrounds:
         """Mix pink noise into about `recipe.pink` of the samples `(n, c, bands, frames)`, a real background into about
         `recipe.nocall` others; about `recipe.empty` become a background alone, with targets `nothing`. `rows` `(n, c)`
         are their crops. A sample has one background at one ratio. Without real ones pink noise stands in."""
+        at, alone, db = self.mix(grey, rows, recipe, dice)
+        return grey.float().index_copy(0, at, stretch(db)), target.index_fill(0, alone, nothing)
+
+    def mix(self, grey: Tensor, rows: Ints, recipe: Augment, dice: Dice) -> tuple[Tensor, Tensor, Tensor]:
+        """Which samples `add` changes, which of them become a background alone, and the dB `(changed, c, bands,
+        frames)` of those that change."""
         draw = dice.host.random(len(grey))
         chosen = np.flatnonzero(draw < recipe.pink + recipe.nocall + recipe.empty)
         real = (draw[chosen] >= recipe.pink) & (self._real > 0)
@@ -95,10 +101,8 @@ class Backgrounds:
         ratio[alone] = -TOP_DB
         snr_db = to_device(ratio.astype(np.float32)[:, None, None, None], self._device)
         at, ranges = to_device(chosen, self._device), self._crop_ranges[to_device(rows[chosen], self._device)]
-        grey = grey.float()
-        db = mix_db(grey[at], ranges, self._images[other][:, None], self._ranges[other][:, None], snr_db)
-        target = target.index_fill(0, to_device(chosen[alone], self._device), nothing)
-        return grey.index_copy(0, at, stretch(db)), target
+        db = mix_db(grey[at].float(), ranges, self._images[other][:, None], self._ranges[other][:, None], snr_db)
+        return at, to_device(chosen[alone], self._device), db
 
 
 def power_transform(image: Tensor, recipe: Augment, dice: Dice) -> Tensor:

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edge.contract.blend import Scores
+from edge.contract.clues import Judge
 from edge.contract.errors import CorpusError
 from edge.contract.nearby import FILE as NEARBY
 from edge.contract.nearby import GATE_TERMS, KM, LEVELS, Nearby
@@ -30,16 +31,17 @@ from trainer import metrics
 from trainer.corpus import Corpus
 from trainer.files import digest, write_csv, write_json
 from trainer.neighbours import fit_gates, level_shares
-from trainer.placenets import EPOCHS, fit_nets, nets_to_onnx, probabilities
+from trainer.placenets import EPOCHS, NETS, fit_nets, nets_to_onnx, probabilities, unseen
 from trainer.places import Places, feature_spec, split
 from trainer.rasters import Rasters
 from trainer.recipe import MetadataRecipe
 from trainer.run import Run
+from trainer.second_look import fit_judge
 from trainer.trees import BEST_IN, OUTPUT, fit_trees, importances, trees_to_onnx
 
 ONNX_DIFFERENCE_MAX = 1e-5
 PUBLISHED_F1 = 0.18  # of the write-up
-_TRUST_SHARE, _TRUST_MAX = 0.15, 8000  # of the training rows that the networks do not see: for the trust in neighbours
+_TRUST_MAX, _JUDGED_MAX = 8000, 30_000  # training rows: for the trust in neighbours, and for the second look
 _SHOWN = 2000  # recordings whose mixture is shown as importances
 Importances = list[tuple[str, float]]
 
@@ -57,7 +59,7 @@ class _Task:
     valid: NDArray[np.int64]
     work: Path
 
-    def remembered(self, rows: NDArray[np.int64] | slice, gates: Values) -> Nearby:
+    def remembered(self, rows: NDArray[np.int64], gates: Values, judge: Judge | None = None) -> Nearby:
         """The recordings of `rows`, and those without a date for the limit alone."""
         places, limit = self.places, self.recipe.limit_km
         undated = np.zeros(len(places.undated_label), np.int16)
@@ -68,6 +70,8 @@ class _Task:
             label=np.append(places.species[rows], places.undated_label).astype(np.int16),
             gates=gates,
             limit_km=np.inf if limit is None else limit,
+            seen=places.seen(rows, len(undated)),
+            judge=judge,
         )
 
 
@@ -78,6 +82,7 @@ class _Fitted:
     found: Scores  # of a model that has not seen them
     exported: Scores  # of the one in model.onnx
     gates: Values  # none without neighbours
+    judge: Judge | None
     parts: Importances
     iterations: int  # trees, or epochs
 
@@ -106,8 +111,8 @@ def fit_metadata(run: Run, corpus: Corpus, rasters: Path | None) -> None:
     found, gates = _widened(fitted.found, places, len(run.taxonomy)), fitted.gates
     where = (places.latitude[valid], places.longitude[valid], places.day_of_year[valid])
     if len(gates) or recipe.limit_km is not None:
-        found = task.remembered(train, gates).apply(found, *where)
-        task.remembered(slice(None), gates).write(work / NEARBY)
+        found = task.remembered(train, gates, fitted.judge).apply(found, *where)
+        task.remembered(np.arange(len(places.label)), gates, fitted.judge).write(work / NEARBY)
     figures = _figures(task, found, fitted.iterations)
     figures["problems"] = {k: n for k, n in corpus.problems.counts.items() if k.startswith(("place", "date"))}
     figures["onnx_difference"] = onnx_difference(work / "model.onnx", fitted.exported, features[valid])
@@ -129,33 +134,38 @@ def _fit_published(task: _Task) -> _Fitted:
     trees_to_onnx(model, task.work / "model.onnx")
     found = np.asarray(model.predict_proba(task.features[task.valid]), np.float32)
     gates = np.empty((0, GATE_TERMS), np.float32)
-    return _Fitted(found, found, gates, importances(model, task.spec), int(model.tree_count_))
+    return _Fitted(found, found, gates, None, importances(model, task.spec), int(model.tree_count_))
 
 
 def _fit_better(task: _Task) -> _Fitted:
-    """Networks and the trust in neighbours; `parts` are how much each distance says in the mixture, in percent.
+    """Networks, the trust in neighbours and the judge of both; `parts` are how much each distance says in the mixture
+    before the judge, in percent. Network k of those that are judged has not seen the fold k of the rows.
 
     Figures are those of a model that knows the training rows alone. The one that is kept remembers the others as well,
     and its networks are trained anew on all of them.
     """
     epochs, empty = min(task.recipe.iterations, EPOCHS), np.empty((0, GATE_TERMS), np.float32)
-    order = np.random.default_rng(task.seed).permutation(len(task.train))
-    held, rest = np.split(order, [min(round(_TRUST_SHARE * len(order)), _TRUST_MAX)])
-    learnt = task.train[np.sort(rest)]
-    nets = fit_nets(task.spec, task.features[learnt], task.places.label[learnt], epochs, task.seed, task.work)
-    nearby = task.remembered(task.train, empty)
-    base = probabilities(nets, task.features[task.train[held]])
-    nearby = replace(nearby, gates=fit_gates(nearby, held, _widened(base, task.places, int(nearby.label.max()) + 1)))
-    shares = level_shares(nearby, held[:_SHOWN])
+    features, label, nearby = (
+        task.features[task.train],
+        task.places.label[task.train],
+        task.remembered(task.train, empty),
+    )
+    order = np.random.default_rng(task.seed).permutation(len(label))
+    nets = fit_nets(task.spec, features, label, epochs, task.seed, task.work, order % NETS)
+    base = _widened(unseen(nets, features, order % NETS), task.places, int(nearby.label.max()) + 1)
+    some, more = order[:_TRUST_MAX], order[:_JUDGED_MAX]
+    nearby = replace(nearby, gates=fit_gates(nearby, some, base[some]))
+    judge = fit_judge(nearby, more, base[more], task.seed)
+    shares = level_shares(nearby, some[:_SHOWN])
     parts = [("climate, cover, place and day", 100 * float(shares[0]))]
     for km in KM:
         levels = [1 + i for i, level in enumerate(LEVELS) if level[0] == km]
         parts.append((f"recordings within {km:g} km", 100 * float(shares[levels].sum())))
     parts = sorted(((name, round(share, 3)) for name, share in parts), key=lambda item: -item[1])
-    whole = fit_nets(task.spec, task.features, task.places.label, epochs, task.seed, task.work, "whole")
+    whole = fit_nets(task.spec, task.features, task.places.label, epochs, task.seed, task.work)
     nets_to_onnx(whole, task.spec, task.work / "model.onnx")
     found, exported = (probabilities(model, task.features[task.valid]) for model in (nets, whole))
-    return _Fitted(found, exported, nearby.gates, parts, epochs)
+    return _Fitted(found, exported, nearby.gates, judge, parts, epochs)
 
 
 def _widened(found: Scores, places: Places, species: int) -> Scores:

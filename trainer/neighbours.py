@@ -5,6 +5,8 @@ below them, only that those were not made by a model that had seen the recording
 """
 
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,12 +14,25 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from edge.contract.blend import Scores
+from edge.contract.clues import Neighbourhood
 from edge.contract.nearby import GATE_TERMS, LEVELS, Nearby, gate_inputs, gate_shares
 from edge.contract.place import Values
 
 _STEPS, _RATE = 600, 0.03
 _START = (-3.0, 0.5, 0.0, 0.0)  # little trust, more where more was recorded
+_VANISHING = 1e-4  # rounding of what is left of one recording
 _START_DEVIATION = 2.0  # of a normal distribution about it: with few recordings the trust stays near the start
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Recordings of one place, each with its neighbourhoods without itself."""
+
+    here: NDArray[np.intp]  # among the rows that were asked for
+    own: NDArray[np.int64]  # among the recordings
+    away: NDArray[np.float64]
+    days: NDArray[np.int_]
+    levels: list[Neighbourhood]
 
 
 def fit_gates(nearby: Nearby, rows: NDArray[np.int64], base: Scores) -> Values:
@@ -46,26 +61,37 @@ def fit_gates(nearby: Nearby, rows: NDArray[np.int64], base: Scores) -> Values:
     return np.asarray(gates.detach().numpy(), np.float32)
 
 
-def _left_out(nearby: Nearby, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], ...]:
-    """For each level and row `(levels, n)`: total weight, sum of squared weights and weight of the row's own species,
-    without the row itself, whose weight is 1 at every level."""
-    total, squares, own = np.zeros((3, len(LEVELS), len(rows)))
+def left_out(nearby: Nearby, rows: NDArray[np.int64], name: str) -> Iterator[LeftOut]:
+    """Place by place the recordings `rows` of `nearby`, with the levels as they would be without each of them: its own
+    weight is 1 at every level. `name` is shown while it goes on."""
     spots = np.stack([nearby.latitude[rows], nearby.longitude[rows]], axis=1)
     places, where = np.unique(spots, axis=0, return_inverse=True)
-    shown = track(range(len(places)), "neighbours", transient=True, disable=not sys.stderr.isatty())
-    for place in shown:
-        here = np.flatnonzero(where.ravel() == place)
-        away = nearby.away_km(*map(float, places[place]))
-        label = nearby.label[rows[here]]
-        for level, (present, counts) in enumerate(nearby.counts(away, nearby.day_of_year[rows[here]].astype(int))):
-            truth = counts[np.arange(len(here)), np.searchsorted(present, label)]
-            total[level, here] = counts.sum(axis=1) - 1
-            squares[level, here] = (counts**2).sum(axis=1) - truth**2 + (truth - 1) ** 2
-            own[level, here] = truth - 1
-    vanishing = total < 1e-4  # rounding of what is left of one recording
-    for values in (total, squares, own):
-        values[vanishing] = 0.0
-    return total, squares, np.maximum(own, 0.0)
+    order = np.argsort(where.ravel(), kind="stable")
+    parts = np.split(order, np.cumsum(np.bincount(where.ravel(), minlength=len(places)))[:-1])
+    for here in track(parts, name, transient=True, disable=not sys.stderr.isatty()):
+        own = rows[here]
+        away = nearby.away_km(float(nearby.latitude[own[0]]), float(nearby.longitude[own[0]]))
+        days, levels = nearby.day_of_year[own].astype(int), []
+        for present, counts in nearby.counts(away, days):
+            one = (np.arange(len(own)), np.searchsorted(present, nearby.label[own]))
+            counts = counts.copy()
+            counts[one] -= 1
+            counts[counts < _VANISHING] = 0.0
+            levels.append((present, counts))
+        yield LeftOut(here, own, away, days, levels)
+
+
+def _left_out(nearby: Nearby, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], ...]:
+    """For each level and row `(levels, n)`: total weight, sum of squared weights and weight of the row's own species,
+    without the row itself."""
+    total, squares, own = np.zeros((3, len(LEVELS), len(rows)))
+    for part in left_out(nearby, rows, "neighbours"):
+        for level, (present, counts) in enumerate(part.levels):
+            total[level, part.here] = counts.sum(axis=1)
+            squares[level, part.here] = (counts**2).sum(axis=1)
+            mine = np.searchsorted(present, nearby.label[part.own])
+            own[level, part.here] = counts[np.arange(len(mine)), mine]
+    return total, squares, own
 
 
 def level_shares(nearby: Nearby, rows: NDArray[np.int64]) -> NDArray[np.float64]:

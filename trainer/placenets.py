@@ -86,13 +86,20 @@ class PlaceNets(nn.Module):
 
 
 def fit_nets(
-    spec: FeatureSpec, features: Values, label: NDArray[np.int64], epochs: int, seed: int, work: Path, name: str = "net"
+    spec: FeatureSpec,
+    features: Values,
+    label: NDArray[np.int64],
+    epochs: int,
+    seed: int,
+    work: Path,
+    fold: NDArray[np.int64] | None = None,
 ) -> PlaceNets:
-    """The networks, trained on features `(n, features)` and labels `(n,)` from different weights and waves.
+    """The networks, trained on features `(n, features)` and labels `(n,)` from different weights and waves; with `fold`
+    `(n,)` network k does not see the rows of fold k.
 
     A network that a killed fit left in `work` under `name` is taken as it is. Trains on the GPU if there is one.
     """
-    nets = []
+    nets, name = [], "whole" if fold is None else "net"
     for k in range(NETS):
         with torch.random.fork_rng():
             torch.manual_seed(seed + k)
@@ -101,7 +108,8 @@ def fit_nets(
         if path.is_file():
             read_weights(path, net)
         else:
-            _train(net, features, label, epochs, seed + k, f"network {k + 1} of {NETS}")
+            seen = slice(None) if fold is None else fold != k
+            _train(net, features[seen], label[seen], epochs, seed + k, f"network {k + 1} of {NETS}")
             write_weights(path, net)
         nets.append(net)
     return PlaceNets(nets).eval()
@@ -132,6 +140,13 @@ def probabilities(nets: PlaceNets, features: Values) -> Scores:
     """Probabilities `(n, classes)` of features `(n, features)`."""
     parts = [nets.eval()(part) for part in torch.split(torch.from_numpy(features), 4096)]
     return np.asarray(torch.cat(parts).numpy(), np.float32)
+
+
+def unseen(nets: PlaceNets, features: Values, fold: NDArray[np.int64]) -> Scores:
+    """Probabilities `(n, classes)` of rows that each network did not see: what network k says of fold k."""
+    parts = [probabilities(PlaceNets([net]), features[fold == k]) for k, net in enumerate(nets.nets)]  # type: ignore[list-item]
+    order = np.argsort(np.concatenate([np.flatnonzero(fold == k) for k in range(len(parts))]))
+    return np.asarray(np.concatenate(parts)[order], np.float32)
 
 
 def nets_to_onnx(nets: PlaceNets, spec: FeatureSpec, path: Path) -> None:

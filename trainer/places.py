@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.contract.nearby import Seen
 from edge.contract.place import CATEGORY, NUMERIC, FeatureSpec, Values
 from edge.contract.taxonomy import Taxonomy
 from trainer.corpus import Corpus
@@ -27,6 +28,9 @@ class Places:
     undated_latitude: Values  # where these are
     undated_longitude: Values
     undated_label: NDArray[np.int64]  # index into the taxonomy
+    recordist: NDArray[np.int32]  # a number for each author
+    background_row: NDArray[np.int32]  # recordings with further species in them, rising, one for each of these
+    background_label: NDArray[np.int16]  # index into the taxonomy
 
     @classmethod
     def of(cls, corpus: Corpus, taxonomy: Taxonomy) -> "Places":
@@ -49,12 +53,25 @@ class Places:
             undated_latitude=np.array([r.latitude for r in undated], np.float32),
             undated_longitude=np.array([r.longitude for r in undated], np.float32),
             undated_label=np.array([taxonomy.index(r.primary_label) for r in undated], np.int64),
+            recordist=_numbered([r.author for r, _ in dated]),
+            background_row=np.array([i for i, (r, _) in enumerate(dated) for _ in r.secondary_labels], np.int32),
+            background_label=np.array([taxonomy.index(c) for r, _ in dated for c in r.secondary_labels], np.int16),
         )
 
     @property
     def species(self) -> NDArray[np.int64]:
         """Labels as indices into the taxonomy."""
         return self.columns[self.label]
+
+    def seen(self, rows: NDArray[np.int64], more: int) -> Seen:
+        """Recordists and background of the recordings `rows`, rising, and of `more` after them of which nothing is
+        known."""
+        kept = np.isin(self.background_row, rows)
+        return Seen(
+            np.append(self.recordist[rows], np.zeros(more, np.int32)),
+            np.searchsorted(rows, self.background_row[kept]).astype(np.int32),
+            self.background_label[kept],
+        )
 
     def too_few(self) -> str | None:
         """Why no model can be trained on them, or None."""
@@ -65,6 +82,10 @@ class Places:
             f"({self.without_place} have no place, {self.without_date} no date); "
             f"{ROWS_MIN} of {SPECIES_MIN} species are wanted"
         )
+
+
+def _numbered(names: list[str]) -> NDArray[np.int32]:
+    return np.unique(np.array(names, np.str_), return_inverse=True)[1].ravel().astype(np.int32)
 
 
 def split(label: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -37,6 +37,16 @@ class Predicted:
     unreadable: tuple[str, ...]
 
 
+def thresholds_of(run: Run) -> tuple[Scores, Scores]:
+    """Thresholds `(species,)` of scores that are blended with a prior, and of those that are not."""
+    cut, codes = run.tuning().thresholds, run.taxonomy.codes
+    own = np.array([cut.species.get(code, cut.blended) for code in codes], np.float32)
+    alone = np.full(len(codes), cut.acoustic, np.float32)
+    for code, value in {} if run.metadata() else cut.species.items():  # then they were tuned by sound alone
+        alone[codes.index(code)] = value
+    return own, alone
+
+
 class Predictor:
     """A finished run's bag, with all that was tuned."""
 
@@ -45,12 +55,7 @@ class Predictor:
         self.codes, self._taxonomy, self._metadata = run.taxonomy.codes, run.taxonomy, run.metadata()
         self._kinds = [member.kind for member in bag]
         self._networks = [run.load_network(member.name).to(choose_device(device)) for member in bag]
-        cut = self._tuning.thresholds
-        own = np.array([cut.species.get(code, cut.blended) for code in self.codes], np.float32)
-        alone = np.full(len(self.codes), cut.acoustic, np.float32)
-        for code, value in {} if self._metadata else cut.species.items():  # then they were tuned by sound alone
-            alone[self.codes.index(code)] = value
-        self._thresholds, self._thresholds_alone = own, alone
+        self._thresholds, self._thresholds_alone = thresholds_of(run)
 
     def prior(self, place: Place, day: date | None) -> Scores | None:
         """Species probabilities `(1, species)` of a place and day; None if one of them is not known."""

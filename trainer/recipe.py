@@ -22,6 +22,7 @@ Normalise = Literal["none", "bands", "standard", "imagenet"]
 MetadataKind = Literal["published", "better"]
 Keep = Literal["best", "last", "soundscapes"]
 ThresholdBy = Literal["global", "species", "quantile"]
+STUDENT_CROPS_MAX = 120  # ten minutes of a recording: it is held in memory while its images are made
 CLIP_CROPS_MAX = 6  # six crops of 7 s, 4.66 s apart, are 30.3 s
 
 
@@ -168,9 +169,10 @@ class OptimiserRecipe:
 @dataclass(frozen=True)
 class MetadataRecipe:
     """From place and day to species. `published` is CatBoost on nine features; `learning_rate: auto` leaves the rate to
-    it. `better` is neighbours and networks; of the numbers it takes `validation` and, as a limit to the networks'
-    epochs, `iterations`. Species that nobody recorded within `limit_km` of a place are never reported there; null is
-    no limit."""
+    it. `borders` is how finely it cuts a feature, `leaf_steps` how many gradient steps lead to a leaf's values; null
+    leaves them to it as well. `better` is neighbours and networks; of the numbers it takes `validation` and, as a limit
+    to the networks' epochs, `iterations`. Species that nobody recorded within `limit_km` of a place are never reported
+    there; null is no limit."""
 
     iterations: int
     depth: int
@@ -178,6 +180,8 @@ class MetadataRecipe:
     validation: float
     kind: MetadataKind = "published"
     limit_km: float | None = None
+    borders: int | None = None
+    leaf_steps: int | None = None
 
     def __post_init__(self) -> None:
         _need(self.iterations >= 1, "iterations", self.iterations, "1 or more")
@@ -186,6 +190,8 @@ class MetadataRecipe:
         _need(rate == "auto" or rate > 0, "learning_rate", rate, "auto or a number above 0")
         _need(0 < self.validation < 1, "validation", self.validation, "a share between 0 and 1")
         _need(self.limit_km is None or self.limit_km > 0, "limit_km", self.limit_km, "null or kilometres above 0")
+        _need(self.borders is None or 1 <= self.borders <= 255, "borders", self.borders, "null or 1 to 255")
+        _need(self.leaf_steps is None or self.leaf_steps >= 1, "leaf_steps", self.leaf_steps, "null or 1 or more")
 
 
 @dataclass(frozen=True)
@@ -250,6 +256,43 @@ class TuneRecipe:
 
 
 @dataclass(frozen=True)
+class StudentRecipe:
+    """The small network that learns to answer as the bag does (python -m trainer distil). `views`: how often the bag is
+    asked about every crop, each time augmented otherwise; epochs take them in turn. `crops_max`: how much of each
+    unlabelled recording is used. `held_out`: share of recordings that it is judged on. Optimiser and batch are the
+    members', the learning rate is its own."""
+
+    architecture: str
+    epochs: int
+    views: int
+    learning_rate: float
+    augment: Augment
+    stem_pool: int = 1
+    normalise: Normalise = "none"
+    crops_max: int = 60
+    held_out: float = 0.1
+
+    def __post_init__(self) -> None:
+        _need(self.epochs >= 1, "epochs", self.epochs, "1 or more")
+        _need(1 <= self.views <= 1000, "views", self.views, "1 to 1000")
+        _need(self.learning_rate > 0, "learning_rate", self.learning_rate, "a number above 0")
+        _need(self.stem_pool in (1, 2, 4), "stem_pool", self.stem_pool, "1, 2 or 4")
+        _need(1 <= self.crops_max <= STUDENT_CROPS_MAX, "crops_max", self.crops_max, f"1 to {STUDENT_CROPS_MAX}")
+        _need(0 < self.held_out < 1, "held_out", self.held_out, "a share between 0 and 1")
+
+
+_STUDENT = StudentRecipe(
+    architecture="mobilenetv4_conv_small.e2400_r224_in1k",
+    epochs=40,
+    views=8,
+    learning_rate=1e-3,
+    augment=Augment(
+        power=(0.5, 2.0), power_each=True, stripes=0.0, mixup=0.5, nocall=0.5, empty=0.05, snr_db=(-5.0, 15.0)
+    ),
+)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Every number of a training. `pretrained` starts from ImageNet weights, or refuses to start."""
 
@@ -268,6 +311,7 @@ class Recipe:
     bag: BagRecipe
     tune: TuneRecipe
     validation: ValidationRecipe = field(default_factory=ValidationRecipe)
+    student: StudentRecipe = _STUDENT
 
     def __post_init__(self) -> None:
         kinds = [m.kind for m in self.members]

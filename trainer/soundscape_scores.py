@@ -76,7 +76,19 @@ class Scored:
 def score_soundscapes(run: Run, corpus: Corpus, bag: Sequence[MemberInfo]) -> Scored:
     """Every window of every readable soundscape; images are made once per padding, scored once per member."""
     networks, kinds = [run.load_network(member.name) for member in bag], [member.kind for member in bag]
-    recipe, species = run.recipe.tune, len(run.taxonomy)
+    return score_networks(run, corpus, networks, kinds, run.recipe.tune.padding, run.recipe.tune.hop_s)
+
+
+def score_networks(
+    run: Run,
+    corpus: Corpus,
+    networks: Sequence[nn.Module],
+    kinds: Sequence[str],
+    paddings: Sequence[Padding],
+    hop_s: float,
+) -> Scored:
+    """The same of any networks and their kinds."""
+    species = len(run.taxonomy)
     labelled, unreadable = [], []
     scores: list[dict[Padding, Scores]] = []
     at: list[int] = []
@@ -85,11 +97,11 @@ def score_soundscapes(run: Run, corpus: Corpus, bag: Sequence[MemberInfo]) -> Sc
     shown = track(corpus.soundscapes, "soundscapes", transient=True, disable=not sys.stderr.isatty())
     for soundscape in shown:
         try:
-            windows = windows_of(soundscape.path, recipe.padding, recipe.hop_s)
+            windows = windows_of(soundscape.path, paddings, hop_s)
         except RecordingError as error:
             unreadable.append(str(error))
             continue
-        index = {window.start: i for i, window in enumerate(windows[recipe.padding[0]])}
+        index = {window.start: i for i, window in enumerate(windows[paddings[0]])}
         found = [index.get(row_start(row_id), -1) for row_id in soundscape.labels]
         at += [-1 if i < 0 else windows_before + i for i in found]
         windows_before += len(index)
@@ -100,10 +112,10 @@ def score_soundscapes(run: Run, corpus: Corpus, bag: Sequence[MemberInfo]) -> Sc
     return Scored(
         rows=Rows.of(labelled, run.taxonomy),
         kinds=tuple(sorted(set(kinds))),
-        windows={p: np.concatenate([*(part[p] for part in scores), silent], axis=1) for p in recipe.padding},
-        stretch=np.repeat(np.arange(len(scores) + 1), [*(part[recipe.padding[0]].shape[1] for part in scores), 1]),
+        windows={p: np.concatenate([*(part[p] for part in scores), silent], axis=1) for p in paddings},
+        stretch=np.repeat(np.arange(len(scores) + 1), [*(part[paddings[0]].shape[1] for part in scores), 1]),
         at=np.array(at, np.int64),
-        step=neighbour_step(round(recipe.hop_s * RATE_HZ)),
+        step=neighbour_step(round(hop_s * RATE_HZ)),
         prior=np.concatenate(prior),
         unreadable=tuple(unreadable),
     )

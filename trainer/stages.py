@@ -87,7 +87,7 @@ def run_stages(options: Options, names: Sequence[str], console: Console) -> Run:
         told = check_folder(recipe, options.nocall, options.out / BACKGROUNDS)
         if told:
             console.print(f"[yellow]{told}[/yellow]", highlight=False)
-    with _alone(options.out):
+    with alone(options.out):
         clear_temporaries(options.out)
         run = Run.create(options.out, recipe, corpus.name, corpus.taxonomy)
         with tracking(run, options.track, console) as note:
@@ -140,7 +140,7 @@ def _recipe(options: Options, names: Sequence[str]) -> Recipe:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """One trainer per run: two would write the same files. The lock goes with the process, however it ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:

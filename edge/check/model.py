@@ -15,6 +15,7 @@ from edge.check.verdict import Check, Figures, Verdict
 from edge.config import Config
 from edge.contract.audio import RATE_HZ
 from edge.contract.bundle import Bundle
+from edge.engines.tuned import FILE as TUNED
 from edge.live import station_place
 from edge.prior import prior_table
 from edge.recognizer import Recognizer
@@ -121,6 +122,8 @@ def check_pace(config: Config, recognizer: Recognizer) -> list[Check]:
         "members": recognizer.members,
         "bag_share": share,
     }
+    if config.runtime.engine == "auto" and not (config.state / TUNED).is_file():
+        found += "; not tuned for this machine: python -m export tune"
     checks = []
     if recognizer.degraded:
         advice = "Run python -m export trt on this machine (docs/jetson.md), or set runtime.engine: onnx."

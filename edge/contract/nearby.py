@@ -1,35 +1,49 @@
 """What was recorded near a place at that time of the year: a second opinion on top of a model's probabilities.
 
-Holds the recordings' places, days and species, some hundred kilobytes, and how far to trust them at which distance.
-Also the geographic limit. Numpy only; knows no model and not how the trust was learnt (trainer/neighbours.py).
+Holds the recordings' places, days, species, birds in the background and recordists (as numbers), some hundred
+kilobytes, and how far to trust them at which distance. Also the geographic limit. Numpy only; knows no model and not
+how the trust was learnt (trainer/neighbours.py, trainer/second_look.py).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.contract.blend import Scores
+from edge.contract.clues import Clues, Counts, Judge, Neighbourhood, gather
 from edge.contract.errors import BundleError
 from edge.contract.place import Values
+from edge.contract.recordists import YEAR, Index, Recordists, day_kernel
 
 FILE = "nearby.npz"
 KM = (1200.0, 300.0, 80.0, 20.0, 5.0, 1.0, 0.1)
 DAYS = (np.inf, 35.0, 12.0, 4.0, 0.4)  # the last one: that day of the year, of any year
 LEVELS = tuple((km, days) for km in KM for days in DAYS)  # from wide to narrow
+BACKGROUND = ((120.0, 35.0), (20.0, np.inf), (20.0, 12.0), (1.0, np.inf), (1.0, 0.4))  # km and days
 GATE_TERMS = 4
-_YEAR = 366
 _EARTH_KM = 6371.0
 _REACH = 5.0  # deviations; what lies beyond weighs nothing
+_JUDGED_KM = 60.0  # where nobody recorded so near the judge knows less than the mixture (docs/log.md)
 _COUNT_MIN = 1e-4  # a neighbourhood that weighs less than this is empty
-Counts = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What else is known of the recordings: who made each, a number, and the birds in the background, one a row."""
+
+    recordist: NDArray[np.int32]  # (n,)
+    background_row: NDArray[np.int32]  # rising, index of the recording
+    background_label: NDArray[np.int16]  # index into the taxonomy
 
 
 @dataclass(frozen=True)
 class Nearby:
-    """Recordings as columns `(n,)`. `gates` `(levels, 4)`: the trust in each level, none without levels.
+    """Recordings as columns `(n,)`. `gates` `(levels, 4)`: the trust in each level, none without levels. `judge` takes
+    a second look at the likeliest species; bundles from before it have none.
 
     Species that nobody recorded within `limit_km` are NaN where others were; infinity is no limit.
     """
@@ -40,11 +54,15 @@ class Nearby:
     label: NDArray[np.int16]  # index into the taxonomy
     gates: Values
     limit_km: float
+    seen: Seen | None = None
+    judge: Judge | None = None  # wants `seen`
 
     def __post_init__(self) -> None:
         sizes = {len(self.latitude), len(self.longitude), len(self.day_of_year), len(self.label)}
         if len(sizes) != 1 or self.gates.shape not in ((0, GATE_TERMS), (len(LEVELS), GATE_TERMS)):
             raise ValueError(f"columns of one length and gates for {len(LEVELS)} levels wanted")
+        if self.judge is not None and (self.seen is None or len(self.seen.recordist) != len(self.label)):
+            raise ValueError("a judge wants the recordist of every recording")
         if not self.limit_km > 0:
             raise ValueError(f"limit_km: above 0 wanted; got {self.limit_km}")
 
@@ -53,8 +71,9 @@ class Nearby:
 
         Level by level, from wide to narrow, a kernel estimate takes its share of what the wider ones say:
         P = λ·n/N + (1 - λ)·P, n being the recordings of each species weighed by distance and days and N their sum
-        (interpolated estimation, Jelinek and Mercer 1980, of Nadaraya-Watson estimates). λ is `gate_shares`. Far from
-        all recordings the model's probabilities stand.
+        (interpolated estimation, Jelinek and Mercer 1980, of Nadaraya-Watson estimates). λ is `gate_shares`. Where
+        someone recorded nearby the judge weighs the outcome again. Far from all recordings the model's probabilities
+        stand.
         """
         found = np.array(base, np.float32)
         places, where = np.unique(np.stack([latitude, longitude], axis=1), axis=0, return_inverse=True)
@@ -69,8 +88,64 @@ class Nearby:
         return found
 
     def _mixed(self, base: Scores, away: Counts, days: NDArray[np.int_]) -> Scores:
+        levels = list(self.counts(away, days))
+        mixed = self.mix(base, levels)
+        if self.judge is None or not (away[self.day_of_year > 0] < _JUDGED_KM).any():
+            return mixed
+        return self.judge.weigh(mixed, self.clues(base, mixed, levels, away, days))
+
+    def clues(
+        self,
+        base: Scores,
+        mixed: Scores,
+        levels: list[Neighbourhood],
+        away: Counts,
+        days: NDArray[np.int_],
+        own: Index | None = None,
+    ) -> Clues:
+        """What the judge is told of a place and its days. `own`: rows `(days,)` at the place that are left out, as they
+        are of `levels`."""
+        circles, habits = self._recordists.near(away, days, own)
+        hoods = [*levels, *self._background(away, days, own), *circles]
+        return gather(base, mixed, self._common(mixed.shape, own), hoods, habits)
+
+    def _background(self, away: Counts, days: NDArray[np.int_], own: Index | None) -> Iterator[Neighbourhood]:
+        """For each of BACKGROUND the birds in the background of recordings nearby, without those of `own`."""
+        assert self.seen is not None, "asked for with a judge"
+        row, label = self.seen.background_row, self.seen.background_label
+        away = np.where(self.day_of_year > 0, away, np.inf)[row]
+        for km, scale in BACKGROUND:
+            near = np.flatnonzero(away < _REACH * km)
+            present, local = np.unique(label[near], return_inverse=True)
+            cells = local * YEAR + self.day_of_year[row[near]] - 1
+            table = np.bincount(cells, np.exp(-0.5 * (away[near] / km) ** 2), len(present) * YEAR)
+            counts = (table.reshape(len(present), YEAR) @ day_kernel(scale, days)).T
+            if own is not None:
+                edges = np.searchsorted(row, np.stack([own, own + 1]))
+                for i, (first, end) in enumerate(edges.T):
+                    counts[i, np.searchsorted(present, label[first:end])] -= 1
+                counts = np.where(counts < _COUNT_MIN, 0.0, counts)
+            yield present.astype(np.intp), counts
+
+    @cached_property
+    def _recordists(self) -> Recordists:
+        assert self.seen is not None, "asked for with a judge"
+        places = np.stack([self.latitude, self.longitude], axis=1)
+        columns = (np.asarray(column, np.intp) for column in (self.seen.recordist, self.label, self.day_of_year))
+        return Recordists.of(places, *columns)
+
+    def _common(self, shape: tuple[int, ...], own: Index | None) -> Counts:
+        """Each species' share of all recordings `(days, species)`."""
+        counts = np.bincount(self.label[self.day_of_year > 0], minlength=shape[1]).astype(np.float64)
+        common = np.tile(counts / max(counts.sum(), 1.0), (shape[0], 1))
+        if own is not None:
+            common[np.arange(len(own)), self.label[own]] -= 1 / counts.sum()
+        return common
+
+    def mix(self, base: Scores, levels: list[Neighbourhood]) -> Scores:
+        """The mixture of a model's probabilities and the levels, without the judge."""
         mixed = base.astype(np.float64)
-        for gate, (present, counts) in zip(self.gates, self.counts(away, days), strict=True):
+        for gate, (present, counts) in zip(self.gates, levels, strict=True):
             total = counts.sum(axis=1)
             share = gate_shares(gate, total, (counts**2).sum(axis=1))[:, None]
             mixed *= 1 - share
@@ -96,12 +171,15 @@ class Nearby:
             near = np.flatnonzero((away < _REACH * km) & known)
             weight = np.exp(-0.5 * (away[near] / km) ** 2)
             present, local = np.unique(self.label[near], return_inverse=True)
-            cells = local * _YEAR + self.day_of_year[near] - 1
-            table = np.bincount(cells, weight, len(present) * _YEAR).reshape(len(present), _YEAR)
+            cells = local * YEAR + self.day_of_year[near] - 1
+            table = np.bincount(cells, weight, len(present) * YEAR).reshape(len(present), YEAR)
             for scale in DAYS:
-                yield present.astype(np.intp), (table @ _day_kernel(scale, days)).T
+                yield present.astype(np.intp), (table @ day_kernel(scale, days)).T
 
     def write(self, path: Path) -> None:
+        judged = {}
+        if self.judge is not None and self.seen is not None:
+            judged = self.judge.arrays() | asdict(self.seen)
         np.savez_compressed(
             path,
             latitude=self.latitude,
@@ -110,6 +188,7 @@ class Nearby:
             label=self.label,
             gates=self.gates,
             limit_km=np.float64(self.limit_km),
+            **judged,
         )
 
     @classmethod
@@ -121,7 +200,10 @@ class Nearby:
         try:
             with np.load(path, allow_pickle=False) as file:
                 columns = {name: file[name] for name in ("latitude", "longitude", "day_of_year", "label", "gates")}
-                return cls(**columns, limit_km=float(file["limit_km"]))
+                seen = judge = None
+                if "recordist" in file:
+                    seen, judge = Seen(*(file[field.name] for field in fields(Seen))), Judge.of(file)
+                return cls(**columns, limit_km=float(file["limit_km"]), seen=seen, judge=judge)
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise BundleError(f"{path}: not the recordings of a metadata model: {error}") from error
 
@@ -143,9 +225,3 @@ def gate_shares(gate: Values, total: Counts, squares: Counts) -> Counts:
     """The share λ `(n,)` of a level with weights `total` and sums of squared weights: logistic; 0 if it is empty."""
     share = 1.0 / (1.0 + np.exp(-gate_inputs(total, squares) @ gate.astype(np.float64)))
     return np.where(total > _COUNT_MIN, share, 0.0)
-
-
-def _day_kernel(scale: float, days: NDArray[np.int_]) -> Counts:
-    """Weight of each day of the year on `days` `(366, n)`; the year is a circle."""
-    apart = np.abs(np.arange(1, _YEAR + 1)[:, None] - days[None, :])
-    return np.asarray(np.exp(-0.5 * (np.minimum(apart, _YEAR - apart) / scale) ** 2))

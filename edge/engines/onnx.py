@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,18 @@ def float_batch(images: Image, pairs: bool) -> NDArray[np.float32]:
     return (np.repeat(images, 2, axis=0) if pairs and len(images) == 1 else images)[:, None].astype(np.float32)
 
 
+@cache
+def _share_scratch() -> None:
+    """Let all sessions of this process calculate in one pool of memory, once. Each keeps its largest batch otherwise:
+    3.4 GB for ten published members and 16 windows, 1.2 GB with one pool."""
+    kind = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+    ort.create_and_register_allocator(ort.OrtMemoryInfo("Cpu", kind, 0, ort.OrtMemType.DEFAULT), None)
+
+
 class OnnxEngine:
-    """Runs the members one after the other, each with all threads. In float32 an image's scores do not depend on what
-    else is in the batch; with 8-bit convolutions those of a lone image do, hence `pairs` (see OpenvinoEngine)."""
+    """Runs the members one after the other, each with all threads, in the same scratch memory. In float32 an image's
+    scores do not depend on what else is in the batch; with 8-bit convolutions those of a lone image do, hence `pairs`
+    (see OpenvinoEngine)."""
 
     def __init__(
         self,
@@ -46,6 +56,8 @@ class OnnxEngine:
         options.log_severity_level = 3
         # Threads that wait actively for the next run cost some percent of a core, all day; within a run they may.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        _share_scratch()
+        options.add_session_config_entry("session.use_env_allocators", "1")
         self._sessions = []
         for path in members:
             try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edge.config import Members
-from edge.contract.bundle import HALF_TOLERANCE, PROBE_TOLERANCE, Bundle, BundleMember
+from edge.contract.bundle import PROBE_TOLERANCE, Bundle, BundleMember
 from edge.contract.errors import BundleError, EngineError
 from edge.contract.strict import Refused, parse
 from edge.engines.engine import Engine
@@ -27,7 +27,6 @@ SCHEMA = 1
 Runtime = Literal["onnxruntime", "openvino"]
 Use = Literal["live", "replay"]
 RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "openvino")
-_TOLERANCES = {"fp32": PROBE_TOLERANCE, "bf16": HALF_TOLERANCE}
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Choice:
     precision: CpuPrecision
     threads: int  # of one call; a replay that reads several recordings side by side sets its own
     window_ms: float  # of one window alone, the median; in a replay of one of many
-    probe_max: float  # largest |Δscore| of the probe; with int8 the station must find the same
+    probe_max: float  # largest |Δscore| of a network over the probe, which the station must find again
     agreement: float  # share of windows with the decisions of ONNX Runtime in float32
 
 
@@ -82,7 +81,7 @@ def cpu_model() -> str:
 
 def runtime_versions() -> dict[str, str]:
     """Versions of the runtimes that are installed; none is imported."""
-    found = {}
+    found: dict[str, str] = {}
     for name in RUNTIMES:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
@@ -96,24 +95,23 @@ def open_cpu_engine(
     precision: CpuPrecision,
     threads: int,
     use: Use,
-    tolerance: float | None = None,
+    tolerance: float = PROBE_TOLERANCE,
 ) -> Engine:
-    """Networks of the bundle in `folder` on a CPU runtime; `tolerance` is that of the precision where not given (of
-    int8 there is none: any score may pass). In a replay as many threads ask at once as there are cores for them.
+    """Networks of the bundle in `folder` on a CPU runtime. `tolerance`: how far its scores of the probe may be off. In
+    a replay as many threads ask at once as there are cores for them.
 
     Raises EngineError if the runtime is missing or cannot load them.
     """
     eight = precision == "int8"
     files = [folder / ((network.int8 if eight else None) or network.file) for network in networks]
-    allowed = _TOLERANCES.get(precision, 1.0) if tolerance is None else tolerance
     threads = threads or cores()
     pairs = use == "replay"
     if runtime == "openvino":
         callers = max(1, cores() // threads) if pairs else 1
-        return OpenvinoEngine(files, threads, precision, allowed, callers=callers, pairs=pairs)
+        return OpenvinoEngine(files, threads, precision, tolerance, callers=callers, pairs=pairs)
     try:
         name = "onnxruntime-cpu int8" if eight else "onnxruntime-cpu"
-        return OnnxEngine(files, threads, name, allowed, pairs=pairs and eight)
+        return OnnxEngine(files, threads, name, tolerance, pairs=pairs and eight)
     except BundleError as error:
         raise EngineError(str(error)) from error
 
@@ -137,7 +135,7 @@ def open_tuned(
             found = f"{getattr(tuned, key)}; here is {value}"
             raise EngineError(f"{path}: tuned with {key} {found}; run python -m export tune again")
     choice = chosen.live if use == "live" else chosen.replay
-    tolerance = choice.probe_max + PROBE_TOLERANCE if choice.precision == "int8" else None
+    tolerance = choice.probe_max + PROBE_TOLERANCE  # what was found with this very processor and version, once more
     asked = threads or choice.threads
     return open_cpu_engine(networks, bundle.folder, choice.runtime, choice.precision, asked, use, tolerance)
 

@@ -1,0 +1,146 @@
+"""A float32 ONNX network with its convolutions in 8 bits, as explicit Q/DQ; and whether a bag then decides alike.
+
+Weights are quantised by channel, activations by tensor, over the range that calibration images showed. The first
+convolution, those of attention (on one pixel) and what comes behind the last stay float32: they cost next to nothing,
+and it is there that rounding is heard most.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+from edge.contract.audio import Image
+from edge.contract.blend import Scores, acoustic_scores
+from edge.contract.bundle import BundleMember, Manifest
+from edge.engines.onnx import OnnxEngine
+from export.agreement import AGREEMENT_MIN, acoustic_limits, agreement
+from export.parity import Parity, parity
+
+_BATCH = 8
+
+
+class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    """The images, batch by batch, as ONNX Runtime's calibration asks for them."""
+
+    def __init__(self, name: str, images: Image) -> None:
+        batches = range(0, len(images), _BATCH)
+        self._batches = iter([{name: images[i : i + _BATCH, None].astype(np.float32)} for i in batches])
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        return next(self._batches, None)
+
+
+def to_int8(source: Path, path: Path, images: Image) -> bool:
+    """Write `path`, the network `source` with 8-bit convolutions, calibrated on grey images `(n, 128, 281)`; False, and
+    no file, if it has none to quantise."""
+    model = onnx.load(source)
+    convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    chosen = [name for name in convolutions[1:] if name not in _on_one_pixel(model)]
+    if not chosen:
+        return False
+    with _quietly():
+        quantize_static(
+            model,
+            path,
+            _Images(model.graph.input[0].name, images),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["Conv"],
+            nodes_to_quantize=chosen,
+            extra_options={"CalibMovingAverage": True},  # one loud crop does not stretch the range for all
+        )
+    return True
+
+
+def _on_one_pixel(model: ModelProto) -> set[str]:
+    """Names of the convolutions whose output is one pixel."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    shapes = {v.name: [side.dim_value for side in v.type.tensor_type.shape.dim] for v in inferred.graph.value_info}
+    return {n.name for n in model.graph.node if n.op_type == "Conv" and shapes.get(n.output[0], [])[2:] == [1, 1]}
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """ONNX Runtime advises steps that our graphs do not need, on the root logger."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What 8 bits did to a bag: which members keep them, how many windows are then decided alike, and how far each
+    member's scores were off, whether it is kept or not."""
+
+    files: Mapping[str, str]  # member -> its file, relative to the bundle
+    agreement: float
+    windows: int
+    apart: Mapping[str, Parity]
+
+
+def quantise_members(
+    work: Path,
+    manifest: Manifest,
+    codes: Sequence[str],
+    calibration: Image,
+    windows: Image,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> Quantised:
+    """Write the members in `work` with 8-bit convolutions, calibrated on `calibration`, and keep as many as leave the
+    bag's decisions alike on AGREEMENT_MIN of `windows`: while they do not, the member that is furthest off goes back to
+    float32."""
+    members = manifest.members
+    wanted, found, files = [], [], {}
+    for count, member in enumerate(members):
+        progress(f"{member.name} in 8 bits", count, len(members))
+        file = f"members/{member.name}.int8.onnx"
+        wanted.append(_scores(work / member.file, windows))
+        if to_int8(work / member.file, work / file, calibration):
+            files[member.name] = file
+            found.append(_scores(work / file, windows))
+        else:
+            found.append(wanted[-1])
+    apart = {m.name: parity(f, w) for m, f, w in zip(members, found, wanted, strict=True) if m.name in files}
+    kept = dict(files)
+    agreed = _agreement(manifest, codes, found, wanted)
+    for name in sorted(files, key=lambda name: -apart[name].mean):
+        if agreed >= AGREEMENT_MIN:
+            break
+        index = [member.name for member in members].index(name)
+        found[index] = wanted[index]
+        del kept[name]
+        (work / files[name]).unlink()
+        agreed = _agreement(manifest, codes, found, wanted)
+    return Quantised(kept, agreed, len(windows), apart)
+
+
+def with_int8(members: Sequence[BundleMember], quantised: Quantised) -> tuple[BundleMember, ...]:
+    """The members, those that keep 8 bits with their file."""
+    return tuple(replace(member, int8=quantised.files.get(member.name)) for member in members)
+
+
+def _scores(file: Path, windows: Image) -> Scores:
+    """Scores `(windows, species)`, one by one: in 8 bits ONNX Runtime rounds a lone window otherwise than a batch, and
+    a station hears them alone."""
+    engine = OnnxEngine([file])
+    return np.concatenate([engine.scores(windows[i : i + 1])[0] for i in range(len(windows))])
+
+
+def _agreement(manifest: Manifest, codes: Sequence[str], found: list[Scores], wanted: list[Scores]) -> float:
+    kinds = [member.kind for member in manifest.members]
+    limits = acoustic_limits(manifest.thresholds, codes, manifest.has_prior)
+    acoustic = [acoustic_scores(np.stack(scores), kinds, manifest.blend) for scores in (found, wanted)]
+    return agreement(acoustic[0] >= limits, acoustic[1] >= limits)
