@@ -39,9 +39,8 @@ def run_demo_train(out: Path, *, publish: bool, console: Console) -> dict[str, A
     more = out / "unlabelled"  # the same birds on other days, as a station's owner has them on the shelf
     _step(console, "unlabelled sound", "trainer", "demo-data", more / "corpus", "--rasters", more / "rasters",
           "--soundscapes", str(int(_SOUNDSCAPES) + _UNLABELLED), "--recordings", "4")  # fmt: skip
-    heard = sorted((more / "corpus" / "test_soundscapes").glob("*.ogg"))[int(_SOUNDSCAPES) :]
-    sound = [word for path in heard for word in ("--sound", path)]
-    _step(console, "student", "trainer", "distil", "--run", run, "--data", corpus, *sound)
+    _link(sorted((more / "corpus" / "test_soundscapes").glob("*.ogg"))[int(_SOUNDSCAPES) :], more / "sound")
+    _step(console, "student", "trainer", "distil", "--run", run, "--data", corpus, "--sound", more / "sound")
     if not _newer(bundle / "manifest.json", run / "student" / "student.json"):
         _step(console, "bundle", "export", "onnx", "--run", run, "--out", bundle)
     _step(console, "check", "export", "verify", bundle)
@@ -64,6 +63,14 @@ def _step(console: Console, name: str, *command: str | Path) -> None:
     done = subprocess.run([sys.executable, "-m", *map(str, command)])
     if done.returncode:
         raise BirdstationError(f"{name}: python -m {' '.join(map(str, command))} ended with status {done.returncode}")
+
+
+def _link(files: Sequence[Path], folder: Path) -> None:
+    """A folder of these files."""
+    folder.mkdir(exist_ok=True)
+    for path in files:
+        if not (folder / path.name).is_symlink():
+            (folder / path.name).symlink_to(path.resolve())
 
 
 def _newer(path: Path, than: Path) -> bool:
