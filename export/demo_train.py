@@ -129,7 +129,7 @@ def _publish(console: Console, run: Path, source: Path) -> None:
         shutil.rmtree(_SHIPPED / name, ignore_errors=True)
     small = _SHIPPED / "bundle"
     _step(console, "publish", "export", "onnx", "--run", run, "--out", small, "--per-kind", str(_SHIPPED_PER_KIND),
-          "--no-report")  # fmt: skip
+          "--no-report", "--no-half")  # fmt: skip
     _step(console, "check", "export", "verify", small)
     shutil.copytree(source / "soundscapes", _SHIPPED / "soundscapes")
     for name in ("labels.csv", "sites.json"):
