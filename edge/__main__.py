@@ -29,7 +29,7 @@ from edge.contract.errors import BirdstationError, StoreError
 from edge.contract.labels import read_labels
 from edge.demo.run import run_demo
 from edge.replay import Progress, Replayed, replay_folder
-from edge.reports.parquet import write_parquet
+from edge.reports.parquet import check_parquet, write_parquet
 from edge.reports.retention import retention_lines, retention_summary, retention_table
 from edge.reports.score import score_store
 from edge.reports.summary import Cost, cpu_seconds, replay_summary
@@ -93,6 +93,8 @@ def replay(
     truth = read_labels(labels) if labels else None
     if truth and 5.0 % settings.windows.hop_s > 1e-9:
         raise typer.BadParameter(f"rows of 5 s need windows.hop_s to divide 5; found {settings.windows.hop_s}")
+    if parquet:
+        check_parquet(parquet)
     start, cpu = time.perf_counter(), cpu_seconds()
     done = _with_progress(settings, folder, jobs, cluster, console)
     cost = Cost(time.perf_counter() - start, cpu_seconds() - cpu, done.seconds)

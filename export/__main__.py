@@ -12,7 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from edge.contract.bundle import read_bundle
-from edge.contract.errors import BirdstationError, EngineError
+from edge.contract.errors import BirdstationError, ConfigError, EngineError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -106,6 +106,10 @@ def tune(
     from export.tune import tune as measure
 
     whole = read_bundle(bundle)
+    try:
+        state.mkdir(parents=True, exist_ok=True)  # before a minute is spent
+    except OSError as error:
+        raise ConfigError(f"--state {state}: {error.strerror or error}") from error
     images = sound_images(sound or DEMO_FOLDER / "soundscapes", whole.manifest.padding, WINDOWS_MAX)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("tuning", total=None)
@@ -116,7 +120,6 @@ def tune(
     for one in found:
         for row in (row for row in one.rows if row.refused):
             print(f"{one.members}, {row.name}: not offered: {row.refused}", file=sys.stderr)
-    state.mkdir(parents=True, exist_ok=True)
     print(f"{record(whole, found).write(state)}: used by runtime.engine auto, if the probe passes")
 
 

@@ -13,16 +13,26 @@ _ROWS = 50_000  # at a time; memory does not grow with the record
 _TYPES = {"TEXT": "string", "INTEGER": "int64", "REAL": "float64"}
 
 
-def write_parquet(store: Store, station: str, bundle_id: str, paths: Sequence[str], folder: Path) -> list[str]:
-    """Write recordings, detections, effort and gaps of these recordings, each to a file in `folder`, whole or not at
-    all; columns are the database's, and the recording's path. Returns the names of the files. Raises ConfigError
-    without pyarrow, StoreError if the folder cannot be written."""
+def check_parquet(folder: Path) -> tuple[Any, Any]:
+    """pyarrow and its Parquet; asked before a long replay, not only after it. Raises ConfigError without pyarrow or if
+    the folder cannot be made."""
     try:
         arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ModuleNotFoundError:
         raise ConfigError("--parquet: pyarrow is missing; pip install 'birdstation[parquet]'") from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--parquet {folder}: {error.strerror or error}") from error
+    return arrow, parquet
+
+
+def write_parquet(store: Store, station: str, bundle_id: str, paths: Sequence[str], folder: Path) -> list[str]:
+    """Write recordings, detections, effort and gaps of these recordings, each to a file in `folder`, whole or not at
+    all; columns are the database's, and the recording's path. Returns the names of the files. Raises ConfigError as
+    `check_parquet`, StoreError if a file cannot be written."""
+    arrow, parquet = check_parquet(folder)
+    try:
         for table in TABLES:
             found = store.rows(f"PRAGMA table_info({table})")
             columns = [(str(name), _TYPES[str(kind)]) for _, name, kind, *_ in found]
