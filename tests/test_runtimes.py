@@ -246,13 +246,15 @@ def test_tune_measures_and_the_station_takes_it(eight: Path, tmp_path: Path) -> 
     tuned = read_tuned(tmp_path / "state" / FILE)
     assert tuned
     assert (tuned.bundle, tuned.cpu, tuned.cores) == (bundle.id, cpu_model(), cores())
-    (bag,) = tuned.sets
-    for use, choice in (("live", bag.live), ("replay", bag.replay)):
-        assert choice.agreement >= AGREEMENT_MIN
-        recognizer = best_recognizer(bundle, AUTO, tmp_path / "state" / "engines", use=use)
-        assert recognizer.degraded is None
-        assert recognizer.engine.name.startswith(f"{choice.runtime}-cpu")
-        assert recognizer.check_probe() == pytest.approx(choice.probe_max, abs=1e-5) or choice.precision == "fp32"
+    assert [found.members for found in tuned.sets] == ["bag", "student", "cascade"]
+    for found in tuned.sets:
+        for use, choice in (("live", found.live), ("replay", found.replay)):
+            assert choice.agreement >= AGREEMENT_MIN
+            recognizer = best_recognizer(bundle, AUTO, tmp_path / "state" / "engines", found.members, use)
+            assert recognizer.degraded is None
+            assert recognizer.engine.name.startswith(f"{choice.runtime}-cpu")
+            apart = recognizer.check_probe()
+            assert apart == pytest.approx(choice.probe_max, abs=1e-5) or choice.precision == "fp32"
 
 
 def test_verify_shows_8_bits(eight: Path) -> None:
