@@ -1,8 +1,10 @@
 """A float32 ONNX network with its convolutions in 8 bits, as explicit Q/DQ; and whether a bag then decides alike.
 
-Weights are quantised by channel, activations by tensor, over the range that calibration images showed. The first
-convolution, those of attention (on one pixel) and what comes behind the last stay float32: they cost next to nothing,
-and it is there that rounding is heard most.
+Weights are quantised by channel, activations by tensor, over the range that calibration images showed, and only where
+a convolution takes them: sums between convolutions keep their digits. No tensor has an offset, which would be taken off
+again pixel by pixel: one that is never negative has its zero at the lower end, any other in the middle. The first
+convolution, those of attention (on one pixel) and what comes behind the last stay as they are: they cost next to
+nothing, and it is there that rounding is heard most.
 """
 
 import logging
@@ -25,6 +27,9 @@ from export.agreement import AGREEMENT_MIN, acoustic_limits, agreement
 from export.parity import Parity, parity
 
 _BATCH = 8
+_POSITIVE = ("Relu", "Sigmoid", "Softmax")
+_KEEP_SIGN = ("Add", "Mul", "MaxPool", "AveragePool", "Concat")
+_IN_THE_MIDDLE = {"quant_type": QuantType.QInt8, "symmetric": True}
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
@@ -57,9 +62,22 @@ def to_int8(source: Path, path: Path, images: Image) -> bool:
             weight_type=QuantType.QInt8,
             op_types_to_quantize=["Conv"],
             nodes_to_quantize=chosen,
-            extra_options={"CalibMovingAverage": True},  # one loud crop does not stretch the range for all
+            extra_options={
+                "CalibMovingAverage": True,  # one loud crop does not stretch the range for all
+                "OpTypesToExcludeOutputQuantization": ["Conv"],
+                "TensorQuantOverrides": {name: [_IN_THE_MIDDLE] for name in _signed_inputs(model, set(chosen))},
+            },
         )
     return True
+
+
+def _signed_inputs(model: ModelProto, chosen: set[str]) -> set[str]:
+    """Tensors that these convolutions take and that can be negative, as far as the graph tells."""
+    positive: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type in _POSITIVE or (node.op_type in _KEEP_SIGN and positive.issuperset(node.input)):
+            positive.update(node.output)
+    return {node.input[0] for node in model.graph.node if node.name in chosen} - positive
 
 
 def _on_one_pixel(model: ModelProto) -> set[str]:

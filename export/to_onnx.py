@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from edge.contract.audio import IMAGE_SHAPE
+from export.split_attention import plain
 from trainer.onnx_file import write_onnx
 
 BATCH_MAX = 256
@@ -24,7 +25,7 @@ class Scored(nn.Module):
 
 def to_onnx(network: nn.Module, path: Path) -> None:
     """Write `path`: input `grey` (batch, 1, 128, 281) float32 of 0..255, output `scores` (batch, species) in 0..1."""
-    write_onnx(Scored(network), torch.zeros(2, 1, *IMAGE_SHAPE), path, ("grey", "scores"), BATCH_MAX)
+    write_onnx(Scored(plain(network)), torch.zeros(2, 1, *IMAGE_SHAPE), path, ("grey", "scores"), BATCH_MAX)
 
 
 @torch.inference_mode()

@@ -7,19 +7,26 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+import torch
+from torch import nn
 
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import BundleError, ConfigError
+from edge.engines.onnx import OnnxEngine
 from edge.prior import prior_table
 from edge.recognizer import Recognizer
 from edge.types import Place
 from export.assemble import assemble
+from export.split_attention import plain
+from export.to_onnx import to_onnx, torch_scores
 from export.verify import PARITY, verify
 from tests.conftest import hiss, note, write_sound
 from tests.trainer_run import make_corpus, make_rasters, make_run
 from trainer.bag import choose_bag
 from trainer.metadata import fit_metadata, place_scores
+from trainer.model import build_network
 from trainer.run import Run
 from trainer.tune import tune
 
@@ -55,6 +62,33 @@ def test_the_bundle_computes_what_torch_does(exported: Path, finished: Run) -> N
     assert bundle.manifest.blend == finished.tuning().blend
     assert bundle.manifest.training["recipe"] == "small"
     assert str(finished.folder.parent) not in (exported / "manifest.json").read_text()
+
+
+def test_split_attention_becomes_plain_convolutions(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build_network("resnest14d", 5).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):  # as after training: none that changes nothing
+            module.running_mean, module.running_var = (
+                torch.randn_like(module.bias) / 10,
+                torch.rand_like(module.bias) + 0.5,
+            )
+    weights = {name: value.clone() for name, value in network.state_dict().items()}
+    grey = torch.randint(0, 256, (3, 128, 281), dtype=torch.uint8)
+    to_onnx(network, tmp_path / "resnest.onnx")
+    scores = torch_scores(network, grey).numpy()
+    assert np.ptp(scores) > 0.01
+    np.testing.assert_allclose(OnnxEngine([tmp_path / "resnest.onnx"]).scores(grey.numpy())[0], scores, atol=1e-5)
+    convolutions = [node for node in onnx.load(tmp_path / "resnest.onnx").graph.node if node.op_type == "Conv"]
+    assert {a.i for node in convolutions for a in node.attribute if a.name == "group"} == {1}
+    for name, value in network.state_dict().items():  # the network itself stays timm's
+        assert torch.equal(value, weights[name])
+
+
+def test_split_attention_of_other_shapes_stays() -> None:
+    for name in ("resnest50d_4s2x40d", "test_resnet"):
+        network = build_network(name, 2)
+        assert plain(network).state_dict().keys() == network.state_dict().keys()
 
 
 def test_members_take_any_batch(exported: Path) -> None:

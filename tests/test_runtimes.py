@@ -325,6 +325,38 @@ def test_8_bits_are_kept_where_the_bag_decides_alike(tmp_path: Path) -> None:
     assert {"QuantizeLinear", "DequantizeLinear", "Conv"} <= kinds  # explicit, not fused into one runtime's operators
 
 
+def test_8_bits_have_no_offset(images: Image, tmp_path: Path) -> None:
+    """One that is never negative has its zero at the lower end; what convolutions give out keeps its digits."""
+    random = np.random.default_rng(3)
+    weights = {f"w{i}": random.normal(size=(4, 1 if i == 0 else 4, 3, 3)).astype(np.float32) for i in range(4)}
+    nodes = [
+        helper.make_node("Conv", ["grey", "w0"], ["a"], name="c0", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "w1"], ["c"], name="c1", pads=[1, 1, 1, 1]),
+        helper.make_node("Sigmoid", ["c"], ["d"]),
+        helper.make_node("Mul", ["c", "d"], ["e"]),  # swish
+        helper.make_node("Conv", ["e", "w2"], ["f"], name="c2", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["f"], ["g"]),
+        helper.make_node("Add", ["b", "g"], ["h"]),
+        helper.make_node("Conv", ["h", "w3"], ["i"], name="c3", pads=[1, 1, 1, 1]),
+        helper.make_node("ReduceMean", ["i", "axes"], ["scores"], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "signs",
+        [helper.make_tensor_value_info("grey", TensorProto.FLOAT, ["rows", 1, 128, 281])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows", 4])],
+        [numpy_helper.from_array(v, name) for name, v in {**weights, "axes": np.array([2, 3], np.int64)}.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "a.onnx")
+    assert to_int8(tmp_path / "a.onnx", tmp_path / "b.onnx", images)
+    model = onnx.load(tmp_path / "b.onnx")
+    values = {w.name: numpy_helper.to_array(w) for w in model.graph.initializer}
+    zeros = {node.input[0]: values[node.input[2]] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    assert {name: zero.dtype.name for name, zero in zeros.items()} == {"b": "uint8", "e": "int8", "h": "uint8"}
+    assert not any(zero.any() for zero in zeros.values())
+
+
 def test_nothing_to_quantise(bundle_folder: Path, images: Image, tmp_path: Path) -> None:
     member = read_bundle(bundle_folder).manifest.members[0]
     assert not to_int8(bundle_folder / member.file, tmp_path / "int8.onnx", images)

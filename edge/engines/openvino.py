@@ -20,7 +20,6 @@ from edge.contract.errors import EngineError
 from edge.engines.onnx import cores, float_batch
 
 CpuPrecision = Literal["fp32", "bf16", "int8"]
-_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # said outright: OpenVINO's own choice is the fastest, not fp32
 
 
 def import_openvino() -> Any:
@@ -39,7 +38,11 @@ def import_openvino() -> Any:
 
 def has_bfloat16() -> bool:
     """Whether this processor calculates in bfloat16, as OpenVINO sees it. Raises EngineError."""
-    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return _has_bfloat16(import_openvino().Core())
+
+
+def _has_bfloat16(core: Any) -> bool:
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class OpenvinoEngine:
         self._fronts: list[Any] = []
         known: dict[str, int] = {}  # what a front calculates -> its place
         self._networks = []
+        hint = self._hint(precision)
         for path in members:
             try:
                 front, rest = self._cut(self._core.read_model(path))
@@ -93,12 +97,18 @@ class OpenvinoEngine:
                 if does not in known:
                     known[does] = len(self._fronts)
                     self._fronts.append(self._compile(front, "f32"))
-                self._networks.append(_Network(known[does], self._compile(rest, _HINTS[precision])))
+                self._networks.append(_Network(known[does], self._compile(rest, hint)))
             except RuntimeError as error:
                 raise EngineError(f"{path}: OpenVINO cannot load it: {_last_line(error)}") from error
             shape = front.input(0).get_partial_shape()
             if [str(side) for side in shape][1:] != [str(side) for side in (1, *IMAGE_SHAPE)]:
                 raise EngineError(f"{path}: takes {shape}; (batch, 1, 128, 281) is wanted")
+
+    def _hint(self, precision: CpuPrecision) -> str:
+        """Said outright: OpenVINO's own choice is the fastest, not fp32. What a network in 8 bits has in float32, and
+        members that have none, are calculated in bfloat16 where the processor has it."""
+        half = precision == "bf16" or (precision == "int8" and _has_bfloat16(self._core))
+        return "bf16" if half else "f32"
 
     def _compile(self, model: Any, hint: str) -> Any:
         return self._core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint, **self._options})

@@ -1,0 +1,83 @@
+"""ResNeSt's split attention as plain convolutions: the same numbers, from what every runtime is fast at.
+
+timm computes the two groups of a block as one grouped convolution and views them through five dimensions; no CPU
+runtime keeps its layout through those. Training keeps timm's (trainer/precision.py); this is for what is exported.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from timm.layers.split_attn import SplitAttn
+from timm.models.resnest import ResNestBottleneck
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+_Halves = tuple[Tensor, Tensor]
+
+
+def plain(network: nn.Module) -> nn.Module:
+    """A copy of the network, for evaluation, with each block of two groups rewritten; others stay as they are."""
+    network = copy.deepcopy(network).eval()
+    for block in network.modules():
+        if isinstance(block, ResNestBottleneck) and _has_two_groups(block):
+            _rewrite(block)
+    return network
+
+
+def _has_two_groups(block: ResNestBottleneck) -> bool:
+    """Whether nothing stands between its first convolution and an attention over two groups."""
+    attention = block.conv2
+    two = isinstance(attention, SplitAttn) and attention.radix == attention.conv.groups == 2
+    return two and attention.fc1.groups == 1 and block.avd_first is None
+
+
+def _rewrite(block: Any) -> None:
+    block.conv1 = _InHalves(fuse_conv_bn_eval(block.conv1, block.bn1))
+    block.bn1, block.act1, block.conv2 = nn.Identity(), nn.Identity(), _TwoGroups(block.conv2)
+
+
+class _InHalves(nn.Module):
+    """A convolution of one pixel and its ReLU, the two halves of the channels each by itself."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.first, self.second = (_part(conv, half) for half in range(2))
+
+    def forward(self, image: Tensor) -> _Halves:
+        return torch.relu(self.first(image)), torch.relu(self.second(image))
+
+
+class _TwoGroups(nn.Module):
+    """`SplitAttn.forward`: the mean of both groups' sum weighs them against each other, by a softmax of two."""
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        conv = fuse_conv_bn_eval(attention.conv, attention.bn0)
+        self.first, self.second = (_part(conv, half) for half in range(2))
+        self.inner, logits = fuse_conv_bn_eval(attention.fc1, attention.bn1), attention.fc2
+        half = logits.out_channels // 2
+        self.odds = _like(logits, logits.weight[:half] - logits.weight[half:], logits.bias[:half] - logits.bias[half:])
+
+    def forward(self, halves: _Halves) -> Tensor:
+        first, second = torch.relu(self.first(halves[0])), torch.relu(self.second(halves[1]))
+        mean = first.mean((2, 3), keepdim=True) + second.mean((2, 3), keepdim=True)
+        odds = self.odds(torch.relu(self.inner(mean)))
+        found: Tensor = first * torch.sigmoid(odds) + second * torch.sigmoid(-odds)
+        return found
+
+
+def _part(conv: nn.Conv2d, half: int) -> nn.Conv2d:
+    """What makes one half of the output channels; of a convolution in two groups, from its own half of the input."""
+    size = conv.out_channels // 2
+    weight, bias = (values[half * size : (half + 1) * size] for values in (conv.weight, conv.bias))  # type: ignore[index]
+    return _like(conv, weight, bias)
+
+
+def _like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    out, inputs, *size = weight.shape
+    made = nn.Conv2d(inputs, out, tuple(size), conv.stride, conv.padding, conv.dilation)  # type: ignore[arg-type]
+    with torch.no_grad():
+        made.weight.copy_(weight)
+        made.bias.copy_(bias)  # type: ignore[union-attr]
+    return made
