@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
+from edge.contract.company import Company
 from edge.contract.nearby import DAYS, KM, LEVELS, Nearby, Seen
 from edge.contract.taxonomy import Taxonomy
 from edge.prior import compute_prior_table
@@ -232,6 +233,35 @@ def test_the_second_look_tells_recordists_apart() -> None:
     twice = nearby.seen.recordist[asked] % 2 == 0
     assert np.median(same[twice]) > 0.7
     assert np.median(same[~twice]) < 0.1
+
+
+def test_the_company_of_species_tells_of_habitats() -> None:
+    """Birds 0 and 1 share places, 2 and 3 share others, all along one road: beside bird 0 alone bird 1 is likelier."""
+    random = np.random.default_rng(3)
+    wet = np.repeat(random.random(200) < 0.5, 2)
+    label = np.where(wet, 0, 2) + random.integers(0, 2, 400)
+    coordinates = np.stack([np.repeat(np.arange(200) * 0.1, 2), np.zeros(400)], axis=1).astype(np.float32)
+    company = Company.of(coordinates, label.astype(np.intp))
+    near = (np.array([0]), np.array([[1.0]]))
+    far = np.full(400, 50.0)
+    (found,) = company.clue(far, near, 6)
+    assert found[1] > 0.15 > -0.3 > max(found[2], found[3])
+    assert found[0] == 0  # it speaks for itself
+    assert (found[4:] == 0).all()  # never recorded
+    assert not company.clue(far, (np.array([0]), np.array([[0.01]])), 6).any()  # nothing near
+
+
+def test_a_place_is_not_its_own_company() -> None:
+    label = np.array([0, 1, 2, 0, 1], np.intp)
+    coordinates = np.array([[10, 20], [10, 20], [10, 20], [-5, 7], [33, 44]], np.float32)
+    company = Company.of(coordinates, label)
+    away = np.array([0, 0, 0, 900.0, 4000.0])
+    near = (np.array([1]), np.array([[1.0]]))
+    without = Company.of(coordinates[3:], label[3:]).clue(away[3:], near, 3)
+    chance = np.log((0 + 0.5 * (1 / 3 + 0.02)) / (1.5 * (1 / 3 + 0.02))) / 2  # one of three places has each of them
+    np.testing.assert_allclose(company.clue(away, near, 3)[0, 0], chance)
+    assert company.clue(away, near, 3)[0, 2] > company.clue(away, near, 3)[0, 0]  # bird 2 is nowhere else
+    assert without[0, 0] < 0
 
 
 def test_left_out_is_as_if_it_had_never_been() -> None:

@@ -41,7 +41,7 @@ from trainer.trees import BEST_IN, OUTPUT, fit_trees, importances, trees_to_onnx
 
 ONNX_DIFFERENCE_MAX = 1e-5
 PUBLISHED_F1 = 0.18  # of the write-up
-_TRUST_MAX, _JUDGED_MAX = 8000, 30_000  # training rows: for the trust in neighbours, and for the second look
+_TRUST_MAX, _JUDGED_MAX = 8000, 60_000  # training rows: for the trust in neighbours, and for the second look
 _SHOWN = 2000  # recordings whose mixture is shown as importances
 Importances = list[tuple[str, float]]
 
@@ -57,6 +57,7 @@ class _Task:
     places: Places
     train: NDArray[np.int64]
     valid: NDArray[np.int64]
+    species: int  # of the taxonomy
     work: Path
 
     def remembered(self, rows: NDArray[np.int64], gates: Values, judge: Judge | None = None) -> Nearby:
@@ -105,7 +106,7 @@ def fit_metadata(run: Run, corpus: Corpus, rasters: Path | None) -> None:
     spec = feature_spec(columns, train, places.codes)
     features = spec.encode(columns)
     work = _work_folder(run, digest(asdict(recipe), seed, BEST_IN, _bytes_digest(features, places.label)))
-    task = _Task(recipe, seed, spec, features, places, train, valid, work)
+    task = _Task(recipe, seed, spec, features, places, train, valid, len(run.taxonomy), work)
     fit = _fit_better if recipe.kind == "better" else _fit_published
     fitted = fit(task)
     found, gates = _widened(fitted.found, places, len(run.taxonomy)), fitted.gates
@@ -152,7 +153,7 @@ def _fit_better(task: _Task) -> _Fitted:
     )
     order = np.random.default_rng(task.seed).permutation(len(label))
     nets = fit_nets(task.spec, features, label, epochs, task.seed, task.work, order % NETS)
-    base = _widened(unseen(nets, features, order % NETS), task.places, int(nearby.label.max()) + 1)
+    base = _widened(unseen(nets, features, order % NETS), task.places, task.species)
     some, more = order[:_TRUST_MAX], order[:_JUDGED_MAX]
     nearby = replace(nearby, gates=fit_gates(nearby, some, base[some]))
     judge = fit_judge(nearby, more, base[more], task.seed)

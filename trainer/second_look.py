@@ -29,7 +29,8 @@ _DEVIATION_MIN = 0.01
 class _Rows:
     """Clues of recordings, and which candidate is the truth; the number of candidates for none of them."""
 
-    own: Values  # float16: 35,000 recordings of 64 candidates are 250 MB
+    species: NDArray[np.intp]
+    own: Values  # float16: 40,000 recordings of 64 candidates are 320 MB
     shared: Values
     odds: Values  # logarithm of the candidates' probabilities and, last, of all others'
     truth: NDArray[np.int64]
@@ -43,18 +44,20 @@ def fit_judge(nearby: Nearby, rows: NDArray[np.int64], base: Scores, seed: int) 
     own, shared = _scale(sample), _scale(found.shared)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = _Net(found.own.shape[-1], found.shared.shape[-1])
+        net = _Net(found.own.shape[-1], found.shared.shape[-1], base.shape[1])
         _train(net, found, own, shared)
     weights = {name: np.asarray(values.detach().numpy(), np.float32) for name, values in net.named_parameters()}
     return Judge(
         *own,
         *shared,
         own=weights["own.weight"].T,
+        species=weights["species.weight"],
         shared=weights["shared.weight"].T,
         bias=weights["own.bias"],
         inner=weights["inner.weight"].T,
         inner_bias=weights["inner.bias"],
         out=weights["out.weight"][0],
+        out_species=weights["out_species.weight"][:, 0],
         rest=weights["rest.weight"][0],
         rest_bias=weights["rest.bias"][0],
     )
@@ -63,19 +66,20 @@ def fit_judge(nearby: Nearby, rows: NDArray[np.int64], base: Scores, seed: int) 
 class _Net(nn.Module):
     """What Judge.weigh computes, before the softmax."""
 
-    def __init__(self, own: int, shared: int) -> None:
+    def __init__(self, own: int, shared: int, species: int) -> None:
         super().__init__()
+        self.species, self.out_species = nn.Embedding(species, _WIDTH), nn.Embedding(species, 1)
         self.own, self.shared = nn.Linear(own, _WIDTH), nn.Linear(shared, _WIDTH, bias=False)
         self.inner, self.out = nn.Linear(_WIDTH, _WIDTH), nn.Linear(_WIDTH, 1, bias=False)
         self.rest = nn.Linear(shared, 1)
-        for layer in (self.out, self.rest):  # at first the mixture stands
+        for layer in (self.out, self.rest, self.species, self.out_species):  # at first the mixture stands
             nn.init.zeros_(layer.weight)
         nn.init.zeros_(self.rest.bias)
         self.dropout = nn.Dropout(_DROPOUT)
 
-    def forward(self, own: Tensor, shared: Tensor, odds: Tensor) -> Tensor:
-        x = self.dropout(torch.relu(self.own(own) + self.shared(shared)[:, None]))
-        x = self.out(torch.relu(self.inner(x)))[..., 0]
+    def forward(self, species: Tensor, own: Tensor, shared: Tensor, odds: Tensor) -> Tensor:
+        x = self.dropout(torch.relu(self.own(own) + self.species(species) + self.shared(shared)[:, None]))
+        x = (self.out(torch.relu(self.inner(x))) + self.out_species(species))[..., 0]
         return odds + torch.cat([x, self.rest(shared)], dim=1)
 
 
@@ -90,7 +94,7 @@ def _train(net: _Net, rows: _Rows, own: tuple[Values, Values], shared: tuple[Val
         clues = torch.from_numpy(standardised(rows.own[some].astype(np.float32), *own))
         about = torch.from_numpy(standardised(rows.shared[some], *shared))
         odds, truth = torch.from_numpy(rows.odds[some]), torch.from_numpy(rows.truth[some])
-        loss = functional.cross_entropy(net(clues, about, odds), truth)
+        loss = functional.cross_entropy(net(torch.from_numpy(rows.species[some]), clues, about, odds), truth)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()
@@ -110,6 +114,7 @@ def _clues(nearby: Nearby, rows: NDArray[np.int64], base: Scores) -> _Rows:
     hit = species == nearby.label[rows][:, None]
     odds = [np.log(np.column_stack([part.probability + REST_MIN, np.maximum(part.rest, REST_MIN)])) for part in parts]
     return _Rows(
+        species,
         np.concatenate([part.own.astype(np.float16) for part in parts])[back],
         np.concatenate([part.shared for part in parts])[back],
         np.concatenate(odds)[back].astype(np.float32),

@@ -34,14 +34,18 @@ class Clues:
     shared: Values  # (n, clues), of the place and day
 
 
-def gather(base: Scores, mixed: Scores, common: Counts, hoods: Sequence[Neighbourhood], more: Counts) -> Clues:
+def gather(
+    base: Scores, mixed: Scores, common: Counts, company: Counts, hoods: Sequence[Neighbourhood], more: Counts
+) -> Clues:
     """Clues from the model's own probabilities and the mixture `(n, species)`, each species' share of all recordings
-    `(n, species)`, the neighbourhoods from wide to narrow, and more clues of the place and day `(n, any)`."""
+    and how well it goes with those of the place `(n, species)`, the neighbourhoods from wide to narrow, and more clues
+    of the place and day `(n, any)`."""
     species = np.argsort(-mixed, axis=1, kind="stable")[:, :CANDIDATES]
     chosen = np.take_along_axis(mixed, species, axis=1).astype(np.float64)
     expected = chosen + _FLOOR
     below, share = np.take_along_axis(base, species, axis=1), np.take_along_axis(common, species, axis=1)
     own = [np.log(expected), np.log(below + _FLOOR), np.log(share + _FLOOR)]
+    own.append(np.take_along_axis(company, species, axis=1))
     shared = [more]
     for left, (present, counts) in zip(range(len(hoods), 0, -1), hoods, strict=True):
         dense = np.zeros(mixed.shape)
@@ -62,18 +66,21 @@ def gather(base: Scores, mixed: Scores, common: Counts, hoods: Sequence[Neighbou
 
 @dataclass(frozen=True)
 class Judge:
-    """Weights of the network: two layers over the clues of a species and those shared by all of them."""
+    """Weights of the network: two layers over the clues of a species, which species it is, and the clues shared by all
+    of them."""
 
     own_mean: Values
     own_std: Values
     shared_mean: Values
     shared_std: Values
     own: Values  # (clues of a species, width)
+    species: Values  # (species, width)
     shared: Values  # (shared clues, width)
     bias: Values
     inner: Values  # (width, width)
     inner_bias: Values
     out: Values  # (width,)
+    out_species: Values  # (species,)
     rest: Values  # (shared clues,)
     rest_bias: Values  # ()
 
@@ -81,8 +88,9 @@ class Judge:
         """Probabilities `(n, species)`: log-odds of the mixture plus what the network adds, normalised."""
         shared = standardised(clues.shared, self.shared_mean, self.shared_std)
         own = standardised(clues.own, self.own_mean, self.own_std)
-        x = np.maximum(own @ self.own + (shared @ self.shared + self.bias)[:, None], 0.0)
-        x = np.maximum(x @ self.inner + self.inner_bias, 0.0) @ self.out + np.log(clues.probability + REST_MIN)
+        x = own @ self.own + self.species[clues.species] + (shared @ self.shared + self.bias)[:, None]
+        x = np.maximum(np.maximum(x, 0.0) @ self.inner + self.inner_bias, 0.0) @ self.out
+        x = x + self.out_species[clues.species] + np.log(clues.probability + REST_MIN)
         some = clues.rest > REST_MIN
         others = np.where(some, np.log(np.maximum(clues.rest, REST_MIN)) + shared @ self.rest + self.rest_bias, -np.inf)
         odds = np.concatenate([x, others[:, None]], axis=1)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edge.contract.blend import Scores
 from edge.contract.clues import Clues, Counts, Judge, Neighbourhood, gather
+from edge.contract.company import Company
 from edge.contract.errors import BundleError
 from edge.contract.place import Values
 from edge.contract.recordists import YEAR, Index, Recordists, day_kernel
@@ -23,6 +24,7 @@ FILE = "nearby.npz"
 KM = (1200.0, 300.0, 80.0, 20.0, 5.0, 1.0, 0.1)
 DAYS = (np.inf, 35.0, 12.0, 4.0, 0.4)  # the last one: that day of the year, of any year
 LEVELS = tuple((km, days) for km in KM for days in DAYS)  # from wide to narrow
+_COMPANY = LEVELS.index((1.0, np.inf))  # whose species tell of the habitat
 BACKGROUND = ((120.0, 35.0), (20.0, np.inf), (20.0, 12.0), (1.0, np.inf), (1.0, 0.4))  # km and days
 GATE_TERMS = 4
 _EARTH_KM = 6371.0
@@ -107,7 +109,8 @@ class Nearby:
         are of `levels`."""
         circles, habits = self._recordists.near(away, days, own)
         hoods = [*levels, *self._background(away, days, own), *circles]
-        return gather(base, mixed, self._common(mixed.shape, own), hoods, habits)
+        company = self._company.clue(away[self.day_of_year > 0], levels[_COMPANY], mixed.shape[1])
+        return gather(base, mixed, self._common(mixed.shape, own), company, hoods, habits)
 
     def _background(self, away: Counts, days: NDArray[np.int_], own: Index | None) -> Iterator[Neighbourhood]:
         """For each of BACKGROUND the birds in the background of recordings nearby, without those of `own`."""
@@ -126,6 +129,12 @@ class Nearby:
                     counts[i, np.searchsorted(present, label[first:end])] -= 1
                 counts = np.where(counts < _COUNT_MIN, 0.0, counts)
             yield present.astype(np.intp), counts
+
+    @cached_property
+    def _company(self) -> Company:
+        known = self.day_of_year > 0
+        places = np.stack([self.latitude, self.longitude], axis=1)
+        return Company.of(places[known], self.label[known].astype(np.intp))
 
     @cached_property
     def _recordists(self) -> Recordists:
