@@ -56,14 +56,14 @@ class _TwoGroups(nn.Module):
         conv = fuse_conv_bn_eval(attention.conv, attention.bn0)
         self.first, self.second = (_part(conv, half) for half in range(2))
         self.inner, logits = fuse_conv_bn_eval(attention.fc1, attention.bn1), attention.fc2
-        half = logits.out_channels // 2
-        self.odds = _like(logits, logits.weight[:half] - logits.weight[half:], logits.bias[:half] - logits.bias[half:])
+        apart = [values - values.roll(len(values) // 2, 0) for values in (logits.weight, logits.bias)]
+        self.odds = _like(logits, *apart)  # of each half against the other
 
     def forward(self, halves: _Halves) -> Tensor:
         first, second = torch.relu(self.first(halves[0])), torch.relu(self.second(halves[1]))
         mean = first.mean((2, 3), keepdim=True) + second.mean((2, 3), keepdim=True)
-        odds = self.odds(torch.relu(self.inner(mean)))
-        found: Tensor = first * torch.sigmoid(odds) + second * torch.sigmoid(-odds)
+        shares = torch.sigmoid(self.odds(torch.relu(self.inner(mean)))).chunk(2, dim=1)
+        found: Tensor = first * shares[0] + second * shares[1]
         return found
 
 
