@@ -357,6 +357,17 @@ def test_8_bits_have_no_offset(images: Image, tmp_path: Path) -> None:
     assert not any(zero.any() for zero in zeros.values())
 
 
+def test_beside_8_bits_members_without_run_in_bfloat16(eight: Path, images: Image) -> None:
+    """What a network in 8 bits itself has in float32 stays so."""
+    member = read_bundle(eight).manifest.members[0]
+    assert member.int8
+    files = [eight / member.int8, eight / member.file]
+    found = OpenvinoEngine(files, 1, "int8").scores(images)
+    half: CpuPrecision = "bf16" if has_bfloat16() else "fp32"
+    np.testing.assert_array_equal(found[0], OpenvinoEngine(files[:1], 1, "fp32").scores(images)[0])
+    np.testing.assert_array_equal(found[1], OpenvinoEngine(files[1:], 1, half).scores(images)[0])
+
+
 def test_nothing_to_quantise(bundle_folder: Path, images: Image, tmp_path: Path) -> None:
     member = read_bundle(bundle_folder).manifest.members[0]
     assert not to_int8(bundle_folder / member.file, tmp_path / "int8.onnx", images)

@@ -89,10 +89,11 @@ class OpenvinoEngine:
         self._fronts: list[Any] = []
         known: dict[str, int] = {}  # what a front calculates -> its place
         self._networks = []
-        hint = self._hint(precision)
         for path in members:
             try:
-                front, rest = self._cut(self._core.read_model(path))
+                model = self._core.read_model(path)
+                hint = self._hint(model, precision)
+                front, rest = self._cut(model)
                 does = _signature(front)
                 if does not in known:
                     known[does] = len(self._fronts)
@@ -104,10 +105,12 @@ class OpenvinoEngine:
             if [str(side) for side in shape][1:] != [str(side) for side in (1, *IMAGE_SHAPE)]:
                 raise EngineError(f"{path}: takes {shape}; (batch, 1, 128, 281) is wanted")
 
-    def _hint(self, precision: CpuPrecision) -> str:
-        """Said outright: OpenVINO's own choice is the fastest, not fp32. What a network in 8 bits has in float32, and
-        members that have none, are calculated in bfloat16 where the processor has it."""
-        half = precision == "bf16" or (precision == "int8" and _has_bfloat16(self._core))
+    def _hint(self, model: Any, precision: CpuPrecision) -> str:
+        """Said outright: OpenVINO's own choice is the fastest, not fp32. Beside networks in 8 bits those that have none
+        are calculated in bfloat16 where the processor has it; what such a network itself has in float32 stays so: it is
+        little, and rounding it too would cost decisions."""
+        eight = any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
+        half = precision == "bf16" or (precision == "int8" and not eight and _has_bfloat16(self._core))
         return "bf16" if half else "f32"
 
     def _compile(self, model: Any, hint: str) -> Any:
