@@ -77,6 +77,21 @@ def test_a_network_for_speech(station_yaml: StationYaml, recognizer: Recognizer,
     assert 12.5 not in {start for start, _ in private(found)}
 
 
+def test_in_a_cascade_the_bag_hears_whether_people_speak(station_yaml: StationYaml, student_bundle: Path) -> None:
+    """A voice that the student is unsure of opens a window, although no detection hangs on it."""
+    bundle = read_bundle(student_bundle)
+    cascade = Recognizer(bundle, members="cascade")
+    scores = np.full((3, len(bundle.taxonomy)), 0.001, np.float32)
+    scores[:, bundle.taxonomy.index("higtoo")] = (0.03, 0.001, 0.2)  # near 0.02, far below, far above
+
+    def opened(*lines: str) -> list[bool]:
+        config = load_config(station_yaml("members: cascade", *lines, name=f"s{len(lines)}", bundle=student_bundle))
+        return list(Stretch(Analyst(config, cascade), stretch()).undecided(scores))
+
+    assert opened() == [False, False, False]
+    assert opened(f"privacy: {{classes: [higtoo], threshold: {VOICE}}}") == [True, False, False]
+
+
 def test_settings_that_cannot_be_kept_are_refused(
     station_yaml: StationYaml, recognizer: Recognizer, tmp_path: Path
 ) -> None:
