@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from edge.contract.company import Company
+from edge.contract.errors import BundleError
 from edge.contract.nearby import DAYS, KM, LEVELS, Nearby, Seen
 from edge.contract.taxonomy import Taxonomy
 from edge.prior import compute_prior_table
@@ -305,6 +306,13 @@ def test_a_file_without_a_judge_is_still_read(better: Run, tmp_path: Path) -> No
     place = (whole.latitude[:3], whole.longitude[:3], whole.day_of_year[:3].astype(np.float32))
     base = np.full((3, len(better.taxonomy)), 1 / len(better.taxonomy), np.float32)
     np.testing.assert_allclose(found.apply(base, *place).sum(axis=1), 1.0, atol=1e-5)
+
+
+def test_a_judge_of_an_older_version_is_refused_with_advice(better: Run, tmp_path: Path) -> None:
+    with np.load(better.folder / "metadata" / "nearby.npz") as file:
+        np.savez(tmp_path / "nearby.npz", **{name: file[name] for name in file if name != "judge_species"})
+    with pytest.raises(BundleError, match=r"nearby\.npz: .*judge_species.* run fit-metadata and export again"):
+        Nearby.read(tmp_path)
 
 
 def test_score_metadata_as_a_command(better: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

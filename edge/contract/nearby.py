@@ -214,7 +214,8 @@ class Nearby:
                     seen, judge = Seen(*(file[field.name] for field in fields(Seen))), Judge.of(file)
                 return cls(**columns, limit_km=float(file["limit_km"]), seen=seen, judge=judge)
         except (OSError, ValueError, KeyError, EOFError) as error:
-            raise BundleError(f"{path}: not the recordings of a metadata model: {error}") from error
+            advice = "if an older version made it, run fit-metadata and export again"
+            raise BundleError(f"{path}: not the recordings of a metadata model: {error}; {advice}") from error
 
 
 def unit_vectors(latitude: Values | float, longitude: Values | float) -> Counts:
