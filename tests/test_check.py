@@ -38,6 +38,7 @@ from edge.config import Config, MicrophoneSettings, load_config
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import CaptureError, ConfigError
 from edge.demo.run import free_port
+from edge.machine import Disk
 from edge.recognizer import Recognizer
 from edge.store.record import Store
 from edge.store.schema import first_schema
@@ -331,7 +332,9 @@ def test_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "power cut" in check.found
 
 
-def test_days_left_follow_the_record(tmp_path: Path) -> None:
+def test_days_left_follow_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk of its own, half full: the machine's can be past the share at which no days are left."""
+    monkeypatch.setattr("edge.check.storage.disk", lambda _: Disk(free_mb=5_000_000.0, total_mb=10_000_000.0))
     config = config_in(tmp_path / "s")
     estimated = one(check_disk(config))
     assert "estimated" in estimated.found
@@ -356,6 +359,8 @@ def test_days_left_follow_the_record(tmp_path: Path) -> None:
         db.commit()
     check = one(check_disk(config))
     assert "200000 MB a day, as recorded over 7 d" in check.found
+    share = config.retention.disk_share
+    assert check.figures["days_left"] == pytest.approx((5e6 - 1e7 * (1 - share)) / 200_000, abs=0.05)
     assert float(str(check.figures["days_left"])) < float(str(estimated.figures["days_left"]))
 
 
