@@ -12,7 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from edge.contract.bundle import read_bundle
-from edge.contract.errors import BirdstationError, ConfigError, EngineError
+from edge.contract.errors import BirdstationError, ConfigError, EngineError, needs_extra
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -131,7 +131,13 @@ def trt(
     precision: Annotated[
         Literal["fp16", "fp32"], typer.Option(help="fp16 where the bundle has it and it keeps parity.")
     ] = "fp16",
-    dry_run: Annotated[bool, typer.Option(help="Say what would be done; needs no TensorRT.")] = False,
+    builder: Annotated[
+        Literal["tensorrt", "torch-tensorrt"],
+        typer.Option(help="torch-tensorrt: on a workstation that has it; a board has no torch."),
+    ] = "tensorrt",
+    dry_run: Annotated[
+        bool, typer.Option(help="Say what would be done, with torch-tensorrt also which operators; needs no GPU.")
+    ] = False,
 ) -> None:
     """Compile a bundle's members with TensorRT, for the very machine that this runs on. What is done is kept."""
     from export.trt_bench import members_table
@@ -140,17 +146,22 @@ def trt(
 
     machine = examine()
     whole = read_bundle(bundle)
-    steps = plan_steps(whole, out, machine.device, batch_max, precision)
+    steps = plan_steps(whole, out, machine.device, batch_max, precision, builder)
     console = Console(stderr=True)
     console.print(plan_table(machine, steps))
     for warning in machine.warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    if builder == "torch-tensorrt":
+        from export.torch_trt import coverage_table  # here, so that a machine without torch says so before it compiles
+
+        if dry_run:
+            console.print(coverage_table(steps))
     if dry_run:
         print(f"nothing was compiled{f'; here it cannot be: {machine.problem}' if machine.problem else ''}")
         return
     if machine.device is None:
         raise EngineError(f"nothing can be compiled here: {machine.problem}")
-    record = build_engines(whole, steps, machine.device, out, batch_max, lambda text: print(text, file=sys.stderr))
+    record = build_engines(whole, steps, machine.device, out, lambda text: print(text, file=sys.stderr))
     console.print(members_table(record.members))
     for member in record.members:
         if member.note:
@@ -174,24 +185,6 @@ def trt_bench(
 
 
 @app.command()
-def trt_coverage(
-    architectures: Annotated[list[str], typer.Argument(help="Names of timm, e.g. resnest50d tf_efficientnet_b3.")],
-    species: Annotated[int, typer.Option(min=1, help="Classes of the network.")] = 397,
-) -> None:
-    """What torch-tensorrt would convert of an architecture: its dry run, which needs no GPU. For workstations."""
-    from export.torch_coverage import coverage
-
-    table = Table(title="torch-tensorrt, dry run", title_justify="left")
-    for name in ("architecture", "operators", "converted", "engines", "left to torch"):
-        table.add_column(name, overflow="fold")
-    for name in architectures:
-        found = coverage(name, species)
-        missing = ", ".join(f"{count} × {operator}" for operator, count in found.missing.items())
-        table.add_row(name, str(found.operators), str(found.converted), str(found.engines), missing or "nothing")
-    Console().print(table)
-
-
-@app.command()
 def demo_train(
     out: Annotated[Path, typer.Option(help="Folder of everything that is made.")] = Path("build/train-demo"),
     publish: Annotated[bool, typer.Option(help="Make this the bundle that ships inside edge.")] = False,
@@ -205,7 +198,8 @@ def demo_train(
 def main() -> None:
     """Run a command; a mistake of a person is one line, never a traceback."""
     try:
-        app(prog_name="python -m export")
+        with needs_extra("export"):
+            app(prog_name="python -m export")
     except BirdstationError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

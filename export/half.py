@@ -98,10 +98,10 @@ class _Halved:
             return name
         native = TensorProto.FLOAT16 if (name, TensorProto.FLOAT16) in self._forms else TensorProto.FLOAT
         if (name, kind) not in self._forms:
-            if kind == native:
+            if name in self._weights:
+                self._forms[name, kind] = name if kind == TensorProto.FLOAT else self._halve_weight(name)
+            elif kind == native:
                 self._forms[name, kind] = name
-            elif name in self._weights:
-                self._forms[name, kind] = self._halve_weight(name)
             else:
                 made = f"{name}_half" if kind == TensorProto.FLOAT16 else name
                 self._nodes.append(helper.make_node("Cast", [self._forms.get((name, native), name)], [made], to=kind))

@@ -24,7 +24,7 @@ _LOG_BYTES_MAX = 10_000_000
 
 
 def build_engines(
-    bundle: Bundle, steps: list[Step], device: Device, out: Path, batch_max: int, tell: Callable[[str], None]
+    bundle: Bundle, steps: list[Step], device: Device, out: Path, tell: Callable[[str], None]
 ) -> EngineRecord:
     """Compile what the steps want into `out`; engine.json grows with each member.
 
@@ -39,7 +39,7 @@ def build_engines(
     for step in steps:
         if step.member.name not in members:
             tell(f"{step.member.name}: compiling")
-            members[step.member.name] = _compile(bundle, step, out, batch_max, tell)
+            members[step.member.name] = _compile(bundle, step, out, tell)
         EngineRecord(bundle.id, device, tuple(members.values())).write(out)
     record = EngineRecord(bundle.id, device, tuple(members[step.member.name] for step in steps))
     record.write(out)
@@ -47,11 +47,11 @@ def build_engines(
     return record
 
 
-def _compile(bundle: Bundle, step: Step, out: Path, batch_max: int, tell: Callable[[str], None]) -> EngineMember:
+def _compile(bundle: Bundle, step: Step, out: Path, tell: Callable[[str], None]) -> EngineMember:
     """The first of the step's sources that keeps parity."""
     note = None
     for source in step.sources:
-        member = _with_less_and_less_workspace(bundle, step, source, out, batch_max, tell)
+        member = _with_less_and_less_workspace(bundle, step, source, out, tell)
         apart = Parity(member.parity_max, member.parity_mean)
         if apart.holds(source.precision):
             return replace(member, wanted_sha256=step.sources[0].sha256, note=note)
@@ -61,14 +61,21 @@ def _compile(bundle: Bundle, step: Step, out: Path, batch_max: int, tell: Callab
 
 
 def _with_less_and_less_workspace(
-    bundle: Bundle, step: Step, source: Source, out: Path, batch_max: int, tell: Callable[[str], None]
+    bundle: Bundle, step: Step, source: Source, out: Path, tell: Callable[[str], None]
 ) -> EngineMember:
     reason = ""
     for workspace_mib in WORKSPACE_MIB:
         name = step.member.name
-        probe = str(bundle.folder / PROBE)
         request = Request(
-            name, step.index, str(source.file), source.precision, probe, str(out), batch_max, workspace_mib
+            name=name,
+            index=step.index,
+            onnx=str(source.file),
+            precision=source.precision,
+            probe=str(bundle.folder / PROBE),
+            out=str(out),
+            batch_max=step.batch_max,
+            workspace_mib=workspace_mib,
+            builder=step.builder,
         )
         found = _in_a_process(request, out / LOG)
         if isinstance(found, EngineMember):

@@ -20,10 +20,10 @@ from edge.contract.bundle import HALF_TOLERANCE, Probe, file_sha256
 from edge.contract.errors import BirdstationError
 from edge.engines.cuda import Cuda
 from edge.engines.device import import_tensorrt
-from edge.engines.record import EngineMember, Precision
+from edge.engines.record import Builder, EngineMember, Precision
 from edge.engines.tensorrt import TensorrtEngine
 from export.parity import Parity, parity
-from export.to_tensorrt import build_engine, image_profile
+from export.to_tensorrt import Built, build_engine, image_profile
 
 TIMING_CACHE = "timing.cache"
 _RUNS, _WARM = 50, 5
@@ -41,6 +41,7 @@ class Request:
     out: str
     batch_max: int
     workspace_mib: int
+    builder: Builder
 
 
 def make_member(request: Request) -> EngineMember:
@@ -52,9 +53,7 @@ def make_member(request: Request) -> EngineMember:
     out, source = Path(request.out), Path(request.onnx)
     cache = out / TIMING_CACHE
     begin = time.perf_counter()
-    earlier = cache.read_bytes() if cache.is_file() else b""
-    profile = image_profile("grey", request.batch_max)
-    built = build_engine(trt, source.read_bytes(), profile, workspace_mib=request.workspace_mib, timing_cache=earlier)
+    built = _build(trt, request, source.read_bytes(), cache.read_bytes() if cache.is_file() else b"")
     seconds = time.perf_counter() - begin
     temporary = out / f".{request.name}.engine"
     try:
@@ -79,6 +78,7 @@ def make_member(request: Request) -> EngineMember:
         file=name,
         sha256=digest,
         bytes=len(built.plan),
+        builder=request.builder,
         batch_max=request.batch_max,
         workspace_mib=request.workspace_mib,
         build_s=round(seconds, 1),
@@ -88,6 +88,15 @@ def make_member(request: Request) -> EngineMember:
         p50_ms=round(float(p50), 3),
         p95_ms=round(float(p95), 3),
     )
+
+
+def _build(trt: object, request: Request, onnx: bytes, timing_cache: bytes) -> Built:
+    if request.builder == "torch-tensorrt":
+        from export.torch_trt import build_with_torch  # a board has no torch
+
+        return build_with_torch(onnx, request.batch_max, workspace_mib=request.workspace_mib)
+    profile = image_profile("grey", request.batch_max)
+    return build_engine(trt, onnx, profile, workspace_mib=request.workspace_mib, timing_cache=timing_cache)
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -12,7 +12,7 @@ from edge.contract.bundle import Bundle, BundleMember, file_sha256
 from edge.contract.errors import EngineError
 from edge.engines.cuda import Cuda
 from edge.engines.device import Device, board_of, import_tensorrt, l4t_of, power_mode, this_device
-from edge.engines.record import EngineMember, EngineRecord, Precision, is_whole, read_record
+from edge.engines.record import Builder, EngineMember, EngineRecord, Precision, is_whole, read_record
 
 WORKSPACE_MIB = (1024, 512, 256)  # tried in turn: boards of 4 and 8 GB share their memory with the GPU
 _FREE_MIN = 1_500_000_000  # bytes; with less the compiler of a large member is killed
@@ -35,6 +35,8 @@ class Step:
     member: BundleMember
     index: int
     sources: tuple[Source, ...]
+    batch_max: int
+    builder: Builder
     done: EngineMember | None
 
 
@@ -48,16 +50,20 @@ class Machine:
     warnings: tuple[str, ...]
 
 
-def plan_steps(bundle: Bundle, out: Path, device: Device | None, batch_max: int, wanted: Precision) -> list[Step]:
-    """A step for each network of the bundle. What is recorded in `out` counts where it was compiled for `device`."""
+def plan_steps(
+    bundle: Bundle, out: Path, device: Device | None, batch_max: int, wanted: Precision, builder: Builder
+) -> list[Step]:
+    """A step for each network of the bundle. What lies in `out` counts where this builder made it for `device`."""
     record = _record(out)
     usable = {m.name: m for m in record.members} if record and device and not device.refuses(record.device) else {}
     steps = []
     for index, member in enumerate(bundle.manifest.networks):
         sources = _sources(bundle, member, wanted)
         there = usable.get(member.name)
-        same = there and (there.wanted_sha256, there.batch_max) == (sources[0].sha256, batch_max)
-        steps.append(Step(member, index, sources, there if there and same and is_whole(out, there) else None))
+        wants = (sources[0].sha256, batch_max, builder)
+        same = there and (there.wanted_sha256, there.batch_max, there.builder) == wants
+        done = there if there and same and is_whole(out, there) else None
+        steps.append(Step(member, index, sources, batch_max, builder, done))
     return steps
 
 

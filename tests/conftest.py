@@ -1,11 +1,14 @@
 """Tiny real things for the tests: a bundle with real ONNX members, sound with known notes, a mosquitto."""
 
+import importlib
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -160,6 +163,31 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def student_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with a student, which leaves scores of 0.27 to 0.73 open; copy it before you damage it."""
     return make_bundle(tmp_path_factory.mktemp("student") / "bundle", margin=1.0)
+
+
+@pytest.fixture(scope="session", params=["resnest50d", "tf_efficientnet_b3"])
+def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a published member, fp32.onnx and fp16.onnx."""
+    from tests.trt_networks import write_published  # torch, which the station's own tests do without
+
+    return write_published(request.param, tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture(scope="session")
+def halved(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose members are there in half precision too."""
+    from tests.trt_networks import write_halved
+
+    return write_halved(bundle_folder, tmp_path_factory.mktemp("halved") / "bundle")
+
+
+@pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The doubles in the place of tensorrt and of cuda-python, in this process."""
+    for name in ("tensorrt", "cuda.bindings.runtime"):
+        module = importlib.reload(importlib.import_module(f"tests.trt_double.{name}"))
+        monkeypatch.setitem(sys.modules, name, module)
+    return sys.modules["tensorrt"]
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import ast
 import dataclasses
 import importlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -22,30 +21,26 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.check.run import run_checks
 from edge.config import RuntimeSettings
 from edge.contract.audio import IMAGE_SHAPE
-from edge.contract.bundle import Bundle, read_bundle, seal_bundle
+from edge.contract.bundle import Bundle, read_bundle
 from edge.contract.errors import BundleError, EngineError
 from edge.engines.cuda import Cuda
 from edge.engines.device import Device, board_of, l4t_of
 from edge.engines.onnx import OnnxEngine
-from edge.engines.record import EngineRecord, read_record
+from edge.engines.record import read_record
 from edge.engines.tensorrt import open_tensorrt
 from edge.recognizer import best_recognizer
 from export.half import to_half
 from export.parity import Parity, parity
 from export.power import board_watts
-from export.probe_clips import probe_clips
-from export.to_onnx import to_onnx
 from export.to_tensorrt import build_engine, image_profile
-from export.torch_coverage import Coverage, read_report
 from export.verify import verify
 from tests.trt_api.record import names_of
-from trainer.model import build_network
+from tests.trt_networks import built, export_trt, probe_images, small_network, with_doubles
 
 PROJECT = Path(__file__).parents[1]
 DOUBLE = PROJECT / "tests" / "trt_double"
@@ -66,32 +61,6 @@ def types_of(path: Path) -> dict[str, set[int]]:
     return found
 
 
-def small_network(path: Path, weight: float = 1 / 255) -> Path:
-    """grey → Conv → Relu → mean (an island) → Mul → Conv → mean → Sigmoid, with an integer shape on the way."""
-    weights = np.full((1, 1, 1, 1), weight, np.float32)
-    nodes = [
-        helper.make_node("Conv", ["grey", "scale"], ["image"]),
-        helper.make_node("Relu", ["image"], ["relu"]),
-        helper.make_node("ReduceMean", ["relu", "inside"], ["gate"], keepdims=1),
-        helper.make_node("Mul", ["relu", "gate"], ["gated"]),
-        helper.make_node("Conv", ["gated", "second"], ["map"]),
-        helper.make_node("ReduceMean", ["map", "inside"], ["mean"], keepdims=1),
-        helper.make_node("Reshape", ["mean", "flat"], ["logits"]),
-        helper.make_node("Sigmoid", ["logits"], ["scores"]),
-    ]
-    constants = {"scale": weights, "second": np.full((3, 1, 1, 1), 2.0, np.float32)}
-    constants |= {"inside": np.array([2, 3]), "flat": np.array([-1, 3])}
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info("grey", TensorProto.FLOAT, ["batch", 1, *IMAGE_SHAPE])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 3])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
-    return path
-
-
 def test_half_is_between_the_convolutions_and_not_in_sums(tmp_path: Path) -> None:
     source = small_network(tmp_path / "a.onnx")
     assert to_half(source, tmp_path / "b.onnx")
@@ -107,6 +76,23 @@ def test_half_is_between_the_convolutions_and_not_in_sums(tmp_path: Path) -> Non
     images = np.random.default_rng(1).integers(0, 256, (3, *IMAGE_SHAPE), np.uint8)
     apart = parity(OnnxEngine([tmp_path / "b.onnx"], 1).scores(images), OnnxEngine([source], 1).scores(images))
     assert 0 < apart.largest < 2e-3
+
+
+def test_a_weight_that_both_types_use_is_there_in_both(tmp_path: Path) -> None:
+    """timm's networks share constants, say the limits of ReLU6, between what is halved and what is not."""
+    model = onnx.load(small_network(tmp_path / "a.onnx"))
+    for after in ("Relu", "Reshape"):
+        index = next(i for i, node in enumerate(model.graph.node) if node.op_type == after)
+        name = model.graph.node[index].output[0]
+        model.graph.node[index].output[0] = f"{name}_raw"
+        model.graph.node.insert(index + 1, helper.make_node("Min", [f"{name}_raw", "limit"], [name]))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0.75, np.float32), "limit"))
+    onnx.save(model, tmp_path / "a.onnx")
+    assert to_half(tmp_path / "a.onnx", tmp_path / "b.onnx")
+    assert types_of(tmp_path / "b.onnx")["Min"] == {TensorProto.FLOAT, TensorProto.FLOAT16}
+    images = np.random.default_rng(1).integers(0, 256, (3, *IMAGE_SHAPE), np.uint8)
+    halves, full = (OnnxEngine([tmp_path / name], 1).scores(images) for name in ("b.onnx", "a.onnx"))
+    assert parity(halves, full).largest < 2e-3
 
 
 def test_weights_that_half_does_not_hold_are_refused(tmp_path: Path) -> None:
@@ -129,31 +115,6 @@ def test_parity_refuses_what_is_no_number() -> None:
 
 
 # --- the published members, compiled by TensorRT for RTX ---------------------------------------------------------
-
-
-@pytest.fixture(scope="module", params=["resnest50d", "tf_efficientnet_b3"])
-def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A published member with 397 species, exported in both precisions; random weights with statistics that fit them,
-    so that the scores spread."""
-    folder = tmp_path_factory.mktemp("published")
-    torch.manual_seed(1)
-    network = build_network(request.param, 397, normalise="bands")
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None
-            torch.nn.init.uniform_(module.weight, 0.5, 1.0)
-    grey = torch.from_numpy(probe_images())[:, None].float()
-    with torch.no_grad():
-        network.train()(torch.cat([grey, grey.flip(3), grey.flip(2), (grey + grey.roll(1, 0)).clamp(0, 255)]))
-    to_onnx(network, folder / "fp32.onnx")
-    assert to_half(folder / "fp32.onnx", folder / "fp16.onnx")
-    return folder
-
-
-def probe_images() -> np.ndarray:
-    from edge.contract.audio import mel_image
-
-    return mel_image(probe_clips().astype(np.float32) / 32768.0)
 
 
 @pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX")  # its timing cache does nothing
@@ -233,7 +194,7 @@ def our_trt_names() -> set[str]:
 
 
 def test_every_call_exists_in_every_tensorrt() -> None:
-    assert set(_TABLES) == {"10.3.0", "10.16.1.11", "11.4.0.106", "rtx-1.7.1"}
+    assert set(_TABLES) == {"10.3.0", "10.16.1.11", "11.4.0.106", "rtx-1.6.1"}
     used = our_trt_names()
     assert {"Builder.build_serialized_network", "IExecutionContext.execute_async_v3", "ITensor.dtype"} <= used
     assert len(used) > 35
@@ -250,8 +211,8 @@ def test_calls_of_one_version_alone_would_be_seen() -> None:
 
 def test_the_table_is_what_is_installed() -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="on PyPI for x86-64 Linux and Windows alone")
-    if trt.__version__.startswith("1.7.1."):
-        assert set(names_of(trt)) == _TABLES["rtx-1.7.1"]
+    if trt.__version__.startswith("1.6.1."):
+        assert set(names_of(trt)) == _TABLES["rtx-1.6.1"]
 
 
 def test_the_double_has_nothing_that_tensorrt_lacks_and_all_that_we_call(double: Any) -> None:
@@ -288,55 +249,6 @@ def test_the_cuda_bindings_take_our_calls() -> None:
 
 
 # --- from the bundle to the daemon, against the doubles ----------------------------------------------------------
-
-
-@pytest.fixture
-def double(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The doubles in the place of tensorrt and of cuda-python, in this process."""
-    for name in ("tensorrt", "cuda.bindings.runtime"):
-        module = importlib.reload(importlib.import_module(f"tests.trt_double.{name}"))
-        monkeypatch.setitem(sys.modules, name, module)
-    return sys.modules["tensorrt"]
-
-
-@pytest.fixture(scope="module")
-def halved(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tests' bundle, its members' first step a convolution, and each in half precision beside it."""
-    folder = Path(shutil.copytree(bundle_folder, tmp_path_factory.mktemp("halved") / "bundle"))
-    manifest = read_bundle(folder).manifest
-    members = []
-    for member in manifest.members:
-        path = folder / member.file
-        model = onnx.load(path)
-        model.graph.node[0].op_type = "Conv"
-        (scale,) = (w for w in model.graph.initializer if w.name == "scale")
-        scale.CopyFrom(numpy_helper.from_array(np.full((1, 1, 1, 1), 1 / 255, np.float32), "scale"))
-        onnx.save(model, path)
-        half = f"members/{member.name}.fp16.onnx"
-        assert to_half(path, folder / half)
-        members.append(dataclasses.replace(member, half=half))
-    seal_bundle(folder, dataclasses.replace(manifest, members=tuple(members)))
-    return folder
-
-
-def export_trt(*arguments: str | Path, **facts: object) -> subprocess.CompletedProcess[str]:
-    """The command as a person types it, on a machine whose TensorRT and CUDA are the doubles."""
-    command = [sys.executable, "-m", "export", *map(str, arguments)]
-    return subprocess.run(command, env=with_doubles(**facts), capture_output=True, text=True, timeout=300)
-
-
-def with_doubles(**facts: object) -> dict[str, str]:
-    """An environment in which programs find the doubles, which take these facts for theirs."""
-    path = os.pathsep.join([str(DOUBLE), str(PROJECT), os.environ.get("PYTHONPATH", "")])
-    return os.environ | {"PYTHONPATH": path, "TRT_DOUBLE": json.dumps(facts)}
-
-
-def built(bundle: Path, out: Path, **facts: object) -> EngineRecord:
-    done = export_trt("trt", "--bundle", bundle, "--out", out, **facts)
-    assert done.returncode == 0, done.stderr
-    record = read_record(out)
-    assert record
-    return record
 
 
 @pytest.fixture(scope="module")
@@ -666,35 +578,3 @@ def test_what_a_jetson_says_of_itself(tmp_path: Path) -> None:
     assert board_watts(tmp_path) == pytest.approx(7.4)
     (monitor / "in1_label").write_text("VDD_GPU\n")
     assert board_watts(tmp_path) == pytest.approx(9.9)
-
-
-# --- torch-tensorrt ----------------------------------------------------------------------------------------------
-
-_REPORT = """
-The graph consists of 508 Total Operators, of which 505 operators are supported, 99.41% coverage
-
-The following ops are currently unsupported or excluded from conversion:
- torch.ops.aten.avg_pool2d.default: 3
-
-    TRT Engine #1 - Submodule name: _run_on_acc_0
-    TRT Engine #2 - Submodule name: _run_on_acc_2
-  ------------------------- Aggregate Stats -------------------------
-   - For minimal graph segmentation, select min_block_size=178 which would generate 1 TRT engine(s)
-"""
-
-
-def test_the_report_of_a_dry_run_is_read() -> None:
-    assert read_report(_REPORT) == Coverage(508, 505, 2, {"torch.ops.aten.avg_pool2d.default": 3})
-    with pytest.raises(EngineError, match="no report that is understood"):
-        read_report("")
-
-
-def test_the_dry_run_of_torch_tensorrt() -> None:
-    command = [sys.executable, "-m", "export", "trt-coverage", "lcnet_050", "--species", "3"]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300)
-    if importlib.util.find_spec("torch_tensorrt"):
-        assert done.returncode == 0, done.stderr
-        assert re.search(r"lcnet_050 +│ (\d+) +│ \1 +│ 1 +│ nothing", done.stdout), done.stdout
-    else:
-        assert done.returncode == 1
-        assert done.stderr.splitlines()[-1].startswith("error: torch-tensorrt is missing")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TaskID
 
-from edge.contract.errors import BirdstationError
+from edge.contract.errors import BirdstationError, needs_extra
 from trainer.recipe import find_recipe, recipe_names
 from trainer.workers import default_jobs
 
@@ -333,7 +333,8 @@ def report(data: Data, out: Out, recipe: RecipeName = None) -> None:
 
 def main() -> None:
     try:
-        app()
+        with needs_extra("train"):
+            app()
     except BirdstationError as error:
         Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
         sys.exit(error.exit_code)

@@ -11,6 +11,8 @@ BirdstationError
 └── PublishError     the publisher: waits and tries again; never leaves it
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h; the service unit does not restart on it
@@ -63,3 +65,15 @@ class StoreError(BirdstationError):
 
 class PublishError(BirdstationError):
     """The broker refused or did not answer; the publisher waits, nothing is lost."""
+
+
+@contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """For a program whose libraries come with an extra: one that is missing is a ConfigError. Our own are a mistake of
+    ours, and stay what they are."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("", "edge", "export", "trainer"):
+            raise
+        raise ConfigError(f"{error.name} is not installed; pip install 'birdstation[{extra}]' brings it") from error

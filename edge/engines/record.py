@@ -18,6 +18,7 @@ from edge.engines.device import Device
 FILE = "engine.json"
 SCHEMA = 1
 Precision = Literal["fp32", "fp16"]
+Builder = Literal["tensorrt", "torch-tensorrt"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class EngineMember:
     p50_ms: float  # one window, the copies of image and scores included
     p95_ms: float
     note: str | None = None  # why it is not what was asked for
+    builder: Builder = "tensorrt"  # which of NVIDIA's interfaces compiled it
 
 
 @dataclass(frozen=True)

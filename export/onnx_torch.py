@@ -1,0 +1,166 @@
+"""A bundle's network as a torch module, rebuilt from its ONNX file: the same numbers in the same types.
+
+For the one compiler that takes torch's graphs (export/torch_trt.py). So it compiles the very file that every other
+runtime runs, half precision and islands included, and needs no training run.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edge.contract.errors import BundleError
+
+_Attributes = dict[str, Any]
+_Given = Sequence[Any]  # of a node: tensors, and constants as Python has them; None where it is left out
+_DTYPES = {TensorProto.FLOAT: torch.float32, TensorProto.FLOAT16: torch.float16}
+
+
+class OnnxNetwork(nn.Module):
+    """The nodes of an ONNX network of one input and one output, one after the other.
+
+    Raises BundleError if it has an operator or type that is not known here.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__()
+        graph = onnx.load_from_string(content).graph  # a bundle's sums have been checked
+        unknown = sorted({node.op_type for node in graph.node} - set(_OPERATORS))
+        if unknown:
+            raise BundleError(f"torch-tensorrt cannot be given the network: {', '.join(unknown)} is not known here")
+        self._constants: dict[str, Any] = {}  # shapes, axes, limits: part of the graph, not of its weights
+        for index, weight in enumerate(graph.initializer):
+            value = torch.from_numpy(numpy_helper.to_array(weight).copy())
+            if value.is_floating_point() and value.ndim:
+                self.register_buffer(f"weight_{index}", value)
+                self._constants[weight.name] = f"weight_{index}"
+            else:
+                self._constants[weight.name] = value.tolist()
+        (self._input,), (self._output,) = ([value.name for value in values] for values in (graph.input, graph.output))
+        self._nodes = [
+            (
+                _OPERATORS[node.op_type],
+                list(node.input),
+                list(node.output),
+                {one.name: helper.get_attribute_value(one) for one in node.attribute},
+            )
+            for node in graph.node
+        ]
+
+    def forward(self, grey: Tensor) -> Tensor:
+        values: dict[str, Any] = {"": None, self._input: grey}
+        for name, constant in self._constants.items():
+            values[name] = getattr(self, constant) if isinstance(constant, str) else constant
+        for operator, inputs, outputs, attributes in self._nodes:
+            found = operator([values[name] for name in inputs], attributes)
+            values.update(zip(outputs, found if isinstance(found, tuple) else (found,), strict=True))
+        scores: Tensor = values[self._output]
+        return scores
+
+
+def _bordered(image: Tensor, attributes: _Attributes, value: float) -> tuple[Tensor, tuple[int, int]]:
+    """The image, and what torch shall add above and left, and as much below and right: ONNX's border may be uneven."""
+    top, left, bottom, right = attributes.get("pads", (0, 0, 0, 0))
+    if (top, left) == (bottom, right):
+        return image, (top, left)
+    return F.pad(image, (left, right, top, bottom), value=value), (0, 0)
+
+
+def _conv(given: _Given, attributes: _Attributes) -> Tensor:
+    weight, bias = (*given[1:], None)[:2]
+    image, border = _bordered(given[0], attributes, 0.0)
+    stride, dilation = attributes.get("strides", 1), attributes.get("dilations", 1)
+    return F.conv2d(image, weight, bias, stride, border, dilation, attributes.get("group", 1))
+
+
+def _max_pool(given: _Given, attributes: _Attributes) -> Tensor:
+    image, border = _bordered(given[0], attributes, float("-inf"))
+    size, stride = attributes["kernel_shape"], attributes["strides"]
+    return F.max_pool2d(image, size, stride, border, ceil_mode=_ceil(attributes))
+
+
+def _average_pool(given: _Given, attributes: _Attributes) -> Tensor:
+    """With `ceil_mode` the mean of a pair whose second half lies beyond the edge is the first half. torch computes that
+    as well, but its compiler does not take it: a copy of the edge gives the same mean."""
+    (image,), size, stride = given, attributes["kernel_shape"], attributes["strides"]
+    ceil, counted = _ceil(attributes), bool(attributes.get("count_include_pad", 0))
+    image, border = _bordered(image, attributes, 0.0)
+    if border == (0, 0) and any(attributes.get("pads", ())) and not counted:
+        raise BundleError("torch-tensorrt cannot be given the network: AveragePool with an uneven border")
+    if ceil and size == stride == [2, 2] and border == (0, 0):
+        for axis in (2, 3):
+            if image.shape[axis] % 2:
+                image = torch.cat([image, image.narrow(axis, image.shape[axis] - 1, 1)], axis)
+        ceil = False
+    return F.avg_pool2d(image, size, stride, border, ceil, counted)
+
+
+def _ceil(attributes: _Attributes) -> bool:
+    return bool(attributes.get("ceil_mode", 0))
+
+
+def _mean(given: _Given, attributes: _Attributes) -> Tensor:
+    return torch.mean(given[0], given[1], keepdim=bool(attributes.get("keepdims", 1)))
+
+
+def _gemm(given: _Given, attributes: _Attributes) -> Tensor:
+    rows, weight, bias = (*given, None)[:3]
+    weight = weight.T if attributes.get("transB", 0) else weight
+    if attributes.get("transA", 0) or any(attributes.get(name, 1.0) != 1.0 for name in ("alpha", "beta")):
+        raise BundleError("torch-tensorrt cannot be given the network: Gemm with a factor or rows transposed")
+    found: Tensor = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
+    return found
+
+
+def _hard_sigmoid(given: _Given, attributes: _Attributes) -> Tensor:
+    line: Tensor = given[0] * attributes.get("alpha", 0.2) + attributes.get("beta", 0.5)
+    return line.clamp(0.0, 1.0)
+
+
+def _split(given: _Given, attributes: _Attributes) -> tuple[Tensor, ...]:
+    image, axis = given[0], attributes.get("axis", 0)
+    sizes = given[1] if len(given) > 1 else image.shape[axis] // attributes["num_outputs"]
+    return torch.split(image, sizes, axis)
+
+
+def _batch_norm(given: _Given, attributes: _Attributes) -> Tensor:
+    image, weight, bias, mean, variance = given
+    return F.batch_norm(image, mean, variance, weight, bias, eps=attributes.get("epsilon", 1e-5))
+
+
+def _cast(given: _Given, attributes: _Attributes) -> Tensor:
+    if attributes["to"] not in _DTYPES:
+        kind = TensorProto.DataType.Name(attributes["to"])
+        raise BundleError(f"torch-tensorrt cannot be given the network: Cast to {kind} is not known here")
+    found: Tensor = given[0].to(_DTYPES[attributes["to"]])
+    return found
+
+
+_OPERATORS: dict[str, Callable[[_Given, _Attributes], Any]] = {
+    "Add": lambda given, _: given[0] + given[1],
+    "AveragePool": _average_pool,
+    "BatchNormalization": _batch_norm,
+    "Cast": _cast,
+    "Clip": lambda given, _: given[0].clamp(*given[1:]),
+    "Concat": lambda given, attributes: torch.cat(list(given), attributes["axis"]),
+    "Conv": _conv,
+    "Div": lambda given, _: given[0] / given[1],
+    "Gemm": _gemm,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": lambda given, _: F.hardswish(given[0]),
+    "MaxPool": _max_pool,
+    "Mul": lambda given, _: given[0] * given[1],
+    "Neg": lambda given, _: -given[0],
+    "Pow": lambda given, _: given[0] ** given[1],
+    "ReduceMean": _mean,
+    "Relu": lambda given, _: torch.relu(given[0]),
+    "Reshape": lambda given, _: given[0].reshape(given[1]),
+    "Sigmoid": lambda given, _: torch.sigmoid(given[0]),
+    "Split": _split,
+    "Sqrt": lambda given, _: torch.sqrt(given[0]),
+    "Sub": lambda given, _: given[0] - given[1],
+}

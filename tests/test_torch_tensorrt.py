@@ -1,0 +1,245 @@
+"""The builder torch-tensorrt: a bundle's networks in torch again, compiled by the real one (for RTX, which builds on a
+CPU), its dry run, and the whole command against doubles.
+
+What this cannot show is an engine made by torch-tensorrt at work: that wants a GPU.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper, numpy_helper
+
+from edge.config import RuntimeSettings
+from edge.contract.audio import IMAGE_SHAPE
+from edge.contract.bundle import read_bundle
+from edge.contract.errors import BundleError, EngineError, needs_extra
+from edge.engines.onnx import OnnxEngine
+from edge.engines.record import read_record
+from edge.recognizer import best_recognizer
+from export.half import to_half
+from export.onnx_torch import OnnxNetwork
+from export.parity import parity
+from export.to_onnx import to_onnx
+from export.torch_trt import Coverage, coverage, read_report
+from tests.trt_networks import PROJECT, built, export_trt, probe_images, save_network, small_network, spread_network
+
+_TORCH = ("--builder", "torch-tensorrt")
+real = pytest.mark.skipif(
+    importlib.util.find_spec("torch_tensorrt") is None, reason="torch-tensorrt-rtx is on PyPI for x86-64 alone"
+)
+
+
+# --- a network in torch again --------------------------------------------------------------------------------------
+
+
+def scores_of(path: Path, images: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        found = OnnxNetwork(path.read_bytes())(torch.from_numpy(images[:, None].astype(np.float32)))
+    assert found.dtype == torch.float32
+    return found.numpy()[None]
+
+
+def test_published_members_are_the_same_in_torch(published: Path) -> None:
+    for precision, most in (("fp32", 1e-4), ("fp16", 0.02)):
+        path = published / f"{precision}.onnx"
+        wanted = OnnxEngine([path], 1).scores(probe_images())
+        assert wanted.std(axis=1).mean() > 0.01, "scores that differ between images"
+        assert parity(scores_of(path, probe_images()), wanted).largest < most
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["test_resnet", "mobilenetv4_conv_small", "lcnet_050", "tf_efficientnet_lite0", "mixnet_s"],
+)
+def test_other_architectures_are_the_same_in_torch(architecture: str, tmp_path: Path) -> None:
+    path, half = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    to_onnx(spread_network(architecture, 5), path)
+    assert to_half(path, half)
+    for file, most in ((path, 1e-4), (half, 0.02)):  # each against itself: whether half is good enough export judges
+        wanted = OnnxEngine([file], 1).scores(probe_images())
+        assert wanted.std(axis=1).mean() > 0.01, "scores that differ between images"
+        assert parity(scores_of(file, probe_images()), wanted).largest < most
+
+
+def _pool(path: Path, operator: str, **attributes: Any) -> Path:
+    """One pooling, then the mean of each row of what it gives."""
+    nodes = [helper.make_node(operator, ["grey"], ["pooled"], **attributes)]
+    nodes.append(helper.make_node("ReduceMean", ["pooled", "inside"], ["scores"], keepdims=0))
+    save_network(path, nodes, {"inside": np.array([1, 3])})
+    return path
+
+
+@pytest.mark.parametrize("operator", ["AveragePool", "MaxPool"])
+@pytest.mark.parametrize("ceil_mode", [0, 1])
+@pytest.mark.parametrize(("size", "stride", "border"), [(2, 2, 0), (3, 2, 0), (3, 2, 1)])
+def test_pools_end_where_they_end_in_onnx(
+    operator: str, ceil_mode: int, size: int, stride: int, border: int, tmp_path: Path
+) -> None:
+    shape = {"kernel_shape": [size] * 2, "strides": [stride] * 2, "pads": [border] * 4, "ceil_mode": ceil_mode}
+    path = _pool(tmp_path / "a.onnx", operator, **shape)
+    images = np.random.default_rng(1).integers(0, 256, (2, *IMAGE_SHAPE), np.uint8)
+    np.testing.assert_allclose(scores_of(path, images), OnnxEngine([path], 1).scores(images), rtol=1e-5)
+
+
+def test_what_torch_cannot_be_given_is_refused(tmp_path: Path) -> None:
+    model = onnx.load(small_network(tmp_path / "a.onnx"))
+    model.graph.node[1].op_type = "Birdsong"
+    with pytest.raises(BundleError, match="Birdsong is not known here"):
+        OnnxNetwork(model.SerializeToString())
+    model = onnx.load(small_network(tmp_path / "a.onnx"))
+    (flat,) = (weight for weight in model.graph.initializer if weight.name == "flat")
+    flat.CopyFrom(numpy_helper.from_array(np.array([2, 3]), "flat"))
+    with pytest.raises(BundleError, match=r"^torch.export does not take the network: [^\n]+$"):
+        coverage(model.SerializeToString(), 4)  # its batch is fixed
+
+
+# --- the real torch-tensorrt ---------------------------------------------------------------------------------------
+
+
+def plans(*files: Path) -> tuple[set[str], list[dict[str, Any]]]:
+    """What torch-tensorrt's function takes, and what it makes of the files."""
+    command = [sys.executable, "-m", "tests.torch_trt_plans", *map(str, files)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    takes, *found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(("{", "["))]
+    return set(takes), found
+
+
+@real
+def test_published_members_are_compiled(published: Path) -> None:
+    files = [published / "fp32.onnx", published / "fp16.onnx"]
+    _, (full, half) = plans(*files)
+    one = [1, 1, *IMAGE_SHAPE]
+    for found in (full, half):
+        assert "error" not in found
+        assert found["tensors"] == [["grey", [-1, *one[1:]], "FLOAT"], ["scores", [-1, 397], "FLOAT"]]
+        assert found["profile"] == [one, one, [4, *one[1:]]]
+        assert (found["strongly_typed"], found["tf32"], found["workspace_mib"]) == (True, False, 256)
+        dry = found["coverage"]
+        assert (dry["missing"], dry["engines"]) == ({}, 1)
+        assert dry["converted"] == dry["operators"] > 300
+    assert full["CONVOLUTION"] == full["REDUCE"] == half["REDUCE"] == ["FLOAT"]
+    assert half["CONVOLUTION"] == ["HALF"]
+    assert full["bytes"] > 0.9 * files[0].stat().st_size, "the weights are inside"
+    assert half["bytes"] < 0.7 * full["bytes"]
+
+
+@real
+def test_what_torch_tensorrt_does_not_take_is_refused(tmp_path: Path) -> None:
+    shape = {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}
+    takes, (pool, other) = plans(_pool(tmp_path / "a.onnx", "AveragePool", **shape), small_network(tmp_path / "b.onnx"))
+    assert pool["coverage"]["missing"] == {"torch.ops.aten.avg_pool2d.default": 1}
+    assert re.fullmatch(r"BundleError: torch-tensorrt 2\.\S+ does not take the network: [^\n]+", pool["error"])
+    assert other["bytes"] > 0
+    assert set(inspect.signature(_double_of_convert()).parameters) <= takes, "the double takes what the real one does"
+
+
+def _double_of_convert() -> Any:
+    """The double's function, out of a file that cannot be imported beside the real tensorrt."""
+    path = PROJECT / "tests" / "trt_double" / "torch_tensorrt" / "dynamo" / "__init__.py"
+    source = path.read_text().partition("def convert_")
+    space: dict[str, Any] = {"Any": Any}
+    exec("def convert_" + source[2], space)
+    return space["convert_exported_program_to_serialized_trt_engine"]
+
+
+@real
+def test_the_dry_run(student_bundle: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "export", "trt", "--bundle", student_bundle, "--out", tmp_path / "e"]
+    done = subprocess.run([*command, *_TORCH, "--dry-run"], cwd=PROJECT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"│ (\w+) +│ fp32 +│ (\d+) +│ (\d+) +│ (\d+) +│ nothing +│", done.stderr)
+    assert [row[0] for row in rows] == ["stripes", "mixup", "student"]
+    assert all(operators == converted != "0" and engines == "1" for _, operators, converted, engines in rows)
+    assert "nothing was compiled" in done.stdout
+    assert "min will be 2" not in done.stderr, "which is not so: test_published_members_are_compiled"
+    assert not (tmp_path / "e").exists()
+
+
+_REPORT = """
+The graph consists of 508 Total Operators, of which 505 operators are supported, 99.41% coverage
+
+The following ops are currently unsupported or excluded from conversion:
+ torch.ops.aten.avg_pool2d.default: 3
+
+    TRT Engine #1 - Submodule name: _run_on_acc_0
+    TRT Engine #2 - Submodule name: _run_on_acc_2
+  ------------------------- Aggregate Stats -------------------------
+   - For minimal graph segmentation, select min_block_size=178 which would generate 1 TRT engine(s)
+"""
+
+
+def test_the_report_of_a_dry_run_is_read() -> None:
+    assert read_report(_REPORT) == Coverage(508, 505, 2, {"torch.ops.aten.avg_pool2d.default": 3})
+    with pytest.raises(EngineError, match="no report that is understood"):
+        read_report("")
+
+
+def test_a_torch_tensorrt_that_is_missing_or_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = small_network(tmp_path / "a.onnx").read_bytes()
+    monkeypatch.setitem(sys.modules, "torch_tensorrt", None)
+    with pytest.raises(EngineError, match="torch-tensorrt is missing"):
+        coverage(content, 4)
+    monkeypatch.setitem(sys.modules, "torch_tensorrt", SimpleNamespace(__version__="2.8.0"))
+    with pytest.raises(EngineError, match=r"torch-tensorrt 2\.8\.0 is too old; 2\.14 or newer is wanted"):
+        coverage(content, 4)
+
+
+def test_a_program_whose_libraries_are_missing_says_so_in_a_line(bundle_folder: Path, tmp_path: Path) -> None:
+    program = "import sys; sys.modules['torch'] = None; from {0}.__main__ import main; main()"
+    trt = ["trt", "--bundle", bundle_folder, "--out", tmp_path / "e", *_TORCH]
+    onnx_of_run, folds = ["onnx", "--run", tmp_path, "--out", tmp_path / "o"], ["fit-all", "--data", tmp_path]
+    for name, arguments in (("export", trt), ("export", onnx_of_run), ("trainer", [*folds, "--out", tmp_path / "r"])):
+        command = [sys.executable, "-c", program.format(name), *map(str, arguments)]
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+        extra = {"export": "export", "trainer": "train"}[name]
+        assert done.returncode == 78, done.stderr
+        last = f"error: torch is not installed; pip install 'birdstation[{extra}]' brings it"
+        assert done.stderr.splitlines()[-1] == last
+        assert "Traceback" not in done.stderr
+    with pytest.raises(ModuleNotFoundError), needs_extra("export"):
+        importlib.import_module("export.nothing")
+
+
+# --- the command, against the doubles ------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("double")
+def test_engines_of_torch_tensorrt_are_built_checked_and_used(halved: Path, tmp_path: Path) -> None:
+    out = tmp_path / "engines"
+    done = export_trt("trt", "--bundle", halved, "--out", out, *_TORCH)
+    assert done.returncode == 0, done.stderr
+    record = read_record(out)
+    assert record
+    assert [(m.precision, m.builder, m.note) for m in record.members] == [("fp16", "torch-tensorrt", None)] * 2
+    assert all(0 < m.parity_max < 0.02 for m in record.members)
+    recognizer = best_recognizer(read_bundle(halved), RuntimeSettings(threads=1), out)
+    assert (recognizer.engine.name, recognizer.degraded) == ("tensorrt-10.3.0.30", None)
+    recognizer.engine.close()
+    again = export_trt("trt", "--bundle", halved, "--out", out, *_TORCH)
+    assert "compiling" not in again.stderr
+    assert [m.builder for m in built(halved, out).members] == ["tensorrt", "tensorrt"], "asked of the other: made anew"
+
+
+def test_torch_tensorrt_gets_less_and_less_workspace(halved: Path, tmp_path: Path) -> None:
+    done = export_trt("trt", "--bundle", halved, "--out", tmp_path / "e", *_TORCH, workspace_works_mib=10)
+    assert done.returncode == 1
+    assert "with 1024 MiB of workspace" in done.stderr
+    assert "torch-tensorrt 2.14.0 built no engine with 256 MiB of workspace" in done.stderr.splitlines()[-1]
+    done = export_trt("trt", "--bundle", halved, "--out", tmp_path / "e", *_TORCH, unsupported="Sigmoid")
+    assert done.returncode == 78
+    last = done.stderr.splitlines()[-1]
+    assert "member stripes in fp16: torch-tensorrt 2.14.0 does not take the network: Conversion of module" in last
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,2 @@
+class UnsupportedOperatorException(RuntimeError):
+    pass
