@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from edge.config import DEMO_FOLDER
@@ -30,7 +31,8 @@ PEERS = (
 )
 STEPS = ("decode", "image", "engine", "store")
 _LOOK_EVERY_S = 0.02
-_RUNS = {1: 5, 4: 3}  # of archives of so many hours: an hour takes three seconds, and one can be an odd one
+_ROUNDS = 5
+_LONG_H, _LONG_ROUNDS = 24, 3  # an archive of so many hours takes a minute, and is in so many of the rounds only
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def modes() -> list[str]:
 
 
 def plans(quick: bool) -> Iterator[Plan]:
-    """Ogg in full; FLAC once; the longest with one job only for the cheapest."""
+    """Ogg in full; FLAC once; the longest not in a hurry."""
     for members in modes():
         yield Plan("ogg", 1, members, 1)
         yield Plan("ogg", 4, members, 1)
@@ -72,10 +74,14 @@ def plans(quick: bool) -> Iterator[Plan]:
             yield Plan("ogg", 24, members, 2)
 
 
-def measure(plan: Plan) -> Measured:
-    """The run of median cost out of some."""
-    runs = sorted((run(plan) for _ in range(_RUNS.get(plan.hours, 1))), key=lambda cost: cost.cpu_s_per_hour)
-    return runs[len(runs) // 2]
+def measure(todo: list[Plan], console: Console) -> dict[Plan, Measured]:
+    """Of each plan the run of median cost. All in turn, round after round: a machine that gets slower or faster
+    meanwhile does so for each of them."""
+    runs: dict[Plan, list[Measured]] = {plan: [] for plan in todo}
+    turns = [plan for n in range(_ROUNDS) for plan in todo if plan.hours < _LONG_H or n < _LONG_ROUNDS]
+    for plan in track(turns, "replays", console=console, transient=True):
+        runs[plan].append(run(plan))
+    return {plan: sorted(costs, key=lambda cost: cost.cpu_s_per_hour)[len(costs) // 2] for plan, costs in runs.items()}
 
 
 def run(plan: Plan) -> Measured:
@@ -125,16 +131,15 @@ def bench_replay(console: Console, quick: bool) -> None:
     names = ("archive", "members", "jobs", "CPU-s per hour", "× real time", "first row s", "peak MB")
     for name in (*names, *(f"{step} %" for step in STEPS)):
         table.add_column(name, justify="left" if name in ("archive", "members") else "right")
-    found: dict[Plan, Measured] = {}
-    for plan in plans(quick):
-        found[plan] = cost = measure(plan)
+    found = measure(list(plans(quick)), console)
+    for plan, cost in found.items():
         figures = (f"{cost.cpu_s_per_hour:.1f}", f"{cost.x_real_time:.0f}", f"{cost.first_row_s:.2f}")
         shares = (f"{100 * share:.0f}" for share in cost.shares)
         archive_name = f"{plan.hours} h {plan.suffix.upper()}"
         table.add_row(archive_name, plan.members, str(plan.jobs), *figures, f"{cost.peak_mb:.0f}", *shares)
     console.print(table)
     console.print("Steps: shares of the time that they take in all threads. The first row: start of Python included.")
-    console.print("Of five runs of 1 h, and of three of 4 h, the one of median cost.")
+    console.print(f"Of {_ROUNDS} runs in turn ({_LONG_ROUNDS} of {_LONG_H} h) the one of median cost.")
     for members, jobs in sorted({(plan.members, plan.jobs) for plan in found}):
         console.print(constancy(members, jobs, found))
     console.print(PEERS)
