@@ -27,7 +27,7 @@ SONG = np.concatenate([note("lowtoo", 5), hiss(20), note("higtoo", 5), hiss(20)]
 
 
 class Tape:
-    """Plays SONG for ever, half a second per read, some fifty times faster than time; Microphone's interface."""
+    """Plays SONG for ever, half a second per read, some twenty times faster than time; Microphone's interface."""
 
     waiting_s, silent = 0.0, None
 
@@ -35,7 +35,7 @@ class Tape:
         self.begun_s = self.at_s = time.monotonic()
 
     def read(self, _timeout_s: float) -> Chunk | Gap | None:
-        time.sleep(0.01)
+        time.sleep(0.025)
         position = round((self.at_s - self.begun_s) * RATE_HZ) % len(SONG)
         piece = SONG[position : position + RATE_HZ // 2]
         chunk = Chunk(self.at_s, piece)
@@ -122,10 +122,14 @@ def body(disk: Path, bundle: Path, outside: Path) -> None:
         station.stop()
         thread.join(30)
     assert not thread.is_alive()
-    stretches = rows(
-        database, "SELECT r.audio_s, sum(e.analysed_s) FROM recordings r JOIN effort e ON e.recording = r.id"
+    ((audio_s, analysed_s, missing_s),) = rows(
+        database,
+        "SELECT (SELECT total(audio_s) FROM recordings), (SELECT total(analysed_s) FROM effort),"
+        " (SELECT total(seconds) FROM gaps)",
     )
-    assert stretches[0][0] == pytest.approx(stretches[0][1], abs=0.01), "no window was lost"
+    reasons = {reason for (reason,) in rows(database, "SELECT reason FROM gaps")}
+    assert reasons <= {"overload"}, "a busy machine may not keep up with this tape; a disk is no reason"
+    assert audio_s == pytest.approx(analysed_s + missing_s, abs=0.01), "no window was lost"
     for (path,) in rows(database, "SELECT c.path FROM detections d JOIN clips c ON c.id = d.clip"):
         assert (disk / "clips" / path).is_file()
     dangling = "SELECT count(*) FROM detections WHERE clip IS NOT NULL AND clip NOT IN (SELECT id FROM clips)"
