@@ -63,7 +63,7 @@ def modes() -> list[str]:
 
 
 def plans(quick: bool) -> Iterator[Plan]:
-    """Ogg in full; FLAC once; the longest not in a hurry."""
+    """Ogg in full, FLAC once; the longest unless it is to be quick."""
     for members in modes():
         yield Plan("ogg", 1, members, 1)
         yield Plan("ogg", 4, members, 1)
@@ -139,7 +139,7 @@ def bench_replay(console: Console, quick: bool) -> None:
         table.add_row(archive_name, plan.members, str(plan.jobs), *figures, f"{cost.peak_mb:.0f}", *shares)
     console.print(table)
     console.print("Steps: shares of the time that they take in all threads. The first row: start of Python included.")
-    console.print(f"Of {_ROUNDS} runs in turn ({_LONG_ROUNDS} of {_LONG_H} h) the one of median cost.")
+    console.print(f"The run of median cost, of {_ROUNDS} in turn; of {_LONG_H} h of {_LONG_ROUNDS}.")
     for members, jobs in sorted({(plan.members, plan.jobs) for plan in found}):
         console.print(constancy(members, jobs, found))
     console.print(PEERS)

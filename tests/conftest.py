@@ -196,14 +196,20 @@ def own_bundle(bundle_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bundle_folder, tmp_path / "own_bundle"))
 
 
+def noon_zone() -> str:
+    """A time zone in which it is between twelve and one: what counts by day meets no midnight while a test runs."""
+    return f"Etc/GMT{time.gmtime().tm_hour - 12:+d}"
+
+
 @pytest.fixture
 def station_yaml(bundle_folder: Path, tmp_path: Path) -> Callable[..., Path]:
     """Writes a station.yaml with the test bundle or another one; arguments are further YAML lines."""
 
-    def write(*lines: str, name: str = "station", bundle: Path = bundle_folder) -> Path:
+    def write(*lines: str, name: str = "station", bundle: Path = bundle_folder, timezone: str = "null") -> Path:
         path = tmp_path / name / "station.yaml"
         path.parent.mkdir(exist_ok=True)
-        path.write_text("\n".join(["station: {id: porch}", f"bundle: {bundle}", *lines]) + "\n")
+        station = f"station: {{id: porch, timezone: {timezone}}}"
+        path.write_text("\n".join([station, f"bundle: {bundle}", *lines]) + "\n")
         return path
 
     return write

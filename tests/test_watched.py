@@ -9,9 +9,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from edge.store.record import Store
 from edge.types import GapRow
 from edge.watched import Watched
 from tests.brokers import TOPIC, Broker, Listener, counts, gate, until
-from tests.conftest import hiss, note, write_sound
+from tests.conftest import hiss, noon_zone, note, write_sound
 from tests.kills import effort_adds_up, recordings
 
 StationYaml = Callable[..., Path]
@@ -190,10 +191,10 @@ def of(name: str) -> str:
 
 def test_stopped_inside_a_long_recording_it_goes_on_later(tmp_path: Path, station_yaml: StationYaml) -> None:
     """Of today, so that health counts it; a reload in its middle is for the next one."""
-    folder, today = tmp_path / "in", datetime.now(timezone.utc).strftime("%Y%m%d")
-    config = station_yaml(*watching(folder, "runtime: {batch: 2, threads: 1}", "windows: {hop_s: 0.25}"))
+    folder, zone, lines = tmp_path / "in", noon_zone(), ("runtime: {batch: 2, threads: 1}", "windows: {hop_s: 0.25}")
+    config = station_yaml(*watching(folder, *lines), timezone=zone)
     daemon = Daemon(config)
-    path = write_sound(folder / f"long_{today}_000000.wav", song(seconds=LONG_S))
+    path = write_sound(folder / f"long_{datetime.now(ZoneInfo(zone)):%Y%m%d}_000000.wav", song(seconds=LONG_S))
     count = "SELECT count(*) FROM detections"
     for more in (1, 100):
         begun = (daemon.rows(count) or [(0,)])[0][0]
@@ -213,7 +214,7 @@ def test_stopped_inside_a_long_recording_it_goes_on_later(tmp_path: Path, statio
         assert until(lambda: daemon.health().get("waiting_s") == 0, PATIENCE_S)
         assert daemon.health()["analysed_today_s"] == pytest.approx(LONG_S, abs=0.1)
         assert daemon.health()["detections_today"] == daemon.rows(count)[0][0] == (LONG_S - 5) * 4 + 1
-    undisturbed = station_yaml("runtime: {batch: 2, threads: 1}", "windows: {hop_s: 0.25}", name="undisturbed")
+    undisturbed = station_yaml(*lines, name="undisturbed", timezone=zone)
     command = [sys.executable, "-m", "edge", "replay", str(folder), "--config", str(undisturbed)]
     assert subprocess.run(command, capture_output=True, timeout=PATIENCE_S).returncode == 0
     for table in ("detections", "effort"):
