@@ -203,13 +203,12 @@ def noon_zone() -> str:
 
 @pytest.fixture
 def station_yaml(bundle_folder: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Writes a station.yaml with the test bundle or another one; arguments are further YAML lines."""
+    """Writes a station.yaml with the test bundle or another one: further YAML lines, and what stands in `station`."""
 
-    def write(*lines: str, name: str = "station", bundle: Path = bundle_folder, timezone: str = "null") -> Path:
+    def write(*lines: str, name: str = "station", bundle: Path = bundle_folder, station: str = "id: porch") -> Path:
         path = tmp_path / name / "station.yaml"
         path.parent.mkdir(exist_ok=True)
-        station = f"station: {{id: porch, timezone: {timezone}}}"
-        path.write_text("\n".join([station, f"bundle: {bundle}", *lines]) + "\n")
+        path.write_text("\n".join([f"station: {{{station}}}", f"bundle: {bundle}", *lines]) + "\n")
         return path
 
     return write

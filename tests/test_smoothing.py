@@ -154,8 +154,6 @@ def test_species_have_their_own_thresholds(tmp_path: Path, station_yaml: Callabl
     write_sound(tmp_path / "in" / "a_20190601_053000.wav", np.concatenate([note("lowtoo", 10), note("higtoo", 7)]))
     write_sound(tmp_path / "in" / "b_20190601_053000.wav", hiss(4))
     bundle = make_bundle(tmp_path / "bundle", thresholds=Thresholds(0.5, 0.5, {"lowtoo": 1.0}), has_prior=has_prior)
-    config = station_yaml(name="own", bundle=bundle)
-    place = "station: {id: porch, latitude: 20, longitude: 10}"
-    config.write_text(config.read_text().replace("station: {id: porch}", place))
+    config = station_yaml(name="own", bundle=bundle, station="id: porch, latitude: 20, longitude: 10")
     found = {species: values[-1] for (_, _, species), values in replay(tmp_path / "in", config).items()}
     assert found == {"higtoo": 0.5}

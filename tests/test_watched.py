@@ -192,7 +192,8 @@ def of(name: str) -> str:
 def test_stopped_inside_a_long_recording_it_goes_on_later(tmp_path: Path, station_yaml: StationYaml) -> None:
     """Of today, so that health counts it; a reload in its middle is for the next one."""
     folder, zone, lines = tmp_path / "in", noon_zone(), ("runtime: {batch: 2, threads: 1}", "windows: {hop_s: 0.25}")
-    config = station_yaml(*watching(folder, *lines), timezone=zone)
+    station = f"id: porch, timezone: {zone}"
+    config = station_yaml(*watching(folder, *lines), station=station)
     daemon = Daemon(config)
     path = write_sound(folder / f"long_{datetime.now(ZoneInfo(zone)):%Y%m%d}_000000.wav", song(seconds=LONG_S))
     count = "SELECT count(*) FROM detections"
@@ -214,7 +215,7 @@ def test_stopped_inside_a_long_recording_it_goes_on_later(tmp_path: Path, statio
         assert until(lambda: daemon.health().get("waiting_s") == 0, PATIENCE_S)
         assert daemon.health()["analysed_today_s"] == pytest.approx(LONG_S, abs=0.1)
         assert daemon.health()["detections_today"] == daemon.rows(count)[0][0] == (LONG_S - 5) * 4 + 1
-    undisturbed = station_yaml(*lines, name="undisturbed", timezone=zone)
+    undisturbed = station_yaml(*lines, name="undisturbed", station=station)
     command = [sys.executable, "-m", "edge", "replay", str(folder), "--config", str(undisturbed)]
     assert subprocess.run(command, capture_output=True, timeout=PATIENCE_S).returncode == 0
     for table in ("detections", "effort"):

@@ -28,8 +28,8 @@ StationYaml = Callable[..., Path]
 @pytest.fixture
 def station(station_yaml: StationYaml) -> Path:
     """A station that heard a low tooter at 1:30 of its night, under a clock that nobody had set."""
-    path = station_yaml("station: {id: porch, latitude: 52.1, longitude: 13.6}", "detect: {thresholds: {higtoo: 0.9}}")
-    path.write_text(path.read_text().replace("station: {id: porch}\n", "", 1))
+    place = "id: porch, latitude: 52.1, longitude: 13.6"
+    path = station_yaml("detect: {thresholds: {higtoo: 0.9}}", station=place)
     config = load_config(path)
     bundle = read_bundle(config.bundle_folder)
     analyst = Analyst(config, Recognizer(bundle))
