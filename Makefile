@@ -1,23 +1,28 @@
 # birdstation: two commands do all the set-up on a fresh Debian or Ubuntu.
 #   make demo         the station on its own: base install, shipped bundle, a broker, detections
 #   make test         everything the project promises, checked
+#   make check        lint, types and the fast tests of what changed: between steps (SINCE=REV: since a commit)
+#   make coverage     which branches the tests reach, package by package
 #   make demo-train   everything from nothing: corpus, training, bundle, replay (PUBLISH=1 refreshes what ships)
-#   make bench        ratios, measured in one run
+#   make bench        ratios, measured in one run (BEFORE=REV: this code beside that of a commit)
 #   make jetson-check on a Jetson: engines compiled, parity, latency, memory, power (docs/jetson.md)
 #   make install      the station as a service of this machine (as root), uninstall takes it away: docs/install.md
 
 PYTHON ?= python3
 BASE := .venv/bin/python
 DEV := .venv-dev/bin/python
+# A shell may forbid Python to keep what it compiles; then each of hundreds of starts compiles torch anew.
+unexport PYTHONDONTWRITEBYTECODE
+# More than cores: some tests wait for clocks and brokers.
+WORKERS ?= $(shell expr $$(nproc) + 1)
 # What pip does not bring: PortAudio for sounddevice, a broker for demo and tests.
 SYSTEM := mosquitto libportaudio2
 # What only the tests want: systemd's own tools judge the units, PulseAudio is a sound card without hardware.
 SYSTEM_TEST := systemd pulseaudio pulseaudio-utils libasound2-plugins
-# Without compiling what is never imported: a third less disk. What a station imports is compiled right after, since a
-# shell may forbid Python to do it on first use, and then each start takes half a second longer.
+# Without compiling what is never imported: a third less disk. What a station imports is compiled right after.
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: demo demo-train test lint bench clean system
+.PHONY: demo demo-train test check coverage lint bench clean system
 
 demo: .venv/installed
 	$(BASE) -m edge demo --out build/demo
@@ -27,7 +32,22 @@ demo-train: .venv-dev/installed
 
 test: SYSTEM += $(SYSTEM_TEST)
 test: lint
-	$(DEV) -m pytest
+	$(DEV) -m pytest -n $(WORKERS)
+
+check: lint
+	$(DEV) -m tests.changed $(if $(SINCE),--since $(SINCE)) -n $(WORKERS)
+
+coverage: SYSTEM += $(SYSTEM_TEST)
+coverage: export COVERAGE_FILE := $(CURDIR)/build/coverage/data
+coverage: .venv-dev/installed
+	@rm -rf build/coverage && mkdir -p build/coverage
+	$(DEV) -m coverage run -m pytest -n $(WORKERS)
+	@$(DEV) -m coverage combine --quiet build/coverage
+	@for package in edge trainer export; do \
+	  $(DEV) -m coverage json -q --include "$$package/*" -o build/coverage/$$package.json && \
+	  $(DEV) -c 'import json, sys; t = json.load(open(sys.argv[1]))["totals"]; n, of = t["covered_branches"], \
+	    t["num_branches"]; print(f"{sys.argv[1]}: {n} of {of} branches, {100 * n / of:.2f} %")' \
+	    build/coverage/$$package.json; done
 
 lint: .venv-dev/installed
 	$(DEV) -m ruff check .
@@ -36,7 +56,7 @@ lint: .venv-dev/installed
 	.venv-dev/bin/lint-imports
 
 bench: .venv-dev/installed
-	$(DEV) tests/bench.py
+	$(DEV) -m tests.bench $(if $(BEFORE),--before $(BEFORE))
 
 # What only the board can show. Its Python is the system's, which sees JetPack's TensorRT.
 JETSON_PYTHON := .venv-jetson/bin/python
@@ -71,7 +91,7 @@ venv:
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "Python 3.10 or newer is wanted"'
 	@$(PYTHON) -m venv $(VENV_OPTIONS) $(DIR)
 	$(DIR)/bin/python $(INSTALL) -e '.$(EXTRAS)'
-	@env -u PYTHONDONTWRITEBYTECODE $(DIR)/bin/python -c 'import edge.__main__'
+	@$(DIR)/bin/python -c 'import edge.__main__'
 	@touch $(DIR)/installed
 
 # The service: PREFIX is its own folder, DESTDIR a tree in which to lay it down for another machine or a package.

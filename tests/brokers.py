@@ -1,6 +1,8 @@
 """Real brokers and listeners for the tests, and one stand-in that speaks only what a test wants to see refused."""
 
+import itertools
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -22,6 +24,18 @@ from edge.store.record import Store
 from edge.types import Message
 
 TOPIC = "birds/v1/porch/detection"
+_PORTS_FIRST, _PORTS_EACH = 20_000, 500  # below those that Linux gives to outgoing connections
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_ports = itertools.cycle(range(_PORTS_FIRST + _PORTS_EACH * _worker, _PORTS_FIRST + _PORTS_EACH * (_worker + 1)))
+
+
+def free_port() -> int:
+    """A TCP port where nobody listens: of this worker's own, so that no test beside it takes it meanwhile."""
+    for port in itertools.islice(_ports, _PORTS_EACH):
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("all ports of this worker are taken")
 
 
 class Broker:
@@ -228,8 +242,8 @@ def counts(database: Path) -> dict[str, int]:
     return states
 
 
-def until(condition: Callable[[], Any], seconds: float = 30.0) -> bool:
-    """Wait for something to become true."""
+def until(condition: Callable[[], Any], seconds: float = 120.0) -> bool:
+    """Wait for something to become true: long, since the machine may be busy with other tests."""
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -1,12 +1,14 @@
 """Tiny real things for the tests: a bundle with real ONNX members, sound with known notes, a mosquitto."""
 
+import fcntl
 import importlib
+import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,8 @@ from edge.contract.blend import Blend, acoustic_scores, blend_scores
 from edge.contract.bundle import BundleMember, Manifest, Probe, Student, Thresholds, seal_bundle
 from edge.contract.place import GRID_STEP_DEG, NUMERIC, RASTERS, FeatureSpec, Grid
 from edge.contract.taxonomy import Species, Taxonomy
-from edge.demo.run import free_port
 from edge.prior import compute_prior_table
+from tests.brokers import Broker, free_port
 
 SPECIES = (
     Species("lowtoo", "Tonus profundus", "Low Tooter"),
@@ -153,32 +155,64 @@ def make_bundle(
     return folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests go to workers first, so that none is left with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+class Once:
+    """Folders that are made once for all workers of a run, by the first that asks for them."""
+
+    def __init__(self, base: Path) -> None:
+        is_worker = "PYTEST_XDIST_WORKER" in os.environ  # then its own folder lies in the run's
+        self._folder = (base.parent if is_worker else base) / "once"
+        self._folder.mkdir(exist_ok=True)
+
+    def __call__(self, name: str, make: Callable[[Path], object]) -> Path:
+        """The folder of that name. `make` fills it; the others wait, and nobody changes what is in it."""
+        folder = self._folder / name
+        with (self._folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (self._folder / f"{name}.done").exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed half-way
+                make(folder)
+                (self._folder / f"{name}.done").touch()
+        return folder
+
+
 @pytest.fixture(scope="session")
-def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Makes what is slow to make and only read."""
+    return Once(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(once: Once) -> Path:
     """One bundle for all tests; copy it before you damage it."""
-    return make_bundle(tmp_path_factory.mktemp("bundle") / "bundle")
+    return once("bundle", make_bundle)
 
 
 @pytest.fixture(scope="session")
-def student_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def student_bundle(once: Once) -> Path:
     """The same with a student, which leaves scores of 0.27 to 0.73 open; copy it before you damage it."""
-    return make_bundle(tmp_path_factory.mktemp("student") / "bundle", margin=1.0)
+    return once("student_bundle", partial(make_bundle, margin=1.0))
 
 
 @pytest.fixture(scope="session", params=["resnest50d", "tf_efficientnet_b3"])
-def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def published(request: pytest.FixtureRequest, once: Once) -> Path:
     """A folder with a published member, fp32.onnx and fp16.onnx."""
     from tests.trt_networks import write_published  # torch, which the station's own tests do without
 
-    return write_published(request.param, tmp_path_factory.mktemp("published"))
+    return once(request.param, partial(write_published, request.param))
 
 
 @pytest.fixture(scope="session")
-def halved(bundle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def halved(bundle_folder: Path, once: Once) -> Path:
     """A bundle whose members are there in half precision too."""
     from tests.trt_networks import write_halved
 
-    return write_halved(bundle_folder, tmp_path_factory.mktemp("halved") / "bundle")
+    return once("halved", partial(write_halved, bundle_folder))
 
 
 @pytest.fixture
@@ -217,12 +251,5 @@ def station_yaml(bundle_folder: Path, tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def mosquitto(tmp_path: Path) -> Iterator[int]:
     """A real broker on a free local port."""
-    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
-    assert program, "the tests want mosquitto: apt-get install mosquitto (make test does it as root)"
-    port = free_port()
-    config = tmp_path / "mosquitto.conf"
-    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n")
-    with subprocess.Popen([program, "-c", str(config)], stderr=subprocess.DEVNULL) as broker:
-        time.sleep(0.3)
-        yield port
-        broker.terminate()
+    with Broker(tmp_path, free_port()) as broker:
+        yield broker.port

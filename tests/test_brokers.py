@@ -9,9 +9,8 @@ import pytest
 
 from edge.config import MqttSettings, TlsSettings
 from edge.contract.errors import ConfigError
-from edge.demo.run import free_port
 from edge.publisher.credentials import password
-from tests.brokers import Broker, counts, fill, numbered, publisher_of, stand_in, until
+from tests.brokers import Broker, counts, fill, free_port, numbered, publisher_of, stand_in, until
 
 
 @pytest.fixture
@@ -192,10 +191,10 @@ def test_a_black_hole_blocks_nobody(database: Path, bundle_folder: Path) -> None
             with publisher_of(database, port) as publisher:
                 publisher.tell_health("{}")
                 publisher.state()
-                assert time.monotonic() - begun < 0.5
+                assert time.monotonic() - begun < 4.0, "a connection is given up after 5 s, an answer after 10"
                 time.sleep(0.3)
                 begun = time.monotonic()
-            assert time.monotonic() - begun < 3.5
+            assert time.monotonic() - begun < 8.0, "its thread is left behind after 2.8 s"
             assert not publisher.connected
         for filler in fillers:
             filler.close()

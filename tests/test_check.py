@@ -3,15 +3,14 @@
 import json
 import math
 import os
-import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,12 +36,12 @@ from edge.check.verdict import Check, exit_status
 from edge.config import Config, MicrophoneSettings, load_config
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import CaptureError, ConfigError
-from edge.demo.run import free_port
 from edge.machine import Disk
 from edge.recognizer import Recognizer
 from edge.store.record import Store
 from edge.store.schema import first_schema
 from edge.types import utc_text
+from tests.brokers import Broker, free_port
 from tests.conftest import hiss, note, write_sound
 
 Yaml = Callable[..., Path]
@@ -374,19 +373,6 @@ def test_clocks() -> None:
     assert "1980-01-01" in never_set.found
 
 
-@contextmanager
-def broker(folder: Path, *lines: str) -> Iterator[int]:
-    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
-    assert program
-    port = free_port()
-    config = folder / "broker.conf"
-    config.write_text("\n".join([f"listener {port} 127.0.0.1", "persistence false", "user root", *lines]) + "\n")
-    with subprocess.Popen([program, "-c", str(config)], stderr=subprocess.DEVNULL) as process:
-        time.sleep(0.3)
-        yield port
-        process.kill()
-
-
 def broker_check(folder: Path, port: int, more: str = "") -> Check:
     return one(
         check_broker(config_in(folder / "s", "station: {id: porch}", f"mqtt: {{host: 127.0.0.1, port: {port}{more}}}"))
@@ -424,7 +410,9 @@ def test_a_wrong_password_and_a_forbidden_topic(tmp_path: Path) -> None:
     acl.write_text("user me\ntopic write elsewhere/#\n")
     (tmp_path / "password").write_text("wrong\n")
     login = f", username: me, password_file: {tmp_path / 'password'}"
-    with broker(tmp_path, "allow_anonymous false", f"password_file {users}", f"acl_file {acl}") as port:
+    rights = ("allow_anonymous false", f"password_file {users}", f"acl_file {acl}")
+    with Broker(tmp_path, free_port(), *rights) as broker:
+        port = broker.port
         wrong = broker_check(tmp_path, port, login)
         (tmp_path / "password").write_text("right\n")
         forbidden = broker_check(tmp_path, port, login)

@@ -34,7 +34,7 @@ from edge.recognizer import Recognizer
 from edge.replay import recordings_in, replay_folder
 from edge.store.record import Store
 from edge.types import Place
-from tests.fuzz import true_name
+from tests.trials.fuzz import true_name
 
 StationYaml = Callable[..., Path]
 PROJECT = Path(__file__).parents[1]
@@ -269,8 +269,8 @@ def test_an_ordinary_name_is_itself() -> None:
 
 
 def test_rounds_of_damaged_recordings_with_odd_names() -> None:
-    """`python -m tests.fuzz` as a developer runs it, shorter; a decoder that crashes ends the child, not the test."""
-    command = [sys.executable, "-W", "error", "-m", "tests.fuzz", "--rounds", "10", "--seed", "7"]
+    """`python -m tests.trials.fuzz` run shorter; a decoder that crashes ends the child, not the test."""
+    command = [sys.executable, "-W", "error", "-m", "tests.trials.fuzz", "--rounds", "10", "--seed", "7"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=PROJECT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("10 rounds of 20 files")

@@ -1,6 +1,6 @@
 """Killed at any moment, the record, the clips and the messages are those of a run that nobody touched.
 
-A few rounds of what `python -m tests.kills --rounds 100` does; and that it would tell.
+A few rounds of what `python -m tests.trials.kills --rounds 100` does; and that it would tell.
 """
 
 import sqlite3
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.kills import What, clips_whole, same_after_kills
-from tests.kills_in_migration import same_after_killed_migrations
 from tests.records import differences, dump
+from tests.trials.kills import What, clips_whole, same_after_kills
+from tests.trials.kills_in_migration import same_after_killed_migrations
 
 DAMAGES = (  # of any row: which numbers there are depends on the moments of the kills
     "DELETE FROM effort WHERE rowid = (SELECT max(rowid) FROM effort)",

@@ -16,13 +16,12 @@ from jsonschema import Draft202012Validator
 
 from edge.config import Config, MqttSettings, load_config
 from edge.contract.bundle import read_bundle
-from edge.demo.run import free_port
 from edge.health import Health, Mqtt
 from edge.publisher import Publisher, PublisherState, detection_message, station_presence
 from edge.publisher.messages import stamp
 from edge.store.outbox import OutboxTable
 from edge.types import Detection, Message, Place, RecordingRow, Waiting
-from tests.brokers import Broker, Listener, counts, fill, until
+from tests.brokers import Broker, Listener, counts, fill, free_port, until
 
 DOCS = Path(__file__).parents[1] / "docs"
 DOCUMENT = (DOCS / "mqtt.md").read_text(encoding="utf8")

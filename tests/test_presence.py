@@ -15,11 +15,10 @@ import pytest
 
 from edge.config import Config, load_config
 from edge.contract.bundle import read_bundle
-from edge.demo.run import free_port
 from edge.publisher import Presence, Publisher, station_presence
 from edge.store.outbox import OutboxTable
 from edge.types import Message
-from tests.brokers import Broker, Listener, fill, until
+from tests.brokers import Broker, Listener, fill, free_port, until
 
 BASE = "birdstation/v1/porch"
 DISCOVERY = "homeassistant/device/birdstation_porch/config"

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from edge.config import MqttSettings
-from edge.demo.run import free_port
 from edge.publisher import Publisher
 from edge.store.outbox import OutboxTable
 from edge.types import Message
@@ -21,6 +20,7 @@ from tests.brokers import (
     Listener,
     counts,
     fill,
+    free_port,
     gate,
     numbered,
     publisher_of,

@@ -327,9 +327,9 @@ def test_absurd_lengths_cost_nothing(tmp_path: Path) -> None:
     at = rf64.index(b"ds64") + 16
     rf64[at : at + 8] = struct.pack("<Q", 2**62)
     (tmp_path / "x.rf64").write_bytes(rf64)
-    started = time.monotonic()
+    started = time.process_time()
     assert outcome(tmp_path / "x.rf64")[0] == pytest.approx(1.0)
-    assert time.monotonic() - started < 2.0
+    assert time.process_time() - started < 2.0, "seconds of work, however busy the machine"
 
 
 # Finding them
@@ -370,11 +370,11 @@ def test_a_folder_that_may_not_be_listed_is_reported(tmp_path: Path, monkeypatch
 
 
 def survives(path: Path) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     with suppress(RecordingError):
         for block in stream(path):
             assert np.isfinite(block).all()
-    assert time.monotonic() - started < 5.0
+    assert time.process_time() - started < 5.0
     with path.open("rb") as file:
         assert len(list(riff_chunks(file))) <= 1_000
 

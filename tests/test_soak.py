@@ -1,6 +1,6 @@
 """Minutes of the soak in a process of its own, over a full hour, gaps and reloads: nothing grows that must not.
 
-`python -m tests.soak` runs a day, with figures; nothing here depends on how fast this machine is.
+`python -m tests.trials.soak` runs a day, with figures; nothing here depends on how fast this machine is.
 """
 
 import json
@@ -13,7 +13,7 @@ import pytest
 
 from edge.engines.onnx import OnnxEngine
 from edge.publisher.link import IN_FLIGHT_MAX
-from tests.soak import slopes
+from tests.trials.soak import slopes
 
 PROJECT = Path(__file__).parents[1]
 FIELDS_WITHOUT_GROWTH = {"files": 2, "threads": 0, "tasks": 1, "ledger_waiting": 0, "in_flight": IN_FLIGHT_MAX}
@@ -23,7 +23,7 @@ BLOCKS_MAX = 4_000  # of half a million that Python holds; an object kept per wi
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("soak") / "figures.json"
-    command = [sys.executable, "-m", "tests.soak", "--hours", "0.12", "--sample-s", "30", "--real-time-s", "6"]
+    command = [sys.executable, "-m", "tests.trials.soak", "--hours", "0.12", "--sample-s", "30", "--real-time-s", "6"]
     done = subprocess.run([*command, "--out", str(out)], cwd=PROJECT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return dict(json.loads(out.read_text()))

@@ -1,4 +1,4 @@
-"""The daemon at a virtual sound card, in real time: half a minute of what tests/virtual_card.py does for longer."""
+"""The daemon at a virtual sound card, in real time: seconds of what tests/trials/virtual_card.py does for longer."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ import soxr
 
 from tests.conftest import hiss, note, write_sound
 from tests.sound_card import CARD_HZ, missing_programs
-from tests.virtual_card import same, unplugged
+from tests.trials.virtual_card import same, unplugged
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or bool(missing_programs()), reason=missing_programs() or "PulseAudio is Linux's"

@@ -23,22 +23,21 @@ from edge.contract.audio import Image
 from edge.contract.blend import Scores
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import EXIT_CONFIG
-from edge.demo.run import free_port
 from edge.ledger import Ledger
 from edge.recognizer import Recognizer
 from edge.replay import Replay, recordings_in
 from edge.store.record import Store
 from edge.types import GapRow
 from edge.watched import Watched
-from tests.brokers import TOPIC, Broker, Listener, counts, gate, until
+from tests.brokers import TOPIC, Broker, Listener, counts, free_port, gate, until
 from tests.conftest import hiss, noon_zone, note, write_sound
-from tests.kills import effort_adds_up, recordings
+from tests.trials.kills import effort_adds_up, recordings
 
 StationYaml = Callable[..., Path]
 PROJECT = Path(__file__).parents[1]
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 HEALTH_S = 1
-STOP_S_MAX = 10.0
+STOP_S_MAX = 120.0  # on a machine that is busy with other tests; alone it takes a second
 LONG_S = 800  # of a recording: far more windows than are analysed while this test looks twice
 
 
@@ -56,10 +55,8 @@ class Daemon:
             process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=PROJECT)
         try:
             yield process
-            began = time.monotonic()
             process.terminate()
-            assert process.wait(timeout=PATIENCE_S) == 0, self.log.read_text()
-            assert time.monotonic() - began < STOP_S_MAX
+            assert process.wait(timeout=STOP_S_MAX) == 0, self.log.read_text()
             assert "Traceback" not in self.log.read_text()
         finally:
             process.kill()

@@ -58,6 +58,7 @@ def save_network(path: Path, nodes: list[onnx.NodeProto], constants: dict[str, n
 
 def write_published(architecture: str, folder: Path) -> Path:
     """A published member with 397 species, exported in both precisions."""
+    folder.mkdir()
     to_onnx(spread_network(architecture, 397), folder / "fp32.onnx")
     assert to_half(folder / "fp32.onnx", folder / "fp16.onnx")
     return folder

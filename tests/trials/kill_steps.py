@@ -1,4 +1,4 @@
-"""`python -m tests.kill_steps N …`: `python -m edge …`, killed at its Nth step on the disk.
+"""`python -m tests.trials.kill_steps N …`: `python -m edge …`, killed at its Nth step on the disk.
 
 A step is the moment before or after a commit, and before or after a file is put in place: moments that a clock seldom
 hits. The program itself has no switch for this.

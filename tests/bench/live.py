@@ -1,6 +1,6 @@
 """What a day costs: the daemon at the pace of time, in percent of one core, megabytes, and how late rows are.
 
-    python -m tests.bench_live [--quick]
+    python -m tests.bench.live [--quick]
 
 The soak's daemon with its broker and its made-up microphone (soak.py), at the default hop of 2.5 s: each way to answer
 in a process of its own.
@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from edge.machine import rss_mb
-from tests.bench_replay import modes
-from tests.soak import Soak
+from tests.bench.replay import modes
+from tests.trials.soak import Soak
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 WARM_UP_H = 0.05  # as fast as it goes: whatever is allocated once is then allocated
 SECONDS, QUICK_S = 120.0, 30.0
 _BARE = "import edge.station; from edge.machine import rss_mb; print(rss_mb())"
@@ -56,7 +56,7 @@ def bench_live(console: Console, seconds: float) -> None:
     for name in ("members", *columns):
         table.add_column(name, justify="left" if name == "members" else "right")
     for members in modes():
-        command = [sys.executable, "-m", "tests.bench_live", "--members", members, "--seconds", str(seconds)]
+        command = [sys.executable, "-m", "tests.bench.live", "--members", members, "--seconds", str(seconds)]
         done = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
         cpu, late = found["real time"], found["latency"]

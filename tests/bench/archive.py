@@ -14,7 +14,7 @@ import soundfile
 from edge.config import DEMO_FOLDER
 from edge.contract.audio import RATE_HZ
 
-FOLDER = Path(__file__).parents[1] / "build" / "bench"
+FOLDER = Path(__file__).parents[2] / "build" / "bench"
 HOUR_S = 3600
 SUBTYPES = {"ogg": "VORBIS", "flac": "PCM_16", "wav": "PCM_16"}
 _FIRST = datetime(2024, 5, 1, 4, 0, 0)

@@ -1,6 +1,6 @@
 """A station that is killed again and again, and what must be the same afterwards as if nobody had touched it.
 
-    python -m tests.kills --rounds 100 [--what replay|folder|both] [--seed N]
+    python -m tests.trials.kills --rounds 100 [--what replay|folder|both] [--seed N]
 
 Real processes, a real broker with one subscriber that never leaves, one database through all rounds. Exits 1 and says
 what differs if anything does.
@@ -26,14 +26,13 @@ from typing import Any, Literal
 import numpy as np
 
 from edge.contract.blend import Blend
-from edge.demo.run import free_port
-from tests.brokers import Broker, Listener, until
+from tests.brokers import Broker, Listener, free_port, until
 from tests.conftest import hiss, make_bundle, note, write_sound
-from tests.kills_in_migration import earlier_version, same_after_killed_migrations
 from tests.records import DETECTIONS, differences, dump
+from tests.trials.kills_in_migration import earlier_version, same_after_killed_migrations
 
 What = Literal["replay", "folder"]
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 _POLL_S = 0.003
 _STEPS_MAX = 120  # on the disk; a recording takes about 50
 _RECORDINGS_A_ROUND = 1.0
@@ -194,7 +193,7 @@ class Program:
 
 class Killer:
     """Picks the moments: while it starts, just after something new was committed, some commits later, or at a step on
-    the disk (tests/kill_steps.py)."""
+    the disk (tests/trials/kill_steps.py)."""
 
     def __init__(self, program: Program, figures: Figures, rng: np.random.Generator) -> None:
         self.program, self.figures, self.rng = program, figures, rng
@@ -204,7 +203,7 @@ class Killer:
         """One start, one SIGKILL. `recordings` there are to do."""
         moment = self.rng.choice(["start", "commit", "later", "step"], p=[0.2, 0.2, 0.1, 0.5])
         before, began = progress(self.program.database), time.monotonic()
-        steps = ("tests.kill_steps", str(int(self.rng.integers(1, _STEPS_MAX)))) if moment == "step" else ()
+        steps = ("tests.trials.kill_steps", str(int(self.rng.integers(1, _STEPS_MAX)))) if moment == "step" else ()
         with self.program.started(*steps) as process:
             if moment == "start":
                 time.sleep(float(self.rng.uniform(0.0, self._start_s)))

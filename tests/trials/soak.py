@@ -1,6 +1,6 @@
 """A day of forest through the daemon, faster than time: what grows, what it costs beside the networks, how late it is.
 
-    python -m tests.soak --hours 24 [--real-time-s 120] [--seed N] [--folder DIR] [--out FILE.json] [--trace]
+    python -m tests.trials.soak --hours 24 [--real-time-s 120] [--seed N] [--folder DIR] [--out FILE.json] [--trace]
 
 The daemon as it ships, with its bundle, SQLite on a real disk, a real broker and a subscriber in another process. Only
 the sound card and the clocks are made up: synthetic forest, with gaps, twenty-four full hours and a midnight, a SIGHUP
@@ -36,12 +36,11 @@ from edge.analysis import Found, Stopwatch
 from edge.clock import Clock
 from edge.config import DEMO_FOLDER
 from edge.contract.audio import RATE_HZ
-from edge.demo.run import free_port
 from edge.live import Live
 from edge.machine import open_files, rss_mb
 from edge.station import Station
 from edge.types import Chunk, Gap
-from tests.brokers import Broker, Listener
+from tests.brokers import Broker, Listener, free_port
 
 _CHUNK_S = 0.5  # as the microphone has them
 _BEFORE_HOUR_S = 90.0  # the tape begins so long before a full hour

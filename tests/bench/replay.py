@@ -1,7 +1,7 @@
-"""Replays of archives of 1, 4 and 24 hours with the shipped bundle: cost per hour, speed, memory, the first row.
+"""Replays of archives of 1 and 4 hours (24 with --long): cost per hour, speed, memory, the first row.
 
-The command as a user types it, each in a process of its own; what it says of itself in JSON, and the moment when a row
-can be read by somebody else.
+The shipped bundle and the command as a user types it, each in a process of its own; what it says of itself in JSON, and
+the moment when a row can be read by somebody else.
 """
 
 import argparse
@@ -13,17 +13,19 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 
 from edge.config import DEMO_FOLDER
 from edge.contract.bundle import read_bundle
-from tests.bench_archive import HOUR_S, archive
+from tests.bench.archive import HOUR_S, archive
+from tests.bench.ratios import ROUNDS, Ratio, interleaved
 
 PEERS = (
     "CPU seconds per hour of 32-kHz Ogg, measured elsewhere on a machine of this kind: BirdNET-Analyzer 84, the best "
@@ -31,8 +33,7 @@ PEERS = (
 )
 STEPS = ("decode", "image", "engine", "store")
 _LOOK_EVERY_S = 0.02
-_ROUNDS = 5
-_LONG_H, _LONG_ROUNDS = 24, 3  # an archive of so many hours takes a minute, and is in so many of the rounds only
+CONSTANT_MAX, MEMORY_MAX = 1.05, 1.1  # of a long archive's cost per hour and memory, against a short one's
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Plan:
     hours: int
     members: str
     jobs: int
+
+    def like(self, other: "Plan") -> bool:
+        """The same but for its length."""
+        return replace(self, hours=other.hours) == other
 
 
 @dataclass(frozen=True)
@@ -62,26 +67,42 @@ def modes() -> list[str]:
     return ["bag"] if student is None else ["student", "cascade", "bag"]
 
 
-def plans(quick: bool) -> Iterator[Plan]:
-    """Ogg in full, FLAC once; the longest unless it is to be quick."""
+def plans(long: bool) -> Iterator[Plan]:
+    """Ogg of 1 and 4 hours, FLAC once; 24 hours if it may take long."""
     for members in modes():
         yield Plan("ogg", 1, members, 1)
         yield Plan("ogg", 4, members, 1)
         yield Plan("ogg", 4, members, 2)
         yield Plan("flac", 1, members, 1)
-        if not quick:
+        if long:
             yield Plan("ogg", 24, members, 1)
             yield Plan("ogg", 24, members, 2)
 
 
-def measure(todo: list[Plan], console: Console) -> dict[Plan, Measured]:
-    """Of each plan the run of median cost. All in turn, round after round: a machine that gets slower or faster
-    meanwhile does so for each of them."""
+def measure(todo: list[Plan], console: Console) -> dict[Plan, list[Measured]]:
+    """All plans, in turn."""
     runs: dict[Plan, list[Measured]] = {plan: [] for plan in todo}
-    turns = [plan for n in range(_ROUNDS) for plan in todo if plan.hours < _LONG_H or n < _LONG_ROUNDS]
-    for plan in track(turns, "replays", console=console, transient=True):
-        runs[plan].append(run(plan))
-    return {plan: sorted(costs, key=lambda cost: cost.cpu_s_per_hour)[len(costs) // 2] for plan, costs in runs.items()}
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("replays", total=ROUNDS * len(todo))
+
+        def cost(plan: Plan) -> float:
+            runs[plan].append(run(plan))
+            progress.advance(task)
+            return runs[plan][-1].cpu_s_per_hour
+
+        interleaved({str(plan): partial(cost, plan) for plan in todo})
+    return runs
+
+
+def costs(quick: bool) -> dict[str, float]:
+    """CPU seconds per hour, seconds to the first row and megabytes of a replay of an hour, by each kind of members."""
+    found = {}
+    for members in modes()[:1] if quick else modes():
+        cost = run(Plan("ogg", 1, members, 1))
+        found[f"{members}, CPU s an hour"] = cost.cpu_s_per_hour
+        found[f"{members}, first row s"] = cost.first_row_s
+        found[f"{members}, peak MB"] = cost.peak_mb
+    return found
 
 
 def run(plan: Plan) -> Measured:
@@ -125,40 +146,53 @@ def has_row(database: Path) -> bool:
     return False
 
 
-def bench_replay(console: Console, quick: bool) -> None:
+def bench_replay(console: Console, todo: list[Plan]) -> None:
     """Print the table, and how constant cost and memory are."""
-    table = Table(title="Replay with the shipped bundle, 32 kHz, hop 5 s, ONNX Runtime", title_justify="left")
+    title = f"Replay with the shipped bundle, 32 kHz, hop 5 s, ONNX Runtime: medians of {ROUNDS} rounds in turn"
+    table = Table(title=title, title_justify="left")
     names = ("archive", "members", "jobs", "CPU-s per hour", "× real time", "first row s", "peak MB")
     for name in (*names, *(f"{step} %" for step in STEPS)):
         table.add_column(name, justify="left" if name in ("archive", "members") else "right")
-    found = measure(list(plans(quick)), console)
-    for plan, cost in found.items():
+    found = measure(todo, console)
+    for plan, runs in found.items():
+        cost = sorted(runs, key=lambda run: run.cpu_s_per_hour)[len(runs) // 2]
         figures = (f"{cost.cpu_s_per_hour:.1f}", f"{cost.x_real_time:.0f}", f"{cost.first_row_s:.2f}")
         shares = (f"{100 * share:.0f}" for share in cost.shares)
         archive_name = f"{plan.hours} h {plan.suffix.upper()}"
         table.add_row(archive_name, plan.members, str(plan.jobs), *figures, f"{cost.peak_mb:.0f}", *shares)
     console.print(table)
     console.print("Steps: shares of the time that they take in all threads. The first row: start of Python included.")
-    console.print(f"The run of median cost, of {_ROUNDS} in turn; of {_LONG_H} h of {_LONG_ROUNDS}.")
-    for members, jobs in sorted({(plan.members, plan.jobs) for plan in found}):
-        console.print(constancy(members, jobs, found))
+    for plan in found:
+        shortest = min((p for p in found if p.like(plan)), key=lambda p: p.hours)
+        if shortest != plan:
+            console.print(constancy(plan, found[plan], shortest, found[shortest]))
     console.print(PEERS)
 
 
-def constancy(members: str, jobs: int, found: dict[Plan, Measured]) -> str:
-    """How far archives of several lengths lie from each other."""
-    kind = ("ogg", members, jobs)
-    same = {plan.hours: cost for plan, cost in found.items() if (plan.suffix, plan.members, plan.jobs) == kind}
-    costs = [cost.cpu_s_per_hour for cost in same.values()]
-    peaks = [cost.peak_mb for cost in same.values()]
-    hours = ", ".join(f"{hours} h" for hours in same)
+def constancy(plan: Plan, runs: list[Measured], shorter: Plan, others: list[Measured]) -> str:
+    """How cost and memory of an archive lie to those of a shorter one."""
+    cost, peak = (
+        Ratio.of([getattr(run, key) for run in runs], [getattr(run, key) for run in others])
+        for key in ("cpu_s_per_hour", "peak_mb")
+    )
     return (
-        f"{members}, {jobs} jobs, {hours}: CPU-s per hour within {100 * (max(costs) / min(costs) - 1):.1f} %, "
-        f"peak memory within {100 * (max(peaks) / min(peaks) - 1):.1f} %"
+        f"{plan.members}, {plan.jobs} jobs, {plan.hours} h against {shorter.hours} h: CPU-s per hour {cost}, "
+        f"{cost.verdict(CONSTANT_MAX)} than {CONSTANT_MAX}; peak memory {peak}, {peak.verdict(MEMORY_MAX)} than "
+        f"{MEMORY_MAX}"
     )
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    bench_replay(Console(width=130), parser.parse_args().quick)
+    parser.add_argument("--quick", action="store_true", help="archives of one hour, and no FLAC")
+    parser.add_argument("--long", action="store_true", help="archives of 24 hours, too")
+    arguments = parser.parse_args()
+    todo = list(plans(arguments.long))
+    if arguments.quick:
+        todo = [plan for plan in todo if plan.hours == 1 and plan.suffix == "ogg"]
+    bench_replay(Console(width=130), todo)
+
+
+if __name__ == "__main__":
+    main()

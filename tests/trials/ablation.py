@@ -1,7 +1,7 @@
 """What each switch of a recipe is worth: one baseline, variants with one switch changed each, several seeds of each.
 
-python -m tests.ablation --data MIXED --out OUT (MIXED: python -m trainer mix-soundscapes) trains what is missing in OUT
-and writes OUT/ablation.md. Never a test: it takes most of an hour, and its figures are those of one small corpus.
+python -m tests.trials.ablation --data MIXED --out OUT (MIXED: python -m trainer mix-soundscapes) trains what is missing
+in OUT and writes OUT/ablation.md. It takes most of an hour, and its figures are those of one small corpus.
 """
 
 import argparse

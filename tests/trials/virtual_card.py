@@ -1,6 +1,6 @@
 """A station at a virtual sound card: does it hear live what a replay of the recording hears, and what do bad days do?
 
-    python -m tests.virtual_card [--minutes 10] [--scene same|unplugged|slow]
+    python -m tests.trials.virtual_card --minutes 10 [--scene same|unplugged|slow]
 
 The demo's soundscapes are played into the card in real time, the daemon listens through sounddevice, parec records
 beside it. Prints the figures, exits 1 if anything is wrong and then keeps its folder.
@@ -26,9 +26,8 @@ import soxr
 from scipy.signal import correlate
 
 from edge.contract.audio import RATE_HZ, Samples
-from edge.demo.run import free_port
 from edge.health import SILENT_S_MAX
-from tests.brokers import Broker, Listener, until
+from tests.brokers import Broker, Listener, free_port, until
 from tests.daemon import BOOKS, PROJECT, WINDOW_S, Daemon, Heard, books, heard, unix
 from tests.slow_bundle import BUNDLE, slow_bundle
 from tests.sound_card import CARD_HZ, Card, Pcm, Recording, forest, missing_programs

@@ -15,7 +15,7 @@ from sqlite_utils import Database
 from edge.store.schema import migrations
 from tests.records import DETECTIONS, differences, dump
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 
 
 def earlier_version(database: Path) -> None:

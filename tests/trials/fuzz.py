@@ -1,7 +1,7 @@
 """Folders of damaged recordings with odd names, replayed: every file ends analysed or refused, once, in one line.
 
-`python -m tests.fuzz --rounds 200 --seed 1` runs as long as you like. Each round replays a new folder twice in a child
-process, so that a crash of a decoder is seen and its seed is known. Knows nothing of what the sound holds.
+`python -m tests.trials.fuzz --rounds 200 --seed 1` runs as long as you like. Each round replays a new folder twice in a
+child process, so that a crash of a decoder is seen and its seed is known. Knows nothing of what the sound holds.
 """
 
 import argparse
@@ -289,13 +289,20 @@ def main() -> int:
         faulthandler.enable()
         run_rounds(range(wanted.seed, wanted.seed + wanted.rounds))
         return 0
-    command = [sys.executable, "-m", "tests.fuzz", "--child", f"--rounds={wanted.rounds}", f"--seed={wanted.seed}"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.trials.fuzz",
+        "--child",
+        f"--rounds={wanted.rounds}",
+        f"--seed={wanted.seed}",
+    ]
     child = subprocess.run(command, capture_output=True, text=True, errors="replace")
     said = child.stdout.splitlines() or ["nothing"]
     print(said[-1])
     if child.returncode:
         print(
-            f"{child.stderr[-6000:]}\nended with {child.returncode}; again: python -m tests.fuzz --rounds 1 "
+            f"{child.stderr[-6000:]}\nended with {child.returncode}; again: python -m tests.trials.fuzz --rounds 1 "
             f"--seed {said[-1].split()[-1]}",
             file=sys.stderr,
         )

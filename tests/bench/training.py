@@ -1,12 +1,15 @@
 """Steps per second of the training loop against a plain eager float32 loop of the same network, in one run.
 
-`make bench` shows it; alone: python tests/bench_training.py. The images are noise: what they show costs no time. On a
+`make bench` shows it; alone: python -m tests.bench.training. The images are noise: what they show costs no time. On a
 CPU one thread is measured, as every worker has, in CPU seconds: other programs do not count.
 """
 
+import argparse
+import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from torch.nn import functional
 
 from edge.contract.audio import IMAGE_SHAPE
 from edge.contract.taxonomy import Species, Taxonomy
+from tests.bench.ratios import ROUNDS, Ratio, interleaved
 from trainer.augment import Dice, augment
 from trainer.dataset import CropSet, Ints, epoch_crops, targets
 from trainer.files import write_csv, write_json
@@ -29,18 +33,18 @@ from trainer.spectrograms import IMAGES, INDEX, RANGES, Spectrograms, cache_cons
 from trainer.workers import default_jobs
 
 SPECIES = 397
-ROUNDS = 2
 # of BirdCLEF 2021 and the author's write-up: hours of one member on Colab
 RECORDINGS, CROPS, AUTHOR_HOURS = 62_874, 380_000, {"stripes": 2.5, "mixup": 5.5}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Best of the rounds."""
+    """Medians of the rounds, and the ratio."""
 
     batch: int
     ours: float  # steps per second
     plain: float
+    ratio: Ratio  # how many times faster
     waited: float  # share of our loop's time
     precision: str
     peak_bytes: int  # of device memory; 0 on a CPU
@@ -98,51 +102,96 @@ class Plain:
         return total
 
 
-def measure(folder: Path, kind: MemberRecipe, batch: int, steps: int, device: str) -> Measured:
-    """Epochs of both loops in turn, so that what else the machine does meets both."""
-    task = make_task(folder, kind, batch, steps, device)
-    torch.set_num_threads(task.threads)
-    member = Member(Run(task.run), task)
-    plain = Plain(task, member)
-    clock = time.perf_counter if device != "cpu" else time.process_time
-    seconds, waits, peak = dict[str, list[float]](ours=[], plain=[]), [], 0
-    for number in range(ROUNDS + 1):  # the first one warms up (and compiles) and does not count
-        rng = np.random.default_rng(number)
-        dice = Dice(rng, torch.Generator(member.device).manual_seed(number))
-        if device != "cpu":
+class Race:
+    """Both loops of one kind of member on the same images; seconds per step of an epoch of either."""
+
+    def __init__(self, folder: Path, kind: MemberRecipe, batch: int, steps: int, device: str) -> None:
+        self.task, self.steps, self.device = make_task(folder, kind, batch, steps, device), steps, device
+        torch.set_num_threads(self.task.threads)
+        self.member = Member(Run(self.task.run), self.task)
+        self.plain = Plain(self.task, self.member)
+        self.clock = time.perf_counter if device != "cpu" else time.process_time
+        self.waits: list[float] = []
+        self.peak_bytes = self.epochs = 0
+
+    def ours(self) -> float:
+        """An epoch of the trainer's loop."""
+        rng, dice = self._dice()
+        if self.device != "cpu":
             torch.cuda.reset_peak_memory_stats()
-        begin, wall = clock(), time.perf_counter()
-        _, waited = member._train(1, rng, dice)
-        seconds["ours"].append(clock() - begin)
-        waits.append(waited / (time.perf_counter() - wall))
-        peak = torch.cuda.max_memory_allocated() if device != "cpu" else 0
-        recordings, rows = epoch_crops(member.train, member.recipe.sampling, rng)
-        begin = clock()
-        plain.epoch(recordings, rows, batch, dice)
-        seconds["plain"].append(clock() - begin)
-    ours, theirs = (min(found[1:]) for found in seconds.values())
-    return Measured(batch, steps / ours, steps / theirs, float(np.mean(waits[1:])), member.precision, peak)
+        begin, wall = self.clock(), time.perf_counter()
+        _, waited = self.member._train(1, rng, dice)
+        spent = self.clock() - begin
+        self.waits.append(waited / (time.perf_counter() - wall))
+        self.peak_bytes = torch.cuda.max_memory_allocated() if self.device != "cpu" else 0
+        return spent / self.steps
+
+    def theirs(self) -> float:
+        """An epoch of the plain one."""
+        rng, dice = self._dice()
+        recordings, rows = epoch_crops(self.member.train, self.member.recipe.sampling, rng)
+        begin = self.clock()
+        self.plain.epoch(recordings, rows, self.member.recipe.optimiser.batch, dice)
+        return (self.clock() - begin) / self.steps
+
+    def _dice(self) -> tuple[np.random.Generator, Dice]:
+        self.epochs += 1
+        rng = np.random.default_rng(self.epochs)
+        return rng, Dice(rng, torch.Generator(self.member.device).manual_seed(self.epochs))
 
 
-def bench_training(console: Console) -> None:
+def measure(race: Race) -> Measured:
+    """Epochs of both loops in turn, after one of each that warms up (and compiles)."""
+    race.ours()
+    race.theirs()
+    race.waits.clear()
+    found = interleaved({"ours": race.ours, "plain": race.theirs})
+    ours, plain = (1 / statistics.median(seconds) for seconds in found.values())
+    batch, waited = race.member.recipe.optimiser.batch, float(np.mean(race.waits))
+    ratio = Ratio.of(found["plain"], found["ours"])
+    return Measured(batch, ours, plain, ratio, waited, race.member.precision, race.peak_bytes)
+
+
+def races(device: str, quick: bool) -> Iterator[Race]:
+    """The published kinds of member and the demo's, in a folder of their own each; the demo's alone if it is to be
+    quick."""
+    demo = find_recipe("demo").members[0]
+    for kind in (*(() if quick else find_recipe("published").members), demo):
+        batch, steps = (64, 40) if device != "cpu" else (32, 8) if kind is demo else (16, 1)
+        with tempfile.TemporaryDirectory() as name:
+            yield Race(Path(name), kind, batch, steps, device)
+
+
+def costs(quick: bool) -> dict[str, float]:
+    """Seconds per step of the trainer's loop: on a CPU of one thread."""
+    found = {}
+    for race in races(device_here(), quick):
+        race.ours()  # warms up
+        found[f"{race.task.kind.architecture}, s a step"] = race.ours()
+    return found
+
+
+def device_here() -> str:
+    """The first GPU, or the CPU."""
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def bench_training(console: Console, quick: bool) -> None:
     """Print the table; with a GPU also memory and what the published recipe would take."""
-    device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    published, demo = find_recipe("published").members, find_recipe("demo").members[0]
+    device = device_here()
     where = torch.cuda.get_device_name() if device != "cpu" else "one CPU thread"
     versions = f"torch {torch.__version__}, Python {sys.version.split()[0]}"
-    table = Table(title=f"Training loop: steps per second, {where}, {versions}", title_justify="left")
-    for name in ("network", "batch", "", "ours", "plain float32", "ratio", "data wait", "peak GB"):
+    title = f"Training loop: steps per second, {where}, {versions}, {ROUNDS} rounds in turn"
+    table = Table(title=title, title_justify="left")
+    for name in ("network", "batch", "", "ours", "plain float32", "ratio (95 %)", "data wait", "peak GB"):
         table.add_column(name, justify="left" if name in ("network", "") else "right")
     hours = []
-    for kind in (*published, demo):
-        small = kind is demo
-        batch, steps = (64, 40) if device != "cpu" else (32, 8) if small else (16, 1)
-        with tempfile.TemporaryDirectory() as name:
-            found = measure(Path(name), kind, batch, steps, device)
-        figures = f"{found.ours:.2f}", f"{found.plain:.2f}", f"{found.ours / found.plain:.2f}", f"{found.waited:.1%}"
+    for race in races(device, quick):
+        kind, found = race.task.kind, measure(race)
+        figures = f"{found.ours:.2f}", f"{found.plain:.2f}", str(found.ratio), f"{found.waited:.1%}"
         memory = f"{found.peak_bytes / 1e9:.1f}" if found.peak_bytes else "-"
-        table.add_row(kind.architecture, str(batch), found.precision, *figures, memory)
-        if not small:
+        table.add_row(kind.architecture, str(found.batch), found.precision, *figures, memory)
+        if kind in find_recipe("published").members:
             hours += [
                 projection(kind, found, RECORDINGS, "a crop of every recording"),
                 projection(kind, found, CROPS, "all crops"),
@@ -160,4 +209,6 @@ def projection(kind: MemberRecipe, found: Measured, samples: int, epoch: str) ->
 
 
 if __name__ == "__main__":
-    bench_training(Console(width=130))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the demo's network alone")
+    bench_training(Console(width=130), parser.parse_args().quick)
