@@ -11,6 +11,7 @@ from pathlib import Path
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when ray starts its processes
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # what ray will do by itself; without it, it warns
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112, else 15: beside other tests they stand still
 import ray
 from ray.cluster_utils import Cluster
 

@@ -139,6 +139,7 @@ def body(disk: Path, bundle: Path, outside: Path) -> None:
     assert not list((disk / "clips").rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_full_and_read_only(tmp_path: Path, bundle_folder: Path) -> None:
     disk, outside = tmp_path / "disk", tmp_path / "outside"
     disk.mkdir()

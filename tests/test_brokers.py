@@ -18,6 +18,7 @@ def database(tmp_path: Path) -> Path:
     return tmp_path / "station.db"
 
 
+@pytest.mark.slow
 def test_a_wrong_password_is_named_and_not_hammered(database: Path, tmp_path: Path, bundle_folder: Path) -> None:
     port = free_port()
     (tmp_path / "passwords").write_text("me:right\n")
@@ -176,6 +177,7 @@ def test_protocol_5_does_not_fall_back(database: Path) -> None:
 # Nothing waits for a broker
 
 
+@pytest.mark.slow
 def test_a_black_hole_blocks_nobody(database: Path, bundle_folder: Path) -> None:
     """One accepts the connection and says nothing; the other is a backlog that is full, so not even that."""
     fill(database, bundle_folder, numbered(range(5)))

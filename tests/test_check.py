@@ -97,6 +97,7 @@ def one(checks: list[Check]) -> Check:
     return check
 
 
+@pytest.mark.slow
 def test_a_fit_station(fit_yaml: Yaml, mosquitto: int) -> None:
     path = fit_yaml(
         f"mqtt: {{host: 127.0.0.1, port: {mosquitto}}}", "schedule: [[sunrise, sunset], ['20:00', '21:00']]"
@@ -124,6 +125,7 @@ def test_a_fit_station(fit_yaml: Yaml, mosquitto: int) -> None:
     assert names_in(path.parent) == ["station.yaml"], "a check leaves nothing behind"
 
 
+@pytest.mark.slow
 def test_people_get_a_table(fit_yaml: Yaml) -> None:
     done = command(fit_yaml(station=("station: {id: porch}",)), "--listen-s", "0")
     assert done.returncode == 0
@@ -296,6 +298,7 @@ def test_a_state_folder_that_cannot_be(fit_yaml: Yaml, tmp_path: Path) -> None:
     assert "Not a directory" in checks["state folder"].found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting wants root")
 def test_a_state_folder_on_a_read_only_disk(fit_yaml: Yaml, tmp_path: Path) -> None:
     state = tmp_path / "state"
@@ -487,6 +490,7 @@ def sound_card(sound: NDArray[np.float32] | None) -> Any:
 LISTEN_S = 2.5  # the first sound is kept back for a second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sound", "verdict", "advice"),
     [
@@ -519,6 +523,7 @@ def test_no_card_and_a_card_of_another_name() -> None:
     assert "'Test Card'" in other.found
 
 
+@pytest.mark.slow
 def test_this_machines_own_portaudio_never_raises(fit_yaml: Yaml) -> None:
     try:
         if devices():

@@ -184,6 +184,7 @@ def run_maker(
     return books.clips, held
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     stretches(),

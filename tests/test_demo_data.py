@@ -21,6 +21,8 @@ from trainer.demo.seeds import stream
 from trainer.demo.vorbis import encode
 from trainer.demo.world import make_world
 
+pytestmark = pytest.mark.slow
+
 SEED = 7
 SIZE = {"species": 3, "recordings": 4, "soundscapes": 2, "seed": SEED}
 OFFICIAL = (

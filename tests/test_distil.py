@@ -40,6 +40,8 @@ from trainer.spectrograms import cache_constants
 from trainer.student import load_student, read_student
 from trainer.tune import tune
 
+pytestmark = pytest.mark.slow
+
 _DEADLINE_S = 240.0
 _QUIET = Console(quiet=True)
 

@@ -30,6 +30,8 @@ from trainer.model import build_network
 from trainer.run import Run
 from trainer.tune import tune
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:

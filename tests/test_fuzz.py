@@ -268,6 +268,7 @@ def test_an_ordinary_name_is_itself() -> None:
     )
 
 
+@pytest.mark.slow
 def test_rounds_of_damaged_recordings_with_odd_names() -> None:
     """`python -m tests.trials.fuzz` run shorter; a decoder that crashes ends the child, not the test."""
     command = [sys.executable, "-W", "error", "-m", "tests.trials.fuzz", "--rounds", "10", "--seed", "7"]

@@ -95,6 +95,7 @@ def limited(own_bundle: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_export_and_station_survive_it(limited: Path, tmp_path: Path, station_yaml: Callable[..., Path]) -> None:
     assert verify(limited).prior == 0.0
     folder = tmp_path / "in"

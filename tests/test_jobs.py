@@ -166,6 +166,7 @@ def nodes() -> Iterator[Cluster]:
         yield made
 
 
+@pytest.mark.slow
 def test_a_node_killed_in_the_middle_loses_nothing(
     nodes: Cluster, archive: Path, station_yaml: StationYaml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +191,7 @@ def test_a_node_killed_in_the_middle_loses_nothing(
     assert all(o.earlier for o in again)
 
 
+@pytest.mark.slow
 def test_recordings_whose_reader_dies_are_told_and_the_rest_goes_on(
     nodes: Cluster, archive: Path, station_yaml: StationYaml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +216,7 @@ def test_recordings_whose_reader_dies_are_told_and_the_rest_goes_on(
     assert sum(type(event).__name__ == "Ended" for event in events) == 4
 
 
+@pytest.mark.slow
 def test_a_cluster_refuses_what_it_cannot_do(nodes: Cluster, archive: Path, station_yaml: StationYaml) -> None:
     with pytest.raises(ConfigError, match=r"clips\.of_recordings is on"):
         replayed(station_yaml("clips: {of_recordings: true}"), archive, cluster=nodes.address)

@@ -13,6 +13,8 @@ from tests.records import differences, dump
 from tests.trials.kills import What, clips_whole, same_after_kills
 from tests.trials.kills_in_migration import same_after_killed_migrations
 
+pytestmark = pytest.mark.slow
+
 DAMAGES = (  # of any row: which numbers there are depends on the moments of the kills
     "DELETE FROM effort WHERE rowid = (SELECT max(rowid) FROM effort)",
     "UPDATE detections SET score = score + 0.001 WHERE rowid = (SELECT max(rowid) FROM detections)",

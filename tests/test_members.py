@@ -191,6 +191,7 @@ def edge(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | {"COLUMNS": "200"})
 
 
+@pytest.mark.slow
 def test_a_station_without_a_student_does_not_start(station_yaml: StationYaml, tmp_path: Path) -> None:
     config = station_yaml("members: cascade", "source: folder", f"folder: {{path: {tmp_path}}}")
     write_sound(tmp_path / "in" / "a.wav", hiss(6))
@@ -229,6 +230,7 @@ def replayed(recordings: Path, config: Path) -> dict[tuple[str, float, str], Row
     return {(row["path"], row["offset_s"], row["species"]): dict(row) for row in rows}
 
 
+@pytest.mark.slow
 def test_a_replayed_row_says_who_decided(
     recordings: Path, station_yaml: StationYaml, student_bundle: Path, mosquitto: int
 ) -> None:

@@ -107,6 +107,7 @@ def files(run: Run) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in paths if path.name != "metrics.json"}
 
 
+@pytest.mark.slow
 def test_it_beats_the_published_kind(better: Run, published: Run) -> None:
     ours, theirs = figures(better), figures(published)
     assert ours["top1"] > theirs["top1"] + 0.05
@@ -114,6 +115,7 @@ def test_it_beats_the_published_kind(better: Run, published: Run) -> None:
     assert not (published.folder / "metadata" / "nearby.npz").exists()
 
 
+@pytest.mark.slow
 def test_it_holds_on_recordings_that_were_kept_back(better: Run, published: Run, tmp_path: Path) -> None:
     table = write_table(tmp_path / "kept.csv", 2)
     ours, theirs = score_places(better, table), score_places(published, table)
@@ -123,6 +125,7 @@ def test_it_holds_on_recordings_that_were_kept_back(better: Run, published: Run,
     assert ours.baseline_majority["top1"] < 0.2
 
 
+@pytest.mark.slow
 def test_far_from_all_recordings_the_networks_stand(better: Run) -> None:
     folder = better.folder / "metadata"
     pole = (np.array([80.0], np.float32), np.array([100.0], np.float32), np.array([10.0], np.float32))
@@ -133,6 +136,7 @@ def test_far_from_all_recordings_the_networks_stand(better: Run) -> None:
     assert np.isclose(place_scores(folder, better.taxonomy, *pole).sum(), 1.0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_station_and_trainer_agree_on_every_day(better: Run) -> None:
     folder, taxonomy = better.folder / "metadata", Taxonomy.read_csv(better.folder / "taxonomy.csv")
     nearby = Nearby.read(folder)
@@ -152,6 +156,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_ends_the_same(
     better: Run, data: Path, rasters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +218,7 @@ def outings(seed: int, people: int = 12, each: int = 25) -> tuple[Nearby, NDArra
     return nearby, np.full((len(spot), 8), 1 / 8, np.float32)
 
 
+@pytest.mark.slow
 def test_the_second_look_tells_recordists_apart() -> None:
     """After one recording of an outing: of whom it is decides whether the same species is likely or not."""
     nearby, base = outings(1)
@@ -295,6 +301,7 @@ def test_left_out_is_as_if_it_had_never_been() -> None:
         np.testing.assert_allclose(learnt.shared, told.shared, atol=0.02)
 
 
+@pytest.mark.slow
 def test_a_file_without_a_judge_is_still_read(better: Run, tmp_path: Path) -> None:
     whole = Nearby.read(better.folder / "metadata")
     assert whole is not None
@@ -308,6 +315,7 @@ def test_a_file_without_a_judge_is_still_read(better: Run, tmp_path: Path) -> No
     np.testing.assert_allclose(found.apply(base, *place).sum(axis=1), 1.0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_judge_of_an_older_version_is_refused_with_advice(better: Run, tmp_path: Path) -> None:
     with np.load(better.folder / "metadata" / "nearby.npz") as file:
         np.savez(tmp_path / "nearby.npz", **{name: file[name] for name in file if name != "judge_species"})
@@ -315,6 +323,7 @@ def test_a_judge_of_an_older_version_is_refused_with_advice(better: Run, tmp_pat
         Nearby.read(tmp_path)
 
 
+@pytest.mark.slow
 def test_score_metadata_as_a_command(better: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = dict.fromkeys(COLUMNS, "") | {"primary_label": "bird00", "latitude": "1", "longitude": "-50"}
     extra = [
@@ -335,6 +344,7 @@ def test_score_metadata_as_a_command(better: Run, tmp_path: Path, capsys: pytest
     assert "61 of 63 recordings" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_command_begins_a_run_by_itself(data: Path, rasters: Path, tmp_path: Path) -> None:
     """Without a recipe it is the published one, with what was asked for pinned in the run; another kind is refused."""
     command = [sys.executable, "-m", "trainer", "fit-metadata", "--data", data, "--rasters", rasters]

@@ -87,6 +87,7 @@ def test_a_killed_station_is_offline(tmp_path: Path, mosquitto: int) -> None:
     assert retained(mosquitto, "s/status") == ["offline"]
 
 
+@pytest.mark.slow
 def test_only_the_latest_health_is_sent_and_it_expires(config_of: ConfigOf, tmp_path: Path) -> None:
     port = free_port()
     with publisher_of(config_of(port, "health: {interval_s: 1}")) as publisher:
@@ -101,6 +102,7 @@ def test_only_the_latest_health_is_sent_and_it_expires(config_of: ConfigOf, tmp_
             assert until(lambda: retained(port, f"{BASE}/health") == []), "three intervals without news"
 
 
+@pytest.mark.slow
 def test_a_broker_that_forgot_is_told_again(config_of: ConfigOf, tmp_path: Path) -> None:
     broker = Broker(tmp_path, free_port())
     with publisher_of(config_of(broker.port)) as publisher:
@@ -113,6 +115,7 @@ def test_a_broker_that_forgot_is_told_again(config_of: ConfigOf, tmp_path: Path)
             assert until(lambda: not publisher.connected)
 
 
+@pytest.mark.slow
 def test_the_last_detection_of_the_source_is_retained_and_no_event_is(
     config_of: ConfigOf, bundle_folder: Path, mosquitto: int
 ) -> None:

@@ -90,6 +90,7 @@ def test_nothing_is_reported_to_anyone(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*")) == []
 
 
+@pytest.mark.slow
 def test_the_demo_runs_as_it_ships(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "edge", "demo", "--out", str(tmp_path)], capture_output=True, text=True, timeout=300

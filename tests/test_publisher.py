@@ -39,6 +39,7 @@ def database(tmp_path: Path) -> Path:
     return tmp_path / "station.db"
 
 
+@pytest.mark.slow
 def test_everything_arrives_in_order_and_is_marked(database: Path, bundle_folder: Path, mosquitto: int) -> None:
     fill(database, bundle_folder, numbered(range(300)))
     with Listener(mosquitto) as listener, publisher_of(database, mosquitto) as publisher:
@@ -68,6 +69,7 @@ def test_what_was_created_before_the_connection_is_marked_as_queued(
     assert all(json.loads(p)["queued"] for p in listener.payloads(TOPIC))
 
 
+@pytest.mark.slow
 def test_a_broker_that_comes_after_the_run_gets_everything(database: Path, tmp_path: Path, bundle_folder: Path) -> None:
     port = free_port()
     fill(database, bundle_folder, numbered(range(500)))
@@ -85,6 +87,7 @@ def test_a_broker_that_comes_after_the_run_gets_everything(database: Path, tmp_p
     assert counts(database) == {"sent": 600, "waiting": 0, "dropped": 0, "dead": 0}
 
 
+@pytest.mark.slow
 def test_a_broker_killed_every_second_costs_duplicates_and_no_message(
     database: Path, tmp_path: Path, bundle_folder: Path
 ) -> None:
@@ -119,6 +122,7 @@ def test_a_broker_killed_every_second_costs_duplicates_and_no_message(
     assert counts(database) == {"sent": total, "waiting": 0, "dropped": 0, "dead": 0}
 
 
+@pytest.mark.slow
 def test_a_message_that_the_broker_forbids_is_set_aside_and_the_others_go_on(
     database: Path, tmp_path: Path, bundle_folder: Path
 ) -> None:
@@ -139,6 +143,7 @@ def test_a_message_that_the_broker_forbids_is_set_aside_and_the_others_go_on(
     assert dead == [("poison", "elsewhere/detection", 2, "Not authorized", "{}")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "reason"),
     [("max_packet_size 2000", "the broker takes 2000"), ("message_size_limit 2000", "connection ended whenever")],
@@ -158,6 +163,7 @@ def test_a_message_too_large_for_the_broker_is_set_aside(
     assert reason in why
 
 
+@pytest.mark.slow
 def test_a_message_on_which_an_old_broker_closes_stops_no_other(database: Path, bundle_folder: Path) -> None:
     """MQTT 3.1.1 has no word for a refusal: brokers close the connection."""
     fill(database, bundle_folder, [*numbered(range(1), 5000), *numbered(range(1, 40))])

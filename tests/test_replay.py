@@ -54,6 +54,7 @@ def replay(*arguments: object, status: int = 0) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.slow
 def test_replay_writes_the_record(tmp_path: Path, station_yaml: StationYaml) -> None:
     config = station_yaml()
     folder = sounds(tmp_path / "in")
@@ -83,6 +84,7 @@ def test_replay_writes_the_record(tmp_path: Path, station_yaml: StationYaml) -> 
     assert rows["outbox"] == []
 
 
+@pytest.mark.slow
 def test_a_second_run_changes_nothing_and_says_so(tmp_path: Path, station_yaml: StationYaml) -> None:
     config = station_yaml()
     folder = sounds(tmp_path / "in")
@@ -97,6 +99,7 @@ def test_a_second_run_changes_nothing_and_says_so(tmp_path: Path, station_yaml: 
     assert "Nothing to do" in run("replay", folder, "--config", config).stdout
 
 
+@pytest.mark.slow
 def test_other_settings_replace_the_rows(tmp_path: Path, station_yaml: StationYaml) -> None:
     folder = sounds(tmp_path / "in")
     before = replay(folder, "--config", station_yaml(), status=3)
@@ -107,6 +110,7 @@ def test_other_settings_replace_the_rows(tmp_path: Path, station_yaml: StationYa
     assert {row[3] for row in dump(strict.parent / "station.db")["detections"]} == {"higtoo"}
 
 
+@pytest.mark.slow
 def test_a_changed_file_is_analysed_again(tmp_path: Path, station_yaml: StationYaml) -> None:
     config = station_yaml()
     path = write_sound(tmp_path / "in" / "a_20190601_053000.wav", hiss(10))
@@ -117,6 +121,7 @@ def test_a_changed_file_is_analysed_again(tmp_path: Path, station_yaml: StationY
     assert again["new_detections"] == again["detections"] == 3
 
 
+@pytest.mark.slow
 def test_place_and_season_weigh_in(tmp_path: Path, station_yaml: StationYaml) -> None:
     folder = tmp_path / "in"
     write_sound(folder / "1_NOR_20190601.wav", note("higtoo", 10))
@@ -169,6 +174,7 @@ def order(rows: dict[str, list[tuple[Any, ...]]], config: Path) -> list[tuple[An
     return sorted(rows["outbox"], key=lambda row: seqs[row[0]])
 
 
+@pytest.mark.slow
 def test_without_a_broker_messages_wait(tmp_path: Path, station_yaml: StationYaml, mosquitto: int) -> None:
     path = write_sound(tmp_path / "a_20190601_053000.wav", note("midtoo", 10))
     away = station_yaml("mqtt: {host: 127.0.0.1, port: 1}")

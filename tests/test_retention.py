@@ -260,6 +260,7 @@ def test_with_no_byte_free_it_makes_room(tmp_path: Path, bundle_folder: Path) ->
     on_small_disk("tests.test_retention.body_no_byte_free", tmp_path, 64, bundle_folder)
 
 
+@pytest.mark.slow
 def test_the_command(bundle_folder: Path, station_yaml: Callable[..., Path]) -> None:
     path = station_yaml("retention: {days: 30, per_species: 1}")
 

@@ -232,6 +232,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_tune_measures_and_the_station_takes_it(eight: Path, tmp_path: Path) -> None:
     sound = tmp_path / "sound"
     sound.mkdir()

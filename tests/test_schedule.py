@@ -129,6 +129,7 @@ zones = st.sampled_from([None, ZONE, OSLO, ZoneInfo("Pacific/Auckland"), ZoneInf
 moments = st.datetimes(datetime(2020, 1, 1), datetime(2035, 1, 1), timezones=st.just(timezone.utc))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(periods, places, zones, moments, st.floats(0, 1))
 @example([("sunrise-60", "sunrise+180")], Place(90.0, 0.0), None, utc("2024-03-20T12:00"), 0.5)

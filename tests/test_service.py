@@ -306,6 +306,7 @@ def test_no_room_is_one_line(database: Path, monkeypatch: pytest.MonkeyPatch, tm
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_the_command_makes_a_backup_or_says_why_not(station_yaml: Callable[..., Path]) -> None:
     config = station_yaml()
     command = [sys.executable, "-m", "edge", "backup", "--config", str(config)]

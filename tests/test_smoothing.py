@@ -116,6 +116,7 @@ def replay(folder: Path, config: Path) -> dict[tuple[str, float, str], tuple[flo
     return {row[:3]: row[3:] for row in rows}
 
 
+@pytest.mark.slow
 def test_the_station_smooths_by_its_own_hop(tmp_path: Path, station_yaml: Callable[..., Path]) -> None:
     folder = tmp_path / "in"
     song = np.concatenate([hiss(6), note("lowtoo", 4), hiss(7, seed=1)])
@@ -148,6 +149,7 @@ def test_older_manifests_have_no_smoothing(tmp_path: Path) -> None:
     assert bundle.manifest.blend == Blend("mean", 0.1, smoothing=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_prior", [True, False])
 def test_species_have_their_own_thresholds(tmp_path: Path, station_yaml: Callable[..., Path], has_prior: bool) -> None:
     """Where the bundle has a prior they go with the blended score; where it has none they go with the sound alone."""

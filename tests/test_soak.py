@@ -29,6 +29,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return dict(json.loads(out.read_text()))
 
 
+@pytest.mark.slow
 def test_nothing_grows_that_must_not(figures: dict[str, Any]) -> None:
     samples = figures["samples"]
     middle, last = samples[len(samples) // 2], samples[-1]
@@ -40,6 +41,7 @@ def test_nothing_grows_that_must_not(figures: dict[str, Any]) -> None:
     assert last["rss_mb"] < middle["rss_mb"] + 60
 
 
+@pytest.mark.slow
 def test_what_was_to_happen_happened(figures: dict[str, Any]) -> None:
     assert figures["wrong"] == []
     last = figures["samples"][-1]

@@ -24,6 +24,7 @@ from tests.conftest import note, write_sound
 StationYaml = Callable[..., Path]
 
 
+@pytest.mark.slow
 def test_one_station_per_state_folder(tmp_path: Path, station_yaml: StationYaml) -> None:
     (tmp_path / "in").mkdir()
     config = station_yaml("source: folder", f"folder: {{path: {tmp_path / 'in'}}}", "health: {interval_s: 1}")

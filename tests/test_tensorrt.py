@@ -117,6 +117,7 @@ def test_parity_refuses_what_is_no_number() -> None:
 # --- the published members, compiled by TensorRT for RTX ---------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX")  # its timing cache does nothing
 def test_published_members_compile_and_keep_parity(published: Path) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="on PyPI for x86-64 Linux and Windows alone")
@@ -271,6 +272,7 @@ def test_half_travels_in_the_bundle(halved: Path) -> None:
     assert all(0 < apart.largest < 0.02 for apart in found.half.values())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 def test_engines_are_built_checked_and_used(halved: Path, engines: Path) -> None:
     record, out = read_record(engines), engines
@@ -304,6 +306,7 @@ def student_engines(student_bundle: Path, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize(("members", "count"), [("bag", 2), ("student", 1), ("cascade", 3)])
 def test_only_the_engines_that_are_asked_are_loaded(
@@ -322,6 +325,7 @@ def test_only_the_engines_that_are_asked_are_loaded(
         recognizer.engine.scores(images)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 def test_threads_are_served_one_after_the_other(student_bundle: Path, student_engines: Path) -> None:
     """They would write into each other's images, since one buffer serves all."""
@@ -335,6 +339,7 @@ def test_threads_are_served_one_after_the_other(student_bundle: Path, student_en
                 np.testing.assert_array_equal(found, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 def test_of_several_threads_one_goes_over_to_onnx_runtime(student_bundle: Path, student_engines: Path) -> None:
     recognizer = best_recognizer(read_bundle(student_bundle), AUTO, student_engines, "cascade")
@@ -347,6 +352,7 @@ def test_of_several_threads_one_goes_over_to_onnx_runtime(student_bundle: Path, 
         np.testing.assert_allclose(found.members[:2], probe.member_scores, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_done_is_kept(halved: Path, own_engines: Path) -> None:
     out = own_engines
     first = read_record(out)
@@ -363,11 +369,13 @@ def test_what_is_done_is_kept(halved: Path, own_engines: Path) -> None:
     assert [m.workspace_mib for m in third.members] == [1024, 1024], "of another TensorRT: all anew"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", ["workspace_works_mib", "killed_above_mib"])
 def test_less_and_less_workspace(halved: Path, tmp_path: Path, trouble: str) -> None:
     assert {m.workspace_mib for m in built(halved, tmp_path / "engines", **{trouble: 600}).members} == {512}
 
 
+@pytest.mark.slow
 def test_no_workspace_will_do(halved: Path, tmp_path: Path) -> None:
     done = export_trt("trt", "--bundle", halved, "--out", tmp_path / "e", workspace_works_mib=10)
     assert done.returncode == 1
@@ -377,6 +385,7 @@ def test_no_workspace_will_do(halved: Path, tmp_path: Path) -> None:
     assert read_record(tmp_path / "e") is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 def test_half_that_fails_parity_becomes_float32(halved: Path, tmp_path: Path) -> None:
     for error in (0.05, float("nan")):
@@ -420,6 +429,7 @@ def test_a_board_needs_neither_torch_nor_onnx() -> None:
     subprocess.run([sys.executable, "-c", program], cwd=PROJECT, check=True, timeout=60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
@@ -453,6 +463,7 @@ def _changed(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps(raw))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -478,6 +489,7 @@ def test_engines_that_are_not_the_recorded_ones_are_refused(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_engines_that_fail_the_probe_are_not_used(halved: Path, engines: Path, double: Any) -> None:
     double.FACTS["half_error"] = 0.1
     recognizer = best_recognizer(read_bundle(halved), AUTO, engines)
@@ -486,6 +498,7 @@ def test_engines_that_fail_the_probe_are_not_used(halved: Path, engines: Path, d
     assert "probe failed on tensorrt-10.3.0.30" in recognizer.degraded
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 def test_a_gpu_that_falls_out_costs_no_sound(halved: Path, engines: Path) -> None:
     recognizer = best_recognizer(read_bundle(halved), AUTO, engines)
@@ -525,6 +538,7 @@ def health_of_a_station(folder: Path, bundle: Path, **facts: object) -> dict[str
             station.terminate()
 
 
+@pytest.mark.slow
 def test_the_station_says_what_it_runs_on(halved: Path, engines: Path, tmp_path: Path) -> None:
     shutil.copytree(engines, tmp_path / "engines")
     health = health_of_a_station(tmp_path, halved)
@@ -535,6 +549,7 @@ def test_the_station_says_what_it_runs_on(halved: Path, engines: Path, tmp_path:
     assert any("compiled for TensorRT 10.3.0.30; here is 10.3.0.31" in problem for problem in health["problems"])
 
 
+@pytest.mark.slow
 def test_check_says_what_is_missing(bundle_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "station.yaml").write_text(f"bundle: {bundle_folder}\nruntime: {{engine: tensorrt}}\n")
     found = {check.name: check for check in run_checks(tmp_path / "station.yaml", 0, lambda _: None)}
@@ -543,6 +558,7 @@ def test_check_says_what_is_missing(bundle_folder: Path, tmp_path: Path) -> None
     assert "onnxruntime-cpu" in found["runtime"].found
 
 
+@pytest.mark.slow
 def test_the_table_of_a_board(halved: Path, engines: Path, tmp_path: Path) -> None:
     done = export_trt("trt-bench", "--bundle", halved, "--engines", engines, "--seconds", "0.2")
     assert done.returncode == 0, done.stderr
@@ -554,6 +570,7 @@ def test_the_table_of_a_board(halved: Path, engines: Path, tmp_path: Path) -> No
     assert "no engines here; python -m export trt makes them" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_table_has_the_student_on_its_own(student_bundle: Path, student_engines: Path) -> None:
     done = export_trt("trt-bench", "--bundle", student_bundle, "--engines", student_engines, "--seconds", "0.2")
     assert done.returncode == 0, done.stderr

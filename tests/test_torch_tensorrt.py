@@ -51,6 +51,7 @@ def scores_of(path: Path, images: np.ndarray) -> np.ndarray:
     return found.numpy()[None]
 
 
+@pytest.mark.slow
 def test_published_members_are_the_same_in_torch(published: Path) -> None:
     for precision, most in (("fp32", 1e-4), ("fp16", 0.02)):
         path = published / f"{precision}.onnx"
@@ -59,6 +60,7 @@ def test_published_members_are_the_same_in_torch(published: Path) -> None:
         assert parity(scores_of(path, probe_images()), wanted).largest < most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "architecture",
     ["test_resnet", "mobilenetv4_conv_small", "lcnet_050", "tf_efficientnet_lite0", "mixnet_s"],
@@ -117,6 +119,7 @@ def plans(*files: Path) -> tuple[set[str], list[dict[str, Any]]]:
     return set(takes), found
 
 
+@pytest.mark.slow
 @real
 def test_published_members_are_compiled(published: Path) -> None:
     files = [published / "fp32.onnx", published / "fp16.onnx"]
@@ -136,6 +139,7 @@ def test_published_members_are_compiled(published: Path) -> None:
     assert half["bytes"] < 0.7 * full["bytes"]
 
 
+@pytest.mark.slow
 @real
 def test_what_torch_tensorrt_does_not_take_is_refused(tmp_path: Path) -> None:
     shape = {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}
@@ -155,6 +159,7 @@ def _double_of_convert() -> Any:
     return space["convert_exported_program_to_serialized_trt_engine"]
 
 
+@pytest.mark.slow
 @real
 def test_the_dry_run(student_bundle: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "export", "trt", "--bundle", student_bundle, "--out", tmp_path / "e"]
@@ -197,6 +202,7 @@ def test_a_torch_tensorrt_that_is_missing_or_too_old(tmp_path: Path, monkeypatch
         coverage(content, 4)
 
 
+@pytest.mark.slow
 def test_a_program_whose_libraries_are_missing_says_so_in_a_line(bundle_folder: Path, tmp_path: Path) -> None:
     program = "import sys; sys.modules['torch'] = None; from {0}.__main__ import main; main()"
     trt = ["trt", "--bundle", bundle_folder, "--out", tmp_path / "e", *_TORCH]
@@ -216,6 +222,7 @@ def test_a_program_whose_libraries_are_missing_says_so_in_a_line(bundle_folder: 
 # --- the command, against the doubles ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 def test_engines_of_torch_tensorrt_are_built_checked_and_used(halved: Path, tmp_path: Path) -> None:
     out = tmp_path / "engines"
@@ -233,6 +240,7 @@ def test_engines_of_torch_tensorrt_are_built_checked_and_used(halved: Path, tmp_
     assert [m.builder for m in built(halved, out).members] == ["tensorrt", "tensorrt"], "asked of the other: made anew"
 
 
+@pytest.mark.slow
 def test_torch_tensorrt_gets_less_and_less_workspace(halved: Path, tmp_path: Path) -> None:
     done = export_trt("trt", "--bundle", halved, "--out", tmp_path / "e", *_TORCH, workspace_works_mib=10)
     assert done.returncode == 1

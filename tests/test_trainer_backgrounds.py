@@ -200,6 +200,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_backgrounds_come_from_whatever_is_sound(folder: Path, tmp_path: Path) -> None:
     console = Console(record=True, width=200)
     path = tmp_path / "backgrounds.npz"

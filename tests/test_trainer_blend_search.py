@@ -211,6 +211,7 @@ def test_rows_score_as_on_the_station(tmp_path: Path, hop_s: float) -> None:
     np.testing.assert_allclose(scored.acoustic("zeros", blend), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_tune_with_everything_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus = make_corpus(tmp_path / "data", soundscapes=3)
     run = with_tune(make_run(tmp_path / "run", corpus), smoothing=[0.0, 0.2], threshold_by="species", optimise=24)

@@ -89,6 +89,7 @@ def test_every_recording_keeps_its_best_crop(recordings: list[list[float]]) -> N
             assert np.allclose(after, before, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_crops_of_a_corpus_get_their_probability(tmp_path: Path, backgrounds: BackgroundSet) -> None:
     """A recording that falls silent: its later crops are noise, and say so. The file is made once."""
     data = make_corpus(tmp_path / "corpus", 6, 8.0)

@@ -30,6 +30,7 @@ def test_help_names_every_command_and_imports_no_torch() -> None:
     assert found.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_folds_and_check_data_need_no_run(tmp_path: Path) -> None:
     data = make_corpus(tmp_path / "data")
     told = trainer("folds", "--data", data, "--out", tmp_path / "folds.csv")
@@ -71,6 +72,7 @@ def test_demo_data_out_of_range_is_a_usage_error(tmp_path: Path) -> None:
     assert "Traceback" not in told.stderr
 
 
+@pytest.mark.slow
 def test_a_wrong_setting_or_corpus_ends_with_78_and_one_line(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("name: mine\n")
     cases: list[tuple[list[object], str]] = [

@@ -72,6 +72,7 @@ def assert_same_members(one: Run, other: Run) -> None:
 # devices
 
 
+@pytest.mark.slow
 def test_two_devices_train_side_by_side(data: Path, one_by_one: Run, tmp_path: Path) -> None:
     asked, said = begun(data, tmp_path / "run", one_by_one), io.StringIO()
     asked = dataclasses.replace(asked, device="auto", devices="cpu,cpu", jobs=2)
@@ -136,6 +137,7 @@ def nodes() -> Iterator[Cluster]:
         yield made
 
 
+@pytest.mark.slow
 def test_a_lost_node_costs_its_member_and_nothing_else(
     data: Path, one_by_one: Run, nodes: Cluster, tmp_path: Path
 ) -> None:
@@ -165,6 +167,7 @@ def test_a_lost_node_costs_its_member_and_nothing_else(
         assert names == {"weights.safetensors", "member.json", "history.csv", "oof.npz"}
 
 
+@pytest.mark.slow
 def test_a_node_that_does_not_see_the_run_says_so(
     data: Path, one_by_one: Run, nodes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +179,7 @@ def test_a_node_that_does_not_see_the_run_says_so(
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.slow
 def test_a_gpu_that_no_node_has(data: Path, one_by_one: Run, nodes: Cluster, tmp_path: Path) -> None:
     asked = dataclasses.replace(begun(data, tmp_path / "run", one_by_one), cluster=nodes.address, device="cuda")
     with pytest.raises(ConfigError, match="--device cuda: no node has a GPU"):

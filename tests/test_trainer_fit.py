@@ -23,6 +23,8 @@ from trainer.recipe import Augment, FoldRecipe, MemberRecipe, OptimiserRecipe, R
 from trainer.run import Run
 from trainer.stages import Options, run_stages
 
+pytestmark = pytest.mark.slow
+
 QUIET = Console(quiet=True)
 EPOCHS = 12
 BEFORE = ("folds", "spectrograms")

@@ -80,6 +80,7 @@ def test_no_block_is_torn_and_every_recording_has_one_fold(
     assert placed == make_folds(found, recipe, seed)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_a_corpus_large_enough_keeps_80_to_20_in_every_quarter(seed: int) -> None:

@@ -21,6 +21,8 @@ from trainer.member import read_history
 from trainer.run import STAGES, Run
 from trainer.stages import Options, run_stages
 
+pytestmark = pytest.mark.slow
+
 RECORDINGS = 26  # of two species: a metadata model wants 50
 
 

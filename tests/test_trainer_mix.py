@@ -148,6 +148,7 @@ def test_a_folder_of_other_things_is_left_alone(corpus: Path, mixed: Path, tmp_p
         mix_soundscapes(corpus, tmp_path, tmp_path / "out", OPTIONS, lambda *_: None)
 
 
+@pytest.mark.slow
 def test_the_command_counts_what_was_odd(corpus: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "trainer", "mix-soundscapes", "--data", corpus, "--out", tmp_path / "out"]
     command += ["--backgrounds", corpus.parent / "noise", "--soundscapes", "2", "--minutes", "1", "--snr", "0", "10"]

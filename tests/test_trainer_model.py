@@ -201,6 +201,7 @@ def test_weights_load_strictly(tmp_path: Path) -> None:
         read_weights(tmp_path / "w.safetensors", build_network(TINY, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the exporter's own deprecations
 @pytest.mark.parametrize("normalise", get_args(Normalise))
 def test_the_network_exports_with_a_dynamic_batch(tmp_path: Path, normalise: Normalise) -> None:

@@ -100,6 +100,7 @@ def _set_thresholds(run: Run, soundscapes: Path) -> None:
     run.write_tuning(replace(run.tuning(), thresholds=cut))
 
 
+@pytest.mark.slow
 def test_the_submission_is_what_the_station_detects(finished: Run, soundscapes: Path, tmp_path: Path) -> None:
     _set_thresholds(finished, soundscapes)
     (tmp_path / "sites.csv").write_text(SITES)
@@ -160,6 +161,7 @@ def test_mistakes_are_one_line(
     assert not (tmp_path / "out.csv").exists()
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_submission(finished: Run, soundscapes: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "trainer", "predict", "--run", str(finished.folder)]
     command += ["--soundscapes", str(soundscapes), "--out", str(tmp_path / "out.csv")]

@@ -24,6 +24,8 @@ from trainer.run import Run
 from trainer.spectrograms import Spectrograms
 from trainer.stages import Options, run_stages
 
+pytestmark = pytest.mark.slow
+
 QUIET = Console(quiet=True)
 PLAIN = Augment((0.5, 3.0), 0.5, 0.5, power_each=True)
 KIND = MemberRecipe("only", "test_efficientnet", 1, (1,), PLAIN, stem_pool=4)

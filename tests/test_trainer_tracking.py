@@ -22,6 +22,8 @@ from trainer.recipe import Recipe
 from trainer.run import Run
 from trainer.stages import Options, run_stages
 
+pytestmark = pytest.mark.slow
+
 STAGES = ("folds", "spectrograms", "fit-cnn")
 EPOCHS = 3
 

@@ -11,9 +11,12 @@ from tests.conftest import hiss, note, write_sound
 from tests.sound_card import CARD_HZ, missing_programs
 from tests.trials.virtual_card import same, unplugged
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or bool(missing_programs()), reason=missing_programs() or "PulseAudio is Linux's"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        sys.platform != "linux" or bool(missing_programs()), reason=missing_programs() or "PulseAudio is Linux's"
+    ),
+]
 
 
 @pytest.fixture

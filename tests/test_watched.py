@@ -101,6 +101,7 @@ def song(code: str = "midtoo", seconds: float = 10.0) -> Any:
     return note(code, seconds) + hiss(seconds)
 
 
+@pytest.mark.slow
 def test_files_that_come_grow_and_change(tmp_path: Path, station_yaml: StationYaml) -> None:
     folder, away = tmp_path / "in", tmp_path / "elsewhere"
     config = station_yaml(*watching(folder))
@@ -145,6 +146,7 @@ def test_files_that_come_grow_and_change(tmp_path: Path, station_yaml: StationYa
     assert len(daemon.finished()) == 7
 
 
+@pytest.mark.slow
 def test_a_restart_does_nothing_twice_and_sees_what_was_changed(tmp_path: Path, station_yaml: StationYaml) -> None:
     folder = tmp_path / "in"
     daemon = Daemon(station_yaml(*watching(folder)))
@@ -186,6 +188,7 @@ def of(name: str) -> str:
     return f"JOIN recordings r ON r.id = recording WHERE r.path LIKE '{name}%'"
 
 
+@pytest.mark.slow
 def test_stopped_inside_a_long_recording_it_goes_on_later(tmp_path: Path, station_yaml: StationYaml) -> None:
     """Of today, so that health counts it; a reload in its middle is for the next one."""
     folder, zone, lines = tmp_path / "in", noon_zone(), ("runtime: {batch: 2, threads: 1}", "windows: {hop_s: 0.25}")
@@ -243,6 +246,7 @@ def test_wrong_settings_end_it_with_one_line(
     assert message in done.stderr
 
 
+@pytest.mark.slow
 def test_a_full_outbox_blocks_nothing_and_is_counted(tmp_path: Path, station_yaml: StationYaml) -> None:
     """The broker is away for the whole folder, and then comes."""
     folder, port = tmp_path / "in", free_port()
@@ -292,6 +296,7 @@ class Slow(Recognizer):
         self.engine.scores = scores  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["replay", "folder"])
 def test_effort_adds_up_on_a_slow_machine_too(
     tmp_path: Path, station_yaml: StationYaml, bundle_folder: Path, what: str

@@ -64,6 +64,7 @@ def rows(config: Path, sql: str) -> list[tuple[Any, ...]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_detection_says_why_it_is_there(station: Path) -> None:
     ((wanted,),) = rows(station, "SELECT id FROM detections WHERE species = 'lowtoo' ORDER BY start_utc LIMIT 1")
     why = json.loads(edge("why", wanted[:13], "--config", station, "--json").stdout)
@@ -96,6 +97,7 @@ def test_no_such_detection(station: Path, wanted: str, message: str) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_review_is_kept_and_the_last_word_counts(station: Path) -> None:
     ((wanted,),) = rows(station, "SELECT id FROM detections ORDER BY start_utc LIMIT 1")
     for verdict in ("unsure", "correct"):
@@ -108,6 +110,7 @@ def test_a_review_is_kept_and_the_last_word_counts(station: Path) -> None:
     assert edge("review", wanted, "perhaps", "--config", station).returncode == 2
 
 
+@pytest.mark.slow
 def test_a_wrong_clock_is_mended_afterwards(station: Path) -> None:
     """The stretch began at 23:30 and lies in one hour; an hour and 40 minutes later it lies in another."""
     listed = json.loads(edge("clock", "show", "--config", station, "--json").stdout)

@@ -109,6 +109,7 @@ def test_what_changed_finds_its_tests(changed: str, some: str, none: str) -> Non
     assert none not in found
 
 
+@pytest.mark.slow
 def test_every_source_has_tests_to_run() -> None:
     sources = [p.relative_to(PROJECT).as_posix() for p in (PROJECT / "edge").rglob("*.py") if p.name != "__init__.py"]
     assert [source for source in sources if not files_of([source])] == []
