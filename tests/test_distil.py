@@ -146,6 +146,8 @@ def test_a_student_travels_in_the_bundle(exported: Path, distilled: Path) -> Non
     assert found.student is not None
     assert found.student <= PARITY
     manifest = read_bundle(exported).manifest
+    assert {network.half for network in manifest.networks} == {None}, "it was to have none in half precision"
+    assert not list(exported.rglob("*.fp16.onnx"))
     student = manifest.student
     assert student is not None
     assert (student.below, student.above, student.agreement) == (info.below, info.above, info.agreement)

@@ -125,9 +125,6 @@ def test_the_same_run_gives_the_same_bundle(exported: Path, finished: Run, tmp_p
         assert member.half
         for file in (member.file, member.half):
             assert (tmp_path / "again" / file).read_bytes() == (exported / file).read_bytes()
-    plain = assemble(finished, tmp_path / "plain", per_kind=1, half=False)
-    assert [member.half for member in plain.manifest.members] == [None, None]
-    assert not list((tmp_path / "plain").rglob("*.fp16.onnx"))
 
 
 def test_a_folder_of_something_else_is_left_alone(finished: Run, tmp_path: Path) -> None:

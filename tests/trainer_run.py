@@ -42,9 +42,9 @@ labels: {primary: 0.995, secondary: 0.3, other: 0.0025}
 sampling: {crops_per_recording: 1, balance: 0.5}
 loss: {rating_weight: false}
 members:
-  - {kind: stripes, architecture: lcnet_050, epochs: 2, seeds: [1, 2], stem_pool: 4,
+  - {kind: stripes, architecture: test_efficientnet, epochs: 2, seeds: [1, 2], stem_pool: 4,
      augment: {power: [0.5, 3.0], stripes: 0.8, mixup: 0.0}}
-  - {kind: mixup, architecture: lcnet_050, epochs: 2, seeds: [1], stem_pool: 4,
+  - {kind: mixup, architecture: test_efficientnet, epochs: 2, seeds: [1], stem_pool: 4,
      augment: {power: [0.5, 3.0], stripes: 0.0, mixup: 0.5}}
 optimiser: {name: adam, learning_rate: 2.0e-3, learning_rate_min: 1.0e-5, batch: 8}
 metadata: {iterations: 20, depth: 4, learning_rate: auto, validation: 0.2}
@@ -55,8 +55,8 @@ tune:
   blend: [{rule: mean, prior_weight: [0.0, 0.14]}, {rule: logit, prior_weight: [0.5]}]
   threshold: {low: 0.05, high: 0.95, step: 0.05}
 student:
-  {architecture: lcnet_050, epochs: 3, views: 2, learning_rate: 2.0e-3, stem_pool: 4, crops_max: 2, held_out: 0.2,
-   augment: {power: [0.5, 2.0], stripes: 0.0, mixup: 0.5, pink: 0.3}}
+  {architecture: test_efficientnet, epochs: 3, views: 2, learning_rate: 2.0e-3, stem_pool: 4, crops_max: 2,
+   held_out: 0.2, augment: {power: [0.5, 2.0], stripes: 0.0, mixup: 0.5, pink: 0.3}}
 """
 
 
@@ -154,12 +154,12 @@ def _make_member(run: Run, kind: str, fold: int, seed: int, rows: np.ndarray, la
     folder = run.member_folder(name)
     folder.mkdir(parents=True)
     torch.manual_seed(fold)
-    network = build_network("lcnet_050", len(run.taxonomy), stem_pool=4)
+    network = build_network("test_efficientnet", len(run.taxonomy), stem_pool=4)
     safetensors.torch.save_file(network.state_dict(), folder / "weights.safetensors")
     scores = np.random.default_rng(fold).uniform(0, 0.4, (len(rows), len(run.taxonomy)))
     scores[np.arange(len(rows)), label[rows]] += 0.5
     np.savez(folder / "oof.npz", rows=rows, scores=scores.astype(np.float16))
     history = [(1, 0.7, 0.6, 0.2, 1.0), (2, 0.5, 0.5, f1, 2.0)]
     write_csv(folder / "history.csv", ("epoch", "train_loss", "valid_loss", "valid_f1", "seconds"), history)
-    info = MemberInfo(name, kind, "lcnet_050", fold, seed, len(run.taxonomy), 4, f1, 2, 2, 1000, 2.0, "-")
+    info = MemberInfo(name, kind, "test_efficientnet", fold, seed, len(run.taxonomy), 4, f1, 2, 2, 1000, 2.0, "-")
     write_json(folder / "member.json", asdict(info))
