@@ -14,7 +14,7 @@ DEV := .venv-dev/bin/python
 # A shell may forbid Python to keep what it compiles; then each of hundreds of starts compiles torch anew.
 unexport PYTHONDONTWRITEBYTECODE
 # More than cores: some tests wait for clocks and brokers.
-WORKERS ?= $(shell expr $$(nproc) + 1)
+WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 2)
 # What pip does not bring: PortAudio for sounddevice, a broker for demo and tests.
 SYSTEM := mosquitto libportaudio2
 # What only the tests want: systemd's own tools judge the units, PulseAudio is a sound card without hardware.
@@ -41,13 +41,14 @@ coverage: SYSTEM += $(SYSTEM_TEST)
 coverage: export COVERAGE_FILE := $(CURDIR)/build/coverage/data
 coverage: .venv-dev/installed
 	@rm -rf build/coverage && mkdir -p build/coverage
-	$(DEV) -m coverage run -m pytest -n $(WORKERS)
+	$(DEV) -m coverage run -m pytest -n $(WORKERS) || touch build/coverage/failed
 	@$(DEV) -m coverage combine --quiet build/coverage
 	@for package in edge trainer export; do \
 	  $(DEV) -m coverage json -q --include "$$package/*" -o build/coverage/$$package.json && \
 	  $(DEV) -c 'import json, sys; t = json.load(open(sys.argv[1]))["totals"]; n, of = t["covered_branches"], \
 	    t["num_branches"]; print(f"{sys.argv[1]}: {n} of {of} branches, {100 * n / of:.2f} %")' \
 	    build/coverage/$$package.json; done
+	@[ ! -e build/coverage/failed ]
 
 lint: .venv-dev/installed
 	$(DEV) -m ruff check .

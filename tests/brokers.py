@@ -24,14 +24,16 @@ from edge.store.record import Store
 from edge.types import Message
 
 TOPIC = "birds/v1/porch/detection"
-_PORTS_FIRST, _PORTS_EACH = 20_000, 500  # below those that Linux gives to outgoing connections
+_PORTS = range(20_000, 32_000)  # below those that Linux gives to outgoing connections
+_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 _worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-_ports = itertools.cycle(range(_PORTS_FIRST + _PORTS_EACH * _worker, _PORTS_FIRST + _PORTS_EACH * (_worker + 1)))
+_own_ports = _PORTS[_worker % _workers :: _workers]
+_ports = itertools.cycle(_own_ports)
 
 
 def free_port() -> int:
     """A TCP port where nobody listens: of this worker's own, so that no test beside it takes it meanwhile."""
-    for port in itertools.islice(_ports, _PORTS_EACH):
+    for port in itertools.islice(_ports, len(_own_ports)):
         with suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port

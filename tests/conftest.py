@@ -2,7 +2,6 @@
 
 import fcntl
 import importlib
-import os
 import shutil
 import sys
 import time
@@ -164,9 +163,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class Once:
     """Folders that are made once for all workers of a run, by the first that asks for them."""
 
-    def __init__(self, base: Path) -> None:
-        is_worker = "PYTEST_XDIST_WORKER" in os.environ  # then its own folder lies in the run's
-        self._folder = (base.parent if is_worker else base) / "once"
+    def __init__(self, base: Path, is_worker: bool) -> None:
+        self._folder = (base.parent if is_worker else base) / "once"  # a worker's folder lies in the run's
         self._folder.mkdir(exist_ok=True)
 
     def __call__(self, name: str, make: Callable[[Path], object]) -> Path:
@@ -182,9 +180,9 @@ class Once:
 
 
 @pytest.fixture(scope="session")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+def once(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Once:
     """Makes what is slow to make and only read."""
-    return Once(tmp_path_factory.getbasetemp())
+    return Once(tmp_path_factory.getbasetemp(), hasattr(pytestconfig, "workerinput"))
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from edge.engines.onnx import OnnxEngine
 from edge.prior import prior_table
 from edge.recognizer import Recognizer
 from edge.types import Place
-from export.assemble import assemble
+from export.assemble import _halve_members, assemble
 from export.split_attention import plain
 from export.to_onnx import to_onnx, torch_scores
 from export.verify import PARITY, verify
@@ -125,6 +125,17 @@ def test_the_same_run_gives_the_same_bundle(exported: Path, finished: Run, tmp_p
         assert member.half
         for file in (member.file, member.half):
             assert (tmp_path / "again" / file).read_bytes() == (exported / file).read_bytes()
+
+
+def test_a_half_that_computes_something_else_is_left_out(exported: Path, tmp_path: Path) -> None:
+    """Judged against what torch makes of the probe; here one of both members has other scores."""
+    shutil.copytree(exported, tmp_path / "work")
+    names = [member.name for member in read_bundle(exported).manifest.members]
+    torchs = read_bundle(exported).probe().member_scores.copy()
+    torchs[1] += 0.1
+    assert _halve_members(tmp_path / "work", names, torchs) == {names[0]: f"members/{names[0]}.fp16.onnx"}
+    assert (tmp_path / "work" / "members" / f"{names[0]}.fp16.onnx").exists()
+    assert not (tmp_path / "work" / "members" / f"{names[1]}.fp16.onnx").exists()
 
 
 def test_a_folder_of_something_else_is_left_alone(finished: Run, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from edge.contract.errors import ConfigError
 from edge.ledger import Ledger
 from edge.recognizer import Recognizer
 from edge.station import Station
+from edge.store.record import Store
 from edge.watched import Watched
 from tests.conftest import note, write_sound
 
@@ -82,6 +83,22 @@ def test_a_file_that_cannot_be_read_is_asked_less_and_less_often(
         ("b_20190602_053000.wav", "analysed"),
     ]
     ledger.close()
+
+
+def test_what_a_crash_left_of_a_clip_goes_and_the_log_says_so(
+    station_yaml: StationYaml, caplog: pytest.LogCaptureFixture
+) -> None:
+    station = Station(station_yaml())
+    Store(station.config.database).close()
+    half = station.config.clips_folder / "2019-06-01" / ".midtoo_0.90_20190601T053000.000Z_0123abcd.flac.part"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"fLaC")
+    with caplog.at_level("WARNING"):
+        station._reconcile()
+        station._reconcile()  # nothing is left to say
+    assert not half.exists()
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("clips: 0 rows without a file cleaned, 1 files without a row removed")
 
 
 @pytest.mark.parametrize(

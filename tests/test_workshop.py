@@ -1,8 +1,11 @@
 """What builders rely on: the rule by which benchmarks compare, the tests of what changed, the list of trials."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from math import comb
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.bench.before import table_of, tree_of
 from tests.bench.ratios import ROUNDS, Ratio, interleaved, interval_rank
 from tests.changed import tests_of as files_of  # else pytest takes it for a test
 
@@ -77,6 +81,8 @@ def test_worse_is_said_when_the_whole_interval_is(low: float, high: float, said:
         (("--before", "HEAD", "--only", "live"), "--only: expected some of images, decoding, replay, training, found"),
         (("--only", "speed"), "--only: expected some of images, decoding, replay, live, bag, training, found"),
         (("--before", "HEAD", "--rounds", "3"), "--rounds: expected 7 or more, found 3"),
+        (("--before", "HEAD", "--bound", "nan"), "--bound: expected a number above 0, found nan"),
+        (("--bound", "1.1"), "--rounds and --bound: expected with --before"),
         (("--quick", "--long"), "not allowed with argument"),
     ],
 )
@@ -110,9 +116,139 @@ def test_what_changed_finds_its_tests(changed: str, some: str, none: str) -> Non
 
 
 @pytest.mark.slow
-def test_every_source_has_tests_to_run() -> None:
-    sources = [p.relative_to(PROJECT).as_posix() for p in (PROJECT / "edge").rglob("*.py") if p.name != "__init__.py"]
-    assert [source for source in sources if not files_of([source])] == []
+@pytest.mark.parametrize("package", ["edge", "trainer", "export"])
+def test_every_source_has_tests_to_run(package: str) -> None:
+    sources = [p.relative_to(PROJECT).as_posix() for p in (PROJECT / package).rglob("*.py") if p.name != "__init__.py"]
+    only_the_project = [source for source in sources if set(files_of([source])) <= {"tests/test_project.py"}]
+    assert only_the_project == []
+
+
+def checkout(folder: Path) -> Path:
+    """A small repository with the tool in it: two commits, and a file whose name git would write in quotes."""
+    (folder / "tests").mkdir(parents=True)
+    for name in ("edge", "trainer", "export"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text("")
+    shutil.copy(PROJECT / "tests" / "changed.py", folder / "tests")
+    (folder / "tests" / "__init__.py").write_text("")
+    (folder / "edge" / "owl.py").write_text("HOOT = 1\n")
+    (folder / "tests" / "test_night.py").write_text(
+        "from edge.owl import HOOT\n\n\ndef test_hoot():\n    assert HOOT\n"
+    )
+    git(folder, "init", "-q")
+    for message in ("one", "two"):
+        (folder / message).write_text("")
+        git(folder, "add", "-A")
+        git(folder, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", message)
+    return folder
+
+
+def git(folder: Path, *arguments: str) -> None:
+    subprocess.run(["git", *arguments], cwd=folder, check=True)
+
+
+def check(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.changed", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "edge" / "owl.py").write_text("HOOT = 0\n"),
+        lambda folder: git(folder, "rm", "-q", "edge/owl.py"),
+        lambda folder: git(folder, "mv", "edge/owl.py", "edge/eagle.py"),
+        lambda folder: (folder / "tests" / "test_vögel.py").write_text("def test_bird():\n    assert 0\n"),
+        lambda folder: (folder / "tests" / 'test_"two words".py').write_text("def test_bird():\n    assert 0\n"),
+    ],
+    ids=["changed", "removed", "moved", "umlaut", "quotes"],
+)
+def test_a_change_that_breaks_a_test_is_found(change: Callable[[Path], object], tmp_path: Path) -> None:
+    folder = checkout(tmp_path / "a b")
+    change(folder)
+    done = check(folder, "-q")
+    assert done.returncode not in (0, 5), done.stdout + done.stderr
+
+
+def test_a_module_that_is_new_since_the_last_look_is_found(tmp_path: Path) -> None:
+    folder = checkout(tmp_path / "repo")
+    (folder / "tests" / "test_first.py").write_text("from edge.new import X\n\n\ndef test_x():\n    assert X\n")
+    assert check(folder, "-q").returncode != 0, "the test is there before what it tests"
+    (folder / "edge" / "new.py").write_text("X = 1\n")
+    git(folder, "add", "-A")
+    for message in ("three", "four"):
+        git(folder, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", message)
+    (folder / "edge" / "new.py").write_text("X = 0\n")
+    done = check(folder, "-q")
+    assert "tests/test_first.py" in done.stdout
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--since", "nosuch"), "--since: expected a commit of this repository, found 'nosuch'"),
+        (("--since", "tests"), "--since: expected a commit of this repository, found 'tests'"),
+        (("--since=--stat",), "--since: expected a commit of this repository, found '--stat'"),
+    ],
+)
+def test_a_wrong_call_of_check_is_one_line(arguments: tuple[str, ...], line: str, tmp_path: Path) -> None:
+    done = check(checkout(tmp_path / "repo"), *arguments)
+    assert (done.returncode, done.stderr.strip()) == (1, line)
+
+
+def test_check_outside_of_git_says_what_to_do(tmp_path: Path) -> None:
+    folder = checkout(tmp_path / "repo")
+    shutil.rmtree(folder / ".git")
+    done = check(folder)
+    assert (done.returncode, "run make test" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+
+
+# the code of a commit beside that at hand
+
+
+@pytest.mark.slow
+def test_a_work_tree_is_whole_again_whatever_happened_to_it() -> None:
+    if not (PROJECT / ".git").exists():
+        pytest.skip("no git checkout")
+    with tree_of("HEAD") as (tree, commit):
+        assert (tree / "tests" / "bench" / "before.py").read_text() == (PROJECT / "tests/bench/before.py").read_text()
+    (tree / "edge" / "__init__.py").write_text("raise SystemExit('changed by hand')\n")
+    shutil.rmtree(tree / "tests")
+    for damage in (lambda: None, lambda: shutil.rmtree(tree), lambda: (tree / ".git").unlink()):
+        damage()
+        with tree_of(commit) as (again, _):
+            assert again == tree
+            assert "changed by hand" not in (tree / "edge" / "__init__.py").read_text()
+            assert (tree / "tests" / "bench" / "costs.py").is_file()
+
+
+def test_costs_of_one_side_and_costs_that_are_no_ratio_have_a_row() -> None:
+    before = [{"same": 1.0, "zero": 0.0, "gone": 1.0}] * ROUNDS
+    now = [{"same": 2.0, "zero": 1.0, "new": 1.0}] * ROUNDS
+    table = table_of("t", {"before": before, "now": now}, 1.05)
+    rows = list(zip(*(column.cells for column in table.columns), strict=True))
+    assert [(row[0], row[3], row[4]) for row in rows] == [
+        ("same", "2.00 (2.00 to 2.00)", "worse"),
+        ("zero", "no ratio of what is not above 0", ""),
+        ("new", "of one of both only", ""),
+        ("gone", "of one of both only", ""),
+    ]
+
+
+# ports
+
+
+def test_workers_share_no_port() -> None:
+    program = "from tests.brokers import free_port; print(*(free_port() for _ in range(30)))"
+    found: list[set[int]] = []
+    for worker, count in ((0, 4), (3, 4), (95, 96)):
+        environment = os.environ | {"PYTEST_XDIST_WORKER": f"gw{worker}", "PYTEST_XDIST_WORKER_COUNT": str(count)}
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True)
+        found.append({int(port) for port in done.stdout.split()})
+    assert not found[0] & found[1]
+    assert all(len(ports) == 30 and max(ports) < 32_768 for ports in found)
 
 
 # what is run by hand

@@ -9,6 +9,7 @@ the same costs are taken of the code as it was at a commit and as it is now, in 
 """
 
 import argparse
+import math
 import os
 import platform
 import subprocess
@@ -33,15 +34,20 @@ def main() -> None:
     length.add_argument("--quick", action="store_true", help="shorter archives, half a minute of live sound")
     length.add_argument("--long", action="store_true", help="archives of 24 hours, too")
     parser.add_argument("--before", metavar="REV", help=f"a commit to compare with: {', '.join(COMPARED)}")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of --before, {ROUNDS} or more")
-    parser.add_argument("--bound", type=float, default=1.05, help="of --before: a ratio that is still allowed")
+    parser.add_argument("--rounds", type=int, help=f"of --before, {ROUNDS} (the default) or more")
+    parser.add_argument("--bound", type=float, help="of --before: a ratio that is still allowed (1.05)")
     arguments = parser.parse_args()
     parts = arguments.only or (COMPARED if arguments.before else PARTS)
     unknown = sorted(set(parts) - set(COMPARED if arguments.before else PARTS))
     if unknown:
         parser.error(f"--only: expected some of {', '.join(COMPARED if arguments.before else PARTS)}, found {unknown}")
-    if arguments.rounds < ROUNDS:
-        parser.error(f"--rounds: expected {ROUNDS} or more, found {arguments.rounds}")
+    if not arguments.before and (arguments.rounds, arguments.bound) != (None, None):
+        parser.error("--rounds and --bound: expected with --before")
+    rounds, bound = arguments.rounds or ROUNDS, 1.05 if arguments.bound is None else arguments.bound
+    if rounds < ROUNDS:
+        parser.error(f"--rounds: expected {ROUNDS} or more, found {rounds}")
+    if not 0 < bound < math.inf:
+        parser.error(f"--bound: expected a number above 0, found {bound}")
     load = os.getloadavg()[0]
     print(f"{os.cpu_count()} cores, load {load:.1f}, {platform.machine()}, Python {platform.python_version()}")
     if load > 0.5:
@@ -49,8 +55,8 @@ def main() -> None:
     sys.stdout.flush()
     if arguments.before:
         console = Console(width=120)
-        compare(console, arguments.before, parts, arguments.quick, arguments.rounds, arguments.bound)
-        return
+        whole = compare(console, arguments.before, parts, arguments.quick, rounds, bound)
+        sys.exit(0 if whole else 1)
     for part in parts:
         command = [sys.executable, "-m", f"tests.bench.{part}", *(["--quick"] if arguments.quick else [])]
         command += ["--long"] if arguments.long and part == "replay" else []

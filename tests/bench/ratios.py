@@ -7,10 +7,10 @@
 A machine drifts within minutes, so two costs are only compared within a round. Knows nothing of what is measured.
 """
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import comb
 
 ROUNDS = 7
 _COVERAGE_MIN = 0.95
@@ -38,7 +38,9 @@ class Ratio:
 
     @classmethod
     def of(cls, costs: Sequence[float], others: Sequence[float]) -> "Ratio":
-        """`costs` in units of `others`, round by round."""
+        """`costs` in units of `others`, round by round. Raises ValueError for what is no ratio."""
+        if not all(0 < value < math.inf for value in (*costs, *others)):
+            raise ValueError("no ratio of what is not above 0")
         ratios = sorted(cost / other for cost, other in zip(costs, others, strict=True))
         rank = interval_rank(len(ratios))
         return cls(statistics.median(ratios), ratios[rank], ratios[-1 - rank])
@@ -61,7 +63,7 @@ def interval_rank(count: int) -> int:
     """
     outside, rank = 0.0, 0
     for tail in range(count // 2):
-        outside += 2 * comb(count, tail) / 2**count
+        outside += 2 * math.comb(count, tail) / 2**count
         if 1 - outside < _COVERAGE_MIN:
             break
         rank = tail

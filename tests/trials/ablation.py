@@ -9,6 +9,7 @@ import copy
 import math
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from scipy import stats
 from edge.contract.audio import mel_images, training_crops
 from edge.contract.blend import acoustic_scores
 from edge.contract.errors import BirdstationError
+from tests.trials import counted
 from trainer import metrics
 from trainer.bag import score_images
 from trainer.corpus import SITES, Corpus, read_sound
@@ -171,12 +173,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--nocall", type=Path, help="backgrounds to train against; by default DATA/nocall")
     parser.add_argument("--rasters", type=Path, help="for the metadata model; without them there is none")
     parser.add_argument("--recipe", default="small")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=counted, default=3)
     parser.add_argument("--switches", nargs="*", choices=list(SWITCHES), metavar="SWITCH", help=", ".join(SWITCHES))
-    parser.add_argument("--epochs", type=int, default=16, help="of every kind")
-    parser.add_argument("--folds", type=int, default=2)
-    parser.add_argument("--kinds", type=int, default=1, help="kinds of the recipe, from its first")
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--epochs", type=counted, default=16, help="of every kind")
+    parser.add_argument("--folds", type=counted, default=2)
+    parser.add_argument("--kinds", type=counted, default=1, help="kinds of the recipe, from its first")
+    parser.add_argument("--jobs", type=counted, default=len(os.sched_getaffinity(0)))
     asked = parser.parse_args()
     if asked.nocall is None and (asked.data / "nocall").is_dir():
         asked.nocall = asked.data / "nocall"
@@ -335,4 +337,7 @@ def _markdown(
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BirdstationError as error:
+        sys.exit(f"error: {error}")

@@ -31,6 +31,7 @@ from edge.reports.tables import refused_table
 from edge.store.record import Store
 from edge.types import Outcome
 from tests.conftest import make_bundle
+from tests.trials import counted
 
 FILES = 20  # of a round
 FILE_S_MAX = 120.0  # generous: it takes milliseconds
@@ -281,7 +282,7 @@ def run_rounds(seeds: range) -> None:
 def main() -> int:
     """Run the rounds in a child; after a failure say how to see it again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--rounds", type=counted, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     wanted = parser.parse_args()

@@ -51,5 +51,7 @@ def watch(steps: Steps) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2 or not sys.argv[1].isdecimal():
+        sys.exit("usage: python -m tests.trials.kill_steps N COMMAND …: expected the number of a step first")
     watch(Steps(int(sys.argv.pop(1))))
     main()

@@ -29,6 +29,7 @@ from edge.contract.blend import Blend
 from tests.brokers import Broker, Listener, free_port, until
 from tests.conftest import hiss, make_bundle, note, write_sound
 from tests.records import DETECTIONS, differences, dump
+from tests.trials import counted
 from tests.trials.kills_in_migration import earlier_version, same_after_killed_migrations
 
 What = Literal["replay", "folder"]
@@ -320,7 +321,7 @@ def _told(payloads: list[str]) -> dict[str, dict[str, Any]]:
 def main() -> None:
     """Run the rounds and say what came of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--rounds", type=counted, default=100)
     parser.add_argument("--what", choices=["replay", "folder", "both"], default="both")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()

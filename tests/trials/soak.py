@@ -41,6 +41,7 @@ from edge.machine import open_files, rss_mb
 from edge.station import Station
 from edge.types import Chunk, Gap
 from tests.brokers import Broker, Listener, free_port
+from tests.trials import above_zero
 
 _CHUNK_S = 0.5  # as the microphone has them
 _BEFORE_HOUR_S = 90.0  # the tape begins so long before a full hour
@@ -449,9 +450,9 @@ def _spread(values: list[float]) -> dict[str, float]:
 def main() -> None:
     """Run it and say what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hours", type=float, default=24.0)
+    parser.add_argument("--hours", type=above_zero, default=24.0)
     parser.add_argument("--real-time-s", type=float, default=0.0)
-    parser.add_argument("--sample-s", type=float, default=600.0)
+    parser.add_argument("--sample-s", type=above_zero, default=600.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--out", type=Path)

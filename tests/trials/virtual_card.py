@@ -31,6 +31,7 @@ from tests.brokers import Broker, Listener, free_port, until
 from tests.daemon import BOOKS, PROJECT, WINDOW_S, Daemon, Heard, books, heard, unix
 from tests.slow_bundle import BUNDLE, slow_bundle
 from tests.sound_card import CARD_HZ, Card, Pcm, Recording, forest, missing_programs
+from tests.trials import above_zero
 
 DETECTIONS = "birdstation/v1/forest/detection"
 _ALONE_SHARE_MAX = 0.05  # where windows lie elsewhere, scores near a threshold fall on its other side
@@ -105,17 +106,18 @@ def _said(h: Heard) -> str:
     return f"{h.species} at {h.offset_s:g} s, {h.score - h.threshold:+.4f} from the threshold"
 
 
-def alike(live: list[Heard], replay: list[Heard]) -> tuple[list[str], list[str]]:
+def alike(live: list[Heard], replay: list[Heard], began: float, ended: float) -> tuple[list[str], list[str]]:
     """Figures and faults where windows lie elsewhere: detections have one of their species within a window, but for
-    few scores near their threshold."""
+    few scores near their threshold. What was replayed from before and after the live stretch is only a partner."""
 
     def alone(some: list[Heard], others: list[Heard]) -> list[Heard]:
         return [h for h in some if not any(o.species == h.species and abs(o.time - h.time) <= WINDOW_S for o in others)]
 
-    one, other = alone(live, replay), alone(replay, live)
-    lines = [f"live {len(live)}, replay {len(replay)}; without a partner {len(one)} and {len(other)}"]
+    inside = [h for h in replay if began <= h.time and h.time + WINDOW_S <= ended]
+    one, other = alone(live, replay), alone(inside, live)
+    lines = [f"live {len(live)}, replay {len(inside)}; without a partner {len(one)} and {len(other)}"]
     lines += [f"  only {who}: {_said(h)}" for who, some in (("live", one), ("replay", other)) for h in some]
-    few = len(one) + len(other) <= _ALONE_SHARE_MAX * (len(live) + len(replay))
+    few = len(one) + len(other) <= _ALONE_SHARE_MAX * (len(live) + len(inside))
     return lines, [] if few else ["too many detections without a partner"]
 
 
@@ -163,8 +165,7 @@ def _cut_otherwise(daemon: Daemon, folder: Path, bundle: Path, samples: Pcm, sta
     found = replayed(folder, bundle, {name_of(np.ceil(started)): samples[skip:]})
     spans = [(unix(start), s) for start, s, why in daemon.rows(BOOKS) if why == "analysed"]
     began, ended = spans[0][0], spans[-1][0] + spans[-1][1]
-    found = [h for h in found if began <= h.time and h.time + WINDOW_S <= ended]
-    lines, faults = alike(heard(daemon.database), found)
+    lines, faults = alike(heard(daemon.database), found, began, ended)
     return ["windows at other places: " + lines[0], *lines[1:]], faults
 
 
@@ -258,7 +259,7 @@ def overloaded(folder: Path, seconds: float) -> Scene:
 def main() -> None:
     """Play the scenes and say what came of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10, help="of listening in the scene 'same'")
+    parser.add_argument("--minutes", type=above_zero, default=10, help="of listening in the scene 'same'")
     parser.add_argument("--scene", choices=["same", "unplugged", "slow", "all"], default="all")
     arguments = parser.parse_args()
     if missing_programs():
