@@ -25,8 +25,10 @@ from edge.check.verdict import checks_summary, checks_table, exit_status
 from edge.clips.reserve import Reserve
 from edge.clips.retention import ALL_CLIPS, Retention
 from edge.config import DEMO_FOLDER, Config, load_config
-from edge.contract.errors import BirdstationError, StoreError
+from edge.contract.audio import WINDOW_SAMPLES
+from edge.contract.errors import StoreError
 from edge.contract.labels import read_labels
+from edge.contract.program import run_program
 from edge.demo.run import run_demo
 from edge.replay import Progress, Replayed, replay_folder
 from edge.reports.parquet import check_parquet, write_parquet
@@ -91,7 +93,7 @@ def replay(
     console = Console(stderr=as_json)
     settings = load_config(config)
     truth = read_labels(labels) if labels else None
-    if truth and 5.0 % settings.windows.hop_s > 1e-9:
+    if truth and WINDOW_SAMPLES % settings.hop_samples:
         raise typer.BadParameter(f"rows of 5 s need windows.hop_s to divide 5; found {settings.windows.hop_s}")
     if parquet:
         check_parquet(parquet)
@@ -312,14 +314,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # terminals that cannot show ä, and names that are no text
             stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
-    try:
-        app(prog_name="python -m edge")
-    except BirdstationError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+    run_program(lambda: app(prog_name="python -m edge"))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from edge.clips.maker import ClipMaker
 from edge.cluster import ClusterReaders
 from edge.config import Config
 from edge.contract.bundle import read_bundle
-from edge.contract.errors import ConfigError
+from edge.contract.errors import UsageError
 from edge.engines.onnx import cores
 from edge.publisher import Publisher
 from edge.reader import Begun, Ended, Event, Events, Heard, Readers, Reading, Refused, Task, Unread, read_recordings
@@ -30,13 +30,13 @@ _DRAIN_S_MAX = 120.0
 
 
 def recordings_in(folder: Path) -> tuple[Path, list[Path]]:
-    """Root and recordings of a folder, or of one file. Raises ConfigError if there is neither."""
+    """Root and recordings of a folder, or of one file. Raises UsageError if there is neither."""
     try:
         is_folder, is_file = folder.is_dir(), folder.is_file()
     except OSError as error:
-        raise ConfigError(f"{folder}: {error.strerror}") from error
+        raise UsageError(f"{folder}: {error.strerror}") from error
     if not is_folder and not is_file:  # a pipe would block, a device never end
-        raise ConfigError(f"{folder}: no such file or folder")
+        raise UsageError(f"{folder}: no such file or folder")
     return (folder if is_folder else folder.parent), find_recordings(folder)
 
 
@@ -248,7 +248,7 @@ def replay_folder(
 
     `jobs` recordings are read side by side, one per core if 0; the cores are shared out among them. `cluster` is the
     address of a Ray cluster that reads them instead. `on_outcome` gets each outcome, `on_progress` is called after
-    every batch. Raises ConfigError, BundleError or StoreError.
+    every batch. Raises UsageError, BundleError or StoreError.
     """
     root, paths = recordings_in(folder)
     jobs = max(1, min(jobs or cores(), len(paths)))

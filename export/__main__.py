@@ -12,7 +12,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from edge.contract.bundle import read_bundle
-from edge.contract.errors import BirdstationError, ConfigError, EngineError, needs_extra
+from edge.contract.errors import ConfigError, EngineError, needs_extra
+from edge.contract.program import run_program
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -197,15 +198,12 @@ def demo_train(
 
 def main() -> None:
     """Run a command; a mistake of a person is one line, never a traceback."""
-    try:
-        with needs_extra("export"):
-            app(prog_name="python -m export")
-    except BirdstationError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+    run_program(_commands)
+
+
+def _commands() -> None:
+    with needs_extra("export"):
+        app(prog_name="python -m export")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from edge.capture.recording import DURATION_S_MAX, record_name
 from edge.capture.schedule import Schedule
 from edge.config import Config, MqttSettings, SiteSettings, TlsSettings, load_config
 from edge.contract.bundle import read_bundle
-from edge.contract.errors import BundleError, ConfigError
+from edge.contract.errors import BundleError, ConfigError, UsageError
 from edge.live import schedule_of
 from edge.publisher.messages import topic_of
 from edge.recognizer import Recognizer
@@ -331,5 +331,5 @@ def test_a_replay_of_what_is_neither_folder_nor_file(tmp_path: Path, kind: str) 
     path = Path("/dev/zero") if kind == "device" else tmp_path / ("x" * (300 if kind == "long" else 1))
     if kind == "pipe":
         os.mkfifo(path)
-    with pytest.raises(ConfigError, match=str(path)):
+    with pytest.raises(UsageError, match=str(path)):
         recordings_in(path)

@@ -1,9 +1,12 @@
 """When the station listens: texts, midnight, daylight saving, polar summers and winters."""
 
 from datetime import datetime, timedelta, timezone
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
+from astral import Observer
+from astral.sun import elevation
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -106,6 +109,80 @@ def test_polar_day_and_night(pair: tuple[str, str], summer: bool, winter: bool) 
     for hour in (0, 3, 15, 23):
         assert schedule.open_at(local("2024-06-20T00:30", OSLO) + timedelta(hours=hour)) == summer
         assert schedule.open_at(local("2024-12-20T00:30", OSLO) + timedelta(hours=hour)) == winter
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "day"),
+    [
+        ("Asia/Kathmandu", Place(27.7, 85.3), "2024-04-08"),
+        ("Asia/Kolkata", Place(22.6, 88.4), "2024-03-29"),
+        ("Asia/Tashkent", Place(41.3, 69.2), "2024-05-19"),
+        ("UTC", Place(10.0, -84.0), "2024-06-24"),
+    ],
+)
+def test_the_day_on_which_the_sun_crosses_midnight_utc_is_like_its_neighbours(
+    name: str, place: Place, day: str
+) -> None:
+    """astral finds no sunrise (in the Americas no sunset) on one day a year there."""
+    zone = ZoneInfo(name)
+    for pair, hours in ((("sunrise-60", "sunrise+180"), 4.0), (("sunset", "sunrise"), None)):
+        schedule = Schedule.parse([pair], place, zone)
+        moment, changes = utc(f"{day}T12:00") - timedelta(days=2), []
+        while len(changes) < 9:
+            change = schedule.changes_after(moment)
+            assert change is not None
+            changes.append(change)
+            moment = change
+        spans = [later - earlier for earlier, later in pairwise(changes)]
+        for one, after_a_day in zip(spans, spans[2:], strict=False):
+            assert abs(one - after_a_day) < timedelta(minutes=3)
+        if hours:
+            assert {timedelta(hours=hours), timedelta(hours=24 - hours)} == {
+                timedelta(hours=round(span / timedelta(hours=1))) for span in spans
+            }
+
+
+# From pole to pole and around the date line, each with its own zone
+PLACES = [
+    *((Place(78.2, 15.6), "Arctic/Longyearbyen"), (Place(69.65, 18.96), "Europe/Oslo"), (Place(64.1, -21.9), "UTC")),
+    *((Place(61.2, -149.9), "America/Anchorage"), (Place(52.5, 13.4), "Europe/Berlin"), (Place(49.0, -1.2), "UTC")),
+    *(
+        (Place(41.3, 69.2), "Asia/Tashkent"),
+        (Place(40.7, -74.0), "America/New_York"),
+        (Place(35.7, 139.7), "Asia/Tokyo"),
+    ),
+    *(
+        (Place(27.7, 85.3), "Asia/Kathmandu"),
+        (Place(22.6, 88.4), "Asia/Kolkata"),
+        (Place(21.3, -157.9), "Pacific/Honolulu"),
+    ),
+    *((Place(10.0, -84.0), "America/Costa_Rica"), (Place(1.9, -157.4), "Pacific/Kiritimati")),
+    *((Place(-0.2, -78.5), "America/Guayaquil"), (Place(-13.8, -171.8), "Pacific/Apia")),
+    *((Place(-22.9, -43.2), "America/Sao_Paulo"), (Place(-36.85, 174.76), "Pacific/Auckland")),
+    *((Place(-54.8, -68.3), "America/Argentina/Ushuaia"), (Place(-77.85, 166.7), "Antarctica/McMurdo")),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "name"), PLACES, ids=[f"{p.latitude:g},{p.longitude:g}" for p, _ in PLACES])
+def test_the_suns_elevation_is_the_judge(place: Place, name: str) -> None:
+    """On every day of a leap year, in the place's own zone, without one and in one of the other side of the world."""
+    observer, judged = Observer(place.latitude, place.longitude), 0
+    day = [
+        Schedule.parse([("sunrise", "sunset")], place, zone)
+        for zone in (ZoneInfo(name), None, ZoneInfo("Pacific/Apia"))
+    ]
+    night = [Schedule.parse([("sunset", "sunrise")], place, schedule.zone) for schedule in day]
+    for number in range(366):
+        for part in range(4):  # other minutes every day
+            moment = utc("2024-01-01T00:00") + timedelta(days=number, hours=6 * part, minutes=number * 61 % 360)
+            height = elevation(observer, moment, with_refraction=False) + 0.833
+            if abs(height) < 1.5:
+                continue
+            judged += 1
+            assert [schedule.open_at(moment) for schedule in day] == [height > 0] * 3, moment
+            assert [schedule.open_at(moment) for schedule in night] == [height < 0] * 3, moment
+    assert judged > 1000
 
 
 def test_a_polar_night_ends() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge.contract.errors import ConfigError
+from edge.contract.errors import UsageError
 from edge.contract.labels import read_labels
 from edge.contract.metrics import labels_of
 from trainer.score import score_predictions
@@ -88,7 +88,7 @@ def test_f1_is_the_mean_of_the_rows_and_missing_rows_are_nocall(
     ],
 )
 def test_a_malformed_table_is_one_line(tmp_path: Path, found: str, message: str) -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(UsageError) as refused:
         score_predictions(*_files(tmp_path, found))
     assert message in str(refused.value)
     assert "found.csv" in str(refused.value)

@@ -116,6 +116,7 @@ def test_what_changed_finds_its_tests(changed: str, some: str, none: str) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["edge", "trainer", "export"])
 def test_every_source_has_tests_to_run(package: str) -> None:
     sources = [p.relative_to(PROJECT).as_posix() for p in (PROJECT / package).rglob("*.py") if p.name != "__init__.py"]

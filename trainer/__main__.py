@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TaskID
 
-from edge.contract.errors import BirdstationError, needs_extra
+from edge.contract.errors import needs_extra
+from edge.contract.program import run_program
 from trainer.recipe import find_recipe, recipe_names
 from trainer.workers import default_jobs
 
@@ -332,12 +332,13 @@ def report(data: Data, out: Out, recipe: RecipeName = None) -> None:
 
 
 def main() -> None:
-    try:
-        with needs_extra("train"):
-            app()
-    except BirdstationError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
-        sys.exit(error.exit_code)
+    """Run a command; a mistake of a person is one line, never a traceback."""
+    run_program(_commands)
+
+
+def _commands() -> None:
+    with needs_extra("train"):
+        app()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from edge.contract.errors import ConfigError
+from edge.contract.errors import UsageError
 from edge.contract.labels import read_labels
 from edge.contract.metrics import NOCALL_ROW, Labels, RowScore, score_rows
 
@@ -59,13 +59,13 @@ class PredictionScore:
 
 
 def score_predictions(predictions: Path, labels: Path) -> PredictionScore:
-    """Score a table of predictions against a table of labels. Raises ConfigError if a table is not one, or if none of
+    """Score a table of predictions against a table of labels. Raises UsageError if a table is not one, or if none of
     the predictions is for a labelled row."""
     wanted, found = read_labels(labels), read_labels(predictions).truth
     known = wanted.truth.keys() & found.keys()
     if not known:
         mine, theirs = next(iter(found)), next(iter(wanted.truth))
-        raise ConfigError(f"{predictions}: no row of {labels}: row ids such as {mine!r}; wanted such as {theirs!r}")
+        raise UsageError(f"{predictions}: no row of {labels}: row ids such as {mine!r}; wanted such as {theirs!r}")
     precision, recall = _precision_recall(wanted.truth, found)
     return PredictionScore(
         score=score_rows(wanted.truth, {row: found[row] for row in known}, wanted.recording),

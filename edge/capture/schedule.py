@@ -4,10 +4,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from functools import lru_cache
 from typing import Literal
 
-from astral import Observer
-from astral.sun import elevation, noon, sunrise, sunset
+from astral import Observer, SunDirection
+from astral.sun import SUN_APPARENT_RADIUS, elevation, time_of_transit
 
 from edge.types import Place
 
@@ -17,6 +18,9 @@ _CLOCK = re.compile(r"([01]\d|2[0-3]):([0-5]\d)", re.ASCII)
 _MINUTES_MAX = 720
 _DAY = timedelta(days=1)
 _SEARCH_DAYS = 400  # a polar night lasts half a year
+_RISE_DEG = -0.833  # of the sun's centre at sunrise: its radius and the refraction at the horizon
+_SunEvent = Literal["sunrise", "sunset"]
+_EARLIEST = {"sunrise": timedelta(hours=-18), "sunset": timedelta(hours=-6)}  # from mean noon; the latest a day later
 _STEP_DAYS = 8
 
 
@@ -34,7 +38,8 @@ class Schedule:
 
     Where the sun does not rise or set on a day (polar day and night), a period that has sunrise or sunset in it is
     the whole day while the sun is up, and not at all while it is down; one from sunset to sunrise the other way
-    round. A day is that of `zone`. An end that the next day does not have is its midnight.
+    round. A day is that of `zone`; between sun and sun it is the sun's own, noon in its middle, so that no zone can
+    make a day that has no sunrise or two. An end that the next day does not have is its midnight.
 
     >>> Schedule.parse([("sunrise-60", "11:00")], Place(54.7, 25.3), ZoneInfo("Europe/Vilnius"))
     """
@@ -95,38 +100,80 @@ class Schedule:
         return [span for span in spans if span is not None]
 
     def _span(self, day: date, start: _Bound, end: _Bound) -> tuple[datetime, datetime] | None:
-        start_at, end_at = self._at(day, start), self._at(day, end)
+        by_sun = "midnight" not in (start.event, end.event)  # then the zone's days are of no account
+        start_at, end_at = self._at(day, start, by_sun), self._at(day, end, by_sun)
         if start_at is None or end_at is None:
             is_night = (start.event, end.event) == ("sunset", "sunrise")
-            whole = self._sun_is_up(day) != is_night
-            return (self._midnight(day), self._midnight(day + _DAY)) if whole else None
+            whole = self._sun_is_up(day if by_sun else self._suns_day(day)) != is_night
+            tomorrow = self._at(day + _DAY, end, by_sun) if is_night else None  # the sunrise that ends a polar night
+            return (self._begin(day, by_sun), tomorrow or self._begin(day + _DAY, by_sun)) if whole else None
         if end_at <= start_at:
-            end_at = self._at(day + _DAY, end) or self._midnight(day + _DAY)
+            end_at = self._at(day + _DAY, end, by_sun) or self._begin(day + _DAY, by_sun)
         return (start_at, end_at) if start_at < end_at else None
 
-    def _at(self, day: date, bound: _Bound) -> datetime | None:
+    def _at(self, day: date, bound: _Bound, by_sun: bool) -> datetime | None:
         """In UTC; None: the sun does not do so on this day."""
-        offset = timedelta(minutes=bound.minutes)
         if bound.event == "midnight":
             clock = time(bound.minutes // 60, bound.minutes % 60)
             return datetime.combine(day, clock, self.zone).astimezone(timezone.utc)
-        find = sunrise if bound.event == "sunrise" else sunset
-        try:
-            found: datetime = find(self._observer, day, tzinfo=self.zone)
-        except ValueError:
-            return None
-        return found.astimezone(timezone.utc).replace(microsecond=0) + offset
+        found = _sun_event(self._place, day if by_sun else self._suns_day(day), bound.event)
+        return None if found is None else found + timedelta(minutes=bound.minutes)
+
+    def _begin(self, day: date, by_sun: bool) -> datetime:
+        """Midnight before a day of the sun or of the zone."""
+        return _mean_noon(self._place, day) - _DAY / 2 if by_sun else self._midnight(day)
 
     def _midnight(self, day: date) -> datetime:
         return datetime.combine(day, time(), self.zone).astimezone(timezone.utc)
 
-    def _sun_is_up(self, day: date) -> bool:
-        return bool(elevation(self._observer, noon(self._observer, day)) > 0)
+    def _suns_day(self, day: date) -> date:
+        """The day of the sun whose noon is the nearest to noon of the zone's day."""
+        noon = datetime.combine(day, time(12), self.zone).astimezone(timezone.utc)
+        return day + round((noon - _mean_noon(self._place, day)) / _DAY) * _DAY
+
+    def _sun_is_up(self, suns_day: date) -> bool:
+        """Of a day without sunrise and sunset: whichever of noon and midnight is the farther from the horizon tells,
+        since the other may touch it."""
+        noon, observer = _mean_noon(self._place, suns_day), _observer(self._place)
+        heights = [elevation(observer, moment, with_refraction=False) for moment in (noon, noon + _DAY / 2)]
+        return bool(sum(heights) / 2 > _RISE_DEG)
 
     @property
-    def _observer(self) -> Observer:
+    def _place(self) -> Place:
         assert self.place is not None, "parse wants a place wherever the sun is asked for"
-        return Observer(self.place.latitude, self.place.longitude)
+        return self.place
+
+
+def _observer(place: Place) -> Observer:
+    return Observer(place.latitude, place.longitude)
+
+
+def _mean_noon(place: Place, suns_day: date) -> datetime:
+    """Noon of mean solar time, UTC; the sun is due south or north within 17 minutes of it."""
+    return datetime.combine(suns_day, time(12), timezone.utc) - timedelta(minutes=4 * place.longitude)
+
+
+@lru_cache(maxsize=4096)
+def _sun_event(place: Place, suns_day: date, event: _SunEvent) -> datetime | None:
+    """Sunrise before or sunset after the noon of this day, in UTC; None: the sun stays up or down."""
+    found = _transit(place, suns_day, event)
+    if found is None:  # on the first and last days of a polar night astral may find one of both
+        other = _transit(place, suns_day, "sunset" if event == "sunrise" else "sunrise")
+        noon = _mean_noon(place, suns_day)
+        found = None if other is None else noon + (noon - other)
+    return None if found is None else found.replace(microsecond=0)
+
+
+def _transit(place: Place, suns_day: date, event: _SunEvent) -> datetime | None:
+    """astral's own sunrise and sunset want a date that they happen on, and find none on the day of the year on which
+    they cross its midnight; its transit is of no date, but may be that of the day before or after."""
+    direction = SunDirection.RISING if event == "sunrise" else SunDirection.SETTING
+    try:
+        found: datetime = time_of_transit(_observer(place), suns_day, 90.0 + SUN_APPARENT_RADIUS, direction)
+    except ValueError:
+        return None
+    earliest = _mean_noon(place, suns_day) + _EARLIEST[event]
+    return found - (found - earliest) // _DAY * _DAY
 
 
 def _bound(key: str, text: str, place: Place | None) -> _Bound:

@@ -1,7 +1,8 @@
 """The error tree. Each class says who acts on it; a message is one line that a person can act on.
 
 BirdstationError
-├── ConfigError      a person: station.yaml, a recipe or an argument is wrong       exit 78
+├── ConfigError      a person: station.yaml or a recipe is wrong                    exit 78
+├── UsageError       a person: an argument of the command is wrong                  exit 2
 ├── BundleError      a person: the bundle is damaged, foreign or of another schema  exit 78
 ├── CorpusError      a person: the training data is not what the layout says        exit 78
 ├── RecordingError   nobody now: this one recording is set aside, the rest goes on  reported
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+EXIT_USAGE = 2  # as for an option that is not known
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h; the service unit does not restart on it
 
 
@@ -28,6 +30,12 @@ class ConfigError(BirdstationError):
     """A setting is wrong; the message names file, key, what was found and what is allowed."""
 
     exit_code = EXIT_CONFIG
+
+
+class UsageError(BirdstationError):
+    """An argument names what is not there; the message names it, what was expected and what was found."""
+
+    exit_code = EXIT_USAGE
 
 
 class BundleError(BirdstationError):

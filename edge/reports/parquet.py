@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.contract.errors import ConfigError, StoreError
+from edge.contract.errors import ConfigError, StoreError, UsageError
 from edge.store.record import Store
 
 TABLES = ("recordings", "detections", "effort", "gaps")
@@ -14,8 +14,8 @@ _TYPES = {"TEXT": "string", "INTEGER": "int64", "REAL": "float64"}
 
 
 def check_parquet(folder: Path) -> tuple[Any, Any]:
-    """pyarrow and its Parquet; asked before a long replay, not only after it. Raises ConfigError without pyarrow or if
-    the folder cannot be made."""
+    """pyarrow and its Parquet; asked before a long replay, not only after it. Raises ConfigError without pyarrow,
+    UsageError if the folder cannot be made."""
     try:
         arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ModuleNotFoundError:
@@ -23,13 +23,13 @@ def check_parquet(folder: Path) -> tuple[Any, Any]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--parquet {folder}: {error.strerror or error}") from error
+        raise UsageError(f"--parquet {folder}: {error.strerror or error}") from error
     return arrow, parquet
 
 
 def write_parquet(store: Store, station: str, bundle_id: str, paths: Sequence[str], folder: Path) -> list[str]:
     """Write recordings, detections, effort and gaps of these recordings, each to a file in `folder`, whole or not at
-    all; columns are the database's, and the recording's path. Returns the names of the files. Raises ConfigError as
+    all; columns are the database's, and the recording's path. Returns the names of the files. Raises as
     `check_parquet`, StoreError if a file cannot be written."""
     arrow, parquet = check_parquet(folder)
     try:

@@ -1,10 +1,10 @@
 """Scores a replay against labelled 5-s rows with the competition's metric. Reads the store; knows no sound."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES
-from edge.contract.errors import ConfigError
+from edge.contract.errors import UsageError
 from edge.contract.labels import RowLabels
 from edge.contract.metrics import RowScore, score_rows
 from edge.store.record import Store
@@ -18,17 +18,30 @@ def _names(path: str) -> list[str]:
     return [stem, stem.split(".")[0], stem.rpartition("_")[0]]
 
 
+def _path_of(paths: Sequence[str], wanted: Collection[str]) -> dict[str, str]:
+    """Name within a row id -> the recording; the whole stem goes before what it may be shortened to."""
+    found: dict[str, str] = {}
+    for kind in zip(*map(_names, paths), strict=True):
+        of_kind: dict[str, str] = {}
+        for name, path in zip(kind, paths, strict=True):
+            if name in wanted and name not in found and of_kind.setdefault(name, path) != path:
+                raise UsageError(f"rows of {name}: expected one recording, found {of_kind[name]} and {path}")
+        found |= of_kind
+    return found
+
+
 def score_store(
     store: Store, station: str, bundle_id: str, paths: Sequence[str], labels: RowLabels
 ) -> tuple[RowScore, int]:
     """Row-wise F1 of what the store holds for these recordings, and how many labelled rows have no recording here.
 
-    A row's prediction is what was detected in the window that is the row. Raises ConfigError if no row fits.
+    A row's prediction is what was detected in the window that is the row. Raises UsageError if no row fits, or if one
+    fits two recordings.
     """
-    path_of = {name: path for path in paths for name in _names(path) if name}
+    path_of = _path_of(paths, set(labels.recording.values()))
     rows = {row for row, name in labels.recording.items() if name in path_of}
     if not rows:
-        raise ConfigError("none of the labelled rows belongs to a recording in this folder")
+        raise UsageError("none of the labelled rows belongs to a recording in this folder")
     heard: dict[tuple[str, float], set[str]] = {}
     for path, offset_s, species in store.rows(
         "SELECT r.path, d.offset_s, d.species FROM detections d JOIN recordings r ON r.id = d.recording"

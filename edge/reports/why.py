@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from edge.contract.errors import ConfigError
+from edge.contract.errors import UsageError
 from edge.store.record import Store
 
 _SHED = (
@@ -30,7 +30,7 @@ _COLUMNS = (
 
 
 def explain(store: Store, wanted: str) -> dict[str, Any]:
-    """Everything about the detection whose id begins with `wanted`. Raises ConfigError if there is none, or several."""
+    """Everything about the detection whose id begins with `wanted`. Raises UsageError if there is none, or several."""
     rows = store.rows(
         f"SELECT {_COLUMNS} FROM detections d JOIN species s ON s.code = d.species"
         " JOIN recordings r ON r.id = d.recording LEFT JOIN clips c ON c.id = d.clip"
@@ -39,7 +39,7 @@ def explain(store: Store, wanted: str) -> dict[str, Any]:
     )
     if len(rows) != 1:
         found = "several" if len(rows) > 1 else "none"
-        raise ConfigError(f"ID: {found} of the detections in {store.path} begin with {wanted!r}; one is wanted")
+        raise UsageError(f"ID: {found} of the detections in {store.path} begin with {wanted!r}; one is wanted")
     names = [column.split(" AS ")[-1].split(".")[-1].strip() for column in _COLUMNS.split(",")]
     why = dict(zip(names, rows[0], strict=True))
     why["loaded"], why["members"] = _members(store, why)

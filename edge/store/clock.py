@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
-from edge.contract.errors import ConfigError
+from edge.contract.errors import UsageError
 from edge.store.connection import Connection, now_text
 from edge.types import effort_by_hour, utc_text
 
@@ -52,7 +52,7 @@ class ClockTable(Connection):
         of what. Ids stay, `clock_fix_s` says by how much a row was moved in all. Messages that a broker has already do
         not change.
 
-        Raises ConfigError if the record knows no such rows.
+        Raises UsageError if the record knows no such rows.
         """
         by = timedelta(seconds=seconds)
         which, key = "boot = ?", [boot]
@@ -62,7 +62,7 @@ class ClockTable(Connection):
         gaps = self.rows(f"SELECT id, start_utc, end_utc FROM gaps WHERE {which} AND reason <> 'off'", key)
         if not stretches and not gaps:
             known = ", ".join(dict.fromkeys(b.boot for b in self.boots())) or "none"
-            raise ConfigError(f"--boot: found {boot!r}; nothing in the record was stamped by it; there is: {known}")
+            raise UsageError(f"--boot: found {boot!r}; nothing in the record was stamped by it; there is: {known}")
         moved = {"stretches": len(stretches), "gaps": len(gaps), "detections": 0, "clips": 0}
         with self._transaction():
             for stretch, start in stretches:

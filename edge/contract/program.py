@@ -1,0 +1,34 @@
+"""How each of the three programs ends: one line for what a person must mend, and the same words for Ctrl-C."""
+
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+from edge.contract.errors import BirdstationError
+
+EXIT_INTERRUPTED = 130  # as a shell reports it
+INTERRUPTED = "interrupted; run the same command again to go on"
+
+
+class Interrupted(BaseException):
+    """Ctrl-C. Not a KeyboardInterrupt, which Typer answers by itself, with a word that does not say what to do."""
+
+
+def run_program(app: Callable[[], object]) -> None:
+    """Run a program's commands; ends the process with a line instead of a traceback for what a person must mend."""
+    signal.signal(signal.SIGINT, _interrupt)  # the daemon takes it over: there Ctrl-C is a stop like any other
+    try:
+        app()
+    except BirdstationError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except Interrupted:
+        print(INTERRUPTED, file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one ends what the first is still tidying up
+    raise Interrupted

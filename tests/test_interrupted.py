@@ -1,0 +1,76 @@
+"""Ctrl-C, as a terminal sends it: the same words in all three programs, nothing left behind, and the work goes on."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from edge.contract.program import EXIT_INTERRUPTED, INTERRUPTED
+from tests.brokers import until
+from tests.conftest import hiss, note, write_sound
+from tests.records import differences, dump
+
+StationYaml = Callable[..., Path]
+PROJECT = Path(__file__).parents[1]
+
+
+def interrupted(command: list[object], begun: Callable[[], bool]) -> str:
+    """What the program said when all its processes got SIGINT, once it had begun."""
+    line = [sys.executable, "-W", "error", "-m", *map(str, command)]
+    with subprocess.Popen(line, cwd=PROJECT, stderr=subprocess.PIPE, text=True, start_new_session=True) as program:
+        assert until(lambda: begun() or program.poll() is not None)
+        os.killpg(program.pid, signal.SIGINT)
+        said = program.communicate(timeout=120)[1]
+    assert program.returncode == EXIT_INTERRUPTED, said
+    assert "Traceback" not in said
+    assert said.splitlines()[-1] == INTERRUPTED
+    assert until(lambda: not of_group(program.pid)), "somebody of its group is left"
+    return said
+
+
+def of_group(group: int) -> list[int]:
+    """Processes of this group that have not ended."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            fields = (process / "stat").read_text().rsplit(")", 1)[1].split()
+            if int(fields[2]) == group and fields[0] != "Z":
+                found.append(int(process.name))
+    return found
+
+
+@pytest.mark.slow
+def test_a_replay_goes_on_where_it_was(tmp_path: Path, station_yaml: StationYaml) -> None:
+    for number in range(3):
+        sound = note("midtoo", 600) + hiss(600, seed=number)
+        write_sound(tmp_path / "in" / f"r{number}_2019060{number + 1}_053000.wav", sound)
+    whole, broken = station_yaml(name="whole"), station_yaml(name="broken")
+    done = [sys.executable, "-m", "edge", "replay", str(tmp_path / "in"), "--config"]
+    subprocess.run([*done, str(whole)], cwd=PROJECT, check=True, capture_output=True)
+    database = broken.parent / "station.db-wal"
+    replay = ["edge", "replay", tmp_path / "in", "--config", broken, "--jobs", "1"]
+    interrupted(replay, lambda: database.exists() and database.stat().st_size > 100_000)
+    subprocess.run([*done, str(broken)], cwd=PROJECT, check=True, capture_output=True)
+    assert differences(dump(broken.parent / "station.db"), dump(whole.parent / "station.db")) == []
+
+
+@pytest.mark.slow
+def test_the_trainer_and_its_workers_end(tmp_path: Path) -> None:
+    command = ["trainer", "demo-data", tmp_path / "corpus", "--rasters", tmp_path / "rasters"]
+    interrupted(command, lambda: any((tmp_path / "corpus").rglob("*.ogg")))
+
+
+@pytest.mark.slow
+def test_an_export_ends(bundle_folder: Path, tmp_path: Path) -> None:
+    """`tune` listens to sound for a while; what it has found by then is not written."""
+    bundle = shutil.copytree(bundle_folder, tmp_path / "bundle")
+    for number in range(8):
+        write_sound(tmp_path / "in" / f"{number}.wav", hiss(600, seed=number))
+    command = ["export", "tune", bundle, "--sound", tmp_path / "in", "--state", tmp_path / "state"]
+    interrupted(command, (tmp_path / "state").is_dir)
