@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # astral 3.2: on one day of the year sunrise() finds no sunrise, although the sun rises.
 #
-# In Asia sunrise crosses 00:00 UTC once in spring and once in autumn (in the Americas sunset does). sunrise() computes
-# a time for the date, and if that falls on another local date, for the date beside it; when both miss, it raises
-# ValueError, the same as in a polar night. A schedule that takes the error for "the sun stays down" skips a day.
+# It is the day on which sunrise, getting earlier, crosses 00:00 UTC, as it does in Asia (in the Americas sunset does).
+# sunrise() computes a time for the date, and if that falls on another local date, for the date beside it; when both
+# miss, it raises ValueError, the same as in a polar night. A schedule that takes the error for "the sun stays down"
+# skips a day.
 #
 # Seen with Python 3.11 on Debian 12, 2024: at 27.7 N 85.3 E in Asia/Kathmandu one day of 366 (10 April) without
 # sunrise, "Unable to find a sunrise time on the date specified", where the day before has it at 05:45 and the day after
