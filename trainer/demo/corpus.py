@@ -8,11 +8,9 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from itertools import repeat
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +33,7 @@ from trainer.demo.soundscapes import (
 )
 from trainer.demo.vorbis import encode, write_bytes
 from trainer.demo.world import make_world
+from trainer.workers import worker_pool
 
 Progress = Callable[[str, int, int], None]
 Plan = RecordingPlan | SoundscapePlan
@@ -196,12 +195,8 @@ def _mapper(jobs: int) -> Iterator[Callable[..., Iterator[None]]]:
     if workers < 2 or jobs <= _ALONE_MAX:
         yield map
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        try:
-            yield pool.map
-        except BaseException:  # Ctrl-C too: what has not begun is not waited for
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with worker_pool(workers) as pool:
+        yield pool.map
 
 
 def _outputs(out: Path, plan: Plan) -> list[Path]:
