@@ -222,6 +222,8 @@ def test_a_work_tree_is_whole_again_whatever_happened_to_it() -> None:
             assert again == tree
             assert "changed by hand" not in (tree / "edge" / "__init__.py").read_text()
             assert (tree / "tests" / "bench" / "costs.py").is_file()
+    with tree_of(commit):  # nobody else's now: a checkout's folder is not to grow with every commit that is tested
+        git(PROJECT, "worktree", "remove", "--force", str(tree))
 
 
 def test_costs_of_one_side_and_costs_that_are_no_ratio_have_a_row() -> None:
