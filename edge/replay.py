@@ -248,7 +248,7 @@ def replay_folder(
 
     `jobs` recordings are read side by side, one per core if 0; the cores are shared out among them. `cluster` is the
     address of a Ray cluster that reads them instead. `on_outcome` gets each outcome, `on_progress` is called after
-    every batch. Raises UsageError, BundleError or StoreError.
+    every batch. Raises UsageError, ConfigError, BundleError or StoreError.
     """
     root, paths = recordings_in(folder)
     jobs = max(1, min(jobs or cores(), len(paths)))

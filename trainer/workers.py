@@ -34,14 +34,8 @@ def worker_pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
     os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))  # read when the child imports numpy, before any of our code
     pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_die_with_parent)
-    # A mask is inherited: Ctrl-C is the parent's to answer, also while a child is starting and has set up nothing yet.
-    resource_tracker.ensure_running()  # which would let it through again when it starts
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        pool.submit(_nothing)  # starts them all
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    try:
+        _start(pool)
         yield pool
     except BrokenProcessPool as error:
         advice = "most likely for lack of memory; run again with fewer --jobs: it goes on where it stopped"
@@ -57,6 +51,17 @@ def worker_pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _start(pool: ProcessPoolExecutor) -> None:
+    """All its processes. A mask is inherited: Ctrl-C is the parent's to answer, also while a child is starting and has
+    set up nothing yet."""
+    resource_tracker.ensure_running()  # which would let it through again when it starts
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        pool.submit(_nothing)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _nothing() -> None:

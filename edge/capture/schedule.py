@@ -166,7 +166,7 @@ def _sun_event(place: Place, suns_day: date, event: _SunEvent) -> datetime | Non
 
 def _transit(place: Place, suns_day: date, event: _SunEvent) -> datetime | None:
     """astral's own sunrise and sunset want a date that they happen on, and find none on the day of the year on which
-    they cross its midnight; its transit is of no date, but may be that of the day before or after."""
+    they cross its midnight; its transit may be that of the day before or after, which whole days mend."""
     direction = SunDirection.RISING if event == "sunrise" else SunDirection.SETTING
     try:
         found: datetime = time_of_transit(_observer(place), suns_day, 90.0 + SUN_APPARENT_RADIUS, direction)
