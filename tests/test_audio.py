@@ -66,6 +66,7 @@ SOUNDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOUNDS)
 def test_image_equals_librosa_within_one_grey_level(name: str) -> None:
     ours, theirs = mel_image(SOUNDS[name]), librosa_image(SOUNDS[name])

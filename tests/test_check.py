@@ -135,6 +135,7 @@ def test_people_get_a_table(fit_yaml: Yaml) -> None:
     assert "nothing tells speech" in text
 
 
+@pytest.mark.slow
 def test_wrong_settings_are_one_line(fit_yaml: Yaml) -> None:
     done = command(fit_yaml("windows: {hop_s: 9}"), "--json")
     assert (done.returncode, done.stdout) == (78, "")

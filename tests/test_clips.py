@@ -336,6 +336,7 @@ def body_full_disk(disk: Path, bundle_folder: Path, state: Path) -> None:
     assert "Read-only" in again.last_error
 
 
+@pytest.mark.slow
 def test_on_a_full_or_readonly_disk_clips_are_lost_and_nothing_else(tmp_path: Path, bundle_folder: Path) -> None:
     disk, state = tmp_path / "disk", tmp_path / "state"
     disk.mkdir()

@@ -207,6 +207,7 @@ def test_what_is_no_file_of_settings(tmp_path: Path, kind: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["clips: {save: !!bool x}", "[" * 1_000, "schedule: [[a, b]]", f"mqtt: {LAUGHS}"])
 def test_the_command_says_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "station.yaml"
@@ -293,6 +294,7 @@ def test_a_header_that_promises_centuries(tmp_path: Path, station_yaml: StationY
     assert seconds == DURATION_S_MAX - 4.0
 
 
+@pytest.mark.slow
 def test_names_on_a_terminal(tmp_path: Path, station_yaml: StationYaml) -> None:
     """What rich takes for markup, what would clear the screen, what is no text: shown, and told apart."""
     folder = tmp_path / "in" / "["

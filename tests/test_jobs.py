@@ -49,6 +49,7 @@ def replayed(config: Path, archive: Path, **how: object) -> list[Outcome]:
     return replay_folder(load_config(config), archive, **how).outcomes  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_record_does_not_depend_on_jobs(archive: Path, station_yaml: StationYaml, tmp_path: Path) -> None:
     rows = {}
     for jobs in (1, 3, 40):

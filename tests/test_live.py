@@ -326,6 +326,7 @@ PIECES = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pieces=PIECES, wall_s=st.floats(NOON - 30, NOON))
 def test_every_second_is_in_one_of_both(

@@ -54,6 +54,7 @@ def test_a_class_of_the_bundle_marks_its_windows(station_yaml: StationYaml, reco
     assert any(offset >= 20 for offset in kept(found, "lowtoo")), "detections stay, only clips are withheld"
 
 
+@pytest.mark.slow
 def test_all_withholds_detections_too_and_counts_them(station_yaml: StationYaml, recognizer: Recognizer) -> None:
     open_ears = heard(station_yaml(name="open"), recognizer)
     found = heard(station_yaml(f"privacy: {{human: all, classes: [higtoo], threshold: {VOICE}}}"), recognizer)

@@ -181,6 +181,7 @@ def test_a_message_on_which_an_old_broker_closes_stops_no_other(database: Path, 
         ]
 
 
+@pytest.mark.slow
 def test_a_broker_that_accepts_nothing_kills_no_message(database: Path, bundle_folder: Path) -> None:
     """It closes whatever it is sent: then no message is to blame."""
     fill(database, bundle_folder, numbered(range(40)))

@@ -141,6 +141,7 @@ def test_place_and_season_weigh_in(tmp_path: Path, station_yaml: StationYaml) ->
     assert replay(folder, "--config", off)["detections"] == 9
 
 
+@pytest.mark.slow
 def test_messages_reach_a_subscriber(tmp_path: Path, station_yaml: StationYaml, mosquitto: int) -> None:
     config = station_yaml(f"mqtt: {{host: 127.0.0.1, port: {mosquitto}, topic: woods}}")
     received: list[dict[str, Any]] = []
@@ -184,6 +185,7 @@ def test_without_a_broker_messages_wait(tmp_path: Path, station_yaml: StationYam
     assert replay(path, "--config", back)["mqtt_waiting"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -206,6 +208,7 @@ def test_mistakes_are_one_line(
         assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hop_s", [0.1, 0.2, 0.625, 2.5])
 def test_every_hop_that_divides_a_row_can_be_scored(tmp_path: Path, station_yaml: StationYaml, hop_s: float) -> None:
     """In samples: 5 % 0.1 is 0.0999… in floating point."""
@@ -215,6 +218,7 @@ def test_every_hop_that_divides_a_row_can_be_scored(tmp_path: Path, station_yaml
     assert replay(tmp_path / "in", "--config", config, "--labels", tmp_path / "labels.csv")["f1"] == 1.0
 
 
+@pytest.mark.slow
 def test_a_row_that_fits_two_recordings_names_both(tmp_path: Path, station_yaml: StationYaml) -> None:
     (tmp_path / "labels.csv").write_text("row_id,birds\n10_AAA_5,midtoo\n")
     for folder, code in (("A", "midtoo"), ("B", "lowtoo")):
@@ -227,6 +231,7 @@ def test_a_row_that_fits_two_recordings_names_both(tmp_path: Path, station_yaml:
     )
 
 
+@pytest.mark.slow
 def test_a_whole_name_goes_before_a_shortened_one(tmp_path: Path, station_yaml: StationYaml) -> None:
     (tmp_path / "labels.csv").write_text("row_id,birds\n10_AAA_5,midtoo\n")
     for name, code in (("10_AAA", "midtoo"), ("10_AAA_20240512", "lowtoo"), ("10_AAA_20240513", "lowtoo")):
@@ -235,12 +240,14 @@ def test_a_whole_name_goes_before_a_shortened_one(tmp_path: Path, station_yaml: 
     assert found["f1"] == 1.0
 
 
+@pytest.mark.slow
 def test_an_empty_folder_is_no_error(tmp_path: Path, station_yaml: StationYaml) -> None:
     config = station_yaml()
     (tmp_path / "in").mkdir()
     assert replay(tmp_path / "in", "--config", config)["recordings"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -400,6 +400,7 @@ def test_half_that_fails_parity_becomes_float32(halved: Path, tmp_path: Path) ->
     assert recognizer.check_probe() < 1e-5
 
 
+@pytest.mark.slow
 def test_a_network_that_tensorrt_does_not_take(halved: Path, tmp_path: Path) -> None:
     done = export_trt("trt", "--bundle", halved, "--out", tmp_path / "e", unsupported="Sigmoid")
     assert done.returncode == 78
@@ -407,6 +408,7 @@ def test_a_network_that_tensorrt_does_not_take(halved: Path, tmp_path: Path) -> 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_plan_needs_no_tensorrt(bundle_folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "export", "trt", "--bundle", bundle_folder, "--out", tmp_path / "e"]
     if importlib.util.find_spec("tensorrt"):

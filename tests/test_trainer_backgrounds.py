@@ -98,6 +98,7 @@ def flat_set(real: int, pink: int) -> BackgroundSet:
     return BackgroundSet(images, np.tile(np.float32([-60, 0]), (real + pink, 1)), real, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_shares_are_those_of_the_recipe_and_disjoint(device: str) -> None:
     recipe = Augment((1.0, 1.0), 0.0, 0.0, pink=0.25, nocall=0.3, empty=0.2, snr_db=(-30.0, -30.0))

@@ -20,6 +20,7 @@ def trainer(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.slow
 def test_help_names_every_command_and_imports_no_torch() -> None:
     told = trainer("--help")
     assert told.returncode == 0
@@ -45,6 +46,7 @@ def test_folds_and_check_data_need_no_run(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "folds.csv", "folds.png"]
 
 
+@pytest.mark.slow
 def test_a_recipe_is_printed_as_yaml_and_json() -> None:
     assert "architecture: resnest50d" in trainer("recipe", "published").stdout
     assert json.loads(trainer("recipe", "published", "--json").stdout)["optimiser"]["batch"] == 64

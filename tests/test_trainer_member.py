@@ -257,6 +257,7 @@ def test_with_one_crop_per_recording_it_is_the_interval_of_the_contract() -> Non
     assert low == pytest.approx(hit.mean() - 1.96 * np.sqrt(hit.mean() * (1 - hit.mean()) / 200), abs=0.01)
 
 
+@pytest.mark.slow
 def test_with_bootstrap_the_lower_end_chooses(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = short_recipe(keep="best", validation=ValidationRecipe(50))
     low = {"only-fold0-seed1": iter([0.1, 0.3, 0.2]), "only-fold1-seed1": iter([0.4, 0.1, 0.2])}
@@ -266,6 +267,7 @@ def test_with_bootstrap_the_lower_end_chooses(data: Path, tmp_path: Path, monkey
     assert [(info.kept_epoch, info.valid_f1_low) for info in run.members()] == [(2, 0.3), (1, 0.4)]
 
 
+@pytest.mark.slow
 def test_without_it_the_lower_end_is_f1_itself(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = fit_run(data, tmp_path / "run", short_recipe(), monkeypatch)
     for info in run.members():
@@ -288,6 +290,7 @@ def test_the_bag_goes_by_the_lower_end() -> None:
     assert [m.seed for m in choose([info(1, 0.6, None), info(2, 0.58, 0.58)], 1)] == [1]
 
 
+@pytest.mark.slow
 def test_soundscapes_choose_the_epoch(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     f1s = iter([0.2, 0.9, 0.5, 0.6, 0.1, 0.6])
     scores: list[np.ndarray] = []

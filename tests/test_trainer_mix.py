@@ -126,6 +126,7 @@ def test_a_call_is_heard_in_the_sound_of_its_row(mixed: Path) -> None:
     assert frames[first : last + 1].max() > 10 * np.median(frames + 1e-12)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_another_other_birds(corpus: Path, mixed: Path) -> None:
     before = _files(mixed)
     mix_soundscapes(corpus, corpus.parent / "noise", mixed, OPTIONS, lambda *_: None)

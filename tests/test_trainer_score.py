@@ -95,6 +95,7 @@ def test_a_malformed_table_is_one_line(tmp_path: Path, found: str, message: str)
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_the_command_tells_people_and_programs(tmp_path: Path) -> None:
     found, truth = _files(tmp_path, "\ufeffrow_id,birds\n7019_COR_5,nocall\n")
     command = [sys.executable, "-m", "trainer", "score", "--predictions", str(found), "--labels", str(truth)]

@@ -74,6 +74,7 @@ def test_a_cache_of_other_constants_is_refused(made: Spectrograms, tmp_path: Pat
         Spectrograms(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_killed_run_makes_only_what_is_missing(corpus: Corpus, made: Spectrograms, tmp_path: Path) -> None:
     folder = tmp_path / "spectrograms"
     make(folder, corpus)

@@ -223,6 +223,7 @@ def test_stopped_inside_a_long_recording_it_goes_on_later(tmp_path: Path, statio
         assert daemon.rows(rows) == Daemon(undisturbed).rows(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lines", "message"),
     [

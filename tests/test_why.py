@@ -81,6 +81,7 @@ def test_a_detection_says_why_it_is_there(station: Path) -> None:
         assert text in shown
 
 
+@pytest.mark.slow
 def test_in_a_hurry_fewer_members_answer_and_it_says_so(station: Path) -> None:
     found = rows(station, "SELECT id, shed FROM detections WHERE species = 'midtoo' AND shed > 0")
     assert found
@@ -89,6 +90,7 @@ def test_in_a_hurry_fewer_members_answer_and_it_says_so(station: Path) -> None:
     assert "one member of each kind" in edge("why", found[0][0], "--config", station).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wanted", "message"), [("zzz", "none of the detections"), ("", "several of the detections")])
 def test_no_such_detection(station: Path, wanted: str, message: str) -> None:
     done = edge("why", wanted, "--config", station)
@@ -139,6 +141,7 @@ def test_a_wrong_clock_is_mended_afterwards(station: Path) -> None:
     assert rows(station, "SELECT clock_fix_s FROM recordings") == [(0.0,)]
 
 
+@pytest.mark.slow
 def test_only_rows_of_that_clock_move(station: Path) -> None:
     done = edge("clock", "fix", "--boot", "b1", "--seconds", "60", "--state", "synced", "--config", station)
     assert done.returncode == 2

@@ -171,6 +171,7 @@ def test_a_change_that_breaks_a_test_is_found(change: Callable[[Path], object], 
     assert done.returncode not in (0, 5), done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_module_that_is_new_since_the_last_look_is_found(tmp_path: Path) -> None:
     folder = checkout(tmp_path / "repo")
     (folder / "tests" / "test_first.py").write_text("from edge.new import X\n\n\ndef test_x():\n    assert X\n")
@@ -242,6 +243,7 @@ def test_costs_of_one_side_and_costs_that_are_no_ratio_have_a_row() -> None:
 # ports
 
 
+@pytest.mark.slow
 def test_workers_share_no_port() -> None:
     program = "from tests.brokers import free_port; print(*(free_port() for _ in range(30)))"
     found: list[set[int]] = []
