@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import groupby
 
@@ -52,17 +52,18 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Found:
-    """What a batch of windows came to. Commits in one piece; effort and windows are those of the stretch so far."""
+    """What a batch of windows came to. Commits in one piece; effort and windows are those of the recording so far."""
 
     row: RecordingRow
     detections: list[Detection]
     messages: list[Message]
     effort: list[Effort]
-    until_s: float  # all windows that end up to here, from the stretch's start, are decided
+    until_s: float  # all windows that end up to here, from the recording's start, are decided
     windows: int
-    private: list[tuple[float, float]]  # where people speak: from, to, from the stretch's start
+    private: list[tuple[float, float]]  # where people speak: from, to, from the recording's start
     suppressed: int  # detections that privacy forbids
     level_dbfs: float  # of the last window
+    begins_s: float = 0.0  # where its stretch begins, from the recording's start
 
     @property
     def end(self) -> datetime:
@@ -177,20 +178,29 @@ class Batch:
             yield from _answers(self._analyst, asked, few=False)
 
 
+@dataclass
+class _Decided:
+    """What is decided of a recording, over all its stretches."""
+
+    windows: int = 0
+    effort: list[tuple[int, int, int]] = field(default_factory=list)  # from sample, to sample, step of the ladder
+
+
 class Stretch:
     """One stretch of sound. The microphone asks it itself, and does not wait for a batch to fill:
 
         stretch.push(samples)
         for found in stretch.found(): ...
 
-    Recordings share a `Batch`.
+    Recordings share a `Batch`. Where sound is missing in the middle of one, its stretch ends, and `after` is the next.
 
     `shed` is the step of the overload ladder: from NO_OVERLAP on windows overlap only as far as no sound is unheard, at
     FEW_MEMBERS one member of each kind answers.
     """
 
-    def __init__(self, analyst: Analyst, row: RecordingRow) -> None:
+    def __init__(self, analyst: Analyst, row: RecordingRow, begins: int = 0, decided: _Decided | None = None) -> None:
         self.row, self.shed = row, 0
+        self._begins = begins  # sample of the recording; all positions are counted from the recording's start
         self._analyst, self._config = analyst, analyst.config
         self._hop = self._config.hop_samples
         self._cutter = WindowCutter(self._hop, analyst.bundle.manifest.padding)
@@ -199,10 +209,25 @@ class Stretch:
         self._waiting: list[Window] = []
         self._closed = False
         self._asked = 0  # windows that were taken and have no answer yet
-        self._taken_until = 0  # sample up to which windows went to the networks
+        self._taken_until = begins  # sample up to which windows went to the networks
         self._speech: dict[int, bool] = {}  # by a window's start, until it is decided
-        self._windows, self._until = 0, 0  # decided so far
-        self._effort: list[tuple[int, int, int]] = []  # from sample, to sample, step of the ladder
+        self._until = begins  # sample up to which windows are decided
+        self._decided = decided or _Decided()
+
+    def after(self, gap_s: float) -> "Stretch":
+        """The stretch of the same recording that begins so long after this one, which is closed, has ended."""
+        begins = self._begins + self._cutter.heard + round(gap_s * RATE_HZ)
+        return Stretch(self._analyst, self.row, begins, self._decided)
+
+    @property
+    def begins_s(self) -> float:
+        """Where it begins, from the recording's start."""
+        return self._begins / RATE_HZ
+
+    @property
+    def ends_s(self) -> float:
+        """Where the sound that was pushed so far ends, from the recording's start."""
+        return self.begins_s + self.heard_s
 
     @property
     def heard_s(self) -> float:
@@ -211,13 +236,13 @@ class Stretch:
 
     @property
     def decided_s(self) -> float:
-        """Up to here every window is decided."""
+        """Up to here, from the recording's start, every window is decided."""
         return self._until / RATE_HZ
 
     @property
     def windows(self) -> int:
-        """Decided so far."""
-        return self._windows
+        """Decided so far, of the whole recording."""
+        return self._decided.windows
 
     @property
     def done(self) -> bool:
@@ -227,13 +252,16 @@ class Stretch:
     def push(self, samples: Samples) -> None:
         """The next samples, mono, RATE_HZ."""
         with self._analyst.stopwatch("image"):
-            self._waiting += self._cutter.push(samples)
+            self._waiting += self._placed(self._cutter.push(samples))
 
     def close(self) -> None:
         """The stretch ends here; `found` then gives the rest."""
         with self._analyst.stopwatch("image"):
-            self._waiting += self._cutter.close()
+            self._waiting += self._placed(self._cutter.close())
         self._closed = True
+
+    def _placed(self, windows: list[Window]) -> list[Window]:
+        return [replace(w, start=w.start + self._begins) for w in windows] if self._begins else windows
 
     def give_up(self) -> None:
         """The stretch ends here, and what no network has seen yet is left out; `found` then gives the rest."""
@@ -287,7 +315,7 @@ class Stretch:
     def _wanted(self, window: Window) -> bool:
         """Without overlap a window is left out if the next one still begins in sound that was taken. The last one of a
         stretch is never left out."""
-        last = self._closed and window.start + window.samples == self._cutter.heard
+        last = self._closed and window.start + window.samples == self._begins + self._cutter.heard
         if self._shed_now < NO_OVERLAP or last or window.start + self._hop > self._taken_until:
             self._taken_until = window.start + window.samples
             return True
@@ -310,7 +338,7 @@ class Stretch:
         messages = (
             [detection_message(d, row, self._config, analyst.bundle) for d in allowed] if self._config.mqtt else []
         )
-        self._windows += len(windows)
+        self._decided.windows += len(windows)
         self._account(windows[-1].start + windows[-1].samples)
         yield Found(
             row=row,
@@ -318,22 +346,24 @@ class Stretch:
             messages=messages,
             effort=self._efforts(),
             until_s=self.decided_s,
-            windows=self._windows,
+            windows=self._decided.windows,
             private=list(spoken.items()),
             suppressed=len(detections) - len(allowed),
             level_dbfs=windows[-1].level_dbfs,
+            begins_s=self.begins_s,
         )
 
     def _account(self, until: int) -> None:
-        if self._effort and self._effort[-1][2] == self._shed_now:
-            self._effort[-1] = (self._effort[-1][0], until, self._shed_now)
+        effort = self._decided.effort
+        if effort and effort[-1][1:] == (self._until, self._shed_now):
+            effort[-1] = (effort[-1][0], until, self._shed_now)
         else:
-            self._effort.append((self._until, until, self._shed_now))
+            effort.append((self._until, until, self._shed_now))
         self._until = until
 
     def _efforts(self) -> list[Effort]:
         seconds: dict[tuple[datetime, int], float] = {}
-        for begin, end, shed in self._effort:
+        for begin, end, shed in self._decided.effort:
             start = self.row.start + timedelta(seconds=begin / RATE_HZ)
             for hour, part in effort_by_hour(start, (end - begin) / RATE_HZ):
                 seconds[hour, shed] = seconds.get((hour, shed), 0.0) + part

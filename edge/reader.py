@@ -8,7 +8,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import cast
@@ -17,10 +17,10 @@ from edge.analysis import Analyst, Batch, Found, Stretch
 from edge.capture.recording import Decoder
 from edge.capture.start_time import start_of
 from edge.config import Config
-from edge.contract.audio import Samples
+from edge.contract.audio import RATE_HZ, Samples
 from edge.contract.bundle import file_sha256
 from edge.contract.errors import RecordingError
-from edge.types import GapRow, Place, RecordingRow, stable_id
+from edge.types import Gap, GapRow, Place, RecordingRow, stable_id
 
 _MTIME_NS_MAX = 2**63 - 1
 _EVENTS_MAX = 16  # that wait to be stored, for each thread: memory does not grow while the disk is slow
@@ -62,6 +62,14 @@ class Heard:
 
 
 @dataclass(frozen=True)
+class Missed:
+    """Sound is missing in the middle of a recording."""
+
+    row: RecordingRow
+    gap: GapRow
+
+
+@dataclass(frozen=True)
 class Ended:
     """A recording was analysed to its end."""
 
@@ -92,19 +100,17 @@ class Unread:
     id: str | None  # of its row, if it had begun
 
 
-Event = Begun | Heard | Found | Ended | Refused | Unread
+Event = Begun | Heard | Missed | Found | Ended | Refused | Unread
 Events = Generator[Event, None, None]
 Reading = Callable[[Iterable[Task]], Events]
 
 
 @dataclass
 class _Open:
-    """A recording that was decoded to its end, and whose last windows may still wait for a batch."""
+    """A stretch of a recording that was decoded to its end, and whose last windows may still wait for a batch."""
 
-    task: Task
     stretch: Stretch
-    warning: str | None
-    gap: GapRow | None
+    ended: Ended | None = None  # with the last one of the recording; its windows are not counted yet
 
 
 def read_recordings(analyst: Analyst, tasks: Iterable[Task], keep_sound: bool = False) -> Events:
@@ -126,16 +132,22 @@ def _read(analyst: Analyst, task: Task, batch: Batch, open_: deque[_Open], keep_
         with Decoder(task.path) as decoder:
             row = _row(analyst.config, task, recording_id, digest, decoder.expected_s)
             yield Begun(task, row, decoder.expected_s)
-            stretch = Stretch(analyst, row)
-            for block in _blocks(analyst, decoder):
-                if keep_sound:
-                    yield Heard(row, block)
-                stretch.push(block)
-                batch.add(stretch)
+            stretch, heard_s = Stretch(analyst, row), 0.0
+            for piece in _pieces(analyst, decoder):
+                if isinstance(piece, Gap):
+                    yield Missed(row, _gap_row(row, piece))
+                    open_.append(_closed(batch, stretch))
+                    stretch = stretch.after(piece.seconds)
+                else:
+                    if keep_sound:
+                        yield Heard(row, piece)
+                    heard_s += len(piece) / RATE_HZ
+                    stretch.push(piece)
+                    batch.add(stretch)
                 yield from _answered(batch, open_)
-            stretch.close()
-            batch.add(stretch)
-            open_.append(_Open(task, stretch, decoder.warning, _lost(row, stretch.heard_s, decoder)))
+            last = _closed(batch, stretch)
+            last.ended = Ended(task, row, heard_s, 0, decoder.warning, _lost(row, stretch.ends_s, decoder))
+            open_.append(last)
     except RecordingError as error:
         yield Refused(task, recording_id, error.reason, _lost(row, 0.0, decoder) if row and decoder else None)
     except OSError as error:
@@ -144,31 +156,39 @@ def _read(analyst: Analyst, task: Task, batch: Batch, open_: deque[_Open], keep_
         yield from _answered(batch, open_)
 
 
-def _blocks(analyst: Analyst, decoder: Decoder) -> Iterator[Samples]:
+def _pieces(analyst: Analyst, decoder: Decoder) -> Iterator[Samples | Gap]:
     """Blocks have one size, so that a recording read again gives the same numbers."""
-    blocks = iter(decoder)
+    pieces = iter(decoder)
     while True:
         with analyst.stopwatch("decode"):
-            block = next(blocks, None)
-        if block is None:
+            piece = next(pieces, None)
+        if piece is None:
             return
-        yield block
+        yield piece
+
+
+def _closed(batch: Batch, stretch: Stretch) -> _Open:
+    """The stretch ends here; its last windows may still wait for a batch."""
+    stretch.close()
+    batch.add(stretch)
+    return _Open(stretch)
 
 
 def _answered(batch: Batch, open_: deque[_Open], rest: bool = False) -> Events:
     """What the networks say of whole batches, and the recordings that have all their answers with that."""
     for found in batch.found(rest):
-        yield from _ended(open_, found.row.id)
+        yield from _ended(open_, (found.row.id, found.begins_s))
         yield found
     yield from _ended(open_, None)
 
 
-def _ended(open_: deque[_Open], now: str | None) -> Events:
-    """Recordings that are over; not the one whose answers are being given just now."""
-    while open_ and open_[0].stretch.done and open_[0].stretch.row.id != now:
+def _ended(open_: deque[_Open], now: tuple[str, float] | None) -> Events:
+    """Stretches that are over; not the one whose answers are being given just now."""
+    while open_ and open_[0].stretch.done and (open_[0].stretch.row.id, open_[0].stretch.begins_s) != now:
         over = open_.popleft()
         yield from over.stretch.last()
-        yield Ended(over.task, over.stretch.row, over.stretch.heard_s, over.stretch.windows, over.warning, over.gap)
+        if over.ended:
+            yield replace(over.ended, windows=over.stretch.windows)
 
 
 def _row(config: Config, task: Task, recording_id: str, digest: str, duration_s: float | None) -> RecordingRow:
@@ -200,17 +220,23 @@ def _place(config: Config, latitude: float | None, longitude: float | None, site
     return None
 
 
-def _lost(row: RecordingRow, heard_s: float, decoder: Decoder) -> GapRow | None:
+def _lost(row: RecordingRow, ends_s: float, decoder: Decoder) -> GapRow | None:
     """What was announced and could not be decoded follows what was heard."""
     if not decoder.lost_s:
         return None
+    return replace(
+        _gap_row(row, Gap(ends_s, decoder.lost_s, "damaged", decoder.warning or "")), id=stable_id(row.id, "damaged")
+    )
+
+
+def _gap_row(row: RecordingRow, gap: Gap) -> GapRow:
     return GapRow(
-        id=stable_id(row.id, "damaged"),
+        id=stable_id(row.id, gap.reason, f"{gap.at_s:.3f}"),
         source=row.source,
-        start=row.start + timedelta(seconds=heard_s),
-        seconds=decoder.lost_s,
-        reason="damaged",
-        detail=decoder.warning or "",
+        start=row.start + timedelta(seconds=gap.at_s),
+        seconds=gap.seconds,
+        reason=gap.reason,
+        detail=gap.detail,
         recording_id=row.id,
         utc_offset_minutes=row.utc_offset_minutes,
         clock_state=row.clock_state,

@@ -19,7 +19,20 @@ from edge.contract.bundle import read_bundle
 from edge.contract.errors import UsageError
 from edge.engines.onnx import cores
 from edge.publisher import Publisher
-from edge.reader import Begun, Ended, Event, Events, Heard, Readers, Reading, Refused, Task, Unread, read_recordings
+from edge.reader import (
+    Begun,
+    Ended,
+    Event,
+    Events,
+    Heard,
+    Missed,
+    Readers,
+    Reading,
+    Refused,
+    Task,
+    Unread,
+    read_recordings,
+)
 from edge.recognizer import best_recognizer
 from edge.store.clips import ClipTable
 from edge.store.outbox import OutboxTable
@@ -151,6 +164,8 @@ class Replay:
                 self._begin(event)
             elif isinstance(event, Heard):
                 self._clips[event.row.id].hear(event.samples)
+            elif isinstance(event, Missed):
+                self._miss(event)
             else:
                 self._found(event)
         return None
@@ -171,10 +186,16 @@ class Replay:
         if self._open_clips:
             self._clips[recording].decided(found.until_s, found.detections, found.private)
         before_s, bytes_each_s = self._read[recording]
-        self.progress.audio_s += found.until_s - before_s
-        self.progress.bytes_done += (found.until_s - before_s) * bytes_each_s
-        self._read[recording] = found.until_s, bytes_each_s
+        analysed_s = sum(effort.analysed_s for effort in found.effort)
+        self.progress.audio_s += analysed_s - before_s
+        self.progress.bytes_done += (analysed_s - before_s) * bytes_each_s
+        self._read[recording] = analysed_s, bytes_each_s
         self._alive(found)
+
+    def _miss(self, event: Missed) -> None:
+        self._add_gap(event.gap)
+        if self._open_clips:
+            self._clips[event.row.id].miss(event.gap.seconds)
 
     def _end(self, event: Ended) -> Outcome:
         task, recording = event.task, event.row.id

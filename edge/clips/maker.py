@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import shutil
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from datetime import timedelta
@@ -46,11 +47,12 @@ class Clips(Protocol):
 
 
 class ClipMaker:
-    """Fed with one unbroken stretch of sound at a time, in one thread.
+    """Fed with one recording at a time, in one thread.
 
         with ClipMaker(lambda: ClipTable(config.database), config, bundle.id) as maker:
             maker.begin(row)
             maker.hear(samples)                              # as they come
+            maker.miss(seconds)                              # where sound is missing in between
             maker.decided(until_s, detections, private)      # as windows are decided and committed
             maker.end()
 
@@ -70,6 +72,7 @@ class ClipMaker:
         self._table: Clips | None = None
         self._opened = ExitStack()
         self._row: RecordingRow | None = None
+        self._blocks: deque[tuple[int, Pcm]] = deque()  # of sound, with where each begins
 
     def __enter__(self) -> "ClipMaker":
         return self
@@ -83,22 +86,29 @@ class ClipMaker:
         wanted = settings.save and (row.source == "microphone" or settings.of_recordings)
         self._row, self._settings, self._sensitive = row if wanted else None, settings, self.config.sensitive
         self._rolls = Rolls.of(settings)
-        self._blocks: list[Pcm] = []
-        self._blocks_at, self._heard, self._until = 0, 0, 0
+        self._blocks.clear()
+        self._heard, self._until = 0, 0
         self._windows: dict[Span, list[Detection]] = {}
         self._forbidden: list[Span] = []
 
     def hear(self, samples: Samples) -> None:
         """The next samples of the stretch: mono float32, RATE_HZ."""
         if self._row is not None and len(samples):
-            self._blocks.append(pcm(samples))
+            self._blocks.append((self._heard, pcm(samples)))
             self._heard += len(samples)
+
+    def miss(self, seconds: float) -> None:
+        """Here sound is missing: no clip reaches over it."""
+        if self._row is not None:
+            gap = (self._heard, self._heard + round(seconds * RATE_HZ))
+            self._forbidden.append(gap)
+            self._heard = gap[1]
 
     def decided(
         self, until_s: float, detections: Sequence[Detection], private: Sequence[tuple[float, float]] = ()
     ) -> None:
         """All windows that end up to `until_s` are decided; these are the detections and the spoken spans (from_s,
-        to_s) among those not told before. All times from the start of the stretch."""
+        to_s) among those not told before. All times from the start of the recording."""
         if self._row is None:
             return
         self._until = max(self._until, round(until_s * RATE_HZ))
@@ -114,12 +124,13 @@ class ClipMaker:
         """The stretch ends here: write what waits."""
         if self._row is not None:
             self._write(all_of_it=True)
-        self._row, self._blocks = None, []
+        self._row = None
+        self._blocks.clear()
 
     @property
     def held_s(self) -> float:
         """Seconds of sound in memory."""
-        return sum(map(len, self._blocks)) / RATE_HZ if self._row else 0.0
+        return sum(len(block) for _, block in self._blocks) / RATE_HZ if self._row else 0.0
 
     def _write(self, all_of_it: bool) -> None:
         """Write the clips that are final, in order, and forget what no later one needs."""
@@ -131,8 +142,8 @@ class ClipMaker:
         undecided = self._until - WINDOW_SAMPLES  # no window that begins before it is still to be decided
         needed = min([undecided, *(start for start, _ in self._windows)]) - self._rolls.before
         self._forbidden = [span for span in self._forbidden if span[1] > needed]
-        while self._blocks and self._blocks_at + len(self._blocks[0]) <= needed:
-            self._blocks_at += len(self._blocks.pop(0))
+        while self._blocks and self._blocks[0][0] + len(self._blocks[0][1]) <= needed:
+            self._blocks.popleft()
 
     def _save(self, piece: Cut, detections: list[Detection]) -> None:
         assert self._row is not None
@@ -178,7 +189,8 @@ class ClipMaker:
         self._table = None
 
     def _sound(self, start: int, stop: int) -> Pcm:
-        sound = np.concatenate(self._blocks)[start - self._blocks_at : stop - self._blocks_at]
+        parts = [b[max(0, start - at) : stop - at] for at, b in self._blocks if at < stop and start < at + len(b)]
+        sound = np.concatenate(parts)
         assert len(sound) == stop - start, "sound was forgotten too early"
         return sound
 
