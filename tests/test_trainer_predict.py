@@ -29,6 +29,13 @@ from trainer.tune import tune
 
 SITES = "id,place_name,country,lat,lon\nSSW,Here,X,10,-100\n"
 
+LENGTHS = (
+    ("7_SSW_20190610.ogg", RATE_HZ, 32.0),  # the last window is of the row before
+    ("8_XXX_20190610.ogg", RATE_HZ, 19.98),  # the recorder stopped a buffer early
+    ("field.v1.wav", 22_050, 18.0),
+    ("short.flac", 48_000, 3.5),
+)
+
 
 def _wake(run: Run, name: str) -> None:
     """An untrained network says 0.5 to everything: give it averages of some noise and a loud classifier."""
@@ -64,14 +71,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def soundscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Loud and soft noise of changing colour: with a place, without one, of another rate, not whole rows long."""
+    """Loud and soft noise of changing colour: with a place, without one, of another rate, last rows cut short."""
     folder = tmp_path_factory.mktemp("soundscapes")
-    for number, (name, rate, seconds) in enumerate(
-        [("7_SSW_20190610.ogg", RATE_HZ, 32), ("8_XXX_20190610.ogg", RATE_HZ, 20), ("field.v1.wav", 22_050, 17)]
-    ):
+    for number, (name, rate, seconds) in enumerate(LENGTHS):
         random = np.random.default_rng(number)
-        noise = random.normal(0, 0.05, seconds * rate)
-        for second in range(0, seconds, 3):
+        noise = random.normal(0, 0.05, round(seconds * rate))
+        for second in range(0, int(seconds), 3):
             part = slice(second * rate, (second + 3) * rate)
             noise[part] = np.convolve(noise[part], random.normal(0, 0.4, 30), mode="same")
         with soundfile.SoundFile(folder / name, "w", rate, 1) as file:
@@ -105,12 +110,13 @@ def test_the_submission_is_what_the_station_detects(finished: Run, soundscapes: 
     _set_thresholds(finished, soundscapes)
     (tmp_path / "sites.csv").write_text(SITES)
     told = predict(Predictor(finished), soundscapes, tmp_path / "out.csv", tmp_path / "sites.csv", lambda *_: None)
-    assert (told.soundscapes, told.rows, told.without_prior) == (3, 6 + 4 + 3, 2)
+    assert (told.soundscapes, told.rows, told.without_prior) == (4, 7 + 4 + 4 + 1, 3)
     assert len(told.unreadable) == 1
     assert "bad.wav" in told.unreadable[0]
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = {row["row_id"]: row["birds"] for row in csv.DictReader(file)}
-    assert [*rows][-3:] == ["field_5", "field_10", "field_15"]
+    assert [*rows][-5:] == ["field_5", "field_10", "field_15", "field_20", "short_5"]
+    assert rows["7_SSW_35"] == "nocall"
     assert len({birds for row, birds in rows.items() if row.startswith("7_")}) > 1
     assert len({birds for row, birds in rows.items() if not row.startswith("7_")}) > 1
 
@@ -121,22 +127,26 @@ def test_the_submission_is_what_the_station_detects(finished: Run, soundscapes: 
     command = [sys.executable, "-m", "edge", "replay", str(soundscapes), "--config", str(tmp_path / "station.yaml")]
     replayed = subprocess.run(command, capture_output=True, text=True)
     assert replayed.returncode == 3, replayed.stderr  # one recording is refused
-    names = {"7_SSW_20190610.ogg": "7_SSW", "8_XXX_20190610.ogg": "8_XXX", "field.v1.wav": "field"}
+    names = ("7_SSW", "8_XXX", "field", "short")
+    row_of = {(path, 5.0 * row): f"{name}_{5 * row + 5}" for name, (path, *_) in zip(names, LENGTHS, strict=True)
+              for row in range(6)}  # fmt: skip
+    row_of |= {("8_XXX_20190610.ogg", 14.98): "8_XXX_20", ("field.v1.wav", 13.0): "field_20"}
     heard: dict[str, set[str]] = {row: set() for row in rows}
     with sqlite3.connect(tmp_path / "station.db") as db:
         found = db.execute(
             "SELECT r.path, d.offset_s, d.species FROM detections d JOIN recordings r ON r.id = d.recording"
         )
         for path, offset_s, species in found:
-            row = f"{names[path]}_{int(offset_s) + 5}"
-            if offset_s % 5 == 0 and row in heard:
+            row = row_of.get((path, round(offset_s, 3)))
+            if row:
                 heard[row].add(species)
     assert rows == {row: " ".join(sorted(birds)) or "nocall" for row, birds in heard.items()}
+    assert any(heard[row] for row in ("8_XXX_20", "field_20", "short_5"))
 
 
 def test_the_place_weighs_only_where_it_is_known(finished: Run, soundscapes: Path, tmp_path: Path) -> None:
     told = predict(Predictor(finished), soundscapes, tmp_path / "out.csv", None, lambda *_: None)
-    assert told.without_prior == 3
+    assert told.without_prior == 4
 
 
 @pytest.mark.parametrize(
@@ -167,6 +177,6 @@ def test_the_command_writes_the_submission(finished: Run, soundscapes: Path, tmp
     command += ["--soundscapes", str(soundscapes), "--out", str(tmp_path / "out.csv")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "13 rows of 3 soundscapes" in done.stdout
+    assert "16 rows of 4 soundscapes" in done.stdout
     assert "not readable" in done.stdout
     assert (tmp_path / "out.csv").read_text().startswith("row_id,birds\n")

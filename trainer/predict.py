@@ -13,6 +13,7 @@ import numpy as np
 from edge.contract.audio import IMAGE_SHAPE, RATE_HZ, WINDOW_SAMPLES, Window
 from edge.contract.blend import Scores, acoustic_scores, blend_scores, neighbour_step, smooth_neighbours
 from edge.contract.errors import ConfigError, RecordingError
+from edge.contract.rows import rows_of, window_of_row
 from edge.contract.taxonomy import NOCALL
 from trainer.bag import score_images
 from trainer.corpus import AUDIO, Problems, read_sites, soundscape_name
@@ -20,7 +21,7 @@ from trainer.files import write_csv
 from trainer.fit import choose_device
 from trainer.metadata import place_scores
 from trainer.run import Run
-from trainer.soundscape_scores import windows_of
+from trainer.soundscape_scores import samples_of, windows_of
 
 COLUMNS = ("row_id", "birds")
 Place = tuple[float | None, float | None]
@@ -76,15 +77,16 @@ class Predictor:
         return windows, blend_scores(heard, prior, blend)
 
     def rows(self, path: Path, prior: Scores | None) -> dict[int, tuple[str, ...]]:
-        """Species heard in each whole 5-s row of a recording, by the second at which the row ends. Raises as
+        """Species heard in each 5-s row of a recording (`rows_of`), by the second at which the row ends. Raises as
         `scores`."""
         windows, scores = self.scores(path, prior)
         passed = scores >= (self._thresholds_alone if prior is None else self._thresholds)
-        return {
-            (window.start + WINDOW_SAMPLES) // RATE_HZ: tuple(self.codes[i] for i in np.flatnonzero(found).tolist())
+        heard: dict[int | None, tuple[str, ...]] = {
+            window.start: tuple(self.codes[i] for i in np.flatnonzero(found).tolist())
             for window, found in zip(windows, passed, strict=True)
-            if window.start % WINDOW_SAMPLES == 0 and window.samples == WINDOW_SAMPLES
         }
+        samples = samples_of(windows)
+        return {end_s: heard.get(window_of_row(end_s, samples), ()) for end_s in rows_of(samples)}
 
 
 def predict(

@@ -17,7 +17,7 @@ from trainer import sweep
 from trainer.corpus import LABELS, Corpus
 from trainer.files import replacing
 from trainer.recipe import Recipe, TuneRecipe
-from trainer.soundscape_scores import row_start, windows_of
+from trainer.soundscape_scores import row_window, samples_of, windows_of
 from trainer.sweep import Rows
 
 FILE = "soundscape_rows.npz"
@@ -69,9 +69,10 @@ def make_row_images(path: Path, corpus: Corpus, recipe: Recipe, source: str, con
         except RecordingError as error:
             console.print(f"skipped {error}", markup=False, highlight=False)
             continue
-        starts, before = [row_start(row) for row in soundscape.labels], sum(map(len, images))
+        samples, before = samples_of(windows), sum(map(len, images))
+        starts = [row_window(row, samples) for row in soundscape.labels]
         labelled_windows = [window for window in windows if window.start in starts]
-        index = {window.start: before + i for i, window in enumerate(labelled_windows)}
+        index: dict[int | None, int] = {window.start: before + i for i, window in enumerate(labelled_windows)}
         at += [index.get(start, -1) for start in starts]
         images += [window.image[None] for window in labelled_windows]
         labelled += [(row, soundscape.path.stem, labels) for row, labels in soundscape.labels.items()]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 from torch import nn
 
-from edge.contract.audio import IMAGE_SHAPE, RATE_HZ, WINDOW_SAMPLES, Padding, Samples, Window, WindowCutter
+from edge.contract.audio import IMAGE_SHAPE, RATE_HZ, Padding, Samples, Window, WindowCutter
 from edge.contract.blend import (
     Blend,
     Scores,
@@ -27,6 +27,7 @@ from edge.contract.blend import (
     smooth_neighbours,
 )
 from edge.contract.errors import RecordingError
+from edge.contract.rows import window_of_row
 from trainer.bag import score_images
 from trainer.corpus import Corpus, Soundscape
 from trainer.metadata import place_scores
@@ -101,8 +102,9 @@ def score_networks(
         except RecordingError as error:
             unreadable.append(str(error))
             continue
-        index = {window.start: i for i, window in enumerate(windows[paddings[0]])}
-        found = [index.get(row_start(row_id), -1) for row_id in soundscape.labels]
+        index: dict[int | None, int] = {window.start: i for i, window in enumerate(windows[paddings[0]])}
+        samples = samples_of(windows[paddings[0]])
+        found = [index.get(row_window(row_id, samples), -1) for row_id in soundscape.labels]
         at += [-1 if i < 0 else windows_before + i for i in found]
         windows_before += len(index)
         scores.append(_scores(networks, kinds, windows))
@@ -131,11 +133,16 @@ def _scores(
     return dict(zip(windows, np.split(means, len(windows), axis=1), strict=True))
 
 
-def row_start(row_id: str) -> int:
-    """The sample at which a row begins: `7019_COR_10` is the 5 s that end at 10 s. -1 (no window begins there) for a
-    row id of another form."""
+def row_window(row_id: str, samples: int) -> int | None:
+    """First sample of the window that answers for a row of a recording of so many samples: `7019_COR_10` is the 5 s
+    that end at 10 s. None where there is none, as for a row id of another form."""
     end = row_id.rsplit("_", 1)[-1]
-    return int(end) * RATE_HZ - WINDOW_SAMPLES if end.isdigit() else -1
+    return window_of_row(int(end), samples) if end.isdigit() else None
+
+
+def samples_of(windows: Sequence[Window]) -> int:
+    """Length of the recording that these windows are of: the last one ends with its sound."""
+    return max((window.start + window.samples for window in windows), default=0)
 
 
 def windows_of(path: Path, paddings: Sequence[Padding], hop_s: float) -> dict[Padding, list[Window]]:
