@@ -17,6 +17,7 @@ from edge.contract.audio import FRAME_HOP, RATE_HZ
 from edge.contract.errors import ConfigError
 from edge.contract.place import check_place
 from edge.contract.strict import Range, parse
+from edge.contract.text import NotText, text_of
 
 HOP_STEP_S = FRAME_HOP / RATE_HZ
 _FILE_BYTES_MAX = 262_144  # the shipped file has 6 kB; a site takes 50 bytes
@@ -262,10 +263,12 @@ def _read_yaml(path: Path) -> Any:
             content = file.read(_FILE_BYTES_MAX + 1)
         if len(content) > _FILE_BYTES_MAX:
             raise ConfigError(f"{path}: larger than {_FILE_BYTES_MAX // 1024} KiB; are these a station's settings?")
-        return yaml.load(content.decode("utf8"), _UniqueKeys)
+        return yaml.load(text_of(content), _UniqueKeys)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give --config, or copy the station.yaml of the project") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except NotText as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except OSError as error:
         raise ConfigError(f"{path}: not readable: {error}") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark

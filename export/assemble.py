@@ -1,6 +1,5 @@
 """A finished Run to a Bundle: members as ONNX, taxonomy, prior, probe, report, sums. Written whole or not at all."""
 
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -12,7 +11,6 @@ import torch
 from edge.contract.audio import Image, mel_image
 from edge.contract.blend import Scores, acoustic_scores, blend_scores
 from edge.contract.bundle import (
-    MANIFEST,
     PRIOR,
     PROBE,
     TAXONOMY,
@@ -23,7 +21,6 @@ from edge.contract.bundle import (
     Student,
     seal_bundle,
 )
-from edge.contract.errors import ConfigError
 from edge.contract.nearby import FILE as NEARBY
 from edge.contract.place import NUMERIC, FeatureSpec
 from edge.engines.onnx import OnnxEngine
@@ -31,6 +28,7 @@ from edge.prior import compute_prior_table
 from export.half import to_half
 from export.int8 import quantise_members, with_int8
 from export.parity import parity
+from export.place_bundle import check_out, replace_bundle, work_folder
 from export.probe_clips import probe_clips
 from export.to_onnx import to_onnx, torch_scores
 from trainer.run import MemberInfo, Run
@@ -58,14 +56,12 @@ def assemble(
     best by their fold's F1; `report` takes the run's report along; `half` writes each network in half precision too,
     where that keeps parity; `int8` the members in 8 bits too, where the bag then decides alike.
 
-    Raises ConfigError if `out` holds something that is not a bundle, CorpusError if the run is not finished or its
+    Raises UsageError if `out` holds something that is not a bundle, CorpusError if the run is not finished or its
     student is of another bag.
     """
-    if out.exists() and any(out.iterdir()) and not (out / MANIFEST).is_file():
-        raise ConfigError(f"{out}: is not empty and not a bundle; choose another folder")
+    folder, replaced = check_out(out)
     members, student = _chosen(run.bag(), per_kind), read_student(run)
-    work = out.with_name(f".{out.name}.{os.getpid()}")
-    shutil.rmtree(work, ignore_errors=True)
+    work = work_folder(folder)
     try:
         (work / "members").mkdir(parents=True)
         run.taxonomy.write_csv(work / TAXONOMY)
@@ -80,8 +76,7 @@ def assemble(
         _write_probe(run, work, members, member_scores, student_scores, has_prior)
         manifest = _manifest(run, members, student, halved, has_prior, per_kind)
         bundle = seal_bundle(work, _with_int8(run, work, manifest, progress) if int8 else manifest)
-        shutil.rmtree(out, ignore_errors=True)
-        work.replace(out)
+        replace_bundle(work, folder, replaced)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return Bundle(out, bundle.manifest, bundle.taxonomy)

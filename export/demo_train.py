@@ -17,9 +17,15 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from edge.contract.errors import BirdstationError
+from edge.contract.errors import BirdstationError, UsageError
+from edge.contract.folders import entries_of, holds_nothing
 
 _SHIPPED = Path(__file__).parents[1] / "edge" / "demo"
+_MARK = ".birdstation-demo-train"
+_MADE = (  # by versions that left no mark
+    *("corpus", "rasters", "run", "bundle", "unlabelled", "source", "acoustic_only", "student", "cascade"),
+    *("station.yaml", "station.db", "station.db-wal", "station.db-shm", "summary.json", "report.html"),
+)
 _SHIPPED_PER_KIND = 1
 _SOUNDSCAPES = "10"
 _UNLABELLED = 50  # more than those that test; these share their plans with the first ones of the same birds
@@ -32,6 +38,7 @@ def run_demo_train(out: Path, *, publish: bool, console: Console) -> dict[str, A
     `publish` also makes a bundle of the best member of each kind, with the test soundscapes, the one that ships.
     """
     start = time.perf_counter()
+    _begin(out)
     corpus, rasters, run, bundle = (out / name for name in ("corpus", "rasters", "run", "bundle"))
     _step(console, "corpus", "trainer", "demo-data", corpus, "--rasters", rasters, "--soundscapes", _SOUNDSCAPES)
     _step(console, "training", "trainer", "fit-all", "--data", corpus, "--rasters", rasters, "--recipe", "demo",
@@ -56,6 +63,18 @@ def run_demo_train(out: Path, *, publish: bool, console: Console) -> dict[str, A
     console.print(_figures(summary))
     console.print(f"report {out / 'report.html'} · summary {out / 'summary.json'}", soft_wrap=True)
     return summary
+
+
+def _begin(out: Path) -> None:
+    """Mark the folder as ours. Raises UsageError if it holds other things: some would be replaced."""
+    if not holds_nothing(out) and not (out / _MARK).is_file():
+        names = [path.name for path in entries_of(out)] if out.is_dir() else ["a file"]
+        others = [name for name in names if name not in _MADE and not name.startswith("prior_")]
+        if others or not (out / "corpus" / "corpus.json").is_file():
+            found = f"found {others[0]}" if others else "its corpus is not a demo's"
+            raise UsageError(f"{out}: {found}; choose a new or empty folder for --out")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / _MARK).touch()
 
 
 def _step(console: Console, name: str, *command: str | Path) -> None:

@@ -4,6 +4,7 @@ What is there and still fits is kept, so a build that was interrupted goes on, a
 """
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from export.trt_plan import WORKSPACE_MIB, Source, Step
 LOG = "build.log"
 _BUILD_S_MAX = 3600.0  # of one try; a large member takes some minutes on the smallest board
 _LOG_BYTES_MAX = 10_000_000
+_ENGINE = re.compile(r".+\.(fp16|fp32)\.[0-9a-f]{12}\.engine")  # as export.trt_member names them; others are others'
 
 
 def build_engines(
@@ -123,5 +125,5 @@ def _tidy(out: Path, record: EngineRecord) -> None:
     """Remove the engines that are no longer recorded."""
     kept = {member.file for member in record.members}
     for path in out.glob("*.engine"):
-        if path.name not in kept:
+        if path.name not in kept and _ENGINE.fullmatch(path.name):
             path.unlink()

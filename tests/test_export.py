@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from edge.contract.bundle import read_bundle
-from edge.contract.errors import BundleError, ConfigError
+from edge.contract.errors import BundleError, UsageError
 from edge.engines.onnx import OnnxEngine
 from edge.prior import prior_table
 from edge.recognizer import Recognizer
@@ -140,7 +140,7 @@ def test_a_half_that_computes_something_else_is_left_out(exported: Path, tmp_pat
 
 def test_a_folder_of_something_else_is_left_alone(finished: Run, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(ConfigError, match="not a bundle"):
+    with pytest.raises(UsageError, match="not a bundle"):
         assemble(finished, tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 

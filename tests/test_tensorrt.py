@@ -358,11 +358,12 @@ def test_what_is_done_is_kept(halved: Path, own_engines: Path) -> None:
     first = read_record(out)
     assert first
     (out / first.members[1].file).write_bytes(b"damaged")
-    (out / "old.fp16.0123.engine").write_bytes(b"of an older bundle")
+    (out / "old.fp16.0123456789ab.engine").write_bytes(b"of an older bundle")
+    (out / "yolo.engine").write_bytes(b"of somebody else")
     second = built(halved, out, workspace_works_mib=300)
     assert [m.workspace_mib for m in second.members] == [1024, 256], "the first was not compiled again"
     assert sorted(p.name for p in out.iterdir()) == sorted(
-        [m.file for m in second.members] + ["engine.json", "build.log", "timing.cache"]
+        [m.file for m in second.members] + ["engine.json", "build.log", "timing.cache", "yolo.engine"]
     )
     third = built(halved, out, version="10.16.1.11")
     assert third.device.tensorrt == "10.16.1.11"

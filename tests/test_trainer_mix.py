@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES
-from edge.contract.errors import ConfigError, CorpusError
+from edge.contract.errors import CorpusError, UsageError
 from tests.conftest import hiss, note, write_sound
 from tests.test_trainer_folds import recording
 from tests.trainer_corpus import row, write_table
@@ -140,10 +140,10 @@ def test_the_same_seed_gives_the_same_bytes_and_another_other_birds(corpus: Path
 
 
 def test_a_folder_of_other_things_is_left_alone(corpus: Path, mixed: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="other options; choose another --out"):
+    with pytest.raises(UsageError, match="other options; choose another --out"):
         mix_soundscapes(corpus, corpus.parent / "noise", mixed, replace(OPTIONS, minutes=2), lambda *_: None)
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="holds something else"):
+    with pytest.raises(UsageError, match="holds something else"):
         mix_soundscapes(corpus, corpus.parent / "noise", tmp_path, OPTIONS, lambda *_: None)
     with pytest.raises(CorpusError, match="no backgrounds"):
         mix_soundscapes(corpus, tmp_path, tmp_path / "out", OPTIONS, lambda *_: None)

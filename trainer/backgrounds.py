@@ -23,6 +23,7 @@ from edge.contract.audio import (
     training_crops,
 )
 from edge.contract.errors import ConfigError, CorpusError, RecordingError
+from edge.contract.folders import files_under
 from trainer.corpus import read_sound
 from trainer.files import digest, replacing
 from trainer.recipe import Recipe
@@ -87,9 +88,8 @@ def background_source(recipe: Recipe, folder: Path | None, path: Path) -> str:
 
 
 def background_files(folder: Path) -> list[Path]:
-    """All files below a folder but hidden ones and texts. Raises ConfigError if there is none."""
-    found = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-    files = [p for p in found if p.suffix.lower() not in _TEXT_SUFFIXES]
+    """All files below a folder but texts and what systems leave there. Raises ConfigError if there is none."""
+    files = [p for p in files_under(folder) if p.suffix.lower() not in _TEXT_SUFFIXES]
     if not files:
         raise ConfigError(f"--nocall {folder}: no sound file in it; a folder of recordings without birds is wanted")
     return files

@@ -4,7 +4,6 @@ Knows CSV tables and file names; the sound itself is opened only by `probe_audio
 """
 
 import ast
-import csv
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -19,9 +18,11 @@ import soxr
 
 from edge.contract.audio import RATE_HZ, Samples
 from edge.contract.errors import CorpusError, RecordingError
+from edge.contract.folders import entries_of
 from edge.contract.metrics import Labels, labels_of
 from edge.contract.place import check_place
 from edge.contract.taxonomy import NOCALL, Species, Taxonomy
+from edge.contract.text import NotText, Table, text_or_guess
 
 METADATA = "train_metadata.csv"
 LABELS = "train_soundscape_labels.csv"
@@ -123,29 +124,28 @@ class Corpus:
         return cls(data, tuple(recordings), taxonomy, tuple(_soundscapes(data, taxonomy, problems)), problems)
 
 
-def read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str] | None]]:
-    """Rows of a CSV with their line numbers; None where a row has too few or too many cells. Raises CorpusError
-    naming the file if it cannot be read or lacks a column."""
+def read_table(path: Path, columns: tuple[str, ...], problems: Problems) -> Iterator[tuple[int, dict[str, str] | None]]:
+    """Rows of a CSV with their line numbers; None where a row has too few or too many cells. A line that is not UTF-8
+    is taken for Windows-1252, which is noted. Raises CorpusError naming the file if it cannot be read or lacks a
+    column."""
+
+    def guessed(line: int, shown: str) -> None:
+        problems.add("text not UTF-8", f"{path.name} line {line}: {shown} (if it is Windows-1252)")
+
     try:
-        with path.open(newline="", encoding="utf8", errors="replace") as file:
-            reader = csv.DictReader(line.replace("\0", "") for line in file)
-            missing = [name for name in columns if name not in (reader.fieldnames or [])]
-            if missing:
-                raise CorpusError(f"{path}: column {', '.join(missing)} missing; the BirdCLEF-2021 columns are wanted")
-            for row in reader:
-                whole = None not in row and None not in row.values()
-                yield reader.line_num, row if whole else None
+        for line, row in Table(text_or_guess(path.read_bytes(), guessed).replace("\0", ""), columns):
+            yield line, row if isinstance(row, dict) else None
     except OSError as error:
         raise CorpusError(f"{path}: not readable: {error.strerror}") from error
-    except csv.Error as error:
-        raise CorpusError(f"{path}: line {reader.line_num}: not CSV: {error}") from error
+    except NotText as error:
+        raise CorpusError(f"{path}: {error}") from error
 
 
 def _good_rows(data: Path, problems: Problems) -> list[dict[str, str]]:
     if not data.is_dir():
         raise CorpusError(f"{data}: no such folder; a corpus has {METADATA} and train_short_audio/")
     rows, seen = [], set()
-    for line, row in read_table(data / METADATA, COLUMNS):
+    for line, row in read_table(data / METADATA, COLUMNS, problems):
         if row is None:
             problems.add("row malformed", f"{METADATA} line {line}")
             continue
@@ -181,7 +181,7 @@ def _files(folder: Path) -> set[str]:
     """Keys "<code>/<filename>" of all files, listed once: far faster than a stat for each."""
     if not folder.is_dir():
         return set()
-    return {f"{code.name}/{file.name}" for code in folder.iterdir() if code.is_dir() for file in code.iterdir()}
+    return {f"{code.name}/{file.name}" for code in entries_of(folder) if code.is_dir() for file in code.iterdir()}
 
 
 def _recording(data: Path, row: dict[str, str], taxonomy: Taxonomy, problems: Problems) -> Recording | None:
@@ -268,7 +268,10 @@ def _soundscapes(data: Path, taxonomy: Taxonomy, problems: Problems) -> Iterator
         return
     sites = read_sites(data / SITES, problems) if (data / SITES).is_file() else {}
     labels = _labels(data / LABELS, taxonomy, problems)
-    for path in sorted((data / "train_soundscapes").glob("*.ogg")):
+    folder = data / "train_soundscapes"
+    for path in entries_of(folder) if folder.is_dir() else ():
+        if path.suffix != ".ogg":
+            continue
         found = _SOUNDSCAPE.fullmatch(path.name)
         if not found:
             problems.add("soundscape name not valid", path.name)
@@ -300,18 +303,19 @@ def soundscape_name(path: Path) -> tuple[str, str, date | None]:
 def read_sites(path: Path, problems: Problems) -> dict[str, tuple[float | None, float | None]]:
     """Coordinates by site from a table as soundscape_sites.csv. Raises CorpusError if it is not one."""
     sites: dict[str, tuple[float | None, float | None]] = {}
-    for line, row in read_table(path, ("id", "lat", "lon")):
+    for line, row in read_table(path, ("id", "lat", "lon"), problems):
         if row is None:
             problems.add("row malformed", f"{path.name} line {line}")
         else:
-            sites[row["id"]] = place_of({"latitude": row["lat"], "longitude": row["lon"]}, row["id"], problems)
+            site = row["id"].strip()
+            sites[site] = place_of({"latitude": row["lat"], "longitude": row["lon"]}, site, problems)
     return sites
 
 
 def _labels(path: Path, taxonomy: Taxonomy, problems: Problems) -> dict[tuple[str, str], dict[str, Labels]]:
     """Label sets by (audio id, site) and row id. A row keeps labels that the taxonomy lacks: they were heard."""
     labels: dict[tuple[str, str], dict[str, Labels]] = {}
-    for line, row in read_table(path, ("row_id", "site", "audio_id", "seconds", "birds")):
+    for line, row in read_table(path, ("row_id", "site", "audio_id", "seconds", "birds"), problems):
         if row is None or not row["seconds"].strip().isdigit():
             problems.add("row malformed", f"{path.name} line {line}")
             continue
@@ -319,7 +323,7 @@ def _labels(path: Path, taxonomy: Taxonomy, problems: Problems) -> dict[tuple[st
         for code in heard:
             if code != NOCALL and code not in taxonomy:
                 problems.add("soundscape label of an unknown species", f"{row['row_id']}: {code}")
-        labels.setdefault((row["audio_id"], row["site"]), {})[row["row_id"]] = heard
+        labels.setdefault((row["audio_id"].strip(), row["site"].strip()), {})[row["row_id"].strip()] = heard
     return labels
 
 

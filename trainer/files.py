@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from edge.contract.errors import CorpusError
+from edge.contract.text import NotText, Table, text_of
+
+_OURS = ".birdstation-"  # how a temporary file begins: what else is hidden in a folder is somebody's
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well: whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")  # the suffix stays: numpy and matplotlib go by it
+    temporary = path.with_name(f"{_OURS}{os.getpid()}-{path.name}")  # the suffix stays: numpy and matplotlib go by it
     try:
         yield temporary
         temporary.replace(path)
@@ -25,8 +28,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def clear_temporaries(folder: Path) -> None:
-    """Remove what a killed `replacing` left anywhere in a folder that nobody else writes to."""
-    for path in folder.rglob(".[0-9]*-*"):
+    """Remove what a killed `replacing` left anywhere in a folder that no other trainer writes to."""
+    for path in folder.rglob(f"{_OURS}[0-9]*-*"):
         path.unlink()
 
 
@@ -39,7 +42,7 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises CorpusError naming the file."""
     try:
-        raw = json.loads(path.read_text(encoding="utf8"))
+        raw = json.loads(text_of(path.read_bytes()))
     except (OSError, ValueError) as error:
         raise CorpusError(f"{path}: not readable: {error}") from error
     if not isinstance(raw, dict):
@@ -58,14 +61,15 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Rows of a CSV file that has at least `columns`. Raises CorpusError naming the file."""
     try:
-        with path.open(newline="", encoding="utf8") as file:
-            reader = csv.DictReader(file)
-            missing = set(columns) - set(reader.fieldnames or [])
-            if missing:
-                raise CorpusError(f"{path}: column {', '.join(sorted(missing))} missing; found {reader.fieldnames}")
-            return list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        table = Table(text_of(path.read_bytes()), columns)
+        rows = []
+        for line, row in table:
+            if not isinstance(row, dict):
+                raise CorpusError(f"{path}, line {line}: {len(row)} cells; {len(table.names)} are wanted")
+            rows.append(row)
+    except (OSError, NotText) as error:
         raise CorpusError(f"{path}: not readable: {error}") from error
+    return rows
 
 
 def digest(*parts: object) -> str:

@@ -16,7 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Samples
-from edge.contract.errors import ConfigError, CorpusError, RecordingError
+from edge.contract.errors import ConfigError, CorpusError, RecordingError, UsageError
+from edge.contract.folders import files_under, holds_nothing
 from edge.contract.taxonomy import NOCALL
 from trainer.corpus import AUDIO, COLUMNS, METADATA, Corpus, Problems, Recording, read_sound, read_table
 from trainer.demo.seeds import stream
@@ -98,10 +99,10 @@ def mix_soundscapes(
 ) -> Mixed:
     """Make the corpus `out`, the same for the same sources and options; what is there already is left alone.
 
-    Raises ConfigError for a folder of other things, CorpusError where there is nothing to mix.
+    Raises UsageError for a folder of other things, CorpusError where there is nothing to mix.
     """
     corpus = Corpus.read(data)
-    files = sorted(p for p in backgrounds.rglob("*") if p.suffix.lower() in AUDIO and p.is_file())
+    files = [p for p in files_under(backgrounds) if p.suffix.lower() in AUDIO]
     if not files:
         raise CorpusError(f"{backgrounds}: no backgrounds; sound files ({', '.join(AUDIO)}) are wanted")
     sound = sorted(r.recording for r in corpus.recordings if r.path.is_file())
@@ -110,11 +111,11 @@ def mix_soundscapes(
     if plan.is_file():
         found = read_json(plan)
         if found.get("made_of") != made_of:
-            raise ConfigError(f"{out}: mixed from other sources or with other options; choose another --out")
+            raise UsageError(f"{out}: mixed from other sources or with other options; choose another --out")
         if "mixed" in found:
             return Mixed(**found["mixed"])
-    elif out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out}: holds something else; choose a new or empty folder for --out")
+    elif not holds_nothing(out):
+        raise UsageError(f"{out}: holds something else; choose a new or empty folder for --out")
     write_json(plan, {"made_of": made_of, "options": asdict(options)})
     mixed = _Mix(data, out, corpus, files, options).make(progress)
     write_json(plan, {"made_of": made_of, "options": asdict(options), "mixed": asdict(mixed)})
@@ -281,7 +282,7 @@ class _Mix:
         or tuned on them."""
         judged = {r.recording for own in self.sources["test"].recordings.values() for r in own}
         tables: dict[Path, list[dict[str, str]]] = {self.out: [], self.out / "test_recordings": []}
-        for _, row in read_table(self.data / METADATA, COLUMNS):
+        for _, row in read_table(self.data / METADATA, COLUMNS, Problems()):
             if row is None:
                 continue
             key = f"{row['primary_label'].strip()}/{row['filename'].strip()}"

@@ -53,7 +53,7 @@ def score_places(run: Run, table: Path) -> PlaceScore:
         raise CorpusError(f"{run.folder}: has no metadata model; run: python -m trainer fit-metadata")
     rows, problems = 0, Problems()
     found: list[tuple[str, float, float, int]] = []
-    for line, row in read_table(table, COLUMNS):
+    for line, row in read_table(table, COLUMNS, Problems()):  # names do not matter here
         rows += 1
         where = f"line {line}"
         if row is None:

@@ -13,6 +13,7 @@ import numpy as np
 from edge.contract.audio import IMAGE_SHAPE, RATE_HZ, WINDOW_SAMPLES, Window
 from edge.contract.blend import Scores, acoustic_scores, blend_scores, neighbour_step, smooth_neighbours
 from edge.contract.errors import ConfigError, RecordingError
+from edge.contract.folders import entries_of
 from edge.contract.rows import rows_of, window_of_row
 from edge.contract.taxonomy import NOCALL
 from trainer.bag import score_images
@@ -97,7 +98,8 @@ def predict(
     A row id is `<audio id>_<site>_<second>` for the competition's names, else `<name up to its first dot>_<second>`.
     Raises ConfigError if there is no soundscape, or if two of them would have the same row ids.
     """
-    files = sorted(path for path in folder.glob("*") if path.suffix.lower() in AUDIO)
+    listed = entries_of(folder) if folder.is_dir() else []
+    files = [path for path in listed if path.suffix.lower() in AUDIO and path.is_file()]
     if not files:
         raise ConfigError(f"{folder}: no soundscapes; sound files ({', '.join(AUDIO)}) are wanted")
     places = _places(sites)

@@ -14,7 +14,9 @@ import yaml
 from edge.contract.audio import CROPS_MAX, FRAME_HOP, RATE_HZ, WINDOW_SAMPLES, Padding
 from edge.contract.blend import BlendRule
 from edge.contract.errors import ConfigError
+from edge.contract.folders import entries_of
 from edge.contract.strict import Refused, parse
+from edge.contract.text import NotText, text_of
 
 RECIPES = Path(__file__).parent / "recipes"
 Span = tuple[float, float]
@@ -349,7 +351,7 @@ def _flat(value: Any, path: str) -> dict[str, object]:
 
 def recipe_names() -> list[str]:
     """Recipes that come with the trainer."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    return [path.stem for path in entries_of(RECIPES) if path.suffix == ".yaml"]
 
 
 def find_recipe(name_or_path: str) -> Recipe:
@@ -366,8 +368,8 @@ def find_recipe(name_or_path: str) -> Recipe:
 def read_recipe(path: Path) -> Recipe:
     """Read and check a recipe. Raises ConfigError in one line: file, key, what was found, what is allowed."""
     try:
-        raw = yaml.load(path.read_text(encoding="utf8"), Loader=_Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raw = yaml.load(text_of(path.read_bytes()), Loader=_Loader)
+    except (OSError, NotText, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     try:
         recipe: Recipe = parse(Recipe, raw)

@@ -17,7 +17,8 @@ from torch import nn
 from edge.contract.audio import Padding
 from edge.contract.blend import Blend
 from edge.contract.bundle import Thresholds
-from edge.contract.errors import BundleError, ConfigError, CorpusError
+from edge.contract.errors import BundleError, ConfigError, CorpusError, UsageError
+from edge.contract.folders import entries_of, holds_nothing
 from edge.contract.strict import Refused, parse
 from edge.contract.taxonomy import Taxonomy
 from trainer.checkpoint import read_weights
@@ -28,6 +29,8 @@ from trainer.recipe import Normalise, Recipe, read_recipe
 Precision = Literal["fp32", "bf16"]
 SCHEMA = 1
 STAGES = ("check-data", "folds", "spectrograms", "fit-cnn", "fit-metadata", "bag", "tune", "report")
+LOCK = ".lock"  # held while a trainer is at work
+_SPECIES, _RECIPE, _FACTS = "taxonomy.csv", "recipe.yaml", "run.json"  # written in this order when a run begins
 _VERSIONS = ("torch", "timm", "numpy", "catboost", "soundfile")
 
 
@@ -73,6 +76,22 @@ class OutOfFold:
     scores: NDArray[np.float32]  # (rows, species)
 
 
+def check_out(folder: Path) -> None:
+    """Raise UsageError unless a folder holds a run, or the beginning of one, or nothing: others' files stay what they
+    are."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: is a file; --out is the folder of a run")
+    if (folder / _FACTS).is_file():
+        if not {"schema", "created", "versions"} <= read_json(folder / _FACTS).keys():
+            raise UsageError(f"{folder}: holds a {_FACTS} that is not a run's; choose a new or empty folder for --out")
+    elif not holds_nothing(folder):
+        there = {path.name for path in entries_of(folder)}
+        begun = (folder / LOCK).is_file() and there in ({_SPECIES}, {_SPECIES, _RECIPE})
+        if not begun:
+            other = min(there - {_SPECIES, _RECIPE}, default=min(there))
+            raise UsageError(f"{folder}: holds {other}, and is no run; choose a new or empty folder for --out")
+
+
 def member_name(kind: str, fold: int, seed: int) -> str:
     return f"{kind}-fold{fold}-seed{seed}"
 
@@ -82,15 +101,15 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        path = folder / "recipe.yaml"
+        path = folder / _RECIPE
         if not path.is_file():
             raise CorpusError(f"{folder}: no run here (recipe.yaml is missing); make one: python -m trainer fit-all")
         self.recipe = read_recipe(path)
-        found = read_json(folder / "run.json").get("schema")
+        found = read_json(folder / _FACTS).get("schema")
         if found != SCHEMA:
-            raise CorpusError(f"{folder / 'run.json'}: schema {found!r}; this version reads {SCHEMA}; train again")
+            raise CorpusError(f"{folder / _FACTS}: schema {found!r}; this version reads {SCHEMA}; train again")
         try:
-            self.taxonomy = Taxonomy.read_csv(folder / "taxonomy.csv")
+            self.taxonomy = Taxonomy.read_csv(folder / _SPECIES)
         except BundleError as error:
             raise CorpusError(str(error)) from error
 
@@ -98,15 +117,15 @@ class Run:
     def create(cls, folder: Path, recipe: Recipe, corpus_name: str, taxonomy: Taxonomy) -> "Run":
         """Begin a run, or take up the one that is there. Raises ConfigError if that one has another recipe,
         CorpusError if it knows other species."""
-        if not (folder / "run.json").is_file():
+        if not (folder / _FACTS).is_file():
             versions = {name: version(name) for name in _VERSIONS}
-            with replacing(folder / "taxonomy.csv") as temporary:
+            with replacing(folder / _SPECIES) as temporary:
                 taxonomy.write_csv(temporary)
-            with replacing(folder / "recipe.yaml") as temporary:
+            with replacing(folder / _RECIPE) as temporary:
                 temporary.write_text(recipe.as_yaml(), encoding="utf8")
             created = datetime.now(timezone.utc).isoformat(timespec="seconds")
             write_json(
-                folder / "run.json",
+                folder / _FACTS,
                 {"schema": SCHEMA, "data": corpus_name, "created": created, "versions": versions},
             )
         run = cls(folder)

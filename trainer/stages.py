@@ -13,6 +13,7 @@ from rich.table import Table
 
 from edge.contract.audio import front_end
 from edge.contract.errors import ConfigError, CorpusError
+from edge.contract.folders import passed_over
 from trainer.backgrounds import FILE as BACKGROUNDS
 from trainer.backgrounds import (
     background_source,
@@ -39,7 +40,7 @@ from trainer.recipe import MetadataKind, Recipe, find_recipe, read_recipe
 from trainer.report import write_report
 from trainer.row_images import FILE as ROW_IMAGES
 from trainer.row_images import make_row_images, require_rows
-from trainer.run import STAGES, Run
+from trainer.run import LOCK, STAGES, Run, check_out
 from trainer.spectrograms import Spectrograms, cache_constants, make_spectrograms
 from trainer.tracking import tracking
 from trainer.tune import tune
@@ -79,6 +80,7 @@ class Options:
 
 def run_stages(options: Options, names: Sequence[str], console: Console) -> Run:
     """Do the named stages that are not done yet, in order; each says what it did. Raises BirdstationError."""
+    check_out(options.out)
     recipe = _recipe(options, names)
     Workplace.of(options.device, options.devices, options.cluster, options.jobs)
     corpus = Corpus.read(options.data)
@@ -143,7 +145,7 @@ def _recipe(options: Options, names: Sequence[str]) -> Recipe:
 def alone(folder: Path) -> Iterator[None]:
     """One trainer per run: two would write the same files. The lock goes with the process, however it ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with (folder / LOCK).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -172,7 +174,7 @@ class _Work:
         tables = [data / file for file in (METADATA, LABELS, SITES)]
         cache = [folder / "spectrograms" / name for name in ("index.csv", "cache.json")]
         members = sorted(folder.glob("members/*/member.json"))
-        metadata = sorted(folder.glob("metadata/*.json"))
+        metadata = [path for path in sorted(folder.glob("metadata/*.json")) if not passed_over(path.name)]
         parts: dict[str, list[object]] = {
             "check-data": [*tables, self.audio],
             "folds": [tables[0], asdict(self.recipe.folds), self.recipe.seed],
@@ -299,5 +301,6 @@ def _listing(folder: Path | None, pattern: str) -> list[tuple[str, int, int]]:
     """Names, sizes and times of files: cheap, and changed whenever their contents are."""
     if folder is None:
         return []
-    found = ((path, path.stat()) for path in sorted(folder.glob(pattern)))
+    paths = (path for path in sorted(folder.glob(pattern)) if not passed_over(path.name))
+    found = ((path, path.stat()) for path in paths)
     return [(path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns) for path, stat in found]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from edge.contract.audio import Ranges
 from edge.contract.errors import ConfigError
+from edge.contract.folders import files_under
 from trainer.corpus import AUDIO, Recording
 from trainer.dataset import Images, Ints, open_images
 from trainer.files import digest, read_json, write_json
@@ -133,7 +134,7 @@ def _recordings(folders: Sequence[Path], spared: set[Path]) -> list[Recording]:
     """The sound files below folders, as recordings of no species; a file that lies in two of them once."""
     found: dict[Path, Recording] = {}
     for folder in folders:
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO and p.is_file())
+        files = [p for p in files_under(folder) if p.suffix.lower() in AUDIO]
         if not files:
             raise ConfigError(f"--sound {folder}: no sound file in it; a folder of recordings is wanted")
         for path in files:

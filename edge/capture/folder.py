@@ -20,6 +20,7 @@ from typing import NamedTuple
 from edge.capture.recording import SIDECAR_SUFFIXES, open_recording
 from edge.capture.start_time import start_of
 from edge.contract.errors import RecordingError
+from edge.contract.folders import passed_over
 
 _READ_S_MAX = 2.0  # of reading headers in one look: of a million files the rest comes with the next ones
 _GONE = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
@@ -155,7 +156,7 @@ def _walk(top: str, problems: list[str]) -> Iterator[tuple[str, Content]]:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.name.startswith("."):
+                    if passed_over(entry.name):
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)

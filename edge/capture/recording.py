@@ -31,6 +31,7 @@ from edge.capture.container import (
 )
 from edge.contract.audio import RATE_HZ, Samples
 from edge.contract.errors import RecordingError
+from edge.contract.folders import passed_over
 
 # What lies beside recordings and is none of them: notes, tables, pictures, settings, databases. Whatever has another
 # name is tried, and refused with a reason if it is no sound: a recording with an odd name must not vanish in silence.
@@ -55,9 +56,9 @@ _LOST_S_MIN = 0.1  # below this, header and decoder merely differ about the enco
 def find_recordings(folder: Path) -> list[Path]:
     """Every file under `folder` that may be a recording, sorted; a single file is its own list, whatever its suffix.
 
-    Sidecars (SIDECAR_SUFFIXES), hidden files and folders (macOS leaves `._x.wav` on every card) and everything that
-    is not a regular file are passed over; symlinks to files are followed, to folders not. A subfolder that may not
-    be listed is in the result itself, so that whoever opens the list reports it.
+    Sidecars (SIDECAR_SUFFIXES), what systems leave behind (`passed_over`; macOS leaves `._x.wav` on every card) and
+    everything that is not a regular file are passed over; symlinks to files are followed, to folders not. A subfolder
+    that may not be listed is in the result itself, so that whoever opens the list reports it.
     """
     if not folder.exists():
         raise RecordingError(folder, "no such file or folder")
@@ -69,8 +70,8 @@ def find_recordings(folder: Path) -> list[Path]:
         found.append(Path(error.filename))
 
     for parent, folders, names in os.walk(folder, onerror=unreadable):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        candidates = (Path(parent, name) for name in names if not name.startswith("."))
+        folders[:] = [name for name in folders if not passed_over(name)]
+        candidates = (Path(parent, name) for name in names if not passed_over(name))
         found.extend(path for path in candidates if path.suffix.lower() not in SIDECAR_SUFFIXES and _is_regular(path))
     return sorted(found)
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edge.contract.audio import CROP_SAMPLES, IMAGE_SHAPE, Padding, front_end
 from edge.contract.blend import Blend
 from edge.contract.errors import BundleError
+from edge.contract.folders import passed_over
 from edge.contract.strict import Refused, parse
 from edge.contract.taxonomy import Taxonomy
 
@@ -167,8 +168,10 @@ def file_sha256(path: Path) -> str:
 
 
 def _files(folder: Path) -> list[str]:
-    paths = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    return sorted(p for p in paths if p not in (MANIFEST, SUMS))
+    """What is sealed, or is to be: what a Mac or a file manager leaves in the folder is no part of the bundle."""
+    paths = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    names = (p.as_posix() for p in paths if not any(map(passed_over, p.parts)))
+    return sorted(name for name in names if name not in (MANIFEST, SUMS))
 
 
 def _content_id(manifest: Mapping[str, Any], sums: Mapping[str, str]) -> str:

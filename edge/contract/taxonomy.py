@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from edge.contract.errors import BundleError
+from edge.contract.text import NotText, Table, text_of
 
 _CODE = re.compile(r"[a-z0-9_-]{2,32}")
 NOCALL = "nocall"  # the label of a row without birds; never a species
@@ -66,7 +67,12 @@ class Taxonomy:
     def read_csv(cls, path: Path) -> "Taxonomy":
         """Raises BundleError naming the file if it is not a taxonomy."""
         try:
-            with path.open(newline="", encoding="utf8") as file:
-                return cls(Species(r["code"], r["scientific_name"], r["common_name"]) for r in csv.DictReader(file))
-        except (OSError, KeyError, ValueError, csv.Error) as error:
+            table = Table(text_of(path.read_bytes()), [f.name for f in fields(Species)])
+            species = []
+            for line, row in table:
+                if not isinstance(row, dict):
+                    raise NotText(f"line {line}: {len(row)} cells; {len(table.names)} are wanted")
+                species.append(Species(row["code"], row["scientific_name"], row["common_name"]))
+            return cls(species)
+        except (OSError, ValueError) as error:  # NotText is a ValueError
             raise BundleError(f"{path}: not a taxonomy (code, scientific_name, common_name): {error}") from error

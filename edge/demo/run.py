@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ from rich.console import Console
 from rich.table import Table
 
 from edge.config import DEMO_FOLDER
-from edge.contract.errors import BundleError
+from edge.contract.errors import BundleError, UsageError
+from edge.contract.text import text_of
 
 _STATION = "demo"
+_WRITTEN_BY = "# Written by `python -m edge demo`"  # begins settings whose station may be replaced
 _SETTLE_S = 10.0
 _MESSAGES_SHOWN_MAX = 5
 
@@ -39,6 +41,7 @@ def run_demo(out: Path, console: Console, source: Path = DEMO_FOLDER) -> dict[st
     start = time.perf_counter()
     if not (source / "soundscapes").is_dir():
         raise BundleError(f"{source}: no demonstration here; make it: make demo-train PUBLISH=1")
+    _check_out(out)
     out.mkdir(parents=True, exist_ok=True)
     for stale in out.glob("station.db*"):
         stale.unlink()
@@ -60,9 +63,22 @@ def run_demo(out: Path, console: Console, source: Path = DEMO_FOLDER) -> dict[st
     return result
 
 
+def _check_out(out: Path) -> None:
+    """Raises UsageError where another station's settings, record or summary would be replaced."""
+    with suppress(OSError, UnicodeDecodeError):
+        if (out / "station.yaml").read_text(encoding="utf8").startswith(_WRITTEN_BY):
+            return
+    for path in (out / "station.yaml", out / "summary.json", *out.glob("station.db*")):
+        if path.exists():
+            raise UsageError(f"{out}: holds a {path.name} that no demonstration made; choose another folder for --out")
+
+
 def _replay(source: Path, out: Path, port: int | None) -> dict[str, Any]:
     """Run the real command; its tables go to the user's screen, its JSON comes back."""
-    sites = json.loads((source / "sites.json").read_text(encoding="utf8"))
+    try:
+        sites = json.loads(text_of((source / "sites.json").read_bytes()))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{source / 'sites.json'}: not readable: {error}") from error
     settings: dict[str, Any] = {"station": {"id": _STATION}, "sites": sites}
     if source != DEMO_FOLDER:
         settings["bundle"] = str((source / "bundle").resolve())
@@ -70,8 +86,7 @@ def _replay(source: Path, out: Path, port: int | None) -> dict[str, Any]:
         settings["mqtt"] = {"host": "127.0.0.1", "port": port}
     config = out / "station.yaml"
     config.write_text(
-        "# Written by `python -m edge demo`; the project's station.yaml explains every key.\n"
-        + yaml.safe_dump(settings, sort_keys=False),
+        f"{_WRITTEN_BY}; the project's station.yaml explains every key.\n" + yaml.safe_dump(settings, sort_keys=False),
         encoding="utf8",
     )
     command = [sys.executable, "-m", "edge", "replay", str(source / "soundscapes"), "--config", str(config)]

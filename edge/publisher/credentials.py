@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edge.config import MqttSettings, TlsSettings
 from edge.contract.errors import ConfigError
+from edge.contract.text import NotText, text_of
 
 _CREDENTIAL = "mqtt_password"  # as systemd's LoadCredential= names it
 
@@ -21,10 +22,12 @@ def password(settings: MqttSettings, environment: Mapping[str, str] = os.environ
     if path is None:
         return None
     try:
-        return path.read_text(encoding="utf8").splitlines()[0]
+        return text_of(path.read_bytes()).splitlines()[0]
     except IndexError:
         raise ConfigError(f"mqtt.password_file: {path}: is empty; its first line is the password") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except NotText:  # whose words would show what is in it
+        raise ConfigError(f"mqtt.password_file: {path}: is not UTF-8; save it as plain text in UTF-8") from None
+    except OSError as error:
         raise ConfigError(f"mqtt.password_file: {path}: {_words(error)}") from error
 
 

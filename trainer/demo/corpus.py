@@ -14,6 +14,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+from edge.contract.folders import files_under, holds_nothing
 from trainer.demo.fauna import SPECIES_MAX, Atlas, make_birds
 from trainer.demo.layers import check_rasters, write_rasters
 from trainer.demo.recordings import COLUMNS, RecordingPlan, metadata_row, plan_recording, render_recording
@@ -31,7 +32,7 @@ from trainer.demo.soundscapes import (
     render_soundscape,
     site_rows,
 )
-from trainer.demo.vorbis import encode, write_bytes
+from trainer.demo.vorbis import PART, encode, write_bytes
 from trainer.demo.world import make_world
 from trainer.workers import worker_pool
 
@@ -140,7 +141,7 @@ def _check(parameters: Parameters) -> None:
 def _check_folder(out: Path, parameters: Parameters) -> None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: name a new folder")
-    if not out.exists() or all(path.name.startswith(".") for path in out.iterdir()):
+    if holds_nothing(out):
         return
     state = _state(out)
     if state is None:
@@ -246,9 +247,9 @@ def _write_tables(
         **counts,
     )
     write_bytes(out / _README, _readme(parameters, summary).encode())
-    for part in out.rglob(".*.part"):  # left by a run that was killed
+    for part in out.rglob(f"{PART}*"):  # left by a run that was killed
         part.unlink()
-    files = sorted(path for path in out.rglob("*") if path.is_file() and path.name != _STATE)
+    files = [path for path in files_under(out) if path.name != _STATE]
     sizes = {path.relative_to(out).as_posix(): path.stat().st_size for path in files}
     state = {"parameters": asdict(parameters), "complete": True, "summary": asdict(summary), "files": sizes}
     write_bytes(out / _STATE, _json(state))

@@ -17,6 +17,7 @@ _REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 _SERIAL = slice(14, 18)
 _CHECKSUM = slice(22, 26)
 _SEGMENTS = 26
+PART = ".birdstation-part-"  # how the name of a file begins that is being written
 
 
 def encode(samples: np.ndarray) -> bytes:
@@ -31,7 +32,7 @@ def encode(samples: np.ndarray) -> bytes:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write under a temporary name, then rename: a reader finds the whole file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{PART}{os.getpid()}-{path.name}")
     part.write_bytes(data)
     part.replace(path)
 
