@@ -70,8 +70,11 @@ def test_the_sound_is_in_its_place(kind: Any, tmp_path: Path, bundle_folder: Pat
     assert name == f"2019-05-22/midtoo_0.91_20190521T233007.250Z_{clip_id[:8]}.{kind}"
     assert len(path.name.encode()) <= 100
     assert [p.name for p in path.parent.iterdir()] == [path.name]
-    start = start_of(path, zone=None)
-    assert start.start_utc == START + timedelta(seconds=7)
+    start = start_of(path.rename(path.with_name(f"renamed.{kind}")), zone=timezone(timedelta(hours=9)))
+    path = path.with_name(f"renamed.{kind}")
+    assert (start.source, start.start_utc) == ("guano", START + timedelta(seconds=7))
+    assert (start.utc_offset_minutes, start.zone_source) == (120, "recorded")
+    assert (start.latitude, start.longitude) == (52.123456, 13.654321)
     text = guano_of(path)
     assert text["Timestamp"] == "2019-05-22T01:30:07.250+02:00"
     assert text["Loc Position"] == "52.123456 13.654321"
@@ -79,7 +82,6 @@ def test_the_sound_is_in_its_place(kind: Any, tmp_path: Path, bundle_folder: Pat
     assert text["birdstation|Scores"] == "midtoo 0.910, lowtoo 0.870"
     assert (text["Samplerate"], text["Length"], text["birdstation|Bundle"]) == ("32000", "11.000", bundle_id)
     if kind == "wav":
-        assert (start.source, start.latitude, start.utc_offset_minutes) == ("guano", 52.123456, 120)
         data = path.read_bytes()
         assert int.from_bytes(data[4:8], "little") == len(data) - 8
     with ClipTable(config.database) as table:
@@ -96,6 +98,21 @@ def guano_of(path: Path) -> dict[str, str]:
             text = file.comment
     assert text.startswith("GUANO|Version: 1.0\n")
     return dict(line.split(": ", 1) for line in text.splitlines() if line)
+
+
+@pytest.mark.parametrize("kind", ["flac", "wav", "ogg"])
+@pytest.mark.parametrize("source", ["date", "mtime"])
+def test_a_clip_knows_no_better_when_than_its_recording(
+    kind: Any, source: str, tmp_path: Path, bundle_folder: Path
+) -> None:
+    """A recording known by its day, or by its file's time alone, has no hour; its clips, heard again, have none."""
+    config = Config(state=tmp_path, clips=ClipSettings(format=kind))
+    row = replace(stretch(), time_source=source)
+    found = [detection(row, 10 * RATE_HZ)]
+    save(config, commit(config, bundle_folder, row, found), row, np.zeros(40 * RATE_HZ, np.float32), found)
+    start = start_of(one_clip(config)[0], zone=None)
+    assert (start.source, start.date_only) == (source, source == "date")
+    assert (start.start_utc, start.latitude) == (START + timedelta(seconds=7), 52.123456)
 
 
 def test_long_song_becomes_clips_that_each_hold_their_windows(tmp_path: Path, bundle_folder: Path) -> None:

@@ -117,13 +117,13 @@ def test_a_name_with_its_own_zone_beats_the_callers(tmp_path: Path, name: str, s
         ("20240512.wav", (2024, 5, 12), None),
     ],
 )
-def test_a_day_without_a_clock_starts_at_midnight_in_the_zone(
+def test_a_day_without_an_hour_says_so_and_midnight_in_the_zone_stands_for_it(
     tmp_path: Path, name: str, day: tuple[int, int, int], site: str | None
 ) -> None:
     found = started(tmp_path, name=name, zone=EAST)
     assert found.start_utc == utc(*day) - timedelta(hours=3)
     assert found.date_only
-    assert found.source == "name"
+    assert found.source == "date"
     assert found.site == site
 
 

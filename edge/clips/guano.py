@@ -30,6 +30,7 @@ def guano_text(clip: ClipRow, recording: RecordingRow, best: Sequence[Detection]
         "birdstation|Recording": recording.path,
         "birdstation|Offset": f"{(clip.start - recording.start).total_seconds():.3f}",
         "birdstation|Clock": recording.clock_state,
+        "birdstation|Time Source": recording.time_source,
     }
     # A line break inside a value would begin another field.
     return "".join(f"{key}: {' '.join(value.split())}\n" for key, value in fields.items() if value)
