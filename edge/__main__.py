@@ -277,8 +277,9 @@ def clock_fix(
 
     Messages that a broker has already received do not change.
     """
-    with ClockTable(load_config(config).database) as table:
-        moved = table.fix(boot, seconds, state.value if state else None)
+    settings = load_config(config)
+    with ClockTable(settings.database) as table:
+        moved = table.fix(boot, seconds, state.value if state else None, settings.zone)
     print(", ".join(f"{count} {what}" for what, count in moved.items()) + f" moved by {seconds:+g} s")
 
 

@@ -27,7 +27,7 @@ from edge.prior import prior_table
 from edge.privacy import Privacy
 from edge.publisher import detection_message
 from edge.recognizer import Decided, NeighbourSmoother, Recognizer
-from edge.types import Detection, Effort, Message, Place, RecordingRow, WindowScores, effort_by_hour
+from edge.types import Detection, Effort, Message, Place, RecordingRow, WindowScores
 
 NO_OVERLAP, FEW_MEMBERS = 1, 2  # steps of the overload ladder
 
@@ -127,8 +127,7 @@ class Analyst:
             if row.place not in self._priors:
                 self._priors[row.place] = prior_table(self.bundle, row.place, self.config.state / "priors")
             table = self._priors[row.place]
-        local = row.start + timedelta(minutes=row.utc_offset_minutes)
-        return None if table is None else table[local.timetuple().tm_yday - 1]
+        return None if table is None else table[row.local.day(row.start).timetuple().tm_yday - 1]
 
 
 Asked = Sequence[tuple["Stretch", Window]]  # windows of one stretch side by side
@@ -362,9 +361,10 @@ class Stretch:
         self._until = until
 
     def _efforts(self) -> list[Effort]:
-        seconds: dict[tuple[datetime, int], float] = {}
+        seconds: dict[tuple[datetime, int, int], float] = {}
         for begin, end, shed in self._decided.effort:
             start = self.row.start + timedelta(seconds=begin / RATE_HZ)
-            for hour, part in effort_by_hour(start, (end - begin) / RATE_HZ):
-                seconds[hour, shed] = seconds.get((hour, shed), 0.0) + part
-        return [Effort(hour, part, shed) for (hour, shed), part in seconds.items()]
+            for part in self.row.local.hours(start, (end - begin) / RATE_HZ):
+                key = part.since, shed, part.utc_offset_minutes
+                seconds[key] = seconds.get(key, 0.0) + part.seconds
+        return [Effort(hour, spent, shed, minutes) for (hour, shed, minutes), spent in seconds.items()]

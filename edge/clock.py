@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 from edge.types import ClockState
 
@@ -123,9 +122,3 @@ def boot_id(root: Path = Path("/")) -> str | None:
         return (root / "proc/sys/kernel/random/boot_id").read_text().strip() or None
     except OSError:
         return None
-
-
-def offset_minutes(moment: datetime, zone: ZoneInfo | None) -> int:
-    """Minutes by which local time is ahead of UTC at a moment (aware); None is UTC."""
-    offset = moment.astimezone(zone or timezone.utc).utcoffset()
-    return round((offset or timedelta()).total_seconds() / 60)

@@ -94,6 +94,7 @@ class Detector:
             runner_ups=self._runner_ups(scores.blended[row], index),
             shed=shed,
             decided_by=scores.decided_by[row],
+            utc_offset_minutes=recording.local.offset_minutes(start),
         )
 
     def _runner_ups(self, scores: Scores, index: int) -> tuple[tuple[str, float], ...]:

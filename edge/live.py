@@ -13,11 +13,12 @@ from edge.analysis import FEW_MEMBERS, NO_OVERLAP, Analyst, Found, Stretch
 from edge.capture.microphone import Microphone
 from edge.capture.schedule import Schedule
 from edge.clips.maker import ClipMaker
-from edge.clock import Clock, boot_id, offset_minutes
+from edge.clock import Clock, boot_id
 from edge.config import Config, MicrophoneSettings
 from edge.contract.audio import RATE_HZ
 from edge.contract.errors import ConfigError, StoreError
 from edge.ledger import Ledger
+from edge.local_clock import LocalClock
 from edge.types import Chunk, Gap, GapRow, Place, RecordingRow, stable_id, utc_text
 
 SOURCE = "microphone"
@@ -183,11 +184,12 @@ class Live:
             start=start,
             time_source="clock",
             zone_source="config" if self._config.zone else "assumed_utc",
-            utc_offset_minutes=offset_minutes(start, self._config.zone),
+            utc_offset_minutes=LocalClock(self._config.zone).offset_minutes(start),
             place=station_place(self._config),
             source=SOURCE,
             clock_state=self.clock.state,
             boot=self._boot,
+            zone=self._config.zone,
         )
         self._stretch, self.awake_at = Stretch(self._analyst, row), self.clock.at_s()
         self._stretch.shed = self._shed
@@ -241,9 +243,9 @@ class Live:
             seconds=gap.seconds,
             reason=gap.reason,
             detail=gap.detail,
-            utc_offset_minutes=offset_minutes(start, self._config.zone),
             clock_state=self.clock.state,
             boot=self._boot,
+            zone=self._config.zone,
         )
         self._ledger.gap(row)
         told_s = self._told[1] if self._told[0] == row.id else 0.0
@@ -275,9 +277,9 @@ class Live:
                 start=since,
                 seconds=(self._began - since) / timedelta(seconds=1),
                 reason="off",
-                utc_offset_minutes=offset_minutes(since, self._config.zone),
                 clock_state=self.clock.state,
                 boot=self._boot,
+                zone=self._config.zone,
             )
             self._ledger.gap(row)
 

@@ -20,6 +20,7 @@ from edge.config import Config
 from edge.contract.audio import RATE_HZ, Samples
 from edge.contract.bundle import file_sha256
 from edge.contract.errors import RecordingError
+from edge.local_clock import LocalClock
 from edge.types import Gap, GapRow, Place, RecordingRow, stable_id
 
 _MTIME_NS_MAX = 2**63 - 1
@@ -193,6 +194,7 @@ def _ended(open_: deque[_Open], now: tuple[str, float] | None) -> Events:
 
 def _row(config: Config, task: Task, recording_id: str, digest: str, duration_s: float | None) -> RecordingRow:
     start = start_of(task.path, zone=config.zone, duration_s=duration_s)
+    local = LocalClock(config.zone, start.utc_offset_minutes)
     return RecordingRow(
         id=recording_id,
         path=task.name,
@@ -202,9 +204,10 @@ def _row(config: Config, task: Task, recording_id: str, digest: str, duration_s:
         start=start.start_utc,
         time_source=start.source,
         zone_source=start.zone_source,
-        utc_offset_minutes=start.utc_offset_minutes,
+        utc_offset_minutes=local.offset_minutes(start.start_utc),
         place=_place(config, start.latitude, start.longitude, start.site),
         source=task.source,
+        zone=local.zone,
     )
 
 
@@ -240,6 +243,7 @@ def _gap_row(row: RecordingRow, gap: Gap) -> GapRow:
         recording_id=row.id,
         utc_offset_minutes=row.utc_offset_minutes,
         clock_state=row.clock_state,
+        zone=row.zone,
     )
 
 

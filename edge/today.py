@@ -3,7 +3,11 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone, tzinfo
+from datetime import date, datetime, timedelta
+
+from edge.local_clock import LocalClock
+
+_KEPT = timedelta(days=2)  # of counts: what was recorded further from today is nobody's today any more
 
 
 @dataclass
@@ -17,38 +21,30 @@ class Counts:
 
 
 class Today:
-    """Counts of the present day of a place, forgotten at its midnight; and the sound lost in the last hour.
+    """Counts of the present day of a place; and the sound lost in the last hour.
 
-    Each thing counts where it happened: of a stretch of sound over midnight the part that is today's. `zone` None is
-    UTC; `now` gives aware UTC.
+    Each thing counts on the local day on which it happened: of a stretch of sound over midnight the part that is
+    today's. `local` is the station's clock; a recording may have its own. `now` gives aware UTC.
 
-    today = Today(config.zone, clock.now)
+    today = Today(LocalClock(config.zone), clock.now)
     today.add_analysed(start, 60.0)
     today.counts.analysed_s
     """
 
-    def __init__(self, zone: tzinfo | None, now: Callable[[], datetime]) -> None:
-        self._zone, self._now = zone or timezone.utc, now
-        self._counts = Counts()
+    def __init__(self, local: LocalClock, now: Callable[[], datetime]) -> None:
+        self._local, self._now = local, now
+        self._counts: dict[date, Counts] = {}  # by day: a clock changed after midnight may begin one twice
         self._lost: dict[int, float] = {}  # by the minute since 1970 in which it ended
-        self._begin(now())
-
-    def _begin(self, now: datetime) -> None:
-        local = now.astimezone(self._zone)
-        self._start = datetime(local.year, local.month, local.day, tzinfo=self._zone).astimezone(timezone.utc)
-        after = local.date() + timedelta(days=1)  # the day has 23 to 25 hours
-        self._end = datetime(after.year, after.month, after.day, tzinfo=self._zone).astimezone(timezone.utc)
 
     @property
-    def start(self) -> datetime:
-        """Local midnight (aware UTC), from which the counts are primed after a restart."""
-        self._turned()
-        return self._start
+    def day(self) -> date:
+        """The present local day."""
+        return self._local.day(self._now())
 
     @property
     def counts(self) -> Counts:
         """A copy of the counts at this moment."""
-        return replace(self._turned())
+        return replace(self._of(self.day))
 
     @property
     def lost_hour_s(self) -> float:
@@ -56,37 +52,40 @@ class Today:
         self._forget()
         return min(3600.0, math.fsum(self._lost.values()))
 
-    def add_lost(self, start: datetime, seconds: float) -> None:
+    def prime(self, day: date, analysed_s: float, lost_s: float, detections: int) -> None:
+        """What is known of a day from before."""
+        counts = self._of(day)
+        counts.analysed_s += analysed_s
+        counts.lost_s += lost_s
+        counts.detections += detections
+
+    def add_lost(self, start: datetime, seconds: float, local: LocalClock | None = None) -> None:
         """Sound that should have been heard was not (no schedule, no station that was switched off)."""
-        self._turned().lost_s += self._part(start, seconds)
+        for part in (local or self._local).days(start, seconds):
+            self._of(part.day).lost_s += part.seconds
         minute = _minute(start + timedelta(seconds=seconds))
         self._lost[minute] = self._lost.get(minute, 0.0) + seconds
         self._forget()
 
-    def add_analysed(self, start: datetime, seconds: float) -> None:
+    def add_analysed(self, start: datetime, seconds: float, local: LocalClock | None = None) -> None:
         """Sound that was analysed."""
-        self._turned().analysed_s += self._part(start, seconds)
+        for part in (local or self._local).days(start, seconds):
+            self._of(part.day).analysed_s += part.seconds
 
-    def add_detections(self, at: datetime, count: int = 1) -> None:
+    def add_detections(self, at: datetime, count: int = 1, local: LocalClock | None = None) -> None:
         """Detections that were stored."""
-        self._turned().detections += count if self._start <= at < self._end else 0
+        self._of((local or self._local).day(at)).detections += count
 
-    def add_suppressed(self, at: datetime, count: int = 1) -> None:
+    def add_suppressed(self, at: datetime, count: int = 1, local: LocalClock | None = None) -> None:
         """Windows of which nothing was kept, since somebody spoke."""
-        self._turned().suppressed += count if self._start <= at < self._end else 0
+        self._of((local or self._local).day(at)).suppressed += count
 
-    def _turned(self) -> Counts:
-        """The counts, new ones if the day is another; the clock may have been set back, too."""
-        now = self._now()
-        if not self._start <= now < self._end:
-            self._begin(now)
-            self._counts = Counts()
-        return self._counts
-
-    def _part(self, start: datetime, seconds: float) -> float:
-        """How much of a stretch lies in the present day."""
-        end = min(start + timedelta(seconds=seconds), self._end)
-        return max(0.0, (end - max(start, self._start)).total_seconds())
+    def _of(self, day: date) -> Counts:
+        """The counts of a day; those far from today are let go."""
+        today = self.day
+        self._counts = {d: counts for d, counts in self._counts.items() if abs(d - today) <= _KEPT}
+        counts = Counts()
+        return self._counts.setdefault(day, counts) if abs(day - today) <= _KEPT else counts
 
     def _forget(self) -> None:
         """Drop what ended too long ago; or in the future, of a clock that was set back."""

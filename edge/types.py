@@ -2,13 +2,14 @@
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, tzinfo
 from types import TracebackType
 from typing import Literal, Protocol
 
 from edge.contract.audio import Samples
 from edge.contract.blend import Scores
+from edge.local_clock import LocalClock
 
 _NAMESPACE = uuid.UUID("6d1f6a5e-3a51-5f0c-9c57-6f1d1f0b8a11")  # of birdstation's ids; never change it
 
@@ -39,18 +40,6 @@ def stable_id(*parts: str) -> str:
 def utc_text(moment: datetime) -> str:
     """RFC 3339 in UTC with milliseconds, as rows and messages carry it."""
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
-
-
-def effort_by_hour(start: datetime, seconds: float) -> list[tuple[datetime, float]]:
-    """Split a stretch of time into the hours (UTC) it lies in: `[(hour, seconds), …]`."""
-    parts = []
-    end = start + timedelta(seconds=seconds)
-    while start < end:
-        hour = start.replace(minute=0, second=0, microsecond=0)
-        stop = min(end, hour + timedelta(hours=1))
-        parts.append((hour, (stop - start).total_seconds()))
-        start = stop
-    return parts
 
 
 @dataclass(frozen=True)
@@ -102,11 +91,17 @@ class RecordingRow:
     start: datetime  # aware UTC
     time_source: str
     zone_source: str
-    utc_offset_minutes: int
+    utc_offset_minutes: int  # of the clock at the place, at the start
     place: Place | None
     source: str = "replay"  # replay, folder or microphone
     clock_state: ClockState = "recorder"
     boot: str | None = None  # of live sound: the boot of this machine whose clock stamped it
+    zone: tzinfo | None = None  # the station's; None: the offset holds for all of it
+
+    @property
+    def local(self) -> LocalClock:
+        """The clock at the place."""
+        return LocalClock(self.zone, self.utc_offset_minutes)
 
 
 @dataclass(frozen=True)
@@ -132,6 +127,7 @@ class Detection:
     runner_ups: tuple[tuple[str, float], ...] = ()  # the next best species of the window with their blended scores
     shed: int = 0  # step of the overload ladder: 0 none, 1 no overlap, 2 one member per kind, or the student alone
     decided_by: DecidedBy = "bag"
+    utc_offset_minutes: int = 0  # of the clock at the place, at the start
 
 
 @dataclass(frozen=True)
@@ -205,11 +201,12 @@ class Outbox(Protocol):
 
 @dataclass(frozen=True)
 class Effort:
-    """How long one stretch was analysed in one hour (UTC), at one step of the overload ladder."""
+    """How long one stretch was analysed in one hour of the clock at the place, at one step of the overload ladder."""
 
-    hour: datetime
+    hour: datetime  # aware UTC: when that hour began, or the change of the clock inside it
     analysed_s: float
     shed: int = 0
+    utc_offset_minutes: int = 0  # of that hour
 
 
 @dataclass(frozen=True)
@@ -223,9 +220,29 @@ class GapRow:
     reason: GapReason
     detail: str = ""
     recording_id: str | None = None  # of the file that is damaged; None: of a live source
-    utc_offset_minutes: int = 0
+    utc_offset_minutes: int = 0  # of the clock at the place, at the start
     clock_state: ClockState = "recorder"
     boot: str | None = None
+    zone: tzinfo | None = None  # the station's; None: the offset holds for all of it
+
+    @property
+    def local(self) -> LocalClock:
+        """The clock at the place."""
+        return LocalClock(self.zone, self.utc_offset_minutes)
+
+    def at_one_offset(self) -> list["GapRow"]:
+        """The gap, cut where the clock at the place is changed. The first piece keeps the id; ids depend on the start
+        alone, so that a gap which goes on gives the same pieces again, the last one longer."""
+        return [
+            replace(
+                self,
+                id=self.id if number == 0 else stable_id(self.id, utc_text(span.start)),
+                start=span.start,
+                seconds=span.seconds,
+                utc_offset_minutes=span.utc_offset_minutes,
+            )
+            for number, span in enumerate(self.local.spans(self.start, self.seconds))
+        ]
 
 
 @dataclass(frozen=True)

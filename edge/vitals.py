@@ -13,6 +13,7 @@ from edge.config import Config
 from edge.contract.errors import StoreError
 from edge.health import Facts, Health, Mqtt, assess, health_folder, write_health
 from edge.ledger import Ledger
+from edge.local_clock import LocalClock
 from edge.machine import disk, rss_mb, temperature_c
 from edge.publisher import Publisher
 from edge.today import Today
@@ -44,7 +45,7 @@ class Vitals:
         self._analyst, self._probe, self._ledger, self._clips = analyst, probe, ledger, clips
         self._at_s = clock.at_s
         self._began = self._broker_seen = self.decided_at = clock.at_s()  # decided_at: the last window
-        self._today = Today(config.zone, clock.now)
+        self._today = Today(LocalClock(config.zone), clock.now)
         self._until = ("", 0.0)  # the stretch of which so many seconds are counted
         self._last_detection: datetime | None = None
         self._decided: datetime | None = None
@@ -53,18 +54,17 @@ class Vitals:
         self._clips_failed, self._saved_then, self._clips_problem = 0, 0, ""
         self._retained = Retained()
         self.version = importlib.metadata.version("birdstation")
-        self._prime(config.station.id, clock.now())
+        self._prime(config.station.id)
 
-    def _prime(self, station: str, now: datetime) -> None:
-        """Take over what the record knows of today."""
-        start = self._today.start
-        try:
-            analysed, lost, detections = self._ledger.store().seconds_between(station, start, now)
-        except StoreError:
-            return
-        self._today.add_analysed(start, analysed)
-        self._today.add_lost(start, lost)
-        self._today.add_detections(now, detections)
+    def _prime(self, station: str) -> None:
+        """Take over what the record knows of today; and of the days beside it, which it is already by the clocks of
+        some recorders, or will be if this clock is set."""
+        today = self._today.day
+        for day in (today - timedelta(days=1), today, today + timedelta(days=1)):
+            try:
+                self._today.prime(day, *self._ledger.store().of_day(station, day))
+            except StoreError:
+                return
 
     def found(self, found: Found) -> None:
         """A batch of windows was decided."""
@@ -72,16 +72,18 @@ class Vitals:
         before = self._until[1] if self._until[0] == found.row.id else 0.0
         self._until = (found.row.id, found.until_s)
         self._decided, self._level_dbfs = found.end, found.level_dbfs
-        self._today.add_analysed(found.row.start + timedelta(seconds=before), found.until_s - before)
-        self._today.add_detections(found.end, len(found.detections))
-        self._today.add_suppressed(found.end, found.suppressed)
+        local = found.row.local
+        self._today.add_analysed(found.row.start + timedelta(seconds=before), found.until_s - before, local)
+        for detection in found.detections:
+            self._today.add_detections(detection.start, local=local)
+        self._today.add_suppressed(found.end, found.suppressed, local)
         if found.detections:
             self._last_detection = found.detections[-1].start
 
     def missed(self, gap: GapRow, more_s: float) -> None:
         """Sound is missing, so many seconds more than when this gap was told last."""
         if gap.reason not in ("off", "schedule"):
-            self._today.add_lost(gap.start + timedelta(seconds=gap.seconds - more_s), more_s)
+            self._today.add_lost(gap.start + timedelta(seconds=gap.seconds - more_s), more_s, gap.local)
 
     def tidied(self, retained: Retained) -> None:
         """What the last clean-up of clips did."""

@@ -3,13 +3,12 @@
 import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.clock import Clock, boot_id, clock_state, kernel_synced, offset_minutes
+from edge.clock import Clock, boot_id, clock_state, kernel_synced
 
 WALL_S = 1_800_000_000.0  # January 2027
 
@@ -129,11 +128,3 @@ def test_this_machine_has_a_state_and_a_boot() -> None:
 
 def test_no_boot_where_the_system_tells_none(tmp_path: Path) -> None:
     assert boot_id(tmp_path) is None
-
-
-def test_local_time_is_ahead_by_the_zone_of_the_day() -> None:
-    winter, summer = datetime(2026, 1, 1, tzinfo=timezone.utc), datetime(2026, 7, 1, tzinfo=timezone.utc)
-    berlin = ZoneInfo("Europe/Berlin")
-    assert (offset_minutes(winter, berlin), offset_minutes(summer, berlin)) == (60, 120)
-    assert offset_minutes(summer, ZoneInfo("America/St_Johns")) == -150
-    assert offset_minutes(summer, None) == 0

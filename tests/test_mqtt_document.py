@@ -47,6 +47,7 @@ DETECTION = Detection(
     0.9,
     -40.04,
     shed=1,
+    utc_offset_minutes=120,
 )
 
 

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from edge.types import effort_by_hour
 from tests.conftest import hiss, note, write_sound
 from tests.records import dump
 
@@ -263,13 +261,6 @@ def test_bad_labels_are_one_line(tmp_path: Path, station_yaml: StationYaml, text
     done = run("replay", tmp_path / "in", "--config", station_yaml(), "--labels", tmp_path / "labels.csv")
     assert done.returncode == 2
     assert message in done.stderr
-
-
-def test_effort_is_split_by_hour() -> None:
-    start = datetime(2019, 6, 1, 22, 59, 30, tzinfo=timezone.utc)
-    parts = effort_by_hour(start, 3700)
-    assert [(hour.hour, seconds) for hour, seconds in parts] == [(22, 30), (23, 3600), (0, 70)]
-    assert effort_by_hour(start, 0) == []
 
 
 def test_the_station_starts_without_the_trainers_libraries(tmp_path: Path, station_yaml: StationYaml) -> None:

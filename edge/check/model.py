@@ -17,6 +17,7 @@ from edge.contract.audio import RATE_HZ
 from edge.contract.bundle import Bundle
 from edge.engines.tuned import FILE as TUNED
 from edge.live import station_place
+from edge.local_clock import LocalClock
 from edge.prior import prior_table
 from edge.recognizer import Recognizer
 from edge.types import RecordingRow
@@ -62,7 +63,7 @@ def check_place(config: Config, bundle: Bundle) -> list[Check]:
     with tempfile.TemporaryDirectory() as folder:  # not in the state folder: it might belong to another user then
         table = prior_table(bundle, place, Path(folder))
     assert table is not None, "the bundle has a prior"
-    today = table[datetime.now(timezone.utc).timetuple().tm_yday - 1]
+    today = table[LocalClock(config.zone).day(datetime.now(timezone.utc)).timetuple().tm_yday - 1]
     best = bundle.taxonomy[max(range(len(today)), key=lambda i: -1.0 if isnan(today[i]) else float(today[i]))]
     found = f"{place.latitude}, {place.longitude}; of the bundle's species {best.common_name} is the likeliest now"
     beyond = int(np.isnan(today).sum())

@@ -13,7 +13,7 @@ def guano_text(clip: ClipRow, recording: RecordingRow, best: Sequence[Detection]
     """The GUANO text of a clip. `best` has the best-scored detection of each species, best first; the place is
     written with so many decimals."""
     place = recording.place
-    local = clip.start.astimezone(timezone(timedelta(minutes=recording.utc_offset_minutes)))
+    local = clip.start.astimezone(timezone(timedelta(minutes=recording.local.offset_minutes(clip.start))))
     best = best[:_SPECIES_MAX]
     fields = {
         "GUANO|Version": "1.0",

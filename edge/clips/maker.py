@@ -214,7 +214,7 @@ def _clip_row(piece: Cut, row: RecordingRow, best: Detection, suffix: str, size:
     heard the same at once. No character that FAT or NTFS refuse."""
     start = row.start + timedelta(seconds=piece.start / RATE_HZ)
     clip_id = stable_id("clip", row.id, str(piece.start), str(piece.stop))
-    day = (start + timedelta(minutes=row.utc_offset_minutes)).strftime("%Y-%m-%d")
+    day = row.local.day(start).isoformat()
     code = re.sub(r"[^A-Za-z0-9-]", "-", best.species)[:_CODE_LENGTH_MAX]
     stamp = start.strftime("%Y%m%dT%H%M%S.") + f"{start.microsecond // 1000:03d}Z"
     path = f"{day}/{code}_{best.score:.2f}_{stamp}_{clip_id[:8]}.{suffix}"

@@ -28,7 +28,7 @@ def detection_message(detection: Detection, recording: RecordingRow, config: Con
         "recording": recording.path,
         "start": utc_text(detection.start),
         "end": utc_text(detection.end),
-        "utc_offset_minutes": recording.utc_offset_minutes,
+        "utc_offset_minutes": detection.utc_offset_minutes,
         "offset_s": round(detection.offset_s, 3),
         "species_code": species.code,
         "scientific_name": species.scientific_name,

@@ -7,26 +7,28 @@ from rich.table import Table
 from edge.contract.metrics import RowScore
 from edge.store.clock import Boot
 from edge.store.record import Store
+from edge.store.schema import at_the_place
 from edge.types import Outcome
 
 _REFUSED_SHOWN_MAX = 20
 
 
 def species_table(store: Store) -> Table:
-    """Detections by species in the whole store, most heard first. Dates are UTC."""
+    """Detections by species in the whole store, most heard first. Dates are those at the place."""
     table = Table(title="Detections", title_justify="left")
     table.add_column("species", overflow="fold", min_width=20)
     for name in ("detections", "files", "best"):
         table.add_column(name, justify="right")
     for name in ("first", "last"):
         table.add_column(name, no_wrap=True)
+    day = at_the_place("date", "d.start_utc", "d")
     for common, code, count, recordings, best, first, last in store.rows(
         "SELECT s.common_name, s.code, count(*), count(DISTINCT d.recording), max(d.score),"
-        " min(d.start_utc), max(d.start_utc) FROM detections d JOIN species s ON s.code = d.species"
-        " GROUP BY d.species ORDER BY count(*) DESC, d.species"
+        f" min({day}), max({day}) FROM detections d JOIN species s ON s.code = d.species"
+        " JOIN recordings r ON r.id = d.recording GROUP BY d.species ORDER BY count(*) DESC, d.species"
     ):
         name = escape(common or code)
-        table.add_row(name, str(count), str(recordings), f"{best:.2f}", first[:10], last[:10])
+        table.add_row(name, str(count), str(recordings), f"{best:.2f}", first, last)
     return table
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from edge.contract.errors import UsageError
 from edge.store.record import Store
+from edge.store.schema import at_the_place
 
 _SHED = (
     "full analysis",
@@ -32,7 +33,8 @@ _COLUMNS = (
 def explain(store: Store, wanted: str) -> dict[str, Any]:
     """Everything about the detection whose id begins with `wanted`. Raises UsageError if there is none, or several."""
     rows = store.rows(
-        f"SELECT {_COLUMNS} FROM detections d JOIN species s ON s.code = d.species"
+        f"SELECT {_COLUMNS}, {at_the_place('datetime', 'd.start_utc', 'd')}"
+        " FROM detections d JOIN species s ON s.code = d.species"
         " JOIN recordings r ON r.id = d.recording LEFT JOIN clips c ON c.id = d.clip"
         " WHERE substr(d.id, 1, ?) = ? LIMIT 3",
         (len(wanted), wanted),
@@ -40,7 +42,7 @@ def explain(store: Store, wanted: str) -> dict[str, Any]:
     if len(rows) != 1:
         found = "several" if len(rows) > 1 else "none"
         raise UsageError(f"ID: {found} of the detections in {store.path} begin with {wanted!r}; one is wanted")
-    names = [column.split(" AS ")[-1].split(".")[-1].strip() for column in _COLUMNS.split(",")]
+    names = [column.split(" AS ")[-1].split(".")[-1].strip() for column in _COLUMNS.split(",")] + ["local_time"]
     why = dict(zip(names, rows[0], strict=True))
     why["loaded"], why["members"] = _members(store, why)
     why["runner_ups"] = dict(json.loads(why["runner_ups"] or "[]"))
@@ -102,6 +104,7 @@ def _facts(why: dict[str, Any]) -> Sequence[tuple[str, str]]:
     return (
         ("heard in", f"{why['path']} at {why['offset_s']:.1f} s ({why['source']})"),
         ("clip", why["clip"] or "none"),
+        ("at the place", "date only" if why["time_source"] == "date" else why["local_time"]),
         ("time from", clock),
         ("decided by", _DECIDED.get((why["loaded"], why["decided_by"]), why["decided_by"])),
         ("members", f"{min(spread):.3f} to {max(spread):.3f}" if spread else "not recorded"),

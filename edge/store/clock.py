@@ -1,13 +1,13 @@
 """Which clock stamped what, and how rows of a boot whose clock was wrong get the right time. Knows no clock itself."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta, tzinfo
 
 from edge.contract.errors import UsageError
+from edge.local_clock import LocalClock
 from edge.store.connection import Connection, now_text
-from edge.types import effort_by_hour, utc_text
-
-_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
+from edge.store.effort import moment_of, recount_effort
+from edge.types import stable_id, utc_text
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ _BOOT = ("boot", "clock_state", "first_utc", "last_utc", "stretches", "detection
 
 
 def _moved(text: str, by: timedelta) -> str:
-    return utc_text(datetime.strptime(text, _TIME).replace(tzinfo=timezone.utc) + by)
+    return utc_text(moment_of(text) + by)
 
 
 class ClockTable(Connection):
@@ -47,10 +47,12 @@ class ClockTable(Connection):
         )
         return [Boot(**dict(zip(_BOOT, row, strict=True)), steps=tuple(steps.get(str(row[0]), ()))) for row in found]
 
-    def fix(self, boot: str, seconds: float, clock_state: str | None = None) -> dict[str, int]:
+    def fix(
+        self, boot: str, seconds: float, clock_state: str | None = None, zone: tzinfo | None = None
+    ) -> dict[str, int]:
         """Move the times of everything that a boot's clock stamped, under one state of it or all; returns how many rows
-        of what. Ids stay, `clock_fix_s` says by how much a row was moved in all. Messages that a broker has already do
-        not change.
+        of what. Ids stay, `clock_fix_s` says by how much a row was moved in all. Offsets are those of the station's
+        `zone` then; without one they stay. Messages that a broker has already do not change.
 
         Raises UsageError if the record knows no such rows.
         """
@@ -58,26 +60,30 @@ class ClockTable(Connection):
         which, key = "boot = ?", [boot]
         if clock_state is not None:
             which, key = "boot = ? AND clock_state = ?", [boot, clock_state]
-        stretches = self.rows(f"SELECT id, start_utc FROM recordings WHERE {which}", key)
-        gaps = self.rows(f"SELECT id, start_utc, end_utc FROM gaps WHERE {which} AND reason <> 'off'", key)
+        stretches = self.rows(
+            f"SELECT id, start_utc, coalesce(utc_offset_minutes, 0) FROM recordings WHERE {which}", key
+        )
+        gaps = self.rows(
+            f"SELECT id, start_utc, seconds, utc_offset_minutes FROM gaps WHERE {which} AND reason <> 'off'", key
+        )
         if not stretches and not gaps:
             known = ", ".join(dict.fromkeys(b.boot for b in self.boots())) or "none"
             raise UsageError(f"--boot: found {boot!r}; nothing in the record was stamped by it; there is: {known}")
         moved = {"stretches": len(stretches), "gaps": len(gaps), "detections": 0, "clips": 0}
         with self._transaction():
-            for stretch, start in stretches:
+            for stretch, start, minutes in stretches:
+                local, start = LocalClock(zone, minutes), _moved(start, by)
                 self._db.execute(
-                    "UPDATE recordings SET start_utc = ?, clock_fix_s = clock_fix_s + ? WHERE id = ?",
-                    (_moved(start, by), seconds, stretch),
+                    "UPDATE recordings SET start_utc = ?, utc_offset_minutes = ?, clock_fix_s = clock_fix_s + ?"
+                    " WHERE id = ?",
+                    (start, local.offset_minutes(moment_of(start)), seconds, stretch),
                 )
                 moved["detections"] += self._move("detections", ("start_utc", "end_utc"), stretch, by)
+                self._look_up_offsets(stretch, local)
                 moved["clips"] += self._move("clips", ("start_utc",), stretch, by)
-                self._move_effort(stretch, _moved(start, by))
-            for gap, start, end in gaps:
-                self._db.execute(
-                    "UPDATE gaps SET start_utc = ?, end_utc = ?, clock_fix_s = clock_fix_s + ? WHERE id = ?",
-                    (_moved(start, by), _moved(end, by), seconds, gap),
-                )
+                recount_effort(self._db, stretch, start, local)
+            for gap, start, gap_s, minutes in gaps:
+                self._move_gap(gap, _moved(start, by), gap_s, LocalClock(zone, minutes), seconds)
             self._db.execute("INSERT INTO clock VALUES (?, ?, ?, 'fix')", (boot, now_text(), seconds))
         return moved
 
@@ -92,18 +98,29 @@ class ClockTable(Connection):
             )
         return len(rows)
 
-    def _move_effort(self, stretch: str, start: str) -> None:
-        """Effort of a stretch, counted from its new start into the hours in which it then lies."""
-        parts = self._db.execute(
-            "SELECT shed, analysed_s FROM effort WHERE recording = ? ORDER BY hour_utc, shed", (stretch,)
-        ).fetchall()
-        self._db.execute("DELETE FROM effort WHERE recording = ?", (stretch,))
-        at = datetime.strptime(start, _TIME).replace(tzinfo=timezone.utc)
-        for shed, analysed_s in parts:
-            for hour, seconds in effort_by_hour(at, analysed_s):
+    def _look_up_offsets(self, stretch: str, local: LocalClock) -> None:
+        rows = self._db.execute("SELECT id, start_utc FROM detections WHERE recording = ?", (stretch,)).fetchall()
+        for detection, start in rows:
+            self._db.execute(
+                "UPDATE detections SET utc_offset_minutes = ? WHERE id = ?",
+                (local.offset_minutes(moment_of(start)), detection),
+            )
+
+    def _move_gap(self, gap: str, start: str, gap_s: float, local: LocalClock, seconds: float) -> None:
+        """To its new start; cut where the clock at the place is changed, as all gaps are."""
+        for number, span in enumerate(local.spans(moment_of(start), gap_s)):
+            begin, end = utc_text(span.start), utc_text(span.start + timedelta(seconds=span.seconds))
+            if number == 0:
                 self._db.execute(
-                    "INSERT INTO effort VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-                    " analysed_s = analysed_s + excluded.analysed_s",
-                    (stretch, utc_text(hour), shed, seconds),
+                    "UPDATE gaps SET start_utc = ?, end_utc = ?, seconds = ?, utc_offset_minutes = ?,"
+                    " clock_fix_s = clock_fix_s + ? WHERE id = ?",
+                    (begin, end, span.seconds, span.utc_offset_minutes, seconds, gap),
                 )
-            at += timedelta(seconds=analysed_s)
+                continue
+            fixed = self._db.execute("SELECT clock_fix_s FROM gaps WHERE id = ?", (gap,)).fetchone()[0]
+            self._db.execute(
+                "INSERT INTO gaps (id, station, source, recording, start_utc, end_utc, seconds, reason, detail,"
+                " utc_offset_minutes, clock_state, boot, clock_fix_s) SELECT ?, station, source, recording, ?, ?, ?,"
+                " reason, detail, ?, clock_state, boot, clock_fix_s FROM gaps WHERE id = ?",
+                (stable_id(gap, begin, f"{fixed}"), begin, end, span.seconds, span.utc_offset_minutes, gap),
+            )

@@ -6,12 +6,13 @@ Knows no sound, no network and no broker; messages are only laid into the outbox
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 from edge.contract.bundle import Bundle
 from edge.contract.taxonomy import Taxonomy
 from edge.store.connection import Connection, now_text
+from edge.store.schema import at_the_place
 from edge.types import Detection, Effort, GapRow, Message, RecordingRow, stable_id, utc_text
 
 
@@ -128,8 +129,9 @@ class Store(Connection):
 
     def add_gaps(self, station: str, gaps: Sequence[GapRow]) -> None:
         """Sound that a live source missed; a gap that goes on is given again, longer, under its id."""
+        pieces = [piece for gap in gaps for piece in gap.at_one_offset()]
         with self._transaction():
-            self._db.table("gaps").upsert_all((_gap_columns(gap, station) for gap in gaps), pk="id")
+            self._db.table("gaps").upsert_all((_gap_columns(piece, station) for piece in pieces), pk="id")
 
     def _add_messages(self, messages: Sequence[Message]) -> None:
         before, created = self._db.conn.total_changes, now_text()
@@ -148,6 +150,7 @@ class Store(Connection):
                     "hour_utc": utc_text(e.hour),
                     "shed": e.shed,
                     "analysed_s": e.analysed_s,
+                    "utc_offset_minutes": e.utc_offset_minutes,
                 }
                 for e in effort
             ),
@@ -217,23 +220,27 @@ class Store(Connection):
         )
         return None if found[0][0] is None else str(found[0][0])
 
-    def seconds_between(self, station: str, start: datetime, end: datetime) -> tuple[float, float, int]:
-        """Seconds analysed and lost, and detections, from `start` to `end`, to the hour; without a recording that is
+    def of_day(self, station: str, day: date) -> tuple[float, float, int]:
+        """Seconds analysed and lost, and detections, on a day of the clock at the place; without a recording that is
         not finished, which is begun anew."""
-        span = (station, utc_text(start), utc_text(end))
+        midnight = datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
+        low, high = utc_text(midnight - timedelta(days=1)), utc_text(midnight + timedelta(days=2))  # days of all zones
+        span = (station, low, high, day.isoformat())
         analysed = self.rows(
-            "SELECT coalesce(sum(analysed_s), 0) FROM effort e JOIN recordings r ON r.id = e.recording"
-            " WHERE r.station = ? AND e.hour_utc >= ? AND e.hour_utc < ? AND r.state <> 'started'",
+            "SELECT coalesce(sum(e.analysed_s), 0) FROM effort e JOIN recordings r ON r.id = e.recording"
+            " WHERE r.station = ? AND e.hour_utc >= ? AND e.hour_utc < ? AND r.state <> 'started'"
+            f" AND {at_the_place('date', 'e.hour_utc', 'e')} = ?",
             span,
         )
         lost = self.rows(
-            "SELECT coalesce(sum(seconds), 0) FROM gaps WHERE station = ? AND start_utc >= ? AND start_utc < ?"
-            " AND reason NOT IN ('off', 'schedule')",
-            span,
+            "SELECT coalesce(sum(g.seconds), 0) FROM gaps_by_day g LEFT JOIN recordings r ON r.id = g.recording"
+            " WHERE g.station = ? AND g.day = ? AND g.reason NOT IN ('off', 'schedule') AND r.state IS NOT 'started'",
+            (station, day.isoformat()),
         )
         heard = self.rows(
             "SELECT count(*) FROM detections d JOIN recordings r ON r.id = d.recording"
-            " WHERE r.station = ? AND d.start_utc >= ? AND d.start_utc < ? AND r.state <> 'started'",
+            " WHERE r.station = ? AND d.start_utc >= ? AND d.start_utc < ? AND r.state <> 'started'"
+            f" AND {at_the_place('date', 'd.start_utc', 'd')} = ?",
             span,
         )
         return float(analysed[0][0]), float(lost[0][0]), int(heard[0][0])
@@ -329,6 +336,7 @@ def _detection_columns(detection: Detection, bundle_id: str) -> dict[str, Any]:
         "runner_ups": json.dumps([[code, round(score, 5)] for code, score in detection.runner_ups]),
         "shed": detection.shed,
         "decided_by": detection.decided_by,
+        "utc_offset_minutes": detection.utc_offset_minutes,
     }
 
 

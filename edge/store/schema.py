@@ -5,6 +5,9 @@ Times are RFC 3339 UTC with milliseconds, durations seconds. Plain SQL reads eve
 
 from sqlite_utils import Database, Migrations
 
+from edge.local_clock import LocalClock
+from edge.store.effort import recount_effort
+
 migrations = Migrations("birdstation")
 
 
@@ -89,7 +92,6 @@ def station_schema(db: Database) -> None:
             kind TEXT NOT NULL CHECK (kind IN ('step', 'fix'))) STRICT""")
     db.execute("CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT")
     _outbox_states(db)
-    _views(db)
 
 
 def _effort_and_gaps(db: Database) -> None:
@@ -134,39 +136,6 @@ def _outbox_states(db: Database) -> None:
     db.execute("INSERT INTO counters SELECT 'messages sent', count(*) FROM outbox WHERE state = 'sent'")
 
 
-def _views(db: Database) -> None:
-    """What people ask for. Days and hours are those of the clock at the place (`utc_offset_minutes`)."""
-    db.execute("""
-        CREATE VIEW species_by_day AS
-        SELECT date(d.start_utc, coalesce(r.utc_offset_minutes, 0) || ' minutes') AS day, d.species, s.common_name,
-               s.scientific_name, count(*) AS detections, round(max(d.score), 3) AS best,
-               min(time(d.start_utc, coalesce(r.utc_offset_minutes, 0) || ' minutes')) AS first,
-               max(time(d.start_utc, coalesce(r.utc_offset_minutes, 0) || ' minutes')) AS last
-        FROM detections d JOIN recordings r ON r.id = d.recording JOIN species s ON s.code = d.species
-        GROUP BY day, d.species""")
-    db.execute("""
-        CREATE VIEW hourly_activity AS
-        SELECT d.species, s.common_name,
-               strftime('%H', d.start_utc, coalesce(r.utc_offset_minutes, 0) || ' minutes') AS hour,
-               count(*) AS detections,
-               count(DISTINCT date(d.start_utc, coalesce(r.utc_offset_minutes, 0) || ' minutes')) AS days
-        FROM detections d JOIN recordings r ON r.id = d.recording JOIN species s ON s.code = d.species
-        GROUP BY d.species, hour""")
-    db.execute("""
-        CREATE VIEW effort_by_day AS
-        SELECT day, source, round(sum(analysed_s), 1) AS analysed_s, round(sum(reduced_s), 1) AS reduced_s,
-               round(sum(lost_s), 1) AS lost_s, round(sum(off_s), 1) AS off_s
-        FROM (
-            SELECT date(e.hour_utc, coalesce(r.utc_offset_minutes, 0) || ' minutes') AS day, r.source, e.analysed_s,
-                   iif(e.shed > 0, e.analysed_s, 0) AS reduced_s, 0 AS lost_s, 0 AS off_s
-            FROM effort e JOIN recordings r ON r.id = e.recording
-            UNION ALL
-            SELECT date(start_utc, utc_offset_minutes || ' minutes'), source, 0, 0,
-                   iif(reason IN ('off', 'schedule'), 0, seconds), iif(reason IN ('off', 'schedule'), seconds, 0)
-            FROM gaps)
-        GROUP BY day, source""")
-
-
 @migrations()
 def decided_by(db: Database) -> None:
     """Whose scores the window has; from here on `members` has null for a network that was not asked."""
@@ -174,3 +143,71 @@ def decided_by(db: Database) -> None:
         "ALTER TABLE detections ADD COLUMN decided_by TEXT NOT NULL DEFAULT 'bag'"
         " CHECK (decided_by IN ('bag', 'student'))"
     )
+
+
+@migrations()
+def local_time(db: Database) -> None:
+    """Days and hours are those of the clock at the place at that moment, not at the recording's start. In effort,
+    `hour_utc` is when an hour of that clock began (or the change of the clock inside it), by which zones of 30 and 45
+    minutes have their own hours. Rows of earlier versions have no offset of their own: the recording's holds."""
+    for table in ("detections", "effort"):
+        db.execute(f"ALTER TABLE {table} ADD COLUMN utc_offset_minutes INTEGER")
+    others = db.execute(
+        "SELECT id, start_utc, utc_offset_minutes FROM recordings"
+        " WHERE utc_offset_minutes % 60 <> 0 AND start_utc IS NOT NULL"
+    ).fetchall()
+    for recording, start, minutes in others:
+        recount_effort(db, recording, start, LocalClock(None, minutes))
+    for view in ("species_by_day", "hourly_activity", "effort_by_day"):
+        db.execute(f"DROP VIEW IF EXISTS {view}")
+    _views(db)
+
+
+def at_the_place(function: str, moment: str, row: str) -> str:
+    """SQL of a date or time of the clock at the place; `row` has its own offset, the recording `r` that of old rows."""
+    return f"{function}({moment}, coalesce({row}.utc_offset_minutes, r.utc_offset_minutes, 0) || ' minutes')"
+
+
+def _views(db: Database) -> None:
+    """What people ask for. Days and hours are those of the clock at the place. Of recordings that are known by date
+    only (`time_source` 'date') no hour is told."""
+    day, clock = at_the_place("date", "d.start_utc", "d"), at_the_place("time", "d.start_utc", "d")
+    heard = "detections d JOIN recordings r ON r.id = d.recording JOIN species s ON s.code = d.species"
+    db.execute(f"""
+        CREATE VIEW species_by_day AS
+        SELECT {day} AS day, d.species, s.common_name, s.scientific_name, count(*) AS detections,
+               round(max(d.score), 3) AS best, min(iif(r.time_source IS 'date', NULL, {clock})) AS first,
+               max(iif(r.time_source IS 'date', NULL, {clock})) AS last
+        FROM {heard} GROUP BY day, d.species""")
+    db.execute(f"""
+        CREATE VIEW hourly_activity AS
+        SELECT d.species, s.common_name, substr({clock}, 1, 2) AS hour, count(*) AS detections,
+               count(DISTINCT {day}) AS days
+        FROM {heard} WHERE r.time_source IS NOT 'date' GROUP BY d.species, hour""")
+    db.execute("""
+        CREATE VIEW gaps_by_day AS
+        WITH RECURSIVE parts (day, id, station, source, recording, reason, seconds, start, stop) AS (
+            SELECT date(start_utc, utc_offset_minutes || ' minutes'), id, station, source, recording, reason, seconds,
+                   julianday(start_utc, utc_offset_minutes || ' minutes'),
+                   julianday(end_utc, utc_offset_minutes || ' minutes')
+            FROM gaps
+            UNION ALL
+            SELECT date(day, '+1 day'), id, station, source, recording, reason, seconds, start, stop
+            FROM parts WHERE julianday(day, '+1 day') < stop)
+        SELECT day, station, source, recording, reason, id AS gap,
+               iif(julianday(day) <= start AND stop <= julianday(day, '+1 day'), seconds,
+                   86400 * (min(stop, julianday(day, '+1 day')) - max(start, julianday(day)))) AS seconds
+        FROM parts""")
+    db.execute(f"""
+        CREATE VIEW effort_by_day AS
+        SELECT day, source, round(sum(analysed_s), 1) AS analysed_s, round(sum(reduced_s), 1) AS reduced_s,
+               round(sum(lost_s), 1) AS lost_s, round(sum(off_s), 1) AS off_s
+        FROM (
+            SELECT {at_the_place("date", "e.hour_utc", "e")} AS day, r.source, e.analysed_s,
+                   iif(e.shed > 0, e.analysed_s, 0) AS reduced_s, 0 AS lost_s, 0 AS off_s
+            FROM effort e JOIN recordings r ON r.id = e.recording
+            UNION ALL
+            SELECT day, source, 0, 0, iif(reason IN ('off', 'schedule'), 0, seconds),
+                   iif(reason IN ('off', 'schedule'), seconds, 0)
+            FROM gaps_by_day)
+        GROUP BY day, source""")

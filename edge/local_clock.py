@@ -1,0 +1,92 @@
+"""The clock at the place: on which local day and hour a moment lies. Nothing else in the station computes days.
+
+Knows no recorder, no settings and no database.
+"""
+
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta, timezone, tzinfo
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_HOUR, _DAY, _INSTANT = timedelta(hours=1), timedelta(days=1), timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of some time that lies in one hour, or on one day, of a local clock, at one offset of it."""
+
+    start: datetime  # aware UTC
+    seconds: float
+    since: datetime  # aware UTC: when the clock began to show this hour or day at this offset
+    utc_offset_minutes: int
+
+    @property
+    def day(self) -> date:
+        """The local day."""
+        return (self.start + timedelta(minutes=self.utc_offset_minutes)).date()
+
+
+@dataclass(frozen=True)
+class LocalClock:
+    """The station's zone where it is set, summer time looked up at the moment itself; else the recorder's own offset.
+
+    >>> LocalClock(ZoneInfo("Asia/Kolkata")).day(datetime(2024, 5, 11, 18, 35, tzinfo=timezone.utc))
+    datetime.date(2024, 5, 12)
+    """
+
+    zone: tzinfo | None = None
+    recorder_minutes: int = 0  # ahead of UTC, if no zone is set
+
+    def offset_minutes(self, moment: datetime) -> int:
+        """Minutes by which local time is ahead of UTC at a moment (aware), rounded: old zones had seconds."""
+        if self.zone is None:
+            return self.recorder_minutes
+        return round((moment.astimezone(self.zone).utcoffset() or timedelta()) / timedelta(minutes=1))
+
+    def day(self, moment: datetime) -> date:
+        """The local day of a moment (aware)."""
+        return (moment.astimezone(timezone.utc) + timedelta(minutes=self.offset_minutes(moment))).date()
+
+    def hours(self, start: datetime, seconds: float) -> list[Part]:
+        """The time from `start` (aware UTC) on, by local hours; an hour in which the clock is changed is two parts."""
+        return self._parts(start, seconds, _HOUR)
+
+    def days(self, start: datetime, seconds: float) -> list[Part]:
+        """The same by local days; a day on which the clock is changed is two parts."""
+        return self._parts(start, seconds, _DAY)
+
+    def spans(self, start: datetime, seconds: float) -> list[Part]:
+        """The same, cut only where the clock is changed."""
+        spans: list[Part] = []
+        for part in self.days(start, seconds):
+            if spans and spans[-1].utc_offset_minutes == part.utc_offset_minutes:
+                last = spans.pop()
+                part = Part(last.start, last.seconds + part.seconds, last.since, last.utc_offset_minutes)
+            spans.append(part)
+        return spans
+
+    def _parts(self, start: datetime, seconds: float, unit: timedelta) -> list[Part]:
+        parts, end = [], start + timedelta(seconds=seconds)
+        while start < end:
+            minutes = self.offset_minutes(start)
+            offset = timedelta(minutes=minutes)
+            since = _EPOCH + (start + offset - _EPOCH) // unit * unit - offset
+            stop = min(end, since + unit)
+            if self.offset_minutes(stop - _INSTANT) != minutes:
+                stop = self._change(start, stop)
+            if self.offset_minutes(since) != minutes:
+                since = self._change(since, start)
+            parts.append(Part(start, (stop - start) / timedelta(seconds=1), since, minutes))
+            start = stop
+        return parts
+
+    def _change(self, before: datetime, after: datetime) -> datetime:
+        """When between two moments the clock is changed: at a whole second, and by all zones once in several days."""
+        low, high = ((moment - _EPOCH) // timedelta(seconds=1) for moment in (before, after))
+        offset = self.offset_minutes(before)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.offset_minutes(_EPOCH + timedelta(seconds=middle)) == offset:
+                low = middle
+            else:
+                high = middle
+        return _EPOCH + timedelta(seconds=high)

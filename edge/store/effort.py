@@ -1,0 +1,32 @@
+"""Effort counted anew, of stretches that lie in other hours than was thought. Inside a transaction of the caller."""
+
+from datetime import datetime, timedelta, timezone
+
+from sqlite_utils import Database
+
+from edge.local_clock import LocalClock
+from edge.types import utc_text
+
+_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
+
+
+def moment_of(text: str) -> datetime:
+    """Aware UTC, as rows carry it."""
+    return datetime.strptime(text, _TIME).replace(tzinfo=timezone.utc)
+
+
+def recount_effort(db: Database, recording: str, start_utc: str, local: LocalClock) -> None:
+    """Effort of unbroken sound, counted from its start into the hours of a local clock in which it then lies."""
+    parts = db.execute(
+        "SELECT shed, analysed_s FROM effort WHERE recording = ? ORDER BY rowid", (recording,)
+    ).fetchall()
+    db.execute("DELETE FROM effort WHERE recording = ?", (recording,))
+    at = moment_of(start_utc)
+    for shed, analysed_s in parts:
+        for part in local.hours(at, analysed_s):
+            db.execute(
+                "INSERT INTO effort (recording, hour_utc, shed, analysed_s, utc_offset_minutes) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET analysed_s = analysed_s + excluded.analysed_s",
+                (recording, utc_text(part.since), shed, part.seconds, part.utc_offset_minutes),
+            )
+        at += timedelta(seconds=analysed_s)
