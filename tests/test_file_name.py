@@ -26,6 +26,8 @@ def started(folder: Path, stem: str) -> StartTime:
 MINUTES = [  # 06:23 on 12 May 2024
     "20240512_0623",
     "2024-05-12_06-23",
+    "creek-2024-05-12_06-23",  # Arbimon
+    "2024-05-12 06_23",  # Merlin
     "2024-05-12 06:23",
     "2024-05-12 06.23",
     "2024-05-12 06\ua78923",  # a colon for systems that allow none
@@ -61,6 +63,10 @@ SECONDS = [
     "2024-05-12 06h23m00s",
     "Voice 240512_062300",  # Samsung
     "671629352.240512062300",  # SoundTrap
+    "5145.240512062300",
+    "Recording_20240512_062300",
+    "PAM_20240512_062300_000",
+    "R20240512-062300",
     "12.05.2024 06-23-00",
     "2024-05-12-birdnet-06:23:00",
     "2024-05-12-birdnet-RTSP_1-06:23:00",
@@ -108,6 +114,10 @@ def test_clocks_of_twelve_hours_and_the_ends_of_the_day(tmp_path: Path, stem: st
         ("2024-05-12T0623-0330", -210),
         ("SwiftOne_20240512_062300_-0400", -240),
         ("20240512 0623 +0200", 120),
+        ("2024-05-12T06-23-00+02-00", 120),  # as programs replace colons
+        ("2024-05-12T06_23_00.000000-07-00", -420),
+        ("AMAR123.20240512T062300Z", 0),
+        ("20240512_062300_utc", 0),
     ],
 )
 def test_a_zone_behind_a_clock(tmp_path: Path, stem: str, offset: int) -> None:
@@ -179,6 +189,7 @@ def test_what_cannot_be_or_may_be_something_else_is_the_file_time(tmp_path: Path
         "2024-05-12_site_12",
         "20240512_1500Hz",
         "0623_20240512",  # a clock, or a number
+        "AUD-20240512-WA0001",  # the day on which somebody sent it
         "2024-05-12_6-23",
         "2024-05-12_2024-05-13",
         "12.05.2024",

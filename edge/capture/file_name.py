@@ -143,7 +143,8 @@ def _offset(match: re.Match[str]) -> str:
     written = match["zone"] or ""
     if written[:1] == "-" and match["between"] != "T":
         return ""
-    return re.sub(r"[^-+\d:]", "", written) or ("Z" if written else "")
+    sign = re.search(r"[-+]", written)
+    return f"{sign.group()}{_digits(written)}" if sign else "Z" if written else ""
 
 
 def _seconds_since_1970(stem: str, plausible: Plausible) -> Stamp | None:
@@ -182,8 +183,8 @@ _CLOCK = (  # 062300, 0623 where no other date follows, 06-23-00, 06h23, 6.23.00
 _REST = (  # of a second: .982648, or _123 as Wildlife Acoustics has it; AM or PM; the zone
     r"(?:(?:[.,]|_(?=\d{3}(?!\d)))(?P<fraction>\d{1,6})(?!\d))?"
     r"(?:[ _]?(?P<half>[AaPp])\.?[Mm]\.?(?![A-Za-z]))?"
-    r"(?P<zone>[Zz](?![0-9A-Za-z])|[ _]?(?:UTC|GMT)(?:[-+]\d{1,2}(?::?\d\d)?)?(?![0-9A-Za-z])"
-    r"|(?:\+\d\d:?\d\d|\+\d\d|(?:-|[ _][-+])[01]\d:?(?:00|15|30|45))(?!\d|\.\d))?"
+    r"(?P<zone>[Zz](?![0-9A-Za-z])|[ _]?(?i:UTC|GMT)(?:[-+]\d{1,2}(?::?\d\d)?)?(?![0-9A-Za-z])"
+    r"|(?:\+\d\d[:-]?\d\d|\+\d\d|(?:-|[ _][-+])[01]\d[:-]?(?:00|15|30|45))(?!\d|\.\d))?"
 )
 
 
@@ -206,7 +207,7 @@ _TIMES = _compiled(
 _SHORT_TIMES = _compiled(
     # Sony 240512_0345, Voice 240512_034500; SoundTrap 671629352.240512034500. No date alone: six digits may be anything
     r"(?<![0-9A-Za-z])(?P<date>\d{6})(?P<between>[ _T-])(?P<clock>\d{6}|\d{4})(?!\d)" + _REST,
-    r"^\d{6,12}\.(?P<date>\d{6})(?P<between>)(?P<clock>\d{6})(?!\d)" + _REST,
+    r"^\d{3,12}\.(?P<date>\d{6})(?P<between>)(?P<clock>\d{6})(?!\d)" + _REST,
 )
 _DAYS = _compiled(  # BirdCLEF 7019_COR_20190904; 2019-07-08_piper; 8.7.2019 is too short to be sure of
     *(

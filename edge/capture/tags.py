@@ -87,6 +87,8 @@ def texts_of(file: BinaryIO) -> Iterator[Text]:
 def _chunk_texts(name: bytes, data: bytes) -> Iterator[Text]:
     if name in (b"guan", b"bext", b"wamd"):
         yield Text(name.decode(), data)
+        if name == b"bext":  # begins with a description, into which converters put comments
+            yield Text("description", data[:256])
     elif name == b"LIST" and data[:4] == b"INFO":
         yield from _info_texts(data)
     elif name in _AIFF_TEXTS:
@@ -284,4 +286,4 @@ def _frame_texts(name: bytes, content: bytes) -> Iterator[Text]:
     if comment or name in (b"TXX", b"TXXX"):
         description, _, text = text.partition("\0")
         field = field if comment else description.lower()
-    yield Text(field, text.lstrip("\ufeff").encode("utf-8", "replace"))
+    yield Text(field, text.lstrip("\ufeff").encode("utf-8", "replace")[:TEXT_BYTES_MAX])
