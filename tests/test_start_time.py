@@ -255,6 +255,11 @@ def test_a_missing_file_is_a_recording_error(tmp_path: Path) -> None:
         start_of(tmp_path / "20240512_034500.wav", zone=None)
 
 
+def test_a_name_that_no_file_system_takes_is_a_recording_error(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError):
+        start_of(tmp_path / ("x" * 5_000 + ".wav"), zone=None)
+
+
 def test_nonsense_in_the_file_system(tmp_path: Path) -> None:
     path = tmp_path / "x.wav"
     path.write_bytes(b"")

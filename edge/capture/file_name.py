@@ -113,9 +113,9 @@ def _day_first(first: int, second: int, year: str, dots: bool) -> Stamp | None:
 
 
 def _clock(match: re.Match[str]) -> str:
-    """The clock as four or six digits; nothing where it is none after all, as in 20240512_1500Hz."""
+    """The clock as four or six digits; nothing where it is none after all: 20240512_1500Hz, 2024-05-12_6.23."""
     clock = _digits(match["clock"])
-    if len(clock) == 3 and not match["half"]:
+    if len(clock) == 3 and match["clock"][1] == "." and not match["half"]:
         return ""
     behind = match.string[match.end() : match.end() + 1]
     if len(clock) < 5 and behind.isalnum() and behind != "T":  # AudioMoth's T stands behind any
@@ -174,11 +174,12 @@ _SIGNED = re.compile(  # also N40.20361E075.00417; fewer decimals would be figur
 )
 
 _COMPACT = r"(?<!\d)(?P<date>\d{8})"
-_PARTED = r"(?<!\d)(?P<date>\d{4}(?P<sign>[-_.])\d\d(?P=sign)\d\d)"
+_PARTED = r"(?<!\d)(?P<date>\d{4}(?P<sign>[-_. ])\d\d(?P=sign)\d\d)"
 _DAY_FIRST = r"(?<!\d)(?P<date>\d\d(?P<sign>[-_.])\d\d(?P=sign)(?:19|20)\d\d)"
 _BETWEEN = r"(?P<between>T|[ _$.,(-]{1,3}|[ _-]at[ _-])"
 _CLOCK = (  # 062300, 0623 where no other date follows, 06-23-00, 06h23, 6.23.00
-    r"(?P<clock>\d{6}|\d{4}(?![-_.]\d\d[-_.]\d\d)|\d\d[-_.:h]\d\d(?:[-_.:m]\d\ds?|m)?|\d[.:h]\d\d(?:[.:m]\d\ds?)?)(?!\d)"
+    r"(?P<clock>\d{6}|\d{4}(?![-_.]\d\d[-_.]\d\d)"
+    r"|\d\d[-_.:h ]\d\d(?:[-_.:m ]\d\ds?|m)?|\d[.:h]\d\d(?:[.:m]\d\ds?)?)(?!\d)"
 )
 _REST = (  # of a second: .982648, or _123 as Wildlife Acoustics has it; AM or PM; the zone
     r"(?:(?:[.,]|_(?=\d{3}(?!\d)))(?P<fraction>\d{1,6})(?!\d))?"

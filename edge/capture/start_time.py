@@ -113,9 +113,9 @@ def _written_in(path: Path) -> tuple[dict[Source, Stamp], dict[Source, Degrees]]
     """Times and places that the file's texts tell; the first that a source tells counts."""
     stamps: dict[Source, Stamp] = {}
     places: dict[Source, Degrees] = {}
-    if not path.is_file():
-        raise RecordingError(path, "no such file")
     try:
+        if not path.is_file():
+            raise RecordingError(path, "no such file")
         with path.open("rb") as file:
             for text in texts_of(file):
                 source, time, where = _said_by(text)
