@@ -154,6 +154,10 @@ def test_what_is_cut_or_changed_never_raises(tmp_path: Path, place: str) -> None
         assert started(tmp_path, bytes(damaged)).start_utc.tzinfo is timezone.utc
 
 
+def test_an_empty_packet_is_no_comment(tmp_path: Path) -> None:
+    assert started(tmp_path, ogg(b"\x7fFLAC" + bytes(46), b"")).source == "name"
+
+
 PARTS = [
     b"fLaC",
     b"OggS",

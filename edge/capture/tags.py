@@ -167,7 +167,7 @@ def _ogg_texts(file: BinaryIO, start: int) -> Iterator[Text]:
             yield from _vorbis_comments(packet[7:])
         elif packet[:8] == b"OpusTags":
             yield from _vorbis_comments(packet[8:])
-        elif head[:5] == b"\x7fFLAC" and packet[0] & 0x7F == 4:
+        elif head[:5] == b"\x7fFLAC" and packet[:1] in (b"\x04", b"\x84"):
             yield from _vorbis_comments(packet[4:])
 
 
