@@ -213,7 +213,7 @@ class Config:
 
     @property
     def zone(self) -> ZoneInfo | None:
-        """Zone of recorders that do not say theirs; None: UTC is assumed."""
+        """Zone of recorders that do not say theirs, and of local days and hours; None: UTC, or the recorder's."""
         return ZoneInfo(self.station.timezone) if self.station.timezone else None
 
 

@@ -69,7 +69,7 @@ class Vitals:
     def found(self, found: Found) -> None:
         """A batch of windows was decided."""
         self.decided_at = self._at_s()
-        before = self._until[1] if self._until[0] == found.row.id else 0.0
+        before = max(found.begins_s, self._until[1] if self._until[0] == found.row.id else 0.0)
         self._until = (found.row.id, found.until_s)
         self._decided, self._level_dbfs = found.end, found.level_dbfs
         local = found.row.local

@@ -1,188 +1,30 @@
-"""One local day and hour everywhere: rows, views, messages, clips and today's counters agree, and Python's zoneinfo is
-the judge. Zones of 30 and 45 minutes, midnights, changes of clocks at midnight, at 00:01, by half an hour, by a day."""
+"""One local day and hour everywhere: rows, views, messages, clips, the prior and today's counters, as a replay makes
+them."""
 
 import json
-import sqlite3
-import zoneinfo
 from collections import Counter
-from collections.abc import Callable
-from datetime import date, datetime, timedelta, timezone
-from itertools import pairwise
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from edge.analysis import Analyst
-from edge.clips.maker import ClipMaker
-from edge.clock import Clock
-from edge.config import Config, load_config
+from edge.analysis import Analyst, Stretch
+from edge.config import load_config
 from edge.contract.bundle import read_bundle
-from edge.health import Health
-from edge.ledger import Ledger
-from edge.local_clock import LocalClock
 from edge.prior import DAYS
 from edge.recognizer import Recognizer
-from edge.replay import Replay, recordings_in
-from edge.store.clips import ClipTable
-from edge.types import Place, RecordingRow
-from edge.vitals import Hearing, Vitals
+from edge.types import GapRow, Place, RecordingRow
+from tests.clocked_station import StationYaml, damaged, station, utc
 from tests.conftest import hiss, note, write_sound
 from tests.test_clips import guano_of
-
-StationYaml = Callable[..., Path]
-UTC = timezone.utc
-ODD = (  # summer time by 30 minutes, at midnight, at 00:01, in both hemispheres; a day that never was; 45 minutes
-    "Australia/Lord_Howe",
-    "America/Santiago",
-    "Asia/Beirut",
-    "America/Havana",
-    "America/St_Johns",
-    "America/Goose_Bay",
-    "Pacific/Apia",
-    "Asia/Kathmandu",
-    "Asia/Kolkata",
-    "Pacific/Chatham",
-    "Antarctica/Casey",
-    "Antarctica/Troll",
-    "Asia/Pyongyang",
-    "America/Caracas",
-    "Africa/Casablanca",
-    "Europe/Dublin",
-    "Europe/Paris",
-    "Australia/Sydney",
-)
-ZONES = st.one_of(st.sampled_from(ODD), st.sampled_from(sorted(zoneinfo.available_timezones())))
 
 
 @pytest.fixture(scope="module")
 def recognizer(bundle_folder: Path) -> Recognizer:
     return Recognizer(read_bundle(bundle_folder))
-
-
-def utc(text: str) -> datetime:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
-
-
-def changes(zone: ZoneInfo, year: int) -> list[datetime]:
-    """When the clocks are changed in a year, by asking zoneinfo alone."""
-    found, day = [], datetime(year, 1, 1, tzinfo=UTC)
-    while day.year == year:
-        low, high = day, day + timedelta(days=1)
-        offset = low.astimezone(zone).utcoffset()
-        if high.astimezone(zone).utcoffset() != offset:
-            while high - low > timedelta(seconds=1):
-                middle = low + timedelta(seconds=(high - low) // timedelta(seconds=2))
-                low, high = (middle, high) if middle.astimezone(zone).utcoffset() == offset else (low, middle)
-            found.append(high)
-        day += timedelta(days=1)
-    return found
-
-
-@st.composite
-def moments(draw: st.DrawFn) -> tuple[ZoneInfo, datetime]:
-    """A zone and a moment in it: near a change of clocks, near a midnight of the zone, or any."""
-    zone, year = ZoneInfo(draw(ZONES)), draw(st.integers(1991, 2023))
-    kind, near = draw(st.sampled_from(["change", "midnight", "any"])), timedelta(seconds=draw(st.integers(-90, 90)))
-    when = changes(zone, year) if kind == "change" else []
-    if when:
-        return zone, draw(st.sampled_from(when)) + near
-    moment = datetime(year, 1, 1, tzinfo=UTC) + timedelta(seconds=draw(st.integers(0, 364 * 86_400)))
-    if kind == "any":
-        return zone, moment
-    local = moment.astimezone(zone).replace(hour=0, minute=0, second=0)
-    return zone, local.astimezone(UTC) + near
-
-
-@settings(max_examples=300, deadline=None)
-@given(moments(), st.floats(0, 3 * 86_400))
-def test_time_is_cut_where_the_local_clock_says(where: tuple[ZoneInfo, datetime], seconds: float) -> None:
-    zone, start = where
-    clock = LocalClock(zone)
-    for parts in (clock.hours(start, seconds), clock.days(start, seconds), clock.spans(start, seconds)):
-        assert sum(part.seconds for part in parts) == pytest.approx(seconds, abs=1e-5)
-        at = start
-        for part in parts:
-            assert part.start == at
-            at += timedelta(seconds=part.seconds)
-            last = at - timedelta(microseconds=1)
-            offsets = {moment.astimezone(zone).utcoffset() for moment in (part.since, part.start, last)}
-            assert offsets == {timedelta(minutes=part.utc_offset_minutes)}
-    for part in clock.hours(start, seconds):
-        last = part.start + timedelta(seconds=part.seconds) - timedelta(microseconds=1)
-        local = [moment.astimezone(zone) for moment in (part.since, part.start, last)]
-        assert len({(moment.date(), moment.hour) for moment in local}) == 1
-        assert part.day == local[0].date()
-    days = [(part.day, part.utc_offset_minutes) for part in clock.days(start, seconds)]
-    assert all(one != other for one, other in pairwise(days)), "not cut more than is needed"
-
-
-def test_without_a_zone_the_recorders_own_offset_holds() -> None:
-    clock = LocalClock(None, -570)
-    assert clock.day(utc("2024-01-01 09:29:59")) == date(2023, 12, 31)
-    assert [(p.since, p.seconds) for p in clock.hours(utc("2024-01-01 09:29:50"), 20)] == [
-        (utc("2024-01-01 08:30:00"), 10),
-        (utc("2024-01-01 09:30:00"), 10),
-    ]
-    assert clock.hours(utc("2024-01-01 09:29:50"), 0) == []
-
-
-# A station whose clock says what the test wants
-
-
-class Station:
-    """Replays sound into a record and counts today, as the daemon does; its clock stands still."""
-
-    def __init__(self, config: Config, recognizer: Recognizer, now: datetime) -> None:
-        self.config, self.now = config, now
-        self.analyst = Analyst(config, recognizer)
-        self.ledger = Ledger(config.database, config.station.id, self.analyst.bundle)
-        self.clock = Clock(wall=lambda: self.now.timestamp(), monotonic=lambda: 0.0)
-        self.vitals = Vitals(config, self.analyst, 0.0, self.ledger, self.clips(), self.clock)
-
-    def clips(self) -> ClipMaker:
-        return ClipMaker(lambda: ClipTable(self.config.database), self.config, self.analyst.bundle.id)
-
-    def replay(self, folder: Path) -> None:
-        store, vitals = self.ledger.store(), self.vitals
-        replay = Replay(self.analyst, store, self.clips, "folder", vitals.found, vitals.missed)
-        assert [outcome.state for outcome in replay.run(*recordings_in(folder))].count("refused") == 0
-
-    def health(self) -> Health:
-        hearing = Hearing(True, 0.0, None, 0.0, 0, None, "synced", self.clock.now())
-        return self.vitals.say(self.config, hearing, None)
-
-    def today(self) -> tuple[float, float, int]:
-        health = self.health()
-        return round(health.analysed_today_s, 3), round(health.lost_today_s, 3), health.detections_today
-
-    def killed(self) -> "Station":
-        """As it is after a kill and a new start."""
-        self.ledger.store().close()
-        return Station(self.config, self.analyst.recognizer, self.now)
-
-    def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        return self.ledger.store().rows(sql)
-
-
-def station(station_yaml: StationYaml, recognizer: Recognizer, zone: str | None, now: datetime, *lines: str) -> Station:
-    settings_ = station_yaml(*lines, station=f"id: porch, timezone: {zone or 'null'}")
-    return Station(load_config(settings_), recognizer, now)
-
-
-def damaged(path: Path, heard_s: float, announced_s: float) -> Path:
-    """A WAV that was cut off: its header announces more than there is."""
-    size = write_sound(path, note("midtoo", heard_s)).stat().st_size
-    data = bytearray(path.read_bytes())
-    at = data.index(b"data") + 4
-    whole = round(announced_s / heard_s * (size - at - 4)) & ~1
-    data[at : at + 4], data[4:8] = whole.to_bytes(4, "little"), (whole + at - 4).to_bytes(4, "little")
-    path.write_bytes(data)
-    return path
 
 
 def test_kathmandu_over_midnight(tmp_path: Path, station_yaml: StationYaml, recognizer: Recognizer) -> None:
@@ -286,7 +128,7 @@ def test_a_change_of_clocks_inside_a_recording(
     assert told == {first[1]: 4, second[1]: 11}
     assert here.rows("SELECT sum(detections) FROM hourly_activity") == [(15,)]
     assert set(here.rows("SELECT DISTINCT hour FROM hourly_activity")) == {(first[0],), (second[0],)}
-    start = datetime.strptime(name, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    start = datetime.strptime(name, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
     days = Counter(str((start + timedelta(seconds=2.5 * n)).astimezone(ZoneInfo(zone)).date()) for n in range(15))
     assert dict(here.rows("SELECT day, detections FROM species_by_day")) == days
 
@@ -306,6 +148,32 @@ def test_a_gap_after_midnight_is_the_next_days(
     ]
     assert here.rows("SELECT count(*), sum(seconds) FROM gaps") == [(2, 10_810.0)], "a gap stays one row"
     assert here.today()[:2] == here.killed().today()[:2] == (10.0, 20.0)
+
+
+def test_a_gap_inside_a_recording_is_not_todays_sound(station_yaml: StationYaml, recognizer: Recognizer) -> None:
+    """Two stretches with half an hour between them, in which local midnight lies."""
+    here = station(station_yaml, recognizer, "Asia/Kathmandu", utc("2024-05-12 01:00"))
+    start, zone = utc("2024-05-11 18:00"), here.config.zone
+    row = RecordingRow("r", "T.WAV", 1, 1, "", start, "audiomoth", "recorded", 345, None, "folder", zone=zone)
+    store, bundle_id = here.ledger.store(), here.analyst.bundle.id
+    store.begin(row, "porch", bundle_id, "a")
+    stretch = Stretch(here.analyst, row)
+    for part in (stretch, None):
+        stretch = part or stretch.after(1800)
+        stretch.push(note("midtoo", 10))
+        stretch.close()
+        for found in stretch.found():
+            store.add(row.id, bundle_id, found.detections, found.messages, found.effort)
+            here.vitals.found(found)
+    store.finish(row.id, 20.0, stretch.windows, None)
+    gap = GapRow("g", "folder", start + timedelta(seconds=10), 1800.0, "damaged", recording_id="r", zone=zone)
+    store.add_gaps("porch", [gap])
+    here.vitals.missed(gap, gap.seconds)
+    assert here.rows("SELECT day, analysed_s, lost_s FROM effort_by_day ORDER BY day") == [
+        ("2024-05-11", 10.0, 890.0),
+        ("2024-05-12", 10.0, 910.0),
+    ]
+    assert here.today() == here.killed().today() == (10.0, 910.0, 3)
 
 
 def test_todays_counters_follow_the_recorders_day_without_a_zone(
@@ -358,9 +226,7 @@ def test_of_a_recording_known_by_date_only_no_hour_is_told(
     write_sound(tmp_path / "in" / "2_AAA_20240513.ogg", note("lowtoo", 10))
     here = station(station_yaml, recognizer, "Asia/Kolkata", utc("2024-05-12 12:00"))
     here.replay(tmp_path / "in")
-    with sqlite3.connect(here.config.database) as db:
-        db.execute("UPDATE recordings SET time_source = 'date' WHERE path LIKE '%_AAA_%'")
-    db.close()
+    assert here.rows("SELECT time_source FROM recordings ORDER BY path") == [("date",), ("name",), ("date",)]
     assert here.rows("SELECT day, species, detections, first, last FROM species_by_day ORDER BY day") == [
         ("2024-05-12", "midtoo", 4, "06:15:00", "06:15:00"),
         ("2024-05-13", "lowtoo", 3, None, None),
@@ -370,36 +236,3 @@ def test_of_a_recording_known_by_date_only_no_hour_is_told(
         ("2024-05-12", 15.0),
         ("2024-05-13", 10.0),
     ]
-
-
-@pytest.mark.slow
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(where=moments(), missing_s=st.integers(20, 300), restart=st.booleans())
-def test_what_belongs_to_one_moment_lies_on_one_local_day(
-    where: tuple[ZoneInfo, datetime],
-    missing_s: int,
-    restart: bool,
-    recognizer: Recognizer,
-    station_yaml: StationYaml,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    """Half a minute of sound and a loss behind it, from a moment in any zone on; what each second is, is known."""
-    zone, start = where
-    folder = tmp_path_factory.mktemp("moment")
-    damaged(folder / f"{start:%Y%m%dT%H%M%S}Z.wav", 30, 30 + missing_s)
-    here = station(station_yaml, recognizer, zone.key, start, f"state: {folder / 'state'}")
-    here.replay(folder)
-    seconds = [(start + timedelta(seconds=n)).astimezone(zone).date() for n in range(30 + missing_s)]
-    windows = [(start + timedelta(seconds=2.5 * n)).astimezone(zone) for n in range(11)]
-    heard, lost = Counter(map(str, seconds[:30])), Counter(map(str, seconds[30:]))
-    assert here.rows("SELECT day, analysed_s, lost_s FROM effort_by_day ORDER BY day") == [
-        (day, heard[day], pytest.approx(lost[day], abs=0.05)) for day in sorted(heard | lost)
-    ]
-    counted = Counter(str(window.date()) for window in windows)
-    assert dict(here.rows("SELECT day, detections FROM species_by_day")) == counted
-    assert dict(here.rows("SELECT hour, detections FROM hourly_activity")) == Counter(f"{w:%H}" for w in windows)
-    for day in sorted(heard | lost):
-        here.now = max(start + timedelta(seconds=n) for n, on in enumerate(seconds) if str(on) == day)
-        here.clock.reanchor()
-        here = here.killed() if restart else here
-        assert here.today() == (heard[day], pytest.approx(lost[day], abs=0.01), counted[day])
