@@ -133,6 +133,24 @@ def test_the_last_detection_of_the_source_is_retained_and_no_event_is(
     assert retained(mosquitto, f"{BASE}/detection") == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [("microphone", "folder"), ("folder", "microphone")])
+def test_the_last_detection_of_a_source_of_before_goes(
+    config_of: ConfigOf, bundle_folder: Path, mosquitto: int, before: str, after: str
+) -> None:
+    config = config_of(mosquitto, f"source: {before}", "folder: {path: in}")
+    with publisher_of(config) as publisher:
+        fill(config.database, bundle_folder, [heard(1, before)])
+        assert publisher.drain(20)
+        assert until(lambda: retained(mosquitto, f"{BASE}/source/{before}/last"))
+    last = f"{BASE}/source/{before}/last"
+    other = config_of(mosquitto, f"source: {after}", "folder: {path: in}")
+    with Listener(mosquitto, last) as listener, publisher_of(other):
+        assert until(lambda: listener.payloads(last)[-1:] == [""])
+    assert retained(mosquitto, last) == []
+    assert retained(mosquitto, f"{BASE}/meta"), "what is true of any source stays"
+
+
 def test_a_replay_says_nothing_of_the_station(config_of: ConfigOf, bundle_folder: Path, mosquitto: int) -> None:
     config = config_of(mosquitto)
     assert config.mqtt

@@ -72,6 +72,32 @@ def test_both_sides_of_the_date_line_have_data(tmp_path: Path) -> None:
     assert not np.isnan(rasters.at(np.zeros(2, np.float32), edge)["bio1"]).any()
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"cell": 1.0},
+        {"cell": 0.1, "rows": 1800},
+        {"cell": 0.25, "rows": 720, "dtype": "int16", "nodata": -9999},
+        {"cell": 1.0, "west": 0.0},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("east", [True, False])
+def test_a_cell_without_data_takes_nothing_from_across_the_date_line(
+    tmp_path: Path, shape: dict[str, object], east: bool
+) -> None:
+    empty = shape.get("nodata", np.nan)
+    folder = make_rasters(tmp_path / "r")
+    side = 1 if east else -1  # the one that has no data
+    value = lambda _, lon: np.where(side * ((lon + 180) % 360 - 180) > 0, empty, 5)  # noqa: E731
+    write_raster(folder / "bio1.tif", value, **shape)
+    layer = Rasters.open(folder).grid().layers["bio1"]
+    half = layer.shape[1] // 2
+    with_data, without = (layer[:, :half], layer[:, half:]) if east else (layer[:, half:], layer[:, :half])
+    assert np.isnan(without).all()
+    assert (with_data == 5).all()
+
+
 def test_nodata_is_nan_in_both(tmp_path: Path) -> None:
     folder = make_rasters(tmp_path / "r")
     write_raster(folder / "elevation.tif", lambda _, lon: np.where(lon < 0, -9999, 100), dtype="int16", nodata=-9999)

@@ -119,6 +119,14 @@ def _cells(raster: rasterio.DatasetReader, rows: NDArray[np.int_], columns: NDAr
     return values
 
 
+def _within(first: float, step: float, axis: int, low: float, high: float) -> NDArray[np.bool_]:
+    """Which rows (0) or columns (1) of the grid have their centre in the raster: GDAL gives a cell that only touches
+    its edge the value behind that edge, though there is no data, or those of the other side of the world."""
+    centres = first + step * (np.arange(_GRID_SHAPE[axis]) + 0.5)
+    found: NDArray[np.bool_] = (centres >= low) & (centres < high)
+    return found
+
+
 def _warp(path: Path, category: bool) -> Values:
     """One layer on the grid. Of coarse cells a mean by area is their value, so nothing is made up between them."""
     grid = np.full(_GRID_SHAPE, np.nan, np.float32)
@@ -134,6 +142,9 @@ def _warp(path: Path, category: bool) -> Values:
                 dst_nodata=np.nan,
                 resampling=Resampling.nearest if category else Resampling.average,
             )
+            if raster.crs.is_geographic:
+                part[:, ~_within(turn - 180.0, GRID_STEP_DEG, 1, raster.bounds.left, raster.bounds.right)] = np.nan
+                part[~_within(90.0, -GRID_STEP_DEG, 0, raster.bounds.bottom, raster.bounds.top)] = np.nan
             grid = np.where(np.isnan(grid), part, grid)
             if not np.isnan(grid).any():
                 break

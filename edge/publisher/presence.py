@@ -16,6 +16,7 @@ from edge.publisher.messages import rounded, told_decimals, topic_of
 from edge.types import Place, utc_text
 
 ONLINE, OFFLINE = "online", "offline"
+_RETAINED = ("microphone", "folder")  # sources whose last detection may lie on the broker
 _EXPIRY_INTERVALS = 3  # a health message that nobody renewed is forgotten by the broker (MQTT 5)
 
 
@@ -26,7 +27,7 @@ class Presence:
     status_topic: str
     health_topic: str
     health_expiry_s: int
-    fixed: Mapping[str, str]  # topic -> payload, sent at every connect
+    fixed: Mapping[str, str]  # topic -> payload, sent at every connect; an empty one takes away what is retained
     last_topics: Mapping[str, str] = field(default_factory=dict)  # source -> topic of its last detection
     birth_topic: str | None = None  # where Home Assistant says `online`
     discovery_topic: str | None = None
@@ -36,6 +37,8 @@ def station_presence(config: Config, bundle: Bundle, version: str, started: date
     """Presence of the daemon under one configuration; `started` is aware UTC."""
     sources: tuple[str, ...] = (config.source,)
     fixed = {topic_of(config, "meta"): _meta(config, bundle, version, started)}
+    unused = (source for source in _RETAINED if source not in sources)
+    fixed |= {topic_of(config, f"source/{source}/last"): "" for source in unused}  # what it was when it had that one
     status, health = topic_of(config, "status"), topic_of(config, "health")
     last = {source: topic_of(config, f"source/{source}/last") for source in sources}
     expiry_s = ceil(_EXPIRY_INTERVALS * config.health.interval_s)
