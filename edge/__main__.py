@@ -26,7 +26,7 @@ from edge.clips.reserve import Reserve
 from edge.clips.retention import ALL_CLIPS, Retention
 from edge.config import DEMO_FOLDER, Config, load_config
 from edge.contract.audio import WINDOW_SAMPLES
-from edge.contract.errors import StoreError
+from edge.contract.errors import StoreError, UsageError
 from edge.contract.labels import read_labels
 from edge.contract.program import run_program
 from edge.demo.run import run_demo
@@ -101,15 +101,15 @@ def replay(
     done = _with_progress(settings, folder, jobs, cluster, console)
     cost = Cost(time.perf_counter() - start, cpu_seconds() - cpu, done.seconds)
     with Store(settings.database) as store:
-        paths = [o.path for o in done.outcomes]
-        score = score_store(store, settings.station.id, done.bundle_id, paths, truth) if truth else None
-        detections, species = store.heard_in(settings.station.id, done.bundle_id, paths)
+        recordings = {o.path: o.recording for o in done.outcomes if o.recording}
+        score = score_store(store, done.bundle_id, recordings, truth) if truth else None
+        detections, species = store.heard_in(done.bundle_id, recordings.values())
         summary = replay_summary(done.outcomes, detections, species, cost, score, done.waiting)
         _show(console, store, settings, done, summary)
         if score:
             console.print(score_line(score[0]))
         if parquet:
-            written = write_parquet(store, settings.station.id, done.bundle_id, paths, parquet)
+            written = write_parquet(store, done.bundle_id, sorted(set(recordings.values())), parquet)
             console.print(f"{parquet}: {', '.join(written)}", soft_wrap=True, markup=False)
     if as_json:
         print(json.dumps(summary, ensure_ascii=False), flush=True)
@@ -138,7 +138,8 @@ def _with_progress(settings: Config, folder: Path, jobs: int, cluster: str | Non
 
 def _show(console: Console, store: Store, settings: Config, done: Replayed, summary: dict[str, Any]) -> None:
     if summary["detections"]:
-        console.print(species_table(store))
+        recordings = [o.recording for o in done.outcomes if o.recording]
+        console.print(species_table(store, done.bundle_id, recordings))
     if summary["refused"]:
         console.print(refused_table(done.outcomes))
     console.print(
@@ -211,16 +212,29 @@ def why(
 def review(
     detection: Annotated[str, typer.Argument(metavar="ID", help="Id of a detection, or how it begins.")],
     verdict: Annotated[Verdict, typer.Argument(help="What a person heard.")],
+    instead: Annotated[
+        str | None, typer.Option(metavar="SPECIES", help="What it is instead: a code, a name, or any words.")
+    ] = None,
     note: Annotated[str, typer.Option(help="Anything worth keeping.")] = "",
     reviewer: Annotated[str | None, typer.Option(help="Who says so; by default the name you are logged in by.")] = None,
     config: CONFIG = Path("station.yaml"),
 ) -> None:
-    """Say what a person heard in a detection. Its clip is then never removed."""
+    """Say what a person heard in a detection. Neither that nor the clip is ever removed, even if the detection goes."""
     with Store(load_config(config).database) as store:
         found = explain(store, detection)
         who = reviewer or _user()
-        store.review(found["id"], who, verdict.value, note, keep=True)
-    print(f"{found['id']}: {found['common_name'] or found['species']}, {verdict.value} ({who})")
+        other = _instead(store, instead, verdict)
+        store.review(found["id"], who, verdict.value, note, keep=True, instead=other)
+    rather = f", instead {other}" if other else ""
+    print(f"{found['id']}: {found['common_name'] or found['species']}, {verdict.value}{rather} ({who})")
+
+
+def _instead(store: Store, text: str | None, verdict: Verdict) -> str | None:
+    """The code of a species that the record knows; other words as they are: a person may know more than the bundle."""
+    words = " ".join((text or "").split())
+    if words and verdict == Verdict.correct:
+        raise UsageError(f"--instead: found {words!r} with verdict correct; expected with wrong or unsure")
+    return (store.species_named(words) or words) if words else None
 
 
 @app.command()

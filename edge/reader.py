@@ -10,20 +10,23 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 from edge.analysis import Analyst, Batch, Found, Stretch
+from edge.capture.content import state_of
 from edge.capture.recording import Decoder
-from edge.capture.start_time import start_of
+from edge.capture.start_time import StartTime, start_of
 from edge.config import Config
 from edge.contract.audio import RATE_HZ, Samples
 from edge.contract.bundle import file_sha256
 from edge.contract.errors import RecordingError
+from edge.identity import Identify, Identity, recording_id, told_of
 from edge.local_clock import LocalClock
-from edge.types import Gap, GapRow, Place, RecordingRow, stable_id
+from edge.store.files import file_id
+from edge.types import FileState, Gap, GapRow, Place, RecordingRow, stable_id
 
-_MTIME_NS_MAX = 2**63 - 1
 _EVENTS_MAX = 16  # that wait to be stored, for each thread: memory does not grow while the disk is slow
 _PATIENCE_S = 0.5  # of a thread that cannot hand over its event, before it asks whether anybody still listens
 
@@ -34,15 +37,18 @@ class Task:
 
     path: Path
     name: str  # by which the record knows it
-    bytes: int
-    mtime_ns: int
+    file: FileState
     source: str
 
     @classmethod
     def of(cls, path: Path, name: str, source: str) -> "Task":
-        """Raises OSError if the file is not there."""
-        stat = path.stat()  # a row can hold no later time; a broken clock may have written the year 2400
-        return cls(path, name, stat.st_size, max(-_MTIME_NS_MAX, min(stat.st_mtime_ns, _MTIME_NS_MAX)), source)
+        """Raises OSError if the file is not there, or cannot be read."""
+        return cls(path, name, state_of(path), source)
+
+    @property
+    def bytes(self) -> int:
+        """Of the file."""
+        return self.file.bytes
 
 
 @dataclass(frozen=True)
@@ -83,11 +89,19 @@ class Ended:
 
 
 @dataclass(frozen=True)
+class Same:
+    """A file is a recording whose analysis stands, or which is being read under another name."""
+
+    task: Task
+    id: str
+
+
+@dataclass(frozen=True)
 class Refused:
     """A recording cannot be analysed, now or later."""
 
     task: Task
-    id: str
+    id: str  # of the recording, if it had begun; otherwise of the file
     reason: str
     gap: GapRow | None
 
@@ -101,7 +115,7 @@ class Unread:
     id: str | None  # of its row, if it had begun
 
 
-Event = Begun | Heard | Missed | Found | Ended | Refused | Unread
+Event = Begun | Same | Heard | Missed | Found | Ended | Refused | Unread
 Events = Generator[Event, None, None]
 Reading = Callable[[Iterable[Task]], Events]
 
@@ -114,24 +128,38 @@ class _Open:
     ended: Ended | None = None  # with the last one of the recording; its windows are not counted yet
 
 
-def read_recordings(analyst: Analyst, tasks: Iterable[Task], keep_sound: bool = False) -> Events:
+def read_recordings(
+    analyst: Analyst, tasks: Iterable[Task], keep_sound: bool = False, identify: Identify | None = None
+) -> Events:
     """Analyse recordings one after the other. The windows of several share batches, so a recording may end after the
-    next one has begun; the events of each are in order. `keep_sound`: with Heard events."""
+    next one has begun; the events of each are in order. `keep_sound`: with Heard events. `identify` says which
+    recording a file is; without it each is new."""
+    identify = identify or partial(_new, analyst.config.station.id)
     batch = Batch(analyst)
     open_: deque[_Open] = deque()
     for task in tasks:
-        yield from _read(analyst, task, batch, open_, keep_sound)
+        yield from _read(analyst, task, batch, open_, keep_sound, identify)
     yield from _answered(batch, open_, rest=True)
 
 
-def _read(analyst: Analyst, task: Task, batch: Batch, open_: deque[_Open], keep_sound: bool) -> Events:
-    row, decoder = None, None
+def _new(station: str, _: str, sha256: str, told: str) -> Identity:
+    return Identity(recording_id(station, sha256, told), False)
+
+
+def _read(
+    analyst: Analyst, task: Task, batch: Batch, open_: deque[_Open], keep_sound: bool, identify: Identify
+) -> Events:
+    row, decoder, digest = None, None, ""
     try:
         with analyst.stopwatch("decode"):
             digest = file_sha256(task.path)
-        recording_id = stable_id(analyst.config.station.id, task.name, digest)
         with Decoder(task.path) as decoder:
-            row = _row(analyst.config, task, recording_id, digest, decoder.expected_s)
+            start = start_of(task.path, zone=analyst.config.zone, duration_s=decoder.expected_s)
+            identity = identify(task.name, digest, told_of(task.name, start.source))
+            if identity.done:
+                yield Same(task, identity.id)
+                return
+            row = _row(analyst.config, task, identity.id, digest, start)
             yield Begun(task, row, decoder.expected_s)
             stretch, heard_s = Stretch(analyst, row), 0.0
             for piece in _pieces(analyst, decoder):
@@ -150,7 +178,8 @@ def _read(analyst: Analyst, task: Task, batch: Batch, open_: deque[_Open], keep_
             last.ended = Ended(task, row, heard_s, 0, decoder.warning, _lost(row, stretch.ends_s, decoder))
             open_.append(last)
     except RecordingError as error:
-        yield Refused(task, recording_id, error.reason, _lost(row, 0.0, decoder) if row and decoder else None)
+        refused_id = row.id if row else file_id(analyst.config.station.id, task.name, digest)
+        yield Refused(task, refused_id, error.reason, _lost(row, 0.0, decoder) if row and decoder else None)
     except OSError as error:
         yield Unread(task, error, row.id if row else None)
     else:
@@ -192,14 +221,13 @@ def _ended(open_: deque[_Open], now: tuple[str, float] | None) -> Events:
             yield replace(over.ended, windows=over.stretch.windows)
 
 
-def _row(config: Config, task: Task, recording_id: str, digest: str, duration_s: float | None) -> RecordingRow:
-    start = start_of(task.path, zone=config.zone, duration_s=duration_s)
+def _row(config: Config, task: Task, id_: str, digest: str, start: StartTime) -> RecordingRow:
     local = LocalClock(config.zone, start.utc_offset_minutes)
     return RecordingRow(
-        id=recording_id,
+        id=id_,
         path=task.name,
-        bytes=task.bytes,
-        mtime_ns=task.mtime_ns,
+        bytes=task.file.bytes,
+        mtime_ns=task.file.mtime_ns,
         sha256=digest,
         start=start.start_utc,
         time_source=start.source,

@@ -4,13 +4,15 @@ Resumes after a kill; a second run changes nothing. Every recording ends analyse
 stands in the way of the others. One thread writes, however many read.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge.analysis import Analyst, Found
+from edge.capture.content import continues
 from edge.capture.recording import find_recordings, record_name
 from edge.clips.maker import ClipMaker
 from edge.cluster import ClusterReaders
@@ -18,6 +20,7 @@ from edge.config import Config
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import UsageError
 from edge.engines.onnx import cores
+from edge.identity import Identity, identify
 from edge.publisher import Publisher
 from edge.reader import (
     Begun,
@@ -29,12 +32,14 @@ from edge.reader import (
     Readers,
     Reading,
     Refused,
+    Same,
     Task,
     Unread,
     read_recordings,
 )
 from edge.recognizer import best_recognizer
 from edge.store.clips import ClipTable
+from edge.store.files import Finished, known_by_content
 from edge.store.outbox import OutboxTable
 from edge.store.record import Store
 from edge.types import GapRow, Outcome
@@ -91,6 +96,10 @@ class Replay:
         self.progress = Progress()
         self._clips: dict[str, ClipMaker] = {}  # of the recordings that are being read
         self._new: dict[str, int] = {}  # new detections of these
+        self._readers: dict[str, str] = {}  # recording -> name of the file that is being read for it
+        self._lock = threading.Lock()  # of these: readers in other threads ask who reads
+        self._twins: dict[str, list[Same]] = {}  # other files that wait for the end of one of these
+        self._passed_over: dict[str, str] = {}  # name of a file that is read in vain -> the recording that it is
         self._read: dict[str, tuple[float, float]] = {}  # of these: seconds analysed, bytes for each of them
         bundle = analyst.bundle
         store.add_bundle(bundle, (bundle.folder / "manifest.json").read_text(encoding="utf8"))
@@ -102,10 +111,9 @@ class Replay:
         self.progress = Progress(len(paths), sum(map(_size, paths)))
         tasks = self._tasks(root, paths, ended)
         with ExitStack() as stack:
-            stack.callback(self._drop_clips)
+            stack.callback(self._let_go)
             for event in stack.enter_context(closing((reading or self.reading)(tasks))):
-                outcome = self._take(event)
-                ended.extend([outcome] if outcome else [])
+                ended.extend(self._take(event))
                 while ended:
                     yield ended.popleft()
         yield from ended
@@ -118,15 +126,25 @@ class Replay:
             for event in () if outcome else self.reading([task]):
                 if isinstance(event, Unread):
                     raise event.error
-                outcome = self._take(event) or outcome
+                outcome = next(iter(self._take(event)), outcome)
         finally:
-            self._drop_clips()
+            self._let_go()
         assert outcome is not None  # every task has its last event
         return outcome
 
     def reading(self, tasks: Iterable[Task]) -> Events:
         """Read recordings in this thread."""
-        return read_recordings(self.analyst, tasks, keep_sound=self._open_clips is not None)
+        return read_recordings(self.analyst, tasks, self._open_clips is not None, self._identify)
+
+    def _identify(self, name: str, sha256: str, told: str) -> Identity:
+        """Which recording a file is; in the thread that has read it."""
+        known = known_by_content(self.store.path, self._station, sha256)
+        identity = identify(known, self._station, self.analysis, name, sha256, told)
+        with self._lock:
+            if identity.whole in self._readers:
+                return Identity(str(identity.whole), done=True)
+            mine = identity.done or self._readers.setdefault(identity.id, name) == name
+        return identity if mine else replace(identity, done=True)
 
     def _tasks(self, root: Path, paths: list[Path], ended: deque[Outcome]) -> Iterator[Task]:
         """What is still to be done; how the others ended goes to `ended`."""
@@ -135,7 +153,7 @@ class Replay:
             try:
                 task = Task.of(path, name, self._source)
             except OSError as error:
-                ended.append(_unread(name, 0, error))
+                ended.append(_unread_file(name, 0, error))
                 continue
             earlier = self._finished(task)
             if earlier:
@@ -145,38 +163,101 @@ class Replay:
                 yield task
 
     def _finished(self, task: Task) -> Outcome | None:
-        done = self.store.finished(self._station, task.name, task.bytes, task.mtime_ns, self.analysis)
-        if done is None:
-            return None
-        return Outcome(task.name, task.bytes, done.state, done.reason, done.audio_s, done.windows, 0, True)
+        done = self.store.finished(self._station, task.name, task.file, self.analysis)
+        return _earlier(task, done) if done else None
 
-    def _take(self, event: Event) -> Outcome | None:
-        """Store what comes of a recording; how it ended, if it did."""
+    def _take(self, event: Event) -> list[Outcome]:
+        """Store what comes of a recording; how it ended, if it did, and files that waited for that."""
         with self.analyst.stopwatch("store"):
-            if isinstance(event, Ended):
-                return self._end(event)
-            if isinstance(event, Refused):
-                return self._refuse(event)
-            if isinstance(event, Unread):  # tried again next time
-                self._forget(event.id)
-                return _unread(event.task.name, event.task.bytes, event.error)
-            if isinstance(event, Begun):
+            if isinstance(event, Heard | Missed | Found):
+                if event.row.path not in self._passed_over:
+                    self._go_on(event)
+            elif isinstance(event, Begun):
                 self._begin(event)
-            elif isinstance(event, Heard):
-                self._clips[event.row.id].hear(event.samples)
-            elif isinstance(event, Missed):
-                self._miss(event)
+            elif isinstance(event, Same):
+                return self._same(event)
             else:
-                self._found(event)
-        return None
+                return self._last(event)
+        return []
+
+    def _go_on(self, event: Heard | Missed | Found) -> None:
+        """More of a recording."""
+        if isinstance(event, Found):
+            self._found(event)
+        elif isinstance(event, Missed):
+            self._miss(event)
+        else:
+            self._clips[event.row.id].hear(event.samples)
+
+    def _last(self, event: Ended | Refused | Unread) -> list[Outcome]:
+        """The last event of a file that was read."""
+        recording = event.row.id if isinstance(event, Ended) else event.id
+        whose = self._passed_over.pop(event.task.name, None)
+        if whose is not None:
+            return self._same(Same(event.task, whose))
+        with self._lock:
+            for mine in [mine for mine, name in self._readers.items() if name == event.task.name]:
+                del self._readers[mine]
+        twins = self._twins.pop(recording or "", [])
+        if isinstance(event, Unread):  # tried again next time
+            self._forget(event.id)
+            return [_unread(event), *(_unread(Unread(twin.task, event.error, None)) for twin in twins)]
+        outcome = self._end(event) if isinstance(event, Ended) else self._refuse(event)
+        return [outcome, *(same for twin in twins for same in self._same(twin))]
+
+    def _same(self, event: Same) -> list[Outcome]:
+        """A file is a recording that needs no reading, or whose end it waits for."""
+        task = event.task
+        with self._lock:
+            if event.id in self._readers:
+                self._twins.setdefault(event.id, []).append(event)
+                return []
+        self.progress.bytes_done += task.bytes
+        done = self.store.finished_recording(event.id)
+        if done is None:  # whoever read it could not
+            return [_unread(Unread(task, OSError(0, "its copy could not be read"), None))]
+        grown = self._grown(task, event.id)
+        self.store.same_again(event.id, self._station, task.name, task.file, grown)
+        return [_earlier(task, done)]
+
+    def _grown(self, task: Task, recording: str) -> dict[str, bool]:
+        """Of other recordings that this file was, whether it has grown out of them, as far as that can be said."""
+        grown: dict[str, bool] = {}
+        for other, file in self.store.earlier(self._station, task.name, recording).items():
+            with suppress(OSError):
+                continued = continues(task.path, file)
+                grown |= {} if continued is None else {other: continued}
+        return grown
 
     def _begin(self, event: Begun) -> None:
-        row = event.row
-        self.store.begin(row, self._station, self.analyst.bundle.id, self.analysis)
+        row, task = event.row, event.task
+        if task.name in self._passed_over:
+            return
+        with self._lock:
+            reader = self._readers.setdefault(row.id, task.name)
+        if reader != task.name:  # on a cluster nobody asks before
+            self._passed_over[task.name] = row.id
+            return
+        grown = self._grown(task, row.id)
+        for other in (other for other, has_grown in grown.items() if has_grown):
+            self._pass_over(other, row.id)
+        self.store.begin(row, self._station, self.analyst.bundle.id, self.analysis, task.file, grown)
         self._new[row.id], self._read[row.id] = 0, (0.0, row.bytes / (event.expected_s or float("inf")))
         if self._open_clips:
             self._clips[row.id] = maker = self._open_clips()
             maker.begin(row)
+
+    def _pass_over(self, recording: str, whole: str) -> None:
+        """Another file that has grown out of this recording is read, too: that counts."""
+        with self._lock:
+            name = self._readers.pop(recording, None)
+        if name is not None:
+            self._passed_over[name] = whole
+            self._twins.setdefault(whole, []).extend(self._twins.pop(recording, []))
+            seconds, bytes_each_s = self._read.get(recording, (0.0, 0.0))  # none: it is claimed, and begins only now
+            self.progress.audio_s -= seconds
+            self.progress.bytes_done -= seconds * bytes_each_s
+            self._forget(recording)
 
     def _found(self, found: Found) -> None:
         recording = found.row.id
@@ -207,15 +288,17 @@ class Replay:
         self.progress.bytes_done += task.bytes - done_s * bytes_each_s
         new = self._new[recording]
         self._forget(recording)
-        return Outcome(task.name, task.bytes, "analysed", event.warning, event.audio_s, event.windows, new, False)
+        return Outcome(
+            task.name, task.bytes, "analysed", event.warning, event.audio_s, event.windows, new, False, recording
+        )
 
     def _refuse(self, event: Refused) -> Outcome:
         task = event.task
         self._add_gap(event.gap)
-        self.store.refuse(event.id, self._station, task.name, task.bytes, task.mtime_ns, self.analysis, event.reason)
+        self.store.refuse(event.id, self._station, task.name, task.file, self.analysis, event.reason)
         self.progress.bytes_done += task.bytes
         self._forget(event.id)
-        return Outcome(task.name, task.bytes, "refused", event.reason, 0.0, 0, 0, False)
+        return Outcome(task.name, task.bytes, "refused", event.reason, 0.0, 0, 0, False, event.id)
 
     def _forget(self, recording: str | None) -> None:
         """Nothing more comes of a recording."""
@@ -229,14 +312,26 @@ class Replay:
             self.store.add_gaps(self._station, [gap])
             self._on_gap(gap, gap.seconds)
 
-    def _drop_clips(self) -> None:
+    def _let_go(self) -> None:
+        """Nothing is read any more."""
         for maker in self._clips.values():
             maker.close()
-        self._clips.clear()
+        for of_recordings in (self._clips, self._readers, self._twins, self._passed_over):
+            of_recordings.clear()
 
 
-def _unread(name: str, size: int, error: OSError) -> Outcome:
-    return Outcome(name, size, "refused", f"cannot be read: {error.strerror or error}", 0.0, 0, 0, False)
+def _earlier(task: Task, done: Finished) -> Outcome:
+    return Outcome(
+        task.name, task.bytes, done.state, done.reason, done.audio_s, done.windows, 0, True, done.recording_id
+    )
+
+
+def _unread(event: Unread) -> Outcome:
+    return _unread_file(event.task.name, event.task.bytes, event.error)
+
+
+def _unread_file(name: str, size: int, error: OSError) -> Outcome:
+    return Outcome(name, size, "refused", f"cannot be read: {error.strerror or error}", 0.0, 0, 0, False, None)
 
 
 def _size(path: Path) -> int:
@@ -293,7 +388,8 @@ def replay_folder(
             client_id = f"birdstation-{config.station.id}-replay"
             publisher = stack.enter_context(Publisher(lambda: OutboxTable(config.database), config.mqtt, client_id))
         if cluster:
-            reading = ClusterReaders(cluster, config, recognizer.bundle.id).events
+            known = store.known(config.station.id)
+            reading = ClusterReaders(cluster, config, recognizer.bundle.id, known, replay.analysis).events
         else:
             reading = Readers(replay.reading, jobs).events
         for outcome in replay.run(root, paths, reading):

@@ -79,6 +79,16 @@ class WindowScores:
 
 
 @dataclass(frozen=True)
+class FileState:
+    """What tells one state of a file from another without reading all of it."""
+
+    bytes: int
+    mtime_ns: int
+    ctime_ns: int  # of FAT no more than when the file was made, and in steps of two seconds or none
+    sample: str  # of its content: sums of a few blocks, as edge.capture.content takes them
+
+
+@dataclass(frozen=True)
 class RecordingRow:
     """An unbroken stretch of sound: a file that came in, or what the microphone heard, an hour of it at most. What it
     is, when it began, where it was made."""
@@ -247,7 +257,7 @@ class GapRow:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one recording ended."""
+    """How one recording ended, as one file of it was looked at."""
 
     path: str
     bytes: int
@@ -256,4 +266,5 @@ class Outcome:
     audio_s: float
     windows: int
     new_detections: int
-    earlier: bool  # it had ended so in an earlier run; nothing was done now
+    earlier: bool  # it had ended so before, in an earlier run or under another name; nothing was done now
+    recording: str | None  # its id; None: it could not be read

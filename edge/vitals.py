@@ -82,7 +82,7 @@ class Vitals:
 
     def missed(self, gap: GapRow, more_s: float) -> None:
         """Sound is missing, so many seconds more than when this gap was told last."""
-        if gap.reason not in ("off", "schedule"):
+        if gap.reason not in ("off", "schedule", "triggered"):
             self._today.add_lost(gap.start + timedelta(seconds=gap.seconds - more_s), more_s, gap.local)
 
     def tidied(self, retained: Retained) -> None:

@@ -134,9 +134,9 @@ def test_progress_ends_at_the_end(archive: Path, station_yaml: StationYaml) -> N
 def test_parquet_holds_what_the_database_does(archive: Path, station_yaml: StationYaml, tmp_path: Path) -> None:
     config = load_config(station_yaml())
     done = replay_folder(config, archive)
-    paths = [o.path for o in done.outcomes]
+    recordings = [o.recording for o in done.outcomes if o.recording]
     with Store(config.database) as store:
-        names = write_parquet(store, "porch", done.bundle_id, paths, tmp_path / "tables")
+        names = write_parquet(store, done.bundle_id, recordings, tmp_path / "tables")
         columns = [row[1] for row in store.rows("PRAGMA table_info(detections)")]
         detections = store.rows("SELECT d.*, r.path FROM detections d JOIN recordings r ON r.id = d.recording")
     assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == sorted(names)
@@ -144,7 +144,7 @@ def test_parquet_holds_what_the_database_does(archive: Path, station_yaml: Stati
     assert table.column_names == [*columns, "path"]
     found = zip(*(column.to_pylist() for column in table.columns), strict=True)
     assert sorted(found, key=repr) == sorted(detections, key=repr) != []
-    assert parquet.read_metadata(tmp_path / "tables" / "recordings.parquet").num_rows == len(paths)
+    assert parquet.read_metadata(tmp_path / "tables" / "recordings.parquet").num_rows == len(recordings)
 
 
 def test_parquet_without_pyarrow_says_what_to_install(
@@ -155,7 +155,7 @@ def test_parquet_without_pyarrow_says_what_to_install(
         Store(load_config(station_yaml()).database) as store,
         pytest.raises(ConfigError, match=r"pyarrow is missing; pip install 'birdstation\[parquet\]'"),
     ):
-        write_parquet(store, "porch", "b", [], tmp_path / "tables")
+        write_parquet(store, "b", [], tmp_path / "tables")
 
 
 # a cluster

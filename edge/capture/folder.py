@@ -31,6 +31,7 @@ class Content(NamedTuple):
 
     bytes: int
     mtime_ns: int
+    ctime_ns: int  # changes with whatever else is done to it: another card's file may have size and time of this one
 
 
 @dataclass(slots=True)  # there may be a million
@@ -177,7 +178,12 @@ def _content(entry: os.DirEntry[str], problems: list[str]) -> Iterator[tuple[str
             problems.append(f"{_printable(entry.path)}: cannot be looked at: {error.strerror}")
         return
     if stat.S_ISREG(status.st_mode):
-        yield entry.path.removeprefix("./"), Content(status.st_size, status.st_mtime_ns)  # as str(Path) has it
+        yield (
+            entry.path.removeprefix("./"),
+            Content(  # as str(Path) has it
+                status.st_size, status.st_mtime_ns, status.st_ctime_ns
+            ),
+        )
 
 
 def _printable(name: str) -> str:

@@ -27,10 +27,10 @@ def check_parquet(folder: Path) -> tuple[Any, Any]:
     return arrow, parquet
 
 
-def write_parquet(store: Store, station: str, bundle_id: str, paths: Sequence[str], folder: Path) -> list[str]:
+def write_parquet(store: Store, bundle_id: str, recordings: Sequence[str], folder: Path) -> list[str]:
     """Write recordings, detections, effort and gaps of these recordings, each to a file in `folder`, whole or not at
-    all; columns are the database's, and the recording's path. Returns the names of the files. Raises as
-    `check_parquet`, StoreError if a file cannot be written."""
+    all; columns are the database's, and the path under which a recording was analysed. Returns the names of the files.
+    Raises as `check_parquet`, StoreError if a file cannot be written."""
     arrow, parquet = check_parquet(folder)
     try:
         for table in TABLES:
@@ -40,7 +40,7 @@ def write_parquet(store: Store, station: str, bundle_id: str, paths: Sequence[st
             schema = arrow.schema([(name, getattr(arrow, kind)()) for name, kind in columns])
             part = folder / f".{table}.parquet.part"
             with parquet.ParquetWriter(part, schema) as writer:
-                for rows in _pieces(store, table, station, bundle_id, paths):
+                for rows in _pieces(store, table, bundle_id, recordings):
                     values = zip(schema, zip(*rows, strict=True), strict=True)
                     arrays = [arrow.array(list(column), field.type) for field, column in values]
                     writer.write_table(arrow.Table.from_arrays(arrays, schema=schema))
@@ -50,9 +50,7 @@ def write_parquet(store: Store, station: str, bundle_id: str, paths: Sequence[st
     return [f"{table}.parquet" for table in TABLES]
 
 
-def _pieces(
-    store: Store, table: str, station: str, bundle_id: str, paths: Sequence[str]
-) -> Iterator[list[tuple[Any, ...]]]:
+def _pieces(store: Store, table: str, bundle_id: str, recordings: Sequence[str]) -> Iterator[list[tuple[Any, ...]]]:
     """The table's rows of these recordings, some at a time."""
     sql = f"SELECT t.*, r.path FROM {table} t JOIN recordings r ON r.id = t.recording"
     if table == "recordings":
@@ -60,8 +58,8 @@ def _pieces(
     of_bundle = " AND t.bundle = ?" if table == "detections" else ""
     more = (bundle_id,) if of_bundle else ()
     rows: list[tuple[Any, ...]] = []
-    for path in paths:
-        rows += store.rows(f"{sql} WHERE r.station = ? AND r.path = ?{of_bundle}", (station, path, *more))
+    for recording in recordings:
+        rows += store.rows(f"{sql} WHERE r.id = ?{of_bundle}", (recording, *more))
         if len(rows) >= _ROWS:
             yield rows
             rows = []

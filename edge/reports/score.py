@@ -1,6 +1,6 @@
 """Scores a replay against labelled 5-s rows with the competition's metric. Reads the store; knows no sound."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES
@@ -17,44 +17,45 @@ def _names(path: str) -> list[str]:
     return [stem, stem.split(".")[0], stem.rpartition("_")[0]]
 
 
-def _path_of(paths: Sequence[str], wanted: Collection[str]) -> dict[str, str]:
+def _recording_of(recordings: Mapping[str, str], wanted: Collection[str]) -> dict[str, str]:
     """Name within a row id -> the recording; the whole stem goes before what it may be shortened to."""
     found: dict[str, str] = {}
-    for kind in zip(*map(_names, paths), strict=True):
+    for kind in zip(*map(_names, recordings), strict=True):
         of_kind: dict[str, str] = {}
-        for name, path in zip(kind, paths, strict=True):
-            if name in wanted and name not in found and of_kind.setdefault(name, path) != path:
-                raise UsageError(f"rows of {name}: expected one recording, found {of_kind[name]} and {path}")
-        found |= of_kind
+        for name, path in zip(kind, recordings, strict=True):
+            other = of_kind.setdefault(name, path) if name in wanted and name not in found else path
+            if recordings[other] != recordings[path]:
+                raise UsageError(f"rows of {name}: expected one recording, found {other} and {path}")
+        found |= {name: recordings[path] for name, path in of_kind.items()}
     return found
 
 
-def score_store(
-    store: Store, station: str, bundle_id: str, paths: Sequence[str], labels: RowLabels
-) -> tuple[RowScore, int]:
-    """Row-wise F1 of what the store holds for these recordings, and how many labelled rows have no recording here.
+def score_store(store: Store, bundle_id: str, recordings: Mapping[str, str], labels: RowLabels) -> tuple[RowScore, int]:
+    """Row-wise F1 of what the store holds for these recordings (path -> id), and how many labelled rows have none here.
 
     A row's prediction is what was detected in the window that answers for it (`window_of_row`). Raises UsageError if no
     row fits, or if one fits two recordings.
     """
-    path_of = _path_of(paths, set(labels.recording.values()))
-    rows = {row for row, name in labels.recording.items() if name in path_of}
+    recording_of = _recording_of(recordings, set(labels.recording.values()))
+    rows = {row for row, name in labels.recording.items() if name in recording_of}
     if not rows:
         raise UsageError("none of the labelled rows belongs to a recording in this folder")
+    mine = set(recording_of.values())
     heard: dict[tuple[str, int | None], set[str]] = {}
     samples: dict[str, int] = {}
-    for path, offset_s, species, audio_s in store.rows(
-        "SELECT r.path, d.offset_s, d.species, r.audio_s FROM detections d JOIN recordings r ON r.id = d.recording"
-        " WHERE d.bundle = ? AND r.station = ?",
-        (bundle_id, station),
+    for recording, offset_s, species, audio_s in store.rows(
+        "SELECT r.id, d.offset_s, d.species, r.audio_s FROM detections d JOIN recordings r ON r.id = d.recording"
+        " WHERE d.bundle = ?",
+        (bundle_id,),
     ):
-        heard.setdefault((path, round(offset_s * RATE_HZ)), set()).add(species)
-        samples[path] = round((audio_s or 0.0) * RATE_HZ)
+        if recording in mine:
+            heard.setdefault((recording, round(offset_s * RATE_HZ)), set()).add(species)
+            samples[recording] = round((audio_s or 0.0) * RATE_HZ)
     found = {}
     for row in rows:
-        path, end_s = path_of[labels.recording[row]], labels.end_s[row]
-        exact = heard.get((path, end_s * RATE_HZ - WINDOW_SAMPLES))
-        if birds := exact or heard.get((path, window_of_row(end_s, samples.get(path, 0)))):
+        recording, end_s = recording_of[labels.recording[row]], labels.end_s[row]
+        exact = heard.get((recording, end_s * RATE_HZ - WINDOW_SAMPLES))
+        if birds := exact or heard.get((recording, window_of_row(end_s, samples.get(recording, 0)))):
             found[row] = frozenset(birds)
     score = score_rows({row: labels.truth[row] for row in rows}, found, labels.recording)
     return score, len(labels.truth) - len(rows)

@@ -32,6 +32,16 @@ def peak_rss_mb() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+def of_recordings(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """One outcome of each recording: that of the file that was read, if any was. Files that are refused stand each for
+    itself."""
+    first: dict[str, Outcome] = {}
+    for outcome in sorted(outcomes, key=lambda o: o.earlier):
+        of = outcome.recording if outcome.state == "analysed" else None
+        first.setdefault(of or outcome.path, outcome)
+    return sorted(first.values(), key=lambda o: o.path)
+
+
 def replay_summary(
     outcomes: Sequence[Outcome],
     detections: int,
@@ -41,7 +51,9 @@ def replay_summary(
     waiting: int | None,
 ) -> dict[str, Any]:
     """The JSON object of a replay. `analysed` and `audio_s` count earlier runs too, `new_…` this run alone; `waiting`
-    are messages that no broker has acknowledged yet, None if none is configured. NaN becomes null."""
+    are messages that no broker has acknowledged yet, None if none is configured. A recording that has several files in
+    the folder counts once. NaN becomes null."""
+    outcomes = of_recordings(outcomes)
     analysed = [o for o in outcomes if o.state == "analysed"]
     new_audio_s = sum(o.audio_s for o in analysed if not o.earlier)
     summary: dict[str, Any] = {

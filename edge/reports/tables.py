@@ -1,5 +1,7 @@
 """A replay as people read it: detections by species, what was refused, the score. Prints nothing itself."""
 
+from collections.abc import Collection
+
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -13,23 +15,40 @@ from edge.types import Outcome
 _REFUSED_SHOWN_MAX = 20
 
 
-def species_table(store: Store) -> Table:
-    """Detections by species in the whole store, most heard first. Dates are those at the place."""
+def species_table(store: Store, bundle_id: str, recordings: Collection[str]) -> Table:
+    """Detections by species in these recordings, most heard first. Dates are those at the place."""
     table = Table(title="Detections", title_justify="left")
     table.add_column("species", overflow="fold", min_width=20)
     for name in ("detections", "files", "best"):
         table.add_column(name, justify="right")
     for name in ("first", "last"):
         table.add_column(name, no_wrap=True)
-    day = at_the_place("date", "d.start_utc", "d")
-    for common, code, count, recordings, best, first, last in store.rows(
-        "SELECT s.common_name, s.code, count(*), count(DISTINCT d.recording), max(d.score),"
-        f" min({day}), max({day}) FROM detections d JOIN species s ON s.code = d.species"
-        " JOIN recordings r ON r.id = d.recording GROUP BY d.species ORDER BY count(*) DESC, d.species"
-    ):
-        name = escape(common or code)
-        table.add_row(name, str(count), str(recordings), f"{best:.2f}", first, last)
+    for name, count, files, best, first, last in _by_species(store, bundle_id, set(recordings)):
+        table.add_row(escape(name), str(count), str(files), f"{best:.2f}", first, last)
     return table
+
+
+def _by_species(store: Store, bundle_id: str, wanted: set[str]) -> list[tuple[str, int, int, float, str, str]]:
+    """Name, detections, recordings, best score, first and last day."""
+    day = at_the_place("date", "d.start_utc", "d")
+    found: dict[str, tuple[str, int, int, float, str, str]] = {}
+    for recording, code, name, count, best, first, last in store.rows(
+        "SELECT d.recording, s.code, coalesce(nullif(s.common_name, ''), s.code), count(*), max(d.score),"
+        f" min({day}), max({day}) FROM detections d JOIN species s ON s.code = d.species"
+        " JOIN recordings r ON r.id = d.recording WHERE d.bundle = ? GROUP BY d.recording, d.species",
+        (bundle_id,),
+    ):
+        if recording in wanted:
+            _, total, files, high, earliest, latest = found.get(code, (name, 0, 0, best, first, last))
+            found[code] = (
+                name,
+                total + count,
+                files + 1,
+                max(high, best),
+                min(earliest, first),
+                max(latest, last),
+            )
+    return [found[code] for code in sorted(found, key=lambda code: (-found[code][1], code))]
 
 
 def refused_table(outcomes: list[Outcome]) -> RenderableType:

@@ -13,7 +13,7 @@ from edge.contract.errors import StoreError
 from edge.store.schema import migrations
 from edge.types import utc_text
 
-_BUSY_TIMEOUT_S = 30.0
+BUSY_TIMEOUT_S = 30.0
 Open = TypeVar("Open", bound="Connection")
 
 
@@ -33,7 +33,7 @@ class Connection:
         self.path = path
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = Database(sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S))
+            self._db = Database(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S))
         try:
             with self._errors():
                 self._db.execute("PRAGMA journal_mode = WAL")

@@ -4,30 +4,20 @@ Knows no sound, no network and no broker; messages are only laid into the outbox
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone
+from types import MappingProxyType
 from typing import Any
 
 from edge.contract.bundle import Bundle
 from edge.contract.taxonomy import Taxonomy
-from edge.store.connection import Connection, now_text
+from edge.store.connection import now_text
+from edge.store.files import Files, file_id
 from edge.store.schema import at_the_place
-from edge.types import Detection, Effort, GapRow, Message, RecordingRow, stable_id, utc_text
+from edge.types import Detection, Effort, FileState, GapRow, Message, RecordingRow, stable_id, utc_text
 
 
-@dataclass(frozen=True)
-class Finished:
-    """An earlier analysis of a recording that still stands."""
-
-    recording_id: str
-    state: str  # analysed or refused
-    reason: str | None
-    audio_s: float
-    windows: int
-
-
-class Store(Connection):
+class Store(Files):
     """The record of one station, for one thread. Raises StoreError in one line when it cannot be used.
 
     with Store(path) as store:
@@ -48,60 +38,99 @@ class Store(Connection):
         names = ({"code": s.code, "scientific_name": s.scientific_name, "common_name": s.common_name} for s in taxonomy)
         self._db.table("species").upsert_all(names, pk="code")
 
-    def finished(self, station: str, path: str, size: int, mtime_ns: int, analysis: str) -> Finished | None:
-        """An earlier end of this very file under the same bundle and settings, or None."""
-        found = self.rows(
-            "SELECT id, state, reason, coalesce(audio_s, 0), coalesce(windows, 0) FROM recordings"
-            " WHERE station = ? AND path = ? AND bytes = ? AND mtime_ns = ? AND analysis = ? AND state <> 'started'",
-            (station, path, size, mtime_ns, analysis),
-        )
-        return Finished(*found[0]) if found else None
-
-    def begin(self, recording: RecordingRow, station: str, bundle_id: str, analysis: str) -> None:
+    def begin(
+        self,
+        recording: RecordingRow,
+        station: str,
+        bundle_id: str,
+        analysis: str,
+        file: FileState | None = None,
+        grown: Mapping[str, bool] = MappingProxyType({}),
+    ) -> None:
         """Start or resume a recording. Rows of the same recording under other settings are replaced by the new ones;
-        rows of the same analysis, cut off earlier, stay: their ids come again. Rows of the same file when it was not
-        whole go: a copy that stalled and went on is heard once."""
+        rows of the same analysis, cut off earlier, stay: their ids come again.
+
+        `file` is the state of its file. `grown`: of other recordings that this file was, whether it has grown out of
+        them; these count no more, a copy that stalled and went on is heard once."""
         with self._transaction():
             known = self._db.execute("SELECT analysis FROM recordings WHERE id = ?", (recording.id,)).fetchone()
             if known and known[0] != analysis:
                 self._replace(recording.id)
             self._forget_time(recording.id)
-            self._supersede(recording, station)
             deployment = self._deployment(recording, station)
             self._db.table("recordings").upsert(
                 _recording_columns(recording, station)
-                | {"deployment": deployment}
+                | {"deployment": deployment, "grown_into": None}
                 | {"state": "started", "bundle": bundle_id, "analysis": analysis, "finished_utc": None},
                 pk="id",
             )
+            if file is not None:
+                self._forget_refusal(file_id(station, recording.path, recording.sha256))
+                self._note_file(station, recording.path, file, recording.id)
+            self._supersede(recording.id, [*_true(grown), *self._cut_short(recording, station, grown)])
+
+    def same_again(
+        self, recording_id: str, station: str, path: str, file: FileState, grown: Mapping[str, bool]
+    ) -> None:
+        """A file is a recording that the record has; `grown` as for `begin`."""
+        with self._transaction():
+            self._note_file(station, path, file, recording_id)
+            self._supersede(recording_id, _true(grown))
 
     def _forget_time(self, recording_id: str) -> None:
         self._db.execute("DELETE FROM effort WHERE recording = ?", (recording_id,))
         self._db.execute("DELETE FROM gaps WHERE recording = ?", (recording_id,))
 
-    def _supersede(self, recording: RecordingRow, station: str) -> None:
-        """What this file was before counts no more if it began at the same moment and was cut short, or its analysis
-        was. Whole recordings stay: another recorder's may have taken the name."""
+    def _forget_refusal(self, recording_id: str) -> None:
+        """A file that was refused before it could begin can be decoded now."""
+        self._db.execute(
+            "DELETE FROM files WHERE recording = (SELECT id FROM recordings WHERE id = ? AND start_utc IS NULL)",
+            (recording_id,),
+        )
+        self._db.execute("DELETE FROM recordings WHERE id = ? AND start_utc IS NULL", (recording_id,))
+
+    def _cut_short(self, recording: RecordingRow, station: str, grown: Mapping[str, bool]) -> list[str]:
+        """What this file was before, as far as no blocks can be compared: it began at the same moment and was cut
+        short, or its analysis was. Whole recordings stay: another recorder's may have taken the name."""
         earlier = self._db.execute(
             "SELECT id FROM recordings WHERE station = ? AND path = ? AND start_utc = ? AND id <> ?"
             " AND (state = 'started' OR (state = 'analysed' AND reason IS NOT NULL))",
             (station, recording.path, utc_text(recording.start), recording.id),
         ).fetchall()
-        for (other,) in earlier:
+        return [other for (other,) in earlier if other not in grown]
+
+    def _supersede(self, recording_id: str, earlier: Sequence[str]) -> None:
+        """What a recording has grown out of counts no more."""
+        for other in earlier:
             self._replace(other)
             self._forget_time(other)
-            self._db.execute(  # without `analysis`: should it come back, it is analysed again
+            self._db.execute(  # without `analysis`: should it come back alone, it is analysed again
                 "UPDATE recordings SET state = 'refused', reason = 'the file was changed', analysis = '',"
-                " audio_s = NULL, windows = NULL, finished_utc = ? WHERE id = ?",
-                (now_text(), other),
+                " audio_s = NULL, windows = NULL, finished_utc = ?, grown_into = ? WHERE id = ?",
+                (now_text(), recording_id, other),
+            )
+            self._db.execute(
+                "UPDATE recordings SET grown_into = ? WHERE grown_into = ? AND id <> ?",
+                (recording_id, other, recording_id),
             )
 
     def _replace(self, recording_id: str) -> None:
-        """Forget what was found in a recording before, and its messages that nobody has seen."""
+        """Forget what was found in a recording before, and its messages that nobody has seen. What a person said of it
+        stays, and so do the clips that this was said of."""
         of_it = "(SELECT id FROM detections WHERE recording = ?)"
         dropped = self._db.execute(f"DELETE FROM outbox WHERE state = 'waiting' AND id IN {of_it}", (recording_id,))
         self._count("messages created", -dropped.rowcount)  # as if never made: nobody has seen them
-        self._db.execute(f"DELETE FROM reviews WHERE detection IN {of_it}", (recording_id,))
+        self._db.execute(
+            "UPDATE clips SET kept = 1 WHERE id IN"
+            " (SELECT d.clip FROM detections d JOIN reviews v ON v.detection = d.id WHERE d.recording = ?)",
+            (recording_id,),
+        )
+        self._db.execute(  # of a salvaged database these may be missing
+            "UPDATE reviews SET (recording, species, start_utc, offset_s) ="
+            " (SELECT recording, species, start_utc, offset_s FROM detections WHERE id = detection)"
+            f" WHERE recording IS NULL AND detection IN {of_it}",
+            (recording_id,),
+        )
         self._db.execute("DELETE FROM detections WHERE recording = ?", (recording_id,))
 
     def add(
@@ -234,7 +263,8 @@ class Store(Connection):
         )
         lost = self.rows(
             "SELECT coalesce(sum(g.seconds), 0) FROM gaps_by_day g LEFT JOIN recordings r ON r.id = g.recording"
-            " WHERE g.station = ? AND g.day = ? AND g.reason NOT IN ('off', 'schedule') AND r.state IS NOT 'started'",
+            " WHERE g.station = ? AND g.day = ? AND g.reason NOT IN ('off', 'schedule', 'triggered')"
+            " AND r.state IS NOT 'started'",
             (station, day.isoformat()),
         )
         heard = self.rows(
@@ -250,9 +280,7 @@ class Store(Connection):
         with self._transaction():
             self._db.execute("INSERT INTO clock VALUES (?, ?, ?, 'step')", (boot, utc_text(at), seconds))
 
-    def refuse(
-        self, recording_id: str, station: str, path: str, size: int, mtime_ns: int, analysis: str, reason: str
-    ) -> None:
+    def refuse(self, recording_id: str, station: str, path: str, file: FileState, analysis: str, reason: str) -> None:
         """Set a recording aside with its reason; it is not tried again until the file changes."""
         with self._transaction():
             self._db.table("recordings").upsert(
@@ -260,8 +288,8 @@ class Store(Connection):
                     "id": recording_id,
                     "station": station,
                     "path": path,
-                    "bytes": size,
-                    "mtime_ns": mtime_ns,
+                    "bytes": file.bytes,
+                    "mtime_ns": file.mtime_ns,
                     "state": "refused",
                     "reason": reason,
                     "analysis": analysis,
@@ -269,30 +297,49 @@ class Store(Connection):
                 },
                 pk="id",
             )
+            self._note_file(station, path, file, recording_id)
 
-    def review(self, detection: str, reviewer: str, verdict: str, note: str, keep: bool) -> None:
-        """A person's word on a detection; a later one of the same person replaces it. `keep` protects the clip."""
+    def review(
+        self, detection: str, reviewer: str, verdict: str, note: str, keep: bool, instead: str | None = None
+    ) -> None:
+        """A person's word on a detection, and what it is `instead`; a later one of the same person replaces it. `keep`
+        protects the clip. The word stays when its detection goes, and is with it again when that comes again."""
         with self._transaction():
-            row = {"detection": detection, "reviewer": reviewer, "verdict": verdict, "note": note}
-            self._db.table("reviews").upsert(row | {"reviewed_utc": now_text()}, pk=("detection", "reviewer"))
+            self._db.execute(
+                "INSERT OR REPLACE INTO reviews"
+                " SELECT id, ?, ?, ?, ?, ?, recording, species, start_utc, offset_s FROM detections WHERE id = ?",
+                (reviewer, verdict, instead, note, now_text(), detection),
+            )
             if keep:
                 self._db.execute(
                     "UPDATE clips SET kept = 1 WHERE id = (SELECT clip FROM detections WHERE id = ?)", (detection,)
                 )
 
-    def heard_in(self, station: str, bundle_id: str, paths: Sequence[str]) -> tuple[int, int]:
+    def species_named(self, text: str) -> str | None:
+        """The code of the species whose code or name this is, whatever its case; None if the record has no such."""
+        found = self.rows(
+            "SELECT code FROM species WHERE lower(?) IN (lower(code), lower(scientific_name), lower(common_name))"
+            " ORDER BY code LIMIT 1",
+            (text,),
+        )
+        return str(found[0][0]) if found else None
+
+    def heard_in(self, bundle_id: str, recordings: Collection[str]) -> tuple[int, int]:
         """How many detections of how many species these recordings hold."""
-        wanted = set(paths)
+        wanted = set(recordings)
         heard = [
             (count, species)
-            for path, species, count in self.rows(
-                "SELECT r.path, d.species, count(*) FROM detections d JOIN recordings r ON r.id = d.recording"
-                " WHERE r.station = ? AND d.bundle = ? GROUP BY r.path, d.species",
-                (station, bundle_id),
+            for recording, species, count in self.rows(
+                "SELECT recording, species, count(*) FROM detections WHERE bundle = ? GROUP BY recording, species",
+                (bundle_id,),
             )
-            if path in wanted
+            if recording in wanted
         ]
         return sum(count for count, _ in heard), len({species for _, species in heard})
+
+
+def _true(grown: Mapping[str, bool]) -> list[str]:
+    return [recording for recording, has_grown in grown.items() if has_grown]
 
 
 def _recording_columns(recording: RecordingRow, station: str) -> dict[str, Any]:

@@ -207,7 +207,44 @@ def _views(db: Database) -> None:
                    iif(e.shed > 0, e.analysed_s, 0) AS reduced_s, 0 AS lost_s, 0 AS off_s
             FROM effort e JOIN recordings r ON r.id = e.recording
             UNION ALL
-            SELECT day, source, 0, 0, iif(reason IN ('off', 'schedule'), 0, seconds),
-                   iif(reason IN ('off', 'schedule'), seconds, 0)
+            SELECT day, source, 0, 0, iif(reason IN ('off', 'schedule', 'triggered'), 0, seconds),
+                   iif(reason IN ('off', 'schedule', 'triggered'), seconds, 0)
             FROM gaps_by_day)
         GROUP BY day, source""")
+
+
+@migrations()
+def recording_identity(db: Database) -> None:
+    """Which file was which recording, and into which it has grown; reviews that outlive their detections."""
+    db.execute("ALTER TABLE recordings ADD COLUMN grown_into TEXT")  # id of the recording that has all of this one
+    db.execute("CREATE INDEX recordings_content ON recordings (sha256) WHERE sha256 IS NOT NULL")
+    db.execute("""
+        CREATE TABLE files (
+            station TEXT NOT NULL, path TEXT NOT NULL, recording TEXT NOT NULL REFERENCES recordings(id),
+            bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, sample TEXT NOT NULL,
+            PRIMARY KEY (station, path, recording)) STRICT""")
+    db.execute("ALTER TABLE reviews RENAME TO reviews_before")
+    db.execute("""
+        CREATE TABLE reviews (
+            detection TEXT NOT NULL, reviewer TEXT NOT NULL,
+            verdict TEXT NOT NULL CHECK (verdict IN ('correct', 'wrong', 'unsure')), instead TEXT, note TEXT NOT NULL,
+            reviewed_utc TEXT NOT NULL, recording TEXT, species TEXT, start_utc TEXT, offset_s REAL,
+            PRIMARY KEY (detection, reviewer)) STRICT""")
+    db.execute("CREATE INDEX reviews_recording ON reviews (recording)")
+    db.execute("""
+        INSERT INTO reviews
+        SELECT v.detection, v.reviewer, v.verdict, NULL, v.note, v.reviewed_utc, d.recording, d.species, d.start_utc,
+               d.offset_s
+        FROM reviews_before v LEFT JOIN detections d ON d.id = v.detection""")
+    db.execute("DROP TABLE reviews_before")
+    db.execute("""
+        UPDATE clips SET kept = 1
+        WHERE id IN (SELECT d.clip FROM detections d JOIN reviews v ON v.detection = d.id)""")
+    db.execute("""
+        CREATE VIEW reviews_kept AS
+        SELECT v.detection, v.reviewer, v.verdict, v.instead, v.note, v.reviewed_utc, v.recording, r.path, v.species,
+               v.start_utc, v.offset_s, v.detection IN (SELECT id FROM detections) AS is_there,
+               coalesce((SELECT id FROM detections WHERE id = v.detection), (
+                   SELECT iif(min(abs(n.offset_s - v.offset_s)) < 5, n.id, NULL) FROM detections n
+                   WHERE n.recording IN (v.recording, r.grown_into) AND n.species = v.species)) AS stands_now
+        FROM reviews v LEFT JOIN recordings r ON r.id = v.recording""")

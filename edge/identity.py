@@ -1,0 +1,52 @@
+"""What a recording is: the bytes of its file at one station, and what the file's name alone says of time and place.
+
+The name counts only where the start was taken from it: two hours of a dead microphone are equal bytes, and two
+recordings. A copy, a link, another folder or root, a new name that tells the same are no other recording. Knows no SQL.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from edge.capture.file_name import told_by_name
+from edge.store.files import KnownRecording
+from edge.types import stable_id
+
+_FROM_NAME = ("name", "date")  # sources of a start
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which recording a file is."""
+
+    id: str
+    done: bool  # what the record has of it stands, or somebody else is reading it now
+    whole: str | None = None  # the recording into which it has grown, if that is to be analysed, too
+
+
+Identify = Callable[[str, str, str], Identity]  # the file's name, its SHA-256, what its name told
+
+
+def told_of(name: str, source: str | None) -> str:
+    """What a file's name told of a recording whose start has this source; "" where the name does not count."""
+    return told_by_name(PurePosixPath(name).stem) if source in _FROM_NAME else ""
+
+
+def recording_id(station: str, sha256: str, told: str) -> str:
+    """The id of a recording that the record does not know yet."""
+    return stable_id(station, "recording", sha256, told)
+
+
+def identify(
+    known: Sequence[KnownRecording], station: str, analysis: str, name: str, sha256: str, told: str
+) -> Identity:
+    """Which recording a file is, given those of the record that have its bytes. Ids of earlier versions stay; a file
+    whose name tells nothing is any of them."""
+    same = [k for k in known if not told or told_of(k.path, k.time_source) in ("", told)]
+    if not same:
+        return Identity(recording_id(station, sha256, told), False)
+    nearest = min(same, key=lambda k: (told_of(k.path, k.time_source) != told, k.path != name, k.analysis != analysis))
+    if nearest.whole is not None and nearest.whole_stands:
+        return Identity(nearest.whole, True)
+    dated = bool(told) and nearest.time_source == "mtime"  # the new name knows better when it began
+    return Identity(nearest.id, nearest.finished and nearest.analysis == analysis and not dated, nearest.whole)

@@ -1,0 +1,112 @@
+"""Which file, in which state, was which recording; and what the record knows by content. Opens no file but its own."""
+
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge.contract.errors import StoreError
+from edge.store.connection import BUSY_TIMEOUT_S, Connection
+from edge.types import FileState, stable_id
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An earlier analysis of a recording that still stands."""
+
+    recording_id: str
+    state: str  # analysed or refused
+    reason: str | None
+    audio_s: float
+    windows: int
+
+
+@dataclass(frozen=True)
+class KnownRecording:
+    """A recording that the record has, as far as it matters for whether a file is it."""
+
+    id: str
+    path: str  # under which it was analysed
+    time_source: str | None
+    finished: bool
+    analysis: str  # bundle and settings, as one sum
+    whole: str | None  # id of the recording into which its file has grown
+    whole_stands: bool  # that is analysed, under whatever settings: it cannot be made of this file
+
+
+_KNOWN = """
+    SELECT r.id, r.path, r.time_source, r.state <> 'started', r.analysis, r.grown_into, w.id IS NOT NULL, r.sha256
+    FROM recordings r LEFT JOIN recordings w ON w.id = r.grown_into AND w.state = 'analysed'
+    WHERE r.station = ?"""
+
+
+_FINISHED = "r.id, r.state, r.reason, coalesce(r.audio_s, 0), coalesce(r.windows, 0)"
+
+
+def known_by_content(database: Path, station: str, sha256: str) -> list[KnownRecording]:
+    """Recordings of a station with these bytes, the oldest first. Opens the database for this one question, so any
+    thread may ask. Raises StoreError."""
+    try:
+        uri = f"{database.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)) as db:
+            rows = db.execute(f"{_KNOWN} AND r.sha256 = ? ORDER BY r.rowid", (station, sha256)).fetchall()
+    except sqlite3.Error as error:
+        raise StoreError(f"{database}: {error}") from error
+    return [_known(row) for row in rows]
+
+
+def file_id(station: str, path: str, sha256: str) -> str:
+    """The id of a file that is no recording, since it cannot be decoded: each is refused by itself."""
+    return stable_id(station, path, sha256)
+
+
+class Files(Connection):
+    """Files and the recordings that they were, for the thread that writes."""
+
+    def finished(self, station: str, path: str, file: FileState, analysis: str) -> Finished | None:
+        """An earlier end of this very file, in this state, under the same bundle and settings, or None."""
+        found = self.rows(
+            f"SELECT {_FINISHED} FROM files f JOIN recordings r ON r.id = f.recording"
+            " WHERE f.station = ? AND f.path = ? AND f.bytes = ? AND f.mtime_ns = ? AND f.ctime_ns = ?"
+            " AND f.sample = ? AND r.analysis = ? AND r.state <> 'started'",
+            (station, path, file.bytes, file.mtime_ns, file.ctime_ns, file.sample, analysis),
+        )
+        return Finished(*found[0]) if found else None
+
+    def finished_recording(self, recording_id: str) -> Finished | None:
+        """How this recording ended, if it did."""
+        found = self.rows(
+            f"SELECT {_FINISHED} FROM recordings r WHERE r.id = ? AND state <> 'started'", (recording_id,)
+        )
+        return Finished(*found[0]) if found else None
+
+    def known(self, station: str) -> dict[str, list[KnownRecording]]:
+        """All recordings of a station by content, for readers that cannot ask."""
+        known: dict[str, list[KnownRecording]] = {}
+        for row in self.rows(f"{_KNOWN} AND r.sha256 IS NOT NULL AND r.source <> 'microphone'", (station,)):
+            known.setdefault(str(row[7]), []).append(_known(row))
+        return known
+
+    def earlier(self, station: str, path: str, recording_id: str) -> Mapping[str, FileState]:
+        """Other recordings that a file of this name was, or one whose name only went on after it (x.wav.filepart), and
+        the state in which it was that."""
+        rows = self.rows(
+            "SELECT recording, bytes, mtime_ns, ctime_ns, sample FROM files"
+            " WHERE station = ? AND (path = ? OR path > ? AND path < ?) AND recording <> ?",
+            (station, path, f"{path}.", f"{path}/", recording_id),  # "/" follows "."
+        )
+        return {str(recording): FileState(*state) for recording, *state in rows}
+
+    def _note_file(self, station: str, path: str, file: FileState, recording_id: str) -> None:
+        """Inside a transaction: this file, in this state, is this recording."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO files (station, path, recording, bytes, mtime_ns, ctime_ns, sample)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (station, path, recording_id, file.bytes, file.mtime_ns, file.ctime_ns, file.sample),
+        )
+
+
+def _known(row: tuple[Any, ...]) -> KnownRecording:
+    return KnownRecording(row[0], row[1], row[2], bool(row[3]), row[4], row[5], bool(row[6]))
