@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from tests import HANGS_S
 from tests.brokers import until
 from tests.sound_card import CARD_HZ, Card
 
@@ -77,7 +78,7 @@ class Daemon:
         seen.ended = time.time()
         self.process.send_signal(signal.SIGTERM)
         try:
-            seen.status = self.process.wait(timeout=120)
+            seen.status = self.process.wait(timeout=HANGS_S)
         finally:
             self.process.kill()
             seen.gone = time.time()

@@ -31,6 +31,7 @@ from edge.contract.audio import (
     mel_images,
     training_crops,
 )
+from tests import HANGS_S
 from tests.conftest import hiss, note
 
 
@@ -227,7 +228,7 @@ def test_no_thread_of_blas_helps() -> None:
     def others_s(what: str) -> float:
         command = [sys.executable, "-c", _OWN_THREAD, what]
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=HANGS_S)
         return float(done.stdout)
 
     assert others_s("cut") < 0.001

@@ -41,6 +41,7 @@ from edge.recognizer import Recognizer
 from edge.store.record import Store
 from edge.store.schema import first_schema
 from edge.types import utc_text
+from tests import HANGS_S
 from tests.brokers import Broker, free_port
 from tests.conftest import hiss, note, write_sound
 
@@ -71,7 +72,7 @@ def fit_yaml(bundle_folder: Path, tmp_path: Path) -> Yaml:
 
 def command(path: Path, *arguments: str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     line = [*before, sys.executable, "-W", "error", "-m", "edge", "check", "--config", str(path), *arguments]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(line, capture_output=True, text=True, timeout=HANGS_S, check=False)
 
 
 def report(path: Path, before: tuple[str, ...] = ()) -> tuple[int, dict[str, Any], dict[str, dict[str, Any]]]:

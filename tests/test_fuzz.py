@@ -34,6 +34,7 @@ from edge.recognizer import Recognizer
 from edge.replay import recordings_in, replay_folder
 from edge.store.record import Store
 from edge.types import Place
+from tests import HANGS_S
 from tests.trials.fuzz import true_name
 
 StationYaml = Callable[..., Path]
@@ -213,7 +214,7 @@ def test_the_command_says_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "station.yaml"
     path.write_text(text)
     command = [sys.executable, "-W", "error", "-m", "edge", "replay", str(tmp_path), "--config", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S)
     if text.startswith("schedule"):  # of no account in a replay
         assert (done.returncode, done.stderr) == (0, "")
     else:
@@ -273,7 +274,7 @@ def test_an_ordinary_name_is_itself() -> None:
 def test_rounds_of_damaged_recordings_with_odd_names() -> None:
     """`python -m tests.trials.fuzz` run shorter; a decoder that crashes ends the child, not the test."""
     command = [sys.executable, "-W", "error", "-m", "tests.trials.fuzz", "--rounds", "10", "--seed", "7"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=PROJECT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S, cwd=PROJECT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("10 rounds of 20 files")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from edge.contract.program import EXIT_INTERRUPTED, INTERRUPTED
+from tests import HANGS_S
 from tests.brokers import until
 from tests.conftest import hiss, note, write_sound
 from tests.records import differences, dump
@@ -26,7 +27,7 @@ def interrupted(command: list[object], begun: Callable[[], bool]) -> str:
     with subprocess.Popen(line, cwd=PROJECT, stderr=subprocess.PIPE, text=True, start_new_session=True) as program:
         assert until(lambda: begun() or program.poll() is not None)
         os.killpg(program.pid, signal.SIGINT)
-        said = program.communicate(timeout=120)[1]
+        said = program.communicate(timeout=HANGS_S)[1]
     assert program.returncode == EXIT_INTERRUPTED, said
     assert "Traceback" not in said
     assert said.splitlines()[-1] == INTERRUPTED

@@ -31,6 +31,7 @@ from edge.recognizer import Recognizer, networks_of
 from edge.reports.why import explain, why_tables
 from edge.store.record import Store
 from edge.store.schema import migrations
+from tests import HANGS_S
 from tests.brokers import Listener, until
 from tests.conftest import SPECIES, hiss, note, write_sound
 
@@ -188,7 +189,7 @@ def test_a_student_that_is_not_there_is_one_line(bundle_folder: Path) -> None:
 
 def edge(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error", "-m", "edge", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | {"COLUMNS": "200"})
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S, env=os.environ | {"COLUMNS": "200"})
 
 
 @pytest.mark.slow

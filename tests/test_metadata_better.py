@@ -17,6 +17,7 @@ from edge.contract.errors import BundleError
 from edge.contract.nearby import DAYS, KM, LEVELS, Nearby, Seen
 from edge.contract.taxonomy import Taxonomy
 from edge.prior import compute_prior_table
+from tests import HANGS_S
 from tests.trainer_run import make_rasters
 from trainer import placenets
 from trainer.corpus import COLUMNS, Corpus
@@ -333,7 +334,7 @@ def test_score_metadata_as_a_command(better: Run, tmp_path: Path, capsys: pytest
     ]
     table = write_table(tmp_path / "kept.csv", 3, visits=1, extra=extra)
     command = [sys.executable, "-m", "trainer", "score-metadata", "--run", better.folder, "--metadata", table]
-    done = subprocess.run([*map(str, command), "--json"], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([*map(str, command), "--json"], capture_output=True, text=True, timeout=HANGS_S, check=True)
     found = json.loads(done.stdout)
     assert found["rows"] == PLACES + 3
     assert found["used"] == PLACES + 1
@@ -351,7 +352,7 @@ def test_the_command_begins_a_run_by_itself(data: Path, rasters: Path, tmp_path:
     command += ["--out", tmp_path / "run", "--iterations", "2", "--kind"]
 
     def begun(kind: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*map(str, command), kind], capture_output=True, text=True, timeout=120)
+        return subprocess.run([*map(str, command), kind], capture_output=True, text=True, timeout=HANGS_S)
 
     done = begun("better")
     assert done.returncode == 0, done.stderr

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import HANGS_S
+
 PROJECT = Path(__file__).parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf8")
 PACKAGES = ("edge", "trainer", "export")
@@ -86,14 +88,14 @@ def test_nothing_is_reported_to_anyone(tmp_path: Path) -> None:
     )
     program += "OnnxEngine(sorted((DEMO_FOLDER / 'bundle' / 'members').glob('*.onnx')))\n"
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "ORT_"))} | {"HOME": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", program], cwd=PROJECT, env=clean, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], cwd=PROJECT, env=clean, check=True, timeout=HANGS_S)
     assert list(tmp_path.rglob("*")) == []
 
 
 @pytest.mark.slow
 def test_the_demo_runs_as_it_ships(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "edge", "demo", "--out", str(tmp_path)], capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "edge", "demo", "--out", str(tmp_path)], capture_output=True, text=True, timeout=HANGS_S
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "station.db").is_file()

@@ -15,6 +15,7 @@ import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from tests import HANGS_S
 from tests.conftest import hiss, note, write_sound
 from tests.records import dump
 
@@ -43,7 +44,7 @@ def sounds(folder: Path, copies: int = 1) -> Path:
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error", "-m", "edge", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S)
 
 
 def replay(*arguments: object, status: int = 0) -> dict[str, Any]:
@@ -279,6 +280,6 @@ def test_the_station_starts_without_the_trainers_libraries(tmp_path: Path, stati
     path = write_sound(tmp_path / "a_20190601_053000.wav", note("midtoo", 10))
     program = f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\nfrom edge.__main__ import app\napp()\n"
     command = [sys.executable, "-c", program, "replay", str(path), "--config", str(station_yaml()), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["detections"] == 3

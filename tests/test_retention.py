@@ -19,6 +19,7 @@ from edge.contract.audio import RATE_HZ
 from edge.contract.errors import StoreError
 from edge.store.clips import ClipTable
 from edge.types import ClipRow, utc_text
+from tests import HANGS_S
 from tests.clip_station import PROJECT, START, commit, detection, in_child, on_small_disk, stretch
 
 MB = 1_000_000
@@ -266,7 +267,7 @@ def test_the_command(bundle_folder: Path, station_yaml: Callable[..., Path]) -> 
 
     def command(*options: str) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", "edge", "retention", "--config", str(path), *options]
-        return subprocess.run(line, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+        return subprocess.run(line, cwd=PROJECT, capture_output=True, text=True, timeout=HANGS_S)
 
     nothing = command()
     assert nothing.returncode == 1

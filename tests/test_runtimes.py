@@ -36,6 +36,7 @@ from edge.recognizer import best_recognizer
 from export.agreement import AGREEMENT_MIN, sound_images
 from export.int8 import quantise_members, to_int8, with_int8
 from export.verify import verify
+from tests import HANGS_S
 
 if "openvino" not in runtime_versions():
     pytest.skip("OpenVINO is not installed (pip install 'birdstation[openvino]')", allow_module_level=True)
@@ -140,7 +141,7 @@ assert sys.modules["openvino_telemetry"] is None
 def test_openvino_calls_nobody(tmp_path: Path) -> None:
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
-        [sys.executable, "-c", _QUIET], cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", _QUIET], cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=HANGS_S
     )
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())  # its reports begin with an id in the home folder
@@ -148,7 +149,7 @@ def test_openvino_calls_nobody(tmp_path: Path) -> None:
 
 def test_a_station_does_not_import_openvino_untuned() -> None:
     code = "import sys, edge.station, edge.replay; sys.exit('openvino' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=120).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=HANGS_S).returncode == 0
 
 
 # tuned.json
@@ -239,7 +240,7 @@ def test_tune_measures_and_the_station_takes_it(eight: Path, tmp_path: Path) -> 
     shutil.copy(min((DEMO_FOLDER / "soundscapes").iterdir()), sound)
     command = [sys.executable, "-c", _BASE, "tune", str(eight), "--state", str(tmp_path / "state")]
     command += ["--seconds", "2", "--sound", str(sound)]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=HANGS_S)
     assert done.returncode == 0, done.stderr
     for name in ("onnxruntime fp32", "onnxruntime int8", "openvino fp32", "openvino int8"):
         assert name in done.stderr

@@ -21,6 +21,7 @@ from edge.backup import backup
 from edge.config import load_config
 from edge.contract.errors import EXIT_CONFIG, StoreError
 from edge.notify import Notifier
+from tests import HANGS_S
 
 PROJECT = Path(__file__).parents[1]
 UNITS = sorted((PROJECT / "systemd").glob("*.service"))
@@ -32,7 +33,7 @@ EXPOSURE_MAX = 1.7
 def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     program = shutil.which("systemd-analyze")
     assert program, "the tests want systemd's tools: apt-get install systemd (make test does it as root)"
-    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=HANGS_S)
 
 
 def settings_of(unit: Path) -> dict[str, list[str]]:
@@ -310,12 +311,12 @@ def test_no_room_is_one_line(database: Path, monkeypatch: pytest.MonkeyPatch, tm
 def test_the_command_makes_a_backup_or_says_why_not(station_yaml: Callable[..., Path]) -> None:
     config = station_yaml()
     command = [sys.executable, "-m", "edge", "backup", "--config", str(config)]
-    missing = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    missing = subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S)
     assert missing.returncode == 1
     assert re.fullmatch(r"error: no backup of .*station\.db.*\n", missing.stderr)
     with closing(sqlite3.connect(config.parent / "station.db")) as db:
         db.execute("CREATE TABLE heard (a)")
-    made = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    made = subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S)
     assert made.returncode == 0, made.stderr
     (copy,) = (config.parent / "backups").glob("station-*Z.db")
     assert made.stdout.startswith(str(copy))

@@ -20,6 +20,7 @@ from edge.contract.bundle import Thresholds, read_bundle
 from edge.demo.run import DEMO_FOLDER
 from edge.recognizer import Decided, NeighbourSmoother
 from edge.types import DecidedBy, WindowScores
+from tests import HANGS_S
 from tests.conftest import hiss, make_bundle, note, write_sound
 
 IMAGE = np.zeros(IMAGE_SHAPE, np.uint8)
@@ -103,7 +104,7 @@ def test_however_a_stretch_is_cut_the_decisions_are_the_same(data: st.DataObject
 def replay(folder: Path, config: Path) -> dict[tuple[str, float, str], tuple[float, ...]]:
     """Score, acoustic and members' scores of every window and species, by recording, offset and species."""
     command = [sys.executable, "-W", "error", "-m", "edge", "replay", str(folder), "--config", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S)
     assert done.returncode == 0, done.stderr
     with sqlite3.connect(config.parent / "station.db") as db:
         rows = db.execute(

@@ -13,6 +13,7 @@ import pytest
 
 from edge.engines.onnx import OnnxEngine
 from edge.publisher.link import IN_FLIGHT_MAX
+from tests import HANGS_S
 from tests.trials.soak import slopes
 
 PROJECT = Path(__file__).parents[1]
@@ -24,7 +25,7 @@ BLOCKS_MAX = 4_000  # of half a million that Python holds; an object kept per wi
 def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("soak") / "figures.json"
     command = [sys.executable, "-m", "tests.trials.soak", "--hours", "0.12", "--sample-s", "30", "--real-time-s", "6"]
-    done = subprocess.run([*command, "--out", str(out)], cwd=PROJECT, capture_output=True, text=True, timeout=280)
+    done = subprocess.run([*command, "--out", str(out)], cwd=PROJECT, capture_output=True, text=True, timeout=HANGS_S)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return dict(json.loads(out.read_text()))
 

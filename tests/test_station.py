@@ -20,6 +20,7 @@ from edge.recognizer import Recognizer
 from edge.station import Station
 from edge.store.record import Store
 from edge.watched import Watched
+from tests import HANGS_S
 from tests.conftest import note, write_sound
 
 StationYaml = Callable[..., Path]
@@ -36,12 +37,12 @@ def test_one_station_per_state_folder(tmp_path: Path, station_yaml: StationYaml)
             while not (config.parent / "health.json").exists():
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-            second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            second = subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S)
             assert second.stderr.splitlines()[-1].endswith("another station runs on it; stop it, or give another")
             assert second.returncode == 78
         finally:
             first.terminate()
-        assert first.wait(timeout=20) == 0
+        assert first.wait(timeout=HANGS_S) == 0
 
 
 def test_a_file_that_cannot_be_read_is_asked_less_and_less_often(

@@ -39,6 +39,7 @@ from export.parity import Parity, parity
 from export.power import board_watts
 from export.to_tensorrt import build_engine, image_profile
 from export.verify import verify
+from tests import HANGS_S
 from tests.trt_api.record import names_of
 from tests.trt_networks import built, export_trt, probe_images, small_network, with_doubles
 
@@ -429,7 +430,7 @@ def test_a_board_needs_neither_torch_nor_onnx() -> None:
         "import sys; sys.modules.update(dict.fromkeys(('torch', 'onnx', 'timm', 'pandas', 'tensorrt')))\n"
         "import export.__main__, export.trt_bench, export.trt_build, export.trt_member, export.trt_plan"
     )
-    subprocess.run([sys.executable, "-c", program], cwd=PROJECT, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], cwd=PROJECT, check=True, timeout=HANGS_S)
 
 
 @pytest.mark.slow

@@ -33,6 +33,7 @@ from export.onnx_torch import OnnxNetwork
 from export.parity import parity
 from export.to_onnx import to_onnx
 from export.torch_trt import Coverage, coverage, read_report
+from tests import HANGS_S
 from tests.trt_networks import PROJECT, built, export_trt, probe_images, save_network, small_network, spread_network
 
 _TORCH = ("--builder", "torch-tensorrt")
@@ -113,7 +114,7 @@ def test_what_torch_cannot_be_given_is_refused(tmp_path: Path) -> None:
 def plans(*files: Path) -> tuple[set[str], list[dict[str, Any]]]:
     """What torch-tensorrt's function takes, and what it makes of the files."""
     command = [sys.executable, "-m", "tests.torch_trt_plans", *map(str, files)]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=HANGS_S)
     assert done.returncode == 0, done.stderr
     takes, *found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(("{", "["))]
     return set(takes), found
@@ -163,7 +164,9 @@ def _double_of_convert() -> Any:
 @real
 def test_the_dry_run(student_bundle: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "export", "trt", "--bundle", student_bundle, "--out", tmp_path / "e"]
-    done = subprocess.run([*command, *_TORCH, "--dry-run"], cwd=PROJECT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [*command, *_TORCH, "--dry-run"], cwd=PROJECT, capture_output=True, text=True, timeout=HANGS_S
+    )
     assert done.returncode == 0, done.stderr
     rows = re.findall(r"│ (\w+) +│ fp32 +│ (\d+) +│ (\d+) +│ (\d+) +│ nothing +│", done.stderr)
     assert [row[0] for row in rows] == ["stripes", "mixup", "student"]
@@ -209,7 +212,7 @@ def test_a_program_whose_libraries_are_missing_says_so_in_a_line(bundle_folder: 
     onnx_of_run, folds = ["onnx", "--run", tmp_path, "--out", tmp_path / "o"], ["fit-all", "--data", tmp_path]
     for name, arguments in (("export", trt), ("export", onnx_of_run), ("trainer", [*folds, "--out", tmp_path / "r"])):
         command = [sys.executable, "-c", program.format(name), *map(str, arguments)]
-        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=HANGS_S)
         extra = {"export": "export", "trainer": "train"}[name]
         assert done.returncode == 78, done.stderr
         last = f"error: torch is not installed; pip install 'birdstation[{extra}]' brings it"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import HANGS_S
 from tests.trainer_corpus import make_corpus
 
 COMMANDS = (
@@ -17,7 +18,7 @@ COMMANDS = (
 
 def trainer(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "trainer", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S, check=False)
 
 
 @pytest.mark.slow
@@ -27,7 +28,7 @@ def test_help_names_every_command_and_imports_no_torch() -> None:
     for command in COMMANDS:
         assert command in told.stdout
     light = "import sys, trainer.__main__; print(sorted({'torch', 'catboost', 'matplotlib'} & set(sys.modules)))"
-    found = subprocess.run([sys.executable, "-c", light], capture_output=True, text=True, timeout=300, check=True)
+    found = subprocess.run([sys.executable, "-c", light], capture_output=True, text=True, timeout=HANGS_S, check=True)
     assert found.stdout.strip() == "[]"
 
 

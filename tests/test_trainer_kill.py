@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests import HANGS_S
 from tests.test_trainer_fit import QUIET, alive, children, fit_here, tiny_recipe, wait_for
 from tests.trainer_corpus import make_corpus
 from tests.trainer_run import make_rasters
@@ -92,7 +93,7 @@ def untimed(value: Any) -> Any:
 def test_killed_before_every_file_it_ends_the_same(ground: Ground, straight: Run, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "tests.trainer_kill", ground.data, out, ground.recipe, ground.rasters]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    told = subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S, check=False)
     assert told.returncode == 0, told.stderr
     killed = told.stdout.split()
     assert {"run.json", "folds.csv", "metadata", "bag.json", "tune.json", "oof.json", "report.html"} <= set(killed)

@@ -19,6 +19,7 @@ from edge.ledger import Ledger
 from edge.recognizer import Recognizer
 from edge.store.record import Store
 from edge.types import GapRow, Place
+from tests import HANGS_S
 from tests.clip_station import START, stretch
 from tests.conftest import hiss, note
 
@@ -54,7 +55,7 @@ def station(station_yaml: StationYaml) -> Path:
 
 def edge(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error", "-m", "edge", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | {"COLUMNS": "200"})
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S, env=os.environ | {"COLUMNS": "200"})
 
 
 def rows(config: Path, sql: str) -> list[tuple[Any, ...]]:

@@ -19,6 +19,7 @@ from edge.engines.record import EngineRecord, read_record
 from export.half import to_half
 from export.probe_clips import probe_clips
 from export.to_onnx import to_onnx
+from tests import HANGS_S
 from trainer.model import build_network
 
 PROJECT = Path(__file__).parents[1]
@@ -104,7 +105,7 @@ def write_halved(bundle: Path, folder: Path) -> Path:
 def export_trt(*arguments: str | Path, **facts: object) -> subprocess.CompletedProcess[str]:
     """The command as a person types it, on a machine whose TensorRT and CUDA are the doubles."""
     command = [sys.executable, "-m", "export", *map(str, arguments)]
-    return subprocess.run(command, env=with_doubles(**facts), capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=with_doubles(**facts), capture_output=True, text=True, timeout=HANGS_S)
 
 
 def with_doubles(**facts: object) -> dict[str, str]:
