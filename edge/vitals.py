@@ -2,7 +2,8 @@
 
 import importlib.metadata
 import logging
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 
 from edge.analysis import Analyst, Found
@@ -16,7 +17,8 @@ from edge.ledger import Ledger
 from edge.local_clock import LocalClock
 from edge.machine import disk, rss_mb, temperature_c
 from edge.publisher import Publisher
-from edge.today import Today
+from edge.store.days import of_day
+from edge.today import Counts, Today
 from edge.types import ClockState, GapRow
 
 log = logging.getLogger(__name__)
@@ -62,7 +64,7 @@ class Vitals:
         today = self._today.day
         for day in (today - timedelta(days=1), today, today + timedelta(days=1)):
             try:
-                self._today.prime(day, *self._ledger.store().of_day(station, day))
+                self._today.prime(day, *of_day(self._ledger.store(), station, day))
             except StoreError:
                 return
 
@@ -102,7 +104,7 @@ class Vitals:
 
     def _health(self, config: Config, hearing: Hearing, publisher: Publisher | None) -> Health:
         now = self._at_s()
-        today = self._today.counts
+        today = self._counts(config)
         mqtt = None
         if publisher:
             state = publisher.state()
@@ -149,6 +151,16 @@ class Vitals:
             version=self.version,
         )
         return assess(health, facts)
+
+    def _counts(self, config: Config) -> Counts:
+        """Of a watched folder the record knows best: what is analysed again, or was a part of a file, counts once. What
+        a microphone heard may still wait to be stored."""
+        counts = self._today.counts
+        if config.source == "folder" and self._ledger.error is None:
+            with suppress(StoreError):
+                analysed, lost, detections = of_day(self._ledger.store(), config.station.id, self._today.day)
+                return replace(counts, analysed_s=analysed, lost_s=lost, detections=detections)
+        return counts
 
     def _lag_s(self, hearing: Hearing) -> float | None:
         """From the end of the last decided window to now; None while nothing is heard."""

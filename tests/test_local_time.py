@@ -176,6 +176,21 @@ def test_a_gap_inside_a_recording_is_not_todays_sound(station_yaml: StationYaml,
     assert here.today() == here.killed().today() == (10.0, 910.0, 3)
 
 
+def test_what_a_folders_daemon_analyses_again_counts_once(
+    tmp_path: Path, station_yaml: StationYaml, recognizer: Recognizer
+) -> None:
+    """Another threshold, and another start: the seconds stay, the detections are the new ones."""
+    damaged(tmp_path / "in" / "20240512_063000.wav", 20, 30)
+    lines = ("source: folder", f"folder: {{path: {tmp_path / 'in'}}}")
+    now = utc("2024-05-12 12:00")
+    here = station(station_yaml, recognizer, "Asia/Kolkata", now, *lines)
+    here.replay(tmp_path / "in")
+    assert here.today() == here.killed().today() == (20.0, 10.0, 7)
+    here = station(station_yaml, recognizer, "Asia/Kolkata", now, *lines, "detect: {threshold: 1.0}")
+    here.replay(tmp_path / "in")
+    assert here.today() == here.killed().today() == (20.0, 10.0, 0)
+
+
 def test_todays_counters_follow_the_recorders_day_without_a_zone(
     tmp_path: Path, station_yaml: StationYaml, recognizer: Recognizer
 ) -> None:

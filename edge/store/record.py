@@ -5,7 +5,7 @@ Knows no sound, no network and no broker; messages are only laid into the outbox
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from datetime import date, datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +13,6 @@ from edge.contract.bundle import Bundle
 from edge.contract.taxonomy import Taxonomy
 from edge.store.connection import now_text
 from edge.store.files import Files, file_id
-from edge.store.schema import at_the_place
 from edge.types import Detection, Effort, FileState, GapRow, Message, RecordingRow, stable_id, utc_text
 
 
@@ -248,32 +247,6 @@ class Store(Files):
             (station, station),
         )
         return None if found[0][0] is None else str(found[0][0])
-
-    def of_day(self, station: str, day: date) -> tuple[float, float, int]:
-        """Seconds analysed and lost, and detections, on a day of the clock at the place; without a recording that is
-        not finished, which is begun anew."""
-        midnight = datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
-        low, high = utc_text(midnight - timedelta(days=1)), utc_text(midnight + timedelta(days=2))  # days of all zones
-        span = (station, low, high, day.isoformat())
-        analysed = self.rows(
-            "SELECT coalesce(sum(e.analysed_s), 0) FROM effort e JOIN recordings r ON r.id = e.recording"
-            " WHERE r.station = ? AND e.hour_utc >= ? AND e.hour_utc < ? AND r.state <> 'started'"
-            f" AND {at_the_place('date', 'e.hour_utc', 'e')} = ?",
-            span,
-        )
-        lost = self.rows(
-            "SELECT coalesce(sum(g.seconds), 0) FROM gaps_by_day g LEFT JOIN recordings r ON r.id = g.recording"
-            " WHERE g.station = ? AND g.day = ? AND g.reason NOT IN ('off', 'schedule', 'triggered')"
-            " AND r.state IS NOT 'started'",
-            (station, day.isoformat()),
-        )
-        heard = self.rows(
-            "SELECT count(*) FROM detections d JOIN recordings r ON r.id = d.recording"
-            " WHERE r.station = ? AND d.start_utc >= ? AND d.start_utc < ? AND r.state <> 'started'"
-            f" AND {at_the_place('date', 'd.start_utc', 'd')} = ?",
-            span,
-        )
-        return float(analysed[0][0]), float(lost[0][0]), int(heard[0][0])
 
     def add_clock_step(self, boot: str, at: datetime, seconds: float) -> None:
         """The wall clock was set by so many seconds; `at` is the new time."""

@@ -152,6 +152,7 @@ def local_time(db: Database) -> None:
     minutes have their own hours. Rows of earlier versions have no offset of their own: the recording's holds."""
     for table in ("detections", "effort"):
         db.execute(f"ALTER TABLE {table} ADD COLUMN utc_offset_minutes INTEGER")
+    db.execute("CREATE INDEX effort_time ON effort (hour_utc)")
     others = db.execute(
         "SELECT id, start_utc, utc_offset_minutes FROM recordings"
         " WHERE utc_offset_minutes % 60 <> 0 AND start_utc IS NOT NULL"
