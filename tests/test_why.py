@@ -77,8 +77,17 @@ def test_a_detection_says_why_it_is_there(station: Path) -> None:
     assert why["rule"] == "bundle"
     assert set(why["runner_ups"]) == {"midtoo", "higtoo"}
     assert why["clock_state"] == "unsynced"
+    assert why["local_time"] == "2019-05-22 01:30:00", "two hours ahead of UTC"
     shown = edge("why", wanted, "--config", station).stdout
-    for text in ("Low Tooter", "stripes", "mixup", "0.500, set by: bundle", "prior of place and day", "unsynced"):
+    for text in (
+        "Low Tooter",
+        "stripes",
+        "mixup",
+        "0.500, set by: bundle",
+        "prior of place and day",
+        "unsynced",
+        why["local_time"],
+    ):
         assert text in shown
 
 

@@ -101,10 +101,12 @@ def _facts(why: dict[str, Any]) -> Sequence[tuple[str, str]]:
     reviews = ", ".join(f"{r['verdict']} ({r['reviewer']})" for r in why["reviews"])
     clock = f"{why['time_source']}, clock {why['clock_state']}"
     clock += f", moved by {why['clock_fix_s']:+.1f} s" if why["clock_fix_s"] else ""
+    day, hour = why["local_time"][:10], why["local_time"][11:]
+    local_time = f"{day}, hour not known" if why["time_source"] == "date" else f"{day} {hour}"
     return (
         ("heard in", f"{why['path']} at {why['offset_s']:.1f} s ({why['source']})"),
         ("clip", why["clip"] or "none"),
-        ("at the place", "date only" if why["time_source"] == "date" else why["local_time"]),
+        ("at the place", local_time),
         ("time from", clock),
         ("decided by", _DECIDED.get((why["loaded"], why["decided_by"]), why["decided_by"])),
         ("members", f"{min(spread):.3f} to {max(spread):.3f}" if spread else "not recorded"),
