@@ -15,6 +15,7 @@ from edge.config import Config, load_config
 from edge.contract.bundle import read_bundle
 from edge.recognizer import Recognizer
 from edge.store.clock import ClockTable
+from edge.store.days import of_day
 from edge.store.record import Store
 from edge.store.schema import decided_by, first_schema, migrations, station_schema
 from edge.types import Gap
@@ -215,6 +216,6 @@ def test_a_record_of_the_version_before_keeps_its_rows(tmp_path: Path) -> None:
             ("2024-05-11", 600.0, 0.0, 60.0),
             ("2024-05-12", 600.0, 200.0, 60.0),
         ]
-        assert store.of_day("porch", date(2024, 5, 12)) == pytest.approx((600.0, 60.0, 2), abs=1e-3)
+        assert of_day(store, "porch", date(2024, 5, 12)) == pytest.approx((600.0, 60.0, 2), abs=1e-3)
     with Store(database) as store:
         assert store.rows("SELECT sum(analysed_s) FROM effort") == [(1200.0,)], "brought up once"
