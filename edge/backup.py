@@ -4,6 +4,7 @@ Knows nothing of what is in it.
 """
 
 import os
+import re
 import shutil
 import sqlite3
 from contextlib import closing
@@ -15,7 +16,8 @@ from edge.contract.errors import StoreError
 
 _BUSY_TIMEOUT_S = 30.0
 _SPARE_BYTES = 64 << 20  # stays free for the daemon, which goes on writing
-_PARTIAL = "partial.db"
+_PARTIAL = ".birdstation-partial.db"
+_WHEN = re.compile(r"\d{8}T\d{6}Z")  # of a copy's name; what is called otherwise is somebody's
 
 
 def backup(database: Path, folder: Path, keep: int) -> Path:
@@ -37,13 +39,18 @@ def backup(database: Path, folder: Path, keep: int) -> Path:
             partial.replace(made)
         finally:
             partial.unlink(missing_ok=True)
-        for old in sorted(set(folder.glob(f"{database.stem}-*Z.db")) - {made}, reverse=True)[max(keep, 1) - 1 :]:
+        copies = (path for path in folder.glob("*.db") if _is_copy(path, database))
+        for old in sorted(set(copies) - {made}, reverse=True)[max(keep, 1) - 1 :]:
             old.unlink()
             _sums(old).unlink(missing_ok=True)
         _sync(folder)
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"no backup of {database} in {folder}: {error}") from error
     return made
+
+
+def _is_copy(path: Path, database: Path) -> bool:
+    return path.stem.startswith(f"{database.stem}-") and bool(_WHEN.fullmatch(path.stem[len(database.stem) + 1 :]))
 
 
 def _copy(database: Path, copy: Path) -> None:

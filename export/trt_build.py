@@ -12,11 +12,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from edge.contract.bundle import PROBE, Bundle
-from edge.contract.errors import EXIT_CONFIG, BundleError, EngineError
+from edge.contract.errors import EXIT_CONFIG, BundleError, EngineError, UsageError
+from edge.contract.folders import entries_of
 from edge.engines.device import Device
-from edge.engines.record import EngineMember, EngineRecord
+from edge.engines.record import FILE, EngineMember, EngineRecord, read_record
 from export.parity import Parity, allowed
-from export.trt_member import Request
+from export.trt_member import TIMING_CACHE, Request
 from export.trt_plan import WORKSPACE_MIB, Source, Step
 
 LOG = "build.log"
@@ -30,9 +31,10 @@ def build_engines(
 ) -> EngineRecord:
     """Compile what the steps want into `out`; engine.json grows with each member.
 
-    Raises BundleError if TensorRT cannot take a member, EngineError if it cannot be compiled with any workspace or is
-    not right even in float32.
+    Raises UsageError if `out` holds other things, BundleError if TensorRT cannot take a member, EngineError if it
+    cannot be compiled with any workspace or is not right even in float32.
     """
+    check_out(out)
     out.mkdir(parents=True, exist_ok=True)
     log = out / LOG
     if log.is_file() and log.stat().st_size > _LOG_BYTES_MAX:
@@ -47,6 +49,20 @@ def build_engines(
     record.write(out)
     _tidy(out, record)
     return record
+
+
+def check_out(out: Path) -> None:
+    """Raises UsageError unless a folder holds engines, or the beginning of some, or nothing."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: is a file; --out is the folder of the engines")
+    names = [path.name for path in entries_of(out)] if out.exists() else []
+    others = [name for name in names if name not in (FILE, LOG, TIMING_CACHE) and not _ENGINE.fullmatch(name)]
+    try:
+        recorded = read_record(out) is not None
+    except EngineError:  # of another version, or damaged
+        recorded = False
+    if others and not recorded:
+        raise UsageError(f"{out}: holds {others[0]}, and no engines; choose a new or empty folder for --out")
 
 
 def _compile(bundle: Bundle, step: Step, out: Path, tell: Callable[[str], None]) -> EngineMember:

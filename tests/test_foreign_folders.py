@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 from rich.console import Console
@@ -16,11 +17,15 @@ from edge.contract.folders import files_under, holds_nothing, passed_over
 from edge.demo.run import run_demo
 from export.demo_train import run_demo_train
 from export.place_bundle import check_out, replace_bundle, work_folder
+from export.trt_build import check_out as check_engines
 from tests.conftest import hiss, make_bundle, write_sound
 from tests.trainer_corpus import make_corpus
 from trainer.backgrounds import background_files
 from trainer.files import clear_temporaries, replacing
+from trainer.foldmap import folds_table
 from trainer.mix import MixOptions, mix_soundscapes
+from trainer.predict import Predictor, predict
+from trainer.recipe import find_recipe
 from trainer.run import Run
 from trainer.stages import STAGES, Options, run_stages
 from trainer.student_sound import _recordings
@@ -72,6 +77,30 @@ def test_every_command_refuses_a_folder_of_other_things(kind: str, data: Path, t
     with pytest.raises(UsageError, match="choose a new or empty folder"):
         run_demo_train(out, publish=False, console=QUIET)
     assert snapshot(out) == before
+
+
+@pytest.mark.parametrize("kind", ["thesis", "data set", "station", "kitchen", "clips"])
+def test_engines_are_not_laid_among_other_things(kind: str, tmp_path: Path) -> None:
+    out = fill(tmp_path / "theirs", kind)
+    (out / "build.log").write_text("of another program")
+    (out / "yolo.engine").write_text("of another program")
+    before = snapshot(out)
+    with pytest.raises(UsageError, match="and no engines; choose a new or empty folder"):
+        check_engines(out)
+    assert snapshot(out) == before
+
+
+def test_a_table_replaces_no_folder_and_no_other_picture(data: Path, tmp_path: Path) -> None:
+    fill(tmp_path / "a.csv", "thesis")
+    (tmp_path / "holidays.png").write_text("theirs")
+    before = snapshot(tmp_path)
+    with pytest.raises(UsageError, match="is a folder"):
+        folds_table(data, tmp_path / "a.csv", find_recipe("demo"), QUIET)
+    with pytest.raises(UsageError, match=r"holidays\.png: is there already"):
+        folds_table(data, tmp_path / "holidays.csv", find_recipe("demo"), QUIET)
+    with pytest.raises(UsageError, match="is a folder"):
+        predict(cast("Predictor", None), data, tmp_path / "a.csv", None, lambda *_: None)
+    assert snapshot(tmp_path) == before
 
 
 @pytest.mark.parametrize("kind", ["station", "kitchen"])

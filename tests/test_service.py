@@ -272,11 +272,13 @@ def test_the_last_few_backups_stay(database: Path, tmp_path: Path) -> None:
     for day in range(1, 6):
         (folder / f"station-2026010{day}T041700Z.db").touch()
         (folder / f"station-2026010{day}T041700Z.db.sha256").touch()
-    (folder / "mine.db").touch()
-    (folder / "partial.db").write_text("cut off by a power cut")
+    others = {"mine.db", "partial.db", "station-2024-in-the-fieldZ.db", "station-oldZ.db"}
+    for name in others:
+        (folder / name).touch()
+    (folder / ".birdstation-partial.db").write_text("cut off by a power cut")
     made = backup(database, folder, 3)
     kept = {made.name, "station-20260105T041700Z.db", "station-20260104T041700Z.db"}
-    assert {p.name for p in folder.iterdir()} == kept | {f"{name}.sha256" for name in kept} | {"mine.db"}
+    assert {p.name for p in folder.iterdir()} == kept | {f"{name}.sha256" for name in kept} | others
 
 
 def test_the_new_backup_stays_whatever_the_clock_says(database: Path, tmp_path: Path) -> None:

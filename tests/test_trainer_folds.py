@@ -1,6 +1,7 @@
 """Folds: blocks whole, quarters at 80/20, every recording once, the same every time."""
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -8,9 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
-from trainer.corpus import Recording
-from trainer.foldmap import draw_folds
+from tests.trainer_corpus import make_corpus
+from trainer.check import check_data
+from trainer.corpus import Corpus, Recording
+from trainer.foldmap import assign_folds, draw_folds
 from trainer.folds import (
     REGIONS,
     absent,
@@ -23,7 +27,8 @@ from trainer.folds import (
     torn,
     write_folds,
 )
-from trainer.recipe import FoldRecipe
+from trainer.recipe import FoldRecipe, find_recipe
+from trainer.twins import same_sound
 
 FIVE = FoldRecipe(count=5, cell_deg=5.0)
 
@@ -191,3 +196,56 @@ def test_the_table_reads_back_and_the_map_is_drawn(tmp_path: Path) -> None:
     assert read_folds(tmp_path / "folds.csv") == placed
     draw_folds(tmp_path / "folds.png", found, placed, 5, FIVE.cell_deg)
     assert (tmp_path / "folds.png").read_bytes().startswith(b"\x89PNG")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(found=recordings, count=st.integers(2, 7), data=st.data())
+def test_one_sound_under_several_names_is_in_one_fold(found: list[Recording], count: int, data: st.DataObject) -> None:
+    """Also across regions, quarters and species, and where one recording's block links two sounds."""
+    names = st.lists(st.sampled_from([r.recording for r in found]), min_size=2, max_size=4)
+    same = data.draw(st.lists(names, max_size=8))
+    placed = make_folds(found, FoldRecipe(count, 5.0), 1, same)
+    fold = {p.recording: p.fold for p in placed}
+    assert all(len({fold[name] for name in group}) == 1 for group in same)
+    assert torn(placed) == []
+    if not same:
+        assert placed == make_folds(found, FoldRecipe(count, 5.0), 1)
+
+
+def test_files_of_the_same_bytes_are_one_sound(tmp_path: Path) -> None:
+    contents = {
+        "a/1.ogg": b"x" * 100_000,
+        "b/2.ogg": b"x" * 100_000,
+        "a/3.ogg": b"x" * 99_999 + b"y",  # of that size and beginning
+        "a/4.ogg": b"z" * 100_000,
+        "b/5.ogg": b"short",
+        "a/6.ogg": b"short",
+        "b/7.ogg": b"short",
+        "a/8.ogg": b"",
+        "b/9.ogg": b"",
+        "a/gone.ogg": None,
+    }
+    found = []
+    for name, content in contents.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        found.append(replace(recording(0, "a"), recording=name, path=tmp_path / name))
+    assert same_sound(found) == [["a/1.ogg", "b/2.ogg"], ["b/5.ogg", "a/6.ogg", "b/7.ogg"]]
+
+
+def test_check_data_names_one_sound_under_several_names(tmp_path: Path) -> None:
+    data = make_corpus(tmp_path / "corpus", 3, 1.0)
+    low, mid = sorted((data / "train_short_audio").iterdir())
+    first, second = sorted(low.iterdir())[:2]
+    second.write_bytes(first.read_bytes())
+    other = sorted(mid.iterdir())[0]
+    other.unlink()
+    other.symlink_to(first)
+    found = check_data(Corpus.read(data), jobs=1)
+    keys = [f"{path.parent.name}/{path.name}" for path in (first, second, other)]
+    assert found.problems["same sound as another recording"] == 2
+    wanted = {f"{keys[1]} is {keys[0]}", f"{keys[2]} is {keys[0]}"}
+    assert set(found.examples["same sound as another recording"]) == wanted
+    placed = assign_folds(Corpus.read(data), find_recipe("demo"), tmp_path / "folds.png", Console(quiet=True))
+    assert len({p.fold for p in placed if p.recording in keys}) == 1

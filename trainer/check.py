@@ -1,4 +1,5 @@
-"""check-data: what a corpus holds and what is wrong with it, as counts and a table. Reads sound files' headers only."""
+"""check-data: what a corpus holds and what is wrong with it, as counts and a table. Decodes no sound: of files it knows
+headers, and which are the same."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from trainer.corpus import Corpus
 from trainer.spectrograms import probe_all
+from trainer.twins import same_sound
 from trainer.workers import worker_pool
 
 # a species with fewer recordings than this: not every fold can have one; none of its scores means much
@@ -46,6 +48,9 @@ def check_data(corpus: Corpus, jobs: int) -> Check:
         if audio.problem:
             problems.add("audio not readable", f"{recording}: {audio.problem}")
     good = {key: audio for key, audio in audios.items() if not audio.problem}
+    for group in same_sound(corpus.recordings):
+        for recording in group[1:]:
+            problems.add("same sound as another recording", f"{recording} is {group[0]}")
     heard = Counter(r.primary_label for r in corpus.recordings if r.recording in good)
     for code in corpus.taxonomy.codes:
         if not heard[code]:

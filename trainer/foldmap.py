@@ -16,10 +16,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from rich.console import Console
 
+from edge.contract.errors import UsageError
 from trainer.corpus import Corpus, Recording
 from trainer.files import replacing
 from trainer.folds import REGIONS, TABLE_HEADER, Placed, check_folds, corner, make_folds, shares, write_folds
 from trainer.recipe import Recipe
+from trainer.twins import same_sound
 
 _INK, _SOFT, _GRID = "#22302b", "#6b7a74", "#e6ebe8"
 _TEN = ("#1b7f5c", "#d9822b", "#3b6fb6", "#b5475d", "#7a5fb0", "#5b8c2a", "#2a9d9d", "#8a6d3b", "#444c49", "#c9a227")
@@ -29,17 +31,26 @@ _CLOSE_DEG = 60  # a map of less than this is drawn no closer
 
 
 def folds_table(data: Path, out: Path, recipe: Recipe, console: Console) -> None:
-    """The folds of a corpus as a CSV table, with the map beside it as PNG; no run is begun. Raises CorpusError."""
-    placed = assign_folds(Corpus.read(data), recipe, out.with_suffix(".png"), console)
+    """The folds of a corpus as a CSV table, with the map beside it as PNG; no run is begun. Raises CorpusError,
+    UsageError where the picture would replace one that belongs to no such table."""
+    picture = out.with_suffix(".png")
+    if out.is_dir():
+        raise UsageError(f"{out}: is a folder; --out is the CSV to write, or the folder of a run")
+    if picture.exists() and not out.exists():
+        raise UsageError(f"{picture}: is there already, without {out.name}; choose another name for --out")
+    placed = assign_folds(Corpus.read(data), recipe, picture, console)
     write_folds(out, placed, TABLE_HEADER)
-    console.print(f"{out}, {out.with_suffix('.png')}", highlight=False)
+    console.print(f"{out}, {picture}", highlight=False)
 
 
 def assign_folds(corpus: Corpus, recipe: Recipe, picture: Path, console: Console) -> list[Placed]:
     """Make the folds, draw them and say what they keep."""
-    placed = make_folds(corpus.recordings, recipe.folds, recipe.seed)
+    same = same_sound(corpus.recordings)
+    placed = make_folds(corpus.recordings, recipe.folds, recipe.seed, same)
     draw_folds(picture, corpus.recordings, placed, recipe.folds.count, recipe.folds.cell_deg)
     table, lines = check_folds(corpus.recordings, placed, recipe.folds.count)
+    if same:
+        lines.append(f"recordings that are the same sound as another: {sum(map(len, same))}, kept in one fold")
     console.print(table, *lines, sep="\n", highlight=False)
     return placed
 

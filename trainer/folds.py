@@ -65,13 +65,15 @@ def corner(block: str, cell_deg: float) -> tuple[float, float]:
     return south + int(row) * cell_deg, west + int(column) * cell_deg
 
 
-def make_folds(recordings: Sequence[Recording], recipe: FoldRecipe, seed: int) -> list[Placed]:
+def make_folds(
+    recordings: Sequence[Recording], recipe: FoldRecipe, seed: int, same: Sequence[Sequence[str]] = ()
+) -> list[Placed]:
     """A fold for every recording, in the order given; the same seed always gives the same folds.
 
     Within a quarter the largest blocks go first, each to the fold where its species are rarest among those with room;
     then single recordings, in random order, fill every fold to its share, each where its species is rarest. At last a
     species of five blocks or more that fell into one fold whole gives a block to another: some fold's networks would
-    never have met it.
+    never have met it. Recordings that are the `same` sound follow the largest of their blocks into its fold.
     """
     where = [locate(r, recipe.cell_deg) for r in recordings]
     fold = np.full(len(recordings), -1)
@@ -97,7 +99,22 @@ def make_folds(recordings: Sequence[Recording], recipe: FoldRecipe, seed: int) -
             fold[single] = chosen
             room[chosen] -= 1
     placed = [Placed(r.recording, r.path.name, int(fold[i]), *where[i]) for i, r in enumerate(recordings)]
-    return _spread(placed, [r.primary_label for r in recordings], recipe.count)
+    return _together(_spread(placed, [r.primary_label for r in recordings], recipe.count), same)
+
+
+def _together(placed: list[Placed], same: Sequence[Sequence[str]]) -> list[Placed]:
+    """The same folds, but for blocks that hold one sound: they go whole to one fold, as far as sounds link them."""
+    unit_of = {p.recording: _unit(p) for p in placed}
+    size, fold = Counter(unit_of.values()), {_unit(p): p.fold for p in placed}
+    linked: dict[str, set[str]] = {}
+    for group in same:
+        units = {unit_of[name] for name in group if name in unit_of}
+        units = units.union(*(linked.get(unit, ()) for unit in units))
+        linked |= dict.fromkeys(units, units)
+    for units in linked.values():
+        largest = max(sorted(units), key=lambda unit: size[unit])
+        fold |= dict.fromkeys(units, fold[largest])
+    return [replace(p, fold=fold[_unit(p)]) for p in placed]
 
 
 def _spread(placed: list[Placed], labels: Sequence[str], count: int) -> list[Placed]:

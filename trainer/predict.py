@@ -12,7 +12,7 @@ import numpy as np
 
 from edge.contract.audio import IMAGE_SHAPE, RATE_HZ, WINDOW_SAMPLES, Window
 from edge.contract.blend import Scores, acoustic_scores, blend_scores, neighbour_step, smooth_neighbours
-from edge.contract.errors import ConfigError, RecordingError
+from edge.contract.errors import ConfigError, RecordingError, UsageError
 from edge.contract.folders import entries_of
 from edge.contract.rows import rows_of, window_of_row
 from edge.contract.taxonomy import NOCALL
@@ -96,8 +96,11 @@ def predict(
     """Write `row_id, birds` for all soundscapes of a folder, in the order of their names.
 
     A row id is `<audio id>_<site>_<second>` for the competition's names, else `<name up to its first dot>_<second>`.
-    Raises ConfigError if there is no soundscape, or if two of them would have the same row ids.
+    Raises ConfigError if there is no soundscape, or if two of them would have the same row ids, UsageError if `out` is
+    a folder.
     """
+    if out.is_dir():
+        raise UsageError(f"{out}: is a folder; --out is the CSV to write")
     listed = entries_of(folder) if folder.is_dir() else []
     files = [path for path in listed if path.suffix.lower() in AUDIO and path.is_file()]
     if not files:

@@ -177,7 +177,7 @@ class _Work:
         metadata = [path for path in sorted(folder.glob("metadata/*.json")) if not passed_over(path.name)]
         parts: dict[str, list[object]] = {
             "check-data": [*tables, self.audio],
-            "folds": [tables[0], asdict(self.recipe.folds), self.recipe.seed],
+            "folds": [tables[0], asdict(self.recipe.folds), self.recipe.seed, self.audio],
             "spectrograms": [tables[0], self.audio, cache_constants(self.recipe.spectrograms.crops_max), self.sounds],
             "fit-cnn": [tables[0], folder / "folds.csv", *cache, self.sounds, *self.rows],
             "fit-metadata": [tables[0], asdict(self.recipe.metadata), _listing(self.options.rasters, "*.tif")],
