@@ -26,7 +26,7 @@ GapReason = Literal[
     "store",  # what was heard could not be stored for too long
     "clock",  # the wall clock was set while listening
     "damaged",  # of a recording: announced, but not to be decoded
-    "triggered",  # of a recording: its recorder kept no sound, nothing was loud enough
+    "triggered",  # of a recording: below the recorder's trigger, it kept no sound
 ]
 DecidedBy = Literal["bag", "student"]  # whose scores a window has
 ClockState = Literal["synced", "rtc", "unsynced", "recorder"]  # recorder: of a file, nobody here can know

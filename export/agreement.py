@@ -11,6 +11,7 @@ from edge.contract.audio import WINDOW_SAMPLES, Image, Padding, WindowCutter
 from edge.contract.blend import Scores
 from edge.contract.bundle import Thresholds
 from edge.contract.errors import ConfigError, RecordingError
+from edge.types import Gap
 
 AGREEMENT_MIN = 0.995  # share of windows; for arithmetic that is offered
 
@@ -23,7 +24,13 @@ def sound_images(folder: Path, padding: Padding, most: int) -> Image:
         try:
             with Decoder(path) as decoder:
                 cutter = WindowCutter(WINDOW_SAMPLES, padding)
-                windows = [window for samples in decoder for window in cutter.push(samples)]
+                windows = []
+                for piece in decoder:
+                    if isinstance(piece, Gap):  # no window spans it
+                        windows += cutter.close()
+                        cutter = WindowCutter(WINDOW_SAMPLES, padding)
+                    else:
+                        windows += cutter.push(piece)
                 images += [window.image for window in (*windows, *cutter.close())]
         except RecordingError:
             continue  # other files are beside recordings; a folder without any is refused below

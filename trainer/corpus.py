@@ -10,12 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import soundfile
-import soxr
 
+from edge.capture.recording import Decoder, stream
 from edge.contract.audio import RATE_HZ, Samples
 from edge.contract.errors import CorpusError, RecordingError
 from edge.contract.folders import entries_of
@@ -36,7 +34,7 @@ _NEEDED = ("primary_label", "filename")  # the other official columns may be emp
 _DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})")
 _SOUNDSCAPE = re.compile(r"(?P<id>[^_]+)_(?P<site>[^_]+)_(?P<date>\d{8})\.ogg")
 _EXAMPLES_MAX = 5
-_BLOCK = RATE_HZ  # frames per read: a corrupt stream fails after little work
+_BLOCK_S = 5.0
 
 
 @dataclass
@@ -343,36 +341,27 @@ class Audio:
 
 
 def probe_audio(path: Path) -> Audio:
-    """Read the header only; never raises."""
+    """What the station's decoder finds; never raises. The header is read only, and the file where its header and its
+    end do not tell how long it is."""
     try:
-        info = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError, TypeError) as error:
-        return Audio(0.0, 0, 0, str(error).replace(str(path), path.name).strip() or "not readable")
-    if info.frames <= 0 or info.samplerate <= 0:
-        return Audio(0.0, info.samplerate, info.channels, "no sound in it")
-    return Audio(info.frames / info.samplerate, info.samplerate, info.channels)
+        with Decoder(path, block_s=_BLOCK_S) as decoder:
+            seconds = decoder.certain_s
+            if seconds is None:
+                for _ in decoder:
+                    pass
+                seconds = decoder.decoded_s
+    except RecordingError as error:
+        return Audio(0.0, 0, 0, f"{path.name}: {error.reason}")
+    return Audio(seconds, decoder.recording.rate_hz, decoder.recording.channels)
 
 
 def read_sound(path: Path, samples_max: int) -> Samples:
-    """The first `samples_max` samples, float32 mono at 32 kHz (soxr HQ where the file has another rate). Raises
-    RecordingError if there is nothing to decode; a file that breaks off gives what came before."""
-    blocks: list[Any] = []
-    problem = "no sound in it"
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate = file.samplerate
-            left = math.ceil(samples_max * rate / RATE_HZ)
-            while left > 0:
-                block = file.read(min(left, _BLOCK), dtype="float32", always_2d=True)
-                if not len(block):
-                    break
-                blocks.append(block.mean(axis=1))
-                left -= len(block)
-    except (soundfile.SoundFileError, OSError, TypeError) as error:
-        problem = str(error)
-    if not blocks:
-        raise RecordingError(path, problem)
-    sound = np.nan_to_num(np.concatenate(blocks), nan=0.0, posinf=1.0, neginf=-1.0)
-    if rate != RATE_HZ:
-        sound = soxr.resample(sound, rate, RATE_HZ, quality="HQ")
-    return np.asarray(sound[:samples_max], np.float32)
+    """The first `samples_max` samples, float32 mono at 32 kHz, as the station hears them; what is on both sides of a
+    gap follows each other. Raises RecordingError if there is nothing to decode; a file that breaks off gives what came
+    before."""
+    blocks: list[Samples] = []
+    for block in stream(path, block_s=_BLOCK_S):
+        blocks.append(block)
+        if sum(map(len, blocks)) >= samples_max:
+            break
+    return np.concatenate(blocks)[:samples_max]

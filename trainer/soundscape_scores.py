@@ -10,13 +10,12 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import soundfile
-import soxr
 from numpy.typing import NDArray
 from rich.progress import track
 from torch import nn
 
-from edge.contract.audio import IMAGE_SHAPE, RATE_HZ, Padding, Samples, Window, WindowCutter
+from edge.capture.recording import Decoder, Piece
+from edge.contract.audio import IMAGE_SHAPE, RATE_HZ, Padding, Window, WindowCutter
 from edge.contract.blend import (
     Blend,
     Scores,
@@ -28,6 +27,7 @@ from edge.contract.blend import (
 )
 from edge.contract.errors import RecordingError
 from edge.contract.rows import window_of_row
+from edge.types import Gap
 from trainer.bag import score_images
 from trainer.corpus import Corpus, Soundscape
 from trainer.metadata import place_scores
@@ -146,30 +146,31 @@ def samples_of(windows: Sequence[Window]) -> int:
 
 
 def windows_of(path: Path, paddings: Sequence[Padding], hop_s: float) -> dict[Padding, list[Window]]:
-    """The windows of a recording by padding, as the station cuts them; decodes once.
+    """The windows of a recording by padding, as the station cuts them; decodes once. Behind a gap they begin anew, and
+    their `start` counts it.
 
-    Raises RecordingError if the sound cannot be decoded to its end.
+    Raises RecordingError if nothing can be decoded; what can is heard, as on the station.
     """
-    cutters = {padding: WindowCutter(round(hop_s * RATE_HZ), padding) for padding in paddings}
+    hop = round(hop_s * RATE_HZ)
+    cutters = {padding: WindowCutter(hop, padding) for padding in paddings}
     windows: dict[Padding, list[Window]] = {padding: [] for padding in paddings}
-    for block in (*_blocks(path), None):
+    for piece in _pieces(path):
         for padding, cutter in cutters.items():
-            windows[padding] += cutter.close() if block is None else cutter.push(block)
+            if piece is None or isinstance(piece, Gap):
+                windows[padding] += cutter.close()
+            else:
+                windows[padding] += cutter.push(piece)
+        if isinstance(piece, Gap):
+            resumes = round((piece.at_s + piece.seconds) * RATE_HZ)
+            cutters = {padding: WindowCutter(hop, padding, first_sample=resumes) for padding in paddings}
     return windows
 
 
-def _blocks(path: Path) -> Iterator[Samples]:
-    """The sound as float32 mono at 32 kHz, some seconds at a time."""
-    try:
-        with soundfile.SoundFile(path) as file:
-            resampler = soxr.ResampleStream(file.samplerate, RATE_HZ, 1, dtype="float32", quality="HQ")
-            for block in file.blocks(_BLOCK_S * file.samplerate, dtype="float32", always_2d=True):
-                mono = np.nan_to_num(block.mean(axis=1), nan=0.0, posinf=1.0, neginf=-1.0)
-                yield mono if file.samplerate == RATE_HZ else resampler.resample_chunk(mono)
-            if file.samplerate != RATE_HZ:
-                yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise RecordingError(path, str(error).replace(str(path), path.name)) from error
+def _pieces(path: Path) -> Iterator[Piece | None]:
+    """The sound and its gaps, as the station decodes them; None behind the last."""
+    with Decoder(path, block_s=_BLOCK_S) as decoder:
+        yield from decoder
+    yield None
 
 
 def _prior(run: Run, soundscape: Soundscape) -> Scores:

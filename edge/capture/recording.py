@@ -1,12 +1,14 @@
-"""A recording file, decoded as a stream of mono float32 blocks at one rate, or refused with one clear reason.
+"""A recording file, decoded as a stream of mono float32 blocks at one rate and of gaps, or refused with one clear
+reason.
 
-Knows which files of a folder are recordings, mixing and the resampler (soxr). Does not know containers and
-codecs (container.py), when or where the sound was recorded (start_time.py), what a window is, or what becomes
-of a refused file.
+Knows which files of a folder are recordings, what of them is lost, and the resampler (soxr). Does not know containers
+and codecs (container.py, parts.py), mixing (mix.py), when or where the sound was recorded (start_time.py), what a
+window is, or what becomes of a refused file.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -15,23 +17,16 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-import soundfile
 import soxr
 
-from edge.capture.container import (
-    DURATION_S_MIN,
-    Recording,
-    header_of,
-    layout_of,
-    one_line,
-    open_file,
-    open_sound,
-    seconds,
-    too_short,
-)
+from edge.capture.container import DURATION_S_MIN, Recording, first_part, header_of, open_file, seconds, too_short
+from edge.capture.native import DURATION_S_MAX, LOST_S_MIN, Missing, NativeSound
 from edge.contract.audio import RATE_HZ, Samples
 from edge.contract.errors import RecordingError
 from edge.contract.folders import passed_over
+from edge.types import Gap
+
+Piece = Samples | Gap
 
 # What lies beside recordings and is none of them: notes, tables, pictures, settings, databases. Whatever has another
 # name is tried, and refused with a reason if it is no sound: a recording with an odd name must not vanish in silence.
@@ -44,13 +39,7 @@ SIDECAR_SUFFIXES = frozenset((
 ))
 # fmt: on
 
-DURATION_S_MAX = 7 * 86_400.0  # a few MB of FLAC can claim and deliver years of silence
-SAMPLE_MAX = 2.0**31  # float files in integer units are bearable; beyond this the power overflows float32
-
-_READ_S = 0.25  # per libsndfile call: each costs 8 µs of its own, and a decoding error the call it happens in
-_PIECE_FRAMES = 65_536  # per mixing and resampling step
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # also what turns a line's direction round
-_LOST_S_MIN = 0.1  # below this, header and decoder merely differ about the encoder's padding
 
 
 def find_recordings(folder: Path) -> list[Path]:
@@ -100,75 +89,105 @@ def open_recording(path: Path) -> Recording:
 
 
 def stream(path: Path, *, block_s: float = 10.0, rate_hz: int = RATE_HZ) -> Iterator[Samples]:
-    """Blocks as `Decoder` yields them, for callers that need not know what was lost.
+    """The blocks of `Decoder` alone, for callers that need not know what is missing: those on both sides of a gap
+    follow each other.
 
     >>> for block in stream(Path("20240501_040000.WAV"), block_s=5.0): ...
     """
     with Decoder(path, block_s=block_s, rate_hz=rate_hz) as decoder:
-        yield from decoder
+        for piece in decoder:
+            if not isinstance(piece, Gap):
+                yield piece
 
 
 class Decoder:
-    """One recording as mono float32 blocks of `block_s` at `rate_hz`; the last block is shorter.
+    """One recording as mono float32 blocks of `block_s` at `rate_hz`, and a `Gap` where sound is missing between them:
+    what AudioMoth folded up ("triggered"), or what is damaged and followed by more ("damaged"). The last block before a
+    gap or the end is shorter; the sound between two gaps lasts DURATION_S_MIN at least, what is shorter is in them.
 
-    Channels are averaged. Rates of 1 kHz to 1 MHz are resampled (soxr HQ), those below `rate_hz` upwards, so
-    their upper bands stay empty. The total is the decoded length within one sample, block edges do not depend
-    on the codec, and memory does not depend on the file. Float samples beyond [-1, 1] are passed on as they
-    are; at the first one that is not a finite number the recording counts as damaged and the rest as lost.
+    Channels are averaged, or the louder one is taken where they cancel (mix.py; `note` says so). Rates of 1 kHz to 1
+    MHz are resampled (soxr HQ), those below `rate_hz` upwards, so their upper bands stay empty; behind a gap the
+    resampler begins anew. The total is the decoded length within one sample, block edges do not depend on the codec,
+    and memory does not depend on the file. Float samples beyond [-1, 1] are passed on as they are; at the first one
+    that is not a finite number the recording counts as damaged and the rest as lost.
 
-    What can be decoded is yielded; afterwards `lost_s` and `warning` say what could not, 0 and None where all
-    is well. RecordingError is raised on opening, or before the first block if nothing can be decoded. Iterate
-    once; `close` also ends an iteration that was left early.
+    Files joined by `cat` and chained streams are read as one recording while rate and channels agree; no declared
+    length is believed: what stands behind it is read, what is missing is lost. What can be decoded is yielded;
+    afterwards `lost_s` and `warning` say what could not, 0 and None where all is well. RecordingError is raised on
+    opening, or before the first block if nothing can be decoded. Iterate once; `close` also ends an iteration that
+    was left early.
 
     >>> with Decoder(path) as decoder:
-    ...     for block in decoder: ...
-    ...     report(decoder.decoded_s, decoder.lost_s, decoder.warning)
+    ...     for piece in decoder: ...
+    ...     report(decoder.decoded_s, decoder.position_s, decoder.lost_s, decoder.warning)
     """
 
     def __init__(self, path: Path, *, block_s: float = 10.0, rate_hz: int = RATE_HZ) -> None:
         self.rate_hz = rate_hz
         self.block_frames = round(block_s * rate_hz)
         assert self.block_frames >= DURATION_S_MIN * rate_hz, "a block shorter than any recording"
-        self._frames = 0  # decoded so far, at the recording's own rate
-        self._stopped: str | None = None  # why decoding ended before the end
+        self._decoded = 0  # frames given so far, at the recording's own rate
+        self._position = 0  # the same with those in gaps
         with ExitStack() as opening:
             file = opening.enter_context(open_file(path))
-            layout = layout_of(file)
-            self._view, self._sound = open_sound(path, file, layout)
-            opening.enter_context(self._sound)
-            self.recording = header_of(path, self._sound, layout)
-            self._end_mark_missing = layout.end_mark_missing
+            part = first_part(path, file)
+            opening.callback(part.close)
+            self.recording = header_of(path, part)
+            self._native = NativeSound(file, part, self.recording)
+            opening.callback(self._native.close)  # by then it may have another part open
             self._open = opening.pop_all()
 
     @property
     def expected_s(self) -> float | None:
-        """Length as the header says, None where it does not."""
-        return self.recording.duration_s
+        """Length as the header says, or as was found where that is more; None where neither is known. Final once the
+        iteration has ended: only then what is folded up is known, what stands behind an Ogg, FLAC or MP3 stream, and
+        how long a FLAC stream is that does not say so."""
+        expected = self._native.expected
+        return None if expected is None else expected / self.recording.rate_hz
+
+    @property
+    def certain_s(self) -> float | None:
+        """Length of the sound that will be decoded, where header and end of the file tell it for certain; else None,
+        and only reading tells."""
+        frames = self._native.certain
+        return None if frames is None else frames / self.recording.rate_hz
 
     @property
     def decoded_s(self) -> float:
-        """Length of what was decoded so far."""
-        return self._frames / self.recording.rate_hz
+        """Length of the sound given so far."""
+        return self._decoded / self.recording.rate_hz
+
+    @property
+    def position_s(self) -> float:
+        """Length of the sound and the gaps given so far."""
+        return self._position / self.recording.rate_hz
 
     @property
     def lost_s(self) -> float:
-        """Announced but not decoded, final once the iteration has ended; 0 where the length is not known."""
-        lost_s = 0.0 if self.expected_s is None else min(self.expected_s, DURATION_S_MAX) - self.decoded_s
-        return lost_s if lost_s > _LOST_S_MIN else 0.0
+        """Announced but not decoded behind the last sound, final once the iteration has ended; 0 where the length is
+        not known."""
+        lost_s = 0.0 if self.expected_s is None else min(self.expected_s, DURATION_S_MAX) - self.position_s
+        return lost_s if lost_s > LOST_S_MIN else 0.0
 
     @property
     def warning(self) -> str | None:
         """One line about what could not be decoded; meaningful once the iteration has ended."""
+        native, expected_s = self._native, self.expected_s
         read = f"{seconds(self.decoded_s)} could be read"
-        if self.lost_s and self.expected_s is not None:
+        if expected_s is not None and (self.lost_s or native.between):
             # a damaged Ogg or MP3 page is skipped: what is missing may be in the middle
             kind = "incomplete" if self.recording.format in ("OGG", "MP3") else "truncated"
-            return f"{self._stopped or kind}: header says {seconds(self.expected_s)}, {read}"
-        if self._stopped:
-            return f"{self._stopped}: {read}"
-        if self._end_mark_missing:
+            return f"{native.why or kind}: header says {seconds(expected_s)}, {read}"
+        if native.why:
+            return f"{native.why}: {read}"
+        if native.no_end_mark:
             return f"truncated: no end mark; {read}, how much is missing is not known"
         return None
+
+    @property
+    def note(self) -> str | None:
+        """What else is to be known of the sound, final once the iteration has ended: that channels cancelled."""
+        return self._native.note
 
     def __enter__(self) -> Decoder:
         return self
@@ -181,9 +200,15 @@ class Decoder:
     def close(self) -> None:
         self._open.close()
 
-    def __iter__(self) -> Iterator[Samples]:
+    def __iter__(self) -> Iterator[Piece]:
         block, filled = np.empty(self.block_frames, np.float32), 0
         for piece in self._resampled():
+            if isinstance(piece, Gap):
+                if filled:
+                    yield block[:filled].copy()
+                yield piece
+                filled = 0
+                continue
             while len(piece):
                 taken = min(len(piece), self.block_frames - filled)
                 block[filled : filled + taken] = piece[:taken]
@@ -191,65 +216,67 @@ class Decoder:
                 if filled == self.block_frames:
                     yield block
                     block, filled = np.empty(self.block_frames, np.float32), 0
-        if self.decoded_s < DURATION_S_MIN:
+        if self.position_s < DURATION_S_MIN:
             raise RecordingError(self.recording.path, self.warning or too_short(self.decoded_s))
         if filled:
             yield block[:filled].copy()
 
-    def _resampled(self) -> Iterator[Samples]:
+    def _resampled(self) -> Iterator[Piece]:
         if self.recording.rate_hz == self.rate_hz:
-            yield from self._mono()
+            yield from self._runs()
             return
-        native_hz = self.recording.rate_hz
-        resampler = soxr.ResampleStream(native_hz, self.rate_hz, 1, dtype="float32", quality="HQ")
-        for piece in self._mono():
-            yield resampler.resample_chunk(piece)
-        yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+        resampler: soxr.ResampleStream | None = None
+        for piece in itertools.chain(self._runs(), [None]):
+            if piece is None or isinstance(piece, Gap):
+                if resampler is not None:
+                    yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+                    resampler = None
+                if piece is not None:
+                    yield piece
+            else:
+                if resampler is None:
+                    rates = self.recording.rate_hz, self.rate_hz
+                    resampler = soxr.ResampleStream(*rates, 1, dtype="float32", quality="HQ")
+                yield resampler.resample_chunk(piece)
 
-    def _mono(self) -> Iterator[Samples]:
-        """Pieces at the recording's own rate, until the end, damage or DURATION_S_MAX."""
-        channels = self.recording.channels
-        buffer = np.empty((_PIECE_FRAMES, channels), np.float32)
-        count = _PIECE_FRAMES
-        while count == _PIECE_FRAMES and self._stopped is None:
-            count = self._fill(buffer)
-            with np.errstate(all="ignore"):  # what is not finite is dealt with below
-                mono = _mixed(buffer[:count])
-            mono = self._sane(mono)
-            self._frames += len(mono)
-            yield mono
-            if self.decoded_s >= DURATION_S_MAX:
-                self._stopped = f"too long (only the first {DURATION_S_MAX / 86_400:.0f} days are read)"
+    def _runs(self) -> Iterator[Piece]:
+        """Sound and gaps at the recording's own rate. Sound shorter than DURATION_S_MIN beside a gap becomes part of
+        it."""
+        shortest = DURATION_S_MIN * self.recording.rate_hz
+        gap: Missing | None = None  # before what is held
+        held: list[Samples] = []  # the beginning of a run, until it is long enough
+        running = False
+        for piece in self._native:
+            if isinstance(piece, Missing):
+                short, held, running = sum(map(len, held)), [], False
+                if gap is not None and gap.reason == piece.reason:
+                    gap = piece._replace(frames=gap.frames + short + piece.frames)
+                else:
+                    if gap is not None:
+                        yield self._gap(gap._replace(frames=gap.frames + short))
+                        short = 0
+                    gap = piece._replace(frames=short + piece.frames)
+            elif running:
+                yield self._sound(piece)
+            else:
+                held.append(piece)
+                running = sum(map(len, held)) >= shortest
+                if running:
+                    if gap is not None:
+                        yield self._gap(gap)
+                    yield from map(self._sound, held)
+                    gap, held = None, []
+        if gap is not None:
+            yield self._gap(gap._replace(frames=gap.frames + sum(map(len, held))))
+        else:
+            yield from map(self._sound, held)
 
-    def _fill(self, buffer: Samples) -> int:
-        """Frames read; fewer than the buffer holds at the end or where the decoder gives up."""
-        count, step = 0, round(_READ_S * self.recording.rate_hz)
-        while count < len(buffer):
-            try:
-                got = len(self._sound.read(out=buffer[count : count + step]))
-            except (soundfile.SoundFileError, OSError) as error:
-                self._stopped = f"damaged ({one_line(error)})"
-                break
-            count += got
-            if got == 0:
-                if self._view is not None and self._view.error is not None:
-                    self._stopped = f"damaged ({one_line(self._view.error)})"
-                break
-        return count
+    def _sound(self, samples: Samples) -> Samples:
+        self._decoded += len(samples)
+        self._position += len(samples)
+        return samples
 
-    def _sane(self, mono: Samples) -> Samples:
-        if not len(mono) or max(mono.max(), -mono.min()) <= SAMPLE_MAX:  # false for NaN too
-            return mono
-        with np.errstate(invalid="ignore"):
-            first_bad = int(np.argmin(np.abs(mono) <= SAMPLE_MAX))
-        self._stopped = "damaged (samples that are not numbers)"
-        return mono[:first_bad]
-
-
-def _mixed(frames: Samples) -> Samples:
-    """Mean of the channels `(n, channels)`. Not a matrix product: for that BLAS would wake threads of its own."""
-    mono = frames[:, 0].copy()
-    for channel in range(1, frames.shape[1]):
-        mono += frames[:, channel]
-    mono /= np.float32(frames.shape[1])
-    return mono
+    def _gap(self, missing: Missing) -> Gap:
+        at_s = self.position_s
+        self._position += missing.frames
+        return Gap(at_s, missing.frames / self.recording.rate_hz, missing.reason, missing.detail)

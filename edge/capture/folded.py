@@ -1,0 +1,112 @@
+"""AudioMoth's triggered recordings (…T.WAV) keep what is below the trigger folded up; here it is found.
+
+In the recorder's file a block of 512 bytes on a multiple of 512 stands for a number of such blocks in which it kept no
+sound: 32 samples of +1 or -1 are the bits of the number, the lowest first, and 224 zeros follow. Knows no times.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from edge.contract.audio import Samples
+
+BLOCK_SAMPLES = 256
+HEADER_BYTES = 488  # of AudioMoth's own files; converted ones keep the blocks where they were behind it
+_BITS = 32
+_ONE = np.float32(1 / 32_768)
+_NAME = re.compile(r"(.*[_-])?\d{6}T\.(wav|flac)", re.IGNORECASE)
+
+
+class Fold(NamedTuple):
+    """A folded block, in samples."""
+
+    frames: int  # it stands for
+    block: int  # it has itself
+
+
+def may_be_folded(path: Path, comment: str, artist: str) -> bool:
+    """Whether AudioMoth made this recording: it says so, or is named as its triggered ones are."""
+    return "AudioMoth" in comment or artist.startswith("AudioMoth") or _NAME.fullmatch(path.name) is not None
+
+
+class Unfolder:
+    """Takes the samples of such a recording and gives them back with a `Fold` in place of each folded block.
+
+    `data_at` is where in its file the sound begins. Blocks are looked for where they lie in the recorder's own file, or
+    in a file with another header; the first one found decides.
+    """
+
+    def __init__(self, data_at: int | None) -> None:
+        phases = {-HEADER_BYTES // 2 % BLOCK_SAMPLES}
+        if data_at is not None and data_at % 2 == 0:
+            phases.add(-data_at // 2 % BLOCK_SAMPLES)
+        self._phases = sorted(phases)  # of the first sample of a block
+        self._at = 0  # of the first sample held
+        self._held = np.empty(0, np.float32)
+
+    def push(self, samples: Samples) -> Iterator[Samples | Fold]:
+        """What is certain with these samples."""
+        self._held = np.concatenate([self._held, samples])
+        folds = self._folds()
+        yield from self._given(folds)
+        begun = max((len(self._held) - self._first(phase)) % BLOCK_SAMPLES for phase in self._phases)
+        if len(self._held) > begun:
+            yield self._take(len(self._held) - begun)
+
+    def close(self) -> Iterator[Samples | Fold]:
+        """The rest. A block that was cut behind its number counts."""
+        yield from self._given(self._folds())
+        for phase in self._phases:
+            tail = len(self._held) - (len(self._held) - self._first(phase)) % BLOCK_SAMPLES
+            cut = self._held[max(0, tail) :]
+            block = np.pad(cut, (0, BLOCK_SAMPLES))[:BLOCK_SAMPLES]
+            if tail >= 0 and len(cut) > _BITS and (count := _count(block)):
+                yield from self._given([(tail, count)], cut=len(cut))
+        if len(self._held):
+            yield self._take(len(self._held))
+
+    def _first(self, phase: int) -> int:
+        """Index of the first sample held that begins a block."""
+        return (phase - self._at) % BLOCK_SAMPLES
+
+    def _folds(self) -> list[tuple[int, int]]:
+        """(index in what is held, samples) of folded blocks."""
+        for phase in self._phases:
+            first = self._first(phase)
+            whole = (len(self._held) - first) // BLOCK_SAMPLES
+            if whole <= 0:
+                continue
+            blocks = self._held[first : first + whole * BLOCK_SAMPLES].reshape(whole, BLOCK_SAMPLES)
+            likely = np.flatnonzero((np.abs(blocks[:, 0]) == _ONE) & (blocks[:, -1] == 0) & (blocks[:, _BITS] == 0))
+            folds = [(first + int(i) * BLOCK_SAMPLES, n) for i in likely if (n := _count(blocks[i]))]
+            if folds:
+                self._phases = [phase]
+                return folds
+        return []
+
+    def _given(self, folds: list[tuple[int, int]], cut: int = BLOCK_SAMPLES) -> Iterator[Samples | Fold]:
+        """The samples before the folds, and the folds."""
+        begin = self._at
+        for at, count in folds:
+            before = at - (self._at - begin)
+            if before:
+                yield self._take(before)
+            self._take(cut)
+            yield Fold(count, cut)
+
+    def _take(self, count: int) -> Samples:
+        taken, self._held = self._held[:count], self._held[count:]
+        self._at += count
+        return taken
+
+
+def _count(block: Samples) -> int:
+    """How many samples a folded block stands for; 0 if it is none."""
+    if block[_BITS:].any() or (np.abs(block[:_BITS]) != _ONE).any():
+        return 0
+    return BLOCK_SAMPLES * sum(1 << bit for bit in np.flatnonzero(block[:_BITS] > 0).tolist())

@@ -1,0 +1,177 @@
+"""The sound of a recording file at its own rate, one channel: piece after piece, and what is missing between them.
+
+Knows what was announced, read, folded up and lost. Does not know the rate that is wanted, blocks, or a record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import soundfile
+
+from edge.capture.container import Recording
+from edge.capture.folded import Fold, Unfolder, may_be_folded
+from edge.capture.layout import Layout
+from edge.capture.mix import BLOCK_FRAMES, Mixer
+from edge.capture.parts import Part, error_line
+from edge.capture.streams import Mpeg
+from edge.contract.audio import Samples
+from edge.types import GapReason
+
+DURATION_S_MAX = 7 * 86_400.0  # a few MB of FLAC can claim and deliver years of silence
+LOST_S_MIN = 0.1  # below this, header and decoder merely differ about the encoder's padding
+SAMPLE_MAX = 2.0**31  # float files in integer units are bearable; beyond this the power overflows float32
+PARTS_MAX = 10_000
+_PIECE_FRAMES = 4 * BLOCK_FRAMES  # per mixing and resampling step
+
+
+class Missing(NamedTuple):
+    """Sound that is not there, between sound that is."""
+
+    frames: int
+    reason: GapReason
+    detail: str
+
+
+class NativeSound:
+    """Iterate once. What is lost is known when the iteration has ended."""
+
+    def __init__(self, file: BinaryIO, part: Part, recording: Recording) -> None:
+        self._file, self._part, self._recording = file, part, recording
+        self._mixer = Mixer(recording.channels, recording.rate_hz)
+        self._said = part.frames  # of the file or stream that is being read
+        self._read = 0  # of it
+        self._before = 0  # frames of those before it, with what is lost of them
+        self._behind = 0  # announced by a file behind it that does not fit
+        self._added = 0  # frames in place of folded blocks, less those of the blocks
+        self._over = False  # nothing more is to be read, whatever follows
+        self.between = 0  # frames lost before sound that could be read again
+        self.why: str | None = None  # something is lost
+        self.no_end_mark = False  # something is lost, nobody knows how much
+
+    @property
+    def note(self) -> str | None:
+        """That channels cancel."""
+        return self._mixer.note
+
+    @property
+    def expected(self) -> int | None:
+        """Frames announced or found, whichever are more, unfolded as far as was read; None where nobody knows yet."""
+        if self._said is None and not self._before:
+            return None
+        return self._before + max(self._said or 0, self._read) + self._behind + self._added
+
+    @property
+    def certain(self) -> int | None:
+        """Frames that will be read, where header and end of the file tell it for certain."""
+        part, most = self._part, DURATION_S_MAX * self._recording.rate_hz
+        if self._folds(part) or part.certain is None or part.certain > most:
+            return None
+        return part.certain
+
+    def close(self) -> None:
+        self._part.close()
+
+    def __iter__(self) -> Iterator[Samples | Missing]:
+        for _ in range(PARTS_MAX):
+            part = self._part
+            yield from self._pieces(part)
+            self.why = self.why or part.stopped or None
+            if self._over:
+                return
+            following = self._following(part)
+            if following is None:
+                break
+            if following is not part:
+                yield from self._settled(part, following)
+        cut = self._part.cut and self._said is None
+        self.no_end_mark = self.no_end_mark or cut or not self._part.end_marked()
+
+    def _pieces(self, part: Part) -> Iterator[Samples | Missing]:
+        unfolder = None
+        if self._folds(part):
+            unfolder = Unfolder(part.form.data_at if isinstance(part.form, Layout) else None)
+        buffer = np.empty((_PIECE_FRAMES, self._recording.channels), np.float32)
+        count = _PIECE_FRAMES
+        while count == _PIECE_FRAMES and not self._over:
+            count = part.read(buffer)
+            with np.errstate(all="ignore"):  # what is not finite is dealt with below
+                mono = self._mixer.mix(buffer[:count])
+            mono = self._sane(mono)
+            self._read += len(mono)
+            yield from (mono,) if unfolder is None else self._unfolded(unfolder.push(mono))
+            self._limit()
+        if unfolder is not None:
+            yield from self._unfolded(unfolder.close())
+
+    def _folds(self, part: Part) -> bool:
+        """Whether silence may be folded up in it."""
+        sound = part.sound
+        if sound.channels > 1 or sound.subtype != "PCM_16":
+            return False
+        return may_be_folded(self._recording.path, sound.comment, sound.artist)
+
+    def _unfolded(self, items: Iterator[Samples | Fold]) -> Iterator[Samples | Missing]:
+        for item in items:
+            if isinstance(item, Fold):
+                room = round(DURATION_S_MAX * self._recording.rate_hz) - self._before - self._read - self._added
+                frames = min(item.frames, item.block + max(0, room))
+                self._added += frames - item.block
+                yield Missing(frames, "triggered", "below the recorder's trigger")
+            else:
+                yield item
+
+    def _limit(self) -> None:
+        frames = self._before + self._read + self._added
+        if frames >= DURATION_S_MAX * self._recording.rate_hz and not self._over:
+            self._over, self.why = True, f"too long (only the first {DURATION_S_MAX / 86_400:.0f} days are read)"
+
+    def _sane(self, mono: Samples) -> Samples:
+        if not len(mono) or max(mono.max(), -mono.min()) <= SAMPLE_MAX:  # false for NaN too
+            return mono
+        with np.errstate(invalid="ignore"):
+            first_bad = int(np.argmin(np.abs(mono) <= SAMPLE_MAX))
+        self._over, self.why = True, "damaged (samples that are not numbers)"
+        return mono[:first_bad]
+
+    def _following(self, part: Part) -> Part | None:
+        """What is to be read behind a part that has ended: the same one, if libsndfile ended it too early."""
+        start = part.next_start()
+        if start is None or start <= part.start:
+            return None
+        if part.stop_at(start, self._read):
+            self._said = part.frames
+            return part
+        try:
+            following = Part(self._file, start)
+        except (soundfile.SoundFileError, OSError) as error:
+            self.why = self.why or f"joined with what cannot be read ({error_line(error)})"
+            return None
+        sound, recording = following.sound, self._recording
+        if (sound.samplerate, sound.channels) == (recording.rate_hz, recording.channels):
+            return following
+        self.why = self.why or f"joined with sound of {sound.samplerate} Hz and {sound.channels} channels"
+        self._behind = round((following.frames or 0) * recording.rate_hz / sound.samplerate)
+        following.close()
+        return None
+
+    def _settled(self, part: Part, following: Part) -> Iterator[Missing]:
+        """One part is over, the next begins."""
+        said = self._said
+        if part.sound.format == "OGG":  # its length may be that of the stream behind; its end mark is its own
+            self.no_end_mark = self.no_end_mark or not part.end_marked(following.start)
+            said = None
+        self._part = following
+        part.close()
+        if isinstance(part.form, Mpeg) and isinstance(following.form, Mpeg) and not following.form.has_length:
+            return  # the same stream goes on
+        lost = (said or 0) - self._read
+        if lost <= LOST_S_MIN * self._recording.rate_hz:
+            lost = 0
+        self._before += self._read + lost
+        self._said, self._read = following.frames, 0
+        if lost:
+            self.between += lost
+            yield Missing(lost, "damaged", self.why or "truncated, and joined with another file")

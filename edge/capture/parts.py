@@ -1,0 +1,228 @@
+"""A recording file as the files in it: usually one; more where files were joined by `cat` or a stream is chained.
+
+Opens each with libsndfile, helped where a header is wrong, reads it, and finds where the next begins. Knows containers
+by layout.py and streams.py; knows no mixing, no rate but the file's, and no words for the record.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+
+from edge.capture.layout import BEGINNINGS, Layout, begins, find_beginning, only_zeros, plain_layout, tags_begin
+from edge.capture.streams import (
+    TAIL_BYTES,
+    Flac,
+    Mpeg,
+    flac_stream,
+    id3_end,
+    mpeg_next,
+    mpeg_stream,
+    ogg_end_marked,
+    ogg_next,
+    ogg_one_stream,
+)
+from edge.capture.view import Extent, View
+from edge.contract.audio import Samples
+
+HEAD_BYTES = 65_536  # in which a recording must begin
+_FRAMES_UNKNOWN = 2**40  # libsndfile's "to the end" is 2**63 - 1; FLAC cannot say more than 2**36
+_SIZE_ENDLESS = 2**44
+_FLAC_BEGINS = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+_READ_S = 0.25  # per libsndfile call: each costs 8 µs of its own, and a decoding error may cost the call it happens in
+
+
+class _Forward(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is not typed
+    """Never seeks: soundfile otherwise seeks after each read, and never reads beyond a header's estimate."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class Part:
+    """One file or stream in the file, open to be read once, forward.
+
+    `frames` are those of a channel that its header announces or that were found, whichever are more; None where nobody
+    can say. Raises soundfile.SoundFileError or OSError if libsndfile cannot open it.
+    """
+
+    def __init__(self, file: BinaryIO, start: int) -> None:
+        self.start = start
+        self.stopped: str | None = None  # why reading ended before the end
+        self._file, self._end = file, os.fstat(file.fileno()).st_size
+        self._skip = 0  # frames that were read already
+        self._count = 0  # frames read
+        self.cut = False  # it ends within what cannot be decoded without the rest
+        self.form: Layout | Flac | Mpeg | None = None  # None: Ogg, or what libsndfile may know
+        self._view, self.sound = self._opened()
+        self._step = max(1, round(_READ_S * self.sound.samplerate))
+        self.frames = self._announced()
+
+    def _opened(self) -> tuple[View | None, soundfile.SoundFile]:
+        magic = os.pread(self._file.fileno(), 4, self.start)
+        rest = Extent(self.start, self._end - self.start)
+        if (plain := plain_layout(self._file, self.start, self._end)) is not None:
+            self.form = plain
+            if not plain.whole:
+                head = os.pread(self._file.fileno(), plain.data_at - self.start, self.start)
+                fixed, extents = plain.mended(head)
+                with suppress(soundfile.SoundFileError):
+                    return _seen(View(self._file, extents, fixed))
+        elif magic == b"fLaC":
+            self.form = flac = flac_stream(self._file, self.start, self._end)
+            if not flac.whole and rest.bytes > 26:
+                head = flac.without_length(os.pread(self._file.fileno(), 26, self.start))
+                sound = Extent(self.start + len(head), rest.bytes - len(head))
+                return _seen(View(self._file, [sound], head, stop_before=_FLAC_BEGINS))
+        elif magic != b"OggS" and (mpeg := mpeg_stream(self._file, self.start)) is not None:
+            self.form = mpeg
+            if mpeg.has_length and self.start == id3_end(self._file, 0):
+                rest = Extent(0, self._end)  # libsndfile passes over the tag itself, and reads faster without our help
+            if not mpeg.has_length:
+                # libsndfile takes the first frame's bit rate for all and stops where the file would then end: a
+                # VBR file can lose most of its sound. An endless file it reads for as long as there are frames.
+                with suppress(soundfile.SoundFileError):
+                    return _seen(View(self._file, [rest], said_size=_SIZE_ENDLESS))
+        if rest.at:
+            return _seen(View(self._file, [rest]))
+        self._file.seek(0)
+        return None, _Forward(os.dup(self._file.fileno()))  # libsndfile closes it, on failure too
+
+    def _announced(self) -> int | None:
+        frames = int(self.sound.frames)
+        if isinstance(self.form, Layout) and frames < _FRAMES_UNKNOWN:
+            said, present = self.form.said, self.form.present
+            return round(frames * said / present) if said is not None and said > present > 0 else frames
+        if isinstance(self.form, Flac):
+            return self.form.frames
+        if isinstance(self.form, Mpeg) and not self.form.has_length:
+            return None  # libsndfile's is a guess
+        return frames if frames < _FRAMES_UNKNOWN else None
+
+    @property
+    def certain(self) -> int | None:
+        """The frames that can be read, and no other file behind them, where header and end of the file prove it."""
+        if isinstance(self.form, Layout):
+            return int(self.sound.frames) if self.next_start() is None else None
+        whole = False
+        if isinstance(self.form, Flac):
+            whole = self.form.whole
+        elif isinstance(self.form, Mpeg):
+            stop = tags_begin(self._file, self.start, self._end)
+            whole = self.form.has_length and stop - self.start == self.form.bytes
+        elif self.sound.format == "OGG":
+            whole = self.end_marked() and ogg_one_stream(self._file, self.start, self._end)
+        return self.frames if whole else None
+
+    def end_marked(self, end: int | None = None) -> bool:
+        """False for an Ogg stream whose last page is not marked as such: something is missing."""
+        if self.sound.format != "OGG":
+            return True
+        return ogg_end_marked(self._file, self.start, self._end if end is None else end)
+
+    @property
+    def position(self) -> int:
+        """Where libsndfile reads on; it may be ahead of what it gave."""
+        return self._view.position if self._view is not None else os.lseek(self._file.fileno(), 0, os.SEEK_CUR)
+
+    def read(self, buffer: Samples) -> int:
+        """Fill `(n, channels)`; fewer frames at the end or where the decoder gives up (`stopped` then says why)."""
+        while self._skip and self.stopped is None:
+            got = self._read(buffer[: min(self._skip, self._step)])
+            self._skip = self._skip - got if got else 0
+        count = 0
+        while count < len(buffer) and self.stopped is None:
+            got = self._read(buffer[count : count + self._step])
+            count += got
+            if got == 0:
+                break
+        return count
+
+    def _read(self, buffer: Samples) -> int:
+        marked = isinstance(self.form, Flac)  # what it decoded before an error counts, but is not told
+        if marked:
+            buffer.fill(np.nan)
+        try:
+            got = len(self.sound.read(out=buffer))
+        except (soundfile.SoundFileError, OSError) as error:
+            got = int(np.argmax(np.isnan(np.append(buffer[:, 0], np.nan)))) if marked else 0
+            self._count += got
+            self.stopped = self._failed(error)
+            return got
+        self._count += got
+        if got == 0 and self._view is not None and self._view.error is not None:
+            self.stopped = f"damaged ({error_line(self._view.error)})"
+        return got
+
+    def _failed(self, error: Exception) -> str:
+        """What an error while reading means: damage, or nothing at all ("") at or behind the end."""
+        position = self.position
+        if self.frames is not None and self._count >= self.frames:
+            return ""  # nothing that was announced is missing
+        if position < self._end and not only_zeros(self._file, position, self._end):
+            return f"damaged ({error_line(error)})"
+        self.cut = position >= self._end
+        return ""
+
+    def next_start(self) -> int | None:
+        """Where, behind what was read, another file or stream begins."""
+        file, end, position = self._file, self._end, self.position
+        if isinstance(self.form, Layout):
+            stop = self.form.end
+            if stop >= end:
+                return None
+            return stop if begins(file, stop) else find_beginning(file, stop, end)
+        if isinstance(self.form, Flac):
+            return find_beginning(file, max(self.start + 4, position - TAIL_BYTES), end)
+        if isinstance(self.form, Mpeg):
+            return mpeg_next(file, position, end) if position < tags_begin(file, self.start, end) - 4 else None
+        if self.sound.format != "OGG":
+            return None
+        return ogg_next(file, self.start, max(self.start + 4, position - TAIL_BYTES), end)
+
+    def stop_at(self, stop: int, read: int) -> bool:
+        """Read on to `stop`, where the next stream begins: libsndfile ended before it, misled by the stream behind,
+        after `read` frames. False if there is no more."""
+        if self.sound.format != "OGG" or self.stopped is not None or self.position >= stop:
+            return False
+        view, sound = _seen(View(self._file, [Extent(self.start, stop - self.start)]))
+        self.sound.close()
+        self._view, self.sound, self._skip, self._count = view, sound, read, 0
+        self.frames = self._announced()
+        return True
+
+    def close(self) -> None:
+        self.sound.close()
+
+
+def _seen(view: View) -> tuple[View, soundfile.SoundFile]:
+    return view, _Forward(view)
+
+
+def find_start(file: BinaryIO, search: bool) -> int:
+    """Where the recording begins that a file holds: behind tags, and with `search` behind junk. 0 if none is found."""
+    end = os.fstat(file.fileno()).st_size
+    at = id3_end(file, 0)
+    head = os.pread(file.fileno(), HEAD_BYTES, at)
+    if BEGINNINGS.match(head):
+        return at
+    boxed = head.find(b"mdat") + 4 if head[4:8] == b"ftyp" else 0  # MPEG in a QuickTime file
+    if mpeg_stream(file, at + boxed) is not None:
+        return at + boxed
+    found = BEGINNINGS.search(head) if search else None
+    if found:
+        return at + found.start()
+    return (mpeg_next(file, at, end, HEAD_BYTES) or 0) if search else 0
+
+
+def error_line(error: Exception) -> str:
+    """libsndfile's or the system's words, without a file name."""
+    if isinstance(error, soundfile.LibsndfileError) and error.code == 7:  # of MP3; the words speak of pipes
+        return "no frame could be decoded"
+    text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+    return " ".join(str(text).split()).removeprefix("Error : ").rstrip(".")

@@ -1,0 +1,105 @@
+"""A file as libsndfile is to see it: parts of it behind each other, with another beginning where its own one is wrong.
+
+Knows bytes alone; which bytes are right is found out elsewhere (layout.py, streams.py).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import BinaryIO, NamedTuple
+
+STOP_BYTES = 8
+
+
+class Extent(NamedTuple):
+    """Bytes of a file."""
+
+    at: int
+    bytes: int
+
+
+class View:
+    """`head`, then the `extents` of the file; it says that it is `said_size` long, if given.
+
+    With `stop_before`, a pattern of at most STOP_BYTES, it ends before the first such place in the extents: there
+    another file begins.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        extents: Sequence[Extent],
+        head: bytes = b"",
+        said_size: int = 0,
+        stop_before: re.Pattern[bytes] | None = None,
+    ) -> None:
+        self._handle, self._head, self._extents = file.fileno(), head, tuple(extents)
+        self._size = len(head) + sum(extent.bytes for extent in extents)
+        self._said_size = said_size
+        self._stop_before = stop_before
+        self._at = 0
+        self.error: OSError | None = None  # to libsndfile a failed read is the end; the decoder looks here
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        # what is looked for near the end is at the real one
+        end = self._size if offset or not self._said_size else self._said_size
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: end}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    @property
+    def position(self) -> int:
+        """Where in the file the next byte is read."""
+        at = self._at - len(self._head)
+        for extent in self._extents:
+            if at < extent.bytes:
+                return extent.at + max(0, at)
+            at -= extent.bytes
+        return self._extents[-1].at + self._extents[-1].bytes if self._extents else 0
+
+    def readinto(self, buffer: bytearray) -> int:
+        data = b""
+        try:
+            data = self._read(self._at, len(buffer))
+            if self._stop_before:
+                data = self._stopped(data)
+        except OSError as error:
+            self.error = error
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def _read(self, at: int, count: int) -> bytes:
+        parts = [self._head[at : at + count]]
+        begin = len(self._head)
+        for extent in self._extents:
+            missing = count - sum(map(len, parts))
+            skip = max(0, at - begin)
+            if missing and skip < extent.bytes:
+                parts.append(os.pread(self._handle, min(missing, extent.bytes - skip), extent.at + skip))
+            begin += extent.bytes
+        return b"".join(parts)
+
+    def _stopped(self, data: bytes) -> bytes:
+        assert self._stop_before is not None
+        ahead = data + self._read(self._at + len(data), STOP_BYTES - 1)
+        found = self._stop_before.search(ahead, max(0, len(self._head) - self._at))
+        if found is None or found.start() >= len(data):
+            return data
+        self._size = self._at + found.start()
+        self._extents = _first(self._extents, self._size - len(self._head))
+        return data[: found.start()]
+
+
+def _first(extents: Sequence[Extent], count: int) -> tuple[Extent, ...]:
+    """The first `count` bytes of them."""
+    kept = []
+    for extent in extents:
+        kept.append(Extent(extent.at, max(0, min(extent.bytes, count))))
+        count -= extent.bytes
+    return tuple(kept)
