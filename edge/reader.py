@@ -86,6 +86,7 @@ class Ended:
     windows: int
     warning: str | None  # what of it was lost
     gap: GapRow | None
+    note: str | None = None  # what else is to be known of its sound
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,8 @@ def _read(
                     batch.add(stretch)
                 yield from _answered(batch, open_)
             last = _closed(batch, stretch)
-            last.ended = Ended(task, row, heard_s, 0, decoder.warning, _lost(row, stretch.ends_s, decoder))
+            lost = _lost(row, stretch.ends_s, decoder)
+            last.ended = Ended(task, row, heard_s, 0, decoder.warning, lost, decoder.note)
             open_.append(last)
     except RecordingError as error:
         refused_id = row.id if row else file_id(analyst.config.station.id, task.name, digest)

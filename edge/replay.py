@@ -283,7 +283,7 @@ class Replay:
         self._add_gap(event.gap)
         if self._open_clips:
             self._clips[recording].end()  # before: a recording that is finished is not looked at again
-        self.store.finish(recording, event.audio_s, event.windows, event.warning)
+        self.store.finish(recording, event.audio_s, event.windows, event.warning, event.note)
         done_s, bytes_each_s = self._read[recording]
         self.progress.bytes_done += task.bytes - done_s * bytes_each_s
         new = self._new[recording]

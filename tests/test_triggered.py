@@ -152,3 +152,21 @@ def test_the_record_does_not_depend_on_batches_and_threads(
         dumps.append(dump(load_config(config).database))
     assert len(dumps[0]["gaps"]) == 12
     assert differences(dumps[1], dumps[0]) == differences(dumps[2], dumps[0]) == []
+
+
+def test_channels_that_cancel_are_heard_and_the_row_says_so(
+    tmp_path: Path, station_yaml: StationYaml, song: list[NDArray[np.float32]]
+) -> None:
+    sound = np.concatenate(song)
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "20240512_040000.wav", np.stack([sound, -sound], axis=1), RATE_HZ)
+    soundfile.write(tmp_path / "in" / "20240512_050000.wav", sound, RATE_HZ)
+    config = station_yaml()
+    replay_folder(load_config(config), tmp_path / "in")
+    found = rows(config, "SELECT recording, species, offset_s FROM detections ORDER BY offset_s, species")
+    both = rows(config, "SELECT id, note, reason FROM recordings ORDER BY start_utc")
+    heard = [[row[1:] for row in found if row[0] == recording] for recording, _, _ in both]
+    assert heard[0] == heard[1] != []
+    assert [reason for _, _, reason in both] == [None, None]
+    assert both[1][1] is None
+    assert "cancel" in str(both[0][1])

@@ -212,18 +212,22 @@ class Store(Files):
         )
         return deployment
 
-    def finish(self, recording_id: str, audio_s: float, windows: int, reason: str | None) -> None:
-        """The recording is analysed to its end; `reason` says what of it was lost, if anything."""
+    def finish(
+        self, recording_id: str, audio_s: float, windows: int, reason: str | None, note: str | None = None
+    ) -> None:
+        """The recording is analysed to its end; `reason` says what of it was lost, if anything, `note` what else is to
+        be known of its sound."""
         with self._transaction():
             self._db.execute(
-                "UPDATE recordings SET state = 'analysed', audio_s = ?, windows = ?, reason = ?, finished_utc = ?"
-                " WHERE id = ?",
-                (audio_s, windows, reason, now_text(), recording_id),
+                "UPDATE recordings SET state = 'analysed', audio_s = ?, windows = ?, reason = ?, note = ?,"
+                " finished_utc = ? WHERE id = ?",
+                (audio_s, windows, reason, note, now_text(), recording_id),
             )
             self._db.execute(
                 "UPDATE deployments SET ended_utc ="
-                " max(ended_utc, (SELECT strftime('%Y-%m-%dT%H:%M:%fZ', start_utc, ? || ' seconds') FROM recordings"
-                " WHERE id = ?)) WHERE ended_utc IS NOT NULL"
+                " max(ended_utc, (SELECT strftime('%Y-%m-%dT%H:%M:%fZ', r.start_utc, (? + (SELECT"
+                " coalesce(sum(seconds), 0) FROM gaps WHERE recording = r.id)) || ' seconds') FROM recordings r"
+                " WHERE r.id = ?)) WHERE ended_utc IS NOT NULL"
                 " AND id = (SELECT deployment FROM recordings WHERE id = ?)",
                 (audio_s, recording_id, recording_id),
             )

@@ -218,6 +218,7 @@ def _views(db: Database) -> None:
 def recording_identity(db: Database) -> None:
     """Which file was which recording, and into which it has grown; reviews that outlive their detections."""
     db.execute("ALTER TABLE recordings ADD COLUMN grown_into TEXT")  # id of the recording that has all of this one
+    db.execute("ALTER TABLE recordings ADD COLUMN note TEXT")  # on its sound, where nothing is lost: channels cancel
     db.execute("CREATE INDEX recordings_content ON recordings (sha256) WHERE sha256 IS NOT NULL")
     db.execute("""
         CREATE TABLE files (
