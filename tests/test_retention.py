@@ -73,7 +73,8 @@ def protect(state: Path, kept: str, reviewed: str) -> None:
     with ClipTable(state / "station.db") as table, table._transaction():
         table._db.execute("UPDATE clips SET kept = 1 WHERE id = ?", (kept,))
         table._db.execute(
-            "INSERT INTO reviews SELECT id, 'me', 'wrong', '', '2026-01-01' FROM detections WHERE clip = ?",
+            "INSERT INTO reviews (detection, reviewer, verdict, note, reviewed_utc)"
+            " SELECT id, 'me', 'wrong', '', '2026-01-01' FROM detections WHERE clip = ?",
             (reviewed,),
         )
 
