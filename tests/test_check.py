@@ -279,6 +279,25 @@ def test_an_earlier_version_is_told_and_left(tmp_path: Path) -> None:
     assert config.database.read_bytes() == before
 
 
+@pytest.mark.slow
+def test_a_reader_without_an_end_is_said(tmp_path: Path, bundle_folder: Path) -> None:
+    """While it reads, nothing of the write-ahead log can be written back."""
+    config = Config(state=tmp_path, bundle=bundle_folder)
+    with Store(config.database), closing(sqlite3.connect(config.database)) as writer:
+        writer.execute("CREATE TABLE ballast (bytes BLOB)")
+        with closing(sqlite3.connect(config.database, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM recordings").fetchone()
+            for _ in range(40):
+                with writer:
+                    writer.execute("INSERT INTO ballast VALUES (randomblob(1000000))")
+            check = one(check_database(config))
+            assert (check.verdict, "write-ahead log has grown to 4" in check.found) == ("warning", True)
+            assert "lsof" in check.advice
+        writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        assert one(check_database(config)).verdict == "ok"
+
+
 def test_a_damaged_database_is_reported_and_left(fit_yaml: Yaml) -> None:
     path = fit_yaml()
     database = path.parent / "station.db"

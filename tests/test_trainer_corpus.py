@@ -125,6 +125,17 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         Corpus.read(tmp_path / "nothing")
 
 
+def test_two_soundscapes_of_one_name_are_named_and_neither_is_learnt_from(tmp_path: Path) -> None:
+    data = make_corpus(tmp_path / "corpus", 2, 1.0, soundscape=True)
+    folder = data / "train_soundscapes"
+    (folder / "7_ABC_20190505.ogg").write_bytes((folder / "7_ABC_20190504.ogg").read_bytes())
+    corpus = Corpus.read(data)
+    assert corpus.soundscapes == ()
+    assert corpus.problems.examples == {
+        "soundscape of the same rows as another": ["7_ABC_20190504.ogg", "7_ABC_20190505.ogg"]
+    }
+
+
 def test_check_data_counts_unreadable_and_missing_audio(tmp_path: Path) -> None:
     data = make_corpus(tmp_path / "corpus", 2, 1.0)
     audio = data / "train_short_audio"

@@ -82,7 +82,7 @@ def test_same_again_and_nothing_strewn_about(
     fit_metadata(run, corpus, rasters)
     assert (folder / "model.onnx").read_bytes() == before
     assert not list(tmp_path.iterdir())
-    assert not (run.folder / ".metadata").exists()
+    assert not (run.folder / ".birdstation-metadata").exists()
     names = {"model.cbm", "model.onnx", "features.json", "grid.npz", "metrics.json", "importances.csv"}
     assert {path.name for path in folder.iterdir()} == names
 

@@ -6,6 +6,7 @@ Knows CSV tables and file names; the sound itself is opened only by `probe_audio
 import ast
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -267,12 +268,16 @@ def _soundscapes(data: Path, taxonomy: Taxonomy, problems: Problems) -> Iterator
     sites = read_sites(data / SITES, problems) if (data / SITES).is_file() else {}
     labels = _labels(data / LABELS, taxonomy, problems)
     folder = data / "train_soundscapes"
-    for path in entries_of(folder) if folder.is_dir() else ():
-        if path.suffix != ".ogg":
-            continue
+    files = [path for path in (entries_of(folder) if folder.is_dir() else ()) if path.suffix == ".ogg"]
+    names = Counter(soundscape_name(path)[0] for path in files)
+    for path in files:
         found = _SOUNDSCAPE.fullmatch(path.name)
         if not found:
             problems.add("soundscape name not valid", path.name)
+            continue
+        if names[soundscape_name(path)[0]] > 1:  # whose the labels are is not known
+            problems.add("soundscape of the same rows as another", path.name)
+            labels.pop((found["id"], found["site"]), None)
             continue
         rows = labels.pop((found["id"], found["site"]), {})
         if not rows:

@@ -260,7 +260,7 @@ def _bytes_digest(*arrays: NDArray[Any]) -> str:
 
 def _work_folder(run: Run, inputs: str) -> Path:
     """Where the model grows; what a killed fit of the same inputs left there stays, anything else goes."""
-    work, mark = run.folder / ".metadata", {"inputs": inputs}
+    work, mark = run.folder / ".birdstation-metadata", {"inputs": inputs}
     try:
         same = json.loads((work / "inputs.json").read_text(encoding="utf8")) == mark
     except (OSError, ValueError):

@@ -105,15 +105,16 @@ def predict(
     files = [path for path in listed if path.suffix.lower() in AUDIO and path.is_file()]
     if not files:
         raise ConfigError(f"{folder}: no soundscapes; sound files ({', '.join(AUDIO)}) are wanted")
-    places = _places(sites)
+    places, seen = _places(sites), dict[str, Path]()
+    for path in files:  # before hours of work
+        other = seen.setdefault(soundscape_name(path)[0], path)
+        if other != path:
+            raise ConfigError(f"{path}: its rows would be named as those of {other.name}; keep one of the two")
     rows: list[tuple[str, str]] = []
-    unreadable, without_prior, seen = [], 0, dict[str, Path]()
+    unreadable, without_prior = [], 0
     for done, path in enumerate(files):
         progress(done, len(files))
         name, site, day = soundscape_name(path)
-        if name in seen:
-            raise ConfigError(f"{path}: its rows would be named as those of {seen[name].name}; keep one of the two")
-        seen[name] = path
         prior = predictor.prior(places.get(site, (None, None)), day)
         try:
             found = predictor.rows(path, prior)

@@ -21,6 +21,7 @@ from edge.types import utc_text
 DAYS_MIN = 7.0  # until somebody comes by
 _LOOK_BACK = timedelta(days=7)
 _BUSY_S = 5.0
+_LOG_MB_MAX = 32.0  # SQLite writes it back at 4 MB where nobody hinders it
 _BLOCK_BYTES = 4096
 # Where nothing is recorded yet: a busy spring, all day.
 _PER_MINUTE = 5.0
@@ -114,8 +115,19 @@ def check_database(config: Config) -> list[Check]:
     found += "".join(f", {count} {table}" for table, count in rows.items())
     found += f", last recording {last}" if last else ""
     found += "; of an earlier version, brought up when the station starts" if pending else ""
+    log_mb = _size(path.with_name(f"{path.name}-wal")) / 1e6
     figures: Figures = {"bytes": path.stat().st_size, "pending": pending, "last": last, **rows}
+    if log_mb > _LOG_MB_MAX:
+        found += f"; its write-ahead log has grown to {log_mb:.0f} MB, since another program reads without an end"
+        advice = (
+            "Close what holds station.db open (lsof tells), or let it end its transaction: the log grows until then."
+        )
+        return [Check("database", "warning", found, advice, figures=figures)]
     return [Check("database", "ok", found, figures=figures)]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _count(db: sqlite3.Connection, table: str) -> int:
