@@ -118,10 +118,8 @@ def check_database(config: Config) -> list[Check]:
     log_mb = _size(path.with_name(f"{path.name}-wal")) / 1e6
     figures: Figures = {"bytes": path.stat().st_size, "pending": pending, "last": last, **rows}
     if log_mb > _LOG_MB_MAX:
-        found += f"; its write-ahead log has grown to {log_mb:.0f} MB, since another program reads without an end"
-        advice = (
-            "Close what holds station.db open (lsof tells), or let it end its transaction: the log grows until then."
-        )
+        found += f"; its write-ahead log has grown to {log_mb:.0f} MB, as it does while another program reads on and on"
+        advice = "If lsof shows another program with station.db open, close it: the log grows until then."
         return [Check("database", "warning", found, advice, figures=figures)]
     return [Check("database", "ok", found, figures=figures)]
 
