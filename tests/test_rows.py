@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import soxr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,8 +83,10 @@ def test_replay_scores_the_short_last_row(tmp_path: Path, station_yaml: StationY
     for name, seconds in (("a", 14.98), ("b", 13.0), ("c", 15.02), ("d", 3.5), ("e", 20.0)):
         sound = _with_a_bird_at_the_end(seconds)
         write_sound(tmp_path / "in" / f"{name}.wav", sound)
+        write_sound(tmp_path / "in" / f"{name}.22k.wav", soxr.resample(sound, 32_000, 22_050)[:-1], 22_050)
         ends = rows_of(len(sound))
-        lines += [f"{name}_{end},{'midtoo' if end == ends[-1] else 'nocall'}" for end in ends]
+        for stem in (name, f"{name}.22k"):
+            lines += [f"{stem}_{end},{'midtoo' if end == ends[-1] else 'nocall'}" for end in ends]
     write_sound(tmp_path / "in" / "f.wav", np.concatenate([hiss(10), note("midtoo", 5), hiss(1)]))
     lines += ["f_5,nocall", "f_10,nocall", "f_15,midtoo", "f_20,nocall"]  # the last window holds 4 s of the row before
     (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")

@@ -54,8 +54,8 @@ def score_store(store: Store, bundle_id: str, recordings: Mapping[str, str], lab
     found = {}
     for row in rows:
         recording, end_s = recording_of[labels.recording[row]], labels.end_s[row]
-        exact = heard.get((recording, end_s * RATE_HZ - WINDOW_SAMPLES))
-        if birds := exact or heard.get((recording, window_of_row(end_s, samples.get(recording, 0)))):
+        starts = (end_s * RATE_HZ - WINDOW_SAMPLES, window_of_row(end_s, samples.get(recording, 0)))
+        if birds := next((heard[recording, start] for start in starts if (recording, start) in heard), None):
             found[row] = frozenset(birds)
     score = score_rows({row: labels.truth[row] for row in rows}, found, labels.recording)
     return score, len(labels.truth) - len(rows)
