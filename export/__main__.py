@@ -51,7 +51,7 @@ def onnx(
             progress.update(task, description=name, completed=done, total=total)
 
         bundle = assemble(Run.open(run), out, per_kind=per_kind, report=report, half=half, int8=int8, progress=show)
-    size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+    size = sum(p.stat().st_size for p in bundle.folder.rglob("*") if p.is_file())
     halved = sum(member.half is not None for member in bundle.manifest.members)
     eight = sum(member.int8 is not None for member in bundle.manifest.members)
     also = ([f"{halved} also in half precision"] if half else []) + ([f"{eight} also in 8 bits"] if int8 else [])

@@ -79,7 +79,7 @@ def assemble(
         replace_bundle(work, folder, replaced)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return Bundle(out, bundle.manifest, bundle.taxonomy)
+    return Bundle(folder, bundle.manifest, bundle.taxonomy)
 
 
 def _chosen(members: list[MemberInfo], per_kind: int | None) -> list[MemberInfo]:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from edge.capture.folder import FolderWatch
 from edge.capture.recording import find_recordings
+from edge.contract.bundle import read_bundle
 from edge.contract.errors import UsageError
 from edge.contract.folders import files_under, holds_nothing, passed_over
 from edge.demo.run import run_demo
@@ -200,6 +201,16 @@ def test_an_older_bundle_is_replaced_and_what_lies_beside_it_stays(tmp_path: Pat
     assert (tmp_path / "link").is_symlink()
 
 
+def test_the_folder_that_one_is_in_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    newer = make_bundle(tmp_path / "b", has_prior=False)
+    (tmp_path / "here").mkdir()
+    for _ in range(2):  # into an empty folder, then in the place of that bundle
+        monkeypatch.chdir(tmp_path / "here")
+        _export(Path(), newer)
+        assert read_bundle(tmp_path / "here").id == read_bundle(newer).id
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "here"]
+
+
 @pytest.mark.parametrize("name", ["notes.txt", "members/mine.onnx", "mine", "link"])
 def test_a_bundle_with_something_else_in_it_is_left_alone(tmp_path: Path, name: str) -> None:
     bundle = make_bundle(tmp_path / "a")
@@ -241,7 +252,7 @@ def test_a_demo_train_folder_of_before_is_taken_up_again(tmp_path: Path) -> None
     [
         *("._7019_COR_20190904.ogg", ".DS_Store", ".Trash", ".Trash-1000", ".Spotlight-V100", "Thumbs.db", "THUMBS.DB"),
         *("desktop.ini", "Desktop.ini", "__MACOSX", "System Volume Information", "$RECYCLE.BIN", "~$labels.csv"),
-        *("lost+found", "@eaDir", "Icon\r", ".fseventsd", "ehthumbs.db"),
+        *("lost+found", "@eaDir", "Icon\r", ".fseventsd", "ehthumbs.db", "AUTORUN.INF", "a.wav:Zone.Identifier"),
     ],
 )
 def test_what_systems_leave_is_passed_over(tmp_path: Path, name: str) -> None:

@@ -11,16 +11,17 @@ from edge.contract.errors import CorpusError
 # Beside hidden names: what Windows, macOS, Synology and fsck leave on cards, shares and disks, in small letters
 _LEFT_BESIDE = frozenset(
     (
-        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "system volume information"),
-        *("$recycle.bin", "recycler", "recycled", "__macosx", "icon\r", "@eadir", "#recycle", "lost+found"),
+        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "autorun.inf", "system volume information"),
+        *("$recycle.bin", "recycler", "recycled", "__macosx", "icon\r", "network trash folder", "temporary items"),
+        *("@eadir", "#recycle", "lost+found"),
     )
 )
 
 
 def passed_over(name: str) -> bool:
     """Whether a file or folder of this name is none of a person's: hidden (`._x.wav`, `.DS_Store`, `.Trash`), an open
-    document's lock (`~$x.csv`), or what a system keeps for itself."""
-    return name.startswith((".", "~$")) or name.lower() in _LEFT_BESIDE
+    document's lock (`~$x.csv`), where a file came from (`x.wav:Zone.Identifier`), or what a system keeps for itself."""
+    return name.startswith((".", "~$")) or name.endswith(":Zone.Identifier") or name.lower() in _LEFT_BESIDE
 
 
 def entries_of(folder: Path) -> list[Path]:
