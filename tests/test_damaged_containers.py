@@ -219,6 +219,44 @@ def test_joined(tmp_path: Path, originals: dict[tuple[str, float], bytes], name:
     assert found.warning is None
 
 
+SPLICED = [name for name in PLAIN if name != "wav adpcm"] + ["flac"]  # where a beginning inside can be told
+
+
+@pytest.mark.parametrize("name", SPLICED)
+def test_cut_and_then_joined(tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str) -> None:
+    """What is missing of the first is a gap, and the second sounds at its time."""
+    first = originals[name, LONG_S]
+    found = of_bytes(tmp_path, first[: len(first) // 2] + originals[name, SHORT_S])
+    assert found.total_s == pytest.approx(LONG_S + SHORT_S, abs=TOLERANCE_S)
+    assert found.lost_s == pytest.approx(LONG_S / 2, abs=0.2)
+    assert found.warning is not None
+    assert "header says 10.0 s" in found.warning
+
+
+@pytest.mark.parametrize("name", [name for name in PLAIN if name != "wav adpcm"])
+def test_never_closed_and_then_joined(tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str) -> None:
+    most = 2 ** (8 * struct.calcsize(CONTAINERS[name].length[2]) - 1) - 1  # type: ignore[index]
+    first = with_length(name, originals[name, LONG_S], lambda _: most)
+    found = of_bytes(tmp_path, first + originals[name, SHORT_S])
+    assert found.decoded_s == pytest.approx(LONG_S + SHORT_S, abs=TOLERANCE_S)
+    assert found.warning is None
+
+
+@pytest.mark.parametrize("name", [name for name in CONTAINERS if name not in ("opus", "wav adpcm")])
+def test_joined_with_what_does_not_fit(tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str) -> None:
+    kind = CONTAINERS[name]
+    other = tmp_path / "other"
+    stereo = np.repeat(noise(3, 48_000, 7)[:, None], 2, axis=1)
+    with soundfile.SoundFile(other, "w", 48_000, 2, kind.subtype, kind.endian, kind.format) as file:
+        for at in range(0, len(stereo), 48_000):
+            file.write(stereo[at : at + 48_000])
+    found = of_bytes(tmp_path, originals[name, LONG_S] + other.read_bytes())
+    assert found.decoded_s == pytest.approx(LONG_S, abs=TOLERANCE_S)
+    assert found.lost_s == pytest.approx(3, abs=TOLERANCE_S)
+    assert found.warning is not None
+    assert found.warning.startswith("joined with sound of 48000 Hz and 2 channels: header says 9.0 s")
+
+
 @pytest.mark.parametrize("junk", JUNK_BEFORE)
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_junk_before(tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str, junk: str) -> None:

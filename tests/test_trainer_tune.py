@@ -204,3 +204,32 @@ def test_the_recipes_order_decides_between_equals() -> None:
     assert sweep.choose(listed, list("aabb")).candidate == 0
     worse = Candidate("context", Blend("mean", 0.28), f1s - 0.1)
     assert sweep.choose([worse, *listed], list("aabb")).candidate == 1
+
+
+def test_a_declared_length_is_not_believed(tmp_path: Path) -> None:
+    """Also not one that has no end: reading ends when no more samples come."""
+    sound = np.random.default_rng(0).normal(0, 0.1, 12 * RATE_HZ).astype(np.float32)
+    soundfile.write(tmp_path / "a.flac", sound, RATE_HZ)
+    expected = [w.start for w in windows_of(tmp_path / "a.flac", ["context"], 5)["context"]]
+    content = bytearray((tmp_path / "a.flac").read_bytes())
+    for length in (0, 2**32 - 1, RATE_HZ):
+        content[21:26] = bytes([content[21] & 0xF0]) + length.to_bytes(4, "big")
+        (tmp_path / "a.flac").write_bytes(content)
+        windows = windows_of(tmp_path / "a.flac", ["context"], 5)["context"]
+        assert [w.start for w in windows] == expected == [0, 5 * RATE_HZ, 7 * RATE_HZ]
+
+
+def test_windows_behind_a_gap_count_it(tmp_path: Path) -> None:
+    """Ten minutes that an AudioMoth folded up: no window spans them, and rows have their own time."""
+    sound = np.random.default_rng(0).integers(-3_000, 3_000, 10 * RATE_HZ + 20, dtype=np.int16)
+    block = np.zeros(256, np.int16)
+    block[:32] = [1 if 75_000 >> bit & 1 else -1 for bit in range(32)]
+    first = 12 + 624 * 256 + 244  # a block's end, counted from AudioMoth's own header
+    first -= (first - 12) % 256
+    soundfile.write(tmp_path / "20240512_040000T.wav", np.concatenate([sound[:first], block, sound[first:]]), RATE_HZ)
+    windows = windows_of(tmp_path / "20240512_040000T.wav", ("context", "zeros"), 5)
+    for found in windows.values():
+        starts = [w.start for w in found]
+        resumes = first + 75_000 * 256
+        assert starts == [0, resumes, resumes + len(sound) - first - WINDOW_SAMPLES]
+        assert [w.samples for w in found] == [first, WINDOW_SAMPLES, WINDOW_SAMPLES]

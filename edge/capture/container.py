@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import soundfile
 
+from edge.capture.folded import may_be_folded
 from edge.capture.layout import Chunk, chunks
 from edge.capture.parts import HEAD_BYTES, Part, error_line, find_start
 from edge.capture.streams import id3_end
@@ -55,6 +56,7 @@ _FOREIGN: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x1aE\xdf\xa3", "Matroska/WebM"),
     (0, b"WAac", "Wildlife Acoustics WAC"),
     (28, b"Speex   ", "Speex"),
+    (28, b"\x7fFLAC", "FLAC in Ogg"),
 )
 _NOT_AUDIO: tuple[tuple[bytes, str], ...] = (
     (b"MThd", "a MIDI file"),
@@ -118,8 +120,9 @@ def header_of(path: Path, part: Part) -> Recording:
         reason = f"{sound.channels} channels; 1 to {CHANNELS_MAX} can be read"
     elif not RATE_HZ_MIN <= sound.samplerate <= RATE_HZ_MAX:
         reason = f"sample rate of {sound.samplerate} Hz; {RATE_HZ_MIN} to {RATE_HZ_MAX} can be read"
-    elif frames is not None and frames < DURATION_S_MIN * sound.samplerate and part.certain is not None:
-        reason = too_short(frames / sound.samplerate)
+    elif frames is not None and frames < DURATION_S_MIN * sound.samplerate:
+        more = part.certain is None or may_be_folded(path, sound)  # only reading tells
+        reason = None if more else too_short(frames / sound.samplerate)
     if reason is not None:
         raise RecordingError(path, reason)
     return Recording(path, sound.samplerate, sound.channels, frames, sound.format, sound.subtype)

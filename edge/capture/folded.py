@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import soundfile
 
 from edge.contract.audio import Samples
 
@@ -29,9 +30,13 @@ class Fold(NamedTuple):
     block: int  # it has itself
 
 
-def may_be_folded(path: Path, comment: str, artist: str) -> bool:
-    """Whether AudioMoth made this recording: it says so, or is named as its triggered ones are."""
-    return "AudioMoth" in comment or artist.startswith("AudioMoth") or _NAME.fullmatch(path.name) is not None
+def may_be_folded(path: Path, sound: soundfile.SoundFile) -> bool:
+    """Whether AudioMoth made this recording, which then is of one channel and has its 16 bits: it says so, or is
+    named as its triggered ones are."""
+    if sound.channels != 1 or sound.subtype != "PCM_16":
+        return False
+    named = _NAME.fullmatch(path.name) is not None
+    return named or "AudioMoth" in sound.comment or sound.artist.startswith("AudioMoth")
 
 
 class Unfolder:

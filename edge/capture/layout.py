@@ -24,10 +24,25 @@ _W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
 _W64_MAGIC = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
 # Where a recording can begin, also behind something else.
 BEGINNINGS = re.compile(
-    rb"RIFF....WAVE|RIFX....WAVE|RF64....WAVE|BW64....WAVE|FORM....AIF[FC]|caff\x00\x01\x00\x00|[.]snd\x00\x00..|dns[.]..\x00\x00"
-    rb"|fLaC[\x00\x80]\x00\x00\x22|OggS\x00[\x02\x06]|" + re.escape(_W64_MAGIC),
+    rb"RIFF....WAVE|RIFX....WAVE|RF64....WAVE|BW64....WAVE|FORM....AIF[FC]|caff\x00\x01\x00\x00"
+    rb"|[.]snd\x00\x00..|dns[.]..\x00\x00|fLaC[\x00\x80]\x00\x00\x22|OggS\x00[\x02\x06]|" + re.escape(_W64_MAGIC),
     re.DOTALL,
 )
+# The same by the first four bytes, to be found quickly in sound.
+BEGINNING = {
+    kind: re.compile(pattern, re.DOTALL)
+    for kind, pattern in {
+        b"RIFF": rb"RIFF....WAVEfmt |RIFF....WAVE(?:JUNK|bext|LIST)",
+        b"RF64": rb"RF64....WAVEds64",
+        b"BW64": rb"BW64....WAVEds64",
+        b"RIFX": rb"RIFX....WAVEfmt ",
+        b"FORM": rb"FORM....AIF[FC]",
+        b"caff": rb"caff\x00\x01\x00\x00desc",
+        b"riff": re.escape(_W64_MAGIC),
+        b".snd": rb"[.]snd\x00\x00[\x00\x01].{5}\x00\x00\x00",
+        b"dns.": rb"dns[.].[\x00\x01]\x00\x00.{5}\x00\x00\x00",
+    }.items()
+}
 _KNOWN = {  # chunks that are no sound, and the two that are
     name.ljust(4)
     for name in (

@@ -59,7 +59,7 @@ class NativeSound:
     @property
     def expected(self) -> int | None:
         """Frames announced or found, whichever are more, unfolded as far as was read; None where nobody knows yet."""
-        if self._said is None and not self._before:
+        if self._said is None and not self._before + self._behind:
             return None
         return self._before + max(self._said or 0, self._read) + self._behind + self._added
 
@@ -67,7 +67,7 @@ class NativeSound:
     def certain(self) -> int | None:
         """Frames that will be read, where header and end of the file tell it for certain."""
         part, most = self._part, DURATION_S_MAX * self._recording.rate_hz
-        if self._folds(part) or part.certain is None or part.certain > most:
+        if may_be_folded(self._recording.path, part.sound) or part.certain is None or part.certain > most:
             return None
         return part.certain
 
@@ -91,7 +91,7 @@ class NativeSound:
 
     def _pieces(self, part: Part) -> Iterator[Samples | Missing]:
         unfolder = None
-        if self._folds(part):
+        if may_be_folded(self._recording.path, part.sound):
             unfolder = Unfolder(part.form.data_at if isinstance(part.form, Layout) else None)
         buffer = np.empty((_PIECE_FRAMES, self._recording.channels), np.float32)
         count = _PIECE_FRAMES
@@ -105,13 +105,6 @@ class NativeSound:
             self._limit()
         if unfolder is not None:
             yield from self._unfolded(unfolder.close())
-
-    def _folds(self, part: Part) -> bool:
-        """Whether silence may be folded up in it."""
-        sound = part.sound
-        if sound.channels > 1 or sound.subtype != "PCM_16":
-            return False
-        return may_be_folded(self._recording.path, sound.comment, sound.artist)
 
     def _unfolded(self, items: Iterator[Samples | Fold]) -> Iterator[Samples | Missing]:
         for item in items:
@@ -141,6 +134,8 @@ class NativeSound:
         start = part.next_start()
         if start is None or start <= part.start:
             return None
+        if isinstance(part.form, Layout):
+            self._said = part.frames  # the next file may stand in what this one counts as its own
         if part.stop_at(start, self._read):
             self._said = part.frames
             return part
@@ -153,7 +148,7 @@ class NativeSound:
         if (sound.samplerate, sound.channels) == (recording.rate_hz, recording.channels):
             return following
         self.why = self.why or f"joined with sound of {sound.samplerate} Hz and {sound.channels} channels"
-        self._behind = round((following.frames or 0) * recording.rate_hz / sound.samplerate)
+        self._behind = round(_frames_of(following) * recording.rate_hz / sound.samplerate)
         following.close()
         return None
 
@@ -175,3 +170,14 @@ class NativeSound:
         if lost:
             self.between += lost
             yield Missing(lost, "damaged", self.why or "truncated, and joined with another file")
+
+
+def _frames_of(part: Part) -> int:
+    """How many frames it has, by reading it where it does not say."""
+    if part.frames is not None:
+        return part.frames
+    buffer, total = np.empty((_PIECE_FRAMES, part.sound.channels), np.float32), 0
+    most = DURATION_S_MAX * part.sound.samplerate
+    while (count := part.read(buffer)) and total < most:
+        total += count
+    return total

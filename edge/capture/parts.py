@@ -14,7 +14,16 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
-from edge.capture.layout import BEGINNINGS, Layout, begins, find_beginning, only_zeros, plain_layout, tags_begin
+from edge.capture.layout import (
+    BEGINNING,
+    BEGINNINGS,
+    Layout,
+    begins,
+    find_beginning,
+    only_zeros,
+    plain_layout,
+    tags_begin,
+)
 from edge.capture.streams import (
     TAIL_BYTES,
     Flac,
@@ -34,6 +43,7 @@ HEAD_BYTES = 65_536  # in which a recording must begin
 _FRAMES_UNKNOWN = 2**40  # libsndfile's "to the end" is 2**63 - 1; FLAC cannot say more than 2**36
 _SIZE_ENDLESS = 2**44
 _FLAC_BEGINS = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+_PLAIN = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 _READ_S = 0.25  # per libsndfile call: each costs 8 µs of its own, and a decoding error may cost the call it happens in
 
 
@@ -72,7 +82,11 @@ class Part:
                 head = os.pread(self._file.fileno(), plain.data_at - self.start, self.start)
                 fixed, extents = plain.mended(head)
                 with suppress(soundfile.SoundFileError):
-                    return _seen(View(self._file, extents, fixed))
+                    view, opened = _seen(View(self._file, extents, fixed))
+                    if opened.subtype in _PLAIN:  # other codecs invent sound behind the end of a file
+                        # another file may begin in what the header, which is wrong, counts as its own
+                        view.stop_before = BEGINNING[plain.kind]
+                    return view, opened
         elif magic == b"fLaC":
             self.form = flac = flac_stream(self._file, self.start, self._end)
             if not flac.whole and rest.bytes > 26:
@@ -174,6 +188,10 @@ class Part:
         file, end, position = self._file, self._end, self.position
         if isinstance(self.form, Layout):
             stop = self.form.end
+            if self._view is not None and self._view.stopped_at is not None:
+                stop = self._view.stopped_at
+                said = self.form.said or 0
+                self.frames = max(self._count, round(self.sound.frames * said / max(1, self.form.present)))
             if stop >= end:
                 return None
             return stop if begins(file, stop) else find_beginning(file, stop, end)

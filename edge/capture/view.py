@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import BinaryIO, NamedTuple
 
-STOP_BYTES = 8
+STOP_BYTES = 16
 
 
 class Extent(NamedTuple):
@@ -38,8 +38,9 @@ class View:
         self._handle, self._head, self._extents = file.fileno(), head, tuple(extents)
         self._size = len(head) + sum(extent.bytes for extent in extents)
         self._said_size = said_size
-        self._stop_before = stop_before
+        self.stop_before = stop_before
         self._at = 0
+        self.stopped_at: int | None = None  # in the file: where `stop_before` was found
         self.error: OSError | None = None  # to libsndfile a failed read is the end; the decoder looks here
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -66,7 +67,7 @@ class View:
         data = b""
         try:
             data = self._read(self._at, len(buffer))
-            if self._stop_before:
+            if self.stop_before:
                 data = self._stopped(data)
         except OSError as error:
             self.error = error
@@ -86,13 +87,14 @@ class View:
         return b"".join(parts)
 
     def _stopped(self, data: bytes) -> bytes:
-        assert self._stop_before is not None
+        assert self.stop_before is not None
         ahead = data + self._read(self._at + len(data), STOP_BYTES - 1)
-        found = self._stop_before.search(ahead, max(0, len(self._head) - self._at))
+        found = self.stop_before.search(ahead, max(0, len(self._head) - self._at))
         if found is None or found.start() >= len(data):
             return data
         self._size = self._at + found.start()
         self._extents = _first(self._extents, self._size - len(self._head))
+        self.stopped_at = self.position + found.start()
         return data[: found.start()]
 
 
