@@ -3,18 +3,16 @@
 Knows nothing of what is in it.
 """
 
-import os
 import re
 import shutil
 import sqlite3
-from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 
 from edge.contract.bundle import file_sha256
 from edge.contract.errors import StoreError
+from edge.store.copies import bytes_of, copy_whole, sync
 
-_BUSY_TIMEOUT_S = 30.0
 _SPARE_BYTES = 64 << 20  # stays free for the daemon, which goes on writing
 _PARTIAL = ".birdstation-partial.db"
 _WHEN = re.compile(r"\d{8}T\d{6}Z")  # of a copy's name; what is called otherwise is somebody's
@@ -32,10 +30,10 @@ def backup(database: Path, folder: Path, keep: int) -> Path:
         partial.unlink(missing_ok=True)
         _check_room(database, folder)
         try:
-            _copy(database, partial)
+            copy_whole(database, partial)
             made = folder / f"{database.stem}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.db"
             _sums(made).write_text(f"{file_sha256(partial)}  {made.name}\n")
-            _sync(partial, _sums(made))
+            sync(partial, _sums(made))
             partial.replace(made)
         finally:
             partial.unlink(missing_ok=True)
@@ -43,7 +41,7 @@ def backup(database: Path, folder: Path, keep: int) -> Path:
         for old in sorted(set(copies) - {made}, reverse=True)[max(keep, 1) - 1 :]:
             old.unlink()
             _sums(old).unlink(missing_ok=True)
-        _sync(folder)
+        sync(folder)
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"no backup of {database} in {folder}: {error}") from error
     return made
@@ -53,21 +51,9 @@ def _is_copy(path: Path, database: Path) -> bool:
     return path.stem.startswith(f"{database.stem}-") and bool(_WHEN.fullmatch(path.stem[len(database.stem) + 1 :]))
 
 
-def _copy(database: Path, copy: Path) -> None:
-    """VACUUM INTO reads one consistent state beside writers, and leaves out what was deleted."""
-    source = sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", uri=True, timeout=_BUSY_TIMEOUT_S)
-    with closing(source):
-        source.execute("VACUUM INTO ?", (str(copy),))
-    with closing(sqlite3.connect(copy)) as copied:
-        found = [str(row[0]) for row in copied.execute("PRAGMA quick_check(1)")]
-    if found != ["ok"]:
-        raise StoreError(f"no backup of {database}: the copy is damaged: {' '.join(found[0].split())}")
-
-
 def _check_room(database: Path, folder: Path) -> None:
     """A copy that fills the disk would stop the daemon's own writing for the time being."""
-    logs = database.with_name(f"{database.name}-wal")
-    wanted = database.stat().st_size + (logs.stat().st_size if logs.exists() else 0) + _SPARE_BYTES
+    wanted = bytes_of(database) + _SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < wanted:
         raise StoreError(
@@ -78,13 +64,3 @@ def _check_room(database: Path, folder: Path) -> None:
 
 def _sums(copy: Path) -> Path:
     return copy.with_name(f"{copy.name}.sha256")
-
-
-def _sync(*paths: Path) -> None:
-    """Onto the disk, before anything older is removed."""
-    for path in paths:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -215,7 +215,7 @@ class Station:
             log.warning("clips: none of many is there; is their disk mounted? Nothing was cleaned")
         elif found.rows_cleaned or found.files_removed or found.unknown:
             log.warning(
-                "clips: %d rows without a file cleaned, %d files without a row removed, %d such files left alone",
+                "clips: %d rows without a file cleaned, %d files without a row removed, %d whole ones left alone",
                 found.rows_cleaned,
                 found.files_removed,
                 found.unknown,

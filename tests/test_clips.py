@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edge.capture.start_time import start_of
 from edge.clips.maker import ClipMaker
-from edge.clips.reconcile import UNKNOWN_MAX, reconcile
+from edge.clips.reconcile import reconcile
 from edge.config import ClipSettings, Config, SensitiveSettings
 from edge.contract.audio import RATE_HZ
 from edge.store.clips import ClipTable
@@ -288,19 +288,25 @@ KILL_AFTER_RENAME = (
 KILL_BEFORE_RENAME = "import os, signal; os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)"
 
 
-@pytest.mark.parametrize("before", [KILL_AFTER_RENAME, KILL_BEFORE_RENAME])
-def test_a_kill_between_file_and_row_leaves_neither(before: str, tmp_path: Path, bundle_folder: Path) -> None:
+@pytest.mark.parametrize(("before", "whole"), [(KILL_AFTER_RENAME, True), (KILL_BEFORE_RENAME, False)])
+def test_a_kill_between_file_and_row_leaves_what_is_whole(
+    before: str, whole: bool, tmp_path: Path, bundle_folder: Path
+) -> None:
     died = in_child("tests.test_clips.body_killed", tmp_path, bundle_folder, before=before)
     assert died.returncode == -signal.SIGKILL, died.stderr
     folder = tmp_path / "clips"
     (folder / "2019-05-22" / "notes.txt").write_text("somebody's own")
     with ClipTable(tmp_path / "station.db") as table:
         assert table.rows("SELECT count(*) FROM clips") == [(0,)]
-        assert len(list(folder.rglob("*.flac*"))) == 1
+        (left,) = folder.rglob("*.flac*")
         done = reconcile(table, folder)
-        assert (done.files_removed, done.rows_cleaned, done.unknown) == (1, 0, 0)
+        assert (done.files_removed, done.rows_cleaned, done.unknown) == (int(not whole), 0, int(whole))
         assert table.rows("SELECT count(*) FROM detections") == [(1,)]
-    assert [p.name for p in folder.rglob("*") if p.is_file()] == ["notes.txt"]
+    assert {p.name for p in folder.rglob("*") if p.is_file()} == {"notes.txt", *([left.name] if whole else [])}
+    body_killed(tmp_path, bundle_folder)
+    assert one_clip(Config(state=tmp_path))[0].exists()
+    with ClipTable(tmp_path / "station.db") as table:
+        assert reconcile(table, folder).unknown == 0, "analysed again, it has its row"
 
 
 def test_a_clip_deleted_by_hand_is_forgotten(tmp_path: Path, bundle_folder: Path) -> None:
@@ -313,16 +319,18 @@ def test_a_clip_deleted_by_hand_is_forgotten(tmp_path: Path, bundle_folder: Path
         assert table.rows("SELECT clip FROM detections") == [(None,)]
 
 
-def test_a_lost_record_costs_no_clip(tmp_path: Path) -> None:
-    """Many files without rows are no crash's: somebody's season, whose database is gone."""
+@pytest.mark.parametrize("count", [1, 60])
+def test_a_lost_record_costs_no_clip(tmp_path: Path, count: int) -> None:
+    """Of a backup that is older than they are, of another station, or of a database that is gone."""
     folder = tmp_path / "clips"
     (folder / "2019-05-22").mkdir(parents=True)
-    for n in range(UNKNOWN_MAX + 1):
+    for n in range(count):
         (folder / "2019-05-22" / f"lowtoo_0.91_20190521T233007.250Z_{n:08x}.flac").write_bytes(b"sound")
+    (folder / "2019-05-22" / ".lowtoo_0.91_20190521T233007.250Z_00000000.flac.part").write_bytes(b"fLaC")
     with ClipTable(tmp_path / "station.db") as table:
         done = reconcile(table, folder)
-    assert (done.files_removed, done.unknown) == (0, UNKNOWN_MAX + 1)
-    assert len(list(folder.rglob("*.flac"))) == UNKNOWN_MAX + 1
+    assert (done.files_removed, done.unknown) == (1, count)
+    assert len(list(folder.rglob("*.flac"))) == count
 
 
 def body_full_disk(disk: Path, bundle_folder: Path, state: Path) -> None:

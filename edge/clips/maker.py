@@ -43,7 +43,8 @@ class Clips(Protocol):
 
     def add(self, clip: ClipRow, detections: Sequence[str], put: Callable[[], None]) -> None:
         """Note a clip and the detections in it, call `put`, which puts the file in place, and commit. A clip noted
-        before is renewed. Raises StoreError, also if none of the detections is there; then nothing is noted."""
+        before is renewed, unless a person has kept it: that stays as it is, and `put` is not called. Raises StoreError,
+        also if none of the detections is there; then nothing is noted."""
 
 
 class ClipMaker:
@@ -163,25 +164,31 @@ class ClipMaker:
             self.last_error = f"{clip.path}: {error}"
 
     def _store(self, clip: ClipRow, folder: Path, sound: bytes, detections: list[str]) -> None:
-        """File and row, so that no row is without its file: a crash before the commit leaves a file that reconcile
-        removes."""
+        """File and row, so that no row is without its file; a crash before the commit leaves a whole file without row."""
         path = folder / clip.path
         part = path.with_name(f".{path.name}.part")
         path.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(folder).free < HEADROOM_BYTES + len(sound):
             raise OSError(errno.ENOSPC, "too little space left for clips")
-        renews = path.exists()
+        placed = False
+
+        def put() -> None:
+            nonlocal placed
+            placed = not path.exists()
+            _rename_synced(part, path)
+
         try:
             _write_synced(part, sound)
             if self._table is None:
                 self._table = self._opened.enter_context(self._open_table())
-            self._table.add(clip, detections, lambda: _rename_synced(part, path))
+            self._table.add(clip, detections, put)
         except (OSError, StoreError):
             self.close()
-            for file in (part,) if renews else (part, path):
-                with suppress(OSError):
-                    file.unlink()
+            if placed:
+                _remove(path)
             raise
+        finally:
+            _remove(part)
 
     def close(self) -> None:
         """Let go of the table; the next clip opens it again."""
@@ -219,6 +226,11 @@ def _clip_row(piece: Cut, row: RecordingRow, best: Detection, suffix: str, size:
     stamp = start.strftime("%Y%m%dT%H%M%S.") + f"{start.microsecond // 1000:03d}Z"
     path = f"{day}/{code}_{best.score:.2f}_{stamp}_{clip_id[:8]}.{suffix}"
     return ClipRow(clip_id, path, row.id, start, (piece.stop - piece.start) / RATE_HZ, size)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -1,21 +1,21 @@
 """Files and rows brought together again, once when the station starts: what a crash or a hand has left.
 
-Rows without a file go, files without a row too. Looks only at files that are named like a clip, in folders that are
-named like a day: anything else in there belongs to someone else.
+Rows without a file go. Of files without a row go those that were never whole, and those that the record says are to go;
+any other whole clip stays, however it lost its row: its record may be a copy from before it. Looks only at files that
+are named like a clip, in folders that are named like a day: anything else in there belongs to someone else.
 """
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from edge.clips.retention import is_there
+from edge.clips.retention import is_there, remove_going
 from edge.types import StoredClip
 
-UNKNOWN_MAX = 50  # files without a row that crashes can explain; more of them mean that it is the record that was lost
 _MISSING_MAX = 50  # rows of which not one has its file: the disk with the clips is away
 _FORGET_MAX = 200  # rows in one transaction
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
@@ -30,8 +30,14 @@ class ClipBooks(Protocol):
     def held(self) -> AbstractContextManager[list[StoredClip]]:
         """All clips; until the block ends no process adds one."""
 
-    def forget(self, clips: Sequence[str]) -> None:
+    def forget(self, clips: Sequence[str]) -> list[str]:
         """These clips are no more; their detections stay."""
+
+    def going(self) -> set[str]:
+        """Paths of clips without a row whose files are to go."""
+
+    def gone(self, paths: Collection[str]) -> None:
+        """Their files are gone."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,8 @@ class Reconciled:
     """What was found and done."""
 
     rows_cleaned: int = 0  # whose file was gone
-    files_removed: int = 0  # without a row: left by a crash
-    unknown: int = 0  # files without a row that stay, too many to be a crash's; or that could not be removed
+    files_removed: int = 0  # without a row: half written, or about to be removed when a crash came
+    unknown: int = 0  # files without a row that stay: whole clips, and what could not be removed
     away: bool = False  # not one of many rows has its file: nothing was done, its disk seems not to be mounted
 
 
@@ -50,12 +56,13 @@ def reconcile(table: ClipBooks, folder: Path) -> Reconciled:
         gone = [clip.id for clip in rows if not is_there(folder, clip.path)]
         if len(gone) == len(rows) > _MISSING_MAX:
             return Reconciled(away=True)
-        strange = sorted(_clip_files(folder) - {clip.path for clip in rows})
-        whole = [path for path in strange if not path.endswith(".part")]
-        removed = sum(_removed(folder / path) for path in strange if len(whole) <= UNKNOWN_MAX or path not in whole)
+        going = table.going()
+        strange = _clip_files(folder) - {clip.path for clip in rows}
+        parts = {path for path in strange if path.endswith(".part") and _removed(folder / path)}
     for at in range(0, len(gone), _FORGET_MAX):
         table.forget(gone[at : at + _FORGET_MAX])
-    return Reconciled(len(gone), removed, len(strange) - removed)
+    removed = parts | (remove_going(table, folder) & going)
+    return Reconciled(len(gone), len(removed), len(strange - removed))
 
 
 def _clip_files(folder: Path) -> set[str]:

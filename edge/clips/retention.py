@@ -6,7 +6,8 @@ database can hardly be written and nothing else is left to go. Detections stay. 
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,6 +29,14 @@ _AWAY_MIN = 50  # rows: so many files are not missed by accident
 _LOOKED_AT = 1_000
 
 
+class Going(Protocol):
+    """Clips that have no row any more, and whose files are to go; edge.store.clips.ClipTable."""
+
+    def going(self) -> set[str]: ...
+
+    def gone(self, paths: Collection[str]) -> None: ...
+
+
 class ClipRemoval(Protocol):
     """What the record tells and forgets; edge.store.clips.ClipTable."""
 
@@ -41,7 +50,11 @@ class ClipRemoval(Protocol):
 
     def count(self, since_utc: str = "") -> tuple[int, int, str | None]: ...
 
-    def forget(self, clips: Sequence[str]) -> None: ...
+    def forget(self, clips: Sequence[str], spare_kept: bool = False) -> list[str]: ...
+
+    def going(self) -> set[str]: ...
+
+    def gone(self, paths: Collection[str]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -115,8 +128,10 @@ class Retention:
         if dry_run:
             done.missing = sum(not is_there(self._folder, clip.path) for clip in leaving)
         else:
-            for at in range(0, len(leaving), _COMMIT_MAX):
-                self._remove(leaving[at : at + _COMMIT_MAX], done)
+            for clips, spare_kept in ((gone, False), (leaving[len(gone) :], True)):
+                for at in range(0, len(clips), _COMMIT_MAX):
+                    self._remove(clips[at : at + _COMMIT_MAX], done, spare_kept)
+            remove_going(self._table, self._folder)
             self._reserve.make()
         done.clips -= len(leaving)
         done.clips_bytes -= sum(clip.bytes for clip in leaving)
@@ -191,19 +206,26 @@ class Retention:
         same = self._folder.stat().st_dev == state.stat().st_dev
         return max(0, 2 * self._reserve.bytes - disk.free) if same else 0
 
-    def _remove(self, clips: list[StoredClip], done: Retained) -> None:
-        """Rows first: a crash in between leaves files that reconcile removes, never a row without a file."""
-        self._table.forget([clip.id for clip in clips])
-        for clip in clips:
-            try:
-                path = clip_file(self._folder, clip.path)
-                os.unlink(path)  # noqa: PTH108 - named in the tests of what a kill leaves
-            except FileNotFoundError:
-                done.missing += 1
-            except (OSError, ValueError):  # a folder of that name, a path that is none: the others go on
-                done.failed += 1
-            else:
-                _remove_if_empty(path.parent)
+    def _remove(self, clips: list[StoredClip], done: Retained, spare_kept: bool) -> None:
+        """Rows first: a crash in between leaves files that reconcile removes, never a row without a file. What somebody
+        has reviewed since it was chosen stays."""
+        going = set(self._table.forget([clip.id for clip in clips], spare_kept))
+        removed = [clip.path for clip in clips if clip.id in going and self._remove_file(clip, done)]
+        self._table.gone(removed)
+
+    def _remove_file(self, clip: StoredClip, done: Retained) -> bool:
+        """Whether it is gone."""
+        try:
+            path = clip_file(self._folder, clip.path)
+            os.unlink(path)  # noqa: PTH108 - named in the tests of what a kill leaves
+        except FileNotFoundError:
+            done.missing += 1
+        except (OSError, ValueError):  # a folder of that name, a path that is none: the others go on
+            done.failed += 1
+            return False
+        else:
+            _remove_if_empty(path.parent)
+        return True
 
 
 def clip_file(folder: Path, path: str) -> Path:
@@ -211,6 +233,18 @@ def clip_file(folder: Path, path: str) -> Path:
     if path.startswith("/") or ".." in path.split("/") or "\0" in path:
         raise ValueError(f"{path!r} is no path of a clip")
     return folder / path
+
+
+def remove_going(table: Going, folder: Path) -> set[str]:
+    """Remove the files of clips that have no row any more; returns which went. Others are tried again at the start."""
+    removed: set[str] = set()
+    going = table.going()
+    for path in going:
+        with suppress(OSError, ValueError):
+            clip_file(folder, path).unlink()
+            removed.add(path)
+    table.gone({path for path in going if not is_there(folder, path)})
+    return removed
 
 
 def is_there(folder: Path, path: str) -> bool:

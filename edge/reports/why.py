@@ -23,6 +23,7 @@ _DECIDED = {  # by the networks that were loaded, and whose scores count
     ("cascade", "student"): "the student, which answers first; the bag was not asked",
     ("cascade", "bag"): "the bag, since the student left something open in this window",
 }
+_REVIEW = ("reviewer", "verdict", "instead", "note", "reviewed_utc", "detection")  # the last: of which it was said
 _COLUMNS = (
     "d.id, d.species, s.common_name, s.scientific_name, d.start_utc, d.end_utc, d.offset_s, d.score, d.acoustic,"
     " d.prior, d.threshold, d.rule, d.members, d.decided_by, d.runner_ups, d.shed, d.level_dbfs, c.path AS clip,"
@@ -39,6 +40,8 @@ def explain(store: Store, wanted: str) -> dict[str, Any]:
         " WHERE substr(d.id, 1, ?) = ? LIMIT 3",
         (len(wanted), wanted),
     )
+    if not rows:
+        _say_where_it_went(store, wanted)
     if len(rows) != 1:
         found = "several" if len(rows) > 1 else "none"
         raise UsageError(f"ID: {found} of the detections in {store.path} begin with {wanted!r}; one is wanted")
@@ -47,12 +50,27 @@ def explain(store: Store, wanted: str) -> dict[str, Any]:
     why["loaded"], why["members"] = _members(store, why)
     why["runner_ups"] = dict(json.loads(why["runner_ups"] or "[]"))
     why["reviews"] = [
-        {"reviewer": reviewer, "verdict": verdict, "note": note, "reviewed_utc": when}
-        for reviewer, verdict, note, when in store.rows(
-            "SELECT reviewer, verdict, note, reviewed_utc FROM reviews WHERE detection = ?", (why["id"],)
+        dict(zip(_REVIEW, row, strict=True))
+        for row in store.rows(
+            f"SELECT {', '.join(_REVIEW)} FROM reviews_kept WHERE stands_now = ? ORDER BY reviewed_utc", (why["id"],)
         )
     ]
     return why
+
+
+def _say_where_it_went(store: Store, wanted: str) -> None:
+    """Raises UsageError if a person has reviewed a detection of this id that is no more."""
+    gone = store.rows(
+        "SELECT detection, verdict, reviewer, coalesce(stands_now, 'nothing') FROM reviews_kept"
+        " WHERE substr(detection, 1, ?) = ? AND NOT is_there",
+        (len(wanted), wanted),
+    )
+    if gone and wanted:
+        words = "; ".join(f"{verdict} ({reviewer})" for _, verdict, reviewer, _ in gone)
+        raise UsageError(
+            f"ID: {gone[0][0]} is gone since its recording was analysed anew; what was said of it is kept: "
+            f"{words}; in its place there is now: {gone[0][3]}"
+        )
 
 
 def _members(store: Store, why: dict[str, Any]) -> tuple[str, dict[str, float | None]]:
@@ -94,11 +112,17 @@ def why_tables(why: dict[str, Any]) -> RenderableType:
     return Group(facts, members, others)
 
 
+def _words(review: dict[str, Any], detection: str) -> str:
+    instead = f", instead {review['instead']}" if review["instead"] else ""
+    of = "" if review["detection"] == detection else f", of {review['detection'][:8]}, which was here before"
+    return f"{review['verdict']}{instead} ({review['reviewer']}{of})"
+
+
 def _facts(why: dict[str, Any]) -> Sequence[tuple[str, str]]:
     spread = [score for score in why["members"].values() if score is not None]
     prior = "none: no place or date, or switched off" if why["prior"] is None else f"{why['prior']:.4f}"
     level = "digital silence" if why["level_dbfs"] is None else f"{why['level_dbfs']:.1f} dBFS"
-    reviews = ", ".join(f"{r['verdict']} ({r['reviewer']})" for r in why["reviews"])
+    reviews = ", ".join(_words(review, why["id"]) for review in why["reviews"])
     clock = f"{why['time_source']}, clock {why['clock_state']}"
     clock += f", moved by {why['clock_fix_s']:+.1f} s" if why["clock_fix_s"] else ""
     day, hour = why["local_time"][:10], why["local_time"][11:]

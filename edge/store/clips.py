@@ -1,6 +1,6 @@
 """Which clips there are, for which detections, and which may go. A clip's file is not touched here."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from edge.contract.errors import StoreError
@@ -26,21 +26,39 @@ class ClipTable(Connection):
     """Clips and what refers to them; edge.clips' Protocols, for the thread that writes clips or that removes them."""
 
     def add(self, clip: ClipRow, detections: Sequence[str], put: Callable[[], None]) -> None:
-        """Note a clip and its detections, then `put` its file in place, then commit: never a row without a file.
+        """Note a clip and its detections, then `put` its file in place, then commit: never a row without a file. What
+        a person has kept or reviewed is not put in place anew: it is the same sound.
 
         Raises StoreError if none of the detections is there (yet): a clip of nothing would only take space.
         """
         with self._transaction():
-            self._db.execute(
-                "INSERT INTO clips (id, path, recording, start_utc, seconds, bytes, created_utc)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET path = excluded.path,"
-                " start_utc = excluded.start_utc, seconds = excluded.seconds, bytes = excluded.bytes",
-                (clip.id, clip.path, clip.recording_id, utc_text(clip.start), clip.seconds, clip.bytes, now_text()),
-            )
+            protected = self._is_protected(clip.id)
+            if not protected:
+                self._db.execute(  # under its old name it goes
+                    "INSERT OR IGNORE INTO clips_going SELECT path FROM clips WHERE id = ? AND path <> ?",
+                    (clip.id, clip.path),
+                )
+                self._db.execute("DELETE FROM clips_going WHERE path = ?", (clip.path,))
+                self._db.execute(
+                    "INSERT INTO clips (id, path, recording, start_utc, seconds, bytes, created_utc)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET path = excluded.path,"
+                    " start_utc = excluded.start_utc, seconds = excluded.seconds, bytes = excluded.bytes",
+                    (clip.id, clip.path, clip.recording_id, utc_text(clip.start), clip.seconds, clip.bytes, now_text()),
+                )
             ids = [(clip.id, detection) for detection in detections]
             if self._db.conn.executemany("UPDATE detections SET clip = ? WHERE id = ?", ids).rowcount < 1:
                 raise StoreError(f"{self.path}: the detections of this clip are not stored")
-            put()
+            self._db.execute(
+                "UPDATE clips SET kept = 1 WHERE id = ? AND EXISTS"
+                " (SELECT 1 FROM detections d JOIN reviews v ON v.detection = d.id WHERE d.clip = clips.id)",
+                (clip.id,),
+            )
+            if not protected:
+                put()
+
+    def _is_protected(self, clip: str) -> bool:
+        """Whether there is such a clip, and a person has kept or reviewed it."""
+        return bool(self.rows(f"SELECT 1 FROM clips c WHERE id = ? AND NOT ({_FREE})", (clip,)))
 
     def removable(self, per_species: int, limit: int) -> list[StoredClip]:
         """The oldest clips that are neither kept, nor reviewed, nor among the best of any of their species."""
@@ -86,12 +104,29 @@ class ClipTable(Connection):
         )[0]
         return int(clips), int(size), first
 
-    def forget(self, clips: Sequence[str]) -> None:
-        """These clips are no more; their detections stay. Their files go after this has returned."""
+    def forget(self, clips: Sequence[str], spare_kept: bool = False) -> list[str]:
+        """These clips are no more, but with `spare_kept` for those that somebody has kept or reviewed meanwhile; their
+        detections stay. Their files go after this has returned, or at the next start. Returns which these are."""
+        gone = []
         with self._transaction():
-            ids = [(clip,) for clip in clips]
-            self._db.conn.executemany("UPDATE detections SET clip = NULL WHERE clip = ?", ids)
-            self._db.conn.executemany("DELETE FROM clips WHERE id = ?", ids)
+            for clip in clips:
+                if spare_kept and self._is_protected(clip):
+                    continue
+                self._db.execute("INSERT OR IGNORE INTO clips_going SELECT path FROM clips WHERE id = ?", (clip,))
+                self._db.execute("UPDATE detections SET clip = NULL WHERE clip = ?", (clip,))
+                self._db.execute("DELETE FROM clips WHERE id = ?", (clip,))
+                gone.append(clip)
+        return gone
+
+    def going(self) -> set[str]:
+        """Paths of clips without a row whose files are to go."""
+        return {str(path) for (path,) in self.rows("SELECT path FROM clips_going")}
+
+    def gone(self, paths: Collection[str]) -> None:
+        """Their files are gone."""
+        if paths:
+            with self._transaction():
+                self._db.conn.executemany("DELETE FROM clips_going WHERE path = ?", [(path,) for path in paths])
 
     @contextmanager
     def held(self) -> Iterator[list[StoredClip]]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from sqlite_utils import Database
 
 from edge.contract.errors import StoreError
+from edge.store.copies import copy_before
 from edge.store.schema import migrations
 from edge.types import utc_text
 
@@ -40,6 +41,9 @@ class Connection:
                 self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._db.execute("PRAGMA foreign_keys = ON")
             with self._transaction():
+                pending = migrations.pending(self._db)
+                if pending and self._has_rows():
+                    copy_before(path, pending[0].name)
                 migrations.apply(self._db)
         except StoreError:
             self._db.close()
@@ -54,6 +58,11 @@ class Connection:
     def close(self) -> None:
         """Let go of the file."""
         self._db.close()
+
+    def _has_rows(self) -> bool:
+        """Whether anything was ever stored, by whatever version."""
+        tables = (name for name in self._db.table_names() if not name.startswith(("sqlite_", "_sqlite")))
+        return any(self._db.execute(f"SELECT EXISTS (SELECT 1 FROM [{table}])").fetchone()[0] for table in tables)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

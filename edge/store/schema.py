@@ -239,6 +239,7 @@ def recording_identity(db: Database) -> None:
                d.offset_s
         FROM reviews_before v LEFT JOIN detections d ON d.id = v.detection""")
     db.execute("DROP TABLE reviews_before")
+    db.execute("CREATE TABLE clips_going (path TEXT PRIMARY KEY) STRICT")  # no rows any more, their files are to go
     db.execute("""
         UPDATE clips SET kept = 1
         WHERE id IN (SELECT d.clip FROM detections d JOIN reviews v ON v.detection = d.id)""")

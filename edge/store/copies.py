@@ -1,0 +1,76 @@
+"""Copies of a database: whole, checked, on the disk; and the one that is made before a newer version changes it.
+
+Knows nothing of what is in it.
+"""
+
+import logging
+import os
+import shutil
+import sqlite3
+from contextlib import closing, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+
+from edge.contract.errors import StoreError
+
+_BUSY_TIMEOUT_S = 30.0
+_SPARE_BYTES = 16 << 20  # stays free for the change itself
+_KEPT = 2  # copies from before a change
+log = logging.getLogger(__name__)
+
+
+def copy_whole(database: Path, copy: Path) -> None:
+    """Copy to a file that is not there yet. VACUUM INTO reads one consistent state beside writers, and leaves out what
+    was deleted. Raises StoreError if the copy is damaged, sqlite3.Error if it cannot be made."""
+    source = sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", uri=True, timeout=_BUSY_TIMEOUT_S)
+    with closing(source):
+        source.execute("VACUUM INTO ?", (str(copy),))
+    with closing(sqlite3.connect(copy)) as copied:
+        found = [str(row[0]) for row in copied.execute("PRAGMA quick_check(1)")]
+    if found != ["ok"]:
+        raise StoreError(f"no copy of {database}: the copy is damaged: {' '.join(found[0].split())}")
+
+
+def bytes_of(database: Path) -> int:
+    """What a copy may need: the file, and what of its log is not in it yet."""
+    logs = database.with_name(f"{database.name}-wal")
+    return database.stat().st_size + (logs.stat().st_size if logs.exists() else 0)
+
+
+def sync(*paths: Path) -> None:
+    """Onto the disk, before anything older is removed."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def copy_before(database: Path, change: str) -> None:
+    """Copy a database aside as station-<UTC>-before-<change>.db, beside it; the last two such copies stay.
+
+    Never raises for what the disk says: a station starts without the copy rather than not at all, and the log tells.
+    Whoever calls this holds the database's write lock, so that of several programs one makes the copy.
+    """
+    part = database.with_name(f"{database.stem}-before.part")
+    made = database.with_name(f"{database.stem}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-before-{change}.db")
+    try:
+        part.unlink(missing_ok=True)
+        wanted, free = bytes_of(database) + _SPARE_BYTES, shutil.disk_usage(database.parent).free
+        if free < wanted:
+            raise OSError(0, f"{free >> 20} MB are free, {wanted >> 20} are wanted")
+        copy_whole(database, part)
+        sync(part)
+        os.replace(part, made)  # noqa: PTH105 - named in the tests of what a kill leaves
+        sync(database.parent)
+        for old in sorted(set(database.parent.glob(f"{database.stem}-*Z-before-*.db")) - {made})[: 1 - _KEPT]:
+            old.unlink()
+    except (OSError, sqlite3.Error, StoreError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        log.warning("%s: no copy was made before it is brought up to this version (%s): %s", database, change, why)
+    else:
+        log.warning("%s: copied to %s before it is brought up to this version", database, made.name)
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
