@@ -224,6 +224,8 @@ def test_the_command_takes_what_it_is_instead(station_yaml: StationYaml, archive
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
 
 
+REVIEWED_UTC = "2019-02-01T00:00:00.000Z"
+
 # The copy before a newer version changes the database
 
 
@@ -240,7 +242,7 @@ def review_of_first_release(database: Path) -> None:
 
     with closing(sqlite3.connect(database)) as db:
         migrations.apply(Database(db), stop_before="recording_identity")
-        db.execute("INSERT INTO reviews VALUES ('d0', 'ann', 'correct', 'clear', '2019-02-01T00:00:00.000Z')")
+        db.execute("INSERT INTO reviews VALUES ('d0', 'ann', 'correct', 'clear', ?)", (REVIEWED_UTC,))
         db.execute("INSERT INTO clips VALUES ('c0', 'x/y.flac', 'r0', '2019-01-01T00:00:00.000Z', 5.0, 9, '', 0)")
         db.execute("UPDATE detections SET clip = 'c0'")
         db.commit()
@@ -255,8 +257,7 @@ def test_reviews_of_earlier_versions_are_brought_up(tmp_path: Path, caplog: pyte
         }
     with Store(database) as store:
         assert store.rows("SELECT * FROM reviews") == [
-            ("d0", "ann", "correct", None, "clear", "2019-02-01T00:00:00.000Z")
-            + ("r0", "lowtoo", "2019-01-01T00:00:00.000Z", 0.0)
+            ("d0", "ann", "correct", None, "clear", REVIEWED_UTC, "r0", "lowtoo", "2019-01-01T00:00:00.000Z", 0.0)
         ]
         assert store.rows("SELECT kept FROM clips") == [(1,)]
         assert store.rows("PRAGMA foreign_key_check") == []

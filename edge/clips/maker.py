@@ -164,7 +164,7 @@ class ClipMaker:
             self.last_error = f"{clip.path}: {error}"
 
     def _store(self, clip: ClipRow, folder: Path, sound: bytes, detections: list[str]) -> None:
-        """File and row, so that no row is without its file; a crash before the commit leaves a whole file without row."""
+        """File and row, so that no row is without its file; a crash before the commit leaves a file without a row."""
         path = folder / clip.path
         part = path.with_name(f".{path.name}.part")
         path.parent.mkdir(parents=True, exist_ok=True)

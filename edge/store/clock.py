@@ -81,6 +81,7 @@ class ClockTable(Connection):
                 moved["detections"] += self._move("detections", ("start_utc", "end_utc"), stretch, by)
                 self._look_up_offsets(stretch, local)
                 moved["clips"] += self._move("clips", ("start_utc",), stretch, by)
+                self._move("reviews", ("start_utc",), stretch, by)
                 recount_effort(self._db, stretch, start, local)
             for gap, start, gap_s, minutes in gaps:
                 self._move_gap(gap, _moved(start, by), gap_s, LocalClock(zone, minutes), seconds)
@@ -89,12 +90,12 @@ class ClockTable(Connection):
 
     def _move(self, table: str, columns: tuple[str, ...], stretch: str, by: timedelta) -> int:
         rows = self._db.execute(
-            f"SELECT id, {', '.join(columns)} FROM {table} WHERE recording = ?", (stretch,)
+            f"SELECT rowid, {', '.join(columns)} FROM {table} WHERE recording = ?", (stretch,)
         ).fetchall()
         for row in rows:
             new = [_moved(text, by) for text in row[1:]]
             self._db.execute(
-                f"UPDATE {table} SET {', '.join(f'{c} = ?' for c in columns)} WHERE id = ?", (*new, row[0])
+                f"UPDATE {table} SET {', '.join(f'{c} = ?' for c in columns)} WHERE rowid = ?", (*new, row[0])
             )
         return len(rows)
 
