@@ -147,6 +147,49 @@ def test_files_that_come_grow_and_change(tmp_path: Path, station_yaml: StationYa
 
 
 @pytest.mark.slow
+def test_a_writer_that_pauses_and_a_card_that_is_swapped(tmp_path: Path, station_yaml: StationYaml) -> None:
+    """A pause longer than settle_s gives a part away, whose rows must not stay beside those of the whole; a card that
+    has the names, sizes and times of another is another."""
+    folder = tmp_path / "in"
+    daemon = Daemon(station_yaml(*watching(folder)))
+    slow, card = folder / "slow_20190605_053000.wav", folder / "card" / "r_20190606_053000.wav"
+    whole = write_sound(tmp_path / "whole.wav", np.concatenate([song(seconds=12), song("higtoo", 12)])).read_bytes()
+    cards = [write_sound(tmp_path / f"{code}.wav", song(code)).read_bytes() for code in ("lowtoo", "higtoo")]
+    folder.mkdir()
+    card.parent.mkdir()
+    counted = "SELECT path, audio_s FROM recordings WHERE state = 'analysed' ORDER BY path, audio_s"
+    with daemon.running():
+        for count, end in enumerate((len(whole) // 3, len(whole) // 2, len(whole)), start=1):
+            with slow.open("ab") as file:
+                file.write(whole[slow.stat().st_size : end])
+            assert until(lambda n=count: len(daemon.rows(counted)) == 1 and _seen(daemon, slow.name) == n, PATIENCE_S)
+        for count, content in enumerate(cards, start=1):
+            card.write_bytes(content)
+            os.utime(card, (1.5e9, 1.5e9))
+            assert until(lambda n=count: _seen(daemon, "card/" + card.name) == n, PATIENCE_S)
+        assert until(lambda: daemon.health()["waiting_s"] == 0, PATIENCE_S)
+        assert until(lambda: len(daemon.rows(counted)) == 3, PATIENCE_S)
+    assert daemon.rows(counted) == [("card/" + card.name, 10.0)] * 2 + [(slow.name, 24.0)]
+    assert daemon.rows("SELECT sum(analysed_s) FROM effort") == [(44.0,)]
+    heard = "SELECT species, count(DISTINCT recording) FROM detections GROUP BY species ORDER BY species"
+    assert daemon.rows(heard) == [("higtoo", 2), ("lowtoo", 1), ("midtoo", 1)]
+    assert (
+        daemon.rows(
+            "SELECT start_utc FROM detections WHERE recording NOT IN"
+            " (SELECT id FROM recordings WHERE path LIKE 'card%') GROUP BY start_utc, species"
+            " HAVING count(*) > 1"
+        )
+        == []
+    )
+
+
+def _seen(daemon: Daemon, name: str) -> int:
+    """How many recordings a file was."""
+    rows = f"SELECT count(*) FROM recordings WHERE path = '{name}' AND state <> 'started'"
+    return int((daemon.rows(rows) or [(0,)])[0][0])
+
+
+@pytest.mark.slow
 def test_a_restart_does_nothing_twice_and_sees_what_was_changed(tmp_path: Path, station_yaml: StationYaml) -> None:
     folder = tmp_path / "in"
     daemon = Daemon(station_yaml(*watching(folder)))
