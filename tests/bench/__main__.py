@@ -23,7 +23,7 @@ from tests.bench.costs import PARTS as COMPARED
 from tests.bench.ratios import ROUNDS
 
 PROJECT = Path(__file__).parents[2]
-PARTS = ("images", "decoding", "replay", "live", "bag", "training")
+PARTS = ("images", "decoding", "replay", "second", "live", "bag", "training")
 
 
 def main() -> None:
