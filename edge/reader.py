@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import cast
 
 from edge.analysis import Analyst, Batch, Found, Stretch
-from edge.capture.content import state_of
+from edge.capture.content import read_once, state_of
 from edge.capture.recording import Decoder
 from edge.capture.start_time import StartTime, start_of
 from edge.config import Config
 from edge.contract.audio import RATE_HZ, Samples
-from edge.contract.bundle import file_sha256
 from edge.contract.errors import RecordingError
 from edge.identity import Identify, Identity, recording_id, told_of
 from edge.local_clock import LocalClock
@@ -153,7 +152,8 @@ def _read(
     row, decoder, digest = None, None, ""
     try:
         with analyst.stopwatch("decode"):
-            digest = file_sha256(task.path)
+            digest, file = read_once(task.path, task.file)
+            task = replace(task, file=file)
         with Decoder(task.path) as decoder:
             start = start_of(task.path, zone=analyst.config.zone, duration_s=decoder.expected_s)
             identity = identify(task.name, digest, told_of(task.name, start.source))

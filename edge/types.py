@@ -86,6 +86,8 @@ class FileState:
     mtime_ns: int
     ctime_ns: int  # of FAT no more than when the file was made, and in steps of two seconds or none
     sample: str  # of its content: sums of a few blocks, as edge.capture.content takes them
+    body_end: int = 0  # where all of it but its ends, and the zeros before the end, ends; 0: it was not read
+    body_sum: int = 0  # of that
 
 
 @dataclass(frozen=True)

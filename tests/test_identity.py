@@ -8,6 +8,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge.analysis import Analyst
-from edge.capture.content import continues, state_of
+from edge.capture.content import continues, read_once, state_of
 from edge.capture.file_name import told_by_name
 from edge.config import load_config
 from edge.contract.bundle import file_sha256, read_bundle
@@ -142,7 +143,17 @@ def test_an_edit_between_the_blocks_of_a_sample_is_seen_by_its_ctime(desk: Desk,
     assert (before.bytes, before.mtime_ns, before.sample) == (after.bytes, after.mtime_ns, after.sample)
     (outcome,) = desk.replay(path)
     assert not outcome.earlier
-    assert [row[1] for row in desk.counted()] == [12.0], "the same recording, mended"
+    assert len(desk.counted()) == 2, "nobody can tell it from another card's"
+
+
+def test_a_header_that_is_mended_is_the_same_recording(desk: Desk, tmp_path: Path) -> None:
+    path = put(tmp_path / NAME, wav(song("lowtoo"), "Recorded at 04:00:00 12/05/2024 (UTC) by AudioMoth 24F3190160371"))
+    (first,) = desk.replay(path)
+    put(path, wav(song("lowtoo"), "Recorded at 05:30:00 12/05/2024 (UTC) by AudioMoth 24F3190160371"))
+    (second,) = desk.replay(path)
+    assert first.recording != second.recording
+    assert [row[1] for row in desk.counted()] == [6.0]
+    assert desk.rows("SELECT DISTINCT substr(start_utc, 1, 16) FROM detections") == [("2024-05-12T05:30",)]
 
 
 def test_hours_of_a_dead_microphone_are_recordings_each(desk: Desk, tmp_path: Path) -> None:
@@ -213,10 +224,10 @@ def test_unchanged_files_are_not_read_again(desk: Desk, tmp_path: Path, monkeypa
         put(tmp_path / "in" / f"20240512_04{minute:02d}00.wav", wav(song("midtoo", seed=minute)))
     desk.replay(tmp_path / "in")
 
-    def never(path: Path) -> str:
+    def never(path: Path, _: object) -> str:
         raise AssertionError(f"{path} is read")
 
-    monkeypatch.setattr("edge.reader.file_sha256", never)
+    monkeypatch.setattr("edge.reader.read_once", never)
     assert all(o.earlier for o in desk.replay(tmp_path / "in"))
 
 
@@ -362,15 +373,16 @@ def test_cut_off_in_its_analysis_and_then_grown(desk: Desk, tmp_path: Path) -> N
     assert desk.rows("SELECT count(DISTINCT recording) FROM effort") == [(1,)]
 
 
-@pytest.mark.parametrize("size", [0, 1, 767, 768, 4095, 8192, 16_383, 16_384, 20_480, 100_000, 5_000_000])
+@pytest.mark.parametrize("size", [0, 1, 768, 769, 4095, 8192, 16_383, 16_384, 20_480, 100_000, 5_000_000])
 def test_samples_of_any_size(tmp_path: Path, size: int) -> None:
     content = random.Random(size).randbytes(size)
     path = put(tmp_path / "x", content)
-    state = state_of(path)
-    assert state == state_of(path)
+    digest, state = read_once(path, state_of(path))
+    assert digest == file_sha256(path)
+    assert replace(state, body_end=0, body_sum=0) == state_of(path)
     assert len(state.sample) % 8 == 0
     assert len(state.sample) < 200
-    can_tell = size >= 768
+    can_tell = size > 768
     assert continues(path, state) is (True if can_tell else None)
     put(path, bytes(min(44, size)) + content[44:] + b"more")
     assert continues(path, state) is (True if can_tell else None)
@@ -378,6 +390,25 @@ def test_samples_of_any_size(tmp_path: Path, size: int) -> None:
     assert continues(path, state) is (False if can_tell else None)
     put(path, content[:-1])
     assert continues(path, state) is (False if can_tell else None)
+
+
+@pytest.mark.parametrize("at", [4096, 5000, 30_000, 1_000_000, 2_900_000, 2_995_903])
+def test_one_byte_between_the_blocks_is_another_sound(tmp_path: Path, at: int) -> None:
+    content = bytearray(random.Random(at).randbytes(3_000_000))
+    path = put(tmp_path / "x", content)
+    _, state = read_once(path, state_of(path))
+    content[at] ^= 1
+    assert continues(put(path, content), state) is False
+
+
+@pytest.mark.parametrize("longer_s", [0, 6])
+def test_cards_that_begin_and_end_alike(desk: Desk, tmp_path: Path, longer_s: int) -> None:
+    """Recorders under one schedule, whose sound differs only where no block of the sample lies."""
+    for card, code in (("a", "lowtoo"), ("b", "higtoo")):
+        sound = np.concatenate([hiss(5, seed=1), song(code, 5), hiss(5 + (longer_s if card == "b" else 0), seed=2)])
+        put(tmp_path / card / NAME, wav(sound))
+        desk.replay(tmp_path / card)
+    assert [row[1] for row in desk.counted()] == [15.0, 15.0 + longer_s]
 
 
 # Names and records of earlier versions

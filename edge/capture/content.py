@@ -1,18 +1,21 @@
 """Whether a file is what it was, without reading all of it, and whether it has grown out of what it was.
 
-A sample is the sums of a few blocks: the first and the last 4 KiB, and blocks further and further apart between. Knows
-no sound.
+A sample is the sums of a few blocks: the first and the last 4 KiB, and blocks further and further apart between. What
+was read once for its digest has a sum of its body, too. Knows no sound.
 """
 
+import hashlib
 import os
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from edge.types import FileState
 
 _END_BYTES = 4096  # at both ends
 _BLOCKS = ((16_384, 4096, 4096, 4), (0, 256, 512, 2))  # for files from so many bytes: block, first offset, its factor
+_PIECE_BYTES = 1 << 20
 _SUM = "08x"
 _TIME_NS_MAX = 2**63 - 1  # a row can hold no later time; a broken clock may have written the year 2400
 
@@ -27,19 +30,49 @@ def state_of(path: Path) -> FileState:
     return FileState(size, _bounded(stat.st_mtime_ns), _bounded(stat.st_ctime_ns), sample)
 
 
+def read_once(path: Path, state: FileState) -> tuple[str, FileState]:
+    """SHA-256 of a file, and its state with the sum of its body. Raises OSError."""
+    digest, sum_, body_end, body_sum = hashlib.sha256(), 0, 0, 0
+    first, last = _body(state.bytes)
+    with path.open("rb") as file:
+        at = 0
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+            part = piece[max(0, first - at) : max(0, last - at)]
+            written = part.rstrip(b"\0")
+            if written:
+                body_end = max(at, first) + len(written)
+                body_sum = sum_ = zlib.crc32(written, sum_)
+            sum_ = zlib.crc32(part[len(written) :], sum_)
+            at += len(piece)
+    return digest.hexdigest(), replace(state, body_end=body_end, body_sum=body_sum)
+
+
 def continues(path: Path, earlier: FileState) -> bool | None:
-    """Whether a file holds what an `earlier` file held, and perhaps more: all blocks are equal but those at the ends,
-    since a header is written anew when a recording is closed. None: these blocks are zeros, or there are none, so
-    nothing can be said. Raises OSError."""
+    """Whether a file holds what an `earlier` file held, and perhaps more: all is equal but the ends, since a header is
+    written anew when a recording is closed. None: there is nothing but zeros between, so nothing can be said. Reads
+    that much of the file if the blocks of the sample are equal. Raises OSError."""
     spans = list(_blocks(earlier.bytes))
     sums = [int(earlier.sample[at : at + 8], 16) for at in range(8, 8 + 8 * len(spans), 8)]
-    written = [(span, sum_) for span, sum_ in zip(spans, sums, strict=True) if sum_ != zlib.crc32(bytes(span[1]))]
-    if not written:  # zeros may be silence, or room that was set aside for sound
+    if not earlier.body_end:
         return None
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size < earlier.bytes:
             return False
-        return all(_sum(file.fileno(), *span) == sum_ for span, sum_ in written)
+        for span, sum_ in zip(spans, sums, strict=True):  # zeros may be room that was set aside for sound
+            if sum_ not in (_sum(file.fileno(), *span), zlib.crc32(bytes(span[1]))):
+                return False
+        at, sum_ = _body(earlier.bytes)[0], 0
+        file.seek(at)
+        while at < earlier.body_end and (piece := file.read(min(_PIECE_BYTES, earlier.body_end - at))):
+            sum_, at = zlib.crc32(piece, sum_), at + len(piece)
+    return sum_ == earlier.body_sum
+
+
+def _body(size: int) -> tuple[int, int]:
+    """From where to where a file of so many bytes is neither header nor what is added at its end."""
+    block, first = next((block, first) for least, block, first, _ in _BLOCKS if size >= least)
+    return first, max(first, size - block)
 
 
 def _blocks(size: int) -> Iterator[tuple[int, int]]:

@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ class Files(Connection):
         """Other recordings that a file of this name was, or one whose name only went on after it (x.wav.filepart), and
         the state in which it was that."""
         rows = self.rows(
-            "SELECT recording, bytes, mtime_ns, ctime_ns, sample FROM files"
+            "SELECT recording, bytes, mtime_ns, ctime_ns, sample, body_end, body_sum FROM files"
             " WHERE station = ? AND (path = ? OR path > ? AND path < ?) AND recording <> ?",
             (station, path, f"{path}.", f"{path}/", recording_id),  # "/" follows "."
         )
@@ -102,9 +102,10 @@ class Files(Connection):
     def _note_file(self, station: str, path: str, file: FileState, recording_id: str) -> None:
         """Inside a transaction: this file, in this state, is this recording."""
         self._db.execute(
-            "INSERT OR REPLACE INTO files (station, path, recording, bytes, mtime_ns, ctime_ns, sample)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (station, path, recording_id, file.bytes, file.mtime_ns, file.ctime_ns, file.sample),
+            "INSERT OR REPLACE INTO files"
+            " (station, path, recording, bytes, mtime_ns, ctime_ns, sample, body_end, body_sum)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (station, path, recording_id, *astuple(file)),
         )
 
 

@@ -224,7 +224,7 @@ def recording_identity(db: Database) -> None:
         CREATE TABLE files (
             station TEXT NOT NULL, path TEXT NOT NULL, recording TEXT NOT NULL REFERENCES recordings(id),
             bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, sample TEXT NOT NULL,
-            PRIMARY KEY (station, path, recording)) STRICT""")
+            body_end INTEGER NOT NULL, body_sum INTEGER NOT NULL, PRIMARY KEY (station, path, recording)) STRICT""")
     db.execute("ALTER TABLE reviews RENAME TO reviews_before")
     db.execute("""
         CREATE TABLE reviews (
