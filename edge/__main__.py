@@ -147,6 +147,8 @@ def _show(console: Console, store: Store, settings: Config, done: Replayed, summ
         f"{len(summary['refused'])} refused; {summary['detections']} detections of {summary['species']} species, "
         f"{summary['new_detections']} new; {summary['wall_s']:.1f} s, {summary['x_real_time']:.0f} × real time"
     )
+    if summary["files"] > summary["recordings"]:
+        console.print(f"{summary['files'] - summary['recordings']} files have the sound of others; it counts once.")
     if summary["recordings"] and summary["unchanged"] == summary["recordings"]:
         console.print("Nothing to do: every recording was analysed or refused before, and nothing has changed.")
     if not summary["recordings"]:

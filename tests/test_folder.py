@@ -95,6 +95,21 @@ def test_an_empty_file_is_no_survivor_but_comes_in_the_end(tmp_path: Path) -> No
     assert look.ready() == [path]
 
 
+def test_another_file_of_the_same_name_size_and_time_comes_anew(tmp_path: Path) -> None:
+    """A card that was swapped."""
+    times, path = Times(), old(write_sound(tmp_path / "x.wav", hiss(1)))
+    look = watch(tmp_path, times)
+    assert look.ready() == [path]
+    look.done(path)
+    assert look.ready() == []
+    before = path.stat()
+    old(write_sound(path, hiss(1, seed=1)))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert look.ready() == []
+    times.now_s += SETTLE_S
+    assert look.ready() == [path]
+
+
 def test_what_was_added_during_the_analysis_comes_anew(tmp_path: Path) -> None:
     times = Times()
     path = old(write_sound(tmp_path / "x.wav", hiss(1)))

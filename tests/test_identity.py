@@ -329,6 +329,23 @@ def test_whole_known_before_its_half_grows(desk: Desk, tmp_path: Path) -> None:
     assert [row[1] for row in desk.counted()] == [27.0]
 
 
+def test_grown_and_reached_from_another_root(desk: Desk, tmp_path: Path) -> None:
+    path = put(tmp_path / "card" / "data" / NAME, growing_wav(1))
+    desk.replay(tmp_path / "card")
+    put(path, growing_wav(2))
+    desk.replay(path.parent)
+    put(path, growing_wav(3))
+    desk.replay(tmp_path)
+    assert [row[:2] for row in desk.counted()] == [(f"card/data/{NAME}", 27.0)]
+
+
+def test_halves_in_other_folders_are_other_files(desk: Desk, tmp_path: Path) -> None:
+    for folder, parts in (("a", 1), ("b", 3)):
+        put(tmp_path / folder / NAME, growing_wav(parts))
+    desk.replay(tmp_path)
+    assert [row[1] for row in desk.counted()] == [9.0, 27.0]
+
+
 def test_room_set_aside_is_no_other_sound(desk: Desk, tmp_path: Path) -> None:
     """A copy that sets aside its room first: zeros follow what is there already."""
     whole = growing_wav(3)
@@ -474,7 +491,7 @@ class Story:
         self.folder, self.desks, self.rng = folder, desks, rng
         self.desk = desks[0]
         self.sounds: dict[str, tuple[Sound, str]] = {}  # by path: what is there, and a comment in its header
-        self.seen: dict[str, list[tuple[Sound, str, str]]] = {}  # by path: keys of what was ever seen there
+        self.seen: dict[str, list[tuple[Sound, str, str]]] = {}  # by the path's last part: keys of what was seen
         self.counts: set[tuple[Sound, str, str]] = set()
         self.grown: dict[tuple[Sound, str, str], tuple[Sound, str, str]] = {}
         self.reviewed: set[str] = set()
@@ -499,8 +516,8 @@ class Story:
             length = len(self.sounds[name][0]) if name in self.sounds else 1
             self.sounds[name] = tuple(self.piece() for _ in range(length)), ""
             self.write(name)
-        elif act == "back" and self.seen.get(name):
-            self.sounds[name] = self.rng.choice(self.seen[name])[:2]
+        elif act == "back" and self.seen.get(name.rpartition("/")[2]):
+            self.sounds[name] = self.rng.choice(self.seen[name.rpartition("/")[2]])[:2]
             self.write(name)
         elif act == "look":
             self.look()
@@ -534,13 +551,14 @@ class Story:
             key = (*self.sounds[name], told_by_name(name))
             if key not in self.grown:
                 self.counts.add(key)
-            for earlier in self.seen.setdefault(name, []):
+            seen = self.seen.setdefault(name.rpartition("/")[2], [])
+            for earlier in seen:
                 if earlier != key and earlier[0] == key[0][: len(earlier[0])]:
                     target = self.grown.get(key, key)
                     if earlier != target:
                         self.grown[earlier] = target
                         self.counts.discard(earlier)
-            self.seen[name].append(key)
+            seen.append(key)
 
     def review(self) -> None:
         if self.desk.config.database.exists():

@@ -14,6 +14,7 @@ import numpy as np
 import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
+from pyarrow import parquet
 
 from tests import HANGS_S
 from tests.conftest import hiss, note, write_sound
@@ -118,6 +119,31 @@ def test_a_changed_file_is_analysed_again(tmp_path: Path, station_yaml: StationY
     again = replay(path, "--config", config)
     assert again["unchanged"] == 0
     assert again["new_detections"] == again["detections"] == 3
+
+
+@pytest.mark.slow
+def test_a_run_speaks_of_its_own_recordings(tmp_path: Path, station_yaml: StationYaml) -> None:
+    """Two cards with the same names; files of one recording count once, and are scored once."""
+    config, labels = station_yaml(), tmp_path / "labels.csv"
+    rows = [f"1_COR_{end},COR,1,{end},{'lowtoo' if end == 10 else 'nocall'}" for end in (5, 10, 15)]
+    labels.write_text("row_id,site,audio_id,seconds,birds\n" + "\n".join(rows) + "\n")
+    for card, code in (("a", "lowtoo"), ("b", "higtoo")):
+        song = np.concatenate([hiss(5), note(code, 5) + hiss(5), hiss(5)])
+        path = write_sound(tmp_path / card / "1_COR_20190601.wav", song)
+        (tmp_path / card / "copy").mkdir()
+        (tmp_path / card / "copy" / path.name).hardlink_to(path)
+    options = ("--config", config, "--labels", labels, "--parquet", tmp_path / "tables")
+    for card, f1, code in (("a", 1.0, "lowtoo"), ("b", 2 / 3, "higtoo"), ("a", 1.0, "lowtoo")):
+        summary = replay(tmp_path / card, *options)
+        assert (summary["files"], summary["recordings"], summary["audio_s"]) == (2, 1, 15.0)
+        assert summary["f1"] == pytest.approx(f1)
+        heard = parquet.read_table(tmp_path / "tables" / "detections.parquet")
+        assert set(heard["species"].to_pylist()) == {code}
+        assert heard.num_rows == summary["detections"] > 0
+        assert parquet.read_metadata(tmp_path / "tables" / "recordings.parquet").num_rows == 1
+        shown = run("replay", tmp_path / card, "--config", config).stdout
+        assert ("Low Tooter" in shown, "High Tooter" in shown) == (code == "lowtoo", code == "higtoo")
+        assert "1 files have the sound of others" in shown
 
 
 @pytest.mark.slow

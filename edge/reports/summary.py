@@ -53,10 +53,11 @@ def replay_summary(
     """The JSON object of a replay. `analysed` and `audio_s` count earlier runs too, `new_…` this run alone; `waiting`
     are messages that no broker has acknowledged yet, None if none is configured. A recording that has several files in
     the folder counts once. NaN becomes null."""
-    outcomes = of_recordings(outcomes)
+    files, outcomes = len(outcomes), of_recordings(outcomes)
     analysed = [o for o in outcomes if o.state == "analysed"]
     new_audio_s = sum(o.audio_s for o in analysed if not o.earlier)
     summary: dict[str, Any] = {
+        "files": files,
         "recordings": len(outcomes),
         "analysed": len(analysed),
         "unchanged": sum(o.earlier for o in outcomes),

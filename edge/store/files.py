@@ -90,23 +90,37 @@ class Files(Connection):
         return known
 
     def earlier(self, station: str, path: str, recording_id: str) -> Mapping[str, FileState]:
-        """Other recordings that a file of this name was, or one whose name only went on after it (x.wav.filepart), and
-        the state in which it was that."""
+        """Other recordings that this file may have been: under this path, under one that is longer or shorter at its
+        beginning (of another root), or whose name went on (x.wav.filepart). With the state in which it was that."""
+        name = _name(path)
         rows = self.rows(
-            "SELECT recording, bytes, mtime_ns, ctime_ns, sample, body_end, body_sum FROM files"
-            " WHERE station = ? AND (path = ? OR path > ? AND path < ?) AND recording <> ?",
-            (station, path, f"{path}.", f"{path}/", recording_id),  # "/" follows "."
+            "SELECT path, recording, bytes, mtime_ns, ctime_ns, sample, body_end, body_sum FROM files"
+            " WHERE station = ? AND (name = ? OR name > ? AND name < ?) AND recording <> ?",
+            (station, name, f"{name}.", f"{name}/", recording_id),  # "/" follows "."
         )
-        return {str(recording): FileState(*state) for recording, *state in rows}
+        return {
+            str(recording): FileState(*state)
+            for other, recording, *state in rows
+            if _same_place(path, other[: len(other) - len(_name(other)) + len(name)])
+        }
 
     def _note_file(self, station: str, path: str, file: FileState, recording_id: str) -> None:
         """Inside a transaction: this file, in this state, is this recording."""
         self._db.execute(
             "INSERT OR REPLACE INTO files"
-            " (station, path, recording, bytes, mtime_ns, ctime_ns, sample, body_end, body_sum)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (station, path, recording_id, *astuple(file)),
+            " (station, path, recording, name, bytes, mtime_ns, ctime_ns, sample, body_end, body_sum)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (station, path, recording_id, _name(path), *astuple(file)),
         )
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _same_place(path: str, other: str) -> bool:
+    """Whether both may be one file, seen from one root or from two of which one lies in the other."""
+    return f"/{path}".endswith(f"/{other}") or f"/{other}".endswith(f"/{path}")
 
 
 def _known(row: tuple[Any, ...]) -> KnownRecording:

@@ -222,9 +222,11 @@ def recording_identity(db: Database) -> None:
     db.execute("CREATE INDEX recordings_content ON recordings (sha256) WHERE sha256 IS NOT NULL")
     db.execute("""
         CREATE TABLE files (
-            station TEXT NOT NULL, path TEXT NOT NULL, recording TEXT NOT NULL REFERENCES recordings(id),
-            bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, sample TEXT NOT NULL,
-            body_end INTEGER NOT NULL, body_sum INTEGER NOT NULL, PRIMARY KEY (station, path, recording)) STRICT""")
+            station TEXT NOT NULL, path TEXT NOT NULL, name TEXT NOT NULL,
+            recording TEXT NOT NULL REFERENCES recordings(id), bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+            ctime_ns INTEGER NOT NULL, sample TEXT NOT NULL, body_end INTEGER NOT NULL, body_sum INTEGER NOT NULL,
+            PRIMARY KEY (station, path, recording)) STRICT""")
+    db.execute("CREATE INDEX files_name ON files (station, name)")  # the last part of the path
     db.execute("ALTER TABLE reviews RENAME TO reviews_before")
     db.execute("""
         CREATE TABLE reviews (
