@@ -76,7 +76,7 @@ def test_both_sides_of_the_date_line_have_data(tmp_path: Path) -> None:
     "shape",
     [
         {"cell": 1.0},
-        {"cell": 0.1, "rows": 1800},
+        {"cell": 0.5, "rows": 360},
         {"cell": 0.25, "rows": 720, "dtype": "int16", "nodata": -9999},
         {"cell": 1.0, "west": 0.0},
     ],
