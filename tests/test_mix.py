@@ -34,6 +34,12 @@ def test_opposite_channels(tmp_path: Path) -> None:
     assert note == "channels cancel: the louder one, 1, was taken"
 
 
+@pytest.mark.parametrize("seconds", [0.15, 0.6, 1.1])
+def test_short_ones(tmp_path: Path, seconds: float) -> None:
+    bird = noise(seconds)
+    assert np.array_equal(heard(tmp_path, bird, -bird)[0], bird)
+
+
 def test_the_louder_one_is_taken(tmp_path: Path) -> None:
     bird = noise(5)
     sound, note = heard(tmp_path, -0.95 * bird, bird)

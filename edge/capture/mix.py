@@ -6,14 +6,16 @@ Knows nothing of files.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge.contract.audio import Samples
 
 BLOCK_FRAMES = 16_384  # looked at together: half a second at 32 kHz
 CANCEL_POWER = 0.01  # the mean is 20 dB below the louder channel
-_STRIDE = 31  # of the samples looked at; a prime, so that no tone is met at one phase for ever
-_PAIRS_MIN = 16  # fewer prove nothing
-_POWER_MIN = 1e-10  # of one sample to the next; below this, nothing sounds
+_PAIRS = 256  # of neighbouring samples looked at in a block
+_EACH = BLOCK_FRAMES // _PAIRS
+_AT = np.arange(_PAIRS) * _EACH + np.arange(_PAIRS) * 29 % (_EACH - 1)  # unevenly: no tone is met at one phase for ever
+_POWER_MIN = 1e-10 * _PAIRS  # of one sample to the next; below this, nothing sounds
 
 
 class Mixer:
@@ -38,38 +40,49 @@ class Mixer:
         """One channel out of `(n, channels)`; `n` is a multiple of BLOCK_FRAMES but for the last."""
         mono = _mean(frames)
         if self._channels > 1:
-            for first in range(0, len(frames), BLOCK_FRAMES):
-                block = frames[first : first + BLOCK_FRAMES]
-                self._choose(block, first)
+            at = _looked_at(len(frames))
+            steps = (frames.take(at + 1, axis=0) - frames.take(at, axis=0)).reshape(-1, _PAIRS, self._channels)
+            powers = np.einsum("bij,bij->bj", steps, steps)
+            together = np.einsum("bij->bi", steps)
+            cancelled = np.einsum("bi,bi->b", together, together) / self._channels**2
+            for block, first in enumerate(range(0, len(frames), BLOCK_FRAMES)):
+                if block < len(powers):
+                    self._choose(powers[block], float(cancelled[block]), first)
                 if self._taken is not None:
-                    mono[first : first + BLOCK_FRAMES] = block[:, self._taken]
+                    part = slice(first, first + BLOCK_FRAMES)
+                    mono[part] = frames[part, self._taken]
         self._at += len(frames)
         return mono
 
-    def _choose(self, block: Samples, first: int) -> None:
-        steps = block[1::_STRIDE] - block[: len(block) - 1 : _STRIDE]
-        if len(steps) < _PAIRS_MIN:
-            return
-        powers = np.einsum("ij,ij->j", steps, steps) / len(steps)
+    def _choose(self, powers: Samples, mean_power: float, first: int) -> None:
         loudest = int(np.argmax(powers))
-        if not _POWER_MIN < powers[loudest] < np.inf:  # false for NaN too
+        most = float(powers[loudest])
+        if not _POWER_MIN < most < np.inf:  # false for NaN too
             return
         if self._taken is None:
-            together = steps.mean(axis=1)
-            if np.einsum("i,i->", together, together) / len(steps) > CANCEL_POWER * powers[loudest]:
+            if mean_power > CANCEL_POWER * most:
                 return
             at_s = (self._at + first) / self._rate_hz
             since = f" from {at_s:.1f} s on" if at_s else ""
             self.note = f"channels cancel: the louder one, {loudest + 1}, was taken{since}"
-        elif powers[self._taken] > CANCEL_POWER * powers[loudest]:
+        elif powers[self._taken] > CANCEL_POWER * most:
             return
         self._taken = loudest
 
 
+def _looked_at(count: int) -> NDArray[np.int64]:
+    """Which of so many frames are looked at, block by block; a short rest is as what was before it."""
+    firsts = range(0, count - 2 * _PAIRS + 1, BLOCK_FRAMES)
+    spans = [first + _AT * (min(BLOCK_FRAMES, count - first) - 1) // BLOCK_FRAMES for first in firsts]
+    return np.concatenate(spans) if spans else np.empty(0, np.int64)
+
+
 def _mean(frames: Samples) -> Samples:
     """Mean of the channels `(n, channels)`. Not a matrix product: for that BLAS would wake threads of its own."""
-    mono = frames[:, 0].copy()
-    for channel in range(1, frames.shape[1]):
+    if frames.shape[1] == 1:
+        return frames[:, 0].copy()
+    mono = frames[:, 0] + frames[:, 1]
+    for channel in range(2, frames.shape[1]):
         mono += frames[:, channel]
     mono /= np.float32(frames.shape[1])
     return mono
