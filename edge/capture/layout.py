@@ -88,7 +88,7 @@ _STYLES = {
     b"BW64": _RIFF,
     b"RIFX": _Style(12, 4, ">I", 0, 2),
     b"FORM": _Style(12, 4, ">I", 0, 2),
-    b"caff": _Style(8, 4, ">q", 0, 1),
+    b"caff": _Style(8, 4, ">q", 0, 2),  # not aligned by rights; libsndfile does so where it writes ALAC
     b"riff": _Style(40, 16, "<Q", 24, 8),
 }
 
@@ -327,7 +327,12 @@ def _plausible(file: BinaryIO, found: _Fields, chunk: Chunk, stop: int) -> bool:
     after = _next(found.style, found.start, chunk)
     if chunk.size <= 0 or after > stop + 1:
         return False
-    return after >= stop or _chunk(file, found.style, after) is not None or begins(file, after)
+    return (
+        after >= stop
+        or _chunk(file, found.style, after) is not None
+        or begins(file, after)
+        or only_zeros(file, after, stop)
+    )
 
 
 def begins(file: BinaryIO, at: int) -> bool:

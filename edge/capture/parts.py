@@ -79,14 +79,8 @@ class Part:
         if (plain := plain_layout(self._file, self.start, self._end)) is not None:
             self.form = plain
             if not plain.whole:
-                head = os.pread(self._file.fileno(), plain.data_at - self.start, self.start)
-                fixed, extents = plain.mended(head)
                 with suppress(soundfile.SoundFileError):
-                    view, opened = _seen(View(self._file, extents, fixed))
-                    if opened.subtype in _PLAIN:  # other codecs invent sound behind the end of a file
-                        # another file may begin in what the header, which is wrong, counts as its own
-                        view.stop_before = BEGINNING[plain.kind]
-                    return view, opened
+                    return self._mended(plain)
         elif magic == b"fLaC":
             self.form = flac = flac_stream(self._file, self.start, self._end)
             if not flac.whole and rest.bytes > 26:
@@ -105,12 +99,28 @@ class Part:
         if rest.at:
             return _seen(View(self._file, [rest]))
         self._file.seek(0)
-        return None, _Forward(os.dup(self._file.fileno()))  # libsndfile closes it, on failure too
+        try:
+            return None, _Forward(os.dup(self._file.fileno()))  # libsndfile closes it, on failure too
+        except soundfile.SoundFileError:
+            if plain is None or not plain.whole:
+                raise
+            return self._mended(plain)  # without the chunks behind the sound, some of which libsndfile cannot bear
+
+    def _mended(self, plain: Layout) -> tuple[View, soundfile.SoundFile]:
+        head = os.pread(self._file.fileno(), plain.data_at - self.start, self.start)
+        fixed, extents = plain.mended(head)
+        view, sound = _seen(View(self._file, extents, fixed))
+        if sound.subtype in _PLAIN:  # other codecs invent sound behind the end of a file
+            # another file may begin in what the header, which is wrong, counts as its own
+            view.stop_before = BEGINNING[plain.kind]
+        return view, sound
 
     def _announced(self) -> int | None:
         frames = int(self.sound.frames)
         if isinstance(self.form, Layout) and frames < _FRAMES_UNKNOWN:
             said, present = self.form.said, self.form.present
+            if self.sound.subtype.startswith("ALAC"):
+                return frames  # from a table in the header
             return round(frames * said / present) if said is not None and said > present > 0 else frames
         if isinstance(self.form, Flac):
             return self.form.frames
