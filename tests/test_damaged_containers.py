@@ -1,6 +1,8 @@
 """Containers x ways to damage them: seconds decoded + seconds in gaps and losses = the seconds that were put in."""
 
+import shutil
 import struct
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +50,7 @@ CONTAINERS = {
     "alac": Container("CAF", "ALAC_16", (b"data\0\0", 4, ">q")),
     "au": Container("AU", "PCM_16", (b".snd", 8, ">I")),
     "au float": Container("AU", "FLOAT", (b".snd", 8, ">I")),
+    "au little": Container("AU", "PCM_16", (b"dns.", 8, "<I"), endian="LITTLE"),
     "flac": Container("FLAC", "PCM_16"),
     "vorbis": Container("OGG", "VORBIS"),
     "opus": Container("OGG", "OPUS", rate_hz=48_000),
@@ -381,3 +384,56 @@ def test_more_than_4_gb_are_read_to_their_end(tmp_path: Path) -> None:
         assert np.abs(piece[-rate_hz:]).max() > 0.02
         assert decoder.decoded_s == pytest.approx(seconds)
         assert decoder.warning is None
+
+
+# MPEG audio that does not say how long it is
+
+
+def without_xing(content: bytes) -> bytes:
+    """From the second frame on: the first one has the length."""
+    return content[content.index(content[:2], content.index(b"Xing")) :]
+
+
+@pytest.mark.parametrize("between", ["", "ID3v2", "ID3v1", "random bytes"])
+@pytest.mark.parametrize("told", [(False, False), (False, True), (True, False), (True, True)])
+def test_mp3_joined(
+    tmp_path: Path, originals: dict[tuple[str, float], bytes], told: tuple[bool, bool], between: str
+) -> None:
+    first, second = (
+        originals["mp3", duration_s] if has_length else without_xing(originals["mp3", duration_s])
+        for duration_s, has_length in zip((LONG_S, SHORT_S), told, strict=True)
+    )
+    junk = (JUNK_BEFORE | {"ID3v1": JUNK_BEHIND["ID3v1"], "": b""})[between]
+    found = of_bytes(tmp_path, first + junk + second)
+    frames_s = 4 * 1_152 / RATE_HZ  # what encoder and decoder put before and behind each
+    assert found.decoded_s == pytest.approx(LONG_S + SHORT_S, abs=TOLERANCE_S + frames_s)
+    assert found.warning is None or between == "random bytes"  # these may have been sound
+
+
+def test_mp3_that_was_cut_tells_what_it_can(tmp_path: Path, originals: dict[tuple[str, float], bytes]) -> None:
+    content = without_xing(originals["mp3", LONG_S])
+    found = of_bytes(tmp_path, content[: len(content) // 2])
+    assert found.decoded_s == pytest.approx(LONG_S / 2, abs=0.2)
+    assert found.lost_s == 0.0
+
+
+# A second witness
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+@pytest.mark.parametrize("name", [name for name in CONTAINERS if name not in ("wav adpcm", "alac", "au little", "mp3")])
+def test_ffmpeg_hears_the_same(tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str) -> None:
+    """Of a file that was cut, where its length is right: it stops at declared lengths and conceals errors."""
+    content = originals[name, LONG_S]
+    path = tmp_path / "x.bin"
+    path.write_bytes(content[: int(len(content) * 0.6)])
+    command = ["ffmpeg", "-v", "quiet", "-i", str(path), "-f", "f32le", "-ac", "1", "-"]
+    heard = np.frombuffer(subprocess.run(command, capture_output=True, check=False).stdout, "<f4")
+    rate_hz = CONTAINERS[name].rate_hz
+    with Decoder(path, rate_hz=rate_hz) as decoder:
+        ours = np.concatenate([piece for piece in decoder if not isinstance(piece, Gap)])
+    # the last frame that is whole may be given or not
+    assert len(ours) == pytest.approx(len(heard), abs=0.2 * rate_hz)
+    if CONTAINERS[name].subtype not in ("VORBIS", "OPUS"):
+        both = min(len(ours), len(heard))
+        assert np.abs(ours[:both] - heard[:both]).max() < 0.001

@@ -168,7 +168,7 @@ class Part:
         return count
 
     def _read(self, buffer: Samples) -> int:
-        marked = isinstance(self.form, Flac)  # what it decoded before an error counts, but is not told
+        marked = isinstance(self.form, Flac | Mpeg)  # what it decoded before an error counts, but is not told
         if marked:
             buffer.fill(np.nan)
         try:
