@@ -111,6 +111,25 @@ def test_any_number_of_folds(tmp_path: Path, parts: Sequence[tuple[int, int, int
     assert gaps or np.array_equal(np.concatenate(runs), as_float(kept))
 
 
+def test_blank_buffers_beside_a_fold_are_left_out_too(tmp_path: Path) -> None:
+    """The first and the last buffer are written as zeros where nothing triggered."""
+    blank, bird = np.zeros(12 + 60 * BLOCK, np.int16), noise(64 * BLOCK)
+    sound = [blank, fold(640), bird, fold(64), np.zeros(1_000, np.int16)]
+    runs, gaps, decoder = read(wav(tmp_path / "x.WAV", np.concatenate(sound)))
+    assert [len(run) for run in runs] == [len(bird)]
+    assert [round(gap.seconds * RATE_HZ) for gap in gaps] == [len(blank) + 640 * BLOCK, 64 * BLOCK + 1_000]
+    assert decoder.decoded_s == len(bird) / RATE_HZ
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 90_000)), min_size=1, max_size=6), st.sampled_from([0.1, 7.0]))
+def test_zeros_without_a_fold_are_sound(tmp_path: Path, parts: list[tuple[bool, int]], block_s: float) -> None:
+    sound = [noise(4_000), *(noise(length) if loud else np.zeros(length, np.int16) for loud, length in parts)]
+    runs, gaps, _ = read(wav(tmp_path / "x.WAV", np.concatenate(sound)), block_s=block_s)
+    assert gaps == []
+    assert np.array_equal(runs[0], as_float(np.concatenate(sound)))
+
+
 def test_what_is_too_short_for_a_window_belongs_to_the_gap(tmp_path: Path) -> None:
     sound = [noise(12), fold(1_000), noise(4 * BLOCK), fold(1_000), noise(32_000)]
     runs, gaps, decoder = read(wav(tmp_path / "x.WAV", np.concatenate(sound)))

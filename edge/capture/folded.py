@@ -1,7 +1,8 @@
 """AudioMoth's triggered recordings (…T.WAV) keep what is below the trigger folded up; here it is found.
 
 In the recorder's file a block of 512 bytes on a multiple of 512 stands for a number of such blocks in which it kept no
-sound: 32 samples of +1 or -1 are the bits of the number, the lowest first, and 224 zeros follow. Knows no times.
+sound: 32 samples of +1 or -1 are the bits of the number, the lowest first, and 224 zeros follow. What is left out of
+the first and the last buffer is written as zeros. Knows no times.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from edge.contract.audio import Samples
 BLOCK_SAMPLES = 256
 HEADER_BYTES = 488  # of AudioMoth's own files; converted ones keep the blocks where they were behind it
 _BITS = 32
+_PIECE = 65_536  # so many zeros at a time
 _ONE = np.float32(1 / 32_768)
 _NAME = re.compile(r"(.*[_-])?\d{6}T\.(wav|flac)", re.IGNORECASE)
 
 
 class Fold(NamedTuple):
-    """A folded block, in samples."""
+    """Silence that was left out, in samples."""
 
     frames: int  # it stands for
     block: int  # it has itself
@@ -40,7 +42,8 @@ def may_be_folded(path: Path, sound: soundfile.SoundFile) -> bool:
 
 
 class Unfolder:
-    """Takes the samples of such a recording and gives them back with a `Fold` in place of each folded block.
+    """Takes the samples of such a recording and gives them back with a `Fold` in place of each folded block, and of
+    zeros beside one, as many as a block at least.
 
     `data_at` is where in its file the sound begins. Blocks are looked for where they lie in the recorder's own file, or
     in a file with another header; the first one found decides.
@@ -53,18 +56,34 @@ class Unfolder:
         self._phases = sorted(phases)  # of the first sample of a block
         self._at = 0  # of the first sample held
         self._held = np.empty(0, np.float32)
+        self._zeros = 0  # behind what was given
+        self._behind_fold = False  # these, and nothing else, are behind one
 
     def push(self, samples: Samples) -> Iterator[Samples | Fold]:
         """What is certain with these samples."""
-        self._held = np.concatenate([self._held, samples])
+        yield from self._with_zeros(self._pushed(samples))
+
+    def close(self) -> Iterator[Samples | Fold]:
+        """The rest. A block that was cut behind its number counts."""
+        yield from self._with_zeros(self._closed())
+        yield from self._silence(self._behind_fold)
+
+    def _pushed(self, samples: Samples) -> Iterator[Samples | Fold]:
+        if len(self._phases) == 1 and len(self._held):  # first the block that has begun: the rest need not be copied
+            missing = (self._first(self._phases[0]) - len(self._held)) % BLOCK_SAMPLES
+            yield from self._advanced(samples[:missing])
+            samples = samples[missing:]
+        yield from self._advanced(samples)
+
+    def _advanced(self, samples: Samples) -> Iterator[Samples | Fold]:
+        self._held = np.concatenate([self._held, samples]) if len(self._held) else samples
         folds = self._folds()
         yield from self._given(folds)
         begun = max((len(self._held) - self._first(phase)) % BLOCK_SAMPLES for phase in self._phases)
         if len(self._held) > begun:
             yield self._take(len(self._held) - begun)
 
-    def close(self) -> Iterator[Samples | Fold]:
-        """The rest. A block that was cut behind its number counts."""
+    def _closed(self) -> Iterator[Samples | Fold]:
         yield from self._given(self._folds())
         for phase in self._phases:
             tail = len(self._held) - (len(self._held) - self._first(phase)) % BLOCK_SAMPLES
@@ -74,6 +93,29 @@ class Unfolder:
                 yield from self._given([(tail, count)], cut=len(cut))
         if len(self._held):
             yield self._take(len(self._held))
+
+    def _with_zeros(self, items: Iterator[Samples | Fold]) -> Iterator[Samples | Fold]:
+        for item in items:
+            if isinstance(item, Fold):
+                yield from self._silence(left_out=True)
+                yield item
+                self._behind_fold = True
+                continue
+            first, stop = _sounding(item)
+            self._zeros += first
+            if first < stop:
+                yield from self._silence(self._behind_fold)
+                yield item[first:stop]
+                self._zeros, self._behind_fold = len(item) - stop, False
+
+    def _silence(self, left_out: bool) -> Iterator[Samples | Fold]:
+        """The zeros that are held back: beside a fold they were left out, else they are sound."""
+        if left_out and self._zeros >= BLOCK_SAMPLES:
+            yield Fold(self._zeros, self._zeros)
+            self._zeros = 0
+        while self._zeros:
+            yield np.zeros(min(self._zeros, _PIECE), np.float32)
+            self._zeros -= min(self._zeros, _PIECE)
 
     def _first(self, phase: int) -> int:
         """Index of the first sample held that begins a block."""
@@ -87,6 +129,8 @@ class Unfolder:
             if whole <= 0:
                 continue
             blocks = self._held[first : first + whole * BLOCK_SAMPLES].reshape(whole, BLOCK_SAMPLES)
+            if blocks[:, -1].all():
+                continue  # as of most sound
             likely = np.flatnonzero((np.abs(blocks[:, 0]) == _ONE) & (blocks[:, -1] == 0) & (blocks[:, _BITS] == 0))
             folds = [(first + int(i) * BLOCK_SAMPLES, n) for i in likely if (n := _count(blocks[i]))]
             if folds:
@@ -108,6 +152,14 @@ class Unfolder:
         taken, self._held = self._held[:count], self._held[count:]
         self._at += count
         return taken
+
+
+def _sounding(samples: Samples) -> tuple[int, int]:
+    """From the first sample that is not zero to the last; from the end to the end if all are."""
+    if len(samples) and samples[0] and samples[-1]:
+        return 0, len(samples)
+    places = np.flatnonzero(samples)
+    return (int(places[0]), int(places[-1]) + 1) if len(places) else (len(samples), len(samples))
 
 
 def _count(block: Samples) -> int:
