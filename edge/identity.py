@@ -22,6 +22,7 @@ class Identity:
     id: str
     done: bool  # what the record has of it stands, or somebody else is reading it now
     whole: str | None = None  # the recording into which it has grown, if that is to be analysed, too
+    part: bool = False  # the file holds no more than the beginning of that
 
 
 Identify = Callable[[str, str, str], Identity]  # the file's name, its SHA-256, what its name told
@@ -47,6 +48,7 @@ def identify(
         return Identity(recording_id(station, sha256, told), False)
     nearest = min(same, key=lambda k: (told_of(k.path, k.time_source) != told, k.path != name, k.analysis != analysis))
     if nearest.whole is not None and nearest.whole_stands:
-        return Identity(nearest.whole, True)
+        return Identity(nearest.whole, True, part=nearest.part)
     dated = bool(told) and nearest.time_source == "mtime"  # the new name knows better when it began
-    return Identity(nearest.id, nearest.finished and nearest.analysis == analysis and not dated, nearest.whole)
+    done = nearest.finished and nearest.analysis == analysis and not dated
+    return Identity(nearest.id, done, nearest.whole, nearest.part)

@@ -44,6 +44,10 @@ class Task:
         """Raises OSError if the file is not there, or cannot be read."""
         return cls(path, name, state_of(path), source)
 
+    def in_part(self) -> "Task":
+        """The same, where the file is only the beginning of what it is taken for."""
+        return replace(self, file=replace(self.file, body_end=0, body_sum=0))
+
     @property
     def bytes(self) -> int:
         """Of the file."""
@@ -158,7 +162,7 @@ def _read(
             start = start_of(task.path, zone=analyst.config.zone, duration_s=decoder.expected_s)
             identity = identify(task.name, digest, told_of(task.name, start.source))
             if identity.done:
-                yield Same(task, identity.id)
+                yield Same(task.in_part() if identity.part else task, identity.id)
                 return
             row = _row(analyst.config, task, identity.id, digest, start)
             yield Begun(task, row, decoder.expected_s)

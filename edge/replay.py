@@ -99,7 +99,7 @@ class Replay:
         self._readers: dict[str, str] = {}  # recording -> name of the file that is being read for it
         self._lock = threading.Lock()  # of these: readers in other threads ask who reads
         self._twins: dict[str, list[Same]] = {}  # other files that wait for the end of one of these
-        self._passed_over: dict[str, str] = {}  # name of a file that is read in vain -> the recording that it is
+        self._passed_over: dict[str, Begun] = {}  # name of a file that is read in vain -> the one that is read instead
         self._read: dict[str, tuple[float, float]] = {}  # of these: seconds analysed, bytes for each of them
         bundle = analyst.bundle
         store.add_bundle(bundle, (bundle.folder / "manifest.json").read_text(encoding="utf8"))
@@ -142,7 +142,7 @@ class Replay:
         identity = identify(known, self._station, self.analysis, name, sha256, told)
         with self._lock:
             if identity.whole in self._readers:
-                return Identity(str(identity.whole), done=True)
+                return Identity(str(identity.whole), done=True, part=identity.part)
             mine = identity.done or self._readers.setdefault(identity.id, name) == name
         return identity if mine else replace(identity, done=True)
 
@@ -192,9 +192,10 @@ class Replay:
     def _last(self, event: Ended | Refused | Unread) -> list[Outcome]:
         """The last event of a file that was read."""
         recording = event.row.id if isinstance(event, Ended) else event.id
-        whose = self._passed_over.pop(event.task.name, None)
-        if whose is not None:
-            return self._same(Same(event.task, whose))
+        instead = self._passed_over.pop(event.task.name, None)
+        if instead is not None:
+            part = event.task.bytes < instead.task.bytes
+            return self._same(Same(event.task.in_part() if part else event.task, instead.row.id))
         with self._lock:
             for mine in [mine for mine, name in self._readers.items() if name == event.task.name]:
                 del self._readers[mine]
@@ -223,10 +224,14 @@ class Replay:
     def _grown(self, task: Task, recording: str) -> dict[str, bool]:
         """Of other recordings that this file was, whether it has grown out of them, as far as that can be said."""
         grown: dict[str, bool] = {}
-        for other, file in self.store.earlier(self._station, task.name, recording).items():
-            with suppress(OSError):
+        root = task.path.absolute().parents[task.name.count("/")]
+        for name, other, file in self.store.earlier(self._station, task.name, recording):
+            with suppress(OSError, ValueError):
+                if name != task.name and (root / name).exists():
+                    continue  # that is another file
                 continued = continues(task.path, file)
-                grown |= {} if continued is None else {other: continued}
+                if continued is not None:
+                    grown[other] = continued or grown.get(other, False)
         return grown
 
     def _begin(self, event: Begun) -> None:
@@ -236,24 +241,24 @@ class Replay:
         with self._lock:
             reader = self._readers.setdefault(row.id, task.name)
         if reader != task.name:  # on a cluster nobody asks before
-            self._passed_over[task.name] = row.id
+            self._passed_over[task.name] = event
             return
         grown = self._grown(task, row.id)
         for other in (other for other, has_grown in grown.items() if has_grown):
-            self._pass_over(other, row.id)
+            self._pass_over(other, event)
         self.store.begin(row, self._station, self.analyst.bundle.id, self.analysis, task.file, grown)
         self._new[row.id], self._read[row.id] = 0, (0.0, row.bytes / (event.expected_s or float("inf")))
         if self._open_clips:
             self._clips[row.id] = maker = self._open_clips()
             maker.begin(row)
 
-    def _pass_over(self, recording: str, whole: str) -> None:
+    def _pass_over(self, recording: str, whole: Begun) -> None:
         """Another file that has grown out of this recording is read, too: that counts."""
         with self._lock:
             name = self._readers.pop(recording, None)
         if name is not None:
             self._passed_over[name] = whole
-            self._twins.setdefault(whole, []).extend(self._twins.pop(recording, []))
+            self._twins.setdefault(whole.row.id, []).extend(self._twins.pop(recording, []))
             seconds, bytes_each_s = self._read.get(recording, (0.0, 0.0))  # none: it is claimed, and begins only now
             self.progress.audio_s -= seconds
             self.progress.bytes_done -= seconds * bytes_each_s

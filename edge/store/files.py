@@ -1,7 +1,6 @@
 """Which file, in which state, was which recording; and what the record knows by content. Opens no file but its own."""
 
 import sqlite3
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -34,11 +33,13 @@ class KnownRecording:
     analysis: str  # bundle and settings, as one sum
     whole: str | None  # id of the recording into which its file has grown
     whole_stands: bool  # that is analysed, under whatever settings: it cannot be made of this file
+    part: bool  # that is longer
 
 
 _KNOWN = """
-    SELECT r.id, r.path, r.time_source, r.state <> 'started', r.analysis, r.grown_into, w.id IS NOT NULL, r.sha256
-    FROM recordings r LEFT JOIN recordings w ON w.id = r.grown_into AND w.state = 'analysed'
+    SELECT r.id, r.path, r.time_source, r.state <> 'started', r.analysis, r.grown_into, w.state = 'analysed',
+           w.bytes > r.bytes, r.sha256
+    FROM recordings r LEFT JOIN recordings w ON w.id = r.grown_into
     WHERE r.station = ?"""
 
 
@@ -86,23 +87,23 @@ class Files(Connection):
         """All recordings of a station by content, for readers that cannot ask."""
         known: dict[str, list[KnownRecording]] = {}
         for row in self.rows(f"{_KNOWN} AND r.sha256 IS NOT NULL AND r.source <> 'microphone'", (station,)):
-            known.setdefault(str(row[7]), []).append(_known(row))
+            known.setdefault(str(row[8]), []).append(_known(row))
         return known
 
-    def earlier(self, station: str, path: str, recording_id: str) -> Mapping[str, FileState]:
+    def earlier(self, station: str, path: str, recording_id: str) -> list[tuple[str, str, FileState]]:
         """Other recordings that this file may have been: under this path, under one that is longer or shorter at its
-        beginning (of another root), or whose name went on (x.wav.filepart). With the state in which it was that."""
+        beginning (of another root), or whose name went on (x.wav.filepart). Path, recording and state of each."""
         name = _name(path)
         rows = self.rows(
             "SELECT path, recording, bytes, mtime_ns, ctime_ns, sample, body_end, body_sum FROM files"
-            " WHERE station = ? AND (name = ? OR name > ? AND name < ?) AND recording <> ?",
+            " WHERE station = ? AND (name = ? OR name > ? AND name < ?) AND recording <> ? AND body_end > 0",
             (station, name, f"{name}.", f"{name}/", recording_id),  # "/" follows "."
         )
-        return {
-            str(recording): FileState(*state)
+        return [
+            (other, recording, FileState(*state))
             for other, recording, *state in rows
             if _same_place(path, other[: len(other) - len(_name(other)) + len(name)])
-        }
+        ]
 
     def _note_file(self, station: str, path: str, file: FileState, recording_id: str) -> None:
         """Inside a transaction: this file, in this state, is this recording."""
@@ -124,4 +125,4 @@ def _same_place(path: str, other: str) -> bool:
 
 
 def _known(row: tuple[Any, ...]) -> KnownRecording:
-    return KnownRecording(row[0], row[1], row[2], bool(row[3]), row[4], row[5], bool(row[6]))
+    return KnownRecording(row[0], row[1], row[2], bool(row[3]), row[4], row[5], bool(row[6]), bool(row[7]))

@@ -225,7 +225,7 @@ def recording_identity(db: Database) -> None:
             station TEXT NOT NULL, path TEXT NOT NULL, name TEXT NOT NULL,
             recording TEXT NOT NULL REFERENCES recordings(id), bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
             ctime_ns INTEGER NOT NULL, sample TEXT NOT NULL, body_end INTEGER NOT NULL, body_sum INTEGER NOT NULL,
-            PRIMARY KEY (station, path, recording)) STRICT""")
+            PRIMARY KEY (station, path, recording, bytes)) STRICT""")
     db.execute("CREATE INDEX files_name ON files (station, name)")  # the last part of the path
     db.execute("ALTER TABLE reviews RENAME TO reviews_before")
     db.execute("""
