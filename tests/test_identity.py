@@ -196,6 +196,7 @@ def test_a_file_without_a_time_that_gets_a_name_with_one(desk: Desk, tmp_path: P
     path = path.rename(path.with_name("20190601_053000.wav"))
     (second,) = desk.replay(path.parent)
     assert (second.recording, second.earlier) == (first.recording, False)
+    assert desk.rows("SELECT DISTINCT substr(start_utc, 1, 15) FROM detections") == [("2019-06-01T05:3",)]
     assert desk.rows("SELECT start_utc, time_source FROM recordings") == [("2019-06-01T05:30:00.000Z", "name")]
     shutil.copy(path, path.with_name("REC001.wav"))
     for _ in range(2):

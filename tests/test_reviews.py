@@ -136,6 +136,21 @@ def tidied(config: Config) -> None:
         reconcile(table, config.clips_folder)
 
 
+def test_a_review_of_a_salvaged_database_is_kept_too(station_yaml: StationYaml, archive: Path) -> None:
+    """A damaged database of an earlier version had no more of it than this."""
+    config_file = station_yaml(CLIPS)
+    config = replayed(config_file, archive)
+    _, clip = reviewed(config)
+    columns = ["detection", "reviewer", "verdict", "note", "reviewed_utc"]
+    with Store(config.database) as store:
+        store.insert_raw("reviews", columns, store.rows(f"SELECT {', '.join(columns)} FROM reviews"))
+    assert rows(config, "SELECT recording, is_there FROM reviews_kept") == [(None, 1)]
+    station_yaml(CLIPS, "detect: {thresholds: {lowtoo: 1.0}}")
+    replayed(config_file, archive)
+    assert rows(config, "SELECT species, path, is_there FROM reviews_kept") == [("lowtoo", "a_20240512_040000.wav", 0)]
+    assert clip.exists()
+
+
 def test_what_was_reviewed_after_it_was_chosen_stays(station_yaml: StationYaml, archive: Path) -> None:
     config = replayed(station_yaml(CLIPS), archive)
     with ClipTable(config.database) as table:

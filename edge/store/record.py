@@ -52,8 +52,9 @@ class Store(Files):
         `file` is the state of its file. `grown`: of other recordings that this file was, whether it has grown out of
         them; these count no more, a copy that stalled and went on is heard once."""
         with self._transaction():
-            known = self._db.execute("SELECT analysis FROM recordings WHERE id = ?", (recording.id,)).fetchone()
-            if known and known[0] != analysis:
+            sql = "SELECT analysis, coalesce(start_utc, ?1) FROM recordings WHERE id = ?2"
+            known = self._db.execute(sql, (utc_text(recording.start), recording.id)).fetchone()
+            if known and known != (analysis, utc_text(recording.start)):  # ids hang on the start, too
                 self._replace(recording.id)
             self._forget_time(recording.id)
             deployment = self._deployment(recording, station)
