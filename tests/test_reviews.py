@@ -304,6 +304,7 @@ def body_opened(folder: Path) -> None:
     Store(folder / "station.db").close()
 
 
+@pytest.mark.slow
 def test_several_programs_that_start_at_once_make_one_copy(tmp_path: Path) -> None:
     review_of_first_release(tmp_path / "station.db")
     code = "import sys, pathlib, tests.test_reviews as t; t.body_opened(pathlib.Path(sys.argv[1]))"
