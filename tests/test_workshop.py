@@ -79,7 +79,7 @@ def test_worse_is_said_when_the_whole_interval_is(low: float, high: float, said:
     [
         (("--before", "nosuch"), "--before: expected a commit of this repository, found 'nosuch'"),
         (("--before", "HEAD", "--only", "live"), "--only: expected some of images, decoding, replay, training, found"),
-        (("--only", "speed"), "--only: expected some of images, decoding, replay, live, bag, training, found"),
+        (("--only", "speed"), "--only: expected some of images, decoding, replay, second, live, bag, training, found"),
         (("--before", "HEAD", "--rounds", "3"), "--rounds: expected 7 or more, found 3"),
         (("--before", "HEAD", "--bound", "nan"), "--bound: expected a number above 0, found nan"),
         (("--bound", "1.1"), "--rounds and --bound: expected with --before"),

@@ -128,11 +128,11 @@ def header_of(path: Path, part: Part) -> Recording:
     return Recording(path, sound.samplerate, sound.channels, frames, sound.format, sound.subtype)
 
 
-def riff_chunks(file: BinaryIO) -> Iterator[Chunk]:
-    """The chunks of a RIFF, RF64/BW64 or AIFF file, in order; nothing for another file."""
-    kind = os.pread(file.fileno(), 4, 0)
+def riff_chunks(file: BinaryIO, start: int = 0) -> Iterator[Chunk]:
+    """The chunks of a RIFF, RF64/BW64 or AIFF file that begins at `start`, in order; nothing for another file."""
+    kind = os.pread(file.fileno(), 4, start)
     if kind in (b"RIFF", b"RF64", b"BW64", b"FORM"):
-        yield from chunks(file, kind, 0, os.fstat(file.fileno()).st_size)
+        yield from chunks(file, kind, start, os.fstat(file.fileno()).st_size)
 
 
 def _refusal(path: Path, file: BinaryIO, error: Exception) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple
 
 from edge.capture.container import riff_chunks
 
@@ -25,28 +25,6 @@ class Text(NamedTuple):
 
     field: str
     data: bytes  # a chunk as it is, all others as UTF-8
-
-
-class _Behind(io.RawIOBase):
-    """A file from some place on."""
-
-    def __init__(self, file: BinaryIO, start: int) -> None:
-        self._file, self._start = file, start
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        at = self._file.seek(offset + (self._start if whence == os.SEEK_SET else 0), whence)
-        return max(0, at - self._start)
-
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
 
 def texts_of(file: BinaryIO) -> Iterator[Text]:
@@ -74,11 +52,10 @@ def texts_of(file: BinaryIO) -> Iterator[Text]:
         file.seek(start + 24)
         yield Text("annotation", file.read(min(max(size, 0), TEXT_BYTES_MAX)))
     else:
-        whole = cast(BinaryIO, _Behind(file, start)) if start else file
-        for chunk in riff_chunks(whole):
+        for chunk in riff_chunks(file, start):
             if chunk.id not in (b"data", b"SSND"):
-                whole.seek(chunk.offset)
-                yield from _chunk_texts(chunk.id, whole.read(min(chunk.size, TEXT_BYTES_MAX)))
+                file.seek(chunk.offset)
+                yield from _chunk_texts(chunk.id, file.read(max(0, min(chunk.size, TEXT_BYTES_MAX))))
 
 
 # RIFF and its relatives
