@@ -268,6 +268,15 @@ def test_joined_with_what_does_not_fit(tmp_path: Path, originals: dict[tuple[str
     assert found.warning.startswith("joined with sound of 48000 Hz and 2 channels: header says 9.0 s")
 
 
+@pytest.mark.parametrize("name", ["flac", "vorbis", "opus", "wav", "aiff"])
+def test_junk_between(tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str) -> None:
+    junk = np.random.default_rng(6).bytes(2_700)
+    if name in PLAIN:
+        junk = {"wav": LIST, "aiff": ANNO}[name] + junk[:1_500]
+    found = of_bytes(tmp_path, originals[name, SHORT_S] + junk + originals[name, LONG_S])
+    assert found.total_s == pytest.approx(LONG_S + SHORT_S, abs=TOLERANCE_S)
+
+
 @pytest.mark.parametrize("junk", JUNK_BEFORE)
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_junk_before(tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str, junk: str) -> None:

@@ -24,6 +24,9 @@ CODECS = {  # suffix: format, subtype, tolerance of a sine's level
     "float.wav": ("WAV", "FLOAT", 0.002),
     "rf64": ("RF64", "PCM_16", 0.002),
     "aiff": ("AIFF", "PCM_16", 0.002),
+    "w64": ("W64", "PCM_16", 0.002),
+    "caf": ("CAF", "PCM_16", 0.002),
+    "au": ("AU", "PCM_16", 0.002),
     "flac": ("FLAC", "PCM_16", 0.002),
     "ogg": ("OGG", "VORBIS", 0.05),
     "mp3": ("MP3", "MPEG_LAYER_III", 0.12),  # the encoder takes 10 % off a sine at 32 kHz

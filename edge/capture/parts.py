@@ -66,6 +66,7 @@ class Part:
         self.stopped: str | None = None  # why reading ended before the end
         self._file, self._end = file, os.fstat(file.fileno()).st_size
         self._skip = 0  # frames that were read already
+        self._bounded = False  # it is read up to where the next begins, and no further
         self._count = 0  # frames read
         self.cut = False  # it ends within what cannot be decoded without the rest
         self.form: Layout | Flac | Mpeg | None = None  # None: Ogg, or what libsndfile may know
@@ -132,7 +133,9 @@ class Part:
     def certain(self) -> int | None:
         """The frames that can be read, and no other file behind them, where header and end of the file prove it."""
         if isinstance(self.form, Layout):
-            return int(self.sound.frames) if self.next_start() is None else None
+            in_table = self.sound.subtype.startswith("ALAC")  # its frames are those of a table, there or not
+            told = self.form.whole if in_table else self.next_start() is None
+            return int(self.sound.frames) if told else None
         whole = False
         if isinstance(self.form, Flac):
             whole = self.form.whole
@@ -216,8 +219,10 @@ class Part:
     def stop_at(self, stop: int, read: int) -> bool:
         """Read on to `stop`, where the next stream begins: libsndfile ended before it, misled by the stream behind,
         after `read` frames. False if there is no more."""
-        if self.sound.format != "OGG" or self.stopped is not None or self.position >= stop:
+        misled = self.sound.format == "OGG" and self.stopped is None and self.position < stop
+        if not misled or self._bounded:
             return False
+        self._bounded = True
         view, sound = _seen(View(self._file, [Extent(self.start, stop - self.start)]))
         self.sound.close()
         self._view, self.sound, self._skip, self._count = view, sound, read, 0
