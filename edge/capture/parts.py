@@ -133,9 +133,8 @@ class Part:
     def certain(self) -> int | None:
         """The frames that can be read, and no other file behind them, where header and end of the file prove it."""
         if isinstance(self.form, Layout):
-            in_table = self.sound.subtype.startswith("ALAC")  # its frames are those of a table, there or not
-            told = self.form.whole if in_table else self.next_start() is None
-            return int(self.sound.frames) if told else None
+            told = self.form.whole or not self.form.present  # else another file may begin in what counts as sound
+            return int(self.sound.frames) if told and self.next_start() is None else None
         whole = False
         if isinstance(self.form, Flac):
             whole = self.form.whole
