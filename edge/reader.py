@@ -164,6 +164,9 @@ def _read(
             if identity.done:
                 yield Same(task.in_part() if identity.part else task, identity.id)
                 return
+            if start.source == "mtime" and decoder.expected_s is None:  # when it ended: how long it is, decoding tells
+                with analyst.stopwatch("decode"):
+                    start = start_of(task.path, zone=analyst.config.zone, duration_s=_length_s(task.path))
             row = _row(analyst.config, task, identity.id, digest, start)
             yield Begun(task, row, decoder.expected_s)
             stretch, heard_s = Stretch(analyst, row), 0.0
@@ -190,6 +193,13 @@ def _read(
         yield Unread(task, error, row.id if row else None)
     else:
         yield from _answered(batch, open_)
+
+
+def _length_s(path: Path) -> float:
+    with Decoder(path) as decoder:
+        for _ in decoder:
+            pass
+        return decoder.position_s + decoder.lost_s
 
 
 def _pieces(analyst: Analyst, decoder: Decoder) -> Iterator[Samples | Gap]:

@@ -1,5 +1,6 @@
 """Recordings of a recorder that keeps no silence (AudioMoth's T.WAV): the sound in its place, the silence as gaps."""
 
+import os
 import struct
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -170,3 +171,19 @@ def test_channels_that_cancel_are_heard_and_the_row_says_so(
     assert [reason for _, _, reason in both] == [None, None]
     assert both[1][1] is None
     assert "cancel" in str(both[0][1])
+
+
+def test_a_start_from_the_end_of_a_file_counts_all_of_its_sound(tmp_path: Path, station_yaml: StationYaml) -> None:
+    """The modification time is when a recording ended; a FLAC from a pipe does not say how long it is."""
+    (tmp_path / "in").mkdir()
+    said, unsaid = tmp_path / "in" / "said.flac", tmp_path / "in" / "unsaid.flac"
+    for seed, path in enumerate((said, unsaid)):
+        soundfile.write(path, hiss(20, seed=seed), RATE_HZ)
+    content = bytearray(unsaid.read_bytes())
+    content[21:26] = bytes([content[21] & 0xF0]) + bytes(4)  # its number of samples
+    unsaid.write_bytes(content)
+    for path in (said, unsaid):
+        os.utime(path, (1_715_486_420, 1_715_486_420))
+    config = station_yaml()
+    replay_folder(load_config(config), tmp_path / "in")
+    assert rows(config, "SELECT start_utc, time_source FROM recordings") == [("2024-05-12T04:00:00.000Z", "mtime")] * 2
