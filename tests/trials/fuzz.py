@@ -245,7 +245,7 @@ def fuzz_round(folder: Path, config: Config, seed: int, sounds: list[tuple[str, 
         (o.path, o.state, o.reason, o.earlier) for o in again.outcomes
     ], "what is done is not done again"
     with Store(config.database) as store:
-        rows = store.rows("SELECT path FROM recordings WHERE state IN ('analysed', 'refused')")
+        rows = store.rows("SELECT path FROM recordings WHERE state <> 'started' UNION SELECT path FROM files")
         assert {path for (path,) in rows} >= set(names)
         assert not store.rows("SELECT path FROM recordings WHERE state = 'started'")
     return slowest
