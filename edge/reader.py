@@ -188,7 +188,9 @@ def _read(
             open_.append(last)
     except RecordingError as error:
         refused_id = row.id if row else file_id(analyst.config.station.id, task.name, digest)
-        yield Refused(task, refused_id, error.reason, _lost(row, 0.0, decoder) if row and decoder else None)
+        yield Refused(
+            task, refused_id, error.reason, _lost(row, decoder.position_s, decoder) if row and decoder else None
+        )
     except OSError as error:
         yield Unread(task, error, row.id if row else None)
     else:

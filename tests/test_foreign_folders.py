@@ -266,7 +266,7 @@ def test_what_systems_leave_is_passed_over(tmp_path: Path, name: str) -> None:
 def test_every_reader_of_a_folder_passes_over_them(tmp_path: Path) -> None:
     """The station's two, and the trainer's: backgrounds, sound without labels; predict has its own test."""
     wanted = write_sound(tmp_path / "in" / "deep" / "a.wav", hiss(1))
-    for left in ("._a.wav", "deep/._a.wav", ".Trash-1000/b.wav", "System Volume Information/WPSettings.dat", "~$a.wav",
+    for left in ("._a.wav", "deep/._a.wav", ".Trash-1000/b.wav", "System Volume Information/WPSettings.dat", "~$a.csv",
                  "__MACOSX/deep/a.wav", "$RECYCLE.BIN/c.wav", "lost+found/d.wav", "@eaDir/a.wav"):  # fmt: skip
         (tmp_path / "in" / left).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / "in" / left).write_bytes(b"no sound")

@@ -445,3 +445,20 @@ def test_damaged_bodies_never_raise_anything_else(
     path = tmp_path / "x.wav"
     path.write_bytes(content)
     survives(path)
+
+
+@pytest.mark.parametrize("codec", ["wav", "flac", "aiff", "rf64", "mp3"])
+@pytest.mark.parametrize("has_footer", [True, False])
+def test_a_tag_in_front_may_promise_a_footer(tmp_path: Path, codec: str, has_footer: bool) -> None:
+    path = write(tmp_path / f"x.{codec}", noise(2.0, 32_000), 32_000, codec)
+    rest = b"\x04\x00\x10\x00\x00\x00\x20"
+    tag = b"ID3" + rest + bytes(32) + (b"3DI" + rest if has_footer else b"")
+    path.write_bytes(tag + path.read_bytes())
+    assert outcome(path) == (pytest.approx(2.0, abs=0.1), 0.0, None)
+
+
+def test_nothing_but_losses_is_no_recording(tmp_path: Path) -> None:
+    """Two headers of whose sound nothing is there, joined: refused, as one of them is."""
+    path = write(tmp_path / "x.wav", noise(1.0, 32_000), 32_000)
+    path.write_bytes(2 * path.read_bytes()[:44])
+    assert "0 ms could be read" in refusal(path) or "header only" in refusal(path)

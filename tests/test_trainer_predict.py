@@ -84,7 +84,7 @@ def soundscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 file.write(noise[start : start + rate].astype(np.float32))
     (folder / "notes.txt").write_text("no sound")
     (folder / "__MACOSX").mkdir()
-    for left in ("._7_SSW_20190610.ogg", "._field.v1.wav", ".DS_Store", "Thumbs.db", "~$a.ogg", "__MACOSX/._a.wav"):
+    for left in ("._7_SSW_20190610.ogg", "._field.v1.wav", ".DS_Store", "Thumbs.db", "~$a.csv", "__MACOSX/._a.wav"):
         (folder / left).write_bytes(bytes.fromhex("00051607000200004d6163204f532058") + bytes(4080))
     (folder / "deeper.ogg").mkdir()
     (folder / "bad.wav").write_bytes(b"RIFF????WAVEhello")

@@ -18,6 +18,7 @@ from edge.capture.view import Extent
 
 CHUNKS_MAX = 1_000  # looked at in one file
 ZEROS_MAX = 2**20  # so many zero bytes behind the declared end are a card's or a copy's padding; more are silence
+ID3_FOOTER = 0x10  # flag of an ID3v2 tag: its head is repeated behind it
 SIZE_UNKNOWN = 2**48  # nobody has such a file: the writer did not know
 
 _W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
@@ -384,4 +385,4 @@ def id3_bytes(head: bytes) -> int:
     size = 0
     for byte in head[6:10]:
         size = size << 7 | byte & 0x7F
-    return 10 + size + (10 if head[5] & 0x10 else 0)  # 0x10: a footer follows
+    return 10 + size + (10 if head[5] & ID3_FOOTER else 0)

@@ -17,6 +17,7 @@ import soundfile
 from edge.capture.layout import (
     BEGINNING,
     BEGINNINGS,
+    ID3_FOOTER,
     Layout,
     begins,
     find_beginning,
@@ -90,13 +91,18 @@ class Part:
                 return _seen(View(self._file, [sound], head, stop_before=_FLAC_BEGINS))
         elif magic != b"OggS" and (mpeg := mpeg_stream(self._file, self.start)) is not None:
             self.form = mpeg
-            if mpeg.has_length and self.start == id3_end(self._file, 0):
+            head = os.pread(self._file.fileno(), 10, 0)
+            plain_tag = len(head) == 10 and not head[5] & ID3_FOOTER  # with one, libsndfile loses the first frames
+            if mpeg.has_length and plain_tag and self.start == id3_end(self._file, 0):
                 rest = Extent(0, self._end)  # libsndfile passes over the tag itself, and reads faster without our help
             if not mpeg.has_length:
                 # libsndfile takes the first frame's bit rate for all and stops where the file would then end: a
                 # VBR file can lose most of its sound. An endless file it reads for as long as there are frames.
                 with suppress(soundfile.SoundFileError):
                     return _seen(View(self._file, [rest], said_size=_SIZE_ENDLESS))
+        if magic[:3] == b"ID3" and not isinstance(self.form, Mpeg):  # libsndfile's own way past tags can go on for ever
+            behind = id3_end(self._file, self.start)
+            rest = Extent(behind, max(0, self._end - behind))
         if rest.at:
             return _seen(View(self._file, [rest]))
         self._file.seek(0)

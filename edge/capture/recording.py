@@ -128,6 +128,7 @@ class Decoder:
         assert self.block_frames >= DURATION_S_MIN * rate_hz, "a block shorter than any recording"
         self._decoded = 0  # frames given so far, at the recording's own rate
         self._position = 0  # the same with those in gaps
+        self._folded = False  # silence was folded up in it: even without any sound it is whole
         with ExitStack() as opening:
             file = opening.enter_context(open_file(path))
             part = first_part(path, file)
@@ -216,7 +217,7 @@ class Decoder:
                 if filled == self.block_frames:
                     yield block
                     block, filled = np.empty(self.block_frames, np.float32), 0
-        if self.position_s < DURATION_S_MIN:
+        if self.decoded_s < DURATION_S_MIN and not self._folded:
             raise RecordingError(self.recording.path, self.warning or too_short(self.decoded_s))
         if filled:
             yield block[:filled].copy()
@@ -279,4 +280,5 @@ class Decoder:
     def _gap(self, missing: Missing) -> Gap:
         at_s = self.position_s
         self._position += missing.frames
+        self._folded = self._folded or missing.reason == "triggered"
         return Gap(at_s, missing.frames / self.recording.rate_hz, missing.reason, missing.detail)

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from edge.capture.layout import id3_bytes
+from edge.capture.layout import ID3_FOOTER, id3_bytes
 
 TAIL_BYTES = 65_536  # looked at behind a stream; longer than any Ogg page, and than what libsndfile reads ahead
 _METADATA_MAX = 1_000  # blocks before a FLAC file's sound
@@ -126,7 +126,10 @@ def id3_end(file: BinaryIO, at: int) -> int:
         head = os.pread(file.fileno(), 10, at)
         if len(head) < 10 or head[:3] != b"ID3":
             break
-        at += id3_bytes(head)
+        end = at + id3_bytes(head)
+        if head[5] & ID3_FOOTER and os.pread(file.fileno(), 3, end - 10) != b"3DI":
+            end -= 10  # the footer that is promised is not there
+        at = end
     return at
 
 

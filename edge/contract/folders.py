@@ -17,11 +17,15 @@ _LEFT_BESIDE = frozenset(
     )
 )
 
+_OFFICE = (".csv", ".doc", ".docx", ".odt", ".ods", ".rtf", ".tsv", ".txt", ".xls", ".xlsm", ".xlsx")
+
 
 def passed_over(name: str) -> bool:
     """Whether a file or folder of this name is none of a person's: hidden (`._x.wav`, `.DS_Store`, `.Trash`), an open
     document's lock (`~$x.csv`), where a file came from (`x.wav:Zone.Identifier`), or what a system keeps for itself."""
-    return name.startswith((".", "~$")) or name.endswith(":Zone.Identifier") or name.lower() in _LEFT_BESIDE
+    small = name.lower()
+    lock = small.startswith("~$") and small.endswith(_OFFICE)
+    return small.startswith(".") or lock or name.endswith(":Zone.Identifier") or small in _LEFT_BESIDE
 
 
 def entries_of(folder: Path) -> list[Path]:
