@@ -180,7 +180,7 @@ def backup(
 ) -> None:
     """Copy the database, also while the daemon writes, check the copy and write its checksum beside it."""
     settings = load_config(config)
-    made = make_backup(settings.database, folder or settings.state / "backups", keep)
+    made = make_backup(settings.database, folder or settings.state / "backups", keep, settings.station.id)
     print(f"{made} ({made.stat().st_size / 1e6:.1f} MB)")
 
 

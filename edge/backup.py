@@ -18,8 +18,9 @@ _PARTIAL = ".birdstation-partial.db"
 _WHEN = re.compile(r"\d{8}T\d{6}Z")  # of a copy's name; what is called otherwise is somebody's
 
 
-def backup(database: Path, folder: Path, keep: int) -> Path:
-    """Copy `database` into `folder` as station-<UTC>.db with a .sha256 beside it, and remove all but the newest `keep`.
+def backup(database: Path, folder: Path, keep: int, station: str) -> Path:
+    """Copy `database` into `folder` as station-<id>-<UTC>.db with a .sha256 beside it, and remove all but the newest
+    `keep` of this station: several may share a folder.
 
     `sha256sum -c` reads the checksum. An older copy goes only when the new one is whole and on the disk.
     Raises StoreError when the database cannot be read, is damaged, or the folder has no room for the copy.
@@ -31,13 +32,13 @@ def backup(database: Path, folder: Path, keep: int) -> Path:
         _check_room(database, folder)
         try:
             copy_whole(database, partial)
-            made = folder / f"{database.stem}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.db"
+            made = folder / f"{database.stem}-{station}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.db"
             _sums(made).write_text(f"{file_sha256(partial)}  {made.name}\n")
             sync(partial, _sums(made))
             partial.replace(made)
         finally:
             partial.unlink(missing_ok=True)
-        copies = (path for path in folder.glob("*.db") if _is_copy(path, database))
+        copies = (path for path in folder.glob("*.db") if _is_copy(path, f"{database.stem}-{station}-"))
         for old in sorted(set(copies) - {made}, reverse=True)[max(keep, 1) - 1 :]:
             old.unlink()
             _sums(old).unlink(missing_ok=True)
@@ -47,8 +48,9 @@ def backup(database: Path, folder: Path, keep: int) -> Path:
     return made
 
 
-def _is_copy(path: Path, database: Path) -> bool:
-    return path.stem.startswith(f"{database.stem}-") and bool(_WHEN.fullmatch(path.stem[len(database.stem) + 1 :]))
+def _is_copy(path: Path, begins: str) -> bool:
+    named = path.stem.startswith(begins) and _WHEN.fullmatch(path.stem[len(begins) :])
+    return bool(named) and _sums(path).is_file()
 
 
 def _check_room(database: Path, folder: Path) -> None:

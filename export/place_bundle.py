@@ -74,12 +74,14 @@ def replace_bundle(work: Path, folder: Path, files: Sequence[str]) -> None:
     """`work` takes the place of `folder`, of which only `files` go; what systems left there stays."""
     old = work.with_name(work.name + _OLD)
     if folder.exists():
+        work.chmod(folder.stat().st_mode & 0o7777)
         folder.rename(old)
     work.rename(folder)
     if old.exists():
         for path in _take_away(old, files):
             target = folder / path.relative_to(old)
-            if target.parent.is_dir() and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
                 path.rename(target)
         _take_away(old, ())
 

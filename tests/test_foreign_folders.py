@@ -148,9 +148,9 @@ def test_a_run_may_begin_beside_what_systems_leave_and_go_on(data: Path, tmp_pat
     before = snapshot(out)
     options = Options(data, out, "demo", None, None, 1, "cpu")
     run_stages(options, ("folds",), QUIET)
-    (out / ".birdstation-77-tune.json").write_text("of a killed trainer")
+    (out / ".birdstation-part77-tune.json").write_text("of a killed trainer")
     run_stages(options, ("folds",), QUIET)
-    assert not (out / ".birdstation-77-tune.json").exists()
+    assert not (out / ".birdstation-part77-tune.json").exists()
     assert before.items() <= snapshot(out).items()
 
 
@@ -163,7 +163,13 @@ def test_a_run_that_was_killed_at_its_very_beginning_goes_on(data: Path, tmp_pat
 
 
 def test_only_our_own_temporaries_go(tmp_path: Path) -> None:
-    names = (".2024-09-01-fieldnotes.txt", "deep/.2019-05-backup.csv", ".1-a", ".birdstation-mine.txt")
+    names = (
+        ".2024-09-01-fieldnotes.txt",
+        "deep/.2019-05-backup.csv",
+        ".1-a",
+        ".birdstation-mine.txt",
+        ".birdstation-2024-05-01-survey.csv",
+    )
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("theirs")

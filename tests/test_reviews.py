@@ -200,7 +200,7 @@ def test_a_restored_backup_costs_no_clip(station_yaml: StationYaml, archive: Pat
     """As docs/install.md says; then the station starts."""
     config_file = station_yaml(CLIPS)
     config = replayed(config_file, archive)
-    copy = backup(config.database, tmp_path / "backups", 7)
+    copy = backup(config.database, tmp_path / "backups", 7, "porch")
     write_sound(archive / "b_20240512_050000.wav", np.concatenate([hiss(9), note("midtoo", 5), hiss(9)]))
     replayed(config_file, archive)
     _, newer = reviewed(config, "midtoo")

@@ -253,7 +253,7 @@ def test_a_backup_beside_a_writer_is_whole(database: Path, tmp_path: Path) -> No
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        copies = [backup(database, tmp_path / f"copies{n}", 7) for n in range(5)]
+        copies = [backup(database, tmp_path / f"copies{n}", 7, "porch") for n in range(5)]
     finally:
         done.set()
         writer.join()
@@ -270,25 +270,32 @@ def test_the_last_few_backups_stay(database: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copies"
     folder.mkdir()
     for day in range(1, 6):
-        (folder / f"station-2026010{day}T041700Z.db").touch()
-        (folder / f"station-2026010{day}T041700Z.db.sha256").touch()
-    others = {"mine.db", "partial.db", "station-2024-in-the-fieldZ.db", "station-oldZ.db"}
+        (folder / f"station-porch-2026010{day}T041700Z.db").touch()
+        (folder / f"station-porch-2026010{day}T041700Z.db.sha256").touch()
+    others = {
+        "mine.db",
+        "partial.db",
+        "station-ridge-20260101T041700Z.db",
+        "station-20260101T041700Z.db",
+        "station-2024-in-the-fieldZ.db",
+        "station-oldZ.db",
+    }
     for name in others:
         (folder / name).touch()
     (folder / ".birdstation-partial.db").write_text("cut off by a power cut")
-    made = backup(database, folder, 3)
-    kept = {made.name, "station-20260105T041700Z.db", "station-20260104T041700Z.db"}
+    made = backup(database, folder, 3, "porch")
+    kept = {made.name, "station-porch-20260105T041700Z.db", "station-porch-20260104T041700Z.db"}
     assert {p.name for p in folder.iterdir()} == kept | {f"{name}.sha256" for name in kept} | others
 
 
 def test_the_new_backup_stays_whatever_the_clock_says(database: Path, tmp_path: Path) -> None:
     (tmp_path / "station-29990101T000000Z.db").touch()
-    made = backup(database, tmp_path, 1)
+    made = backup(database, tmp_path, 1, "porch")
     assert [p.name for p in tmp_path.glob("*.db")] == [made.name]
 
 
 def test_a_damaged_database_replaces_no_good_backup(database: Path, tmp_path: Path) -> None:
-    good = tmp_path / "station-20260101T041700Z.db"
+    good = tmp_path / "station-porch-20260101T041700Z.db"
     good.touch()
     with closing(sqlite3.connect(database)) as db:
         db.executemany("INSERT INTO heard VALUES (?, ?)", [(n, n) for n in range(5000)])
@@ -298,14 +305,14 @@ def test_a_damaged_database_replaces_no_good_backup(database: Path, tmp_path: Pa
     damaged[8192:20000] = bytes(20000 - 8192)
     database.write_bytes(damaged)
     with pytest.raises(StoreError, match=r"no backup of .*malformed"):
-        backup(database, tmp_path, 1)
+        backup(database, tmp_path, 1, "porch")
     assert [p.name for p in tmp_path.glob("*.db*")] == [good.name]
 
 
 def test_no_room_is_one_line(database: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("edge.backup._SPARE_BYTES", 1 << 60)
     with pytest.raises(StoreError, match="are wanted; make room") as refused:
-        backup(database, tmp_path / "copies", 7)
+        backup(database, tmp_path / "copies", 7, "porch")
     assert "\n" not in str(refused.value)
 
 

@@ -26,7 +26,10 @@ from edge.contract.text import NotText, Table, text_or_guess
 METADATA = "train_metadata.csv"
 LABELS = "train_soundscape_labels.csv"
 SITES = "soundscape_sites.csv"
-AUDIO = (".ogg", ".wav", ".flac", ".mp3", ".opus", ".aif", ".aiff")  # what is taken for sound in a folder
+AUDIO = (  # what is taken for sound in a folder
+    *(".ogg", ".oga", ".opus", ".wav", ".flac", ".mp3"),
+    *(".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64", ".bwf"),
+)
 COLUMNS = (
     *("primary_label", "secondary_labels", "type", "latitude", "longitude", "scientific_name", "common_name"),
     *("author", "date", "filename", "license", "rating", "time", "url"),

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edge.contract.errors import CorpusError
+from edge.contract.errors import CorpusError, UsageError
 from edge.contract.text import NotText, Table, text_of
 
-_OURS = ".birdstation-"  # how a temporary file begins: what else is hidden in a folder is somebody's
+_OURS = ".birdstation-part"  # how a temporary file begins: what else is hidden in a folder is somebody's
+_HEADER_BYTES = 1024
 
 
 @contextmanager
@@ -27,10 +28,23 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_replaceable(path: Path, header: Sequence[str]) -> None:
+    """Raises UsageError where a table with this header would replace anything but an older one."""
+    try:
+        if not path.exists() and not path.is_symlink():
+            return
+        is_table = path.is_file() and path.read_bytes()[:_HEADER_BYTES].splitlines()[:1] == [",".join(header).encode()]
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    if not is_table:
+        raise UsageError(f"{path}: is there already and no such table; choose another name for --out")
+
+
 def clear_temporaries(folder: Path) -> None:
     """Remove what a killed `replacing` left anywhere in a folder that no other trainer writes to."""
     for path in folder.rglob(f"{_OURS}[0-9]*-*"):
-        path.unlink()
+        if path.is_file():
+            path.unlink()
 
 
 def write_json(path: Path, value: object) -> None:

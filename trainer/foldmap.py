@@ -18,7 +18,7 @@ from rich.console import Console
 
 from edge.contract.errors import UsageError
 from trainer.corpus import Corpus, Recording
-from trainer.files import replacing
+from trainer.files import check_replaceable, replacing
 from trainer.folds import REGIONS, TABLE_HEADER, Placed, check_folds, corner, make_folds, shares, write_folds
 from trainer.recipe import Recipe
 from trainer.twins import same_sound
@@ -36,6 +36,7 @@ def folds_table(data: Path, out: Path, recipe: Recipe, console: Console) -> None
     picture = out.with_suffix(".png")
     if out.is_dir():
         raise UsageError(f"{out}: is a folder; --out is the CSV to write, or the folder of a run")
+    check_replaceable(out, TABLE_HEADER)
     if picture.exists() and not out.exists():
         raise UsageError(f"{picture}: is there already, without {out.name}; choose another name for --out")
     placed = assign_folds(Corpus.read(data), recipe, picture, console)

@@ -3,6 +3,7 @@
 Cut, scored, smoothed, blended and decided as the station does at a hop of 5 s. Knows no labels.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -12,13 +13,13 @@ import numpy as np
 
 from edge.contract.audio import IMAGE_SHAPE, RATE_HZ, WINDOW_SAMPLES, Window
 from edge.contract.blend import Scores, acoustic_scores, blend_scores, neighbour_step, smooth_neighbours
-from edge.contract.errors import ConfigError, RecordingError, UsageError
+from edge.contract.errors import ConfigError, RecordingError
 from edge.contract.folders import entries_of
 from edge.contract.rows import rows_of, window_of_row
 from edge.contract.taxonomy import NOCALL
 from trainer.bag import score_images
 from trainer.corpus import AUDIO, Problems, read_sites, soundscape_name
-from trainer.files import write_csv
+from trainer.files import check_replaceable, write_csv
 from trainer.fit import choose_device
 from trainer.metadata import place_scores
 from trainer.run import Run
@@ -97,10 +98,9 @@ def predict(
 
     A row id is `<audio id>_<site>_<second>` for the competition's names, else `<name up to its first dot>_<second>`.
     Raises ConfigError if there is no soundscape, or if two of them would have the same row ids, UsageError if `out` is
-    a folder.
+    anything but such a table.
     """
-    if out.is_dir():
-        raise UsageError(f"{out}: is a folder; --out is the CSV to write")
+    check_replaceable(out, COLUMNS)
     listed = entries_of(folder) if folder.is_dir() else []
     files = [path for path in listed if path.suffix.lower() in AUDIO and path.is_file()]
     if not files:
@@ -115,6 +115,7 @@ def predict(
     for done, path in enumerate(files):
         progress(done, len(files))
         name, site, day = soundscape_name(path)
+        name = os.fsencode(name).decode("utf8", "backslashreplace")  # a table holds text alone
         prior = predictor.prior(places.get(site, (None, None)), day)
         try:
             found = predictor.rows(path, prior)

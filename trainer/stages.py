@@ -302,5 +302,5 @@ def _listing(folder: Path | None, pattern: str) -> list[tuple[str, int, int]]:
     if folder is None:
         return []
     paths = (path for path in sorted(folder.glob(pattern)) if not passed_over(path.name))
-    found = ((path, path.stat()) for path in paths)
+    found = ((path, path.stat()) for path in paths if path.exists())  # a link may lead nowhere
     return [(path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns) for path, stat in found]

@@ -1,5 +1,6 @@
 """How each of the three programs ends: one line for what a person must mend, and the same words for Ctrl-C."""
 
+import errno
 import signal
 import sys
 from collections.abc import Callable
@@ -9,6 +10,12 @@ from typing import NoReturn
 from edge.contract.errors import BirdstationError
 
 EXIT_INTERRUPTED = 130  # as a shell reports it
+EXIT_CANNOT_CREATE = 73  # sysexits.h
+# What folders, disks and permissions can be like, and nothing that the program itself did wrong.
+_OUTSIDE = frozenset(
+    (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
+    + (errno.ENAMETOOLONG, errno.ELOOP, errno.EIO)
+)
 INTERRUPTED = "interrupted; run the same command again to go on"
 
 
@@ -24,6 +31,11 @@ def run_program(app: Callable[[], object]) -> None:
     except BirdstationError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.filename is None or error.errno not in _OUTSIDE:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(EXIT_CANNOT_CREATE)
     except Interrupted:
         print(INTERRUPTED, file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
