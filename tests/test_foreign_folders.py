@@ -22,7 +22,7 @@ from export.trt_build import check_out as check_engines
 from tests.conftest import hiss, make_bundle, write_sound
 from tests.trainer_corpus import make_corpus
 from trainer.backgrounds import background_files
-from trainer.files import clear_temporaries, replacing
+from trainer.files import check_replaceable, clear_temporaries, replacing
 from trainer.foldmap import folds_table
 from trainer.mix import MixOptions, mix_soundscapes
 from trainer.predict import Predictor, predict
@@ -94,14 +94,23 @@ def test_engines_are_not_laid_among_other_things(kind: str, tmp_path: Path) -> N
 def test_a_table_replaces_no_folder_and_no_other_picture(data: Path, tmp_path: Path) -> None:
     fill(tmp_path / "a.csv", "thesis")
     (tmp_path / "holidays.png").write_text("theirs")
+    (tmp_path / "sites.csv").write_text("id,place_name,country,lat,lon\nSSW,Here,X,10,-100\n")
+    (tmp_path / "song.wav").write_bytes(b"RIFF")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "sites.csv")
+    (tmp_path / "nowhere.csv").symlink_to(tmp_path / "gone.csv")
     before = snapshot(tmp_path)
     with pytest.raises(UsageError, match="is a folder"):
         folds_table(data, tmp_path / "a.csv", find_recipe("demo"), QUIET)
     with pytest.raises(UsageError, match=r"holidays\.png: is there already"):
         folds_table(data, tmp_path / "holidays.csv", find_recipe("demo"), QUIET)
-    with pytest.raises(UsageError, match="is a folder"):
-        predict(cast("Predictor", None), data, tmp_path / "a.csv", None, lambda *_: None)
+    for name in ("a.csv", "sites.csv", "link.csv", "nowhere.csv", "song.wav"):
+        with pytest.raises(UsageError, match="no such table"):
+            predict(cast("Predictor", None), data, tmp_path / name, None, lambda *_: None)
+    with pytest.raises(UsageError, match="no such table"):
+        folds_table(data, tmp_path / "sites.csv", find_recipe("demo"), QUIET)
     assert snapshot(tmp_path) == before
+    (tmp_path / "older.csv").write_text("row_id,birds\n7_SSW_5,nocall\n")
+    check_replaceable(tmp_path / "older.csv", ("row_id", "birds"))
 
 
 @pytest.mark.parametrize("kind", ["station", "kitchen"])
@@ -196,12 +205,17 @@ def test_an_older_bundle_is_replaced_and_what_lies_beside_it_stays(tmp_path: Pat
     wanted = {path.relative_to(newer): path.read_bytes() for path in files_under(newer)}
     (older / ".DS_Store").write_text("a Mac's")
     (older / "members" / "._mixup.onnx").write_text("a Mac's")
+    (older / ".git" / "objects").mkdir(parents=True)
+    (older / ".git" / "objects" / "1").write_text("a repository's")
+    older.chmod(0o750)
     left = tmp_path / ".birdstation-4194304-a"  # of an export that was killed; there is no such process
     (left / "members").mkdir(parents=True)
     (tmp_path / ".a.2024").write_text("theirs")
     (tmp_path / "link").symlink_to(older)
     _export(tmp_path / "link", newer)
     assert {path.relative_to(older): path.read_bytes() for path in files_under(older)} == wanted
+    assert (older / ".git" / "objects" / "1").read_text() == "a repository's"
+    assert older.stat().st_mode & 0o777 == 0o750
     assert (older / ".DS_Store").read_text() == (older / "members" / "._mixup.onnx").read_text() == "a Mac's"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".a.2024", "a", "b", "link"]
     assert (tmp_path / "link").is_symlink()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.contract.program import EXIT_INTERRUPTED, INTERRUPTED
+from edge.contract.program import EXIT_CANNOT_CREATE, EXIT_INTERRUPTED, INTERRUPTED
 from tests import HANGS_S
 from tests.brokers import until
 from tests.conftest import hiss, note, write_sound
@@ -75,3 +75,13 @@ def test_an_export_ends(bundle_folder: Path, tmp_path: Path) -> None:
         write_sound(tmp_path / "in" / f"{number}.wav", hiss(600, seed=number))
     command = ["export", "tune", bundle, "--sound", tmp_path / "in", "--state", tmp_path / "state"]
     interrupted(command, (tmp_path / "state").is_dir)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a person's")
+    for out in (tmp_path / "file" / "deeper", tmp_path / ("x" * 300)):
+        command = [sys.executable, "-m", "edge", "demo", "--out", str(out)]
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=HANGS_S)
+        assert done.returncode in (2, EXIT_CANNOT_CREATE), done.stderr
+        assert "Traceback" not in done.stderr
+        assert str(out.name[:20]) in done.stderr.replace("\n", "") or "file" in done.stderr

@@ -289,7 +289,8 @@ def test_the_last_few_backups_stay(database: Path, tmp_path: Path) -> None:
 
 
 def test_the_new_backup_stays_whatever_the_clock_says(database: Path, tmp_path: Path) -> None:
-    (tmp_path / "station-29990101T000000Z.db").touch()
+    for suffix in (".db", ".db.sha256"):
+        (tmp_path / f"station-porch-29990101T000000Z{suffix}").touch()
     made = backup(database, tmp_path, 1, "porch")
     assert [p.name for p in tmp_path.glob("*.db")] == [made.name]
 

@@ -35,6 +35,8 @@ def tune(run: Run, corpus: Corpus) -> None:
     """Write tune.json (the choice and its scores) and sweep.json (curves and the search, for the report)."""
     bag = run.bag()
     scored = score_soundscapes(run, corpus, bag) if corpus.soundscapes else None
+    for line in scored.unreadable if scored else ():
+        print(f"tune: not heard: {line}")
     if scored is None or not len(scored.rows):
         tuning, curves = tune_on_crops(run, corpus, bag)
     else:

@@ -13,8 +13,10 @@ EXIT_INTERRUPTED = 130  # as a shell reports it
 EXIT_CANNOT_CREATE = 73  # sysexits.h
 # What folders, disks and permissions can be like, and nothing that the program itself did wrong.
 _OUTSIDE = frozenset(
-    (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
-    + (errno.ENAMETOOLONG, errno.ELOOP, errno.EIO)
+    (
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ELOOP),
+        *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG),
+    )
 )
 INTERRUPTED = "interrupted; run the same command again to go on"
 
