@@ -17,6 +17,7 @@ from typing import cast
 from edge.analysis import Analyst, Batch, Found, Stretch
 from edge.capture.content import read_once, state_of
 from edge.capture.recording import Decoder
+from edge.capture.sound_sums import SoundSums
 from edge.capture.start_time import StartTime, start_of
 from edge.config import Config
 from edge.contract.audio import RATE_HZ, Samples
@@ -90,6 +91,7 @@ class Ended:
     warning: str | None  # what of it was lost
     gap: GapRow | None
     note: str | None = None  # what else is to be known of its sound
+    sound: str = ""  # its sums, by which it is known whatever stands around it
 
 
 @dataclass(frozen=True)
@@ -169,22 +171,24 @@ def _read(
                     start = start_of(task.path, zone=analyst.config.zone, duration_s=_length_s(task.path))
             row = _row(analyst.config, task, identity.id, digest, start)
             yield Begun(task, row, decoder.expected_s)
-            stretch, heard_s = Stretch(analyst, row), 0.0
+            stretch, heard_s, sums = Stretch(analyst, row), 0.0, SoundSums()
             for piece in _pieces(analyst, decoder):
                 if isinstance(piece, Gap):
                     yield Missed(row, _gap_row(row, piece))
+                    sums.miss(piece.seconds)
                     open_.append(_closed(batch, stretch))
                     stretch = stretch.after(piece.seconds)
                 else:
                     if keep_sound:
                         yield Heard(row, piece)
                     heard_s += len(piece) / RATE_HZ
+                    sums.add(piece)
                     stretch.push(piece)
                     batch.add(stretch)
                 yield from _answered(batch, open_)
             last = _closed(batch, stretch)
             lost = _lost(row, stretch.ends_s, decoder)
-            last.ended = Ended(task, row, heard_s, 0, decoder.warning, lost, decoder.note)
+            last.ended = Ended(task, row, heard_s, 0, decoder.warning, lost, decoder.note, sums.text)
             open_.append(last)
     except RecordingError as error:
         refused_id = row.id if row else file_id(analyst.config.station.id, task.name, digest)

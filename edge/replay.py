@@ -7,12 +7,11 @@ stands in the way of the others. One thread writes, however many read.
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge.analysis import Analyst, Found
-from edge.capture.content import continues
 from edge.capture.recording import find_recordings, record_name
 from edge.clips.maker import ClipMaker
 from edge.cluster import ClusterReaders
@@ -20,6 +19,7 @@ from edge.config import Config
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import UsageError
 from edge.engines.onnx import cores
+from edge.grown import alike, grown_out_of
 from edge.identity import Identity, identify
 from edge.publisher import Publisher
 from edge.reader import (
@@ -132,6 +132,15 @@ class Replay:
         assert outcome is not None  # every task has its last event
         return outcome
 
+    def in_the_end(self, outcome: Outcome) -> Outcome:
+        """How a file ended, once all have: the recording that it was may be in another one that was read later."""
+        whole = self.store.counted_in(outcome.recording) if outcome.state == "analysed" and outcome.recording else None
+        if whole is None:
+            return outcome
+        return replace(
+            outcome, audio_s=whole.audio_s, windows=whole.windows, new_detections=0, recording=whole.recording_id
+        )
+
     def reading(self, tasks: Iterable[Task]) -> Events:
         """Read recordings in this thread."""
         return read_recordings(self.analyst, tasks, self._open_clips is not None, self._identify)
@@ -204,7 +213,8 @@ class Replay:
             self._forget(event.id)
             return [_unread(event), *(_unread(Unread(twin.task, event.error, None)) for twin in twins)]
         outcome = self._end(event) if isinstance(event, Ended) else self._refuse(event)
-        return [outcome, *(same for twin in twins for same in self._same(twin))]
+        counts = outcome.recording or ""
+        return [outcome, *(same for twin in twins for same in self._same(Same(twin.task, counts)))]
 
     def _same(self, event: Same) -> list[Outcome]:
         """A file is a recording that needs no reading, or whose end it waits for."""
@@ -217,22 +227,17 @@ class Replay:
         done = self.store.finished_recording(event.id)
         if done is None:  # whoever read it could not
             return [_unread(Unread(task, OSError(0, "its copy could not be read"), None))]
-        grown = self._grown(task, event.id)
-        self.store.same_again(event.id, self._station, task.name, task.file, grown)
-        return [_earlier(task, done)]
+        grown = grown_out_of(self.store, self._station, task, event.id)
+        sound = self.store.sound_of(event.id)
+        within, whole = alike(self.store, self._station, task, event.id, sound, done.audio_s)
+        return [self._stands(task, whole or event.id, grown | dict.fromkeys([event.id] if whole else within, True))]
 
-    def _grown(self, task: Task, recording: str) -> dict[str, bool]:
-        """Of other recordings that this file was, whether it has grown out of them, as far as that can be said."""
-        grown: dict[str, bool] = {}
-        root = task.path.absolute().parents[task.name.count("/")]
-        for name, other, file in self.store.earlier(self._station, task.name, recording):
-            with suppress(OSError, ValueError):
-                if name != task.name and (root / name).exists():
-                    continue  # that is another file
-                continued = continues(task.path, file)
-                if continued is not None:
-                    grown[other] = continued or grown.get(other, False)
-        return grown
+    def _stands(self, task: Task, recording: str, grown: dict[str, bool]) -> Outcome:
+        """A file is, or is in, this recording, which ended before."""
+        self.store.same_again(recording, self._station, task.name, task.file, grown)
+        done = self.store.finished_recording(recording)
+        assert done is not None  # whoever calls this has seen it
+        return _earlier(task, done)
 
     def _begin(self, event: Begun) -> None:
         row, task = event.row, event.task
@@ -243,7 +248,7 @@ class Replay:
         if reader != task.name:  # on a cluster nobody asks before
             self._passed_over[task.name] = event
             return
-        grown = self._grown(task, row.id)
+        grown = grown_out_of(self.store, self._station, task, row.id)
         for other in (other for other, has_grown in grown.items() if has_grown):
             self._pass_over(other, event)
         self.store.begin(row, self._station, self.analyst.bundle.id, self.analysis, task.file, grown)
@@ -288,11 +293,16 @@ class Replay:
         self._add_gap(event.gap)
         if self._open_clips:
             self._clips[recording].end()  # before: a recording that is finished is not looked at again
-        self.store.finish(recording, event.audio_s, event.windows, event.warning, event.note)
+        within, whole = alike(self.store, self._station, task, recording, event.sound, event.audio_s)
+        stands = self._stands(task.in_part(), whole, {recording: True}) if whole else None
+        if stands is None:
+            self.store.finish(recording, event.audio_s, event.windows, event.warning, event.note, event.sound, within)
         done_s, bytes_each_s = self._read[recording]
         self.progress.bytes_done += task.bytes - done_s * bytes_each_s
         new = self._new[recording]
         self._forget(recording)
+        if stands:
+            return replace(stands, earlier=False)
         return Outcome(
             task.name, task.bytes, "analysed", event.warning, event.audio_s, event.windows, new, False, recording
         )
@@ -400,6 +410,7 @@ def replay_folder(
         for outcome in replay.run(root, paths, reading):
             outcomes.append(outcome)
             on_outcome(outcome, replay.progress)
+        outcomes = [replay.in_the_end(outcome) for outcome in outcomes]
         if publisher:
             with analyst.stopwatch("publish"):
                 publisher.drain(_DRAIN_S_MAX)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edge.analysis import Analyst
 from edge.capture.content import continues, read_once, state_of
 from edge.capture.file_name import told_by_name
+from edge.capture.sound_sums import SoundSums, is_within
 from edge.config import load_config
 from edge.contract.bundle import file_sha256, read_bundle
 from edge.identity import identify, recording_id, told_of
@@ -72,8 +73,9 @@ class Desk:
             replay = Replay(self.analyst, store, alive=lambda found: self.analysed.append(found.row.path))
             reading = Readers(replay.reading, jobs).events if jobs > 1 else None
             outcomes = list(replay.run(*recordings_in(what), reading))
+            ends = [replay.in_the_end(o) for o in outcomes]
         assert {o.path for o in outcomes if not o.earlier and o.state == "analysed"} == set(self.analysed)
-        return sorted(outcomes, key=lambda o: o.path)
+        return sorted(ends, key=lambda o: o.path)
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(self.config.database)) as db:
@@ -340,11 +342,138 @@ def test_grown_and_reached_from_another_root(desk: Desk, tmp_path: Path) -> None
     assert [row[:2] for row in desk.counted()] == [(f"card/data/{NAME}", 27.0)]
 
 
-def test_halves_in_other_folders_are_other_files(desk: Desk, tmp_path: Path) -> None:
-    for folder, parts in (("a", 1), ("b", 3)):
-        put(tmp_path / folder / NAME, growing_wav(parts))
+@pytest.mark.parametrize("folders", ["ab", "ba"])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_half_in_another_folder_is_in_the_whole(desk: Desk, tmp_path: Path, folders: str, at_once: bool) -> None:
+    """Whichever is looked at first; both are there."""
+    for folder, parts in zip(folders, (1, 3), strict=True):
+        put(tmp_path / "in" / folder / NAME, growing_wav(parts))
+        if not at_once:
+            desk.replay(tmp_path / "in")
+    outcomes = desk.replay(tmp_path / "in", 2 if at_once else 1)
+    assert [o.audio_s for o in of_recordings(outcomes)] == [27.0]
+    assert [row[:2] for row in desk.counted()] == [(f"{folders[1]}/{NAME}", 27.0)]
+    assert desk.twice() == []
+    assert [(o.earlier, desk.analysed) for o in desk.replay(tmp_path / "in")] == [(True, [])] * 2
+
+
+@pytest.mark.parametrize("kind", ["wav", "mp3", "flac"])
+def test_a_file_that_was_cut_back(desk: Desk, tmp_path: Path, kind: str) -> None:
+    """The whole was heard; of what is left of it nothing is heard again."""
+    so_far = growing_wav if kind == "wav" else growing_encoded(tmp_path, kind)
+    path = put(tmp_path / "in" / f"20240512_040000.{kind}", so_far(3))
+    (whole,) = desk.replay(path.parent)
+    for parts in (2, 1):
+        put(path, so_far(parts), FAT_S + parts)
+        (left,) = desk.replay(path.parent)
+        assert (left.state, left.recording, left.new_detections) == ("analysed", whole.recording, 0)
+        assert all(o.earlier for o in desk.replay(path.parent))
+        assert [row[1] for row in desk.counted()] == [pytest.approx(27, abs=0.1)]
+    put(path, so_far(3))
+    assert [o.recording for o in desk.replay(path.parent)] == [whole.recording]
+    assert desk.twice() == []
+
+
+def test_halves_of_another_hour_or_name_are_other_recordings(desk: Desk, tmp_path: Path) -> None:
+    for name, parts in (("a/20240512_040000.wav", 1), ("b/20240512_050000.wav", 2), ("c/x_20240512_040000.wav", 3)):
+        put(tmp_path / name, growing_wav(parts))
     desk.replay(tmp_path)
-    assert [row[1] for row in desk.counted()] == [9.0, 27.0]
+    assert [row[1] for row in desk.counted()] == [9.0, 18.0, 27.0]
+
+
+# Other tags around one sound
+
+
+def chunked(name: str, content: bytes) -> Callable[[bytes], bytes]:
+    """A RIFF with one more chunk in front of its sound."""
+
+    def edit(whole: bytes) -> bytes:
+        chunk = name.encode() + struct.pack("<I", len(content)) + content
+        at = whole.index(b"data")
+        return whole[:4] + struct.pack("<I", len(whole) + len(chunk) - 8) + whole[8:at] + chunk + whole[at:]
+
+    return edit
+
+
+def id3(size: int) -> Callable[[bytes], bytes]:
+    return lambda whole: b"ID3\x03\0\0" + bytes([0, 0, size >> 7, size & 127]) + bytes(size) + whole
+
+
+def flac_block(kind: int, size: int) -> Callable[[bytes], bytes]:
+    """A metadata block behind STREAMINFO: padding, or the application's own."""
+    return lambda whole: whole[:42] + bytes([kind]) + size.to_bytes(3, "big") + b"bird" * (size // 4) + whole[42:]
+
+
+RETAGGED = {
+    "list": ("wav", chunked("LIST", b"INFOICMT" + struct.pack("<I", 988) + b"Wren".ljust(988, b"\0"))),
+    "guano": ("wav", chunked("guan", b"GUANO|Version: 1.0\nNote: a wren\n".ljust(9000, b" "))),
+    "id3 of 8 KiB": ("mp3", id3(8192)),
+    "id3 of 100 bytes": ("mp3", id3(100)),
+    "id3v1": ("mp3", lambda whole: whole + b"TAG".ljust(128, b"\0")),
+    "padding": ("flac", flac_block(1, 30_000)),
+    "application": ("flac", flac_block(2, 400)),
+}
+
+
+@pytest.mark.parametrize("how", RETAGGED)
+@pytest.mark.parametrize("named", [True, False])
+def test_new_tags_in_place_are_no_new_recording(desk: Desk, tmp_path: Path, how: str, named: bool) -> None:
+    """The head is of another length, and no byte stands where it stood."""
+    suffix, edit = RETAGGED[how]
+    path = tmp_path / "in" / f"{'20240512_040000' if named else 'REC'}.{suffix}"
+    path.parent.mkdir()
+    write_sound(path, np.concatenate(LONG))
+    (first,) = desk.replay(path)
+    before = desk.counted()
+    with Store(desk.config.database) as store:
+        ((reviewed,),) = store.rows("SELECT id FROM detections ORDER BY id LIMIT 1")
+        store.review(str(reviewed), "ann", "wrong", "", keep=True)
+    original = path.read_bytes()
+    put(path, edit(original), FAT_S)
+    (second,) = desk.replay(path)
+    assert desk.counted() == before
+    assert desk.rows("SELECT count(DISTINCT recording) FROM effort") == [(1,)]
+    assert second.audio_s == first.audio_s
+    assert desk.rows("SELECT verdict, stands_now IS NOT NULL FROM reviews_kept") == [("wrong", 1)]
+    put(path, original)
+    desk.replay(path)
+    assert all(o.earlier for o in desk.replay(path))
+    assert desk.counted() == before
+
+
+def test_another_container_under_another_suffix_is_another_file(desk: Desk, tmp_path: Path) -> None:
+    for suffix in ("wav", "flac"):
+        write_sound(tmp_path / f"20240512_040000.{suffix}", song("midtoo", 12))
+    desk.replay(tmp_path)
+    assert [row[1] for row in desk.counted()] == [12.0, 12.0]
+
+
+def test_silence_with_other_tags_is_no_proof(desk: Desk, tmp_path: Path) -> None:
+    """Dead microphones of two stations, with one name: nothing tells that they are one."""
+    for card in ("a", "b"):
+        put(tmp_path / card / NAME, wav(np.full(6 * 32_000, 0.25, np.float32), f"card {card}"))
+    desk.replay(tmp_path)
+    assert [row[1] for row in desk.counted()] == [6.0, 6.0]
+
+
+@pytest.mark.parametrize("at_s", [0.5, 3.2, 9.9, 12.0, 21.0])
+def test_a_click_is_another_sound(at_s: float) -> None:
+    sound = song("midtoo", 25)
+    other = sound.copy()
+    other[round(at_s * 32_000)] += 0.1
+
+    def sums(samples: NDArray[np.float32]) -> tuple[str, float]:
+        found = SoundSums()
+        for at in range(0, len(samples), 320_000):
+            found.add(samples[at : at + 320_000])
+        return found.text, len(samples) / 32_000
+
+    assert is_within(*sums(sound), *sums(sound))
+    assert not is_within(*sums(other), *sums(sound))
+    assert is_within(*sums(sound[: 24 * 32_000]), *sums(sound))
+    assert not is_within(*sums(sound), *sums(sound[: 24 * 32_000]))
+    assert is_within(*sums(other[:700_000]), *sums(sound)) == (at_s == 21.0), "the last block is of less sound"
+    assert not is_within(*sums(sound[:20_000]), *sums(sound)), "too short to tell"
 
 
 def test_room_set_aside_is_no_other_sound(desk: Desk, tmp_path: Path) -> None:
@@ -553,13 +682,14 @@ class Story:
             if key not in self.grown:
                 self.counts.add(key)
             last = name.rpartition("/")[2]
-            away = [other for other in NAMES if other not in self.sounds and other.rpartition("/")[2] == last]
-            for earlier in [key for place in {name, *away} for key in self.seen.get(place, [])]:
-                if earlier != key and earlier[0] == key[0][: len(earlier[0])]:
-                    target = self.grown.get(key, key)
-                    if earlier != target:
-                        self.grown[earlier] = target
-                        self.counts.discard(earlier)
+            alike = [other for other in NAMES if other.rpartition("/")[2] == last]
+            for earlier in [key for place in alike for key in self.seen.get(place, [])]:
+                part, whole = sorted(
+                    (self.grown.get(earlier, earlier), self.grown.get(key, key)), key=lambda k: len(k[0])
+                )
+                if part != whole and part[0] == whole[0][: len(part[0])]:
+                    self.grown |= {k: whole for k, into in self.grown.items() if into == part} | {part: whole}
+                    self.counts.discard(part)
             self.seen.setdefault(name, []).append(key)
 
     def review(self) -> None:

@@ -83,6 +83,20 @@ class Files(Connection):
         )
         return Finished(*found[0]) if found else None
 
+    def counted_in(self, recording_id: str) -> Finished | None:
+        """How the recording ended that has all the sound of this one, if there is one."""
+        found = self.rows(
+            f"SELECT {_FINISHED} FROM recordings r WHERE r.state <> 'started'"
+            " AND r.id = (SELECT grown_into FROM recordings WHERE id = ? AND state = 'refused')",
+            (recording_id,),
+        )
+        return Finished(*found[0]) if found else None
+
+    def sound_of(self, recording_id: str) -> str:
+        """The sums of its sound; "" if there are none."""
+        found = self.rows("SELECT coalesce(sound, '') FROM recordings WHERE id = ?", (recording_id,))
+        return str(found[0][0]) if found else ""
+
     def known(self, station: str) -> dict[str, list[KnownRecording]]:
         """All recordings of a station by content, for readers that cannot ask."""
         known: dict[str, list[KnownRecording]] = {}
@@ -102,7 +116,21 @@ class Files(Connection):
         return [
             (other, recording, FileState(*state))
             for other, recording, *state in rows
-            if _same_place(path, other[: len(other) - len(_name(other)) + len(name)])
+            if same_place(path, other[: len(other) - len(_name(other)) + len(name)])
+        ]
+
+    def alike(self, station: str, path: str, recording_id: str) -> list[tuple[str, str, bool, str, float]]:
+        """Analysed recordings of files with this name, beside this one: path, recording, whether it began at the same
+        moment, sums and length of its sound."""
+        rows = self.rows(
+            "SELECT f.path, r.id, r.start_utc = (SELECT start_utc FROM recordings WHERE id = ?), r.sound, r.audio_s"
+            " FROM files f JOIN recordings r ON r.id = f.recording"
+            " WHERE f.station = ? AND f.name = ? AND r.id <> ? AND r.state = 'analysed' AND r.sound IS NOT NULL",
+            (recording_id, station, _name(path), recording_id),
+        )
+        return [
+            (str(other), str(recording), bool(same_start), str(sound), float(audio_s))
+            for other, recording, same_start, sound, audio_s in rows
         ]
 
     def _note_file(self, station: str, path: str, file: FileState, recording_id: str) -> None:
@@ -119,7 +147,7 @@ def _name(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def _same_place(path: str, other: str) -> bool:
+def same_place(path: str, other: str) -> bool:
     """Whether both may be one file, seen from one root or from two of which one lies in the other."""
     return f"/{path}".endswith(f"/{other}") or f"/{other}".endswith(f"/{path}")
 

@@ -214,15 +214,23 @@ class Store(Files):
         return deployment
 
     def finish(
-        self, recording_id: str, audio_s: float, windows: int, reason: str | None, note: str | None = None
+        self,
+        recording_id: str,
+        audio_s: float,
+        windows: int,
+        reason: str | None,
+        note: str | None = None,
+        sound: str = "",
+        within: Sequence[str] = (),
     ) -> None:
         """The recording is analysed to its end; `reason` says what of it was lost, if anything, `note` what else is to
-        be known of its sound."""
+        be known of its sound, `sound` are its sums. What has no other sound, `within` this one, counts no more."""
         with self._transaction():
+            self._supersede(recording_id, within)
             self._db.execute(
                 "UPDATE recordings SET state = 'analysed', audio_s = ?, windows = ?, reason = ?, note = ?,"
-                " finished_utc = ? WHERE id = ?",
-                (audio_s, windows, reason, note, now_text(), recording_id),
+                " sound = ?, finished_utc = ? WHERE id = ?",
+                (audio_s, windows, reason, note, sound or None, now_text(), recording_id),
             )
             self._db.execute(
                 "UPDATE deployments SET ended_utc ="

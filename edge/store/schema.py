@@ -253,3 +253,10 @@ def recording_identity(db: Database) -> None:
                    SELECT iif(min(abs(n.offset_s - v.offset_s)) < 5, n.id, NULL) FROM detections n
                    WHERE n.recording IN (v.recording, r.grown_into) AND n.species = v.species)) AS stands_now
         FROM reviews v LEFT JOIN recordings r ON r.id = v.recording""")
+
+
+@migrations()
+def recording_sound(db: Database) -> None:
+    """Sums of a recording's sound, by which it is known again with other tags or in another container; NULL: it was
+    analysed before."""
+    db.execute("ALTER TABLE recordings ADD COLUMN sound TEXT")
