@@ -17,8 +17,8 @@ import soundfile
 
 from edge.capture.folded import may_be_folded
 from edge.capture.layout import Chunk, chunks
+from edge.capture.leftover import id3_end
 from edge.capture.parts import HEAD_BYTES, Part, error_line, find_start
-from edge.capture.streams import id3_end
 from edge.contract.errors import RecordingError
 
 CHANNELS_MAX = 32

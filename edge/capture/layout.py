@@ -1,8 +1,8 @@
 """Where the sound lies in files that hold plain samples: RIFF/WAV, RF64, W64, AIFF, CAF and AU.
 
-No declared length is trusted. What follows the declared end is known chunks, tags or padding, another file, or sound;
-`Layout.mended` is a header with which libsndfile reads just the sound. Knows no codec; streams.py has FLAC, Ogg and
-MPEG.
+No declared length is trusted. What follows the declared end is known chunks, tags or padding, another file, what
+clearly is no sound, or sound; `Layout.mended` is a header with which libsndfile reads just the sound. Knows no codec;
+streams.py has FLAC, Ogg and MPEG.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
+from edge.capture.leftover import is_no_sound, only_zeros, tags_begin
 from edge.capture.view import Extent
 
 CHUNKS_MAX = 1_000  # looked at in one file
-ZEROS_MAX = 2**20  # so many zero bytes behind the declared end are a card's or a copy's padding; more are silence
-ID3_FOOTER = 0x10  # flag of an ID3v2 tag: its head is repeated behind it
 SIZE_UNKNOWN = 2**48  # nobody has such a file: the writer did not know
 
 _W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
@@ -139,6 +138,11 @@ def plain_layout(file: BinaryIO, start: int, end: int) -> Layout | None:
     if style is None:
         return None
     found = _Fields(kind, style, start)
+    head = os.pread(file.fileno(), 24, start)
+    if style.size in ("<I", ">I"):
+        found.outer = struct.unpack_from(style.size, head.ljust(8), 4)[0] + 8
+    elif kind == b"riff":
+        found.outer = int.from_bytes(head[16:24], "little")
     for chunk in chunks(file, kind, start, end):
         if found.take(file, chunk):
             return _laid_out(file, found, end)
@@ -193,6 +197,8 @@ class _Fields:
     frame_bytes: int = 1
     ds64: int = -1  # where an RF64 file has its lengths, from the start
     frames: int = -1  # where an AIFF file says how many samples it has
+    second_bytes: int = 0  # of a second; 0 where it is not known
+    outer: int = -1  # how long the file is by its own account; -1 where it gives none
     sound: Chunk | None = None
     lead: int = 0  # bytes of the sound's chunk before the sound
 
@@ -201,16 +207,23 @@ class _Fields:
         body = os.pread(file.fileno(), 64, chunk.offset)
         if chunk.id == b"ds64" and len(body) >= 24:
             self.ds64 = chunk.offset - self.start
+            self.outer = int.from_bytes(body[:8], "little") + 8
         elif chunk.id == b"fmt " and len(body) >= 16:
             order = self.style.size[0]
             self.frame_bytes = struct.unpack_from(order + "H", body, 12)[0] or 1
+            self.second_bytes = struct.unpack_from(order + "I", body, 8)[0]
         elif chunk.id == b"COMM" and len(body) >= 18:
             channels, _, bits = struct.unpack_from(">HIH", body)
             if chunk.size < 22 or body[18:22] in _AIFC_PLAIN:
                 self.frame_bytes = channels * ((bits + 7) // 8) or 1
                 self.frames = chunk.offset + 2 - self.start
+                exponent, mantissa = struct.unpack_from(">HQ", body, 8)  # of the rate, a number of 80 bits
+                self.second_bytes = self.frame_bytes * (mantissa >> max(0, 16_446 - exponent))
         elif chunk.id == b"desc" and len(body) >= 32:
-            self.frame_bytes = struct.unpack_from(">I", body, 16)[0] or 1
+            rate_hz, _, _, packet_bytes, packet_frames = struct.unpack_from(">d4sIII", body)
+            self.frame_bytes = packet_bytes or 1
+            if 0 < rate_hz < 1e9 and packet_frames == 1:
+                self.second_bytes = round(rate_hz * packet_bytes)
         elif chunk.id == b"data":
             self.sound, self.lead = chunk, 4 if self.kind == b"caff" else 0
         elif chunk.id == b"SSND" and len(body) >= 8:
@@ -252,11 +265,12 @@ def _au(file: BinaryIO, kind: bytes, start: int, end: int) -> Layout | None:
     if len(head) < 24:
         return None
     order = ">" if kind == b".snd" else "<"
-    offset, size, encoding, _, channels = struct.unpack(order + "5I", head[4:])
+    offset, size, encoding, rate_hz, channels = struct.unpack(order + "5I", head[4:])
     data_at = start + offset
     if not 24 <= offset <= 65_536 or data_at > end:
         return None
     found = _Fields(kind, _Style(24, 4, order + "I", 0, 1), start, _AU_BYTES.get(encoding, 0) * channels or 1)
+    found.second_bytes = rate_hz * channels * _AU_BYTES.get(encoding, 0)
     said = known_size(size)
     extents, stop = _sound(file, found, data_at, said, 2**32, end)
     whole = start == 0 and extents == (Extent(data_at, said or 0),) and stop >= end
@@ -283,10 +297,24 @@ def _sound(
         if rest is not None:
             own = Extent(data_at, guess - data_at)
             return tuple(extent for extent in (own, *rest[0]) if extent.bytes), rest[1]
+        if said is not None and _over(file, found, guess, end):
+            return (Extent(data_at, guess - data_at),), guess
         if not wrap:
             break
         guess += wrap  # the length was counted in 32 bits
     return (Extent(data_at, tags_begin(file, data_at, end) - data_at),), end
+
+
+def _over(file: BinaryIO, found: _Fields, at: int, end: int) -> bool:
+    """Whether the sound ends where its header says, though something unknown follows: a text or a picture, or,
+    before the file or another recording ends it, less than a second that neither of the header's lengths counts."""
+    align = found.style.align
+    agreed = found.outer < 0 or 0 <= found.outer - (at - found.start) < align
+    padded = at + -(at - found.start) % align
+    if any(is_no_sound(file, place) for place in {at, padded}):
+        return True
+    soon = at + found.second_bytes
+    return agreed and (end < soon or find_beginning(file, at, min(end, soon)) is not None)
 
 
 def _behind(file: BinaryIO, found: _Fields, at: int, end: int, zeros: bool) -> tuple[tuple[Extent, ...], int] | None:
@@ -353,36 +381,3 @@ def find_beginning(file: BinaryIO, low: int, end: int) -> int | None:
             return None
         low += len(data) - overlap
     return None
-
-
-def only_zeros(file: BinaryIO, at: int, stop: int) -> bool:
-    """Whether there is nothing but padding."""
-    return stop - at <= ZEROS_MAX and not any(os.pread(file.fileno(), stop - at, at))
-
-
-def tags_begin(file: BinaryIO, low: int, end: int) -> int:
-    """Where the tags begin that stand at the end of a file (ID3v1, APE, Lyrics3, ID3v2); `end` if there are none."""
-    for _ in range(8):
-        tail = os.pread(file.fileno(), min(128, end - low), end - min(128, end - low))
-        size = 0
-        if len(tail) == 128 and tail[:3] == b"TAG":
-            size = 128
-        elif tail[-32:-24] == b"APETAGEX":
-            flags = int.from_bytes(tail[-12:-8], "little")
-            size = int.from_bytes(tail[-20:-16], "little") + (32 if flags >> 31 else 0)
-        elif tail[-9:] == b"LYRICS200" and tail[-15:-9].isdigit():
-            size = 15 + int(tail[-15:-9])
-        elif tail[-10:-7] == b"3DI":
-            size = id3_bytes(tail[-10:])
-        if not 0 < size <= end - low:
-            return end
-        end -= size
-    return end
-
-
-def id3_bytes(head: bytes) -> int:
-    """The length of an ID3v2 tag by its header or footer."""
-    size = 0
-    for byte in head[6:10]:
-        size = size << 7 | byte & 0x7F
-    return 10 + size + (10 if head[5] & ID3_FOOTER else 0)

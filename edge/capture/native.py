@@ -16,7 +16,7 @@ from edge.capture.folded import Fold, Unfolder, may_be_folded
 from edge.capture.layout import Layout
 from edge.capture.mix import BLOCK_FRAMES, Mixer
 from edge.capture.parts import Part, error_line
-from edge.capture.streams import Mpeg
+from edge.capture.streams import Mpeg, Ogg
 from edge.contract.audio import Samples
 from edge.types import GapReason
 
@@ -82,6 +82,7 @@ class NativeSound:
             if self._over:
                 return
             following = self._following(part)
+            self._note_junk(part, following)
             if following is None:
                 break
             if following is not part:
@@ -152,12 +153,17 @@ class NativeSound:
         following.close()
         return None
 
+    def _note_junk(self, part: Part, following: Part | None) -> None:
+        """What stands behind a sound is said if it is more than a little: it may have been sound."""
+        if self.why is None and following is not part and (count := part.junk(following.start if following else None)):
+            self.why = f"holds {count} bytes that are not read as sound"
+
     def _settled(self, part: Part, following: Part) -> Iterator[Missing]:
         """One part is over, the next begins."""
         said = self._said
-        if part.sound.format == "OGG":  # its length may be that of the stream behind; its end mark is its own
+        if isinstance(part.form, Ogg):
             self.no_end_mark = self.no_end_mark or not part.end_marked(following.start)
-            said = None
+            said = None if part.form.whole else said  # its length may be that of the stream behind
         self._part = following
         part.close()
         if isinstance(part.form, Mpeg) and isinstance(following.form, Mpeg) and not following.form.has_length:

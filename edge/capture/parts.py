@@ -17,25 +17,23 @@ import soundfile
 from edge.capture.layout import (
     BEGINNING,
     BEGINNINGS,
-    ID3_FOOTER,
     Layout,
     begins,
     find_beginning,
-    only_zeros,
     plain_layout,
-    tags_begin,
 )
+from edge.capture.leftover import ID3_FOOTER, id3_end, left_over, only_zeros, tags_begin
 from edge.capture.streams import (
+    OGG_BEGINS,
     TAIL_BYTES,
     Flac,
     Mpeg,
+    Ogg,
     flac_stream,
-    id3_end,
     mpeg_next,
     mpeg_stream,
-    ogg_end_marked,
-    ogg_next,
-    ogg_one_stream,
+    ogg_last_page,
+    ogg_stream,
 )
 from edge.capture.view import Extent, View
 from edge.contract.audio import Samples
@@ -70,7 +68,7 @@ class Part:
         self._bounded = False  # it is read up to where the next begins, and no further
         self._count = 0  # frames read
         self.cut = False  # it ends within what cannot be decoded without the rest
-        self.form: Layout | Flac | Mpeg | None = None  # None: Ogg, or what libsndfile may know
+        self.form: Layout | Flac | Ogg | Mpeg | None = None  # None: what libsndfile may know
         self._view, self.sound = self._opened()
         self._step = max(1, round(_READ_S * self.sound.samplerate))
         self.frames = self._announced()
@@ -89,7 +87,13 @@ class Part:
                 head = flac.without_length(os.pread(self._file.fileno(), 26, self.start))
                 sound = Extent(self.start + len(head), rest.bytes - len(head))
                 return _seen(View(self._file, [sound], head, stop_before=_FLAC_BEGINS))
-        elif magic != b"OggS" and (mpeg := mpeg_stream(self._file, self.start)) is not None:
+        elif magic == b"OggS":
+            self.form = ogg = ogg_stream(self._file, self.start, self._end)
+            head = os.pread(self._file.fileno(), ogg.heads_end - self.start, self.start)
+            sound = Extent(ogg.heads_end, max(0, ogg.end - ogg.heads_end))
+            # streams may bear the same number: only where one begins tells them apart
+            return _seen(View(self._file, [sound], head, stop_before=OGG_BEGINS if ogg.whole else None))
+        elif (mpeg := mpeg_stream(self._file, self.start)) is not None:
             self.form = mpeg
             head = os.pread(self._file.fileno(), 10, 0)
             plain_tag = len(head) == 10 and not head[5] & ID3_FOOTER  # with one, libsndfile loses the first frames
@@ -147,15 +151,24 @@ class Part:
         elif isinstance(self.form, Mpeg):
             stop = tags_begin(self._file, self.start, self._end)
             whole = self.form.has_length and stop - self.start == self.form.bytes
-        elif self.sound.format == "OGG":
-            whole = self.end_marked() and ogg_one_stream(self._file, self.start, self._end)
+        elif isinstance(self.form, Ogg):
+            whole = self.form.whole and self.form.marked
         return self.frames if whole else None
 
     def end_marked(self, end: int | None = None) -> bool:
-        """False for an Ogg stream whose last page is not marked as such: something is missing."""
-        if self.sound.format != "OGG":
+        """False for an Ogg stream whose last page before `end` is not marked as such: something is missing."""
+        if not isinstance(self.form, Ogg):
             return True
-        return ogg_end_marked(self._file, self.start, self._end if end is None else end)
+        if end is None or not self.form.whole:
+            return self.form.marked
+        page = ogg_last_page(self._file, self.start, end)
+        return page is not None and page.last
+
+    def junk(self, stop: int | None) -> int:
+        """Bytes between its end and `stop`, or the file's end, that are no sound, tags or padding."""
+        if not isinstance(self.form, Layout | Ogg) or not self.end_marked():
+            return 0
+        return left_over(self._file, self.form.end, self._end if stop is None else stop)
 
     @property
     def position(self) -> int:
@@ -217,14 +230,18 @@ class Part:
             return find_beginning(file, max(self.start + 4, position - TAIL_BYTES), end)
         if isinstance(self.form, Mpeg):
             return mpeg_next(file, position, end) if position < tags_begin(file, self.start, end) - 4 else None
-        if self.sound.format != "OGG":
+        if not isinstance(self.form, Ogg):
             return None
-        return ogg_next(file, self.start, max(self.start + 4, position - TAIL_BYTES), end)
+        if not self.form.whole:
+            return self.form.following
+        if self._view is not None and self._view.stopped_at is not None:
+            return self._view.stopped_at
+        return find_beginning(file, max(self.form.heads_end, position - TAIL_BYTES), end)
 
     def stop_at(self, stop: int, read: int) -> bool:
         """Read on to `stop`, where the next stream begins: libsndfile ended before it, misled by the stream behind,
         after `read` frames. False if there is no more."""
-        misled = self.sound.format == "OGG" and self.stopped is None and self.position < stop
+        misled = isinstance(self.form, Ogg) and self.form.whole and self.stopped is None and self.position < stop
         if not misled or self._bounded:
             return False
         self._bounded = True
@@ -250,12 +267,13 @@ def find_start(file: BinaryIO, search: bool) -> int:
     if BEGINNINGS.match(head):
         return at
     boxed = head.find(b"mdat") + 4 if head[4:8] == b"ftyp" else 0  # MPEG in a QuickTime file
-    if mpeg_stream(file, at + boxed) is not None:
-        return at + boxed
+    mpeg = at + boxed if mpeg_stream(file, at + boxed) is not None else None
+    if mpeg is not None and (not search or mpeg_next(file, mpeg, end) == mpeg):
+        return mpeg
     found = BEGINNINGS.search(head) if search else None
-    if found:
+    if found:  # rather than what two bytes of anything may look like
         return at + found.start()
-    return (mpeg_next(file, at, end, HEAD_BYTES) or 0) if search else 0
+    return mpeg or (mpeg_next(file, at, end, HEAD_BYTES) or 0 if search else 0)
 
 
 def error_line(error: Exception) -> str:

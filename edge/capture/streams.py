@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from edge.capture.layout import ID3_FOOTER, id3_bytes
+from edge.capture.layout import find_beginning
+from edge.capture.leftover import JUNK_MAX, id3_end
 
+OGG_BEGINS = re.compile(rb"OggS\x00[\x02\x06]")
 TAIL_BYTES = 65_536  # looked at behind a stream; longer than any Ogg page, and than what libsndfile reads ahead
-_METADATA_MAX = 1_000  # blocks before a FLAC file's sound
+_OGG_HEAD_BYTES = 27 + 255  # of a page, at most
 _MPEG_HEAD_BYTES = 4_096  # looked at for an MPEG file's length, which stands in the first frame or nowhere
 _MPEG_FRAMES = 3  # in a row prove that it is one
 _SYNC = re.compile(rb"\xff[\xe2-\xff]")
@@ -80,57 +83,83 @@ def _crc8(data: bytes) -> int:
 # Ogg
 
 
-def ogg_end_marked(file: BinaryIO, start: int, end: int) -> bool:
-    """Whether the last page before `end` carries the end-of-stream flag: a cut file's length looks right otherwise."""
-    low = max(start, end - TAIL_BYTES)
-    tail = os.pread(file.fileno(), end - low, low)
-    page = tail.rfind(b"OggS\0")
-    return 0 <= page < len(tail) - 5 and bool(tail[page + 5] & 4)
+@dataclass(frozen=True)
+class Ogg:
+    """The stream, or those that take turns, at `start`."""
+
+    start: int
+    heads_end: int  # of the pages with which it begins, or each of those that take turns
+    end: int  # of its last page
+    marked: bool  # as the last one: else something is missing, and nothing else tells it
+    whole: bool  # nothing of note follows in the file
+    following: int | None  # where another recording begins in it, as far as was looked
 
 
-def ogg_one_stream(file: BinaryIO, start: int, end: int) -> bool:
-    """Whether the last page is one of the first page's stream."""
-    low = max(start, end - TAIL_BYTES)
-    tail = os.pread(file.fileno(), end - low, low)
-    page = tail.rfind(b"OggS\0")
-    return page >= 0 and tail[page + 14 : page + 18] == os.pread(file.fileno(), 4, start + 14)
+def ogg_stream(file: BinaryIO, start: int, end: int) -> Ogg:
+    """The stream at `start`. What libsndfile finds behind its end it takes for more of it, searches for minutes, or
+    counts: it is to see no more than this."""
+    heads_end = _ogg_heads_end(file, start, end)
+    page, stream = ogg_last_page(file, start, end), os.pread(file.fileno(), 4, start + 14)
+    if page is not None and page.last and page.stream == stream and end - page.end <= JUNK_MAX:
+        return Ogg(start, heads_end, page.end, True, True, None)
+    following = find_beginning(file, max(start + 4, heads_end), end)
+    page = ogg_last_page(file, start, end if following is None else following)
+    if page is None:
+        return Ogg(start, heads_end, end, False, True, None)
+    return Ogg(start, heads_end, page.end, page.last, False, following)
 
 
-def ogg_next(file: BinaryIO, start: int, low: int, end: int) -> int | None:
-    """The first page from `low` on that begins a stream and is not one of those with which the file at `start`
-    begins."""
-    at = start
-    while True:
-        page = os.pread(file.fileno(), 282, at)
-        if page[:5] != b"OggS\0" or len(page) < 27 or not page[5] & 2 or at >= end:
-            break
-        at += 27 + page[26] + sum(page[27 : 27 + page[26]])
-    low = max(low, at)
-    while low < end:
-        data = os.pread(file.fileno(), 2**20, low)
-        found = re.search(rb"OggS\x00[\x02\x06]", data[: end - low])
-        if found:
-            return low + found.start()
-        if len(data) < 2**20:
-            return None
-        low += len(data) - 8
+class OggPage(NamedTuple):
+    """The last page of a stretch of a file."""
+
+    end: int  # where it ends
+    last: bool  # it is marked as the last of its stream: a cut file looks right but for this
+    stream: bytes
+
+
+def ogg_last_page(file: BinaryIO, start: int, stop: int) -> OggPage | None:
+    """The last page that is whole between the two places."""
+    high = stop
+    while high > start:
+        low = max(start, high - TAIL_BYTES)
+        data = os.pread(file.fileno(), high - low + _OGG_HEAD_BYTES, low)
+        place = data.rfind(b"OggS\0")
+        while place >= 0:
+            size = _ogg_page_bytes(data[place : place + _OGG_HEAD_BYTES])
+            end = low + place + size
+            if size and end <= stop and _ogg_sum_right(os.pread(file.fileno(), size, low + place)):
+                return OggPage(end, bool(data[place + 5] & 4), data[place + 14 : place + 18])
+            place = data.rfind(b"OggS\0", 0, place)
+        high = low + 4 if low > start else start  # a page may begin on both sides of the edge
     return None
 
 
-# MPEG
+_BITS_TURNED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
-def id3_end(file: BinaryIO, at: int) -> int:
-    """Where the ID3v2 tags end that begin at `at`; they are sometimes stacked."""
-    for _ in range(8):
-        head = os.pread(file.fileno(), 10, at)
-        if len(head) < 10 or head[:3] != b"ID3":
+def _ogg_page_bytes(head: bytes) -> int:
+    """With its header; 0 of what is none."""
+    lacing = head[27 : 27 + head[26]] if len(head) >= 27 else b""
+    return 27 + head[26] + sum(lacing) if lacing and len(lacing) == head[26] else 0
+
+
+def _ogg_sum_right(page: bytes) -> bool:
+    """Whether nothing of the page is lost: its check sum is that of zlib with all bits the other way round."""
+    turned = (page[:22] + bytes(4) + page[26:]).translate(_BITS_TURNED)
+    return (zlib.crc32(turned, 0xFFFFFFFF) ^ 0xFFFFFFFF).to_bytes(4, "big") == page[22:26].translate(_BITS_TURNED)
+
+
+def _ogg_heads_end(file: BinaryIO, start: int, end: int) -> int:
+    at = start
+    while at < end:
+        page = os.pread(file.fileno(), _OGG_HEAD_BYTES, at)
+        if page[:5] != b"OggS\0" or not _ogg_page_bytes(page) or not page[5] & 2:
             break
-        end = at + id3_bytes(head)
-        if head[5] & ID3_FOOTER and os.pread(file.fileno(), 3, end - 10) != b"3DI":
-            end -= 10  # the footer that is promised is not there
-        at = end
+        at += _ogg_page_bytes(page)
     return at
+
+
+# MPEG
 
 
 @dataclass(frozen=True)

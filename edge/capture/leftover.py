@@ -1,0 +1,87 @@
+"""What stands in a file beside sound and is none: tags, padding, text, pictures, and what nobody knows.
+
+Looks at bytes alone. Knows no container.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import BinaryIO
+
+ZEROS_MAX = 2**20  # so many zero bytes behind the declared end are a card's or a copy's padding; more are silence
+JUNK_MAX = 1_024  # bytes of anything that are not worth a word
+ID3_FOOTER = 0x10  # flag of an ID3v2 tag: its head is repeated behind it
+_TEXT_BYTES = 512  # all of them printable: no sound is
+_MAGIC = (
+    b"\xff\xd8\xff",
+    b"\x89PNG",
+    b"GIF8",
+    b"%PDF",
+    b"PK\x03\x04",
+    b"\x1f\x8b\x08",
+    b"7z\xbc\xaf",
+    b"SQLite format 3\0",
+)
+_ID3 = re.compile(rb"ID3[\x02-\x04][\x00-\x7f]{6}")
+_PRINTABLE = bytes([9, 10, 12, 13, *range(32, 127)])
+
+
+def is_no_sound(file: BinaryIO, at: int) -> bool:
+    """Whether a text, a tag, a picture or another file that is no recording begins here."""
+    head = os.pread(file.fileno(), _TEXT_BYTES, at)
+    text = len(head) == _TEXT_BYTES and not head.translate(None, _PRINTABLE)
+    return text or head.startswith(_MAGIC) or _ID3.match(head) is not None
+
+
+def left_over(file: BinaryIO, at: int, stop: int) -> int:
+    """How many bytes are neither sound nor tags or padding, of those behind a sound; 0 if they are too few to tell."""
+    stop = tags_begin(file, at, max(at, stop))
+    at = min(stop, id3_end(file, at))
+    return 0 if stop - at <= JUNK_MAX or only_zeros(file, at, stop) else stop - at
+
+
+def only_zeros(file: BinaryIO, at: int, stop: int) -> bool:
+    """Whether there is nothing but padding."""
+    return stop - at <= ZEROS_MAX and not any(os.pread(file.fileno(), stop - at, at))
+
+
+def tags_begin(file: BinaryIO, low: int, end: int) -> int:
+    """Where the tags begin that stand at the end of a file (ID3v1, APE, Lyrics3, ID3v2); `end` if there are none."""
+    for _ in range(8):
+        tail = os.pread(file.fileno(), min(128, end - low), end - min(128, end - low))
+        size = 0
+        if len(tail) == 128 and tail[:3] == b"TAG":
+            size = 128
+        elif tail[-32:-24] == b"APETAGEX":
+            flags = int.from_bytes(tail[-12:-8], "little")
+            size = int.from_bytes(tail[-20:-16], "little") + (32 if flags >> 31 else 0)
+        elif tail[-9:] == b"LYRICS200" and tail[-15:-9].isdigit():
+            size = 15 + int(tail[-15:-9])
+        elif tail[-10:-7] == b"3DI":
+            size = id3_bytes(tail[-10:])
+        if not 0 < size <= end - low:
+            return end
+        end -= size
+    return end
+
+
+def id3_bytes(head: bytes) -> int:
+    """The length of an ID3v2 tag by its header or footer."""
+    size = 0
+    for byte in head[6:10]:
+        size = size << 7 | byte & 0x7F
+    return 10 + size + (10 if head[5] & ID3_FOOTER else 0)
+
+
+def id3_end(file: BinaryIO, at: int) -> int:
+    """Where the ID3v2 tags end that begin at `at`; they are sometimes stacked."""
+    for _ in range(8):
+        head = os.pread(file.fileno(), 10, at)
+        if len(head) < 10 or head[:3] != b"ID3":
+            break
+        end = at + id3_bytes(head)
+        if head[5] & ID3_FOOTER and os.pread(file.fileno(), 3, end - 10) != b"3DI":
+            end -= 10  # the footer that is promised is not there
+        at = end
+    return at
