@@ -151,6 +151,8 @@ def test_a_night_in_which_nothing_triggered_is_one_gap(tmp_path: Path) -> None:
         ("20240512_040000T.WAV", ""),
         ("24F31901603710E5_20240512_040000T.wav", ""),
         ("040000T.WAV", ""),
+        ("SITE_20240512_040000T_converted.wav", ""),
+        ("20240512_040000T (1).WAV", ""),
         ("renamed.wav", NOTE),
         ("20240512_040000.WAV", NOTE + " Frequency trigger (8.0kHz and window length of 16 samples) threshold was 20%"),
     ],
@@ -160,7 +162,15 @@ def test_audiomoth_is_known_by_its_note_or_the_name(tmp_path: Path, name: str, n
     assert [gap.seconds for gap in read(wav(tmp_path / name, sound, note))[1]] == [64.0]
 
 
-@pytest.mark.parametrize(("name", "note"), [("20240512_040000.WAV", "by another recorder"), ("T.WAV", "")])
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("20240512_040000.WAV", "by another recorder"),
+        ("T.WAV", ""),
+        ("20240512T040000.WAV", ""),
+        ("1_040000Ta.WAV", ""),
+    ],
+)
 def test_nobody_elses_recording_is_unfolded(tmp_path: Path, name: str, note: str) -> None:
     sound = np.concatenate([noise(FIRST), fold(8_000), noise(9_000, 1)])
     runs, gaps, _ = read(wav(tmp_path / name, sound, note))
@@ -213,6 +223,58 @@ def test_as_flac(tmp_path: Path) -> None:
     runs, gaps, _ = read(tmp_path / "20240512_040000T.flac")
     assert [gap.seconds for gap in gaps] == [64.0]
     assert list(map(len, runs)) == [FIRST, 9_000]
+
+
+def flac_block(kind: int, content: bytes) -> bytes:
+    return bytes([kind]) + len(content).to_bytes(3, "big") + content
+
+
+@pytest.mark.parametrize("before", [b"", flac_block(1, bytes(65_536)), flac_block(1, bytes(200_000))])
+def test_as_flac_that_keeps_the_chunks_of_the_wav_file(tmp_path: Path, before: bytes) -> None:
+    """As `flac --keep-foreign-metadata` does, behind any padding, under any name."""
+    sound = np.concatenate([noise(FIRST), fold(8_000), noise(9_000, 1)])
+    info = b"INFO" + chunk(b"ICMT", NOTE.encode() + b"\0\0")
+    path = tmp_path / "converted.flac"
+    soundfile.write(path, sound, RATE_HZ)
+    content = path.read_bytes()
+    kept = flac_block(2, b"riff" + chunk(b"LIST", info))
+    path.write_bytes(content[:42] + before + kept + content[42:])
+    runs, gaps, _ = read(path)
+    assert [gap.seconds for gap in gaps] == [64.0]
+    assert list(map(len, runs)) == [FIRST, 9_000]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "subtype"), [("flac", "PCM_24"), ("wav", "PCM_24"), ("wav", "FLOAT"), ("aiff", "PCM_16")]
+)
+def test_in_another_form_that_keeps_the_numbers(tmp_path: Path, suffix: str, subtype: str) -> None:
+    sound = np.concatenate([noise(FIRST), fold(8_000), noise(9_000, 1)])
+    path = tmp_path / f"20240512_040000T.{suffix}"
+    soundfile.write(path, as_float(sound), RATE_HZ, subtype)
+    runs, gaps, decoder = read(path)
+    assert [gap.seconds for gap in gaps] == [64.0]
+    assert list(map(len, runs)) == [FIRST, 9_000]
+    assert decoder.note is None
+
+
+@pytest.mark.parametrize(("format", "subtype"), [("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III")])
+def test_a_lossy_form_is_said_to_hide_folds(tmp_path: Path, format: str, subtype: str) -> None:
+    sound = as_float(np.concatenate([noise(FIRST), fold(8_000), noise(9_000, 1)]))
+    trigger = NOTE + " Amplitude threshold was 512 with 10s minimum trigger duration."
+    for name, comment, told in (
+        ("20240512_040000T", "", True),
+        ("SITE_040000T_low", "", True),
+        ("renamed", trigger, True),
+        ("renamed", NOTE, False),
+        ("20240512_040000", "", False),
+    ):
+        path = tmp_path / f"{name}.{format.lower()}"
+        with soundfile.SoundFile(path, "w", RATE_HZ, 1, subtype, format=format) as file:
+            if comment:
+                file.comment = comment
+            file.write(sound)
+        note = read(path)[2].note
+        assert (note is not None and "AudioMoth's trigger" in note) == told
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 48_000, 192_000])

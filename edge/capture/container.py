@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -16,7 +15,6 @@ from typing import BinaryIO
 import soundfile
 
 from edge.capture.folded import may_be_folded
-from edge.capture.layout import Chunk, chunks
 from edge.capture.leftover import id3_end
 from edge.capture.parts import HEAD_BYTES, Part, error_line, find_start
 from edge.contract.errors import RecordingError
@@ -126,13 +124,6 @@ def header_of(path: Path, part: Part) -> Recording:
     if reason is not None:
         raise RecordingError(path, reason)
     return Recording(path, sound.samplerate, sound.channels, frames, sound.format, sound.subtype)
-
-
-def riff_chunks(file: BinaryIO, start: int = 0) -> Iterator[Chunk]:
-    """The chunks of a RIFF, RF64/BW64 or AIFF file that begins at `start`, in order; nothing for another file."""
-    kind = os.pread(file.fileno(), 4, start)
-    if kind in (b"RIFF", b"RF64", b"BW64", b"FORM"):
-        yield from chunks(file, kind, start, os.fstat(file.fileno()).st_size)
 
 
 def _refusal(path: Path, file: BinaryIO, error: Exception) -> str:

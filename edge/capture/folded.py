@@ -2,19 +2,21 @@
 
 In the recorder's file a block of 512 bytes on a multiple of 512 stands for a number of such blocks in which it kept no
 sound: 32 samples of +1 or -1 are the bits of the number, the lowest first, and 224 zeros follow. What is left out of
-the first and the last buffer is written as zeros. Knows no times.
+the first and the last buffer is written as zeros. A lossy copy keeps neither. Knows no times.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import soundfile
 
+from edge.capture.tags import texts_of
 from edge.contract.audio import Samples
 
 BLOCK_SAMPLES = 256
@@ -22,7 +24,8 @@ HEADER_BYTES = 488  # of AudioMoth's own files; converted ones keep the blocks w
 _BITS = 32
 _PIECE = 65_536  # so many zeros at a time
 _ONE = np.float32(1 / 32_768)
-_NAME = re.compile(r"(.*[_-])?\d{6}T\.(wav|flac)", re.IGNORECASE)
+_NAME = re.compile(r"(.*[_-])?\d{6}T(?![0-9A-Za-z]).*", re.IGNORECASE | re.DOTALL)
+_EXACT = ("PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")  # the numbers are what they were
 
 
 class Fold(NamedTuple):
@@ -33,12 +36,30 @@ class Fold(NamedTuple):
 
 
 def may_be_folded(path: Path, sound: soundfile.SoundFile) -> bool:
-    """Whether AudioMoth made this recording, which then is of one channel and has its 16 bits: it says so, or is
-    named as its triggered ones are."""
-    if sound.channels != 1 or sound.subtype != "PCM_16":
+    """Whether AudioMoth made this recording, which then is of one channel and has at least its 16 bits: it says so, or
+    is named as its triggered ones are."""
+    if sound.channels != 1 or sound.subtype not in _EXACT:
         return False
-    named = _NAME.fullmatch(path.name) is not None
-    return named or "AudioMoth" in sound.comment or sound.artist.startswith("AudioMoth")
+    return _NAME.fullmatch(path.name) is not None or _audiomoth_note(path, sound) is not None
+
+
+def folds_are_lost(path: Path, sound: soundfile.SoundFile) -> bool:
+    """Whether this is one of its triggered recordings in a form in which nobody can find the folded blocks."""
+    if sound.format not in ("OGG", "MP3"):
+        return False
+    return _NAME.fullmatch(path.name) is not None or "trigger" in (_audiomoth_note(path, sound) or "")
+
+
+def _audiomoth_note(path: Path, sound: soundfile.SoundFile) -> str | None:
+    if "AudioMoth" in sound.comment or sound.artist.startswith("AudioMoth"):
+        return str(sound.comment)
+    if sound.format in ("WAV", "WAVEX", "RF64"):
+        return None
+    # libsndfile knows neither every field nor the chunks of a WAV file that FLAC may keep
+    with suppress(OSError), path.open("rb") as file:
+        texts = (text.data.decode("utf-8", "replace") for text in texts_of(file))
+        return next((text for text in texts if "AudioMoth" in text), None)
+    return None
 
 
 class Unfolder:

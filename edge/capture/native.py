@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 
 from edge.capture.container import Recording
-from edge.capture.folded import Fold, Unfolder, may_be_folded
+from edge.capture.folded import Fold, Unfolder, folds_are_lost, may_be_folded
 from edge.capture.layout import Layout
 from edge.capture.mix import BLOCK_FRAMES, Mixer
 from edge.capture.parts import Part, error_line
@@ -24,6 +24,10 @@ DURATION_S_MAX = 7 * 86_400.0  # a few MB of FLAC can claim and deliver years of
 LOST_S_MIN = 0.1  # below this, header and decoder merely differ about the encoder's padding
 SAMPLE_MAX = 2.0**31  # float files in integer units are bearable; beyond this the power overflows float32
 PARTS_MAX = 10_000
+_FOLDS_LOST = (
+    "AudioMoth's trigger may have left out silence here, of which a lossy file keeps no trace: what follows it has an"
+    " earlier time than it had"
+)
 _PIECE_FRAMES = 4 * BLOCK_FRAMES  # per mixing and resampling step
 
 
@@ -46,6 +50,7 @@ class NativeSound:
         self._before = 0  # frames of those before it, with what is lost of them
         self._behind = 0  # announced by a file behind it that does not fit
         self._added = 0  # frames in place of folded blocks, less those of the blocks
+        self._fold_note = _FOLDS_LOST if folds_are_lost(recording.path, part.sound) else None
         self._over = False  # nothing more is to be read, whatever follows
         self.between = 0  # frames lost before sound that could be read again
         self.why: str | None = None  # something is lost
@@ -53,8 +58,8 @@ class NativeSound:
 
     @property
     def note(self) -> str | None:
-        """That channels cancel."""
-        return self._mixer.note
+        """That channels cancel, or that times are not certain."""
+        return "; ".join(filter(None, (self._mixer.note, self._fold_note))) or None
 
     @property
     def expected(self) -> int | None:
@@ -93,7 +98,8 @@ class NativeSound:
     def _pieces(self, part: Part) -> Iterator[Samples | Missing]:
         unfolder = None
         if may_be_folded(self._recording.path, part.sound):
-            unfolder = Unfolder(part.form.data_at if isinstance(part.form, Layout) else None)
+            form = part.form if part.sound.subtype == "PCM_16" else None
+            unfolder = Unfolder(form.data_at if isinstance(form, Layout) else None)
         buffer = np.empty((_PIECE_FRAMES, self._recording.channels), np.float32)
         count = _PIECE_FRAMES
         while count == _PIECE_FRAMES and not self._over:

@@ -187,7 +187,8 @@ class Decoder:
 
     @property
     def note(self) -> str | None:
-        """What else is to be known of the sound, final once the iteration has ended: that channels cancelled."""
+        """What else is to be known of the sound, final once the iteration has ended: that channels cancelled,
+        or that a lossy form hides what AudioMoth folded up."""
         return self._native.note
 
     def __enter__(self) -> Decoder:

@@ -9,6 +9,7 @@ from edge.contract.audio import RATE_HZ, Samples
 
 _DIGITS = 8  # of each sum
 _SILENT = "0" * _DIGITS  # always the same number: equal silence is no proof
+_LOOKED_AT = 1024  # samples of each second
 _FINE_S = 10  # so long each second has its sum; then each block of the decoder
 
 
@@ -51,8 +52,10 @@ def is_within(text: str, seconds: float, other: str, other_s: float) -> bool:
 
 
 def _sum(samples: Samples) -> str:
-    """Of samples in steps of 16 bits: what a decoder rounds is no other sound."""
-    steps = np.round(np.clip(samples, -1, 1) * 32_767).astype("<i2")
+    """Of the beginning of each second, in steps of 16 bits: what a decoder rounds is no other sound. All of it would
+    cost a tenth of what the small network does."""
+    looked_at = np.concatenate([samples[at : at + _LOOKED_AT] for at in range(0, len(samples), RATE_HZ)])
+    steps = np.round(np.clip(looked_at, -1, 1) * 32_767).astype("<i2")
     if steps.min() == steps.max():
         return _SILENT
     return format(zlib.crc32(steps.tobytes()) or 1, f"0{_DIGITS}x")

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from edge.capture.container import riff_chunks
+from edge.capture.layout import chunks
 
 TEXT_BYTES_MAX = 65_536  # of any text; what is longer is cut
 _BLOCK_BYTES_MAX = 2**20  # read of what holds many texts: an ID3 tag, a block or packet of comments
@@ -51,8 +51,8 @@ def texts_of(file: BinaryIO) -> Iterator[Text]:
         size = int.from_bytes(file.read(4), "big") - 24
         file.seek(start + 24)
         yield Text("annotation", file.read(min(max(size, 0), TEXT_BYTES_MAX)))
-    else:
-        for chunk in riff_chunks(file, start):
+    elif magic in (b"RIFF", b"RF64", b"BW64", b"FORM"):
+        for chunk in chunks(file, magic, start, os.fstat(file.fileno()).st_size):
             if chunk.id not in (b"data", b"SSND"):
                 file.seek(chunk.offset)
                 yield from _chunk_texts(chunk.id, file.read(max(0, min(chunk.size, TEXT_BYTES_MAX))))
