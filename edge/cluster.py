@@ -115,7 +115,7 @@ def _read_there(
         _analysts[key] = _analyst(config, bundle_id)
 
     def which(name: str, sha256: str, told: str) -> Identity:
-        return identify(known.get(sha256, ()), config.station.id, analysis, name, sha256, told)
+        return identify(known.get(sha256, ()), config.station.id, analysis, name, sha256, told, config.zone)
 
     return list(read_recordings(_analysts[key], group, identify=which))
 

@@ -1,14 +1,16 @@
 """What a recording is: the bytes of its file at one station, and what the file's name alone says of time and place.
 
 The name counts only where the start was taken from it: two hours of a dead microphone are equal bytes, and two
-recordings. A copy, a link, another folder or root, a new name that tells the same are no other recording. Knows no SQL.
+recordings. A copy, a link, another folder or root, a new name that tells the same, or less, or more, are no other
+recording. Knows no SQL.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import tzinfo
 from pathlib import PurePosixPath
 
-from edge.capture.file_name import told_by_name
+from edge.capture.file_name import tells_more, told_agree, told_by_name
 from edge.store.files import KnownRecording
 from edge.types import stable_id
 
@@ -23,6 +25,7 @@ class Identity:
     done: bool  # what the record has of it stands, or somebody else is reading it now
     whole: str | None = None  # the recording into which it has grown, if that is to be analysed, too
     part: bool = False  # the file holds no more than the beginning of that
+    better: bool = False  # its name tells more than what the record has
 
 
 Identify = Callable[[str, str, str], Identity]  # the file's name, its SHA-256, what its name told
@@ -39,16 +42,29 @@ def recording_id(station: str, sha256: str, told: str) -> str:
 
 
 def identify(
-    known: Sequence[KnownRecording], station: str, analysis: str, name: str, sha256: str, told: str
+    known: Sequence[KnownRecording],
+    station: str,
+    analysis: str,
+    name: str,
+    sha256: str,
+    told: str,
+    zone: tzinfo | None = None,
 ) -> Identity:
     """Which recording a file is, given those of the record that have its bytes. Ids of earlier versions stay; a file
-    whose name tells nothing is any of them."""
-    same = [k for k in known if not told or told_of(k.path, k.time_source) in ("", told)]
+    whose name tells nothing is any of them, and one whose name tells less or more is that with which it agrees. `zone`
+    is the station's."""
+    tellings = [(told_of(k.path, k.time_source), k) for k in known]
+    same = [(its, k) for its, k in tellings if told_agree(told, its, zone)]
     if not same:
         return Identity(recording_id(station, sha256, told), False)
-    nearest = min(same, key=lambda k: (told_of(k.path, k.time_source) != told, k.path != name, k.analysis != analysis))
+    its_told, nearest = min(same, key=lambda s: (s[0] != told, not s[0], s[1].path != name, s[1].analysis != analysis))
     if nearest.whole is not None and nearest.whole_stands:
         return Identity(nearest.whole, True, part=nearest.part)
-    dated = bool(told) and nearest.time_source == "mtime"  # the new name knows better when it began
-    done = nearest.finished and nearest.analysis == analysis and not dated
-    return Identity(nearest.id, done, nearest.whole, nearest.part)
+    better = tells_more(told, its_told) and (bool(its_told) or nearest.time_source == "mtime")  # it is analysed anew
+    done = nearest.finished and nearest.analysis == analysis and not better
+    return Identity(nearest.id, done, nearest.whole, nearest.part, better)
+
+
+def being_read(id_: str, name: str, told: str, analysis: str) -> KnownRecording:
+    """A recording that the record will know once it has begun."""
+    return KnownRecording(id_, name, "name" if told else "mtime", False, analysis, None, False, False)

@@ -100,6 +100,7 @@ class Same:
 
     task: Task
     id: str
+    better: bool = False  # its name tells more than that one: it is to be looked at again
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def _read(
             start = start_of(task.path, zone=analyst.config.zone, duration_s=decoder.expected_s)
             identity = identify(task.name, digest, told_of(task.name, start.source))
             if identity.done:
-                yield Same(task.in_part() if identity.part else task, identity.id)
+                yield Same(task.in_part() if identity.part else task, identity.id, identity.better)
                 return
             if start.source == "mtime" and decoder.expected_s is None:  # when it ended: how long it is, decoding tells
                 with analyst.stopwatch("decode"):

@@ -20,7 +20,7 @@ from edge.contract.bundle import read_bundle
 from edge.contract.errors import UsageError
 from edge.engines.onnx import cores
 from edge.grown import alike, grown_out_of
-from edge.identity import Identity, identify
+from edge.identity import Identity, being_read, identify
 from edge.publisher import Publisher
 from edge.reader import (
     Begun,
@@ -39,7 +39,7 @@ from edge.reader import (
 )
 from edge.recognizer import best_recognizer
 from edge.store.clips import ClipTable
-from edge.store.files import Finished, known_by_content
+from edge.store.files import Finished, KnownRecording, known_by_content
 from edge.store.outbox import OutboxTable
 from edge.store.record import Store
 from edge.types import GapRow, Outcome
@@ -97,6 +97,7 @@ class Replay:
         self._clips: dict[str, ClipMaker] = {}  # of the recordings that are being read
         self._new: dict[str, int] = {}  # new detections of these
         self._readers: dict[str, str] = {}  # recording -> name of the file that is being read for it
+        self._claimed: dict[str, tuple[KnownRecording, str]] = {}  # of these: what will be known, its SHA-256
         self._lock = threading.Lock()  # of these: readers in other threads ask who reads
         self._twins: dict[str, list[Same]] = {}  # other files that wait for the end of one of these
         self._passed_over: dict[str, Begun] = {}  # name of a file that is read in vain -> the one that is read instead
@@ -147,12 +148,16 @@ class Replay:
 
     def _identify(self, name: str, sha256: str, told: str) -> Identity:
         """Which recording a file is; in the thread that has read it."""
-        known = known_by_content(self.store.path, self._station, sha256)
-        identity = identify(known, self._station, self.analysis, name, sha256, told)
-        with self._lock:
+        with self._lock:  # nobody ends between the record's answer and that of who reads
+            known = known_by_content(self.store.path, self._station, sha256)
+            known += [claimed for claimed, its_sha256 in self._claimed.values() if its_sha256 == sha256]
+            zone = self.analyst.config.zone
+            identity = identify(known, self._station, self.analysis, name, sha256, told, zone)
             if identity.whole in self._readers:
                 return Identity(str(identity.whole), done=True, part=identity.part)
             mine = identity.done or self._readers.setdefault(identity.id, name) == name
+            if mine and not identity.done:
+                self._claimed[identity.id] = being_read(identity.id, name, told, self.analysis), sha256
         return identity if mine else replace(identity, done=True)
 
     def _tasks(self, root: Path, paths: list[Path], ended: deque[Outcome]) -> Iterator[Task]:
@@ -205,16 +210,24 @@ class Replay:
         if instead is not None:
             part = event.task.bytes < instead.task.bytes
             return self._same(Same(event.task.in_part() if part else event.task, instead.row.id))
-        with self._lock:
+        outcome = self._over(event)
+        with self._lock:  # now that the record knows how it ended, for those who ask it instead
             for mine in [mine for mine, name in self._readers.items() if name == event.task.name]:
                 del self._readers[mine]
+                self._claimed.pop(mine, None)
         twins = self._twins.pop(recording or "", [])
         if isinstance(event, Unread):  # tried again next time
-            self._forget(event.id)
-            return [_unread(event), *(_unread(Unread(twin.task, event.error, None)) for twin in twins)]
-        outcome = self._end(event) if isinstance(event, Ended) else self._refuse(event)
+            return [outcome, *(_unread(Unread(twin.task, event.error, None)) for twin in twins)]
         counts = outcome.recording or ""
-        return [outcome, *(same for twin in twins for same in self._same(Same(twin.task, counts)))]
+        return [outcome, *(same for twin in twins for same in self._same(replace(twin, id=counts)))]
+
+    def _over(self, event: Ended | Refused | Unread) -> Outcome:
+        if isinstance(event, Ended):
+            return self._end(event)
+        if isinstance(event, Refused):
+            return self._refuse(event)
+        self._forget(event.id)
+        return _unread(event)
 
     def _same(self, event: Same) -> list[Outcome]:
         """A file is a recording that needs no reading, or whose end it waits for."""
@@ -227,6 +240,8 @@ class Replay:
         done = self.store.finished_recording(event.id)
         if done is None:  # whoever read it could not
             return [_unread(Unread(task, OSError(0, "its copy could not be read"), None))]
+        if event.better:
+            return [_earlier(task, done)]
         grown = grown_out_of(self.store, self._station, task, event.id)
         sound = self.store.sound_of(event.id)
         within, whole = alike(self.store, self._station, task, event.id, sound, done.audio_s)
@@ -261,6 +276,7 @@ class Replay:
         """Another file that has grown out of this recording is read, too: that counts."""
         with self._lock:
             name = self._readers.pop(recording, None)
+            self._claimed.pop(recording, None)
         if name is not None:
             self._passed_over[name] = whole
             self._twins.setdefault(whole.row.id, []).extend(self._twins.pop(recording, []))
@@ -331,7 +347,7 @@ class Replay:
         """Nothing is read any more."""
         for maker in self._clips.values():
             maker.close()
-        for of_recordings in (self._clips, self._readers, self._twins, self._passed_over):
+        for of_recordings in (self._clips, self._readers, self._claimed, self._twins, self._passed_over):
             of_recordings.clear()
 
 

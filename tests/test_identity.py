@@ -569,6 +569,56 @@ def test_what_a_name_tells() -> None:
     assert told_of("20240512_040000.wav", "guano") == told_of("REC001.wav", "name") == ""
 
 
+@pytest.mark.parametrize(
+    ("names", "zone", "start"),
+    [
+        (("20240512_040000", "20240512_040000_[52.1 13.4]", "20240512_040000Z"), None, "2024-05-12T04:00"),
+        (("20240512_040000_[52.1 13.4]", "20240512_040000"), None, "2024-05-12T04:00"),
+        (("20240512_060000", "20240512_040000Z", "20240512T060000+0200"), "Europe/Berlin", "2024-05-12T04:00"),
+        (("XC1 2024-05-12", "XC1 2024-05-12 04-00-00"), None, "2024-05-12T04:00"),
+        (("7_COR_20240512", "20240512_040000_[52.1 13.4]", "7_COR_20240512"), None, "2024-05-12T04:00"),
+    ],
+)
+def test_a_name_with_more_or_fewer_words(
+    station_yaml: StationYaml, tmp_path: Path, names: tuple[str, ...], zone: str | None, start: str
+) -> None:
+    """They tell the same moment; one renaming after the other, and copies beside each other."""
+    for renamed in (True, False):
+        station = f"id: porch, timezone: {zone}" if zone else "id: porch"
+        desk = Desk(station_yaml(name=f"{renamed}", station=station))
+        last = None
+        for name in names:
+            path = put(tmp_path / str(renamed) / "in" / f"{name}.wav", wav(song("midtoo")))
+            if last is not None and last != path and renamed:
+                last.unlink()
+            last = path
+            desk.replay(path.parent)
+            assert [row[1] for row in desk.counted()] == [6.0]
+        assert desk.rows("SELECT substr(start_utc, 1, 16) FROM recordings") == [(start,)]
+        assert all(o.earlier for o in desk.replay(path.parent))
+
+
+@pytest.mark.parametrize("names", [("REC1", "20240512_040000"), ("XC1 2024-05-12", "XC2 20240512_0400_[52.1 13.4]")])
+def test_names_that_tell_more_and_are_read_at_once(desk: Desk, tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Whichever is first: one row; the better name is taken at the latest when the folder is looked at again."""
+    for name in names:
+        put(tmp_path / "in" / f"{name}.wav", wav(song("midtoo")))
+    for _ in range(2):
+        desk.replay(tmp_path / "in", 2)
+        assert [row[1] for row in desk.counted()] == [6.0]
+    assert desk.rows("SELECT substr(start_utc, 1, 16) FROM recordings") == [("2024-05-12T04:00",)]
+    assert all(o.earlier for o in desk.replay(tmp_path / "in", 2))
+
+
+def test_names_that_contradict_each_other_are_recordings_each(desk: Desk, tmp_path: Path) -> None:
+    """Equal bytes: all of dead microphones."""
+    names = ["20240512_040000", "20240512_040000+0100", "20240512_040000_[52.1 13.4]", "20240512_040000_[52.1 13.5]"]
+    for name in (*names, "XC1 2024-05-13"):
+        put(tmp_path / f"{name}.wav", wav(np.zeros(6 * 32_000, np.float32)))
+        desk.replay(tmp_path)
+    assert len(desk.counted()) == 4, "the first is one with the third"
+
+
 def test_ids_of_earlier_versions_stay() -> None:
     old = KnownRecording("old", "a/20240512_040000.wav", "name", True, "now", None, False, False)
     told = "2024-05-12T04:00:00"

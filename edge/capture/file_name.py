@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 
 from edge.capture.written import Degrees, Stamp, checked_place, place, stamp
 
@@ -67,6 +67,44 @@ def told_by_name(stem: str) -> str:
     if site := name_site(stem):
         parts.append(site)
     return " ".join(parts)
+
+
+def told_agree(told: str, other: str, zone: tzinfo | None) -> bool:
+    """Whether what two names told may be of one recording: what both tell is the same. A clock without an offset is
+    read in `zone`, in UTC without one.
+
+    >>> told_agree("2024-05-12T04:00:00", "2024-05-12T04:00:00+00:00 52.100000 13.400000", None)
+    True
+    """
+    (time, *rest), (other_time, *other_rest) = _parts(told), _parts(other)
+    same_rest = all(part == its or not part or not its for part, its in zip(rest, other_rest, strict=True))
+    return same_rest and (not time or not other_time or _same_time(time, other_time, zone))
+
+
+def tells_more(told: str, other: str) -> bool:
+    """Whether of two that agree the first tells more: the hour, or all that the other tells and a place besides."""
+    (time, *rest), (other_time, *other_rest) = _parts(told), _parts(other)
+    if len(time) != len(other_time) and not (len(time) > 10 and len(other_time) > 10):
+        return len(time) > len(other_time)
+    known = [(bool(part), bool(its)) for part, its in zip(rest, other_rest, strict=True)]
+    return all(part >= its for part, its in known) and any(part > its for part, its in known)
+
+
+def _parts(told: str) -> tuple[str, str, str]:
+    """Time, place and site."""
+    match = _TOLD.fullmatch(told)
+    assert match is not None, told
+    time, where, site = match.groups()
+    return time or "", where or "", site or ""
+
+
+def _same_time(time: str, other: str, zone: tzinfo | None) -> bool:
+    moments = [datetime.fromisoformat(text) for text in (time, other)]
+    if len(time) > 10 and len(other) > 10:
+        one, two = (m if m.tzinfo else m.replace(tzinfo=zone or timezone.utc) for m in moments)
+        return one.astimezone(timezone.utc) == two.astimezone(timezone.utc)
+    days = [{m.date(), (m.astimezone(zone) if m.tzinfo and zone else m).date()} for m in moments]
+    return bool(days[0] & days[1])  # of a date alone, the clock of the name's own offset or the station's may be meant
 
 
 def _tidy(stem: str) -> str:
@@ -163,6 +201,7 @@ _LOOKALIKES = {ord(sign): " " for sign in "\u00a0\u2007\u2009\u202f\u3000"}
 _LOOKALIKES |= {ord(sign): "-" for sign in "\u2010\u2011\u2012\u2013\u2212"}
 _LOOKALIKES |= {ord(sign): ":" for sign in "\uff1a\ua789\u2236"}
 
+_TOLD = re.compile(r"(\d{4}-\d\d-\d\d(?:T\S+)?)? ?(-?\d+\.\d+ -?\d+\.\d+)? ?([A-Z]\w*)?", re.ASCII)
 _SITE = re.compile(r"\d+_([A-Z][A-Z0-9]{1,7})_\d{8}", re.ASCII)
 _HEX_SECONDS = re.compile(r"[0-9A-F]{8}", re.IGNORECASE)
 _SECONDS = re.compile(r"1\d{9}(?:\d{3})?", re.ASCII)
@@ -184,7 +223,7 @@ _CLOCK = (  # 062300, 0623 where no other date follows, 06-23-00, 06h23, 6.23.00
 _REST = (  # of a second: .982648, or _123 as Wildlife Acoustics has it; AM or PM; the zone
     r"(?:(?:[.,]|_(?=\d{3}(?!\d)))(?P<fraction>\d{1,6})(?!\d))?"
     r"(?:[ _]?(?P<half>[AaPp])\.?[Mm]\.?(?![A-Za-z]))?"
-    r"(?P<zone>[Zz](?![0-9A-Za-z])|[ _]?(?i:UTC|GMT)(?:[-+]\d{1,2}(?::?\d\d)?)?(?![0-9A-Za-z])"
+    r"(?P<zone>[Zz](?![0-9A-Za-z])|[ _]?\(?(?i:UTC|GMT)(?:[-+]\d{1,2}(?::?\d\d)?)?(?![0-9A-Za-z])"
     r"|(?:\+\d\d[:-]?\d\d|\+\d\d|(?:-|[ _][-+])[01]\d[:-]?(?:00|15|30|45))(?!\d|\.\d))?"
 )
 
