@@ -3,12 +3,13 @@
 import os
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.capture.file_name import told_by_name
+from edge.capture.file_name import tells_more, told_agree, told_by_name
 from edge.capture.start_time import StartTime, start_of
 
 NOW = datetime(2024, 6, 1, tzinfo=timezone.utc)
@@ -299,3 +300,34 @@ def test_any_stem_tells_something_or_nothing(stem: str) -> None:
     told = told_by_name(stem)
     assert told == "" or len(told.split()) <= 3
     assert told_by_name(stem) == told
+
+
+@pytest.mark.parametrize(
+    ("stem", "other", "zone", "agree"),
+    [
+        ("REC1", "20240512_040000", None, True),
+        ("20240512_040000", "2024-05-12T04:00:00Z", None, True),
+        ("20240512_040000", "20240512_040000Z", "Asia/Kathmandu", False),
+        ("20240512_040000", "20240511_221500Z", "Asia/Kathmandu", True),
+        ("2024-05-12", "20240511_221500Z", "Asia/Kathmandu", True),
+        ("2024-05-12", "20240511_041500Z", "Asia/Kathmandu", False),
+        ("20241027_023000", "20241027_003000Z", "Europe/Berlin", True),  # of the hour that comes twice, the first
+        ("20240512_040000_[52.1 13.4]", "20240512_040000_[52.10 13.40]", None, True),
+        ("20240512_040000_[52.1 13.4]", "20240512_040000_[52.1 13.5]", None, False),
+        ("7_COR_20240512", "8_SSW_20240512", None, False),
+        ("7_COR_20240512", "20240512_040000", None, True),
+        ("99991231_235959-0300", "99991231", "Asia/Kathmandu", True),
+        ("99991231T235959-0300", "99991231T235959-0400", "Asia/Kathmandu", False),
+    ],
+)
+def test_names_that_agree(stem: str, other: str, zone: str | None, agree: bool) -> None:
+    told, its, here = told_by_name(stem), told_by_name(other), ZoneInfo(zone) if zone else None
+    assert told_agree(told, its, here) is told_agree(its, told, here) is agree
+
+
+def test_names_that_tell_more() -> None:
+    rising = ["REC1", "2024-05-12", "7_COR_20240512", "20240512_040000", "20240512_040000_[52.1 13.4]"]
+    told = [told_by_name(stem) for stem in rising]
+    for at, text in enumerate(told):
+        assert [tells_more(text, other) for other in told] == [other < at for other in range(len(told))]
+    assert not tells_more(told_by_name("20240512_040000Z"), told_by_name("20240512_040000"))

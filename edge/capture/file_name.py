@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone, tzinfo
 
 from edge.capture.written import Degrees, Stamp, checked_place, place, stamp
@@ -102,8 +103,13 @@ def _same_time(time: str, other: str, zone: tzinfo | None) -> bool:
     moments = [datetime.fromisoformat(text) for text in (time, other)]
     if len(time) > 10 and len(other) > 10:
         one, two = (m if m.tzinfo else m.replace(tzinfo=zone or timezone.utc) for m in moments)
-        return one.astimezone(timezone.utc) == two.astimezone(timezone.utc)
-    days = [{m.date(), (m.astimezone(zone) if m.tzinfo and zone else m).date()} for m in moments]
+        return one - two == timedelta(0)  # which has no bounds, and no hour that it calls neither
+    days = [{m.date()} for m in moments]
+    with suppress(OverflowError):  # the year 9999
+        days = [
+            day | {m.astimezone(zone).date()} if m.tzinfo and zone else day
+            for day, m in zip(days, moments, strict=True)
+        ]
     return bool(days[0] & days[1])  # of a date alone, the clock of the name's own offset or the station's may be meant
 
 
