@@ -184,3 +184,16 @@ def test_the_command_writes_the_submission(finished: Run, soundscapes: Path, tmp
     assert "16 rows of 4 soundscapes" in done.stdout
     assert "not readable" in done.stdout
     assert (tmp_path / "out.csv").read_text().startswith("row_id,birds\n")
+
+
+def test_what_was_lost_is_said(finished: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    sound = np.random.default_rng(0).normal(0, 0.1, 20 * RATE_HZ).astype(np.float32)
+    for name in ("whole.wav", "cut.wav"):
+        soundfile.write(folder / name, sound, RATE_HZ)
+    (folder / "cut.wav").write_bytes((folder / "cut.wav").read_bytes()[: 44 + 2 * 12 * RATE_HZ])
+    told = predict(Predictor(finished, "cpu"), folder, tmp_path / "out.csv", None, lambda *_: None)
+    assert (told.soundscapes, told.rows, told.unreadable) == (2, 4 + 3, ())
+    (line,) = told.partly_lost
+    assert line.endswith("cut.wav: truncated: header says 20.0 s, 12.0 s could be read")

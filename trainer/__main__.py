@@ -203,6 +203,8 @@ def predict(
         )
     for line in told.unreadable:
         console.print(f"[yellow]not readable:[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
+    for line in told.partly_lost:
+        console.print(f"[yellow]partly lost:[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
     rows = f"{told.rows} rows of {told.soundscapes} soundscapes, {told.rows_with_calls} with calls"
     console.print(f"{out}: {rows}; {told.without_prior} without a prior", highlight=False, soft_wrap=True)
 

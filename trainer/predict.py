@@ -38,6 +38,7 @@ class Predicted:
     rows_with_calls: int
     without_prior: int  # soundscapes whose place or day is not known, or all if the run has no metadata model
     unreadable: tuple[str, ...]
+    partly_lost: tuple[str, ...]  # of which sound was lost
 
 
 def thresholds_of(run: Run) -> tuple[Scores, Scores]:
@@ -59,6 +60,7 @@ class Predictor:
         self._kinds = [member.kind for member in bag]
         self._networks = [run.load_network(member.name).to(choose_device(device)) for member in bag]
         self._thresholds, self._thresholds_alone = thresholds_of(run)
+        self.lost: list[str] = []  # a line for each recording so far of which sound was lost
 
     def prior(self, place: Place, day: date | None) -> Scores | None:
         """Species probabilities `(1, species)` of a place and day; None if one of them is not known."""
@@ -69,10 +71,10 @@ class Predictor:
         return place_scores(self._metadata, self._taxonomy, *asked)
 
     def scores(self, path: Path, prior: Scores | None) -> tuple[list[Window], Scores]:
-        """The windows of a recording and their blended scores `(windows, species)`. Raises RecordingError if the sound
-        cannot be decoded to its end."""
+        """The windows of a recording and their blended scores `(windows, species)`. Raises RecordingError if nothing
+        can be decoded."""
         padding, blend = self._tuning.padding, self._tuning.blend
-        windows = windows_of(path, [padding], WINDOW_SAMPLES / RATE_HZ)[padding]
+        windows = windows_of(path, [padding], WINDOW_SAMPLES / RATE_HZ, self.lost)[padding]
         images = [window.image for window in windows]
         members = score_images(self._networks, np.stack(images) if images else np.zeros((0, *IMAGE_SHAPE), np.uint8))
         heard = smooth_neighbours(acoustic_scores(members, self._kinds, blend), blend, neighbour_step(WINDOW_SAMPLES))
@@ -127,7 +129,9 @@ def predict(
     progress(len(files), len(files))
     write_csv(out, COLUMNS, rows)
     calls = sum(birds != NOCALL for _, birds in rows)
-    return Predicted(len(files) - len(unreadable), len(rows), calls, without_prior, tuple(unreadable))
+    return Predicted(
+        len(files) - len(unreadable), len(rows), calls, without_prior, tuple(unreadable), tuple(predictor.lost)
+    )
 
 
 def _places(sites: Path | None) -> Mapping[str, Place]:

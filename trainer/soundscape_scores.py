@@ -53,6 +53,7 @@ class Scored:
     step: int  # windows to a neighbour
     prior: Scores  # (rows, species); NaN where the place, the date or the model is not known
     unreadable: tuple[str, ...]  # soundscapes that could not be decoded
+    partly_lost: tuple[str, ...] = ()  # of which sound was lost
 
     @cached_property
     def placed(self) -> NDArray[np.bool_]:
@@ -90,7 +91,7 @@ def score_networks(
 ) -> Scored:
     """The same of any networks and their kinds."""
     species = len(run.taxonomy)
-    labelled, unreadable = [], []
+    labelled, unreadable, lost = [], [], list[str]()
     scores: list[dict[Padding, Scores]] = []
     at: list[int] = []
     prior = [np.zeros((0, species), np.float32)]
@@ -98,7 +99,7 @@ def score_networks(
     shown = track(corpus.soundscapes, "soundscapes", transient=True, disable=not sys.stderr.isatty())
     for soundscape in shown:
         try:
-            windows = windows_of(soundscape.path, paddings, hop_s)
+            windows = windows_of(soundscape.path, paddings, hop_s, lost)
         except RecordingError as error:
             unreadable.append(str(error))
             continue
@@ -120,6 +121,7 @@ def score_networks(
         step=neighbour_step(round(hop_s * RATE_HZ)),
         prior=np.concatenate(prior),
         unreadable=tuple(unreadable),
+        partly_lost=tuple(lost),
     )
 
 
@@ -145,16 +147,18 @@ def samples_of(windows: Sequence[Window]) -> int:
     return max((window.start + window.samples for window in windows), default=0)
 
 
-def windows_of(path: Path, paddings: Sequence[Padding], hop_s: float) -> dict[Padding, list[Window]]:
+def windows_of(
+    path: Path, paddings: Sequence[Padding], hop_s: float, lost: list[str] | None = None
+) -> dict[Padding, list[Window]]:
     """The windows of a recording by padding, as the station cuts them; decodes once. Behind a gap they begin anew, and
-    their `start` counts it.
+    their `start` counts it. `lost` gets a line if sound was lost.
 
     Raises RecordingError if nothing can be decoded; what can is heard, as on the station.
     """
     hop = round(hop_s * RATE_HZ)
     cutters = {padding: WindowCutter(hop, padding) for padding in paddings}
     windows: dict[Padding, list[Window]] = {padding: [] for padding in paddings}
-    for piece in _pieces(path):
+    for piece in _pieces(path, [] if lost is None else lost):
         for padding, cutter in cutters.items():
             if piece is None or isinstance(piece, Gap):
                 windows[padding] += cutter.close()
@@ -166,10 +170,11 @@ def windows_of(path: Path, paddings: Sequence[Padding], hop_s: float) -> dict[Pa
     return windows
 
 
-def _pieces(path: Path) -> Iterator[Piece | None]:
+def _pieces(path: Path, lost: list[str]) -> Iterator[Piece | None]:
     """The sound and its gaps, as the station decodes them; None behind the last."""
     with Decoder(path, block_s=_BLOCK_S) as decoder:
         yield from decoder
+        lost += [f"{path}: {decoder.warning}"] if decoder.warning else []
     yield None
 
 

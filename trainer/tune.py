@@ -37,6 +37,8 @@ def tune(run: Run, corpus: Corpus) -> None:
     scored = score_soundscapes(run, corpus, bag) if corpus.soundscapes else None
     for line in scored.unreadable if scored else ():
         print(f"tune: not heard: {line}")
+    for line in scored.partly_lost if scored else ():
+        print(f"tune: heard in part: {line}")
     if scored is None or not len(scored.rows):
         tuning, curves = tune_on_crops(run, corpus, bag)
     else:
