@@ -22,7 +22,7 @@ from edge.config import load_config
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES
 from edge.contract.bundle import file_sha256
 from edge.contract.errors import RecordingError
-from edge.contract.folders import passed_over
+from edge.contract.program import run_program
 from edge.replay import replay_folder
 from trainer.predict import Predictor, thresholds_of
 from trainer.run import Run
@@ -53,7 +53,7 @@ def compare(run: Run, bundle: Path, source: Path, work: Path) -> Counter[str]:
     folder.mkdir()
     for number, path in enumerate(find_recordings(source)):
         digest = file_sha256(path)
-        if digest not in seen and not passed_over(path.name):
+        if digest not in seen:
             seen.add(digest)
             (folder / f"r{number:04d}{path.suffix}").symlink_to(path.absolute())
     station, refused = station_rows(bundle, folder, work)
@@ -101,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)
