@@ -105,6 +105,7 @@ def replay(
         score = score_store(store, done.bundle_id, recordings, truth) if truth else None
         detections, species = store.heard_in(done.bundle_id, recordings.values())
         summary = replay_summary(done.outcomes, detections, species, cost, score, done.waiting)
+        summary |= {"licence": done.licence} if done.licence else {}
         _show(console, store, settings, done, summary)
         if score:
             console.print(score_line(score[0]))

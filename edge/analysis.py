@@ -18,8 +18,8 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.config import Config
-from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Image, Samples, Window, WindowCutter
+from edge.config import Config, DetectSettings
+from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Input, Samples, Window, WindowCutter
 from edge.contract.blend import Scores, open_windows
 from edge.contract.bundle import Bundle
 from edge.detector import Detector, Rules
@@ -97,8 +97,8 @@ class Analyst:
         name = "bundle" if default is None else "station"
         taxonomy = self.bundle.taxonomy
         alone = own if self.bundle.manifest.has_prior else tuned | dict(own)  # no prior: tuned by sound alone
-        rules = Rules.of(taxonomy, blended, name, tuned | dict(own))
-        rules_alone = Rules.of(taxonomy, acoustic, f"{name}-acoustic", alone)
+        rules = Rules.of(taxonomy, blended, name, tuned | dict(own), config.detect.kinds)
+        rules_alone = Rules.of(taxonomy, acoustic, f"{name}-acoustic", alone, config.detect.kinds)
         privacy = Privacy(config.privacy, taxonomy)
         self.config, self.privacy = config, privacy
         self._with_prior, self._sound_only = self._detector(rules), self._detector(rules_alone)
@@ -113,7 +113,11 @@ class Analyst:
     def digest(self) -> str:
         """What a recording's rows depend on besides the recording."""
         config = self.config
-        parts = [self.bundle.id, asdict(config.station), asdict(config.windows), asdict(config.detect), config.members]
+        station, detect = asdict(config.station), asdict(config.detect)
+        del station["language"]  # names, no rows
+        if config.detect.kinds == DetectSettings().kinds:  # an archive of before there were kinds is not analysed anew
+            del detect["kinds"]
+        parts = [self.bundle.id, station, asdict(config.windows), detect, config.members]
         parts += [asdict(config.privacy)] if self.privacy.drops_detections else []
         parts.append({site: asdict(place) for site, place in config.sites.items()})
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
@@ -135,7 +139,7 @@ Asked = Sequence[tuple["Stretch", Window]]  # windows of one stretch side by sid
 
 def _answers(analyst: Analyst, asked: Asked, few: bool) -> Iterator[Found]:
     """Show windows to the networks together and give each stretch its answer."""
-    images = np.stack([window.image for _, window in asked])
+    inputs = np.stack([window.input for _, window in asked])
     parts: list[tuple[Stretch, slice]] = []
     for stretch, group in groupby(stretch for stretch, _ in asked):
         begin = parts[-1][1].stop if parts else 0
@@ -145,12 +149,12 @@ def _answers(analyst: Analyst, asked: Asked, few: bool) -> Iterator[Found]:
         return np.concatenate([stretch.undecided(acoustic[part]) for stretch, part in parts])
 
     with analyst.stopwatch("engine"):
-        scores = analyst.recognizer.recognise(images, None, few=few, undecided=undecided)
+        scores = analyst.recognizer.recognise(inputs, None, few=few, undecided=undecided)
     for stretch, part in parts:
         mine = WindowScores(
             scores.members[:, part], scores.acoustic[part], scores.blended[part], scores.decided_by[part]
         )
-        yield from stretch.answer([window for _, window in asked[part]], images[part], mine)
+        yield from stretch.answer([window for _, window in asked[part]], inputs[part], mine)
 
 
 class Batch:
@@ -202,7 +206,8 @@ class Stretch:
         self._begins = begins  # sample of the recording; all positions are counted from the recording's start
         self._analyst, self._config = analyst, analyst.config
         self._hop = self._config.hop_samples
-        self._cutter = WindowCutter(self._hop, analyst.bundle.manifest.padding)
+        manifest = analyst.bundle.manifest
+        self._cutter = WindowCutter(self._hop, manifest.padding, front=manifest.front)
         self._prior = analyst.prior(row)
         self._smoother, self._shed_now = self._new_smoother(), 0
         self._waiting: list[Window] = []
@@ -304,10 +309,10 @@ class Stretch:
             open_ |= open_windows(acoustic[:, voices], None, manifest.blend, limits, *margins)
         return open_
 
-    def answer(self, windows: list[Window], images: Image, scores: WindowScores) -> Iterator[Found]:
+    def answer(self, windows: list[Window], inputs: Input, scores: WindowScores) -> Iterator[Found]:
         """What the networks say of windows that were taken, in their order."""
         self._asked -= len(windows)
-        for window, speech in zip(windows, self._analyst.privacy.speech(images, scores), strict=True):
+        for window, speech in zip(windows, self._analyst.privacy.speech(inputs, scores), strict=True):
             self._speech[window.start] = speech
         yield from self._say(self._smoother.push(windows, scores))
 

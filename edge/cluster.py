@@ -121,7 +121,7 @@ def _read_there(
 
 
 def _analyst(config: Config, bundle_id: str) -> Analyst:
-    bundle = read_bundle(config.bundle_folder)
+    bundle = read_bundle(config.bundle_folder, config.station.language)
     if bundle.id != bundle_id:
         node = socket.gethostname()
         raise ConfigError(f"{config.bundle_folder}: another bundle than here on node {node}; all must see the same")

@@ -29,6 +29,7 @@ Latitude = Annotated[float, Range(-90, 90)]
 Longitude = Annotated[float, Range(-180, 180)]
 Score = Annotated[float, Range(0, 1)]
 Members = Literal["bag", "student", "cascade"]
+Reported = Literal["bird", "animal", "sound"]  # kinds of class that may be detections; voices are a matter of privacy
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class StationSettings:
     latitude: Latitude | None = None
     longitude: Longitude | None = None
     timezone: str | None = None
+    language: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class DetectSettings:
     prior: Literal["auto", "off"] = "auto"
     threshold: Score | None = None
     thresholds: Mapping[str, Score] = field(default_factory=dict)
+    kinds: tuple[Reported, ...] = ("bird",)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Scores to detections: which species count as heard in a window, and why. Knows no sound and no database."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -9,7 +9,7 @@ import numpy as np
 from edge.contract.audio import RATE_HZ, Window
 from edge.contract.blend import Scores
 from edge.contract.errors import ConfigError
-from edge.contract.taxonomy import Taxonomy
+from edge.contract.taxonomy import Kind, Taxonomy
 from edge.types import Detection, RecordingRow, WindowScores, stable_id, utc_text
 
 RUNNER_UPS = 3  # of each detection, stored beside it
@@ -23,12 +23,17 @@ class Rules:
     names: tuple[str, ...]
 
     @classmethod
-    def of(cls, taxonomy: Taxonomy, default: float, default_name: str, own: Mapping[str, float]) -> "Rules":
-        """One threshold for all, others for single species. Raises ConfigError on a code the bundle does not know."""
+    def of(
+        cls, taxonomy: Taxonomy, default: float, default_name: str, own: Mapping[str, float], kinds: Iterable[Kind]
+    ) -> "Rules":
+        """One threshold for all, others for single species; NaN, which no score passes, for classes of other kinds.
+        Raises ConfigError on a code the bundle does not know."""
         unknown = sorted(set(own) - set(taxonomy.codes))
         if unknown:
             raise ConfigError(f"detect.thresholds: {', '.join(unknown)}: not a species of this bundle")
-        thresholds = np.array([own.get(code, default) for code in taxonomy.codes], np.float32)
+        thresholds = np.full(len(taxonomy), np.nan, np.float32)
+        for index in taxonomy.of_kind(kinds):
+            thresholds[index] = own.get(taxonomy.codes[index], default)
         return cls(thresholds, tuple("species" if code in own else default_name for code in taxonomy.codes))
 
 
@@ -40,7 +45,7 @@ class Detector:
 
     @property
     def thresholds(self) -> Scores:
-        """In force, `(species,)`."""
+        """In force, `(species,)`; NaN: never reported."""
         return self._rules.thresholds
 
     def detect(

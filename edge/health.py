@@ -67,6 +67,7 @@ class Health:
     members: Members
     bag_share: float | None  # of the windows since the start
     bundle: str
+    licence: str | None  # of the networks, and to whom the credit is due; None: one's own
     probe: float
     suppressed_today: int
     uptime_s: float

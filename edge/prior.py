@@ -1,17 +1,21 @@
-"""Place and day of year to species probabilities: one small table per place, computed once by a child process.
+"""Place and day of year to species probabilities: one table per place, computed once by a child process.
 
     prior = prior_table(bundle, Place(10.1, -84.5), folder=state / "priors")
     prior[day_of_year - 1]        # (species,)
 
-The child (`python -m edge.prior`) loads grid and model, so that the daemon never holds them. Knows no sound.
+Two forms: `place`, our own model of place, season and rasters; `geo`, BirdNET's of place and week, whose outputs are no
+distribution over species but chances of each to be there. The child (`python -m edge.prior`) loads grid and model, so
+that the daemon never holds them. Knows no sound.
 """
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge.contract.blend import Scores
 from edge.contract.bundle import PRIOR, TAXONOMY, Bundle
@@ -22,12 +26,16 @@ from edge.contract.taxonomy import Taxonomy
 from edge.types import Place
 
 DAYS = 366
+GEO_MODEL, GEO_FACTS = "geo.onnx", "geo.json"
+_WEEKS = 48  # four in every month
 _CHILD_TIMEOUT_S = 600
 
 
 def compute_prior_table(folder: Path, taxonomy: Taxonomy, latitude: float, longitude: float) -> Scores:
     """Probabilities `(366, species)` at a place from a bundle's `prior/` folder; 0 for species the model never met, NaN
     for those beyond their geographic limit."""
+    if (folder / GEO_MODEL).is_file():
+        return _geo_table(folder, taxonomy, latitude, longitude)
     import onnxruntime as ort  # here, so that importing this module in the daemon stays free of it
 
     spec = FeatureSpec.read(folder / "features.json")
@@ -42,6 +50,36 @@ def compute_prior_table(folder: Path, taxonomy: Taxonomy, latitude: float, longi
     table[:, [taxonomy.index(code) for code in spec.classes]] = found
     nearby = Nearby.read(folder)
     return table if nearby is None else nearby.apply(table, columns["latitude"], columns["longitude"], days)
+
+
+def geo_week(day_of_year: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The week that BirdNET's geo model is asked for on a day, 1 to 48, four in every month: fractional, so that the
+    season has no steps; outside 1 to 48 the model would leave the season out."""
+    return np.clip(_WEEKS * (day_of_year - 0.5) / DAYS + 0.5, 1, _WEEKS).astype(np.float32)
+
+
+def _geo_table(folder: Path, taxonomy: Taxonomy, latitude: float, longitude: float) -> Scores:
+    """Chances to be there, scaled so that the limit of BirdNET's own species lists (`floor`) says as much as chance, 1
+    of all classes; classes that the model cannot place (`neutral`) say as much everywhere."""
+    import onnxruntime as ort
+
+    path = folder / GEO_FACTS
+    try:
+        facts = json.loads(path.read_text(encoding="utf8"))
+        floor, neutral = float(facts["floor"]), [taxonomy.index(code) for code in facts["neutral"]]
+        if not 0 < floor < 1:
+            raise ValueError(f"floor: expected a number between 0 and 1; found {floor!r}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path}: not the facts of a geo model: {error!r}") from error
+    days = np.arange(1, DAYS + 1, dtype=np.float32)
+    places = np.stack([np.full(DAYS, latitude), np.full(DAYS, longitude), geo_week(days)], axis=1).astype(np.float32)
+    session = ort.InferenceSession(str(folder / GEO_MODEL), providers=["CPUExecutionProvider"])
+    (found,) = session.run(["probabilities"], {session.get_inputs()[0].name: places})
+    if found.shape != (DAYS, len(taxonomy)):
+        raise BundleError(f"{folder / GEO_MODEL}: gives {found.shape}; {(DAYS, len(taxonomy))} is wanted")
+    table = np.asarray(found / np.float32(floor * len(taxonomy)), np.float32)
+    table[:, neutral] = 1 / len(taxonomy)
+    return table
 
 
 def prior_table(bundle: Bundle, place: Place, folder: Path) -> Scores | None:
@@ -71,7 +109,8 @@ def prior_table(bundle: Bundle, place: Place, folder: Path) -> Scores | None:
 def _read(path: Path, species: int) -> Scores | None:
     """The cached table, or None if it is missing or damaged: then it is made again."""
     try:
-        table: Scores = np.load(path, allow_pickle=False)
+        # Mapped, not read: a table of 6,500 species takes 10 MB, and a replay may know hundreds of places.
+        table: Scores = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     return table if table.shape == (DAYS, species) and table.dtype == np.float32 else None

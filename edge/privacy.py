@@ -6,7 +6,7 @@ Looks at all scores of a window, not only at what passed a threshold. Knows no c
 import numpy as np
 
 from edge.config import PrivacySettings
-from edge.contract.audio import Image
+from edge.contract.audio import Input
 from edge.contract.errors import ConfigError
 from edge.contract.taxonomy import Taxonomy
 from edge.engines.onnx import OnnxEngine
@@ -24,19 +24,20 @@ class Privacy:
         if unknown:
             raise ConfigError(f"privacy.classes: {', '.join(unknown)}: not a class of this bundle")
         on = settings.human != "off"
-        self.voices = [taxonomy.index(code) for code in settings.classes] if on else []  # classes of the bundle
+        voices = {*(taxonomy.index(code) for code in settings.classes), *taxonomy.of_kind(["human"])}
+        self.voices = sorted(voices) if on else []  # classes of the bundle: those that are set, and all human ones
         self.threshold = settings.threshold
         self._engine = OnnxEngine([settings.detector], threads=1) if settings.detector and on else None
         self.listens = bool(self.voices or self._engine)
         self.drops_detections = self.listens and settings.human == "all"
 
-    def speech(self, images: Image, scores: WindowScores) -> list[bool]:
-        """One answer for each of the windows whose images `(n, 128, 281)` and scores are given."""
+    def speech(self, inputs: Input, scores: WindowScores) -> list[bool]:
+        """One answer for each of the windows whose inputs, as the networks take them, and scores are given."""
         if not self.listens:
-            return [False] * len(images)
-        highest = np.zeros(len(images), np.float32)
+            return [False] * len(inputs)
+        highest = np.zeros(len(inputs), np.float32)
         if self.voices:
             highest = np.maximum(highest, scores.acoustic[:, self.voices].max(axis=1))
         if self._engine:
-            highest = np.maximum(highest, self._engine.scores(images)[0].max(axis=1))
+            highest = np.maximum(highest, self._engine.scores(inputs)[0].max(axis=1))
         return [bool(score >= self.threshold) for score in highest]

@@ -1,4 +1,4 @@
-"""Images to scores: members, their mean, the student before them, a window's neighbours, the blend with the prior.
+"""Windows to scores: members, their mean, the student before them, a window's neighbours, the blend with the prior.
 
 What is verified here is what the station runs.
 """
@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.config import Members, RuntimeSettings
-from edge.contract.audio import Image, Window, mel_image
+from edge.contract.audio import Input, Window, mel_image
 from edge.contract.blend import Blend, Scores, acoustic_scores, blend_scores, neighbour_step, smooth_neighbours
 from edge.contract.bundle import Bundle, BundleMember, Probe
 from edge.contract.errors import BundleError, ConfigError, EngineError
-from edge.engines.engine import Engine
+from edge.engines.engine import Engine, answers_of
 from edge.engines.onnx import OnnxEngine
 from edge.engines.tensorrt import open_tensorrt
 from edge.engines.tuned import Use, open_tuned
@@ -49,7 +49,7 @@ class Recognizer:
 
     recognizer = best_recognizer(bundle, config.runtime, config.engines_folder, config.members)
     recognizer.check_probe()
-    scores = recognizer.recognise(images, prior)
+    scores = recognizer.recognise(inputs, prior)
 
     Only the networks that `members` asks are loaded; a given `engine` runs these, in the order of `networks`. Raises
     ConfigError if the bundle has no student and one is asked.
@@ -65,12 +65,14 @@ class Recognizer:
         self.engine: Engine = engine or self._onnx()
         self._kinds = [] if members == "student" else [member.kind for member in bundle.manifest.members]
         self._bag = tuple(range(len(self._kinds)))
+        self._known = bundle.known(bundle.manifest.members)
         self._few = tuple(sorted(self._kinds.index(kind) for kind in set(self._kinds)))
         self._lock = threading.Lock()
         self._asked, self._opened = 0, 0  # windows of sound so far, and those of them that the bag decided
 
     def _onnx(self) -> OnnxEngine:
-        return OnnxEngine([self.bundle.folder / network.file for network in self.networks], self._threads)
+        answers = answers_of(self.bundle, self.networks)
+        return OnnxEngine(answers, self._threads, input_shape=self.bundle.input_shape)
 
     @property
     def bag_share(self) -> float | None:
@@ -84,27 +86,29 @@ class Recognizer:
         self.engine, self.degraded = self._onnx(), reason
 
     def recognise(
-        self, images: Image, prior: Scores | None, few: bool = False, undecided: Undecided | None = None
+        self, inputs: Input, prior: Scores | None, few: bool = False, undecided: Undecided | None = None
     ) -> WindowScores:
-        """Grey images `(n, 128, 281)` and prior `(n, species)`, `(species,)` or None to scores, each image alone; in a
-        stretch of sound a NeighbourSmoother decides on them.
+        """What the networks take of windows (grey images `(n, 128, 281)` or samples `(n, 160000)`) and prior
+        `(n, species)`, `(species,)` or None to scores, each window alone; in a stretch of sound a NeighbourSmoother
+        decides on them.
 
         In a cascade the student answers first, and the bag the windows that `undecided` says are left open; without it
         (a probe) the bag answers and decides all. `few`, in a hurry: only the first member of each kind, in a cascade
         the student alone.
         """
-        members = np.full((len(self.networks), len(images), len(self.bundle.taxonomy)), np.nan, np.float32)
-        acoustic, opened = np.empty(members.shape[1:], np.float32), np.ones(len(images), np.bool_)
+        members = np.full((len(self.networks), len(inputs), len(self.bundle.taxonomy)), np.nan, np.float32)
+        acoustic, opened = np.empty(members.shape[1:], np.float32), np.ones(len(inputs), np.bool_)
         if self.members != "bag":
-            members[-1] = self._ask(images, [len(self.networks) - 1])[0]
+            members[-1] = self._ask(inputs, [len(self.networks) - 1])[0]
             acoustic[:] = members[-1]
             opened = self._open(acoustic, few, undecided)
         if opened.any():
             which, windows = self._few if few else self._bag, np.flatnonzero(opened)
-            answers = self._ask(images[windows], which)
+            answers = self._ask(inputs[windows], which)
             members[np.array(which)[:, None], windows] = answers
             kinds = [self._kinds[index] for index in which]
-            acoustic[windows] = acoustic_scores(answers, kinds, self.bundle.manifest.blend)
+            known = None if self._known is None else self._known[list(which)]
+            acoustic[windows] = acoustic_scores(answers, kinds, self.bundle.manifest.blend, known)
         if undecided is not None:
             self._count(opened)
         decided_by: tuple[DecidedBy, ...] = tuple("bag" if its else "student" for its in opened)
@@ -121,16 +125,16 @@ class Recognizer:
             self._asked += len(opened)
             self._opened += int(np.count_nonzero(opened))
 
-    def _ask(self, images: Image, which: Sequence[int]) -> Scores:
+    def _ask(self, inputs: Input, which: Sequence[int]) -> Scores:
         """Scores `(which, n, species)` of these of the networks."""
         engine = self.engine
         try:
-            return engine.scores(images, which)
+            return engine.scores(inputs, which)
         except EngineError as error:  # the GPU fell out: the station hears on
             with self._lock:
                 if self.engine is engine:  # of several threads the first that saw it
                     self.degrade(str(error))
-            return self.engine.scores(images, which)
+            return self.engine.scores(inputs, which)
 
     def check_probe(self) -> float:
         """Run the bundle's probe; return the largest difference of a score.
@@ -138,11 +142,13 @@ class Recognizer:
         Raises BundleError if the images or any score differ by more than an honest rounding on another machine.
         """
         probe, folder = self.bundle.probe(), self.bundle.folder
-        apart = np.abs(mel_image(probe.samples()).astype(np.int16) - probe.images)
-        if np.mean(apart <= _GREY_TOLERANCE) < _GREY_SHARE:
-            raise BundleError(f"{folder}: this machine computes other images than the bundle was made with")
-        found = self.recognise(probe.images, probe.prior if probe.prior.size else None)
-        differences = [found.members - self._expected(probe)]
+        if len(probe.images):
+            apart = np.abs(mel_image(probe.samples()).astype(np.int16) - probe.images)
+            if np.mean(apart <= _GREY_TOLERANCE) < _GREY_SHARE:
+                raise BundleError(f"{folder}: this machine computes other images than the bundle was made with")
+        found = self.recognise(probe.inputs, probe.prior if probe.prior.size else None)
+        expected = self._expected(probe)
+        differences = [(found.members - expected)[~np.isnan(expected)]]
         differences += [] if self.members == "student" else [found.blended - probe.blended]
         worst = max(float(np.max(np.abs(d))) for d in differences)
         if not worst <= self.engine.tolerance:  # also true for NaN
@@ -198,7 +204,7 @@ class NeighbourSmoother:
 
     smoother = NeighbourSmoother(bundle.manifest.blend, hop_samples, prior)
     for windows in batches:
-        decided = smoother.push(windows, recognizer.recognise(images_of(windows), None))
+        decided = smoother.push(windows, recognizer.recognise(inputs_of(windows), None))
     decided = smoother.close()
     """
 

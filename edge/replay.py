@@ -378,6 +378,7 @@ class Replayed:
 
     outcomes: list[Outcome]
     bundle_id: str
+    licence: str | None  # of the bundle's networks; None: one's own
     seconds: dict[str, float]  # by step, added up over threads
     waiting: int | None  # messages without the broker's ack; None if no broker is configured
     broker_error: str
@@ -400,9 +401,8 @@ def replay_folder(
     root, paths = recordings_in(folder)
     jobs = max(1, min(jobs or cores(), len(paths)))
     runtime = replace(config.runtime, threads=config.runtime.threads or max(1, cores() // jobs))
-    recognizer = best_recognizer(
-        read_bundle(config.bundle_folder), runtime, config.engines_folder, config.members, "replay"
-    )
+    bundle = read_bundle(config.bundle_folder, config.station.language)
+    recognizer = best_recognizer(bundle, runtime, config.engines_folder, config.members, "replay")
     recognizer.check_probe()
     analyst = Analyst(config, recognizer)
     outcomes, waiting, broker_error = [], None, ""
@@ -432,4 +432,4 @@ def replay_folder(
                 publisher.drain(_DRAIN_S_MAX)
             waiting, broker_error = store.waiting_count(), publisher.last_error
     outcomes.sort(key=lambda outcome: outcome.path)  # they ended in another order each time
-    return Replayed(outcomes, recognizer.bundle.id, analyst.stopwatch.seconds, waiting, broker_error)
+    return Replayed(outcomes, bundle.id, bundle.licence, analyst.stopwatch.seconds, waiting, broker_error)

@@ -109,7 +109,7 @@ class Station:
 
     def _open(self, stack: ExitStack) -> "Live | Watched":
         config = self.config
-        bundle = read_bundle(config.bundle_folder)
+        bundle = read_bundle(config.bundle_folder, config.station.language)
         recognizer = best_recognizer(bundle, config.runtime, config.engines_folder, config.members)
         probe = recognizer.check_probe()
         self._analyst = Analyst(config, recognizer)

@@ -144,6 +144,7 @@ class Vitals:
             members=self._analyst.recognizer.members,
             bag_share=self._analyst.recognizer.bag_share,
             bundle=self._analyst.bundle.id[:16],
+            licence=self._analyst.bundle.licence,
             probe=self._probe,
             suppressed_today=today.suppressed,
             uptime_s=now - self._began,

@@ -102,7 +102,7 @@ def tune(
 ) -> None:
     """Find the fastest CPU runtime on this machine, of those that decide alike. Run it while nothing else runs."""
     from edge.config import DEMO_FOLDER
-    from export.agreement import sound_images
+    from export.agreement import sound_inputs
     from export.tune import WINDOWS_MAX, record, sets_of, tables
     from export.tune import tune as measure
 
@@ -111,12 +111,12 @@ def tune(
         state.mkdir(parents=True, exist_ok=True)  # before a minute is spent
     except OSError as error:
         raise ConfigError(f"--state {state}: {error.strerror or error}") from error
-    images = sound_images(sound or DEMO_FOLDER / "soundscapes", whole.manifest.padding, WINDOWS_MAX)
+    inputs = sound_inputs(sound or DEMO_FOLDER / "soundscapes", whole.manifest, WINDOWS_MAX)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("tuning", total=None)
         sets = (members,) if members else sets_of(whole)
-        found = measure(whole, images, seconds, sets, lambda text: progress.update(task, description=text))
-    for table in tables(found, whole, len(images)):
+        found = measure(whole, inputs, seconds, sets, lambda text: progress.update(task, description=text))
+    for table in tables(found, whole, len(inputs)):
         Console(stderr=True).print(table)
     for one in found:
         for row in (row for row in one.rows if row.refused):
@@ -156,7 +156,7 @@ def trt(
         from export.torch_trt import coverage_table  # here, so that a machine without torch says so before it compiles
 
         if dry_run:
-            console.print(coverage_table(steps))
+            console.print(coverage_table(whole, steps))
     if dry_run:
         print(f"nothing was compiled{f'; here it cannot be: {machine.problem}' if machine.problem else ''}")
         return

@@ -38,7 +38,6 @@ from trainer.student import StudentInfo, load_student, read_student
 _PRIOR_FILES = ("model.onnx", "features.json", "grid.npz")
 _PROBE_DAY = 135  # mid May
 _STUDENT = "student"  # its name in the bundle
-_NO_FOLD = -1  # it left out recordings, not a fold
 _CALIBRATION, _WINDOWS = 64, 400  # crops of the run: that 8-bit networks are calibrated and judged on, none on both
 
 
@@ -190,7 +189,7 @@ def _manifest(
         thresholds=tuning.thresholds,
         padding=tuning.padding,
         taxonomy_digest=run.taxonomy.digest,
-        has_prior=has_prior,
+        prior="place" if has_prior else None,
         training=training,
         student=_student(student, run.recipe.seed, halved.get(_STUDENT)) if student else None,
     )
@@ -203,7 +202,7 @@ def _with_int8(run: Run, work: Path, manifest: Manifest, progress: Callable[[str
     rows = np.random.default_rng(run.recipe.seed).permutation(rows)[: _CALIBRATION + _WINDOWS]
     parts = np.split(rows, [min(_CALIBRATION, len(rows) // 2)])
     calibration, windows = (np.array(spectrograms.images[np.sort(part)]) for part in parts)
-    found = quantise_members(work, manifest, run.taxonomy.codes, calibration, windows, progress)
+    found = quantise_members(work, manifest, run.taxonomy, calibration, windows, progress)
     figures: dict[str, object] = {"agreement": found.agreement, "windows": found.windows}
     figures["members"] = {name: {**asdict(apart), "kept": name in found.files} for name, apart in found.apart.items()}
     members = with_int8(manifest.members, found)
@@ -211,5 +210,5 @@ def _with_int8(run: Run, work: Path, manifest: Manifest, progress: Callable[[str
 
 
 def _student(info: StudentInfo, seed: int, half: str | None) -> Student:
-    member = BundleMember(_STUDENT, f"members/{_STUDENT}.onnx", _STUDENT, info.architecture, _NO_FOLD, seed, half)
+    member = BundleMember(_STUDENT, f"members/{_STUDENT}.onnx", _STUDENT, info.architecture, None, seed, half)
     return Student(member, info.below, info.above, info.agreement, info.opened)

@@ -22,6 +22,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from edge.contract.audio import Image
 from edge.contract.blend import Scores, acoustic_scores
 from edge.contract.bundle import BundleMember, Manifest
+from edge.contract.taxonomy import Taxonomy
 from edge.engines.onnx import OnnxEngine
 from export.agreement import AGREEMENT_MIN, acoustic_limits, agreement
 from export.parity import Parity, parity
@@ -112,7 +113,7 @@ class Quantised:
 def quantise_members(
     work: Path,
     manifest: Manifest,
-    codes: Sequence[str],
+    taxonomy: Taxonomy,
     calibration: Image,
     windows: Image,
     progress: Callable[[str, int, int], None] = lambda *_: None,
@@ -133,7 +134,7 @@ def quantise_members(
             found.append(wanted[-1])
     apart = {m.name: parity(f, w) for m, f, w in zip(members, found, wanted, strict=True) if m.name in files}
     kept = dict(files)
-    agreed = _agreement(manifest, codes, found, wanted)
+    agreed = _agreement(manifest, taxonomy, found, wanted)
     for name in sorted(files, key=lambda name: -apart[name].mean):
         if agreed >= AGREEMENT_MIN:
             break
@@ -141,7 +142,7 @@ def quantise_members(
         found[index] = wanted[index]
         del kept[name]
         (work / files[name]).unlink()
-        agreed = _agreement(manifest, codes, found, wanted)
+        agreed = _agreement(manifest, taxonomy, found, wanted)
     return Quantised(kept, agreed, len(windows), apart)
 
 
@@ -157,8 +158,8 @@ def _scores(file: Path, windows: Image) -> Scores:
     return np.concatenate([engine.scores(windows[i : i + 1])[0] for i in range(len(windows))])
 
 
-def _agreement(manifest: Manifest, codes: Sequence[str], found: list[Scores], wanted: list[Scores]) -> float:
+def _agreement(manifest: Manifest, taxonomy: Taxonomy, found: list[Scores], wanted: list[Scores]) -> float:
     kinds = [member.kind for member in manifest.members]
-    limits = acoustic_limits(manifest.thresholds, codes, manifest.has_prior)
+    limits = acoustic_limits(manifest, taxonomy)
     acoustic = [acoustic_scores(np.stack(scores), kinds, manifest.blend) for scores in (found, wanted)]
     return agreement(acoustic[0] >= limits, acoustic[1] >= limits)

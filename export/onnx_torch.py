@@ -21,12 +21,12 @@ _DTYPES = {TensorProto.FLOAT: torch.float32, TensorProto.FLOAT16: torch.float16}
 
 
 class OnnxNetwork(nn.Module):
-    """The nodes of an ONNX network of one input and one output, one after the other.
+    """The nodes of an ONNX network of one input, one after the other, up to its `output` (None: the first).
 
     Raises BundleError if it has an operator or type that is not known here.
     """
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, output: str | None = None) -> None:
         super().__init__()
         graph = onnx.load_from_string(content).graph  # a bundle's sums have been checked
         unknown = sorted({node.op_type for node in graph.node} - set(_OPERATORS))
@@ -40,7 +40,8 @@ class OnnxNetwork(nn.Module):
                 self._constants[weight.name] = f"weight_{index}"
             else:
                 self._constants[weight.name] = value.tolist()
-        (self._input,), (self._output,) = ([value.name for value in values] for values in (graph.input, graph.output))
+        (self._input,) = (value.name for value in graph.input)
+        self._output = output or graph.output[0].name
         self._nodes = [
             (
                 _OPERATORS[node.op_type],

@@ -34,8 +34,8 @@ class Parity:
 
 
 def parity(scores: Scores, reference: Scores) -> Parity:
-    """Of arrays of one shape."""
-    apart = np.abs(scores - reference)
+    """Of arrays of one shape, where the reference has a score: a member may not know a species."""
+    apart = np.abs(scores - reference)[~np.isnan(reference)]
     return Parity(float(np.max(apart)), float(np.mean(apart)))
 
 

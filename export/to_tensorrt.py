@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edge.contract.audio import IMAGE_SHAPE
 from edge.contract.errors import BundleError, EngineError
 
 _MIB = 1 << 20
@@ -24,10 +23,11 @@ class Profile:
     high: tuple[int, ...]
 
 
-def image_profile(name: str, batch_max: int) -> Mapping[str, Profile]:
-    """Batches of 1 to `batch_max` grey images; fast for one, since a station hears one window at a time."""
-    one = (1, 1, *IMAGE_SHAPE)
-    return {name: Profile(one, one, (batch_max, 1, *IMAGE_SHAPE))}
+def window_profile(name: str, shape: tuple[int, ...], batch_max: int) -> Mapping[str, Profile]:
+    """Batches of 1 to `batch_max` windows as the network takes them, `shape` each; fast for one, since a station hears
+    one window at a time."""
+    one = (1, *shape)
+    return {name: Profile(one, one, (batch_max, *shape))}
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,16 @@ class Built:
 
 
 def build_engine(
-    trt: Any, onnx: bytes, profiles: Mapping[str, Profile], *, workspace_mib: int, timing_cache: bytes = b""
+    trt: Any,
+    onnx: bytes,
+    profiles: Mapping[str, Profile],
+    *,
+    workspace_mib: int,
+    timing_cache: bytes = b"",
+    output: str | None = None,
 ) -> Built:
-    """Compile `onnx` for the GPU at hand. `trt` is the module; `workspace_mib` caps what a kernel may use besides.
+    """Compile `onnx` for the GPU at hand. `trt` is the module; `workspace_mib` caps what a kernel may use besides;
+    `output` is the one that the plan gives, None: all.
 
     Raises BundleError if the network is not for this TensorRT, EngineError if the compiler failed, which less workspace
     or more free memory may mend; it says why on stderr.
@@ -57,6 +64,7 @@ def build_engine(
         errors = [" ".join(str(parser.get_error(i)).split()) for i in range(min(parser.num_errors, _ERRORS_MAX))]
         reason = "; ".join(errors) or "it does not say why"
         raise BundleError(f"TensorRT {trt.__version__} does not take the network: {reason}")
+    _give_only(network, output)
     config = _made(builder.create_builder_config(), "configuration")
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib * _MIB)
     config.clear_flag(trt.BuilderFlag.TF32)  # it would round float32 to 10 bits of mantissa
@@ -74,6 +82,16 @@ def _made(thing: Any, what: str) -> Any:
     if thing is None:
         raise EngineError(f"TensorRT makes no {what}; is the memory full?")
     return thing
+
+
+def _give_only(network: Any, output: str | None) -> None:
+    """Leave the network this output alone: what leads to the others need not be calculated."""
+    given = [network.get_output(index) for index in range(network.num_outputs)]
+    if output is not None and output not in [tensor.name for tensor in given]:
+        raise BundleError(f"the network gives {[tensor.name for tensor in given]}; {output} is wanted")
+    for tensor in given:
+        if output is not None and tensor.name != output:
+            network.unmark_output(tensor)
 
 
 def _add_profile(trt: Any, builder: Any, network: Any, config: Any, profiles: Mapping[str, Profile]) -> None:

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from edge.contract.audio import IMAGE_SHAPE
+from edge.contract.bundle import Bundle, BundleMember
 from edge.contract.errors import BundleError, EngineError
 from export.onnx_torch import OnnxNetwork
 from export.to_tensorrt import Built
-from export.trt_plan import Step
+from export.trt_plan import INPUTS, Step
 
 _VERSION_MIN = (2, 14)  # before it names and types of inputs and outputs are not ours to say
 _MIB = 1 << 20
@@ -49,21 +49,30 @@ class Coverage:
     missing: dict[str, int]  # operator -> how often
 
 
-def build_with_torch(onnx: bytes, batch_max: int, *, workspace_mib: int) -> Built:
-    """Compile `onnx` for the GPU at hand, all of it in one engine, for batches of 1 to `batch_max` grey images.
+@dataclass(frozen=True)
+class Takes:
+    """What a network takes and which output is wanted of it."""
+
+    shape: tuple[int, ...]  # of one window
+    input: str = "grey"
+    output: str | None = None  # None: the first
+
+
+def build_with_torch(onnx: bytes, takes: Takes, batch_max: int, *, workspace_mib: int) -> Built:
+    """Compile `onnx` for the GPU at hand, all of it in one engine, for batches of 1 to `batch_max` windows.
 
     Raises BundleError if torch-tensorrt does not take the network, EngineError if it is not installed or failed, which
     less workspace or more free memory may mend; it says why on stderr.
     """
-    program = _program(onnx, batch_max)
+    program = _program(onnx, takes, batch_max)
     with imported() as torch_tensorrt, tempfile.TemporaryDirectory() as folder:
         name = f"torch-tensorrt {torch_tensorrt.__version__}"
         unsupported = importlib.import_module("torch_tensorrt.dynamo.conversion").UnsupportedOperatorException
         try:
             plan = torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine(
                 program,
-                arg_inputs=[_images(torch_tensorrt, batch_max)],
-                arg_input_binding_names=("grey",),
+                arg_inputs=[_windows(torch_tensorrt, takes, batch_max)],
+                arg_input_binding_names=(takes.input,),
                 output_binding_names="scores",
                 require_full_compilation=True,  # else what it does not know stays behind in torch
                 min_block_size=1,
@@ -81,10 +90,10 @@ def build_with_torch(onnx: bytes, batch_max: int, *, workspace_mib: int) -> Buil
     return Built(plan, b"")
 
 
-def coverage(onnx: bytes, batch_max: int) -> Coverage:
+def coverage(onnx: bytes, takes: Takes, batch_max: int) -> Coverage:
     """torch-tensorrt's dry run, which needs no GPU. Raises BundleError if the network is not known here, EngineError if
     torch-tensorrt is not installed or its report is not understood."""
-    program = _program(onnx, batch_max)
+    program = _program(onnx, takes, batch_max)
     with ExitStack() as stack:
         # What it warns of holds for modules that stay in torch, such as batches of two at least; not for our engines.
         logging.disable(logging.WARNING)
@@ -93,23 +102,28 @@ def coverage(onnx: bytes, batch_max: int) -> Coverage:
         stack.enter_context(redirect_stdout(io.StringIO()))  # the report is also printed
         report = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "report.txt"
         torch_tensorrt.dynamo.compile(
-            program, arg_inputs=[_images(torch_tensorrt, batch_max)], dryrun=str(report), min_block_size=1
+            program, arg_inputs=[_windows(torch_tensorrt, takes, batch_max)], dryrun=str(report), min_block_size=1
         )
         return read_report(report.read_text(encoding="utf8") if report.is_file() else "")
 
 
-def coverage_table(steps: Sequence[Step]) -> Table:
+def coverage_table(bundle: Bundle, steps: Sequence[Step]) -> Table:
     """What the dry run says of each network of a plan. Raises as `coverage`."""
     table = Table(title="torch-tensorrt, dry run", title_justify="left")
     for name in ("member", "precision", "operators", "converted", "engines", "left to torch"):
         table.add_column(name, overflow="fold")
     for step in steps:
         source = step.sources[0]
-        found = coverage(source.file.read_bytes(), step.batch_max)
+        found = coverage(source.file.read_bytes(), takes_of(bundle, step.member), step.batch_max)
         missing = ", ".join(f"{count} × {operator}" for operator, count in found.missing.items()) or "nothing"
         counts = (found.operators, found.converted, found.engines)
         table.add_row(step.member.name, source.precision, *map(str, counts), missing)
     return table
+
+
+def takes_of(bundle: Bundle, member: BundleMember) -> Takes:
+    """What a member of a bundle takes and gives."""
+    return Takes(bundle.input_shape, INPUTS[bundle.manifest.front], member.output)
 
 
 def read_report(text: str) -> Coverage:
@@ -123,11 +137,11 @@ def read_report(text: str) -> Coverage:
     return Coverage(operators, converted, engines, {name: int(count) for name, count in _MISSING.findall(first)})
 
 
-def _program(onnx: bytes, batch_max: int) -> Any:
+def _program(onnx: bytes, takes: Takes, batch_max: int) -> Any:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = torch.export.Dim("rows", min=1, max=_open(batch_max))
-    example = torch.zeros(2, 1, *IMAGE_SHAPE, device=device)
-    network = OnnxNetwork(onnx).eval().to(device)
+    example = torch.zeros(2, *takes.shape, device=device)
+    network = OnnxNetwork(onnx, takes.output).eval().to(device)
     try:
         return torch.export.export(network, (example,), dynamic_shapes=({0: rows},))
     except RuntimeError as error:
@@ -139,9 +153,9 @@ def _line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "it does not say why")
 
 
-def _images(torch_tensorrt: Any, batch_max: int) -> Any:
-    one, most = (1, 1, *IMAGE_SHAPE), (_open(batch_max), 1, *IMAGE_SHAPE)
-    return torch_tensorrt.Input(min_shape=one, opt_shape=one, max_shape=most, dtype=torch.float32, name="grey")
+def _windows(torch_tensorrt: Any, takes: Takes, batch_max: int) -> Any:
+    one, most = (1, *takes.shape), (_open(batch_max), *takes.shape)
+    return torch_tensorrt.Input(min_shape=one, opt_shape=one, max_shape=most, dtype=torch.float32, name=takes.input)
 
 
 def _open(batch_max: int) -> int:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from edge.contract.audio import Image
+from edge.contract.audio import Input
 from edge.contract.blend import Scores
 from edge.contract.bundle import Bundle, BundleMember
 from edge.contract.errors import EngineError
 from edge.engines.cuda import Cuda
-from edge.engines.engine import Engine
+from edge.engines.engine import Engine, answers_of
 from edge.engines.onnx import OnnxEngine
 from edge.engines.record import EngineMember, EngineRecord, read_record
 from edge.engines.tensorrt import open_tensorrt
@@ -53,16 +53,16 @@ class _Part:
 
     name: str  # bag or student
     networks: Sequence[BundleMember]
-    images: Image
+    inputs: Input
     expected: Scores
 
 
 def _parts(bundle: Bundle) -> list[_Part]:
     """The bag, and the student if there is one."""
     manifest, probe = bundle.manifest, bundle.probe()
-    parts = [_Part("bag", manifest.members, probe.images, probe.member_scores)]
+    parts = [_Part("bag", manifest.members, probe.inputs, probe.member_scores)]
     if manifest.student:
-        parts.append(_Part("student", [manifest.student.member], probe.images, probe.student_scores[None]))
+        parts.append(_Part("student", [manifest.student.member], probe.inputs, probe.student_scores[None]))
     return parts
 
 
@@ -87,31 +87,31 @@ def bench(bundle: Bundle, engines: Path, measure_s: float = _MEASURE_S) -> Bench
             speeds.append(_measure(engine, part, batch, took, measure_s))
         finally:
             engine.close()
-        onnx = OnnxEngine([bundle.folder / network.file for network in part.networks])
+        onnx = OnnxEngine(answers_of(bundle, part.networks), input_shape=bundle.input_shape)
         speeds.append(_measure(onnx, part, batch, None, measure_s))
     return Bench(record, tuple(speeds), meter.watts)
 
 
 def _measure(engine: Engine, part: _Part, batch: int, memory_mb: float | None, measure_s: float) -> Speed:
-    apart = parity(engine.scores(part.images), part.expected)
-    images = np.resize(part.images, (batch, *part.images.shape[1:]))
-    ones = _times_s(engine, images[:1], measure_s)
+    apart = parity(engine.scores(part.inputs), part.expected)
+    inputs = np.resize(part.inputs, (batch, *part.inputs.shape[1:]))
+    ones = _times_s(engine, inputs[:1], measure_s)
     meter = PowerMeter()
     with meter.reading():
-        many = _times_s(engine, images, measure_s)
+        many = _times_s(engine, inputs, measure_s)
     p50, p95 = np.percentile(ones, (50, 95)) * 1000
     rate = batch / float(np.median(many))
     return Speed(engine.name, part.name, (float(p50), float(p95)), rate, batch, apart, meter.watts, memory_mb)
 
 
-def _times_s(engine: Engine, images: Image, measure_s: float) -> list[float]:
+def _times_s(engine: Engine, inputs: Input, measure_s: float) -> list[float]:
     """Seconds of each run, as many as fit; the first is not counted, buffers are made then."""
-    engine.scores(images)
+    engine.scores(inputs)
     times: list[float] = []
     end = time.perf_counter() + measure_s
     while not times or time.perf_counter() < end:
         begin = time.perf_counter()
-        engine.scores(images)
+        engine.scores(inputs)
         times.append(time.perf_counter() - begin)
     return times
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from edge.contract.bundle import PROBE, Bundle
+from edge.contract.bundle import Bundle
 from edge.contract.errors import EXIT_CONFIG, BundleError, EngineError, UsageError
 from edge.contract.folders import entries_of
 from edge.engines.device import Device
@@ -89,7 +89,7 @@ def _with_less_and_less_workspace(
             index=step.index,
             onnx=str(source.file),
             precision=source.precision,
-            probe=str(bundle.folder / PROBE),
+            bundle=str(bundle.folder),
             out=str(out),
             batch_max=step.batch_max,
             workspace_mib=workspace_mib,

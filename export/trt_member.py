@@ -15,15 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.contract.audio import Image
-from edge.contract.bundle import HALF_TOLERANCE, Probe, file_sha256
+from edge.contract.audio import Input
+from edge.contract.bundle import HALF_TOLERANCE, Bundle, file_sha256, read_bundle
 from edge.contract.errors import BirdstationError
 from edge.engines.cuda import Cuda
 from edge.engines.device import import_tensorrt
+from edge.engines.engine import answers_of
 from edge.engines.record import Builder, EngineMember, Precision
 from edge.engines.tensorrt import TensorrtEngine
 from export.parity import Parity, parity
-from export.to_tensorrt import Built, build_engine, image_profile
+from export.to_tensorrt import Built, build_engine, window_profile
+from export.trt_plan import INPUTS
 
 TIMING_CACHE = "timing.cache"
 _RUNS, _WARM = 50, 5
@@ -37,7 +39,7 @@ class Request:
     index: int  # among the bundle's networks: its members, then the student
     onnx: str
     precision: Precision
-    probe: str
+    bundle: str
     out: str
     batch_max: int
     workspace_mib: int
@@ -50,15 +52,15 @@ def make_member(request: Request) -> EngineMember:
     Raises BundleError or EngineError.
     """
     trt, cuda = import_tensorrt(), Cuda()
-    out, source = Path(request.out), Path(request.onnx)
+    out, source, bundle = Path(request.out), Path(request.onnx), read_bundle(Path(request.bundle))
     cache = out / TIMING_CACHE
     begin = time.perf_counter()
-    built = _build(trt, request, source.read_bytes(), cache.read_bytes() if cache.is_file() else b"")
+    built = _build(trt, bundle, request, source.read_bytes(), cache.read_bytes() if cache.is_file() else b"")
     seconds = time.perf_counter() - begin
     temporary = out / f".{request.name}.engine"
     try:
         write_durably(temporary, built.plan)
-        apart, times_ms = _try(trt, cuda, temporary, request)
+        apart, times_ms = _try(trt, cuda, temporary, bundle, request)
         digest = file_sha256(temporary)
         name = f"{request.name}.{request.precision}.{digest[:12]}.engine"
         if apart.holds(request.precision):
@@ -90,13 +92,21 @@ def make_member(request: Request) -> EngineMember:
     )
 
 
-def _build(trt: object, request: Request, onnx: bytes, timing_cache: bytes) -> Built:
+def _build(trt: object, bundle: Bundle, request: Request, onnx: bytes, timing_cache: bytes) -> Built:
     if request.builder == "torch-tensorrt":
-        from export.torch_trt import build_with_torch  # a board has no torch
+        from export.torch_trt import build_with_torch, takes_of  # a board has no torch
 
-        return build_with_torch(onnx, request.batch_max, workspace_mib=request.workspace_mib)
-    profile = image_profile("grey", request.batch_max)
-    return build_engine(trt, onnx, profile, workspace_mib=request.workspace_mib, timing_cache=timing_cache)
+        takes = takes_of(bundle, bundle.manifest.networks[request.index])
+        return build_with_torch(onnx, takes, request.batch_max, workspace_mib=request.workspace_mib)
+    profile = window_profile(INPUTS[bundle.manifest.front], bundle.input_shape, request.batch_max)
+    return build_engine(
+        trt,
+        onnx,
+        profile,
+        workspace_mib=request.workspace_mib,
+        timing_cache=timing_cache,
+        output=bundle.manifest.networks[request.index].output,
+    )
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -107,28 +117,34 @@ def write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _try(trt: object, cuda: Cuda, path: Path, request: Request) -> tuple[Parity, list[float]]:
+def _try(trt: object, cuda: Cuda, path: Path, bundle: Bundle, request: Request) -> tuple[Parity, list[float]]:
     """The engine on the probe, in batches and one by one; and how long one window takes."""
-    probe = Probe.read(Path(request.probe))
+    probe, inputs = bundle.probe(), bundle.probe().inputs
     members = len(probe.member_scores)
     reference = probe.member_scores[request.index] if request.index < members else probe.student_scores
     engine = TensorrtEngine(
-        trt, cuda, [path], batch_max=request.batch_max, species=reference.shape[1], tolerance=HALF_TOLERANCE
+        trt,
+        cuda,
+        [path],
+        answers_of(bundle, [bundle.manifest.networks[request.index]]),
+        batch_max=request.batch_max,
+        tolerance=HALF_TOLERANCE,
+        input_shape=bundle.input_shape,
     )
     try:
-        batches = engine.scores(probe.images)[0]
-        singles = np.concatenate([engine.scores(image[None])[0] for image in probe.images])
-        return parity(np.stack([batches, singles]), np.stack([reference, reference])), time_ms(engine, probe.images[:1])
+        batches = engine.scores(inputs)[0]
+        singles = np.concatenate([engine.scores(inputs[at : at + 1])[0] for at in range(len(inputs))])
+        return parity(np.stack([batches, singles]), np.stack([reference, reference])), time_ms(engine, inputs[:1])
     finally:
         engine.close()
 
 
-def time_ms(engine: TensorrtEngine, images: Image, runs: int = _RUNS) -> list[float]:
+def time_ms(engine: TensorrtEngine, inputs: Input, runs: int = _RUNS) -> list[float]:
     """Milliseconds that each of some runs took, after a few that are not counted."""
     times = []
     for count in range(_WARM + runs):
         begin = time.perf_counter()
-        engine.scores(images)
+        engine.scores(inputs)
         if count >= _WARM:
             times.append((time.perf_counter() - begin) * 1000)
     return times

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from rich.table import Table
 
+from edge.contract.audio import IMAGE, WAVEFORM, FrontEnd
 from edge.contract.bundle import Bundle, BundleMember, file_sha256
 from edge.contract.errors import EngineError
 from edge.engines.cuda import Cuda
 from edge.engines.device import Device, board_of, import_tensorrt, l4t_of, power_mode, this_device
 from edge.engines.record import Builder, EngineMember, EngineRecord, Precision, is_whole, read_record
 
+INPUTS: dict[FrontEnd, str] = {IMAGE: "grey", WAVEFORM: "sound"}  # what the networks call what they take
 WORKSPACE_MIB = (1024, 512, 256)  # tried in turn: boards of 4 and 8 GB share their memory with the GPU
 _FREE_MIN = 1_500_000_000  # bytes; with less the compiler of a large member is killed
 _TENSORRT_MIN = (10, 3)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from edge.config import Members
-from edge.contract.audio import Image
+from edge.contract.audio import Input
 from edge.contract.blend import Scores, acoustic_scores, open_windows
 from edge.contract.bundle import Bundle
 from edge.contract.errors import EngineError
@@ -93,13 +93,14 @@ def _choice(row: Measured, pace: Pace) -> Choice:
 
 def tune(
     bundle: Bundle,
-    images: Image,
+    inputs: Input,
     seconds: float,
     sets: Sequence[Members],
     say: Callable[[str], None] = lambda _: None,
 ) -> list[TunedTo]:
     """Measure every runtime that is installed, in every precision that it and the bundle have, for these sets of the
-    bundle's networks; `images` are windows of real sound. About `seconds` of timing, loading and comparing beside it.
+    bundle's networks; `inputs` are windows of real sound as these take them. About `seconds` of timing, loading and
+    comparing beside it.
 
     Raises BundleError if even ONNX Runtime fails the probe, ConfigError if a set wants a student and there is none.
     """
@@ -108,7 +109,7 @@ def tune(
     found = []
     for members in sets:
         Recognizer(bundle, members=members).check_probe()
-        trial = _Trial(bundle, members, images, each)
+        trial = _Trial(bundle, members, inputs, each)
         rows = []
         for runtime, precision in candidates:
             say(f"{members}: {runtime} {precision}")
@@ -144,18 +145,18 @@ def _candidates(bundle: Bundle) -> list[tuple[Runtime, CpuPrecision]]:
 class _Trial:
     """One set of a bundle's networks, put to one runtime after the other."""
 
-    def __init__(self, bundle: Bundle, members: Members, images: Image, seconds: float) -> None:
-        self._bundle, self._members, self._images, self._seconds = bundle, members, images, seconds
+    def __init__(self, bundle: Bundle, members: Members, inputs: Input, seconds: float) -> None:
+        self._bundle, self._members, self._inputs, self._seconds = bundle, members, inputs, seconds
         self._networks = networks_of(bundle, members)
         probe, manifest = bundle.probe(), bundle.manifest
         expected = dict(zip([m.name for m in manifest.members], probe.member_scores, strict=True))
         if manifest.student:
             expected[manifest.student.member.name] = probe.student_scores
-        self._probe, self._networks_say = probe.images, np.stack([expected[n.name] for n in self._networks])
+        self._probe, self._networks_say = probe.inputs, np.stack([expected[n.name] for n in self._networks])
         kinds = [member.kind for member in manifest.members]
-        bag = acoustic_scores(probe.member_scores, kinds, manifest.blend)
+        bag = acoustic_scores(probe.member_scores, kinds, manifest.blend, bundle.known(manifest.members))
         self._together = probe.student_scores if members == "student" else bag
-        self._limits = acoustic_limits(manifest.thresholds, bundle.taxonomy.codes, manifest.has_prior)
+        self._limits = acoustic_limits(manifest, bundle.taxonomy)
         self._acoustic = self._recognise("onnxruntime", "fp32", "replay")
         self.wanted = self._decisions(self._acoustic)
 
@@ -197,15 +198,15 @@ class _Trial:
         live = []
         for threads in thread_counts():
             engine = self._open(runtime, precision, threads, "live")
-            live.append(_live_pace(self._asking(engine), self._images, threads, self._seconds))
+            live.append(_live_pace(self._asking(engine), self._inputs, threads, self._seconds))
             engine.close()
         engine = self._open(runtime, precision, 1, "replay")
-        replay = _replay_pace(self._asking(engine), self._images, self._seconds)
+        replay = _replay_pace(self._asking(engine), self._inputs, self._seconds)
         engine.close()
         return tuple(live), replay
 
     def _open(self, runtime: Runtime, precision: CpuPrecision, threads: int, use: Use) -> Engine:
-        return open_cpu_engine(self._networks, self._bundle.folder, runtime, precision, threads, use)
+        return open_cpu_engine(self._bundle, self._networks, runtime, precision, threads, use)
 
     def _asking(self, engine: Engine) -> "_Asking":
         recognizer = Recognizer(self._bundle, engine=engine, members=self._members)
@@ -224,7 +225,7 @@ class _Trial:
         """What the networks say together of the sound, `(windows, species)`."""
         engine = self._open(runtime, precision, 0, use)
         ask, size = self._asking(engine), _BATCH if use == "replay" else 1
-        answers = [ask(self._images[i : i + size]) for i in range(0, len(self._images), size)]
+        answers = [ask(self._inputs[i : i + size]) for i in range(0, len(self._inputs), size)]
         engine.close()
         return np.concatenate(answers)
 
@@ -240,18 +241,18 @@ class _Asking:
     recognizer: Recognizer
     undecided: Undecided | None
 
-    def __call__(self, images: Image) -> Scores:
-        return self.recognizer.recognise(images, None, undecided=self.undecided).acoustic
+    def __call__(self, inputs: Input) -> Scores:
+        return self.recognizer.recognise(inputs, None, undecided=self.undecided).acoustic
 
 
-def _live_pace(ask: _Asking, images: Image, threads: int, seconds: float) -> Pace:
+def _live_pace(ask: _Asking, inputs: Input, threads: int, seconds: float) -> Pace:
     """One window after the other, for so long; the first is not counted, buffers are made then."""
-    ask(images[:1])
+    ask(inputs[:1])
     times, spent = [], 0.0
     end = time.perf_counter() + seconds
     for index in count():
         begin, cpu = time.perf_counter(), time.process_time()
-        ask(images[index % len(images)][None])
+        ask(inputs[index % len(inputs)][None])
         times.append((time.perf_counter() - begin) * 1000)
         spent += (time.process_time() - cpu) * 1000
         if time.perf_counter() >= end:
@@ -260,15 +261,15 @@ def _live_pace(ask: _Asking, images: Image, threads: int, seconds: float) -> Pac
     return Pace(threads, float(p50), float(p95), spent / len(times))
 
 
-def _replay_pace(ask: _Asking, images: Image, seconds: float) -> Pace:
+def _replay_pace(ask: _Asking, inputs: Input, seconds: float) -> Pace:
     """As a replay does: a thread for each core, each with batch after batch."""
     callers = cores()
-    batches = [np.take(images, range(i * _BATCH, (i + 1) * _BATCH), axis=0, mode="wrap") for i in range(callers)]
+    batches = [np.take(inputs, range(i * _BATCH, (i + 1) * _BATCH), axis=0, mode="wrap") for i in range(callers)]
     with ThreadPoolExecutor(callers) as pool:
         list(pool.map(ask, batches))
         begin, cpu = time.perf_counter(), time.process_time()
 
-        def work(batch: Image) -> list[float]:
+        def work(batch: Input) -> list[float]:
             times: list[float] = []
             while not times or time.perf_counter() < begin + seconds:
                 start = time.perf_counter()

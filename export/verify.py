@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.contract.bundle import PRIOR, Bundle, Probe, read_bundle
+from edge.contract.blend import Scores
+from edge.contract.bundle import PRIOR, Bundle, BundleMember, Probe, read_bundle
 from edge.contract.errors import BundleError
+from edge.engines.engine import answers_of
 from edge.engines.onnx import OnnxEngine
 from edge.prior import compute_prior_table
 from edge.recognizer import Recognizer
@@ -36,25 +38,24 @@ def verify(folder: Path) -> Verified:
     recognizer.check_probe()
     probe = bundle.probe()
     prior = probe.prior if probe.prior.size else None
-    scores = recognizer.recognise(probe.images, prior)
-    apart = np.abs(scores.members - probe.member_scores).max(axis=(1, 2))
-    members = {m.name: float(d) for m, d in zip(bundle.manifest.members, apart, strict=True)}
+    scores = recognizer.recognise(probe.inputs, prior)
+    both = zip(bundle.manifest.members, scores.members, probe.member_scores, strict=True)
+    members = {member.name: parity(found, reference).largest for member, found, reference in both}
     for name, difference in members.items():
         if not difference <= PARITY:
             raise BundleError(f"{folder}: member {name} differs from torch by {difference:.2g}; {PARITY:g} is allowed")
     student = _check_student(bundle, probe)
-    singles = np.concatenate([recognizer.recognise(image[None], prior).blended for image in probe.images])
+    singles = np.concatenate([recognizer.recognise(window[None], prior).blended for window in probe.inputs])
     half, int8 = {}, {}
     references = [*probe.member_scores, *([] if student is None else [probe.student_scores])]
     for member, reference in zip(bundle.manifest.networks, references, strict=True):
         if member.half:
-            halved = OnnxEngine([folder / member.half]).scores(probe.images)[0]
-            half[member.name] = parity(halved, reference)
+            half[member.name] = parity(_scores(bundle, member, member.half, probe), reference)
             if not half[member.name].holds("fp16"):
                 found = f"{half[member.name]}; {allowed('fp16')} is allowed"
                 raise BundleError(f"{folder / member.half}: half precision differs from torch by {found}")
         if member.int8:
-            int8[member.name] = parity(OnnxEngine([folder / member.int8]).scores(probe.images)[0], reference)
+            int8[member.name] = parity(_scores(bundle, member, member.int8, probe), reference)
             if not int8[member.name].holds("int8"):  # no numbers
                 raise BundleError(f"{folder / member.int8}: gives no scores")
     apart_prior = None
@@ -76,11 +77,18 @@ def verify(folder: Path) -> Verified:
     )
 
 
+def _scores(bundle: Bundle, member: BundleMember, file: str, probe: Probe) -> Scores:
+    """What one file of a member gives for the probe, `(clips, species)`."""
+    engine = OnnxEngine(answers_of(bundle, [member], [file]), input_shape=bundle.input_shape)
+    scores: Scores = engine.scores(probe.inputs)[0]
+    return scores
+
+
 def _check_student(bundle: Bundle, probe: Probe) -> float | None:
     if bundle.manifest.student is None:
         return None
-    scores = OnnxEngine([bundle.folder / bundle.manifest.student.member.file]).scores(probe.images)[0]
-    apart = float(np.abs(scores - probe.student_scores).max())
+    member = bundle.manifest.student.member
+    apart = parity(_scores(bundle, member, member.file, probe), probe.student_scores).largest
     if not apart <= PARITY:
         raise BundleError(f"{bundle.folder}: the student differs from torch by {apart:.2g}; {PARITY:g} is allowed")
     return apart

@@ -149,7 +149,14 @@ def make_bundle(
     probe = Probe(clips, images, scores, 20.0, 10.0, 100, known, blended)
     (replace(probe, student_scores=answers[-1]) if student else probe).write(folder / "probe.npz")
     manifest = Manifest(
-        tuple(members), blend, thresholds, "context", taxonomy.digest, has_prior, {"recipe": "test"}, student
+        tuple(members),
+        blend,
+        thresholds,
+        "context",
+        taxonomy.digest,
+        "place" if has_prior else None,
+        {"recipe": "test"},
+        student,
     )
     seal_bundle(folder, manifest)
     return folder

@@ -135,7 +135,7 @@ def test_windows_do_not_depend_on_blocks(padding: audio.Padding, seconds: float,
     one, many = cut(sound, [], hop, padding), cut(sound, blocks, hop, padding)
     assert [(w.start, w.samples) for w in one] == [(w.start, w.samples) for w in many]
     for a, b in zip(one, many, strict=True):
-        np.testing.assert_array_equal(a.image, b.image)
+        np.testing.assert_array_equal(a.input, b.input)
 
 
 @given(samples=st.integers(3_200, 900_000), hop=st.integers(1, 200).map(lambda n: n * FRAME_HOP))
@@ -158,19 +158,19 @@ def test_stream_equals_the_image_of_its_crop(hop: int) -> None:
         first = window.start - CONTEXT_SAMPLES
         if first >= 0 and first + CROP_SAMPLES <= len(sound):
             image = mel_image(sound[first : first + CROP_SAMPLES])
-            assert np.mean(np.abs(image.astype(int) - window.image) <= 1) >= 0.9999
+            assert np.mean(np.abs(image.astype(int) - window.input) <= 1) >= 0.9999
     for window in cut(sound, [100_000], hop, "zeros"):
         crop = np.zeros(CROP_SAMPLES, np.float32)
         crop[:WINDOW_SAMPLES] = sound[window.start : window.start + WINDOW_SAMPLES]
-        assert np.mean(np.abs(mel_image(crop).astype(int) - window.image) <= 1) >= 0.9999
+        assert np.mean(np.abs(mel_image(crop).astype(int) - window.input) <= 1) >= 0.9999
 
 
 def test_ends_are_mirrored_or_zero() -> None:
     sound = song()[: 6 * RATE_HZ]
     first = cut(sound, [], 160_000)[0]
     mirrored = np.concatenate([sound[:CONTEXT_SAMPLES][::-1], sound])
-    assert np.mean(np.abs(mel_image(mirrored).astype(int) - first.image) <= 1) >= 0.9999
-    image = cut(sound, [], 160_000, "image")[0].image
+    assert np.mean(np.abs(mel_image(mirrored).astype(int) - first.input) <= 1) >= 0.9999
+    image = cut(sound, [], 160_000, "image")[0].input
     assert not image[:, :40].any()
     assert not image[:, 241:].any()
     assert image[:, 40:241].max() == 255
@@ -181,14 +181,14 @@ def test_level_is_in_dbfs() -> None:
     assert window.level_dbfs == pytest.approx(-3.01, abs=0.02)
     (silent,) = cut(np.zeros(WINDOW_SAMPLES, np.float32), [], 80_000)
     assert silent.level_dbfs == -np.inf
-    assert not silent.image.any()
+    assert not silent.input.any()
 
 
 def test_threads_cut_the_same_windows_at_once() -> None:
     sounds = [hiss(17, 0.05) + note("midtoo", 17, 0.01 * (1 + i)) for i in range(4)]
 
     def images(sound: NDArray[np.float32]) -> NDArray[np.uint8]:
-        return np.stack([window.image for window in cut(sound, [30_000] * 12, 40_000)])
+        return np.stack([window.input for window in cut(sound, [30_000] * 12, 40_000)])
 
     alone = [images(sound) for sound in sounds]
     with ThreadPoolExecutor(len(sounds)) as pool:
@@ -242,7 +242,7 @@ def test_pushed_sound_may_be_overwritten() -> None:
         block[:] = sound[start : start + len(block)]
         windows += cutter.push(block)
     for window, expected in zip(windows + cutter.close(), cut(sound, [], 80_000), strict=True):
-        np.testing.assert_array_equal(window.image, expected.image)
+        np.testing.assert_array_equal(window.input, expected.input)
 
 
 def test_positions_count_from_the_first_sample() -> None:

@@ -71,7 +71,7 @@ def edit_manifest(folder: Path, change: Callable[[dict], None]) -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda raw: raw.update(schema=2), "schema 2; this version reads 1"),
+        (lambda raw: raw.update(schema=3), "schema 3; this version reads 1 to 2"),
         (lambda raw: raw["thresholds"].update(blended=0.1), "id does not match"),
         (lambda raw: raw.pop("members"), "members: missing"),
         (lambda raw: raw["thresholds"].update(blended="high"), r"thresholds\.blended: found 'high'"),

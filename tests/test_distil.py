@@ -187,7 +187,7 @@ def test_it_learns_from_the_images_that_a_station_makes(padding: Padding) -> Non
     else:
         start = 0 if padding == "zeros" else CONTEXT_SAMPLES
         cutter = WindowCutter(padding=padding)
-        wanted = [*cutter.push(sound[start : start + WINDOW_SAMPLES]), *cutter.close()][0].image
+        wanted = [*cutter.push(sound[start : start + WINDOW_SAMPLES]), *cutter.close()][0].input
     apart = np.abs(found - wanted)
     edges = np.abs(np.diff(wanted.astype(int), axis=1, prepend=wanted[:, :1])) > 60  # frames half inside
     assert np.median(apart) <= 3.0  # the darkest pixel, which is grey 0, may lie where the window's own edge is

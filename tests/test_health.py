@@ -49,6 +49,7 @@ WELL = Health(
     runtime="ONNX Runtime 1.20, CPU",
     members="cascade",
     bag_share=0.125,
+    licence=None,
     bundle="3fe1",
     probe=2.1e-6,
     suppressed_today=0,

@@ -19,6 +19,7 @@ from edge.contract.audio import Image
 from edge.contract.blend import Blend
 from edge.contract.bundle import Bundle, BundleMember, Manifest, Thresholds, read_bundle, seal_bundle
 from edge.contract.errors import EngineError
+from edge.contract.taxonomy import Species, Taxonomy
 from edge.engines.onnx import OnnxEngine, cores
 from edge.engines.openvino import CpuPrecision, OpenvinoEngine, has_bfloat16, import_openvino
 from edge.engines.tuned import (
@@ -33,7 +34,7 @@ from edge.engines.tuned import (
     runtime_versions,
 )
 from edge.recognizer import best_recognizer
-from export.agreement import AGREEMENT_MIN, sound_images
+from export.agreement import AGREEMENT_MIN, sound_inputs
 from export.int8 import quantise_members, to_int8, with_int8
 from export.verify import verify
 from tests import HANGS_S
@@ -49,7 +50,7 @@ AUTO = RuntimeSettings(engine="auto")
 @pytest.fixture(scope="module")
 def images() -> Image:
     """Twenty windows of the soundscapes that ship."""
-    return sound_images(DEMO_FOLDER / "soundscapes", "context", 20)
+    return sound_inputs(DEMO_FOLDER / "soundscapes", read_bundle(DEMO).manifest, 20)
 
 
 def demo_files() -> list[Path]:
@@ -103,7 +104,7 @@ def test_scores_do_not_depend_on_the_batch_nor_on_who_asks(
 ) -> None:
     if precision == "bf16":
         bfloat16()
-    engine = open_cpu_engine(read_bundle(DEMO).manifest.members, DEMO, runtime, precision, 1, "replay")
+    engine = open_cpu_engine(read_bundle(DEMO), read_bundle(DEMO).manifest.members, runtime, precision, 1, "replay")
     wanted = engine.scores(images)
     parts = np.split(images, [1, 2, 4, 9])
     with ThreadPoolExecutor(4) as pool:
@@ -309,14 +310,14 @@ def test_8_bits_are_kept_where_the_bag_decides_alike(tmp_path: Path) -> None:
     for name, loud in (("calm", 1.0), ("loud", 1e6)):
         _convolutions(tmp_path / f"members/{name}.onnx", loud)
         members.append(BundleMember(name, f"members/{name}.onnx", name, "two", 0, 1))
-    manifest = Manifest(tuple(members), Blend(), Thresholds(0.5, 0.5), "context", "", False, {})
+    manifest = Manifest(tuple(members), Blend(), Thresholds(0.5, 0.5), "context", "", None, {})
     random = np.random.default_rng(2)
     levels = np.where(np.arange(40) % 2, 200, 40)[:, None, None]
     scene = np.clip(levels + random.integers(-20, 20, (40, 128, 281)), 0, 255).astype(np.uint8)
     scores = OnnxEngine([tmp_path / m.file for m in members]).scores(scene)
     assert (scores[:, 1::2] > 0.7).all()  # what is to be decided is clear
     assert (scores[:, ::2] < 0.3).all()
-    found = quantise_members(tmp_path, manifest, ("a", "b", "c"), scene[:8], scene[8:])
+    found = quantise_members(tmp_path, manifest, Taxonomy([Species(c * 2, c, c) for c in "abc"]), scene[:8], scene[8:])
     assert list(found.files) == ["calm"]
     assert found.agreement == 1.0
     assert found.windows == 32

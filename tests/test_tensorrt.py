@@ -37,7 +37,7 @@ from edge.recognizer import best_recognizer
 from export.half import to_half
 from export.parity import Parity, parity
 from export.power import board_watts
-from export.to_tensorrt import build_engine, image_profile
+from export.to_tensorrt import build_engine, window_profile
 from export.verify import verify
 from tests import HANGS_S
 from tests.trt_api.record import names_of
@@ -125,7 +125,9 @@ def test_published_members_compile_and_keep_parity(published: Path) -> None:
     plans = {}
     for precision in ("fp32", "fp16"):
         content = (published / f"{precision}.onnx").read_bytes()
-        plans[precision] = build_engine(trt, content, image_profile("grey", 4), workspace_mib=256).plan
+        plans[precision] = build_engine(
+            trt, content, window_profile("grey", (1, *IMAGE_SHAPE), 4), workspace_mib=256
+        ).plan
         assert len(plans[precision]) > 0.9 * len(content), "the weights are inside"
     assert len(plans["fp16"]) < 0.7 * len(plans["fp32"])
     full, half = (OnnxEngine([published / f"{p}.onnx"]).scores(probe_images()) for p in ("fp32", "fp16"))
@@ -139,19 +141,19 @@ def test_published_members_compile_and_keep_parity(published: Path) -> None:
 def test_what_cannot_be_compiled_is_refused(tmp_path: Path) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="on PyPI for x86-64 Linux and Windows alone")
     content = small_network(tmp_path / "a.onnx").read_bytes()
-    assert build_engine(trt, content, image_profile("grey", 4), workspace_mib=64).plan
+    assert build_engine(trt, content, window_profile("grey", (1, *IMAGE_SHAPE), 4), workspace_mib=64).plan
     with pytest.raises(EngineError, match="built no engine with 64 MiB"):
         build_engine(trt, content, {}, workspace_mib=64)  # an open batch without a profile
     with pytest.raises(BundleError, match=r"takes \['grey'\]; \['image'\] is wanted"):
-        build_engine(trt, content, image_profile("image", 4), workspace_mib=64)
+        build_engine(trt, content, window_profile("image", (1, *IMAGE_SHAPE), 4), workspace_mib=64)
     model = onnx.load_from_string(content)
     model.graph.node[1].op_type, model.graph.node[1].domain = "Birdsong", "nowhere"
     model.opset_import.append(helper.make_opsetid("nowhere", 1))
     with pytest.raises(BundleError, match="Birdsong") as caught:
-        build_engine(trt, model.SerializeToString(), image_profile("grey", 4), workspace_mib=64)
+        build_engine(trt, model.SerializeToString(), window_profile("grey", (1, *IMAGE_SHAPE), 4), workspace_mib=64)
     assert "\n" not in str(caught.value)
     with pytest.raises(BundleError, match="does not take the network"):
-        build_engine(trt, b"no network", image_profile("grey", 4), workspace_mib=64)
+        build_engine(trt, b"no network", window_profile("grey", (1, *IMAGE_SHAPE), 4), workspace_mib=64)
 
 
 # --- every call exists in every version --------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from export.half import to_half
 from export.onnx_torch import OnnxNetwork
 from export.parity import parity
 from export.to_onnx import to_onnx
-from export.torch_trt import Coverage, coverage, read_report
+from export.torch_trt import Coverage, Takes, coverage, read_report
 from tests import HANGS_S
 from tests.trt_networks import PROJECT, built, export_trt, probe_images, save_network, small_network, spread_network
 
@@ -105,7 +105,7 @@ def test_what_torch_cannot_be_given_is_refused(tmp_path: Path) -> None:
     (flat,) = (weight for weight in model.graph.initializer if weight.name == "flat")
     flat.CopyFrom(numpy_helper.from_array(np.array([2, 3]), "flat"))
     with pytest.raises(BundleError, match=r"^torch.export does not take the network: [^\n]+$"):
-        coverage(model.SerializeToString(), 4)  # its batch is fixed
+        coverage(model.SerializeToString(), Takes((1, *IMAGE_SHAPE)), 4)  # its batch is fixed
 
 
 # --- the real torch-tensorrt ---------------------------------------------------------------------------------------
@@ -199,10 +199,10 @@ def test_a_torch_tensorrt_that_is_missing_or_too_old(tmp_path: Path, monkeypatch
     content = small_network(tmp_path / "a.onnx").read_bytes()
     monkeypatch.setitem(sys.modules, "torch_tensorrt", None)
     with pytest.raises(EngineError, match="torch-tensorrt is missing"):
-        coverage(content, 4)
+        coverage(content, Takes((1, *IMAGE_SHAPE)), 4)
     monkeypatch.setitem(sys.modules, "torch_tensorrt", SimpleNamespace(__version__="2.8.0"))
     with pytest.raises(EngineError, match=r"torch-tensorrt 2\.8\.0 is too old; 2\.14 or newer is wanted"):
-        coverage(content, 4)
+        coverage(content, Takes((1, *IMAGE_SHAPE)), 4)
 
 
 @pytest.mark.slow

@@ -202,7 +202,7 @@ def test_rows_score_as_on_the_station(tmp_path: Path, hop_s: float) -> None:
     expected = []
     for soundscape in corpus.soundscapes:
         windows = windows_of(soundscape.path, ["zeros"], hop_s)["zeros"]
-        members = score_images(networks, np.stack([w.image for w in windows]))
+        members = score_images(networks, np.stack([w.input for w in windows]))
         smoother = NeighbourSmoother(blend, round(hop_s * 32_000), None)
         scores = WindowScores(members, members.mean(axis=0), members[0], ("bag",) * len(windows))
         parts = [smoother.push(windows, scores), smoother.close()]

@@ -119,7 +119,7 @@ def test_windows_are_the_stations(tmp_path: Path) -> None:
         cutter = WindowCutter(WINDOW_SAMPLES, padding)
         expected = cutter.push(sound) + cutter.close()
         assert [w.start // RATE_HZ for w in windows] == [0, 5, 7]  # the last one ends with the sound
-        assert all(np.array_equal(mine.image, other.image) for mine, other in zip(windows, expected, strict=True))
+        assert all(np.array_equal(mine.input, other.input) for mine, other in zip(windows, expected, strict=True))
 
 
 def test_other_rates_are_resampled_and_channels_averaged(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_other_rates_are_resampled_and_channels_averaged(tmp_path: Path) -> None
     windows = windows_of(tmp_path / "a.flac", ["context"], 5)["context"]
     assert [w.start // RATE_HZ for w in windows[:2]] == [0, 5]
     slaney_mel_1khz = 128 * 15 / (15 + 27 * np.log(16) / np.log(6.4))
-    assert abs(int(windows[1].image.mean(axis=1).argmax()) - slaney_mel_1khz) <= 2
+    assert abs(int(windows[1].input.mean(axis=1).argmax()) - slaney_mel_1khz) <= 2
 
 
 def test_broken_sound_is_said(tmp_path: Path) -> None:

@@ -15,10 +15,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from edge.contract.audio import IMAGE, INPUT_SHAPES
 from edge.contract.errors import BirdstationError
-from export.torch_trt import build_with_torch, coverage, imported
+from export.torch_trt import Takes, build_with_torch, coverage, imported
 
 BATCH_MAX, WORKSPACE_MIB = 4, 256
+TAKES = Takes(INPUT_SHAPES[IMAGE])
 
 
 def watch(trt: Any, seen: dict[str, Any]) -> None:
@@ -60,8 +62,8 @@ def main() -> None:
         watch(trt, seen)
         content = Path(name).read_bytes()
         try:
-            seen["coverage"] = asdict(coverage(content, BATCH_MAX))
-            seen["bytes"] = len(build_with_torch(content, BATCH_MAX, workspace_mib=WORKSPACE_MIB).plan)
+            seen["coverage"] = asdict(coverage(content, TAKES, BATCH_MAX))
+            seen["bytes"] = len(build_with_torch(content, TAKES, BATCH_MAX, workspace_mib=WORKSPACE_MIB).plan)
         except BirdstationError as error:
             seen["error"] = f"{type(error).__name__}: {error}"
         print(json.dumps(seen))

@@ -75,7 +75,7 @@ class Predictor:
         can be decoded."""
         padding, blend = self._tuning.padding, self._tuning.blend
         windows = windows_of(path, [padding], WINDOW_SAMPLES / RATE_HZ, self.lost)[padding]
-        images = [window.image for window in windows]
+        images = [window.input for window in windows]
         members = score_images(self._networks, np.stack(images) if images else np.zeros((0, *IMAGE_SHAPE), np.uint8))
         heard = smooth_neighbours(acoustic_scores(members, self._kinds, blend), blend, neighbour_step(WINDOW_SAMPLES))
         return windows, blend_scores(heard, prior, blend)

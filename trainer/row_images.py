@@ -74,7 +74,7 @@ def make_row_images(path: Path, corpus: Corpus, recipe: Recipe, source: str, con
         labelled_windows = [window for window in windows if window.start in starts]
         index: dict[int | None, int] = {window.start: before + i for i, window in enumerate(labelled_windows)}
         at += [index.get(start, -1) for start in starts]
-        images += [window.image[None] for window in labelled_windows]
+        images += [window.input[None] for window in labelled_windows]
         labelled += [(row, soundscape.path.stem, labels) for row, labels in soundscape.labels.items()]
     if not any(map(len, images)):
         raise CorpusError(f"{corpus.data / LABELS}: none of its rows can be heard; set keep to best or last")

@@ -129,7 +129,7 @@ def _scores(
     networks: Sequence[nn.Module], kinds: Sequence[str], windows: dict[Padding, list[Window]]
 ) -> dict[Padding, Scores]:
     """Scores `(kinds, windows, species)` of a soundscape's windows for each padding."""
-    images = [window.image for mine in windows.values() for window in mine]
+    images = [window.input for mine in windows.values() for window in mine]
     stack = np.stack(images) if images else np.zeros((0, *IMAGE_SHAPE), np.uint8)
     means = kind_means(score_images(networks, stack), kinds)[1]  # one call: few large batches cost less than many
     return dict(zip(windows, np.split(means, len(windows), axis=1), strict=True))

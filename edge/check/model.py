@@ -34,16 +34,19 @@ def check_bundle(bundle: Bundle, apart: float) -> list[Check]:
     manifest = bundle.manifest
     training = {key: manifest.training.get(key) for key in ("recipe", "created")}
     origin = ", ".join(f"{key} {value}" for key, value in training.items() if value) or "of unknown origin"
-    networks = f"{len(manifest.members)} networks{' and a student' if manifest.student else ''}"
+    count = len({member.file for member in manifest.members})
+    networks = f"{count} network{'' if count == 1 else 's'}{' and a student' if manifest.student else ''}"
     found = (
         f"{bundle.folder}: {bundle.id[:16]}, {networks}, {len(bundle.taxonomy)} species, "
         f"{'with' if manifest.has_prior else 'no'} prior, {origin}; sums hold, probe differs by {apart:.1g}"
     )
+    found += f"; licence: {bundle.licence}" if bundle.licence else ""
     figures: Figures = {
         "id": bundle.id,
         "members": len(manifest.members),
         "species": len(bundle.taxonomy),
         "probe": apart,
+        "licence": bundle.licence,
     }
     return [Check("bundle", "ok", found, figures=figures)]
 

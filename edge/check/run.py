@@ -48,7 +48,7 @@ def run_checks(path: Path, listen_s: float, tell: Callable[[str], None]) -> list
 def _model(config: Config) -> list[Check]:
     """Everything that wants the bundle."""
     try:
-        bundle = read_bundle(config.bundle_folder)
+        bundle = read_bundle(config.bundle_folder, config.station.language)
         recognizer = best_recognizer(bundle, config.runtime, config.engines_folder, config.members)
         apart = recognizer.check_probe()
     except ConfigError as error:

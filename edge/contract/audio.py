@@ -1,21 +1,29 @@
-"""The one definition of sound: rates, crop, window, the log-mel image, and how a stream is cut into windows.
+"""The one definition of sound: rates, crop, window, what a network takes of one, and how a stream is cut into windows.
 
-Trainer, exporter and station all make their images here, so that what a network learnt is what it hears.
+Trainer, exporter and station all make their images here, so that what a network learnt is what it hears. A bundle
+names its front end: IMAGE is the log-mel image of our own networks, WAVEFORM the sound itself, for networks that bring
+their own.
 Knows nothing of files, microphones, species or networks.
 """
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
+from edge.contract.recent import Recent
+
 Samples = NDArray[np.float32]
 Image = NDArray[np.uint8]
 Ranges = NDArray[np.float32]
+Input = NDArray[Any]  # what the networks take of windows: grey images (uint8), or samples (float32)
 Padding = Literal["context", "zeros", "image"]
+FrontEnd = Literal["image-128x281", "waveform-32k-5s"]
+IMAGE: FrontEnd = "image-128x281"
+WAVEFORM: FrontEnd = "waveform-32k-5s"
 
 RATE_HZ = 32_000
 CROP_SAMPLES = 7 * RATE_HZ  # what a network sees
@@ -31,6 +39,7 @@ TOP_DB = 80.0
 GREY_MAX = 255.0
 CROP_FRAMES = CROP_SAMPLES // FRAME_HOP + 1
 IMAGE_SHAPE = (MEL_BANDS, CROP_FRAMES)
+INPUT_SHAPES: dict[FrontEnd, tuple[int, ...]] = {IMAGE: (1, *IMAGE_SHAPE), WAVEFORM: (WINDOW_SAMPLES,)}  # of a window
 CROP_STEP = int(CROP_SAMPLES * 0.666)  # from crop to crop of a training clip
 CROPS_MAX = 10
 
@@ -47,8 +56,10 @@ _FIRST_BLOCK_END = 19  # blocks then end exactly where windows end, at every hop
 _BLOCKS_AT_ONCE = 3  # whose mel bands are summed in one call: fewer calls, the same small products
 
 
-def front_end() -> dict[str, object]:
-    """The constants of the image, as a bundle or a spectrogram cache records them."""
+def front_end(name: FrontEnd = IMAGE) -> dict[str, object]:
+    """The constants of a front end, as a bundle or a spectrogram cache records them."""
+    if name == WAVEFORM:
+        return {"rate_hz": RATE_HZ, "samples": WINDOW_SAMPLES}
     return {
         "rate_hz": RATE_HZ,
         "crop_samples": CROP_SAMPLES,
@@ -219,11 +230,11 @@ def training_crops(samples: Samples, crops_max: int = CROPS_MAX) -> Samples:
 
 @dataclass(frozen=True)
 class Window:
-    """Five seconds that the station decides on, with the image a network sees of them."""
+    """Five seconds that the station decides on, with what a network takes of them."""
 
     start: int  # sample index in the stream
     samples: int  # sound in it; fewer than WINDOW_SAMPLES only where the whole stretch is shorter
-    image: Image
+    input: Input  # (128, 281) uint8, or (160000,) float32
     level_dbfs: float  # root mean square, re full scale; -inf for digital silence
 
 
@@ -232,46 +243,6 @@ def _extend(sound: Samples, before: int, after: int, padding: Padding) -> Sample
     if not before and not after:
         return sound
     return np.pad(sound, (before, after), mode="constant" if padding == "zeros" else "symmetric")
-
-
-class _Recent:
-    """The newest rows of an array that grows at one end for ever, in one piece of memory."""
-
-    def __init__(self, *row: int, begin: int = 0) -> None:
-        self._rows = np.empty((0, *row), np.float32)
-        self._from = self._to = 0  # in _rows
-        self.begin = begin  # number of the first row that is kept
-
-    @property
-    def end(self) -> int:
-        """Number of the row that comes next."""
-        return self.begin + self._to - self._from
-
-    @property
-    def nbytes(self) -> int:
-        """Memory held."""
-        return self._rows.nbytes
-
-    def grow(self, count: int) -> Samples:
-        """Room for the next rows, to be written to."""
-        if self._to + count > len(self._rows):
-            kept = self._rows[self._from : self._to]
-            if len(kept) + count > len(self._rows):
-                self._rows = np.empty((len(kept) + count, *kept.shape[1:]), np.float32)
-            self._rows[: len(kept)] = kept
-            self._from, self._to = 0, len(kept)
-        self._to += count
-        return self._rows[self._to - count : self._to]
-
-    def between(self, first: int, stop: int) -> Samples:
-        """Rows of these numbers, as far as they are kept."""
-        at = self._from - self.begin
-        return self._rows[max(first, self.begin) + at : max(min(stop, self.end), self.begin) + at]
-
-    def forget(self, first: int) -> None:
-        """Keep only rows from this one on."""
-        dropped = max(0, min(first, self.end) - self.begin)
-        self._from, self.begin = self._from + dropped, self.begin + dropped
 
 
 class WindowCutter:
@@ -286,20 +257,28 @@ class WindowCutter:
     that ends with the sound, so that every sample is in one. After a gap begin a new cutter. The result does not
     depend on how the sound was cut into blocks.
 
-    `padding` says how 5 s become the network's 7 s: `context` takes 1 s of real sound on each side (mirrored at the
-    ends of the stretch), `zeros` pads the waveform behind (as published), `image` pads the 5-s image with zeros.
+    `padding` says how 5 s become the 7 s of an image: `context` takes 1 s of real sound on each side (mirrored at the
+    ends of the stretch), `zeros` pads the waveform behind (as published), `image` pads the 5-s image with zeros. A
+    network that takes the WAVEFORM gets the 5 s alone, a stretch that is shorter with zeros behind it.
     """
 
-    def __init__(self, hop_samples: int = HOP_SAMPLES, padding: Padding = "context", first_sample: int = 0) -> None:
+    def __init__(
+        self,
+        hop_samples: int = HOP_SAMPLES,
+        padding: Padding = "context",
+        first_sample: int = 0,
+        front: FrontEnd = IMAGE,
+    ) -> None:
         if hop_samples <= 0 or hop_samples > WINDOW_SAMPLES or hop_samples % FRAME_HOP:
             raise ValueError(f"hop must be a multiple of {FRAME_HOP} samples up to {WINDOW_SAMPLES}; got {hop_samples}")
         if padding not in get_args(Padding):
             raise ValueError(f"padding must be one of {', '.join(get_args(Padding))}; got {padding!r}")
         self._hop, self._padding, self._origin = hop_samples, padding, first_sample
-        self._before = CONTEXT_SAMPLES if padding == "context" else 0
+        self._images = front == IMAGE
+        self._before = CONTEXT_SAMPLES if padding == "context" and self._images else 0
         self._next = 0  # start of the next window
-        self._sound = _Recent()
-        self._db = _Recent(MEL_BANDS, begin=_EDGE)  # of frames; frame f is centred on sample f * FRAME_HOP
+        self._sound = Recent()
+        self._db = Recent(MEL_BANDS, begin=_EDGE)  # of frames; frame f is centred on sample f * FRAME_HOP
 
     @property
     def heard(self) -> int:
@@ -316,7 +295,9 @@ class WindowCutter:
         self._sound.grow(len(samples))[:] = samples
         self._compute_frames(whole_blocks=True)
         windows = []
-        ends = min(self.heard, (self._db.end + _EDGE) * FRAME_HOP - 1)  # sound up to here has its frames
+        ends = self.heard
+        if self._images:
+            ends = min(ends, (self._db.end + _EDGE) * FRAME_HOP - 1)  # sound up to here has its frames
         while self._next + WINDOW_SAMPLES + self._before <= ends:
             windows.append(self._window(self._next, WINDOW_SAMPLES))
             self._next += self._hop
@@ -338,6 +319,8 @@ class WindowCutter:
         return windows
 
     def _compute_frames(self, whole_blocks: bool) -> None:
+        if not self._images:
+            return
         known = self._db.end
         count = max(0, (self.heard - _HALF) // FRAME_HOP + 1 - known)
         lead = max(0, _FIRST_BLOCK_END - known)
@@ -352,14 +335,18 @@ class WindowCutter:
         sound = self._sound.between(start, start + length)
         mean_square = float(np.einsum("i,i->", sound, sound)) / length
         level = 10.0 * np.log10(mean_square) if mean_square > 0 else -np.inf
+        return Window(self._origin + start, length, self._input(start, length, sound), float(level))
+
+    def _input(self, start: int, length: int, sound: Samples) -> Input:
+        if not self._images:
+            return _extend(sound.copy(), 0, WINDOW_SAMPLES - length, "zeros")
         if self._padding == "image":
             image = np.zeros(IMAGE_SHAPE, np.uint8)
             part, *_ = _grey(self._frames(start, length, _extend(sound, 0, max(0, N_FFT - length), self._padding)))
             left = CONTEXT_SAMPLES // FRAME_HOP
             image[:, left : left + part.shape[1]] = part
-        else:
-            image, *_ = _grey(self._frames(start - self._before, CROP_SAMPLES, self._crop(start)))
-        return Window(self._origin + start, length, image, float(level))
+            return image
+        return _grey(self._frames(start - self._before, CROP_SAMPLES, self._crop(start)))[0]
 
     def _crop(self, start: int) -> Samples:
         """The 7 s around a window, filled up where the stretch has no sound."""
@@ -396,5 +383,8 @@ class WindowCutter:
     def _forget(self) -> None:
         """Drop what no later window needs; a last window that ends with the sound still needs the newest 6 s."""
         keep = min(self._next, self.heard - WINDOW_SAMPLES) - self._before
+        if not self._images:
+            self._sound.forget(keep)
+            return
         self._db.forget(max(_EDGE, keep // FRAME_HOP))
         self._sound.forget(min(keep, self._db.begin * FRAME_HOP - _HALF))

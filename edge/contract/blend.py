@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edge.contract.audio import WINDOW_SAMPLES
 
 Scores = NDArray[np.float32]
+Known = NDArray[np.bool_]  # (members, species): which species each member knows
 BlendRule = Literal["mean", "logit"]
 
 _PRIOR_TRUST = 0.8  # the rest is spread over all species: a bird nobody recorded here before can still be heard
@@ -39,18 +40,37 @@ class Blend:
             raise ValueError(f"blend smoothing must be 0 to 1/3; got {self.smoothing!r}")
 
 
-def kind_means(member_scores: Scores, kinds: Sequence[str]) -> tuple[list[str], Scores]:
-    """Names of the kinds, and the means `(kinds, windows, species)` of their members `(members, windows, species)`."""
+def kind_means(member_scores: Scores, kinds: Sequence[str], known: Known | None = None) -> tuple[list[str], Scores]:
+    """Names of the kinds, and the means `(kinds, windows, species)` of their members `(members, windows, species)`.
+
+    `known` `(members, species)` says which species each member knows, None: all; a mean skips those who do not, and is
+    NaN where nobody of the kind does.
+    """
     names = sorted(set(kinds))
     rows = {name: [i for i, kind in enumerate(kinds) if kind == name] for name in names}
-    return names, np.stack([member_scores[rows[name]].mean(axis=0, dtype=np.float32) for name in names])
+    if known is None:
+        return names, np.stack([member_scores[rows[name]].mean(axis=0, dtype=np.float32) for name in names])
+    means = np.full((len(names), *member_scores.shape[1:]), np.nan, np.float32)
+    for mean, name in zip(means, names, strict=True):
+        theirs = known[rows[name]]
+        some = theirs.any(axis=0)
+        sums = np.where(theirs[:, None, :], member_scores[rows[name]], np.float32(0)).sum(axis=0, dtype=np.float32)
+        mean[:, some] = sums[:, some] / theirs.sum(axis=0).astype(np.float32)[some]
+    return names, means
 
 
-def acoustic_scores(member_scores: Scores, kinds: Sequence[str], blend: Blend) -> Scores:
-    """Members `(members, windows, species)` to `(windows, species)`: plain mean within a kind, weighted mean across."""
-    names, means = kind_means(member_scores, kinds)
+def acoustic_scores(member_scores: Scores, kinds: Sequence[str], blend: Blend, known: Known | None = None) -> Scores:
+    """Members `(members, windows, species)` to `(windows, species)`: plain mean within a kind, weighted mean across,
+    over those who know the species (`known`, see kind_means). What nobody knows is 0."""
+    names, means = kind_means(member_scores, kinds, known)
     weights = np.array([blend.kind_weights.get(name, 1.0) for name in names], np.float32)
-    return np.tensordot(weights / weights.sum(), means, axes=1).astype(np.float32)
+    if known is None:
+        return np.tensordot(weights / weights.sum(), means, axes=1).astype(np.float32)
+    theirs = np.stack([known[[kind == name for kind in kinds]].any(axis=0) for name in names])
+    shares = weights[:, None] * theirs
+    total = np.maximum(shares.sum(axis=0), np.float32(1e-12))
+    parts = np.where(theirs[:, None, :], means, np.float32(0)) * (shares / total)[:, None, :]
+    return np.asarray(parts.sum(axis=0), np.float32)
 
 
 def neighbour_step(hop_samples: int) -> int:
@@ -124,3 +144,10 @@ def _logit(scores: Scores) -> Scores:
     score = np.clip(scores, _SCORE_EDGE, 1.0 - _SCORE_EDGE)
     odds: Scores = np.log(score) - np.log1p(-score)
     return odds
+
+
+def scaled(scores: Scores, scale: Scores) -> Scores:
+    """Scores `(windows, species)` after an affine map of their log-odds, `scale` `(2, species)` being slope and offset
+    (Platt, 1999), so that one threshold means the same for all species."""
+    odds = scale[0] * _logit(scores) + scale[1]
+    return np.asarray(1.0 / (1.0 + np.exp(-odds)), np.float32)

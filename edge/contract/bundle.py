@@ -1,31 +1,46 @@
 """The Bundle: a self-describing folder that carries a model from the trainer to any station.
 
-manifest.json  taxonomy.csv  members/{*.onnx, *.fp16.onnx[, *.int8.onnx, student.onnx]}
-prior/{model.onnx, features.json, grid.npz[, nearby.npz]}  probe.npz  SHA256SUMS
+manifest.json  taxonomy.csv[, names.csv]  members/{*.onnx, *.fp16.onnx[, *.int8.onnx, *.scale.npy, student.onnx]}
+prior/{model.onnx, features.json, grid.npz[, nearby.npz]}, or prior/{geo.onnx, geo.json}  probe.npz  SHA256SUMS
+[LICENCE.txt]
 
 Writing seals it with sums and an id; reading refuses another schema, another front-end, a missing, foreign or changed
 file, naming it. Knows no ONNX runtime: that the members give the probe's scores is the recognizer's to prove.
+Schema 1, which knew our own networks alone, reads on.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.contract.audio import CROP_SAMPLES, IMAGE_SHAPE, Padding, front_end
-from edge.contract.blend import Blend
+from edge.contract.audio import (
+    CROP_SAMPLES,
+    IMAGE,
+    IMAGE_SHAPE,
+    INPUT_SHAPES,
+    WAVEFORM,
+    WINDOW_SAMPLES,
+    FrontEnd,
+    Input,
+    Padding,
+    front_end,
+)
+from edge.contract.blend import Blend, Known, Scores
 from edge.contract.errors import BundleError
 from edge.contract.folders import passed_over
 from edge.contract.strict import Refused, parse
-from edge.contract.taxonomy import Taxonomy
+from edge.contract.taxonomy import Taxonomy, read_names
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST, SUMS, TAXONOMY, PROBE, PRIOR = "manifest.json", "SHA256SUMS", "taxonomy.csv", "probe.npz", "prior"
+NAMES, LICENCE = "names.csv", "LICENCE.txt"
+PriorForm = Literal["place", "geo"]  # our own model of place, season and rasters; BirdNET's of place and week
 PROBE_TOLERANCE = 1e-3  # largest difference of a score that still is the same model on another machine
 HALF_TOLERANCE = 0.02  # the same in half precision; a threshold's step is 0.01 to 0.05
 
@@ -38,10 +53,14 @@ class BundleMember:
     file: str  # relative to the bundle
     kind: str  # members of a kind are averaged first
     architecture: str
-    fold: int
-    seed: int
+    fold: int | None = None  # None: nothing of ours was left out
+    seed: int | None = None
     half: str | None = None  # the same network in half precision, strongly typed; relative to the bundle
     int8: str | None = None  # the same with 8-bit convolutions (Q/DQ), where the bag then decides as it did
+    output: str | None = None  # of the network, that holds its scores; None: the first. One network may serve several
+    embedding: str | None = None  # the output that holds the network's embedding, if it gives one
+    species: tuple[str, ...] | None = None  # codes in the order of its output, None: those of the taxonomy
+    scale: str | None = None  # slopes and offsets of its log-odds (npy, (2, its species)); relative to the bundle
 
 
 @dataclass(frozen=True)
@@ -73,6 +92,20 @@ class Thresholds:
 
 
 @dataclass(frozen=True)
+class Licence:
+    """On what terms the networks may be used, and who accepted them; the text is LICENCE.txt."""
+
+    spdx: str
+    holder: str
+    attribution: str  # the line that whoever shows results owes
+    terms: str  # where they are, or the terms in a line
+    accepted: str  # when and how
+
+    def __str__(self) -> str:
+        return f"{self.spdx}, {self.holder}; {self.attribution}"
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What manifest.json says. `training` is provenance for people and tools; nothing here depends on it."""
 
@@ -81,17 +114,38 @@ class Manifest:
     thresholds: Thresholds
     padding: Padding
     taxonomy_digest: str
-    has_prior: bool
+    prior: PriorForm | None
     training: Mapping[str, Any]
     student: Student | None = None
+    licence: Licence | None = None  # None: made from a run of one's own
     id: str = ""  # digest of contents, set when sealed
-    front_end: Mapping[str, Any] = field(default_factory=front_end)
+    front_end: Mapping[str, Any] = field(default_factory=lambda: named_front_end(IMAGE))
     schema: int = SCHEMA
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether place and day weigh in."""
+        return self.prior is not None
+
+    @property
+    def front(self) -> FrontEnd:
+        """What the networks take of a window."""
+        name: FrontEnd = self.front_end["name"]
+        return name
 
     @property
     def networks(self) -> tuple[BundleMember, ...]:
         """The members, then the student's network if there is one."""
         return self.members if self.student is None else (*self.members, self.student.member)
+
+
+def named_front_end(name: FrontEnd) -> dict[str, Any]:
+    """A front end as the manifest records it: its name and constants."""
+    return {"name": name, **front_end(name)}
+
+
+def _no_images() -> NDArray[np.uint8]:
+    return np.empty((0, *IMAGE_SHAPE), np.uint8)
 
 
 def _no_scores() -> NDArray[np.float32]:
@@ -102,15 +156,30 @@ def _no_scores() -> NDArray[np.float32]:
 class Probe:
     """Short clips and the scores they must give: how a bundle is known to compute right on a device."""
 
-    clips: NDArray[np.int16]  # (clips, 224000)
-    images: NDArray[np.uint8]  # (clips, 128, 281)
-    member_scores: NDArray[np.float32]  # (members, clips, species)
+    clips: NDArray[np.int16]  # (clips, 224000), of networks that take the waveform (clips, 160000)
+    images: NDArray[np.uint8]  # (clips, 128, 281); none where the networks take the waveform
+    member_scores: NDArray[np.float32]  # (members, clips, species); NaN: the member does not know it
     latitude: float
     longitude: float
     day_of_year: int
     prior: NDArray[np.float32]  # (species,); empty without a prior
     blended: NDArray[np.float32]  # (clips, species), each clip alone
     student_scores: NDArray[np.float32] = field(default_factory=_no_scores)  # (clips, species); (0, 0) without one
+
+    @classmethod
+    def of_waveform(cls, clips: NDArray[np.int16], **rest: Any) -> "Probe":
+        """A probe of networks that take the waveform."""
+        return cls(clips=clips, images=_no_images(), **rest)
+
+    @property
+    def front(self) -> FrontEnd:
+        """What the networks that it is for take."""
+        return IMAGE if len(self.images) else WAVEFORM
+
+    @property
+    def inputs(self) -> Input:
+        """What the networks take of the clips, one window each."""
+        return self.images if len(self.images) else self.samples()
 
     def samples(self) -> NDArray[np.float32]:
         """The clips as float32 in [-1, 1]."""
@@ -129,7 +198,9 @@ class Probe:
         except (OSError, ValueError, KeyError) as error:
             raise BundleError(f"{path}: not a probe: {error}") from error
         clips = len(raw["clips"])
-        if raw["clips"].shape != (clips, CROP_SAMPLES) or raw["images"].shape != (clips, *IMAGE_SHAPE):
+        ours = raw["clips"].shape == (clips, CROP_SAMPLES) and raw["images"].shape == (clips, *IMAGE_SHAPE)
+        theirs = raw["clips"].shape == (clips, WINDOW_SAMPLES) and raw["images"].shape == (0, *IMAGE_SHAPE)
+        if not clips or not (ours or theirs):
             raise BundleError(f"{path}: clips and images do not fit: {raw['clips'].shape}, {raw['images'].shape}")
         raw |= {"latitude": float(raw["latitude"]), "longitude": float(raw["longitude"])}
         raw["day_of_year"] = int(raw["day_of_year"])
@@ -148,8 +219,48 @@ class Bundle:
     def id(self) -> str:
         return self.manifest.id
 
+    @property
+    def licence(self) -> str | None:
+        """On what terms the networks may be used, whose they are, what to say of them; None: made by oneself."""
+        return None if self.manifest.licence is None else str(self.manifest.licence)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """What a network takes of one window, float32."""
+        return INPUT_SHAPES[self.manifest.front]
+
+    def known(self, members: Sequence[BundleMember]) -> Known | None:
+        """Which species each of these knows, `(members, species)`; None: all know all."""
+        if all(member.species is None for member in members):
+            return None
+        known = np.zeros((len(members), len(self.taxonomy)), np.bool_)
+        for row, member in zip(known, members, strict=True):
+            row[self.indices(member)] = True
+        return known
+
+    def indices(self, member: BundleMember) -> slice | list[int]:
+        """Where its species stand in the taxonomy, in the order of its output."""
+        return slice(None) if member.species is None else [self.taxonomy.index(code) for code in member.species]
+
+    def scale(self, member: BundleMember) -> Scores | None:
+        """Slopes and offsets of its log-odds `(2, its species)`, if it has any. Raises BundleError."""
+        if member.scale is None:
+            return None
+        path = self.folder / member.scale
+        wanted = (2, len(self.taxonomy) if member.species is None else len(member.species))
+        try:
+            scale: Scores = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{path}: not readable: {error}") from error
+        if scale.shape != wanted or scale.dtype != np.float32 or not np.isfinite(scale).all():
+            raise BundleError(f"{path}: expected {wanted} finite float32; found {scale.shape} {scale.dtype}")
+        return scale
+
     def probe(self) -> Probe:
+        """Raises BundleError if it is none, or another bundle's."""
         probe = Probe.read(self.folder / PROBE)
+        if probe.front != self.manifest.front:
+            raise BundleError(f"{self.folder / PROBE}: made for another front-end")
         if probe.member_scores.shape[::2] != (len(self.manifest.members), len(self.taxonomy)):
             raise BundleError(f"{self.folder / PROBE}: made for other members or species")
         students = (0, 0) if self.manifest.student is None else (len(probe.clips), len(self.taxonomy))
@@ -190,8 +301,9 @@ def seal_bundle(folder: Path, manifest: Manifest) -> Bundle:
     return read_bundle(folder)
 
 
-def read_bundle(folder: Path) -> Bundle:
-    """Read and check a bundle. Raises BundleError naming the file that is missing, damaged, foreign or too new."""
+def read_bundle(folder: Path, language: str | None = None) -> Bundle:
+    """Read and check a bundle; common names in a language of its names.csv, None: as they are. Raises BundleError
+    naming the file that is missing, damaged, foreign or too new, or lacks the language."""
     path = folder / MANIFEST
     try:
         raw = json.loads(path.read_text(encoding="utf8"))
@@ -202,18 +314,51 @@ def read_bundle(folder: Path) -> Bundle:
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: not readable: {error}") from error
     found = raw.get("schema") if isinstance(raw, dict) else None
-    if found != SCHEMA:
-        raise BundleError(f"{path}: schema {found!r}; this version reads {SCHEMA}; export the bundle again")
+    if found not in (1, SCHEMA) or isinstance(found, bool):
+        raise BundleError(f"{path}: schema {found!r}; this version reads 1 to {SCHEMA}; export the bundle again")
     sums = _check_sums(folder)
-    manifest = _parse(path, raw)
-    if raw["id"] != _content_id(raw, {k: v for k, v in sums.items() if k != MANIFEST}):
+    manifest = _parse(path, raw if found == SCHEMA else _from_schema_1(path, raw))
+    if raw.get("id") != _content_id(raw, {k: v for k, v in sums.items() if k != MANIFEST}):
         raise BundleError(f"{path}: the id does not match the contents")
-    if dict(manifest.front_end) != front_end():
+    name = manifest.front_end.get("name")
+    if name not in INPUT_SHAPES or dict(manifest.front_end) != named_front_end(name):
         raise BundleError(f"{path}: made for another front-end; found {dict(manifest.front_end)}")
     taxonomy = Taxonomy.read_csv(folder / TAXONOMY)
     if taxonomy.digest != manifest.taxonomy_digest:
         raise BundleError(f"{folder / TAXONOMY}: not the species that the members were trained on")
-    return Bundle(folder, manifest, taxonomy)
+    if manifest.licence is not None and LICENCE not in sums:
+        raise BundleError(f"{folder / LICENCE}: missing: the manifest names a licence")
+    _check_species(path, manifest, taxonomy)
+    if language is None:
+        return Bundle(folder, manifest, taxonomy)
+    if not (folder / NAMES).is_file():
+        raise BundleError(f"{folder / NAMES}: not there: the names are in one language; leave station.language out")
+    return Bundle(folder, manifest, taxonomy.named(read_names(folder / NAMES, language)))
+
+
+def _from_schema_1(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest as schema 2 would say it."""
+    known = {name: value for name, value in raw.items() if name not in ("has_prior", "front_end")}
+    has_prior, front = raw.get("has_prior"), raw.get("front_end")
+    if not isinstance(has_prior, bool) or not isinstance(front, dict):
+        raise BundleError(f"{path}: has_prior and front_end: expected true or false, and constants")
+    prior = "place" if has_prior else None
+    return {**known, "schema": SCHEMA, "prior": prior, "front_end": {"name": IMAGE, **front}}
+
+
+def _check_species(path: Path, manifest: Manifest, taxonomy: Taxonomy) -> None:
+    """Members name species of the bundle, each once, and no species is without a member."""
+    heard: set[str] = set()
+    for member in manifest.networks:
+        codes = taxonomy.codes if member.species is None else member.species
+        unknown = [code for code in codes if code not in taxonomy]
+        if unknown or len(set(codes)) != len(codes) or not codes:
+            problem = f"{unknown[0]!r} is not in {TAXONOMY}" if unknown else "each species once is wanted"
+            raise BundleError(f"{path}: member {member.name}: species: {problem}")
+        heard |= set(codes) if member in manifest.members else set()
+    if len(heard) != len(taxonomy):
+        lost = next(code for code in taxonomy.codes if code not in heard)
+        raise BundleError(f"{path}: no member knows the species {lost!r}")
 
 
 def _check_sums(folder: Path) -> dict[str, str]:
@@ -242,7 +387,7 @@ def _parse(path: Path, raw: Mapping[str, Any]) -> Manifest:
     if not manifest.members:
         raise BundleError(f"{path}: no members")
     for member in manifest.networks:
-        for name in (member.file, member.half, member.int8):
+        for name in (member.file, member.half, member.int8, member.scale):
             file = PurePosixPath(name or member.file)
             if file.is_absolute() or ".." in file.parts or not (path.parent / file).is_file():
                 raise BundleError(f"{path}: member {member.name}: no file {name} in the bundle")

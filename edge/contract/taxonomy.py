@@ -3,15 +3,17 @@
 import csv
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Literal, cast, get_args
 
 from edge.contract.errors import BundleError
 from edge.contract.text import NotText, Table, text_of
 
 _CODE = re.compile(r"[a-z0-9_-]{2,32}")
 NOCALL = "nocall"  # the label of a row without birds; never a species
+Kind = Literal["bird", "animal", "human", "sound"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,10 @@ class Species:
     code: str
     scientific_name: str
     common_name: str
+    kind: Kind = "bird"
+
+
+_NAMES = ("code", "scientific_name", "common_name")  # columns that every taxonomy has
 
 
 class Taxonomy:
@@ -57,22 +63,51 @@ class Taxonomy:
         """SHA-256 of the codes in order: what a score vector means."""
         return hashlib.sha256("\n".join(self.codes).encode()).hexdigest()
 
+    def of_kind(self, kinds: Iterable[Kind]) -> list[int]:
+        """Model indices of the classes of these kinds."""
+        wanted = set(kinds)
+        return [i for i, species in enumerate(self.species) if species.kind in wanted]
+
+    def named(self, names: Mapping[str, str]) -> "Taxonomy":
+        """The same species with these common names by code; what has none there keeps its own."""
+        return Taxonomy(replace(s, common_name=names.get(s.code) or s.common_name) for s in self.species)
+
     def write_csv(self, path: Path) -> None:
+        """The file as `read_csv` takes it; the column `kind` is there where a class is no bird."""
+        columns = [f.name for f in fields(Species)] if any(s.kind != "bird" for s in self.species) else list(_NAMES)
         with path.open("w", newline="", encoding="utf8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([f.name for f in fields(Species)])
-            writer.writerows((s.code, s.scientific_name, s.common_name) for s in self.species)
+            writer.writerow(columns)
+            writer.writerows([getattr(s, name) for name in columns] for s in self.species)
 
     @classmethod
     def read_csv(cls, path: Path) -> "Taxonomy":
         """Raises BundleError naming the file if it is not a taxonomy."""
         try:
-            table = Table(text_of(path.read_bytes()), [f.name for f in fields(Species)])
+            table = Table(text_of(path.read_bytes()), _NAMES)
             species = []
             for line, row in table:
                 if not isinstance(row, dict):
                     raise NotText(f"line {line}: {len(row)} cells; {len(table.names)} are wanted")
-                species.append(Species(row["code"], row["scientific_name"], row["common_name"]))
+                kind = row.get("kind", "bird")
+                if kind not in get_args(Kind):
+                    raise NotText(f"line {line}: kind: expected {', '.join(get_args(Kind))}; found {kind!r}")
+                code, scientific, common = (row[name] for name in _NAMES)
+                species.append(Species(code, scientific, common, cast(Kind, kind)))
             return cls(species)
         except (OSError, ValueError) as error:  # NotText is a ValueError
             raise BundleError(f"{path}: not a taxonomy (code, scientific_name, common_name): {error}") from error
+
+
+def read_names(path: Path, language: str) -> dict[str, str]:
+    """Common names by code from a bundle's names.csv: `code`, then a column per language (de, fr, pt_BR …).
+
+    Raises BundleError naming the file if it is none, or the languages it has if this one is not there.
+    """
+    try:
+        table = Table(text_of(path.read_bytes()), ["code"])
+        if language not in table.names[1:]:
+            raise NotText(f"language {language!r} is not there; there are {', '.join(sorted(table.names[1:]))}")
+        return {row["code"]: row[language] for _, row in table if isinstance(row, dict)}
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: {error}") from error

@@ -5,26 +5,19 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 
-from edge.contract.audio import IMAGE_SHAPE, Image
+from edge.contract.audio import IMAGE, INPUT_SHAPES, Input
 from edge.contract.blend import Scores
 from edge.contract.bundle import PROBE_TOLERANCE
 from edge.contract.errors import BundleError
+from edge.engines.engine import Answer, arranged, as_answers, float_batch
 
 
 def cores() -> int:
     """Processors that this process may use. Said outright, since ONNX Runtime pins its threads otherwise, which the
     service's sandbox refuses."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def float_batch(images: Image, pairs: bool) -> NDArray[np.float32]:
-    """Grey images `(n, 128, 281)` uint8 as what the networks take, `(n, 1, 128, 281)` float32, converted once for all
-    of them; with `pairs` a lone image goes in twice."""
-    return (np.repeat(images, 2, axis=0) if pairs and len(images) == 1 else images)[:, None].astype(np.float32)
 
 
 @cache
@@ -36,20 +29,22 @@ def _share_scratch() -> None:
 
 
 class OnnxEngine:
-    """Runs the members one after the other, each with all threads, in the same scratch memory. In float32 an image's
-    scores do not depend on what else is in the batch; with 8-bit convolutions those of a lone image do, hence `pairs`
-    (see OpenvinoEngine)."""
+    """Runs the networks one after the other, each with all threads, in the same scratch memory; one that serves several
+    members runs once. In float32 a window's scores do not depend on what else is in the batch; with 8-bit convolutions
+    those of a lone one do, hence `pairs` (see OpenvinoEngine)."""
 
     def __init__(
         self,
-        members: Sequence[Path],
+        members: Sequence[Path | Answer],
         threads: int = 0,
         name: str = "onnxruntime-cpu",
         tolerance: float = PROBE_TOLERANCE,
         *,
         pairs: bool = False,
+        input_shape: tuple[int, ...] = INPUT_SHAPES[IMAGE],
     ) -> None:
-        self.name, self.tolerance, self._pairs = name, tolerance, pairs
+        self.name, self.tolerance, self._pairs, self._shape = name, tolerance, pairs, input_shape
+        self._answers = as_answers(members)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or cores()
         options.inter_op_num_threads = 1
@@ -58,22 +53,42 @@ class OnnxEngine:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         _share_scratch()
         options.add_session_config_entry("session.use_env_allocators", "1")
-        self._sessions = []
-        for path in members:
-            try:
-                session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            except Exception as error:  # ONNX Runtime's errors have no common base but Exception
-                raise BundleError(f"{path}: ONNX Runtime cannot load it: {' '.join(str(error).split())}") from error
-            if list(session.get_inputs()[0].shape[1:]) != [1, *IMAGE_SHAPE]:
-                raise BundleError(f"{path}: takes {session.get_inputs()[0].shape}; (batch, 1, 128, 281) is wanted")
-            self._sessions.append((session, session.get_inputs()[0].name))
+        self._sessions: dict[Path, ort.InferenceSession] = {}
+        for answer in self._answers:
+            if answer.file not in self._sessions:
+                self._sessions[answer.file] = self._session(answer.file, options)
+            outputs = [output.name for output in self._sessions[answer.file].get_outputs()]
+            if answer.output is not None and answer.output not in outputs:
+                raise BundleError(f"{answer.file}: gives {', '.join(outputs)}; {answer.output} is wanted")
 
-    def scores(self, images: Image, members: Sequence[int] | None = None) -> Scores:
-        """Grey images `(n, 128, 281)` uint8 to sigmoid scores `(members, n, species)` float32; of all members, or of
+    def _session(self, path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+        try:
+            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors have no common base but Exception
+            raise BundleError(f"{path}: ONNX Runtime cannot load it: {' '.join(str(error).split())}") from error
+        if list(session.get_inputs()[0].shape[1:]) != list(self._shape):
+            wanted = ", ".join(map(str, self._shape))
+            raise BundleError(f"{path}: takes {session.get_inputs()[0].shape}; (batch, {wanted}) is wanted")
+        return session
+
+    def scores(self, inputs: Input, members: Sequence[int] | None = None) -> Scores:
+        """Windows as the networks take them to sigmoid scores `(members, n, species)` float32; of all members, or of
         these."""
-        batch = float_batch(images, self._pairs)
-        chosen = self._sessions if members is None else [self._sessions[index] for index in members]
-        return np.stack([session.run(None, {name: batch})[0][: len(images)] for session, name in chosen])
+        batch = float_batch(inputs, self._shape, self._pairs)
+        chosen = self._answers if members is None else [self._answers[index] for index in members]
+        wanted: dict[Path, list[str]] = {}  # file -> the outputs that are asked
+        for answer in chosen:
+            wanted.setdefault(answer.file, []).append(self._output(answer))
+        given: dict[tuple[Path, str], Scores] = {}
+        for path, names in wanted.items():
+            session, each = self._sessions[path], list(dict.fromkeys(names))
+            for name, scores in zip(each, session.run(each, {session.get_inputs()[0].name: batch}), strict=True):
+                given[path, name] = scores[: len(inputs)]
+        return arranged([given[answer.file, self._output(answer)] for answer in chosen], chosen)
+
+    def _output(self, answer: Answer) -> str:
+        name: str = answer.output or self._sessions[answer.file].get_outputs()[0].name
+        return name
 
     def close(self) -> None:
         """Give back the networks; the engine is not used again."""

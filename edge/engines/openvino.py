@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from edge.contract.audio import IMAGE_SHAPE, Image
+from edge.contract.audio import IMAGE, INPUT_SHAPES, Input
 from edge.contract.blend import Scores
 from edge.contract.bundle import PROBE_TOLERANCE
 from edge.contract.errors import EngineError
-from edge.engines.onnx import cores, float_batch
+from edge.engines.engine import Answer, arranged, as_answers, float_batch
+from edge.engines.onnx import cores
 
 CpuPrecision = Literal["fp32", "bf16", "int8"]
 
@@ -45,21 +44,26 @@ def _has_bfloat16(core: Any) -> bool:
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+FEATURES = "features"  # the tensor behind which a network that takes the waveform may be calculated less exactly
+
+
 @dataclass(frozen=True)
 class _Network:
-    """A member, cut in two before its first convolution."""
+    """A network, cut in two behind its features, or before its first convolution."""
 
     front: int  # which of the engine's fronts makes its input
     rest: Any
+    outputs: tuple[str, ...]  # of the rest, in its order; "" is the network's first
 
 
 class OpenvinoEngine:
-    """Runs the members one after the other, each with `threads` threads (0: one per core). Each thread that asks has
-    its own requests; `callers` of them are served at once, each with so many threads.
+    """Runs the networks one after the other, each with `threads` threads (0: one per core); one that serves several
+    members runs once. Each thread that asks has its own requests; `callers` of them are served at once, each with so
+    many threads.
 
-    What comes before a member's first convolution, the normalisation of the image, is calculated in float32 whatever
-    the precision, and once for all members that have it in common: a mean taken off in bfloat16 leaves little of what
-    it is taken from, and made up four fifths of the whole error.
+    What comes before a network's first convolution, the normalisation of the image, or before its FEATURES, is
+    calculated in float32 whatever the precision, and once for all networks that have it in common: a mean taken off in
+    bfloat16 leaves little of what it is taken from, and made up four fifths of the whole error.
 
     OpenVINO multiplies a batch of one by another kernel than larger ones, with another rounding: with `pairs` a lone
     image goes in twice, so that an image's scores do not depend on what else is in the batch. Raises EngineError if
@@ -68,13 +72,14 @@ class OpenvinoEngine:
 
     def __init__(
         self,
-        members: Sequence[Path],
+        members: Sequence[Path | Answer],
         threads: int = 0,
         precision: CpuPrecision = "fp32",
         tolerance: float = PROBE_TOLERANCE,
         *,
         callers: int = 1,
         pairs: bool = False,
+        input_shape: tuple[int, ...] = INPUT_SHAPES[IMAGE],
     ) -> None:
         self.name = f"openvino-cpu {precision}"
         self.tolerance = tolerance
@@ -87,23 +92,31 @@ class OpenvinoEngine:
             "ENABLE_CPU_PINNING": False,  # the service's sandbox refuses it
         }
         self._fronts: list[Any] = []
-        known: dict[str, int] = {}  # what a front calculates -> its place
-        self._networks = []
-        for path in members:
-            try:
-                model = self._core.read_model(path)
-                hint = self._hint(model, precision)
-                front, rest = self._cut(model)
-                does = _signature(front)
-                if does not in known:
-                    known[does] = len(self._fronts)
-                    self._fronts.append(self._compile(front, "f32"))
-                self._networks.append(_Network(known[does], self._compile(rest, hint)))
-            except RuntimeError as error:
-                raise EngineError(f"{path}: OpenVINO cannot load it: {_last_line(error)}") from error
-            shape = front.input(0).get_partial_shape()
-            if [str(side) for side in shape][1:] != [str(side) for side in (1, *IMAGE_SHAPE)]:
-                raise EngineError(f"{path}: takes {shape}; (batch, 1, 128, 281) is wanted")
+        self._known: dict[str, int] = {}  # what a front calculates -> its place
+        self._shape, self._answers = input_shape, as_answers(members)
+        self._networks: dict[Path, _Network] = {}
+        for answer in self._answers:
+            if answer.file not in self._networks:
+                wanted = [one.output or "" for one in self._answers if one.file == answer.file]
+                self._networks[answer.file] = self._network(answer.file, precision, tuple(dict.fromkeys(wanted)))
+
+    def _network(self, path: Path, precision: CpuPrecision, outputs: tuple[str, ...]) -> _Network:
+        """A network compiled to give these of its outputs."""
+        try:
+            model = self._core.read_model(path)
+            shape = model.input(0).get_partial_shape()
+            if [str(side) for side in shape][1:] != [str(side) for side in self._shape]:
+                raise EngineError(f"{path}: takes {shape}; (batch, {', '.join(map(str, self._shape))}) is wanted")
+            hint = self._hint(model, precision)
+            results = [model.get_results()[0] if not name else model.output(name).get_node() for name in outputs]
+            front, rest = self._cut(model, results)
+            does = _signature(front)
+            if does not in self._known:
+                self._known[does] = len(self._fronts)
+                self._fronts.append(self._compile(front, "f32"))
+            return _Network(self._known[does], self._compile(rest, hint), outputs)
+        except RuntimeError as error:
+            raise EngineError(f"{path}: OpenVINO cannot load it: {_last_line(error)}") from error
 
     def _hint(self, model: Any, precision: CpuPrecision) -> str:
         """Said outright: OpenVINO's own choice is the fastest, not fp32. Beside networks in 8 bits those that have none
@@ -116,49 +129,53 @@ class OpenvinoEngine:
     def _compile(self, model: Any, hint: str) -> Any:
         return self._core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint, **self._options})
 
-    def _cut(self, model: Any) -> tuple[Any, Any]:
-        """The model up to the input of its first convolution, and from there on; without one, the whole of it behind
-        what does nothing."""
-        first = next((op for op in model.get_ordered_ops() if op.get_type_name().endswith("Convolution")), None)
-        source = model.get_parameters()[0].output(0) if first is None else first.input_value(0)
+    def _cut(self, model: Any, results: list[Any]) -> tuple[Any, Any]:
+        """The model up to its features or the input of its first convolution, and from there on to these results;
+        without either, the whole of it behind what does nothing."""
+        named = (out for op in model.get_ordered_ops() for out in op.outputs() if FEATURES in out.get_names())
+        source = next(named, None)
+        if source is None:
+            first = next((op for op in model.get_ordered_ops() if op.get_type_name().endswith("Convolution")), None)
+            source = model.get_parameters()[0].output(0) if first is None else first.input_value(0)
         targets = list(source.get_target_inputs())
         inner = self._openvino.op.Parameter(source.get_element_type(), source.get_partial_shape())
         for target in targets:
             target.replace_source_output(inner.output(0))
-        return self._openvino.Model([source], model.get_parameters()), self._openvino.Model(
-            model.get_results(), [inner]
-        )
+        return self._openvino.Model([source], model.get_parameters()), self._openvino.Model(results, [inner])
 
-    def scores(self, images: Image, members: Sequence[int] | None = None) -> Scores:
-        """Grey images `(n, 128, 281)` uint8 to sigmoid scores `(members, n, species)` float32; of all members, or of
+    def scores(self, inputs: Input, members: Sequence[int] | None = None) -> Scores:
+        """Windows as the networks take them to sigmoid scores `(members, n, species)` float32; of all members, or of
         these. Raises EngineError if OpenVINO fails, or if the engine is closed."""
-        batch = float_batch(images, self._pairs)
+        batch = float_batch(inputs, self._shape, self._pairs)
         fronts, requests = self._requests()
-        chosen = range(len(requests)) if members is None else members
-        networks, inner, found = self._networks, {}, []
+        chosen = self._answers if members is None else [self._answers[index] for index in members]
+        inner: dict[int, Any] = {}
+        given: dict[Path, dict[str, Scores]] = {}
         try:
-            for index in chosen:
-                front = networks[index].front
-                if front not in inner:
-                    inner[front] = fronts[front].infer({0: batch}, share_inputs=True)[0]
-                found.append(requests[index].infer({0: inner[front]}, share_inputs=True)[0][: len(images)])
+            for path in dict.fromkeys(answer.file for answer in chosen):
+                network = self._networks[path]
+                if network.front not in inner:
+                    inner[network.front] = fronts[network.front].infer({0: batch}, share_inputs=True)[0]
+                found = requests[path].infer({0: inner[network.front]}, share_inputs=True)
+                given[path] = {name: found[at][: len(inputs)] for at, name in enumerate(network.outputs)}
         except RuntimeError as error:
             raise EngineError(f"OpenVINO: {_last_line(error)}") from error
-        return np.stack(found)
+        return arranged([given[answer.file][answer.output or ""] for answer in chosen], chosen)
 
-    def _requests(self) -> tuple[list[Any], list[Any]]:
+    def _requests(self) -> tuple[list[Any], dict[Path, Any]]:
         """This thread's own: one for each front and one for each network."""
         if not self._networks:
             raise EngineError(f"{self.name} is closed")
         if not hasattr(self._own, "requests"):
-            rests = [network.rest for network in self._networks]
-            self._own.requests = tuple([one.create_infer_request() for one in some] for some in (self._fronts, rests))
-        requests: tuple[list[Any], list[Any]] = self._own.requests
+            fronts = [front.create_infer_request() for front in self._fronts]
+            rests = {path: network.rest.create_infer_request() for path, network in self._networks.items()}
+            self._own.requests = fronts, rests
+        requests: tuple[list[Any], dict[Path, Any]] = self._own.requests
         return requests
 
     def close(self) -> None:
         """Give back the networks; the engine is not used again."""
-        self._networks, self._fronts = [], []
+        self._networks, self._fronts = {}, []
         self._own = threading.local()
 
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from edge.contract.audio import IMAGE_SHAPE, Image
+from edge.contract.audio import IMAGE, INPUT_SHAPES, Input
 from edge.contract.blend import Scores
 from edge.contract.bundle import HALF_TOLERANCE, PROBE_TOLERANCE, Bundle, BundleMember
 from edge.contract.errors import EngineError
 from edge.engines.cuda import Cuda
 from edge.engines.device import import_tensorrt, this_device
+from edge.engines.engine import Answer, answers_of, arranged, float_batch
 from edge.engines.record import engines_for, read_record
 
 _FLOAT = 4  # bytes
@@ -29,8 +30,9 @@ class _Member:
 
     engine: Any
     context: Any
-    grey: str  # names of its input and output
+    input: str  # names of its input and output
     scores: str
+    width: int  # how many scores it gives of a window
 
 
 def open_tensorrt(bundle: Bundle, folder: Path, networks: Sequence[BundleMember]) -> "TensorrtEngine | None":
@@ -48,9 +50,10 @@ def open_tensorrt(bundle: Bundle, folder: Path, networks: Sequence[BundleMember]
         trt,
         cuda,
         [folder / one.file for one in recorded],
+        answers_of(bundle, networks),
         batch_max=min(one.batch_max for one in recorded),
-        species=len(bundle.taxonomy),
         tolerance=HALF_TOLERANCE if half else PROBE_TOLERANCE,
+        input_shape=bundle.input_shape,
     )
 
 
@@ -58,15 +61,25 @@ class TensorrtEngine:
     """Members in turn on one GPU. They share the input, the output and the scratch memory, so a bag needs little more
     than its weights and the largest member's activations. Of several threads one after the other is served.
 
-    `files` have been checked: loading an engine runs what is in it. Raises EngineError if one cannot be loaded.
+    `files` have been checked: loading an engine runs what is in it. `answers` says what becomes of what each gives.
+    Raises EngineError if one cannot be loaded.
     """
 
     def __init__(
-        self, trt: Any, cuda: Cuda, files: Sequence[Path], *, batch_max: int, species: int, tolerance: float
+        self,
+        trt: Any,
+        cuda: Cuda,
+        files: Sequence[Path],
+        answers: Sequence[Answer],
+        *,
+        batch_max: int,
+        tolerance: float,
+        input_shape: tuple[int, ...] = INPUT_SHAPES[IMAGE],
     ) -> None:
         self.name = f"tensorrt-{trt.__version__}"
         self.tolerance = tolerance
-        self._trt, self._cuda, self._batch_max, self._species = trt, cuda, batch_max, species
+        self._trt, self._cuda, self._batch_max, self._shape = trt, cuda, batch_max, input_shape
+        self._answers = answers
         self._members: list[_Member] = []
         self._lock = threading.Lock()
         with ExitStack() as held:
@@ -76,10 +89,13 @@ class TensorrtEngine:
             engines = [self._load(path) for path in files]
             size = max(engine.device_memory_size_v2 for engine in engines)
             scratch = self._allocate(held, size)
-            self._grey = self._allocate(held, batch_max * int(np.prod(IMAGE_SHAPE)) * _FLOAT)
-            self._scores = self._allocate(held, batch_max * species * _FLOAT)
+            widths = [answer.width for answer in answers]
+            assert all(widths), "a bundle's networks say how many species they know"
+            self._input = self._allocate(held, batch_max * int(np.prod(input_shape)) * _FLOAT)
+            self._scores = self._allocate(held, batch_max * max(width or 0 for width in widths) * _FLOAT)
             held.callback(self._forget)
-            self._members = [self._member(e, p, scratch, size) for e, p in zip(engines, files, strict=True)]
+            made = zip(engines, files, widths, strict=True)
+            self._members = [self._member(e, p, scratch, size, width or 0) for e, p, width in made]
             self._held = held.pop_all()
 
     def _allocate(self, held: ExitStack, size: int) -> int:
@@ -97,14 +113,14 @@ class TensorrtEngine:
             raise EngineError(f"{path}: {self.name} does not load it; run python -m export trt again")
         return engine
 
-    def _member(self, engine: Any, path: Path, scratch: int, size: int) -> _Member:
+    def _member(self, engine: Any, path: Path, scratch: int, size: int, width: int) -> _Member:
         """A context for the engine, its memory and addresses set. The engine must be what a bundle's member is."""
         trt = self._trt
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         outputs = [name for name in names if name not in inputs]
         shapes = {name: tuple(engine.get_tensor_shape(name)) for name in names}
-        wanted = [(-1, 1, *IMAGE_SHAPE), (-1, self._species)]
+        wanted = [(-1, *self._shape), (-1, width)]
         if [shapes[name] for name in inputs + outputs] != wanted:
             raise EngineError(f"{path}: takes and gives {shapes}; {wanted[0]} and {wanted[1]} are wanted")
         if any(engine.get_tensor_dtype(name) != trt.float32 for name in names):
@@ -113,32 +129,32 @@ class TensorrtEngine:
         if context is None:
             raise EngineError(f"{path}: TensorRT makes no execution context; is the memory full?")
         context.set_device_memory(scratch, size)
-        addresses = ((inputs[0], self._grey), (outputs[0], self._scores))
+        addresses = ((inputs[0], self._input), (outputs[0], self._scores))
         if not all(context.set_tensor_address(name, address) for name, address in addresses):
             raise EngineError(f"{path}: TensorRT does not take the buffers")
-        return _Member(engine, context, inputs[0], outputs[0])
+        return _Member(engine, context, inputs[0], outputs[0], width)
 
-    def scores(self, images: Image, members: Sequence[int] | None = None) -> Scores:
-        """Grey images `(n, 128, 281)` uint8 to sigmoid scores `(members, n, species)` float32; of all members, or of
+    def scores(self, inputs: Input, members: Sequence[int] | None = None) -> Scores:
+        """Windows as the networks take them to sigmoid scores `(members, n, species)` float32; of all members, or of
         these. Raises EngineError if the GPU fails, or if the engine is closed."""
         with self._lock:
             if self._runtime is None:
                 raise EngineError(f"{self.name} is closed")
-            return self._run_all(images, members)
+            return self._run_all(inputs, members)
 
-    def _run_all(self, images: Image, members: Sequence[int] | None) -> Scores:
-        chosen = self._members if members is None else [self._members[index] for index in members]
-        found = np.empty((len(chosen), len(images), self._species), np.float32)
-        for start in range(0, len(images), self._batch_max):
-            batch = images[start : start + self._batch_max, None].astype(np.float32, order="C")
-            self._cuda.upload(self._grey, batch, self._stream)
-            for index, member in enumerate(chosen):
-                self._run(member, batch.shape, found[index, start : start + len(batch)])
-        return found
+    def _run_all(self, inputs: Input, members: Sequence[int] | None) -> Scores:
+        chosen = range(len(self._members)) if members is None else members
+        found = [np.empty((len(inputs), self._members[index].width), np.float32) for index in chosen]
+        for start in range(0, len(inputs), self._batch_max):
+            batch = float_batch(inputs[start : start + self._batch_max], self._shape)
+            self._cuda.upload(self._input, batch, self._stream)
+            for index, scores in zip(chosen, found, strict=True):
+                self._run(self._members[index], batch.shape, scores[start : start + len(batch)])
+        return arranged(found, [self._answers[index] for index in chosen])
 
     def _run(self, member: _Member, shape: tuple[int, ...], found: Scores) -> None:
         context = member.context
-        if not context.set_input_shape(member.grey, shape):
+        if not context.set_input_shape(member.input, shape):
             raise EngineError(f"TensorRT does not take a batch of {shape[0]}")
         if not context.execute_async_v3(int(self._stream)):
             raise EngineError("TensorRT does not run the engine")

@@ -18,7 +18,7 @@ from edge.config import Members
 from edge.contract.bundle import PROBE_TOLERANCE, Bundle, BundleMember
 from edge.contract.errors import BundleError, EngineError
 from edge.contract.strict import Refused, parse
-from edge.engines.engine import Engine
+from edge.engines.engine import Engine, answers_of
 from edge.engines.onnx import OnnxEngine, cores
 from edge.engines.openvino import CpuPrecision, OpenvinoEngine
 
@@ -89,29 +89,30 @@ def runtime_versions() -> dict[str, str]:
 
 
 def open_cpu_engine(
+    bundle: Bundle,
     networks: Sequence[BundleMember],
-    folder: Path,
     runtime: Runtime,
     precision: CpuPrecision,
     threads: int,
     use: Use,
     tolerance: float = PROBE_TOLERANCE,
 ) -> Engine:
-    """Networks of the bundle in `folder` on a CPU runtime. `tolerance`: how far its scores of the probe may be off. In
+    """Networks of a bundle on a CPU runtime. `tolerance`: how far its scores of the probe may be off. In
     a replay as many threads ask at once as there are cores for them.
 
     Raises EngineError if the runtime is missing or cannot load them.
     """
     eight = precision == "int8"
-    files = [folder / ((network.int8 if eight else None) or network.file) for network in networks]
+    files = [(network.int8 if eight else None) or network.file for network in networks]
+    answers, shape = answers_of(bundle, networks, files), bundle.input_shape
     threads = threads or cores()
     pairs = use == "replay"
     if runtime == "openvino":
         callers = max(1, cores() // threads) if pairs else 1
-        return OpenvinoEngine(files, threads, precision, tolerance, callers=callers, pairs=pairs)
+        return OpenvinoEngine(answers, threads, precision, tolerance, callers=callers, pairs=pairs, input_shape=shape)
     try:
         name = "onnxruntime-cpu int8" if eight else "onnxruntime-cpu"
-        return OnnxEngine(files, threads, name, tolerance, pairs=pairs and eight)
+        return OnnxEngine(answers, threads, name, tolerance, pairs=pairs and eight, input_shape=shape)
     except BundleError as error:
         raise EngineError(str(error)) from error
 
@@ -137,7 +138,7 @@ def open_tuned(
     choice = chosen.live if use == "live" else chosen.replay
     tolerance = choice.probe_max + PROBE_TOLERANCE  # what was found with this very processor and version, once more
     asked = threads or choice.threads
-    return open_cpu_engine(networks, bundle.folder, choice.runtime, choice.precision, asked, use, tolerance)
+    return open_cpu_engine(bundle, networks, choice.runtime, choice.precision, asked, use, tolerance)
 
 
 def read_tuned(path: Path) -> Tuned | None:

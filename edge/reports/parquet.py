@@ -1,10 +1,12 @@
 """What a replay found as Parquet files, for those whose tables are too large for one machine."""
 
 import importlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from edge.contract.bundle import Licence
 from edge.contract.errors import ConfigError, StoreError, UsageError
 from edge.store.record import Store
 
@@ -32,12 +34,13 @@ def write_parquet(store: Store, bundle_id: str, recordings: Sequence[str], folde
     all; columns are the database's, and the path under which a recording was analysed. Returns the names of the files.
     Raises as `check_parquet`, StoreError if a file cannot be written."""
     arrow, parquet = check_parquet(folder)
+    licence = _licence(store, bundle_id)
     try:
         for table in TABLES:
             found = store.rows(f"PRAGMA table_info({table})")
             columns = [(str(name), _TYPES[str(kind)]) for _, name, kind, *_ in found]
             columns += [] if table == "recordings" else [("path", "string")]
-            schema = arrow.schema([(name, getattr(arrow, kind)()) for name, kind in columns])
+            schema = arrow.schema([(name, getattr(arrow, kind)()) for name, kind in columns], licence)
             part = folder / f".{table}.parquet.part"
             with parquet.ParquetWriter(part, schema) as writer:
                 for rows in _pieces(store, table, bundle_id, recordings):
@@ -48,6 +51,13 @@ def write_parquet(store: Store, bundle_id: str, recordings: Sequence[str], folde
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror or error}") from error
     return [f"{table}.parquet" for table in TABLES]
+
+
+def _licence(store: Store, bundle_id: str) -> dict[str, str] | None:
+    """Metadata of a file: on what terms the networks may be used that made it."""
+    (manifest,) = store.rows("SELECT manifest FROM bundles WHERE id = ?", (bundle_id,))[0]
+    licence = json.loads(manifest).get("licence")
+    return None if not licence else {"licence": str(Licence(**licence))}
 
 
 def _pieces(store: Store, table: str, bundle_id: str, recordings: Sequence[str]) -> Iterator[list[tuple[Any, ...]]]:

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from edge.contract.bundle import Licence
 from edge.contract.errors import UsageError
 from edge.store.record import Store
 from edge.store.schema import at_the_place
@@ -47,7 +48,11 @@ def explain(store: Store, wanted: str) -> dict[str, Any]:
         raise UsageError(f"ID: {found} of the detections in {store.path} begin with {wanted!r}; one is wanted")
     names = [column.split(" AS ")[-1].split(".")[-1].strip() for column in _COLUMNS.split(",")] + ["local_time"]
     why = dict(zip(names, rows[0], strict=True))
-    why["loaded"], why["members"] = _members(store, why)
+    manifest = json.loads(store.rows("SELECT manifest FROM bundles WHERE id = ?", (why["bundle"],))[0][0])
+    why["loaded"], why["members"] = _members(manifest, why)
+    why["licence"] = _licence(manifest)
+    why["odds_moved"] = _odds_moved(why)
+    why["geo"] = _geo(manifest, why)
     why["runner_ups"] = dict(json.loads(why["runner_ups"] or "[]"))
     why["reviews"] = [
         dict(zip(_REVIEW, row, strict=True))
@@ -73,11 +78,30 @@ def _say_where_it_went(store: Store, wanted: str) -> None:
         )
 
 
-def _members(store: Store, why: dict[str, Any]) -> tuple[str, dict[str, float | None]]:
+def _licence(manifest: dict[str, Any]) -> str | None:
+    found = manifest.get("licence")
+    return None if not found else str(Licence(**found))
+
+
+def _odds_moved(why: dict[str, Any]) -> float | None:
+    """How many times more likely place and day made it; None where they did not weigh in, or it was certain."""
+    scores = why["acoustic"], why["score"]
+    if why["prior"] is None or not all(0 < score < 1 for score in scores):
+        return None
+    before, after = (score / (1 - score) for score in scores)
+    return float(after / before)
+
+
+def _geo(manifest: dict[str, Any], why: dict[str, Any]) -> float | None:
+    """What a geo model says: how likely somebody meets the species there on that day; None with another prior."""
+    geo = manifest["training"].get("geo") if manifest.get("prior") == "geo" else None
+    return None if geo is None or why["prior"] is None else float(why["prior"] * geo["floor"] * geo["classes"])
+
+
+def _members(manifest: dict[str, Any], why: dict[str, Any]) -> tuple[str, dict[str, float | None]]:
     """Which networks were loaded (bag, student or cascade), and their scores by the names that the bundle gives them;
     None for one that was not asked about this window."""
     scores = json.loads(why["members"] or "[]")
-    manifest = json.loads(store.rows("SELECT manifest FROM bundles WHERE id = ?", (why["bundle"],))[0][0])
     members = manifest.get("members", [])
     student = [manifest["student"]["member"]] if manifest.get("student") else []
     kinds = [m["kind"] for m in members]
@@ -118,6 +142,12 @@ def _words(review: dict[str, Any], detection: str) -> str:
     return f"{review['verdict']}{instead} ({review['reviewer']}{of})"
 
 
+def _moved(why: dict[str, Any]) -> str:
+    """What place and day said and did, in words."""
+    geo = "" if why["geo"] is None else f": the geo model expects it with {why['geo']:.1%} on that day"
+    return geo + ("" if why["odds_moved"] is None else f"; odds × {why['odds_moved']:.2g}")
+
+
 def _facts(why: dict[str, Any]) -> Sequence[tuple[str, str]]:
     spread = [score for score in why["members"].values() if score is not None]
     prior = "none: no place or date, or switched off" if why["prior"] is None else f"{why['prior']:.4f}"
@@ -135,11 +165,12 @@ def _facts(why: dict[str, Any]) -> Sequence[tuple[str, str]]:
         ("decided by", _DECIDED.get((why["loaded"], why["decided_by"]), why["decided_by"])),
         ("members", f"{min(spread):.3f} to {max(spread):.3f}" if spread else "not recorded"),
         ("by sound alone", f"{why['acoustic']:.3f}"),
-        ("prior of place and day", prior),
+        ("prior of place and day", prior + _moved(why)),
         ("blended score", f"{why['score']:.3f}"),
         ("threshold", f"{why['threshold']:.3f}, set by: {why['rule']}"),
         ("level", level),
         ("analysed with", f"bundle {why['bundle'][:16]}, {_SHED[why['shed']]}"),
+        *([("licence", why["licence"])] if why["licence"] else []),
         ("reviews", reviews or "none"),
         ("id", why["id"]),
     )

@@ -26,7 +26,9 @@ from rich.table import Table
 
 from edge.config import DEMO_FOLDER
 from edge.contract.audio import Image, WindowCutter
-from edge.contract.bundle import BundleMember
+from edge.contract.blend import Blend
+from edge.contract.bundle import Bundle, BundleMember, Manifest, Thresholds
+from edge.contract.taxonomy import Species, Taxonomy
 from edge.engines.onnx import cores
 from edge.engines.openvino import CpuPrecision, has_bfloat16
 from edge.engines.tuned import Runtime, cpu_model, open_cpu_engine, runtime_versions
@@ -60,7 +62,7 @@ def windows(count: int) -> Image:
         found += cutter.push(soundfile.read(path, dtype="float32")[0])
         if len(found) >= count:
             break
-    return np.stack([window.image for window in found[:count]])
+    return np.stack([window.input for window in found[:count]])
 
 
 def write_members(folder: Path, images: Image, int8: bool) -> tuple[list[torch.nn.Module], list[BundleMember]]:
@@ -83,6 +85,13 @@ def cpu_features() -> str:
     """What of this processor matters to a network."""
     flags = set(Path("/proc/cpuinfo").read_text(encoding="utf8").split()) if Path("/proc/cpuinfo").exists() else set()
     return " ".join(name for name in _FEATURES if name in flags) or "features not told"
+
+
+def _unsealed(folder: Path, members: list[BundleMember]) -> Bundle:
+    """As much of a bundle as the engines ask."""
+    taxonomy = Taxonomy(Species(f"class{index}", "", "") for index in range(SPECIES))
+    manifest = Manifest(tuple(members), Blend(), Thresholds(0.5, 0.5), "context", taxonomy.digest, None, {})
+    return Bundle(folder, manifest, taxonomy)
 
 
 class Bag:
@@ -135,7 +144,8 @@ def bench(console: Console, batch: int, int8: bool) -> None:
             return lambda: [torch_scores(network, torch.from_numpy(some)) for network in networks]
 
         def on(runtime: Runtime, precision: CpuPrecision) -> Callable[[], object]:
-            engine = open_cpu_engine(members, Path(name), runtime, precision, 1, "replay")
+            bundle = _unsealed(Path(name), members)
+            engine = open_cpu_engine(bundle, members, runtime, precision, 1, "replay")
             return lambda: list(
                 callers.map(engine.scores, [some] * cores())
             )  # as a replay does: a thread for each core

@@ -81,6 +81,16 @@ class INetworkDefinition:
     def get_input(self, index: int) -> ITensor:
         return ITensor(self._model.graph.input[index])
 
+    @property
+    def num_outputs(self) -> int:
+        return len(self._model.graph.output)
+
+    def get_output(self, index: int) -> ITensor:
+        return ITensor(self._model.graph.output[index])
+
+    def unmark_output(self, tensor: ITensor) -> None:
+        self._model.graph.output.remove(next(one for one in self._model.graph.output if one.name == tensor.name))
+
 
 class ParserError:
     def __str__(self) -> str:
