@@ -28,6 +28,7 @@ RETRY_S_MAX = 60.0
 HEALTHY_S = 10.0  # of sound: then the next failure is a first one again
 LOST_S_MIN = 0.005  # below this, arrivals merely jitter
 _NOW = "; later: "  # between what ended the sound and what the latest trial says
+_jitter = random.Random()  # our own: a thread that ends late moves nobody else's state
 _POLL_S = 0.1  # between two looks at the clock while nothing comes
 
 
@@ -74,7 +75,7 @@ class Microphone:
         *,
         portaudio: PortAudio | None = None,
         clock: Callable[[], float] = time.monotonic,
-        chance: Callable[[], float] = random.random,
+        chance: Callable[[], float] = _jitter.random,
     ) -> None:
         self.last_sample_s: float | None = None  # monotonic clock at the end of what was read last
         self._settings = settings

@@ -29,6 +29,7 @@ _ANSWER_S_MAX = 60.0  # without any answer to what is in flight the connection i
 _GOODBYE_S, _JOIN_S = 1.0, 2.8
 _DRAIN_PATIENCE_S = 5.0
 _LAST_S = 1.0  # last topics are renewed so often at most while a backlog is sent
+_jitter = random.Random()  # our own: a thread that ends late moves nobody else's state
 _log = logging.getLogger(__name__)
 
 
@@ -271,7 +272,7 @@ class Publisher:
     def _wait(self) -> None:
         """Until the next try: longer each time, never for ever, not in step with other stations."""
         delay_s = _PATIENT_DELAY_S if self._patience else min(_DELAY_S_MAX, 2.0 ** min(self._failures - 1, 10))
-        until = time.monotonic() + delay_s * random.uniform(0.5, 1.0)
+        until = time.monotonic() + delay_s * _jitter.uniform(0.5, 1.0)
         while time.monotonic() < until and not self._stopping.wait(_POLL_S):
             self._feed.next(0)
             if self._hurry.is_set() and not self._patience:
