@@ -104,5 +104,8 @@ class Detector:
 
     def _runner_ups(self, scores: Scores, index: int) -> tuple[tuple[str, float], ...]:
         """The species that came next, or before, in this window: what else it may have been."""
-        best = [int(i) for i in np.argsort(-scores, kind="stable")[: RUNNER_UPS + 1] if i != index]
+        least = np.partition(scores, -min(RUNNER_UPS + 1, len(scores)))[-min(RUNNER_UPS + 1, len(scores))]
+        high = np.flatnonzero(scores >= least)  # sorting thousands of classes for each detection would cost the most
+        order = high[np.argsort(-scores[high], kind="stable")][: RUNNER_UPS + 1]
+        best = [int(i) for i in order if i != index]
         return tuple((self._taxonomy.codes[i], float(scores[i])) for i in best[:RUNNER_UPS])
