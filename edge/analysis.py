@@ -30,6 +30,7 @@ from edge.recognizer import Decided, NeighbourSmoother, Recognizer
 from edge.types import Detection, Effort, Message, Place, RecordingRow, WindowScores
 
 NO_OVERLAP, FEW_MEMBERS = 1, 2  # steps of the overload ladder
+_PLACES_MAX = 8  # whose priors are held: one of 6,500 species takes 10 MB, and an archive may have hundreds of sites
 
 
 @dataclass
@@ -128,9 +129,13 @@ class Analyst:
         if self.config.detect.prior == "off" or row.place is None or row.time_source == "mtime":
             return None
         with self._priors_lock:
-            if row.place not in self._priors:
-                self._priors[row.place] = prior_table(self.bundle, row.place, self.config.state / "priors")
-            table = self._priors[row.place]
+            if row.place in self._priors:
+                table = self._priors.pop(row.place)
+            else:
+                table = prior_table(self.bundle, row.place, self.config.state / "priors")
+            self._priors[row.place] = table  # the newest is last
+            if len(self._priors) > _PLACES_MAX:
+                del self._priors[next(iter(self._priors))]
         return None if table is None else table[row.local.day(row.start).timetuple().tm_yday - 1]
 
 

@@ -109,8 +109,7 @@ def prior_table(bundle: Bundle, place: Place, folder: Path) -> Scores | None:
 def _read(path: Path, species: int) -> Scores | None:
     """The cached table, or None if it is missing or damaged: then it is made again."""
     try:
-        # Mapped, not read: a table of 6,500 species takes 10 MB, and a replay may know hundreds of places.
-        table: Scores = np.load(path, mmap_mode="r", allow_pickle=False)
+        table: Scores = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     return table if table.shape == (DAYS, species) and table.dtype == np.float32 else None
