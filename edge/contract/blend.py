@@ -63,7 +63,8 @@ def acoustic_scores(member_scores: Scores, kinds: Sequence[str], blend: Blend, k
     """Members `(members, windows, species)` to `(windows, species)`: plain mean within a kind, weighted mean across,
     over those who know the species (`known`, see kind_means). What nobody knows is 0."""
     if len(member_scores) == 1 and known is None:
-        return member_scores[0]  # a mean of one is itself, and of thousands of classes it takes time
+        alone: Scores = member_scores[0]  # a mean of one is itself, and of thousands of classes it takes time
+        return alone
     names, means = kind_means(member_scores, kinds, known)
     weights = np.array([blend.kind_weights.get(name, 1.0) for name in names], np.float32)
     if known is None:
