@@ -109,7 +109,8 @@ def network_alone(arguments: argparse.Namespace, windows: NDArray[np.float32], w
             windows_file = str(work / "windows.npy")
             one = Contender(sys.executable, "engine", runtime, precision, str(bundle), windows_file)
             contenders[f"{runtime} {precision}, {name}"] = one
-    contenders["speech detector"] = Contender(sys.executable, "speech", str(work / "windows.npy"))
+    if (PROJECT / "edge" / "speech").is_dir():
+        contenders["speech detector"] = Contender(sys.executable, "speech", str(work / "windows.npy"))
     costs = interleaved({name: one.cost for name, one in contenders.items()})
     title = f"Network alone, CPU ms per stretch of 3 s ({len(windows)} windows of 5 s)"
     _table(title, costs, "CPU ms", 1000 / (2 * len(windows)), "LiteRT")

@@ -4,9 +4,11 @@
     PYTHON tests/trials/contender.py loop MODEL.tflite RECORDING
     PYTHON tests/trials/contender.py engine RUNTIME PRECISION BUNDLE WINDOWS.npy
     PYTHON tests/trials/contender.py speech WINDOWS.npy
+    PYTHON tests/trials/contender.py scores MODEL.tflite STRETCHES.npy OUT.npy
 
 Each line of stdin is a round; it answers with the CPU seconds that all its threads took. `litert` and `loop` know
-nothing of birdstation, so that they run where LiteRT is installed. Everything with one thread.
+nothing of birdstation, so that they run where LiteRT is installed. Everything with one thread. `scores` writes LiteRT's
+sigmoid scores and ends.
 """
 
 import sys
@@ -90,6 +92,12 @@ def speech(sound: str) -> Callable[[], object]:
 
 def main() -> None:
     """Load, run once that does not count, then as often as told."""
+    if sys.argv[1] == "scores":
+        model, sound, out = sys.argv[2:]
+        ask = _interpreter(model)
+        odds = np.stack([ask(stretch) for stretch in np.load(sound)])
+        np.save(out, (1 / (1 + np.exp(-odds))).astype(np.float32))
+        return
     makers: dict[str, Callable[..., Callable[[], object]]] = {
         "litert": litert,
         "loop": loop,
