@@ -27,6 +27,7 @@ from edge.prior import prior_table
 from edge.privacy import Privacy
 from edge.publisher import detection_message
 from edge.recognizer import Decided, NeighbourSmoother, Recognizer
+from edge.speech.listener import RULE as SPEECH_RULE
 from edge.types import Detection, Effort, Message, Place, RecordingRow, WindowScores
 
 NO_OVERLAP, FEW_MEMBERS = 1, 2  # steps of the overload ladder
@@ -61,7 +62,8 @@ class Found:
     effort: list[Effort]
     until_s: float  # all windows that end up to here, from the recording's start, are decided
     windows: int
-    private: list[tuple[float, float]]  # where people speak: from, to, from the recording's start
+    private: list[tuple[float, float]]  # where people speak: from, to, from the recording's start; the voice of a
+    # window may have begun before it, in sound of which was said before that nobody speaks
     suppressed: int  # detections that privacy forbids
     level_dbfs: float  # of the last window
     begins_s: float = 0.0  # where its stretch begins, from the recording's start
@@ -119,7 +121,10 @@ class Analyst:
         if config.detect.kinds == DetectSettings().kinds:  # an archive of before there were kinds is not analysed anew
             del detect["kinds"]
         parts = [self.bundle.id, station, asdict(config.windows), detect, config.members]
-        parts += [asdict(config.privacy)] if self.privacy.drops_detections else []
+        if self.privacy.drops_detections:
+            privacy = asdict(config.privacy)
+            privacy |= {"speech": SPEECH_RULE} if privacy.pop("speech") else {}
+            parts.append(privacy)
         parts.append({site: asdict(place) for site, place in config.sites.items()})
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
@@ -219,7 +224,8 @@ class Stretch:
         self._closed = False
         self._asked = 0  # windows that were taken and have no answer yet
         self._taken_until = begins  # sample up to which windows went to the networks
-        self._speech: dict[int, bool] = {}  # by a window's start, until it is decided
+        self._listener = analyst.privacy.listener(self._config.clips.wanted(row.source))
+        self._speech: dict[int, int] = {}  # by the start of a window in which people speak: where that began
         self._until = begins  # sample up to which windows are decided
         self._decided = decided or _Decided()
 
@@ -261,13 +267,29 @@ class Stretch:
     def push(self, samples: Samples) -> None:
         """The next samples, mono, RATE_HZ."""
         with self._analyst.stopwatch("image"):
-            self._waiting += self._placed(self._cutter.push(samples))
+            windows = self._cutter.push(samples)
+        if self._listener:
+            self._listener.push(samples)
+        self._listen(windows)
+        self._waiting += self._placed(windows)
 
     def close(self) -> None:
         """The stretch ends here; `found` then gives the rest."""
         with self._analyst.stopwatch("image"):
-            self._waiting += self._placed(self._cutter.close())
+            windows = self._cutter.close()
+        self._listen(windows)
+        self._waiting += self._placed(windows)
         self._closed = True
+
+    def _listen(self, windows: list[Window]) -> None:
+        """Hear whether people speak in windows that are complete."""
+        if self._listener is None:
+            return
+        with self._analyst.stopwatch("speech"):
+            for window in windows:
+                began = self._listener.spoken(window.start, window.start + window.samples)
+                if began is not None:
+                    self._speech[self._begins + window.start] = self._begins + began
 
     def _placed(self, windows: list[Window]) -> list[Window]:
         return [replace(w, start=w.start + self._begins) for w in windows] if self._begins else windows
@@ -318,7 +340,8 @@ class Stretch:
         """What the networks say of windows that were taken, in their order."""
         self._asked -= len(windows)
         for window, speech in zip(windows, self._analyst.privacy.speech(inputs, scores), strict=True):
-            self._speech[window.start] = speech
+            if speech:
+                self._speech.setdefault(window.start, window.start)
         yield from self._say(self._smoother.push(windows, scores))
 
     def _wanted(self, window: Window) -> bool:
@@ -341,8 +364,10 @@ class Stretch:
         windows, scores = decided
         analyst, row = self._analyst, self.row
         detections = analyst.detector(self._prior).detect(row, windows, scores, self._prior, self._shed_now)
-        spoken = {w.start / RATE_HZ: (w.start + w.samples) / RATE_HZ for w in windows if self._speech.pop(w.start)}
-        forbidden = spoken if analyst.privacy.drops_detections else {}
+        spoken = [w for w in windows if w.start in self._speech]
+        private = [(min(self._speech[w.start], w.start) / RATE_HZ, (w.start + w.samples) / RATE_HZ) for w in spoken]
+        self._speech = {start: began for start, began in self._speech.items() if start > windows[-1].start}
+        forbidden = {w.start / RATE_HZ for w in spoken} if analyst.privacy.drops_detections else set()
         allowed = [d for d in detections if d.offset_s not in forbidden]
         messages = (
             [detection_message(d, row, self._config, analyst.bundle) for d in allowed] if self._config.mqtt else []
@@ -356,7 +381,7 @@ class Stretch:
             effort=self._efforts(),
             until_s=self.decided_s,
             windows=self._decided.windows,
-            private=list(spoken.items()),
+            private=private,
             suppressed=len(detections) - len(allowed),
             level_dbfs=windows[-1].level_dbfs,
             begins_s=self.begins_s,

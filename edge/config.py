@@ -107,6 +107,10 @@ class ClipSettings:
     seconds_max: Annotated[float, Range(15, 600)] = 60.0
     format: Literal["flac", "wav", "ogg"] = "flac"
 
+    def wanted(self, source: str) -> bool:
+        """Whether clips are saved of sound from there: microphone, folder or replay."""
+        return self.save and (source == "microphone" or self.of_recordings)
+
 
 @dataclass(frozen=True)
 class RetentionSettings:
@@ -123,6 +127,7 @@ class PrivacySettings:
     """What becomes of windows in which people speak."""
 
     human: Literal["off", "clips", "all"] = "clips"
+    speech: bool = True
     classes: tuple[str, ...] = ()
     detector: Path | None = None
     threshold: Score = 0.2

@@ -10,11 +10,13 @@ from edge.contract.audio import Input
 from edge.contract.errors import ConfigError
 from edge.contract.taxonomy import Taxonomy
 from edge.engines.onnx import OnnxEngine
+from edge.speech.listener import Listener
 from edge.types import WindowScores
 
 
 class Privacy:
-    """Says of each window whether people speak in it: by the bundle's own classes, by a network for speech, or both.
+    """Says of each window whether people speak in it: by the speech detector, by the bundle's own classes, by a network
+    of the user's; any of them will do.
 
     Raises ConfigError for a class that the bundle does not know, BundleError for a network that cannot be loaded.
     """
@@ -28,12 +30,19 @@ class Privacy:
         self.voices = sorted(voices) if on else []  # classes of the bundle: those that are set, and all human ones
         self.threshold = settings.threshold
         self._engine = OnnxEngine([settings.detector], threads=1) if settings.detector and on else None
-        self.listens = bool(self.voices or self._engine)
-        self.drops_detections = self.listens and settings.human == "all"
+        self._hears_speech = settings.speech and on
+        if self._hears_speech:
+            Listener()  # a network that cannot be loaded is found before the first sound
+        self.drops_detections = settings.human == "all" and bool(self.voices or self._engine or self._hears_speech)
+
+    def listener(self, saves_clips: bool) -> Listener | None:
+        """For a new stretch; None where nobody listens for speech, or nothing hangs on it."""
+        return Listener() if self._hears_speech and (saves_clips or self.drops_detections) else None
 
     def speech(self, inputs: Input, scores: WindowScores) -> list[bool]:
-        """One answer for each of the windows whose inputs, as the networks take them, and scores are given."""
-        if not self.listens:
+        """What the bundle's classes and the user's network say: one answer for each of the windows whose inputs, as the
+        networks take them, and scores are given."""
+        if not self.voices and not self._engine:
             return [False] * len(inputs)
         highest = np.zeros(len(inputs), np.float32)
         if self.voices:

@@ -39,7 +39,8 @@ def private(found: list[Found]) -> list[tuple[float, float]]:
     return [span for f in found for span in f.private]
 
 
-def test_without_class_or_detector_nobody_is_listened_for(station_yaml: StationYaml, recognizer: Recognizer) -> None:
+def test_without_class_or_detector_no_score_means_a_voice(station_yaml: StationYaml, recognizer: Recognizer) -> None:
+    """The speech detector listens, and takes no tooter for a person."""
     found = heard(station_yaml(), recognizer)
     assert private(found) == []
     assert sum(f.suppressed for f in found) == 0

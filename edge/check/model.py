@@ -20,6 +20,7 @@ from edge.live import station_place
 from edge.local_clock import LocalClock
 from edge.prior import prior_table
 from edge.recognizer import Recognizer
+from edge.speech.listener import NETWORK as SPEECH_NETWORK
 from edge.types import RecordingRow
 
 PACE_MIN = 1.2  # × real time; the rest is for clips, the system and a warm box
@@ -84,12 +85,13 @@ def check_codes(config: Config, bundle: Bundle) -> list[Check]:
     privacy = config.privacy
     if privacy.human == "off":
         checks.append(Check("privacy", "ok", "sound in which people speak is treated like any other (human: off)"))
-    elif not privacy.classes and not privacy.detector:
-        found = f"human: {privacy.human}, but nothing tells speech: no classes, no detector"
-        advice = "Set privacy.classes or privacy.detector, or human: off to say that clips may hold speech."
+    elif not privacy.speech and not privacy.classes and not privacy.detector:
+        found = f"human: {privacy.human}, but nothing tells speech: speech is off, no classes, no detector"
+        advice = "Set privacy.speech: true, or human: off to say that clips may hold speech."
         checks.append(Check("privacy", "warning", found, advice))
     else:
-        by = [*privacy.classes, *([privacy.detector.name] if privacy.detector else [])]
+        by = [SPEECH_NETWORK] if privacy.speech else []
+        by += [*privacy.classes, *([privacy.detector.name] if privacy.detector else [])]
         checks.append(Check("privacy", "ok", f"human: {privacy.human}; speech is told by {', '.join(by)}"))
     return checks
 

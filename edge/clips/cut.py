@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from edge.config import ClipSettings
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES
+from edge.speech.listener import RUN_SAMPLES
 
 Span = tuple[int, int]  # from, to (exclusive)
 
@@ -32,8 +33,9 @@ class Rolls:
     @property
     def settled_after(self) -> int:
         """A clip whose last window ends at sample n is final when all windows that end up to n + settled_after are
-        decided: one that joins it begins up to n + after + before, one that cuts its roll short up to n + after."""
-        return self.after + self.before + WINDOW_SAMPLES
+        decided: one that joins it begins up to n + after + before, one that cuts its roll short up to n + after, or
+        later by a run if the voice in it began before it."""
+        return self.after + max(self.before, RUN_SAMPLES) + WINDOW_SAMPLES
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class ClipMaker:
     depend on how sound and decisions were cut into calls.
 
     In memory is the sound from the first window that waits for its clip, less `before_s`: at most seconds_max +
-    before_s + 5 s, what is heard but not yet decided, and one block; 64 kB/s. No OSError or StoreError leaves this
+    before_s + 5.5 s, what is heard but not yet decided, and one block; 64 kB/s. No OSError or StoreError leaves this
     class: `failed` counts, `last_error` says, and the next clip tries again, with the table opened anew.
     """
 
@@ -84,8 +84,8 @@ class ClipMaker:
     def begin(self, row: RecordingRow) -> None:
         """A stretch begins. Nothing is saved of it if the settings say so."""
         settings = self.config.clips
-        wanted = settings.save and (row.source == "microphone" or settings.of_recordings)
-        self._row, self._settings, self._sensitive = row if wanted else None, settings, self.config.sensitive
+        self._row, self._settings = row if settings.wanted(row.source) else None, settings
+        self._sensitive = self.config.sensitive
         self._rolls = Rolls.of(settings)
         self._blocks.clear()
         self._heard, self._until = 0, 0

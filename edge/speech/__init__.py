@@ -1,0 +1,1 @@
+"""Whether people speak, heard as a stream: a network for speech, and the rule that tells speech from bird song."""

@@ -1,0 +1,158 @@
+"""Whether people speak in a window, by silero-vad's network: a stretch is heard once, as a stream, from its beginning.
+
+Bird song often reaches SPEECH_OVER for a frame or two; speech is a run of such frames. The network hears poorly in
+recordings as faint as those of the field, hence GAIN. What each is worth stands in docs/verification.md.
+Knows windows as spans of samples; no settings, no species and no clip.
+"""
+
+import hashlib
+from collections import deque
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from edge.contract.audio import RATE_HZ, Samples
+from edge.contract.errors import BundleError
+
+NETWORK = "silero-vad 6.2.3"
+FILE = Path(__file__).parent / "silero_vad_16k_sequence.onnx"
+SHA256 = "9ccdacc4719d8aa7e45a77536bfabec45a03ba1f2fad5e241ab4060b24238a85"
+SPEECH_OVER = 0.5  # a frame's probability
+RUN_FRAMES = 16  # so many over it on end are speech: 512 ms
+GAIN = 4  # by which the network hears louder
+RULE = f"{NETWORK}, {GAIN} times louder, {RUN_FRAMES} frames over {SPEECH_OVER}"  # what rows may hang on
+
+_FRAME, _CONTEXT = 512, 64  # samples at half the station's rate, which is what the network takes
+FRAME_SAMPLES = 2 * _FRAME  # 32 ms
+RUN_SAMPLES = RUN_FRAMES * FRAME_SAMPLES  # so long after it began speech is told of
+_FRAMES_MAX = 160  # in one call: those of a window
+_TAPS = 63  # of the low-pass: flat to 7 kHz, 62 dB down from 9 kHz on, 1 ms late
+_PHASE = (_TAPS + 1) // 2
+
+assert RATE_HZ == 2 * 16_000
+assert RUN_SAMPLES * 1000 == 512 * RATE_HZ
+
+
+@cache
+def _low_pass() -> Samples:
+    """Half-band low-pass, a sinc under Kaiser's window (beta 6): its taps at odd distances from the middle, up to the
+    middle; the others are 0, the middle is 0.5."""
+    distance = np.arange(_TAPS) - _TAPS // 2
+    taps = 0.5 * np.sinc(distance / 2) * np.kaiser(_TAPS, 6.0)
+    odd: Samples = (taps[::2] * 0.5 / taps[::2].sum()).astype(np.float32)
+    return odd[: _PHASE // 2]
+
+
+class HalfRate:
+    """Sound at half its rate. A sample depends on no later sound than its own two, and is always the same sums in the
+    same order: how the sound is cut into blocks changes nothing, to the bit."""
+
+    def __init__(self) -> None:
+        self._late = np.zeros(_PHASE - 1, np.float32)  # samples of the even phase that are still needed
+        self._middle = np.zeros(_PHASE // 2, np.float32)  # and of the odd one
+
+    def push(self, samples: Samples) -> Samples:
+        """`(2 n,)` at RATE_HZ to `(n,)` at half of it."""
+        count = len(samples) // 2
+        even = np.concatenate([self._late, samples[0::2]])
+        odd = np.concatenate([self._middle, samples[1::2]])
+        self._late, self._middle = even[count:].copy(), odd[count:].copy()
+        half = np.float32(0.5) * odd[:count]
+        pair = np.empty(count, np.float32)
+        for at, tap in enumerate(_low_pass()):
+            np.add(even[at : at + count], even[_PHASE - 1 - at :][:count], out=pair)
+            pair *= tap
+            half += pair
+        return half
+
+
+@cache
+def _network() -> ort.InferenceSession:
+    """One for all stretches of this process. Raises BundleError if it is not the file that was tried."""
+    try:
+        content = FILE.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{FILE}: {error.strerror}; install birdstation anew") from error
+    if hashlib.sha256(content).hexdigest() != SHA256:
+        raise BundleError(f"{FILE}: not the network that birdstation ships; install birdstation anew")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False  # a call's few hundred kB go back
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+class Listener:
+    """Hears one stretch. Its windows are asked about in order, each when its sound is there:
+
+        listener = Listener()
+        listener.push(samples)
+        begins = listener.spoken(window.start, window.start + window.samples)
+
+    What is said of a window depends on the sound up to its end alone. The network is run from window to window, so in
+    the same pieces however the sound was pushed; kept are at most the sound since the last window, and the runs that
+    reach into windows to come.
+    """
+
+    def __init__(self) -> None:
+        self._session = _network()
+        self._half = HalfRate()
+        self._waiting: list[Samples] = []  # pushed, not heard yet
+        self._context = np.zeros(_CONTEXT, np.float32)
+        self._state: tuple[Samples, Samples] = (np.zeros((1, 1, 128), np.float32),) * 2
+        self._frames = 0  # heard
+        self._run = 0  # how many of the last ones are over the limit, on end
+        self._spoken: deque[tuple[int, int]] = deque()  # runs of speech that are over: frames from, to
+
+    def push(self, samples: Samples) -> None:
+        """The next samples, mono, RATE_HZ; no number among them can deafen the network for ever."""
+        if len(samples):
+            self._waiting.append(np.clip(np.nan_to_num(samples), -1 / GAIN, 1 / GAIN) * np.float32(GAIN))
+
+    def spoken(self, start: int, stop: int) -> int | None:
+        """Whether people speak in the window from sample `start` to `stop` of the stretch: the sample where they began,
+        which may lie before it; None if nobody does."""
+        self._hear(stop // FRAME_SAMPLES - self._frames)
+        while self._spoken and self._spoken[0][1] * FRAME_SAMPLES <= start:
+            self._spoken.popleft()
+        runs = [*self._spoken]
+        if self._run >= RUN_FRAMES:
+            runs.append((self._frames - self._run, self._frames))
+        return next((begin * FRAME_SAMPLES for begin, end in runs if end * FRAME_SAMPLES > start), None)
+
+    def _hear(self, frames: int) -> None:
+        """Run the network over so many more frames."""
+        while frames > 0:
+            count = min(frames, _FRAMES_MAX)
+            for speech in self._probabilities(self._take(count * FRAME_SAMPLES)) > SPEECH_OVER:
+                if speech:
+                    self._run += 1
+                else:
+                    self._end_run()
+                self._frames += 1
+            frames -= count
+
+    def _end_run(self) -> None:
+        if self._run >= RUN_FRAMES:
+            self._spoken.append((self._frames - self._run, self._frames))
+        self._run = 0
+
+    def _take(self, count: int) -> Samples:
+        """The next so many samples."""
+        sound = np.concatenate(self._waiting) if len(self._waiting) > 1 else self._waiting[0]
+        assert len(sound) >= count, "a window is asked about when its sound is there"
+        self._waiting = [sound[count:]]
+        return sound[:count]
+
+    def _probabilities(self, sound: Samples) -> NDArray[np.float32]:
+        """Of each frame of the next sound."""
+        half = np.concatenate([self._context, self._half.push(sound)])
+        self._context = half[-_CONTEXT:].copy()
+        frames = np.lib.stride_tricks.sliding_window_view(half, _CONTEXT + _FRAME)[::_FRAME]
+        hidden, cell = self._state
+        speech, hidden, cell = self._session.run(None, {"input": frames, "h": hidden, "c": cell})
+        self._state = hidden, cell
+        return np.asarray(speech)
