@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 import soundfile
 from hypothesis import HealthCheck, given, settings
@@ -29,12 +31,13 @@ from edge.speech.listener import FRAME_SAMPLES, RUN_SAMPLES, HalfRate, Listener
 from edge.store.clips import ClipTable
 from edge.store.record import Store
 from edge.types import RecordingRow
+from export.speech_network import as_products
 from tests.clip_station import stretch
 from tests.conftest import hiss, note, write_sound
 
 StationYaml = Callable[..., Path]
 SPOKEN = Path(__file__).parent / "data" / "spoken.ogg"
-LONG = round(1.5 * RATE_HZ)  # so much of the sample holds the middle of its sentence
+SILERO = Path(__file__).parent / "data" / "silero_vad_16k_sequence.onnx"
 
 
 @cache
@@ -73,11 +76,25 @@ def spoken(sound: Samples) -> bool:
 
 def test_the_network_is_the_one_that_the_readme_names() -> None:
     readme = (speech.FILE.parent / "README.md").read_text(encoding="utf8")
-    digest = hashlib.sha256(speech.FILE.read_bytes()).hexdigest()
-    assert digest == speech.SHA256
-    assert digest in readme
+    sums = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (speech.FILE, SILERO)]
+    assert sums[0] == speech.SHA256
+    assert all(digest in readme for digest in sums)
     assert speech.NETWORK.split()[1] in readme
     assert "Permission is hereby granted, free of charge" in (speech.FILE.parent / "LICENSE").read_text()
+
+
+def test_the_network_is_made_from_silero_vads() -> None:
+    assert as_products(onnx.load(SILERO)) == onnx.load(speech.FILE)
+
+
+def test_the_network_says_what_silero_vads_says() -> None:
+    sound = np.concatenate([scene(20, 3, 11), hiss(5, 0.3), np.zeros(RATE_HZ, np.float32), note("midtoo", 4)])[::2]
+    frames = np.lib.stride_tricks.sliding_window_view(sound, 576)[::512]
+    start = {"h": np.zeros((1, 1, 128), np.float32), "c": np.zeros((1, 1, 128), np.float32)}
+    theirs = ort.InferenceSession(SILERO, providers=["CPUExecutionProvider"]).run(None, {"input": frames, **start})
+    ours = speech._network().run(None, {"input": frames, **start})
+    assert theirs[0].max() > 0.99
+    np.testing.assert_allclose(ours[0], theirs[0], atol=5e-5)
 
 
 def test_half_the_rate_keeps_what_lies_below_and_drops_what_lies_above() -> None:

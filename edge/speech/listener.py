@@ -18,8 +18,8 @@ from edge.contract.audio import RATE_HZ, Samples
 from edge.contract.errors import BundleError
 
 NETWORK = "silero-vad 6.2.3"
-FILE = Path(__file__).parent / "silero_vad_16k_sequence.onnx"
-SHA256 = "9ccdacc4719d8aa7e45a77536bfabec45a03ba1f2fad5e241ab4060b24238a85"
+FILE = Path(__file__).parent / "silero_vad_products.onnx"
+SHA256 = "d3e82b1fe74de96f20a4755d18131768f80aa2e208fc61ba5c66de8ba6698d6b"
 SPEECH_OVER = 0.5  # a frame's probability
 RUN_FRAMES = 16  # so many over it on end are speech: 512 ms
 GAIN = 4  # by which the network hears louder
@@ -110,7 +110,9 @@ class Listener:
     def push(self, samples: Samples) -> None:
         """The next samples, mono, RATE_HZ; no number among them can deafen the network for ever."""
         if len(samples):
-            self._waiting.append(np.clip(np.nan_to_num(samples), -1 / GAIN, 1 / GAIN) * np.float32(GAIN))
+            sound = np.where(np.isnan(samples), np.float32(0), samples)
+            np.clip(sound, -1 / GAIN, 1 / GAIN, out=sound)
+            self._waiting.append(np.multiply(sound, GAIN, out=sound))
 
     def spoken(self, start: int, stop: int) -> int | None:
         """Whether people speak in the window from sample `start` to `stop` of the stretch: the sample where they began,
