@@ -102,7 +102,7 @@ class Analyst:
         alone = own if self.bundle.manifest.has_prior else tuned | dict(own)  # no prior: tuned by sound alone
         rules = Rules.of(taxonomy, blended, name, tuned | dict(own), config.detect.kinds)
         rules_alone = Rules.of(taxonomy, acoustic, f"{name}-acoustic", alone, config.detect.kinds)
-        privacy = Privacy(config.privacy, taxonomy)
+        privacy = Privacy(config.privacy, taxonomy, self.bundle.input_shape)
         self.config, self.privacy = config, privacy
         self._with_prior, self._sound_only = self._detector(rules), self._detector(rules_alone)
 

@@ -16,12 +16,12 @@ from edge.types import WindowScores
 
 class Privacy:
     """Says of each window whether people speak in it: by the speech detector, by the bundle's own classes, by a network
-    of the user's; any of them will do.
+    of the user's, which takes what the bundle's take; any of them will do.
 
     Raises ConfigError for a class that the bundle does not know, BundleError for a network that cannot be loaded.
     """
 
-    def __init__(self, settings: PrivacySettings, taxonomy: Taxonomy) -> None:
+    def __init__(self, settings: PrivacySettings, taxonomy: Taxonomy, input_shape: tuple[int, ...]) -> None:
         unknown = sorted(set(settings.classes) - set(taxonomy.codes))
         if unknown:
             raise ConfigError(f"privacy.classes: {', '.join(unknown)}: not a class of this bundle")
@@ -29,7 +29,8 @@ class Privacy:
         voices = {*(taxonomy.index(code) for code in settings.classes), *taxonomy.of_kind(["human"])}
         self.voices = sorted(voices) if on else []  # classes of the bundle: those that are set, and all human ones
         self.threshold = settings.threshold
-        self._engine = OnnxEngine([settings.detector], threads=1) if settings.detector and on else None
+        detector = [settings.detector] if settings.detector and on else []
+        self._engine = OnnxEngine(detector, threads=1, input_shape=input_shape) if detector else None
         self._hears_speech = settings.speech and on
         if self._hears_speech:
             Listener()  # a network that cannot be loaded is found before the first sound

@@ -21,9 +21,8 @@ from edge.check.model import check_codes
 from edge.clips.maker import ClipMaker
 from edge.config import load_config
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Samples
-from edge.contract.bundle import read_bundle
+from edge.contract.bundle import Bundle, read_bundle
 from edge.contract.errors import BundleError
-from edge.privacy import Privacy
 from edge.recognizer import Recognizer
 from edge.replay import replay_folder
 from edge.speech import listener as speech
@@ -34,6 +33,7 @@ from edge.types import RecordingRow
 from export.speech_network import as_products
 from tests.clip_station import stretch
 from tests.conftest import hiss, note, write_sound
+from tests.waveform_bundle import make_waveform_bundle, tone, write_network
 
 StationYaml = Callable[..., Path]
 SPOKEN = Path(__file__).parent / "data" / "spoken.ogg"
@@ -200,6 +200,11 @@ def recognizer(bundle_folder: Path) -> Recognizer:
     return Recognizer(read_bundle(bundle_folder))
 
 
+@pytest.fixture(scope="module")
+def waveform(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_waveform_bundle(tmp_path_factory.mktemp("waveform") / "bundle")
+
+
 def song(seconds: float, *at_s: float) -> Samples:
     """A low tooter all the time, and people now and then."""
     return scene(seconds, *at_s) + note("lowtoo", seconds, 0.05)
@@ -345,6 +350,30 @@ def test_the_upgrade_analyses_no_archive_anew(station_yaml: StationYaml, recogni
     )
 
 
+def test_bundles_that_take_the_sound_itself_hear_people_too(
+    waveform: Bundle, station_yaml: StationYaml, tmp_path: Path
+) -> None:
+    """Their windows wait for no context: each is told about at the very end of its sound. Their human class and a
+    network of one's own count beside the detector."""
+    yaml = station_yaml("privacy: {human: all}", bundle=waveform.folder)
+    sound = scene(30, 12) + tone("lowtoo", 30, 0.05)
+    listened = Stretch(Analyst(load_config(yaml), Recognizer(waveform)), stretch())
+    found = list[Found]()
+    for second in np.split(sound, 30):
+        listened.push(second)
+        found += listened.found()
+    assert windows(found)[:3] == [10.0, 12.5, 15.0]
+    sound[20 * RATE_HZ :] += tone("human1", 10)
+    write_network(tmp_path / "own.onnx", gain=1.0)  # 0.475 for silence
+    own = f"privacy: {{detector: {tmp_path / 'own.onnx'}, threshold: 0.47}}"
+    for line, told_of in (("", {12.5, 20.0}), ("privacy: {speech: false}", {20.0}), (own, {12.5, 20.0, 22.5})):
+        config = load_config(station_yaml(*([line] if line else []), bundle=waveform.folder))
+        spans = windows(heard(Analyst(config, Recognizer(waveform)), sound))
+        assert told_of <= set(spans), line
+        assert (0.0 in spans) == (line == own), "the network of one's own takes all for voices"
+    assert check_codes(config, waveform)[0].found.endswith("told by silero-vad 6.2.3, human1, own.onnx")
+
+
 def test_check_says_by_what_speech_is_told(station_yaml: StationYaml, bundle_folder: Path) -> None:
     bundle = read_bundle(bundle_folder)
     said = {
@@ -368,7 +397,7 @@ def test_a_network_that_is_not_ours_is_refused(
         monkeypatch.setattr(speech, "FILE", path)
         with pytest.raises(BundleError, match=rf"{path.name}: .*install birdstation anew"):
             Analyst(load_config(station_yaml()), recognizer)
-        Privacy(load_config(station_yaml("privacy: {speech: false}")).privacy, recognizer.bundle.taxonomy)
+        Analyst(load_config(station_yaml("privacy: {speech: false}")), recognizer)
 
 
 def write_bytes(path: Path) -> Path:

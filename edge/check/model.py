@@ -83,15 +83,17 @@ def check_codes(config: Config, bundle: Bundle) -> list[Check]:
         found = f"sensitive.species: {', '.join(unknown)}: not a species of this bundle"
         checks.append(Check("privacy", "bad", found, advice))
     privacy = config.privacy
+    voices = [bundle.taxonomy[index].code for index in bundle.taxonomy.of_kind(["human"])]
+    classes = [*privacy.classes, *(code for code in voices if code not in privacy.classes)]
     if privacy.human == "off":
         checks.append(Check("privacy", "ok", "sound in which people speak is treated like any other (human: off)"))
-    elif not privacy.speech and not privacy.classes and not privacy.detector:
+    elif not privacy.speech and not classes and not privacy.detector:
         found = f"human: {privacy.human}, but nothing tells speech: speech is off, no classes, no detector"
         advice = "Set privacy.speech: true, or human: off to say that clips may hold speech."
         checks.append(Check("privacy", "warning", found, advice))
     else:
         by = [SPEECH_NETWORK] if privacy.speech else []
-        by += [*privacy.classes, *([privacy.detector.name] if privacy.detector else [])]
+        by += [*classes, *([privacy.detector.name] if privacy.detector else [])]
         checks.append(Check("privacy", "ok", f"human: {privacy.human}; speech is told by {', '.join(by)}"))
     return checks
 
