@@ -27,6 +27,7 @@ from edge.types import Outcome
 from tests.conftest import hiss, note, write_sound
 from tests.ray_nodes import kill_a_node_of, two_nodes
 from tests.records import differences, dump
+from tests.spoken import scene
 
 StationYaml = Callable[..., Path]
 MANY = 12
@@ -165,6 +166,22 @@ def test_parquet_without_pyarrow_says_what_to_install(
 def nodes() -> Iterator[Cluster]:
     with two_nodes() as made:
         yield made
+
+
+@pytest.mark.slow
+def test_people_are_heard_alike_by_jobs_and_nodes(nodes: Cluster, station_yaml: StationYaml, tmp_path: Path) -> None:
+    for number in range(3):
+        song = scene(30, 5.0 + 7.3 * number) + note("lowtoo", 30, 0.05)
+        write_sound(tmp_path / "archive" / f"{number:02d}_20190601_05{number:02d}00.flac", song)
+    kept = {}
+    for name, how in (("one", {}), ("two", {"jobs": 2}), ("nodes", {"cluster": nodes.address}), ("deaf", {})):
+        (tmp_path / name).mkdir()
+        human = "off" if name == "deaf" else "all"
+        config = station_yaml(f"state: {tmp_path / name}", f"privacy: {{human: '{human}'}}", name=f"s{name}")
+        replayed(config, tmp_path / "archive", **how)
+        kept[name] = dump(tmp_path / name / "station.db")
+    assert 0 < len(kept["one"]["detections"]) < len(kept["deaf"]["detections"])
+    assert differences(kept["two"], kept["one"]) == differences(kept["nodes"], kept["one"]) == []
 
 
 @pytest.mark.slow

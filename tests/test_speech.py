@@ -5,14 +5,14 @@ import re
 import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -31,28 +31,15 @@ from edge.store.clips import ClipTable
 from edge.store.record import Store
 from edge.types import RecordingRow
 from export.speech_network import as_products
+from tests.brokers import until
 from tests.clip_station import stretch
-from tests.conftest import hiss, note, write_sound
+from tests.conftest import hiss, noon_zone, note, write_sound
+from tests.spoken import SILERO, scene, voice
+from tests.test_live import NOON, Scene, listening, play
+from tests.test_watched import Daemon
 from tests.waveform_bundle import make_waveform_bundle, tone, write_network
 
 StationYaml = Callable[..., Path]
-SPOKEN = Path(__file__).parent / "data" / "spoken.ogg"
-SILERO = Path(__file__).parent / "data" / "silero_vad_16k_sequence.onnx"
-
-
-@cache
-def voice() -> Samples:
-    """3.2 s of it."""
-    return np.asarray(soundfile.read(SPOKEN, dtype="float32")[0])
-
-
-def scene(seconds: float, *at_s: float) -> Samples:
-    """Faint hiss in which the sentence is spoken at these times."""
-    sound = hiss(seconds)
-    for begin in at_s:
-        said = voice()[: len(sound) - round(begin * RATE_HZ)]
-        sound[round(begin * RATE_HZ) :][: len(said)] += said
-    return sound
 
 
 def told(
@@ -333,6 +320,45 @@ def test_a_replay_writes_no_clip_of_people(station_yaml: StationYaml, tmp_path: 
     for start_utc, seconds in clips:
         begin = float(re.fullmatch(r".*05:00:([\d.]+)Z", start_utc)[1])  # type: ignore[index]
         assert begin + seconds <= 24.9 or begin >= 24.7 + len(voice()) / RATE_HZ
+
+
+def test_the_microphone_too(station_yaml: StationYaml, recognizer: Recognizer) -> None:
+    """Across a full hour, at which a stretch ends and another begins."""
+    kept = {}
+    for human in ("off", "all"):
+        config, card = load_config(station_yaml(f"privacy: {{human: '{human}'}}", name=human)), Scene(NOON - 20)
+        card.sound(song(40, 6, 30))
+        with listening(config, card, recognizer) as live:
+            play(live, card)
+        with Store(config.database) as store:
+            kept[human] = {row[0] for row in store.rows("SELECT start_utc FROM detections")}
+    lost = [text[14:21] for text in sorted(kept["off"] - kept["all"])]
+    assert lost[0] in ("59:42.5", "59:45.0")
+    assert lost[-1] in ("00:10.0", "00:12.5")
+    assert kept["all"]
+
+
+@pytest.mark.slow
+def test_the_daemon_at_its_folder_counts_what_it_keeps_back(station_yaml: StationYaml, tmp_path: Path) -> None:
+    zone = noon_zone()
+    yaml = station_yaml(
+        "source: folder",
+        f"folder: {{path: {tmp_path / 'card'}, settle_s: 0.2}}",
+        "privacy: {human: all}",
+        "clips: {of_recordings: true}",
+        "health: {interval_s: 1}",
+        station=f"id: porch, timezone: {zone}",
+    )
+    name = f"{datetime.now(ZoneInfo(zone)):%Y%m%d}_110000.flac"
+    write_sound(tmp_path / "card" / name, song(60, 24.7))
+    daemon = Daemon(yaml)
+    with daemon.running():
+        assert until(lambda: daemon.finished() == {name: "analysed"} and daemon.health().get("suppressed_today"), 60)
+        withheld = daemon.health()["suppressed_today"]
+    ((kept,),) = daemon.rows("SELECT count(*) FROM detections")
+    assert kept + withheld == 23
+    assert 2 <= withheld <= 4
+    assert daemon.rows("SELECT count(*) FROM clips") == [(2,)]
 
 
 def test_the_upgrade_analyses_no_archive_anew(station_yaml: StationYaml, recognizer: Recognizer) -> None:
