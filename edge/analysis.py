@@ -27,7 +27,6 @@ from edge.prior import prior_table
 from edge.privacy import Privacy
 from edge.publisher import detection_message
 from edge.recognizer import Decided, NeighbourSmoother, Recognizer
-from edge.speech.listener import RULE as SPEECH_RULE
 from edge.types import Detection, Effort, Message, Place, RecordingRow, WindowScores
 
 NO_OVERLAP, FEW_MEMBERS = 1, 2  # steps of the overload ladder
@@ -121,10 +120,7 @@ class Analyst:
         if config.detect.kinds == DetectSettings().kinds:  # an archive of before there were kinds is not analysed anew
             del detect["kinds"]
         parts = [self.bundle.id, station, asdict(config.windows), detect, config.members]
-        if self.privacy.drops_detections:
-            privacy = asdict(config.privacy)
-            privacy |= {"speech": SPEECH_RULE} if privacy.pop("speech") else {}
-            parts.append(privacy)
+        parts += [self.privacy.rules] if self.privacy.drops_detections else []
         parts.append({site: asdict(place) for site, place in config.sites.items()})
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
@@ -266,33 +262,28 @@ class Stretch:
 
     def push(self, samples: Samples) -> None:
         """The next samples, mono, RATE_HZ."""
-        with self._analyst.stopwatch("image"):
-            windows = self._cutter.push(samples)
         if self._listener:
             self._listener.push(samples)
-        self._listen(windows)
-        self._waiting += self._placed(windows)
+        with self._analyst.stopwatch("image"):
+            windows = self._cutter.push(samples)
+        self._complete(windows)
 
     def close(self) -> None:
         """The stretch ends here; `found` then gives the rest."""
         with self._analyst.stopwatch("image"):
             windows = self._cutter.close()
-        self._listen(windows)
-        self._waiting += self._placed(windows)
+        self._complete(windows)
         self._closed = True
 
-    def _listen(self, windows: list[Window]) -> None:
-        """Hear whether people speak in windows that are complete."""
-        if self._listener is None:
-            return
-        with self._analyst.stopwatch("speech"):
-            for window in windows:
-                began = self._listener.spoken(window.start, window.start + window.samples)
-                if began is not None:
-                    self._speech[self._begins + window.start] = self._begins + began
-
-    def _placed(self, windows: list[Window]) -> list[Window]:
-        return [replace(w, start=w.start + self._begins) for w in windows] if self._begins else windows
+    def _complete(self, windows: list[Window]) -> None:
+        """All their sound is here: whether people speak in them is heard now, they themselves wait for the networks."""
+        begins = self._begins
+        if self._listener and windows:
+            with self._analyst.stopwatch("speech"):
+                for w in windows:
+                    if (began := self._listener.spoken(w.start, w.start + w.samples)) is not None:
+                        self._speech[begins + w.start] = begins + began
+        self._waiting += [replace(w, start=w.start + begins) for w in windows] if begins else windows
 
     def give_up(self) -> None:
         """The stretch ends here, and what no network has seen yet is left out; `found` then gives the rest."""

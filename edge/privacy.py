@@ -3,6 +3,8 @@
 Looks at all scores of a window, not only at what passed a threshold. Knows no clip and no database.
 """
 
+from dataclasses import asdict
+
 import numpy as np
 
 from edge.config import PrivacySettings
@@ -10,7 +12,7 @@ from edge.contract.audio import Input
 from edge.contract.errors import ConfigError
 from edge.contract.taxonomy import Taxonomy
 from edge.engines.onnx import OnnxEngine
-from edge.speech.listener import Listener
+from edge.speech.listener import RULE, Listener
 from edge.types import WindowScores
 
 
@@ -28,13 +30,20 @@ class Privacy:
         on = settings.human != "off"
         voices = {*(taxonomy.index(code) for code in settings.classes), *taxonomy.of_kind(["human"])}
         self.voices = sorted(voices) if on else []  # classes of the bundle: those that are set, and all human ones
-        self.threshold = settings.threshold
+        self._settings, self.threshold = settings, settings.threshold
         detector = [settings.detector] if settings.detector and on else []
         self._engine = OnnxEngine(detector, threads=1, input_shape=input_shape) if detector else None
         self._hears_speech = settings.speech and on
         if self._hears_speech:
             Listener()  # a network that cannot be loaded is found before the first sound
         self.drops_detections = settings.human == "all" and bool(self.voices or self._engine or self._hears_speech)
+
+    @property
+    def rules(self) -> dict[str, object]:
+        """What a recording's detections hang on where they are dropped; without the speech detector, what they hung on
+        before there was one."""
+        rules = asdict(self._settings)
+        return rules | {"speech": RULE} if rules.pop("speech") else rules
 
     def listener(self, saves_clips: bool) -> Listener | None:
         """For a new stretch; None where nobody listens for speech, or nothing hangs on it."""
