@@ -65,5 +65,5 @@ def test_slopes_are_growth_in_a_day() -> None:
 def test_networks_do_not_wait_actively(bundle_folder: Path) -> None:
     """Their threads would cost more than all the rest of the daemon."""
     engine = OnnxEngine(sorted((bundle_folder / "members").glob("*.onnx")))
-    for session, _ in engine._sessions:
+    for session in engine._sessions.values():
         assert session.get_session_options().get_session_config_entry("session.force_spinning_stop") == "1"

@@ -78,14 +78,15 @@ def engine(runtime: str, precision: str, folder: str, sound: str) -> Callable[[]
 
 def speech(sound: str) -> Callable[[], object]:
     """The speech detector on the windows, as one stretch of sound."""
-    from edge.speech.listener import SpeechListener
+    from edge.speech.listener import Listener
 
     windows = np.load(sound)
 
     def run() -> None:
-        listener = SpeechListener()
-        for window in windows:
+        listener = Listener()
+        for number, window in enumerate(windows):
             listener.push(window)
+            listener.spoken(number * len(window), (number + 1) * len(window))
 
     return run
 
