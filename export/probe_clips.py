@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.contract.audio import CROP_SAMPLES, RATE_HZ
+from edge.contract.audio import CONTEXT_SAMPLES, CROP_SAMPLES, RATE_HZ, WINDOW_SAMPLES
 
 
 def probe_clips(seed: int = 7) -> NDArray[np.int16]:
@@ -18,6 +18,11 @@ def probe_clips(seed: int = 7) -> NDArray[np.int16]:
     notes = _notes(rng, time_s)
     clips = np.stack([np.zeros(CROP_SAMPLES), noise, sweep, trill, notes * 0.2 + noise, np.clip(notes * 3, -1, 1)])
     return np.round(clips * 32767).astype(np.int16)
+
+
+def waveform_clips() -> NDArray[np.int16]:
+    """The same without their context `(6, 160000)`, for networks that take the waveform of a window."""
+    return np.ascontiguousarray(probe_clips()[:, CONTEXT_SAMPLES : CONTEXT_SAMPLES + WINDOW_SAMPLES])
 
 
 def _notes(rng: np.random.Generator, time_s: NDArray[np.float64]) -> NDArray[np.float64]:

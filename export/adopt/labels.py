@@ -1,0 +1,97 @@
+"""A model's labels as species with codes, kinds, and names in several languages. Knows no network."""
+
+import csv
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edge.contract.errors import BundleError
+from edge.contract.taxonomy import Kind, Species
+from edge.contract.text import NotText, text_of
+from export.adopt.known import Known
+
+_CODE_MAX = 32
+_SCIENTIFIC, _COMMON, _CODES = ("scientific_name", "sci_name"), ("common_name", "com_name"), ("code", "ebird_code")
+
+
+def read_labels(content: bytes, where: str) -> list[tuple[str, str, str | None]]:
+    """Scientific name, common name and code, if there is one, by class. Lines are `Scientific name_Common name` or a
+    scientific name alone; or it is a table with commas or semicolons and a column scientific_name (or sci_name).
+
+    Raises BundleError naming `where` if it is none of these.
+    """
+    try:
+        lines = [line for line in text_of(content).splitlines() if line.strip()]
+    except NotText as error:
+        raise BundleError(f"{where}: {error}") from error
+    separator = ";" if lines and ";" in lines[0] else ","
+    header = [cell.strip().lower() for cell in lines[0].split(separator)] if lines else []
+    if not lines:
+        raise BundleError(f"{where}: no labels")
+    if not set(_SCIENTIFIC) & set(header):
+        split = [line.strip().partition("_") for line in lines]
+        return [(scientific, common or scientific, None) for scientific, _, common in split]
+    rows = csv.DictReader(lines, fieldnames=header, delimiter=separator)
+    next(rows)
+    found = []
+    for row in rows:
+        scientific, common, code = (_cell(row, names) for names in (_SCIENTIFIC, _COMMON, _CODES))
+        if not scientific:
+            raise BundleError(f"{where}: line {rows.line_num}: no scientific name")
+        found.append((scientific, common or scientific, code))
+    return found
+
+
+def _cell(row: Mapping[str, str | None], names: Sequence[str]) -> str | None:
+    return next((value.strip() for name in names if (value := row.get(name)) and value.strip()), None)
+
+
+def read_codes(content: bytes, where: str) -> dict[str, str]:
+    """`Scientific name_Common name` -> eBird's code, from BirdNET-Analyzer's table. Raises BundleError."""
+    try:
+        table = json.loads(text_of(content))
+        return {str(label): str(code) for label, code in table.items() if "_" in label}
+    except (NotText, ValueError, AttributeError) as error:
+        raise BundleError(f"{where}: not a table of codes: {error}") from error
+
+
+def species_of(known: Known, labels: Sequence[tuple[str, str, str | None]], codes: Mapping[str, str]) -> list[Species]:
+    """One for each label, in their order: with eBird's code where there is one, else with its scientific name."""
+    taken: set[str] = set()
+    species = []
+    for scientific, common, own in labels:
+        code = (own or codes.get(f"{scientific}_{common}") or "").lower()
+        code = known.rename.get(code, code) or _named(scientific, taken)
+        taken.add(code)
+        species.append(Species(code, scientific, common, _kind(known, scientific, code)))
+    return species
+
+
+def _named(scientific: str, taken: set[str]) -> str:
+    """A code of a scientific name: turdus_merula; with a number behind it if that is taken."""
+    base = re.sub(r"[^a-z0-9]+", "_", scientific.lower()).strip("_").ljust(2, "_")[:_CODE_MAX]
+    code, count = base, 1
+    while code in taken:
+        count += 1
+        code = f"{base[: _CODE_MAX - len(str(count)) - 1]}_{count}"
+    return code
+
+
+def _kind(known: Known, scientific: str, code: str) -> Kind:
+    if scientific in known.kinds.human:
+        return "human"
+    if scientific in known.kinds.sound:
+        return "sound"
+    begins = known.kinds.animal_codes
+    return "animal" if begins is not None and code.startswith(begins) else "bird"
+
+
+def write_names(path: Path, codes: Sequence[str], kept: Sequence[int], languages: Mapping[str, bytes]) -> None:
+    """names.csv: the classes `kept` of label files by language, all of which have the labels' order."""
+    columns = {language: read_labels(content, language) for language, content in languages.items()}
+    with path.open("w", newline="", encoding="utf8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["code", *columns])
+        for code, index in zip(codes, kept, strict=True):
+            writer.writerow([code, *(labels[index][1] for labels in columns.values())])
