@@ -1,4 +1,5 @@
-# birdstation: two commands do all the set-up on a fresh Debian or Ubuntu.
+# birdstation: each of these does all the set-up on a fresh Debian or Ubuntu.
+#   make birds        real species in real sound (FOLDER=recordings PLACE=LAT,LON ACCEPT=CC-BY-NC-SA-4.0 FROM=packages)
 #   make demo         the station on its own: base install, shipped bundle, a broker, detections
 #   make test         everything the project promises, checked
 #   make check        lint, types and the fast tests of what changed: between steps (SINCE=REV: since a commit)
@@ -22,10 +23,16 @@ SYSTEM_TEST := systemd pulseaudio pulseaudio-utils libasound2-plugins
 # Without compiling what is never imported: a third less disk. What a station imports is compiled right after.
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: demo demo-train test check coverage lint bench clean system
+.PHONY: birds demo demo-train test check coverage lint bench clean system
 
 demo: .venv/installed
 	$(BASE) -m edge demo --out build/demo
+
+# What was given by name comes through the environment, whatever characters are in it.
+birds: SYSTEM :=
+birds: .venv/adopt
+	@$(BASE) -m export birds --out build/birds $${PLACE:+"--place=$$PLACE"} $${ACCEPT:+--accept "$$ACCEPT"} \
+	  $${FROM:+--from "$$FROM"} $${FOLDER:+-- "$$FOLDER"}
 
 demo-train: .venv-dev/installed
 	$(DEV) -m export demo-train --out build/train-demo $(if $(PUBLISH),--publish)
@@ -83,6 +90,10 @@ system:
 
 .venv/installed: pyproject.toml | system
 	@$(MAKE) --no-print-directory venv DIR=.venv EXTRAS=
+
+.venv/adopt: pyproject.toml | system
+	@$(MAKE) --no-print-directory venv DIR=.venv EXTRAS='[adopt]'
+	@touch $@
 
 .venv-dev/installed: pyproject.toml | system
 	@$(MAKE) --no-print-directory venv DIR=.venv-dev EXTRAS='[dev]'

@@ -32,6 +32,7 @@ from edge.contract.program import run_program
 from edge.demo.run import run_demo
 from edge.replay import Progress, Replayed, replay_folder
 from edge.reports.parquet import check_parquet, write_parquet
+from edge.reports.pictures import write_pictures
 from edge.reports.retention import retention_lines, retention_summary, retention_table
 from edge.reports.score import score_store
 from edge.reports.summary import Cost, cpu_seconds, replay_summary
@@ -209,6 +210,23 @@ def why(
         print(json.dumps(explained, ensure_ascii=False))
     else:
         Console().print(why_tables(explained))
+
+
+@app.command()
+def pictures(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Recordings: the page is of them. Else of the whole record, by its clips.")
+    ] = None,
+    config: CONFIG = Path("station.yaml"),
+    out: Annotated[Path, typer.Option(help="Where birds.html goes, and birds_files beside it.")] = Path(),
+) -> None:
+    """Make a page of the best detection of each species: its picture, its sound, and what led to it."""
+    settings = load_config(config)
+    if not settings.database.exists():
+        raise StoreError(f"{settings.database}: no such database: nothing was ever stored with these settings")
+    with Store(settings.database) as store:
+        made = write_pictures(store, settings, out, folder)
+    print(f"{made.page}: {made.species} species, {made.with_sound} of them with sound")
 
 
 @app.command()

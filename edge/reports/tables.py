@@ -23,25 +23,26 @@ def species_table(store: Store, bundle_id: str, recordings: Collection[str]) -> 
         table.add_column(name, justify="right")
     for name in ("first", "last"):
         table.add_column(name, no_wrap=True)
-    for name, count, files, best, first, last in _by_species(store, bundle_id, set(recordings)):
-        table.add_row(escape(name), str(count), str(files), f"{best:.2f}", first, last)
+    for names, count, files, best, first, last in _by_species(store, bundle_id, set(recordings)):
+        table.add_row(names, str(count), str(files), f"{best:.2f}", first, last)
     return table
 
 
 def _by_species(store: Store, bundle_id: str, wanted: set[str]) -> list[tuple[str, int, int, float, str, str]]:
-    """Name, detections, recordings, best score, first and last day."""
+    """Both names, detections, recordings, best score, first and last day."""
     day = at_the_place("date", "d.start_utc", "d")
     found: dict[str, tuple[str, int, int, float, str, str]] = {}
-    for recording, code, name, count, best, first, last in store.rows(
-        "SELECT d.recording, s.code, coalesce(nullif(s.common_name, ''), s.code), count(*), max(d.score),"
-        f" min({day}), max({day}) FROM detections d JOIN species s ON s.code = d.species"
+    for recording, code, name, scientific, count, best, first, last in store.rows(
+        "SELECT d.recording, s.code, coalesce(nullif(s.common_name, ''), s.code), s.scientific_name, count(*),"
+        f" max(d.score), min({day}), max({day}) FROM detections d JOIN species s ON s.code = d.species"
         " JOIN recordings r ON r.id = d.recording WHERE d.bundle = ? GROUP BY d.recording, d.species",
         (bundle_id,),
     ):
         if recording in wanted:
-            _, total, files, high, earliest, latest = found.get(code, (name, 0, 0, best, first, last))
+            names = f"{escape(name)} [i]{escape(scientific)}[/i]"
+            _, total, files, high, earliest, latest = found.get(code, (names, 0, 0, best, first, last))
             found[code] = (
-                name,
+                names,
                 total + count,
                 files + 1,
                 max(high, best),

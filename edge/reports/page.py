@@ -1,0 +1,120 @@
+"""One page of a station's birds: of each species the best detection, to be seen, heard and doubted.
+
+HTML that asks nobody for anything; pictures and sounds lie beside it. All that comes from files is escaped. Knows no
+store and no sound.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from urllib.parse import quote
+
+from edge.reports.best import Evidence, Heard
+from edge.reports.spectrogram import SIZE, clock_text
+
+MARK = "<!doctype html><!-- Written by `python -m edge pictures` -->"  # begins a page that may be replaced
+
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #777; }
+body { font: 16px/1.45 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { margin-bottom: .2rem } h2 { margin: 0 } h2 i, .soft, figcaption, footer { color: var(--soft) }
+h2 i { font-weight: normal; font-size: 1rem; margin-left: .4rem }
+article { border-top: 1px solid var(--line); padding: 1.2rem 0 } figure { margin: .6rem 0 }
+img { width: 100%; height: auto } audio { width: 100% }
+table { border-collapse: collapse; width: 100% } .all { overflow-x: auto; margin: 1.2rem 0 }
+th, td { text-align: left; padding: .15rem .8rem .15rem 0; vertical-align: top } .all tr { border-bottom: 1px solid
+var(--line) } .number { text-align: right; font-variant-numeric: tabular-nums } article th { font-weight: normal; color:
+var(--soft); white-space: nowrap; width: 11rem } code { font-size: .9em } td { overflow-wrap: anywhere }
+"""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A species on the page. Pictures and sounds are paths relative to it."""
+
+    heard: Heard
+    shown: Evidence
+    picture: str | None
+    sound: str | None
+    louder_db: float  # than it was recorded
+    silent: str  # why there is no sound; "" where there is
+
+
+def page(title: str, cards: Sequence[Card], made: str) -> str:
+    """The whole page. `made`: when and by which station."""
+    licences = sorted({card.shown.licence for card in cards if card.shown.licence})
+    terms = "".join(f"<p>Named by networks under {escape(licence)}</p>" for licence in licences)
+    body = _overview(cards) if cards else "<p>No species was heard above its threshold.</p>"
+    return "\n".join(
+        (
+            f'{MARK}\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
+            f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>',
+            f'<h1>{escape(title)}</h1><p class="soft">{escape(made)}</p>',
+            body,
+            *map(_article, cards),
+            f"<footer>{terms}<p>A score is no certainty. Whoever publishes a record looks, listens and reviews it: "
+            "<code>python -m edge review</code>.</p></footer></body></html>",
+        )
+    )
+
+
+def _overview(cards: Sequence[Card]) -> str:
+    rows = (
+        f'<tr><td><a href="#{_anchor(card)}">{escape(card.heard.common_name)}</a></td>'
+        f"<td><i>{escape(card.heard.scientific_name)}</i></td>"
+        f'<td class="number">{card.heard.detections}</td><td class="number">{card.heard.recordings}</td>'
+        f'<td class="number">{card.heard.best:.2f}</td><td>{escape(card.shown.when)}</td></tr>'
+        for card in cards
+    )
+    heads = "".join(
+        f"<th{' class=number' if number else ''}>{name}</th>"
+        for name, number in (
+            *(("species", False), ("scientific name", False), ("detections", True), ("files", True)),
+            *(("best score", True), ("the one shown", False)),
+        )
+    )
+    return f'<div class="all"><table><tr>{heads}</tr>{"".join(rows)}</table></div>'
+
+
+def _anchor(card: Card) -> str:
+    return escape(quote(card.heard.code, safe=""), quote=True)
+
+
+def _article(card: Card) -> str:
+    heard, shown = card.heard, card.shown
+    facts = "".join(f"<tr><th>{name}</th><td>{found}</td></tr>" for name, found in _facts(card))
+    return (
+        f'<article id="{_anchor(card)}"><h2>{escape(heard.common_name)}<i>{escape(heard.scientific_name)}</i></h2>'
+        f"{_figure(card)}<table>{facts}</table>"
+        f'<p class="soft">More: <code>python -m edge why {escape(shown.id[:13])}</code></p></article>'
+    )
+
+
+def _figure(card: Card) -> str:
+    if card.picture is None:
+        return f'<p class="soft">{escape(card.silent)}</p>'
+    alt = f"Spectrogram of {card.heard.common_name}: time in the recording, pitch in kHz, the window marked"
+    size = 'width="{}" height="{}"'.format(*SIZE)
+    parts = [f'<img src="{quote(card.picture)}" alt="{escape(alt)}" {size} loading="lazy">']
+    if card.sound is not None:
+        parts.append(f'<audio controls preload="none" src="{quote(card.sound)}"></audio>')
+    words = card.silent
+    if card.sound is not None and card.louder_db:
+        words = f"Played {card.louder_db:.0f} dB louder than recorded."
+    return f"<figure>{''.join(parts)}<figcaption>{escape(words)}</figcaption></figure>"
+
+
+def _facts(card: Card) -> list[tuple[str, str]]:
+    shown = card.shown
+    moved = "" if shown.odds_moved is None else f", odds × {shown.odds_moved:.2g}"
+    if shown.geo is not None:
+        place = f"the geo model expects it there on that day with {shown.geo:.1%}{moved}"
+    else:
+        place = f"weighed in{moved}" if moved else "not known, or switched off: sound alone decided"
+    return [
+        ("score", f"<b>{shown.score:.3f}</b>, threshold {shown.threshold:.3f} ({escape(shown.rule)})"),
+        ("by sound alone", f"{shown.acoustic:.3f}"),
+        ("place and season", place),
+        ("when", escape(shown.when)),
+        ("in", f"{escape(shown.path)} at {clock_text(shown.offset_s)}"),
+    ]

@@ -1,0 +1,164 @@
+"""`edge pictures`: a page with the best detection of each species, its picture and its sound, out of the record.
+
+Replaces nothing that it did not make. A file is there whole or not at all.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from edge.clips.encode import encode, pcm
+from edge.config import Config
+from edge.contract.audio import Samples
+from edge.contract.errors import RecordingError, StoreError, UsageError
+from edge.contract.folders import holds_nothing
+from edge.reports.best import Evidence, Heard, evidence_of, heard_in
+from edge.reports.page import MARK, Card, page
+from edge.reports.sound import Sound, cut_of_clip, cut_out, recordings_under
+from edge.reports.spectrogram import svg
+from edge.store.record import Store
+
+PAGE, BESIDE = "birds.html", "birds_files"
+_FOLDER_MARK = ".birdstation-pictures"
+_OURS = re.compile(r"[\w-]+-[0-9a-f]{8}\.(svg|flac)|\.birdstation-\S+\.part")
+_PEAK, _LOUDER_DB_MAX = 0.7, 40.0  # field recordings are faint
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """What was made."""
+
+    page: Path
+    species: int
+    with_sound: int
+
+
+def write_pictures(store: Store, config: Config, out: Path, folder: Path | None = None) -> Pictured:
+    """Write `out/birds.html` and what it shows into `out/birds_files`.
+
+    `folder`: the page is of the recordings in it, and the sound comes from them; None: it is of all that the record
+    has, with the sound of the folder that the station watches and of clips. Raises UsageError if the folder is not
+    there or `out` holds other things, StoreError if a file cannot be written.
+    """
+    _check(out)
+    root = folder or (config.folder.path if config.source == "folder" else None)
+    try:
+        files = recordings_under(store, config.station.id, root) if root else {}
+    except RecordingError as error:
+        if folder:
+            raise UsageError(str(error)) from error
+        files = {}  # a watched folder whose disk is away: there may be clips
+    species = heard_in(store, set(files) if folder else None)
+    chosen = [(heard, _choose(store, config, files, heard)) for heard in species]
+    beside = out / BESIDE
+    _make(beside)
+    sounds = _sounds(config, files, [shown for _, shown in chosen])
+    cards = [_card(config, beside, heard, shown, sounds.get(shown.id)) for heard, shown in chosen]
+    now = datetime.now(timezone.utc).astimezone(config.zone or timezone.utc)
+    made = f"Station {config.station.id}, {len(cards)} species; made {now:%Y-%m-%d %H:%M %Z} by birdstation"
+    title = f"Birds in {folder.name or folder}" if folder else f"Birds heard by {config.station.id}"
+    _put(out / PAGE, page(title, cards, made).encode())
+    used = {name for card in cards for name in (card.picture, card.sound) if name}
+    _tidy(beside, {Path(name).name for name in used})
+    return Pictured(out / PAGE, len(cards), sum(card.sound is not None for card in cards))
+
+
+def _check(out: Path) -> None:
+    """Raises UsageError where something would be replaced that is not ours."""
+    path, beside = out / PAGE, out / BESIDE
+    try:
+        with path.open("rb") as file:
+            ours = file.read(len(MARK)) == MARK.encode()
+    except FileNotFoundError:
+        ours = True
+    except OSError:
+        ours = False
+    if not ours:
+        raise UsageError(f"{path}: not made by `edge pictures`; choose another folder for --out")
+    if not holds_nothing(beside) and not (beside / _FOLDER_MARK).is_file():
+        raise UsageError(f"{beside}: not made by `edge pictures`; choose another folder for --out")
+
+
+def _make(beside: Path) -> None:
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+        (beside / _FOLDER_MARK).touch()
+    except OSError as error:
+        raise StoreError(f"{beside}: {error.strerror or error}") from error
+
+
+def _choose(store: Store, config: Config, files: Mapping[str, Path], heard: Heard) -> Evidence:
+    """The best detection of which there is sound, of a few; else the best."""
+    few = [evidence_of(store, detection) for detection in heard.ids]
+    return next((one for one in few if one.recording in files or _clip(config, one)), few[0])
+
+
+def _clip(config: Config, shown: Evidence) -> bool:
+    return bool(shown.clip) and (config.clips_folder / str(shown.clip)).is_file()
+
+
+def _sounds(config: Config, files: Mapping[str, Path], shown: list[Evidence]) -> dict[str, Sound]:
+    """By the detections' ids; each recording is decoded once."""
+    of_recording: dict[str, list[Evidence]] = {}
+    for one in shown:
+        of_recording.setdefault(one.recording, []).append(one)
+    found: dict[str, Sound] = {}
+    for recording, ones in of_recording.items():
+        if recording in files:
+            cuts = cut_out(files[recording], {one.offset_s for one in ones})
+            found |= {one.id: cuts[one.offset_s] for one in ones if one.offset_s in cuts}
+    for one in shown:
+        if one.id not in found and one.clip:
+            cut = cut_of_clip(config.clips_folder, one.clip, one.clip_offset_s)
+            found |= {one.id: cut} if cut else {}
+    return found
+
+
+def _card(config: Config, beside: Path, heard: Heard, shown: Evidence, sound: Sound | None) -> Card:
+    if sound is None:
+        return Card(heard, shown, None, None, 0.0, "Neither its recording nor a clip is there to be shown.")
+    name = f"{re.sub(r'[^A-Za-z0-9_-]', '_', heard.code)}-{shown.id[:8]}"
+    from_s = shown.offset_s - sound.before_s
+    _put(beside / f"{name}.svg", svg(sound.samples, sound.before_s, from_s).encode())
+    silent = _silent(config, heard)
+    louder_db = _louder_db(sound.samples)
+    if not silent:
+        text = f"Original Filename: {' '.join(shown.path.split())}\nSpecies Auto ID: {heard.code}\n"
+        text += f"Note: {louder_db:.0f} dB louder than recorded\n" if louder_db else ""
+        gain = np.float32(10 ** (louder_db / 20))
+        _put(beside / f"{name}.flac", encode(pcm(sound.samples * gain), f"GUANO|Version: 1.0\n{text}", "flac"))
+    picture, heard_at = f"{BESIDE}/{name}.svg", f"{BESIDE}/{name}.flac"
+    return Card(heard, shown, picture, None if silent else heard_at, louder_db, silent)
+
+
+def _silent(config: Config, heard: Heard) -> str:
+    """Why there must be no sound of it; "" where there may."""
+    if heard.code in config.sensitive.species:
+        return "No sound: the species is among this station's sensitive ones."
+    return ""
+
+
+def _louder_db(samples: Samples) -> float:
+    peak = float(np.abs(samples).max())
+    return min(_LOUDER_DB_MAX, 20 * np.log10(_PEAK / peak)) if 0 < peak < _PEAK / 2 else 0.0
+
+
+def _put(path: Path, content: bytes) -> None:
+    part = path.with_name(f".birdstation-{path.name}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise StoreError(f"{path}: {error.strerror or error}") from error
+
+
+def _tidy(beside: Path, used: set[str]) -> None:
+    """What an earlier page showed, and what a kill has left."""
+    for path in beside.iterdir():
+        if _OURS.fullmatch(path.name) and path.name not in used:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,115 @@
+"""The sound of detections, with some seconds around: cut out of the recordings, or out of clips where those are gone.
+
+Knows which file is which recording; knows no page.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from edge.capture.content import state_of
+from edge.capture.recording import Decoder, find_recordings, record_name
+from edge.clips.retention import clip_file
+from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Samples
+from edge.contract.errors import RecordingError
+from edge.store.files import same_place
+from edge.store.record import Store
+from edge.types import Gap
+
+AROUND_S = 2.0  # on both sides of a window, where there is sound
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A window and what surrounds it."""
+
+    samples: Samples  # mono, RATE_HZ
+    before_s: float  # of it before the window
+
+
+def recordings_under(store: Store, station: str, folder: Path) -> dict[str, Path]:
+    """Recording -> one file of it, of all that lie in a folder and that the record has. Known by their size and a
+    sample of their content, under whatever name. Raises RecordingError if the folder is not there."""
+    known: dict[tuple[int, str], list[tuple[str, str]]] = {}
+    for path, size, sample, recording in store.rows(
+        "SELECT f.path, f.bytes, f.sample, coalesce(r.grown_into, r.id) FROM files f"
+        " JOIN recordings r ON r.id = f.recording WHERE f.station = ?",
+        (station,),
+    ):
+        known.setdefault((size, sample), []).append((path, recording))
+    root = folder if folder.is_dir() else folder.parent
+    found: dict[str, Path] = {}
+    for path in find_recordings(folder):
+        try:
+            state = state_of(path)
+        except OSError:  # whoever replays it says why
+            continue
+        name = record_name(path, root)
+        same = known.get((state.bytes, state.sample), [])
+        for _, recording in sorted(same, key=lambda one: not same_place(name, one[0]))[:1]:  # equal silence has several
+            found.setdefault(recording, path)
+    return found
+
+
+@dataclass
+class _Cut:
+    """A window that is being collected while its recording passes by; in samples of the recording."""
+
+    window: int
+    pieces: list[Samples] = field(default_factory=list)
+    begin: int = 0  # of the first piece
+    ended: bool = False
+
+    def take(self, at: int, piece: Samples) -> None:
+        around = round(AROUND_S * RATE_HZ)
+        first = max(0, self.window - around - at)
+        last = self.window + WINDOW_SAMPLES + around - at
+        part = piece[first : max(first, last)]
+        if len(part) and not self.ended:
+            if not self.pieces:
+                self.begin = at + first
+            self.pieces.append(part.copy())
+        self.ended = self.ended or last <= len(piece)
+
+    def miss(self, until: int) -> None:
+        """A gap that ends there; no window reaches over one."""
+        if until <= self.window:
+            self.pieces.clear()
+        else:
+            self.ended = self.ended or bool(self.pieces)
+
+    def sound(self) -> Sound:
+        return Sound(np.concatenate(self.pieces), (self.window - self.begin) / RATE_HZ)
+
+
+def cut_out(path: Path, offsets_s: Iterable[float]) -> dict[float, Sound]:
+    """The sound at these windows of a recording, which is decoded once, up to the last one. What cannot be decoded is
+    missing in the result."""
+    cuts = {offset_s: _Cut(round(offset_s * RATE_HZ)) for offset_s in offsets_s}
+    try:
+        with Decoder(path) as decoder:
+            at = 0
+            for piece in decoder:
+                if isinstance(piece, Gap):
+                    at = round((piece.at_s + piece.seconds) * RATE_HZ)
+                    for cut in cuts.values():
+                        cut.miss(at)
+                    continue
+                for cut in cuts.values():
+                    cut.take(at, piece)
+                at += len(piece)
+                if all(cut.ended for cut in cuts.values()):
+                    break
+    except (RecordingError, OSError):
+        pass  # of a file that was damaged meanwhile there is what could be read
+    return {offset_s: cut.sound() for offset_s, cut in cuts.items() if cut.pieces}
+
+
+def cut_of_clip(folder: Path, path: str, offset_s: float) -> Sound | None:
+    """The sound of a window in a clip, if its file is there."""
+    try:
+        return cut_out(clip_file(folder, path), [offset_s]).get(offset_s)
+    except ValueError:  # a path that leads out of the folder
+        return None

@@ -1,0 +1,180 @@
+"""`make birds`: real species named in real sound: a published model adopted, checked, a folder replayed, a page made.
+
+Each step is the real command in a process of its own; each knows for itself what is already done. The folder of
+recordings is only read.
+"""
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from edge.capture.recording import find_recordings
+from edge.contract.bundle import Bundle, read_bundle
+from edge.contract.errors import EXIT_CONFIG, BirdstationError, BundleError, ConfigError, UsageError
+from edge.types import Place
+from export.example_sound import NAMES, example_sound
+
+MODEL, LICENCE = "birdnet-v2.4", "CC-BY-NC-SA-4.0"
+_WRITTEN_BY = "# Written by `python -m export birds`"  # begins settings that may be replaced
+_ALL_WELL, _BAD, _SOME_REFUSED = 0, 1, 3
+
+
+class StepFailed(BirdstationError):
+    """A step ended, having said why; carries its exit status."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = status
+
+
+def run_birds(
+    out: Path,
+    console: Console,
+    *,
+    recordings: Path | None = None,
+    place: str | None = None,
+    accept: str | None = None,
+    bundle: Path | None = None,
+    from_folder: Path | None = None,
+) -> dict[str, Any]:
+    """Fill `out` with bundle, station.yaml, station.db and birds.html; returns the replay's summary.
+
+    `recordings`: a folder, or one recording; None: an example is fetched. `place`: "latitude,longitude". `accept`: the
+    licence of the model, else it is asked for. `bundle`: one that is there, instead of adopting. `from_folder`: where
+    downloaded packages lie. Raises UsageError, ConfigError, NoExample, StepFailed.
+    """
+    where = None if place is None else parse_place(place)
+    config = out / "station.yaml"
+    _check(config)
+    if recordings is not None:
+        _check_recordings(recordings)
+    adopted = bundle or _adopt(out / "bundle", console, accept, from_folder)
+    if recordings is None:
+        console.rule("example recording")
+        recordings = example_sound(out / "example", from_folder)
+        console.print(NAMES, soft_wrap=True, highlight=False)
+    folder = recordings if recordings.is_dir() else _folder_of(recordings, out / "one")
+    _write_settings(config, adopted, folder, where)
+    if where is None:
+        console.print("No place is known but what recordings tell themselves: PLACE=48.52,9.06 lets place and season "
+                      "weigh in.", soft_wrap=True)  # fmt: skip
+    _step(console, "check", ("edge", "check", "--config", config), goes_on=(_BAD,))
+    summary = _replay(console, recordings, config)
+    _step(console, "page", ("edge", "pictures", recordings, "--config", config, "--out", out))
+    return summary
+
+
+def parse_place(text: str) -> Place:
+    """Raises UsageError for anything but two numbers in degrees."""
+    expected = "expected latitude,longitude in degrees with points, e.g. 48.52,9.06"
+    parts = text.split(",")
+    try:
+        latitude, longitude = map(float, parts)
+    except ValueError as error:
+        raise UsageError(f"PLACE (--place): found {text!r}; {expected}") from error
+    if not (abs(latitude) <= 90 and abs(longitude) <= 180) or math.isnan(latitude + longitude):
+        raise UsageError(f"PLACE (--place): found {text!r}: latitude is -90 to 90, longitude -180 to 180")
+    return Place(latitude, longitude)
+
+
+def _check(config: Path) -> None:
+    """Raises UsageError where another station's settings would be replaced."""
+    try:
+        with config.open("rb") as file:
+            ours = file.read(len(_WRITTEN_BY)) == _WRITTEN_BY.encode()
+    except FileNotFoundError:
+        ours = True
+    except NotADirectoryError as error:
+        raise UsageError(f"{config.parent}: not a folder; choose another one for --out") from error
+    if not ours:
+        raise UsageError(f"{config}: not made by `make birds`; choose another folder for --out")
+
+
+def _check_recordings(path: Path) -> None:
+    """Raises UsageError if there is nothing to hear."""
+    try:
+        is_there, is_folder = path.exists(), path.is_dir()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    if not is_there:
+        raise UsageError(f"{path}: no such folder; FOLDER names a folder of recordings")
+    if is_folder and not find_recordings(path):
+        raise UsageError(f"{path}: no recordings in it, and none below it; FOLDER names a folder of recordings")
+
+
+def _adopt(folder: Path, console: Console, accept: str | None, from_folder: Path | None) -> Path:
+    """The model as a bundle, unless it is there. Raises ConfigError where nobody can be asked for the licence."""
+    there = _bundle(folder)
+    if there is not None:
+        licence = f", {there.manifest.licence}" if there.manifest.licence else ""
+        console.print(f"{folder}: adopted before{licence}", soft_wrap=True, highlight=False, markup=False)
+        return folder
+    if accept is None and not sys.stdin.isatty():
+        raise ConfigError(f"{MODEL} comes under {LICENCE}, which must be accepted: make birds ACCEPT={LICENCE}")
+    command: list[str | Path] = ["export", "adopt", MODEL, "--out", folder]
+    command += ["--accept", accept] if accept is not None else []
+    command += ["--from", from_folder] if from_folder is not None else []
+    _step(console, "model", command)
+    return folder
+
+
+def _bundle(folder: Path) -> Bundle | None:
+    try:
+        return read_bundle(folder)
+    except BundleError:  # adopting it anew says what cannot be replaced
+        return None
+
+
+def _folder_of(recording: Path, folder: Path) -> Path:
+    """A folder with a link to one recording alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for link in folder.iterdir():
+        if link.is_symlink():
+            link.unlink()
+    (folder / recording.name).symlink_to(recording.resolve())
+    return folder
+
+
+def _write_settings(config: Path, bundle: Path, folder: Path, place: Place | None) -> None:
+    station: dict[str, Any] = {"id": "birds"}
+    if place is not None:
+        station |= {"latitude": place.latitude, "longitude": place.longitude}
+    settings = {
+        "station": station,
+        "bundle": str(bundle.resolve()),
+        "source": "folder",
+        "folder": {"path": str(folder.resolve())},
+    }
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(f"{_WRITTEN_BY}; the project's station.yaml explains every key.\n{text}", encoding="utf8")
+
+
+def _replay(console: Console, recordings: Path, config: Path) -> dict[str, Any]:
+    command = ("edge", "replay", recordings, "--config", config, "--json")
+    said = _step(console, "recordings", command, goes_on=(_SOME_REFUSED,), output=True)
+    summary: dict[str, Any] = json.loads(said.splitlines()[-1])
+    if summary["recordings"] and not summary["analysed"]:
+        raise StepFailed(EXIT_CONFIG, f"{recordings}: none of {summary['recordings']} recordings could be analysed")
+    return summary
+
+
+def _step(
+    console: Console, name: str, command: Sequence[str | Path], goes_on: tuple[int, ...] = (), output: bool = False
+) -> str:
+    """Run a command; its words go to the screen, its output comes back if it is wanted. Raises StepFailed."""
+    console.rule(name)
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, command)], stdout=subprocess.PIPE if output else None, text=True
+    )
+    if done.returncode not in (_ALL_WELL, *goes_on):
+        words = " ".join(map(str, command[:2]))
+        raise StepFailed(done.returncode, f"{name}: python -m {words} ended with status {done.returncode}")
+    return done.stdout or ""
