@@ -17,7 +17,7 @@ from rich.console import Console
 
 from edge.capture.recording import find_recordings
 from edge.contract.bundle import Bundle, read_bundle
-from edge.contract.errors import EXIT_CONFIG, BirdstationError, BundleError, ConfigError, UsageError
+from edge.contract.errors import BirdstationError, BundleError, ConfigError, UsageError
 from edge.types import Place
 from export.example_sound import NAMES, example_sound
 
@@ -27,11 +27,7 @@ _ALL_WELL, _BAD, _SOME_REFUSED = 0, 1, 3
 
 
 class StepFailed(BirdstationError):
-    """A step ended, having said why; carries its exit status."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.exit_code = status
+    """A step could not do its work, or was killed."""
 
 
 def run_birds(
@@ -54,7 +50,8 @@ def run_birds(
     config = out / "station.yaml"
     _check(config)
     if recordings is not None:
-        _check_recordings(recordings)
+        recordings = recordings.expanduser()
+        _check_recordings(recordings, out)
     adopted = bundle or _adopt(out / "bundle", console, accept, from_folder)
     if recordings is None:
         console.rule("example recording")
@@ -97,16 +94,20 @@ def _check(config: Path) -> None:
         raise UsageError(f"{config}: not made by `make birds`; choose another folder for --out")
 
 
-def _check_recordings(path: Path) -> None:
-    """Raises UsageError if there is nothing to hear."""
+def _check_recordings(path: Path, out: Path) -> None:
+    """Raises UsageError if there is nothing to hear, or nothing can be written without writing there."""
     try:
         is_there, is_folder = path.exists(), path.is_dir()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
+    if not str(path.resolve()).isprintable():  # bytes that are no text, line breaks: no setting can hold them
+        raise UsageError(f"{str(path)!r}: give it a name that can be printed; FOLDER names a folder of recordings")
     if not is_there:
         raise UsageError(f"{path}: no such folder; FOLDER names a folder of recordings")
     if is_folder and not find_recordings(path):
         raise UsageError(f"{path}: no recordings in it, and none below it; FOLDER names a folder of recordings")
+    if is_folder and out.resolve().is_relative_to(path.resolve()):
+        raise UsageError(f"{path}: holds {out}, where results go; FOLDER names a folder of recordings alone")
 
 
 def _adopt(folder: Path, console: Console, accept: str | None, from_folder: Path | None) -> Path:
@@ -162,19 +163,22 @@ def _replay(console: Console, recordings: Path, config: Path) -> dict[str, Any]:
     said = _step(console, "recordings", command, goes_on=(_SOME_REFUSED,), output=True)
     summary: dict[str, Any] = json.loads(said.splitlines()[-1])
     if summary["recordings"] and not summary["analysed"]:
-        raise StepFailed(EXIT_CONFIG, f"{recordings}: none of {summary['recordings']} recordings could be analysed")
+        raise StepFailed(f"{recordings}: none of {summary['recordings']} recordings could be analysed")
     return summary
 
 
 def _step(
     console: Console, name: str, command: Sequence[str | Path], goes_on: tuple[int, ...] = (), output: bool = False
 ) -> str:
-    """Run a command; its words go to the screen, its output comes back if it is wanted. Raises StepFailed."""
+    """Run a command; its words go to the screen, its output comes back if it is wanted. Where it has ended with a line
+    of its own, so does this process, with the same status. Raises StepFailed if it was killed."""
     console.rule(name)
     done = subprocess.run(
         [sys.executable, "-m", *map(str, command)], stdout=subprocess.PIPE if output else None, text=True
     )
-    if done.returncode not in (_ALL_WELL, *goes_on):
+    if done.returncode < 0:
         words = " ".join(map(str, command[:2]))
-        raise StepFailed(done.returncode, f"{name}: python -m {words} ended with status {done.returncode}")
+        raise StepFailed(f"{name}: python -m {words} was ended by signal {-done.returncode}")
+    if done.returncode not in (_ALL_WELL, *goes_on):
+        raise SystemExit(done.returncode)
     return done.stdout or ""

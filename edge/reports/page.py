@@ -16,15 +16,17 @@ MARK = "<!doctype html><!-- Written by `python -m edge pictures` -->"  # begins 
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #777; }
-body { font: 16px/1.45 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { margin-bottom: .2rem } h2 { margin: 0 } h2 i, .soft, figcaption, footer { color: var(--soft) }
+body { font: 16px/1.45 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { margin-bottom: .2rem; overflow-wrap: anywhere } h2 { margin: 0 }
 h2 i { font-weight: normal; font-size: 1rem; margin-left: .4rem }
+h2 i, .soft, figcaption, footer, article th { color: var(--soft) }
 article { border-top: 1px solid var(--line); padding: 1.2rem 0 } figure { margin: .6rem 0 }
-img { width: 100%; height: auto } audio { width: 100% }
-table { border-collapse: collapse; width: 100% } .all { overflow-x: auto; margin: 1.2rem 0 }
-th, td { text-align: left; padding: .15rem .8rem .15rem 0; vertical-align: top } .all tr { border-bottom: 1px solid
-var(--line) } .number { text-align: right; font-variant-numeric: tabular-nums } article th { font-weight: normal; color:
-var(--soft); white-space: nowrap; width: 11rem } code { font-size: .9em } td { overflow-wrap: anywhere }
+img { width: 100%; height: auto } audio { width: 100% } code { font-size: .9em }
+table { border-collapse: collapse; width: 100% } .all { margin: 1.2rem 0; font-variant-numeric: tabular-nums }
+th, td { text-align: left; padding: .15rem .8rem .15rem 0; vertical-align: top; font-weight: normal }
+.all tr { border-bottom: 1px solid var(--line) } .all .number { text-align: right }
+article th { width: 9.5rem } article td { overflow-wrap: anywhere }
+@media (max-width: 40rem) { .wide { display: none } article th { width: 6rem } }
 """
 
 
@@ -59,21 +61,21 @@ def page(title: str, cards: Sequence[Card], made: str) -> str:
 
 
 def _overview(cards: Sequence[Card]) -> str:
-    rows = (
-        f'<tr><td><a href="#{_anchor(card)}">{escape(card.heard.common_name)}</a></td>'
-        f"<td><i>{escape(card.heard.scientific_name)}</i></td>"
-        f'<td class="number">{card.heard.detections}</td><td class="number">{card.heard.recordings}</td>'
-        f'<td class="number">{card.heard.best:.2f}</td><td>{escape(card.shown.when)}</td></tr>'
-        for card in cards
-    )
     heads = "".join(
-        f"<th{' class=number' if number else ''}>{name}</th>"
-        for name, number in (
-            *(("species", False), ("scientific name", False), ("detections", True), ("files", True)),
-            *(("best score", True), ("the one shown", False)),
+        f'<th class="{kind}">{name}</th>'
+        for kind, name in (
+            *(("", "species"), ("wide", "scientific name"), ("number", "detections"), ("number wide", "files")),
+            *(("number", "best"), ("wide", "the one shown")),
         )
     )
-    return f'<div class="all"><table><tr>{heads}</tr>{"".join(rows)}</table></div>'
+    rows = (
+        f'<tr><td><a href="#{_anchor(card)}">{escape(card.heard.common_name)}</a></td>'
+        f'<td class="wide"><i>{escape(card.heard.scientific_name)}</i></td>'
+        f'<td class="number">{card.heard.detections}</td><td class="number wide">{card.heard.recordings}</td>'
+        f'<td class="number">{card.heard.best:.2f}</td><td class="wide">{escape(card.shown.when)}</td></tr>'
+        for card in cards
+    )
+    return f'<table class="all"><tr>{heads}</tr>{"".join(rows)}</table>'
 
 
 def _anchor(card: Card) -> str:

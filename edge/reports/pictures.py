@@ -44,8 +44,8 @@ def write_pictures(store: Store, config: Config, out: Path, folder: Path | None 
     has, with the sound of the folder that the station watches and of clips. Raises UsageError if the folder is not
     there or `out` holds other things, StoreError if a file cannot be written.
     """
-    _check(out)
     root = folder or (config.folder.path if config.source == "folder" else None)
+    _check(out, root)
     try:
         files = recordings_under(store, config.station.id, root) if root else {}
     except RecordingError as error:
@@ -60,15 +60,17 @@ def write_pictures(store: Store, config: Config, out: Path, folder: Path | None 
     cards = [_card(config, beside, heard, shown, sounds.get(shown.id)) for heard, shown in chosen]
     now = datetime.now(timezone.utc).astimezone(config.zone or timezone.utc)
     made = f"Station {config.station.id}, {len(cards)} species; made {now:%Y-%m-%d %H:%M %Z} by birdstation"
-    title = f"Birds in {folder.name or folder}" if folder else f"Birds heard by {config.station.id}"
-    _put(out / PAGE, page(title, cards, made).encode())
+    title = f"Birds in {folder.resolve().name}" if folder else f"Birds heard by station {config.station.id}"
+    _put(out / PAGE, page(title, cards, made).encode("utf8", "backslashreplace"))  # names that are no text
     used = {name for card in cards for name in (card.picture, card.sound) if name}
     _tidy(beside, {Path(name).name for name in used})
     return Pictured(out / PAGE, len(cards), sum(card.sound is not None for card in cards))
 
 
-def _check(out: Path) -> None:
-    """Raises UsageError where something would be replaced that is not ours."""
+def _check(out: Path, root: Path | None) -> None:
+    """Raises UsageError where something would be replaced that is not ours, or the page's sounds be heard again."""
+    if root and out.resolve().is_relative_to(root.resolve()):
+        raise UsageError(f"--out {out}: lies in {root}, where the page's sounds would count as recordings")
     path, beside = out / PAGE, out / BESIDE
     try:
         with path.open("rb") as file:

@@ -39,7 +39,7 @@ def _by_species(store: Store, bundle_id: str, wanted: set[str]) -> list[tuple[st
         (bundle_id,),
     ):
         if recording in wanted:
-            names = f"{escape(name)} [i]{escape(scientific)}[/i]"
+            names = f"{escape(name)}\n[i]{escape(scientific)}[/i]"
             _, total, files, high, earliest, latest = found.get(code, (names, 0, 0, best, first, last))
             found[code] = (
                 names,
