@@ -224,7 +224,7 @@ def pictures(
     settings = load_config(config)
     if not settings.database.exists():
         raise StoreError(f"{settings.database}: no such database: nothing was ever stored with these settings")
-    with Store(settings.database) as store:
+    with Store(settings.database) as store, Console(stderr=True).status("pictures"):
         made = write_pictures(store, settings, out, folder)
     print(f"{made.page}: {made.species} species, {made.with_sound} of them with sound")
 

@@ -110,7 +110,8 @@ def _facts(card: Card) -> list[tuple[str, str]]:
     shown = card.shown
     moved = "" if shown.odds_moved is None else f", odds × {shown.odds_moved:.2g}"
     if shown.geo is not None:
-        place = f"the geo model expects it there on that day with {shown.geo:.1%}{moved}"
+        likely = f"{shown.geo:.1%}" if shown.geo >= 0.001 else "less than 0.1%"
+        place = f"the geo model expects it there on that day with {likely}{moved}"
     else:
         place = f"weighed in{moved}" if moved else "not known, or switched off: sound alone decided"
     return [

@@ -4,7 +4,7 @@ Replaces nothing that it did not make. A file is there whole or not at all.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -57,7 +57,9 @@ def write_pictures(store: Store, config: Config, out: Path, folder: Path | None 
     beside = out / BESIDE
     _make(beside)
     sounds = _sounds(config, files, [shown for _, shown in chosen])
-    cards = [_card(config, beside, heard, shown, sounds.get(shown.id)) for heard, shown in chosen]
+    heard_of = {shown.id: heard for heard, shown in chosen}
+    made_of = {shown.id: _card(config, beside, heard_of[shown.id], shown, sound) for shown, sound in sounds}
+    cards = [made_of[shown.id] for _, shown in chosen]
     now = datetime.now(timezone.utc).astimezone(config.zone or timezone.utc)
     made = f"Station {config.station.id}, {len(cards)} species; made {now:%Y-%m-%d %H:%M %Z} by birdstation"
     title = f"Birds in {folder.resolve().name}" if folder else f"Birds heard by station {config.station.id}"
@@ -103,21 +105,21 @@ def _clip(config: Config, shown: Evidence) -> bool:
     return bool(shown.clip) and (config.clips_folder / str(shown.clip)).is_file()
 
 
-def _sounds(config: Config, files: Mapping[str, Path], shown: list[Evidence]) -> dict[str, Sound]:
-    """By the detections' ids; each recording is decoded once."""
+def _sounds(
+    config: Config, files: Mapping[str, Path], shown: list[Evidence]
+) -> Iterator[tuple[Evidence, Sound | None]]:
+    """Each with its sound, as far as it is there; each recording is decoded once."""
     of_recording: dict[str, list[Evidence]] = {}
     for one in shown:
         of_recording.setdefault(one.recording, []).append(one)
-    found: dict[str, Sound] = {}
     for recording, ones in of_recording.items():
-        if recording in files:
-            cuts = cut_out(files[recording], {one.offset_s for one in ones})
-            found |= {one.id: cuts[one.offset_s] for one in ones if one.offset_s in cuts}
-    for one in shown:
-        if one.id not in found and one.clip:
-            cut = cut_of_clip(config.clips_folder, one.clip, one.clip_offset_s)
-            found |= {one.id: cut} if cut else {}
-    return found
+        path = files.get(recording)
+        cuts = cut_out(path, {one.offset_s for one in ones}) if path else {}
+        for one in ones:
+            sound = cuts.get(one.offset_s)
+            if sound is None and one.clip:
+                sound = cut_of_clip(config.clips_folder, one.clip, one.clip_offset_s)
+            yield one, sound
 
 
 def _card(config: Config, beside: Path, heard: Heard, shown: Evidence, sound: Sound | None) -> Card:

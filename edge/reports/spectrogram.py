@@ -21,7 +21,7 @@ Picture = NDArray[np.uint8]
 N_FFT, HOP = 1024, 320  # 32 ms every 10 ms: trills stay apart, and so do notes a quarter tone apart at 2 kHz
 ROWS = 192
 _QUIET, _LOUD, _RANGE_DB_MIN = 30.0, 99.9, 30.0  # percentiles that are black and white; what is all alike stays dark
-_STEADY = 0.5  # of the level that a pitch has most of the time, so much is taken away: wind and traffic hide less
+_STEADY = 0.7  # of the level that a pitch has most of the time, so much is taken away: wind and traffic hide less
 _PALETTE = ((0, 0, 4), (40, 17, 89), (114, 31, 129), (183, 55, 121), (241, 96, 93), (254, 175, 119), (252, 253, 191))
 _TICKS_HZ = (500, 1000, 2000, 4000, 8000, 16000)
 _WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 720, 216, 52, 14, 20, 22  # of the picture, and around it
@@ -46,7 +46,7 @@ def _rows_of_bins() -> NDArray[np.float32]:
 
 
 def spectrogram(samples: Samples) -> Picture:
-    """Levels 0 to 255 of mono sound at RATE_HZ, `(ROWS, columns)`, the highest pitch first: decibels, less half of what
+    """Levels 0 to 255 of mono sound at RATE_HZ, `(ROWS, columns)`, the highest pitch first: decibels, less most of what
     is steady at each pitch, from the quieter third to the loudest. Digital silence is all 0."""
     padded = np.pad(samples - samples.mean(), N_FFT // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP]
