@@ -117,8 +117,9 @@ def _adopt(folder: Path, console: Console, accept: str | None, from_folder: Path
         licence = f", {there.manifest.licence}" if there.manifest.licence else ""
         console.print(f"{folder}: adopted before{licence}", soft_wrap=True, highlight=False, markup=False)
         return folder
-    if accept is None and not sys.stdin.isatty():
-        raise ConfigError(f"{MODEL} comes under {LICENCE}, which must be accepted: make birds ACCEPT={LICENCE}")
+    if accept != LICENCE and not (accept is None and sys.stdin.isatty()):
+        found = f"; found {accept!r}" if accept else ""
+        raise ConfigError(f"{MODEL} comes under {LICENCE}, which must be accepted: make birds ACCEPT={LICENCE}{found}")
     command: list[str | Path] = ["export", "adopt", MODEL, "--out", folder]
     command += ["--accept", accept] if accept is not None else []
     command += ["--from", from_folder] if from_folder is not None else []

@@ -231,12 +231,14 @@ def test_what_is_wrong_is_said_in_one_line(
     assert (tmp_path / "foreign" / "station.yaml").read_text() == "station: {id: mine}\n"
 
 
-def test_the_licence_wants_a_person_or_its_name(tmp_path: Path) -> None:
-    done = run("export", "birds", "--out", tmp_path / "out")
+@pytest.mark.parametrize("accept", [(), ("--accept", "MIT")])
+def test_the_licence_wants_a_person_or_its_name(tmp_path: Path, accept: tuple[str, ...]) -> None:
+    done = run("export", "birds", "--out", tmp_path / "out", *accept)
     assert done.returncode == 78
-    assert done.stderr.splitlines() == [
-        "error: birdnet-v2.4 comes under CC-BY-NC-SA-4.0, which must be accepted: make birds ACCEPT=CC-BY-NC-SA-4.0"
-    ]
+    (line,) = done.stderr.splitlines()
+    assert "CC-BY-NC-SA-4.0, which must be accepted: make birds ACCEPT=CC-BY-NC-SA-4.0" in line
+    assert ("found 'MIT'" in line) == bool(accept)
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_network_the_example_says_what_to_do(bundle: Path, tmp_path: Path) -> None:
