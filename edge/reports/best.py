@@ -12,6 +12,15 @@ _NOT_WRONG = "NOT EXISTS (SELECT 1 FROM reviews v WHERE v.detection = d.id AND v
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A detection that may be shown."""
+
+    id: str
+    recording: str
+    clip: str | None  # path in the clips' folder
+
+
+@dataclass(frozen=True)
 class Heard:
     """A species as the record has it, without what a person has called wrong."""
 
@@ -21,7 +30,7 @@ class Heard:
     detections: int
     recordings: int
     best: float  # score
-    ids: tuple[str, ...]  # of its best detections, the best first
+    candidates: tuple[Candidate, ...]  # its best detections, the best first
 
 
 @dataclass(frozen=True)
@@ -63,15 +72,17 @@ def heard_in(store: Store, recordings: Collection[str] | None = None) -> list[He
 
 def _heard(store: Store, code: str, common: str, scientific: str, of_it: list[tuple[float, int, str]]) -> Heard:
     of_it.sort(key=lambda one: (-one[0], one[2]))
-    best: list[tuple[float, str, str]] = []
+    best: list[tuple[float, str, str, str | None, str]] = []
     for _, _, recording in of_it[:CANDIDATES]:
         best += store.rows(
-            f"SELECT -score, start_utc, id FROM detections d WHERE recording = ? AND species = ? AND {_NOT_WRONG}"
-            " ORDER BY 1, 2, 3 LIMIT ?",
+            "SELECT -d.score, d.start_utc, d.id, c.path, d.recording"
+            " FROM detections d LEFT JOIN clips c ON c.id = d.clip"
+            f" WHERE d.recording = ? AND d.species = ? AND {_NOT_WRONG} ORDER BY 1, 2, 3 LIMIT ?",
             (recording, code, CANDIDATES),
         )
-    ids = tuple(id_ for _, _, id_ in sorted(best)[:CANDIDATES])
-    return Heard(code, common, scientific, sum(count for _, count, _ in of_it), len(of_it), of_it[0][0], ids)
+    best.sort(key=lambda one: one[:3])
+    candidates = tuple(Candidate(id_, recording, clip) for _, _, id_, clip, recording in best[:CANDIDATES])
+    return Heard(code, common, scientific, sum(count for _, count, _ in of_it), len(of_it), of_it[0][0], candidates)
 
 
 def evidence_of(store: Store, detection: str) -> Evidence:

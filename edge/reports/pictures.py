@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from edge.clips.encode import encode, pcm
+from edge.clips.retention import is_there
 from edge.config import Config
 from edge.contract.audio import Samples
 from edge.contract.errors import RecordingError, StoreError, UsageError
@@ -53,7 +54,7 @@ def write_pictures(store: Store, config: Config, out: Path, folder: Path | None 
             raise UsageError(str(error)) from error
         files = {}  # a watched folder whose disk is away: there may be clips
     species = heard_in(store, set(files) if folder else None)
-    chosen = [(heard, _choose(store, config, files, heard)) for heard in species]
+    chosen = [(heard, evidence_of(store, _choose(config, files, heard))) for heard in species]
     beside = out / BESIDE
     _make(beside)
     sounds = _sounds(config, files, [shown for _, shown in chosen])
@@ -95,14 +96,12 @@ def _make(beside: Path) -> None:
         raise StoreError(f"{beside}: {error.strerror or error}") from error
 
 
-def _choose(store: Store, config: Config, files: Mapping[str, Path], heard: Heard) -> Evidence:
-    """The best detection of which there is sound, of a few; else the best."""
-    few = [evidence_of(store, detection) for detection in heard.ids]
-    return next((one for one in few if one.recording in files or _clip(config, one)), few[0])
-
-
-def _clip(config: Config, shown: Evidence) -> bool:
-    return bool(shown.clip) and (config.clips_folder / str(shown.clip)).is_file()
+def _choose(config: Config, files: Mapping[str, Path], heard: Heard) -> str:
+    """The id of its best detection of which there is sound, of a few; else of the best."""
+    for one in heard.candidates:
+        if one.recording in files or (one.clip and is_there(config.clips_folder, one.clip)):
+            return one.id
+    return heard.candidates[0].id
 
 
 def _sounds(
