@@ -233,4 +233,7 @@ def _provenance(name: str, source: Source, kept: NDArray[np.int64] | None, regio
         cut |= {"place": list(region.place), "radius_km": region.radius_km}
     if region.species is not None:
         cut["species"] = region.species.name
-    return {"adopted": name, "title": source.known.title, "files": dict(source.sums), "cut": cut}
+    found: dict[str, object] = {"adopted": name, "title": source.known.title, "files": dict(source.sums), "cut": cut}
+    if source.geo is not None and source.known.geo is not None:  # for `edge why`, which reads the record alone
+        found["geo"] = {"floor": source.known.geo.floor, "classes": cut["classes"]}
+    return found

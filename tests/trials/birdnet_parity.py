@@ -122,8 +122,8 @@ def main() -> None:
     windows = windows_of(arguments.sound, arguments.windows)
     apart = Apart.between(ours(content)(windows), litert(content)(windows))
     print(
-        f"{len(windows)} windows: probabilities at most {apart.largest:.1e} apart, {apart.mean:.1e} in the mean of each "
-        f"window's largest; another best class in {apart.others}"
+        f"{len(windows)} windows: probabilities at most {apart.largest:.1e} apart, {apart.mean:.1e} in the mean of "
+        f"each window's largest; another best class in {apart.others}"
     )
     sys.exit(not (apart.largest <= ALLOWED and apart.others == 0))
 
