@@ -112,12 +112,13 @@ def verify(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")] = False,
 ) -> None:
-    """Check a bundle: sums, probe, and ONNX Runtime against the scores that torch gave (max |Δp| ≤ 1e-4)."""
+    """Check a bundle: sums, probe, and ONNX Runtime against the probe's scores, torch's own where the bundle was
+    trained here (max |Δp| ≤ 1e-4)."""
     from export.verify import verify as check
 
     found = check(bundle)
     table = Table(title=f"{bundle}: whole and right", title_justify="left")
-    table.add_column("ONNX Runtime against torch")
+    table.add_column("ONNX Runtime against the probe")
     table.add_column("max |Δp|", justify="right")
     for name, difference in found.members.items():
         table.add_row(name, f"{difference:.1e}")

@@ -104,6 +104,48 @@ def _ceil(attributes: _Attributes) -> bool:
     return bool(attributes.get("ceil_mode", 0))
 
 
+def _extreme(reduce: Callable[..., Tensor]) -> Callable[[_Given, _Attributes], Tensor]:
+    """The largest or smallest along axes, which opset 17 has among the attributes, later ones among the inputs."""
+
+    def apply(given: _Given, attributes: _Attributes) -> Tensor:
+        axes = given[1] if len(given) > 1 else attributes["axes"]
+        return reduce(given[0], tuple(axes), keepdim=bool(attributes.get("keepdims", 1)))
+
+    return apply
+
+
+def _slice(given: _Given, _: _Attributes) -> Tensor:
+    sound, starts, ends = given[:3]
+    axes, steps = (*given[3:], None, None)[:2]
+    ranges = [slice(None)] * sound.ndim
+    for at, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        ranges[axes[at] if axes else at] = slice(start, end, steps[at] if steps else 1)
+    found: Tensor = sound[tuple(ranges)]
+    return found
+
+
+def _pad(given: _Given, attributes: _Attributes) -> Tensor:
+    """ONNX counts borders from the first axis, all beginnings before all ends; torch from the last, in pairs."""
+    if attributes.get("mode", b"constant") != b"constant" or len(given) > 3:
+        raise BundleError("torch-tensorrt cannot be given the network: Pad other than with a constant on all axes")
+    borders, half = given[1], len(given[1]) // 2
+    pairs = [border for axis in reversed(range(half)) for border in (borders[axis], borders[axis + half])]
+    return F.pad(given[0], pairs, value=given[2] if len(given) == 3 and given[2] is not None else 0.0)
+
+
+def _gather(given: _Given, attributes: _Attributes) -> Tensor:
+    index = torch.tensor(given[1], device=given[0].device)
+    found: Tensor = given[0].index_select(attributes.get("axis", 0), index.reshape(-1))
+    axis = attributes.get("axis", 0) % given[0].ndim
+    return found.reshape(*given[0].shape[:axis], *index.shape, *given[0].shape[axis + 1 :])
+
+
+def _reshape(given: _Given, _: _Attributes) -> Tensor:
+    shape = [given[0].shape[at] if side == 0 else side for at, side in enumerate(given[1])]
+    found: Tensor = given[0].reshape(shape)
+    return found
+
+
 def _mean(given: _Given, attributes: _Attributes) -> Tensor:
     return torch.mean(given[0], given[1], keepdim=bool(attributes.get("keepdims", 1)))
 
@@ -142,6 +184,7 @@ def _cast(given: _Given, attributes: _Attributes) -> Tensor:
 
 
 _OPERATORS: dict[str, Callable[[_Given, _Attributes], Any]] = {
+    "Abs": lambda given, _: given[0].abs(),
     "Add": lambda given, _: given[0] + given[1],
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
@@ -150,18 +193,27 @@ _OPERATORS: dict[str, Callable[[_Given, _Attributes], Any]] = {
     "Concat": lambda given, attributes: torch.cat(list(given), attributes["axis"]),
     "Conv": _conv,
     "Div": lambda given, _: given[0] / given[1],
+    "Flatten": lambda given, attributes: given[0].flatten(attributes.get("axis", 1)),
+    "Gather": _gather,
     "Gemm": _gemm,
+    "GlobalAveragePool": lambda given, _: given[0].mean((2, 3), keepdim=True),
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": lambda given, _: F.hardswish(given[0]),
+    "MatMul": lambda given, _: given[0] @ given[1],
     "MaxPool": _max_pool,
     "Mul": lambda given, _: given[0] * given[1],
     "Neg": lambda given, _: -given[0],
+    "Pad": _pad,
     "Pow": lambda given, _: given[0] ** given[1],
+    "ReduceMax": _extreme(torch.amax),
     "ReduceMean": _mean,
+    "ReduceMin": _extreme(torch.amin),
     "Relu": lambda given, _: torch.relu(given[0]),
-    "Reshape": lambda given, _: given[0].reshape(given[1]),
+    "Reshape": _reshape,
     "Sigmoid": lambda given, _: torch.sigmoid(given[0]),
+    "Slice": _slice,
     "Split": _split,
     "Sqrt": lambda given, _: torch.sqrt(given[0]),
     "Sub": lambda given, _: given[0] - given[1],
+    "Transpose": lambda given, attributes: given[0].permute(attributes["perm"]),
 }

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import helper, numpy_helper
@@ -254,3 +255,44 @@ def test_torch_tensorrt_gets_less_and_less_workspace(halved: Path, tmp_path: Pat
     last = done.stderr.splitlines()[-1]
     assert "member stripes in fp16: torch-tensorrt 2.14.0 does not take the network: Conversion of module" in last
     assert "Traceback" not in done.stderr
+
+
+def test_operators_of_networks_that_take_the_sound(tmp_path: Path) -> None:
+    """Every one that an adopted BirdNET has, on odd sides, in torch as in ONNX Runtime."""
+    constants: dict[str, np.ndarray] = {
+        "border": np.array([0, 0, 0, 0, 0, 1, 2, 3]),
+        "from": np.array([1, 0]),
+        "to": np.array([9_000, 5]),
+        "axes": np.array([2, 1]),
+        "steps": np.array([2, 1]),
+        "which": np.array([[4, 0], [2, 2]]),
+        "keep": np.array([0, -1, 4, 3]),
+    }
+    nodes = [
+        helper.make_node("Pad", ["grey", "border"], ["padded"]),
+        helper.make_node("Slice", ["padded", "from", "to", "axes", "steps"], ["sliced"]),
+        helper.make_node("Gather", ["sliced", "which"], ["gathered"], axis=2),
+        helper.make_node("Abs", ["gathered"], ["positive"]),
+        helper.make_node("ReduceMax", ["positive"], ["high"], axes=[2], keepdims=0),
+        helper.make_node("ReduceMin", ["positive"], ["low"], axes=[2], keepdims=0),
+        helper.make_node("Sub", ["high", "low"], ["range"]),
+        helper.make_node("Transpose", ["range"], ["turned"], perm=[0, 1, 3, 2]),
+        helper.make_node("Flatten", ["turned"], ["flat"]),
+        helper.make_node("Reshape", ["flat", "keep"], ["parts"]),
+        helper.make_node("GlobalAveragePool", ["parts"], ["means"]),
+        helper.make_node("Flatten", ["means"], ["scores"]),
+    ]
+    path = tmp_path / "sound.onnx"
+    graph = helper.make_graph(
+        nodes,
+        "sound",
+        [helper.make_tensor_value_info("grey", onnx.TensorProto.FLOAT, ["n", 1, 11, 144])],
+        [helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, ["n", "k"])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    sound = np.random.default_rng(5).standard_normal((3, 1, 11, 144)).astype(np.float32)
+    (wanted,) = onnxruntime.InferenceSession(str(path)).run(None, {"grey": sound})
+    with torch.no_grad():
+        found = OnnxNetwork(path.read_bytes(), "scores")(torch.from_numpy(sound)).numpy()
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
