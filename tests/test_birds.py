@@ -38,6 +38,7 @@ from tests.waveform_bundle import CREDIT, HZ, make_waveform_bundle, tone
 pytestmark = pytest.mark.slow
 
 VOID = ("meta", "img")
+SPOKEN = Path(__file__).parent / "data" / "spoken.ogg"
 ODD = "<b>Äcker & 'Wäld\"er_20240501_040000.flac"
 
 
@@ -285,6 +286,24 @@ def test_no_sound_of_sensitive_species_leaves_with_a_page(
     assert len(page.files("img")) == 2
     assert [path.name.split("-")[0] for path in page.files("audio")] == ["lowtoo"]
     assert "among this station's sensitive ones" in page.text
+
+
+@pytest.mark.parametrize("human", ["clips", "off"])
+def test_no_sound_of_people_leaves_with_a_page(
+    bundle: Path, station_yaml: Callable[..., Path], tmp_path: Path, human: str
+) -> None:
+    """In replays nobody listens for speech where no clip is saved; whoever makes a page does."""
+    voice, rate_hz = soundfile.read(SPOKEN, dtype="float32")
+    assert rate_hz == RATE_HZ
+    spoken = np.concatenate([tone("midtoo", 5), voice, np.zeros(5 * RATE_HZ, np.float32), tone("lowtoo", 7)])
+    write_sound(tmp_path / "field" / "20240501_040000.flac", spoken)
+    config = station_yaml(f"privacy: {{human: {human}}}", bundle=bundle)
+    assert run("edge", "replay", tmp_path / "field", "--config", config).returncode == 0
+    assert run("edge", "pictures", tmp_path / "field", "--config", config, "--out", tmp_path / "page").returncode == 0
+    page = Page(tmp_path / "page" / "birds.html")
+    assert len(page.files("img")) == 2
+    assert ("people seem to speak" in page.text) == (human == "clips")
+    assert len(page.files("audio")) == (1 if human == "clips" else 2)
 
 
 def test_what_a_person_called_wrong_is_not_shown(replayed: Callable[..., Path], field: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from edge.reports.best import Evidence, Heard, evidence_of, heard_in
 from edge.reports.page import MARK, Card, page
 from edge.reports.sound import Sound, cut_of_clip, cut_out, recordings_under
 from edge.reports.spectrogram import svg
+from edge.speech.listener import Listener
 from edge.store.record import Store
 
 PAGE, BESIDE = "birds.html", "birds_files"
@@ -127,7 +128,7 @@ def _card(config: Config, beside: Path, heard: Heard, shown: Evidence, sound: So
     name = f"{re.sub(r'[^A-Za-z0-9_-]', '_', heard.code)}-{shown.id[:8]}"
     from_s = shown.offset_s - sound.before_s
     _put(beside / f"{name}.svg", svg(sound.samples, sound.before_s, from_s).encode())
-    silent = _silent(config, heard)
+    silent = _silent(config, heard, sound.samples)
     louder_db = _louder_db(sound.samples)
     if not silent:
         text = f"Original Filename: {' '.join(shown.path.split())}\nSpecies Auto ID: {heard.code}\n"
@@ -138,10 +139,16 @@ def _card(config: Config, beside: Path, heard: Heard, shown: Evidence, sound: So
     return Card(heard, shown, picture, None if silent else heard_at, louder_db, silent)
 
 
-def _silent(config: Config, heard: Heard) -> str:
-    """Why there must be no sound of it; "" where there may."""
+def _silent(config: Config, heard: Heard, samples: Samples) -> str:
+    """Why there must be no sound of it, as there would be no clip; "" where there may. Of people the speech detector
+    tells alone: what the bundle's classes said of a window is not in the record."""
     if heard.code in config.sensitive.species:
         return "No sound: the species is among this station's sensitive ones."
+    if config.privacy.speech and config.privacy.human != "off":
+        listener = Listener()
+        listener.push(samples)
+        if listener.spoken(0, len(samples)) is not None:
+            return "No sound: people seem to speak in it (privacy.speech)."
     return ""
 
 
