@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import onnxruntime as ort
 
 from edge.contract.audio import IMAGE, INPUT_SHAPES, Input
 from edge.contract.blend import Scores
 from edge.contract.bundle import PROBE_TOLERANCE
 from edge.contract.errors import BundleError
-from edge.engines.engine import Answer, arranged, as_answers, float_batch
+from edge.engines.engine import Answer, arranged, as_answers, at_once, float_batch
 
 
 def cores() -> int:
@@ -74,6 +75,9 @@ class OnnxEngine:
     def scores(self, inputs: Input, members: Sequence[int] | None = None) -> Scores:
         """Windows as the networks take them to sigmoid scores `(members, n, species)` float32; of all members, or of
         these."""
+        return np.concatenate([self._scores(part, members) for part in at_once(inputs, self._shape)], axis=1)
+
+    def _scores(self, inputs: Input, members: Sequence[int] | None) -> Scores:
         batch = float_batch(inputs, self._shape, self._pairs)
         chosen = self._answers if members is None else [self._answers[index] for index in members]
         wanted: dict[Path, list[str]] = {}  # file -> the outputs that are asked

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from edge.contract.audio import IMAGE, INPUT_SHAPES, Input
 from edge.contract.blend import Scores
 from edge.contract.bundle import PROBE_TOLERANCE
 from edge.contract.errors import EngineError
-from edge.engines.engine import Answer, arranged, as_answers, float_batch
+from edge.engines.engine import Answer, arranged, as_answers, at_once, float_batch
 from edge.engines.onnx import cores
 
 CpuPrecision = Literal["fp32", "bf16", "int8"]
@@ -146,6 +148,9 @@ class OpenvinoEngine:
     def scores(self, inputs: Input, members: Sequence[int] | None = None) -> Scores:
         """Windows as the networks take them to sigmoid scores `(members, n, species)` float32; of all members, or of
         these. Raises EngineError if OpenVINO fails, or if the engine is closed."""
+        return np.concatenate([self._scores(part, members) for part in at_once(inputs, self._shape)], axis=1)
+
+    def _scores(self, inputs: Input, members: Sequence[int] | None) -> Scores:
         batch = float_batch(inputs, self._shape, self._pairs)
         fronts, requests = self._requests()
         chosen = self._answers if members is None else [self._answers[index] for index in members]
