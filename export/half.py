@@ -1,7 +1,8 @@
 """A float32 ONNX network in half precision, strongly typed: every tensor's type stands in the graph. Knows no TensorRT.
 
 TensorRT 11 has no switch for half precision any more, and before that a switch left to the compiler what is halved.
-Here the graph says it: half from the first convolution to the last, float32 before (the image's normalisation), behind
+Here the graph says it: half from the first convolution to the last, float32 before (the image's normalisation, or all
+that makes the tensor `features` where a network takes the sound itself), behind
 (pooling, logits, sigmoid) and in the islands between, whose sums or exponentials float16 does not hold. Input and
 output stay float32.
 """
@@ -26,7 +27,7 @@ def to_half(source: Path, path: Path) -> bool:
     Raises BundleError if a weight is beyond what float16 holds.
     """
     model = onnx.load(source)
-    half = _between_anchors(model.graph.node)
+    half = _between_anchors(model.graph.node) - front_end_nodes(model)
     if not half:
         return False
     _Halved(model, half, source).rewrite()
@@ -35,6 +36,17 @@ def to_half(source: Path, path: Path) -> bool:
     onnx.checker.check_model(inferred, full_check=True)
     onnx.save(inferred, path)
     return True
+
+
+def front_end_nodes(model: ModelProto) -> set[int]:
+    """Indices of the nodes that make `features`, the tensor behind a network's own front end, where the graph has one:
+    sound becomes its image in full precision."""
+    wanted, found = {"features"}, set()
+    for index, node in reversed(list(enumerate(model.graph.node))):
+        if wanted & set(node.output):
+            found.add(index)
+            wanted |= set(node.input)
+    return found
 
 
 def _between_anchors(nodes: Iterable[NodeProto]) -> set[int]:

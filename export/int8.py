@@ -3,8 +3,8 @@
 Weights are quantised by channel, activations by tensor, over the range that calibration images showed, and only where
 a convolution takes them: sums between convolutions keep their digits. No tensor has an offset, which would be taken off
 again pixel by pixel: one that is never negative has its zero at the lower end, any other in the middle. The first
-convolution, those of attention (on one pixel) and what comes behind the last stay as they are: they cost next to
-nothing, and it is there that rounding is heard most.
+convolution, those of attention (on one pixel), all that makes `features` where a network takes the sound itself, and
+what comes behind the last stay as they are: they cost next to nothing, and it is there that rounding is heard most.
 """
 
 import logging
@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from edge.contract.audio import Image
+from edge.contract.audio import INPUT_SHAPES, FrontEnd, Input
 from edge.contract.blend import Scores, acoustic_scores
 from edge.contract.bundle import BundleMember, Manifest
 from edge.contract.taxonomy import Taxonomy
+from edge.engines.engine import float_batch
 from edge.engines.onnx import OnnxEngine
 from export.agreement import AGREEMENT_MIN, acoustic_limits, agreement
+from export.half import front_end_nodes
 from export.parity import Parity, parity
 
 _BATCH = 8
@@ -33,22 +35,26 @@ _KEEP_SIGN = ("Add", "Mul", "MaxPool", "AveragePool", "Concat")
 _IN_THE_MIDDLE = {"quant_type": QuantType.QInt8, "symmetric": True}
 
 
-class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-    """The images, batch by batch, as ONNX Runtime's calibration asks for them."""
+class _Windows(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    """The windows, batch by batch, as ONNX Runtime's calibration asks for them."""
 
-    def __init__(self, name: str, images: Image) -> None:
-        batches = range(0, len(images), _BATCH)
-        self._batches = iter([{name: images[i : i + _BATCH, None].astype(np.float32)} for i in batches])
+    def __init__(self, name: str, shape: Sequence[int], windows: Input) -> None:
+        batches = range(0, len(windows), _BATCH)
+        self._batches = iter([{name: float_batch(windows[i : i + _BATCH], shape)} for i in batches])
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         return next(self._batches, None)
 
 
-def to_int8(source: Path, path: Path, images: Image) -> bool:
-    """Write `path`, the network `source` with 8-bit convolutions, calibrated on grey images `(n, 128, 281)`; False, and
-    no file, if it has none to quantise."""
+def to_int8(source: Path, path: Path, windows: Input) -> bool:
+    """Write `path`, the network `source` with 8-bit convolutions, calibrated on windows as it takes them, grey images
+    `(n, 128, 281)` or samples `(n, 160000)`; False, and no file, if it has none to quantise."""
     model = onnx.load(source)
-    convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    front = front_end_nodes(model)
+    nodes = [node for index, node in enumerate(model.graph.node) if index not in front]
+    convolutions = [node.name for node in nodes if node.op_type == "Conv"]
+    source_input = model.graph.input[0]
+    shape = [side.dim_value for side in source_input.type.tensor_type.shape.dim[1:]]
     chosen = [name for name in convolutions[1:] if name not in _on_one_pixel(model)]
     if not chosen:
         return False
@@ -56,7 +62,7 @@ def to_int8(source: Path, path: Path, images: Image) -> bool:
         quantize_static(
             model,
             path,
-            _Images(model.graph.input[0].name, images),
+            _Windows(source_input.name, shape, windows),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
@@ -114,8 +120,8 @@ def quantise_members(
     work: Path,
     manifest: Manifest,
     taxonomy: Taxonomy,
-    calibration: Image,
-    windows: Image,
+    calibration: Input,
+    windows: Input,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Quantised:
     """Write the members in `work` with 8-bit convolutions, calibrated on `calibration`, and keep as many as leave the
@@ -126,10 +132,10 @@ def quantise_members(
     for count, member in enumerate(members):
         progress(f"{member.name} in 8 bits", count, len(members))
         file = f"members/{member.name}.int8.onnx"
-        wanted.append(_scores(work / member.file, windows))
+        wanted.append(_scores(work / member.file, windows, manifest.front))
         if to_int8(work / member.file, work / file, calibration):
             files[member.name] = file
-            found.append(_scores(work / file, windows))
+            found.append(_scores(work / file, windows, manifest.front))
         else:
             found.append(wanted[-1])
     apart = {m.name: parity(f, w) for m, f, w in zip(members, found, wanted, strict=True) if m.name in files}
@@ -151,10 +157,10 @@ def with_int8(members: Sequence[BundleMember], quantised: Quantised) -> tuple[Bu
     return tuple(replace(member, int8=quantised.files.get(member.name)) for member in members)
 
 
-def _scores(file: Path, windows: Image) -> Scores:
+def _scores(file: Path, windows: Input, front: FrontEnd) -> Scores:
     """Scores `(windows, species)`, one by one: in 8 bits ONNX Runtime rounds a lone window otherwise than a batch, and
     a station hears them alone."""
-    engine = OnnxEngine([file])
+    engine = OnnxEngine([file], input_shape=INPUT_SHAPES[front])
     return np.concatenate([engine.scores(windows[i : i + 1])[0] for i in range(len(windows))])
 
 
