@@ -8,7 +8,8 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from edge.capture.recording import find_recordings
 from edge.contract.bundle import Bundle, read_bundle
 from edge.contract.errors import BirdstationError, BundleError, ConfigError, UsageError
 from edge.types import Place
+from export.adopt.known import read_known
 from export.example_sound import NAMES, example_sound
 
-MODEL, LICENCE = "birdnet-v2.4", "CC-BY-NC-SA-4.0"
+MODEL = "birdnet-v2.4"
 _WRITTEN_BY = "# Written by `python -m export birds`"  # begins settings that may be replaced
 _ALL_WELL, _BAD, _SOME_REFUSED = 0, 1, 3
 
@@ -55,10 +57,12 @@ def run_birds(
     adopted = bundle or _adopt(out / "bundle", console, accept, from_folder)
     if recordings is None:
         console.rule("example recording")
-        recordings = example_sound(out / "example", from_folder)
+        with _disk(out):
+            recordings = example_sound(out / "example", from_folder)
         console.print(NAMES, soft_wrap=True, highlight=False)
-    folder = recordings if recordings.is_dir() else _folder_of(recordings, out / "one")
-    _write_settings(config, adopted, folder, where)
+    with _disk(out):
+        folder = recordings if recordings.is_dir() else _folder_of(recordings, out / "one")
+        _write_settings(config, adopted, folder, where)
     if where is None:
         console.print("No place is known but what recordings tell themselves: PLACE=48.52,9.06 lets place and season "
                       "weigh in.", soft_wrap=True)  # fmt: skip
@@ -117,9 +121,10 @@ def _adopt(folder: Path, console: Console, accept: str | None, from_folder: Path
         licence = f", {there.manifest.licence}" if there.manifest.licence else ""
         console.print(f"{folder}: adopted before{licence}", soft_wrap=True, highlight=False, markup=False)
         return folder
-    if accept != LICENCE and not (accept is None and sys.stdin.isatty()):
+    spdx = read_known(MODEL).licence.spdx
+    if accept != spdx and not (accept is None and sys.stdin.isatty()):
         found = f"; found {accept!r}" if accept else ""
-        raise ConfigError(f"{MODEL} comes under {LICENCE}, which must be accepted: make birds ACCEPT={LICENCE}{found}")
+        raise ConfigError(f"{MODEL} comes under {spdx}, which must be accepted: make birds ACCEPT={spdx}{found}")
     command: list[str | Path] = ["export", "adopt", MODEL, "--out", folder]
     command += ["--accept", accept] if accept is not None else []
     command += ["--from", from_folder] if from_folder is not None else []
@@ -142,6 +147,15 @@ def _folder_of(recording: Path, folder: Path) -> Path:
             link.unlink()
     (folder / recording.name).symlink_to(recording.resolve())
     return folder
+
+
+@contextmanager
+def _disk(out: Path) -> Iterator[None]:
+    """A full disk says of no file that it is full."""
+    try:
+        yield
+    except OSError as error:
+        raise StepFailed(f"{error.filename or out}: {error.strerror or error}") from error
 
 
 def _write_settings(config: Path, bundle: Path, folder: Path, place: Place | None) -> None:

