@@ -170,7 +170,9 @@ def _write_settings(config: Path, bundle: Path, folder: Path, place: Place | Non
     }
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(f"{_WRITTEN_BY}; the project's station.yaml explains every key.\n{text}", encoding="utf8")
+    part = config.with_name(f".birdstation-{config.name}.part")
+    part.write_text(f"{_WRITTEN_BY}; the project's station.yaml explains every key.\n{text}", encoding="utf8")
+    part.replace(config)
 
 
 def _replay(console: Console, recordings: Path, config: Path) -> dict[str, Any]:
