@@ -20,6 +20,7 @@ Picture = NDArray[np.uint8]
 
 N_FFT, HOP = 1024, 320  # 32 ms every 10 ms: trills stay apart, and so do notes a quarter tone apart at 2 kHz
 ROWS = 192
+_EDGE = -(-N_FFT // 2 // HOP)  # columns at each end that reach beyond the sound; they are as their neighbours
 _QUIET, _LOUD, _RANGE_DB_MIN = 30.0, 99.9, 30.0  # percentiles that are black and white; what is all alike stays dark
 _STEADY = 0.7  # of the level that a pitch has most of the time, so much is taken away: wind and traffic hide less
 _PALETTE = ((0, 0, 4), (40, 17, 89), (114, 31, 129), (183, 55, 121), (241, 96, 93), (254, 175, 119), (252, 253, 191))
@@ -52,6 +53,8 @@ def spectrogram(samples: Samples) -> Picture:
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP]
     power = np.abs(scipy.fft.rfft(frames * np.hanning(N_FFT).astype(np.float32), axis=1)) ** 2 @ _rows_of_bins()
     db = 10 * np.log10(np.maximum(power, 1e-12)).T[::-1]
+    if db.shape[1] > 2 * _EDGE:
+        db[:, :_EDGE], db[:, -_EDGE:] = db[:, _EDGE : _EDGE + 1], db[:, -_EDGE - 1 : -_EDGE]
     db -= _STEADY * np.percentile(db, _QUIET, axis=1, keepdims=True)
     low, high = np.percentile(db, [_QUIET, _LOUD])
     level: Picture = np.clip(255 * (db - low) / max(high - low, _RANGE_DB_MIN), 0, 255).astype(np.uint8)
