@@ -35,6 +35,8 @@ def check_bundle(bundle: Bundle, apart: float) -> list[Check]:
     manifest = bundle.manifest
     training = {key: manifest.training.get(key) for key in ("recipe", "created")}
     origin = ", ".join(f"{key} {value}" for key, value in training.items() if value) or "of unknown origin"
+    if manifest.training.get("title"):  # a published model
+        origin = f"{manifest.training['title']}, adopted"
     count = len({member.file for member in manifest.members})
     networks = f"{count} network{'' if count == 1 else 's'}{' and a student' if manifest.student else ''}"
     found = (

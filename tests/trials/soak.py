@@ -1,6 +1,7 @@
 """A day of forest through the daemon, faster than time: what grows, what it costs beside the networks, how late it is.
 
-    python -m tests.trials.soak --hours 24 [--real-time-s 120] [--seed N] [--folder DIR] [--out FILE.json] [--trace]
+    python -m tests.trials.soak --hours 24 [--real-time-s 120] [--bundle BUNDLE] [--seed N] [--folder DIR]
+        [--out FILE.json] [--trace]
 
 The daemon as it ships, with its bundle, SQLite on a real disk, a real broker and a subscriber in another process. Only
 the sound card and the clocks are made up: synthetic forest, with gaps, twenty-four full hours and a midnight, a SIGHUP
@@ -201,7 +202,8 @@ class Soak:
     figures = soak.run(hours=24, real_time_s=120)
     """
 
-    def __init__(self, folder: Path, seed: int, sample_s: float, trace: bool) -> None:
+    def __init__(self, folder: Path, seed: int, sample_s: float, trace: bool, bundle: Path | None = None) -> None:
+        self.bundle = bundle  # None: the one that ships
         self.folder, self._sample_s, self._trace = folder, sample_s, trace
         begin_s = (time.time() // 3600 + 1) * 3600 - _BEFORE_HOUR_S
         self.tape = Tape(seed, begin_s)
@@ -245,6 +247,7 @@ class Soak:
             f"health: {{folder: {self.folder / 'health'}}}\n"
             "retention: {disk_share: 0.01}\n"  # fuller than that from the start: all but the best clips go
             f"mqtt: {{host: 127.0.0.1, port: {port}}}\n"
+            + (f"bundle: {self.bundle.absolute()}\n" if self.bundle else "")
         )
         return path
 
@@ -453,6 +456,7 @@ def main() -> None:
     parser.add_argument("--hours", type=above_zero, default=24.0)
     parser.add_argument("--real-time-s", type=float, default=0.0)
     parser.add_argument("--sample-s", type=above_zero, default=600.0)
+    parser.add_argument("--bundle", type=Path, help="another one than ships, e.g. an adopted one")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--out", type=Path)
@@ -461,9 +465,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="soak-") as temporary:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        figures = Soak(folder, arguments.seed, arguments.sample_s, arguments.trace).run(
-            arguments.hours, arguments.real_time_s
-        )
+        soak = Soak(folder, arguments.seed, arguments.sample_s, arguments.trace, arguments.bundle)
+        figures = soak.run(arguments.hours, arguments.real_time_s)
     if arguments.out:
         arguments.out.write_text(json.dumps(figures, indent=1) + "\n")
     samples = figures.pop("samples")
