@@ -14,6 +14,7 @@ from onnx import TensorProto
 from edge.contract.audio import INPUT_SHAPES, WAVEFORM
 from edge.contract.bundle import BundleMember, Thresholds
 from edge.engines.onnx import OnnxEngine
+from edge.engines.openvino import OpenvinoEngine
 from export.half import front_end_nodes, to_half
 from export.int8 import quantise_members, to_int8
 from export.parity import parity
@@ -65,6 +66,25 @@ def test_windows_of_sound_go_in_twos(tmp_path: Path, count: int, pairs: bool) ->
     session = ort.InferenceSession(tmp_path / "a.onnx", providers=["CPUExecutionProvider"])
     whole = session.run(["scores"], {"sound": windows()})[0]
     assert np.array_equal(engine.scores(windows()[:count])[0], whole[:count])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_openvino_hears_the_same(tmp_path: Path, threads: int) -> None:
+    """Silence too, whose logarithm is none; to the last bit whatever shares the batch."""
+    pytest.importorskip("tflite", reason="the extra adopt is not installed")
+    from export.adopt.birdnet import birdnet_to_onnx
+    from export.adopt.flatbuffer import parse_tflite
+    from tests.tiny_tflite import tiny_birdnet
+
+    onnx.save(birdnet_to_onnx(parse_tflite(tiny_birdnet(), "tiny")), tmp_path / "a.onnx")
+    sounds = np.concatenate([windows(), np.zeros((1, *SHAPE), np.float32)])
+    engine = OpenvinoEngine([tmp_path / "a.onnx"], threads, pairs=True, input_shape=SHAPE)
+    found = engine.scores(sounds)[0]
+    assert np.abs(found - OnnxEngine([tmp_path / "a.onnx"], 1, input_shape=SHAPE).scores(sounds)[0]).max() <= 1e-4
+    for size in (1, 2, 3, 8):
+        parts = [engine.scores(sounds[at : at + size])[0] for at in range(0, len(sounds), size)]
+        assert np.array_equal(np.concatenate(parts), found)
 
 
 @pytest.mark.slow

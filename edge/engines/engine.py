@@ -88,6 +88,9 @@ def at_once(inputs: Input, shape: Sequence[int]) -> list[Input]:
 
 def float_batch(inputs: Input, shape: Sequence[int], pairs: bool = False) -> NDArray[np.float32]:
     """Windows `(n, 128, 281)` or `(n, 160000)` as what the networks take, `(n, *shape)` float32, converted once for all
-    of them; with `pairs` a lone one goes in twice."""
+    of them; with `pairs` a lone one goes in twice. None is one of silence: graphs that fold sound into frames cannot
+    be given none. Whoever asks takes as many scores as there were windows."""
+    if not len(inputs):
+        return np.zeros((1, *shape), np.float32)
     several = np.repeat(inputs, 2, axis=0) if pairs and len(inputs) == 1 else inputs
     return np.ascontiguousarray(several.reshape(len(several), *shape), np.float32)

@@ -110,6 +110,7 @@ class OpenvinoEngine:
             if [str(side) for side in shape][1:] != [str(side) for side in self._shape]:
                 raise EngineError(f"{path}: takes {shape}; (batch, {', '.join(map(str, self._shape))}) is wanted")
             hint = self._hint(model, precision)
+            self._write_powers_out(model)
             results = [model.get_results()[0] if not name else model.output(name).get_node() for name in outputs]
             front, rest = self._cut(model, results)
             does = _signature(front)
@@ -119,6 +120,17 @@ class OpenvinoEngine:
             return _Network(self._known[does], self._compile(rest, hint), outputs)
         except RuntimeError as error:
             raise EngineError(f"{path}: OpenVINO cannot load it: {_last_line(error)}") from error
+
+    def _write_powers_out(self, model: Any) -> None:
+        """Powers of what is not negative as exponentials of logarithms. OpenVINO calculates a power number by number:
+        half of BirdNET's front end. (ONNX Runtime's logarithm rounds by where a number stands, so that the networks
+        themselves have powers.)"""
+        ops = self._openvino.opset13
+        for power in (op for op in model.get_ordered_ops() if op.get_type_name() == "Power"):
+            base, exponent = power.input_value(0), power.input_value(1)
+            if base.get_node().get_type_name() == "Abs":
+                written = ops.exp(ops.multiply(ops.log(base), exponent))
+                power.output(0).replace(written.output(0))
 
     def _hint(self, model: Any, precision: CpuPrecision) -> str:
         """Said outright: OpenVINO's own choice is the fastest, not fp32. Beside networks in 8 bits those that have none
