@@ -425,6 +425,25 @@ def test_the_command_line_refuses_in_one_line(tmp_path: Path, wheel: Path) -> No
     assert not (tmp_path / "bundle").exists()
 
 
+def test_at_a_terminal_the_licence_can_be_typed(tmp_path: Path) -> None:
+    for typed, status, said in ((b"CC-BY-NC-SA-4.0\n", 2, "whl is not there"), (b"yes\n", 78, "found 'yes'")):
+        master, slave = os.openpty()
+        os.write(master, typed)
+        done = subprocess.run(
+            [sys.executable, "-m", "export", "adopt", "birdnet-v2.4", "--out", "x", "--from", str(tmp_path)],
+            cwd=PROJECT,
+            stdin=slave,
+            capture_output=True,
+            text=True,
+            timeout=HANGS_S,
+        )
+        os.close(master)
+        os.close(slave)
+        assert done.returncode == status
+        assert "Type CC-BY-NC-SA-4.0 to accept: " in done.stderr
+        assert said in done.stderr.splitlines()[-1]
+
+
 def test_the_command_line_adopts(tmp_path: Path, four: Path) -> None:
     """birdnet-v3 with a network of a person's own: any number of classes."""
     path = brought_onnx(tmp_path / "v3.onnx", samples=96_000, embedding=1280, sigmoid=True)
