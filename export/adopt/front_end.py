@@ -246,8 +246,7 @@ def _decimate(graph: GraphBuilder) -> str:
 
 
 def _loudness(graph: GraphBuilder, padded: str) -> tuple[str, str]:
-    """Of each stretch the middle of its range, and the factor that brings it to -1…1; both
-    `(2n, 1, 1, 1)`."""
+    """Of each stretch the middle of its range, and the factor that brings it to -1…1; both `(2n, 1, 1, 1)`."""
     row, block = 32, 64
     rows = np.arange(WINDOW_SAMPLES // block)[:, None] * (block // row) + np.arange(-1, block // row + 1)
     frames = graph.add("Gather", graph.add("Reshape", padded, whole(0, -1, row)), rows + _SILENCE // row, axis=1)
@@ -269,6 +268,6 @@ def _by_stretch(graph: GraphBuilder, fine: str, reduce: str, seconds: NDArray[np
 
 
 def _within(rows: NDArray[np.integer], count: int) -> NDArray[np.int64]:
-    """Rows beyond the sound are its first or last one: what is made of them lies under the filters' thin ends, or is
-    not kept."""
-    return np.asarray(np.clip(rows, 0, count - 1), np.int64)
+    """Rows beyond the sound are its last one: of them only frames are made that are not kept."""
+    assert rows.min() >= 0
+    return np.asarray(np.minimum(rows, count - 1), np.int64)
