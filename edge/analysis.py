@@ -91,7 +91,8 @@ class Analyst:
         self.take(config)
 
     def take(self, config: Config) -> None:
-        """Use these settings from the next stretch on; the bundle stays. Raises ConfigError."""
+        """Use these settings from the next stretch on; the bundle stays. Raises ConfigError, or BundleError for
+        privacy.detector; then nothing is taken."""
         thresholds, own = self.bundle.manifest.thresholds, config.detect.thresholds
         default = config.detect.threshold
         blended, acoustic = (thresholds.blended, thresholds.acoustic) if default is None else (default, default)

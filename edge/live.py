@@ -110,8 +110,10 @@ class Live:
         return self._microphone
 
     def take(self, config: Config) -> None:
-        """Use these settings from now on; the analyst has taken them already. Raises ConfigError."""
-        self._schedule, self._asked_at = schedule_of(config), float("-inf")
+        """Use these settings from now on. Raises ConfigError or BundleError; then nothing is taken."""
+        schedule = schedule_of(config)
+        self._analyst.take(config)
+        self._schedule, self._asked_at = schedule, float("-inf")
         self._end_stretch()
         self._config = config
 

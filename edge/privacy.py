@@ -9,7 +9,7 @@ import numpy as np
 
 from edge.config import PrivacySettings
 from edge.contract.audio import Input
-from edge.contract.errors import ConfigError
+from edge.contract.errors import BundleError, ConfigError
 from edge.contract.taxonomy import Taxonomy
 from edge.engines.onnx import OnnxEngine
 from edge.speech.listener import RULE, Listener
@@ -32,7 +32,10 @@ class Privacy:
         self.voices = sorted(voices) if on else []  # classes of the bundle: those that are set, and all human ones
         self._settings, self.threshold = settings, settings.threshold
         detector = [settings.detector] if settings.detector and on else []
-        self._engine = OnnxEngine(detector, threads=1, input_shape=input_shape) if detector else None
+        try:
+            self._engine = OnnxEngine(detector, threads=1, input_shape=input_shape) if detector else None
+        except BundleError as error:
+            raise BundleError(f"privacy.detector: {error}") from error
         self._hears_speech = settings.speech and on
         if self._hears_speech:
             Listener()  # a network that cannot be loaded is found before the first sound

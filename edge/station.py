@@ -22,7 +22,7 @@ from edge.clips.retention import Retention
 from edge.clock import Clock
 from edge.config import Config, load_config
 from edge.contract.bundle import read_bundle
-from edge.contract.errors import ConfigError, StoreError
+from edge.contract.errors import BundleError, ConfigError, StoreError
 from edge.ledger import Ledger
 from edge.live import Live
 from edge.notify import Notifier
@@ -227,11 +227,9 @@ class Station:
         try:
             wanted = load_config(self.path)
             config = replace(self.config, **{name: getattr(wanted, name) for name in RELOADED})
-            self._analyst.take(config)
             source.take(config)
-        except ConfigError as error:
+        except (ConfigError, BundleError) as error:  # the latter: privacy.detector
             log.error("settings not taken over: %s", error)
-            self._analyst.take(self.config)
         else:
             others = [f.name for f in fields(Config) if getattr(wanted, f.name) != getattr(config, f.name)]
             log.info("settings read again%s", f"; these want a restart: {', '.join(others)}" if others else "")

@@ -73,7 +73,8 @@ class Watched:
         return self._watch.waiting().seconds
 
     def take(self, config: Config) -> None:
-        """Other settings; the analyst has taken them already, and nothing else here depends on what can be reloaded."""
+        """Other settings, for the analyst alone. Raises ConfigError or BundleError; then nothing is taken."""
+        self._analyst.take(config)
 
     def step(self) -> Outcome | None:
         """Analyse the next recording, if one is ready and the database can be had; otherwise wait half a second."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -88,6 +89,10 @@ class Daemon:
         assert self.health()["state"] != "ok" or not found
         return found
 
+    def says(self, words: str, times: int) -> bool:
+        """Whether its log has these words so often."""
+        return self.log.read_text().count(words) == times
+
     def comes(self, *names: str) -> bool:
         """Wait until these are finished."""
         return until(lambda: set(names) <= set(self.finished()), PATIENCE_S)
@@ -144,6 +149,28 @@ def test_files_that_come_grow_and_change(tmp_path: Path, station_yaml: StationYa
     assert daemon.finished()["bad_20190604_053000.wav"] == "refused"
     assert daemon.log.read_text().count("bad_20190604_053000.wav: refused") == 1
     assert len(daemon.finished()) == 7
+
+
+@pytest.mark.slow
+def test_settings_that_cannot_be_taken_over_change_nothing(tmp_path: Path, station_yaml: StationYaml) -> None:
+    """A reload never ends the daemon: nobody starts it again after status 78."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    config = station_yaml(*watching(folder))
+    daemon, right = Daemon(config), config.read_text()
+    with daemon.running() as process:
+        assert until(lambda: daemon.health().get("hearing") is True, PATIENCE_S)
+        for count, wrong in enumerate(("{detector: gone.onnx}", "{detector: gone.onnx, human: all}"), 1):
+            config.write_text(right + f"privacy: {wrong}\n")
+            process.send_signal(signal.SIGHUP)
+            said = partial(daemon.says, "settings not taken over: privacy.detector: ", count)
+            assert until(said, PATIENCE_S)
+        config.write_text(right + "detect: {threshold: 0.123}\n")
+        process.send_signal(signal.SIGHUP)
+        assert until(lambda: "settings read again" in daemon.log.read_text(), PATIENCE_S)
+        write_sound(folder / "later_20190607_053000.wav", song())
+        assert daemon.comes("later_20190607_053000.wav")
+    assert daemon.rows("SELECT DISTINCT round(threshold, 4) FROM detections") == [(0.123,)]
 
 
 @pytest.mark.slow
