@@ -1,11 +1,14 @@
 """Whether people speak in a window, by silero-vad's network: a stretch is heard once, as a stream, from its beginning.
 
 Bird song often reaches SPEECH_OVER for a frame or two; speech is a run of such frames. The network hears poorly in
-recordings as faint as those of the field, hence GAIN. What each is worth stands in docs/verification.md.
+recordings as faint as those of the field, hence GAIN, and nothing in still fainter ones, which get more. Cut off at its
+limits it hears nothing either, so wind, a hum or a constant offset that fill the scale stay whole: the network tells
+them from voices by their frequency. What each is worth stands in docs/verification.md.
 Knows windows as spans of samples; no settings, no species and no clip.
 """
 
 import hashlib
+import math
 from collections import deque
 from functools import cache
 from pathlib import Path
@@ -23,11 +26,16 @@ SHA256 = "d3e82b1fe74de96f20a4755d18131768f80aa2e208fc61ba5c66de8ba6698d6b"
 SPEECH_OVER = 0.5  # a frame's probability
 RUN_FRAMES = 16  # so many over it on end are speech: 512 ms
 GAIN = 4  # by which the network hears louder
-RULE = f"{NETWORK}, {GAIN} times louder, {RUN_FRAMES} frames over {SPEECH_OVER}"  # what rows may hang on
+FAINT, LOUD = 2.5e-4, 0.25  # level (root mean square) below which it hears louder still, and above which less so
+GAIN_MAX = 400  # by which it hears the faintest louder
+RULE = (  # what rows may hang on
+    f"{NETWORK}, {GAIN} times louder from {FAINT} to {LOUD}, {RUN_FRAMES} frames over {SPEECH_OVER}"
+)
 
 _FRAME, _CONTEXT = 512, 64  # samples at half the station's rate, which is what the network takes
 FRAME_SAMPLES = 2 * _FRAME  # 32 ms
 RUN_SAMPLES = RUN_FRAMES * FRAME_SAMPLES  # so long after it began speech is told of
+_LEVEL_FRAMES = 300  # over which the level is taken: 10 s
 _FRAMES_MAX = 160  # in one call: those of a window
 _TAPS = 63  # of the low-pass: flat to 7 kHz, 62 dB down from 9 kHz on, 1 ms late
 _PHASE = (_TAPS + 1) // 2
@@ -85,6 +93,23 @@ def _network() -> ort.InferenceSession:
     return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
+class Gain:
+    """By how much each frame is made louder, from the level of the sound up to it, its constant offset left out."""
+
+    def __init__(self) -> None:
+        self._power, self._frames = 0.0, 0
+
+    def push(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`(n, samples)`, the next frames, to `(n, 1)`."""
+        gains = np.empty((len(frames), 1), np.float32)
+        for at, power in enumerate(frames.var(axis=1).tolist()):
+            self._frames = min(self._frames + 1, _LEVEL_FRAMES)
+            self._power += (power - self._power) / self._frames
+            level = max(math.sqrt(self._power), FAINT * GAIN / GAIN_MAX)
+            gains[at] = GAIN * max(1.0, FAINT / level) * min(1.0, LOUD / level)
+        return gains
+
+
 class Listener:
     """Hears one stretch. Its windows are asked about in order, each when its sound is there:
 
@@ -99,7 +124,7 @@ class Listener:
 
     def __init__(self) -> None:
         self._session = _network()
-        self._half = HalfRate()
+        self._half, self._gain = HalfRate(), Gain()
         self._waiting: list[Samples] = []  # pushed, not heard yet
         self._context = np.zeros(_CONTEXT, np.float32)
         self._state: tuple[Samples, Samples] = (np.zeros((1, 1, 128), np.float32),) * 2
@@ -111,8 +136,7 @@ class Listener:
         """The next samples, mono, RATE_HZ; no number among them can deafen the network for ever."""
         if len(samples):
             sound = np.where(np.isnan(samples), np.float32(0), samples)
-            np.clip(sound, -1 / GAIN, 1 / GAIN, out=sound)
-            self._waiting.append(np.multiply(sound, GAIN, out=sound))
+            self._waiting.append(np.clip(sound, -1, 1, out=sound))
 
     def spoken(self, start: int, stop: int) -> int | None:
         """Whether people speak in the window from sample `start` to `stop` of the stretch: the sample where they began,
@@ -151,10 +175,11 @@ class Listener:
 
     def _probabilities(self, sound: Samples) -> NDArray[np.float32]:
         """Of each frame of the next sound."""
-        half = np.concatenate([self._context, self._half.push(sound)])
+        frames = self._half.push(sound).reshape(-1, _FRAME)
+        half = np.concatenate([self._context, (frames * self._gain.push(frames)).ravel()])
         self._context = half[-_CONTEXT:].copy()
-        frames = np.lib.stride_tricks.sliding_window_view(half, _CONTEXT + _FRAME)[::_FRAME]
+        inputs = np.lib.stride_tricks.sliding_window_view(half, _CONTEXT + _FRAME)[::_FRAME]
         hidden, cell = self._state
-        speech, hidden, cell = self._session.run(None, {"input": frames, "h": hidden, "c": cell})
+        speech, hidden, cell = self._session.run(None, {"input": inputs, "h": hidden, "c": cell})
         self._state = hidden, cell
         return np.asarray(speech)
