@@ -8,10 +8,13 @@ distribution over species but chances of each to be there. The child (`python -m
 that the daemon never holds them. Knows no sound.
 """
 
+import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ from numpy.typing import NDArray
 
 from edge.contract.blend import Scores
 from edge.contract.bundle import PRIOR, TAXONOMY, Bundle
-from edge.contract.errors import BundleError
+from edge.contract.errors import BundleError, EngineError
 from edge.contract.nearby import Nearby
 from edge.contract.place import FeatureSpec, Grid, place_columns
 from edge.contract.taxonomy import Taxonomy
@@ -29,6 +32,7 @@ DAYS = 366
 GEO_MODEL, GEO_FACTS = "geo.onnx", "geo.json"
 _WEEKS = 48  # four in every month
 _CHILD_TIMEOUT_S = 600
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def compute_prior_table(folder: Path, taxonomy: Taxonomy, latitude: float, longitude: float) -> Scores:
@@ -83,45 +87,81 @@ def _geo_table(folder: Path, taxonomy: Taxonomy, latitude: float, longitude: flo
 
 
 def prior_table(bundle: Bundle, place: Place, folder: Path) -> Scores | None:
-    """The table `(366, species)` of this bundle and place, made on first use and kept in `folder`.
+    """The table `(366, species)` of this bundle and place, made on first use and kept in `folder` if it can be.
 
-    None if the bundle has no prior. Raises BundleError with the child's reason if it cannot be made.
+    None if the bundle has no prior. Raises BundleError with the child's reason if it cannot be made, EngineError if the
+    machine ended the child.
     """
     if not bundle.manifest.has_prior:
         return None
     path = folder / f"prior_{bundle.id[:16]}_{place.latitude:+.4f}_{place.longitude:+.4f}.npy"
-    table = _read(path, len(bundle.taxonomy))
+    table = _kept(path, len(bundle.taxonomy))
     if table is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "edge.prior", str(bundle.folder), str(path)]
-        place_text = f"{place.latitude!r} {place.longitude!r}"
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-        done = subprocess.run(
-            command, input=place_text, env=environment, capture_output=True, text=True, timeout=_CHILD_TIMEOUT_S
-        )
-        table = _read(path, len(bundle.taxonomy))
-        if done.returncode or table is None:
-            reason = (done.stderr.strip().splitlines() or ["no output"])[-1][:300]
-            raise BundleError(f"{bundle.folder / PRIOR}: the prior could not be computed: {reason}")
+        content = _computed(bundle.folder, place)
+        table = _table(content, len(bundle.taxonomy))
+        if table is None:
+            raise BundleError(f"{bundle.folder / PRIOR}: the prior could not be computed: no table")
+        _keep(path, content)
     return table
 
 
-def _read(path: Path, species: int) -> Scores | None:
-    """The cached table, or None if it is missing or damaged: then it is made again."""
+def _computed(folder: Path, place: Place) -> bytes:
+    """What the child says: the table in numpy's format."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command, text = [sys.executable, "-m", "edge.prior", str(folder)], f"{place.latitude!r} {place.longitude!r}"
+    failed = f"{folder / PRIOR}: the prior could not be computed"
     try:
-        table: Scores = np.load(path, allow_pickle=False)
+        done = subprocess.run(
+            command, input=text.encode(), env=environment, capture_output=True, timeout=_CHILD_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EngineError(f"{failed} within {_CHILD_TIMEOUT_S} s: is the machine too busy?") from error
+    if done.returncode < 0:
+        raise EngineError(f"{failed}: ended by signal {-done.returncode}; was there too little memory?")
+    if done.returncode:
+        reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no output"])[-1][:300]
+        raise BundleError(f"{failed}: {reason}")
+    return done.stdout
+
+
+def _table(content: bytes, species: int) -> Scores | None:
+    try:
+        table: Scores = np.load(io.BytesIO(content), allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     return table if table.shape == (DAYS, species) and table.dtype == np.float32 else None
 
 
-def _child(folder: Path, path: Path, latitude: float, longitude: float) -> None:
+def _kept(path: Path, species: int) -> Scores | None:
+    """The kept table, or None if it is missing or damaged: then it is made again."""
+    try:
+        kept = path.read_bytes()
+    except OSError:
+        return None
+    content, digest = kept[:-_DIGEST_BYTES], kept[-_DIGEST_BYTES:]
+    return _table(content, species) if hashlib.sha256(content).digest() == digest else None
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """The table with its sum behind it. On a full disk it is made anew at the next start instead."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(".prior_*.npy.*"):
+            left.unlink()
+        part.write_bytes(content + hashlib.sha256(content).digest())
+        part.replace(path)
+    except OSError:
+        with suppress(OSError):
+            part.unlink()
+
+
+def _child(folder: Path, latitude: float, longitude: float) -> None:
     table = compute_prior_table(folder / PRIOR, Taxonomy.read_csv(folder / TAXONOMY), latitude, longitude)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        np.save(file, table)
-    temporary.replace(path)
+    content = io.BytesIO()
+    np.save(content, table)
+    sys.stdout.buffer.write(content.getvalue())
 
 
 if __name__ == "__main__":
-    _child(Path(sys.argv[1]), Path(sys.argv[2]), *map(float, sys.stdin.read().split()))
+    _child(Path(sys.argv[1]), *map(float, sys.stdin.read().split()))

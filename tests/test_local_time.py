@@ -1,6 +1,7 @@
 """One local day and hour everywhere: rows, views, messages, clips, the prior and today's counters, as a replay makes
 them."""
 
+import io
 import json
 from collections import Counter
 from datetime import datetime, timedelta, timezone
@@ -14,7 +15,7 @@ import pytest
 from edge.analysis import Analyst, Stretch
 from edge.config import load_config
 from edge.contract.bundle import read_bundle
-from edge.prior import DAYS
+from edge.prior import DAYS, _keep
 from edge.recognizer import Recognizer
 from edge.types import GapRow, Place, RecordingRow
 from tests.clocked_station import StationYaml, damaged, station, utc
@@ -222,8 +223,9 @@ def test_the_prior_asks_for_the_local_day(station_yaml: StationYaml, recognizer:
         station_yaml(station="id: porch, latitude: -44.0, longitude: -176.5, timezone: Pacific/Chatham")
     )
     table = np.repeat(np.arange(DAYS, dtype=np.float32)[:, None], len(recognizer.bundle.taxonomy), axis=1)
-    (config.state / "priors").mkdir()
-    np.save(config.state / "priors" / f"prior_{recognizer.bundle.id[:16]}_-44.0000_-176.5000.npy", table)
+    content = io.BytesIO()
+    np.save(content, table)
+    _keep(config.state / "priors" / f"prior_{recognizer.bundle.id[:16]}_-44.0000_-176.5000.npy", content.getvalue())
     analyst = Analyst(config, recognizer)
     for start, day in (("2023-12-31 10:14:59", 364), ("2023-12-31 10:15:00", 0)):
         row = RecordingRow("r", "a.wav", 1, 1, "", utc(start), "name", "config", 825, Place(-44.0, -176.5))
