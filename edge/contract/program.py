@@ -15,9 +15,10 @@ EXIT_CANNOT_CREATE = 73  # sysexits.h
 _OUTSIDE = frozenset(
     (
         *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ELOOP),
-        *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG),
+        *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EFBIG),
     )
 )
+_UNNAMED = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # a write into an open file does not say which it was
 INTERRUPTED = "interrupted; run the same command again to go on"
 
 
@@ -34,9 +35,10 @@ def run_program(app: Callable[[], object]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
-        if error.filename is None or error.errno not in _OUTSIDE:
+        if error.errno not in (_OUTSIDE if error.filename is not None else _UNNAMED):
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"error: {where}{error.strerror}", file=sys.stderr)
         sys.exit(EXIT_CANNOT_CREATE)
     except Interrupted:
         print(INTERRUPTED, file=sys.stderr)

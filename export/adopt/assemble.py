@@ -75,6 +75,8 @@ class Source:
 
 def read_source(name: str, known: Known, source: Path | None, labels: Path | None) -> Source:
     """Fetch and check what a model is made of. Raises UsageError, ConfigError or BundleError in a line."""
+    if known.packages and labels is not None:
+        raise UsageError(f"--labels {labels}: {name} brings its own labels; leave it out")
     return _packed(known, source) if known.packages else _brought(name, known, source, labels)
 
 
@@ -106,6 +108,10 @@ def adopt(name: str, source: Source, licence: Licence, out: Path, region: Region
         )
         bundle = seal_bundle(work, manifest)
         replace_bundle(work, folder, replaced)
+    except OSError as error:
+        if error.filename is None:  # a write into an open file: a full disk says nothing of where
+            raise OSError(error.errno, error.strerror, str(out)) from error
+        raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return Bundle(folder, bundle.manifest, bundle.taxonomy)
@@ -139,12 +145,13 @@ def _brought(name: str, known: Known, source: Path | None, labels: Path | None) 
     if not source.is_file() or not labels.is_file():
         raise UsageError(f"{source if labels.is_file() else labels}: no such file; {known.where}")
     species = species_of(known, read_labels(labels.read_bytes(), str(labels)), {})
-    digest = check_first_sum(name, source)
+    network = wrap(known, source, len(species))
+    digest = check_first_sum(name, source)  # what is not the model was never adopted, and is not remembered
     beside = sorted(path for path in source.parent.glob("LICEN[CS]E*") if path.is_file())
     text = f"{known.licence.spdx}: {known.licence.terms}\n"
     if beside:
         text = beside[0].read_text(encoding="utf8", errors="replace")
-    return Source(known, species, wrap(known, source, len(species)), None, {}, text, {source.name: digest})
+    return Source(known, species, network, None, {}, text, {source.name: digest})
 
 
 def _kept(source: Source, region: Region) -> NDArray[np.int64] | None:

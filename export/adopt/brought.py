@@ -38,11 +38,11 @@ def check_first_sum(name: str, path: Path) -> str:
     sums if another one was."""
     found = file_sha256(path)
     record = cache_folder() / f"{name}.sha256"
-    if not record.is_file():
+    first = record.read_text(encoding="utf8").strip() if record.is_file() else ""  # empty: the disk was full then
+    if not first:
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(found + "\n", encoding="utf8")
-    first = record.read_text(encoding="utf8").strip()
-    if found != first:
+    elif found != first:
         raise BundleError(
             f"{path}: its SHA-256 is {found}; the {name} adopted first had {first}; remove {record} to adopt another"
         )

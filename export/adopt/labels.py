@@ -13,6 +13,7 @@ from export.adopt.known import Known
 
 _CODE_MAX = 32
 _SCIENTIFIC, _COMMON, _CODES = ("scientific_name", "sci_name"), ("common_name", "com_name"), ("code", "ebird_code")
+_HUMAN = frozenset(("homo sapiens", "human vocal", "human non-vocal", "human whistle"))  # in any model: never a bird
 
 
 def read_labels(content: bytes, where: str) -> list[tuple[str, str, str | None]]:
@@ -79,7 +80,7 @@ def _named(scientific: str, taken: set[str]) -> str:
 
 
 def _kind(known: Known, scientific: str, code: str) -> Kind:
-    if scientific in known.kinds.human:
+    if scientific in known.kinds.human or scientific.lower() in _HUMAN:
         return "human"
     if scientific in known.kinds.sound:
         return "sound"
