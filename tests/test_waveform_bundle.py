@@ -19,7 +19,7 @@ from edge.analysis import Analyst
 from edge.config import DEMO_FOLDER, RuntimeSettings, load_config
 from edge.contract.audio import WAVEFORM, WINDOW_SAMPLES, WindowCutter
 from edge.contract.blend import Blend, acoustic_scores, blend_scores, kind_means
-from edge.contract.bundle import Bundle, read_bundle, seal_bundle
+from edge.contract.bundle import Bundle, Thresholds, read_bundle, seal_bundle
 from edge.contract.errors import BundleError, ConfigError
 from edge.contract.taxonomy import Species, Taxonomy, read_names
 from edge.engines.engine import answers_of
@@ -148,6 +148,9 @@ def test_what_does_not_fit_is_refused(bundle: Bundle, tmp_path: Path) -> None:
         ),
         ({"members": (dataclasses.replace(first, species=("lowtoo", "lowtoo")), second)}, "each species once"),
         ({"members": (second,)}, "no member knows the species 'frogxx'"),
+        ({"thresholds": Thresholds(2.0, 0.5)}, "thresholds.blended: found 2.0; 0 to 1 is allowed"),
+        ({"thresholds": Thresholds(0.5, 0.5, {"lowtoo": -1.0})}, "thresholds.species.lowtoo: found -1.0"),
+        ({"thresholds": Thresholds(0.5, 0.5, {"nobody": 0.5})}, "thresholds: species: 'nobody' is not in taxonomy"),
         ({"members": (first, dataclasses.replace(second, scale="members/none.npy"))}, "no file members/none.npy"),
         ({"front_end": {"name": "waveform-16k", "rate_hz": 16_000}}, "another front-end"),
         ({"front_end": {"name": WAVEFORM, "rate_hz": 48_000, "samples": 1}}, "another front-end"),
@@ -164,6 +167,9 @@ def test_what_does_not_fit_is_refused(bundle: Bundle, tmp_path: Path) -> None:
         seal_bundle(copy, bundle.manifest)
     wrong = changed(bundle, tmp_path / "output", members=(dataclasses.replace(first, output="none"), second))
     with pytest.raises(BundleError, match="gives scores, embedding, head_scores; none is wanted"):
+        Recognizer(wrong)
+    wrong = changed(bundle, tmp_path / "width", members=(dataclasses.replace(first, output="head_scores"), second))
+    with pytest.raises(BundleError, match=r"gives head_scores \['n', 2\]; \(batch, 5\) is wanted"):
         Recognizer(wrong)
     np.save(tmp_path / "scale.npy", np.ones((2, 3), np.float32))
     shutil.copy(tmp_path / "scale.npy", tmp_path / "output" / "members" / "head.scale.npy")

@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ from edge.contract.audio import (
 from edge.contract.blend import Blend, Known, Scores
 from edge.contract.errors import BundleError
 from edge.contract.folders import passed_over
-from edge.contract.strict import Refused, parse
+from edge.contract.strict import Range, Refused, parse
 from edge.contract.taxonomy import Taxonomy, read_names
 
 SCHEMA = 2
@@ -86,9 +86,9 @@ class Student:
 class Thresholds:
     """Scores from which a species counts as heard: blended, per species where set, and without a prior."""
 
-    blended: float
-    acoustic: float
-    species: Mapping[str, float] = field(default_factory=dict)
+    blended: Annotated[float, Range(0, 1)]
+    acoustic: Annotated[float, Range(0, 1)]
+    species: Mapping[str, Annotated[float, Range(0, 1)]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -349,6 +349,8 @@ def _from_schema_1(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
 def _check_species(path: Path, manifest: Manifest, taxonomy: Taxonomy) -> None:
     """Members name species of the bundle, each once, and no species is without a member."""
     heard: set[str] = set()
+    if unknown := [code for code in manifest.thresholds.species if code not in taxonomy]:
+        raise BundleError(f"{path}: thresholds: species: {unknown[0]!r} is not in {TAXONOMY}")
     for member in manifest.networks:
         codes = taxonomy.codes if member.species is None else member.species
         unknown = [code for code in codes if code not in taxonomy]

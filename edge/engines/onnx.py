@@ -58,9 +58,18 @@ class OnnxEngine:
         for answer in self._answers:
             if answer.file not in self._sessions:
                 self._sessions[answer.file] = self._session(answer.file, options)
-            outputs = [output.name for output in self._sessions[answer.file].get_outputs()]
-            if answer.output is not None and answer.output not in outputs:
-                raise BundleError(f"{answer.file}: gives {', '.join(outputs)}; {answer.output} is wanted")
+            self._check_output(answer)
+
+    def _check_output(self, answer: Answer) -> None:
+        """Raises BundleError if the network lacks the output, or gives scores of other species than the bundle's."""
+        outputs = {output.name: output.shape for output in self._sessions[answer.file].get_outputs()}
+        if answer.output is not None and answer.output not in outputs:
+            raise BundleError(f"{answer.file}: gives {', '.join(outputs)}; {answer.output} is wanted")
+        name = self._output(answer)
+        width = outputs[name][1] if len(outputs[name]) == 2 else None  # text, or nothing: any
+        wrong = len(outputs[name]) > 2 or (isinstance(width, int) and width != answer.width)
+        if answer.width is not None and wrong:
+            raise BundleError(f"{answer.file}: gives {name} {outputs[name]}; (batch, {answer.width}) is wanted")
 
     def _session(self, path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
         try:
