@@ -337,9 +337,13 @@ def test_other_kinds_are_reported_if_asked_but_never_voices(
     bundle: Bundle, sound: Path, station_yaml: Callable[..., Path]
 ) -> None:
     asked = "detect: {kinds: [bird, animal, sound]}"
-    config = station_yaml("windows: {hop_s: 5}", asked, bundle=bundle.folder)
+    place = "id: porch, latitude: 20, longitude: 10"
+    config = station_yaml("windows: {hop_s: 5}", asked, bundle=bundle.folder, station=place)
     assert edge("replay", "--config", config, sound).returncode == 0
     assert rows(config, SPECIES) == [("frogxx",), ("lowtoo",), ("midtoo",)]
+    ((frog,),) = rows(config, "SELECT id FROM detections WHERE species = 'frogxx'")
+    why = json.loads(edge("why", frog, "--config", config, "--json").stdout)
+    assert (why["prior"], why["geo"]) == (pytest.approx(1 / 5), None), "the geo model says nothing of frogs"
     wrong = station_yaml("detect: {kinds: [human]}", name="wrong", bundle=bundle.folder)
     with pytest.raises(ConfigError, match=r"detect\.kinds"):
         load_config(wrong)

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from edge.reports.best import Evidence, Heard
 from edge.reports.spectrogram import SIZE, clock_text
+from edge.reports.why import chance_text
 
 MARK = "<!doctype html><!-- Written by `python -m edge pictures` -->"  # begins a page that may be replaced
 
@@ -110,8 +111,7 @@ def _facts(card: Card) -> list[tuple[str, str]]:
     shown = card.shown
     moved = "" if shown.odds_moved is None else f", odds × {shown.odds_moved:.2g}"
     if shown.geo is not None:
-        likely = f"{shown.geo:.1%}" if shown.geo >= 0.001 else "less than 0.1%"
-        place = f"the geo model expects it there on that day with {likely}{moved}"
+        place = f"the geo model expects it there on that day with {chance_text(shown.geo)}{moved}"
     else:
         place = f"weighed in{moved}" if moved else "not known, or switched off: sound alone decided"
     return [

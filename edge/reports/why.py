@@ -1,6 +1,7 @@
 """Why a detection is there: everything that led to it, for a person who doubts it. Reads the store; knows no sound."""
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -93,9 +94,12 @@ def _odds_moved(why: dict[str, Any]) -> float | None:
 
 
 def _geo(manifest: dict[str, Any], why: dict[str, Any]) -> float | None:
-    """What a geo model says: how likely somebody meets the species there on that day; None with another prior."""
+    """What a geo model says: how likely somebody meets the species there on that day; None with another prior, and of
+    what it cannot place: such classes weigh 1 of all everywhere, which is none of its answers."""
     geo = manifest["training"].get("geo") if manifest.get("prior") == "geo" else None
-    return None if geo is None or why["prior"] is None else float(why["prior"] * geo["floor"] * geo["classes"])
+    if geo is None or why["prior"] is None or math.isclose(why["prior"] * geo["classes"], 1.0, rel_tol=1e-6):
+        return None
+    return float(why["prior"] * geo["floor"] * geo["classes"])
 
 
 def _members(manifest: dict[str, Any], why: dict[str, Any]) -> tuple[str, dict[str, float | None]]:
@@ -142,9 +146,14 @@ def _words(review: dict[str, Any], detection: str) -> str:
     return f"{review['verdict']}{instead} ({review['reviewer']}{of})"
 
 
+def chance_text(chance: float) -> str:
+    """A geo model's chance as people read it."""
+    return f"{chance:.1%}" if chance >= 0.001 else "less than 0.1%"
+
+
 def _moved(why: dict[str, Any]) -> str:
     """What place and day said and did, in words."""
-    geo = "" if why["geo"] is None else f": the geo model expects it with {why['geo']:.1%} on that day"
+    geo = "" if why["geo"] is None else f": the geo model expects it with {chance_text(why['geo'])} on that day"
     return geo + ("" if why["odds_moved"] is None else f"; odds × {why['odds_moved']:.2g}")
 
 
