@@ -70,6 +70,23 @@ def test_a_file_that_is_not_the_model_is_not_remembered_as_the_first(
 def test_people_are_no_birds_in_any_model() -> None:
     found = species_of(read_known("perch-v2"), read_labels(LABELS.encode(), "labels"), {})
     assert [one.kind for one in found] == ["bird", "bird", "bird", "human"]
+    labels = b"Human_voice\nSpeech\nMale_singing\nVultur gryphus_Crowd Condor\n"
+    events = species_of(read_known("perch-v2"), read_labels(labels, "labels"), {})
+    assert [one.kind for one in events] == ["human", "human", "human", "bird"]
+
+
+@pytest.mark.parametrize(
+    ("codes", "wrong"), [(("aa", "aa"), "'aa' occurs twice"), (("a 1", "bb"), "species code 'a 1'")]
+)
+def test_codes_that_cannot_be_are_one_line(
+    codes: tuple[str, str], wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    table = tmp_path / "labels.csv"
+    rows = zip((*codes, "cc", "dd"), LABELS.splitlines(), strict=True)
+    table.write_text("code,scientific_name\n" + "".join(f"{code},{name}\n" for code, name in rows), encoding="utf8")
+    with pytest.raises(BundleError, match=rf"labels\.csv: .*{wrong}"):
+        read_source(NAME, read_known(NAME), write_brought(tmp_path / "right.onnx"), table)
 
 
 def test_labels_of_a_model_that_brings_its_own_are_refused(labels: Path) -> None:

@@ -37,7 +37,8 @@ class Taxonomy:
         self.codes = tuple(s.code for s in self.species)
         self._index = {code: i for i, code in enumerate(self.codes)}
         if len(self._index) != len(self.codes):
-            raise ValueError("a species code occurs twice in the taxonomy")
+            twice = next(code for i, code in enumerate(self.codes) if self._index[code] != i)
+            raise ValueError(f"species code {twice!r} occurs twice in the taxonomy")
         for code in self.codes:
             if not _CODE.fullmatch(code) or code == NOCALL:
                 raise ValueError(f"species code {code!r}: 2 to 32 of a-z, 0-9, _ and -, and not {NOCALL!r}")

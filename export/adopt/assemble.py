@@ -145,6 +145,10 @@ def _brought(name: str, known: Known, source: Path | None, labels: Path | None) 
     if not source.is_file() or not labels.is_file():
         raise UsageError(f"{source if labels.is_file() else labels}: no such file; {known.where}")
     species = species_of(known, read_labels(labels.read_bytes(), str(labels)), {})
+    try:
+        Taxonomy(species)
+    except ValueError as error:  # codes that a table brought
+        raise BundleError(f"{labels}: {error}") from error
     network = wrap(known, source, len(species))
     digest = check_first_sum(name, source)  # what is not the model was never adopted, and is not remembered
     beside = sorted(path for path in source.parent.glob("LICEN[CS]E*") if path.is_file())

@@ -14,6 +14,26 @@ from export.adopt.known import Known
 _CODE_MAX = 32
 _SCIENTIFIC, _COMMON, _CODES = ("scientific_name", "sci_name"), ("common_name", "com_name"), ("code", "ebird_code")
 _HUMAN = frozenset(("homo sapiens", "human vocal", "human non-vocal", "human whistle"))  # in any model: never a bird
+_VOICES = (
+    frozenset(  # words of labels that are no species, as sound event data sets have them: Human_voice, Male_singing
+        [
+            "human",
+            "speech",
+            "voice",
+            "singing",
+            "conversation",
+            "chatter",
+            "crowd",
+            "shout",
+            "yell",
+            "screaming",
+            "whispering",
+            "laughter",
+            "giggle",
+            "crying",
+        ]
+    )
+)
 
 
 def read_labels(content: bytes, where: str) -> list[tuple[str, str, str | None]]:
@@ -65,7 +85,7 @@ def species_of(known: Known, labels: Sequence[tuple[str, str, str | None]], code
         code = (own or codes.get(f"{scientific}_{common}") or "").lower()
         code = known.rename.get(code, code) or _named(scientific, taken)
         taken.add(code)
-        species.append(Species(code, scientific, common, _kind(known, scientific, code)))
+        species.append(Species(code, scientific, common, _kind(known, scientific, common, code)))
     return species
 
 
@@ -79,8 +99,9 @@ def _named(scientific: str, taken: set[str]) -> str:
     return code
 
 
-def _kind(known: Known, scientific: str, code: str) -> Kind:
-    if scientific in known.kinds.human or scientific.lower() in _HUMAN:
+def _kind(known: Known, scientific: str, common: str, code: str) -> Kind:
+    words = set() if " " in scientific else set(f"{scientific}_{common}".lower().split("_"))
+    if scientific in known.kinds.human or scientific.lower() in _HUMAN or words & _VOICES:
         return "human"
     if scientific in known.kinds.sound:
         return "sound"
