@@ -7,9 +7,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from numpy.typing import NDArray
 
-from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES
+from edge.contract.audio import INPUT_SHAPES, RATE_HZ, WAVEFORM, WINDOW_SAMPLES
+from edge.contract.bundle import PROBE_TOLERANCE
 from edge.contract.errors import BundleError
 
 pytest.importorskip("tflite", reason="the extra adopt is not installed")
@@ -19,6 +21,8 @@ from export.adopt.cut import most_likely, points_around
 from export.adopt.flatbuffer import TfliteNetwork, parse_tflite
 from export.adopt.front_end import read_spectrogram
 from export.adopt.geo import geo_to_onnx
+from export.onnx_torch import OnnxNetwork
+from export.to_tensorrt import build_engine, window_profile
 from tests.tiny_tflite import CLASSES, EMBEDDING, heard, tiny_birdnet, tiny_geo
 
 Windows = NDArray[np.float32]
@@ -191,3 +195,21 @@ def test_the_most_likely_week_counts() -> None:
     highest = most_likely(geo.SerializeToString(), points_around(48.52, 9.06, 300.0))
     assert (highest[:2] > 0.9).all()
     assert (highest[2:] < 0.03).all()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX")  # its timing cache does nothing
+def test_tensorrt_for_rtx_compiles_it(model: onnx.ModelProto) -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="on PyPI for x86-64 Linux and Windows alone")
+    profile = window_profile("sound", INPUT_SHAPES[WAVEFORM], 4)
+    content = model.SerializeToString()
+    assert build_engine(trt, content, profile, workspace_mib=256, output="scores").plan
+    with pytest.raises(BundleError, match=r"gives \['scores', 'embedding'\]; logits is wanted"):
+        build_engine(trt, content, profile, workspace_mib=256, output="logits")
+
+
+def test_torch_tensorrt_is_given_all_of_it(model: onnx.ModelProto) -> None:
+    (wanted,) = session(model).run(["scores"], {"sound": sounds()})
+    with torch.no_grad():
+        found = OnnxNetwork(model.SerializeToString(), "scores").eval()(torch.from_numpy(sounds())).numpy()
+    np.testing.assert_allclose(found, wanted, atol=PROBE_TOLERANCE)  # small powers of faint sound magnify rounding
