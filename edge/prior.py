@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.contract.blend import Scores
-from edge.contract.bundle import PRIOR, TAXONOMY, Bundle
+from edge.contract.bundle import PRIOR, TAXONOMY, Bundle, read_bundle
 from edge.contract.errors import BundleError, EngineError
 from edge.contract.nearby import Nearby
 from edge.contract.place import FeatureSpec, Grid, place_columns
@@ -32,6 +32,7 @@ DAYS = 366
 GEO_MODEL, GEO_FACTS = "geo.onnx", "geo.json"
 _WEEKS = 48  # four in every month
 _CHILD_TIMEOUT_S = 600
+_ANOTHER_BUNDLE = 3  # the child's exit status
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -90,14 +91,14 @@ def prior_table(bundle: Bundle, place: Place, folder: Path) -> Scores | None:
     """The table `(366, species)` of this bundle and place, made on first use and kept in `folder` if it can be.
 
     None if the bundle has no prior. Raises BundleError with the child's reason if it cannot be made, EngineError if the
-    machine ended the child.
+    machine ended the child, or another bundle lies there now.
     """
     if not bundle.manifest.has_prior:
         return None
     path = folder / f"prior_{bundle.id[:16]}_{place.latitude:+.4f}_{place.longitude:+.4f}.npy"
     table = _kept(path, len(bundle.taxonomy))
     if table is None:
-        content = _computed(bundle.folder, place)
+        content = _computed(bundle, place)
         table = _table(content, len(bundle.taxonomy))
         if table is None:
             raise BundleError(f"{bundle.folder / PRIOR}: the prior could not be computed: no table")
@@ -105,10 +106,14 @@ def prior_table(bundle: Bundle, place: Place, folder: Path) -> Scores | None:
     return table
 
 
-def _computed(folder: Path, place: Place) -> bytes:
+def _computed(bundle: Bundle, place: Place) -> bytes:
     """What the child says: the table in numpy's format."""
+    folder = bundle.folder
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    command, text = [sys.executable, "-m", "edge.prior", str(folder)], f"{place.latitude!r} {place.longitude!r}"
+    command, text = (
+        [sys.executable, "-m", "edge.prior", str(folder)],
+        f"{bundle.id} {place.latitude!r} {place.longitude!r}",
+    )
     failed = f"{folder / PRIOR}: the prior could not be computed"
     try:
         done = subprocess.run(
@@ -118,6 +123,8 @@ def _computed(folder: Path, place: Place) -> bytes:
         raise EngineError(f"{failed} within {_CHILD_TIMEOUT_S} s: is the machine too busy?") from error
     if done.returncode < 0:
         raise EngineError(f"{failed}: ended by signal {-done.returncode}; was there too little memory?")
+    if done.returncode == _ANOTHER_BUNDLE:
+        raise EngineError(f"{folder}: no longer the bundle that was loaded; start again with what lies there now")
     if done.returncode:
         reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no output"])[-1][:300]
         raise BundleError(f"{failed}: {reason}")
@@ -156,7 +163,16 @@ def _keep(path: Path, content: bytes) -> None:
             part.unlink()
 
 
-def _child(folder: Path, latitude: float, longitude: float) -> None:
+def _is_bundle(folder: Path, bundle_id: str) -> bool:
+    try:
+        return read_bundle(folder).id == bundle_id
+    except BundleError:
+        return False
+
+
+def _child(folder: Path, bundle_id: str, latitude: float, longitude: float) -> None:
+    if not _is_bundle(folder, bundle_id):  # its species may stand in another order
+        sys.exit(_ANOTHER_BUNDLE)
     table = compute_prior_table(folder / PRIOR, Taxonomy.read_csv(folder / TAXONOMY), latitude, longitude)
     content = io.BytesIO()
     np.save(content, table)
@@ -164,4 +180,5 @@ def _child(folder: Path, latitude: float, longitude: float) -> None:
 
 
 if __name__ == "__main__":
-    _child(Path(sys.argv[1]), *map(float, sys.stdin.read().split()))
+    asked_id, *degrees = sys.stdin.read().split()
+    _child(Path(sys.argv[1]), asked_id, *map(float, degrees))

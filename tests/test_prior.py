@@ -1,12 +1,14 @@
 """The table of place and season: kept where it can be, not trusted when damaged. Its figures: test_export.py."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edge import prior
-from edge.contract.bundle import Bundle, read_bundle
+from edge.contract.bundle import Bundle, read_bundle, seal_bundle
 from edge.contract.errors import BundleError, EngineError
 from edge.prior import prior_table
 from edge.types import Place
@@ -66,6 +68,21 @@ def test_what_ends_the_child_is_told_from_a_bad_bundle(
     monkeypatch.setattr(prior.sys, "executable", str(_program(tmp_path / "mute", "exit 0")))
     with pytest.raises(BundleError, match="no table"):
         prior_table(bundle, PLACE, tmp_path)
+
+
+def test_a_bundle_that_was_replaced_since_gives_no_table(bundle: Bundle, tmp_path: Path) -> None:
+    """Its species might be as many in another order."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle.folder, folder)
+    loaded = read_bundle(folder)
+    manifest = loaded.manifest
+    seal_bundle(folder, replace(manifest, thresholds=replace(manifest.thresholds, acoustic=0.77)))
+    with pytest.raises(EngineError, match="no longer the bundle that was loaded"):
+        prior_table(loaded, PLACE, tmp_path / "priors")
+    assert prior_table(read_bundle(folder), PLACE, tmp_path / "priors") is not None
+    shutil.rmtree(folder)
+    with pytest.raises(EngineError, match="no longer"):
+        prior_table(loaded, PLACE, tmp_path / "priors")
 
 
 def _program(path: Path, line: str) -> Path:
