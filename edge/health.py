@@ -248,7 +248,11 @@ _STATION: tuple[tuple[str, str, Callable[[Health], float | None]], ...] = (
     ("lost_today_seconds", "Sound lost since local midnight.", lambda h: h.lost_today_s),
     ("analysed_today_seconds", "Sound analysed since local midnight.", lambda h: h.analysed_today_s),
     ("detections_today", "Detections since local midnight.", lambda h: h.detections_today),
-    ("suppressed_today", "Windows kept back for privacy since local midnight.", lambda h: h.suppressed_today),
+    (
+        "suppressed_today",
+        "Windows since local midnight in which somebody spoke.",
+        lambda h: h.suppressed_today,
+    ),
     ("last_sound_timestamp_seconds", "End of the latest sound, Unix time.", lambda h: _unix(h.last_sound_utc)),
     ("last_detection_timestamp_seconds", "The latest detection, Unix time.", lambda h: _unix(h.last_detection_utc)),
     ("disk_free_bytes", "Free on the disk of the state folder.", lambda h: _times(h.disk_free_mb, 1e6)),

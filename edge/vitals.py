@@ -78,7 +78,7 @@ class Vitals:
         self._today.add_analysed(found.row.start + timedelta(seconds=before), found.until_s - before, local)
         for detection in found.detections:
             self._today.add_detections(detection.start, local=local)
-        self._today.add_suppressed(found.end, found.suppressed, local)
+        self._today.add_suppressed(found.end, len(found.private), local)
         if found.detections:
             self._last_detection = found.detections[-1].start
 

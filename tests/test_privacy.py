@@ -12,7 +12,9 @@ from edge.contract.bundle import read_bundle
 from edge.contract.errors import BundleError, ConfigError
 from edge.recognizer import Recognizer
 from tests.clip_station import stretch
-from tests.conftest import _member_onnx, hiss, note
+from tests.clocked_station import station, utc
+from tests.conftest import _member_onnx, hiss, note, write_sound
+from tests.spoken import scene
 
 StationYaml = Callable[..., Path]
 VOICE = 0.02  # the faint note reaches this score long before it reaches the threshold for a detection
@@ -102,3 +104,15 @@ def test_settings_that_cannot_be_kept_are_refused(
     (tmp_path / "speech.onnx").write_bytes(b"no network")
     with pytest.raises(BundleError, match=r"speech\.onnx"):
         heard(station_yaml(f"privacy: {{detector: {tmp_path / 'speech.onnx'}}}"), recognizer)
+
+
+@pytest.mark.parametrize("human", ["clips", "all", "off"])
+def test_health_counts_windows_in_which_somebody_spoke(
+    human: str, tmp_path: Path, station_yaml: StationYaml, recognizer: Recognizer
+) -> None:
+    """Whether a detection was withheld in them, one or several."""
+    write_sound(tmp_path / "in" / "20240512_061500.wav", note("lowtoo", 30, 0.05) + scene(30, 12))
+    lines = "clips: {of_recordings: true}", f"privacy: {{human: '{human}'}}"
+    here = station(station_yaml, recognizer, "UTC", utc("2024-05-12 07:00"), *lines)
+    here.replay(tmp_path / "in")
+    assert here.health().suppressed_today == (0 if human == "off" else 3)
