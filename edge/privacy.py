@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 
 from edge.config import PrivacySettings
-from edge.contract.audio import Input
+from edge.contract.audio import IMAGE, INPUT_SHAPES, Input
 from edge.contract.errors import BundleError, ConfigError
 from edge.contract.taxonomy import Taxonomy
 from edge.engines.onnx import OnnxEngine
@@ -36,10 +36,20 @@ class Privacy:
             self._engine = OnnxEngine(detector, threads=1, input_shape=input_shape) if detector else None
         except BundleError as error:
             raise BundleError(f"privacy.detector: {error}") from error
+        self._try_detector(input_shape)
         self._hears_speech = settings.speech and on
         if self._hears_speech:
             Listener()  # a network that cannot be loaded is found before the first sound
         self.drops_detections = settings.human == "all" and bool(self.voices or self._engine or self._hears_speech)
+
+    def _try_detector(self, input_shape: tuple[int, ...]) -> None:
+        """On silence, before the first sound. Raises BundleError if it does not give scores for each window."""
+        if self._engine is None:
+            return
+        kind = np.uint8 if input_shape == INPUT_SHAPES[IMAGE] else np.float32
+        shape = self._engine.scores(np.zeros((2, *input_shape), kind))[0].shape
+        if len(shape) != 2 or shape[0] != 2:
+            raise BundleError(f"privacy.detector: {self._settings.detector}: gives {shape} for two windows, not (2, 1)")
 
     @property
     def rules(self) -> dict[str, object]:
@@ -62,4 +72,4 @@ class Privacy:
             highest = np.maximum(highest, scores.acoustic[:, self.voices].max(axis=1))
         if self._engine:
             highest = np.maximum(highest, self._engine.scores(inputs)[0].max(axis=1))
-        return [bool(score >= self.threshold) for score in highest]
+        return [not score < self.threshold for score in highest.tolist()]  # what is no number might be a voice

@@ -4,10 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from edge.analysis import Analyst, Found, Stretch
 from edge.config import load_config
+from edge.contract.audio import IMAGE_SHAPE
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import BundleError, ConfigError
 from edge.recognizer import Recognizer
@@ -79,6 +82,33 @@ def test_a_network_for_speech(station_yaml: StationYaml, recognizer: Recognizer,
     found = heard(station_yaml(f"privacy: {{detector: {tmp_path / 'speech.onnx'}, threshold: 0.5}}"), recognizer)
     assert {start for start, _ in private(found)} >= {0.0, 2.5, 5.0, 20.0, 22.5, 25.0}
     assert 12.5 not in {start for start, _ in private(found)}
+
+
+def _network(path: Path, op: str, keep: int) -> Path:
+    """The mean of a window's image, and `op` of it."""
+    nodes = [
+        helper.make_node("ReduceMean", ["grey", "axes"], ["mean"], keepdims=keep),
+        helper.make_node("Flatten" if keep else "Identity", ["mean"], ["flat"]),
+        helper.make_node(op, ["flat"], ["scores"]),
+    ]
+    grey = helper.make_tensor_value_info("grey", TensorProto.FLOAT, ["batch", 1, *IMAGE_SHAPE])
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 1] if keep else ["batch"])
+    axes = numpy_helper.from_array(np.array([1, 2, 3], np.int64), "axes")
+    graph = helper.make_graph(nodes, "detector", [grey], [scores], [axes])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return path
+
+
+def test_a_network_that_says_no_number_may_hear_a_voice(
+    station_yaml: StationYaml, recognizer: Recognizer, tmp_path: Path
+) -> None:
+    """Nor does it hide what the classes say; scores without a second axis are refused before the first sound."""
+    never = _network(tmp_path / "never.onnx", "Acos", 1)  # NaN beyond 1, as grey levels are
+    found = heard(station_yaml(f"privacy: {{detector: {never}}}"), recognizer)
+    assert len(private(found)) == sum(f.windows for f in found[-1:])
+    flat = _network(tmp_path / "flat.onnx", "Sigmoid", 0)
+    with pytest.raises(BundleError, match=r"privacy\.detector: .*flat\.onnx: gives \(2,\) for two windows"):
+        heard(station_yaml(f"privacy: {{detector: {flat}}}", name="flat"), recognizer)
 
 
 def test_in_a_cascade_the_bag_hears_whether_people_speak(station_yaml: StationYaml, student_bundle: Path) -> None:
