@@ -78,8 +78,12 @@ def _geo_table(folder: Path, taxonomy: Taxonomy, latitude: float, longitude: flo
         raise BundleError(f"{path}: not the facts of a geo model: {error!r}") from error
     days = np.arange(1, DAYS + 1, dtype=np.float32)
     places = np.stack([np.full(DAYS, latitude), np.full(DAYS, longitude), geo_week(days)], axis=1).astype(np.float32)
-    session = ort.InferenceSession(str(folder / GEO_MODEL), providers=["CPUExecutionProvider"])
-    (found,) = session.run(["probabilities"], {session.get_inputs()[0].name: places})
+    try:
+        session = ort.InferenceSession(str(folder / GEO_MODEL), providers=["CPUExecutionProvider"])
+        (found,) = session.run(["probabilities"], {session.get_inputs()[0].name: places})
+    except Exception as error:  # ONNX Runtime's errors have no common base but Exception
+        reason = " ".join(str(error).split())[:200]
+        raise BundleError(f"{folder / GEO_MODEL}: not a geo model: {reason}") from error
     if found.shape != (DAYS, len(taxonomy)):
         raise BundleError(f"{folder / GEO_MODEL}: gives {found.shape}; {(DAYS, len(taxonomy))} is wanted")
     table = np.asarray(found / np.float32(floor * len(taxonomy)), np.float32)

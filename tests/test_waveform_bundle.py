@@ -296,6 +296,17 @@ def test_wrong_facts_of_a_geo_model_are_one_line(bundle: Bundle, tmp_path: Path,
 # the record
 
 
+def test_another_network_as_geo_model_and_a_day_that_is_none_are_one_line(bundle: Bundle, tmp_path: Path) -> None:
+    shutil.copytree(bundle.folder, tmp_path / "copy")
+    shutil.copy(tmp_path / "copy/members/ears.onnx", tmp_path / "copy/prior/geo.onnx")
+    with pytest.raises(BundleError, match=r"geo\.onnx: not a geo model: .*") as caught:
+        verify(seal_bundle(tmp_path / "copy", bundle.manifest).folder)
+    assert "\n" not in str(caught.value)
+    dataclasses.replace(bundle.probe(), day_of_year=999).write(tmp_path / "copy/probe.npz")
+    with pytest.raises(BundleError, match=r"probe\.npz: day_of_year: found 999; 1 to 366"):
+        verify(seal_bundle(tmp_path / "copy", bundle.manifest).folder)
+
+
 def edge(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "edge", *map(str, arguments)], capture_output=True, text=True, timeout=HANGS_S

@@ -204,6 +204,8 @@ class Probe:
             raise BundleError(f"{path}: clips and images do not fit: {raw['clips'].shape}, {raw['images'].shape}")
         raw |= {"latitude": float(raw["latitude"]), "longitude": float(raw["longitude"])}
         raw["day_of_year"] = int(raw["day_of_year"])
+        if not 1 <= raw["day_of_year"] <= 366:
+            raise BundleError(f"{path}: day_of_year: found {raw['day_of_year']}; 1 to 366 is allowed")
         return cls(**raw)
 
 
