@@ -14,26 +14,9 @@ from export.adopt.known import Known
 _CODE_MAX = 32
 _SCIENTIFIC, _COMMON, _CODES = ("scientific_name", "sci_name"), ("common_name", "com_name"), ("code", "ebird_code")
 _HUMAN = frozenset(("homo sapiens", "human vocal", "human non-vocal", "human whistle"))  # in any model: never a bird
-_VOICES = (
-    frozenset(  # words of labels that are no species, as sound event data sets have them: Human_voice, Male_singing
-        [
-            "human",
-            "speech",
-            "voice",
-            "singing",
-            "conversation",
-            "chatter",
-            "crowd",
-            "shout",
-            "yell",
-            "screaming",
-            "whispering",
-            "laughter",
-            "giggle",
-            "crying",
-        ]
-    )
-)
+# Words of labels that are no species, as data sets of sound events have them: Human_voice, Male_singing
+_PEOPLE = ("human", "speech", "voice", "singing", "conversation", "chatter", "crowd", "shout", "yell")
+_VOICES = frozenset((*_PEOPLE, "screaming", "whispering", "laughter", "giggle", "crying"))
 
 
 def read_labels(content: bytes, where: str) -> list[tuple[str, str, str | None]]:
