@@ -178,7 +178,7 @@ def test_memory_is_flat() -> None:
     finally:
         tracemalloc.stop()
     assert said > 100
-    assert max(held[1:]) - held[1] < 4096
+    assert max(held[1:]) - held[1] < 65_536  # Python keeps up to 2,000 small tuples for later; a window has 640 kB
     assert held[-1] < 4 * 2 * WINDOW_SAMPLES
 
 
