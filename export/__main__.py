@@ -74,7 +74,9 @@ def adopt(
     place: Annotated[
         str | None, typer.Option(help="LAT,LON: keep the species that live around it, and people and other sounds.")
     ] = None,
-    radius_km: Annotated[float, typer.Option(min=0, max=5000, help="How far around --place.")] = 300.0,
+    radius_km: Annotated[
+        float | None, typer.Option(min=0, max=5000, help="How far around --place; 300 if it is left out.")
+    ] = None,
     species: Annotated[
         Path | None, typer.Option(help="File of species to keep, a code or scientific name a line; adds to --place.")
     ] = None,
@@ -84,10 +86,12 @@ def adopt(
 
     known = read_known(name)
     with needs_extra("adopt"):
-        from export.adopt.assemble import Region, read_source
+        from export.adopt.assemble import RADIUS_KM, Region, read_source
         from export.adopt.assemble import adopt as make
         from export.adopt.licence import accept_licence
-    region = Region(_place(place), radius_km, species)
+    if radius_km is not None and place is None:
+        raise typer.BadParameter("--radius-km: expected with --place")
+    region = Region(_place(place), RADIUS_KM if radius_km is None else radius_km, species)
     check_out(out)  # before a minute is spent
     licence = accept_licence(known, accept)
     bundle = make(name, read_source(name, known, source, labels), licence, out, region)

@@ -136,7 +136,7 @@ def test_a_region_keeps_what_lives_there_and_all_that_is_no_bird(wheel: Path, tm
     near = adopt("tiny", source, licence, tmp_path / "near", Region(place=(48.5, 9.1)))
     assert near.taxonomy.codes == ("eurbla", "gretit1", "humvoc", "noise")
     wanted = tmp_path / "mine.txt"
-    wanted.write_text("yellow2\nRana arvalis\n\n")
+    wanted.write_text("yellow2\nRana arvalis_Moor Frog\n\n")  # both names, as BirdNET's own lists have them
     both = adopt("tiny", source, licence, tmp_path / "both", Region(place=(48.5, 9.1), species=wanted))
     assert both.taxonomy.codes == whole.taxonomy.codes
     mine = adopt("tiny", source, licence, tmp_path / "mine", Region(species=wanted))

@@ -56,7 +56,7 @@ MISTAKES = [
     ("station: {latitude: .nan, longitude: 0}", r"station\.latitude: found nan"),
     ("station: {latitude: true, longitude: 0}", r"station\.latitude: found yes/true; a number"),
     ("station: {latitude: 5}", "latitude and longitude go together"),
-    ("station: {id: NO}", r"station\.id: found no/false; text is wanted; put it in quotes"),
+    ("station: {id: NO}", r"station\.id: found no/false; text is wanted; put it in quotes \(\"no\"\)"),
     ("station: {id: 7}", r"station\.id: found 7; text"),
     ("station: {id: a b}", r"station\.id: found 'a b'; 1 to 64"),
     ("station: {timezone: Mars/Base}", r"station\.timezone: found 'Mars/Base'"),

@@ -150,7 +150,7 @@ class _Parser:
 
     def text(self, raw: Any, at: str) -> str:
         if not isinstance(raw, str):
-            hint = '; put it in quotes ("NO")' if isinstance(raw, bool) else "; put it in quotes"
+            hint = f'; put it in quotes ("{"yes" if raw else "no"}")' if isinstance(raw, bool) else "; put it in quotes"
             raise _wanted(at, raw, f"text is wanted{hint}")
         if not raw.strip():
             raise Refused(f"{at}: found an empty text; give a value or leave the key out")

@@ -45,18 +45,19 @@ def most_likely(geo: bytes, points: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def listed(path: Path, species: Sequence[Species]) -> set[int]:
-    """The classes that a file names, a code or scientific name a line. Raises UsageError naming lines that are none."""
+    """The classes that a file names, a code or scientific name a line, or both names as BirdNET's own lists have them
+    (Turdus merula_Eurasian Blackbird). Raises UsageError naming lines that are none."""
     try:
         lines = [line.strip() for line in text_of(path.read_bytes()).splitlines()]
     except (OSError, NotText) as error:
         raise UsageError(f"--species {path}: {error}") from error
     by_name = {s.scientific_name.lower(): i for i, s in enumerate(species)} | {s.code: i for i, s in enumerate(species)}
-    found = [by_name.get(line.lower()) for line in lines if line]
-    unknown = [line for line in lines if line and line.lower() not in by_name]
+    names = {line: by_name.get(line.lower(), by_name.get(line.partition("_")[0].lower())) for line in lines if line}
+    unknown = [line for line, index in names.items() if index is None]
     if unknown:
         shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         raise UsageError(f"--species {path}: neither a code nor a scientific name of the model: {shown}")
-    return {index for index in found if index is not None}
+    return {index for index in names.values() if index is not None}
 
 
 def with_what_is_no_bird(kept: set[int], species: Sequence[Species]) -> NDArray[np.int64]:
