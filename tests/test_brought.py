@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import BundleError, UsageError
 from export.adopt.assemble import read_source
+from export.adopt.brought import wrap
 from export.adopt.known import read_known
 from export.adopt.labels import read_labels, species_of
 from tests import HANGS_S
@@ -118,3 +119,21 @@ def test_a_full_disk_is_one_line_and_the_older_bundle_stays(tmp_path: Path, labe
     assert "Traceback" not in full.stderr
     assert read_bundle(tmp_path / "bundle").id == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "cache", "labels.txt", "right.onnx"]
+
+
+def test_a_file_whose_weights_lie_elsewhere_is_named(tmp_path: Path) -> None:
+    """ONNX keeps large weights in a file beside the network, which people forget to copy."""
+    weights = numpy_helper.from_array(np.ones((64, 64), np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "large",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 64])],
+        [weights],
+    )
+    path = tmp_path / "large.onnx"
+    onnx.save(helper.make_model(graph), path, save_as_external_data=True, location="large.bin", size_threshold=0)
+    (tmp_path / "large.bin").unlink()
+    with pytest.raises(UsageError, match=r"large\.onnx: not an ONNX file: .*large\.bin") as caught:
+        wrap(read_known("perch-v2"), path, 5)
+    assert "\n" not in str(caught.value)

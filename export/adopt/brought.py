@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx.checker import ValidationError
 
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES
 from edge.contract.bundle import file_sha256
@@ -54,7 +56,7 @@ def wrap(known: Known, path: Path, classes: int) -> ModelProto:
     width) behind. Raises UsageError if it cannot be read, BundleError if it takes or gives something else."""
     try:
         model = onnx.load(path)
-    except Exception as error:  # protobuf's errors have no common base but Exception
+    except (OSError, DecodeError, ValidationError) as error:  # the last: its weights' own file is missing
         raise UsageError(f"--from {path}: not an ONNX file: {' '.join(str(error).split())[:200]}") from error
     found = _recognise(known, model, path, classes)
     return _Wrapped(model, found, _starts(known)).model()
