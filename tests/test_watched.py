@@ -84,8 +84,9 @@ class Daemon:
         return dict(json.loads(path.read_text())) if path.exists() else {}
 
     def problems(self) -> list[str]:
-        """Of health, but for the clock's: nobody sets it on a machine that runs tests."""
-        found = [problem for problem in self.health()["problems"] if not problem.startswith("The clock")]
+        """Of health, but for the machine's own: nobody sets the clock where tests run, and its disk may be full."""
+        machines = ("The clock", "The disk", "Only")
+        found = [problem for problem in self.health()["problems"] if not problem.startswith(machines)]
         assert self.health()["state"] != "ok" or not found
         return found
 
@@ -145,7 +146,8 @@ def test_files_that_come_grow_and_change(tmp_path: Path, station_yaml: StationYa
         assert daemon.comes("later_20190607_053000.wav")
     for name, threshold in (("moved", 0.5), ("later", 0.123)):
         assert daemon.rows(f"SELECT DISTINCT round(threshold, 4) FROM detections {of(name)}") == [(threshold,)]
-    assert daemon.rows("SELECT count(*), max(audio_s) FROM recordings WHERE path LIKE '%grows%'") == [(1, 20.0)]
+    grown = "path LIKE '%grows%' AND grown_into IS NULL"  # a busy machine may pause between two pieces
+    assert daemon.rows(f"SELECT count(*), max(audio_s) FROM recordings WHERE {grown}") == [(1, 20.0)]
     assert daemon.finished()["bad_20190604_053000.wav"] == "refused"
     assert daemon.log.read_text().count("bad_20190604_053000.wav: refused") == 1
     assert len(daemon.finished()) == 7
