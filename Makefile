@@ -5,6 +5,7 @@
 #   make check        lint, types and the fast tests of what changed: between steps (SINCE=REV: since a commit)
 #   make coverage     which branches the tests reach, package by package
 #   make demo-train   everything from nothing: corpus, training, bundle, replay (PUBLISH=1 refreshes what ships)
+#   make pictures     the picture in README, from the demonstration
 #   make bench        ratios, measured in one run (BEFORE=REV: this code beside that of a commit)
 #   make jetson-check on a Jetson: engines compiled, parity, latency, memory, power (docs/jetson.md)
 #   make install      the station as a service of this machine (as root), uninstall takes it away: docs/install.md
@@ -23,7 +24,7 @@ SYSTEM_TEST := systemd pulseaudio pulseaudio-utils libasound2-plugins
 # Without compiling what is never imported: a third less disk. What a station imports is compiled right after.
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: birds demo demo-train test check coverage lint bench clean system
+.PHONY: birds demo pictures demo-train test check coverage lint bench clean system
 
 demo: .venv/installed
 	$(BASE) -m edge demo --out build/demo
@@ -33,6 +34,11 @@ birds: SYSTEM :=
 birds: .venv/adopt
 	@$(BASE) -m export birds --out build/birds $${PLACE:+"--place=$$PLACE"} $${ACCEPT:+--accept "$$ACCEPT"} \
 	  $${FROM:+--from "$$FROM"} $${FOLDER:+-- "$$FOLDER"}
+
+# README's picture, drawn from what the demonstration found.
+pictures: .venv-dev/installed
+	$(DEV) -m edge demo --out build/demo
+	$(DEV) docs/pictures/draw.py build/demo docs/pictures/demo.png
 
 demo-train: .venv-dev/installed
 	$(DEV) -m export demo-train --out build/train-demo $(if $(PUBLISH),--publish)
