@@ -1,0 +1,27 @@
+"""Detections of each species by hour of the day, and the time listened: python examples/species_by_hour.py station.db
+
+Without the effort beside them counts cannot be compared: a species is heard most when one listens most.
+"""
+
+import sqlite3
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+EFFORT = """
+    SELECT strftime('%H', hour_utc, coalesce(utc_offset_minutes, 0) || ' minutes'), sum(analysed_s)
+    FROM effort GROUP BY 1"""
+HEARD = "SELECT common_name, hour, detections FROM hourly_activity"  # docs/record.md has all tables and views
+HOURS = [f"{hour:02}" for hour in range(24)]
+
+database = Path(sys.argv[1]).resolve(strict=True)
+with sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True) as db:
+    listened = dict(db.execute(EFFORT).fetchall())
+    table: dict[str, dict[str, int]] = defaultdict(dict)
+    for name, hour, detections in db.execute(HEARD):
+        table[name][hour] = detections
+
+print("species," + ",".join(HOURS))
+print("minutes listened," + ",".join(f"{listened.get(hour, 0) / 60:.0f}" for hour in HOURS))
+for name, hours in sorted(table.items()):
+    print(f"{name}," + ",".join(str(hours.get(hour, 0)) for hour in HOURS))
