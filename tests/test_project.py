@@ -10,10 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from edge.config import DEMO_FOLDER
+from edge.contract.bundle import read_bundle
 from tests import HANGS_S
 
 PROJECT = Path(__file__).parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf8")
+ARCHITECTURE = (PROJECT / "ARCHITECTURE.md").read_text(encoding="utf8")
+DOCUMENTS = sorted(p for folder in (PROJECT, PROJECT / "docs") for p in folder.glob("*.md"))
+HISTORY = ("CHANGELOG.md", "log.md", "verification.md", "ablation.md")  # tell of what was typed then
 PACKAGES = ("edge", "trainer", "export")
 
 
@@ -26,22 +31,20 @@ def test_arrows_point_one_way() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_the_readmes_tree_is_the_tree() -> None:
-    tree = re.search(r"## The tree\n+```\n(.*?)```", README, re.DOTALL)
+def test_the_architectures_tree_is_the_tree() -> None:
+    tree = re.search(r"## The tree\n.*?```\n(.*?)```", ARCHITECTURE, re.DOTALL)
     assert tree
     folders: list[str] = []
     listed = set()
     for line in tree.group(1).splitlines():
-        name = line.split()[0] if line.strip() else ""
-        depth = (len(line) - len(line.lstrip())) // 2
-        if name.endswith("/"):
-            folders[depth:] = [name]
-        elif name.endswith(".py"):
-            listed.add("".join(folders[:depth]) + name)
-        if name:
-            assert len(line.split()) > 2, f"{name}: what is it for?"
-    files = {p.relative_to(PROJECT).as_posix() for p in sources() if p.name != "__init__.py"}
-    assert listed == files
+        name, *phrase = line.split()
+        assert name.endswith("/"), f"{name}: a folder a line"
+        assert len(phrase) > 2, f"{name}: what is it for?"
+        folders[(len(line) - len(line.lstrip())) // 2 :] = [name]
+        listed.add("".join(folders).rstrip("/"))
+    packages = {p.parent.relative_to(PROJECT).as_posix() for p in sources()}
+    assert packages - listed == set()
+    assert [name for name in sorted(listed) if not (PROJECT / name).is_dir()] == []
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -49,18 +52,40 @@ def test_commands_in_the_documents_exist(package: str) -> None:
     help_text = subprocess.run(
         [sys.executable, "-m", package, "--help"], cwd=PROJECT, capture_output=True, text=True, check=True
     ).stdout
-    documents = [README, *(p.read_text(encoding="utf8") for p in (PROJECT / "docs").glob("*.md"))]
-    commands = {c for text in documents for c in re.findall(rf"python -m {package} ([a-z][a-z-]*)", text)}
-    assert commands, "the README shows how to use it"
-    for command in commands:
-        assert re.search(rf"│ {command} ", help_text), f"python -m {package} {command}: no such command"
+    start = rf"(?:python -m {package}{'|(?<![./-])(?<!-u )birdstation' if package == 'edge' else ''})"
+    code = "\n".join(part for path in DOCUMENTS if path.name not in HISTORY for part in code_of(path))
+    commands = set(re.findall(rf"{start} ([a-z][a-z-]*)", code))
+    assert commands, "the documents show how to use it"
+    for command in sorted(commands):
+        assert re.search(rf"│ {command} ", help_text), f"{package} {command}: no such command"
 
 
-def test_make_targets_in_the_readme_exist() -> None:
+def code_of(document: Path) -> list[str]:
+    """What is typed, or could be: fenced blocks and what stands between backticks."""
+    text = document.read_text(encoding="utf8")
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return blocks + re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+
+
+def test_make_targets_in_the_documents_exist() -> None:
     makefile = (PROJECT / "Makefile").read_text()
-    for target in set(re.findall(r"\bmake ([a-z][a-z-]+)\b", README)) - {"the"}:
-        if re.search(rf"`make {target}|^make {target}", README, re.MULTILINE):
-            assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for path in DOCUMENTS:
+        code = "\n".join(code_of(path)) if path.name not in HISTORY else ""
+        for target in re.findall(r"^(?:sudo )?make ([a-z][a-z-]+)\b", code, re.MULTILINE):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{path.name}: make {target}"
+
+
+def test_links_in_the_documents_lead_somewhere() -> None:
+    for path in DOCUMENTS:
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf8")):
+            assert "://" in link or (path.parent / link).exists(), f"{path.name}: {link}"
+
+
+def test_the_model_card_is_of_the_bundle_that_ships() -> None:
+    bundle, card = read_bundle(DEMO_FOLDER / "bundle"), (PROJECT / "docs" / "model-card.md").read_text(encoding="utf8")
+    assert bundle.id[:16] in card
+    listed = re.findall(r"^\| `(\w+)` \| (.+) \| \*(.+)\* \|$", card, re.MULTILINE)
+    assert listed == [(s.code, s.common_name, s.scientific_name) for s in bundle.taxonomy]
 
 
 def test_every_file_says_what_it_is_for() -> None:
