@@ -88,6 +88,14 @@ def test_the_model_card_is_of_the_bundle_that_ships() -> None:
     assert listed == [(s.code, s.common_name, s.scientific_name) for s in bundle.taxonomy]
 
 
+def test_one_version_everywhere() -> None:
+    (version,) = re.findall(r'^version = "(.+)"', (PROJECT / "pyproject.toml").read_text(), re.MULTILINE)
+    changelog, citation = ((PROJECT / name).read_text(encoding="utf8") for name in ("CHANGELOG.md", "CITATION.cff"))
+    newest = re.findall(r"^## (\S+) — (\S+)", changelog, re.MULTILINE)[0]
+    cited = re.findall(r"^(?:version|date-released): (\S+)", citation, re.MULTILINE)
+    assert list(newest) == cited == [version, cited[1]]
+
+
 def test_every_file_says_what_it_is_for() -> None:
     for path in sources():
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf8"))), path
