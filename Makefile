@@ -2,6 +2,7 @@
 #   make birds        real species in real sound (FOLDER=recordings PLACE=LAT,LON ACCEPT=CC-BY-NC-SA-4.0 FROM=packages)
 #   make demo         the station on its own: base install, shipped bundle, a broker, detections
 #   make test         everything the project promises, checked
+#   make test-station the station's tests alone, without the trainer's libraries (PYTHON=python3.10)
 #   make check        lint, types and the fast tests of what changed: between steps (SINCE=REV: since a commit)
 #   make coverage     which branches the tests reach, package by package
 #   make demo-train   everything from nothing: corpus, training, bundle, replay (PUBLISH=1 refreshes what ships)
@@ -24,7 +25,7 @@ SYSTEM_TEST := systemd pulseaudio pulseaudio-utils libasound2-plugins
 # Without compiling what is never imported: a third less disk. What a station imports is compiled right after.
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: birds demo pictures demo-train test check coverage lint bench clean system
+.PHONY: birds demo pictures demo-train test test-station check coverage lint bench clean system
 
 demo: .venv/installed
 	$(BASE) -m edge demo --out build/demo
@@ -46,6 +47,19 @@ demo-train: .venv-dev/installed
 test: SYSTEM += $(SYSTEM_TEST)
 test: lint
 	$(DEV) -m pytest -n $(WORKERS)
+
+# The station's tests alone, without the libraries of the trainer, on whatever Python PYTHON is.
+TRAINERS_TESTS := test_trainer_% $(addprefix test_,adopt_graph brought demo_data distil distil_cascade export \
+  foreign_folders geographic_limit jobs metadata_better real_birdnet rows tensorrt text torch_tensorrt \
+  waveform_bundle waveform_precision workshop)
+test-station: SYSTEM += $(SYSTEM_TEST)
+test-station: .venv-station/installed
+	.venv-station/bin/python -m pytest -n $(WORKERS) --deselect \
+	  tests/test_interrupted.py::test_the_trainer_and_its_workers_end \
+	  $(filter-out $(TRAINERS_TESTS:%=tests/%.py),$(wildcard tests/test_*.py))
+
+.venv-station/installed: pyproject.toml | system
+	@$(MAKE) --no-print-directory venv DIR=.venv-station EXTRAS='[test]'
 
 check: lint
 	$(DEV) -m tests.changed $(if $(SINCE),--since $(SINCE)) -n $(WORKERS)
@@ -159,4 +173,4 @@ uninstall:
 	@echo "Removed. Still there: /etc/birdstation, /var/lib/birdstation and the user birdstation."
 
 clean:
-	rm -rf .venv .venv-dev .venv-jetson build
+	rm -rf .venv .venv-dev .venv-station .venv-jetson build
