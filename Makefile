@@ -1,6 +1,6 @@
-# birdstation: each of these does all the set-up on a fresh Debian or Ubuntu.
+# birdstation: each of these does all the set-up on a fresh Debian or Ubuntu. `make help` prints this list.
 #   make birds        real species in real sound (FOLDER=recordings PLACE=LAT,LON ACCEPT=CC-BY-NC-SA-4.0 FROM=packages)
-#   make demo         the station on its own: base install, shipped bundle, a broker, detections
+#   make demo         the station on its own: base install, shipped bundle (invented birds), a broker, detections
 #   make test         everything the project promises, checked
 #   make test-station the station's tests alone, without the trainer's libraries (PYTHON=python3.10)
 #   make check        lint, types and the fast tests of what changed: between steps (SINCE=REV: since a commit)
@@ -25,7 +25,10 @@ SYSTEM_TEST := systemd pulseaudio pulseaudio-utils libasound2-plugins
 # Without compiling what is never imported: a third less disk. What a station imports is compiled right after.
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: birds demo pictures demo-train test test-station check coverage lint bench clean system
+.PHONY: help birds demo pictures demo-train test test-station check coverage lint bench clean system
+
+help:
+	@sed -n 's/^#   //p; /^$$/q' Makefile
 
 demo: .venv/installed
 	$(BASE) -m edge demo --out build/demo
@@ -118,9 +121,12 @@ system:
 .venv-dev/installed: pyproject.toml | system
 	@$(MAKE) --no-print-directory venv DIR=.venv-dev EXTRAS='[dev]'
 
+NEW_ENOUGH := 'import sys; sys.version_info >= (3, 10) or sys.exit("error: expected Python 3.10 or newer, found " + \
+  sys.version.split()[0] + "; name another with PYTHON=/path/to/python3")'
+
 .PHONY: venv
 venv:
-	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "Python 3.10 or newer is wanted"'
+	@$(PYTHON) -c $(NEW_ENOUGH)
 	@$(PYTHON) -m venv $(VENV_OPTIONS) $(DIR)
 	$(DIR)/bin/python $(INSTALL) -e '.$(EXTRAS)'
 	@$(DIR)/bin/python -c 'import edge.__main__'
@@ -147,7 +153,7 @@ install-files:
 	@for file in systemd/optional/*.conf; do \
 	  sed 's#/opt/birdstation#$(PREFIX)#g' $$file >$(SHARE)/optional/$$(basename $$file) || exit 1; done
 	@install -m644 systemd/sysusers.conf $(DESTDIR)/etc/sysusers.d/birdstation.conf
-	@install -m644 docs/install.md station.yaml $(SHARE)
+	@install -m644 docs/*.md station.yaml $(SHARE)
 	@settings=$(DESTDIR)/etc/birdstation/station.yaml; [ -e $$settings ] || \
 	  { sed 's#^state: \. #state: /var/lib/birdstation #' station.yaml >$$settings && chmod 644 $$settings; }
 
@@ -158,7 +164,7 @@ install-environment: | system
 	@[ -n "$(DESTDIR)" ] || [ "$$(id -u)" = 0 ] || { echo "error: only root may install: sudo make install"; exit 1; }
 	@$(PYTHON) -c 'import os, sys; base = os.path.realpath(sys.base_prefix); sys.exit(base.startswith(("/root", "/home")) \
 	  and f"error: the service cannot read the Python in {base}; make install PYTHON=/usr/bin/python3" or 0)'
-	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "Python 3.10 or newer is wanted"'
+	@$(PYTHON) -c $(NEW_ENOUGH)
 	@$(PYTHON) -m venv $(if $(JETSON),--system-site-packages) $(DESTDIR)$(PREFIX)
 	@copy=$$(mktemp -d) && trap "rm -rf $$copy" EXIT && \
 	  cp -r edge trainer export pyproject.toml README.md LICENSE $$copy && \
