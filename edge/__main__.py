@@ -1,6 +1,7 @@
-"""`python -m edge`: the station's command line. Says what was done; the parts do it."""
+"""`birdstation`, also `python -m edge`: the station's command line. Says what was done; the parts do it."""
 
 import getpass
+import importlib.metadata
 import io
 import json
 import logging
@@ -16,23 +17,24 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
 
 from edge.backup import backup as make_backup
 from edge.check.run import run_checks
 from edge.check.verdict import checks_summary, checks_table, exit_status
 from edge.clips.reserve import Reserve
 from edge.clips.retention import ALL_CLIPS, Retention
-from edge.config import DEMO_FOLDER, Config, load_config
+from edge.config import DEMO_FOLDER, Config, find_settings, load_config
 from edge.contract.audio import WINDOW_SAMPLES
+from edge.contract.bundle import read_bundle
 from edge.contract.errors import StoreError, UsageError
 from edge.contract.labels import read_labels
 from edge.contract.program import run_program
 from edge.demo.run import run_demo
-from edge.replay import Progress, Replayed, replay_folder
+from edge.replay import Replayed
+from edge.reports.known import known_species, known_table
 from edge.reports.parquet import check_parquet, write_parquet
 from edge.reports.pictures import write_pictures
+from edge.reports.progress import replay_with_progress
 from edge.reports.retention import retention_lines, retention_summary, retention_table
 from edge.reports.score import score_store
 from edge.reports.summary import Cost, cpu_seconds, replay_summary
@@ -42,7 +44,6 @@ from edge.station import run_station
 from edge.store.clips import ClipTable
 from edge.store.clock import ClockTable
 from edge.store.record import Store
-from edge.types import Outcome
 
 EXIT_REFUSED = 3
 
@@ -71,12 +72,48 @@ app = typer.Typer(
     help="birdstation on the device: sound in, a trustworthy record of birds out.",
     epilog="Exit status: 0 all is well · 2 usage · 3 done, some recordings refused · 78 a setting or bundle is wrong",
 )
+CONFIG = Annotated[
+    Path | None,
+    typer.Option(
+        show_default=False,
+        help="The station's settings; else ./station.yaml, else /etc/birdstation/station.yaml, else the defaults. The "
+        "installed program takes the latter file first.",
+    ),
+]
+AS_JSON = Annotated[bool, typer.Option("--json", help="As JSON.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        python = ".".join(map(str, sys.version_info[:3]))
+        print(f"birdstation {importlib.metadata.version('birdstation')} (Python {python}, {Path(__file__).parent})")
+        raise typer.Exit
+
+
+@app.callback()
+def birdstation(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Say which birdstation this is.")
+    ] = False,
+) -> None:
+    """Sound in, a trustworthy record of birds out: birdstation on the device."""
+
+
+def _settings(named: Path | None, quiet: bool = False) -> Path | None:
+    """Which settings hold; those that nobody named are said, on stderr."""
+    if named is not None:
+        return named
+    found = find_settings()
+    if not quiet:
+        nothing = f"none found, so the defaults hold and the record is in {Path.cwd()}; --config names others"
+        print(f"settings: {nothing if found is None else found.absolute()}", file=sys.stderr)
+    return found
 
 
 @app.command()
 def replay(
     folder: Annotated[Path, typer.Argument(help="Folder of recordings (searched through), or one recording.")],
-    config: Annotated[Path, typer.Option(help="The station's settings.")] = Path("station.yaml"),
+    config: CONFIG = None,
     labels: Annotated[Path | None, typer.Option(help="CSV with row_id and birds: score by row-wise F1.")] = None,
     jobs: Annotated[int, typer.Option(min=0, max=256, help="Recordings side by side; 0: one per core.")] = 0,
     cluster: Annotated[
@@ -92,14 +129,14 @@ def replay(
     Goes on where it was interrupted; what is done is not done twice. Detections go to MQTT if a broker is set.
     """
     console = Console(stderr=as_json)
-    settings = load_config(config)
+    settings = load_config(_settings(config, as_json))
     truth = read_labels(labels) if labels else None
     if truth and WINDOW_SAMPLES % settings.hop_samples:
         raise typer.BadParameter(f"rows of 5 s need windows.hop_s to divide 5; found {settings.windows.hop_s}")
     if parquet:
         check_parquet(parquet)
     start, cpu = time.perf_counter(), cpu_seconds()
-    done = _with_progress(settings, folder, jobs, cluster, console)
+    done = replay_with_progress(settings, folder, jobs, cluster, console)
     cost = Cost(time.perf_counter() - start, cpu_seconds() - cpu, done.seconds)
     with Store(settings.database) as store:
         recordings = {o.path: o.recording for o in done.outcomes if o.recording}
@@ -116,26 +153,6 @@ def replay(
     if as_json:
         print(json.dumps(summary, ensure_ascii=False), flush=True)
     raise typer.Exit(EXIT_REFUSED if summary["refused"] else 0)
-
-
-def _with_progress(settings: Config, folder: Path, jobs: int, cluster: str | None, console: Console) -> Replayed:
-    """By bytes, which are known beforehand, unlike seconds: so one long recording moves the bar too."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with RichProgress(*columns, console=console, transient=True) as shown:
-        task, start = shown.add_task("loading the model", total=None), time.perf_counter()
-        count = 0
-
-        def show(now: Progress) -> None:
-            pace = now.audio_s / (time.perf_counter() - start)
-            description = f"{count} of {now.recordings} recordings, {pace:.0f} × real time"
-            shown.update(task, completed=now.bytes_done, total=now.bytes_total, description=description)
-
-        def ended(_: Outcome, now: Progress) -> None:
-            nonlocal count
-            count += 1
-            show(now)
-
-        return replay_folder(settings, folder, ended, show, jobs, cluster)
 
 
 def _show(console: Console, store: Store, settings: Config, done: Replayed, summary: dict[str, Any]) -> None:
@@ -174,37 +191,33 @@ def demo(
 
 @app.command()
 def backup(
-    config: Annotated[Path, typer.Option(help="The station's settings.")] = Path("station.yaml"),
+    config: CONFIG = None,
     folder: Annotated[
         Path | None, typer.Option(help="Where the copies go; by default backups in the state folder.")
     ] = None,
     keep: Annotated[int, typer.Option(min=1, help="How many copies stay.")] = 7,
 ) -> None:
     """Copy the database, also while the daemon writes, check the copy and write its checksum beside it."""
-    settings = load_config(config)
+    settings = load_config(_settings(config))
     made = make_backup(settings.database, folder or settings.state / "backups", keep, settings.station.id)
     print(f"{made} ({made.stat().st_size / 1e6:.1f} MB)")
 
 
-CONFIG = Annotated[Path, typer.Option(help="The station's settings.")]
-AS_JSON = Annotated[bool, typer.Option("--json", help="As JSON.")]
-
-
 @app.command()
-def run(config: CONFIG = Path("station.yaml")) -> None:
+def run(config: CONFIG = None) -> None:
     """Listen until stopped: what `systemctl start birdstation` runs."""
     logging.getLogger().setLevel(logging.INFO)
-    run_station(config)
+    run_station(_settings(config))
 
 
 @app.command()
 def why(
     detection: Annotated[str, typer.Argument(metavar="ID", help="Id of a detection, or how it begins.")],
-    config: CONFIG = Path("station.yaml"),
+    config: CONFIG = None,
     as_json: AS_JSON = False,
 ) -> None:
     """Explain a detection: members and their spread, prior, blend, threshold and rule, and what else it was like."""
-    with Store(load_config(config).database) as store:
+    with Store(load_config(_settings(config, as_json)).database) as store:
         explained = explain(store, detection)
     if as_json:
         print(json.dumps(explained, ensure_ascii=False))
@@ -213,15 +226,33 @@ def why(
 
 
 @app.command()
+def species(
+    name: Annotated[str, typer.Argument(metavar="[FILTER]", help="Only those with this in their code or names.")] = "",
+    config: CONFIG = None,
+    as_json: AS_JSON = False,
+) -> None:
+    """List what the model knows: code, names, what kind of sound it is, and the score from which it counts as heard."""
+    settings = load_config(_settings(config, as_json))
+    bundle = read_bundle(settings.bundle_folder, settings.station.language)
+    known = known_species(bundle, settings.detect, name)
+    if as_json:
+        print(json.dumps([asdict(one) for one in known], ensure_ascii=False))
+        return
+    console = Console()
+    console.print(known_table(known))
+    console.print(f"{len(known)} of {len(bundle.taxonomy)} classes of the bundle in {bundle.folder}", soft_wrap=True)
+
+
+@app.command()
 def pictures(
     folder: Annotated[
         Path | None, typer.Argument(help="Recordings: the page is of them. Else of the whole record, by its clips.")
     ] = None,
-    config: CONFIG = Path("station.yaml"),
+    config: CONFIG = None,
     out: Annotated[Path, typer.Option(help="Where birds.html goes, and birds_files beside it.")] = Path(),
 ) -> None:
     """Make a page of the best detection of each species: its picture, its sound, and what led to it."""
-    settings = load_config(config)
+    settings = load_config(_settings(config))
     if not settings.database.exists():
         raise StoreError(f"{settings.database}: no such database: nothing was ever stored with these settings")
     with Store(settings.database) as store, Console(stderr=True).status("pictures"):
@@ -238,10 +269,10 @@ def review(
     ] = None,
     note: Annotated[str, typer.Option(help="Anything worth keeping.")] = "",
     reviewer: Annotated[str | None, typer.Option(help="Who says so; by default the name you are logged in by.")] = None,
-    config: CONFIG = Path("station.yaml"),
+    config: CONFIG = None,
 ) -> None:
     """Say what a person heard in a detection. Neither that nor the clip is ever removed, even if the detection goes."""
-    with Store(load_config(config).database) as store:
+    with Store(load_config(_settings(config)).database) as store:
         found = explain(store, detection)
         who = reviewer or _user()
         other = _instead(store, instead, verdict)
@@ -260,7 +291,7 @@ def _instead(store: Store, text: str | None, verdict: Verdict) -> str | None:
 
 @app.command()
 def check(
-    config: CONFIG = Path("station.yaml"),
+    config: CONFIG = None,
     listen_s: Annotated[float, typer.Option(min=0, max=3600, help="Seconds at the microphone; 0: not at all.")] = 10.0,
     as_json: AS_JSON = False,
 ) -> None:
@@ -270,8 +301,9 @@ def check(
     warnings, 1 something is bad, 78 a setting or the bundle is.
     """
     console = Console(stderr=as_json)
+    path = _settings(config, as_json)
     with console.status("settings") as status:
-        checks = run_checks(config, listen_s, status.update)
+        checks = run_checks(path, listen_s, status.update)
     if as_json:
         print(json.dumps(checks_summary(checks), ensure_ascii=False, allow_nan=False), flush=True)
     else:
@@ -291,9 +323,9 @@ app.add_typer(clock_app, name="clock")
 
 
 @clock_app.command("show")
-def clock_show(config: CONFIG = Path("station.yaml"), as_json: AS_JSON = False) -> None:
+def clock_show(config: CONFIG = None, as_json: AS_JSON = False) -> None:
     """List the boots that the record knows, the state of their clock, and by how much it was set meanwhile."""
-    with ClockTable(load_config(config).database) as table:
+    with ClockTable(load_config(_settings(config, as_json)).database) as table:
         boots = table.boots()
     if as_json:
         print(json.dumps([asdict(boot) for boot in boots]))
@@ -306,13 +338,13 @@ def clock_fix(
     boot: Annotated[str, typer.Option(help="Which boot's rows, as `clock show` lists them.")],
     seconds: Annotated[float, typer.Option(help="What to add to their times; may be negative.")],
     state: Annotated[ClockStateChoice | None, typer.Option(help="Only rows under this state of the clock.")] = None,
-    config: CONFIG = Path("station.yaml"),
+    config: CONFIG = None,
 ) -> None:
     """Move the times of everything that one boot stamped with a wrong clock; rows and the table clock say by how much.
 
     Messages that a broker has already received do not change.
     """
-    settings = load_config(config)
+    settings = load_config(_settings(config))
     with ClockTable(settings.database) as table:
         moved = table.fix(boot, seconds, state.value if state else None, settings.zone)
     print(", ".join(f"{count} {what}" for what, count in moved.items()) + f" moved by {seconds:+g} s")
@@ -320,12 +352,12 @@ def clock_fix(
 
 @app.command()
 def retention(
-    config: CONFIG = Path("station.yaml"),
+    config: CONFIG = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
     as_json: AS_JSON = False,
 ) -> None:
     """Remove clips that are too old or for which the disk is too full. Detections stay; kept and reviewed clips too."""
-    settings = load_config(config)
+    settings = load_config(_settings(config, as_json))
     if not settings.database.exists():
         raise StoreError(f"{settings.database}: no such database: nothing was ever stored with these settings")
     reserve = Reserve(settings.state)
@@ -350,7 +382,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # terminals that cannot show ä, and names that are no text
             stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
-    run_program(lambda: app(prog_name="python -m edge"))
+    name = "birdstation" if Path(sys.argv[0]).stem == "birdstation" else "python -m edge"
+    run_program(lambda: app(prog_name=name))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from edge.config import Config, DetectSettings
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Input, Samples, Window, WindowCutter
 from edge.contract.blend import Scores, open_windows
 from edge.contract.bundle import Bundle
-from edge.detector import Detector, Rules
+from edge.detector import Detector, Rules, rules_of
 from edge.prior import prior_table
 from edge.privacy import Privacy
 from edge.publisher import detection_message
@@ -93,16 +93,8 @@ class Analyst:
     def take(self, config: Config) -> None:
         """Use these settings from the next stretch on; the bundle stays. Raises ConfigError, or BundleError for
         privacy.detector; then nothing is taken."""
-        thresholds, own = self.bundle.manifest.thresholds, config.detect.thresholds
-        default = config.detect.threshold
-        blended, acoustic = (thresholds.blended, thresholds.acoustic) if default is None else (default, default)
-        tuned = dict(thresholds.species) if default is None else {}
-        name = "bundle" if default is None else "station"
-        taxonomy = self.bundle.taxonomy
-        alone = own if self.bundle.manifest.has_prior else tuned | dict(own)  # no prior: tuned by sound alone
-        rules = Rules.of(taxonomy, blended, name, tuned | dict(own), config.detect.kinds)
-        rules_alone = Rules.of(taxonomy, acoustic, f"{name}-acoustic", alone, config.detect.kinds)
-        privacy = Privacy(config.privacy, taxonomy, self.bundle.input_shape)
+        rules, rules_alone = rules_of(self.bundle, config.detect)
+        privacy = Privacy(config.privacy, self.bundle.taxonomy, self.bundle.input_shape)
         self.config, self.privacy = config, privacy
         self._with_prior, self._sound_only = self._detector(rules), self._detector(rules_alone)
 

@@ -4,6 +4,7 @@ Paths in the file are relative to the file. Knows nothing of what the settings a
 """
 
 import re
+import sys
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from math import remainder
@@ -23,7 +24,8 @@ HOP_STEP_S = FRAME_HOP / RATE_HZ
 _FILE_BYTES_MAX = 262_144  # the shipped file has 6 kB; a site takes 50 bytes
 _SHOWN_MAX = 60  # characters of what cannot be read
 DEMO_FOLDER = Path(__file__).parent / "demo"  # bundle and soundscapes that ship with birdstation
-
+OWN_SETTINGS = Path("station.yaml")  # in the current folder
+SYSTEM_SETTINGS = Path("/etc/birdstation/station.yaml")  # where `make install` puts them
 
 Latitude = Annotated[float, Range(-90, 90)]
 Longitude = Annotated[float, Range(-180, 180)]
@@ -252,8 +254,32 @@ def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any
 _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
 
 
-def load_config(path: Path) -> Config:
-    """Read and check a station.yaml. Raises ConfigError with one line: file, key, what was found, what is allowed."""
+def find_settings() -> Path | None:
+    """The settings that hold where none are named: those of the current folder, else the system's; None: neither are
+    there, so the defaults hold. The program that `make install` installed takes the system's first."""
+    places = [OWN_SETTINGS, SYSTEM_SETTINGS]
+    if (Path(sys.prefix) / "share" / "birdstation").is_dir():  # its mark
+        places.reverse()
+    return next(filter(_is_there, places), None)
+
+
+def _is_there(path: Path) -> bool:
+    """Also true of what may not be looked at: reading it says so, and defaults do not quietly take its place."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def load_config(path: Path | None) -> Config:
+    """Read and check a station.yaml; None: the defaults, with the state in the current folder. Raises ConfigError with
+    one line: file, key, what was found, what is allowed."""
+    if path is None:
+        defaults: Config = parse(Config, {}, Path.cwd())
+        return defaults
     raw = _read_yaml(path)
     try:
         config: Config = parse(Config, {} if raw is None else raw, path.resolve().parent)

@@ -6,8 +6,10 @@ from datetime import timedelta
 
 import numpy as np
 
+from edge.config import DetectSettings
 from edge.contract.audio import RATE_HZ, Window
 from edge.contract.blend import Scores
+from edge.contract.bundle import Bundle
 from edge.contract.errors import ConfigError
 from edge.contract.taxonomy import Kind, Taxonomy
 from edge.types import Detection, RecordingRow, WindowScores, stable_id, utc_text
@@ -30,11 +32,27 @@ class Rules:
         Raises ConfigError on a code the bundle does not know."""
         unknown = sorted(set(own) - set(taxonomy.codes))
         if unknown:
-            raise ConfigError(f"detect.thresholds: {', '.join(unknown)}: not a species of this bundle")
+            raise ConfigError(
+                f"detect.thresholds: expected codes of this bundle (`birdstation species`), found {', '.join(unknown)}"
+            )
         thresholds = np.full(len(taxonomy), np.nan, np.float32)
         for index in taxonomy.of_kind(kinds):
             thresholds[index] = own.get(taxonomy.codes[index], default)
         return cls(thresholds, tuple("species" if code in own else default_name for code in taxonomy.codes))
+
+
+def rules_of(bundle: Bundle, detect: DetectSettings) -> tuple[Rules, Rules]:
+    """The rules in force where place and day weigh in, and those of sound alone. Raises ConfigError on a code that the
+    bundle does not know."""
+    thresholds, own, default = bundle.manifest.thresholds, dict(detect.thresholds), detect.threshold
+    blended, acoustic = (thresholds.blended, thresholds.acoustic) if default is None else (default, default)
+    tuned = dict(thresholds.species) if default is None else {}
+    name = "bundle" if default is None else "station"
+    alone = own if bundle.manifest.has_prior else tuned | own  # no prior: tuned by sound alone
+    return (
+        Rules.of(bundle.taxonomy, blended, name, tuned | own, detect.kinds),
+        Rules.of(bundle.taxonomy, acoustic, f"{name}-acoustic", alone, detect.kinds),
+    )
 
 
 class Detector:

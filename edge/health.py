@@ -115,7 +115,7 @@ def _failing(health: Health, facts: Facts) -> Iterator[str]:
     elif facts.silent_s > SILENT_S_MAX:
         yield (
             f"No sound for {_span(facts.silent_s)}{why}: check the microphone and its cable; "
-            "`python -m edge check` lists the sound cards. It is tried for ever."
+            "`birdstation check` lists the sound cards. It is tried for ever."
         )
     if facts.store_problem:
         yield (
@@ -141,7 +141,7 @@ def _degraded(health: Health, facts: Facts) -> Iterator[str]:
     if health.clock_state == "unsynced":
         yield (
             "The clock was not set since the station started, so times may be wrong: give it network, GPS or a clock "
-            "with a battery; `python -m edge clock fix` mends the rows afterwards."
+            "with a battery; `birdstation clock fix` mends the rows afterwards."
         )
     yield from _disk_problems(health, facts)
     if health.mqtt:
@@ -149,7 +149,7 @@ def _degraded(health: Health, facts: Facts) -> Iterator[str]:
     if facts.runtime_problem:
         yield (
             f"The networks run on {health.runtime}, not on the best runtime of this machine ({facts.runtime_problem}): "
-            "detections are the same, slower; `python -m edge check` says what is missing."
+            "detections are the same, slower; `birdstation check` says what is missing."
         )
 
 

@@ -73,7 +73,7 @@ class Station:
     station.run()      # until `stop`, which a signal handler may call
     """
 
-    def __init__(self, path: Path, notifier: Notifier | None = None, clock: Clock | None = None) -> None:
+    def __init__(self, path: Path | None, notifier: Notifier | None = None, clock: Clock | None = None) -> None:
         self.path, self.config = path, load_config(path)
         self._notifier = notifier or Notifier()
         self._stop, self._reload = threading.Event(), threading.Event()
@@ -237,8 +237,9 @@ class Station:
         self._notifier.ready(f"{self.config.source}: listening")
 
 
-def run_station(path: Path) -> None:
-    """The daemon, until SIGTERM or SIGINT; SIGHUP reads the settings again. Raises ConfigError or BundleError."""
+def run_station(path: Path | None) -> None:
+    """The daemon with these settings (None: the defaults), until SIGTERM or SIGINT; SIGHUP reads them again. Raises
+    ConfigError or BundleError."""
     station = Station(path)
     signal.signal(signal.SIGTERM, station.stop)
     signal.signal(signal.SIGINT, station.stop)

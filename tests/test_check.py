@@ -47,7 +47,18 @@ from tests.conftest import hiss, note, write_sound
 
 Yaml = Callable[..., Path]
 FIT = ("station: {id: porch, latitude: 20, longitude: 10, timezone: Europe/Vilnius}", "privacy: {human: 'off'}")
-ORDER = ["settings", "time zone", "schedule", "bundle", "privacy", "place", "runtime", "state folder", "health folder"]
+ORDER = [
+    "program",
+    "settings",
+    "time zone",
+    "schedule",
+    "bundle",
+    "privacy",
+    "place",
+    "runtime",
+    "state folder",
+    "health folder",
+]
 ORDER += ["database", "disk", "clock", "broker", "microphone"]
 
 
@@ -157,7 +168,7 @@ def test_a_damaged_bundle_stops_and_the_rest_is_checked(fit_yaml: Yaml, own_bund
 @pytest.mark.parametrize(
     ("line", "name", "words"),
     [
-        ("detect: {thresholds: {dodo: 0.5}}", "runtime", "detect.thresholds: dodo"),
+        ("detect: {thresholds: {dodo: 0.5}}", "runtime", "found dodo"),
         ("privacy: {classes: [human]}", "runtime", "privacy.classes: human"),
         ("schedule: [[noon, sunset]]", "schedule", "schedule[0]"),
         ("mqtt: {host: 127.0.0.1, username: me, password_file: nowhere}", "broker", "mqtt.password_file"),

@@ -106,7 +106,7 @@ def test_what_a_crash_left_of_a_clip_goes_and_the_log_says_so(
     ("line", "message"),
     [
         ("schedule: [[dawn, sunset]]", r"schedule\[0\]"),
-        ("detect: {thresholds: {owl: 0.5}}", "detect.thresholds: owl"),
+        ("detect: {thresholds: {owl: 0.5}}", "detect.thresholds: .*found owl"),
         ("privacy: {classes: [human]}", "privacy.classes: human"),
     ],
 )

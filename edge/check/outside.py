@@ -32,7 +32,7 @@ def check_clock(config: Config, wall_s: float | None = None) -> list[Check]:
     advice = {
         "synced": "",
         "rtc": "Check this time against a watch: a hardware clock keeps it, but nothing corrects it.",
-        "unsynced": "Give it network, GPS or a clock with a battery; `python -m edge clock fix` mends rows afterwards.",
+        "unsynced": "Give it network, GPS or a clock with a battery; `birdstation clock fix` mends rows afterwards.",
     }[state]
     return [Check("clock", "warning" if advice else "ok", found, advice, figures=figures)]
 

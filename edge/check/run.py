@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edge.check.model import check_bundle, check_codes, check_pace, check_place
 from edge.check.outside import check_broker, check_clock
-from edge.check.settings import check_schedule, check_settings, check_zone
+from edge.check.settings import check_program, check_schedule, check_settings, check_zone
 from edge.check.sound import PLUG, check_folder, check_microphone
 from edge.check.storage import check_database, check_disk, check_health_folder, check_state
 from edge.check.verdict import Check, attempt
@@ -16,14 +16,15 @@ from edge.contract.errors import BundleError, ConfigError
 from edge.recognizer import best_recognizer
 
 
-def run_checks(path: Path, listen_s: float, tell: Callable[[str], None]) -> list[Check]:
-    """Check a station.yaml and what it names on this machine; leaves nothing behind but a message to the broker.
+def run_checks(path: Path | None, listen_s: float, tell: Callable[[str], None]) -> list[Check]:
+    """Check a station.yaml (None: the defaults) and what it names on this machine; leaves nothing behind but a message
+    to the broker.
 
     `listen_s`: seconds at the microphone, 0 for none. `tell` is given what is being done just now. Raises ConfigError
     if the settings cannot be read: then there is nothing to check.
     """
     config = load_config(path)
-    checks = check_settings(path, config) + check_zone(config)
+    checks = check_program() + check_settings(path, config) + check_zone(config)
     checks += attempt("schedule", "Mend this line of station.yaml.", lambda: check_schedule(config))
     tell("bundle and networks")
     checks += _model(config)

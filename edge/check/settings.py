@@ -1,18 +1,37 @@
-"""What station.yaml says, what of it was changed, and what somebody may have forgotten."""
+"""What station.yaml says, what of it was changed, and what somebody may have forgotten; and which program asks."""
 
+import importlib.metadata
+import sys
 from dataclasses import fields, is_dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from edge.check.verdict import Check
-from edge.config import Config
+from edge.check.verdict import Check, Figures
+from edge.config import OWN_SETTINGS, SYSTEM_SETTINGS, Config
 from edge.contract.strict import parse
 from edge.live import schedule_of
 
 
-def check_settings(path: Path, config: Config) -> list[Check]:
-    """Which file, which keys are not at their defaults, and where its paths lead."""
+def check_program(link: Path = Path("/usr/local/bin/birdstation")) -> list[Check]:
+    """Which birdstation this is: what is checked here is worth nothing for another one that is installed. `link` is
+    what `make install` leaves for people to type."""
+    version, folder = importlib.metadata.version("birdstation"), Path(__file__).resolve().parents[1]
+    found = f"birdstation {version} in {folder}"
+    figures: Figures = {"version": version, "folder": str(folder)}
+    mine, installed = Path(sys.prefix).resolve(), link.resolve().parents[1]
+    if not link.is_symlink() or (installed == mine and folder.is_relative_to(mine)):
+        return [Check("program", "ok", found, figures=figures)]
+    advice = "Type birdstation check to check the installed one; sudo make install brings it up to this one."
+    return [Check("program", "warning", f"{found}; the installed one is in {installed}", advice, figures=figures)]
+
+
+def check_settings(path: Path | None, config: Config) -> list[Check]:
+    """Which file, which keys are not at their defaults, and where its paths lead. None: there is no file."""
+    if path is None:
+        found = f"no {OWN_SETTINGS} here and no {SYSTEM_SETTINGS}: all as by default, the record in {config.state}"
+        advice = "Copy the project's station.yaml, and say who and where the station is: id, latitude, longitude."
+        return [Check("settings", "warning", found, advice, figures={"file": None, "set": ""})]
     changed = changed_keys(config, parse(Config, {}, path.resolve().parent))
     found = f"{path.resolve()}; set: {', '.join(changed) or 'nothing, all as by default'}"
     return [Check("settings", "ok", found, figures={"file": str(path.resolve()), "set": ", ".join(changed)})]

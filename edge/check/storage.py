@@ -50,7 +50,7 @@ def check_state(config: Config) -> list[Check]:
     found += f", {kind}" if kind else ""
     owner = folder.stat().st_uid
     if os.geteuid() == 0 and owner != 0:
-        advice = "Run this check as the user that the station runs as: sudo -u birdstation … -m edge check."
+        advice = "Run this check as the user that the station runs as: sudo -u birdstation birdstation check."
         return [Check("state folder", "warning", f"{found}; but root may everything", advice)]
     if kind in _KINDS:
         advice = "Let state: name a folder on a disk of this machine with ext4."

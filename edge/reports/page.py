@@ -56,7 +56,7 @@ def page(title: str, cards: Sequence[Card], made: str) -> str:
             body,
             *map(_article, cards),
             f"<footer>{terms}<p>A score is no certainty. Whoever publishes a record looks, listens and reviews it: "
-            "<code>python -m edge review</code>.</p></footer></body></html>",
+            "<code>birdstation review</code>.</p></footer></body></html>",
         )
     )
 
@@ -89,7 +89,7 @@ def _article(card: Card) -> str:
     return (
         f'<article id="{_anchor(card)}"><h2>{escape(heard.common_name)}<i>{escape(heard.scientific_name)}</i></h2>'
         f"{_figure(card)}<table>{facts}</table>"
-        f'<p class="soft">More: <code>python -m edge why {escape(shown.id[:13])}</code></p></article>'
+        f'<p class="soft">More: <code>birdstation why {escape(shown.id[:13])}</code></p></article>'
     )
 
 

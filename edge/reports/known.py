@@ -1,0 +1,50 @@
+"""What a bundle knows, and from which score each of it counts as heard. Knows no sound and no record."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import isnan
+
+from rich.markup import escape
+from rich.table import Table
+
+from edge.config import DetectSettings
+from edge.contract.bundle import Bundle
+from edge.detector import rules_of
+
+
+@dataclass(frozen=True)
+class KnownClass:
+    """One class of the bundle."""
+
+    code: str
+    scientific_name: str
+    common_name: str
+    kind: str  # bird, animal, human or sound
+    threshold: float | None  # 0 to 1, of sound with a place and a date; None: detect.kinds leaves it out
+    threshold_acoustic: float | None  # the same of sound without
+
+
+def known_species(bundle: Bundle, detect: DetectSettings, text: str = "") -> list[KnownClass]:
+    """The classes in whose code or names `text` is, whatever its case, in the order of the model; thresholds as the
+    settings say, else the bundle. Codes in the settings that it does not know are passed over: this is where one looks
+    them up."""
+    own = {code: score for code, score in detect.thresholds.items() if code in bundle.taxonomy}
+    blended, alone = rules_of(bundle, replace(detect, thresholds=own))
+    known = []
+    for index, one in enumerate(bundle.taxonomy):
+        names = (one.code, one.scientific_name, one.common_name)
+        if text.casefold() in "\n".join(names).casefold():
+            scores = (float(rules.thresholds[index]) for rules in (blended, alone))
+            thresholds = (None if isnan(score) else round(score, 6) for score in scores)
+            known.append(KnownClass(*names, one.kind, *thresholds))
+    return known
+
+
+def known_table(known: Iterable[KnownClass]) -> Table:
+    """The same for people."""
+    table = Table("code", "common name", "scientific name", "kind")
+    table.add_column("heard from", justify="right")
+    for one in known:
+        threshold = "never" if one.threshold is None else f"{one.threshold:.3f}"
+        table.add_row(*map(escape, (one.code, one.common_name, one.scientific_name)), one.kind, threshold)
+    return table

@@ -1,0 +1,87 @@
+"""The command as a person types it: which settings it takes, what it says of itself and of the model."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edge.check.settings import check_program, check_settings
+from edge.config import DEMO_FOLDER, DetectSettings, find_settings, load_config
+from edge.contract.bundle import read_bundle
+from edge.reports.known import known_species
+from tests import HANGS_S
+
+StationYaml = Callable[..., Path]
+
+
+def command(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-W", "error", "-m", "edge", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=HANGS_S, cwd=folder)
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The system's settings somewhere else, and a current folder without any."""
+    monkeypatch.setattr("edge.config.SYSTEM_SETTINGS", tmp_path / "etc" / "station.yaml")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "etc" / "station.yaml"
+
+
+def test_settings_that_nobody_named(system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_settings() is None
+    assert load_config(None).database == tmp_path / "here" / "station.db"
+    system.parent.mkdir()
+    system.write_text("")
+    assert find_settings() == system
+    Path("station.yaml").write_text("")
+    assert find_settings() == Path("station.yaml")
+    (tmp_path / "opt" / "share" / "birdstation").mkdir(parents=True)  # as `make install` leaves it
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "opt"))
+    assert find_settings() == system, "the installed program means the installed station"
+    system.unlink()
+    assert find_settings() == Path("station.yaml")
+
+
+def test_no_settings_are_said_by_the_check(system: Path) -> None:
+    (row,) = check_settings(None, load_config(None))
+    assert row.verdict == "warning"
+    assert str(system.name) in row.found
+    assert row.advice
+
+
+def test_another_program_than_the_installed_one_is_said(tmp_path: Path) -> None:
+    (alone,) = check_program(tmp_path / "birdstation")
+    assert alone.verdict == "ok"
+    (tmp_path / "birdstation").symlink_to("/opt/elsewhere/bin/birdstation")
+    (row,) = check_program(tmp_path / "birdstation")
+    assert (row.verdict, "/opt/elsewhere" in row.found) == ("warning", True)
+
+
+@pytest.mark.slow
+def test_the_command_says_which_it_is_and_which_settings_hold(tmp_path: Path) -> None:
+    done = command("--version", folder=tmp_path)
+    assert re.fullmatch(r"birdstation \d\S* \(Python 3\.\d+\.\d+, .*edge\)\n", done.stdout)
+    listed = command("species", "echobird", folder=tmp_path)
+    assert listed.returncode == 0, listed.stderr
+    assert re.match(r"settings: (none found, so the defaults hold|/etc/birdstation/station\.yaml)", listed.stderr)
+    (tmp_path / "station.yaml").write_text("detect: {thresholds: {easech: 0.9, nosuch: 0.5}}\n")
+    listed = command("species", "echobird", folder=tmp_path)
+    assert listed.stderr == f"settings: {tmp_path / 'station.yaml'}\n"
+    assert "Easterly Echobird" in listed.stdout
+    assert "2 of 8 classes" in listed.stdout
+    done = command("species", "ECHOBIRD", "--json", folder=tmp_path)
+    assert done.stderr == ""
+    assert {one["code"]: one["threshold"] for one in json.loads(done.stdout)}["easech"] == 0.9
+
+
+def test_what_is_never_reported_has_no_threshold(bundle_folder: Path) -> None:
+    known = known_species(read_bundle(bundle_folder), DetectSettings(kinds=("sound",)))
+    assert [one.code for one in known] == ["lowtoo", "midtoo", "higtoo"]
+    assert {one.threshold for one in known} == {None}
+    shipped = known_species(read_bundle(DEMO_FOLDER / "bundle"), DetectSettings())
+    assert all(one.threshold and one.threshold_acoustic for one in shipped)
