@@ -30,6 +30,7 @@ from edge.contract.errors import StoreError, UsageError
 from edge.contract.labels import read_labels
 from edge.contract.program import run_program
 from edge.demo.run import run_demo
+from edge.invented import REMEDY, notice_of
 from edge.replay import Replayed
 from edge.reports.known import known_species, known_table
 from edge.reports.parquet import check_parquet, write_parquet
@@ -144,6 +145,7 @@ def replay(
         detections, species = store.heard_in(done.bundle_id, recordings.values())
         summary = replay_summary(done.outcomes, detections, species, cost, score, done.waiting)
         summary |= {"licence": done.licence} if done.licence else {}
+        summary["notice"] = done.notice
         _show(console, store, settings, done, summary)
         if score:
             console.print(score_line(score[0]))
@@ -176,6 +178,8 @@ def _show(console: Console, store: Store, settings: Config, done: Replayed, summ
         why = escape(done.broker_error or "not acknowledged yet")
         console.print(f"{done.waiting} messages wait for the broker ({why}).")
     console.print(f"database: {settings.database}", soft_wrap=True, markup=False)
+    if done.notice:
+        console.print(f"[yellow]The {done.notice}.[/]\n{REMEDY}.")
 
 
 @app.command()
@@ -241,6 +245,8 @@ def species(
     console = Console()
     console.print(known_table(known))
     console.print(f"{len(known)} of {len(bundle.taxonomy)} classes of the bundle in {bundle.folder}", soft_wrap=True)
+    if notice := notice_of(bundle.manifest.taxonomy_digest):
+        console.print(f"[yellow]The {notice}.[/]\n{REMEDY}.")
 
 
 @app.command()

@@ -68,6 +68,7 @@ class Health:
     bag_share: float | None  # of the windows since the start
     bundle: str
     licence: str | None  # of the networks, and to whom the credit is due; None: one's own
+    notice: str | None  # what is to be said of the model: its birds are invented
     probe: float
     suppressed_today: int
     uptime_s: float

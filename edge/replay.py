@@ -21,6 +21,7 @@ from edge.contract.errors import UsageError
 from edge.engines.onnx import cores
 from edge.grown import alike, grown_out_of
 from edge.identity import Identity, being_read, identify
+from edge.invented import notice_of
 from edge.publisher import Publisher
 from edge.reader import (
     Begun,
@@ -379,6 +380,7 @@ class Replayed:
     outcomes: list[Outcome]
     bundle_id: str
     licence: str | None  # of the bundle's networks; None: one's own
+    notice: str | None  # what is to be said of the model: its birds are invented
     seconds: dict[str, float]  # by step, added up over threads
     waiting: int | None  # messages without the broker's ack; None if no broker is configured
     broker_error: str
@@ -432,4 +434,5 @@ def replay_folder(
                 publisher.drain(_DRAIN_S_MAX)
             waiting, broker_error = store.waiting_count(), publisher.last_error
     outcomes.sort(key=lambda outcome: outcome.path)  # they ended in another order each time
-    return Replayed(outcomes, bundle.id, bundle.licence, analyst.stopwatch.seconds, waiting, broker_error)
+    notice, seconds = notice_of(bundle.manifest.taxonomy_digest), analyst.stopwatch.seconds
+    return Replayed(outcomes, bundle.id, bundle.licence, notice, seconds, waiting, broker_error)

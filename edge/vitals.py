@@ -13,6 +13,7 @@ from edge.clock import Clock
 from edge.config import Config
 from edge.contract.errors import StoreError
 from edge.health import Facts, Health, Mqtt, assess, health_folder, write_health
+from edge.invented import notice_of
 from edge.ledger import Ledger
 from edge.local_clock import LocalClock
 from edge.machine import disk, rss_mb, temperature_c
@@ -145,6 +146,7 @@ class Vitals:
             bag_share=self._analyst.recognizer.bag_share,
             bundle=self._analyst.bundle.id[:16],
             licence=self._analyst.bundle.licence,
+            notice=notice_of(self._analyst.bundle.manifest.taxonomy_digest),
             probe=self._probe,
             suppressed_today=today.suppressed,
             uptime_s=now - self._began,

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from edge.check.model import check_bundle
 from edge.check.settings import check_program, check_settings
 from edge.config import DEMO_FOLDER, DetectSettings, find_settings, load_config
 from edge.contract.bundle import read_bundle
+from edge.invented import NOTICE, notice_of
 from edge.reports.known import known_species
 from tests import HANGS_S
 
@@ -85,3 +87,14 @@ def test_what_is_never_reported_has_no_threshold(bundle_folder: Path) -> None:
     assert {one.threshold for one in known} == {None}
     shipped = known_species(read_bundle(DEMO_FOLDER / "bundle"), DetectSettings())
     assert all(one.threshold and one.threshold_acoustic for one in shipped)
+
+
+def test_invented_birds_are_said_and_no_real_ones(bundle_folder: Path) -> None:
+    shipped, other = (read_bundle(folder) for folder in (DEMO_FOLDER / "bundle", bundle_folder))
+    assert len(shipped.taxonomy) == 8, "as the notice has it"
+    assert notice_of(shipped.manifest.taxonomy_digest) == NOTICE
+    assert notice_of(other.manifest.taxonomy_digest) is None
+    assert notice_of(None) is None
+    said = [check for check in check_bundle(shipped, 0.0) if check.verdict == "warning"]
+    assert [(check.found, bool(check.advice)) for check in said] == [(NOTICE, True)]
+    assert {check.verdict for check in check_bundle(other, 0.0)} == {"ok"}

@@ -50,6 +50,7 @@ WELL = Health(
     members="cascade",
     bag_share=0.125,
     licence=None,
+    notice=None,
     bundle="3fe1",
     probe=2.1e-6,
     suppressed_today=0,

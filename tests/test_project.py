@@ -131,6 +131,7 @@ def test_the_demo_runs_as_it_ships(tmp_path: Path) -> None:
         [sys.executable, "-m", "edge", "demo", "--out", str(tmp_path)], capture_output=True, text=True, timeout=HANGS_S
     )
     assert done.returncode == 0, done.stderr
+    assert "eight invented birds" in done.stdout
     assert (tmp_path / "station.db").is_file()
     assert (tmp_path / "station.yaml").is_file()
     summary = json.loads((tmp_path / "summary.json").read_text())

@@ -16,6 +16,7 @@ from edge.config import Config
 from edge.contract.audio import RATE_HZ
 from edge.contract.bundle import Bundle
 from edge.engines.tuned import FILE as TUNED
+from edge.invented import REMEDY, notice_of
 from edge.live import station_place
 from edge.local_clock import LocalClock
 from edge.prior import prior_table
@@ -51,7 +52,9 @@ def check_bundle(bundle: Bundle, apart: float) -> list[Check]:
         "probe": apart,
         "licence": bundle.licence,
     }
-    return [Check("bundle", "ok", found, figures=figures)]
+    checks = [Check("bundle", "ok", found, figures=figures)]
+    notice = notice_of(manifest.taxonomy_digest)
+    return [*checks, Check("birds", "warning", notice, f"{REMEDY}.")] if notice else checks
 
 
 def check_place(config: Config, bundle: Bundle) -> list[Check]:

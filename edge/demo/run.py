@@ -25,6 +25,7 @@ from rich.table import Table
 from edge.config import DEMO_FOLDER
 from edge.contract.errors import BundleError, UsageError
 from edge.contract.text import text_of
+from edge.invented import REMEDY
 
 _STATION = "demo"
 _WRITTEN_BY = "# Written by `python -m edge demo`"  # begins settings whose station may be replaced
@@ -60,6 +61,8 @@ def run_demo(out: Path, console: Console, source: Path = DEMO_FOLDER) -> dict[st
     result["seconds_total"] = round(time.perf_counter() - start, 2)
     (out / "summary.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
     console.print(f"settings {out / 'station.yaml'} · summary {out / 'summary.json'}", soft_wrap=True)
+    if summary["notice"]:
+        console.print(f"[yellow]This was the {summary['notice']}.[/]\n{REMEDY}.")
     return result
 
 

@@ -53,6 +53,7 @@ class Evidence:
     clip_offset_s: float  # of the window in the clip
     bundle: str
     licence: str | None
+    notice: str | None  # what is to be said of the model: its birds are invented
 
 
 def heard_in(store: Store, recordings: Collection[str] | None = None) -> list[Heard]:
@@ -110,6 +111,7 @@ def evidence_of(store: Store, detection: str) -> Evidence:
         clip_offset_s=clip_offset_s,
         bundle=why["bundle"],
         licence=why["licence"],
+        notice=why["notice"],
     )
 
 

@@ -47,13 +47,15 @@ def page(title: str, cards: Sequence[Card], made: str) -> str:
     """The whole page. `made`: when and by which station."""
     licences = sorted({card.shown.licence for card in cards if card.shown.licence})
     terms = "".join(f"<p>Named by networks under {escape(licence)}</p>" for licence in licences)
+    notices = sorted({card.shown.notice for card in cards if card.shown.notice})
+    notice = "".join(f"<p><strong>{escape(one)}</strong></p>" for one in notices)
     body = _overview(cards) if cards else "<p>No species was heard above its threshold.</p>"
     return "\n".join(
         (
             f'{MARK}\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
             f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>',
             f'<h1>{escape(title)}</h1><p class="soft">{escape(made)}</p>',
-            body,
+            notice + body,
             *map(_article, cards),
             f"<footer>{terms}<p>A score is no certainty. Whoever publishes a record looks, listens and reviews it: "
             "<code>birdstation review</code>.</p></footer></body></html>",

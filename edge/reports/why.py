@@ -11,6 +11,7 @@ from rich.table import Table
 
 from edge.contract.bundle import Licence
 from edge.contract.errors import UsageError
+from edge.invented import notice_of
 from edge.store.record import Store
 from edge.store.schema import at_the_place
 
@@ -52,6 +53,7 @@ def explain(store: Store, wanted: str) -> dict[str, Any]:
     manifest = json.loads(store.rows("SELECT manifest FROM bundles WHERE id = ?", (why["bundle"],))[0][0])
     why["loaded"], why["members"] = _members(manifest, why)
     why["licence"] = _licence(manifest)
+    why["notice"] = notice_of(manifest.get("taxonomy_digest"))
     why["odds_moved"] = _odds_moved(why)
     why["geo"] = _geo(manifest, why)
     why["runner_ups"] = dict(json.loads(why["runner_ups"] or "[]"))
@@ -179,6 +181,7 @@ def _facts(why: dict[str, Any]) -> Sequence[tuple[str, str]]:
         ("threshold", f"{why['threshold']:.3f}, set by: {why['rule']}"),
         ("level", level),
         ("analysed with", f"bundle {why['bundle'][:16]}, {_SHED[why['shed']]}"),
+        *([("the model", why["notice"])] if why["notice"] else []),
         *([("licence", why["licence"])] if why["licence"] else []),
         ("reviews", reviews or "none"),
         ("id", why["id"]),
