@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from edge.contract.errors import CorpusError
 from tests.trainer_corpus import make_corpus
 from trainer.check import check_data
 from trainer.corpus import Corpus, Recording
@@ -19,6 +20,7 @@ from trainer.folds import (
     REGIONS,
     absent,
     check_folds,
+    fill_folds,
     locate,
     make_folds,
     off_balance,
@@ -127,7 +129,7 @@ def test_a_species_of_large_blocks_is_moved_out_of_the_fold_that_has_it_whole() 
 def test_the_check_names_what_is_missing() -> None:
     found = [recording(i, "lonely", (50.0, 10.0), date(2020, 5, 5)) for i in range(3)]
     found += [recording(i, "plenty", (-25.0, 130.0), date(2020, 5, 5)) for i in range(40)]
-    _, lines = check_folds(found, make_folds(found, FIVE, 1), 5)
+    _, lines = check_folds(found, make_folds(found, FIVE, 1), FIVE)
     assert "blocks in more than one fold: 0" in lines
     assert "species missing from a training part: 1 of 2: lonely (1)" in lines
 
@@ -149,7 +151,48 @@ def test_one_huge_block_is_reported_not_torn() -> None:
     found += [recording(i, "two", (-25.0, 130.0), date(2020, 5, 5)) for i in range(40)]
     placed = make_folds(found, FIVE, 1)
     assert len({p.fold for p in placed if p.block}) == 1
-    assert any("quarter 2" in line and "60.0%" in line for line in off_balance(placed, 5))
+    assert any("April to June" in line and "60.0%" in line for line in off_balance(placed, 5))
+
+
+def test_recordings_of_one_site_and_season_are_split_by_recording_and_it_is_said() -> None:
+    found = [recording(i, f"sp{i % 4}", (48.5, 9.1), date(2020, 5, 5)) for i in range(32)]
+    placed = fill_folds(found, FIVE, 1)
+    assert [p.recording for p in placed] == [r.recording for r in found]
+    assert Counter(p.fold for p in placed).most_common()[-1][1] >= 6
+    assert {(p.region, p.quarter, p.block) for p in placed} == {("europe", "2", "")}
+    assert absent(found, placed) == {}
+    _, lines = check_folds(found, placed, FIVE)
+    assert any("too few places and seasons" in line for line in lines)
+
+
+def test_twins_of_one_site_stay_in_one_fold() -> None:
+    found = [recording(i, "a", (48.5, 9.1), date(2020, 5, 5)) for i in range(12)]
+    same = [[found[0].recording, found[5].recording, found[11].recording]]
+    placed = fill_folds(found, FIVE, 1, same)
+    assert len({placed[i].fold for i in (0, 5, 11)}) == 1
+
+
+def test_folds_that_places_and_seasons_fill_are_left_as_they_are() -> None:
+    found = crowd(300, 1)
+    assert fill_folds(found, FIVE, 1) == make_folds(found, FIVE, 1)
+    _, lines = check_folds(found, make_folds(found, FIVE, 1), FIVE)
+    assert not any("too few places" in line for line in lines)
+
+
+def test_a_fold_is_filled_by_recordings_that_can_be_heard() -> None:
+    """Rows without sound, as the metadata model learns from, leave nothing to validate on."""
+    here = [recording(i, "a", (48.5, 9.1), date(2020, 5, 5)) for i in range(10)]
+    far = [recording(100 + i, "a", (40.0, -120.0 + 6 * i), date(2020, 5, 5)) for i in range(10)]
+    heard = {r.recording for r in here}
+    placed = fill_folds(here + far, FIVE, 1, heard=heard)
+    assert {p.fold for p in placed if p.recording in heard} == set(range(5))
+
+
+def test_fewer_recordings_than_folds_are_refused_with_what_to_do() -> None:
+    found = [recording(i, "a") for i in range(6)]
+    same = [[r.recording for r in found[:3]]]
+    with pytest.raises(CorpusError, match=r"expected at least 5 different recordings with sound.*found 4; add"):
+        fill_folds(found, FIVE, 1, same)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +278,7 @@ def test_files_of_the_same_bytes_are_one_sound(tmp_path: Path) -> None:
 
 
 def test_check_data_names_one_sound_under_several_names(tmp_path: Path) -> None:
-    data = make_corpus(tmp_path / "corpus", 3, 1.0)
+    data = make_corpus(tmp_path / "corpus", 5, 1.0)
     low, mid = sorted((data / "train_short_audio").iterdir())
     first, second = sorted(low.iterdir())[:2]
     second.write_bytes(first.read_bytes())

@@ -93,7 +93,10 @@ def fit_members(
             find_weights(architecture, weights or True)
     for fold in range(recipe.folds.count):
         if not (crops.fold == fold).any() or (crops.fold == fold).all():
-            raise CorpusError(f"{run.folder / 'folds.csv'}: fold {fold} has no recording with sound to validate on")
+            raise CorpusError(
+                f"{run.folder / 'folds.csv'}: expected readable recordings in each fold, to validate on; found none "
+                f"in fold {fold}, or all of them; check-data names the files that are not; begin again with a new --out"
+            )
     if missing:
         trained = f"{len(missing)} of {len(tasks)} members to train"
         if workplace.cluster is not None:

@@ -16,16 +16,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from rich.console import Console
 
-from edge.contract.errors import UsageError
+from edge.contract.errors import CorpusError, UsageError
 from trainer.corpus import Corpus, Recording
 from trainer.files import check_replaceable, replacing
-from trainer.folds import REGIONS, TABLE_HEADER, Placed, check_folds, corner, make_folds, shares, write_folds
+from trainer.folds import MONTHS, REGIONS, TABLE_HEADER, Placed, check_folds, corner, fill_folds, shares, write_folds
 from trainer.recipe import Recipe
 from trainer.twins import same_sound
 
 _INK, _SOFT, _GRID = "#22302b", "#6b7a74", "#e6ebe8"
 _TEN = ("#1b7f5c", "#d9822b", "#3b6fb6", "#b5475d", "#7a5fb0", "#5b8c2a", "#2a9d9d", "#8a6d3b", "#444c49", "#c9a227")
-_MONTHS = {"1": "January to March", "2": "April to June", "3": "July to September", "4": "October to December"}
 _STYLE = {"font.size": 9, "text.color": _INK, "axes.edgecolor": _SOFT, "xtick.color": _SOFT, "ytick.color": _SOFT}
 _CLOSE_DEG = 60  # a map of less than this is drawn no closer
 
@@ -47,9 +46,13 @@ def folds_table(data: Path, out: Path, recipe: Recipe, console: Console) -> None
 def assign_folds(corpus: Corpus, recipe: Recipe, picture: Path, console: Console) -> list[Placed]:
     """Make the folds, draw them and say what they keep."""
     same = same_sound(corpus.recordings)
-    placed = make_folds(corpus.recordings, recipe.folds, recipe.seed, same)
+    heard = {r.recording for r in corpus.recordings if r.path.is_file()}
+    try:
+        placed = fill_folds(corpus.recordings, recipe.folds, recipe.seed, same, heard or None)
+    except CorpusError as error:
+        raise CorpusError(f"{corpus.data}: {error}") from None
     draw_folds(picture, corpus.recordings, placed, recipe.folds.count, recipe.folds.cell_deg)
-    table, lines = check_folds(corpus.recordings, placed, recipe.folds.count)
+    table, lines = check_folds(corpus.recordings, placed, recipe.folds)
     if same:
         lines.append(f"recordings that are the same sound as another: {sum(map(len, same))}, kept in one fold")
     console.print(table, *lines, sep="\n", highlight=False)
@@ -71,7 +74,7 @@ def draw_folds(
         for panel, quarter in zip(figure.subplots(2, 2).flat, "1234", strict=True):
             mine = [(r, p) for r, p in where if p.quarter == quarter]
             panel.set(xlim=west_to_east, ylim=south_to_north, aspect="equal", facecolor="#fbfcfb")
-            title = f"{_MONTHS[quarter]}: {len(mine):,} recordings with a place"
+            title = f"{MONTHS[quarter]}: {len(mine):,} recordings with a place"
             panel.set_title(title, loc="left", weight="bold", size=9.5)
             _draw_quarter(panel, mine, cell_deg)
             _draw_shares(panel, share.get(quarter, []))

@@ -2,17 +2,19 @@
 
 Knows recordings, no sound. Published (2021): three dense areas (North America, South America, Europe) are gridded, each
 quarter of the year on its own; a block goes whole to one fold; everywhere else is random; each quarter keeps 80/20.
-Recordings of one author are kept together by nothing else: as published.
+Recordings of one author are kept together by nothing else: as published. A corpus with fewer blocks than folds, one
+site's in one season, is split by recording instead.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from rich.table import Table
 
+from edge.contract.errors import CorpusError
 from trainer.corpus import Recording
 from trainer.files import read_csv, write_csv
 from trainer.recipe import FoldRecipe
@@ -25,6 +27,12 @@ REGIONS = {
 }
 ELSEWHERE = "elsewhere"
 NO_DATE = "none"
+MONTHS = {"1": "January to March", "2": "April to June", "3": "July to September", "4": "October to December"}
+BY_RECORDING = (
+    "the recordings come from too few places and seasons to keep one apart for each fold, so the folds are split by "
+    "recording: sound of one place and day is trained on and validated on, and scores on unseen crops are higher than "
+    "they would be at another place"
+)
 HEADER = ("recording", "filename", "fold", "region", "block", "quarter")
 TABLE_HEADER = HEADER[1:]  # of the table that goes to people and other programs
 _SLACK = 0.02  # a fold's share of a quarter may be off by so much
@@ -63,6 +71,42 @@ def corner(block: str, cell_deg: float) -> tuple[float, float]:
     region, row, column, _ = block.split("-")
     south, _, west, _ = REGIONS[region]
     return south + int(row) * cell_deg, west + int(column) * cell_deg
+
+
+def fill_folds(
+    recordings: Sequence[Recording],
+    recipe: FoldRecipe,
+    seed: int,
+    same: Sequence[Sequence[str]] = (),
+    heard: Container[str] | None = None,
+) -> list[Placed]:
+    """`make_folds`, or by recording where that leaves a fold without any that can be `heard` (keys; None: all).
+
+    Raises CorpusError if there are fewer of those than folds.
+    """
+    fit = {r.recording for r in recordings if heard is None or r.recording in heard}
+
+    def fills(placed: Sequence[Placed]) -> bool:
+        return len({p.fold for p in placed if p.recording in fit}) == recipe.count
+
+    placed = make_folds(recordings, recipe, seed, same)
+    if not fills(placed):
+        free = [replace(r, date=None, latitude=None, longitude=None) for r in recordings]
+        spread = make_folds(free, recipe, seed, same)
+        where = (locate(r, recipe.cell_deg) for r in recordings)
+        placed = [replace(p, region=at[0], quarter=at[2]) for p, at in zip(spread, where, strict=True)]
+    if not fills(placed):
+        different = len(fit) - sum(max(0, len(fit.intersection(group)) - 1) for group in same)
+        raise CorpusError(
+            f"expected at least {recipe.count} different recordings with sound, one for each fold; found {different}; "
+            "add recordings, or choose a recipe with a smaller folds.count (python -m trainer recipe NAME prints one)"
+        )
+    return placed
+
+
+def split_by_recording(recordings: Iterable[Recording], placed: Iterable[Placed], cell_deg: float) -> bool:
+    """Whether the folds keep no place and season together although the recordings have them."""
+    return not any(p.block for p in placed) and any(locate(r, cell_deg)[1] for r in recordings)
 
 
 def make_folds(
@@ -205,7 +249,8 @@ def off_balance(placed: Sequence[Placed], folds: int) -> list[str]:
     for quarter, row in shares(placed, folds).items():
         for k, share in enumerate(row):
             if abs(share - 1 / folds) > max(_SLACK, 1 / sizes[quarter]):
-                found.append(f"quarter {quarter}, fold {k}: {share:.1%} of the recordings, {1 / folds:.0%} wanted")
+                when = f"recordings of {MONTHS[quarter]}" if quarter in MONTHS else "recordings without a date"
+                found.append(f"fold {k} has {share:.1%} of the {when}, expected {1 / folds:.0%}")
     return found
 
 
@@ -227,21 +272,30 @@ def torn(placed: Sequence[Placed]) -> list[str]:
     return sorted(block for block, found in folds.items() if block and len(found) > 1)
 
 
-def check_folds(recordings: Sequence[Recording], placed: Sequence[Placed], folds: int) -> tuple[Table, list[str]]:
+def check_folds(
+    recordings: Sequence[Recording], placed: Sequence[Placed], recipe: FoldRecipe
+) -> tuple[Table, list[str]]:
     """The shares of every quarter and fold as a table, and what they keep or do not keep, a line each."""
+    folds = recipe.count
     blocks = {p.block for p in placed if p.block}
     blocked = sum(bool(p.block) for p in placed)
     table = Table("quarter", "recordings", *(f"fold {k}" for k in range(folds)))
     for quarter, row in shares(placed, folds).items():
         mine = sum(p.quarter == quarter for p in placed)
         table.add_row(quarter, f"{mine:,}", *(f"{share:.1%}" for share in row))
-    lines = [f"{len(placed):,} recordings, {blocked:,} of them in {len(blocks):,} blocks, {folds} folds"]
+    held = f"{blocked:,} of them in {len(blocks):,} blocks of a place and season"
+    lines = [f"{len(placed):,} recordings, {held}; {folds} folds"]
     lines.append(f"blocks in more than one fold: {len(torn(placed))}")
     unmet = absent(recordings, placed)
     names = f": {', '.join(f'{label} ({count})' for label, count in unmet.items())}" if unmet else ""
     species = len({recording.primary_label for recording in recordings})
     lines.append(f"species missing from a training part: {len(unmet)} of {species}{names}")
-    lines += [f"[yellow]off balance:[/yellow] {line}" for line in off_balance(placed, folds)]
+    if split_by_recording(recordings, placed, recipe.cell_deg):
+        lines.append(f"[yellow]split by recording:[/yellow] {BY_RECORDING}")
+    uneven = off_balance(placed, folds)
+    lines += [f"[yellow]uneven:[/yellow] {line}" for line in uneven]
+    if uneven:
+        lines.append("(recordings of one place and season stay in one fold; few places make uneven folds)")
     return table, lines
 
 

@@ -12,7 +12,7 @@ from edge.contract.place import Grid
 from trainer import figures, page
 from trainer.corpus import Corpus
 from trainer.files import read_csv, read_json, replacing
-from trainer.folds import Placed, read_folds, shares
+from trainer.folds import BY_RECORDING, Placed, read_folds, shares, split_by_recording
 from trainer.oof import CropScore, crop_table, score_crops
 from trainer.page import Cell, Html, Section, Share, number
 from trainer.run import Run, Tuning
@@ -179,11 +179,16 @@ def _folds(run: Run, corpus: Corpus, placed: list[Placed]) -> Section:
     mapped = [(p, *where[p.recording]) for p in placed if p.recording in where]
     known = [(p, lat, lon) for p, lat, lon in mapped if lat is not None and lon is not None]
     parts: list[Html] = []
+    alone = split_by_recording(corpus.recordings, placed, run.recipe.folds.cell_deg)
+    if alone:
+        parts.append(page.paragraph(f"Beware: {BY_RECORDING}.", missing=True))
     if known:
-        text = (
-            f"{len(known):,} of {len(placed):,} recordings have a place. In the dense areas a block of the map goes "
-            "whole to one fold, each quarter of the year on its own; elsewhere folds are random."
-        )
+        text = f"{len(known):,} of {len(placed):,} recordings have a place."
+        if not alone:
+            text += (
+                " In the dense areas a block of the map goes whole to one fold, each quarter of the year on its own; "
+                "elsewhere folds are random."
+            )
         drawing = figures.fold_map(
             np.array([lat for _, lat, _ in known], np.float64),
             np.array([lon for _, _, lon in known], np.float64),
