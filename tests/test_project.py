@@ -125,18 +125,37 @@ def test_nothing_is_reported_to_anyone(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*")) == []
 
 
-@pytest.mark.slow
-def test_the_demo_runs_as_it_ships(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make demo` leaves."""
+    out = tmp_path_factory.mktemp("demo")
     done = subprocess.run(
-        [sys.executable, "-m", "edge", "demo", "--out", str(tmp_path)], capture_output=True, text=True, timeout=HANGS_S
+        [sys.executable, "-m", "edge", "demo", "--out", str(out)], capture_output=True, text=True, timeout=HANGS_S
     )
     assert done.returncode == 0, done.stderr
     assert "eight invented birds" in done.stdout
-    assert (tmp_path / "station.db").is_file()
-    assert (tmp_path / "station.yaml").is_file()
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    return out
+
+
+@pytest.mark.slow
+def test_the_demo_runs_as_it_ships(demo: Path) -> None:
+    assert (demo / "station.db").is_file()
+    assert (demo / "station.yaml").is_file()
+    summary = json.loads((demo / "summary.json").read_text())
     assert summary["mqtt_received"] == summary["detections"] > 20
     assert summary["f1"] > summary["f1_all_nocall"] + 0.1
     assert {"audio_s", "x_real_time", "seconds_total"} <= set(summary)
     shipped = sum(p.stat().st_size for p in (PROJECT / "edge" / "demo").rglob("*") if p.suffix not in (".py", ".pyc"))
     assert shipped <= 12_000_000
+
+
+@pytest.mark.slow
+def test_the_picture_is_drawn_from_the_demo(demo: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the station's tests alone have none")
+    folder = PROJECT / "docs" / "pictures"
+    subprocess.run([sys.executable, folder / "draw.py", demo, tmp_path / "demo.png"], check=True, timeout=HANGS_S)
+    drawn, shown = tmp_path / "demo.png", folder / "demo.png"
+    for picture in (drawn, shown):
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        assert picture.stat().st_size < 300_000
+    assert shown.name in README
