@@ -12,11 +12,10 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from edge.backup import backup as make_backup
 from edge.check.run import run_checks
@@ -29,17 +28,18 @@ from edge.contract.bundle import read_bundle
 from edge.contract.errors import StoreError, UsageError
 from edge.contract.labels import read_labels
 from edge.contract.program import run_program
+from edge.contract.rights import look_at
 from edge.demo.run import run_demo
 from edge.invented import REMEDY, notice_of
-from edge.replay import Replayed
 from edge.reports.known import known_species, known_table
 from edge.reports.parquet import check_parquet, write_parquet
 from edge.reports.pictures import write_pictures
 from edge.reports.progress import replay_with_progress
 from edge.reports.retention import retention_lines, retention_summary, retention_table
 from edge.reports.score import score_store
+from edge.reports.shown import show_replay
 from edge.reports.summary import Cost, cpu_seconds, replay_summary
-from edge.reports.tables import boots_table, refused_table, score_line, species_table
+from edge.reports.tables import boots_table, score_line
 from edge.reports.why import explain, why_tables
 from edge.station import run_station
 from edge.store.clips import ClipTable
@@ -111,6 +111,14 @@ def _settings(named: Path | None, quiet: bool = False) -> Path | None:
     return found
 
 
+def _record(settings: Config) -> Path:
+    """The database, which is there. Raises StoreError if it is not, or if that may not be told."""
+    look_at(settings.database)
+    if not settings.database.exists():
+        raise StoreError(f"{settings.database}: no such database: nothing was ever stored with these settings")
+    return settings.database
+
+
 @app.command()
 def replay(
     folder: Annotated[Path, typer.Argument(help="Folder of recordings (searched through), or one recording.")],
@@ -131,6 +139,7 @@ def replay(
     """
     console = Console(stderr=as_json)
     settings = load_config(_settings(config, as_json))
+    look_at(settings.database)
     truth = read_labels(labels) if labels else None
     if truth and WINDOW_SAMPLES % settings.hop_samples:
         raise typer.BadParameter(f"rows of 5 s need windows.hop_s to divide 5; found {settings.windows.hop_s}")
@@ -146,7 +155,7 @@ def replay(
         summary = replay_summary(done.outcomes, detections, species, cost, score, done.waiting)
         summary |= {"licence": done.licence} if done.licence else {}
         summary["notice"] = done.notice
-        _show(console, store, settings, done, summary)
+        show_replay(console, store, settings, done, summary)
         if score:
             console.print(score_line(score[0]))
         if parquet:
@@ -155,31 +164,6 @@ def replay(
     if as_json:
         print(json.dumps(summary, ensure_ascii=False), flush=True)
     raise typer.Exit(EXIT_REFUSED if summary["refused"] else 0)
-
-
-def _show(console: Console, store: Store, settings: Config, done: Replayed, summary: dict[str, Any]) -> None:
-    if summary["detections"]:
-        recordings = [o.recording for o in done.outcomes if o.recording]
-        console.print(species_table(store, done.bundle_id, recordings))
-    if summary["refused"]:
-        console.print(refused_table(done.outcomes))
-    console.print(
-        f"{summary['recordings']} recordings, {summary['analysed']} analysed ({summary['audio_s'] / 3600:.2f} h), "
-        f"{len(summary['refused'])} refused; {summary['detections']} detections of {summary['species']} species, "
-        f"{summary['new_detections']} new; {summary['wall_s']:.1f} s, {summary['x_real_time']:.0f} × real time"
-    )
-    if summary["files"] > summary["recordings"]:
-        console.print(f"{summary['files'] - summary['recordings']} files have the sound of others; it counts once.")
-    if summary["recordings"] and summary["unchanged"] == summary["recordings"]:
-        console.print("Nothing to do: every recording was analysed or refused before, and nothing has changed.")
-    if not summary["recordings"]:
-        console.print("No recordings found (wav, flac, ogg, opus, mp3, aiff …).")
-    if done.waiting:
-        why = escape(done.broker_error or "not acknowledged yet")
-        console.print(f"{done.waiting} messages wait for the broker ({why}).")
-    console.print(f"database: {settings.database}", soft_wrap=True, markup=False)
-    if done.notice:
-        console.print(f"[yellow]The {done.notice}.[/]\n{REMEDY}.")
 
 
 @app.command()
@@ -203,6 +187,7 @@ def backup(
 ) -> None:
     """Copy the database, also while the daemon writes, check the copy and write its checksum beside it."""
     settings = load_config(_settings(config))
+    look_at(settings.database)
     made = make_backup(settings.database, folder or settings.state / "backups", keep, settings.station.id)
     print(f"{made} ({made.stat().st_size / 1e6:.1f} MB)")
 
@@ -211,7 +196,9 @@ def backup(
 def run(config: CONFIG = None) -> None:
     """Listen until stopped: what `systemctl start birdstation` runs."""
     logging.getLogger().setLevel(logging.INFO)
-    run_station(_settings(config))
+    path = _settings(config)
+    look_at(load_config(path).database)
+    run_station(path)
 
 
 @app.command()
@@ -221,7 +208,7 @@ def why(
     as_json: AS_JSON = False,
 ) -> None:
     """Explain a detection: members and their spread, prior, blend, threshold and rule, and what else it was like."""
-    with Store(load_config(_settings(config, as_json)).database) as store:
+    with Store(_record(load_config(_settings(config, as_json)))) as store:
         explained = explain(store, detection)
     if as_json:
         print(json.dumps(explained, ensure_ascii=False))
@@ -259,9 +246,7 @@ def pictures(
 ) -> None:
     """Make a page of the best detection of each species: its picture, its sound, and what led to it."""
     settings = load_config(_settings(config))
-    if not settings.database.exists():
-        raise StoreError(f"{settings.database}: no such database: nothing was ever stored with these settings")
-    with Store(settings.database) as store, Console(stderr=True).status("pictures"):
+    with Store(_record(settings)) as store, Console(stderr=True).status("pictures"):
         made = write_pictures(store, settings, out, folder)
     print(f"{made.page}: {made.species} species, {made.with_sound} of them with sound")
 
@@ -278,7 +263,7 @@ def review(
     config: CONFIG = None,
 ) -> None:
     """Say what a person heard in a detection. Neither that nor the clip is ever removed, even if the detection goes."""
-    with Store(load_config(_settings(config)).database) as store:
+    with Store(_record(load_config(_settings(config)))) as store:
         found = explain(store, detection)
         who = reviewer or _user()
         other = _instead(store, instead, verdict)
@@ -308,6 +293,7 @@ def check(
     """
     console = Console(stderr=as_json)
     path = _settings(config, as_json)
+    look_at(load_config(path).database)
     with console.status("settings") as status:
         checks = run_checks(path, listen_s, status.update)
     if as_json:
@@ -331,7 +317,7 @@ app.add_typer(clock_app, name="clock")
 @clock_app.command("show")
 def clock_show(config: CONFIG = None, as_json: AS_JSON = False) -> None:
     """List the boots that the record knows, the state of their clock, and by how much it was set meanwhile."""
-    with ClockTable(load_config(_settings(config, as_json)).database) as table:
+    with ClockTable(_record(load_config(_settings(config, as_json)))) as table:
         boots = table.boots()
     if as_json:
         print(json.dumps([asdict(boot) for boot in boots]))
@@ -351,7 +337,7 @@ def clock_fix(
     Messages that a broker has already received do not change.
     """
     settings = load_config(_settings(config))
-    with ClockTable(settings.database) as table:
+    with ClockTable(_record(settings)) as table:
         moved = table.fix(boot, seconds, state.value if state else None, settings.zone)
     print(", ".join(f"{count} {what}" for what, count in moved.items()) + f" moved by {seconds:+g} s")
 
@@ -364,8 +350,7 @@ def retention(
 ) -> None:
     """Remove clips that are too old or for which the disk is too full. Detections stay; kept and reviewed clips too."""
     settings = load_config(_settings(config, as_json))
-    if not settings.database.exists():
-        raise StoreError(f"{settings.database}: no such database: nothing was ever stored with these settings")
+    _record(settings)
     reserve = Reserve(settings.state)
     if not dry_run:
         reserve.give_up_if_full()

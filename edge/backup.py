@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edge.contract.bundle import file_sha256
 from edge.contract.errors import StoreError
+from edge.contract.rights import whose
 from edge.store.copies import bytes_of, copy_whole, sync
 
 _SPARE_BYTES = 64 << 20  # stays free for the daemon, which goes on writing
@@ -44,7 +45,8 @@ def backup(database: Path, folder: Path, keep: int, station: str) -> Path:
             _sums(old).unlink(missing_ok=True)
         sync(folder)
     except (OSError, sqlite3.Error) as error:
-        raise StoreError(f"no backup of {database} in {folder}: {error}") from error
+        hint = whose(folder) if isinstance(error, PermissionError) else ""
+        raise StoreError(f"no backup of {database} in {folder}: {error}{hint}") from error
     return made
 
 

@@ -17,6 +17,7 @@ import yaml
 from edge.contract.audio import FRAME_HOP, RATE_HZ
 from edge.contract.errors import ConfigError
 from edge.contract.place import check_place
+from edge.contract.rights import whose
 from edge.contract.strict import Range, parse
 from edge.contract.text import NotText, text_of
 
@@ -303,7 +304,7 @@ def _read_yaml(path: Path) -> Any:
     except NotText as error:
         raise ConfigError(f"{path}: {error}") from error
     except OSError as error:
-        raise ConfigError(f"{path}: not readable: {error}") from error
+        raise ConfigError(f"{path}: not readable: {error.strerror or error}{whose(path)}") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

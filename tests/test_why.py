@@ -110,6 +110,16 @@ def test_no_such_detection(station: Path, wanted: str, message: str) -> None:
 
 
 @pytest.mark.slow
+def test_without_a_record_nothing_is_made(tmp_path: Path) -> None:
+    (tmp_path / "station.yaml").write_text("")
+    for command in (("why", "12"), ("review", "12", "correct"), ("clock", "show"), ("retention",), ("pictures",)):
+        done = edge(*command, "--config", tmp_path / "station.yaml")
+        assert done.returncode == 1
+        assert "no such database: nothing was ever stored with these settings" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["station.yaml"]
+
+
+@pytest.mark.slow
 def test_a_review_is_kept_and_the_last_word_counts(station: Path) -> None:
     ((wanted,),) = rows(station, "SELECT id FROM detections ORDER BY start_utc LIMIT 1")
     for verdict in ("unsure", "correct"):

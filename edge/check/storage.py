@@ -12,6 +12,7 @@ from sqlite_utils import Database
 from edge.check.verdict import Check, Figures, Verdict
 from edge.config import Config
 from edge.contract.errors import StoreError
+from edge.contract.rights import whose
 from edge.health import DISK_FREE_MB_MIN, health_folder
 from edge.machine import disk
 from edge.store.salvage import damage_of
@@ -75,7 +76,7 @@ def _try_write(folder: Path) -> Path:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise StoreError(f"{there}: cannot be written to: {error.strerror}") from error
+        raise StoreError(f"{there}: cannot be written to: {error.strerror}{whose(there)}") from error
     return there
 
 

@@ -4,10 +4,12 @@ import errno
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from edge.contract.errors import BirdstationError
+from edge.contract.rights import whose
 
 EXIT_INTERRUPTED = 130  # as a shell reports it
 EXIT_CANNOT_CREATE = 73  # sysexits.h
@@ -38,11 +40,16 @@ def run_program(app: Callable[[], object]) -> None:
         if error.errno not in (_OUTSIDE if error.filename is not None else _UNNAMED):
             raise
         where = "" if error.filename is None else f"{error.filename}: "
-        print(f"error: {where}{error.strerror}", file=sys.stderr)
+        print(f"error: {where}{error.strerror}{_hint(error)}", file=sys.stderr)
         sys.exit(EXIT_CANNOT_CREATE)
     except Interrupted:
         print(INTERRUPTED, file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _hint(error: OSError) -> str:
+    named = isinstance(error.filename, str) and error.errno in (errno.EACCES, errno.EPERM)
+    return whose(Path(error.filename)) if named else ""
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -10,17 +10,26 @@ from typing import Any, TypeVar
 from sqlite_utils import Database
 
 from edge.contract.errors import StoreError
+from edge.contract.rights import whose
 from edge.store.copies import copy_before
 from edge.store.schema import migrations
 from edge.types import utc_text
 
 BUSY_TIMEOUT_S = 30.0
+_CANNOT_OPEN = 14  # SQLITE_CANTOPEN; Python before 3.11 tells no code
+_RIGHTS = (3, 8, _CANNOT_OPEN)  # forbidden, read-only
 Open = TypeVar("Open", bound="Connection")
 
 
 def now_text() -> str:
     """This moment, as rows carry it."""
     return utc_text(datetime.now(timezone.utc))
+
+
+def _of_rights(error: sqlite3.Error | OSError) -> bool:
+    """Whether it may be for want of rights."""
+    code = getattr(error, "sqlite_errorcode", _CANNOT_OPEN) & 0xFF
+    return isinstance(error, PermissionError) or (isinstance(error, sqlite3.OperationalError) and code in _RIGHTS)
 
 
 class Connection:
@@ -69,7 +78,7 @@ class Connection:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"{self.path}: {error}") from error
+            raise StoreError(f"{self.path}: {error}{whose(self.path) if _of_rights(error) else ''}") from error
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from edge.contract.errors import StoreError
+from edge.contract.rights import whose
 from edge.store.connection import Connection
 
 _BESIDE = ("", "-wal", "-shm")  # the files of one SQLite database
@@ -43,7 +44,7 @@ def damage_of(path: Path) -> str | None:
             found = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorcode", None) in _NOT_DAMAGE or isinstance(error, sqlite3.OperationalError):
-            raise StoreError(f"{path}: {error}") from error
+            raise StoreError(f"{path}: {error}{whose(path)}") from error
         return str(error)
     return None if found == "ok" else " ".join(found.split())
 
