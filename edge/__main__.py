@@ -39,7 +39,7 @@ from edge.reports.retention import retention_lines, retention_summary, retention
 from edge.reports.score import score_store
 from edge.reports.shown import show_replay
 from edge.reports.summary import Cost, cpu_seconds, replay_summary
-from edge.reports.tables import boots_table, score_line
+from edge.reports.tables import boots_table, score_text
 from edge.reports.why import explain, why_tables
 from edge.station import run_station
 from edge.store.clips import ClipTable
@@ -149,17 +149,13 @@ def replay(
     done = replay_with_progress(settings, folder, jobs, cluster, console)
     cost = Cost(time.perf_counter() - start, cpu_seconds() - cpu, done.seconds)
     with Store(settings.database) as store:
-        recordings = {o.path: o.recording for o in done.outcomes if o.recording}
-        score = score_store(store, done.bundle_id, recordings, truth) if truth else None
-        detections, species = store.heard_in(done.bundle_id, recordings.values())
-        summary = replay_summary(done.outcomes, detections, species, cost, score, done.waiting)
-        summary |= {"licence": done.licence} if done.licence else {}
-        summary["notice"] = done.notice
+        score = score_store(store, done.bundle, done.recordings, truth) if truth else None
+        summary = replay_summary(store, done, cost, score)
         show_replay(console, store, settings, done, summary)
         if score:
-            console.print(score_line(score[0]))
+            console.print(score_text(score), soft_wrap=True, highlight=False)
         if parquet:
-            written = write_parquet(store, done.bundle_id, sorted(set(recordings.values())), parquet)
+            written = write_parquet(store, done.bundle.id, sorted(set(done.recordings.values())), parquet)
             console.print(f"{parquet}: {', '.join(written)}", soft_wrap=True, markup=False)
     if as_json:
         print(json.dumps(summary, ensure_ascii=False), flush=True)

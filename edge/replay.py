@@ -16,12 +16,11 @@ from edge.capture.recording import find_recordings, record_name
 from edge.clips.maker import ClipMaker
 from edge.cluster import ClusterReaders
 from edge.config import Config
-from edge.contract.bundle import read_bundle
+from edge.contract.bundle import Bundle, read_bundle
 from edge.contract.errors import UsageError
 from edge.engines.onnx import cores
 from edge.grown import alike, grown_out_of
 from edge.identity import Identity, being_read, identify
-from edge.invented import notice_of
 from edge.publisher import Publisher
 from edge.reader import (
     Begun,
@@ -378,12 +377,15 @@ class Replayed:
     """What a replay did."""
 
     outcomes: list[Outcome]
-    bundle_id: str
-    licence: str | None  # of the bundle's networks; None: one's own
-    notice: str | None  # what is to be said of the model: its birds are invented
+    bundle: Bundle
     seconds: dict[str, float]  # by step, added up over threads
     waiting: int | None  # messages without the broker's ack; None if no broker is configured
     broker_error: str
+
+    @property
+    def recordings(self) -> dict[str, str]:
+        """Ids of the recordings by the paths of their files."""
+        return {o.path: o.recording for o in self.outcomes if o.recording}
 
 
 def replay_folder(
@@ -434,5 +436,4 @@ def replay_folder(
                 publisher.drain(_DRAIN_S_MAX)
             waiting, broker_error = store.waiting_count(), publisher.last_error
     outcomes.sort(key=lambda outcome: outcome.path)  # they ended in another order each time
-    notice, seconds = notice_of(bundle.manifest.taxonomy_digest), analyst.stopwatch.seconds
-    return Replayed(outcomes, bundle.id, bundle.licence, notice, seconds, waiting, broker_error)
+    return Replayed(outcomes, bundle, analyst.stopwatch.seconds, waiting, broker_error)

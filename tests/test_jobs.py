@@ -137,7 +137,7 @@ def test_parquet_holds_what_the_database_does(archive: Path, station_yaml: Stati
     done = replay_folder(config, archive)
     recordings = [o.recording for o in done.outcomes if o.recording]
     with Store(config.database) as store:
-        names = write_parquet(store, done.bundle_id, recordings, tmp_path / "tables")
+        names = write_parquet(store, done.bundle.id, recordings, tmp_path / "tables")
         columns = [row[1] for row in store.rows("PRAGMA table_info(detections)")]
         detections = store.rows("SELECT d.*, r.path FROM detections d JOIN recordings r ON r.id = d.recording")
     assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == sorted(names)

@@ -1,12 +1,14 @@
 """Scores a replay against labelled 5-s rows with the competition's metric. Reads the store; knows no sound."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES
+from edge.contract.bundle import Bundle
 from edge.contract.errors import UsageError
 from edge.contract.labels import RowLabels
-from edge.contract.metrics import RowScore, score_rows
+from edge.contract.metrics import NOCALL_ROW, RowScore, score_rows
 from edge.contract.rows import window_of_row
 from edge.store.record import Store
 
@@ -30,8 +32,19 @@ def _recording_of(recordings: Mapping[str, str], wanted: Collection[str]) -> dic
     return found
 
 
-def score_store(store: Store, bundle_id: str, recordings: Mapping[str, str], labels: RowLabels) -> tuple[RowScore, int]:
-    """Row-wise F1 of what the store holds for these recordings (path -> id), and how many labelled rows have none here.
+@dataclass(frozen=True)
+class ReplayScore:
+    """Row-wise F1 of a replay, and what of the labels it could not be measured by."""
+
+    rows: RowScore
+    rows_without_recording: int
+    recordings: int  # that have labelled rows
+    species: int  # that the labels of these rows name
+    unknown_species: tuple[str, ...]  # of these, those that the model does not know: it cannot name them
+
+
+def score_store(store: Store, bundle: Bundle, recordings: Mapping[str, str], labels: RowLabels) -> ReplayScore:
+    """Row-wise F1 of what the store holds for these recordings (path -> id).
 
     A row's prediction is what was detected in the window that answers for it (`window_of_row`). Raises UsageError if no
     row fits, or if one fits two recordings.
@@ -46,7 +59,7 @@ def score_store(store: Store, bundle_id: str, recordings: Mapping[str, str], lab
     for recording, offset_s, species, audio_s in store.rows(
         "SELECT r.id, d.offset_s, d.species, r.audio_s FROM detections d JOIN recordings r ON r.id = d.recording"
         " WHERE d.bundle = ?",
-        (bundle_id,),
+        (bundle.id,),
     ):
         if recording in mine:
             heard.setdefault((recording, round(offset_s * RATE_HZ)), set()).add(species)
@@ -58,4 +71,11 @@ def score_store(store: Store, bundle_id: str, recordings: Mapping[str, str], lab
         if birds := next((heard[recording, start] for start in starts if (recording, start) in heard), None):
             found[row] = frozenset(birds)
     score = score_rows({row: labels.truth[row] for row in rows}, found, labels.recording)
-    return score, len(labels.truth) - len(rows)
+    species = sorted({code for row in rows for code in labels.truth[row]} - NOCALL_ROW)
+    return ReplayScore(
+        rows=score,
+        rows_without_recording=len(labels.truth) - len(rows),
+        recordings=len({labels.recording[row] for row in rows}),
+        species=len(species),
+        unknown_species=tuple(code for code in species if code not in bundle.taxonomy),
+    )

@@ -1,5 +1,6 @@
 """A replay as the screen shows it once it is over."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -8,31 +9,51 @@ from rich.markup import escape
 from edge.config import Config
 from edge.invented import REMEDY
 from edge.replay import Replayed
-from edge.reports.tables import refused_table, species_table
+from edge.reports.tables import reasons_table, species_table
 from edge.store.record import Store
 
 
 def show_replay(console: Console, store: Store, settings: Config, done: Replayed, summary: dict[str, Any]) -> None:
     """Print what came of it; `summary` has the figures."""
     if summary["detections"]:
-        recordings = [o.recording for o in done.outcomes if o.recording]
-        console.print(species_table(store, done.bundle_id, recordings))
-    if summary["refused"]:
-        console.print(refused_table(done.outcomes))
-    console.print(
-        f"{summary['recordings']} recordings, {summary['analysed']} analysed ({summary['audio_s'] / 3600:.2f} h), "
-        f"{len(summary['refused'])} refused; {summary['detections']} detections of {summary['species']} species, "
-        f"{summary['new_detections']} new; {summary['wall_s']:.1f} s, {summary['x_real_time']:.0f} × real time"
-    )
-    if summary["files"] > summary["recordings"]:
-        console.print(f"{summary['files'] - summary['recordings']} files have the sound of others; it counts once.")
-    if summary["recordings"] and summary["unchanged"] == summary["recordings"]:
-        console.print("Nothing to do: every recording was analysed or refused before, and nothing has changed.")
-    if not summary["recordings"]:
-        console.print("No recordings found (wav, flac, ogg, opus, mp3, aiff …).")
+        console.print(species_table(store, done.bundle.id, done.recordings.values()))
+    for title, key in (("Refused", "refused"), ("Analysed, but not all of it could be read", "partly_lost")):
+        if summary[key]:
+            console.print(reasons_table(title, summary[key]))
+    for line in (*_figures(summary), *_doubts(summary)):
+        console.print(line, soft_wrap=True)
     if done.waiting:
         why = escape(done.broker_error or "not acknowledged yet")
-        console.print(f"{done.waiting} messages wait for the broker ({why}).")
+        console.print(f"{done.waiting} messages wait for the broker ({why}).", soft_wrap=True)
     console.print(f"database: {settings.database}", soft_wrap=True, markup=False)
-    if done.notice:
-        console.print(f"[yellow]The {done.notice}.[/]\n{REMEDY}.")
+    if summary["notice"]:
+        console.print(f"[yellow]The {summary['notice']}.[/]\n{REMEDY}.")
+
+
+def _figures(summary: dict[str, Any]) -> Iterator[str]:
+    if not summary["recordings"]:
+        yield "No recordings found (wav, flac, ogg, opus, mp3, aiff …)."
+        return
+    yield (
+        f"{summary['recordings']} recordings, {summary['analysed']} analysed: {summary['audio_s'] / 3600:.2f} h of "
+        f"sound; {len(summary['refused'])} refused"
+    )
+    yield (
+        f"{summary['detections']} detections of {summary['species']} species, {summary['new_detections']} new; "
+        f"{summary['wall_s']:.1f} s, {summary['x_real_time']:.0f} × real time"
+    )
+    if summary["files"] > summary["recordings"]:
+        yield f"{summary['files'] - summary['recordings']} files have the sound of others; it counts once."
+    if summary["unchanged"] == summary["recordings"]:
+        yield "Nothing to do: every recording was analysed or refused before, and nothing has changed."
+
+
+def _doubts(summary: dict[str, Any]) -> Iterator[str]:
+    """What is to be known of the times."""
+    for key, what in (
+        ("times_guessed", "Time taken from the file's date, which copying may change"),
+        ("hours_unknown", "Known by day only, not by hour"),
+        ("zones_assumed", "Time without a zone, counted as UTC (set station.timezone)"),
+    ):
+        if summary[key]:
+            yield f"{what}: {summary[key]} recording{'' if summary[key] == 1 else 's'}"

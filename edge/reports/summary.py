@@ -3,11 +3,14 @@
 import math
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edge.contract.metrics import RowScore
+from edge.invented import notice_of
+from edge.replay import Replayed
+from edge.reports.score import ReplayScore
+from edge.store.record import Store
 from edge.types import Outcome
 
 
@@ -42,18 +45,32 @@ def of_recordings(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return sorted(first.values(), key=lambda o: o.path)
 
 
-def replay_summary(
-    outcomes: Sequence[Outcome],
-    detections: int,
-    species: int,
-    cost: Cost,
-    score: tuple[RowScore, int] | None,
-    waiting: int | None,
-) -> dict[str, Any]:
-    """The JSON object of a replay. `analysed` and `audio_s` count earlier runs too, `new_…` this run alone; `waiting`
-    are messages that no broker has acknowledged yet, None if none is configured. A recording that has several files in
-    the folder counts once. NaN becomes null."""
-    files, outcomes = len(outcomes), of_recordings(outcomes)
+@dataclass(frozen=True)
+class Times:
+    """Of how many recordings the start is not what their recorder said in full."""
+
+    times_guessed: int  # no date of their own: that of the file was taken
+    hours_unknown: int  # the day alone is known
+    zones_assumed: int  # a time without a zone, counted as UTC since the settings name none
+
+
+def times_of(store: Store, recordings: Collection[str]) -> Times:
+    """How far the starts of these recordings can be trusted."""
+    mine, rows = set(recordings), store.rows("SELECT id, time_source, zone_source FROM recordings")
+    known = [(source, zone) for recording, source, zone in rows if recording in mine]
+    return Times(
+        times_guessed=sum(source == "mtime" for source, _ in known),
+        hours_unknown=sum(source == "date" for source, _ in known),
+        zones_assumed=sum(zone == "assumed_utc" and source != "mtime" for source, zone in known),
+    )
+
+
+def replay_summary(store: Store, done: Replayed, cost: Cost, score: ReplayScore | None) -> dict[str, Any]:
+    """The JSON object of a replay, of its recordings alone. `analysed` and `audio_s` count earlier runs too, `new_…`
+    this run alone; `mqtt_waiting` are messages that no broker has acknowledged yet, None if none is configured. A
+    recording that has several files in the folder counts once. NaN becomes null."""
+    files, outcomes = len(done.outcomes), of_recordings(done.outcomes)
+    detections, species = store.heard_in(done.bundle.id, done.recordings.values())
     analysed = [o for o in outcomes if o.state == "analysed"]
     new_audio_s = sum(o.audio_s for o in analysed if not o.earlier)
     summary: dict[str, Any] = {
@@ -69,15 +86,20 @@ def replay_summary(
         "detections": detections,
         "new_detections": sum(o.new_detections for o in outcomes),
         "species": species,
-        "mqtt_waiting": waiting,
+        "mqtt_waiting": done.waiting,
         "wall_s": round(cost.wall_s, 3),
         "cpu_s": round(cost.cpu_s, 3),
         "x_real_time": round(new_audio_s / cost.wall_s, 1),
         "seconds": {step: round(seconds, 3) for step, seconds in cost.seconds.items()},
         "peak_rss_mb": round(peak_rss_mb(), 1),
     }
+    summary |= asdict(times_of(store, done.recordings.values()))
+    summary |= {"licence": done.bundle.licence} if done.bundle.licence else {}
+    summary["notice"] = notice_of(done.bundle.manifest.taxonomy_digest)
     if score:
-        rows, without_recording = score
-        summary |= {key: None if math.isnan(value) else value for key, value in asdict(rows).items()}
-        summary["rows_without_recording"] = without_recording
+        summary |= {key: None if math.isnan(value) else value for key, value in asdict(score.rows).items()}
+        if score.recordings < 2:  # of which nothing can be said of others
+            summary["f1_low"] = summary["f1_high"] = None
+        summary["rows_without_recording"] = score.rows_without_recording
+        summary["labelled_species_unknown"] = score.unknown_species
     return summary

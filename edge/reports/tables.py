@@ -1,44 +1,45 @@
 """A replay as people read it: detections by species, what was refused, the score. Prints nothing itself."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from edge.contract.metrics import RowScore
+from edge.reports.score import ReplayScore
 from edge.store.clock import Boot
 from edge.store.record import Store
 from edge.store.schema import at_the_place
-from edge.types import Outcome
 
-_REFUSED_SHOWN_MAX = 20
+_SHOWN_MAX = 20  # files with a reason
+_NAMED_MAX = 5  # species
 
 
 def species_table(store: Store, bundle_id: str, recordings: Collection[str]) -> Table:
-    """Detections by species in these recordings, most heard first. Dates are those at the place."""
-    table = Table(title="Detections", title_justify="left")
+    """Detections by species in these recordings, most heard first. Times are those of the clock at the place; of
+    recordings that are known by day alone no hour is told, of those whose time is the file's nothing."""
+    table = Table(title="Detections in this replay", title_justify="left")
     table.add_column("species", overflow="fold", min_width=20)
     for name in ("detections", "files", "best"):
         table.add_column(name, justify="right")
-    for name in ("first", "last"):
-        table.add_column(name, no_wrap=True)
+    table.add_column("first, last", no_wrap=True)
     for names, count, files, best, first, last in _by_species(store, bundle_id, set(recordings)):
-        table.add_row(names, str(count), str(files), f"{best:.2f}", first, last)
+        table.add_row(names, str(count), str(files), f"{best:.2f}", f"{first}\n{last}" if first else "not known")
     return table
 
 
-def _by_species(store: Store, bundle_id: str, wanted: set[str]) -> list[tuple[str, int, int, float, str, str]]:
-    """Both names, detections, recordings, best score, first and last day."""
-    day = at_the_place("date", "d.start_utc", "d")
+def _by_species(store: Store, bundle_id: str, mine: set[str]) -> list[tuple[str, int, int, float, str, str]]:
+    """Both names, detections, recordings, best score, first and last minute or day ("": not known)."""
+    moment = at_the_place("datetime", "d.start_utc", "d")
+    moment = f"substr({moment}, 1, CASE r.time_source WHEN 'mtime' THEN 0 WHEN 'date' THEN 10 ELSE 16 END)"
     found: dict[str, tuple[str, int, int, float, str, str]] = {}
     for recording, code, name, scientific, count, best, first, last in store.rows(
         "SELECT d.recording, s.code, coalesce(nullif(s.common_name, ''), s.code), s.scientific_name, count(*),"
-        f" max(d.score), min({day}), max({day}) FROM detections d JOIN species s ON s.code = d.species"
+        f" max(d.score), min({moment}), max({moment}) FROM detections d JOIN species s ON s.code = d.species"
         " JOIN recordings r ON r.id = d.recording WHERE d.bundle = ? GROUP BY d.recording, d.species",
         (bundle_id,),
     ):
-        if recording in wanted:
+        if recording in mine:
             names = f"{escape(name)}\n[i]{escape(scientific)}[/i]"
             _, total, files, high, earliest, latest = found.get(code, (names, 0, 0, best, first, last))
             found[code] = (
@@ -46,34 +47,45 @@ def _by_species(store: Store, bundle_id: str, wanted: set[str]) -> list[tuple[st
                 total + count,
                 files + 1,
                 max(high, best),
-                min(earliest, first),
+                min(filter(None, (earliest, first)), default=""),
                 max(latest, last),
             )
     return [found[code] for code in sorted(found, key=lambda code: (-found[code][1], code))]
 
 
-def refused_table(outcomes: list[Outcome]) -> RenderableType:
-    """Recordings that could not be analysed, with the reason."""
-    refused = [o for o in outcomes if o.state == "refused"]
-    table = Table(title=f"Refused: {len(refused)}", title_justify="left")
+def reasons_table(title: str, files: Sequence[Mapping[str, str]]) -> RenderableType:
+    """Files that could not be analysed, or not to their end, with the reason: the summary's `file` and `reason`."""
+    table = Table(title=f"{title}: {len(files)}", title_justify="left")
     table.add_column("recording", overflow="fold")
     table.add_column("reason", overflow="fold")
-    for outcome in refused[:_REFUSED_SHOWN_MAX]:
-        table.add_row(escape(outcome.path), escape(outcome.reason or ""))
-    if len(refused) <= _REFUSED_SHOWN_MAX:
+    for one in files[:_SHOWN_MAX]:
+        table.add_row(escape(one["file"]), escape(one["reason"] or ""))
+    if len(files) <= _SHOWN_MAX:
         return table
-    return Group(
-        table, f"… and {len(refused) - _REFUSED_SHOWN_MAX} more; all are in the table recordings, and in --json"
-    )
+    more = f"… and {len(files) - _SHOWN_MAX} more: SELECT path, reason FROM recordings WHERE reason IS NOT NULL"
+    return Group(table, f"{more}, and --json")
 
 
-def score_line(score: RowScore) -> str:
-    """The competition's score in one line."""
-    return (
-        f"row-wise F1 [b]{score.f1:.3f}[/b] (95 % interval {score.f1_low:.3f} to {score.f1_high:.3f}), "
-        f"{score.rows} rows; all nocall {score.f1_all_nocall:.3f}; rows with calls {score.f1_call_rows:.3f}, "
-        f"without {score.f1_nocall_rows:.3f}"
-    )
+def score_text(score: ReplayScore) -> str:
+    """The competition's score, a line for each thing that is to be known of it."""
+    rows = score.rows
+    interval = f"95 % interval {rows.f1_low:.3f} to {rows.f1_high:.3f}"
+    if score.recordings < 2:
+        interval = "no interval: one recording tells nothing of others"
+    lines = [
+        f"row-wise F1 [b]{rows.f1:.3f}[/b] ({interval}), {rows.rows} rows of 5 s",
+        f"  in rows with birds {rows.f1_call_rows:.3f}, in those without {rows.f1_nocall_rows:.3f}",
+        f"  saying 'no bird' throughout would score {rows.f1_all_nocall:.3f}",
+    ]
+    unknown = len(score.unknown_species)
+    if unknown and unknown == score.species:
+        lines.append(
+            f"  [yellow]the model knows none of the {unknown} labelled species: this score says nothing of it[/]"
+        )
+    elif unknown:
+        names = ", ".join(score.unknown_species[:_NAMED_MAX]) + (", …" if unknown > _NAMED_MAX else "")
+        lines.append(f"  [yellow]the model does not know {unknown} of the {score.species} labelled species: {names}[/]")
+    return "\n".join(lines)
 
 
 def boots_table(boots: list[Boot]) -> Table:

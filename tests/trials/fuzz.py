@@ -26,8 +26,8 @@ from rich.console import Console
 from edge.capture.recording import record_name
 from edge.config import Config, load_config
 from edge.replay import Progress, Replayed, replay_folder
+from edge.reports.shown import show_replay
 from edge.reports.summary import Cost, replay_summary
-from edge.reports.tables import refused_table
 from edge.store.record import Store
 from edge.types import Outcome
 from tests.conftest import make_bundle
@@ -240,18 +240,18 @@ def fuzz_round(folder: Path, config: Config, seed: int, sounds: list[tuple[str, 
     again = replay_folder(config, folder, on_outcome)
     faulthandler.cancel_dump_traceback_later()
     assert slowest < FILE_S_MAX
-    check(first, set(names))
     assert [(o.path, o.state, o.reason, True) for o in first.outcomes] == [
         (o.path, o.state, o.reason, o.earlier) for o in again.outcomes
     ], "what is done is not done again"
     with Store(config.database) as store:
+        check(store, config, first, set(names))
         rows = store.rows("SELECT path FROM recordings WHERE state <> 'started' UNION SELECT path FROM files")
         assert {path for (path,) in rows} >= set(names)
         assert not store.rows("SELECT path FROM recordings WHERE state = 'started'")
     return slowest
 
 
-def check(done: Replayed, names: set[str]) -> None:
+def check(store: Store, config: Config, done: Replayed, names: set[str]) -> None:
     """Everything ended, and people and programs can be told."""
     assert sorted(o.path for o in done.outcomes) == sorted(names), "no file is lost, none comes twice"
     for outcome in done.outcomes:
@@ -259,9 +259,9 @@ def check(done: Replayed, names: set[str]) -> None:
         assert outcome.reason if outcome.state == "refused" else outcome.audio_s >= 0.1
         assert "\n" not in (outcome.reason or "")
         assert not re.search(r"[\x00-\x1f\x7f-\x9f]", outcome.path)
-    summary = replay_summary(done.outcomes, 0, 0, Cost(1.0, 1.0, done.seconds), None, None)
+    summary = replay_summary(store, done, Cost(1.0, 1.0, done.seconds), None)
     json.loads(json.dumps(summary, ensure_ascii=False).encode())
-    Console(file=io.StringIO()).print(refused_table(done.outcomes))
+    show_replay(Console(file=io.StringIO()), store, config, done, summary)
 
 
 def run_rounds(seeds: range) -> None:
