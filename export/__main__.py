@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Literal
 
 import typer
@@ -45,20 +46,36 @@ def onnx(
     """Export a run: members as ONNX, taxonomy, prior, probe, sums."""
     from export.assemble import assemble  # torch takes seconds to import; verify and --help do without it
     from trainer.run import Run
+    from trainer.verdict import cautions
 
+    opened = Run.open(run)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("members")
 
         def show(name: str, done: int, total: int) -> None:
             progress.update(task, description=name, completed=done, total=total)
 
-        bundle = assemble(Run.open(run), out, per_kind=per_kind, report=report, half=half, int8=int8, progress=show)
+        bundle = assemble(opened, out, per_kind=per_kind, report=report, half=half, int8=int8, progress=show)
     size = sum(p.stat().st_size for p in bundle.folder.rglob("*") if p.is_file())
     halved = sum(member.half is not None for member in bundle.manifest.members)
     eight = sum(member.int8 is not None for member in bundle.manifest.members)
     also = ([f"{halved} also in half precision"] if half else []) + ([f"{eight} also in 8 bits"] if int8 else [])
     members = f"{len(bundle.manifest.members)} members" + (f" ({', '.join(also)})" if also else "")
     print(f"{out}: {members}, {len(bundle.taxonomy)} species, {size / 1e6:.1f} MB")
+    for line in cautions(opened):
+        print(f"warning: {line}", file=sys.stderr)
+    _say_next(out)
+
+
+def _say_next(bundle: Path) -> None:
+    """What a person does with a bundle. On stderr: what is on stdout is read by programs."""
+    page = bundle / "report.html"
+    lines = [f"report: {page} (open it in a browser)"] if page.is_file() else []
+    lines += [
+        f"check it: python -m export verify {quote(str(bundle))}",
+        f"use it: in station.yaml, bundle: {bundle.resolve()}",
+    ]
+    print(*lines, sep="\n", file=sys.stderr)
 
 
 @app.command()
@@ -97,6 +114,7 @@ def adopt(
     bundle = make(name, read_source(name, known, source, labels), licence, out, region)
     size = sum(p.stat().st_size for p in bundle.folder.rglob("*") if p.is_file())
     print(f"{out}: {known.title}, {len(bundle.taxonomy)} classes, {size / 1e6:.1f} MB")
+    _say_next(out)
 
 
 def _place(text: str | None) -> tuple[float, float] | None:

@@ -218,7 +218,7 @@ def test_tune_with_everything_on(tmp_path: Path, capsys: pytest.CaptureFixture[s
     fit_metadata(run, corpus, make_rasters(tmp_path / "rasters"))
     choose_bag(run)
     tune(run, corpus)
-    assert "as published" in capsys.readouterr().out
+    assert "the blend of 2021" in capsys.readouterr().out
     tuning, curves = run.tuning(), json.loads((run.folder / "sweep.json").read_text(encoding="utf8"))
     assert len(curves["search"]) == 2 * 3 * 2
     assert sum(row["taken"] for row in [*curves["search"], curves["optimum"]]) == 1

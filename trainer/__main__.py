@@ -3,6 +3,7 @@
 import importlib
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Literal
 
 import typer
@@ -80,6 +81,12 @@ def _run(
     run = stages.run_stages(options, names, console)
     if len(names) > 1:
         console.print(stages.stage_table(run))
+        stages.tell_cautions(run, console)
+        page = f"report: {out / 'report.html'} (open it in a browser)"
+        command = (
+            f"next: python -m export onnx --run {quote(str(out))} --out BUNDLE; then in station.yaml, bundle: BUNDLE"
+        )
+        console.print(page, command, sep="\n", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(rich_help_panel=_BEGIN)

@@ -156,7 +156,7 @@ def threshold_curves(curves: Mapping[str, Any], chosen: Mapping[str, float], bas
                 if key in curve:
                     panel.plot(x, curve[key], color=COLOURS[1 + i], lw=1, label=label)
             if baseline is not None:
-                panel.axhline(baseline, color=SOFT, lw=1, ls="--", label="report nothing")
+                panel.axhline(baseline, color=SOFT, lw=1, ls="--", label="'no bird' throughout")
             panel.axvline(chosen[name], color=INK, lw=1)
             panel.annotate(f" {chosen[name]:g}", (chosen[name], 0.03), xycoords=("data", "axes fraction"), fontsize=9)
             panel.set(title=title, xlabel="threshold", ylim=(0, 1.02))

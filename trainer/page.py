@@ -103,12 +103,15 @@ class Section:
         return f'<section id="{self.anchor}"><h2>{escape(self.title)}</h2>{body}</section>'
 
 
-def page(title: str, subtitle: str, cards: Sequence[Html], sections: Sequence[Section], footer: str) -> str:
-    """The whole document (page.html, filled in); it asks for nothing from anywhere."""
+def page(
+    title: str, subtitle: str, cautions: Sequence[str], cards: Sequence[Html], sections: Sequence[Section], footer: str
+) -> str:
+    """The whole document (page.html, filled in), `cautions` above all else; it asks for nothing from anywhere."""
     template = Template((Path(__file__).parent / "page.html").read_text(encoding="utf8"))
     return template.substitute(
         title=escape(title),
         subtitle=escape(subtitle),
+        cautions="".join(f'<p class="caution">Warning: {escape(line)}.</p>' for line in cautions),
         cards="".join(c.markup for c in cards),
         links="".join(f'<a href="#{s.anchor}">{escape(s.title)}</a>' for s in sections),
         sections="\n".join(s.html() for s in sections),

@@ -17,6 +17,7 @@ from trainer.oof import CropScore, crop_table, score_crops
 from trainer.page import Cell, Html, Section, Share, number
 from trainer.run import Run, Tuning
 from trainer.tuning_report import search_section, thresholds_section
+from trainer.verdict import cautions
 
 _HISTORY = ("epoch", "train_loss", "valid_loss", "valid_f1")
 
@@ -41,6 +42,7 @@ def write_report(run: Run, corpus: Corpus) -> Path:
     text = page.page(
         title=f"Training report: {facts['data']}",
         subtitle=f"Recipe {run.recipe.name} · begun {_when(facts['created'])} · written {now}",
+        cautions=cautions(run),
         cards=_cards(run, corpus, tuning, crops),
         sections=sections,
         footer=f"birdstation trainer · {versions}",
@@ -67,7 +69,7 @@ def _cards(run: Run, corpus: Corpus, tuning: Tuning, crops: CropScore) -> list[H
             page.card(
                 "Row-wise F1 on soundscapes",
                 number(f1["f1"]),
-                f"{span}; reporting nothing: {nothing}",
+                f"{span}; 'no bird' throughout: {nothing}",
             )
         )
         if held:

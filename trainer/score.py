@@ -38,7 +38,7 @@ class PredictionScore:
         interval = f"{score.f1_low:.4f} to {score.f1_high:.4f}" if self.recordings > 1 else "one recording: none"
         table.add_row("[bold]F1[/bold]", f"[bold]{score.f1:.4f}[/bold]", interval)
         for name, value in (
-            ("F1 of reporting nothing", score.f1_all_nocall),
+            ("F1 of 'no bird' throughout", score.f1_all_nocall),
             ("F1 of rows with calls", score.f1_call_rows),
             ("F1 of rows without", score.f1_nocall_rows),
             ("precision in rows with calls", self.precision_call_rows),

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from edge.contract.audio import front_end
@@ -44,6 +45,7 @@ from trainer.run import LOCK, STAGES, Run, check_out
 from trainer.spectrograms import Spectrograms, cache_constants, make_spectrograms
 from trainer.tracking import tracking
 from trainer.tune import tune
+from trainer.verdict import cautions, guessing
 
 # the stages whose results a stage reads
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -124,6 +126,12 @@ def stage_table(run: Run) -> Table:
     table.add_section()
     table.add_row("all", f"{sum(run.seconds().values()):.0f}")
     return table
+
+
+def tell_cautions(run: Run, console: Console) -> None:
+    """What speaks against using the run, loudly."""
+    for line in cautions(run):
+        console.print(f"[bold red]warning:[/bold red] {escape(line)}", highlight=False, soft_wrap=True)
 
 
 def _recipe(options: Options, names: Sequence[str]) -> Recipe:
@@ -216,6 +224,8 @@ class _Work:
             "report": self.report,
         }
         stages[name]()
+        if name in ("fit-cnn", "tune"):
+            tell_cautions(self.run, self.console)
 
     def check_data(self) -> None:
         checked = check_data(self.corpus, self.options.jobs)
@@ -282,19 +292,21 @@ class _Work:
         table = Table("members", "balanced accuracy", "macro F1", "mean average precision", title="out of fold")
         figures: dict[str, dict[str, float | int]] = {}
         for name, chosen in {**kinds, "all": members}.items():
-            score = score_crops(crop_table(self.run, self.corpus, chosen), self.corpus.taxonomy.codes)
+            table_of = crop_table(self.run, self.corpus, chosen)
+            score = score_crops(table_of, self.corpus.taxonomy.codes)
             figures[name] = {
                 "balanced_accuracy": round(score.balanced_accuracy, 4),
                 "macro_f1": round(score.f1_macro, 4),
                 "mean_average_precision": round(score.mean_average_precision, 4),
                 "crops": score.crops,
             }
+            figures[name] |= guessing(table_of, score)
             table.add_row(name, *(f"{value:.3f}" for value in list(figures[name].values())[:3]))
         self.console.print(table)
         write_json(self.run.folder / "oof.json", figures.pop("all") | {"kinds": figures})
 
     def report(self) -> None:
-        self.console.print(f"report: {write_report(self.run, self.corpus)}")
+        self.console.print(f"report: {write_report(self.run, self.corpus)}", soft_wrap=True)
 
 
 def _listing(folder: Path | None, pattern: str) -> list[tuple[str, int, int]]:

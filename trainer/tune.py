@@ -271,13 +271,12 @@ def _line(tuning: Tuning) -> str:
             f"low in the field, where most windows hold no bird"
         )
     f1, published = scores["blended"], scores["published"]
-    beaten = "" if f1["f1"] > f1["f1_all_nocall"] else "; nothing beats reporting nothing: this model hears no birds"
     smoothed = f", neighbours {blend.smoothing:g}" if blend.smoothing else ""
     own = f", {len(cut.species)} species with their own" if cut.species else ""
     return (
         f"tune: padding {tuning.padding}, blend {blend.rule} {blend.prior_weight:g}{smoothed}, threshold "
-        f"{cut.blended:g} ({cut.acoustic:g} without a place{own}): row F1 {_span(f1)} on {scores['rows']} rows, "
-        f"all-nocall {f1['f1_all_nocall']:.3f}, as published {_span(published)}{beaten}"
+        f"{cut.blended:g} ({cut.acoustic:g} without a place{own}): row F1 {_span(f1)} on {scores['rows']} rows; saying "
+        f"'no bird' throughout would score {f1['f1_all_nocall']:.3f}, the blend of 2021 {_span(published)}"
     )
 
 

@@ -26,7 +26,8 @@ def thresholds_section(run: Run, tuning: Tuning) -> Section:
         return Section("threshold", "Threshold", (page.paragraph(text), drawing))
     text = (
         f"F1 of each 5-s row, averaged over {scores['rows']:,} rows of {scores['recordings']:,} soundscapes; the band "
-        "is a 95 % bootstrap interval over soundscapes. The dashed line is what reporting nothing would score. The "
+        "is a 95 % bootstrap interval over soundscapes. The dashed line is what saying 'no bird' throughout "
+        "would score. The "
         "threshold is the centre of the plateau about the smoothed peak; as published it is the very peak."
     )
     if scores["threshold_by"] == "species":
@@ -37,7 +38,7 @@ def thresholds_section(run: Run, tuning: Tuning) -> Section:
             f" {without:,} rows of soundscapes without a known place, date or prior count for the right figure only."
         )
     names = {"blended": "with the prior", "acoustic": "by sound alone", "published": _as_published(scores["published"])}
-    header = ["", "threshold", "F1", "low", "high", "rows with calls", "rows without", "report nothing"]
+    header = ["", "threshold", "F1", "low", "high", "rows with birds", "rows without", "'no bird' throughout"]
     keys = ("f1", "f1_low", "f1_high", "f1_call_rows", "f1_nocall_rows", "f1_all_nocall")
     shown = chosen | {"published": scores["published"]["threshold"]}
     rows: list[list[Cell]] = [
@@ -45,7 +46,7 @@ def thresholds_section(run: Run, tuning: Tuning) -> Section:
     ]
     parts = [page.paragraph(text), drawing, page.table(header, rows), *_rules(scores)]
     if scores["blended"]["f1"] <= scores["blended"]["f1_all_nocall"]:
-        parts.append(page.paragraph("No threshold beats reporting nothing: this model hears no birds.", missing=True))
+        parts.append(page.paragraph("No threshold is better than saying 'no bird' throughout.", missing=True))
     if scores["unreadable"]:
         parts.append(
             page.details(f"{len(scores['unreadable'])} unreadable soundscapes", "\n".join(scores["unreadable"]))
