@@ -78,10 +78,22 @@ def test_demo_data_out_of_range_is_a_usage_error(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_wrong_setting_or_corpus_ends_with_78_and_one_line(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("name: mine\n")
+    data, sorted_, two_columns = make_corpus(tmp_path / "data", 1, 1.0), tmp_path / "sorted", tmp_path / "two"
+    (sorted_ / "Robin").mkdir(parents=True)
+    two_columns.mkdir()
+    (two_columns / "train_metadata.csv").write_text("primary_label,filename\nrobin,a.wav\n")
     cases: list[tuple[list[object], str]] = [
         (["recipe", "nothing"], "recipe 'nothing': unknown; allowed: demo, improved, published, small"),
         (["recipe", tmp_path / "mine.yaml"], f"{tmp_path / 'mine.yaml'}: seed: missing"),
         (["folds", "--data", tmp_path / "none", "--out", tmp_path / "run", "--recipe", "demo"], "no such folder"),
+        (["fit-all", "--data", tmp_path / "none", "--out", tmp_path / "run"], f"{tmp_path / 'none'}: no such folder"),
+        (["check-data", "--data", sorted_], "expected a corpus with train_metadata.csv and train_short_audio/, found"),
+        (["check-data", "--data", two_columns], "url missing; found primary_label, filename; all but primary_label"),
+        (["fit-all", "--data", data, "--out", tmp_path / "run"], "no run here yet; begin one: add --recipe demo"),
+        (
+            ["fit-all", "--data", data, "--out", tmp_path / "run", "--recipe", "demo", "--rasters", tmp_path / "maps"],
+            f"{tmp_path / 'maps'}: no such folder; expected one with",
+        ),
     ]
     for arguments, expected in cases:
         told = trainer(*arguments)
@@ -89,3 +101,4 @@ def test_a_wrong_setting_or_corpus_ends_with_78_and_one_line(tmp_path: Path) -> 
         assert expected in told.stderr
         assert told.stderr.startswith("error: ")
         assert told.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()

@@ -106,10 +106,10 @@ def test_secondary_labels_are_the_known_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        (lambda data: (data / METADATA).unlink(), "not readable"),
+        (lambda data: (data / METADATA).unlink(), "expected a corpus with train_metadata.csv"),
         (lambda data: (data / METADATA).write_text("primary_label,filename\n"), "column secondary_labels"),
         (lambda data: (data / METADATA).write_text(""), "column primary_label"),
-        (lambda data: write_table(data / METADATA, [row(LOW, "a.ogg")]), "at least 2 are wanted"),
+        (lambda data: write_table(data / METADATA, [row(LOW, "a.ogg")]), "expected at least 2 species, found 1"),
         (lambda data: (data / LABELS).write_text("row_id\n"), "column site"),
     ],
 )

@@ -173,7 +173,7 @@ def test_a_stage_names_the_one_that_comes_before(data: Path, tmp_path: Path) -> 
 
 def test_a_new_run_wants_a_recipe_a_begun_one_has_it(data: Path, tmp_path: Path) -> None:
     asked = options(data, tmp_path / "run")
-    with pytest.raises(ConfigError, match="begin one with --recipe NAME"):
+    with pytest.raises(ConfigError, match="begin one: add --recipe demo, improved, published, small"):
         run_stages(dataclasses.replace(asked, recipe=None), ("folds",), QUIET)
     run_stages(asked, ("folds",), QUIET)
     assert run_stages(dataclasses.replace(asked, recipe=None), ("folds",), QUIET).recipe == tiny_recipe()

@@ -161,7 +161,10 @@ def test_grid_file_reads_back(tmp_path: Path) -> None:
     [
         (lambda path: path.unlink(), "elevation.tif: missing"),
         (lambda path: path.write_bytes(b"II*\0 not a picture"), "elevation.tif: not a readable GeoTIFF"),
-        (lambda path: write_raster(path, plane, crs=None), "elevation.tif: has no coordinate reference system"),
+        (
+            lambda path: write_raster(path, plane, crs=None),
+            "elevation.tif: expected a georeferenced GeoTIFF",
+        ),
     ],
     ids=["missing", "broken", "not georeferenced"],
 )
@@ -176,7 +179,7 @@ def test_a_layer_that_cannot_be_used_is_named(tmp_path: Path, spoil, message: st
 def test_undeclared_nodata_is_refused(tmp_path: Path) -> None:
     folder = make_rasters(tmp_path / "r")
     write_raster(folder / "bio12.tif", lambda _, lon: np.where(lon < 0, -3.4e38, 1.0))
-    with pytest.raises(CorpusError, match=r"bio12\.tif: values up to"):
+    with pytest.raises(CorpusError, match=r"bio12\.tif: expected values up to"):
         Rasters.open(folder).grid()
 
 

@@ -37,6 +37,7 @@ COLUMNS = (
 _NEEDED = ("primary_label", "filename")  # the other official columns may be empty, but must be there
 _DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})")
 _SOUNDSCAPE = re.compile(r"(?P<id>[^_]+)_(?P<site>[^_]+)_(?P<date>\d{8})\.ogg")
+_LAYOUT = "docs/corpus.md shows the layout"
 _EXAMPLES_MAX = 5
 _BLOCK_S = 5.0
 
@@ -109,6 +110,7 @@ class Corpus:
     @classmethod
     def read(cls, data: Path) -> "Corpus":
         """Read the tables of a corpus. Raises CorpusError if it is not one; odd rows are counted and survived."""
+        require_corpus(data)
         problems = Problems()
         rows = _good_rows(data, problems)
         taxonomy = _taxonomy(data / METADATA, rows, problems)
@@ -126,10 +128,23 @@ class Corpus:
         return cls(data, tuple(recordings), taxonomy, tuple(_soundscapes(data, taxonomy, problems)), problems)
 
 
-def read_table(path: Path, columns: tuple[str, ...], problems: Problems) -> Iterator[tuple[int, dict[str, str] | None]]:
+def require_corpus(data: Path) -> None:
+    """Raises CorpusError unless a folder looks like a corpus, with what one has."""
+    expected = f"expected a corpus with {METADATA} and train_short_audio/"
+    if not data.is_dir():
+        raise CorpusError(f"{data}: {'is a file' if data.exists() else 'no such folder'}; {expected}")
+    if not (data / METADATA).is_file():
+        there = [f"{path.name}/" if path.is_dir() else path.name for path in entries_of(data)]
+        found = ", ".join(there[:3]) + (" …" if len(there) > 3 else "") or "nothing"
+        raise CorpusError(f"{data}: {expected}, found {found}; {_LAYOUT}, also for one folder for each species")
+
+
+def read_table(
+    path: Path, columns: tuple[str, ...], problems: Problems, advice: str = ""
+) -> Iterator[tuple[int, dict[str, str] | None]]:
     """Rows of a CSV with their line numbers; None where a row has too few or too many cells. A line that is not UTF-8
     is taken for Windows-1252, which is noted. Raises CorpusError naming the file if it cannot be read or lacks a
-    column."""
+    column, with the `advice`."""
 
     def guessed(line: int, shown: str) -> None:
         problems.add("text not UTF-8", f"{path.name} line {line}: {shown} (if it is Windows-1252)")
@@ -140,14 +155,13 @@ def read_table(path: Path, columns: tuple[str, ...], problems: Problems) -> Iter
     except OSError as error:
         raise CorpusError(f"{path}: not readable: {error.strerror}") from error
     except NotText as error:
-        raise CorpusError(f"{path}: {error}") from error
+        raise CorpusError(f"{path}: {error}{advice and '; '}{advice}") from error
 
 
 def _good_rows(data: Path, problems: Problems) -> list[dict[str, str]]:
-    if not data.is_dir():
-        raise CorpusError(f"{data}: no such folder; a corpus has {METADATA} and train_short_audio/")
     rows, seen = [], set()
-    for line, row in read_table(data / METADATA, COLUMNS, problems):
+    advice = f"all but {' and '.join(_NEEDED)} may be empty: {_LAYOUT}"
+    for line, row in read_table(data / METADATA, COLUMNS, problems, advice):
         if row is None:
             problems.add("row malformed", f"{METADATA} line {line}")
             continue
@@ -175,7 +189,7 @@ def _taxonomy(path: Path, rows: list[dict[str, str]], problems: Problems) -> Tax
         except ValueError as error:
             problems.add("species code not usable", f"{path.name}: {error}")
     if len(good) < 2:
-        raise CorpusError(f"{path}: {len(good)} species; at least 2 are wanted")
+        raise CorpusError(f"{path}: expected at least 2 species, found {len(good)}")
     return Taxonomy(good)
 
 

@@ -37,7 +37,7 @@ class Rasters:
     def open(cls, folder: Path) -> "Rasters":
         """Raises CorpusError naming the first layer that is missing or cannot be read."""
         if not folder.is_dir():
-            raise CorpusError(f"{folder}: no such folder; wanted one with {', '.join(f'{n}.tif' for n in RASTERS)}")
+            raise CorpusError(f"{folder}: no such folder; expected one with {', '.join(f'{n}.tif' for n in RASTERS)}")
         rasters = cls(folder)
         for name in RASTERS:
             with _layer(rasters.path(name)):
@@ -60,16 +60,16 @@ class Rasters:
 def _layer(path: Path) -> Iterator[rasterio.DatasetReader]:
     """The raster of one layer, checked; any trouble with reading it becomes a CorpusError."""
     if not path.is_file():
-        raise CorpusError(f"{path}: missing; the metadata model wants {', '.join(f'{n}.tif' for n in RASTERS)}")
+        raise CorpusError(f"{path}: missing; the metadata model needs {', '.join(f'{n}.tif' for n in RASTERS)}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # said below, as an error
             opened = rasterio.open(path)
         with opened as raster:
             if raster.count != 1:
-                raise CorpusError(f"{path}: {raster.count} bands; a GeoTIFF with one band is wanted")
+                raise CorpusError(f"{path}: expected a GeoTIFF with one band, found {raster.count}")
             if raster.crs is None:
-                raise CorpusError(f"{path}: has no coordinate reference system; a georeferenced GeoTIFF is wanted")
+                raise CorpusError(f"{path}: expected a georeferenced GeoTIFF, found no coordinate reference system")
             yield raster
     except rasterio.errors.RasterioError as error:
         raise CorpusError(f"{path}: not a readable GeoTIFF: {error}") from error
@@ -151,5 +151,5 @@ def _warp(path: Path, category: bool) -> Values:
         grid = _scaled(grid, raster)
     largest = float(np.nanmax(np.abs(grid), initial=0.0))
     if not largest <= _FLOAT16_MAX:
-        raise CorpusError(f"{path}: values up to {largest:g}; at most {_FLOAT16_MAX:g} wanted (nodata not declared?)")
+        raise CorpusError(f"{path}: expected values up to {_FLOAT16_MAX:g}, found {largest:g} (nodata not declared?)")
     return grid

@@ -28,7 +28,7 @@ from trainer.bag import choose_bag
 from trainer.calls import FILE as CALLS
 from trainer.calls import make_calls
 from trainer.check import check_data
-from trainer.corpus import LABELS, METADATA, SITES, Corpus
+from trainer.corpus import LABELS, METADATA, SITES, Corpus, require_corpus
 from trainer.dataset import crop_set
 from trainer.files import clear_temporaries, digest, write_json
 from trainer.fit import Workplace, fit_members
@@ -37,7 +37,8 @@ from trainer.folds import read_folds, write_folds
 from trainer.metadata import fit_metadata
 from trainer.model import check_clips
 from trainer.oof import crop_table, score_crops
-from trainer.recipe import MetadataKind, Recipe, find_recipe, read_recipe
+from trainer.rasters import Rasters
+from trainer.recipe import MetadataKind, Recipe, find_recipe, read_recipe, recipe_names
 from trainer.report import write_report
 from trainer.row_images import FILE as ROW_IMAGES
 from trainer.row_images import make_row_images, require_rows
@@ -82,8 +83,11 @@ class Options:
 
 def run_stages(options: Options, names: Sequence[str], console: Console) -> Run:
     """Do the named stages that are not done yet, in order; each says what it did. Raises BirdstationError."""
+    require_corpus(options.data)
     check_out(options.out)
     recipe = _recipe(options, names)
+    if options.rasters is not None and "fit-metadata" in names:
+        Rasters.open(options.rasters)  # before the hours that come before it
     Workplace.of(options.device, options.devices, options.cluster, options.jobs)
     corpus = Corpus.read(options.data)
     require_rows(recipe, corpus)
@@ -145,7 +149,7 @@ def _recipe(options: Options, names: Sequence[str]) -> Recipe:
     elif names == ("fit-metadata",):
         recipe = find_recipe("published")
     else:
-        raise ConfigError(f"{options.out}: no run here yet; begin one with --recipe NAME")
+        raise ConfigError(f"{options.out}: no run here yet; begin one: add --recipe {', '.join(recipe_names())}")
     return replace(recipe, metadata=replace(recipe.metadata, **own)) if own else recipe
 
 
