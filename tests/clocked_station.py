@@ -1,5 +1,6 @@
 """A station whose clock says what the test wants: it replays sound and counts today, as the daemon does."""
 
+import weakref
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -32,6 +33,7 @@ class Station:
         self.config, self.now = config, now
         self.analyst = Analyst(config, recognizer)
         self.ledger = Ledger(config.database, config.station.id, self.analyst.bundle)
+        weakref.finalize(self, self.ledger.store().close)  # since Python 3.13 sqlite3 complains of what nobody closed
         self.clock = Clock(wall=lambda: self.now.timestamp(), monotonic=lambda: 0.0)
         self.vitals = Vitals(config, self.analyst, 0.0, self.ledger, self.clips(), self.clock)
 

@@ -489,9 +489,8 @@ class FakeStream:
         at = 0
         while not self._stop.wait(0.1):
             block = np.take(self._sound, range(at, at + self._frames), mode="wrap")
-            self._callback(
-                np.stack([block] * self._channels, 1), self._frames, None, SimpleNamespace(input_overflow=False)
-            )
+            raw = np.stack([block] * self._channels, 1).astype(np.float32).tobytes()
+            self._callback(raw, self._frames, None, SimpleNamespace(input_overflow=False))
             at += self._frames
 
     def abort(self, ignore_errors: bool = True) -> None:  # noqa: ARG002
@@ -515,7 +514,7 @@ def sound_card(sound: NDArray[np.float32] | None) -> Any:
         _terminate=lambda: None,
         query_hostapis=lambda: [{"name": "Test"}],
         query_devices=query_devices,
-        InputStream=lambda **options: FakeStream(sound, **options),
+        RawInputStream=lambda **options: FakeStream(sound, **options),
     )
 
 

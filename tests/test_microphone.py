@@ -194,7 +194,9 @@ class FakeStream:
         """`samples` in the last channel, its negative in the others."""
         block = np.repeat(-samples[:, None], self.options["channels"], axis=1)
         block[:, -1] = samples
-        self.options["callback"](block, len(block), None, SimpleNamespace(input_overflow=overflowed))
+        self.options["callback"](
+            block.astype(np.float32).tobytes(), len(block), None, SimpleNamespace(input_overflow=overflowed)
+        )
 
 
 class FakeSoundDevice:
@@ -242,7 +244,7 @@ class FakeSoundDevice:
             "default_samplerate": float(self.rate_hz),
         }
 
-    def InputStream(self, **options: Any) -> FakeStream:
+    def RawInputStream(self, **options: Any) -> FakeStream:
         assert self._listed[options["device"]] in self.plugged, "a card that is gone"
         self.streams.append(FakeStream(self, options))
         return self.streams[-1]

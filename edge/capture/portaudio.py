@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from edge.contract.audio import Samples
 from edge.contract.errors import CaptureError
 
@@ -103,15 +105,19 @@ class PortAudio:
         if channel > device.channels:
             raise CaptureError(f"microphone.channel: found {channel}; {device.name!r} has {device.channels}")
 
-        def recorded(samples: Samples, _frames: int, _time: Any, status: Any) -> None:
+        channels = min(device.channels, max(channel, CHANNELS_MIN))
+
+        def recorded(raw: Any, _frames: int, _time: Any, status: Any) -> None:
+            samples = np.frombuffer(raw, np.float32).reshape(-1, channels)
             write(samples[:, channel - 1], bool(status.input_overflow))
 
         stream = None
         try:
-            stream = self._api.InputStream(
+            # Not InputStream: its arrays are shaped in a way that NumPy 2.5 deprecates (sounddevice 0.5).
+            stream = self._api.RawInputStream(
                 device=device.index,
                 samplerate=rate_hz,
-                channels=min(device.channels, max(channel, CHANNELS_MIN)),
+                channels=channels,
                 dtype="float32",
                 latency=LATENCY_S,
                 callback=recorded,

@@ -56,7 +56,8 @@ def same_after_killed_migrations(folder: Path, rounds: int, seed: int) -> tuple[
     shutil.copy(origin, calm)
     took_s = _open_and_kill(program, calm, None)
     expected, rng, hits = dump(calm), np.random.default_rng(seed), Counter[str]()
-    all_of_them = len(list(migrations.pending(Database(memory=True))))
+    with closing(sqlite3.connect(":memory:")) as db:
+        all_of_them = len(list(migrations.pending(Database(db))))
     wrong = [] if len(expected["effort"]) == 10_001 else ["the migration lost effort"]
     for _ in range(rounds):
         for left in folder.glob("at.db*"):
