@@ -363,12 +363,22 @@ def retention(
         console.print(line, soft_wrap=True)
 
 
+class _Lines(logging.Formatter):
+    """What is no trouble stands alone; the rest says how much of it it is."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno == logging.INFO else f"{record.levelname} {text}"
+
+
 def main() -> None:
     """Run a command; a mistake of a person is one line, never a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # terminals that cannot show ä, and names that are no text
             stream.reconfigure(errors="backslashreplace")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    to_stderr = logging.StreamHandler(sys.stderr)
+    to_stderr.setFormatter(_Lines())
+    logging.basicConfig(level=logging.WARNING, handlers=[to_stderr])
     name = "birdstation" if Path(sys.argv[0]).stem == "birdstation" else "python -m edge"
     run_program(lambda: app(prog_name=name))
 

@@ -28,6 +28,11 @@ class Notifier:
         self._address = "\0" + address[1:] if address.startswith("@") else address if address.startswith("/") else None
         self.watchdog_s = _watchdog_s(environment)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether a service manager has started this process."""
+        return self._address is not None
+
     def ready(self, status: str = "") -> None:
         """Start or reload is finished."""
         self._send("READY=1", f"STATUS={_line(status)}")

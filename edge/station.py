@@ -30,6 +30,7 @@ from edge.publisher import Publisher, station_presence
 from edge.recognizer import best_recognizer
 from edge.store.clips import ClipTable
 from edge.store.outbox import OutboxTable
+from edge.teller import Teller
 from edge.vitals import Hearing, Vitals
 from edge.watched import Watched
 
@@ -96,9 +97,10 @@ class Station:
         with ExitStack() as stack:
             self._source = source = self._open(stack)
             self._notifier.ready(f"{self.config.source}: listening")
+            self._teller.begin(self.config)
             with suppress(Stopped):
                 while not self._stop.is_set():
-                    source.step()
+                    self._step(source)
                     self._look_after(source, between=True)
             self._notifier.stopping()
             if isinstance(source, Live):
@@ -106,6 +108,14 @@ class Station:
             if self._publisher:
                 self._publisher.drain(DRAIN_S_MAX)
             self._say(source)
+            self._teller.end(self.config)
+
+    def _step(self, source: "Live | Watched") -> None:
+        if isinstance(source, Watched):
+            self._teller.recording(source.step())
+            return
+        source.step()
+        self._teller.sound(source.microphone.card if source.microphone else None, source.silence)
 
     def _open(self, stack: ExitStack) -> "Live | Watched":
         config = self.config
@@ -120,6 +130,7 @@ class Station:
         stack.callback(self._ledger.close)
         maker = ClipMaker(lambda: ClipTable(config.database, durable=True), config, recognizer.bundle.id)
         self._clips = stack.enter_context(maker)
+        self._teller = Teller(recognizer.bundle, by_hand=not self._notifier.is_there)
         self._vitals = Vitals(config, self._analyst, probe, self._ledger, self._clips, self._clock)
         self._reconcile()
         if config.mqtt:
@@ -130,11 +141,16 @@ class Station:
         vitals = self._vitals
         if config.source == "folder":
             return Watched(config, self._analyst, self._ledger, self._clips, self._found, vitals.missed)
-        return Live(config, self._analyst, self._ledger, self._clips, vitals.found, vitals.missed, self._clock)
+        return Live(config, self._analyst, self._ledger, self._clips, self._heard, vitals.missed, self._clock)
+
+    def _heard(self, found: Found) -> None:
+        """After every batch of what the microphone heard."""
+        self._vitals.found(found)
+        self._teller.found(found)
 
     def _found(self, found: Found) -> None:
         """After every batch of a recording, which may be hours long."""
-        self._vitals.found(found)
+        self._heard(found)
         self._look_after(self._source, between=False)
         if self._stop.is_set():
             raise Stopped

@@ -1,5 +1,7 @@
 """The daemon as a whole where no other file has it: who may run beside whom, what a bad sector costs."""
 
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -10,17 +12,21 @@ from types import SimpleNamespace
 
 import pytest
 
-from edge.analysis import Analyst
+from edge.analysis import Analyst, Found
 from edge.capture.recording import Decoder
 from edge.config import load_config
+from edge.contract.audio import RATE_HZ
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import ConfigError
 from edge.ledger import Ledger
 from edge.recognizer import Recognizer
 from edge.station import Station
 from edge.store.record import Store
+from edge.teller import Teller
+from edge.types import Gap
 from edge.watched import Watched
 from tests import HANGS_S
+from tests.clip_station import detection, stretch
 from tests.conftest import note, write_sound
 
 StationYaml = Callable[..., Path]
@@ -43,6 +49,45 @@ def test_one_station_per_state_folder(tmp_path: Path, station_yaml: StationYaml)
         finally:
             first.terminate()
         assert first.wait(timeout=HANGS_S) == 0
+
+
+@pytest.mark.slow
+def test_by_hand_it_says_what_it_hears_and_that_it_stops(tmp_path: Path, station_yaml: StationYaml) -> None:
+    write_sound(tmp_path / "in" / "a_20190601_053000.wav", note("lowtoo", 6))
+    config = station_yaml("source: folder", f"folder: {{path: {tmp_path / 'in'}, settle_s: 0}}")
+    command = [sys.executable, "-m", "edge", "run", "--config", str(config)]
+    said = []
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as station:
+        assert station.stderr
+        for line in station.stderr:
+            said.append(line)
+            if "analysed" in line:
+                station.send_signal(signal.SIGINT)
+        assert station.wait(timeout=HANGS_S) == 0
+    assert said[0].startswith(f"station porch listens to recordings that come into {tmp_path / 'in'}")
+    assert said[1] == "Ctrl-C stops it\n"
+    assert any(re.match(r"a_20190601_053000\.wav at 0\.0 s: Low Tooter \d\.\d\d$", line) for line in said)
+    assert any(re.match(r"a_20190601_053000\.wav: 6\.0 s analysed, \d+ new detections$", line) for line in said)
+    assert said[-1].startswith("stopped; the record is ")
+
+
+def test_a_change_of_sound_is_said_once_and_a_service_names_no_birds(
+    bundle_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle, row = read_bundle(bundle_folder), stretch("night")
+    found = Found(row, [detection(row, 3 * RATE_HZ)], [], [], 8.0, 1, [], 0, None)
+    with caplog.at_level("INFO"):
+        for by_hand in (False, True):
+            teller = Teller(bundle, by_hand)
+            for _ in range(2):
+                teller.sound(None, Gap(0.0, 1.0, "no device", "none is there"))
+            teller.sound(None, None)  # being opened
+            teller.sound("AudioMoth", None)
+            teller.found(found)
+    told = ["no sound, no device: none is there", "hearing AudioMoth"]
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[:4] == told + told
+    assert lines[4:] == ["2019-05-21 23:30:03: Low Tooter 0.80"]
 
 
 def test_a_file_that_cannot_be_read_is_asked_less_and_less_often(

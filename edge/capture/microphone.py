@@ -106,6 +106,11 @@ class Microphone:
         return self._card.ring.waiting_s if self._card else 0.0
 
     @property
+    def card(self) -> str | None:
+        """Name of the sound card that is open; None while there is none."""
+        return self._card.name if self._card else None
+
+    @property
     def silent(self) -> Gap | None:
         """The outage so far, None while there is sound or the card is just being opened."""
         return self._silent() if self._silence and self._silence.reason != "off" else None

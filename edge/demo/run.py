@@ -164,9 +164,11 @@ def _connect(client: mqtt.Client, port: int) -> None:
 
 
 def _messages(received: list[dict[str, Any]]) -> Table:
-    table = Table(title=f"A subscriber received {len(received)} messages, the last of them:", title_justify="left")
+    title = f"An MQTT subscriber received {len(received)} messages, the last of them:"
+    table = Table(title=title, title_justify="left")
     for name in ("start", "species", "score", "recording"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     for message in received[-_MESSAGES_SHOWN_MAX:]:
-        table.add_row(message["start"], message["common_name"], f"{message['score']:.2f}", message["recording"])
+        start = message["start"].replace("T", " ")[:21]  # tenths of a second
+        table.add_row(start, message["common_name"], f"{message['score']:.2f}", message["recording"])
     return table
