@@ -132,30 +132,38 @@ venv:
 	@$(DIR)/bin/python -c 'import edge.__main__'
 	@touch $(DIR)/installed
 
-# The service: PREFIX is its own folder, DESTDIR a tree in which to lay it down for another machine or a package.
+# The service: PREFIX is its own folder, DESTDIR a tree to install into for another machine or a package.
 PREFIX ?= /opt/birdstation
+STATE_FOLDER := /var/lib/birdstation
+LINK := $(DESTDIR)/usr/local/bin/birdstation
 UNITS := birdstation.service birdstation-retention.service birdstation-retention.timer \
   birdstation-backup.service birdstation-backup.timer
 UNIT_DIR := $(DESTDIR)/etc/systemd/system
 SHARE := $(DESTDIR)$(PREFIX)/share/birdstation
 
-.PHONY: install install-files install-environment uninstall
+.PHONY: install install-files install-environment state-folder uninstall
 install: install-environment install-files
-	@if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then systemd-sysusers && systemctl daemon-reload; fi
-	@echo "Laid down. Your settings: /etc/birdstation/station.yaml. What to type next:"
-	@echo "  sudo -u birdstation $(PREFIX)/bin/python -m edge check --config /etc/birdstation/station.yaml"
+	@if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then systemd-sysusers && $(MAKE) --no-print-directory state-folder \
+	  && systemctl daemon-reload; fi
+	@echo "Installed. Your settings are in /etc/birdstation/station.yaml. Next, type:"
+	@echo "  sudo -u birdstation birdstation check"
 	@echo "  sudo systemctl enable --now birdstation"
+
+# As the service would make it at its first start, so that the check before that finds it.
+state-folder:
+	@[ -e $(STATE_FOLDER) ] || install -d -m750 -o birdstation -g birdstation $(STATE_FOLDER)
 
 # Units, user and settings; settings that are there stay as they are.
 install-files:
-	@mkdir -p $(UNIT_DIR) $(DESTDIR)/etc/sysusers.d $(DESTDIR)/etc/birdstation $(SHARE)/optional
+	@mkdir -p $(UNIT_DIR) $(DESTDIR)/etc/sysusers.d $(DESTDIR)/etc/birdstation $(SHARE)/optional $(dir $(LINK))
+	@ln -sfn $(PREFIX)/bin/birdstation $(LINK)
 	@for unit in $(UNITS); do sed 's#/opt/birdstation#$(PREFIX)#g' systemd/$$unit >$(UNIT_DIR)/$$unit || exit 1; done
 	@for file in systemd/optional/*.conf; do \
 	  sed 's#/opt/birdstation#$(PREFIX)#g' $$file >$(SHARE)/optional/$$(basename $$file) || exit 1; done
 	@install -m644 systemd/sysusers.conf $(DESTDIR)/etc/sysusers.d/birdstation.conf
 	@install -m644 docs/*.md station.yaml $(SHARE)
 	@settings=$(DESTDIR)/etc/birdstation/station.yaml; [ -e $$settings ] || \
-	  { sed 's#^state: \. #state: /var/lib/birdstation #' station.yaml >$$settings && chmod 644 $$settings; }
+	  { sed 's#^state: \. #state: $(STATE_FOLDER) #' station.yaml >$$settings && chmod 644 $$settings; }
 
 # Built from a copy: nothing that an older version left behind comes along, nothing of root's stays in the checkout.
 # Compiled here, since the service may not write to its own folder.
@@ -169,14 +177,16 @@ install-environment: | system
 	@copy=$$(mktemp -d) && trap "rm -rf $$copy" EXIT && \
 	  cp -r edge trainer export pyproject.toml README.md LICENSE $$copy && \
 	  $(DESTDIR)$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check "$$copy$(if $(JETSON),[trt])"
+	@[ -z "$(DESTDIR)" ] || sed -i 's#$(DESTDIR)$(PREFIX)#$(PREFIX)#g' $(DESTDIR)$(PREFIX)/bin/birdstation
 
 # Settings in /etc/birdstation, the record in /var/lib/birdstation and the user stay.
 uninstall:
 	@if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then systemctl disable --now $(UNITS) || :; fi
 	@rm -rf $(addprefix $(UNIT_DIR)/,$(UNITS)) $(DESTDIR)/etc/sysusers.d/birdstation.conf $(SHARE)
+	@[ "$$(readlink $(LINK))" != $(PREFIX)/bin/birdstation ] || rm $(LINK)
 	@[ ! -e $(DESTDIR)$(PREFIX)/pyvenv.cfg ] || rm -rf $(DESTDIR)$(PREFIX)
 	@if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then systemctl daemon-reload || :; fi
-	@echo "Removed. Still there: /etc/birdstation, /var/lib/birdstation and the user birdstation."
+	@echo "Removed. Still there: /etc/birdstation, $(STATE_FOLDER) and the user birdstation."
 
 clean:
 	rm -rf .venv .venv-dev .venv-station .venv-jetson build

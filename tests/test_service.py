@@ -142,6 +142,7 @@ def test_units_name_what_is_laid_down(tree: Path) -> None:
         for document in re.findall(r"^Documentation=file://(\S+)", text, re.MULTILINE):
             assert (tree / document.lstrip("/")).is_file()
     assert (tree / "etc/sysusers.d/birdstation.conf").is_file()
+    assert (tree / "usr/local/bin/birdstation").readlink() == Path("/opt/birdstation/bin/birdstation")
     for extra in (tree / "opt/birdstation/share/birdstation/optional").iterdir():
         (source,) = set(re.findall(r"(/opt/birdstation/\S+\.conf)", extra.read_text()))
         assert (tree / source.lstrip("/")) == extra
@@ -161,8 +162,17 @@ def test_install_leaves_settings_alone_and_uninstall_too(tmp_path: Path) -> None
     assert len(units) == len(UNITS) + len(TIMERS)
     assert all("/opt/birdstation" not in unit.read_text() for unit in units)
     assert "/srv/birds/bin/python" in (tmp_path / "etc/systemd/system/birdstation.service").read_text()
+    assert (tmp_path / "usr/local/bin/birdstation").is_symlink()
     make("uninstall")
-    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [settings]
+    assert [p for p in tmp_path.rglob("*") if p.is_file() or p.is_symlink()] == [settings]
+
+
+def test_a_foreign_command_stays(tmp_path: Path) -> None:
+    link = tmp_path / "usr/local/bin/birdstation"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("/elsewhere/bin/birdstation")
+    subprocess.run(["make", "uninstall", f"DESTDIR={tmp_path}"], cwd=PROJECT, check=True, capture_output=True)
+    assert link.is_symlink()
 
 
 def test_sysusers_accepts_its_line(tree: Path, tmp_path: Path) -> None:
