@@ -19,6 +19,7 @@ from rich.table import Table
 
 from edge.contract.errors import BirdstationError, UsageError
 from edge.contract.folders import entries_of, holds_nothing
+from trainer.files import make_folder
 
 _SHIPPED = Path(__file__).parents[1] / "edge" / "demo"
 _MARK = ".birdstation-demo-train"
@@ -73,7 +74,7 @@ def _begin(out: Path) -> None:
         if others or not (out / "corpus" / "corpus.json").is_file():
             found = f"found {others[0]}" if others else "its corpus is not a demo's"
             raise UsageError(f"{out}: {found}; choose a new or empty folder for --out")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     (out / _MARK).touch()
 
 

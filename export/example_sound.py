@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edge.contract.errors import BirdstationError
 from export.adopt.download import cached, check_sum, read_file
+from trainer.files import make_folder
 
 NAMES = "birds_10s.wav: ten seconds from Pennsylvania, out of OpenSoundscape 0.13.2 (Sam Lapp and others, MIT licence)"
 _PACKAGE, _VERSION, _WHEEL = "opensoundscape", "0.13.2", "opensoundscape-0.13.2-py3-none-any.whl"
@@ -33,7 +34,7 @@ def example_sound(folder: Path, source: Path | None = None) -> Path:
         content = read_file(wheel, _FILE)
     except BirdstationError as error:
         raise NoExample(f"{error}; or name a folder of recordings: make birds FOLDER=recordings") from error
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     part = path.with_name(f".birdstation-{path.name}.part")
     part.write_bytes(content)
     part.replace(path)

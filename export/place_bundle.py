@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from edge.contract.bundle import MANIFEST, SUMS
 from edge.contract.errors import UsageError
 from edge.contract.folders import holds_nothing, passed_over
+from trainer.files import make_folder
 
 _OURS = ".birdstation-"  # how the name of a folder begins that an export works in
 _OLD = ".old"  # how it ends where the older bundle lies meanwhile
@@ -66,7 +67,10 @@ def work_folder(folder: Path) -> Path:
             shutil.rmtree(left, ignore_errors=True)
     work = folder.with_name(f"{_OURS}{os.getpid()}-{folder.name}")
     shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    try:
+        make_folder(work)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from None  # the name that a person knows
     return work
 
 

@@ -19,6 +19,7 @@ from edge.engines.record import FILE, EngineMember, EngineRecord, read_record
 from export.parity import Parity, allowed
 from export.trt_member import TIMING_CACHE, Request
 from export.trt_plan import WORKSPACE_MIB, Source, Step
+from trainer.files import make_folder
 
 LOG = "build.log"
 _BUILD_S_MAX = 3600.0  # of one try; a large member takes some minutes on the smallest board
@@ -35,7 +36,7 @@ def build_engines(
     cannot be compiled with any workspace or is not right even in float32.
     """
     check_out(out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     log = out / LOG
     if log.is_file() and log.stat().st_size > _LOG_BYTES_MAX:
         log.unlink()

@@ -102,3 +102,20 @@ def test_a_wrong_setting_or_corpus_ends_with_78_and_one_line(tmp_path: Path) -> 
         assert told.stderr.startswith("error: ")
         assert told.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_what_cannot_be_written_is_told_in_one_line_before_the_work(tmp_path: Path) -> None:
+    """Also where the system says that there is no such file, as in /proc."""
+    data = make_corpus(tmp_path / "data", 5, 1.0)
+    (tmp_path / "file").write_text("a person's")
+    for out, arguments in (
+        ("/proc/x", ["demo-data", "/proc/x"]),
+        ("/proc/f.csv", ["folds", "--data", data, "--out", "/proc/f.csv"]),
+        ("/proc/run", ["check-data", "--data", data, "--out", "/proc/run", "--recipe", "demo"]),
+        (tmp_path / "file" / "run", ["folds", "--data", data, "--out", tmp_path / "file" / "run", "--recipe", "demo"]),
+    ):
+        told = trainer(*arguments)
+        assert told.returncode in (2, 73), told.stderr
+        assert told.stderr.strip().startswith(f"error: {out}: cannot be written: ")
+        assert told.stderr.strip().count("\n") == 0

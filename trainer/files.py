@@ -1,6 +1,7 @@
 """Files of a run: JSON and CSV that are written whole or not at all, and read back with errors that name the file."""
 
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -16,11 +17,25 @@ _OURS = ".birdstation-part"  # how a temporary file begins: what else is hidden 
 _HEADER_BYTES = 1024
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder where it is missing. Raises OSError naming it, one that run_program takes for a person's."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+
+
+def _cannot_write(path: Path, error: OSError) -> OSError:
+    """/proc and its like answer that there is no such file; run_program would take that for a mistake of ours."""
+    number = errno.EACCES if error.errno == errno.ENOENT else error.errno
+    return OSError(number, f"cannot be written: {error.strerror}", str(path))
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well: whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{_OURS}{os.getpid()}-{path.name}")  # the suffix stays: numpy and matplotlib go by it
+    """A temporary path beside `path` that takes its place when the block ends well: whole or not at all. Raises OSError
+    naming `path` if it cannot be written."""
+    temporary = _begin(path)
     try:
         yield temporary
         temporary.replace(path)
@@ -28,10 +43,22 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _begin(path: Path) -> Path:
+    """The temporary file beside `path`, empty."""
+    make_folder(path.parent)
+    temporary = path.with_name(f"{_OURS}{os.getpid()}-{path.name}")  # the suffix stays: numpy and matplotlib go by it
+    try:
+        temporary.touch()
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    return temporary
+
+
 def check_replaceable(path: Path, header: Sequence[str]) -> None:
-    """Raises UsageError where a table with this header would replace anything but an older one."""
+    """Raises UsageError where a table with this header would replace anything but an older one, or cannot be written."""
     try:
         if not path.exists() and not path.is_symlink():
+            _begin(path).unlink()
             return
         is_table = path.is_file() and path.read_bytes()[:_HEADER_BYTES].splitlines()[:1] == [",".join(header).encode()]
     except OSError as error:
@@ -60,7 +87,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CorpusError(f"{path}: not readable: {error}") from error
     if not isinstance(raw, dict):
-        raise CorpusError(f"{path}: a JSON object wanted; found {type(raw).__name__}")
+        raise CorpusError(f"{path}: expected a JSON object, found {type(raw).__name__}")
     return raw
 
 
@@ -79,7 +106,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         rows = []
         for line, row in table:
             if not isinstance(row, dict):
-                raise CorpusError(f"{path}, line {line}: {len(row)} cells; {len(table.names)} are wanted")
+                raise CorpusError(f"{path}, line {line}: expected {len(table.names)} cells, found {len(row)}")
             rows.append(row)
     except (OSError, NotText) as error:
         raise CorpusError(f"{path}: not readable: {error}") from error

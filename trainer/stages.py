@@ -30,7 +30,7 @@ from trainer.calls import make_calls
 from trainer.check import check_data
 from trainer.corpus import LABELS, METADATA, SITES, Corpus, require_corpus
 from trainer.dataset import crop_set
-from trainer.files import clear_temporaries, digest, write_json
+from trainer.files import clear_temporaries, digest, make_folder, write_json
 from trainer.fit import Workplace, fit_members
 from trainer.foldmap import assign_folds
 from trainer.folds import read_folds, write_folds
@@ -156,7 +156,7 @@ def _recipe(options: Options, names: Sequence[str]) -> Recipe:
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """One trainer per run: two would write the same files. The lock goes with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with (folder / LOCK).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -16,6 +16,7 @@ from pathlib import Path
 from edge.contract.bundle import file_sha256
 from edge.contract.errors import BundleError, ConfigError, UsageError
 from export.adopt.known import Known, PackedFile
+from trainer.files import make_folder
 
 _TIMEOUT_S = 1800
 
@@ -60,7 +61,7 @@ def cached(name: str, version: str, file: str, sha256: str) -> Path:
     path = folder / file
     if path.is_file() and file_sha256(path) == sha256:
         return path
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".birdstation-") as work:
         fetched = _fetch(name, version, file, Path(work))
         check_sum(fetched, sha256)

@@ -34,6 +34,7 @@ from trainer.demo.soundscapes import (
 )
 from trainer.demo.vorbis import PART, encode, write_bytes
 from trainer.demo.world import make_world
+from trainer.files import make_folder
 from trainer.workers import worker_pool
 
 Progress = Callable[[str, int, int], None]
@@ -100,6 +101,7 @@ def make_corpus(
     _check(parameters)
     _check_folder(out, parameters)
     report = progress or _silent
+    make_folder(out)
     rasters_ready = check_rasters(rasters, seed)
     finished = _finished(out)
     if finished and rasters_ready:
@@ -111,7 +113,6 @@ def make_corpus(
         report("rasters", 1, 1)
     if finished:
         return finished
-    out.mkdir(parents=True, exist_ok=True)
     write_bytes(out / _STATE, _json({"parameters": asdict(parameters), "complete": False}))
     birds = make_birds(seed, species)
     atlas = Atlas(world, birds)

@@ -10,6 +10,7 @@ import numpy as np
 import rasterio
 
 from trainer.demo.world import World
+from trainer.files import make_folder
 
 _OWNER_TAG = "BIRDSTATION_DEMO_SEED"
 
@@ -47,7 +48,7 @@ def check_rasters(folder: Path, seed: int) -> bool:
 
 
 def write_rasters(folder: Path, world: World, seed: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for layer in LAYERS:
         _write_layer(folder / f"{layer.name}.tif", layer, world, seed)
 
