@@ -1,5 +1,9 @@
 """`birdstation`, also `python -m edge`: the station's command line. Says what was done; the parts do it."""
 
+import edge.contract.starting  # noqa: F401  before all that takes time
+
+# isort: split
+
 import getpass
 import importlib.metadata
 import io

@@ -1,5 +1,9 @@
 """`python -m export`: from a Run to a Bundle, whether a Bundle can be trusted, and TensorRT engines of it."""
 
+import edge.contract.starting  # noqa: F401  before all that takes time
+
+# isort: split
+
 import json
 import sys
 from dataclasses import asdict

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from edge.contract.program import EXIT_CANNOT_CREATE, EXIT_INTERRUPTED, INTERRUPTED
+from edge.contract.starting import is_program
 from tests import HANGS_S
 from tests.brokers import until
 from tests.conftest import hiss, note, write_sound
@@ -85,3 +86,31 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         assert done.returncode in (2, EXIT_CANNOT_CREATE), done.stderr
         assert "Traceback" not in done.stderr
         assert str(out.name[:20]) in done.stderr.replace("\n", "") or "file" in done.stderr
+
+
+@pytest.mark.parametrize("program", ["edge", "trainer", "export"])
+def test_while_it_loads_it_ends_without_a_traceback(program: str) -> None:
+    line = [sys.executable, "-W", "error", "-m", program, "--help"]
+    with subprocess.Popen(line, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as loading:
+        maps = Path(f"/proc/{loading.pid}/maps")
+        assert until(lambda: "numpy" in maps.read_text())  # the first of the libraries that take long
+        loading.send_signal(signal.SIGINT)
+        said = loading.communicate(timeout=HANGS_S)[1]
+    assert loading.returncode in (-signal.SIGINT, EXIT_INTERRUPTED), said
+    assert said in ("", f"{INTERRUPTED}\n")
+
+
+def test_who_imports_a_program_keeps_its_own_answer_to_ctrl_c() -> None:
+    assert is_program("/usr/local/bin/birdstation")
+    assert is_program("/home/a/birdstation/edge/__main__.py")
+    assert not is_program("/venv/lib/python3.11/site-packages/pytest/__main__.py")
+    assert not is_program("-c")
+
+
+@pytest.mark.parametrize("command", [["edge", "--help"], ["trainer", "recipe", "demo"]])
+def test_a_full_disk_behind_standard_output_is_one_line(command: list[str]) -> None:
+    line = [sys.executable, "-W", "error", "-m", *command]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(line, cwd=PROJECT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == EXIT_CANNOT_CREATE
+    assert done.stderr == "error: No space left on device\n"

@@ -1,5 +1,9 @@
 """python -m trainer: parses the arguments, calls the stages, turns errors into one line and an exit code."""
 
+import edge.contract.starting  # noqa: F401  before all that takes time
+
+# isort: split
+
 import importlib
 import json
 from pathlib import Path

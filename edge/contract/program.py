@@ -1,6 +1,7 @@
 """How each of the three programs ends: one line for what a person must mend, and the same words for Ctrl-C."""
 
 import errno
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from edge.contract.rights import whose
 
 EXIT_INTERRUPTED = 130  # as a shell reports it
 EXIT_CANNOT_CREATE = 73  # sysexits.h
+EXIT_BROKEN_PIPE = 141  # as a shell reports it
 # What folders, disks and permissions can be like, and nothing that the program itself did wrong.
 _OUTSIDE = frozenset(
     (
@@ -32,19 +34,34 @@ def run_program(app: Callable[[], object]) -> None:
     """Run a program's commands; ends the process with a line instead of a traceback for what a person must mend."""
     signal.signal(signal.SIGINT, _interrupt)  # the daemon takes it over: there Ctrl-C is a stop like any other
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # while it can still be said that it could not be written
     except BirdstationError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # `| head` has seen enough
+        _stop_writing()
+        sys.exit(EXIT_BROKEN_PIPE)
     except OSError as error:
         if error.errno not in (_OUTSIDE if error.filename is not None else _UNNAMED):
             raise
         where = "" if error.filename is None else f"{error.filename}: "
         print(f"error: {where}{error.strerror}{_hint(error)}", file=sys.stderr)
+        _stop_writing()
         sys.exit(EXIT_CANNOT_CREATE)
     except Interrupted:
         print(INTERRUPTED, file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _stop_writing() -> None:
+    """What standard output did not take, the interpreter would try again at its end, and complain in its own way."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _hint(error: OSError) -> str:
