@@ -144,7 +144,7 @@ SHARE := $(DESTDIR)$(PREFIX)/share/birdstation
 .PHONY: install install-files install-environment state-folder uninstall
 install: install-environment install-files
 	@if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" = 0 ]; then systemd-sysusers && $(MAKE) --no-print-directory state-folder \
-	  && systemctl daemon-reload; fi
+	  && { [ ! -d /run/systemd/system ] || systemctl daemon-reload; }; fi
 	@echo "Installed. Your settings are in /etc/birdstation/station.yaml. Next, type:"
 	@echo "  sudo -u birdstation birdstation check"
 	@echo "  sudo systemctl enable --now birdstation"
