@@ -7,7 +7,7 @@ what becomes of them, at hours that no test could wait for. The real one is test
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,19 +85,19 @@ def listening(config: Config, scene: Scene, recognizer: Recognizer) -> Iterator[
     def missed(row: GapRow, more_s: float) -> None:
         scene.lost.append((row.reason, more_s))
 
-    live = Live(
-        config,
-        Analyst(config, recognizer),
-        ledger,
-        None,
-        lambda _found: None,
-        missed,
-        scene.clock(),
-        scene,  # type: ignore[arg-type]
-    )
-    yield live
-    live.end(5)
-    ledger.close()
+    with closing(ledger):
+        live = Live(
+            config,
+            Analyst(config, recognizer),
+            ledger,
+            None,
+            lambda _found: None,
+            missed,
+            scene.clock(),
+            scene,  # type: ignore[arg-type]
+        )
+        yield live
+        live.end(5)
 
 
 def play(live: Live, scene: Scene) -> None:
