@@ -139,7 +139,7 @@ def replay(
 ) -> None:
     """Analyse a folder of recordings into the station's database, once.
 
-    Goes on where it was interrupted; what is done is not done twice. Detections go to MQTT if a broker is set.
+    Resumes where it stopped and never repeats finished work. Detections go to MQTT if a broker is set.
     """
     console = Console(stderr=as_json)
     settings = load_config(_settings(config, as_json))
@@ -214,6 +214,8 @@ def why(
         print(json.dumps(explained, ensure_ascii=False))
     else:
         Console().print(why_tables(explained))
+        if explained["clip_file"]:
+            print(f"clip: {explained['clip_file']}")
 
 
 @app.command()
@@ -262,7 +264,7 @@ def review(
     reviewer: Annotated[str | None, typer.Option(help="Who says so; by default the name you are logged in by.")] = None,
     config: CONFIG = None,
 ) -> None:
-    """Say what a person heard in a detection. Neither that nor the clip is ever removed, even if the detection goes."""
+    """Record a reviewer's verdict on a detection; it and the clip are kept permanently, even if the detection goes."""
     with Store(_record(load_config(_settings(config)))) as store:
         found = explain(store, detection)
         who = reviewer or _user()
@@ -286,9 +288,9 @@ def check(
     listen_s: Annotated[float, typer.Option(min=0, max=3600, help="Seconds at the microphone; 0: not at all.")] = 10.0,
     as_json: AS_JSON = False,
 ) -> None:
-    """Say whether a station is fit to be left alone, and what to do where it is not.
+    """Check that the station is ready to run unattended, and explain how to fix what is not.
 
-    Looks at settings, bundle, speed, database, disk, clock, broker and microphone. Exit status: 0 fit, perhaps with
+    Looks at settings, bundle, speed, database, disk, clock, broker and microphone. Exit status: 0 ready, perhaps with
     warnings, 1 something is bad, 78 a setting or the bundle is.
     """
     console = Console(stderr=as_json)
@@ -310,19 +312,21 @@ def _user() -> str:
         return f"user {os.getuid()}"
 
 
-clock_app = typer.Typer(no_args_is_help=True, help="Which clock stamped the rows, and mending them when it was wrong.")
+clock_app = typer.Typer(no_args_is_help=True, help="Which clock stamped the rows; correct them if it was wrong.")
 app.add_typer(clock_app, name="clock")
 
 
 @clock_app.command("show")
 def clock_show(config: CONFIG = None, as_json: AS_JSON = False) -> None:
-    """List the boots that the record knows, the state of their clock, and by how much it was set meanwhile."""
+    """List when this machine was started, how good its clock was then, and by how much it was set meanwhile."""
     with ClockTable(_record(load_config(_settings(config, as_json)))) as table:
         boots = table.boots()
     if as_json:
         print(json.dumps([asdict(boot) for boot in boots]))
-    else:
+    elif boots:
         Console().print(boots_table(boots))
+    else:
+        print("Nothing in this record was stamped by this machine's clock: recordings carry their recorder's times.")
 
 
 @clock_app.command("fix")
@@ -332,7 +336,7 @@ def clock_fix(
     state: Annotated[ClockStateChoice | None, typer.Option(help="Only rows under this state of the clock.")] = None,
     config: CONFIG = None,
 ) -> None:
-    """Move the times of everything that one boot stamped with a wrong clock; rows and the table clock say by how much.
+    """Shift every timestamp recorded during one boot with a wrong clock; the offset is kept with each row.
 
     Messages that a broker has already received do not change.
     """

@@ -61,7 +61,7 @@ def _check_room(database: Path, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < wanted:
         raise StoreError(
-            f"no backup of {database} in {folder}: {free >> 20} MB are free, {wanted >> 20} are wanted; make room, "
+            f"no backup of {database} in {folder}: {free >> 20} MB are free, expected {wanted >> 20}; make room, "
             f"keep fewer (--keep), or another disk (--folder)"
         )
 

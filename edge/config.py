@@ -1,4 +1,4 @@
-"""station.yaml: read once, checked strictly, frozen. Every mistake is one line with key, found and allowed.
+"""station.yaml: read once, checked strictly, frozen. Every mistake is one line with key, expected and found.
 
 Paths in the file are relative to the file. Knows nothing of what the settings are used for.
 """
@@ -138,7 +138,7 @@ class PrivacySettings:
 
 @dataclass(frozen=True)
 class SensitiveSettings:
-    """Species whose nests must not be found with our help."""
+    """Species whose locations must not be disclosed."""
 
     species: tuple[str, ...] = ()
     decimals: Annotated[int, Range(0, 3)] = 1
@@ -277,7 +277,7 @@ def _is_there(path: Path) -> bool:
 
 def load_config(path: Path | None) -> Config:
     """Read and check a station.yaml; None: the defaults, with the state in the current folder. Raises ConfigError with
-    one line: file, key, what was found, what is allowed."""
+    one line: file, key, what was expected and found."""
     if path is None:
         defaults: Config = parse(Config, {}, Path.cwd())
         return defaults
@@ -319,7 +319,7 @@ def _check(config: Config) -> None:
     """What no single key can say."""
     station = config.station
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", station.id):
-        raise ValueError(f"station.id: found {station.id!r}; 1 to 64 of A-Z, a-z, 0-9, _ and - are allowed")
+        raise ValueError(f"station.id: expected 1 to 64 of A-Z, a-z, 0-9, _ and -, found {station.id!r}")
     if (station.latitude is None) != (station.longitude is None):
         raise ValueError("station: latitude and longitude go together; give both or neither")
     if station.latitude is not None and station.longitude is not None:
@@ -327,10 +327,12 @@ def _check(config: Config) -> None:
     try:
         ZoneInfo(station.timezone or "UTC")
     except (ValueError, OSError, KeyError):
-        raise ValueError(f"station.timezone: found {station.timezone!r}; a name such as Europe/Berlin or UTC") from None
+        raise ValueError(
+            f"station.timezone: expected a name such as Europe/Berlin or UTC, found {station.timezone!r}"
+        ) from None
     if abs(remainder(config.windows.hop_s, HOP_STEP_S)) > 1e-9:
-        raise ValueError(f"windows.hop_s: found {config.windows.hop_s}; a multiple of {HOP_STEP_S} s is wanted")
+        raise ValueError(f"windows.hop_s: expected a multiple of {HOP_STEP_S} s, found {config.windows.hop_s}")
     if config.mqtt:
         for key, topic in (("topic", config.mqtt.topic), ("homeassistant", config.mqtt.homeassistant)):
             if topic is not None and re.search(r"[#+]|^[/$]|/$", topic):
-                raise ValueError(f"mqtt.{key}: found {topic!r}; no #, no +, no $ first, no / at its ends")
+                raise ValueError(f"mqtt.{key}: expected no #, no +, no $ first, no / at its ends, found {topic!r}")

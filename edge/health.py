@@ -112,16 +112,19 @@ def _failing(health: Health, facts: Facts) -> Iterator[str]:
     """Nothing is heard or nothing is kept: somebody has to go there."""
     why = f" ({facts.source_problem})" if facts.source_problem else ""
     if facts.silent_s > SILENT_S_MAX and health.source == "folder":
-        yield f"The folder of recordings cannot be read{why}: is its disk plugged in and mounted? It is tried for ever."
+        yield (
+            f"The folder of recordings cannot be read{why}: is its disk plugged in and mounted? "
+            "The station keeps retrying."
+        )
     elif facts.silent_s > SILENT_S_MAX:
         yield (
             f"No sound for {_span(facts.silent_s)}{why}: check the microphone and its cable; "
-            "`birdstation check` lists the sound cards. It is tried for ever."
+            "`birdstation check` lists the sound cards. The station keeps retrying."
         )
     if facts.store_problem:
         yield (
             f"Detections cannot be stored ({facts.store_problem}): make room on the disk or let the station write to "
-            "its state folder. It hears on, and what cannot be kept counts as lost."
+            "its state folder. Listening continues; sound that cannot be stored is counted as lost."
         )
 
 
@@ -142,7 +145,7 @@ def _degraded(health: Health, facts: Facts) -> Iterator[str]:
     if health.clock_state == "unsynced":
         yield (
             "The clock was not set since the station started, so times may be wrong: give it network, GPS or a clock "
-            "with a battery; `birdstation clock fix` mends the rows afterwards."
+            "with a battery; `birdstation clock fix` corrects the rows afterwards."
         )
     yield from _disk_problems(health, facts)
     if health.mqtt:
@@ -157,14 +160,14 @@ def _degraded(health: Health, facts: Facts) -> Iterator[str]:
 def _disk_problems(health: Health, facts: Facts) -> Iterator[str]:
     free_mb = health.disk_free_mb
     if free_mb is not None and free_mb < DISK_FREE_MB_MIN:
-        yield f"Only {free_mb:.0f} MB are free on the disk: fetch or remove what is not the station's."
+        yield f"Only {free_mb:.0f} MB are free on the disk: move or delete files that do not belong to the station."
     elif facts.disk_short_mb > 0:
         yield (
             f"The disk stays {facts.disk_short_mb:.0f} MB fuller than retention.disk_share: the clips that are left "
-            "are protected; fetch some, keep fewer (retention.per_species), or remove what is not the station's."
+            "are protected; move some away, keep fewer (retention.per_species), or delete what is not the station's."
         )
     if facts.clips_problem:
-        yield f"Clips cannot be saved ({facts.clips_problem}): make room on the disk or mend the rights of clips/."
+        yield f"Clips cannot be saved ({facts.clips_problem}): make room on the disk or fix the permissions of clips/."
 
 
 def _mqtt_problems(mqtt: Mqtt, facts: Facts) -> Iterator[str]:
@@ -245,7 +248,11 @@ _STATION: tuple[tuple[str, str, Callable[[Health], float | None]], ...] = (
     ("level_dbfs", "Level of the latest sound, dB below full scale.", lambda h: h.level_dbfs),
     ("lag_seconds", "From the latest analysed sound to now.", lambda h: h.lag_s),
     ("waiting_seconds", "Sound that waits to be analysed.", lambda h: h.waiting_s),
-    ("shed", "Step of the overload ladder, 0 is none.", lambda h: h.shed),
+    (
+        "shed",
+        "How much work is left out because sound comes too fast: 0 none, 1 overlap, 2 also networks.",
+        lambda h: h.shed,
+    ),
     ("lost_today_seconds", "Sound lost since local midnight.", lambda h: h.lost_today_s),
     ("analysed_today_seconds", "Sound analysed since local midnight.", lambda h: h.analysed_today_s),
     ("detections_today", "Detections since local midnight.", lambda h: h.detections_today),
@@ -263,7 +270,11 @@ _STATION: tuple[tuple[str, str, Callable[[Health], float | None]], ...] = (
         lambda h: _times(h.disk_hours_left, 3600),
     ),
     ("temperature_celsius", "The hottest sensor of the machine.", lambda h: h.temperature_c),
-    ("bag_share", "Share of the windows since the start that the bag decided, not its student.", lambda h: h.bag_share),
+    (
+        "bag_share",
+        "Share of the windows since the start that all networks decided, not the student alone.",
+        lambda h: h.bag_share,
+    ),
     ("probe_difference", "Largest difference of a score of the bundle's probe at start.", lambda h: h.probe),
     ("uptime_seconds", "Since the station started.", lambda h: h.uptime_s),
     ("resident_memory_bytes", "Memory in use by the station.", lambda h: _times(h.rss_mb, 1e6)),

@@ -335,6 +335,6 @@ class Live:
         self._end_stretch()
         at = self.clock.now()
         log.warning(
-            "the wall clock was set by %+.1f s; rows stamped before can be mended: birdstation clock fix", step_s
+            "the wall clock was set by %+.1f s; rows stamped before can be corrected: birdstation clock fix", step_s
         )
         self._ledger.clock_step(self._boot, at, step_s)

@@ -50,7 +50,7 @@ def compute_prior_table(folder: Path, taxonomy: Taxonomy, latitude: float, longi
     session = ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
     (found,) = session.run(["probabilities"], {session.get_inputs()[0].name: spec.encode(columns)})
     if found.shape != (DAYS, len(spec.classes)):
-        raise BundleError(f"{folder / 'model.onnx'}: gives {found.shape}; {(DAYS, len(spec.classes))} is wanted")
+        raise BundleError(f"{folder / 'model.onnx'}: expected {(DAYS, len(spec.classes))}, found {found.shape}")
     table = np.zeros((DAYS, len(taxonomy)), np.float32)
     table[:, [taxonomy.index(code) for code in spec.classes]] = found
     nearby = Nearby.read(folder)
@@ -73,7 +73,7 @@ def _geo_table(folder: Path, taxonomy: Taxonomy, latitude: float, longitude: flo
         facts = json.loads(path.read_text(encoding="utf8"))
         floor, neutral = float(facts["floor"]), [taxonomy.index(code) for code in facts["neutral"]]
         if not 0 < floor < 1:
-            raise ValueError(f"floor: expected a number between 0 and 1; found {floor!r}")
+            raise ValueError(f"floor: expected a number between 0 and 1, found {floor!r}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path}: not the facts of a geo model: {error!r}") from error
     days = np.arange(1, DAYS + 1, dtype=np.float32)
@@ -85,7 +85,7 @@ def _geo_table(folder: Path, taxonomy: Taxonomy, latitude: float, longitude: flo
         reason = " ".join(str(error).split())[:200]
         raise BundleError(f"{folder / GEO_MODEL}: not a geo model: {reason}") from error
     if found.shape != (DAYS, len(taxonomy)):
-        raise BundleError(f"{folder / GEO_MODEL}: gives {found.shape}; {(DAYS, len(taxonomy))} is wanted")
+        raise BundleError(f"{folder / GEO_MODEL}: expected {(DAYS, len(taxonomy))}, found {found.shape}")
     table = np.asarray(found / np.float32(floor * len(taxonomy)), np.float32)
     table[:, neutral] = 1 / len(taxonomy)
     return table

@@ -26,7 +26,9 @@ class Privacy:
     def __init__(self, settings: PrivacySettings, taxonomy: Taxonomy, input_shape: tuple[int, ...]) -> None:
         unknown = sorted(set(settings.classes) - set(taxonomy.codes))
         if unknown:
-            raise ConfigError(f"privacy.classes: {', '.join(unknown)}: not a class of this bundle")
+            raise ConfigError(
+                f"privacy.classes: expected codes of this bundle (`birdstation species`), found {', '.join(unknown)}"
+            )
         on = settings.human != "off"
         voices = {*(taxonomy.index(code) for code in settings.classes), *taxonomy.of_kind(["human"])}
         self.voices = sorted(voices) if on else []  # classes of the bundle: those that are set, and all human ones

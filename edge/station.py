@@ -63,7 +63,9 @@ def _alone(state: Path) -> Iterator[None]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise ConfigError(f"state: {state}: another station runs on it; stop it, or give another") from None
+                raise ConfigError(
+                    f"state: {state}: already in use by another station; stop that one or choose another folder"
+                ) from None
         yield
 
 

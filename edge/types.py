@@ -16,7 +16,7 @@ _NAMESPACE = uuid.UUID("6d1f6a5e-3a51-5f0c-9c57-6f1d1f0b8a11")  # of birdstation
 
 GapReason = Literal[
     "off",  # the station was not running
-    "schedule",  # nobody wanted to listen
+    "schedule",  # the station rests by its schedule
     "no device",  # the sound card is not there (yet)
     "unplugged",  # it went away, or its driver gave up
     "stalled",  # it is there, and delivers nothing

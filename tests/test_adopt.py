@@ -472,4 +472,4 @@ def test_without_the_extra_it_says_what_brings_it() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, timeout=HANGS_S)
     assert done.returncode == 78
-    assert "pip install 'birdstation[adopt]' brings it" in done.stderr
+    assert "pip install '.[adopt]' in the checkout brings it" in done.stderr

@@ -144,7 +144,7 @@ def test_people_get_a_table(fit_yaml: Yaml) -> None:
     text = " ".join(done.stdout.replace("│", " ").split())
     assert "→ Set station.timezone" in text
     assert "→ Set station.latitude and station.longitude" in text
-    assert "nothing tells speech" in text
+    assert "voices are not recognised" in text
 
 
 @pytest.mark.slow

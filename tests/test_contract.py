@@ -74,7 +74,7 @@ def edit_manifest(folder: Path, change: Callable[[dict], None]) -> None:
         (lambda raw: raw.update(schema=3), "schema 3; this version reads 1 to 2"),
         (lambda raw: raw["thresholds"].update(blended=0.1), "id does not match"),
         (lambda raw: raw.pop("members"), "members: missing"),
-        (lambda raw: raw["thresholds"].update(blended="high"), r"thresholds\.blended: found 'high'"),
+        (lambda raw: raw["thresholds"].update(blended="high"), r"thresholds\.blended: expected a number, found 'high'"),
         (lambda raw: raw.update(members=[]), "no members"),
         (lambda raw: raw["members"][0].update(file="../../etc/passwd"), "no file"),
         (lambda raw: raw["blend"].update(rule="vote"), "mean, logit"),

@@ -265,7 +265,7 @@ def test_a_replayed_row_says_who_decided(
 
 
 def _why_says_so(config: Path, rows: dict[tuple[str, float, str], Row]) -> None:
-    for by, words in (("bag", "since the student left something open"), ("student", "the bag was not asked")):
+    for by, words in (("bag", "since the student left something open"), ("student", "the others were not asked")):
         row = next(row for row in rows.values() if row["decided_by"] == by)
         with Store(config.parent / "station.db") as store:
             why = explain(store, row["id"])
@@ -288,7 +288,7 @@ def test_speed_is_measured_for_those_that_answer(
     found = {check.name: check for check in run_checks(config, 0, lambda _: None)}
     assert "2 networks and a student" in found["bundle"].found
     assert f"members: {members}" in found["runtime"].found
-    assert ("of the windows to the bag" in found["runtime"].found) == (members == "cascade")
+    assert ("of the windows to all networks" in found["runtime"].found) == (members == "cascade")
     share = found["runtime"].figures["bag_share"]
     assert isinstance(share, float)
     assert {"bag": share == 1, "student": share == 0, "cascade": 0 <= share <= 1}[members]

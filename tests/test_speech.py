@@ -409,7 +409,7 @@ def test_check_says_by_what_speech_is_told(station_yaml: StationYaml, bundle_fol
     assert said["human: clips"].found == "human: clips; speech is told by silero-vad 6.2.3"
     assert said["human: all, classes: [higtoo]"].found == "human: all; speech is told by silero-vad 6.2.3, higtoo"
     assert said["speech: false"].verdict == "warning"
-    assert "nothing tells speech" in said["speech: false"].found
+    assert "voices are not recognised" in said["speech: false"].found
     assert said["human: 'off'"].verdict == "ok"
     assert "human: off" in said["human: 'off'"].found
 

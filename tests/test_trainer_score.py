@@ -78,11 +78,11 @@ def test_f1_is_the_mean_of_the_rows_and_missing_rows_are_nocall(
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        ("row_id,birds\n7019_COR_5\n", "line 2: 1 cells; 2 are wanted"),
-        ("row_id,birds\n7019_COR_5,a,b\n", "line 2: 3 cells; 2 are wanted"),
-        ("row_id,birds\nhello,a\n", "line 2: row id 'hello'; NAME_SECONDS is wanted"),
+        ("row_id,birds\n7019_COR_5\n", "line 2: expected 2 cells (row_id, birds), found 1"),
+        ("row_id,birds\n7019_COR_5,a,b\n", "line 2: expected 2 cells (row_id, birds), found 3"),
+        ("row_id,birds\nhello,a\n", "line 2: row id: expected NAME_SECONDS, found 'hello'"),
         ("row_id,birds\n7019_COR_5,a\n7019_COR_5,b\n", "line 3: row id '7019_COR_5' is there twice"),
-        ("row_id,species\n7019_COR_5,a\n", "columns row_id and birds are wanted; found row_id, species"),
+        ("row_id,species\n7019_COR_5,a\n", "expected columns row_id and birds, found row_id, species"),
         ("row_id,birds\n", "no rows"),
         ("row_id,birds\nother_5,a\n", "row ids such as 'other_5'; wanted such as '7019_COR_5'"),
     ],

@@ -148,8 +148,11 @@ def test_what_does_not_fit_is_refused(bundle: Bundle, tmp_path: Path) -> None:
         ),
         ({"members": (dataclasses.replace(first, species=("lowtoo", "lowtoo")), second)}, "each species once"),
         ({"members": (second,)}, "no member knows the species 'frogxx'"),
-        ({"thresholds": Thresholds(2.0, 0.5)}, "thresholds.blended: found 2.0; 0 to 1 is allowed"),
-        ({"thresholds": Thresholds(0.5, 0.5, {"lowtoo": -1.0})}, "thresholds.species.lowtoo: found -1.0"),
+        ({"thresholds": Thresholds(2.0, 0.5)}, "thresholds.blended: expected 0 to 1, found 2.0"),
+        (
+            {"thresholds": Thresholds(0.5, 0.5, {"lowtoo": -1.0})},
+            "lowtoo: expected 0 to 1, found -1.0",
+        ),
         ({"thresholds": Thresholds(0.5, 0.5, {"nobody": 0.5})}, "thresholds: species: 'nobody' is not in taxonomy"),
         ({"members": (first, dataclasses.replace(second, scale="members/none.npy"))}, "no file members/none.npy"),
         ({"front_end": {"name": "waveform-16k", "rate_hz": 16_000}}, "another front-end"),
@@ -166,10 +169,10 @@ def test_what_does_not_fit_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"LICENCE\.txt: missing"):
         seal_bundle(copy, bundle.manifest)
     wrong = changed(bundle, tmp_path / "output", members=(dataclasses.replace(first, output="none"), second))
-    with pytest.raises(BundleError, match="gives scores, embedding, head_scores; none is wanted"):
+    with pytest.raises(BundleError, match="expected the output none, found scores, embedding, head_scores"):
         Recognizer(wrong)
     wrong = changed(bundle, tmp_path / "width", members=(dataclasses.replace(first, output="head_scores"), second))
-    with pytest.raises(BundleError, match=r"gives head_scores \['n', 2\]; \(batch, 5\) is wanted"):
+    with pytest.raises(BundleError, match=r"output head_scores: expected \(batch, 5\), found \['n', 2\]"):
         Recognizer(wrong)
     np.save(tmp_path / "scale.npy", np.ones((2, 3), np.float32))
     shutil.copy(tmp_path / "scale.npy", tmp_path / "output" / "members" / "head.scale.npy")
@@ -303,7 +306,7 @@ def test_another_network_as_geo_model_and_a_day_that_is_none_are_one_line(bundle
         verify(seal_bundle(tmp_path / "copy", bundle.manifest).folder)
     assert "\n" not in str(caught.value)
     dataclasses.replace(bundle.probe(), day_of_year=999).write(tmp_path / "copy/probe.npz")
-    with pytest.raises(BundleError, match=r"probe\.npz: day_of_year: found 999; 1 to 366"):
+    with pytest.raises(BundleError, match=r"probe\.npz: day_of_year: expected 1 to 366, found 999"):
         verify(seal_bundle(tmp_path / "copy", bundle.manifest).folder)
 
 

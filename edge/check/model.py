@@ -42,7 +42,8 @@ def check_bundle(bundle: Bundle, apart: float) -> list[Check]:
     networks = f"{count} network{'' if count == 1 else 's'}{' and a student' if manifest.student else ''}"
     found = (
         f"{bundle.folder}: {bundle.id[:16]}, {networks}, {len(bundle.taxonomy)} species, "
-        f"{'with' if manifest.has_prior else 'no'} prior, {origin}; sums hold, probe differs by {apart:.1g}"
+        f"{'with' if manifest.has_prior else 'no'} prior, {origin}; files whole, "
+        f"self-test passed (largest difference {apart:.1g})"
     )
     found += f"; licence: {bundle.licence}" if bundle.licence else ""
     figures: Figures = {
@@ -84,8 +85,8 @@ def check_codes(config: Config, bundle: Bundle) -> list[Check]:
     checks = []
     unknown = sorted(set(config.sensitive.species) - set(bundle.taxonomy.codes))
     if unknown:
-        advice = f"Use the codes in {bundle.folder / 'taxonomy.csv'}, or leave these out."
-        found = f"sensitive.species: {', '.join(unknown)}: not a species of this bundle"
+        advice = "Use codes that birdstation species lists, or leave these out."
+        found = f"sensitive.species: expected codes of this bundle, found {', '.join(unknown)}"
         checks.append(Check("privacy", "bad", found, advice))
     privacy = config.privacy
     voices = [bundle.taxonomy[index].code for index in bundle.taxonomy.of_kind(["human"])]
@@ -93,13 +94,16 @@ def check_codes(config: Config, bundle: Bundle) -> list[Check]:
     if privacy.human == "off":
         checks.append(Check("privacy", "ok", "sound in which people speak is treated like any other (human: off)"))
     elif not privacy.speech and not classes and not privacy.detector:
-        found = f"human: {privacy.human}, but nothing tells speech: speech is off, no classes, no detector"
+        found = (
+            f"human: {privacy.human}, but people's voices are not recognised (speech is off, no classes, no detector): "
+            "sound with them is kept"
+        )
         advice = "Set privacy.speech: true, or human: off to say that clips may hold speech."
         checks.append(Check("privacy", "warning", found, advice))
     else:
         by = [SPEECH_NETWORK] if privacy.speech else []
         by += [*classes, *([privacy.detector.name] if privacy.detector else [])]
-        checks.append(Check("privacy", "ok", f"human: {privacy.human}; speech is told by {', '.join(by)}"))
+        checks.append(Check("privacy", "ok", f"human: {privacy.human}; speech is recognised by {', '.join(by)}"))
     return checks
 
 
@@ -120,7 +124,9 @@ def check_pace(config: Config, recognizer: Recognizer) -> list[Check]:
     pace = _measure(analyst, 0)
     threads = config.runtime.threads or "all"
     share = recognizer.bag_share
-    asked = f", {share:.0%} of the windows to the bag" if recognizer.members == "cascade" and share is not None else ""
+    asked = (
+        f", {share:.0%} of the windows to all networks" if recognizer.members == "cascade" and share is not None else ""
+    )
     found = (
         f"{recognizer.engine.name}, {threads} threads, members: {recognizer.members}{asked}: "
         f"{pace.times:.1f} × real time with a window every "

@@ -32,7 +32,7 @@ def check_clock(config: Config, wall_s: float | None = None) -> list[Check]:
     advice = {
         "synced": "",
         "rtc": "Check this time against a watch: a hardware clock keeps it, but nothing corrects it.",
-        "unsynced": "Give it network, GPS or a clock with a battery; `birdstation clock fix` mends rows afterwards.",
+        "unsynced": "Give it network, GPS or a clock with a battery; `birdstation clock fix` corrects rows afterwards.",
     }[state]
     return [Check("clock", "warning" if advice else "ok", found, advice, figures=figures)]
 
@@ -66,7 +66,7 @@ def _ask(settings: MqttSettings, client: str, protocol: str, topic: str, payload
         while not (link.accepted or link.ended) and time.monotonic() < deadline:
             link.turn(_TURN_S)
         if not link.accepted or link.ended:
-            return link.ended or f"something listens there, and does not answer within {ANSWER_S_MAX:g} s", (
+            return link.ended or f"connected, but no MQTT reply within {ANSWER_S_MAX:g} s; is this really a broker?", (
                 link.other_protocol
             )
         number = link.send(topic, payload)

@@ -1,4 +1,4 @@
-"""All checks, in the order in which one would mend things. Knows no table and no command line."""
+"""All checks, in the order in which one would fix things. Knows no table and no command line."""
 
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +25,7 @@ def run_checks(path: Path | None, listen_s: float, tell: Callable[[str], None]) 
     """
     config = load_config(path)
     checks = check_program() + check_settings(path, config) + check_zone(config)
-    checks += attempt("schedule", "Mend this line of station.yaml.", lambda: check_schedule(config))
+    checks += attempt("schedule", "Fix this line of station.yaml.", lambda: check_schedule(config))
     tell("bundle and networks")
     checks += _model(config)
     tell("database and disk")
@@ -35,13 +35,13 @@ def run_checks(path: Path | None, listen_s: float, tell: Callable[[str], None]) 
         ("database", check_database),
         ("disk", check_disk),
     ):
-        checks += attempt(name, "See to it that the station's user may read and write there.", partial(check, config))
+        checks += attempt(name, "Let the station's user read and write there.", partial(check, config))
     checks += check_clock(config)
     tell("broker")
-    checks += attempt("broker", "Mend mqtt: in station.yaml.", lambda: check_broker(config))
+    checks += attempt("broker", "Fix mqtt: in station.yaml.", lambda: check_broker(config))
     if config.source == "folder":
         tell("recordings")
-        return checks + attempt("folder", "Mend folder: in station.yaml.", lambda: check_folder(config))
+        return checks + attempt("folder", "Fix folder: in station.yaml.", lambda: check_folder(config))
     tell(f"listening for {listen_s:g} s")
     return checks + attempt("microphone", PLUG, lambda: check_microphone(config.microphone, listen_s))
 
@@ -53,11 +53,11 @@ def _model(config: Config) -> list[Check]:
         recognizer = best_recognizer(bundle, config.runtime, config.engines_folder, config.members)
         apart = recognizer.check_probe()
     except ConfigError as error:
-        return [Check("members", "bad", str(error), "Mend this line of station.yaml.", stops=True)]
+        return [Check("members", "bad", str(error), "Fix this line of station.yaml.", stops=True)]
     except (BundleError, OSError) as error:  # OSError: files of another user
         advice = "Copy the bundle again, whole and readable for the station's user, or let bundle: name another one."
         return [Check("bundle", "bad", " ".join(str(error).split()), advice, stops=True)]
     checks = check_bundle(recognizer.bundle, apart) + check_codes(config, recognizer.bundle)
     advice = "Export the bundle again, or set detect.prior: off to go without place and season."
     checks += attempt("place", advice, lambda: check_place(config, recognizer.bundle))
-    return checks + attempt("runtime", "Mend this line of station.yaml.", lambda: check_pace(config, recognizer))
+    return checks + attempt("runtime", "Fix this line of station.yaml.", lambda: check_pace(config, recognizer))

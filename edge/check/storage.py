@@ -52,7 +52,7 @@ def check_state(config: Config) -> list[Check]:
     owner = folder.stat().st_uid
     if os.geteuid() == 0 and owner != 0:
         advice = "Run this check as the user that the station runs as: sudo -u birdstation birdstation check."
-        return [Check("state folder", "warning", f"{found}; but root may everything", advice)]
+        return [Check("state folder", "warning", f"{found}, but only tested as root, who can write anywhere", advice)]
     if kind in _KINDS:
         advice = "Let state: name a folder on a disk of this machine with ext4."
         return [Check("state folder", "warning", f"{found}: {_KINDS[kind]}", advice, figures={"file_system": kind})]
@@ -147,7 +147,15 @@ def check_disk(config: Config) -> list[Check]:
     found = f"{space.free_mb / 1000:.1f} of {space.total_mb / 1000:.1f} GB free; {until}"
     figures: Figures = {"free_mb": round(space.free_mb), "days_left": round(days, 1)}
     if space.free_mb < DISK_FREE_MB_MIN:
-        return [Check("disk", "bad", found, "Make room: remove what is not the station's.", figures=figures)]
+        return [
+            Check(
+                "disk",
+                "bad",
+                found,
+                "Make room: move or delete files that do not belong to the station.",
+                figures=figures,
+            )
+        ]
     advice = "Take a larger disk, or save fewer clips; from then on the oldest clips go." if days < DAYS_MIN else ""
     verdict: Verdict = "warning" if advice else "ok"
     return [Check("disk", verdict, found, advice, figures=figures)]

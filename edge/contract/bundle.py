@@ -205,7 +205,7 @@ class Probe:
         raw |= {"latitude": float(raw["latitude"]), "longitude": float(raw["longitude"])}
         raw["day_of_year"] = int(raw["day_of_year"])
         if not 1 <= raw["day_of_year"] <= 366:
-            raise BundleError(f"{path}: day_of_year: found {raw['day_of_year']}; 1 to 366 is allowed")
+            raise BundleError(f"{path}: day_of_year: expected 1 to 366, found {raw['day_of_year']}")
         return cls(**raw)
 
 
@@ -255,7 +255,7 @@ class Bundle:
         except (OSError, ValueError) as error:
             raise BundleError(f"{path}: not readable: {error}") from error
         if scale.shape != wanted or scale.dtype != np.float32 or not np.isfinite(scale).all():
-            raise BundleError(f"{path}: expected {wanted} finite float32; found {scale.shape} {scale.dtype}")
+            raise BundleError(f"{path}: expected {wanted} finite float32, found {scale.shape} {scale.dtype}")
         return scale
 
     def probe(self) -> Probe:
@@ -357,7 +357,7 @@ def _check_species(path: Path, manifest: Manifest, taxonomy: Taxonomy) -> None:
         codes = taxonomy.codes if member.species is None else member.species
         unknown = [code for code in codes if code not in taxonomy]
         if unknown or len(set(codes)) != len(codes) or not codes:
-            problem = f"{unknown[0]!r} is not in {TAXONOMY}" if unknown else "each species once is wanted"
+            problem = f"{unknown[0]!r} is not in {TAXONOMY}" if unknown else "expected each species once"
             raise BundleError(f"{path}: member {member.name}: species: {problem}")
         heard |= set(codes) if member in manifest.members else set()
     if len(heard) != len(taxonomy):

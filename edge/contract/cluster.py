@@ -17,7 +17,9 @@ def joined(address: str) -> Iterator[Any]:
     try:
         ray = importlib.import_module("ray")
     except ModuleNotFoundError:
-        raise ConfigError(f"--cluster {address}: ray is missing; pip install 'birdstation[cluster]'") from None
+        raise ConfigError(
+            f"--cluster {address}: ray is missing; type pip install '.[cluster]' in the checkout"
+        ) from None
     try:
         _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")

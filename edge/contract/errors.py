@@ -27,7 +27,7 @@ class BirdstationError(Exception):
 
 
 class ConfigError(BirdstationError):
-    """A setting is wrong; the message names file, key, what was found and what is allowed."""
+    """A setting is wrong; the message names file, key, what was expected and what was found."""
 
     exit_code = EXIT_CONFIG
 
@@ -84,4 +84,6 @@ def needs_extra(extra: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("", "edge", "export", "trainer"):
             raise
-        raise ConfigError(f"{error.name} is not installed; pip install 'birdstation[{extra}]' brings it") from error
+        raise ConfigError(
+            f"{error.name} is not installed; pip install '.[{extra}]' in the checkout brings it"
+        ) from error

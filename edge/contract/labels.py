@@ -29,27 +29,31 @@ def read_labels(path: Path) -> RowLabels:
     truth: dict[str, Labels] = {}
     recording: dict[str, str] = {}
     end_s: dict[str, int] = {}
-    if path.exists() and not path.is_file():
+    if not path.exists():
+        raise UsageError(f"{path}: no such file")
+    if not path.is_file():
         raise UsageError(f"{path}: not a file")
     try:
         table = Table(text_of(path.read_bytes()), (), (*KEYS, "birds"))
         names = table.names
         key = next((n for n in KEYS if n in names), None)
         if key is None or "birds" not in names:
-            raise UsageError(f"{path}: columns row_id and birds are wanted; found {', '.join(names) or 'none'}")
+            raise UsageError(f"{path}: expected columns row_id and birds, found {', '.join(names) or 'none'}")
         for line, row in table:
             where = f"{path}, line {line}"
             if not isinstance(row, dict):
-                raise UsageError(f"{where}: {len(row)} cells; {len(names)} are wanted ({', '.join(names)})")
+                raise UsageError(f"{where}: expected {len(names)} cells ({', '.join(names)}), found {len(row)}")
             row_id = row[key].strip()
             stem, _, seconds = row_id.rpartition("_")
             if not stem or not (seconds.isascii() and seconds.isdigit() and len(seconds) <= _DIGITS_MAX):
-                raise UsageError(f"{where}: row id {row_id!r}; NAME_SECONDS is wanted")
+                raise UsageError(f"{where}: row id: expected NAME_SECONDS, found {row_id!r}")
             if row_id in truth:
                 raise UsageError(f"{where}: row id {row_id!r} is there twice")
             truth[row_id] = labels_of(row["birds"])
             recording[row_id], end_s[row_id] = stem, int(seconds)
-    except (OSError, NotText) as error:
+    except OSError as error:
+        raise UsageError(f"{path}: not readable: {error.strerror or error}") from error
+    except NotText as error:
         raise UsageError(f"{path}: not readable: {error}") from error
     if not truth:
         raise UsageError(f"{path}: no rows")

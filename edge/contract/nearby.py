@@ -62,11 +62,11 @@ class Nearby:
     def __post_init__(self) -> None:
         sizes = {len(self.latitude), len(self.longitude), len(self.day_of_year), len(self.label)}
         if len(sizes) != 1 or self.gates.shape not in ((0, GATE_TERMS), (len(LEVELS), GATE_TERMS)):
-            raise ValueError(f"columns of one length and gates for {len(LEVELS)} levels wanted")
+            raise ValueError(f"expected columns of one length and gates for {len(LEVELS)} levels")
         if self.judge is not None and (self.seen is None or len(self.seen.recordist) != len(self.label)):
             raise ValueError("a judge wants the recordist of every recording")
         if not self.limit_km > 0:
-            raise ValueError(f"limit_km: above 0 wanted; got {self.limit_km}")
+            raise ValueError(f"limit_km: expected more than 0, found {self.limit_km}")
 
     def apply(self, base: Scores, latitude: Values, longitude: Values, day_of_year: Values) -> Scores:
         """Probabilities `(n, species)` at places and days `(n,)`, from a model's own there.

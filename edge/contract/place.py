@@ -25,7 +25,7 @@ GRID_STEP_DEG = 0.25
 def check_place(latitude: float, longitude: float) -> None:
     """Raise ValueError unless the place is on the globe, degrees WGS84."""
     if not (-90.0 <= latitude <= 90.0 and -180.0 <= longitude <= 180.0):
-        raise ValueError(f"latitude -90..90 and longitude -180..180 wanted; got {latitude}, {longitude}")
+        raise ValueError(f"expected latitude -90 to 90 and longitude -180 to 180, found {latitude}, {longitude}")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class FeatureSpec:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BundleError(f"{path}: not the statistics of a metadata model: {error}") from error
         if len(spec.mean) != len(NUMERIC) or len(spec.std) != len(NUMERIC):
-            raise BundleError(f"{path}: {len(NUMERIC)} means and deviations wanted, found {len(spec.mean)}")
+            raise BundleError(f"{path}: expected {len(NUMERIC)} means and deviations, found {len(spec.mean)}")
         return spec
 
 
@@ -95,7 +95,7 @@ class Grid:
             raise BundleError(f"{path}: not a grid of {', '.join(RASTERS)}: {error}") from error
         for name, layer in layers.items():
             if layer.shape != shape:
-                raise BundleError(f"{path}: layer {name} has shape {layer.shape}, {shape} wanted")
+                raise BundleError(f"{path}: layer {name}: expected shape {shape}, found {layer.shape}")
         return cls(layers)
 
 

@@ -4,7 +4,7 @@
 class Window:
     hop_s: Annotated[float, Range(0.025, 5)] = 2.5
 
-parse(Window, {"hop_s": 9})    # Refused: hop_s: found 9; 0.025 to 5 is allowed
+parse(Window, {"hop_s": 9})    # Refused: hop_s: expected 0.025 to 5, found 9
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 _SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+_COMMA = re.compile(r"[-+]?\d+,\d+")
 _FOUND_MAX = 60  # characters shown of a wrong value
 _TEXT_MAX = 4096  # characters; as long as a path may be
 _NUMBER_MAX = 1e300
@@ -35,7 +36,7 @@ class Range:
 
 
 class Refused(ValueError):
-    """A value that the schema does not take; one line: key path, what was found, what is allowed."""
+    """A value that the schema does not take; one line: key path, what was expected and what was found."""
 
 
 def parse(kind: Any, raw: Any, folder: Path | None = None) -> Any:
@@ -60,8 +61,18 @@ def _show(value: object) -> str:
     return _brief.repr(value)[:_FOUND_MAX]
 
 
-def _wanted(at: str, found: object, wanted: str) -> Refused:
-    return Refused(f"{at or 'top level'}: found {_show(found)}; {wanted}")
+def _refused(at: str, found: object, expected: str, remedy: str = "") -> Refused:
+    return Refused(f"{at or 'top level'}: expected {expected}, found {_show(found)}{remedy}")
+
+
+def _decimal(found: object) -> str:
+    """What to write instead of 52,5."""
+    return f"; write {found.replace(',', '.')}" if isinstance(found, str) and _COMMA.fullmatch(found) else ""
+
+
+def _after_comma(raw: Mapping[Any, Any], key: object) -> str:
+    """The same where YAML took what stands behind the comma as a key of its own: {latitude: 52,5}."""
+    return "; a decimal number has a point: 52.5" if isinstance(key, int) and raw[key] is None else ""
 
 
 class _Parser:
@@ -70,12 +81,14 @@ class _Parser:
 
     def dataclass(self, kind: Any, raw: Any, at: str) -> Any:
         if not isinstance(raw, Mapping):
-            raise _wanted(at, raw, "keys and values are wanted")
+            raise _refused(at, raw, "keys and values")
         hints = get_type_hints(kind, include_extras=True)
         known = {f.name: f for f in dataclasses.fields(kind)}
         for key in raw:
             if key not in known:
-                raise Refused(f"{_join(at, key)}: unknown key; allowed here: {', '.join(known)}")
+                raise Refused(
+                    f"{_join(at, key)}: unknown key; allowed here: {', '.join(known)}{_after_comma(raw, key)}"
+                )
         for name, item in known.items():
             if name not in raw and item.default is MISSING and item.default_factory is MISSING:
                 raise Refused(f"{_join(at, name)}: missing")
@@ -104,7 +117,7 @@ class _Parser:
             return self.choice(args, raw, at)
         if origin is Mapping:
             if not isinstance(raw, Mapping):
-                raise _wanted(at, raw, "keys and values are wanted")
+                raise _refused(at, raw, "keys and values")
             return {self.text(k, at): self.value(args[1], v, _join(at, k)) for k, v in raw.items()}
         if origin is tuple:
             return self.items(args, raw, at)
@@ -124,51 +137,51 @@ class _Parser:
                 if len(kinds) == 1:
                     raise
         names = [text for kind in kinds for text in ([_NAMES[kind]] if kind in _NAMES else map(str, get_args(kind)))]
-        raise _wanted(at, raw, f"{' or '.join(names)} is wanted")
+        raise _refused(at, raw, " or ".join(names))
 
     def choice(self, allowed: tuple[Any, ...], raw: Any, at: str) -> Any:
         if raw is False and "off" in allowed:  # YAML 1.1 reads a bare off as false
             return "off"
         if isinstance(raw, bool) or raw not in allowed:
-            raise _wanted(at, raw, f"allowed: {', '.join(map(str, allowed))}")
+            raise _refused(at, raw, f"one of {', '.join(map(str, allowed))}")
         return raw
 
     def items(self, kinds: tuple[Any, ...], raw: Any, at: str) -> tuple[Any, ...]:
         if not isinstance(raw, list):
-            raise _wanted(at, raw, "a list is wanted")
+            raise _refused(at, raw, "a list")
         if kinds[-1] is Ellipsis:
             kinds = (kinds[0],) * len(raw)
         if len(raw) != len(kinds):
-            raise _wanted(at, raw, f"a list of {len(kinds)} is wanted")
+            raise _refused(at, raw, f"a list of {len(kinds)}")
         return tuple(self.value(k, item, f"{at}[{i}]") for i, (k, item) in enumerate(zip(kinds, raw, strict=True)))
 
     def path(self, raw: Any, at: str) -> Path:
         try:
             return self._folder / Path(self.text(raw, at)).expanduser()
         except RuntimeError:  # ~somebody
-            raise _wanted(at, raw, "no user of that name has a home folder here") from None
+            raise _refused(at, raw, "a path", "; no user of that name has a home folder here") from None
 
     def text(self, raw: Any, at: str) -> str:
         if not isinstance(raw, str):
             hint = f'; put it in quotes ("{"yes" if raw else "no"}")' if isinstance(raw, bool) else "; put it in quotes"
-            raise _wanted(at, raw, f"text is wanted{hint}")
+            raise _refused(at, raw, "text", hint)
         if not raw.strip():
-            raise Refused(f"{at}: found an empty text; give a value or leave the key out")
+            raise Refused(f"{at}: expected a value, found an empty text; give one or leave the key out")
         if len(raw) > _TEXT_MAX or _CONTROL.search(raw):
-            raise _wanted(at, raw, f"text of at most {_TEXT_MAX} characters without control characters is wanted")
+            raise _refused(at, raw, f"text of at most {_TEXT_MAX} characters without control characters")
         return raw
 
     def number(self, kind: Any, raw: Any, at: str, limits: Range | None) -> Any:
         if kind is bool:
             if isinstance(raw, bool):
                 return raw
-            raise _wanted(at, raw, f"{_NAMES[bool]} is wanted")
+            raise _refused(at, raw, _NAMES[bool])
         if isinstance(raw, str) and _SCIENTIFIC.fullmatch(raw):
-            raise Refused(f"{at}: found {raw!r}, which YAML reads as text; write {float(raw)!r}")
+            raise Refused(f"{at}: expected a number, found {raw!r}, which YAML reads as text; write {float(raw)!r}")
         if isinstance(raw, bool) or not isinstance(raw, int | float) or (kind is int and not isinstance(raw, int)):
-            raise _wanted(at, raw, f"{_NAMES[kind]} is wanted")
+            raise _refused(at, raw, _NAMES[kind], _decimal(raw))
         if limits and not limits.low <= raw <= limits.high:  # also refuses .nan
-            raise Refused(f"{at}: found {_show(raw)}; {limits.low:g} to {limits.high:g} is allowed")
+            raise _refused(at, raw, f"{limits.low:g} to {limits.high:g}")
         if not abs(raw) <= _NUMBER_MAX:
-            raise Refused(f"{at}: found {_show(raw)}; a finite number is wanted")
+            raise _refused(at, raw, "a finite number")
         return kind(raw)

@@ -89,10 +89,10 @@ class Taxonomy:
             species = []
             for line, row in table:
                 if not isinstance(row, dict):
-                    raise NotText(f"line {line}: {len(row)} cells; {len(table.names)} are wanted")
+                    raise NotText(f"line {line}: expected {len(table.names)} cells, found {len(row)}")
                 kind = row.get("kind", "bird")
                 if kind not in get_args(Kind):
-                    raise NotText(f"line {line}: kind: expected {', '.join(get_args(Kind))}; found {kind!r}")
+                    raise NotText(f"line {line}: kind: expected {', '.join(get_args(Kind))}, found {kind!r}")
                 code, scientific, common = (row[name] for name in _NAMES)
                 species.append(Species(code, scientific, common, cast(Kind, kind)))
             return cls(species)

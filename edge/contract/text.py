@@ -23,7 +23,7 @@ _SHOWN_MAX = 40  # characters
 
 
 class NotText(ValueError):
-    """What is wrong with a text or table: one line with the place, what was found and what is wanted."""
+    """What is wrong with a text or table: one line with the place, what was expected and what was found."""
 
 
 def text_of(content: bytes) -> str:
@@ -35,7 +35,7 @@ def text_of(content: bytes) -> str:
         line = len((content[: error.start] + b"x").splitlines())
         shown = _windows(content.splitlines()[line - 1])
         found = f"byte 0x{content[error.start]:02x} ({shown!r}, if it is Windows-1252)"
-        raise NotText(f"line {line}: found {found}; UTF-8 is wanted: save it as such") from error
+        raise NotText(f"line {line}: expected UTF-8, found {found}; save it as such") from error
 
 
 def text_or_guess(content: bytes, guessed: Callable[[int, str], None]) -> str:
@@ -60,10 +60,10 @@ def _lines(content: bytes, guessed: Callable[[int, str], None]) -> Iterator[str]
 def _check_wide(content: bytes) -> None:
     for mark, name in _MARKS:
         if content.startswith(mark):
-            raise NotText(f"line 1: found {name}; UTF-8 is wanted: save it as such (in Excel: CSV UTF-8)")
+            raise NotText(f"line 1: expected UTF-8, found {name}; save it as such (in Excel: CSV UTF-8)")
     start = content[:_LOOKED_AT]
     if start.count(0) > len(start) // 4:
-        raise NotText("line 1: found zero bytes, as UTF-16 has; UTF-8 is wanted: save it as such")
+        raise NotText("line 1: expected UTF-8, found zero bytes, as UTF-16 has; save it as such")
 
 
 def _as_windows(line: bytes) -> str:
@@ -125,7 +125,7 @@ def _names(cells: list[str], columns: Sequence[str], also: Sequence[str]) -> lis
             names = [wanted if name.lower() == wanted.lower() else name for name in names]
     for separator, word in _SEPARATORS.items():
         if any(separator in name for name in names):
-            raise NotText(f"line 1: found cells separated by {word}; commas are wanted")
+            raise NotText(f"line 1: expected cells separated by commas, found {word}")
     missing = [name for name in columns if name not in names]
     if missing:
         raise NotText(f"column {', '.join(missing)} missing; found {', '.join(names) or 'none'}")

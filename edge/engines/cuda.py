@@ -22,7 +22,7 @@ class Cuda:
         try:  # only where there is a GPU, so not at the head of the file
             self._runtime: Any = importlib.import_module("cuda.bindings.runtime")
         except ImportError as error:
-            raise EngineError(f"cuda-python is missing ({error}); pip install 'birdstation[trt]'") from None
+            raise EngineError(f"cuda-python is missing ({error}); type pip install '.[trt]' in the checkout") from None
         if self._call("cudaGetDeviceCount") < 1:
             raise EngineError("CUDA: no GPU here")
 

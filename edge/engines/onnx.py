@@ -64,12 +64,12 @@ class OnnxEngine:
         """Raises BundleError if the network lacks the output, or gives scores of other species than the bundle's."""
         outputs = {output.name: output.shape for output in self._sessions[answer.file].get_outputs()}
         if answer.output is not None and answer.output not in outputs:
-            raise BundleError(f"{answer.file}: gives {', '.join(outputs)}; {answer.output} is wanted")
+            raise BundleError(f"{answer.file}: expected the output {answer.output}, found {', '.join(outputs)}")
         name = self._output(answer)
         width = outputs[name][1] if len(outputs[name]) == 2 else None  # text, or nothing: any
         wrong = len(outputs[name]) > 2 or (isinstance(width, int) and width != answer.width)
         if answer.width is not None and wrong:
-            raise BundleError(f"{answer.file}: gives {name} {outputs[name]}; (batch, {answer.width}) is wanted")
+            raise BundleError(f"{answer.file}: output {name}: expected (batch, {answer.width}), found {outputs[name]}")
 
     def _session(self, path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
         try:
@@ -77,8 +77,8 @@ class OnnxEngine:
         except Exception as error:  # ONNX Runtime's errors have no common base but Exception
             raise BundleError(f"{path}: ONNX Runtime cannot load it: {' '.join(str(error).split())}") from error
         if list(session.get_inputs()[0].shape[1:]) != list(self._shape):
-            wanted = ", ".join(map(str, self._shape))
-            raise BundleError(f"{path}: takes {session.get_inputs()[0].shape}; (batch, {wanted}) is wanted")
+            shape = ", ".join(map(str, self._shape))
+            raise BundleError(f"{path}: input: expected (batch, {shape}), found {session.get_inputs()[0].shape}")
         return session
 
     def scores(self, inputs: Input, members: Sequence[int] | None = None) -> Scores:

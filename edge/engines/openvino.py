@@ -34,7 +34,7 @@ def import_openvino() -> Any:
         return importlib.import_module("openvino")
     except (ImportError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise EngineError(f"OpenVINO is missing ({reason}); pip install 'birdstation[openvino]'") from None
+        raise EngineError(f"OpenVINO is missing ({reason}); type pip install '.[openvino]' in the checkout") from None
 
 
 def has_bfloat16() -> bool:
@@ -108,7 +108,7 @@ class OpenvinoEngine:
             model = self._core.read_model(path)
             shape = model.input(0).get_partial_shape()
             if [str(side) for side in shape][1:] != [str(side) for side in self._shape]:
-                raise EngineError(f"{path}: takes {shape}; (batch, {', '.join(map(str, self._shape))}) is wanted")
+                raise EngineError(f"{path}: input: expected (batch, {', '.join(map(str, self._shape))}), found {shape}")
             hint = self._hint(model, precision)
             self._write_powers_out(model)
             results = [model.get_results()[0] if not name else model.output(name).get_node() for name in outputs]

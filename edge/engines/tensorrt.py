@@ -122,7 +122,7 @@ class TensorrtEngine:
         shapes = {name: tuple(engine.get_tensor_shape(name)) for name in names}
         wanted = [(-1, *self._shape), (-1, width)]
         if [shapes[name] for name in inputs + outputs] != wanted:
-            raise EngineError(f"{path}: takes and gives {shapes}; {wanted[0]} and {wanted[1]} are wanted")
+            raise EngineError(f"{path}: input and output: expected {wanted[0]} and {wanted[1]}, found {shapes}")
         if any(engine.get_tensor_dtype(name) != trt.float32 for name in names):
             raise EngineError(f"{path}: takes or gives other than float32")
         context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)

@@ -21,7 +21,7 @@ def check_parquet(folder: Path) -> tuple[Any, Any]:
     try:
         arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ModuleNotFoundError:
-        raise ConfigError("--parquet: pyarrow is missing; pip install 'birdstation[parquet]'") from None
+        raise ConfigError("--parquet: pyarrow is missing; type pip install '.[parquet]' in the checkout") from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -21,10 +21,34 @@ _SHED = (
     "one member of each kind or the student alone, likewise",
 )
 _DECIDED = {  # by the networks that were loaded, and whose scores count
-    ("bag", "bag"): "the bag",
+    ("bag", "bag"): "all networks together",
     ("student", "student"): "the student, alone",
-    ("cascade", "student"): "the student, which answers first; the bag was not asked",
-    ("cascade", "bag"): "the bag, since the student left something open in this window",
+    ("cascade", "student"): "the student, which answers first; the others were not asked",
+    ("cascade", "bag"): "all networks together, since the student left something open in this window",
+}
+_SET_BY = {
+    "bundle": "the model's",
+    "bundle-acoustic": "the model's, for sound without a place",
+    "station": "by detect.threshold",
+    "station-acoustic": "by detect.threshold",
+    "species": "of this species",
+}
+_TIME_FROM = {
+    "clock": "this machine's clock",
+    "name": "the file's name",
+    "date": "the file's name, which tells the day only",
+    "mtime": "the file's date, which copying may have changed",
+    "guano": "the recorder (GUANO)",
+    "audiomoth": "the recorder (AudioMoth)",
+    "wamd": "the recorder (wamd)",
+    "frontierlabs": "the recorder (Frontier Labs)",
+    "bext": "the recorder (bext)",
+}
+_CLOCKS = {
+    "recorder": "the recorder's clock",
+    "synced": "a clock that was set (synced)",
+    "rtc": "the hardware clock (rtc)",
+    "unsynced": "a clock that nothing had set (unsynced)",
 }
 _REVIEW = ("reviewer", "verdict", "instead", "note", "reviewed_utc", "detection")  # the last: of which it was said
 _COLUMNS = (
@@ -45,14 +69,15 @@ def explain(store: Store, wanted: str) -> dict[str, Any]:
     )
     if not rows:
         _say_where_it_went(store, wanted)
-    if len(rows) != 1:
-        found = "several" if len(rows) > 1 else "none"
-        raise UsageError(f"ID: {found} of the detections in {store.path} begin with {wanted!r}; one is wanted")
+        raise UsageError(f"ID: no detection in {store.path} begins with {wanted!r}; the ids are in the view heard")
+    if len(rows) > 1:
+        raise UsageError(f"ID: several detections in {store.path} begin with {wanted!r}; give more of the id")
     names = [column.split(" AS ")[-1].split(".")[-1].strip() for column in _COLUMNS.split(",")] + ["local_time"]
     why = dict(zip(names, rows[0], strict=True))
     manifest = json.loads(store.rows("SELECT manifest FROM bundles WHERE id = ?", (why["bundle"],))[0][0])
     why["loaded"], why["members"] = _members(manifest, why)
     why["licence"] = _licence(manifest)
+    why["clip_file"] = str((store.path.parent / "clips" / why["clip"]).absolute()) if why["clip"] else None
     why["notice"] = notice_of(manifest.get("taxonomy_digest"))
     why["odds_moved"] = _odds_moved(why)
     why["geo"] = _geo(manifest, why)
@@ -164,7 +189,8 @@ def _facts(why: dict[str, Any]) -> Sequence[tuple[str, str]]:
     prior = "none: no place or date, or switched off" if why["prior"] is None else f"{why['prior']:.4f}"
     level = "digital silence" if why["level_dbfs"] is None else f"{why['level_dbfs']:.1f} dBFS"
     reviews = ", ".join(_words(review, why["id"]) for review in why["reviews"])
-    clock = f"{why['time_source']}, clock {why['clock_state']}"
+    clock = _TIME_FROM.get(why["time_source"], why["time_source"])
+    clock += f", by {_CLOCKS.get(why['clock_state'], why['clock_state'])}"
     clock += f", moved by {why['clock_fix_s']:+.1f} s" if why["clock_fix_s"] else ""
     day, hour = why["local_time"][:10], why["local_time"][11:]
     local_time = f"{day}, hour not known" if why["time_source"] == "date" else f"{day} {hour}"
@@ -176,9 +202,9 @@ def _facts(why: dict[str, Any]) -> Sequence[tuple[str, str]]:
         ("decided by", _DECIDED.get((why["loaded"], why["decided_by"]), why["decided_by"])),
         ("members", f"{min(spread):.3f} to {max(spread):.3f}" if spread else "not recorded"),
         ("by sound alone", f"{why['acoustic']:.3f}"),
-        ("prior of place and day", prior + _moved(why)),
+        ("expected there and then", prior + _moved(why)),
         ("blended score", f"{why['score']:.3f}"),
-        ("threshold", f"{why['threshold']:.3f}, set by: {why['rule']}"),
+        ("threshold", f"{why['threshold']:.3f}, {_SET_BY.get(why['rule'], why['rule'])}"),
         ("level", level),
         ("analysed with", f"bundle {why['bundle'][:16]}, {_SHED[why['shed']]}"),
         *([("the model", why["notice"])] if why["notice"] else []),

@@ -67,8 +67,10 @@ class ClockTable(Connection):
             f"SELECT id, start_utc, seconds, utc_offset_minutes FROM gaps WHERE {which} AND reason <> 'off'", key
         )
         if not stretches and not gaps:
-            known = ", ".join(dict.fromkeys(b.boot for b in self.boots())) or "none"
-            raise UsageError(f"--boot: found {boot!r}; nothing in the record was stamped by it; there is: {known}")
+            known = ", ".join(dict.fromkeys(b.boot for b in self.boots()))
+            if not known:
+                raise UsageError("--boot: this record has no rows that were stamped by this machine's clock")
+            raise UsageError(f"--boot: expected one whose clock stamped rows ({known}), found {boot!r}")
         moved = {"stretches": len(stretches), "gaps": len(gaps), "detections": 0, "clips": 0}
         with self._transaction():
             for stretch, start, minutes in stretches:

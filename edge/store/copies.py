@@ -59,7 +59,7 @@ def copy_before(database: Path, change: str) -> None:
         part.unlink(missing_ok=True)
         wanted, free = bytes_of(database) + _SPARE_BYTES, shutil.disk_usage(database.parent).free
         if free < wanted:
-            raise OSError(0, f"{free >> 20} MB are free, {wanted >> 20} are wanted")
+            raise OSError(0, f"{free >> 20} MB are free, expected {wanted >> 20}")
         copy_whole(database, part)
         sync(part)
         os.replace(part, made)  # noqa: PTH105 - named in the tests of what a kill leaves
