@@ -169,7 +169,7 @@ def test_a_damaged_bundle_stops_and_the_rest_is_checked(fit_yaml: Yaml, own_bund
     ("line", "name", "words"),
     [
         ("detect: {thresholds: {dodo: 0.5}}", "runtime", "found dodo"),
-        ("privacy: {classes: [human]}", "runtime", "privacy.classes: human"),
+        ("privacy: {classes: [human]}", "runtime", "found human"),
         ("schedule: [[noon, sunset]]", "schedule", "schedule[0]"),
         ("mqtt: {host: 127.0.0.1, username: me, password_file: nowhere}", "broker", "mqtt.password_file"),
         ("source: folder", "folder", "folder.path"),
@@ -468,7 +468,7 @@ def test_no_broker_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with socket.create_server(("127.0.0.1", 0)) as mute:
         silent = broker_check(tmp_path, mute.getsockname()[1])
     assert silent.verdict == "bad"
-    assert "does not answer" in silent.found
+    assert "no MQTT reply" in silent.found
 
 
 # Sound

@@ -176,7 +176,7 @@ def test_what_does_not_fit_is_refused(bundle: Bundle, tmp_path: Path) -> None:
         Recognizer(wrong)
     np.save(tmp_path / "scale.npy", np.ones((2, 3), np.float32))
     shutil.copy(tmp_path / "scale.npy", tmp_path / "output" / "members" / "head.scale.npy")
-    with pytest.raises(BundleError, match=r"expected \(2, 2\) finite float32; found \(2, 3\)"):
+    with pytest.raises(BundleError, match=r"expected \(2, 2\) finite float32, found \(2, 3\)"):
         Recognizer(seal_bundle(tmp_path / "output", bundle.manifest))
 
 
@@ -192,7 +192,7 @@ def test_kinds_and_names(bundle: Bundle, tmp_path: Path) -> None:
         read_bundle(DEMO_FOLDER / "bundle", "de")
     path = tmp_path / "taxonomy.csv"
     path.write_text("code,scientific_name,common_name,kind\nab,A b,Ab,dog\n")
-    with pytest.raises(BundleError, match="line 2: kind: expected bird, animal, human, sound; found 'dog'"):
+    with pytest.raises(BundleError, match="line 2: kind: expected bird, animal, human, sound, found 'dog'"):
         Taxonomy.read_csv(path)
     Taxonomy([Species("ab", "A b", "Ab")]).write_csv(path)
     assert path.read_text() == "code,scientific_name,common_name\nab,A b,Ab\n", "as it was before there were kinds"
