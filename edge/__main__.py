@@ -31,7 +31,7 @@ from edge.contract.audio import WINDOW_SAMPLES
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import StoreError, UsageError
 from edge.contract.labels import read_labels
-from edge.contract.program import run_program
+from edge.contract.program import Commands, run_program
 from edge.contract.rights import look_at
 from edge.demo.run import run_demo
 from edge.invented import REMEDY, notice_of
@@ -70,6 +70,7 @@ class ClockStateChoice(str, Enum):
 
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     rich_markup_mode="rich",
     add_completion=False,
@@ -312,7 +313,9 @@ def _user() -> str:
         return f"user {os.getuid()}"
 
 
-clock_app = typer.Typer(no_args_is_help=True, help="Which clock stamped the rows; correct them if it was wrong.")
+clock_app = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="Which clock stamped the rows; correct them if it was wrong."
+)
 app.add_typer(clock_app, name="clock")
 
 

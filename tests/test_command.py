@@ -98,3 +98,22 @@ def test_invented_birds_are_said_and_no_real_ones(bundle_folder: Path) -> None:
     said = [check for check in check_bundle(shipped, 0.0) if check.verdict == "warning"]
     assert [(check.found, bool(check.advice)) for check in said] == [(NOTICE, True)]
     assert {check.verdict for check in check_bundle(other, 0.0)} == {"ok"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("check", "--listen-s", "abc"), "expected a number, found 'abc'"),
+        (("check", "--listen-s", "5000"), "expected at most 3600, found"),
+        (("clock", "fix", "--boot", "b", "--seconds", "x"), "expected a number, found 'x'"),
+        (("backup", "--keep", "0"), "expected at least 1, found"),
+        (("review", "1", "maybe"), "'maybe' is not one of"),
+    ],
+)
+def test_wrong_values_say_what_was_expected(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    done = command(*arguments, folder=tmp_path)
+    assert done.returncode == 2
+    assert said in " ".join(done.stderr.replace("│", " ").split())
+    assert "Input should" not in done.stderr
+    assert "Value error" not in done.stderr

@@ -7,7 +7,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
 
 from edge.contract.errors import BirdstationError
 from edge.contract.rights import whose
@@ -28,6 +31,29 @@ INTERRUPTED = "interrupted; run the same command again to go on"
 
 class Interrupted(BaseException):
     """Ctrl-C. Not a KeyboardInterrupt, which Typer answers by itself, with a word that does not say what to do."""
+
+
+class Commands(TyperGroup):
+    """A group of commands whose wrong values are told as everything else is: typer.Typer(cls=Commands)."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """As Typer's own."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = _expected(error)
+            raise
+
+
+def _expected(error: typer.BadParameter) -> str:
+    """What was expected and found; its own words where they do not come of a check that is known here."""
+    errors = getattr(error.__cause__, "errors", None)  # pydantic's, by which Typer checks values
+    first = errors()[0] if callable(errors) else {}
+    kind, limits = first.get("type", ""), first.get("ctx", {})
+    what = {"float_parsing": "a number", "int_parsing": "a whole number"}.get(kind)
+    for limit, words in (("le", "at most"), ("ge", "at least")):
+        what = f"{words} {limits[limit]:g}" if limit in limits else what
+    return f"expected {what}, found {first['input']!r}" if what else error.message.removeprefix("Value error, ")
 
 
 def run_program(app: Callable[[], object]) -> None:
