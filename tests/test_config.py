@@ -95,6 +95,19 @@ def test_a_mistake_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     assert str(caught.value).startswith(str(tmp_path / "station.yaml"))
 
 
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    text = "windows: {hop_s: 9}\nstation: {lat: 3, latitude: 91, longitude: 0}\nmqtt: {}\n"
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path, text)
+    for key in (
+        "windows.hop_s: expected",
+        "station.lat: unknown key",
+        "station.latitude: expected",
+        "mqtt.host: missing",
+    ):
+        assert key in str(refused.value)
+
+
 def test_off_may_be_written_bare(tmp_path: Path) -> None:
     assert load(tmp_path, "detect: {prior: off}").detect.prior == "off"
 

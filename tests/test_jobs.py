@@ -154,7 +154,7 @@ def test_parquet_without_pyarrow_says_what_to_install(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with (
         Store(load_config(station_yaml()).database) as store,
-        pytest.raises(ConfigError, match=r"pyarrow is missing; pip install 'birdstation\[parquet\]'"),
+        pytest.raises(ConfigError, match=r"pyarrow is missing; type pip install '\.\[parquet\]'"),
     ):
         write_parquet(store, "b", [], tmp_path / "tables")
 

@@ -123,7 +123,7 @@ def test_openvino_says_what_it_cannot_do(images: Image, tmp_path: Path, monkeypa
         OpenvinoEngine([broken])
     assert "\n" not in str(caught.value)
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(EngineError, match=r"pip install 'birdstation\[openvino\]'"):
+    with pytest.raises(EngineError, match=r"pip install '\.\[openvino\]'"):
         import_openvino()
 
 

@@ -13,11 +13,13 @@ import reprlib
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 _SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 _COMMA = re.compile(r"[-+]?\d+,\d+")
+_TOLD_MAX = 5  # mistakes of one mapping
 _FOUND_MAX = 60  # characters shown of a wrong value
 _TEXT_MAX = 4096  # characters; as long as a path may be
 _NUMBER_MAX = 1e300
@@ -42,8 +44,8 @@ class Refused(ValueError):
 def parse(kind: Any, raw: Any, folder: Path | None = None) -> Any:
     """`raw` as the dataclass `kind`. Relative paths, defaults too, are taken from `folder`.
 
-    Raises Refused for unknown and missing keys, wrong types and values out of range, and where the dataclass itself
-    raises ValueError("key: …").
+    Raises Refused, with all mistakes in one line, for unknown and missing keys, wrong types, values out of range, and
+    where the dataclass itself raises ValueError("key: …").
     """
     return _Parser(folder).dataclass(kind, raw, "")
 
@@ -84,15 +86,22 @@ class _Parser:
             raise _refused(at, raw, "keys and values")
         hints = get_type_hints(kind, include_extras=True)
         known = {f.name: f for f in dataclasses.fields(kind)}
-        for key in raw:
-            if key not in known:
-                raise Refused(
-                    f"{_join(at, key)}: unknown key; allowed here: {', '.join(known)}{_after_comma(raw, key)}"
-                )
+        problems = [
+            f"{_join(at, key)}: unknown key; allowed here: {', '.join(known)}{_after_comma(raw, key)}"
+            for key in islice((key for key in raw if key not in known), _TOLD_MAX)
+        ]
         for name, item in known.items():
             if name not in raw and item.default is MISSING and item.default_factory is MISSING:
-                raise Refused(f"{_join(at, name)}: missing")
-        values = {key: self.value(hints[key], value, _join(at, key)) for key, value in raw.items()}
+                problems.append(f"{_join(at, name)}: missing")
+        values = {}
+        for name in known:
+            if name in raw:
+                try:
+                    values[name] = self.value(hints[name], raw[name], _join(at, name))
+                except Refused as error:
+                    problems.append(str(error))
+        if problems:
+            raise Refused("; also ".join(problems[:_TOLD_MAX]))
         for name, item in known.items():
             if hints[name] is Path and name not in values:
                 values[name] = self._folder / str(item.default)
