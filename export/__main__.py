@@ -44,10 +44,10 @@ def onnx(
         bool, typer.Option(help="Also write each member in half precision, for TensorRT; half as large again.")
     ] = True,
     int8: Annotated[
-        bool, typer.Option(help="Also write members in 8 bits where the bag then decides alike; takes minutes.")
+        bool, typer.Option(help="Also write members in 8 bits where the detections are then the same; takes minutes.")
     ] = False,
 ) -> None:
-    """Export a run: members as ONNX, taxonomy, prior, probe, sums."""
+    """Export a run: networks as ONNX, species, the model of place and season, a self-test, checksums."""
     from export.assemble import assemble  # torch takes seconds to import; verify and --help do without it
     from trainer.run import Run
     from trainer.verdict import cautions
@@ -129,7 +129,7 @@ def _place(text: str | None) -> tuple[float, float] | None:
         latitude, longitude = (float(part) for part in text.split(","))
         check_place(latitude, longitude)
     except ValueError as error:
-        raise UsageError(f"--place {text}: LAT,LON in degrees is wanted, as 48.52,9.06") from error
+        raise UsageError(f"--place: expected LAT,LON in degrees, as 48.52,9.06, found {text!r}") from error
     return latitude, longitude
 
 
@@ -138,8 +138,8 @@ def verify(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")] = False,
 ) -> None:
-    """Check a bundle: sums, probe, and ONNX Runtime against the probe's scores, torch's own where the bundle was
-    trained here (max |Δp| ≤ 1e-4)."""
+    """Check a bundle's integrity and numerical parity: checksums, and ONNX Runtime against the scores that are stored
+    with it, torch's own where the bundle was trained here (max |Δp| ≤ 1e-4)."""
     from export.verify import verify as check
 
     found = check(bundle)
@@ -175,7 +175,8 @@ def tune(
         typer.Option(help="Only for this value of station.yaml's members; else all that the bundle can."),
     ] = None,
 ) -> None:
-    """Find the fastest CPU runtime on this machine, of those that decide alike. Run it while nothing else runs."""
+    """Benchmark the CPU runtimes and record the fastest one that gives the same detections. Run it while nothing else
+    runs."""
     from edge.config import DEMO_FOLDER
     from export.agreement import sound_inputs
     from export.tune import WINDOWS_MAX, record, sets_of, tables

@@ -187,7 +187,7 @@ def _replay(console: Console, recordings: Path, config: Path) -> dict[str, Any]:
 def _step(
     console: Console, name: str, command: Sequence[str | Path], goes_on: tuple[int, ...] = (), output: bool = False
 ) -> str:
-    """Run a command; its words go to the screen, its output comes back if it is wanted. Where it has ended with a line
+    """Run a command; its words go to the screen, its output comes back if asked for. Where it has ended with a line
     of its own, so does this process, with the same status. Raises StepFailed if it was killed."""
     console.rule(name)
     done = subprocess.run(

@@ -70,7 +70,7 @@ def _between_anchors(nodes: Iterable[NodeProto]) -> set[int]:
 
 
 class _Halved:
-    """One rewriting of a graph: nodes in their order, a Cast wherever a tensor is wanted in the other type."""
+    """One rewriting of a graph: nodes in their order, a Cast wherever a tensor is needed in the other type."""
 
     def __init__(self, model: ModelProto, half: set[int], source: Path) -> None:
         self._graph, self._half, self._source = model.graph, half, source

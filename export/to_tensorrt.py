@@ -88,7 +88,7 @@ def _give_only(network: Any, output: str | None) -> None:
     """Leave the network this output alone: what leads to the others need not be calculated."""
     given = [network.get_output(index) for index in range(network.num_outputs)]
     if output is not None and output not in [tensor.name for tensor in given]:
-        raise BundleError(f"the network gives {[tensor.name for tensor in given]}; {output} is wanted")
+        raise BundleError(f"expected a network that gives {output}, found {[tensor.name for tensor in given]}")
     for tensor in given:
         if output is not None and tensor.name != output:
             network.unmark_output(tensor)
@@ -98,7 +98,7 @@ def _add_profile(trt: Any, builder: Any, network: Any, config: Any, profiles: Ma
     """One profile for all inputs. A network with an open batch and no profile is refused, but only when it is built."""
     inputs = [network.get_input(index).name for index in range(network.num_inputs)]
     if not set(profiles) <= set(inputs):
-        raise BundleError(f"the network takes {inputs}; {list(profiles)} is wanted")
+        raise BundleError(f"expected a network that takes {list(profiles)}, found {inputs}")
     if any(network.get_input(index).dtype != trt.float32 for index in range(network.num_inputs)):
         raise BundleError("the network takes other than float32")
     profile = _made(builder.create_optimization_profile(), "optimisation profile")

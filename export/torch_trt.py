@@ -51,7 +51,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Takes:
-    """What a network takes and which output is wanted of it."""
+    """What a network takes and which output is asked of it."""
 
     shape: tuple[int, ...]  # of one window
     input: str = "grey"
@@ -179,7 +179,7 @@ def imported() -> Iterator[Any]:
             ) from None
         version = tuple(int(part) for part in module.__version__.split(".")[:2])
         if version < _VERSION_MIN:
-            raise EngineError(f"torch-tensorrt {module.__version__} is too old; 2.14 or newer is wanted")
+            raise EngineError(f"torch-tensorrt is too old: expected 2.14 or newer, found {module.__version__}")
         yield module
 
 

@@ -95,7 +95,7 @@ def examine(root: Path = Path("/")) -> Machine:
         trt = import_tensorrt()
         facts.append(("TensorRT", str(trt.__version__)))
         if tuple(int(part) for part in trt.__version__.split(".")[:2]) < _TENSORRT_MIN:
-            raise EngineError(f"TensorRT {trt.__version__} is too old; 10.3 (JetPack 6) or newer is wanted")
+            raise EngineError(f"TensorRT is too old: expected 10.3 (JetPack 6) or newer, found {trt.__version__}")
         cuda = Cuda()
         device = this_device(trt, cuda, root)
         free, total = cuda.memory()

@@ -191,7 +191,7 @@ class _Trial:
             if not found.holds(precision) and not (name == "sound" and self._members == "cascade"):
                 return f"{name}: {found}; {allowed(precision)} is allowed"
         if agreed < AGREEMENT_MIN:
-            return f"decides alike on {agreed:.1%} of windows; {AGREEMENT_MIN:.1%} are wanted"
+            return f"gives the same detections in {agreed:.1%} of the windows, expected {AGREEMENT_MIN:.1%}"
         return None
 
     def _paces(self, runtime: Runtime, precision: CpuPrecision) -> tuple[tuple[Pace, ...], Pace]:

@@ -404,7 +404,11 @@ def test_the_command_line_refuses_in_one_line(tmp_path: Path, wheel: Path) -> No
         (("robin", *out), 2, "robin: not a model that is known"),
         (("birdnet-v2.4", *out), 78, "not accepted: give --accept CC-BY-NC-SA-4.0"),
         (("birdnet-v2.4", *out, "--accept", "MIT"), 78, "found 'MIT'"),
-        (("birdnet-v2.4", *out, *accept, "--place", "91,0"), 2, "--place 91,0: LAT,LON in degrees is wanted"),
+        (
+            ("birdnet-v2.4", *out, *accept, "--place", "91,0"),
+            2,
+            "--place: expected LAT,LON in degrees, as 48.52,9.06, found '91,0'",
+        ),
         (
             ("birdnet-v2.4", *out, *accept, "--from", str(tmp_path)),
             2,

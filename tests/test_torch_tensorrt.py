@@ -202,7 +202,7 @@ def test_a_torch_tensorrt_that_is_missing_or_too_old(tmp_path: Path, monkeypatch
     with pytest.raises(EngineError, match="torch-tensorrt is missing"):
         coverage(content, Takes((1, *IMAGE_SHAPE)), 4)
     monkeypatch.setitem(sys.modules, "torch_tensorrt", SimpleNamespace(__version__="2.8.0"))
-    with pytest.raises(EngineError, match=r"torch-tensorrt 2\.8\.0 is too old; 2\.14 or newer is wanted"):
+    with pytest.raises(EngineError, match=r"torch-tensorrt is too old: expected 2\.14 or newer, found 2\.8\.0"):
         coverage(content, Takes((1, *IMAGE_SHAPE)), 4)
 
 

@@ -222,7 +222,7 @@ def test_backgrounds_come_from_whatever_is_sound(folder: Path, tmp_path: Path) -
 
 
 def test_a_folder_without_sound_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^--nocall .*: no sound file in it"):
+    with pytest.raises(ConfigError, match=r"^--nocall .*found no sound file in it"):
         background_files(tmp_path)
     (tmp_path / "broken.ogg").write_bytes(b"not sound")
     with pytest.raises(ConfigError, match="none of 1 files can be read as sound"):

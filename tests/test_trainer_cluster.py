@@ -77,7 +77,7 @@ def test_two_devices_train_side_by_side(data: Path, one_by_one: Run, tmp_path: P
     asked, said = begun(data, tmp_path / "run", one_by_one), io.StringIO()
     asked = dataclasses.replace(asked, device="auto", devices="cpu,cpu", jobs=2)
     run = run_stages(asked, ("fit-cnn",), Console(file=said, width=200))
-    assert "4 of 4 members to train, 2 at a time on 2 × cpu" in said.getvalue()
+    assert "4 of 4 networks to train, 2 at a time on 2 × cpu" in said.getvalue()
     assert_same_members(one_by_one, run)
 
 

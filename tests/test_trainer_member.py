@@ -276,7 +276,8 @@ def test_without_it_the_lower_end_is_f1_itself(data: Path, tmp_path: Path, monke
         assert info.valid_f1_low == info.valid_f1
         assert 0 <= info.data_wait < 1
         assert info.precision == precision.choose_precision(CPU)
-        assert f"of them waiting for images; {info.precision}, images in memory" in member_line(info)
+        assert f"of the time waiting for images; {info.precision}, images in memory" in member_line(info, details=True)
+        assert member_line(info) == f"F1 {info.valid_f1:.3f}, {info.seconds:.0f} s"
 
 
 def test_the_bag_goes_by_the_lower_end() -> None:

@@ -90,8 +90,8 @@ def test_same_again_and_nothing_strewn_about(
 @pytest.mark.parametrize(
     ("recordings", "placed", "with_rasters", "reason"),
     [
-        (30, False, True, "0 recordings of 0 species have both place and date"),
-        (5, True, True, "12 recordings of 3 species"),
+        (30, False, True, "found 0 of 0 ("),
+        (5, True, True, "expected at least 50 recordings of 2 species with place and date, found 12 of 3"),
         (30, True, False, "no rasters were given"),
     ],
     ids=["no coordinates", "too few", "no rasters"],

@@ -145,7 +145,7 @@ def test_a_folder_of_other_things_is_left_alone(corpus: Path, mixed: Path, tmp_p
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="holds something else"):
         mix_soundscapes(corpus, corpus.parent / "noise", tmp_path, OPTIONS, lambda *_: None)
-    with pytest.raises(CorpusError, match="no backgrounds"):
+    with pytest.raises(CorpusError, match="expected sound files without birds"):
         mix_soundscapes(corpus, tmp_path, tmp_path / "out", OPTIONS, lambda *_: None)
 
 

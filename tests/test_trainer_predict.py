@@ -157,7 +157,7 @@ def test_the_place_weighs_only_where_it_is_known(finished: Run, soundscapes: Pat
     ("sites", "files", "message"),
     [
         ("id,lat,lon\nSSW,95,0\n", ["1_SSW_20190610.ogg"], "place not valid: SSW: 95, 0"),
-        (None, [], "no soundscapes"),
+        (None, [], "expected recordings"),
         (None, ["a.wav", "a.ogg"], "its rows would be named as those of a.ogg"),
     ],
 )

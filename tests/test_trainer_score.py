@@ -84,7 +84,7 @@ def test_f1_is_the_mean_of_the_rows_and_missing_rows_are_nocall(
         ("row_id,birds\n7019_COR_5,a\n7019_COR_5,b\n", "line 3: row id '7019_COR_5' is there twice"),
         ("row_id,species\n7019_COR_5,a\n", "expected columns row_id and birds, found row_id, species"),
         ("row_id,birds\n", "no rows"),
-        ("row_id,birds\nother_5,a\n", "row ids such as 'other_5'; wanted such as '7019_COR_5'"),
+        ("row_id,birds\nother_5,a\n", "expected row ids such as '7019_COR_5', found such as 'other_5'"),
     ],
 )
 def test_a_malformed_table_is_one_line(tmp_path: Path, found: str, message: str) -> None:

@@ -180,4 +180,11 @@ def test_without_mlflow_it_says_so(tracked: Run, monkeypatch: pytest.MonkeyPatch
     said = io.StringIO()
     with tracking.tracking(tracked, True, Console(file=said, width=200)) as note:
         note("inputs")
-    assert said.getvalue() == "tracking is off: mlflow is missing; pip install 'birdstation[track]'\n"
+    assert (
+        said.getvalue()
+        == "tracking is off: mlflow is not installed; pip install '.[track]' in the checkout brings it\n"
+    )
+    monkeypatch.delenv(tracking.SERVER, raising=False)
+    with tracking.tracking(tracked, None, Console(file=said, width=200)) as note:  # nobody asked for it
+        note("inputs")
+    assert said.getvalue().count("\n") == 1

@@ -32,14 +32,18 @@ app = typer.Typer(
 
 Device = Literal["auto", "cpu", "cuda"]
 _ONE_STAGE, _BEGIN, _AFTER = "Single stages", "Start here", "Try and judge"
-Data = Annotated[Path, typer.Option(help="Corpus in the BirdCLEF-2021 layout.", show_default=False)]
+Data = Annotated[
+    Path,
+    typer.Option(help="Corpus: a table and a folder for each species, as docs/corpus.md shows.", show_default=False),
+]
 Out = Annotated[Path, typer.Option(help="Folder of the run; made if missing, resumed if there.", show_default=False)]
 RecipeName = Annotated[
     str | None,
     typer.Option("--recipe", help=f"{', '.join(recipe_names())}, or a YAML file; a run keeps the one it began with."),
 ]
 Rasters = Annotated[
-    Path | None, typer.Option(help="Folder of GeoTIFFs for the metadata model; without it there is none.")
+    Path | None,
+    typer.Option(help="Folder of maps of climate and land cover (GeoTIFF) for the model of place and season."),
 ]
 Weights = Annotated[
     Path | None, typer.Option(help="Folder of ImageNet weights, <architecture>.safetensors, where there is no network.")
@@ -58,7 +62,15 @@ Nocall = Annotated[
     Path | None,
     typer.Option(help="Folder of sounds without birds, for recipes that mix backgrounds or weigh labels by calls."),
 ]
-Track = Annotated[bool, typer.Option(help="Log to MLflow: OUT/tracking, or the server in MLFLOW_TRACKING_URI.")]
+Track = Annotated[
+    bool | None,
+    typer.Option(
+        "--track/--no-track",
+        help="Log to MLflow: OUT/tracking, or the server in MLFLOW_TRACKING_URI.",
+        show_default="where MLflow is installed",
+    ),
+]
+Details = Annotated[bool, typer.Option("--details", help="Say more of each network and stage.")]
 
 
 def _stages() -> Any:
@@ -77,11 +89,14 @@ def _run(
     device: Device = "auto",
     devices: str | None = None,
     cluster: str | None = None,
-    track: bool = False,
+    track: bool | None = False,
     nocall: Path | None = None,
+    details: bool = False,
 ) -> None:
     stages, console = _stages(), Console()
-    options = stages.Options(data, out, recipe, rasters, weights, jobs, device, devices, cluster, track, nocall)
+    options = stages.Options(
+        data, out, recipe, rasters, weights, jobs, device, devices, cluster, track, nocall, details=details
+    )
     run = stages.run_stages(options, names, console)
     if len(names) > 1:
         console.print(stages.stage_table(run))
@@ -104,18 +119,21 @@ def fit_all(
     device: DeviceName = "auto",
     devices: Devices = None,
     cluster: Cluster = None,
-    track: Track = True,
+    track: Track = None,
     nocall: Nocall = None,
+    details: Details = False,
 ) -> None:
     """Every stage in order; those that are done are skipped."""
-    _run(_stages().STAGES, data, out, recipe, rasters, weights, jobs, device, devices, cluster, track, nocall)
+    asked = (rasters, weights, jobs, device, devices, cluster, track, nocall, details)
+    _run(_stages().STAGES, data, out, recipe, *asked)
 
 
 @app.command(rich_help_panel=_BEGIN)
 def demo_data(
     out: Annotated[Path, typer.Argument(help="Folder for the corpus.")],
     rasters: Annotated[
-        Path | None, typer.Option(help="Folder for its rasters.", show_default="rasters beside OUT")
+        Path | None,
+        typer.Option(help="Folder for its maps of climate and land cover.", show_default="rasters beside OUT"),
     ] = None,
     species: Annotated[int, typer.Option(help="Invented species.")] = 8,
     recordings: Annotated[int, typer.Option(help="Recordings of each species.")] = 30,
@@ -141,7 +159,8 @@ def demo_data(
             raise typer.BadParameter(str(error)) from None
     console.print(
         f"{out}: {made.recordings} recordings of {made.species} species, {made.soundscapes} soundscapes for training "
-        f"and {made.test_soundscapes} for testing; rasters in {folder}",
+        f"and {made.test_soundscapes} for testing; maps of climate and land cover in {folder}; "
+        "some files and dates are damaged on purpose (README.txt)",
         highlight=False,
     )
 
@@ -189,7 +208,7 @@ def distil(
     jobs: Jobs = default_jobs(),  # noqa: B008
     device: DeviceName = "auto",
 ) -> None:
-    """Train one small network to answer as the run's whole bag does (student/), for small boards."""
+    """Train one small network to answer as all networks of the run together do (student/), for small boards."""
     module = importlib.import_module("trainer.distil")
     module.distil(module.DistilOptions(run, tuple(sound), data, weights, jobs, device), Console())
 
@@ -200,11 +219,15 @@ def predict(
     soundscapes: Annotated[Path, typer.Option(help="Folder of recordings.", show_default=False)],
     out: Annotated[Path, typer.Option(help="CSV to write: row_id, birds.", show_default=False)],
     sites: Annotated[
-        Path | None, typer.Option(help="Coordinates of the sites, as soundscape_sites.csv; without it no prior weighs.")
+        Path | None,
+        typer.Option(
+            help="Coordinates of the sites, as soundscape_sites.csv; without it place and season do not count."
+        ),
     ] = None,
     device: Annotated[Device, typer.Option(help="Where the networks compute.")] = "auto",
 ) -> None:
-    """Say what a run hears in every 5-s row of a folder of soundscapes: the competition's submission."""
+    """Predict the species in every 5-second row of a folder of soundscapes: a table of species per 5 s, as BirdCLEF
+    has it."""
     module, console = importlib.import_module("trainer.predict"), Console()
     predictor = module.Predictor(importlib.import_module("trainer.run").Run.open(run), device)
     with Progress(console=console, transient=True) as bar:
@@ -216,8 +239,10 @@ def predict(
         console.print(f"[yellow]not readable:[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
     for line in told.partly_lost:
         console.print(f"[yellow]partly lost:[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
-    rows = f"{told.rows} rows of {told.soundscapes} soundscapes, {told.rows_with_calls} with calls"
-    console.print(f"{out}: {rows}; {told.without_prior} without a prior", highlight=False, soft_wrap=True)
+    rows = f"{told.rows} rows of {told.soundscapes} soundscapes, {told.rows_with_calls} with birds"
+    console.print(
+        f"{out}: {rows}; {told.without_prior} without a known place and season", highlight=False, soft_wrap=True
+    )
 
 
 @app.command(rich_help_panel=_AFTER)
@@ -226,7 +251,7 @@ def score(
     labels: Annotated[Path, typer.Option(help="CSV of the same form, as train_soundscape_labels.csv.")],
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
 ) -> None:
-    """Score predictions for 5-s rows by the competition's row-wise F1, with its parts and an interval."""
+    """Score predictions for 5-second rows by row-wise F1, as BirdCLEF 2021 did, with its parts and an interval."""
     scored = importlib.import_module("trainer.score").score_predictions(predictions, labels)
     if as_json:
         print(json.dumps(scored.as_dict()))
@@ -300,11 +325,13 @@ def fit_cnn(
     device: DeviceName = "auto",
     devices: Devices = None,
     cluster: Cluster = None,
-    track: Track = True,
+    track: Track = None,
     nocall: Nocall = None,
+    details: Details = False,
 ) -> None:
     """Train the networks, one per kind, fold and seed (members/, oof.json)."""
-    _run(("fit-cnn",), data, out, recipe, None, weights, jobs, device, devices, cluster, track, nocall)
+    asked = (None, weights, jobs, device, devices, cluster, track, nocall, details)
+    _run(("fit-cnn",), data, out, recipe, *asked)
 
 
 @app.command(rich_help_panel=_ONE_STAGE)
@@ -319,16 +346,19 @@ def fit_metadata(
     iterations: Annotated[
         int | None, typer.Option(help="Instead of the recipe's: trees, or the networks' epochs at most.", min=1)
     ] = None,
+    details: Details = False,
 ) -> None:
     """Train the metadata model on place and day (metadata/). Needs no sound; a new run is as published."""
     stages = _stages()
-    options = stages.Options(data, out, recipe, rasters, None, 1, "auto", kind=kind, iterations=iterations)
+    options = stages.Options(
+        data, out, recipe, rasters, None, 1, "auto", kind=kind, iterations=iterations, details=details
+    )
     stages.run_stages(options, ("fit-metadata",), Console())
 
 
 @app.command(rich_help_panel=_ONE_STAGE)
 def bag(data: Data, out: Out, recipe: RecipeName = None) -> None:
-    """Choose the members that go to the station (bag.json)."""
+    """Choose the networks that go to the station (bag.json)."""
     _run(("bag",), data, out, recipe)
 
 

@@ -91,7 +91,7 @@ def background_files(folder: Path) -> list[Path]:
     """All files below a folder but texts and what systems leave there. Raises ConfigError if there is none."""
     files = [p for p in files_under(folder) if p.suffix.lower() not in _TEXT_SUFFIXES]
     if not files:
-        raise ConfigError(f"--nocall {folder}: no sound file in it; a folder of recordings without birds is wanted")
+        raise ConfigError(f"--nocall {folder}: expected recordings without birds, found no sound file in it")
     return files
 
 

@@ -16,7 +16,7 @@ from trainer.run import MemberInfo, Run
 def score_images(networks: Sequence[nn.Module], images: Image, batch: int = 64) -> NDArray[np.float32]:
     """Grey images `(n, 128, 281)` to sigmoid scores `(members, n, species)`, each network where its weights lie."""
     if images.dtype != np.uint8 or images.shape[1:] != IMAGE_SHAPE:
-        raise ValueError(f"uint8 images (n, *{IMAGE_SHAPE}) wanted; got {images.dtype} {images.shape}")
+        raise ValueError(f"expected uint8 images (n, *{IMAGE_SHAPE}), found {images.dtype} {images.shape}")
     return np.stack([_score(network, images, batch) for network in networks])
 
 

@@ -27,10 +27,10 @@ def train(address: str, tasks: Sequence[Task]) -> Generator[list[MemberInfo], No
     with joined(address) as ray:
         resources = ray.cluster_resources()
         gpus, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
-        wanted = tasks[0].device
-        if wanted == "cuda" and not gpus:
+        asked = tasks[0].device
+        if asked == "cuda" and not gpus:
             raise ConfigError(f"--cluster {address} --device cuda: no node has a GPU; allowed: auto, cpu")
-        on_gpu = gpus > 0 and wanted != "cpu"
+        on_gpu = gpus > 0 and asked != "cpu"
         device, threads = ("cuda:0", max(1, cores // gpus)) if on_gpu else ("cpu", 1)
         options = {"num_cpus": 1, "num_gpus": int(on_gpu), "max_retries": LOST_MAX}
         fit = ray.remote(**options)(_fit)

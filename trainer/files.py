@@ -55,7 +55,7 @@ def _begin(path: Path) -> Path:
 
 
 def check_replaceable(path: Path, header: Sequence[str]) -> None:
-    """Raises UsageError where a table with this header would replace anything but an older one, or cannot be written."""
+    """Raises UsageError where a table with this header would replace anything but an older one or cannot be written."""
     try:
         if not path.exists() and not path.is_symlink():
             _begin(path).unlink()

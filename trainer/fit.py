@@ -73,9 +73,10 @@ def fit_members(
     weights: Path | None,
     console: Console,
     note: Callable[[], None] = lambda: None,
+    details: bool = False,
 ) -> int:
     """Train the members that are missing; returns how many were. `inputs` is the digest of what they are trained from:
-    spectrograms, folds, labels. `note` is called after every epoch of any member."""
+    spectrograms, folds, labels. `note` is called after every epoch of any member; `details` says more of each."""
     recipe = run.recipe
     devices = workplace.devices[: len(run.wanted())]
     threads = max(1, workplace.cores // len(devices))  # of all members, not of those missing: sums depend on it
@@ -98,15 +99,16 @@ def fit_members(
                 f"in fold {fold}, or all of them; check-data names the files that are not; begin again with a new --out"
             )
     if missing:
-        trained = f"{len(missing)} of {len(tasks)} members to train"
+        trained = f"{len(missing)} of {len(tasks)} networks to train"
         if workplace.cluster is not None:
             where, rounds = f"on the cluster {workplace.cluster}", cluster.train(workplace.cluster, missing)
         else:
             devices = devices[: len(missing)]
             where, rounds = f"{len(devices)} at a time on {_counted(devices)}", _side_by_side(missing, devices)
-            console.print(images_line(Spectrograms(run.folder / "spectrograms").images, devices), highlight=False)
+            if details:
+                console.print(images_line(Spectrograms(run.folder / "spectrograms").images, devices), highlight=False)
         console.print(f"{trained}, {where}", highlight=False)
-        _train_all(run, missing, rounds, console, note)
+        _train_all(run, missing, rounds, console, note, details)
     return len(missing)
 
 
@@ -121,14 +123,19 @@ def _counted(devices: Sequence[str]) -> str:
     return ", ".join(name if count == 1 else f"{count} × {name}" for name, count in counts.items())
 
 
-def _train_all(run: Run, tasks: list[Task], rounds: Rounds, console: Console, note: Callable[[], None]) -> None:
+def _train_all(
+    run: Run, tasks: list[Task], rounds: Rounds, console: Console, note: Callable[[], None], details: bool = False
+) -> None:
     """Others train; this process only watches the histories that they write."""
+    number, all_of_them = len(run.wanted()) - len(tasks), len(run.wanted())
     total, seen = sum(task.kind.epochs for task in tasks), 0
     with closing(rounds), progress_bar(console) as progress:
-        bar = progress.add_task(f"{len(tasks)} members", total=total, note="")
+        bar = progress.add_task(f"{len(tasks)} networks", total=total, note="")
         for finished in rounds:
             for info in finished:
-                progress.console.print(member_line(info), markup=False, highlight=False)
+                number += 1
+                line = f"network {number} of {all_of_them}: {member_line(info, details)}"
+                progress.console.print(line, markup=False, highlight=False)
             epochs = sum(len(read_history(run.member_folder(task.name))) for task in tasks)
             progress.update(bar, completed=epochs, note="epochs")
             if epochs != seen:

@@ -94,13 +94,14 @@ def read_history(folder: Path) -> list[Epoch]:
     return [Epoch(int(r["epoch"]), *(float(r[name]) for name in HISTORY[1:])) for r in read_csv(path, HISTORY)]
 
 
-def member_line(info: MemberInfo) -> str:
+def member_line(info: MemberInfo, details: bool = False) -> str:
     """What a finished member says of itself."""
-    held = (
-        f"{info.precision}, images in {info.images}" if info.images != "disk" else f"{info.precision}, images on disk"
-    )
-    speed = f"{info.epochs} epochs in {info.seconds:.0f} s, {info.data_wait:.1%} of them waiting for images"
-    return f"{info.name}: F1 {info.valid_f1:.3f}, {speed}; {held}"
+    line = f"F1 {info.valid_f1:.3f}, {info.seconds:.0f} s"
+    if not details:
+        return line
+    held = "images on disk" if info.images == "disk" else f"images in {info.images}"
+    waited = f"{info.epochs} epochs, {info.data_wait:.1%} of the time waiting for images"
+    return f"{line} ({info.name}, {waited}; {info.precision}, {held})"
 
 
 def fit_member(task: Task) -> MemberInfo:

@@ -52,11 +52,11 @@ class MixOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.hold_out < 1:
-            raise ConfigError(f"--hold-out: found {self.hold_out:g}; a share between 0 and 1 is wanted")
+            raise ConfigError(f"--hold-out: expected a share between 0 and 1, found {self.hold_out:g}")
         if self.soundscapes < 1 or self.minutes < 1:
-            raise ConfigError(f"--soundscapes, --minutes: found {self.soundscapes}, {self.minutes}; 1 or more wanted")
+            raise ConfigError(f"--soundscapes, --minutes: expected 1 or more, found {self.soundscapes}, {self.minutes}")
         if self.snr_db[0] > self.snr_db[1]:
-            raise ConfigError(f"--snr: found {self.snr_db[0]:g} {self.snr_db[1]:g}; LOW HIGH is wanted")
+            raise ConfigError(f"--snr: expected LOW HIGH, found {self.snr_db[0]:g} {self.snr_db[1]:g}")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def mix_soundscapes(
     corpus = Corpus.read(data)
     files = [p for p in files_under(backgrounds) if p.suffix.lower() in AUDIO]
     if not files:
-        raise CorpusError(f"{backgrounds}: no backgrounds; sound files ({', '.join(AUDIO)}) are wanted")
+        raise CorpusError(f"{backgrounds}: expected sound files without birds ({', '.join(AUDIO)}), found none")
     sound = sorted(r.recording for r in corpus.recordings if r.path.is_file())
     made_of = digest(asdict(options), data / METADATA, sound, [(p.name, p.stat().st_size) for p in files])
     plan = out / "mix.json"

@@ -15,7 +15,7 @@ from edge.contract.errors import CorpusError
 from edge.contract.place import FeatureSpec
 from trainer.corpus import COLUMNS, Problems, day_of, place_of, read_table
 from trainer.files import read_json
-from trainer.metadata import PUBLISHED_F1, figures_table, place_figures, place_scores
+from trainer.metadata import figures_table, place_figures, place_scores
 from trainer.run import Run
 
 
@@ -42,7 +42,7 @@ class PlaceScore:
         why = "".join(f", {count:,} {reason}" for reason, count in self.left_out.items())
         title = f"{name}: {self.used:,} of {self.rows:,} recordings{why}; {self.unknown_species:,} of unknown species"
         columns = {"model": self.model, "commonest species": self.baseline_majority}
-        return figures_table(columns, title, PUBLISHED_F1)
+        return figures_table(columns, title)
 
 
 def score_places(run: Run, table: Path) -> PlaceScore:

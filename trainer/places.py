@@ -78,9 +78,9 @@ class Places:
         if len(self.label) >= ROWS_MIN and len(self.codes) >= SPECIES_MIN:
             return None
         return (
-            f"{len(self.label)} recordings of {len(self.codes)} species have both place and date "
-            f"({self.without_place} have no place, {self.without_date} no date); "
-            f"{ROWS_MIN} of {SPECIES_MIN} species are wanted"
+            f"expected at least {ROWS_MIN} recordings of {SPECIES_MIN} species with place and date, found "
+            f"{len(self.label)} of {len(self.codes)} ({self.without_place} have no place, {self.without_date} a place "
+            "but no date)"
         )
 
 

@@ -106,7 +106,7 @@ def predict(
     listed = entries_of(folder) if folder.is_dir() else []
     files = [path for path in listed if path.suffix.lower() in AUDIO and path.is_file()]
     if not files:
-        raise ConfigError(f"{folder}: no soundscapes; sound files ({', '.join(AUDIO)}) are wanted")
+        raise ConfigError(f"{folder}: expected recordings ({', '.join(AUDIO)}), found none")
     places, seen = _places(sites), dict[str, Path]()
     for path in files:  # before hours of work
         other = seen.setdefault(soundscape_name(path)[0], path)

@@ -28,9 +28,9 @@ STUDENT_CROPS_MAX = 120  # ten minutes of a recording: it is held in memory whil
 CLIP_CROPS_MAX = 6  # six crops of 7 s, 4.66 s apart, are 30.3 s
 
 
-def _need(allowed: bool, key: str, found: object, wanted: str) -> None:
+def _need(allowed: bool, key: str, found: object, expected: str) -> None:
     if not allowed:
-        raise ValueError(f"{key}: found {found!r}; {wanted} wanted")
+        raise ValueError(f"{key}: expected {expected}, found {found!r}")
 
 
 @dataclass(frozen=True)

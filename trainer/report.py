@@ -164,7 +164,7 @@ def _metadata(run: Run) -> Section:
     what, size = ("Neighbours and networks", "epochs") if better else ("CatBoost", "trees kept")
     text = (
         f"{what} on the climate, cover, place and day of {counts['used']:,} recordings of {found['species']} species; "
-        f"{counts['without_place']:,} without place and {counts['without_date']:,} without date were left out. "
+        f"left out: {counts['without_place']:,} without a place, {counts['without_date']:,} with one but no date. "
         f"{counts['validation']:,} random ones are for validation; {found['iterations']} {size}. "
         f"The ONNX file differs from the model itself by at most {found['onnx_difference']:.1g}."
     )

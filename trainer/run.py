@@ -222,7 +222,7 @@ class Run:
         """Members of the bag."""
         names = read_json(self.folder / "bag.json").get("members")
         if not isinstance(names, list) or not names:
-            raise CorpusError(f"{self.folder / 'bag.json'}: members: a list of names wanted; found {names!r}")
+            raise CorpusError(f"{self.folder / 'bag.json'}: members: expected a list of names, found {names!r}")
         return [self.member(name) for name in names]
 
     def tuning(self) -> Tuning:

@@ -65,7 +65,9 @@ def score_predictions(predictions: Path, labels: Path) -> PredictionScore:
     known = wanted.truth.keys() & found.keys()
     if not known:
         mine, theirs = next(iter(found)), next(iter(wanted.truth))
-        raise UsageError(f"{predictions}: no row of {labels}: row ids such as {mine!r}; wanted such as {theirs!r}")
+        raise UsageError(
+            f"{predictions}: no row of {labels}: expected row ids such as {theirs!r}, found such as {mine!r}"
+        )
     precision, recall = _precision_recall(wanted.truth, found)
     return PredictionScore(
         score=score_rows(wanted.truth, {row: found[row] for row in known}, wanted.recording),

@@ -75,10 +75,11 @@ class Options:
     device: str
     devices: str | None = None  # `0,1`: where members are trained side by side
     cluster: str | None = None  # address of a Ray cluster to train members on
-    track: bool = False  # log to MLflow
+    track: bool | None = False  # log to MLflow; None: where it is installed
     nocall: Path | None = None  # folder of backgrounds; None takes those that the run has
     kind: MetadataKind | None = None  # of the metadata model, instead of the recipe's
     iterations: int | None = None  # as above
+    details: bool = False  # more figures, for those who tune the training itself
 
 
 def run_stages(options: Options, names: Sequence[str], console: Console) -> Run:
@@ -222,7 +223,7 @@ class _Work:
             "folds": self.folds,
             "spectrograms": self.spectrograms,
             "fit-cnn": self.fit_cnn,
-            "fit-metadata": lambda: fit_metadata(self.run, self.corpus, self.options.rasters),
+            "fit-metadata": lambda: fit_metadata(self.run, self.corpus, self.options.rasters, self.options.details),
             "bag": lambda: choose_bag(self.run),
             "tune": lambda: tune(self.run, self.corpus),
             "report": self.report,
@@ -249,7 +250,7 @@ class _Work:
             self.console,
         )
         self.console.print(f"{made.crops} crops of {made.recordings} recordings, {made.skipped} skipped")
-        if made.crops_per_s:
+        if made.crops_per_s and self.options.details:
             self.console.print(made.projected(self.options.jobs), highlight=False)
         self.backgrounds()
 
@@ -286,6 +287,7 @@ class _Work:
             weights=asked.weights,
             console=self.console,
             note=lambda: self._tell(inputs),
+            details=asked.details,
         )
         self.out_of_fold()
 

@@ -136,7 +136,7 @@ def _recordings(folders: Sequence[Path], spared: set[Path]) -> list[Recording]:
     for folder in folders:
         files = [p for p in files_under(folder) if p.suffix.lower() in AUDIO]
         if not files:
-            raise ConfigError(f"--sound {folder}: no sound file in it; a folder of recordings is wanted")
+            raise ConfigError(f"--sound {folder}: expected a folder of recordings, found no sound file in it")
         for path in files:
             name = f"{folder.name}/{path.relative_to(folder).as_posix()}"
             found.setdefault(path.resolve(), Recording(name, path, "", (), None, None, None, 0.0, "", ""))

@@ -36,13 +36,15 @@ _QUIET = {
 
 
 @contextmanager
-def tracking(run: Run, wanted: bool, console: Console) -> Iterator[Callable[[str], None]]:
+def tracking(run: Run, asked: bool | None, console: Console) -> Iterator[Callable[[str], None]]:
     """Within the block, calls of what it gives bring the copy up to date, soon and without waiting; their argument is
-    the digest of what the members are trained from, as members of other data are another experiment."""
-    if wanted and not all(importlib.util.find_spec(name) for name in ("mlflow", "sqlalchemy")):
-        console.print("tracking is off: mlflow is missing; pip install 'birdstation[track]'", markup=False)
-        wanted = False
-    if not wanted:
+    the digest of what the members are trained from, as members of other data are another experiment. Not `asked`
+    (None): where MLflow is installed."""
+    there = all(importlib.util.find_spec(name) for name in ("mlflow", "sqlalchemy"))
+    if not there and (asked or (asked is None and os.environ.get(SERVER))):
+        advice = "pip install '.[track]' in the checkout brings it"
+        console.print(f"tracking is off: mlflow is not installed; {advice}", markup=False)
+    if asked is False or not there:
         yield lambda _: None
         return
     tracker = _Tracker(run, console)
@@ -128,8 +130,8 @@ class Copy:
     def update(self) -> None:
         """Send what MLflow does not have: parameters, epochs, figures, the report."""
         there = self._client.get_run(self.id)
-        wanted = {key: str(value)[:500] for key, value in _flat(self._run.recipe.as_dict(), ".").items()}
-        params = [(key, value) for key, value in wanted.items() if key not in there.data.params]
+        all_of_it = {key: str(value)[:500] for key, value in _flat(self._run.recipe.as_dict(), ".").items()}
+        params = [(key, value) for key, value in all_of_it.items() if key not in there.data.params]
         figures = [
             (key, value, when, 0) for key, value, when in _figures(self._run) if there.data.metrics.get(key) != value
         ]

@@ -31,11 +31,13 @@ def fit_trees(
     train: NDArray[np.int64],
     valid: NDArray[np.int64],
     work: Path,
+    details: bool = False,
 ) -> CatBoostClassifier:
     """The model of the iteration with the best F1, micro-averaged as in the competition. Neither threads nor a snapshot
     change it.
 
-    Runs on the GPU if there is one; there the same settings give another model within the noise of its sums.
+    Says nothing on the way without `details`. Runs on the GPU if there is one; there the same settings give another
+    model within the noise of its sums.
     """
     own: dict[str, Any] = {} if recipe.learning_rate == "auto" else {"learning_rate": recipe.learning_rate}
     if recipe.borders is not None:
@@ -53,7 +55,7 @@ def fit_trees(
         save_snapshot=True,
         snapshot_file="snapshot",
         snapshot_interval=_SNAPSHOT_S,
-        verbose=max(1, recipe.iterations // _LINES),
+        verbose=max(1, recipe.iterations // _LINES) if details else False,
         **own,
     )
     model.fit(features[train], label[train], eval_set=(features[valid], label[valid]), use_best_model=True)

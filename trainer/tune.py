@@ -50,7 +50,9 @@ def tune(run: Run, corpus: Corpus) -> None:
     asked = {"smoothing": any(recipe.smoothing), "threshold_by": recipe.threshold_by != "global"}
     asked["optimise"] = recipe.optimise > 0
     if curves["basis"] != "soundscapes" and any(asked.values()):
-        print(f"tune: {', '.join(key for key in asked if asked[key])}: without effect, they want labelled soundscapes")
+        print(
+            f"tune: {', '.join(key for key in asked if asked[key])}: without effect, as they need labelled soundscapes"
+        )
 
 
 # scores of soundscapes to a choice
@@ -281,4 +283,5 @@ def _line(tuning: Tuning) -> str:
 
 
 def _span(score: Mapping[str, Any]) -> str:
-    return f"{score['f1']:.3f} [{score['f1_low']:.3f}, {score['f1_high']:.3f}]"
+    f1, low, high = (score[key] for key in ("f1", "f1_low", "f1_high"))
+    return f"{f1:.3f}" if low == high else f"{f1:.3f} [{low:.3f}, {high:.3f}]"  # no interval from one soundscape

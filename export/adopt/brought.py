@@ -90,7 +90,7 @@ def _shape(value: onnx.ValueInfoProto) -> list[int]:
 
 def _recognise(known: Known, model: ModelProto, path: Path, classes: int) -> Found:
     if (version := next((one.version for one in model.opset_import if not one.domain), 0)) < _OPSET_MIN:
-        raise BundleError(f"{path}: operator set {version}; {_OPSET_MIN} or newer is wanted")
+        raise BundleError(f"{path}: expected operator set {_OPSET_MIN} or newer, found {version}")
     weights = {weight.name for weight in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     takes = ", ".join(f"{value.name} {_shape(value)}" for value in inputs)

@@ -50,7 +50,7 @@ def parse_tflite(content: bytes, path: str) -> TfliteNetwork:
         raise BundleError(f"{path}: not a TensorFlow Lite file")
     model = tflite.Model.GetRootAsModel(content, 0)
     if model.SubgraphsLength() != 1:
-        raise BundleError(f"{path}: {model.SubgraphsLength()} graphs; one is wanted")
+        raise BundleError(f"{path}: expected one graph, found {model.SubgraphsLength()}")
     graph = model.Subgraphs(0)
     tensors = [graph.Tensors(index) for index in range(graph.TensorsLength())]
     layers = [_layer(model, graph.Operators(index)) for index in range(graph.OperatorsLength())]

@@ -4,7 +4,7 @@ What the network calls a spectrogram keeps only the real part of the Fourier tra
 and mel filters are one linear map, and with the resampling from 32 to 48 kHz still one. Each map works at the lowest
 rate that it can: the first bank hears nothing above 3.5 kHz and takes sound at 8 kHz; the second hears up to 15 kHz and
 takes the sound as it comes; only the largest and smallest sample of a stretch, by which the network sets its loudness,
-are wanted at 48 kHz. No Fourier transform is left, and no convolution.
+are needed at 48 kHz. No Fourier transform is left, and no convolution.
 
 The stretch to -1…1 is affine and is taken behind the filters: digital silence stays exactly silent, where before them
 its rounding error would be raised to a small power. Knows nothing of what follows the images.
