@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from edge.config import DEMO_FOLDER, SYSTEM_SETTINGS, find_settings, load_config
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import ConfigError, EngineError, UsageError, needs_extra
 from edge.contract.place import check_place
@@ -165,7 +166,14 @@ def verify(
 @app.command()
 def tune(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    state: Annotated[Path, typer.Option(help="The station's state folder, which holds what is found.")],
+    state: Annotated[
+        Path | None,
+        typer.Option(help="The station's state folder, which holds what is found.", show_default="that of --config"),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="The station's settings.", show_default=f"./station.yaml, else {SYSTEM_SETTINGS}"),
+    ] = None,
     seconds: Annotated[float, typer.Option(min=1, max=3600, help="Of timing, all together.")] = 60.0,
     sound: Annotated[
         Path | None, typer.Option(help="Folder of recordings to compare decisions on; else the soundscapes that ship.")
@@ -177,12 +185,12 @@ def tune(
 ) -> None:
     """Benchmark the CPU runtimes and record the fastest one that gives the same detections. Run it while nothing else
     runs."""
-    from edge.config import DEMO_FOLDER
     from export.agreement import sound_inputs
     from export.tune import WINDOWS_MAX, record, sets_of, tables
     from export.tune import tune as measure
 
     whole = read_bundle(bundle)
+    state = _state(config) if state is None else state
     try:
         state.mkdir(parents=True, exist_ok=True)  # before a minute is spent
     except OSError as error:
@@ -198,6 +206,15 @@ def tune(
         for row in (row for row in one.rows if row.refused):
             print(f"{one.members}, {row.name}: not offered: {row.refused}", file=sys.stderr)
     print(f"{record(whole, found).write(state)}: used by runtime.engine auto, if the probe passes")
+
+
+def _state(config: Path | None) -> Path:
+    """The state folder of these settings, or of those that hold where none are named. Raises ConfigError."""
+    settings = config or find_settings()
+    state = load_config(settings).state.resolve()
+    if config is None:
+        print(f"settings: {'none found' if settings is None else settings.absolute()}; state: {state}", file=sys.stderr)
+    return state
 
 
 @app.command()

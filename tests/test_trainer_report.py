@@ -12,7 +12,7 @@ from trainer.metadata import fit_metadata
 from trainer.report import write_report
 from trainer.tune import tune
 
-SECTIONS = {"threshold", "blend", "species", "learning", "metadata", "folds", "corpus", "timings"}
+SECTIONS = {"threshold", "blend", "species", "confusions", "learning", "metadata", "folds", "corpus", "timings"}
 
 
 class Reader(HTMLParser):
@@ -72,7 +72,7 @@ def test_it_needs_no_network(full: Path) -> None:
     outside = [r for r in reader.references if not r.startswith(("#", "data:image/"))]
     assert not outside
     assert not re.search(r"@import|url\(|<script|<link", text)
-    assert sum(r.startswith("data:image/") for r in reader.references) == 5
+    assert sum(r.startswith("data:image/") for r in reader.references) == 6
     assert full.stat().st_size < 2_000_000
 
 
@@ -96,7 +96,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     for words in (
         "There are no labelled soundscapes",
         "Not searched",
-        "There is no metadata model: 0 recordings",
+        "There is no metadata model: expected at least 50 recordings",
         "No recording has a place",
         "check-data has not run",
     ):

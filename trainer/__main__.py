@@ -17,6 +17,7 @@ from rich.progress import Progress, TaskID
 
 from edge.contract.errors import needs_extra
 from edge.contract.program import run_program
+from trainer.decoder_noise import without_decoder_noise
 from trainer.recipe import find_recipe, recipe_names
 from trainer.workers import default_jobs
 
@@ -380,7 +381,7 @@ def main() -> None:
 
 
 def _commands() -> None:
-    with needs_extra("train"):
+    with needs_extra("train"), without_decoder_noise():
         app()
 
 

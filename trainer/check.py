@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from rich.markup import escape
 from rich.table import Table
 
+from edge.contract.errors import CorpusError
 from trainer.corpus import Corpus
+from trainer.files import read_json
 from trainer.spectrograms import probe_all
 from trainer.twins import same_sound
 from trainer.workers import worker_pool
@@ -25,9 +27,17 @@ class Check:
     counts: Mapping[str, float]
     problems: Mapping[str, int]
     examples: Mapping[str, list[str]]
+    note: str = ""  # what to know of all of these
 
     def table(self) -> Table:
-        table = Table("what", "count", "for example", title=f"corpus {self.corpus}", title_justify="left")
+        table = Table(
+            "what",
+            "count",
+            "for example",
+            title=f"corpus {self.corpus}",
+            title_justify="left",
+            caption=self.note or None,
+        )
         table.columns[1].justify = "right"
         for name, count in self.counts.items():
             table.add_row(name.replace("_", " "), f"{count:,}".rstrip(), "")
@@ -73,4 +83,14 @@ def check_data(corpus: Corpus, jobs: int) -> Check:
         "soundscapes": len(corpus.soundscapes),
         "labelled_rows": len(rows),
     }
-    return Check(corpus.name, counts, dict(problems.counts), dict(problems.examples))
+    return Check(corpus.name, counts, dict(problems.counts), dict(problems.examples), _note(corpus))
+
+
+def _note(corpus: Corpus) -> str:
+    """A corpus that demo-data made has a few faults like those of a real one."""
+    path = corpus.data / "corpus.json"
+    try:
+        made = path.is_file() and {"parameters", "complete"} <= read_json(path).keys()
+    except CorpusError:
+        return ""
+    return "an invented corpus: its damaged files, dates and places are there on purpose (README.txt)" if made else ""

@@ -69,13 +69,15 @@ def fold_map(
         for panel, name in zip(axes, quarters, strict=False):
             mine = np.array([q == name for q in quarter])
             if ground is not None:
-                _draw_ground(panel, ground)
+                draw_ground(panel, ground)
             colours = [COLOURS[k % len(COLOURS)] for k in fold[mine]]
             size = float(np.clip(4000 / max(len(fold), 1), 2, 16))
             panel.scatter(longitude[mine], latitude[mine], c=colours, s=size, linewidths=0.2, edgecolors="white")
             panel.set(xlim=extent[:2], ylim=extent[2:], aspect="auto")
             panel.set_title("no date" if name == "none" else f"quarter {name}: {_MONTHS[name]}")
             panel.tick_params(labelsize=7)
+            panel.set_xlabel("longitude, °", fontsize=7)
+            panel.set_ylabel("latitude, °", fontsize=7)
         for panel in axes[len(quarters) :]:
             panel.axis("off")
         handles = [_dot(COLOURS[k % len(COLOURS)], f"fold {k}") for k in range(int(fold.max(initial=0)) + 1)]
@@ -97,7 +99,8 @@ def _extent(latitude: NDArray[np.floating], longitude: NDArray[np.floating]) -> 
     return west, east, south, north
 
 
-def _draw_ground(panel: Axes, ground: NDArray[np.floating]) -> None:
+def draw_ground(panel: Axes, ground: NDArray[np.floating]) -> None:
+    """Land and water behind a map; `ground` as of `fold_map`."""
     height = np.asarray(ground, np.float32)[::2, ::2]
     water = np.isnan(height) | (height == 0)
     shade = np.sqrt(np.clip(np.nan_to_num(height), 0, 4500) / 4500)[..., None]
@@ -124,6 +127,26 @@ def learning_curves(histories: Mapping[str, Mapping[str, NDArray[np.floating]]],
         scores.legend(handles=lines, loc="lower right")
         for panel in (losses, scores):
             panel.xaxis.get_major_locator().set_params(integer=True)
+        return _bytes(figure, "svg")
+
+
+def confusion_matrix(counts: NDArray[np.integer], names: Sequence[str]) -> bytes:
+    """Shares of each species' crops `(species, species)`, by the species that they were taken for, as SVG."""
+    rows = np.flatnonzero(counts.sum(axis=1))
+    shares = counts[rows] / counts[rows].sum(axis=1, keepdims=True)
+    with rc_context(_STYLE):
+        figure = _figure(2.5 + 0.4 * len(names), 2.0 + 0.32 * len(rows))
+        panel = figure.subplots()
+        panel.imshow(shares, cmap="YlGn", vmin=0.0, vmax=1.0, aspect="auto")
+        for (i, j), share in np.ndenumerate(shares):
+            if share:
+                dark = "white" if share > 0.6 else INK
+                panel.text(j, i, f"{share:.0%}", ha="center", va="center", fontsize=6, color=dark)
+        panel.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
+        panel.set_yticks(range(len(rows)), [names[int(i)] for i in rows], fontsize=7)
+        panel.set(ylabel="species", xlabel="taken for")
+        panel.grid(False)
+        panel.tick_params(length=0)
         return _bytes(figure, "svg")
 
 

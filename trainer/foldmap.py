@@ -17,9 +17,12 @@ from matplotlib.patches import Rectangle
 from rich.console import Console
 
 from edge.contract.errors import CorpusError, UsageError
+from edge.contract.place import Values
 from trainer.corpus import Corpus, Recording
+from trainer.figures import draw_ground
 from trainer.files import check_replaceable, replacing
 from trainer.folds import MONTHS, REGIONS, TABLE_HEADER, Placed, check_folds, corner, fill_folds, shares, write_folds
+from trainer.rasters import Rasters
 from trainer.recipe import Recipe
 from trainer.twins import same_sound
 
@@ -43,15 +46,18 @@ def folds_table(data: Path, out: Path, recipe: Recipe, console: Console) -> None
     console.print(f"{out}, {picture}", highlight=False)
 
 
-def assign_folds(corpus: Corpus, recipe: Recipe, picture: Path, console: Console) -> list[Placed]:
-    """Make the folds, draw them and say what they keep."""
+def assign_folds(
+    corpus: Corpus, recipe: Recipe, picture: Path, console: Console, rasters: Path | None = None
+) -> list[Placed]:
+    """Make the folds, draw them, on the land of `rasters` if they are there, and say what they keep."""
     same = same_sound(corpus.recordings)
     heard = {r.recording for r in corpus.recordings if r.path.is_file()}
     try:
         placed = fill_folds(corpus.recordings, recipe.folds, recipe.seed, same, heard or None)
     except CorpusError as error:
         raise CorpusError(f"{corpus.data}: {error}") from None
-    draw_folds(picture, corpus.recordings, placed, recipe.folds.count, recipe.folds.cell_deg)
+    ground = None if rasters is None else Rasters.open(rasters).elevation()
+    draw_folds(picture, corpus.recordings, placed, recipe.folds.count, recipe.folds.cell_deg, ground)
     table, lines = check_folds(corpus.recordings, placed, recipe.folds)
     if same:
         lines.append(f"recordings that are the same sound as another: {sum(map(len, same))}, kept in one fold")
@@ -60,10 +66,15 @@ def assign_folds(corpus: Corpus, recipe: Recipe, picture: Path, console: Console
 
 
 def draw_folds(
-    path: Path, recordings: Sequence[Recording], placed: Sequence[Placed], folds: int, cell_deg: float
+    path: Path,
+    recordings: Sequence[Recording],
+    placed: Sequence[Placed],
+    folds: int,
+    cell_deg: float,
+    ground: Values | None = None,
 ) -> None:
     """A panel per quarter of the year: recordings as dots and blocks as cells in their fold's colour, the gridded
-    regions outlined, the folds' shares above; as PNG."""
+    regions outlined, the folds' shares above, on `ground` (a global grid of elevation); as PNG."""
     with rc_context(_STYLE):  # type: ignore[arg-type]  # matplotlib types its keys one by one
         where = [(r, p) for r, p in zip(recordings, placed, strict=True) if r.latitude is not None]
         west_to_east, south_to_north = _extent([r for r, _ in where])
@@ -73,7 +84,11 @@ def draw_folds(
         share = shares(placed, folds)
         for panel, quarter in zip(figure.subplots(2, 2).flat, "1234", strict=True):
             mine = [(r, p) for r, p in where if p.quarter == quarter]
+            if ground is not None:
+                draw_ground(panel, ground)
             panel.set(xlim=west_to_east, ylim=south_to_north, aspect="equal", facecolor="#fbfcfb")
+            panel.set_xlabel("longitude, °", fontsize=7)
+            panel.set_ylabel("latitude, °", fontsize=7)
             title = f"{MONTHS[quarter]}: {len(mine):,} recordings with a place"
             panel.set_title(title, loc="left", weight="bold", size=9.5)
             _draw_quarter(panel, mine, cell_deg)

@@ -103,6 +103,14 @@ def _place(recording: Recording) -> tuple[float, float, float]:
     return recording.latitude, recording.longitude, day
 
 
+def confusions(table: CropTable, classes: int) -> NDArray[np.int64]:
+    """Crops `(classes, classes)` by their species and by the one of the best score, background species set aside."""
+    found = np.where(table.ignored, np.float32(-1), table.scores).argmax(axis=1)
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (table.label, found), 1)
+    return counts
+
+
 def score_crops(table: CropTable, codes: Sequence[str]) -> CropScore:
     """Scores of all species, those heard in the background set aside."""
     scores = np.where(table.ignored, np.float32(-1), table.scores)

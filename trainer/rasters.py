@@ -51,6 +51,10 @@ class Rasters:
         """Each layer's value at places `(n,)` in degrees WGS84: that of the cell; NaN where there is no data."""
         return {name: _sample(self.path(name), latitude, longitude) for name in RASTERS}
 
+    def elevation(self) -> Values:
+        """The elevation alone on the station's grid: land and water for a map."""
+        return _warp(self.path("elevation"), category=False)
+
     def grid(self) -> Grid:
         """All layers on the station's grid: the category of the nearest cell, the mean of the others by area."""
         return Grid({name: _warp(self.path(name), name == CATEGORY).astype(np.float16) for name in RASTERS})

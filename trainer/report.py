@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge.contract.place import Grid
 from trainer import figures, page
 from trainer.corpus import Corpus
 from trainer.files import read_csv, read_json, replacing
 from trainer.folds import BY_RECORDING, Placed, read_folds, shares, split_by_recording
-from trainer.oof import CropScore, crop_table, score_crops
+from trainer.oof import CropScore, confusions, crop_table, score_crops
 from trainer.page import Cell, Html, Section, Share, number
 from trainer.run import Run, Tuning
 from trainer.tuning_report import search_section, thresholds_section
 from trainer.verdict import cautions
 
+_FEATURES = {"bio1": "mean temperature", "bio12": "rain in a year", "bio15": "how uneven rain is over the year"}
+_CONFUSED_MAX, _DRAWN_MAX = 15, 40  # lines of the table; species that a matrix has room for
 _HISTORY = ("epoch", "train_loss", "valid_loss", "valid_f1")
 
 
@@ -26,11 +29,13 @@ def write_report(run: Run, corpus: Corpus) -> Path:
     """Write RUN/report.html from what the stages before have left. Raises CorpusError if one of them is missing."""
     facts = read_json(run.folder / "run.json")
     tuning, placed = run.tuning(), read_folds(run.folder / "folds.csv")
-    crops = score_crops(crop_table(run, corpus, run.bag()), run.taxonomy.codes)
+    table = crop_table(run, corpus, run.bag())
+    crops = score_crops(table, run.taxonomy.codes)
     sections = [
         thresholds_section(run, tuning),
         search_section(run, tuning),
         _species(run, corpus, crops, tuning.thresholds.species),
+        _confusions(run, confusions(table, len(run.taxonomy))),
         _learning(run),
         _metadata(run),
         _folds(run, corpus, placed),
@@ -120,6 +125,33 @@ def _species(run: Run, corpus: Corpus, crops: CropScore, own: Mapping[str, float
     return Section("species", "Species", (page.paragraph(text), page.table(header, lines, numbers_from=3)))
 
 
+def _confusions(run: Run, counts: NDArray[np.int64]) -> Section:
+    """Which species are taken for which."""
+    names = [species.common_name or species.code for species in run.taxonomy]
+    total = counts.sum(axis=1)
+    wrong = [(int(counts[i, j]), i, j) for i, j in zip(*np.nonzero(counts), strict=True) if i != j]
+    rows: list[list[Cell]] = [
+        [names[i], names[j], count, Share(count / total[i])] for count, i, j in sorted(wrong, key=_by_count)
+    ]
+    text = (
+        "Crops that the members have not seen, by their species and by the one that has the best score, as shares "
+        "of a species' crops."
+    )
+    parts = [page.paragraph(text)]
+    if 0 < len(names) <= _DRAWN_MAX:
+        parts.append(page.picture(figures.confusion_matrix(counts, names), "confusion matrix"))
+    if rows:
+        parts.append(page.table(["species", "taken for", "crops", "of its crops"], rows[:_CONFUSED_MAX], 2))
+    else:
+        parts.append(page.paragraph("None was taken for another."))
+    return Section("confusions", "Confusions", tuple(parts))
+
+
+def _by_count(found: tuple[int, int, int]) -> tuple[int, int, int]:
+    count, species, other = found
+    return -count, species, other
+
+
 def _learning(run: Run) -> Section:
     histories, kinds = {}, {}
     rows: list[list[Cell]] = []
@@ -149,7 +181,7 @@ def _metadata(run: Run) -> Section:
         return Section("metadata", title, (page.paragraph(f"There is no metadata model: {reason}.", missing=True),))
     found = read_json(folder / "metrics.json")
     features = read_csv(folder / "importances.csv", ("feature", "importance"))
-    names = [line["feature"].replace("_", " ") for line in features]
+    names = [_FEATURES.get(line["feature"], line["feature"].replace("_", " ")) for line in features]
     labels = {
         "top1": "accuracy",
         "top5": "among the five most probable",
@@ -231,6 +263,8 @@ def _problems(run: Run) -> Section:
     cells = [[kind, example, n] for kind, n, example in rows]
     problems = page.table(["problem", "for example", "count"], cells, numbers_from=2)
     text = "What the corpus holds, and what was malformed in it: counted and survived."
+    if found.get("note"):
+        text += f" This is {found['note']}."
     return Section("corpus", title, (page.paragraph(text), page.pair(problems, counts)))
 
 

@@ -238,7 +238,9 @@ class _Work:
         self.console.print(checked.table())
 
     def folds(self) -> None:
-        placed = assign_folds(self.corpus, self.recipe, self.run.folder / "folds.png", self.console)
+        placed = assign_folds(
+            self.corpus, self.recipe, self.run.folder / "folds.png", self.console, self.options.rasters
+        )
         write_folds(self.run.folder / "folds.csv", placed)
 
     def spectrograms(self) -> None:

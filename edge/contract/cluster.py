@@ -18,7 +18,7 @@ def joined(address: str) -> Iterator[Any]:
         ray = importlib.import_module("ray")
     except ModuleNotFoundError:
         raise ConfigError(
-            f"--cluster {address}: ray is missing; type pip install '.[cluster]' in the checkout"
+            f"--cluster {address}: ray is not installed; pip install '.[cluster]' in the checkout brings it"
         ) from None
     try:
         _knock(address)

@@ -84,6 +84,6 @@ def needs_extra(extra: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("", "edge", "export", "trainer"):
             raise
-        raise ConfigError(
-            f"{error.name} is not installed; pip install '.[{extra}]' in the checkout brings it"
-        ) from error
+        size = " (6.8 GB, less without CUDA: docs/training.md)" if extra in ("train", "export") else ""
+        advice = f"pip install '.[{extra}]' in the checkout brings it{size}"
+        raise ConfigError(f"{error.name} is not installed; {advice}") from error
