@@ -114,3 +114,9 @@ def test_a_full_disk_behind_standard_output_is_one_line(command: list[str]) -> N
         done = subprocess.run(line, cwd=PROJECT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == EXIT_CANNOT_CREATE
     assert done.stderr == "error: No space left on device\n"
+
+
+def test_a_demonstration_where_nothing_can_be_made_is_one_line() -> None:
+    line = [sys.executable, "-W", "error", "-m", "edge", "demo", "--out", "/proc/x"]
+    done = subprocess.run(line, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: --out /proc/x: cannot be written: No such file or directory\n")

@@ -43,7 +43,10 @@ def run_demo(out: Path, console: Console, source: Path = DEMO_FOLDER) -> dict[st
     if not (source / "soundscapes").is_dir():
         raise BundleError(f"{source}: no demonstration here; make it: make demo-train PUBLISH=1")
     _check_out(out)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # as in /proc, where nothing can be made
+        raise UsageError(f"--out {out}: cannot be written: {error.strerror}") from error
     for stale in out.glob("station.db*"):
         stale.unlink()
     with _mosquitto(console) as port, _subscriber(port) as received:
