@@ -64,8 +64,8 @@ def explain(store: Store, wanted: str) -> dict[str, Any]:
         f"SELECT {_COLUMNS}, {at_the_place('datetime', 'd.start_utc', 'd')}"
         " FROM detections d JOIN species s ON s.code = d.species"
         " JOIN recordings r ON r.id = d.recording LEFT JOIN clips c ON c.id = d.clip"
-        " WHERE d.id >= ?1 AND d.id < ?1 || char(0x10ffff) LIMIT 3",  # begins with it; goes by the index
-        (wanted,),
+        " WHERE d.id >= ? AND d.id < ? || char(0x10ffff) LIMIT 3",  # begins with it; goes by the index
+        (wanted, wanted),
     )
     if not rows:
         _say_where_it_went(store, wanted)

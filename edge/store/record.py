@@ -52,7 +52,7 @@ class Store(Files):
         `file` is the state of its file. `grown`: of other recordings that this file was, whether it has grown out of
         them; these count no more, a copy that stalled and went on is heard once."""
         with self._transaction():
-            sql = "SELECT analysis, coalesce(start_utc, ?1) FROM recordings WHERE id = ?2"
+            sql = "SELECT analysis, coalesce(start_utc, ?) FROM recordings WHERE id = ?"
             known = self._db.execute(sql, (utc_text(recording.start), recording.id)).fetchone()
             if known and known != (analysis, utc_text(recording.start)):  # ids hang on the start, too
                 self._replace(recording.id)
@@ -166,8 +166,8 @@ class Store(Files):
         before, created = self._db.conn.total_changes, now_text()
         self._db.conn.executemany(  # OR IGNORE would use up a seq, and a subscriber would miss a message that never was
             "INSERT INTO outbox (id, topic, payload, created_utc)"
-            " SELECT ?1, ?2, ?3, ?4 WHERE NOT EXISTS (SELECT 1 FROM outbox WHERE id = ?1)",
-            [(m.id, m.topic, m.payload, created) for m in messages],
+            " SELECT ?, ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM outbox WHERE id = ?)",
+            [(m.id, m.topic, m.payload, created, m.id) for m in messages],
         )
         self._count("messages created", self._db.conn.total_changes - before)
 
