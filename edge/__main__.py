@@ -147,7 +147,7 @@ def replay(
     look_at(settings.database)
     truth = read_labels(labels) if labels else None
     if truth and WINDOW_SAMPLES % settings.hop_samples:
-        raise typer.BadParameter(f"rows of 5 s need windows.hop_s to divide 5; found {settings.windows.hop_s}")
+        raise typer.BadParameter(f"expected windows.hop_s to divide rows of 5 s, found {settings.windows.hop_s}")
     if parquet:
         check_parquet(parquet)
     start, cpu = time.perf_counter(), cpu_seconds()

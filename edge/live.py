@@ -25,6 +25,7 @@ SOURCE = "microphone"
 _WAIT_S = 0.5  # for sound, before other things are looked after
 _NOTE_S = 60.0  # a gap that goes on is written down so often
 _CALM_S = 30.0  # without much waiting, before a step of the ladder is taken back
+_SHED = {0: "nothing", NO_OVERLAP: "overlap", FEW_MEMBERS: "overlap and networks"}
 _ASK_S = 5.0  # between two questions to the schedule
 
 log = logging.getLogger(__name__)
@@ -323,7 +324,7 @@ class Live:
         step = FEW_MEMBERS if waiting_s > full / 2 else NO_OVERLAP if waiting_s > full / 4 else 0
         if step > self._shed or (step < self._shed and waiting_s < full / 20 and now - self._shed_since > _CALM_S):
             step = max(step, self._shed - 1)
-            log.warning("%.0f s of sound wait: overload step %d, was %d", waiting_s, step, self._shed)
+            log.warning("%.0f s of sound wait: left out is %s, was %s", waiting_s, _SHED[step], _SHED[self._shed])
             self._shed, self._shed_since = step, now
             if self._stretch:
                 self._stretch.shed = step

@@ -575,7 +575,7 @@ def test_a_channel_that_the_card_does_not_have() -> None:
     microphone = microphone_of(module, channel=3)
     read_all(microphone)
     assert microphone.silent is not None
-    assert microphone.silent.detail == "microphone.channel: found 3; 'card' has 2"
+    assert microphone.silent.detail == "microphone.channel: expected 1 to 2 of 'card', found 3"
 
 
 def test_no_card_at_all_is_said() -> None:

@@ -38,7 +38,7 @@ def test_no_periods_is_always() -> None:
 @pytest.mark.parametrize("position", [0, 1])
 def test_other_texts_are_refused_with_their_key(text: str, position: int) -> None:
     pair = (text, "12:00") if position == 0 else ("12:00", text)
-    with pytest.raises(ValueError, match=r"^schedule\[1\]: found ") as refused:
+    with pytest.raises(ValueError, match=r"^schedule\[1\]: expected .*, found ") as refused:
         Schedule.parse([("10:00", "11:00"), pair], BERLIN, None)
     assert repr(text) in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -50,7 +50,7 @@ def test_the_sun_wants_a_place() -> None:
 
 
 def test_two_equal_ends_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^schedule\[0\]: found '06:00' twice"):
+    with pytest.raises(ValueError, match=r"^schedule\[0\]: expected two different ends .*found '06:00' twice"):
         Schedule.parse([("06:00", "06:00")], None, None)
 
 

@@ -103,7 +103,9 @@ class PortAudio:
         `end()`, for whatever reason. `channel` counts from 1. End it with `close`.
         """
         if channel > device.channels:
-            raise CaptureError(f"microphone.channel: found {channel}; {device.name!r} has {device.channels}")
+            raise CaptureError(
+                f"microphone.channel: expected 1 to {device.channels} of {device.name!r}, found {channel}"
+            )
 
         channels = min(device.channels, max(channel, CHANNELS_MIN))
 

@@ -55,7 +55,7 @@ class Schedule:
         for index, (start, end) in enumerate(pairs):
             key = f"schedule[{index}]"
             if start == end:
-                raise ValueError(f"{key}: found {start!r} twice; two different ends, or no periods at all for always")
+                raise ValueError(f"{key}: expected two different ends (always: schedule: []), found {start!r} twice")
             periods.append((_bound(key, start, place), _bound(key, end, place)))
         return cls(tuple(periods), place, zone or timezone.utc)
 
@@ -182,7 +182,7 @@ def _bound(key: str, text: str, place: Place | None) -> _Bound:
     sun = _SUN.fullmatch(text)
     minutes = int(f"{sun[2]}{sun[3]}") if sun and sun[3] else 0
     if sun is None or abs(minutes) > _MINUTES_MAX:
-        raise ValueError(f"{key}: found {text!r}; allowed is {_ALLOWED}")
+        raise ValueError(f"{key}: expected {_ALLOWED}, found {text!r}")
     if place is None:
-        raise ValueError(f"{key}: found {text!r}; the sun wants station.latitude and station.longitude")
+        raise ValueError(f"{key}: found {text!r}; set station.latitude and station.longitude for it")
     return _Bound("sunrise" if sun[1] == "sunrise" else "sunset", minutes)

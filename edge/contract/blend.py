@@ -33,11 +33,11 @@ class Blend:
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(BlendRule):
-            raise ValueError(f"blend rule must be one of {', '.join(get_args(BlendRule))}; got {self.rule!r}")
+            raise ValueError(f"blend rule: expected one of {', '.join(get_args(BlendRule))}, found {self.rule!r}")
         if not self.prior_weight >= 0 or not all(w >= 0 for w in self.kind_weights.values()):
             raise ValueError("blend weights must not be negative")
         if not 0 <= self.smoothing <= SMOOTHING_MAX:
-            raise ValueError(f"blend smoothing must be 0 to 1/3; got {self.smoothing!r}")
+            raise ValueError(f"blend smoothing: expected 0 to 1/3, found {self.smoothing!r}")
 
 
 def kind_means(member_scores: Scores, kinds: Sequence[str], known: Known | None = None) -> tuple[list[str], Scores]:

@@ -128,7 +128,7 @@ def _names(cells: list[str], columns: Sequence[str], also: Sequence[str]) -> lis
             raise NotText(f"line 1: expected cells separated by commas, found {word}")
     missing = [name for name in columns if name not in names]
     if missing:
-        raise NotText(f"column {', '.join(missing)} missing; found {', '.join(names) or 'none'}")
+        raise NotText(f"expected column {', '.join(missing)}, found {', '.join(names) or 'none'}")
     twice = [name for name in (*columns, *also) if names.count(name) > 1]
     if twice:
         raise NotText(f"column {', '.join(twice)} is there twice")

@@ -26,6 +26,7 @@ _DECIDED = {  # by the networks that were loaded, and whose scores count
     ("cascade", "student"): "the student, which answers first; the others were not asked",
     ("cascade", "bag"): "all networks together, since the student left something open in this window",
 }
+_NO_CLIP = "none, as of recordings by default (clips.of_recordings); birdstation pictures plays the recording"
 _SET_BY = {
     "bundle": "the model's",
     "bundle-acoustic": "the model's, for sound without a place",
@@ -196,7 +197,7 @@ def _facts(why: dict[str, Any]) -> Sequence[tuple[str, str]]:
     local_time = f"{day}, hour not known" if why["time_source"] == "date" else f"{day} {hour}"
     return (
         ("heard in", f"{why['path']} at {why['offset_s']:.1f} s ({why['source']})"),
-        ("clip", why["clip"] or "none"),
+        ("clip", why["clip"] or ("none" if why["source"] == "microphone" else _NO_CLIP)),
         ("at the place", local_time),
         ("time from", clock),
         ("decided by", _DECIDED.get((why["loaded"], why["decided_by"]), why["decided_by"])),
