@@ -277,7 +277,7 @@ def test_an_empty_folder_is_no_error(tmp_path: Path, station_yaml: StationYaml) 
     ("text", "message"),
     [
         ("a,b\n1,2\n", "expected columns row_id and birds"),
-        ("row_id,birds\nnonsense,x\n", "line 2: row id 'nonsense'"),
+        ("row_id,birds\nnonsense,x\n", "line 2: row id: expected NAME_SECONDS, found 'nonsense'"),
         ("row_id,birds\n", "no rows"),
         ("row_id,birds\nother_5,x\n", "none of the labelled rows"),
     ],
