@@ -169,5 +169,5 @@ def _figures(summary: dict[str, Any]) -> Table:
         table.add_row(name, f"{summary[key]:.3f}", f"{low:.3f} to {high:.3f}")
     for name, key in (("the student", "f1_student"), ("a cascade", "f1_cascade")):
         table.add_row(name, f"{summary[key]:.3f}", "")
-    table.add_row("all nocall", f"{summary['f1_all_nocall']:.3f}", "")
+    table.add_row("'no bird' throughout", f"{summary['f1_all_nocall']:.3f}", "")
     return table

@@ -1,4 +1,4 @@
-"""Which CPU runtime, precision and number of threads is fastest on this machine, of those that decide alike.
+"""The fastest CPU runtime, precision and number of threads on this machine that give the same detections.
 
 Needs no torch: the probe carries torch's scores, and ONNX Runtime in float32, which a bundle was verified with, says
 what is heard in real sound.
@@ -288,7 +288,7 @@ def tables(found: Sequence[TunedTo], bundle: Bundle, windows: int) -> Iterator[T
     machine = f"{cpu_model()}, {cores()} cores"
     for one in found:
         heard = f"{one.members} of {bundle.folder}: {windows} windows of sound, something heard in {one.heard}"
-        table = _table(heard, "", "probe max |Δp|", "sound max", "mean", "alike", "")
+        table = _table(heard, "", "probe max |Δp|", "sound max", "mean", "same detections", "")
         for row in one.rows:
             parts = (f"{row.probe.largest:.1e}", f"{row.sound.largest:.1e}", f"{row.sound.mean:.1e}")
             table.add_row(row.name, *parts, f"{row.agreement:.1%}", "not offered" if row.refused else "")

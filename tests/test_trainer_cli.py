@@ -100,7 +100,7 @@ def test_a_wrong_setting_or_corpus_ends_with_78_and_one_line(tmp_path: Path) -> 
         assert told.returncode == 78, told.stderr
         assert expected in told.stderr
         assert told.stderr.startswith("error: ")
-        assert told.stderr.count("\n") == 1
+        assert told.stderr.count("\n") == 1, told.stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -101,7 +101,7 @@ def test_the_command_tells_people_and_programs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "trainer", "score", "--predictions", str(found), "--labels", str(truth)]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "0.5000" in told
-    assert "rows not predicted, taken as nocall" in told
+    assert "rows not predicted, taken as 'no bird'" in told
     figures = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
     assert figures["f1"] == figures["f1_all_nocall"] == 0.5
     assert figures["precision_call_rows"] is None

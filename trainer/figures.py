@@ -166,7 +166,7 @@ def bars(names: Sequence[str], values: Sequence[float], title: str) -> bytes:
 
 def threshold_curves(curves: Mapping[str, Any], chosen: Mapping[str, float], baseline: float | None) -> bytes:
     """F1 by threshold with its interval, where there is one, blended and acoustic beside each other, as SVG."""
-    titles = {"blended": "With the prior of the place", "acoustic": "By sound alone"}
+    titles = {"blended": "With place and season", "acoustic": "By sound alone"}
     with rc_context(_STYLE):
         figure = _figure(10.5, 3.5)
         for panel, (name, title) in zip(figure.subplots(1, 2, sharey=True), titles.items(), strict=True):
@@ -175,7 +175,7 @@ def threshold_curves(curves: Mapping[str, Any], chosen: Mapping[str, float], bas
             if "low" in curve:
                 panel.fill_between(x, curve["low"], curve["high"], color=COLOURS[0], alpha=0.15, lw=0, label="95 %")
             panel.plot(x, curve["f1"], color=COLOURS[0], lw=2, label="F1")
-            for i, (key, label) in enumerate((("call_rows", "rows with calls"), ("nocall_rows", "rows without"))):
+            for i, (key, label) in enumerate((("call_rows", "rows with birds"), ("nocall_rows", "rows without"))):
                 if key in curve:
                     panel.plot(x, curve[key], color=COLOURS[1 + i], lw=1, label=label)
             if baseline is not None:
@@ -214,7 +214,7 @@ def search_map(search: Sequence[Mapping[str, Any]]) -> bytes:
         panel.set_yticks(range(len(ways)), names)
         panel.grid(False)
         panel.tick_params(length=0)
-        panel.set_title("Peak of row-wise F1 by blend (rule, weight of the prior)", loc="left")
+        panel.set_title("Peak of row-wise F1 by blend (rule, weight of place and season)", loc="left")
         panel.set_ylabel("padding, neighbours" if smoothed else "padding")
         return _bytes(figure, "svg")
 

@@ -244,7 +244,7 @@ class _Mix:
         sound = self.sound(recording.path)
         call = None if sound is None else cut_call(sound, random)
         if sound is not None and call is None:
-            self._note("recording in which nothing stands out", recording.recording)
+            self._note("recording without a clear call", recording.recording)
         return call
 
     def _sound(self, path: Path) -> Samples | None:

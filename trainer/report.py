@@ -98,7 +98,7 @@ def _cards(run: Run, corpus: Corpus, tuning: Tuning, crops: CropScore) -> list[H
             )
         )
     kinds = Counter(member.kind for member in bag)
-    cards.append(page.card("Networks in the bag", str(len(bag)), ", ".join(f"{n} {kind}" for kind, n in kinds.items())))
+    cards.append(page.card("Networks in use", str(len(bag)), ", ".join(f"{n} {kind}" for kind, n in kinds.items())))
     cards.append(page.card("Species", str(len(run.taxonomy)), f"{len(corpus.recordings):,} recordings"))
     return cards
 
@@ -115,9 +115,9 @@ def _species(run: Run, corpus: Corpus, crops: CropScore, own: Mapping[str, float
         if own:
             lines[-1].append(f"{own[species.code]:g}" if species.code in own else None)
     text = (
-        "Over crops that the members have not seen, the bag averaged as at the station. Recall: share of a species' "
-        "crops in which it has the best score of all. Species named as background are set aside. Rows heard: labelled "
-        "soundscape rows it occurs in."
+        "Over crops that the members have not seen, all networks together, as at the station. Recall: share of a "
+        "species' crops in which it has the best score of all. Species named as background are set aside. Rows heard: "
+        "labelled soundscape rows it occurs in."
     )
     if own:
         header.append("threshold")
@@ -167,7 +167,7 @@ def _learning(run: Run) -> Section:
         rows.append([*shown, Share(member.valid_f1), f"{member.seconds:.0f}", chosen])
     if not histories:
         return Section("learning", "Learning curves", (page.paragraph("No finished member.", missing=True),))
-    header = ["member", "architecture", "kept epoch", "million weights", "F1, unseen fold", "seconds", "in the bag"]
+    header = ["member", "architecture", "kept epoch", "million weights", "F1, unseen fold", "seconds", "in use"]
     drawing = page.picture(figures.learning_curves(histories, kinds), "learning curves")
     return Section("learning", "Learning curves", (drawing, page.table(header, rows, numbers_from=2)))
 

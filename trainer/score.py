@@ -39,18 +39,18 @@ class PredictionScore:
         table.add_row("[bold]F1[/bold]", f"[bold]{score.f1:.4f}[/bold]", interval)
         for name, value in (
             ("F1 of 'no bird' throughout", score.f1_all_nocall),
-            ("F1 of rows with calls", score.f1_call_rows),
+            ("F1 of rows with birds", score.f1_call_rows),
             ("F1 of rows without", score.f1_nocall_rows),
-            ("precision in rows with calls", self.precision_call_rows),
-            ("recall in rows with calls", self.recall_call_rows),
+            ("precision in rows with birds", self.precision_call_rows),
+            ("recall in rows with birds", self.recall_call_rows),
         ):
             table.add_row(name, f"{value:.4f}" if math.isfinite(value) else "none", "")
         table.add_section()
         counts = {
             "recordings": self.recordings,
             "rows": score.rows,
-            "rows with calls": self.call_rows,
-            "rows not predicted, taken as nocall": self.rows_not_predicted,
+            "rows with birds": self.call_rows,
+            "rows not predicted, taken as 'no bird'": self.rows_not_predicted,
             "predicted rows that no label knows": self.rows_not_labelled,
         }
         for name, count in counts.items():

@@ -34,10 +34,12 @@ def thresholds_section(run: Run, tuning: Tuning) -> Section:
         text += " The left curve is that of one threshold for all species; the table has those that were taken."
     without = scores["rows_without_prior"]
     if without:
-        text += (
-            f" {without:,} rows of soundscapes without a known place, date or prior count for the right figure only."
-        )
-    names = {"blended": "with the prior", "acoustic": "by sound alone", "published": _as_published(scores["published"])}
+        text += f" {without:,} rows of soundscapes without a known place or date count for the right figure only."
+    names = {
+        "blended": "with place and season",
+        "acoustic": "by sound alone",
+        "published": _as_published(scores["published"]),
+    }
     header = ["", "threshold", "F1", "low", "high", "rows with birds", "rows without", "'no bird' throughout"]
     keys = ("f1", "f1_low", "f1_high", "f1_call_rows", "f1_nocall_rows", "f1_all_nocall")
     shown = chosen | {"published": scores["published"]["threshold"]}
@@ -99,13 +101,14 @@ def search_section(run: Run, tuning: Tuning) -> Section:
     if not found["search"]:
         text = (
             "Not searched: without labelled soundscapes nothing tells paddings and blends apart. "
-            f"Taken: padding {tuning.padding}, blend {blend.rule} with weight {blend.prior_weight:g} of the prior."
+            f"Taken: padding {tuning.padding}, blend {blend.rule} with weight {blend.prior_weight:g} of place and "
+            "season."
         )
         return Section("blend", "Blend search", (page.paragraph(text, missing=True),))
     smoothed = f"{blend.smoothing:g} of each neighbouring window" if blend.smoothing else "each window alone"
     weighed = f", kinds weighed {_weights(blend.kind_weights)}" if blend.kind_weights else ""
     text = (
-        f"Chosen: padding {tuning.padding}, blend {blend.rule} with weight {blend.prior_weight:g} of the prior, "
+        f"Chosen: padding {tuning.padding}, blend {blend.rule} with weight {blend.prior_weight:g} of place and season, "
         f"{smoothed}{weighed}. Ways to score are compared by the peak of their smoothed curves, so that no lucky "
         "threshold decides. The first one within a standard error of the best is taken, in the recipe's order and the "
         "optimiser's last: on a few soundscapes the best of many is mostly luck."
