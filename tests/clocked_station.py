@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from edge.analysis import Analyst
+from edge.archive import recordings_in
 from edge.clips.maker import ClipMaker
 from edge.clock import Clock
 from edge.config import Config, load_config
 from edge.health import Health
 from edge.ledger import Ledger
 from edge.recognizer import Recognizer
-from edge.replay import Replay, recordings_in
+from edge.replay import Replay
 from edge.store.clips import ClipTable
 from edge.vitals import Hearing, Vitals
 from tests.conftest import note, write_sound

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from edge.__main__ import EXIT_REFUSED
 from edge.analysis import Analyst
+from edge.archive import recordings_in, replay_folder
 from edge.capture.recording import DURATION_S_MAX, record_name
 from edge.capture.schedule import Schedule
 from edge.config import Config, MqttSettings, SiteSettings, TlsSettings, load_config
@@ -31,7 +32,6 @@ from edge.contract.errors import BundleError, ConfigError, UsageError
 from edge.live import schedule_of
 from edge.publisher.messages import topic_of
 from edge.recognizer import Recognizer
-from edge.replay import recordings_in, replay_folder
 from edge.store.record import Store
 from edge.types import Place
 from tests import HANGS_S

@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge.analysis import Analyst
+from edge.archive import recordings_in
 from edge.capture.content import continues, read_once, state_of
 from edge.capture.file_name import told_by_name
 from edge.capture.sound_sums import SoundSums, is_within
@@ -25,7 +26,7 @@ from edge.contract.bundle import file_sha256, read_bundle
 from edge.identity import identify, recording_id, told_of
 from edge.reader import Readers
 from edge.recognizer import Recognizer
-from edge.replay import Replay, recordings_in
+from edge.replay import Replay
 from edge.reports.summary import of_recordings
 from edge.store.files import KnownRecording
 from edge.store.record import Store

@@ -12,6 +12,7 @@ from ray.cluster_utils import Cluster
 
 from edge import cluster, replay
 from edge.analysis import Analyst
+from edge.archive import recordings_in, replay_folder
 from edge.config import load_config
 from edge.contract.audio import Image
 from edge.contract.blend import Scores
@@ -20,7 +21,6 @@ from edge.contract.errors import ConfigError
 from edge.engines.onnx import OnnxEngine
 from edge.reader import Ended, Event, Readers, Task, read_recordings
 from edge.recognizer import Recognizer
-from edge.replay import recordings_in, replay_folder
 from edge.reports.parquet import write_parquet
 from edge.store.record import Store
 from edge.types import Outcome

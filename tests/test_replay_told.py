@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from edge.archive import replay_folder
 from edge.config import load_config
 from edge.contract.labels import read_labels
-from edge.replay import replay_folder
 from edge.reports.score import score_store
 from edge.reports.shown import show_replay
 from edge.reports.summary import Cost, replay_summary

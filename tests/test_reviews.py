@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from edge.analysis import Analyst
+from edge.archive import recordings_in
 from edge.backup import backup
 from edge.clips.maker import ClipMaker
 from edge.clips.reconcile import reconcile
@@ -26,7 +27,7 @@ from edge.config import Config, RetentionSettings, load_config
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import UsageError
 from edge.recognizer import Recognizer
-from edge.replay import Replay, recordings_in
+from edge.replay import Replay
 from edge.reports.why import explain
 from edge.store.clips import ClipTable
 from edge.store.record import Store

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge.analysis import Analyst, Found, Stretch
+from edge.archive import replay_folder
 from edge.check.model import check_codes
 from edge.clips.maker import ClipMaker
 from edge.config import load_config
@@ -24,7 +25,6 @@ from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Samples
 from edge.contract.bundle import Bundle, read_bundle
 from edge.contract.errors import BundleError
 from edge.recognizer import Recognizer
-from edge.replay import replay_folder
 from edge.speech import listener as speech
 from edge.speech.listener import FRAME_SAMPLES, RUN_SAMPLES, HalfRate, Listener
 from edge.store.clips import ClipTable

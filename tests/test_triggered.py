@@ -11,9 +11,9 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
+from edge.archive import replay_folder
 from edge.config import load_config
 from edge.contract.audio import RATE_HZ
-from edge.replay import replay_folder
 from edge.store.record import Store
 from tests.conftest import hiss, note
 from tests.records import differences, dump

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from edge.analysis import Analyst, Found
+from edge.archive import recordings_in
 from edge.config import load_config
 from edge.contract.audio import Image
 from edge.contract.blend import Scores
@@ -26,7 +27,7 @@ from edge.contract.bundle import read_bundle
 from edge.contract.errors import EXIT_CONFIG
 from edge.ledger import Ledger
 from edge.recognizer import Recognizer
-from edge.replay import Replay, recordings_in
+from edge.replay import Replay
 from edge.store.record import Store
 from edge.types import GapRow
 from edge.watched import Watched
