@@ -246,12 +246,14 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[1]) as writer:
         seen, reads = set(), 0
-        while (len(seen) < 20 or reads < 200) and writer.poll() is None:
-            seen.add((tmp_path / "health.prom").stat().st_mtime_ns)
-            assert (tmp_path / "health.json").read_text() == WELL.to_json() + "\n"
-            assert (tmp_path / "health.prom").read_text() == WELL.to_prometheus()
-            reads += 1
-        (tmp_path / "stop").touch()
+        try:
+            while (len(seen) < 20 or reads < 200) and writer.poll() is None:
+                seen.add((tmp_path / "health.prom").stat().st_mtime_ns)
+                assert (tmp_path / "health.json").read_text() == WELL.to_json() + "\n"
+                assert (tmp_path / "health.prom").read_text() == WELL.to_prometheus()
+                reads += 1
+        finally:
+            (tmp_path / "stop").touch()
     assert writer.returncode == 0
     assert reads >= 200
 
