@@ -76,7 +76,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="birdstation on the device: sound in, a trustworthy record of birds out.",
-    epilog="Exit status: 0 all is well · 2 usage · 3 done, some recordings refused · 78 a setting or bundle is wrong",
+    epilog="Exit status: 0 all is well · 2 usage · 3 done, some recordings refused · 73 cannot be written · "
+    "78 a setting or bundle is wrong · 130 interrupted",
 )
 CONFIG = Annotated[
     Path | None,
@@ -233,7 +234,8 @@ def species(
         print(json.dumps([asdict(one) for one in known], ensure_ascii=False))
         return
     console = Console()
-    console.print(known_table(known))
+    if known:
+        console.print(known_table(known))
     console.print(f"{len(known)} of {len(bundle.taxonomy)} classes of the bundle in {bundle.folder}", soft_wrap=True)
     if notice := notice_of(bundle.manifest.taxonomy_digest):
         console.print(f"[yellow]The {notice}.[/]\n{REMEDY}.")

@@ -77,7 +77,7 @@ def _say_next(bundle: Path) -> None:
     page = bundle / "report.html"
     lines = [f"report: {page} (open it in a browser)"] if page.is_file() else []
     lines += [
-        f"check it: python -m export verify {quote(str(bundle))}",
+        f"check it: {quote(sys.executable)} -m export verify {quote(str(bundle))}",
         f"use it: in station.yaml, bundle: {bundle.resolve()}",
     ]
     print(*lines, sep="\n", file=sys.stderr)

@@ -95,3 +95,14 @@ def test_labels_of_species_that_the_model_does_not_know(
     assert "one recording tells nothing of others" in text
     assert summary["labelled_species_unknown"] == ["norcar"]
     assert summary["f1_low"] is None
+
+
+def test_what_another_station_has_is_counted(station_yaml: StationYaml, two_cards: tuple[Path, Path]) -> None:
+    """station.id is given late: its first replays stand under the name of before."""
+    text, summary = replayed(station_yaml(), two_cards[0])
+    assert summary["also_of_another_station"] == 0
+    assert "another station.id" not in text
+    text, summary = replayed(station_yaml(station="id: forest"), two_cards[0])
+    assert summary["also_of_another_station"] == 1
+    assert "another station.id" in " ".join(text.split())
+    assert "1 recording, 1 analysed" in text

@@ -42,7 +42,7 @@ def foreign() -> Iterator[Path]:
 
 def test_the_owner_is_named_and_what_to_type(foreign: Path) -> None:
     owner = pwd.getpwuid(1).pw_name
-    said = f"{foreign} belongs to the user {owner}: type `sudo -u {owner}` in front of the command"
+    said = f"{foreign} belongs to the user {owner}: type `sudo -u {owner}` in front of the command, or name settings of"
     config = load_config(foreign.parent / "station.yaml")
     for attempt in (
         lambda: look_at(foreign / "station.db"),
@@ -52,7 +52,7 @@ def test_the_owner_is_named_and_what_to_type(foreign: Path) -> None:
     ):
         with pytest.raises(StoreError) as refused:
             attempt()
-        assert str(refused.value).endswith(said)
+        assert str(refused.value).endswith(f"{said} your own with --config")
         assert "\n" not in str(refused.value)
 
 

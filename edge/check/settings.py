@@ -22,7 +22,7 @@ def check_program(link: Path = Path("/usr/local/bin/birdstation")) -> list[Check
     mine, installed = Path(sys.prefix).resolve(), link.resolve().parents[1]
     if not link.is_symlink() or (installed == mine and folder.is_relative_to(mine)):
         return [Check("program", "ok", found, figures=figures)]
-    advice = "Type birdstation check to check the installed one; sudo make install brings it up to this one."
+    advice = f"Type {link} check to check the installed one; sudo make install brings it up to this one."
     return [Check("program", "warning", f"{found}; the installed one is in {installed}", advice, figures=figures)]
 
 

@@ -39,5 +39,5 @@ def _belongs(path: Path, owner: int) -> str:
         name = pwd.getpwuid(owner).pw_name
     except KeyError:  # of a disk from another machine
         return f"; {path} belongs to the user with the number {owner}"
-    hint = "" if owner == 0 else f": type `sudo -u {name}` in front of the command"
-    return f"; {path} belongs to the user {name}{hint}"
+    hint = f": type `sudo -u {name}` in front of the command, or name settings of your own with --config"
+    return f"; {path} belongs to the user {name}{hint if owner else ''}"

@@ -44,7 +44,8 @@ def known_table(known: Iterable[KnownClass]) -> Table:
     """The same for people."""
     table = Table("code", "common name", "scientific name", "kind")
     table.add_column("heard from", justify="right")
+    table.caption = "heard from: the score, with a place and a date / by sound alone"
     for one in known:
-        threshold = "never" if one.threshold is None else f"{one.threshold:.3f}"
-        table.add_row(*map(escape, (one.code, one.common_name, one.scientific_name)), one.kind, threshold)
+        scores = ("never" if score is None else f"{score:.2f}" for score in (one.threshold, one.threshold_acoustic))
+        table.add_row(*map(escape, (one.code, one.common_name, one.scientific_name)), one.kind, " / ".join(scores))
     return table

@@ -35,15 +35,21 @@ def _figures(summary: dict[str, Any]) -> Iterator[str]:
         yield "No recordings found (wav, flac, ogg, opus, mp3, aiff …)."
         return
     yield (
-        f"{summary['recordings']} recordings, {summary['analysed']} analysed: {summary['audio_s'] / 3600:.2f} h of "
-        f"sound; {len(summary['refused'])} refused"
+        f"{_count(summary['recordings'], 'recording')}, {summary['analysed']} analysed: "
+        f"{summary['audio_s'] / 3600:.2f} h of sound; {len(summary['refused'])} refused"
     )
+    pace = f", {summary['x_real_time']:.0f} × real time" if summary["new_audio_s"] else ""
     yield (
-        f"{summary['detections']} detections of {summary['species']} species, {summary['new_detections']} new; "
-        f"{summary['wall_s']:.1f} s, {summary['x_real_time']:.0f} × real time"
+        f"{_count(summary['detections'], 'detection')} of {summary['species']} species, "
+        f"{summary['new_detections']} new; {summary['wall_s']:.1f} s{pace}"
     )
-    if summary["files"] > summary["recordings"]:
-        yield f"{summary['files'] - summary['recordings']} files have the sound of others; it counts once."
+    if same := summary["files"] - summary["recordings"]:
+        yield f"{_count(same, 'file')} with the sound of another; it counts once."
+    if also := summary["also_of_another_station"]:
+        yield (
+            f"In the record under another station.id, too, so views over all stations count it twice: "
+            f"{_count(also, 'recording')}"
+        )
     if summary["unchanged"] == summary["recordings"]:
         yield "Nothing to do: every recording was analysed or refused before, and nothing has changed."
 
@@ -56,4 +62,8 @@ def _doubts(summary: dict[str, Any]) -> Iterator[str]:
         ("zones_assumed", "Time without a zone, counted as UTC (set station.timezone)"),
     ):
         if summary[key]:
-            yield f"{what}: {summary[key]} recording{'' if summary[key] == 1 else 's'}"
+            yield f"{what}: {_count(summary[key], 'recording')}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

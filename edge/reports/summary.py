@@ -65,6 +65,16 @@ def times_of(store: Store, recordings: Collection[str]) -> Times:
     )
 
 
+def also_of_another_station(store: Store, recordings: Collection[str]) -> int:
+    """How many of these recordings the record has under another station's id, too, as after a change of station.id."""
+    rows = store.rows(
+        "SELECT DISTINCT mine.id FROM recordings mine JOIN recordings other ON other.sha256 = mine.sha256"
+        " WHERE mine.state = 'analysed' AND other.state = 'analysed' AND other.station <> mine.station"
+        " AND mine.grown_into IS NULL AND other.grown_into IS NULL"
+    )
+    return len(set(recordings) & {recording for (recording,) in rows})
+
+
 def replay_summary(store: Store, done: Replayed, cost: Cost, score: ReplayScore | None) -> dict[str, Any]:
     """The JSON object of a replay, of its recordings alone. `analysed` and `audio_s` count earlier runs too, `new_…`
     this run alone; `mqtt_waiting` are messages that no broker has acknowledged yet, None if none is configured. A
@@ -94,6 +104,7 @@ def replay_summary(store: Store, done: Replayed, cost: Cost, score: ReplayScore 
         "peak_rss_mb": round(peak_rss_mb(), 1),
     }
     summary |= asdict(times_of(store, done.recordings.values()))
+    summary["also_of_another_station"] = also_of_another_station(store, done.recordings.values())
     summary |= {"licence": done.bundle.licence} if done.bundle.licence else {}
     summary["notice"] = notice_of(done.bundle.manifest.taxonomy_digest)
     if score:

@@ -57,6 +57,7 @@ _COLUMNS = (
     " d.prior, d.threshold, d.rule, d.members, d.decided_by, d.runner_ups, d.shed, d.level_dbfs, c.path AS clip,"
     " d.bundle, r.path, r.source, r.time_source, r.clock_state, r.clock_fix_s, r.latitude, r.longitude"
 )
+_BEGINS = "d.id >= ? AND d.id < ? || char(0x10ffff)"  # goes by the index
 
 
 def explain(store: Store, wanted: str) -> dict[str, Any]:
@@ -65,14 +66,15 @@ def explain(store: Store, wanted: str) -> dict[str, Any]:
         f"SELECT {_COLUMNS}, {at_the_place('datetime', 'd.start_utc', 'd')}"
         " FROM detections d JOIN species s ON s.code = d.species"
         " JOIN recordings r ON r.id = d.recording LEFT JOIN clips c ON c.id = d.clip"
-        " WHERE d.id >= ? AND d.id < ? || char(0x10ffff) LIMIT 3",  # begins with it; goes by the index
+        f" WHERE {_BEGINS} LIMIT 2",
         (wanted, wanted),
     )
     if not rows:
         _say_where_it_went(store, wanted)
         raise UsageError(f"ID: no detection in {store.path} begins with {wanted!r}; the ids are in the view heard")
     if len(rows) > 1:
-        raise UsageError(f"ID: several detections in {store.path} begin with {wanted!r}; give more of the id")
+        ((count,),) = store.rows(f"SELECT count(*) FROM detections d WHERE {_BEGINS}", (wanted, wanted))
+        raise UsageError(f"ID: {count} detections in {store.path} begin with {wanted!r}; give more of the id")
     names = [column.split(" AS ")[-1].split(".")[-1].strip() for column in _COLUMNS.split(",")] + ["local_time"]
     why = dict(zip(names, rows[0], strict=True))
     manifest = json.loads(store.rows("SELECT manifest FROM bundles WHERE id = ?", (why["bundle"],))[0][0])

@@ -20,6 +20,8 @@ def accept_licence(known: Known, accepted: str | None) -> Licence:
         accepted, how = sys.stdin.readline().strip(), "typed"
     if accepted != terms.spdx:
         found = f"found {accepted!r}; " if accepted else ""
-        raise ConfigError(f"the licence is not accepted: {found}give --accept {terms.spdx}")
+        raise ConfigError(
+            f"the licence is not accepted: {found}give --accept {terms.spdx} (to make: ACCEPT={terms.spdx})"
+        )
     today = date.today().isoformat()
     return Licence(terms.spdx, terms.holder, terms.attribution, terms.terms, f"{today}, {how} {terms.spdx}")
