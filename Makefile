@@ -134,6 +134,13 @@ venv:
 
 # The service: PREFIX is its own folder, DESTDIR a tree to install into for another machine or a package.
 PREFIX ?= /opt/birdstation
+# `uninstall` removes what these name, and make takes a space for the end of a name.
+ifneq ($(words x$(PREFIX) x$(DESTDIR)),2)
+$(error expected PREFIX and DESTDIR without spaces, found "$(PREFIX)" and "$(DESTDIR)")
+endif
+ifeq ($(filter /%,$(PREFIX)),)
+$(error expected PREFIX as an absolute path, found "$(PREFIX)")
+endif
 STATE_FOLDER := /var/lib/birdstation
 LINK := $(DESTDIR)/usr/local/bin/birdstation
 UNITS := birdstation.service birdstation-retention.service birdstation-retention.timer \

@@ -22,7 +22,7 @@ from edge.config import Config, DetectSettings
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Input, Samples, Window, WindowCutter
 from edge.contract.blend import Scores, open_windows
 from edge.contract.bundle import Bundle
-from edge.detector import Detector, Rules, rules_of
+from edge.detector import Detector, Rules, check_names, rules_of
 from edge.prior import prior_table
 from edge.privacy import Privacy
 from edge.publisher import detection_message
@@ -94,6 +94,7 @@ class Analyst:
         """Use these settings from the next stretch on; the bundle stays. Raises ConfigError, or BundleError for
         privacy.detector; then nothing is taken."""
         rules, rules_alone = rules_of(self.bundle, config.detect)
+        check_names(self.bundle, config)
         privacy = Privacy(config.privacy, self.bundle.taxonomy, self.bundle.input_shape)
         self.config, self.privacy = config, privacy
         self._with_prior, self._sound_only = self._detector(rules), self._detector(rules_alone)

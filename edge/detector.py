@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import numpy as np
 
-from edge.config import DetectSettings
+from edge.config import Config, DetectSettings
 from edge.contract.audio import RATE_HZ, Window
 from edge.contract.blend import Scores
 from edge.contract.bundle import Bundle
@@ -53,6 +53,19 @@ def rules_of(bundle: Bundle, detect: DetectSettings) -> tuple[Rules, Rules]:
         Rules.of(bundle.taxonomy, blended, name, tuned | own, detect.kinds),
         Rules.of(bundle.taxonomy, acoustic, f"{name}-acoustic", alone, detect.kinds),
     )
+
+
+def check_names(bundle: Bundle, config: Config) -> None:
+    """Raises ConfigError for a slip that would go unnoticed: a species that is not protected, or none to be heard."""
+    unknown = sorted(set(config.sensitive.species) - set(bundle.taxonomy.codes))
+    if unknown:
+        raise ConfigError(
+            f"sensitive.species: expected codes of this bundle (`birdstation species`), found {', '.join(unknown)}"
+        )
+    if not bundle.taxonomy.of_kind(config.detect.kinds):
+        kinds = ", ".join(sorted({species.kind for species in bundle.taxonomy}))
+        found = ", ".join(config.detect.kinds) or "none"
+        raise ConfigError(f"detect.kinds: expected a kind that this bundle has ({kinds}), found {found}")
 
 
 class Detector:

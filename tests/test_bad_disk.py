@@ -29,7 +29,7 @@ SONG = np.concatenate([note("lowtoo", 5), hiss(20), note("higtoo", 5), hiss(20)]
 class Tape:
     """Plays SONG for ever, half a second per read, some fifty times faster than time; Microphone's interface."""
 
-    waiting_s, silent = 0.0, None
+    waiting_s, silent, card = 0.0, None, "a tape"
 
     def __init__(self, _settings: object) -> None:
         to_full_hour_s = 3600 - time.time() % 3600

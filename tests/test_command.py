@@ -15,9 +15,11 @@ from edge.config import DEMO_FOLDER, DetectSettings, find_settings, load_config
 from edge.contract.bundle import read_bundle
 from edge.invented import NOTICE, notice_of
 from edge.reports.known import known_species
+from edge.store.record import Store
 from tests import HANGS_S
 
 StationYaml = Callable[..., Path]
+PROJECT = Path(__file__).parents[1]
 
 
 def command(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -117,3 +119,55 @@ def test_wrong_values_say_what_was_expected(tmp_path: Path, arguments: tuple[str
     assert said in " ".join(done.stderr.replace("│", " ").split())
     assert "Input should" not in done.stderr
     assert "Value error" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("sensitive: {species: [lowtoo, lowtop]}", "sensitive.species: expected codes of this bundle (`birdstation "),
+        ("detect: {kinds: [animal]}", "detect.kinds: expected a kind that this bundle has (bird), found animal"),
+        ("detect: {kinds: []}", "detect.kinds: expected a kind that this bundle has (bird), found none"),
+    ],
+)
+def test_a_slip_that_would_go_unnoticed_stops(station_yaml: StationYaml, line: str, message: str) -> None:
+    """A species that nobody protects, or a station that can hear nothing."""
+    config = station_yaml(line)
+    done = command("replay", DEMO_FOLDER / "soundscapes", "--config", config, folder=config.parent)
+    assert done.returncode == 78, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_bytes_that_are_no_text_are_one_line(station_yaml: StationYaml) -> None:
+    """As a terminal of another encoding gives them."""
+    config = station_yaml()
+    config.with_name("station.db").touch()
+    done = command("why", b"M\xf6".decode("utf8", "surrogateescape"), "--config", config, folder=config.parent)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == "error: expected text in UTF-8, found the bytes b'M\\xf6'\n"
+
+
+def test_with_its_output_closed_it_ends_as_ever(tmp_path: Path) -> None:
+    line = f'"{sys.executable}" -W error -m edge species >&-'
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=HANGS_S, cwd=tmp_path, check=True)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1e12"])
+def test_no_clock_is_a_century_off(station_yaml: StationYaml, seconds: str) -> None:
+    config = station_yaml()
+    with Store(config.with_name("station.db")):
+        pass
+    line = ("clock", "fix", "--boot", "x", f"--seconds={seconds}", "--config", config)
+    done = command(*line, folder=config.parent)
+    assert done.returncode == 2, done.stderr
+    assert "--seconds: expected a number within 100 years, found" in done.stderr
+
+
+@pytest.mark.parametrize("where", ["DESTDIR=/nosuch/my image", "PREFIX=/nosuch/my bird", "PREFIX=nosuch"])
+def test_make_removes_nothing_that_was_not_named(where: str) -> None:
+    """It takes a space for the end of a name."""
+    done = subprocess.run(["make", "-n", "uninstall", where], capture_output=True, text=True, cwd=PROJECT)
+    assert done.returncode == 2
+    assert "expected PREFIX" in done.stderr
+    assert "rm" not in done.stdout

@@ -143,7 +143,7 @@ def test_a_run_speaks_of_its_own_recordings(tmp_path: Path, station_yaml: Statio
         assert parquet.read_metadata(tmp_path / "tables" / "recordings.parquet").num_rows == 1
         shown = run("replay", tmp_path / card, "--config", config).stdout
         assert ("Low Tooter" in shown, "High Tooter" in shown) == (code == "lowtoo", code == "higtoo")
-        assert "1 files have the sound of others" in shown
+        assert "1 file with the sound of another" in shown
 
 
 @pytest.mark.slow

@@ -184,7 +184,7 @@ def test_what_was_tuned_is_used(tmp_path: Path) -> None:
         ({"cores": 4096}, "tuned with cores 4096"),
         ({"versions": {"onnxruntime": "1.0"}}, "tuned with versions"),
         ({"schema": 2}, "schema 2"),
-        ({"sets": 3}, "sets: found 3"),
+        ({"sets": 3}, "sets: expected a list, found 3"),
     ],
 )
 def test_what_was_tuned_elsewhere_is_left_alone(

@@ -397,7 +397,7 @@ def test_bundles_that_take_the_sound_itself_hear_people_too(
         spans = windows(heard(Analyst(config, Recognizer(waveform)), sound))
         assert told_of <= set(spans), line
         assert (0.0 in spans) == (line == own), "the network of one's own takes all for voices"
-    assert check_codes(config, waveform)[0].found.endswith("told by silero-vad 6.2.3, human1, own.onnx")
+    assert check_codes(config, waveform)[0].found.endswith("recognised by silero-vad 6.2.3, human1, own.onnx")
 
 
 def test_check_says_by_what_speech_is_told(station_yaml: StationYaml, bundle_folder: Path) -> None:
@@ -406,8 +406,8 @@ def test_check_says_by_what_speech_is_told(station_yaml: StationYaml, bundle_fol
         line: check_codes(load_config(station_yaml(f"privacy: {{{line}}}")), bundle)[0]
         for line in ("human: clips", "human: all, classes: [higtoo]", "speech: false", "human: 'off'")
     }
-    assert said["human: clips"].found == "human: clips; speech is told by silero-vad 6.2.3"
-    assert said["human: all, classes: [higtoo]"].found == "human: all; speech is told by silero-vad 6.2.3, higtoo"
+    assert said["human: clips"].found == "human: clips; speech is recognised by silero-vad 6.2.3"
+    assert said["human: all, classes: [higtoo]"].found == "human: all; speech is recognised by silero-vad 6.2.3, higtoo"
     assert said["speech: false"].verdict == "warning"
     assert "voices are not recognised" in said["speech: false"].found
     assert said["human: 'off'"].verdict == "ok"

@@ -247,5 +247,5 @@ def test_switches_without_effect_are_said(tmp_path: Path, capsys: pytest.Capture
 
 @pytest.mark.parametrize("hop_s", [2.0, 5 / 3, 0.0, 6.0, 0.0125])
 def test_a_hop_that_misses_rows_is_refused(hop_s: float) -> None:
-    with pytest.raises(ValueError, match=r"hop_s: found .* every labelled row must be a window"):
+    with pytest.raises(ValueError, match=r"hop_s: expected .* every labelled row must be a window, found"):
         replace(RECIPE, hop_s=hop_s)

@@ -160,7 +160,7 @@ def test_the_command_counts_what_was_odd(corpus: Path, tmp_path: Path) -> None:
     assert all(0 <= float(event["snr_db"]) <= 10 for event in _table(tmp_path / "out" / "events.csv"))
     done = subprocess.run([*map(str, command), "--hold-out", "1.5"], capture_output=True, text=True)
     assert done.returncode == 78
-    assert done.stderr.startswith("error: --hold-out: found 1.5")
+    assert done.stderr.startswith("error: --hold-out: expected a share between 0 and 1, found 1.5")
 
 
 @settings(max_examples=25, deadline=None)

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from edge.contract.errors import BirdstationError
+from edge.contract.errors import BirdstationError, UsageError
 from edge.contract.rights import whose
 
 EXIT_INTERRUPTED = 130  # as a shell reports it
@@ -58,6 +58,9 @@ def _expected(error: typer.BadParameter) -> str:
 
 def run_program(app: Callable[[], object]) -> None:
     """Run a program's commands; ends the process with a line instead of a traceback for what a person must mend."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started it
+            setattr(sys, name, open(os.devnull, "w", encoding="utf8"))  # noqa: SIM115, PTH123  # for good
     signal.signal(signal.SIGINT, _interrupt)  # the daemon takes it over: there Ctrl-C is a stop like any other
     try:
         try:
@@ -77,6 +80,11 @@ def run_program(app: Callable[[], object]) -> None:
         print(f"error: {where}{error.strerror}{_hint(error)}", file=sys.stderr)
         _stop_writing()
         sys.exit(EXIT_CANNOT_CREATE)
+    except UnicodeEncodeError as error:
+        if not any("\udc80" <= sign <= "\udcff" for sign in error.object):
+            raise
+        print(f"error: expected text in UTF-8, found the bytes {os.fsencode(error.object)!r}", file=sys.stderr)
+        sys.exit(UsageError.exit_code)
     except Interrupted:
         print(INTERRUPTED, file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

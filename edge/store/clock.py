@@ -24,6 +24,7 @@ class Boot:
     steps: tuple[float, ...]  # seconds by which the wall clock was set during this boot
 
 
+_SHIFT_S_MAX = 100 * 365.25 * 86_400.0
 _BOOT = ("boot", "clock_state", "first_utc", "last_utc", "stretches", "detections", "fixed_s")
 
 
@@ -54,8 +55,10 @@ class ClockTable(Connection):
         of what. Ids stay, `clock_fix_s` says by how much a row was moved in all. Offsets are those of the station's
         `zone` then; without one they stay. Messages that a broker has already do not change.
 
-        Raises UsageError if the record knows no such rows.
+        Raises UsageError if the record knows no such rows, or for more than a century.
         """
+        if not abs(seconds) <= _SHIFT_S_MAX:
+            raise UsageError(f"--seconds: expected a number within 100 years, found {seconds:g}")
         by = timedelta(seconds=seconds)
         which, key = "boot = ?", [boot]
         if clock_state is not None:

@@ -98,6 +98,8 @@ class Tape:
     """Microphone's interface over a forest, and the two clocks of a world in which it is recorded: time goes on as
     sound is read, or, once `pace` is called, with the real one."""
 
+    card = "a tape"
+
     def __init__(self, seed: int, begin_s: float) -> None:
         self.forest = Forest(seed)
         self.at_s, self.begun_s = 1000.0, 1000.0  # monotonic: up to here sound was read
