@@ -267,14 +267,19 @@ def review(
     reviewer: Annotated[str | None, typer.Option(help="Who says so; by default the name you are logged in by.")] = None,
     config: CONFIG = None,
 ) -> None:
-    """Record a reviewer's verdict on a detection; it and the clip are kept permanently, even if the detection goes."""
+    """Record a reviewer's verdict on a detection; it and the clip are kept permanently, even if the detection goes. A
+    later verdict of the same reviewer replaces it, which is said."""
     with Store(_record(load_config(_settings(config)))) as store:
         found = explain(store, detection)
         who = reviewer or _user()
         other = _instead(store, instead, verdict)
+        said = "SELECT verdict, instead, note FROM reviews WHERE detection = ? AND reviewer = ?"
+        before = store.rows(said, (found["id"], who))
         store.review(found["id"], who, verdict.value, note, keep=True, instead=other)
     rather = f", instead {other}" if other else ""
     print(f"{found['id']}: {found['common_name'] or found['species']}, {verdict.value}{rather} ({who})")
+    for words in before:
+        print(f"this replaces: {', '.join(filter(None, words))}")
 
 
 def _instead(store: Store, text: str | None, verdict: Verdict) -> str | None:

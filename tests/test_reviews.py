@@ -233,6 +233,7 @@ def test_the_command_takes_what_it_is_instead(station_yaml: StationYaml, archive
         done = edge("review", detection[:12], "wrong", "--reviewer", "ann", "--instead", text)
         assert done.returncode == 0, done.stderr
         assert f"instead {stored} (ann)" in done.stdout
+        assert ("this replaces: wrong, " in done.stdout) == (stored != "higtoo" or text == "HIGTOO"), "said, not silent"
         assert rows(config, "SELECT instead FROM reviews") == [(stored,)]
     assert "wrong, instead a chain saw (ann)" in edge("why", detection).stdout
     assert json.loads(edge("why", detection, "--json").stdout)["reviews"][0]["instead"] == "a chain saw"

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import threading
+from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -95,3 +96,13 @@ def test_after_a_full_disk_it_goes_on(tmp_path: Path, bundle_folder: Path) -> No
         store.rows("PRAGMA max_page_count = 1000000")
         store.add("r", bundle.id, [], [Message("m", "t", "x" * 100_000)], [])
         assert store.waiting_count() == 1
+
+
+def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "station.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE accounts (name TEXT)")
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"expected a station's record, found another program's database \(accounts\)"):
+        Store(path)
+    assert path.read_bytes() == before

@@ -46,6 +46,7 @@ class Connection:
             self._db = Database(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S))
         try:
             with self._errors():
+                self._check_ours()
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._db.execute("PRAGMA foreign_keys = ON")
@@ -67,6 +68,13 @@ class Connection:
     def close(self) -> None:
         """Let go of the file."""
         self._db.close()
+
+    def _check_ours(self) -> None:
+        """Another program's database is left as it is."""
+        tables = [name for name in self._db.table_names() if not name.startswith(("sqlite_", "_sqlite"))]
+        if tables and "recordings" not in tables:
+            named = ", ".join(sorted(tables)[:3])
+            raise StoreError(f"{self.path}: expected a station's record, found another program's database ({named})")
 
     def _has_rows(self) -> bool:
         """Whether anything was ever stored, by whatever version."""
