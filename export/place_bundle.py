@@ -27,6 +27,8 @@ def check_out(out: Path) -> tuple[Path, list[str]]:
         folder = out.resolve()
     except (OSError, RuntimeError) as error:  # a link to itself
         raise UsageError(f"{out}: {error}") from error
+    if folder.is_symlink():  # the same, as Python 3.13 has it
+        raise UsageError(f"{out}: a link that leads to itself; --out is the folder of a bundle")
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{out}: is a file; --out is the folder of a bundle")
     if holds_nothing(folder):

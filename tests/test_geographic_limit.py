@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def test_export_and_station_survive_it(limited: Path, tmp_path: Path, station_ya
     sites = "sites: {NOR: {latitude: 60, longitude: 5}, SOU: {latitude: -60, longitude: 5}}"
     config = station_yaml(sites, "detect: {threshold: 0.0}", bundle=limited)
     replay(folder, "--config", config)
-    with sqlite3.connect(config.parent / "station.db") as db:
+    with closing(sqlite3.connect(config.parent / "station.db")) as db, db:
         sql = "SELECT DISTINCT r.path, d.species FROM detections d JOIN recordings r ON r.id = d.recording"
         found = set(db.execute(sql))
     db.close()

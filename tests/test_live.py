@@ -111,7 +111,7 @@ def recognizer(bundle_folder: Path) -> Recognizer:
 
 
 def rows(config: Config, sql: str) -> list[tuple[Any, ...]]:
-    with sqlite3.connect(config.database) as db:
+    with closing(sqlite3.connect(config.database)) as db, db:
         found = db.execute(sql).fetchall()
     db.close()
     return found

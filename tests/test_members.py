@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from io import StringIO
 from math import inf
@@ -224,7 +225,7 @@ def replayed(recordings: Path, config: Path) -> dict[tuple[str, float, str], Row
     """Detections by recording, offset and species."""
     done = edge("replay", recordings, "--config", config)
     assert done.returncode == 0, done.stderr
-    with sqlite3.connect(config.parent / "station.db") as db:
+    with closing(sqlite3.connect(config.parent / "station.db")) as db, db:
         db.row_factory = sqlite3.Row
         rows = db.execute("SELECT d.*, r.path FROM detections d JOIN recordings r ON r.id = d.recording").fetchall()
     db.close()

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def test_place_and_season_weigh_in(tmp_path: Path, station_yaml: StationYaml) ->
     sites = "sites: {NOR: {latitude: 60, longitude: 5}, SOU: {latitude: -60, longitude: 5}}"
     config = station_yaml(sites, "detect: {threshold: 0.998}")
     replay(folder, "--config", config)
-    with sqlite3.connect(config.parent / "station.db") as db:
+    with closing(sqlite3.connect(config.parent / "station.db")) as db, db:
         rows = db.execute("SELECT r.path, d.prior, d.rule FROM detections d JOIN recordings r ON r.id = d.recording")
         found = {path: (prior, rule) for path, prior, rule in rows}
     db.close()
@@ -194,7 +195,7 @@ def test_messages_reach_a_subscriber(tmp_path: Path, station_yaml: StationYaml, 
 
 def order(rows: dict[str, list[tuple[Any, ...]]], config: Path) -> list[tuple[Any, ...]]:
     """Outbox rows in the order they were written."""
-    with sqlite3.connect(config.parent / "station.db") as db:
+    with closing(sqlite3.connect(config.parent / "station.db")) as db, db:
         seqs = dict(db.execute("SELECT id, seq FROM outbox").fetchall())
     db.close()
     return sorted(rows["outbox"], key=lambda row: seqs[row[0]])

@@ -1,6 +1,7 @@
 """A damaged database: set aside, salvaged, never a reason not to start."""
 
 import sqlite3
+from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def filled(database: Path, bundle_folder: Path) -> None:
             row = RecordingRow(f"r{n:04d}", f"{n}.wav", 1, 2, "0", START, "name", "recorded", 0, None)
             store.begin(row, "porch", bundle.id, "a")
             store.add(row.id, bundle.id, [], [Message(f"m{n}", "t", "x" * 300)], [Effort(START, 5.0)])
-    with sqlite3.connect(database) as db:
+    with closing(sqlite3.connect(database)) as db, db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     db.close()
 
@@ -48,7 +49,7 @@ def test_a_sound_one_is_left_alone(tmp_path: Path, bundle_folder: Path) -> None:
 def test_a_torn_page_costs_its_rows_and_no_more(tmp_path: Path, bundle_folder: Path) -> None:
     database = tmp_path / "station.db"
     filled(database, bundle_folder)
-    with sqlite3.connect(database) as db:
+    with closing(sqlite3.connect(database)) as db, db:
         size = db.execute("PRAGMA page_size").fetchone()[0]
         leaves = db.execute("SELECT name FROM sqlite_master WHERE name = 'outbox'").fetchall()
         assert leaves

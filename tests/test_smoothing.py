@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def replay(folder: Path, config: Path) -> dict[tuple[str, float, str], tuple[flo
     command = [sys.executable, "-W", "error", "-m", "edge", "replay", str(folder), "--config", str(config)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S)
     assert done.returncode == 0, done.stderr
-    with sqlite3.connect(config.parent / "station.db") as db:
+    with closing(sqlite3.connect(config.parent / "station.db")) as db, db:
         rows = db.execute(
             "SELECT r.path, d.offset_s, d.species, d.score, d.acoustic, d.member_low, d.member_high, d.threshold"
             " FROM detections d JOIN recordings r ON r.id = d.recording"

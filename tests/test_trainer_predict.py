@@ -4,6 +4,7 @@ import csv
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -136,7 +137,7 @@ def test_the_submission_is_what_the_station_detects(finished: Run, soundscapes: 
               for row in range(6)}  # fmt: skip
     row_of |= {("8_XXX_20190610.ogg", 14.98): "8_XXX_20", ("field.v1.wav", 13.0): "field_20"}
     heard: dict[str, set[str]] = {row: set() for row in rows}
-    with sqlite3.connect(tmp_path / "station.db") as db:
+    with closing(sqlite3.connect(tmp_path / "station.db")) as db, db:
         found = db.execute(
             "SELECT r.path, d.offset_s, d.species FROM detections d JOIN recordings r ON r.id = d.recording"
         )

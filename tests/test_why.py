@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def edge(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def rows(config: Path, sql: str) -> list[tuple[Any, ...]]:
-    with sqlite3.connect(config.parent / "station.db") as db:
+    with closing(sqlite3.connect(config.parent / "station.db")) as db, db:
         found = db.execute(sql).fetchall()
     db.close()
     return found
