@@ -29,7 +29,6 @@ from tests.trials.first_hour_table import DOCUMENTS, INSTEAD, RIGHT, UNTRIED
 from tests.trials.wheels import tracked_copy
 
 PROJECT = Path(__file__).resolve().parents[2]
-_MIRROR = "http://deb.debian.org/debian"
 _INSTALLER = ("systemd", "sudo", "nano", "ca-certificates", "procps")
 _MARK = "\x01"
 _DOCUMENT_S = 1500
@@ -215,7 +214,7 @@ def _host() -> str:
 
 def laid_down(suite: str, folder: Path) -> Path:
     """A bare tree of that suite."""
-    line = ["debootstrap", "--variant=minbase", suite, str(folder), _MIRROR]
+    line = ["debootstrap", "--variant=minbase", suite, str(folder)]
     subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
     return folder
 
