@@ -4,12 +4,10 @@ import edge.contract.starting  # noqa: F401  before all that takes time
 
 # isort: split
 
-import getpass
 import importlib.metadata
 import io
 import json
 import logging
-import os
 import sys
 import time
 from dataclasses import asdict
@@ -35,6 +33,7 @@ from edge.contract.program import Commands, run_program
 from edge.contract.rights import look_at
 from edge.demo.run import run_demo
 from edge.invented import REMEDY, notice_of
+from edge.machine import user_name
 from edge.reports.known import known_species, known_table
 from edge.reports.parquet import check_parquet, write_parquet
 from edge.reports.pictures import write_pictures
@@ -271,7 +270,7 @@ def review(
     later verdict of the same reviewer replaces it, which is said."""
     with Store(_record(load_config(_settings(config)))) as store:
         found = explain(store, detection)
-        who = reviewer or _user()
+        who = reviewer or user_name()
         other = _instead(store, instead, verdict)
         said = "SELECT verdict, instead, note FROM reviews WHERE detection = ? AND reviewer = ?"
         before = store.rows(said, (found["id"], who))
@@ -311,13 +310,6 @@ def check(
     else:
         console.print(checks_table(checks))
     raise typer.Exit(exit_status(checks))
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a number without a name, as in containers
-        return f"user {os.getuid()}"
 
 
 clock_app = typer.Typer(

@@ -1,5 +1,6 @@
 """What this machine says of itself: disk, temperature, memory, open files. None is "it does not tell"."""
 
+import getpass
 import os
 import shutil
 from contextlib import suppress
@@ -33,6 +34,14 @@ def temperature_c(root: Path = Path("/")) -> float | None:
         with suppress(OSError, ValueError):  # a sensor that is switched off, or has nothing to say
             found.append(int(file.read_text()) / 1000)
     return max((celsius for celsius in found if _PLAUSIBLE_C[0] <= celsius <= _PLAUSIBLE_C[1]), default=None)
+
+
+def user_name() -> str:
+    """Name of the user whose process this is; a number, as in containers, where there is none."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return f"user {os.getuid()}"
 
 
 def rss_mb() -> float | None:
