@@ -88,7 +88,7 @@ def test_a_wrong_setting_or_corpus_ends_with_78_and_one_line(tmp_path: Path) -> 
         (["folds", "--data", tmp_path / "none", "--out", tmp_path / "run", "--recipe", "demo"], "no such folder"),
         (["fit-all", "--data", tmp_path / "none", "--out", tmp_path / "run"], f"{tmp_path / 'none'}: no such folder"),
         (["check-data", "--data", sorted_], "expected a corpus with train_metadata.csv and train_short_audio/, found"),
-        (["check-data", "--data", two_columns], "url missing; found primary_label, filename; all but primary_label"),
+        (["check-data", "--data", two_columns], "url, found primary_label, filename; all but primary_label"),
         (["fit-all", "--data", data, "--out", tmp_path / "run"], "no run here yet; begin one: add --recipe demo"),
         (
             ["fit-all", "--data", data, "--out", tmp_path / "run", "--recipe", "demo", "--rasters", tmp_path / "maps"],
