@@ -22,6 +22,7 @@ from edge.publisher import Publisher
 from edge.store.outbox import OutboxTable
 from edge.store.record import Store
 from edge.types import Message
+from tests import HANGS_S
 
 TOPIC = "birds/v1/porch/detection"
 _PORTS = range(20_000, 32_000)  # below those that Linux gives to outgoing connections
@@ -244,7 +245,7 @@ def counts(database: Path) -> dict[str, int]:
     return states
 
 
-def until(condition: Callable[[], Any], seconds: float = 120.0) -> bool:
+def until(condition: Callable[[], Any], seconds: float = HANGS_S) -> bool:
     """Wait for something to become true: long, since the machine may be busy with other tests."""
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:

@@ -21,6 +21,7 @@ from edge.contract.audio import RATE_HZ
 from edge.live import Live
 from edge.station import Station
 from edge.types import Chunk, Gap
+from tests import HANGS_S
 from tests.clip_station import on_small_disk
 from tests.conftest import hiss, noon_zone, note
 
@@ -57,7 +58,7 @@ class TapeLive(Live):
 
 
 def until(condition: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANGS_S
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)

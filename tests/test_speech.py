@@ -353,7 +353,7 @@ def test_the_daemon_at_its_folder_counts_what_it_keeps_back(station_yaml: Statio
     write_sound(tmp_path / "card" / name, song(60, 24.7))
     daemon = Daemon(yaml)
     with daemon.running():
-        assert until(lambda: daemon.finished() == {name: "analysed"} and daemon.health().get("suppressed_today"), 60)
+        assert until(lambda: daemon.finished() == {name: "analysed"} and daemon.health().get("suppressed_today"))
         withheld = daemon.health()["suppressed_today"]
     ((kept,),) = daemon.rows("SELECT count(*) FROM detections")
     assert kept + withheld == 23

@@ -236,11 +236,11 @@ def test_a_restart_does_nothing_twice_and_sees_what_was_changed(tmp_path: Path, 
     copied.write_bytes(whole[: len(whole) // 2])
     with daemon.running():
         assert daemon.comes(copied.name)
-        assert until(lambda: daemon.rows("SELECT 1 FROM detections WHERE species = 'higtoo' AND offset_s = 10"), 60)
+        assert until(lambda: daemon.rows("SELECT 1 FROM detections WHERE species = 'higtoo' AND offset_s = 10"))
         assert daemon.rows(f"SELECT round(sum(seconds), 1) FROM gaps {of('copied')}") == [(10.0,)]
         with copied.open("ab") as file:  # a copy that had stalled goes on
             file.write(whole[len(whole) // 2 :])
-        assert until(lambda: daemon.rows("SELECT 1 FROM recordings WHERE audio_s = 20 AND state = 'analysed'"), 60)
+        assert until(lambda: daemon.rows("SELECT 1 FROM recordings WHERE audio_s = 20 AND state = 'analysed'"))
         write_sound(folder / "last_20190608_053000.wav", song())
         assert daemon.comes("last_20190608_053000.wav")
     unchanged = "SELECT * FROM recordings WHERE path IN ('r2_20190602_053000.wav', 'bad.flac') ORDER BY id"
@@ -344,7 +344,7 @@ def test_a_full_outbox_blocks_nothing_and_is_counted(tmp_path: Path, station_yam
         assert left == [row[0] for row in daemon.rows("SELECT id FROM outbox ORDER BY seq")][-100:]
         broker = Broker(tmp_path, free_port())
         with broker, Listener(broker.port, TOPIC) as listener, gate(port, broker.port):
-            assert until(lambda: len(listener.payloads(TOPIC)) >= 100, 120)
+            assert until(lambda: len(listener.payloads(TOPIC)) >= 100)
             assert until(lambda: counts(daemon.state / "station.db")["sent"] == 100, PATIENCE_S)
             assert [json.loads(payload)["id"] for payload in listener.payloads(TOPIC)] == left
             assert until(lambda: daemon.health()["mqtt"]["sent"] == 100, PATIENCE_S)
