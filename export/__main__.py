@@ -53,7 +53,7 @@ def onnx(
     from trainer.run import Run
     from trainer.verdict import cautions
 
-    opened = Run.open(run)
+    opened = Run.open(run, images=int8)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("members")
 

@@ -23,7 +23,7 @@ from export.split_attention import plain
 from export.to_onnx import to_onnx, torch_scores
 from export.verify import PARITY, verify
 from tests.conftest import hiss, note, write_sound
-from tests.trainer_run import make_corpus, make_rasters, make_run
+from tests.trainer_run import finish, make_corpus, make_rasters, make_run
 from trainer.bag import choose_bag
 from trainer.metadata import fit_metadata, place_scores
 from trainer.model import build_network
@@ -42,6 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     fit_metadata(run, corpus, make_rasters(folder / "rasters"))
     choose_bag(run)
     tune(run, corpus)
+    finish(run)
     return Run.open(folder / "run")
 
 

@@ -23,6 +23,7 @@ from trainer.calls import (
     make_calls,
     read_calls,
 )
+from trainer.contents import Contents
 from trainer.corpus import Corpus
 from trainer.spectrograms import Entry, Spectrograms, make_spectrograms
 
@@ -99,7 +100,7 @@ def test_crops_of_a_corpus_get_their_probability(tmp_path: Path, backgrounds: Ba
 
     write_sound(recording, sound)
     corpus = Corpus.read(data)
-    make_spectrograms(tmp_path / "spectrograms", corpus.recordings, 10, 1, QUIET)
+    make_spectrograms(tmp_path / "spectrograms", corpus.recordings, Contents(), 10, 1, QUIET)
     spectrograms, path = Spectrograms(tmp_path / "spectrograms"), tmp_path / "calls.npz"
     make_calls(path, spectrograms, backgrounds, "this", 1, 1, QUIET)
     p = read_calls(path)

@@ -55,7 +55,7 @@ def begun(data: Path, out: Path, like: Run) -> Options:
     out.mkdir()
     shutil.copytree(like.folder, out, ignore=lambda _, names: {"members", "oof.json"} & set(names), dirs_exist_ok=True)
     done = read_json(out / "stages.json")
-    write_json(out / "stages.json", {name: done[name] for name in BEFORE})
+    write_json(out / "stages.json", done | {"stages": {name: done["stages"][name] for name in BEFORE}})
     return options(data, out, four_members())
 
 

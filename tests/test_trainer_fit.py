@@ -180,7 +180,7 @@ def test_a_new_run_wants_a_recipe_a_begun_one_has_it(data: Path, tmp_path: Path)
 
 
 def test_an_unfinished_run_is_not_opened(straight: Run, tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="stage bag is missing"):
+    with pytest.raises(CorpusError, match="stage fit-metadata is missing"):
         Run.open(straight.folder)
     with pytest.raises(CorpusError, match="no run here"):
         Run.open(tmp_path)
@@ -209,9 +209,9 @@ def test_two_trainers_do_not_share_a_run(data: Path, straight: Run) -> None:
 def test_a_loss_that_is_not_finite_is_said(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = options(data, tmp_path / "run")
     run = run_stages(asked, BEFORE, QUIET)
-    monkeypatch.setattr(member.Member, "_train", lambda *_: (float("nan"), 0.0))
+    monkeypatch.setattr(member, "augment", lambda grey, target, *_: (grey * float("nan"), target))
     monkeypatch.setattr(fit, "_train_all", fit_here)
-    with pytest.raises(ConfigError, match=r"loss of epoch 1 is not finite; lower optimiser\.learning_rate"):
+    with pytest.raises(ConfigError, match=r"loss of epoch 1 is not finite, first for a batch of .*XC.*; lower optim"):
         run_stages(asked, ("fit-cnn",), QUIET)
     assert run.members() == []
 

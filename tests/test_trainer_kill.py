@@ -19,8 +19,8 @@ from tests.trainer_run import make_rasters
 from trainer import fit
 from trainer.files import read_json
 from trainer.member import read_history
-from trainer.run import STAGES, Run
-from trainer.stages import Options, run_stages
+from trainer.run import Run
+from trainer.stages import STAGES, Options, run_stages
 
 pytestmark = pytest.mark.slow
 
@@ -104,7 +104,7 @@ def test_killed_before_every_file_it_ends_the_same(ground: Ground, straight: Run
 def begun(stage: str) -> Callable[[Path], bool]:
     """The stage before it is done."""
     before = STAGES[STAGES.index(stage) - 1]
-    return lambda out: (out / "stages.json").is_file() and before in read_json(out / "stages.json")
+    return lambda out: (out / "stages.json").is_file() and before in read_json(out / "stages.json")["stages"]
 
 
 def some_spectrograms(out: Path) -> bool:

@@ -21,7 +21,7 @@ from edge.contract.blend import Blend
 from edge.contract.bundle import Thresholds
 from edge.contract.errors import ConfigError
 from export.assemble import assemble
-from tests.trainer_run import CODES, make_corpus, make_rasters, make_run
+from tests.trainer_run import CODES, enter, finish, make_corpus, make_rasters, make_run, note_files
 from trainer.files import write_json
 from trainer.metadata import fit_metadata
 from trainer.predict import Predictor, predict
@@ -52,6 +52,7 @@ def _wake(run: Run, name: str) -> None:
         for parameter in network.body.get_classifier().parameters():
             parameter.normal_(0, 0.05)
     safetensors.torch.save_file(network.state_dict(), run.member_folder(name) / "weights.safetensors")
+    note_files(run, name)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     tune(run, corpus)
     blend = Blend("logit", 0.5, smoothing=0.2)
     run.write_tuning(replace(run.tuning(), blend=blend))
+    finish(run)
     return Run.open(folder / "run")
 
 
@@ -108,6 +110,7 @@ def _set_thresholds(run: Run, soundscapes: Path) -> None:
     own = {code: _amid(with_prior[:, i]) for i, code in enumerate(CODES)}
     cut = Thresholds(0.5, _amid(np.concatenate(alone).max(axis=1)), own)
     run.write_tuning(replace(run.tuning(), thresholds=cut))
+    enter(run, "tune")
 
 
 @pytest.mark.slow

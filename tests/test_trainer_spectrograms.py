@@ -1,5 +1,6 @@
 """Spectrograms: the contract's images, in their places, after a kill as well; a cache of other constants is refused."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from edge.contract.audio import CROP_SAMPLES, CROP_STEP, RATE_HZ, mel_images, tr
 from edge.contract.errors import CorpusError
 from tests.conftest import hiss, write_sound
 from tests.trainer_corpus import CODES, make_corpus
+from trainer.contents import Contents
 from trainer.corpus import Corpus, read_sound
 from trainer.spectrograms import CROP_BYTES, Made, Spectrograms, crop_count, crops_max_samples, make_spectrograms
 
@@ -40,7 +42,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 def make(folder: Path, corpus: Corpus) -> Spectrograms:
-    make_spectrograms(folder, corpus.recordings, 10, 2, QUIET)
+    make_spectrograms(folder, corpus.recordings, Contents(), 10, 2, QUIET)
     return Spectrograms(folder)
 
 
@@ -77,27 +79,28 @@ def test_a_cache_of_other_constants_is_refused(made: Spectrograms, tmp_path: Pat
 @pytest.mark.slow
 def test_a_killed_run_makes_only_what_is_missing(corpus: Corpus, made: Spectrograms, tmp_path: Path) -> None:
     folder = tmp_path / "spectrograms"
-    make(folder, corpus)
+    made_here = make(folder, corpus)
     state = json.loads((folder / "cache.json").read_text())
-    first = made.entries[0]
+    first = made_here.entries[0]
     images = np.lib.format.open_memmap(folder / "images.npy", "r+")
     wanted = images.copy()
-    images[first.first : first.first + first.count] = 77  # done according to the journal: must not be made again
+    images[first.rows] = 77  # done according to the journal: must not be made again
     images[first.first + first.count :] = 0  # not done: must be made
     images.flush()
+    sha256 = hashlib.sha256(images[first.rows].tobytes() + made_here.ranges[first.rows].tobytes()).hexdigest()
     del images
     ranges = np.load(folder / "ranges.npy", allow_pickle=False)
     wanted_ranges = ranges.copy()
     ranges[first.first + first.count :] = 0
     np.save(folder / "ranges.npy", ranges)
-    plan = [[e.recording, e.first, e.count] for e in made.entries]
-    (folder / "cache.json").write_text(json.dumps(state | {"done": False, "plan": plan}))
-    journal = f"{first.recording},{first.count},\n{made.entries[1].recording}"  # the kill came in mid-line
-    (folder / "progress.csv").write_text(journal)
+    (folder / "cache.json").write_text(json.dumps(state | {"done": False}))
+    journal = f"{first.recording},{first.count},,{first.sound},{sha256}\n{made.entries[1].recording}"
+    header = "recording,count,reason,sound,images\n"
+    (folder / "progress.csv").write_text(header + journal)  # the kill came in mid-line
     with pytest.raises(CorpusError, match="not finished"):
         Spectrograms(folder)
     again = make(folder, corpus)
-    assert (again.images[first.first : first.first + first.count] == 77).all()
+    assert (again.images[first.rows] == 77).all()
     assert np.array_equal(again.images[first.first + first.count :], wanted[first.first + first.count :])
     assert np.array_equal(again.ranges, wanted_ranges)
     assert [e.count for e in again.entries] == [e.count for e in made.entries]
@@ -108,9 +111,7 @@ def test_a_cache_without_ranges_is_refused_and_made_again(corpus: Corpus, made: 
     (folder / "ranges.npy").unlink()
     with pytest.raises(CorpusError, match=r"ranges\.npy is missing; .*run: python -m trainer spectrograms$"):
         Spectrograms(folder)
-    console = Console(record=True, width=200)
-    make_spectrograms(folder, corpus.recordings, 10, 1, console)
-    assert "ranges.npy is missing; all images are made again" in console.export_text()
+    make_spectrograms(folder, corpus.recordings, Contents(), 10, 1, QUIET)
     again = Spectrograms(folder)
     assert np.array_equal(again.ranges, made.ranges)
     assert np.array_equal(again.images, made.images)
@@ -122,10 +123,10 @@ def test_a_full_disk_is_noticed_before_the_work(
     usage = shutil.disk_usage(tmp_path)._replace(free=5 * CROP_BYTES - 1)
     monkeypatch.setattr("trainer.spectrograms.shutil.disk_usage", lambda _: usage)
     with pytest.raises(CorpusError, match=r"5 crops take 0\.00 GB, .* are free; choose another --out"):
-        make_spectrograms(tmp_path / "new", corpus.recordings, 10, 1, QUIET)
+        make_spectrograms(tmp_path / "new", corpus.recordings, Contents(), 10, 1, QUIET)
     assert not (tmp_path / "new" / "images.npy").exists()
     there = shutil.copytree(made.folder, tmp_path / "there")  # what it has already is not asked for again
-    make_spectrograms(there, corpus.recordings, 10, 1, QUIET)
+    make_spectrograms(there, corpus.recordings, Contents(), 10, 1, QUIET)
 
 
 def test_the_published_corpus_is_projected() -> None:
@@ -137,4 +138,5 @@ def test_the_published_corpus_is_projected() -> None:
 def test_a_corpus_without_readable_sound_is_refused(corpus: Corpus, tmp_path: Path) -> None:
     lost = [r for r in corpus.recordings if not r.path.is_file()]
     with pytest.raises(CorpusError, match="no recording can be read"):
-        make_spectrograms(tmp_path / "spectrograms", lost, 10, 1, QUIET)
+        make_spectrograms(tmp_path / "spectrograms", lost, Contents(), 10, 1, QUIET)
+    assert len((tmp_path / "spectrograms" / "skipped.csv").read_text().splitlines()) == 1 + len(lost)

@@ -15,6 +15,7 @@ from trainer.backgrounds import FILE as BACKGROUNDS
 from trainer.backgrounds import background_source, read_backgrounds
 from trainer.calls import FILE as CALLS
 from trainer.calls import read_calls
+from trainer.contents import Contents
 from trainer.corpus import Corpus
 from trainer.dataset import crop_set
 from trainer.folds import read_folds
@@ -173,12 +174,11 @@ def test_backgrounds_given_and_not_wanted_are_not_used(data: Path, nocall: Path,
 
 
 def test_other_backgrounds_are_another_training(run: Run, nocall: Path, tmp_path: Path) -> None:
-    path = run.folder / BACKGROUNDS
-    used = background_source(ALL_ON, None, path)
-    assert used == background_source(ALL_ON, nocall, path)
+    used = read_backgrounds(run.folder / BACKGROUNDS).source
+    assert used == run.book.kept("backgrounds") == background_source(nocall, Contents())
     write_sound(tmp_path / "other.wav", hiss(5.0, 0.05, 9))
-    assert background_source(ALL_ON, tmp_path, path) != used
-    assert background_source(recipe(), nocall, path) == ""
+    assert background_source(tmp_path, Contents()) != used
+    assert background_source(None, Contents()) != used
 
 
 def test_clips_want_feature_maps(data: Path, tmp_path: Path) -> None:

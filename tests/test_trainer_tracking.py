@@ -17,6 +17,7 @@ from tests.test_trainer_fit import fit_here, tiny_recipe
 from tests.test_trainer_fit import options as untracked
 from tests.trainer_corpus import make_corpus
 from trainer import fit, tracking
+from trainer.book import Result
 from trainer.member import HISTORY, read_history
 from trainer.recipe import Recipe
 from trainer.run import Run
@@ -113,7 +114,7 @@ def test_epochs_are_added_as_they_come_and_the_report_at_the_end(tracked: Run, t
     (run.member_folder(name) / "history.csv").write_bytes(history.read_bytes())
     (run.folder / "tune.json").write_text(json.dumps({"scores": {"f1": 0.5, "rows": 3, "why": "text", "no": None}}))
     (run.folder / "report.html").write_text("<p>first")
-    run.mark("report", "-", 1.0)
+    run.book.finish("report", {}, Result(("report.html",), "-"), {}, 1.0)
     copy.update()
     tracking.Copy(run, "inputs").update()  # as after a kill
     assert [step for step, _ in points(run, f"{name}/train_loss")] == [1, 2, 3]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tests.trainer_run import make_corpus, make_run
+from tests.trainer_run import finish, make_corpus, make_run
 from trainer.bag import choose_bag
 from trainer.files import read_json, write_json
 from trainer.oof import CropTable, score_crops
@@ -68,6 +68,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = make_run(folder / "run", corpus)
     choose_bag(run)
     tune(run, corpus)
+    finish(run)
     return Run.open(folder / "run")
 
 
@@ -113,6 +114,7 @@ def test_networks_that_are_never_sure_are_named(finished: Run) -> None:
 @pytest.mark.slow
 def test_export_warns_and_says_what_comes_next(finished: Run, tmp_path: Path) -> None:
     set_figures(finished, 0.34, 0.8)
+    finish(finished)
     command = [sys.executable, "-m", "export", "onnx", "--run", finished.folder, "--out", tmp_path / "my bundle"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

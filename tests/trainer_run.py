@@ -4,7 +4,7 @@ The networks are real (timm, safetensors) but untrained; out-of-fold scores are 
 """
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,17 @@ import torch
 from rasterio.transform import Affine
 
 from edge.contract.audio import RATE_HZ
+from edge.contract.bundle import file_sha256
 from edge.contract.place import RASTERS
+from trainer.book import FINISHED, stage_part
+from trainer.chain import CHAIN
 from trainer.corpus import Corpus
 from trainer.files import write_csv, write_json
 from trainer.folds import make_folds, write_folds
 from trainer.model import build_network
 from trainer.recipe import read_recipe
-from trainer.run import MemberInfo, Run, member_name
+from trainer.run import HISTORY, SCORES, WEIGHTS, MemberInfo, Run, member_name
+from trainer.spectrograms import INDEX
 
 torch.set_num_threads(1)  # tiny batches: threads that wait for each other on a busy machine take longer
 
@@ -133,8 +137,8 @@ def make_run(folder: Path, corpus: Corpus) -> Run:
     run = Run.create(folder, read_recipe(recipe), corpus.name, corpus.taxonomy)
     placed = make_folds(corpus.recordings, run.recipe.folds, run.recipe.seed)
     write_folds(folder / "folds.csv", placed)
-    index = [(r.recording, r.primary_label, CROPS * i, CROPS) for i, r in enumerate(corpus.recordings)]
-    write_csv(folder / "spectrograms" / "index.csv", ("recording", "primary_label", "first", "count"), index)
+    index = [(r.recording, r.primary_label, CROPS * i, CROPS, "-", "-") for i, r in enumerate(corpus.recordings)]
+    write_csv(folder / "spectrograms" / "index.csv", INDEX, index)
     problems = {"counts": {"recordings": len(corpus.recordings)}, "corpus": corpus.name}
     found = {"problems": corpus.problems.counts, "examples": corpus.problems.examples}
     write_json(folder / "check.json", problems | found)
@@ -145,8 +149,27 @@ def make_run(folder: Path, corpus: Corpus) -> Run:
             for k in range(run.recipe.folds.count):
                 _make_member(run, kind.kind, k, seed, np.flatnonzero(fold == k), label, 0.5 + 0.1 * number + seed / 100)
     write_json(folder / "oof.json", {})
-    run.mark("folds", "-", 0.5)
+    enter(run, "folds")
     return run
+
+
+def enter(run: Run, *names: str) -> None:
+    """Stages into the run's book, as if the trainer had just done them, in half a second each."""
+    for stage in CHAIN:
+        if stage.name in names:
+            entries = {name: run.book.entry(name) for name in stage.needs}
+            parts = {stage_part(name): entry.result for name, entry in entries.items() if entry}
+            run.book.finish(stage.name, parts, stage.result(run), {"corpus": "corpus"}, 0.5)
+
+
+def finish(run: Run) -> None:
+    """All that a finished run has, into its book; what the tests' runs have no file of is empty."""
+    (run.folder / "folds.png").touch()
+    for name in ("skipped.csv", "cache.json", "images.npy", "ranges.npy"):
+        (run.folder / "spectrograms" / name).touch()
+    if not (run.folder / "metadata").exists():
+        write_json(run.folder / "metadata" / "absent.json", {"reason": "no rasters were given"})
+    enter(run, *FINISHED)
 
 
 def _make_member(run: Run, kind: str, fold: int, seed: int, rows: np.ndarray, label: np.ndarray, f1: float) -> None:
@@ -163,3 +186,11 @@ def _make_member(run: Run, kind: str, fold: int, seed: int, rows: np.ndarray, la
     write_csv(folder / "history.csv", ("epoch", "train_loss", "valid_loss", "valid_f1", "seconds"), history)
     info = MemberInfo(name, kind, "test_efficientnet", fold, seed, len(run.taxonomy), 4, f1, 2, 2, 1000, 2.0, "-")
     write_json(folder / "member.json", asdict(info))
+    note_files(run, name)
+
+
+def note_files(run: Run, name: str) -> None:
+    """What lies in a member's folder, as its own."""
+    folder = run.member_folder(name)
+    files = {file: file_sha256(folder / file) for file in (WEIGHTS, SCORES, HISTORY)}
+    write_json(folder / "member.json", asdict(replace(run.member(name), files=files)))

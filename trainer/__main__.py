@@ -46,6 +46,10 @@ Rasters = Annotated[
     Path | None,
     typer.Option(help="Folder of maps of climate and land cover (GeoTIFF) for the model of place and season."),
 ]
+NoRasters = Annotated[
+    bool,
+    typer.Option("--no-rasters", help="Without a model of place and season, also where the run has one."),
+]
 Weights = Annotated[
     Path | None, typer.Option(help="Folder of ImageNet weights, <architecture>.safetensors, where there is no network.")
 ]
@@ -93,11 +97,11 @@ def _run(
     track: bool | None = False,
     nocall: Path | None = None,
     details: bool = False,
+    no_rasters: bool = False,
 ) -> None:
     stages, console = _stages(), Console()
-    options = stages.Options(
-        data, out, recipe, rasters, weights, jobs, device, devices, cluster, track, nocall, details=details
-    )
+    asked = (data, out, recipe, rasters, weights, jobs, device, devices, cluster, track, nocall)
+    options = stages.Options(*asked, details=details, no_rasters=no_rasters)
     run = stages.run_stages(options, names, console)
     if len(names) > 1:
         console.print(stages.stage_table(run))
@@ -123,9 +127,10 @@ def fit_all(
     track: Track = None,
     nocall: Nocall = None,
     details: Details = False,
+    no_rasters: NoRasters = False,
 ) -> None:
     """Every stage in order; those that are done are skipped."""
-    asked = (rasters, weights, jobs, device, devices, cluster, track, nocall, details)
+    asked = (rasters, weights, jobs, device, devices, cluster, track, nocall, details, no_rasters)
     _run(_stages().STAGES, data, out, recipe, *asked)
 
 
@@ -348,12 +353,12 @@ def fit_metadata(
         int | None, typer.Option(help="Instead of the recipe's: trees, or the networks' epochs at most.", min=1)
     ] = None,
     details: Details = False,
+    no_rasters: NoRasters = False,
 ) -> None:
     """Train the metadata model on place and day (metadata/). Needs no sound; a new run is as published."""
     stages = _stages()
-    options = stages.Options(
-        data, out, recipe, rasters, None, 1, "auto", kind=kind, iterations=iterations, details=details
-    )
+    own = {"kind": kind, "iterations": iterations, "details": details, "no_rasters": no_rasters}
+    options = stages.Options(data, out, recipe, rasters, None, 1, "auto", **own)
     stages.run_stages(options, ("fit-metadata",), Console())
 
 

@@ -24,6 +24,7 @@ from edge.contract.audio import (
 )
 from edge.contract.errors import ConfigError, CorpusError, RecordingError
 from edge.contract.folders import files_under
+from trainer.contents import Contents, sums_of
 from trainer.corpus import read_sound
 from trainer.files import digest, replacing
 from trainer.recipe import Recipe
@@ -74,16 +75,10 @@ def check_folder(recipe: Recipe, folder: Path | None, path: Path) -> str:
     return ""
 
 
-def background_source(recipe: Recipe, folder: Path | None, path: Path) -> str:
-    """Digest of what backgrounds are made from: the folder's files; without a folder, what those at `path` are of."""
-    if not wants_backgrounds(recipe):
-        return ""
-    if folder is None and path.is_file():
-        return read_backgrounds(path).source
-    found: list[tuple[str, int, int]] = []
-    if folder is not None and wants_folder(recipe):
-        stats = [(file.relative_to(folder).as_posix(), file.stat()) for file in background_files(folder)]
-        found = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+def background_source(folder: Path | None, contents: Contents) -> str:
+    """Digest of what backgrounds are made from: the files of a folder, or pink noise alone without one."""
+    files = [] if folder is None else background_files(folder)
+    found = [] if folder is None else sums_of(contents, files, folder)
     return digest(found, PINK_CROPS, front_end())
 
 

@@ -31,7 +31,7 @@ def train(address: str, tasks: Sequence[Task]) -> Generator[list[MemberInfo], No
         if asked == "cuda" and not gpus:
             raise ConfigError(f"--cluster {address} --device cuda: no node has a GPU; allowed: auto, cpu")
         on_gpu = gpus > 0 and asked != "cpu"
-        device, threads = ("cuda:0", max(1, cores // gpus)) if on_gpu else ("cpu", 1)
+        device, threads = ("cuda:0", max(1, cores // gpus)) if on_gpu else ("cpu", tasks[0].threads)
         options = {"num_cpus": 1, "num_gpus": int(on_gpu), "max_retries": LOST_MAX}
         fit = ray.remote(**options)(_fit)
         same = digest(tasks[0].run / "run.json")

@@ -73,7 +73,7 @@ class DistilOptions:
 def distil(options: DistilOptions, console: Console) -> StudentInfo:
     """Make the run's student, or finish it. Raises CorpusError if the run is not finished, ConfigError for folders
     without sound."""
-    run = Run.open(options.run)
+    run = Run.open(options.run, images=True)
     with alone(run.folder):
         return _Distil(run, options, console).make()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 
 from edge.contract.errors import ConfigError, CorpusError
 from trainer import cluster
@@ -79,7 +80,7 @@ def fit_members(
     spectrograms, folds, labels. `note` is called after every epoch of any member; `details` says more of each."""
     recipe = run.recipe
     devices = workplace.devices[: len(run.wanted())]
-    threads = max(1, workplace.cores // len(devices))  # of all members, not of those missing: sums depend on it
+    threads = _threads(run, workplace, len(devices), console)
     folder, weights = run.folder.resolve(), weights.resolve() if weights else None  # workers may start elsewhere
     tasks = [
         Task(folder, kind, fold, seed, crops, inputs, devices[0], threads, weights)
@@ -87,7 +88,7 @@ def fit_members(
         for kind in recipe.members
         for seed in kind.seeds
     ]
-    missing = [task for task in tasks if not _finished(run, task)]
+    missing = [task for task in tasks if not _finished(run, task, console)]
     for architecture in sorted({task.kind.architecture for task in missing}):
         check_architecture(architecture)
         if recipe.pretrained:
@@ -112,10 +113,36 @@ def fit_members(
     return len(missing)
 
 
-def _finished(run: Run, task: Task) -> bool:
-    if not (run.member_folder(task.name) / "member.json").is_file():
+def _threads(run: Run, workplace: Workplace, devices: int, console: Console) -> int:
+    """Of each member. Sums depend on it, so that a run keeps what it began with: of all members, not of those missing,
+    and whatever --jobs is now."""
+    asked = 1 if workplace.cluster else max(1, workplace.cores // devices)
+    kept = run.book.kept("threads")
+    if kept is None:
+        run.book.keep("threads", asked)
+        return asked
+    if kept != asked:
+        console.print(f"threads of each network: {kept}, as this run began; {asked} would give others", highlight=False)
+    return int(kept)
+
+
+def _finished(run: Run, task: Task, console: Console) -> bool:
+    """Whether a member is there, of these inputs and as it was left; what is damaged is said."""
+    folder = run.member_folder(task.name)
+    if not (folder / "member.json").is_file():
         return False
-    return run.member(task.name).inputs == task.inputs
+    try:
+        info = run.member(task.name)
+    except CorpusError as error:
+        console.print(f"{escape(str(error))}; trained again", highlight=False, soft_wrap=True)
+        return False
+    if info.inputs != task.inputs:
+        return False
+    for name, sha256 in info.files.items():
+        if run.book.contents.of(folder / name) != sha256:
+            console.print(f"{escape(str(folder / name))}: missing or damaged; trained again", soft_wrap=True)
+            return False
+    return True
 
 
 def _counted(devices: Sequence[str]) -> str:

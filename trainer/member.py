@@ -16,27 +16,31 @@ from torch.nn import functional
 from torch.optim import Adam, AdamW, Optimizer
 
 from edge.contract.audio import CROPS_MAX
+from edge.contract.bundle import file_sha256
 from edge.contract.errors import ConfigError
 from trainer.augment import Backgrounds, Dice, augment
 from trainer.backgrounds import FILE as BACKGROUNDS
 from trainer.backgrounds import read_backgrounds
 from trainer.batches import Batch, Batches
+from trainer.book import versions
 from trainer.calls import FILE as CALLS
 from trainer.calls import read_calls
 from trainer.checkpoint import FILE as CHECKPOINT
 from trainer.checkpoint import read_checkpoint, read_weights, write_checkpoint, write_weights
 from trainer.dataset import CropSet, Images, Ints, epoch_crops, first_crops, on_host, open_images, targets, to_device
-from trainer.files import read_csv, replacing, write_csv, write_json
+from trainer.files import digest, read_csv, replacing, write_csv, write_json
 from trainer.model import build_network
 from trainer.precision import autocast, choose_precision, prepare
 from trainer.recipe import MemberRecipe, OptimiserRecipe
 from trainer.row_images import FILE as ROW_IMAGES
 from trainer.row_images import read_row_images
-from trainer.run import MemberInfo, Precision, Run, member_name
+from trainer.run import HISTORY as HISTORY_FILE
+from trainer.run import SCORES, WEIGHTS, MemberInfo, Precision, Run, member_name
 from trainer.spectrograms import Spectrograms
 from trainer.validation import micro_f1, micro_f1_low
 
 _VALID_BATCH = 128
+_NAMED_MAX = 8  # recordings of a batch
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,11 @@ class Task:
     @property
     def name(self) -> str:
         return member_name(self.kind.kind, self.fold, self.seed)
+
+    @property
+    def made_under(self) -> str:
+        """Digest of all that its weights depend on: a member is of one kind of device and one version of libraries."""
+        return digest(self.inputs, self.device.split(":")[0], self.threads, versions())
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,7 @@ class Scored:
 
 def read_history(folder: Path) -> list[Epoch]:
     """Epochs of a member so far."""
-    path = folder / "history.csv"
+    path = folder / HISTORY_FILE
     if not path.is_file():
         return []
     return [Epoch(int(r["epoch"]), *(float(r[name]) for name in HISTORY[1:])) for r in read_csv(path, HISTORY)]
@@ -116,9 +125,9 @@ def fit_member(task: Task) -> MemberInfo:
     while len(member.history) < task.kind.epochs:
         member.epoch()
         if run.recipe.keep == "last" or member.best() == len(member.history):
-            write_weights(folder / "weights.safetensors", member.network)
-        write_csv(folder / "history.csv", HISTORY, ([getattr(e, n) for n in HISTORY] for e in member.history))
-        write_checkpoint(folder, member.network, member.optimiser, len(member.history), task.inputs)
+            write_weights(folder / WEIGHTS, member.network)
+        write_csv(folder / HISTORY_FILE, HISTORY, ([getattr(e, n) for n in HISTORY] for e in member.history))
+        write_checkpoint(folder, member.network, member.optimiser, len(member.history), task.made_under)
     return _finish(run, member)
 
 
@@ -157,7 +166,7 @@ class Member:
 
     def resume(self) -> None:
         """Take up the last whole epoch of an earlier run, if there is one."""
-        epochs = read_checkpoint(self.folder, self.network, self.optimiser, self.task.inputs)
+        epochs = read_checkpoint(self.folder, self.network, self.optimiser, self.task.made_under)
         self.history = read_history(self.folder)[:epochs]
 
     def best(self) -> int:
@@ -173,8 +182,6 @@ class Member:
         torch.manual_seed(int(rng.integers(2**63)))  # dropout draws from the global generator
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**63)))
         train_loss, waited_s = self._train(number, rng, Dice(rng, generator))
-        if not math.isfinite(train_loss):
-            raise ConfigError(f"{self.task.name}: loss of epoch {number} is not finite; lower optimiser.learning_rate")
         valid = self.score(self.recipe.sampling.crops_per_recording)
         f1 = f1_low = micro_f1(valid.scores, valid.primary)
         if draws := self.recipe.validation.bootstrap:
@@ -198,7 +205,7 @@ class Member:
             return self._batch(self.train, recordings[chosen], rows[chosen])
 
         self.network.train()
-        total = torch.zeros((), device=self.device)
+        total, losses = torch.zeros((), device=self.device), torch.zeros(steps, device=self.device)
         batches = Batches(make, steps, self.device)
         for step, batch in enumerate(batches):
             grey, target = self.images.place(batch.images), self._place(batch.target)
@@ -215,8 +222,23 @@ class Member:
             self.optimiser.zero_grad(set_to_none=True)
             loss.mean().backward()  # type: ignore[no-untyped-call]
             self.optimiser.step()
-            total += loss.detach().mean()
+            losses[step] = loss.detach().mean()
+            total += losses[step]
+        if not torch.isfinite(total):
+            step = int(torch.isfinite(losses).logical_not().nonzero()[0])
+            raise ConfigError(self._not_finite(number, rows[step * size : (step + 1) * size]))
         return float(total / steps), batches.waited_s
+
+    def _not_finite(self, number: int, rows: Ints) -> str:
+        """What to say of the batch of images `(n, c)` in which the loss went astray."""
+        entries = Spectrograms(self.folder.parent.parent / "spectrograms").entries
+        at = np.searchsorted([entry.first for entry in entries], rows[:, 0], side="right") - 1
+        names = [entries[i].recording for i in at]
+        shown = ", ".join(names[:_NAMED_MAX]) + (", …" if len(names) > _NAMED_MAX else "")
+        return (
+            f"{self.task.name}: loss of epoch {number} is not finite, first for a batch of {shown}; "
+            "lower optimiser.learning_rate, or look at these recordings"
+        )
 
     def _batch(self, crops: CropSet, recordings: Ints, rows: Ints) -> Batch:
         """Samples `(n, c)` of recordings `(n,)`, on the host. Something calls in a sample if it does in any of its
@@ -274,9 +296,9 @@ def _finish(run: Run, member: Member) -> MemberInfo:
     """Score the fold left out with the weights that are kept; member.json last, as the sign that all is there."""
     task = member.task
     kept = len(member.history) if run.recipe.keep == "last" else member.best()
-    read_weights(member.folder / "weights.safetensors", member.network)
+    read_weights(member.folder / WEIGHTS, member.network)
     scored = member.score(precision="fp32")  # as the network will be used
-    with replacing(member.folder / "oof.npz") as temporary:
+    with replacing(member.folder / SCORES) as temporary:
         np.savez(temporary, rows=scored.rows, scores=scored.scores.astype(np.float16))
     seconds = sum(e.seconds for e in member.history)
     info = MemberInfo(
@@ -298,6 +320,10 @@ def _finish(run: Run, member: Member) -> MemberInfo:
         valid_f1_low=member.history[kept - 1].valid_f1_low,
         data_wait=round(sum(e.data_wait * e.seconds for e in member.history) / seconds, 5),
         images=member.images.held,
+        device=member.device.type,
+        threads=task.threads,
+        versions=versions(),
+        files={name: file_sha256(member.folder / name) for name in (WEIGHTS, SCORES, HISTORY_FILE)},
     )
     write_json(member.folder / "member.json", vars(info))
     (member.folder / CHECKPOINT).unlink()

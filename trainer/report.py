@@ -269,7 +269,7 @@ def _problems(run: Run) -> Section:
 
 
 def _timings(run: Run) -> Section:
-    seconds = run.seconds()
+    seconds = run.book.seconds()
     longest = max(seconds.values(), default=0.0) or 1.0
     rows: list[list[Cell]] = [[name, f"{value:,.1f}", f"{value / longest:.0%}"] for name, value in seconds.items()]
     parts = (

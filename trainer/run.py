@@ -3,10 +3,9 @@
 Knows names, shapes and what is finished; the stages know how. Everything is written whole or not at all.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,22 +15,23 @@ from torch import nn
 
 from edge.contract.audio import Padding
 from edge.contract.blend import Blend
-from edge.contract.bundle import Thresholds
+from edge.contract.bundle import Thresholds, file_sha256
 from edge.contract.errors import BundleError, ConfigError, CorpusError, UsageError
 from edge.contract.folders import entries_of, holds_nothing
 from edge.contract.strict import Refused, parse
 from edge.contract.taxonomy import Taxonomy
+from trainer.book import ALL_STAGES, Book, versions
 from trainer.checkpoint import read_weights
 from trainer.files import read_json, replacing, write_json
 from trainer.model import build_network
 from trainer.recipe import Normalise, Recipe, read_recipe
 
 Precision = Literal["fp32", "bf16"]
-SCHEMA = 1
-STAGES = ("check-data", "folds", "spectrograms", "fit-cnn", "fit-metadata", "bag", "tune", "report")
+SCHEMA = 2
+_WITHOUT_BOOK = 1  # of versions before 0.3, which noted less of what was made from what
 LOCK = ".lock"  # held while a trainer is at work
 _SPECIES, _RECIPE, _FACTS = "taxonomy.csv", "recipe.yaml", "run.json"  # written in this order when a run begins
-_VERSIONS = ("torch", "timm", "numpy", "catboost", "soundfile")
+WEIGHTS, SCORES, HISTORY = "weights.safetensors", "oof.npz", "history.csv"  # what a member leaves, with member.json
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,10 @@ class MemberInfo:
     valid_f1_low: float | None = None  # lower end of its interval with validation.bootstrap, else the same
     data_wait: float = 0.0  # share of its epochs that the loop waited for batches
     images: str = "memory"  # what held them: device memory, memory or disk
+    device: str | None = None  # cpu or cuda
+    threads: int = 0  # of its process: sums depend on it
+    versions: Mapping[str, str] = field(default_factory=dict)  # of the libraries that trained it
+    files: Mapping[str, str] = field(default_factory=dict)  # name -> SHA-256 of what it left
 
 
 @dataclass(frozen=True)
@@ -105,9 +109,10 @@ class Run:
         if not path.is_file():
             raise CorpusError(f"{folder}: no run here (recipe.yaml is missing); make one: python -m trainer fit-all")
         self.recipe = read_recipe(path)
-        found = read_json(folder / _FACTS).get("schema")
-        if found != SCHEMA:
-            raise CorpusError(f"{folder / _FACTS}: schema {found!r}; this version reads {SCHEMA}; train again")
+        self.book = Book(folder)
+        self.schema = read_json(folder / _FACTS).get("schema")
+        if self.schema not in (_WITHOUT_BOOK, SCHEMA):
+            raise CorpusError(f"{folder / _FACTS}: schema: expected {SCHEMA}, found {self.schema!r}; train again")
         try:
             self.taxonomy = Taxonomy.read_csv(folder / _SPECIES)
         except BundleError as error:
@@ -118,7 +123,6 @@ class Run:
         """Begin a run, or take up the one that is there. Raises ConfigError if that one has another recipe,
         CorpusError if it knows other species."""
         if not (folder / _FACTS).is_file():
-            versions = {name: version(name) for name in _VERSIONS}
             with replacing(folder / _SPECIES) as temporary:
                 taxonomy.write_csv(temporary)
             with replacing(folder / _RECIPE) as temporary:
@@ -126,56 +130,36 @@ class Run:
             created = datetime.now(timezone.utc).isoformat(timespec="seconds")
             write_json(
                 folder / _FACTS,
-                {"schema": SCHEMA, "data": corpus_name, "created": created, "versions": versions},
+                {"schema": SCHEMA, "data": corpus_name, "created": created, "versions": versions()},
             )
         run = cls(folder)
+        if run.schema != SCHEMA:
+            advice = "it can be exported and predicted with; to train, choose another folder"
+            raise ConfigError(
+                f"{folder}: begun by an older version, which kept no book of what was made from what; {advice}"
+            )
         if run.recipe.digest != recipe.digest:
             differs = ", ".join(run.recipe.differences(recipe)[:3])
-            raise ConfigError(f"{folder}: made with another recipe (it differs in {differs}); choose another folder")
+            advice = f"choose another folder, or change {folder / _RECIPE}: what the change touches is made again"
+            raise ConfigError(f"{folder}: made with another recipe (it differs in {differs}); {advice}")
         if run.taxonomy.digest != taxonomy.digest:
             raise CorpusError(f"{folder}: made from a corpus with other species; choose another folder")
         return run
 
     @classmethod
-    def open(cls, folder: Path) -> "Run":
-        """A finished run. Raises CorpusError naming the first stage that is missing."""
+    def open(cls, folder: Path, images: bool = False) -> "Run":
+        """A finished run whose parts fit each other; with `images`, those of its crops too. Raises CorpusError naming
+        the first part that is missing, damaged or of something else."""
         run = cls(folder)
-        needed = {
-            "folds": "folds.csv",
-            "spectrograms": "spectrograms/index.csv",
-            "fit-cnn": "oof.json",
-            "bag": "bag.json",
-            "tune": "tune.json",
-        }
-        for stage, file in needed.items():
-            if not (folder / file).is_file():
-                raise CorpusError(f"{folder}: not finished: stage {stage} is missing; run: python -m trainer fit-all")
+        if run.schema == SCHEMA:
+            unread = () if images else ("spectrograms/images.npy", "spectrograms/ranges.npy")
+            run.book.require_finished(run.recipe.as_dict(), unread)
+        else:
+            for name in ("folds.csv", "oof.json", "bag.json", "tune.json"):
+                if not (folder / name).is_file():
+                    raise CorpusError(f"{folder}: not finished: {name} is missing; {ALL_STAGES}")
         run.bag()
         return run
-
-    # what is finished
-
-    def _stages(self) -> dict[str, Any]:
-        path = self.folder / "stages.json"
-        return read_json(path) if path.is_file() else {}
-
-    def done(self, stage: str, inputs: str) -> bool:
-        """Whether the stage was finished from inputs of this digest."""
-        return bool(self._stages().get(stage, {}).get("inputs") == inputs)
-
-    def has(self, stage: str) -> bool:
-        """Whether the stage was ever finished."""
-        return stage in self._stages()
-
-    def mark(self, stage: str, inputs: str, seconds: float) -> None:
-        """Note that a stage is finished, from which inputs and how long it took."""
-        done = {"inputs": inputs, "seconds": round(seconds, 1)}
-        write_json(self.folder / "stages.json", self._stages() | {stage: done})
-
-    def seconds(self) -> dict[str, float]:
-        """How long every finished stage took, in order."""
-        done = self._stages()
-        return {name: float(done[name]["seconds"]) for name in STAGES if name in done}
 
     # members
 
@@ -202,7 +186,7 @@ class Run:
 
     def out_of_fold(self, name: str) -> OutOfFold:
         """Scores of a member on its validation crops."""
-        path = self.member_folder(name) / "oof.npz"
+        path = self.member_folder(name) / SCORES
         try:
             with np.load(path, allow_pickle=False) as file:
                 return OutOfFold(file["rows"].astype(np.int64), file["scores"].astype(np.float32))
@@ -212,8 +196,11 @@ class Run:
     def load_network(self, name: str) -> nn.Module:
         """The member's network: eval, CPU, float32, every weight from its file. Raises CorpusError naming the file."""
         info = self.member(name)
+        path = self.member_folder(name) / WEIGHTS
+        if info.files and path.is_file() and file_sha256(path) != info.files[WEIGHTS]:
+            raise CorpusError(f"{path}: is damaged: it is not what was trained; {ALL_STAGES}")
         network = build_network(info.architecture, info.classes, stem_pool=info.stem_pool, normalise=info.normalise)
-        read_weights(self.member_folder(name) / "weights.safetensors", network)
+        read_weights(path, network)
         return network.eval()
 
     # what was chosen
@@ -243,16 +230,55 @@ class Run:
         return folder if (folder / "model.onnx").is_file() else None
 
     def provenance(self) -> dict[str, Any]:
-        """Where the members come from, for people and manifests; no absolute paths."""
-        run, check, oof = (read_json(self.folder / name) for name in ("run.json", "check.json", "oof.json"))
+        """Where the members come from, for people and manifests: of what really went in. No absolute paths."""
+        bag, trained = self.bag(), self.book.entry("fit-cnn")
+        facts = read_json(self.folder / _FACTS)
         return {
             "recipe": self.recipe.name,
             "recipe_digest": self.recipe.digest,
-            "corpus": run["data"],
-            "created": run["created"],
-            "versions": run["versions"],
-            "counts": check.get("counts", {}),
-            "out_of_fold": oof,
-            "members": {info.name: {"valid_f1": info.valid_f1, "epochs": info.epochs} for info in self.bag()},
+            "corpus": trained.went_in.get("corpus") if trained else facts["data"],
+            "created": facts["created"],
+            "versions": together([info.versions for info in bag]) or facts["versions"],
+            "counts": self._counts(),
+            "out_of_fold": read_json(self.folder / "oof.json"),
+            "members": {info.name: _of_member(info) for info in bag},
+            "place_model": self._place_model(),
+            "stages": {
+                name: {"made_from": dict(entry.made_from), "versions": dict(entry.versions), **entry.went_in}
+                for name, entry in self.book.entries().items()
+            },
             "tuning": dict(self.tuning().scores),
         }
+
+    def _counts(self) -> dict[str, Any]:
+        """Of the corpus, where check-data has counted the one that the members were trained on."""
+        entries = self.book.entries()
+        parts = [entries[name].made_from.get("sound") for name in ("check-data", "spectrograms") if name in entries]
+        if len(parts) == 2 and parts[0] != parts[1]:
+            return {}
+        path = self.folder / "check.json"
+        counts: dict[str, Any] = read_json(path).get("counts", {}) if path.is_file() else {}
+        return counts
+
+    def _place_model(self) -> dict[str, Any]:
+        """Of the metadata model, or why there is none."""
+        folder = self.metadata()
+        if folder is None:
+            path = self.folder / "metadata" / "absent.json"
+            return {"absent": read_json(path).get("reason") if path.is_file() else "not trained"}
+        found = read_json(folder / "metrics.json")
+        return {key: found[key] for key in ("kind", "rows", "species", "validation") if key in found}
+
+
+def _of_member(info: MemberInfo) -> dict[str, Any]:
+    about: dict[str, Any] = {"valid_f1": info.valid_f1, "epochs": info.epochs, "precision": info.precision}
+    if info.files:
+        about |= {"device": info.device, "threads": info.threads, "versions": dict(info.versions)}
+        about["weights_sha256"] = info.files[WEIGHTS]
+    return about
+
+
+def together(versions: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Versions of libraries that several things were made with; `1.13.0, 2.9.1` where they are not the same."""
+    names = sorted({name for found in versions for name in found})
+    return {name: ", ".join(sorted({found[name] for found in versions if name in found})) for name in names}

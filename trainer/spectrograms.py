@@ -1,17 +1,19 @@
 """Spectrograms: every crop's grey image, made once in parallel, kept as one memory-mapped array.
 
 images.npy (N, 128, 281) uint8 · ranges.npy (N, 2) float32: dB of grey 0 and of grey 255 · index.csv (recording,
-primary_label, first, count) · skipped.csv · cache.json. A killed run goes on where it stopped; a cache of other
-constants is refused. Knows no labels and no networks.
+primary_label, first, count, sound, images: SHA-256 of the file and of what was made of it) · skipped.csv · cache.json.
+What is there of the same sound and as it was made stays, after a kill too. Knows no labels and no networks.
 """
 
 import csv
-import json
+import hashlib
+import io
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -28,28 +30,38 @@ from edge.contract.audio import (
     mel_images,
     training_crops,
 )
+from edge.contract.bundle import file_sha256
 from edge.contract.errors import CorpusError, RecordingError
+from trainer.contents import Contents
 from trainer.corpus import Audio, Recording, probe_audio, read_sound
-from trainer.files import read_csv, read_json, write_csv, write_json
+from trainer.files import digest, read_csv, read_json, write_csv, write_json
 from trainer.workers import progress_bar, worker_pool
 
-INDEX = ("recording", "primary_label", "first", "count")
+INDEX = ("recording", "primary_label", "first", "count", "sound", "images")
 SKIPPED = ("recording", "reason")
 IMAGES, RANGES = "images.npy", "ranges.npy"
 CROP_BYTES = int(np.prod(IMAGE_SHAPE)) + 2 * np.dtype(np.float32).itemsize
 PUBLISHED_CROPS = 380_000  # about, of the 62 874 recordings of BirdCLEF 2021
 _JOURNAL = "progress.csv"  # recordings done, while the cache is being made
+_JOURNAL_HEADER = ("recording", "count", "reason", "sound", "images")
 _CHUNK = 8  # recordings per task: about a second of work
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where the images of a recording lie."""
+    """Where the images of a recording lie, and the SHA-256 of its sound and of these images with their ranges."""
 
     recording: str
     primary_label: str
     first: int
     count: int
+    sound: str = ""
+    images: str = ""
+
+    @property
+    def rows(self) -> slice:
+        """Of the arrays."""
+        return slice(self.first, self.first + self.count)
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,10 @@ class Spectrograms:
         if not (folder / RANGES).is_file():
             raise CorpusError(f"{folder}: {RANGES} is missing; remove {folder} and run: python -m trainer spectrograms")
         rows = read_csv(folder / "index.csv", INDEX)
-        self.entries = [Entry(r["recording"], r["primary_label"], int(r["first"]), int(r["count"])) for r in rows]
+        try:
+            self.entries = [_entry(row) for row in rows]
+        except ValueError as error:
+            raise CorpusError(f"{folder / 'index.csv'}: {error}; run: python -m trainer spectrograms") from None
 
     @cached_property
     def images(self) -> Image:
@@ -115,40 +130,47 @@ def probe_all(recordings: Sequence[Recording], pool: ProcessPoolExecutor) -> dic
 
 
 def make_spectrograms(
-    folder: Path, recordings: Sequence[Recording], crops_max: int, jobs: int, console: Console
+    folder: Path,
+    recordings: Sequence[Recording],
+    contents: Contents,
+    crops_max: int,
+    jobs: int,
+    console: Console,
 ) -> Made:
-    """Make or complete the cache. Recordings that cannot be decoded are skipped and listed in skipped.csv."""
+    """Make or complete the cache. Recordings that cannot be decoded are skipped and listed in skipped.csv.
+
+    Raises CorpusError if none can be read, or if one changes meanwhile; OSError if the disk has no room.
+    """
     constants = cache_constants(crops_max)
     with worker_pool(jobs) as pool:
         audios = probe_all(recordings, pool)
-        plan, skipped = _plan(recordings, audios, crops_max)
+        plan, skipped = _plan(recordings, audios, contents, crops_max, console)
         if not plan:
+            write_csv(folder / "skipped.csv", SKIPPED, sorted(set(skipped)))
             raise CorpusError(f"no recording can be read: {len(skipped)} skipped; see {folder / 'skipped.csv'}")
         _check_disk(folder, plan, console)
-        done = _resume(folder, plan, constants, console)
-        counts = dict(done)
+        done = _resume(folder, plan, constants)
         made, seconds = 0, time.monotonic()
         todo = [(entry, path) for entry, path in plan if entry.recording not in done]
         with progress_bar(console) as progress, (folder / _JOURNAL).open("a", newline="", encoding="utf8") as journal:
             task = progress.add_task("spectrograms", total=len(plan), completed=len(done), note="")
             for results in _work(pool, folder, todo, crops_max):
-                for recording, count, reason in results:
-                    counts[recording] = count
-                    made += count
-                    if reason:
-                        skipped.append((recording, reason))
-                        progress.console.print(f"skipped {reason}", markup=False, highlight=False)
-                csv.writer(journal).writerows(results)
+                for result in results:
+                    done[result.recording] = result
+                    made += result.count
+                    if result.reason:
+                        progress.console.print(f"skipped {result.reason}", markup=False, highlight=False)
+                csv.writer(journal, lineterminator="\n").writerows(map(astuple, results))
                 journal.flush()
                 speed = made / (time.monotonic() - seconds)
                 progress.update(task, advance=len(results), note=f"{speed:.0f} crops/s")
     seconds = time.monotonic() - seconds
-    entries = [Entry(e.recording, e.primary_label, e.first, counts[e.recording]) for e, _ in plan]
-    entries = [e for e in entries if e.count]
-    write_csv(folder / "index.csv", INDEX, ([getattr(e, name) for name in INDEX] for e in entries))
-    skipped += [(recording, reason) for recording, _, reason in _read_journal(folder) if reason]
+    found = [(entry, done[entry.recording]) for entry, _ in plan]
+    entries = [replace(entry, count=result.count, images=result.images) for entry, result in found if result.count]
+    write_csv(folder / "index.csv", INDEX, map(astuple, entries))
+    skipped += [(entry.recording, result.reason) for entry, result in found if result.reason]
     write_csv(folder / "skipped.csv", SKIPPED, sorted(set(skipped)))
-    write_json(folder / "cache.json", constants | {"done": True})
+    write_json(folder / "cache.json", constants | {"plan": _plan_digest(plan), "done": True})
     (folder / _JOURNAL).unlink()
     speed = made / seconds if made else 0.0
     return Made(len(entries), sum(e.count for e in entries), len(set(skipped)), speed)
@@ -168,19 +190,24 @@ Plan = list[tuple[Entry, Path]]
 
 
 def _plan(
-    recordings: Sequence[Recording], audios: Mapping[str, Audio], crops_max: int
+    recordings: Sequence[Recording],
+    audios: Mapping[str, Audio],
+    contents: Contents,
+    crops_max: int,
+    console: Console,
 ) -> tuple[Plan, list[tuple[str, str]]]:
     """Where every readable recording's images go, and (recording, reason) of the others."""
     plan: Plan = []
     skipped = []
     first = 0
-    for r in recordings:
+    sounds = contents.of_all([r.path for r in recordings], console, "sound")
+    for r, sound in zip(recordings, sounds, strict=True):
         audio = audios.get(r.recording)
         if audio is None or audio.problem:
             skipped.append((r.recording, audio.problem if audio else "audio file missing"))
             continue
         count = crop_count(audio.samples, crops_max)
-        plan.append((Entry(r.recording, r.primary_label, first, count), r.path))
+        plan.append((Entry(r.recording, r.primary_label, first, count, sound, ""), r.path))
         first += count
     return plan, skipped
 
@@ -188,6 +215,11 @@ def _plan(
 def _crops(plan: Plan) -> int:
     last, _ = plan[-1]
     return last.first + last.count
+
+
+def _plan_digest(plan: Plan) -> str:
+    """Of where images go: arrays of another plan have other rows."""
+    return digest([[entry.recording, entry.first, entry.count] for entry, _ in plan])
 
 
 def _check_disk(folder: Path, plan: Plan, console: Console) -> None:
@@ -201,58 +233,129 @@ def _check_disk(folder: Path, plan: Plan, console: Console) -> None:
     console.print(sizes, highlight=False)
 
 
-def _resume(folder: Path, plan: Plan, constants: dict[str, object], console: Console) -> dict[str, int]:
-    """Prepare the arrays; return the crops of every recording that an earlier, killed run has finished."""
-    layout = [[e.recording, e.first, e.count] for e, _ in plan]
-    state = json.loads(json.dumps(constants | {"done": False, "plan": layout}))
-    if (folder / "cache.json").is_file() and (folder / IMAGES).is_file():
-        found = read_json(folder / "cache.json")
-        _check_constants(folder, found)
-        if not (folder / RANGES).is_file():
-            console.print(f"{folder}: {RANGES} is missing; all images are made again", markup=False, highlight=False)
-        elif found == state:
-            return {recording: count for recording, count, _ in _read_journal(folder)}
-    (folder / _JOURNAL).unlink(missing_ok=True)
-    np.lib.format.open_memmap(folder / IMAGES, "w+", np.uint8, (_crops(plan), *IMAGE_SHAPE)).flush()
-    np.lib.format.open_memmap(folder / RANGES, "w+", np.float32, (_crops(plan), 2)).flush()
+@dataclass(frozen=True)
+class _Done:
+    """A line of the journal: what became of a recording. `count` is 0 where there is a `reason`."""
+
+    recording: str
+    count: int
+    reason: str
+    sound: str
+    images: str
+
+
+def _resume(folder: Path, plan: Plan, constants: dict[str, object]) -> dict[str, _Done]:
+    """Prepare the arrays; return the recordings whose images are there already, of this sound and as they were made,
+    by an earlier run that was killed or that was of somewhat other sound."""
+    state = constants | {"plan": _plan_digest(plan), "done": False}
+    kept = _unchanged(folder, plan, _there(folder, state))
+    done = kept or {}
     write_json(folder / "cache.json", state)
-    return {}
+    if kept is None:
+        _allocate(folder / IMAGES, np.uint8, (_crops(plan), *IMAGE_SHAPE))
+        _allocate(folder / RANGES, np.float32, (_crops(plan), 2))
+    write_csv(folder / _JOURNAL, _JOURNAL_HEADER, map(astuple, done.values()))
+    return done
 
 
-def _read_journal(folder: Path) -> list[tuple[str, int, str]]:
-    """(recording, crops, reason) of finished ones; a line that a kill cut short is left out."""
-    if not (folder / _JOURNAL).is_file():
+def _there(folder: Path, state: Mapping[str, object]) -> list[_Done]:
+    """What earlier runs have finished of the same plan."""
+    try:
+        found = read_json(folder / "cache.json")
+        if {**found, "done": False} != {**state, "done": False}:
+            return []
+        if not found["done"]:
+            return _read_journal(folder)
+        rows = [_entry(row) for row in read_csv(folder / "index.csv", INDEX)]
+    except (CorpusError, ValueError):
         return []
-    text = (folder / _JOURNAL).read_text(encoding="utf8")
-    rows = csv.reader(text[: text.rfind("\n") + 1].splitlines())
-    return [(row[0], int(row[1]), row[2]) for row in rows]
+    return [_Done(entry.recording, entry.count, "", entry.sound, entry.images) for entry in rows]
 
 
-Result = tuple[str, int, str]
+def _unchanged(folder: Path, plan: Plan, there: Sequence[_Done]) -> dict[str, _Done] | None:
+    """Those of the same sound whose images are what was made of it; None if the arrays are to be made anew."""
+    if not there:
+        return None
+    try:
+        images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
+        ranges = np.load(folder / RANGES, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    if (images.shape, ranges.shape) != ((_crops(plan), *IMAGE_SHAPE), (_crops(plan), 2)):
+        return None
+    found = {done.recording: done for done in there}
+    kept = {}
+    for entry, _ in plan:
+        done = found.get(entry.recording)
+        if done is not None and done.sound == entry.sound and done.count <= entry.count:
+            rows = slice(entry.first, entry.first + entry.count)
+            if _sum_of(images[rows], ranges[rows]) == done.images:
+                kept[entry.recording] = done
+    return kept
 
 
-def _work(pool: ProcessPoolExecutor, folder: Path, todo: Plan, crops_max: int) -> Iterator[list[Result]]:
+def _allocate(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+    """A new array of zeros with its room on the disk: writing to a hole on a full disk would end the process. Raises
+    OSError naming the file."""
+    path.unlink(missing_ok=True)
+    np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def _sum_of(images: Image, ranges: Ranges) -> str:
+    """SHA-256 of some rows of both arrays."""
+    found = hashlib.sha256(np.ascontiguousarray(images).tobytes())
+    found.update(np.ascontiguousarray(ranges).tobytes())
+    return found.hexdigest()
+
+
+def _entry(row: Mapping[str, str]) -> Entry:
+    """Raises ValueError where a number is none."""
+    return Entry(
+        row["recording"], row["primary_label"], int(row["first"]), int(row["count"]), row["sound"], row["images"]
+    )
+
+
+def _read_journal(folder: Path) -> list[_Done]:
+    """What was finished; a line that a kill cut short is left out."""
+    path = folder / _JOURNAL
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf8")
+    _, *rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+    return [_Done(row[0], int(row[1]), *row[2:]) for row in rows if len(row) == len(_JOURNAL_HEADER)]
+
+
+def _work(pool: ProcessPoolExecutor, folder: Path, todo: Plan, crops_max: int) -> Iterator[list[_Done]]:
     chunks = [todo[i : i + _CHUNK] for i in range(0, len(todo), _CHUNK)]
     futures = [pool.submit(_make_chunk, folder, chunk, crops_max) for chunk in chunks]
     for future in as_completed(futures):
         yield future.result()
 
 
-def _make_chunk(folder: Path, chunk: Plan, crops_max: int) -> list[Result]:
+def _make_chunk(folder: Path, chunk: Plan, crops_max: int) -> list[_Done]:
     """Write the images of some recordings and their ranges into the arrays; in a worker."""
     images = np.lib.format.open_memmap(folder / IMAGES, "r+")
     ranges = np.lib.format.open_memmap(folder / RANGES, "r+")
     results = []
     for entry, source in chunk:
+        reason, count = "", 0
+        images[entry.rows], ranges[entry.rows] = 0, 0.0  # what lay there may have been more
         try:
-            sound = read_sound(source, crops_max_samples(crops_max))
+            crops = training_crops(read_sound(source, crops_max_samples(crops_max)), crops_max)
+            count = min(entry.count, len(crops))  # fewer than planned if the file breaks off
+            rows = slice(entry.first, entry.first + count)
+            images[rows], ranges[rows] = mel_images(crops[:count])
         except RecordingError as error:
-            results.append((entry.recording, 0, " ".join(str(error).split())))
-            continue
-        crops = training_crops(sound, crops_max)[: entry.count]  # fewer than planned if the file breaks off
-        rows = slice(entry.first, entry.first + len(crops))
-        images[rows], ranges[rows] = mel_images(crops)
-        results.append((entry.recording, len(crops), ""))
+            reason = " ".join(str(error).split())
+        if file_sha256(source) != entry.sound:
+            raise CorpusError(f"{source}: changed while it was read; run the same command again")
+        made = _sum_of(images[entry.rows], ranges[entry.rows])
+        results.append(_Done(entry.recording, count, reason, entry.sound, made))
     images.flush()
     ranges.flush()
     return results

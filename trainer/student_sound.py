@@ -17,6 +17,7 @@ from torch import Tensor
 from edge.contract.audio import Ranges
 from edge.contract.errors import ConfigError
 from edge.contract.folders import files_under
+from trainer.contents import Contents
 from trainer.corpus import AUDIO, Recording
 from trainer.dataset import Images, Ints, open_images
 from trainer.files import digest, read_json, write_json
@@ -85,9 +86,12 @@ def gather_sound(
     caches, source = [own], digest(*(own.folder / name for name in ("index.csv", "cache.json")))
     unlabelled, unreadable = _recordings(folders, spared), 0
     if unlabelled:
-        stats = [(r.recording, r.path.stat().st_size, r.path.stat().st_mtime_ns) for r in unlabelled]
-        made_of = digest(stats, cache_constants(crops_max))
-        unreadable = _make(student / FOLDER, unlabelled, made_of, crops_max, jobs, console)
+        contents = Contents(student / FOLDER / ".contents")
+        sounds = contents.of_all([r.path for r in unlabelled], console, "sound")
+        names = [r.recording for r in unlabelled]
+        made_of = digest(list(zip(names, sounds, strict=True)), cache_constants(crops_max))
+        unreadable = _make(student / FOLDER, unlabelled, contents, made_of, crops_max, jobs, console)
+        contents.save()
         caches.append(Spectrograms(student / FOLDER))
         source = digest(source, made_of)
     names, first, count = list[str](), list[int](), list[int]()
@@ -113,12 +117,20 @@ def gather_sound(
     return sound, source
 
 
-def _make(folder: Path, recordings: list[Recording], made_of: str, crops_max: int, jobs: int, console: Console) -> int:
+def _make(
+    folder: Path,
+    recordings: list[Recording],
+    contents: Contents,
+    made_of: str,
+    crops_max: int,
+    jobs: int,
+    console: Console,
+) -> int:
     """Make the images of unlabelled recordings, or finish them; returns how many cannot be read."""
     path = folder / _SOURCE
     if not path.is_file() or read_json(path).get("made_of") != made_of:
         path.unlink(missing_ok=True)
-        made = make_spectrograms(folder, recordings, crops_max, jobs, console)
+        made = make_spectrograms(folder, recordings, contents, crops_max, jobs, console)
         write_json(path, {"made_of": made_of, "skipped": made.skipped})
     skipped = int(read_json(path)["skipped"])
     if skipped:

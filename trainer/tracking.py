@@ -141,7 +141,7 @@ class Copy:
         if report.is_file() and there.data.tags.get(_REPORT) != digest(report):
             self._client.log_artifact(self.id, str(report))
             self._client.set_tag(self.id, _REPORT, digest(report))
-        if self._run.has("report") and there.info.status != "FINISHED":
+        if self._run.book.entry("report") and there.info.status != "FINISHED":
             self._client.set_terminated(self.id)
 
     def _epochs(self) -> Iterator[tuple[str, float, int, int]]:

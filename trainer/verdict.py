@@ -7,6 +7,9 @@ import math
 from collections import Counter
 from typing import Any
 
+from rich.console import Console
+from rich.markup import escape
+
 from trainer.files import read_json
 from trainer.oof import CropScore, CropTable
 from trainer.run import Run
@@ -50,6 +53,12 @@ def cautions(run: Run) -> list[str]:
                 f"(row F1 {f1:.3f}, 'no bird' throughout {silent:.3f})"
             )
     return found
+
+
+def tell_cautions(run: Run, console: Console) -> None:
+    """What speaks against using the run, loudly."""
+    for line in cautions(run):
+        console.print(f"[bold red]warning:[/bold red] {escape(line)}", highlight=False, soft_wrap=True)
 
 
 def _unsure(run: Run) -> bool:

@@ -237,7 +237,7 @@ def _borrow(baseline: Path, folder: Path, recipe: Recipe, switch: Switch) -> Non
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(path, target) if path.is_dir() else shutil.copy2(path, target)
     stages = read_json(folder / "stages.json")
-    write_json(folder / "stages.json", {name: stages[name] for name in kept})
+    write_json(folder / "stages.json", stages | {"stages": {name: stages["stages"][name] for name in kept}})
     if switch.tune_only:
         (folder / "recipe.yaml").write_text(recipe.as_yaml(), encoding="utf8")
 
