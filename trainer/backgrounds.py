@@ -5,7 +5,6 @@ One file of images and ranges, made whole or not at all; augment.py mixes them i
 
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from rich.console import Console
@@ -22,11 +21,11 @@ from edge.contract.audio import (
     mel_images,
     training_crops,
 )
-from edge.contract.errors import ConfigError, CorpusError, RecordingError
+from edge.contract.errors import ConfigError, RecordingError
 from edge.contract.folders import files_under
 from trainer.contents import Contents, sums_of
 from trainer.corpus import read_sound
-from trainer.files import digest, replacing
+from trainer.files import digest, read_npz, replacing
 from trainer.recipe import Recipe
 from trainer.spectrograms import crops_max_samples
 from trainer.workers import progress_bar, worker_pool
@@ -148,10 +147,5 @@ def make_backgrounds(path: Path, folder: Path | None, source: str, jobs: int, co
 
 def read_backgrounds(path: Path) -> BackgroundSet:
     """The backgrounds of a run. Raises CorpusError naming the file."""
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return BackgroundSet(file["images"], file["ranges"], int(file["real"]), str(file["source"]))
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise CorpusError(
-            f"{path}: not readable: {error}; remove it and run: python -m trainer spectrograms"
-        ) from error
+    file = read_npz(path, ("images", "ranges", "real", "source"), "remove it and run: python -m trainer spectrograms")
+    return BackgroundSet(file["images"], file["ranges"], int(file["real"]), str(file["source"]))

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
+from edge.contract.arrays import Arrays, Unreadable, map_array, read_array, read_arrays
 from edge.contract.errors import CorpusError, UsageError
 from edge.contract.text import NotText, Table, text_of
 
@@ -111,6 +114,32 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     except (OSError, NotText) as error:
         raise CorpusError(f"{path}: not readable: {error}") from error
     return rows
+
+
+def read_npz(path: Path, names: Sequence[str], advice: str) -> Arrays:
+    """These arrays of an npz file. Raises CorpusError naming the file, the cause and what to do (`advice`)."""
+    with _readable(path, advice):
+        return read_arrays(path, names)
+
+
+def read_npy(path: Path, advice: str) -> NDArray[Any]:
+    """The array of an npy file, in memory. Raises as `read_npz`."""
+    with _readable(path, advice):
+        return read_array(path)
+
+
+def map_npy(path: Path, advice: str) -> NDArray[Any]:
+    """The array of an npy file, mapped from the disk and not to be written. Raises as `read_npz`."""
+    with _readable(path, advice):
+        return map_array(path)
+
+
+@contextmanager
+def _readable(path: Path, advice: str) -> Iterator[None]:
+    try:
+        yield
+    except Unreadable as error:
+        raise CorpusError(f"{path}: not readable: {error}; {advice}") from error
 
 
 def digest(*parts: object) -> str:

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.contract.arrays import Unreadable, read_array, read_arrays
 from edge.contract.audio import (
     CROP_SAMPLES,
     IMAGE,
@@ -192,10 +193,10 @@ class Probe:
     @classmethod
     def read(cls, path: Path) -> "Probe":
         try:
-            with np.load(path, allow_pickle=False) as file:
-                names = set(cls.__dataclass_fields__) - ({"student_scores"} - set(file))  # older ones know no student
-                raw: dict[str, Any] = {name: file[name] for name in names}
-        except (OSError, ValueError, KeyError) as error:
+            file = read_arrays(path)
+            names = set(cls.__dataclass_fields__) - ({"student_scores"} - set(file))  # older ones know no student
+            raw: dict[str, Any] = {name: file[name] for name in names}
+        except (Unreadable, KeyError) as error:
             raise BundleError(f"{path}: not a probe: {error}") from error
         clips = len(raw["clips"])
         ours = raw["clips"].shape == (clips, CROP_SAMPLES) and raw["images"].shape == (clips, *IMAGE_SHAPE)
@@ -251,8 +252,8 @@ class Bundle:
         path = self.folder / member.scale
         wanted = (2, len(self.taxonomy) if member.species is None else len(member.species))
         try:
-            scale: Scores = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
+            scale: Scores = read_array(path)
+        except Unreadable as error:
             raise BundleError(f"{path}: not readable: {error}") from error
         if scale.shape != wanted or scale.dtype != np.float32 or not np.isfinite(scale).all():
             raise BundleError(f"{path}: expected {wanted} finite float32, found {scale.shape} {scale.dtype}")

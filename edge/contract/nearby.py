@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.contract.arrays import Unreadable, read_arrays
 from edge.contract.blend import Scores
 from edge.contract.clues import Clues, Counts, Judge, Neighbourhood, gather
 from edge.contract.company import Company
@@ -207,13 +208,13 @@ class Nearby:
         if not path.is_file():
             return None
         try:
-            with np.load(path, allow_pickle=False) as file:
-                columns = {name: file[name] for name in ("latitude", "longitude", "day_of_year", "label", "gates")}
-                seen = judge = None
-                if "recordist" in file:
-                    seen, judge = Seen(*(file[field.name] for field in fields(Seen))), Judge.of(file)
-                return cls(**columns, limit_km=float(file["limit_km"]), seen=seen, judge=judge)
-        except (OSError, ValueError, KeyError, EOFError) as error:
+            file = read_arrays(path)
+            columns = {name: file[name] for name in ("latitude", "longitude", "day_of_year", "label", "gates")}
+            seen = judge = None
+            if "recordist" in file:
+                seen, judge = Seen(*(file[field.name] for field in fields(Seen))), Judge.of(file)
+            return cls(**columns, limit_km=float(file["limit_km"]), seen=seen, judge=judge)
+        except (Unreadable, ValueError, TypeError, KeyError) as error:
             advice = "if an older version made it, run fit-metadata and export again"
             raise BundleError(f"{path}: not the recordings of a metadata model: {error}; {advice}") from error
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.contract.arrays import Unreadable, read_arrays
 from edge.contract.errors import BundleError
 
 Values = NDArray[np.float32]
@@ -89,9 +90,8 @@ class Grid:
     def read(cls, path: Path) -> "Grid":
         shape = (int(180 / GRID_STEP_DEG), int(360 / GRID_STEP_DEG))
         try:
-            with np.load(path, allow_pickle=False) as file:
-                layers = {name: file[name] for name in RASTERS}
-        except (OSError, ValueError, KeyError) as error:
+            layers = read_arrays(path, RASTERS)
+        except Unreadable as error:
             raise BundleError(f"{path}: not a grid of {', '.join(RASTERS)}: {error}") from error
         for name, layer in layers.items():
             if layer.shape != shape:
