@@ -6,7 +6,6 @@ A logistic regression on contrasts tells the crops of recordings from background
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import scipy.ndimage
@@ -17,11 +16,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from edge.contract.audio import GREY_MAX, Image, Ranges
-from edge.contract.errors import CorpusError
 from trainer.augment import mix_db
 from trainer.backgrounds import BackgroundSet
-from trainer.files import replacing
-from trainer.spectrograms import IMAGES, RANGES, Entry, Spectrograms
+from trainer.files import map_npy, read_npz, replacing
+from trainer.spectrograms import IMAGES, RANGES, Entry, Spectrograms, damaged
 from trainer.workers import progress_bar, worker_pool
 
 Floats = NDArray[np.float32]
@@ -120,7 +118,7 @@ def background_contrasts(found: BackgroundSet, seed: int) -> Floats:
 
 def _chunk(folder: Path, start: int) -> Floats:
     """Contrasts of some crops of a spectrogram cache; in a worker."""
-    images, ranges = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in (IMAGES, RANGES))
+    images, ranges = (map_npy(folder / name, damaged(folder)) for name in (IMAGES, RANGES))
     return image_contrasts(images[start : start + _CHUNK], ranges[start : start + _CHUNK])
 
 
@@ -159,8 +157,5 @@ def read_calls(path: Path) -> Floats:
 
 
 def _load(path: Path) -> tuple[Floats, str]:
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return file["p"].astype(np.float32), str(file["source"])
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise CorpusError(f"{path}: not readable: {error}; remove it and run: python -m trainer fit-cnn") from error
+    file = read_npz(path, ("p", "source"), "remove it and run: python -m trainer fit-cnn")
+    return file["p"].astype(np.float32), str(file["source"])

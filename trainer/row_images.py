@@ -5,7 +5,6 @@ Knows no network.
 
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +14,14 @@ from edge.contract.audio import IMAGE_SHAPE, RATE_HZ, WINDOW_SAMPLES, Image
 from edge.contract.errors import CorpusError, RecordingError
 from trainer import sweep
 from trainer.corpus import LABELS, Corpus
-from trainer.files import replacing
+from trainer.files import read_npz, replacing
 from trainer.recipe import Recipe, TuneRecipe
 from trainer.soundscape_scores import row_window, samples_of, windows_of
 from trainer.sweep import Rows
 
 FILE = "soundscape_rows.npz"
 _ARRAYS = ("images", "at", "truth", "others")
+_DAMAGED = "remove it and run: python -m trainer fit-cnn"
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,11 @@ def make_row_images(path: Path, corpus: Corpus, recipe: Recipe, source: str, con
 
 def read_row_images(path: Path) -> RowImages:
     """The rows of a run. Raises CorpusError naming the file."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return RowImages(*(file[name] for name in _ARRAYS))
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise CorpusError(f"{path}: not readable: {error}; remove it and run: python -m trainer fit-cnn") from error
+    return RowImages(**read_npz(path, _ARRAYS, _DAMAGED))
 
 
 def _source(path: Path) -> str:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return str(file["source"])
-    except (OSError, ValueError, KeyError, BadZipFile):
+        return str(read_npz(path, ("source",), _DAMAGED)["source"])
+    except CorpusError:
         return ""  # damaged: it is made again

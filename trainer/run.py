@@ -22,7 +22,7 @@ from edge.contract.strict import Refused, parse
 from edge.contract.taxonomy import Taxonomy
 from trainer.book import ALL_STAGES, Book, versions
 from trainer.checkpoint import read_weights
-from trainer.files import read_json, replacing, write_json
+from trainer.files import read_json, read_npz, replacing, write_json
 from trainer.model import build_network
 from trainer.recipe import Normalise, Recipe, read_recipe
 
@@ -187,11 +187,8 @@ class Run:
     def out_of_fold(self, name: str) -> OutOfFold:
         """Scores of a member on its validation crops."""
         path = self.member_folder(name) / SCORES
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return OutOfFold(file["rows"].astype(np.int64), file["scores"].astype(np.float32))
-        except (OSError, ValueError, KeyError) as error:
-            raise CorpusError(f"{path}: not readable: {error}") from error
+        file = read_npz(path, ("rows", "scores"), f"remove {path.parent} and run: python -m trainer fit-all")
+        return OutOfFold(file["rows"].astype(np.int64), file["scores"].astype(np.float32))
 
     def load_network(self, name: str) -> nn.Module:
         """The member's network: eval, CPU, float32, every weight from its file. Raises CorpusError naming the file."""

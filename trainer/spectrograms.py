@@ -34,7 +34,7 @@ from edge.contract.bundle import file_sha256
 from edge.contract.errors import CorpusError, RecordingError
 from trainer.contents import Contents
 from trainer.corpus import Audio, Recording, probe_audio, read_sound
-from trainer.files import digest, read_csv, read_json, write_csv, write_json
+from trainer.files import digest, map_npy, read_csv, read_json, read_npy, write_csv, write_json
 from trainer.workers import progress_bar, worker_pool
 
 INDEX = ("recording", "primary_label", "first", "count", "sound", "images")
@@ -82,6 +82,11 @@ class Made:
         )
 
 
+def damaged(folder: Path) -> str:
+    """What to do about a file of a cache that cannot be read."""
+    return f"remove {folder} and run: python -m trainer spectrograms"
+
+
 class Spectrograms:
     """A finished cache. Opening it checks that it was made with this front-end. Raises CorpusError."""
 
@@ -92,7 +97,7 @@ class Spectrograms:
         if not state.get("done"):
             raise CorpusError(f"{folder}: not finished; run: python -m trainer spectrograms")
         if not (folder / RANGES).is_file():
-            raise CorpusError(f"{folder}: {RANGES} is missing; remove {folder} and run: python -m trainer spectrograms")
+            raise CorpusError(f"{folder}: {RANGES} is missing; {damaged(folder)}")
         rows = read_csv(folder / "index.csv", INDEX)
         try:
             self.entries = [_entry(row) for row in rows]
@@ -102,13 +107,13 @@ class Spectrograms:
     @cached_property
     def images(self) -> Image:
         """All images `(N, 128, 281)`, memory-mapped; only rows that an entry names are meant to be read."""
-        images: Image = np.load(self.folder / IMAGES, mmap_mode="r", allow_pickle=False)
+        images: Image = map_npy(self.folder / IMAGES, damaged(self.folder))
         return images
 
     @cached_property
     def ranges(self) -> Ranges:
         """The dB of grey 0 and of grey 255 of every image, `(N, 2)`, in memory."""
-        ranges: Ranges = np.load(self.folder / RANGES, allow_pickle=False)
+        ranges: Ranges = read_npy(self.folder / RANGES, damaged(self.folder))
         return ranges
 
 

@@ -20,7 +20,7 @@ from edge.contract.strict import Refused, parse
 from trainer.cascade import MARGIN_MAX
 from trainer.checkpoint import FILE as CHECKPOINT
 from trainer.checkpoint import read_checkpoint, read_weights, write_checkpoint, write_weights
-from trainer.files import digest, read_csv, read_json, write_csv
+from trainer.files import digest, map_npy, read_csv, read_json, write_csv
 from trainer.member import make_optimiser, set_rate
 from trainer.model import build_network
 from trainer.precision import autocast, choose_precision, prepare
@@ -109,7 +109,7 @@ def fit_student(
     history = _read_history(folder)[:done]
     for epoch in range(done, recipe.epochs):
         begin, view = time.monotonic(), epoch % recipe.views
-        answers = np.load(view_file(folder / VIEWS, view), mmap_mode="r", allow_pickle=False)
+        answers = map_npy(view_file(folder / VIEWS, view), "remove it and run: python -m trainer distil")
         order = np.random.default_rng([seed, epoch]).permutation(views.steps)
         torch.manual_seed(int(np.random.default_rng([seed, epoch, 1]).integers(2**63)))  # dropout draws from it
         network.train()
