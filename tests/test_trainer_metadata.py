@@ -1,21 +1,23 @@
 """The metadata model learns places, is exported exactly, and its absence is said and leaves nothing stale."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from catboost import CatBoostClassifier
 
 from edge.contract.errors import CorpusError
+from edge.contract.folders import files_under
 from edge.contract.place import CATEGORY, NUMERIC, FeatureSpec, Grid, place_columns
 from tests.trainer_run import CODES, make_corpus, make_rasters, make_run
 from trainer.corpus import Corpus
 from trainer.metadata import ONNX_DIFFERENCE_MAX, fit_metadata, place_scores
 from trainer.places import Places, feature_spec, split
 from trainer.run import Run
+from trainer.trees import fit_trees
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +45,17 @@ def test_it_learns_where_species_live(fitted: tuple[Run, Corpus, Path]) -> None:
     assert np.isclose(east.sum(), 1.0, atol=1e-5)
 
 
-def test_onnx_gives_catboosts_probabilities(fitted: tuple[Run, Corpus, Path]) -> None:
+def test_onnx_gives_catboosts_probabilities(fitted: tuple[Run, Corpus, Path], tmp_path: Path) -> None:
     folder = fitted[0].folder / "metadata"
     spec, grid = FeatureSpec.read(folder / "features.json"), Grid.read(folder / "grid.npz")
     random = np.random.default_rng(0)
     places = [random.uniform(low, high, 200).astype(np.float32) for low, high in ((-90, 90), (-180, 180), (1, 366))]
     features = spec.encode(place_columns(grid, *places))
-    model = CatBoostClassifier()
-    model.load_model(str(folder / "model.cbm"))
+    run, corpus, _ = fitted
+    told = Places.of(corpus, run.taxonomy)
+    train, valid = split(told.label, run.recipe.metadata.validation, run.recipe.seed)
+    learnt = spec.encode(place_columns(grid, told.latitude, told.longitude, told.day_of_year))
+    model = fit_trees(run.recipe.metadata, run.recipe.seed, learnt, told.label, train, valid, tmp_path)
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
     (found,) = session.run(["probabilities"], {"features": features})
     assert found.dtype == np.float32
@@ -83,7 +88,7 @@ def test_same_again_and_nothing_strewn_about(
     assert (folder / "model.onnx").read_bytes() == before
     assert not list(tmp_path.iterdir())
     assert not (run.folder / ".birdstation-metadata").exists()
-    names = {"model.cbm", "model.onnx", "features.json", "grid.npz", "metrics.json", "importances.csv"}
+    names = {"model.onnx", "features.json", "grid.npz", "metrics.json", "importances.csv"}
     assert {path.name for path in folder.iterdir()} == names
 
 
@@ -151,3 +156,33 @@ def test_features_of_training_rows_have_mean_0_and_deviation_1(tmp_path: Path) -
     assert np.allclose(features[train][:, varied].std(axis=0), 1, atol=1e-3)
     assert (features[:3, NUMERIC.index("bio1")] == 0).all()
     assert (features[:, NUMERIC.index("bio12")] == 0).all()
+
+
+def test_the_model_holds_no_path_of_this_machine(fitted: tuple[Run, Corpus, Path]) -> None:
+    folder = fitted[0].folder
+    assert [path for path in files_under(folder / "metadata") if str(folder).encode() in path.read_bytes()] == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "turned", "empty", "text", "another network", "missing"])
+def test_a_damaged_model_is_one_line(fitted: tuple[Run, Corpus, Path], tmp_path: Path, damage: str) -> None:
+    run = fitted[0]
+    folder = shutil.copytree(run.folder / "metadata", tmp_path / "metadata")
+    path = folder / "model.onnx"
+    whole = path.read_bytes()
+    turned = bytearray(whole)
+    turned[2] ^= 0x41
+    if damage == "another network":
+        other = onnx.load(path)
+        other.graph.output[0].name = other.graph.node[0].output[1] = "others"
+        whole = other.SerializeToString()
+    kept = {"cut": whole[: len(whole) // 2], "turned": bytes(turned), "empty": b"", "text": b"no network"}
+    path.write_bytes(kept.get(damage, whole))
+    if damage == "missing":
+        path.unlink()
+    place = (np.array([value], np.float32) for value in (10.0, -20.0, 150.0))
+    with pytest.raises(CorpusError) as refusal:
+        place_scores(folder, run.taxonomy, *place)
+    said = str(refusal.value)
+    assert said.startswith(f"{path}: ONNX Runtime cannot run it: ")
+    assert said.endswith(f"; remove {folder} and run: python -m trainer fit-all")
+    assert "\n" not in said

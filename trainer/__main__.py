@@ -18,6 +18,7 @@ from rich.progress import Progress, TaskID
 from edge.contract.errors import needs_extra
 from edge.contract.program import run_program
 from trainer.decoder_noise import without_decoder_noise
+from trainer.files import naming
 from trainer.recipe import find_recipe, recipe_names
 from trainer.workers import default_jobs
 
@@ -102,7 +103,8 @@ def _run(
     stages, console = _stages(), Console()
     asked = (data, out, recipe, rasters, weights, jobs, device, devices, cluster, track, nocall)
     options = stages.Options(*asked, details=details, no_rasters=no_rasters)
-    run = stages.run_stages(options, names, console)
+    with naming(out):
+        run = stages.run_stages(options, names, console)
     if len(names) > 1:
         console.print(stages.stage_table(run))
         stages.tell_cautions(run, console)
@@ -160,7 +162,8 @@ def demo_data(
 
         try:
             sizes = {"species": species, "recordings": recordings, "soundscapes": soundscapes}
-            made = make_corpus(out, folder, **sizes, seed=seed, progress=show)
+            with naming(out):
+                made = make_corpus(out, folder, **sizes, seed=seed, progress=show)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
     console.print(
@@ -197,7 +200,10 @@ def mix_soundscapes(
     options = mix.MixOptions(hold_out, soundscapes, minutes, snr, seed)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("soundscapes", total=2 * soundscapes)
-        mixed = mix.mix_soundscapes(data, backgrounds, out, options, lambda done, _: bar.update(task, completed=done))
+        with naming(out):
+            mixed = mix.mix_soundscapes(
+                data, backgrounds, out, options, lambda done, _: bar.update(task, completed=done)
+            )
     console.print(mixed.table(out))
 
 
@@ -216,7 +222,8 @@ def distil(
 ) -> None:
     """Train one small network to answer as all networks of the run together do (student/), for small boards."""
     module = importlib.import_module("trainer.distil")
-    module.distil(module.DistilOptions(run, tuple(sound), data, weights, jobs, device), Console())
+    with naming(run):
+        module.distil(module.DistilOptions(run, tuple(sound), data, weights, jobs, device), Console())
 
 
 @app.command(rich_help_panel=_AFTER)
@@ -359,7 +366,8 @@ def fit_metadata(
     stages = _stages()
     own = {"kind": kind, "iterations": iterations, "details": details, "no_rasters": no_rasters}
     options = stages.Options(data, out, recipe, rasters, None, 1, "auto", **own)
-    stages.run_stages(options, ("fit-metadata",), Console())
+    with naming(out):
+        stages.run_stages(options, ("fit-metadata",), Console())
 
 
 @app.command(rich_help_panel=_ONE_STAGE)

@@ -3,6 +3,7 @@
 Random numbers are drawn from seed and epoch and need no state. Knows no data and no training.
 """
 
+import hashlib
 from pathlib import Path
 
 import safetensors
@@ -29,7 +30,9 @@ def read_weights(path: Path, network: nn.Module) -> None:
     try:
         network.load_state_dict(safetensors.torch.load_file(path), strict=True)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        raise CorpusError(f"{path}: not the weights of this network: {str(error).splitlines()[0]}") from error
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        advice = f"remove {path.parent} and run the command that made it again"
+        raise CorpusError(f"{path}: not the weights of this network: {reason}; {advice}") from error
 
 
 def write_checkpoint(folder: Path, network: nn.Module, optimiser: Optimizer, epoch: int, inputs: str) -> None:
@@ -37,13 +40,15 @@ def write_checkpoint(folder: Path, network: nn.Module, optimiser: Optimizer, epo
     tensors = {_WEIGHT + name: value for name, value in network.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"{_STATE}{index}.{key}": value for key, value in state.items()}
+    tensors = _contiguous(tensors)
     with replacing(folder / FILE) as temporary:
-        about = {"epoch": str(epoch), "inputs": inputs}
-        temporary.write_bytes(safetensors.torch.save(_contiguous(tensors), about))
+        about = {"epoch": str(epoch), "inputs": inputs, "sum": _sum(tensors)}
+        temporary.write_bytes(safetensors.torch.save(tensors, about))
 
 
 def read_checkpoint(folder: Path, network: nn.Module, optimiser: Optimizer, inputs: str) -> int:
-    """Load the state if there is one from these inputs; return the epochs it has seen, 0 if none."""
+    """Load the state if there is one from these inputs; return the epochs it has seen, 0 if none. One that is damaged
+    is none: training starts over."""
     try:
         with safetensors.safe_open(folder / FILE, framework="pt") as file:
             about = file.metadata() or {}
@@ -51,7 +56,9 @@ def read_checkpoint(folder: Path, network: nn.Module, optimiser: Optimizer, inpu
                 return 0
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, safetensors.SafetensorError):
-        return 0  # none, or damaged: training starts over
+        return 0
+    if about.get("sum") != _sum(tensors):
+        return 0
     network.load_state_dict({n.removeprefix(_WEIGHT): t for n, t in tensors.items() if n.startswith(_WEIGHT)})
     parameters = list(network.parameters())  # in the order in which the optimiser was given them
     state: dict[int, dict[str, Tensor]] = {}
@@ -66,6 +73,16 @@ def read_checkpoint(folder: Path, network: nn.Module, optimiser: Optimizer, inpu
 def _laid_out_as(parameter: Tensor, tensor: Tensor) -> Tensor:
     """A moment in the memory format of its parameter: the fused optimiser walks both in step, by address."""
     return torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor
+
+
+def _sum(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of tensors and their names. Another byte in a file of them is no error to safetensors, and would be
+    trained on."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        total.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}\0".encode())
+        total.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

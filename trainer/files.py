@@ -5,8 +5,9 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from edge.contract.text import NotText, Table, text_of
 
 _OURS = ".birdstation-part"  # how a temporary file begins: what else is hidden in a folder is somebody's
 _HEADER_BYTES = 1024
+_ROOM_BYTES = 1 << 20  # a disk with less than that is full: libraries keep to themselves what the system answered
 
 
 def make_folder(folder: Path) -> None:
@@ -28,10 +30,36 @@ def make_folder(folder: Path) -> None:
         raise _cannot_write(folder, error) from None
 
 
+def check_writable(folder: Path) -> None:
+    """Make a folder where it is missing, and a file in it for a moment. Raises as `make_folder`."""
+    _begin(folder / "check").unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError that does not say of which file it is (a write into an open one) names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or (error.errno is None and not _is_full(path)):
+            raise
+        raise _cannot_write(path, error) from error
+
+
 def _cannot_write(path: Path, error: OSError) -> OSError:
-    """/proc and its like answer that there is no such file; run_program would take that for a mistake of ours."""
-    number = errno.EACCES if error.errno == errno.ENOENT else error.errno
-    return OSError(number, f"cannot be written: {error.strerror}", str(path))
+    """/proc and its like, and a folder that was taken away, answer that there is no such file; run_program would take
+    that for a mistake of ours. numpy says how many bytes it could write, and not why."""
+    number, words = error.errno, error.strerror
+    if number is None:
+        number = errno.ENOSPC if _is_full(path) else errno.EIO
+        words = os.strerror(number)
+    return OSError(errno.EACCES if number == errno.ENOENT else number, f"cannot be written: {words}", str(path))
+
+
+def _is_full(path: Path) -> bool:
+    with suppress(OSError):
+        return shutil.disk_usage(path if path.is_dir() else path.parent).free < _ROOM_BYTES
+    return False
 
 
 @contextmanager
@@ -42,8 +70,13 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(temporary), temporary):
+            raise _cannot_write(path, error) from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that fails has said so above
+            temporary.unlink(missing_ok=True)
 
 
 def _begin(path: Path) -> Path:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -31,6 +30,7 @@ from trainer import metrics
 from trainer.corpus import Corpus
 from trainer.files import digest, write_csv, write_json
 from trainer.neighbours import fit_gates, level_shares
+from trainer.onnx_file import run_onnx
 from trainer.placenets import EPOCHS, NETS, fit_nets, nets_to_onnx, probabilities, unseen
 from trainer.places import Places, feature_spec, split
 from trainer.rasters import Rasters
@@ -233,8 +233,7 @@ def onnx_difference(path: Path, found: Scores, features: Values) -> float:
 
     Raises CorpusError above ONNX_DIFFERENCE_MAX: the station would hear of other places than the report.
     """
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (exported,) = session.run([OUTPUT], {"features": features})
+    exported = run_onnx(path, {"features": features}, OUTPUT, found.shape)
     difference = float(np.abs(exported - found).max())
     if not difference <= ONNX_DIFFERENCE_MAX:
         raise CorpusError(
@@ -331,8 +330,8 @@ def place_scores(
     species that the model never met, NaN for those beyond their geographic limit."""
     spec = FeatureSpec.read(folder / "features.json")
     columns = place_columns(Grid.read(folder / "grid.npz"), latitude, longitude, day_of_year)
-    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
-    (found,) = session.run([OUTPUT], {"features": spec.encode(columns)})
+    shape = (len(latitude), len(spec.classes))
+    found = run_onnx(folder / "model.onnx", {"features": spec.encode(columns)}, OUTPUT, shape)
     scores = np.zeros((len(latitude), len(taxonomy)), np.float32)
     scores[:, [taxonomy.index(code) for code in spec.classes]] = found
     nearby = Nearby.read(folder)

@@ -1,14 +1,16 @@
 """Worker processes that never outlive the parent, and one progress bar for whatever they do. Knows no work."""
 
+import errno
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -34,14 +36,16 @@ def worker_pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
     os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))  # read when the child imports numpy, before any of our code
     pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_die_with_parent)
+    processes: list[BaseProcess] = []
     try:
-        _start(pool)
+        _start(pool, jobs)
+        processes = list(pool._processes.values())  # no public way to stop work under way, or to ask its end
         yield pool
     except BrokenProcessPool as error:
-        advice = "most likely for lack of memory; run again with fewer --jobs: it goes on where it stopped"
-        raise CorpusError(f"a worker process was killed, {advice}") from error
+        pool.shutdown(cancel_futures=True)  # waits until all have ended
+        raise _why([process.exitcode for process in processes]) from error
     except BaseException:  # Ctrl-C too: workers must not train on
-        for process in list((pool._processes or {}).values()):  # no public way to stop work that is under way
+        for process in processes:
             process.terminate()
         raise
     finally:
@@ -53,19 +57,33 @@ def worker_pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
                 os.environ[name] = value
 
 
-def _start(pool: ProcessPoolExecutor) -> None:
-    """All its processes. A mask is inherited: Ctrl-C is the parent's to answer, also while a child is starting and has
-    set up nothing yet."""
+def _why(exit_codes: Sequence[int | None]) -> Exception:
+    """What the end of a worker says of its cause; the others were ended with it."""
+    died = [-code for code in exit_codes if code is not None and code < 0 and -code != signal.SIGTERM]
+    again = "run the same command again: it goes on where it stopped"
+    if signal.SIGBUS in died:  # a file that is mapped has holes, and there is no room to fill them
+        words = f"a worker process could not write its file ({signal.SIGBUS.name}): the disk is full, or fails"
+        return OSError(errno.ENOSPC, f"{words}; make room and {again}")
+    if signal.SIGKILL in died:
+        return CorpusError(f"a worker process was killed, most likely for lack of memory; with fewer --jobs, {again}")
+    ended = f"by {signal.Signals(died[0]).name}" if died else "before its work was done"
+    return CorpusError(f"a worker process was ended {ended}; {again}")
+
+
+def _start(pool: ProcessPoolExecutor, jobs: int) -> None:
+    """All its processes; work starts one where none is idle. A mask is inherited: Ctrl-C is the parent's to answer,
+    also while a child is starting and has set up nothing yet."""
     resource_tracker.ensure_running()  # which would let it through again when it starts
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        pool.submit(_nothing)
+        while len(pool._processes) < jobs:
+            pool.submit(_nothing)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _nothing() -> None:
-    """The first work of a pool."""
+    """The first work of a process."""
 
 
 def _die_with_parent() -> None:

@@ -58,6 +58,10 @@ class RecordingError(BirdstationError):
         self.path = path
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type["RecordingError"], tuple[Path, str]]:
+        """As it comes back from a worker: an exception is made anew of what its base was given, one text here."""
+        return type(self), (self.path, self.reason)
+
 
 class CaptureError(BirdstationError):
     """A sound card is not there or cannot be opened; the microphone tries again, `edge check` says it."""

@@ -19,10 +19,11 @@ EXIT_INTERRUPTED = 130  # as a shell reports it
 EXIT_CANNOT_CREATE = 73  # sysexits.h
 EXIT_BROKEN_PIPE = 141  # as a shell reports it
 # What folders, disks and permissions can be like, and nothing that the program itself did wrong.
-_OUTSIDE = frozenset(
+OUTSIDE = frozenset(
     (
         *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ELOOP),
         *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EFBIG),
+        *(errno.EBUSY, errno.ENOTEMPTY, errno.EXDEV, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT, errno.ENOTCONN),
     )
 )
 _UNNAMED = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # a write into an open file does not say which it was
@@ -74,7 +75,7 @@ def run_program(app: Callable[[], object]) -> None:
         _stop_writing()
         sys.exit(EXIT_BROKEN_PIPE)
     except OSError as error:
-        if error.errno not in (_OUTSIDE if error.filename is not None else _UNNAMED):
+        if error.errno not in (OUTSIDE if error.filename is not None else _UNNAMED):
             raise
         where = "" if error.filename is None else f"{error.filename}: "
         print(f"error: {where}{error.strerror}{_hint(error)}", file=sys.stderr)
@@ -104,5 +105,12 @@ def _hint(error: OSError) -> str:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one ends what the first is still tidying up
+    signal.signal(signal.SIGINT, _end_at_once)
     raise Interrupted
+
+
+def _end_at_once(_number: int, _frame: FrameType | None) -> NoReturn:
+    """A second Ctrl-C ends what the first is still tidying up, and without the interpreter's own end: threads of
+    libraries that are at work then abort the process."""
+    os.write(2, f"{INTERRUPTED}\n".encode())
+    os._exit(EXIT_INTERRUPTED)
