@@ -47,8 +47,12 @@ def compute_prior_table(folder: Path, taxonomy: Taxonomy, latitude: float, longi
     days = np.arange(1, DAYS + 1, dtype=np.float32)
     here = np.ones_like(days)
     columns = place_columns(Grid.read(folder / "grid.npz"), here * latitude, here * longitude, days)
-    session = ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
-    (found,) = session.run(["probabilities"], {session.get_inputs()[0].name: spec.encode(columns)})
+    try:
+        session = ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+        (found,) = session.run(["probabilities"], {session.get_inputs()[0].name: spec.encode(columns)})
+    except Exception as error:  # ONNX Runtime's errors have no common base but Exception
+        reason = " ".join(str(error).split())[:200]
+        raise BundleError(f"{folder / 'model.onnx'}: not a metadata model: {reason}") from error
     if found.shape != (DAYS, len(spec.classes)):
         raise BundleError(f"{folder / 'model.onnx'}: expected {(DAYS, len(spec.classes))}, found {found.shape}")
     table = np.zeros((DAYS, len(taxonomy)), np.float32)

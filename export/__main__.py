@@ -21,7 +21,7 @@ from edge.contract.bundle import read_bundle
 from edge.contract.errors import ConfigError, EngineError, UsageError, needs_extra
 from edge.contract.place import check_place
 from edge.contract.program import run_program
-from export.place_bundle import check_out
+from export.place_bundle import probe_place
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -69,16 +69,16 @@ def onnx(
     print(f"{out}: {members}, {len(bundle.taxonomy)} species, {size / 1e6:.1f} MB")
     for line in cautions(opened):
         print(f"warning: {line}", file=sys.stderr)
-    _say_next(out)
+    _say_next(out, bundle.folder)
 
 
-def _say_next(bundle: Path) -> None:
+def _say_next(out: Path, folder: Path) -> None:
     """What a person does with a bundle. On stderr: what is on stdout is read by programs."""
-    page = bundle / "report.html"
-    lines = [f"report: {page} (open it in a browser)"] if page.is_file() else []
+    page = out / "report.html"
+    lines = [f"report: {page} (open it in a browser)"] if (folder / page.name).is_file() else []
     lines += [
-        f"check it: {quote(sys.executable)} -m export verify {quote(str(bundle))}",
-        f"use it: in station.yaml, bundle: {bundle.resolve()}",
+        f"check it: {quote(sys.executable)} -m export verify {quote(str(out))}",
+        f"use it: in station.yaml, bundle: {folder}",
     ]
     print(*lines, sep="\n", file=sys.stderr)
 
@@ -114,12 +114,12 @@ def adopt(
     if radius_km is not None and place is None:
         raise typer.BadParameter("--radius-km: expected with --place")
     region = Region(_place(place), RADIUS_KM if radius_km is None else radius_km, species)
-    check_out(out)  # before a minute is spent
+    probe_place(out)  # before a minute is spent
     licence = accept_licence(known, accept)
     bundle = make(name, read_source(name, known, source, labels), licence, out, region)
     size = sum(p.stat().st_size for p in bundle.folder.rglob("*") if p.is_file())
     print(f"{out}: {known.title}, {len(bundle.taxonomy)} classes, {size / 1e6:.1f} MB")
-    _say_next(out)
+    _say_next(out, bundle.folder)
 
 
 def _place(text: str | None) -> tuple[float, float] | None:

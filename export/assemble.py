@@ -28,7 +28,7 @@ from edge.prior import compute_prior_table
 from export.half import to_half
 from export.int8 import quantise_members, with_int8
 from export.parity import parity
-from export.place_bundle import check_out, replace_bundle, work_folder
+from export.place_bundle import bundle_place, check_out
 from export.probe_clips import probe_clips
 from export.to_onnx import to_onnx, torch_scores
 from trainer.run import MemberInfo, Run
@@ -58,10 +58,9 @@ def assemble(
     Raises UsageError if `out` holds something that is not a bundle, CorpusError if the run is not finished or its
     student is of another bag.
     """
-    folder, replaced = check_out(out)
+    folder, _ = check_out(out)
     members, student = _chosen(run.bag(), per_kind), read_student(run)
-    work = work_folder(folder)
-    try:
+    with bundle_place(out) as work:
         (work / "members").mkdir(parents=True)
         run.taxonomy.write_csv(work / TAXONOMY)
         if report and (run.folder / "report.html").is_file():
@@ -75,9 +74,6 @@ def assemble(
         _write_probe(run, work, members, member_scores, student_scores, has_prior)
         manifest = _manifest(run, members, student, halved, has_prior, per_kind)
         bundle = seal_bundle(work, _with_int8(run, work, manifest, progress) if int8 else manifest)
-        replace_bundle(work, folder, replaced)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return Bundle(folder, bundle.manifest, bundle.taxonomy)
 
 

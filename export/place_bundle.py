@@ -1,28 +1,38 @@
 """Puts a finished bundle into the folder that a person named, where an older bundle may lie. Takes away nothing else.
 
-Knows names and sums, no network.
+It is made in a folder of our own beside that one: `.birdstation-export-NAME`, with a mark in it that is locked while
+the export lives, `new`, and `old` while the older bundle is replaced. What a killed export left there is known by the
+mark and by the lists of names here and in it, and goes at the next export. Knows names and sums, no network.
 """
 
-import glob
+import errno
+import fcntl
 import json
 import os
-import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from edge.contract.bundle import MANIFEST, SUMS
+from edge.contract.bundle import LICENCE, MANIFEST, NAMES, PRIOR, PROBE, SUMS, TAXONOMY
 from edge.contract.errors import UsageError
 from edge.contract.folders import holds_nothing, passed_over
-from trainer.files import make_folder
+from trainer.files import make_folder, naming
 
-_OURS = ".birdstation-"  # how the name of a folder begins that an export works in
-_OLD = ".old"  # how it ends where the older bundle lies meanwhile
+_OURS = ".birdstation-export-"  # how the folder that an export works in begins
+_MARK, _NEW, _OLD = "export.json", "new", "old"
+_MADE = (  # what an export writes into `new`
+    *(MANIFEST, SUMS, TAXONOMY, PROBE, NAMES, LICENCE, "report.html", "members/*.onnx", "members/*.npy"),
+    *(f"{PRIOR}/*.onnx", f"{PRIOR}/*.json", f"{PRIOR}/*.npz"),
+)
+_MOUNTS = Path("/proc/self/mountinfo")
+_UNLOCKED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of file systems that know no locks
 
 
 def check_out(out: Path) -> tuple[Path, list[str]]:
     """The folder itself, links resolved, and the files of the bundle that is to be replaced. Raises UsageError where
-    it holds anything else."""
+    it holds anything else, or cannot be replaced."""
     try:
         folder = out.resolve()
     except (OSError, RuntimeError) as error:  # a link to itself
@@ -31,6 +41,8 @@ def check_out(out: Path) -> tuple[Path, list[str]]:
         raise UsageError(f"{out}: a link that leads to itself; --out is the folder of a bundle")
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{out}: is a file; --out is the folder of a bundle")
+    if _is_mounted(folder):
+        raise UsageError(f"{out}: a disk is mounted there, so that it cannot be replaced; choose a folder in it")
     if holds_nothing(folder):
         return folder, []
     files = _sealed(folder)
@@ -44,6 +56,41 @@ def check_out(out: Path) -> tuple[Path, list[str]]:
     return folder, files
 
 
+def probe_place(out: Path) -> None:
+    """Raises as `bundle_place`, before any work: UsageError for a folder that is not replaced, OSError where nothing
+    can be written."""
+    with _place(out):
+        pass
+
+
+@contextmanager
+def bundle_place(out: Path) -> Iterator[Path]:
+    """An empty folder beside `out` to make a bundle in, which takes the place of `out` when the block ends well. Of an
+    older bundle only the files that it lists go; what systems left there stays.
+
+    Raises UsageError where `out` holds anything but a bundle or another export is at work on it, OSError naming `out`.
+    """
+    with _place(out) as (place, folder, files):
+        try:
+            with naming(out):
+                (place / _NEW).mkdir()
+                yield place / _NEW
+                _replace(place, folder, files)
+        except OSError as error:
+            if str(error.filename or "").startswith(str(place)):  # the name that a person knows
+                raise OSError(error.errno, error.strerror, str(out)) from error
+            raise
+
+
+def _is_mounted(folder: Path) -> bool:
+    """Whether it is where another file system, or a folder of the same one, is mounted."""
+    try:
+        places = [line.split(b" ")[4] for line in _MOUNTS.read_bytes().splitlines()]
+    except (OSError, IndexError):  # of other systems
+        return folder.is_mount()
+    return os.fsencode(folder) in [place.decode("unicode_escape").encode("latin-1") for place in places]
+
+
 def _sealed(folder: Path) -> list[str]:
     """What SHA256SUMS lists, if the manifest is a bundle's, of any version; else nothing."""
     try:
@@ -52,50 +99,145 @@ def _sealed(folder: Path) -> list[str]:
     except (OSError, ValueError):
         return []
     ours = isinstance(manifest, dict) and {"schema", "id", "front_end", "taxonomy_digest"} <= manifest.keys()
-    names = [PurePosixPath(line.partition("  ")[2]) for line in lines]
-    inside = [name.as_posix() for name in names if name.name and not name.is_absolute() and ".." not in name.parts]
-    return [*inside, SUMS] if ours else []
+    return [*_inside(line.partition("  ")[2] for line in lines), SUMS] if ours else []
 
 
-def work_folder(folder: Path) -> Path:
-    """An empty folder beside `folder`; what killed exports left there is removed."""
-    for left in folder.parent.glob(f"{_OURS}*-{glob.escape(folder.name)}*"):
-        process = left.name.removeprefix(_OURS).partition("-")[0]
-        if not process.isdigit() or _lives(int(process)):
-            continue
-        if left.name.endswith(_OLD):
-            _take_away(left, _sealed(left))
-        else:
-            shutil.rmtree(left, ignore_errors=True)
-    work = folder.with_name(f"{_OURS}{os.getpid()}-{folder.name}")
-    shutil.rmtree(work, ignore_errors=True)
+def _inside(names: Any) -> list[str]:
+    """Those that name something in a folder, and nothing beside or above it."""
+    found = [PurePosixPath(name) for name in names]
+    return [name.as_posix() for name in found if name.name and not name.is_absolute() and ".." not in name.parts]
+
+
+@contextmanager
+def _place(out: Path) -> Iterator[tuple[Path, Path, list[str]]]:
+    """The folder to work in, this export's alone, where nothing of an earlier one is left; `out` itself; and the files
+    of the bundle in it."""
+    folder, _ = check_out(out)
+    place = folder.with_name(f"{_OURS}{folder.name}")
+    with _locked(place, out):
+        try:
+            _recover(place, folder)
+            yield place, *check_out(out)  # an older bundle may have come back to it
+        finally:
+            with suppress(OSError):  # what cannot be removed is removed by the next
+                _wipe(place / _NEW)
+
+
+@contextmanager
+def _locked(place: Path, out: Path) -> Iterator[None]:
+    """The folder with its mark, which this process holds; both go at the end, if nothing else is in there."""
+    if place.is_symlink() or (place.exists() and not place.is_dir()):
+        raise UsageError(f"{place}: is in the way, and no export made it; move it")
     try:
-        make_folder(work)
+        make_folder(place)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(folder)) from None  # the name that a person knows
-    return work
+        named = out if error.errno == errno.ENAMETOOLONG else place.parent  # where the folder of our own goes
+        raise OSError(error.errno, error.strerror, str(named)) from None
+    mark = place / _MARK
+    names = [] if mark.is_file() else sorted(path.name for path in place.iterdir())
+    if names and _MARK not in names:
+        raise UsageError(f"{place}: holds {names[0]}, and no export made it; move it")
+    with _hold(mark, out):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # something else is in there
+                if [path.name for path in place.iterdir()] == [_MARK]:
+                    mark.unlink()
+                    place.rmdir()
 
 
-def replace_bundle(work: Path, folder: Path, files: Sequence[str]) -> None:
-    """`work` takes the place of `folder`, of which only `files` go; what systems left there stays."""
-    old = work.with_name(work.name + _OLD)
+@contextmanager
+def _hold(mark: Path, out: Path) -> Iterator[None]:
+    """The lock of a mark. It goes with the process, however that ends. One that its holder has removed meanwhile is
+    none, and is made anew."""
+    while True:
+        make_folder(mark.parent)
+        try:
+            number = os.open(mark, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:  # the folder went, too
+            continue
+        with os.fdopen(number, "r+b"):
+            try:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                advice = "wait for it or choose another --out"
+                raise UsageError(f"{out}: another export is at work on it; {advice}") from None
+            except OSError as error:
+                if error.errno not in _UNLOCKED:
+                    raise
+            if mark.exists() and mark.stat().st_ino == os.fstat(number).st_ino:
+                yield
+                return
+
+
+def _write_mark(place: Path, replaces: Sequence[str]) -> None:
+    """What an export does away with, should it be killed. In place: another file would have no lock."""
+    text = json.dumps({"program": "birdstation export", "replaces": list(replaces)})
+    (place / _MARK).write_text(text + "\n", encoding="utf8")
+
+
+def _recover(place: Path, folder: Path) -> None:
+    """What a killed export left: its own files go; an older bundle comes back, unless the new one was in its place."""
+    if (place / _OLD).is_dir():
+        if holds_nothing(folder):
+            with suppress(OSError):
+                folder.rmdir()
+            (place / _OLD).rename(folder)
+        else:
+            _clear_old(place, folder, [*_marked(place), *_sealed(place / _OLD)])
+    _wipe(place / _NEW)
+    for path in place.iterdir():
+        if path.name != _MARK:
+            raise UsageError(f"{place}: holds {path.name}, which no export made; move it")
+
+
+def _marked(place: Path) -> list[str]:
+    try:
+        return _inside(json.loads((place / _MARK).read_text(encoding="utf8"))["replaces"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _replace(place: Path, folder: Path, files: Sequence[str]) -> None:
+    """`new` takes the place of `folder`, of which only `files` go."""
+    _write_mark(place, files)
     if folder.exists():
-        work.chmod(folder.stat().st_mode & 0o7777)
-        folder.rename(old)
-    work.rename(folder)
-    if old.exists():
-        for path in _take_away(old, files):
-            target = folder / path.relative_to(old)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if not target.exists():
-                path.rename(target)
-        _take_away(old, ())
+        (place / _NEW).chmod(folder.stat().st_mode & 0o7777)
+        folder.rename(place / _OLD)
+    try:
+        (place / _NEW).rename(folder)
+    except BaseException:
+        if (place / _OLD).exists():
+            (place / _OLD).rename(folder)
+        raise
+    if (place / _OLD).exists():
+        _clear_old(place, folder, files)
+
+
+def _clear_old(place: Path, folder: Path, files: Sequence[str]) -> None:
+    """The files of an older bundle go; what else was in it returns to the new one, unless that has a file there."""
+    old = place / _OLD
+    for path in _take_away(old, files):
+        target = folder / path.relative_to(old)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            path.rename(target)
+    _take_away(old, ())
+
+
+def _wipe(folder: Path) -> None:
+    """Remove what an export makes, by name, and the folders that are empty then."""
+    if not folder.is_symlink():
+        names = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+        _take_away(folder, [name for name in names if any(fnmatch(name, made) for made in _MADE)])
 
 
 def _take_away(folder: Path, files: Sequence[str]) -> list[Path]:
     """Remove these files and the folders that are empty then; returns what is left."""
     for name in files:
-        (folder / name).unlink(missing_ok=True)
+        if not (folder / name).is_dir() or (folder / name).is_symlink():
+            (folder / name).unlink(missing_ok=True)
     left = []
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_dir() and not path.is_symlink():
@@ -106,13 +248,3 @@ def _take_away(folder: Path, files: Sequence[str]) -> list[Path]:
     with suppress(OSError):
         folder.rmdir()
     return left
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

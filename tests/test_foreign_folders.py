@@ -17,7 +17,7 @@ from edge.contract.errors import UsageError
 from edge.contract.folders import files_under, holds_nothing, passed_over
 from edge.demo.run import run_demo
 from export.demo_train import run_demo_train
-from export.place_bundle import check_out, replace_bundle, work_folder
+from export.place_bundle import bundle_place, check_out
 from export.trt_build import check_out as check_engines
 from tests.conftest import hiss, make_bundle, write_sound
 from tests.trainer_corpus import make_corpus
@@ -192,12 +192,10 @@ def test_only_our_own_temporaries_go(tmp_path: Path) -> None:
 
 def _export(out: Path, source: Path) -> None:
     """What `export onnx` does with its folder, the bundle ready made."""
-    folder, files = check_out(out)
-    work = work_folder(folder)
-    for path in files_under(source):
-        (work / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
-        os.link(path, work / path.relative_to(source))
-    replace_bundle(work, folder, files)
+    with bundle_place(out) as work:
+        for path in files_under(source):
+            (work / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+            os.link(path, work / path.relative_to(source))
 
 
 def test_an_older_bundle_is_replaced_and_what_lies_beside_it_stays(tmp_path: Path) -> None:
@@ -208,8 +206,10 @@ def test_an_older_bundle_is_replaced_and_what_lies_beside_it_stays(tmp_path: Pat
     (older / ".git" / "objects").mkdir(parents=True)
     (older / ".git" / "objects" / "1").write_text("a repository's")
     older.chmod(0o750)
-    left = tmp_path / ".birdstation-4194304-a"  # of an export that was killed; there is no such process
-    (left / "members").mkdir(parents=True)
+    left = tmp_path / ".birdstation-export-a"  # of an export that was killed
+    (left / "new" / "members").mkdir(parents=True)
+    (left / "new" / "members" / "half.onnx").write_text("half")
+    (left / "export.json").touch()
     (tmp_path / ".a.2024").write_text("theirs")
     (tmp_path / "link").symlink_to(older)
     _export(tmp_path / "link", newer)

@@ -1,7 +1,6 @@
 """A published model to a sealed Bundle: network, geo model, species, names, licence, probe. Whole or not at all."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +40,7 @@ from export.adopt.flatbuffer import TfliteNetwork, parse_tflite
 from export.adopt.geo import geo_to_onnx
 from export.adopt.known import Known
 from export.adopt.labels import read_codes, read_labels, species_of, write_names
-from export.place_bundle import check_out, replace_bundle, work_folder
+from export.place_bundle import bundle_place, check_out
 from export.probe_clips import waveform_clips
 
 RADIUS_KM = 300.0
@@ -82,11 +81,10 @@ def read_source(name: str, known: Known, source: Path | None, labels: Path | Non
 
 def adopt(name: str, source: Source, licence: Licence, out: Path, region: Region) -> Bundle:
     """Convert, probe, seal, and put it to `out`. Raises UsageError if `out` holds something that is not a bundle."""
-    folder, replaced = check_out(out)
+    folder, _ = check_out(out)
     kept = _kept(source, region)
-    licence = _as_before(folder, licence)
-    work = work_folder(folder)
-    try:
+    with bundle_place(out) as work:
+        licence = _as_before(folder, licence)
         taxonomy = _write_species(source, kept, work)
         (work / "members").mkdir()
         member = _write_network(name, source, kept, work)
@@ -107,13 +105,6 @@ def adopt(name: str, source: Source, licence: Licence, out: Path, region: Region
             front_end=named_front_end(WAVEFORM),
         )
         bundle = seal_bundle(work, manifest)
-        replace_bundle(work, folder, replaced)
-    except OSError as error:
-        if error.filename is None:  # a write into an open file: a full disk says nothing of where
-            raise OSError(error.errno, error.strerror, str(out)) from error
-        raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return Bundle(folder, bundle.manifest, bundle.taxonomy)
 
 
