@@ -21,7 +21,9 @@ from edge.contract.bundle import read_bundle
 from edge.contract.errors import ConfigError, EngineError, UsageError, needs_extra
 from edge.contract.place import check_place
 from edge.contract.program import run_program
+from edge.engines.tuned import FILE as TUNED
 from export.place_bundle import probe_place
+from trainer.files import check_writable, naming
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -191,10 +193,7 @@ def tune(
 
     whole = read_bundle(bundle)
     state = _state(config) if state is None else state
-    try:
-        state.mkdir(parents=True, exist_ok=True)  # before a minute is spent
-    except OSError as error:
-        raise ConfigError(f"--state {state}: {error.strerror or error}") from error
+    _check_state(state)  # before a minute is spent
     inputs = sound_inputs(sound or DEMO_FOLDER / "soundscapes", whole.manifest, WINDOWS_MAX)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("tuning", total=None)
@@ -205,7 +204,19 @@ def tune(
     for one in found:
         for row in (row for row in one.rows if row.refused):
             print(f"{one.members}, {row.name}: not offered: {row.refused}", file=sys.stderr)
-    print(f"{record(whole, found).write(state)}: used by runtime.engine auto, if the probe passes")
+    with naming(state):
+        path = record(whole, found).write(state)
+    print(f"{path}: used by runtime.engine auto, if the probe passes")
+
+
+def _check_state(state: Path) -> None:
+    """Raises ConfigError where tuned.json could not be put."""
+    try:
+        check_writable(state)
+    except OSError as error:
+        raise ConfigError(f"--state {state}: {error.strerror or error}") from error
+    if (state / TUNED).is_dir():
+        raise ConfigError(f"--state {state}: {TUNED} is a folder there; move it")
 
 
 def _state(config: Path | None) -> Path:
@@ -255,7 +266,8 @@ def trt(
         return
     if machine.device is None:
         raise EngineError(f"nothing can be compiled here: {machine.problem}")
-    record = build_engines(whole, steps, machine.device, out, lambda text: print(text, file=sys.stderr))
+    with naming(out):
+        record = build_engines(whole, steps, machine.device, out, lambda text: print(text, file=sys.stderr))
     console.print(members_table(record.members))
     for member in record.members:
         if member.note:

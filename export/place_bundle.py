@@ -77,8 +77,9 @@ def bundle_place(out: Path) -> Iterator[Path]:
                 yield place / _NEW
                 _replace(place, folder, files)
         except OSError as error:
-            if str(error.filename or "").startswith(str(place)):  # the name that a person knows
-                raise OSError(error.errno, error.strerror, str(out)) from error
+            names = (str(name or "") for name in (error.filename, error.filename2))  # of a copy, the source comes first
+            if any(name.startswith(str(place)) for name in names):
+                raise OSError(error.errno, f"cannot be written: {error.strerror}", str(out)) from error
             raise
 
 

@@ -3,11 +3,13 @@
 What is there and still fits is kept, so a build that was interrupted goes on, and one that is done ends at once.
 """
 
+import fcntl
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,9 +19,9 @@ from edge.contract.folders import entries_of
 from edge.engines.device import Device
 from edge.engines.record import FILE, EngineMember, EngineRecord, read_record
 from export.parity import Parity, allowed
-from export.trt_member import TIMING_CACHE, Request
+from export.trt_member import TIMING_CACHE, Request, tried
 from export.trt_plan import WORKSPACE_MIB, Source, Step
-from trainer.files import make_folder
+from trainer.files import check_writable
 
 LOG = "build.log"
 _BUILD_S_MAX = 3600.0  # of one try; a large member takes some minutes on the smallest board
@@ -36,10 +38,30 @@ def build_engines(
     cannot be compiled with any workspace or is not right even in float32.
     """
     check_out(out)
-    make_folder(out)
+    check_writable(out)  # before minutes of compiling
+    with _alone(out):
+        return _build(bundle, steps, device, out, tell)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """One compiler per folder: two would write the same files. The lock goes with the process, however it ends."""
     log = out / LOG
     if log.is_file() and log.stat().st_size > _LOG_BYTES_MAX:
         log.unlink()
+    with log.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            advice = "wait for it or choose another --out"
+            raise UsageError(f"{out}: another `export trt` is at work in it; {advice}") from None
+        yield
+
+
+def _build(bundle: Bundle, steps: list[Step], device: Device, out: Path, tell: Callable[[str], None]) -> EngineRecord:
+    """As `build_engines`, in a folder that is this process's."""
+    for step in steps:
+        tried(out, step.member.name).unlink(missing_ok=True)  # what a build that was killed left
     members = {step.member.name: step.done for step in steps if step.done}
     for step in steps:
         if step.member.name not in members:

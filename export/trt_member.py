@@ -57,7 +57,7 @@ def make_member(request: Request) -> EngineMember:
     begin = time.perf_counter()
     built = _build(trt, bundle, request, source.read_bytes(), cache.read_bytes() if cache.is_file() else b"")
     seconds = time.perf_counter() - begin
-    temporary = out / f".{request.name}.engine"
+    temporary = tried(out, request.name)
     try:
         write_durably(temporary, built.plan)
         apart, times_ms = _try(trt, cuda, temporary, bundle, request)
@@ -107,6 +107,11 @@ def _build(trt: object, bundle: Bundle, request: Request, onnx: bytes, timing_ca
         timing_cache=timing_cache,
         output=bundle.manifest.networks[request.index].output,
     )
+
+
+def tried(out: Path, name: str) -> Path:
+    """Where a member's engine lies until it is known to be right."""
+    return out / f".{name}.engine"
 
 
 def write_durably(path: Path, content: bytes) -> None:

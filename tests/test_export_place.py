@@ -210,6 +210,9 @@ def mounted(disk: Path) -> None:
     (disk / "ballast").write_bytes(bytes(max(0, shutil.disk_usage(disk).free - 8192)))
     with pytest.raises(OSError, match="No space left") as told:
         export_copy(disk / "bundle", source)
+    with pytest.raises(OSError, match="No space left") as copied, bundle_place(disk / "bundle") as work:
+        shutil.copyfile(source / "probe.npz", work / "probe.npz")  # names its source, and then what it could not write
+    assert copied.value.filename == str(disk / "bundle")
     assert (told.value.errno, told.value.filename) == (errno.ENOSPC, str(disk / "bundle"))
     assert snapshot(disk / "bundle") == before
     assert sorted(path.name for path in disk.iterdir()) == ["ballast", "bundle"]

@@ -27,7 +27,7 @@ from trainer.backgrounds import PINK_CROPS, make_backgrounds
 from trainer.cascade import AGREEMENT, Answers, Margins, Mask, judge_margins
 from trainer.corpus import Corpus
 from trainer.dataset import Ints
-from trainer.files import clear_temporaries, digest, read_json, write_json
+from trainer.files import check_writable, clear_temporaries, digest, read_json, write_json
 from trainer.fit import choose_device
 from trainer.model import check_architecture, find_weights
 from trainer.predict import thresholds_of
@@ -95,6 +95,7 @@ class _Distil:
         if self.pretrained:
             find_weights(self.recipe.architecture, self.pretrained)
         clear_temporaries(self.folder)
+        check_writable(self.folder)
 
     def make(self) -> StudentInfo:
         run, recipe, asked = self.run, self.recipe, self.options

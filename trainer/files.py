@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,13 +38,17 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An OSError that does not say of which file it is (a write into an open one) names `path`."""
+    """An OSError that does not say of which file it is (a write into an open one) names `path`; or the folder of
+    temporary files, where that is full and the disk of `path` is not."""
     try:
         yield
     except OSError as error:
-        if error.filename is not None or (error.errno is None and not _is_full(path)):
+        if error.filename is not None:
             raise
-        raise _cannot_write(path, error) from error
+        places = [place for place in (path, Path(tempfile.gettempdir())) if _is_full(place)]
+        if error.errno is None and not places:
+            raise
+        raise _cannot_write(places[0] if places else path, error) from error
 
 
 def _cannot_write(path: Path, error: OSError) -> OSError:

@@ -14,8 +14,8 @@ from typer.core import TyperGroup
 
 from edge.contract.errors import BirdstationError, UsageError
 from edge.contract.rights import whose
+from edge.contract.starting import EXIT_INTERRUPTED, INTERRUPTED, end_at_once
 
-EXIT_INTERRUPTED = 130  # as a shell reports it
 EXIT_CANNOT_CREATE = 73  # sysexits.h
 EXIT_BROKEN_PIPE = 141  # as a shell reports it
 # What folders, disks and permissions can be like, and nothing that the program itself did wrong.
@@ -27,7 +27,6 @@ OUTSIDE = frozenset(
     )
 )
 _UNNAMED = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # a write into an open file does not say which it was
-INTERRUPTED = "interrupted; run the same command again to go on"
 
 
 class Interrupted(BaseException):
@@ -105,12 +104,5 @@ def _hint(error: OSError) -> str:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    signal.signal(signal.SIGINT, _end_at_once)
+    signal.signal(signal.SIGINT, end_at_once)  # a second one ends what the first is still tidying up
     raise Interrupted
-
-
-def _end_at_once(_number: int, _frame: FrameType | None) -> NoReturn:
-    """A second Ctrl-C ends what the first is still tidying up, and without the interpreter's own end: threads of
-    libraries that are at work then abort the process."""
-    os.write(2, f"{INTERRUPTED}\n".encode())
-    os._exit(EXIT_INTERRUPTED)

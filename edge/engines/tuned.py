@@ -64,8 +64,11 @@ class Tuned:
     def write(self, folder: Path) -> Path:
         """Write tuned.json, whole or not at all."""
         temporary = folder / f".{FILE}.{os.getpid()}"
-        temporary.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", encoding="utf8")
-        return temporary.replace(folder / FILE)
+        try:
+            temporary.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", encoding="utf8")
+            return temporary.replace(folder / FILE)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def cpu_model() -> str:
