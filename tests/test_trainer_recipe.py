@@ -1,5 +1,6 @@
 """Recipes: the published numbers stand, mistakes get one line with file, key, found and allowed."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import timm
 import yaml
 
 from edge.contract.errors import ConfigError
-from trainer.recipe import RECIPES, find_recipe, read_recipe, recipe_names
+from edge.contract.strict import Refused, parse
+from trainer.recipe import RECIPES, Recipe, find_recipe, read_recipe, recipe_names
 
 WRITE_UP = "the author's write-up"
 CODE = "the public training code of the same family"
@@ -201,10 +203,26 @@ def _changed(tmp_path: Path, key: str, value: object) -> Path:
         ("folds", 5, ["folds: expected keys and values, found 5"]),
         ("folds.count", 1, ["folds.count: expected 2 to 20 folds, found 1"]),
         ("labels.secondary", 2.0, ["labels.secondary: expected 0 to 1, found 2.0"]),
-        ("student.held_out", 1.0, ["student.held_out: expected a share between 0 and 1, found 1.0"]),
+        ("student.held_out", 1.0, ["student.held_out: expected a share between 0 and 1, 0.001 or more, found 1.0"]),
         ("student.crops_max", 121, ["student.crops_max: expected 1 to 120, found 121"]),
         ("spectrograms.crops_max", 11, ["spectrograms.crops_max: expected 1 to 10, found 11"]),
         ("metadata.learning_rate", "slow", ["metadata.learning_rate: expected a number or auto, found 'slow'"]),
+        ("seed", -1, ["seed: expected 0 to 4294967295, found -1"]),
+        ("seed", 2**63, ["seed: expected 0 to 4294967295, found 9223372036854775808"]),
+        ("members.0.seeds", [1, -2], ["members[0].seeds: expected numbers of 0 to 4294967295, found [1, -2]"]),
+        ("members.0.epochs", 10**9, ["members[0].epochs: expected 1 to 10000, found 1000000000"]),
+        ("members.0.kind", "Übergang", ["members[0].kind: expected a word of up to 40 letters (a to z)"]),
+        ("members.0.kind", "x" * 41, ["members[0].kind: expected a word of up to 40 letters (a to z)"]),
+        ("members.0.augment.snr_db", [-1e300, 3.0], ["augment.snr_db: expected [low, high] of -60 to 60"]),
+        ("members.0.augment.mixup_alpha", 1e-300, ["augment.mixup_alpha: expected 0.01 to 100, found 1e-300"]),
+        ("labels.other", 0.999, ["labels.other: expected less than primary, 0.995, found 0.999"]),
+        ("optimiser.batch", 10**9, ["optimiser.batch: expected 2 to 65536, found 1000000000"]),
+        ("folds.cell_deg", 1e-300, ["folds.cell_deg: expected a cell of 0.01 to 45 degrees, found 1e-300"]),
+        ("metadata.iterations", 10**9, ["metadata.iterations: expected 1 to 100000, found 1000000000"]),
+        ("metadata.limit_km", 1e300, ["metadata.limit_km: expected null or 1 to 20000 kilometres, found 1e+300"]),
+        ("tune.hop_s", 5.00001, ["tune.hop_s: expected 5, 2.5, 1.25, 1, 0.5"]),
+        ("tune.threshold.step", 0.91, ["tune.threshold.step: expected 0.0001 to 0.9, the distance from low to high"]),
+        ("tune.threshold.step", 1e-300, ["tune.threshold.step: expected 0.0001 to 0.9"]),
         ("tune.padding", ["mirror"], ["tune.padding[0]: expected one of context, zeros, image, found 'mirror'"]),
     ],
 )
@@ -237,6 +255,64 @@ def test_a_number_that_yaml_reads_as_text_says_how_to_write_it(tmp_path: Path) -
         ConfigError, match=r"learning_rate: .* number, found '8e-4', which YAML reads as text; write 0\.0008"
     ):
         read_recipe(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("010", "expected a number in decimal digits, found 010, which YAML reads as 8"),
+        ("1:30", "expected a number in decimal digits, found 1:30, which YAML reads as 90"),
+        ("0x10", "expected a number in decimal digits, found 0x10, which YAML reads as 16"),
+        ("0b11", "expected a number in decimal digits, found 0b11, which YAML reads as 3"),
+        ("1:30.5", "expected a number in decimal digits, found 1:30.5, which YAML reads as 90.5"),
+        ("1e-3", "epochs: expected a number, found '1e-3', which YAML reads as text; write 0.001"),
+        ("no", "epochs: expected a whole number, found no/false"),
+        ("~", "epochs: expected a whole number, found nothing"),
+        (".nan", "epochs: expected a whole number, found nan"),
+        ("2024-05-12", "epochs: expected a whole number, found datetime.date"),
+    ],
+)
+def test_what_yaml_reads_as_something_else_is_refused(tmp_path: Path, written: str, expected: str) -> None:
+    text = find_recipe("demo").as_yaml().replace("epochs: 18", f"epochs: {written}")
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        read_recipe(tmp_path / "mine.yaml")
+    assert expected in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def _keys(value: Any, at: str = "") -> list[str]:
+    """Every key path of nested values, those in the middle too."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [key for name, item in pairs for key in (f"{at}{name}", *_keys(item, f"{at}{name}."))]
+
+
+_WRONG: tuple[object, ...] = (
+    *(-61, 10**9 + 1, 10**30, 1e300, float("nan"), float("inf"), -float("inf")),
+    *("", "1e-3", b"x", [], [[]], {"x": 1}),
+)
+_RIGHT: dict[object, tuple[str, ...]] = {10**9 + 1: ("seed", "seeds"), "1e-3": ("name", "architecture")}
+
+
+def test_no_key_takes_what_nobody_means() -> None:
+    """Each of them, in the place of each value of a recipe that uses all keys, is refused and the key named."""
+    improved = find_recipe("improved").as_dict()
+    keys = _keys(improved)
+    assert len(keys) > 100
+    for key in keys:
+        *parents, last = [int(part) if part.isdigit() else part for part in key.split(".")]
+        words = [part for part in key.split(".") if not part.isdigit()]
+        for wrong in _WRONG:
+            if words[-1] in _RIGHT.get(repr(wrong) if isinstance(wrong, list | dict) else wrong, ()):
+                continue
+            raw = copy.deepcopy(improved)
+            place: Any = raw
+            for part in parents:
+                place = place[part]
+            place[last] = wrong
+            with pytest.raises(Refused) as refused:
+                parse(Recipe, raw)
+            assert words[-1].removesuffix("_min") in str(refused.value), (key, wrong)
 
 
 @pytest.mark.parametrize("text", ["[", "name: a\nname: b", "- 1", ""])

@@ -17,6 +17,7 @@ from edge.contract.errors import ConfigError
 from edge.contract.folders import entries_of
 from edge.contract.strict import Refused, parse
 from edge.contract.text import NotText, text_of
+from trainer.yaml_loader import StrictLoader
 
 RECIPES = Path(__file__).parent / "recipes"
 Span = tuple[float, float]
@@ -26,11 +27,18 @@ Keep = Literal["best", "last", "soundscapes"]
 ThresholdBy = Literal["global", "species", "quantile"]
 STUDENT_CROPS_MAX = 120  # ten minutes of a recording: it is held in memory while its images are made
 CLIP_CROPS_MAX = 6  # six crops of 7 s, 4.66 s apart, are 30.3 s
+SEED_MAX = 2**32 - 1  # scipy's optimiser takes no larger one
+EPOCHS_MAX, _ITERATIONS_MAX, _BATCH_MAX = 10_000, 100_000, 65_536  # more was meant by nobody
+_RATE_MIN, _RATE_MAX = 1e-9, 10.0  # beyond, nothing is learnt
 
 
 def _need(allowed: bool, key: str, found: object, expected: str) -> None:
     if not allowed:
         raise ValueError(f"{key}: expected {expected}, found {found!r}")
+
+
+def _is_share(number: float) -> bool:
+    return 0.001 <= number < 1
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class FoldRecipe:
 
     def __post_init__(self) -> None:
         _need(2 <= self.count <= 20, "count", self.count, "2 to 20 folds")
-        _need(0 < self.cell_deg <= 45, "cell_deg", self.cell_deg, "a cell of up to 45 degrees")
+        _need(0.01 <= self.cell_deg <= 45, "cell_deg", self.cell_deg, "a cell of 0.01 to 45 degrees")
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,7 @@ class LabelRecipe:
     def __post_init__(self) -> None:
         for key in ("primary", "secondary", "other"):
             _need(0 <= getattr(self, key) <= 1, key, getattr(self, key), "0 to 1")
+        _need(self.other < self.primary, "other", self.other, f"less than primary, {self.primary}")
 
 
 @dataclass(frozen=True)
@@ -116,13 +125,14 @@ class Augment:
     snr_db: Span = (0.0, 3.0)  # of either, uniform
 
     def __post_init__(self) -> None:
-        _need(0 < self.power[0] <= self.power[1], "power", list(self.power), "[low, high] above 0")
-        _need(self.snr_db[0] <= self.snr_db[1], "snr_db", list(self.snr_db), "[low, high]")
+        _need(0.01 <= self.power[0] <= self.power[1] <= 100, "power", list(self.power), "[low, high] of 0.01 to 100")
+        good = -60 <= self.snr_db[0] <= self.snr_db[1] <= 60  # far beyond, the mixture is no number
+        _need(good, "snr_db", list(self.snr_db), "[low, high] of -60 to 60")
         for key in ("stripes", "mixup", "pink", "nocall", "empty"):
             _need(0 <= getattr(self, key) <= 1, key, getattr(self, key), "a share of 0 to 1")
         shares = [self.pink, self.nocall, self.empty]
         _need(sum(shares) <= 1, "pink", shares, "pink, nocall and empty of 1 at most together")
-        _need(self.mixup_alpha > 0, "mixup_alpha", self.mixup_alpha, "a number above 0")
+        _need(0.01 <= self.mixup_alpha <= 100, "mixup_alpha", self.mixup_alpha, "0.01 to 100")
 
     @property
     def backgrounds(self) -> bool:
@@ -144,9 +154,12 @@ class MemberRecipe:
     clip_crops: int = 1  # a sample is so many crops in a row, joined in feature space: 6 are 30 s
 
     def __post_init__(self) -> None:
-        _need(self.kind.isidentifier(), "kind", self.kind, "a word of letters, digits and _")
-        _need(self.epochs >= 1, "epochs", self.epochs, "1 or more")
+        good = self.kind.isidentifier() and self.kind.isascii() and len(self.kind) <= 40  # folders are named for it
+        _need(good, "kind", self.kind, "a word of up to 40 letters (a to z), digits and _")
+        _need(1 <= self.epochs <= EPOCHS_MAX, "epochs", self.epochs, f"1 to {EPOCHS_MAX}")
         _need(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", list(self.seeds), "different numbers, at least one")
+        good = all(0 <= seed <= SEED_MAX for seed in self.seeds)
+        _need(good, "seeds", list(self.seeds), f"numbers of 0 to {SEED_MAX}")
         _need(self.stem_pool in (1, 2, 4), "stem_pool", self.stem_pool, "1, 2 or 4")
         _need(1 <= self.clip_crops <= CLIP_CROPS_MAX, "clip_crops", self.clip_crops, f"1 to {CLIP_CROPS_MAX}")
 
@@ -163,9 +176,10 @@ class OptimiserRecipe:
 
     def __post_init__(self) -> None:
         rates = [self.learning_rate_min, self.learning_rate]
-        _need(0 <= rates[0] <= rates[1] and rates[1] > 0, "learning_rate", rates[::-1], "0 <= minimum <= rate")
-        _need(self.batch >= 2, "batch", self.batch, "2 or more")
-        _need(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        good = 0 <= rates[0] <= rates[1] <= _RATE_MAX and rates[1] >= _RATE_MIN
+        _need(good, "learning_rate", rates[::-1], f"0 <= minimum <= rate, {_RATE_MIN:g} to {_RATE_MAX:g}")
+        _need(2 <= self.batch <= _BATCH_MAX, "batch", self.batch, f"2 to {_BATCH_MAX}")
+        _need(0 <= self.weight_decay <= _RATE_MAX, "weight_decay", self.weight_decay, f"0 to {_RATE_MAX:g}")
 
 
 @dataclass(frozen=True)
@@ -186,14 +200,17 @@ class MetadataRecipe:
     leaf_steps: int | None = None
 
     def __post_init__(self) -> None:
-        _need(self.iterations >= 1, "iterations", self.iterations, "1 or more")
+        _need(1 <= self.iterations <= _ITERATIONS_MAX, "iterations", self.iterations, f"1 to {_ITERATIONS_MAX}")
         _need(1 <= self.depth <= 16, "depth", self.depth, "1 to 16")
         rate = self.learning_rate
-        _need(rate == "auto" or rate > 0, "learning_rate", rate, "auto or a number above 0")
-        _need(0 < self.validation < 1, "validation", self.validation, "a share between 0 and 1")
-        _need(self.limit_km is None or self.limit_km > 0, "limit_km", self.limit_km, "null or kilometres above 0")
+        good = rate == "auto" or _RATE_MIN <= rate <= _RATE_MAX
+        _need(good, "learning_rate", rate, f"auto or {_RATE_MIN:g} to {_RATE_MAX:g}")
+        _need(_is_share(self.validation), "validation", self.validation, "a share between 0 and 1, 0.001 or more")
+        good = self.limit_km is None or 1 <= self.limit_km <= 20_000
+        _need(good, "limit_km", self.limit_km, "null or 1 to 20000 kilometres")
         _need(self.borders is None or 1 <= self.borders <= 255, "borders", self.borders, "null or 1 to 255")
-        _need(self.leaf_steps is None or self.leaf_steps >= 1, "leaf_steps", self.leaf_steps, "null or 1 or more")
+        steps = self.leaf_steps
+        _need(steps is None or 1 <= steps <= 1000, "leaf_steps", steps, "null or 1 to 1000")
 
 
 @dataclass(frozen=True)
@@ -203,7 +220,7 @@ class BagRecipe:
     per_fold_max: int
 
     def __post_init__(self) -> None:
-        _need(self.per_fold_max >= 1, "per_fold_max", self.per_fold_max, "1 or more")
+        _need(1 <= self.per_fold_max <= 1000, "per_fold_max", self.per_fold_max, "1 to 1000")
 
 
 @dataclass(frozen=True)
@@ -214,8 +231,8 @@ class BlendSearch:
     prior_weight: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        good = bool(self.prior_weight) and all(w >= 0 for w in self.prior_weight)
-        _need(good, "prior_weight", list(self.prior_weight), "numbers of 0 or more, at least one")
+        good = bool(self.prior_weight) and all(0 <= w <= 100 for w in self.prior_weight)
+        _need(good, "prior_weight", list(self.prior_weight), "numbers of 0 to 100, at least one")
 
 
 @dataclass(frozen=True)
@@ -228,7 +245,9 @@ class Sweep:
 
     def __post_init__(self) -> None:
         _need(0 <= self.low <= self.high <= 1, "low", [self.low, self.high], "0 <= low <= high <= 1")
-        _need(0 < self.step <= 1, "step", self.step, "above 0, up to 1")
+        span = self.high - self.low or 1.0  # of one threshold alone, any step will do
+        good = 0.0001 <= self.step <= span + 1e-9
+        _need(good, "step", self.step, f"0.0001 to {span:g}, the distance from low to high")
 
 
 @dataclass(frozen=True)
@@ -249,7 +268,7 @@ class TuneRecipe:
     def __post_init__(self) -> None:
         _need(bool(self.padding), "padding", list(self.padding), "at least one padding")
         _need(bool(self.blend), "blend", list(self.blend), "at least one rule")
-        hop = round(self.hop_s * RATE_HZ)
+        hop = self.hop_s * RATE_HZ
         good = 0 < hop <= WINDOW_SAMPLES and WINDOW_SAMPLES % hop == 0 and hop % FRAME_HOP == 0
         _need(good, "hop_s", self.hop_s, "5, 2.5, 1.25, 1, 0.5: every labelled row must be a window")
         good = bool(self.smoothing) and all(0 <= weight <= 1 / 3 for weight in self.smoothing)
@@ -275,12 +294,13 @@ class StudentRecipe:
     held_out: float = 0.1
 
     def __post_init__(self) -> None:
-        _need(self.epochs >= 1, "epochs", self.epochs, "1 or more")
+        _need(1 <= self.epochs <= EPOCHS_MAX, "epochs", self.epochs, f"1 to {EPOCHS_MAX}")
         _need(1 <= self.views <= 1000, "views", self.views, "1 to 1000")
-        _need(self.learning_rate > 0, "learning_rate", self.learning_rate, "a number above 0")
+        good = _RATE_MIN <= self.learning_rate <= _RATE_MAX
+        _need(good, "learning_rate", self.learning_rate, f"{_RATE_MIN:g} to {_RATE_MAX:g}")
         _need(self.stem_pool in (1, 2, 4), "stem_pool", self.stem_pool, "1, 2 or 4")
         _need(1 <= self.crops_max <= STUDENT_CROPS_MAX, "crops_max", self.crops_max, f"1 to {STUDENT_CROPS_MAX}")
-        _need(0 < self.held_out < 1, "held_out", self.held_out, "a share between 0 and 1")
+        _need(_is_share(self.held_out), "held_out", self.held_out, "a share between 0 and 1, 0.001 or more")
 
 
 _STUDENT = StudentRecipe(
@@ -316,6 +336,7 @@ class Recipe:
     student: StudentRecipe = _STUDENT
 
     def __post_init__(self) -> None:
+        _need(0 <= self.seed <= SEED_MAX, "seed", self.seed, f"0 to {SEED_MAX}")
         kinds = [m.kind for m in self.members]
         _need(len(set(kinds)) == len(kinds) > 0, "members", kinds, "members of different kinds, at least one")
 
@@ -368,7 +389,7 @@ def find_recipe(name_or_path: str) -> Recipe:
 def read_recipe(path: Path) -> Recipe:
     """Read and check a recipe. Raises ConfigError in one line: file, key, what was found, what is allowed."""
     try:
-        raw = yaml.load(text_of(path.read_bytes()), Loader=_Loader)
+        raw = yaml.load(text_of(path.read_bytes()), Loader=StrictLoader)
     except (OSError, NotText, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     try:
@@ -376,14 +397,3 @@ def read_recipe(path: Path) -> Recipe:
     except Refused as error:
         raise ConfigError(f"{path}: {error}") from None
     return recipe
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key written twice; PyYAML would silently take the second."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is written twice", node.start_mark)
-        return super().construct_mapping(node, deep)
