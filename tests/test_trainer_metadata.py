@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +123,16 @@ def test_absence_is_said_and_clears_an_older_model(
     said = capsys.readouterr().out
     assert reason in said
     assert said.count("\n") == 1
+
+
+def test_one_place_and_day_tell_no_species(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = make_corpus(tmp_path / "data", soundscapes=0)
+    day = date(2015, 5, 5)
+    here = [replace(r, latitude=45.0, longitude=-90.0, date=day) for r in corpus.recordings]
+    run = make_run(tmp_path / "run", corpus)
+    fit_metadata(run, replace(corpus, recordings=tuple(here)), make_rasters(tmp_path / "rasters"))
+    assert run.metadata() is None
+    assert capsys.readouterr().out.startswith("metadata: no model: all recordings are of one place and day")
 
 
 def test_missing_raster_is_an_error_of_one_line(fitted: tuple[Run, Corpus, Path], tmp_path: Path) -> None:

@@ -76,7 +76,10 @@ class Places:
     def too_few(self) -> str | None:
         """Why no model can be trained on them, or None."""
         if len(self.label) >= ROWS_MIN and len(self.codes) >= SPECIES_MIN:
-            return None
+            where = np.stack([self.latitude, self.longitude, self.day_of_year])
+            if np.ptp(where, axis=1).any():
+                return None
+            return "all recordings are of one place and day: nothing in them tells one species from another"
         return (
             f"expected at least {ROWS_MIN} recordings of {SPECIES_MIN} species with place and date, found "
             f"{len(self.label)} of {len(self.codes)} ({self.without_place} have no place, {self.without_date} a place "
