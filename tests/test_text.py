@@ -19,9 +19,11 @@ from edge.publisher.credentials import password
 from tests.conftest import make_bundle
 from tests.trainer_corpus import CODES, make_corpus, row, write_table
 from trainer.check import check_data
-from trainer.corpus import LABELS, METADATA, SITES, Corpus, Problems, read_sites
+from trainer.corpus import METADATA, Corpus
 from trainer.predict import _places
 from trainer.recipe import find_recipe, read_recipe
+from trainer.soundscapes import LABELS, SITES, read_sites
+from trainer.tables import Problems
 
 LOW, MID = CODES
 ROWS = "row_id,site,birds\n7_COR_5,COR,nocall\n7_COR_10,COR,amered blujay\n"

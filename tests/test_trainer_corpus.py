@@ -1,7 +1,7 @@
 """The corpus: odd rows are counted with an example and survived; what is not a corpus is refused in one line."""
 
 import struct
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,9 @@ from edge.contract.errors import CorpusError, RecordingError
 from tests.conftest import hiss, write_sound
 from tests.trainer_corpus import CODES, make_corpus, row, write_table
 from trainer.check import check_data
-from trainer.corpus import LABELS, METADATA, Corpus, probe_audio, read_sound
+from trainer.corpus import METADATA, Corpus, probe_audio, read_sound
+from trainer.soundscapes import LABELS, SITES
+from trainer.tables import Problems, day_of
 
 LOW, MID = CODES
 
@@ -49,6 +51,14 @@ def test_a_good_corpus_has_no_problems(tmp_path: Path) -> None:
         ({"date": "0000-00-00"}, "date not valid"),
         ({"date": "2013-02-30"}, "date not valid"),
         ({"date": "yesterday"}, "date not valid"),
+        ({"date": "2019-05-017"}, "date not valid"),
+        ({"date": "2019-05-01; or 2012"}, "date not valid"),
+        ({"date": "2019-05-31st"}, "date not valid"),
+        ({"date": "2019-05-01T25"}, "date not valid"),
+        ({"date": "٢٠١٩-٠٥-٠١"}, "date not valid"),
+        ({"date": "9999-12-31"}, "date not valid"),
+        ({"date": "0001-01-01"}, "date not valid"),
+        ({"date": f"{date.today() + timedelta(days=2)}"}, "date not valid"),
         ({"date": ""}, "date missing"),
         ({"latitude": ""}, "place missing"),
         ({"latitude": "91.0"}, "place not valid"),
@@ -88,6 +98,92 @@ def test_a_row_that_cannot_be_used_is_counted_and_left_out(tmp_path: Path, cells
     corpus = read(tmp_path, row(LOW, "odd.ogg") | cells)
     assert len(corpus.recordings) == 2
     assert corpus.problems.counts[kind] == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["2019-05-01", " 2019-05-01 ", "2019-05-01T10:00", "2019-05-01 00:00:00", "1889-01-01"]
+)
+def test_a_day_with_or_without_a_time_is_one(text: str) -> None:
+    problems = Problems()
+    found = day_of(text, "x", problems)
+    assert found == date.fromisoformat(text.strip()[:10])
+    assert problems.counts == {}
+    assert day_of(str(date.today()), "x", problems) == date.today()
+
+
+def labelled(data: Path, *rows: tuple[str, str, str, str, str]) -> Corpus:
+    """A corpus with a soundscape and these rows: row_id, site, audio_id, seconds, birds."""
+    names = ("row_id", "site", "audio_id", "seconds", "birds")
+    write_table(data / LABELS, [dict(zip(names, row, strict=True)) for row in rows])
+    return Corpus.read(data)
+
+
+def label_row(second: int, birds: str) -> tuple[str, str, str, str, str]:
+    return f"7_ABC_{second}", "ABC", "7", str(second), birds
+
+
+def test_labelled_rows_that_contradict_each_other_teach_nothing(tmp_path: Path) -> None:
+    """Equal ones count once; of contradicting ones neither is taken, nor a third that agrees with one of them."""
+    data = make_corpus(tmp_path / "corpus", 2, 1.0, soundscape=True)
+    corpus = labelled(
+        data,
+        *(label_row(5, LOW), label_row(5, "nocall"), label_row(5, LOW)),
+        *(label_row(10, f"{LOW} {MID}"), label_row(10, f" {MID}  {LOW} ")),
+        *(label_row(15, MID), label_row(20, "")),
+    )
+    (soundscape,) = corpus.soundscapes
+    assert soundscape.labels == {"7_ABC_10": {LOW, MID}, "7_ABC_15": {MID}, "7_ABC_20": {"nocall"}}
+    assert corpus.problems.counts == {"row twice": 3, "labelled rows that contradict each other": 1}
+    assert corpus.problems.examples["labelled rows that contradict each other"] == [f"{LABELS} line 3: 7_ABC_5"]
+
+
+@pytest.mark.parametrize(
+    ("odd", "kind"),
+    [
+        (("7_ABC_5", "ABC", "7", "10", LOW), "labelled row that contradicts its id"),
+        (("7_ABC_5", "ABC", "8", "5", LOW), "labelled row that contradicts its id"),
+        (("7_ABC_5", "XYZ", "7", "5", LOW), "labelled row that contradicts its id"),
+        (("7_ABC_5", "ABC", "7", "soon", LOW), "labelled row that contradicts its id"),
+        (("7_ABC", "ABC", "7", "5", LOW), "row malformed"),
+        (("", "ABC", "7", "5", LOW), "row malformed"),
+        (("7_ABC_²", "ABC", "7", "²", LOW), "row malformed"),
+        (label_row(7, LOW), "labelled row of no 5 s"),
+        (label_row(0, LOW), "labelled row of no 5 s"),
+        (label_row(5, f"nocall {LOW}"), "labelled row with nocall beside species"),
+    ],
+)
+def test_a_labelled_row_that_contradicts_itself_is_counted_and_not_taken(
+    tmp_path: Path, odd: tuple[str, str, str, str, str], kind: str
+) -> None:
+    corpus = labelled(make_corpus(tmp_path / "corpus", 2, 1.0, soundscape=True), odd, label_row(10, MID))
+    (soundscape,) = corpus.soundscapes
+    assert soundscape.labels == {"7_ABC_10": {MID}}
+    assert corpus.problems.counts == {kind: 1}
+    assert f"{LABELS} line 2" in corpus.problems.examples[kind][0]
+
+
+def test_labels_in_capitals_are_the_species_they_name(tmp_path: Path) -> None:
+    data = make_corpus(tmp_path / "corpus", 2, 1.0, soundscape=True)
+    corpus = labelled(data, label_row(5, f" {LOW.upper()} "), label_row(10, "NoCall"), label_row(15, "Unknown1"))
+    (soundscape,) = corpus.soundscapes
+    assert soundscape.labels == {"7_ABC_5": {LOW}, "7_ABC_10": {"nocall"}, "7_ABC_15": {"Unknown1"}}
+    assert corpus.problems.counts == {
+        "soundscape label in capitals": 1,
+        "soundscape label of an unknown species": 1,
+    }
+
+
+def test_a_site_in_two_places_is_in_none(tmp_path: Path) -> None:
+    data = make_corpus(tmp_path / "corpus", 2, 1.0, soundscape=True)
+    path = data / SITES
+    first = path.read_text()
+    path.write_text(first + first.splitlines()[1] + "\n")
+    (soundscape,) = Corpus.read(data).soundscapes
+    assert soundscape.latitude == 48.0
+    path.write_text(first + first.splitlines()[1].replace("48.0", "49.0") + "\n")
+    corpus = Corpus.read(data)
+    assert corpus.soundscapes[0].latitude is None
+    assert corpus.problems.counts == {"row twice": 1, "site in two places": 1}
 
 
 def test_a_row_with_too_few_cells_is_named_by_its_line(tmp_path: Path) -> None:

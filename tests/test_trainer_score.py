@@ -82,6 +82,14 @@ def test_f1_is_the_mean_of_the_rows_and_missing_rows_are_nocall(
         ("row_id,birds\n7019_COR_5,a,b\n", "line 2: expected 2 cells (row_id, birds), found 3"),
         ("row_id,birds\nhello,a\n", "line 2: row id: expected NAME_SECONDS, found 'hello'"),
         ("row_id,birds\n7019_COR_5,a\n7019_COR_5,b\n", "line 3: row id '7019_COR_5' is there twice"),
+        (
+            "row_id,birds\n7019_COR_5,Amered\n",
+            "expected 'amered' as in the labels, found 'Amered'",
+        ),
+        (
+            "row_id,site,audio_id,seconds,birds\n7019_COR_5,COR,7019,10,a\n",
+            "line 2: row id '7019_COR_5': expected audio_id, site and seconds as in it, found audio_id 7019, site COR",
+        ),
         ("row_id,species\n7019_COR_5,a\n", "expected columns row_id and birds, found row_id, species"),
         ("row_id,birds\n", "no rows"),
         ("row_id,birds\nother_5,a\n", "expected row ids such as '7019_COR_5', found such as 'other_5'"),
@@ -93,6 +101,14 @@ def test_a_malformed_table_is_one_line(tmp_path: Path, found: str, message: str)
     assert message in str(refused.value)
     assert "found.csv" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_only_predictions_may_name_nocall_beside_species(tmp_path: Path) -> None:
+    path, truth = _files(tmp_path, "row_id,birds\n7019_COR_5,amered nocall\n")
+    score_predictions(path, truth)
+    truth.write_text(path.read_text())
+    with pytest.raises(UsageError, match="line 2: row id '7019_COR_5': expected nocall or species, found amered noc"):
+        score_predictions(path, truth)
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from edge.contract.audio import RATE_HZ
 from tests.conftest import NOTE_HZ, hiss, note, write_sound
-from trainer.corpus import COLUMNS, LABELS, METADATA, SITES
+from trainer.corpus import COLUMNS, METADATA
+from trainer.soundscapes import LABELS, SITES
 
 CODES = tuple(NOTE_HZ)[:2]
 

@@ -5,10 +5,7 @@ Knows CSV tables and file names; the sound itself is opened only by `probe_audio
 
 import ast
 import math
-import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
@@ -18,14 +15,11 @@ from edge.capture.recording import Decoder, stream
 from edge.contract.audio import RATE_HZ, Samples
 from edge.contract.errors import CorpusError, RecordingError
 from edge.contract.folders import entries_of
-from edge.contract.metrics import Labels, labels_of
-from edge.contract.place import check_place
-from edge.contract.taxonomy import NOCALL, Species, Taxonomy
-from edge.contract.text import NotText, Table, text_or_guess
+from edge.contract.taxonomy import Species, Taxonomy
+from trainer.soundscapes import Soundscape, read_soundscapes
+from trainer.tables import Problems, day_of, place_of, read_table
 
 METADATA = "train_metadata.csv"
-LABELS = "train_soundscape_labels.csv"
-SITES = "soundscape_sites.csv"
 AUDIO = (  # what is taken for sound in a folder
     *(".ogg", ".oga", ".opus", ".wav", ".flac", ".mp3"),
     *(".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64", ".bwf"),
@@ -35,28 +29,8 @@ COLUMNS = (
     *("author", "date", "filename", "license", "rating", "time", "url"),
 )
 _NEEDED = ("primary_label", "filename")  # the other official columns may be empty, but must be there
-_DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})")
-_SOUNDSCAPE = re.compile(r"(?P<id>[^_]+)_(?P<site>[^_]+)_(?P<date>\d{8})\.ogg")
 _LAYOUT = "docs/corpus.md shows the layout"
-_EXAMPLES_MAX = 5
 _BLOCK_S = 5.0
-
-
-@dataclass
-class Problems:
-    """What was malformed, by kind: how often, and the first few examples."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, kind: str, example: str) -> None:
-        self.counts[kind] = self.counts.get(kind, 0) + 1
-        shown = self.examples.setdefault(kind, [])
-        if len(shown) < _EXAMPLES_MAX:
-            shown.append(example)
-
-    def copy(self) -> "Problems":
-        return Problems(dict(self.counts), {kind: list(shown) for kind, shown in self.examples.items()})
 
 
 @dataclass(frozen=True)
@@ -78,19 +52,6 @@ class Recording:
     def quarter(self) -> int | None:
         """Quarter of the year, 1 to 4."""
         return None if self.date is None else (self.date.month + 2) // 3
-
-
-@dataclass(frozen=True)
-class Soundscape:
-    """A long recording with labelled rows of 5 s. `labels` maps a row id to the set of its labels."""
-
-    path: Path
-    audio_id: str
-    site: str
-    date: date | None
-    labels: Mapping[str, Labels]
-    latitude: float | None
-    longitude: float | None
 
 
 @dataclass(frozen=True)
@@ -125,7 +86,7 @@ class Corpus:
             recordings.append(recording)
         if not recordings:
             raise CorpusError(f"{data / METADATA}: no usable row")
-        return cls(data, tuple(recordings), taxonomy, tuple(_soundscapes(data, taxonomy, problems)), problems)
+        return cls(data, tuple(recordings), taxonomy, tuple(read_soundscapes(data, taxonomy, problems)), problems)
 
 
 def require_corpus(data: Path) -> None:
@@ -137,25 +98,6 @@ def require_corpus(data: Path) -> None:
         there = [f"{path.name}/" if path.is_dir() else path.name for path in entries_of(data)]
         found = ", ".join(there[:3]) + (" …" if len(there) > 3 else "") or "nothing"
         raise CorpusError(f"{data}: {expected}, found {found}; {_LAYOUT}, also for one folder for each species")
-
-
-def read_table(
-    path: Path, columns: tuple[str, ...], problems: Problems, advice: str = ""
-) -> Iterator[tuple[int, dict[str, str] | None]]:
-    """Rows of a CSV with their line numbers; None where a row has too few or too many cells. A line that is not UTF-8
-    is taken for Windows-1252, which is noted. Raises CorpusError naming the file if it cannot be read or lacks a
-    column, with the `advice`."""
-
-    def guessed(line: int, shown: str) -> None:
-        problems.add("text not UTF-8", f"{path.name} line {line}: {shown} (if it is Windows-1252)")
-
-    try:
-        for line, row in Table(text_or_guess(path.read_bytes(), guessed).replace("\0", ""), columns):
-            yield line, row if isinstance(row, dict) else None
-    except OSError as error:
-        raise CorpusError(f"{path}: not readable: {error.strerror}") from error
-    except NotText as error:
-        raise CorpusError(f"{path}: {error}{advice and '; '}{advice}") from error
 
 
 def _good_rows(data: Path, problems: Problems) -> list[dict[str, str]]:
@@ -221,37 +163,6 @@ def _recording(data: Path, row: dict[str, str], taxonomy: Taxonomy, problems: Pr
     )
 
 
-def place_of(row: dict[str, str], key: str, problems: Problems) -> tuple[float | None, float | None]:
-    """Latitude and longitude of a row, both or neither; why neither is noted under its `key`."""
-    texts = row["latitude"].strip(), row["longitude"].strip()
-    if not texts[0] or not texts[1]:
-        problems.add("place missing", key)
-        return None, None
-    try:
-        latitude, longitude = float(texts[0]), float(texts[1])
-        check_place(latitude, longitude)  # NaN fails it too
-    except ValueError:
-        problems.add("place not valid", f"{key}: {texts[0]}, {texts[1]}")
-        return None, None
-    return latitude, longitude
-
-
-def day_of(text: str, key: str, problems: Problems) -> date | None:
-    """The date in a cell, or None, which is noted: 2012-00-00 gives the year alone."""
-    text = text.strip()
-    if not text:
-        problems.add("date missing", key)
-        return None
-    found = _DATE.match(text)
-    try:
-        if found:
-            return date(*map(int, found.groups()))
-    except ValueError:
-        pass  # 2012-00-00: the year alone is known
-    problems.add("date not valid", f"{key}: {text}")
-    return None
-
-
 def _rating(text: str, key: str, problems: Problems) -> float:
     try:
         rating = float(text) if text.strip() else 0.0
@@ -276,75 +187,6 @@ def _secondary(text: str, key: str, taxonomy: Taxonomy, problems: Problems) -> t
             problems.add("secondary label of an unknown species", f"{key}: {code}")
     primary = key.split("/")[0]
     return tuple(sorted({code for code in found if code in taxonomy and code != primary}))
-
-
-def _soundscapes(data: Path, taxonomy: Taxonomy, problems: Problems) -> Iterator[Soundscape]:
-    """Soundscapes that have both sound and labels."""
-    if not (data / LABELS).is_file():
-        return
-    sites = read_sites(data / SITES, problems) if (data / SITES).is_file() else {}
-    labels = _labels(data / LABELS, taxonomy, problems)
-    folder = data / "train_soundscapes"
-    files = [path for path in (entries_of(folder) if folder.is_dir() else ()) if path.suffix == ".ogg"]
-    names = Counter(soundscape_name(path)[0] for path in files)
-    for path in files:
-        found = _SOUNDSCAPE.fullmatch(path.name)
-        if not found:
-            problems.add("soundscape name not valid", path.name)
-            continue
-        if names[soundscape_name(path)[0]] > 1:  # whose the labels are is not known
-            problems.add("soundscape of the same rows as another", path.name)
-            labels.pop((found["id"], found["site"]), None)
-            continue
-        rows = labels.pop((found["id"], found["site"]), {})
-        if not rows:
-            problems.add("soundscape without labels", path.name)
-            continue
-        day = found["date"]
-        when = day_of(f"{day[:4]}-{day[4:6]}-{day[6:]}", path.name, problems)
-        if found["site"] not in sites:
-            problems.add("soundscape of an unknown site", path.name)
-        latitude, longitude = sites.get(found["site"], (None, None))
-        yield Soundscape(path, found["id"], found["site"], when, rows, latitude, longitude)
-    for audio_id, site in sorted(labels):
-        problems.add("soundscape file missing", f"{audio_id}_{site}")
-
-
-def soundscape_name(path: Path) -> tuple[str, str, date | None]:
-    """What its row ids begin with, the site and the day of a soundscape named `<id>_<site>_<date>.<format>`; of another
-    recording the name up to its first dot, as the competition's example has it, and no site or day."""
-    found = _SOUNDSCAPE.fullmatch(f"{path.stem}.ogg")
-    if not found:
-        return path.name.split(".")[0], "", None
-    day = found["date"]
-    return f"{found['id']}_{found['site']}", found["site"], day_of(f"{day[:4]}-{day[4:6]}-{day[6:]}", "", Problems())
-
-
-def read_sites(path: Path, problems: Problems) -> dict[str, tuple[float | None, float | None]]:
-    """Coordinates by site from a table as soundscape_sites.csv. Raises CorpusError if it is not one."""
-    sites: dict[str, tuple[float | None, float | None]] = {}
-    for line, row in read_table(path, ("id", "lat", "lon"), problems):
-        if row is None:
-            problems.add("row malformed", f"{path.name} line {line}")
-        else:
-            site = row["id"].strip()
-            sites[site] = place_of({"latitude": row["lat"], "longitude": row["lon"]}, site, problems)
-    return sites
-
-
-def _labels(path: Path, taxonomy: Taxonomy, problems: Problems) -> dict[tuple[str, str], dict[str, Labels]]:
-    """Label sets by (audio id, site) and row id. A row keeps labels that the taxonomy lacks: they were heard."""
-    labels: dict[tuple[str, str], dict[str, Labels]] = {}
-    for line, row in read_table(path, ("row_id", "site", "audio_id", "seconds", "birds"), problems):
-        if row is None or not row["seconds"].strip().isdigit():
-            problems.add("row malformed", f"{path.name} line {line}")
-            continue
-        heard = labels_of(row["birds"])
-        for code in heard:
-            if code != NOCALL and code not in taxonomy:
-                problems.add("soundscape label of an unknown species", f"{row['row_id']}: {code}")
-        labels.setdefault((row["audio_id"].strip(), row["site"].strip()), {})[row["row_id"].strip()] = heard
-    return labels
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,12 @@ from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Samples
 from edge.contract.errors import ConfigError, CorpusError, RecordingError, UsageError
 from edge.contract.folders import files_under, holds_nothing
 from edge.contract.taxonomy import NOCALL
-from trainer.corpus import AUDIO, COLUMNS, METADATA, Corpus, Problems, Recording, read_sound, read_table
+from trainer.corpus import AUDIO, COLUMNS, METADATA, Corpus, Recording, read_sound
 from trainer.demo.seeds import stream
 from trainer.demo.vorbis import encode, write_bytes
 from trainer.files import digest, read_json, write_csv, write_json
 from trainer.mixture import SILENCE, Call, cut_call, lay_background, mean_square, place_call
+from trainer.tables import Problems, read_table
 
 PARTS = ("train", "test")
 LABEL_COLUMNS = ("row_id", "site", "audio_id", "seconds", "birds")

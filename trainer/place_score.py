@@ -13,10 +13,11 @@ from rich.table import Table
 from edge.contract.blend import Scores
 from edge.contract.errors import CorpusError
 from edge.contract.place import FeatureSpec
-from trainer.corpus import COLUMNS, Problems, day_of, place_of, read_table
+from trainer.corpus import COLUMNS
 from trainer.files import read_json
 from trainer.metadata import figures_table, place_figures, place_scores
 from trainer.run import Run
+from trainer.tables import Problems, day_of, place_of, read_table
 
 
 @dataclass(frozen=True)

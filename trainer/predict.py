@@ -18,12 +18,14 @@ from edge.contract.folders import entries_of
 from edge.contract.rows import rows_of, window_of_row
 from edge.contract.taxonomy import NOCALL
 from trainer.bag import score_images
-from trainer.corpus import AUDIO, Problems, read_sites, soundscape_name
+from trainer.corpus import AUDIO
 from trainer.files import check_replaceable, write_csv
 from trainer.fit import choose_device
 from trainer.metadata import place_scores
 from trainer.run import Run
 from trainer.soundscape_scores import samples_of, windows_of
+from trainer.soundscapes import read_sites, soundscape_name
+from trainer.tables import Problems
 
 COLUMNS = ("row_id", "birds")
 Place = tuple[float | None, float | None]

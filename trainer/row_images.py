@@ -13,10 +13,11 @@ from rich.console import Console
 from edge.contract.audio import IMAGE_SHAPE, RATE_HZ, WINDOW_SAMPLES, Image
 from edge.contract.errors import CorpusError, RecordingError
 from trainer import sweep
-from trainer.corpus import LABELS, Corpus
+from trainer.corpus import Corpus
 from trainer.files import read_npz, replacing
 from trainer.recipe import Recipe, TuneRecipe
 from trainer.soundscape_scores import row_window, samples_of, windows_of
+from trainer.soundscapes import LABELS
 from trainer.sweep import Rows
 
 FILE = "soundscape_rows.npz"

@@ -61,7 +61,8 @@ class PredictionScore:
 def score_predictions(predictions: Path, labels: Path) -> PredictionScore:
     """Score a table of predictions against a table of labels. Raises UsageError if a table is not one, or if none of
     the predictions is for a labelled row."""
-    wanted, found = read_labels(labels), read_labels(predictions).truth
+    wanted, found = read_labels(labels), read_labels(predictions, predicted=True).truth
+    _check_capitals(predictions, wanted.truth, found)
     known = wanted.truth.keys() & found.keys()
     if not known:
         mine, theirs = next(iter(found)), next(iter(wanted.truth))
@@ -78,6 +79,16 @@ def score_predictions(predictions: Path, labels: Path) -> PredictionScore:
         rows_not_predicted=len(wanted.truth) - len(known),
         rows_not_labelled=len(found) - len(known),
     )
+
+
+def _check_capitals(path: Path, truth: Mapping[str, Labels], found: Mapping[str, Labels]) -> None:
+    """Raises UsageError where a label and a prediction differ in capitals alone: every such row would be a miss."""
+    labels = {label.lower(): label for heard in truth.values() for label in heard}
+    for row, reported in found.items():
+        for label in sorted(reported):
+            known = labels.get(label.lower(), label)
+            if known != label:
+                raise UsageError(f"{path}: row id {row!r}: expected {known!r} as in the labels, found {label!r}")
 
 
 def _precision_recall(truth: Mapping[str, Labels], found: Mapping[str, Labels]) -> tuple[float, float]:

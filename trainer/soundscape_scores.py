@@ -29,9 +29,10 @@ from edge.contract.errors import RecordingError
 from edge.contract.rows import window_of_row
 from edge.types import Gap
 from trainer.bag import score_images
-from trainer.corpus import Corpus, Soundscape
+from trainer.corpus import Corpus
 from trainer.metadata import place_scores
 from trainer.run import MemberInfo, Run
+from trainer.soundscapes import Soundscape
 from trainer.sweep import Rows
 
 _BLOCK_S = 5

@@ -17,8 +17,8 @@ NOCALL_ROW: Labels = frozenset({NOCALL})
 
 
 def labels_of(text: str) -> Labels:
-    """`"amered comyel"` to a set of labels; an empty text is nocall."""
-    return frozenset(text.split()) or NOCALL_ROW
+    """`"amered comyel"` to a set of labels; an empty text is nocall, and so is NoCall: no species can be called so."""
+    return frozenset(NOCALL if label.lower() == NOCALL else label for label in text.split()) or NOCALL_ROW
 
 
 def row_f1(truth: Labels, found: Labels) -> float:

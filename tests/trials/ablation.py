@@ -27,12 +27,13 @@ from edge.contract.errors import BirdstationError
 from tests.trials import counted
 from trainer import metrics
 from trainer.bag import score_images
-from trainer.corpus import SITES, Corpus, read_sound
+from trainer.corpus import Corpus, read_sound
 from trainer.files import read_json, write_json
 from trainer.predict import Predictor, predict
 from trainer.recipe import Recipe, find_recipe, read_recipe
 from trainer.run import STAGES, Run
 from trainer.score import score_predictions
+from trainer.soundscapes import SITES
 from trainer.spectrograms import crops_max_samples
 from trainer.stages import Options, run_stages
 
