@@ -18,6 +18,7 @@ from typing import Any
 from edge.contract.bundle import LICENCE, MANIFEST, NAMES, PRIOR, PROBE, SUMS, TAXONOMY
 from edge.contract.errors import UsageError
 from edge.contract.folders import holds_nothing, passed_over
+from edge.contract.text import lines_of
 from trainer.files import make_folder, naming
 
 _OURS = ".birdstation-export-"  # how the folder that an export works in begins
@@ -96,7 +97,7 @@ def _sealed(folder: Path) -> list[str]:
     """What SHA256SUMS lists, if the manifest is a bundle's, of any version; else nothing."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf8"))
-        lines = (folder / SUMS).read_text(encoding="utf8").splitlines()
+        lines = lines_of((folder / SUMS).read_text(encoding="utf8"))
     except (OSError, ValueError):
         return []
     ours = isinstance(manifest, dict) and {"schema", "id", "front_end", "taxonomy_digest"} <= manifest.keys()

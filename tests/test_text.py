@@ -14,12 +14,14 @@ from edge.contract.bundle import read_bundle
 from edge.contract.errors import BirdstationError, BundleError, ConfigError, CorpusError, UsageError
 from edge.contract.labels import read_labels
 from edge.contract.taxonomy import Taxonomy
-from edge.contract.text import NotText, Table, text_of
+from edge.contract.text import NotText, Table, lines_of, text_of
 from edge.publisher.credentials import password
+from export.adopt.labels import read_labels as read_species
 from tests.conftest import make_bundle
 from tests.trainer_corpus import CODES, make_corpus, row, write_table
 from trainer.check import check_data
 from trainer.corpus import METADATA, Corpus
+from trainer.files import read_csv, write_csv
 from trainer.predict import _places
 from trainer.recipe import find_recipe, read_recipe
 from trainer.soundscapes import LABELS, SITES, read_sites
@@ -86,6 +88,35 @@ def test_labels_that_cannot_be_told_are_one_line_that_names_it(saved: str, tmp_p
         read_labels(tmp_path / "labels.csv")
     assert str(refused.value).startswith(str(tmp_path / "labels.csv"))
     assert "\n" not in str(refused.value)
+
+
+ODD_NAMES = [
+    "a\x85b",
+    "a\u2028b",
+    "a\u2029b",
+    "a\nb",
+    "a\rb",
+    "a\r\nb",
+    "a\x0bb",
+    "a\x0cb",
+    "a\x1cb",
+    'a "b", c',
+    "a'b",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_name_that_breaks_lines_goes_through_our_tables(name: str, tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", ("name", "fold"), [("before.ogg", 0), (f"{name}.ogg", 1), ("after.ogg", 2)])
+    read = [(row["name"], row["fold"]) for row in read_csv(tmp_path / "t.csv", ("name", "fold"))]
+    assert read == [("before.ogg", "0"), (f"{name}.ogg", "1"), ("after.ogg", "2")]
+
+
+def test_lines_end_where_those_of_files_do() -> None:
+    assert lines_of("a\x85\u2028\x0cb\nc\r\nd\re\n") == ["a\x85\u2028\x0cb", "c", "d", "e"]
+    assert lines_of("") == []
+    labels = read_species("Turdus merula_A\u2028B\nParus major_C\x85D\n".encode(), "labels")
+    assert [scientific for scientific, *_ in labels] == ["Turdus merula", "Parus major"]
 
 
 @given(content=st.binary(max_size=200))

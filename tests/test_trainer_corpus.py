@@ -15,6 +15,8 @@ from tests.conftest import hiss, write_sound
 from tests.trainer_corpus import CODES, make_corpus, row, write_table
 from trainer.check import check_data
 from trainer.corpus import METADATA, Corpus, probe_audio, read_sound
+from trainer.folds import make_folds, read_folds, write_folds
+from trainer.recipe import FoldRecipe
 from trainer.soundscapes import LABELS, SITES
 from trainer.tables import Problems, day_of
 
@@ -184,6 +186,22 @@ def test_a_site_in_two_places_is_in_none(tmp_path: Path) -> None:
     corpus = Corpus.read(data)
     assert corpus.soundscapes[0].latitude is None
     assert corpus.problems.counts == {"row twice": 1, "site in two places": 1}
+
+
+@pytest.mark.parametrize("name", ["a\x85b.ogg", "a\u2028b.ogg", "a\nb.ogg", "a\rb.ogg", 'a, "b".ogg', "a b;'.ogg"])
+def test_a_file_of_any_name_is_found_and_has_a_fold(tmp_path: Path, name: str) -> None:
+    data = make_corpus(tmp_path / "corpus", 2, 1.0)
+    folder = data / "train_short_audio" / LOW
+    (folder / "XC00.ogg").rename(folder / name)
+    path = data / METADATA
+    quoted = name.replace('"', '""')
+    path.write_bytes(path.read_bytes().replace(b"XC00.ogg", f'"{quoted}"'.encode()))
+    corpus = Corpus.read(data)
+    assert corpus.problems.counts == {}
+    assert corpus.recordings[0].recording == f"{LOW}/{name}"
+    placed = make_folds(corpus.recordings, FoldRecipe(2, 5.0), 1)
+    write_folds(tmp_path / "folds.csv", placed)
+    assert read_folds(tmp_path / "folds.csv") == placed
 
 
 def test_a_row_with_too_few_cells_is_named_by_its_line(tmp_path: Path) -> None:

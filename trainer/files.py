@@ -135,9 +135,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A CSV file, whole or not at all."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+        plain = csv.writer(file, lineterminator="\n")
+        quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        plain.writerow(header)
+        for row in rows:  # a carriage return within a name is no line's end, and Python 3.11 would not quote it
+            (quoted if any("\r" in str(cell) for cell in row) else plain).writerow(row)
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

@@ -18,10 +18,11 @@ from edge.contract.place import RASTERS
 from trainer.backgrounds import FILE as BACKGROUNDS
 from trainer.backgrounds import background_source, wants_backgrounds, wants_folder
 from trainer.contents import ABSENT
-from trainer.corpus import Corpus, Recording, Soundscape
+from trainer.corpus import Corpus, Recording
 from trainer.files import digest
 from trainer.recipe import MetadataKind
 from trainer.run import Run
+from trainer.soundscapes import Soundscape
 from trainer.spectrograms import cache_constants
 
 NONE = "none"

@@ -37,6 +37,7 @@ from edge.contract.errors import BundleError
 from edge.contract.folders import passed_over
 from edge.contract.strict import Range, Refused, parse
 from edge.contract.taxonomy import Taxonomy, read_names
+from edge.contract.text import lines_of
 
 SCHEMA = 2
 MANIFEST, SUMS, TAXONOMY, PROBE, PRIOR = "manifest.json", "SHA256SUMS", "taxonomy.csv", "probe.npz", "prior"
@@ -369,7 +370,7 @@ def _check_species(path: Path, manifest: Manifest, taxonomy: Taxonomy) -> None:
 def _check_sums(folder: Path) -> dict[str, str]:
     path = folder / SUMS
     try:
-        lines = path.read_text(encoding="utf8").splitlines()
+        lines = lines_of(path.read_text(encoding="utf8"))
         sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: not readable: {error}") from error

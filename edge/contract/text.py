@@ -48,6 +48,12 @@ def text_or_guess(content: bytes, guessed: Callable[[int, str], None]) -> str:
         return "".join(_lines(content, guessed)).lstrip("\ufeff")
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a text without their ends, as files have them: at a name's U+0085, U+2028 or form feed, where
+    str.splitlines breaks it, none ends."""
+    return [line.removesuffix("\n") for line in io.StringIO(text, newline=None)]
+
+
 def _lines(content: bytes, guessed: Callable[[int, str], None]) -> Iterator[str]:
     for number, line in enumerate(content.splitlines(keepends=True), start=1):
         try:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edge.contract.errors import UsageError
 from edge.contract.taxonomy import Species
-from edge.contract.text import NotText, text_of
+from edge.contract.text import NotText, lines_of, text_of
 
 WEEKS = 48
 _EARTH_KM = 6371.0
@@ -48,7 +48,7 @@ def listed(path: Path, species: Sequence[Species]) -> set[int]:
     """The classes that a file names, a code or scientific name a line, or both names as BirdNET's own lists have them
     (Turdus merula_Eurasian Blackbird). Raises UsageError naming lines that are none."""
     try:
-        lines = [line.strip() for line in text_of(path.read_bytes()).splitlines()]
+        lines = [line.strip() for line in lines_of(text_of(path.read_bytes()))]
     except (OSError, NotText) as error:
         raise UsageError(f"--species {path}: {error}") from error
     by_name = {s.scientific_name.lower(): i for i, s in enumerate(species)} | {s.code: i for i, s in enumerate(species)}

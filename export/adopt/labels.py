@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edge.contract.errors import BundleError
 from edge.contract.taxonomy import Kind, Species
-from edge.contract.text import NotText, text_of
+from edge.contract.text import NotText, lines_of, text_of
 from export.adopt.known import Known
 
 _CODE_MAX = 32
@@ -26,7 +26,7 @@ def read_labels(content: bytes, where: str) -> list[tuple[str, str, str | None]]
     Raises BundleError naming `where` if it is none of these.
     """
     try:
-        lines = [line for line in text_of(content).splitlines() if line.strip()]
+        lines = [line for line in lines_of(text_of(content)) if line.strip()]
     except NotText as error:
         raise BundleError(f"{where}: {error}") from error
     separator = ";" if lines and ";" in lines[0] else ","
