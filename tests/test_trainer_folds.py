@@ -30,6 +30,7 @@ from trainer.folds import (
     write_folds,
 )
 from trainer.recipe import FoldRecipe, find_recipe
+from trainer.soundscapes import LABELS
 from trainer.twins import same_sound
 
 FIVE = FoldRecipe(count=5, cell_deg=5.0)
@@ -277,6 +278,22 @@ def test_files_of_the_same_bytes_are_one_sound(tmp_path: Path) -> None:
     assert same_sound(found) == [["a/1.ogg", "b/2.ogg"], ["b/5.ogg", "a/6.ogg", "b/7.ogg"]]
 
 
+def test_check_data_names_soundscapes_that_are_trained_on(tmp_path: Path) -> None:
+    data = make_corpus(tmp_path / "corpus", 5, 1.0, soundscape=True)
+    soundscape = data / "train_soundscapes" / "7_ABC_20190504.ogg"
+    recording = sorted((data / "train_short_audio").rglob("*.ogg"))[0]
+    recording.write_bytes(soundscape.read_bytes())
+    twin = soundscape.with_name("8_ABC_20190504.ogg")
+    twin.write_bytes(soundscape.read_bytes())
+    labels = data / LABELS
+    rows = labels.read_text().replace("7_ABC", "8_ABC").replace(",7,", ",8,").splitlines()[1:]
+    labels.write_text(labels.read_text() + "\n".join(rows) + "\n")
+    found = check_data(Corpus.read(data), jobs=1)
+    key = f"{recording.parent.name}/{recording.name}"
+    assert found.examples["soundscape that is trained on, too"] == [f"{soundscape.name} is {key}"]
+    assert found.examples["same sound as another soundscape"] == [f"{twin.name} is {soundscape.name}"]
+
+
 def test_check_data_names_one_sound_under_several_names(tmp_path: Path) -> None:
     data = make_corpus(tmp_path / "corpus", 5, 1.0)
     low, mid = sorted((data / "train_short_audio").iterdir())
@@ -290,5 +307,7 @@ def test_check_data_names_one_sound_under_several_names(tmp_path: Path) -> None:
     assert found.problems["same sound as another recording"] == 2
     wanted = {f"{keys[1]} is {keys[0]}", f"{keys[2]} is {keys[0]}"}
     assert set(found.examples["same sound as another recording"]) == wanted
+    (named,) = found.examples["same sound as two species"]
+    assert set(named.split(", ")) == set(keys)
     placed = assign_folds(Corpus.read(data), find_recipe("demo"), tmp_path / "folds.png", Console(quiet=True))
     assert len({p.fold for p in placed if p.recording in keys}) == 1

@@ -149,6 +149,54 @@ def test_a_folder_of_other_things_is_left_alone(corpus: Path, mixed: Path, tmp_p
         mix_soundscapes(corpus, tmp_path, tmp_path / "out", OPTIONS, lambda *_: None)
 
 
+def test_one_sound_under_several_names_is_on_one_side(tmp_path: Path) -> None:
+    """Twins of what is held out are not trained on; a sound of two species is mixed for neither; a background that is
+    a recording, or another background, is none."""
+    data, noise = tmp_path / "data", tmp_path / "noise"
+    rows, audio = [], data / "train_short_audio"
+    for code in ("lowtoo", "midtoo"):
+        for number in range(4):
+            rows.append(row(code, f"XC{number}.ogg"))
+            write_sound(audio / code / f"XC{number}.ogg", bursts(code, 6, number))
+            rows.append(row(code, f"again{number}.ogg"))
+            (audio / code / f"again{number}.ogg").write_bytes((audio / code / f"XC{number}.ogg").read_bytes())
+    rows += [row("lowtoo", "both.ogg"), row("midtoo", "both.ogg")]
+    write_sound(audio / "lowtoo" / "both.ogg", bursts("higtoo", 6, 9))
+    (audio / "midtoo" / "both.ogg").write_bytes((audio / "lowtoo" / "both.ogg").read_bytes())
+    write_table(data / METADATA, rows)
+    for number in range(4):
+        write_sound(noise / f"{number}.wav", hiss(6, 0.01 * (number + 1), number))
+    (noise / "twice.wav").write_bytes((noise / "0.wav").read_bytes())
+    (noise / "bird.ogg").write_bytes((audio / "lowtoo" / "XC0.ogg").read_bytes())
+    made = mix_soundscapes(data, noise, tmp_path / "out", OPTIONS, lambda *_: None)
+    assert made.problems == {
+        "same sound as two species": 1,
+        "background that is a recording": 1,
+        "same sound as another background": 1,
+    }
+    assert made.backgrounds == 4
+    bytes_of = {name: (audio / name).read_bytes() for name in (f"{r['primary_label']}/{r['filename']}" for r in rows)}
+    sources: dict[str, set[bytes]] = defaultdict(set)
+    for event in _table(tmp_path / "out" / "events.csv"):
+        assert "both" not in event["recording"]
+        sources[event["soundscape"].split("_")[0]].add(bytes_of[event["recording"]])
+    kept = {r.path.read_bytes() for r in Corpus.read(tmp_path / "out").recordings}
+    judged = {r.path.read_bytes() for r in Corpus.read(tmp_path / "out" / "test_recordings").recordings}
+    assert sources["train"]
+    assert sources["test"] <= judged
+    assert not sources["train"] & sources["test"]
+    assert not (sources["train"] | sources["test"] | judged) & kept
+    assert len(kept) == 5, "two of four sounds of each species, and the one of both"
+    trained = {path.read_bytes() for path in (tmp_path / "out" / "nocall").rglob("*.wav")}
+    assert len(trained) == 2
+    assert not trained & kept
+
+
+def test_backgrounds_that_are_all_recordings_are_refused(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="expected sound files without birds, found recordings of"):
+        mix_soundscapes(corpus, corpus / "train_short_audio", tmp_path / "out", OPTIONS, lambda *_: None)
+
+
 @pytest.mark.slow
 def test_the_command_counts_what_was_odd(corpus: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "trainer", "mix-soundscapes", "--data", corpus, "--out", tmp_path / "out"]

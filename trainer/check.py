@@ -12,7 +12,8 @@ from edge.contract.errors import CorpusError
 from trainer.corpus import Corpus
 from trainer.files import read_json
 from trainer.spectrograms import probe_all
-from trainer.twins import same_sound
+from trainer.tables import Problems
+from trainer.twins import same_files, two_species
 from trainer.workers import worker_pool
 
 # a species with fewer recordings than this: not every fold can have one; none of its scores means much
@@ -58,9 +59,7 @@ def check_data(corpus: Corpus, jobs: int) -> Check:
         if audio.problem:
             problems.add("audio not readable", f"{recording}: {audio.problem}")
     good = {key: audio for key, audio in audios.items() if not audio.problem}
-    for group in same_sound(corpus.recordings):
-        for recording in group[1:]:
-            problems.add("same sound as another recording", f"{recording} is {group[0]}")
+    _note_twins(corpus, problems)
     heard = Counter(r.primary_label for r in corpus.recordings if r.recording in good)
     for code in corpus.taxonomy.codes:
         if not heard[code]:
@@ -84,6 +83,22 @@ def check_data(corpus: Corpus, jobs: int) -> Check:
         "labelled_rows": len(rows),
     }
     return Check(corpus.name, counts, dict(problems.counts), dict(problems.examples), _note(corpus))
+
+
+def _note_twins(corpus: Corpus, problems: Problems) -> None:
+    """Files that are the same, among recordings, among soundscapes and between both."""
+    recordings, soundscapes = corpus.recordings, corpus.soundscapes
+    for group in same_files([*(r.path for r in recordings), *(s.path for s in soundscapes)]):
+        mine = [recordings[i] for i in group if i < len(recordings)]
+        theirs = [soundscapes[i - len(recordings)].path.name for i in group if i >= len(recordings)]
+        for recording in mine[1:]:
+            problems.add("same sound as another recording", f"{recording.recording} is {mine[0].recording}")
+        if two_species(mine):
+            problems.add("same sound as two species", ", ".join(recording.recording for recording in mine))
+        for name in theirs[1:]:
+            problems.add("same sound as another soundscape", f"{name} is {theirs[0]}")
+        if mine and theirs:
+            problems.add("soundscape that is trained on, too", f"{theirs[0]} is {mine[0].recording}")
 
 
 def _note(corpus: Corpus) -> str:

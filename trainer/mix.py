@@ -1,12 +1,12 @@
 """mix-soundscapes: a corpus of single recordings to one with labelled soundscapes, over real backgrounds.
 
 Recordings are held out of training per species and shared between the soundscapes that tune and those that judge, and
-so are the backgrounds. What sounds in which row is mixture.py's to tell; a second bird behind a call is not known and
-not labelled. Knows no network.
+so are the backgrounds; files that are the same sound go to one side whole. What sounds in which row is mixture.py's to
+tell; a second bird behind a call is not known and not labelled. Knows no network.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from trainer.demo.vorbis import encode, write_bytes
 from trainer.files import digest, read_json, write_csv, write_json
 from trainer.mixture import SILENCE, Call, cut_call, lay_background, mean_square, place_call
 from trainer.tables import Problems, read_table
+from trainer.twins import same_files, two_species
 
 PARTS = ("train", "test")
 LABEL_COLUMNS = ("row_id", "site", "audio_id", "seconds", "birds")
@@ -106,8 +107,11 @@ def mix_soundscapes(
     files = [p for p in files_under(backgrounds) if p.suffix.lower() in AUDIO]
     if not files:
         raise CorpusError(f"{backgrounds}: expected sound files without birds ({', '.join(AUDIO)}), found none")
-    sound = sorted(r.recording for r in corpus.recordings if r.path.is_file())
-    made_of = digest(asdict(options), data / METADATA, sound, [(p.name, p.stat().st_size) for p in files])
+    present = [r for r in corpus.recordings if r.path.is_file()]
+    same = same_files([*(r.path for r in present), *files])
+    sound = sorted(r.recording for r in present)
+    parts = [asdict(options), data / METADATA, sound, [(p.name, p.stat().st_size) for p in files]]
+    made_of = digest(*parts, *([same] if same else []))  # a mix of an earlier version stays one where it matters not
     plan = out / "mix.json"
     if plan.is_file():
         found = read_json(plan)
@@ -118,7 +122,7 @@ def mix_soundscapes(
     elif not holds_nothing(out):
         raise UsageError(f"{out}: holds something else; choose a new or empty folder for --out")
     write_json(plan, {"made_of": made_of, "options": asdict(options)})
-    mixed = _Mix(data, out, corpus, files, options).make(progress)
+    mixed = _Mix(data, out, corpus, present, files, same, options).make(progress)
     write_json(plan, {"made_of": made_of, "options": asdict(options), "mixed": asdict(mixed)})
     return mixed
 
@@ -143,21 +147,59 @@ def hold_out(recordings: Sequence[Recording], share: float, seed: int) -> dict[s
 class _Mix:
     """One corpus in the making."""
 
-    def __init__(self, data: Path, out: Path, corpus: Corpus, files: list[Path], options: MixOptions) -> None:
+    def __init__(
+        self,
+        data: Path,
+        out: Path,
+        corpus: Corpus,
+        present: list[Recording],  # of its recordings
+        files: list[Path],  # backgrounds
+        same: list[list[int]],  # which of these are the same sound, by their positions behind each other
+        options: MixOptions,
+    ) -> None:
         self.data, self.out, self.corpus, self.options = data, out, corpus, options
         self.problems, self.noted = Problems(), set[tuple[str, str]]()
         self.sound = lru_cache(maxsize=64)(self._sound)
-        present = [r for r in corpus.recordings if r.path.is_file()]
-        held = hold_out(present, options.hold_out, options.seed)
+        self.twins: dict[str, list[str]] = {}  # further names of the sound of a recording that may be held out
+        single, files = self._tell_apart(present, files, same)
+        held = hold_out(single, options.hold_out, options.seed)
         for code in corpus.taxonomy.codes:
             for part in PARTS:
                 if code not in held[part]:
                     self.problems.add(f"species with too few recordings for {part} soundscapes", code)
         split = self._split(files)
         self.sources = {part: _Source(held[part], split[part]) for part in PARTS}
-        self.held = {r.recording for part in PARTS for own in held[part].values() for r in own}
+        self.held = self._names(r for part in PARTS for own in held[part].values() for r in own)
         if not all(held.values()):
             raise CorpusError(f"{data}: no species has 4 recordings with sound; there is nothing to hold out")
+
+    def _tell_apart(
+        self, present: list[Recording], files: list[Path], same: list[list[int]]
+    ) -> tuple[list[Recording], list[Path]]:
+        """The recordings that may be held out and the backgrounds, each sound once. A sound of two species can be held
+        out for neither; a background that is a recording of the corpus is none."""
+        out: set[int] = set()
+        for group in same:
+            mine = [present[i] for i in group if i < len(present)]
+            names = [r.recording for r in mine]
+            theirs = [i for i in group if i >= len(present)]
+            out.update(group if two_species(mine) else group[1:])
+            self.twins |= dict.fromkeys(names[:1], names[1:])
+            if two_species(mine):
+                self.problems.add("same sound as two species", ", ".join(names))
+            for i in theirs if mine else theirs[1:]:
+                kind = "background that is a recording" if mine else "same sound as another background"
+                other = names[0] if mine else files[theirs[0] - len(present)]
+                self.problems.add(kind, f"{files[i - len(present)]} is {other}")
+        single = [r for i, r in enumerate(present) if i not in out]
+        left = [path for i, path in enumerate(files, len(present)) if i not in out]
+        if not left:
+            raise CorpusError(f"{files[0].parent}: expected sound files without birds, found recordings of {self.data}")
+        return single, left
+
+    def _names(self, recordings: Iterable[Recording]) -> set[str]:
+        """Their keys, and those of the same sounds."""
+        return {name for r in recordings for name in (r.recording, *self.twins.get(r.recording, ()))}
 
     def _split(self, files: list[Path]) -> dict[str, list[Path]]:
         """Backgrounds of each part: every other file of every folder, in random order; all for both where there are
@@ -281,7 +323,7 @@ class _Mix:
     def _link_recordings(self) -> None:
         """The kept recordings as the new corpus, and those of the judging part as one of their own: nothing was trained
         or tuned on them."""
-        judged = {r.recording for own in self.sources["test"].recordings.values() for r in own}
+        judged = self._names(r for own in self.sources["test"].recordings.values() for r in own)
         tables: dict[Path, list[dict[str, str]]] = {self.out: [], self.out / "test_recordings": []}
         for _, row in read_table(self.data / METADATA, COLUMNS, Problems()):
             if row is None:
