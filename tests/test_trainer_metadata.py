@@ -14,7 +14,7 @@ import pytest
 from edge.contract.errors import CorpusError
 from edge.contract.folders import files_under
 from edge.contract.place import CATEGORY, NUMERIC, FeatureSpec, Grid, place_columns
-from tests.trainer_run import CODES, make_corpus, make_rasters, make_run
+from tests.trainer_run import CODES, make_corpus, make_rasters, make_run, write_raster
 from trainer.corpus import Corpus
 from trainer.metadata import ONNX_DIFFERENCE_MAX, fit_metadata, place_scores
 from trainer.places import Places, feature_spec, split
@@ -123,6 +123,21 @@ def test_absence_is_said_and_clears_an_older_model(
     said = capsys.readouterr().out
     assert reason in said
     assert said.count("\n") == 1
+
+
+def test_layers_that_miss_many_recordings_are_named(
+    fitted: tuple[Run, Corpus, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, corpus, _ = fitted
+    run, rasters = make_run(tmp_path / "run", corpus), make_rasters(tmp_path / "rasters")
+    write_raster(rasters / "bio15.tif", lambda _, lon: np.where(lon > -80, np.nan, 5))
+    fit_metadata(run, corpus, rasters)
+    cover = json.loads((run.folder / "metadata" / "metrics.json").read_text(encoding="utf8"))["cover"]
+    assert cover == dict.fromkeys(cover, 1.0) | {"bio15": pytest.approx(1 / 3, abs=0.01)}
+    assert "warning: bio15.tif has a value at 33% of the recordings, the others count as av" in capsys.readouterr().out
+    write_raster(rasters / "bio15.tif", lambda *_: np.array(np.nan))
+    with pytest.raises(CorpusError, match=r"bio15\.tif \(latitude -90.*found not a single value; give --rasters that"):
+        fit_metadata(run, corpus, rasters)
 
 
 def test_one_place_and_day_tell_no_species(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,8 @@
 """Rasters of all makes give the same values, and the station's grid gives them again."""
 
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from edge.contract.place import GRID_STEP_DEG, RASTERS, Grid
 from tests.trainer_run import make_rasters, write_raster
 from trainer.rasters import Rasters
 
+Layer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 PLACES = np.array([(10.12, -84.51), (47.3, 8.6), (-33.9, 151.2), (0.1, 179.9), (64.1, -179.9)], np.float32)
 
 
@@ -176,11 +180,98 @@ def test_a_layer_that_cannot_be_used_is_named(tmp_path: Path, spoil, message: st
     assert "\n" not in str(error.value)
 
 
-def test_undeclared_nodata_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "dtype", "nodata", "message"),
+    [
+        ("bio12", -3.4e38, "float32", None, "expected values of -100 to 65504, found -3.4e+38 (nodata not declared?)"),
+        ("bio1", np.inf, "float32", None, "expected values of -700 to 3500, found inf (nodata not declared?)"),
+        ("bio1", -9999, "float32", None, "found -9999 in 50.0% of its cells; if that is nodata, declare it: rio edit"),
+        ("elevation", -9999, "int16", -32768, "found -9999 in 50.0% of its cells"),
+        ("elevation", -32768, "int16", None, "found -32768 in 50.0% of its cells"),
+        ("bio15", 65535, "uint16", None, "found 65535 in 50.0% of its cells"),
+        ("grass_cover", 255, "uint8", None, "found 255 in 50.0% of its cells"),
+        ("elevation", 255, "uint8", 0, "found 255 in 50.0% of its cells"),
+    ],
+)
+def test_nodata_that_nobody_declared_is_refused(
+    tmp_path: Path, name: str, value: float, dtype: str, nodata: float | None, message: str
+) -> None:
+    """Also where another mark is declared."""
     folder = make_rasters(tmp_path / "r")
-    write_raster(folder / "bio12.tif", lambda _, lon: np.where(lon < 0, -3.4e38, 1.0))
-    with pytest.raises(CorpusError, match=r"bio12\.tif: expected values up to"):
+    west = lambda _, lon: np.where(lon < 0, value, 50)  # noqa: E731
+    write_raster(folder / f"{name}.tif", west, dtype=dtype, nodata=nodata)
+    with pytest.raises(CorpusError) as refused:
         Rasters.open(folder).grid()
+    assert str(refused.value).startswith(f"{folder / name}.tif: ")
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "dtype"),
+    [
+        ("elevation", lambda lat, lon: np.where(lon < 0, -9999 + lat, 100 * lat), "float32"),
+        ("bio1", lambda lat, lon: 2731 + lat + 0 * lon, "int16"),
+        ("grass_cover", lambda lat, lon: np.clip(180 + lat + lon, 0, 255), "uint8"),
+        ("forest_type", lambda _, lon: np.where(lon < 0, 255, 3), "uint8"),
+    ],
+    ids=["sea floor", "tenths of a kelvin", "of 255", "a kind of forest"],
+)
+def test_values_that_places_have_are_taken(tmp_path: Path, name: str, value: Layer, dtype: str) -> None:
+    folder = make_rasters(tmp_path / "r")
+    write_raster(folder / f"{name}.tif", value, dtype=dtype)
+    assert not np.isnan(Rasters.open(folder).grid().layers[name]).any()
+
+
+def test_layers_that_miss_the_recordings_are_refused(tmp_path: Path) -> None:
+    """Elsewhere, and without a single value, each with its extent; of a kind of forest nobody expects one."""
+    folder = make_rasters(tmp_path / "r")
+    rasters = Rasters.open(folder)
+    here, there = np.array([10.0, 12.0], np.float32), np.array([-80.0, -70.0], np.float32)
+    assert rasters.cover(rasters.grid(), here, there) == dict.fromkeys(RASTERS, 1.0)
+    half = lambda lat, _: np.where(lat > 11, np.nan, 5)  # noqa: E731
+    write_raster(folder / "bio15.tif", half)
+    write_raster(folder / "forest_type.tif", lambda _, lon: np.where(lon < 0, 0, 5), dtype="uint8", nodata=0)
+    cover = rasters.cover(rasters.grid(), here, there)
+    assert (cover["bio15"], cover["forest_type"], cover["bio1"]) == (0.5, 0.0, 1.0)
+    where = "expected values where the recordings are (latitude 10.0 to 12.0, longitude -80.0 to -70.0), found"
+    for elsewhere, found in ((5, "none"), (np.nan, "not a single value")):
+        write_raster(folder / "bio12.tif", lambda _, lon, value=elsewhere: np.where(lon < 0, np.nan, value))
+        with pytest.raises(CorpusError) as refused:
+            rasters.cover(rasters.grid(), here, there)
+        extent = f"{folder / 'bio12'}.tif (latitude -90.0 to 90.0, longitude -180.0 to 180.0)"
+        assert f"{extent}: {where} {found}" in str(refused.value)
+    write_raster(folder / "bio12.tif", half)
+    write_raster(folder / "forest_type.tif", lambda *_: 0, dtype="uint8", nodata=0)
+    with pytest.raises(CorpusError, match=r"forest_type\.tif .* found not a single value"):
+        rasters.cover(rasters.grid(), here, there)
+
+
+_LITTLE = """
+import resource, sys
+from pathlib import Path
+from trainer.rasters import Rasters
+rasters = Rasters(Path(sys.argv[1]))
+before = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData"))
+limit = (before << 10) + (int(sys.argv[2]) << 20)
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+print(float(rasters.elevation().max()))
+"""
+
+
+def test_a_layer_larger_than_the_memory_is_read_and_a_lack_of_it_is_said(tmp_path: Path) -> None:
+    """256 MB of cells in 200 MB; in 40 MB GDAL cannot even warp a block."""
+    with rasterio.open(
+        tmp_path / "elevation.tif", "w", driver="GTiff", height=8_000, width=16_000, count=1, dtype="int16",
+        crs="EPSG:4326", transform=Affine(0.0225, 0, -180, 0, -0.0225, 90), tiled=True, blockxsize=512,
+        blockysize=512, compress="deflate", sparse_ok=True,
+    ) as raster:  # fmt: skip
+        raster.write(np.full((512, 512), 7, np.int16), 1, window=((512, 1024), (512, 1024)))
+    command = [sys.executable, "-c", _LITTLE, str(tmp_path)]
+    done = subprocess.run([*command, "200"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "7.0\n"), done.stderr
+    done = subprocess.run([*command, "40"], capture_output=True, text=True)
+    assert "elevation.tif: not enough memory to read it; free some, or make it coarser: rio warp" in done.stderr
 
 
 def test_missing_folder(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from trainer.neighbours import fit_gates, level_shares
 from trainer.onnx_file import run_onnx
 from trainer.placenets import EPOCHS, NETS, fit_nets, nets_to_onnx, probabilities, unseen
 from trainer.places import Places, feature_spec, split
+from trainer.raster_check import COVER_LOW
 from trainer.rasters import Rasters
 from trainer.recipe import MetadataRecipe
 from trainer.run import Run
@@ -104,6 +105,7 @@ def fit_metadata(run: Run, corpus: Corpus, rasters: Path | None, details: bool =
     started = time.perf_counter()
     layers = Rasters.open(rasters)
     grid = layers.grid()
+    cover = layers.cover(grid, places.latitude, places.longitude)
     columns = place_columns(grid, places.latitude, places.longitude, places.day_of_year)
     spec = feature_spec(columns, train, places.codes)
     features = spec.encode(columns)
@@ -119,6 +121,7 @@ def fit_metadata(run: Run, corpus: Corpus, rasters: Path | None, details: bool =
     figures = _figures(task, found, fitted.iterations)
     figures["problems"] = {k: n for k, n in corpus.problems.counts.items() if k.startswith(("place", "date"))}
     figures["onnx_difference"] = onnx_difference(work / "model.onnx", fitted.exported, features[valid])
+    figures["cover"] = cover
     figures["grid_agrees"] = _grid_agrees(grid, layers, places)
     spec.write(work / "features.json")
     grid.write(work / "grid.npz")
@@ -294,6 +297,9 @@ def _show(figures: dict[str, Any], details: bool) -> None:
         f"metadata: {rows['used']:,} recordings of {figures['species']} species; left out: {rows['without_place']:,} "
         f"without a place, {rows['without_date']:,} with a place but no date ({counted}); {figures['seconds']} s"
     )
+    for name, share in figures["cover"].items():
+        if share < COVER_LOW:
+            print(f"warning: {name}.tif has a value at {share:.0%} of the recordings, the others count as average")
     title = f"{rows['validation']:,} random recordings kept back"
     columns = {f"kind {figures['kind']}": figures["validation"], "commonest species": figures["baseline_majority"]}
     console.print(figures_table(columns, title, figures["published_f1"] if details else None))

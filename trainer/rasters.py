@@ -16,14 +16,18 @@ import rasterio.errors
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.transform import Affine
-from rasterio.warp import reproject, transform
+from rasterio.warp import reproject, transform, transform_bounds
 
 from edge.contract.errors import CorpusError
 from edge.contract.place import CATEGORY, GRID_STEP_DEG, RASTERS, Grid, Values
+from trainer.raster_check import cover_of, impossible
 
 _WGS84 = rasterio.crs.CRS.from_epsg(4326)
 _GRID_SHAPE = (int(180 / GRID_STEP_DEG), int(360 / GRID_STEP_DEG))
-_FLOAT16_MAX = float(np.finfo(np.float16).max)
+_CACHE_BYTES = 64 << 20  # of decoded blocks; GDAL's own is a twentieth of the machine's memory
+_MEMORY = (
+    "not enough memory to read it; free some, or make it coarser: rio warp FILE COARSER --res 0.25 --resampling average"
+)
 _TURNS = (0.0, 360.0, -360.0)  # the same meridian by other names: grids start at -180, -180.375 or 0
 
 
@@ -53,11 +57,16 @@ class Rasters:
 
     def elevation(self) -> Values:
         """The elevation alone on the station's grid: land and water for a map."""
-        return _warp(self.path("elevation"), category=False)
+        return _warp(self.path("elevation"), "elevation")
 
     def grid(self) -> Grid:
         """All layers on the station's grid: the category of the nearest cell, the mean of the others by area."""
-        return Grid({name: _warp(self.path(name), name == CATEGORY).astype(np.float16) for name in RASTERS})
+        return Grid({name: _warp(self.path(name), name).astype(np.float16) for name in RASTERS})
+
+    def cover(self, grid: Grid, latitude: Values, longitude: Values) -> dict[str, float]:
+        """Share of the places `(n,)` in degrees at which each layer of their `grid` has a value. Raises CorpusError
+        naming the first layer that has none there, and its extent."""
+        return cover_of(grid, latitude, longitude, {name: _extent(self.path(name)) for name in RASTERS})
 
 
 @contextmanager
@@ -69,14 +78,31 @@ def _layer(path: Path) -> Iterator[rasterio.DatasetReader]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # said below, as an error
             opened = rasterio.open(path)
-        with opened as raster:
+        with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES), opened as raster:
             if raster.count != 1:
                 raise CorpusError(f"{path}: expected a GeoTIFF with one band, found {raster.count}")
             if raster.crs is None:
                 raise CorpusError(f"{path}: expected a georeferenced GeoTIFF, found no coordinate reference system")
             yield raster
+    except MemoryError as error:
+        raise CorpusError(f"{path}: {_MEMORY}") from error
     except rasterio.errors.RasterioError as error:
-        raise CorpusError(f"{path}: not a readable GeoTIFF: {error}") from error
+        reason = _MEMORY if _lacks_memory(error) else f"not a readable GeoTIFF: {error}"
+        raise CorpusError(f"{path}: {reason}") from error
+
+
+def _lacks_memory(error: BaseException | None) -> bool:
+    """Whether GDAL says so of any of the errors behind one; its class for that is not public."""
+    while error is not None and type(error).__name__ != "CPLE_OutOfMemoryError":
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _extent(path: Path) -> str:
+    """A layer's file and what it covers, for people."""
+    with _layer(path) as raster:
+        west, south, east, north = transform_bounds(raster.crs, _WGS84, *raster.bounds)
+    return f"{path} (latitude {south:.1f} to {north:.1f}, longitude {west:.1f} to {east:.1f})"
 
 
 def _nodata(raster: rasterio.DatasetReader) -> float | None:
@@ -131,7 +157,7 @@ def _within(first: float, step: float, axis: int, low: float, high: float) -> ND
     return found
 
 
-def _warp(path: Path, category: bool) -> Values:
+def _warp(path: Path, name: str) -> Values:
     """One layer on the grid. Of coarse cells a mean by area is their value, so nothing is made up between them."""
     grid = np.full(_GRID_SHAPE, np.nan, np.float32)
     with _layer(path) as raster:
@@ -144,7 +170,7 @@ def _warp(path: Path, category: bool) -> Values:
                 dst_transform=Affine(GRID_STEP_DEG, 0.0, turn - 180.0, 0.0, -GRID_STEP_DEG, 90.0),
                 dst_crs=_WGS84,
                 dst_nodata=np.nan,
-                resampling=Resampling.nearest if category else Resampling.average,
+                resampling=Resampling.nearest if name == CATEGORY else Resampling.average,
             )
             if raster.crs.is_geographic:
                 part[:, ~_within(turn - 180.0, GRID_STEP_DEG, 1, raster.bounds.left, raster.bounds.right)] = np.nan
@@ -152,8 +178,8 @@ def _warp(path: Path, category: bool) -> Values:
             grid = np.where(np.isnan(grid), part, grid)
             if not np.isnan(grid).any():
                 break
-        grid = _scaled(grid, raster)
-    largest = float(np.nanmax(np.abs(grid), initial=0.0))
-    if not largest <= _FLOAT16_MAX:
-        raise CorpusError(f"{path}: expected values up to {_FLOAT16_MAX:g}, found {largest:g} (nodata not declared?)")
-    return grid
+        values = _scaled(grid, raster)
+        wrong = impossible(name, grid, raster.dtypes[0], values)
+    if wrong:
+        raise CorpusError(f"{path}: {wrong}")
+    return values
