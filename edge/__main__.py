@@ -27,7 +27,7 @@ from edge.clips.retention import ALL_CLIPS, Retention
 from edge.config import DEMO_FOLDER, Config, find_settings, load_config
 from edge.contract.audio import WINDOW_SAMPLES
 from edge.contract.bundle import read_bundle
-from edge.contract.errors import StoreError, UsageError
+from edge.contract.errors import EXIT_REFUSED, StoreError, UsageError
 from edge.contract.labels import read_labels
 from edge.contract.program import Commands, run_program
 from edge.contract.rights import look_at
@@ -48,8 +48,6 @@ from edge.station import run_station
 from edge.store.clips import ClipTable
 from edge.store.clock import ClockTable
 from edge.store.record import Store
-
-EXIT_REFUSED = 3
 
 
 class Verdict(str, Enum):

@@ -1,5 +1,6 @@
 """distil: a real student of a real (tiny) bag, killed and taken up again; what it is asked; what it refuses."""
 
+import io
 import shutil
 import signal
 import subprocess
@@ -133,6 +134,28 @@ def test_killed_twice_it_comes_out_the_same(distilled: Path, finished: Path, tmp
         assert (
             read_json(run / "student" / "student.json")[key] == read_json(distilled / "student" / "student.json")[key]
         )
+
+
+def test_where_no_soundscape_can_be_read_nothing_is_learnt(finished: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished / "run", tmp_path / "run"))
+    data = Path(shutil.copytree(finished / "data", tmp_path / "data"))
+    for path in (data / "train_soundscapes").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(CorpusError, match=r"expected one that can be read, found none of 2: .*: empty file; "):
+        distil(replace(_options(finished, run), data=data), _QUIET)
+    assert not (run / "student").exists()
+
+
+def test_a_soundscape_that_cannot_be_read_is_said(finished: Path, distilled: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(distilled, tmp_path / "run"))
+    data = Path(shutil.copytree(finished / "data", tmp_path / "data"))
+    (data / "train_soundscapes" / "0_SSW_20190610.ogg").write_bytes(b"")
+    student, console = read_json(run / "student" / "student.json"), Console(file=io.StringIO(), width=200)
+    write_json(run / "student" / "student.json", student | {"judged": "otherwise"})  # judged anew, learnt as it was
+    info = distil(replace(_options(finished, run), data=data), console)
+    assert info.figures["soundscapes"]["rows"] == 3
+    assert isinstance(console.file, io.StringIO)
+    assert f"distil: not heard: {data}/train_soundscapes/0_SSW_20190610.ogg: empty file" in console.file.getvalue()
 
 
 @pytest.fixture(scope="module")

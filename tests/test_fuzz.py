@@ -21,14 +21,13 @@ import soundfile
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from edge.__main__ import EXIT_REFUSED
 from edge.analysis import Analyst
 from edge.archive import recordings_in, replay_folder
 from edge.capture.recording import DURATION_S_MAX, record_name
 from edge.capture.schedule import Schedule
 from edge.config import Config, MqttSettings, SiteSettings, TlsSettings, load_config
 from edge.contract.bundle import read_bundle
-from edge.contract.errors import BundleError, ConfigError, UsageError
+from edge.contract.errors import EXIT_REFUSED, BundleError, ConfigError, UsageError
 from edge.live import schedule_of
 from edge.publisher.messages import topic_of
 from edge.recognizer import Recognizer

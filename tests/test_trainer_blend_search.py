@@ -201,7 +201,7 @@ def test_rows_score_as_on_the_station(tmp_path: Path, hop_s: float) -> None:
     networks = [run.load_network(member.name) for member in run.bag()]
     expected = []
     for soundscape in corpus.soundscapes:
-        windows = windows_of(soundscape.path, ["zeros"], hop_s)["zeros"]
+        windows = list(windows_of(soundscape.path, "zeros", hop_s))
         members = score_images(networks, np.stack([w.input for w in windows]))
         smoother = NeighbourSmoother(blend, round(hop_s * 32_000), None)
         scores = WindowScores(members, members.mean(axis=0), members[0], ("bag",) * len(windows))

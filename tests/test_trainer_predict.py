@@ -19,7 +19,7 @@ from torch import nn
 from edge.contract.audio import RATE_HZ
 from edge.contract.blend import Blend
 from edge.contract.bundle import Thresholds
-from edge.contract.errors import ConfigError
+from edge.contract.errors import EXIT_REFUSED, ConfigError
 from export.assemble import assemble
 from tests.trainer_run import CODES, enter, finish, make_corpus, make_rasters, make_run, note_files
 from trainer.files import write_json
@@ -184,8 +184,9 @@ def test_the_command_writes_the_submission(finished: Run, soundscapes: Path, tmp
     command = [sys.executable, "-m", "trainer", "predict", "--run", str(finished.folder)]
     command += ["--soundscapes", str(soundscapes), "--out", str(tmp_path / "out.csv")]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == EXIT_REFUSED, done.stderr
     assert "16 rows of 4 soundscapes" in done.stdout
+    assert "1 could not be read" in done.stdout
     assert "not readable" in done.stdout
     assert (tmp_path / "out.csv").read_text().startswith("row_id,birds\n")
 

@@ -2,25 +2,28 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, WindowCutter
+from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Padding, WindowCutter
 from edge.contract.blend import Blend, blend_scores
-from edge.contract.errors import RecordingError
+from edge.contract.errors import CorpusError, RecordingError
 from edge.contract.metrics import NOCALL_ROW, Labels, labels_of, score_rows
 from edge.contract.taxonomy import Species, Taxonomy
 from tests.trainer_run import CODES, make_corpus, make_rasters, make_run
 from trainer import sweep
 from trainer.bag import choose_bag
+from trainer.corpus import Corpus
 from trainer.metadata import fit_metadata
 from trainer.soundscape_scores import score_soundscapes, windows_of
 from trainer.sweep import Candidate, Rows
 from trainer.tune import tune
 
+PADDINGS: tuple[Padding, ...] = get_args(Padding)
 TAXONOMY = Taxonomy(Species(code, "", "") for code in CODES)
 THRESHOLDS = sweep.thresholds_of(0.05, 0.95, 0.05)
 
@@ -114,8 +117,8 @@ def test_interval_holds_the_curve() -> None:
 def test_windows_are_the_stations(tmp_path: Path) -> None:
     sound = np.random.default_rng(0).normal(0, 0.1, 12 * RATE_HZ).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", sound, RATE_HZ, subtype="FLOAT")
-    found = windows_of(tmp_path / "a.wav", ("context", "zeros", "image"), 5)
-    for padding, windows in found.items():
+    for padding in PADDINGS:
+        windows = list(windows_of(tmp_path / "a.wav", padding, 5))
         cutter = WindowCutter(WINDOW_SAMPLES, padding)
         expected = cutter.push(sound) + cutter.close()
         assert [w.start // RATE_HZ for w in windows] == [0, 5, 7]  # the last one ends with the sound
@@ -126,7 +129,7 @@ def test_other_rates_are_resampled_and_channels_averaged(tmp_path: Path) -> None
     seconds = np.arange(11 * 48_000) / 48_000
     tone = (0.3 * np.sin(2 * np.pi * 1000 * seconds)).astype(np.float32)
     soundfile.write(tmp_path / "a.flac", np.stack([tone, tone], axis=1), 48_000)
-    windows = windows_of(tmp_path / "a.flac", ["context"], 5)["context"]
+    windows = list(windows_of(tmp_path / "a.flac", "context", 5))
     assert [w.start // RATE_HZ for w in windows[:2]] == [0, 5]
     slaney_mel_1khz = 128 * 15 / (15 + 27 * np.log(16) / np.log(6.4))
     assert abs(int(windows[1].input.mean(axis=1).argmax()) - slaney_mel_1khz) <= 2
@@ -135,7 +138,7 @@ def test_other_rates_are_resampled_and_channels_averaged(tmp_path: Path) -> None
 def test_broken_sound_is_said(tmp_path: Path) -> None:
     (tmp_path / "a.ogg").write_bytes(b"OggS" + bytes(100))
     with pytest.raises(RecordingError, match=r"a\.ogg"):
-        windows_of(tmp_path / "a.ogg", ["context"], 5)
+        next(windows_of(tmp_path / "a.ogg", "context", 5))
 
 
 def test_tune_on_soundscapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,7 +161,7 @@ def test_tune_on_soundscapes(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert again == pytest.approx(tuning.scores["blended"]["f1"], abs=1e-4)
 
 
-def test_unreadable_soundscapes_are_counted_and_left_out(tmp_path: Path) -> None:
+def test_unreadable_soundscapes_are_counted_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus = make_corpus(tmp_path / "data")
     (tmp_path / "data" / "train_soundscapes" / "1_SSW_20190610.ogg").write_bytes(b"OggS" + bytes(500))
     run = make_run(tmp_path / "run", corpus)
@@ -167,7 +170,34 @@ def test_unreadable_soundscapes_are_counted_and_left_out(tmp_path: Path) -> None
     scores = run.tuning().scores
     assert (scores["rows"], scores["rows_without_prior"], len(scores["unreadable"])) == (3, 3, 1)
     assert scores["held_out"] is None
+    assert "tune: not heard: " in capsys.readouterr().out
     assert run.tuning().blend.prior_weight == 0.0  # no metadata model
+
+
+def test_where_no_soundscape_can_be_read_nothing_is_tuned(tmp_path: Path) -> None:
+    """Labels are there: what crops would say instead is not what was asked for."""
+    corpus = make_corpus(tmp_path / "data")
+    folder = tmp_path / "data" / "train_soundscapes"
+    (folder / "0_SSW_20190610.ogg").write_bytes(b"")
+    (folder / "1_SSW_20190610.ogg").unlink()  # after the corpus was read
+    run = make_run(tmp_path / "run", corpus)
+    choose_bag(run)
+    with pytest.raises(CorpusError, match=r"found none of 2: .*0_SSW.*: empty file; .*1_SSW.*: cannot be") as told:
+        tune(run, corpus)
+    assert "\n" not in str(told.value)
+    assert not (run.folder / "tune.json").exists()
+
+
+def test_labelled_soundscapes_that_are_not_there_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_corpus(tmp_path / "data")
+    for path in (tmp_path / "data" / "train_soundscapes").iterdir():
+        path.unlink()
+    corpus = Corpus.read(tmp_path / "data")
+    run = make_run(tmp_path / "run", corpus)
+    choose_bag(run)
+    tune(run, corpus)
+    assert "tune: not heard: 2 labelled soundscapes are not there, such as 0_SSW" in capsys.readouterr().out
+    assert run.tuning().scores["basis"] == "out_of_fold_crops"
 
 
 @pytest.mark.parametrize("with_prior", [False, True])
@@ -210,12 +240,12 @@ def test_a_declared_length_is_not_believed(tmp_path: Path) -> None:
     """Also not one that has no end: reading ends when no more samples come."""
     sound = np.random.default_rng(0).normal(0, 0.1, 12 * RATE_HZ).astype(np.float32)
     soundfile.write(tmp_path / "a.flac", sound, RATE_HZ)
-    expected = [w.start for w in windows_of(tmp_path / "a.flac", ["context"], 5)["context"]]
+    expected = [w.start for w in windows_of(tmp_path / "a.flac", "context", 5)]
     content = bytearray((tmp_path / "a.flac").read_bytes())
     for length in (0, 2**32 - 1, RATE_HZ):
         content[21:26] = bytes([content[21] & 0xF0]) + length.to_bytes(4, "big")
         (tmp_path / "a.flac").write_bytes(content)
-        windows = windows_of(tmp_path / "a.flac", ["context"], 5)["context"]
+        windows = list(windows_of(tmp_path / "a.flac", "context", 5))
         assert [w.start for w in windows] == expected == [0, 5 * RATE_HZ, 7 * RATE_HZ]
 
 
@@ -227,8 +257,8 @@ def test_windows_behind_a_gap_count_it(tmp_path: Path) -> None:
     first = 12 + 624 * 256 + 244  # a block's end, counted from AudioMoth's own header
     first -= (first - 12) % 256
     soundfile.write(tmp_path / "20240512_040000T.wav", np.concatenate([sound[:first], block, sound[first:]]), RATE_HZ)
-    windows = windows_of(tmp_path / "20240512_040000T.wav", ("context", "zeros"), 5)
-    for found in windows.values():
+    for padding in PADDINGS:
+        found = list(windows_of(tmp_path / "20240512_040000T.wav", padding, 5))
         starts = [w.start for w in found]
         resumes = first + 75_000 * 256
         assert starts == [0, resumes, resumes + len(sound) - first - WINDOW_SAMPLES]

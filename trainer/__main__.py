@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TaskID
 
-from edge.contract.errors import needs_extra
+from edge.contract.errors import EXIT_REFUSED, needs_extra
 from edge.contract.program import run_program
 from trainer.decoder_noise import without_decoder_noise
 from trainer.files import naming
@@ -253,9 +253,13 @@ def predict(
     for line in told.partly_lost:
         console.print(f"[yellow]partly lost:[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
     rows = f"{told.rows} rows of {told.soundscapes} soundscapes, {told.rows_with_calls} with birds"
+    missing = f"; {len(told.unreadable)} could not be read and have none" if told.unreadable else ""
     console.print(
-        f"{out}: {rows}; {told.without_prior} without a known place and season", highlight=False, soft_wrap=True
+        f"{out}: {rows}; {told.without_prior} without a known place and season{missing}",
+        highlight=False,
+        soft_wrap=True,
     )
+    raise typer.Exit(EXIT_REFUSED if told.unreadable else 0)
 
 
 @app.command(rich_help_panel=_AFTER)

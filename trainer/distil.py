@@ -33,7 +33,7 @@ from trainer.model import check_architecture, find_weights
 from trainer.predict import thresholds_of
 from trainer.run import Run
 from trainer.soft_scores import Bag, Lessons, Views, ask_bag, sigmoid
-from trainer.soundscape_scores import Scored, score_networks
+from trainer.soundscape_scores import Scored, require_readable, score_networks
 from trainer.stages import alone
 from trainer.student import (
     FILE,
@@ -90,6 +90,8 @@ class _Distil:
             raise ConfigError(
                 f"--data {options.data}: knows other species than the run; give the corpus it was made of"
             )
+        if self.corpus is not None:
+            require_readable(self.corpus)
         check_architecture(self.recipe.architecture)
         self.pretrained: Path | bool = run.recipe.pretrained and (options.weights or True)
         if self.pretrained:
@@ -201,7 +203,11 @@ class _Distil:
         assert self.corpus is not None
         networks = [network.cpu() for network in bag.networks]
         kinds, padding = [*bag.kinds, _KIND], self.run.tuning().padding
-        return score_networks(self.run, self.corpus, [*networks, student], kinds, [padding], _HOP_S)
+        scored = score_networks(self.run, self.corpus, [*networks, student], kinds, [padding], _HOP_S)
+        for what, lines in (("not heard", scored.unreadable), ("heard in part", scored.partly_lost)):
+            for line in lines:
+                self.console.print(f"distil: {what}: {line}", markup=False, highlight=False, soft_wrap=True)
+        return scored
 
     def _answers_to_soundscapes(self, scored: Scored) -> Answers:
         """All windows, but not the silent one at the end."""

@@ -11,19 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.contract.audio import IMAGE_SHAPE, RATE_HZ, WINDOW_SAMPLES, Window
+from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES
 from edge.contract.blend import Scores, acoustic_scores, blend_scores, neighbour_step, smooth_neighbours
 from edge.contract.errors import ConfigError, RecordingError
 from edge.contract.folders import entries_of
 from edge.contract.rows import rows_of, window_of_row
 from edge.contract.taxonomy import NOCALL
-from trainer.bag import score_images
 from trainer.corpus import AUDIO
 from trainer.files import check_replaceable, write_csv
 from trainer.fit import choose_device
 from trainer.metadata import place_scores
 from trainer.run import Run
-from trainer.soundscape_scores import samples_of, windows_of
+from trainer.soundscape_scores import Span, hear, samples_of, some_of
 from trainer.soundscapes import read_sites, soundscape_name
 from trainer.tables import Problems
 
@@ -72,15 +71,14 @@ class Predictor:
         asked = (np.array([value], np.float32) for value in (latitude, longitude, day.timetuple().tm_yday))
         return place_scores(self._metadata, self._taxonomy, *asked)
 
-    def scores(self, path: Path, prior: Scores | None) -> tuple[list[Window], Scores]:
+    def scores(self, path: Path, prior: Scores | None) -> tuple[list[Span], Scores]:
         """The windows of a recording and their blended scores `(windows, species)`. Raises RecordingError if nothing
         can be decoded."""
-        padding, blend = self._tuning.padding, self._tuning.blend
-        windows = windows_of(path, [padding], WINDOW_SAMPLES / RATE_HZ, self.lost)[padding]
-        images = [window.input for window in windows]
-        members = score_images(self._networks, np.stack(images) if images else np.zeros((0, *IMAGE_SHAPE), np.uint8))
-        heard = smooth_neighbours(acoustic_scores(members, self._kinds, blend), blend, neighbour_step(WINDOW_SAMPLES))
-        return windows, blend_scores(heard, prior, blend)
+        padding, blend, kinds = self._tuning.padding, self._tuning.blend, self._kinds
+        heard = hear(path, self._networks, kinds, len(self.codes), [padding], WINDOW_SAMPLES / RATE_HZ, self.lost)
+        acoustic = acoustic_scores(heard.scores[padding], sorted(set(kinds)), blend)
+        smoothed = smooth_neighbours(acoustic, blend, neighbour_step(WINDOW_SAMPLES))
+        return heard.windows, blend_scores(smoothed, prior, blend)
 
     def rows(self, path: Path, prior: Scores | None) -> dict[int, tuple[str, ...]]:
         """Species heard in each 5-s row of a recording (`rows_of`), by the second at which the row ends. Raises as
@@ -101,14 +99,11 @@ def predict(
     """Write `row_id, birds` for all soundscapes of a folder, in the order of their names.
 
     A row id is `<audio id>_<site>_<second>` for the competition's names, else `<name up to its first dot>_<second>`.
-    Raises ConfigError if there is no soundscape, or if two of them would have the same row ids, UsageError if `out` is
-    anything but such a table.
+    Raises ConfigError if there is no soundscape or none that can be read, or if two of them would have the same row
+    ids, UsageError if `out` is anything but such a table.
     """
     check_replaceable(out, COLUMNS)
-    listed = entries_of(folder) if folder.is_dir() else []
-    files = [path for path in listed if path.suffix.lower() in AUDIO and path.is_file()]
-    if not files:
-        raise ConfigError(f"{folder}: expected recordings ({', '.join(AUDIO)}), found none")
+    files = _soundscapes(folder)
     places, seen = _places(sites), dict[str, Path]()
     for path in files:  # before hours of work
         other = seen.setdefault(soundscape_name(path)[0], path)
@@ -129,11 +124,28 @@ def predict(
         without_prior += prior is None
         rows += [(f"{name}_{second}", " ".join(birds) or NOCALL) for second, birds in sorted(found.items())]
     progress(len(files), len(files))
+    if len(unreadable) == len(files):
+        raise ConfigError(
+            f"{folder}: soundscapes: expected one that can be read, found none of {len(files)}: {some_of(unreadable)}; "
+            "put whole files there and type the same again"
+        )
     write_csv(out, COLUMNS, rows)
     calls = sum(birds != NOCALL for _, birds in rows)
     return Predicted(
         len(files) - len(unreadable), len(rows), calls, without_prior, tuple(unreadable), tuple(predictor.lost)
     )
+
+
+def _soundscapes(folder: Path) -> list[Path]:
+    """Whatever has a sound's name and is no folder, sorted: what cannot be read is to be named."""
+    try:
+        listed = entries_of(folder) if folder.is_dir() else []
+        files = [path for path in listed if path.suffix.lower() in AUDIO and not path.is_dir()]
+    except OSError as error:
+        raise ConfigError(f"{error.filename or folder}: cannot be listed: {error.strerror}") from error
+    if not files:
+        raise ConfigError(f"{folder}: expected recordings ({', '.join(AUDIO)}), found none")
+    return files
 
 
 def _places(sites: Path | None) -> Mapping[str, Place]:

@@ -3,6 +3,7 @@
 Knows no network.
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from edge.contract.audio import IMAGE_SHAPE, RATE_HZ, WINDOW_SAMPLES, Image
+from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Image, Padding, Window
 from edge.contract.errors import CorpusError, RecordingError
 from trainer import sweep
 from trainer.corpus import Corpus
 from trainer.files import read_npz, replacing
 from trainer.recipe import Recipe, TuneRecipe
-from trainer.soundscape_scores import row_window, samples_of, windows_of
-from trainer.soundscapes import LABELS
+from trainer.soundscape_scores import none_readable, row_window, windows_of
+from trainer.soundscapes import LABELS, Soundscape
 from trainer.sweep import Rows
 
 FILE = "soundscape_rows.npz"
@@ -60,30 +61,46 @@ def make_row_images(path: Path, corpus: Corpus, recipe: Recipe, source: str, con
     Raises CorpusError if none can."""
     if path.is_file() and _source(path) == source:
         return
-    padding = recipe.tune.padding[0]
-    images: list[Image] = [np.zeros((0, *IMAGE_SHAPE), np.uint8)]
+    images: list[Image] = []
     at: list[int] = []
-    labelled = []
+    labelled, unreadable = [], []
     for soundscape in corpus.soundscapes:
         try:
-            windows = windows_of(soundscape.path, [padding], WINDOW_SAMPLES / RATE_HZ)[padding]  # a row is a window
+            windows, samples = _labelled_windows(soundscape, recipe.tune.padding[0])
         except RecordingError as error:
+            unreadable.append(str(error))
             console.print(f"skipped {error}", markup=False, highlight=False)
             continue
-        samples, before = samples_of(windows), sum(map(len, images))
-        starts = [row_window(row, samples) for row in soundscape.labels]
-        labelled_windows = [window for window in windows if window.start in starts]
-        index: dict[int | None, int] = {window.start: before + i for i, window in enumerate(labelled_windows)}
-        at += [index.get(start, -1) for start in starts]
-        images += [window.input[None] for window in labelled_windows]
+        index: dict[int | None, int] = {window.start: len(images) + i for i, window in enumerate(windows)}
+        at += [index.get(row_window(row, samples), -1) for row in soundscape.labels]
+        images += [window.input for window in windows]
         labelled += [(row, soundscape.path.stem, labels) for row, labels in soundscape.labels.items()]
-    if not any(map(len, images)):
+    if unreadable and not labelled:
+        raise none_readable(corpus, unreadable)
+    if not images:
         raise CorpusError(f"{corpus.data / LABELS}: none of its rows can be heard; set keep to best or last")
     rows = Rows.of(labelled, corpus.taxonomy)
-    found, place = np.concatenate(images), np.array(at, np.int64)
+    found, place = np.stack(images), np.array(at, np.int64)
     with replacing(path) as temporary:
         np.savez(temporary, source=source, images=found, at=place, truth=rows.truth, others=rows.others)
     console.print(f"{len(rows)} labelled rows choose the epoch that is kept", highlight=False)
+
+
+def _labelled_windows(soundscape: Soundscape, padding: Padding) -> tuple[list[Window], int]:
+    """The windows that labelled rows are, in order, and the length of the recording in samples; of a long one no other
+    image is kept. Raises RecordingError if nothing can be decoded."""
+    whole = {row_window(row, sys.maxsize) for row in soundscape.labels}  # of a recording that does not end
+    kept: list[Window] = []
+    last: Window | None = None
+    for window in windows_of(soundscape.path, padding, WINDOW_SAMPLES / RATE_HZ):  # a row is a window
+        if last is not None and last.start in whole:
+            kept.append(last)
+        last = window
+    if last is None:
+        return [], 0
+    samples = last.start + last.samples
+    starts = {row_window(row, samples) for row in soundscape.labels}
+    return [window for window in (*kept, last) if window.start in starts], samples
 
 
 def read_row_images(path: Path) -> RowImages:

@@ -1,21 +1,24 @@
-"""What the bag and the prior say of labelled soundscapes, window by window, cut as the station cuts them.
+"""What the bag and the prior say of soundscapes, window by window, cut as the station cuts them.
 
-Knows no threshold, no blend and no training.
+A recording is heard block by block: its scores stay, its sound and images do not, however long it is. Knows no
+threshold, no blend and no training.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 from torch import nn
 
-from edge.capture.recording import Decoder, Piece
-from edge.contract.audio import IMAGE_SHAPE, RATE_HZ, Padding, Window, WindowCutter
+from edge.capture.recording import Decoder, open_recording
+from edge.contract.audio import RATE_HZ, Input, Padding, Window, WindowCutter
 from edge.contract.blend import (
     Blend,
     Scores,
@@ -25,17 +28,73 @@ from edge.contract.blend import (
     neighbour_step,
     smooth_neighbours,
 )
-from edge.contract.errors import RecordingError
+from edge.contract.errors import CorpusError, RecordingError
 from edge.contract.rows import window_of_row
 from edge.types import Gap
 from trainer.bag import score_images
 from trainer.corpus import Corpus
 from trainer.metadata import place_scores
 from trainer.run import MemberInfo, Run
-from trainer.soundscapes import Soundscape
+from trainer.soundscapes import LABELS, Soundscape
 from trainer.sweep import Rows
 
 _BLOCK_S = 5
+_BATCH = 64  # windows at once; the last bit of a score may hang on how many share its batch
+_NAMED_MAX = 5
+
+
+class Span(NamedTuple):
+    """Where a window lies in its recording, in samples at 32 kHz."""
+
+    start: int
+    samples: int
+
+
+@dataclass(frozen=True)
+class Heard:
+    """The windows of a recording, and the scores of each kind of member in the order of their names."""
+
+    windows: list[Span]
+    scores: dict[Padding, Scores]  # (kinds, windows, species)
+
+
+def hear(
+    path: Path,
+    networks: Sequence[nn.Module],
+    kinds: Sequence[str],
+    species: int,
+    paddings: Sequence[Padding],
+    hop_s: float,
+    lost: list[str] | None = None,
+) -> Heard:
+    """Score a recording of any length; in memory are one batch of images and the scores.
+
+    It is decoded once for each padding, and batches go on from one padding to the next: so they are what they would be
+    of all its images in one array. `lost` gets a line if sound was lost. Raises RecordingError if nothing can be
+    decoded.
+    """
+    spans: dict[Padding, list[Span]] = {padding: [] for padding in paddings}
+
+    def images() -> Iterator[Input]:
+        for padding, mine in spans.items():
+            for window in windows_of(path, padding, hop_s, lost if padding == paddings[0] else None):
+                mine.append(Span(window.start, window.samples))
+                yield window.input
+
+    parts = [np.zeros((len(set(kinds)), 0, species), np.float32)]
+    for batch in _batches(images()):
+        parts.append(kind_means(score_images(networks, batch, _BATCH), kinds)[1])
+    first = spans[paddings[0]]
+    if any(found != first for found in spans.values()):
+        raise RecordingError(path, "changed while it was read")
+    scores = np.split(np.concatenate(parts, axis=1), len(spans), axis=1)
+    return Heard(first, dict(zip(spans, scores, strict=True)))
+
+
+def _batches(images: Iterable[Input]) -> Iterator[Input]:
+    rest = iter(images)
+    while batch := list(islice(rest, _BATCH)):
+        yield np.stack(batch)
 
 
 @dataclass(frozen=True)
@@ -90,7 +149,7 @@ def score_networks(
     paddings: Sequence[Padding],
     hop_s: float,
 ) -> Scored:
-    """The same of any networks and their kinds."""
+    """The same of any networks and their kinds. Raises CorpusError if no soundscape can be read."""
     species = len(run.taxonomy)
     labelled, unreadable, lost = [], [], list[str]()
     scores: list[dict[Padding, Scores]] = []
@@ -100,18 +159,20 @@ def score_networks(
     shown = track(corpus.soundscapes, "soundscapes", transient=True, disable=not sys.stderr.isatty())
     for soundscape in shown:
         try:
-            windows = windows_of(soundscape.path, paddings, hop_s, lost)
+            heard = hear(soundscape.path, networks, kinds, species, paddings, hop_s, lost)
         except RecordingError as error:
             unreadable.append(str(error))
             continue
-        index: dict[int | None, int] = {window.start: i for i, window in enumerate(windows[paddings[0]])}
-        samples = samples_of(windows[paddings[0]])
+        index: dict[int | None, int] = {window.start: i for i, window in enumerate(heard.windows)}
+        samples = samples_of(heard.windows)
         found = [index.get(row_window(row_id, samples), -1) for row_id in soundscape.labels]
         at += [-1 if i < 0 else windows_before + i for i in found]
-        windows_before += len(index)
-        scores.append(_scores(networks, kinds, windows))
+        windows_before += len(heard.windows)
+        scores.append(heard.scores)
         labelled += [(row, soundscape.path.stem, labels) for row, labels in soundscape.labels.items()]
         prior.append(np.repeat(_prior(run, soundscape), len(soundscape.labels), axis=0))
+    if unreadable and not scores:
+        raise none_readable(corpus, unreadable)
     silent = np.zeros((len(set(kinds)), 1, species), np.float32)  # stands for the window that a row has not
     return Scored(
         rows=Rows.of(labelled, run.taxonomy),
@@ -126,14 +187,34 @@ def score_networks(
     )
 
 
-def _scores(
-    networks: Sequence[nn.Module], kinds: Sequence[str], windows: dict[Padding, list[Window]]
-) -> dict[Padding, Scores]:
-    """Scores `(kinds, windows, species)` of a soundscape's windows for each padding."""
-    images = [window.input for mine in windows.values() for window in mine]
-    stack = np.stack(images) if images else np.zeros((0, *IMAGE_SHAPE), np.uint8)
-    means = kind_means(score_images(networks, stack), kinds)[1]  # one call: few large batches cost less than many
-    return dict(zip(windows, np.split(means, len(windows), axis=1), strict=True))
+def require_readable(corpus: Corpus) -> None:
+    """Raise CorpusError if there are labelled soundscapes and none can be opened: before an hour of work, not behind
+    it."""
+    unreadable = []
+    for soundscape in corpus.soundscapes:
+        try:
+            open_recording(soundscape.path)
+        except RecordingError as error:
+            unreadable.append(str(error))
+        else:
+            return
+    if unreadable:
+        raise none_readable(corpus, unreadable)
+
+
+def none_readable(corpus: Corpus, unreadable: Sequence[str]) -> CorpusError:
+    """The error that no labelled soundscape can be read."""
+    count, advice = len(unreadable), "put whole files there, or move them away to go on without"
+    return CorpusError(
+        f"{corpus.data / LABELS}: labelled soundscapes: expected one that can be read, found none of {count}: "
+        f"{some_of(unreadable)}; {advice}"
+    )
+
+
+def some_of(lines: Sequence[str]) -> str:
+    """The first of some lines as one line, and how many more there are."""
+    more = [f"and {len(lines) - _NAMED_MAX} more"] if len(lines) > _NAMED_MAX else []
+    return "; ".join([*lines[:_NAMED_MAX], *more])
 
 
 def row_window(row_id: str, samples: int) -> int | None:
@@ -143,40 +224,30 @@ def row_window(row_id: str, samples: int) -> int | None:
     return window_of_row(int(end), samples) if end.isdigit() else None
 
 
-def samples_of(windows: Sequence[Window]) -> int:
+def samples_of(windows: Sequence[Span]) -> int:
     """Length of the recording that these windows are of: the last one ends with its sound."""
     return max((window.start + window.samples for window in windows), default=0)
 
 
-def windows_of(
-    path: Path, paddings: Sequence[Padding], hop_s: float, lost: list[str] | None = None
-) -> dict[Padding, list[Window]]:
-    """The windows of a recording by padding, as the station cuts them; decodes once. Behind a gap they begin anew, and
-    their `start` counts it. `lost` gets a line if sound was lost.
+def windows_of(path: Path, padding: Padding, hop_s: float, lost: list[str] | None = None) -> Iterator[Window]:
+    """The windows of a recording, as the station cuts them, one after the other while it is decoded. Behind a gap they
+    begin anew, and their `start` counts it. `lost` gets a line at the end if sound was lost.
 
-    Raises RecordingError if nothing can be decoded; what can is heard, as on the station.
+    Raises RecordingError before the first if nothing can be decoded; what can is heard, as on the station.
     """
     hop = round(hop_s * RATE_HZ)
-    cutters = {padding: WindowCutter(hop, padding) for padding in paddings}
-    windows: dict[Padding, list[Window]] = {padding: [] for padding in paddings}
-    for piece in _pieces(path, [] if lost is None else lost):
-        for padding, cutter in cutters.items():
-            if piece is None or isinstance(piece, Gap):
-                windows[padding] += cutter.close()
-            else:
-                windows[padding] += cutter.push(piece)
-        if isinstance(piece, Gap):
-            resumes = round((piece.at_s + piece.seconds) * RATE_HZ)
-            cutters = {padding: WindowCutter(hop, padding, first_sample=resumes) for padding in paddings}
-    return windows
-
-
-def _pieces(path: Path, lost: list[str]) -> Iterator[Piece | None]:
-    """The sound and its gaps, as the station decodes them; None behind the last."""
+    cutter = WindowCutter(hop, padding)
     with Decoder(path, block_s=_BLOCK_S) as decoder:
-        yield from decoder
-        lost += [f"{path}: {decoder.warning}"] if decoder.warning else []
-    yield None
+        for piece in decoder:
+            if isinstance(piece, Gap):
+                yield from cutter.close()
+                resumes = round((piece.at_s + piece.seconds) * RATE_HZ)
+                cutter = WindowCutter(hop, padding, first_sample=resumes)
+            else:
+                yield from cutter.push(piece)
+        yield from cutter.close()
+        if decoder.warning and lost is not None:
+            lost.append(f"{path}: {decoder.warning}")
 
 
 def _prior(run: Run, soundscape: Soundscape) -> Scores:

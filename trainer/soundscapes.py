@@ -17,6 +17,7 @@ from edge.contract.rows import ROW_S
 from edge.contract.taxonomy import NOCALL, Taxonomy
 from trainer.tables import Problems, day_of, place_of, read_table, table_of
 
+NO_SOUND = "soundscape file missing"  # of labelled rows, among the problems
 LABELS = "train_soundscape_labels.csv"
 SITES = "soundscape_sites.csv"
 _COLUMNS = ("row_id", "site", "audio_id", "seconds", "birds")
@@ -65,7 +66,7 @@ def read_soundscapes(data: Path, taxonomy: Taxonomy, problems: Problems) -> Iter
         latitude, longitude = sites.get(found["site"], (None, None))
         yield Soundscape(path, found["id"], found["site"], when, rows, latitude, longitude)
     for name in sorted(labels):
-        problems.add("soundscape file missing", name)
+        problems.add(NO_SOUND, name)
 
 
 def soundscape_name(path: Path) -> tuple[str, str, date | None]:

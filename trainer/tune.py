@@ -27,6 +27,7 @@ from trainer.oof import crop_table
 from trainer.recipe import ThresholdBy, TuneRecipe
 from trainer.run import MemberInfo, Run, Tuning
 from trainer.soundscape_scores import Scored, score_soundscapes
+from trainer.soundscapes import NO_SOUND
 from trainer.sweep import Candidate, Rows
 from trainer.thresholds import RULES, Cut, cut_by, f1_at
 
@@ -39,7 +40,10 @@ def tune(run: Run, corpus: Corpus) -> None:
         print(f"tune: not heard: {line}")
     for line in scored.partly_lost if scored else ():
         print(f"tune: heard in part: {line}")
-    if scored is None or not len(scored.rows):
+    if missing := corpus.problems.counts.get(NO_SOUND):
+        example = corpus.problems.examples[NO_SOUND][0]
+        print(f"tune: not heard: {missing} labelled soundscapes are not there, such as {example}")
+    if scored is None:
         tuning, curves = tune_on_crops(run, corpus, bag)
     else:
         tuning, curves = tune_on_rows(run, scored)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+EXIT_REFUSED = 3  # done, but some recordings could not be read
 EXIT_USAGE = 2  # as for an option that is not known
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h; the service unit does not restart on it
 
