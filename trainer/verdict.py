@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from trainer.files import read_json
 from trainer.oof import CropScore, CropTable
-from trainer.run import Run
+from trainer.run import SCHEMA, Run
 
 _SURE = 2.0  # standard deviations above guessing that a score must be
 _NOTHING = 0.0005  # an F1 that is shown as 0.000
@@ -31,6 +31,11 @@ def guessing(table: CropTable, crops: CropScore) -> dict[str, float]:
 def cautions(run: Run) -> list[str]:
     """A line for everything that speaks against using the run, as far as its stages have come; none of a good one."""
     found = []
+    if run.schema != SCHEMA:
+        found.append(
+            "this run was made by an older version, which kept no book of what was made from what: whether its parts "
+            "fit each other cannot be told"
+        )
     out_of_fold, tuned = (_figures(run, name) for name in ("oof.json", "tune.json"))
     high = out_of_fold.get("guessing_high")
     if high is not None and out_of_fold["balanced_accuracy"] <= high:
