@@ -224,10 +224,11 @@ class Member:
             self.optimiser.step()
             losses[step] = loss.detach().mean()
             total += losses[step]
-        if not torch.isfinite(total):
+        mean = float(total / steps)
+        if not math.isfinite(mean):
             step = int(torch.isfinite(losses).logical_not().nonzero()[0])
             raise ConfigError(self._not_finite(number, rows[step * size : (step + 1) * size]))
-        return float(total / steps), batches.waited_s
+        return mean, batches.waited_s
 
     def _not_finite(self, number: int, rows: Ints) -> str:
         """What to say of the batch of images `(n, c)` in which the loss went astray."""
