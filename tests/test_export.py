@@ -1,6 +1,7 @@
 """A run becomes a bundle that a station trusts: real networks, the real exporter, the real replay."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from tests.trainer_run import finish, make_corpus, make_rasters, make_run
 from trainer.bag import choose_bag
 from trainer.metadata import fit_metadata, place_scores
 from trainer.model import build_network
+from trainer.predict import Predictor, predict
 from trainer.run import Run
 from trainer.tune import tune
 
@@ -51,6 +53,24 @@ def exported(finished: Run) -> Path:
     folder = finished.folder.parent / "bundle"
     assemble(finished, folder, per_kind=1)
     return folder
+
+
+def test_nothing_is_written_into_the_run(finished: Run, tmp_path: Path) -> None:
+    """It may lie where nothing can be written: an archive, another user's folder."""
+    changed: list[str] = []
+    sys.addaudithook(lambda event, arguments: changed.extend(_changes(finished.folder, event, arguments)))
+    assemble(finished, tmp_path / "bundle", per_kind=1, half=False)
+    soundscapes = finished.folder.parent / "data" / "train_soundscapes"
+    predict(Predictor(finished, "cpu"), soundscapes, tmp_path / "p.csv", None, lambda *_: None)
+    assert changed == []
+
+
+def _changes(folder: Path, event: str, arguments: tuple[object, ...]) -> list[str]:
+    """What an audit event says of files in a folder that are made, changed or taken away."""
+    names = [str(name) for name in arguments if isinstance(name, str | bytes | Path) and str(folder) in str(name)]
+    reads = event == "open" and not int(str(arguments[2])) & (os.O_WRONLY | os.O_RDWR)
+    changing = event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.utime", "os.link")
+    return names if changing and not reads else []
 
 
 def test_the_bundle_computes_what_torch_does(exported: Path, finished: Run) -> None:

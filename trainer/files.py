@@ -96,14 +96,15 @@ def _begin(path: Path) -> Path:
 
 
 def check_replaceable(path: Path, header: Sequence[str]) -> None:
-    """Raises UsageError where a table with this header would replace anything but an older one or cannot be written."""
+    """Raises UsageError where a table with this header would replace anything but an older one, OSError naming it where
+    none can be written."""
     try:
         if not path.exists() and not path.is_symlink():
             _begin(path).unlink()
             return
         is_table = path.is_file() and path.read_bytes()[:_HEADER_BYTES].splitlines()[:1] == [",".join(header).encode()]
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
+        raise _cannot_write(path, error) from error
     if not is_table:
         raise UsageError(f"{path}: is there already and no such table; choose another name for --out")
 
