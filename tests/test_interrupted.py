@@ -130,6 +130,7 @@ def test_a_demonstration_where_nothing_can_be_made_is_one_line() -> None:
 _TIDYING = """
 import pathlib, sys, threading, time
 from edge.contract.program import run_program
+from trainer.decoder_noise import without_decoder_noise
 def work():
     try:
         pathlib.Path(sys.argv[1]).touch()
@@ -138,7 +139,8 @@ def work():
         pathlib.Path(sys.argv[2]).touch()
         time.sleep(600)
 threading.Thread(target=time.sleep, args=(600,)).start()  # one that an ordinary end would wait for
-run_program(work)
+with without_decoder_noise():  # which puts a pipe in the place of stderr
+    run_program(work)
 """
 
 

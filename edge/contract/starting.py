@@ -3,9 +3,11 @@
 Python's own answer is a KeyboardInterrupt in the middle of an import. `run_program` takes over once all is loaded.
 """
 
+import atexit
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -24,9 +26,12 @@ def is_program(argument: str) -> bool:
 def end_at_once(_number: int, _frame: FrameType | None) -> NoReturn:
     """Answer to a signal: the line, and the end without the interpreter's own, in which libraries that are half loaded,
     or whose threads are at work, abort the process."""
-    os.write(2, f"{INTERRUPTED}\n".encode())
+    with suppress(AttributeError, OSError, ValueError):  # a program may have put something before stderr, or closed it
+        os.write(sys.stderr.fileno(), f"{INTERRUPTED}\n".encode())
     os._exit(EXIT_INTERRUPTED)
 
 
 if is_program(sys.argv[0]) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, end_at_once)
+    # When all is tidied up, what Python does last would put the system's own answer back, for some tenths of a second.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
