@@ -60,6 +60,7 @@ def mix_db(grey: Tensor, ranges: Tensor, other: Tensor, other_ranges: Tensor, sn
     The powers of sounds that know nothing of each other add up (in the mean), so no waveform is needed."""
     sound, noise = mel_power(grey, ranges), mel_power(other, other_ranges)
     gain = sound_power(sound) / sound_power(noise) * torch.pow(10.0, -snr_db / 10.0)
+    gain = gain.clamp_max(torch.finfo(gain.dtype).max)  # of the loudest sound over the faintest noise it is infinite
     db = 10.0 * torch.log10((sound + gain * noise).clamp_min(POWER_FLOOR))
     return db.maximum(db.amax(dim=(2, 3), keepdim=True) - TOP_DB)
 

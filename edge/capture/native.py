@@ -22,7 +22,10 @@ from edge.types import GapReason
 
 DURATION_S_MAX = 7 * 86_400.0  # a few MB of FLAC can claim and deliver years of silence
 LOST_S_MIN = 0.1  # below this, header and decoder merely differ about the encoder's padding
-SAMPLE_MAX = 2.0**31  # float files in integer units are bearable; beyond this the power overflows float32
+# Full scale is 1. Resamplers and float files overshoot it a little, which is sound; a program that forgets to divide
+# leaves integer units, up to 32 bits, and an image is the same at every scale. What is larger than any converter gives
+# is a damaged file, and squared, summed and mixed it would end in numbers that are none.
+SAMPLE_MAX = 2.0**31
 PARTS_MAX = 10_000
 _FOLDS_LOST = (
     "AudioMoth's trigger may have left out silence here, of which a lossy file keeps no trace: what follows it has an"
@@ -133,7 +136,9 @@ class NativeSound:
             return mono
         with np.errstate(invalid="ignore"):
             first_bad = int(np.argmin(np.abs(mono) <= SAMPLE_MAX))
-        self._over, self.why = True, "damaged (samples that are not numbers)"
+        value = float(mono[first_bad])
+        what = f"of {value:.1g}, far beyond full scale" if np.isfinite(value) else "that are not numbers"
+        self._over, self.why = True, f"damaged (samples {what})"
         return mono[:first_bad]
 
     def _following(self, part: Part) -> Part | None:

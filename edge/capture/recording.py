@@ -109,7 +109,7 @@ class Decoder:
     MHz are resampled (soxr HQ), those below `rate_hz` upwards, so their upper bands stay empty; behind a gap the
     resampler begins anew. The total is the decoded length within one sample, block edges do not depend on the codec,
     and memory does not depend on the file. Float samples beyond [-1, 1] are passed on as they are; at the first one
-    that is not a finite number the recording counts as damaged and the rest as lost.
+    that is not a finite number, or larger than 32 bits count, the recording counts as damaged and the rest as lost.
 
     Files joined by `cat` and chained streams are read as one recording while rate and channels agree; no declared
     length is believed: what stands behind it is read, what is missing is lost. What can be decoded is yielded;

@@ -209,11 +209,14 @@ def mel_image(samples: Samples) -> Image:
 
 def mel_images(crops: Samples) -> tuple[Image, Ranges]:
     """The images of crops `(N, 224000)` as `mel_image` makes them, and the dB of grey 0 and of grey 255 of each,
-    `(N, 2)` float32: mel power is 10 ** ((low + grey / 255 * (high - low)) / 10). Of a constant crop both are equal."""
+    `(N, 2)` float32: mel power is 10 ** ((low + grey / 255 * (high - low)) / 10). Of a constant crop both are equal.
+    Raises ValueError where samples are no finite numbers, or so large that their power is none."""
     images = np.empty((len(crops), *IMAGE_SHAPE), np.uint8)
     ranges = np.empty((len(crops), 2), np.float32)
     for image, span, crop in zip(images, ranges, crops, strict=True):
         image[:], span[0], span[1] = _image(crop)
+    if not np.isfinite(ranges).all():
+        raise ValueError(f"expected crops of finite power, found dB of {ranges[~np.isfinite(ranges)][0]}")
     return images, ranges
 
 
