@@ -13,6 +13,7 @@ from rasterio.transform import Affine
 from edge.contract.errors import CorpusError
 from edge.contract.place import GRID_STEP_DEG, RASTERS, Grid
 from tests.trainer_run import make_rasters, write_raster
+from trainer.raster_check import Extent
 from trainer.rasters import Rasters
 
 Layer = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -224,27 +225,41 @@ def test_values_that_places_have_are_taken(tmp_path: Path, name: str, value: Lay
 
 
 def test_layers_that_miss_the_recordings_are_refused(tmp_path: Path) -> None:
-    """Elsewhere, and without a single value, each with its extent; of a kind of forest nobody expects one."""
+    """Of another part of the world, empty, or all of them without a value there, each with its extent. A single one
+    may have none where it reaches."""
     folder = make_rasters(tmp_path / "r")
     rasters = Rasters.open(folder)
     here, there = np.array([10.0, 12.0], np.float32), np.array([-80.0, -70.0], np.float32)
-    assert rasters.cover(rasters.grid(), here, there) == dict.fromkeys(RASTERS, 1.0)
-    half = lambda lat, _: np.where(lat > 11, np.nan, 5)  # noqa: E731
-    write_raster(folder / "bio15.tif", half)
-    write_raster(folder / "forest_type.tif", lambda _, lon: np.where(lon < 0, 0, 5), dtype="uint8", nodata=0)
-    cover = rasters.cover(rasters.grid(), here, there)
-    assert (cover["bio15"], cover["forest_type"], cover["bio1"]) == (0.5, 0.0, 1.0)
+    cover = lambda: rasters.cover(rasters.grid(), here, there)  # noqa: E731
+    assert cover() == dict.fromkeys(RASTERS, 1.0)
     where = "expected values where the recordings are (latitude 10.0 to 12.0, longitude -80.0 to -70.0), found"
-    for elsewhere, found in ((5, "none"), (np.nan, "not a single value")):
-        write_raster(folder / "bio12.tif", lambda _, lon, value=elsewhere: np.where(lon < 0, np.nan, value))
-        with pytest.raises(CorpusError) as refused:
-            rasters.cover(rasters.grid(), here, there)
-        extent = f"{folder / 'bio12'}.tif (latitude -90.0 to 90.0, longitude -180.0 to 180.0)"
-        assert f"{extent}: {where} {found}" in str(refused.value)
-    write_raster(folder / "bio12.tif", half)
-    write_raster(folder / "forest_type.tif", lambda *_: 0, dtype="uint8", nodata=0)
-    with pytest.raises(CorpusError, match=r"forest_type\.tif .* found not a single value"):
-        rasters.cover(rasters.grid(), here, there)
+    world = "(latitude -90.0 to 90.0, longitude -180.0 to 180.0)"
+
+    def refused() -> str:
+        with pytest.raises(CorpusError) as error:
+            cover()
+        return str(error.value).removeprefix(f"{folder}/")
+
+    write_raster(folder / "bio15.tif", lambda lat, _: np.where(lat > 11, np.nan, 5))
+    write_raster(folder / "bio12.tif", lambda _, lon: np.where(lon < 0, np.nan, 5))
+    write_raster(folder / "forest_type.tif", lambda _, lon: np.where(lon < 0, 0, 5), dtype="uint8", nodata=0)
+    assert cover() == dict.fromkeys(RASTERS, 1.0) | {"bio15": 0.5, "bio12": 0.0, "forest_type": 0.0}
+    write_raster(folder / "bio12.tif", lambda *_: np.array(np.nan))
+    assert refused().startswith(f"bio12.tif {world}: {where} not a single value; give --rasters that cover them")
+    write_raster(folder / "bio12.tif", lambda *_: np.array(5), north=0.0, rows=40)
+    assert refused().startswith(f"bio12.tif (latitude -40.0 to 0.0, longitude -180.0 to 180.0): {where} none; give")
+    for name in RASTERS:
+        write_raster(folder / f"{name}.tif", lambda _, lon: np.where(lon < 0, np.nan, 5))
+    assert refused().startswith(f"bio1.tif {world}: {where} none; give --rasters that cover them, or none")
+
+
+def test_an_extent_knows_a_meridian_by_its_other_names() -> None:
+    west, east = np.array([-75.0], np.float32), np.array([150.0], np.float32)
+    zero, full, america = np.zeros(1, np.float32), Extent(0, -90, 360, 90), Extent(260, -20, 300, 20)
+    assert full.holds_any(zero, west)
+    assert america.holds_any(zero, west)
+    assert not america.holds_any(zero, east)
+    assert not america.holds_any(zero + 30, west)
 
 
 _LITTLE = """

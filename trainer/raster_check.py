@@ -2,6 +2,8 @@
 none where the recordings are. Knows no file."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -50,21 +52,41 @@ def _undeclared(mark: float, share: float) -> str:
     )
 
 
-def cover_of(grid: Grid, latitude: Values, longitude: Values, files: Mapping[str, str]) -> dict[str, float]:
-    """Share of the places `(n,)` in degrees at which each layer has a value; `files` says each layer's name and extent.
+@dataclass(frozen=True)
+class Extent:
+    """What a file covers, degrees WGS84."""
 
-    Raises CorpusError naming the first layer that has a value at none of them. The category may have none as long as it
-    has some elsewhere: where no forest stands there is no kind of it.
+    west: float
+    south: float
+    east: float
+    north: float
+
+    def __str__(self) -> str:
+        span = f"latitude {self.south:.1f} to {self.north:.1f}, longitude {self.west:.1f} to {self.east:.1f}"
+        return f"({span})"
+
+    def holds_any(self, latitude: Values, longitude: Values) -> bool:
+        """Whether it reaches any of the places `(n,)`, its longitudes being -180 to 180, 0 to 360 or what they are."""
+        inside = (latitude >= self.south) & (latitude <= self.north)
+        across = [(longitude + turn >= self.west) & (longitude + turn <= self.east) for turn in (0, 360, -360)]
+        return bool((inside & np.logical_or.reduce(across)).any())
+
+
+def cover_of(grid: Grid, latitude: Values, longitude: Values, extents: Mapping[Path, Extent]) -> dict[str, float]:
+    """Share of the places `(n,)` in degrees at which each layer has a value; `extents` are the files', in that order.
+
+    Raises CorpusError naming the first layer that is of another part of the world or empty, or the first of all if none
+    has any value there. A single one may have none where it reaches: no forest stands there, or the sea begins.
     """
-    cover = {}
-    for name, found in grid.at(latitude, longitude).items():
-        cover[name] = round(float((~np.isnan(found)).mean()), 4)
+    found = grid.at(latitude, longitude)
+    cover = {name: round(float((~np.isnan(values)).mean()), 4) for name, values in found.items()}
+    here = Extent(longitude.min(), latitude.min(), longitude.max(), latitude.max())
+    for (name, share), (path, extent) in zip(cover.items(), extents.items(), strict=True):
         empty = bool(np.isnan(grid.layers[name]).all())
-        if cover[name] or (name == CATEGORY and not empty):
+        if share or not (empty or not any(cover.values()) or not extent.holds_any(latitude, longitude)):
             continue
-        where = f"latitude {latitude.min():.1f} to {latitude.max():.1f}, longitude {longitude.min():.1f} to "
         raise CorpusError(
-            f"{files[name]}: expected values where the recordings are ({where}{longitude.max():.1f}), found "
+            f"{path} {extent}: expected values where the recordings are {here}, found "
             f"{'not a single value' if empty else 'none'}; give --rasters that cover them, or none"
         )
     return cover

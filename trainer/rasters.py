@@ -20,7 +20,7 @@ from rasterio.warp import reproject, transform, transform_bounds
 
 from edge.contract.errors import CorpusError
 from edge.contract.place import CATEGORY, GRID_STEP_DEG, RASTERS, Grid, Values
-from trainer.raster_check import cover_of, impossible
+from trainer.raster_check import Extent, cover_of, impossible
 
 _WGS84 = rasterio.crs.CRS.from_epsg(4326)
 _GRID_SHAPE = (int(180 / GRID_STEP_DEG), int(360 / GRID_STEP_DEG))
@@ -65,8 +65,9 @@ class Rasters:
 
     def cover(self, grid: Grid, latitude: Values, longitude: Values) -> dict[str, float]:
         """Share of the places `(n,)` in degrees at which each layer of their `grid` has a value. Raises CorpusError
-        naming the first layer that has none there, and its extent."""
-        return cover_of(grid, latitude, longitude, {name: _extent(self.path(name)) for name in RASTERS})
+        naming the first layer that misses them, and its extent."""
+        paths = [self.path(name) for name in grid.layers]
+        return cover_of(grid, latitude, longitude, {path: _extent(path) for path in paths})
 
 
 @contextmanager
@@ -98,11 +99,9 @@ def _lacks_memory(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _extent(path: Path) -> str:
-    """A layer's file and what it covers, for people."""
+def _extent(path: Path) -> Extent:
     with _layer(path) as raster:
-        west, south, east, north = transform_bounds(raster.crs, _WGS84, *raster.bounds)
-    return f"{path} (latitude {south:.1f} to {north:.1f}, longitude {west:.1f} to {east:.1f})"
+        return Extent(*transform_bounds(raster.crs, _WGS84, *raster.bounds))
 
 
 def _nodata(raster: rasterio.DatasetReader) -> float | None:
