@@ -90,6 +90,13 @@ class _Fitted:
     iterations: int  # trees, or epochs
 
 
+def check_rasters(corpus: Corpus, rasters: Path) -> None:
+    """Raises CorpusError where a model can be made of the recordings, but not of these layers."""
+    places, layers = Places.of(corpus, corpus.taxonomy), Rasters.open(rasters)
+    if not places.too_few():
+        layers.cover(layers.grid(), places.latitude, places.longitude)
+
+
 def fit_metadata(run: Run, corpus: Corpus, rasters: Path | None, details: bool = False) -> None:
     """Train the model into RUN/metadata, or leave absent.json there with the reason and go on. `details` shows the
     progress of CatBoost, and the write-up's F1 beside ours.

@@ -23,6 +23,8 @@ from trainer.chain import CHAIN, Stage
 from trainer.corpus import Corpus, require_corpus
 from trainer.files import clear_temporaries, digest, make_folder, read_json
 from trainer.fit import Workplace
+from trainer.metadata import check_rasters
+from trainer.model import check_architecture
 from trainer.rasters import Rasters
 from trainer.recipe import Recipe, find_recipe, read_recipe, recipe_names
 from trainer.row_images import require_rows
@@ -52,6 +54,8 @@ def run_stages(options: Options, names: Sequence[str], console: Console) -> Run:
     corpus = Corpus.read(options.data)
     require_rows(recipe, corpus)
     if {"spectrograms", "fit-cnn"} & set(names):  # before a run is begun: a refusal must not pin its recipe
+        for member in recipe.members:
+            check_architecture(member.architecture)
         told = check_folder(recipe, options.nocall, options.out / BACKGROUNDS)
         if told:
             console.print(f"[yellow]{told}[/yellow]", highlight=False)
@@ -101,6 +105,7 @@ class _Chain:
     def run(self, names: Sequence[str]) -> None:
         """Do what is not done of these, in order."""
         self._require_rasters(names)
+        self._check_rasters(names)
         try:
             for name in names:
                 self._one(_STAGE[name])
@@ -177,6 +182,12 @@ class _Chain:
                 f"{work.run.folder / 'metadata'}: is to be made again ({why}): add --rasters FOLDER, "
                 "or --no-rasters to go on without a model of place and season"
             )
+
+    def _check_rasters(self, names: Sequence[str]) -> None:
+        """Look at rasters, before the hours of the networks, of which nothing was made yet."""
+        rasters, begun = self.work.options.rasters, self.book.entry("fit-cnn")
+        if rasters is not None and {"fit-cnn", "fit-metadata"} <= set(names) and begun is None:
+            check_rasters(self.work.corpus, rasters)
 
     def _require_unchanged(self, stage: Stage, parts: Parts) -> None:
         """Raise CorpusError if files changed while a stage read them."""
