@@ -19,7 +19,7 @@ from torch import nn
 from edge.contract.audio import RATE_HZ
 from edge.contract.blend import Blend
 from edge.contract.bundle import Thresholds
-from edge.contract.errors import EXIT_REFUSED, ConfigError
+from edge.contract.errors import EXIT_CONFIG, EXIT_REFUSED, ConfigError
 from export.assemble import assemble
 from tests.trainer_run import CODES, enter, finish, make_corpus, make_rasters, make_run, note_files
 from trainer.files import write_json
@@ -189,6 +189,13 @@ def test_the_command_writes_the_submission(finished: Run, soundscapes: Path, tmp
     assert "1 could not be read" in done.stdout
     assert "not readable" in done.stdout
     assert (tmp_path / "out.csv").read_text().startswith("row_id,birds\n")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.wav").write_bytes(b"no sound at all")
+    command[-3:] = [str(tmp_path / "bad"), "--out", str(tmp_path / "none.csv")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == EXIT_CONFIG, done.stderr
+    assert done.stderr.startswith(f"error: {tmp_path}/bad: soundscapes: expected one that can be read, found none of 1")
+    assert not (tmp_path / "none.csv").exists()
 
 
 def test_what_was_lost_is_said(finished: Run, tmp_path: Path) -> None:
