@@ -19,6 +19,22 @@ from edge.contract.errors import EXIT_REFUSED, needs_extra
 from edge.contract.program import run_program
 from trainer.decoder_noise import without_decoder_noise
 from trainer.files import naming
+from trainer.options import (
+    Cluster,
+    Data,
+    Details,
+    Device,
+    DeviceName,
+    Devices,
+    Jobs,
+    Nocall,
+    NoRasters,
+    Out,
+    Rasters,
+    RecipeName,
+    Track,
+    Weights,
+)
 from trainer.recipe import find_recipe, recipe_names
 from trainer.workers import default_jobs
 
@@ -32,51 +48,7 @@ app = typer.Typer(
 )
 
 
-Device = Literal["auto", "cpu", "cuda"]
 _ONE_STAGE, _BEGIN, _AFTER = "Single stages", "Start here", "Try and judge"
-Data = Annotated[
-    Path,
-    typer.Option(help="Corpus: a table and a folder for each species, as docs/corpus.md shows.", show_default=False),
-]
-Out = Annotated[Path, typer.Option(help="Folder of the run; made if missing, resumed if there.", show_default=False)]
-RecipeName = Annotated[
-    str | None,
-    typer.Option("--recipe", help=f"{', '.join(recipe_names())}, or a YAML file; a run keeps the one it began with."),
-]
-Rasters = Annotated[
-    Path | None,
-    typer.Option(help="Folder of maps of climate and land cover (GeoTIFF) for the model of place and season."),
-]
-NoRasters = Annotated[
-    bool,
-    typer.Option("--no-rasters", help="Without a model of place and season, also where the run has one."),
-]
-Weights = Annotated[
-    Path | None, typer.Option(help="Folder of ImageNet weights, <architecture>.safetensors, where there is no network.")
-]
-Jobs = Annotated[int, typer.Option(help="Processes; one core each.", min=1, max=64)]
-DeviceName = Annotated[Device, typer.Option(help="Where the networks are trained.")]
-Devices = Annotated[
-    str | None,
-    typer.Option(help="Networks side by side, one at a time on each: 0,1 for two GPUs, cpu,cpu for halves of the CPU."),
-]
-Cluster = Annotated[
-    str | None,
-    typer.Option(help="Networks as tasks of this Ray cluster: auto, host:port, ray://…; all nodes must see OUT."),
-]
-Nocall = Annotated[
-    Path | None,
-    typer.Option(help="Folder of sounds without birds, for recipes that mix backgrounds or weigh labels by calls."),
-]
-Track = Annotated[
-    bool | None,
-    typer.Option(
-        "--track/--no-track",
-        help="Log to MLflow: OUT/tracking, or the server in MLFLOW_TRACKING_URI.",
-        show_default="where MLflow is installed",
-    ),
-]
-Details = Annotated[bool, typer.Option("--details", help="Say more of each network and stage.")]
 
 
 def _stages() -> Any:
