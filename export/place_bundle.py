@@ -19,7 +19,7 @@ from edge.contract.bundle import LICENCE, MANIFEST, NAMES, PRIOR, PROBE, SUMS, T
 from edge.contract.errors import UsageError
 from edge.contract.folders import holds_nothing, passed_over
 from edge.contract.text import lines_of
-from trainer.files import make_folder, naming
+from trainer.files import cannot_write, make_folder, naming
 
 _OURS = ".birdstation-export-"  # how the folder that an export works in begins
 _MARK, _NEW, _OLD = "export.json", "new", "old"
@@ -80,7 +80,7 @@ def bundle_place(out: Path) -> Iterator[Path]:
         except OSError as error:
             names = (str(name or "") for name in (error.filename, error.filename2))  # of a copy, the source comes first
             if any(name.startswith(str(place)) for name in names):
-                raise OSError(error.errno, f"cannot be written: {error.strerror}", str(out)) from error
+                raise cannot_write(out, error) from error
             raise
 
 

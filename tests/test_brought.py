@@ -115,7 +115,7 @@ def test_a_full_disk_is_one_line_and_the_older_bundle_stays(tmp_path: Path, labe
     before = read_bundle(tmp_path / "bundle").id
     full = adopt(4096)
     assert full.returncode == 73, full.stderr
-    assert full.stderr.splitlines()[-1] == f"error: {tmp_path / 'bundle'}: File too large"
+    assert full.stderr.splitlines()[-1] == f"error: {tmp_path / 'bundle'}: cannot be written: File too large"
     assert "Traceback" not in full.stderr
     assert read_bundle(tmp_path / "bundle").id == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "cache", "labels.txt", "right.onnx"]

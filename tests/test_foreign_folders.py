@@ -18,6 +18,7 @@ from edge.contract.folders import files_under, holds_nothing, passed_over
 from edge.demo.run import run_demo
 from export.demo_train import run_demo_train
 from export.place_bundle import bundle_place, check_out
+from export.trt_build import _alone
 from export.trt_build import check_out as check_engines
 from tests.conftest import hiss, make_bundle, write_sound
 from tests.trainer_corpus import make_corpus
@@ -89,6 +90,16 @@ def test_engines_are_not_laid_among_other_things(kind: str, tmp_path: Path) -> N
     with pytest.raises(UsageError, match="and no engines; choose a new or empty folder"):
         check_engines(out)
     assert snapshot(out) == before
+
+
+def test_engines_are_built_in_a_folder_by_one_at_a_time(tmp_path: Path) -> None:
+    with _alone(tmp_path):
+        (tmp_path / ".mixup.engine").write_text("being tried")
+        with pytest.raises(UsageError, match="another `export trt` is at work in it; wait for it"), _alone(tmp_path):
+            pass
+        check_engines(tmp_path)
+    with _alone(tmp_path):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".mixup.engine", "build.log"]
 
 
 def test_a_table_replaces_no_folder_and_no_other_picture(data: Path, tmp_path: Path) -> None:

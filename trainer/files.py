@@ -19,6 +19,7 @@ from edge.contract.errors import CorpusError, UsageError
 from edge.contract.text import NotText, Table, text_of
 
 _OURS = ".birdstation-part"  # how a temporary file begins: what else is hidden in a folder is somebody's
+_REFUSED = "cannot be written: "
 _HEADER_BYTES = 1024
 _ROOM_BYTES = 1 << 20  # a disk with less than that is full: libraries keep to themselves what the system answered
 
@@ -28,7 +29,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _cannot_write(folder, error) from None
+        raise cannot_write(folder, error) from None
 
 
 def check_writable(folder: Path) -> None:
@@ -48,17 +49,17 @@ def naming(path: Path) -> Iterator[None]:
         places = [place for place in (path, Path(tempfile.gettempdir())) if _is_full(place)]
         if error.errno is None and not places:
             raise
-        raise _cannot_write(places[0] if places else path, error) from error
+        raise cannot_write(places[0] if places else path, error) from error
 
 
-def _cannot_write(path: Path, error: OSError) -> OSError:
-    """/proc and its like, and a folder that was taken away, answer that there is no such file; run_program would take
-    that for a mistake of ours. numpy says how many bytes it could write, and not why."""
-    number, words = error.errno, error.strerror
+def cannot_write(path: Path, error: OSError) -> OSError:
+    """The error that names a path. /proc and its like, and a folder that was taken away, answer that there is no such
+    file; run_program would take that for a mistake of ours. numpy says how many bytes it could write, and not why."""
+    number, words = error.errno, (error.strerror or "").removeprefix(_REFUSED)
     if number is None:
         number = errno.ENOSPC if _is_full(path) else errno.EIO
         words = os.strerror(number)
-    return OSError(errno.EACCES if number == errno.ENOENT else number, f"cannot be written: {words}", str(path))
+    return OSError(errno.EACCES if number == errno.ENOENT else number, f"{_REFUSED}{words}", str(path))
 
 
 def _is_full(path: Path) -> bool:
@@ -77,7 +78,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         if error.filename in (None, str(temporary), temporary):
-            raise _cannot_write(path, error) from error
+            raise cannot_write(path, error) from error
         raise
     finally:
         with suppress(OSError):  # a disk that fails has said so above
@@ -91,7 +92,7 @@ def _begin(path: Path) -> Path:
     try:
         temporary.touch()
     except OSError as error:
-        raise _cannot_write(path, error) from None
+        raise cannot_write(path, error) from None
     return temporary
 
 
@@ -104,7 +105,7 @@ def check_replaceable(path: Path, header: Sequence[str]) -> None:
             return
         is_table = path.is_file() and path.read_bytes()[:_HEADER_BYTES].splitlines()[:1] == [",".join(header).encode()]
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     if not is_table:
         raise UsageError(f"{path}: is there already and no such table; choose another name for --out")
 
