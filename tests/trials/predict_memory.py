@@ -5,8 +5,8 @@
 Makes a run with a bag of two tiny networks (or takes RUN) and files of 1 min, 6 min and so many hours: noise with
 chirps, as FLAC. Each is predicted in a process of its own, whose peak memory is what the kernel says. The hours may
 take 50 MB more than the minute; of RUN, than the six minutes: those fill a batch of 64 windows, and what its networks
-need for that, a minute's 12 windows do not show. With --before the CPU time for an hour of sound is compared with the
-code of that commit, in turn. Ends with 1 if it takes more memory or is slower.
+need for that, a minute's 12 windows do not show. With --before the CPU time for an hour of sound, of one thread, is
+compared with the code of that commit, in turn. Ends with 1 if it takes more memory or is slower.
 """
 
 import argparse
@@ -25,6 +25,7 @@ import soundfile
 from edge.contract.audio import RATE_HZ
 from edge.contract.program import run_program
 from tests.bench.before import PROJECT, tree_of
+from tests.bench.images import ONE_THREAD
 from tests.bench.ratios import ROUNDS, Ratio, interleaved
 from tests.trainer_run import make_corpus, make_run
 from tests.trials import above_zero
@@ -67,14 +68,14 @@ def write_sound(folder: Path, minutes: int) -> Path:
     return folder
 
 
-def predict_cost(run: Path, folder: Path, out: Path, tree: Path = PROJECT) -> Cost:
+def predict_cost(run: Path, folder: Path, out: Path, tree: Path = PROJECT, one_thread: bool = False) -> Cost:
     """Predict a folder with the code in `tree`, in a process of its own."""
     peak = out.with_suffix(".kb")
     command = [sys.executable, "-c", _PROGRAM, str(peak), "predict", "--run", str(run), "--device", "cpu"]
     child = subprocess.Popen(
         [*command, "--soundscapes", str(folder), "--out", str(out)],
         cwd=tree,
-        env=os.environ | {"PYTHONPATH": str(tree)},
+        env=os.environ | {"PYTHONPATH": str(tree)} | (ONE_THREAD if one_thread else {}),
         stdout=subprocess.DEVNULL,
     )
     _, status, used = os.wait4(child.pid, 0)
@@ -114,7 +115,7 @@ def speed(run: Path, work: Path, revision: str) -> bool:
     with tree_of(revision) as (tree, commit):
 
         def cost(code: Path, name: str) -> float:
-            return predict_cost(run, folder, work / name, code).cpu_s
+            return predict_cost(run, folder, work / name, code, one_thread=True).cpu_s  # of several, some spin
 
         costs = interleaved({"before": partial(cost, tree, "a.csv"), "now": partial(cost, PROJECT, "b.csv")})
     ratio = Ratio.of(costs["now"], costs["before"])
@@ -129,7 +130,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=above_zero, default=24)
-    parser.add_argument("--run", type=Path)
+    parser.add_argument("--run", type=Path, help="instead of the trial's own")
     parser.add_argument("--before", metavar="REV")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
