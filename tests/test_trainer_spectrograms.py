@@ -87,7 +87,8 @@ def test_a_killed_run_makes_only_what_is_missing(corpus: Corpus, made: Spectrogr
     images[first.rows] = 77  # done according to the journal: must not be made again
     images[first.first + first.count :] = 0  # not done: must be made
     images.flush()
-    sha256 = hashlib.sha256(images[first.rows].tobytes() + made_here.ranges[first.rows].tobytes()).hexdigest()
+    count = f"{first.count}:".encode()
+    sha256 = hashlib.sha256(count + images[first.rows].tobytes() + made_here.ranges[first.rows].tobytes()).hexdigest()
     del images
     ranges = np.load(folder / "ranges.npy", allow_pickle=False)
     wanted_ranges = ranges.copy()

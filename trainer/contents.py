@@ -78,7 +78,8 @@ def sums_of(contents: Contents, paths: Iterable[Path], folder: Path) -> list[tup
 def _identity(path: Path) -> tuple[str, bool]:
     """What the file system knows a file's contents by, and whether it was changed just now."""
     stat = path.stat()
-    young = abs(time.time() - max(stat.st_mtime, stat.st_ctime)) < _YOUNG_S
+    now = time.time()
+    young = any(abs(now - changed) < _YOUNG_S for changed in (stat.st_mtime, stat.st_ctime))
     return f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}", young
 
 

@@ -40,6 +40,7 @@ from trainer.workers import progress_bar, worker_pool
 INDEX = ("recording", "primary_label", "first", "count", "sound", "images")
 SKIPPED = ("recording", "reason")
 IMAGES, RANGES = "images.npy", "ranges.npy"
+_U1, _F4 = "|u1", "<f4"
 CROP_BYTES = int(np.prod(IMAGE_SHAPE)) + 2 * np.dtype(np.float32).itemsize
 PUBLISHED_CROPS = 380_000  # about, of the 62 874 recordings of BirdCLEF 2021
 _JOURNAL = "progress.csv"  # recordings done, while the cache is being made
@@ -170,6 +171,8 @@ def make_spectrograms(
                 speed = made / (time.monotonic() - seconds)
                 progress.update(task, advance=len(results), note=f"{speed:.0f} crops/s")
     seconds = time.monotonic() - seconds
+    for name in (IMAGES, RANGES):
+        os.utime(folder / name)  # a memory disk does not notice what is written into a mapped file
     found = [(entry, done[entry.recording]) for entry, _ in plan]
     entries = [replace(entry, count=result.count, images=result.images) for entry, result in found if result.count]
     write_csv(folder / "index.csv", INDEX, map(astuple, entries))
@@ -257,8 +260,8 @@ def _resume(folder: Path, plan: Plan, constants: dict[str, object]) -> dict[str,
     done = kept or {}
     write_json(folder / "cache.json", state)
     if kept is None:
-        _allocate(folder / IMAGES, np.uint8, (_crops(plan), *IMAGE_SHAPE))
-        _allocate(folder / RANGES, np.float32, (_crops(plan), 2))
+        _allocate(folder / IMAGES, _U1, (_crops(plan), *IMAGE_SHAPE))
+        _allocate(folder / RANGES, _F4, (_crops(plan), 2))
     write_csv(folder / _JOURNAL, _JOURNAL_HEADER, map(astuple, done.values()))
     return done
 
@@ -281,25 +284,36 @@ def _unchanged(folder: Path, plan: Plan, there: Sequence[_Done]) -> dict[str, _D
     """Those of the same sound whose images are what was made of it; None if the arrays are to be made anew."""
     if not there:
         return None
-    try:
-        images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
-        ranges = np.load(folder / RANGES, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
+    crops = _crops(plan)
+    if not (_is_array(folder / IMAGES, _U1, (crops, *IMAGE_SHAPE)) and _is_array(folder / RANGES, _F4, (crops, 2))):
         return None
-    if (images.shape, ranges.shape) != ((_crops(plan), *IMAGE_SHAPE), (_crops(plan), 2)):
-        return None
+    images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
+    ranges = np.load(folder / RANGES, mmap_mode="r", allow_pickle=False)
     found = {done.recording: done for done in there}
     kept = {}
     for entry, _ in plan:
         done = found.get(entry.recording)
         if done is not None and done.sound == entry.sound and done.count <= entry.count:
             rows = slice(entry.first, entry.first + entry.count)
-            if _sum_of(images[rows], ranges[rows]) == done.images:
+            if _sum_of(images[rows], ranges[rows], done.count) == done.images:
                 kept[entry.recording] = done
     return kept
 
 
-def _allocate(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+def _is_array(path: Path, dtype: str, shape: tuple[int, ...]) -> bool:
+    """Whether a file is of the size of such an array, and begins as one to the byte."""
+    expected = io.BytesIO()
+    np.lib.format.write_array_header_1_0(expected, {"descr": dtype, "fortran_order": False, "shape": shape})
+    head = expected.getvalue()
+    try:
+        with path.open("rb") as file:
+            size = len(head) + int(np.prod(shape)) * np.dtype(dtype).itemsize
+            return file.read(len(head)) == head and path.stat().st_size == size
+    except OSError:
+        return False
+
+
+def _allocate(path: Path, dtype: str, shape: tuple[int, ...]) -> None:
     """A new array of zeros with its room on the disk: writing to a hole on a full disk would end the process. Raises
     OSError naming the file."""
     path.unlink(missing_ok=True)
@@ -311,9 +325,9 @@ def _allocate(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> No
             raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def _sum_of(images: Image, ranges: Ranges) -> str:
-    """SHA-256 of some rows of both arrays."""
-    found = hashlib.sha256(np.ascontiguousarray(images).tobytes())
+def _sum_of(images: Image, ranges: Ranges, count: int) -> str:
+    """SHA-256 of some rows of both arrays, of which the first `count` are used."""
+    found = hashlib.sha256(f"{count}:".encode() + np.ascontiguousarray(images).tobytes())
     found.update(np.ascontiguousarray(ranges).tobytes())
     return found.hexdigest()
 
@@ -356,10 +370,10 @@ def _make_chunk(folder: Path, chunk: Plan, crops_max: int) -> list[_Done]:
             rows = slice(entry.first, entry.first + count)
             images[rows], ranges[rows] = mel_images(crops[:count])
         except RecordingError as error:
-            reason = " ".join(str(error).split())
+            reason = " ".join(f"{source.name}: {error.reason}".split())
         if file_sha256(source) != entry.sound:
             raise CorpusError(f"{source}: changed while it was read; run the same command again")
-        made = _sum_of(images[entry.rows], ranges[entry.rows])
+        made = _sum_of(images[entry.rows], ranges[entry.rows], count)
         results.append(_Done(entry.recording, count, reason, entry.sound, made))
     images.flush()
     ranges.flush()
