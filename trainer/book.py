@@ -58,6 +58,7 @@ class _Pages:
 
     stages: Mapping[str, Entry] = field(default_factory=dict)
     kept: Mapping[str, Any] = field(default_factory=dict)
+    sum: str = ""  # digest of both: a byte that turned is noticed, wherever it is
 
 
 class Book:
@@ -78,6 +79,8 @@ class Book:
             pages: _Pages = parse(_Pages, raw)
         except Refused as error:
             raise CorpusError(f"{self._path}: {error}") from None
+        if pages.sum != _sum_of(raw.get("stages"), raw.get("kept")):
+            raise CorpusError(f"{self._path}: is damaged: it is not what the trainer left")
         return pages
 
     def entry(self, stage: str) -> Entry | None:
@@ -130,7 +133,8 @@ class Book:
         self._write({**pages.stages, stage: entry}, pages.kept)
 
     def _write(self, stages: Mapping[str, Entry], kept: Mapping[str, Any]) -> None:
-        write_json(self._path, asdict(_Pages(stages, kept)))
+        pages = asdict(_Pages(stages, kept))
+        write_json(self._path, pages | {"sum": _sum_of(pages["stages"], pages["kept"])})
 
     def seconds(self) -> dict[str, float]:
         """How long every finished stage took, in order."""
@@ -177,6 +181,10 @@ class Book:
                 if part.startswith(_RECIPE) and digest(recipe.get(key)) != found:
                     what = f"{name} was made with another {key} than recipe.yaml has now"
                     raise CorpusError(f"{self._folder}: {what}; {ALL_STAGES}")
+
+
+def _sum_of(stages: object, kept: object) -> str:
+    return digest(stages, kept)
 
 
 def stage_part(stage: str) -> str:

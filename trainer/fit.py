@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -117,13 +117,22 @@ def _threads(run: Run, workplace: Workplace, devices: int, console: Console) -> 
     """Of each member. Sums depend on it, so that a run keeps what it began with: of all members, not of those missing,
     and whatever --jobs is now."""
     asked = 1 if workplace.cluster else max(1, workplace.cores // devices)
-    kept = run.book.kept("threads")
+    kept = run.book.kept("threads") or _threads_of_members(run)
     if kept is None:
         run.book.keep("threads", asked)
         return asked
     if kept != asked:
         console.print(f"threads of each network: {kept}, as this run began; {asked} would give others", highlight=False)
     return int(kept)
+
+
+def _threads_of_members(run: Run) -> int | None:
+    """What those that are there were trained with, where the book was lost."""
+    for name in run.wanted():
+        with suppress(CorpusError):  # missing or damaged
+            if threads := run.member(name).threads:
+                return threads
+    return None
 
 
 def _finished(run: Run, task: Task, console: Console) -> bool:
