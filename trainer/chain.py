@@ -61,7 +61,9 @@ def _check_data(work: Work, _: Parts) -> None:
     work.console.print(checked.table())
 
 
-def _folds(work: Work, _: Parts) -> None:
+def _folds(work: Work, made_from: Parts) -> None:
+    if made_from["map"] == NONE and not work.options.no_rasters and work.run.metadata() is not None:
+        work.console.print("no --rasters given: folds.png shows no land", highlight=False)
     placed = assign_folds(
         work.corpus, work.run.recipe, work.run.folder / "folds.png", work.console, work.options.rasters
     )
@@ -72,10 +74,8 @@ def _folds_parts(work: Work) -> Parts:
     """The sound counts by what is there and what is the same."""
     first: dict[str, str] = {}
     equal = [None if sha256 == ABSENT else first.setdefault(sha256, name) for name, sha256 in work.sounds().items()]
-    rasters = work.options.rasters
-    drawn = {} if rasters is None else {"map": work.elevation(rasters)}
-    parts = {"places": work.places(), "equal recordings": digest(equal)}
-    return parts | drawn | recipe_parts(work.recipe, "folds", "seed")
+    parts = {"places": work.places(), "equal recordings": digest(equal), "map": work.elevation()}
+    return parts | recipe_parts(work.recipe, "folds", "seed")
 
 
 def _folds_result(run: Run) -> Result:
@@ -101,6 +101,8 @@ def _spectrograms(work: Work, _: Parts) -> None:
         work.console.print(f"--nocall is not used: recipe {run.recipe.name} mixes no backgrounds", highlight=False)
     if wants_backgrounds(run.recipe):
         make_backgrounds(run.folder / BACKGROUNDS, folder, work.backgrounds(), asked.jobs, work.console)
+    else:
+        (run.folder / BACKGROUNDS).unlink(missing_ok=True)  # of another recipe
 
 
 def _spectrograms_parts(work: Work) -> Parts:
@@ -127,6 +129,8 @@ def _fit_cnn(work: Work, made_from: Parts) -> None:
     if run.recipe.keep == "soundscapes":
         source = digest(work.labelled_rows())
         make_row_images(run.folder / ROW_IMAGES, work.corpus, run.recipe, source, work.console)
+    else:
+        (run.folder / ROW_IMAGES).unlink(missing_ok=True)  # of another recipe, as are calls
     folds = {p.recording: p.fold for p in read_folds(run.folder / "folds.csv")}
     fit_members(
         run,
@@ -149,6 +153,8 @@ def _calls(work: Work, spectrograms: Spectrograms) -> None:
         backgrounds = read_backgrounds(run.folder / BACKGROUNDS)
         path, jobs = run.folder / CALLS, work.options.jobs
         make_calls(path, spectrograms, backgrounds, source, run.recipe.seed, jobs, work.console)
+    else:
+        (run.folder / CALLS).unlink(missing_ok=True)
 
 
 def _out_of_fold(work: Work) -> None:
@@ -184,7 +190,8 @@ def _fit_cnn_result(run: Run) -> Result:
         names += [f"members/{info.name}/{file}" for file in ("member.json", WEIGHTS, SCORES, HISTORY)]
         figures = info.kind, info.fold, info.valid_f1, info.valid_f1_low
         left.append([info.name, *figures, info.files[WEIGHTS], info.files[SCORES]])
-    names += [name for name in (CALLS, ROW_IMAGES) if (run.folder / name).is_file()]
+    used = {CALLS: run.recipe.labels.call_probability, ROW_IMAGES: run.recipe.keep == "soundscapes"}
+    names += [name for name in used if used[name]]
     return Result(tuple(names), digest(left))
 
 
@@ -200,7 +207,7 @@ def _fit_metadata(work: Work, _: Parts) -> None:
 
 def _fit_metadata_parts(work: Work) -> Parts:
     told = {key: n for key, n in work.corpus.problems.counts.items() if key.startswith(("place", "date"))}
-    parts = {"places": digest(work.places(), told), "rasters": work.rasters()}
+    parts = {"places": digest(work.places(), told), "rasters": work.rasters()} | work.met()
     return parts | recipe_parts(work.recipe, "metadata", "seed")
 
 
@@ -209,10 +216,6 @@ def _fit_metadata_result(run: Run) -> Result:
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and not passed_over(path.name))
     used = [name for name in names if name in _MODEL]
     return Result(tuple(f"metadata/{name}" for name in names), digest(used, *(folder / name for name in used)))
-
-
-def _bag(work: Work, _: Parts) -> None:
-    choose_bag(work.run)
 
 
 def _bag_result(run: Run) -> Result:
@@ -236,6 +239,12 @@ def _tune_went_in(work: Work) -> dict[str, Any]:
     return {key: scores[key] for key in ("basis", "rows", "recordings", "unreadable") if key in scores}
 
 
+def _report_parts(work: Work) -> Parts:
+    """It shows every number of the recipe."""
+    parts = {"tables": work.tables(), "names": work.names(), "folds": digest(work.run.folder / "folds.csv")}
+    return parts | {"recipe": work.run.recipe.digest}
+
+
 def _report(work: Work, _: Parts) -> None:
     work.console.print(f"report: {write_report(work.run, work.corpus)}", soft_wrap=True)
 
@@ -249,7 +258,7 @@ CHAIN = (
     Stage(
         "check-data",
         (),
-        lambda work: {"tables": work.tables(), "sound": work.sound()},
+        lambda work: {"tables": work.tables(), "sound": work.sound(), "soundscapes": work.soundscapes()},
         _check_data,
         _left("check.json"),
     ),
@@ -276,7 +285,7 @@ CHAIN = (
     Stage(
         "report",
         ("check-data", "folds", "fit-cnn", "fit-metadata", "bag", "tune"),
-        lambda work: {"tables": work.tables(), "folds": digest(work.run.folder / "folds.csv")},
+        _report_parts,
         _report,
         _left("report.html"),
     ),

@@ -144,6 +144,10 @@ class Run:
             raise ConfigError(f"{folder}: made with another recipe (it differs in {differs}); {advice}")
         if run.taxonomy.digest != taxonomy.digest:
             raise CorpusError(f"{folder}: made from a corpus with other species; choose another folder")
+        if run.taxonomy.species != taxonomy.species:  # the same classes, and names that were corrected
+            with replacing(folder / _SPECIES) as temporary:
+                taxonomy.write_csv(temporary)
+            run.taxonomy = taxonomy
         return run
 
     @classmethod
@@ -253,8 +257,9 @@ class Run:
         parts = [entries[name].made_from.get("sound") for name in ("check-data", "spectrograms") if name in entries]
         if len(parts) == 2 and parts[0] != parts[1]:
             return {}
-        path = self.folder / "check.json"
-        counts: dict[str, Any] = read_json(path).get("counts", {}) if path.is_file() else {}
+        if "check-data" not in entries or self.book.damaged("check-data"):
+            return {}
+        counts: dict[str, Any] = read_json(self.folder / "check.json").get("counts", {})
         return counts
 
     def _place_model(self) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def score_networks(
         try:
             heard = hear(soundscape.path, networks, kinds, species, paddings, hop_s, lost)
         except RecordingError as error:
-            unreadable.append(str(error))
+            unreadable.append(f"{soundscape.path.name}: {error.reason}")  # kept in the run, which knows no folders
             continue
         index: dict[int | None, int] = {window.start: i for i, window in enumerate(heard.windows)}
         samples = samples_of(heard.windows)

@@ -133,6 +133,7 @@ class _Chain:
             work.console.print(f"{name}: made again: {escape(why)}", highlight=False, soft_wrap=True)
         _clear(work.run, book.damaged(name))
         book.begin(name)
+        parts = self._parts(stage)  # what it was made from before stands for nothing any more
         for part in stage.keeps:
             book.keep(part, parts[part])
         work.console.rule(f"[bold]{name}", align="left")

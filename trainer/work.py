@@ -94,10 +94,10 @@ class Work:
         return digest(list(self.sounds().items()))
 
     def labels(self) -> str:
-        """Of what is heard in the recordings that have sound, and how well."""
-        sounds = self.sounds()
+        """Of what is heard in the recordings that have sound, and how well where that counts."""
+        sounds, weighed = self.sounds(), self.run.recipe.loss.rating_weight
         rows = [
-            (r.recording, r.primary_label, r.secondary_labels, r.rating)
+            (r.recording, r.primary_label, r.secondary_labels, r.rating if weighed else None)
             for r in self.corpus.recordings
             if sounds[r.recording] != ABSENT
         ]
@@ -106,6 +106,17 @@ class Work:
     def places(self) -> str:
         """Of where and when all recordings were made, and of what."""
         return digest(self.run.taxonomy.codes, [_place(r) for r in self.corpus.recordings])
+
+    def met(self) -> Parts:
+        """Who met what besides, where the metadata model remembers it."""
+        recipe = self.run.recipe.metadata
+        if recipe.kind != "better" and recipe.limit_km is None:
+            return {}
+        return {"recordists": digest([(r.author, r.secondary_labels) for r in self.corpus.recordings])}
+
+    def names(self) -> str:
+        """Of the species for people."""
+        return digest([asdict(species) for species in self.run.taxonomy])
 
     def soundscapes(self) -> str:
         """Of the labelled soundscapes: sound, labels, place and day."""
@@ -133,10 +144,13 @@ class Work:
         found: str = self._once("rasters", lambda: self._files(folder, tuple(RASTERS)))
         return found
 
-    def elevation(self, folder: Path) -> str:
-        """Of the raster that maps are drawn on."""
-        found: str = self._once("elevation", lambda: self._files(folder, ("elevation",)))
-        return found
+    def elevation(self) -> str:
+        """Of the raster that the map of the folds is drawn on, or was; NONE without any."""
+        folder, drawn = self.options.rasters, self.run.book.entry("folds")
+        if folder is not None:
+            found: str = self._once("elevation", lambda: self._files(folder, ("elevation",)))
+            return found
+        return NONE if self.options.no_rasters or drawn is None else drawn.made_from.get("map", NONE)
 
     def _files(self, folder: Path, stems: tuple[str, ...]) -> str:
         """Of the files of a folder with one of these names, whatever their suffix: a layer may have its description
@@ -154,7 +168,7 @@ class Work:
             return NONE
         folder = self.options.nocall if wants_folder(recipe) else None
         kept, path = book.kept("backgrounds"), self.run.folder / BACKGROUNDS
-        if folder is not None or kept is None:
+        if folder is not None or kept in (None, NONE):
             found: str = self._once("backgrounds", lambda: background_source(folder, book.contents))
             return found
         if kept != background_source(None, book.contents):
@@ -169,7 +183,8 @@ class Work:
         """Of the ImageNet weights that were given, else of those that the run began with."""
         folder = self.options.weights
         if folder is None:
-            return str(self.run.book.kept("weights") or "timm")
+            kept = self.run.book.kept("weights")
+            return "timm" if kept in (None, NONE) else str(kept)
         names = sorted({member.architecture for member in self.run.recipe.members})
         return digest([(name, self.run.book.contents.of(folder / f"{name}.safetensors")) for name in names])
 
