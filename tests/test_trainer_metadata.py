@@ -213,3 +213,18 @@ def test_a_damaged_model_is_one_line(fitted: tuple[Run, Corpus, Path], tmp_path:
     assert said.startswith(f"{path}: ONNX Runtime cannot run it: ")
     assert said.endswith(f"; remove {folder} and run: python -m trainer fit-all")
     assert "\n" not in said
+
+
+@pytest.mark.parametrize("name", ["grid.npz", "features.json"])
+def test_damage_beside_the_model_is_one_line(fitted: tuple[Run, Corpus, Path], tmp_path: Path, name: str) -> None:
+    run = fitted[0]
+    folder = shutil.copytree(run.folder / "metadata", tmp_path / "metadata")
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: len(whole) // 2])
+    place = (np.array([value], np.float32) for value in (10.0, -20.0, 150.0))
+    with pytest.raises(CorpusError) as refusal:
+        place_scores(folder, run.taxonomy, *place)
+    said = str(refusal.value)
+    assert said.startswith(f"{folder / name}: not ")
+    assert said.endswith(f"; remove {folder} and run: python -m trainer fit-all")
+    assert "\n" not in said

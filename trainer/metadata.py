@@ -21,7 +21,7 @@ from rich.table import Table
 
 from edge.contract.blend import Scores
 from edge.contract.clues import Judge
-from edge.contract.errors import CorpusError
+from edge.contract.errors import BundleError, CorpusError
 from edge.contract.nearby import FILE as NEARBY
 from edge.contract.nearby import GATE_TERMS, KM, LEVELS, Nearby
 from edge.contract.place import CATEGORY, RASTERS, FeatureSpec, Grid, Values, place_columns
@@ -30,7 +30,7 @@ from trainer import metrics
 from trainer.corpus import Corpus
 from trainer.files import digest, write_csv, write_json
 from trainer.neighbours import fit_gates, level_shares
-from trainer.onnx_file import run_onnx
+from trainer.onnx_file import damaged, run_onnx
 from trainer.placenets import EPOCHS, NETS, fit_nets, nets_to_onnx, probabilities, unseen
 from trainer.places import Places, feature_spec, split
 from trainer.raster_check import COVER_LOW
@@ -341,8 +341,11 @@ def place_scores(
 ) -> Scores:
     """Probabilities `(n, species)` at places and days, as a station computes them from the files in `folder`; 0 for
     species that the model never met, NaN for those beyond their geographic limit."""
-    spec = FeatureSpec.read(folder / "features.json")
-    columns = place_columns(Grid.read(folder / "grid.npz"), latitude, longitude, day_of_year)
+    try:
+        spec, grid = FeatureSpec.read(folder / "features.json"), Grid.read(folder / "grid.npz")
+    except BundleError as error:
+        raise CorpusError(f"{error}; {damaged(folder)}") from error
+    columns = place_columns(grid, latitude, longitude, day_of_year)
     shape = (len(latitude), len(spec.classes))
     found = run_onnx(folder / "model.onnx", {"features": spec.encode(columns)}, OUTPUT, shape)
     scores = np.zeros((len(latitude), len(taxonomy)), np.float32)

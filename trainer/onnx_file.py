@@ -53,11 +53,12 @@ def run_onnx(
         (found,) = session.run([output], dict(inputs))
     except Exception as error:  # ONNX Runtime's errors have no common base but Exception
         reason = " ".join(str(error).split())[:200]
-        raise CorpusError(f"{path}: ONNX Runtime cannot run it: {reason}; {_damaged(path)}") from error
+        raise CorpusError(f"{path}: ONNX Runtime cannot run it: {reason}; {damaged(path.parent)}") from error
     if found.shape != shape:
-        raise CorpusError(f"{path}: {output}: expected {shape}, found {found.shape}; {_damaged(path)}")
+        raise CorpusError(f"{path}: {output}: expected {shape}, found {found.shape}; {damaged(path.parent)}")
     return np.asarray(found, np.float32)
 
 
-def _damaged(path: Path) -> str:
-    return f"remove {path.parent} and run: python -m trainer fit-all"
+def damaged(folder: Path) -> str:
+    """What to do about a metadata model of which a file cannot be used."""
+    return f"remove {folder} and run: python -m trainer fit-all"
