@@ -6,7 +6,7 @@ digests; stages.py knows what they stand for. What belongs together is told by t
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -73,7 +73,7 @@ class Book:
         if not self._path.is_file():
             return _Pages()
         raw = read_json(self._path)
-        if "stages" not in raw:  # of a version that kept no book
+        if raw.keys().isdisjoint(part.name for part in fields(_Pages)):  # of a version that kept no book
             return _Pages()
         try:
             pages: _Pages = parse(_Pages, raw)

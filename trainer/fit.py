@@ -117,10 +117,8 @@ def _threads(run: Run, workplace: Workplace, devices: int, console: Console) -> 
     """Of each member. Sums depend on it, so that a run keeps what it began with: of all members, not of those missing,
     and whatever --jobs is now."""
     asked = 1 if workplace.cluster else max(1, workplace.cores // devices)
-    kept = run.book.kept("threads") or _threads_of_members(run)
-    if kept is None:
-        run.book.keep("threads", asked)
-        return asked
+    kept = run.book.kept("threads") or _threads_of_members(run) or asked
+    run.book.keep("threads", kept)
     if kept != asked:
         console.print(f"threads of each network: {kept}, as this run began; {asked} would give others", highlight=False)
     return int(kept)
