@@ -241,8 +241,8 @@ def _tune_went_in(work: Work) -> dict[str, Any]:
 
 def _report_parts(work: Work) -> Parts:
     """It shows every number of the recipe."""
-    parts = {"tables": work.tables(), "names": work.names(), "folds": digest(work.run.folder / "folds.csv")}
-    return parts | {"recipe": work.run.recipe.digest}
+    parts = {"names": work.names(), "folds": digest(work.run.folder / "folds.csv")}
+    return work.corpus_tables() | parts | {"recipe": work.run.recipe.digest}
 
 
 def _report(work: Work, _: Parts) -> None:
@@ -258,7 +258,7 @@ CHAIN = (
     Stage(
         "check-data",
         (),
-        lambda work: {"tables": work.tables(), "sound": work.sound(), "soundscapes": work.soundscapes()},
+        lambda work: work.corpus_tables() | {"sound": work.sound(), "soundscapes": work.soundscapes()},
         _check_data,
         _left("check.json"),
     ),

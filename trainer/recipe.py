@@ -383,6 +383,8 @@ def find_recipe(name_or_path: str) -> Recipe:
     if path.suffix not in (".yaml", ".yml"):
         allowed = f"{', '.join(recipe_names())} or the path of a .yaml file"
         raise ConfigError(f"recipe {name_or_path!r}: unknown; allowed: {allowed}")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: expected a recipe in YAML, found no file")
     return read_recipe(path)
 
 

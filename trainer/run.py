@@ -100,6 +100,22 @@ def member_name(kind: str, fold: int, seed: int) -> str:
     return f"{kind}-fold{fold}-seed{seed}"
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """run.json: how a run began."""
+
+    schema: int
+    data: str  # name of the corpus
+    created: str  # ISO 8601
+    versions: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        try:
+            datetime.fromisoformat(self.created)
+        except ValueError:
+            raise ValueError(f"created: expected a time in ISO 8601, found {self.created!r}") from None
+
+
 class Run:
     """A training's folder. `Run.create` begins or resumes one, `Run.open` takes a finished one."""
 
@@ -110,9 +126,14 @@ class Run:
             raise CorpusError(f"{folder}: no run here (recipe.yaml is missing); make one: python -m trainer fit-all")
         self.recipe = read_recipe(path)
         self.book = Book(folder)
-        self.schema = read_json(folder / _FACTS).get("schema")
+        raw = read_json(folder / _FACTS)
+        self.schema = raw.get("schema")
         if self.schema not in (_WITHOUT_BOOK, SCHEMA):
             raise CorpusError(f"{folder / _FACTS}: schema: expected {SCHEMA}, found {self.schema!r}; train again")
+        try:
+            self._facts: _Facts = parse(_Facts, raw)
+        except Refused as error:
+            raise CorpusError(f"{folder / _FACTS}: {error}") from None
         try:
             self.taxonomy = Taxonomy.read_csv(folder / _SPECIES)
         except BundleError as error:
@@ -209,8 +230,11 @@ class Run:
     def bag(self) -> list[MemberInfo]:
         """Members of the bag."""
         names = read_json(self.folder / "bag.json").get("members")
-        if not isinstance(names, list) or not names:
-            raise CorpusError(f"{self.folder / 'bag.json'}: members: expected a list of names, found {names!r}")
+        known = set(self.wanted())
+        if not isinstance(names, list) or not names or not known.issuperset(map(str, names)):
+            raise CorpusError(f"{self.folder / 'bag.json'}: members: expected names of members, found {names!r}")
+        if len(set(names)) < len(names):
+            raise CorpusError(f"{self.folder / 'bag.json'}: members: expected each name once, found {names!r}")
         return [self.member(name) for name in names]
 
     def tuning(self) -> Tuning:
@@ -233,13 +257,13 @@ class Run:
     def provenance(self) -> dict[str, Any]:
         """Where the members come from, for people and manifests: of what really went in. No absolute paths."""
         bag, trained = self.bag(), self.book.entry("fit-cnn")
-        facts = read_json(self.folder / _FACTS)
+        facts = self._facts
         return {
             "recipe": self.recipe.name,
             "recipe_digest": self.recipe.digest,
-            "corpus": trained.went_in.get("corpus") if trained else facts["data"],
-            "created": facts["created"],
-            "versions": together([info.versions for info in bag]) or facts["versions"],
+            "corpus": trained.went_in.get("corpus") if trained else facts.data,
+            "created": facts.created,
+            "versions": together([info.versions for info in bag]) or dict(facts.versions),
             "counts": self._counts(),
             "out_of_fold": read_json(self.folder / "oof.json"),
             "members": {info.name: _of_member(info) for info in bag},

@@ -18,7 +18,7 @@ from rich.table import Table
 from edge.contract.errors import ConfigError, CorpusError, UsageError
 from trainer.backgrounds import FILE as BACKGROUNDS
 from trainer.backgrounds import check_folder
-from trainer.book import STAGES, stage_part, versions
+from trainer.book import FILE, STAGES, stage_part, versions
 from trainer.chain import CHAIN, Stage
 from trainer.corpus import Corpus, require_corpus
 from trainer.files import clear_temporaries, digest, make_folder, read_json
@@ -153,7 +153,7 @@ class _Chain:
     def _why(self, stage: Stage, parts: Parts) -> str:
         """Why a stage is to be done; empty if it is done."""
         if self.book.entry(stage.name) is None:
-            return "it is missing"
+            return f"{FILE} does not have it"
         if damaged := self.book.damaged(stage.name):
             return self.book.told(damaged)
         changed = self.book.changed(stage.name, parts)

@@ -128,11 +128,15 @@ class Work:
         found: str = self._once("soundscapes", read)
         return found
 
+    def corpus_tables(self) -> Parts:
+        """The tables, and the name that goes with them into what people read."""
+        return {"name of the corpus": digest(self.corpus.name), "tables": self.tables()}
+
     def tables(self) -> str:
         """Of all that check-data counts and the report shows of the tables."""
         facts = [(*_place(r), r.secondary_labels, r.rating) for r in self.corpus.recordings]
         soundscapes = [_soundscape(s, "") for s in self.corpus.soundscapes]
-        return digest(self.corpus.name, self.run.taxonomy.digest, facts, soundscapes, asdict(self.corpus.problems))
+        return digest(self.run.taxonomy.digest, facts, soundscapes, asdict(self.corpus.problems))
 
     def rasters(self) -> str:
         """Of the rasters that were given, else of those that the run has a model of; NONE without any."""
