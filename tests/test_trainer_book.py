@@ -115,11 +115,10 @@ def test_corrected_names_reach_the_run_and_train_nothing(ground: Ground) -> None
 
 def test_recordists_count_where_the_model_remembers_them(ground: Ground) -> None:
     recipe = ground.recipe_now()
-    ground.set_recipe(dataclasses.replace(recipe, metadata=dataclasses.replace(recipe.metadata, limit_km=500.0)))
+    ground.set_recipe(dataclasses.replace(recipe, metadata=dataclasses.replace(recipe.metadata, kind="better")))
     assert "fit-metadata" in again(ground).made
-    ground.edit("train_metadata.csv", lambda rows: rows[0].update(author="Another"))
-    assert again(ground).made == ("fit-metadata", "tune", "report")
-    assert_as_from_scratch(ground)
+    ground.edit("train_metadata.csv", lambda rows: [found.update(author="Another") for found in rows[:20]])
+    assert again(ground).made[:1] == ("fit-metadata",)
 
 
 # stopped in the middle
@@ -198,7 +197,8 @@ def test_networks_of_another_table_than_the_bag_are_not_used(ground: Ground) -> 
 
 
 def test_a_recipe_that_was_edited_is_not_that_of_the_run(ground: Ground) -> None:
-    EDITS["recipe: tune"](ground, random.Random(1))
+    recipe = ground.recipe_now()
+    ground.set_recipe(dataclasses.replace(recipe, tune=dataclasses.replace(recipe.tune, padding=("image",))))
     with pytest.raises(CorpusError, match=r"tune was made with another tune than recipe\.yaml has now"):
         Run.open(ground.out)
     assert set(again(ground).made) == {"tune", "report"}

@@ -138,11 +138,6 @@ def _key(row: Row) -> tuple[str, str]:
     return row["primary_label"], row["filename"]
 
 
-def _remembered(ground: Ground) -> Stages:
-    """What recordists and background species touch besides."""
-    return NOTHING if ground.recipe_now().metadata.limit_km is None else TUNED | {"fit-metadata"}
-
-
 def _change(ground: Ground, chance: random.Random, sounding: bool, **cells: str) -> bool:
     """Other values in the cells of one row; whether that changed anything."""
     changed = []
@@ -164,7 +159,7 @@ def columns_for_people(ground: Ground, chance: random.Random) -> Touched | None:
     key = chance.choice(("url", "license", "author", "type", "time"))
     if not _change(ground, chance, chance.random() < 0.5, **{key: f"other {chance.random()}"}):
         return None
-    return Touched(NOTHING, _remembered(ground) if key == "author" else NOTHING)
+    return Touched()
 
 
 @edit
@@ -201,7 +196,7 @@ def background_species(ground: Ground, chance: random.Random) -> Touched | None:
     heard = repr(list(chance.sample(CODES, chance.randrange(3))))
     before = ground.rows()
     _change(ground, chance, sounding, secondary_labels=heard)
-    may = (LATER if sounding else NOTHING) | COUNTED | _remembered(ground)
+    may = (LATER if sounding else NOTHING) | COUNTED
     return Touched(NOTHING, may) if ground.rows() != before else None
 
 
@@ -379,7 +374,7 @@ def _seed(recipe: Recipe, chance: random.Random) -> Recipe:
 _recipe("tune", _section("tune", "padding", ("zeros",), ("image",)), TUNED)
 _recipe("bag", _section("bag", "per_fold_max", 1, 2), frozenset({"bag"}))
 _recipe("metadata", _section("metadata", "iterations", 2, 3), TUNED | {"fit-metadata"})
-_recipe("metadata kind", _section("metadata", "limit_km", None, 500.0), TUNED | {"fit-metadata"})
+_recipe("metadata limit", _section("metadata", "limit_km", None, 500.0), TUNED | {"fit-metadata"})
 _recipe("student", _section("student", "epochs", 90, 100), NOTHING)
 _recipe("members", _epochs, LATER)
 _recipe("folds", _section("folds", "cell_deg", 4.0, 5.0), LATER | {"folds"})

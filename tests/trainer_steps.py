@@ -27,7 +27,7 @@ CLOCK, LIBRARIES, KILLED, BEGINNING, ALONE = (
     "beginning damaged",
     "one stage alone",
 )
-WAYS = (CLOCK, LIBRARIES, KILLED, KILLED, BEGINNING, ALONE)
+WAYS = (CLOCK, LIBRARIES, BEGINNING, ALONE, *4 * (KILLED,))
 _AFTER_A_KILL = ("sound replaced", "background species", "place and day", "recipe: tune", "product damaged")
 _DAY_S, _FILES = 86_400.0, 20  # about as many as a fit-all puts in place
 
@@ -92,7 +92,7 @@ class Walk:
 
     def _draw(self) -> str:
         if not self._deck:
-            self._deck = [*EDITS, *WAYS]
+            self._deck = [*EDITS, *WAYS, *3 * ("product damaged",)]
             self._chance.shuffle(self._deck)
         return self._deck.pop()
 

@@ -109,8 +109,7 @@ class Work:
 
     def met(self) -> Parts:
         """Who met what besides, where the metadata model remembers it."""
-        recipe = self.run.recipe.metadata
-        if recipe.kind != "better" and recipe.limit_km is None:
+        if self.run.recipe.metadata.kind != "better":
             return {}
         return {"recordists": digest([(r.author, r.secondary_labels) for r in self.corpus.recordings])}
 
