@@ -19,10 +19,11 @@ from rich.console import Console
 from edge.contract.bundle import file_sha256
 from edge.contract.errors import CorpusError, UsageError
 from tests.trainer_edits import EDITS, LATER
-from tests.trainer_ground import Ground, make_ground, overwrite
-from tests.trainer_walk import Scratch, Told, apart, fit_all, here, picture
+from tests.trainer_finished import FIRST, SECOND, again, as_from_scratch, copied, damage, finished_ground
+from tests.trainer_ground import Ground
+from tests.trainer_walk import apart, fit_all, picture
 from trainer import book, fit, member, stages
-from trainer.book import FINISHED, STAGES, Book, Result, versions
+from trainer.book import STAGES, Book, Result, versions
 from trainer.contents import Contents
 from trainer.files import read_json, write_json
 from trainer.fit import Workplace
@@ -31,34 +32,16 @@ from trainer.spectrograms import IMAGES, make_spectrograms
 
 pytestmark = pytest.mark.slow
 
-FIRST, SECOND = "only-fold0-seed1", "only-fold1-seed1"
-
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    """A finished run; all of the module is trained in this process."""
-    with here():
-        ground = make_ground(tmp_path_factory.mktemp("book") / "home")
-        assert fit_all(ground.options()).made == STAGES
+    with finished_ground(tmp_path_factory.mktemp("book") / "home") as ground:
         yield ground
 
 
 @pytest.fixture
 def ground(done: Ground, tmp_path: Path) -> Ground:
-    """A copy of it."""
-    shutil.copytree(done.home, tmp_path / "home")
-    return Ground(tmp_path / "home")
-
-
-def again(ground: Ground, **asked: Any) -> Told:
-    ground.asked = asked
-    return fit_all(ground.options())
-
-
-def assert_as_from_scratch(ground: Ground) -> None:
-    expected = Scratch().of(ground)
-    assert isinstance(expected, dict), expected
-    assert apart(picture(Run.open(ground.out, images=True)), expected) == []
+    return copied(done, tmp_path / "home")
 
 
 # other sound, other tables
@@ -72,7 +55,7 @@ def test_other_sound_of_the_same_size_and_time_is_learnt(ground: Ground) -> None
     assert set(told.made) >= LATER
     assert {"folds", "fit-metadata"}.isdisjoint(told.made)
     assert told.trained == (FIRST, SECOND)
-    assert_as_from_scratch(ground)
+    assert as_from_scratch(ground) == []
 
 
 def test_sound_that_was_put_back_is_the_sound_of_before(ground: Ground) -> None:
@@ -164,7 +147,7 @@ def test_a_wrong_table_made_another_leaves_no_member_of_it(ground: Ground, monke
     stopped_after_the_first_member(ground, monkeypatch)
     EDITS["sound replaced"](ground, random.Random(3))
     assert again(ground).trained == (FIRST, SECOND)
-    assert_as_from_scratch(ground)
+    assert as_from_scratch(ground) == []
 
 
 def test_an_entry_is_taken_out_before_the_work_begins(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +176,7 @@ def test_networks_of_another_table_than_the_bag_are_not_used(ground: Ground) -> 
     told = fit_all(ground.options(), ("tune",))
     assert re.search("bag comes before tune and is to be made again: .*; run: python -m trainer bag", told.refused)
     assert again(ground).trained == ()
-    assert_as_from_scratch(ground)
+    assert as_from_scratch(ground) == []
 
 
 def test_a_recipe_that_was_edited_is_not_that_of_the_run(ground: Ground) -> None:
@@ -218,95 +201,6 @@ def test_single_stages_say_what_comes_before(ground: Ground, stage: str) -> None
         assert re.search(f"({expected}); run: python -m trainer {needed}$", told.refused), told.refused
 
 
-# damaged and missing products
-
-
-_PRODUCTS = {
-    "check-data": ("check.json",),
-    "folds": ("folds.csv", "folds.png"),
-    "spectrograms": tuple(
-        f"spectrograms/{name}" for name in ("images.npy", "ranges.npy", "index.csv", "skipped.csv", "cache.json")
-    ),
-    "fit-cnn": (
-        "oof.json",
-        *(f"members/{FIRST}/{name}" for name in ("weights.safetensors", "oof.npz", "member.json", "history.csv")),
-    ),
-    "fit-metadata": tuple(f"metadata/{name}" for name in ("model.onnx", "grid.npz", "features.json", "metrics.json")),
-    "bag": ("bag.json",),
-    "tune": ("tune.json", "sweep.json"),
-    "report": ("report.html",),
-}
-
-
-def damage(path: Path, how: str) -> None:
-    """The file's times stay."""
-    content = path.read_bytes()
-    at = len(content) * 2 // 3
-    if how == "removed":
-        path.unlink()
-    else:
-        turned = content[:at] + bytes([content[at] ^ 0x41]) + content[at + 1 :]
-        overwrite(path, turned if how == "turned" else content[: len(content) // 2])
-
-
-@pytest.mark.parametrize("how", ["turned", "cut", "removed"])
-@pytest.mark.parametrize("stage", STAGES)
-def test_what_is_damaged_is_made_again_alone(ground: Ground, done: Ground, stage: str, how: str) -> None:
-    expected = picture(Run(done.out))
-    for name in _PRODUCTS[stage]:
-        damage(ground.out / name, how)
-        if stage in FINISHED:
-            with pytest.raises(CorpusError, match=f"{name} is (missing|damaged).*; run: python -m trainer fit-all"):
-                Run.open(ground.out, images=True)
-        told = again(ground)
-        assert (told.refused, told.made) == ("", (stage,)), name
-        assert f"{stage}: made again: {name} is " in told.said
-        assert told.trained == ((FIRST,) if name.startswith("members/") else ())
-        assert apart(picture(Run.open(ground.out, images=True)), expected) == [], name
-
-
-@pytest.mark.parametrize("at", [0, 6, 8, 30, 60, 127])
-def test_a_byte_of_an_arrays_header(ground: Ground, done: Ground, at: int) -> None:
-    """Some can be read as a header still."""
-    path = ground.out / "spectrograms" / IMAGES
-    content = path.read_bytes()
-    overwrite(path, content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-    assert again(ground).made == ("spectrograms",)
-    assert path.read_bytes() == (done.out / "spectrograms" / IMAGES).read_bytes()
-
-
-def test_all_of_the_metadata_model_gone_comes_back(ground: Ground) -> None:
-    shutil.rmtree(ground.out / "metadata")
-    assert again(ground).made == ("fit-metadata",)
-    assert Run.open(ground.out).metadata() is not None
-
-
-@pytest.mark.parametrize("how", ["turned", "cut", "removed"])
-def test_a_damaged_book_is_begun_anew_and_trains_nothing(ground: Ground, done: Ground, how: str) -> None:
-    damage(ground.out / "stages.json", how)
-    told = again(ground, jobs=4)
-    assert told.trained == ()
-    assert set(told.made) == set(STAGES)
-    assert ("stages.json: " in told.said) == (how != "removed")
-    assert Run(ground.out).book.kept("threads") == 1  # as its members have, whatever --jobs is now
-    assert apart(picture(Run.open(ground.out)), picture(Run(done.out))) == []
-
-
-def test_a_number_changed_in_the_book_is_noticed(ground: Ground) -> None:
-    path = ground.out / "stages.json"
-    path.write_text(path.read_text().replace('"corpus": "corpus"', '"corpus": "another"', 1))
-    with pytest.raises(CorpusError, match=r"stages\.json: is damaged"):
-        Run.open(ground.out)
-    assert again(ground).trained == ()
-
-
-def test_counts_of_a_damaged_file_are_not_told(ground: Ground) -> None:
-    path = ground.out / "check.json"
-    assert Run.open(ground.out).provenance()["counts"]["recordings"] == 60
-    path.write_text(path.read_text().replace("60", "61"))
-    assert Run.open(ground.out).provenance()["counts"] == {}
-
-
 # options that are not given
 
 
@@ -324,7 +218,7 @@ def test_no_rasters_is_said_and_done(ground: Ground) -> None:
     ground.rasters = False
     assert set(again(ground).made) == {"folds", "fit-metadata", "tune", "report"}
     assert Run.open(ground.out).provenance()["place_model"] == {"absent": "no rasters were given (--rasters FOLDER)"}
-    assert_as_from_scratch(ground)
+    assert as_from_scratch(ground) == []
 
 
 def test_a_model_that_is_to_be_made_again_wants_its_rasters_before_all_else(ground: Ground) -> None:
@@ -348,7 +242,7 @@ def test_folds_without_rasters_show_no_land_and_say_so(ground: Ground) -> None:
     assert told.made == ("folds",)
     assert "folds.png shows no land" in told.said
     assert again(ground).made == ("folds",)
-    assert_as_from_scratch(ground)
+    assert as_from_scratch(ground) == []
 
 
 # places, machines and libraries
@@ -366,7 +260,7 @@ def test_moved_and_copied_nothing_is_made_again(ground: Ground) -> None:
     holding = [p.name for p in ground.out.rglob("*") if p.is_file() and p.suffix != ".html" and home in p.read_bytes()]
     assert holding == []
     assert home not in json.dumps(Run.open(ground.out).provenance()).encode()
-    assert_as_from_scratch(ground)
+    assert as_from_scratch(ground) == []
 
 
 def test_a_corpus_of_another_name_is_named_anew_and_trains_nothing(ground: Ground) -> None:

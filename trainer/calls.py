@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from edge.contract.audio import GREY_MAX, Image, Ranges
+from edge.contract.errors import CorpusError
 from trainer.augment import mix_db
 from trainer.backgrounds import BackgroundSet
 from trainer.files import map_npy, read_npz, replacing
@@ -132,7 +133,7 @@ def make_calls(
     console: Console,
 ) -> None:
     """Score every crop and write the file at `path`, whole or not at all, unless it is there from the same `source`."""
-    if path.is_file() and _load(path)[1] == source:
+    if path.is_file() and _source(path) == source:
         return
     starts = range(0, len(spectrograms.images), _CHUNK)
     parts = []
@@ -154,6 +155,13 @@ def make_calls(
 def read_calls(path: Path) -> Floats:
     """Probability that anything calls, of every crop, `(N,)`. Raises CorpusError naming the file."""
     return _load(path)[0]
+
+
+def _source(path: Path) -> str:
+    try:
+        return _load(path)[1]
+    except CorpusError:
+        return ""  # damaged: it is made again
 
 
 def _load(path: Path) -> tuple[Floats, str]:
