@@ -5,7 +5,9 @@ cannot be set by hand. What was changed in the last seconds is read again, as it
 the clock. Knows no corpus and no run.
 """
 
+import errno
 import hashlib
+import stat
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -77,10 +79,12 @@ def sums_of(contents: Contents, paths: Iterable[Path], folder: Path) -> list[tup
 
 def _identity(path: Path) -> tuple[str, bool]:
     """What the file system knows a file's contents by, and whether it was changed just now."""
-    stat = path.stat()
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):  # reading a pipe or a device might never end
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     now = time.time()
-    young = any(abs(now - changed) < _YOUNG_S for changed in (stat.st_mtime, stat.st_ctime))
-    return f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}", young
+    young = any(abs(now - changed) < _YOUNG_S for changed in (found.st_mtime, found.st_ctime))
+    return f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}", young
 
 
 def _unread_bytes(path: Path, known: dict[str, str]) -> int:

@@ -383,8 +383,9 @@ def find_recipe(name_or_path: str) -> Recipe:
     if path.suffix not in (".yaml", ".yml"):
         allowed = f"{', '.join(recipe_names())} or the path of a .yaml file"
         raise ConfigError(f"recipe {name_or_path!r}: unknown; allowed: {allowed}")
-    if path.exists() and not path.is_file():
-        raise ConfigError(f"{path}: expected a recipe in YAML, found no file")
+    if not path.is_file():
+        found = "something that is no file" if path.exists() else "no such file"
+        raise ConfigError(f"{path}: expected a recipe in YAML, found {found}")
     return read_recipe(path)
 
 

@@ -129,8 +129,8 @@ def crop_count(samples: int, crops_max: int) -> int:
 
 
 def probe_all(recordings: Sequence[Recording], pool: ProcessPoolExecutor) -> dict[str, Audio]:
-    """Headers of all files that exist, by recording."""
-    there = [r for r in recordings if r.path.is_file()]
+    """Headers of all that lies at recordings' paths, by recording; what is no file has a problem, too."""
+    there = [r for r in recordings if os.path.lexists(r.path)]
     audios = pool.map(probe_audio, [r.path for r in there], chunksize=256)
     return {r.recording: audio for r, audio in zip(there, audios, strict=True)}
 
@@ -356,6 +356,14 @@ def _work(pool: ProcessPoolExecutor, folder: Path, todo: Plan, crops_max: int) -
         yield future.result()
 
 
+def _is_still(source: Path, sha256: str) -> bool:
+    """Whether a file holds what it held when the work was planned."""
+    try:
+        return file_sha256(source) == sha256
+    except OSError:
+        return False
+
+
 def _make_chunk(folder: Path, chunk: Plan, crops_max: int) -> list[_Done]:
     """Write the images of some recordings and their ranges into the arrays; in a worker."""
     images = np.lib.format.open_memmap(folder / IMAGES, "r+")
@@ -371,7 +379,7 @@ def _make_chunk(folder: Path, chunk: Plan, crops_max: int) -> list[_Done]:
             images[rows], ranges[rows] = mel_images(crops[:count])
         except RecordingError as error:
             reason = " ".join(f"{source.name}: {error.reason}".split())
-        if file_sha256(source) != entry.sound:
+        if not _is_still(source, entry.sound):
             raise CorpusError(f"{source}: changed while it was read; run the same command again")
         made = _sum_of(images[entry.rows], ranges[entry.rows], count)
         results.append(_Done(entry.recording, count, reason, entry.sound, made))

@@ -1,6 +1,8 @@
 """How each of the three programs ends: one line for what a person must mend, and the same words for Ctrl-C."""
 
+import codecs
 import errno
+import io
 import os
 import signal
 import sys
@@ -61,6 +63,8 @@ def run_program(app: Callable[[], object]) -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started it
             setattr(sys, name, open(os.devnull, "w", encoding="utf8"))  # noqa: SIM115, PTH123  # for good
+    if isinstance(sys.stdout, io.TextIOWrapper) and not codecs.lookup(sys.stdout.encoding).name.startswith("utf"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without our dashes and dots gets question marks
     signal.signal(signal.SIGINT, _interrupt)  # the daemon takes it over: there Ctrl-C is a stop like any other
     try:
         try:
