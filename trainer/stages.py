@@ -29,6 +29,7 @@ from trainer.rasters import Rasters
 from trainer.recipe import Recipe, find_recipe, read_recipe, recipe_names
 from trainer.row_images import require_rows
 from trainer.run import LOCK, Run, check_out
+from trainer.soundscape_scores import require_readable
 from trainer.spectrograms import IMAGES, RANGES
 from trainer.tracking import tracking
 from trainer.verdict import tell_cautions
@@ -53,6 +54,8 @@ def run_stages(options: Options, names: Sequence[str], console: Console) -> Run:
     Workplace.of(options.device, options.devices, options.cluster, options.jobs)
     corpus = Corpus.read(options.data)
     require_rows(recipe, corpus)
+    if "tune" in names:
+        require_readable(corpus)
     if {"spectrograms", "fit-cnn"} & set(names):  # before a run is begun: a refusal must not pin its recipe
         for member in recipe.members:
             check_architecture(member.architecture)
