@@ -1,5 +1,6 @@
 """What is damaged or missing in a run is noticed, named and made again, and nothing else is."""
 
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from edge.contract.errors import CorpusError
-from tests.trainer_finished import FIRST, again, copied, damage, finished_ground
+from tests.trainer_edits import EDITS, LATER
+from tests.trainer_finished import FIRST, again, as_from_scratch, copied, damage, finished_ground
 from tests.trainer_ground import Ground, overwrite
 from tests.trainer_walk import apart, picture
 from trainer.book import FINISHED, STAGES
@@ -59,6 +61,17 @@ def test_what_is_damaged_is_made_again_alone(ground: Ground, done: Ground, stage
         assert f"{stage}: made again: {name} is " in told.said
         assert told.trained == ((FIRST,) if name.startswith("members/") else ())
         assert apart(picture(Run.open(ground.out, images=True)), expected) == [], name
+
+
+@pytest.mark.parametrize("name", [name for names in _PRODUCTS.values() for name in names if name.endswith(".json")])
+def test_what_is_damaged_hinders_no_stage_before_its_own(ground: Ground, name: str) -> None:
+    """Everything is to be made again, and not one file can be read that a later stage left."""
+    damage(ground.out / name, "cut")
+    (ground.out / "folds.csv").unlink(missing_ok=True)
+    EDITS["sound replaced"](ground, random.Random(1))
+    told = again(ground)
+    assert (told.refused, set(told.made) >= LATER) == ("", True)
+    assert as_from_scratch(ground) == []
 
 
 @pytest.mark.parametrize("at", [0, 6, 8, 30, 60, 127])

@@ -143,7 +143,7 @@ def _fit_cnn(work: Work, made_from: Parts) -> None:
         details=asked.details,
     )
     _out_of_fold(work)
-    tell_cautions(run, work.console)
+    tell_cautions(run, work.console, tuned=False)
 
 
 def _calls(work: Work, spectrograms: Spectrograms) -> None:

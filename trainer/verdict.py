@@ -28,15 +28,16 @@ def guessing(table: CropTable, crops: CropScore) -> dict[str, float]:
     return {"guessing": round(share, 4), "guessing_high": round(min(1.0, share + _SURE * math.sqrt(variance)), 4)}
 
 
-def cautions(run: Run) -> list[str]:
-    """A line for everything that speaks against using the run, as far as its stages have come; none of a good one."""
+def cautions(run: Run, tuned: bool = True) -> list[str]:
+    """A line for everything that speaks against using the run, as far as its stages have come; none of a good one.
+    Without `tuned` nothing is said of tuning, which may be that of other networks."""
     found = []
     if run.schema != SCHEMA:
         found.append(
             "this run was made by an older version, which kept no book of what was made from what: whether its parts "
             "fit each other cannot be told"
         )
-    out_of_fold, tuned = (_figures(run, name) for name in ("oof.json", "tune.json"))
+    out_of_fold = _figures(run, "oof.json")
     high = out_of_fold.get("guessing_high")
     if high is not None and out_of_fold["balanced_accuracy"] <= high:
         found.append(
@@ -49,7 +50,7 @@ def cautions(run: Run) -> list[str]:
             "no network of this model is ever sure of a sound that it was not trained on (F1 0.000 at a score of 0.5): "
             "its scores are low, and so are thresholds. More recordings of each species, or more epochs, may help"
         )
-    scores = tuned.get("scores", {})
+    scores = _figures(run, "tune.json").get("scores", {}) if tuned else {}
     if scores.get("basis") == "soundscapes":
         f1, silent = scores["blended"]["f1"], scores["blended"]["f1_all_nocall"]
         if f1 <= silent:
@@ -60,9 +61,9 @@ def cautions(run: Run) -> list[str]:
     return found
 
 
-def tell_cautions(run: Run, console: Console) -> None:
+def tell_cautions(run: Run, console: Console, tuned: bool = True) -> None:
     """What speaks against using the run, loudly."""
-    for line in cautions(run):
+    for line in cautions(run, tuned):
         console.print(f"[bold red]warning:[/bold red] {escape(line)}", highlight=False, soft_wrap=True)
 
 
