@@ -10,7 +10,7 @@ from tests.trainer_walk import here
 
 pytestmark = pytest.mark.slow
 
-SEED, STEPS = 1, 10
+SEED, STEPS = 3, 10
 
 
 def test_a_run_is_of_what_lies_there_now(tmp_path: Path) -> None:
