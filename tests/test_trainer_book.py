@@ -314,15 +314,19 @@ def test_threads_are_those_the_run_began_with(ground: Ground, done: Ground) -> N
     (ground.out / "members" / SECOND / "oof.npz").unlink()
     told = again(ground, jobs=4)
     assert told.trained == (SECOND,)
-    assert "threads of each network: 1, as this run began; 2 would give others" in told.said
     assert apart(picture(Run.open(ground.out)), picture(Run(done.out))) == []
+    (ground.out / "members" / SECOND / "oof.npz").unlink()
+    assert "--threads 2: networks of this run have 1, and sums depend on it" in again(ground, threads=2).refused
 
 
-def test_another_number_of_jobs_from_the_beginning_is_on_record(ground: Ground) -> None:
-    """Sums depend on threads, so these are other networks: each says how many it had."""
+def test_other_threads_are_other_networks_and_on_record(ground: Ground, done: Ground) -> None:
+    """Whatever --jobs is, a network has one thread, unless somebody says so when the run begins."""
     out = ground.home / "new"
     told = fit_all(dataclasses.replace(ground.options(), out=out, jobs=4))
-    assert told.refused == ""
+    assert "each network has one thread; --threads 2 would use all cores" in told.said
+    assert apart(picture(Run.open(out)), picture(Run(done.out))) == []
+    out = ground.home / "newer"
+    assert fit_all(dataclasses.replace(ground.options(), out=out, jobs=4, threads=2)).refused == ""
     found = Run.open(out).provenance()["members"]
     assert {about["threads"] for about in found.values()} == {2}
     assert Workplace.of("cpu", None, None, 4).devices == ("cpu",) * 4

@@ -21,7 +21,6 @@ from tests.ray_nodes import kill_a_node_of, two_nodes
 from tests.test_trainer_fit import QUIET, fit_here, options, tiny_recipe, wait_for
 from tests.trainer_corpus import make_corpus
 from trainer import cluster, fit
-from trainer.files import read_json, write_json
 from trainer.fit import Workplace
 from trainer.member import Task, read_history
 from trainer.recipe import Recipe
@@ -54,8 +53,7 @@ def begun(data: Path, out: Path, like: Run) -> Options:
     """A run with spectrograms and folds, not yet trained."""
     out.mkdir()
     shutil.copytree(like.folder, out, ignore=lambda _, names: {"members", "oof.json"} & set(names), dirs_exist_ok=True)
-    done = read_json(out / "stages.json")
-    write_json(out / "stages.json", done | {"stages": {name: done["stages"][name] for name in BEFORE}})
+    Run(out).book.begin("fit-cnn")
     return options(data, out, four_members())
 
 
@@ -102,7 +100,7 @@ def test_a_worker_keeps_one_device_and_a_device_has_one_member(monkeypatch: pyte
     monkeypatch.setattr(fit, "fit_on_device", train)
     kind = tiny_recipe().members[0]
     tasks = [Task(Path(), kind, 0, seed, None, "", "", 1, None) for seed in range(5)]  # type: ignore[arg-type]
-    finished = [device for part in fit._side_by_side(tasks, ["cuda:0", "cuda:1"]) for device in part]
+    finished = [device for part in fit._side_by_side(tasks, ["cuda:0", "cuda:1"], 1) for device in part]
     assert len(finished) == 5
     assert set(finished) == {"cuda:0", "cuda:1"}
     assert most == 2

@@ -32,6 +32,7 @@ from trainer.options import (
     Out,
     Rasters,
     RecipeName,
+    Threads,
     Track,
     Weights,
 )
@@ -70,11 +71,12 @@ def _run(
     track: bool | None = False,
     nocall: Path | None = None,
     details: bool = False,
+    threads: int | None = None,
     no_rasters: bool = False,
 ) -> None:
     stages, console = _stages(), Console()
     asked = (data, out, recipe, rasters, weights, jobs, device, devices, cluster, track, nocall)
-    options = stages.Options(*asked, details=details, no_rasters=no_rasters)
+    options = stages.Options(*asked, details=details, threads=threads, no_rasters=no_rasters)
     with naming(out):
         run = stages.run_stages(options, names, console)
     if len(names) > 1:
@@ -101,10 +103,11 @@ def fit_all(
     track: Track = None,
     nocall: Nocall = None,
     details: Details = False,
+    threads: Threads = None,
     no_rasters: NoRasters = False,
 ) -> None:
     """Every stage in order; those that are done are skipped."""
-    asked = (rasters, weights, jobs, device, devices, cluster, track, nocall, details, no_rasters)
+    asked = (rasters, weights, jobs, device, devices, cluster, track, nocall, details, threads, no_rasters)
     _run(_stages().STAGES, data, out, recipe, *asked)
 
 
@@ -317,9 +320,10 @@ def fit_cnn(
     track: Track = None,
     nocall: Nocall = None,
     details: Details = False,
+    threads: Threads = None,
 ) -> None:
     """Train the networks, one per kind, fold and seed (members/, oof.json)."""
-    asked = (None, weights, jobs, device, devices, cluster, track, nocall, details)
+    asked = (None, weights, jobs, device, devices, cluster, track, nocall, details, threads)
     _run(("fit-cnn",), data, out, recipe, *asked)
 
 

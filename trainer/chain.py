@@ -136,7 +136,7 @@ def _fit_cnn(work: Work, made_from: Parts) -> None:
         run,
         crop_set(spectrograms.entries, work.corpus.recordings, folds, work.corpus.taxonomy),
         inputs,
-        workplace=Workplace.of(asked.device, asked.devices, asked.cluster, asked.jobs),
+        workplace=Workplace.of(asked.device, asked.devices, asked.cluster, asked.jobs, asked.threads),
         weights=asked.weights,
         console=work.console,
         note=lambda: work.tell(inputs),

@@ -25,6 +25,7 @@ from edge.contract.metrics import interval
 from trainer.backgrounds import FILE as BACKGROUNDS
 from trainer.backgrounds import PINK_CROPS, make_backgrounds
 from trainer.cascade import AGREEMENT, Answers, Margins, Mask, judge_margins
+from trainer.checkpoint import FILE as CHECKPOINT
 from trainer.corpus import Corpus
 from trainer.dataset import Ints
 from trainer.files import check_writable, clear_temporaries, digest, read_json, write_json
@@ -153,13 +154,20 @@ class _Distil:
         crops = f"{views.size * views.steps} crops, {int((~sound.held_out).sum())} recordings"
         self.console.print(f"{crops} ({sound.unlabelled} unlabelled) to learn from, {recipe.views} views of each")
         ask_bag(lessons, folder / VIEWS, 1 if self.device == "cuda" else self.options.jobs, self.console)
-        torch.set_num_threads(self.options.jobs)
+        torch.set_num_threads(self._threads())
         with progress_bar(self.console) as progress:
             bar = progress.add_task("student", total=recipe.epochs, note="epochs")
             return fit_student(
                 folder, recipe, run.recipe.optimiser, views, len(run.taxonomy), run.recipe.seed, self.pretrained,
                 inputs, lambda done, loss: progress.update(bar, completed=done, note=f"epochs, loss {loss:.4f}"),
             )  # fmt: skip
+
+    def _threads(self) -> int:
+        """Of the student on the CPU: sums depend on it, so that one that was begun keeps them, whatever --jobs is."""
+        book, asked = self.run.book, self.options.jobs
+        if book.kept("student threads") is None or not (self.folder / CHECKPOINT).is_file():
+            book.keep("student threads", asked)
+        return int(book.kept("student threads"))
 
     def _judge(self, sound: Sound, views: Views, learnt: StudentInfo) -> StudentInfo:
         """Choose the margins on what is held out, and see what such margins are worth."""

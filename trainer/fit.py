@@ -29,19 +29,23 @@ class Workplace:
     devices: tuple[str, ...]
     cores: int  # of this machine, shared by the devices
     cluster: str | None = None  # address of a Ray cluster
+    threads: int | None = None  # of each member on the CPU, if a person says so
 
     @classmethod
-    def of(cls, device: str, devices: str | None, cluster: str | None, jobs: int) -> "Workplace":
-        """What --device, --devices, --cluster and --jobs ask for. Raises ConfigError for what is not there."""
+    def of(
+        cls, device: str, devices: str | None, cluster: str | None, jobs: int, threads: int | None = None
+    ) -> "Workplace":
+        """What --device, --devices, --cluster, --jobs and --threads ask for. Raises ConfigError for what is not
+        there."""
         if devices is not None:
             others = [f"--cluster {cluster}"] if cluster else [] if device == "auto" else [f"--device {device}"]
             if others:
                 raise ConfigError(f"--devices {devices} and {others[0]} contradict each other: give one of them")
-            return cls(_listed(devices), jobs)
+            return cls(_listed(devices), jobs, threads=threads)
         if cluster is not None:
-            return cls((device,), jobs, cluster)
+            return cls((device,), jobs, cluster, threads)
         device = choose_device(device)
-        return cls(("cuda:0",) if device == "cuda" else ("cpu",) * jobs, jobs)
+        return cls(("cuda:0",) if device == "cuda" else ("cpu",) * jobs, jobs, threads=threads)
 
 
 def choose_device(name: str) -> str:
@@ -80,7 +84,8 @@ def fit_members(
     spectrograms, folds, labels. `note` is called after every epoch of any member; `details` says more of each."""
     recipe = run.recipe
     devices = workplace.devices[: len(run.wanted())]
-    threads = _threads(run, workplace, len(devices), console)
+    spare = max(1, workplace.cores // len(devices))
+    threads = _threads(run, workplace, spare, console)
     folder, weights = run.folder.resolve(), weights.resolve() if weights else None  # workers may start elsewhere
     tasks = [
         Task(folder, kind, fold, seed, crops, inputs, devices[0], threads, weights)
@@ -105,7 +110,7 @@ def fit_members(
             where, rounds = f"on the cluster {workplace.cluster}", cluster.train(workplace.cluster, missing)
         else:
             devices = devices[: len(missing)]
-            where, rounds = f"{len(devices)} at a time on {_counted(devices)}", _side_by_side(missing, devices)
+            where, rounds = f"{len(devices)} at a time on {_counted(devices)}", _side_by_side(missing, devices, spare)
             if details:
                 console.print(images_line(Spectrograms(run.folder / "spectrograms").images, devices), highlight=False)
         console.print(f"{trained}, {where}", highlight=False)
@@ -113,15 +118,19 @@ def fit_members(
     return len(missing)
 
 
-def _threads(run: Run, workplace: Workplace, devices: int, console: Console) -> int:
-    """Of each member. Sums depend on it, so that a run keeps what it began with: of all members, not of those missing,
-    and whatever --jobs is now."""
-    asked = 1 if workplace.cluster else max(1, workplace.cores // devices)
-    kept = run.book.kept("threads") or _threads_of_members(run) or asked
-    run.book.keep("threads", kept)
-    if kept != asked:
-        console.print(f"threads of each network: {kept}, as this run began; {asked} would give others", highlight=False)
-    return int(kept)
+def _threads(run: Run, workplace: Workplace, spare: int, console: Console) -> int:
+    """Of each member on the CPU. Sums depend on it, so that a run keeps what it began with: one, if nobody says
+    otherwise. Raises ConfigError where somebody says so later."""
+    kept, asked = run.book.kept("threads") or _threads_of_members(run), workplace.threads
+    if kept is None and asked is None and spare > 1 and not workplace.cluster and "cpu" in workplace.devices:
+        told = f"--threads {spare} would use all cores, in a run that begins with it: sums depend on threads"
+        console.print(f"each network has one thread; {told}", highlight=False, soft_wrap=True)
+    threads = int(kept or asked or 1)
+    if asked not in (None, threads):
+        advice = "leave it out, or choose a new --out"
+        raise ConfigError(f"--threads {asked}: networks of this run have {threads}, and sums depend on it; {advice}")
+    run.book.keep("threads", threads)
+    return threads
 
 
 def _threads_of_members(run: Run) -> int | None:
@@ -177,9 +186,9 @@ def _train_all(
                 note()
 
 
-def _side_by_side(tasks: Sequence[Task], devices: Sequence[str]) -> Rounds:
-    """One worker process per device, which takes the next member as soon as it is free. Yields what was finished, or
-    nothing, every POLL_S."""
+def _side_by_side(tasks: Sequence[Task], devices: Sequence[str], spare: int) -> Rounds:
+    """One worker process per device, which takes the next member as soon as it is free. Beside a GPU, where no sums
+    are made, it has `spare` threads. Yields what was finished, or nothing, every POLL_S."""
     with ExitStack() as stack:
         pools = [stack.enter_context(worker_pool(1)) for _ in devices]
         waiting, free, busy = list(tasks), list(range(len(devices))), dict[Future[MemberInfo], int]()
@@ -187,6 +196,8 @@ def _side_by_side(tasks: Sequence[Task], devices: Sequence[str]) -> Rounds:
             while waiting and free:
                 slot = free.pop(0)
                 task = replace(waiting.pop(0), device=devices[slot])
+                if task.device.startswith("cuda"):
+                    task = replace(task, threads=spare)
                 busy[pools[slot].submit(fit_on_device, task)] = slot
             done, _ = wait(busy, POLL_S, FIRST_COMPLETED)
             free += [busy.pop(future) for future in done]

@@ -64,7 +64,8 @@ class Task:
     @property
     def made_under(self) -> str:
         """Digest of all that its weights depend on: a member is of one kind of device and one version of libraries."""
-        return digest(self.inputs, self.device.split(":")[0], self.threads, versions())
+        threads = self.threads if self.device == "cpu" else 0
+        return digest(self.inputs, self.device.split(":")[0], threads, versions())
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,15 @@ Weights = Annotated[
     Path | None, typer.Option(help="Folder of ImageNet weights, <architecture>.safetensors, where there is no network.")
 ]
 Jobs = Annotated[int, typer.Option(help="Processes; one core each.", min=1, max=64)]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        help="Of each network on the CPU; sums depend on it, so that a run keeps what it began with.",
+        min=1,
+        max=64,
+        show_default="1",
+    ),
+]
 DeviceName = Annotated[Device, typer.Option(help="Where the networks are trained.")]
 Devices = Annotated[
     str | None,

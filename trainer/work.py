@@ -47,6 +47,7 @@ class Options:
     kind: MetadataKind | None = None  # of the metadata model, instead of the recipe's
     iterations: int | None = None  # as above
     details: bool = False  # more figures, for those who tune the training itself
+    threads: int | None = None  # of each network on the CPU; None: as the run began, or one
     no_rasters: bool = False  # without a metadata model, also where the run has one
 
 

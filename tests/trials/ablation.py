@@ -27,6 +27,7 @@ from edge.contract.errors import BirdstationError
 from tests.trials import counted
 from trainer import metrics
 from trainer.bag import score_images
+from trainer.book import Book
 from trainer.corpus import Corpus, read_sound
 from trainer.files import read_json, write_json
 from trainer.predict import Predictor, predict
@@ -237,8 +238,9 @@ def _borrow(baseline: Path, folder: Path, recipe: Recipe, switch: Switch) -> Non
             target = folder / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(path, target) if path.is_dir() else shutil.copy2(path, target)
-    stages = read_json(folder / "stages.json")
-    write_json(folder / "stages.json", stages | {"stages": {name: stages["stages"][name] for name in kept}})
+    book = Book(folder)
+    for name in book.entries().keys() - set(kept):
+        book.begin(name)
     if switch.tune_only:
         (folder / "recipe.yaml").write_text(recipe.as_yaml(), encoding="utf8")
 
