@@ -24,7 +24,7 @@ from edge.contract.audio import RATE_HZ, Padding, Window, WindowCutter
 from edge.contract.blend import Scores, kind_means
 from edge.contract.errors import ConfigError, CorpusError, RecordingError
 from edge.types import Gap
-from tests.trainer_run import make_corpus, make_run
+from tests.trainer_run import finish, make_corpus, make_run
 from trainer.bag import choose_bag, score_images
 from trainer.corpus import Corpus, read_sound
 from trainer.predict import Predictor, predict
@@ -110,6 +110,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = make_run(folder / "run", corpus)
     choose_bag(run)
     tune(run, corpus)
+    finish(run)
     return Run.open(folder / "run")
 
 
