@@ -115,6 +115,20 @@ def test_what_is_done_is_not_done_again(distilled: Path, finished: Path) -> None
     assert [path.stat().st_mtime_ns for path in files] == before
 
 
+def test_damaged_weights_are_not_used_and_are_learnt_again(distilled: Path, finished: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(distilled, tmp_path / "run"))
+    path = run / "student" / "weights.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    opened = Run.open(run)
+    info = read_student(opened)
+    assert info is not None
+    with pytest.raises(CorpusError, match=r"weights\.safetensors: is missing or damaged.*; run: .* distil"):
+        load_student(opened, info)
+    distil(_options(finished, run), _QUIET)
+    assert path.read_bytes() == content
+
+
 def test_killed_twice_it_comes_out_the_same(distilled: Path, finished: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished / "run", tmp_path / "run"))
     for sign in ("views/000.npy", "checkpoint.safetensors"):

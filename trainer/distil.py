@@ -43,6 +43,7 @@ from trainer.student import (
     StudentInfo,
     fit_student,
     forget_checkpoint,
+    is_whole,
     judged_by,
     load_student,
     read_student,
@@ -128,9 +129,9 @@ class _Distil:
         return info
 
     def _there(self, inputs: str) -> StudentInfo | None:
-        """A student that has learnt all this already, whether its margins still hold or not."""
+        """A student that has learnt all this already and is as it was left, whether its margins still hold or not."""
         info = read_student(self.run, stale=True)
-        return info if info is not None and info.inputs == inputs else None
+        return info if info is not None and info.inputs == inputs and is_whole(self.run, info) else None
 
     def _lessons(self, sound: Sound) -> Lessons:
         """What there is to learn; without the run's backgrounds pink noise is mixed in."""

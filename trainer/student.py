@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from edge.contract.bundle import file_sha256
 from edge.contract.errors import ConfigError, CorpusError
 from edge.contract.strict import Refused, parse
 from trainer.cascade import MARGIN_MAX
@@ -48,6 +49,7 @@ class StudentInfo:
     loss: float  # mean binary cross-entropy of the last epoch; it cannot fall below the entropy of the targets
     inputs: str
     judged: str = ""
+    weights: str = ""  # SHA-256 of its file; earlier versions noted none
     below: float = MARGIN_MAX  # logits
     above: float = MARGIN_MAX
     agreement: float = 1.0  # of the cascade with the bag, on recordings held out, with margins chosen on others
@@ -79,8 +81,17 @@ def read_student(run: Run, stale: bool = False) -> StudentInfo | None:
     return info
 
 
+def is_whole(run: Run, info: StudentInfo) -> bool:
+    """Whether the weights are there, as they were trained."""
+    path = run.folder / FOLDER / WEIGHTS
+    return path.is_file() and info.weights in ("", file_sha256(path))
+
+
 def load_student(run: Run, info: StudentInfo) -> nn.Module:
     """Its network: eval, CPU, float32. Raises CorpusError naming the file."""
+    if not is_whole(run, info):
+        path = run.folder / FOLDER / WEIGHTS
+        raise CorpusError(f"{path}: is missing or damaged: it is not what was trained; run: python -m trainer distil")
     network = build_network(info.architecture, info.classes, stem_pool=info.stem_pool, normalise=info.normalise)
     read_weights(run.folder / FOLDER / WEIGHTS, network)
     return network.eval()
@@ -143,6 +154,7 @@ def fit_student(
         seconds=round(sum(row[2] for row in history), 1),
         loss=round(history[-1][1], 6),
         inputs=inputs,
+        weights=file_sha256(folder / WEIGHTS),
     )
 
 
