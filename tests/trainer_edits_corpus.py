@@ -131,7 +131,11 @@ def names_corrected(ground: Ground, chance: random.Random) -> Touched | None:
 
     before = ground.rows()
     ground.edit(METADATA, change)
-    return Touched(frozenset({"report"}), COUNTED) if ground.rows() != before else None
+    first = next(
+        found for found in before if found["primary_label"] == code
+    )  # a species has the names of its first row
+    must = frozenset({"report"}) if first[key] != f"Other {code}" else NOTHING
+    return Touched(must, COUNTED) if ground.rows() != before else None
 
 
 @edit
