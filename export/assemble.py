@@ -72,6 +72,7 @@ def assemble(
         if half and student_scores is not None:
             halved |= _halve_members(work, [_STUDENT], student_scores[None])
         _write_probe(run, work, members, member_scores, student_scores, has_prior)
+        run.require_unchanged()
         manifest = _manifest(run, members, student, halved, has_prior, per_kind)
         bundle = seal_bundle(work, _with_int8(run, work, manifest, progress) if int8 else manifest)
     return Bundle(folder, bundle.manifest, bundle.taxonomy)

@@ -1,6 +1,7 @@
 """A submission from a finished run says what the station says of the same recordings with the exported bundle."""
 
 import csv
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -101,8 +102,8 @@ def _amid(scores: np.ndarray) -> float:
     return float(middle[gap : gap + 2].mean())
 
 
-def _set_thresholds(run: Run, soundscapes: Path) -> None:
-    """Thresholds that some windows pass and others do not."""
+def _set_thresholds(run: Run, soundscapes: Path) -> Run:
+    """The run with thresholds that some windows pass and others do not."""
     predictor = Predictor(run)
     prior = predictor.prior((10.0, -100.0), date(2019, 6, 10))
     with_prior = predictor.scores(soundscapes / "7_SSW_20190610.ogg", prior)[1]
@@ -111,11 +112,13 @@ def _set_thresholds(run: Run, soundscapes: Path) -> None:
     cut = Thresholds(0.5, _amid(np.concatenate(alone).max(axis=1)), own)
     run.write_tuning(replace(run.tuning(), thresholds=cut))
     enter(run, "tune")
+    return Run.open(run.folder)
 
 
 @pytest.mark.slow
 def test_the_submission_is_what_the_station_detects(finished: Run, soundscapes: Path, tmp_path: Path) -> None:
-    _set_thresholds(finished, soundscapes)
+    copied = Run(Path(shutil.copytree(finished.folder, tmp_path / "run")))
+    finished = _set_thresholds(copied, soundscapes)
     (tmp_path / "sites.csv").write_text(SITES)
     told = predict(Predictor(finished), soundscapes, tmp_path / "out.csv", tmp_path / "sites.csv", lambda *_: None)
     assert (told.soundscapes, told.rows, told.without_prior) == (4, 7 + 4 + 4 + 1, 3)

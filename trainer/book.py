@@ -103,10 +103,13 @@ class Book:
             self._write(pages.stages, {**pages.kept, name: value})
 
     def forget_damaged(self) -> str:
-        """Begin a new book where this one cannot be read; returns why it cannot, else an empty text."""
+        """Begin a new book where this one is damaged; returns in what way, else an empty text. Raises CorpusError if
+        the file cannot be read at all."""
         try:
             self._read()
         except CorpusError as error:
+            if isinstance(error.__cause__, OSError):
+                raise
             self._write({}, {})
             return str(error)
         return ""
@@ -150,6 +153,10 @@ class Book:
             if name not in unread and self.contents.of(self._folder / name) != sha256
         ]
 
+    def missing(self, stage: str) -> bool:
+        """Whether all that is wrong with what a stage left is that it is not there any more."""
+        return all(not (self._folder / name).exists() for name in self.damaged(stage))
+
     def told(self, damaged: list[str]) -> str:
         """One line on files that `damaged` has found."""
         name = damaged[0]
@@ -167,6 +174,9 @@ class Book:
         """Raise CorpusError naming the first stage that is missing, damaged, or made from other parts than lie in the
         run, whose recipe is this. Files that are `unread` may be missing."""
         stages = self._read().stages
+        for name in STAGES:
+            if name not in FINISHED and self.damaged(name) and not self.missing(name):
+                raise CorpusError(f"{self._folder}: {self.told(self.damaged(name))}; {ALL_STAGES}")
         for name in FINISHED:
             if name not in stages:
                 raise CorpusError(f"{self._folder}: not finished: stage {name} is missing; {ALL_STAGES}")

@@ -120,7 +120,7 @@ def _spectrograms_result(run: Run) -> Result:
 
 def _fit_cnn(work: Work, made_from: Parts) -> None:
     run, asked = work.run, work.options
-    inputs = digest(made_from)
+    inputs = digest({part: found for part, found in made_from.items() if part != "recipe.members"})
     for architecture in sorted({m.architecture for m in run.recipe.members if m.clip_crops > 1}):
         check_clips(architecture)
     work.require_weights()
@@ -139,7 +139,7 @@ def _fit_cnn(work: Work, made_from: Parts) -> None:
         workplace=Workplace.of(asked.device, asked.devices, asked.cluster, asked.jobs, asked.threads),
         weights=asked.weights,
         console=work.console,
-        note=lambda: work.tell(inputs),
+        note=lambda: work.tell(digest(made_from)),
         details=asked.details,
     )
     _out_of_fold(work)

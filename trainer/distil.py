@@ -20,6 +20,7 @@ from torch import nn
 
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, front_end
 from edge.contract.blend import Scores, acoustic_scores
+from edge.contract.bundle import file_sha256
 from edge.contract.errors import ConfigError
 from edge.contract.metrics import interval
 from trainer.backgrounds import FILE as BACKGROUNDS
@@ -124,6 +125,7 @@ class _Distil:
         learnt = self._learn(lessons, views, asked_for, inputs) if there is None else there
         info = self._judge(sound, views, learnt)
         write_json(self.folder / FILE, asdict(info))
+        run.book.keep(FOLDER, file_sha256(self.folder / FILE))
         forget_checkpoint(self.folder)
         self.console.print(_table(info), *_warnings(info), sep="\n", highlight=False)
         return info

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,8 +13,10 @@ from rich.markup import escape
 from edge.contract.errors import ConfigError, CorpusError
 from trainer import cluster
 from trainer.dataset import CropSet, images_line
+from trainer.files import digest
 from trainer.member import Task, fit_member, member_line, read_history
 from trainer.model import check_architecture, find_weights
+from trainer.recipe import MemberRecipe
 from trainer.run import MemberInfo, Run
 from trainer.spectrograms import Spectrograms
 from trainer.workers import POLL_S, progress_bar, worker_pool
@@ -80,15 +82,16 @@ def fit_members(
     note: Callable[[], None] = lambda: None,
     details: bool = False,
 ) -> int:
-    """Train the members that are missing; returns how many were. `inputs` is the digest of what they are trained from:
-    spectrograms, folds, labels. `note` is called after every epoch of any member; `details` says more of each."""
+    """Train the members that are missing; returns how many were. `inputs` is the digest of what they are trained from,
+    but for their own recipes: spectrograms, folds, labels. `note` is called after every epoch of any member; `details`
+    says more of each."""
     recipe = run.recipe
     devices = workplace.devices[: len(run.wanted())]
     spare = max(1, workplace.cores // len(devices))
     threads = _threads(run, workplace, spare, console)
     folder, weights = run.folder.resolve(), weights.resolve() if weights else None  # workers may start elsewhere
     tasks = [
-        Task(folder, kind, fold, seed, crops, inputs, devices[0], threads, weights)
+        Task(folder, kind, fold, seed, crops, _of_kind(inputs, kind), devices[0], threads, weights)
         for fold in range(recipe.folds.count)
         for kind in recipe.members
         for seed in kind.seeds
@@ -116,6 +119,12 @@ def fit_members(
         console.print(f"{trained}, {where}", highlight=False)
         _train_all(run, missing, rounds, console, note, details)
     return len(missing)
+
+
+def _of_kind(inputs: str, kind: MemberRecipe) -> str:
+    """Digest of what a member of this kind is trained from; other kinds and seeds do not touch it."""
+    own = {key: value for key, value in asdict(kind).items() if key != "seeds"}
+    return digest(inputs, own)
 
 
 def _threads(run: Run, workplace: Workplace, spare: int, console: Console) -> int:

@@ -5,6 +5,7 @@ so are the backgrounds; files that are the same sound go to one side whole. What
 tell; a second bird behind a call is not known and not labelled. Knows no network.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -57,7 +58,7 @@ class MixOptions:
             raise ConfigError(f"--hold-out: expected a share between 0 and 1, found {self.hold_out:g}")
         if self.soundscapes < 1 or self.minutes < 1:
             raise ConfigError(f"--soundscapes, --minutes: expected 1 or more, found {self.soundscapes}, {self.minutes}")
-        if self.snr_db[0] > self.snr_db[1]:
+        if not self.snr_db[0] <= self.snr_db[1] or not all(map(math.isfinite, self.snr_db)):
             raise ConfigError(f"--snr: expected LOW HIGH, found {self.snr_db[0]:g} {self.snr_db[1]:g}")
 
 

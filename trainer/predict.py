@@ -56,12 +56,16 @@ class Predictor:
     """A finished run's bag, with all that was tuned."""
 
     def __init__(self, run: Run, device: str = "auto") -> None:
-        bag, self._tuning = run.bag(), run.tuning()
+        self._run, bag, self._tuning = run, run.bag(), run.tuning()
         self.codes, self._taxonomy, self._metadata = run.taxonomy.codes, run.taxonomy, run.metadata()
         self._kinds = [member.kind for member in bag]
         self._networks = [run.load_network(member.name).to(choose_device(device)) for member in bag]
         self._thresholds, self._thresholds_alone = thresholds_of(run)
         self.lost: list[str] = []  # a line for each recording so far of which sound was lost
+
+    def require_unchanged(self) -> None:
+        """Raise CorpusError if the run was trained on since it was opened."""
+        self._run.require_unchanged()
 
     def prior(self, place: Place, day: date | None) -> Scores | None:
         """Species probabilities `(1, species)` of a place and day; None if one of them is not known."""
@@ -129,6 +133,7 @@ def predict(
             f"{folder}: soundscapes: expected one that can be read, found none of {len(files)}: {some_of(unreadable)}; "
             "put whole files there and type the same again"
         )
+    predictor.require_unchanged()
     write_csv(out, COLUMNS, rows)
     calls = sum(birds != NOCALL for _, birds in rows)
     return Predicted(

@@ -21,8 +21,9 @@ from edge.contract.folders import entries_of, holds_nothing
 from edge.contract.strict import Refused, parse
 from edge.contract.taxonomy import Taxonomy
 from trainer.book import ALL_STAGES, Book, versions
+from trainer.book import FILE as BOOK
 from trainer.checkpoint import read_weights
-from trainer.files import read_json, read_npz, replacing, write_json
+from trainer.files import digest, read_json, read_npz, replacing, write_json
 from trainer.model import build_network
 from trainer.recipe import Normalise, Recipe, read_recipe
 
@@ -108,6 +109,7 @@ class _Facts:
     data: str  # name of the corpus
     created: str  # ISO 8601
     versions: Mapping[str, str]
+    species: str | None = None  # SHA-256 of taxonomy.csv
 
     def __post_init__(self) -> None:
         try:
@@ -134,6 +136,10 @@ class Run:
             self._facts: _Facts = parse(_Facts, raw)
         except Refused as error:
             raise CorpusError(f"{folder / _FACTS}: {error}") from None
+        path = folder / _SPECIES
+        if self._facts.species and path.is_file() and file_sha256(path) != self._facts.species:
+            raise CorpusError(f"{path}: is damaged: it is not what the run began with; choose another folder")
+        self._opened = digest(folder / BOOK)
         try:
             self.taxonomy = Taxonomy.read_csv(folder / _SPECIES)
         except BundleError as error:
@@ -151,7 +157,8 @@ class Run:
             created = datetime.now(timezone.utc).isoformat(timespec="seconds")
             write_json(
                 folder / _FACTS,
-                {"schema": SCHEMA, "data": corpus_name, "created": created, "versions": versions()},
+                {"schema": SCHEMA, "data": corpus_name, "created": created, "versions": versions()}
+                | {"species": file_sha256(folder / _SPECIES)},
             )
         run = cls(folder)
         if run.schema != SCHEMA:
@@ -185,6 +192,11 @@ class Run:
                     raise CorpusError(f"{folder}: not finished: {name} is missing; {ALL_STAGES}")
         run.bag()
         return run
+
+    def require_unchanged(self) -> None:
+        """Raise CorpusError if a trainer was at work since this run was opened: what was read may not fit together."""
+        if digest(self.folder / BOOK) != self._opened:
+            raise CorpusError(f"{self.folder}: was trained on while it was read; run the same command again")
 
     # members
 
@@ -279,7 +291,7 @@ class Run:
         """Of the corpus, where check-data has counted the one that the members were trained on."""
         entries = self.book.entries()
         parts = [entries[name].made_from.get("sound") for name in ("check-data", "spectrograms") if name in entries]
-        if len(parts) == 2 and parts[0] != parts[1]:
+        if (len(parts) == 2 and parts[0] != parts[1]) or self.book.damaged("check-data"):
             return {}
         if "check-data" not in entries or self.book.damaged("check-data"):
             return {}

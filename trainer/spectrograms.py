@@ -32,7 +32,7 @@ from edge.contract.audio import (
 )
 from edge.contract.bundle import file_sha256
 from edge.contract.errors import CorpusError, RecordingError
-from trainer.contents import Contents
+from trainer.contents import ABSENT, UNREADABLE, Contents
 from trainer.corpus import Audio, Recording, probe_audio, read_sound
 from trainer.files import digest, map_npy, read_csv, read_json, read_npy, write_csv, write_json
 from trainer.workers import progress_bar, worker_pool
@@ -211,8 +211,9 @@ def _plan(
     sounds = contents.of_all([r.path for r in recordings], console, "sound")
     for r, sound in zip(recordings, sounds, strict=True):
         audio = audios.get(r.recording)
-        if audio is None or audio.problem:
-            skipped.append((r.recording, audio.problem if audio else "audio file missing"))
+        if audio is None or audio.problem or sound in (ABSENT, UNREADABLE):
+            unread = f"{r.path.name}: cannot be read"
+            skipped.append((r.recording, audio.problem or unread if audio else "audio file missing"))
             continue
         count = crop_count(audio.samples, crops_max)
         plan.append((Entry(r.recording, r.primary_label, first, count, sound, ""), r.path))

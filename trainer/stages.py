@@ -33,7 +33,7 @@ from trainer.soundscape_scores import require_readable
 from trainer.spectrograms import IMAGES, RANGES
 from trainer.tracking import tracking
 from trainer.verdict import tell_cautions
-from trainer.work import Options, Parts, Work
+from trainer.work import NONE, Options, Parts, Work
 
 __all__ = ["STAGES", "Options", "alone", "run_stages", "stage_table", "tell_cautions"]
 
@@ -109,6 +109,8 @@ class _Chain:
         """Do what is not done of these, in order."""
         self._require_rasters(names)
         self._check_rasters(names)
+        if self.work.options.rasters is not None and "fit-metadata" in names:
+            self.book.keep("rasters", self.work.rasters())  # should this start end before that stage
         try:
             for name in names:
                 self._one(_STAGE[name])
@@ -204,7 +206,8 @@ class _Chain:
 
 def _stays(work: Work) -> bool:
     """Whether the run has a metadata model and nothing is said of its rasters."""
-    return work.options.rasters is None and not work.options.no_rasters and work.run.metadata() is not None
+    kept = work.run.metadata() is not None or work.run.book.kept("rasters") not in (None, NONE)
+    return work.options.rasters is None and not work.options.no_rasters and kept
 
 
 def _went_in(work: Work, stage: Stage) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Knows no labels and no thresholds; how far it can be trusted is cascade.py's to 
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,8 @@ class StudentInfo:
 
 
 def judged_by(run: Run) -> str:
-    """Digest of the bag and of what tuning chose: margins hold for these."""
-    return digest(run.folder / "bag.json", run.folder / "tune.json", *weights_of_bag(run))
+    """Digest of the bag, of what tuning chose and of the recipe for the student: margins hold for these."""
+    return digest(run.folder / "bag.json", run.folder / "tune.json", *weights_of_bag(run), asdict(run.recipe.student))
 
 
 def weights_of_bag(run: Run) -> list[Path]:
@@ -72,6 +72,11 @@ def read_student(run: Run, stale: bool = False) -> StudentInfo | None:
     path = run.folder / FOLDER / FILE
     if not path.is_file():
         return None
+    kept = run.book.kept(FOLDER)
+    if kept is not None and file_sha256(path) != kept:
+        if stale:
+            return None
+        raise CorpusError(f"{path}: is damaged: it is not what distil left; run: python -m trainer distil")
     try:
         info: StudentInfo = parse(StudentInfo, read_json(path))
     except Refused as error:

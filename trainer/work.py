@@ -5,6 +5,7 @@ recipe, of what earlier stages left. What an option does not say is what the run
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from edge.contract.errors import ConfigError, CorpusError
 from edge.contract.folders import passed_over
 from edge.contract.place import RASTERS
 from trainer.backgrounds import FILE as BACKGROUNDS
-from trainer.backgrounds import background_source, wants_backgrounds, wants_folder
+from trainer.backgrounds import background_source, read_backgrounds, wants_backgrounds, wants_folder
 from trainer.contents import ABSENT
 from trainer.corpus import Corpus, Recording
 from trainer.files import digest
@@ -171,16 +172,18 @@ class Work:
         if not wants_backgrounds(recipe):
             return NONE
         folder = self.options.nocall if wants_folder(recipe) else None
-        kept, path = book.kept("backgrounds"), self.run.folder / BACKGROUNDS
-        if folder is not None or kept in (None, NONE):
+        if folder is not None:
             found: str = self._once("backgrounds", lambda: background_source(folder, book.contents))
             return found
-        if kept != background_source(None, book.contents):
-            damaged = BACKGROUNDS in book.damaged("spectrograms")
-            if damaged or not path.is_file():
-                raise CorpusError(
-                    f"{path}: {'is damaged' if damaged else 'is missing'}; give its folder again: --nocall FOLDER"
-                )
+        path, pink = self.run.folder / BACKGROUNDS, background_source(None, book.contents)
+        there: str | None = None
+        with suppress(CorpusError):
+            there = read_backgrounds(path).source if path.is_file() else None
+        kept = book.kept("backgrounds")
+        kept = there or pink if kept in (None, NONE) else kept
+        if kept != pink and (there != kept or BACKGROUNDS in book.damaged("spectrograms")):
+            why = "is missing" if not path.is_file() else "is damaged, or of another folder than the run's"
+            raise CorpusError(f"{path}: {why}; give the folder again: --nocall FOLDER")
         return str(kept)
 
     def weights(self) -> str:
