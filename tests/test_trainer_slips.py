@@ -1,6 +1,7 @@
 """What a person's slip makes of a corpus, a run or a terminal: it is named, counted or refused, and nothing hangs."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from edge.contract.errors import BirdstationError, ConfigError, CorpusError
 from tests import HANGS_S
 from tests.trainer_corpus import CODES
 from tests.trainer_corpus import make_corpus as make_sounding_corpus
-from tests.trainer_run import finish, make_corpus, make_run
+from tests.trainer_run import enter, finish, make_corpus, make_run
 from trainer.bag import choose_bag
 from trainer.check import check_data
 from trainer.contents import UNREADABLE, Contents
@@ -117,3 +118,44 @@ def test_a_terminal_that_knows_few_signs_gets_question_marks(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert "recordings readable" in done.stdout
     assert done.stdout.isascii()
+
+
+def test_a_training_meanwhile_is_noticed(finished: Run, tmp_path: Path) -> None:
+    """An export that was begun before it would hold networks of both."""
+    run = Run.open(Path(shutil.copytree(finished.folder, tmp_path / "run")))
+    run.require_unchanged()
+    Run(run.folder).book.begin("tune")
+    with pytest.raises(CorpusError, match="was trained on while it was read; run the same command again"):
+        run.require_unchanged()
+
+
+def test_species_that_changed_places_are_noticed(finished: Run, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished.folder, tmp_path / "run"))
+    header, first, second, *others = (run / "taxonomy.csv").read_text().splitlines()
+    (run / "taxonomy.csv").write_text("\n".join([header, second, first, *others]) + "\n")
+    with pytest.raises(
+        CorpusError, match=r"taxonomy\.csv: is damaged: its species are not those that the run began with"
+    ):
+        Run.open(run)
+
+
+def test_counts_that_were_edited_are_not_exported(finished: Run, tmp_path: Path) -> None:
+    run = Run(Path(shutil.copytree(finished.folder, tmp_path / "run")))
+    enter(run, "check-data")
+    Run.open(run.folder)
+    write_json(run.folder / "check.json", read_json(run.folder / "check.json") | {"counts": {"recordings": 10**6}})
+    with pytest.raises(CorpusError, match=r"check\.json is damaged"):
+        Run.open(run.folder)
+    (run.folder / "check.json").unlink()
+    assert Run.open(run.folder).provenance()["counts"] == {}
+
+
+def test_a_book_that_cannot_be_read_is_not_begun_anew(finished: Run, tmp_path: Path) -> None:
+    run = Run(Path(shutil.copytree(finished.folder, tmp_path / "run")))
+    (run.folder / "stages.json").unlink()
+    (run.folder / "stages.json").symlink_to("stages.json")  # root may read whatever its rights are
+    assert run.book.forget_damaged() == ""
+    (run.folder / "stages.json").unlink()
+    (run.folder / "stages.json").write_text("{")
+    assert "stages.json" in run.book.forget_damaged()
+    assert run.book.entries() == {}

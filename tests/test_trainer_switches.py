@@ -2,13 +2,14 @@
 
 import dataclasses
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 
-from edge.contract.errors import ConfigError
+from edge.contract.errors import ConfigError, CorpusError
 from tests.conftest import hiss, write_sound
 from tests.trainer_corpus import make_corpus
 from trainer.backgrounds import FILE as BACKGROUNDS
@@ -179,6 +180,27 @@ def test_other_backgrounds_are_another_training(run: Run, nocall: Path, tmp_path
     write_sound(tmp_path / "other.wav", hiss(5.0, 0.05, 9))
     assert background_source(tmp_path, Contents()) != used
     assert background_source(None, Contents()) != used
+
+
+@pytest.mark.parametrize("lost", ["the file", "the folder it was made of"])
+def test_backgrounds_that_are_gone_are_asked_for_and_not_replaced(
+    run: Run, data: Path, tmp_path: Path, lost: str
+) -> None:
+    """By pink noise, that is: a start with another folder that was killed leaves the file of the one before."""
+    copied = Run(Path(shutil.copytree(run.folder, tmp_path / "run")))
+    if lost == "the file":
+        (copied.folder / BACKGROUNDS).unlink()
+    else:
+        copied.book.keep("backgrounds", "another folder's")
+    with pytest.raises((ConfigError, CorpusError), match="--nocall"):
+        run_stages(options(data, copied.folder, ALL_ON, None), ("spectrograms",), QUIET)
+
+
+def test_a_lost_book_takes_the_backgrounds_that_are_there(run: Run, data: Path, tmp_path: Path) -> None:
+    copied = Run(Path(shutil.copytree(run.folder, tmp_path / "run")))
+    (copied.folder / "stages.json").unlink()
+    run_stages(options(data, copied.folder, ALL_ON, None), ("folds", "spectrograms"), QUIET)
+    assert (copied.folder / BACKGROUNDS).read_bytes() == (run.folder / BACKGROUNDS).read_bytes()
 
 
 def test_clips_want_feature_maps(data: Path, tmp_path: Path) -> None:

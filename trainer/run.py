@@ -109,7 +109,7 @@ class _Facts:
     data: str  # name of the corpus
     created: str  # ISO 8601
     versions: Mapping[str, str]
-    species: str | None = None  # SHA-256 of taxonomy.csv
+    species: str | None = None  # digest of the taxonomy
 
     def __post_init__(self) -> None:
         try:
@@ -136,14 +136,14 @@ class Run:
             self._facts: _Facts = parse(_Facts, raw)
         except Refused as error:
             raise CorpusError(f"{folder / _FACTS}: {error}") from None
-        path = folder / _SPECIES
-        if self._facts.species and path.is_file() and file_sha256(path) != self._facts.species:
-            raise CorpusError(f"{path}: is damaged: it is not what the run began with; choose another folder")
         self._opened = digest(folder / BOOK)
         try:
             self.taxonomy = Taxonomy.read_csv(folder / _SPECIES)
         except BundleError as error:
             raise CorpusError(str(error)) from error
+        if self._facts.species not in (None, self.taxonomy.digest):
+            where = folder / _SPECIES
+            raise CorpusError(f"{where}: is damaged: its species are not those that the run began with; put it back")
 
     @classmethod
     def create(cls, folder: Path, recipe: Recipe, corpus_name: str, taxonomy: Taxonomy) -> "Run":
@@ -158,7 +158,7 @@ class Run:
             write_json(
                 folder / _FACTS,
                 {"schema": SCHEMA, "data": corpus_name, "created": created, "versions": versions()}
-                | {"species": file_sha256(folder / _SPECIES)},
+                | {"species": taxonomy.digest},
             )
         run = cls(folder)
         if run.schema != SCHEMA:
