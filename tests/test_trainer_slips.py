@@ -53,9 +53,9 @@ def test_a_recording_that_is_no_file_is_counted_and_not_waited_for(odd: Callable
 @pytest.mark.parametrize("odd", [pipe, Path.mkdir])
 def test_a_recipe_that_is_no_file_is_said(odd: Callable[[Path], None], tmp_path: Path) -> None:
     odd(tmp_path / "mine.yaml")
-    with pytest.raises(ConfigError, match=r"mine\.yaml: expected a recipe in YAML, found something that is no file"):
+    with pytest.raises(ConfigError, match=r"mine\.yaml: expected a recipe in YAML, found no file"):
         find_recipe(str(tmp_path / "mine.yaml"))
-    with pytest.raises(ConfigError, match=r"other\.yaml: expected a recipe in YAML, found no such file"):
+    with pytest.raises(ConfigError, match=r"other\.yaml: expected a recipe in YAML, found nothing there"):
         find_recipe(str(tmp_path / "other.yaml"))
 
 

@@ -381,11 +381,9 @@ def find_recipe(name_or_path: str) -> Recipe:
         return read_recipe(RECIPES / f"{name_or_path}.yaml")
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
-        allowed = f"{', '.join(recipe_names())} or the path of a .yaml file"
-        raise ConfigError(f"recipe {name_or_path!r}: unknown; allowed: {allowed}")
+        raise ConfigError(f"recipe {name_or_path!r}: unknown; allowed: {', '.join(recipe_names())} or FILE.yaml")
     if not path.is_file():
-        found = "something that is no file" if path.exists() else "no such file"
-        raise ConfigError(f"{path}: expected a recipe in YAML, found {found}")
+        raise ConfigError(f"{path}: expected a recipe in YAML, found {'no file' if path.exists() else 'nothing there'}")
     return read_recipe(path)
 
 
