@@ -113,4 +113,8 @@ def test_counts_of_a_damaged_file_are_not_told(ground: Ground) -> None:
     path = ground.out / "check.json"
     assert Run.open(ground.out).provenance()["counts"]["recordings"] == 60
     path.write_text(path.read_text().replace("60", "61"))
+    with pytest.raises(CorpusError, match=r"check\.json is damaged: it is not what the stage left"):
+        Run.open(ground.out)
+    assert Run(ground.out).provenance()["counts"] == {}
+    path.unlink()
     assert Run.open(ground.out).provenance()["counts"] == {}
