@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edge.contract.taxonomy import Species, Taxonomy
@@ -49,6 +49,7 @@ def test_where_nothing_calls_the_labels_go_down_to_other() -> None:
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=3), st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3))
 def test_targets_stay_between_other_and_the_label(values: list[float], p: list[float]) -> None:
     """Smoothing: every cell is primary, secondary or other; calls only pull the first two towards other."""
+    assume(values[2] < values[0])  # a recipe says so
     found, labels = crops({"aaa1": [1], "bbb1": [1, 1]}, ("ccc1",)), LabelRecipe(*values)
     plain = targets(found, np.arange(3), labels)
     assert np.array_equal(np.unique(plain), np.unique(np.array(values, np.float32)))
