@@ -40,6 +40,7 @@ from trainer.sweep import Rows
 
 _BLOCK_S = 5
 _BATCH = 64  # windows at once; the last bit of a score may hang on how many share its batch
+_PART = 16  # of a batch in a network at once: memory. Fewer would change last bits on a CPU, so many or more do not
 _NAMED_MAX = 5
 
 
@@ -83,7 +84,8 @@ def hear(
 
     parts = [np.zeros((len(set(kinds)), 0, species), np.float32)]
     for batch in _batches(images()):
-        parts.append(kind_means(score_images(networks, batch, _BATCH), kinds)[1])
+        for part in _parts(batch):
+            parts.append(kind_means(score_images(networks, part, _BATCH), kinds)[1])
     first = spans[paddings[0]]
     if any(found != first for found in spans.values()):
         raise RecordingError(path, "changed while it was read")
@@ -95,6 +97,11 @@ def _batches(images: Iterable[Input]) -> Iterator[Input]:
     rest = iter(images)
     while batch := list(islice(rest, _BATCH)):
         yield np.stack(batch)
+
+
+def _parts(batch: Input) -> list[Input]:
+    """A batch in parts of 16, of which the last has up to 31."""
+    return np.split(batch, range(_PART, len(batch) - _PART + 1, _PART))
 
 
 @dataclass(frozen=True)
