@@ -20,6 +20,7 @@ from edge.types import ClockState, utc_text
 SILENT_S_MAX = 30.0  # without sound that should be heard; a card that is opened anew takes a few seconds
 BROKER_AWAY_S_MAX = 600.0
 DISK_FREE_MB_MIN = 200.0
+STORE_ADVICE = "make room on the disk or let the station write to its state folder"
 
 State = Literal["ok", "degraded", "failing"]
 STATES: tuple[State, ...] = ("ok", "degraded", "failing")
@@ -91,6 +92,8 @@ class Facts:
     silent_s: float = 0.0  # so long without sound that should be heard; 0: there is some, or the station rests
     source_problem: str | None = None  # of the microphone or the watched folder
     store_problem: str | None = None
+    store_advice: str = ""  # what a person can do about it
+    record_problem: str | None = None  # of a record that is written, but was damaged or another file for a while
     clips_problem: str | None = None
     runtime_problem: str | None = None  # why it is not the best runtime that this machine could have
     broker_away_s: float = 0.0
@@ -123,8 +126,8 @@ def _failing(health: Health, facts: Facts) -> Iterator[str]:
         )
     if facts.store_problem:
         yield (
-            f"Detections cannot be stored ({facts.store_problem}): make room on the disk or let the station write to "
-            "its state folder. Listening continues; sound that cannot be stored is counted as lost."
+            f"Detections cannot be stored ({facts.store_problem}): {facts.store_advice or STORE_ADVICE}. "
+            "Listening continues; sound that cannot be stored is counted as lost."
         )
 
 
@@ -147,6 +150,8 @@ def _degraded(health: Health, facts: Facts) -> Iterator[str]:
             "The clock was not set since the station started, so times may be wrong: give it network, GPS or a clock "
             "with a battery; `birdstation clock fix` corrects the rows afterwards."
         )
+    if facts.record_problem:
+        yield f"The record: {facts.record_problem}."
     yield from _disk_problems(health, facts)
     if health.mqtt:
         yield from _mqtt_problems(health.mqtt, facts)

@@ -13,12 +13,11 @@ from pathlib import Path
 from edge.analysis import Found
 from edge.contract.bundle import Bundle
 from edge.contract.errors import StoreError
+from edge.store.open_record import OpenRecord
 from edge.store.record import Store
-from edge.store.salvage import sound_database
 from edge.types import GapRow, RecordingRow
 
 WAITING_MAX = 20_000  # entries; a live station makes one every few seconds
-_AGAIN_S = 5.0
 
 Entry = Callable[[Store], object]
 log = logging.getLogger(__name__)
@@ -36,11 +35,11 @@ class Ledger:
     def __init__(self, database: Path, station: str, bundle: Bundle) -> None:
         self._database, self._station, self._bundle = database, station, bundle
         self._manifest = (bundle.folder / "manifest.json").read_text(encoding="utf8")  # its disk may go, too
-        self._store: Store | None = None
+        self.record = OpenRecord(database, self._enter_run)
+        self._open: tuple[str, Entry] | None = None  # the stretch that is heard, and how it begins
         self._waiting: deque[Entry] = deque()
         self._again_at = 0.0
         self.error: str | None = None
-        self.salvaged: str | None = None  # what was wrong with the database when it was opened
         self.flush()
 
     @property
@@ -55,21 +54,24 @@ class Ledger:
 
     def store(self) -> Store:
         """The open store. Raises StoreError if it cannot be had."""
-        if self._store is None:
-            self.salvaged = sound_database(self._database) or self.salvaged
-            store = Store(self._database, durable=True)
-            try:
-                store.add_bundle(self._bundle, self._manifest)
-                store.end_cut_off(self._station)
-            except StoreError:  # a store that is half begun is no store
-                store.close()
-                raise
-            self._store = store
-        return self._store
+        return self.record.store()
+
+    def _enter_run(self, store: Store) -> None:
+        """Into each file that is opened: what later entries refer to."""
+        store.add_bundle(self._bundle, self._manifest)
+        heard, begin = self._open or ("", None)
+        store.end_cut_off(self._station, but=heard)
+        if begin is not None and not store.rows("SELECT 1 FROM recordings WHERE id = ?", (heard,)):
+            begin(store)
 
     def begin(self, row: RecordingRow, analysis: str) -> None:
         """A stretch begins."""
-        self._enter(lambda store: store.begin(row, self._station, self._bundle.id, analysis))
+
+        def entry(store: Store) -> None:
+            store.begin(row, self._station, self._bundle.id, analysis)
+            self._open = (row.id, entry)
+
+        self._enter(entry)
 
     def found(self, found: Found) -> None:
         """A batch of windows: detections, messages and effort, in one transaction."""
@@ -86,7 +88,12 @@ class Ledger:
 
     def finish(self, row: RecordingRow, heard_s: float, windows: int) -> None:
         """A stretch has ended."""
-        self._enter(lambda store: store.finish(row.id, heard_s, windows, None))
+
+        def entry(store: Store) -> None:
+            store.finish(row.id, heard_s, windows, None)
+            self._open = None
+
+        self._enter(entry)
 
     def gap(self, gap: GapRow) -> None:
         """Sound that is missing; one that goes on is given again, longer."""
@@ -106,9 +113,9 @@ class Ledger:
         if not now and time.monotonic() < self._again_at:
             return
         try:
-            store = self.store()
+            self.store()
             while self._waiting:
-                self._waiting[0](store)
+                self._waiting[0](self.store())
                 self._waiting.popleft()
         except StoreError as error:
             self.failed(error)
@@ -118,17 +125,16 @@ class Ledger:
             self.error, self._again_at = None, 0.0
 
     def failed(self, error: StoreError) -> None:
-        """The store said no; it is asked again in a few seconds."""
+        """The store said no; it is asked again in a few seconds, at once if it only has to be opened anew."""
         if self.error is None:
             log.warning("%s; what is heard waits", error)
         self.error = str(error)
-        self._again_at = time.monotonic() + _AGAIN_S
+        self.record.failed(error)
+        self._again_at = time.monotonic() + self.record.again_s
 
     def close(self) -> None:
         """Try once more, and let go."""
         self.flush(now=True)
         if self._waiting:
             log.error("%s: %d entries could not be stored: %s", self._database, len(self._waiting), self.error)
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+        self.record.close()

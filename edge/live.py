@@ -266,7 +266,8 @@ class Live:
         self._write_gap(silence)
 
     def _note_absence(self) -> None:
-        """From what the record knows last until this began the station was off."""
+        """From what the record knows last until this began the station was off; where a repair has lost rows, nobody
+        knows."""
         try:
             last = self._ledger.store().last_known(self._config.station.id)
         except StoreError:
@@ -274,12 +275,14 @@ class Live:
         self._absence_noted = True
         since = _moment(last) if last else self._began
         if self._began > since:
+            lost = self._ledger.record.lost_rows
             row = GapRow(
                 id=stable_id(self._config.station.id, SOURCE, "off", utc_text(since)),
                 source=SOURCE,
                 start=since,
                 seconds=(self._began - since) / timedelta(seconds=1),
-                reason="off",
+                reason="store" if lost else "off",
+                detail="the record was damaged: what it said of this time is lost" if lost else "",
                 clock_state=self.clock.state,
                 boot=self._boot,
                 zone=self._config.zone,

@@ -115,6 +115,8 @@ class Vitals:
             silent_s=hearing.silent_s,
             source_problem=hearing.problem,
             store_problem=self._ledger.error,
+            store_advice=self._ledger.record.advice,
+            record_problem=self._ledger.record.problem,
             clips_problem=self._clips_trouble(),
             broker_away_s=now - self._broker_seen if publisher else 0.0,
             lost_hour_s=self._today.lost_hour_s,

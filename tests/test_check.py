@@ -276,6 +276,12 @@ def test_a_database_in_use_is_sound(tmp_path: Path, bundle_folder: Path) -> None
         check = one(check_database(config))
     assert check.verdict == "ok"
     assert check.figures["recordings"] == check.figures["pending"] == 0
+    (tmp_path / "s" / "station.db.damaged-20261128T120000.000000Z").touch()
+    (tmp_path / "s" / "station.db.damaged-20261128T120000.000000Z-wal").touch()
+    check = one(check_database(config))
+    assert check.verdict == "warning"
+    assert "salvaged: station.db.damaged-20261128T120000.000000Z beside it" in check.found
+    assert "move or delete" in check.advice
 
 
 def test_an_earlier_version_is_told_and_left(tmp_path: Path) -> None:

@@ -1,17 +1,22 @@
 """A damaged database: set aside, salvaged, never a reason not to start."""
 
+import os
+import signal
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlite_utils import Database
 
 from edge.contract.bundle import read_bundle
-from edge.contract.errors import StoreError
+from edge.contract.errors import DamagedError, StoreError
 from edge.store.record import Store
-from edge.store.salvage import sound_database
+from edge.store.salvage import set_aside, sound_database
 from edge.store.schema import first_schema, migrations
 from edge.types import Effort, Message, RecordingRow
 
@@ -60,7 +65,7 @@ def test_a_torn_page_costs_its_rows_and_no_more(tmp_path: Path, bundle_folder: P
     database.write_bytes(raw)
     said = sound_database(database)
     assert said is not None
-    assert "set aside as station.db.damaged-" in said
+    assert "set aside as station.db.damaged-" in said.said
     assert len(list(tmp_path.glob("station.db.damaged-*"))) == 1
     assert count(database, "recordings") == RECORDINGS
     assert RECORDINGS - 30 < count(database, "outbox") < RECORDINGS
@@ -153,3 +158,117 @@ def test_a_damaged_one_of_an_earlier_version_keeps_its_rows(tmp_path: Path) -> N
     assert "set aside" in str(sound_database(database))
     with Store(database) as store:
         assert store.rows("SELECT id, score, members, decided_by FROM detections") == [("d", 0.9, "[0.8, 0.95]", "bag")]
+
+
+def spoil(database: Path, *pages: int) -> bytes:
+    """Other bytes in these pages of the outbox's rows, counted from the end; returns the damaged file."""
+    with closing(sqlite3.connect(database)) as db:
+        size = db.execute("PRAGMA page_size").fetchone()[0]
+    raw = bytearray(database.read_bytes())
+    rows = [n for n in range(len(raw) // size) if raw[n * size : (n + 1) * size].count(b"xxxx") > 100]
+    for page in pages:
+        raw[rows[page] * size : (rows[page] + 1) * size] = b"\xa5" * size
+    database.write_bytes(raw)
+    return bytes(raw)
+
+
+def children(*bodies: Callable[[], object]) -> list[int]:
+    """Run each in a process of its own, all at once; returns how they ended."""
+    pids = []
+    for body in bodies:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                body()
+            finally:
+                os._exit(0)
+        pids.append(pid)
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+
+def killed_at(step: int, database: Path) -> None:
+    """Repair it, and die at this step of those that can be seen from outside."""
+    left = [step]
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def instead(*args: Any, **named: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*args, **named)
+
+        return instead
+
+    for module, name in ((os, "fsync"), (os, "link"), (os, "rename"), (os, "replace"), (os, "rmdir")):
+        setattr(module, name, counted(getattr(module, name)))
+    sqlite3.connect = counted(sqlite3.connect)
+    sound_database(database)
+
+
+def test_a_repair_that_is_killed_is_done_again(tmp_path: Path, bundle_folder: Path) -> None:
+    """At each of its steps; what was damaged is never lost, what could be read is there in the end, once."""
+    origin = tmp_path / "origin.db"
+    filled(origin, bundle_folder)
+    damaged = spoil(origin, 3)
+    ended: list[int] = []
+    while not ended or ended[-1] != 0:
+        folder = tmp_path / f"killed{len(ended)}"
+        folder.mkdir()
+        database = folder / "station.db"
+        database.write_bytes(damaged)
+        ended += children(partial(killed_at, len(ended) + 1, database))
+        again = sound_database(database)
+        assert again is None or "set aside" in again.said
+        assert sound_database(database) is None
+        kept = set_aside(database)
+        assert [file.read_bytes() == damaged for file in kept] == [True]
+        assert {p.name for p in folder.iterdir()} <= {"station.db", "station.db-wal", "station.db-shm", kept[0].name}
+        assert count(database, "recordings") == RECORDINGS
+        assert RECORDINGS - 30 < count(database, "outbox") < RECORDINGS
+    assert len(ended) > 8
+    assert set(ended[:-1]) == {-signal.SIGKILL}
+
+
+def test_programs_that_start_at_once_repair_once(tmp_path: Path, bundle_folder: Path) -> None:
+    database = tmp_path / "station.db"
+    filled(database, bundle_folder)
+    spoil(database, 3)
+    assert children(*[lambda: sound_database(database)] * 4) == [0] * 4
+    assert len(set_aside(database)) == 1
+    assert count(database, "recordings") == RECORDINGS
+
+
+def test_rows_between_two_damaged_pages_are_read(tmp_path: Path, bundle_folder: Path) -> None:
+    database = tmp_path / "station.db"
+    filled(database, bundle_folder)
+    spoil(database, 2, 12, 22)
+    said = sound_database(database)
+    assert said is not None
+    assert said.lost == 1
+    assert RECORDINGS - 3 * 15 < count(database, "outbox") < RECORDINGS
+
+
+def test_numbers_that_were_given_do_not_come_again(tmp_path: Path, bundle_folder: Path) -> None:
+    database = tmp_path / "station.db"
+    filled(database, bundle_folder)
+    spoil(database, -1)
+    assert sound_database(database) is not None
+    with Store(database) as store:
+        assert store.rows("SELECT max(seq) < ? FROM outbox", (RECORDINGS,)) == [(1,)]
+        assert store.rows("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'") == [(RECORDINGS,)]
+
+
+def test_without_room_it_stays_as_it_is_and_the_missing_is_told(
+    tmp_path: Path, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = tmp_path / "station.db"
+    filled(database, bundle_folder)
+    damaged = spoil(database, 3)
+    monkeypatch.setattr("edge.store.salvage._SPARE_BYTES", 1 << 60)
+    with pytest.raises(DamagedError, match=r"\d+ MB more are needed on its disk; make room") as refused:
+        sound_database(database)
+    assert "\n" not in str(refused.value)
+    assert database.read_bytes() == damaged
+    assert not set_aside(database)
+    monkeypatch.undo()
+    assert sound_database(database) is not None

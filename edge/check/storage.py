@@ -15,7 +15,7 @@ from edge.contract.errors import StoreError
 from edge.contract.rights import whose
 from edge.health import DISK_FREE_MB_MIN, health_folder
 from edge.machine import disk
-from edge.store.salvage import damage_of
+from edge.store.salvage import damage_of, set_aside
 from edge.store.schema import migrations
 from edge.types import utc_text
 
@@ -116,11 +116,16 @@ def check_database(config: Config) -> list[Check]:
     found += "".join(f", {count} {table}" for table, count in rows.items())
     found += f", last recording {last}" if last else ""
     found += "; of an earlier version, brought up when the station starts" if pending else ""
+    kept = [file.name for file in set_aside(path)]
     log_mb = _size(path.with_name(f"{path.name}-wal")) / 1e6
     figures: Figures = {"bytes": path.stat().st_size, "pending": pending, "last": last, **rows}
     if log_mb > _LOG_MB_MAX:
         found += f"; its write-ahead log has grown to {log_mb:.0f} MB, as it does while another program reads on and on"
         advice = "If lsof shows another program with station.db open, close it: the log grows until then."
+        return [Check("database", "warning", found, advice, figures=figures)]
+    if kept:
+        found += f"; it was damaged and salvaged: {', '.join(kept)} beside it"
+        advice = "See whether the disk wears out (dmesg), then move or delete the damaged file."
         return [Check("database", "warning", found, advice, figures=figures)]
     return [Check("database", "ok", found, figures=figures)]
 

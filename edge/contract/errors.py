@@ -9,6 +9,8 @@ BirdstationError
 ├── CaptureError     the microphone: opens the card again, for ever                 a Gap
 ├── EngineError      the recognizer: goes on with ONNX Runtime, health says so; a command by hand ends  exit 1
 ├── StoreError       the ledger: what was heard waits; a command by hand ends       exit 1
+│   ├── DamagedError the ledger: closes the database and repairs it
+│   └── GoneError    whoever has it open: opens what its name leads to now
 └── PublishError     the publisher: waits and tries again; never leaves it
 """
 
@@ -74,6 +76,14 @@ class EngineError(BirdstationError):
 
 class StoreError(BirdstationError):
     """The database cannot be read or written."""
+
+
+class DamagedError(StoreError):
+    """The database's pages are not what SQLite wrote; it wants repair, not patience."""
+
+
+class GoneError(StoreError):
+    """The database that is open has lost its name: it was moved, deleted or replaced."""
 
 
 class PublishError(BirdstationError):

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,6 +28,42 @@ def whose(path: Path) -> str:
             owner = there.stat().st_uid
             return "" if me in (0, owner) or _may_write(there) else _belongs(there, owner)
     return ""
+
+
+def hindrance(database: Path) -> str:
+    """Words to put behind an error of a database: which of its files, or of its folder, this user may not write, whose
+    it is, its mode, and what to type. Empty if it is not for rights that it fails."""
+    for suffix in ("", "-wal", "-shm"):
+        said = not_writable(database.with_name(database.name + suffix))
+        if said:
+            return said
+    return not_writable(database.absolute().parent) or whose(database)
+
+
+def not_writable(path: Path) -> str:
+    """The same for one file or folder; empty if it is not there, may be written, or cannot be looked at."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ""
+    if _may_write(path):
+        return ""
+    me, bits = os.geteuid(), "u+rwx" if path.is_dir() else "u+rw"
+    mode = f"mode {stat.S_IMODE(status.st_mode):04o}"
+    if status.st_uid == me:
+        return f"; {path} may not be written ({mode}, owner {_name(me)}): type `chmod {bits} {path}`"
+    with suppress(OSError):
+        if not path.is_dir() and path.parent.stat().st_uid == me:
+            owner = _name(status.st_uid)
+            return f"; {path} may not be written ({mode}, owner {owner}): type `sudo chown {_name(me)} {path}`"
+    return _belongs(path, status.st_uid)
+
+
+def _name(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:  # of a disk from another machine
+        return str(user)
 
 
 def _may_write(path: Path) -> bool:

@@ -1,24 +1,34 @@
-"""One SQLite file: opened, brought to the present schema, written in transactions. Knows no table."""
+"""One SQLite file: opened, brought to the present schema, written in transactions. Knows no table.
+
+Each question and each transaction is of the file that has the name at that moment: one that was moved, deleted or
+replaced while it was open is a GoneError, pages that are not what SQLite wrote are a DamagedError.
+"""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlite_utils import Database
 
-from edge.contract.errors import StoreError
-from edge.contract.rights import whose
+from edge.contract.errors import DamagedError, GoneError, StoreError
+from edge.contract.rights import hindrance, not_writable
 from edge.store.copies import copy_before
+from edge.store.named import BESIDE, Identity, beside, identity, stamp, turn
 from edge.store.schema import migrations
 from edge.types import utc_text
 
 BUSY_TIMEOUT_S = 30.0
+_LEAVE_MS = 2000  # for others that still read a file that has lost its name
 _CANNOT_OPEN = 14  # SQLITE_CANTOPEN; Python before 3.11 tells no code
 _RIGHTS = (3, 8, _CANNOT_OPEN)  # forbidden, read-only
+_DAMAGE = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB
+_DAMAGE_SAID = ("malformed", "not a database")  # where Python tells no code
 Open = TypeVar("Open", bound="Connection")
+
+suspected: set[Path] = set()  # databases in which some thread of this process met damage; who repairs them looks here
 
 
 def now_text() -> str:
@@ -32,24 +42,52 @@ def _of_rights(error: sqlite3.Error | OSError) -> bool:
     return isinstance(error, PermissionError) or (isinstance(error, sqlite3.OperationalError) and code in _RIGHTS)
 
 
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether SQLite says by it that pages are not what it wrote."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is not None:
+        return (code & 0xFF) in _DAMAGE
+    return any(said in str(error) for said in _DAMAGE_SAID)
+
+
+def check_writable(database: Path) -> None:
+    """Raises StoreError, which names the file, where a database or what SQLite keeps beside it may not be written.
+
+    Before SQLite opens it: SQLite would read a database that may only be read, and leave beside it a -shm that has its
+    mode. One that such an opening has left is given the right to be written again.
+    """
+    for path in (database, *(beside(database, suffix) for suffix in BESIDE)):
+        said = not_writable(path)
+        if said and path != database:
+            with suppress(OSError):
+                path.chmod(database.stat().st_mode & 0o777)
+            said = not_writable(path)
+        if said:
+            raise StoreError(f"{path}: cannot be written{said}")
+
+
 class Connection:
     """A connection for one thread. Raises StoreError in one line when the file cannot be used.
 
     `durable`: a commit is on the disk when it returns, whatever happens to the power; otherwise the last seconds may be
-    lost, never half a transaction. A full or read-only disk costs the transaction, not the connection: try again.
+    lost, never half a transaction. A full or read-only disk costs the transaction, not the connection: try again. After
+    a DamagedError or a GoneError it is of no more use: close it and open another.
     """
 
     def __init__(self, path: Path, durable: bool = False) -> None:
         self.path = path
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = Database(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S))
-        try:
+        with turn(path.parent, alone=False, patience_s=BUSY_TIMEOUT_S):
+            check_writable(path)
             with self._errors():
-                self._check_ours()
-                self._db.execute("PRAGMA journal_mode = WAL")
-                self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-                self._db.execute("PRAGMA foreign_keys = ON")
+                self._db = Database(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S))
+            try:
+                self._begin(durable)
+            except StoreError:
+                self._db.close()
+                raise
+        try:
             with self._transaction():
                 pending = migrations.pending(self._db)
                 if pending and self._has_rows():
@@ -58,6 +96,16 @@ class Connection:
         except StoreError:
             self._db.close()
             raise
+
+    def _begin(self, durable: bool) -> None:
+        with self._errors():
+            self._identity = identity(self.path)
+            self._check_ours()
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # its log is open from here on
+            self._logs: dict[str, Identity | None] = {s: identity(beside(self.path, s)) for s in BESIDE}
 
     def __enter__(self: Open) -> Open:
         return self
@@ -68,6 +116,34 @@ class Connection:
     def close(self) -> None:
         """Let go of the file."""
         self._db.close()
+
+    def is_named(self) -> bool:
+        """Whether the file that is open is the one that its name leads to. Where that cannot be told, SQLite will."""
+        try:
+            return identity(self.path) == self._identity
+        except OSError:
+            return True
+
+    def _check_named(self) -> None:
+        if not self.is_named():
+            what = "replaced by another file" if self.path.exists() else "moved or deleted"
+            raise GoneError(f"{self.path}: was {what} while it was open; what has its name now is opened next time")
+
+    def leave(self) -> None:
+        """Of a file that has lost its name: write its log into it, and see that no other file of that name finds the
+        log: SQLite would lay it over a stranger. What cannot be written back is set aside."""
+        with suppress(sqlite3.Error):
+            self._db.execute(f"PRAGMA busy_timeout = {_LEAVE_MS}")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        with self._errors():
+            for suffix, ours in self._logs.items():
+                there = beside(self.path, suffix)
+                if ours is None or identity(there) != ours:
+                    continue
+                if suffix == "-shm" or there.stat().st_size == 0:
+                    there.unlink(missing_ok=True)
+                else:
+                    there.rename(beside(self.path, f".left-{stamp()}{suffix}"))
 
     def _check_ours(self) -> None:
         """Another program's database is left as it is."""
@@ -86,7 +162,10 @@ class Connection:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"{self.path}: {error}{whose(self.path) if _of_rights(error) else ''}") from error
+            if isinstance(error, sqlite3.Error) and is_damage(error):
+                suspected.add(self.path)
+                raise DamagedError(f"{self.path}: {error}") from error
+            raise StoreError(f"{self.path}: {error}{hindrance(self.path) if _of_rights(error) else ''}") from error
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -95,6 +174,7 @@ class Connection:
         with self._errors():
             self._db.conn.execute("BEGIN IMMEDIATE")
             try:
+                self._check_named()  # with the lock in hand: who replaces the file holds it, too
                 yield
                 self._db.conn.commit()
             except BaseException:  # whatever it was, Ctrl-C and a commit on a full disk too: nothing stays half open
@@ -103,6 +183,7 @@ class Connection:
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Read with plain SQL."""
+        self._check_named()
         with self._errors():
             return list(self._db.execute(sql, parameters).fetchall())
 
@@ -110,18 +191,22 @@ class Connection:
         """How many messages no broker has acknowledged yet."""
         return int(self.rows("SELECT count(*) FROM outbox WHERE state = 'waiting'")[0][0])
 
-    def insert_raw(self, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
-        """These rows instead of what a new database has in a table. Those that the schema cannot hold are left out;
-        what they refer to may be missing."""
-        marks = ", ".join("?" for _ in columns)
+    @contextmanager
+    def bulk(self) -> Iterator[sqlite3.Connection]:
+        """One transaction for rows of another database; what they refer to may be missing."""
         with self._errors():
             self._db.execute("PRAGMA foreign_keys = OFF")
-        with self._transaction():
-            self._db.execute(f"DELETE FROM {table}")
-            sql = f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({marks})"
-            self._db.conn.executemany(sql, rows)
-        with self._errors():
-            self._db.execute("PRAGMA foreign_keys = ON")
+        try:
+            with self._transaction():
+                yield self._db.conn
+        finally:
+            with suppress(sqlite3.Error):
+                self._db.execute("PRAGMA foreign_keys = ON")
+
+    @property
+    def raw(self) -> sqlite3.Connection:
+        """The file that is open, whatever has its name; for what is read of it once it has lost that."""
+        return self._db.conn
 
     def _count(self, name: str, more: int) -> None:
         """Inside a transaction: add to a counter that outlives the rows it counts."""

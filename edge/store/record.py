@@ -241,14 +241,15 @@ class Store(Files):
                 (audio_s, recording_id, recording_id),
             )
 
-    def end_cut_off(self, station: str) -> None:
-        """Live stretches that no one will finish any more, after a power cut or a kill, end with what was analysed."""
+    def end_cut_off(self, station: str, but: str = "") -> None:
+        """Live stretches that no one will finish any more, after a power cut or a kill, end with what was analysed;
+        `but` is still being heard."""
         with self._transaction():
             self._db.execute(
                 "UPDATE recordings SET state = 'analysed', reason = 'cut off', finished_utc = ?, audio_s ="
                 " (SELECT coalesce(sum(analysed_s), 0) FROM effort WHERE recording = recordings.id)"
-                " WHERE station = ? AND source = 'microphone' AND state = 'started'",
-                (now_text(), station),
+                " WHERE station = ? AND source = 'microphone' AND state = 'started' AND id <> ?",
+                (now_text(), station, but),
             )
 
     def last_known(self, station: str) -> str | None:

@@ -1,50 +1,80 @@
 """A database that is damaged, or none at all, is set aside and what can be read of it goes into a new one.
 
-A station never refuses to start for it. Knows the tables only by name.
+The damaged one stays where it is until the new one is whole and on the disk, under a name of its own; whatever is
+killed in between, the next start finds the damage again, or the new one that is to be put in place. What is set aside
+is never deleted. A station never refuses to start for it. Knows the tables only by name.
 """
 
+import errno
 import logging
+import os
+import shutil
 import sqlite3
-from contextlib import closing
-from datetime import datetime, timezone
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from edge.contract.errors import StoreError
-from edge.contract.rights import whose
-from edge.store.connection import Connection
+from edge.contract.errors import DamagedError, StoreError
+from edge.contract.rights import hindrance
+from edge.store.connection import BUSY_TIMEOUT_S, Connection, check_writable
+from edge.store.copies import bytes_of, sync
+from edge.store.named import beside, stamp, turn
+from edge.store.readable import Readable, Row
 
-_BESIDE = ("", "-wal", "-shm")  # the files of one SQLite database
+_SPARE_BYTES = 16 << 20  # stays free for whoever writes meanwhile
+_LOCK_S = 2.0  # for a writer of the damaged database; it may be too damaged to be locked
+_PARTIAL, _WHOLE, _ASIDE = ".salvage-", ".salvaged-", ".damaged-"
 log = logging.getLogger(__name__)
 
 
-def sound_database(path: Path) -> str | None:
+@dataclass(frozen=True)
+class Salvaged:
+    """What was wrong with a database, and what was done."""
+
+    said: str  # one line
+    lost: int  # tables of which some rows could not be read
+
+    def __str__(self) -> str:
+        return self.said
+
+
+def sound_database(path: Path, thorough: bool = False) -> Salvaged | None:
     """Make sure that there is a sound database at `path`, or none yet. Returns what was wrong and done, if anything.
 
-    Raises StoreError if the files cannot be read or moved: a disk that is away is no damage.
+    `thorough`: some question of it was answered with damage, so look at everything. Raises StoreError if the files
+    cannot be read or moved, or there is no room: a disk that is away is no damage. May be called by several programs
+    at once, and after a kill at any moment.
     """
-    if not path.exists() or path.stat().st_size == 0:
+    if not _begun(path) and (_is_empty(path) or damage_of(path, thorough) is None):
         return None
-    damage = damage_of(path)
-    if damage is None:
-        return None
-    aside = _set_aside(path)
-    copied, lost = _salvage(aside, path)
-    said = f"{path}: damaged ({damage}); set aside as {aside.name}, {copied} rows salvaged, {lost} tables cut short"
-    log.warning("%s", said)
-    return said
+    with turn(path.parent, alone=True, patience_s=BUSY_TIMEOUT_S):
+        done = None
+        for whole in _folders(path, _WHOLE):
+            done = _finish(path, whole)
+        for partial in _folders(path, _PARTIAL):  # of a program that was killed in it
+            shutil.rmtree(partial, ignore_errors=True)
+        damage = None if _is_empty(path) else damage_of(path, thorough)
+        if damage is not None:
+            done = _repair(path, damage)
+    if done is not None:
+        log.warning("%s", done)
+    return done
 
 
-def damage_of(path: Path) -> str | None:
-    """The first complaint of SQLite's quick check of a file that is there, None if it is content. Sets nothing aside.
+def damage_of(path: Path, thorough: bool = False) -> str | None:
+    """The first complaint of SQLite's quick check (`thorough`: of its full one) of a file that is there, None if it is
+    content. Sets nothing aside.
 
     Raises StoreError if the file cannot be read: that is no damage.
     """
+    check_writable(path)
     try:
         with closing(sqlite3.connect(path, timeout=30)) as db:
-            found = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+            found = str(db.execute(f"PRAGMA {'integrity' if thorough else 'quick'}_check(1)").fetchone()[0])
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorcode", None) in _NOT_DAMAGE or isinstance(error, sqlite3.OperationalError):
-            raise StoreError(f"{path}: {error}{whose(path)}") from error
+            raise StoreError(f"{path}: {error}{hindrance(path)}") from error
         return str(error)
     return None if found == "ok" else " ".join(found.split())
 
@@ -52,52 +82,164 @@ def damage_of(path: Path) -> str | None:
 _NOT_DAMAGE = {5, 6, 8, 10, 13, 14}  # busy, locked, read-only, disk error, full, cannot open: the file may be sound
 
 
-def _set_aside(path: Path) -> Path:
-    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
-    aside = path.with_name(f"{path.name}.damaged-{stamp}")
+def set_aside(path: Path) -> list[Path]:
+    """Damaged databases that were set aside and that nobody has taken away yet, the oldest first."""
     try:
-        for suffix in _BESIDE:
-            beside = path.with_name(path.name + suffix)
-            if beside.exists():
-                beside.rename(aside.with_name(aside.name + suffix))
+        names = sorted(path.parent.glob(f"{path.name}{_ASIDE}*"))
+    except OSError:
+        return []
+    return [name for name in names if "-" not in name.name.rpartition(_ASIDE)[2]]
+
+
+def _is_empty(path: Path) -> bool:
+    return not path.exists() or path.stat().st_size == 0
+
+
+def _begun(path: Path) -> bool:
+    return bool(_folders(path, _WHOLE) or _folders(path, _PARTIAL))
+
+
+def _folders(path: Path, kind: str) -> list[Path]:
+    try:
+        return sorted(path.parent.glob(f"{path.name}{kind}*"))
+    except OSError:
+        return []
+
+
+def _repair(path: Path, damage: str) -> Salvaged:
+    """Salvage into a folder of its own, name that when it is whole, and put what is in it in place."""
+    free, needed = shutil.disk_usage(path.parent).free, bytes_of(path) + _SPARE_BYTES
+    if free < needed:
+        missing = (needed - free + (1 << 20) - 1) >> 20
+        raise DamagedError(
+            f"{path}: damaged ({damage}), and to salvage it {missing} MB more are needed on its disk; make room"
+        ) from OSError(errno.ENOSPC, "no room")
+    when = stamp()
+    partial = beside(path, _PARTIAL + when)
+    whole = beside(path, _WHOLE + when)
+    try:
+        partial.mkdir()
+        with _held(path):  # until the new one is in place: nobody writes what would be lost
+            copied, lost = _salvage(path, partial / path.name)
+            (partial / "said").write_text(f"{copied}\n{lost}\n{damage}")
+            sync(partial / path.name, partial / "said", partial)
+            partial.rename(whole)
+            sync(path.parent)
+            return _finish(path, whole)
+    except (OSError, sqlite3.Error) as error:
+        raise DamagedError(f"{path}: damaged ({damage}) and cannot be salvaged: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _finish(path: Path, whole: Path) -> Salvaged:
+    """Put what was salvaged in place; each step may have been done before a kill. Its last one removes the folder."""
+    aside = beside(path, _ASIDE + whole.name.rpartition("-")[2])
+    new = whole / path.name
+    try:
+        copied, lost, damage = (whole / "said").read_text().split("\n", 2)
+    except FileNotFoundError:  # it is in place, and what told of it is gone
+        copied, lost, damage = "all", "0", "as the log says"
+    try:
+        if new.exists():  # else a kill came when it was in place
+            _second_name(path, aside)
+            _move_logs(path, aside)
+            sync(path.parent)
+            new.replace(path)
+            sync(path.parent)
+        shutil.rmtree(whole)
     except OSError as error:
-        raise StoreError(f"{path}: damaged and cannot be set aside: {error}") from error
-    return aside
+        raise DamagedError(f"{path}: damaged and cannot be replaced by what was salvaged: {error}") from error
+    counted = f"{copied} rows salvaged, {lost} tables cut short"
+    return Salvaged(f"{path}: was damaged ({damage}); set aside as {aside.name}, {counted}", int(lost))
 
 
-def _salvage(aside: Path, path: Path) -> tuple[int, int]:
-    """Copy every row that can still be read: from the first on, and where that ends, from the last backwards. Returns
-    rows copied and tables of which some are missing."""
+def _second_name(path: Path, aside: Path) -> None:
+    """The damaged file keeps its first name until the new one takes it, where the file system can do that."""
+    if aside.exists() or not path.exists():
+        return
+    try:
+        os.link(path, aside)
+    except OSError:
+        path.rename(aside)
+
+
+def _move_logs(path: Path, aside: Path) -> None:
+    """The log goes with the database that it is of; what SQLite makes of it anew does not."""
+    beside(path, "-shm").unlink(missing_ok=True)
+    logs, there = beside(path, "-wal"), beside(aside, "-wal")
+    if logs.exists() and logs.stat().st_size == 0:
+        logs.unlink()
+    elif logs.exists():
+        logs.rename(beside(there, f".{stamp()}") if there.exists() else there)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """The write lock of a damaged database, as far as it can still be had."""
+    with closing(sqlite3.connect(path, timeout=_LOCK_S, isolation_level=None)) as db:
+        with suppress(sqlite3.Error):
+            db.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def _salvage(damaged: Path, path: Path) -> tuple[int, int]:
+    """Copy every row that can still be read. Returns rows copied and tables of which some are missing."""
     copied, cut_short = 0, 0
-    with Connection(path) as new, closing(sqlite3.connect(aside)) as old:
-        tables = [name for (name,) in new.rows("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    with Connection(path) as new, closing(sqlite3.connect(damaged)) as old:
+        new.rows("PRAGMA journal_mode = DELETE")  # nobody else reads it yet, and a log would need the room twice
+        tables = [str(name) for (name,) in new.rows("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for table in tables:
             if table.startswith(("sqlite_", "_sqlite")):
                 continue
-            columns, rows, whole = _readable(old, table, {row[1] for row in new.rows(f"PRAGMA table_info({table})")})
-            new.insert_raw(table, columns, rows)
-            copied, cut_short = copied + len(rows), cut_short + (not whole)
+            rows, whole = _copy_table(old, new, table)
+            copied, cut_short = copied + rows, cut_short + (not whole)
+        _keep_numbers(old, new)
     return copied, cut_short
 
 
-def _readable(
-    old: sqlite3.Connection, table: str, present: set[str]
-) -> tuple[list[str], list[tuple[object, ...]], bool]:
-    """The columns of a table that both databases know, its rows by these, and whether these are all. A column that the
-    old one lacks has its default then, as a migration would give it."""
-    rows: dict[tuple[object, ...], None] = {}
+def _copy_table(old: sqlite3.Connection, new: Connection, table: str) -> tuple[int, bool]:
+    """Rows that were copied, under their rowids, and whether these are all. A column that the old one lacks has its
+    default then, as a migration would give it."""
+    known = new.rows(f"PRAGMA table_info({table})")
+    present = {str(row[1]) for row in known}
     try:
         columns = [str(row[1]) for row in old.execute(f"PRAGMA table_info({table})") if row[1] in present]
     except sqlite3.DatabaseError:
-        return sorted(present), [], False
+        return 0, False
     if not columns:
-        return sorted(present), [], True
-    wanted = ", ".join(columns)
-    for order in ("ASC", "DESC"):
-        try:
-            for row in old.execute(f"SELECT {wanted} FROM {table} NOT INDEXED ORDER BY rowid {order}"):
-                rows[row] = None
-            return columns, list(rows), True
-        except sqlite3.DatabaseError:
-            continue
-    return columns, list(rows), False
+        return 0, True
+    numbered = any(row[2] == "INTEGER" and row[5] and str(row[1]) in columns for row in known)  # has its rowid
+    readable = Readable(old, table, columns)
+    marks = ", ".join("?" for _ in range(len(columns) + 1 - numbered))
+    names = ", ".join(columns if numbered else ["rowid", *columns])
+    with new.bulk() as db:
+        db.execute(f"DELETE FROM {table}")
+        before = db.total_changes
+        for batch in readable:
+            _insert(db, f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({marks})", [row[numbered:] for row in batch])
+        return db.total_changes - before, readable.whole
+
+
+def _insert(db: sqlite3.Connection, sql: str, rows: list[Row]) -> None:
+    """Those that the schema cannot hold are left out."""
+    try:
+        db.executemany(sql, rows)
+    except sqlite3.IntegrityError:
+        for row in rows:
+            with suppress(sqlite3.IntegrityError):
+                db.execute(sql, row)
+
+
+def _keep_numbers(old: sqlite3.Connection, new: Connection) -> None:
+    """Numbers that were given never come again, even if their rows are lost."""
+    with suppress(sqlite3.DatabaseError):
+        given = old.execute("SELECT name, seq FROM sqlite_sequence").fetchall()
+        with new.bulk() as db:
+            for name, seq in given:
+                db.execute("DELETE FROM sqlite_sequence WHERE name = ? AND seq < ?", (name, seq))
+                db.execute(
+                    "INSERT INTO sqlite_sequence (name, seq) SELECT ?, ? WHERE NOT EXISTS"
+                    " (SELECT 1 FROM sqlite_sequence WHERE name = ?)",
+                    (name, seq, name),
+                )

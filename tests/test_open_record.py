@@ -1,0 +1,338 @@
+"""The record that is open is the one that its name leads to, and sound: whatever becomes of its file while it is."""
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from edge.analysis import Found
+from edge.backup import backup
+from edge.contract.bundle import Bundle, read_bundle
+from edge.contract.errors import DamagedError, GoneError
+from edge.ledger import Ledger
+from edge.store.clips import ClipTable
+from edge.store.connection import suspected
+from edge.store.outbox import OutboxTable
+from edge.store.salvage import set_aside
+from edge.types import Detection, Effort, GapRow, Message, RecordingRow
+
+NOBODY = 65534
+START = datetime(2019, 6, 1, 5, 30, tzinfo=timezone.utc)
+
+
+class Run:
+    """A station's ledger that hears ten seconds at a time, and what must be in the record in the end."""
+
+    def __init__(self, folder: Path, bundle: Bundle, boot: str = "b") -> None:
+        self.database, self.bundle, self.boot = folder / "station.db", bundle, boot
+        self.ledger = Ledger(self.database, "porch", bundle)
+        self.told: set[str] = set()
+        self.heard_s = 0.0
+        self.row = RecordingRow(f"{boot}0", "microphone/0", 0, 0, "", START, "clock", "config", 0, None)
+        self.row = replace(self.row, source="microphone", boot=boot)
+        self.ledger.begin(self.row, "a")
+
+    def hear(self, times: int = 1) -> None:
+        """Each time a detection, its message, and effort."""
+        code = next(iter(self.bundle.taxonomy)).code
+        for _ in range(times):
+            name, at = f"{self.boot}d{len(self.told)}", START + timedelta(seconds=self.heard_s)
+            until = at + timedelta(seconds=5)
+            scores = (0.9, 0.9, None, 0.5, "bundle", 0.9, 0.9, -40.0)
+            detection = Detection(name, self.row.id, at, until, self.heard_s, code, *scores)
+            self.heard_s += 10.0
+            self.told.add(name)
+            message, effort = Message(name, "t", "{}"), Effort(START, self.heard_s)
+            self.ledger.found(Found(self.row, [detection], [message], [effort], self.heard_s, 1, [], 0, -40.0))
+
+    def missing(self, seconds: float) -> None:
+        """A gap."""
+        self.ledger.gap(GapRow(f"{self.boot}gap", "microphone", START + timedelta(hours=1), seconds, "overflow"))
+
+    def look(self) -> None:
+        """What the daemon does many times a second."""
+        self.ledger.flush()
+
+    def end(self) -> None:
+        """The stretch and the run end; the record is what was told."""
+        self.ledger.finish(self.row, self.heard_s, 1)
+        assert self.ledger.waiting == 0, self.ledger.error
+        self.ledger.close()
+        self.check()
+
+    def check(self) -> None:
+        """All that was told is in the record, and it is whole."""
+        with closing(sqlite3.connect(self.database)) as db:
+            assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+            for table in ("detections", "outbox"):
+                assert self.told <= {name for (name,) in db.execute(f"SELECT id FROM {table}")}
+            sql = "SELECT coalesce(sum(analysed_s), 0) FROM effort WHERE recording = ?"
+            assert db.execute(sql, (self.row.id,)).fetchone() == (self.heard_s,)
+            counters = dict(db.execute("SELECT name, value FROM counters"))
+            assert counters["messages created"] == db.execute("SELECT count(*) FROM outbox").fetchone()[0]
+            assert db.execute("SELECT count(*) FROM recordings WHERE state = 'started'").fetchone() == (0,)
+
+
+@pytest.fixture
+def bundle(bundle_folder: Path) -> Bundle:
+    return read_bundle(bundle_folder)
+
+
+@pytest.fixture
+def run(tmp_path: Path, bundle: Bundle) -> Iterator[Run]:
+    """A station in its second run, in the middle of a stretch."""
+    state = tmp_path / "state"
+    before = Run(state, bundle, "a")
+    before.hear(2)
+    before.end()
+    run = Run(state, bundle)
+    run.hear(3)
+    yield run
+    run.ledger.close()
+    suspected.clear()
+
+
+def ids(database: Path, table: str = "detections") -> set[str]:
+    with closing(sqlite3.connect(database)) as db:
+        return {str(name) for (name,) in db.execute(f"SELECT id FROM {table}")}
+
+
+@pytest.mark.parametrize("with_logs", [True, False])
+def test_deleted_it_is_written_anew_with_all_that_it_held(run: Run, with_logs: bool) -> None:
+    for path in run.database.parent.glob("station.db*"):
+        if with_logs or path == run.database:
+            path.unlink()
+    run.look()
+    assert run.database.exists()
+    run.hear(2)
+    assert "was deleted while the station ran" in str(run.ledger.record.problem)
+    run.end()
+    assert {"ad0", "ad1"} <= ids(run.database)  # of the run before: nothing else held them any more
+
+
+@pytest.mark.parametrize("with_logs", [True, False])
+def test_moved_it_goes_on_in_a_new_one_and_the_old_is_whole(run: Run, tmp_path: Path, with_logs: bool) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for path in sorted(run.database.parent.glob("station.db*")):
+        if with_logs or path == run.database:
+            path.rename(elsewhere / path.name)
+    run.hear(2)
+    assert f"was moved (to {elsewhere / 'station.db'})" in str(run.ledger.record.problem)
+    run.end()
+    assert ids(elsewhere / "station.db") >= {"ad0", "ad1", "bd0", "bd1", "bd2"}
+    assert "ad0" not in ids(run.database)  # they have their own file
+
+
+def test_the_whole_state_folder_moved(run: Run, tmp_path: Path) -> None:
+    run.database.parent.rename(tmp_path / "other")
+    run.hear()
+    run.end()
+    assert ids(tmp_path / "other" / "station.db") >= {"ad0", "bd2"}
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_replaced_by_a_backup_it_goes_on_in_that(run: Run, tmp_path: Path, quiet: bool) -> None:
+    """SQLite would lay the log of the one over the other."""
+    copy = backup(run.database, tmp_path / "backups", 7, "porch")
+    run.hear(3)
+    with ClipTable(run.database) as table, table._transaction():
+        table._db.execute("INSERT INTO counters VALUES ('detections suppressed', 3)")
+    shutil.copy(copy, tmp_path / "new.db")
+    (tmp_path / "new.db").replace(run.database)
+    if quiet:
+        run.look()
+    else:
+        run.missing(5.0)
+        run.hear(2)
+    assert "was replaced by another file while the station ran" in str(run.ledger.record.problem)
+    assert ids(run.database, "gaps") == (set() if quiet else {"bgap"})
+    run.end()
+    assert ids(run.database) >= {"ad0", "ad1"}
+    with closing(sqlite3.connect(run.database)) as db:
+        assert db.execute("SELECT value FROM counters WHERE name = 'detections suppressed'").fetchone() == (3,)
+
+
+def test_replaced_by_that_of_an_earlier_run_or_another_station(run: Run, tmp_path: Path, bundle: Bundle) -> None:
+    """Numbers of messages that are taken there are given anew; a stretch that was open there is ended."""
+    other = Run(tmp_path / "other", bundle, "c")
+    other.hear(9)
+    other.ledger.record.close()  # as by a kill
+    run.missing(5.0)
+    (tmp_path / "other" / "station.db").replace(run.database)
+    run.hear()
+    run.end()
+    assert other.told <= ids(run.database, "outbox")
+
+
+def test_taken_away_again_and_again(run: Run) -> None:
+    for times in range(1, 4):
+        run.hear(times)
+        run.database.unlink()
+        run.look()
+    run.hear()
+    run.end()
+    assert "ad0" in ids(run.database)
+
+
+def test_what_cannot_be_read_any_more_costs_itself_alone(run: Run) -> None:
+    """The begun stretch is entered anew, so that what follows has something to refer to."""
+    run.ledger.store().raw.close()
+    run.told.clear()
+    run.database.unlink()
+    run.hear(2)
+    assert "not all of it could be read any more" in str(run.ledger.record.problem)
+    run.end()
+
+
+def test_others_notice_too(run: Run) -> None:
+    with OutboxTable(run.database) as outbox, ClipTable(run.database) as clips:
+        run.database.rename(run.database.with_name("kept.db"))
+        with pytest.raises(GoneError, match=r"station\.db: was moved or deleted while it was open"):
+            outbox.counts()
+        with pytest.raises(GoneError):
+            clips.forget(["x"])
+
+
+def spoil(database: Path, *names: str) -> None:
+    """Other bytes on the first pages of these tables and indices, as a worn card gives them back."""
+    with closing(sqlite3.connect(database)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        roots = dict(db.execute("SELECT name, rootpage FROM sqlite_master"))
+        size = db.execute("PRAGMA page_size").fetchone()[0]
+    with database.open("r+b") as file:
+        for name in names:
+            file.seek((roots[name] - 1) * size)
+            file.write(b"\xa5" * size)
+    with closing(sqlite3.connect(database)) as db, db:  # SQLite reads pages again when another has written
+        db.execute("INSERT INTO counters VALUES ('another', 1)")
+
+
+def test_damage_is_mended_while_it_runs(run: Run) -> None:
+    spoil(run.database, "detections_time")
+    run.hear(2)
+    run.look()
+    assert run.ledger.error is None
+    (aside,) = set_aside(run.database)
+    assert aside.name in str(run.ledger.record.problem)
+    assert not run.ledger.record.lost_rows
+    run.end()
+    assert {"ad0", "ad1"} <= ids(run.database)
+    aside.unlink()
+    assert run.ledger.record.problem is None  # somebody has seen it
+
+
+def test_damage_that_takes_rows_is_mended_too_and_what_is_heard_then_is_kept(run: Run) -> None:
+    spoil(run.database, "detections")
+    run.told.clear()
+    run.hear(2)
+    run.look()
+    assert run.ledger.waiting == 0
+    assert run.ledger.record.lost_rows
+    run.end()
+
+
+def test_a_file_that_became_something_else_is_mended(run: Run) -> None:
+    """The first page is another's; a reader met it first."""
+    run.ledger.store().raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    raw = bytearray(run.database.read_bytes())
+    raw[:100] = b"notes of somebody" + bytes(83)
+    run.database.write_bytes(raw)
+    with pytest.raises(DamagedError):
+        OutboxTable(run.database)
+    assert run.database in suspected
+    run.look()
+    assert run.database not in suspected
+    assert len(set_aside(run.database)) == 1
+    run.told.clear()
+    run.hear(2)
+    run.look()
+    assert run.ledger.waiting == 0
+
+
+def test_damage_that_a_reader_meets_is_mended(run: Run) -> None:
+    spoil(run.database, "outbox_waiting")
+    with pytest.raises(DamagedError), OutboxTable(run.database) as outbox:
+        outbox.waiting(0, 10)
+    run.look()
+    with OutboxTable(run.database) as outbox:
+        assert len(outbox.waiting(0, 10)) == 5
+    run.end()
+
+
+def test_no_room_to_mend_is_told_and_waited_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(run.database, "detections_time")
+    monkeypatch.setattr("edge.store.salvage._SPARE_BYTES", 1 << 60)
+    run.hear(2)
+    run.look()
+    assert "MB more are needed" in str(run.ledger.error)
+    assert run.ledger.record.advice == "make room on the disk"
+    assert run.ledger.waiting == 2
+    monkeypatch.undo()
+    run.ledger.flush(now=True)
+    run.end()
+
+
+@pytest.fixture
+def own(bundle: Bundle) -> Iterator[tuple[Path, Bundle]]:
+    """A state folder, and a bundle, of a user to whom modes of files mean something."""
+    with tempfile.TemporaryDirectory() as name:
+        root = os.geteuid() == 0
+        shutil.copy(bundle.folder / "manifest.json", name)
+        if root:
+            os.chown(name, NOBODY, NOBODY)
+            os.seteuid(NOBODY)
+        try:
+            yield Path(name) / "state", replace(bundle, folder=Path(name))
+        finally:
+            if root:
+                os.seteuid(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("station.db", 0o444), ("station.db", 0), ("station.db-shm", 0o444), ("station.db-wal", 0o400), (".", 0o555)],
+)
+def test_the_file_that_may_not_be_written_is_named_and_mended_it_goes_on(
+    own: tuple[Path, Bundle], name: str, mode: int
+) -> None:
+    state, bundle = own
+    Run(state, bundle, "a").end()
+    if name.startswith("station.db-"):
+        (state / name).touch()
+    there = state / name
+    before = there.stat().st_mode & 0o777
+    there.chmod(mode)
+    run = Run(state, bundle)
+    run.hear(2)
+    if name.startswith("station.db-"):  # SQLite made it so: it is given its right again
+        assert run.ledger.error is None
+    else:
+        assert f"{there} may not be written (mode {mode:04o}, owner " in str(run.ledger.error)
+        assert f"type `chmod u+rw{'x' if name == '.' else ''} {there}`" in str(run.ledger.error)
+        assert run.ledger.record.advice == "type that, and the station goes on by itself"
+        there.chmod(before)
+    run.ledger.flush(now=True)
+    run.end()
+    assert all(path.stat().st_mode & 0o200 for path in state.iterdir())
+
+
+def test_the_advice_fits_the_cause(tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.store.connection.BUSY_TIMEOUT_S", 0.05)
+    run = Run(tmp_path, bundle)
+    with closing(sqlite3.connect(run.database, isolation_level=None)) as editor:
+        editor.execute("BEGIN IMMEDIATE")
+        run.hear()
+        assert "locked" in str(run.ledger.error)
+        assert run.ledger.record.advice.startswith("close the program that has it open for writing")
+        editor.execute("ROLLBACK")
+    run.ledger.flush(now=True)
+    run.end()
