@@ -18,7 +18,7 @@ import numpy as np
 from edge.capture.meter import Level, Meter
 from edge.capture.portaudio import PortAudio
 from edge.capture.ring import Block, Ring
-from edge.capture.stretch import Stretch
+from edge.capture.stretch import RATE_OFF_MIN, Stretch
 from edge.config import MicrophoneSettings
 from edge.contract.audio import RATE_HZ
 from edge.contract.errors import CaptureError
@@ -27,6 +27,8 @@ from edge.types import Chunk, Gap, GapReason
 RETRY_S_MAX = 60.0
 HEALTHY_S = 10.0  # of sound: then the next failure is a first one again
 LOST_S_MIN = 0.005  # below this, arrivals merely jitter
+LOST_S_MAX = 5.0  # later than this, sound that is missing in pieces is told of before the hour is full
+_IN_PIECES = "lost in pieces, the card said nothing"
 _NOW = "; later: "  # between what ended the sound and what the latest trial says
 _jitter = random.Random()  # our own: a thread that ends late moves nobody else's state
 _POLL_S = 0.1  # between two looks at the clock while nothing comes
@@ -63,6 +65,10 @@ class Microphone:
     right what it does not keep, and is for the moments between two stretches, an hour apart. Before the first sound
     there is a Gap "off" for the time that opening took, or with a better reason if one turned up.
 
+    A card whose rate is off by more than a crystal's: samples that are too few are Gaps "overflow", since nobody can
+    tell them from lost ones; those that are too many are squeezed into the time in which they came (see Stretch).
+    `trouble` says so, and what to do.
+
     An outage is one Gap, given when sound is back, however often the card was tried meanwhile; it keeps the reason it
     began with, and `silent` tells of it while it lasts. A card that delivers the same number for `stall_s` has been
     heard until then; the Gap "constant" ends with the first block in which two samples differ. The card is tried
@@ -84,6 +90,7 @@ class Microphone:
         self._chance = chance
         self._card: _Card | None = None
         self._stretch: Stretch | None = None
+        self._rate_off: float | None = None  # as the card that is open has shown last
         self._silence: _Silence | None = _Silence("off", "")
         self._ready: deque[Chunk | Gap] = deque()
         self._meter = Meter()
@@ -126,6 +133,18 @@ class Microphone:
         """By how much the sound is later than its samples counted since the last `reanchor` or Gap."""
         return self._stretch.drift_s if self._stretch else 0.0
 
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the card although it is heard: it is not at the rate that it says. None: nothing."""
+        card, off = self._card, self._rate_off
+        if card is None or off is None or abs(off) < RATE_OFF_MIN:
+            return None
+        how, rate_hz = "more" if off > 0 else "fewer", card.ring.rate_hz
+        return (
+            f"microphone.rate_hz: {card.name!r} gives {abs(off):.1%} {how} samples than {rate_hz} Hz says, "
+            f"about {round(rate_hz * (1 + off), -2):.0f} in a second"
+        )
+
     def level(self) -> Level | None:
         """What the sound read since the last call measured; None: there was none."""
         return self._meter.read()
@@ -140,9 +159,12 @@ class Microphone:
             return 0.0
         drift_s = stretch.drift_s
         if drift_s > stretch.drift_s_max:
-            self._break("overflow", drift_s, "lost in pieces since the last full hour, the card said nothing")
+            self._lose_in_pieces(drift_s)
             return drift_s
         return stretch.reanchor()
+
+    def _lose_in_pieces(self, lost_s: float) -> None:
+        self._break("overflow", lost_s, _IN_PIECES)
 
     def read(self, timeout_s: float) -> Chunk | Gap | None:
         """The next half second of sound, or what is missing before it; None if nothing came in the time."""
@@ -161,10 +183,13 @@ class Microphone:
         """Stop listening. Returns what the books still want up to now: the outage that has not ended, or as "off" the
         sound that nobody read; None where that is nothing. Read until `waiting_s` is small if it is to be heard.
         """
-        card, self._card, self._stretch = self._card, None, None
+        card, self._card = self._card, None
+        stretch, self._stretch = self._stretch, None
         if card is not None:
             self._portaudio.close(card.stream)
         first = self._ready[0] if self._ready else self._silent()
+        if first is None and stretch is not None and stretch.drift_s > stretch.drift_s_max:
+            first = Gap(self._end_s, stretch.drift_s, "overflow", _IN_PIECES)
         at_s = first.at_s if first else self._end_s
         self._ready.clear()
         self._silence = None
@@ -219,6 +244,10 @@ class Microphone:
             self._stretch = Stretch(self._end_s, rate_hz)
         self._give(self._stretch.take(block.samples, block.start_s))
         self.last_sample_s = self._stretch.end_s
+        if (rate_off := self._stretch.rate_off) is not None:
+            self._rate_off = rate_off
+        if self._stretch.drift_s > self._stretch.drift_s_max + LOST_S_MAX:
+            self._lose_in_pieces(self._stretch.drift_s)
         if block.start_s - card.opened_s > HEALTHY_S:
             self._failures = 0
 
@@ -270,12 +299,16 @@ class Microphone:
         try:
             self._portaudio.rescan()
             device = self._portaudio.find(wanted.device)
-            ring = Ring(wanted.rate_hz or device.rate_hz, wanted.buffer_s, self._clock)
+            ring = Ring(device.rate(wanted.rate_hz), wanted.buffer_s, self._clock)
             stream = self._portaudio.open(device, ring.rate_hz, wanted.channel, ring.write, ring.end)
         except CaptureError as error:
             self._fall_silent("no device", str(error))
             return
-        self._same, self._same_s = None, 0.0
+        except MemoryError:
+            shown = f"no memory for {wanted.buffer_s:g} s of sound; take less"
+            self._fall_silent("no device", f"microphone.buffer_s: {shown}")
+            return
+        self._same, self._same_s, self._rate_off = None, 0.0, None
         self._card = _Card(device.name, stream, ring, self._clock())
 
     def _lose(self, reason: GapReason, detail: str) -> None:

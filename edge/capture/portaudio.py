@@ -4,7 +4,9 @@ Does not know what becomes of the samples, or when to try again.
 """
 
 import importlib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +14,14 @@ import numpy as np
 
 from edge.contract.audio import Samples
 from edge.contract.errors import CaptureError
+from edge.contract.text import printable
 
 LATENCY_S = 0.5  # the card's own buffer: a busy interpreter may be late by so much before samples are lost
 CHANNELS_MIN = 2  # sound servers mix a stereo microphone down for whom asks for one channel; the setting names one
+_RATES_HZ = (1_000, 10_000_000)  # what a card may say of itself and be believed
+_ENTRIES_MAX = 256  # of the list of cards
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -22,60 +29,91 @@ class InputDevice:
     """A sound card that can record."""
 
     index: int  # changes with what is plugged in; good until the next `rescan`
-    name: str
+    name: str  # printable
     host_api: str
     channels: int
-    rate_hz: int  # its default
+    rate_hz: int  # its default; 0: it says none
+
+    def rate(self, wanted_hz: int | None) -> int:
+        """The rate to open it with: the one that is asked for, else its own. Raises CaptureError if there is none."""
+        if not (wanted_hz or self.rate_hz):
+            raise CaptureError(f"{self.name!r} says no rate of its own; set microphone.rate_hz")
+        return wanted_hz or self.rate_hz
 
 
 class PortAudio:
     """PortAudio, which lists the cards once when it is initialised: a card plugged in later wants `rescan`.
 
-    Every method raises CaptureError with one line, the system's own words in it. `sounddevice` is the library's
-    module; tests give another with the same names.
+    Every method raises CaptureError with one line, the system's own words in it, whatever the library raises: it
+    decodes names strictly and looks entries up in each other, so an odd card can raise nearly anything. An entry that
+    cannot be read hides no other one. `sounddevice` is the library's module; tests give another with the same names.
     """
 
     def __init__(self, sounddevice: Any = None) -> None:
         self._api = sounddevice
+        self.unread: tuple[str, ...] = ()  # entries that the last `inputs` could not read, and why
+        self._told: tuple[str, ...] = ()
 
     def rescan(self) -> None:
         """Look for cards anew. Ends every stream that is open."""
         if self._api is None:
             self._api = _sounddevice()
-        try:
+        with _said("PortAudio does not start"):
             while self._api._initialized:
                 self._api._terminate()
             self._api._initialize()
-        except self._api.PortAudioError as error:
-            raise CaptureError(f"PortAudio does not start: {_line(error)}") from error
 
     def inputs(self) -> list[InputDevice]:
-        """Every card that can record, as of the last `rescan`."""
+        """Every card that can record and be read, as of the last `rescan`; `unread` says which cannot be."""
+        devices: list[InputDevice] = []
+        unread: list[str] = []
+        apis: list[str] = []
+        with suppress(Exception):  # names of sound systems, for people
+            apis = [str(api["name"]) for api in self._api.query_hostapis()]
+        for index, entry in enumerate(self._entries()):
+            try:
+                if isinstance(entry, Exception):
+                    raise entry
+                if entry["max_input_channels"] > 0:
+                    devices.append(_device(index, entry, apis))
+            except Exception as error:
+                unread.append(f"sound card {index}: {_line(error)}")
+        self.unread = tuple(unread)
+        if self.unread != self._told:
+            self._told = self.unread
+            for line in unread:
+                log.warning("%s; passed over", line)
+        return devices
+
+    def _entries(self) -> list[Any]:
+        """The list of cards; where it cannot be had whole, one by one, an error in the place of one that cannot be
+        read."""
         try:
-            apis = [api["name"] for api in self._api.query_hostapis()]
-            return [
-                InputDevice(
-                    device["index"],
-                    device["name"],
-                    apis[device["hostapi"]],
-                    device["max_input_channels"],
-                    round(device["default_samplerate"]),
-                )
-                for device in self._api.query_devices()
-                if device["max_input_channels"] > 0
-            ]
+            return list(self._api.query_devices())
         except self._api.PortAudioError as error:
             raise CaptureError(f"the sound cards cannot be listed: {_line(error)}") from error
+        except Exception as error:
+            log.debug("the sound cards cannot be listed at once: %s", _line(error))
+        entries: list[Any] = []
+        while len(entries) < _ENTRIES_MAX:
+            try:
+                entries.append(self._api.query_devices(len(entries)))
+            except self._api.PortAudioError:  # beyond the last
+                break
+            except Exception as error:
+                entries.append(error)
+        return entries
 
     def find(self, name: str | None) -> InputDevice:
         """The one card with `name` in its name, whatever the case, or with just that name; None: the default."""
         devices = self.inputs()
-        there = ", ".join(repr(device.name) for device in devices) or "none"
+        there = "; ".join([", ".join(repr(device.name) for device in devices) or "none", *self.unread])
         if name is None:
             default = self._default_index()
             found = [device for device in devices if device.index == default]
             if not found:
-                raise CaptureError(f"no default sound card that records; there is: {there}")
+                advice = "; name one in microphone.device" if devices else ""
+                raise CaptureError(f"no default sound card that records; there is: {there}{advice}")
             return found[0]
         wanted = name.casefold()
         exact = [device for device in devices if device.name.casefold() == wanted]
@@ -86,9 +124,11 @@ class PortAudio:
         return found[0]
 
     def _default_index(self) -> int:
+        """-1: there is none, or it cannot be read."""
         try:
             return int(self._api.query_devices(None, "input")["index"])
-        except (self._api.PortAudioError, ValueError):
+        except Exception as error:
+            log.debug("no default sound card: %s", _line(error))
             return -1
 
     def open(
@@ -113,8 +153,8 @@ class PortAudio:
             samples = np.frombuffer(raw, np.float32).reshape(-1, channels)
             write(samples[:, channel - 1], bool(status.input_overflow))
 
-        stream = None
-        try:
+        failed = f"{device.name!r} cannot be opened at {rate_hz} Hz"
+        with _said(failed):
             # Not InputStream: its arrays are shaped in a way that NumPy 2.5 deprecates (sounddevice 0.5).
             stream = self._api.RawInputStream(
                 device=device.index,
@@ -125,17 +165,35 @@ class PortAudio:
                 callback=recorded,
                 finished_callback=end,
             )
-            stream.start()
-        except (self._api.PortAudioError, ValueError) as error:
-            if stream is not None:
-                stream.close()
-            raise CaptureError(f"{device.name!r} cannot be opened at {rate_hz} Hz: {_line(error)}") from error
+        try:
+            with _said(failed):
+                stream.start()
+        except CaptureError:
+            with suppress(Exception):
+                stream.close(ignore_errors=True)
+            raise
         return stream
 
     def close(self, stream: Any) -> None:
         """Errors do not matter: the card may be gone."""
-        stream.abort(ignore_errors=True)
-        stream.close(ignore_errors=True)
+        with suppress(Exception):
+            stream.abort(ignore_errors=True)
+        with suppress(Exception):
+            stream.close(ignore_errors=True)
+
+
+def _device(index: int, entry: Mapping[str, Any], apis: list[str]) -> InputDevice:
+    """An entry of the list. What only describes it may be odd; without name and channels it is none."""
+    api, rate_hz = entry.get("hostapi"), entry.get("default_samplerate")
+    is_api = isinstance(api, int) and 0 <= api < len(apis)
+    is_rate = isinstance(rate_hz, int | float) and _RATES_HZ[0] <= rate_hz <= _RATES_HZ[1]
+    return InputDevice(
+        index=int(entry.get("index", index)),
+        name=printable(str(entry["name"])),
+        host_api=printable(apis[api]) if is_api and isinstance(api, int) else "?",
+        channels=int(entry["max_input_channels"]),
+        rate_hz=round(rate_hz) if is_rate and isinstance(rate_hz, int | float) else 0,
+    )
 
 
 def devices() -> list[InputDevice]:
@@ -154,10 +212,20 @@ def _sounddevice() -> Any:
     except OSError as error:
         raise CaptureError(f"PortAudio is missing (apt-get install libportaudio2): {_line(error)}") from error
     except Exception as error:
-        if type(error).__name__ != "PortAudioError":  # the class itself is not to be had: the import failed
-            raise
         raise CaptureError(f"PortAudio does not start: {_line(error)}") from error
 
 
+@contextmanager
+def _said(what: str) -> Iterator[None]:
+    """Whatever is raised within is a CaptureError: `what`, and the system's own words."""
+    try:
+        yield
+    except Exception as error:
+        raise CaptureError(f"{what}: {_line(error)}") from error
+
+
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    """In one printable line; an error that the library did not mean to raise with its name."""
+    words = printable(" ".join(str(error).split()))
+    meant = type(error).__name__ == "PortAudioError" or isinstance(error, OSError)
+    return words if meant and words else f"{type(error).__name__}: {words}"

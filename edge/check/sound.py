@@ -30,6 +30,10 @@ _READ = 20  # recordings whose headers are looked at
 PLUG = (
     "Plug the microphone in and see that the station's user is in the group audio; `arecord -l` lists what Linux sees."
 )
+UNREAD = (
+    "Where it is the card to be heard, give it a short name in plain letters (/etc/asound.conf) and set it as "
+    "microphone.device; else leave it."
+)
 
 
 class Watch(PortAudio):
@@ -82,10 +86,13 @@ def check_microphone(settings: MicrophoneSettings, listen_s: float, sounddevice:
     except CaptureError as error:
         return [Check("microphone", "bad", str(error), PLUG)]
     if not cards:
-        return [Check("microphone", "bad", "no sound card that records", PLUG)]
-    listed = "; ".join(f"{card.name!r} ({card.channels} channels, {card.rate_hz} Hz)" for card in cards)
+        found = "; ".join(["no sound card that records", *watch.unread])
+        return [Check("microphone", "bad", found, UNREAD if watch.unread else PLUG)]
+    listed = [f"{card.name!r} ({card.channels} channels, {card.rate_hz or '?'} Hz)" for card in cards]
+    found, advice = "; ".join([*listed, *watch.unread]), UNREAD if watch.unread else ""
     trial = listen(settings, listen_s, portaudio=watch)
-    return [Check("sound cards", "ok", listed), _judge(watch, trial, listen_s)]
+    verdict: Verdict = "warning" if watch.unread else "ok"
+    return [Check("sound cards", verdict, found, advice), _judge(watch, trial, listen_s)]
 
 
 def _judge(watch: Watch, trial: Trial, listen_s: float) -> Check:

@@ -9,6 +9,7 @@ Knows no column's meaning and no file: whoever asks adds its name to the NotText
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 _MARKS = (  # the longer ones first: UTF-32 begins as UTF-16 does
@@ -19,6 +20,10 @@ _MARKS = (  # the longer ones first: UTF-32 begins as UTF-16 does
 )
 _SEPARATORS = {";": "semicolons", "\t": "tabs"}
 _LOOKED_AT = 1024  # bytes
+# What a terminal obeys, what ends a line, what turns the direction of the text around it, and halves of characters.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
 _SHOWN_MAX = 40  # characters
 
 
@@ -46,6 +51,23 @@ def text_or_guess(content: bytes, guessed: Callable[[int, str], None]) -> str:
         return content.decode("utf8").lstrip("\ufeff")
     except UnicodeDecodeError:
         return "".join(_lines(content, guessed)).lstrip("\ufeff")
+
+
+def printable(text: str) -> str:
+    r"""A text of somebody else's in one line that a terminal, a log and a person can take: what a
+    terminal obeys, ends of lines and what turns the direction of text are written \uNNNN. JSON stays
+    the same JSON."""
+    return _UNPRINTABLE.sub(_escape, text)
+
+
+def is_printable(text: str) -> bool:
+    """Whether it is as it is already."""
+    return not _UNPRINTABLE.search(text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    units = found[0].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 def lines_of(text: str) -> list[str]:
