@@ -24,6 +24,7 @@ from edge.contract.text import NotText, text_of
 HOP_STEP_S = FRAME_HOP / RATE_HZ
 _FILE_BYTES_MAX = 262_144  # the shipped file has 6 kB; a site takes 50 bytes
 _SHOWN_MAX = 60  # characters of what cannot be read
+_ENDS_WITH = re.compile(r"^# ends with: (\S.*?)\s*$", re.MULTILINE)  # so a cut is known
 DEMO_FOLDER = Path(__file__).parent / "demo"  # bundle and soundscapes that ship with birdstation
 OWN_SETTINGS = Path("station.yaml")  # in the current folder
 SYSTEM_SETTINGS = Path("/etc/birdstation/station.yaml")  # where `make install` puts them
@@ -275,19 +276,48 @@ def _is_there(path: Path) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class Settings:
+    """A station.yaml as it was read: what it comes to, and the keys that stand in it (`privacy`, `privacy.human`)."""
+
+    config: Config
+    given: frozenset[str] = frozenset()
+
+
 def load_config(path: Path | None) -> Config:
     """Read and check a station.yaml; None: the defaults, with the state in the current folder. Raises ConfigError with
     one line: file, key, what was expected and found."""
+    return read_settings(path).config
+
+
+def read_settings(path: Path | None) -> Settings:
+    """The same with the keys that stand in it. A file that names no station, as an empty one, is refused: nothing is
+    no choice."""
     if path is None:
-        defaults: Config = parse(Config, {}, Path.cwd())
-        return defaults
+        return Settings(parse(Config, {}, Path.cwd()))
     raw = _read_yaml(path)
+    if raw is None:
+        raise ConfigError(
+            f"{path}: expected settings, at least station: {{id: …}}, found nothing in it; was it cut short? "
+            "Copy the station.yaml of the project and say what differs"
+        )
     try:
-        config: Config = parse(Config, {} if raw is None else raw, path.resolve().parent)
+        config: Config = parse(Config, raw, path.resolve().parent)
+        given = _given(raw)
+        if "station.id" not in given:
+            raise ValueError(
+                "station.id: missing; say which station this is (of files without it: id: station), so that one that "
+                "was cut short is not taken for the defaults"
+            )
         _check(config)
     except ValueError as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
-    return config
+    return Settings(config, given)
+
+
+def _given(raw: Mapping[str, Any]) -> frozenset[str]:
+    inner = {f"{name}.{key}" for name, part in raw.items() if isinstance(part, Mapping) for key in part}
+    return frozenset(raw) | inner
 
 
 def _read_yaml(path: Path) -> Any:
@@ -298,7 +328,9 @@ def _read_yaml(path: Path) -> Any:
             content = file.read(_FILE_BYTES_MAX + 1)
         if len(content) > _FILE_BYTES_MAX:
             raise ConfigError(f"{path}: larger than {_FILE_BYTES_MAX // 1024} KiB; are these a station's settings?")
-        return yaml.load(text_of(content), _UniqueKeys)
+        text = text_of(content)
+        _check_end(path, text)
+        return yaml.load(text, _UniqueKeys)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give --config, or copy the station.yaml of the project") from None
     except NotText as error:
@@ -313,6 +345,16 @@ def _read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     except RecursionError:
         raise ConfigError(f"{path}: not YAML that a station understands: nested too deeply") from None
+
+
+def _check_end(path: Path, text: str) -> None:
+    """A file that says how it ends has that line: one that was cut at the end of a line looks like a choice."""
+    announced = _ENDS_WITH.search(text)
+    if announced and announced[1] not in (line.rstrip() for line in text[announced.end() :].splitlines()):
+        raise ConfigError(
+            f"{path}: expected the line {announced[1]!r}, as its head says, found none; it was cut short: put the rest "
+            "back, or take the line 'ends with' out"
+        )
 
 
 def _check(config: Config) -> None:

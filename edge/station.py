@@ -20,7 +20,7 @@ from edge.clips.reconcile import reconcile
 from edge.clips.reserve import Reserve
 from edge.clips.retention import Retention
 from edge.clock import Clock
-from edge.config import Config, load_config
+from edge.config import Config, read_settings
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import BundleError, ConfigError, StoreError
 from edge.ledger import Ledger
@@ -28,6 +28,7 @@ from edge.live import Live
 from edge.notify import Notifier
 from edge.publisher import Publisher, station_presence
 from edge.recognizer import best_recognizer
+from edge.reload import read_again
 from edge.store.clips import ClipTable
 from edge.store.outbox import OutboxTable
 from edge.teller import Teller
@@ -77,7 +78,8 @@ class Station:
     """
 
     def __init__(self, path: Path | None, notifier: Notifier | None = None, clock: Clock | None = None) -> None:
-        self.path, self.config = path, load_config(path)
+        self.path, self._settings = path, read_settings(path)
+        self.config = self._settings.config
         self._notifier = notifier or Notifier()
         self._stop, self._reload = threading.Event(), threading.Event()
         self._publisher: Publisher | None = None
@@ -243,15 +245,21 @@ class Station:
         """SIGHUP: take over what can be; say what wants a restart. A wrong file changes nothing."""
         self._notifier.reloading()
         try:
-            wanted = load_config(self.path)
+            reload = read_again(self.path, self._settings)
+            wanted = reload.settings.config
             config = replace(self.config, **{name: getattr(wanted, name) for name in RELOADED})
             source.take(config)
         except (ConfigError, BundleError) as error:  # the latter: privacy.detector
             log.error("settings not taken over: %s", error)
         else:
             others = [f.name for f in fields(Config) if getattr(wanted, f.name) != getattr(config, f.name)]
+            if reload.changed:
+                log.info("settings that change: %s", ", ".join(reload.changed))
+            if reload.gone:
+                log.warning("settings that are not there any more: %s", ", ".join(reload.gone))
             log.info("settings read again%s", f"; these want a restart: {', '.join(others)}" if others else "")
             self.config = self._clips.config = config
+            self._settings = reload.settings
         self._notifier.ready(f"{self.config.source}: listening")
 
 

@@ -201,7 +201,7 @@ def test_exit_statuses() -> None:
 
 def test_defaults_are_told_from_what_was_set(tmp_path: Path) -> None:
     path = tmp_path / "station.yaml"
-    path.write_text("{state: ., windows: {hop_s: 2.5}, clips: {format: wav}}\n")
+    path.write_text("{station: {id: station}, state: ., windows: {hop_s: 2.5}, clips: {format: wav}}\n")
     assert one(check_settings(path, load_config(path))).figures["set"] == "clips.format"
 
 
@@ -209,9 +209,9 @@ def test_defaults_are_told_from_what_was_set(tmp_path: Path) -> None:
     ("lines", "verdict", "words"),
     [
         ("station: {id: porch}", "warning", "not set"),
-        ("station: {latitude: 0, longitude: 0}", "warning", "without a fix"),
-        ("station: {latitude: 0, longitude: 10}", "ok", "likeliest"),
-        ("detect: {prior: 'off'}", "ok", "detect.prior is off"),
+        ("station: {id: a, latitude: 0, longitude: 0}", "warning", "without a fix"),
+        ("station: {id: a, latitude: 0, longitude: 10}", "ok", "likeliest"),
+        ("station: {id: a}\ndetect: {prior: 'off'}", "ok", "detect.prior is off"),
     ],
 )
 def test_places(lines: str, verdict: str, words: str, fit_yaml: Yaml, bundle_folder: Path) -> None:
@@ -263,7 +263,8 @@ def test_pace_verdicts() -> None:
 
 def config_in(folder: Path, *lines: str) -> Config:
     folder.mkdir(exist_ok=True)
-    (folder / "station.yaml").write_text("\n".join(lines) + "\n")
+    named = [] if any(line.startswith("station:") for line in lines) else ["station: {id: porch}"]
+    (folder / "station.yaml").write_text("\n".join([*named, *lines]) + "\n")
     return load_config(folder / "station.yaml")
 
 

@@ -33,15 +33,18 @@ def test_the_shipped_file_shows_every_key_with_its_default() -> None:
         assert f"#  {key}:" in path.read_text()
 
 
-def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
-    config = load(tmp_path, "")
+def test_a_file_that_names_the_station_alone_is_the_defaults(tmp_path: Path) -> None:
+    config = load(tmp_path, "station: {id: porch}")
     assert config.database == tmp_path / "station.db"
     assert config.hop_samples == 80_000
     assert config.bundle_folder.name == "bundle"
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
-    config = load(tmp_path, "bundle: models/a\nstate: /var/lib/birdstation\nmqtt: {host: h, password_file: secret}")
+    config = load(
+        tmp_path,
+        "station: {id: a}\nbundle: models/a\nstate: /var/lib/birdstation\nmqtt: {host: h, password_file: secret}",
+    )
     assert config.bundle == tmp_path / "models" / "a"
     assert config.database == Path("/var/lib/birdstation/station.db")
     assert config.mqtt
@@ -57,16 +60,16 @@ MISTAKES = [
     ("station: {latitude: true, longitude: 0}", r"station\.latitude: expected a number.*, found yes/true"),
     ("station:\n  latitude: 52,5\n  longitude: 13", r"station\.latitude: expected a number, found '52,5'; write 52\.5"),
     ("station: {latitude: 52,5, longitude: 13}", r"station\.5: unknown key; .*; a decimal number has a point: 52\.5"),
-    ("station: {latitude: 5}", "latitude and longitude go together"),
+    ("station: {id: a, latitude: 5}", "latitude and longitude go together"),
     ("station: {id: NO}", r"station\.id: expected text.*, found no/false; put it in quotes \(\"no\"\)"),
     ("station: {id: 7}", r"station\.id: expected text.*, found 7"),
     ("station: {id: a b}", r"station\.id: expected 1 to 64.*, found 'a b'"),
-    ("station: {timezone: Mars/Base}", r"station\.timezone: expected .*, found 'Mars/Base'"),
+    ("station: {id: a, timezone: Mars/Base}", r"station\.timezone: expected .*, found 'Mars/Base'"),
     (
         "windows: {hop_s: 5e-1}",
         r"windows\.hop_s: expected a number, found '5e-1', which YAML reads as text; write 0\.5",
     ),
-    ("windows: {hop_s: 0.33}", r"windows\.hop_s: expected a multiple of 0\.025.*, found 0\.33"),
+    ("station: {id: a}\nwindows: {hop_s: 0.33}", r"windows\.hop_s: expected a multiple of 0\.025.*, found 0\.33"),
     ("windows: {hop_s: 6}", r"windows\.hop_s: expected 0\.025 to 5.*, found 6"),
     ("windows: 5", "windows: expected keys and values.*, found 5"),
     ("detect: {prior: maybe}", r"detect\.prior: expected one of auto, off.*, found 'maybe'"),
@@ -77,7 +80,7 @@ MISTAKES = [
     ("runtime: {batch: 1.5}", r"runtime\.batch: expected a whole number.*, found 1\.5"),
     ("mqtt: {port: 1883}", r"mqtt\.host: missing"),
     ("mqtt: {host: h, port: 70000}", r"mqtt\.port: expected 1 to 65535.*, found 70000"),
-    ("mqtt: {host: h, topic: a/#}", r"mqtt\.topic: expected .*, found 'a/#'"),
+    ("station: {id: a}\nmqtt: {host: h, topic: a/#}", r"mqtt\.topic: expected .*, found 'a/#'"),
     ("mqtt: {host: ''}", r"mqtt\.host: expected a value, found an empty text"),
     ("sites: {COR: {latitude: 1}}", r"sites\.COR\.longitude: missing"),
     ("sites: {1: {latitude: 1, longitude: 1}}", r"sites: expected text.*, found 1"),
@@ -109,7 +112,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_off_may_be_written_bare(tmp_path: Path) -> None:
-    assert load(tmp_path, "detect: {prior: off}").detect.prior == "off"
+    assert load(tmp_path, "station: {id: a}\ndetect: {prior: off}").detect.prior == "off"
 
 
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:

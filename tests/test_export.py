@@ -184,7 +184,7 @@ def test_the_commands_make_a_bundle_that_replays(finished: Run, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert "2 members (2 also in half precision), 3 species" in done.stdout
     write_sound(tmp_path / "in" / "x_20190601_053000.wav", hiss(5) + note("midtoo", 5))
-    (tmp_path / "station.yaml").write_text("bundle: b\ndetect: {threshold: 0.0}\n")
+    (tmp_path / "station.yaml").write_text("station: {id: b}\nbundle: b\ndetect: {threshold: 0.0}\n")
     command = [sys.executable, "-m", "edge", "replay", str(tmp_path / "in"), "--config", str(tmp_path / "station.yaml")]
     done = subprocess.run([*command, "--json"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -29,7 +29,7 @@ def foreign() -> Iterator[Path]:
         state = Path(name) / "state"
         state.mkdir()
         Store(state / "station.db").close()
-        (Path(name) / "station.yaml").write_text("state: state\n")
+        (Path(name) / "station.yaml").write_text("station: {id: porch}\nstate: state\n")
         for path in (state, *state.iterdir()):
             os.chown(path, 1, 1)
         state.chmod(0o750)

@@ -529,7 +529,8 @@ def health_of_a_station(folder: Path, bundle: Path, **facts: object) -> dict[str
     """What the daemon says of itself once it listens, on a machine whose TensorRT and CUDA are the doubles."""
     (folder / "in").mkdir(exist_ok=True)
     (folder / "health.json").unlink(missing_ok=True)
-    lines = ["source: folder", "folder: {path: in}", "health: {interval_s: 1}", f"bundle: {bundle}"]
+    lines = ["station: {id: porch}", "source: folder", "folder: {path: in}"]
+    lines += ["health: {interval_s: 1}", f"bundle: {bundle}"]
     (folder / "station.yaml").write_text("\n".join(lines))
     command = [sys.executable, "-m", "edge", "run", "--config", str(folder / "station.yaml")]
     with subprocess.Popen(command, env=with_doubles(**facts), stderr=subprocess.DEVNULL) as station:
@@ -557,7 +558,8 @@ def test_the_station_says_what_it_runs_on(halved: Path, engines: Path, tmp_path:
 
 @pytest.mark.slow
 def test_check_says_what_is_missing(bundle_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "station.yaml").write_text(f"bundle: {bundle_folder}\nruntime: {{engine: tensorrt}}\n")
+    settings = f"station: {{id: porch}}\nbundle: {bundle_folder}\nruntime: {{engine: tensorrt}}\n"
+    (tmp_path / "station.yaml").write_text(settings)
     found = {check.name: check for check in run_checks(tmp_path / "station.yaml", 0, lambda _: None)}
     assert found["engines"].verdict == "warning"
     assert "has no engines" in found["engines"].found

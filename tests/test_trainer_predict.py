@@ -133,7 +133,7 @@ def test_the_submission_is_what_the_station_detects(finished: Run, soundscapes: 
 
     assemble(finished, tmp_path / "bundle")
     (tmp_path / "station.yaml").write_text(
-        "bundle: bundle\nwindows: {hop_s: 5}\nsites: {SSW: {latitude: 10.0, longitude: -100.0}}\n"
+        "station: {id: porch}\nbundle: bundle\nwindows: {hop_s: 5}\nsites: {SSW: {latitude: 10.0, longitude: -100.0}}\n"
     )
     command = [sys.executable, "-m", "edge", "replay", str(soundscapes), "--config", str(tmp_path / "station.yaml")]
     replayed = subprocess.run(command, capture_output=True, text=True)

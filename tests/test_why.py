@@ -112,7 +112,7 @@ def test_no_such_detection(station: Path, wanted: str, message: str) -> None:
 
 @pytest.mark.slow
 def test_without_a_record_nothing_is_made(tmp_path: Path) -> None:
-    (tmp_path / "station.yaml").write_text("")
+    (tmp_path / "station.yaml").write_text("station: {id: porch}\n")
     for command in (("why", "12"), ("review", "12", "correct"), ("clock", "show"), ("retention",), ("pictures",)):
         done = edge(*command, "--config", tmp_path / "station.yaml")
         assert done.returncode == 1

@@ -2,15 +2,14 @@
 
 import importlib.metadata
 import sys
-from dataclasses import fields, is_dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from edge.check.verdict import Check, Figures
 from edge.config import OWN_SETTINGS, SYSTEM_SETTINGS, Config
 from edge.contract.strict import parse
 from edge.live import schedule_of
+from edge.reload import changed_keys
 
 
 def check_program(link: Path = Path("/usr/local/bin/birdstation")) -> list[Check]:
@@ -34,19 +33,11 @@ def check_settings(path: Path | None, config: Config) -> list[Check]:
         return [Check("settings", "warning", found, advice, figures={"file": None, "set": ""})]
     changed = changed_keys(config, parse(Config, {}, path.resolve().parent))
     found = f"{path.resolve()}; set: {', '.join(changed) or 'nothing, all as by default'}"
-    return [Check("settings", "ok", found, figures={"file": str(path.resolve()), "set": ", ".join(changed)})]
-
-
-def changed_keys(value: Any, default: Any, at: str = "") -> list[str]:
-    """Dotted names of what differs; a section that is there or not counts as one."""
-    changed = []
-    for field in fields(value):
-        name, one, other = f"{at}{field.name}", getattr(value, field.name), getattr(default, field.name)
-        if is_dataclass(one) and is_dataclass(other):
-            changed += changed_keys(one, other, f"{name}.")
-        elif one != other:
-            changed.append(name)
-    return changed
+    figures: Figures = {"file": str(path.resolve()), "set": ", ".join(changed)}
+    if not path.read_bytes().endswith(b"\n"):
+        advice = "See whether something is missing behind it; write files anew, whole, then put them in place (mv)."
+        return [Check("settings", "warning", f"{found}; its last line has no end", advice, figures=figures)]
+    return [Check("settings", "ok", found, figures=figures)]
 
 
 def check_schedule(config: Config) -> list[Check]:

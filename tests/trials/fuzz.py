@@ -275,7 +275,7 @@ def run_rounds(seeds: range) -> None:
             print(f"seed {seed}", flush=True)
             with tempfile.TemporaryDirectory(dir=made) as home:
                 yaml = Path(home) / "station.yaml"
-                yaml.write_text(f"bundle: {bundle}\nclips: {{of_recordings: true}}\n")
+                yaml.write_text(f"station: {{id: fuzz}}\nbundle: {bundle}\nclips: {{of_recordings: true}}\n")
                 slowest = max(slowest, fuzz_round(Path(home) / "in", load_config(yaml), seed, sounds))
     print(f"{len(seeds)} rounds of {FILES} files, slowest file {slowest:.2f} s", flush=True)
 

@@ -105,14 +105,15 @@ def tree_in(folder: Path, person: Person) -> dict[str, str]:
     (mine / "colon.yaml").write_text("station:\n  id: a: b\n")
     (mine / "key.yaml").write_text("station:\n  latitud: 52.5\n")
     (mine / "comma.yaml").write_text("station: {id: a, latitude: 52,5, longitude: 13.4}\n")
-    (mine / "bundle.yaml").write_text(f"bundle: {folder / 'gone'}\n")
+    (mine / "bundle.yaml").write_text(f"station: {{id: a}}\nbundle: {folder / 'gone'}\n")
     states = {"good": mine, "theirs": theirs, "closed": closed / "state"}
     for name in ("good", "theirs", "closed", "fresh", "new", "first", "one", "two"):
-        (mine / f"{name}.yaml").write_text(f"state: {states.get(name, mine / name)}\n")
-    (mine / "folder.yaml").write_text(f"state: {mine / 'live'}\nsource: folder\nfolder: {{path: {mine / 'many'}}}\n")
+        (mine / f"{name}.yaml").write_text(f"station: {{id: a}}\nstate: {states.get(name, mine / name)}\n")
+    live = f"station: {{id: a}}\nstate: {mine / 'live'}\n"
+    (mine / "folder.yaml").write_text(f"{live}source: folder\nfolder: {{path: {mine / 'many'}}}\n")
     (mine / "record.db").write_text("no database\n")
-    (closed / "station.yaml").write_text("state: .\n")
-    (theirs / "station.yaml").write_text("state: .\n")
+    (closed / "station.yaml").write_text("station: {id: a}\nstate: .\n")
+    (theirs / "station.yaml").write_text("station: {id: a}\nstate: .\n")
     (theirs / "station.db").write_bytes(b"")
     names = {
         "mine": mine,

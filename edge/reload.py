@@ -1,0 +1,56 @@
+"""Settings that are read again under a running station: what they no longer say, and what changes with them.
+
+Knows no station: whoever reads them again decides when, and takes them over.
+"""
+
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from edge.config import Settings, read_settings
+from edge.contract.errors import ConfigError
+
+# What is withheld or kept by them is out, or gone, if they vanish by mistake.
+PROTECTIVE = ("schedule", "clips", "retention", "privacy", "sensitive")
+
+
+@dataclass(frozen=True)
+class Reload:
+    """Settings as they are now."""
+
+    settings: Settings
+    changed: tuple[str, ...]  # dotted keys whose values differ from before
+    gone: tuple[str, ...]  # those of them that stood in the file before, and do not any more
+
+
+def read_again(path: Path | None, before: Settings) -> Reload:
+    """The settings as they stand in the file now. Raises ConfigError if they are wrong, or if a setting that protects
+    something has vanished: a file may have been cut at the end of a line, so it is taken away by writing its default.
+    """
+    settings = read_settings(path)
+    changed = tuple(changed_keys(settings.config, before.config))
+    gone = tuple(key for key in changed if _key_in(key, before) and not _key_in(key, settings))
+    lost = [key for key in gone if key.partition(".")[0] in PROTECTIVE]
+    if lost:
+        raise ConfigError(
+            f"{path}: {', '.join(lost)}: was set before, found nothing now; was the file cut short? "
+            "Write it with its default to take it away, or restart the station"
+        )
+    return Reload(settings, changed, gone)
+
+
+def _key_in(key: str, settings: Settings) -> bool:
+    """Whether it stands in the file, alone or in its section."""
+    return ".".join(key.split(".")[:2]) in settings.given
+
+
+def changed_keys(value: Any, default: Any, at: str = "") -> list[str]:
+    """Dotted names of what differs; a section that is there or not counts as one."""
+    changed = []
+    for field in fields(value):
+        name, one, other = f"{at}{field.name}", getattr(value, field.name), getattr(default, field.name)
+        if is_dataclass(one) and is_dataclass(other):
+            changed += changed_keys(one, other, f"{name}.")
+        elif one != other:
+            changed.append(name)
+    return changed
