@@ -95,6 +95,9 @@ class Facts:
     store_advice: str = ""  # what a person can do about it
     record_problem: str | None = None  # of a record that is written, but was damaged or another file for a while
     clips_problem: str | None = None
+    card_problem: str | None = None  # of a sound card that is heard
+    privacy_problem: str | None = None  # of the user's own network for speech
+    networks_problem: str | None = None  # of what the bundle's networks say
     runtime_problem: str | None = None  # why it is not the best runtime that this machine could have
     broker_away_s: float = 0.0
     lost_hour_s: float = 0.0
@@ -135,6 +138,15 @@ def _degraded(health: Health, facts: Facts) -> Iterator[str]:
     """The record goes on, with less in it or at a risk."""
     if health.source == "folder" and facts.source_problem and facts.silent_s <= SILENT_S_MAX:
         yield f"A part of the folder of recordings cannot be read ({facts.source_problem}): check its rights and disk."
+    if facts.card_problem:
+        yield (
+            f"The sound card is not at its rate ({facts.card_problem}): set another rate or take "
+            "another card. What is too much is squeezed, what is missing counts as lost."
+        )
+    if facts.privacy_problem:
+        yield f"The network for speech fails ({facts.privacy_problem}): mend it or take it out."
+    if facts.networks_problem:
+        yield f"Scores are missing ({facts.networks_problem}): export the bundle again, or take another."
     if health.shed > 0:
         yield (
             "Sound comes faster than this machine answers, so it works with less overlap or fewer networks: take a "

@@ -4,23 +4,35 @@ Looks at all scores of a window, not only at what passed a threshold. Knows no c
 """
 
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge.config import PrivacySettings
 from edge.contract.audio import IMAGE, INPUT_SHAPES, Input
-from edge.contract.errors import BundleError, ConfigError
+from edge.contract.errors import ConfigError
 from edge.contract.taxonomy import Taxonomy
+from edge.contract.text import printable
+from edge.engines.odd import OddScores
 from edge.engines.onnx import OnnxEngine
 from edge.speech.listener import RULE, Listener
 from edge.types import WindowScores
+
+DETECTOR_BYTES_MAX = 1 << 30  # a network of 1 GB does not answer within a window's time on any station
+_ROUNDED = 1e-3  # by which a score may miss 0 or 1
 
 
 class Privacy:
     """Says of each window whether people speak in it: by the speech detector, by the bundle's own classes, by a network
     of the user's, which takes what the bundle's take; any of them will do.
 
-    Raises ConfigError for a class that the bundle does not know, BundleError for a network that cannot be loaded.
+    What is no score never means that nobody speaks: a network that fails on a window, or gives for it what is not a
+    number from 0 to 1, may have met a voice. `trouble` says so.
+
+    Raises ConfigError for a class that the bundle does not know, and for a network that cannot be loaded, or does not
+    give a score for each window of silence and of noise, whatever is wrong with its file. BundleError: the speech
+    detector's own network is damaged.
     """
 
     def __init__(self, settings: PrivacySettings, taxonomy: Taxonomy, input_shape: tuple[int, ...]) -> None:
@@ -33,25 +45,17 @@ class Privacy:
         voices = {*(taxonomy.index(code) for code in settings.classes), *taxonomy.of_kind(["human"])}
         self.voices = sorted(voices) if on else []  # classes of the bundle: those that are set, and all human ones
         self._settings, self.threshold = settings, settings.threshold
-        detector = [settings.detector] if settings.detector and on else []
-        try:
-            self._engine = OnnxEngine(detector, threads=1, input_shape=input_shape) if detector else None
-        except BundleError as error:
-            raise BundleError(f"privacy.detector: {error}") from error
-        self._try_detector(input_shape)
+        self._engine = _detector(settings.detector, input_shape) if settings.detector and on else None
+        self._odd = OddScores("privacy.detector", "such windows count as speech")
         self._hears_speech = settings.speech and on
         if self._hears_speech:
             Listener()  # a network that cannot be loaded is found before the first sound
         self.drops_detections = settings.human == "all" and bool(self.voices or self._engine or self._hears_speech)
 
-    def _try_detector(self, input_shape: tuple[int, ...]) -> None:
-        """On silence, before the first sound. Raises BundleError if it does not give scores for each window."""
-        if self._engine is None:
-            return
-        kind = np.uint8 if input_shape == INPUT_SHAPES[IMAGE] else np.float32
-        shape = self._engine.scores(np.zeros((2, *input_shape), kind))[0].shape
-        if len(shape) != 2 or shape[0] != 2:
-            raise BundleError(f"privacy.detector: {self._settings.detector}: gives {shape} for two windows, not (2, 1)")
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the user's network: in how many of the last windows, and what it said last."""
+        return self._odd.trouble
 
     @property
     def rules(self) -> dict[str, object]:
@@ -73,5 +77,64 @@ class Privacy:
         if self.voices:
             highest = np.maximum(highest, scores.acoustic[:, self.voices].max(axis=1))
         if self._engine:
-            highest = np.maximum(highest, self._engine.scores(inputs)[0].max(axis=1))
+            highest = np.maximum(highest, self._asked(self._engine, inputs))
         return [not score < self.threshold for score in highest.tolist()]  # what is no number might be a voice
+
+    def _asked(self, engine: OnnxEngine, inputs: Input) -> NDArray[np.float32]:
+        """The highest score of each window, NaN where there is none."""
+        try:
+            highest, odd = _highest(engine, inputs)
+        except Exception as error:  # ONNX Runtime's errors have no common base but Exception
+            highest, odd = np.full(len(inputs), np.nan, np.float32), [_line(error)] * len(inputs)
+        self._odd.add(odd)
+        return highest
+
+
+def _detector(path: Path, input_shape: tuple[int, ...]) -> OnnxEngine:
+    """The user's network, tried on silence and on noise. Raises ConfigError, whatever is wrong with it."""
+    try:
+        if not path.is_file():
+            what = "something else" if path.exists() else "nothing"
+            raise ValueError(f"expected a file, found {what}")
+        if path.stat().st_size > DETECTOR_BYTES_MAX:
+            raise ValueError(f"expected at most {DETECTOR_BYTES_MAX >> 20} MiB")
+        engine = OnnxEngine([path], threads=1, input_shape=input_shape)
+        for what, inputs in _trials(input_shape):
+            _, odd = _highest(engine, inputs)
+            if wrong := next(filter(None, odd), ""):
+                raise ValueError(f"for {what}: {wrong}")
+    except Exception as error:  # a strange file can raise anything in ONNX Runtime
+        words = _line(error).removeprefix(f"{path}: ")
+        advice = "name an ONNX network that takes what the bundle's take, or leave it out"
+        raise ConfigError(f"privacy.detector: {printable(str(path))}: {words}; {advice}") from error
+    return engine
+
+
+def _trials(input_shape: tuple[int, ...]) -> list[tuple[str, Input]]:
+    """Two windows each of silence and of noise, as networks take them."""
+    random = np.random.default_rng(0)
+    shape = (2, *input_shape)
+    if input_shape == INPUT_SHAPES[IMAGE]:
+        noise: Input = random.integers(0, 256, shape, np.uint8)
+        return [("silence", np.zeros(shape, np.uint8)), ("noise", noise)]
+    noise = random.uniform(-0.5, 0.5, shape).astype(np.float32)
+    return [("silence", np.zeros(shape, np.float32)), ("noise", noise)]
+
+
+def _highest(engine: OnnxEngine, inputs: Input) -> tuple[NDArray[np.float32], list[str]]:
+    """The highest score of each window, NaN where one is none, and why that is so. Raises ValueError if the network
+    does not answer window by window."""
+    scores = engine.scores(inputs)[0]
+    if scores.ndim != 2 or len(scores) != len(inputs) or not scores.shape[1]:
+        raise ValueError(f"expected a row of scores for each window, found the shape {scores.shape}")
+    odd = ~((scores >= -_ROUNDED) & (scores <= 1 + _ROUNDED))
+    whys = [
+        f"expected a score from 0 to 1, found {row[wrong][0]:g}" if wrong.any() else ""
+        for row, wrong in zip(scores, odd, strict=True)
+    ]
+    return np.where(odd.any(axis=1), np.float32(np.nan), scores.max(axis=1)), whys
+
+
+def _line(error: Exception) -> str:
+    words = printable(" ".join(str(error).split()))
+    return words if isinstance(error, ValueError | OSError) and words else f"{type(error).__name__}: {words}"

@@ -17,6 +17,7 @@ from edge.contract.blend import Blend, Scores, acoustic_scores, blend_scores, ne
 from edge.contract.bundle import Bundle, BundleMember, Probe
 from edge.contract.errors import BundleError, ConfigError, EngineError
 from edge.engines.engine import Engine, answers_of
+from edge.engines.odd import OddScores
 from edge.engines.onnx import OnnxEngine
 from edge.engines.tensorrt import open_tensorrt
 from edge.engines.tuned import Use, open_tuned
@@ -66,8 +67,10 @@ class Recognizer:
         self._kinds = [] if members == "student" else [member.kind for member in bundle.manifest.members]
         self._bag = tuple(range(len(self._kinds)))
         self._known = bundle.known(bundle.manifest.members)
+        self._each_knows = bundle.known(self.networks)
         self._few = tuple(sorted(self._kinds.index(kind) for kind in set(self._kinds)))
         self._lock = threading.Lock()
+        self._odd = OddScores("the networks", "the others decide, where there are any")
         self._asked, self._opened = 0, 0  # windows of sound so far, and those of them that the bag decided
 
     def _onnx(self) -> OnnxEngine:
@@ -78,6 +81,11 @@ class Recognizer:
     def bag_share(self) -> float | None:
         """Share of the windows of sound so far that the bag decided; None: there were none yet."""
         return self._opened / self._asked if self._asked else None
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with what the networks say: for some of the last windows one of them gave no number."""
+        return self._odd.trouble
 
     def degrade(self, reason: str) -> None:
         """Go on with ONNX Runtime, for good."""
@@ -99,20 +107,57 @@ class Recognizer:
         members = np.full((len(self.networks), len(inputs), len(self.bundle.taxonomy)), np.nan, np.float32)
         acoustic, opened = np.empty(members.shape[1:], np.float32), np.ones(len(inputs), np.bool_)
         if self.members != "bag":
-            members[-1] = self._ask(inputs, [len(self.networks) - 1])[0]
-            acoustic[:] = members[-1]
+            student = [len(self.networks) - 1]
+            members[-1] = self._ask(inputs, student)[0]
+            unsaid = self._without_number(members[-1:], student)
+            acoustic[:] = np.where(unsaid[0, :, None], np.float32(0), members[-1])
             opened = self._open(acoustic, few, undecided)
+            if self.members == "cascade":
+                opened |= unsaid[0]  # the bag decides what the student cannot
+            self._odd.add(self._whys(unsaid, student))
         if opened.any():
             which, windows = self._few if few else self._bag, np.flatnonzero(opened)
             answers = self._ask(inputs[windows], which)
+            acoustic[windows] = self._acoustic(answers, which)
             members[np.array(which)[:, None], windows] = answers
-            kinds = [self._kinds[index] for index in which]
-            known = None if self._known is None else self._known[list(which)]
-            acoustic[windows] = acoustic_scores(answers, kinds, self.bundle.manifest.blend, known)
         if undecided is not None:
             self._count(opened)
         decided_by: tuple[DecidedBy, ...] = tuple("bag" if its else "student" for its in opened)
         return WindowScores(members, acoustic, blend_scores(acoustic, prior, self.bundle.manifest.blend), decided_by)
+
+    def _acoustic(self, answers: Scores, which: Sequence[int]) -> Scores:
+        """The acoustic score of what these members answer. A member that gives no number for a window, of a species
+        that it knows, has no say in it; where none gives one nothing is heard, which `trouble` says."""
+        known = None if self._known is None else self._known[list(which)]
+        kinds = [self._kinds[index] for index in which]
+        blend = self.bundle.manifest.blend
+        acoustic = acoustic_scores(answers, kinds, blend, known)
+        odd = self._without_number(answers, which)
+        self._odd.add(self._whys(odd, which))
+        if odd.any():
+            answers[~np.isfinite(answers)] = np.nan  # as of a species that it does not know
+        for window in np.flatnonzero(odd.any(axis=0)):
+            left = np.flatnonzero(~odd[:, window])
+            acoustic[window] = 0.0
+            if len(left):
+                theirs = None if known is None else known[left]
+                rest = answers[left, window : window + 1]
+                acoustic[window] = acoustic_scores(rest, [kinds[at] for at in left], blend, theirs)[0]
+        return acoustic
+
+    def _without_number(self, answers: Scores, which: Sequence[int]) -> NDArray[np.bool_]:
+        """Where a network gave no number for a species that it knows, `(which, windows)`."""
+        wrong = ~np.isfinite(answers)
+        if self._each_knows is not None:
+            wrong &= self._each_knows[list(which)][:, None]
+        return np.asarray(wrong.any(axis=2))
+
+    def _whys(self, odd: NDArray[np.bool_], which: Sequence[int]) -> list[str]:
+        """Of each window: which network gave no number, "" if all did."""
+        names = [self.networks[index].name for index in which]
+        if not odd.any():
+            return [""] * odd.shape[1]
+        return ["" if not window.any() else f"{names[int(np.argmax(window))]} gave no number" for window in odd.T]
 
     def _open(self, student: Scores, few: bool, undecided: Undecided | None) -> NDArray[np.bool_]:
         """Which windows the bag answers, after the student."""
@@ -129,7 +174,10 @@ class Recognizer:
         """Scores `(which, n, species)` of these of the networks."""
         engine = self.engine
         try:
-            return engine.scores(inputs, which)
+            scores = engine.scores(inputs, which)
+            if not isinstance(engine, OnnxEngine) and self._without_number(scores, which).any():
+                raise EngineError(f"{engine.name} gave no number for a window")
+            return scores
         except EngineError as error:  # the GPU fell out: the station hears on
             with self._lock:
                 if self.engine is engine:  # of several threads the first that saw it

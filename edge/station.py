@@ -205,7 +205,9 @@ class Station:
             silence = source.silence
             silent_s = silence.seconds if silence and silence.reason != "schedule" else 0.0
             why = f"{silence.reason}: {silence.detail}".rstrip(": ") if silence and silent_s else None
-            return Hearing(silence is None, silent_s, why, source.waiting_s, source.shed, source.last_sound, state, now)
+            card = source.microphone.trouble if source.microphone else None
+            shown = silence is None, silent_s, why, source.waiting_s, source.shed, source.last_sound
+            return Hearing(*shown, state, now, card)
         away_s = source.away_s
         return Hearing(not away_s, away_s, source.problem, source.waiting_s, 0, source.last_sound, state, now)
 

@@ -37,6 +37,7 @@ class Hearing:
     last_sound: datetime | None
     clock_state: ClockState
     now: datetime
+    card_problem: str | None = None  # although it is heard
 
 
 class Vitals:
@@ -121,6 +122,9 @@ class Vitals:
             broker_away_s=now - self._broker_seen if publisher else 0.0,
             lost_hour_s=self._today.lost_hour_s,
             disk_short_mb=self._retained.short_bytes / 1e6,
+            card_problem=hearing.card_problem,
+            privacy_problem=self._analyst.privacy.trouble,
+            networks_problem=self._analyst.recognizer.trouble,
             runtime_problem=self._analyst.recognizer.degraded,
         )
         space = disk(config.state)

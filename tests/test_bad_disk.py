@@ -31,7 +31,7 @@ SONG = np.concatenate([note("lowtoo", 5), hiss(20), note("higtoo", 5), hiss(20)]
 class Tape:
     """Plays SONG for ever, half a second per read, some fifty times faster than time; Microphone's interface."""
 
-    waiting_s, silent, card = 0.0, None, "a tape"
+    waiting_s, silent, card, trouble = 0.0, None, "a tape", None
 
     def __init__(self, _settings: object) -> None:
         to_full_hour_s = 3600 - time.time() % 3600

@@ -63,6 +63,9 @@ WELL = Health(
 
 # The rule
 
+CARD = "microphone.rate_hz: 'x' gives 2.0% more samples than 48000 Hz says, about 49000 in a second"
+DETECTOR = "privacy.detector: no score for 3 of the last 720 windows: expected a score from 0 to 1, found nan"
+NETWORKS = "the networks: no score for 3 of the last 720 windows: b0_fold1_seed2 gave no number"
 RULES: list[tuple[str, str, dict[str, Any], Facts]] = [
     ("ok", "", {}, Facts()),
     ("ok", "", {"mqtt": None, "clock_state": "rtc"}, Facts()),
@@ -74,6 +77,9 @@ RULES: list[tuple[str, str, dict[str, Any], Facts]] = [
     ("degraded", "A part of the folder", {"source": "folder"}, Facts(source_problem="/x/y: Permission denied")),
     ("failing", "cannot be stored (disk I/O error)", {}, Facts(store_problem="disk I/O error")),
     ("degraded", "windows.hop_s", {"shed": 1}, Facts()),
+    ("degraded", "is not at its rate (microphone.rate_hz: 'x' gives", {}, Facts(card_problem=CARD)),
+    ("degraded", "speech fails (privacy.detector: no score for", {}, Facts(privacy_problem=DETECTOR)),
+    ("degraded", "Scores are missing (the networks: no score for", {}, Facts(networks_problem=NETWORKS)),
     ("degraded", "Lost in the last hour: 2 min", {}, Facts(lost_hour_s=120.0)),
     ("degraded", "clock was not set", {"clock_state": "unsynced"}, Facts()),
     ("ok", "", {"disk_free_mb": 200.0, "disk_hours_left": 0.0}, Facts()),

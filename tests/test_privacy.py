@@ -1,7 +1,9 @@
 """Where people speak nothing is kept that the settings forbid: the high tooter plays the human voice."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +14,8 @@ from edge.analysis import Analyst, Found, Stretch
 from edge.config import load_config
 from edge.contract.audio import IMAGE_SHAPE
 from edge.contract.bundle import read_bundle
-from edge.contract.errors import BundleError, ConfigError
+from edge.contract.errors import ConfigError
+from edge.privacy import DETECTOR_BYTES_MAX
 from edge.recognizer import Recognizer
 from tests.clip_station import stretch
 from tests.clocked_station import station, utc
@@ -84,31 +87,117 @@ def test_a_network_for_speech(station_yaml: StationYaml, recognizer: Recognizer,
     assert 12.5 not in {start for start, _ in private(found)}
 
 
-def _network(path: Path, op: str, keep: int) -> Path:
-    """The mean of a window's image, and `op` of it."""
-    nodes = [
-        helper.make_node("ReduceMean", ["grey", "axes"], ["mean"], keepdims=keep),
-        helper.make_node("Flatten" if keep else "Identity", ["mean"], ["flat"]),
-        helper.make_node(op, ["flat"], ["scores"]),
+Nodes = list[tuple[str, list[str], dict[str, float]]]
+ODD_NETWORKS: dict[str, Nodes] = {  # of x, which is 0 in silence and in noise, and more in sound
+    "nan": [("Neg", ["x"], {}), ("Sqrt", ["0"], {})],
+    "inf": [("Mul", ["x", "million"], {}), ("Exp", ["0"], {})],
+    "-inf": [("Neg", ["x"], {}), ("Mul", ["0", "million"], {}), ("Exp", ["1"], {}), ("Log", ["2"], {})],
+    "more than 1": [("Mul", ["x", "million"], {})],
+    "less than 0": [("Mul", ["x", "million"], {}), ("Neg", ["0"], {})],
+    "raises": [("Ceil", ["x"], {}), ("Cast", ["0"], {"to": TensorProto.INT64}), ("Gather", ["none", "1"], {})],
+}
+
+
+def _network(path: Path, nodes: Nodes, out_shape: tuple[str | int, ...] = ("batch", 1), **more: Any) -> Path:
+    """A graph of the window's mean grey level m `(batch, 1)`, and of how far m (m - 127.5) is from 0: x."""
+    numbers = {
+        "axes": np.array([1, 2], np.int64),
+        "last": np.array([1], np.int64),
+        "middle": np.float32(127.5),
+        "some": np.float32(500),
+        "million": np.float32(1e6),
+        "none": np.zeros(1, np.float32),
+    }
+    first = [
+        helper.make_node("ReduceMean", ["grey", "axes"], ["means"], keepdims=0),
+        helper.make_node("ReduceMean", ["means", "last"], ["m"], keepdims=1),
+        helper.make_node("Sub", ["m", "middle"], ["apart"]),
+        helper.make_node("Mul", ["m", "apart"], ["product"]),
+        helper.make_node("Abs", ["product"], ["size"]),
+        helper.make_node("Sub", ["size", "some"], ["beyond"]),
+        helper.make_node("Relu", ["beyond"], ["x"]),
     ]
-    grey = helper.make_tensor_value_info("grey", TensorProto.FLOAT, ["batch", 1, *IMAGE_SHAPE])
-    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 1] if keep else ["batch"])
-    axes = numpy_helper.from_array(np.array([1, 2, 3], np.int64), "axes")
-    graph = helper.make_graph(nodes, "detector", [grey], [scores], [axes])
+    own = [helper.make_node(op, inputs, [str(at)], **given) for at, (op, inputs, given) in enumerate(nodes)]
+    out = helper.make_tensor_value_info(str(len(nodes) - 1), more.get("kind", TensorProto.FLOAT), out_shape)
+    inputs = [helper.make_tensor_value_info("grey", TensorProto.FLOAT, ["batch", 1, *IMAGE_SHAPE])]
+    inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in more.get("inputs", ())]
+    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in numbers.items()]
+    graph = helper.make_graph(first + own, "detector", inputs, [out], constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
     return path
 
 
-def test_a_network_that_says_no_number_may_hear_a_voice(
-    station_yaml: StationYaml, recognizer: Recognizer, tmp_path: Path
+@pytest.mark.parametrize("what", ODD_NETWORKS)
+def test_what_is_no_score_may_be_a_voice(
+    what: str, station_yaml: StationYaml, recognizer: Recognizer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nor does it hide what the classes say; scores without a second axis are refused before the first sound."""
-    never = _network(tmp_path / "never.onnx", "Acos", 1)  # NaN beyond 1, as grey levels are
-    found = heard(station_yaml(f"privacy: {{detector: {never}}}"), recognizer)
-    assert len(private(found)) == sum(f.windows for f in found[-1:])
-    flat = _network(tmp_path / "flat.onnx", "Sigmoid", 0)
-    with pytest.raises(BundleError, match=r"privacy\.detector: .*flat\.onnx: gives \(2,\) for two windows"):
-        heard(station_yaml(f"privacy: {{detector: {flat}}}", name="flat"), recognizer)
+    """Of a network that answered rightly when it was tried; it is said once."""
+    network = _network(tmp_path / "odd.onnx", ODD_NETWORKS[what])
+    analyst = Analyst(load_config(station_yaml(f"privacy: {{detector: {network}}}")), recognizer)
+    assert analyst.privacy.trouble is None
+    listened = Stretch(analyst, stretch())
+    for _ in range(2):
+        listened.push(note("lowtoo", 10))
+        found = list(listened.found())
+        assert sum(len(f.private) for f in found) > 1
+        assert {round(stop - start, 1) for start, stop in private(found)} == {5.0}
+    told = [r.getMessage() for r in caplog.records if "privacy.detector: no score for" in r.getMessage()]
+    assert len(told) == 1
+    assert (analyst.privacy.trouble or "").startswith("privacy.detector: no score for ")
+
+
+def _no_input(path: Path) -> None:
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 1])
+    node = helper.make_node("Constant", [], ["y"], value=numpy_helper.from_array(np.zeros((2, 1), np.float32)))
+    graph = helper.make_graph([node], "constant", [], [out])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+
+
+def _huge(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(DETECTOR_BYTES_MAX + 1)
+
+
+NO_DETECTORS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (Path.exists, "expected a file, found nothing"),
+    "a folder": (Path.mkdir, "expected a file, found something else"),
+    "a pipe": (os.mkfifo, "expected a file, found something else"),
+    "nothing in it": (Path.touch, "ONNX Runtime cannot load it"),
+    "text": (lambda path: path.write_text("no network"), "ONNX Runtime cannot load it"),
+    "huge": (_huge, "expected at most 1024 MiB"),
+    "no input": (_no_input, ""),
+    "another input": (lambda path: _network(path, [("Add", ["x", "more"], {})], inputs=["more"]), ""),
+    "no rows": (lambda path: _network(path, [("Squeeze", ["x"], {})], ("batch",)), "a row of scores for each window"),
+    "text out": (
+        lambda path: _network(path, [("Cast", ["x"], {"to": TensorProto.STRING})], kind=TensorProto.STRING),
+        "",
+    ),
+    "grey levels": (
+        lambda path: _network(path, [("Identity", ["m"], {})]),
+        "for noise: expected a score from 0 to 1, ",
+    ),
+    "no number": (
+        lambda path: _network(path, [("Log", ["x"], {})]),
+        "for silence: expected a score from 0 to 1, ",
+    ),
+}
+
+
+@pytest.mark.parametrize("human", ["clips", "all"])
+@pytest.mark.parametrize("what", NO_DETECTORS)
+def test_a_detector_that_is_none_is_one_line_about_it(
+    what: str, human: str, station_yaml: StationYaml, recognizer: Recognizer, tmp_path: Path
+) -> None:
+    make, words = NO_DETECTORS[what]
+    make(tmp_path / "odd.onnx")
+    config = load_config(station_yaml(f"privacy: {{human: {human}, detector: {tmp_path / 'odd.onnx'}}}"))
+    with pytest.raises(ConfigError) as refused:
+        Analyst(config, recognizer)
+    message = str(refused.value)
+    assert message.startswith(f"privacy.detector: {tmp_path / 'odd.onnx'}: ")
+    assert words in message
+    assert message.endswith("; name an ONNX network that takes what the bundle's take, or leave it out")
+    assert "\n" not in message
 
 
 def test_in_a_cascade_the_bag_hears_whether_people_speak(station_yaml: StationYaml, student_bundle: Path) -> None:
@@ -126,14 +215,13 @@ def test_in_a_cascade_the_bag_hears_whether_people_speak(station_yaml: StationYa
     assert opened(f"privacy: {{classes: [higtoo], threshold: {VOICE}}}") == [True, False, False]
 
 
-def test_settings_that_cannot_be_kept_are_refused(
-    station_yaml: StationYaml, recognizer: Recognizer, tmp_path: Path
-) -> None:
+def test_settings_that_cannot_be_kept_are_refused(station_yaml: StationYaml, recognizer: Recognizer) -> None:
     with pytest.raises(ConfigError, match=r"privacy\.classes: expected codes of this bundle .*, found human"):
         heard(station_yaml("privacy: {classes: [human]}"), recognizer)
-    (tmp_path / "speech.onnx").write_bytes(b"no network")
-    with pytest.raises(BundleError, match=r"privacy\.detector: .*speech\.onnx"):
-        heard(station_yaml(f"privacy: {{detector: {tmp_path / 'speech.onnx'}}}"), recognizer)
+    with pytest.raises(ConfigError, match=r"sensitive\.species: expected codes of this bundle .*, found owll"):
+        heard(station_yaml("sensitive: {species: [owll]}"), recognizer)
+    with pytest.raises(ConfigError, match=r"privacy\.classes: expected codes of this bundle .*, found human"):
+        heard(station_yaml("privacy: {human: 'off', classes: [human]}", name="off"), recognizer)
 
 
 @pytest.mark.parametrize("human", ["clips", "all", "off"])

@@ -98,7 +98,7 @@ class Tape:
     """Microphone's interface over a forest, and the two clocks of a world in which it is recorded: time goes on as
     sound is read, or, once `pace` is called, with the real one."""
 
-    card = "a tape"
+    card, trouble = "a tape", None
 
     def __init__(self, seed: int, begin_s: float) -> None:
         self.forest = Forest(seed)
