@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -159,9 +159,11 @@ class Books:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def add(self, clip: ClipRow, detections: Sequence[str], put: Callable[[], None]) -> None:
+    def add(self, clip: ClipRow, detections: Sequence[str], put: Callable[[], None], *_: object) -> None:
         put()
         self.clips.append((clip, tuple(sorted(detections))))
+
+    def take_away(self, remove: Callable[[str], bool], paths: Collection[str] | None = None) -> None: ...
 
 
 @st.composite

@@ -19,6 +19,7 @@ from edge.store.record import Store
 from edge.store.salvage import set_aside, sound_database
 from edge.store.schema import first_schema, migrations
 from edge.types import Effort, Message, RecordingRow
+from tests.children import children
 
 START = datetime(2019, 6, 1, 5, 30, tzinfo=timezone.utc)
 RECORDINGS = 400
@@ -170,20 +171,6 @@ def spoil(database: Path, *pages: int) -> bytes:
         raw[rows[page] * size : (rows[page] + 1) * size] = b"\xa5" * size
     database.write_bytes(raw)
     return bytes(raw)
-
-
-def children(*bodies: Callable[[], object]) -> list[int]:
-    """Run each in a process of its own, all at once; returns how they ended."""
-    pids = []
-    for body in bodies:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                body()
-            finally:
-                os._exit(0)
-        pids.append(pid)
-    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
 
 
 def killed_at(step: int, database: Path) -> None:

@@ -8,9 +8,10 @@ import errno
 import os
 import re
 import shutil
+import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ import soundfile
 from edge.clips.cut import Cut, Rolls, Span, cut, touches
 from edge.clips.encode import Pcm, encode, pcm
 from edge.clips.guano import guano_text
+from edge.clips.part import written
 from edge.config import Config
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Samples
 from edge.contract.errors import StoreError
@@ -41,10 +43,17 @@ class Clips(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def add(self, clip: ClipRow, detections: Sequence[str], put: Callable[[], None]) -> None:
-        """Note a clip and the detections in it, call `put`, which puts the file in place, and commit. A clip noted
-        before is renewed, unless a person has kept it: that stays as it is, and `put` is not called. Raises StoreError,
-        also if none of the detections is there; then nothing is noted."""
+    def add(
+        self, clip: ClipRow, detections: Sequence[str], put: Callable[[], None], undo: Callable[[], None]
+    ) -> str | None:
+        """Note a clip and the detections in it, call `put`, which puts the file in place, and commit; if that fails,
+        `undo` takes away what `put` did while nobody else can note a clip. A clip noted before is renewed, unless a
+        person has kept it: that stays as it is, and `put` is not called. Returns the path that it had before, if that
+        was another: its file is to go. Raises StoreError, also if none of the detections is there; then nothing is
+        noted."""
+
+    def take_away(self, remove: Callable[[str], bool], paths: Collection[str] | None = None) -> None:
+        """Remove the files of clips that have no row, those at `paths` or all."""
 
 
 class ClipMaker:
@@ -166,7 +175,6 @@ class ClipMaker:
     def _store(self, clip: ClipRow, folder: Path, sound: bytes, detections: list[str]) -> None:
         """File and row, so that no row is without its file; a crash before the commit leaves a file without a row."""
         path = folder / clip.path
-        part = path.with_name(f".{path.name}.part")
         path.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(folder).free < HEADROOM_BYTES + len(sound):
             raise OSError(errno.ENOSPC, "too little space left for clips")
@@ -177,15 +185,20 @@ class ClipMaker:
             placed = not path.exists()
             _rename_synced(part, path)
 
-        try:
-            _write_synced(part, sound)
-            if self._table is None:
-                self._table = self._opened.enter_context(self._open_table())
-            self._table.add(clip, detections, put)
-        except (OSError, StoreError):
-            self.close()
+        def undo() -> None:
             if placed:
                 _remove(path)
+
+        part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # another process may save the same clip
+        try:
+            with written(part, sound):
+                if self._table is None:
+                    self._table = self._opened.enter_context(self._open_table())
+                before = self._table.add(clip, detections, put, undo)
+                if before is not None:
+                    self._table.take_away(lambda old: _remove(folder / old), [before])
+        except (OSError, StoreError):
+            self.close()
             raise
         finally:
             _remove(part)
@@ -228,16 +241,13 @@ def _clip_row(piece: Cut, row: RecordingRow, best: Detection, suffix: str, size:
     return ClipRow(clip_id, path, row.id, start, (piece.stop - piece.start) / RATE_HZ, size)
 
 
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink()
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def _remove(path: Path) -> bool:
+    """Whether it is gone."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
 
 
 def _rename_synced(part: Path, path: Path) -> None:

@@ -7,12 +7,13 @@ are named like a clip, in folders that are named like a day: anything else in th
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from edge.clips.part import remove_left
 from edge.clips.retention import is_there, remove_going
 from edge.types import StoredClip
 
@@ -20,7 +21,8 @@ _MISSING_MAX = 50  # rows of which not one has its file: the disk with the clips
 _FORGET_MAX = 200  # rows in one transaction
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _CLIP = re.compile(
-    r"\.?[A-Za-z0-9-]{1,40}_\d\.\d\d_\d{8}T\d{6}\.\d{3}Z_[0-9a-f]{8}\.(flac|wav|ogg)(?P<part>\.part)?", re.ASCII
+    r"\.?[A-Za-z0-9-]{1,40}_\d\.\d\d_\d{8}T\d{6}\.\d{3}Z_[0-9a-f]{8}\.(flac|wav|ogg)((\.[0-9a-f]{32})?\.part)?",
+    re.ASCII,
 )
 
 
@@ -36,8 +38,8 @@ class ClipBooks(Protocol):
     def going(self) -> set[str]:
         """Paths of clips without a row whose files are to go."""
 
-    def gone(self, paths: Collection[str]) -> None:
-        """Their files are gone."""
+    def take_away(self, remove: Callable[[str], bool], paths: Collection[str] | None = None) -> None:
+        """Remove the files of clips that have no row, those at `paths` or all."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def reconcile(table: ClipBooks, folder: Path) -> Reconciled:
             return Reconciled(away=True)
         going = table.going()
         strange = _clip_files(folder) - {clip.path for clip in rows}
-        parts = {path for path in strange if path.endswith(".part") and _removed(folder / path)}
+        parts = {path for path in strange if path.endswith(".part") and remove_left(folder / path)}
     for at in range(0, len(gone), _FORGET_MAX):
         table.forget(gone[at : at + _FORGET_MAX])
     removed = parts | (remove_going(table, folder) & going)
@@ -74,11 +76,3 @@ def _clip_files(folder: Path) -> set[str]:
                 with suppress(OSError):
                     found |= {f"{day.name}/{file.name}" for file in os.scandir(day) if _CLIP.fullmatch(file.name)}
     return found
-
-
-def _removed(path: Path) -> bool:
-    try:
-        path.unlink()
-        return True
-    except OSError:
-        return False

@@ -32,9 +32,7 @@ _LOOKED_AT = 1_000
 class Going(Protocol):
     """Clips that have no row any more, and whose files are to go; edge.store.clips.ClipTable."""
 
-    def going(self) -> set[str]: ...
-
-    def gone(self, paths: Collection[str]) -> None: ...
+    def take_away(self, remove: Callable[[str], bool], paths: Collection[str] | None = None) -> None: ...
 
 
 class ClipRemoval(Protocol):
@@ -52,9 +50,7 @@ class ClipRemoval(Protocol):
 
     def forget(self, clips: Sequence[str], spare_kept: bool = False) -> list[str]: ...
 
-    def going(self) -> set[str]: ...
-
-    def gone(self, paths: Collection[str]) -> None: ...
+    def take_away(self, remove: Callable[[str], bool], paths: Collection[str] | None = None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -210,13 +206,13 @@ class Retention:
         """Rows first: a crash in between leaves files that reconcile removes, never a row without a file. What somebody
         has reviewed since it was chosen stays."""
         going = set(self._table.forget([clip.id for clip in clips], spare_kept))
-        removed = [clip.path for clip in clips if clip.id in going and self._remove_file(clip, done)]
-        self._table.gone(removed)
+        paths = {clip.path for clip in clips if clip.id in going}
+        self._table.take_away(lambda path: self._remove_file(path, done), paths)
 
-    def _remove_file(self, clip: StoredClip, done: Retained) -> bool:
+    def _remove_file(self, clip: str, done: Retained) -> bool:
         """Whether it is gone."""
         try:
-            path = clip_file(self._folder, clip.path)
+            path = clip_file(self._folder, clip)
             os.unlink(path)  # noqa: PTH108 - named in the tests of what a kill leaves
         except FileNotFoundError:
             done.missing += 1
@@ -238,12 +234,14 @@ def clip_file(folder: Path, path: str) -> Path:
 def remove_going(table: Going, folder: Path) -> set[str]:
     """Remove the files of clips that have no row any more; returns which went. Others are tried again at the start."""
     removed: set[str] = set()
-    going = table.going()
-    for path in going:
+
+    def remove(path: str) -> bool:
         with suppress(OSError, ValueError):
             clip_file(folder, path).unlink()
             removed.add(path)
-    table.gone({path for path in going if not is_there(folder, path)})
+        return not is_there(folder, path)
+
+    table.take_away(remove)
     return removed
 
 

@@ -19,42 +19,63 @@ _FREE = """
         SELECT 1 FROM detections d JOIN reviews v ON v.detection = d.id WHERE d.clip = c.id)"""
 # A clip's age counts from the later: recordings are replayed years later, a clock may have stood wrong.
 _SINCE = "max(c.start_utc, c.created_utc)"
+_TAKEN_MAX = 20  # files that go while nobody else can write: moments on a slow card
 _COLUMNS = f"c.id, c.path, {_SINCE}, c.bytes"
 
 
 class ClipTable(Connection):
     """Clips and what refers to them; edge.clips' Protocols, for the thread that writes clips or that removes them."""
 
-    def add(self, clip: ClipRow, detections: Sequence[str], put: Callable[[], None]) -> None:
-        """Note a clip and its detections, then `put` its file in place, then commit: never a row without a file. What
-        a person has kept or reviewed is not put in place anew: it is the same sound.
+    def add(
+        self,
+        clip: ClipRow,
+        detections: Sequence[str],
+        put: Callable[[], None],
+        undo: Callable[[], None] = lambda: None,
+    ) -> str | None:
+        """Note a clip and its detections, then `put` its file in place, then commit: never a row without a file. If it
+        cannot be committed, `undo` takes the file away, as long as no other process can note it. What a person has kept
+        or reviewed is not put in place anew: it is the same sound. Returns the path it had before, if that was another:
+        that file is to go.
 
         Raises StoreError if none of the detections is there (yet): a clip of nothing would only take space.
         """
         with self._transaction():
-            protected = self._is_protected(clip.id)
-            if not protected:
-                self._db.execute(  # under its old name it goes
-                    "INSERT OR IGNORE INTO clips_going SELECT path FROM clips WHERE id = ? AND path <> ?",
-                    (clip.id, clip.path),
-                )
-                self._db.execute("DELETE FROM clips_going WHERE path = ?", (clip.path,))
-                self._db.execute(
-                    "INSERT INTO clips (id, path, recording, start_utc, seconds, bytes, created_utc)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET path = excluded.path,"
-                    " start_utc = excluded.start_utc, seconds = excluded.seconds, bytes = excluded.bytes",
-                    (clip.id, clip.path, clip.recording_id, utc_text(clip.start), clip.seconds, clip.bytes, now_text()),
-                )
-            ids = [(clip.id, detection) for detection in detections]
-            if self._db.conn.executemany("UPDATE detections SET clip = ? WHERE id = ?", ids).rowcount < 1:
-                raise StoreError(f"{self.path}: the detections of this clip are not stored")
-            self._db.execute(
-                "UPDATE clips SET kept = 1 WHERE id = ? AND EXISTS"
-                " (SELECT 1 FROM detections d JOIN reviews v ON v.detection = d.id WHERE d.clip = clips.id)",
-                (clip.id,),
+            try:
+                before = self._note(clip, detections, put)
+                self._db.conn.commit()
+            except BaseException:
+                if self._db.conn.in_transaction:  # else somebody else may have noted it since
+                    undo()
+                raise
+        return before
+
+    def _note(self, clip: ClipRow, detections: Sequence[str], put: Callable[[], None]) -> str | None:
+        protected = self._is_protected(clip.id)
+        was = self.rows("SELECT path FROM clips WHERE id = ? AND path <> ?", (clip.id, clip.path))
+        if not protected:
+            self._db.execute(  # under its old name it goes
+                "INSERT OR IGNORE INTO clips_going SELECT path FROM clips WHERE id = ? AND path <> ?",
+                (clip.id, clip.path),
             )
-            if not protected:
-                put()
+            self._db.execute("DELETE FROM clips_going WHERE path = ?", (clip.path,))
+            self._db.execute(
+                "INSERT INTO clips (id, path, recording, start_utc, seconds, bytes, created_utc)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET path = excluded.path,"
+                " start_utc = excluded.start_utc, seconds = excluded.seconds, bytes = excluded.bytes",
+                (clip.id, clip.path, clip.recording_id, utc_text(clip.start), clip.seconds, clip.bytes, now_text()),
+            )
+        ids = [(clip.id, detection) for detection in detections]
+        if self._db.conn.executemany("UPDATE detections SET clip = ? WHERE id = ?", ids).rowcount < 1:
+            raise StoreError(f"{self.path}: the detections of this clip are not stored")
+        self._db.execute(
+            "UPDATE clips SET kept = 1 WHERE id = ? AND EXISTS"
+            " (SELECT 1 FROM detections d JOIN reviews v ON v.detection = d.id WHERE d.clip = clips.id)",
+            (clip.id,),
+        )
+        if not protected:
+            put()
+        return None if protected or not was else str(was[0][0])
 
     def _is_protected(self, clip: str) -> bool:
         """Whether there is such a clip, and a person has kept or reviewed it."""
@@ -122,11 +143,16 @@ class ClipTable(Connection):
         """Paths of clips without a row whose files are to go."""
         return {str(path) for (path,) in self.rows("SELECT path FROM clips_going")}
 
-    def gone(self, paths: Collection[str]) -> None:
-        """Their files are gone."""
-        if paths:
+    def take_away(self, remove: Callable[[str], bool], paths: Collection[str] | None = None) -> None:
+        """`remove` the files of clips without a row, those at `paths` or all; it says whether one is gone. What is
+        noted again meanwhile stays: none can be noted while its file goes."""
+        left = sorted(self.going() if paths is None else paths)
+        for at in range(0, len(left), _TAKEN_MAX):
             with self._transaction():
-                self._db.conn.executemany("DELETE FROM clips_going WHERE path = ?", [(path,) for path in paths])
+                for path in left[at : at + _TAKEN_MAX]:
+                    is_going = self.rows("SELECT 1 FROM clips_going WHERE path = ?", (path,))
+                    if is_going and remove(path):
+                        self._db.execute("DELETE FROM clips_going WHERE path = ?", (path,))
 
     @contextmanager
     def held(self) -> Iterator[list[StoredClip]]:
