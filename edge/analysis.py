@@ -23,14 +23,13 @@ from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Input, Samples, Window,
 from edge.contract.blend import Scores, open_windows
 from edge.contract.bundle import Bundle
 from edge.detector import Detector, Rules, check_names, rules_of
-from edge.prior import prior_table
+from edge.priors import Priors, PriorTables
 from edge.privacy import Privacy
 from edge.publisher import detection_message
 from edge.recognizer import Decided, NeighbourSmoother, Recognizer
-from edge.types import Detection, Effort, Message, Place, RecordingRow, WindowScores
+from edge.types import Detection, Effort, Message, RecordingRow, WindowScores
 
 NO_OVERLAP, FEW_MEMBERS = 1, 2  # steps of the overload ladder
-_PLACES_MAX = 8  # whose priors are held: one of 6,500 species takes 10 MB, and an archive may have hundreds of sites
 
 
 @dataclass
@@ -73,6 +72,16 @@ class Found:
         return self.row.start + timedelta(seconds=self.until_s)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Settings with all that follows from them, ready for use."""
+
+    config: Config
+    privacy: Privacy
+    with_prior: Detector
+    sound_only: Detector
+
+
 class Analyst:
     """What all stretches share: the bundle at work, thresholds, priors, privacy.
 
@@ -82,25 +91,28 @@ class Analyst:
     for found in stretch.found(): ...
     """
 
-    def __init__(self, config: Config, recognizer: Recognizer) -> None:
+    def __init__(self, config: Config, recognizer: Recognizer, priors: PriorTables | None = None) -> None:
         self.recognizer = recognizer
         self.bundle: Bundle = recognizer.bundle
         self.stopwatch = Stopwatch()
-        self._priors: dict[Place, Scores | None] = {}
-        self._priors_lock = threading.Lock()
-        self.take(config)
+        self.priors = priors or Priors(self.bundle, config.state / "priors")
+        self.use(self.prepared(config))
 
-    def take(self, config: Config) -> None:
-        """Use these settings from the next stretch on; the bundle stays. Raises ConfigError, or BundleError for
-        privacy.detector; then nothing is taken."""
+    def prepared(self, config: Config) -> Prepared:
+        """These settings, tried; the bundle stays. In any thread. Raises ConfigError, or BundleError for
+        privacy.detector."""
         rules, rules_alone = rules_of(self.bundle, config.detect)
         check_names(self.bundle, config)
         privacy = Privacy(config.privacy, self.bundle.taxonomy, self.bundle.input_shape)
-        self.config, self.privacy = config, privacy
-        self._with_prior, self._sound_only = self._detector(rules), self._detector(rules_alone)
+        return Prepared(config, privacy, self._detector(config, rules), self._detector(config, rules_alone))
 
-    def _detector(self, rules: Rules) -> Detector:
-        return Detector(self.config.station.id, self.bundle.id, self.bundle.taxonomy, rules)
+    def use(self, prepared: Prepared) -> None:
+        """Use these settings from the next stretch on."""
+        self.config, self.privacy = prepared.config, prepared.privacy
+        self._with_prior, self._sound_only = prepared.with_prior, prepared.sound_only
+
+    def _detector(self, config: Config, rules: Rules) -> Detector:
+        return Detector(config.station.id, self.bundle.id, self.bundle.taxonomy, rules)
 
     def detector(self, prior: Scores | None) -> Detector:
         """Thresholds differ with and without a prior."""
@@ -123,14 +135,7 @@ class Analyst:
         too little of the season to weigh in."""
         if self.config.detect.prior == "off" or row.place is None or row.time_source == "mtime":
             return None
-        with self._priors_lock:
-            if row.place in self._priors:
-                table = self._priors.pop(row.place)
-            else:
-                table = prior_table(self.bundle, row.place, self.config.state / "priors")
-            self._priors[row.place] = table  # the newest is last
-            if len(self._priors) > _PLACES_MAX:
-                del self._priors[next(iter(self._priors))]
+        table = self.priors.table(row.place)
         return None if table is None else table[row.local.day(row.start).timetuple().tm_yday - 1]
 
 

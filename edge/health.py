@@ -99,6 +99,7 @@ class Facts:
     privacy_problem: str | None = None  # of the user's own network for speech
     networks_problem: str | None = None  # of what the bundle's networks say
     runtime_problem: str | None = None  # why it is not the best runtime that this machine could have
+    prior_problem: str | None = None  # why the table of place and season is not there
     broker_away_s: float = 0.0
     lost_hour_s: float = 0.0
     disk_short_mb: float = 0.0  # so much fuller than retention wants does the disk stay: nothing more may go
@@ -172,6 +173,9 @@ def _degraded(health: Health, facts: Facts) -> Iterator[str]:
             f"The networks run on {health.runtime}, not on the best runtime of this machine ({facts.runtime_problem}): "
             "detections are the same, slower; `birdstation check` says what is missing."
         )
+    if facts.prior_problem:
+        without = "recordings wait for it" if health.source == "folder" else "until then sound alone decides"
+        yield f"The table of place and season is not there ({facts.prior_problem}): {without}."
 
 
 def _disk_problems(health: Health, facts: Facts) -> Iterator[str]:

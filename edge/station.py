@@ -1,4 +1,4 @@
-"""The daemon: one loop that hears, analyses and writes down, and between that looks after everything else.
+"""The daemon: its threads, and the one that looks after them, which touches no disk, no database and no network.
 
 Wires the parts; decides when to say that all is well (health, watchdog), when to reload and when to stop. What the
 world does (no card, full disk, no broker) never ends it; a wrong setting or bundle does, with exit 78.
@@ -7,47 +7,52 @@ world does (no card, full disk, no broker) never ends it; a wrong setting or bun
 import fcntl
 import logging
 import signal
-import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import fields, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 from edge.analysis import Analyst, Found
 from edge.clips.maker import ClipMaker
-from edge.clips.reconcile import reconcile
 from edge.clips.reserve import Reserve
-from edge.clips.retention import Retention
 from edge.clock import Clock
 from edge.config import Config, read_settings
-from edge.contract.bundle import read_bundle
-from edge.contract.errors import BundleError, ConfigError, StoreError
-from edge.ledger import Ledger
-from edge.live import Live
+from edge.contract.bundle import Bundle, read_bundle
+from edge.contract.errors import BirdstationError, BundleError, ConfigError
+from edge.daemon.house import House
+from edge.daemon.source import Source
+from edge.daemon.threads import Errand, Leave, Worker
+from edge.health import Health
+from edge.ledger import LOCK_PATIENCE_S, Ledger
+from edge.live import Live, station_place
 from edge.notify import Notifier
+from edge.priors import PriorsAwaited, PriorsBeside
 from edge.publisher import Publisher, station_presence
-from edge.recognizer import best_recognizer
+from edge.recognizer import Recognizer, best_recognizer
 from edge.reload import read_again
 from edge.store.clips import ClipTable
 from edge.store.outbox import OutboxTable
+from edge.store.record import Store
 from edge.teller import Teller
-from edge.vitals import Hearing, Vitals
+from edge.vitals import Vitals
 from edge.watched import Watched
 
-STOP_S_MAX = 5.0  # for what was heard and not yet analysed, when asked to stop
-DRAIN_S_MAX = 1.0  # then for the broker to take what was found last; what it does not take waits for the next start
+# What an end may take, 10 s in all: for what was heard and not yet analysed, and its last window; for what was found
+# and not yet stored; for the broker to take what was found last (what it does not take waits for the next start), and
+# three seconds of goodbye.
+STOP_S_MAX, WINDOW_S_MAX = 4.0, 0.5
+STORE_S_MAX = 1.0
+DRAIN_S_MAX = 1.0
 RELOADED = ("detect", "schedule", "clips", "retention", "privacy", "sensitive", "health")  # sections of station.yaml
+_STEP_S = 0.25
 _RETENTION_S = 300.0
-_LOADING_S = 600.0  # a large bundle and its prior on a slow card
-_OUTAGE_S_MAX = 900.0  # a card that is away for longer may come back for a new process: the watchdog gets its turn
-_STUCK_S_MAX = 60.0  # sound comes, and no window is decided
+_LOADING_S = 600.0  # a large bundle on a slow card
+_KEPT_S_MAX = 1.0  # for a prior that was kept; one that is to be made comes later
+_LAST_WORD_S = 0.3  # for the last health
 
 log = logging.getLogger(__name__)
-
-
-class Stopped(Exception):
-    """Asked to stop in the middle of a long recording."""
 
 
 @contextmanager
@@ -70,6 +75,41 @@ def _alone(state: Path) -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a station at work consists of."""
+
+    analyst: Analyst
+    ledger: Ledger
+    clips: ClipMaker
+    teller: Teller
+    vitals: Vitals
+    house: House
+    source: Source
+    publisher: Publisher | None
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Who does what beside the station's own: hearing, and errands when they are asked for."""
+
+    hearing: Worker
+    say: Errand  # health, to whoever asks
+    write: Errand  # health, to its files
+    tidy: Errand
+    take: Errand  # settings
+
+    def start(self) -> None:
+        """All of them."""
+        for thread in self.all:
+            thread.start()
+
+    @property
+    def all(self) -> tuple[Worker | Errand, ...]:
+        """In the order in which they are started."""
+        return (self.hearing, self.say, self.write, self.tidy, self.take)
+
+
 class Station:
     """One station at work.
 
@@ -81,178 +121,199 @@ class Station:
         self.path, self._settings = path, read_settings(path)
         self.config = self._settings.config
         self._notifier = notifier or Notifier()
-        self._stop, self._reload = threading.Event(), threading.Event()
-        self._publisher: Publisher | None = None
-        self._said_at, self._tidied_at, self._fed_at = float("-inf"), float("-inf"), float("-inf")
         self._clock = clock or Clock()
+        # Plain values: a handler that runs while the main thread holds an event's lock would wait for itself.
+        self._stop_asked = self._reload_asked = False
+        self._parts: Parts | None = None
+        self._health: Health | None = None  # the latest
+        self._said_at = self._tidied_at = self._fed_at = float("-inf")
 
     def stop(self, *_: object) -> None:
         """End `run` soon."""
-        self._stop.set()
+        self._stop_asked = True
 
     def reload(self, *_: object) -> None:
         """Read the settings anew, soon."""
-        self._reload.set()
+        self._reload_asked = True
+
+    @property
+    def parts(self) -> Parts:
+        """What it consists of, once it runs."""
+        assert self._parts is not None, "it does not run"
+        return self._parts
 
     def run(self) -> None:
-        """Listen until stopped. Raises ConfigError or BundleError before the first sound."""
+        """Listen until stopped. Raises ConfigError or BundleError before the first sound; BirdstationError when a
+        thread met what nobody foresaw."""
         self._notifier.status("loading the bundle")
         self._notifier.extend_timeout(_LOADING_S)
         with ExitStack() as stack:
-            self._source = source = self._open(stack)
+            parts = self._parts = self._open(stack)
+            threads = self._threads(parts)
+            threads.start()
             self._notifier.ready(f"{self.config.source}: listening")
-            self._teller.begin(self.config)
-            with suppress(Stopped):
-                while not self._stop.is_set():
-                    self._step(source)
-                    self._look_after(source, between=True)
-            self._notifier.stopping()
-            if isinstance(source, Live):
-                source.end(STOP_S_MAX)
-            if self._publisher:
-                self._publisher.drain(DRAIN_S_MAX)
-            self._say(source)
-            self._teller.end(self.config)
+            parts.teller.begin(self.config)
+            failed = None
+            while not (self._stop_asked or failed):
+                time.sleep(_STEP_S)
+                self._look_after(parts, threads)
+                failed = self._failed(parts, threads)
+            self._end(parts, threads)
+        if failed is not None:
+            raise failed
 
-    def _step(self, source: "Live | Watched") -> None:
-        if isinstance(source, Watched):
-            self._teller.recording(source.step())
-            return
-        source.step()
-        self._teller.sound(source.microphone.card if source.microphone else None, source.silence)
+    # The start
 
-    def _open(self, stack: ExitStack) -> "Live | Watched":
+    def _open(self, stack: ExitStack) -> Parts:
         config = self.config
         bundle = read_bundle(config.bundle_folder, config.station.language)
         recognizer = best_recognizer(bundle, config.runtime, config.engines_folder, config.members)
         probe = recognizer.check_probe()
-        self._analyst = Analyst(config, recognizer)
-        self._reserve = Reserve(config.state)
-        self._reserve.give_up_if_full()
+        reserve = Reserve(config.state)
+        reserve.give_up_if_full()
         stack.enter_context(_alone(config.state))
-        self._ledger = Ledger(config.database, config.station.id, recognizer.bundle)
-        stack.callback(self._ledger.close)
-        maker = ClipMaker(lambda: ClipTable(config.database, durable=True), config, recognizer.bundle.id)
-        self._clips = stack.enter_context(maker)
-        self._teller = Teller(recognizer.bundle, by_hand=not self._notifier.is_there)
-        self._vitals = Vitals(config, self._analyst, probe, self._ledger, self._clips, self._clock)
-        self._reconcile()
-        if config.mqtt:
-            presence = station_presence(config, recognizer.bundle, self._vitals.version, datetime.now(timezone.utc))
-            client_id = f"birdstation-{config.station.id}"
-            publisher = Publisher(lambda: OutboxTable(config.database), config.mqtt, client_id, presence)
-            self._publisher = stack.enter_context(publisher)
-        vitals = self._vitals
-        if config.source == "folder":
-            return Watched(config, self._analyst, self._ledger, self._clips, self._found, vitals.missed)
-        return Live(config, self._analyst, self._ledger, self._clips, self._heard, vitals.missed, self._clock)
+        analyst = Analyst(config, recognizer, _priors(config, recognizer.bundle))
 
-    def _heard(self, found: Found) -> None:
-        """After every batch of what the microphone heard."""
-        self._vitals.found(found)
-        self._teller.found(found)
+        def opened(store: Store) -> None:
+            house.reconcile()
+            vitals.prime(store)
+
+        live = config.source == "microphone"
+        clips = ClipMaker(lambda: ledger.patient(self._clip_table), config, recognizer.bundle.id)
+        ledger = Ledger(config.database, config.station.id, recognizer.bundle, clips if live else None, opened)
+        vitals = Vitals(config, analyst, probe, ledger, clips, self._clock)
+        house = House(lambda: self.config, reserve, self._clock, vitals.tidied)
+        teller = Teller(recognizer.bundle, by_hand=not self._notifier.is_there)
+        publisher = self._publisher(stack, recognizer, vitals)
+        source = self._live(analyst, ledger, vitals) if live else self._watched(analyst, ledger, clips, vitals)
+        return Parts(analyst, ledger, clips, teller, vitals, house, source, publisher)
+
+    def _clip_table(self) -> ClipTable:
+        return ClipTable(self.config.database, durable=True, patience_s=LOCK_PATIENCE_S)
+
+    def _publisher(self, stack: ExitStack, recognizer: Recognizer, vitals: Vitals) -> Publisher | None:
+        config = self.config
+        if not config.mqtt:
+            return None
+        presence = station_presence(config, recognizer.bundle, vitals.version, datetime.now(timezone.utc))
+        client_id = f"birdstation-{config.station.id}"
+        publisher = Publisher(lambda: OutboxTable(config.database), config.mqtt, client_id, presence)
+        return stack.enter_context(publisher)
+
+    def _live(self, analyst: Analyst, ledger: Ledger, vitals: Vitals) -> Source:
+        """A microphone, whose ledger has a thread of its own."""
+        ledger.start()
+        return Live(self.config, analyst, ledger, self._found, vitals.missed, self._clock)
+
+    def _watched(self, analyst: Analyst, ledger: Ledger, clips: ClipMaker, vitals: Vitals) -> Source:
+        """A folder, whose recordings wait while they cannot be stored: its ledger is of its thread."""
+        told = (self._found, vitals.missed, self._clock, self._leave_if_asked, vitals.recount)
+        watched = Watched(self.config, analyst, ledger, clips, *told)
+        if isinstance(analyst.priors, PriorsAwaited):
+            analyst.priors.alive = watched.alive
+        return watched
+
+    def _threads(self, parts: Parts) -> Threads:
+        threads = Threads(
+            hearing=Worker("hearing", lambda: self._step(parts), lambda: parts.source.end(STOP_S_MAX)),
+            say=Errand("health", lambda: self._say(parts, threads)),
+            write=Errand("health files", lambda: self._write(parts)),
+            tidy=Errand("house", parts.house.tidy),
+            take=Errand("settings", lambda: self._take(parts)),
+        )
+        return threads
+
+    # In the thread that hears
+
+    def _step(self, parts: Parts) -> None:
+        parts.teller.recording(parts.source.step())
+        parts.teller.sound(parts.source.card, parts.source.silence)
 
     def _found(self, found: Found) -> None:
-        """After every batch of a recording, which may be hours long."""
-        self._heard(found)
-        self._look_after(self._source, between=False)
-        if self._stop.is_set():
-            raise Stopped
+        """After every batch of windows."""
+        self.parts.vitals.found(found)
+        self.parts.teller.found(found)
 
-    # What goes on beside hearing
+    def _leave_if_asked(self) -> None:
+        """Between two pieces of a recording, which may be hours long."""
+        if self._stop_asked:
+            raise Leave
 
-    def _look_after(self, source: "Live | Watched", between: bool) -> None:
-        """`between`: not in the middle of a recording, whose rows are made under one set of settings."""
+    # In the station's own thread
+
+    def _look_after(self, parts: Parts, threads: Threads) -> None:
         now = self._clock.at_s()
-        if isinstance(source, Watched):
-            self._clock.check()  # its rows carry their recorders' times
-        self._ledger.flush()
-        self._feed_watchdog(source)
+        self._feed_watchdog(parts)
         if now - self._said_at >= self.config.health.interval_s:
             self._said_at = now
-            self._say(source)
+            threads.say.ask()
         if now - self._tidied_at >= _RETENTION_S:
             self._tidied_at = now
-            self._tidy()
-        if self._reload.is_set() and between:
-            self._reload.clear()
-            self._take(source)
+            threads.tidy.ask()
+        if self._reload_asked:
+            self._reload_asked = False
+            threads.take.ask()
 
-    def _feed_watchdog(self, source: "Live | Watched") -> None:
-        """Only while sound comes, or is known to be missing not for too long; while what comes is analysed; and while
-        what is found is stored, or can still wait."""
-        now, every_s = self._clock.at_s(), self._notifier.watchdog_s
-        if every_s is None or now - self._fed_at < every_s / 4:
-            return
-        healthy = not self._ledger.full
-        if isinstance(source, Live):
-            silence = source.silence
-            if silence and silence.reason != "schedule":
-                healthy = healthy and silence.seconds < _OUTAGE_S_MAX
-            elif silence is None:
-                healthy = healthy and now - max(self._vitals.decided_at, source.awake_at) < _STUCK_S_MAX
-        if healthy:
+    def _feed_watchdog(self, parts: Parts) -> None:
+        """While the source gets on; whatever waits for a disk, a database or a broker waits elsewhere."""
+        now, every_s = time.monotonic(), self._notifier.watchdog_s
+        if every_s is not None and now - self._fed_at >= every_s / 4 and parts.source.gets_on(parts.vitals.decided_at):
             self._fed_at = now
             self._notifier.watchdog()
 
-    def _say(self, source: "Live | Watched") -> None:
-        health = self._vitals.say(self.config, self._hearing(source), self._publisher)
+    def _failed(self, parts: Parts, threads: Threads) -> BirdstationError | None:
+        """What ended a thread, if one has ended."""
+        broken = [(thread.name, thread.failed) for thread in threads.all]
+        for name, error in [*broken, ("writer", parts.ledger.broke)]:
+            if isinstance(error, BirdstationError):
+                return error
+            if error is not None:
+                what = f"{name}: an error that nobody foresaw: {error!r}; its traceback is in the log"
+                return BirdstationError(" ".join(what.split()))
+        return None
+
+    def _end(self, parts: Parts, threads: Threads) -> None:
+        """Within 10 s, whatever stands still: all of it has daemon threads."""
+        self._stop_asked = True
+        self._notifier.stopping()
+        until = time.monotonic() + STOP_S_MAX + WINDOW_S_MAX
+        threads.hearing.leave()
+        if not threads.hearing.join(until - time.monotonic()):
+            log.error("hearing did not end within %.1f s; what it held is lost", STOP_S_MAX + WINDOW_S_MAX)
+        parts.ledger.close(STORE_S_MAX)
+        if parts.publisher and time.monotonic() < until:
+            parts.publisher.drain(DRAIN_S_MAX)
+        threads.say.ask()
+        until = time.monotonic() + _LAST_WORD_S
+        if threads.say.wait(_LAST_WORD_S):
+            threads.write.wait(until - time.monotonic())
+        for errand in (threads.say, threads.write, threads.tidy, threads.take):
+            errand.leave()
+        parts.teller.end(self.config)
+
+    # Errands, each in a thread of its own
+
+    def _say(self, parts: Parts, threads: Threads) -> None:
+        self._health = health = parts.vitals.say(self.config, parts.source.hearing(), parts.publisher)
         self._notifier.status(f"{health.state}: {health.problems[0] if health.problems else 'listening'}")
+        threads.write.ask()
 
-    def _hearing(self, source: "Live | Watched") -> Hearing:
-        now, state = self._clock.now(), self._clock.state
-        if isinstance(source, Live):
-            silence = source.silence
-            silent_s = silence.seconds if silence and silence.reason != "schedule" else 0.0
-            why = f"{silence.reason}: {silence.detail}".rstrip(": ") if silence and silent_s else None
-            card = source.microphone.trouble if source.microphone else None
-            shown = silence is None, silent_s, why, source.waiting_s, source.shed, source.last_sound
-            return Hearing(*shown, state, now, card)
-        away_s = source.away_s
-        return Hearing(not away_s, away_s, source.problem, source.waiting_s, 0, source.last_sound, state, now)
+    def _write(self, parts: Parts) -> None:
+        if self._health is not None:
+            parts.vitals.write(self.config, self._health)
 
-    def _tidy(self) -> None:
-        """Retention; what the record or the disk says against it is said in health by whoever meets it next."""
-        try:
-            self._reserve.give_up_if_full()
-            with ClipTable(self.config.database, durable=True) as table:
-                retention = Retention(table, self.config.clips_folder, self._reserve, self.config.retention)
-                done = retention.tidy(self._clock.now(), clock_is_set=self._clock.state != "unsynced")
-        except StoreError as error:
-            log.warning("retention: %s", error)
-            return
-        self._vitals.tidied(done)
-        if done.more:
-            self._tidied_at = float("-inf")
-        if done.removed:
-            log.info("retention: %s", ", ".join(f"{count} clips went ({why})" for why, count in done.removed.items()))
-
-    def _reconcile(self) -> None:
-        try:
-            with ClipTable(self.config.database, durable=True) as table:
-                found = reconcile(table, self.config.clips_folder)
-        except StoreError:  # the ledger says what is wrong
-            return
-        if found.away:
-            log.warning("clips: none of many is there; is their disk mounted? Nothing was cleaned")
-        elif found.rows_cleaned or found.files_removed or found.unknown:
-            log.warning(
-                "clips: %d rows without a file cleaned, %d files without a row removed, %d whole ones left alone",
-                found.rows_cleaned,
-                found.files_removed,
-                found.unknown,
-            )
-
-    def _take(self, source: "Live | Watched") -> None:
+    def _take(self, parts: Parts) -> None:
         """SIGHUP: take over what can be; say what wants a restart. A wrong file changes nothing."""
         self._notifier.reloading()
         try:
             reload = read_again(self.path, self._settings)
             wanted = reload.settings.config
             config = replace(self.config, **{name: getattr(wanted, name) for name in RELOADED})
-            source.take(config)
-        except (ConfigError, BundleError) as error:  # the latter: privacy.detector
+            parts.source.take(config)
+        except (ConfigError, BundleError) as error:  # the latter: the speech detector's own network
             log.error("settings not taken over: %s", error)
+        except Exception as error:  # whatever a strange network raises: nobody starts a station again for that
+            log.exception("settings not taken over: %s", " ".join(f"{error!r}".split()))
         else:
             others = [f.name for f in fields(Config) if getattr(wanted, f.name) != getattr(config, f.name)]
             if reload.changed:
@@ -260,9 +321,19 @@ class Station:
             if reload.gone:
                 log.warning("settings that are not there any more: %s", ", ".join(reload.gone))
             log.info("settings read again%s", f"; these want a restart: {', '.join(others)}" if others else "")
-            self.config = self._clips.config = config
-            self._settings = reload.settings
+            self.config, self._settings = config, reload.settings
         self._notifier.ready(f"{self.config.source}: listening")
+
+
+def _priors(config: Config, bundle: Bundle) -> PriorsBeside | PriorsAwaited:
+    """A microphone goes on without; recordings wait, since their rows depend on it."""
+    folder = config.state / "priors"
+    if config.source == "folder":
+        return PriorsAwaited(bundle, folder)
+    priors, place = PriorsBeside(bundle, folder), station_place(config)
+    if place is not None and config.detect.prior != "off" and priors.table(place) is None:
+        priors.wait(place, _KEPT_S_MAX)
+    return priors
 
 
 def run_station(path: Path | None) -> None:

@@ -2,16 +2,16 @@
 
 import importlib.metadata
 import logging
-from contextlib import suppress
-from dataclasses import dataclass, fields, replace
-from datetime import datetime, timedelta
+import threading
+from dataclasses import fields, replace
+from datetime import date, datetime, timedelta
 
 from edge.analysis import Analyst, Found
 from edge.clips.maker import ClipMaker
 from edge.clips.retention import Retained
 from edge.clock import Clock
 from edge.config import Config
-from edge.contract.errors import StoreError
+from edge.daemon.source import Hearing
 from edge.health import Facts, Health, Mqtt, assess, health_folder, write_health
 from edge.invented import notice_of
 from edge.ledger import Ledger
@@ -19,29 +19,16 @@ from edge.local_clock import LocalClock
 from edge.machine import disk, rss_mb, temperature_c
 from edge.publisher import Publisher
 from edge.store.days import of_day
+from edge.store.record import Store
 from edge.today import Counts, Today
-from edge.types import ClockState, GapRow
+from edge.types import GapRow
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Hearing:
-    """How the source is, at this moment."""
-
-    hearing: bool
-    silent_s: float  # for so long nothing was heard that should be
-    problem: str | None
-    waiting_s: float  # sound that waits for an answer
-    shed: int
-    last_sound: datetime | None
-    clock_state: ClockState
-    now: datetime
-    card_problem: str | None = None  # although it is heard
-
-
 class Vitals:
-    """Counts what happens, and says how the station is."""
+    """Counts what happens, and says how the station is. Told by the threads that hear and store, asked by another: the
+    lock is held for counting alone."""
 
     def __init__(
         self, config: Config, analyst: Analyst, probe: float, ledger: Ledger, clips: ClipMaker, clock: Clock
@@ -49,26 +36,36 @@ class Vitals:
         self._analyst, self._probe, self._ledger, self._clips = analyst, probe, ledger, clips
         self._at_s = clock.at_s
         self._began = self._broker_seen = self.decided_at = clock.at_s()  # decided_at: the last window
+        self._station = config.station.id
+        self._lock = threading.Lock()  # of today's counts
         self._today = Today(LocalClock(config.zone), clock.now)
+        self._recorded: tuple[date, Counts] | None = None  # of a day, as the record has it
         self._until = ("", 0.0)  # the stretch of which so many seconds are counted
         self._last_detection: datetime | None = None
         self._decided: datetime | None = None
         self._level_dbfs: float | None = None
         self._written_problem: str | None = None
         self._clips_failed, self._saved_then, self._clips_problem = 0, 0, ""
+        self._given_up_s = 0.0
         self._retained = Retained()
         self.version = importlib.metadata.version("birdstation")
-        self._prime(config.station.id)
 
-    def _prime(self, station: str) -> None:
+    def prime(self, store: Store) -> None:
         """Take over what the record knows of today; and of the days beside it, which it is already by the clocks of
-        some recorders, or will be if this clock is set."""
+        some recorders, or will be if this clock is set. Once, before anything is stored. Raises StoreError."""
         today = self._today.day
-        for day in (today - timedelta(days=1), today, today + timedelta(days=1)):
-            try:
-                self._today.prime(day, *of_day(self._ledger.store(), station, day))
-            except StoreError:
-                return
+        days = [today + timedelta(days=more) for more in (-1, 0, 1)]
+        known = [of_day(store, self._station, day) for day in days]
+        with self._lock:
+            for day, counts in zip(days, known, strict=True):
+                self._today.prime(day, *counts)
+
+    def recount(self, store: Store) -> None:
+        """Of a watched folder the record knows best: what is analysed again, or was a part of a file, counts once.
+        Raises StoreError."""
+        day = self._today.day
+        analysed, lost, detections = of_day(store, self._station, day)
+        self._recorded = day, Counts(lost, analysed, detections)
 
     def found(self, found: Found) -> None:
         """A batch of windows was decided."""
@@ -77,36 +74,41 @@ class Vitals:
         self._until = (found.row.id, found.until_s)
         self._decided, self._level_dbfs = found.end, found.level_dbfs
         local = found.row.local
-        self._today.add_analysed(found.row.start + timedelta(seconds=before), found.until_s - before, local)
-        for detection in found.detections:
-            self._today.add_detections(detection.start, local=local)
-        self._today.add_suppressed(found.end, len(found.private), local)
+        with self._lock:
+            self._today.add_analysed(found.row.start + timedelta(seconds=before), found.until_s - before, local)
+            for detection in found.detections:
+                self._today.add_detections(detection.start, local=local)
+            self._today.add_suppressed(found.end, len(found.private), local)
         if found.detections:
             self._last_detection = found.detections[-1].start
 
     def missed(self, gap: GapRow, more_s: float) -> None:
         """Sound is missing, so many seconds more than when this gap was told last."""
         if gap.reason not in ("off", "schedule", "triggered"):
-            self._today.add_lost(gap.start + timedelta(seconds=gap.seconds - more_s), more_s, gap.local)
+            with self._lock:
+                self._today.add_lost(gap.start + timedelta(seconds=gap.seconds - more_s), more_s, gap.local)
 
     def tidied(self, retained: Retained) -> None:
         """What the last clean-up of clips did."""
         self._retained = retained
 
     def say(self, config: Config, hearing: Hearing, publisher: Publisher | None) -> Health:
-        """Write health.json and health.prom, and have the broker told."""
+        """How it is, for the broker too; the files are `write`'s."""
         health = self._health(config, hearing, publisher)
-        problem = write_health(health, health_folder(config))
-        if problem and problem != self._written_problem:
-            log.warning("%s", problem)
-        self._written_problem = problem
         if publisher:
             publisher.tell_health(health.to_json())
         return health
 
+    def write(self, config: Config, health: Health) -> None:
+        """Write health.json and health.prom."""
+        problem = write_health(health, health_folder(config))
+        if problem and problem != self._written_problem:
+            log.warning("%s", problem)
+        self._written_problem = problem
+
     def _health(self, config: Config, hearing: Hearing, publisher: Publisher | None) -> Health:
         now = self._at_s()
-        today = self._counts(config)
+        today, lost_hour_s = self._counts(config)
         mqtt = None
         if publisher:
             state = publisher.state()
@@ -120,12 +122,13 @@ class Vitals:
             record_problem=self._ledger.record.problem,
             clips_problem=self._clips_trouble(),
             broker_away_s=now - self._broker_seen if publisher else 0.0,
-            lost_hour_s=self._today.lost_hour_s,
+            lost_hour_s=lost_hour_s,
             disk_short_mb=self._retained.short_bytes / 1e6,
             card_problem=hearing.card_problem,
             privacy_problem=self._analyst.privacy.trouble,
             networks_problem=self._analyst.recognizer.trouble,
             runtime_problem=self._analyst.recognizer.degraded,
+            prior_problem=self._analyst.priors.problem,
         )
         space = disk(config.state)
         health = Health(
@@ -161,15 +164,14 @@ class Vitals:
         )
         return assess(health, facts)
 
-    def _counts(self, config: Config) -> Counts:
-        """Of a watched folder the record knows best: what is analysed again, or was a part of a file, counts once. What
-        a microphone heard may still wait to be stored."""
-        counts = self._today.counts
-        if config.source == "folder" and self._ledger.error is None:
-            with suppress(StoreError):
-                analysed, lost, detections = of_day(self._ledger.store(), config.station.id, self._today.day)
-                return replace(counts, analysed_s=analysed, lost_s=lost, detections=detections)
-        return counts
+    def _counts(self, config: Config) -> tuple[Counts, float]:
+        """Of today, and the seconds lost in the last hour. What a microphone heard may still wait to be stored."""
+        with self._lock:
+            counts, lost_hour_s, day = self._today.counts, self._today.lost_hour_s, self._today.day
+        recorded = self._recorded
+        if config.source == "folder" and recorded is not None and recorded[0] == day:
+            counts = replace(recorded[1], suppressed=counts.suppressed)
+        return counts, lost_hour_s
 
     def _lag_s(self, hearing: Hearing) -> float | None:
         """From the end of the last decided window to now; None while nothing is heard."""
@@ -179,6 +181,9 @@ class Vitals:
 
     def _clips_trouble(self) -> str | None:
         """What the last clip failed of, unless one was saved since."""
+        if self._ledger.given_up_s > self._given_up_s:
+            self._given_up_s, self._saved_then = self._ledger.given_up_s, self._clips.saved
+            self._clips_problem = f"{self._given_up_s:.0f} s of sound waited in vain for the database"
         if self._clips.failed > self._clips_failed:
             self._clips_failed, self._saved_then = self._clips.failed, self._clips.saved
             self._clips_problem = self._clips.last_error

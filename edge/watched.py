@@ -6,34 +6,40 @@ Knows no health and no service; which files are ready is edge/capture/folder.py'
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from edge.analysis import Analyst, Found
+from edge.analysis import Analyst, Found, Prepared
 from edge.capture.folder import FolderWatch
 from edge.capture.recording import record_name
 from edge.clips.maker import ClipMaker
+from edge.clock import Clock
 from edge.config import Config
-from edge.contract.errors import ConfigError, StoreError
+from edge.contract.errors import ConfigError, EngineError, StoreError
+from edge.daemon.source import OUTAGE_S_MAX, Hearing
 from edge.ledger import Ledger
 from edge.replay import Replay
-from edge.types import GapRow, Outcome
+from edge.store.record import Store
+from edge.types import Gap, GapRow, Outcome
 
 SOURCE = "folder"
 _WAIT_S = 0.5
 _LOOK_S = 2.0  # between two looks at a folder in which nothing was ready
 _LOOK_SHARE = 20  # and so many times as long as a look took: a folder of 100,000 files costs seconds
 _LOOK_AGAIN_S = 30.0  # and at one in which much is: an older recording may have come
+_COUNT_S = 5.0  # between two counts of the present day
 _LATER_S, _LATER_S_MAX = 4.0, 3600.0  # before a file that cannot be read is tried again, twice as long each time
 
 log = logging.getLogger(__name__)
 
 
 class Watched:
-    """Watches step by step, so that one loop can look after everything.
+    """Watches step by step, in one thread, with a ledger that is this thread's alone; edge.daemon.source.Source.
 
-    `on_found` is called after every batch and may raise to leave a long recording: what was committed stays, the rest
-    is analysed next time.
+    `alive` is called between pieces of work, several times a minute, and may raise to leave a long recording: what was
+    committed stays, the rest is analysed next time. `recount` is given the store every few seconds, and whenever a
+    recording has ended.
     """
 
     def __init__(
@@ -44,40 +50,100 @@ class Watched:
         clips: ClipMaker | None,
         on_found: Callable[[Found], None],
         on_gap: Callable[[GapRow, float], None],
+        clock: Clock | None = None,
+        alive: Callable[[], object] = lambda: None,
+        recount: Callable[[Store], object] = lambda _: None,
     ) -> None:
         if config.folder.path is None:
             raise ConfigError("folder.path: missing; source is folder, so say which")
         self._root = config.folder.path
         self._analyst, self._ledger, self._clips = analyst, ledger, clips
         self._on_found, self._on_gap = on_found, on_gap
-        self.last_sound: datetime | None = None  # the end of what was analysed last
+        self._clock = clock or Clock()
+        self._on_alive, self._recount = alive, recount
+        self._counted_at = float("-inf")
+        self._coming: Prepared | None = None  # settings that are taken over before the next recording
+        self._beat_at = self._clock.at_s()  # when work got on last
+        self._last_sound: datetime | None = None  # the end of what was analysed last
         self._watch = FolderWatch(self._root, config.folder.settle_s, config.zone)
         self._ready: list[Path] = []
         self._later: dict[Path, tuple[float, float]] = {}  # cannot be read: when to try again, and the delay
         self._looked_at = float("-inf")
         self._there_at, self._away, self._look_s = time.monotonic(), False, _LOOK_S
 
-    @property
-    def problem(self) -> str | None:
-        """What is wrong with the folder, in one line."""
-        return self._watch.problem
+    # What others ask, from their threads
 
     @property
-    def away_s(self) -> float:
-        """For how long the folder itself cannot be read; 0 while it can, whatever is wrong with parts of it."""
-        return time.monotonic() - self._there_at if self._away else 0.0
+    def card(self) -> str | None:
+        """A folder has none."""
+        return None
+
+    @property
+    def silence(self) -> Gap | None:
+        """A folder tells of none."""
+        return None
 
     @property
     def waiting_s(self) -> float:
         """Seconds of sound that wait, as far as headers tell."""
         return self._watch.waiting().seconds
 
+    def hearing(self) -> Hearing:
+        """How it is: for how long the folder itself cannot be read, whatever is wrong with parts of it."""
+        away_s = time.monotonic() - self._there_at if self._away else 0.0
+        return Hearing(
+            hearing=not away_s,
+            silent_s=away_s,
+            problem=self._watch.problem,
+            waiting_s=self.waiting_s,
+            shed=0,
+            last_sound=self._last_sound,
+            clock_state=self._clock.state,
+            now=self._clock.now(),
+        )
+
+    def gets_on(self, decided_at: float) -> bool:  # noqa: ARG002 - a folder may be empty
+        """Every piece of work is a sign; one that takes long waits for a disk or a database, and holds nothing that is
+        not in its file."""
+        return self._clock.at_s() - self._beat_at < OUTAGE_S_MAX
+
     def take(self, config: Config) -> None:
-        """Other settings, for the analyst alone. Raises ConfigError or BundleError; then nothing is taken."""
-        self._analyst.take(config)
+        """Use these settings from the next recording on. Raises ConfigError or BundleError; then nothing is taken."""
+        self._coming = self._analyst.prepared(config)
+
+    # Work
+
+    def end(self, patience_s: float = 0.0) -> None:  # noqa: ARG002 - what waits are files
+        """Let go of the clips and the database."""
+        if self._clips:
+            self._clips.close()
+        self._ledger.close()
+
+    def alive(self) -> None:
+        """Work gets on. May raise, to leave what is under way."""
+        self._beat_at = self._clock.at_s()
+        self._clock.check()  # rows carry their recorders' times
+        self._on_alive()
+        if self._beat_at - self._counted_at > _COUNT_S:
+            self._count()
+
+    def _count(self) -> None:
+        self._counted_at = self._beat_at
+        if self._ledger.error is None:
+            with suppress(StoreError):
+                self._recount(self._ledger.store())
+
+    def _take_over(self) -> None:
+        coming, self._coming = self._coming, None
+        if coming is not None:
+            self._analyst.use(coming)
+            if self._clips:
+                self._clips.config = coming.config
 
     def step(self) -> Outcome | None:
         """Analyse the next recording, if one is ready and the database can be had; otherwise wait half a second."""
+        self.alive()
+        self._take_over()
         self._ledger.flush()
         since_s = time.monotonic() - self._looked_at
         if self._ledger.error is not None or (not self._ready and since_s < self._look_s):
@@ -95,21 +161,28 @@ class Watched:
         except StoreError as error:
             self._ledger.failed(error)
             return None
+        except EngineError as error:  # its prior cannot be made now
+            self._try_later(path, str(error))
+            return None
         except OSError as error:  # a bad sector, or gone with its disk: asked less and less often, never forgotten
-            delay_s = min(_LATER_S_MAX, 2 * self._later.get(path, (0.0, _LATER_S / 2))[1])
-            self._later[path] = (time.monotonic() + delay_s, delay_s)
-            name = record_name(path, self._root)
-            log.warning("%s: %s; tried again in %.0f s", name, error.strerror or error, delay_s)
+            self._try_later(path, str(error.strerror or error))
             return None
         self._later.pop(path, None)
+        self._count()
         self._watch.done(path)
         if outcome.state == "refused" and not outcome.earlier:
             log.warning("%s: refused: %s", outcome.path, outcome.reason)
         return outcome
 
+    def _try_later(self, path: Path, why: str) -> None:
+        delay_s = min(_LATER_S_MAX, 2 * self._later.get(path, (0.0, _LATER_S / 2))[1])
+        self._later[path] = (time.monotonic() + delay_s, delay_s)
+        log.warning("%s: %s; tried again in %.0f s", record_name(path, self._root), why, delay_s)
+
     def _found(self, found: Found) -> None:
-        self.last_sound = found.end
+        self._last_sound = found.end
         self._on_found(found)
+        self.alive()
 
     def _look(self) -> None:
         begun = time.monotonic()

@@ -11,12 +11,13 @@ from edge.archive import recordings_in
 from edge.clips.maker import ClipMaker
 from edge.clock import Clock
 from edge.config import Config, load_config
+from edge.daemon.source import Hearing
 from edge.health import Health
 from edge.ledger import Ledger
 from edge.recognizer import Recognizer
 from edge.replay import Replay
 from edge.store.clips import ClipTable
-from edge.vitals import Hearing, Vitals
+from edge.vitals import Vitals
 from tests.conftest import note, write_sound
 
 StationYaml = Callable[..., Path]
@@ -37,6 +38,7 @@ class Station:
         weakref.finalize(self, self.ledger.store().close)  # since Python 3.13 sqlite3 complains of what nobody closed
         self.clock = Clock(wall=lambda: self.now.timestamp(), monotonic=lambda: 0.0)
         self.vitals = Vitals(config, self.analyst, 0.0, self.ledger, self.clips(), self.clock)
+        self.vitals.prime(self.ledger.store())
 
     def clips(self) -> ClipMaker:
         return ClipMaker(lambda: ClipTable(self.config.database), self.config, self.analyst.bundle.id)
@@ -47,6 +49,8 @@ class Station:
         assert [outcome.state for outcome in replay.run(*recordings_in(folder))].count("refused") == 0
 
     def health(self) -> Health:
+        if self.config.source == "folder":
+            self.vitals.recount(self.ledger.store())
         hearing = Hearing(True, 0.0, None, 0.0, 0, None, "synced", self.clock.now())
         return self.vitals.say(self.config, hearing, None)
 

@@ -39,7 +39,7 @@ class Scene:
     def __init__(self, wall_s: float = NOON) -> None:
         self.at_s, self.wall_apart = 1000.0, wall_s - 1000.0
         self.script: deque[Chunk | Gap] = deque()
-        self.waiting_s, self.silent, self.closed = 0.0, None, 0
+        self.waiting_s, self.silent, self.trouble, self.closed = 0.0, None, None, 0
         self.lost: list[tuple[str, float]] = []
         self.end_s = self.at_s
 
@@ -90,7 +90,6 @@ def listening(config: Config, scene: Scene, recognizer: Recognizer) -> Iterator[
             config,
             Analyst(config, recognizer),
             ledger,
-            None,
             lambda _found: None,
             missed,
             scene.clock(),
@@ -236,7 +235,7 @@ def test_outside_the_schedule_the_card_is_closed(station_yaml: StationYaml, reco
         play(live, scene)
         scene.at_s += 10
         live.step()  # 12:02:10
-        assert (live.microphone, scene.closed, live.silence and live.silence.reason) == (None, 1, "schedule")
+        assert (live.card, scene.closed, live.silence and live.silence.reason) == (None, 1, "schedule")
         scene.at_s += 86_400 - 70
         live.step()  # the next day, 12:01:00
         assert live.silence is None
@@ -262,7 +261,7 @@ def test_the_ladder_up_and_down_is_in_the_rows(station_yaml: StationYaml, recogn
             scene.waiting_s = waiting_s
             scene.sound(note("lowtoo", 40))
             play(live, scene)
-            assert live.shed == shed, waiting_s
+            assert live.hearing().shed == shed, waiting_s
     analysed = dict(rows(config, "SELECT shed, sum(analysed_s) FROM effort GROUP BY shed"))
     assert sum(analysed.values()) == pytest.approx(200)
     assert analysed == {0: pytest.approx(50, abs=11), 1: pytest.approx(70, abs=11), 2: pytest.approx(80, abs=11)}

@@ -14,10 +14,13 @@ import pytest
 
 from edge.analysis import Analyst, Found
 from edge.capture.recording import Decoder
+from edge.clips.reserve import Reserve
+from edge.clock import Clock
 from edge.config import load_config
 from edge.contract.audio import RATE_HZ
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import ConfigError
+from edge.daemon.house import House
 from edge.ledger import Ledger
 from edge.recognizer import Recognizer
 from edge.station import Station
@@ -136,14 +139,15 @@ def test_a_file_that_cannot_be_read_is_asked_less_and_less_often(
 def test_what_a_crash_left_of_a_clip_goes_and_the_log_says_so(
     station_yaml: StationYaml, caplog: pytest.LogCaptureFixture
 ) -> None:
-    station = Station(station_yaml())
-    Store(station.config.database).close()
-    half = station.config.clips_folder / "2019-06-01" / ".midtoo_0.90_20190601T053000.000Z_0123abcd.flac.part"
+    config = load_config(station_yaml())
+    Store(config.database).close()
+    house = House(lambda: config, Reserve(config.state), Clock(), lambda _: None)
+    half = config.clips_folder / "2019-06-01" / ".midtoo_0.90_20190601T053000.000Z_0123abcd.flac.part"
     half.parent.mkdir(parents=True)
     half.write_bytes(b"fLaC")
     with caplog.at_level("WARNING"):
-        station._reconcile()
-        station._reconcile()  # nothing is left to say
+        house.reconcile()
+        house.reconcile()  # nothing is left to say
     assert not half.exists()
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("clips: 0 rows without a file cleaned, 1 files without a row removed")

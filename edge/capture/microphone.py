@@ -110,23 +110,26 @@ class Microphone:
     @property
     def waiting_s(self) -> float:
         """Seconds of sound that wait to be read, of `buffer_s` at most."""
-        return self._card.ring.waiting_s if self._card else 0.0
+        card = self._card  # others ask, from their threads
+        return card.ring.waiting_s if card else 0.0
 
     @property
     def card(self) -> str | None:
         """Name of the sound card that is open; None while there is none."""
-        return self._card.name if self._card else None
+        card = self._card
+        return card.name if card else None
 
     @property
     def silent(self) -> Gap | None:
         """The outage so far, None while there is sound or the card is just being opened."""
-        return self._silent() if self._silence and self._silence.reason != "off" else None
+        gap = self._silent()
+        return gap if gap and gap.reason != "off" else None
 
     def _silent(self) -> Gap | None:
-        if self._silence is None:
+        silence, end_s = self._silence, self._end_s
+        if silence is None:
             return None
-        seconds = max(0.0, self._clock() - self._end_s)
-        return Gap(self._end_s, seconds, self._silence.reason, self._silence.detail)
+        return Gap(end_s, max(0.0, self._clock() - end_s), silence.reason, silence.detail)
 
     @property
     def drift_s(self) -> float:

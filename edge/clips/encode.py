@@ -18,8 +18,10 @@ Pcm = NDArray[np.int16]  # (samples,)
 _SUBTYPE = {"flac": "PCM_16", "wav": "PCM_16", "ogg": "VORBIS"}
 
 
-def pcm(samples: NDArray[np.floating[Any]]) -> Pcm:
-    """Float samples in [-1, 1] as 16 bit; louder ones are clipped."""
+def pcm(samples: NDArray[np.floating[Any]] | Pcm) -> Pcm:
+    """Float samples in [-1, 1] as 16 bit; louder ones are clipped. What is 16 bit stays as it is."""
+    if samples.dtype == np.int16:
+        return samples.view(np.int16)
     whole: Pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
     return whole
 

@@ -101,8 +101,8 @@ class ClipMaker:
         self._windows: dict[Span, list[Detection]] = {}
         self._forbidden: list[Span] = []
 
-    def hear(self, samples: Samples) -> None:
-        """The next samples of the stretch: mono float32, RATE_HZ."""
+    def hear(self, samples: Samples | Pcm) -> None:
+        """The next samples of the stretch: mono, RATE_HZ; float32, or 16 bit as they are kept here."""
         if self._row is not None and len(samples):
             self._blocks.append((self._heard, pcm(samples)))
             self._heard += len(samples)

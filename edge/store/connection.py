@@ -71,17 +71,18 @@ class Connection:
 
     `durable`: a commit is on the disk when it returns, whatever happens to the power; otherwise the last seconds may be
     lost, never half a transaction. A full or read-only disk costs the transaction, not the connection: try again. After
-    a DamagedError or a GoneError it is of no more use: close it and open another.
+    a DamagedError or a GoneError it is of no more use: close it and open another. `patience_s`: so long another
+    writer's lock is waited for.
     """
 
-    def __init__(self, path: Path, durable: bool = False) -> None:
+    def __init__(self, path: Path, durable: bool = False, patience_s: float = BUSY_TIMEOUT_S) -> None:
         self.path = path
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-        with turn(path.parent, alone=False, patience_s=BUSY_TIMEOUT_S):
+        with turn(path.parent, alone=False, patience_s=patience_s):
             check_writable(path)
             with self._errors():
-                self._db = Database(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S))
+                self._db = Database(sqlite3.connect(path, timeout=patience_s))
             try:
                 self._begin(durable)
             except StoreError:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edge.contract.errors import DamagedError, GoneError, StoreError
 from edge.store.carry import Leaving, carry, marks_of
-from edge.store.connection import suspected
+from edge.store.connection import BUSY_TIMEOUT_S, suspected
 from edge.store.named import OpenFile
 from edge.store.record import Store
 from edge.store.salvage import Salvaged, set_aside, sound_database
@@ -40,6 +40,7 @@ class OpenRecord:
 
     def __init__(self, path: Path, enter: Callable[[Store], None]) -> None:
         self.path = path
+        self.patience_s = BUSY_TIMEOUT_S  # with another writer's lock, of a store that is opened from now on
         self.again_s, self.advice = AGAIN_S, ""
         self.lost_rows = False  # a repair in this run could not read all: the time behind them is not "off"
         self._enter = enter
@@ -117,7 +118,7 @@ class OpenRecord:
         if salvaged is not None:
             self._note(salvaged)
         suspected.discard(self.path)
-        store = Store(self.path, durable=True)
+        store = Store(self.path, durable=True, patience_s=self.patience_s)
         file = OpenFile(self.path)
         try:
             marks = marks_of(store)

@@ -50,6 +50,7 @@ _WARM_H = 1.0
 _RELOAD_EVERY, _GAP_EVERY = 6, 3  # samples; a sample is ten minutes, so an hour and half an hour
 _GAPS: tuple[tuple[str, float], ...] = (("overflow", 0.0005), ("unplugged", 0.03), ("stalled", 0.25))  # of a sample
 _DRAIN_S = 60.0
+_AHEAD_MAX = 20  # entries that wait to be stored
 _TALK = "birdstation/v1/soak/detection"
 _ROWS = ("recordings", "detections", "effort", "gaps", "clips", "outbox")
 
@@ -253,10 +254,12 @@ class Soak:
         )
         return path
 
-    # From within the daemon's loop, before every half second of sound
+    # From within the thread that hears, before every half second of sound
 
     def _look(self) -> None:
         tape, station = self.tape, self._station
+        if not self._pace_until and station.parts.ledger.waiting > _AHEAD_MAX:
+            assert station.parts.ledger.settled(_DRAIN_S)  # faster than time it would hear ahead of what is stored
         if self._pace_until:
             if time.monotonic() >= self._pace_until:
                 self._pace_until = float("inf")
@@ -279,8 +282,8 @@ class Soak:
             if not self._real_time_s:
                 self._finish()
                 return
-            assert station._publisher
-            station._publisher.drain(_DRAIN_S)
+            assert station.parts.publisher
+            station.parts.publisher.drain(_DRAIN_S)
             tape.pace()
             self._begin_real_time()
 
@@ -288,8 +291,8 @@ class Soak:
         return time.monotonic() - self._began
 
     def _finish(self) -> None:
-        assert self._station._publisher
-        self.figures["all sent"] = self._station._publisher.drain(_DRAIN_S)
+        assert self._station.parts.publisher
+        self.figures["all sent"] = self._station.parts.publisher.drain(_DRAIN_S)
         if self._trace:
             top = tracemalloc.take_snapshot().statistics("lineno")[:25]
             self.figures["traced"] = [str(line) for line in top]
@@ -299,9 +302,10 @@ class Soak:
     def _sample(self) -> None:
         """What must not grow, and what may."""
         station, tape = self._station, self.tape
+        assert station.parts.ledger.settled(_DRAIN_S)
         if not self.samples:
             self._began = time.monotonic()
-        assert station._publisher
+        assert station.parts.publisher
         database = station.config.database
         with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
             rows = {name: db.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in _ROWS}
@@ -317,12 +321,12 @@ class Soak:
                 "db_mb": database.stat().st_size / 1e6,
                 "wal_mb": _size(database.with_name("station.db-wal")) / 1e6,
                 "clip_files": sum(1 for _ in station.config.clips_folder.rglob("*.flac")),
-                "clips_saved": station._clips.saved,
-                "clips_failed": station._clips.failed,
-                "clip_sound_s": station._clips.held_s,
-                "ledger_waiting": station._ledger.waiting,
-                "in_flight": len(station._publisher._sent),
-                "messages_waiting": station._publisher.state().waiting,
+                "clips_saved": station.parts.clips.saved,
+                "clips_failed": station.parts.clips.failed,
+                "clip_sound_s": station.parts.clips.held_s,
+                "ledger_waiting": station.parts.ledger.waiting,
+                "in_flight": len(station.parts.publisher._sent),
+                "messages_waiting": station.parts.publisher.state().waiting,
                 **rows,
             }
         )
@@ -331,8 +335,8 @@ class Soak:
 
     def _begin_real_time(self) -> None:
         station = self._station
-        station._analyst.stopwatch = self._watch
-        commit = station._ledger.found
+        station.parts.analyst.stopwatch = self._watch
+        commit = station.parts.ledger.found
 
         def found(batch: Found) -> None:
             heard_s = self.tape.at_s + self.tape.apart_s
@@ -342,7 +346,7 @@ class Soak:
             real = time.time() - self.tape.wall()
             self.latency.detections.update({d.id: d.end.timestamp() + real for d in batch.detections})
 
-        station._ledger.found = found  # type: ignore[method-assign]
+        station.parts.ledger.found = found  # type: ignore[method-assign]
         self._paced_from, self._pace_until = self._cpu(), time.monotonic() + self._real_time_s
 
     def _cpu(self) -> dict[str, float]:

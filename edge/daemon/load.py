@@ -1,0 +1,35 @@
+"""The overload ladder: how much work is left out, by how much sound waits. Knows no sound."""
+
+import logging
+
+from edge.analysis import FEW_MEMBERS, NO_OVERLAP
+
+_CALM_S = 30.0  # without much waiting, before a step of the ladder is taken back
+_SHED = {0: "nothing", NO_OVERLAP: "overlap", FEW_MEMBERS: "overlap and networks"}
+log = logging.getLogger(__name__)
+
+
+class LoadShedder:
+    """From a quarter of what may wait on no overlap, from a half on one member of each kind. Down again step by step,
+    once little has waited for a while.
+
+    load = LoadShedder(full_s=60)
+    load.weigh(waiting_s=20, now_s=clock.at_s())
+    load.shed   # the step of the ladder
+    """
+
+    def __init__(self, full_s: float) -> None:
+        self.shed = 0
+        self._full_s = full_s
+        self._since_s = 0.0
+
+    def weigh(self, waiting_s: float, now_s: float) -> None:
+        """Take the step that fits; `now_s` is the monotonic clock."""
+        full_s = self._full_s
+        step = FEW_MEMBERS if waiting_s > full_s / 2 else NO_OVERLAP if waiting_s > full_s / 4 else 0
+        calm = waiting_s < full_s / 20 and now_s - self._since_s > _CALM_S
+        if step > self.shed or (step < self.shed and calm):
+            step = max(step, self.shed - 1)
+            log.warning("%.0f s of sound wait: left out is %s, was %s", waiting_s, _SHED[step], _SHED[self.shed])
+            self.shed = step
+            self._since_s = now_s
