@@ -9,8 +9,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,13 +17,14 @@ from pathlib import Path
 from edge.analysis import Found
 from edge.clips.encode import pcm
 from edge.clips.maker import ClipMaker, Clips
+from edge.clips.patient import PatientClips
 from edge.config import Config
 from edge.contract.audio import RATE_HZ, Samples
 from edge.contract.bundle import Bundle
 from edge.contract.errors import StoreError
 from edge.store.open_record import AGAIN_S, OpenRecord
 from edge.store.record import Store
-from edge.types import ClipRow, GapRow, RecordingRow
+from edge.types import GapRow, RecordingRow
 
 WAITING_MAX = 20_000  # entries; a live station makes one every few seconds
 SOUND_S_MAX = 600.0  # of sound that waits for its clips, 64 kB each: 38 MB
@@ -279,7 +279,7 @@ class Ledger:
 
     def patient(self, open_table: Callable[[], Clips]) -> Clips:
         """The table of clips, for `clips`: a lock is waited for there, too, and what is heard waits behind it."""
-        return _PatientClips(open_table, self._wait_for)
+        return PatientClips(open_table, self._wait_for)
 
     def _wait_for(self, error: StoreError) -> bool:
         """Whether to try again; a lock that lasts is said meanwhile."""
@@ -344,31 +344,3 @@ class Ledger:
             seconds, why = sum(entry.analysed_s for entry in waiting), self.error or "there was no time left"
             text = "%s: %d entries with %.0f s of sound could not be stored: %s"
             log.error(text, self._database, count, seconds, why)
-
-
-class _PatientClips:
-    """A table of clips that waits for other writers, as long as `wait` says so; edge.clips.maker.Clips."""
-
-    def __init__(self, open_table: Callable[[], Clips], wait: Callable[[StoreError], bool]) -> None:
-        self._open_table, self._wait = open_table, wait
-        self._opened = ExitStack()
-        self._table: Clips | None = None
-
-    def __enter__(self) -> "_PatientClips":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._opened.close()
-
-    def add(
-        self, clip: ClipRow, detections: Sequence[str], put: Callable[[], None], undo: Callable[[], None]
-    ) -> str | None:
-        """As ClipTable does. Raises StoreError."""
-        while True:
-            try:
-                if self._table is None:
-                    self._table = self._opened.enter_context(self._open_table())
-                return self._table.add(clip, detections, put, undo)
-            except StoreError as error:
-                if not self._wait(error):
-                    raise
