@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from edge.backup import backup as make_backup
 from edge.check.run import run_checks
@@ -31,6 +30,7 @@ from edge.contract.errors import EXIT_REFUSED, StoreError, UsageError
 from edge.contract.labels import read_labels
 from edge.contract.program import Commands, run_program
 from edge.contract.rights import look_at
+from edge.contract.screen import LogLines, Screen, say
 from edge.demo.run import run_demo
 from edge.invented import REMEDY, notice_of
 from edge.machine import user_name
@@ -90,7 +90,7 @@ AS_JSON = Annotated[bool, typer.Option("--json", help="As JSON.")]
 def _version(asked: bool) -> None:
     if asked:
         python = ".".join(map(str, sys.version_info[:3]))
-        print(f"birdstation {importlib.metadata.version('birdstation')} (Python {python}, {Path(__file__).parent})")
+        say(f"birdstation {importlib.metadata.version('birdstation')} (Python {python}, {Path(__file__).parent})")
         raise typer.Exit
 
 
@@ -110,7 +110,7 @@ def _settings(named: Path | None, quiet: bool = False) -> Path | None:
     found = find_settings()
     if not quiet:
         nothing = f"none found, so the defaults hold and the record is in {Path.cwd()}; --config names others"
-        print(f"settings: {nothing if found is None else found.absolute()}", file=sys.stderr)
+        say(f"settings: {nothing if found is None else found.absolute()}", file=sys.stderr)
     return found
 
 
@@ -140,7 +140,7 @@ def replay(
 
     Resumes where it stopped and never repeats finished work. Detections go to MQTT if a broker is set.
     """
-    console = Console(stderr=as_json)
+    console = Screen(stderr=as_json)
     settings = load_config(_settings(config, as_json))
     look_at(settings.database)
     truth = read_labels(labels) if labels else None
@@ -161,7 +161,7 @@ def replay(
             written = write_parquet(store, done.bundle.id, sorted(set(done.recordings.values())), parquet)
             console.print(f"{parquet}: {', '.join(written)}", soft_wrap=True, markup=False)
     if as_json:
-        print(json.dumps(summary, ensure_ascii=False), flush=True)
+        say(json.dumps(summary, ensure_ascii=False), flush=True)
     raise typer.Exit(EXIT_REFUSED if summary["refused"] else 0)
 
 
@@ -173,7 +173,7 @@ def demo(
     ] = DEMO_FOLDER,
 ) -> None:
     """Replay the soundscapes that ship with birdstation, with a broker listening, and show what comes out."""
-    run_demo(out, Console(), source)
+    run_demo(out, Screen(), source)
 
 
 @app.command()
@@ -188,7 +188,7 @@ def backup(
     settings = load_config(_settings(config))
     look_at(settings.database)
     made = make_backup(settings.database, folder or settings.state / "backups", keep, settings.station.id)
-    print(f"{made} ({made.stat().st_size / 1e6:.1f} MB)")
+    say(f"{made} ({made.stat().st_size / 1e6:.1f} MB)")
 
 
 @app.command()
@@ -210,11 +210,11 @@ def why(
     with Store(_record(load_config(_settings(config, as_json)))) as store:
         explained = explain(store, detection)
     if as_json:
-        print(json.dumps(explained, ensure_ascii=False))
+        say(json.dumps(explained, ensure_ascii=False))
     else:
-        Console().print(why_tables(explained))
+        Screen().print(why_tables(explained))
         if explained["clip_file"]:
-            print(f"clip: {explained['clip_file']}")
+            say(f"clip: {explained['clip_file']}")
 
 
 @app.command()
@@ -228,9 +228,9 @@ def species(
     bundle = read_bundle(settings.bundle_folder, settings.station.language)
     known = known_species(bundle, settings.detect, name)
     if as_json:
-        print(json.dumps([asdict(one) for one in known], ensure_ascii=False))
+        say(json.dumps([asdict(one) for one in known], ensure_ascii=False))
         return
-    console = Console()
+    console = Screen()
     if known:
         console.print(known_table(known))
     console.print(f"{len(known)} of {len(bundle.taxonomy)} classes of the bundle in {bundle.folder}", soft_wrap=True)
@@ -248,9 +248,9 @@ def pictures(
 ) -> None:
     """Make a page of the best detection of each species: its picture, its sound, and what led to it."""
     settings = load_config(_settings(config))
-    with Store(_record(settings)) as store, Console(stderr=True).status("pictures"):
+    with Store(_record(settings)) as store, Screen(stderr=True).status("pictures"):
         made = write_pictures(store, settings, out, folder)
-    print(f"{made.page}: {made.species} species, {made.with_sound} of them with sound")
+    say(f"{made.page}: {made.species} species, {made.with_sound} of them with sound")
 
 
 @app.command()
@@ -274,9 +274,9 @@ def review(
         before = store.rows(said, (found["id"], who))
         store.review(found["id"], who, verdict.value, note, keep=True, instead=other)
     rather = f", instead {other}" if other else ""
-    print(f"{found['id']}: {found['common_name'] or found['species']}, {verdict.value}{rather} ({who})")
+    say(f"{found['id']}: {found['common_name'] or found['species']}, {verdict.value}{rather} ({who})")
     for words in before:
-        print(f"this replaces: {', '.join(filter(None, words))}")
+        say(f"this replaces: {', '.join(filter(None, words))}")
 
 
 def _instead(store: Store, text: str | None, verdict: Verdict) -> str | None:
@@ -298,13 +298,13 @@ def check(
     Looks at settings, bundle, speed, database, disk, clock, broker and microphone. Exit status: 0 ready, perhaps with
     warnings, 1 something is bad, 78 a setting or the bundle is.
     """
-    console = Console(stderr=as_json)
+    console = Screen(stderr=as_json)
     path = _settings(config, as_json)
     look_at(load_config(path).database)
     with console.status("settings") as status:
         checks = run_checks(path, listen_s, status.update)
     if as_json:
-        print(json.dumps(checks_summary(checks), ensure_ascii=False, allow_nan=False), flush=True)
+        say(json.dumps(checks_summary(checks), ensure_ascii=False, allow_nan=False), flush=True)
     else:
         console.print(checks_table(checks))
     raise typer.Exit(exit_status(checks))
@@ -322,11 +322,11 @@ def clock_show(config: CONFIG = None, as_json: AS_JSON = False) -> None:
     with ClockTable(_record(load_config(_settings(config, as_json)))) as table:
         boots = table.boots()
     if as_json:
-        print(json.dumps([asdict(boot) for boot in boots]))
+        say(json.dumps([asdict(boot) for boot in boots]))
     elif boots:
-        Console().print(boots_table(boots))
+        Screen().print(boots_table(boots))
     else:
-        print("Nothing in this record was stamped by this machine's clock: recordings carry their recorder's times.")
+        say("Nothing in this record was stamped by this machine's clock: recordings carry their recorder's times.")
 
 
 @clock_app.command("fix")
@@ -343,7 +343,7 @@ def clock_fix(
     settings = load_config(_settings(config))
     with ClockTable(_record(settings)) as table:
         moved = table.fix(boot, seconds, state.value if state else None, settings.zone)
-    print(", ".join(f"{count} {what}" for what, count in moved.items()) + f" moved by {seconds:+g} s")
+    say(", ".join(f"{count} {what}" for what, count in moved.items()) + f" moved by {seconds:+g} s")
 
 
 @app.command()
@@ -363,15 +363,15 @@ def retention(
         done = keeper.tidy(datetime.now(timezone.utc), dry_run=dry_run, limit=ALL_CLIPS)
         protected = table.protected(settings.retention.per_species)
     if as_json:
-        print(json.dumps(retention_summary(done, protected, dry_run)), flush=True)
+        say(json.dumps(retention_summary(done, protected, dry_run)), flush=True)
         return
-    console = Console()
+    console = Screen()
     console.print(retention_table(done, protected, dry_run))
     for line in retention_lines(done):
         console.print(line, soft_wrap=True)
 
 
-class _Lines(logging.Formatter):
+class _Lines(LogLines):
     """What is no trouble stands alone; the rest says how much of it it is."""
 
     def format(self, record: logging.LogRecord) -> str:

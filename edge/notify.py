@@ -9,6 +9,8 @@ import socket
 import time
 from collections.abc import Mapping
 
+from edge.contract.text import printable
+
 _SEND_TIMEOUT_S = 1.0  # the manager's queue may be full; hearing goes on without it
 _log = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ class Notifier:
 
 def _line(text: str) -> str:
     """Of several lines each would be an assignment of its own."""
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def _watchdog_s(environment: Mapping[str, str]) -> float | None:

@@ -12,7 +12,6 @@ from shlex import quote
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -21,6 +20,7 @@ from edge.contract.bundle import read_bundle
 from edge.contract.errors import ConfigError, EngineError, UsageError, needs_extra
 from edge.contract.place import check_place
 from edge.contract.program import run_program
+from edge.contract.screen import Screen, say
 from edge.engines.tuned import FILE as TUNED
 from export.place_bundle import probe_place
 from trainer.files import check_writable, naming
@@ -56,7 +56,7 @@ def onnx(
     from trainer.verdict import cautions
 
     opened = Run.open(run, images=int8)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=Screen(stderr=True), transient=True) as progress:
         task = progress.add_task("members")
 
         def show(name: str, done: int, total: int) -> None:
@@ -68,9 +68,9 @@ def onnx(
     eight = sum(member.int8 is not None for member in bundle.manifest.members)
     also = ([f"{halved} also in half precision"] if half else []) + ([f"{eight} also in 8 bits"] if int8 else [])
     members = f"{len(bundle.manifest.members)} members" + (f" ({', '.join(also)})" if also else "")
-    print(f"{out}: {members}, {len(bundle.taxonomy)} species, {size / 1e6:.1f} MB")
+    say(f"{out}: {members}, {len(bundle.taxonomy)} species, {size / 1e6:.1f} MB")
     for line in cautions(opened):
-        print(f"warning: {line}", file=sys.stderr)
+        say(f"warning: {line}", file=sys.stderr)
     _say_next(out, bundle.folder)
 
 
@@ -82,7 +82,7 @@ def _say_next(out: Path, folder: Path) -> None:
         f"check it: {quote(sys.executable)} -m export verify {quote(str(out))}",
         f"use it: in station.yaml, bundle: {folder}",
     ]
-    print(*lines, sep="\n", file=sys.stderr)
+    say(*lines, sep="\n", file=sys.stderr)
 
 
 @app.command()
@@ -120,7 +120,7 @@ def adopt(
     licence = accept_licence(known, accept)
     bundle = make(name, read_source(name, known, source, labels), licence, out, region)
     size = sum(p.stat().st_size for p in bundle.folder.rglob("*") if p.is_file())
-    print(f"{out}: {known.title}, {len(bundle.taxonomy)} classes, {size / 1e6:.1f} MB")
+    say(f"{out}: {known.title}, {len(bundle.taxonomy)} classes, {size / 1e6:.1f} MB")
     _say_next(out, bundle.folder)
 
 
@@ -160,9 +160,9 @@ def verify(
     table.add_row("blended", f"{found.blended:.1e}")
     table.add_row("prior", "none" if found.prior is None else f"{found.prior:.1e}")
     table.add_row("one by one against batch", f"{found.single_against_batch:.1e}")
-    Console(stderr=as_json).print(table)
+    Screen(stderr=as_json).print(table)
     if as_json:
-        print(json.dumps(asdict(found)))
+        say(json.dumps(asdict(found)))
 
 
 @app.command()
@@ -195,18 +195,18 @@ def tune(
     state = _state(config) if state is None else state
     _check_state(state)  # before a minute is spent
     inputs = sound_inputs(sound or DEMO_FOLDER / "soundscapes", whole.manifest, WINDOWS_MAX)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=Screen(stderr=True), transient=True) as progress:
         task = progress.add_task("tuning", total=None)
         sets = (members,) if members else sets_of(whole)
         found = measure(whole, inputs, seconds, sets, lambda text: progress.update(task, description=text))
     for table in tables(found, whole, len(inputs)):
-        Console(stderr=True).print(table)
+        Screen(stderr=True).print(table)
     for one in found:
         for row in (row for row in one.rows if row.refused):
-            print(f"{one.members}, {row.name}: not offered: {row.refused}", file=sys.stderr)
+            say(f"{one.members}, {row.name}: not offered: {row.refused}", file=sys.stderr)
     with naming(state):
         path = record(whole, found).write(state)
-    print(f"{path}: used by runtime.engine auto, if the probe passes")
+    say(f"{path}: used by runtime.engine auto, if the probe passes")
 
 
 def _check_state(state: Path) -> None:
@@ -224,7 +224,7 @@ def _state(config: Path | None) -> Path:
     settings = config or find_settings()
     state = load_config(settings).state.resolve()
     if config is None:
-        print(f"settings: {'none found' if settings is None else settings.absolute()}; state: {state}", file=sys.stderr)
+        say(f"settings: {'none found' if settings is None else settings.absolute()}; state: {state}", file=sys.stderr)
     return state
 
 
@@ -252,27 +252,27 @@ def trt(
     machine = examine()
     whole = read_bundle(bundle)
     steps = plan_steps(whole, out, machine.device, batch_max, precision, builder)
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
     console.print(plan_table(machine, steps))
     for warning in machine.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}", file=sys.stderr)
     if builder == "torch-tensorrt":
         from export.torch_trt import coverage_table  # here, so that a machine without torch says so before it compiles
 
         if dry_run:
             console.print(coverage_table(whole, steps))
     if dry_run:
-        print(f"nothing was compiled{f'; here it cannot be: {machine.problem}' if machine.problem else ''}")
+        say(f"nothing was compiled{f'; here it cannot be: {machine.problem}' if machine.problem else ''}")
         return
     if machine.device is None:
         raise EngineError(f"nothing can be compiled here: {machine.problem}")
     with naming(out):
-        record = build_engines(whole, steps, machine.device, out, lambda text: print(text, file=sys.stderr))
+        record = build_engines(whole, steps, machine.device, out, lambda text: say(text, file=sys.stderr))
     console.print(members_table(record.members))
     for member in record.members:
         if member.note:
-            print(f"{member.name}: {member.precision}, since {member.note}")
-    print(f"{out}: {len(record.members)} engines for {machine.device.gpu}, TensorRT {machine.device.tensorrt}")
+            say(f"{member.name}: {member.precision}, since {member.note}")
+    say(f"{out}: {len(record.members)} engines for {machine.device.gpu}, TensorRT {machine.device.tensorrt}")
 
 
 @app.command()
@@ -285,7 +285,7 @@ def trt_bench(
     from export.trt_bench import bench, bench_table, members_table
 
     found = bench(read_bundle(bundle), engines, seconds)
-    console = Console()
+    console = Screen()
     console.print(members_table(found.record.members))
     console.print(bench_table(found))
 
@@ -298,7 +298,7 @@ def demo_train(
     """Everything from nothing: corpus, training, bundle, replay, figures. What is done is not done again."""
     from export.demo_train import run_demo_train
 
-    run_demo_train(out, publish=publish, console=Console())
+    run_demo_train(out, publish=publish, console=Screen())
 
 
 @app.command()
@@ -321,7 +321,7 @@ def birds(
     """Real species in real sound: adopt BirdNET, check it, replay recordings, make a page of what was heard."""
     from export.birds import run_birds
 
-    run_birds(out, Console(), recordings=recordings, place=place, accept=accept, bundle=bundle, from_folder=from_folder)
+    run_birds(out, Screen(), recordings=recordings, place=place, accept=accept, bundle=bundle, from_folder=from_folder)
 
 
 def main() -> None:

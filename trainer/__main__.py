@@ -11,12 +11,12 @@ from shlex import quote
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TaskID
 
 from edge.contract.errors import EXIT_REFUSED, needs_extra
 from edge.contract.program import run_program
+from edge.contract.screen import Screen, say, say_lines
 from trainer.decoder_noise import without_decoder_noise
 from trainer.files import naming
 from trainer.options import (
@@ -74,7 +74,7 @@ def _run(
     threads: int | None = None,
     no_rasters: bool = False,
 ) -> None:
-    stages, console = _stages(), Console()
+    stages, console = _stages(), Screen()
     asked = (data, out, recipe, rasters, weights, jobs, device, devices, cluster, track, nocall)
     options = stages.Options(*asked, details=details, threads=threads, no_rasters=no_rasters)
     with naming(out):
@@ -126,7 +126,7 @@ def demo_data(
     """Make a synthetic corpus to try everything with: nothing to download."""
     make_corpus = importlib.import_module("trainer.demo").make_corpus  # numpy and rasterio: not for --help
     folder = rasters or out.parent / "rasters"
-    console = Console()
+    console = Screen()
     with Progress(console=console, transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
@@ -156,7 +156,7 @@ def recipe(
 ) -> None:
     """Print a recipe with all its numbers."""
     found = find_recipe(name)
-    print(json.dumps(found.as_dict(), indent=1) if as_json else found.as_yaml().rstrip())
+    say_lines(json.dumps(found.as_dict(), indent=1) if as_json else found.as_yaml().rstrip())
 
 
 @app.command(rich_help_panel=_AFTER)
@@ -171,7 +171,7 @@ def mix_soundscapes(
     seed: Annotated[int, typer.Option(help="Another seed holds out and mixes others.")] = 1,
 ) -> None:
     """Make a corpus with labelled soundscapes out of one with recordings alone."""
-    mix, console = importlib.import_module("trainer.mix"), Console()
+    mix, console = importlib.import_module("trainer.mix"), Screen()
     options = mix.MixOptions(hold_out, soundscapes, minutes, snr, seed)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("soundscapes", total=2 * soundscapes)
@@ -198,7 +198,7 @@ def distil(
     """Train one small network to answer as all networks of the run together do (student/), for small boards."""
     module = importlib.import_module("trainer.distil")
     with naming(run):
-        module.distil(module.DistilOptions(run, tuple(sound), data, weights, jobs, device), Console())
+        module.distil(module.DistilOptions(run, tuple(sound), data, weights, jobs, device), Screen())
 
 
 @app.command(rich_help_panel=_AFTER)
@@ -216,7 +216,7 @@ def predict(
 ) -> None:
     """Predict the species in every 5-second row of a folder of soundscapes: a table of species per 5 s, as BirdCLEF
     has it."""
-    module, console = importlib.import_module("trainer.predict"), Console()
+    module, console = importlib.import_module("trainer.predict"), Screen()
     predictor = module.Predictor(importlib.import_module("trainer.run").Run.open(run), device)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("soundscapes")
@@ -246,9 +246,9 @@ def score(
     """Score predictions for 5-second rows by row-wise F1, as BirdCLEF 2021 did, with its parts and an interval."""
     scored = importlib.import_module("trainer.score").score_predictions(predictions, labels)
     if as_json:
-        print(json.dumps(scored.as_dict()))
+        say(json.dumps(scored.as_dict()))
     else:
-        Console().print(scored.table())
+        Screen().print(scored.table())
 
 
 @app.command(rich_help_panel=_AFTER)
@@ -261,9 +261,9 @@ def score_metadata(
     opened = importlib.import_module("trainer.run").Run(run)
     scored = importlib.import_module("trainer.place_score").score_places(opened, metadata)
     if as_json:
-        print(json.dumps(scored.as_dict()))
+        say(json.dumps(scored.as_dict()))
     else:
-        Console().print(scored.table(metadata.name))
+        Screen().print(scored.table(metadata.name))
 
 
 @app.command(rich_help_panel=_ONE_STAGE)
@@ -276,7 +276,7 @@ def check_data(
     """Count what the corpus holds and what is wrong with it."""
     if out is None:
         check, corpus = (importlib.import_module(f"trainer.{name}") for name in ("check", "corpus"))
-        Console().print(check.check_data(corpus.Corpus.read(data), jobs).table())
+        Screen().print(check.check_data(corpus.Corpus.read(data), jobs).table())
     else:
         _run(("check-data",), data, out, recipe, jobs=jobs)
 
@@ -290,7 +290,7 @@ def folds(
     """Split the recordings by place and season (folds.csv, folds.png); FILE.csv needs no run, its map is FILE.png."""
     if out.suffix == ".csv":
         foldmap = importlib.import_module("trainer.foldmap")  # matplotlib: not for --help
-        foldmap.folds_table(data, out, find_recipe(recipe or "published"), Console())
+        foldmap.folds_table(data, out, find_recipe(recipe or "published"), Screen())
     else:
         _run(("folds",), data, out, recipe)
 
@@ -347,7 +347,7 @@ def fit_metadata(
     own = {"kind": kind, "iterations": iterations, "details": details, "no_rasters": no_rasters}
     options = stages.Options(data, out, recipe, rasters, None, 1, "auto", **own)
     with naming(out):
-        stages.run_stages(options, ("fit-metadata",), Console())
+        stages.run_stages(options, ("fit-metadata",), Screen())
 
 
 @app.command(rich_help_panel=_ONE_STAGE)

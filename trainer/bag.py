@@ -9,6 +9,7 @@ from torch import nn
 
 from edge.contract.audio import IMAGE_SHAPE, Image
 from edge.contract.errors import CorpusError
+from edge.contract.screen import say
 from trainer.files import write_json
 from trainer.run import MemberInfo, Run
 
@@ -60,4 +61,4 @@ def choose_bag(run: Run) -> None:
     bag = choose(members, run.recipe.bag.per_fold_max)
     write_json(run.folder / "bag.json", {"members": [member.name for member in bag]})
     f1 = [member.valid_f1 for member in bag]
-    print(f"bag: {len(bag)} of {len(members)} members, F1 {min(f1):.3f} to {max(f1):.3f}")
+    say(f"bag: {len(bag)} of {len(members)} members, F1 {min(f1):.3f} to {max(f1):.3f}")

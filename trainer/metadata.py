@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from edge.contract.blend import Scores
@@ -25,6 +24,7 @@ from edge.contract.errors import BundleError, CorpusError
 from edge.contract.nearby import FILE as NEARBY
 from edge.contract.nearby import GATE_TERMS, KM, LEVELS, Nearby
 from edge.contract.place import CATEGORY, RASTERS, FeatureSpec, Grid, Values, place_columns
+from edge.contract.screen import Screen, say
 from edge.contract.taxonomy import Taxonomy
 from trainer import metrics
 from trainer.corpus import Corpus
@@ -193,7 +193,7 @@ def _leave_absent(run: Run, reason: str) -> None:
     write_json(work / "absent.json", {"reason": reason})
     _tidy(work)
     _publish(work, run.folder / "metadata")
-    print(f"metadata: no model: {reason}")
+    say(f"metadata: no model: {reason}")
 
 
 def _figures(task: _Task, found: Scores, iterations: int) -> dict[str, Any]:
@@ -299,14 +299,14 @@ def _publish(work: Path, folder: Path) -> None:
 def _show(figures: dict[str, Any], details: bool) -> None:
     rows, problems = figures["rows"], figures["problems"]
     counted = ", ".join(f"{kind} {count:,}" for kind, count in problems.items()) or "no row malformed"
-    console = Console(soft_wrap=True, highlight=False)
+    console = Screen(soft_wrap=True, highlight=False)
     console.print(
         f"metadata: {rows['used']:,} recordings of {figures['species']} species; left out: {rows['without_place']:,} "
         f"without a place, {rows['without_date']:,} with a place but no date ({counted}); {figures['seconds']} s"
     )
     for name, share in figures["cover"].items():
         if share < COVER_LOW:
-            print(f"warning: {name}.tif has a value at {share:.0%} of the recordings, the others count as average")
+            say(f"warning: {name}.tif has a value at {share:.0%} of the recordings, the others count as average")
     title = f"{rows['validation']:,} random recordings kept back"
     columns = {f"kind {figures['kind']}": figures["validation"], "commonest species": figures["baseline_majority"]}
     console.print(figures_table(columns, title, figures["published_f1"] if details else None))

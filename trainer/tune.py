@@ -18,6 +18,7 @@ from edge.contract.blend import Blend, Scores, blend_scores
 from edge.contract.bundle import Thresholds
 from edge.contract.metrics import interval, score_rows
 from edge.contract.place import Values
+from edge.contract.screen import say
 from trainer import sweep
 from trainer.blend_search import Optimum, optimise
 from trainer.corpus import Corpus
@@ -37,26 +38,24 @@ def tune(run: Run, corpus: Corpus) -> None:
     bag = run.bag()
     scored = score_soundscapes(run, corpus, bag) if corpus.soundscapes else None
     for line in scored.unreadable if scored else ():
-        print(f"tune: not heard: {line}")
+        say(f"tune: not heard: {line}")
     for line in scored.partly_lost if scored else ():
-        print(f"tune: heard in part: {line}")
+        say(f"tune: heard in part: {line}")
     if missing := corpus.problems.counts.get(NO_SOUND):
         example = corpus.problems.examples[NO_SOUND][0]
-        print(f"tune: not heard: {missing} labelled soundscapes are not there, such as {example}")
+        say(f"tune: not heard: {missing} labelled soundscapes are not there, such as {example}")
     if scored is None:
         tuning, curves = tune_on_crops(run, corpus, bag)
     else:
         tuning, curves = tune_on_rows(run, scored)
     write_json(run.folder / "sweep.json", curves)
     run.write_tuning(tuning)
-    print(_line(tuning))
+    say(_line(tuning))
     recipe = run.recipe.tune
     asked = {"smoothing": any(recipe.smoothing), "threshold_by": recipe.threshold_by != "global"}
     asked["optimise"] = recipe.optimise > 0
     if curves["basis"] != "soundscapes" and any(asked.values()):
-        print(
-            f"tune: {', '.join(key for key in asked if asked[key])}: without effect, as they need labelled soundscapes"
-        )
+        say(f"tune: {', '.join(key for key in asked if asked[key])}: without effect, as they need labelled soundscapes")
 
 
 # scores of soundscapes to a choice

@@ -3,6 +3,7 @@
 import codecs
 import errno
 import io
+import logging
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from typer.core import TyperGroup
 
 from edge.contract.errors import BirdstationError, UsageError
 from edge.contract.rights import whose
+from edge.contract.screen import LogLines, say
 from edge.contract.starting import EXIT_INTERRUPTED, INTERRUPTED, end_at_once
 
 EXIT_CANNOT_CREATE = 73  # sysexits.h
@@ -65,6 +67,8 @@ def run_program(app: Callable[[], object]) -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf8"))  # noqa: SIM115, PTH123  # for good
     if isinstance(sys.stdout, io.TextIOWrapper) and not codecs.lookup(sys.stdout.encoding).name.startswith("utf"):
         sys.stdout.reconfigure(errors="replace")  # a terminal without our dashes and dots gets question marks
+    if logging.lastResort:  # what is logged where nobody set a log up
+        logging.lastResort.setFormatter(LogLines())
     signal.signal(signal.SIGINT, _interrupt)  # the daemon takes it over: there Ctrl-C is a stop like any other
     try:
         try:
@@ -72,7 +76,7 @@ def run_program(app: Callable[[], object]) -> None:
         finally:
             sys.stdout.flush()  # while it can still be said that it could not be written
     except BirdstationError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # `| head` has seen enough
         _stop_writing()
@@ -81,16 +85,16 @@ def run_program(app: Callable[[], object]) -> None:
         if error.errno not in (OUTSIDE if error.filename is not None else _UNNAMED):
             raise
         where = "" if error.filename is None else f"{error.filename}: "
-        print(f"error: {where}{error.strerror}{_hint(error)}", file=sys.stderr)
+        say(f"error: {where}{error.strerror}{_hint(error)}", file=sys.stderr)
         _stop_writing()
         sys.exit(EXIT_CANNOT_CREATE)
     except UnicodeEncodeError as error:
         if not any("\udc80" <= sign <= "\udcff" for sign in error.object):
             raise
-        print(f"error: expected text in UTF-8, found the bytes {os.fsencode(error.object)!r}", file=sys.stderr)
+        say(f"error: expected text in UTF-8, found the bytes {os.fsencode(error.object)!r}", file=sys.stderr)
         sys.exit(UsageError.exit_code)
     except Interrupted:
-        print(INTERRUPTED, file=sys.stderr)
+        say(INTERRUPTED, file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
 
 

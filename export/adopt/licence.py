@@ -5,6 +5,7 @@ from datetime import date
 
 from edge.contract.bundle import Licence
 from edge.contract.errors import ConfigError
+from edge.contract.screen import say
 from export.adopt.known import Known
 
 
@@ -12,11 +13,11 @@ def accept_licence(known: Known, accepted: str | None) -> Licence:
     """Show the licence in two lines; accepted by `accepted`, its SPDX name, or typed at a terminal. Raises ConfigError
     else."""
     terms = known.licence
-    print(f"{known.title}: {terms.spdx}, {terms.holder}; {terms.in_short}", file=sys.stderr)
-    print(f"{terms.terms}; where results are shown, say: {terms.attribution}", file=sys.stderr)
+    say(f"{known.title}: {terms.spdx}, {terms.holder}; {terms.in_short}", file=sys.stderr)
+    say(f"{terms.terms}; where results are shown, say: {terms.attribution}", file=sys.stderr)
     how = "--accept"
     if accepted is None and sys.stdin.isatty():
-        print(f"Type {terms.spdx} to accept: ", end="", file=sys.stderr, flush=True)
+        say(f"Type {terms.spdx} to accept: ", end="", file=sys.stderr, flush=True)
         accepted, how = sys.stdin.readline().strip(), "typed"
     if accepted != terms.spdx:
         found = f"found {accepted!r}; " if accepted else ""
