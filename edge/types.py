@@ -177,7 +177,7 @@ class Message:
 class Waiting:
     """A message in the outbox."""
 
-    seq: int  # grows by one from message to message of this station
+    seq: int  # grows from message to message of this station
     topic: str
     payload: str
     created_utc: str
@@ -192,8 +192,11 @@ class Outbox(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
+    def is_named_file(self) -> bool:
+        """Whether the open file is still the one of that name; True where that cannot be seen."""
+
     def waiting(self, after: int, limit: int) -> list["Waiting"]:
-        """Messages not yet acknowledged, oldest first, with seq above `after`."""
+        """Messages not yet acknowledged, oldest first, with seq above `after`; all of them are on the disk."""
 
     def waiting_count(self) -> int:
         """How many messages no broker has acknowledged yet."""

@@ -1,16 +1,61 @@
-"""The outbox as the publisher sees it: what waits, what was acknowledged, what was set aside. Knows no broker."""
+"""The outbox as the publisher sees it: what waits, what was acknowledged, what was set aside. Knows no broker.
 
+What it hands out is on the disk, and its number is noted beside the database, before anybody can have seen it.
+"""
+
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from edge.store.connection import Connection, now_text
+from edge.store.numbers import KEPT, Numbers
 from edge.types import Waiting
 
 
 class OutboxTable(Connection):
     """Messages in the order in which they were committed; edge.types.Outbox, for the publisher's own thread."""
 
+    def __init__(self, path: Path, durable: bool = False) -> None:
+        super().__init__(path, durable)
+        self._numbers = Numbers(path)
+        self._file = _inode(path)
+
+    def is_named_file(self) -> bool:
+        """Whether the open file is still the one of that name; True where that cannot be seen."""
+        now = _inode(self.path)
+        return None in (now, self._file) or now == self._file
+
     def waiting(self, after: int, limit: int) -> list[Waiting]:
         """Messages not yet acknowledged, oldest first, with seq above `after`."""
+        messages = self._waiting(after, limit)
+        if messages:
+            self._to_disk()
+            self._note_numbers(messages[-1].seq)
+        return messages
+
+    def _to_disk(self) -> None:
+        """Whoever committed them, and however: a power cut takes nothing back that is handed out. What can be read is
+        in the log or, after that was written to the disk, in the file itself."""
+        with self._errors():
+            try:
+                log = os.open(f"{self.path}-wal", os.O_RDONLY)
+            except FileNotFoundError:
+                return
+            try:
+                os.fsync(log)
+            finally:
+                os.close(log)
+
+    def _note_numbers(self, seq: int) -> None:
+        with self._errors():
+            if self._numbers.given(seq):
+                return
+        with self._transaction():  # a file from before numbers were kept beside it
+            self._db.execute("INSERT OR IGNORE INTO counters VALUES (?, 1)", (KEPT,))
+        with self._errors():
+            self._numbers.begin(seq)
+
+    def _waiting(self, after: int, limit: int) -> list[Waiting]:
         return [
             Waiting(int(seq), str(topic), str(payload), str(created))
             for seq, topic, payload, created in self.rows(
@@ -67,3 +112,11 @@ class OutboxTable(Connection):
             ).rowcount
             self._count("messages dropped", dropped)
         return int(dropped)
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -13,6 +13,7 @@ from edge.contract.bundle import Bundle
 from edge.contract.taxonomy import Taxonomy
 from edge.store.connection import now_text
 from edge.store.files import Files, file_id
+from edge.store.numbers import go_on
 from edge.types import Detection, Effort, FileState, GapRow, Message, RecordingRow, stable_id, utc_text
 
 
@@ -24,6 +25,8 @@ class Store(Files):
         store.add(recording.id, bundle_id, detections, messages, effort)
         store.finish(recording.id, audio_s=60.0, windows=23, reason=None)
     """
+
+    _numbers_known = False  # whether this file's numbers of messages go on above all that were given
 
     def add_bundle(self, bundle: Bundle, manifest: str) -> None:
         """Note the bundle in use and the names of its species."""
@@ -154,6 +157,7 @@ class Store(Files):
             self._add_messages(messages)
             self._add_effort(recording_id, effort)
             self._count("detections suppressed", suppressed)
+        self._numbers_known = self._numbers_known or bool(messages)
         return new
 
     def add_gaps(self, station: str, gaps: Sequence[GapRow]) -> None:
@@ -163,6 +167,8 @@ class Store(Files):
             self._db.table("gaps").upsert_all((_gap_columns(piece, station) for piece in pieces), pk="id")
 
     def _add_messages(self, messages: Sequence[Message]) -> None:
+        if messages and not self._numbers_known:
+            go_on(self._db.conn, self.path)
         before, created = self._db.conn.total_changes, now_text()
         self._db.conn.executemany(  # OR IGNORE would use up a seq, and a subscriber would miss a message that never was
             "INSERT INTO outbox (id, topic, payload, created_utc)"
