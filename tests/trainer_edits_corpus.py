@@ -4,6 +4,8 @@ import random
 import shutil
 from pathlib import Path
 
+from edge.capture.recording import open_recording
+from edge.contract.errors import RecordingError
 from tests.conftest import hiss, write_sound
 from tests.trainer_corpus import CODES, row
 from tests.trainer_ground import Ground, Row, overwrite
@@ -27,6 +29,14 @@ def _other_sound(path: Path, chance: random.Random) -> None:
 def _some_sound(ground: Ground, chance: random.Random, more_than: int = 6) -> Path | None:
     sounds = ground.sounds()
     return chance.choice(sounds) if len(sounds) > more_than else None
+
+
+def _is_heard(path: Path) -> bool:
+    try:
+        open_recording(path)
+    except RecordingError:
+        return False
+    return True
 
 
 _SOUND = LATER | {"check-data", "spectrograms"}
@@ -55,8 +65,9 @@ def sound_removed(ground: Ground, chance: random.Random) -> Touched | None:
     path = _some_sound(ground, chance)
     if path is None:
         return None
+    must = _SOUND if _is_heard(path) else frozenset({"check-data", "spectrograms"})  # it had no image
     path.unlink()
-    return Touched(_SOUND | {"folds"}, ALL - {"fit-metadata"})
+    return Touched(must | {"folds"}, ALL - {"fit-metadata"})
 
 
 @edit
