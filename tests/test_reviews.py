@@ -144,7 +144,10 @@ def test_a_review_of_a_salvaged_database_is_kept_too(station_yaml: StationYaml, 
     _, clip = reviewed(config)
     columns = ["detection", "reviewer", "verdict", "note", "reviewed_utc"]
     with Store(config.database) as store:
-        store.insert_raw("reviews", columns, store.rows(f"SELECT {', '.join(columns)} FROM reviews"))
+        of_old = store.rows(f"SELECT {', '.join(columns)} FROM reviews")
+        with store.bulk() as db:
+            db.execute("DELETE FROM reviews")
+            db.executemany(f"INSERT INTO reviews ({', '.join(columns)}) VALUES (?, ?, ?, ?, ?)", of_old)
     assert rows(config, "SELECT recording, is_there FROM reviews_kept") == [(None, 1)]
     station_yaml(CLIPS, "detect: {thresholds: {lowtoo: 1.0}}")
     replayed(config_file, archive)

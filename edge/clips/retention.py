@@ -38,7 +38,7 @@ class Going(Protocol):
 class ClipRemoval(Protocol):
     """What the record tells and forgets; edge.store.clips.ClipTable."""
 
-    def removable(self, per_species: int, limit: int) -> list[StoredClip]: ...
+    def removable(self, per_species: int, limit: int, before_utc: str = "") -> list[StoredClip]: ...
 
     def best(self, per_species: int, limit: int) -> list[StoredClip]: ...
 
@@ -175,7 +175,8 @@ class Retention:
         freed = sum(clip.bytes for clip, _ in going)
         taken = taken | {clip.id for clip, _ in going}
         if before or freed < max(short, low):
-            for clip in self._table.removable(floor, limit + 1):  # oldest first
+            aged_only = before if freed >= max(short, low) else ""
+            for clip in self._table.removable(floor, limit + 1 + len(taken), aged_only):  # oldest first
                 aged = clip.since_utc < before
                 if clip.id in taken:
                     continue

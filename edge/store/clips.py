@@ -2,21 +2,25 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 
 from edge.contract.errors import StoreError
 from edge.store.connection import Connection, now_text
 from edge.types import ClipRow, StoredClip, utc_text
 
-# Clips by how high they rank among those of a species, the best of several species in one clip counting.
-_RANKED = """
-    SELECT clip, min(rank) AS rank FROM (
-        SELECT clip, row_number() OVER (PARTITION BY species ORDER BY max(score) DESC, min(start_utc), clip) AS rank
-        FROM detections WHERE clip IS NOT NULL GROUP BY clip, species)
-    GROUP BY clip"""
 # Neither kept by hand nor looked at by a person.
 _FREE = """
     c.kept = 0 AND NOT EXISTS (
         SELECT 1 FROM detections d JOIN reviews v ON v.detection = d.id WHERE d.clip = c.id)"""
+_SPECIES = """
+    WITH RECURSIVE each (code) AS (
+        SELECT min(species) FROM detections WHERE clip IS NOT NULL
+        UNION ALL
+        SELECT (SELECT min(species) FROM detections WHERE clip IS NOT NULL AND species > code) FROM each
+        WHERE code IS NOT NULL)
+    SELECT code FROM each WHERE code IS NOT NULL"""
+_NEVER = "9999"  # behind every time
+_PIECE = 1_000  # clips that are looked at in one question
 # A clip's age counts from the later: recordings are replayed years later, a clock may have stood wrong.
 _SINCE = "max(c.start_utc, c.created_utc)"
 _TAKEN_MAX = 20  # files that go while nobody else can write: moments on a slow card
@@ -81,21 +85,66 @@ class ClipTable(Connection):
         """Whether there is such a clip, and a person has kept or reviewed it."""
         return bool(self.rows(f"SELECT 1 FROM clips c WHERE id = ? AND NOT ({_FREE})", (clip,)))
 
-    def removable(self, per_species: int, limit: int) -> list[StoredClip]:
-        """The oldest clips that are neither kept, nor reviewed, nor among the best of any of their species."""
-        return self._clips(
-            f"SELECT {_COLUMNS} FROM clips c WHERE {_FREE}"
-            f" AND c.id NOT IN (SELECT clip FROM ({_RANKED}) WHERE rank <= ?) ORDER BY {_SINCE}, c.id LIMIT ?",
-            (per_species, limit),
-        )
+    def removable(self, per_species: int, limit: int, before_utc: str = "") -> list[StoredClip]:
+        """The oldest clips that are neither kept, nor reviewed, nor among the best of any of their species; with
+        `before_utc` those that are older."""
+        before = before_utc or _NEVER
+        if not self.rows(f"SELECT 1 FROM clips c WHERE {_SINCE} < ? LIMIT 1", (before,)):
+            return []
+        staying = self._ranks(per_species).keys() | self._reviewed()
+        return list(islice((clip for clip in self._oldest(before) if clip.id not in staying), limit))
+
+    def _oldest(self, before: str) -> Iterator[StoredClip]:
+        """Those that nobody keeps, piece by piece: nobody waits for the whole."""
+        since, last = "", ""
+        while True:
+            piece = self._clips(
+                f"SELECT {_COLUMNS} FROM clips c WHERE c.kept = 0 AND {_SINCE} < ? AND"
+                f" ({_SINCE} > ? OR ({_SINCE} = ? AND c.id > ?)) AND {_SINCE} >= ? ORDER BY {_SINCE}, c.id LIMIT ?",
+                (before, since, since, last, since, _PIECE),
+            )
+            yield from piece
+            if len(piece) < _PIECE:
+                return
+            since, last = piece[-1].since_utc, piece[-1].id
 
     def best(self, per_species: int, limit: int) -> list[StoredClip]:
         """The best of each species that are neither kept nor reviewed, the lowest-ranked first."""
-        return self._clips(
-            f"SELECT {_COLUMNS} FROM clips c JOIN ({_RANKED}) r ON r.clip = c.id WHERE {_FREE} AND r.rank <= ?"
-            f" ORDER BY r.rank DESC, {_SINCE}, c.id LIMIT ?",
-            (per_species, limit),
-        )
+        ranks = self._ranks(per_species)
+        there = list(self._named(ranks.keys() - self._reviewed(), "AND c.kept = 0"))
+        return sorted(there, key=lambda clip: (-ranks[clip.id], clip.since_utc, clip.id))[:limit]
+
+    def _ranks(self, per_species: int) -> dict[str, int]:
+        """The best clips of each species, with their rank among them; of a clip with several species the best counts.
+        Reads the best detections alone, one species at a time."""
+        ranks: dict[str, int] = {}
+        for (species,) in self.rows(_SPECIES) if per_species > 0 else ():
+            best: dict[str, int] = {}
+            with self._errors():
+                reading = self._db.execute(
+                    "SELECT clip FROM detections WHERE species = ? AND clip IS NOT NULL ORDER BY score DESC, clip",
+                    (species,),
+                )
+                for (clip,) in reading:
+                    best.setdefault(clip, len(best) + 1)
+                    if len(best) == per_species:
+                        break
+                reading.close()
+            for clip, rank in best.items():
+                ranks[clip] = min(rank, ranks.get(clip, rank))
+        return ranks
+
+    def _reviewed(self) -> set[str]:
+        rows = self.rows("SELECT DISTINCT d.clip FROM reviews v JOIN detections d ON d.id = v.detection")
+        return {str(clip) for (clip,) in rows if clip is not None}
+
+    def _named(self, clips: Collection[str], condition: str = "") -> Iterator[StoredClip]:
+        """Those of these that there are."""
+        left = sorted(clips)
+        for at in range(0, len(left), _PIECE):
+            piece = left[at : at + _PIECE]
+            marks = ", ".join("?" for _ in piece)
+            yield from self._clips(f"SELECT {_COLUMNS} FROM clips c WHERE c.id IN ({marks}) {condition}", piece)
 
     def unused(self, limit: int) -> list[StoredClip]:
         """Clips that no detection refers to (its recording was analysed anew) and that nobody has kept."""
@@ -111,12 +160,9 @@ class ClipTable(Connection):
 
     def protected(self, per_species: int) -> tuple[int, int]:
         """Clips, and their bytes, that are kept, reviewed or among the best of any of their species."""
-        clips, size = self.rows(
-            f"SELECT count(*), coalesce(sum(bytes), 0) FROM clips c WHERE NOT ({_FREE})"
-            f" OR c.id IN (SELECT clip FROM ({_RANKED}) WHERE rank <= ?)",
-            (per_species,),
-        )[0]
-        return int(clips), int(size)
+        kept = {str(clip) for (clip,) in self.rows("SELECT id FROM clips WHERE kept = 1")}
+        sizes = [clip.bytes for clip in self._named(kept | self._reviewed() | self._ranks(per_species).keys())]
+        return len(sizes), sum(sizes)
 
     def count(self, since_utc: str = "") -> tuple[int, int, str | None]:
         """Clips saved since then, their bytes, and when the first of them was saved."""
