@@ -6,6 +6,7 @@ Knows nothing of what is in it.
 import re
 import shutil
 import sqlite3
+import time
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from edge.contract.rights import whose
 from edge.store.copies import bytes_of, copy_whole, sync
 
 _SPARE_BYTES = 64 << 20  # stays free for the daemon, which goes on writing
+_SAME_SECOND_S = 0.1
 _PARTIAL = ".birdstation-partial.db"
 _WHEN = re.compile(r"\d{8}T\d{6}Z")  # of a copy's name; what is called otherwise is somebody's
 
@@ -33,7 +35,7 @@ def backup(database: Path, folder: Path, keep: int, station: str) -> Path:
         _check_room(database, folder)
         try:
             copy_whole(database, partial)
-            made = folder / f"{database.stem}-{station}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.db"
+            made = _free_name(folder, f"{database.stem}-{station}-")
             _sums(made).write_text(f"{file_sha256(partial)}  {made.name}\n")
             sync(partial, _sums(made))
             partial.replace(made)
@@ -48,6 +50,15 @@ def backup(database: Path, folder: Path, keep: int, station: str) -> Path:
         hint = whose(folder) if isinstance(error, PermissionError) else ""
         raise StoreError(f"no backup of {database} in {folder}: {error}{hint}") from error
     return made
+
+
+def _free_name(folder: Path, begins: str) -> Path:
+    """Of this second, or the next that no copy has: a sum is never written beside another copy than its own."""
+    while True:
+        name = folder / f"{begins}{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.db"
+        if not name.exists():
+            return name
+        time.sleep(_SAME_SECOND_S)
 
 
 def _is_copy(path: Path, begins: str) -> bool:

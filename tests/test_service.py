@@ -305,6 +305,22 @@ def test_the_new_backup_stays_whatever_the_clock_says(database: Path, tmp_path: 
     assert [p.name for p in tmp_path.glob("*.db")] == [made.name]
 
 
+def test_copies_of_one_second_have_names_and_sums_of_their_own(database: Path, tmp_path: Path) -> None:
+    """A power cut between sum and copy would otherwise leave the one's sum beside the other."""
+    with closing(sqlite3.connect(database)) as db:
+        made = []
+        for number in range(3):
+            made.append(backup(database, tmp_path / "copies", 7, "porch"))
+            db.execute("INSERT INTO heard VALUES (?, 0)", (number,))
+            db.commit()
+    assert len(set(made)) == 3
+    for copy in made:
+        assert (
+            copy.with_name(copy.name + ".sha256").read_text().split()[0]
+            == hashlib.sha256(copy.read_bytes()).hexdigest()
+        )
+
+
 def test_a_damaged_database_replaces_no_good_backup(database: Path, tmp_path: Path) -> None:
     good = tmp_path / "station-porch-20260101T041700Z.db"
     good.touch()
