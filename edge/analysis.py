@@ -23,6 +23,7 @@ from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Input, Samples, Window,
 from edge.contract.blend import Scores, open_windows
 from edge.contract.bundle import Bundle
 from edge.detector import Detector, Rules, check_names, rules_of
+from edge.prior import table_place
 from edge.priors import Priors, PriorTables
 from edge.privacy import Privacy
 from edge.publisher import detection_message
@@ -135,7 +136,7 @@ class Analyst:
         too little of the season to weigh in."""
         if self.config.detect.prior == "off" or row.place is None or row.time_source == "mtime":
             return None
-        table = self.priors.table(row.place)
+        table = self.priors.table(table_place(self.bundle, self.config, row.place))
         return None if table is None else table[row.local.day(row.start).timetuple().tm_yday - 1]
 
 

@@ -1,6 +1,10 @@
 """The table of place and season: kept where it can be, not trusted when damaged. Its figures: test_export.py."""
 
+import io
+import math
+import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +12,15 @@ import numpy as np
 import pytest
 
 from edge import prior
+from edge.analysis import Analyst
+from edge.config import load_config
 from edge.contract.bundle import Bundle, read_bundle, seal_bundle
 from edge.contract.errors import BundleError, EngineError
-from edge.prior import prior_table
+from edge.contract.place import GRID_STEP_DEG, check_place
+from edge.prior import CELL_DEG, NEARBY_CELL_DEG, cell_of, compute_prior_table, prior_table
+from edge.recognizer import Recognizer
 from edge.types import Place
+from tests.clip_station import stretch
 
 PLACE = Place(20.0, 10.0)
 
@@ -21,6 +30,11 @@ def bundle(bundle_folder: Path) -> Bundle:
     found = read_bundle(bundle_folder)
     assert found.manifest.has_prior
     return found
+
+
+@pytest.fixture(scope="module")
+def recognizer(bundle: Bundle) -> Recognizer:
+    return Recognizer(bundle)
 
 
 def test_a_kept_table_with_other_figures_is_made_anew(bundle: Bundle, tmp_path: Path) -> None:
@@ -83,6 +97,105 @@ def test_a_bundle_that_was_replaced_since_gives_no_table(bundle: Bundle, tmp_pat
     shutil.rmtree(folder)
     with pytest.raises(EngineError, match="no longer"):
         prior_table(loaded, PLACE, tmp_path / "priors")
+
+
+@pytest.mark.parametrize("step", [CELL_DEG, NEARBY_CELL_DEG])
+def test_a_cell_is_the_same_for_all_places_in_it(bundle: Bundle, tmp_path: Path, step: float) -> None:
+    """Whichever came first; and it lies within one cell of the prior's grid."""
+    if step == NEARBY_CELL_DEG:
+        (tmp_path / "prior").mkdir()
+        (tmp_path / "prior" / "nearby.npz").touch()
+        bundle = replace(bundle, folder=tmp_path)
+    random = np.random.default_rng(3)
+    for latitude, longitude in random.uniform((-90, -180), (90, 180), (300, 2)):
+        middle = cell_of(bundle, Place(latitude, longitude))
+        assert abs(middle.latitude - latitude) <= step / 2 + 1e-6
+        assert abs(middle.longitude - longitude) <= step / 2 + 1e-6
+        assert cell_of(bundle, middle) == middle
+        for there, here in ((middle.latitude, latitude), (middle.longitude, longitude)):
+            assert math.floor(there / GRID_STEP_DEG) == math.floor(here / GRID_STEP_DEG)
+    assert len({cell_of(bundle, Place(49.0 + n * 1e-4 * step / CELL_DEG, 8.0)) for n in range(499)}) == 1
+    for corner in (Place(90.0, 180.0), Place(-90.0, -180.0), Place(90.0, -180.0)):
+        middle = cell_of(bundle, corner)
+        check_place(middle.latitude, middle.longitude)
+
+
+def test_recordings_of_a_walk_share_a_table_and_its_rows(
+    station_yaml: Callable[..., Path], recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """100 recordings 11 m apart, forwards and backwards; places of the settings have their own."""
+    monkeypatch.setattr(prior, "_computed", _here)
+    site = "sites: {A: {latitude: 49.001, longitude: 8.0}}"
+    walk = [Place(49.0 + n * 1e-4, 8.0) for n in range(100)]
+    found = []
+    for name, places in (("there", walk), ("back", walk[::-1])):
+        config = load_config(station_yaml(site, name=name, station="id: a, latitude: 49.003, longitude: 8.0"))
+        analyst = Analyst(config, recognizer)
+        rows = [replace(stretch("walk"), place=place) for place in places]
+        found.append({row.place: analyst.prior(row) for row in rows})
+        assert len(list((config.state / "priors").iterdir())) == 3
+    for place in walk:
+        np.testing.assert_array_equal(found[0][place], found[1][place])
+
+
+def test_of_many_tables_those_used_last_stay(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prior, "_computed", _here)
+    places = [Place(10.0 + n, 0.0) for n in range(6)]
+
+    def kept() -> set[float]:
+        return {float(path.name.split("_")[2]) for path in tmp_path.iterdir()}
+
+    for age, place in enumerate(places[:5]):
+        prior_table(bundle, place, tmp_path)
+        for path in tmp_path.glob(f"*_{place.latitude:+.6f}_*"):
+            os.utime(path, (1000 + age, 1000 + age))
+    assert kept() == {10.0, 11.0, 12.0, 13.0, 14.0}
+    prior_table(bundle, places[0], tmp_path)  # used again
+    monkeypatch.setattr(prior, "_KEPT_MAX", 3)
+    prior_table(bundle, places[5], tmp_path)
+    assert kept() == {10.0, 14.0, 15.0}
+    monkeypatch.setattr(prior, "_KEPT_BYTES_MAX", 1)
+    prior_table(bundle, places[1], tmp_path)
+    assert kept() == {11.0}, "what is in use stays, however large"
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("echo 'model.onnx: not a metadata model' >&2; exit 4", BundleError),
+        ("echo 'OSError: [Errno 28] No space left on device' >&2; exit 1", EngineError),
+        ("echo MemoryError >&2; exit 1", EngineError),
+        ("printf 'odd\\033[2J\\n' >&2; exit 1", EngineError),
+    ],
+)
+def test_only_a_wrong_bundle_is_one(
+    line: str, kind: type[Exception], bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prior.sys, "executable", str(_program(tmp_path / "child", line)))
+    with pytest.raises(kind, match=r"the prior could not be computed: [^\n\x1b]+$"):
+        prior_table(bundle, PLACE, tmp_path)
+
+
+def test_the_child_tells_a_wrong_model_from_a_machine_in_need(bundle: Bundle, tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle.folder, folder)
+    (folder / "prior" / "model.onnx").write_bytes(b"no network")
+    wrong = seal_bundle(folder, bundle.manifest)
+    with pytest.raises(BundleError, match=r"model\.onnx: not a metadata model"):
+        prior_table(wrong, PLACE, tmp_path)
+    full = BundleError("not a grid")
+    full.__cause__ = OSError(28, "No space left on device")
+    gone = BundleError("not a grid")
+    gone.__cause__ = FileNotFoundError(2, "No such file")
+    assert [prior._is_of_the_machine(error) for error in (full, gone, BundleError("other"))] == [True, False, False]
+
+
+def _here(bundle: Bundle, place: Place) -> bytes:
+    """What the child says, without one: a process for each costs more than all else."""
+    table = io.BytesIO()
+    folder = bundle.folder / "prior"
+    np.save(table, compute_prior_table(folder, bundle.taxonomy, place.latitude, place.longitude))
+    return table.getvalue()
 
 
 def _program(path: Path, line: str) -> Path:

@@ -73,7 +73,7 @@ def test_what_was_lost_guessed_and_assumed_is_told(station_yaml: StationYaml, tw
     assert "Refused: 1" in text
     assert "Analysed, but not all of it could be read: 1" in text
     assert "truncated" in text
-    told, summary = replayed(station_yaml("", station="timezone: Europe/Vilnius"), two_cards[1])
+    told, summary = replayed(station_yaml("", station="id: porch, timezone: Europe/Vilnius"), two_cards[1])
     assert (summary["times_guessed"], summary["zones_assumed"]) == (1, 0)
     assert "station.timezone" not in told
 
