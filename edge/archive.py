@@ -12,6 +12,7 @@ from edge.cluster import ClusterReaders
 from edge.config import Config
 from edge.contract.bundle import Bundle, read_bundle
 from edge.contract.errors import UsageError
+from edge.disclosure import Disclosure
 from edge.engines.onnx import cores
 from edge.publisher import Publisher
 from edge.reader import Readers
@@ -85,7 +86,10 @@ def replay_folder(
         publisher = None
         if config.mqtt:
             client_id = f"birdstation-{config.station.id}-replay"
-            publisher = stack.enter_context(Publisher(lambda: OutboxTable(config.database), config.mqtt, client_id))
+            publisher = Publisher(
+                lambda: OutboxTable(config.database), config.mqtt, client_id, disclosure=Disclosure.of(config)
+            )
+            stack.enter_context(publisher)
         if cluster:
             known = store.known(config.station.id)
             reading = ClusterReaders(cluster, config, recognizer.bundle.id, known, replay.analysis).events

@@ -100,7 +100,8 @@ class Facts:
     networks_problem: str | None = None  # of what the bundle's networks say
     runtime_problem: str | None = None  # why it is not the best runtime that this machine could have
     prior_problem: str | None = None  # why the table of place and season is not there
-    broker_away_s: float = 0.0
+    broker_away_s: float = 0.0  # so long nothing was acknowledged although messages were under way
+    publisher_ended: bool = False  # what sends messages is gone
     lost_hour_s: float = 0.0
     disk_short_mb: float = 0.0  # so much fuller than retention wants does the disk stay: nothing more may go
 
@@ -192,7 +193,12 @@ def _disk_problems(health: Health, facts: Facts) -> Iterator[str]:
 
 
 def _mqtt_problems(mqtt: Mqtt, facts: Facts) -> Iterator[str]:
-    if facts.broker_away_s > BROKER_AWAY_S_MAX:
+    if facts.publisher_ended:
+        yield (
+            f"Messages are sent no more ({mqtt.last_error or 'what sends them has ended'}); {mqtt.waiting} wait: "
+            "restart the service, and report this."
+        )
+    elif facts.broker_away_s > BROKER_AWAY_S_MAX:
         why = f" ({mqtt.last_error})" if mqtt.last_error else ""
         yield (
             f"The broker has not answered for {_span(facts.broker_away_s)}{why}; {mqtt.waiting} messages wait: "

@@ -121,6 +121,7 @@ class Station:
         self.path, self._settings = path, read_settings(path)
         self.config = self._settings.config
         self._notifier = notifier or Notifier()
+        self._started = datetime.now(timezone.utc)
         self._clock = clock or Clock()
         # Plain values: a handler that runs while the main thread holds an event's lock would wait for itself.
         self._stop_asked = self._reload_asked = False
@@ -195,7 +196,7 @@ class Station:
         config = self.config
         if not config.mqtt:
             return None
-        presence = station_presence(config, recognizer.bundle, vitals.version, datetime.now(timezone.utc))
+        presence = station_presence(config, recognizer.bundle, vitals.version, self._started)
         client_id = f"birdstation-{config.station.id}"
         publisher = Publisher(lambda: OutboxTable(config.database), config.mqtt, client_id, presence)
         return stack.enter_context(publisher)
@@ -322,6 +323,9 @@ class Station:
                 log.warning("settings that are not there any more: %s", ", ".join(reload.gone))
             log.info("settings read again%s", f"; these want a restart: {', '.join(others)}" if others else "")
             self.config, self._settings = config, reload.settings
+            if parts.publisher:
+                presence = station_presence(config, parts.analyst.bundle, parts.vitals.version, self._started)
+                parts.publisher.take(presence)
         self._notifier.ready(f"{self.config.source}: listening")
 
 

@@ -35,7 +35,7 @@ class Vitals:
     ) -> None:
         self._analyst, self._probe, self._ledger, self._clips = analyst, probe, ledger, clips
         self._at_s = clock.at_s
-        self._began = self._broker_seen = self.decided_at = clock.at_s()  # decided_at: the last window
+        self._began = self.decided_at = clock.at_s()  # decided_at: the last window
         self._station = config.station.id
         self._lock = threading.Lock()  # of today's counts
         self._today = Today(LocalClock(config.zone), clock.now)
@@ -113,7 +113,6 @@ class Vitals:
         if publisher:
             state = publisher.state()
             mqtt = Mqtt(**{field.name: getattr(state, field.name) for field in fields(Mqtt)})
-            self._broker_seen = now if state.connected else self._broker_seen
         facts = Facts(
             silent_s=hearing.silent_s,
             source_problem=hearing.problem,
@@ -121,7 +120,8 @@ class Vitals:
             store_advice=self._ledger.record.advice,
             record_problem=self._ledger.record.problem,
             clips_problem=self._clips_trouble(),
-            broker_away_s=now - self._broker_seen if publisher else 0.0,
+            broker_away_s=publisher.away_s if publisher else 0.0,
+            publisher_ended=publisher.ended if publisher else False,
             lost_hour_s=lost_hour_s,
             disk_short_mb=self._retained.short_bytes / 1e6,
             card_problem=hearing.card_problem,

@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 
 from edge.config import Config, MqttSettings, load_config
 from edge.contract.bundle import read_bundle
+from edge.disclosure import Disclosure
 from edge.health import Health, Mqtt
 from edge.publisher import Publisher, PublisherState, detection_message, station_presence
 from edge.publisher.messages import stamp
@@ -67,7 +68,8 @@ def sent(config: Config, detection: Detection = DETECTION, recording: RecordingR
     message = detection_message(detection, recording, config, read_bundle(config.bundle_folder))
     assert message.topic == "birdstation/v1/porch/detection"
     waiting = Waiting(7, message.topic, message.payload, "2026-05-01T04:12:13.000Z")
-    payload: dict[str, Any] = json.loads(stamp(waiting, "2026-05-01T04:12:00.000Z").payload)
+    stamped = stamp(waiting, "2026-05-01T04:12:00.000Z")
+    payload: dict[str, Any] = json.loads(Disclosure.of(config).payload(stamped.payload))
     VALIDATOR.validate(payload)
     return payload
 

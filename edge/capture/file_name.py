@@ -7,7 +7,7 @@ be a counter is no clock. Where day and month could be either, or the clock cann
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone, tzinfo
 
@@ -43,6 +43,14 @@ def name_place(stem: str) -> Degrees | None:
         if found:
             return found
     return None
+
+
+def place_spans(text: str) -> Iterator[tuple[int, int]]:
+    """Where in a text stands what `name_place` would read as a place: from and to, of a text of the same length."""
+    tidy = text.translate(LOOKALIKES)
+    for pattern in (_BRACKETS, _SIGNED):
+        for match in pattern.finditer(tidy):
+            yield match.span()
 
 
 def name_site(stem: str) -> str | None:
@@ -116,7 +124,7 @@ def _same_time(time: str, other: str, zone: tzinfo | None) -> bool:
 def _tidy(stem: str) -> str:
     """With plain spaces, colons and hyphens for what looks like them; some Frontier Labs recorders wrote ` 7T` for
     `07T`."""
-    return re.sub(r"(?<!\d)(\d{6}) (\dT\d{4})", r"\g<1>0\2", stem.translate(_LOOKALIKES), flags=re.ASCII)
+    return re.sub(r"(?<!\d)(\d{6}) (\dT\d{4})", r"\g<1>0\2", stem.translate(LOOKALIKES), flags=re.ASCII)
 
 
 def _first_time(stem: str, patterns: Iterable[re.Pattern[str]], plausible: Plausible) -> tuple[Stamp | None, bool]:
@@ -203,9 +211,9 @@ def _seconds_since_1970(stem: str, plausible: Plausible) -> Stamp | None:
     return found if plausible(found) else None
 
 
-_LOOKALIKES = {ord(sign): " " for sign in "\u00a0\u2007\u2009\u202f\u3000"}
-_LOOKALIKES |= {ord(sign): "-" for sign in "\u2010\u2011\u2012\u2013\u2212"}
-_LOOKALIKES |= {ord(sign): ":" for sign in "\uff1a\ua789\u2236"}
+LOOKALIKES = {ord(sign): " " for sign in "\u00a0\u2007\u2009\u202f\u3000"}
+LOOKALIKES |= {ord(sign): "-" for sign in "\u2010\u2011\u2012\u2013\u2212"}
+LOOKALIKES |= {ord(sign): ":" for sign in "\uff1a\ua789\u2236"}
 
 _TOLD = re.compile(r"(\d{4}-\d\d-\d\d(?:T\S+)?)? ?(-?\d+\.\d+ -?\d+\.\d+)? ?([A-Z]\w*)?", re.ASCII)
 _SITE = re.compile(r"\d+_([A-Z][A-Z0-9]{1,7})_\d{8}", re.ASCII)

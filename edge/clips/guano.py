@@ -4,21 +4,24 @@ from collections.abc import Sequence
 from datetime import timedelta, timezone
 
 from edge.contract.audio import RATE_HZ
+from edge.disclosure import Disclosure
 from edge.types import ClipRow, Detection, RecordingRow
 
 _SPECIES_MAX = 20  # a threshold of 0 would name all
 
 
-def guano_text(clip: ClipRow, recording: RecordingRow, best: Sequence[Detection], decimals: int, bundle_id: str) -> str:
-    """The GUANO text of a clip. `best` has the best-scored detection of each species, best first; the place is
-    written with so many decimals."""
+def guano_text(
+    clip: ClipRow, recording: RecordingRow, best: Sequence[Detection], disclosure: Disclosure, bundle_id: str
+) -> str:
+    """The GUANO text of a clip. `best` has the best-scored detection of each species, best first; `disclosure` says
+    what of the place may be told."""
     place = recording.place
     local = clip.start.astimezone(timezone(timedelta(minutes=recording.local.offset_minutes(clip.start))))
     best = best[:_SPECIES_MAX]
     fields = {
         "GUANO|Version": "1.0",
         "Timestamp": local.isoformat(timespec="milliseconds"),
-        "Loc Position": f"{place.latitude:.{decimals}f} {place.longitude:.{decimals}f}" if place else "",
+        "Loc Position": disclosure.clip_place(place) if place else "",
         "Samplerate": str(RATE_HZ),
         "Length": f"{clip.seconds:.3f}",
         "Make": "birdstation",
@@ -27,7 +30,7 @@ def guano_text(clip: ClipRow, recording: RecordingRow, best: Sequence[Detection]
         "Original Filename": clip.path.rpartition("/")[2],
         "birdstation|Bundle": bundle_id,
         "birdstation|Scores": ", ".join(f"{d.species} {d.score:.3f}" for d in best),
-        "birdstation|Recording": recording.path,
+        "birdstation|Recording": disclosure.name(recording.path),
         "birdstation|Offset": f"{(clip.start - recording.start).total_seconds():.3f}",
         "birdstation|Clock": recording.clock_state,
         "birdstation|Time Source": recording.time_source,

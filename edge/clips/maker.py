@@ -27,10 +27,10 @@ from edge.clips.part import written
 from edge.config import Config
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Samples
 from edge.contract.errors import StoreError
+from edge.disclosure import Disclosure
 from edge.types import ClipRow, Detection, RecordingRow, stable_id
 
 HEADROOM_BYTES = 32 << 20  # of the disk that clips leave to the database
-_EXACT_DECIMALS = 6  # of degrees: 0.1 m
 _CODE_LENGTH_MAX = 40  # keeps a file's name under 100 bytes
 
 
@@ -160,9 +160,7 @@ class ClipMaker:
         folder = self.config.clips_folder
         best = _best_of_each(detections)
         clip = _clip_row(piece, self._row, best[0], self._settings.format)
-        # Coarse wherever a sensitive species might live.
-        decimals = self._sensitive.decimals if self._sensitive.species else _EXACT_DECIMALS
-        text = guano_text(clip, self._row, best, decimals, self._bundle_id)
+        text = guano_text(clip, self._row, best, Disclosure.of(self.config), self._bundle_id)
         try:
             sound = encode(self._sound(piece.start, piece.stop), text, self._settings.format)
             clip = _clip_row(piece, self._row, best[0], self._settings.format, len(sound))

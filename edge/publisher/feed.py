@@ -45,7 +45,7 @@ class Feed:
         if now < self._store_again_at:
             return []
         try:
-            outbox = self._opened()
+            outbox = self._opened(now)
             self._settle(outbox)
             if now > self._house_at:
                 self._keep_house(outbox)
@@ -57,7 +57,12 @@ class Feed:
         self.store_error = ""
         return messages
 
-    def _opened(self) -> Outbox:
+    def _opened(self, now: float) -> Outbox:
+        """The outbox; if another file has taken its name (a copy was put back), that one, from its beginning."""
+        if self._outbox is not None and now > self._house_at and not self._outbox.is_named_file():
+            self.close()
+            self._cursor = self._suspect = 0
+            _log.warning("outbox: another file has its name now; going on with that one")
         if self._outbox is None:
             self._outbox = self._open_outbox()
         return self._outbox
@@ -81,6 +86,11 @@ class Feed:
             self.looked_empty, self._rounds = self.looks, 0
         return messages
 
+    @property
+    def at_rest(self) -> bool:
+        """The last look found nothing to send, or could not look."""
+        return not self.in_flight and (self.looked_empty == self.looks or bool(self.store_error))
+
     def answered(self, seq: int, refusal: str) -> None:
         """The broker took the message (`refusal` empty) or said no to it."""
         self.in_flight.discard(seq)
@@ -89,11 +99,12 @@ class Feed:
             self._answers.setdefault(self._suspect, "the connection ended whenever it was sent")
         self._barren, self._suspect, self._answered_here = 0, 0, True
 
-    def disconnected(self) -> None:
+    def disconnected(self, blame: bool = True) -> None:
         """The connection is gone: what is not answered will be sent again, the oldest first. If connection after
         connection ends with the same message under way, the next begins behind it; when another one gets through there,
-        it was this message's fault."""
-        if self.in_flight and not self._answered_here:
+        it was this message's fault. `blame`: of all that was under way, what is not of the outbox too, the oldest is
+        one of these."""
+        if blame and self.in_flight and not self._answered_here:
             self._barren += 1
             if self._barren >= _BARREN_MAX:
                 self._suspect = min(self.in_flight)

@@ -1,9 +1,13 @@
 """One connection to the broker, from CONNECT to its end; the next one is a new object, so that nothing of paho's own
 queue survives it. All happens in the thread that calls. Knows no outbox.
+
+Whatever the other side sends ends this connection at worst, and costs bounded memory and work: packets that announce
+more than is asked for are not read, and no more packets in a second than a sound broker sends.
 """
 
 import ssl
 import time
+from contextlib import suppress
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
@@ -20,6 +24,9 @@ _KEEPALIVE_S = 30
 _CONNECT_TIMEOUT_S = 5.0
 _CONNACK_TIMEOUT_S = 10.0
 _PACKET_BYTES_MAX = 268_435_455  # MQTT's own limit
+_TAKEN_BYTES_MAX = 8192  # of a packet from the broker: answers, with a reason, and Home Assistant's `online`
+_READS_MAX = 10_000  # in a second; an acknowledgement takes three, and there are 500 at most
+_WORDS_MAX = 200  # of an error that others may have made long
 _HEADER_BYTES_MAX = 32  # of a PUBLISH besides topic and payload
 _UNSUPPORTED_VERSION = 0x84
 _HINTS = {  # refusals that the next seconds will not mend
@@ -29,6 +36,19 @@ _HINTS = {  # refusals that the next seconds will not mend
     0x8A: "the broker has banned this station",
     0x8E: "a second station with the same station.id?",
 }
+
+
+class _Client(mqtt.Client):
+    """paho's client gathers whatever a packet's header announces; this one looks at what is announced first. (The body
+    is asked for with all that is left of it.)"""
+
+    reads = 0
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        if bufsize > _TAKEN_BYTES_MAX:
+            raise PublishError(f"the broker sends a packet of {bufsize} bytes, {_TAKEN_BYTES_MAX} were asked for")
+        self.reads += 1
+        return super()._sock_recv(bufsize)
 
 
 class Link:
@@ -48,10 +68,11 @@ class Link:
         self.answers: list[tuple[int, str]] = []  # message number, and why it was refused; empty: acknowledged
         self.heard: list[tuple[str, str]] = []  # topic and payload
         self.room = IN_FLIGHT_MAX  # how many may be in flight
+        self.protocol = protocol
         self._settings, self._v5 = settings, protocol == "5"
         self._bytes_max, self._deadline = _PACKET_BYTES_MAX, 0.0
         version = mqtt.MQTTv5 if self._v5 else mqtt.MQTTv311
-        self._client = client = mqtt.Client(
+        self._client = client = _Client(
             CallbackAPIVersion.VERSION2, client_id, protocol=version, reconnect_on_failure=False
         )
         client.connect_timeout = _CONNECT_TIMEOUT_S
@@ -64,12 +85,15 @@ class Link:
             client.will_set(*will, qos=1, retain=True)
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
         client.on_publish, client.on_message = self._on_publish, self._on_message
+        self._reads_from = (0.0, 0)  # since when, and how many reads there had been
 
     def open(self) -> None:
         """Connect; `ended` says why if there is nobody. Takes seconds where nothing answers."""
         self._deadline = time.monotonic() + _CONNECT_TIMEOUT_S + _CONNACK_TIMEOUT_S
         try:
-            self._client.connect(self._settings.host, self._settings.port, keepalive=_KEEPALIVE_S)
+            self._client.connect(
+                self._settings.host, self._settings.port, keepalive=_KEEPALIVE_S, properties=self._asked_for()
+            )
         except ssl.SSLCertVerificationError as error:
             self._end(f"TLS: the broker's certificate is not accepted: {error.verify_message}; see mqtt.tls.ca_file")
         except ssl.SSLError as error:
@@ -78,15 +102,39 @@ class Link:
             words = str(getattr(error, "strerror", None) or error)
             reset = self._settings.tls and isinstance(error, ConnectionResetError)
             self._end(f"TLS: {words}; does port {self._settings.port} speak TLS?" if reset else words)
+        except Exception as error:  # of libraries in between: it costs this connection, no more
+            self._end(_in_words(error))
+
+    def _asked_for(self) -> Properties | None:
+        if not self._v5:
+            return None
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.MaximumPacketSize = _TAKEN_BYTES_MAX
+        return properties
 
     def turn(self, timeout_s: float) -> None:
         """Read and write what there is, waiting for it no longer than so many seconds."""
         if self.ended:
             return
-        if self._client.loop(timeout_s) != mqtt.MQTT_ERR_SUCCESS:
-            self._end("the connection broke")  # on_disconnect knew better, if it was called
-        elif not self.accepted and time.monotonic() > self._deadline:
-            self._end("something listens there, but does not answer")
+        try:
+            broke = self._client.loop(timeout_s) != mqtt.MQTT_ERR_SUCCESS
+        except PublishError as error:
+            self._end(str(error))
+        except Exception as error:  # paho's, on packets that are none
+            self._end(f"the broker sends what is no MQTT ({_in_words(error)})")
+        else:
+            if broke:
+                self._end("the connection broke")  # on_disconnect knew better, if it was called
+            elif not self.accepted and time.monotonic() > self._deadline:
+                self._end("something listens there, but does not answer")
+            self._count_reads()
+
+    def _count_reads(self) -> None:
+        now, (since, before) = time.monotonic(), self._reads_from
+        if self._client.reads - before > _READS_MAX:
+            self._end("the broker sends more packets than it was asked anything")
+        elif now - since > 1.0:
+            self._reads_from = (now, self._client.reads)
 
     def send(self, topic: str, payload: str, retain: bool = False, expiry_s: int | None = None) -> int:
         """Send with QoS 1; the answer comes with this message number. Raises PublishError: never to be sent."""
@@ -103,14 +151,20 @@ class Link:
             raise PublishError(str(error)) from error
 
     def listen(self, topic: str) -> None:
-        """From now on what is said there is `heard`."""
-        self._client.subscribe(topic, qos=1)
+        """From now on what is said there is `heard`; who floods it fills no queue at the broker (QoS 0). Raises
+        PublishError: a topic that is none."""
+        try:
+            self._client.subscribe(topic, qos=0)
+        except ValueError as error:
+            raise PublishError(str(error)) from error
 
-    def close(self) -> None:
-        """Say goodbye if there is somebody, and let go of everything."""
+    def close(self, goodbye: bool = True) -> None:
+        """Let go of everything. Without `goodbye` the broker publishes the will."""
         client = self._client
         if self.accepted and not self.ended:
-            client.disconnect()
+            with suppress(Exception):
+                if goodbye:
+                    client.disconnect()
             self._end("closed")
         client.on_connect = client.on_disconnect = client.on_publish = client.on_message = None
         connection = client.socket()
@@ -125,8 +179,9 @@ class Link:
             self._refused(reason)
             return
         self.accepted = True
-        self.room = min(IN_FLIGHT_MAX, int(getattr(properties, "ReceiveMaximum", IN_FLIGHT_MAX)))
-        self._bytes_max = int(getattr(properties, "MaximumPacketSize", _PACKET_BYTES_MAX))
+        # Neither may be 0: a broker that says so means something else.
+        self.room = min(IN_FLIGHT_MAX, int(getattr(properties, "ReceiveMaximum", 0)) or IN_FLIGHT_MAX)
+        self._bytes_max = int(getattr(properties, "MaximumPacketSize", 0)) or _PACKET_BYTES_MAX
 
     def _on_disconnect(
         self, _c: mqtt.Client, _d: object, flags: mqtt.DisconnectFlags, reason: ReasonCode, _p: Properties | None
@@ -153,3 +208,8 @@ class Link:
 
     def _end(self, reason: str) -> None:
         self.ended = self.ended or reason
+
+
+def _in_words(error: Exception) -> str:
+    """In one line that is not too long."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:_WORDS_MAX]

@@ -6,7 +6,7 @@ from typing import Any
 
 from edge.config import Config
 from edge.contract.bundle import Bundle
-from edge.types import Detection, Message, Place, RecordingRow, Waiting, utc_text
+from edge.types import Detection, Message, RecordingRow, Waiting, utc_text
 
 QUEUED_S = 30.0  # a message older than this is marked as late
 
@@ -17,9 +17,9 @@ def topic_of(config: Config, name: str) -> str:
 
 
 def detection_message(detection: Detection, recording: RecordingRow, config: Config, bundle: Bundle) -> Message:
-    """A detection as subscribers see it, on TOPIC/v1/STATION/detection; `seq` and `queued` come when it is sent."""
+    """A detection for TOPIC/v1/STATION/detection, as it waits: exact. What of its place may leave is asked when it is
+    sent (edge.disclosure); `seq` and `queued` come then, too."""
     species = bundle.taxonomy[bundle.taxonomy.index(detection.species)]
-    latitude, longitude = rounded(recording.place, told_decimals(config))
     payload = {
         "schema": "detection/1",
         "id": detection.id,
@@ -42,8 +42,8 @@ def detection_message(detection: Detection, recording: RecordingRow, config: Con
         "member_high": round(detection.member_high, 4),
         "decided_by": detection.decided_by,
         "level_dbfs": None if detection.level_dbfs is None else round(detection.level_dbfs, 1),
-        "latitude": latitude,
-        "longitude": longitude,
+        "latitude": recording.place.latitude if recording.place else None,
+        "longitude": recording.place.longitude if recording.place else None,
         "time_source": recording.time_source,
         "clock_state": recording.clock_state,
         "shed": detection.shed,
@@ -52,21 +52,9 @@ def detection_message(detection: Detection, recording: RecordingRow, config: Con
     return Message(detection.id, topic_of(config, "detection"), json.dumps(payload, ensure_ascii=False))
 
 
-def rounded(place: Place | None, decimals: int) -> tuple[float | None, float | None]:
-    """Latitude and longitude as they may be told."""
-    return (None, None) if place is None else (round(place.latitude, decimals), round(place.longitude, decimals))
-
-
-def told_decimals(config: Config) -> int:
-    """With how many decimals of a degree a place is told. A station that may hear sensitive species tells no message
-    more: who reads all of them would know the place from the others."""
-    usual = config.mqtt.place_decimals if config.mqtt else 0
-    return min(usual, config.sensitive.decimals) if config.sensitive.species else usual
-
-
 @dataclass(frozen=True)
 class Stamped:
-    """A message as it goes out."""
+    """A message with its number; its place is still exact."""
 
     payload: str
     source: str | None  # of a detection; None: something else

@@ -11,8 +11,9 @@ from math import ceil
 
 from edge.config import Config
 from edge.contract.bundle import Bundle
+from edge.disclosure import Disclosure
 from edge.publisher.homeassistant import discovery
-from edge.publisher.messages import rounded, told_decimals, topic_of
+from edge.publisher.messages import topic_of
 from edge.types import Place, utc_text
 
 ONLINE, OFFLINE = "online", "offline"
@@ -31,12 +32,14 @@ class Presence:
     last_topics: Mapping[str, str] = field(default_factory=dict)  # source -> topic of its last detection
     birth_topic: str | None = None  # where Home Assistant says `online`
     discovery_topic: str | None = None
+    disclosure: Disclosure = field(default_factory=Disclosure)  # what may leave
 
 
 def station_presence(config: Config, bundle: Bundle, version: str, started: datetime) -> Presence:
     """Presence of the daemon under one configuration; `started` is aware UTC."""
+    disclosure = Disclosure.of(config)
     sources: tuple[str, ...] = (config.source,)
-    fixed = {topic_of(config, "meta"): _meta(config, bundle, version, started)}
+    fixed = {topic_of(config, "meta"): _meta(config, bundle, version, started, disclosure)}
     unused = (source for source in _RETAINED if source not in sources)
     fixed |= {topic_of(config, f"source/{source}/last"): "" for source in unused}  # what it was when it had that one
     status, health = topic_of(config, "status"), topic_of(config, "health")
@@ -44,18 +47,18 @@ def station_presence(config: Config, bundle: Bundle, version: str, started: date
     expiry_s = ceil(_EXPIRY_INTERVALS * config.health.interval_s)
     prefix = config.mqtt.homeassistant if config.mqtt else None
     if not prefix:
-        return Presence(status, health, expiry_s, fixed, last)
+        return Presence(status, health, expiry_s, fixed, last, disclosure=disclosure)
     found = f"{prefix}/device/birdstation_{config.station.id}/config"
     fixed[found] = discovery(config.station.id, version, topic_of(config, "detection"), status, health, last, expiry_s)
-    return Presence(status, health, expiry_s, fixed, last, f"{prefix}/status", found)
+    return Presence(status, health, expiry_s, fixed, last, f"{prefix}/status", found, disclosure)
 
 
-def _meta(config: Config, bundle: Bundle, version: str, started: datetime) -> str:
-    station, decimals = config.station, told_decimals(config)
+def _meta(config: Config, bundle: Bundle, version: str, started: datetime, disclosure: Disclosure) -> str:
+    station = config.station
     place = None
     if station.latitude is not None and station.longitude is not None:
         place = Place(station.latitude, station.longitude)
-    latitude, longitude = rounded(place, decimals)
+    latitude, longitude = disclosure.place(place)
     meta = {
         "schema": "meta/1",
         "station": station.id,

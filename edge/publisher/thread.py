@@ -9,26 +9,23 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 
 from edge.config import MqttSettings
-from edge.contract.errors import ConfigError, PublishError
+from edge.contract.errors import ConfigError
+from edge.disclosure import Disclosure
 from edge.publisher.credentials import password, tls_context
 from edge.publisher.feed import Feed
 from edge.publisher.link import Link
-from edge.publisher.messages import QUEUED_S, Stamped, stamp
-from edge.publisher.presence import OFFLINE, ONLINE, Presence
-from edge.types import Outbox, utc_text
+from edge.publisher.presence import OFFLINE, Presence
+from edge.publisher.retained import Retained
+from edge.publisher.session import POLL_S, SILENT, Session
+from edge.types import Outbox
 
-_POLL_S = 0.2  # each look costs a third of a millisecond, all day
-_RATE_HZ_MAX = 500.0  # a subscriber that is slower than a backlog loses what exceeds its queue at the broker
-_PACE_S = 0.02
 _DELAY_S_MAX, _PATIENT_DELAY_S = 60.0, 300.0
-_PROVEN_S = 30.0  # a connection that lasted so long, or took a message, was a good one
-_ANSWER_S_MAX = 60.0  # without any answer to what is in flight the connection is given up
-_GOODBYE_S, _JOIN_S = 1.0, 2.8
+_PROVEN_S = 30.0  # a connection that answered so long, or took a message, was a good one
+_JOIN_S = 2.8
 _DRAIN_PATIENCE_S = 5.0
-_LAST_S = 1.0  # last topics are renewed so often at most while a backlog is sent
+_DEAF_S = 3600.0  # so long nobody listens to a topic on which too much was said
 _jitter = random.Random()  # our own: a thread that ends late moves nobody else's state
 _log = logging.getLogger(__name__)
 
@@ -52,6 +49,7 @@ class Publisher:
     with Publisher(lambda: OutboxTable(database), settings, "birdstation-porch", presence) as publisher:
         ...                              # other threads commit messages
         publisher.tell_health(payload)
+        publisher.take(presence)         # when the settings have changed
         everything_sent = publisher.drain(timeout_s=30)
     """
 
@@ -61,24 +59,24 @@ class Publisher:
         settings: MqttSettings,
         client_id: str,
         presence: Presence | None = None,
+        disclosure: Disclosure | None = None,
     ) -> None:
-        """`client_id`: no two connections may share one. Raises ConfigError: password or certificates."""
+        """`client_id`: no two connections may share one. `disclosure`: what of places may leave; None: what `presence`
+        says, as little as can be without one. Raises ConfigError: password or certificates."""
         password(settings)
         if settings.tls:
             tls_context(settings.tls)
-        self._settings, self._client_id, self._presence = settings, client_id, presence
-        self._feed = Feed(open_outbox, settings.waiting_max, settings.attempts_max)
+        self._settings, self._client_id = settings, client_id
+        self._presence: Presence | None = None
+        self._disclosure = disclosure or Disclosure()
+        self._feed, self._retained = Feed(open_outbox, settings.waiting_max, settings.attempts_max), Retained()
         self._protocols = ("5", "3.1.1") if settings.protocol == "auto" else (settings.protocol,)
         self._stopping, self._hurry, self._connected = threading.Event(), threading.Event(), threading.Event()
         self._failures, self._patience = 0, False  # connections in a row that did no good; no hurry with the next
-        self._late_before, self._answered_at, self._good = "", 0.0, False  # of the present connection
-        self.last_error = ""
-        self._lock = threading.Lock()
-        self._retained: dict[str, str] = dict(presence.fixed) if presence else {}  # topic -> payload
-        self._due: dict[str, None] = {}  # topics of these whose payload is to be sent, in order
-        self._last_seq: dict[str, int] = {}
-        self._last_at = self._paced_at = 0.0
-        self._sent: dict[int, tuple[int, Stamped] | str] = {}  # message number -> seq and message, or retained topic
+        self._deaf_until, self._well_at = 0.0, time.monotonic()
+        self._trouble = ""  # of the connection, until one is known to be good
+        if presence:
+            self.take(presence)
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
     def __enter__(self) -> "Publisher":
@@ -92,26 +90,53 @@ class Publisher:
 
     @property
     def connected(self) -> bool:
-        """Whether a broker has accepted this station and is still there."""
+        """Whether a broker has accepted this station, is still there and acknowledges what it is sent."""
         return self._connected.is_set()
+
+    @property
+    def away_s(self) -> float:
+        """For so long nothing was acknowledged although there was something, over however many connections."""
+        return time.monotonic() - self._well_at
+
+    @property
+    def ended(self) -> bool:
+        """Its thread is gone, although nobody asked for it: nothing is sent any more."""
+        return not self._thread.is_alive() and not self._stopping.is_set()
+
+    @property
+    def last_error(self) -> str:
+        """What is wrong with the way to the broker, or with what it is to keep; empty: nothing."""
+        return self._trouble or self._retained.trouble
 
     def state(self) -> PublisherState:
         """For the health report; never waits."""
         error = self._feed.store_error or self.last_error
         return PublisherState(connected=self.connected, last_error=error, **self._feed.counts)
 
+    def take(self, presence: Presence) -> None:
+        """Say this of the station from now on, and tell no more of its place than it allows: also in what waits, and
+        what is retained of before is renewed or taken away."""
+        before, self._presence, self._disclosure = self._presence, presence, presence.disclosure
+        for topic, payload in presence.fixed.items():
+            if before is None or before.fixed.get(topic) != payload:
+                self._retained.tell(topic, payload)
+        if presence.disclosure.hides:
+            self._retained.forget(presence.last_topics.values())
+        if before and before.disclosure != presence.disclosure:
+            self._retained.again()
+
     def tell_health(self, payload: str) -> None:
         """Have this sent, retained, as soon as there is a connection; a newer one takes its place."""
         if self._presence:
-            self._tell(self._presence.health_topic, payload)
+            self._retained.tell(self._presence.health_topic, payload)
 
     def drain(self, timeout_s: float) -> bool:
         """Wait until the broker has acknowledged everything; False if it has not in time or cannot be reached."""
         looks = self._feed.looks  # the present look may have begun before the last commit
-        self._hurry.set()
         now = time.monotonic()
         deadline, patience = now + timeout_s, now + min(timeout_s, _DRAIN_PATIENCE_S)
         while self._feed.looked_empty <= looks:
+            self._hurry.set()
             now = time.monotonic()
             if now > deadline or (now > patience and not self.connected) or not self._thread.is_alive():
                 return False
@@ -121,13 +146,26 @@ class Publisher:
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
-                link = self._connect()
-                if link is not None:
-                    self._serve(link)
-                self._wait()
+                self._guarded(self._one_connection)
+                self._guarded(self._wait)
         finally:
             self._connected.clear()
             self._feed.close()
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Whatever goes wrong costs this try, and is said; the next one follows."""
+        try:
+            step()
+        except Exception as error:
+            words = " ".join(f"{type(error).__name__}: {error}".split())
+            self._fail(words, patience=False)
+            _log.debug("MQTT: %s", words, exc_info=True)
+            self._stopping.wait(1.0)
+
+    def _one_connection(self) -> None:
+        link = self._connect()
+        if link is not None:
+            self._serve(link)
 
     def _connect(self) -> Link | None:
         """An accepted connection, or None. `auto`: a broker that refuses MQTT 5, or just closes, is asked for 3.1.1."""
@@ -140,10 +178,9 @@ class Publisher:
                 return None
             link.open()
             while not (link.accepted or link.ended or self._stopping.is_set()):
-                link.turn(_POLL_S)
+                link.turn(POLL_S)
                 self._feed.next(0)
             if link.accepted and not link.ended:
-                self.last_error = "" if protocol == self._protocols[0] else "the broker speaks MQTT 3.1.1 only"
                 return link
             link.close()
             if self._stopping.is_set():
@@ -155,125 +192,44 @@ class Publisher:
 
     def _serve(self, link: Link) -> None:
         """One connection, from its acceptance to its end."""
-        since, self._late_before = time.monotonic(), utc_text(datetime.now(timezone.utc))
-        self._answered_at, self._good = since, False
-        self._connected.set()
         _log.info("MQTT broker %s:%d: connected", self._settings.host, self._settings.port)
-        self._greet(link)
-        while not (link.ended or self._stopping.is_set()):
-            self._send_retained(link)
-            sent = self._send_waiting(link)
-            link.turn(_PACE_S if sent else _POLL_S)
-            self._hear(link)
-            if self._sent and time.monotonic() - self._answered_at > _ANSWER_S_MAX:
-                break
-        if self._stopping.is_set() and not link.ended:
-            self._say_offline(link)
-        why = link.ended or "the broker acknowledges nothing"
-        self._connected.clear()
-        link.close()
-        self._sent.clear()
-        self._feed.disconnected()
+        session = Session(link, self._feed, self._retained, lambda: self._presence, lambda: self._disclosure)
+        since = time.monotonic()
+        try:
+            session.greet(listen=since >= self._deaf_until)
+            while not (link.ended or session.silent or session.too_loud or self._stopping.is_set()):
+                session.turn(self._hurry.is_set())
+                self._hurry.clear()
+                self._note(session, link)
+            why = SILENT if session.silent else link.ended or "too much is said on a topic"
+        finally:
+            self._connected.clear()
+            session.end(goodbye=self._stopping.is_set())
         self._feed.next(0)  # the last acknowledgements
-        if self._good or time.monotonic() - since > _PROVEN_S:
+        if session.good or (session.well_at or 0.0) - since > _PROVEN_S:
             self._failures = 0
-        if not self._stopping.is_set():
-            self._fail(why, link.patience)
-
-    def _greet(self, link: Link) -> None:
-        """Say everything that is retained: the broker may have forgotten it."""
-        if self._presence is None:
+        if self._stopping.is_set():
             return
-        self._tell(self._presence.status_topic, ONLINE)
-        with self._lock:
-            self._due = dict.fromkeys(self._retained)
-        if self._presence.birth_topic:
-            link.listen(self._presence.birth_topic)
+        if session.too_loud and self._presence and self._presence.birth_topic:
+            self._deaf_until = time.monotonic() + _DEAF_S
+            self._retained.complain(self._presence.birth_topic, "too much is said there; not listened to for an hour")
+        self._fail(why, link.patience)
 
-    def _tell(self, topic: str, payload: str) -> None:
-        with self._lock:
-            self._retained[topic] = payload
-            self._due[topic] = None
-
-    def _send_retained(self, link: Link) -> None:
-        presence = self._presence
-        if presence is None:
-            return
-        held = set()
-        if self._feed.in_flight and time.monotonic() - self._last_at < _LAST_S:
-            held = set(presence.last_topics.values())
-        with self._lock:
-            due = [(topic, self._retained[topic]) for topic in self._due if topic not in held]
-            self._due = {topic: None for topic in self._due if topic in held}
-        for topic, payload in due:
-            if topic in presence.last_topics.values():
-                self._last_at = time.monotonic()
-            expiry_s = presence.health_expiry_s if topic == presence.health_topic else None
-            try:
-                self._note_sent(link.send(topic, payload, retain=True, expiry_s=expiry_s), topic)
-            except PublishError as error:
-                self._complain(f"{topic}: {error}")
-
-    def _send_waiting(self, link: Link) -> bool:
-        """Send what may be sent now; whether more may follow soon."""
-        now = time.monotonic()
-        self._paced_at = max(self._paced_at, now - link.room / _RATE_HZ_MAX)
-        room = min(link.room - len(self._sent), int((now - self._paced_at) * _RATE_HZ_MAX))
-        late = utc_text(datetime.now(timezone.utc) - timedelta(seconds=QUEUED_S))
-        messages = self._feed.next(room)
-        for message in messages:
-            self._paced_at += 1 / _RATE_HZ_MAX
-            stamped = stamp(message, max(late, self._late_before))
-            try:
-                self._note_sent(link.send(message.topic, stamped.payload), (message.seq, stamped))
-            except PublishError as error:
-                self._feed.answered(message.seq, str(error))
-        return bool(messages) or room <= 0
-
-    def _note_sent(self, number: int, what: tuple[int, Stamped] | str) -> None:
-        if not self._sent:
-            self._answered_at = time.monotonic()
-        self._sent[number] = what
-
-    def _hear(self, link: Link) -> None:
-        """What the broker answered, and what Home Assistant said."""
-        answers, link.answers = link.answers, []
-        for number, refusal in answers:
-            self._answered_at, sent = time.monotonic(), self._sent.pop(number, None)
-            if isinstance(sent, tuple):
-                self._feed.answered(sent[0], refusal)
-                if not refusal:
-                    self._good = True
-                    self._note_last(*sent)
-            elif sent and refusal:
-                self._complain(f"{sent}: {refusal}")
-        heard, link.heard = link.heard, []
-        if self._presence and self._presence.discovery_topic and (self._presence.birth_topic, ONLINE) in heard:
-            with self._lock:
-                self._due[self._presence.discovery_topic] = None
-
-    def _note_last(self, seq: int, stamped: Stamped) -> None:
-        topic = self._presence.last_topics.get(stamped.source or "") if self._presence else None
-        if topic and seq > self._last_seq.get(topic, 0):
-            self._last_seq[topic] = seq
-            self._tell(topic, stamped.payload)
-
-    def _say_offline(self, link: Link) -> None:
-        """The last will would not come after a clean goodbye."""
-        if self._presence is None:
-            return
-        number = link.send(self._presence.status_topic, OFFLINE, retain=True)
-        self._sent[number] = self._presence.status_topic
-        deadline = time.monotonic() + _GOODBYE_S
-        while number in self._sent and not link.ended and time.monotonic() < deadline:
-            link.turn(_POLL_S)
-            self._hear(link)
+    def _note(self, session: Session, link: Link) -> None:
+        """How the connection does, for those who ask."""
+        if session.answers:
+            self._connected.set()
+        else:
+            self._connected.clear()
+        if session.well_at is not None and session.well_at > self._well_at:
+            self._well_at = session.well_at
+            self._trouble = "" if link.protocol == self._protocols[0] else "the broker speaks MQTT 3.1.1 only"
 
     def _wait(self) -> None:
         """Until the next try: longer each time, never for ever, not in step with other stations."""
         delay_s = _PATIENT_DELAY_S if self._patience else min(_DELAY_S_MAX, 2.0 ** min(self._failures - 1, 10))
         until = time.monotonic() + delay_s * _jitter.uniform(0.5, 1.0)
-        while time.monotonic() < until and not self._stopping.wait(_POLL_S):
+        while time.monotonic() < until and not self._stopping.wait(POLL_S):
             self._feed.next(0)
             if self._hurry.is_set() and not self._patience:
                 break
@@ -283,9 +239,6 @@ class Publisher:
         self._failures, self._patience = self._failures + 1, patience
         if patience:
             reason += f"; next try within {_PATIENT_DELAY_S / 60:.0f} minutes"
-        self._complain(reason)
-
-    def _complain(self, reason: str) -> None:
-        if reason != self.last_error:
-            self.last_error = reason
+        if reason != self._trouble:
+            self._trouble = reason
             _log.warning("MQTT broker %s:%d: %s", self._settings.host, self._settings.port, reason)

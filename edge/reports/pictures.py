@@ -5,7 +5,7 @@ Replaces nothing that it did not make. A file is there whole or not at all.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from edge.clips.encode import encode, pcm
 from edge.clips.retention import is_there
 from edge.config import Config
 from edge.contract.audio import Samples
-from edge.contract.errors import RecordingError, StoreError, UsageError
+from edge.contract.errors import ConfigError, RecordingError, StoreError, UsageError
 from edge.contract.folders import holds_nothing
+from edge.disclosure import Disclosure
 from edge.reports.best import Evidence, Heard, evidence_of, heard_in
 from edge.reports.page import MARK, Card, page
 from edge.reports.sound import Sound, cut_of_clip, cut_out, recordings_under
@@ -44,10 +45,13 @@ def write_pictures(store: Store, config: Config, out: Path, folder: Path | None 
 
     `folder`: the page is of the recordings in it, and the sound comes from them; None: it is of all that the record
     has, with the sound of the folder that the station watches and of clips. Raises UsageError if the folder is not
-    there or `out` holds other things, StoreError if a file cannot be written.
+    there or `out` holds other things, ConfigError for a sensitive species that the record does not know, StoreError if
+    a file cannot be written.
     """
     root = folder or (config.folder.path if config.source == "folder" else None)
+    disclosure = Disclosure.of(config)
     _check(out, root)
+    _check_names(store, config)
     try:
         files = recordings_under(store, config.station.id, root) if root else {}
     except RecordingError as error:
@@ -58,13 +62,18 @@ def write_pictures(store: Store, config: Config, out: Path, folder: Path | None 
     chosen = [(heard, evidence_of(store, _choose(config, files, heard))) for heard in species]
     beside = out / BESIDE
     _make(beside)
+    chosen = [(heard, replace(shown, path=disclosure.name(shown.path))) for heard, shown in chosen]
     sounds = _sounds(config, files, [shown for _, shown in chosen])
     heard_of = {shown.id: heard for heard, shown in chosen}
     made_of = {shown.id: _card(config, beside, heard_of[shown.id], shown, sound) for shown, sound in sounds}
     cards = [made_of[shown.id] for _, shown in chosen]
     now = datetime.now(timezone.utc).astimezone(config.zone or timezone.utc)
     made = f"Station {config.station.id}, {len(cards)} species; made {now:%Y-%m-%d %H:%M %Z} by birdstation"
-    title = f"Birds in {folder.resolve().name}" if folder else f"Birds heard by station {config.station.id}"
+    title = (
+        f"Birds in {disclosure.name(folder.resolve().name)}"
+        if folder
+        else f"Birds heard by station {config.station.id}"
+    )
     _put(out / PAGE, page(title, cards, made).encode("utf8", "backslashreplace"))  # names that are no text
     used = {name for card in cards for name in (card.picture, card.sound) if name}
     _tidy(beside, {Path(name).name for name in used})
@@ -87,6 +96,17 @@ def _check(out: Path, root: Path | None) -> None:
         raise UsageError(f"{path}: not made by `edge pictures`; choose another folder for --out")
     if not holds_nothing(beside) and not (beside / _FOLDER_MARK).is_file():
         raise UsageError(f"{beside}: not made by `edge pictures`; choose another folder for --out")
+
+
+def _check_names(store: Store, config: Config) -> None:
+    """A slip would give away the sound of a species that is to be protected. Raises ConfigError."""
+    known = {code for (code,) in store.rows("SELECT code FROM species")}
+    unknown = sorted(set(config.sensitive.species) - known)
+    if known and unknown:
+        raise ConfigError(
+            f"sensitive.species: expected codes of the species in {store.path}, found {', '.join(unknown)}; "
+            "`birdstation species` lists them"
+        )
 
 
 def _make(beside: Path) -> None:

@@ -1,0 +1,72 @@
+"""What of a place may leave this station, and what of names that tell one: asked where a thing leaves, by all.
+
+With `sensitive.species` set no message, clip or page tells a place finer than `sensitive.decimals`, of any species: who
+reads all of them would know the place from the others. What is in the record and in what waits for the broker is exact;
+it is asked when it is sent, so that a change of the settings holds for what was made before.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from edge.capture.place_in_name import without_places
+from edge.config import Config
+from edge.types import Place
+
+_EXACT = 6  # decimals of a degree: 0.1 m
+_DEGREES = ("latitude", "longitude")
+# Texts of messages that hold nothing but what the station itself makes; all others may hold names of files.
+_OURS = {"schema", "id", "station", "start", "end", "species_code", "scientific_name", "common_name", "bundle", "rule"}
+_OURS |= {"source", "time_source", "clock_state", "decided_by", "version", "started", "state", "runtime", "members"}
+_OURS |= {"time_utc", "last_sound_utc", "last_detection_utc"}
+
+
+@dataclass(frozen=True)
+class Disclosure:
+    """What is told under one configuration; without one as little as can be."""
+
+    hides: bool = True  # sensitive species may live here
+    message_decimals: int = 0  # of degrees
+    clip_decimals: int = 0
+
+    @classmethod
+    def of(cls, config: Config) -> "Disclosure":
+        """What these settings allow."""
+        hides, coarse = bool(config.sensitive.species), config.sensitive.decimals
+        usual = config.mqtt.place_decimals if config.mqtt else 0
+        return cls(hides, min(usual, coarse) if hides else usual, coarse if hides else _EXACT)
+
+    def name(self, name: str) -> str:
+        """A path, or a text with paths in it, as it may be told."""
+        return without_places(name) if self.hides else name
+
+    def place(self, place: Place | None) -> tuple[float | None, float | None]:
+        """Latitude and longitude as messages may tell them."""
+        if place is None:
+            return None, None
+        return round(place.latitude, self.message_decimals), round(place.longitude, self.message_decimals)
+
+    def clip_place(self, place: Place) -> str:
+        """Latitude and longitude as a clip may tell them."""
+        return f"{place.latitude:.{self.clip_decimals}f} {place.longitude:.{self.clip_decimals}f}"
+
+    def payload(self, text: str) -> str:
+        """A message of the station as it may leave: whenever it was made, whatever it told then. What is no object with
+        a schema of ours goes as it is."""
+        try:
+            payload: Any = json.loads(text)
+        except ValueError:
+            return text
+        if not isinstance(payload, dict) or "schema" not in payload:
+            return text
+        told = self._told("", payload)
+        return text if told == payload else json.dumps(told, ensure_ascii=text.isascii())
+
+    def _told(self, key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: self._told(name, part) for name, part in value.items()}
+        if isinstance(value, list):
+            return [self._told(key, part) for part in value]
+        if key in _DEGREES and isinstance(value, float):
+            return round(value, self.message_decimals)
+        return self.name(value) if isinstance(value, str) and key not in _OURS else value
