@@ -93,6 +93,12 @@ RULES: list[tuple[str, str, dict[str, Any], Facts]] = [
         {"mqtt": replace(MQTT, last_error="refused")},
         Facts(broker_away_s=3e5),
     ),
+    (
+        "degraded",
+        "Messages are sent no more (what sends them has ended); 0 wait",
+        {"mqtt": replace(MQTT, connected=False, waiting=0, last_error="")},
+        Facts(publisher_ended=True, broker_away_s=3e5),
+    ),
     ("degraded", "refused 4 messages", {"mqtt": replace(MQTT, dead=4)}, Facts()),
     ("degraded", "not on the best runtime of this machine (no engine)", {}, Facts(runtime_problem="no engine")),
 ]

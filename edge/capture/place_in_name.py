@@ -84,14 +84,14 @@ def _cut(text: str) -> str:
 
 
 def _spans(text: str) -> list[tuple[int, int]]:
-    plain = "".join(map(_plain, text)).translate(LOOKALIKES).translate(_PRIMES)
+    plain = "".join(map(_plain, text)).translate(LOOKALIKES)
     return [*place_spans(plain), *(match.span() for pattern in _PLACES for match in pattern.finditer(plain))]
 
 
 def _plain(sign: str) -> str:
-    """Digits and stops of other scripts as those of ours, one sign for one."""
-    if sign.isascii():
-        return sign
+    """Digits, stops and primes of other scripts as those of ours, one sign for one."""
+    if sign.isascii() or ord(sign) in _PRIMES:
+        return _PRIMES.get(ord(sign), sign)
     digit = unicodedata.decimal(sign, None)
     if digit is not None:
         return str(digit)
