@@ -325,7 +325,7 @@ class Soak:
                 "clips_failed": station.parts.clips.failed,
                 "clip_sound_s": station.parts.clips.held_s,
                 "ledger_waiting": station.parts.ledger.waiting,
-                "in_flight": len(station.parts.publisher._sent),
+                "in_flight": len(station.parts.publisher._feed.in_flight),
                 "messages_waiting": station.parts.publisher.state().waiting,
                 **rows,
             }
