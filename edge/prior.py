@@ -67,10 +67,18 @@ def compute_prior_table(folder: Path, taxonomy: Taxonomy, latitude: float, longi
         raise BundleError(f"{folder / 'model.onnx'}: not a metadata model: {reason}") from error
     if found.shape != (DAYS, len(spec.classes)):
         raise BundleError(f"{folder / 'model.onnx'}: expected {(DAYS, len(spec.classes))}, found {found.shape}")
+    _check_numbers(folder / "model.onnx", found)
     table = np.zeros((DAYS, len(taxonomy)), np.float32)
     table[:, [taxonomy.index(code) for code in spec.classes]] = found
     nearby = Nearby.read(folder)
     return table if nearby is None else nearby.apply(table, columns["latitude"], columns["longitude"], days)
+
+
+def _check_numbers(path: Path, found: Scores) -> None:
+    """No number of the model's own means that a species does not live there. Raises BundleError."""
+    wrong = ~(found >= 0) | np.isinf(found)
+    if wrong.any():
+        raise BundleError(f"{path}: expected chances of 0 and more, found {found[wrong][0]:g} at this place")
 
 
 def geo_week(day_of_year: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -102,6 +110,7 @@ def _geo_table(folder: Path, taxonomy: Taxonomy, latitude: float, longitude: flo
         raise BundleError(f"{folder / GEO_MODEL}: not a geo model: {reason}") from error
     if found.shape != (DAYS, len(taxonomy)):
         raise BundleError(f"{folder / GEO_MODEL}: expected {(DAYS, len(taxonomy))}, found {found.shape}")
+    _check_numbers(folder / GEO_MODEL, found)
     table = np.asarray(found / np.float32(floor * len(taxonomy)), np.float32)
     table[:, neutral] = 1 / len(taxonomy)
     return table

@@ -176,6 +176,16 @@ def test_only_a_wrong_bundle_is_one(
         prior_table(bundle, PLACE, tmp_path)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+def test_a_model_that_gives_no_number_is_wrong(value: float, tmp_path: Path) -> None:
+    """It would say that a species does not live there."""
+    path, found = tmp_path / "model.onnx", np.full((2, 3), 0.1, np.float32)
+    prior._check_numbers(path, found)
+    found[1, 1] = value
+    with pytest.raises(BundleError, match=r"model\.onnx: expected chances of 0 and more, found (nan|inf|-1) at this"):
+        prior._check_numbers(path, found)
+
+
 def test_the_child_tells_a_wrong_model_from_a_machine_in_need(bundle: Bundle, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(bundle.folder, folder)

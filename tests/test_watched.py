@@ -312,7 +312,7 @@ def test_wrong_settings_end_it_with_one_line(
 ) -> None:
     config = tmp_path / "station.yaml"
     own = [] if any(line.startswith("bundle") for line in lines) else [f"bundle: {bundle_folder}"]
-    config.write_text("\n".join([*own, *lines]) + "\n")
+    config.write_text("\n".join(["station: {id: porch}", *own, *lines]) + "\n")
     command = [sys.executable, "-W", "error", "-m", "edge", "run", "--config", str(config)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == EXIT_CONFIG

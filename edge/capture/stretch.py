@@ -87,7 +87,9 @@ class Stretch:
         self._late_s.append(late_s + self._moved_s)
         self._mark(arrived_s)
         kept = self._without_surplus(samples, -late_s - self.drift_s_max)
-        self._moved_s -= (len(samples) - len(kept)) / self._rate_hz
+        if len(kept) < len(samples):
+            self._moved_s -= (len(samples) - len(kept)) / self._rate_hz
+            self._reference_s = self.end_s
         self._frames_in += len(kept)
         return self._chunk(kept if self._resampler is None else self._resampler.resample_chunk(kept))
 

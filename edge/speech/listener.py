@@ -153,8 +153,8 @@ class Listener:
         """Run the network over so many more frames."""
         while frames > 0:
             count = min(frames, _FRAMES_MAX)
-            for speech in self._probabilities(self._take(count * FRAME_SAMPLES)) > SPEECH_OVER:
-                if speech:
+            for quiet in self._probabilities(self._take(count * FRAME_SAMPLES)) <= SPEECH_OVER:
+                if not quiet:  # what is no number might be a voice
                     self._run += 1
                 else:
                     self._end_run()
