@@ -256,7 +256,7 @@ def _child(folder: Path, bundle_id: str, latitude: float, longitude: float) -> N
     try:
         table = compute_prior_table(folder / PRIOR, Taxonomy.read_csv(folder / TAXONOMY), latitude, longitude)
     except BundleError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         sys.exit(1 if _is_of_the_machine(error) else _WRONG_BUNDLE)
     content = io.BytesIO()
     np.save(content, table)
