@@ -8,6 +8,7 @@ import ctypes
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from functools import cache
 from pathlib import Path
 
 from edge.types import ClockState
@@ -100,8 +101,13 @@ def clock_state(wall_s: float, root: Path = Path("/"), asked: Callable[[], bool 
         synced = (root / "run/systemd/timesync/synchronized").exists()
     if synced:
         return "synced"
-    installed_s = max(path.stat().st_mtime for path in Path(__file__).parent.rglob("*.py"))
-    return "rtc" if wall_s >= installed_s and _rtc_agrees(wall_s, root) else "unsynced"
+    return "rtc" if wall_s >= _installed_s() and _rtc_agrees(wall_s, root) else "unsynced"
+
+
+@cache
+def _installed_s() -> float:
+    """Unix time when this program was written to the disk; looked up once, as those who hear wait for no disk."""
+    return max(path.stat().st_mtime for path in Path(__file__).parent.rglob("*.py"))
 
 
 def _rtc_agrees(wall_s: float, root: Path) -> bool:

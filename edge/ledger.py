@@ -103,6 +103,11 @@ class Ledger:
         self._thread.start()
 
     @property
+    def closed(self) -> bool:
+        """Whether its thread, if it has one, has ended."""
+        return self._thread is None or not self._thread.is_alive()
+
+    @property
     def full(self) -> bool:
         """No more can wait: whoever hears must say that it is lost."""
         return self.waiting >= WAITING_MAX
@@ -298,7 +303,7 @@ class Ledger:
             self._try(now=True)
             if self.error is not None:
                 time.sleep(_LAST_AGAIN_S)
-        self._close()
+        self._end()
 
     def _try(self, now: bool) -> None:
         """What nobody foresaw costs one entry; the others are stored before the station ends of it."""
@@ -309,6 +314,13 @@ class Ledger:
             self.broke = self.broke or error
             if self._waiting and self._opened:
                 self._let_go()
+
+    def _end(self) -> None:
+        try:
+            self._close()
+        except Exception as error:
+            log.exception("%s: cannot be closed", self._database)
+            self.broke = self.broke or error
 
     def settled(self, timeout_s: float) -> bool:
         """Wait until nothing waits; False if that did not come in time."""

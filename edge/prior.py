@@ -12,11 +12,13 @@ distribution over species but chances of each to be there. The child (`python -m
 that the daemon never holds them. Knows no sound.
 """
 
+import ctypes
 import errno
 import hashlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -45,6 +47,7 @@ _KEPT_MAX, _KEPT_BYTES_MAX = 256, 256_000_000  # tables in the folder; one of 6,
 _WEEKS = 48  # four in every month
 _CHILD_TIMEOUT_S = 600
 _ANOTHER_BUNDLE, _WRONG_BUNDLE = 3, 4  # the child's exit status
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -263,6 +266,13 @@ def _child(folder: Path, bundle_id: str, latitude: float, longitude: float) -> N
     sys.stdout.buffer.write(content.getvalue())
 
 
+def _end_with_parent() -> None:
+    """Who asked may be told to stop meanwhile: then nobody waits for the table. Linux alone knows how to."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    _end_with_parent()
     asked_id, *degrees = sys.stdin.read().split()
     _child(Path(sys.argv[1]), asked_id, *map(float, degrees))

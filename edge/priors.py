@@ -75,7 +75,7 @@ class Priors:
 
 class PriorsBeside:
     """Made in a thread of its own, for a microphone: until a table is there sound alone decides. One that cannot be
-    made is tried again, less and less often; a bundle that is wrong is said, and left.
+    made is tried again, less and less often: hearing goes on, whatever it is.
 
     priors = PriorsBeside(bundle, config.state / "priors")
     priors.table(place)   # None until it is there
@@ -88,7 +88,7 @@ class PriorsBeside:
         self._bundle, self._folder = bundle, folder
         self._held = _Held()
         self._lock = threading.Lock()
-        self._asked: set[Place] = set()  # on their way, or given up
+        self._asked: set[Place] = set()  # on their way
 
     def table(self, place: Place) -> Scores | None:
         """The table of a place if it is there; never waits."""
@@ -118,10 +118,8 @@ class PriorsBeside:
         while True:
             try:
                 table = prior_table(self._bundle, place, self._folder)
-            except BundleError as error:
-                self._complain(str(error))
-                return
-            except Exception as error:  # EngineError, or what no one foresaw: hearing does not end of it
+            except Exception as error:  # whatever it is
+                delay_s = _AGAIN_S_MAX if isinstance(error, BundleError) else delay_s
                 self._complain(f"{error}; tried again in {delay_s:.0f} s")
                 time.sleep(delay_s)
                 delay_s = min(_AGAIN_S_MAX, 2 * delay_s)

@@ -6,6 +6,7 @@ world does (no card, full disk, no broker) never ends it; a wrong setting or bun
 
 import fcntl
 import logging
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -51,6 +52,7 @@ _RETENTION_S = 300.0
 _LOADING_S = 600.0  # a large bundle on a slow card
 _KEPT_S_MAX = 1.0  # for a prior that was kept; one that is to be made comes later
 _LAST_WORD_S = 0.3  # for the last health
+_ERRAND_S_MAX = 0.1  # for an errand that has nothing to do, to see it
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +129,7 @@ class Station:
         self._stop_asked = self._reload_asked = False
         self._parts: Parts | None = None
         self._health: Health | None = None  # the latest
+        self.stuck: list[str] = []  # threads that had not ended when `run` did
         self._said_at = self._tidied_at = self._fed_at = float("-inf")
 
     def stop(self, *_: object) -> None:
@@ -290,14 +293,18 @@ class Station:
             threads.write.wait(until - time.monotonic())
         for errand in (threads.say, threads.write, threads.tidy, threads.take):
             errand.leave()
+        self.stuck = [thread.name for thread in threads.all if not thread.join(_ERRAND_S_MAX)]
+        self.stuck += [] if parts.ledger.closed else ["writer"]
+        if self.stuck:
+            log.warning("ended without %s: a disk or a lock holds them", ", ".join(self.stuck))
         parts.teller.end(self.config)
 
     # Errands, each in a thread of its own
 
     def _say(self, parts: Parts, threads: Threads) -> None:
         self._health = health = parts.vitals.say(self.config, parts.source.hearing(), parts.publisher)
-        self._notifier.status(f"{health.state}: {health.problems[0] if health.problems else 'listening'}")
         threads.write.ask()
+        self._notifier.status(f"{health.state}: {health.problems[0] if health.problems else 'listening'}")
 
     def _write(self, parts: Parts) -> None:
         if self._health is not None:
@@ -342,9 +349,19 @@ def _priors(config: Config, bundle: Bundle) -> PriorsBeside | PriorsAwaited:
 
 def run_station(path: Path | None) -> None:
     """The daemon with these settings (None: the defaults), until SIGTERM or SIGINT; SIGHUP reads them again. Raises
-    ConfigError or BundleError."""
+    ConfigError, BundleError, or BirdstationError for what nobody foresaw. Where a thread is held the process ends at
+    once: Python would let go of what that thread still uses."""
     station = Station(path)
     signal.signal(signal.SIGTERM, station.stop)
     signal.signal(signal.SIGINT, station.stop)
     signal.signal(signal.SIGHUP, station.reload)
-    station.run()
+    exit_code = 0
+    try:
+        station.run()
+    except BirdstationError as error:
+        if not station.stuck:
+            raise
+        log.error("%s", error)
+        exit_code = error.exit_code
+    if station.stuck:
+        os._exit(exit_code)

@@ -7,7 +7,7 @@ what becomes of them, at hours that no test could wait for. The real one is test
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +79,18 @@ class Scene:
 
 
 @contextmanager
-def listening(config: Config, scene: Scene, recognizer: Recognizer) -> Iterator[Live]:
-    ledger = Ledger(config.database, config.station.id, recognizer.bundle)
+def listening(config: Config, scene: Scene, recognizer: Recognizer, ledger: Ledger | None = None) -> Iterator[Live]:
+    """Its ledger stores in the test's own thread, unless the test brings one, and closes it."""
+    own = ledger or Ledger(config.database, config.station.id, recognizer.bundle)
 
     def missed(row: GapRow, more_s: float) -> None:
         scene.lost.append((row.reason, more_s))
 
-    with closing(ledger):
+    with nullcontext() if ledger else closing(own):
         live = Live(
             config,
             Analyst(config, recognizer),
-            ledger,
+            own,
             lambda _found: None,
             missed,
             scene.clock(),

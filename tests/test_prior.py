@@ -80,8 +80,20 @@ def test_what_ends_the_child_is_told_from_a_bad_bundle(
     with pytest.raises(EngineError, match="ended by signal 9"):
         prior_table(bundle, PLACE, tmp_path)
     monkeypatch.setattr(prior.sys, "executable", str(_program(tmp_path / "mute", "exit 0")))
-    with pytest.raises(BundleError, match="no table"):
+    with pytest.raises(EngineError, match="no table"):
         prior_table(bundle, PLACE, tmp_path)
+    monkeypatch.setattr(prior.sys, "executable", str(_program(tmp_path / "full", "echo no space >&2; exit 1")))
+    with pytest.raises(EngineError, match="no space"):
+        prior_table(bundle, PLACE, tmp_path)
+    monkeypatch.setattr(prior.sys, "executable", str(tmp_path / "no program"))
+    with pytest.raises(EngineError, match="No such file"):
+        prior_table(bundle, PLACE, tmp_path)
+    monkeypatch.undo()
+    folder = Path(shutil.copytree(bundle.folder, tmp_path / "wrong"))
+    (folder / "prior" / "model.onnx").write_bytes(b"no network")
+    seal_bundle(folder, bundle.manifest)
+    with pytest.raises(BundleError, match="not a metadata model"):
+        prior_table(read_bundle(folder), PLACE, tmp_path)
 
 
 def test_a_bundle_that_was_replaced_since_gives_no_table(bundle: Bundle, tmp_path: Path) -> None:

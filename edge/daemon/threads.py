@@ -122,6 +122,10 @@ class Errand:
         self._worker.leave()
         self._asked.set()
 
+    def join(self, timeout_s: float) -> bool:
+        """Wait for its end; False if it has not come in time."""
+        return self._worker.join(timeout_s)
+
     def _once(self) -> None:
         self._asked.wait()
         self._asked.clear()
