@@ -97,6 +97,17 @@ def test_a_file_of_numbers_that_is_none_is_begun_anew(database: Path, bundle_fol
     assert Numbers(database).highest() == max(again)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_the_file_of_numbers_belongs_to_whom_the_record_does(database: Path, bundle_folder: Path) -> None:
+    """A replay by root, then the service as its own user: it must be able to go on."""
+    fill(database, bundle_folder, numbered(range(5)))
+    os.chown(database, 12_345, 12_346)
+    database.chmod(0o660)
+    sent(database)
+    file = database.with_name("station.db.seq").stat()
+    assert (file.st_uid, file.st_gid, file.st_mode & 0o777) == (12_345, 12_346, 0o660)
+
+
 def test_a_record_of_before_is_taken_as_it_is(database: Path, bundle_folder: Path) -> None:
     """It was sent from, and has no file of numbers."""
     fill(database, bundle_folder, numbered(range(5)))

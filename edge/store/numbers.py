@@ -9,6 +9,7 @@ are above any number that messages can have come to.
 import os
 import sqlite3
 import time
+from contextlib import suppress
 from pathlib import Path
 
 KEPT = "seq kept"  # the counter that says that a database had such a file
@@ -25,7 +26,7 @@ class Numbers:
     """
 
     def __init__(self, database: Path) -> None:
-        self._path = database.with_name(f"{database.name}.seq")
+        self._database, self._path = database, database.with_name(f"{database.name}.seq")
         self._noted = 0
 
     def given(self, seq: int) -> bool:
@@ -41,9 +42,13 @@ class Numbers:
         return True
 
     def begin(self, seq: int) -> None:
-        """A new file."""
+        """A new file, of the database's owner and for whom that is: who makes it may be root."""
         self._path.unlink(missing_ok=True)
         self._write(seq)
+        of = self._database.stat()
+        with suppress(OSError):
+            os.chown(self._path, of.st_uid, of.st_gid)
+            self._path.chmod(of.st_mode & 0o777)
         self._noted = seq
 
     def highest(self) -> int | None:
