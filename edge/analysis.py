@@ -180,6 +180,10 @@ class Batch:
         """Take the windows of a stretch that wait."""
         self._waiting.extend((stretch, window) for window in stretch.take())
 
+    def drop(self, recording: str) -> None:
+        """Nothing more comes of this recording, and what waits of it is not asked."""
+        self._waiting = deque(one for one in self._waiting if one[0].row.id != recording)
+
     def found(self, rest: bool = False) -> Iterator[Found]:
         """Analyse whole batches, at the end also what is left."""
         while len(self._waiting) >= self._size or (rest and self._waiting):

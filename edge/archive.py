@@ -1,9 +1,13 @@
 """A folder of recordings replayed into the configured record: opens model, record and broker, and connects them."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from edge.analysis import Analyst
 from edge.capture.recording import find_recordings
@@ -15,7 +19,7 @@ from edge.contract.errors import UsageError
 from edge.disclosure import Disclosure
 from edge.engines.onnx import cores
 from edge.publisher import Publisher
-from edge.reader import Readers
+from edge.readers import Readers
 from edge.recognizer import best_recognizer
 from edge.replay import Progress, Replay
 from edge.store.clips import ClipTable
@@ -67,6 +71,35 @@ def replay_folder(
     address of a Ray cluster that reads them instead. `on_outcome` gets each outcome, `on_progress` is called after
     every batch. Raises UsageError, ConfigError, BundleError or StoreError.
     """
+    with _ended_by_request():
+        return _replay_folder(config, folder, on_outcome, on_progress, jobs, cluster)
+
+
+@contextmanager
+def _ended_by_request() -> Iterator[None]:
+    """SIGTERM ends a replay as Ctrl-C does: it is no death of the program, of which recordings would be suspected."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _replay_folder(
+    config: Config,
+    folder: Path,
+    on_outcome: Callable[[Outcome, Progress], None],
+    on_progress: Callable[[Progress], None],
+    jobs: int,
+    cluster: str | None,
+) -> Replayed:
     root, paths = recordings_in(folder)
     jobs = max(1, min(jobs or cores(), len(paths)))
     runtime = replace(config.runtime, threads=config.runtime.threads or max(1, cores() // jobs))

@@ -27,6 +27,27 @@ def disk(path: Path) -> Disk | None:
     return Disk(usage.free / 1e6, usage.total / 1e6)
 
 
+def this_process() -> str:
+    """This process, told from every other of this boot: a number is given away again."""
+    return f"{os.getpid()} {_began(os.getpid()) or ''}".rstrip()
+
+
+def runs(process: str) -> bool:
+    """Whether the process that called itself so is there."""
+    number, _, began = process.partition(" ")
+    return _began(int(number)) == began if began else Path("/proc", number).exists()
+
+
+def _began(process: int) -> str | None:
+    """When it was started, in ticks of this boot; None if it is not there, or a system does not tell."""
+    try:
+        said = Path(f"/proc/{process}/stat").read_text(encoding="utf8", errors="replace")
+    except OSError:
+        return None
+    fields = said.rpartition(")")[2].split()  # behind its name, which may hold anything
+    return fields[19] if fields[0] not in ("Z", "X") else None
+
+
 def temperature_c(root: Path = Path("/")) -> float | None:
     """The hottest plausible sensor of the machine in °C; None where there is none. `root` is the file system."""
     found = []

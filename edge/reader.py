@@ -4,31 +4,29 @@ Every recording that was given ends in one last event: Ended, Refused or Unread.
 events stores them.
 """
 
-import queue
-import threading
+import errno
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 from edge.analysis import Analyst, Batch, Found, Stretch
-from edge.capture.content import read_once, state_of
+from edge.capture.container import open_file
+from edge.capture.content import read_once, state_of, state_of_opened, still_holds
+from edge.capture.opened import Opened, Pulse, no_pulse
 from edge.capture.recording import Decoder
 from edge.capture.sound_sums import SoundSums
 from edge.capture.start_time import StartTime, start_of
 from edge.config import Config
 from edge.contract.audio import RATE_HZ, Samples
-from edge.contract.errors import RecordingError
+from edge.contract.errors import RecordingError, UnreadError
 from edge.identity import Identify, Identity, recording_id, told_of
 from edge.local_clock import LocalClock
 from edge.store.files import file_id
 from edge.types import FileState, Gap, GapRow, Place, RecordingRow, stable_id
-
-_EVENTS_MAX = 16  # that wait to be stored, for each thread: memory does not grow while the disk is slow
-_PATIENCE_S = 0.5  # of a thread that cannot hand over its event, before it asks whether anybody still listens
 
 
 @dataclass(frozen=True)
@@ -115,11 +113,12 @@ class Refused:
 
 @dataclass(frozen=True)
 class Unread:
-    """A recording could not be read this time: gone, not permitted, a bad sector."""
+    """A recording could not be read this time: gone, not permitted, a bad sector. What came of it before stands."""
 
     task: Task
     error: OSError
     id: str | None  # of its row, if it had begun
+    changed: bool = False  # its file is no longer what it was when it began: what came of it before is nothing
 
 
 Event = Begun | Same | Heard | Missed | Found | Ended | Refused | Unread
@@ -136,74 +135,168 @@ class _Open:
 
 
 def read_recordings(
-    analyst: Analyst, tasks: Iterable[Task], keep_sound: bool = False, identify: Identify | None = None
+    analyst: Analyst,
+    tasks: Iterable[Task],
+    keep_sound: bool = False,
+    identify: Identify | None = None,
+    pulse: Pulse = no_pulse,
 ) -> Events:
     """Analyse recordings one after the other. The windows of several share batches, so a recording may end after the
     next one has begun; the events of each are in order. `keep_sound`: with Heard events. `identify` says which
-    recording a file is; without it each is new."""
-    identify = identify or partial(_new, analyst.config.station.id)
-    batch = Batch(analyst)
-    open_: deque[_Open] = deque()
+    recording a file is; without it each is new. `pulse` is called before each piece of a file, and may raise."""
+    reader = _Reader(analyst, keep_sound, identify or partial(_new, analyst.config.station.id), pulse)
     for task in tasks:
-        yield from _read(analyst, task, batch, open_, keep_sound, identify)
-    yield from _answered(batch, open_, rest=True)
+        yield from reader.read(task)
+    yield from reader.rest()
 
 
 def _new(station: str, _: str, sha256: str, told: str) -> Identity:
     return Identity(recording_id(station, sha256, told), False)
 
 
-def _read(
-    analyst: Analyst, task: Task, batch: Batch, open_: deque[_Open], keep_sound: bool, identify: Identify
-) -> Events:
-    row, decoder, digest = None, None, ""
-    try:
+class _Reader:
+    """Reads one recording after the other."""
+
+    def __init__(self, analyst: Analyst, keep_sound: bool, identify: Identify, pulse: Pulse) -> None:
+        self._analyst, self._keep_sound, self._identify, self._pulse = analyst, keep_sound, identify, pulse
+        self._batch = Batch(analyst)
+        self._open: deque[_Open] = deque()
+        self._begun: dict[str, Task] = {}  # recordings that have had no last event yet
+
+    def read(self, task: Task) -> Events:
+        """All that comes of a recording but what waits for a batch. What this machine cannot read now is Unread; only
+        what the bytes say is Refused."""
+        self._task, self._digest = task, ""
+        self._row: RecordingRow | None = None
+        self._decoder: Decoder | None = None
+        try:
+            with open_file(task.path, self._pulse) as file:
+                yield from self._whole(file)
+        except UnreadError as error:
+            yield self._unread(error.error)
+        except RecordingError as error:
+            yield self._refused(error)
+        except OSError as error:
+            yield self._unread(error)
+        except MemoryError:
+            yield from self._out_of_memory(task)
+        else:
+            yield from self.answered()
+
+    def rest(self) -> Events:
+        """What still waits for a batch, which does not fill any more."""
+        try:
+            yield from self.answered(rest=True)
+        except MemoryError:
+            yield from self._out_of_memory()
+
+    def _out_of_memory(self, *tasks: Task) -> Events:
+        """Nobody can tell for whose windows there was no room: all that have begun are tried again."""
+        begun = {task.name: (task, id_) for id_, task in self._begun.items()}
+        waiting = {task.name: (task, None) for task in tasks} | begun
+        self._batch, self._open, self._begun = Batch(self._analyst), deque(), {}
+        for task, id_ in waiting.values():
+            yield Unread(task, OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), id_)
+
+    def _unread(self, error: OSError, changed: bool = False) -> Unread:
+        self._drop()
+        return Unread(self._task, error, self._row.id if self._row else None, changed)
+
+    def _refused(self, error: RecordingError) -> Refused:
+        self._drop()
+        row, decoder = self._row, self._decoder
+        refused = row.id if row else file_id(self._analyst.config.station.id, self._task.name, self._digest)
+        lost = _lost(row, decoder.position_s, decoder) if row and decoder else None
+        return Refused(self._task, refused, error.reason, lost)
+
+    def _drop(self) -> None:
+        """What waits for a batch is not asked any more."""
+        if self._row is not None:
+            gone = self._row.id
+            self._begun.pop(gone, None)
+            self._batch.drop(gone)
+            self._open = deque(one for one in self._open if one.stretch.row.id != gone)
+
+    def _whole(self, file: Opened) -> Events:
+        """Digest and sound are of one open file, whatever takes its name meanwhile."""
+        analyst = self._analyst
         with analyst.stopwatch("decode"):
-            digest, file = read_once(task.path, task.file)
-            task = replace(task, file=file)
-        with Decoder(task.path) as decoder:
-            start = start_of(task.path, zone=analyst.config.zone, duration_s=decoder.expected_s)
-            identity = identify(task.name, digest, told_of(task.name, start.source))
+            self._digest, state = read_once(file, state_of_opened(file))
+        self._task = task = replace(self._task, file=state)
+        with Decoder(task.path, file=file) as self._decoder:
+            decoder = self._decoder
+            start = self._start(file, decoder)
+            identity = self._identify(task.name, self._digest, told_of(task.name, start.source))
             if identity.done:
                 yield Same(task.in_part() if identity.part else task, identity.id, identity.better)
                 return
-            if start.source == "mtime" and decoder.expected_s is None:  # when it ended: how long it is, decoding tells
-                with analyst.stopwatch("decode"):
-                    start = start_of(task.path, zone=analyst.config.zone, duration_s=_length_s(task.path))
-            row = _row(analyst.config, task, identity.id, digest, start)
+            if start.source == "mtime" and decoder.expected_s is None:  # when it ended: decoding tells how long it is
+                start = self._start(file, decoder, whole=True)
+            self._row = row = _row(analyst.config, task, identity.id, self._digest, start)
+            self._begun[row.id] = task
             yield Begun(task, row, decoder.expected_s)
-            stretch, heard_s, sums = Stretch(analyst, row), 0.0, SoundSums()
-            for piece in _pieces(analyst, decoder):
-                if isinstance(piece, Gap):
-                    yield Missed(row, _gap_row(row, piece))
-                    sums.miss(piece.seconds)
-                    open_.append(_closed(batch, stretch))
-                    stretch = stretch.after(piece.seconds)
-                else:
-                    if keep_sound:
-                        yield Heard(row, piece)
-                    heard_s += len(piece) / RATE_HZ
-                    sums.add(piece)
-                    stretch.push(piece)
-                    batch.add(stretch)
-                yield from _answered(batch, open_)
-            last = _closed(batch, stretch)
-            lost = _lost(row, stretch.ends_s, decoder)
-            last.ended = Ended(task, row, heard_s, 0, decoder.warning, lost, decoder.note, sums.text)
-            open_.append(last)
-    except RecordingError as error:
-        refused_id = row.id if row else file_id(analyst.config.station.id, task.name, digest)
-        yield Refused(
-            task, refused_id, error.reason, _lost(row, decoder.position_s, decoder) if row and decoder else None
-        )
-    except OSError as error:
-        yield Unread(task, error, row.id if row else None)
-    else:
-        yield from _answered(batch, open_)
+            ended = yield from self._sound(row, decoder)
+            if still_holds(file, state, self._digest):
+                self._open.append(ended)
+            else:
+                yield self._unread(OSError(errno.ESTALE, "it changed while it was read"), changed=True)
+
+    def _sound(self, row: RecordingRow, decoder: Decoder) -> Generator[Event, None, _Open]:
+        """A recording from its first sample to its last, whose windows may still wait for a batch."""
+        stretch, heard_s, sums = Stretch(self._analyst, row), 0.0, SoundSums()
+        for piece in _pieces(self._analyst, decoder):
+            if isinstance(piece, Gap):
+                yield Missed(row, _gap_row(row, piece))
+                sums.miss(piece.seconds)
+                self._open.append(self._closed(stretch))
+                stretch = stretch.after(piece.seconds)
+            else:
+                if self._keep_sound:
+                    yield Heard(row, piece)
+                heard_s += len(piece) / RATE_HZ
+                sums.add(piece)
+                stretch.push(piece)
+                self._batch.add(stretch)
+            yield from self.answered()
+        last = self._closed(stretch)
+        lost = _lost(row, stretch.ends_s, decoder)
+        last.ended = Ended(self._task, row, heard_s, 0, decoder.warning, lost, decoder.note, sums.text)
+        return last
+
+    def _start(self, file: Opened, decoder: Decoder, whole: bool = False) -> StartTime:
+        """When the recording began. `whole`: its length is found by decoding all of it."""
+        path, seconds = self._task.path, decoder.expected_s
+        if whole:
+            with self._analyst.stopwatch("decode"):
+                seconds = _length_s(path, file)
+        return start_of(path, zone=self._analyst.config.zone, duration_s=seconds, file=file)
+
+    def _closed(self, stretch: Stretch) -> _Open:
+        """The stretch ends here; its last windows may still wait for a batch."""
+        stretch.close()
+        self._batch.add(stretch)
+        return _Open(stretch)
+
+    def answered(self, rest: bool = False) -> Events:
+        """What the networks say of whole batches, and the recordings that have all their answers with that."""
+        for found in self._batch.found(rest):
+            yield from self._ended((found.row.id, found.begins_s))
+            yield found
+        yield from self._ended(None)
+
+    def _ended(self, now: tuple[str, float] | None) -> Events:
+        """Stretches that are over; not the one whose answers are being given just now."""
+        open_ = self._open
+        while open_ and open_[0].stretch.done and (open_[0].stretch.row.id, open_[0].stretch.begins_s) != now:
+            over = open_.popleft()
+            yield from over.stretch.last()
+            if over.ended:
+                self._begun.pop(over.ended.row.id, None)
+                yield replace(over.ended, windows=over.stretch.windows)
 
 
-def _length_s(path: Path) -> float:
-    with Decoder(path) as decoder:
+def _length_s(path: Path, file: Opened) -> float:
+    with Decoder(path, file=file) as decoder:
         for _ in decoder:
             pass
         return decoder.position_s + decoder.lost_s
@@ -218,30 +311,6 @@ def _pieces(analyst: Analyst, decoder: Decoder) -> Iterator[Samples | Gap]:
         if piece is None:
             return
         yield piece
-
-
-def _closed(batch: Batch, stretch: Stretch) -> _Open:
-    """The stretch ends here; its last windows may still wait for a batch."""
-    stretch.close()
-    batch.add(stretch)
-    return _Open(stretch)
-
-
-def _answered(batch: Batch, open_: deque[_Open], rest: bool = False) -> Events:
-    """What the networks say of whole batches, and the recordings that have all their answers with that."""
-    for found in batch.found(rest):
-        yield from _ended(open_, (found.row.id, found.begins_s))
-        yield found
-    yield from _ended(open_, None)
-
-
-def _ended(open_: deque[_Open], now: tuple[str, float] | None) -> Events:
-    """Stretches that are over; not the one whose answers are being given just now."""
-    while open_ and open_[0].stretch.done and (open_[0].stretch.row.id, open_[0].stretch.begins_s) != now:
-        over = open_.popleft()
-        yield from over.stretch.last()
-        if over.ended:
-            yield replace(over.ended, windows=over.stretch.windows)
 
 
 def _row(config: Config, task: Task, id_: str, digest: str, start: StartTime) -> RecordingRow:
@@ -296,85 +365,3 @@ def _gap_row(row: RecordingRow, gap: Gap) -> GapRow:
         clock_state=row.clock_state,
         zone=row.zone,
     )
-
-
-@dataclass
-class _Failed:
-    """A thread met what nobody foresaw."""
-
-    error: BaseException
-
-
-_OVER = object()  # a thread has nothing more to do
-
-
-class Readers:
-    """Threads that read recordings side by side: they share the networks, and decoding, images and networks run
-    without Python's lock.
-
-    for event in Readers(lambda tasks: read_recordings(analyst, tasks), threads=4).events(tasks): ...
-    """
-
-    def __init__(self, read: Reading, threads: int) -> None:
-        self._read, self._count = read, threads
-        self._tasks: queue.Queue[Task | None] = queue.Queue()
-        self._events: queue.Queue[object] = queue.Queue(_EVENTS_MAX * threads)
-        self._left = threading.Event()
-
-    def events(self, tasks: Iterable[Task]) -> Events:
-        """Read the tasks, once; events come as they happen, those of one recording in order. Tasks are asked for in the
-        thread of the caller, a few ahead. Left early, the threads stop at their next event."""
-        names = (f"reader-{number}" for number in range(self._count))
-        threads = [threading.Thread(target=self._run, name=name, daemon=True) for name in names]
-        for thread in threads:
-            thread.start()
-        try:
-            yield from self._until_over(iter(tasks))
-        finally:
-            self._left.set()
-            self._tell_all()
-            for thread in threads:
-                thread.join()
-
-    def _until_over(self, coming: Iterator[Task]) -> Events:
-        told_all, running = False, self._count
-        while running:
-            while not told_all and self._tasks.qsize() < self._count:
-                task = next(coming, None)
-                if task is None:
-                    told_all = True
-                    self._tell_all()
-                else:
-                    self._tasks.put(task)
-            event = self._events.get()
-            if isinstance(event, _Failed):
-                raise event.error
-            if event is _OVER:
-                running -= 1
-            else:
-                yield cast(Event, event)
-
-    def _tell_all(self) -> None:
-        """Nothing more comes."""
-        for _ in range(self._count):
-            self._tasks.put(None)
-
-    def _run(self) -> None:
-        try:
-            for event in self._read(iter(self._tasks.get, None)):
-                if not self._hand_over(event):
-                    return
-        except BaseException as error:  # handed over, to be raised where it is heard
-            self._hand_over(_Failed(error))
-        else:
-            self._hand_over(_OVER)
-
-    def _hand_over(self, event: object) -> bool:
-        """False if nobody listens any more."""
-        while not self._left.is_set():
-            try:
-                self._events.put(event, timeout=_PATIENCE_S)
-            except queue.Full:
-                continue
-            return True
-        return False

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge.analysis import Analyst, Found
+from edge.capture.opened import Pulse, no_pulse
 from edge.capture.recording import record_name
 from edge.clips.maker import ClipMaker
 from edge.grown import alike, grown_out_of
@@ -32,6 +33,7 @@ from edge.reader import (
 )
 from edge.store.files import Finished, KnownRecording, known_by_content
 from edge.store.record import Store
+from edge.tried import Attempting, in_order
 from edge.types import GapRow, Outcome
 
 
@@ -54,7 +56,8 @@ class Replay:
 
     `open_clips` opens what saves the clips of one recording, `source` names the rows: replay, or folder for one that is
     watched. `alive` is called after every batch, so that whoever watches this process knows that it works, `on_gap`
-    with what of a damaged one is missing, and its seconds.
+    with what of a damaged one is missing, and its seconds; `pulse` before each piece of a file that is read. The first
+    and the last may raise to leave a long recording: what was committed stays.
     """
 
     def __init__(
@@ -65,9 +68,10 @@ class Replay:
         source: str = "replay",
         alive: Callable[[Found], None] = lambda _: None,
         on_gap: Callable[[GapRow, float], None] = lambda *_: None,
+        pulse: Pulse = no_pulse,
     ) -> None:
         self.analyst, self.store, self._open_clips = analyst, store, open_clips
-        self._source, self._alive, self._on_gap = source, alive, on_gap
+        self._source, self._alive, self._on_gap, self._pulse = source, alive, on_gap, pulse
         self._station = analyst.config.station.id
         self.analysis = analyst.digest()
         self.progress = Progress()
@@ -80,6 +84,7 @@ class Replay:
         self._passed_over: dict[str, Begun] = {}  # name of a file that is read in vain -> the one that is read instead
         self._read: dict[str, tuple[float, float]] = {}  # of these: seconds analysed, bytes for each of them
         bundle = analyst.bundle
+        self._attempting = Attempting(store, self._station)
         store.add_bundle(bundle, (bundle.folder / "manifest.json").read_text(encoding="utf8"))
 
     def run(self, root: Path, paths: list[Path], reading: Reading | None = None) -> Iterator[Outcome]:
@@ -87,26 +92,38 @@ class Replay:
         do not depend on it."""
         ended: deque[Outcome] = deque()
         self.progress = Progress(len(paths), sum(map(_size, paths)))
-        tasks = self._tasks(root, paths, ended)
+        alone: list[Task] = []
+        ordered = in_order(self.store, self._station, root, paths, resumes=True)
+        tasks = self._tasks(root, ordered, ended, alone)
         with ExitStack() as stack:
             stack.callback(self._let_go)
+            stack.enter_context(self._attempting.until_left())
             for event in stack.enter_context(closing((reading or self.reading)(tasks))):
                 ended.extend(self._take(event))
                 while ended:
                     yield ended.popleft()
-        yield from ended
+            yield from ended
+            for task in alone:  # should the program die again, it is known at which
+                self._attempting.begin(task)
+                for event in self.reading([task]):
+                    yield from self._take(event)
 
     def recording(self, path: Path, name: str) -> Outcome:
         """Analyse one recording, known by `name`, unless that was done before. Raises OSError if it cannot be read."""
         task = Task.of(path, name, self._source)
         outcome = self._finished(task)
-        try:
-            for event in () if outcome else self.reading([task]):
-                if isinstance(event, Unread):
-                    raise event.error
+        if outcome is not None:
+            return outcome
+        error: OSError | None = None
+        with ExitStack() as stack:
+            stack.callback(self._let_go)
+            stack.enter_context(self._attempting.until_left())
+            self._attempting.begin(task)
+            for event in self.reading([task]):
+                error = event.error if isinstance(event, Unread) else error
                 outcome = next(iter(self._take(event)), outcome)
-        finally:
-            self._let_go()
+        if error is not None:
+            raise error
         assert outcome is not None  # every task has its last event
         return outcome
 
@@ -119,9 +136,10 @@ class Replay:
             outcome, audio_s=whole.audio_s, windows=whole.windows, new_detections=0, recording=whole.recording_id
         )
 
-    def reading(self, tasks: Iterable[Task]) -> Events:
-        """Read recordings in this thread."""
-        return read_recordings(self.analyst, tasks, self._open_clips is not None, self._identify)
+    def reading(self, tasks: Iterable[Task], pulse: Pulse | None = None) -> Events:
+        """Read recordings in this thread. `pulse` as for `Replay`, instead of its own."""
+        keep_sound = self._open_clips is not None
+        return read_recordings(self.analyst, tasks, keep_sound, self._identify, pulse or self._pulse)
 
     def _identify(self, name: str, sha256: str, told: str) -> Identity:
         """Which recording a file is; in the thread that has read it."""
@@ -137,8 +155,8 @@ class Replay:
                 self._claimed[identity.id] = being_read(identity.id, name, told, self.analysis), sha256
         return identity if mine else replace(identity, done=True)
 
-    def _tasks(self, root: Path, paths: list[Path], ended: deque[Outcome]) -> Iterator[Task]:
-        """What is still to be done; how the others ended goes to `ended`."""
+    def _tasks(self, root: Path, paths: list[Path], ended: deque[Outcome], alone: list[Task]) -> Iterator[Task]:
+        """What is still to be done; how the others ended goes to `ended`, and `alone` what is to be read by itself."""
         for path in paths:
             name = record_name(path, root)
             try:
@@ -150,12 +168,19 @@ class Replay:
             if earlier:
                 self.progress.bytes_done += task.bytes
                 ended.append(earlier)
+            elif self._attempting.is_suspect(task):
+                alone.append(task)
             else:
+                self._attempting.begin(task)
                 yield task
 
     def _finished(self, task: Task) -> Outcome | None:
+        """How a file ended before, or ends without being read."""
         done = self.store.finished(self._station, task.name, task.file, self.analysis)
-        return _earlier(task, done) if done else None
+        if done:
+            return _earlier(task, done)
+        refused = self._attempting.refusal(task)
+        return self._refuse(refused) if refused else None
 
     def _take(self, event: Event) -> list[Outcome]:
         """Store what comes of a recording; how it ended, if it did, and files that waited for that."""
@@ -182,6 +207,7 @@ class Replay:
 
     def _last(self, event: Ended | Refused | Unread) -> list[Outcome]:
         """The last event of a file that was read."""
+        self._attempting.end(event.task.name)
         recording = event.row.id if isinstance(event, Ended) else event.id
         instead = self._passed_over.pop(event.task.name, None)
         if instead is not None:
@@ -204,11 +230,14 @@ class Replay:
         if isinstance(event, Refused):
             return self._refuse(event)
         self._forget(event.id)
+        if event.changed and event.id:
+            self.store.withdraw(event.id)
         return _unread(event)
 
     def _same(self, event: Same) -> list[Outcome]:
         """A file is a recording that needs no reading, or whose end it waits for."""
         task = event.task
+        self._attempting.end(task.name)
         with self._lock:
             if event.id in self._readers:
                 self._twins.setdefault(event.id, []).append(event)
@@ -219,7 +248,7 @@ class Replay:
             return [_unread(Unread(task, OSError(0, "its copy could not be read"), None))]
         if event.better:
             return [_earlier(task, done)]
-        grown = grown_out_of(self.store, self._station, task, event.id)
+        grown = grown_out_of(self.store, self._station, task, event.id, self._pulse)
         sound = self.store.sound_of(event.id)
         within, whole = alike(self.store, self._station, task, event.id, sound, done.audio_s)
         return [self._stands(task, whole or event.id, grown | dict.fromkeys([event.id] if whole else within, True))]
@@ -240,7 +269,7 @@ class Replay:
         if reader != task.name:  # on a cluster nobody asks before
             self._passed_over[task.name] = event
             return
-        grown = grown_out_of(self.store, self._station, task, row.id)
+        grown = grown_out_of(self.store, self._station, task, row.id, self._pulse)
         for other in (other for other, has_grown in grown.items() if has_grown):
             self._pass_over(other, event)
         self.store.begin(row, self._station, self.analyst.bundle.id, self.analysis, task.file, grown)
@@ -304,6 +333,7 @@ class Replay:
         task = event.task
         self._add_gap(event.gap)
         self.store.refuse(event.id, self._station, task.name, task.file, self.analysis, event.reason)
+        self._attempting.end(task.name)
         self.progress.bytes_done += task.bytes
         self._forget(event.id)
         return Outcome(task.name, task.bytes, "refused", event.reason, 0.0, 0, 0, False, event.id)

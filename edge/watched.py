@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from edge.analysis import Analyst, Found, Prepared
 from edge.capture.folder import FolderWatch
@@ -21,6 +22,7 @@ from edge.daemon.source import OUTAGE_S_MAX, Hearing
 from edge.ledger import Ledger
 from edge.replay import Replay
 from edge.store.record import Store
+from edge.tried import in_order
 from edge.types import Gap, GapRow, Outcome
 
 SOURCE = "folder"
@@ -34,11 +36,19 @@ _LATER_S, _LATER_S_MAX = 4.0, 3600.0  # before a file that cannot be read is tri
 log = logging.getLogger(__name__)
 
 
+class _Later(NamedTuple):
+    """When a file is tried again that could not be read."""
+
+    at_s: float  # monotonic clock
+    delay_s: float
+    why: str
+
+
 class Watched:
     """Watches step by step, in one thread, with a ledger that is this thread's alone; edge.daemon.source.Source.
 
-    `alive` is called between pieces of work, several times a minute, and may raise to leave a long recording: what was
-    committed stays, the rest is analysed next time. `recount` is given the store every few seconds, and whenever a
+    `alive` is called between pieces of work, before each piece of a file that is read, too, and may raise to leave a
+    long recording: what was committed stays, the rest is analysed next time. `recount` is given the store every few seconds, and whenever a
     recording has ended.
     """
 
@@ -56,7 +66,7 @@ class Watched:
     ) -> None:
         if config.folder.path is None:
             raise ConfigError("folder.path: missing; source is folder, so say which")
-        self._root = config.folder.path
+        self._root, self._station = config.folder.path, config.station.id
         self._analyst, self._ledger, self._clips = analyst, ledger, clips
         self._on_found, self._on_gap = on_found, on_gap
         self._clock = clock or Clock()
@@ -67,7 +77,7 @@ class Watched:
         self._last_sound: datetime | None = None  # the end of what was analysed last
         self._watch = FolderWatch(self._root, config.folder.settle_s, config.zone)
         self._ready: list[Path] = []
-        self._later: dict[Path, tuple[float, float]] = {}  # cannot be read: when to try again, and the delay
+        self._later: dict[Path, _Later] = {}  # what cannot be read
         self._looked_at = float("-inf")
         self._there_at, self._away, self._look_s = time.monotonic(), False, _LOOK_S
 
@@ -88,13 +98,28 @@ class Watched:
         """Seconds of sound that wait, as far as headers tell."""
         return self._watch.waiting().seconds
 
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the folder, or with files in it that wait, in one line."""
+        waits, later = None, list(self._later.items())
+        if later:
+            path, first = later[0]
+            count = f"{len(later)} file{'s wait' if len(later) > 1 else ' waits'}"
+            waits = f"{count}, as {record_name(path, self._root)}: {first.why}"
+        return "; ".join(filter(None, (self._watch.problem, waits))) or None
+
+    @property
+    def files_wait(self) -> int:
+        """How many files could not be read when they were asked last; they are tried again."""
+        return len(self._later)
+
     def hearing(self) -> Hearing:
         """How it is: for how long the folder itself cannot be read, whatever is wrong with parts of it."""
         away_s = time.monotonic() - self._there_at if self._away else 0.0
         return Hearing(
             hearing=not away_s,
             silent_s=away_s,
-            problem=self._watch.problem,
+            problem=self.problem,
             waiting_s=self.waiting_s,
             shed=0,
             last_sound=self._last_sound,
@@ -156,7 +181,8 @@ class Watched:
         path = self._ready.pop()
         try:
             store, clips = self._ledger.store(), self._clips
-            replay = Replay(self._analyst, store, (lambda: clips) if clips else None, SOURCE, self._found, self._on_gap)
+            keep = (lambda: clips) if clips else None
+            replay = Replay(self._analyst, store, keep, SOURCE, self._found, self._on_gap, self.alive)
             outcome = replay.recording(path, record_name(path, self._root))
         except StoreError as error:
             self._ledger.failed(error)
@@ -175,8 +201,9 @@ class Watched:
         return outcome
 
     def _try_later(self, path: Path, why: str) -> None:
-        delay_s = min(_LATER_S_MAX, 2 * self._later.get(path, (0.0, _LATER_S / 2))[1])
-        self._later[path] = (time.monotonic() + delay_s, delay_s)
+        before = self._later.get(path)
+        delay_s = min(_LATER_S_MAX, 2 * before.delay_s) if before else _LATER_S
+        self._later[path] = _Later(time.monotonic() + delay_s, delay_s, why)
         log.warning("%s: %s; tried again in %.0f s", record_name(path, self._root), why, delay_s)
 
     def _found(self, found: Found) -> None:
@@ -190,8 +217,20 @@ class Watched:
         self._looked_at = time.monotonic()
         there = set(ready)
         self._later = {path: when for path, when in self._later.items() if path in there}
-        self._ready = [p for p in reversed(ready) if self._later.get(p, (0.0, 0.0))[0] <= self._looked_at]
+        now = [p for p in ready if p not in self._later or self._later[p].at_s <= self._looked_at]
+        self._ready = self._in_order(now)[::-1]
         self._look_s = max(_LOOK_S, _LOOK_SHARE * (self._looked_at - begun))
         self._away = not self._watch.readable
         if not self._away:
             self._there_at = self._looked_at
+
+    def _in_order(self, paths: list[Path]) -> list[Path]:
+        """Oldest first, but for those at which nothing else may wait."""
+        if not paths:
+            return paths
+        try:
+            store = self._ledger.store()
+            return in_order(store, self._station, self._root, paths, resumes=self._clips is None)
+        except StoreError as error:
+            self._ledger.failed(error)
+            return paths

@@ -20,17 +20,18 @@ from edge.analysis import Analyst
 from edge.archive import recordings_in
 from edge.capture.content import continues, read_once, state_of
 from edge.capture.file_name import told_by_name
+from edge.capture.opened import Opened
 from edge.capture.sound_sums import SoundSums, is_within
 from edge.config import load_config
 from edge.contract.bundle import file_sha256, read_bundle
 from edge.identity import identify, recording_id, told_of
-from edge.reader import Readers
+from edge.readers import Readers
 from edge.recognizer import Recognizer
 from edge.replay import Replay
 from edge.reports.summary import of_recordings
 from edge.store.files import KnownRecording
 from edge.store.record import Store
-from edge.types import Outcome, stable_id
+from edge.types import FileState, Outcome, stable_id
 from tests.conftest import hiss, note, write_sound
 
 StationYaml = Callable[..., Path]
@@ -521,32 +522,39 @@ def test_cut_off_in_its_analysis_and_then_grown(desk: Desk, tmp_path: Path) -> N
     assert desk.rows("SELECT count(DISTINCT recording) FROM effort") == [(1,)]
 
 
+def goes_on(path: Path, earlier: FileState) -> bool | None:
+    with Opened(path) as file:
+        return continues(file, earlier)
+
+
 @pytest.mark.parametrize("size", [0, 1, 768, 769, 4095, 8192, 16_383, 16_384, 20_480, 100_000, 5_000_000])
 def test_samples_of_any_size(tmp_path: Path, size: int) -> None:
     content = random.Random(size).randbytes(size)
     path = put(tmp_path / "x", content)
-    digest, state = read_once(path, state_of(path))
+    with Opened(path) as file:
+        digest, state = read_once(file, state_of(path))
     assert digest == file_sha256(path)
     assert replace(state, body_end=0, body_sum=0) == state_of(path)
     assert len(state.sample) % 8 == 0
     assert len(state.sample) < 200
     can_tell = size > 768
-    assert continues(path, state) is (True if can_tell else None)
+    assert goes_on(path, state) is (True if can_tell else None)
     put(path, bytes(min(44, size)) + content[44:] + b"more")
-    assert continues(path, state) is (True if can_tell else None)
+    assert goes_on(path, state) is (True if can_tell else None)
     put(path, random.Random(-1).randbytes(size + 9))
-    assert continues(path, state) is (False if can_tell else None)
+    assert goes_on(path, state) is (False if can_tell else None)
     put(path, content[:-1])
-    assert continues(path, state) is (False if can_tell else None)
+    assert goes_on(path, state) is (False if can_tell else None)
 
 
 @pytest.mark.parametrize("at", [4096, 5000, 30_000, 1_000_000, 2_900_000, 2_995_903])
 def test_one_byte_between_the_blocks_is_another_sound(tmp_path: Path, at: int) -> None:
     content = bytearray(random.Random(at).randbytes(3_000_000))
     path = put(tmp_path / "x", content)
-    _, state = read_once(path, state_of(path))
+    with Opened(path) as file:
+        _, state = read_once(file, state_of(path))
     content[at] ^= 1
-    assert continues(put(path, content), state) is False
+    assert goes_on(put(path, content), state) is False
 
 
 @pytest.mark.parametrize("longer_s", [0, 6])

@@ -19,7 +19,8 @@ from edge.contract.blend import Scores
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import ConfigError
 from edge.engines.onnx import OnnxEngine
-from edge.reader import Ended, Event, Readers, Task, read_recordings
+from edge.reader import Ended, Event, Task, read_recordings
+from edge.readers import Readers
 from edge.recognizer import Recognizer
 from edge.reports.parquet import write_parquet
 from edge.store.record import Store
@@ -87,7 +88,7 @@ def test_the_events_of_a_recording_come_in_order(archive: Path, station_yaml: St
     config = load_config(station_yaml())
     analyst = Analyst(config, Recognizer(read_bundle(config.bundle_folder)))
     tasks = [Task.of(path, path.name, "replay") for path in recordings_in(archive)[1]]
-    events = list(Readers(lambda tasks: read_recordings(analyst, tasks), 3).events(tasks))
+    events = list(Readers(lambda tasks, pulse: read_recordings(analyst, tasks, pulse=pulse), 3).events(tasks))
     names: dict[str, list[Event]] = {}
     for event in events:
         path = event.task.name if hasattr(event, "task") else event.row.path
@@ -105,7 +106,7 @@ def test_the_events_of_a_recording_come_in_order(archive: Path, station_yaml: St
 
 
 def test_what_fails_in_a_thread_is_raised_and_no_thread_is_left(archive: Path, station_yaml: StationYaml) -> None:
-    def broken(_: object) -> Iterator[Event]:
+    def broken(*_: object) -> Iterator[Event]:
         raise ZeroDivisionError("unforeseen")
         yield
 
@@ -114,7 +115,7 @@ def test_what_fails_in_a_thread_is_raised_and_no_thread_is_left(archive: Path, s
     config = load_config(station_yaml())
     analyst = Analyst(config, Recognizer(read_bundle(config.bundle_folder)))
     tasks = (Task.of(path, path.name, "replay") for path in recordings_in(archive)[1])
-    left_early = Readers(lambda tasks: read_recordings(analyst, tasks), 2).events(tasks)
+    left_early = Readers(lambda tasks, pulse: read_recordings(analyst, tasks, pulse=pulse), 2).events(tasks)
     next(left_early)
     left_early.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("reader-")]

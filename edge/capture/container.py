@@ -16,8 +16,9 @@ import soundfile
 
 from edge.capture.folded import may_be_folded
 from edge.capture.leftover import id3_end
+from edge.capture.opened import Opened, Pulse, no_pulse, pread
 from edge.capture.parts import HEAD_BYTES, Part, error_line, find_start
-from edge.contract.errors import RecordingError
+from edge.contract.errors import RecordingError, UnreadError
 
 CHANNELS_MAX = 32
 RATE_HZ_MIN, RATE_HZ_MAX = 1_000, 1_000_000
@@ -84,31 +85,38 @@ class Recording:
         return None if self.frames is None else self.frames / self.rate_hz
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path, pulse: Pulse = no_pulse) -> Opened:
+    """A recording's file, to be read. `pulse` as for Opened. RecordingError says why it can be none, UnreadError why it
+    cannot be opened now."""
     try:
         if path.is_dir():
             next(path.iterdir(), None)  # a folder that may not be listed says why here
             raise RecordingError(path, "a folder, not a recording")
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not block
-    except (OSError, ValueError) as error:
+        file = Opened(path, pulse)
+    except ValueError as error:  # no name of a file
         raise RecordingError(path, f"cannot be opened: {error_line(error)}") from None
-    status = os.fstat(handle)
-    if stat.S_ISREG(status.st_mode) and status.st_size > 0:
-        return os.fdopen(handle, "rb", buffering=0)
-    os.close(handle)
-    raise RecordingError(path, "empty file" if stat.S_ISREG(status.st_mode) else "not a regular file")
+    except OSError as error:
+        raise UnreadError(path, "cannot be opened", error) from None
+    try:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or not status.st_size:
+            raise RecordingError(path, "empty file" if stat.S_ISREG(status.st_mode) else "not a regular file")
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def first_part(path: Path, file: BinaryIO) -> Part:
     """The recording with which the file begins, behind tags and junk, before its first sample."""
     try:
-        head = os.pread(file.fileno(), HEAD_BYTES, id3_end(file, 0))
+        head = pread(file, HEAD_BYTES, id3_end(file, 0))
         return Part(file, find_start(file, search=_foreign(head) is None and _not_audio(head) is None))
-    except (soundfile.SoundFileError, OSError) as error:
+    except soundfile.SoundFileError as error:
         raise RecordingError(path, _refusal(path, file, error)) from None
 
 
-def header_of(path: Path, part: Part) -> Recording:
+def header_of(path: Path, file: BinaryIO, part: Part) -> Recording:
     """What the first part's header says, checked against the limits."""
     sound, frames = part.sound, part.frames
     reason = None
@@ -119,7 +127,7 @@ def header_of(path: Path, part: Part) -> Recording:
     elif not RATE_HZ_MIN <= sound.samplerate <= RATE_HZ_MAX:
         reason = f"sample rate of {sound.samplerate} Hz; {RATE_HZ_MIN} to {RATE_HZ_MAX} can be read"
     elif frames is not None and frames < DURATION_S_MIN * sound.samplerate:
-        more = part.certain is None or may_be_folded(path, sound)  # only reading tells
+        more = part.certain is None or may_be_folded(path, file, sound)  # only reading tells
         reason = None if more else too_short(frames / sound.samplerate)
     if reason is not None:
         raise RecordingError(path, reason)
@@ -127,7 +135,7 @@ def header_of(path: Path, part: Part) -> Recording:
 
 
 def _refusal(path: Path, file: BinaryIO, error: Exception) -> str:
-    head = os.pread(file.fileno(), HEAD_BYTES, id3_end(file, 0))
+    head = pread(file, HEAD_BYTES, id3_end(file, 0))
     if (name := _foreign(head)) is not None:
         return _unsupported(name)
     if not head:

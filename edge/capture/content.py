@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from edge.capture.opened import Opened, pread
 from edge.types import FileState
 
 _END_BYTES = 4096  # at both ends
@@ -22,33 +23,45 @@ _TIME_NS_MAX = 2**63 - 1  # a row can hold no later time; a broken clock may hav
 
 def state_of(path: Path) -> FileState:
     """A look at a file: one stat, and 30 KB of an hour of sound. Raises OSError."""
-    with path.open("rb") as file:
-        stat = os.fstat(file.fileno())
-        size = stat.st_size
-        spans = [(0, _END_BYTES), *_blocks(size), (max(0, size - _END_BYTES), _END_BYTES)]
-        sample = "".join(format(_sum(file.fileno(), at, length), _SUM) for at, length in spans)
+    with Opened(path) as file:
+        return state_of_opened(file)
+
+
+def state_of_opened(file: Opened) -> FileState:
+    """The same of a file that is open, as long as it was when it was opened. Raises OSError."""
+    stat, size = os.fstat(file.fileno()), file.bytes
+    spans = [(0, _END_BYTES), *_blocks(size), (max(0, size - _END_BYTES), _END_BYTES)]
+    sample = "".join(format(_sum(file, at, length), _SUM) for at, length in spans)
     return FileState(size, _bounded(stat.st_mtime_ns), _bounded(stat.st_ctime_ns), sample)
 
 
-def read_once(path: Path, state: FileState) -> tuple[str, FileState]:
+def read_once(file: Opened, state: FileState) -> tuple[str, FileState]:
     """SHA-256 of a file, and its state with the sum of its body. Raises OSError."""
     digest, sum_, body_end, body_sum = hashlib.sha256(), 0, 0, 0
     first, last = _body(state.bytes)
-    with path.open("rb") as file:
-        at = 0
-        while piece := file.read(_PIECE_BYTES):
-            digest.update(piece)
-            part = piece[max(0, first - at) : max(0, last - at)]
-            written = part.rstrip(b"\0")
-            if written:
-                body_end = max(at, first) + len(written)
-                body_sum = sum_ = zlib.crc32(written, sum_)
-            sum_ = zlib.crc32(part[len(written) :], sum_)
-            at += len(piece)
+    at = 0
+    while piece := pread(file, _PIECE_BYTES, at):
+        digest.update(piece)
+        part = piece[max(0, first - at) : max(0, last - at)]
+        written = part.rstrip(b"\0")
+        if written:
+            body_end = max(at, first) + len(written)
+            body_sum = sum_ = zlib.crc32(written, sum_)
+        sum_ = zlib.crc32(part[len(written) :], sum_)
+        at += len(piece)
     return digest.hexdigest(), replace(state, body_end=body_end, body_sum=body_sum)
 
 
-def continues(path: Path, earlier: FileState) -> bool | None:
+def still_holds(file: Opened, state: FileState, digest: str) -> bool:
+    """Whether a file holds, up to the length that it had when it was opened, what `read_once` read of it. Reads it
+    again only where its size or its time have changed. Raises OSError."""
+    stat = os.fstat(file.fileno())
+    if (stat.st_size, _bounded(stat.st_mtime_ns)) == (state.bytes, state.mtime_ns):
+        return True
+    return read_once(file, state)[0] == digest
+
+
+def continues(file: Opened, earlier: FileState) -> bool | None:
     """Whether a file holds what an `earlier` file held, and perhaps more: all is equal but the ends, since a header is
     written anew when a recording is closed. None: there is nothing but zeros between, so nothing can be said. Reads
     that much of the file if the blocks of the sample are equal. Raises OSError."""
@@ -56,16 +69,14 @@ def continues(path: Path, earlier: FileState) -> bool | None:
     sums = [int(earlier.sample[at : at + 8], 16) for at in range(8, 8 + 8 * len(spans), 8)]
     if not earlier.body_end:
         return None
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size < earlier.bytes:
+    if file.bytes < earlier.bytes:
+        return False
+    for span, sum_ in zip(spans, sums, strict=True):  # zeros may be room that was set aside for sound
+        if sum_ not in (_sum(file, *span), zlib.crc32(bytes(span[1]))):
             return False
-        for span, sum_ in zip(spans, sums, strict=True):  # zeros may be room that was set aside for sound
-            if sum_ not in (_sum(file.fileno(), *span), zlib.crc32(bytes(span[1]))):
-                return False
-        at, sum_ = _body(earlier.bytes)[0], 0
-        file.seek(at)
-        while at < earlier.body_end and (piece := file.read(min(_PIECE_BYTES, earlier.body_end - at))):
-            sum_, at = zlib.crc32(piece, sum_), at + len(piece)
+    at, sum_ = _body(earlier.bytes)[0], 0
+    while at < earlier.body_end and (piece := pread(file, min(_PIECE_BYTES, earlier.body_end - at), at)):
+        sum_, at = zlib.crc32(piece, sum_), at + len(piece)
     return sum_ == earlier.body_sum
 
 
@@ -83,8 +94,8 @@ def _blocks(size: int) -> Iterator[tuple[int, int]]:
         at *= factor
 
 
-def _sum(file: int, at: int, length: int) -> int:
-    return zlib.crc32(os.pread(file, length, at))
+def _sum(file: Opened, at: int, length: int) -> int:
+    return zlib.crc32(pread(file, length, at))
 
 
 def _bounded(time_ns: int) -> int:

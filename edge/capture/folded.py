@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
@@ -35,31 +34,29 @@ class Fold(NamedTuple):
     block: int  # it has itself
 
 
-def may_be_folded(path: Path, sound: soundfile.SoundFile) -> bool:
+def may_be_folded(path: Path, file: BinaryIO, sound: soundfile.SoundFile) -> bool:
     """Whether AudioMoth made this recording, which then is of one channel and has at least its 16 bits: it says so, or
-    is named as its triggered ones are."""
+    is named as its triggered ones are. Raises OSError."""
     if sound.channels != 1 or sound.subtype not in _EXACT:
         return False
-    return _NAME.fullmatch(path.name) is not None or _audiomoth_note(path, sound) is not None
+    return _NAME.fullmatch(path.name) is not None or _audiomoth_note(file, sound) is not None
 
 
-def folds_are_lost(path: Path, sound: soundfile.SoundFile) -> bool:
+def folds_are_lost(path: Path, file: BinaryIO, sound: soundfile.SoundFile) -> bool:
     """Whether this is one of its triggered recordings in a form in which nobody can find the folded blocks."""
     if sound.format not in ("OGG", "MP3"):
         return False
-    return _NAME.fullmatch(path.name) is not None or "trigger" in (_audiomoth_note(path, sound) or "")
+    return _NAME.fullmatch(path.name) is not None or "trigger" in (_audiomoth_note(file, sound) or "")
 
 
-def _audiomoth_note(path: Path, sound: soundfile.SoundFile) -> str | None:
+def _audiomoth_note(file: BinaryIO, sound: soundfile.SoundFile) -> str | None:
     if "AudioMoth" in sound.comment or sound.artist.startswith("AudioMoth"):
         return str(sound.comment)
     if sound.format in ("WAV", "WAVEX", "RF64"):
         return None
     # libsndfile knows neither every field nor the chunks of a WAV file that FLAC may keep
-    with suppress(OSError), path.open("rb") as file:
-        texts = (text.data.decode("utf-8", "replace") for text in texts_of(file))
-        return next((text for text in texts if "AudioMoth" in text), None)
-    return None
+    texts = (text.data.decode("utf-8", "replace") for text in texts_of(file))
+    return next((text for text in texts if "AudioMoth" in text), None)
 
 
 class Unfolder:

@@ -7,7 +7,6 @@ streams.py has FLAC, Ogg and MPEG.
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 from edge.capture.leftover import is_no_sound, only_zeros, tags_begin
+from edge.capture.opened import pread
 from edge.capture.view import Extent
 
 CHUNKS_MAX = 1_000  # looked at in one file
@@ -131,14 +131,14 @@ class Layout:
 
 def plain_layout(file: BinaryIO, start: int, end: int) -> Layout | None:
     """The layout of the container that begins at `start`; None if it is none of these, or has no sound."""
-    kind = os.pread(file.fileno(), 4, start)
+    kind = pread(file, 4, start)
     if kind in (b".snd", b"dns."):
         return _au(file, kind, start, end)
     style = _STYLES.get(kind)
     if style is None:
         return None
     found = _Fields(kind, style, start)
-    head = os.pread(file.fileno(), 24, start)
+    head = pread(file, 24, start)
     if style.size in ("<I", ">I"):
         found.outer = struct.unpack_from(style.size, head.ljust(8), 4)[0] + 8
     elif kind == b"riff":
@@ -163,7 +163,7 @@ def chunks(file: BinaryIO, kind: bytes, start: int, end: int) -> Iterator[Chunk]
         if chunk is None:
             return
         if chunk.id == b"ds64":
-            wide_size = int.from_bytes(os.pread(file.fileno(), 8, chunk.offset + 8), "little")
+            wide_size = int.from_bytes(pread(file, 8, chunk.offset + 8), "little")
         elif chunk.id == b"data" and kind in (b"RF64", b"BW64") and chunk.size == 2**32 - 1:
             chunk = chunk._replace(size=wide_size)
         yield chunk
@@ -173,7 +173,7 @@ def chunks(file: BinaryIO, kind: bytes, start: int, end: int) -> Iterator[Chunk]
 
 
 def _chunk(file: BinaryIO, style: _Style, at: int) -> Chunk | None:
-    data = os.pread(file.fileno(), style.header, at)
+    data = pread(file, style.header, at)
     if len(data) < style.header or not all(32 <= byte < 127 for byte in data[:4]):
         return None
     if style.id_bytes == 16 and data[4:16] != _W64_TAIL and data[:4] not in _KNOWN:
@@ -204,7 +204,7 @@ class _Fields:
 
     def take(self, file: BinaryIO, chunk: Chunk) -> bool:
         """Whether this chunk is the sound."""
-        body = os.pread(file.fileno(), 64, chunk.offset)
+        body = pread(file, 64, chunk.offset)
         if chunk.id == b"ds64" and len(body) >= 24:
             self.ds64 = chunk.offset - self.start
             self.outer = int.from_bytes(body[:8], "little") + 8
@@ -261,7 +261,7 @@ def _laid_out(file: BinaryIO, found: _Fields, end: int) -> Layout:
 
 
 def _au(file: BinaryIO, kind: bytes, start: int, end: int) -> Layout | None:
-    head = os.pread(file.fileno(), 24, start)
+    head = pread(file, 24, start)
     if len(head) < 24:
         return None
     order = ">" if kind == b".snd" else "<"
@@ -366,14 +366,14 @@ def _plausible(file: BinaryIO, found: _Fields, chunk: Chunk, stop: int) -> bool:
 
 def begins(file: BinaryIO, at: int) -> bool:
     """Whether a recording begins here."""
-    return BEGINNINGS.match(os.pread(file.fileno(), 16, at)) is not None
+    return BEGINNINGS.match(pread(file, 16, at)) is not None
 
 
 def find_beginning(file: BinaryIO, low: int, end: int) -> int | None:
     """The first place from `low` on at which a recording begins."""
     overlap = 16
     while low < end:
-        data = os.pread(file.fileno(), 2**20, low)
+        data = pread(file, 2**20, low)
         found = BEGINNINGS.search(data[: end - low])
         if found:
             return low + found.start()

@@ -5,9 +5,10 @@ Looks at bytes alone. Knows no container.
 
 from __future__ import annotations
 
-import os
 import re
 from typing import BinaryIO
+
+from edge.capture.opened import pread
 
 ZEROS_MAX = 2**20  # so many zero bytes behind the declared end are a card's or a copy's padding; more are silence
 JUNK_MAX = 1_024  # bytes of anything that are not worth a word
@@ -29,7 +30,7 @@ _PRINTABLE = bytes([9, 10, 12, 13, *range(32, 127)])
 
 def is_no_sound(file: BinaryIO, at: int) -> bool:
     """Whether a text, a tag, a picture or another file that is no recording begins here."""
-    head = os.pread(file.fileno(), _TEXT_BYTES, at)
+    head = pread(file, _TEXT_BYTES, at)
     text = len(head) == _TEXT_BYTES and not head.translate(None, _PRINTABLE)
     return text or head.startswith(_MAGIC) or _ID3.match(head) is not None
 
@@ -43,13 +44,13 @@ def left_over(file: BinaryIO, at: int, stop: int) -> int:
 
 def only_zeros(file: BinaryIO, at: int, stop: int) -> bool:
     """Whether there is nothing but padding."""
-    return stop - at <= ZEROS_MAX and not any(os.pread(file.fileno(), stop - at, at))
+    return stop - at <= ZEROS_MAX and not any(pread(file, stop - at, at))
 
 
 def tags_begin(file: BinaryIO, low: int, end: int) -> int:
     """Where the tags begin that stand at the end of a file (ID3v1, APE, Lyrics3, ID3v2); `end` if there are none."""
     for _ in range(8):
-        tail = os.pread(file.fileno(), min(128, end - low), end - min(128, end - low))
+        tail = pread(file, min(128, end - low), end - min(128, end - low))
         size = 0
         if len(tail) == 128 and tail[:3] == b"TAG":
             size = 128
@@ -77,11 +78,11 @@ def id3_bytes(head: bytes) -> int:
 def id3_end(file: BinaryIO, at: int) -> int:
     """Where the ID3v2 tags end that begin at `at`; they are sometimes stacked."""
     for _ in range(8):
-        head = os.pread(file.fileno(), 10, at)
+        head = pread(file, 10, at)
         if len(head) < 10 or head[:3] != b"ID3":
             break
         end = at + id3_bytes(head)
-        if head[5] & ID3_FOOTER and os.pread(file.fileno(), 3, end - 10) != b"3DI":
+        if head[5] & ID3_FOOTER and pread(file, 3, end - 10) != b"3DI":
             end -= 10  # the footer that is promised is not there
         at = end
     return at

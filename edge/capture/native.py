@@ -53,7 +53,7 @@ class NativeSound:
         self._before = 0  # frames of those before it, with what is lost of them
         self._behind = 0  # announced by a file behind it that does not fit
         self._added = 0  # frames in place of folded blocks, less those of the blocks
-        self._fold_note = _FOLDS_LOST if folds_are_lost(recording.path, part.sound) else None
+        self._fold_note = _FOLDS_LOST if folds_are_lost(recording.path, file, part.sound) else None
         self._over = False  # nothing more is to be read, whatever follows
         self.between = 0  # frames lost before sound that could be read again
         self.why: str | None = None  # something is lost
@@ -75,7 +75,7 @@ class NativeSound:
     def certain(self) -> int | None:
         """Frames that will be read, where header and end of the file tell it for certain."""
         part, most = self._part, DURATION_S_MAX * self._recording.rate_hz
-        if may_be_folded(self._recording.path, part.sound) or part.certain is None or part.certain > most:
+        if may_be_folded(self._recording.path, self._file, part.sound) or part.certain is None or part.certain > most:
             return None
         return part.certain
 
@@ -100,7 +100,7 @@ class NativeSound:
 
     def _pieces(self, part: Part) -> Iterator[Samples | Missing]:
         unfolder = None
-        if may_be_folded(self._recording.path, part.sound):
+        if may_be_folded(self._recording.path, self._file, part.sound):
             form = part.form if part.sound.subtype == "PCM_16" else None
             unfolder = Unfolder(form.data_at if isinstance(form, Layout) else None)
         buffer = np.empty((_PIECE_FRAMES, self._recording.channels), np.float32)
@@ -153,7 +153,7 @@ class NativeSound:
             return part
         try:
             following = Part(self._file, start)
-        except (soundfile.SoundFileError, OSError) as error:
+        except soundfile.SoundFileError as error:
             self.why = self.why or f"joined with what cannot be read ({error_line(error)})"
             return None
         sound, recording = following.sound, self._recording

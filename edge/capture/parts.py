@@ -6,7 +6,6 @@ by layout.py and streams.py; knows no mixing, no rate but the file's, and no wor
 
 from __future__ import annotations
 
-import os
 import re
 from contextlib import suppress
 from typing import BinaryIO
@@ -23,6 +22,7 @@ from edge.capture.layout import (
     plain_layout,
 )
 from edge.capture.leftover import ID3_FOOTER, id3_end, left_over, only_zeros, tags_begin
+from edge.capture.opened import pread, size_of
 from edge.capture.streams import (
     OGG_BEGINS,
     TAIL_BYTES,
@@ -57,13 +57,14 @@ class Part:
     """One file or stream in the file, open to be read once, forward.
 
     `frames` are those of a channel that its header announces or that were found, whichever are more; None where nobody
-    can say. Raises soundfile.SoundFileError or OSError if libsndfile cannot open it.
+    can say. Raises soundfile.SoundFileError if libsndfile cannot open it. Whatever the file itself raises while it is
+    read (OSError, or what its `pulse` raises) leaves each of its methods: it says nothing of the sound.
     """
 
     def __init__(self, file: BinaryIO, start: int) -> None:
         self.start = start
         self.stopped: str | None = None  # why reading ended before the end
-        self._file, self._end = file, os.fstat(file.fileno()).st_size
+        self._file, self._end = file, size_of(file)
         self._skip = 0  # frames that were read already
         self._bounded = False  # it is read up to where the next begins, and no further
         self._count = 0  # frames read
@@ -73,8 +74,8 @@ class Part:
         self._step = max(1, round(_READ_S * self.sound.samplerate))
         self.frames = self._announced()
 
-    def _opened(self) -> tuple[View | None, soundfile.SoundFile]:
-        magic = os.pread(self._file.fileno(), 4, self.start)
+    def _opened(self) -> tuple[View, soundfile.SoundFile]:
+        magic = pread(self._file, 4, self.start)
         rest = Extent(self.start, self._end - self.start)
         if (plain := plain_layout(self._file, self.start, self._end)) is not None:
             self.form = plain
@@ -84,21 +85,21 @@ class Part:
         elif magic == b"fLaC":
             self.form = flac = flac_stream(self._file, self.start, self._end)
             if not flac.whole and rest.bytes > 26:
-                head = flac.without_length(os.pread(self._file.fileno(), 26, self.start))
+                head = flac.without_length(pread(self._file, 26, self.start))
                 sound = Extent(self.start + len(head), rest.bytes - len(head))
                 return _seen(View(self._file, [sound], head, stop_before=_FLAC_BEGINS))
         elif magic == b"OggS":
             self.form = ogg = ogg_stream(self._file, self.start, self._end)
-            head = os.pread(self._file.fileno(), ogg.heads_end - self.start, self.start)
+            head = pread(self._file, ogg.heads_end - self.start, self.start)
             sound = Extent(ogg.heads_end, max(0, ogg.end - ogg.heads_end))
             # streams may bear the same number: only where one begins tells them apart
             return _seen(View(self._file, [sound], head, stop_before=OGG_BEGINS if ogg.whole else None))
         elif (mpeg := mpeg_stream(self._file, self.start)) is not None:
             self.form = mpeg
-            head = os.pread(self._file.fileno(), 10, 0)
+            head = pread(self._file, 10, 0)
             plain_tag = len(head) == 10 and not head[5] & ID3_FOOTER  # with one, libsndfile loses the first frames
             if mpeg.has_length and plain_tag and self.start == id3_end(self._file, 0):
-                rest = Extent(0, self._end)  # libsndfile passes over the tag itself, and reads faster without our help
+                rest = Extent(0, self._end)  # libsndfile passes over the tag itself
             if not mpeg.has_length:
                 # libsndfile takes the first frame's bit rate for all and stops where the file would then end: a
                 # VBR file can lose most of its sound. An endless file it reads for as long as there are frames.
@@ -107,18 +108,15 @@ class Part:
         if magic[:3] == b"ID3" and not isinstance(self.form, Mpeg):  # libsndfile's own way past tags can go on for ever
             behind = id3_end(self._file, self.start)
             rest = Extent(behind, max(0, self._end - behind))
-        if rest.at:
-            return _seen(View(self._file, [rest]))
-        self._file.seek(0)
         try:
-            return None, _Forward(os.dup(self._file.fileno()))  # libsndfile closes it, on failure too
+            return _seen(View(self._file, [rest]))
         except soundfile.SoundFileError:
-            if plain is None or not plain.whole:
+            if rest.at or plain is None or not plain.whole:
                 raise
             return self._mended(plain)  # without the chunks behind the sound, some of which libsndfile cannot bear
 
     def _mended(self, plain: Layout) -> tuple[View, soundfile.SoundFile]:
-        head = os.pread(self._file.fileno(), plain.data_at - self.start, self.start)
+        head = pread(self._file, plain.data_at - self.start, self.start)
         fixed, extents = plain.mended(head)
         view, sound = _seen(View(self._file, extents, fixed))
         if sound.subtype in _PLAIN:  # other codecs invent sound behind the end of a file
@@ -173,7 +171,7 @@ class Part:
     @property
     def position(self) -> int:
         """Where libsndfile reads on; it may be ahead of what it gave."""
-        return self._view.position if self._view is not None else os.lseek(self._file.fileno(), 0, os.SEEK_CUR)
+        return self._view.position
 
     def read(self, buffer: Samples) -> int:
         """Fill `(n, channels)`; fewer frames at the end or where the decoder gives up (`stopped` then says why)."""
@@ -194,14 +192,14 @@ class Part:
             buffer.fill(np.nan)
         try:
             got = len(self.sound.read(out=buffer))
-        except (soundfile.SoundFileError, OSError) as error:
+        except soundfile.SoundFileError as error:
+            self._view.check()
             got = int(np.argmax(np.isnan(np.append(buffer[:, 0], np.nan)))) if marked else 0
             self._count += got
             self.stopped = self._failed(error)
             return got
+        self._view.check()
         self._count += got
-        if got == 0 and self._view is not None and self._view.error is not None:
-            self.stopped = f"damaged ({error_line(self._view.error)})"
         return got
 
     def _failed(self, error: Exception) -> str:
@@ -219,7 +217,7 @@ class Part:
         file, end, position = self._file, self._end, self.position
         if isinstance(self.form, Layout):
             stop = self.form.end
-            if self._view is not None and self._view.stopped_at is not None:
+            if self._view.stopped_at is not None:
                 stop = self._view.stopped_at
                 said = self.form.said or 0
                 self.frames = max(self._count, round(self.sound.frames * said / max(1, self.form.present)))
@@ -234,7 +232,7 @@ class Part:
             return None
         if not self.form.whole:
             return self.form.following
-        if self._view is not None and self._view.stopped_at is not None:
+        if self._view.stopped_at is not None:
             return self._view.stopped_at
         return find_beginning(file, max(self.form.heads_end, position - TAIL_BYTES), end)
 
@@ -256,14 +254,20 @@ class Part:
 
 
 def _seen(view: View) -> tuple[View, soundfile.SoundFile]:
-    return view, _Forward(view)
+    try:
+        sound = _Forward(view)
+    except soundfile.SoundFileError:
+        view.check()
+        raise
+    view.check()  # libsndfile may have made something of half a header
+    return view, sound
 
 
 def find_start(file: BinaryIO, search: bool) -> int:
     """Where the recording begins that a file holds: behind tags, and with `search` behind junk. 0 if none is found."""
-    end = os.fstat(file.fileno()).st_size
+    end = size_of(file)
     at = id3_end(file, 0)
-    head = os.pread(file.fileno(), HEAD_BYTES, at)
+    head = pread(file, HEAD_BYTES, at)
     if BEGINNINGS.match(head):
         return at
     boxed = head.find(b"mdat") + 4 if head[4:8] == b"ftyp" else 0  # MPEG in a QuickTime file

@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -21,8 +21,9 @@ import soxr
 
 from edge.capture.container import DURATION_S_MIN, Recording, first_part, header_of, open_file, seconds, too_short
 from edge.capture.native import DURATION_S_MAX, LOST_S_MIN, Missing, NativeSound
+from edge.capture.opened import Opened
 from edge.contract.audio import RATE_HZ, Samples
-from edge.contract.errors import RecordingError
+from edge.contract.errors import RecordingError, UnreadError
 from edge.contract.folders import passed_over
 from edge.types import Gap
 
@@ -75,6 +76,15 @@ def record_name(path: Path, root: Path) -> str:
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", name.decode("utf8", "backslashreplace"))
 
 
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    """Errors of this machine, told from those of the recording."""
+    try:
+        yield
+    except (OSError, MemoryError) as error:
+        raise UnreadError(path, "cannot be read", error) from error
+
+
 def _is_regular(path: Path) -> bool:
     try:
         return path.is_file()
@@ -114,7 +124,8 @@ class Decoder:
     Files joined by `cat` and chained streams are read as one recording while rate and channels agree; no declared
     length is believed: what stands behind it is read, what is missing is lost. What can be decoded is yielded;
     afterwards `lost_s` and `warning` say what could not, 0 and None where all is well. RecordingError is raised on
-    opening, or before the first block if nothing can be decoded. Iterate once; `close` also ends an iteration that
+    opening, or before the first block if nothing can be decoded; UnreadError at any time, of what passes. `file` is the
+    recording where it is open already. Iterate once; `close` also ends an iteration that
     was left early.
 
     >>> with Decoder(path) as decoder:
@@ -122,18 +133,20 @@ class Decoder:
     ...     report(decoder.decoded_s, decoder.position_s, decoder.lost_s, decoder.warning)
     """
 
-    def __init__(self, path: Path, *, block_s: float = 10.0, rate_hz: int = RATE_HZ) -> None:
+    def __init__(
+        self, path: Path, *, block_s: float = 10.0, rate_hz: int = RATE_HZ, file: Opened | None = None
+    ) -> None:
         self.rate_hz = rate_hz
         self.block_frames = round(block_s * rate_hz)
         assert self.block_frames >= DURATION_S_MIN * rate_hz, "a block shorter than any recording"
         self._decoded = 0  # frames given so far, at the recording's own rate
         self._position = 0  # the same with those in gaps
         self._folded = False  # silence was folded up in it: even without any sound it is whole
-        with ExitStack() as opening:
-            file = opening.enter_context(open_file(path))
+        with ExitStack() as opening, _read_errors(path):
+            file = file or opening.enter_context(open_file(path))
             part = first_part(path, file)
             opening.callback(part.close)
-            self.recording = header_of(path, part)
+            self.recording = header_of(path, file, part)
             self._native = NativeSound(file, part, self.recording)
             opening.callback(self._native.close)  # by then it may have another part open
             self._open = opening.pop_all()
@@ -203,6 +216,10 @@ class Decoder:
         self._open.close()
 
     def __iter__(self) -> Iterator[Piece]:
+        with _read_errors(self.recording.path):
+            yield from self._pieces()
+
+    def _pieces(self) -> Iterator[Piece]:
         block, filled = np.empty(self.block_frames, np.float32), 0
         for piece in self._resampled():
             if isinstance(piece, Gap):

@@ -7,11 +7,12 @@ knows no station: a clock that does not name its zone is read in the caller's.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone, tzinfo
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from edge.capture.file_name import YEAR_MIN, name_place, name_site, name_time
 from edge.capture.tags import Text, texts_of
@@ -44,7 +45,12 @@ class StartTime:
 
 
 def start_of(
-    path: Path, *, zone: tzinfo | None, duration_s: float | None = None, now: datetime | None = None
+    path: Path,
+    *,
+    zone: tzinfo | None,
+    duration_s: float | None = None,
+    now: datetime | None = None,
+    file: BinaryIO | None = None,
 ) -> StartTime:
     """The start of a recording from the first source that gives a plausible time.
 
@@ -54,7 +60,8 @@ def start_of(
     with a day only has the source "date": 00:00 of that day in `zone` stands for an hour that nobody knows. The
     modification time is when a recording *ended*: give its `duration_s`.
 
-    RecordingError only if the file cannot be found. A place at exactly 0, 0 is a receiver without a fix.
+    `file` is the recording where it is open already: then OSError says that its texts could not be read just now.
+    Without it RecordingError only if the file cannot be found. A place at exactly 0, 0 is a receiver without a fix.
 
     >>> start_of(Path("S4A03895_20190522_063000.wav"), zone=ZoneInfo("Europe/Vilnius")).start_utc
     datetime.datetime(2019, 5, 22, 3, 30, tzinfo=datetime.timezone.utc)
@@ -65,12 +72,12 @@ def start_of(
         aware = found.time if found.time.tzinfo else found.time.replace(tzinfo=timezone.utc)
         return found.time.year >= YEAR_MIN and aware <= limit
 
-    stamps, places = _written_in(path)
+    stamps, places = _written_in(path) if file is None else _told_by(file)
     by_name = name_time(path.stem, plausible)
     candidates = [(source, stamps.get(source)) for source in _ORDER]
     candidates.append(("date" if by_name and by_name.date_only else "name", by_name))
     believed = [(source, found) for source, found in candidates if found and plausible(found)]
-    source, found = believed[0] if believed else ("mtime", _file_time(path, duration_s))
+    source, found = believed[0] if believed else ("mtime", _file_time(path, duration_s, file))
     start, zone_source, offset = _in_utc(found, zone)
     told = [places[source] for source in _ORDER if source in places]
     latitude, longitude = told[0] if told else name_place(path.stem) or (None, None)
@@ -96,10 +103,10 @@ def _in_utc(found: Stamp, zone: tzinfo | None) -> tuple[datetime, ZoneSource, in
     return aware.astimezone(timezone.utc), source, round(offset.total_seconds() / 60)
 
 
-def _file_time(path: Path, duration_s: float | None) -> Stamp:
+def _file_time(path: Path, duration_s: float | None, file: BinaryIO | None) -> Stamp:
     """The modification time less the duration."""
     try:
-        ended_s = path.stat().st_mtime
+        ended_s = (os.fstat(file.fileno()) if file else path.stat()).st_mtime
     except OSError as error:
         raise RecordingError(path, f"cannot be opened: {error.strerror}") from None
     start_s = min(max(ended_s - (duration_s or 0.0), 0.0), 2.0**32)  # file systems hold any nonsense
@@ -111,20 +118,25 @@ def _file_time(path: Path, duration_s: float | None) -> Stamp:
 
 def _written_in(path: Path) -> tuple[dict[Source, Stamp], dict[Source, Degrees]]:
     """Times and places that the file's texts tell; the first that a source tells counts."""
-    stamps: dict[Source, Stamp] = {}
-    places: dict[Source, Degrees] = {}
     try:
         if not path.is_file():
             raise RecordingError(path, "no such file")
         with path.open("rb") as file:
-            for text in texts_of(file):
-                source, time, where = _said_by(text)
-                if time:
-                    stamps.setdefault(source, time)
-                if where:
-                    places.setdefault(source, where)
-    except OSError:
-        pass  # whoever decodes it will say so; the name may still tell the time
+            return _told_by(file)
+    except OSError:  # whoever decodes it will say so; the name may still tell the time
+        return {}, {}
+
+
+def _told_by(file: BinaryIO) -> tuple[dict[Source, Stamp], dict[Source, Degrees]]:
+    """Of an open file. Raises OSError."""
+    stamps: dict[Source, Stamp] = {}
+    places: dict[Source, Degrees] = {}
+    for text in texts_of(file):
+        source, time, where = _said_by(text)
+        if time:
+            stamps.setdefault(source, time)
+        if where:
+            places.setdefault(source, where)
     return stamps, places
 
 

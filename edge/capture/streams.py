@@ -5,7 +5,6 @@ Reads a header and the file's last bytes; libsndfile decodes. Knows no samples; 
 
 from __future__ import annotations
 
-import os
 import re
 import zlib
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 from edge.capture.layout import find_beginning
 from edge.capture.leftover import JUNK_MAX, id3_end
+from edge.capture.opened import pread
 
 OGG_BEGINS = re.compile(rb"OggS\x00[\x02\x06]")
 TAIL_BYTES = 65_536  # looked at behind a stream; longer than any Ogg page, and than what libsndfile reads ahead
@@ -41,10 +41,10 @@ class Flac:
 
 def flac_stream(file: BinaryIO, start: int, end: int) -> Flac:
     """The stream at `start`, where `fLaC` stands."""
-    head = os.pread(file.fileno(), 26, start)
+    head = pread(file, 26, start)
     frames = (int.from_bytes(head[18:26], "big") & (2**36 - 1)) if len(head) == 26 else 0
     block = int.from_bytes(head[8:10], "big")
-    tail = os.pread(file.fileno(), TAIL_BYTES, max(start, end - TAIL_BYTES))
+    tail = pread(file, TAIL_BYTES, max(start, end - TAIL_BYTES))
     whole = frames > 0 and any(
         stop == frames for place in _FLAC_FRAME.finditer(tail) if (stop := _flac_frame_stop(tail, place.start(), block))
     )
@@ -99,7 +99,7 @@ def ogg_stream(file: BinaryIO, start: int, end: int) -> Ogg:
     """The stream at `start`. What libsndfile finds behind its end it takes for more of it, searches for minutes, or
     counts: it is to see no more than this."""
     heads_end = _ogg_heads_end(file, start, end)
-    page, stream = ogg_last_page(file, start, end), os.pread(file.fileno(), 4, start + 14)
+    page, stream = ogg_last_page(file, start, end), pread(file, 4, start + 14)
     if page is not None and page.last and page.stream == stream and end - page.end <= JUNK_MAX:
         return Ogg(start, heads_end, page.end, True, True, None)
     following = find_beginning(file, max(start + 4, heads_end), end)
@@ -122,12 +122,12 @@ def ogg_last_page(file: BinaryIO, start: int, stop: int) -> OggPage | None:
     high = stop
     while high > start:
         low = max(start, high - TAIL_BYTES)
-        data = os.pread(file.fileno(), high - low + _OGG_HEAD_BYTES, low)
+        data = pread(file, high - low + _OGG_HEAD_BYTES, low)
         place = data.rfind(b"OggS\0")
         while place >= 0:
             size = _ogg_page_bytes(data[place : place + _OGG_HEAD_BYTES])
             end = low + place + size
-            if size and end <= stop and _ogg_sum_right(os.pread(file.fileno(), size, low + place)):
+            if size and end <= stop and _ogg_sum_right(pread(file, size, low + place)):
                 return OggPage(end, bool(data[place + 5] & 4), data[place + 14 : place + 18])
             place = data.rfind(b"OggS\0", 0, place)
         high = low + 4 if low > start else start  # a page may begin on both sides of the edge
@@ -152,7 +152,7 @@ def _ogg_sum_right(page: bytes) -> bool:
 def _ogg_heads_end(file: BinaryIO, start: int, end: int) -> int:
     at = start
     while at < end:
-        page = os.pread(file.fileno(), _OGG_HEAD_BYTES, at)
+        page = pread(file, _OGG_HEAD_BYTES, at)
         if page[:5] != b"OggS\0" or not _ogg_page_bytes(page) or not page[5] & 2:
             break
         at += _ogg_page_bytes(page)
@@ -173,7 +173,7 @@ class Mpeg:
 
 def mpeg_stream(file: BinaryIO, start: int) -> Mpeg | None:
     """The stream whose first frame is at `start`; None if there is none."""
-    frame = os.pread(file.fileno(), _MPEG_HEAD_BYTES, start)
+    frame = pread(file, _MPEG_HEAD_BYTES, start)
     if len(frame) < 4 or frame[0] != 0xFF or frame[1] < 0xE0 or not frame[1] & 6:  # layer 0 is AAC
         return None
     for tag in (b"Xing", b"Info"):
@@ -188,7 +188,7 @@ def mpeg_next(file: BinaryIO, low: int, end: int, reach: int = TAIL_BYTES) -> in
     """Where, from `low` on and at most `reach` bytes further, frames of MPEG audio follow each other; the tag before
     them does not count as another place."""
     low = id3_end(file, low)
-    data = os.pread(file.fileno(), max(0, min(reach, end - low)), low)
+    data = pread(file, max(0, min(reach, end - low)), low)
     for place in _SYNC.finditer(data):
         at, first = place.start(), data[place.start() : place.start() + 4]
         for _ in range(_MPEG_FRAMES):

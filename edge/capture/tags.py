@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 from edge.capture.layout import chunks
+from edge.capture.opened import size_of
 
 TEXT_BYTES_MAX = 65_536  # of any text; what is longer is cut
 _BLOCK_BYTES_MAX = 2**20  # read of what holds many texts: an ID3 tag, a block or packet of comments
@@ -52,7 +53,7 @@ def texts_of(file: BinaryIO) -> Iterator[Text]:
         file.seek(start + 24)
         yield Text("annotation", file.read(min(max(size, 0), TEXT_BYTES_MAX)))
     elif magic in (b"RIFF", b"RF64", b"BW64", b"FORM"):
-        for chunk in chunks(file, magic, start, os.fstat(file.fileno()).st_size):
+        for chunk in chunks(file, magic, start, size_of(file)):
             if chunk.id not in (b"data", b"SSND"):
                 file.seek(chunk.offset)
                 yield from _chunk_texts(chunk.id, file.read(max(0, min(chunk.size, TEXT_BYTES_MAX))))

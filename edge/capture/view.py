@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import BinaryIO, NamedTuple
 
+from edge.capture.opened import pread
+
 STOP_BYTES = 16
 
 
@@ -35,13 +37,13 @@ class View:
         said_size: int = 0,
         stop_before: re.Pattern[bytes] | None = None,
     ) -> None:
-        self._handle, self._head, self._extents = file.fileno(), head, tuple(extents)
+        self._file, self._head, self._extents = file, head, tuple(extents)
         self._size = len(head) + sum(extent.bytes for extent in extents)
         self._said_size = said_size
         self.stop_before = stop_before
         self._at = 0
         self.stopped_at: int | None = None  # in the file: where `stop_before` was found
-        self.error: OSError | None = None  # to libsndfile a failed read is the end; the decoder looks here
+        self._error: Exception | None = None  # to libsndfile a failed read is the end
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         # what is looked for near the end is at the real one
@@ -49,6 +51,11 @@ class View:
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: end}[whence]
         self._at = max(0, base + offset)
         return self._at
+
+    def check(self) -> None:
+        """Raise what a read raised that libsndfile took for the end."""
+        if self._error is not None:
+            raise self._error
 
     def tell(self) -> int:
         return self._at
@@ -69,8 +76,8 @@ class View:
             data = self._read(self._at, len(buffer))
             if self.stop_before:
                 data = self._stopped(data)
-        except OSError as error:
-            self.error = error
+        except Exception as error:  # none can pass through libsndfile: `check` raises it behind it
+            self._error = self._error or error
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
@@ -82,7 +89,7 @@ class View:
             missing = count - sum(map(len, parts))
             skip = max(0, at - begin)
             if missing and skip < extent.bytes:
-                parts.append(os.pread(self._handle, min(missing, extent.bytes - skip), extent.at + skip))
+                parts.append(pread(self._file, min(missing, extent.bytes - skip), extent.at + skip))
             begin += extent.bytes
         return b"".join(parts)
 

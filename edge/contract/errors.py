@@ -6,6 +6,7 @@ BirdstationError
 ├── BundleError      a person: the bundle is damaged, foreign or of another schema  exit 78
 ├── CorpusError      a person: the training data is not what the layout says        exit 78
 ├── RecordingError   nobody now: this one recording is set aside, the rest goes on  reported
+│   └── UnreadError  nobody: this machine could not read it now; tried again        reported
 ├── CaptureError     the microphone: opens the card again, for ever                 a Gap
 ├── EngineError      the recognizer: goes on with ONNX Runtime, health says so; a command by hand ends  exit 1
 ├── StoreError       the ledger: what was heard waits; a command by hand ends       exit 1
@@ -14,6 +15,8 @@ BirdstationError
 └── PublishError     the publisher: waits and tries again; never leaves it
 """
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,6 +67,23 @@ class RecordingError(BirdstationError):
     def __reduce__(self) -> tuple[type["RecordingError"], tuple[Path, str]]:
         """As it comes back from a worker: an exception is made anew of what its base was given, one text here."""
         return type(self), (self.path, self.reason)
+
+
+class UnreadError(RecordingError):
+    """This machine could not read a recording this time: open files, memory, a disk, a mount, rights. It says nothing
+    of the recording, which is tried again; `error` is the system's own."""
+
+    def __init__(self, path: Path, doing: str, error: OSError | MemoryError) -> None:
+        self.error = error if isinstance(error, OSError) else OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        super().__init__(path, f"{doing}: {self.error.strerror or self.error}")
+        self._doing = doing
+
+    def __reduce__(self) -> tuple[type["UnreadError"], tuple[Path, str, OSError]]:  # type: ignore[override]
+        return type(self), (self.path, self._doing, self.error)
+
+
+class Stopped(Exception):
+    """Asked to stop in the middle of long work; what was done of it stays."""
 
 
 class CaptureError(BirdstationError):

@@ -7,12 +7,12 @@ import logging
 import threading
 from collections.abc import Callable
 
-from edge.contract.errors import BirdstationError
+from edge.contract.errors import BirdstationError, Stopped
 
 log = logging.getLogger(__name__)
 
 
-class Leave(Exception):
+class Leave(Stopped):
     """Raised in the middle of a step by one that was told to leave."""
 
 

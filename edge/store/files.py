@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from edge.contract.errors import StoreError
-from edge.store.connection import BUSY_TIMEOUT_S, Connection
+from edge.store.attempts import Attempts
+from edge.store.connection import BUSY_TIMEOUT_S
 from edge.types import FileState, stable_id
 
 
@@ -63,7 +64,7 @@ def file_id(station: str, path: str, sha256: str) -> str:
     return stable_id(station, path, sha256)
 
 
-class Files(Connection):
+class Files(Attempts):
     """Files and the recordings that they were, for the thread that writes."""
 
     def finished(self, station: str, path: str, file: FileState, analysis: str) -> Finished | None:

@@ -80,6 +80,11 @@ class Store(Files):
             self._note_file(station, path, file, recording_id)
             self._supersede(recording_id, _true(grown))
 
+    def withdraw(self, recording_id: str) -> None:
+        """What was found in a recording counts no more: its file was changed while it was read."""
+        with self._transaction():
+            self._gone(recording_id, None)
+
     def _forget_time(self, recording_id: str) -> None:
         self._db.execute("DELETE FROM effort WHERE recording = ?", (recording_id,))
         self._db.execute("DELETE FROM gaps WHERE recording = ?", (recording_id,))
@@ -105,17 +110,20 @@ class Store(Files):
     def _supersede(self, recording_id: str, earlier: Sequence[str]) -> None:
         """What a recording has grown out of counts no more."""
         for other in earlier:
-            self._replace(other)
-            self._forget_time(other)
-            self._db.execute(  # without `analysis`: should it come back alone, it is analysed again
-                "UPDATE recordings SET state = 'refused', reason = 'the file was changed', analysis = '',"
-                " audio_s = NULL, windows = NULL, finished_utc = ?, grown_into = ? WHERE id = ?",
-                (now_text(), recording_id, other),
-            )
+            self._gone(other, recording_id)
             self._db.execute(
                 "UPDATE recordings SET grown_into = ? WHERE grown_into = ? AND id <> ?",
                 (recording_id, other, recording_id),
             )
+
+    def _gone(self, recording_id: str, grown_into: str | None) -> None:
+        self._replace(recording_id)
+        self._forget_time(recording_id)
+        self._db.execute(  # without `analysis`: should it come back alone, it is analysed again
+            "UPDATE recordings SET state = 'refused', reason = 'the file was changed', analysis = '',"
+            " audio_s = NULL, windows = NULL, finished_utc = ?, grown_into = ? WHERE id = ?",
+            (now_text(), grown_into, recording_id),
+        )
 
     def _replace(self, recording_id: str) -> None:
         """Forget what was found in a recording before, and its messages that nobody has seen. What a person said of it

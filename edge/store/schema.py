@@ -3,6 +3,9 @@
 Times are RFC 3339 UTC with milliseconds, durations seconds. Plain SQL reads everything; knows no class of the station.
 """
 
+import errno
+import os
+
 from sqlite_utils import Database, Migrations
 
 from edge.local_clock import LocalClock
@@ -268,3 +271,28 @@ def clips_by_rank(db: Database) -> None:
     db.execute("CREATE INDEX detections_best ON detections (species, score DESC, clip) WHERE clip IS NOT NULL")
     db.execute("CREATE INDEX clips_since ON clips (max(start_utc, created_utc), id)")
     db.execute("CREATE INDEX clips_created ON clips (created_utc, bytes)")
+
+
+@migrations()
+def recording_attempts(db: Database) -> None:
+    """Recordings that are being read, and how often that ended in vain; what earlier versions refused, or took for cut
+    short, for an error of this machine is analysed once more."""
+    db.execute("""
+        CREATE TABLE attempts (
+            station TEXT NOT NULL, path TEXT NOT NULL, bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+            sample TEXT NOT NULL, began_utc TEXT NOT NULL, boot TEXT, process TEXT,
+            deaths INTEGER NOT NULL DEFAULT 0, stops INTEGER NOT NULL DEFAULT 0,
+            PRIMARY KEY (station, path)) STRICT""")
+    words = {os.strerror(number).rstrip(".") for number in errno.errorcode} | {"System error"}
+    marks = ", ".join("?" for _ in words)
+    db.execute(
+        f"""
+        UPDATE recordings SET analysis = '' WHERE source <> 'microphone' AND (
+            state = 'refused' AND (
+                reason LIKE 'cannot be opened: %'
+                OR (reason LIKE 'damaged or of an unknown codec: %' OR reason LIKE 'not audio, or damaged: %')
+                    AND substr(reason, instr(reason, ': ') + 2) IN ({marks}))
+            OR state = 'analysed' AND reason LIKE 'damaged (%): %'
+                AND substr(reason, 10, instr(reason, '): ') - 10) IN ({marks}))""",
+        [*words, *words],
+    )

@@ -1,0 +1,91 @@
+"""Which recordings are being read, and at which of them the program died. Opens no file but its own."""
+
+from dataclasses import dataclass
+
+from edge.store.connection import Connection, now_text
+from edge.types import FileState
+
+
+@dataclass(frozen=True)
+class Tried:
+    """How often a file, as it is, was begun in vain."""
+
+    deaths: int  # the program ended while reading it, and nobody had asked it to
+    stops: int  # it was left in the middle: asked to stop, or the power went
+
+
+_SAME = "bytes = excluded.bytes AND mtime_ns = excluded.mtime_ns AND sample = excluded.sample"
+
+
+class Attempts(Connection):
+    """Recordings that were begun and have not ended yet: noted before the first byte of their sound is decoded."""
+
+    def attempt(self, station: str, path: str, file: FileState, boot: str | None, process: str) -> None:
+        """This process begins to read a file. A file that has changed since is another one."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO attempts (station, path, bytes, mtime_ns, sample, began_utc, boot, process)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (station, path) DO UPDATE SET"
+                f" deaths = iif({_SAME}, deaths, 0), stops = iif({_SAME}, stops, 0), bytes = excluded.bytes,"
+                " mtime_ns = excluded.mtime_ns, sample = excluded.sample, began_utc = excluded.began_utc,"
+                " boot = excluded.boot, process = excluded.process",
+                (station, path, file.bytes, file.mtime_ns, file.sample, now_text(), boot, process),
+            )
+
+    def attempt_ended(self, station: str, path: str) -> None:
+        """The recording came to an end, or could not be read this time: nothing was wrong with the program."""
+        with self._transaction():
+            self._db.execute("DELETE FROM attempts WHERE station = ? AND path = ?", (station, path))
+
+    def attempts_stopped(self, station: str, process: str) -> None:
+        """What this process was reading was left in the middle."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE attempts SET process = NULL, stops = stops + 1 WHERE station = ? AND process = ?",
+                (station, process),
+            )
+
+    def reading(self, station: str) -> list[tuple[str | None, str]]:
+        """Boot and process of those who are reading, or were when they ended."""
+        return [
+            (boot, str(process))
+            for boot, process in self.rows(
+                "SELECT DISTINCT boot, process FROM attempts WHERE station = ? AND process IS NOT NULL", (station,)
+            )
+        ]
+
+    def process_gone(self, station: str, boot: str | None, process: str, died: bool) -> None:
+        """This process is no more; it `died`, or its machine was switched off."""
+        count = "deaths" if died else "stops"
+        with self._transaction():
+            self._db.execute(
+                f"UPDATE attempts SET process = NULL, {count} = {count} + 1"
+                " WHERE station = ? AND boot IS ? AND process = ?",
+                (station, boot, process),
+            )
+
+    def tried(self, station: str) -> dict[str, Tried]:
+        """Files that were begun in vain, by path."""
+        return {
+            str(path): Tried(deaths, stops)
+            for path, deaths, stops in self.rows(
+                "SELECT path, deaths, stops FROM attempts WHERE station = ? AND deaths + stops > 0", (station,)
+            )
+        }
+
+    def deaths(self, station: str, path: str, file: FileState) -> int:
+        """How often the program ended while reading this file, as it is."""
+        found = self.rows(
+            "SELECT deaths FROM attempts WHERE station = ? AND path = ? AND bytes = ? AND mtime_ns = ? AND sample = ?",
+            (station, path, file.bytes, file.mtime_ns, file.sample),
+        )
+        return int(found[0][0]) if found else 0
+
+    def begun(self, station: str, path: str, file: FileState) -> str | None:
+        """The recording that this file, as it is, began to be, if that has not ended."""
+        found = self.rows(
+            "SELECT r.id FROM files f JOIN recordings r ON r.id = f.recording WHERE f.station = ? AND f.path = ?"
+            " AND f.bytes = ? AND f.mtime_ns = ? AND f.sample = ? AND r.state = 'started'",
+            (station, path, file.bytes, file.mtime_ns, file.sample),
+        )
+        return str(found[0][0]) if found else None
