@@ -6,11 +6,8 @@ stretches. Knows no source, no database and no broker.
 
 import hashlib
 import json
-import threading
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -28,27 +25,11 @@ from edge.priors import Priors, PriorTables
 from edge.privacy import Privacy
 from edge.publisher import detection_message
 from edge.recognizer import Decided, NeighbourSmoother, Recognizer
+from edge.resumed import Resumed
+from edge.stopwatch import Stopwatch
 from edge.types import Detection, Effort, Message, RecordingRow, WindowScores
 
 NO_OVERLAP, FEW_MEMBERS = 1, 2  # steps of the overload ladder
-
-
-@dataclass
-class Stopwatch:
-    """Wall seconds by step, added up over threads."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @contextmanager
-    def __call__(self, step: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - start
-            with self._lock:
-                self.seconds[step] = self.seconds.get(step, 0.0) + spent
 
 
 @dataclass(frozen=True)
@@ -207,32 +188,38 @@ class Stretch:
 
     Recordings share a `Batch`. Where sound is missing in the middle of one, its stretch ends, and `after` is the next.
 
+    Of the first `known` samples all windows were decided before, and what was found is stored.
+
     `shed` is the step of the overload ladder: from NO_OVERLAP on windows overlap only as far as no sound is unheard, at
     FEW_MEMBERS one member of each kind answers.
     """
 
-    def __init__(self, analyst: Analyst, row: RecordingRow, begins: int = 0, decided: _Decided | None = None) -> None:
+    def __init__(
+        self, analyst: Analyst, row: RecordingRow, begins: int = 0, decided: _Decided | None = None, known: int = 0
+    ) -> None:
         self.row, self.shed = row, 0
         self._begins = begins  # sample of the recording; all positions are counted from the recording's start
         self._analyst, self._config = analyst, analyst.config
         self._hop = self._config.hop_samples
         manifest = analyst.bundle.manifest
-        self._cutter = WindowCutter(self._hop, manifest.padding, front=manifest.front)
+        self._listener = analyst.privacy.listener(self._config.clips.wanted(row.source))
+        self._resumed = Resumed(known, self._hop, self._listener)
+        self._cutter = WindowCutter(self._hop, manifest.padding, self._resumed.skips, manifest.front)
         self._prior = analyst.prior(row)
         self._smoother, self._shed_now = self._new_smoother(), 0
         self._waiting: list[Window] = []
         self._closed = False
         self._asked = 0  # windows that were taken and have no answer yet
         self._taken_until = begins  # sample up to which windows went to the networks
-        self._listener = analyst.privacy.listener(self._config.clips.wanted(row.source))
         self._speech: dict[int, int] = {}  # by the start of a window in which people speak: where that began
         self._until = begins  # sample up to which windows are decided
         self._decided = decided or _Decided()
 
     def after(self, gap_s: float) -> "Stretch":
         """The stretch of the same recording that begins so long after this one, which is closed, has ended."""
-        begins = self._begins + self._cutter.heard + round(gap_s * RATE_HZ)
-        return Stretch(self._analyst, self.row, begins, self._decided)
+        heard, known = self._resumed.heard, self._resumed.known
+        begins = self._begins + heard + round(gap_s * RATE_HZ)
+        return Stretch(self._analyst, self.row, begins, self._decided, max(0, known - heard))
 
     @property
     def begins_s(self) -> float:
@@ -247,7 +234,7 @@ class Stretch:
     @property
     def heard_s(self) -> float:
         """Seconds of sound pushed so far."""
-        return self._cutter.heard / RATE_HZ
+        return self._resumed.heard / RATE_HZ
 
     @property
     def decided_s(self) -> float:
@@ -266,8 +253,7 @@ class Stretch:
 
     def push(self, samples: Samples) -> None:
         """The next samples, mono, RATE_HZ."""
-        if self._listener:
-            self._listener.push(samples)
+        samples = self._resumed.push(samples)
         with self._analyst.stopwatch("image"):
             windows = self._cutter.push(samples)
         self._complete(windows)
@@ -276,7 +262,12 @@ class Stretch:
         """The stretch ends here; `found` then gives the rest."""
         with self._analyst.stopwatch("image"):
             windows = self._cutter.close()
-        self._complete(windows)
+        self._decided.windows += self._resumed.windows
+        if self._resumed.is_all:
+            self._waiting = []
+            self._account(self._begins + self._resumed.heard)
+        else:
+            self._complete(windows)
         self._closed = True
 
     def _complete(self, windows: list[Window]) -> None:
@@ -342,7 +333,7 @@ class Stretch:
     def _wanted(self, window: Window) -> bool:
         """Without overlap a window is left out if the next one still begins in sound that was taken. The last one of a
         stretch is never left out."""
-        last = self._closed and window.start + window.samples == self._begins + self._cutter.heard
+        last = self._closed and window.start + window.samples == self._begins + self._resumed.heard
         if self._shed_now < NO_OVERLAP or last or window.start + self._hop > self._taken_until:
             self._taken_until = window.start + window.samples
             return True
@@ -363,11 +354,15 @@ class Stretch:
         private = [(min(self._speech[w.start], w.start) / RATE_HZ, (w.start + w.samples) / RATE_HZ) for w in spoken]
         self._speech = {start: began for start, began in self._speech.items() if start > windows[-1].start}
         forbidden = {w.start / RATE_HZ for w in spoken} if analyst.privacy.drops_detections else set()
+        stored = self._begins + self._resumed.known  # up to here
+        forbidden |= {w.start / RATE_HZ for w in windows if w.start + w.samples <= stored}
         allowed = [d for d in detections if d.offset_s not in forbidden]
         messages = (
             [detection_message(d, row, self._config, analyst.bundle) for d in allowed] if self._config.mqtt else []
         )
-        self._decided.windows += len(windows)
+        self._decided.windows += sum(w.start + w.samples > stored for w in windows)
+        if windows[-1].start + windows[-1].samples <= stored:
+            return
         self._account(windows[-1].start + windows[-1].samples)
         yield Found(
             row=row,

@@ -26,6 +26,8 @@ class Identity:
     whole: str | None = None  # the recording into which it has grown, if that is to be analysed, too
     part: bool = False  # the file holds no more than the beginning of that
     better: bool = False  # its name tells more than what the record has
+    since: str | None = None  # its start (UTC) under which some of it was decided, as of now, and stored
+    known_s: float = 0.0  # so much of it
 
 
 Identify = Callable[[str, str, str], Identity]  # the file's name, its SHA-256, what its name told
@@ -62,7 +64,9 @@ def identify(
         return Identity(nearest.whole, True, part=nearest.part)
     better = tells_more(told, its_told) and (bool(its_told) or nearest.time_source == "mtime")  # it is analysed anew
     done = nearest.finished and nearest.analysis == analysis and not better
-    return Identity(nearest.id, done, nearest.whole, nearest.part, better)
+    goes_on = not nearest.finished and nearest.analysis == analysis
+    known_s = nearest.known_s if goes_on else 0.0
+    return Identity(nearest.id, done, nearest.whole, nearest.part, better, nearest.since, known_s)
 
 
 def being_read(id_: str, name: str, told: str, analysis: str) -> KnownRecording:

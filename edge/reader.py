@@ -26,7 +26,7 @@ from edge.contract.errors import RecordingError, UnreadError
 from edge.identity import Identify, Identity, recording_id, told_of
 from edge.local_clock import LocalClock
 from edge.store.files import file_id
-from edge.types import FileState, Gap, GapRow, Place, RecordingRow, stable_id
+from edge.types import FileState, Gap, GapRow, Place, RecordingRow, stable_id, utc_text
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Begun:
     task: Task
     row: RecordingRow
     expected_s: float | None  # its length, as far as its header tells
+    known_s: float = 0.0  # so much of it was decided before, and stands
 
 
 @dataclass(frozen=True)
@@ -234,16 +235,20 @@ class _Reader:
                 start = self._start(file, decoder, whole=True)
             self._row = row = _row(analyst.config, task, identity.id, self._digest, start)
             self._begun[row.id] = task
-            yield Begun(task, row, decoder.expected_s)
-            ended = yield from self._sound(row, decoder)
+            # clips want all of its sound, and every detection in it
+            goes_on = not self._keep_sound and identity.since == utc_text(row.start)
+            known_s = identity.known_s if goes_on else 0.0
+            yield Begun(task, row, decoder.expected_s, known_s)
+            ended = yield from self._sound(row, decoder, known_s)
             if still_holds(file, state, self._digest):
                 self._open.append(ended)
             else:
                 yield self._unread(OSError(errno.ESTALE, "it changed while it was read"), changed=True)
 
-    def _sound(self, row: RecordingRow, decoder: Decoder) -> Generator[Event, None, _Open]:
-        """A recording from its first sample to its last, whose windows may still wait for a batch."""
-        stretch, heard_s, sums = Stretch(self._analyst, row), 0.0, SoundSums()
+    def _sound(self, row: RecordingRow, decoder: Decoder, known_s: float) -> Generator[Event, None, _Open]:
+        """A recording from its first sample to its last, whose windows may still wait for a batch; of its first
+        `known_s` of sound none are asked."""
+        stretch, heard_s, sums = Stretch(self._analyst, row, known=round(known_s * RATE_HZ)), 0.0, SoundSums()
         for piece in _pieces(self._analyst, decoder):
             if isinstance(piece, Gap):
                 yield Missed(row, _gap_row(row, piece))

@@ -272,8 +272,11 @@ class Replay:
         grown = grown_out_of(self.store, self._station, task, row.id, self._pulse)
         for other in (other for other, has_grown in grown.items() if has_grown):
             self._pass_over(other, event)
-        self.store.begin(row, self._station, self.analyst.bundle.id, self.analysis, task.file, grown)
-        self._new[row.id], self._read[row.id] = 0, (0.0, row.bytes / (event.expected_s or float("inf")))
+        known_s, bytes_each_s = event.known_s, row.bytes / (event.expected_s or float("inf"))
+        of_bundle = self.analyst.bundle.id, self.analysis
+        self.store.begin(row, self._station, *of_bundle, task.file, grown, goes_on=known_s > 0)
+        self._new[row.id], self._read[row.id] = 0, (known_s, bytes_each_s)
+        self.progress.bytes_done += known_s * bytes_each_s
         if self._open_clips:
             self._clips[row.id] = maker = self._open_clips()
             maker.begin(row)

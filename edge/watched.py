@@ -48,8 +48,8 @@ class Watched:
     """Watches step by step, in one thread, with a ledger that is this thread's alone; edge.daemon.source.Source.
 
     `alive` is called between pieces of work, before each piece of a file that is read, too, and may raise to leave a
-    long recording: what was committed stays, the rest is analysed next time. `recount` is given the store every few seconds, and whenever a
-    recording has ended.
+    long recording: what was committed stays, the rest is analysed next time. `recount` is given the store every few
+    seconds, and whenever a recording has ended.
     """
 
     def __init__(

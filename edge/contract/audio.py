@@ -52,6 +52,7 @@ assert N_FFT % (2 * FRAME_HOP) == 0
 _HALF = N_FFT // 2
 _EDGE = _HALF // FRAME_HOP  # frames at each end of a centred STFT that reach beyond the sound
 _BLOCK = 20  # frames per FFT call: its temporaries stay in the cache; always the same blocks give always the same bits
+BLOCK_SAMPLES = _BLOCK * FRAME_HOP  # cutters that begin a multiple of it apart give the same bits
 _FIRST_BLOCK_END = 19  # blocks then end exactly where windows end, at every hop that is a multiple of 0.5 s
 _BLOCKS_AT_ONCE = 3  # whose mel bands are summed in one call: fewer calls, the same small products
 

@@ -1,6 +1,7 @@
 """Which file, in which state, was which recording; and what the record knows by content. Opens no file but its own."""
 
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from edge.contract.errors import StoreError
 from edge.store.attempts import Attempts
 from edge.store.connection import BUSY_TIMEOUT_S
-from edge.types import FileState, stable_id
+from edge.types import FileState, RecordingRow, stable_id, utc_text
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,14 @@ class KnownRecording:
     whole: str | None  # id of the recording into which its file has grown
     whole_stands: bool  # that is analysed, under whatever settings: it cannot be made of this file
     part: bool  # that is longer
+    since: str | None = None  # when it began (UTC)
+    known_s: float = 0.0  # so much of it was decided and stored
 
 
 _KNOWN = """
     SELECT r.id, r.path, r.time_source, r.state <> 'started', r.analysis, r.grown_into, w.state = 'analysed',
-           w.bytes > r.bytes, r.sha256
+           w.bytes > r.bytes, r.sha256, r.start_utc,
+           (SELECT coalesce(sum(analysed_s), 0) FROM effort WHERE recording = r.id)
     FROM recordings r LEFT JOIN recordings w ON w.id = r.grown_into
     WHERE r.station = ?"""
 
@@ -134,6 +138,16 @@ class Files(Attempts):
             for other, recording, same_start, sound, audio_s in rows
         ]
 
+    def _cut_short(self, recording: RecordingRow, station: str, grown: Mapping[str, bool]) -> list[str]:
+        """What this file was before, as far as no blocks can be compared: it began at the same moment and was cut
+        short, or its analysis was. Whole recordings stay: another recorder's may have taken the name."""
+        earlier = self._db.execute(
+            "SELECT id FROM recordings WHERE station = ? AND path = ? AND start_utc = ? AND id <> ?"
+            " AND (state = 'started' OR (state = 'analysed' AND reason IS NOT NULL))",
+            (station, recording.path, utc_text(recording.start), recording.id),
+        ).fetchall()
+        return [other for (other,) in earlier if other not in grown]
+
     def _note_file(self, station: str, path: str, file: FileState, recording_id: str) -> None:
         """Inside a transaction: this file, in this state, is this recording."""
         self._db.execute(
@@ -154,4 +168,6 @@ def same_place(path: str, other: str) -> bool:
 
 
 def _known(row: tuple[Any, ...]) -> KnownRecording:
-    return KnownRecording(row[0], row[1], row[2], bool(row[3]), row[4], row[5], bool(row[6]), bool(row[7]))
+    return KnownRecording(
+        row[0], row[1], row[2], bool(row[3]), row[4], row[5], bool(row[6]), bool(row[7]), row[9], float(row[10])
+    )

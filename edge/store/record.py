@@ -48,18 +48,20 @@ class Store(Files):
         analysis: str,
         file: FileState | None = None,
         grown: Mapping[str, bool] = MappingProxyType({}),
+        goes_on: bool = False,
     ) -> None:
         """Start or resume a recording. Rows of the same recording under other settings are replaced by the new ones;
         rows of the same analysis, cut off earlier, stay: their ids come again.
 
         `file` is the state of its file. `grown`: of other recordings that this file was, whether it has grown out of
-        them; these count no more, a copy that stalled and went on is heard once."""
+        them; these count no more, a copy that stalled and went on is heard once. `goes_on`: its effort stays, too."""
         with self._transaction():
             sql = "SELECT analysis, coalesce(start_utc, ?) FROM recordings WHERE id = ?"
             known = self._db.execute(sql, (utc_text(recording.start), recording.id)).fetchone()
             if known and known != (analysis, utc_text(recording.start)):  # ids hang on the start, too
                 self._replace(recording.id)
-            self._forget_time(recording.id)
+            if not goes_on:
+                self._forget_time(recording.id)
             deployment = self._deployment(recording, station)
             self._db.table("recordings").upsert(
                 _recording_columns(recording, station)
@@ -96,16 +98,6 @@ class Store(Files):
             (recording_id,),
         )
         self._db.execute("DELETE FROM recordings WHERE id = ? AND start_utc IS NULL", (recording_id,))
-
-    def _cut_short(self, recording: RecordingRow, station: str, grown: Mapping[str, bool]) -> list[str]:
-        """What this file was before, as far as no blocks can be compared: it began at the same moment and was cut
-        short, or its analysis was. Whole recordings stay: another recorder's may have taken the name."""
-        earlier = self._db.execute(
-            "SELECT id FROM recordings WHERE station = ? AND path = ? AND start_utc = ? AND id <> ?"
-            " AND (state = 'started' OR (state = 'analysed' AND reason IS NOT NULL))",
-            (station, recording.path, utc_text(recording.start), recording.id),
-        ).fetchall()
-        return [other for (other,) in earlier if other not in grown]
 
     def _supersede(self, recording_id: str, earlier: Sequence[str]) -> None:
         """What a recording has grown out of counts no more."""

@@ -33,13 +33,14 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 import edge.station
-from edge.analysis import Found, Stopwatch
+from edge.analysis import Found
 from edge.clock import Clock
 from edge.config import DEMO_FOLDER
 from edge.contract.audio import RATE_HZ
 from edge.live import Live
 from edge.machine import open_files, rss_mb
 from edge.station import Station
+from edge.stopwatch import Stopwatch
 from edge.types import Chunk, Gap
 from tests.brokers import Broker, Listener, free_port
 from tests.trials import above_zero
