@@ -10,6 +10,7 @@ from types import FrameType
 from typing import NoReturn
 
 from edge.analysis import Analyst
+from edge.capture.own import OWN_FOLDER, Own
 from edge.capture.recording import find_recordings
 from edge.clips.maker import ClipMaker
 from edge.cluster import ClusterReaders
@@ -30,15 +31,18 @@ from edge.types import Outcome
 _DRAIN_S_MAX = 120.0
 
 
-def recordings_in(folder: Path) -> tuple[Path, list[Path]]:
-    """Root and recordings of a folder, or of one file. Raises UsageError if there is neither."""
+def recordings_in(folder: Path, own: Own | None = None) -> tuple[Path, list[Path]]:
+    """Root and recordings of a folder, or of one file, without what a station keeps for itself. Raises UsageError if
+    there is neither, or if the folder lies in that of the station at work, `own`."""
     try:
         is_folder, is_file = folder.is_dir(), folder.is_file()
     except OSError as error:
         raise UsageError(f"{folder}: {error.strerror}") from error
     if not is_folder and not is_file:  # a pipe would block, a device never end
         raise UsageError(f"{folder}: no such file or folder")
-    return (folder if is_folder else folder.parent), find_recordings(folder)
+    if own is not None and own.leads_in(folder):
+        raise UsageError(f"{folder}: {OWN_FOLDER}")
+    return (folder if is_folder else folder.parent), find_recordings(folder, own)
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def _replay_folder(
     jobs: int,
     cluster: str | None,
 ) -> Replayed:
-    root, paths = recordings_in(folder)
+    root, paths = recordings_in(folder, Own(config.state))
     jobs = max(1, min(jobs or cores(), len(paths)))
     runtime = replace(config.runtime, threads=config.runtime.threads or max(1, cores() // jobs))
     bundle = read_bundle(config.bundle_folder, config.station.language)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from edge.analysis import Analyst, Found, Prepared
 from edge.capture.folder import FolderWatch
+from edge.capture.own import Own
 from edge.capture.recording import record_name
 from edge.clips.maker import ClipMaker
 from edge.clock import Clock
@@ -75,7 +76,7 @@ class Watched:
         self._coming: Prepared | None = None  # settings that are taken over before the next recording
         self._beat_at = self._clock.at_s()  # when work got on last
         self._last_sound: datetime | None = None  # the end of what was analysed last
-        self._watch = FolderWatch(self._root, config.folder.settle_s, config.zone)
+        self._watch = FolderWatch(self._root, config.folder.settle_s, config.zone, own=Own(config.state))
         self._ready: list[Path] = []
         self._later: dict[Path, _Later] = {}  # what cannot be read
         self._looked_at = float("-inf")

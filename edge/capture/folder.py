@@ -17,6 +17,7 @@ from datetime import tzinfo
 from pathlib import Path
 from typing import NamedTuple
 
+from edge.capture.own import OWN_FOLDER, Own, is_kept
 from edge.capture.recording import SIDECAR_SUFFIXES, open_recording
 from edge.capture.start_time import start_of
 from edge.contract.errors import RecordingError
@@ -58,7 +59,8 @@ class FolderWatch:
     A file is closed when neither size nor modification time have changed for `settle_s`, by the monotonic clock. At
     the first look at the folder those count as well whose modification time is older than that: survivors of a
     restart wait for nothing. Later files do not: on a share whose server's clock is behind, everything looks old.
-    `zone` is of recorders that do not say theirs; it only matters for the order here.
+    `zone` is of recorders that do not say theirs; it only matters for the order here. What a station keeps for itself,
+    `own` or another one, is passed over.
 
     watch = FolderWatch(folder, settle_s=5.0)
     for path in watch.ready()[:1]:  # then look again: an older one may have come
@@ -73,11 +75,13 @@ class FolderWatch:
         zone: tzinfo | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        own: Own | None = None,
     ) -> None:
         self.folder, self.settle_s = folder, settle_s
         self.problem: str | None = None  # what is wrong with the folder, in one line, as of the last look
         self.readable = True  # False: because of that, nothing at all was seen
         self._zone, self._monotonic, self._wall = zone, monotonic, wall
+        self._own = own or Own()
         self._files: dict[str, _File] = {}
         self._first_look = True
         self._looked_s = monotonic()
@@ -116,7 +120,10 @@ class FolderWatch:
         self._looked_s, wall_s = self._monotonic(), self._wall()
         found: dict[str, _File] = {}
         problems: list[str] = []
-        for name, content in _walk(str(self.folder), problems):
+        self._own.look()
+        if self._own.leads_in(self.folder):
+            problems.append(f"{_printable(str(self.folder))}: {OWN_FOLDER}")
+        for name, content in _walk(str(self.folder), problems, self._own):
             file = self._files.get(name)
             if file is None:
                 file = _File(content, self._looked_s)
@@ -148,19 +155,23 @@ class FolderWatch:
                 return
 
 
-def _walk(top: str, problems: list[str]) -> Iterator[tuple[str, Content]]:
+def _walk(top: str, problems: list[str], own: Own) -> Iterator[tuple[str, Content]]:
     """Name and state of what `find_recordings` would find, in no order, by one look at each file. That function asks
     three times as long, and this one is called every few seconds."""
-    folders = [top]
+    folders = [] if own.leads_in(top) else [top]
     while folders:
         folder = folders.pop()
+        is_state = own.is_state(folder)
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if passed_over(entry.name):
+                    if passed_over(entry.name) or (is_state and is_kept(entry.name)):
                         continue
                     if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
+                        if not own.is_own(entry.path):
+                            folders.append(entry.path)
+                    elif entry.is_symlink() and own.leads_in(entry.path):
+                        continue
                     elif os.path.splitext(entry.name)[1].lower() not in SIDECAR_SUFFIXES:  # noqa: PTH122  # quick
                         yield from _content(entry, problems)
         except OSError as error:

@@ -58,6 +58,7 @@ class NativeSound:
         self.between = 0  # frames lost before sound that could be read again
         self.why: str | None = None  # something is lost
         self.no_end_mark = False  # something is lost, nobody knows how much
+        self.not_closed = False  # no length is told: whether something is lost, nobody knows
 
     @property
     def note(self) -> str | None:
@@ -97,6 +98,7 @@ class NativeSound:
                 yield from self._settled(part, following)
         cut = self._part.cut and self._said is None
         self.no_end_mark = self.no_end_mark or cut or not self._part.end_marked()
+        self.not_closed = self._part.not_closed
 
     def _pieces(self, part: Part) -> Iterator[Samples | Missing]:
         unfolder = None

@@ -162,6 +162,12 @@ class Part:
         page = ogg_last_page(self._file, self.start, end)
         return page is not None and page.last
 
+    @property
+    def not_closed(self) -> bool:
+        """Whether its header says what a program writes that has still to fill in the length, or never can. Of a FLAC,
+        an Ogg or MP3 stream its end tells."""
+        return isinstance(self.form, Layout) and self.form.said is None
+
     def junk(self, stop: int | None) -> int:
         """Bytes between its end and `stop`, or the file's end, that are no sound, tags or padding."""
         if not isinstance(self.form, Layout | Ogg) or not self.end_marked():

@@ -22,6 +22,7 @@ import soxr
 from edge.capture.container import DURATION_S_MIN, Recording, first_part, header_of, open_file, seconds, too_short
 from edge.capture.native import DURATION_S_MAX, LOST_S_MIN, Missing, NativeSound
 from edge.capture.opened import Opened
+from edge.capture.own import Own, is_kept
 from edge.contract.audio import RATE_HZ, Samples
 from edge.contract.errors import RecordingError, UnreadError
 from edge.contract.folders import passed_over
@@ -34,7 +35,7 @@ Piece = Samples | Gap
 # fmt: off
 SIDECAR_SUFFIXES = frozenset((
     ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".conf", ".md",
-    ".html", ".htm", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ods", ".png", ".jpg", ".jpeg", ".gif", ".tif",
+    ".html", ".htm", ".pdf", ".prom", ".doc", ".docx", ".xls", ".xlsx", ".ods", ".png", ".jpg", ".jpeg", ".gif", ".tif",
     ".tiff", ".svg", ".webp", ".log", ".gpx", ".kml", ".db", ".db-wal", ".db-shm", ".sqlite", ".sqlite3", ".parquet",
     ".py", ".r", ".sh", ".ipynb", ".zip", ".gz", ".md5", ".sha256", ".summary", ".sm4", ".pgs", ".part", ".tmp",
 ))
@@ -43,13 +44,15 @@ SIDECAR_SUFFIXES = frozenset((
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # also what turns a line's direction round
 
 
-def find_recordings(folder: Path) -> list[Path]:
+def find_recordings(folder: Path, own: Own | None = None) -> list[Path]:
     """Every file under `folder` that may be a recording, sorted; a single file is its own list, whatever its suffix.
 
     Sidecars (SIDECAR_SUFFIXES), what systems leave behind (`passed_over`; macOS leaves `._x.wav` on every card) and
-    everything that is not a regular file are passed over; symlinks to files are followed, to folders not. A subfolder
-    that may not be listed is in the result itself, so that whoever opens the list reports it.
+    everything that is not a regular file are passed over, and so is what a station keeps for itself, `own` or another
+    one; symlinks to files are followed, to folders not. A subfolder that may not be listed is in the result itself, so
+    that whoever opens the list reports it.
     """
+    own = own or Own()
     if not folder.exists():
         raise RecordingError(folder, "no such file or folder")
     if not folder.is_dir():
@@ -60,9 +63,16 @@ def find_recordings(folder: Path) -> list[Path]:
         found.append(Path(error.filename))
 
     for parent, folders, names in os.walk(folder, onerror=unreadable):
-        folders[:] = [name for name in folders if not passed_over(name)]
-        candidates = (Path(parent, name) for name in names if not passed_over(name))
-        found.extend(path for path in candidates if path.suffix.lower() not in SIDECAR_SUFFIXES and _is_regular(path))
+        kept = is_kept if own.is_state(parent) else _is_never_kept
+        folders[:] = [n for n in folders if not (passed_over(n) or kept(n) or own.is_own(Path(parent, n)))]
+        candidates = (Path(parent, name) for name in names if not (passed_over(name) or kept(name)))
+        found.extend(
+            path
+            for path in candidates
+            if path.suffix.lower() not in SIDECAR_SUFFIXES
+            and _is_regular(path)
+            and not (path.is_symlink() and own.leads_in(path))
+        )
     return sorted(found)
 
 
@@ -83,6 +93,10 @@ def _read_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, MemoryError) as error:
         raise UnreadError(path, "cannot be read", error) from error
+
+
+def _is_never_kept(_name: str) -> bool:
+    return False
 
 
 def _is_regular(path: Path) -> bool:
@@ -196,6 +210,8 @@ class Decoder:
             return f"{native.why}: {read}"
         if native.no_end_mark:
             return f"truncated: no end mark; {read}, how much is missing is not known"
+        if native.not_closed:
+            return f"not closed: its header tells no length; {read}, whether more is missing is not known"
         return None
 
     @property

@@ -10,6 +10,7 @@ import numpy as np
 from edge.capture.folder import FolderWatch
 from edge.capture.meter import Level
 from edge.capture.microphone import Trial, listen
+from edge.capture.own import Own
 from edge.capture.portaudio import InputDevice, PortAudio
 from edge.capture.recording import open_recording
 from edge.capture.start_time import start_of
@@ -151,7 +152,8 @@ def check_folder(config: Config) -> list[Check]:
     folder = config.folder.path
     if folder is None:
         raise ConfigError("folder.path: missing; source is folder, so say which")
-    watch = FolderWatch(folder, 0.0, config.zone)
+    own = Own(config.state)
+    watch = FolderWatch(folder, 0.0, config.zone, own=own)
     paths = watch.ready()
     if watch.problem:
         return [Check("folder", "bad", watch.problem, "Mount the disk, or let the station's user read the folder.")]
@@ -166,6 +168,8 @@ def check_folder(config: Config) -> list[Check]:
         known.append(f"{path.name} {start.start_utc:%Y-%m-%d %H:%M:%S} UTC by {start.source}")
     waiting = watch.waiting()
     found = f"{folder}: {waiting.files} recordings" + (f"; first {'; '.join(known[:_SHOWN])}" if known else "")
+    if own.holds_state(folder):
+        found += "; what the station keeps in it for itself (clips, copies, record) is passed over"
     figures = {"files": waiting.files, "refused": len(refused), "guessed": guessed}
     if refused:
         found += f"; {len(refused)} of the first {len(paths[:_READ])} cannot be decoded: {refused[0]}"
