@@ -11,7 +11,6 @@ import logging
 import sys
 import time
 from dataclasses import asdict
-from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +22,7 @@ from edge.check.run import run_checks
 from edge.check.verdict import checks_summary, checks_table, exit_status
 from edge.clips.reserve import Reserve
 from edge.clips.retention import ALL_CLIPS, Retention
+from edge.clock import Clock
 from edge.config import DEMO_FOLDER, Config, find_settings, load_config
 from edge.contract.audio import WINDOW_SAMPLES
 from edge.contract.bundle import read_bundle
@@ -46,7 +46,7 @@ from edge.reports.tables import boots_table, score_text
 from edge.reports.why import explain, why_tables
 from edge.station import run_station
 from edge.store.clips import ClipTable
-from edge.store.clock import ClockTable
+from edge.store.clock import ClockTable, present_time
 from edge.store.record import Store
 
 
@@ -333,17 +333,23 @@ def clock_show(config: CONFIG = None, as_json: AS_JSON = False) -> None:
 def clock_fix(
     boot: Annotated[str, typer.Option(help="Which boot's rows, as `clock show` lists them.")],
     seconds: Annotated[float, typer.Option(help="What to add to their times; may be negative.")],
-    state: Annotated[ClockStateChoice | None, typer.Option(help="Only rows under this state of the clock.")] = None,
+    state: Annotated[
+        ClockStateChoice | None, typer.Option(help="Only if the time is known no better than this by now.")
+    ] = None,
     config: CONFIG = None,
 ) -> None:
     """Shift every timestamp recorded during one boot with a wrong clock; the offset is kept with each row.
 
-    Messages that a broker has already received do not change.
+    With 0 seconds: this boot's clock was right. A station that listens meanwhile goes on by the new time. Messages
+    that a broker has already received do not change.
     """
     settings = load_config(_settings(config))
     with ClockTable(_record(settings)) as table:
+        table.note_boot(settings.station.id, boot, Clock())
         moved = table.fix(boot, seconds, state.value if state else None, settings.zone)
     say(", ".join(f"{count} {what}" for what, count in moved.items()) + f" moved by {seconds:+g} s")
+    if not sum(moved.values()) and state:
+        say(f"boot {boot}: nothing is known by {state.value} any more; what was has moved when the clock was set")
 
 
 @app.command()
@@ -358,9 +364,10 @@ def retention(
     reserve = Reserve(settings.state)
     if not dry_run:
         reserve.give_up_if_full()
+    time = present_time(settings.database, Clock())
     with ClipTable(settings.database, durable=True) as table:
         keeper = Retention(table, settings.clips_folder, reserve, settings.retention)
-        done = keeper.tidy(datetime.now(timezone.utc), dry_run=dry_run, limit=ALL_CLIPS)
+        done = keeper.tidy(time.now, clock_is_set=time.known, dry_run=dry_run, limit=ALL_CLIPS)
         protected = table.protected(settings.retention.per_species)
     if as_json:
         say(json.dumps(retention_summary(done, protected, dry_run)), flush=True)

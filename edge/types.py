@@ -30,6 +30,7 @@ GapReason = Literal[
 ]
 DecidedBy = Literal["bag", "student"]  # whose scores a window has
 ClockState = Literal["synced", "rtc", "unsynced", "recorder"]  # recorder: of a file, nobody here can know
+Known = Literal["synced", "rtc", "unsynced", "recorder", "fixed"]  # fixed: by a person, with `clock fix`
 
 
 def stable_id(*parts: str) -> str:
@@ -109,6 +110,8 @@ class RecordingRow:
     clock_state: ClockState = "recorder"
     boot: str | None = None  # of live sound: the boot of this machine whose clock stamped it
     zone: tzinfo | None = None  # the station's; None: the offset holds for all of it
+    run: str | None = None  # of live sound: the run of the station, whose line says when `boot_s` was
+    boot_s: float | None = None  # CLOCK_BOOTTIME at the start
 
     @property
     def local(self) -> LocalClock:
@@ -152,6 +155,7 @@ class ClipRow:
     start: datetime  # aware UTC
     seconds: float
     bytes: int
+    offset_s: float | None = None  # from the start of its recording, if that is known
 
 
 @dataclass(frozen=True)
@@ -239,6 +243,8 @@ class GapRow:
     clock_state: ClockState = "recorder"
     boot: str | None = None
     zone: tzinfo | None = None  # the station's; None: the offset holds for all of it
+    run: str | None = None  # of a live source: the run of the station, whose line says when `boot_s` was
+    boot_s: float | None = None  # CLOCK_BOOTTIME at the start; None with a run: the time before it began
 
     @property
     def local(self) -> LocalClock:
@@ -255,9 +261,23 @@ class GapRow:
                 start=span.start,
                 seconds=span.seconds,
                 utc_offset_minutes=span.utc_offset_minutes,
+                boot_s=None if self.boot_s is None else self.boot_s + (span.start - self.start).total_seconds(),
             )
             for number, span in enumerate(self.local.spans(self.start, self.seconds))
         ]
+
+
+@dataclass(frozen=True)
+class StationRun:
+    """One run of the station in one boot of its machine, and what its clock says of when that was."""
+
+    id: str
+    source: str  # microphone or folder
+    boot: str
+    began_s: float  # CLOCK_BOOTTIME
+    offset_ms: int  # UTC, in milliseconds since 1970, when CLOCK_BOOTTIME was 0
+    known: Known
+    zone: tzinfo | None = None  # the station's
 
 
 @dataclass(frozen=True)

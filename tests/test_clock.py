@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.clock import Clock, boot_id, clock_state, kernel_synced
+from edge.clock import RUN_ON_MAX, Clock, Line, boot_id, clock_state, installed_s, is_known, kernel_synced
+from edge.types import ClockState, Known
 
 WALL_S = 1_800_000_000.0  # January 2027
 
@@ -18,11 +19,22 @@ class Hands:
 
     def __init__(self) -> None:
         self.wall_s, self.monotonic_s = WALL_S, 1000.0
-        self.clock = Clock(lambda: self.wall_s, lambda: self.monotonic_s)
+        self.slept_s = 0.0
+        self.state: ClockState = "unsynced"
+        self.clock = Clock(
+            lambda: self.wall_s,
+            lambda: self.monotonic_s,
+            lambda: self.monotonic_s + self.slept_s,
+            lambda _wall_s: self.state,
+        )
 
     def go(self, seconds: float, step_s: float = 0.0) -> None:
         self.wall_s += seconds + step_s
         self.monotonic_s += seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.wall_s += seconds
+        self.slept_s += seconds
 
 
 def test_real_clocks_agree_with_the_wall() -> None:
@@ -44,13 +56,14 @@ def test_a_step_is_found_once_and_then_followed(step_s: float) -> None:
     assert hands.clock.now() == before + timedelta(seconds=10 + step_s)
 
 
-def test_a_small_step_waits_for_the_next_stretch() -> None:
+def test_a_small_step_waits_for_more_of_them() -> None:
     hands = Hands()
     hands.go(10, 0.4)
     assert hands.clock.check() is None
     assert hands.clock.now().timestamp() == pytest.approx(WALL_S + 10, abs=0.001)
-    hands.clock.reanchor()
-    assert hands.clock.now().timestamp() == pytest.approx(WALL_S + 10.4, abs=0.001)
+    hands.go(10, 0.7)
+    assert hands.clock.check() == pytest.approx(1.1, abs=0.002)
+    assert hands.clock.now().timestamp() == pytest.approx(WALL_S + 21.1, abs=0.001)
 
 
 def test_small_steps_add_up_to_one() -> None:
@@ -128,3 +141,84 @@ def test_this_machine_has_a_state_and_a_boot() -> None:
 
 def test_no_boot_where_the_system_tells_none(tmp_path: Path) -> None:
     assert boot_id(tmp_path) is None
+
+
+def test_a_suspend_is_no_step_and_is_found_once() -> None:
+    hands = Hands()
+    hands.go(100)
+    before = hands.clock.utc(1050)
+    assert hands.clock.suspended() is None
+    hands.go(3)
+    hands.sleep(3600)
+    hands.go(5)
+    assert hands.clock.check() is None
+    assert hands.clock.suspended(not_before_s=1102) == (1102, pytest.approx(3600))
+    assert hands.clock.suspended() is None
+    assert hands.clock.utc(1050) == before
+    assert hands.clock.utc(1105).timestamp() == pytest.approx(WALL_S + 105 + 3600, abs=0.002)
+    assert [round(s) for _, s in hands.clock.awake(1100, 10)] == [2, 8], "a gap over it is two"
+    assert hands.clock.awake(1103, 10) == [(1103, 10)]
+
+
+def test_a_moment_of_nonsense_on_a_clock_in_time_is_passed_over() -> None:
+    """Who sets a clock that a network keeps makes the kernel say that nobody keeps it."""
+    hands = Hands()
+    hands.state = "synced"
+    hands.go(10)
+    assert hands.clock.check() is None
+    assert hands.clock.line.known == "synced"
+    for step_s in (4e8, -9e8, 5e8):
+        hands.state = "unsynced"
+        hands.go(10, step_s)
+        assert hands.clock.check() is None
+        assert hands.clock.now().timestamp() == pytest.approx(WALL_S + hands.monotonic_s - 1000, abs=0.002)
+    hands.state = "synced"
+    hands.go(10, 7)
+    assert hands.clock.check() == pytest.approx(7, abs=0.002), "what the network says is followed"
+
+
+def test_a_clock_that_turns_out_to_be_in_time_is_known_without_a_step() -> None:
+    hands = Hands()
+    line = hands.clock.line
+    hands.state = "synced"
+    hands.go(10)
+    assert hands.clock.check() is None
+    assert hands.clock.line == Line(line.offset_ms, "synced")
+    hands.state = "unsynced"  # without news for hours
+    hands.go(10)
+    assert hands.clock.check() is None
+    assert hands.clock.line.known == "synced", "it was in time in this boot"
+
+
+def test_a_persons_word_holds_until_the_network_says_otherwise() -> None:
+    hands = Hands()
+    hands.state = "synced"
+    hands.go(10)
+    hands.clock.check()
+    fixed = Line(hands.clock.line.offset_ms + 7_200_000, "fixed")
+    assert hands.clock.adopt(fixed)
+    hands.go(10)
+    assert hands.clock.check() is None
+    assert hands.clock.line == fixed
+    hands.go(10, 3600)
+    assert hands.clock.check() == pytest.approx(-3600, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("known", "days", "last_days", "believed"),
+    [
+        ("synced", -9999, None, True),
+        ("fixed", -9999, None, True),
+        ("unsynced", 1, 0, False),
+        ("rtc", 1, None, True),  # it ran on since the installation
+        ("rtc", -1, None, False),
+        ("rtc", 400, None, False),  # a year ahead: somebody has set it wrongly, or the station was away
+        ("rtc", 400, 300, True),  # but it was there, and knew the time
+        ("rtc", 200, 300, False),  # it stood, or was set back
+    ],
+)
+def test_when_the_time_is_known(known: Known, days: int, last_days: int | None, believed: bool) -> None:
+    installed = datetime.fromtimestamp(installed_s(), timezone.utc)
+    last = None if last_days is None else installed + timedelta(days=last_days)
+    assert is_known(known, installed + timedelta(days=days), last) is believed
+    assert timedelta(days=365) < RUN_ON_MAX < timedelta(days=400)

@@ -137,6 +137,6 @@ def test_what_belongs_to_one_moment_lies_on_one_local_day(
     assert dict(here.rows("SELECT hour, detections FROM hourly_activity")) == Counter(f"{w:%H}" for w in windows)
     for day in sorted(heard | lost):
         here.now = max(start + timedelta(seconds=n) for n, on in enumerate(seconds) if str(on) == day)
-        here.clock.reanchor()
+        here.clock.check()
         here = here.killed() if restart else here
         assert here.today() == (heard[day], pytest.approx(lost[day], abs=0.01), counted[day])

@@ -202,7 +202,7 @@ def test_todays_counters_follow_the_recorders_day_without_a_zone(
     assert here.rows("SELECT day FROM species_by_day UNION SELECT day FROM effort_by_day") == [("2024-05-13",)]
     assert here.today() == here.killed().today() == (0.0, 0.0, 0)
     here.now = utc("2024-05-13 00:10")
-    here.clock.reanchor()
+    here.clock.check()
     assert here.today() == here.killed().today() == (20.0, 0.0, 7)
 
 

@@ -14,11 +14,13 @@ import pytest
 from edge.clips.reconcile import reconcile
 from edge.clips.reserve import Reserve
 from edge.clips.retention import Disk, Retained, Retention
+from edge.clock import Clock, boot_id
 from edge.config import Config, RetentionSettings
 from edge.contract.audio import RATE_HZ
 from edge.contract.errors import StoreError
 from edge.store.clips import ClipTable
-from edge.types import ClipRow, utc_text
+from edge.store.clock import ClockTable
+from edge.types import ClipRow, StationRun, utc_text
 from tests import HANGS_S
 from tests.clip_station import PROJECT, START, commit, detection, in_child, on_small_disk, stretch
 
@@ -113,6 +115,23 @@ def test_a_clock_that_nobody_set_removes_nothing_by_age(tmp_path: Path, bundle_f
         )
         assert keeper.tidy(NOW + timedelta(days=9999), clock_is_set=False).removed == {}
     assert left(tmp_path) == {"lowtoo0"}
+
+
+def test_where_nobody_knows_the_time_there_is_no_rate(tmp_path: Path, bundle_folder: Path) -> None:
+    """Of a start in 1970 all clips are those of the last day."""
+    fill(tmp_path, bundle_folder, [9, 8, 7, 6], size=10 * MB)
+    settings, epoch = RetentionSettings(per_species=0, hours_left=72), datetime(1970, 1, 1, 0, 5, tzinfo=timezone.utc)
+    for free, gone in ((600 * MB, 0), (101 * MB, 0), (92 * MB, 1)):  # a tenth is to be free
+        with ClipTable(Config(state=tmp_path).database) as table:
+            keeper = Retention(
+                table,
+                tmp_path / "clips",
+                Reserve(tmp_path),
+                settings,
+                lambda _, free=free: Disk(1000 * MB, free),  # type: ignore[misc]
+            )
+            done = keeper.tidy(epoch, clock_is_set=False)
+        assert (sum(done.removed.values()), done.hours_left) == (gone, None)
 
 
 def test_a_filling_disk_takes_the_oldest_until_there_is_room(tmp_path: Path, bundle_folder: Path) -> None:
@@ -275,6 +294,15 @@ def test_the_command(bundle_folder: Path, station_yaml: Callable[..., Path]) -> 
     assert nothing.stderr.startswith("error: ")
     assert nothing.stderr.count("\n") == 1
     fill(path.parent, bundle_folder, [50, 49, 1], size=500_000)
+    this_boot = StationRun("r", "folder", boot_id() or "", 0.0, 0, "unsynced")
+    with ClockTable(path.parent / "station.db") as table:
+        table.begin_run("porch", this_boot)
+        if Clock().state == "unsynced":
+            unknown = json.loads(command("--json").stdout)
+            assert (unknown["removed"], unknown["time_known"], unknown["hours_left"]) == ({}, False, None)
+            assert "Nobody knows the time" in command("--dry-run").stdout
+        now = Clock()
+        table.fix(this_boot.boot, round(now.shown.timestamp() - now.boot_s(now.at_s()), 3))  # a person knows it
     shown = command("--dry-run")
     assert shown.returncode == 0, shown.stderr
     assert "Clips that would go" in shown.stdout

@@ -17,12 +17,14 @@ from typing import BinaryIO, Literal
 from edge.capture.file_name import YEAR_MIN, name_place, name_site, name_time
 from edge.capture.tags import Text, texts_of
 from edge.capture.written import Degrees, Stamp, checked_place, iso_time, place, stamp
+from edge.clock import known_now
 from edge.contract.errors import RecordingError
 
 Source = Literal["guano", "audiomoth", "wamd", "frontierlabs", "bext", "name", "date", "mtime"]
 ZoneSource = Literal["recorded", "config", "assumed_utc"]
 
 AHEAD_MAX = timedelta(days=2)  # clocks of another zone may be ahead, broken ones are by years
+_LATEST = datetime(2100, 1, 1, tzinfo=timezone.utc)  # where nobody knows what time it is now
 SUBCHUNKS_MAX = 1_000  # of one wamd chunk
 
 
@@ -55,7 +57,8 @@ def start_of(
     """The start of a recording from the first source that gives a plausible time.
 
     In this order: GUANO, AudioMoth's comment, wamd, Frontier Labs' comments, bext, the file name, the file's
-    modification time. Times before 1990 or more than two days after `now` are passed over. A clock that does not name
+    modification time. Times before 1990 or more than two days after `now` are passed over; without `now`, of this
+    machine, unless its own clock may be wrong: then the recorder's is right sooner. A clock that does not name
     its zone is read in `zone`, in UTC without one; of an hour that daylight saving repeats, the first is meant. A name
     with a day only has the source "date": 00:00 of that day in `zone` stands for an hour that nobody knows. The
     modification time is when a recording *ended*: give its `duration_s`.
@@ -66,7 +69,8 @@ def start_of(
     >>> start_of(Path("S4A03895_20190522_063000.wav"), zone=ZoneInfo("Europe/Vilnius")).start_utc
     datetime.datetime(2019, 5, 22, 3, 30, tzinfo=datetime.timezone.utc)
     """
-    limit = (now or datetime.now(timezone.utc)) + AHEAD_MAX
+    now = now or known_now()
+    limit = now + AHEAD_MAX if now else _LATEST
 
     def plausible(found: Stamp) -> bool:
         aware = found.time if found.time.tzinfo else found.time.replace(tzinfo=timezone.utc)

@@ -230,13 +230,14 @@ def _clip_row(piece: Cut, row: RecordingRow, best: Detection, suffix: str, size:
     """A clip's row. Its id and path depend on the sound alone and what was heard in it, so that a recording analysed
     again gives the same. The day is that of the clock at the place; eight digits of the id part two recorders that
     heard the same at once. No character that FAT or NTFS refuse."""
-    start = row.start + timedelta(seconds=piece.start / RATE_HZ)
+    offset_s = piece.start / RATE_HZ
+    start = row.start + timedelta(seconds=offset_s)
     clip_id = stable_id("clip", row.id, str(piece.start), str(piece.stop))
     day = row.local.day(start).isoformat()
     code = re.sub(r"[^A-Za-z0-9-]", "-", best.species)[:_CODE_LENGTH_MAX]
     stamp = start.strftime("%Y%m%dT%H%M%S.") + f"{start.microsecond // 1000:03d}Z"
     path = f"{day}/{code}_{best.score:.2f}_{stamp}_{clip_id[:8]}.{suffix}"
-    return ClipRow(clip_id, path, row.id, start, (piece.stop - piece.start) / RATE_HZ, size)
+    return ClipRow(clip_id, path, row.id, start, (piece.stop - piece.start) / RATE_HZ, size, offset_s)
 
 
 def _remove(path: Path) -> bool:

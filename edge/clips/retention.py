@@ -80,6 +80,7 @@ class Retained:
     disk: Disk = Disk(0, 0)  # before
     hours_left: float | None = None  # before: until disk_share is reached, at the present rate; None: nothing is saved
     more: bool = False  # not all that should go went in this call
+    clock_is_set: bool = True  # the time was known
     short_bytes: int = 0  # by so much the disk stays fuller than it should, nothing more may go
 
     def note(self, clip: StoredClip, reason: Reason) -> None:
@@ -104,7 +105,7 @@ class Retention:
 
     def tidy(self, now: datetime, clock_is_set: bool = True, dry_run: bool = False, limit: int = CALL_MAX) -> Retained:
         """Remove what should go, up to `limit` clips. `clock_is_set`: False where nobody knows the time; then nothing
-        goes by its age.
+        goes by its age, and there is no rate: only a disk that is fuller than it may be takes clips.
 
         Gives up the reserve on a full disk and makes it again afterwards. Raises StoreError when the record cannot be
         written, when the clips' folder cannot, or when its disk seems not to be mounted; then nothing goes.
@@ -116,8 +117,10 @@ class Retention:
             return Retained(disk=self._disk(self._reserve.path.parent))
         done = Retained(disk=self._disk(self._folder))
         gone = self._gone()
-        room, wanted = self._room(done, now)
-        going = self._choose(done, now if clock_is_set else None, wanted - room, limit, {clip.id for clip in gone})
+        done.clock_is_set = clock_is_set
+        known = now if clock_is_set else None
+        room, wanted = self._room(done, known)
+        going = self._choose(done, known, wanted - room, limit, {clip.id for clip in gone})
         for clip, reason in going:
             done.note(clip, reason)
         leaving = gone + [clip for clip, _ in going]
@@ -149,12 +152,14 @@ class Retention:
             raise StoreError(f"{self._folder}: none of the clips is there; is its disk mounted? Nothing was removed")
         return gone
 
-    def _room(self, done: Retained, now: datetime) -> tuple[int, int]:
+    def _room(self, done: Retained, now: datetime | None) -> tuple[int, int]:
         """Bytes until the disk is as full as it may be, and how many it should be. The reserve for `hours_left` never
         takes more than half of what clips may have: on a small disk they would otherwise all go at once."""
         done.clips, done.clips_bytes, _ = self._table.count()
-        _, recent, first = self._table.count(utc_text(now - _RATE_OVER))
         room = done.disk.free - round(done.disk.total * (1 - self.settings.disk_share))
+        if now is None:
+            return room, 0
+        _, recent, first = self._table.count(utc_text(now - _RATE_OVER))
         if not recent or first is None:
             return room, 0
         over = now - datetime.fromisoformat(first.replace("Z", "+00:00"))

@@ -5,6 +5,7 @@ from typing import Any
 from rich.table import Table
 
 from edge.clips.retention import Reason, Retained
+from edge.clock import boot_id
 
 _WORDS: dict[Reason, str] = {
     "age": "older than retention.days",
@@ -30,6 +31,7 @@ def retention_summary(done: Retained, protected: tuple[int, int], dry_run: bool)
         "disk_free_bytes": free,
         "hours_left": None if done.hours_left is None else round(done.hours_left, 1),
         "short_bytes": done.short_bytes,
+        "time_known": done.clock_is_set,
     }
 
 
@@ -52,10 +54,15 @@ def retention_table(done: Retained, protected: tuple[int, int], dry_run: bool) -
 def retention_lines(done: Retained) -> list[str]:
     """What else is to be said of the disk."""
     used = 100 * (1 - done.disk.free / done.disk.total) if done.disk.total else 0.0
-    left = "no clip was saved in the last 24 h"
+    left = "no clip was saved in the last 24 h" if done.clock_is_set else "at what rate it fills is not known"
     if done.hours_left is not None:
         left = f"{done.hours_left:.1f} hours left until it is as full as it may be, at the rate of the last 24 h"
     lines = [f"The disk was {used:.1f} % full, {done.disk.free / 1e6:.0f} MB free; {left}."]
+    if not done.clock_is_set:
+        lines.append(
+            "Nobody knows the time (see birdstation clock show): nothing goes by its age or by a rate. If this"
+            f" machine's clock is right, say so: birdstation clock fix --boot {boot_id()} --seconds 0"
+        )
     if done.missing:
         lines.append(f"{done.missing} clips had no file any more: their rows are cleaned.")
     if done.failed:

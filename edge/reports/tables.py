@@ -89,13 +89,13 @@ def score_text(score: ReplayScore) -> str:
 
 
 def boots_table(boots: list[Boot]) -> Table:
-    """Boots and the state of their clock."""
-    table = Table("boot", "clock", "from", "last stretch from", title="What was stamped by which clock")
+    """Boots, the state of their clock, and how the time is known by now."""
+    table = Table("boot", "clock", "known by", "from", "last stretch from", title="What was stamped by which clock")
     for name in ("stretches", "detections", "moved by", "set meanwhile by"):
         table.add_column(name, justify="right")
     for boot in boots:
         steps = ", ".join(f"{step:+.1f} s" for step in boot.steps) or "-"
         fixed = f"{boot.fixed_s:+.1f} s" if boot.fixed_s else "-"
         counts = (str(boot.stretches), str(boot.detections))
-        table.add_row(boot.boot, boot.clock_state, boot.first_utc, boot.last_utc, *counts, fixed, steps)
+        table.add_row(boot.boot, boot.clock_state, boot.known, boot.first_utc, boot.last_utc, *counts, fixed, steps)
     return table

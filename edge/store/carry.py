@@ -59,6 +59,7 @@ def carry(old: Leaving, new: Connection, since: Marks) -> int:
     with new.bulk() as db:
         for table in _ALWAYS:
             _copy(old, db, table, "1", "IGNORE")
+        _copy(old, db, "boots", _above("boots", since), "IGNORE")
         recordings = [f"SELECT recording FROM {table} WHERE {_above(table, since)}" for table in _REFER_TO_RECORDINGS]
         _copy(old, db, "recordings", f"{_above('recordings', since)} OR id IN ({' UNION '.join(recordings)})")
         for table in _BY_ROW:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from itertools import islice
 
 from edge.contract.errors import StoreError
 from edge.store.connection import Connection, now_text
+from edge.store.effort import moment_of
 from edge.types import ClipRow, StoredClip, utc_text
 
 # Neither kept by hand nor looked at by a person.
@@ -67,7 +69,7 @@ class ClipTable(Connection):
                 "INSERT INTO clips (id, path, recording, start_utc, seconds, bytes, created_utc)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET path = excluded.path,"
                 " start_utc = excluded.start_utc, seconds = excluded.seconds, bytes = excluded.bytes",
-                (clip.id, clip.path, clip.recording_id, utc_text(clip.start), clip.seconds, clip.bytes, now_text()),
+                (clip.id, clip.path, clip.recording_id, self._start(clip), clip.seconds, clip.bytes, now_text()),
             )
         ids = [(clip.id, detection) for detection in detections]
         if self._db.conn.executemany("UPDATE detections SET clip = ? WHERE id = ?", ids).rowcount < 1:
@@ -80,6 +82,13 @@ class ClipTable(Connection):
         if not protected:
             put()
         return None if protected or not was else str(was[0][0])
+
+    def _start(self, clip: ClipRow) -> str:
+        """Of live sound by where the record has its stretch now: the clock may have been put right since it was cut."""
+        rows = self.rows("SELECT start_utc FROM recordings WHERE id = ? AND run IS NOT NULL", (clip.recording_id,))
+        if not rows or clip.offset_s is None:
+            return utc_text(clip.start)
+        return utc_text(moment_of(rows[0][0]) + timedelta(seconds=clip.offset_s))
 
     def _is_protected(self, clip: str) -> bool:
         """Whether there is such a clip, and a person has kept or reviewed it."""

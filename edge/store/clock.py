@@ -1,18 +1,24 @@
-"""Which clock stamped what, and how rows of a boot whose clock was wrong get the right time. Knows no clock itself."""
+"""Which clock stamped what, and how rows of a boot whose clock was wrong get the right time."""
 
+import uuid
 from dataclasses import dataclass
-from datetime import timedelta, tzinfo
+from datetime import datetime, timedelta, tzinfo
+from pathlib import Path
 
+from edge.clock import KNOWN, Clock, boot_id, is_known, utc_at
 from edge.contract.errors import UsageError
 from edge.local_clock import LocalClock
-from edge.store.connection import Connection, now_text
-from edge.store.effort import moment_of, recount_effort
-from edge.types import stable_id, utc_text
+from edge.store.boots import BootTable
+from edge.store.connection import now_text
+from edge.store.effort import moment_of
+from edge.store.moving import Moved, move_gap, move_stretch, none_moved
+from edge.types import ClockState, StationRun, utc_text
 
 
 @dataclass(frozen=True)
 class Boot:
-    """What the microphone heard in one boot of the machine under one state of its clock."""
+    """What the microphone heard in one boot of the machine under one state of its clock; of a boot in which it heard
+    nothing, when the station began."""
 
     boot: str
     clock_state: str
@@ -21,19 +27,40 @@ class Boot:
     stretches: int
     detections: int
     fixed_s: float  # by how much these rows were moved already
+    known: str  # how the boot's clock is known by now; of rows of before that was recorded their state
     steps: tuple[float, ...]  # seconds by which the wall clock was set during this boot
 
 
+@dataclass(frozen=True)
+class Time:
+    """What time it is, as far as somebody knows."""
+
+    now: datetime  # aware UTC
+    known: bool
+
+
+def present_time(database: Path, clock: Clock) -> Time:
+    """What time it is in this boot, by what the record and the machine know. Raises StoreError."""
+    with ClockTable(database) as table:
+        return table.time(boot_id(), clock.boot_s(clock.at_s()), clock.shown, clock.state)
+
+
 _SHIFT_S_MAX = 100 * 365.25 * 86_400.0
-_BOOT = ("boot", "clock_state", "first_utc", "last_utc", "stretches", "detections", "fixed_s")
+_BOOT = ("boot", "clock_state", "first_utc", "last_utc", "stretches", "detections", "fixed_s", "known")
 
 
-def _moved(text: str, by: timedelta) -> str:
-    return utc_text(moment_of(text) + by)
-
-
-class ClockTable(Connection):
+class ClockTable(BootTable):
     """The record's times."""
+
+    def time(self, boot: str | None, boot_s: float, shown: datetime, state: ClockState) -> Time:
+        """The one word on what time it is, for whatever cannot be undone. `shown` is the wall clock, `boot_s` the
+        boot's own at this moment, `state` how the wall clock is kept."""
+        line = self.line_of_boot(boot, boot_s) if boot else None
+        if line is None or (state == "synced" and line.known != "fixed"):
+            return Time(shown, is_known(state, shown, self.last_right(boot)))
+        now = utc_at(line.offset_ms, boot_s)
+        known = line.known if line.known in KNOWN else state
+        return Time(now, is_known(known, now, self.last_right(boot)))
 
     def boots(self) -> list[Boot]:
         """Boots that the record knows, in the order in which they were recorded."""
@@ -43,90 +70,81 @@ class ClockTable(Connection):
         found = self.rows(
             "SELECT r.boot, r.clock_state, min(r.start_utc), max(r.start_utc), count(*),"
             " (SELECT count(*) FROM detections d JOIN recordings x ON x.id = d.recording"
-            "  WHERE x.boot = r.boot AND x.clock_state = r.clock_state), max(r.clock_fix_s)"
+            "  WHERE x.boot = r.boot AND x.clock_state = r.clock_state), max(r.clock_fix_s),"
+            " coalesce((SELECT known FROM boots b WHERE b.boot = r.boot ORDER BY number DESC LIMIT 1), r.clock_state)"
             " FROM recordings r WHERE r.boot IS NOT NULL GROUP BY r.boot, r.clock_state ORDER BY min(r.rowid)"
         )
+        found += [
+            (boot, known, utc_text(utc_at(offset_ms, began_s)), utc_text(utc_at(offset_ms, began_s)), 0, 0, 0.0, known)
+            for boot, known, offset_ms, began_s in self.rows(
+                "SELECT boot, known, offset_ms, began_s FROM boots b WHERE number ="
+                " (SELECT max(number) FROM boots WHERE boot = b.boot)"
+                " AND boot NOT IN (SELECT boot FROM recordings WHERE boot IS NOT NULL) ORDER BY number"
+            )
+        ]
         return [Boot(**dict(zip(_BOOT, row, strict=True)), steps=tuple(steps.get(str(row[0]), ()))) for row in found]
 
-    def fix(
-        self, boot: str, seconds: float, clock_state: str | None = None, zone: tzinfo | None = None
-    ) -> dict[str, int]:
-        """Move the times of everything that a boot's clock stamped, under one state of it or all; returns how many rows
-        of what. Ids stay, `clock_fix_s` says by how much a row was moved in all. Offsets are those of the station's
-        `zone` then; without one they stay. Messages that a broker has already do not change.
+    def note_boot(self, station: str, boot: str, clock: Clock) -> None:
+        """Have a line for the present boot, if it is this and no station has run in it."""
+        if boot == boot_id() and not self.rows("SELECT 1 FROM boots WHERE boot = ?", (boot,)):
+            line, now_s = clock.line, clock.boot_s(clock.at_s())
+            self.begin_run(station, StationRun(str(uuid.uuid4()), "none", boot, now_s, line.offset_ms, line.known))
+
+    def fix(self, boot: str, seconds: float, clock_state: str | None = None, zone: tzinfo | None = None) -> Moved:
+        """Move the times of everything that a boot's clock stamped; returns how many rows of what. A boot is one line:
+        its runs move together, with a stretch that is being heard just now, and the line is then known by a person.
+        With `clock_state`, only if that is how the line is known: what a network has put right since stays. Of rows
+        that have no run, of earlier versions, those under that state move, without gaps `off`.
+
+        Ids stay, `clock_fix_s` says by how much a row was moved in all. Offsets are those of the station's `zone` then;
+        without one they stay. Messages that a broker has already do not change.
 
         Raises UsageError if the record knows no such rows, or for more than a century.
         """
         if not abs(seconds) <= _SHIFT_S_MAX:
             raise UsageError(f"--seconds: expected a number within 100 years, found {seconds:g}")
-        by = timedelta(seconds=seconds)
-        which, key = "boot = ?", [boot]
-        if clock_state is not None:
-            which, key = "boot = ? AND clock_state = ?", [boot, clock_state]
-        stretches = self.rows(
-            f"SELECT id, start_utc, coalesce(utc_offset_minutes, 0) FROM recordings WHERE {which}", key
-        )
-        gaps = self.rows(
-            f"SELECT id, start_utc, seconds, utc_offset_minutes FROM gaps WHERE {which} AND reason <> 'off'", key
-        )
-        if not stretches and not gaps:
-            known = ", ".join(dict.fromkeys(b.boot for b in self.boots()))
-            if not known:
-                raise UsageError("--boot: this record has no rows that were stamped by this machine's clock")
-            raise UsageError(f"--boot: expected one whose clock stamped rows ({known}), found {boot!r}")
-        moved = {"stretches": len(stretches), "gaps": len(gaps), "detections": 0, "clips": 0}
         with self._transaction():
-            for stretch, start, minutes in stretches:
-                local, start = LocalClock(zone, minutes), _moved(start, by)
-                self._db.execute(
-                    "UPDATE recordings SET start_utc = ?, utc_offset_minutes = ?, clock_fix_s = clock_fix_s + ?"
-                    " WHERE id = ?",
-                    (start, local.offset_minutes(moment_of(start)), seconds, stretch),
-                )
-                moved["detections"] += self._move("detections", ("start_utc", "end_utc"), stretch, by)
-                self._look_up_offsets(stretch, local)
-                moved["clips"] += self._move("clips", ("start_utc",), stretch, by)
-                self._move("reviews", ("start_utc",), stretch, by)
-                recount_effort(self._db, stretch, start, local)
-            for gap, start, gap_s, minutes in gaps:
-                self._move_gap(gap, _moved(start, by), gap_s, LocalClock(zone, minutes), seconds)
+            self._check_boot(boot, clock_state)
+            moved = self._fix_old(boot, timedelta(seconds=seconds), clock_state, zone)
+            runs = self.rows(
+                "SELECT station, run, source, began_s, offset_ms FROM boots"
+                " WHERE boot = ? AND (? IS NULL OR known = ?)",
+                (boot, clock_state, clock_state),
+            )
+            told: list[str] = []
+            for station, run, source, began_s, offset_ms in runs:
+                if run not in told:
+                    offset_ms += round(seconds * 1000)
+                    told += self._tell(station, StationRun(run, source, boot, began_s, offset_ms, "fixed"))
+            for station in dict.fromkeys(station for station, *_ in runs):
+                for what, count in self._settle(station, zone).items():
+                    moved[what] += count
             self._db.execute("INSERT INTO clock VALUES (?, ?, ?, 'fix')", (boot, now_text(), seconds))
         return moved
 
-    def _move(self, table: str, columns: tuple[str, ...], stretch: str, by: timedelta) -> int:
-        rows = self._db.execute(
-            f"SELECT rowid, {', '.join(columns)} FROM {table} WHERE recording = ?", (stretch,)
-        ).fetchall()
-        for row in rows:
-            new = [_moved(text, by) for text in row[1:]]
-            self._db.execute(
-                f"UPDATE {table} SET {', '.join(f'{c} = ?' for c in columns)} WHERE rowid = ?", (*new, row[0])
-            )
-        return len(rows)
+    def _check_boot(self, boot: str, clock_state: str | None) -> None:
+        which, key = "boot = ?", [boot]
+        if clock_state is not None:
+            which, key = "boot = ? AND clock_state = ?", [boot, clock_state]
+        if self.rows("SELECT 1 FROM boots WHERE boot = ? AND ? IN (known, '')", (boot, clock_state or "")):
+            return
+        for table in ("recordings", "gaps"):
+            if self.rows(f"SELECT 1 FROM {table} WHERE {which} LIMIT 1", key):
+                return
+        known = ", ".join(dict.fromkeys(b.boot for b in self.boots()))
+        if not known:
+            raise UsageError("--boot: this record has no rows that were stamped by this machine's clock")
+        raise UsageError(f"--boot: expected one whose clock stamped rows ({known}), found {boot!r}")
 
-    def _look_up_offsets(self, stretch: str, local: LocalClock) -> None:
-        rows = self._db.execute("SELECT id, start_utc FROM detections WHERE recording = ?", (stretch,)).fetchall()
-        for detection, start in rows:
-            self._db.execute(
-                "UPDATE detections SET utc_offset_minutes = ? WHERE id = ?",
-                (local.offset_minutes(moment_of(start)), detection),
-            )
-
-    def _move_gap(self, gap: str, start: str, gap_s: float, local: LocalClock, seconds: float) -> None:
-        """To its new start; cut where the clock at the place is changed, as all gaps are."""
-        for number, span in enumerate(local.spans(moment_of(start), gap_s)):
-            begin, end = utc_text(span.start), utc_text(span.start + timedelta(seconds=span.seconds))
-            if number == 0:
-                self._db.execute(
-                    "UPDATE gaps SET start_utc = ?, end_utc = ?, seconds = ?, utc_offset_minutes = ?,"
-                    " clock_fix_s = clock_fix_s + ? WHERE id = ?",
-                    (begin, end, span.seconds, span.utc_offset_minutes, seconds, gap),
-                )
-                continue
-            fixed = self._db.execute("SELECT clock_fix_s FROM gaps WHERE id = ?", (gap,)).fetchone()[0]
-            self._db.execute(
-                "INSERT INTO gaps (id, station, source, recording, start_utc, end_utc, seconds, reason, detail,"
-                " utc_offset_minutes, clock_state, boot, clock_fix_s) SELECT ?, station, source, recording, ?, ?, ?,"
-                " reason, detail, ?, clock_state, boot, clock_fix_s FROM gaps WHERE id = ?",
-                (stable_id(gap, begin, f"{fixed}"), begin, end, span.seconds, span.utc_offset_minutes, gap),
-            )
+    def _fix_old(self, boot: str, by: timedelta, clock_state: str | None, zone: tzinfo | None) -> Moved:
+        """Rows that have no run."""
+        moved = none_moved()
+        which = "boot = ? AND run IS NULL AND (? IS NULL OR clock_state = ?)"
+        key = (boot, clock_state, clock_state)
+        minutes = "coalesce(utc_offset_minutes, 0)"
+        for row, start, offset in self.rows(f"SELECT id, start_utc, {minutes} FROM recordings WHERE {which}", key):
+            move_stretch(self._db, row, moment_of(start) + by, LocalClock(zone, offset), moved)
+        gaps = self.rows(f"SELECT id, start_utc, {minutes} FROM gaps WHERE {which} AND reason <> 'off'", key)
+        for row, start, offset in gaps:
+            move_gap(self._db, row, moment_of(start) + by, LocalClock(zone, offset), moved)
+        return moved

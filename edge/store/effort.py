@@ -1,11 +1,12 @@
 """Effort counted anew, of stretches that lie in other hours than was thought. Inside a transaction of the caller."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 
 from sqlite_utils import Database
 
 from edge.local_clock import LocalClock
-from edge.types import utc_text
+from edge.types import Effort, utc_text
 
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
@@ -30,3 +31,14 @@ def recount_effort(db: Database, recording: str, start_utc: str, local: LocalClo
                 (recording, utc_text(part.since), shed, part.seconds, part.utc_offset_minutes),
             )
         at += timedelta(seconds=analysed_s)
+
+
+def laid_anew(effort: Sequence[Effort], start: datetime, local: LocalClock) -> list[Effort]:
+    """Effort of unbroken sound, in its order, laid into the hours in which it lies if it began at `start`."""
+    seconds: dict[tuple[datetime, int, int], float] = {}
+    for spent in effort:
+        for part in local.hours(start, spent.analysed_s):
+            key = part.since, spent.shed, part.utc_offset_minutes
+            seconds[key] = seconds.get(key, 0.0) + part.seconds
+        start += timedelta(seconds=spent.analysed_s)
+    return [Effort(hour, spent_s, shed, minutes) for (hour, shed, minutes), spent_s in seconds.items()]

@@ -5,19 +5,19 @@ Knows no sound, no network and no broker; messages are only laid into the outbox
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
 from edge.contract.bundle import Bundle
 from edge.contract.taxonomy import Taxonomy
+from edge.store.boots import BootTable
 from edge.store.connection import now_text
 from edge.store.files import Files, file_id
 from edge.store.numbers import go_on
 from edge.types import Detection, Effort, FileState, GapRow, Message, RecordingRow, stable_id, utc_text
 
 
-class Store(Files):
+class Store(Files, BootTable):
     """The record of one station, for one thread. Raises StoreError in one line when it cannot be used.
 
     with Store(path) as store:
@@ -56,6 +56,7 @@ class Store(Files):
         `file` is the state of its file. `grown`: of other recordings that this file was, whether it has grown out of
         them; these count no more, a copy that stalled and went on is heard once. `goes_on`: its effort stays, too."""
         with self._transaction():
+            recording = self._on_its_line(recording)
             sql = "SELECT analysis, coalesce(start_utc, ?) FROM recordings WHERE id = ?"
             known = self._db.execute(sql, (utc_text(recording.start), recording.id)).fetchone()
             if known and known != (analysis, utc_text(recording.start)):  # ids hang on the start, too
@@ -144,13 +145,17 @@ class Store(Files):
         messages: Sequence[Message],
         effort: Sequence[Effort],
         suppressed: int = 0,
+        row: RecordingRow | None = None,
     ) -> int:
         """Commit a batch: detections, their messages and the effort so far, in one transaction.
 
-        Ids that are there already change nothing. `suppressed`: detections that privacy forbade. Returns how many
-        detections are new.
+        Ids that are there already change nothing. `suppressed`: detections that privacy forbade. `row`: by whose start
+        the times are; where the record has another, of live sound, they go with it. Returns how many detections are
+        new.
         """
         with self._transaction():
+            if row is not None and row.run is not None:
+                detections, effort = self._as_begun(row, detections, effort)
             before = self._db.conn.total_changes
             self._db.table("detections").insert_all((_detection_columns(d, bundle_id) for d in detections), ignore=True)
             new = self._db.conn.total_changes - before
@@ -162,9 +167,8 @@ class Store(Files):
 
     def add_gaps(self, station: str, gaps: Sequence[GapRow]) -> None:
         """Sound that a live source missed; a gap that goes on is given again, longer, under its id."""
-        pieces = [piece for gap in gaps for piece in gap.at_one_offset()]
         with self._transaction():
-            self._db.table("gaps").upsert_all((_gap_columns(piece, station) for piece in pieces), pk="id")
+            self._add_gap_rows(station, self._gaps_on_their_lines(gaps))
 
     def _add_messages(self, messages: Sequence[Message]) -> None:
         if messages and not self._numbers_known:
@@ -247,17 +251,6 @@ class Store(Files):
                 (audio_s, recording_id, recording_id),
             )
 
-    def end_cut_off(self, station: str, but: str = "") -> None:
-        """Live stretches that no one will finish any more, after a power cut or a kill, end with what was analysed;
-        `but` is still being heard."""
-        with self._transaction():
-            self._db.execute(
-                "UPDATE recordings SET state = 'analysed', reason = 'cut off', finished_utc = ?, audio_s ="
-                " (SELECT coalesce(sum(analysed_s), 0) FROM effort WHERE recording = recordings.id)"
-                " WHERE station = ? AND source = 'microphone' AND state = 'started' AND id <> ?",
-                (now_text(), station, but),
-            )
-
     def last_known(self, station: str) -> str | None:
         """Up to when (UTC) the record knows of the microphone: heard, or missed for a known reason. None: never."""
         found = self.rows(
@@ -267,11 +260,6 @@ class Store(Files):
             (station, station),
         )
         return None if found[0][0] is None else str(found[0][0])
-
-    def add_clock_step(self, boot: str, at: datetime, seconds: float) -> None:
-        """The wall clock was set by so many seconds; `at` is the new time."""
-        with self._transaction():
-            self._db.execute("INSERT INTO clock VALUES (?, ?, ?, 'step')", (boot, utc_text(at), seconds))
 
     def refuse(self, recording_id: str, station: str, path: str, file: FileState, analysis: str, reason: str) -> None:
         """Set a recording aside with its reason; it is not tried again until the file changes."""
@@ -352,6 +340,8 @@ def _recording_columns(recording: RecordingRow, station: str) -> dict[str, Any]:
         "source": recording.source,
         "clock_state": recording.clock_state,
         "boot": recording.boot,
+        "run": recording.run,
+        "boot_s": recording.boot_s,
     }
 
 
@@ -377,21 +367,4 @@ def _detection_columns(detection: Detection, bundle_id: str) -> dict[str, Any]:
         "shed": detection.shed,
         "decided_by": detection.decided_by,
         "utc_offset_minutes": detection.utc_offset_minutes,
-    }
-
-
-def _gap_columns(gap: GapRow, station: str) -> dict[str, Any]:
-    return {
-        "id": gap.id,
-        "station": station,
-        "source": gap.source,
-        "recording": gap.recording_id,
-        "start_utc": utc_text(gap.start),
-        "end_utc": utc_text(gap.start + timedelta(seconds=gap.seconds)),
-        "seconds": gap.seconds,
-        "reason": gap.reason,
-        "detail": gap.detail,
-        "utc_offset_minutes": gap.utc_offset_minutes,
-        "clock_state": gap.clock_state,
-        "boot": gap.boot,
     }

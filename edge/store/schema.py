@@ -296,3 +296,20 @@ def recording_attempts(db: Database) -> None:
                 AND substr(reason, 10, instr(reason, '): ') - 10) IN ({marks}))""",
         [*words, *words],
     )
+
+
+@migrations()
+def book_of_time(db: Database) -> None:
+    """Runs of the station, each on the clock of one boot, and what that is known to be in UTC; and of live sound and
+    gaps the moment on that clock. Rows of earlier versions have none and stay as they are."""
+    db.execute("""
+        CREATE TABLE boots (
+            number INTEGER PRIMARY KEY, run TEXT NOT NULL UNIQUE, station TEXT NOT NULL, source TEXT NOT NULL,
+            boot TEXT NOT NULL, began_s REAL NOT NULL, told_ms INTEGER NOT NULL, offset_ms INTEGER NOT NULL,
+            known TEXT NOT NULL CHECK (known IN ('unsynced', 'rtc', 'synced', 'fixed')),
+            lost_before INTEGER NOT NULL CHECK (lost_before IN (0, 1)),
+            noted_utc TEXT NOT NULL) STRICT""")
+    for table in ("recordings", "gaps"):
+        db.execute(f"ALTER TABLE {table} ADD COLUMN run TEXT")
+        db.execute(f"ALTER TABLE {table} ADD COLUMN boot_s REAL")
+        db.execute(f"CREATE INDEX {table}_run ON {table} (run, boot_s) WHERE run IS NOT NULL")

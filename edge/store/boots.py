@@ -1,0 +1,302 @@
+"""The book of time: runs of the station, each a span on the clock of one boot of its machine, and where those lie.
+
+`boots` has what is known of each. Rows of live sound carry their moment on their boot's clock (`boot_s`), and their UTC
+follows from it: whoever stores a row asks here, so that a line found wrong later moves all rows together, those of a
+station that is running just now, too. Knows no clock itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, tzinfo
+
+from edge.clock import KNOWN, Line, is_known, utc_at
+from edge.local_clock import LocalClock
+from edge.store.connection import Connection, now_text
+from edge.store.effort import laid_anew, moment_of
+from edge.store.moving import Moved, move_gap, move_stretch, none_moved
+from edge.store.placing import Span, ms, placed
+from edge.types import Detection, Effort, GapRow, Known, RecordingRow, StationRun, stable_id, utc_text
+
+_LOST = "the record was damaged: what it said of this time is lost"
+_SHORT_S = 0.001
+_CARD_AHEAD_MS = 2_000  # by so much a card's crystal may have run ahead of the boot's clock in an hour, amply
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A run as the record has it."""
+
+    run: str
+    source: str
+    boot: str
+    begin_ms: int  # on the boot's clock: when it began, or its first row
+    end_ms: int  # when its last row ends
+    told_ms: int
+    offset_ms: int
+    known: Known
+    lost_before: int  # what was told of the time before it is lost
+
+
+class BootTable(Connection):
+    """Runs, boots and the lines on which their rows lie."""
+
+    def begin_run(self, station: str, run: StationRun, lost: bool = False) -> None:
+        """A run begins, or is told to a file that may not know it. Of a boot that is known already its clock tells
+        nothing new, unless it is known better now. `lost`: what the record said of before is lost."""
+        with self._transaction():
+            if not self._has(run):
+                self._add_run(station, run, lost)
+                self._tell(station, run)
+            self._settle(station, run.zone)
+
+    def follow(self, station: str, run: StationRun) -> None:
+        """The clock of a run's boot is known to be another, or better known: all that this boot stamped goes with
+        it, unless it is known better already."""
+        with self._transaction():
+            if not self._has(run):
+                self._add_run(station, run, lost=False)
+            self._tell(station, run)
+            self._settle(station, run.zone)
+
+    def _has(self, run: StationRun) -> bool:
+        return bool(self.rows("SELECT 1 FROM boots WHERE run = ?", (run.id,)))
+
+    def _add_run(self, station: str, run: StationRun, lost: bool) -> None:
+        line = (run.offset_ms, run.offset_ms, run.known)
+        self._db.execute(
+            "INSERT INTO boots (run, station, source, boot, began_s, told_ms, offset_ms, known, lost_before, noted_utc)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (run.id, station, run.source, run.boot, run.began_s, *line, lost, now_text()),
+        )
+
+    def line(self, run: str) -> Line | None:
+        """How UTC follows from the boot's clock of a run, as it is known now."""
+        rows = self.rows("SELECT offset_ms, known FROM boots WHERE run = ?", (run,))
+        return Line(int(rows[0][0]), rows[0][1]) if rows else None
+
+    def line_of_boot(self, boot: str, boot_s: float) -> Line | None:
+        """The same of a boot at a moment of its clock; None if no run of the station in it is known."""
+        rows = self.rows(
+            "SELECT offset_ms, known FROM boots WHERE boot = ? AND began_s <= ? ORDER BY number DESC LIMIT 1",
+            (boot, boot_s),
+        )
+        return Line(int(rows[0][0]), rows[0][1]) if rows else None
+
+    def last_right(self, boot: str | None = None) -> datetime | None:
+        """The last moment that the record knows of a clock that was right, in boots other than this."""
+        old = self.rows("SELECT max(start_utc) FROM recordings WHERE run IS NULL AND clock_state IN ('synced', 'rtc')")[
+            0
+        ][0]
+        last = None if old is None else moment_of(old)
+        for one in self._kept(None):
+            began = utc_at(one.offset_ms, one.begin_ms / 1000)
+            if one.boot != boot and is_known(one.known, began, last):
+                last = utc_at(one.offset_ms, one.end_ms / 1000)
+        return last
+
+    def add_clock_step(self, boot: str, at: datetime, seconds: float) -> None:
+        """The wall clock was set by so many seconds; `at` is the new time."""
+        with self._transaction():
+            self._db.execute("INSERT INTO clock VALUES (?, ?, ?, 'step')", (boot, utc_text(at), seconds))
+
+    def end_cut_off(self, station: str, but: str = "") -> None:
+        """Live stretches that no one will finish any more, after a power cut or a kill, end with what was analysed;
+        `but` is still being heard."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE recordings SET state = 'analysed', reason = 'cut off', finished_utc = ?, audio_s ="
+                " (SELECT coalesce(sum(analysed_s), 0) FROM effort WHERE recording = recordings.id)"
+                " WHERE station = ? AND source = 'microphone' AND state = 'started' AND id <> ?",
+                (now_text(), station, but),
+            )
+
+    # Inside a transaction
+
+    def _utc(self, run: str | None, boot_s: float | None, told: datetime) -> datetime:
+        """When a row of a run is, by the line as the record has it; `told` where it knows no such run."""
+        if run is None or boot_s is None:
+            return told
+        line = self.line(run)
+        return told if line is None else utc_at(line.offset_ms, boot_s)
+
+    def _on_its_line(self, recording: RecordingRow) -> RecordingRow:
+        start = self._utc(recording.run, recording.boot_s, recording.start)
+        if start == recording.start:
+            return recording
+        return replace(recording, start=start, utc_offset_minutes=recording.local.offset_minutes(start))
+
+    def _as_begun(
+        self, row: RecordingRow, detections: Sequence[Detection], effort: Sequence[Effort]
+    ) -> tuple[Sequence[Detection], Sequence[Effort]]:
+        """As the record has the start of their stretch, which may have moved since they were stamped."""
+        rows = self.rows("SELECT start_utc FROM recordings WHERE id = ?", (row.id,))
+        start = moment_of(rows[0][0]) if rows else row.start
+        by = start - row.start
+        if not by:
+            return detections, effort
+        moved = [
+            replace(
+                detection,
+                start=detection.start + by,
+                end=detection.end + by,
+                utc_offset_minutes=row.local.offset_minutes(detection.start + by),
+            )
+            for detection in detections
+        ]
+        return moved, laid_anew(effort, start, row.local)
+
+    def _gaps_on_their_lines(self, gaps: Sequence[GapRow]) -> list[GapRow]:
+        """Where they lie, cut at changes of the clock. Of one that is given again, its pieces of before go."""
+        pieces: list[GapRow] = []
+        for gap in gaps:
+            if gap.run is not None and gap.boot_s is not None:
+                self._db.execute(
+                    "DELETE FROM gaps WHERE run = ? AND reason = ? AND boot_s >= ? AND boot_s < ?",
+                    (gap.run, gap.reason, gap.boot_s, gap.boot_s + max(gap.seconds, _SHORT_S)),
+                )
+            pieces += replace(gap, start=self._utc(gap.run, gap.boot_s, gap.start)).at_one_offset()
+        return pieces
+
+    def _tell(self, station: str, run: StationRun) -> list[str]:
+        """What the clock of a run's boot says holds for all of its runs, unless they are known better; among equals
+        the last word. Returns which runs these are."""
+        kept = self._kept(station)
+        group, line = same_boot(kept, run.id), Line(run.offset_ms, run.known)
+        best = next((one for one in reversed(group) if one.known in KNOWN), None)
+        if best is not None and line.known not in KNOWN:
+            line = Line(best.told_ms, best.known)
+        for one in group:
+            self._db.execute(
+                "UPDATE boots SET told_ms = ?, known = ? WHERE run = ?", (line.offset_ms, line.known, one.run)
+            )
+        return [one.run for one in group]
+
+    def _kept(self, station: str | None) -> list[_Kept]:
+        """All runs in the order in which they happened."""
+        of = "" if station is None else " WHERE b.station = ?"
+        rows = self.rows(
+            "SELECT b.run, b.source, b.boot, b.began_s, min(p.begin_s), max(p.end_s), b.told_ms, b.offset_ms,"
+            " b.known, b.lost_before"
+            f" FROM boots b LEFT JOIN ({_PARTS}) p ON p.run = b.run{of} GROUP BY b.number ORDER BY b.number",
+            () if station is None else (station,),
+        )
+        found = []
+        for run, source, boot, began_s, begin_s, end_s, *line in rows:
+            begin_s = began_s if begin_s is None else begin_s
+            end_s = began_s if end_s is None else max(began_s, end_s)
+            found.append(_Kept(run, source, boot, ms(begin_s), ms(end_s), *line))
+        return found
+
+    def _settle(self, station: str, zone: tzinfo | None) -> Moved:
+        """Lay all runs where they are best known to lie, and what was off between them anew."""
+        kept = self._kept(station)
+        groups: list[list[_Kept]] = []
+        for one in kept:
+            if groups and _goes_on(groups[-1][-1], one):
+                groups[-1].append(one)
+            else:
+                groups.append([one])
+        spans = [Span(g[0].begin_ms, max(r.end_ms for r in g), g[-1].told_ms, g[-1].known) for g in groups]
+        moved = none_moved()
+        now: list[_Kept] = []
+        for group, offset_ms in zip(groups, placed(spans), strict=True):
+            for one in group:
+                if one.offset_ms != offset_ms:
+                    self._move_run(one.run, offset_ms, zone, moved)
+                now.append(replace(one, offset_ms=offset_ms))
+        if now:
+            self._lay_absences(station, [one for one in now if one.source == "microphone"], zone)
+        return moved
+
+    def _move_run(self, run: str, offset_ms: int, zone: tzinfo | None, moved: Moved) -> None:
+        self._db.execute("UPDATE boots SET offset_ms = ? WHERE run = ?", (offset_ms, run))
+        for table in ("recordings", "gaps"):
+            rows = self._db.execute(
+                f"SELECT id, boot_s, coalesce(utc_offset_minutes, 0) FROM {table} WHERE run = ? AND boot_s IS NOT NULL",
+                (run,),
+            ).fetchall()
+            for row, boot_s, minutes in rows:
+                start, local = utc_at(offset_ms, boot_s), LocalClock(zone, minutes)
+                if table == "recordings":
+                    move_stretch(self._db, row, start, local, moved)
+                else:
+                    move_gap(self._db, row, start, local, moved)
+
+    def _lay_absences(self, station: str, runs: list[_Kept], zone: tzinfo | None) -> None:
+        """Between two runs the station was off. These gaps have a run, that which came after, and no `boot_s`."""
+        self._db.execute("DELETE FROM gaps WHERE station = ? AND run IS NOT NULL AND boot_s IS NULL", (station,))
+        until = self._before_all_runs(station)
+        for one in runs:
+            began = utc_at(one.offset_ms, one.begin_ms / 1000)
+            if until is not None and (began - until).total_seconds() >= _SHORT_S:
+                self._add_absence(station, one, until, began, zone)
+            until = utc_at(one.offset_ms, one.end_ms / 1000)
+
+    def _before_all_runs(self, station: str) -> datetime | None:
+        """Up to when rows of before there were runs tell of the microphone."""
+        last = self.rows(
+            "SELECT max(t) FROM (SELECT max(strftime('%Y-%m-%dT%H:%M:%fZ', start_utc, audio_s || ' seconds')) AS t"
+            " FROM recordings WHERE station = ? AND source = 'microphone' AND run IS NULL UNION ALL"
+            " SELECT max(end_utc) FROM gaps WHERE station = ? AND source = 'microphone' AND run IS NULL)",
+            (station, station),
+        )[0][0]
+        return None if last is None else moment_of(last)
+
+    def _add_absence(self, station: str, run: _Kept, since: datetime, until: datetime, zone: tzinfo | None) -> None:
+        gap = GapRow(
+            id=stable_id(run.run, "off"),
+            source=run.source,
+            start=since,
+            seconds=(until - since) / timedelta(seconds=1),
+            reason="store" if run.lost_before else "off",
+            detail=_LOST if run.lost_before else "",
+            clock_state="unsynced" if run.known == "unsynced" else "rtc" if run.known == "rtc" else "synced",
+            boot=run.boot,
+            zone=zone,
+            run=run.run,
+        )
+        self._add_gap_rows(station, gap.at_one_offset())
+
+    def _add_gap_rows(self, station: str, gaps: Sequence[GapRow]) -> None:
+        self._db.table("gaps").upsert_all((_gap_columns(gap, station) for gap in gaps), pk="id")
+
+
+def _goes_on(before: _Kept, after: _Kept) -> bool:
+    """Whether a run is one of the same boot, whose clock has gone on meanwhile."""
+    return after.boot == before.boot and after.begin_ms >= before.end_ms - _CARD_AHEAD_MS
+
+
+def same_boot(kept: Sequence[_Kept], run: str) -> list[_Kept]:
+    """A run and those beside it that lie on its boot's clock."""
+    first = last = [one.run for one in kept].index(run)
+    while first > 0 and _goes_on(kept[first - 1], kept[first]):
+        first -= 1
+    while last + 1 < len(kept) and _goes_on(kept[last], kept[last + 1]):
+        last += 1
+    return list(kept[first : last + 1])
+
+
+_PARTS = """
+    SELECT run, boot_s AS begin_s, boot_s + coalesce(audio_s,
+        (SELECT sum(analysed_s) FROM effort WHERE recording = recordings.id), 0) AS end_s
+    FROM recordings WHERE run IS NOT NULL
+    UNION ALL SELECT run, boot_s, boot_s + seconds FROM gaps WHERE run IS NOT NULL AND boot_s IS NOT NULL"""
+
+
+def _gap_columns(gap: GapRow, station: str) -> dict[str, object]:
+    return {
+        "id": gap.id,
+        "station": station,
+        "source": gap.source,
+        "recording": gap.recording_id,
+        "start_utc": utc_text(gap.start),
+        "end_utc": utc_text(gap.start + timedelta(seconds=gap.seconds)),
+        "seconds": gap.seconds,
+        "reason": gap.reason,
+        "detail": gap.detail,
+        "utc_offset_minutes": gap.utc_offset_minutes,
+        "clock_state": gap.clock_state,
+        "boot": gap.boot,
+        "run": gap.run,
+        "boot_s": gap.boot_s,
+    }
