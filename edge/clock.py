@@ -107,11 +107,6 @@ class Clock:
         """Aware UTC by the wall clock, whatever is known of it."""
         return _EPOCH + timedelta(seconds=self._wall())
 
-    def reanchor(self) -> None:
-        """Follow the wall clock, however little it has moved. Only between two stretches."""
-        self._shown_ms = self._wall_ms()
-        self._line = Line(self._shown_ms, self._line.known)
-
     def suspended(self, not_before_s: float = float("-inf")) -> tuple[float, float] | None:
         """A suspend since this was asked last: after which moment of the monotonic clock, and for how long. What was
         heard up to `not_before_s` was before it."""

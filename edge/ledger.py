@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -18,18 +18,20 @@ from edge.analysis import Found
 from edge.clips.encode import pcm
 from edge.clips.maker import ClipMaker, Clips
 from edge.clips.patient import PatientClips
+from edge.clock import Line
 from edge.config import Config
 from edge.contract.audio import RATE_HZ, Samples
 from edge.contract.bundle import Bundle
 from edge.contract.errors import StoreError
 from edge.store.open_record import AGAIN_S, OpenRecord
 from edge.store.record import Store
-from edge.types import GapRow, RecordingRow
+from edge.types import GapRow, RecordingRow, StationRun
 
 WAITING_MAX = 20_000  # entries; a live station makes one every few seconds
 SOUND_S_MAX = 600.0  # of sound that waits for its clips, 64 kB each: 38 MB
 LOCK_PATIENCE_S = 0.5  # of the writer's thread for one try: it can be told to end
 _LOCKED_S_MAX = 10.0  # of another writer's lock, before it is a problem
+_ASK_S = 2.0  # between two looks at what the record says of the time
 _LAST_AGAIN_S = 0.1  # when it is told to end
 _LOOK_S = 5.0  # the writer's thread looks after its store so often, with nothing to store
 
@@ -85,6 +87,10 @@ class Ledger:
         self._entered = self._stored = 0  # entries, each counted by one thread alone
         self._sound_in_s = self._sound_out_s = 0.0  # seconds of sound, likewise
         self._missing_s = 0.0  # sound that was given up since the last entry
+        self._station_run: StationRun | None = None  # whose line the record has
+        self._line: tuple[int, Line | None] = (0, None)  # that, and after how many words on it
+        self._told = self._heeded = 0  # words on that line, each counted by one thread alone
+        self._asked_at = float("-inf")
         self._until = ("", 0.0)  # the stretch that was told last, and up to where
         self._again_at = 0.0
         self._locked_at: float | None = None  # since when another writer has the lock
@@ -130,6 +136,8 @@ class Ledger:
     def _enter_run(self, store: Store) -> None:
         """Into each file that is opened: what later entries refer to."""
         store.add_bundle(self._bundle, self._manifest)
+        if self._station_run is not None:
+            store.begin_run(self._station, self._station_run, self.record.lost_rows)
         heard, begin = self._open or ("", None)
         store.end_cut_off(self._station, but=heard)
         if begin is not None and not store.rows("SELECT 1 FROM recordings WHERE id = ?", (heard,)):
@@ -139,15 +147,6 @@ class Ledger:
             self._opened = True
 
     # What is to be written down: never waits
-
-    def absence(self, gap: Callable[[str | None], GapRow | None]) -> None:
-        """Up to when (UTC) the record knows of the microphone says how long it was off."""
-
-        def note(store: Store) -> None:
-            row = gap(store.last_known(self._station))
-            store.add_gaps(self._station, [row] if row else [])
-
-        self._enter(_Entry(note))
 
     def begin(self, row: RecordingRow, analysis: str) -> None:
         """A stretch begins."""
@@ -184,6 +183,7 @@ class Ledger:
                     found.messages,
                     found.effort,
                     suppressed=found.suppressed,
+                    row=found.row,
                 ),
                 lambda clips: clips.decided(found.until_s, found.detections, found.private),
                 found.until_s - before_s,
@@ -206,6 +206,35 @@ class Ledger:
     def clock_step(self, boot: str, at: datetime, seconds: float) -> None:
         """The wall clock was set."""
         self._enter(_Entry(lambda store: store.add_clock_step(boot, at, seconds)))
+
+    def begin_run(self, run: StationRun) -> None:
+        """A run of the station begins, whose clock says this."""
+
+        def entry(store: Store) -> None:
+            store.begin_run(self._station, run, self.record.lost_rows)
+
+        self._tell(run, entry)
+
+    def follow(self, run: StationRun) -> None:
+        """Its clock says, or is known, otherwise now."""
+        self._tell(run, lambda store: store.follow(self._station, run))
+
+    @property
+    def line(self) -> Line | None:
+        """How UTC follows from the boot's clock in this run, as the record knew it some seconds ago; None: what was
+        told of it last has not come there."""
+        number, line = self._line
+        return line if number == self._told else None
+
+    def _tell(self, run: StationRun, entry: Callable[[Store], object]) -> None:
+        self._told += 1
+        number = self._told
+
+        def tell(store: Store) -> None:
+            entry(store)
+            self._station_run, self._heeded, self._asked_at = run, number, float("-inf")
+
+        self._enter(_Entry(tell))
 
     def take(self, config: Config) -> None:
         """Clips of stretches that begin from now on are made by these settings."""
@@ -245,11 +274,21 @@ class Ledger:
                 self._let_go()
                 if entry.clips is not None and self._clips is not None:
                     entry.clips(self._clips)
+            self._ask()
         except StoreError as error:
             if not (self._is_lock(error) and self._is_brief()):
                 self.failed(error)
         else:
             self._stores()
+
+    def _ask(self) -> None:
+        """Somebody else may have put the clock right."""
+        if self._station_run is None or time.monotonic() - self._asked_at < _ASK_S:
+            return
+        line, self._asked_at = self.store().line(self._station_run.id), time.monotonic()
+        self._line = (self._heeded, line)
+        if line is not None:
+            self._station_run = replace(self._station_run, offset_ms=line.offset_ms, known=line.known)
 
     def _let_go(self) -> None:
         entry = self._waiting.popleft()

@@ -20,6 +20,7 @@ from edge.contract.errors import ConfigError
 from edge.daemon.gaps import GapWriter
 from edge.daemon.load import LoadShedder
 from edge.daemon.source import OUTAGE_S_MAX, STUCK_S_MAX, Hearing
+from edge.daemon.timeline import Timeline
 from edge.ledger import Ledger
 from edge.local_clock import LocalClock
 from edge.types import Chunk, Gap, GapRow, Place, RecordingRow, stable_id, utc_text
@@ -83,14 +84,15 @@ class Live:
         self._keeps_sound = False  # of the stretch, for clips
         self._priors_made = analyst.priors.made
         self._load = LoadShedder(config.microphone.buffer_s)
-        self._gaps = GapWriter(config, SOURCE, self._boot, clock, ledger, on_gap)
+        self._timeline = Timeline(config, SOURCE, self._boot, clock, ledger)
+        self._gaps = GapWriter(config, SOURCE, self._boot, clock, self._timeline, ledger, on_gap)
+        self._until, self._segment = clock.now(), 0  # where the stretch is to end; after which suspend it began
         self._resting: float | None = None  # since when the schedule is closed, on the monotonic clock
         self._unstored: Gap | None = None  # what cannot even wait any more
         self._open, self._asked_at = True, float("-inf")  # what the schedule said, and when it was asked
         self._awake_at = self._beat_at = clock.at_s()  # when sound began to come after silence; the last step
         self._last_sound: datetime | None = None
         self._heard_until_s = 0.0  # on the monotonic clock
-        self._gaps.note_absence()
 
     # What others ask, from their threads
 
@@ -144,6 +146,8 @@ class Live:
         """Hear, analyse and hand over what came; waits half a second at most if nothing did."""
         self._beat_at = self.clock.at_s()
         self._take_over()
+        if self._timeline.moved():
+            self._end_stretch()
         if self._beat_at - self._asked_at > _ASK_S:
             self._open, self._asked_at = self._schedule.open_at(self.clock.now()), self._beat_at
         if not self._open:
@@ -158,7 +162,6 @@ class Live:
         elif isinstance(heard, Gap):
             self._miss(heard)
         self._note_silence()
-        self._check_clock()
 
     def end(self, patience_s: float) -> None:
         """Stop listening: analyse what waits as long as there is patience, none on a machine that is too slow anyway,
@@ -196,14 +199,20 @@ class Live:
             self._gaps.write(self._unstored)
             self._unstored = None
         start = self.clock.utc(chunk.at_s)
-        if self._stretch and start.replace(minute=0, second=0, microsecond=0) > self._stretch.row.start:
+        if self._stretch and self.clock.segment(chunk.at_s) != self._segment:
+            self._end_stretch()
+        left = max(0, round((self._until - start).total_seconds() * RATE_HZ))  # samples that are still of it
+        if self._stretch and left < len(chunk.samples):
+            if left:
+                self._hear(replace(chunk, samples=chunk.samples[:left]))
             self._end_stretch()
             if self._microphone:
                 self._microphone.reanchor()
-            self.clock.reanchor()
+            chunk = Chunk(chunk.at_s + left / RATE_HZ, chunk.samples[left:])
             start = self.clock.utc(chunk.at_s)
         if self._analyst.priors.made != self._priors_made:  # a prior has come: from here on it is used
             self._end_stretch()
+        self._gaps.fill(chunk.at_s, len(chunk.samples) / RATE_HZ)
         if self._stretch is None:
             self._begin_stretch(chunk, start)
         assert self._stretch is not None
@@ -229,7 +238,10 @@ class Live:
             clock_state=self.clock.state,
             boot=self._boot,
             zone=self._config.zone,
+            run=self._timeline.run,
+            boot_s=self.clock.boot_s(chunk.at_s),
         )
+        self._until, self._segment = row.local.until(start), self.clock.segment(chunk.at_s)
         self._priors_made = self._analyst.priors.made
         self._stretch, self._awake_at = Stretch(self._analyst, row), self.clock.at_s()
         self._stretch.shed = self._load.shed
@@ -285,7 +297,6 @@ class Live:
             log.info("not listening until %s", self._schedule.changes_after(self.clock.now()))
         time.sleep(_WAIT_S)
         self._note_silence()
-        self._check_clock()
 
     def _wake(self) -> None:
         if self._resting is not None:
@@ -311,14 +322,3 @@ class Live:
         self._load.weigh(waiting_s, self.clock.at_s())
         if self._stretch:
             self._stretch.shed = self._load.shed
-
-    def _check_clock(self) -> None:
-        step_s = self.clock.check()
-        if step_s is None:
-            return
-        self._end_stretch()
-        at = self.clock.now()
-        log.warning(
-            "the wall clock was set by %+.1f s; rows stamped before can be corrected: birdstation clock fix", step_s
-        )
-        self._ledger.clock_step(self._boot, at, step_s)

@@ -9,6 +9,8 @@ from datetime import date, datetime, timedelta, timezone, tzinfo
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _HOUR, _DAY, _INSTANT = timedelta(hours=1), timedelta(days=1), timedelta(microseconds=1)
 
+_NEARLY = timedelta(milliseconds=2)  # what ends so soon has ended: moments are known to the millisecond
+
 
 @dataclass(frozen=True)
 class Part:
@@ -63,6 +65,13 @@ class LocalClock:
                 part = Part(last.start, last.seconds + part.seconds, last.since, last.utc_offset_minutes)
             spans.append(part)
         return spans
+
+    def until(self, start: datetime) -> datetime:
+        """When a stretch of sound that begins at `start` (aware UTC) is to end: at the next full hour UTC, or where the
+        clock is changed before that."""
+        start += _NEARLY
+        hour = start.replace(minute=0, second=0, microsecond=0) + _HOUR
+        return start + timedelta(seconds=self.spans(start, (hour - start) / timedelta(seconds=1))[0].seconds)
 
     def _parts(self, start: datetime, seconds: float, unit: timedelta) -> list[Part]:
         parts, end = [], start + timedelta(seconds=seconds)

@@ -16,10 +16,11 @@ from edge.capture.folder import FolderWatch
 from edge.capture.own import Own
 from edge.capture.recording import record_name
 from edge.clips.maker import ClipMaker
-from edge.clock import Clock
+from edge.clock import Clock, boot_id
 from edge.config import Config
 from edge.contract.errors import ConfigError, EngineError, StoreError
 from edge.daemon.source import OUTAGE_S_MAX, Hearing
+from edge.daemon.timeline import Timeline
 from edge.ledger import Ledger
 from edge.replay import Replay
 from edge.store.record import Store
@@ -74,6 +75,7 @@ class Watched:
         self._on_alive, self._recount = alive, recount
         self._counted_at = float("-inf")
         self._coming: Prepared | None = None  # settings that are taken over before the next recording
+        self._timeline = Timeline(config, SOURCE, boot_id() or "unknown", self._clock, ledger)
         self._beat_at = self._clock.at_s()  # when work got on last
         self._last_sound: datetime | None = None  # the end of what was analysed last
         self._watch = FolderWatch(self._root, config.folder.settle_s, config.zone, own=Own(config.state))
@@ -148,7 +150,7 @@ class Watched:
     def alive(self) -> None:
         """Work gets on. May raise, to leave what is under way."""
         self._beat_at = self._clock.at_s()
-        self._clock.check()  # rows carry their recorders' times
+        self._timeline.moved()  # rows carry their recorders' times
         self._on_alive()
         if self._beat_at - self._counted_at > _COUNT_S:
             self._count()

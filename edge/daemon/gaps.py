@@ -1,12 +1,12 @@
 """What the microphone missed, as rows: each gap once, one that goes on again and again, longer. Knows no sound."""
 
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
 
-from edge.clock import Clock
+from edge.clock import Clock, utc_at
 from edge.config import Config
+from edge.daemon.timeline import Timeline
 from edge.ledger import Ledger
-from edge.types import Gap, GapReason, GapRow, stable_id, utc_text
+from edge.types import Gap, GapReason, GapRow, stable_id
 
 _NOTE_S = 60.0  # a gap that goes on is written down so often
 
@@ -14,9 +14,9 @@ _NOTE_S = 60.0  # a gap that goes on is written down so often
 class GapWriter:
     """Gaps of one live source in one boot.
 
-    gaps = GapWriter(config, "microphone", boot, clock, ledger, on_gap)
+    gaps = GapWriter(config, "microphone", boot, clock, timeline, ledger, on_gap)
     gaps.write(gap)
-    gaps.note_absence()   # from what the record knows last until this was made the station was off
+    gaps.fill(chunk.at_s, seconds)   # before sound is told: of no moment of a run nothing is
     """
 
     def __init__(
@@ -25,23 +25,52 @@ class GapWriter:
         source: str,
         boot: str,
         clock: Clock,
+        timeline: Timeline,
         ledger: Ledger,
         on_gap: Callable[[GapRow, float], None],
     ) -> None:
         self._station, self._zone = config.station.id, config.zone
         self._source = source
         self._boot = boot
-        self._clock = clock
+        self._clock, self._timeline = clock, timeline
         self._ledger = ledger
         self._on_gap = on_gap
         self._noted_at = 0.0
         self._told = ("", 0.0)  # the gap that was told last, and how long it was then
-        self._began = clock.now()
 
     def write(self, gap: Gap) -> None:
-        """Have it stored, and tell how many seconds more are missing than when it was told last."""
-        id_ = stable_id(self._station, self._source, self._boot, f"{gap.at_s:.3f}", gap.reason)
-        row = self._row(id_, self._clock.utc(gap.at_s), gap.seconds, gap.reason, gap.detail)
+        """Have it stored, and tell how many seconds more are missing than when it was told last. Over a suspend of the
+        machine it is two, with the suspend between them."""
+        for at_s, seconds in self._clock.awake(gap.at_s, gap.seconds):
+            begin_s = self._clock.boot_s(at_s)
+            hole = self._timeline.hole(at_s, seconds)
+            if hole is not None and (gap.reason, hole[2]) == ("off", ""):  # one row for both
+                begin_s, seconds = hole[0], hole[1] + seconds
+            elif hole is not None:
+                self._write(hole[0], hole[1], "off", hole[2])
+            self._write(begin_s, seconds, gap.reason, gap.detail)
+
+    def fill(self, at_s: float, seconds: float) -> None:
+        """A span of the monotonic clock is told next: what was not told of the time before it, the station was off."""
+        hole = self._timeline.hole(at_s, seconds)
+        if hole is not None:
+            begin_s, missing_s, detail = hole
+            self._write(begin_s, missing_s, "off", detail)
+
+    def _write(self, boot_s: float, seconds: float, reason: GapReason, detail: str) -> None:
+        row = GapRow(
+            id=stable_id(self._station, self._source, self._boot, f"{boot_s:.3f}", reason),
+            source=self._source,
+            start=utc_at(self._clock.line.offset_ms, boot_s),
+            seconds=seconds,
+            reason=reason,
+            detail=detail,
+            clock_state=self._clock.state,
+            boot=self._boot,
+            zone=self._zone,
+            run=self._timeline.run,
+            boot_s=boot_s,
+        )
         self._ledger.gap(row)
         told_s = self._told[1] if self._told[0] == row.id else 0.0
         self._told = (row.id, row.seconds)
@@ -54,35 +83,3 @@ class GapWriter:
             return False
         self._noted_at = now
         return True
-
-    def note_absence(self) -> None:
-        """The time off is a gap, as soon as the record can be asked where it began; where a repair has lost rows,
-        nobody knows."""
-        self._ledger.absence(self._absence)
-
-    def _absence(self, last: str | None) -> GapRow | None:
-        since = _moment(last) if last else self._began
-        if self._began <= since:
-            return None
-        id_ = stable_id(self._station, self._source, "off", utc_text(since))
-        seconds = (self._began - since) / timedelta(seconds=1)
-        if self._ledger.record.lost_rows:
-            return self._row(id_, since, seconds, "store", "the record was damaged: what it said of this time is lost")
-        return self._row(id_, since, seconds, "off", "")
-
-    def _row(self, id_: str, start: datetime, seconds: float, reason: GapReason, detail: str) -> GapRow:
-        return GapRow(
-            id=id_,
-            source=self._source,
-            start=start,
-            seconds=seconds,
-            reason=reason,
-            detail=detail,
-            clock_state=self._clock.state,
-            boot=self._boot,
-            zone=self._zone,
-        )
-
-
-def _moment(text: str) -> datetime:
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc)

@@ -10,6 +10,7 @@ from edge.clock import Clock
 from edge.config import Config
 from edge.contract.errors import StoreError
 from edge.store.clips import ClipTable
+from edge.store.clock import present_time
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ class House:
         self._reserve.give_up_if_full()
         with ClipTable(config.database, durable=True) as table:
             retention = Retention(table, config.clips_folder, self._reserve, config.retention)
-            done = retention.tidy(self._clock.now(), clock_is_set=self._clock.state != "unsynced")
+            time = present_time(config.database, self._clock)
+            done = retention.tidy(time.now, clock_is_set=time.known)
         self._on_tidied(done)
         if done.removed:
             log.info("retention: %s", ", ".join(f"{count} clips went ({why})" for why, count in done.removed.items()))

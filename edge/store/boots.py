@@ -204,6 +204,8 @@ class BootTable(Connection):
                 if one.offset_ms != offset_ms:
                     self._move_run(one.run, offset_ms, zone, moved)
                 now.append(replace(one, offset_ms=offset_ms))
+        if moved["stretches"]:
+            self._move_deployments(station)
         if now:
             self._lay_absences(station, [one for one in now if one.source == "microphone"], zone)
         return moved
@@ -221,6 +223,21 @@ class BootTable(Connection):
                     move_stretch(self._db, row, start, local, moved)
                 else:
                     move_gap(self._db, row, start, local, moved)
+
+    def _move_deployments(self, station: str) -> None:
+        """A microphone's place is its place from its first stretch there to its first at the next."""
+        of_it = "station = ? AND source = 'microphone'"
+        self._db.execute(
+            "UPDATE deployments SET began_utc = coalesce("
+            f"(SELECT min(start_utc) FROM recordings WHERE deployment = deployments.id), began_utc) WHERE {of_it}",
+            (station,),
+        )
+        self._db.execute(
+            "UPDATE deployments SET ended_utc = (SELECT n.began_utc FROM deployments n"
+            " WHERE n.station = deployments.station AND n.source = 'microphone' AND n.rowid > deployments.rowid"
+            f" ORDER BY n.rowid LIMIT 1) WHERE ended_utc IS NOT NULL AND {of_it}",
+            (station,),
+        )
 
     def _lay_absences(self, station: str, runs: list[_Kept], zone: tzinfo | None) -> None:
         """Between two runs the station was off. These gaps have a run, that which came after, and no `boot_s`."""

@@ -251,16 +251,6 @@ class Store(Files, BootTable):
                 (audio_s, recording_id, recording_id),
             )
 
-    def last_known(self, station: str) -> str | None:
-        """Up to when (UTC) the record knows of the microphone: heard, or missed for a known reason. None: never."""
-        found = self.rows(
-            "SELECT max(t) FROM (SELECT max(strftime('%Y-%m-%dT%H:%M:%fZ', start_utc, audio_s || ' seconds')) AS t"
-            " FROM recordings WHERE station = ? AND source = 'microphone' UNION ALL"
-            " SELECT max(end_utc) FROM gaps WHERE station = ? AND source = 'microphone')",
-            (station, station),
-        )
-        return None if found[0][0] is None else str(found[0][0])
-
     def refuse(self, recording_id: str, station: str, path: str, file: FileState, analysis: str, reason: str) -> None:
         """Set a recording aside with its reason; it is not tried again until the file changes."""
         with self._transaction():
