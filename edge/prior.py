@@ -156,7 +156,7 @@ def prior_table(bundle: Bundle, place: Place, folder: Path) -> Scores | None:
         content = _computed(bundle, place)
         table = _table(content, len(bundle.taxonomy))
         if table is None:
-            raise BundleError(f"{bundle.folder / PRIOR}: the prior could not be computed: no table")
+            raise EngineError(f"{bundle.folder / PRIOR}: the prior could not be computed: no table")
         _keep(path, content)
     return table
 

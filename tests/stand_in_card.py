@@ -3,6 +3,7 @@
 It plays a sound for ever into the station's own Microphone and Ring. Knows no station but how one is given this card.
 """
 
+import os
 import sys
 import threading
 import time
@@ -89,10 +90,12 @@ def hearing(open_microphone: Callable[[Any], Any]) -> Iterator[None]:
 
 
 def main() -> None:
-    """`python -m tests.stand_in_card CONFIG`: the daemon, hearing the demonstration's soundscape."""
+    """`python -m tests.stand_in_card CONFIG`: the daemon, hearing the demonstration's soundscape. The environment may
+    name a program that makes priors in Python's place, PRIOR_PYTHON."""
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    sys.executable = os.environ.get("PRIOR_PYTHON", sys.executable)
     card = Card(song())
     with hearing(lambda settings: Microphone(settings, portaudio=card)):  # type: ignore[arg-type]
         edge.station.run_station(Path(sys.argv[1]))
