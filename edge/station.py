@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -37,6 +37,7 @@ from edge.store.clips import ClipTable
 from edge.store.outbox import OutboxTable
 from edge.store.record import Store
 from edge.teller import Teller
+from edge.tried import note_stop
 from edge.vitals import Vitals
 from edge.watched import Watched
 
@@ -283,7 +284,7 @@ class Station:
         until = time.monotonic() + STOP_S_MAX + WINDOW_S_MAX
         threads.hearing.leave()
         if not threads.hearing.join(until - time.monotonic()):
-            log.error("hearing did not end within %.1f s; what it held is lost", STOP_S_MAX + WINDOW_S_MAX)
+            self._leave_behind(parts)
         parts.ledger.close(STORE_S_MAX)
         if parts.publisher and time.monotonic() < until:
             parts.publisher.drain(DRAIN_S_MAX)
@@ -298,6 +299,20 @@ class Station:
         if self.stuck:
             log.warning("ended without %s: a disk or a lock holds them", ", ".join(self.stuck))
         parts.teller.end(self.config)
+
+    def _leave_behind(self, parts: Parts) -> None:
+        """The thread that hears does not end: what of its sound waits is lost, or is read again at the next start."""
+        text = "hearing did not end within %.1f s; %.0f s of sound wait"
+        log.error(text, STOP_S_MAX + WINDOW_S_MAX, parts.source.hearing().waiting_s)
+        note = Worker("note", self._note_stop)
+        note.start()
+        note.leave()
+        note.join(_ERRAND_S_MAX)
+
+    def _note_stop(self) -> None:
+        with suppress(OSError):
+            note_stop(self.config.database)
+        raise Leave
 
     # Errands, each in a thread of its own
 

@@ -16,6 +16,7 @@ from edge.store.attempts import Attempts
 from edge.store.files import file_id
 
 DEATHS_MAX = 3
+_STOPPED = "stopped"  # beside the database: the process that was told to stop and was held
 
 
 class Attempting:
@@ -33,7 +34,7 @@ class Attempting:
         for boot, process in store.reading(station):
             here = boot is not None and boot == self._boot
             if not here or not runs(process):
-                store.process_gone(station, boot, process, died=here)
+                store.process_gone(station, boot, process, died=here and process != _told_to_stop(store.path))
 
     def refusal(self, task: Task) -> Refused | None:
         """Why a recording is not read again, if it is not."""
@@ -67,6 +68,20 @@ class Attempting:
                 with suppress(StoreError):
                     self._store.attempts_stopped(self._station, self._process)
             raise
+
+
+def note_stop(database: Path) -> None:
+    """This process was told to stop, and what it reads does not follow: a disk or a lock holds it, so that its record
+    cannot be told. Raises OSError."""
+    database.with_name(_STOPPED).write_text(this_process(), encoding="utf8")
+
+
+def _told_to_stop(database: Path) -> str | None:
+    """The last process that noted so."""
+    try:
+        return database.with_name(_STOPPED).read_text(encoding="utf8")
+    except OSError:
+        return None
 
 
 def in_order(store: Attempts, station: str, root: Path, paths: Sequence[Path], resumes: bool) -> list[Path]:

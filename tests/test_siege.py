@@ -23,18 +23,22 @@ import pytest
 from edge import priors
 from edge.analysis import Analyst
 from edge.clips.maker import ClipMaker
+from edge.clock import boot_id
 from edge.config import Config, load_config
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import BirdstationError, StoreError
 from edge.daemon.threads import Errand, Leave, Worker
 from edge.ledger import Ledger
 from edge.live import station_place
+from edge.machine import this_process
 from edge.notify import Notifier
 from edge.recognizer import Recognizer
 from edge.station import Station
+from edge.store.attempts import Tried
 from edge.store.clips import ClipTable
 from edge.store.record import Store
-from edge.types import Chunk, Gap
+from edge.tried import Attempting, note_stop
+from edge.types import Chunk, FileState, Gap
 from tests import HANGS_S
 from tests.conftest import hiss, noon_zone, note, write_sound
 from tests.stand_in_card import hearing
@@ -449,6 +453,22 @@ def test_one_that_cannot_be_made_is_tried_again_with_the_recording(
 
 
 # The parts
+
+
+def test_an_end_that_is_held_is_no_death_of_the_program(station_yaml: StationYaml) -> None:
+    """A stop that a recording cannot follow is noted beside the database, which may be what holds it."""
+    config = load_config(station_yaml())
+    gone, file = "999999999 1", FileState(1, 1, 1, "")
+    with Store(config.database) as store:
+        for was_told, tried in ((False, Tried(1, 0)), (True, Tried(1, 1))):
+            store.attempt("porch", "a.wav", file, boot_id(), gone)
+            if was_told:
+                note_stop(config.database)
+                path = config.database.with_name("stopped")
+                assert path.read_text() == this_process()
+                path.write_text(gone)
+            Attempting(store, "porch")
+            assert store.tried("porch") == {"a.wav": tried}
 
 
 def test_the_watchdog_is_fed_for_what_no_restart_would_mend(station_yaml: StationYaml, recognizer: Recognizer) -> None:

@@ -291,6 +291,10 @@ def trial(folder: Path, disk: Path, unit_s: float, detections: int) -> list[str]
         with siege():
             time.sleep(3)
             ends.append((f"while {what}", daemon.stop()))
+    for of in (daemon, beside):
+        print(
+            *(line for line in of.log.read_text().splitlines() if "ERROR" in line or "ended without" in line), sep="\n"
+        )
     for what, seconds in ends:
         print(f"an end {what}: {seconds:.1f} s")
         wrong += [] if 0 <= seconds <= STOP_S_MAX else [f"an end {what} took {seconds:.1f} s"]
