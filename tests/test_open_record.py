@@ -173,6 +173,24 @@ def test_replaced_by_that_of_an_earlier_run_or_another_station(run: Run, tmp_pat
     assert other.told <= ids(run.database, "outbox")
 
 
+@pytest.mark.parametrize("names", [("-wal",), ("-shm",), ("-wal", "-shm")])
+def test_its_log_deleted_what_was_in_it_is_written_back(run: Run, names: tuple[str, ...]) -> None:
+    """Somebody takes them for leftovers; the last commits are in the log alone, and others would begin another."""
+    with OutboxTable(run.database) as outbox:
+        outbox.counts()
+        for name in names:
+            run.database.with_name(f"station.db{name}").unlink()
+        run.look()
+        assert "lost its -wal or -shm while the station ran" in str(run.ledger.record.problem)
+        with pytest.raises(GoneError, match="left without"):
+            outbox.counts()
+    assert run.told <= ids(run.database)
+    run.hear(2)
+    with OutboxTable(run.database) as outbox:
+        assert outbox.counts()["created"] == 7
+    run.end()
+
+
 def test_taken_away_again_and_again(run: Run) -> None:
     for times in range(1, 4):
         run.hear(times)

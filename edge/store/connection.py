@@ -119,23 +119,42 @@ class Connection:
         self._db.close()
 
     def is_named(self) -> bool:
-        """Whether the file that is open is the one that its name leads to. Where that cannot be told, SQLite will."""
+        """Whether the file that is open is the one that its name leads to, and so is its log. Where that cannot be
+        told, SQLite will."""
+        return self.is_same_file() and all(self._is_same(beside(self.path, s), was) for s, was in self._logs.items())
+
+    def without_log(self) -> None:
+        """Write into the file itself from now on; for one that nobody else has open."""
+        with self._errors():
+            self._logs = {}
+            self._db.execute("PRAGMA journal_mode = DELETE").fetchall()
+
+    def is_same_file(self) -> bool:
+        """Whether the database is, whatever became of its log."""
+        return self._is_same(self.path, self._identity)
+
+    @staticmethod
+    def _is_same(path: Path, was: Identity | None) -> bool:
         try:
-            return identity(self.path) == self._identity
+            return identity(path) == was
         except OSError:
             return True
 
     def _check_named(self) -> None:
         if not self.is_named():
-            what = "replaced by another file" if self.path.exists() else "moved or deleted"
+            what = "moved or deleted" if not self.path.exists() else "replaced by another file"
+            what = f"left without {self.path.name}-wal or -shm" if self.is_same_file() else what
             raise GoneError(f"{self.path}: was {what} while it was open; what has its name now is opened next time")
 
     def leave(self) -> None:
         """Of a file that has lost its name: write its log into it, and see that no other file of that name finds the
         log: SQLite would lay it over a stranger. What cannot be written back is set aside."""
+        held = True
         with suppress(sqlite3.Error):
             self._db.execute(f"PRAGMA busy_timeout = {_LEAVE_MS}")
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            held = bool(self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+        if held and self.is_same_file():  # another log beside the same database: its rows are in ours alone
+            raise GoneError(f"{self.path}: its log was deleted, and another program hinders that it is written back")
         with self._errors():
             for suffix, ours in self._logs.items():
                 there = beside(self.path, suffix)

@@ -113,6 +113,10 @@ class OpenRecord:
     def _open(self) -> None:
         if self._left is not None:
             self._left[0].leave()
+            if self._left[0].is_same_file():
+                self._tell("lost its -wal or -shm while the station ran; what it held was written back")
+                self._drop_left()
+                suspected.add(self.path)  # others may have begun another log meanwhile
         suspicious = self.path in suspected
         salvaged = sound_database(self.path, thorough=suspicious)
         if salvaged is not None:
@@ -152,9 +156,12 @@ class OpenRecord:
             f"{what}{where} while the station ran; it goes on in what has that name now, with {taken}: {carried} rows"
         )
         said += "" if leaving.whole else "; not all of it could be read any more"
+        self._tell(said)
+        self._drop_left()
+
+    def _tell(self, said: str) -> None:
         self._happened.append(f"{self.path.name} {said}")
         log.warning("%s: %s", self.path, said)
-        self._drop_left()
 
     def _has_room(self, old: Store) -> bool:
         with suppress(sqlite3.Error, OSError):

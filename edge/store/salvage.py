@@ -187,7 +187,7 @@ def _salvage(damaged: Path, path: Path) -> tuple[int, int]:
     """Copy every row that can still be read. Returns rows copied and tables of which some are missing."""
     copied, cut_short = 0, 0
     with Connection(path) as new, closing(sqlite3.connect(damaged)) as old:
-        new.rows("PRAGMA journal_mode = DELETE")  # nobody else reads it yet, and a log would need the room twice
+        new.without_log()  # which would need the room twice
         tables = [str(name) for (name,) in new.rows("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for table in tables:
             if table.startswith(("sqlite_", "_sqlite")):
