@@ -161,6 +161,13 @@ def test_a_damaged_one_of_an_earlier_version_keeps_its_rows(tmp_path: Path) -> N
         assert store.rows("SELECT id, score, members, decided_by FROM detections") == [("d", 0.9, "[0.8, 0.95]", "bag")]
 
 
+def test_every_table_has_rowids(tmp_path: Path) -> None:
+    """By which its rows are read around damage, and carried from one file to another."""
+    with Store(tmp_path / "station.db") as store:
+        tables = store.rows("SELECT name, sql FROM sqlite_master WHERE type = 'table'")
+    assert [name for name, sql in tables if "WITHOUT ROWID" in str(sql).upper()] == []
+
+
 def spoil(database: Path, *pages: int) -> bytes:
     """Other bytes in these pages of the outbox's rows, counted from the end; returns the damaged file."""
     with closing(sqlite3.connect(database)) as db:

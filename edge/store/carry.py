@@ -9,9 +9,8 @@ from typing import Any
 
 from edge.store.connection import Connection
 
-_ALWAYS = ("bundles", "species", "deployments")  # few, and others refer to them
-_BY_ROW = ("detections", "effort", "gaps", "clips", "clips_going", "files", "reviews", "clock")
-_REFER_TO_RECORDINGS = ("detections", "effort", "gaps", "clips", "files")
+_MANY = ("recordings", "clips", "detections")  # too many to be carried only since others may refer to them
+_APART = ("recordings", "outbox", "counters")  # each in its own way; all others by their rows
 _COUNTED = {"messages created": "1", "messages sent": "state = 'sent'"} | {
     f"messages {state}": f"state = '{state}'" for state in ("dead", "dropped")
 }
@@ -57,21 +56,40 @@ def carry(old: Leaving, new: Connection, since: Marks) -> int:
     """
     carried = 0
     with new.bulk() as db:
-        for table in _ALWAYS:
+        tables = _tables(new)
+        for table in _referred_to(new):
             _copy(old, db, table, "1", "IGNORE")
-        _copy(old, db, "boots", _above("boots", since), "IGNORE")
-        recordings = [f"SELECT recording FROM {table} WHERE {_above(table, since)}" for table in _REFER_TO_RECORDINGS]
+        recordings = [
+            f"SELECT recording FROM {table} WHERE {_above(table, since)}" for table, of_one in tables.items() if of_one
+        ]
         _copy(old, db, "recordings", f"{_above('recordings', since)} OR id IN ({' UNION '.join(recordings)})")
-        for table in _BY_ROW:
+        for table in tables:
             where = _above(table, since)
             if table == "clips":
                 where += f" OR id IN (SELECT clip FROM detections WHERE {_above('detections', since)})"
-            rows = _copy(old, db, table, where)
+            rows = _copy(old, db, table, where, "IGNORE" if table == "boots" else "REPLACE")
             carried += rows if table in ("detections", "effort", "gaps") else 0
         db.execute("UPDATE detections SET clip = NULL WHERE clip IS NOT NULL AND clip NOT IN (SELECT id FROM clips)")
-        _carry_messages(old, db, _above("outbox", since))
+        columns = [column for column in _columns(new, "outbox") if column != "seq"]
+        _carry_messages(old, db, columns, _above("outbox", since))
         _count_anew(old, db)
     return carried
+
+
+def _tables(connection: Connection) -> dict[str, bool]:
+    """Those that are carried by their rows, and whether a row is of a recording."""
+    names = [name for name in marks_of(connection) if name not in _APART]
+    return {name: "recording" in _columns(connection, name) for name in names}
+
+
+def _referred_to(connection: Connection) -> list[str]:
+    """Tables that others refer to, and that are small: bundles, species, places."""
+    referred = {str(r[2]) for name in marks_of(connection) for r in connection.rows(f"PRAGMA foreign_key_list({name})")}
+    return sorted(referred - set(_MANY))
+
+
+def _columns(connection: Connection, table: str) -> list[str]:
+    return [str(row[1]) for row in connection.rows(f"PRAGMA table_info({table})")]
 
 
 def _above(table: str, since: Marks) -> str:
@@ -79,28 +97,29 @@ def _above(table: str, since: Marks) -> str:
 
 
 def _copy(old: Leaving, db: sqlite3.Connection, table: str, where: str, conflict: str = "REPLACE") -> int:
+    """A number that SQLite gives rows is given anew: another row may have it there."""
     rows = 0
-    for columns, batch in old.read(f"SELECT * FROM {table} WHERE {where} ORDER BY rowid"):
+    key = [(str(name), kind) for _, name, kind, _, _, is_key in db.execute(f"PRAGMA table_info({table})") if is_key]
+    taken = {name for name, kind in key if len(key) == 1 and kind == "INTEGER"}
+    kept = ", ".join(str(row[1]) for row in db.execute(f"PRAGMA table_info({table})") if str(row[1]) not in taken)
+    for columns, batch in old.read(f"SELECT {kept} FROM {table} WHERE {where} ORDER BY rowid"):
         marks = ", ".join("?" for _ in columns)
         db.executemany(f"INSERT OR {conflict} INTO {table} ({', '.join(columns)}) VALUES ({marks})", batch)
         rows += len(batch)
     return rows
 
 
-def _carry_messages(old: Leaving, db: sqlite3.Connection, where: str) -> None:
+def _carry_messages(old: Leaving, db: sqlite3.Connection, columns: list[str], where: str) -> None:
     """A message keeps its number, unless another one has it there."""
-    columns = "id, topic, payload, created_utc, sent_utc, state, attempts, reason"
-    for _, batch in old.read(f"SELECT seq, {columns} FROM outbox WHERE {where} ORDER BY seq"):
+    names, marks = ", ".join(columns), ", ".join("?" for _ in columns)
+    for _, batch in old.read(f"SELECT seq, {names} FROM outbox WHERE {where} ORDER BY seq"):
         for seq, *row in batch:
-            known = db.execute("SELECT seq FROM outbox WHERE id = ?", (row[0],)).fetchone()
+            known = db.execute("SELECT seq FROM outbox WHERE id = ?", (row[columns.index("id")],)).fetchone()
             if known:
                 db.execute("DELETE FROM outbox WHERE seq = ?", known)
             number = known[0] if known else seq
             taken = db.execute("SELECT 1 FROM outbox WHERE seq = ?", (number,)).fetchone()
-            db.execute(
-                f"INSERT INTO outbox (seq, {columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (None if taken else number, *row),
-            )
+            db.execute(f"INSERT INTO outbox (seq, {names}) VALUES (?, {marks})", (None if taken else number, *row))
 
 
 def _count_anew(old: Leaving, db: sqlite3.Connection) -> None:
