@@ -3,6 +3,7 @@
 import os
 import shutil
 import sqlite3
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -22,6 +23,7 @@ from edge.store.connection import suspected
 from edge.store.outbox import OutboxTable
 from edge.store.salvage import set_aside
 from edge.types import Detection, Effort, GapRow, Message, RecordingRow
+from tests.clip_station import on_small_disk
 
 NOBODY = 65534
 START = datetime(2019, 6, 1, 5, 30, tzinfo=timezone.utc)
@@ -341,6 +343,23 @@ def test_the_file_that_may_not_be_written_is_named_and_mended_it_goes_on(
     run.ledger.flush(now=True)
     run.end()
     assert all(path.stat().st_mode & 0o200 for path in state.iterdir())
+
+
+def body_read_only(disk: Path, bundle_folder: Path) -> None:
+    run = Run(disk / "state", read_bundle(bundle_folder))
+    run.ledger.record.close()
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    run.hear()
+    assert "is on a file system that is mounted read-only" in str(run.ledger.error), run.ledger.error
+    assert run.ledger.record.advice == "mount it so that it can be written, and the station goes on by itself"
+    subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+    run.ledger.flush(now=True)
+    run.end()
+
+
+def test_a_disk_that_is_mounted_read_only_is_no_matter_of_modes(tmp_path: Path, bundle_folder: Path) -> None:
+    """As ext4 becomes after an error of its disk."""
+    on_small_disk("tests.test_open_record.body_read_only", tmp_path, 24, bundle_folder)
 
 
 def test_the_advice_fits_the_cause(tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,9 @@ def not_writable(path: Path) -> str:
         return ""
     if _may_write(path):
         return ""
+    with suppress(OSError):
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            return f"; {path} is on a file system that is mounted read-only: dmesg says whether its disk is damaged"
     me, bits = os.geteuid(), "u+rwx" if path.is_dir() else "u+rw"
     mode = f"mode {stat.S_IMODE(status.st_mode):04o}"
     if status.st_uid == me:

@@ -183,6 +183,8 @@ def _advice(error: StoreError) -> str:
         return "the station opens what has that name now; move or restore its database only while it is stopped"
     if code in _LOCKED:
         return "close the program that has it open for writing (lsof names it)"
+    if "mounted read-only" in said:
+        return "mount it so that it can be written, and the station goes on by itself"
     if "may not be written" in said or "belongs to" in said:
         return "type that, and the station goes on by itself"
     return "make room on the disk or let the station write to its state folder"
