@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from paho.mqtt.publish import single
 
 from edge.config import MqttSettings
 from edge.publisher import Presence, Publisher, session
@@ -123,14 +124,15 @@ def test_a_quiet_connection_is_not_away(database: Path) -> None:
 def test_a_packet_that_is_too_large_is_not_gathered(
     database: Path, bundle_folder: Path, protocol: str, length: int
 ) -> None:
+    """It may lie on a topic that the station listens to, and come whenever it does: then it does not."""
     passed = [0]
 
     def act(_broker: OddBroker, packet: Packet) -> bool:
-        if packet.kind != SUBSCRIBE or passed[0]:
+        if packet.kind != SUBSCRIBE:
             return False
         head = text(BIRTH) + (b"\0" if protocol == "5" else b"")
         packet.connection.sendall(b"\x31" + varint(length) + head)
-        while passed[0] < length:
+        for _ in range(0, length, 1000):
             packet.connection.sendall(b"x" * 1000)
             passed[0] += 1000
         return True
@@ -139,9 +141,26 @@ def test_a_packet_that_is_too_large_is_not_gathered(
     with odd_broker(act) as broker, station(database, broker, protocol=protocol) as publisher:
         assert until(lambda: "were asked for" in publisher.last_error)
         assert drained(publisher)
+        assert until(lambda: publisher.connected and BIRTH in publisher.last_error)
+        assert len(broker.connects) == 2
         assert passed[0] < 20_000_000, "what a socket's buffers hold"
         asked = b"\x27" + struct.pack(">I", 8192)
         assert all((asked in connect) == (protocol == "5") for connect in broker.connects)
+    assert counts(database)["sent"] == 3
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_what_anybody_retains_on_home_assistants_topic_stops_nothing(
+    database: Path, bundle_folder: Path, mosquitto: int, protocol: str
+) -> None:
+    """A real broker: it keeps large packets from those who asked for none (MQTT 5), and hands them to all others."""
+    single(BIRTH, b"x" * 1_000_000, retain=True, hostname="127.0.0.1", port=mosquitto)
+    fill(database, bundle_folder, numbered(range(3)))
+    with station(database, OddBroker(port=mosquitto), protocol=protocol) as publisher:
+        assert until(lambda: publisher.last_error.startswith(f"{BIRTH}: too much is said") or protocol == "5")
+        assert drained(publisher)
+        assert until(lambda: publisher.connected)
+        assert protocol == "3.1.1" or not publisher.last_error
     assert counts(database)["sent"] == 3
 
 

@@ -65,6 +65,7 @@ class Link:
         self.accepted, self.ended = False, ""  # ended: why; empty as long as it has not
         self.other_protocol = False  # it ended in a way that another version of MQTT may mend
         self.patience = False  # it ended in a way that a second try soon would not mend
+        self.too_much = False  # it ended since more was sent than it was asked for: what it listened to may be why
         self.answers: list[tuple[int, str]] = []  # message number, and why it was refused; empty: acknowledged
         self.heard: list[tuple[str, str]] = []  # topic and payload
         self.room = IN_FLIGHT_MAX  # how many may be in flight
@@ -119,6 +120,7 @@ class Link:
         try:
             broke = self._client.loop(timeout_s) != mqtt.MQTT_ERR_SUCCESS
         except PublishError as error:
+            self.too_much = True
             self._end(str(error))
         except Exception as error:  # paho's, on packets that are none
             self._end(f"the broker sends what is no MQTT ({_in_words(error)})")
@@ -132,6 +134,7 @@ class Link:
     def _count_reads(self) -> None:
         now, (since, before) = time.monotonic(), self._reads_from
         if self._client.reads - before > _READS_MAX:
+            self.too_much = True
             self._end("the broker sends more packets than it was asked anything")
         elif now - since > 1.0:
             self._reads_from = (now, self._client.reads)

@@ -210,7 +210,7 @@ class Publisher:
             self._failures = 0
         if self._stopping.is_set():
             return
-        if session.too_loud and self._presence and self._presence.birth_topic:
+        if (session.too_loud or link.too_much) and self._presence and self._presence.birth_topic:
             self._deaf_until = time.monotonic() + _DEAF_S
             self._retained.complain(self._presence.birth_topic, "too much is said there; not listened to for an hour")
         self._fail(why, link.patience)
