@@ -25,6 +25,7 @@ from edge.contract.errors import BirdstationError, BundleError, ConfigError
 from edge.daemon.house import House
 from edge.daemon.source import Source
 from edge.daemon.threads import Errand, Leave, Worker
+from edge.disclosure import Disclosure
 from edge.health import Health
 from edge.ledger import LOCK_PATIENCE_S, Ledger
 from edge.live import Live, station_place
@@ -184,7 +185,8 @@ class Station:
             vitals.prime(store)
 
         live = config.source == "microphone"
-        clips = ClipMaker(lambda: ledger.patient(self._clip_table), config, recognizer.bundle.id)
+        told = lambda: Disclosure.of(self.config)  # noqa: E731 - a clip may wait longer than the settings it began under
+        clips = ClipMaker(lambda: ledger.patient(self._clip_table), config, recognizer.bundle.id, told)
         ledger = Ledger(config.database, config.station.id, recognizer.bundle, clips if live else None, opened)
         vitals = Vitals(config, analyst, probe, ledger, clips, self._clock)
         house = House(lambda: self.config, reserve, self._clock, vitals.tidied)

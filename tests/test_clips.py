@@ -20,6 +20,7 @@ from edge.clips.maker import ClipMaker
 from edge.clips.reconcile import reconcile
 from edge.config import ClipSettings, Config, SensitiveSettings
 from edge.contract.audio import RATE_HZ
+from edge.disclosure import Disclosure
 from edge.store.clips import ClipTable
 from edge.types import ClipRow, Detection, RecordingRow
 from tests.clip_station import START, commit, detection, in_child, on_small_disk, stretch
@@ -146,6 +147,24 @@ def test_where_a_sensitive_species_may_live_the_place_is_coarse_and_it_has_no_cl
         assert table.rows("SELECT species FROM detections WHERE clip IS NULL") == [("midtoo",)]
     assert clips == [("2019-05-21T23:30:00.250Z", 6.0), ("2019-05-21T23:30:11.250Z", 7.0)]
     assert guano_of(path)["Loc Position"] == "52.1 13.7"
+
+
+def test_a_clip_of_before_the_setting_that_is_written_after_it_tells_no_more(
+    tmp_path: Path, bundle_folder: Path
+) -> None:
+    """What is heard may wait for a locked record, with settings behind it that are not its own."""
+    config, row = Config(state=tmp_path), replace(stretch(), path="52.123456N_13.654321E/a.wav")
+    now = config
+    found = [detection(row, 0)]
+    bundle_id = commit(config, bundle_folder, row, found)
+    with ClipMaker(lambda: ClipTable(config.database), config, bundle_id, lambda: Disclosure.of(now)) as maker:
+        maker.begin(row)
+        maker.hear(np.zeros(40 * RATE_HZ, np.float32))
+        now = replace(config, sensitive=SensitiveSettings(("midtoo",), decimals=1))
+        maker.decided(40.0, found)
+        maker.end()
+    text = guano_of(one_clip(config)[0])
+    assert (text["Loc Position"], text["birdstation|Recording"]) == ("52.1 13.7", "a.wav")
 
 
 class Books:

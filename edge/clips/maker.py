@@ -75,8 +75,17 @@ class ClipMaker:
     class: `failed` counts, `last_error` says, and the next clip tries again, with the table opened anew.
     """
 
-    def __init__(self, open_table: Callable[[], Clips], config: Config, bundle_id: str) -> None:
+    def __init__(
+        self,
+        open_table: Callable[[], Clips],
+        config: Config,
+        bundle_id: str,
+        disclosure: Callable[[], Disclosure] | None = None,
+    ) -> None:
+        """`disclosure`: what of places may be told now, also of what was heard under earlier settings; None: as
+        `config` has it."""
         self.config = config  # may be replaced; taken over when the next stretch begins
+        self._disclosure = disclosure or (lambda: Disclosure.of(self.config))
         self.saved, self.failed, self.last_error = 0, 0, ""
         self._open_table, self._bundle_id = open_table, bundle_id
         self._table: Clips | None = None
@@ -160,7 +169,7 @@ class ClipMaker:
         folder = self.config.clips_folder
         best = _best_of_each(detections)
         clip = _clip_row(piece, self._row, best[0], self._settings.format)
-        text = guano_text(clip, self._row, best, Disclosure.of(self.config), self._bundle_id)
+        text = guano_text(clip, self._row, best, self._disclosure(), self._bundle_id)
         try:
             sound = encode(self._sound(piece.start, piece.stop), text, self._settings.format)
             clip = _clip_row(piece, self._row, best[0], self._settings.format, len(sound))
