@@ -9,6 +9,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -108,11 +109,11 @@ def test_a_file_that_cannot_be_read_is_asked_less_and_less_often(
     tried: list[str] = []
 
     class OnBadSectors(Decoder):
-        def __init__(self, path: Path) -> None:
+        def __init__(self, path: Path, **options: Any) -> None:
             tried.append(path.name[0])
             if path.name.startswith("a") and tried.count("a") < 4:
                 raise OSError(5, "Input/output error")
-            super().__init__(path)
+            super().__init__(path, **options)
 
     monkeypatch.setattr("edge.reader.Decoder", OnBadSectors)
     now = [1000.0]
