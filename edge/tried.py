@@ -58,6 +58,17 @@ class Attempting:
         self._store.attempt_ended(self._station, name)
 
     @contextmanager
+    def looking(self, files: Sequence[tuple[str, int, int]]) -> Iterator[set[str]]:
+        """While the headers of files are looked at (path, size, modification time of each): those that may be. One that
+        the program may have died of is left to whoever reads it alone."""
+        suspects = {path for path, tried in self._store.tried(self._station).items() if tried.deaths}
+        mine = [file for file in files if file[0] not in suspects]
+        self._store.look(self._station, mine, self._boot, self._process)
+        yield {path for path, *_ in mine}
+        with suppress(StoreError):
+            self._store.looked(self._station, self._process)
+
+    @contextmanager
     def until_left(self) -> Iterator[None]:
         """What is open when this is left, since somebody asked for it or for a reason that is known, was stopped. What
         nobody foresaw is left as it is, and counts when this process is gone."""

@@ -5,14 +5,14 @@ Knows no health and no service; which files are ready is edge/capture/folder.py'
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from edge.analysis import Analyst, Found, Prepared
-from edge.capture.folder import FolderWatch
+from edge.capture.folder import Content, FolderWatch
 from edge.capture.own import Own
 from edge.capture.recording import record_name
 from edge.clips.maker import ClipMaker
@@ -24,7 +24,7 @@ from edge.daemon.timeline import Timeline
 from edge.ledger import Ledger
 from edge.replay import Replay
 from edge.store.record import Store
-from edge.tried import in_order
+from edge.tried import Attempting, in_order
 from edge.types import Gap, GapRow, Outcome
 
 SOURCE = "folder"
@@ -78,7 +78,8 @@ class Watched:
         self._timeline = Timeline(config, SOURCE, boot_id() or "unknown", self._clock, ledger)
         self._beat_at = self._clock.at_s()  # when work got on last
         self._last_sound: datetime | None = None  # the end of what was analysed last
-        self._watch = FolderWatch(self._root, config.folder.settle_s, config.zone, own=Own(config.state))
+        own = Own(config.state)
+        self._watch = FolderWatch(self._root, config.folder.settle_s, config.zone, own=own, looking=self._looking)
         self._ready: list[Path] = []
         self._later: dict[Path, _Later] = {}  # what cannot be read
         self._looked_at = float("-inf")
@@ -226,6 +227,20 @@ class Watched:
         self._away = not self._watch.readable
         if not self._away:
             self._there_at = self._looked_at
+
+    @contextmanager
+    def _looking(self, files: Sequence[tuple[Path, Content]]) -> Iterator[Collection[Path]]:
+        """While headers of these are read: those that may be."""
+        names = {path: record_name(path, self._root) for path, _ in files}
+        with ExitStack() as stack:
+            try:
+                attempting = Attempting(self._ledger.store(), self._station)
+                told = [(names[path], content.bytes, content.mtime_ns) for path, content in files]
+                may_be = stack.enter_context(attempting.looking(told))
+            except StoreError as error:
+                self._ledger.failed(error)
+                may_be = set(names.values())
+            yield {path for path, name in names.items() if name in may_be}
 
     def _in_order(self, paths: list[Path]) -> list[Path]:
         """Oldest first, but for those at which nothing else may wait."""

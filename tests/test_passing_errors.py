@@ -352,6 +352,52 @@ def watching(tmp_path: Path, station_yaml: StationYaml) -> Config:
     return load_config(station_yaml(*lines, name="watching"))
 
 
+_DIES_WATCHING = """
+import os, signal, sys
+from pathlib import Path
+from edge.capture.recording import Decoder
+from edge.config import load_config
+from edge.contract.bundle import read_bundle
+from edge.recognizer import Recognizer
+from tests.test_passing_errors import Desk
+config, method = load_config(Path(sys.argv[1])), sys.argv[2]
+plain = getattr(Decoder, method)
+def dies(self, *arguments, **options):
+    path = arguments[0] if arguments else self.recording.path
+    if path.name.startswith("bad"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(self, *arguments, **options)
+for _ in range(4):
+    if os.fork():
+        print(os.waitstatus_to_exitcode(os.wait()[1]))
+        continue
+    setattr(Decoder, method, dies)
+    desk = Desk(config, Recognizer(read_bundle(config.bundle_folder), threads=1))
+    for _ in range(8):
+        desk.watched._looked_at = float("-inf")
+        desk.watched.step()
+    os._exit(0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["__init__", "_pieces"])
+def test_a_watched_folder_gets_past_what_kills_it(tmp_path: Path, watching: Config, method: str) -> None:
+    """Whether in its sound, or already at its header, at which all are looked at for their order."""
+    song(tmp_path / "in" / "bad_20190601_040000.wav", 6)
+    for number in range(3):
+        song(tmp_path / "in" / f"good{number}_20190601_05{number:02d}00.wav", 6)
+    command = [sys.executable, "-c", _DIES_WATCHING, str(watching.state / "station.yaml"), method]
+    done = subprocess.run(command, cwd=PROJECT, timeout=PATIENCE_S, capture_output=True, text=True)
+    assert done.stdout.split() == [str(-signal.SIGKILL)] * 3 + ["0"], done.stderr
+    reason = "the program ended while reading it, 3 times"
+    assert rows(watching, "SELECT substr(path, 1, 4), state, reason FROM recordings ORDER BY path") == [
+        ("bad_", "refused", reason),
+        *([("good", "analysed", None)] * 3),
+    ]
+    assert rows(watching, "SELECT * FROM attempts") == []
+
+
 def test_power_cuts_are_no_deaths(tmp_path: Path, watching: Config, recognizer: Recognizer) -> None:
     """What another boot was reading, however often, is read as ever; what this boot died of counts, at once."""
     path = song(tmp_path / "in" / NAME, 6)
@@ -372,8 +418,12 @@ def test_what_nobody_foresaw_counts_too(tmp_path: Path, watching: Config, recogn
     """An error of our own ends the process: it is left in the book until it has gone; another file is none of it."""
     song(tmp_path / "in" / NAME, 6)
 
+    pieces: list[int] = []
+
     def broken() -> None:
-        raise ZeroDivisionError
+        pieces.append(1)
+        if len(pieces) > 20:
+            raise ZeroDivisionError
 
     desk = Desk(watching, recognizer, broken)
     with pytest.raises(ZeroDivisionError):

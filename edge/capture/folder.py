@@ -10,8 +10,8 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import tzinfo
 from pathlib import Path
@@ -24,6 +24,7 @@ from edge.contract.errors import RecordingError
 from edge.contract.folders import passed_over
 
 _READ_S_MAX = 2.0  # of reading headers in one look: of a million files the rest comes with the next ones
+_AT_ONCE = 64  # headers: should the program die of one, so many files are suspected
 _GONE = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
 
 
@@ -33,6 +34,15 @@ class Content(NamedTuple):
     bytes: int
     mtime_ns: int
     ctime_ns: int  # changes with whatever else is done to it: another card's file may have size and time of this one
+
+
+Looking = Callable[[Sequence[tuple[Path, Content]]], AbstractContextManager[Collection[Path]]]
+
+
+@contextmanager
+def _at_all(files: Sequence[tuple[Path, Content]]) -> Iterator[Collection[Path]]:
+    """Nobody minds."""
+    yield {path for path, _ in files}
 
 
 @dataclass(slots=True)  # there may be a million
@@ -60,7 +70,8 @@ class FolderWatch:
     the first look at the folder those count as well whose modification time is older than that: survivors of a
     restart wait for nothing. Later files do not: on a share whose server's clock is behind, everything looks old.
     `zone` is of recorders that do not say theirs; it only matters for the order here. What a station keeps for itself,
-    `own` or another one, is passed over.
+    `own` or another one, is passed over. `looking` is what headers are read in, a few files at a time; it says which of
+    them may be.
 
     watch = FolderWatch(folder, settle_s=5.0)
     for path in watch.ready()[:1]:  # then look again: an older one may have come
@@ -76,12 +87,13 @@ class FolderWatch:
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         own: Own | None = None,
+        looking: Looking = _at_all,
     ) -> None:
         self.folder, self.settle_s = folder, settle_s
         self.problem: str | None = None  # what is wrong with the folder, in one line, as of the last look
         self.readable = True  # False: because of that, nothing at all was seen
         self._zone, self._monotonic, self._wall = zone, monotonic, wall
-        self._own = own or Own()
+        self._own, self._looking = own or Own(), looking
         self._files: dict[str, _File] = {}
         self._first_look = True
         self._looked_s = monotonic()
@@ -142,17 +154,22 @@ class FolderWatch:
         """Start and length of those that are new, the oldest by modification time first."""
         unread = [(file.content.mtime_ns, name, file) for name, file in closed if file.start_s is None]
         until_s = self._monotonic() + _READ_S_MAX
-        for _, name, file in sorted(unread, key=lambda entry: entry[:2]):
-            path, seconds = Path(name), None
-            with suppress(RecordingError, OSError):  # damaged, or gone: whoever analyses it will say so
-                seconds = open_recording(path).duration_s
-            try:
-                start = start_of(path, zone=self._zone, duration_s=seconds).start_utc
-            except RecordingError:  # gone
-                continue
-            file.start_s, file.seconds = start.timestamp(), seconds or 0.0
-            if self._monotonic() >= until_s:
-                return
+        oldest = sorted(unread, key=lambda entry: entry[:2])
+        for at in range(0, len(oldest), _AT_ONCE):
+            some = [(Path(name), file) for _, name, file in oldest[at : at + _AT_ONCE]]
+            with self._looking([(path, file.content) for path, file in some]) as may_be_read:
+                for path, file in some:
+                    self._read_header(path, file, path in may_be_read)
+                    if self._monotonic() >= until_s:
+                        return
+
+    def _read_header(self, path: Path, file: _File, may_be_read: bool) -> None:
+        seconds = None
+        with suppress(RecordingError, OSError):  # damaged, or gone: whoever analyses it will say so
+            seconds = open_recording(path).duration_s if may_be_read else None
+        with suppress(RecordingError):  # gone
+            file.start_s = start_of(path, zone=self._zone, duration_s=seconds).start_utc.timestamp()
+            file.seconds = seconds or 0.0
 
 
 def _walk(top: str, problems: list[str], own: Own) -> Iterator[tuple[str, Content]]:

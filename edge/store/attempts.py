@@ -1,5 +1,6 @@
 """Which recordings are being read, and at which of them the program died. Opens no file but its own."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge.store.connection import Connection, now_text
@@ -14,7 +15,17 @@ class Tried:
     stops: int  # it was left in the middle: asked to stop, or the power went
 
 
-_SAME = "bytes = excluded.bytes AND mtime_ns = excluded.mtime_ns AND sample = excluded.sample"
+# A sample that is not known yet is that of any file.
+_SAME = (
+    "bytes = excluded.bytes AND mtime_ns = excluded.mtime_ns"
+    " AND (sample = excluded.sample OR sample = '' OR excluded.sample = '')"
+)
+_ATTEMPT = f"""
+    INSERT INTO attempts (station, path, bytes, mtime_ns, sample, began_utc, boot, process)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (station, path) DO UPDATE SET
+    deaths = iif({_SAME}, deaths, 0), stops = iif({_SAME}, stops, 0), bytes = excluded.bytes,
+    mtime_ns = excluded.mtime_ns, sample = iif(excluded.sample = '', sample, excluded.sample),
+    began_utc = excluded.began_utc, boot = excluded.boot, process = excluded.process"""
 
 
 class Attempts(Connection):
@@ -24,13 +35,21 @@ class Attempts(Connection):
         """This process begins to read a file. A file that has changed since is another one."""
         with self._transaction():
             self._db.execute(
-                "INSERT INTO attempts (station, path, bytes, mtime_ns, sample, began_utc, boot, process)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (station, path) DO UPDATE SET"
-                f" deaths = iif({_SAME}, deaths, 0), stops = iif({_SAME}, stops, 0), bytes = excluded.bytes,"
-                " mtime_ns = excluded.mtime_ns, sample = excluded.sample, began_utc = excluded.began_utc,"
-                " boot = excluded.boot, process = excluded.process",
+                _ATTEMPT,
                 (station, path, file.bytes, file.mtime_ns, file.sample, now_text(), boot, process),
             )
+
+    def look(self, station: str, files: Sequence[tuple[str, int, int]], boot: str | None, process: str) -> None:
+        """This process is about to look at the headers of files: path, size and modification time of each."""
+        with self._transaction():
+            self._db.conn.executemany(_ATTEMPT, [(station, *file, "", now_text(), boot, process) for file in files])
+
+    def looked(self, station: str, process: str) -> None:
+        """It has, and lives."""
+        mine = (station, process)
+        with self._transaction():
+            self._db.execute("DELETE FROM attempts WHERE station = ? AND process = ? AND deaths + stops = 0", mine)
+            self._db.execute("UPDATE attempts SET process = NULL WHERE station = ? AND process = ?", mine)
 
     def attempt_ended(self, station: str, path: str) -> None:
         """The recording came to an end, or could not be read this time: nothing was wrong with the program."""
@@ -76,7 +95,8 @@ class Attempts(Connection):
     def deaths(self, station: str, path: str, file: FileState) -> int:
         """How often the program ended while reading this file, as it is."""
         found = self.rows(
-            "SELECT deaths FROM attempts WHERE station = ? AND path = ? AND bytes = ? AND mtime_ns = ? AND sample = ?",
+            "SELECT deaths FROM attempts WHERE station = ? AND path = ? AND bytes = ? AND mtime_ns = ?"
+            " AND sample IN ('', ?)",
             (station, path, file.bytes, file.mtime_ns, file.sample),
         )
         return int(found[0][0]) if found else 0
