@@ -174,6 +174,8 @@ def _computed(bundle: Bundle, place: Place) -> bytes:
         done = subprocess.run(
             command, input=text.encode(), env=environment, capture_output=True, timeout=_CHILD_TIMEOUT_S
         )
+    except OSError as error:  # no memory or no files for a process
+        raise EngineError(f"{failed}: {printable(str(error))}") from error
     except subprocess.TimeoutExpired as error:
         raise EngineError(f"{failed} within {_CHILD_TIMEOUT_S} s: is the machine too busy?") from error
     if done.returncode < 0:
