@@ -23,6 +23,7 @@ from edge.config import Config, read_settings
 from edge.contract.bundle import Bundle, read_bundle
 from edge.contract.errors import BirdstationError, BundleError, ConfigError
 from edge.daemon.house import House
+from edge.daemon.lines import written_beside
 from edge.daemon.source import Source
 from edge.daemon.threads import Errand, Leave, Worker
 from edge.disclosure import Disclosure
@@ -374,11 +375,15 @@ def run_station(path: Path | None) -> None:
     signal.signal(signal.SIGHUP, station.reload)
     exit_code = 0
     try:
-        station.run()
+        with written_beside(logging.getLogger()):
+            station.run()
     except BirdstationError as error:
         if not station.stuck:
             raise
         log.error("%s", error)
         exit_code = error.exit_code
+    finally:
+        for late in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # Python would let them end it with their status
+            signal.signal(late, signal.SIG_IGN)
     if station.stuck:
         os._exit(exit_code)

@@ -5,6 +5,7 @@ runs, with a real database, sockets and programs. Minutes of it at the pace of t
 """
 
 import json
+import logging
 import os
 import socket
 import sqlite3
@@ -27,6 +28,7 @@ from edge.clock import boot_id
 from edge.config import Config, load_config
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import BirdstationError, StoreError
+from edge.daemon.lines import LINES_MAX, written_beside
 from edge.daemon.threads import Errand, Leave, Worker
 from edge.ledger import Ledger
 from edge.live import station_place
@@ -488,6 +490,30 @@ def test_the_watchdog_is_fed_for_what_no_restart_would_mend(station_yaml: Statio
         scene.at_s += 61
         assert not live.gets_on(decided_at), "its thread stands still"
         scene.silent = None
+
+
+def test_a_log_that_nobody_takes_holds_no_one() -> None:
+    """Of a handler that stands still, as a pipe does that is full."""
+    goes_on, said = threading.Event(), []
+
+    class Still(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            goes_on.wait(HANGS_S)
+            said.append(record.getMessage())
+
+    logger, still = logging.Logger("siege"), Still()
+    logger.addHandler(still)
+    with written_beside(logger):
+        for number in range(LINES_MAX + 100):
+            logger.warning("line %d", number)
+        goes_on.set()
+        until(lambda: len(said) > LINES_MAX // 2, "they are written")
+        logger.warning("the last")
+        until(lambda: said[-1] == "the last", "all of them are")
+    assert said[0] == "line 0"
+    (lost,) = [line for line in said if "could not be written" in line]
+    assert int(lost.split()[0]) in (99, 100)
+    assert logger.handlers == [still]
 
 
 def test_a_worker_takes_steps_until_it_leaves_or_dies() -> None:

@@ -1,0 +1,69 @@
+"""Lines of the log, written by a thread of their own: where nobody takes them, as a journal whose disk stands still,
+those who hear do not wait for it. Knows no line's meaning.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.handlers import QueueHandler
+
+LINES_MAX = 1000  # that wait; what is said beyond is counted
+_LAST_S_MAX = 0.3  # for the last of them
+_POLL_S = 0.01
+
+Lines = queue.Queue[logging.LogRecord | None]
+
+
+class _Beside(QueueHandler):
+    """Lays a line aside, or counts it where no more can wait."""
+
+    def __init__(self, lines: Lines) -> None:
+        super().__init__(lines)
+        self.lost = 0
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """As its base asks for it."""
+        try:
+            self.queue.put_nowait(record)
+        except queue.Full:
+            self.lost += 1
+
+
+@contextmanager
+def written_beside(logger: logging.Logger) -> Iterator[None]:
+    """Until the block ends its handlers are called by another thread."""
+    lines: Lines = queue.Queue(LINES_MAX)
+    handlers, beside, told = list(logger.handlers), _Beside(lines), 0
+
+    def write() -> None:
+        nonlocal told
+        while (record := lines.get()) is not None:
+            lost = beside.lost - told
+            if lost:
+                told += lost
+                text = "%d lines of the log could not be written: nobody took them"
+                _handle(handlers, logging.LogRecord(__name__, logging.WARNING, "", 0, text, (lost,), None))
+            _handle(handlers, record)
+
+    threading.Thread(target=write, name="log", daemon=True).start()
+    logger.handlers[:] = [beside]
+    try:
+        yield
+    finally:
+        logger.handlers[:] = handlers
+        until = time.monotonic() + _LAST_S_MAX
+        while not lines.empty() and time.monotonic() < until:
+            time.sleep(_POLL_S)
+        try:
+            lines.put_nowait(None)
+        except queue.Full:  # it stands still, and ends with the process
+            return
+
+
+def _handle(handlers: list[logging.Handler], record: logging.LogRecord) -> None:
+    for handler in handlers:
+        if record.levelno >= handler.level:
+            handler.handle(record)
