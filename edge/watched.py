@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,7 +76,8 @@ class Watched:
         self._on_alive, self._recount = alive, recount
         self._counted_at = float("-inf")
         self._coming: Prepared | None = None  # settings that are taken over before the next recording
-        self._timeline = Timeline(config, SOURCE, boot_id() or "unknown", self._clock, ledger)
+        self._new_timeline = partial(Timeline, config, SOURCE, boot_id() or "unknown", self._clock, ledger)
+        self._timeline: Timeline | None = None  # begun by the thread that steps: the ledger is of that
         self._beat_at = self._clock.at_s()  # when work got on last
         self._last_sound: datetime | None = None  # the end of what was analysed last
         own = Own(config.state)
@@ -151,6 +153,7 @@ class Watched:
     def alive(self) -> None:
         """Work gets on. May raise, to leave what is under way."""
         self._beat_at = self._clock.at_s()
+        self._timeline = self._timeline or self._new_timeline()
         self._timeline.moved()  # rows carry their recorders' times
         self._on_alive()
         if self._beat_at - self._counted_at > _COUNT_S:
