@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 import tracemalloc
+from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -337,17 +338,25 @@ class Soak:
     def _begin_real_time(self) -> None:
         station = self._station
         station.parts.analyst.stopwatch = self._watch
-        commit = station.parts.ledger.found
+        ledger = station.parts.ledger
+        assert ledger.settled(_DRAIN_S)
+        enter, store = ledger.found, ledger.record.store()
+        commit, on_the_way = store.add, deque[tuple[float, Found]]()
 
         def found(batch: Found) -> None:
-            heard_s = self.tape.at_s + self.tape.apart_s
-            commit(batch)
+            on_the_way.append((self.tape.at_s + self.tape.apart_s, batch))
+            enter(batch)
+
+        def add(*arguments: Any, **more: Any) -> int:
+            new = commit(*arguments, **more)
+            heard_s, batch = on_the_way.popleft()
             end_s = batch.end.timestamp()
             self.latency.windows.append((heard_s - end_s, self.tape.wall() - heard_s))
             real = time.time() - self.tape.wall()
             self.latency.detections.update({d.id: d.end.timestamp() + real for d in batch.detections})
+            return new
 
-        station.parts.ledger.found = found  # type: ignore[method-assign]
+        ledger.found, store.add = found, add  # type: ignore[method-assign]
         self._paced_from, self._pace_until = self._cpu(), time.monotonic() + self._real_time_s
 
     def _cpu(self) -> dict[str, float]:
