@@ -346,8 +346,13 @@ def clock_fix(
     settings = load_config(_settings(config))
     with ClockTable(_record(settings)) as table:
         table.note_boot(settings.station.id, boot, Clock())
+        before = table.line_of_boot(boot)
         moved = table.fix(boot, seconds, state.value if state else None, settings.zone)
+        after = table.line_of_boot(boot)
     say(", ".join(f"{count} {what}" for what, count in moved.items()) + f" moved by {seconds:+g} s")
+    if before and after and sum(moved.values()) and after.offset_ms - before.offset_ms != round(seconds * 1000):
+        by = (after.offset_ms - before.offset_ms) / 1000
+        say(f"boot {boot}: by {by:+g} s, as what is known of the time before and after it leaves no more room")
     if not sum(moved.values()) and state:
         say(f"boot {boot}: nothing is known by {state.value} any more; what was has moved when the clock was set")
 

@@ -305,6 +305,25 @@ def test_a_recorders_time_is_not_thrown_away_for_this_machines(tmp_path: Path, m
     assert start_of(never, zone=None).source == "mtime", "no machine hears that"
 
 
+def test_a_person_is_told_if_there_is_no_room_for_what_was_said(
+    station_yaml: StationYaml, recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = station_yaml()
+    config = load_config(path)
+    for boot, wall_s in (("a", NOON), ("b", 300.0)):
+        monkeypatch.setattr("edge.live.boot_id", lambda boot=boot: boot)
+        machine = Machine(wall_s, "synced" if boot == "a" else "unsynced")
+        machine.sound(hiss(10))
+        with station(config, machine, recognizer) as live:
+            play(live, machine)
+    done = edge_command("clock", "fix", "--boot", "b", "--seconds", 60, "--config", path)
+    assert "no more room" not in done.stdout
+    done = edge_command("clock", "fix", "--boot", "b", "--seconds=-3600", "--config", path)
+    assert done.returncode == 0, done.stderr
+    assert "boot b: by -60 s" in done.stdout
+    assert [start for start, *_ in told(config)] == ["2019-06-01T12:00:00.000Z", "2019-06-01T12:00:10.000Z"]
+
+
 DAY = 86_400_000
 
 

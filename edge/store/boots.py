@@ -74,8 +74,8 @@ class BootTable(Connection):
         rows = self.rows("SELECT offset_ms, known FROM boots WHERE run = ?", (run,))
         return Line(int(rows[0][0]), rows[0][1]) if rows else None
 
-    def line_of_boot(self, boot: str, boot_s: float) -> Line | None:
-        """The same of a boot at a moment of its clock; None if no run of the station in it is known."""
+    def line_of_boot(self, boot: str, boot_s: float = float("inf")) -> Line | None:
+        """The same of a boot at a moment of its clock, or the last; None if no run of the station in it is known."""
         rows = self.rows(
             "SELECT offset_ms, known FROM boots WHERE boot = ? AND began_s <= ? ORDER BY number DESC LIMIT 1",
             (boot, boot_s),
