@@ -4,10 +4,12 @@ Wires the parts; decides when to say that all is well (health, watchdog), when t
 world does (no card, full disk, no broker) never ends it; a wrong setting or bundle does, with exit 78.
 """
 
+import atexit
 import fcntl
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -367,8 +369,7 @@ def _priors(config: Config, bundle: Bundle) -> PriorsBeside | PriorsAwaited:
 
 def run_station(path: Path | None) -> None:
     """The daemon with these settings (None: the defaults), until SIGTERM or SIGINT; SIGHUP reads them again. Raises
-    ConfigError, BundleError, or BirdstationError for what nobody foresaw. Where a thread is held the process ends at
-    once: Python would let go of what that thread still uses."""
+    ConfigError, BundleError, or BirdstationError for what nobody foresaw; else the process ends here."""
     station = Station(path)
     signal.signal(signal.SIGTERM, station.stop)
     signal.signal(signal.SIGINT, station.stop)
@@ -385,5 +386,14 @@ def run_station(path: Path | None) -> None:
     finally:
         for late in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # Python would let them end it with their status
             signal.signal(late, signal.SIG_IGN)
-    if station.stuck:
-        os._exit(exit_code)
+    _leave(exit_code, in_order=not station.stuck)
+
+
+def _leave(exit_code: int, in_order: bool) -> None:
+    """All is closed. To take its objects apart costs Python seconds on a busy machine, and where a thread is held it
+    would let go of what that still uses; `in_order`: what others want done at the end is done."""
+    if in_order:
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    os._exit(exit_code)

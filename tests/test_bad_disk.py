@@ -132,7 +132,7 @@ def body(disk: Path, bundle: Path, outside: Path) -> None:
     assert len(stretches) > 1, "each hour is a row of its own"
     for audio_s, analysed_s in stretches:
         assert audio_s == pytest.approx(analysed_s, abs=0.01), "no window was lost"
-    assert rows(database, "SELECT reason, seconds FROM gaps") == []
+    assert rows(database, "SELECT reason, seconds FROM gaps WHERE reason <> 'off'") == []  # the tape begins later
     for (path,) in rows(database, "SELECT c.path FROM detections d JOIN clips c ON c.id = d.clip"):
         assert (disk / "clips" / path).is_file()
     dangling = "SELECT count(*) FROM detections WHERE clip IS NOT NULL AND clip NOT IN (SELECT id FROM clips)"
