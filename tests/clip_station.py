@@ -15,7 +15,7 @@ from edge.contract.audio import RATE_HZ
 from edge.contract.bundle import read_bundle
 from edge.store.record import Store
 from edge.types import Detection, Place, RecordingRow, stable_id
-from tests import HANGS_S
+from tests import HANGS_S, unmeasured
 
 PROJECT = Path(__file__).parents[1]
 START = datetime(2019, 5, 21, 23, 30, 0, 250_000, tzinfo=timezone.utc)
@@ -67,7 +67,8 @@ def in_child(call: str, *arguments: Path, before: str = "") -> subprocess.Comple
     module, _, function = call.rpartition(".")
     code = f"import sys, pathlib, {module} as m; {before}; m.{function}(*map(pathlib.Path, sys.argv[1:]))"
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=HANGS_S)
+    env = unmeasured() if before else None
+    return subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=HANGS_S)
 
 
 def on_small_disk(call: str, folder: Path, megabytes: int, *arguments: Path) -> None:

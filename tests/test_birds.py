@@ -30,7 +30,7 @@ from edge.contract.audio import RATE_HZ
 from edge.reports.sound import cut_out
 from edge.reports.spectrogram import ROWS, clock_text, png, row_edges_hz, spectrogram, svg
 from edge.types import Gap
-from tests import HANGS_S
+from tests import HANGS_S, unmeasured
 from tests.conftest import hiss, write_sound
 from tests.test_folded import BLOCK, FIRST, as_float, fold, noise, wav
 from tests.waveform_bundle import CREDIT, HZ, make_waveform_bundle, tone
@@ -342,7 +342,9 @@ def test_a_full_disk_is_one_line(replayed: Callable[..., Path], field: Path, tmp
     limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
     limited += "run_program(lambda: write_pictures(store, config, *map(__import__('pathlib').Path, "
     limited += f"({str(tmp_path / 'page')!r}, {str(field)!r}))))"
-    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, timeout=HANGS_S)
+    done = subprocess.run(
+        [sys.executable, "-c", limited], env=unmeasured(), capture_output=True, text=True, timeout=HANGS_S
+    )
     assert done.returncode == 1
     assert re.fullmatch(r"error: .*birds_files/.*: File too large\n", done.stderr)
     assert not list((tmp_path / "page").rglob("*.part"))

@@ -1,6 +1,5 @@
 """`export adopt` with an ONNX file that a person brings: a small one of BirdNET+ V3's shapes."""
 
-import os
 import resource
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from export.adopt.assemble import read_source
 from export.adopt.brought import wrap
 from export.adopt.known import read_known
 from export.adopt.labels import read_labels, species_of
-from tests import HANGS_S
+from tests import HANGS_S, unmeasured
 
 NAME = "birdnet-v3"
 LABELS = "Turdus merula\nParus major\nCorvus corax\nHomo sapiens\n"
@@ -102,7 +101,7 @@ def test_a_full_disk_is_one_line_and_the_older_bundle_stays(tmp_path: Path, labe
     def adopt(file_max: int) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command,
-            env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")},
+            env=unmeasured() | {"XDG_CACHE_HOME": str(tmp_path / "cache")},
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_max, file_max)),
             stdin=subprocess.DEVNULL,
             capture_output=True,

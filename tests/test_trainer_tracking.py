@@ -13,6 +13,7 @@ import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
+from tests import HANGS_S
 from tests.test_trainer_fit import fit_here, tiny_recipe
 from tests.test_trainer_fit import options as untracked
 from tests.trainer_corpus import make_corpus
@@ -46,6 +47,7 @@ def options(data: Path, out: Path) -> Options:
 def train(asked: Options, patch: pytest.MonkeyPatch) -> tuple[Run, str]:
     """Trained in this process; the run, and what was said."""
     patch.setattr(fit, "_train_all", fit_here)
+    patch.setattr(tracking, "LAST_S", HANGS_S)  # a busy machine takes longer than a person would wait
     said = io.StringIO()
     run = run_stages(asked, STAGES, Console(file=said, width=1000))
     return run, said.getvalue()
