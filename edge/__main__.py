@@ -30,10 +30,11 @@ from edge.contract.errors import EXIT_REFUSED, StoreError, UsageError
 from edge.contract.labels import read_labels
 from edge.contract.program import Commands, run_program
 from edge.contract.rights import look_at
-from edge.contract.screen import LogLines, Screen, say
+from edge.contract.screen import CommandLines, Screen, say, say_lines
 from edge.demo.run import run_demo
 from edge.invented import REMEDY, notice_of
 from edge.machine import user_name
+from edge.reports.boots import boots_text, fix_text
 from edge.reports.known import known_species, known_table
 from edge.reports.parquet import check_parquet, write_parquet
 from edge.reports.pictures import write_pictures
@@ -42,7 +43,7 @@ from edge.reports.retention import retention_lines, retention_summary, retention
 from edge.reports.score import score_store
 from edge.reports.shown import show_replay
 from edge.reports.summary import Cost, cpu_seconds, replay_summary
-from edge.reports.tables import boots_table, score_text
+from edge.reports.tables import score_text
 from edge.reports.why import explain, why_tables
 from edge.station import run_station
 from edge.store.clips import ClipTable
@@ -324,7 +325,7 @@ def clock_show(config: CONFIG = None, as_json: AS_JSON = False) -> None:
     if as_json:
         say(json.dumps([asdict(boot) for boot in boots]))
     elif boots:
-        Screen().print(boots_table(boots))
+        say_lines(boots_text(boots))
     else:
         say("Nothing in this record was stamped by this machine's clock: recordings carry their recorder's times.")
 
@@ -349,12 +350,7 @@ def clock_fix(
         before = table.line_of_boot(boot)
         moved = table.fix(boot, seconds, state.value if state else None, settings.zone)
         after = table.line_of_boot(boot)
-    say(", ".join(f"{count} {what}" for what, count in moved.items()) + f" moved by {seconds:+g} s")
-    if before and after and sum(moved.values()) and after.offset_ms - before.offset_ms != round(seconds * 1000):
-        by = (after.offset_ms - before.offset_ms) / 1000
-        say(f"boot {boot}: by {by:+g} s, as what is known of the time before and after it leaves no more room")
-    if not sum(moved.values()) and state:
-        say(f"boot {boot}: nothing is known by {state.value} any more; what was has moved when the clock was set")
+    say_lines(fix_text(boot, seconds, state.value if state else None, moved, (before, after)))
 
 
 @app.command()
@@ -383,21 +379,13 @@ def retention(
         console.print(line, soft_wrap=True)
 
 
-class _Lines(LogLines):
-    """What is no trouble stands alone; the rest says how much of it it is."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return text if record.levelno == logging.INFO else f"{record.levelname} {text}"
-
-
 def main() -> None:
     """Run a command; a mistake of a person is one line, never a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # terminals that cannot show ä, and names that are no text
             stream.reconfigure(errors="backslashreplace")
     to_stderr = logging.StreamHandler(sys.stderr)
-    to_stderr.setFormatter(_Lines())
+    to_stderr.setFormatter(CommandLines())
     logging.basicConfig(level=logging.WARNING, handlers=[to_stderr])
     name = "birdstation" if Path(sys.argv[0]).stem == "birdstation" else "python -m edge"
     run_program(lambda: app(prog_name=name))

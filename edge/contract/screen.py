@@ -51,3 +51,12 @@ class LogLines(logging.Formatter):
     def formatException(self, ei: Any) -> str:
         """As Formatter's."""
         return _lines(super().formatException(ei))
+
+
+class CommandLines(LogLines):
+    """For a person: what is no trouble stands alone; the rest says how much of it it is."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As Formatter's."""
+        text = super().format(record)
+        return text if record.levelno == logging.INFO else f"{record.levelname} {text}"

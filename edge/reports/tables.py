@@ -7,7 +7,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge.reports.score import ReplayScore
-from edge.store.clock import Boot
 from edge.store.record import Store
 from edge.store.schema import at_the_place
 
@@ -86,16 +85,3 @@ def score_text(score: ReplayScore) -> str:
         names = ", ".join(score.unknown_species[:_NAMED_MAX]) + (", …" if unknown > _NAMED_MAX else "")
         lines.append(f"  [yellow]the model does not know {unknown} of the {score.species} labelled species: {names}[/]")
     return "\n".join(lines)
-
-
-def boots_table(boots: list[Boot]) -> Table:
-    """Boots, the state of their clock, and how the time is known by now."""
-    table = Table("boot", "clock", "known by", "from", "last stretch from", title="What was stamped by which clock")
-    for name in ("stretches", "detections", "moved by", "set meanwhile by"):
-        table.add_column(name, justify="right")
-    for boot in boots:
-        steps = ", ".join(f"{step:+.1f} s" for step in boot.steps) or "-"
-        fixed = f"{boot.fixed_s:+.1f} s" if boot.fixed_s else "-"
-        counts = (str(boot.stretches), str(boot.detections))
-        table.add_row(boot.boot, boot.clock_state, boot.known, boot.first_utc, boot.last_utc, *counts, fixed, steps)
-    return table
