@@ -35,7 +35,7 @@ class Station:
         self.config, self.now = config, now
         self.analyst = Analyst(config, recognizer)
         self.ledger = Ledger(config.database, config.station.id, self.analyst.bundle)
-        weakref.finalize(self, self.ledger.store().close)  # since Python 3.13 sqlite3 complains of what nobody closed
+        weakref.finalize(self, self.ledger.close)  # since Python 3.13 sqlite3 complains of what nobody closed
         self.clock = Clock(wall=lambda: self.now.timestamp(), monotonic=lambda: 0.0)
         self.vitals = Vitals(config, self.analyst, 0.0, self.ledger, self.clips(), self.clock)
         self.vitals.prime(self.ledger.store())
@@ -60,7 +60,7 @@ class Station:
 
     def killed(self) -> "Station":
         """As it is after a kill and a new start."""
-        self.ledger.store().close()
+        self.ledger.close()
         return Station(self.config, self.analyst.recognizer, self.now)
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:

@@ -225,7 +225,7 @@ def test_the_prior_asks_for_the_local_day(station_yaml: StationYaml, recognizer:
     table = np.repeat(np.arange(DAYS, dtype=np.float32)[:, None], len(recognizer.bundle.taxonomy), axis=1)
     content = io.BytesIO()
     np.save(content, table)
-    _keep(config.state / "priors" / f"prior_{recognizer.bundle.id[:16]}_-44.0000_-176.5000.npy", content.getvalue())
+    _keep(config.state / "priors" / f"prior_{recognizer.bundle.id[:16]}_-44.000000_-176.500000.npy", content.getvalue())
     analyst = Analyst(config, recognizer)
     for start, day in (("2023-12-31 10:14:59", 364), ("2023-12-31 10:15:00", 0)):
         row = RecordingRow("r", "a.wav", 1, 1, "", utc(start), "name", "config", 825, Place(-44.0, -176.5))
