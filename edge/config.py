@@ -5,7 +5,8 @@ Paths in the file are relative to the file. Knows nothing of what the settings a
 
 import re
 import sys
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import remainder
 from pathlib import Path
@@ -313,6 +314,17 @@ def read_settings(path: Path | None) -> Settings:
     except ValueError as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     return Settings(config, given)
+
+
+@contextmanager
+def named(path: Path | None) -> Iterator[None]:
+    """A mistake in settings that only shows when they are used names their file, too."""
+    try:
+        yield
+    except ConfigError as error:
+        if path is None or str(error).startswith(f"{path}: "):
+            raise
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _given(raw: Mapping[str, Any]) -> frozenset[str]:

@@ -28,6 +28,7 @@ from edge.types import Chunk, Gap, GapRow, Place, RecordingRow, stable_id, utc_t
 SOURCE = "microphone"
 _WAIT_S = 0.5  # for sound, before other things are looked after
 _ASK_S = 5.0  # between two questions to the schedule
+_SHARD_S = 0.5  # a block; what is shorter lies between two gaps of a card that fails
 
 log = logging.getLogger(__name__)
 
@@ -270,8 +271,10 @@ class Live:
 
     def _miss(self, gap: Gap) -> None:
         """A window over a rest takes as long as any. While there is too little time it would cost more sound than it
-        hears, and leave but rests; so the rest is lost with what follows it."""
-        rest_s = self._end_stretch(hurry=gap.reason == "overload")
+        hears, and leave but rests; so the rest is lost with what follows it. So is a shard between two gaps: mirrored
+        to a whole window it is no sound that anything made."""
+        shard = self._stretch is not None and self._stretch.heard_s < _SHARD_S
+        rest_s = self._end_stretch(hurry=shard or gap.reason == "overload")
         self._gaps.write(replace(gap, at_s=gap.at_s - rest_s, seconds=gap.seconds + rest_s))
 
     def _lose(self, chunk: Chunk) -> None:

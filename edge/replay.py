@@ -335,7 +335,7 @@ class Replay:
     def _refuse(self, event: Refused) -> Outcome:
         task = event.task
         self._add_gap(event.gap)
-        self.store.refuse(event.id, self._station, task.name, task.file, self.analysis, event.reason)
+        self.store.refuse(event.id, self._station, task.name, task.file, self.analysis, event.reason, task.source)
         self._attempting.end(task.name)
         self.progress.bytes_done += task.bytes
         self._forget(event.id)

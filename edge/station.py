@@ -5,14 +5,12 @@ world does (no card, full disk, no broker) never ends it; a wrong setting or bun
 """
 
 import atexit
-import fcntl
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,9 +19,10 @@ from edge.analysis import Analyst, Found
 from edge.clips.maker import ClipMaker
 from edge.clips.reserve import Reserve
 from edge.clock import Clock
-from edge.config import Config, read_settings
+from edge.config import Config, named, read_settings
 from edge.contract.bundle import Bundle, read_bundle
 from edge.contract.errors import BirdstationError, BundleError, ConfigError
+from edge.daemon.alone import alone
 from edge.daemon.house import House
 from edge.daemon.lines import written_beside
 from edge.daemon.source import Source
@@ -60,26 +59,6 @@ _LAST_WORD_S = 0.3  # for the last health
 _ERRAND_S_MAX = 0.1  # for an errand that has nothing to do, to see it
 
 log = logging.getLogger(__name__)
-
-
-@contextmanager
-def _alone(state: Path) -> Iterator[None]:
-    """Nobody else listens into this state folder. Raises ConfigError if somebody does; a folder that cannot be written
-    to is no reason not to start."""
-    with ExitStack() as stack:
-        try:
-            state.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context((state / "station.lock").open("w"))
-        except OSError as error:
-            log.warning("%s: %s", state, error.strerror or error)
-        else:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ConfigError(
-                    f"state: {state}: already in use by another station; stop that one or choose another folder"
-                ) from None
-        yield
 
 
 @dataclass(frozen=True)
@@ -157,7 +136,8 @@ class Station:
         self._notifier.status("loading the bundle")
         self._notifier.extend_timeout(_LOADING_S)
         with ExitStack() as stack:
-            parts = self._parts = self._open(stack)
+            with named(self.path):
+                parts = self._parts = self._open(stack)
             threads = self._threads(parts)
             threads.start()
             self._notifier.ready(f"{self.config.source}: listening")
@@ -175,12 +155,12 @@ class Station:
 
     def _open(self, stack: ExitStack) -> Parts:
         config = self.config
+        stack.enter_context(alone(config.state))
         bundle = read_bundle(config.bundle_folder, config.station.language)
         recognizer = best_recognizer(bundle, config.runtime, config.engines_folder, config.members)
         probe = recognizer.check_probe()
         reserve = Reserve(config.state)
         reserve.give_up_if_full()
-        stack.enter_context(_alone(config.state))
         analyst = Analyst(config, recognizer, _priors(config, recognizer.bundle))
 
         def opened(store: Store) -> None:
@@ -290,7 +270,8 @@ class Station:
         threads.hearing.leave()
         if not threads.hearing.join(until - time.monotonic()):
             self._leave_behind(parts)
-        parts.ledger.close(STORE_S_MAX)
+        spared_s = until - time.monotonic()  # a slow disk may have what hearing did not take
+        parts.ledger.close(STORE_S_MAX + max(0.0, spared_s))
         if parts.publisher and time.monotonic() < until:
             parts.publisher.drain(DRAIN_S_MAX)
         threads.say.ask()

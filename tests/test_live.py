@@ -161,6 +161,19 @@ def test_in_an_overload_no_window_is_spent_on_a_rest(station_yaml: StationYaml, 
     assert accounted(config) == (12.5, 13.25)
 
 
+def test_a_shard_between_two_gaps_is_no_sound(station_yaml: StationYaml, recognizer: Recognizer) -> None:
+    """Of a card that fails at each block; a whole window of it would be the same tenth of a second fifty times."""
+    config, scene = load_config(station_yaml()), Scene()
+    for _ in range(3):
+        scene.sound(note("midtoo", 0.1))
+        scene.gap(0.2, "overflow")
+    scene.sound(hiss(6))
+    with listening(config, scene, recognizer) as live:
+        play(live, scene)
+    assert rows(config, "SELECT count(*) FROM detections") == [(0,)]
+    assert accounted(config) == pytest.approx((6, 0.9), abs=0.001)
+
+
 def test_gaps_are_rows_with_their_reason(station_yaml: StationYaml, recognizer: Recognizer) -> None:
     config, scene = load_config(station_yaml()), Scene()
     scene.sound(hiss(12))

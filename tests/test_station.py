@@ -43,7 +43,7 @@ def test_one_station_per_state_folder(tmp_path: Path, station_yaml: StationYaml)
     command = [sys.executable, "-m", "edge", "run", "--config", str(config)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as first:
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + HANGS_S
             while not (config.parent / "health.json").exists():
                 assert time.monotonic() < deadline
                 time.sleep(0.05)

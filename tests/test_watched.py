@@ -150,6 +150,7 @@ def test_files_that_come_grow_and_change(tmp_path: Path, station_yaml: StationYa
     grown = "path LIKE '%grows%' AND grown_into IS NULL"  # a busy machine may pause between two pieces
     assert daemon.rows(f"SELECT count(*), max(audio_s) FROM recordings WHERE {grown}") == [(1, 20.0)]
     assert daemon.finished()["bad_20190604_053000.wav"] == "refused"
+    assert daemon.rows("SELECT DISTINCT source FROM recordings") == [("folder",)]
     assert daemon.log.read_text().count("bad_20190604_053000.wav: refused") == 1
     assert len(daemon.finished()) == 7
 
@@ -305,6 +306,8 @@ def test_stopped_inside_a_long_recording_it_goes_on_later(tmp_path: Path, statio
         (["source: folder", "folder: {path: in}", "bundle: nowhere"], "bundle"),
         (["source: folder", "folder: {path: in}", "detect: {thresholds: {nobird: 0.5}}"], "nobird"),
         (["source: folder", "folder: {path: in}", "mqtt: {host: localhost, password_file: none}"], "password_file"),
+        (["source: folder", "folder: {path: in}", "state: station.yaml"], "state: expected a folder, found a file"),
+        (["schedule: [[noon, sunset]]"], "schedule[0]"),
     ],
 )
 def test_wrong_settings_end_it_with_one_line(
@@ -318,6 +321,7 @@ def test_wrong_settings_end_it_with_one_line(
     assert done.returncode == EXIT_CONFIG
     assert len(done.stderr.strip().splitlines()) == 1
     assert message in done.stderr
+    assert done.stderr.startswith("error: " if message == "bundle" else f"error: {config}: ")
 
 
 @pytest.mark.slow

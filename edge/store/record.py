@@ -251,7 +251,16 @@ class Store(Files, BootTable):
                 (audio_s, recording_id, recording_id),
             )
 
-    def refuse(self, recording_id: str, station: str, path: str, file: FileState, analysis: str, reason: str) -> None:
+    def refuse(
+        self,
+        recording_id: str,
+        station: str,
+        path: str,
+        file: FileState,
+        analysis: str,
+        reason: str,
+        source: str = "replay",
+    ) -> None:
         """Set a recording aside with its reason; it is not tried again until the file changes."""
         with self._transaction():
             self._db.table("recordings").upsert(
@@ -261,6 +270,7 @@ class Store(Files, BootTable):
                     "path": path,
                     "bytes": file.bytes,
                     "mtime_ns": file.mtime_ns,
+                    "source": source,
                     "state": "refused",
                     "reason": reason,
                     "analysis": analysis,

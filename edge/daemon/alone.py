@@ -1,0 +1,33 @@
+"""One station to a state folder. Knows no station."""
+
+import fcntl
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from edge.contract.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def alone(state: Path) -> Iterator[None]:
+    """Nobody else listens into this state folder. Raises ConfigError if somebody does; a folder that cannot be written
+    to is no reason not to start."""
+    with ExitStack() as stack:
+        try:
+            state.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((state / "station.lock").open("w"))
+        except OSError as error:
+            if state.exists() and not state.is_dir():
+                raise ConfigError(f"state: expected a folder, found a file: {state}") from None
+            log.warning("%s: %s", state, error.strerror or error)
+        else:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ConfigError(
+                    f"state: {state}: already in use by another station; stop that one or choose another folder"
+                ) from None
+        yield
