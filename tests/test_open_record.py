@@ -362,6 +362,32 @@ def test_a_disk_that_is_mounted_read_only_is_no_matter_of_modes(tmp_path: Path, 
     on_small_disk("tests.test_open_record.body_read_only", tmp_path, 24, bundle_folder)
 
 
+@pytest.mark.parametrize("what", ["folder", "loop", "stranger", "torn"])
+def test_what_is_no_record_is_to_be_moved_away(tmp_path: Path, bundle: Bundle, what: str) -> None:
+    """There is room and there are rights; nothing but another name helps, and then nothing is lost that waited."""
+    database = tmp_path / "station.db"
+    if what == "folder":
+        database.mkdir()
+    elif what == "loop":
+        database.symlink_to(database)
+    else:
+        sql = "CREATE TABLE notes (a)" if what == "stranger" else "DROP TABLE gaps"
+        if what == "torn":
+            Run(tmp_path, bundle, "a").ledger.close()
+        with closing(sqlite3.connect(database)) as db:
+            db.execute(sql)
+    run = Run(tmp_path, bundle)
+    run.hear()
+    run.missing(3.0)
+    assert run.ledger.error
+    assert "move station.db away, and the station begins a new record" in run.ledger.record.advice
+    database.rename(tmp_path / "moved")
+    run.ledger.flush(now=True)
+    assert run.ledger.error is None
+    assert run.ledger.waiting == 0
+    run.ledger.close()
+
+
 def test_the_advice_fits_the_cause(tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge.store.connection.BUSY_TIMEOUT_S", 0.05)
     run = Run(tmp_path, bundle)

@@ -6,6 +6,7 @@ run has written. Knows no sound and no source of it.
 
 import errno
 import logging
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -75,7 +76,7 @@ class OpenRecord:
 
     def failed(self, error: StoreError) -> None:
         """A call of the store raised this: what becomes of it, and when it is to be asked again."""
-        self.again_s, self.advice = AGAIN_S, _advice(error)
+        self.again_s, self.advice = AGAIN_S, _advice(self.path, error)
         if isinstance(error, (DamagedError, GoneError)):
             self.again_s = 0.0 if self._store is not None else _REPAIR_AGAIN_S
         if isinstance(error, DamagedError):
@@ -171,9 +172,13 @@ class OpenRecord:
         return False
 
 
-def _advice(error: StoreError) -> str:
+def _advice(path: Path, error: StoreError) -> str:
     """What a person can do about it."""
     cause, said = error.__cause__, str(error)
+    if os.path.lexists(path) and not path.is_file():  # a link that leads nowhere, too
+        return f"it is no file; move {path.name} away, and the station begins a new record"
+    if "another program's database" in said or "no such table" in said or "no such column" in said:
+        return f"move {path.name} away, and the station begins a new record; nothing in that one is changed"
     code = (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF
     if code == _FULL or getattr(cause, "errno", None) == errno.ENOSPC:
         return "make room on the disk"
