@@ -357,17 +357,18 @@ def run_station(path: Path | None) -> None:
     signal.signal(signal.SIGHUP, station.reload)
     exit_code = 0
     try:
-        with written_beside(logging.getLogger()):
+        with written_beside(logging.getLogger()) as lines:
             station.run()
     except BirdstationError as error:
-        if not station.stuck:
+        if not (station.stuck or lines.held):
             raise
-        log.error("%s", error)
+        if not lines.held:
+            log.error("%s", error)
         exit_code = error.exit_code
     finally:
         for late in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # Python would let them end it with their status
             signal.signal(late, signal.SIG_IGN)
-    _leave(exit_code, in_order=not station.stuck)
+    _leave(exit_code, in_order=not (station.stuck or lines.held))
 
 
 def _leave(exit_code: int, in_order: bool) -> None:

@@ -9,11 +9,12 @@ import logging
 import os
 import socket
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -513,6 +514,26 @@ def test_a_log_that_nobody_takes_holds_no_one() -> None:
     (lost,) = [line for line in said if "could not be written" in line]
     assert int(lost.split()[0]) in (99, 100)
     assert logger.handlers == [still]
+
+
+@pytest.mark.slow
+def test_a_log_that_nobody_reads_holds_no_end(tmp_path: Path, station_yaml: StationYaml) -> None:
+    """A pipe that is full from the start, as of a terminal that was stopped."""
+    (tmp_path / "in").mkdir()
+    config = station_yaml("source: folder", f"folder: {{path: {tmp_path / 'in'}}}", WELL)
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(write, bytes(4096))
+    os.set_blocking(write, True)
+    command = [sys.executable, "-m", "edge", "run", "--config", str(config)]
+    with subprocess.Popen(command, stdout=write, stderr=write) as station:
+        until((config.parent / "health.json").exists, "it runs")
+        station.terminate()
+        assert station.wait(HANGS_S) == 0
+    os.close(read)
+    os.close(write)
 
 
 def test_a_worker_takes_steps_until_it_leaves_or_dies() -> None:

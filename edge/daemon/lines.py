@@ -7,7 +7,8 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from logging.handlers import QueueHandler
 
 LINES_MAX = 1000  # that wait; what is said beyond is counted
@@ -32,9 +33,16 @@ class _Beside(QueueHandler):
             self.lost += 1
 
 
+@dataclass
+class Log:
+    """How the log does."""
+
+    held: bool = False  # at the end nobody took its lines: whoever waits for them waits for ever
+
+
 @contextmanager
-def written_beside(logger: logging.Logger) -> Iterator[None]:
-    """Until the block ends its handlers are called by another thread."""
+def written_beside(logger: logging.Logger) -> Iterator[Log]:
+    """Until the block ends its handlers are called by another thread; what it gives says at the end how that went."""
     lines: Lines = queue.Queue(LINES_MAX)
     handlers, beside, told = list(logger.handlers), _Beside(lines), 0
 
@@ -48,19 +56,21 @@ def written_beside(logger: logging.Logger) -> Iterator[None]:
                 _handle(handlers, logging.LogRecord(__name__, logging.WARNING, "", 0, text, (lost,), None))
             _handle(handlers, record)
 
-    threading.Thread(target=write, name="log", daemon=True).start()
+    thread = threading.Thread(target=write, name="log", daemon=True)
+    thread.start()
     logger.handlers[:] = [beside]
+    log = Log()
     try:
-        yield
+        yield log
     finally:
         logger.handlers[:] = handlers
         until = time.monotonic() + _LAST_S_MAX
         while not lines.empty() and time.monotonic() < until:
             time.sleep(_POLL_S)
-        try:
+        with suppress(queue.Full):  # it stands still, and ends with the process
             lines.put_nowait(None)
-        except queue.Full:  # it stands still, and ends with the process
-            return
+        thread.join(_LAST_S_MAX)
+        log.held = thread.is_alive()
 
 
 def _handle(handlers: list[logging.Handler], record: logging.LogRecord) -> None:
