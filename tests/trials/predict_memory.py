@@ -27,7 +27,7 @@ from edge.contract.program import run_program
 from tests.bench.before import PROJECT, tree_of
 from tests.bench.images import ONE_THREAD
 from tests.bench.ratios import ROUNDS, Ratio, interleaved
-from tests.trainer_run import make_corpus, make_run
+from tests.trainer_run import finish, make_corpus, make_run
 from tests.trials import above_zero
 from trainer.files import write_json
 from trainer.tune import tune
@@ -91,6 +91,7 @@ def own_run(work: Path) -> Path:
     run = make_run(work / "run", corpus)
     write_json(run.folder / "bag.json", {"members": ["mixup-fold1-seed1", "stripes-fold0-seed1"]})
     tune(run, corpus)
+    finish(run)
     return run.folder
 
 
