@@ -36,9 +36,9 @@ class OddCard:
     """A card at `share` of the rate that it says, whose sound is read every second, as the station does it: the clock
     is put right at each full hour of what is heard."""
 
-    def __init__(self, rate_hz: int = HZ) -> None:
+    def __init__(self, rate_hz: int = HZ, **options: float) -> None:
         self.module = FakeSoundDevice("odd card", rate_hz=rate_hz)
-        self.microphone = microphone_of(self.module)
+        self.microphone = microphone_of(self.module, **options)
         self.begun_s = self.module.now_s
         self.pieces: list[Piece] = read_all(self.microphone)
         self._frames = 0.0
@@ -55,12 +55,21 @@ class OddCard:
             count = int(self._frames)
             self._frames -= count
             self.module.streams[-1].record(np.resize(SECOND, count), False)
-            for piece in read_all(self.microphone):
-                hour = int((piece.at_s - self.begun_s) // 3600)
-                if hour > self._hour:
-                    self._hour = hour
-                    self.microphone.reanchor()
-                self.pieces.append(piece)
+            self.read()
+
+    def heap(self, seconds: float, overflowed: bool = False) -> None:
+        """So much sound in no time."""
+        for _ in range(round(seconds * 10)):
+            self.module.streams[-1].record(SECOND[: self.module.rate_hz // 10], overflowed)
+
+    def read(self) -> None:
+        for piece in read_all(self.microphone):
+            hour = int((piece.at_s - self.begun_s) // 3600)
+            if hour > self._hour:
+                self._hour = hour
+                self.microphone.reanchor()
+            self.pieces.append(piece)
+            assert piece.at_s + seconds_of(piece) <= self.module.now_s + CRYSTAL_S, "of what has not been yet"
 
     def end(self) -> None:
         rest = self.microphone.close()
@@ -153,6 +162,56 @@ def test_the_books_add_up_at_any_rate(hours: list[tuple[float, float, float]]) -
     card = OddCard()
     for seconds, share, burst_s in hours:
         card.play(seconds, share, burst_s)
+    card.end()
+    card.check_books()
+
+
+def test_a_card_that_gives_minutes_in_a_moment_moves_nothing_into_the_future() -> None:
+    """Twelve heaps of half a minute each in 1.2 s, more than may wait; then it is a card as others are."""
+    card = OddCard(buffer_s=10)
+    card.play(20)
+    for _ in range(12):
+        card.module.now_s += 0.1
+        card.heap(30)
+        card.read()
+    after = len(card.pieces)
+    card.play(30)
+    card.module.now_s += 5  # of which it gives nothing
+    card.play(30)
+    card.end()
+    card.check_books()
+    lost = [gap for gap in card.gaps() if gap.at_s > card.begun_s + 5]
+    assert "overload" in {gap.reason for gap in card.pieces[:after] if isinstance(gap, Gap)}
+    assert [gap.reason for gap in lost if gap.seconds > 2] == ["overflow"], "what was missed later is told"
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["heap", "heap that overflowed", "flood", "nobody reads", "good", "silent"]),
+            st.floats(0.1, 40),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_the_books_tell_of_the_time_that_has_passed_whatever_a_card_gives(days: list[tuple[str, float]]) -> None:
+    card = OddCard(buffer_s=10, stall_s=60)
+    card.play(3)
+    for what, seconds in days:
+        if what.startswith("heap"):
+            card.heap(seconds, what != "heap")
+            card.read()
+        elif what == "nobody reads":
+            for _ in range(round(seconds * 2)):
+                card.module.now_s += 0.5
+                card.heap(0.5)
+        elif what == "silent":
+            card.module.now_s += seconds
+        else:
+            card.play(seconds, 40.0 if what == "flood" else 1.0, 0.1)
+    card.play(12)
     card.end()
     card.check_books()
 

@@ -276,3 +276,25 @@ def test_whatever_happens_each_second_is_told_once(
     assert told[-1][1] == pytest.approx(world.true_s, abs=NEAR_S)
     assert sum(end - begin for begin, end, _ in told) == pytest.approx(world.true_s - (world.begun_s or 0), abs=NEAR_S)
     world.kill()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_row_that_ends_too_late_moves_no_boot(bundle: Bundle, tmp_path: Path, known: bool) -> None:
+    """A run in the same boot is on the line of the run before it, whatever that has told of the future."""
+    world = World(tmp_path, bundle)
+    if known:
+        world.sync()
+    world.hear(60)
+    world._gap(world.clock.boot_s(world.clock.at_s()), 240.0, "overload")
+    world.pass_(20)
+    world.kill()
+    world.hear(60)
+    assert world.clock.now().timestamp() == pytest.approx(world.true_s, abs=NEAR_S)
+    assert world.rows("SELECT DISTINCT offset_ms FROM boots") == [(round(world.boots[0] * 1000),)]
+    starts = [start for start, _, what in world.told() if what == "heard"]
+    assert starts == [pytest.approx(world.true_s - 140, abs=NEAR_S), pytest.approx(world.true_s - 60, abs=NEAR_S)]
+    world.pass_(7200)
+    world.boot(0.0)
+    world.hear(60)
+    assert world.told()[-1][0] == pytest.approx(world.true_s - 60, abs=NEAR_S)
+    world.kill()

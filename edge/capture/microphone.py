@@ -62,7 +62,8 @@ class Microphone:
 
     The books: each Chunk or Gap begins where the one before it ended, the first when this was made. So seconds of
     chunks and gaps add up to the monotonic time, as far as the card's crystal keeps it; `reanchor` puts
-    right what it does not keep, and is for the moments between two stretches, an hour apart. Before the first sound
+    right what it does not keep, and is for the moments between two stretches, an hour apart. Whatever a card gives,
+    they tell of no more time than has passed. Before the first sound
     there is a Gap "off" for the time that opening took, or with a better reason if one turned up.
 
     A card whose rate is off by more than a crystal's: samples that are too few are Gaps "overflow", since nobody can
@@ -240,7 +241,7 @@ class Microphone:
                 return
             self._end_silence(block.start_s - dropped_s)
         if block.dropped:
-            self._break("overload", dropped_s, f"more than {self._settings.buffer_s:g} s of sound waited")
+            self._make_room(dropped_s, block.start_s)
         if block.broken:
             self._overflow(card, block)
         if self._stretch is None:
@@ -253,6 +254,14 @@ class Microphone:
             self._lose_in_pieces(self._stretch.drift_s)
         if block.start_s - card.opened_s > HEALTHY_S:
             self._failures = 0
+
+    def _make_room(self, dropped_s: float, until_s: float) -> None:
+        """Samples had to make room. A card that gives them in heaps gives more than time has passed for: the gap ends
+        where the sound behind it begins, at the latest.
+        """
+        self._end_stretch()
+        lost_s = min(dropped_s, max(0.0, until_s - self._end_s))
+        self._break("overload", lost_s, f"more than {self._settings.buffer_s:g} s of sound waited")
 
     def _overflow(self, card: _Card, block: Block) -> None:
         """How much the card lost is what the monotonic clock says more than the samples: its own time stamps are the
@@ -279,8 +288,9 @@ class Microphone:
             self._end_s = chunk.at_s + len(chunk.samples) / RATE_HZ
 
     def _break(self, reason: GapReason, seconds: float, detail: str) -> None:
-        """The stretch ends here, and after `seconds` without sound another begins."""
+        """The stretch ends here, and after `seconds` without sound another begins; that is not in the future."""
         self._end_stretch()
+        seconds = max(0.0, min(seconds, self._clock() - self._end_s))
         self._ready.append(Gap(self._end_s, seconds, reason, detail))
         self._end_s += seconds
 

@@ -8,6 +8,7 @@ station that is running just now, too. Knows no clock itself.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, tzinfo
+from itertools import pairwise
 
 from edge.clock import KNOWN, Line, is_known, utc_at
 from edge.local_clock import LocalClock
@@ -20,6 +21,7 @@ from edge.types import Detection, Effort, GapRow, Known, RecordingRow, StationRu
 _LOST = "the record was damaged: what it said of this time is lost"
 _SHORT_S = 0.001
 _CARD_AHEAD_MS = 2_000  # by so much a card's crystal may have run ahead of the boot's clock in an hour, amply
+_NO_BOOT = "unknown"  # of a machine that does not name its boots
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,9 @@ class BootTable(Connection):
             begin_s = began_s if begin_s is None else begin_s
             end_s = began_s if end_s is None else max(began_s, end_s)
             found.append(_Kept(run, source, boot, ms(begin_s), ms(end_s), *line))
+        for number, (one, after) in enumerate(pairwise(found)):
+            if _goes_on(one, after):  # a run has ended when the next begins, whatever its last row says
+                found[number] = replace(one, end_ms=min(one.end_ms, max(one.begin_ms, after.begin_ms)))
         return found
 
     def _settle(self, station: str, zone: tzinfo | None) -> Moved:
@@ -279,8 +284,12 @@ class BootTable(Connection):
 
 
 def _goes_on(before: _Kept, after: _Kept) -> bool:
-    """Whether a run is one of the same boot, whose clock has gone on meanwhile."""
-    return after.boot == before.boot and after.begin_ms >= before.end_ms - _CARD_AHEAD_MS
+    """Whether a run is one of the same boot, whose clock has gone on meanwhile; if boots have names here even where
+    the run before it has told of more time than there was."""
+    if after.boot != before.boot:
+        return False
+    later = after.begin_ms > before.begin_ms and after.boot != _NO_BOOT
+    return later or after.begin_ms >= before.end_ms - _CARD_AHEAD_MS
 
 
 def same_boot(kept: Sequence[_Kept], run: str) -> list[_Kept]:
