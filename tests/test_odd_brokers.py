@@ -164,6 +164,13 @@ def test_what_anybody_retains_on_home_assistants_topic_stops_nothing(
     assert counts(database)["sent"] == 3
 
 
+def test_two_stations_of_one_id_are_told(tmp_path: Path, mosquitto: int) -> None:
+    """mosquitto ends the first of them without a word."""
+    broker = OddBroker(port=mosquitto)
+    with station(tmp_path / "a.db", broker) as one, station(tmp_path / "b.db", broker) as other:
+        assert until(lambda: any("second station with the same station.id" in p.last_error for p in (one, other)))
+
+
 @pytest.mark.parametrize("maximum", [1, 2, 5, 19])
 def test_never_more_in_flight_than_the_broker_takes(database: Path, bundle_folder: Path, maximum: int) -> None:
     """Over a link of 10 ms: backlog, retained topics, last ones, health again and again, offline."""

@@ -20,6 +20,7 @@ from edge.contract.errors import PublishError
 from edge.publisher.credentials import password, tls_context
 
 IN_FLIGHT_MAX = 20  # mosquitto drops for a slow subscriber what exceeds its queue, although it acknowledged
+BROKE = "the connection broke"
 _KEEPALIVE_S = 30
 _CONNECT_TIMEOUT_S = 5.0
 _CONNACK_TIMEOUT_S = 10.0
@@ -126,7 +127,7 @@ class Link:
             self._end(f"the broker sends what is no MQTT ({_in_words(error)})")
         else:
             if broke:
-                self._end("the connection broke")  # on_disconnect knew better, if it was called
+                self._end(BROKE)  # on_disconnect knew better, if it was called
             elif not self.accepted and time.monotonic() > self._deadline:
                 self._end("something listens there, but does not answer")
             self._count_reads()
@@ -193,7 +194,7 @@ class Link:
             self._refused(reason)
         elif self.accepted:
             known = "" if reason == "Unspecified error" else f" ({reason})"
-            self._end(f"the connection broke{known}")
+            self._end(f"{BROKE}{known}")
         elif not self.ended:
             self.other_protocol = True  # old brokers just close
             self._end("the broker closed the connection without a word; does it want TLS, or a certificate?")

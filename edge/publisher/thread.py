@@ -15,7 +15,7 @@ from edge.contract.errors import ConfigError
 from edge.disclosure import Disclosure
 from edge.publisher.credentials import password, tls_context
 from edge.publisher.feed import Feed
-from edge.publisher.link import Link
+from edge.publisher.link import BROKE, Link
 from edge.publisher.presence import OFFLINE, Presence
 from edge.publisher.retained import Retained
 from edge.publisher.session import POLL_S, SILENT, Session
@@ -25,6 +25,8 @@ _DELAY_S_MAX, _PATIENT_DELAY_S = 60.0, 300.0
 _PROVEN_S = 30.0  # a connection that answered so long, or took a message, was a good one
 _JOIN_S = 2.8
 _DRAIN_PATIENCE_S = 5.0
+_BRIEF_MAX = 3
+_CONTESTED = "; so do all, soon after they are accepted: a second station with the same station.id?"
 _DEAF_S = 3600.0  # so long nobody listens to a topic on which too much was said
 _jitter = random.Random()  # our own: a thread that ends late moves nobody else's state
 _log = logging.getLogger(__name__)
@@ -73,6 +75,7 @@ class Publisher:
         self._protocols = ("5", "3.1.1") if settings.protocol == "auto" else (settings.protocol,)
         self._stopping, self._hurry, self._connected = threading.Event(), threading.Event(), threading.Event()
         self._failures, self._patience = 0, False  # connections in a row that did no good; no hurry with the next
+        self._since, self._brief = 0.0, 0  # when the present one was accepted; those in a row that soon broke
         self._deaf_until, self._well_at = 0.0, time.monotonic()
         self._trouble = ""  # of the connection, until one is known to be good
         if presence:
@@ -194,7 +197,7 @@ class Publisher:
         """One connection, from its acceptance to its end."""
         _log.info("MQTT broker %s:%d: connected", self._settings.host, self._settings.port)
         session = Session(link, self._feed, self._retained, lambda: self._presence, lambda: self._disclosure)
-        since = time.monotonic()
+        since = self._since = time.monotonic()
         try:
             session.greet(listen=since >= self._deaf_until)
             while not (link.ended or session.silent or session.too_loud or self._stopping.is_set()):
@@ -213,7 +216,14 @@ class Publisher:
         if (session.too_loud or link.too_much) and self._presence and self._presence.birth_topic:
             self._deaf_until = time.monotonic() + _DEAF_S
             self._retained.complain(self._presence.birth_topic, "too much is said there; not listened to for an hour")
-        self._fail(why, link.patience)
+        broke = link.ended.startswith(BROKE) and time.monotonic() - since < _PROVEN_S
+        self._brief = self._brief + 1 if broke else 0
+        self._fail(f"{why}{_CONTESTED if self._contested else ''}", link.patience)
+
+    @property
+    def _contested(self) -> bool:
+        """Whether somebody else may be taking the connection, as two clients of one id do: some brokers do not say."""
+        return self._brief >= _BRIEF_MAX
 
     def _note(self, session: Session, link: Link) -> None:
         """How the connection does, for those who ask."""
@@ -223,6 +233,8 @@ class Publisher:
             self._connected.clear()
         if session.well_at is not None and session.well_at > self._well_at:
             self._well_at = session.well_at
+            if self._contested and time.monotonic() - self._since < _PROVEN_S:
+                return
             self._trouble = "" if link.protocol == self._protocols[0] else "the broker speaks MQTT 3.1.1 only"
 
     def _wait(self) -> None:
