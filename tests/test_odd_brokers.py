@@ -239,8 +239,10 @@ def test_more_packets_than_anybody_asked_for_end_the_connection(database: Path, 
 
 @pytest.mark.parametrize("fatal", [DISCOVERY, "s/status", "s/source/microphone/last"])
 def test_a_retained_topic_at_which_connections_break_is_left_out(
-    database: Path, bundle_folder: Path, fatal: str
+    database: Path, bundle_folder: Path, fatal: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("edge.publisher.thread._DELAY_S_MAX", 0.2)  # between tries
+
     def act(_broker: OddBroker, packet: Packet) -> bool:
         if packet.kind == PUBLISH and packet.topic == fatal and packet.payload:
             raise OSError("no word for a refusal")
