@@ -237,12 +237,11 @@ def test_more_packets_than_anybody_asked_for_end_the_connection(database: Path, 
         assert drained(publisher)
 
 
-@pytest.mark.parametrize("fatal", [DISCOVERY, "s/status", "s/source/microphone/last"])
+@pytest.mark.slow
+@pytest.mark.parametrize("fatal", [DISCOVERY, "s/source/microphone/last"])
 def test_a_retained_topic_at_which_connections_break_is_left_out(
-    database: Path, bundle_folder: Path, fatal: str, monkeypatch: pytest.MonkeyPatch
+    database: Path, bundle_folder: Path, fatal: str
 ) -> None:
-    monkeypatch.setattr("edge.publisher.thread._DELAY_S_MAX", 0.2)  # between tries
-
     def act(_broker: OddBroker, packet: Packet) -> bool:
         if packet.kind == PUBLISH and packet.topic == fatal and packet.payload:
             raise OSError("no word for a refusal")
