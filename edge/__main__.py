@@ -81,6 +81,7 @@ CONFIG = Annotated[
     Path | None,
     typer.Option(
         show_default=False,
+        readable=False,  # whoever reads it says so in one line
         help="The station's settings; else ./station.yaml, else /etc/birdstation/station.yaml, else the defaults. The "
         "installed program takes the latter file first.",
     ),
