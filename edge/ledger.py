@@ -207,6 +207,10 @@ class Ledger:
         """The wall clock was set."""
         self._enter(_Entry(lambda store: store.add_clock_step(boot, at, seconds)))
 
+    def then(self, do: Callable[[Store], object]) -> None:
+        """Something that wants all that was entered before to be stored."""
+        self._enter(_Entry(do))
+
     def begin_run(self, run: StationRun) -> None:
         """A run of the station begins, whose clock says this."""
 
@@ -389,9 +393,8 @@ class Ledger:
         self.record.close()
 
     def _say_lost(self) -> None:
-        waiting = list(self._waiting)
-        count = sum(entry.store is not None for entry in waiting)
-        if count:
+        waiting = [entry for entry in list(self._waiting) if entry.store is not None]
+        if waiting:
             seconds, why = sum(entry.analysed_s for entry in waiting), self.error or "there was no time left"
             text = "%s: %d entries with %.0f s of sound could not be stored: %s"
-            log.error(text, self._database, count, seconds, why)
+            log.error(text, self._database, len(waiting), seconds, why)

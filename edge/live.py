@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from edge.analysis import Analyst, Found, Prepared, Stretch
 from edge.capture.microphone import Microphone
@@ -76,6 +76,7 @@ class Live:
     ) -> None:
         self._config, self._analyst, self._ledger = config, analyst, ledger
         self._on_found = on_found
+        self.on_moved: Callable[[float], object] = lambda _: None  # told by how many seconds the clock was set
         self.clock, self._open_microphone = clock, open_microphone
         self._boot = boot_id() or "unknown"
         self._schedule = schedule_of(config)
@@ -147,8 +148,9 @@ class Live:
         """Hear, analyse and hand over what came; waits half a second at most if nothing did."""
         self._beat_at = self.clock.at_s()
         self._take_over()
-        if self._timeline.moved():
-            self._end_stretch()
+        moved_s = self._timeline.moved()
+        if moved_s:
+            self._move(moved_s)
         if self._beat_at - self._asked_at > _ASK_S:
             self._open, self._asked_at = self._schedule.open_at(self.clock.now()), self._beat_at
         if not self._open:
@@ -320,6 +322,13 @@ class Live:
             self._gaps.write(Gap(begun_s, unanswered_s, "overload", "not analysed before the end"))
         if rest:
             self._gaps.write(rest)
+
+    def _move(self, seconds: float) -> None:
+        """The clock was set, and what was heard before goes along."""
+        self._end_stretch()
+        if self._last_sound is not None:
+            self._last_sound += timedelta(seconds=seconds)
+        self.on_moved(seconds)
 
     def _weigh(self, waiting_s: float) -> None:
         self._load.weigh(waiting_s, self.clock.at_s())

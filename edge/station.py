@@ -193,7 +193,9 @@ class Station:
     def _live(self, analyst: Analyst, ledger: Ledger, vitals: Vitals) -> Source:
         """A microphone, whose ledger has a thread of its own."""
         ledger.start()
-        return Live(self.config, analyst, ledger, self._found, vitals.missed, self._clock)
+        live = Live(self.config, analyst, ledger, self._found, vitals.missed, self._clock)
+        live.on_moved = vitals.moved
+        return live
 
     def _watched(self, analyst: Analyst, ledger: Ledger, clips: ClipMaker, vitals: Vitals) -> Source:
         """A folder, whose recordings wait while they cannot be stored: its ledger is of its thread."""
@@ -253,8 +255,7 @@ class Station:
 
     def _failed(self, parts: Parts, threads: Threads) -> BirdstationError | None:
         """What ended a thread, if one has ended."""
-        broken = [(thread.name, thread.failed) for thread in threads.all]
-        for name, error in [*broken, ("writer", parts.ledger.broke)]:
+        for name, error in [*((one.name, one.failed) for one in threads.all), ("writer", parts.ledger.broke)]:
             if isinstance(error, BirdstationError):
                 return error
             if error is not None:

@@ -29,11 +29,15 @@ class Today:
     today = Today(LocalClock(config.zone), clock.now)
     today.add_analysed(start, 60.0)
     today.counts.analysed_s
+
+    What the record had of a day is kept apart from what is added since: where the clock is set, the record moves, and
+    all that is added until then is taken from there.
     """
 
     def __init__(self, local: LocalClock, now: Callable[[], datetime]) -> None:
         self._local, self._now = local, now
         self._counts: dict[date, Counts] = {}  # by day: a clock changed after midnight may begin one twice
+        self._recorded: dict[date, Counts] = {}  # of days, as the record had them
         self._lost: dict[int, float] = {}  # by the minute since 1970 in which it ended
 
     @property
@@ -44,7 +48,13 @@ class Today:
     @property
     def counts(self) -> Counts:
         """A copy of the counts at this moment."""
-        return replace(self._of(self.day))
+        counts, recorded = self._of(self.day), self._recorded.get(self.day, Counts())
+        return replace(
+            counts,
+            lost_s=counts.lost_s + recorded.lost_s,
+            analysed_s=counts.analysed_s + recorded.analysed_s,
+            detections=counts.detections + recorded.detections,
+        )
 
     @property
     def lost_hour_s(self) -> float:
@@ -52,12 +62,17 @@ class Today:
         self._forget()
         return min(3600.0, math.fsum(self._lost.values()))
 
-    def prime(self, day: date, analysed_s: float, lost_s: float, detections: int) -> None:
-        """What is known of a day from before."""
-        counts = self._of(day)
-        counts.analysed_s += analysed_s
-        counts.lost_s += lost_s
-        counts.detections += detections
+    def prime(self, recorded: dict[date, Counts]) -> None:
+        """What the record has of these days, of all that was before."""
+        self._recorded = recorded
+
+    def moved(self, seconds: float) -> None:
+        """The clock was set by so much: what was lost and what nothing was kept of goes along; all else that was added
+        is left to `prime`."""
+        days = self.day - self._local.day(self._now() - timedelta(seconds=seconds))
+        self._counts = {day + days: Counts(suppressed=counts.suppressed) for day, counts in self._counts.items()}
+        minutes = round(seconds / 60)
+        self._lost = {minute + minutes: lost_s for minute, lost_s in self._lost.items()}
 
     def add_lost(self, start: datetime, seconds: float, local: LocalClock | None = None) -> None:
         """Sound that should have been heard was not (no schedule, no station that was switched off)."""

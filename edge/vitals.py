@@ -39,6 +39,7 @@ class Vitals:
         self._station = config.station.id
         self._lock = threading.Lock()  # of today's counts
         self._today = Today(LocalClock(config.zone), clock.now)
+        self._moves = 0  # of the clock
         self._recorded: tuple[date, Counts] | None = None  # of a day, as the record has it
         self._until = ("", 0.0)  # the stretch of which so many seconds are counted
         self._last_detection: datetime | None = None
@@ -52,20 +53,36 @@ class Vitals:
 
     def prime(self, store: Store) -> None:
         """Take over what the record knows of today; and of the days beside it, which it is already by the clocks of
-        some recorders, or will be if this clock is set. Once, before anything is stored. Raises StoreError."""
+        some recorders, or will be if this clock is set. When all that was counted is stored, or nothing yet. Raises
+        StoreError."""
         today = self._today.day
         days = [today + timedelta(days=more) for more in (-1, 0, 1)]
-        known = [of_day(store, self._station, day) for day in days]
+        known = {day: _recorded_of(store, self._station, day) for day in days}
         with self._lock:
-            for day, counts in zip(days, known, strict=True):
-                self._today.prime(day, *counts)
+            self._today.prime(known)
+
+    def moved(self, seconds: float) -> None:
+        """The clock was set by so much, and all that this boot has stamped goes along. Told by the thread that hears,
+        when all that it has counted is on its way to the record: behind that it is counted again."""
+        by = timedelta(seconds=seconds)
+        with self._lock:
+            self._moves += 1
+            move = self._moves
+            self._today.moved(seconds)
+        self._last_detection = self._last_detection and self._last_detection + by
+        self._decided = self._decided and self._decided + by
+
+        def recount(store: Store) -> None:
+            if move == self._moves:  # else it was set again meanwhile
+                self.prime(store)
+
+        self._ledger.then(recount)
 
     def recount(self, store: Store) -> None:
         """Of a watched folder the record knows best: what is analysed again, or was a part of a file, counts once.
         Raises StoreError."""
         day = self._today.day
-        analysed, lost, detections = of_day(store, self._station, day)
-        self._recorded = day, Counts(lost, analysed, detections)
+        self._recorded = day, _recorded_of(store, self._station, day)
 
     def found(self, found: Found) -> None:
         """A batch of windows was decided."""
@@ -190,3 +207,8 @@ class Vitals:
         elif self._clips.saved > self._saved_then:
             self._clips_problem = ""
         return self._clips_problem or None
+
+
+def _recorded_of(store: Store, station: str, day: date) -> Counts:
+    analysed_s, lost_s, detections = of_day(store, station, day)
+    return Counts(lost_s, analysed_s, detections)

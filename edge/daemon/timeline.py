@@ -36,9 +36,9 @@ class Timeline:
         self.run = self._run.id
         ledger.begin_run(self._run)
 
-    def moved(self) -> bool:
-        """Whether UTC is another from now on: the wall clock was set, or the record has learnt better. What was stamped
-        before goes along in the record."""
+    def moved(self) -> float:
+        """By how many seconds UTC is another from now on: the wall clock was set, or the record has learnt better. What
+        was stamped before goes along in the record."""
         before = self._clock.line.offset_ms
         self._clock.suspended(self._told_s)
         step_s = self._clock.check()
@@ -52,7 +52,7 @@ class Timeline:
         if recorded is not None and recorded != self._line:
             self._line = recorded
             self._clock.adopt(recorded)
-        return self._clock.line.offset_ms != before
+        return (self._clock.line.offset_ms - before) / 1000
 
     def hole(self, at_s: float, seconds: float) -> tuple[float, float, str] | None:
         """A span of the monotonic clock is told next. If of the time before it nothing was: from when on the boot's
