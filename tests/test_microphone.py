@@ -435,8 +435,8 @@ def test_a_card_without_samples_is_opened_anew() -> None:
     check_books(pieces, 5000.0)
 
 
-@pytest.mark.parametrize("number", [0.0, -1.0])
-def test_a_dead_microphone_is_heard_until_it_is_known_to_be_dead(number: float) -> None:
+@pytest.mark.parametrize(("number", "named"), [(0.0, "0"), (-1.0, "-1"), (np.nan, "what is not a number")])
+def test_a_dead_microphone_is_heard_until_it_is_known_to_be_dead(number: float, named: str) -> None:
     module = FakeSoundDevice("card")
     microphone = microphone_of(module)
     read_all(microphone)
@@ -456,7 +456,7 @@ def test_a_dead_microphone_is_heard_until_it_is_known_to_be_dead(number: float) 
     pieces += read_all(microphone)
     (gap,) = gaps_of(pieces)
     assert gap.reason == "constant"
-    assert gap.detail.startswith(f"'card' gives nothing but {number:g}")
+    assert gap.detail.startswith(f"'card' gives nothing but {named}")
     assert gap.at_s == pytest.approx(5015.0, abs=0.6)
     assert gap.at_s + gap.seconds == pytest.approx(back_s, abs=0.6)
     check_books(pieces, 5000.0)

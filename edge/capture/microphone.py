@@ -97,6 +97,7 @@ class Microphone:
         self._meter = Meter()
         self._same: float | None = None  # the number of which the last samples all were
         self._same_s = 0.0
+        self._numbers = True  # whether the block read last had any
         self._failures = 0
         self._end_s = self._retry_s = clock()  # up to where chunks and gaps tell; when to open the card
 
@@ -220,7 +221,8 @@ class Microphone:
         if block is not None:
             self._hear(card, block)
             if self._same_s >= self._settings.stall_s:
-                self._lose("constant", f"{card.name!r} gives nothing but {self._same:g}")
+                what = f"{self._same:g}" if self._numbers else "what is not a number"
+                self._lose("constant", f"{card.name!r} gives nothing but {what}")
             return True
         if card.ring.ended:
             self._lose("unplugged", f"{card.name!r} ended its stream")
@@ -232,6 +234,7 @@ class Microphone:
 
     def _hear(self, card: _Card, block: Block) -> None:
         rate_hz = card.ring.rate_hz
+        self._numbers = not np.isnan(block.samples).all()
         np.nan_to_num(block.samples, copy=False, posinf=1.0, neginf=-1.0)  # sound servers pass on any float
         self._meter.add(block.samples, rate_hz)
         self._watch(block, rate_hz)
