@@ -1,5 +1,6 @@
 """Several processes at once, made of this one."""
 
+import gc
 import os
 import traceback
 from collections.abc import Callable
@@ -12,6 +13,7 @@ def children(*bodies: Callable[[], object]) -> list[int]:
         pid = os.fork()
         if pid == 0:
             code = 1
+            gc.disable()  # what others of the suite have left, as ONNX Runtime's threads, is not here to be taken apart
             try:
                 body()
                 code = 0

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from paho.mqtt.publish import single
@@ -193,6 +194,20 @@ def test_never_more_in_flight_than_the_broker_takes(database: Path, bundle_folde
         assert 0 < broker.unanswered_max <= maximum
         assert len(broker.connects) == 1
     assert counts(database)["sent"] == 60
+
+
+@pytest.mark.parametrize("up_s", [10.0, 65_537.0, 1e6, 1e8])
+def test_one_message_at_once_on_a_machine_that_is_up_for_long(
+    database: Path, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, up_s: float
+) -> None:
+    """Its pace is counted on a clock that is a large number by then."""
+    begun = time.monotonic()
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() - begun + up_s, sleep=time.sleep)
+    monkeypatch.setattr(session, "time", clock)
+    fill(database, bundle_folder, numbered(range(3)))
+    with odd_broker(lambda *_: False, properties=b"\x21\x00\x01") as broker, station(database, broker) as publisher:
+        assert drained(publisher)
+    assert counts(database)["sent"] == 3
 
 
 def test_a_receive_maximum_of_nothing_is_none(database: Path, bundle_folder: Path) -> None:

@@ -20,6 +20,7 @@ from edge.types import utc_text
 
 POLL_S = 0.2  # each look costs a third of a millisecond, all day
 _RATE_HZ_MAX = 500.0  # a subscriber that is slower than a backlog loses what exceeds its queue at the broker
+_ROUNDING = 1e-3  # of a message: seconds since the start of a machine have no more digits behind the point
 _PACE_S = 0.02
 _ANSWER_S_MAX = 60.0  # after so long without an answer to its oldest message a connection is given up
 _GOODBYE_S = 1.0
@@ -168,7 +169,8 @@ class Session:
         """Send of the outbox what may be sent now; whether more may follow soon."""
         now = time.monotonic()
         self._paced_at = max(self._paced_at, now - self._link.room / _RATE_HZ_MAX)
-        room = min(self._room(), int((now - self._paced_at) * _RATE_HZ_MAX))
+        paced = int((now - self._paced_at) * _RATE_HZ_MAX + _ROUNDING)  # of a machine that is up for long
+        room = min(self._room(), paced)
         late = utc_text(datetime.now(timezone.utc) - timedelta(seconds=QUEUED_S))
         messages = self._feed.next(room)
         for message in messages:
