@@ -23,7 +23,7 @@ import soundfile
 from edge.clips.cut import Cut, Rolls, Span, cut, touches
 from edge.clips.encode import Pcm, encode, pcm
 from edge.clips.guano import guano_text
-from edge.clips.part import written
+from edge.clips.part import remove_left, written
 from edge.config import Config
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Samples
 from edge.contract.errors import StoreError
@@ -196,6 +196,8 @@ class ClipMaker:
             if placed:
                 _remove(path)
 
+        for left in path.parent.glob(f".{path.name}.*.part"):  # of a program that was killed while it saved this one
+            remove_left(left)
         part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # another process may save the same clip
         try:
             with written(part, sound):
