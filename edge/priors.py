@@ -55,14 +55,21 @@ class _Held:
             self._tables.popitem(last=False)
 
 
-class Priors:
-    """Made when they are asked for: whoever asks waits, since a recording's rows depend on it."""
+class _Tables:
+    """What all ways to have them share."""
 
     def __init__(self, bundle: Bundle, folder: Path) -> None:
         self.made = 0
         self.problem: str | None = None
         self._bundle, self._folder = bundle, folder
         self._held = _Held()
+
+
+class Priors(_Tables):
+    """Made when they are asked for: whoever asks waits, since a recording's rows depend on it."""
+
+    def __init__(self, bundle: Bundle, folder: Path) -> None:
+        super().__init__(bundle, folder)
         self._lock = threading.Lock()
 
     def table(self, place: Place) -> Scores | None:
@@ -73,7 +80,7 @@ class Priors:
             return self._held.use(place)
 
 
-class PriorsBeside:
+class PriorsBeside(_Tables):
     """Made in a thread of its own, for a microphone: until a table is there sound alone decides. One that cannot be
     made is tried again, less and less often: hearing goes on, whatever it is.
 
@@ -83,10 +90,7 @@ class PriorsBeside:
     """
 
     def __init__(self, bundle: Bundle, folder: Path) -> None:
-        self.made = 0
-        self.problem: str | None = None
-        self._bundle, self._folder = bundle, folder
-        self._held = _Held()
+        super().__init__(bundle, folder)
         self._lock = threading.Lock()
         self._asked: set[Place] = set()  # on their way
 
@@ -136,16 +140,13 @@ class PriorsBeside:
         self.problem = problem
 
 
-class PriorsAwaited:
+class PriorsAwaited(_Tables):
     """Made in a thread of its own, and waited for: a recording's rows depend on it, but who waits has other duties.
     `alive` is called four times a second meanwhile, and may raise to leave."""
 
     def __init__(self, bundle: Bundle, folder: Path, alive: Callable[[], object] = lambda: None) -> None:
+        super().__init__(bundle, folder)
         self.alive = alive  # may be replaced
-        self.made = 0
-        self.problem: str | None = None
-        self._bundle, self._folder = bundle, folder
-        self._held = _Held()
         self._making: dict[Place, list[Scores | Exception | None]] = {}  # of each at most one answer
 
     def table(self, place: Place) -> Scores | None:

@@ -30,6 +30,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from tests.test_siege import locked
 from tests.trials import above_zero, counted
 
 PROJECT = Path(__file__).parents[2]
@@ -123,15 +124,6 @@ def frozen(disk: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["fsfreeze", "-u", str(disk)], check=True)
-
-
-@contextmanager
-def locked(database: Path) -> Iterator[None]:
-    """An editor with changes that are not saved."""
-    with closing(sqlite3.connect(database, isolation_level=None, timeout=30)) as db:
-        db.execute("BEGIN IMMEDIATE")
-        yield
-        db.execute("ROLLBACK")
 
 
 @contextmanager
