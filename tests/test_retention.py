@@ -283,7 +283,7 @@ def test_with_no_byte_free_it_makes_room(tmp_path: Path, bundle_folder: Path) ->
 
 @pytest.mark.slow
 def test_the_command(bundle_folder: Path, station_yaml: Callable[..., Path]) -> None:
-    path = station_yaml("retention: {days: 30, per_species: 1}")
+    path = station_yaml("retention: {days: 30, per_species: 1, disk_share: 0.99}")  # however full this disk is
 
     def command(*options: str) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", "edge", "retention", "--config", str(path), *options]
