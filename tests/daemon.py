@@ -1,7 +1,6 @@
 """The daemon as a process at a virtual sound card, and what can be seen of it from outside: rows, books, haste."""
 
 import json
-import os
 import signal
 import sqlite3
 import sys
@@ -38,9 +37,18 @@ class Watched:
 
 
 class Daemon:
-    """`python -m edge run` as a process of its own, in `folder`."""
+    """`python -m edge run` as a process of its own, in `folder`, with the code of `project`."""
 
-    def __init__(self, card: Card, folder: Path, bundle: Path, *lines: str, buffer_s: float = 60) -> None:
+    def __init__(
+        self,
+        card: Card,
+        folder: Path,
+        bundle: Path,
+        *lines: str,
+        buffer_s: float = 60,
+        health_s: float = 1,
+        project: Path = PROJECT,
+    ) -> None:
         folder.mkdir()
         self.config, self.database, self._health = (
             folder / "station.yaml",
@@ -49,24 +57,29 @@ class Daemon:
         )
         microphone = f"{{device: pulse, rate_hz: {CARD_HZ}, buffer_s: {buffer_s:g}}}"
         settings = ["station: {id: forest}", f"bundle: {bundle}", f"microphone: {microphone}", *lines]
-        self.config.write_text("\n".join([*settings, "health: {interval_s: 1}"]) + "\n")
+        self.config.write_text("\n".join([*settings, f"health: {{interval_s: {health_s:g}}}"]) + "\n")
         self.log = folder / "log.txt"
-        self._card, self.seen = card, Watched()
+        self._card, self._project, self.seen = card, project, Watched()
         self._watch, self._leave = threading.Thread(target=self._watch_commits), threading.Event()
 
     def __enter__(self) -> "Daemon":
         command = [sys.executable, "-m", "edge", "run", "--config", str(self.config)]
         self.seen.started = time.time()
         with self.log.open("ab") as log:
-            self.process = self._card.started(command, stderr=log, cwd=PROJECT)
+            self.process = self._card.started(command, stderr=log, cwd=self._project)
         try:
             assert until(lambda: self.process.poll() is None and self.rows(_UNTIL), _START_S_MAX), self.log.read_text()
         except BaseException:
             self.process.kill()
             raise
-        self._heard_at, self._cpu = time.time(), self._cpu_s()
+        self.count_from_now()
         self._watch.start()
         return self
+
+    def count_from_now(self) -> None:
+        """Begin anew with what `seen` tells of its haste and of how late its rows are."""
+        self._heard_at, self._cpu = time.time(), self._cpu_s()
+        self.seen.commit_s = []
 
     def __exit__(self, *_: object) -> None:
         seen = self.seen
@@ -97,8 +110,7 @@ class Daemon:
         return found
 
     def _cpu_s(self) -> float:
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(~self.process.pid << 3 | 2)  # as clock_getcpuclockid(3) has it, in nanoseconds
 
     def _watch_commits(self) -> None:
         """A commit is seen 20 ms after it at the latest."""
