@@ -31,6 +31,7 @@ from export.parity import parity
 from export.place_bundle import bundle_place, check_out
 from export.probe_clips import probe_clips
 from export.to_onnx import to_onnx, torch_scores
+from trainer.model import load_network
 from trainer.run import MemberInfo, Run
 from trainer.spectrograms import Spectrograms
 from trainer.student import StudentInfo, load_student, read_student
@@ -93,7 +94,7 @@ def _write_members(
     scores = []
     for count, member in enumerate(members):
         progress(member.name, count, len(members))
-        network = run.load_network(member.name)
+        network = load_network(run, member.name)
         to_onnx(network, work / "members" / f"{member.name}.onnx")
         scores.append(torch_scores(network, images).numpy())
     return np.stack(scores)

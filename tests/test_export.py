@@ -26,8 +26,9 @@ from export.verify import PARITY, verify
 from tests.conftest import hiss, note, write_sound
 from tests.trainer_run import finish, make_corpus, make_rasters, make_run
 from trainer.bag import choose_bag
-from trainer.metadata import fit_metadata, place_scores
+from trainer.metadata import fit_metadata
 from trainer.model import build_network
+from trainer.place_prior import place_scores
 from trainer.predict import Predictor, predict
 from trainer.run import Run
 from trainer.tune import tune

@@ -19,7 +19,8 @@ from export.verify import verify
 from tests.conftest import SPECIES, note, write_sound
 from tests.test_replay import replay
 from tests.trainer_run import CODES, make_corpus, make_rasters
-from trainer.metadata import fit_metadata, place_scores
+from trainer.metadata import fit_metadata
+from trainer.place_prior import place_scores
 from trainer.recipe import find_recipe
 from trainer.run import Run
 

@@ -21,8 +21,9 @@ from tests import HANGS_S
 from tests.trainer_run import make_rasters
 from trainer import placenets
 from trainer.corpus import COLUMNS, Corpus
-from trainer.metadata import fit_metadata, place_scores
+from trainer.metadata import fit_metadata
 from trainer.neighbours import _left_out, left_out
+from trainer.place_prior import place_scores
 from trainer.place_score import score_places
 from trainer.recipe import Recipe, find_recipe
 from trainer.run import Run

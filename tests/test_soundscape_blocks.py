@@ -27,10 +27,12 @@ from edge.types import Gap
 from tests.trainer_run import finish, make_corpus, make_run
 from trainer.bag import choose_bag, score_images
 from trainer.corpus import Corpus, read_sound
+from trainer.model import load_network
 from trainer.predict import Predictor, predict
 from trainer.row_images import make_row_images, read_row_images
 from trainer.run import Run
-from trainer.soundscape_scores import Span, hear, row_window, samples_of, windows_of
+from trainer.soundscape_scores import Span, hear, samples_of
+from trainer.soundscape_windows import row_window, windows_of
 from trainer.spectrograms import crops_max_samples
 from trainer.tune import tune
 
@@ -138,7 +140,7 @@ def test_the_same_scores_as_all_at_once(
     else:
         triggered(path, seconds, 75_000, gap_behind)
     bag = finished.bag()
-    networks = [*(finished.load_network(member.name) for member in bag), Crowd(), Crowd()]
+    networks = [*(load_network(finished, member.name) for member in bag), Crowd(), Crowd()]
     kinds = [*(member.kind for member in bag), "crowd", "mixup"]
     heard = hear(path, networks, kinds, SPECIES, paddings, HOP_S)
     spans, scores = all_at_once(path, networks, kinds, paddings, HOP_S)

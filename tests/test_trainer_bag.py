@@ -18,6 +18,7 @@ from tests.trainer_run import CODES, CROPS, make_corpus, make_run
 from trainer import metrics
 from trainer.bag import choose, choose_bag, score_images
 from trainer.corpus import Corpus
+from trainer.model import load_network
 from trainer.oof import crop_table, score_crops
 from trainer.run import MemberInfo, Run
 
@@ -125,7 +126,7 @@ def test_other_images_are_refused() -> None:
 
 
 def test_batch_size_does_not_change_a_networks_scores(made: tuple[Run, Corpus]) -> None:
-    network = made[0].load_network("mixup-fold0-seed1")
+    network = load_network(made[0], "mixup-fold0-seed1")
     images = np.random.default_rng(0).integers(0, 256, (5, *IMAGE_SHAPE), dtype=np.uint8)
     assert np.allclose(score_images([network], images, 1), score_images([network], images, 5), atol=1e-5)
 

@@ -19,10 +19,12 @@ from trainer import sweep
 from trainer.bag import choose_bag, score_images
 from trainer.blend_search import optimise
 from trainer.metadata import fit_metadata
+from trainer.model import load_network
 from trainer.recipe import BlendSearch, Sweep, TuneRecipe
 from trainer.report import write_report
 from trainer.run import Run
-from trainer.soundscape_scores import Scored, score_soundscapes, windows_of
+from trainer.soundscape_scores import Scored, score_soundscapes
+from trainer.soundscape_windows import windows_of
 from trainer.sweep import Rows
 from trainer.thresholds import PULL, by_quantile, by_species, cut_by, f1_at
 from trainer.tune import Search, held_out, tune
@@ -198,7 +200,7 @@ def test_rows_score_as_on_the_station(tmp_path: Path, hop_s: float) -> None:
     choose_bag(run)
     scored = score_soundscapes(run, corpus, run.bag())
     blend = Blend(prior_weight=0.0, smoothing=0.2)
-    networks = [run.load_network(member.name) for member in run.bag()]
+    networks = [load_network(run, member.name) for member in run.bag()]
     expected = []
     for soundscape in corpus.soundscapes:
         windows = list(windows_of(soundscape.path, "zeros", hop_s))

@@ -75,6 +75,14 @@ def test_demo_data_out_of_range_is_a_usage_error(tmp_path: Path) -> None:
     assert "Traceback" not in told.stderr
 
 
+def test_what_a_stage_alone_needs_is_loaded_when_it_is_done() -> None:
+    """Else each refusal takes seconds and a gigabyte."""
+    heavy = "{'torch', 'timm', 'catboost', 'pandas', 'matplotlib'}"
+    code = f"import sys, trainer.__main__, trainer.stages; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stdout + done.stderr
+
+
 @pytest.mark.slow
 def test_a_wrong_setting_or_corpus_ends_with_78_and_one_line(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("name: mine\n")

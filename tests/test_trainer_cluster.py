@@ -22,7 +22,8 @@ from tests.test_trainer_fit import QUIET, fit_here, options, tiny_recipe, wait_f
 from tests.trainer_corpus import make_corpus
 from trainer import cluster, fit
 from trainer.fit import Workplace
-from trainer.member import Task, read_history
+from trainer.history import read_history
+from trainer.member import Task
 from trainer.recipe import Recipe
 from trainer.run import Run
 from trainer.stages import Options, run_stages

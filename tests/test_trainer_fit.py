@@ -18,7 +18,9 @@ from rich.console import Console
 from edge.contract.errors import ConfigError, CorpusError
 from tests.trainer_corpus import make_corpus
 from trainer import fit, member
-from trainer.member import micro_f1, read_history, set_rate
+from trainer.history import read_history
+from trainer.member import micro_f1, set_rate
+from trainer.model import load_network
 from trainer.recipe import Augment, FoldRecipe, MemberRecipe, OptimiserRecipe, Recipe, SamplingRecipe, find_recipe
 from trainer.run import Run
 from trainer.stages import Options, run_stages
@@ -114,7 +116,7 @@ def test_a_finished_member_is_whole(straight: Run) -> None:
 def test_the_saved_network_gives_the_scores_of_the_fold(straight: Run) -> None:
     images = np.load(straight.folder / "spectrograms" / "images.npy")
     oof = straight.out_of_fold("only-fold1-seed1")
-    network = straight.load_network("only-fold1-seed1")
+    network = load_network(straight, "only-fold1-seed1")
     assert not network.training
     with torch.inference_mode():
         scores = torch.sigmoid(network(torch.from_numpy(images[oof.rows][:, None]).float())).numpy()

@@ -18,7 +18,7 @@ from tests.trainer_corpus import make_corpus
 from tests.trainer_run import make_rasters
 from trainer import contents, fit
 from trainer.files import read_json
-from trainer.member import read_history
+from trainer.history import read_history
 from trainer.run import Run
 from trainer.stages import STAGES, Options, run_stages
 

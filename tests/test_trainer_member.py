@@ -23,7 +23,8 @@ from trainer.batches import Batch, Batches
 from trainer.corpus import Corpus
 from trainer.dataset import crop_set, images_line, open_images
 from trainer.folds import read_folds
-from trainer.member import Member, Task, member_line, read_history
+from trainer.history import read_history
+from trainer.member import Member, Task, member_line
 from trainer.recipe import Augment, MemberRecipe, Recipe, ValidationRecipe
 from trainer.row_images import RowImages, read_row_images
 from trainer.run import MemberInfo, Run

@@ -16,7 +16,8 @@ from edge.contract.folders import files_under
 from edge.contract.place import CATEGORY, NUMERIC, FeatureSpec, Grid, place_columns
 from tests.trainer_run import CODES, make_corpus, make_rasters, make_run, write_raster
 from trainer.corpus import Corpus
-from trainer.metadata import ONNX_DIFFERENCE_MAX, fit_metadata, place_scores
+from trainer.metadata import ONNX_DIFFERENCE_MAX, fit_metadata
+from trainer.place_prior import place_scores
 from trainer.places import Places, feature_spec, split
 from trainer.run import Run
 from trainer.trees import fit_trees

@@ -25,6 +25,7 @@ from export.assemble import assemble
 from tests.trainer_run import CODES, enter, finish, make_corpus, make_rasters, make_run, note_files
 from trainer.files import write_json
 from trainer.metadata import fit_metadata
+from trainer.model import load_network
 from trainer.predict import Predictor, predict
 from trainer.run import Run
 from trainer.tune import tune
@@ -41,7 +42,7 @@ LENGTHS = (
 
 def _wake(run: Run, name: str) -> None:
     """An untrained network says 0.5 to everything: give it averages of some noise and a loud classifier."""
-    network = run.load_network(name)
+    network = load_network(run, name)
     torch.manual_seed(len(name))
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):

@@ -14,7 +14,6 @@ from tests.conftest import hiss, write_sound
 from tests.trainer_corpus import make_corpus
 from trainer.backgrounds import FILE as BACKGROUNDS
 from trainer.backgrounds import background_source, read_backgrounds
-from trainer.calls import FILE as CALLS
 from trainer.calls import read_calls
 from trainer.contents import Contents
 from trainer.corpus import Corpus
@@ -22,7 +21,7 @@ from trainer.dataset import crop_set
 from trainer.folds import read_folds
 from trainer.member import Member, Task
 from trainer.recipe import Augment, FoldRecipe, MemberRecipe, OptimiserRecipe, Recipe, SamplingRecipe, find_recipe
-from trainer.run import Run
+from trainer.run import CALLS, Run
 from trainer.spectrograms import Spectrograms
 from trainer.stages import Options, run_stages
 

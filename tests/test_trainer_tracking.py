@@ -19,7 +19,7 @@ from tests.test_trainer_fit import options as untracked
 from tests.trainer_corpus import make_corpus
 from trainer import fit, tracking
 from trainer.book import Result
-from trainer.member import HISTORY, read_history
+from trainer.history import HISTORY, read_history
 from trainer.recipe import Recipe
 from trainer.run import Run
 from trainer.stages import Options, run_stages

@@ -19,7 +19,8 @@ from trainer import sweep
 from trainer.bag import choose_bag
 from trainer.corpus import Corpus
 from trainer.metadata import fit_metadata
-from trainer.soundscape_scores import score_soundscapes, windows_of
+from trainer.soundscape_scores import score_soundscapes
+from trainer.soundscape_windows import windows_of
 from trainer.sweep import Candidate, Rows
 from trainer.tune import tune
 

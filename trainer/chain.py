@@ -1,6 +1,7 @@
 """The chain of a training: each stage's name, what it needs and is made from, what it does and leaves.
 
-stages.py decides which are to be done. Parses no arguments.
+stages.py decides which are to be done. Parses no arguments. What a stage alone wants (torch, CatBoost, matplotlib) is
+loaded when it is done: a refusal, or a run that is done already, takes no seconds.
 """
 
 from collections.abc import Callable
@@ -13,26 +14,16 @@ from edge.contract.folders import passed_over
 from edge.contract.nearby import FILE as NEARBY
 from trainer.backgrounds import FILE as BACKGROUNDS
 from trainer.backgrounds import make_backgrounds, read_backgrounds, wants_backgrounds, wants_folder
-from trainer.bag import choose_bag
 from trainer.book import STAGES, Result, recipe_parts
-from trainer.calls import FILE as CALLS
-from trainer.calls import make_calls
 from trainer.check import check_data
 from trainer.contents import ABSENT
-from trainer.dataset import crop_set
 from trainer.files import digest, write_json
-from trainer.fit import Workplace, fit_members
-from trainer.foldmap import assign_folds
 from trainer.folds import read_folds, write_folds
-from trainer.metadata import fit_metadata
-from trainer.model import check_clips
 from trainer.oof import crop_table, score_crops
-from trainer.report import write_report
 from trainer.row_images import FILE as ROW_IMAGES
 from trainer.row_images import make_row_images
-from trainer.run import HISTORY, SCORES, WEIGHTS, Run
+from trainer.run import CALLS, HISTORY, SCORES, WEIGHTS, Run
 from trainer.spectrograms import IMAGES, RANGES, Spectrograms, make_spectrograms
-from trainer.tune import tune
 from trainer.verdict import guessing, tell_cautions
 from trainer.work import NONE, Parts, Work
 
@@ -62,6 +53,8 @@ def _check_data(work: Work, _: Parts) -> None:
 
 
 def _folds(work: Work, made_from: Parts) -> None:
+    from trainer.foldmap import assign_folds
+
     if made_from["map"] == NONE and not work.options.no_rasters and work.run.metadata() is not None:
         work.console.print("no --rasters given: folds.png shows no land", highlight=False)
     placed = assign_folds(
@@ -119,6 +112,10 @@ def _spectrograms_result(run: Run) -> Result:
 
 
 def _fit_cnn(work: Work, made_from: Parts) -> None:
+    from trainer.dataset import crop_set
+    from trainer.fit import Workplace, fit_members
+    from trainer.model import check_clips
+
     run, asked = work.run, work.options
     inputs = digest({part: found for part, found in made_from.items() if part != "recipe.members"})
     for architecture in sorted({m.architecture for m in run.recipe.members if m.clip_crops > 1}):
@@ -149,6 +146,8 @@ def _fit_cnn(work: Work, made_from: Parts) -> None:
 def _calls(work: Work, spectrograms: Spectrograms) -> None:
     run = work.run
     if run.recipe.labels.call_probability:
+        from trainer.calls import make_calls
+
         source = digest(_spectrograms_result(run).digest, run.recipe.seed)
         backgrounds = read_backgrounds(run.folder / BACKGROUNDS)
         path, jobs = run.folder / CALLS, work.options.jobs
@@ -201,6 +200,8 @@ def _fit_cnn_went_in(work: Work) -> dict[str, Any]:
 
 
 def _fit_metadata(work: Work, _: Parts) -> None:
+    from trainer.metadata import fit_metadata
+
     rasters = None if work.options.no_rasters else work.options.rasters
     fit_metadata(work.run, work.corpus, rasters, work.options.details)
 
@@ -223,7 +224,15 @@ def _bag_result(run: Run) -> Result:
     return Result(("bag.json",), digest(chosen))
 
 
+def _bag(work: Work, _: Parts) -> None:
+    from trainer.bag import choose_bag
+
+    choose_bag(work.run)
+
+
 def _tune(work: Work, _: Parts) -> None:
+    from trainer.tune import tune
+
     tune(work.run, work.corpus)
     tell_cautions(work.run, work.console)
 
@@ -246,6 +255,8 @@ def _report_parts(work: Work) -> Parts:
 
 
 def _report(work: Work, _: Parts) -> None:
+    from trainer.report import write_report
+
     work.console.print(f"report: {write_report(work.run, work.corpus)}", soft_wrap=True)
 
 
@@ -278,7 +289,7 @@ CHAIN = (
         "bag",
         ("fit-cnn",),
         lambda work: recipe_parts(work.recipe, "bag"),
-        lambda work, _: choose_bag(work.run),
+        _bag,
         _bag_result,
     ),
     Stage("tune", ("bag", "fit-metadata"), _tune_parts, _tune, _left("tune.json", "sweep.json"), _tune_went_in),

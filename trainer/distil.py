@@ -35,7 +35,8 @@ from trainer.model import check_architecture, find_weights
 from trainer.predict import thresholds_of
 from trainer.run import Run
 from trainer.soft_scores import Bag, Lessons, Views, ask_bag, sigmoid
-from trainer.soundscape_scores import Scored, require_readable, score_networks
+from trainer.soundscape_scores import Scored, score_networks
+from trainer.soundscape_windows import require_readable
 from trainer.stages import alone
 from trainer.student import (
     FILE,

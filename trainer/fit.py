@@ -14,7 +14,8 @@ from edge.contract.errors import ConfigError, CorpusError
 from trainer import cluster
 from trainer.dataset import CropSet, images_line
 from trainer.files import digest
-from trainer.member import Task, fit_member, member_line, read_history
+from trainer.history import read_history
+from trainer.member import Task, fit_member, member_line
 from trainer.model import check_architecture, find_weights
 from trainer.recipe import MemberRecipe
 from trainer.run import MemberInfo, Run

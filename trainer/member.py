@@ -5,7 +5,7 @@ The loop itself is `Member.epoch`. Knows no sound and no corpus: crops and label
 
 import math
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +23,19 @@ from trainer.backgrounds import FILE as BACKGROUNDS
 from trainer.backgrounds import read_backgrounds
 from trainer.batches import Batch, Batches
 from trainer.book import versions
-from trainer.calls import FILE as CALLS
 from trainer.calls import read_calls
 from trainer.checkpoint import FILE as CHECKPOINT
 from trainer.checkpoint import read_checkpoint, read_weights, write_checkpoint, write_weights
 from trainer.dataset import CropSet, Images, Ints, epoch_crops, first_crops, on_host, open_images, targets, to_device
-from trainer.files import digest, read_csv, replacing, write_csv, write_json
+from trainer.files import digest, replacing, write_csv, write_json
+from trainer.history import HISTORY, Epoch, read_history
 from trainer.model import build_network
 from trainer.precision import autocast, choose_precision, prepare
 from trainer.recipe import MemberRecipe, OptimiserRecipe
 from trainer.row_images import FILE as ROW_IMAGES
 from trainer.row_images import read_row_images
+from trainer.run import CALLS, SCORES, WEIGHTS, MemberInfo, Precision, Run, member_name
 from trainer.run import HISTORY as HISTORY_FILE
-from trainer.run import SCORES, WEIGHTS, MemberInfo, Precision, Run, member_name
 from trainer.spectrograms import Spectrograms
 from trainer.validation import micro_f1, micro_f1_low
 
@@ -69,23 +69,6 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """One line of history.csv. Losses are means over crops; F1 is micro, at 0.5, on the fold left out."""
-
-    epoch: int
-    train_loss: float
-    valid_loss: float
-    valid_f1: float
-    valid_f1_low: float  # lower end of its interval with validation.bootstrap, else the same
-    soundscape_f1: float  # row-wise F1 on labelled soundscapes with keep: soundscapes, else NaN
-    seconds: float
-    data_wait: float  # share of the seconds that the loop waited for batches
-
-
-HISTORY = tuple(field.name for field in fields(Epoch))
-
-
-@dataclass(frozen=True)
 class Scored:
     """What a network says of crops."""
 
@@ -94,14 +77,6 @@ class Scored:
     primary: Ints  # (n,) index of the species
     scores: NDArray[np.float32]  # (n, species)
     loss: float
-
-
-def read_history(folder: Path) -> list[Epoch]:
-    """Epochs of a member so far."""
-    path = folder / HISTORY_FILE
-    if not path.is_file():
-        return []
-    return [Epoch(int(r["epoch"]), *(float(r[name]) for name in HISTORY[1:])) for r in read_csv(path, HISTORY)]
 
 
 def member_line(info: MemberInfo, details: bool = False) -> str:

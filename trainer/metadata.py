@@ -20,17 +20,16 @@ from rich.table import Table
 
 from edge.contract.blend import Scores
 from edge.contract.clues import Judge
-from edge.contract.errors import BundleError, CorpusError
+from edge.contract.errors import CorpusError
 from edge.contract.nearby import FILE as NEARBY
 from edge.contract.nearby import GATE_TERMS, KM, LEVELS, Nearby
 from edge.contract.place import CATEGORY, RASTERS, FeatureSpec, Grid, Values, place_columns
 from edge.contract.screen import Screen, say
-from edge.contract.taxonomy import Taxonomy
 from trainer import metrics
 from trainer.corpus import Corpus
 from trainer.files import digest, write_csv, write_json
 from trainer.neighbours import fit_gates, level_shares
-from trainer.onnx_file import damaged, run_onnx
+from trainer.place_prior import OUTPUT, run_onnx
 from trainer.placenets import EPOCHS, NETS, fit_nets, nets_to_onnx, probabilities, unseen
 from trainer.places import Places, feature_spec, split
 from trainer.raster_check import COVER_LOW
@@ -38,7 +37,7 @@ from trainer.rasters import Rasters
 from trainer.recipe import MetadataRecipe
 from trainer.run import Run
 from trainer.second_look import fit_judge
-from trainer.trees import BEST_IN, OUTPUT, fit_trees, importances, trees_to_onnx
+from trainer.trees import BEST_IN, fit_trees, importances, trees_to_onnx
 
 ONNX_DIFFERENCE_MAX = 1e-5
 PUBLISHED_F1 = 0.18  # of the write-up
@@ -88,13 +87,6 @@ class _Fitted:
     judge: Judge | None
     parts: Importances
     iterations: int  # trees, or epochs
-
-
-def check_rasters(corpus: Corpus, rasters: Path) -> None:
-    """Raises CorpusError where a model can be made of the recordings, but not of these layers."""
-    places, layers = Places.of(corpus, corpus.taxonomy), Rasters.open(rasters)
-    if not places.too_few():
-        layers.cover(layers.grid(), places.latitude, places.longitude)
 
 
 def fit_metadata(run: Run, corpus: Corpus, rasters: Path | None, details: bool = False) -> None:
@@ -330,25 +322,3 @@ def figures_table(columns: dict[str, dict[str, float]], title: str, published_f1
         said = [f"{published_f1:.2f}" if key == "f1_micro" else "" for _ in published]
         table.add_row(label, *(f"{figures[key]:.3f}" for figures in columns.values()), *said)
     return table
-
-
-def place_scores(
-    folder: Path,
-    taxonomy: Taxonomy,
-    latitude: Values,
-    longitude: Values,
-    day_of_year: Values,
-) -> Scores:
-    """Probabilities `(n, species)` at places and days, as a station computes them from the files in `folder`; 0 for
-    species that the model never met, NaN for those beyond their geographic limit."""
-    try:
-        spec, grid = FeatureSpec.read(folder / "features.json"), Grid.read(folder / "grid.npz")
-    except BundleError as error:
-        raise CorpusError(f"{error}; {damaged(folder)}") from error
-    columns = place_columns(grid, latitude, longitude, day_of_year)
-    shape = (len(latitude), len(spec.classes))
-    found = run_onnx(folder / "model.onnx", {"features": spec.encode(columns)}, OUTPUT, shape)
-    scores = np.zeros((len(latitude), len(taxonomy)), np.float32)
-    scores[:, [taxonomy.index(code) for code in spec.classes]] = found
-    nearby = Nearby.read(folder)
-    return scores if nearby is None else nearby.apply(scores, latitude, longitude, day_of_year)

@@ -1,4 +1,4 @@
-"""The networks: any timm architecture on the contract's grey image. Knows no training."""
+"""The networks: any timm architecture on the contract's grey image, and those of a run. Knows no training."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,8 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edge.contract.audio import GREY_MAX, IMAGE_SHAPE
-from edge.contract.errors import ConfigError
+from edge.contract.bundle import file_sha256
+from edge.contract.errors import ConfigError, CorpusError
+from trainer.book import ALL_STAGES
+from trainer.checkpoint import read_weights
 from trainer.recipe import Normalise
+from trainer.run import WEIGHTS, Run
 
 _VARIANCE_MIN = 1e-4  # one grey level squared is 1.5e-5
 _IMAGENET_MEAN = sum(IMAGENET_DEFAULT_MEAN) / 3  # 0.449: of the three channels, which the folded stem sees as one
@@ -147,3 +151,14 @@ def find_weights(architecture: str, source: Path | bool) -> Path:
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = str(error).split("\n")[0].split(". ")[0]
         raise ConfigError(f"ImageNet weights of {architecture} not to be had ({reason}); {advice}") from error
+
+
+def load_network(run: Run, name: str) -> nn.Module:
+    """The member's network: eval, CPU, float32, every weight from its file. Raises CorpusError naming the file."""
+    info = run.member(name)
+    path = run.member_folder(name) / WEIGHTS
+    if info.files and path.is_file() and file_sha256(path) != info.files[WEIGHTS]:
+        raise CorpusError(f"{path}: is damaged: it is not what was trained; {ALL_STAGES}")
+    network = build_network(info.architecture, info.classes, stem_pool=info.stem_pool, normalise=info.normalise)
+    read_weights(path, network)
+    return network.eval()

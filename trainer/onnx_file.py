@@ -3,18 +3,11 @@
 import contextlib
 import io
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
-import onnxruntime
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-
-from edge.contract.errors import CorpusError
 
 OPSET = 18  # the newest that every TensorRT from 10.3 on parses
 
@@ -42,23 +35,3 @@ def write_onnx(network: nn.Module, example: Tensor, path: Path, names: tuple[str
         node.ClearField("metadata_props")  # paths and stack traces of the machine that exported
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
-
-
-def run_onnx(
-    path: Path, inputs: Mapping[str, NDArray[Any]], output: str, shape: tuple[int, ...]
-) -> NDArray[np.float32]:
-    """One output of the network in a file, of this shape. Raises CorpusError naming the file."""
-    try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        (found,) = session.run([output], dict(inputs))
-    except Exception as error:  # ONNX Runtime's errors have no common base but Exception
-        reason = " ".join(str(error).split())[:200]
-        raise CorpusError(f"{path}: ONNX Runtime cannot run it: {reason}; {damaged(path.parent)}") from error
-    if found.shape != shape:
-        raise CorpusError(f"{path}: {output}: expected {shape}, found {found.shape}; {damaged(path.parent)}")
-    return np.asarray(found, np.float32)
-
-
-def damaged(folder: Path) -> str:
-    """What to do about a metadata model of which a file cannot be used."""
-    return f"remove {folder} and run: python -m trainer fit-all"

@@ -15,7 +15,8 @@ from edge.contract.errors import CorpusError
 from edge.contract.place import FeatureSpec
 from trainer.corpus import COLUMNS
 from trainer.files import read_json
-from trainer.metadata import figures_table, place_figures, place_scores
+from trainer.metadata import figures_table, place_figures
+from trainer.place_prior import place_scores
 from trainer.run import Run
 from trainer.tables import Problems, day_of, place_of, read_table
 

@@ -1,6 +1,7 @@
 """Recordings with a place and a day, as columns: what both kinds of metadata model learn from. Knows no model."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,7 @@ from edge.contract.nearby import Seen
 from edge.contract.place import CATEGORY, NUMERIC, FeatureSpec, Values
 from edge.contract.taxonomy import Taxonomy
 from trainer.corpus import Corpus
+from trainer.rasters import Rasters
 
 ROWS_MIN, SPECIES_MIN = 50, 2  # fewer recordings with place and date teach nothing about either
 
@@ -113,3 +115,10 @@ def feature_spec(columns: dict[str, Values], train: NDArray[np.int64], codes: tu
     kinds = np.asarray(columns[CATEGORY], np.float32)[train]
     categories = tuple(int(value) for value in np.unique(kinds[~np.isnan(kinds)]))
     return FeatureSpec(tuple(mean), tuple(std), categories, codes)
+
+
+def check_rasters(corpus: Corpus, rasters: Path) -> None:
+    """Raises CorpusError where a model can be made of the recordings, but not of these layers."""
+    places, layers = Places.of(corpus, corpus.taxonomy), Rasters.open(rasters)
+    if not places.too_few():
+        layers.cover(layers.grid(), places.latitude, places.longitude)

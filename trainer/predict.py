@@ -20,9 +20,11 @@ from edge.contract.taxonomy import NOCALL
 from trainer.corpus import AUDIO
 from trainer.files import check_replaceable, write_csv
 from trainer.fit import choose_device
-from trainer.metadata import place_scores
+from trainer.model import load_network
+from trainer.place_prior import place_scores
 from trainer.run import Run
-from trainer.soundscape_scores import Span, hear, samples_of, some_of
+from trainer.soundscape_scores import Span, hear, samples_of
+from trainer.soundscape_windows import some_of
 from trainer.soundscapes import read_sites, soundscape_name
 from trainer.tables import Problems
 
@@ -59,7 +61,7 @@ class Predictor:
         self._run, bag, self._tuning = run, run.bag(), run.tuning()
         self.codes, self._taxonomy, self._metadata = run.taxonomy.codes, run.taxonomy, run.metadata()
         self._kinds = [member.kind for member in bag]
-        self._networks = [run.load_network(member.name).to(choose_device(device)) for member in bag]
+        self._networks = [load_network(run, member.name).to(choose_device(device)) for member in bag]
         self._thresholds, self._thresholds_alone = thresholds_of(run)
         self.lost: list[str] = []  # a line for each recording so far of which sound was lost
 

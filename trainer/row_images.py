@@ -17,7 +17,7 @@ from trainer import sweep
 from trainer.corpus import Corpus
 from trainer.files import read_npz, replacing
 from trainer.recipe import Recipe, TuneRecipe
-from trainer.soundscape_scores import none_readable, row_window, windows_of
+from trainer.soundscape_windows import none_readable, row_window, windows_of
 from trainer.soundscapes import LABELS, Soundscape
 from trainer.sweep import Rows
 

@@ -11,20 +11,17 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from edge.contract.audio import Padding
 from edge.contract.blend import Blend
-from edge.contract.bundle import Thresholds, file_sha256
+from edge.contract.bundle import Thresholds
 from edge.contract.errors import BundleError, ConfigError, CorpusError, UsageError
 from edge.contract.folders import entries_of, holds_nothing
 from edge.contract.strict import Refused, parse
 from edge.contract.taxonomy import Taxonomy
 from trainer.book import ALL_STAGES, Book, versions
 from trainer.book import FILE as BOOK
-from trainer.checkpoint import read_weights
 from trainer.files import digest, read_json, read_npz, replacing, write_json
-from trainer.model import build_network
 from trainer.recipe import Normalise, Recipe, read_recipe
 
 Precision = Literal["fp32", "bf16"]
@@ -32,6 +29,7 @@ SCHEMA = 2
 _WITHOUT_BOOK = 1  # of versions before 0.3, which noted less of what was made from what
 LOCK = ".lock"  # held while a trainer is at work
 _SPECIES, _RECIPE, _FACTS = "taxonomy.csv", "recipe.yaml", "run.json"  # written in this order when a run begins
+CALLS = "calls.npz"  # how sure it is that each crop has a call
 WEIGHTS, SCORES, HISTORY = "weights.safetensors", "oof.npz", "history.csv"  # what a member leaves, with member.json
 
 
@@ -226,16 +224,6 @@ class Run:
         path = self.member_folder(name) / SCORES
         file = read_npz(path, ("rows", "scores"), f"remove {path.parent} and run: python -m trainer fit-all")
         return OutOfFold(file["rows"].astype(np.int64), file["scores"].astype(np.float32))
-
-    def load_network(self, name: str) -> nn.Module:
-        """The member's network: eval, CPU, float32, every weight from its file. Raises CorpusError naming the file."""
-        info = self.member(name)
-        path = self.member_folder(name) / WEIGHTS
-        if info.files and path.is_file() and file_sha256(path) != info.files[WEIGHTS]:
-            raise CorpusError(f"{path}: is damaged: it is not what was trained; {ALL_STAGES}")
-        network = build_network(info.architecture, info.classes, stem_pool=info.stem_pool, normalise=info.normalise)
-        read_weights(path, network)
-        return network.eval()
 
     # what was chosen
 

@@ -23,6 +23,7 @@ from trainer.augment import Backgrounds, Dice, augment, stretch
 from trainer.backgrounds import read_backgrounds
 from trainer.dataset import Ints, to_device
 from trainer.files import replacing
+from trainer.model import load_network
 from trainer.precision import autocast, choose_precision
 from trainer.recipe import Augment
 from trainer.run import Precision, Run
@@ -118,7 +119,7 @@ class Bag:
         members = run.bag()
         self.kinds = [member.kind for member in members]
         self.networks = [
-            run.load_network(member.name).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            load_network(run, member.name).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             for member in members
         ]
         self._blend, self._precision = run.tuning().blend, precision

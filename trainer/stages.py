@@ -22,14 +22,12 @@ from trainer.book import FILE, STAGES, stage_part, versions
 from trainer.chain import CHAIN, Stage
 from trainer.corpus import Corpus, require_corpus
 from trainer.files import clear_temporaries, digest, make_folder, read_json
-from trainer.fit import Workplace
-from trainer.metadata import check_rasters
-from trainer.model import check_architecture
+from trainer.places import check_rasters
 from trainer.rasters import Rasters
 from trainer.recipe import Recipe, find_recipe, read_recipe, recipe_names
 from trainer.row_images import require_rows
 from trainer.run import LOCK, Run, check_out
-from trainer.soundscape_scores import require_readable
+from trainer.soundscape_windows import require_readable
 from trainer.spectrograms import IMAGES, RANGES
 from trainer.tracking import tracking
 from trainer.verdict import tell_cautions
@@ -51,14 +49,12 @@ def run_stages(options: Options, names: Sequence[str], console: Console) -> Run:
         raise UsageError(f"--rasters {options.rasters} and --no-rasters contradict each other: give one of them")
     if options.rasters is not None and "fit-metadata" in names:
         Rasters.open(options.rasters)  # before the hours that come before it
-    Workplace.of(options.device, options.devices, options.cluster, options.jobs)
     corpus = Corpus.read(options.data)
     require_rows(recipe, corpus)
     if "tune" in names:
         require_readable(corpus)
     if {"spectrograms", "fit-cnn"} & set(names):  # before a run is begun: a refusal must not pin its recipe
-        for member in recipe.members:
-            check_architecture(member.architecture)
+        _check_networks(recipe, options)
         told = check_folder(recipe, options.nocall, options.out / BACKGROUNDS)
         if told:
             console.print(f"[yellow]{told}[/yellow]", highlight=False)
@@ -71,6 +67,16 @@ def run_stages(options: Options, names: Sequence[str], console: Console) -> Run:
         with tracking(run, options.track, console) as note:
             _Chain(Work(options, run, corpus, console, note)).run(names)
     return run
+
+
+def _check_networks(recipe: Recipe, options: Options) -> None:
+    """Raise ConfigError for networks that timm does not have, and for devices that are not here."""
+    from trainer.fit import Workplace
+    from trainer.model import check_architecture
+
+    Workplace.of(options.device, options.devices, options.cluster, options.jobs)
+    for member in recipe.members:
+        check_architecture(member.architecture)
 
 
 def _other_versions(run: Run) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from trainer.files import digest, read_json, replacing
-from trainer.member import HISTORY, read_history
+from trainer.history import HISTORY, read_history
 from trainer.run import Run
 
 SERVER = "MLFLOW_TRACKING_URI"

@@ -23,8 +23,8 @@ from trainer import sweep
 from trainer.blend_search import Optimum, optimise
 from trainer.corpus import Corpus
 from trainer.files import write_json
-from trainer.metadata import place_scores
 from trainer.oof import crop_table
+from trainer.place_prior import place_scores
 from trainer.recipe import ThresholdBy, TuneRecipe
 from trainer.run import MemberInfo, Run, Tuning
 from trainer.soundscape_scores import Scored, score_soundscapes

@@ -30,6 +30,7 @@ from trainer.bag import score_images
 from trainer.book import Book
 from trainer.corpus import Corpus, read_sound
 from trainer.files import read_json, write_json
+from trainer.model import load_network
 from trainer.predict import Predictor, predict
 from trainer.recipe import Recipe, find_recipe, read_recipe
 from trainer.run import STAGES, Run
@@ -263,7 +264,7 @@ def judge(data: Path, folder: Path) -> Plain:
 def held_out_accuracy(run: Run, corpus: Corpus) -> float:
     """Balanced accuracy over the crops of recordings that were never trained on, each by the bag's best species."""
     bag = run.bag()
-    networks = [run.load_network(member.name) for member in bag]
+    networks = [load_network(run, member.name) for member in bag]
     crops_max = run.recipe.spectrograms.crops_max
     found, label = [], []
     for recording in corpus.recordings:
