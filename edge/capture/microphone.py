@@ -31,7 +31,7 @@ LOST_S_MAX = 5.0  # later than this, sound that is missing in pieces is told of 
 _IN_PIECES = "lost in pieces, the card said nothing"
 _NOW = "; later: "  # between what ended the sound and what the latest trial says
 _jitter = random.Random()  # our own: a thread that ends late moves nobody else's state
-_POLL_S = 0.1  # between two looks at the clock while nothing comes
+_POLL_S = 0.25  # between two looks at the clock while nothing comes
 
 
 @dataclass(frozen=True)

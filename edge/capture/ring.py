@@ -84,7 +84,8 @@ class Ring:
                 slot.filled += count
                 self._waiting += count
                 samples, start_s = samples[count:], start_s + count / self.rate_hz
-            self._changed.notify()
+            if self._complete():  # not for each of a card's forty blocks a second
+                self._changed.notify()
 
     def _next_slot(self, broken: bool = False, overflowed: bool = False) -> _Slot:
         slot = self._slots[self._writing]
