@@ -2,7 +2,8 @@
 
 The name counts only where the start was taken from it: two hours of a dead microphone are equal bytes, and two
 recordings. A copy, a link, another folder or root, a new name that tells the same, or less, or more, are no other
-recording. Knows no SQL.
+recording. All of a recording has the time that the best of its names tells: one that tells less takes nothing away, one
+that tells more moves all of it. Knows no SQL.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from edge.capture.file_name import tells_more, told_agree, told_by_name
 from edge.store.files import KnownRecording
 from edge.types import stable_id
 
-_FROM_NAME = ("name", "date")  # sources of a start
+FROM_NAME = ("name", "date")  # sources of a start
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Identity:
     better: bool = False  # its name tells more than what the record has
     since: str | None = None  # its start (UTC) under which some of it was decided, as of now, and stored
     known_s: float = 0.0  # so much of it
+    told_as: str | None = None  # another name of it, which tells more than the file's
 
 
 Identify = Callable[[str, str, str], Identity]  # the file's name, its SHA-256, what its name told
@@ -35,7 +37,7 @@ Identify = Callable[[str, str, str], Identity]  # the file's name, its SHA-256, 
 
 def told_of(name: str, source: str | None) -> str:
     """What a file's name told of a recording whose start has this source; "" where the name does not count."""
-    return told_by_name(PurePosixPath(name).stem) if source in _FROM_NAME else ""
+    return told_by_name(PurePosixPath(name).stem) if source in FROM_NAME else ""
 
 
 def recording_id(station: str, sha256: str, told: str) -> str:
@@ -66,7 +68,8 @@ def identify(
     done = nearest.finished and nearest.analysis == analysis and not better
     goes_on = not nearest.finished and nearest.analysis == analysis
     known_s = nearest.known_s if goes_on else 0.0
-    return Identity(nearest.id, done, nearest.whole, nearest.part, better, nearest.since, known_s)
+    told_as = nearest.path if its_told not in ("", told) and not better else None
+    return Identity(nearest.id, done, nearest.whole, nearest.part, better, nearest.since, known_s, told_as)
 
 
 def being_read(id_: str, name: str, told: str, analysis: str) -> KnownRecording:

@@ -9,13 +9,14 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 from edge.analysis import Analyst, Batch, Found, Stretch
 from edge.capture.container import open_file
 from edge.capture.content import read_once, state_of, state_of_opened, still_holds
+from edge.capture.file_name import YEAR_MIN
 from edge.capture.opened import Opened, Pulse, no_pulse
 from edge.capture.recording import Decoder
 from edge.capture.sound_sums import SoundSums
@@ -23,7 +24,7 @@ from edge.capture.start_time import StartTime, start_of
 from edge.config import Config
 from edge.contract.audio import RATE_HZ, Samples
 from edge.contract.errors import RecordingError, UnreadError
-from edge.identity import Identify, Identity, recording_id, told_of
+from edge.identity import FROM_NAME, Identify, Identity, recording_id, told_of
 from edge.local_clock import LocalClock
 from edge.store.files import file_id
 from edge.types import FileState, Gap, GapRow, Place, RecordingRow, stable_id, utc_text
@@ -231,9 +232,9 @@ class _Reader:
             if identity.done:
                 yield Same(task.in_part() if identity.part else task, identity.id, identity.better)
                 return
-            if start.source == "mtime" and decoder.expected_s is None:  # when it ended: decoding tells how long it is
-                start = self._start(file, decoder, whole=True)
-            self._row = row = _row(analyst.config, task, identity.id, self._digest, start)
+            start = self._best_start(file, decoder, start, identity)
+            told_as = identity.told_as if start.source in FROM_NAME else None
+            self._row = row = replace(_row(analyst.config, task, identity.id, self._digest, start), told_as=told_as)
             self._begun[row.id] = task
             # clips want all of its sound, and every detection in it
             goes_on = not self._keep_sound and identity.since == utc_text(row.start)
@@ -268,13 +269,26 @@ class _Reader:
         last.ended = Ended(self._task, row, heard_s, 0, decoder.warning, lost, decoder.note, sums.text)
         return last
 
-    def _start(self, file: Opened, decoder: Decoder, whole: bool = False) -> StartTime:
-        """When the recording began. `whole`: its length is found by decoding all of it."""
+    def _best_start(self, file: Opened, decoder: Decoder, start: StartTime, identity: Identity) -> StartTime:
+        """When the recording began, by all that is known of it: the name that tells most; of modification times the
+        earliest, since copies are made later."""
+        if identity.told_as:
+            start = self._start(file, decoder, name=Path(identity.told_as))
+        if start.source != "mtime":
+            return start
+        if decoder.expected_s is None:  # when it ended: decoding tells how long it is
+            start = self._start(file, decoder, whole=True)
+        guess = _of_row(utc_text(start.start_utc))  # to the digits that the record keeps, so that it can go on
+        before = _of_row(identity.since) if identity.since else guess
+        return replace(start, start_utc=before if before.year >= YEAR_MIN and before < guess else guess)
+
+    def _start(self, file: Opened, decoder: Decoder, name: Path | None = None, whole: bool = False) -> StartTime:
+        """When the recording began, by its own texts and its `name`. `whole`: its length is found by decoding all."""
         path, seconds = self._task.path, decoder.expected_s
         if whole:
             with self._analyst.stopwatch("decode"):
                 seconds = _length_s(path, file)
-        return start_of(path, zone=self._analyst.config.zone, duration_s=seconds, file=file)
+        return start_of(name or path, zone=self._analyst.config.zone, duration_s=seconds, file=file)
 
     def _closed(self, stretch: Stretch) -> _Open:
         """The stretch ends here; its last windows may still wait for a batch."""
@@ -298,6 +312,10 @@ class _Reader:
             if over.ended:
                 self._begun.pop(over.ended.row.id, None)
                 yield replace(over.ended, windows=over.stretch.windows)
+
+
+def _of_row(time: str) -> datetime:
+    return datetime.fromisoformat(time.replace("Z", "+00:00"))
 
 
 def _length_s(path: Path, file: Opened) -> float:

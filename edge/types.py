@@ -112,6 +112,12 @@ class RecordingRow:
     zone: tzinfo | None = None  # the station's; None: the offset holds for all of it
     run: str | None = None  # of live sound: the run of the station, whose line says when `boot_s` was
     boot_s: float | None = None  # CLOCK_BOOTTIME at the start
+    told_as: str | None = None  # of a file: another name of the recording, which told when it began
+
+    @property
+    def known_as(self) -> str:
+        """The path by which the record and messages name it."""
+        return self.told_as or self.path
 
     @property
     def local(self) -> LocalClock:

@@ -30,7 +30,7 @@ def guano_text(
         "Original Filename": clip.path.rpartition("/")[2],
         "birdstation|Bundle": bundle_id,
         "birdstation|Scores": ", ".join(f"{d.species} {d.score:.3f}" for d in best),
-        "birdstation|Recording": disclosure.name(recording.path),
+        "birdstation|Recording": disclosure.name(recording.known_as),
         "birdstation|Offset": f"{(clip.start - recording.start).total_seconds():.3f}",
         "birdstation|Clock": recording.clock_state,
         "birdstation|Time Source": recording.time_source,

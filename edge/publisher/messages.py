@@ -25,7 +25,7 @@ def detection_message(detection: Detection, recording: RecordingRow, config: Con
         "id": detection.id,
         "station": config.station.id,
         "source": recording.source,
-        "recording": recording.path,
+        "recording": recording.known_as,
         "start": utc_text(detection.start),
         "end": utc_text(detection.end),
         "utc_offset_minutes": detection.utc_offset_minutes,

@@ -263,11 +263,14 @@ class Store(Files, BootTable):
     ) -> None:
         """Set a recording aside with its reason; it is not tried again until the file changes."""
         with self._transaction():
+            told = self._db.execute(  # the name that told its time stays, whatever name was read
+                "SELECT path FROM recordings WHERE id = ? AND time_source IN ('name', 'date')", (recording_id,)
+            ).fetchone()
             self._db.table("recordings").upsert(
                 {
                     "id": recording_id,
                     "station": station,
-                    "path": path,
+                    "path": told[0] if told else path,
                     "bytes": file.bytes,
                     "mtime_ns": file.mtime_ns,
                     "source": source,
@@ -327,7 +330,7 @@ def _recording_columns(recording: RecordingRow, station: str) -> dict[str, Any]:
     return {
         "id": recording.id,
         "station": station,
-        "path": recording.path,
+        "path": recording.known_as,
         "bytes": recording.bytes,
         "mtime_ns": recording.mtime_ns,
         "sha256": recording.sha256,
