@@ -14,6 +14,7 @@ import soundfile
 
 from edge.capture.recording import Decoder
 from edge.contract.audio import RATE_HZ
+from edge.contract.errors import RecordingError
 from edge.types import Gap
 
 Sound = npt.NDArray[np.float32]
@@ -69,6 +70,7 @@ JUNK_BEHIND = {
     "APE": APE,
     "Lyrics3 and ID3v1": LYRICS + b"TAG" + bytes(125),
     "zeros": bytes(30_000),
+    "room that was set aside": bytes(3 << 20),
     "random bytes": np.random.default_rng(8).bytes(700),
 }
 
@@ -448,6 +450,41 @@ def test_a_header_of_which_both_lengths_are_too_small(
         at, form = outer
         struct.pack_into(form, changed, at, struct.unpack_from(form, content, at)[0] - missing)
     assert of_bytes(tmp_path, bytes(changed)) == Outcome(pytest.approx(LONG_S, abs=0.001), 0.0, None)
+
+
+ROOM = bytes(3 << 20)  # what a recorder set aside on its card before the power went
+
+
+@pytest.mark.parametrize("how", ["right", "too small", "never closed"])
+@pytest.mark.parametrize("name", [name for name in PLAIN if name not in IN_PACKETS])
+def test_room_that_no_header_declares_is_no_sound(
+    tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str, how: str
+) -> None:
+    """Real samples behind a declared end are, silence between them, and so is a little silence at the end."""
+    sizes: dict[str, Callable[[int], int]] = {"too small": lambda size: size // 2 // 8 * 8, "never closed": lambda _: 0}
+    content = with_length(name, originals[name, LONG_S], sizes.get(how, lambda size: size))
+    found = of_bytes(tmp_path, content + ROOM)
+    assert (found.decoded_s, found.lost_s) == (pytest.approx(LONG_S, abs=0.001), 0.0)
+    assert (found.warning or "").startswith("not closed: " if how == "never closed" else "")
+    assert (found.warning is None) is (how != "never closed")
+    if how != "right":
+        a_second = bytes(len(content) // 6 // 24 * 24)
+        silent = of_bytes(tmp_path, content + a_second)
+        assert silent.decoded_s == pytest.approx(LONG_S + 1, abs=0.02)
+        between = of_bytes(tmp_path, content + ROOM + content[-len(a_second) :])
+        assert between.decoded_s > LONG_S + 4, "what is said to be room is silence: more follows it"
+
+
+def test_a_dead_microphone_in_a_right_header_is_sound(tmp_path: Path) -> None:
+    path = tmp_path / "x.wav"
+    soundfile.write(path, np.zeros(60 * RATE_HZ, np.int16), RATE_HZ)
+    assert outcome(path) == Outcome(60.0, 0.0, None)
+
+
+def test_room_without_any_sound_is_refused(tmp_path: Path, originals: dict[tuple[str, float], bytes]) -> None:
+    content = with_length("wav", originals["wav", LONG_S][:44], lambda _: 0)
+    with pytest.raises(RecordingError, match="header only: 0 samples"):
+        of_bytes(tmp_path, content + ROOM)
 
 
 def test_a_second_chunk_of_sound_is_sound(tmp_path: Path, originals: dict[tuple[str, float], bytes]) -> None:

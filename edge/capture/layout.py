@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
-from edge.capture.leftover import is_no_sound, only_zeros, tags_begin
+from edge.capture.leftover import is_no_sound, only_zeros, tags_begin, without_room
 from edge.capture.opened import pread
 from edge.capture.view import Extent
 
@@ -255,7 +255,7 @@ def _laid_out(file: BinaryIO, found: _Fields, end: int) -> Layout:
     wrap = style.size_max if style.size in ("<I", ">I") and found.ds64 < 0 else 0
     extents, stop = _sound(file, found, data_at, said, wrap, end)
     whole = found.start == 0 and extents == (Extent(data_at, said or 0),) and stop >= end and found.kind != b"BW64"
-    if found.kind == b"riff" and data_at + (said or 0) != end:
+    if (found.kind == b"riff" or said is None) and data_at + (said or 0) != end:
         whole = False  # libsndfile takes what follows for sound
     return Layout(found.kind, found.start, stop, data_at, said, extents, whole, found.frame_bytes, found.sizes())
 
@@ -274,6 +274,7 @@ def _au(file: BinaryIO, kind: bytes, start: int, end: int) -> Layout | None:
     said = known_size(size)
     extents, stop = _sound(file, found, data_at, said, 2**32, end)
     whole = start == 0 and extents == (Extent(data_at, said or 0),) and stop >= end
+    whole = whole and (said is not None or data_at == end)
     return Layout(kind, start, stop, data_at, said, extents, whole, found.frame_bytes, ((8, order + "I", 0, 1),))
 
 
@@ -293,7 +294,8 @@ def _sound(
         return (Extent(data_at, end - data_at),), end  # cut
     guess = data_at + (said or 0)
     while guess <= end:
-        rest = _behind(file, found, guess, end, zeros=said is not None)
+        counted = said is not None and not 0 < wrap <= end - guess  # else zeros may be what the length left out
+        rest = _behind(file, found, guess, end, zeros=counted)
         if rest is not None:
             own = Extent(data_at, guess - data_at)
             return tuple(extent for extent in (own, *rest[0]) if extent.bytes), rest[1]
@@ -302,7 +304,10 @@ def _sound(
         if not wrap:
             break
         guess += wrap  # the length was counted in 32 bits
-    return (Extent(data_at, tags_begin(file, data_at, end) - data_at),), end
+    stop = tags_begin(file, data_at, end)
+    sound = without_room(file, data_at + (said or 0), stop) - data_at
+    sound += -sound % found.frame_bytes
+    return (Extent(data_at, min(sound, stop - data_at)),), end
 
 
 def _over(file: BinaryIO, found: _Fields, at: int, end: int) -> bool:
@@ -324,7 +329,7 @@ def _behind(file: BinaryIO, found: _Fields, at: int, end: int, zeros: bool) -> t
     extents: list[Extent] = []
     stop = tags_begin(file, at, end)
     if found.kind in (b".snd", b"dns."):
-        seen = True if at >= stop or begins(file, at) else only_zeros(file, at, stop)
+        seen = at >= stop or begins(file, at) or (zeros and only_zeros(file, at, stop))
         return ((), at if at < stop and begins(file, at) else end) if seen else None
     seen = False
     padded = at + -(at - found.start) % style.align

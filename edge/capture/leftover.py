@@ -10,7 +10,8 @@ from typing import BinaryIO
 
 from edge.capture.opened import pread
 
-ZEROS_MAX = 2**20  # so many zero bytes behind the declared end are a card's or a copy's padding; more are silence
+ZEROS_MAX = 2**20  # so many zero bytes may be silence that was recorded; more of them, undeclared, are room
+_PIECE_BYTES = 2**20
 JUNK_MAX = 1_024  # bytes of anything that are not worth a word
 ID3_FOOTER = 0x10  # flag of an ID3v2 tag: its head is repeated behind it
 _TEXT_BYTES = 512  # all of them printable: no sound is
@@ -43,8 +44,27 @@ def left_over(file: BinaryIO, at: int, stop: int) -> int:
 
 
 def only_zeros(file: BinaryIO, at: int, stop: int) -> bool:
-    """Whether there is nothing but padding."""
-    return stop - at <= ZEROS_MAX and not any(pread(file, stop - at, at))
+    """Whether there is nothing but padding, of any length: what a card or a copy set aside and nobody wrote."""
+    while at < stop:
+        piece = pread(file, min(_PIECE_BYTES, stop - at), at)
+        if piece.count(0) < len(piece):
+            return False
+        if not piece:
+            break
+        at += len(piece)
+    return True
+
+
+def without_room(file: BinaryIO, low: int, stop: int) -> int:
+    """Where what a header does not declare ends: before the zeros up to `stop`, if they are more than a silence."""
+    at = stop
+    while at > low:
+        begin = max(low, at - _PIECE_BYTES)
+        written = len(pread(file, at - begin, begin).rstrip(b"\0"))
+        at = begin + written
+        if written:
+            break
+    return at if stop - at > ZEROS_MAX else stop
 
 
 def tags_begin(file: BinaryIO, low: int, end: int) -> int:
