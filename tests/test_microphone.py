@@ -26,7 +26,7 @@ from edge.capture.microphone import Microphone, listen
 from edge.capture.portaudio import PortAudio, devices
 from edge.capture.ring import BLOCK_S, Ring
 from edge.config import MicrophoneSettings
-from edge.contract.audio import RATE_HZ
+from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, WindowCutter
 from edge.contract.errors import CaptureError
 from edge.types import Chunk, Gap
 
@@ -617,6 +617,21 @@ def test_numbers_that_are_none_do_not_get_through() -> None:
     samples[100_000:100_003] = (np.nan, np.inf, -np.inf)
     module.record(samples)
     assert np.isfinite(heard(read_all(microphone))).all()
+
+
+@pytest.mark.parametrize("scale", [1e30, 3e38, 2.0**31, 32_768.0])
+def test_a_card_in_units_of_its_own_has_a_level(scale: float) -> None:
+    """As a finite number, whatever it says; what a window measures is one, too."""
+    module = FakeSoundDevice("card")
+    microphone = microphone_of(module)
+    read_all(microphone)
+    module.record((np.float32(scale) * np.clip(sound(8, 48_000), -1, 1)).astype(np.float32))
+    samples = heard(read_all(microphone))
+    level = microphone.level()
+    assert level is not None
+    assert 0 < level.level_dbfs < 200
+    window = WindowCutter(WINDOW_SAMPLES, "zeros").push(samples)[0]
+    assert 0 < window.level_dbfs < 200
 
 
 @settings(max_examples=60, deadline=None)

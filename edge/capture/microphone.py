@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from edge.capture.meter import Level, Meter
+from edge.capture.native import SAMPLE_MAX
 from edge.capture.portaudio import PortAudio
 from edge.capture.ring import Block, Ring
 from edge.capture.stretch import RATE_OFF_MIN, Stretch
@@ -236,6 +237,7 @@ class Microphone:
         rate_hz = card.ring.rate_hz
         self._numbers = not np.isnan(block.samples).all()
         np.nan_to_num(block.samples, copy=False, posinf=1.0, neginf=-1.0)  # sound servers pass on any float
+        np.clip(block.samples, -SAMPLE_MAX, SAMPLE_MAX, out=block.samples)  # so that sums of squares stay numbers
         self._meter.add(block.samples, rate_hz)
         self._watch(block, rate_hz)
         dropped_s = block.dropped / rate_hz
