@@ -23,7 +23,7 @@ from edge.check.verdict import checks_summary, checks_table, exit_status
 from edge.clips.reserve import Reserve
 from edge.clips.retention import ALL_CLIPS, Retention
 from edge.clock import Clock
-from edge.config import DEMO_FOLDER, Config, find_settings, load_config
+from edge.config import DEMO_FOLDER, Config, find_settings, load_config, named
 from edge.contract.audio import WINDOW_SAMPLES
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import EXIT_REFUSED, StoreError, UsageError
@@ -143,7 +143,8 @@ def replay(
     Resumes where it stopped and never repeats finished work. Detections go to MQTT if a broker is set.
     """
     console = Screen(stderr=as_json)
-    settings = load_config(_settings(config, as_json))
+    path = _settings(config, as_json)
+    settings = load_config(path)
     look_at(settings.database)
     truth = read_labels(labels) if labels else None
     if truth and WINDOW_SAMPLES % settings.hop_samples:
@@ -151,7 +152,8 @@ def replay(
     if parquet:
         check_parquet(parquet)
     start, cpu = time.perf_counter(), cpu_seconds()
-    done = replay_with_progress(settings, folder, jobs, cluster, console)
+    with named(path):
+        done = replay_with_progress(settings, folder, jobs, cluster, console)
     cost = Cost(time.perf_counter() - start, cpu_seconds() - cpu, done.seconds)
     with Store(settings.database) as store:
         score = score_store(store, done.bundle, done.recordings, truth) if truth else None
@@ -249,8 +251,9 @@ def pictures(
     out: Annotated[Path, typer.Option(help="Where birds.html goes, and birds_files beside it.")] = Path(),
 ) -> None:
     """Make a page of the best detection of each species: its picture, its sound, and what led to it."""
-    settings = load_config(_settings(config))
-    with Store(_record(settings)) as store, Screen(stderr=True).status("pictures"):
+    path = _settings(config)
+    settings = load_config(path)
+    with named(path), Store(_record(settings)) as store, Screen(stderr=True).status("pictures"):
         made = write_pictures(store, settings, out, folder)
     say(f"{made.page}: {made.species} species, {made.with_sound} of them with sound")
 

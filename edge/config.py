@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import remainder
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -318,11 +318,13 @@ def read_settings(path: Path | None) -> Settings:
 
 @contextmanager
 def named(path: Path | None) -> Iterator[None]:
-    """A mistake in settings that only shows when they are used names their file, too."""
+    """A mistake in settings that only shows when they are used names their file, too. An option of a command, a bundle
+    or a package, with which other messages begin, is none of the file's."""
     try:
         yield
     except ConfigError as error:
-        if path is None or str(error).startswith(f"{path}: "):
+        key = re.match(r"\w+", str(error))
+        if path is None or key is None or key[0] not in {setting.name for setting in fields(Config)}:
             raise
         raise ConfigError(f"{path}: {error}") from error
 

@@ -11,8 +11,9 @@ import pytest
 
 from edge.check.model import check_bundle
 from edge.check.settings import check_program, check_settings
-from edge.config import DEMO_FOLDER, DetectSettings, find_settings, load_config
+from edge.config import DEMO_FOLDER, DetectSettings, find_settings, load_config, named
 from edge.contract.bundle import read_bundle
+from edge.contract.errors import ConfigError
 from edge.invented import NOTICE, notice_of
 from edge.reports.known import known_species
 from edge.store.record import Store
@@ -126,16 +127,35 @@ def test_wrong_values_say_what_was_expected(tmp_path: Path, arguments: tuple[str
     [
         ("sensitive: {species: [lowtoo, lowtop]}", "sensitive.species: expected codes of this bundle (`birdstation "),
         ("detect: {kinds: [animal]}", "detect.kinds: expected a kind that this bundle has (bird), found animal"),
+        ("detect: {thresholds: {lowtop: 0.5}}", "detect.thresholds: expected codes of this bundle (`birdstation "),
         ("detect: {kinds: []}", "detect.kinds: expected a kind that this bundle has (bird), found none"),
     ],
 )
 def test_a_slip_that_would_go_unnoticed_stops(station_yaml: StationYaml, line: str, message: str) -> None:
-    """A species that nobody protects, or a station that can hear nothing."""
+    """A species that nobody protects, or a station that can hear nothing; said with its file."""
     config = station_yaml(line)
     done = command("replay", DEMO_FOLDER / "soundscapes", "--config", config, folder=config.parent)
     assert done.returncode == 78, done.stderr
-    assert message in done.stderr
+    assert f"{config}: {message}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "of_the_file"),
+    [
+        ("detect.kinds: expected a kind", True),
+        ("state: expected a folder", True),
+        ("members: found student", True),
+        ("--cluster 10.0.0.1: no Ray cluster there", False),
+        ("/srv/bundle: another bundle than here", False),
+        ("/etc/x.yaml: station.id: missing", False),
+        ("catboost is not installed", False),
+    ],
+)
+def test_what_is_of_the_settings_names_their_file(said: str, of_the_file: bool) -> None:
+    with pytest.raises(ConfigError) as caught, named(Path("/etc/x.yaml")):
+        raise ConfigError(said)
+    assert str(caught.value) == (f"/etc/x.yaml: {said}" if of_the_file else said)
 
 
 def test_bytes_that_are_no_text_are_one_line(station_yaml: StationYaml) -> None:
