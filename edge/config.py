@@ -279,10 +279,11 @@ def _is_there(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Settings:
-    """A station.yaml as it was read: what it comes to, and the keys that stand in it (`privacy`, `privacy.human`)."""
+    """A station.yaml as it was read: what it comes to, the keys in it (`privacy`, `privacy.human`), and its bytes."""
 
     config: Config
     given: frozenset[str] = frozenset()
+    content: bytes = b""
 
 
 def load_config(path: Path | None) -> Config:
@@ -292,11 +293,13 @@ def load_config(path: Path | None) -> Config:
 
 
 def read_settings(path: Path | None) -> Settings:
-    """The same with the keys that stand in it. A file that names no station, as an empty one, is refused: nothing is
-    no choice."""
-    if path is None:
-        return Settings(parse(Config, {}, Path.cwd()))
-    raw = _read_yaml(path)
+    """The same with the keys that stand in it. A file that names no station is refused: nothing is no choice."""
+    return Settings(parse(Config, {}, Path.cwd())) if path is None else settings_of(path, _content(path))
+
+
+def settings_of(path: Path, content: bytes) -> Settings:
+    """What these bytes come to as the file `path`. Raises ConfigError."""
+    raw = _yaml(path, content)
     if raw is None:
         raise ConfigError(
             f"{path}: expected settings, at least station: {{id: …}}, found nothing in it; was it cut short? "
@@ -313,13 +316,12 @@ def read_settings(path: Path | None) -> Settings:
         _check(config)
     except ValueError as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
-    return Settings(config, given)
+    return Settings(config, given, content)
 
 
 @contextmanager
 def named(path: Path | None) -> Iterator[None]:
-    """A mistake in settings that only shows when they are used names their file, too. An option of a command, a bundle
-    or a package, with which other messages begin, is none of the file's."""
+    """A mistake in settings that only shows when they are used names their file, too; one in other things does not."""
     try:
         yield
     except ConfigError as error:
@@ -334,23 +336,27 @@ def _given(raw: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(raw) | inner
 
 
-def _read_yaml(path: Path) -> Any:
+def _content(path: Path) -> bytes:
     try:
         if path.exists() and not path.is_file():  # a pipe would block, a device never end
             raise ConfigError(f"{path}: not a file; give the station.yaml itself")
         with path.open("rb") as file:
-            content = file.read(_FILE_BYTES_MAX + 1)
-        if len(content) > _FILE_BYTES_MAX:
-            raise ConfigError(f"{path}: larger than {_FILE_BYTES_MAX // 1024} KiB; are these a station's settings?")
+            return file.read(_FILE_BYTES_MAX + 1)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; give --config, or copy the station.yaml of the project") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: not readable: {error.strerror or error}{whose(path)}") from error
+
+
+def _yaml(path: Path, content: bytes) -> Any:
+    if len(content) > _FILE_BYTES_MAX:
+        raise ConfigError(f"{path}: larger than {_FILE_BYTES_MAX // 1024} KiB; are these a station's settings?")
+    try:
         text = text_of(content)
         _check_end(path, text)
         return yaml.load(text, _UniqueKeys)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; give --config, or copy the station.yaml of the project") from None
     except NotText as error:
         raise ConfigError(f"{path}: {error}") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: not readable: {error.strerror or error}{whose(path)}") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

@@ -1,17 +1,20 @@
-"""Settings that are read again under a running station: what they no longer say, and what changes with them.
+"""Settings that are read again, at a start or under a running station: what they no longer say, and what changes.
 
 Knows no station: whoever reads them again decides when, and takes them over.
 """
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.config import Settings, read_settings
+from edge.config import Settings, read_settings, settings_of
 from edge.contract.errors import ConfigError
 
 # What is withheld or kept by them is out, or gone, if they vanish by mistake.
 PROTECTIVE = ("schedule", "clips", "retention", "privacy", "sensitive")
+LAST = "settings.last.yaml"  # in the state folder: what a station ran with
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,47 @@ class Reload:
     settings: Settings
     changed: tuple[str, ...]  # dotted keys whose values differ from before
     gone: tuple[str, ...]  # those of them that stood in the file before, and do not any more
+
+
+def read_at_start(path: Path | None) -> Settings:
+    """The settings with which a station may start. Raises ConfigError if they are wrong, or no more than the beginning
+    of those with which it ran last: such a file was cut at the end of a line, and every other change shows."""
+    settings = read_settings(path)
+    last = _last(settings.config.state)
+    if path is None or not last.startswith(settings.content):
+        return settings
+    try:
+        lost = list(changed_keys(settings.config, settings_of(path, last).config))
+    except ConfigError:  # of another version
+        return settings
+    if lost:
+        raise ConfigError(
+            f"{path}: expected the settings of the last start, or changed ones, found no more than their beginning, "
+            f"without {', '.join(lost)}; it was cut short: put the rest back from {settings.config.state / LAST}, "
+            "or add a comment at its end to have it so"
+        )
+    return settings
+
+
+def keep(settings: Settings) -> None:
+    """These are good: a station runs with them. What cannot be written is not compared with at the next start."""
+    state, content = settings.config.state, settings.content
+    part = state / f"{LAST}.part"
+    if not content or _last(state) == content:
+        return
+    with suppress(OSError):
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # they say places
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(state / LAST)
+
+
+def _last(state: Path) -> bytes:
+    try:
+        return (state / LAST).read_bytes()
+    except OSError:
+        return b""
 
 
 def read_again(path: Path | None, before: Settings) -> Reload:

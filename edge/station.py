@@ -19,7 +19,7 @@ from edge.analysis import Analyst, Found
 from edge.clips.maker import ClipMaker
 from edge.clips.reserve import Reserve
 from edge.clock import Clock
-from edge.config import Config, named, read_settings
+from edge.config import Config, named
 from edge.contract.bundle import Bundle, read_bundle
 from edge.contract.errors import BirdstationError, BundleError, ConfigError
 from edge.daemon.alone import alone
@@ -35,7 +35,7 @@ from edge.notify import Notifier
 from edge.priors import PriorsAwaited, PriorsBeside
 from edge.publisher import Publisher, station_presence
 from edge.recognizer import Recognizer, best_recognizer
-from edge.reload import read_again
+from edge.reload import keep, read_again, read_at_start
 from edge.store.clips import ClipTable
 from edge.store.outbox import OutboxTable
 from edge.store.record import Store
@@ -104,7 +104,7 @@ class Station:
     """
 
     def __init__(self, path: Path | None, notifier: Notifier | None = None, clock: Clock | None = None) -> None:
-        self.path, self._settings = path, read_settings(path)
+        self.path, self._settings = path, read_at_start(path)
         self.config = self._settings.config
         self._notifier = notifier or Notifier()
         self._started = datetime.now(timezone.utc)
@@ -138,6 +138,7 @@ class Station:
         with ExitStack() as stack:
             with named(self.path):
                 parts = self._parts = self._open(stack)
+            keep(self._settings)
             threads = self._threads(parts)
             threads.start()
             self._notifier.ready(f"{self.config.source}: listening")
@@ -332,6 +333,7 @@ class Station:
                 log.warning("settings that are not there any more: %s", ", ".join(reload.gone))
             log.info("settings read again%s", f"; these want a restart: {', '.join(others)}" if others else "")
             self.config, self._settings = config, reload.settings
+            keep(self._settings)
             if parts.publisher:
                 presence = station_presence(config, parts.analyst.bundle, parts.vitals.version, self._started)
                 parts.publisher.take(presence)

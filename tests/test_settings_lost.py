@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 from edge.check.settings import check_settings
 from edge.config import load_config, read_settings
 from edge.contract.errors import ConfigError
-from edge.reload import read_again
+from edge.reload import LAST, keep, read_again, read_at_start
 from tests import HANGS_S
 from tests.brokers import until
 
@@ -125,6 +126,42 @@ def test_a_file_that_says_how_it_ends_is_refused_without(tmp_path: Path) -> None
     load_config(write(tmp_path, shipped + "# mine\n"))
 
 
+def test_a_file_cut_at_any_line_is_refused_at_the_next_start(tmp_path: Path) -> None:
+    """What says the same, or was edited, is taken."""
+    text = WHOLE.replace("detect:\n  threshold: 0.77\n", "state: state\n") + "detect: {threshold: 0.77}\n# the end\n"
+    path = write(tmp_path, text)
+    (tmp_path / "state").mkdir()
+    keep(read_at_start(path))
+    assert stat.S_IMODE((tmp_path / "state" / LAST).stat().st_mode) == 0o600
+    first, last = text.index("clips"), text.index("# the end")
+    cuts = [at + 1 for at in range(first, last - 1) if text[at] == "\n"]
+    said = []
+    for at in [*cuts, text.index("500") + 1]:
+        with pytest.raises(ConfigError, match=r"^[^\n]+$") as refused:
+            read_at_start(write(tmp_path, text[:at]))
+        said.append(str(refused.value))
+    of_a_cut = [line for line in said if "found no more than their beginning, without " in line]
+    assert len(of_a_cut) > len(cuts) / 2, "the others are no settings at all"
+    assert "privacy.human" in said[cuts.index(text.index("privacy"))]
+    for same in (text, text[:last], text[:last] + "# the", text[: last - 1]):
+        assert read_at_start(write(tmp_path, same)).config == read_settings(write(tmp_path, text)).config
+    for edited in (text[: cuts[-1]] + "# as I want it\n", text.replace("0.77", "0.5"), text + "members: bag\n"):
+        keep(read_at_start(write(tmp_path, edited)))
+        assert (tmp_path / "state" / LAST).read_text() == edited
+        keep(read_at_start(write(tmp_path, text)))
+
+
+@pytest.mark.parametrize("last", [b"", b"\0" * 400, b"\xff\xfe", b"station: {id: porch}\nfrom_an_older_version: 3\n"])
+def test_a_copy_of_the_settings_that_is_none_stops_nothing(tmp_path: Path, last: bytes) -> None:
+    path = write(tmp_path, "station: {id: porch}\n")
+    (tmp_path / LAST).write_bytes(last)
+    keep(read_at_start(path))
+    assert (tmp_path / LAST).read_bytes() == path.read_bytes()
+    (tmp_path / LAST).unlink()
+    (tmp_path / LAST).mkdir()
+    keep(read_at_start(path))
+
+
 def test_the_check_says_that_the_last_line_has_no_end(tmp_path: Path) -> None:
     path = write(tmp_path, WHOLE)
     assert check_settings(path, load_config(path))[0].verdict == "ok"
@@ -146,7 +183,7 @@ def test_a_running_station_keeps_what_it_has(tmp_path: Path, station_yaml: Calla
             for text, said in (
                 ("", "settings not taken over: "),
                 (whole.replace(lines[3] + "\n", ""), "privacy.human: was set before"),
-                (whole.replace("all", "clips"), "settings that change: privacy.human"),
+                (whole.replace("all", "off"), "settings that change: privacy.human"),
             ):
                 path.write_text(text)
                 station.send_signal(signal.SIGHUP)
@@ -154,3 +191,7 @@ def test_a_running_station_keeps_what_it_has(tmp_path: Path, station_yaml: Calla
                 assert station.poll() is None
         finally:
             station.terminate()
+    path.write_text(text[: text.index("privacy:")])
+    cut = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=HANGS_S)
+    assert (cut.returncode, cut.stderr.count("\n")) == (78, 1), cut.stderr
+    assert f"{path}: expected the settings of the last start" in cut.stderr

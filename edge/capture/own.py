@@ -13,7 +13,7 @@ from pathlib import Path
 RECORD = "station.db"
 OWN_FOLDER = "expected a folder of recordings, found what the station keeps for itself; name another folder"
 _FOLDERS = ("clips", "backups", "priors", "engines")
-_FILES = ("station.lock", "reserve", "reserve.part", "health.json", "health.prom")
+_FILES = ("station.lock", "reserve", "reserve.part", "health.json", "health.prom", "settings.last.yaml")
 
 
 def is_kept(name: str) -> bool:

@@ -10,10 +10,11 @@ from edge.check.settings import check_program, check_schedule, check_settings, c
 from edge.check.sound import PLUG, check_folder, check_microphone
 from edge.check.storage import check_database, check_disk, check_health_folder, check_state
 from edge.check.verdict import Check, attempt
-from edge.config import Config, load_config
+from edge.config import Config
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import BundleError, ConfigError
 from edge.recognizer import best_recognizer
+from edge.reload import read_at_start
 
 
 def run_checks(path: Path | None, listen_s: float, tell: Callable[[str], None]) -> list[Check]:
@@ -23,7 +24,7 @@ def run_checks(path: Path | None, listen_s: float, tell: Callable[[str], None]) 
     `listen_s`: seconds at the microphone, 0 for none. `tell` is given what is being done just now. Raises ConfigError
     if the settings cannot be read: then there is nothing to check.
     """
-    config = load_config(path)
+    config = read_at_start(path).config
     checks = check_program() + check_settings(path, config) + check_zone(config)
     checks += attempt("schedule", "Fix this line of station.yaml.", lambda: check_schedule(config))
     tell("bundle and networks")
