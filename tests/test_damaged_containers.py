@@ -475,6 +475,19 @@ def test_room_that_no_header_declares_is_no_sound(
         assert between.decoded_s > LONG_S + 4, "what is said to be room is silence: more follows it"
 
 
+@pytest.mark.parametrize("name", ["flac", "vorbis", "opus", "mp3"])
+def test_a_stream_that_ends_in_room_is_cut(
+    tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str
+) -> None:
+    """The power went: what was written is decoded, no silence is made of the rest, and it is said."""
+    content = originals[name, LONG_S]
+    found = of_bytes(tmp_path, content[: len(content) // 2] + ROOM)
+    assert LONG_S / 2 - 1.1 < found.decoded_s < LONG_S / 2 + 0.2
+    assert found.warning is not None
+    if name not in LENGTH_UNKNOWN:
+        assert found.total_s == pytest.approx(LONG_S, abs=TOLERANCE_S)
+
+
 def test_a_dead_microphone_in_a_right_header_is_sound(tmp_path: Path) -> None:
     path = tmp_path / "x.wav"
     soundfile.write(path, np.zeros(60 * RATE_HZ, np.int16), RATE_HZ)
