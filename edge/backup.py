@@ -11,8 +11,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from edge.contract.bundle import file_sha256
-from edge.contract.errors import StoreError
+from edge.contract.errors import DamagedError, StoreError
 from edge.contract.rights import whose
+from edge.store.connection import is_damage
 from edge.store.copies import bytes_of, copy_whole, sync
 
 _SPARE_BYTES = 64 << 20  # stays free for the daemon, which goes on writing
@@ -48,7 +49,8 @@ def backup(database: Path, folder: Path, keep: int, station: str) -> Path:
         sync(folder)
     except (OSError, sqlite3.Error) as error:
         hint = whose(folder) if isinstance(error, PermissionError) else ""
-        raise StoreError(f"no backup of {database} in {folder}: {error}{hint}") from error
+        kind = DamagedError if isinstance(error, sqlite3.Error) and is_damage(error) else StoreError
+        raise kind(f"no backup of {database} in {folder}: {error}{hint}") from error
     return made
 
 

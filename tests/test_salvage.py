@@ -13,8 +13,12 @@ from typing import Any
 import pytest
 from sqlite_utils import Database
 
+from edge.__main__ import app
+from edge.config import load_config
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import DamagedError, StoreError
+from edge.contract.program import run_program
+from edge.store.connection import suspected
 from edge.store.record import Store
 from edge.store.salvage import set_aside, sound_database
 from edge.store.schema import first_schema, migrations
@@ -178,6 +182,55 @@ def spoil(database: Path, *pages: int) -> bytes:
         raw[rows[page] * size : (rows[page] + 1) * size] = b"\xa5" * size
     database.write_bytes(raw)
     return bytes(raw)
+
+
+COMMANDS = (
+    ("clock", "show"),
+    ("clock", "fix", "--boot", "b", "--seconds", "1"),
+    ("retention", "--dry-run"),
+    ("backup",),
+    ("why", "d0"),
+    ("review", "d0", "correct"),
+    ("pictures",),
+    ("replay", "."),
+)
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("what", ["no database", "its schema"])
+def test_a_command_says_who_mends_it(
+    arguments: tuple[str, ...],
+    what: str,
+    station_yaml: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And that is so."""
+    config = station_yaml()
+    database = load_config(config).database
+    Store(database).close()
+    raw = bytearray(database.read_bytes())
+    raw[0:16] = b"notes of a hand." if what == "no database" else raw[0:16]
+    raw[100:108] = b"\xa5" * 8
+    database.write_bytes(raw)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as end:
+            run_program(lambda: app([*arguments, "--config", str(config)]))
+    finally:
+        signal.signal(signal.SIGINT, before)
+        suspected.clear()
+    assert end.value.code == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert str(database) in line
+    assert line.endswith(
+        "; start the station, or restart it: it sets the file aside, salvages what can be read and goes on in a new one"
+    )
+    assert sound_database(database) is not None
+    assert sound_database(database) is None
 
 
 def killed_at(step: int, database: Path) -> None:

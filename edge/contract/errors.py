@@ -30,6 +30,7 @@ class BirdstationError(Exception):
     """Base of every error that has a one-line message for a person."""
 
     exit_code = 1
+    remedy = ""  # what whoever typed a command does about it, where the message does not say so
 
 
 class ConfigError(BirdstationError):
@@ -100,6 +101,10 @@ class StoreError(BirdstationError):
 
 class DamagedError(StoreError):
     """The database's pages are not what SQLite wrote; it wants repair, not patience."""
+
+    remedy = (
+        "; start the station, or restart it: it sets the file aside, salvages what can be read and goes on in a new one"
+    )
 
 
 class GoneError(StoreError):

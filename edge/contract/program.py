@@ -76,7 +76,7 @@ def run_program(app: Callable[[], object]) -> None:
         finally:
             sys.stdout.flush()  # while it can still be said that it could not be written
     except BirdstationError as error:
-        say(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}{error.remedy}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # `| head` has seen enough
         _stop_writing()

@@ -7,9 +7,9 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.contract.errors import StoreError
+from edge.contract.errors import DamagedError, StoreError
 from edge.store.attempts import Attempts
-from edge.store.connection import BUSY_TIMEOUT_S
+from edge.store.connection import BUSY_TIMEOUT_S, is_damage, suspected
 from edge.types import FileState, RecordingRow, stable_id, utc_text
 
 
@@ -59,6 +59,9 @@ def known_by_content(database: Path, station: str, sha256: str) -> list[KnownRec
         with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)) as db:
             rows = db.execute(f"{_KNOWN} AND r.sha256 = ? ORDER BY r.rowid", (station, sha256)).fetchall()
     except sqlite3.Error as error:
+        if is_damage(error):
+            suspected.add(database)
+            raise DamagedError(f"{database}: {error}") from error
         raise StoreError(f"{database}: {error}") from error
     return [_known(row) for row in rows]
 
