@@ -29,7 +29,7 @@ from edge.daemon.source import Source
 from edge.daemon.threads import Errand, Leave, Worker
 from edge.disclosure import Disclosure
 from edge.health import Health
-from edge.ledger import LOCK_PATIENCE_S, Ledger
+from edge.ledger import Ledger
 from edge.live import Live, station_place
 from edge.notify import Notifier
 from edge.priors import PriorsAwaited, PriorsBeside
@@ -43,6 +43,7 @@ from edge.teller import Teller
 from edge.tried import note_stop
 from edge.vitals import Vitals
 from edge.watched import Watched
+from edge.writer import LOCK_PATIENCE_S
 
 # What an end may take, 10 s in all: for what was heard and not yet analysed, and its last window; for what was found
 # and not yet stored; for the broker to take what was found last (what it does not take waits for the next start), and

@@ -135,7 +135,7 @@ class Vitals:
             source_problem=hearing.problem,
             store_problem=self._ledger.error,
             store_advice=self._ledger.record.advice,
-            record_problem=self._ledger.record.problem,
+            record_problem=self._ledger.problem,
             clips_problem=self._clips_trouble(),
             broker_away_s=publisher.away_s if publisher else 0.0,
             publisher_ended=publisher.ended if publisher else False,

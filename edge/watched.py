@@ -19,7 +19,7 @@ from edge.capture.recording import record_name
 from edge.clips.maker import ClipMaker
 from edge.clock import Clock, boot_id
 from edge.config import Config
-from edge.contract.errors import ConfigError, EngineError, StoreError
+from edge.contract.errors import ConfigError, EngineError, RowError, StoreError
 from edge.daemon.source import OUTAGE_S_MAX, Hearing
 from edge.daemon.timeline import Timeline
 from edge.ledger import Ledger
@@ -191,6 +191,9 @@ class Watched:
             keep = (lambda: clips) if clips else None
             replay = Replay(self._analyst, store, keep, SOURCE, self._found, self._on_gap, self.alive)
             outcome = replay.recording(path, record_name(path, self._root))
+        except RowError as error:  # the record takes the others
+            self._try_later(path, str(error))
+            return None
         except StoreError as error:
             self._ledger.failed(error)
             return None

@@ -178,7 +178,7 @@ def program(path: Path, lines: str) -> str:
 @pytest.mark.slow
 def test_a_locked_database_costs_nothing_but_time(station_yaml: StationYaml, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its clean-up of clips waits for the same lock, in a thread of its own."""
-    monkeypatch.setattr("edge.ledger._LOCKED_S_MAX", 0.5)
+    monkeypatch.setattr("edge.writer._LOCKED_S_MAX", 0.5)
     with running(station_yaml(WELL, CLIPS, station=HERE)) as run:
         database = run.config.database
         until(lambda: rows(database, "SELECT 1 FROM clips"), "a clip")

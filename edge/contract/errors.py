@@ -11,7 +11,8 @@ BirdstationError
 ├── EngineError      the recognizer: goes on with ONNX Runtime, health says so; a command by hand ends  exit 1
 ├── StoreError       the ledger: what was heard waits; a command by hand ends       exit 1
 │   ├── DamagedError the ledger: closes the database and repairs it
-│   └── GoneError    whoever has it open: opens what its name leads to now
+│   ├── GoneError    whoever has it open: opens what its name leads to now
+│   └── RowError     the ledger: enters anew what the row refers to, or sets it aside; the rest goes on
 └── PublishError     the publisher: waits and tries again; never leaves it
 """
 
@@ -109,6 +110,10 @@ class DamagedError(StoreError):
 
 class GoneError(StoreError):
     """The database that is open has lost its name: it was moved, deleted or replaced."""
+
+
+class RowError(StoreError):
+    """The database takes everything but this row: what it refers to is gone, or a rule of a table forbids it."""
 
 
 class PublishError(BirdstationError):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from sqlite_utils import Database
 
-from edge.contract.errors import DamagedError, GoneError, StoreError
+from edge.contract.errors import DamagedError, GoneError, RowError, StoreError
 from edge.contract.rights import hindrance, not_writable
 from edge.store.copies import copy_before
 from edge.store.named import BESIDE, Identity, beside, identity, stamp, turn
@@ -25,6 +25,7 @@ _LEAVE_MS = 2000  # for others that still read a file that has lost its name
 _CANNOT_OPEN = 14  # SQLITE_CANTOPEN; Python before 3.11 tells no code
 _RIGHTS = (3, 8, _CANNOT_OPEN)  # forbidden, read-only
 _DAMAGE = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB
+_OF_A_ROW = (sqlite3.IntegrityError, sqlite3.DataError)  # constraints of tables, and what is too large for a cell
 _DAMAGE_SAID = ("malformed", "not a database")  # where Python tells no code
 Open = TypeVar("Open", bound="Connection")
 
@@ -185,6 +186,8 @@ class Connection:
             if isinstance(error, sqlite3.Error) and is_damage(error):
                 suspected.add(self.path)
                 raise DamagedError(f"{self.path}: {error}") from error
+            if isinstance(error, _OF_A_ROW):
+                raise RowError(f"{self.path}: {error}") from error
             raise StoreError(f"{self.path}: {error}{hindrance(self.path) if _of_rights(error) else ''}") from error
 
     @contextmanager
