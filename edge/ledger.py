@@ -6,6 +6,7 @@ Knows the store and the clips that follow from what is stored, and no source of 
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -18,8 +19,9 @@ from edge.clock import Line
 from edge.config import Config
 from edge.contract.audio import RATE_HZ, Samples
 from edge.contract.bundle import Bundle
-from edge.contract.errors import StoreError
+from edge.contract.errors import RowError, StoreError
 from edge.store.record import Store
+from edge.store.unstored import Unstored
 from edge.types import GapRow, RecordingRow, StationRun
 from edge.writer import Writer
 
@@ -66,6 +68,7 @@ class Ledger(Writer):
         self._open: tuple[str, Callable[[Store], object]] | None = None  # the stretch that is heard, and how it begins
         self._shortfall = Shortfall()
         self._missing_s = 0.0  # sound that was given up since the last entry
+        self._run_told: StationRun | None = None  # as it was told last
         self._station_run: StationRun | None = None  # whose line the record has
         self._line: tuple[int, Line | None] = (0, None)  # that, and after how many words on it
         self._told = self._heeded = 0  # words on that line, each counted by one thread alone
@@ -95,7 +98,7 @@ class Ledger(Writer):
             self._open = (row.id, begin)
             begin(store)
 
-        self._enter(Entry(entry, lambda clips: clips.begin(row)))
+        self._enter(Entry(entry, lambda clips: clips.begin(row), until_s=row.boot_s))
 
     def hear(self, samples: Samples) -> None:
         """Sound of the stretch, of which clips may be made."""
@@ -130,7 +133,8 @@ class Ledger(Writer):
         def clips(maker: ClipMaker) -> None:
             maker.decided(until_s, found.detections, found.private)
 
-        self._enter(Entry(entry, clips, until_s - before_s, refused=refused))
+        until = None if row.boot_s is None else row.boot_s + until_s
+        self._enter(Entry(entry, clips, until_s - before_s, until_s=until, refused=refused))
 
     def finish(self, row: RecordingRow, heard_s: float, windows: int) -> None:
         """A stretch has ended."""
@@ -144,7 +148,8 @@ class Ledger(Writer):
 
     def gap(self, gap: GapRow) -> None:
         """Sound that is missing; one that goes on is given again, longer."""
-        self._enter(Entry(lambda store: store.add_gaps(self._station, [gap])))
+        until_s = None if gap.boot_s is None else gap.boot_s + gap.seconds
+        self._enter(Entry(lambda store: store.add_gaps(self._station, [gap]), until_s=until_s))
 
     def clock_step(self, boot: str, at: datetime, seconds: float) -> None:
         """The wall clock was set."""
@@ -178,6 +183,7 @@ class Ledger(Writer):
         self._backlog.put(Entry(clips=lambda clips: setattr(clips, "config", config)))
 
     def _tell(self, run: StationRun, entry: Callable[[Store], object]) -> None:
+        self._run_told = run
         self._told += 1
         number = self._told
 
@@ -215,6 +221,20 @@ class Ledger(Writer):
         heard, begin = self._open or ("", None)
         if begin is not None and not store.rows(_STRETCH, (heard,)):
             begin(store)
+
+    def _book_unstored(self, store: Store) -> None:
+        mine = self._run_told.id if self._run_told else None  # what this run holds is stored itself
+        others = [one for one in self._note.read() if one.run.id != mine]
+        for one in others:
+            with suppress(RowError):  # a note holds nothing up
+                store.book_unstored(self._station, one.run, one.until_s, one.why)
+        self._note.drop([one.run.id for one in others])
+        if self._thread is not None:
+            self._note.make_room()
+
+    def _unstored(self, waiting: list[Entry], why: str) -> Unstored | None:
+        ends = [entry.until_s for entry in waiting if entry.until_s is not None]
+        return Unstored(self._run_told, max(ends), why) if ends and self._run_told is not None else None
 
     def _opened_anew(self, store: Store) -> None:
         self._enter_run(store)

@@ -18,11 +18,16 @@ from edge.clips.patient import PatientClips
 from edge.contract.errors import RowError, StoreError
 from edge.store.open_record import AGAIN_S, OpenRecord
 from edge.store.record import Store
+from edge.store.unstored import Note, Unstored
 
 LOCK_PATIENCE_S = 0.5  # of the writer's thread for one try: it can be told to end
 _LOCKED_S_MAX = 10.0  # of another writer's lock, before it is a problem
 _LAST_AGAIN_S = 0.1  # when it is told to end
+_NOTE_S = 60.0  # what waits is noted so often: the power may fail before it is stored
+_NOTE_S_MAX = 0.3  # for the note of one that ends
 _LOOK_S = 5.0  # the writer's thread looks after its store so often, with nothing to store
+
+NO_TIME = "there was no time left"
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +41,10 @@ class Writer:
         self._database = database
         self._clips = clips
         self._opened = False
-        self.record = OpenRecord(database, self._opened_anew)
+        self.record = OpenRecord(database, self._opened_anew, self._book_unstored)
+        self._note = Note(database)
+        self._noted: Unstored | None = None  # what it says of this run
+        self._noted_at: float | None = None
         self._backlog = Backlog()
         self._set_aside, self._refused = 0, ""  # entries that the record refused, and why the last
         self._again_at = 0.0
@@ -103,6 +111,7 @@ class Writer:
             log.warning("%s; what is heard waits", error)
         self.error = str(error)
         self.record.failed(error)
+        self._note_now_and_then()
         self._again_at = time.monotonic() + self.record.again_s
 
     def patient(self, open_table: Callable[[], Clips]) -> Clips:
@@ -123,7 +132,7 @@ class Writer:
             self._leave_by = time.monotonic() + patience_s
             self._closing.set()
             self._work.set()
-            self._thread.join(patience_s + LOCK_PATIENCE_S)
+            self._thread.join(patience_s + LOCK_PATIENCE_S + _NOTE_S_MAX)
             if self._thread.is_alive():
                 self._say_lost()
         elif self._owner in (None, threading.get_ident()):  # another thread's is its own to close
@@ -142,6 +151,13 @@ class Writer:
 
     def _ask(self) -> None:
         """All that waited is stored."""
+
+    def _book_unstored(self, store: Store) -> None:
+        """What the note says of runs before this, before anything else is laid into the record."""
+
+    def _unstored(self, waiting: list[Entry], why: str) -> Unstored | None:  # noqa: ARG002 - it knows no run
+        """What is to be said of these entries if they are not stored any more; None: nothing."""
+        return None
 
     # In the thread that stores
 
@@ -171,7 +187,21 @@ class Writer:
     def _stores(self) -> None:
         if self.error is not None:
             log.warning("%s: stored again", self._database)
-        self.error, self._again_at, self._locked_at = None, 0.0, None
+        self.error, self._again_at, self._locked_at, self._noted_at = None, 0.0, None, None
+        if self._noted is not None and not self._backlog:
+            self._note.drop([self._noted.run.id])
+            self._noted = None
+
+    def _note_now_and_then(self) -> None:
+        if self._noted_at is None or time.monotonic() - self._noted_at >= _NOTE_S:
+            self._write_note(self._backlog.unstored)
+
+    def _write_note(self, waiting: list[Entry]) -> None:
+        """So that the next run knows why it is missing, should this one end before it is stored."""
+        unstored = self._unstored(waiting, self.error or NO_TIME)
+        if unstored is not None:
+            self._noted, self._noted_at = unstored, time.monotonic()
+            self._note.write(unstored)
 
     def _is_lock(self, error: StoreError) -> bool:
         """Whether another writer is at work. In a thread that waits for it by itself a lock is an error like others."""
@@ -231,6 +261,9 @@ class Writer:
     def _say_lost(self) -> None:
         waiting = self._backlog.unstored
         if waiting:
-            seconds, why = sum(entry.analysed_s for entry in waiting), self.error or "there was no time left"
+            note = threading.Thread(target=self._write_note, args=(waiting,), daemon=True)  # its disk may stand still
+            note.start()
+            seconds, why = sum(entry.analysed_s for entry in waiting), self.error or NO_TIME
             text = "%s: %d entries with %.0f s of sound could not be stored: %s"
             log.error(text, self._database, len(waiting), seconds, why)
+            note.join(_NOTE_S_MAX)

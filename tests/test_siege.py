@@ -39,6 +39,7 @@ from edge.station import Station
 from edge.store.attempts import Tried
 from edge.store.clips import ClipTable
 from edge.store.record import Store
+from edge.store.unstored import Note
 from edge.tried import Attempting, note_stop
 from edge.types import Chunk, FileState, Gap
 from tests import HANGS_S
@@ -208,6 +209,8 @@ def test_an_end_leaves_a_locked_database(station_yaml: StationYaml, caplog: pyte
     assert "entries with" in line
     assert "s of sound could not be stored" in line
     assert "locked" in line or "no time left" in line
+    (noted,) = Note(run.config.database).read()
+    assert line.endswith(noted.why)
 
 
 def ledger_of(config: Config, recognizer: Recognizer) -> tuple[Ledger, ClipMaker]:
@@ -281,7 +284,7 @@ def test_an_entry_that_nobody_foresaw_costs_itself_alone(
     ledger = Ledger(config.database, "porch", recognizer.bundle)
     ledger.start()
     with listening(config, scene, recognizer, ledger) as live:
-        ledger.gap(None)  # type: ignore[arg-type]
+        ledger.then(lambda store: store.no_such_question)  # type: ignore[attr-defined]
         scene.sound(hiss(10))
         play(live, scene)
     ledger.close(HANGS_S)

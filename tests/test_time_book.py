@@ -38,7 +38,7 @@ class World:
         self.state: ClockState = "unsynced"
         self.wall_ahead_s = self.slept_s = 0.0
         self.boots: list[float] = []  # the true time at which each one's clock was 0
-        self.heard_s = self.missed_s = 0.0
+        self.heard_s = self.missed_s = self.unstored_s = 0.0
         self.begun_s: float | None = None  # the first moment of which anything is told
         self._ledger: Ledger | None = None
         self.boot(0.0)
@@ -78,6 +78,7 @@ class World:
 
     def start(self) -> None:
         self._ledger = Ledger(self.config.database, "porch", self._bundle)
+        self._ledger.record.patience_s = 0.01
         self.clock = Clock(
             lambda: self.true_s + self.wall_ahead_s,
             lambda: self.true_s - self.boots[-1] - self.slept_s,
@@ -138,6 +139,19 @@ class World:
         if not cut_off:
             self._ledger.finish(row, seconds, 2)
         self.heard_s += seconds
+
+    def hear_in_vain(self, seconds: float, fresh: bool) -> None:
+        """While another writer has the record; then somebody stops the station."""
+        if fresh:
+            self.kill()
+        with closing(sqlite3.connect(self.config.database, isolation_level=None)) as editor:
+            editor.execute("BEGIN IMMEDIATE")
+            self.hear(seconds)
+            assert self._ledger is not None
+            self._ledger.close()
+        self._ledger = None
+        self.heard_s -= seconds
+        self.unstored_s += seconds
 
     def miss(self, seconds: float) -> None:
         if self._ledger is None:
@@ -227,6 +241,7 @@ SECONDS = st.integers(2, 9000).map(lambda n: n / 2)
 WRONG_S = st.sampled_from([-1.8e9, -86_400.0 * 9, -7200.0, -3.0, 0.0, 3.0, 5000.0, 86_400.0 * 400])
 DEEDS = st.one_of(
     st.tuples(st.just("hear"), SECONDS, st.booleans()),
+    st.tuples(st.just("hear_in_vain"), SECONDS, st.booleans()),
     st.tuples(st.just("miss"), SECONDS),
     st.tuples(st.just("sleep"), SECONDS),
     st.tuples(st.just("set_"), WRONG_S),
@@ -272,6 +287,7 @@ def test_whatever_happens_each_second_is_told_once(
         world.fix(boot)
         world.check()
     told = world.told()
+    assert sum(end - begin for begin, end, what in told if what == "store") >= world.unstored_s - NEAR_S
     assert told[0][0] == pytest.approx(world.begun_s, abs=NEAR_S)
     assert told[-1][1] == pytest.approx(world.true_s, abs=NEAR_S)
     assert sum(end - begin for begin, end, _ in told) == pytest.approx(world.true_s - (world.begun_s or 0), abs=NEAR_S)

@@ -16,7 +16,7 @@ from edge.store.connection import Connection, now_text
 from edge.store.effort import laid_anew, moment_of
 from edge.store.moving import Moved, move_gap, move_stretch, none_moved
 from edge.store.placing import Span, ms, placed
-from edge.types import Detection, Effort, GapRow, Known, RecordingRow, StationRun, stable_id, utc_text
+from edge.types import ClockState, Detection, Effort, GapRow, Known, RecordingRow, StationRun, stable_id, utc_text
 
 _LOST = "the record was damaged: what it said of this time is lost"
 _SHORT_S = 0.001
@@ -70,6 +70,36 @@ class BootTable(Connection):
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (run.id, station, run.source, run.boot, run.began_s, *line, lost, now_text()),
         )
+
+    def book_unstored(self, station: str, run: StationRun, until_s: float, why: str) -> None:
+        """An earlier run has heard until then, and what is behind its last row could not be stored: that time is a gap
+        `store`. Known already, or stored after all: nothing is done."""
+        with self._transaction():
+            line = self.line(run.id)
+            if line is None:
+                self._add_run(station, run, lost=False)
+            if line is None or (line.known not in KNOWN and run.known in KNOWN):
+                self._tell(station, run)
+            self._settle(station, run.zone)
+            one = next(one for one in self._kept(station) if one.run == run.id)
+            begin_s = one.end_ms / 1000
+            if until_s - begin_s < _SHORT_S:
+                return
+            gap = GapRow(
+                id=stable_id(run.id, "store", f"{begin_s:.3f}"),
+                source=run.source,
+                start=utc_at(one.offset_ms, begin_s),
+                seconds=until_s - begin_s,
+                reason="store",
+                detail=why,
+                clock_state=_state_of(one.known),
+                boot=run.boot,
+                zone=run.zone,
+                run=run.id,
+                boot_s=begin_s,
+            )
+            self._add_gap_rows(station, gap.at_one_offset())
+            self._settle(station, run.zone)
 
     def line(self, run: str) -> Line | None:
         """How UTC follows from the boot's clock of a run, as it is known now."""
@@ -272,7 +302,7 @@ class BootTable(Connection):
             seconds=(until - since) / timedelta(seconds=1),
             reason="store" if run.lost_before else "off",
             detail=_LOST if run.lost_before else "",
-            clock_state="unsynced" if run.known == "unsynced" else "rtc" if run.known == "rtc" else "synced",
+            clock_state=_state_of(run.known),
             boot=run.boot,
             zone=zone,
             run=run.run,
@@ -281,6 +311,11 @@ class BootTable(Connection):
 
     def _add_gap_rows(self, station: str, gaps: Sequence[GapRow]) -> None:
         self._db.table("gaps").upsert_all((_gap_columns(gap, station) for gap in gaps), pk="id")
+
+
+def _state_of(known: Known) -> ClockState:
+    """Of a clock that is known so, as rows have it."""
+    return "unsynced" if known == "unsynced" else "rtc" if known == "rtc" else "synced"
 
 
 def _goes_on(before: _Kept, after: _Kept) -> bool:

@@ -32,6 +32,8 @@ class OpenRecord:
     """For one thread. `enter` is called with each store that is opened, and lays into it what a run needs there: its
     bundle, the stretch that is being heard. It may be called again for the same file.
 
+    `prepare` is called before that, and before what this run has written is carried over.
+
     record = OpenRecord(config.database, enter)
     try:
         record.store().add(...)
@@ -39,12 +41,14 @@ class OpenRecord:
         record.failed(error)       # what `again_s` and `advice` say now is for this error
     """
 
-    def __init__(self, path: Path, enter: Callable[[Store], None]) -> None:
+    def __init__(
+        self, path: Path, enter: Callable[[Store], None], prepare: Callable[[Store], None] = lambda _: None
+    ) -> None:
         self.path = path
         self.patience_s = BUSY_TIMEOUT_S  # with another writer's lock, of a store that is opened from now on
         self.again_s, self.advice = AGAIN_S, ""
         self.lost_rows = False  # a repair in this run could not read all: the time behind them is not "off"
-        self._enter = enter
+        self._enter, self._prepare = enter, prepare
         self._store: Store | None = None
         self._file: OpenFile | None = None  # that the store is of
         self._left: tuple[Store, OpenFile] | None = None  # a file that lost its name, until its rows are carried over
@@ -126,6 +130,7 @@ class OpenRecord:
         store = Store(self.path, durable=True, patience_s=self.patience_s)
         file = OpenFile(self.path)
         try:
+            self._prepare(store)
             marks = marks_of(store)
             if self._left is not None:
                 self._carry(store, marks)

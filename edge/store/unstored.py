@@ -1,0 +1,118 @@
+"""A note beside the record of what a run has heard and could not store: the next run books that time as a gap `store`,
+not as one in which the station was off.
+
+Written over in place, so that a full disk takes it; each line is a run. Knows no database.
+"""
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from edge.clock import utc_at
+from edge.store.named import beside
+from edge.types import StationRun
+
+_BYTES = 4096  # set aside while there is room: some ten runs
+_RUNS_MAX = 50  # the latest
+_RUN_S_MAX = 10 * 366 * 86_400.0
+_KNOWN = ("unsynced", "rtc", "synced", "fixed")  # as a run may be
+
+
+@dataclass(frozen=True)
+class Unstored:
+    """What was told of a run after the last row that the record has of it."""
+
+    run: StationRun
+    until_s: float  # on the boot's clock: when that ended
+    why: str
+
+
+class Note:
+    """The note of one record. Nothing here raises what a disk says: whoever cannot write it has done what can be done.
+
+    note = Note(config.database)
+    note.make_room()                # while the disk takes it
+    note.write(Unstored(...))       # instead of what it said of that run
+    note.read()
+    note.drop([run])
+    """
+
+    def __init__(self, database: Path) -> None:
+        self.path = beside(database, ".unstored")
+
+    def make_room(self) -> None:
+        """Have the file, with space in it."""
+        if not self.path.exists():
+            with suppress(OSError):
+                self._put([])
+
+    def read(self) -> list[Unstored]:
+        """All that it says, the oldest first; a line that was not written whole is none."""
+        try:
+            lines = self.path.read_text(encoding="utf8", errors="replace").splitlines()
+        except OSError:
+            return []
+        return [one for one in map(_parsed, lines) if one is not None]
+
+    def write(self, unstored: Unstored) -> None:
+        """Say this of a run."""
+        others = [one for one in self.read() if one.run.id != unstored.run.id]
+        with suppress(OSError):
+            self._put([*others, unstored])
+
+    def drop(self, runs: list[str]) -> None:
+        """The record has what these runs have told."""
+        there = self.read()
+        left = [one for one in there if one.run.id not in runs]
+        if len(left) < len(there):
+            with suppress(OSError):
+                self._put(left)
+
+    def _put(self, notes: list[Unstored]) -> None:
+        text = "".join(_line(one) for one in notes[-_RUNS_MAX:]).encode()
+        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text.ljust(_BYTES - 1) + b"\n")
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _line(one: Unstored) -> str:
+    run = one.run
+    said = {
+        "run": run.id,
+        "source": run.source,
+        "boot": run.boot,
+        "began_s": run.began_s,
+        "offset_ms": run.offset_ms,
+        "known": run.known,
+        "zone": getattr(run.zone, "key", None),
+        "until_s": one.until_s,
+        "why": one.why,
+    }
+    return json.dumps(said) + "\n"
+
+
+def _parsed(line: str) -> Unstored | None:
+    try:
+        said = json.loads(line)
+        zone = ZoneInfo(said["zone"]) if said["zone"] else None
+        run = StationRun(
+            str(said["run"]),
+            str(said["source"]),
+            str(said["boot"]),
+            float(said["began_s"]),
+            int(said["offset_ms"]),
+            said["known"],
+            zone,
+        )
+        one = Unstored(run, float(said["until_s"]), str(said["why"]))
+        utc_at(run.offset_ms, run.began_s)
+        utc_at(run.offset_ms, one.until_s)
+    except (ValueError, KeyError, TypeError, OSError, OverflowError):  # a zone that this machine does not know, too
+        return None
+    return one if run.known in _KNOWN and 0.0 <= one.until_s - run.began_s <= _RUN_S_MAX else None
