@@ -50,7 +50,7 @@ class Ledger(Writer):
 
     A clip is made when its detections are committed, however much later. Beyond SOUND_S_MAX of sound that waits for
     that, clips are given up, not detections. `on_open` is called once, when the store is open and before anything is
-    stored in it.
+    stored in it; `on_again` whenever a file was opened after that, as what it holds may not be what lies beside it.
     """
 
     def __init__(
@@ -60,11 +60,12 @@ class Ledger(Writer):
         bundle: Bundle,
         clips: ClipMaker | None = None,
         on_open: Callable[[Store], object] = _nothing,
+        on_again: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__(database, clips)
         self._station, self._bundle = station, bundle
         self._manifest = (bundle.folder / "manifest.json").read_text(encoding="utf8")  # its disk may go, too
-        self._on_open = on_open
+        self._on_open, self._on_again = on_open, on_again
         self._open: tuple[str, Callable[[Store], object]] | None = None  # the stretch that is heard, and how it begins
         self._shortfall = Shortfall()
         self._missing_s = 0.0  # sound that was given up since the last entry
@@ -241,6 +242,8 @@ class Ledger(Writer):
         if not self._opened:
             self._on_open(store)
             self._opened = True
+        else:
+            self._on_again()
 
     def _ask(self) -> None:
         """Somebody else may have put the clock right, or deleted the row that says how it is."""

@@ -169,10 +169,14 @@ class Station:
             house.reconcile()
             vitals.prime(store)
 
+        def opened_again() -> None:
+            house.reconcile()
+
         live = config.source == "microphone"
         told = lambda: Disclosure.of(self.config)  # noqa: E731 - a clip may wait longer than the settings it began under
         clips = ClipMaker(lambda: ledger.patient(self._clip_table), config, recognizer.bundle.id, told)
-        ledger = Ledger(config.database, config.station.id, recognizer.bundle, clips if live else None, opened)
+        of_it = (recognizer.bundle, clips if live else None)
+        ledger = Ledger(config.database, config.station.id, *of_it, opened, opened_again)
         vitals = Vitals(config, analyst, probe, ledger, clips, self._clock)
         house = House(lambda: self.config, reserve, self._clock, vitals.tidied)
         teller = Teller(recognizer.bundle, by_hand=not self._notifier.is_there)

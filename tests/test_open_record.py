@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -15,14 +15,18 @@ import pytest
 
 from edge.analysis import Found
 from edge.backup import backup
+from edge.clips.reserve import Reserve
+from edge.clock import Clock
+from edge.config import Config
 from edge.contract.bundle import Bundle, read_bundle
 from edge.contract.errors import DamagedError, GoneError
+from edge.daemon.house import House
 from edge.ledger import Ledger
 from edge.store.clips import ClipTable
 from edge.store.connection import suspected
 from edge.store.outbox import OutboxTable
 from edge.store.salvage import set_aside
-from edge.types import Detection, Effort, GapRow, Message, RecordingRow
+from edge.types import ClipRow, Detection, Effort, GapRow, Message, RecordingRow
 from tests.clip_station import on_small_disk
 
 NOBODY = 65534
@@ -32,9 +36,11 @@ START = datetime(2019, 6, 1, 5, 30, tzinfo=timezone.utc)
 class Run:
     """A station's ledger that hears ten seconds at a time, and what must be in the record in the end."""
 
-    def __init__(self, folder: Path, bundle: Bundle, boot: str = "b") -> None:
+    def __init__(
+        self, folder: Path, bundle: Bundle, boot: str = "b", on_again: Callable[[], object] = lambda: None
+    ) -> None:
         self.database, self.bundle, self.boot = folder / "station.db", bundle, boot
-        self.ledger = Ledger(self.database, "porch", bundle)
+        self.ledger = Ledger(self.database, "porch", bundle, on_again=on_again)
         self.told: set[str] = set()
         self.heard_s = 0.0
         self.row = RecordingRow(f"{boot}0", "microphone/0", 0, 0, "", START, "clock", "config", 0, None)
@@ -210,6 +216,50 @@ def test_what_cannot_be_read_any_more_costs_itself_alone(run: Run) -> None:
     run.database.unlink()
     run.hear(2)
     assert "not all of it could be read any more" in str(run.ledger.record.problem)
+    run.end()
+
+
+def save(run: Run, detection: str) -> str:
+    """A clip of this detection, with its file."""
+    folder, clip = run.database.parent / "clips", f"clip of {detection}"
+    path = f"2019-06-01/{run.row.id}_0.90_20190601T053000.000Z_{abs(hash(detection)) % 16**8:08x}.wav"
+
+    def put() -> None:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(b"sound")
+
+    with ClipTable(run.database) as table:
+        table.add(ClipRow(clip, path, run.row.id, START, 5.0, 5), [detection], put)
+    return path
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_disk_that_was_away_has_its_clips_and_no_others(tmp_path: Path, bundle: Bundle, killed: bool) -> None:
+    """What is saved meanwhile lies in the folder under it, out of sight when it is back; what was let go of there,
+    since it was away with the disk, has its clip again. Also where a kill left files to go."""
+    config, disk, under = Config(state=tmp_path / "state"), tmp_path / "disk", tmp_path / "under"
+    house = House(lambda: config, Reserve(config.state), Clock(), lambda _: None)
+    run = Run(config.state, bundle, on_again=house.reconcile)
+    run.hear(2)
+    before = save(run, "bd0")
+    config.state.rename(disk)
+    config.state.mkdir()
+    run.hear(2)
+    with ClipTable(run.database) as table:
+        assert table.rows("SELECT path FROM clips") == []
+        if killed:
+            with table._transaction():
+                table._db.execute("INSERT INTO clips_going VALUES (?)", (before,))
+    meanwhile = save(run, "bd2")
+    config.state.rename(under)
+    disk.rename(config.state)
+    run.hear(2)
+    with ClipTable(run.database) as table:
+        assert table.rows("SELECT id, path FROM clips") == [("clip of bd0", before)]
+        assert table.rows("SELECT id, clip FROM detections WHERE clip IS NOT NULL") == [("bd0", "clip of bd0")]
+        assert table.going() == set()
+    assert (config.clips_folder / before).is_file()
+    assert (under / "clips" / meanwhile).is_file()
     run.end()
 
 

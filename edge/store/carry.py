@@ -69,6 +69,7 @@ def carry(old: Leaving, new: Connection, since: Marks) -> int:
                 where += f" OR id IN (SELECT clip FROM detections WHERE {_above('detections', since)})"
             rows = _copy(old, db, table, where, "IGNORE" if table == "boots" else "REPLACE")
             carried += rows if table in ("detections", "effort", "gaps") else 0
+        db.execute("DELETE FROM clips_going WHERE path IN (SELECT path FROM clips)")  # it has a row here
         db.execute("UPDATE detections SET clip = NULL WHERE clip IS NOT NULL AND clip NOT IN (SELECT id FROM clips)")
         columns = [column for column in _columns(new, "outbox") if column != "seq"]
         _carry_messages(old, db, columns, _above("outbox", since))
@@ -104,9 +105,24 @@ def _copy(old: Leaving, db: sqlite3.Connection, table: str, where: str, conflict
     kept = ", ".join(str(row[1]) for row in db.execute(f"PRAGMA table_info({table})") if str(row[1]) not in taken)
     for columns, batch in old.read(f"SELECT {kept} FROM {table} WHERE {where} ORDER BY rowid"):
         marks = ", ".join("?" for _ in columns)
+        if table == "detections":
+            batch = _with_clips(db, columns, batch)
         db.executemany(f"INSERT OR {conflict} INTO {table} ({', '.join(columns)}) VALUES ({marks})", batch)
         rows += len(batch)
     return rows
+
+
+def _with_clips(db: sqlite3.Connection, columns: list[str], rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """The clip that the new file has of a detection stays: it may be on a disk that was away, where the old one had to
+    let go of it. Whether its file is there is asked afterwards."""
+    key, clip = columns.index("id"), columns.index("clip")
+    found = []
+    for row in rows:
+        there = (
+            db.execute("SELECT clip FROM detections WHERE id = ?", (row[key],)).fetchone() if not row[clip] else None
+        )
+        found.append((*row[:clip], there[0], *row[clip + 1 :]) if there else row)
+    return found
 
 
 def _carry_messages(old: Leaving, db: sqlite3.Connection, columns: list[str], where: str) -> None:
