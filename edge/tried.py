@@ -3,7 +3,7 @@
 A power cut is no death, nor is a stop, or an error that has words for a person. Knows no sound.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from edge.contract.errors import BirdstationError, Stopped, StoreError
 from edge.machine import runs, this_process
 from edge.reader import Refused, Task
 from edge.store.attempts import Attempts
+from edge.store.effort import moment_of
 from edge.store.files import file_id
 
 DEATHS_MAX = 3
@@ -79,6 +80,29 @@ class Attempting:
                 with suppress(StoreError):
                     self._store.attempts_stopped(self._station, self._process)
             raise
+
+
+def forget_gone(store: Attempts, station: str, root: Path, there: Collection[Path]) -> None:
+    """What was begun in vain of files that are no more, `there` being those that are, is at an end. A disk that is away
+    leaves an empty folder: that says nothing, unless something was taken out of it since."""
+    if store.reading(station):
+        Attempting(store, station)  # those who read may be gone
+    begun = store.begun_in_vain(station)
+    names = {record_name(path, root) for path in there} if begun else set()
+    for name, began in begun.items():
+        if name not in names and _was_taken_out(root, name, began):
+            store.file_gone(station, name)
+
+
+def _was_taken_out(root: Path, name: str, began: str) -> bool:
+    folders = [folder for folder in (root / name).parents if folder == root or folder.is_relative_to(root)]
+    try:
+        folder = next(folder for folder in folders if folder.is_dir())
+        if any(folder.iterdir()):
+            return True
+        return bool(began) and folder.stat().st_mtime > moment_of(began).timestamp()
+    except (OSError, ValueError, StopIteration):
+        return False
 
 
 def note_stop(database: Path) -> None:

@@ -25,7 +25,7 @@ from edge.daemon.timeline import Timeline
 from edge.ledger import Ledger
 from edge.replay import Replay
 from edge.store.record import Store
-from edge.tried import Attempting, in_order
+from edge.tried import Attempting, forget_gone, in_order
 from edge.types import Gap, GapRow, Outcome
 
 SOURCE = "folder"
@@ -33,6 +33,7 @@ _WAIT_S = 0.5
 _LOOK_S = 2.0  # between two looks at a folder in which nothing was ready
 _LOOK_SHARE = 20  # and so many times as long as a look took: a folder of 100,000 files costs seconds
 _LOOK_AGAIN_S = 30.0  # and at one in which much is: an older recording may have come
+_CLEAN_S = 60.0  # between two looks for what was begun of files that are gone
 _COUNT_S = 5.0  # between two counts of the present day
 _LATER_S, _LATER_S_MAX = 4.0, 3600.0  # before a file that cannot be read is tried again, twice as long each time
 
@@ -84,7 +85,7 @@ class Watched:
         self._watch = FolderWatch(self._root, config.folder.settle_s, config.zone, own=own, looking=self._looking)
         self._ready: list[Path] = []
         self._later: dict[Path, _Later] = {}  # what cannot be read
-        self._looked_at = float("-inf")
+        self._looked_at = self._cleaned_at = float("-inf")
         self._there_at, self._away, self._look_s = time.monotonic(), False, _LOOK_S
 
     # What others ask, from their threads
@@ -233,6 +234,16 @@ class Watched:
         self._away = not self._watch.readable
         if not self._away:
             self._there_at = self._looked_at
+        if not (ready or self._watch.problem) and self._looked_at - self._cleaned_at > _CLEAN_S:
+            self._clean()
+
+    def _clean(self) -> None:
+        """With nothing to read: what was begun may be a file of another name by now, and goes on in that."""
+        self._cleaned_at = self._looked_at
+        try:
+            forget_gone(self._ledger.store(), self._station, self._root, self._watch.there)
+        except StoreError as error:
+            self._ledger.failed(error)
 
     @contextmanager
     def _looking(self, files: Sequence[tuple[Path, Content]]) -> Iterator[Collection[Path]]:

@@ -112,6 +112,11 @@ class FolderWatch:
             file.claimed = file.claimed or file.content
         return [Path(name) for _, name, _ in known]
 
+    @property
+    def there(self) -> list[Path]:
+        """All that there is, as of the last look."""
+        return [Path(name) for name in self._files]
+
     def done(self, path: Path) -> None:
         """This recording needs no more attention, in the state in which it was handed out: what has been added to it
         meanwhile has still to come. Given out twice before it was done, the first time counts; nothing is lost."""

@@ -92,6 +92,34 @@ class Attempts(Connection):
             )
         }
 
+    def begun_in_vain(self, station: str) -> dict[str, str]:
+        """Files that nobody reads now and that have not come to their end, by path: when they were begun (UTC), ""
+        where that is not known. Those of replays lie in folders of their own."""
+        attempts = self.rows(
+            "SELECT path, began_utc FROM attempts a WHERE station = ? AND process IS NULL AND NOT EXISTS"
+            " (SELECT 1 FROM recordings r WHERE r.station = a.station AND r.path = a.path AND r.source = 'replay')",
+            (station,),
+        )
+        started = self.rows(
+            "SELECT path FROM recordings WHERE station = ? AND source = 'folder' AND state = 'started' AND NOT EXISTS"
+            " (SELECT 1 FROM attempts a WHERE a.station = recordings.station AND a.path = recordings.path)",
+            (station,),
+        )
+        return {str(path): "" for (path,) in started} | {str(path): str(began) for path, began in attempts}
+
+    def file_gone(self, station: str, path: str) -> None:
+        """This file is no more. What was begun of it ends with what was analysed; should it come back, it is analysed
+        anew."""
+        with self._transaction():
+            self._db.execute("DELETE FROM attempts WHERE station = ? AND path = ? AND process IS NULL", (station, path))
+            self._db.execute(
+                "UPDATE recordings SET state = 'analysed', reason = 'the file was deleted before its end',"
+                " analysis = '', finished_utc = ?, audio_s ="
+                " (SELECT coalesce(sum(analysed_s), 0) FROM effort WHERE recording = recordings.id)"
+                " WHERE station = ? AND path = ? AND source = 'folder' AND state = 'started'",
+                (now_text(), station, path),
+            )
+
     def deaths(self, station: str, path: str, file: FileState) -> int:
         """How often the program ended while reading this file, as it is."""
         found = self.rows(
