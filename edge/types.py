@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from edge.contract.audio import Samples
 from edge.contract.blend import Scores
@@ -191,6 +191,15 @@ class Waiting:
     topic: str
     payload: str
     created_utc: str
+    lies: "Lies | None" = None  # of a detection, by now: its clock may have been put right since
+
+
+class Lies(NamedTuple):
+    """When a detection is, as the record has it."""
+
+    start_utc: str
+    end_utc: str
+    utc_offset_minutes: int
 
 
 class Outbox(Protocol):

@@ -21,9 +21,11 @@ from edge.contract.bundle import read_bundle
 from edge.daemon.timeline import Timeline
 from edge.ledger import Ledger
 from edge.live import Live
+from edge.publisher.messages import stamp
 from edge.recognizer import Recognizer
 from edge.store.clips import ClipTable
 from edge.store.clock import ClockTable, present_time
+from edge.store.outbox import OutboxTable
 from edge.store.placing import Span, placed
 from edge.types import ClockState, Gap, StationRun
 from tests import HANGS_S
@@ -160,6 +162,31 @@ def test_a_person_says_afterwards_what_a_board_without_network_could_not_know(
         ("2019-06-01T12:17:00.000Z", 4000.0, "off"),
         ("2019-06-01T13:23:40.000Z", 10.0, "heard"),
     ]
+
+
+@pytest.mark.parametrize("who", ["network", "person"])
+def test_what_waits_for_a_broker_is_sent_with_the_times_that_are_known_by_then(
+    station_yaml: StationYaml, recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """Network and broker come together; before, nobody knew the time, and summer time began in between."""
+    monkeypatch.setattr("edge.live.boot_id", lambda: "boot-1")
+    config = load_config(station_yaml("mqtt: {host: h}", station="id: porch, timezone: Europe/Berlin"))
+    machine = Machine(300.0)
+    with station(config, machine, recognizer) as live:
+        machine.sound(np.concatenate([hiss(12), note("midtoo", 8), hiss(8)]))
+        play(live, machine)
+        if who == "network":
+            machine.wall_apart, machine.state = machine.wall_apart + NOON - 300, "synced"
+            machine.sound(np.concatenate([hiss(8), note("lowtoo", 8)]))
+            play(live, machine)
+    if who == "person":
+        with ClockTable(config.database) as table:
+            table.fix("boot-1", NOON - 300, zone=config.zone)
+    with OutboxTable(config.database) as outbox:
+        sent = [json.loads(stamp(message, "").payload) for message in outbox.waiting(0, 100)]
+    known = rows(config, "SELECT start_utc, end_utc, utc_offset_minutes FROM detections ORDER BY start_utc")
+    assert [(one["start"], one["end"], one["utc_offset_minutes"]) for one in sent] == known
+    assert {(one["start"][:10], one["utc_offset_minutes"]) for one in sent} == {("2019-06-01", 120)}
 
 
 @pytest.mark.parametrize("learns", [True, False])

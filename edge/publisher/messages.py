@@ -17,8 +17,8 @@ def topic_of(config: Config, name: str) -> str:
 
 
 def detection_message(detection: Detection, recording: RecordingRow, config: Config, bundle: Bundle) -> Message:
-    """A detection for TOPIC/v1/STATION/detection, as it waits: exact. What of its place may leave is asked when it is
-    sent (edge.disclosure); `seq` and `queued` come then, too."""
+    """A detection for TOPIC/v1/STATION/detection, as it waits: exact. When it is sent, its times are those that the
+    record has by then, `seq` and `queued` come, and what of its place may leave is asked (edge.disclosure)."""
     species = bundle.taxonomy[bundle.taxonomy.index(detection.species)]
     payload = {
         "schema": "detection/1",
@@ -61,7 +61,8 @@ class Stamped:
 
 
 def stamp(message: Waiting, late_before: str) -> Stamped:
-    """Add `seq`, and `queued`: created before `late_before` (UTC text). Payloads that are no object go as they are."""
+    """Add `seq`, `queued` (created before `late_before`, UTC text) and when its detection was, as that is known by now.
+    Payloads that are no object go as they are."""
     try:
         payload: Any = json.loads(message.payload)
     except ValueError:
@@ -69,5 +70,9 @@ def stamp(message: Waiting, late_before: str) -> Stamped:
     if not isinstance(payload, dict):
         return Stamped(message.payload, None)
     payload |= {"seq": message.seq, "queued": message.created_utc < late_before}
-    source = payload.get("source") if payload.get("schema") == "detection/1" else None
+    is_detection = payload.get("schema") == "detection/1"
+    if is_detection and message.lies is not None:
+        start, end, minutes = message.lies
+        payload |= {"start": start, "end": end, "utc_offset_minutes": minutes}
+    source = payload.get("source") if is_detection else None
     return Stamped(json.dumps(payload, ensure_ascii=False), source if isinstance(source, str) else None)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge.store.connection import Connection, now_text
 from edge.store.numbers import KEPT, Numbers
-from edge.types import Waiting
+from edge.types import Lies, Waiting
 
 
 class OutboxTable(Connection):
@@ -56,11 +56,13 @@ class OutboxTable(Connection):
             self._numbers.begin(seq)
 
     def _waiting(self, after: int, limit: int) -> list[Waiting]:
+        """With the times that their detections have now: what waited without network was stamped without it."""
         return [
-            Waiting(int(seq), str(topic), str(payload), str(created))
-            for seq, topic, payload, created in self.rows(
-                "SELECT seq, topic, payload, created_utc FROM outbox WHERE state = 'waiting' AND seq > ?"
-                " ORDER BY seq LIMIT ?",
+            Waiting(int(seq), str(topic), str(payload), str(created), None if None in lies else Lies(*lies))
+            for seq, topic, payload, created, *lies in self.rows(
+                "SELECT o.seq, o.topic, o.payload, o.created_utc, d.start_utc, d.end_utc, d.utc_offset_minutes"
+                " FROM outbox o LEFT JOIN detections d ON d.id = o.id WHERE o.state = 'waiting' AND o.seq > ?"
+                " ORDER BY o.seq LIMIT ?",
                 (after, limit),
             )
         ]
