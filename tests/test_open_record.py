@@ -283,7 +283,7 @@ def spoil(database: Path, *names: str) -> None:
             file.seek((roots[name] - 1) * size)
             file.write(b"\xa5" * size)
     with closing(sqlite3.connect(database)) as db, db:  # SQLite reads pages again when another has written
-        db.execute("INSERT INTO counters VALUES ('another', 1)")
+        db.execute("INSERT OR REPLACE INTO counters VALUES ('another', abs(random()))")
 
 
 def test_damage_is_mended_while_it_runs(run: Run) -> None:

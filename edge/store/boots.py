@@ -18,7 +18,7 @@ from edge.store.moving import Moved, move_gap, move_stretch, none_moved
 from edge.store.placing import Span, ms, placed
 from edge.types import ClockState, Detection, Effort, GapRow, Known, RecordingRow, StationRun, stable_id, utc_text
 
-_LOST = "the record was damaged: what it said of this time is lost"
+LOST = "the record was damaged: what it said of this time is lost"
 _SHORT_S = 0.001
 _CARD_AHEAD_MS = 2_000  # by so much a card's crystal may have run ahead of the boot's clock in an hour, amply
 _NO_BOOT = "unknown"  # of a machine that does not name its boots
@@ -301,7 +301,7 @@ class BootTable(Connection):
             start=since,
             seconds=(until - since) / timedelta(seconds=1),
             reason="store" if run.lost_before else "off",
-            detail=_LOST if run.lost_before else "",
+            detail=LOST if run.lost_before else "",
             clock_state=_state_of(run.known),
             boot=run.boot,
             zone=zone,

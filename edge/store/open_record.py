@@ -138,6 +138,8 @@ class OpenRecord:
             elif self._marks is None:
                 self._marks = marks  # after a repair the rows have their numbers still
             self._enter(store)
+            if salvaged is not None and salvaged.lost:
+                store.tell_losses()  # of what ended before that which is heard now, too
         except StoreError:
             store.close()
             file.close()

@@ -10,14 +10,14 @@ from typing import Any
 
 from edge.contract.bundle import Bundle
 from edge.contract.taxonomy import Taxonomy
-from edge.store.boots import BootTable
 from edge.store.connection import now_text
 from edge.store.files import Files, file_id
+from edge.store.losses import LossTable
 from edge.store.numbers import go_on
 from edge.types import Detection, Effort, FileState, GapRow, Message, RecordingRow, stable_id, utc_text
 
 
-class Store(Files, BootTable):
+class Store(Files, LossTable):
     """The record of one station, for one thread. Raises StoreError in one line when it cannot be used.
 
     with Store(path) as store:

@@ -19,6 +19,7 @@ from edge.contract.errors import DamagedError, StoreError
 from edge.contract.rights import hindrance
 from edge.store.connection import BUSY_TIMEOUT_S, Connection, check_writable
 from edge.store.copies import bytes_of, sync
+from edge.store.losses import LossTable
 from edge.store.named import beside, stamp, turn
 from edge.store.readable import Readable, Row
 
@@ -186,7 +187,7 @@ def _held(path: Path) -> Iterator[None]:
 def _salvage(damaged: Path, path: Path) -> tuple[int, int]:
     """Copy every row that can still be read. Returns rows copied and tables of which some are missing."""
     copied, cut_short = 0, 0
-    with Connection(path) as new, closing(sqlite3.connect(damaged)) as old:
+    with LossTable(path) as new, closing(sqlite3.connect(damaged)) as old:
         new.without_log()  # which would need the room twice
         tables = [str(name) for (name,) in new.rows("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for table in tables:
@@ -195,6 +196,8 @@ def _salvage(damaged: Path, path: Path) -> tuple[int, int]:
             rows, whole = _copy_table(old, new, table)
             copied, cut_short = copied + rows, cut_short + (not whole)
         _keep_numbers(old, new)
+        if cut_short:
+            new.tell_losses()
     return copied, cut_short
 
 
