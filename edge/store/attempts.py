@@ -15,10 +15,10 @@ class Tried:
     stops: int  # it was left in the middle: asked to stop, or the power went
 
 
-# A sample that is not known yet is that of any file.
+# Its content tells whether a file is the same, whoever touches it; its time where that is not known yet.
 _SAME = (
-    "bytes = excluded.bytes AND mtime_ns = excluded.mtime_ns"
-    " AND (sample = excluded.sample OR sample = '' OR excluded.sample = '')"
+    "bytes = excluded.bytes AND iif('' IN (sample, excluded.sample), mtime_ns = excluded.mtime_ns,"
+    " sample = excluded.sample)"
 )
 _ATTEMPT = f"""
     INSERT INTO attempts (station, path, bytes, mtime_ns, sample, began_utc, boot, process)
@@ -123,8 +123,8 @@ class Attempts(Connection):
     def deaths(self, station: str, path: str, file: FileState) -> int:
         """How often the program ended while reading this file, as it is."""
         found = self.rows(
-            "SELECT deaths FROM attempts WHERE station = ? AND path = ? AND bytes = ? AND mtime_ns = ?"
-            " AND sample IN ('', ?)",
+            "SELECT deaths FROM attempts WHERE station = ? AND path = ? AND bytes = ?"
+            " AND iif(sample = '', mtime_ns = ?, sample = ?)",
             (station, path, file.bytes, file.mtime_ns, file.sample),
         )
         return int(found[0][0]) if found else 0
