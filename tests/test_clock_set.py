@@ -21,7 +21,7 @@ from edge.contract.bundle import read_bundle
 from edge.daemon.timeline import Timeline
 from edge.ledger import Ledger
 from edge.live import Live
-from edge.publisher.messages import stamp
+from edge.publisher.messages import Fresh, stamp
 from edge.recognizer import Recognizer
 from edge.store.clips import ClipTable
 from edge.store.clock import ClockTable, present_time
@@ -183,7 +183,7 @@ def test_what_waits_for_a_broker_is_sent_with_the_times_that_are_known_by_then(
         with ClockTable(config.database) as table:
             table.fix("boot-1", NOON - 300, zone=config.zone)
     with OutboxTable(config.database) as outbox:
-        sent = [json.loads(stamp(message, "").payload) for message in outbox.waiting(0, 100)]
+        sent = [json.loads(stamp(message, Fresh("", "")).payload) for message in outbox.waiting(0, 100)]
     known = rows(config, "SELECT start_utc, end_utc, utc_offset_minutes FROM detections ORDER BY start_utc")
     assert [(one["start"], one["end"], one["utc_offset_minutes"]) for one in sent] == known
     assert {(one["start"][:10], one["utc_offset_minutes"]) for one in sent} == {("2019-06-01", 120)}

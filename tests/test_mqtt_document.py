@@ -19,9 +19,9 @@ from edge.contract.bundle import read_bundle
 from edge.disclosure import Disclosure
 from edge.health import Health, Mqtt
 from edge.publisher import Publisher, PublisherState, detection_message, station_presence
-from edge.publisher.messages import stamp
+from edge.publisher.messages import Fresh, stamp
 from edge.store.outbox import OutboxTable
-from edge.types import Detection, Message, Place, RecordingRow, Waiting
+from edge.types import Detection, Message, Place, RecordingRow, Waiting, utc_text
 from tests.brokers import Broker, Listener, counts, fill, free_port, until
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -68,7 +68,7 @@ def sent(config: Config, detection: Detection = DETECTION, recording: RecordingR
     message = detection_message(detection, recording, config, read_bundle(config.bundle_folder))
     assert message.topic == "birdstation/v1/porch/detection"
     waiting = Waiting(7, message.topic, message.payload, "2026-05-01T04:12:13.000Z")
-    stamped = stamp(waiting, "2026-05-01T04:12:00.000Z")
+    stamped = stamp(waiting, Fresh.of(datetime(2026, 5, 1, 4, 12, 30, tzinfo=timezone.utc), 600.0))
     payload: dict[str, Any] = json.loads(Disclosure.of(config).payload(stamped.payload))
     VALIDATOR.validate(payload)
     return payload
@@ -99,6 +99,23 @@ def test_a_detection_is_as_described(config_of: Callable[..., Config]) -> None:
     expected = {"id": "d1", "seq": 7, "queued": False, "common_name": "Low Tooter", "source": "folder", "shed": 1}
     expected |= {"latitude": 52.123, "longitude": -13.654, "level_dbfs": -40.0, "utc_offset_minutes": 120}
     assert expected.items() <= payload.items()
+
+
+@pytest.mark.parametrize(
+    ("created_s_ago", "connected_s", "late"),
+    [
+        (1.0, 600.0, False),
+        (31.0, 600.0, True),
+        (1.0, 0.5, True),  # before the connection
+        (-86_400.0, 600.0, True),  # by a clock that was ahead, and was set back since
+        (86_400.0, 600.0, True),  # or behind
+    ],
+)
+def test_what_is_late_hangs_on_no_clock_of_before(created_s_ago: float, connected_s: float, late: bool) -> None:
+    """A connection that began by a clock that was a year ahead makes nothing late that comes after it was set."""
+    now = datetime(2026, 5, 1, 4, 12, 30, tzinfo=timezone.utc)
+    waiting = Waiting(7, "t", "{}", utc_text(now - timedelta(seconds=created_s_ago)))
+    assert json.loads(stamp(waiting, Fresh.of(now, connected_s)).payload)["queued"] is late
 
 
 def test_what_may_be_null_is(config_of: Callable[..., Config]) -> None:

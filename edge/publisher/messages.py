@@ -2,7 +2,8 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 from edge.config import Config
 from edge.contract.bundle import Bundle
@@ -60,16 +61,30 @@ class Stamped:
     source: str | None  # of a detection; None: something else
 
 
-def stamp(message: Waiting, late_before: str) -> Stamped:
-    """Add `seq`, `queued` (created before `late_before`, UTC text) and when its detection was, as that is known by now.
-    Payloads that are no object go as they are."""
+class Fresh(NamedTuple):
+    """Messages that were created in this span (UTC text) are not late."""
+
+    since: str
+    until: str
+
+    @classmethod
+    def of(cls, now: datetime, connected_s: float) -> "Fresh":
+        """Over a connection that has lasted so long. By a clock that says `now`: if it was set since the connection
+        began, or since a message was created, that is one moment of which nothing is remembered."""
+        since = now - timedelta(seconds=min(QUEUED_S, connected_s))
+        return cls(utc_text(since), utc_text(now + timedelta(seconds=QUEUED_S)))
+
+
+def stamp(message: Waiting, fresh: Fresh) -> Stamped:
+    """Add `seq`, `queued` (it is not `fresh`) and when its detection was, as that is known by now. Payloads that are no
+    object go as they are."""
     try:
         payload: Any = json.loads(message.payload)
     except ValueError:
         payload = None
     if not isinstance(payload, dict):
         return Stamped(message.payload, None)
-    payload |= {"seq": message.seq, "queued": message.created_utc < late_before}
+    payload |= {"seq": message.seq, "queued": not fresh.since <= message.created_utc <= fresh.until}
     is_detection = payload.get("schema") == "detection/1"
     if is_detection and message.lies is not None:
         start, end, minutes = message.lies

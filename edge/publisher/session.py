@@ -7,16 +7,15 @@ outbox take turns. Lives in the publisher's thread.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 
 from edge.contract.errors import PublishError
 from edge.disclosure import Disclosure
 from edge.publisher.feed import Feed
 from edge.publisher.link import Link
-from edge.publisher.messages import QUEUED_S, Stamped, stamp
+from edge.publisher.messages import Fresh, Stamped, stamp
 from edge.publisher.presence import OFFLINE, ONLINE, Presence
 from edge.publisher.retained import Retained
-from edge.types import utc_text
 
 POLL_S = 0.2  # each look costs a third of a millisecond, all day
 _RATE_HZ_MAX = 500.0  # a subscriber that is slower than a backlog loses what exceeds its queue at the broker
@@ -60,7 +59,7 @@ class Session:
         self.too_loud = False
         self._link, self._feed, self._retained = link, feed, retained
         self._presence, self._disclosure = presence, disclosure
-        self._late_before = utc_text(datetime.now(timezone.utc))
+        self._begun_at = time.monotonic()
         self._sent: dict[int, _Sent] = {}  # by message number, oldest first
         self._paced_at = 0.0
         self._looked = self._answered = False
@@ -171,11 +170,11 @@ class Session:
         self._paced_at = max(self._paced_at, now - self._link.room / _RATE_HZ_MAX)
         paced = int((now - self._paced_at) * _RATE_HZ_MAX + _ROUNDING)  # of a machine that is up for long
         room = min(self._room(), paced)
-        late = utc_text(datetime.now(timezone.utc) - timedelta(seconds=QUEUED_S))
+        fresh = Fresh.of(datetime.now(timezone.utc), now - self._begun_at)
         messages = self._feed.next(room)
         for message in messages:
             self._paced_at += 1 / _RATE_HZ_MAX
-            stamped = stamp(message, max(late, self._late_before))
+            stamped = stamp(message, fresh)
             try:
                 number = self._link.send(message.topic, self._disclosure().payload(stamped.payload))
             except PublishError as error:
