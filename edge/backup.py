@@ -14,7 +14,7 @@ from edge.contract.bundle import file_sha256
 from edge.contract.errors import DamagedError, StoreError
 from edge.contract.rights import whose
 from edge.store.connection import is_damage
-from edge.store.copies import bytes_of, copy_whole, sync
+from edge.store.copies import bytes_of, copy_whole, sync, too_many
 
 _SPARE_BYTES = 64 << 20  # stays free for the daemon, which goes on writing
 _SAME_SECOND_S = 0.1
@@ -43,7 +43,7 @@ def backup(database: Path, folder: Path, keep: int, station: str) -> Path:
         finally:
             partial.unlink(missing_ok=True)
         copies = (path for path in folder.glob("*.db") if _is_copy(path, f"{database.stem}-{station}-"))
-        for old in sorted(set(copies) - {made}, reverse=True)[max(keep, 1) - 1 :]:
+        for old in too_many(copies, made, keep):
             old.unlink()
             _sums(old).unlink(missing_ok=True)
         sync(folder)

@@ -305,6 +305,18 @@ def test_the_new_backup_stays_whatever_the_clock_says(database: Path, tmp_path: 
     assert [p.name for p in tmp_path.glob("*.db")] == [made.name]
 
 
+def test_backups_that_a_wrong_clock_has_named_go_first(database: Path, tmp_path: Path) -> None:
+    """A week by a clock that was ahead: else they would stay for ever, and each night's copy would go the next."""
+    wrong = [f"station-porch-2999010{day}T000000Z.db" for day in range(1, 4)]
+    right = "station-porch-20260101T041700Z.db"
+    for name in (*wrong, right):
+        (tmp_path / name).touch()
+        (tmp_path / f"{name}.sha256").touch()
+    made = backup(database, tmp_path, 3, "porch")
+    kept = {path.name for path in tmp_path.glob("station-porch-*.db")}
+    assert kept == {made.name, right, wrong[-1]}
+
+
 def test_copies_of_one_second_have_names_and_sums_of_their_own(database: Path, tmp_path: Path) -> None:
     """A power cut between sum and copy would otherwise leave the one's sum beside the other."""
     with closing(sqlite3.connect(database)) as db:

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import sqlite3
+from collections.abc import Iterable
 from contextlib import closing, suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -47,6 +48,13 @@ def sync(*paths: Path) -> None:
             os.close(handle)
 
 
+def too_many(copies: Iterable[Path], made: Path, kept: int) -> list[Path]:
+    """Which copies go, so that `kept` stay with the one just made: the oldest by the time in their names, and before
+    them those of a later time, which a clock that was wrong has named."""
+    others = sorted(set(copies) - {made}, key=lambda copy: (copy.name <= made.name, copy.name), reverse=True)
+    return others[max(kept, 1) - 1 :]
+
+
 def copy_before(database: Path, change: str) -> None:
     """Copy a database aside as station-<UTC>-before-<change>.db, beside it; the last two such copies stay.
 
@@ -64,7 +72,7 @@ def copy_before(database: Path, change: str) -> None:
         sync(part)
         os.replace(part, made)  # noqa: PTH105 - named in the tests of what a kill leaves
         sync(database.parent)
-        for old in sorted(set(database.parent.glob(f"{database.stem}-*Z-before-*.db")) - {made})[: 1 - _KEPT]:
+        for old in too_many(database.parent.glob(f"{database.stem}-*Z-before-*.db"), made, _KEPT):
             old.unlink()
     except (OSError, sqlite3.Error, StoreError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
