@@ -15,6 +15,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.clock import is_nonsense
 from edge.config import Config, DetectSettings
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Input, Samples, Window, WindowCutter
 from edge.contract.blend import Scores, open_windows
@@ -114,8 +115,10 @@ class Analyst:
 
     def prior(self, row: RecordingRow) -> Scores | None:
         """Species probabilities `(species,)` where and when the stretch was recorded. A file's modification time says
-        too little of the season to weigh in."""
+        too little of the season to weigh in, a clock that is certainly wrong nothing."""
         if self.config.detect.prior == "off" or row.place is None or row.time_source == "mtime":
+            return None
+        if is_nonsense(row.clock_state, row.start):
             return None
         table = self.priors.table(table_place(self.bundle, self.config, row.place))
         return None if table is None else table[row.local.day(row.start).timetuple().tm_yday - 1]

@@ -219,6 +219,12 @@ def is_known(known: Known, now: datetime, last_known: datetime | None = None) ->
     return known == "rtc" and since <= now <= since + RUN_ON_MAX
 
 
+def is_nonsense(known: Known, moment: datetime) -> bool:
+    """Whether a time is certainly wrong: nobody keeps the clock that shows it, and it is from before this program was
+    installed. A board without a hardware clock may begin in 1970."""
+    return known == "unsynced" and moment < _EPOCH + timedelta(seconds=installed_s())
+
+
 def known_now() -> datetime | None:
     """Aware UTC by the wall clock; None where it may be any other time."""
     wall_s = time.time()

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from edge.analysis import Analyst, Found, Prepared, Stretch
 from edge.capture.microphone import Microphone
 from edge.capture.schedule import Schedule
-from edge.clock import Clock, boot_id
+from edge.clock import Clock, boot_id, is_nonsense
 from edge.config import Config, MicrophoneSettings
 from edge.contract.audio import RATE_HZ
 from edge.contract.errors import ConfigError
@@ -152,7 +152,7 @@ class Live:
         if moved_s:
             self._move(moved_s)
         if self._beat_at - self._asked_at > _ASK_S:
-            self._open, self._asked_at = self._schedule.open_at(self.clock.now()), self._beat_at
+            self._open, self._asked_at = self._is_open(), self._beat_at
         if not self._open:
             self._rest()
             return
@@ -294,6 +294,11 @@ class Live:
             self._gaps.write(silence)
 
     # Schedule, overload, clock
+
+    def _is_open(self) -> bool:
+        """By a clock that is certainly wrong no rest is kept: what is not heard is lost, and what is, only misdated."""
+        now = self.clock.now()
+        return is_nonsense(self.clock.line.known, now) or self._schedule.open_at(now)
 
     def _rest(self) -> None:
         if self._resting is None:

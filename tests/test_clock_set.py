@@ -189,6 +189,30 @@ def test_what_waits_for_a_broker_is_sent_with_the_times_that_are_known_by_then(
     assert {(one["start"][:10], one["utc_offset_minutes"]) for one in sent} == {("2019-06-01", 120)}
 
 
+def test_in_1970_it_rests_by_no_schedule_and_season_says_nothing(
+    station_yaml: StationYaml, recognizer: Recognizer
+) -> None:
+    """What is not heard, or decided by another season, cannot be put right later; once the clock is set, both hold."""
+    lines = ('schedule: [["13:00", "14:00"]]', "detect: {threshold: 0.01}")
+    config = load_config(station_yaml(*lines, station="id: porch, latitude: 52.1, longitude: 13.6"))
+    machine = Machine(300.0)
+    machine.sound(note("midtoo", 10))
+    with station(config, machine, recognizer) as live:
+        play(live, machine)
+        assert live.silence is None
+        machine.wall_apart, machine.state = machine.wall_apart + NOON + 3600 - 300, "synced"
+        machine.sound(note("midtoo", 10))
+        play(live, machine)
+        machine.at_s += 3600
+        live.step()
+        assert live.silence is not None
+        assert live.silence.reason == "schedule"
+    seasons = "SELECT r.clock_state, min(prior IS NULL), max(prior IS NULL) FROM detections d"
+    seasons += " JOIN recordings r ON r.id = d.recording GROUP BY 1 ORDER BY 1"
+    assert rows(config, seasons) == [("synced", 0, 0), ("unsynced", 1, 1)]
+    assert rows(config, "SELECT count(*) FROM recordings WHERE start_utc < '2019'") == [(0,)]
+
+
 @pytest.mark.parametrize("learns", [True, False])
 def test_a_fix_under_a_station_that_listens_moves_stretches_whole(
     station_yaml: StationYaml, recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch, learns: bool
