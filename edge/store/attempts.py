@@ -133,7 +133,7 @@ class Attempts(Connection):
         """The recording that this file, as it is, began to be, if that has not ended."""
         found = self.rows(
             "SELECT r.id FROM files f JOIN recordings r ON r.id = f.recording WHERE f.station = ? AND f.path = ?"
-            " AND f.bytes = ? AND f.mtime_ns = ? AND f.sample = ? AND r.state = 'started'",
-            (station, path, file.bytes, file.mtime_ns, file.sample),
+            " AND f.bytes = ? AND f.sample = ? AND r.state = 'started'",
+            (station, path, file.bytes, file.sample),
         )
         return str(found[0][0]) if found else None
