@@ -16,7 +16,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from edge.analysis import Analyst, Found
-from edge.clips.maker import ClipMaker
+from edge.clips.maker import ClipMaker, Clips
+from edge.clips.patient import PatientClips
 from edge.clips.reserve import Reserve
 from edge.clock import Clock
 from edge.config import Config, named
@@ -174,7 +175,7 @@ class Station:
 
         live = config.source == "microphone"
         told = lambda: Disclosure.of(self.config)  # noqa: E731 - a clip may wait longer than the settings it began under
-        clips = ClipMaker(lambda: ledger.patient(self._clip_table), config, recognizer.bundle.id, told)
+        clips = ClipMaker(lambda: self._patient_clips(ledger), config, recognizer.bundle.id, told)
         of_it = (recognizer.bundle, clips if live else None)
         ledger = Ledger(config.database, config.station.id, *of_it, opened, opened_again)
         vitals = Vitals(config, analyst, probe, ledger, clips, self._clock)
@@ -183,6 +184,13 @@ class Station:
         publisher = self._publisher(stack, recognizer, vitals)
         source = self._live(analyst, ledger, vitals) if live else self._watched(analyst, ledger, clips, vitals)
         return Parts(analyst, ledger, clips, teller, vitals, house, source, publisher)
+
+    def _patient_clips(self, ledger: Ledger) -> Clips:
+        """Another writer is waited for, by whoever saves them."""
+        source = self.parts.source
+        if isinstance(source, Watched):
+            return PatientClips(self._clip_table, source.wait_for)
+        return ledger.patient(self._clip_table)
 
     def _clip_table(self) -> ClipTable:
         return ClipTable(self.config.database, durable=True, patience_s=LOCK_PATIENCE_S)

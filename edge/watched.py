@@ -24,6 +24,7 @@ from edge.daemon.source import OUTAGE_S_MAX, Hearing
 from edge.daemon.timeline import Timeline
 from edge.ledger import Ledger
 from edge.replay import Replay
+from edge.store.connection import is_lock
 from edge.store.record import Store
 from edge.tried import Attempting, forget_gone, in_order
 from edge.types import Gap, GapRow, Outcome
@@ -35,6 +36,7 @@ _LOOK_SHARE = 20  # and so many times as long as a look took: a folder of 100,00
 _LOOK_AGAIN_S = 30.0  # and at one in which much is: an older recording may have come
 _CLEAN_S = 60.0  # between two looks for what was begun of files that are gone
 _COUNT_S = 5.0  # between two counts of the present day
+_HELD_S = 5.0  # of another writer's lock, before it is a problem
 _LATER_S, _LATER_S_MAX = 4.0, 3600.0  # before a file that cannot be read is tried again, twice as long each time
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,14 @@ class _Later(NamedTuple):
 
     at_s: float  # monotonic clock
     delay_s: float
+    why: str
+
+
+class _Held(NamedTuple):
+    """Another writer of the record holds up the clips."""
+
+    since_s: float  # monotonic clock
+    last_s: float  # it still did
     why: str
 
 
@@ -85,6 +95,7 @@ class Watched:
         self._watch = FolderWatch(self._root, config.folder.settle_s, config.zone, own=own, looking=self._looking)
         self._ready: list[Path] = []
         self._later: dict[Path, _Later] = {}  # what cannot be read
+        self._held: _Held | None = None
         self._looked_at = self._cleaned_at = float("-inf")
         self._there_at, self._away, self._look_s = time.monotonic(), False, _LOOK_S
 
@@ -113,6 +124,9 @@ class Watched:
             path, first = later[0]
             count = f"{len(later)} file{'s wait' if len(later) > 1 else ' waits'}"
             waits = f"{count}, as {record_name(path, self._root)}: {first.why}"
+        held, now = self._held, time.monotonic()
+        if held is not None and now - held.last_s < _HELD_S < now - held.since_s:
+            waits = f"{held.why}; what is read waits for it"
         return "; ".join(filter(None, (self._watch.problem, waits))) or None
 
     @property
@@ -159,6 +173,17 @@ class Watched:
         self._on_alive()
         if self._beat_at - self._counted_at > _COUNT_S:
             self._count()
+
+    def wait_for(self, error: StoreError) -> bool:
+        """A clip cannot be noted: whether to try again. Another writer is waited for, since what is read waits in its
+        file. May raise, to leave it."""
+        if not is_lock(error):
+            return False
+        now = time.monotonic()
+        since = now if self._held is None or now - self._held.last_s > _HELD_S else self._held.since_s
+        self._held = _Held(since, now, str(error))
+        self.alive()
+        return True
 
     def _count(self) -> None:
         self._counted_at = self._beat_at

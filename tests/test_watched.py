@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -20,14 +20,18 @@ import pytest
 
 from edge.analysis import Analyst, Found
 from edge.archive import recordings_in
+from edge.clips.maker import ClipMaker
+from edge.clips.patient import PatientClips
 from edge.config import load_config
 from edge.contract.audio import Image
 from edge.contract.blend import Scores
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import EXIT_CONFIG
+from edge.daemon.threads import Leave
 from edge.ledger import Ledger
 from edge.recognizer import Recognizer
 from edge.replay import Replay
+from edge.store.clips import ClipTable
 from edge.store.record import Store
 from edge.types import GapRow
 from edge.watched import Watched
@@ -322,6 +326,47 @@ def test_wrong_settings_end_it_with_one_line(
     assert len(done.stderr.strip().splitlines()) == 1
     assert message in done.stderr
     assert done.stderr.startswith("error: " if message == "bundle" else f"error: {config}: ")
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_clips_of_recordings_wait_for_another_writer(
+    tmp_path: Path, station_yaml: StationYaml, bundle_folder: Path, left: bool
+) -> None:
+    """Their sound waits in its file; one that is told to stop leaves it."""
+    write_sound(tmp_path / "in" / "a_20190601_053000.wav", song())
+    lines = watching(tmp_path / "in", "detect: {threshold: 0.05}", "clips: {of_recordings: true}")
+    config, recognizer = load_config(station_yaml(*lines)), Recognizer(read_bundle(bundle_folder), threads=1)
+    ledger = Ledger(config.database, config.station.id, recognizer.bundle)
+    held: list[sqlite3.Connection] = []
+    tries: list[str | None] = []
+
+    def another_writes() -> ClipTable:
+        if not held:
+            held.append(sqlite3.connect(config.database, isolation_level=None))
+            held[0].execute("BEGIN IMMEDIATE")
+        return ClipTable(config.database, patience_s=0.0)
+
+    def alive() -> None:
+        if held and held[0].in_transaction:
+            tries.append(watched.problem)
+            if left or len(tries) > 5:
+                held[0].execute("ROLLBACK")
+            if left:
+                raise Leave
+
+    clips = ClipMaker(lambda: PatientClips(another_writes, watched.wait_for), config, recognizer.bundle.id)
+    told = (lambda _found: None, lambda _gap, _s: None)
+    watched = Watched(config, Analyst(config, recognizer), ledger, clips, *told, alive=alive)
+    with pytest.raises(Leave) if left else nullcontext():
+        until(lambda: watched.step() is not None, PATIENCE_S)
+    watched.end()
+    held[0].close()
+    assert clips.failed == 0
+    with closing(sqlite3.connect(config.database)) as db:
+        paths = [path for (path,) in db.execute("SELECT path FROM clips")]
+    assert bool(paths) is not left
+    assert all((config.clips_folder / path).is_file() for path in paths)
+    assert len(tries) == (1 if left else 6)
 
 
 @pytest.mark.slow

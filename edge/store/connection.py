@@ -51,6 +51,12 @@ def is_damage(error: sqlite3.Error) -> bool:
     return any(said in str(error) for said in _DAMAGE_SAID)
 
 
+def is_lock(error: StoreError) -> bool:
+    """Whether another writer is at work, which ends by itself."""
+    cause = error.__cause__
+    return isinstance(cause, sqlite3.OperationalError) and "locked" in str(cause)
+
+
 def check_writable(database: Path) -> None:
     """Raises StoreError, which names the file, where a database or what SQLite keeps beside it may not be written.
 
