@@ -67,9 +67,12 @@ def carry(old: Leaving, new: Connection, since: Marks) -> int:
             where = _above(table, since)
             if table == "clips":
                 where += f" OR id IN (SELECT clip FROM detections WHERE {_above('detections', since)})"
+            if table == "effort":
+                where = _effort_of(old, db, where)
             rows = _copy(old, db, table, where, "IGNORE" if table == "boots" else "REPLACE")
             carried += rows if table in ("detections", "effort", "gaps") else 0
         db.execute("DELETE FROM clips_going WHERE path IN (SELECT path FROM clips)")  # it has a row here
+        _carry_lines(old, db, _above("boots", since))
         db.execute("UPDATE detections SET clip = NULL WHERE clip IS NOT NULL AND clip NOT IN (SELECT id FROM clips)")
         columns = [column for column in _columns(new, "outbox") if column != "seq"]
         _carry_messages(old, db, columns, _above("outbox", since))
@@ -123,6 +126,20 @@ def _with_clips(db: sqlite3.Connection, columns: list[str], rows: list[tuple[Any
         )
         found.append((*row[:clip], there[0], *row[clip + 1 :]) if there else row)
     return found
+
+
+def _effort_of(old: Leaving, db: sqlite3.Connection, where: str) -> str:
+    """All effort of recordings of which some is carried: it lies in other hours once a clock was set, and what the new
+    file has of them goes."""
+    for _, batch in old.read(f"SELECT DISTINCT recording FROM effort WHERE {where}"):
+        db.executemany("DELETE FROM effort WHERE recording = ?", batch)
+    return f"recording IN (SELECT recording FROM effort WHERE {where})"
+
+
+def _carry_lines(old: Leaving, db: sqlite3.Connection, where: str) -> None:
+    """What is known by now of a boot's clock holds for the new file's rows: they move when a run is told to it."""
+    for _, batch in old.read(f"SELECT told_ms, known, run FROM boots WHERE {where}"):
+        db.executemany("UPDATE boots SET told_ms = ?, known = ? WHERE run = ?", batch)
 
 
 def _carry_messages(old: Leaving, db: sqlite3.Connection, columns: list[str], where: str) -> None:

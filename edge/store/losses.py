@@ -37,6 +37,7 @@ class LossTable(BootTable):
         """Lay gaps `store` where a run has told of time and no row does; what a recording is short of is analysed anew
         if its file is met again."""
         with self._transaction():
+            self._db.execute("DELETE FROM effort WHERE recording NOT IN (SELECT id FROM recordings)")
             for run in self._runs():
                 self._add_gap_rows(run.station, self._lost(run))
             self._db.execute(

@@ -131,14 +131,14 @@ class OpenRecord:
         file = OpenFile(self.path)
         try:
             self._prepare(store)
-            marks = marks_of(store)
+            marks, short = marks_of(store), salvaged is not None and salvaged.lost > 0
             if self._left is not None:
-                self._carry(store, marks)
+                short = not self._carry(store, marks) or short
                 self._marks = marks
             elif self._marks is None:
                 self._marks = marks  # after a repair the rows have their numbers still
             self._enter(store)
-            if salvaged is not None and salvaged.lost:
+            if short:
                 store.tell_losses()  # of what ended before that which is heard now, too
         except StoreError:
             store.close()
@@ -149,8 +149,9 @@ class OpenRecord:
     def _note(self, salvaged: Salvaged) -> None:
         self.lost_rows = self.lost_rows or salvaged.lost > 0
 
-    def _carry(self, store: Store, marks: dict[str, int]) -> None:
-        """What this run wrote; all of it, if nothing else has the rest, the new file is empty and there is room."""
+    def _carry(self, store: Store, marks: dict[str, int]) -> bool:
+        """What this run wrote; all of it, if nothing else has the rest, the new file is empty and there is room.
+        Whether all could be read."""
         assert self._left is not None
         old, file = self._left
         fresh = not (marks["recordings"] or marks["bundles"])
@@ -166,6 +167,7 @@ class OpenRecord:
         said += "" if leaving.whole else "; not all of it could be read any more"
         self._tell(said)
         self._drop_left()
+        return leaving.whole
 
     def _tell(self, said: str) -> None:
         self._happened.append(f"{self.path.name} {said}")
