@@ -55,7 +55,6 @@ class _Held(NamedTuple):
 
     since_s: float  # monotonic clock
     last_s: float  # it still did
-    why: str
 
 
 class Watched:
@@ -124,9 +123,6 @@ class Watched:
             path, first = later[0]
             count = f"{len(later)} file{'s wait' if len(later) > 1 else ' waits'}"
             waits = f"{count}, as {record_name(path, self._root)}: {first.why}"
-        held, now = self._held, time.monotonic()
-        if held is not None and now - held.last_s < _HELD_S < now - held.since_s:
-            waits = f"{held.why}; what is read waits for it"
         return "; ".join(filter(None, (self._watch.problem, waits))) or None
 
     @property
@@ -181,7 +177,9 @@ class Watched:
             return False
         now = time.monotonic()
         since = now if self._held is None or now - self._held.last_s > _HELD_S else self._held.since_s
-        self._held = _Held(since, now, str(error))
+        self._held = _Held(since, now)
+        if now - since > _HELD_S:
+            self._ledger.failed(error)
         self.alive()
         return True
 
@@ -244,6 +242,9 @@ class Watched:
 
     def _found(self, found: Found) -> None:
         self._last_sound = found.end
+        if self._held is not None:  # it could be stored
+            self._held = None
+            self._ledger.flush(now=True)
         self._on_found(found)
         self.alive()
 

@@ -348,7 +348,8 @@ def test_clips_of_recordings_wait_for_another_writer(
 
     def alive() -> None:
         if held and held[0].in_transaction:
-            tries.append(watched.problem)
+            tries.append(ledger.error)
+            watched._held = watched._held and watched._held._replace(since_s=float("-inf"))
             if left or len(tries) > 5:
                 held[0].execute("ROLLBACK")
             if left:
@@ -367,6 +368,8 @@ def test_clips_of_recordings_wait_for_another_writer(
     assert bool(paths) is not left
     assert all((config.clips_folder / path).is_file() for path in paths)
     assert len(tries) == (1 if left else 6)
+    assert tries[1:] == [f"{config.database}: database is locked"] * (len(tries) - 1)
+    assert left or ledger.error is None
 
 
 @pytest.mark.slow
