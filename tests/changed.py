@@ -11,6 +11,7 @@ names the file, or else its folder; what nothing names is the whole project's. T
 import argparse
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import grimp
@@ -42,20 +43,24 @@ def git(*arguments: str) -> str:
     return "" if done.returncode else done.stdout.strip()
 
 
-def tests_of(changed: list[str]) -> list[str]:
+def tests_of(changed: Iterable[str]) -> list[str]:
     """Test files of the changed files."""
+    return sorted(set[str]().union(*tests_by_file(changed).values()))
+
+
+def tests_by_file(changed: Iterable[str]) -> dict[str, set[str]]:
+    """Changed file -> its test files."""
     graph = grimp.build_graph(*PACKAGES, cache_dir=None)  # its cache misses modules that are new
     texts = {
         path.relative_to(PROJECT).as_posix(): path.read_text(encoding="utf8")
         for path in (PROJECT / "tests").rglob("test_*.py")
     }
-    found: set[str] = set()
+    found = {}
     for name in changed:
-        if name in texts:
-            found.add(name)
         of_it = _of_module(graph, name, texts) if name.endswith(".py") else _naming(texts, Path(name).name)
-        found |= of_it or _naming(texts, f'"{Path(name).parts[0]}"') or {WHOLE_PROJECT}
-    return sorted(found)
+        of_it = of_it or _naming(texts, f'"{Path(name).parts[0]}"') or {WHOLE_PROJECT}
+        found[name] = of_it | ({name} & set(texts))
+    return found
 
 
 def _of_module(graph: grimp.ImportGraph, name: str, texts: dict[str, str]) -> set[str]:
