@@ -211,12 +211,21 @@ def student_bundle(once: Once) -> Path:
     return once("student_bundle", partial(make_bundle, margin=1.0))
 
 
-@pytest.fixture(scope="session", params=["resnest50d", "tf_efficientnet_b3"])
-def published(request: pytest.FixtureRequest, once: Once) -> Path:
-    """A folder with a published member, fp32.onnx and fp16.onnx."""
+PUBLISHED = ("resnest50d", "tf_efficientnet_b3")
+
+
+@pytest.fixture(scope="session")
+def published_members(once: Once) -> Callable[[str], Path]:
+    """Architecture -> a folder with a published member of it, fp32.onnx and fp16.onnx."""
     from tests.trt_networks import write_published  # torch, which the station's own tests do without
 
-    return once(request.param, partial(write_published, request.param))
+    return lambda architecture: once(architecture, partial(write_published, architecture))
+
+
+@pytest.fixture(scope="session", params=PUBLISHED)
+def published(request: pytest.FixtureRequest, published_members: Callable[[str], Path]) -> Path:
+    """Each of them in turn."""
+    return published_members(request.param)
 
 
 @pytest.fixture(scope="session")

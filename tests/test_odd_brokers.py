@@ -12,7 +12,7 @@ import pytest
 from paho.mqtt.publish import single
 
 from edge.config import MqttSettings
-from edge.publisher import Presence, Publisher, session
+from edge.publisher import Presence, Publisher, session, thread
 from edge.store.outbox import OutboxTable
 from edge.types import Message
 from tests.brokers import counts, fill, numbered, until
@@ -255,8 +255,10 @@ def test_more_packets_than_anybody_asked_for_end_the_connection(database: Path, 
 @pytest.mark.slow
 @pytest.mark.parametrize("fatal", [DISCOVERY, "s/source/microphone/last"])
 def test_a_retained_topic_at_which_connections_break_is_left_out(
-    database: Path, bundle_folder: Path, fatal: str
+    database: Path, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, fatal: str
 ) -> None:
+    monkeypatch.setattr(thread, "_PROVEN_S", 1.0)  # until which another station of the same id is blamed
+
     def act(_broker: OddBroker, packet: Packet) -> bool:
         if packet.kind == PUBLISH and packet.topic == fatal and packet.payload:
             raise OSError("no word for a refusal")

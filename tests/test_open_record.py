@@ -439,7 +439,7 @@ def test_what_is_no_record_is_to_be_moved_away(tmp_path: Path, bundle: Bundle, w
 
 
 def test_the_advice_fits_the_cause(tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge.store.connection.BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("edge.store.open_record.BUSY_TIMEOUT_S", 0.05)
     run = Run(tmp_path, bundle)
     with closing(sqlite3.connect(run.database, isolation_level=None)) as editor:
         editor.execute("BEGIN IMMEDIATE")
