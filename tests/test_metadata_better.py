@@ -347,8 +347,9 @@ def test_score_metadata_as_a_command(better: Run, tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.slow
-def test_the_command_begins_a_run_by_itself(data: Path, rasters: Path, tmp_path: Path) -> None:
+def test_the_command_begins_a_run_by_itself(rasters: Path, tmp_path: Path) -> None:
     """Without a recipe it is the published one, with what was asked for pinned in the run; another kind is refused."""
+    data = write_table(tmp_path / "data" / "train_metadata.csv", 1, visits=1).parent
     command = [sys.executable, "-m", "trainer", "fit-metadata", "--data", data, "--rasters", rasters]
     command += ["--out", tmp_path / "run", "--iterations", "2", "--kind"]
 
@@ -357,7 +358,7 @@ def test_the_command_begins_a_run_by_itself(data: Path, rasters: Path, tmp_path:
 
     done = begun("better")
     assert done.returncode == 0, done.stderr
-    assert "600 recordings of 16 species" in done.stdout
+    assert "60 recordings of 16 species" in done.stdout
     recipe = Run(tmp_path / "run").recipe
     assert (recipe.name, recipe.metadata.kind, recipe.metadata.iterations) == ("published", "better", 2)
     assert "done already" in begun("better").stdout

@@ -10,11 +10,11 @@ from tests.trainer_walk import here
 
 pytestmark = pytest.mark.slow
 
-SEED, STEPS = 3, 10
+SEED, STEPS = 3, 6
 
 
 def test_a_run_is_of_what_lies_there_now(tmp_path: Path) -> None:
-    """Ten steps of one to three edits; tests/trials/walk.py goes on."""
+    """Six steps of one to three edits; tests/trials/walk.py goes on."""
     with here():
         walk = Walk(make_ground(tmp_path), SEED)
         try:

@@ -44,7 +44,7 @@ PROJECT = Path(__file__).parents[1]
 PATIENCE_S = 240.0
 HEALTH_S = 1
 STOP_S_MAX = 120.0  # on a machine that is busy with other tests; alone it takes a second
-LONG_S = 800  # of a recording: far more windows than are analysed while this test looks twice
+LONG_S = 500  # of a recording: far more windows than are analysed while this test looks twice
 
 
 class Daemon:

@@ -12,6 +12,7 @@ from trainer.book import STAGES
 from trainer.run import Run
 
 FIRST, SECOND = "only-fold0-seed1", "only-fold1-seed1"
+_scratch = Scratch()
 
 
 @contextmanager
@@ -36,8 +37,8 @@ def again(ground: Ground, **asked: Any) -> Told:
 
 
 def as_from_scratch(ground: Ground) -> list[str]:
-    """In what the run differs from one made from scratch."""
-    expected = Scratch().of(ground)
+    """In what the run differs from one made from scratch; that of the same ground is made once."""
+    expected = _scratch.of(ground)
     return [expected] if isinstance(expected, str) else apart(picture(Run.open(ground.out, images=True)), expected)
 
 
