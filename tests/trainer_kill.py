@@ -19,6 +19,8 @@ KILLS_MAX = 200
 def main(data: Path, out: Path, recipe: Path, rasters: Path) -> None:
     """Print the files, in the order of the kills; end when a start was not killed any more."""
     stages = importlib.import_module("trainer.stages")  # here: the workers of a stage import this file again
+    for name in ("bag", "fit", "foldmap", "metadata", "report", "tune"):  # what stages load when they are done
+        importlib.import_module(f"trainer.{name}")
     asked = stages.Options(data, out, str(recipe), rasters, None, 1, "cpu")
     struck: set[str] = set()
     for _ in range(KILLS_MAX):
