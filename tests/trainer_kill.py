@@ -19,8 +19,7 @@ KILLS_MAX = 200
 def main(data: Path, out: Path, recipe: Path, rasters: Path) -> None:
     """Print the files, in the order of the kills; end when a start was not killed any more."""
     stages = importlib.import_module("trainer.stages")  # here: the workers of a stage import this file again
-    for name in ("bag", "fit", "foldmap", "metadata", "report", "tune"):  # what stages load when they are done
-        importlib.import_module(f"trainer.{name}")
+    load_stages()
     asked = stages.Options(data, out, str(recipe), rasters, None, 1, "cpu")
     struck: set[str] = set()
     for _ in range(KILLS_MAX):
@@ -37,6 +36,12 @@ def main(data: Path, out: Path, recipe: Path, rasters: Path) -> None:
         print(name)
         struck.add(name)
     sys.exit(f"killed {KILLS_MAX} times and still not finished")
+
+
+def load_stages() -> None:
+    """What stages load when they are done: before a fork, so that not each fork does."""
+    for name in ("bag", "fit", "foldmap", "metadata", "report", "tune"):
+        importlib.import_module(f"trainer.{name}")
 
 
 def _train(asked: Any, struck: set[str], writer: int) -> None:

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tests.trainer_kill import load_stages
 from tests.trainer_walk import fit_all, here
 from trainer.stages import Options
 
@@ -61,6 +62,7 @@ def main() -> None:
     """Answer each line of `[options, nth]` with a line."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
+    load_stages()
     with here():
         for line in sys.stdin:
             asked, nth = json.loads(line)
