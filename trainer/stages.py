@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,18 @@ from trainer.work import NONE, Options, Parts, Work
 
 __all__ = ["STAGES", "Options", "alone", "run_stages", "stage_table", "tell_cautions"]
 
+_LIBRARIES = ("torch", "timm", "catboost", "onnx", "onnxruntime", "matplotlib", "scipy")  # loaded when they are needed
 _STAGE = {stage.name: stage for stage in CHAIN}
 _READ = ("sound", "soundscapes", "rasters", "backgrounds", "map", "equal recordings")  # parts that are files
 _REPAIRED = (IMAGES, RANGES)  # the stage looks itself which of their rows are damaged
 
 
 def run_stages(options: Options, names: Sequence[str], console: Console) -> Run:
-    """Do the named stages that are not done yet, in order; each says what it did. Raises BirdstationError."""
+    """Do the named stages that are not done yet, in order; each says what it did. Raises BirdstationError; and
+    ModuleNotFoundError before any work for a library that a later stage needs."""
+    for library in _LIBRARIES:
+        if find_spec(library) is None:
+            raise ModuleNotFoundError(f"No module named {library!r}", name=library)
     require_corpus(options.data)
     check_out(options.out)
     recipe = _recipe(options, names)

@@ -76,9 +76,12 @@ class BootTable(Connection):
         `store`. Known already, or stored after all: nothing is done."""
         with self._transaction():
             line = self.line(run.id)
+            known = line or self.line_of_boot(run.boot)
+            if known is not None and known.known in KNOWN:  # since then a network or a person may have put it right
+                run = replace(run, offset_ms=known.offset_ms, known=known.known)
             if line is None:
                 self._add_run(station, run, lost=False)
-            if line is None or (line.known not in KNOWN and run.known in KNOWN):
+            if known is None or known.known not in KNOWN:
                 self._tell(station, run)
             self._settle(station, run.zone)
             one = next(one for one in self._kept(station) if one.run == run.id)
