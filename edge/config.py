@@ -249,7 +249,7 @@ def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any
         if isinstance(key, Hashable):  # construct_mapping refuses the others
             if key in keys:
                 shown = str(key_node.value)[:_SHOWN_MAX]
-                raise yaml.MarkedYAMLError(problem=f"key {shown!r} is given twice", problem_mark=node.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"key {shown!r} is given twice", problem_mark=key_node.start_mark)
             keys.add(key)
     return loader.construct_mapping(node, deep=True)
 

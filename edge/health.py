@@ -90,6 +90,7 @@ class Facts:
     """What else the state depends on. A text is what went wrong, in the system's own words; None: nothing did."""
 
     silent_s: float = 0.0  # so long without sound that should be heard; 0: there is some, or the station rests
+    time_known: bool = False  # a network or a person has said it in this boot, whatever the clock itself is worth
     source_problem: str | None = None  # of the microphone or the watched folder
     store_problem: str | None = None
     store_advice: str = ""  # what a person can do about it
@@ -159,7 +160,7 @@ def _degraded(health: Health, facts: Facts) -> Iterator[str]:
             f"Lost in the last hour: {_span(facts.lost_hour_s)} of sound. The table gaps of station.db says why; "
             "check the microphone's cable, or whether this machine is too slow."
         )
-    if health.clock_state == "unsynced":
+    if health.clock_state == "unsynced" and not facts.time_known:
         yield (
             "The clock was not set since the station started, so times may be wrong: give it network, GPS or a clock "
             "with a battery; `birdstation clock fix` corrects the rows afterwards."

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from edge.analysis import Analyst, Found, Prepared, Stretch
 from edge.capture.microphone import Microphone
 from edge.capture.schedule import Schedule
-from edge.clock import Clock, boot_id, is_nonsense
+from edge.clock import KNOWN, Clock, boot_id, is_nonsense
 from edge.config import Config, MicrophoneSettings
 from edge.contract.audio import RATE_HZ
 from edge.contract.errors import ConfigError
@@ -126,6 +126,7 @@ class Live:
             clock_state=self.clock.state,
             now=self.clock.now(),
             card_problem=microphone.trouble if microphone else None,
+            time_known=self.clock.line.known in KNOWN,
         )
 
     def gets_on(self, decided_at: float) -> bool:

@@ -132,6 +132,7 @@ class Vitals:
             mqtt = Mqtt(**{field.name: getattr(state, field.name) for field in fields(Mqtt)})
         facts = Facts(
             silent_s=hearing.silent_s,
+            time_known=hearing.time_known,
             source_problem=hearing.problem,
             store_problem=self._ledger.error,
             store_advice=self._ledger.record.advice,

@@ -17,7 +17,7 @@ from edge.capture.folder import Content, FolderWatch
 from edge.capture.own import Own
 from edge.capture.recording import record_name
 from edge.clips.maker import ClipMaker
-from edge.clock import Clock, boot_id
+from edge.clock import KNOWN, Clock, boot_id
 from edge.config import Config
 from edge.contract.errors import ConfigError, EngineError, RowError, StoreError
 from edge.daemon.source import OUTAGE_S_MAX, Hearing
@@ -142,6 +142,7 @@ class Watched:
             last_sound=self._last_sound,
             clock_state=self._clock.state,
             now=self._clock.now(),
+            time_known=self._clock.line.known in KNOWN,
         )
 
     def gets_on(self, decided_at: float) -> bool:  # noqa: ARG002 - a folder may be empty

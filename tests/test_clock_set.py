@@ -230,6 +230,7 @@ def test_a_fix_under_a_station_that_listens_moves_stretches_whole(
         machine.sound(np.concatenate([note("lowtoo", 10), hiss(20)]))
         play(live, machine)
         assert (live.clock.now() - before).total_seconds() == pytest.approx(30 + 7200 * learns, abs=NEAR_S)
+        assert live.hearing().time_known == learns
     assert sum(seconds for _, seconds, _ in told(config)) == pytest.approx(60, abs=NEAR_S)
     ends = unix("2019-06-01T13:59:40.000Z")
     for start, seconds, what in told(config):

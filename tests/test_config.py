@@ -69,6 +69,7 @@ MISTAKES = [
         "windows: {hop_s: 5e-1}",
         r"windows\.hop_s: expected a number, found '5e-1', which YAML reads as text; write 0\.5",
     ),
+    ("windows: {hop_s: 1e-9}", r"found '1e-9', which YAML reads as text; write 1\.0e-09"),
     ("station: {id: a}\nwindows: {hop_s: 0.33}", r"windows\.hop_s: expected a multiple of 0\.025.*, found 0\.33"),
     ("windows: {hop_s: 6}", r"windows\.hop_s: expected 0\.025 to 5.*, found 6"),
     ("windows: 5", "windows: expected keys and values.*, found 5"),
@@ -84,7 +85,7 @@ MISTAKES = [
     ("mqtt: {host: ''}", r"mqtt\.host: expected a value, found an empty text"),
     ("sites: {COR: {latitude: 1}}", r"sites\.COR\.longitude: missing"),
     ("sites: {1: {latitude: 1, longitude: 1}}", r"sites: expected text.*, found 1"),
-    ("station: {id: a, id: b}", "line 1, column 10: not YAML: key 'id' is given twice"),
+    ("station: {id: a, id: b}", "line 1, column 18: not YAML: key 'id' is given twice"),
     ("station: [", "line 1"),
     ("- 1", "top level: expected keys and values, found"),
 ]

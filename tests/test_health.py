@@ -82,6 +82,7 @@ RULES: list[tuple[str, str, dict[str, Any], Facts]] = [
     ("degraded", "Scores are missing (the networks: no score for", {}, Facts(networks_problem=NETWORKS)),
     ("degraded", "Lost in the last hour: 2 min", {}, Facts(lost_hour_s=120.0)),
     ("degraded", "clock was not set", {"clock_state": "unsynced"}, Facts()),
+    ("ok", "", {"clock_state": "unsynced"}, Facts(time_known=True)),
     ("ok", "", {"disk_free_mb": 200.0, "disk_hours_left": 0.0}, Facts()),
     ("degraded", "Only 199 MB", {"disk_free_mb": 199.0}, Facts()),
     ("degraded", "stays 12 MB fuller", {}, Facts(disk_short_mb=12.0)),

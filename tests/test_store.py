@@ -98,11 +98,15 @@ def test_after_a_full_disk_it_goes_on(tmp_path: Path, bundle_folder: Path) -> No
         assert store.waiting_count() == 1
 
 
-def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("table", ["accounts", "recordings"])  # others have recordings, too
+def test_another_programs_database_is_left_alone(table: str, tmp_path: Path) -> None:
     path = tmp_path / "station.db"
     with closing(sqlite3.connect(path)) as db:
-        db.execute("CREATE TABLE accounts (name TEXT)")
+        db.execute(f"CREATE TABLE {table} (name TEXT)")
+        db.execute(f"INSERT INTO {table} VALUES ('a')")
+        db.commit()
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=r"expected a station's record, found another program's database \(accounts\)"):
+    with pytest.raises(StoreError, match=rf"expected a station's record, found another program's database \({table}\)"):
         Store(path)
     assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [path.name], "no copy of it"

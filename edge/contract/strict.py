@@ -68,6 +68,12 @@ def _refused(at: str, found: object, expected: str, remedy: str = "") -> Refused
     return Refused(f"{at or 'top level'}: expected {expected}, found {_show(found)}{remedy}")
 
 
+def _as_yaml(number: float) -> str:
+    """As YAML reads it as a number: with a point before its exponent."""
+    shown = repr(number)
+    return shown if "." in shown else shown.replace("e", ".0e")
+
+
 def _decimal(found: object) -> str:
     """What to write instead of 52,5."""
     return f"; write {found.replace(',', '.')}" if isinstance(found, str) and _COMMA.fullmatch(found) else ""
@@ -187,7 +193,9 @@ class _Parser:
                 return raw
             raise _refused(at, raw, _NAMES[bool])
         if isinstance(raw, str) and _SCIENTIFIC.fullmatch(raw):
-            raise Refused(f"{at}: expected a number, found {raw!r}, which YAML reads as text; write {float(raw)!r}")
+            raise Refused(
+                f"{at}: expected a number, found {raw!r}, which YAML reads as text; write {_as_yaml(float(raw))}"
+            )
         if isinstance(raw, bool) or not isinstance(raw, int | float) or (kind is int and not isinstance(raw, int)):
             raise _refused(at, raw, _NAMES[kind], _decimal(raw))
         if limits and not limits.low <= raw <= limits.high:  # also refuses .nan

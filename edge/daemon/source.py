@@ -24,6 +24,7 @@ class Hearing:
     clock_state: ClockState
     now: datetime
     card_problem: str | None = None  # although it is heard
+    time_known: bool = False  # by a network or a person
 
 
 class Source(Protocol):

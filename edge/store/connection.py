@@ -26,6 +26,7 @@ _CANNOT_OPEN = 14  # SQLITE_CANTOPEN; Python before 3.11 tells no code
 _RIGHTS = (3, 8, _CANNOT_OPEN)  # forbidden, read-only
 _DAMAGE = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB
 _OF_A_ROW = (sqlite3.IntegrityError, sqlite3.DataError)  # constraints of tables, and what is too large for a cell
+_OWN = {"recordings", "detections", "effort"}
 _DAMAGE_SAID = ("malformed", "not a database")  # where Python tells no code
 Open = TypeVar("Open", bound="Connection")
 
@@ -175,7 +176,7 @@ class Connection:
     def _check_ours(self) -> None:
         """Another program's database is left as it is."""
         tables = [name for name in self._db.table_names() if not name.startswith(("sqlite_", "_sqlite"))]
-        if tables and "recordings" not in tables:
+        if tables and not {*tables} >= _OWN:  # all of them are of the first schema
             named = ", ".join(sorted(tables)[:3])
             raise StoreError(f"{self.path}: expected a station's record, found another program's database ({named})")
 
