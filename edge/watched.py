@@ -37,6 +37,7 @@ _LOOK_AGAIN_S = 30.0  # and at one in which much is: an older recording may have
 _CLEAN_S = 60.0  # between two looks for what was begun of files that are gone
 _COUNT_S = 5.0  # between two counts of the present day
 _HELD_S = 5.0  # of another writer's lock, before it is a problem
+_REFUSED_MAX = 1000  # files whose reasons are remembered, so that each is said once
 _LATER_S, _LATER_S_MAX = 4.0, 3600.0  # before a file that cannot be read is tried again, twice as long each time
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class Watched:
         self._watch = FolderWatch(self._root, config.folder.settle_s, config.zone, own=own, looking=self._looking)
         self._ready: list[Path] = []
         self._later: dict[Path, _Later] = {}  # what cannot be read
+        self._refused: dict[str, str] = {}  # of each name the reason that was said last
         self._held: _Held | None = None
         self._looked_at = self._cleaned_at = float("-inf")
         self._there_at, self._away, self._look_s = time.monotonic(), False, _LOOK_S
@@ -232,8 +234,17 @@ class Watched:
         self._count()
         self._watch.done(path)
         if outcome.state == "refused" and not outcome.earlier:
-            log.warning("%s: refused: %s", outcome.path, outcome.reason)
+            self._tell_refused(outcome)
         return outcome
+
+    def _tell_refused(self, outcome: Outcome) -> None:
+        """Once for each reason: the file may be a log, of this very station, that grows by each line."""
+        if self._refused.get(outcome.path) == outcome.reason:
+            return
+        if len(self._refused) >= _REFUSED_MAX:
+            self._refused.clear()
+        self._refused[outcome.path] = outcome.reason or ""
+        log.warning("%s: refused: %s", outcome.path, outcome.reason)
 
     def _try_later(self, path: Path, why: str) -> None:
         before = self._later.get(path)

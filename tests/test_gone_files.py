@@ -141,3 +141,18 @@ def test_of_names_of_any_bytes_and_of_programs_that_died(
         ("replayed.wav", 0, 1),
     ]
     desk.watched.end()
+
+
+def test_a_log_that_grows_is_refused_once(
+    tmp_path: Path, watching: Config, recognizer: Recognizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that is no recording, and whose every line makes the station say so anew: one row, one line."""
+    path, refused = tmp_path / "in" / "LOGFILE", "SELECT path, state, bytes FROM recordings"
+    desk = Desk(watching, recognizer)
+    for lines in (1, 2, 3):
+        path.write_text("begun\n" * lines)
+        desk.watched.step()
+        assert desk.until(lambda size=6 * lines: rows(watching, refused) == [("LOGFILE", "refused", size)])
+    desk.watched.end()
+    assert len([said for said in caplog.messages if "refused" in said]) == 1
+    assert rows(watching, "SELECT count(*) FROM files") == [(1,)]

@@ -282,6 +282,21 @@ class Store(Files, LossTable):
                 pk="id",
             )
             self._note_file(station, path, file, recording_id)
+            self._forget_refused(recording_id, station, path)
+
+    def _forget_refused(self, recording_id: str, station: str, path: str) -> None:
+        """Of a file that never was a recording and grows (a log), the last word is enough."""
+        earlier = (
+            "SELECT id FROM recordings WHERE station = ? AND path = ? AND id <> ? AND state = 'refused'"
+            " AND start_utc IS NULL AND sha256 IS NULL"
+        )
+        same = (station, path, recording_id)
+        self._db.execute(
+            f"DELETE FROM files WHERE station = ? AND path = ? AND recording IN ({earlier})", (station, path, *same)
+        )
+        self._db.execute(
+            f"DELETE FROM recordings WHERE id IN ({earlier}) AND id NOT IN (SELECT recording FROM files)", same
+        )
 
     def review(
         self, detection: str, reviewer: str, verdict: str, note: str, keep: bool, instead: str | None = None
