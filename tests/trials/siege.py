@@ -7,8 +7,8 @@ at once. Beside it a second station has a file of 4 GB in its folder.
 Wants root: it mounts and freezes. The daemon as it ships, with a stand-in for PortAudio; the state on an ext4 of its
 own in a loop device, which fsfreeze holds still; health elsewhere. Minutes scale what is done: of 30 the lock has 4,
 the prior 3, the frozen disk 1.5. Prints seconds lost, gaps with their reasons, the longest pause of the watchdog, how
-long each end took. Exits 1 if sound was lost (but by an end under a lock), the books do not add up, the watchdog was not
-fed for its half, or an end took more than 10 s.
+long each end took. Exits 1 if sound was lost (but by an end under a lock), the books do not add up, the watchdog was
+not fed for its half, or an end took more than 10 s.
 """
 
 import argparse
