@@ -1,5 +1,6 @@
 """Files of clips and those who write them: several processes at once, other names, what is not noted in the end."""
 
+import fcntl
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -73,13 +74,43 @@ def test_a_part_that_somebody_writes_is_left_alone(tmp_path: Path) -> None:
     """The daemon cleans up at its start, beside a replay."""
     folder = tmp_path / "clips" / "2019-05-22"
     folder.mkdir(parents=True)
-    name = f".lowtoo_0.90_20190521T233007.250Z_0123abcd.flac.{'0' * 32}.part"
+    clip = folder / "lowtoo_0.90_20190521T233007.250Z_0123abcd.flac"
     with ClipTable(tmp_path / "station.db") as table:
-        with written(folder / name, b"half of"):
+        with written(clip, b"half of") as part:
             assert reconcile(table, tmp_path / "clips").files_removed == 0
-            assert (folder / name).exists()
+            assert part.read_bytes() == b"half of"
+        assert not part.exists()
+        part.write_bytes(b"half of")  # as a program leaves it that is killed
         assert reconcile(table, tmp_path / "clips").files_removed == 1
     assert not list(folder.glob("*"))
+
+
+def test_a_part_that_is_removed_before_it_is_held_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process saves the same clip, and takes it for what a killed one left."""
+    met: list[Path] = []
+    flock = fcntl.flock
+
+    def late(file: Any, how: int) -> None:
+        if len(met) < 2:
+            (left,) = tmp_path.glob(".clip.wav.*.part")
+            met.append(left)
+            if len(met) == 1:
+                left.unlink()
+            else:
+                with left.open("rb") as other:
+                    flock(other, how)
+                    left.unlink()
+                    flock(file, how)
+        flock(file, how)
+
+    monkeypatch.setattr("edge.clips.part.fcntl.flock", late)
+    with written(tmp_path / "clip.wav", b"sound") as part:
+        assert part not in met
+        part.rename(tmp_path / "clip.wav")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("clip.wav", b"sound")]
+    assert len(met) == 2
 
 
 def test_a_file_that_cannot_be_noted_goes_while_nobody_else_can_note_it(tmp_path: Path, bundle_folder: Path) -> None:

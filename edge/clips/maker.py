@@ -8,7 +8,6 @@ import errno
 import os
 import re
 import shutil
-import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
@@ -198,9 +197,8 @@ class ClipMaker:
 
         for left in path.parent.glob(f".{path.name}.*.part"):  # of a program that was killed while it saved this one
             remove_left(left)
-        part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # another process may save the same clip
         try:
-            with written(part, sound):
+            with written(path, sound) as part:
                 if self._table is None:
                     self._table = self._opened.enter_context(self._open_table())
                 before = self._table.add(clip, detections, put, undo)
@@ -209,8 +207,6 @@ class ClipMaker:
         except (OSError, StoreError):
             self.close()
             raise
-        finally:
-            _remove(part)
 
     def close(self) -> None:
         """Let go of the table; the next clip opens it again."""
