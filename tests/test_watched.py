@@ -84,9 +84,10 @@ class Daemon:
         return {str(path): str(state) for path, state in self.rows(order)}
 
     def health(self) -> dict[str, Any]:
-        """The last health.json; empty before the first."""
+        """The last health.json; the first is waited for."""
         path = self.state / "health.json"
-        return dict(json.loads(path.read_text())) if path.exists() else {}
+        assert until(path.exists, PATIENCE_S)
+        return dict(json.loads(path.read_text()))
 
     def problems(self) -> list[str]:
         """Of health, but for the machine's own: nobody sets the clock where tests run, and its disk may be full."""
