@@ -53,7 +53,7 @@ _ONE_STAGE, _BEGIN, _AFTER = "Single stages", "Start here", "Try and judge"
 
 
 def _stages() -> Any:
-    """trainer.stages, imported late: torch and catboost take seconds, and workers import this file again."""
+    """trainer.stages, imported late: not for --help, nor for workers, which import this file again."""
     return importlib.import_module("trainer.stages")
 
 

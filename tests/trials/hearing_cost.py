@@ -21,6 +21,7 @@ from tests.bench.before import tree_of
 from tests.bench.ratios import ROUNDS, Ratio
 from tests.daemon import PROJECT, Daemon, Watched
 from tests.sound_card import Card, forest, missing_programs
+from tests.trials import above_zero
 
 CPU_MAX, MEMORY_MAX_MB, LATER_MAX = 1.02, 10.0, 1.1
 _BUNDLE = PROJECT / "edge/demo/bundle"
@@ -60,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", metavar="REV", required=True)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--seconds", type=above_zero, default=120.0)
     arguments = parser.parse_args()
     if arguments.rounds < ROUNDS:
         parser.error(f"--rounds: expected {ROUNDS} or more, found {arguments.rounds}")

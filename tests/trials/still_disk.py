@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,8 @@ def main() -> None:
     if arguments.serve:
         serve(*arguments.serve)
         return
+    if find_spec("fuse") is None or not Path("/dev/fuse").exists():
+        sys.exit("expected /dev/fuse, libfuse2 and fusepy; apt-get install libfuse2, pip install fusepy")
     with tempfile.TemporaryDirectory(prefix="still-disk-") as name, passing(Path(name)) as disk:
         wrong = trial(Path(name), disk, arguments.seconds)
     print("\n".join(wrong) or "nothing is wrong")
