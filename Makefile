@@ -52,15 +52,13 @@ test: lint
 	$(DEV) -m pytest -n $(WORKERS)
 
 # The station's tests alone, without the libraries of the trainer, on whatever Python PYTHON is.
-TRAINERS_TESTS := test_trainer_% $(addprefix test_,adopt_graph brought damaged_arrays demo_data distil distil_cascade export \
-  export_place export_state foreign_folders geographic_limit jobs metadata_better real_birdnet rows soundscape_blocks tensorrt text torch_tensorrt \
-  waveform_bundle waveform_precision workshop)
+STATIONS_TESTS := tests/edge tests/project tests/export/test_adopt.py tests/export/test_birds.py
+TRAINERS_TESTS := edge/test_jobs $(addprefix project/test_,damaged_arrays foreign_folders geographic_limit rows text workshop)
 test-station: SYSTEM += $(SYSTEM_TEST)
 test-station: .venv-station/installed
-	.venv-station/bin/python -m pytest -n $(WORKERS) --deselect \
-	  tests/test_interrupted.py::test_the_trainer_and_its_workers_end --deselect \
-	  tests/test_interrupted.py::test_in_the_middle_of_catboost_it_is_the_same_word \
-	  $(filter-out $(TRAINERS_TESTS:%=tests/%.py),$(wildcard tests/test_*.py))
+	.venv-station/bin/python -m pytest -n $(WORKERS) $(STATIONS_TESTS) $(TRAINERS_TESTS:%=--ignore=tests/%.py) --deselect \
+	  tests/project/test_interrupted.py::test_the_trainer_and_its_workers_end --deselect \
+	  tests/project/test_interrupted.py::test_in_the_middle_of_catboost_it_is_the_same_word
 
 .venv-station/installed: pyproject.toml | system
 	@$(MAKE) --no-print-directory venv DIR=.venv-station EXTRAS='[test]'

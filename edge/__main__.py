@@ -17,12 +17,10 @@ from typing import Annotated
 
 import typer
 
-from edge.backup import backup as make_backup
 from edge.check.run import run_checks
 from edge.check.verdict import checks_summary, checks_table, exit_status
 from edge.clips.reserve import Reserve
 from edge.clips.retention import ALL_CLIPS, Retention
-from edge.clock import Clock
 from edge.config import DEMO_FOLDER, Config, find_settings, load_config, named
 from edge.contract.audio import WINDOW_SAMPLES
 from edge.contract.bundle import read_bundle
@@ -31,9 +29,11 @@ from edge.contract.labels import read_labels
 from edge.contract.program import Commands, run_program
 from edge.contract.rights import look_at
 from edge.contract.screen import CommandLines, Screen, say, say_lines
+from edge.daemon.station import run_station
+from edge.demo.invented import REMEDY, notice_of
 from edge.demo.run import run_demo
-from edge.invented import REMEDY, notice_of
-from edge.machine import user_name
+from edge.host.clock import Clock
+from edge.host.machine import user_name
 from edge.reports.boots import boots_text, fix_text
 from edge.reports.known import known_species, known_table
 from edge.reports.parquet import check_parquet, write_parquet
@@ -45,7 +45,7 @@ from edge.reports.shown import show_replay
 from edge.reports.summary import Cost, cpu_seconds, replay_summary
 from edge.reports.tables import score_text
 from edge.reports.why import explain, why_tables
-from edge.station import run_station
+from edge.store.backup import backup as make_backup
 from edge.store.clips import ClipTable
 from edge.store.clock import ClockTable, present_time
 from edge.store.record import Store

@@ -16,8 +16,8 @@ from zoneinfo import ZoneInfo
 import yaml
 
 from edge.contract.audio import FRAME_HOP, RATE_HZ
+from edge.contract.coordinates import check_coordinates
 from edge.contract.errors import ConfigError
-from edge.contract.place import check_place
 from edge.contract.rights import whose
 from edge.contract.strict import Range, parse
 from edge.contract.text import NotText, text_of
@@ -385,7 +385,7 @@ def _check(config: Config) -> None:
     if (station.latitude is None) != (station.longitude is None):
         raise ValueError("station: latitude and longitude go together; give both or neither")
     if station.latitude is not None and station.longitude is not None:
-        check_place(station.latitude, station.longitude)
+        check_coordinates(station.latitude, station.longitude)
     try:
         ZoneInfo(station.timezone or "UTC")
     except (ValueError, OSError, KeyError):

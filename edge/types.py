@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from edge.contract.audio import Samples
 from edge.contract.blend import Scores
-from edge.local_clock import LocalClock
+from edge.contract.local_clock import LocalClock
 
 _NAMESPACE = uuid.UUID("6d1f6a5e-3a51-5f0c-9c57-6f1d1f0b8a11")  # of birdstation's ids; never change it
 

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from edge.config import DEMO_FOLDER, SYSTEM_SETTINGS, find_settings, load_config
 from edge.contract.bundle import read_bundle
+from edge.contract.coordinates import check_coordinates
 from edge.contract.errors import ConfigError, EngineError, UsageError, needs_extra
-from edge.contract.place import check_place
 from edge.contract.program import run_program
 from edge.contract.screen import Screen, say
 from edge.engines.tuned import FILE as TUNED
@@ -53,7 +53,7 @@ def onnx(
     """Export a run: networks as ONNX, species, the model of place and season, a self-test, checksums."""
     from export.assemble import assemble  # torch takes seconds to import; verify and --help do without it
     from trainer.run import Run
-    from trainer.verdict import cautions
+    from trainer.tuning.verdict import cautions
 
     opened = Run.open(run, images=int8)
     with Progress(console=Screen(stderr=True), transient=True) as progress:
@@ -130,7 +130,7 @@ def _place(text: str | None) -> tuple[float, float] | None:
         return None
     try:
         latitude, longitude = (float(part) for part in text.split(","))
-        check_place(latitude, longitude)
+        check_coordinates(latitude, longitude)
     except ValueError as error:
         raise UsageError(f"--place: expected LAT,LON in degrees, as 48.52,9.06, found {text!r}") from error
     return latitude, longitude
@@ -245,9 +245,9 @@ def trt(
     ] = False,
 ) -> None:
     """Compile a bundle's members with TensorRT, for the very machine that this runs on. What is done is kept."""
-    from export.trt_bench import members_table
-    from export.trt_build import build_engines
-    from export.trt_plan import examine, plan_steps, plan_table
+    from export.trt.bench import members_table
+    from export.trt.build import build_engines
+    from export.trt.plan import examine, plan_steps, plan_table
 
     machine = examine()
     whole = read_bundle(bundle)
@@ -257,7 +257,9 @@ def trt(
     for warning in machine.warnings:
         say(f"warning: {warning}", file=sys.stderr)
     if builder == "torch-tensorrt":
-        from export.torch_trt import coverage_table  # here, so that a machine without torch says so before it compiles
+        from export.trt.torch_trt import (
+            coverage_table,  # here, so that a machine without torch says so before it compiles
+        )
 
         if dry_run:
             console.print(coverage_table(whole, steps))
@@ -282,7 +284,7 @@ def trt_bench(
     seconds: Annotated[float, typer.Option(min=0.1, max=600, help="Length of each measurement, four or eight.")] = 10.0,
 ) -> None:
     """Parity, latency, memory and power of the engines, beside ONNX Runtime on this machine's CPU."""
-    from export.trt_bench import bench, bench_table, members_table
+    from export.trt.bench import bench, bench_table, members_table
 
     found = bench(read_bundle(bundle), engines, seconds)
     console = Screen()

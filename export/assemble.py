@@ -21,20 +21,20 @@ from edge.contract.bundle import (
     Student,
     seal_bundle,
 )
-from edge.contract.nearby import FILE as NEARBY
-from edge.contract.place import NUMERIC, FeatureSpec
 from edge.engines.onnx import OnnxEngine
-from edge.prior import compute_prior_table
+from edge.prior.nearby import FILE as NEARBY
+from edge.prior.place import NUMERIC, FeatureSpec
+from edge.prior.table import compute_prior_table
 from export.half import to_half
 from export.int8 import quantise_members, with_int8
 from export.parity import parity
 from export.place_bundle import bundle_place, check_out
 from export.probe_clips import probe_clips
 from export.to_onnx import to_onnx, torch_scores
-from trainer.model import load_network
+from trainer.corpus.spectrograms import Spectrograms
+from trainer.networks.model import load_network
 from trainer.run import MemberInfo, Run
-from trainer.spectrograms import Spectrograms
-from trainer.student import StudentInfo, load_student, read_student
+from trainer.student.student import StudentInfo, load_student, read_student
 
 _PRIOR_FILES = ("model.onnx", "features.json", "grid.npz")
 _PROBE_DAY = 135  # mid May

@@ -1,7 +1,8 @@
 """ResNeSt's split attention as plain convolutions: the same numbers, from what every runtime is fast at.
 
 timm computes the two groups of a block as one grouped convolution and views them through five dimensions; no CPU
-runtime keeps its layout through those. Training keeps timm's (trainer/precision.py); this is for what is exported.
+runtime keeps its layout through those. Training keeps timm's (trainer/networks/precision.py); this is for what is
+exported.
 """
 
 import copy

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from edge.contract.audio import IMAGE_SHAPE
 from export.split_attention import plain
-from trainer.onnx_file import write_onnx
+from trainer.networks.onnx_file import write_onnx
 
 BATCH_MAX = 256
 

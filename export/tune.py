@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
+from edge.analysis.recognizer import Recognizer, Undecided, networks_of
 from edge.config import Members
 from edge.contract.audio import Input
 from edge.contract.blend import Scores, acoustic_scores, open_windows
@@ -23,7 +24,6 @@ from edge.engines.engine import Engine
 from edge.engines.onnx import cores
 from edge.engines.openvino import CpuPrecision, has_bfloat16
 from edge.engines.tuned import Choice, Runtime, Tuned, TunedSet, Use, cpu_model, open_cpu_engine, runtime_versions
-from edge.recognizer import Recognizer, Undecided, networks_of
 from export.agreement import AGREEMENT_MIN, acoustic_limits, agreement
 from export.parity import Parity, allowed, parity
 

@@ -18,7 +18,7 @@ import grimp
 
 PROJECT = Path(__file__).parents[1]
 PACKAGES = ("edge", "trainer", "export", "tests")
-WHOLE_PROJECT = "tests/test_project.py"
+WHOLE_PROJECT = "tests/project/test_project.py"
 
 
 def base(since: str | None) -> str:

@@ -29,10 +29,10 @@ from onnx import TensorProto, helper, numpy_helper
 from edge.contract.audio import MEL_BANDS, RATE_HZ, mel_image
 from edge.contract.blend import Blend, acoustic_scores, blend_scores
 from edge.contract.bundle import BundleMember, Manifest, Probe, Student, Thresholds, seal_bundle
-from edge.contract.place import GRID_STEP_DEG, NUMERIC, RASTERS, FeatureSpec, Grid
 from edge.contract.taxonomy import Species, Taxonomy
-from edge.prior import compute_prior_table
-from tests.brokers import Broker, free_port
+from edge.prior.place import GRID_STEP_DEG, NUMERIC, RASTERS, FeatureSpec, Grid
+from edge.prior.table import compute_prior_table
+from tests.helpers.brokers import Broker, free_port
 
 SPECIES = (
     Species("lowtoo", "Tonus profundus", "Low Tooter"),
@@ -217,7 +217,7 @@ PUBLISHED = ("resnest50d", "tf_efficientnet_b3")
 @pytest.fixture(scope="session")
 def published_members(once: Once) -> Callable[[str], Path]:
     """Architecture -> a folder with a published member of it, fp32.onnx and fp16.onnx."""
-    from tests.trt_networks import write_published  # torch, which the station's own tests do without
+    from tests.helpers.trt_networks import write_published  # torch, which the station's own tests do without
 
     return lambda architecture: once(architecture, partial(write_published, architecture))
 
@@ -231,7 +231,7 @@ def published(request: pytest.FixtureRequest, published_members: Callable[[str],
 @pytest.fixture(scope="session")
 def halved(bundle_folder: Path, once: Once) -> Path:
     """A bundle whose members are there in half precision too."""
-    from tests.trt_networks import write_halved
+    from tests.helpers.trt_networks import write_halved
 
     return once("halved", partial(write_halved, bundle_folder))
 

@@ -17,7 +17,7 @@ from rich.progress import Progress, TaskID
 from edge.contract.errors import EXIT_REFUSED, needs_extra
 from edge.contract.program import run_program
 from edge.contract.screen import Screen, say, say_lines
-from trainer.decoder_noise import without_decoder_noise
+from trainer.corpus.decoder_noise import without_decoder_noise
 from trainer.files import naming
 from trainer.options import (
     Cluster,
@@ -53,8 +53,8 @@ _ONE_STAGE, _BEGIN, _AFTER = "Single stages", "Start here", "Try and judge"
 
 
 def _stages() -> Any:
-    """trainer.stages, imported late: not for --help, nor for workers, which import this file again."""
-    return importlib.import_module("trainer.stages")
+    """trainer.pipeline.stages, imported late: not for --help, nor for workers, which import this file again."""
+    return importlib.import_module("trainer.pipeline.stages")
 
 
 def _run(
@@ -171,7 +171,7 @@ def mix_soundscapes(
     seed: Annotated[int, typer.Option(help="Another seed holds out and mixes others.")] = 1,
 ) -> None:
     """Make a corpus with labelled soundscapes out of one with recordings alone."""
-    mix, console = importlib.import_module("trainer.mix"), Screen()
+    mix, console = importlib.import_module("trainer.corpus.mix"), Screen()
     options = mix.MixOptions(hold_out, soundscapes, minutes, snr, seed)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("soundscapes", total=2 * soundscapes)
@@ -196,7 +196,7 @@ def distil(
     device: DeviceName = "auto",
 ) -> None:
     """Train one small network to answer as all networks of the run together do (student/), for small boards."""
-    module = importlib.import_module("trainer.distil")
+    module = importlib.import_module("trainer.student.distil")
     with naming(run):
         module.distil(module.DistilOptions(run, tuple(sound), data, weights, jobs, device), Screen())
 
@@ -216,7 +216,7 @@ def predict(
 ) -> None:
     """Predict the species in every 5-second row of a folder of soundscapes: a table of species per 5 s, as BirdCLEF
     has it."""
-    module, console = importlib.import_module("trainer.predict"), Screen()
+    module, console = importlib.import_module("trainer.tuning.predict"), Screen()
     predictor = module.Predictor(importlib.import_module("trainer.run").Run.open(run), device)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("soundscapes")
@@ -244,7 +244,7 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
 ) -> None:
     """Score predictions for 5-second rows by row-wise F1, as BirdCLEF 2021 did, with its parts and an interval."""
-    scored = importlib.import_module("trainer.score").score_predictions(predictions, labels)
+    scored = importlib.import_module("trainer.tuning.score").score_predictions(predictions, labels)
     if as_json:
         say(json.dumps(scored.as_dict()))
     else:
@@ -259,7 +259,7 @@ def score_metadata(
 ) -> None:
     """Score a run's metadata model on recordings that were kept back."""
     opened = importlib.import_module("trainer.run").Run(run)
-    scored = importlib.import_module("trainer.place_score").score_places(opened, metadata)
+    scored = importlib.import_module("trainer.place.place_score").score_places(opened, metadata)
     if as_json:
         say(json.dumps(scored.as_dict()))
     else:
@@ -289,7 +289,7 @@ def folds(
 ) -> None:
     """Split the recordings by place and season (folds.csv, folds.png); FILE.csv needs no run, its map is FILE.png."""
     if out.suffix == ".csv":
-        foldmap = importlib.import_module("trainer.foldmap")  # matplotlib: not for --help
+        foldmap = importlib.import_module("trainer.report.foldmap")  # matplotlib: not for --help
         foldmap.folds_table(data, out, find_recipe(recipe or "published"), Screen())
     else:
         _run(("folds",), data, out, recipe)

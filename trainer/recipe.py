@@ -66,7 +66,7 @@ class SpectrogramRecipe:
 @dataclass(frozen=True)
 class LabelRecipe:
     """Targets of the primary species, of those heard behind it and of all others. `call_probability` multiplies the
-    first two, crop by crop, by how probable it is that anything calls there (trainer/calls.py)."""
+    first two, crop by crop, by how probable it is that anything calls there (trainer/training/calls.py)."""
 
     primary: float
     secondary: float

@@ -17,8 +17,8 @@ from typing import BinaryIO, Literal
 from edge.capture.file_name import YEAR_MIN, name_place, name_site, name_time
 from edge.capture.tags import Text, texts_of
 from edge.capture.written import Degrees, Stamp, checked_place, iso_time, place, stamp
-from edge.clock import known_now
 from edge.contract.errors import RecordingError
+from edge.host.clock import known_now
 
 Source = Literal["guano", "audiomoth", "wamd", "frontierlabs", "bext", "name", "date", "mtime"]
 ZoneSource = Literal["recorded", "config", "assumed_utc"]

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.analysis import FEW_MEMBERS, NO_OVERLAP, Analyst, Stretch
+from edge.analysis.recognizer import Recognizer
+from edge.analysis.stretch import FEW_MEMBERS, NO_OVERLAP, Analyst, Stretch
 from edge.check.verdict import Check, Figures, Verdict
 from edge.config import Config
 from edge.contract.audio import RATE_HZ
 from edge.contract.bundle import Bundle
+from edge.contract.local_clock import LocalClock
+from edge.daemon.live import station_place
+from edge.demo.invented import REMEDY, notice_of
 from edge.engines.tuned import FILE as TUNED
-from edge.invented import REMEDY, notice_of
-from edge.live import station_place
-from edge.local_clock import LocalClock
-from edge.prior import prior_table
-from edge.recognizer import Recognizer
+from edge.prior.table import prior_table
 from edge.speech.listener import NETWORK as SPEECH_NETWORK
 from edge.types import RecordingRow
 

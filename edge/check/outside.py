@@ -6,11 +6,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from edge.check.verdict import Check, Figures
-from edge.clock import boot_id, clock_state
 from edge.config import Config, MqttSettings
 from edge.contract.errors import PublishError
+from edge.host.clock import boot_id, clock_state
+from edge.messages import topic_of
 from edge.publisher.link import Link
-from edge.publisher.messages import topic_of
 from edge.types import utc_text
 
 ANSWER_S_MAX = 5.0

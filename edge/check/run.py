@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from edge.analysis.recognizer import best_recognizer
 from edge.check.model import check_bundle, check_codes, check_pace, check_place
 from edge.check.outside import check_broker, check_clock
 from edge.check.settings import check_program, check_schedule, check_settings, check_zone
@@ -13,8 +14,7 @@ from edge.check.verdict import Check, attempt
 from edge.config import Config
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import BundleError, ConfigError
-from edge.recognizer import best_recognizer
-from edge.reload import read_at_start
+from edge.daemon.reload import read_at_start
 
 
 def run_checks(path: Path | None, listen_s: float, tell: Callable[[str], None]) -> list[Check]:

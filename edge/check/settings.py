@@ -8,8 +8,8 @@ from pathlib import Path
 from edge.check.verdict import Check, Figures
 from edge.config import OWN_SETTINGS, SYSTEM_SETTINGS, Config
 from edge.contract.strict import parse
-from edge.live import schedule_of
-from edge.reload import changed_keys
+from edge.daemon.live import schedule_of
+from edge.daemon.reload import changed_keys
 
 
 def check_program(link: Path = Path("/usr/local/bin/birdstation")) -> list[Check]:

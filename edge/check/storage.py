@@ -13,8 +13,8 @@ from edge.check.verdict import Check, Figures, Verdict
 from edge.config import Config
 from edge.contract.errors import StoreError
 from edge.contract.rights import whose
-from edge.health import DISK_FREE_MB_MIN, health_folder
-from edge.machine import disk
+from edge.daemon.health import DISK_FREE_MB_MIN, health_folder
+from edge.host.machine import disk
 from edge.store.salvage import damage_of, set_aside
 from edge.store.schema import migrations
 from edge.types import utc_text

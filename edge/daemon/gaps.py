@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from edge.clock import Clock, utc_at
 from edge.config import Config
+from edge.daemon.ledger import Ledger
 from edge.daemon.timeline import Timeline
-from edge.ledger import Ledger
+from edge.host.clock import Clock, utc_at
 from edge.types import Gap, GapReason, GapRow, stable_id
 
 _NOTE_S = 60.0  # a gap that goes on is written down so often

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from edge.clips.reconcile import reconcile
 from edge.clips.reserve import Reserve
 from edge.clips.retention import Retained, Retention
-from edge.clock import Clock
 from edge.config import Config
 from edge.contract.errors import StoreError
+from edge.host.clock import Clock
 from edge.store.clips import ClipTable
 from edge.store.clock import present_time
 

@@ -2,7 +2,7 @@
 
 import logging
 
-from edge.analysis import FEW_MEMBERS, NO_OVERLAP
+from edge.analysis.stretch import FEW_MEMBERS, NO_OVERLAP
 
 _CALM_S = 30.0  # without much waiting, before a step of the ladder is taken back
 _SHED = {0: "nothing", NO_OVERLAP: "overlap", FEW_MEMBERS: "overlap and networks"}

@@ -1,15 +1,15 @@
 """When one run of the station was: on its boot's clock, and in UTC as machine and record together know it best.
 
-Knows no sound. The rule which clock is believed is edge.clock's for one boot and edge.store.placing's for all.
+Knows no sound. The rule which clock is believed is edge.host.clock's for one boot and edge.store.placing's for all.
 """
 
 import logging
 import uuid
 from dataclasses import replace
 
-from edge.clock import SUSPEND_S, Clock
 from edge.config import Config
-from edge.ledger import Ledger
+from edge.daemon.ledger import Ledger
+from edge.host.clock import SUSPEND_S, Clock
 from edge.types import StationRun
 
 _HOLE_S = 0.001

@@ -25,7 +25,7 @@ from rich.table import Table
 from edge.config import DEMO_FOLDER
 from edge.contract.errors import BundleError, UsageError
 from edge.contract.text import text_of
-from edge.invented import REMEDY
+from edge.demo.invented import REMEDY
 
 _STATION = "demo"
 _WRITTEN_BY = "# Written by `python -m edge demo`"  # begins settings whose station may be replaced

@@ -12,8 +12,8 @@ from math import ceil
 from edge.config import Config
 from edge.contract.bundle import Bundle
 from edge.disclosure import Disclosure
+from edge.messages import topic_of
 from edge.publisher.homeassistant import discovery
-from edge.publisher.messages import topic_of
 from edge.types import Place, utc_text
 
 ONLINE, OFFLINE = "online", "offline"

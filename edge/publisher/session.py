@@ -11,9 +11,9 @@ from datetime import datetime, timezone
 
 from edge.contract.errors import PublishError
 from edge.disclosure import Disclosure
+from edge.messages import Fresh, Stamped, stamp
 from edge.publisher.feed import Feed
 from edge.publisher.link import Link
-from edge.publisher.messages import Fresh, Stamped, stamp
 from edge.publisher.presence import OFFLINE, ONLINE, Presence
 from edge.publisher.retained import Retained
 

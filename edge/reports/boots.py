@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from edge.clock import Line
+from edge.host.clock import Line
 from edge.store.clock import Boot
 
 

@@ -7,9 +7,9 @@ from math import isnan
 from rich.markup import escape
 from rich.table import Table
 
+from edge.analysis.detector import rules_of
 from edge.config import DetectSettings
 from edge.contract.bundle import Bundle
-from edge.detector import rules_of
 
 
 @dataclass(frozen=True)

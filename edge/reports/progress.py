@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from edge.archive import Replayed, replay_folder
 from edge.config import Config
-from edge.replay import Progress
+from edge.replay.archive import Replayed, replay_folder
+from edge.replay.replay import Progress
 from edge.types import Outcome
 
 

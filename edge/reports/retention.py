@@ -5,7 +5,7 @@ from typing import Any
 from rich.table import Table
 
 from edge.clips.retention import Reason, Retained
-from edge.clock import boot_id
+from edge.host.clock import boot_id
 
 _WORDS: dict[Reason, str] = {
     "age": "older than retention.days",

@@ -6,9 +6,9 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from edge.archive import Replayed
 from edge.config import Config
-from edge.invented import REMEDY
+from edge.demo.invented import REMEDY
+from edge.replay.archive import Replayed
 from edge.reports.tables import reasons_table, species_table
 from edge.store.record import Store
 

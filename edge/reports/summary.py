@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edge.archive import Replayed
-from edge.invented import notice_of
+from edge.demo.invented import notice_of
+from edge.replay.archive import Replayed
 from edge.reports.score import ReplayScore
 from edge.store.record import Store
 from edge.types import Outcome

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from edge.contract.bundle import Licence
 from edge.contract.errors import UsageError
-from edge.invented import notice_of
+from edge.demo.invented import notice_of
 from edge.store.record import Store
 from edge.store.schema import at_the_place
 

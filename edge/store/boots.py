@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, tzinfo
 from itertools import pairwise
 
-from edge.clock import KNOWN, Line, is_known, utc_at
-from edge.local_clock import LocalClock
+from edge.contract.local_clock import LocalClock
+from edge.host.clock import KNOWN, Line, is_known, utc_at
 from edge.store.connection import Connection, now_text
 from edge.store.effort import laid_anew, moment_of
 from edge.store.moving import Moved, move_gap, move_stretch, none_moved

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
-from edge.clock import KNOWN, Clock, boot_id, is_known, utc_at
 from edge.contract.errors import UsageError
-from edge.local_clock import LocalClock
+from edge.contract.local_clock import LocalClock
+from edge.host.clock import KNOWN, Clock, boot_id, is_known, utc_at
 from edge.store.boots import BootTable
 from edge.store.connection import now_text
 from edge.store.effort import moment_of

@@ -2,7 +2,7 @@
 
 from datetime import date, datetime, timedelta, timezone
 
-from edge.local_clock import LocalClock
+from edge.contract.local_clock import LocalClock
 from edge.store.connection import Connection
 from edge.store.effort import moment_of
 from edge.store.schema import at_the_place

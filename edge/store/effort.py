@@ -5,7 +5,7 @@ from datetime import datetime, timedelta, timezone
 
 from sqlite_utils import Database
 
-from edge.local_clock import LocalClock
+from edge.contract.local_clock import LocalClock
 from edge.types import Effort, utc_text
 
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"

@@ -5,7 +5,7 @@ Inside the repair, before its file is put in place. Knows no damage.
 
 from dataclasses import dataclass
 
-from edge.clock import utc_at
+from edge.host.clock import utc_at
 from edge.store.boots import LOST, BootTable
 from edge.types import ClockState, GapRow, stable_id
 

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from sqlite_utils import Database
 
-from edge.local_clock import LocalClock
+from edge.contract.local_clock import LocalClock
 from edge.store.effort import moment_of, recount_effort
 from edge.types import stable_id, utc_text
 

@@ -8,7 +8,7 @@ import os
 
 from sqlite_utils import Database, Migrations
 
-from edge.local_clock import LocalClock
+from edge.contract.local_clock import LocalClock
 from edge.store.effort import recount_effort
 
 migrations = Migrations("birdstation")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from edge.clock import utc_at
+from edge.host.clock import utc_at
 from edge.store.named import beside
 from edge.types import StationRun
 

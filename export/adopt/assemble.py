@@ -31,7 +31,7 @@ from edge.contract.bundle import (
 from edge.contract.errors import BundleError, UsageError
 from edge.contract.taxonomy import Species, Taxonomy
 from edge.engines.onnx import OnnxEngine
-from edge.prior import GEO_FACTS, GEO_MODEL, compute_prior_table
+from edge.prior.table import GEO_FACTS, GEO_MODEL, compute_prior_table
 from export.adopt.birdnet import birdnet_to_onnx
 from export.adopt.brought import check_first_sum, only_classes, wrap
 from export.adopt.cut import listed, most_likely, points_around, with_what_is_no_bird

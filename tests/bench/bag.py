@@ -32,11 +32,11 @@ from edge.contract.taxonomy import Species, Taxonomy
 from edge.engines.onnx import cores
 from edge.engines.openvino import CpuPrecision, has_bfloat16
 from edge.engines.tuned import Runtime, cpu_model, open_cpu_engine, runtime_versions
-from edge.machine import rss_mb
+from edge.host.machine import rss_mb
 from export.int8 import to_int8
 from export.to_onnx import to_onnx, torch_scores
 from tests.bench.ratios import ROUNDS, Ratio, interleaved
-from trainer.model import build_network
+from trainer.networks.model import build_network
 
 ARCHITECTURES = ("resnest50d", "tf_efficientnet_b3")
 MEMBERS_EACH, SPECIES, HOP_S = 5, 397, 5.0

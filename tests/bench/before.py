@@ -1,6 +1,7 @@
 """The code as it was at a commit beside the code as it is now: the same costs of both, in turn.
 
-The old code lies in a work tree of its own in build/bench, with the benchmarks of today over it.
+The old code lies in a work tree of its own in build/bench, with the benchmarks of today over it; code from before the
+folders of today with its own, which know its modules' names.
 """
 
 import fcntl
@@ -23,6 +24,7 @@ from tests.bench.images import ONE_THREAD
 from tests.bench.ratios import Ratio
 
 PROJECT = Path(__file__).parents[2]
+_TODAYS = Path("edge") / "host"  # a folder that no earlier layout has
 Costs = dict[str, float]
 
 
@@ -86,7 +88,7 @@ def costs_of(tree: Path, part: str, quick: bool) -> Costs:
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.splitlines() or ["it says nothing"])[-1]
-        raise NotMeasured(f"{part}: today's tests/bench/{part}.py with the code in {tree} ended with: {last}")
+        raise NotMeasured(f"{part}: tests/bench/{part}.py with the code in {tree} ended with: {last}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -104,8 +106,9 @@ def tree_of(revision: str) -> Iterator[tuple[Path, str]]:
     with (build / f"{tree.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _check_out(tree, commit)
-        shutil.rmtree(tree / "tests", ignore_errors=True)
-        shutil.copytree(PROJECT / "tests", tree / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+        if (tree / _TODAYS).is_dir():
+            shutil.rmtree(tree / "tests", ignore_errors=True)
+            shutil.copytree(PROJECT / "tests", tree / "tests", ignore=shutil.ignore_patterns("__pycache__"))
         (tree / "build").mkdir(exist_ok=True)
         archives = tree / "build" / "bench"
         if archives.is_symlink():

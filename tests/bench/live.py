@@ -17,14 +17,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from edge.machine import rss_mb
+from edge.host.machine import rss_mb
 from tests.bench.replay import modes
 from tests.trials.soak import Soak
 
 PROJECT = Path(__file__).parents[2]
 WARM_UP_H = 0.05  # as fast as it goes: whatever is allocated once is then allocated
 SECONDS, QUICK_S = 120.0, 30.0
-_BARE = "import edge.station; from edge.machine import rss_mb; print(rss_mb())"
+_BARE = "import edge.daemon.station; from edge.host.machine import rss_mb; print(rss_mb())"
 
 
 class MembersSoak(Soak):

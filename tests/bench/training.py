@@ -22,14 +22,14 @@ from torch.nn import functional
 from edge.contract.audio import IMAGE_SHAPE
 from edge.contract.taxonomy import Species, Taxonomy
 from tests.bench.ratios import ROUNDS, Ratio, interleaved
-from trainer.augment import Dice, augment
-from trainer.dataset import CropSet, Ints, epoch_crops, targets
+from trainer.corpus.spectrograms import IMAGES, INDEX, RANGES, Spectrograms, cache_constants
 from trainer.files import write_csv, write_json
-from trainer.member import Member, Task
-from trainer.model import build_network
+from trainer.networks.model import build_network
 from trainer.recipe import MemberRecipe, SamplingRecipe, find_recipe
 from trainer.run import Run
-from trainer.spectrograms import IMAGES, INDEX, RANGES, Spectrograms, cache_constants
+from trainer.training.augment import Dice, augment
+from trainer.training.dataset import CropSet, Ints, epoch_crops, targets
+from trainer.training.member import Member, Task
 from trainer.workers import default_jobs
 
 SPECIES = 397

@@ -26,18 +26,18 @@ from edge.contract.blend import acoustic_scores
 from edge.contract.errors import BirdstationError
 from tests.trials import counted
 from trainer import metrics
-from trainer.bag import score_images
 from trainer.book import Book
-from trainer.corpus import Corpus, read_sound
+from trainer.corpus.recordings import Corpus, read_sound
+from trainer.corpus.soundscapes import SITES
+from trainer.corpus.spectrograms import crops_max_samples
 from trainer.files import read_json, write_json
-from trainer.model import load_network
-from trainer.predict import Predictor, predict
+from trainer.networks.model import load_network
+from trainer.pipeline.stages import Options, run_stages
 from trainer.recipe import Recipe, find_recipe, read_recipe
 from trainer.run import STAGES, Run
-from trainer.score import score_predictions
-from trainer.soundscapes import SITES
-from trainer.spectrograms import crops_max_samples
-from trainer.stages import Options, run_stages
+from trainer.tuning.bag import score_images
+from trainer.tuning.predict import Predictor, predict
+from trainer.tuning.score import score_predictions
 
 Plain = dict[str, Any]
 FIGURES = {

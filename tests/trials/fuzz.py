@@ -23,10 +23,10 @@ import numpy as np
 import soundfile
 from rich.console import Console
 
-from edge.archive import Replayed, replay_folder
 from edge.capture.recording import record_name
 from edge.config import Config, load_config
-from edge.replay import Progress
+from edge.replay.archive import Replayed, replay_folder
+from edge.replay.replay import Progress
 from edge.reports.shown import show_replay
 from edge.reports.summary import Cost, replay_summary
 from edge.store.record import Store

@@ -23,6 +23,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from edge.analysis.recognizer import Recognizer
 from edge.capture.recording import Decoder
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, WindowCutter
 from edge.contract.blend import Scores, blend_scores
@@ -30,8 +31,7 @@ from edge.contract.bundle import PRIOR, Bundle, read_bundle
 from edge.contract.labels import RowLabels, read_labels
 from edge.contract.metrics import NOCALL_ROW, score_rows
 from edge.contract.program import run_program
-from edge.prior import compute_prior_table, geo_week
-from edge.recognizer import Recognizer
+from edge.prior.table import compute_prior_table, geo_week
 from edge.types import Gap
 
 THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)

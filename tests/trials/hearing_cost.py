@@ -19,8 +19,8 @@ from pathlib import Path
 
 from tests.bench.before import tree_of
 from tests.bench.ratios import ROUNDS, Ratio
-from tests.daemon import PROJECT, Daemon, Watched
-from tests.sound_card import Card, forest, missing_programs
+from tests.helpers.daemon import PROJECT, Daemon, Watched
+from tests.helpers.sound_card import Card, forest, missing_programs
 from tests.trials import above_zero
 
 CPU_MAX, MEMORY_MAX_MB, LATER_MAX = 1.02, 10.0, 1.1

@@ -26,9 +26,9 @@ from typing import Any, Literal
 import numpy as np
 
 from edge.contract.blend import Blend
-from tests.brokers import Broker, Listener, free_port, until
 from tests.conftest import hiss, make_bundle, note, write_sound
-from tests.records import DETECTIONS, differences, dump
+from tests.helpers.brokers import Broker, Listener, free_port, until
+from tests.helpers.records import DETECTIONS, differences, dump
 from tests.trials import counted
 from tests.trials.kills_in_migration import earlier_version, same_after_killed_migrations
 

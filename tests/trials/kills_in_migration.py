@@ -13,7 +13,7 @@ import numpy as np
 from sqlite_utils import Database
 
 from edge.store.schema import migrations
-from tests.records import DETECTIONS, differences, dump
+from tests.helpers.records import DETECTIONS, differences, dump
 
 PROJECT = Path(__file__).parents[2]
 

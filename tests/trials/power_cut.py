@@ -28,16 +28,16 @@ from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from edge.backup import backup
 from edge.clips.reserve import Reserve
 from edge.clips.retention import Disk, Retention
 from edge.config import RetentionSettings
 from edge.contract.bundle import read_bundle
+from edge.store.backup import backup
 from edge.store.clips import ClipTable
 from edge.store.record import Store
 from edge.store.salvage import set_aside, sound_database
 from edge.types import ClipRow, Detection, Effort, Message, RecordingRow
-from tests.brokers import TOPIC, Broker, Listener, free_port, publisher_of
+from tests.helpers.brokers import TOPIC, Broker, Listener, free_port, publisher_of
 from tests.trials.kills_in_migration import earlier_version
 
 PROJECT = Path(__file__).parents[2]

@@ -17,15 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.archive import replay_folder
 from edge.capture.recording import find_recordings
 from edge.config import load_config
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES
 from edge.contract.bundle import file_sha256
 from edge.contract.errors import RecordingError
 from edge.contract.program import run_program
-from trainer.predict import Predictor, thresholds_of
+from edge.replay.archive import replay_folder
 from trainer.run import Run
+from trainer.tuning.predict import Predictor, thresholds_of
 
 NEAR = 1e-4
 

@@ -27,10 +27,10 @@ from edge.contract.program import run_program
 from tests.bench.before import PROJECT, tree_of
 from tests.bench.images import ONE_THREAD
 from tests.bench.ratios import ROUNDS, Ratio, interleaved
-from tests.trainer_run import finish, make_corpus, make_run
+from tests.helpers.trainer_run import finish, make_corpus, make_run
 from tests.trials import above_zero
 from trainer.files import write_json
-from trainer.tune import tune
+from trainer.tuning.tune import tune
 
 # The kernel's figure of the whole process (ru_maxrss) begins with what its parent had.
 _PROGRAM = """

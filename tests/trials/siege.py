@@ -30,7 +30,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tests.test_siege import locked
+from tests.edge.test_siege import locked
 from tests.trials import above_zero, counted
 
 PROJECT = Path(__file__).parents[2]
@@ -267,7 +267,7 @@ def trial(folder: Path, disk: Path, unit_s: float, detections: int) -> list[str]
     slow = slow_python(folder, 6 * unit_s)
     begun = time.monotonic()
     beside.start("-m", "edge", "run", "--config")
-    daemon.start("-m", "tests.stand_in_card", PRIOR_PYTHON=str(slow))
+    daemon.start("-m", "tests.helpers.stand_in_card", PRIOR_PYTHON=str(slow))
     until(lambda: daemon.rows("SELECT count(*) FROM recordings WHERE source = 'microphone'")[0][0], "it hears")
     besiege(daemon, disk, unit_s)
     wrong = []
@@ -279,7 +279,7 @@ def trial(folder: Path, disk: Path, unit_s: float, detections: int) -> list[str]
     sieged_s = lost_s(daemon)
     for what, siege in (("locked", lambda: locked(disk / "station.db")), ("settings", lambda: read_again(daemon))):
         before = daemon.rows("SELECT count(*) FROM effort")
-        daemon.start("-m", "tests.stand_in_card", PRIOR_PYTHON=str(slow))
+        daemon.start("-m", "tests.helpers.stand_in_card", PRIOR_PYTHON=str(slow))
         until(lambda before=before: daemon.rows("SELECT count(*) FROM effort") > before, "it hears again")
         with siege():
             time.sleep(3)

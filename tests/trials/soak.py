@@ -33,17 +33,17 @@ import soundfile
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-import edge.station
-from edge.analysis import Found
-from edge.clock import Clock
+import edge.daemon.station
+from edge.analysis.stretch import Found
 from edge.config import DEMO_FOLDER
 from edge.contract.audio import RATE_HZ
-from edge.live import Live
-from edge.machine import open_files, rss_mb
-from edge.station import Station
-from edge.stopwatch import Stopwatch
+from edge.daemon.live import Live
+from edge.daemon.station import Station
+from edge.host.clock import Clock
+from edge.host.machine import open_files, rss_mb
+from edge.host.stopwatch import Stopwatch
 from edge.types import Chunk, Gap
-from tests.brokers import Broker, Listener, free_port
+from tests.helpers.brokers import Broker, Listener, free_port
 from tests.trials import above_zero
 
 _CHUNK_S = 0.5  # as the microphone has them
@@ -433,17 +433,17 @@ class Soak:
 @contextmanager
 def _microphone(tape: Tape) -> Iterator[None]:
     """The daemon opens this tape for a sound card."""
-    real = edge.station.Live
+    real = edge.daemon.station.Live
 
     class TapeLive(Live):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments, open_microphone=lambda _settings: tape)  # type: ignore[arg-type,return-value]
 
-    edge.station.Live = TapeLive  # type: ignore[misc]
+    edge.daemon.station.Live = TapeLive  # type: ignore[misc]
     try:
         yield
     finally:
-        edge.station.Live = real  # type: ignore[misc]
+        edge.daemon.station.Live = real  # type: ignore[misc]
 
 
 def slopes(samples: list[dict[str, float]], warm_h: float = _WARM_H) -> dict[str, float]:

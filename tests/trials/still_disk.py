@@ -136,7 +136,7 @@ def trial(folder: Path, disk: Path, seconds: float) -> list[str]:
         return float(daemon.rows("SELECT total(analysed_s) FROM effort")[0][0])
 
     begun = time.monotonic()
-    daemon.start("-m", "tests.stand_in_card")
+    daemon.start("-m", "tests.helpers.stand_in_card")
     until(lambda: heard() > 0, "it hears")
     time.sleep(10)
     with still(folder):
@@ -156,7 +156,7 @@ def trial(folder: Path, disk: Path, seconds: float) -> list[str]:
     end_s = time.monotonic() - answers
     print(f"longest without a word to the watchdog: {pause_s:.1f} s")
     print(f"last word {word_s:.1f} s after a stop was asked for, gone {end_s:.1f} s after the disk answered, {status}")
-    daemon.start("-m", "tests.stand_in_card")
+    daemon.start("-m", "tests.helpers.stand_in_card")
     before = heard()
     until(lambda: heard() > before, "it hears again")
     daemon.stop()

@@ -26,11 +26,11 @@ import soxr
 from scipy.signal import correlate
 
 from edge.contract.audio import RATE_HZ, Samples
-from edge.health import SILENT_S_MAX
-from tests.brokers import Broker, Listener, free_port, until
-from tests.daemon import BOOKS, PROJECT, WINDOW_S, Daemon, Heard, books, heard, unix
-from tests.slow_bundle import BUNDLE, slow_bundle
-from tests.sound_card import CARD_HZ, Card, Pcm, Recording, forest, missing_programs
+from edge.daemon.health import SILENT_S_MAX
+from tests.helpers.brokers import Broker, Listener, free_port, until
+from tests.helpers.daemon import BOOKS, PROJECT, WINDOW_S, Daemon, Heard, books, heard, unix
+from tests.helpers.slow_bundle import BUNDLE, slow_bundle
+from tests.helpers.sound_card import CARD_HZ, Card, Pcm, Recording, forest, missing_programs
 from tests.trials import above_zero
 
 DETECTIONS = "birdstation/v1/forest/detection"

@@ -14,9 +14,9 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from tests.trainer_ground import make_ground
-from tests.trainer_steps import Tally, Walk
-from tests.trainer_walk import here
+from tests.helpers.trainer_ground import make_ground
+from tests.helpers.trainer_steps import Tally, Walk
+from tests.helpers.trainer_walk import here
 
 
 def main() -> None:

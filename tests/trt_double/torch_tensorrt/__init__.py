@@ -1,7 +1,8 @@
 """torch-tensorrt that makes ONNX of the program again and hands it to the double of TensorRT.
 
 It suffices because the scores are real: what is lost or changed on the way into torch shows on the probe. The real one,
-which compiles without a GPU but loads nothing, is in tests/torch_trt_plans.py; a test holds the arguments against it.
+which compiles without a GPU but loads nothing, is in tests/helpers/torch_trt_plans.py; a test holds the arguments
+against it.
 """
 
 from torch_tensorrt import dynamo

@@ -1,0 +1,309 @@
+"""A folder into which something else writes recordings: each is analysed once, when it is closed, oldest first.
+
+Knows no health and no service; which files are ready is edge/capture/folder.py's to say.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from edge.analysis.stretch import Analyst, Found, Prepared
+from edge.capture.folder import Content, FolderWatch
+from edge.capture.own import Own
+from edge.capture.recording import record_name
+from edge.clips.maker import ClipMaker
+from edge.config import Config
+from edge.contract.errors import ConfigError, EngineError, RowError, StoreError
+from edge.daemon.ledger import Ledger
+from edge.daemon.source import OUTAGE_S_MAX, Hearing
+from edge.daemon.timeline import Timeline
+from edge.host.clock import KNOWN, Clock, boot_id
+from edge.replay.replay import Replay
+from edge.replay.tried import Attempting, forget_gone, in_order
+from edge.store.connection import is_lock
+from edge.store.record import Store
+from edge.types import Gap, GapRow, Outcome
+
+SOURCE = "folder"
+_WAIT_S = 0.5
+_LOOK_S = 2.0  # between two looks at a folder in which nothing was ready
+_LOOK_SHARE = 20  # and so many times as long as a look took: a folder of 100,000 files costs seconds
+_LOOK_AGAIN_S = 30.0  # and at one in which much is: an older recording may have come
+_CLEAN_S = 60.0  # between two looks for what was begun of files that are gone
+_COUNT_S = 5.0  # between two counts of the present day
+_HELD_S = 5.0  # of another writer's lock, before it is a problem
+_REFUSED_MAX = 1000  # files whose reasons are remembered, so that each is said once
+_LATER_S, _LATER_S_MAX = 4.0, 3600.0  # before a file that cannot be read is tried again, twice as long each time
+
+log = logging.getLogger(__name__)
+
+
+class _Later(NamedTuple):
+    """When a file is tried again that could not be read."""
+
+    at_s: float  # monotonic clock
+    delay_s: float
+    why: str
+
+
+class _Held(NamedTuple):
+    """Another writer of the record holds up the clips."""
+
+    since_s: float  # monotonic clock
+    last_s: float  # it still did
+
+
+class Watched:
+    """Watches step by step, in one thread, with a ledger that is this thread's alone; edge.daemon.source.Source.
+
+    `alive` is called between pieces of work, before each piece of a file that is read, too, and may raise to leave a
+    long recording: what was committed stays, the rest is analysed next time. `recount` is given the store every few
+    seconds, and whenever a recording has ended.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        analyst: Analyst,
+        ledger: Ledger,
+        clips: ClipMaker | None,
+        on_found: Callable[[Found], None],
+        on_gap: Callable[[GapRow, float], None],
+        clock: Clock | None = None,
+        alive: Callable[[], object] = lambda: None,
+        recount: Callable[[Store], object] = lambda _: None,
+    ) -> None:
+        if config.folder.path is None:
+            raise ConfigError("folder.path: missing; source is folder, so say which")
+        self._root, self._station = config.folder.path, config.station.id
+        self._analyst, self._ledger, self._clips = analyst, ledger, clips
+        self._on_found, self._on_gap = on_found, on_gap
+        self._clock = clock or Clock()
+        self._on_alive, self._recount = alive, recount
+        self._counted_at = float("-inf")
+        self._coming: Prepared | None = None  # settings that are taken over before the next recording
+        self._new_timeline = partial(Timeline, config, SOURCE, boot_id() or "unknown", self._clock, ledger)
+        self._timeline: Timeline | None = None  # begun by the thread that steps: the ledger is of that
+        self._beat_at = self._clock.at_s()  # when work got on last
+        self._last_sound: datetime | None = None  # the end of what was analysed last
+        own = Own(config.state)
+        self._watch = FolderWatch(self._root, config.folder.settle_s, config.zone, own=own, looking=self._looking)
+        self._ready: list[Path] = []
+        self._later: dict[Path, _Later] = {}  # what cannot be read
+        self._refused: dict[str, str] = {}  # of each name the reason that was said last
+        self._held: _Held | None = None
+        self._looked_at = self._cleaned_at = float("-inf")
+        self._there_at, self._away, self._look_s = time.monotonic(), False, _LOOK_S
+
+    # What others ask, from their threads
+
+    @property
+    def card(self) -> str | None:
+        """A folder has none."""
+        return None
+
+    @property
+    def silence(self) -> Gap | None:
+        """A folder tells of none."""
+        return None
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds of sound that wait, as far as headers tell."""
+        return self._watch.waiting().seconds
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the folder, or with files in it that wait, in one line."""
+        waits, later = None, list(self._later.items())
+        if later:
+            path, first = later[0]
+            count = f"{len(later)} file{'s wait' if len(later) > 1 else ' waits'}"
+            waits = f"{count}, as {record_name(path, self._root)}: {first.why}"
+        return "; ".join(filter(None, (self._watch.problem, waits))) or None
+
+    @property
+    def files_wait(self) -> int:
+        """How many files could not be read when they were asked last; they are tried again."""
+        return len(self._later)
+
+    def hearing(self) -> Hearing:
+        """How it is: for how long the folder itself cannot be read, whatever is wrong with parts of it."""
+        away_s = time.monotonic() - self._there_at if self._away else 0.0
+        return Hearing(
+            hearing=not away_s,
+            silent_s=away_s,
+            problem=self.problem,
+            waiting_s=self.waiting_s,
+            shed=0,
+            last_sound=self._last_sound,
+            clock_state=self._clock.state,
+            now=self._clock.now(),
+            time_known=self._clock.line.known in KNOWN,
+        )
+
+    def gets_on(self, decided_at: float) -> bool:  # noqa: ARG002 - a folder may be empty
+        """Every piece of work is a sign; one that takes long waits for a disk or a database, and holds nothing that is
+        not in its file."""
+        return self._clock.at_s() - self._beat_at < OUTAGE_S_MAX
+
+    def take(self, config: Config) -> None:
+        """Use these settings from the next recording on. Raises ConfigError or BundleError; then nothing is taken."""
+        self._coming = self._analyst.prepared(config)
+
+    # Work
+
+    def end(self, patience_s: float = 0.0) -> None:  # noqa: ARG002 - what waits are files
+        """Let go of the clips and the database."""
+        if self._clips:
+            self._clips.close()
+        self._ledger.close()
+
+    def alive(self) -> None:
+        """Work gets on. May raise, to leave what is under way."""
+        self._beat_at = self._clock.at_s()
+        self._timeline = self._timeline or self._new_timeline()
+        self._timeline.moved()  # rows carry their recorders' times
+        self._on_alive()
+        if self._beat_at - self._counted_at > _COUNT_S:
+            self._count()
+
+    def wait_for(self, error: StoreError) -> bool:
+        """A clip cannot be noted: whether to try again. Another writer is waited for, since what is read waits in its
+        file. May raise, to leave it."""
+        if not is_lock(error):
+            return False
+        now = time.monotonic()
+        since = now if self._held is None or now - self._held.last_s > _HELD_S else self._held.since_s
+        self._held = _Held(since, now)
+        if now - since > _HELD_S:
+            self._ledger.failed(error)
+        self.alive()
+        return True
+
+    def _count(self) -> None:
+        self._counted_at = self._beat_at
+        if self._ledger.error is None:
+            with suppress(StoreError):
+                self._recount(self._ledger.store())
+
+    def _take_over(self) -> None:
+        coming, self._coming = self._coming, None
+        if coming is not None:
+            self._analyst.use(coming)
+            if self._clips:
+                self._clips.config = coming.config
+
+    def step(self) -> Outcome | None:
+        """Analyse the next recording, if one is ready and the database can be had; otherwise wait half a second."""
+        self.alive()
+        self._take_over()
+        self._ledger.flush()
+        since_s = time.monotonic() - self._looked_at
+        if self._ledger.error is not None or (not self._ready and since_s < self._look_s):
+            time.sleep(_WAIT_S)
+            return None
+        if not self._ready or since_s > max(_LOOK_AGAIN_S, self._look_s):
+            self._look()
+        if not self._ready:
+            return None
+        path = self._ready.pop()
+        try:
+            store, clips = self._ledger.store(), self._clips
+            keep = (lambda: clips) if clips else None
+            replay = Replay(self._analyst, store, keep, SOURCE, self._found, self._on_gap, self.alive)
+            outcome = replay.recording(path, record_name(path, self._root))
+        except RowError as error:  # the record takes the others
+            self._try_later(path, str(error))
+            return None
+        except StoreError as error:
+            self._ledger.failed(error)
+            return None
+        except EngineError as error:  # its prior cannot be made now
+            self._try_later(path, str(error))
+            return None
+        except OSError as error:  # a bad sector, or gone with its disk: asked less and less often, never forgotten
+            self._try_later(path, str(error.strerror or error))
+            return None
+        self._later.pop(path, None)
+        self._count()
+        self._watch.done(path)
+        if outcome.state == "refused" and not outcome.earlier:
+            self._tell_refused(outcome)
+        return outcome
+
+    def _tell_refused(self, outcome: Outcome) -> None:
+        """Once for each reason: the file may be a log, of this very station, that grows by each line."""
+        if self._refused.get(outcome.path) == outcome.reason:
+            return
+        if len(self._refused) >= _REFUSED_MAX:
+            self._refused.clear()
+        self._refused[outcome.path] = outcome.reason or ""
+        log.warning("%s: refused: %s", outcome.path, outcome.reason)
+
+    def _try_later(self, path: Path, why: str) -> None:
+        before = self._later.get(path)
+        delay_s = min(_LATER_S_MAX, 2 * before.delay_s) if before else _LATER_S
+        self._later[path] = _Later(time.monotonic() + delay_s, delay_s, why)
+        log.warning("%s: %s; tried again in %.0f s", record_name(path, self._root), why, delay_s)
+
+    def _found(self, found: Found) -> None:
+        self._last_sound = found.end
+        if self._held is not None:  # it could be stored
+            self._held = None
+            self._ledger.flush(now=True)
+        self._on_found(found)
+        self.alive()
+
+    def _look(self) -> None:
+        begun = time.monotonic()
+        ready = self._watch.ready()
+        self._looked_at = time.monotonic()
+        there = set(ready)
+        self._later = {path: when for path, when in self._later.items() if path in there}
+        now = [p for p in ready if p not in self._later or self._later[p].at_s <= self._looked_at]
+        self._ready = self._in_order(now)[::-1]
+        self._look_s = max(_LOOK_S, _LOOK_SHARE * (self._looked_at - begun))
+        self._away = not self._watch.readable
+        if not self._away:
+            self._there_at = self._looked_at
+        if not (ready or self._watch.problem) and self._looked_at - self._cleaned_at > _CLEAN_S:
+            self._clean()
+
+    def _clean(self) -> None:
+        """With nothing to read: what was begun may be a file of another name by now, and goes on in that."""
+        self._cleaned_at = self._looked_at
+        try:
+            forget_gone(self._ledger.store(), self._station, self._root, self._watch.there)
+        except StoreError as error:
+            self._ledger.failed(error)
+
+    @contextmanager
+    def _looking(self, files: Sequence[tuple[Path, Content]]) -> Iterator[Collection[Path]]:
+        """While headers of these are read: those that may be."""
+        names = {path: record_name(path, self._root) for path, _ in files}
+        with ExitStack() as stack:
+            try:
+                attempting = Attempting(self._ledger.store(), self._station)
+                told = [(names[path], content.bytes, content.mtime_ns) for path, content in files]
+                may_be = stack.enter_context(attempting.looking(told))
+            except StoreError as error:
+                self._ledger.failed(error)
+                may_be = set(names.values())
+            yield {path for path, name in names.items() if name in may_be}
+
+    def _in_order(self, paths: list[Path]) -> list[Path]:
+        """Oldest first, but for those at which nothing else may wait."""
+        if not paths:
+            return paths
+        try:
+            store = self._ledger.store()
+            return in_order(store, self._station, self._root, paths, resumes=self._clips is None)
+        except StoreError as error:
+            self._ledger.failed(error)
+            return paths

@@ -1,0 +1,184 @@
+"""The tables of places that are held in memory, and when they are made: at once, or beside those who hear.
+
+Knows no sound and no source; prior.py says what a table is.
+"""
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from edge.contract.blend import Scores
+from edge.contract.bundle import Bundle
+from edge.contract.errors import BundleError, EngineError
+from edge.prior.table import prior_table
+from edge.types import Place
+
+_PLACES_MAX = 8  # whose priors are held: one of 6,500 species takes 10 MB, and an archive may have hundreds of sites
+_AGAIN_S, _AGAIN_S_MAX = 30.0, 3600.0  # before one that could not be made is tried again, twice as long each time
+_POLL_S = 0.25  # of one who waits for a table and has other duties
+log = logging.getLogger(__name__)
+
+
+class PriorTables(Protocol):
+    """Where a stretch gets its prior from."""
+
+    made: int  # grows when a table has come that stretches do without so far
+    problem: str | None  # why there is none yet
+
+    def table(self, place: Place) -> Scores | None:
+        """`(366, species)`; None: sound alone decides."""
+
+
+class _Held:
+    """The tables that were used last."""
+
+    def __init__(self) -> None:
+        self._tables: OrderedDict[Place, Scores | None] = OrderedDict()
+
+    def __contains__(self, place: Place) -> bool:
+        return place in self._tables
+
+    def use(self, place: Place) -> Scores | None:
+        """One that is here; it is the latest then."""
+        self._tables.move_to_end(place)
+        return self._tables[place]
+
+    def hold(self, place: Place, table: Scores | None) -> None:
+        """A new one; the one that was not used for longest goes."""
+        self._tables[place] = table
+        self._tables.move_to_end(place)
+        if len(self._tables) > _PLACES_MAX:
+            self._tables.popitem(last=False)
+
+
+class _Tables:
+    """What all ways to have them share."""
+
+    def __init__(self, bundle: Bundle, folder: Path) -> None:
+        self.made = 0
+        self.problem: str | None = None
+        self._bundle, self._folder = bundle, folder
+        self._held = _Held()
+
+
+class Priors(_Tables):
+    """Made when they are asked for: whoever asks waits, since a recording's rows depend on it."""
+
+    def __init__(self, bundle: Bundle, folder: Path) -> None:
+        super().__init__(bundle, folder)
+        self._lock = threading.Lock()
+
+    def table(self, place: Place) -> Scores | None:
+        """The table of a place. Raises BundleError or EngineError if it cannot be made."""
+        with self._lock:
+            if place not in self._held:
+                self._held.hold(place, prior_table(self._bundle, place, self._folder))
+            return self._held.use(place)
+
+
+class PriorsBeside(_Tables):
+    """Made in a thread of its own, for a microphone: until a table is there sound alone decides. One that cannot be
+    made is tried again, less and less often: hearing goes on, whatever it is.
+
+    priors = PriorsBeside(bundle, config.state / "priors")
+    priors.table(place)   # None until it is there
+    priors.made           # grows when one has come
+    """
+
+    def __init__(self, bundle: Bundle, folder: Path) -> None:
+        super().__init__(bundle, folder)
+        self._lock = threading.Lock()
+        self._asked: set[Place] = set()  # on their way
+
+    def table(self, place: Place) -> Scores | None:
+        """The table of a place if it is there; never waits."""
+        if not self._bundle.manifest.has_prior:
+            return None
+        with self._lock:
+            if place in self._held:
+                return self._held.use(place)
+            is_new = place not in self._asked
+            self._asked.add(place)
+        if is_new:
+            self.problem = "it is being made"
+            threading.Thread(target=self._make, args=(place,), name="prior", daemon=True).start()
+        return None
+
+    def wait(self, place: Place, timeout_s: float) -> bool:
+        """Whether a table is there within that time, as one that was kept is."""
+        deadline = time.monotonic() + timeout_s
+        while self._bundle.manifest.has_prior and place not in self._held:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_S / 10)
+        return True
+
+    def _make(self, place: Place) -> None:
+        delay_s = _AGAIN_S
+        while True:
+            try:
+                table = prior_table(self._bundle, place, self._folder)
+            except Exception as error:  # whatever it is
+                delay_s = _AGAIN_S_MAX if isinstance(error, BundleError) else delay_s
+                self._complain(f"{error}; tried again in {delay_s:.0f} s")
+                time.sleep(delay_s)
+                delay_s = min(_AGAIN_S_MAX, 2 * delay_s)
+            else:
+                with self._lock:
+                    self._held.hold(place, table)
+                    self._asked.discard(place)
+                self.made += 1
+                self.problem = None
+                return
+
+    def _complain(self, problem: str) -> None:
+        log.warning("%s; until then sound alone decides", problem)
+        self.problem = problem
+
+
+class PriorsAwaited(_Tables):
+    """Made in a thread of its own, and waited for: a recording's rows depend on it, but who waits has other duties.
+    `alive` is called four times a second meanwhile, and may raise to leave."""
+
+    def __init__(self, bundle: Bundle, folder: Path, alive: Callable[[], object] = lambda: None) -> None:
+        super().__init__(bundle, folder)
+        self.alive = alive  # may be replaced
+        self._making: dict[Place, list[Scores | Exception | None]] = {}  # of each at most one answer
+
+    def table(self, place: Place) -> Scores | None:
+        """The table of a place. Raises BundleError, or EngineError if it cannot be made now."""
+        if place not in self._held:
+            self._held.hold(place, self._awaited(place))
+        return self._held.use(place)
+
+    def _awaited(self, place: Place) -> Scores | None:
+        answer = self._making.get(place)
+        if answer is None:
+            answer = self._making[place] = []
+            threading.Thread(target=self._make, args=(place, answer), name="prior", daemon=True).start()
+        until_s = time.monotonic() + _POLL_S
+        while not answer:
+            time.sleep(_POLL_S / 25)
+            if time.monotonic() > until_s:
+                self.problem = "it is being made"
+                self.alive()
+                until_s = time.monotonic() + _POLL_S
+        del self._making[place]
+        (found,) = answer
+        if isinstance(found, Exception):
+            self.problem = str(found)
+            raise found
+        self.problem = None
+        return found
+
+    def _make(self, place: Place, answer: list[Scores | Exception | None]) -> None:
+        try:
+            answer.append(prior_table(self._bundle, place, self._folder))
+        except BundleError as error:
+            answer.append(error)
+        except Exception as error:
+            answer.append(error if isinstance(error, EngineError) else EngineError(f"the prior: {error!r}"))

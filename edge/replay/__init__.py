@@ -1,0 +1,1 @@
+"""Recordings analysed once, into the record. Knows no microphone."""

@@ -1,0 +1,132 @@
+"""Recordings read by the nodes of a Ray cluster; what a lost node was reading is read again elsewhere.
+
+Every node has birdstation installed and sees bundle and recordings under the same paths. Knows no database: the events
+come to whoever asked, who alone stores them.
+"""
+
+import socket
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from edge.analysis.recognizer import best_recognizer
+from edge.analysis.stretch import Analyst
+from edge.config import Config
+from edge.contract.bundle import read_bundle
+from edge.contract.cluster import joined
+from edge.contract.errors import BirdstationError, ConfigError
+from edge.replay.identity import Identity, identify
+from edge.replay.reader import Event, Events, Task, Unread, read_recordings
+from edge.store.files import KnownRecording
+
+LOST_MAX = 5  # how often recordings may lose their node or their process
+_GROUP_BYTES, _GROUP_TASKS = 64 << 20, 64  # small recordings go together: a task of the cluster costs milliseconds
+_AHEAD = 2  # groups for each core, read or waiting: the rest is asked for when these are done
+
+
+class ClusterReaders:
+    """Reads recordings on a cluster.
+
+    for event in ClusterReaders("10.0.0.1:6379", config, bundle_id, known).events(tasks): ...
+
+    `known`: the recordings that the record has, by content; analysed as `analysis` they are not read again.
+
+    The events of a recording are in order and come when its group is done. Recordings whose process dies again and
+    again come as Unread, and the rest goes on. Raises ConfigError if there is no cluster or a node lacks the bundle.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        config: Config,
+        bundle_id: str,
+        known: Mapping[str, Sequence[KnownRecording]] = MappingProxyType({}),
+        analysis: str = "",
+    ) -> None:
+        if config.clips.of_recordings:
+            raise ConfigError("--cluster: clips.of_recordings is on; a cluster sends no sound back, turn it off")
+        self._address, self._config, self._bundle_id = address, config, bundle_id
+        self._known, self._analysis = known, analysis
+
+    def events(self, tasks: Iterable[Task]) -> Events:
+        """Read the tasks; they are asked for as the cluster gets on."""
+        with joined(self._address) as ray:
+            read = ray.remote(num_cpus=1, max_retries=LOST_MAX)(_read_there)
+            known = (ray.put(dict(self._known)), self._analysis) if self._known else ()  # once for each node
+            limit = _AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
+            groups, running = _groups(tasks), dict[Any, list[Task]]()
+            again: list[list[Task]] = []
+            while True:
+                while len(running) < limit and (group := again.pop() if again else next(groups, None)):
+                    running[read.remote(self._config, self._bundle_id, group, *known)] = group
+                if not running:
+                    return
+                done, _ = ray.wait(list(running), num_returns=1)
+                group = running.pop(done[0])
+                events = _events_of(ray, done[0])
+                if events is not None:
+                    yield from events
+                elif len(group) > 1:  # one of them kills its reader: find out which
+                    again += [[task] for task in group]
+                else:
+                    yield Unread(group[0], OSError(0, f"its process died {LOST_MAX + 1} times"), None)
+
+
+def _groups(tasks: Iterable[Task]) -> Iterator[list[Task]]:
+    group: list[Task] = []
+    for task in tasks:
+        group.append(task)
+        if len(group) >= _GROUP_TASKS or sum(t.bytes for t in group) >= _GROUP_BYTES:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _events_of(ray: Any, reference: Any) -> list[Event] | None:
+    """None if it was lost too often."""
+    try:
+        events: list[Event] = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, BirdstationError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayError:
+        return None
+    return events
+
+
+_analysts: dict[str, Analyst] = {}  # of this process, which reads many groups: loading a bundle takes seconds
+
+
+def _read_there(
+    config: Config,
+    bundle_id: str,
+    group: list[Task],
+    known: Mapping[str, Sequence[KnownRecording]] = MappingProxyType({}),
+    analysis: str = "",
+) -> list[Event]:
+    """Read recordings on a node of the cluster, in a process of its own, with one core."""
+    key = repr((bundle_id, config))
+    if key not in _analysts:
+        _analysts[key] = _analyst(config, bundle_id)
+
+    def which(name: str, sha256: str, told: str) -> Identity:
+        return identify(known.get(sha256, ()), config.station.id, analysis, name, sha256, told, config.zone)
+
+    return list(read_recordings(_analysts[key], group, identify=which))
+
+
+def _analyst(config: Config, bundle_id: str) -> Analyst:
+    bundle = read_bundle(config.bundle_folder, config.station.language)
+    if bundle.id != bundle_id:
+        node = socket.gethostname()
+        raise ConfigError(f"{config.bundle_folder}: another bundle than here on node {node}; all must see the same")
+    state = Path(tempfile.mkdtemp(prefix="birdstation-"))  # what is computed once per place; the station's is elsewhere
+    here = replace(config, state=state, runtime=replace(config.runtime, threads=1))
+    recognizer = best_recognizer(bundle, here.runtime, config.engines_folder, here.members, "replay")
+    recognizer.check_probe()
+    return Analyst(here, recognizer)

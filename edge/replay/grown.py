@@ -1,0 +1,55 @@
+"""Which other recordings a file was before it grew, was cut short or got other tags. Asks the record, and looks at the
+bytes and at the sums of the sound."""
+
+from contextlib import ExitStack, suppress
+
+from edge.capture.content import continues, state_of_opened
+from edge.capture.opened import Opened, Pulse, no_pulse
+from edge.capture.sound_sums import is_within
+from edge.replay.reader import Task
+from edge.store.files import Files, same_place
+
+
+def grown_out_of(store: Files, station: str, task: Task, recording: str, pulse: Pulse = no_pulse) -> dict[str, bool]:
+    """Of other recordings that this file was, whether it has grown out of them, as far as its bytes can say."""
+    grown: dict[str, bool] = {}
+    earlier = store.earlier(station, task.name, recording)
+    with suppress(OSError, ValueError), ExitStack() as stack:
+        file = stack.enter_context(Opened(task.path, pulse)) if earlier else None
+        if file is None or not _is_as_read(file, task):
+            return {}
+        for name, other, state in earlier:
+            if _is_another(task, name):
+                continue
+            continued = continues(file, state)
+            if continued is not None:
+                grown[other] = continued or grown.get(other, False)
+    return grown
+
+
+def _is_as_read(file: Opened, task: Task) -> bool:
+    """Whether this is what was read, not what has taken its name since."""
+    now, read = state_of_opened(file), task.file
+    return now.sample == read.sample if now.bytes == read.bytes else continues(file, read) is not False
+
+
+def alike(
+    store: Files, station: str, task: Task, recording: str, sound: str, audio_s: float
+) -> tuple[list[str], str | None]:
+    """Of recordings whose files have this one's name: those whose sound is in this one, and one that has all of its
+    sound. They began at the same moment, or were this very file."""
+    within = []
+    for name, other, same_start, its_sound, its_s in store.alike(station, task.name, recording):
+        with suppress(OSError, ValueError):
+            if not same_start and (not same_place(task.name, name) or _is_another(task, name)):
+                continue
+            if is_within(its_sound, its_s, sound, audio_s):
+                within.append(other)
+            elif is_within(sound, audio_s, its_sound, its_s):
+                return [], other
+    return within, None
+
+
+def _is_another(task: Task, name: str) -> bool:
+    """Whether this name, beside that of the task, is another file that is there."""
+    return name != task.name and (task.path.absolute().parents[task.name.count("/")] / name).exists()

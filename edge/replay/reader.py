@@ -1,0 +1,390 @@
+"""Recordings read and analysed, in one thread or in several: what comes of them, as events.
+
+Every recording that was given ends in one last event: Ended, Refused or Unread. Knows no database: whoever takes the
+events stores them.
+"""
+
+import errno
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+from edge.analysis.stretch import Analyst, Batch, Found, Stretch
+from edge.capture.container import open_file
+from edge.capture.content import read_once, state_of, state_of_opened, still_holds
+from edge.capture.file_name import YEAR_MIN
+from edge.capture.opened import Opened, Pulse, no_pulse
+from edge.capture.recording import Decoder
+from edge.capture.sound_sums import SoundSums
+from edge.capture.start_time import StartTime, start_of
+from edge.config import Config
+from edge.contract.audio import RATE_HZ, Samples
+from edge.contract.errors import RecordingError, UnreadError
+from edge.contract.local_clock import LocalClock
+from edge.replay.identity import FROM_NAME, Identify, Identity, recording_id, told_of
+from edge.store.files import file_id
+from edge.types import FileState, Gap, GapRow, Place, RecordingRow, stable_id, utc_text
+
+
+@dataclass(frozen=True)
+class Task:
+    """A recording to be analysed, as it was when somebody looked."""
+
+    path: Path
+    name: str  # by which the record knows it
+    file: FileState
+    source: str
+
+    @classmethod
+    def of(cls, path: Path, name: str, source: str) -> "Task":
+        """Raises OSError if the file is not there, or cannot be read."""
+        return cls(path, name, state_of(path), source)
+
+    def in_part(self) -> "Task":
+        """The same, where the file is only the beginning of what it is taken for."""
+        return replace(self, file=replace(self.file, body_end=0, body_sum=0))
+
+    @property
+    def bytes(self) -> int:
+        """Of the file."""
+        return self.file.bytes
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A recording can be decoded; this is what it says of itself."""
+
+    task: Task
+    row: RecordingRow
+    expected_s: float | None  # its length, as far as its header tells
+    known_s: float = 0.0  # so much of it was decided before, and stands
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Sound of a recording, for those who keep it."""
+
+    row: RecordingRow
+    samples: Samples
+
+
+@dataclass(frozen=True)
+class Missed:
+    """Sound is missing in the middle of a recording."""
+
+    row: RecordingRow
+    gap: GapRow
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A recording was analysed to its end."""
+
+    task: Task
+    row: RecordingRow
+    audio_s: float
+    windows: int
+    warning: str | None  # what of it was lost
+    gap: GapRow | None
+    note: str | None = None  # what else is to be known of its sound
+    sound: str = ""  # its sums, by which it is known whatever stands around it
+
+
+@dataclass(frozen=True)
+class Same:
+    """A file is a recording whose analysis stands, or which is being read under another name."""
+
+    task: Task
+    id: str
+    better: bool = False  # its name tells more than that one: it is to be looked at again
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A recording cannot be analysed, now or later."""
+
+    task: Task
+    id: str  # of the recording, if it had begun; otherwise of the file
+    reason: str
+    gap: GapRow | None
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A recording could not be read this time: gone, not permitted, a bad sector. What came of it before stands."""
+
+    task: Task
+    error: OSError
+    id: str | None  # of its row, if it had begun
+    changed: bool = False  # its file is no longer what it was when it began: what came of it before is nothing
+
+
+Event = Begun | Same | Heard | Missed | Found | Ended | Refused | Unread
+Events = Generator[Event, None, None]
+Reading = Callable[[Iterable[Task]], Events]
+
+
+@dataclass
+class _Open:
+    """A stretch of a recording that was decoded to its end, and whose last windows may still wait for a batch."""
+
+    stretch: Stretch
+    ended: Ended | None = None  # with the last one of the recording; its windows are not counted yet
+
+
+def read_recordings(
+    analyst: Analyst,
+    tasks: Iterable[Task],
+    keep_sound: bool = False,
+    identify: Identify | None = None,
+    pulse: Pulse = no_pulse,
+) -> Events:
+    """Analyse recordings one after the other. The windows of several share batches, so a recording may end after the
+    next one has begun; the events of each are in order. `keep_sound`: with Heard events. `identify` says which
+    recording a file is; without it each is new. `pulse` is called before each piece of a file, and may raise."""
+    reader = _Reader(analyst, keep_sound, identify or partial(_new, analyst.config.station.id), pulse)
+    for task in tasks:
+        yield from reader.read(task)
+    yield from reader.rest()
+
+
+def _new(station: str, _: str, sha256: str, told: str) -> Identity:
+    return Identity(recording_id(station, sha256, told), False)
+
+
+class _Reader:
+    """Reads one recording after the other."""
+
+    def __init__(self, analyst: Analyst, keep_sound: bool, identify: Identify, pulse: Pulse) -> None:
+        self._analyst, self._keep_sound, self._identify, self._pulse = analyst, keep_sound, identify, pulse
+        self._batch = Batch(analyst)
+        self._open: deque[_Open] = deque()
+        self._begun: dict[str, Task] = {}  # recordings that have had no last event yet
+
+    def read(self, task: Task) -> Events:
+        """All that comes of a recording but what waits for a batch. What this machine cannot read now is Unread; only
+        what the bytes say is Refused."""
+        self._task, self._digest = task, ""
+        self._row: RecordingRow | None = None
+        self._decoder: Decoder | None = None
+        try:
+            with open_file(task.path, self._pulse) as file:
+                yield from self._whole(file)
+        except UnreadError as error:
+            yield self._unread(error.error)
+        except RecordingError as error:
+            yield self._refused(error)
+        except OSError as error:
+            yield self._unread(error)
+        except MemoryError:
+            yield from self._out_of_memory(task)
+        else:
+            yield from self.answered()
+
+    def rest(self) -> Events:
+        """What still waits for a batch, which does not fill any more."""
+        try:
+            yield from self.answered(rest=True)
+        except MemoryError:
+            yield from self._out_of_memory()
+
+    def _out_of_memory(self, *tasks: Task) -> Events:
+        """Nobody can tell for whose windows there was no room: all that have begun are tried again."""
+        begun = {task.name: (task, id_) for id_, task in self._begun.items()}
+        waiting = {task.name: (task, None) for task in tasks} | begun
+        self._batch, self._open, self._begun = Batch(self._analyst), deque(), {}
+        for task, id_ in waiting.values():
+            yield Unread(task, OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), id_)
+
+    def _unread(self, error: OSError, changed: bool = False) -> Unread:
+        self._drop()
+        return Unread(self._task, error, self._row.id if self._row else None, changed)
+
+    def _refused(self, error: RecordingError) -> Refused:
+        self._drop()
+        row, decoder = self._row, self._decoder
+        refused = row.id if row else file_id(self._analyst.config.station.id, self._task.name, self._digest)
+        lost = _lost(row, decoder.position_s, decoder) if row and decoder else None
+        return Refused(self._task, refused, error.reason, lost)
+
+    def _drop(self) -> None:
+        """What waits for a batch is not asked any more."""
+        if self._row is not None:
+            gone = self._row.id
+            self._begun.pop(gone, None)
+            self._batch.drop(gone)
+            self._open = deque(one for one in self._open if one.stretch.row.id != gone)
+
+    def _whole(self, file: Opened) -> Events:
+        """Digest and sound are of one open file, whatever takes its name meanwhile."""
+        analyst = self._analyst
+        with analyst.stopwatch("decode"):
+            self._digest, state = read_once(file, state_of_opened(file))
+        self._task = task = replace(self._task, file=state)
+        with Decoder(task.path, file=file) as self._decoder:
+            decoder = self._decoder
+            start = self._start(file, decoder)
+            identity = self._identify(task.name, self._digest, told_of(task.name, start.source))
+            if identity.done:
+                yield Same(task.in_part() if identity.part else task, identity.id, identity.better)
+                return
+            start = self._best_start(file, decoder, start, identity)
+            told_as = identity.told_as if start.source in FROM_NAME else None
+            self._row = row = replace(_row(analyst.config, task, identity.id, self._digest, start), told_as=told_as)
+            self._begun[row.id] = task
+            # clips want all of its sound, and every detection in it
+            goes_on = not self._keep_sound and identity.since == utc_text(row.start)
+            known_s = identity.known_s if goes_on else 0.0
+            yield Begun(task, row, decoder.expected_s, known_s)
+            ended = yield from self._sound(row, decoder, known_s)
+            if still_holds(file, state, self._digest):
+                self._open.append(ended)
+            else:
+                yield self._unread(OSError(errno.ESTALE, "it changed while it was read"), changed=True)
+
+    def _sound(self, row: RecordingRow, decoder: Decoder, known_s: float) -> Generator[Event, None, _Open]:
+        """A recording from its first sample to its last, whose windows may still wait for a batch; of its first
+        `known_s` of sound none are asked."""
+        stretch, heard_s, sums = Stretch(self._analyst, row, known=round(known_s * RATE_HZ)), 0.0, SoundSums()
+        for piece in _pieces(self._analyst, decoder):
+            if isinstance(piece, Gap):
+                yield Missed(row, _gap_row(row, piece))
+                sums.miss(piece.seconds)
+                self._open.append(self._closed(stretch))
+                stretch = stretch.after(piece.seconds)
+            else:
+                if self._keep_sound:
+                    yield Heard(row, piece)
+                heard_s += len(piece) / RATE_HZ
+                sums.add(piece)
+                stretch.push(piece)
+                self._batch.add(stretch)
+            yield from self.answered()
+        last = self._closed(stretch)
+        lost = _lost(row, stretch.ends_s, decoder)
+        last.ended = Ended(self._task, row, heard_s, 0, decoder.warning, lost, decoder.note, sums.text)
+        return last
+
+    def _best_start(self, file: Opened, decoder: Decoder, start: StartTime, identity: Identity) -> StartTime:
+        """When the recording began, by all that is known of it: the name that tells most; of modification times the
+        earliest, since copies are made later."""
+        if identity.told_as:
+            start = self._start(file, decoder, name=Path(identity.told_as))
+        if start.source != "mtime":
+            return start
+        if decoder.expected_s is None:  # when it ended: decoding tells how long it is
+            start = self._start(file, decoder, whole=True)
+        guess = _of_row(utc_text(start.start_utc))  # to the digits that the record keeps, so that it can go on
+        before = _of_row(identity.since) if identity.since else guess
+        return replace(start, start_utc=before if before.year >= YEAR_MIN and before < guess else guess)
+
+    def _start(self, file: Opened, decoder: Decoder, name: Path | None = None, whole: bool = False) -> StartTime:
+        """When the recording began, by its own texts and its `name`. `whole`: its length is found by decoding all."""
+        path, seconds = self._task.path, decoder.expected_s
+        if whole:
+            with self._analyst.stopwatch("decode"):
+                seconds = _length_s(path, file)
+        return start_of(name or path, zone=self._analyst.config.zone, duration_s=seconds, file=file)
+
+    def _closed(self, stretch: Stretch) -> _Open:
+        """The stretch ends here; its last windows may still wait for a batch."""
+        stretch.close()
+        self._batch.add(stretch)
+        return _Open(stretch)
+
+    def answered(self, rest: bool = False) -> Events:
+        """What the networks say of whole batches, and the recordings that have all their answers with that."""
+        for found in self._batch.found(rest):
+            yield from self._ended((found.row.id, found.begins_s))
+            yield found
+        yield from self._ended(None)
+
+    def _ended(self, now: tuple[str, float] | None) -> Events:
+        """Stretches that are over; not the one whose answers are being given just now."""
+        open_ = self._open
+        while open_ and open_[0].stretch.done and (open_[0].stretch.row.id, open_[0].stretch.begins_s) != now:
+            over = open_.popleft()
+            yield from over.stretch.last()
+            if over.ended:
+                self._begun.pop(over.ended.row.id, None)
+                yield replace(over.ended, windows=over.stretch.windows)
+
+
+def _of_row(time: str) -> datetime:
+    return datetime.fromisoformat(time.replace("Z", "+00:00"))
+
+
+def _length_s(path: Path, file: Opened) -> float:
+    with Decoder(path, file=file) as decoder:
+        for _ in decoder:
+            pass
+        return decoder.position_s + decoder.lost_s
+
+
+def _pieces(analyst: Analyst, decoder: Decoder) -> Iterator[Samples | Gap]:
+    """Blocks have one size, so that a recording read again gives the same numbers."""
+    pieces = iter(decoder)
+    while True:
+        with analyst.stopwatch("decode"):
+            piece = next(pieces, None)
+        if piece is None:
+            return
+        yield piece
+
+
+def _row(config: Config, task: Task, id_: str, digest: str, start: StartTime) -> RecordingRow:
+    local = LocalClock(config.zone, start.utc_offset_minutes)
+    return RecordingRow(
+        id=id_,
+        path=task.name,
+        bytes=task.file.bytes,
+        mtime_ns=task.file.mtime_ns,
+        sha256=digest,
+        start=start.start_utc,
+        time_source=start.source,
+        zone_source=start.zone_source,
+        utc_offset_minutes=local.offset_minutes(start.start_utc),
+        place=_place(config, start.latitude, start.longitude, start.site),
+        source=task.source,
+        zone=local.zone,
+    )
+
+
+def _place(config: Config, latitude: float | None, longitude: float | None, site: str | None) -> Place | None:
+    """Where a recording was made: what it says itself, its site's place, or the station's."""
+    if latitude is not None and longitude is not None:
+        return Place(latitude, longitude)
+    if site is not None and site in config.sites:
+        return Place(config.sites[site].latitude, config.sites[site].longitude)
+    station = config.station
+    if station.latitude is not None and station.longitude is not None:
+        return Place(station.latitude, station.longitude)
+    return None
+
+
+def _lost(row: RecordingRow, ends_s: float, decoder: Decoder) -> GapRow | None:
+    """What was announced and could not be decoded follows what was heard."""
+    if not decoder.lost_s:
+        return None
+    return replace(
+        _gap_row(row, Gap(ends_s, decoder.lost_s, "damaged", decoder.warning or "")), id=stable_id(row.id, "damaged")
+    )
+
+
+def _gap_row(row: RecordingRow, gap: Gap) -> GapRow:
+    return GapRow(
+        id=stable_id(row.id, gap.reason, f"{gap.at_s:.3f}"),
+        source=row.source,
+        start=row.start + timedelta(seconds=gap.at_s),
+        seconds=gap.seconds,
+        reason=gap.reason,
+        detail=gap.detail,
+        recording_id=row.id,
+        utc_offset_minutes=row.utc_offset_minutes,
+        clock_state=row.clock_state,
+        zone=row.zone,
+    )

@@ -1,0 +1,382 @@
+"""Recordings analysed once: what was found in them, stored recording by recording.
+
+Resumes after a kill; a second run changes nothing. Every recording ends analysed or refused with a reason, and none
+stands in the way of the others. One thread writes, however many read.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edge.analysis.stretch import Analyst, Found
+from edge.capture.opened import Pulse, no_pulse
+from edge.capture.recording import record_name
+from edge.clips.maker import ClipMaker
+from edge.replay.grown import alike, grown_out_of
+from edge.replay.identity import Identity, being_read, identify
+from edge.replay.reader import (
+    Begun,
+    Ended,
+    Event,
+    Events,
+    Heard,
+    Missed,
+    Reading,
+    Refused,
+    Same,
+    Task,
+    Unread,
+    read_recordings,
+)
+from edge.replay.tried import Attempting, in_order
+from edge.store.files import Finished, KnownRecording, known_by_content
+from edge.store.record import Store
+from edge.types import GapRow, Outcome
+
+
+@dataclass
+class Progress:
+    """How far a replay is."""
+
+    recordings: int = 0  # in all
+    bytes_total: int = 0
+    bytes_done: float = 0.0
+    audio_s: float = 0.0  # analysed in this run
+
+
+class Replay:
+    """Analyses recordings into a store under one configuration and bundle.
+
+    with Store(config.database) as store:
+        replay = Replay(Analyst(config, recognizer), store)
+        for outcome in replay.run(*recordings_in(folder)): ...
+
+    `open_clips` opens what saves the clips of one recording, `source` names the rows: replay, or folder for one that is
+    watched. `alive` is called after every batch, so that whoever watches this process knows that it works, `on_gap`
+    with what of a damaged one is missing, and its seconds; `pulse` before each piece of a file that is read. The first
+    and the last may raise to leave a long recording: what was committed stays.
+    """
+
+    def __init__(
+        self,
+        analyst: Analyst,
+        store: Store,
+        open_clips: Callable[[], ClipMaker] | None = None,
+        source: str = "replay",
+        alive: Callable[[Found], None] = lambda _: None,
+        on_gap: Callable[[GapRow, float], None] = lambda *_: None,
+        pulse: Pulse = no_pulse,
+    ) -> None:
+        self.analyst, self.store, self._open_clips = analyst, store, open_clips
+        self._source, self._alive, self._on_gap, self._pulse = source, alive, on_gap, pulse
+        self._station = analyst.config.station.id
+        self.analysis = analyst.digest()
+        self.progress = Progress()
+        self._clips: dict[str, ClipMaker] = {}  # of the recordings that are being read
+        self._new: dict[str, int] = {}  # new detections of these
+        self._readers: dict[str, str] = {}  # recording -> name of the file that is being read for it
+        self._claimed: dict[str, tuple[KnownRecording, str]] = {}  # of these: what will be known, its SHA-256
+        self._lock = threading.Lock()  # of these: readers in other threads ask who reads
+        self._twins: dict[str, list[Same]] = {}  # other files that wait for the end of one of these
+        self._passed_over: dict[str, Begun] = {}  # name of a file that is read in vain -> the one that is read instead
+        self._read: dict[str, tuple[float, float]] = {}  # of these: seconds analysed, bytes for each of them
+        bundle = analyst.bundle
+        self._attempting = Attempting(store, self._station)
+        store.add_bundle(bundle, (bundle.folder / "manifest.json").read_text(encoding="utf8"))
+
+    def run(self, root: Path, paths: list[Path], reading: Reading | None = None) -> Iterator[Outcome]:
+        """Analyse the recordings; yields how each ended. `reading` is what reads them, this thread by default; the rows
+        do not depend on it."""
+        ended: deque[Outcome] = deque()
+        self.progress = Progress(len(paths), sum(map(_size, paths)))
+        alone: list[Task] = []
+        ordered = in_order(self.store, self._station, root, paths, resumes=True)
+        tasks = self._tasks(root, ordered, ended, alone)
+        with ExitStack() as stack:
+            stack.callback(self._let_go)
+            stack.enter_context(self._attempting.until_left())
+            for event in stack.enter_context(closing((reading or self.reading)(tasks))):
+                ended.extend(self._take(event))
+                while ended:
+                    yield ended.popleft()
+            yield from ended
+            for task in alone:  # should the program die again, it is known at which
+                self._attempting.begin(task)
+                for event in self.reading([task]):
+                    yield from self._take(event)
+
+    def recording(self, path: Path, name: str) -> Outcome:
+        """Analyse one recording, known by `name`, unless that was done before. Raises OSError if it cannot be read."""
+        task = Task.of(path, name, self._source)
+        outcome = self._finished(task)
+        if outcome is not None:
+            return outcome
+        error: OSError | None = None
+        with ExitStack() as stack:
+            stack.callback(self._let_go)
+            stack.enter_context(self._attempting.until_left())
+            self._attempting.begin(task)
+            for event in self.reading([task]):
+                error = event.error if isinstance(event, Unread) else error
+                outcome = next(iter(self._take(event)), outcome)
+        if error is not None:
+            raise error
+        assert outcome is not None  # every task has its last event
+        return outcome
+
+    def in_the_end(self, outcome: Outcome) -> Outcome:
+        """How a file ended, once all have: the recording that it was may be in another one that was read later."""
+        whole = self.store.counted_in(outcome.recording) if outcome.state == "analysed" and outcome.recording else None
+        if whole is None:
+            return outcome
+        return replace(
+            outcome, audio_s=whole.audio_s, windows=whole.windows, new_detections=0, recording=whole.recording_id
+        )
+
+    def reading(self, tasks: Iterable[Task], pulse: Pulse | None = None) -> Events:
+        """Read recordings in this thread. `pulse` as for `Replay`, instead of its own."""
+        keep_sound = self._open_clips is not None
+        return read_recordings(self.analyst, tasks, keep_sound, self._identify, pulse or self._pulse)
+
+    def _identify(self, name: str, sha256: str, told: str) -> Identity:
+        """Which recording a file is; in the thread that has read it."""
+        with self._lock:  # nobody ends between the record's answer and that of who reads
+            known = known_by_content(self.store.path, self._station, sha256)
+            known += [claimed for claimed, its_sha256 in self._claimed.values() if its_sha256 == sha256]
+            zone = self.analyst.config.zone
+            identity = identify(known, self._station, self.analysis, name, sha256, told, zone)
+            if identity.whole in self._readers:
+                return Identity(str(identity.whole), done=True, part=identity.part)
+            mine = identity.done or self._readers.setdefault(identity.id, name) == name
+            if mine and not identity.done:
+                self._claimed[identity.id] = being_read(identity.id, name, told, self.analysis), sha256
+        return identity if mine else replace(identity, done=True)
+
+    def _tasks(self, root: Path, paths: list[Path], ended: deque[Outcome], alone: list[Task]) -> Iterator[Task]:
+        """What is still to be done; how the others ended goes to `ended`, and `alone` what is to be read by itself."""
+        for path in paths:
+            name = record_name(path, root)
+            try:
+                task = Task.of(path, name, self._source)
+            except OSError as error:
+                ended.append(_unread_file(name, 0, error))
+                continue
+            earlier = self._finished(task)
+            if earlier:
+                self.progress.bytes_done += task.bytes
+                ended.append(earlier)
+            elif self._attempting.is_suspect(task):
+                alone.append(task)
+            else:
+                self._attempting.begin(task)
+                yield task
+
+    def _finished(self, task: Task) -> Outcome | None:
+        """How a file ended before, or ends without being read."""
+        done = self.store.finished(self._station, task.name, task.file, self.analysis)
+        if done:
+            return _earlier(task, done)
+        refused = self._attempting.refusal(task)
+        return self._refuse(refused) if refused else None
+
+    def _take(self, event: Event) -> list[Outcome]:
+        """Store what comes of a recording; how it ended, if it did, and files that waited for that."""
+        with self.analyst.stopwatch("store"):
+            if isinstance(event, Heard | Missed | Found):
+                if event.row.path not in self._passed_over:
+                    self._go_on(event)
+            elif isinstance(event, Begun):
+                self._begin(event)
+            elif isinstance(event, Same):
+                return self._same(event)
+            else:
+                return self._last(event)
+        return []
+
+    def _go_on(self, event: Heard | Missed | Found) -> None:
+        """More of a recording."""
+        if isinstance(event, Found):
+            self._found(event)
+        elif isinstance(event, Missed):
+            self._miss(event)
+        else:
+            self._clips[event.row.id].hear(event.samples)
+
+    def _last(self, event: Ended | Refused | Unread) -> list[Outcome]:
+        """The last event of a file that was read."""
+        self._attempting.end(event.task.name)
+        recording = event.row.id if isinstance(event, Ended) else event.id
+        instead = self._passed_over.pop(event.task.name, None)
+        if instead is not None:
+            part = event.task.bytes < instead.task.bytes
+            return self._same(Same(event.task.in_part() if part else event.task, instead.row.id))
+        outcome = self._over(event)
+        with self._lock:  # now that the record knows how it ended, for those who ask it instead
+            for mine in [mine for mine, name in self._readers.items() if name == event.task.name]:
+                del self._readers[mine]
+                self._claimed.pop(mine, None)
+        twins = self._twins.pop(recording or "", [])
+        if isinstance(event, Unread):  # tried again next time
+            return [outcome, *(_unread(Unread(twin.task, event.error, None)) for twin in twins)]
+        counts = outcome.recording or ""
+        return [outcome, *(same for twin in twins for same in self._same(replace(twin, id=counts)))]
+
+    def _over(self, event: Ended | Refused | Unread) -> Outcome:
+        if isinstance(event, Ended):
+            return self._end(event)
+        if isinstance(event, Refused):
+            return self._refuse(event)
+        self._forget(event.id)
+        if event.changed and event.id:
+            self.store.withdraw(event.id)
+        return _unread(event)
+
+    def _same(self, event: Same) -> list[Outcome]:
+        """A file is a recording that needs no reading, or whose end it waits for."""
+        task = event.task
+        self._attempting.end(task.name)
+        with self._lock:
+            if event.id in self._readers:
+                self._twins.setdefault(event.id, []).append(event)
+                return []
+        self.progress.bytes_done += task.bytes
+        done = self.store.finished_recording(event.id)
+        if done is None:  # whoever read it could not
+            return [_unread(Unread(task, OSError(0, "its copy could not be read"), None))]
+        if event.better:
+            return [_earlier(task, done)]
+        grown = grown_out_of(self.store, self._station, task, event.id, self._pulse)
+        sound = self.store.sound_of(event.id)
+        within, whole = alike(self.store, self._station, task, event.id, sound, done.audio_s)
+        return [self._stands(task, whole or event.id, grown | dict.fromkeys([event.id] if whole else within, True))]
+
+    def _stands(self, task: Task, recording: str, grown: dict[str, bool]) -> Outcome:
+        """A file is, or is in, this recording, which ended before."""
+        self.store.same_again(recording, self._station, task.name, task.file, grown)
+        done = self.store.finished_recording(recording)
+        assert done is not None  # whoever calls this has seen it
+        return _earlier(task, done)
+
+    def _begin(self, event: Begun) -> None:
+        row, task = event.row, event.task
+        if task.name in self._passed_over:
+            return
+        with self._lock:
+            reader = self._readers.setdefault(row.id, task.name)
+        if reader != task.name:  # on a cluster nobody asks before
+            self._passed_over[task.name] = event
+            return
+        grown = grown_out_of(self.store, self._station, task, row.id, self._pulse)
+        for other in (other for other, has_grown in grown.items() if has_grown):
+            self._pass_over(other, event)
+        known_s, bytes_each_s = event.known_s, row.bytes / (event.expected_s or float("inf"))
+        of_bundle = self.analyst.bundle.id, self.analysis
+        self.store.begin(row, self._station, *of_bundle, task.file, grown, goes_on=known_s > 0)
+        self._new[row.id], self._read[row.id] = 0, (known_s, bytes_each_s)
+        self.progress.bytes_done += known_s * bytes_each_s
+        if self._open_clips:
+            self._clips[row.id] = maker = self._open_clips()
+            maker.begin(row)
+
+    def _pass_over(self, recording: str, whole: Begun) -> None:
+        """Another file that has grown out of this recording is read, too: that counts."""
+        with self._lock:
+            name = self._readers.pop(recording, None)
+            self._claimed.pop(recording, None)
+        if name is not None:
+            self._passed_over[name] = whole
+            self._twins.setdefault(whole.row.id, []).extend(self._twins.pop(recording, []))
+            seconds, bytes_each_s = self._read.get(recording, (0.0, 0.0))  # none: it is claimed, and begins only now
+            self.progress.audio_s -= seconds
+            self.progress.bytes_done -= seconds * bytes_each_s
+            self._forget(recording)
+
+    def _found(self, found: Found) -> None:
+        recording = found.row.id
+        self._new[recording] += self.store.add(
+            recording, self.analyst.bundle.id, found.detections, found.messages, found.effort
+        )
+        if self._open_clips:
+            self._clips[recording].decided(found.until_s, found.detections, found.private)
+        before_s, bytes_each_s = self._read[recording]
+        analysed_s = sum(effort.analysed_s for effort in found.effort)
+        self.progress.audio_s += analysed_s - before_s
+        self.progress.bytes_done += (analysed_s - before_s) * bytes_each_s
+        self._read[recording] = analysed_s, bytes_each_s
+        self._alive(found)
+
+    def _miss(self, event: Missed) -> None:
+        self._add_gap(event.gap)
+        if self._open_clips:
+            self._clips[event.row.id].miss(event.gap.seconds)
+
+    def _end(self, event: Ended) -> Outcome:
+        task, recording = event.task, event.row.id
+        self._add_gap(event.gap)
+        if self._open_clips:
+            self._clips[recording].end()  # before: a recording that is finished is not looked at again
+        within, whole = alike(self.store, self._station, task, recording, event.sound, event.audio_s)
+        stands = self._stands(task.in_part(), whole, {recording: True}) if whole else None
+        if stands is None:
+            self.store.finish(recording, event.audio_s, event.windows, event.warning, event.note, event.sound, within)
+        done_s, bytes_each_s = self._read[recording]
+        self.progress.bytes_done += task.bytes - done_s * bytes_each_s
+        new = self._new[recording]
+        self._forget(recording)
+        if stands:
+            return replace(stands, earlier=False)
+        return Outcome(
+            task.name, task.bytes, "analysed", event.warning, event.audio_s, event.windows, new, False, recording
+        )
+
+    def _refuse(self, event: Refused) -> Outcome:
+        task = event.task
+        self._add_gap(event.gap)
+        self.store.refuse(event.id, self._station, task.name, task.file, self.analysis, event.reason, task.source)
+        self._attempting.end(task.name)
+        self.progress.bytes_done += task.bytes
+        self._forget(event.id)
+        return Outcome(task.name, task.bytes, "refused", event.reason, 0.0, 0, 0, False, event.id)
+
+    def _forget(self, recording: str | None) -> None:
+        """Nothing more comes of a recording."""
+        if recording in self._new:
+            del self._new[recording], self._read[recording]
+            if self._open_clips:
+                self._clips.pop(recording).close()
+
+    def _add_gap(self, gap: GapRow | None) -> None:
+        if gap:
+            self.store.add_gaps(self._station, [gap])
+            self._on_gap(gap, gap.seconds)
+
+    def _let_go(self) -> None:
+        """Nothing is read any more."""
+        for maker in self._clips.values():
+            maker.close()
+        for of_recordings in (self._clips, self._readers, self._claimed, self._twins, self._passed_over):
+            of_recordings.clear()
+
+
+def _earlier(task: Task, done: Finished) -> Outcome:
+    return Outcome(
+        task.name, task.bytes, done.state, done.reason, done.audio_s, done.windows, 0, True, done.recording_id
+    )
+
+
+def _unread(event: Unread) -> Outcome:
+    return _unread_file(event.task.name, event.task.bytes, event.error)
+
+
+def _unread_file(name: str, size: int, error: OSError) -> Outcome:
+    return Outcome(name, size, "refused", f"cannot be read: {error.strerror or error}", 0.0, 0, 0, False, None)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,1 @@
+"""TensorRT engines of a bundle: planned, compiled, checked and timed."""

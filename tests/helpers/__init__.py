@@ -1,0 +1,1 @@
+"""Real things, small, that several tests share."""

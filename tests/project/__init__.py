@@ -1,0 +1,1 @@
+"""Tests of what several programs, or the project as a whole, promise."""

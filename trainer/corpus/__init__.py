@@ -1,0 +1,1 @@
+"""A folder of recordings as a corpus: tables, folds, spectrograms, soundscapes, backgrounds."""

@@ -1,0 +1,73 @@
+"""The windows of soundscapes, cut while they are decoded, and what is said where none can be read. Knows no network."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from edge.capture.recording import Decoder, open_recording
+from edge.contract.audio import RATE_HZ, Padding, Window, WindowCutter
+from edge.contract.errors import CorpusError, RecordingError
+from edge.contract.rows import window_of_row
+from edge.types import Gap
+from trainer.corpus.recordings import Corpus
+from trainer.corpus.soundscapes import LABELS
+
+_BLOCK_S = 5
+_NAMED_MAX = 5
+
+
+def require_readable(corpus: Corpus) -> None:
+    """Raise CorpusError if there are labelled soundscapes and none can be opened: before an hour of work, not behind
+    it."""
+    unreadable = []
+    for soundscape in corpus.soundscapes:
+        try:
+            open_recording(soundscape.path)
+        except RecordingError as error:
+            unreadable.append(str(error))
+        else:
+            return
+    if unreadable:
+        raise none_readable(corpus, unreadable)
+
+
+def none_readable(corpus: Corpus, unreadable: Sequence[str]) -> CorpusError:
+    """The error that no labelled soundscape can be read."""
+    count, advice = len(unreadable), "put whole files there, or move them away to go on without"
+    return CorpusError(
+        f"{corpus.data / LABELS}: labelled soundscapes: expected one that can be read, found none of {count}: "
+        f"{some_of(unreadable)}; {advice}"
+    )
+
+
+def some_of(lines: Sequence[str]) -> str:
+    """The first of some lines as one line, and how many more there are."""
+    more = [f"and {len(lines) - _NAMED_MAX} more"] if len(lines) > _NAMED_MAX else []
+    return "; ".join([*lines[:_NAMED_MAX], *more])
+
+
+def row_window(row_id: str, samples: int) -> int | None:
+    """First sample of the window that answers for a row of a recording of so many samples: `7019_COR_10` is the 5 s
+    that end at 10 s. None where there is none, as for a row id of another form."""
+    end = row_id.rsplit("_", 1)[-1]
+    return window_of_row(int(end), samples) if end.isdigit() else None
+
+
+def windows_of(path: Path, padding: Padding, hop_s: float, lost: list[str] | None = None) -> Iterator[Window]:
+    """The windows of a recording, as the station cuts them, one after the other while it is decoded. Behind a gap they
+    begin anew, and their `start` counts it. `lost` gets a line at the end if sound was lost.
+
+    Raises RecordingError before the first if nothing can be decoded; what can is heard, as on the station.
+    """
+    hop = round(hop_s * RATE_HZ)
+    cutter = WindowCutter(hop, padding)
+    with Decoder(path, block_s=_BLOCK_S) as decoder:
+        for piece in decoder:
+            if isinstance(piece, Gap):
+                yield from cutter.close()
+                resumes = round((piece.at_s + piece.seconds) * RATE_HZ)
+                cutter = WindowCutter(hop, padding, first_sample=resumes)
+            else:
+                yield from cutter.push(piece)
+        yield from cutter.close()
+        if decoder.warning and lost is not None:
+            lost.append(f"{path}: {decoder.warning}")

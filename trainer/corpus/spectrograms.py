@@ -1,0 +1,389 @@
+"""Spectrograms: every crop's grey image, made once in parallel, kept as one memory-mapped array.
+
+images.npy (N, 128, 281) uint8 · ranges.npy (N, 2) float32: dB of grey 0 and of grey 255 · index.csv (recording,
+primary_label, first, count, sound, images: SHA-256 of the file and of what was made of it) · skipped.csv · cache.json.
+What is there of the same sound and as it was made stays, after a kill too. Knows no labels and no networks.
+"""
+
+import csv
+import hashlib
+import io
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import astuple, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from edge.contract.audio import (
+    CROP_SAMPLES,
+    CROP_STEP,
+    IMAGE_SHAPE,
+    Image,
+    Ranges,
+    front_end,
+    mel_images,
+    training_crops,
+)
+from edge.contract.bundle import file_sha256
+from edge.contract.errors import CorpusError, RecordingError
+from trainer.contents import ABSENT, UNREADABLE, Contents
+from trainer.corpus.recordings import Audio, Recording, probe_audio, read_sound
+from trainer.files import digest, map_npy, read_csv, read_json, read_npy, write_csv, write_json
+from trainer.workers import progress_bar, worker_pool
+
+INDEX = ("recording", "primary_label", "first", "count", "sound", "images")
+SKIPPED = ("recording", "reason")
+IMAGES, RANGES = "images.npy", "ranges.npy"
+_U1, _F4 = "|u1", "<f4"
+CROP_BYTES = int(np.prod(IMAGE_SHAPE)) + 2 * np.dtype(np.float32).itemsize
+PUBLISHED_CROPS = 380_000  # about, of the 62 874 recordings of BirdCLEF 2021
+_JOURNAL = "progress.csv"  # recordings done, while the cache is being made
+_JOURNAL_HEADER = ("recording", "count", "reason", "sound", "images")
+_CHUNK = 8  # recordings per task: about a second of work
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where the images of a recording lie, and the SHA-256 of its sound and of these images with their ranges."""
+
+    recording: str
+    primary_label: str
+    first: int
+    count: int
+    sound: str = ""
+    images: str = ""
+
+    @property
+    def rows(self) -> slice:
+        """Of the arrays."""
+        return slice(self.first, self.first + self.count)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What making the cache gave."""
+
+    recordings: int
+    crops: int
+    skipped: int
+    crops_per_s: float  # 0 if all was there already
+
+    def projected(self, jobs: int) -> str:
+        """What the published corpus would take with so many processes on this machine."""
+        minutes, gigabytes = PUBLISHED_CROPS / self.crops_per_s / 60, PUBLISHED_CROPS * CROP_BYTES / 1e9
+        return (
+            f"{self.crops_per_s:.0f} crops/s, {self.crops_per_s / jobs:.0f} per core; at this speed the published "
+            f"corpus (62 874 recordings, about 380 000 crops, {gigabytes:.1f} GB) takes {minutes:.0f} min"
+        )
+
+
+def damaged(folder: Path) -> str:
+    """What to do about a file of a cache that cannot be read."""
+    return f"remove {folder} and run: python -m trainer spectrograms"
+
+
+class Spectrograms:
+    """A finished cache. Opening it checks that it was made with this front-end. Raises CorpusError."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        state = read_json(folder / "cache.json")
+        _check_constants(folder, state)
+        if not state.get("done"):
+            raise CorpusError(f"{folder}: not finished; run: python -m trainer spectrograms")
+        if not (folder / RANGES).is_file():
+            raise CorpusError(f"{folder}: {RANGES} is missing; {damaged(folder)}")
+        rows = read_csv(folder / "index.csv", INDEX)
+        try:
+            self.entries = [_entry(row) for row in rows]
+        except ValueError as error:
+            raise CorpusError(f"{folder / 'index.csv'}: {error}; run: python -m trainer spectrograms") from None
+
+    @cached_property
+    def images(self) -> Image:
+        """All images `(N, 128, 281)`, memory-mapped; only rows that an entry names are meant to be read."""
+        images: Image = map_npy(self.folder / IMAGES, damaged(self.folder))
+        return images
+
+    @cached_property
+    def ranges(self) -> Ranges:
+        """The dB of grey 0 and of grey 255 of every image, `(N, 2)`, in memory."""
+        ranges: Ranges = read_npy(self.folder / RANGES, damaged(self.folder))
+        return ranges
+
+
+def crops_max_samples(crops_max: int) -> int:
+    """Samples from the start of a recording that its crops cover."""
+    return CROP_SAMPLES + (crops_max - 1) * CROP_STEP
+
+
+def crop_count(samples: int, crops_max: int) -> int:
+    """How many crops `training_crops` will cut out of so many samples."""
+    return min(crops_max, max(1, (samples - CROP_SAMPLES) // CROP_STEP + 1))
+
+
+def probe_all(recordings: Sequence[Recording], pool: ProcessPoolExecutor) -> dict[str, Audio]:
+    """Headers of all that lies at recordings' paths, by recording; what is no file has a problem, too."""
+    there = [r for r in recordings if os.path.lexists(r.path)]
+    audios = pool.map(probe_audio, [r.path for r in there], chunksize=256)
+    return {r.recording: audio for r, audio in zip(there, audios, strict=True)}
+
+
+def make_spectrograms(
+    folder: Path,
+    recordings: Sequence[Recording],
+    contents: Contents,
+    crops_max: int,
+    jobs: int,
+    console: Console,
+) -> Made:
+    """Make or complete the cache. Recordings that cannot be decoded are skipped and listed in skipped.csv.
+
+    Raises CorpusError if none can be read, or if one changes meanwhile; OSError if the disk has no room.
+    """
+    constants = cache_constants(crops_max)
+    with worker_pool(jobs) as pool:
+        audios = probe_all(recordings, pool)
+        plan, skipped = _plan(recordings, audios, contents, crops_max, console)
+        if not plan:
+            write_csv(folder / "skipped.csv", SKIPPED, sorted(set(skipped)))
+            raise CorpusError(f"no recording can be read: {len(skipped)} skipped; see {folder / 'skipped.csv'}")
+        _check_disk(folder, plan, console)
+        done = _resume(folder, plan, constants)
+        made, seconds = 0, time.monotonic()
+        todo = [(entry, path) for entry, path in plan if entry.recording not in done]
+        with progress_bar(console) as progress, (folder / _JOURNAL).open("a", newline="", encoding="utf8") as journal:
+            task = progress.add_task("spectrograms", total=len(plan), completed=len(done), note="")
+            for results in _work(pool, folder, todo, crops_max):
+                for result in results:
+                    done[result.recording] = result
+                    made += result.count
+                    if result.reason:
+                        progress.console.print(f"skipped {result.reason}", markup=False, highlight=False)
+                csv.writer(journal, lineterminator="\n").writerows(map(astuple, results))
+                journal.flush()
+                speed = made / (time.monotonic() - seconds)
+                progress.update(task, advance=len(results), note=f"{speed:.0f} crops/s")
+    seconds = time.monotonic() - seconds
+    for name in (IMAGES, RANGES):
+        os.utime(folder / name)  # a memory disk does not notice what is written into a mapped file
+    found = [(entry, done[entry.recording]) for entry, _ in plan]
+    entries = [replace(entry, count=result.count, images=result.images) for entry, result in found if result.count]
+    write_csv(folder / "index.csv", INDEX, map(astuple, entries))
+    skipped += [(entry.recording, result.reason) for entry, result in found if result.reason]
+    write_csv(folder / "skipped.csv", SKIPPED, sorted(set(skipped)))
+    write_json(folder / "cache.json", constants | {"plan": _plan_digest(plan), "done": True})
+    (folder / _JOURNAL).unlink()
+    speed = made / seconds if made else 0.0
+    return Made(len(entries), sum(e.count for e in entries), len(set(skipped)), speed)
+
+
+def cache_constants(crops_max: int) -> dict[str, object]:
+    """What a cache is made with, as it records it."""
+    return {"front_end": front_end(), "crops_max": crops_max, "ranges": "dB of grey 0 and of grey 255"}
+
+
+def _check_constants(folder: Path, state: Mapping[str, object]) -> None:
+    if state.get("front_end") != front_end():
+        raise CorpusError(f"{folder / 'cache.json'}: made with another front-end; remove {folder} and make it again")
+
+
+Plan = list[tuple[Entry, Path]]
+
+
+def _plan(
+    recordings: Sequence[Recording],
+    audios: Mapping[str, Audio],
+    contents: Contents,
+    crops_max: int,
+    console: Console,
+) -> tuple[Plan, list[tuple[str, str]]]:
+    """Where every readable recording's images go, and (recording, reason) of the others."""
+    plan: Plan = []
+    skipped = []
+    first = 0
+    sounds = contents.of_all([r.path for r in recordings], console, "sound")
+    for r, sound in zip(recordings, sounds, strict=True):
+        audio = audios.get(r.recording)
+        if audio is None or audio.problem or sound in (ABSENT, UNREADABLE):
+            unread = f"{r.path.name}: cannot be read"
+            skipped.append((r.recording, audio.problem or unread if audio else "audio file missing"))
+            continue
+        count = crop_count(audio.samples, crops_max)
+        plan.append((Entry(r.recording, r.primary_label, first, count, sound, ""), r.path))
+        first += count
+    return plan, skipped
+
+
+def _crops(plan: Plan) -> int:
+    last, _ = plan[-1]
+    return last.first + last.count
+
+
+def _plan_digest(plan: Plan) -> str:
+    """Of where images go: arrays of another plan have other rows."""
+    return digest([[entry.recording, entry.first, entry.count] for entry, _ in plan])
+
+
+def _check_disk(folder: Path, plan: Plan, console: Console) -> None:
+    """Say what the cache will take; raise CorpusError if the disk has not got it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    crops, free = _crops(plan), shutil.disk_usage(folder).free
+    there = sum((folder / name).stat().st_blocks * 512 for name in (IMAGES, RANGES) if (folder / name).is_file())
+    sizes = f"{crops} crops take {crops * CROP_BYTES / 1e9:.2f} GB, {(free + there) / 1e9:.2f} GB are free"
+    if crops * CROP_BYTES > free + there:
+        raise CorpusError(f"{folder}: {sizes}; choose another --out or fewer spectrograms.crops_max")
+    console.print(sizes, highlight=False)
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A line of the journal: what became of a recording. `count` is 0 where there is a `reason`."""
+
+    recording: str
+    count: int
+    reason: str
+    sound: str
+    images: str
+
+
+def _resume(folder: Path, plan: Plan, constants: dict[str, object]) -> dict[str, _Done]:
+    """Prepare the arrays; return the recordings whose images are there already, of this sound and as they were made,
+    by an earlier run that was killed or that was of somewhat other sound."""
+    state = constants | {"plan": _plan_digest(plan), "done": False}
+    kept = _unchanged(folder, plan, _there(folder, state))
+    done = kept or {}
+    write_json(folder / "cache.json", state)
+    if kept is None:
+        _allocate(folder / IMAGES, _U1, (_crops(plan), *IMAGE_SHAPE))
+        _allocate(folder / RANGES, _F4, (_crops(plan), 2))
+    write_csv(folder / _JOURNAL, _JOURNAL_HEADER, map(astuple, done.values()))
+    return done
+
+
+def _there(folder: Path, state: Mapping[str, object]) -> list[_Done]:
+    """What earlier runs have finished of the same plan."""
+    try:
+        found = read_json(folder / "cache.json")
+        if {**found, "done": False} != {**state, "done": False}:
+            return []
+        if not found["done"]:
+            return _read_journal(folder)
+        rows = [_entry(row) for row in read_csv(folder / "index.csv", INDEX)]
+    except (CorpusError, ValueError):
+        return []
+    return [_Done(entry.recording, entry.count, "", entry.sound, entry.images) for entry in rows]
+
+
+def _unchanged(folder: Path, plan: Plan, there: Sequence[_Done]) -> dict[str, _Done] | None:
+    """Those of the same sound whose images are what was made of it; None if the arrays are to be made anew."""
+    if not there:
+        return None
+    crops = _crops(plan)
+    if not (_is_array(folder / IMAGES, _U1, (crops, *IMAGE_SHAPE)) and _is_array(folder / RANGES, _F4, (crops, 2))):
+        return None
+    images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
+    ranges = np.load(folder / RANGES, mmap_mode="r", allow_pickle=False)
+    found = {done.recording: done for done in there}
+    kept = {}
+    for entry, _ in plan:
+        done = found.get(entry.recording)
+        if done is not None and done.sound == entry.sound and done.count <= entry.count:
+            rows = slice(entry.first, entry.first + entry.count)
+            if _sum_of(images[rows], ranges[rows], done.count) == done.images:
+                kept[entry.recording] = done
+    return kept
+
+
+def _is_array(path: Path, dtype: str, shape: tuple[int, ...]) -> bool:
+    """Whether a file is of the size of such an array, and begins as one to the byte."""
+    expected = io.BytesIO()
+    np.lib.format.write_array_header_1_0(expected, {"descr": dtype, "fortran_order": False, "shape": shape})
+    head = expected.getvalue()
+    try:
+        with path.open("rb") as file:
+            size = len(head) + int(np.prod(shape)) * np.dtype(dtype).itemsize
+            return file.read(len(head)) == head and path.stat().st_size == size
+    except OSError:
+        return False
+
+
+def _allocate(path: Path, dtype: str, shape: tuple[int, ...]) -> None:
+    """A new array of zeros with its room on the disk: writing to a hole on a full disk would end the process. Raises
+    OSError naming the file."""
+    path.unlink(missing_ok=True)
+    np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def _sum_of(images: Image, ranges: Ranges, count: int) -> str:
+    """SHA-256 of some rows of both arrays, of which the first `count` are used."""
+    found = hashlib.sha256(f"{count}:".encode() + np.ascontiguousarray(images).tobytes())
+    found.update(np.ascontiguousarray(ranges).tobytes())
+    return found.hexdigest()
+
+
+def _entry(row: Mapping[str, str]) -> Entry:
+    """Raises ValueError where a number is none."""
+    return Entry(
+        row["recording"], row["primary_label"], int(row["first"]), int(row["count"]), row["sound"], row["images"]
+    )
+
+
+def _read_journal(folder: Path) -> list[_Done]:
+    """What was finished; a line that a kill cut short is left out."""
+    path = folder / _JOURNAL
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf8")
+    _, *rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+    return [_Done(row[0], int(row[1]), *row[2:]) for row in rows if len(row) == len(_JOURNAL_HEADER)]
+
+
+def _work(pool: ProcessPoolExecutor, folder: Path, todo: Plan, crops_max: int) -> Iterator[list[_Done]]:
+    chunks = [todo[i : i + _CHUNK] for i in range(0, len(todo), _CHUNK)]
+    futures = [pool.submit(_make_chunk, folder, chunk, crops_max) for chunk in chunks]
+    for future in as_completed(futures):
+        yield future.result()
+
+
+def _is_still(source: Path, sha256: str) -> bool:
+    """Whether a file holds what it held when the work was planned."""
+    try:
+        return file_sha256(source) == sha256
+    except OSError:
+        return False
+
+
+def _make_chunk(folder: Path, chunk: Plan, crops_max: int) -> list[_Done]:
+    """Write the images of some recordings and their ranges into the arrays; in a worker."""
+    images = np.lib.format.open_memmap(folder / IMAGES, "r+")
+    ranges = np.lib.format.open_memmap(folder / RANGES, "r+")
+    results = []
+    for entry, source in chunk:
+        reason, count = "", 0
+        images[entry.rows], ranges[entry.rows] = 0, 0.0  # what lay there may have been more
+        try:
+            crops = training_crops(read_sound(source, crops_max_samples(crops_max)), crops_max)
+            count = min(entry.count, len(crops))  # fewer than planned if the file breaks off
+            rows = slice(entry.first, entry.first + count)
+            images[rows], ranges[rows] = mel_images(crops[:count])
+        except RecordingError as error:
+            reason = " ".join(f"{source.name}: {error.reason}".split())
+        if not _is_still(source, entry.sound):
+            raise CorpusError(f"{source}: changed while it was read; run the same command again")
+        made = _sum_of(images[entry.rows], ranges[entry.rows], count)
+        results.append(_Done(entry.recording, count, reason, entry.sound, made))
+    images.flush()
+    ranges.flush()
+    return results

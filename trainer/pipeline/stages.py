@@ -1,0 +1,274 @@
+"""The stages of a training, in order: which of them are to be done, and each of them done. Parses no arguments.
+
+A stage is done when the run's book has it, made from what lies here now, and its files are as it left them.
+"""
+
+import fcntl
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from edge.contract.errors import ConfigError, CorpusError, UsageError
+from trainer.book import FILE, STAGES, stage_part, versions
+from trainer.corpus.backgrounds import FILE as BACKGROUNDS
+from trainer.corpus.backgrounds import check_folder
+from trainer.corpus.recordings import Corpus, require_corpus
+from trainer.corpus.soundscape_windows import require_readable
+from trainer.corpus.spectrograms import IMAGES, RANGES
+from trainer.files import clear_temporaries, digest, make_folder, read_json
+from trainer.pipeline.chain import CHAIN, Stage
+from trainer.pipeline.work import NONE, Options, Parts, Work
+from trainer.place.places import check_rasters
+from trainer.place.rasters import Rasters
+from trainer.recipe import Recipe, find_recipe, read_recipe, recipe_names
+from trainer.report.tracking import tracking
+from trainer.run import LOCK, Run, check_out
+from trainer.tuning.row_images import require_rows
+from trainer.tuning.verdict import tell_cautions
+
+__all__ = ["STAGES", "Options", "alone", "run_stages", "stage_table", "tell_cautions"]
+
+_LIBRARIES = ("torch", "timm", "catboost", "onnx", "onnxruntime", "matplotlib", "scipy")  # loaded when they are needed
+_STAGE = {stage.name: stage for stage in CHAIN}
+_READ = ("sound", "soundscapes", "rasters", "backgrounds", "map", "equal recordings")  # parts that are files
+_REPAIRED = (IMAGES, RANGES)  # the stage looks itself which of their rows are damaged
+
+
+def run_stages(options: Options, names: Sequence[str], console: Console) -> Run:
+    """Do the named stages that are not done yet, in order; each says what it did. Raises BirdstationError; and
+    ModuleNotFoundError before any work for a library that a later stage needs."""
+    for library in _LIBRARIES:
+        if find_spec(library) is None:
+            raise ModuleNotFoundError(f"No module named {library!r}", name=library)
+    require_corpus(options.data)
+    check_out(options.out)
+    recipe = _recipe(options, names)
+    if options.rasters is not None and options.no_rasters:
+        raise UsageError(f"--rasters {options.rasters} and --no-rasters contradict each other: give one of them")
+    if options.rasters is not None and "fit-metadata" in names:
+        Rasters.open(options.rasters)  # before the hours that come before it
+    corpus = Corpus.read(options.data)
+    require_rows(recipe, corpus)
+    if "tune" in names:
+        require_readable(corpus)
+    if {"spectrograms", "fit-cnn"} & set(names):  # before a run is begun: a refusal must not pin its recipe
+        _check_networks(recipe, options)
+        told = check_folder(recipe, options.nocall, options.out / BACKGROUNDS)
+        if told:
+            console.print(f"[yellow]{told}[/yellow]", highlight=False)
+    with alone(options.out):
+        clear_temporaries(options.out)
+        run = Run.create(options.out, recipe, corpus.name, corpus.taxonomy)
+        for line in (run.book.forget_damaged(), _other_versions(run)):
+            if line:
+                console.print(f"[yellow]{escape(line)}[/yellow]", highlight=False, soft_wrap=True)
+        with tracking(run, options.track, console) as note:
+            _Chain(Work(options, run, corpus, console, note)).run(names)
+    return run
+
+
+def _check_networks(recipe: Recipe, options: Options) -> None:
+    """Raise ConfigError for networks that timm does not have, and for devices that are not here."""
+    from trainer.networks.model import check_architecture
+    from trainer.training.fit import Workplace
+
+    Workplace.of(options.device, options.devices, options.cluster, options.jobs)
+    for member in recipe.members:
+        check_architecture(member.architecture)
+
+
+def _other_versions(run: Run) -> str:
+    """One line on what was made under other libraries than are here now."""
+    here = versions()
+    made = {name: entry.versions for name, entry in run.book.entries().items()}
+    made |= {"the beginning": read_json(run.folder / "run.json")["versions"], **_of_members(run)}
+    others: dict[str, list[str]] = {}
+    for name, found in made.items():
+        if differs := [f"{key} {value}" for key, value in found.items() if value != here.get(key, value)]:
+            others.setdefault(", ".join(differs), []).append(name)
+    if not others:
+        return ""
+    told = "; ".join(f"{', '.join(names)}: {differs}" for differs, names in others.items())
+    now = ", ".join(f"{key} {value}" for key, value in here.items())
+    return f"made under other libraries than here ({now}): {told}. What is done is kept; a new --out begins anew"
+
+
+def _of_members(run: Run) -> dict[str, Mapping[str, str]]:
+    """Versions that each finished member was trained under; the stage finds those that are damaged."""
+    found = {}
+    for name in run.wanted():
+        with suppress(CorpusError):
+            found[name] = run.member(name).versions
+    return found
+
+
+class _Chain:
+    """The stages over one run and one corpus."""
+
+    def __init__(self, work: Work) -> None:
+        self.work, self.book = work, work.run.book
+        self._current: set[str] = set()  # stages known to be done
+
+    def run(self, names: Sequence[str]) -> None:
+        """Do what is not done of these, in order."""
+        self._require_rasters(names)
+        self._check_rasters(names)
+        if self.work.options.rasters is not None and "fit-metadata" in names:
+            self.book.keep("rasters", self.work.rasters())  # should this start end before that stage
+        try:
+            for name in names:
+                self._one(_STAGE[name])
+            self.note()
+        finally:
+            self.book.contents.save()
+
+    def note(self) -> None:
+        """Tell the tracking that there is something new; before the members begin there is nothing to track."""
+        if self.book.entry("folds") and self.book.entry("spectrograms"):
+            self.work.tell(digest(self._parts(_STAGE["fit-cnn"])))
+
+    def _one(self, stage: Stage) -> None:
+        work, book, name = self.work, self.book, stage.name
+        for needed in stage.needs:
+            self._require(_STAGE[needed], name)
+        parts = self._parts(stage)
+        why = self._why(stage, parts)
+        if not why:
+            kept = " (no --rasters given: its model stays)" if name == "fit-metadata" and _stays(work) else ""
+            work.console.print(f"[dim]{name}: done already{kept}[/dim]", highlight=False)
+            self._current.add(name)
+            return
+        if book.entry(name):
+            work.console.print(f"{name}: made again: {escape(why)}", highlight=False, soft_wrap=True)
+        _clear(work.run, book.damaged(name))
+        book.begin(name)
+        parts = self._parts(stage)  # what it was made from before stands for nothing any more
+        for part in stage.keeps:
+            book.keep(part, parts[part])
+        work.console.rule(f"[bold]{name}", align="left")
+        begin = time.monotonic()
+        stage.do(work, parts)
+        self._require_unchanged(stage, parts)
+        book.finish(name, parts, stage.result(work.run), _went_in(work, stage), time.monotonic() - begin)
+        self._current.add(name)
+        self.note()
+
+    def _parts(self, stage: Stage) -> Parts:
+        """All that a stage is made from; the stages that it needs are done."""
+        entries = {name: self.book.entry(name) for name in stage.needs}
+        left = {stage_part(name): entry.result for name, entry in entries.items() if entry}
+        return {**stage.made_from(self.work), **left}
+
+    def _why(self, stage: Stage, parts: Parts) -> str:
+        """Why a stage is to be done; empty if it is done."""
+        if self.book.entry(stage.name) is None:
+            return f"{FILE} does not have it"
+        if damaged := self.book.damaged(stage.name):
+            return self.book.told(damaged)
+        changed = self.book.changed(stage.name, parts)
+        return f"{', '.join(changed)} changed" if changed else ""
+
+    def _require(self, needed: Stage, name: str) -> None:
+        """Raise CorpusError unless a stage that another one needs is done, of what lies here now."""
+        if needed.name in self._current:
+            return
+        for earlier in needed.needs:
+            self._require(_STAGE[earlier], name)
+        folder, advice = self.work.run.folder, f"run: python -m trainer {needed.name}"
+        if self.book.entry(needed.name) is None:
+            raise CorpusError(f"{folder}: stage {needed.name} comes before {name}; {advice}")
+        if why := self._why(needed, self._parts(needed)):
+            raise CorpusError(f"{folder}: {needed.name} comes before {name} and is to be made again: {why}; {advice}")
+        self._current.add(needed.name)
+
+    def _require_rasters(self, names: Sequence[str]) -> None:
+        """Raise CorpusError, before the hours of other stages, if a metadata model has to be made again and nobody
+        says of which rasters."""
+        work, stage = self.work, _STAGE["fit-metadata"]
+        if stage.name not in names or not _stays(work):
+            return
+        if why := self._why(stage, self._parts(stage)):
+            raise CorpusError(
+                f"{work.run.folder / 'metadata'}: is to be made again ({why}): add --rasters FOLDER, "
+                "or --no-rasters to go on without a model of place and season"
+            )
+
+    def _check_rasters(self, names: Sequence[str]) -> None:
+        """Look at rasters, before the hours of the networks, of which nothing was made yet."""
+        rasters, begun = self.work.options.rasters, self.book.entry("fit-cnn")
+        if rasters is not None and {"fit-cnn", "fit-metadata"} <= set(names) and begun is None:
+            check_rasters(self.work.corpus, rasters)
+
+    def _require_unchanged(self, stage: Stage, parts: Parts) -> None:
+        """Raise CorpusError if files changed while a stage read them."""
+        self.work.look_again()
+        now = stage.made_from(self.work)
+        changed = [part for part in _READ if now.get(part) != parts.get(part)]
+        if changed:
+            raise CorpusError(f"{stage.name}: {', '.join(changed)} changed meanwhile; run the same command again")
+
+
+def _stays(work: Work) -> bool:
+    """Whether the run has a metadata model and nothing is said of its rasters."""
+    kept = work.run.metadata() is not None or work.run.book.kept("rasters") not in (None, NONE)
+    return work.options.rasters is None and not work.options.no_rasters and kept
+
+
+def _went_in(work: Work, stage: Stage) -> dict[str, Any]:
+    return {"corpus": work.corpus.name, **stage.went_in(work)}
+
+
+def _clear(run: Run, damaged: Sequence[str]) -> None:
+    """Remove what is not as a stage left it, so that it is made again; of a member all of it."""
+    for name in damaged:
+        path = run.folder / name
+        if path.name not in _REPAIRED:
+            path.unlink(missing_ok=True)
+        if name.startswith("members/"):
+            path.with_name("member.json").unlink(missing_ok=True)
+
+
+def stage_table(run: Run) -> Table:
+    """How long every stage took."""
+    table = Table("stage", "seconds", title=f"{run.folder}", title_justify="left")
+    for name, seconds in run.book.seconds().items():
+        table.add_row(name, f"{seconds:.0f}")
+    table.add_section()
+    table.add_row("all", f"{sum(run.book.seconds().values()):.0f}")
+    return table
+
+
+def _recipe(options: Options, names: Sequence[str]) -> Recipe:
+    """The recipe asked for, or that of the run. The metadata model alone can be begun without a name: as published."""
+    pinned = options.out / "recipe.yaml"
+    own = {key: value for key in ("kind", "iterations") if (value := getattr(options, key)) is not None}
+    if options.recipe is not None:
+        recipe = find_recipe(options.recipe)
+    elif pinned.is_file():
+        recipe = read_recipe(pinned)
+    elif names == ("fit-metadata",):
+        recipe = find_recipe("published")
+    else:
+        raise ConfigError(f"{options.out}: no run here yet; begin one: add --recipe {', '.join(recipe_names())}")
+    return replace(recipe, metadata=replace(recipe.metadata, **own)) if own else recipe
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One trainer per run: two would write the same files. The lock goes with the process, however it ends."""
+    make_folder(folder)
+    with (folder / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            advice = "wait for it or choose another --out"
+            raise ConfigError(f"{folder}: another trainer is at work in it; {advice}") from None
+        yield

@@ -1,0 +1,1 @@
+"""The metadata model: which species a place and a day let expect."""

@@ -1,0 +1,134 @@
+"""How far a student can be trusted: its decisions beside the bag's, and the margins within which the bag is asked.
+
+A cascade decides as the station would: the student answers, the bag answers the windows that it leaves open, then
+neighbours, prior and thresholds as ever. Knows no networks and no files.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.contract.blend import Blend, Scores, blend_scores, open_windows, smooth_neighbours
+from trainer.training.dataset import Ints
+
+AGREEMENT = 0.995  # share of windows in which a cascade decides as the bag does
+MARGIN_MAX = 30.0  # logits; opens everything, as they end at 13.8
+_MARGINS: list[float] = [0.0, *np.geomspace(0.1, MARGIN_MAX, 40).round(3).tolist()]
+_PER_WINDOW = ("bag", "student", "prior", "stretch")
+_FOLDS = 5
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What bag and student say of the same windows, one every 5 s, in the order of their recordings."""
+
+    bag: Scores  # (windows, species) acoustic, each window alone
+    student: Scores
+    prior: Scores  # (windows, species); NaN rows without
+    stretch: Ints  # (windows,) the recording that each is of
+    own: Scores  # (species,) thresholds of blended scores
+    alone: Scores  # of those without a prior
+    blend: Blend
+
+    def __len__(self) -> int:
+        return len(self.bag)
+
+    def take(self, kept: Mask) -> "Answers":
+        """The windows of whole recordings."""
+        arrays: dict[str, Any] = {name: getattr(self, name)[kept] for name in _PER_WINDOW}
+        return replace(self, **arrays)
+
+    def join(self, other: "Answers") -> "Answers":
+        """All windows of both; neither's recordings are the other's."""
+        arrays: dict[str, Any] = {
+            name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in _PER_WINDOW
+        }
+        arrays["stretch"][len(self) :] += self.stretch.max(initial=-1) + 1
+        return replace(self, **arrays)
+
+    @cached_property
+    def placed(self) -> Mask:
+        """Windows with a prior."""
+        return np.asarray(~np.isnan(self.prior).all(axis=1))
+
+    @cached_property
+    def thresholds(self) -> Scores:
+        """`(windows, species)`"""
+        return np.where(self.placed[:, None], self.own, self.alone)
+
+    def blended(self, acoustic: Scores) -> Scores:
+        """Acoustic scores with neighbours and prior."""
+        scores = smooth_neighbours(acoustic, self.blend, 1, self.stretch)
+        if self.placed.any():
+            scores = scores.copy()
+            scores[self.placed] = blend_scores(scores[self.placed], self.prior[self.placed], self.blend)
+        return scores
+
+    def decided(self, acoustic: Scores) -> Mask:
+        """Species reported `(windows, species)`."""
+        return np.asarray(self.blended(acoustic) >= self.thresholds)
+
+    def opened(self, below: float, above: float) -> Mask:
+        """Windows `(windows,)` that go to the bag."""
+        opened = open_windows(self.student, None, self.blend, self.alone, below, above)
+        if self.placed.any():
+            there = self.student[self.placed], self.prior[self.placed]
+            opened[self.placed] = open_windows(*there, self.blend, self.own, below, above)
+        return opened
+
+    def cascade(self, opened: Mask) -> Mask:
+        """Species that a cascade reports, `(windows, species)`."""
+        return self.decided(np.where(opened[:, None], self.bag, self.student))
+
+    def agreement(self, opened: Mask) -> float:
+        """Share of windows in which the cascade reports what the bag would."""
+        return float((self.cascade(opened) == self._bag).all(axis=1).mean())
+
+    @cached_property
+    def _bag(self) -> Mask:
+        return self.decided(self.bag)
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Below and above the threshold, logits."""
+
+    below: float
+    above: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Margins, and what they are worth on recordings that they were not chosen on."""
+
+    margins: Margins
+    agreement: float
+    opened: float
+
+
+def judge_margins(answers: Answers, goal: float = AGREEMENT) -> Judged:
+    """Margins chosen on all windows; their figures pooled over five parts of the recordings, each judged with margins
+    chosen on the other four."""
+    opened = np.zeros(len(answers), np.bool_)
+    for fold in range(_FOLDS):
+        mine = answers.stretch % _FOLDS == fold
+        if mine.any() and not mine.all():
+            margins = choose_margins(answers.take(~mine), goal)
+            opened[mine] = answers.opened(margins.below, margins.above)[mine]
+    return Judged(choose_margins(answers, goal), answers.agreement(opened), float(opened.mean()))
+
+
+def choose_margins(answers: Answers, goal: float = AGREEMENT) -> Margins:
+    """The narrowest margins whose cascade misses the goal by no more than luck: its mistakes, and the square root of
+    one more than these, together stay within it. So 99.5 % want 200 windows without a mistake; where there are fewer,
+    the widest margins open all. Below and above are equal: chosen each for itself they opened less, and held less on
+    other recordings (docs/log.md), as what there is to learn them from is little."""
+    for margin in _MARGINS:
+        missed = (1.0 - answers.agreement(answers.opened(margin, margin))) * len(answers)
+        if missed + (missed + 1.0) ** 0.5 <= (1.0 - goal) * len(answers) + 1e-6:
+            return Margins(margin, margin)
+    return Margins(MARGIN_MAX, MARGIN_MAX)

@@ -1,0 +1,160 @@
+"""The sound that a student learns from: the run's own crops and folders of unlabelled recordings, as one row of crops.
+
+Some recordings, always the same ones, are held out for judging. Knows no networks and no labels.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor
+
+from edge.contract.audio import Ranges
+from edge.contract.errors import ConfigError
+from edge.contract.folders import files_under
+from trainer.contents import Contents
+from trainer.corpus.recordings import AUDIO, Recording
+from trainer.corpus.spectrograms import Spectrograms, cache_constants, make_spectrograms
+from trainer.files import digest, read_json, write_json
+from trainer.training.dataset import Images, Ints, open_images
+
+FOLDER = "sound"  # of the student's, with the images of unlabelled recordings
+_HELD_OUT_MIN = 4  # recordings
+_SOURCE = "source.json"  # what they were made from; written last
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Crops of one or two caches of images, counted through."""
+
+    caches: tuple[Path, ...]
+    first: Ints  # (recordings,) index of its first crop
+    count: Ints
+    held_out: NDArray[np.bool_]  # (recordings,)
+    unlabelled: int  # recordings
+    unreadable: int
+
+    @property
+    def ranges(self) -> Ranges:
+        """The dB of grey 0 and of grey 255 of every crop, `(crops, 2)`."""
+        return np.concatenate([Spectrograms(cache).ranges for cache in self.caches])
+
+    def rows(self, held_out: bool) -> tuple[Ints, Ints]:
+        """Crops `(n,)` and the recordings `(n,)` that they are from."""
+        chosen = np.flatnonzero(self.held_out == held_out)
+        recording = np.repeat(chosen, self.count[chosen])
+        before = np.cumsum(self.count[chosen]) - self.count[chosen]
+        turn = np.arange(len(recording)) - np.repeat(before, self.count[chosen])
+        return self.first[recording] + turn, recording
+
+
+class SoundImages:
+    """The images of a Sound, wherever its caches lie."""
+
+    def __init__(self, sound: Sound, device: torch.device) -> None:
+        images = [Spectrograms(cache).images for cache in sound.caches]
+        self._images: list[Images] = [open_images(array, device) for array in images]
+        self._ends = np.cumsum([len(array) for array in images])
+
+    def batch(self, rows: Ints) -> Tensor:
+        """uint8 `(n, 1, 128, 281)` on the device of crops `(n,)`, which ascend."""
+        parts = np.split(rows, np.searchsorted(rows, self._ends[:-1]))
+        starts = [0, *self._ends[:-1]]
+        found = [
+            images.place(images.gather(part[:, None] - start))
+            for images, part, start in zip(self._images, parts, starts, strict=True)
+            if len(part)
+        ]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def gather_sound(
+    run: Path, student: Path, folders: Sequence[Path], *, crops_max: int, held_out: float, spared: set[Path], jobs: int,
+    console: Console,
+) -> tuple[Sound, str]:  # fmt: skip
+    """The crops of a run and of unlabelled `folders`, whose images are made where they are missing, and the digest of
+    what they are. Recordings in `spared` are not used; what cannot be read is counted and left out.
+
+    Raises ConfigError where a folder has no sound file, CorpusError where none can be read.
+    """
+    own = Spectrograms(run / "spectrograms")
+    caches, source = [own], digest(*(own.folder / name for name in ("index.csv", "cache.json")))
+    unlabelled, unreadable = _recordings(folders, spared), 0
+    if unlabelled:
+        contents = Contents(student / FOLDER / ".contents")
+        sounds = contents.of_all([r.path for r in unlabelled], console, "sound")
+        names = [r.recording for r in unlabelled]
+        made_of = digest(list(zip(names, sounds, strict=True)), cache_constants(crops_max))
+        unreadable = _make(student / FOLDER, unlabelled, contents, made_of, crops_max, jobs, console)
+        contents.save()
+        caches.append(Spectrograms(student / FOLDER))
+        source = digest(source, made_of)
+    names, first, count = list[str](), list[int](), list[int]()
+    before = 0
+    for cache in caches:
+        names += [entry.recording for entry in cache.entries]
+        first += [before + entry.first for entry in cache.entries]
+        count += [entry.count for entry in cache.entries]
+        before += len(cache.images)
+    draw = np.array([_draw(name) for name in names])
+    held = draw < held_out
+    held[np.argsort(draw)[:_HELD_OUT_MIN]] = True
+    if held.all():
+        raise ConfigError(f"{run}: {len(names)} recordings are too few to learn from some and judge on others")
+    sound = Sound(
+        caches=tuple(cache.folder.resolve() for cache in caches),
+        first=np.array(first, np.int64),
+        count=np.array(count, np.int64),
+        held_out=held,
+        unlabelled=len(unlabelled) - unreadable,
+        unreadable=unreadable,
+    )
+    return sound, source
+
+
+def _make(
+    folder: Path,
+    recordings: list[Recording],
+    contents: Contents,
+    made_of: str,
+    crops_max: int,
+    jobs: int,
+    console: Console,
+) -> int:
+    """Make the images of unlabelled recordings, or finish them; returns how many cannot be read."""
+    path = folder / _SOURCE
+    if not path.is_file() or read_json(path).get("made_of") != made_of:
+        path.unlink(missing_ok=True)
+        made = make_spectrograms(folder, recordings, contents, crops_max, jobs, console)
+        write_json(path, {"made_of": made_of, "skipped": made.skipped})
+    skipped = int(read_json(path)["skipped"])
+    if skipped:
+        console.print(
+            f"[yellow]{skipped} of {len(recordings)} unlabelled recordings cannot be read[/yellow]: "
+            f"{folder / 'skipped.csv'}",
+            highlight=False,
+        )
+    return skipped
+
+
+def _recordings(folders: Sequence[Path], spared: set[Path]) -> list[Recording]:
+    """The sound files below folders, as recordings of no species; a file that lies in two of them once."""
+    found: dict[Path, Recording] = {}
+    for folder in folders:
+        files = [p for p in files_under(folder) if p.suffix.lower() in AUDIO]
+        if not files:
+            raise ConfigError(f"--sound {folder}: expected a folder of recordings, found no sound file in it")
+        for path in files:
+            name = f"{folder.name}/{path.relative_to(folder).as_posix()}"
+            found.setdefault(path.resolve(), Recording(name, path, "", (), None, None, None, 0.0, "", ""))
+    return [recording for path, recording in found.items() if path not in spared]
+
+
+def _draw(name: str) -> float:
+    """A number of 0 to 1 that stays with a recording, whatever lies beside it."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6]) / 2**48

@@ -1,0 +1,1 @@
+"""Members: what an epoch consists of, how it is learnt, and where."""

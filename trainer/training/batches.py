@@ -1,0 +1,53 @@
+"""Batches made ahead of the training loop, in a thread, so that a device that computes need not wait for its next one.
+
+Order and contents are those of a loop without a thread. Knows no images and no network.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.training.dataset import Ints
+
+_AHEAD = 4  # batches of 64 grey images are 2.3 MB each
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The samples of one step, on the host, ready to go to the device."""
+
+    rows: Ints  # (n, c) index into images.npy
+    images: Tensor  # what `Images.place` wants
+    target: Tensor  # (n, species)
+    weight: Tensor  # (n,)
+
+
+class Batches:
+    """`make(0)`, `make(1)`, … up to `steps`, made in one other thread; `waited_s` says how long the loop that takes
+    them had to wait. With a GPU that is an upper bound of what the GPU waited: it has work queued meanwhile."""
+
+    def __init__(self, make: Callable[[int], Batch], steps: int, device: torch.device) -> None:
+        self._make, self._steps, self._device = make, steps, device
+        self.waited_s = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        with ThreadPoolExecutor(1, "batches", self._begin) as thread:
+            made: deque[Future[Batch]] = deque()
+            for step in range(min(_AHEAD, self._steps)):
+                made.append(thread.submit(self._make, step))
+            for step in range(self._steps):
+                begin = time.monotonic()
+                batch = made.popleft().result()
+                self.waited_s += time.monotonic() - begin
+                if step + _AHEAD < self._steps:
+                    made.append(thread.submit(self._make, step + _AHEAD))
+                yield batch
+
+    def _begin(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # pinned memory belongs to a device; a thread begins with the first

@@ -1,0 +1,213 @@
+"""Fit: trains the members that are missing, one at a time on each device. Knows which, not how (member.py)."""
+
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack, closing, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+
+from edge.contract.errors import ConfigError, CorpusError
+from trainer.corpus.spectrograms import Spectrograms
+from trainer.files import digest
+from trainer.networks.model import check_architecture, find_weights
+from trainer.networks.precision import choose_device
+from trainer.recipe import MemberRecipe
+from trainer.run import MemberInfo, Run
+from trainer.training import cluster
+from trainer.training.dataset import CropSet, images_line
+from trainer.training.history import read_history
+from trainer.training.member import Task, fit_member, member_line
+from trainer.workers import POLL_S, progress_bar, worker_pool
+
+Rounds = Generator[list[MemberInfo], None, None]  # who was finished in the last POLL_S
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where members are trained: one at a time on each device (naming one twice trains two there), or on a cluster."""
+
+    devices: tuple[str, ...]
+    cores: int  # of this machine, shared by the devices
+    cluster: str | None = None  # address of a Ray cluster
+    threads: int | None = None  # of each member on the CPU, if a person says so
+
+    @classmethod
+    def of(
+        cls, device: str, devices: str | None, cluster: str | None, jobs: int, threads: int | None = None
+    ) -> "Workplace":
+        """What --device, --devices, --cluster, --jobs and --threads ask for. Raises ConfigError for what is not
+        there."""
+        if devices is not None:
+            others = [f"--cluster {cluster}"] if cluster else [] if device == "auto" else [f"--device {device}"]
+            if others:
+                raise ConfigError(f"--devices {devices} and {others[0]} contradict each other: give one of them")
+            return cls(_listed(devices), jobs, threads=threads)
+        if cluster is not None:
+            return cls((device,), jobs, cluster, threads)
+        device = choose_device(device)
+        return cls(("cuda:0",) if device == "cuda" else ("cpu",) * jobs, jobs, threads=threads)
+
+
+def _listed(devices: str) -> tuple[str, ...]:
+    """`0,1` or `cpu,cpu` as torch names them."""
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    allowed = ", ".join(["cpu", *(str(i) for i in range(there))])
+    found = []
+    for name in (part.strip() for part in devices.split(",")):
+        if name != "cpu" and not (name.isdecimal() and int(name) < there):
+            raise ConfigError(f"--devices {devices}: {name!r} is not here; what is: {allowed}")
+        found.append("cpu" if name == "cpu" else f"cuda:{int(name)}")
+    return tuple(found)
+
+
+def fit_members(
+    run: Run,
+    crops: CropSet,
+    inputs: str,
+    *,
+    workplace: Workplace,
+    weights: Path | None,
+    console: Console,
+    note: Callable[[], None] = lambda: None,
+    details: bool = False,
+) -> int:
+    """Train the members that are missing; returns how many were. `inputs` is the digest of what they are trained from,
+    but for their own recipes: spectrograms, folds, labels. `note` is called after every epoch of any member; `details`
+    says more of each."""
+    recipe = run.recipe
+    devices = workplace.devices[: len(run.wanted())]
+    spare = max(1, workplace.cores // len(devices))
+    threads = _threads(run, workplace, spare, console)
+    folder, weights = run.folder.resolve(), weights.resolve() if weights else None  # workers may start elsewhere
+    tasks = [
+        Task(folder, kind, fold, seed, crops, _of_kind(inputs, kind), devices[0], threads, weights)
+        for fold in range(recipe.folds.count)
+        for kind in recipe.members
+        for seed in kind.seeds
+    ]
+    missing = [task for task in tasks if not _finished(run, task, console)]
+    for architecture in sorted({task.kind.architecture for task in missing}):
+        check_architecture(architecture)
+        if recipe.pretrained:
+            find_weights(architecture, weights or True)
+    for fold in range(recipe.folds.count):
+        if not (crops.fold == fold).any() or (crops.fold == fold).all():
+            raise CorpusError(
+                f"{run.folder / 'folds.csv'}: expected readable recordings in each fold, to validate on; found none "
+                f"in fold {fold}, or all of them; check-data names the files that are not; begin again with a new --out"
+            )
+    if missing:
+        trained = f"{len(missing)} of {len(tasks)} networks to train"
+        if workplace.cluster is not None:
+            where, rounds = f"on the cluster {workplace.cluster}", cluster.train(workplace.cluster, missing)
+        else:
+            devices = devices[: len(missing)]
+            where, rounds = f"{len(devices)} at a time on {_counted(devices)}", _side_by_side(missing, devices, spare)
+            if details:
+                console.print(images_line(Spectrograms(run.folder / "spectrograms").images, devices), highlight=False)
+        console.print(f"{trained}, {where}", highlight=False)
+        _train_all(run, missing, rounds, console, note, details)
+    return len(missing)
+
+
+def _of_kind(inputs: str, kind: MemberRecipe) -> str:
+    """Digest of what a member of this kind is trained from; other kinds and seeds do not touch it."""
+    own = {key: value for key, value in asdict(kind).items() if key != "seeds"}
+    return digest(inputs, own)
+
+
+def _threads(run: Run, workplace: Workplace, spare: int, console: Console) -> int:
+    """Of each member on the CPU. Sums depend on it, so that a run keeps what it began with: one, if nobody says
+    otherwise. Raises ConfigError where somebody says so later."""
+    kept, asked = run.book.kept("threads") or _threads_of_members(run), workplace.threads
+    if kept is None and asked is None and spare > 1 and not workplace.cluster and "cpu" in workplace.devices:
+        told = f"--threads {spare} would use all cores, in a run that begins with it: sums depend on threads"
+        console.print(f"each network has one thread; {told}", highlight=False, soft_wrap=True)
+    threads = int(kept or asked or 1)
+    if asked not in (None, threads):
+        advice = "leave it out, or choose a new --out"
+        raise ConfigError(f"--threads {asked}: networks of this run have {threads}, and sums depend on it; {advice}")
+    run.book.keep("threads", threads)
+    return threads
+
+
+def _threads_of_members(run: Run) -> int | None:
+    """What those that are there were trained with, where the book was lost."""
+    for name in run.wanted():
+        with suppress(CorpusError):  # missing or damaged
+            if threads := run.member(name).threads:
+                return threads
+    return None
+
+
+def _finished(run: Run, task: Task, console: Console) -> bool:
+    """Whether a member is there, of these inputs and as it was left; what is damaged is said."""
+    folder = run.member_folder(task.name)
+    if not (folder / "member.json").is_file():
+        return False
+    try:
+        info = run.member(task.name)
+    except CorpusError as error:
+        console.print(f"{escape(str(error))}; trained again", highlight=False, soft_wrap=True)
+        return False
+    if info.inputs != task.inputs:
+        return False
+    for name, sha256 in info.files.items():
+        if run.book.contents.of(folder / name) != sha256:
+            console.print(f"{escape(str(folder / name))}: missing or damaged; trained again", soft_wrap=True)
+            return False
+    return True
+
+
+def _counted(devices: Sequence[str]) -> str:
+    counts = {name: devices.count(name) for name in devices}
+    return ", ".join(name if count == 1 else f"{count} × {name}" for name, count in counts.items())
+
+
+def _train_all(
+    run: Run, tasks: list[Task], rounds: Rounds, console: Console, note: Callable[[], None], details: bool = False
+) -> None:
+    """Others train; this process only watches the histories that they write."""
+    number, all_of_them = len(run.wanted()) - len(tasks), len(run.wanted())
+    total, seen = sum(task.kind.epochs for task in tasks), 0
+    with closing(rounds), progress_bar(console) as progress:
+        bar = progress.add_task(f"{len(tasks)} networks", total=total, note="")
+        for finished in rounds:
+            for info in finished:
+                number += 1
+                line = f"network {number} of {all_of_them}: {member_line(info, details)}"
+                progress.console.print(line, markup=False, highlight=False)
+            epochs = sum(len(read_history(run.member_folder(task.name))) for task in tasks)
+            progress.update(bar, completed=epochs, note="epochs")
+            if epochs != seen:
+                seen = epochs
+                note()
+
+
+def _side_by_side(tasks: Sequence[Task], devices: Sequence[str], spare: int) -> Rounds:
+    """One worker process per device, which takes the next member as soon as it is free. Beside a GPU, where no sums
+    are made, it has `spare` threads. Yields what was finished, or nothing, every POLL_S."""
+    with ExitStack() as stack:
+        pools = [stack.enter_context(worker_pool(1)) for _ in devices]
+        waiting, free, busy = list(tasks), list(range(len(devices))), dict[Future[MemberInfo], int]()
+        while waiting or busy:
+            while waiting and free:
+                slot = free.pop(0)
+                task = replace(waiting.pop(0), device=devices[slot])
+                if task.device.startswith("cuda"):
+                    task = replace(task, threads=spare)
+                busy[pools[slot].submit(fit_on_device, task)] = slot
+            done, _ = wait(busy, POLL_S, FIRST_COMPLETED)
+            free += [busy.pop(future) for future in done]
+            yield [future.result() for future in done]
+
+
+def fit_on_device(task: Task) -> MemberInfo:
+    """Train one member in this process, which uses no device but the task's."""
+    if task.device.startswith("cuda"):
+        torch.cuda.set_device(task.device)  # what does not name a device would open a context on the first GPU
+    return fit_member(task)

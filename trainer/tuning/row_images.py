@@ -1,0 +1,115 @@
+"""Images of labelled soundscape rows, made once per run, and the row-wise F1 of scores for them: `keep: soundscapes`.
+
+Knows no network.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Image, Padding, Window
+from edge.contract.errors import CorpusError, RecordingError
+from trainer.corpus.recordings import Corpus
+from trainer.corpus.soundscape_windows import none_readable, row_window, windows_of
+from trainer.corpus.soundscapes import LABELS, Soundscape
+from trainer.files import read_npz, replacing
+from trainer.recipe import Recipe, TuneRecipe
+from trainer.tuning import sweep
+from trainer.tuning.sweep import Rows
+
+FILE = "soundscape_rows.npz"
+_ARRAYS = ("images", "at", "truth", "others")
+_DAMAGED = "remove it and run: python -m trainer fit-cnn"
+
+
+@dataclass(frozen=True)
+class RowImages:
+    """Labelled rows and the images of their windows, padded in the first way of the recipe."""
+
+    images: Image  # (n, 128, 281)
+    at: NDArray[np.int64]  # (rows,) index into images; -1 for a row beyond the end of its sound
+    truth: NDArray[np.bool_]  # (rows, species)
+    others: NDArray[np.int64]  # (rows,) labels that the taxonomy does not know
+
+    def f1(self, scores: NDArray[np.float32], recipe: TuneRecipe) -> float:
+        """Mean row-wise F1 of the scores of all images `(n, species)` at the best threshold; the curve is smoothed, so
+        that no lucky one decides."""
+        silent = np.zeros((1, self.truth.shape[1]), np.float32)
+        nameless = ("",) * len(self.at)
+        rows = Rows(nameless, nameless, (frozenset(),) * len(self.at), self.truth, self.others)
+        search = recipe.threshold
+        thresholds = sweep.thresholds_of(search.low, search.high, search.step)
+        counts = sweep.count(rows, np.concatenate([scores, silent])[self.at], thresholds)
+        return float(sweep.smooth(sweep.row_f1s(rows, counts).mean(axis=0)).max())
+
+
+def require_rows(recipe: Recipe, corpus: Corpus) -> None:
+    """Raise CorpusError if epochs are to be chosen by labelled soundscapes and there are none."""
+    if recipe.keep == "soundscapes" and not corpus.soundscapes:
+        advice = "label soundscapes, or set keep to best or last"
+        raise CorpusError(
+            f"{corpus.data / LABELS}: no labelled soundscape; the recipe says keep: soundscapes; {advice}"
+        )
+
+
+def make_row_images(path: Path, corpus: Corpus, recipe: Recipe, source: str, console: Console) -> None:
+    """Make the file at `path` unless it is there from the same `source`. Soundscapes that cannot be read are named.
+    Raises CorpusError if none can."""
+    if path.is_file() and _source(path) == source:
+        return
+    images: list[Image] = []
+    at: list[int] = []
+    labelled, unreadable = [], []
+    for soundscape in corpus.soundscapes:
+        try:
+            windows, samples = _labelled_windows(soundscape, recipe.tune.padding[0])
+        except RecordingError as error:
+            unreadable.append(str(error))
+            console.print(f"skipped {error}", markup=False, highlight=False)
+            continue
+        index: dict[int | None, int] = {window.start: len(images) + i for i, window in enumerate(windows)}
+        at += [index.get(row_window(row, samples), -1) for row in soundscape.labels]
+        images += [window.input for window in windows]
+        labelled += [(row, soundscape.path.stem, labels) for row, labels in soundscape.labels.items()]
+    if unreadable and not labelled:
+        raise none_readable(corpus, unreadable)
+    if not images:
+        raise CorpusError(f"{corpus.data / LABELS}: none of its rows can be heard; set keep to best or last")
+    rows = Rows.of(labelled, corpus.taxonomy)
+    found, place = np.stack(images), np.array(at, np.int64)
+    with replacing(path) as temporary:
+        np.savez(temporary, source=source, images=found, at=place, truth=rows.truth, others=rows.others)
+    console.print(f"{len(rows)} labelled rows choose the epoch that is kept", highlight=False)
+
+
+def _labelled_windows(soundscape: Soundscape, padding: Padding) -> tuple[list[Window], int]:
+    """The windows that labelled rows are, in order, and the length of the recording in samples; of a long one no other
+    image is kept. Raises RecordingError if nothing can be decoded."""
+    whole = {row_window(row, sys.maxsize) for row in soundscape.labels}  # of a recording that does not end
+    kept: list[Window] = []
+    last: Window | None = None
+    for window in windows_of(soundscape.path, padding, WINDOW_SAMPLES / RATE_HZ):  # a row is a window
+        if last is not None and last.start in whole:
+            kept.append(last)
+        last = window
+    if last is None:
+        return [], 0
+    samples = last.start + last.samples
+    starts = {row_window(row, samples) for row in soundscape.labels}
+    return [window for window in (*kept, last) if window.start in starts], samples
+
+
+def read_row_images(path: Path) -> RowImages:
+    """The rows of a run. Raises CorpusError naming the file."""
+    return RowImages(**read_npz(path, _ARRAYS, _DAMAGED))
+
+
+def _source(path: Path) -> str:
+    try:
+        return str(read_npz(path, ("source",), _DAMAGED)["source"])
+    except CorpusError:
+        return ""  # damaged: it is made again

@@ -1,0 +1,205 @@
+"""What the bag and the prior say of soundscapes, window by window, cut as the station cuts them.
+
+A recording is heard block by block: its scores stay, its sound and images do not, however long it is. Knows no
+threshold, no blend and no training.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+from torch import nn
+
+from edge.contract.audio import RATE_HZ, Input, Padding
+from edge.contract.blend import (
+    Blend,
+    Scores,
+    acoustic_scores,
+    blend_scores,
+    kind_means,
+    neighbour_step,
+    smooth_neighbours,
+)
+from edge.contract.errors import RecordingError
+from trainer.corpus.recordings import Corpus
+from trainer.corpus.soundscape_windows import none_readable, row_window, windows_of
+from trainer.corpus.soundscapes import Soundscape
+from trainer.networks.model import load_network
+from trainer.place.place_prior import place_scores
+from trainer.run import MemberInfo, Run
+from trainer.tuning.bag import score_images
+from trainer.tuning.sweep import Rows
+
+_BATCH = 64  # windows at once; the last bit of a score may hang on how many share its batch
+_PART = 16  # of a batch in a network at once: memory. Fewer would change last bits on a CPU, so many or more do not
+
+
+class Span(NamedTuple):
+    """Where a window lies in its recording, in samples at 32 kHz."""
+
+    start: int
+    samples: int
+
+
+@dataclass(frozen=True)
+class Heard:
+    """The windows of a recording, and the scores of each kind of member in the order of their names."""
+
+    windows: list[Span]
+    scores: dict[Padding, Scores]  # (kinds, windows, species)
+
+
+def hear(
+    path: Path,
+    networks: Sequence[nn.Module],
+    kinds: Sequence[str],
+    species: int,
+    paddings: Sequence[Padding],
+    hop_s: float,
+    lost: list[str] | None = None,
+) -> Heard:
+    """Score a recording of any length; in memory are one batch of images and the scores.
+
+    It is decoded once for each padding, and batches go on from one padding to the next: so they are what they would be
+    of all its images in one array. `lost` gets a line if sound was lost. Raises RecordingError if nothing can be
+    decoded.
+    """
+    spans: dict[Padding, list[Span]] = {padding: [] for padding in paddings}
+
+    def images() -> Iterator[Input]:
+        for padding, mine in spans.items():
+            for window in windows_of(path, padding, hop_s, lost if padding == paddings[0] else None):
+                mine.append(Span(window.start, window.samples))
+                yield window.input
+
+    parts = [np.zeros((len(set(kinds)), 0, species), np.float32)]
+    for batch in _batches(images()):
+        for part in _parts(batch):
+            parts.append(kind_means(score_images(networks, part, _BATCH), kinds)[1])
+    first = spans[paddings[0]]
+    if any(found != first for found in spans.values()):
+        raise RecordingError(path, "changed while it was read")
+    scores = np.split(np.concatenate(parts, axis=1), len(spans), axis=1)
+    return Heard(first, dict(zip(spans, scores, strict=True)))
+
+
+def _batches(images: Iterable[Input]) -> Iterator[Input]:
+    rest = iter(images)
+    while batch := list(islice(rest, _BATCH)):
+        yield np.stack(batch)
+
+
+def _parts(batch: Input) -> list[Input]:
+    """A batch in parts of 16, of which the last has up to 31."""
+    return np.split(batch, range(_PART, len(batch) - _PART + 1, _PART))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """All labelled rows, and what the bag and the prior say of the windows of their soundscapes.
+
+    Members of a kind are averaged: nothing that is tuned tells them apart. The last window is silence, in a stretch of
+    its own: that of the rows beyond the end of their sound.
+    """
+
+    rows: Rows
+    kinds: tuple[str, ...]
+    windows: dict[Padding, Scores]  # (kinds, windows, species) for each padding
+    stretch: NDArray[np.int64]  # (windows,) the soundscape that each is from
+    at: NDArray[np.int64]  # (rows,) the window that each row is; -1, the silent one, without
+    step: int  # windows to a neighbour
+    prior: Scores  # (rows, species); NaN where the place, the date or the model is not known
+    unreadable: tuple[str, ...]  # soundscapes that could not be decoded
+    partly_lost: tuple[str, ...] = ()  # of which sound was lost
+
+    @cached_property
+    def placed(self) -> NDArray[np.bool_]:
+        """Rows that have a prior."""
+        return np.asarray(~np.isnan(self.prior).all(axis=1))
+
+    def take(self, kept: NDArray[np.bool_]) -> "Scored":
+        """The same with only these rows; their neighbours stay."""
+        return replace(self, rows=self.rows.take(kept), at=self.at[kept], prior=self.prior[kept])
+
+    def acoustic(self, padding: Padding, blend: Blend) -> Scores:
+        """What the station would hear in each row, smoothed, without the prior, `(rows, species)`."""
+        heard = acoustic_scores(self.windows[padding], self.kinds, blend)
+        rows: Scores = smooth_neighbours(heard, blend, self.step, self.stretch)[self.at]
+        return rows
+
+    def blended(self, padding: Padding, blend: Blend) -> Scores:
+        """The same with the prior, which all rows have or none."""
+        return blend_scores(self.acoustic(padding, blend), self.prior if self.placed.any() else None, blend)
+
+
+def score_soundscapes(run: Run, corpus: Corpus, bag: Sequence[MemberInfo]) -> Scored:
+    """Every window of every readable soundscape; images are made once per padding, scored once per member."""
+    networks, kinds = [load_network(run, member.name) for member in bag], [member.kind for member in bag]
+    return score_networks(run, corpus, networks, kinds, run.recipe.tune.padding, run.recipe.tune.hop_s)
+
+
+def score_networks(
+    run: Run,
+    corpus: Corpus,
+    networks: Sequence[nn.Module],
+    kinds: Sequence[str],
+    paddings: Sequence[Padding],
+    hop_s: float,
+) -> Scored:
+    """The same of any networks and their kinds. Raises CorpusError if no soundscape can be read."""
+    species = len(run.taxonomy)
+    labelled, unreadable, lost = [], [], list[str]()
+    scores: list[dict[Padding, Scores]] = []
+    at: list[int] = []
+    prior = [np.zeros((0, species), np.float32)]
+    windows_before = 0
+    shown = track(corpus.soundscapes, "soundscapes", transient=True, disable=not sys.stderr.isatty())
+    for soundscape in shown:
+        try:
+            heard = hear(soundscape.path, networks, kinds, species, paddings, hop_s, lost)
+        except RecordingError as error:
+            unreadable.append(f"{soundscape.path.name}: {error.reason}")  # kept in the run, which knows no folders
+            continue
+        index: dict[int | None, int] = {window.start: i for i, window in enumerate(heard.windows)}
+        samples = samples_of(heard.windows)
+        found = [index.get(row_window(row_id, samples), -1) for row_id in soundscape.labels]
+        at += [-1 if i < 0 else windows_before + i for i in found]
+        windows_before += len(heard.windows)
+        scores.append(heard.scores)
+        labelled += [(row, soundscape.path.stem, labels) for row, labels in soundscape.labels.items()]
+        prior.append(np.repeat(_prior(run, soundscape), len(soundscape.labels), axis=0))
+    if unreadable and not scores:
+        raise none_readable(corpus, unreadable)
+    silent = np.zeros((len(set(kinds)), 1, species), np.float32)  # stands for the window that a row has not
+    return Scored(
+        rows=Rows.of(labelled, run.taxonomy),
+        kinds=tuple(sorted(set(kinds))),
+        windows={p: np.concatenate([*(part[p] for part in scores), silent], axis=1) for p in paddings},
+        stretch=np.repeat(np.arange(len(scores) + 1), [*(part[paddings[0]].shape[1] for part in scores), 1]),
+        at=np.array(at, np.int64),
+        step=neighbour_step(round(hop_s * RATE_HZ)),
+        prior=np.concatenate(prior),
+        unreadable=tuple(unreadable),
+        partly_lost=tuple(lost),
+    )
+
+
+def samples_of(windows: Sequence[Span]) -> int:
+    """Length of the recording that these windows are of: the last one ends with its sound."""
+    return max((window.start + window.samples for window in windows), default=0)
+
+
+def _prior(run: Run, soundscape: Soundscape) -> Scores:
+    """The prior of a soundscape's place and day, `(1, species)`; NaN if it has none."""
+    folder = run.metadata()
+    if folder is None or soundscape.latitude is None or soundscape.longitude is None or soundscape.date is None:
+        return np.full((1, len(run.taxonomy)), np.nan, np.float32)
+    place = (soundscape.latitude, soundscape.longitude, soundscape.date.timetuple().tm_yday)
+    return place_scores(folder, run.taxonomy, *(np.array([value], np.float32) for value in place))

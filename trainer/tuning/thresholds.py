@@ -1,0 +1,90 @@
+"""Rules that set thresholds from labelled rows: one for all, one per species, or a quantile of the scores.
+
+Knows no blend and no file. All three are always computed, so that a person sees whether another one pays.
+"""
+
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.contract.blend import Scores
+from trainer.recipe import ThresholdBy
+from trainer.tuning import sweep
+from trainer.tuning.sweep import Counts, Rows
+
+RULES: tuple[ThresholdBy, ...] = get_args(ThresholdBy)
+POSITIVES_MIN = 5  # labelled rows that a species needs for a threshold of its own,
+RECORDINGS_MIN = 2  # of so many recordings: one bird that sings all night says little of its species
+PULL = 10  # a species with so many positive rows stands half-way between its own best threshold and the global one
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A threshold for all species, and those of single species (by index) that differ."""
+
+    threshold: float
+    species: dict[int, float]
+
+    def of_all(self, count: int) -> Scores:
+        """The threshold of each of `count` species."""
+        values = np.full(count, self.threshold, np.float32)
+        for index, value in self.species.items():
+            values[index] = value
+        return values
+
+
+def cut_by(rule: ThresholdBy, rows: Rows, scores: Scores, thresholds: NDArray[np.float32]) -> Cut:
+    """Thresholds by one rule, from scores `(rows, species)`."""
+    if rule == "quantile":
+        return Cut(_rounded(by_quantile(rows, scores)), {})
+    counts = sweep.count(rows, scores, thresholds)
+    at = sweep.steady_threshold_of(sweep.row_f1s(rows, counts), rows.recordings)
+    own = by_species(rows, scores, thresholds, at) if rule == "species" else {}
+    return Cut(_rounded(thresholds[at]), {index: _rounded(value) for index, value in own.items()})
+
+
+def by_quantile(rows: Rows, scores: Scores) -> float:
+    """The threshold at which as many rows are called nocall as the labels say (second place of BirdCLEF 2021): between
+    the best scores of two rows. Needs nothing of the labels but their share of nocall."""
+    best = np.sort(scores.max(axis=1))
+    silent = int((~rows.calls).sum())
+    edges = np.concatenate([[0.0], best, [1.0]])
+    return float(edges[silent : silent + 2].mean())
+
+
+def by_species(rows: Rows, scores: Scores, thresholds: NDArray[np.float32], at: int) -> dict[int, float]:
+    """Thresholds of the species that are heard often enough, by index.
+
+    Each is the one of the best row-wise F1 while all others stay at the global one (`thresholds[at]`), then drawn
+    towards that by few rows: `(n·own + 10·global) / (n + 10)` with n positive rows.
+    """
+    everywhere = sweep.count_at(rows, scores, float(thresholds[at]))
+    recordings = np.asarray(rows.recordings)
+    found = {}
+    for index in np.flatnonzero(rows.truth.sum(axis=0) >= POSITIVES_MIN).tolist():
+        there = rows.truth[:, index]
+        if len(set(recordings[there])) < RECORDINGS_MIN:
+            continue
+        passed = scores[:, index, None] >= thresholds  # (rows, thresholds)
+        concerned = there | passed[:, 0]  # all other rows stay as they are
+        here, hits = passed[concerned], passed[concerned] & there[concerned, None]
+        counts = Counts(
+            everywhere.passed[concerned] - here[:, at, None] + here,
+            everywhere.hits[concerned] - hits[:, at, None] + hits,
+        )
+        curve = sweep.row_f1s(rows.take(concerned), counts).mean(axis=0)
+        positives, own = int(there.sum()), float(thresholds[sweep.best_threshold(curve)])
+        found[index] = (positives * own + PULL * float(thresholds[at])) / (positives + PULL)
+    return found
+
+
+def f1_at(rows: Rows, scores: Scores, cut: Cut) -> sweep.Floats:
+    """F1 of each row `(rows,)` at these thresholds."""
+    found: sweep.Floats = sweep.row_f1s(rows, sweep.count_at(rows, scores, cut.of_all(scores.shape[1])))[:, 0]
+    return found
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 4)
