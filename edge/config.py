@@ -1,4 +1,5 @@
-"""station.yaml: read once, checked strictly, frozen. Every mistake is one line with key, expected and found.
+"""station.yaml: read once, checked strictly, frozen. Every mistake is one line with key, expected
+and found.
 
 Paths in the file are relative to the file. Knows nothing of what the settings are used for.
 """
@@ -34,7 +35,9 @@ Latitude = Annotated[float, Range(-90, 90)]
 Longitude = Annotated[float, Range(-180, 180)]
 Score = Annotated[float, Range(0, 1)]
 Members = Literal["bag", "student", "cascade"]
-Reported = Literal["bird", "animal", "sound"]  # kinds of class that may be detections; voices are a matter of privacy
+Reported = Literal[
+    "bird", "animal", "sound"
+]  # kinds of class that may be detections; voices are a matter of privacy
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,8 @@ class HealthSettings:
 
 @dataclass(frozen=True)
 class TlsSettings:
-    """Encryption of the connection to the broker. None: the system's authorities, no certificate of our own."""
+    """Encryption of the connection to the broker. None: the system's authorities, no certificate of
+    our own."""
 
     ca_file: Path | None = None
     cert_file: Path | None = None
@@ -226,7 +230,8 @@ class Config:
 
     @property
     def zone(self) -> ZoneInfo | None:
-        """Zone of recorders that do not say theirs, and of local days and hours; None: UTC, or the recorder's."""
+        """Zone of recorders that do not say theirs, and of local days and hours; None: UTC, or the
+        recorder's."""
         return ZoneInfo(self.station.timezone) if self.station.timezone else None
 
 
@@ -236,8 +241,13 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep=deep)
-        except (ValueError, LookupError, AttributeError) as error:  # PyYAML's own: 2024-13-45, !!bool x, !!int ""
-            shown, kind = str(node.value)[:_SHOWN_MAX], str(node.tag).rpartition(":")[2]
+        except (
+            ValueError,
+            LookupError,
+            AttributeError,
+        ) as error:  # PyYAML's own: 2024-13-45, !!bool x, !!int ""
+            shown = str(node.value)[:_SHOWN_MAX]
+            kind = str(node.tag).rpartition(":")[2]
             problem = f"{shown!r} is not a valid {kind}; a text is put in quotes"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
 
@@ -249,7 +259,9 @@ def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any
         if isinstance(key, Hashable):  # construct_mapping refuses the others
             if key in keys:
                 shown = str(key_node.value)[:_SHOWN_MAX]
-                raise yaml.MarkedYAMLError(problem=f"key {shown!r} is given twice", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"key {shown!r} is given twice", problem_mark=key_node.start_mark
+                )
             keys.add(key)
     return loader.construct_mapping(node, deep=True)
 
@@ -258,8 +270,9 @@ _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _uni
 
 
 def find_settings() -> Path | None:
-    """The settings that hold where none are named: those of the current folder, else the system's; None: neither are
-    there, so the defaults hold. The program that `make install` installed takes the system's first."""
+    """The settings that hold where none are named: those of the current folder, else the system's;
+    None: neither are there, so the defaults hold. The program that `make install` installed takes
+    the system's first."""
     places = [OWN_SETTINGS, SYSTEM_SETTINGS]
     if (Path(sys.prefix) / "share" / "birdstation").is_dir():  # its mark
         places.reverse()
@@ -267,7 +280,8 @@ def find_settings() -> Path | None:
 
 
 def _is_there(path: Path) -> bool:
-    """Also true of what may not be looked at: reading it says so, and defaults do not quietly take its place."""
+    """Also true of what may not be looked at: reading it says so, and defaults do not quietly take
+    its place."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -279,7 +293,8 @@ def _is_there(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Settings:
-    """A station.yaml as it was read: what it comes to, the keys in it (`privacy`, `privacy.human`), and its bytes."""
+    """A station.yaml as it was read: what it comes to, the keys in it (`privacy`, `privacy.human`),
+    and its bytes."""
 
     config: Config
     given: frozenset[str] = frozenset()
@@ -287,14 +302,19 @@ class Settings:
 
 
 def load_config(path: Path | None) -> Config:
-    """Read and check a station.yaml; None: the defaults, with the state in the current folder. Raises ConfigError with
-    one line: file, key, what was expected and found."""
+    """Read and check a station.yaml; None: the defaults, with the state in the current folder.
+    Raises ConfigError with one line: file, key, what was expected and found."""
     return read_settings(path).config
 
 
 def read_settings(path: Path | None) -> Settings:
-    """The same with the keys that stand in it. A file that names no station is refused: nothing is no choice."""
-    return Settings(parse(Config, {}, Path.cwd())) if path is None else settings_of(path, _content(path))
+    """The same with the keys that stand in it. A file that names no station is refused: nothing is
+    no choice."""
+    return (
+        Settings(parse(Config, {}, Path.cwd()))
+        if path is None
+        else settings_of(path, _content(path))
+    )
 
 
 def settings_of(path: Path, content: bytes) -> Settings:
@@ -302,7 +322,8 @@ def settings_of(path: Path, content: bytes) -> Settings:
     raw = _yaml(path, content)
     if raw is None:
         raise ConfigError(
-            f"{path}: expected settings, at least station: {{id: …}}, found nothing in it; was it cut short? "
+            f"{path}: expected settings, at least station: {{id: …}}, found nothing in it; was it "
+            f"cut short? "
             "Copy the station.yaml of the project and say what differs"
         )
     try:
@@ -310,7 +331,8 @@ def settings_of(path: Path, content: bytes) -> Settings:
         given = _given(raw)
         if "station.id" not in given:
             raise ValueError(
-                "station.id: missing; say which station this is (of files without it: id: station), so that one that "
+                "station.id: missing; say which station this is (of files without it: id: "
+                "station), so that one that "
                 "was cut short is not taken for the defaults"
             )
         _check(config)
@@ -321,18 +343,25 @@ def settings_of(path: Path, content: bytes) -> Settings:
 
 @contextmanager
 def named(path: Path | None) -> Iterator[None]:
-    """A mistake in settings that only shows when they are used names their file, too; one in other things does not."""
+    """A mistake in settings that only shows when they are used names their file, too; one in other
+    things does not."""
     try:
         yield
     except ConfigError as error:
         key = re.match(r"\w+", str(error))
-        if path is None or key is None or key[0] not in {setting.name for setting in fields(Config)}:
+        if (
+            path is None
+            or key is None
+            or key[0] not in {setting.name for setting in fields(Config)}
+        ):
             raise
         raise ConfigError(f"{path}: {error}") from error
 
 
 def _given(raw: Mapping[str, Any]) -> frozenset[str]:
-    inner = {f"{name}.{key}" for name, part in raw.items() if isinstance(part, Mapping) for key in part}
+    inner = {
+        f"{name}.{key}" for name, part in raw.items() if isinstance(part, Mapping) for key in part
+    }
     return frozenset(raw) | inner
 
 
@@ -343,14 +372,20 @@ def _content(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(_FILE_BYTES_MAX + 1)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; give --config, or copy the station.yaml of the project") from None
+        raise ConfigError(
+            f"{path}: no such file; give --config, or copy the station.yaml of the project"
+        ) from None
     except OSError as error:
-        raise ConfigError(f"{path}: not readable: {error.strerror or error}{whose(path)}") from error
+        raise ConfigError(
+            f"{path}: not readable: {error.strerror or error}{whose(path)}"
+        ) from error
 
 
 def _yaml(path: Path, content: bytes) -> Any:
     if len(content) > _FILE_BYTES_MAX:
-        raise ConfigError(f"{path}: larger than {_FILE_BYTES_MAX // 1024} KiB; are these a station's settings?")
+        raise ConfigError(
+            f"{path}: larger than {_FILE_BYTES_MAX // 1024} KiB; are these a station's settings?"
+        )
     try:
         text = text_of(content)
         _check_end(path, text)
@@ -360,19 +395,27 @@ def _yaml(path: Path, content: bytes) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ConfigError(f"{path}: {where}not YAML: {' '.join(str(error.problem).split())}") from error
+        raise ConfigError(
+            f"{path}: {where}not YAML: {' '.join(str(error.problem).split())}"
+        ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     except RecursionError:
-        raise ConfigError(f"{path}: not YAML that a station understands: nested too deeply") from None
+        raise ConfigError(
+            f"{path}: not YAML that a station understands: nested too deeply"
+        ) from None
 
 
 def _check_end(path: Path, text: str) -> None:
-    """A file that says how it ends has that line: one that was cut at the end of a line looks like a choice."""
+    """A file that says how it ends has that line: one that was cut at the end of a line looks like
+    a choice."""
     announced = _ENDS_WITH.search(text)
-    if announced and announced[1] not in (line.rstrip() for line in text[announced.end() :].splitlines()):
+    if announced and announced[1] not in (
+        line.rstrip() for line in text[announced.end() :].splitlines()
+    ):
         raise ConfigError(
-            f"{path}: expected the line {announced[1]!r}, as its head says, found none; it was cut short: put the rest "
+            f"{path}: expected the line {announced[1]!r}, as its head says, found none; it was cut "
+            f"short: put the rest "
             "back, or take the line 'ends with' out"
         )
 
@@ -381,7 +424,9 @@ def _check(config: Config) -> None:
     """What no single key can say."""
     station = config.station
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", station.id):
-        raise ValueError(f"station.id: expected 1 to 64 of A-Z, a-z, 0-9, _ and -, found {station.id!r}")
+        raise ValueError(
+            f"station.id: expected 1 to 64 of A-Z, a-z, 0-9, _ and -, found {station.id!r}"
+        )
     if (station.latitude is None) != (station.longitude is None):
         raise ValueError("station: latitude and longitude go together; give both or neither")
     if station.latitude is not None and station.longitude is not None:
@@ -390,11 +435,20 @@ def _check(config: Config) -> None:
         ZoneInfo(station.timezone or "UTC")
     except (ValueError, OSError, KeyError):
         raise ValueError(
-            f"station.timezone: expected a name such as Europe/Berlin or UTC, found {station.timezone!r}"
+            f"station.timezone: expected a name such as Europe/Berlin or UTC, found "
+            f"{station.timezone!r}"
         ) from None
     if abs(remainder(config.windows.hop_s, HOP_STEP_S)) > 1e-9:
-        raise ValueError(f"windows.hop_s: expected a multiple of {HOP_STEP_S} s, found {config.windows.hop_s}")
+        raise ValueError(
+            f"windows.hop_s: expected a multiple of {HOP_STEP_S} s, found {config.windows.hop_s}"
+        )
     if config.mqtt:
-        for key, topic in (("topic", config.mqtt.topic), ("homeassistant", config.mqtt.homeassistant)):
+        for key, topic in (
+            ("topic", config.mqtt.topic),
+            ("homeassistant", config.mqtt.homeassistant),
+        ):
             if topic is not None and re.search(r"[#+]|^[/$]|/$", topic):
-                raise ValueError(f"mqtt.{key}: expected no #, no +, no $ first, no / at its ends, found {topic!r}")
+                raise ValueError(
+                    f"mqtt.{key}: expected no #, no +, no $ first, no / at its ends, found "
+                    f"{topic!r}"
+                )

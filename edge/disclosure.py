@@ -1,8 +1,10 @@
-"""What of a place may leave this station, and what of names that tell one: asked where a thing leaves, by all.
+"""What of a place may leave this station, and what of names that tell one: asked where a thing
+leaves, by all.
 
-With `sensitive.species` set no message, clip or page tells a place finer than `sensitive.decimals`, of any species: who
-reads all of them would know the place from the others. What is in the record and in what waits for the broker is exact;
-it is asked when it is sent, so that a change of the settings holds for what was made before.
+With `sensitive.species` set no message, clip or page tells a place finer than `sensitive.decimals`,
+of any species: who reads all of them would know the place from the others. What is in the record
+and in what waits for the broker is exact; it is asked when it is sent, so that a change of the
+settings holds for what was made before.
 """
 
 import json
@@ -15,9 +17,31 @@ from edge.types import Place
 
 _EXACT = 6  # decimals of a degree: 0.1 m
 _DEGREES = ("latitude", "longitude")
-# Texts of messages that hold nothing but what the station itself makes; all others may hold names of files.
-_OURS = {"schema", "id", "station", "start", "end", "species_code", "scientific_name", "common_name", "bundle", "rule"}
-_OURS |= {"source", "time_source", "clock_state", "decided_by", "version", "started", "state", "runtime", "members"}
+# Texts of messages that hold nothing but what the station itself makes; all others may hold names
+# of files.
+_OURS = {
+    "schema",
+    "id",
+    "station",
+    "start",
+    "end",
+    "species_code",
+    "scientific_name",
+    "common_name",
+    "bundle",
+    "rule",
+}
+_OURS |= {
+    "source",
+    "time_source",
+    "clock_state",
+    "decided_by",
+    "version",
+    "started",
+    "state",
+    "runtime",
+    "members",
+}
 _OURS |= {"time_utc", "last_sound_utc", "last_detection_utc"}
 
 
@@ -32,7 +56,8 @@ class Disclosure:
     @classmethod
     def of(cls, config: Config) -> "Disclosure":
         """What these settings allow."""
-        hides, coarse = bool(config.sensitive.species), config.sensitive.decimals
+        hides = bool(config.sensitive.species)
+        coarse = config.sensitive.decimals
         usual = config.mqtt.place_decimals if config.mqtt else 0
         return cls(hides, min(usual, coarse) if hides else usual, coarse if hides else _EXACT)
 
@@ -44,15 +69,17 @@ class Disclosure:
         """Latitude and longitude as messages may tell them."""
         if place is None:
             return None, None
-        return round(place.latitude, self.message_decimals), round(place.longitude, self.message_decimals)
+        return round(place.latitude, self.message_decimals), round(
+            place.longitude, self.message_decimals
+        )
 
     def clip_place(self, place: Place) -> str:
         """Latitude and longitude as a clip may tell them."""
         return f"{place.latitude:.{self.clip_decimals}f} {place.longitude:.{self.clip_decimals}f}"
 
     def payload(self, text: str) -> str:
-        """A message of the station as it may leave: whenever it was made, whatever it told then. What is no object with
-        a schema of ours goes as it is."""
+        """A message of the station as it may leave: whenever it was made, whatever it told then.
+        What is no object with a schema of ours goes as it is."""
         try:
             payload: Any = json.loads(text)
         except ValueError:

@@ -1,4 +1,5 @@
-"""Topics and payloads as docs/mqtt.md describes them. Within v1 fields are only ever added. Knows no connection."""
+"""Topics and payloads as docs/mqtt.md describes them. Within v1 fields are only ever added. Knows
+no connection."""
 
 import json
 from dataclasses import dataclass
@@ -17,9 +18,12 @@ def topic_of(config: Config, name: str) -> str:
     return f"{config.mqtt.topic if config.mqtt else 'birdstation'}/v1/{config.station.id}/{name}"
 
 
-def detection_message(detection: Detection, recording: RecordingRow, config: Config, bundle: Bundle) -> Message:
-    """A detection for TOPIC/v1/STATION/detection, as it waits: exact. When it is sent, its times are those that the
-    record has by then, `seq` and `queued` come, and what of its place may leave is asked (edge.disclosure)."""
+def detection_message(
+    detection: Detection, recording: RecordingRow, config: Config, bundle: Bundle
+) -> Message:
+    """A detection for TOPIC/v1/STATION/detection, as it waits: exact. When it is sent, its times
+    are those that the record has by then, `seq` and `queued` come, and what of its place may leave
+    is asked (edge.disclosure)."""
     species = bundle.taxonomy[bundle.taxonomy.index(detection.species)]
     payload = {
         "schema": "detection/1",
@@ -50,7 +54,9 @@ def detection_message(detection: Detection, recording: RecordingRow, config: Con
         "shed": detection.shed,
         "bundle": bundle.id[:16],
     }
-    return Message(detection.id, topic_of(config, "detection"), json.dumps(payload, ensure_ascii=False))
+    return Message(
+        detection.id, topic_of(config, "detection"), json.dumps(payload, ensure_ascii=False)
+    )
 
 
 @dataclass(frozen=True)
@@ -69,15 +75,16 @@ class Fresh(NamedTuple):
 
     @classmethod
     def of(cls, now: datetime, connected_s: float) -> "Fresh":
-        """Over a connection that has lasted so long. By a clock that says `now`: if it was set since the connection
-        began, or since a message was created, that is one moment of which nothing is remembered."""
+        """Over a connection that has lasted so long. By a clock that says `now`: if it was set
+        since the connection began, or since a message was created, that is one moment of which
+        nothing is remembered."""
         since = now - timedelta(seconds=min(QUEUED_S, connected_s))
         return cls(utc_text(since), utc_text(now + timedelta(seconds=QUEUED_S)))
 
 
 def stamp(message: Waiting, fresh: Fresh) -> Stamped:
-    """Add `seq`, `queued` (it is not `fresh`) and when its detection was, as that is known by now. Payloads that are no
-    object go as they are."""
+    """Add `seq`, `queued` (it is not `fresh`) and when its detection was, as that is known by now.
+    Payloads that are no object go as they are."""
     try:
         payload: Any = json.loads(message.payload)
     except ValueError:
@@ -90,4 +97,6 @@ def stamp(message: Waiting, fresh: Fresh) -> Stamped:
         start, end, minutes = message.lies
         payload |= {"start": start, "end": end, "utc_offset_minutes": minutes}
     source = payload.get("source") if is_detection else None
-    return Stamped(json.dumps(payload, ensure_ascii=False), source if isinstance(source, str) else None)
+    return Stamped(
+        json.dumps(payload, ensure_ascii=False), source if isinstance(source, str) else None
+    )

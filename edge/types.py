@@ -1,4 +1,5 @@
-"""The nouns that pass between the station's parts. Plain frozen data; knows no database, broker or network."""
+"""The nouns that pass between the station's parts. Plain frozen data; knows no database, broker or
+network."""
 
 import uuid
 from collections.abc import Sequence
@@ -11,7 +12,9 @@ from edge.contract.audio import Samples
 from edge.contract.blend import Scores
 from edge.contract.local_clock import LocalClock
 
-_NAMESPACE = uuid.UUID("6d1f6a5e-3a51-5f0c-9c57-6f1d1f0b8a11")  # of birdstation's ids; never change it
+_NAMESPACE = uuid.UUID(
+    "6d1f6a5e-3a51-5f0c-9c57-6f1d1f0b8a11"
+)  # of birdstation's ids; never change it
 
 
 GapReason = Literal[
@@ -29,8 +32,12 @@ GapReason = Literal[
     "triggered",  # of a recording: below the recorder's trigger, it kept no sound
 ]
 DecidedBy = Literal["bag", "student"]  # whose scores a window has
-ClockState = Literal["synced", "rtc", "unsynced", "recorder"]  # recorder: of a file, nobody here can know
-Known = Literal["synced", "rtc", "unsynced", "recorder", "fixed"]  # fixed: by a person, with `clock fix`
+ClockState = Literal[
+    "synced", "rtc", "unsynced", "recorder"
+]  # recorder: of a file, nobody here can know
+Known = Literal[
+    "synced", "rtc", "unsynced", "recorder", "fixed"
+]  # fixed: by a person, with `clock fix`
 
 
 def stable_id(*parts: str) -> str:
@@ -73,7 +80,9 @@ class Gap:
 class WindowScores:
     """Scores of a batch of windows."""
 
-    members: Scores  # (networks loaded, windows, species); of each window alone; NaN: was not asked about this window
+    # (networks loaded, windows, species); of each window alone; NaN: was not asked about this
+    # window
+    members: Scores
     acoustic: Scores  # (windows, species); smoothed with the neighbours where the bundle says so
     blended: Scores  # (windows, species); equals acoustic where there is no prior
     decided_by: tuple[DecidedBy, ...]  # (windows,)
@@ -87,17 +96,20 @@ class FileState:
     mtime_ns: int
     ctime_ns: int  # of FAT no more than when the file was made, and in steps of two seconds or none
     sample: str  # of its content: sums of a few blocks, as edge.capture.content takes them
-    body_end: int = 0  # where all of it but its ends, and the zeros before the end, ends; 0: it was not read
+    body_end: int = (
+        0  # where all of it but its ends, and the zeros before the end, ends; 0: it was not read
+    )
     body_sum: int = 0  # of that
 
 
 @dataclass(frozen=True)
 class RecordingRow:
-    """An unbroken stretch of sound: a file that came in, or what the microphone heard, an hour of it at most. What it
-    is, when it began, where it was made."""
+    """An unbroken stretch of sound: a file that came in, or what the microphone heard, an hour of
+    it at most. What it is, when it began, where it was made."""
 
     id: str
-    path: str  # of a file: relative to its folder, with forward slashes; of live sound: source and start
+    # of a file: relative to its folder, with forward slashes; of live sound: source and start
+    path: str
     bytes: int
     mtime_ns: int
     sha256: str
@@ -110,7 +122,9 @@ class RecordingRow:
     clock_state: ClockState = "recorder"
     boot: str | None = None  # of live sound: the boot of this machine whose clock stamped it
     zone: tzinfo | None = None  # the station's; None: the offset holds for all of it
-    run: str | None = None  # of live sound: the run of the station, whose line says when `boot_s` was
+    run: str | None = (
+        None  # of live sound: the run of the station, whose line says when `boot_s` was
+    )
     boot_s: float | None = None  # CLOCK_BOOTTIME at the start
     told_as: str | None = None  # of a file: another name of the recording, which told when it began
 
@@ -136,17 +150,25 @@ class Detection:
     offset_s: float  # from the start of the recording
     species: str
     score: float  # blended; what the threshold was compared with
-    acoustic: float  # smoothed with the neighbours where the bundle says so; equals score where there is no prior
+    # smoothed with the neighbours where the bundle says so; equals score where there is no prior
+    acoustic: float
     prior: float | None  # None: no place, or the prior is off
     threshold: float
     rule: str
-    member_low: float  # lowest and highest score among the members for this window alone, before smoothing
+    member_low: (
+        float  # lowest and highest score among the members for this window alone, before smoothing
+    )
     member_high: float
     level_dbfs: float | None  # None: digital silence
-    members: tuple[float | None, ...] = ()  # score of each loaded network for this window alone, in the bundle's order,
+    members: tuple[
+        float | None, ...
+    ] = ()  # score of each loaded network for this window alone, in the bundle's order,
     # the student's last; None: it was not asked
-    runner_ups: tuple[tuple[str, float], ...] = ()  # the next best species of the window with their blended scores
-    shed: int = 0  # step of the overload ladder: 0 none, 1 no overlap, 2 one member per kind, or the student alone
+    runner_ups: tuple[
+        tuple[str, float], ...
+    ] = ()  # the next best species of the window with their blended scores
+    # step of the overload ladder: 0 none, 1 no overlap, 2 one member per kind, or the student alone
+    shed: int = 0
     decided_by: DecidedBy = "bag"
     utc_offset_minutes: int = 0  # of the clock at the place, at the start
 
@@ -208,14 +230,18 @@ class Outbox(Protocol):
     def __enter__(self) -> "Outbox": ...
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None: ...
 
     def is_named_file(self) -> bool:
         """Whether the open file is still the one of that name; True where that cannot be seen."""
 
     def waiting(self, after: int, limit: int) -> list["Waiting"]:
-        """Messages not yet acknowledged, oldest first, with seq above `after`; all of them are on the disk."""
+        """Messages not yet acknowledged, oldest first, with seq above `after`; all of them are on
+        the disk."""
 
     def waiting_count(self) -> int:
         """How many messages no broker has acknowledged yet."""
@@ -224,18 +250,21 @@ class Outbox(Protocol):
         """The broker has acknowledged these."""
 
     def refused(self, seq: int, reason: str, attempts_max: int) -> bool:
-        """The broker said no to this one; True if it was that often that it is set aside for good."""
+        """The broker said no to this one; True if it was that often that it is set aside for
+        good."""
 
     def bound(self, waiting_max: int, after: int = 0) -> int:
         """Drop the oldest beyond so many, but none up to seq `after`; returns how many went."""
 
     def counts(self) -> dict[str, int]:
-        """created, sent, waiting, dropped and dead at one moment; the first is the sum of the others."""
+        """created, sent, waiting, dropped and dead at one moment; the first is the sum of the
+        others."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long one stretch was analysed in one hour of the clock at the place, at one step of the overload ladder."""
+    """How long one stretch was analysed in one hour of the clock at the place, at one step of the
+    overload ladder."""
 
     hour: datetime  # aware UTC: when that hour began, or the change of the clock inside it
     analysed_s: float
@@ -258,8 +287,12 @@ class GapRow:
     clock_state: ClockState = "recorder"
     boot: str | None = None
     zone: tzinfo | None = None  # the station's; None: the offset holds for all of it
-    run: str | None = None  # of a live source: the run of the station, whose line says when `boot_s` was
-    boot_s: float | None = None  # CLOCK_BOOTTIME at the start; None with a run: the time before it began
+    run: str | None = (
+        None  # of a live source: the run of the station, whose line says when `boot_s` was
+    )
+    boot_s: float | None = (
+        None  # CLOCK_BOOTTIME at the start; None with a run: the time before it began
+    )
 
     @property
     def local(self) -> LocalClock:
@@ -267,8 +300,9 @@ class GapRow:
         return LocalClock(self.zone, self.utc_offset_minutes)
 
     def at_one_offset(self) -> list["GapRow"]:
-        """The gap, cut where the clock at the place is changed. The first piece keeps the id; ids depend on the start
-        alone, so that a gap which goes on gives the same pieces again, the last one longer."""
+        """The gap, cut where the clock at the place is changed. The first piece keeps the id; ids
+        depend on the start alone, so that a gap which goes on gives the same pieces again, the last
+        one longer."""
         return [
             replace(
                 self,
@@ -276,7 +310,9 @@ class GapRow:
                 start=span.start,
                 seconds=span.seconds,
                 utc_offset_minutes=span.utc_offset_minutes,
-                boot_s=None if self.boot_s is None else self.boot_s + (span.start - self.start).total_seconds(),
+                boot_s=None
+                if self.boot_s is None
+                else self.boot_s + (span.start - self.start).total_seconds(),
             )
             for number, span in enumerate(self.local.spans(self.start, self.seconds))
         ]
@@ -284,7 +320,8 @@ class GapRow:
 
 @dataclass(frozen=True)
 class StationRun:
-    """One run of the station in one boot of its machine, and what its clock says of when that was."""
+    """One run of the station in one boot of its machine, and what its clock says of when that
+    was."""
 
     id: str
     source: str  # microphone or folder
@@ -306,5 +343,6 @@ class Outcome:
     audio_s: float
     windows: int
     new_detections: int
-    earlier: bool  # it had ended so before, in an earlier run or under another name; nothing was done now
+    # it had ended so before, in an earlier run or under another name; nothing was done now
+    earlier: bool
     recording: str | None  # its id; None: it could not be read

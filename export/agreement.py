@@ -1,4 +1,5 @@
-"""Whether other arithmetic leads to the same decisions: windows of real sound, thresholds, the share that agrees."""
+"""Whether other arithmetic leads to the same decisions: windows of real sound, thresholds, the
+share that agrees."""
 
 from pathlib import Path
 
@@ -17,9 +18,9 @@ AGREEMENT_MIN = 0.995  # share of windows; for arithmetic that is offered
 
 
 def sound_inputs(folder: Path, manifest: Manifest, most: int) -> Input:
-    """What a bundle's networks take of the recordings in a folder, cut as a station cuts them every 5 s:
-    `(n, 128, 281)` or `(n, 160000)`; evenly chosen if there are more than `most`. Raises ConfigError if there is no
-    sound that can be read."""
+    """What a bundle's networks take of the recordings in a folder, cut as a station cuts them every
+    5 s: `(n, 128, 281)` or `(n, 160000)`; evenly chosen if there are more than `most`. Raises
+    ConfigError if there is no sound that can be read."""
     inputs: list[Input] = []
 
     def cutter() -> WindowCutter:
@@ -28,7 +29,8 @@ def sound_inputs(folder: Path, manifest: Manifest, most: int) -> Input:
     for path in find_recordings(folder):
         try:
             with Decoder(path) as decoder:
-                cut, windows = cutter(), []
+                cut = cutter()
+                windows = []
                 for piece in decoder:
                     if isinstance(piece, Gap):  # no window spans it
                         windows += cut.close()
@@ -45,8 +47,9 @@ def sound_inputs(folder: Path, manifest: Manifest, most: int) -> Input:
 
 
 def acoustic_limits(manifest: Manifest, taxonomy: Taxonomy) -> Scores:
-    """The threshold of each species `(species,)` at a station that knows no place and reports birds: species' own ones
-    count where they were tuned for sound alone; NaN for what is no bird."""
+    """The threshold of each species `(species,)` at a station that knows no place and reports
+    birds: species' own ones count where they were tuned for sound alone; NaN for what is no
+    bird."""
     thresholds = manifest.thresholds
     own = {} if manifest.has_prior else thresholds.species
     limits = np.array([own.get(code, thresholds.acoustic) for code in taxonomy.codes], np.float32)

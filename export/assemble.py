@@ -1,4 +1,5 @@
-"""A finished Run to a Bundle: members as ONNX, taxonomy, prior, probe, report, sums. Written whole or not at all."""
+"""A finished Run to a Bundle: members as ONNX, taxonomy, prior, probe, report, sums. Written whole
+or not at all."""
 
 import shutil
 from collections.abc import Callable, Mapping
@@ -39,7 +40,9 @@ from trainer.student.student import StudentInfo, load_student, read_student
 _PRIOR_FILES = ("model.onnx", "features.json", "grid.npz")
 _PROBE_DAY = 135  # mid May
 _STUDENT = "student"  # its name in the bundle
-_CALIBRATION, _WINDOWS = 64, 400  # crops of the run: that 8-bit networks are calibrated and judged on, none on both
+# crops of the run: that 8-bit networks are calibrated and judged on, none on both
+_CALIBRATION = 64
+_WINDOWS = 400
 
 
 def assemble(
@@ -52,15 +55,17 @@ def assemble(
     int8: bool = False,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Bundle:
-    """Export a run to `out`, with its student if it has one. `per_kind` keeps only that many members of each kind, the
-    best by their fold's F1; `report` takes the run's report along; `half` writes each network in half precision too,
-    where that keeps parity; `int8` the members in 8 bits too, where the bag then decides alike.
+    """Export a run to `out`, with its student if it has one. `per_kind` keeps only that many
+    members of each kind, the best by their fold's F1; `report` takes the run's report along; `half`
+    writes each network in half precision too, where that keeps parity; `int8` the members in 8 bits
+    too, where the bag then decides alike.
 
-    Raises UsageError if `out` holds something that is not a bundle, CorpusError if the run is not finished or its
-    student is of another bag.
+    Raises UsageError if `out` holds something that is not a bundle, CorpusError if the run is not
+    finished or its student is of another bag.
     """
     folder, _ = check_out(out)
-    members, student = _chosen(run.bag(), per_kind), read_student(run)
+    members = _chosen(run.bag(), per_kind)
+    student = read_student(run)
     with bundle_place(out) as work:
         (work / "members").mkdir(parents=True)
         run.taxonomy.write_csv(work / TAXONOMY)
@@ -82,14 +87,17 @@ def assemble(
 def _chosen(members: list[MemberInfo], per_kind: int | None) -> list[MemberInfo]:
     kept = []
     for kind in dict.fromkeys(member.kind for member in members):
-        kept += sorted((m for m in members if m.kind == kind), key=lambda m: (-m.valid_f1, m.name))[:per_kind]
+        kept += sorted((m for m in members if m.kind == kind), key=lambda m: (-m.valid_f1, m.name))[
+            :per_kind
+        ]
     return kept
 
 
 def _write_members(
     run: Run, work: Path, members: list[MemberInfo], progress: Callable[[str, int, int], None]
 ) -> Scores:
-    """Write the ONNX files; return what torch makes of the probe's images, `(members, clips, species)`."""
+    """Write the ONNX files; return what torch makes of the probe's images, `(members, clips,
+    species)`."""
     images = torch.from_numpy(_probe_images())
     scores = []
     for count, member in enumerate(members):
@@ -109,7 +117,8 @@ def _write_student(run: Run, work: Path, student: StudentInfo) -> Scores:
 
 
 def _halve_members(work: Path, members: list[str], member_scores: Scores) -> dict[str, str]:
-    """Write the ONNX files in half precision; member -> its file, where it computes what torch does."""
+    """Write the ONNX files in half precision; member -> its file, where it computes what torch
+    does."""
     kept = {}
     for member, reference in zip(members, member_scores, strict=True):
         file = f"members/{member}.fp16.onnx"
@@ -128,13 +137,19 @@ def _probe_images() -> Image:
 
 
 def _write_probe(
-    run: Run, work: Path, members: list[MemberInfo], member_scores: Scores, student_scores: Scores | None,
+    run: Run,
+    work: Path,
+    members: list[MemberInfo],
+    member_scores: Scores,
+    student_scores: Scores | None,
     has_prior: bool,
-) -> None:  # fmt: skip
+) -> None:
     """The probe: torch's scores are what every engine must give."""
     blend = run.tuning().blend
     acoustic = acoustic_scores(member_scores, [m.kind for m in members], blend)
-    prior, latitude, longitude = None, 0.0, 0.0
+    prior = None
+    latitude = 0.0
+    longitude = 0.0
     if has_prior:
         latitude, longitude = _typical_place(FeatureSpec.read(work / PRIOR / "features.json"))
         prior = compute_prior_table(work / PRIOR, run.taxonomy, latitude, longitude)[_PROBE_DAY - 1]
@@ -170,17 +185,36 @@ def _typical_place(spec: FeatureSpec) -> tuple[float, float]:
 
 
 def _manifest(
-    run: Run, members: list[MemberInfo], student: StudentInfo | None, halved: Mapping[str, str], has_prior: bool,
+    run: Run,
+    members: list[MemberInfo],
+    student: StudentInfo | None,
+    halved: Mapping[str, str],
+    has_prior: bool,
     per_kind: int | None,
-) -> Manifest:  # fmt: skip
+) -> Manifest:
     tuning = run.tuning()
     training = {**run.provenance(), "members_of_bag": len(run.bag()), "per_kind": per_kind}
     if student:
-        taught_by = f"all {len(run.bag())} members of the run's bag, of which this bundle has {len(members)}"
-        training["student"] = {"taught_by": taught_by, "seconds": student.seconds, **student.figures}
+        taught_by = (
+            f"all {len(run.bag())} members of the run's bag, of which this bundle has "
+            f"{len(members)}"
+        )
+        training["student"] = {
+            "taught_by": taught_by,
+            "seconds": student.seconds,
+            **student.figures,
+        }
     return Manifest(
         members=tuple(
-            BundleMember(m.name, f"members/{m.name}.onnx", m.kind, m.architecture, m.fold, m.seed, halved.get(m.name))
+            BundleMember(
+                m.name,
+                f"members/{m.name}.onnx",
+                m.kind,
+                m.architecture,
+                m.fold,
+                m.seed,
+                halved.get(m.name),
+            )
             for m in members
         ),
         blend=tuning.blend,
@@ -193,8 +227,11 @@ def _manifest(
     )
 
 
-def _with_int8(run: Run, work: Path, manifest: Manifest, progress: Callable[[str, int, int], None]) -> Manifest:
-    """Write the members in 8 bits, where the bag then decides alike; the manifest says which, and how alike."""
+def _with_int8(
+    run: Run, work: Path, manifest: Manifest, progress: Callable[[str, int, int], None]
+) -> Manifest:
+    """Write the members in 8 bits, where the bag then decides alike; the manifest says which, and
+    how alike."""
     spectrograms = Spectrograms(run.folder / "spectrograms")
     rows = np.concatenate([np.arange(e.first, e.first + e.count) for e in spectrograms.entries])
     rows = np.random.default_rng(run.recipe.seed).permutation(rows)[: _CALIBRATION + _WINDOWS]
@@ -202,11 +239,15 @@ def _with_int8(run: Run, work: Path, manifest: Manifest, progress: Callable[[str
     calibration, windows = (np.array(spectrograms.images[np.sort(part)]) for part in parts)
     found = quantise_members(work, manifest, run.taxonomy, calibration, windows, progress)
     figures: dict[str, object] = {"agreement": found.agreement, "windows": found.windows}
-    figures["members"] = {name: {**asdict(apart), "kept": name in found.files} for name, apart in found.apart.items()}
+    figures["members"] = {
+        name: {**asdict(apart), "kept": name in found.files} for name, apart in found.apart.items()
+    }
     members = with_int8(manifest.members, found)
     return replace(manifest, members=members, training={**manifest.training, "int8": figures})
 
 
 def _student(info: StudentInfo, seed: int, half: str | None) -> Student:
-    member = BundleMember(_STUDENT, f"members/{_STUDENT}.onnx", _STUDENT, info.architecture, None, seed, half)
+    member = BundleMember(
+        _STUDENT, f"members/{_STUDENT}.onnx", _STUDENT, info.architecture, None, seed, half
+    )
     return Student(member, info.below, info.above, info.agreement, info.opened)

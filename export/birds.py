@@ -1,7 +1,8 @@
-"""`make birds`: real species named in real sound: a published model adopted, checked, a folder replayed, a page made.
+"""`make birds`: real species named in real sound: a published model adopted, checked, a folder
+replayed, a page made.
 
-Each step is the real command in a process of its own; each knows for itself what is already done. The folder of
-recordings is only read.
+Each step is the real command in a process of its own; each knows for itself what is already done.
+The folder of recordings is only read.
 """
 
 import json
@@ -25,7 +26,9 @@ from export.example_sound import NAMES, example_sound
 
 MODEL = "birdnet-v2.4"
 _WRITTEN_BY = "# Written by `python -m export birds`"  # begins settings that may be replaced
-_ALL_WELL, _BAD, _SOME_REFUSED = 0, 1, 3
+_ALL_WELL = 0
+_BAD = 1
+_SOME_REFUSED = 3
 
 
 class StepFailed(BirdstationError):
@@ -42,11 +45,13 @@ def run_birds(
     bundle: Path | None = None,
     from_folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Fill `out` with bundle, station.yaml, station.db and birds.html; returns the replay's summary.
+    """Fill `out` with bundle, station.yaml, station.db and birds.html; returns the replay's
+    summary.
 
-    `recordings`: a folder, or one recording; None: an example is fetched. `place`: "latitude,longitude". `accept`: the
-    licence of the model, else it is asked for. `bundle`: one that is there, instead of adopting. `from_folder`: where
-    downloaded packages lie. Raises UsageError, ConfigError, NoExample, StepFailed.
+    `recordings`: a folder, or one recording; None: an example is fetched. `place`:
+    "latitude,longitude". `accept`: the licence of the model, else it is asked for. `bundle`: one
+    that is there, instead of adopting. `from_folder`: where downloaded packages lie. Raises
+    UsageError, ConfigError, NoExample, StepFailed.
     """
     where = None if place is None else parse_place(place)
     config = out / "station.yaml"
@@ -64,8 +69,12 @@ def run_birds(
         folder = recordings if recordings.is_dir() else _folder_of(recordings, out / "one")
         _write_settings(config, adopted, folder, where)
     if where is None:
-        console.print("No place is known but what recordings tell themselves: PLACE=48.52,9.06 lets place and season "
-                      "weigh in.", soft_wrap=True)  # fmt: skip
+        console.print(
+            "No place is known but what recordings tell themselves: PLACE=48.52,9.06 "
+            "lets place and season "
+            "weigh in.",
+            soft_wrap=True,
+        )
     _step(console, "check", ("edge", "check", "--config", config), goes_on=(_BAD,))
     summary = _replay(console, recordings, config)
     _step(console, "page", ("edge", "pictures", recordings, "--config", config, "--out", out))
@@ -81,7 +90,9 @@ def parse_place(text: str) -> Place:
     except ValueError as error:
         raise UsageError(f"PLACE (--place): found {text!r}; {expected}") from error
     if not (abs(latitude) <= 90 and abs(longitude) <= 180) or math.isnan(latitude + longitude):
-        raise UsageError(f"PLACE (--place): found {text!r}: latitude is -90 to 90, longitude -180 to 180")
+        raise UsageError(
+            f"PLACE (--place): found {text!r}: latitude is -90 to 90, longitude -180 to 180"
+        )
     return Place(latitude, longitude)
 
 
@@ -99,32 +110,48 @@ def _check(config: Path) -> None:
 
 
 def _check_recordings(path: Path, out: Path) -> None:
-    """Raises UsageError if there is nothing to hear, or nothing can be written without writing there."""
+    """Raises UsageError if there is nothing to hear, or nothing can be written without writing
+    there."""
     try:
-        is_there, is_folder = path.exists(), path.is_dir()
+        is_there = path.exists()
+        is_folder = path.is_dir()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
-    if not str(path.resolve()).isprintable():  # bytes that are no text, line breaks: no setting can hold them
-        raise UsageError(f"{str(path)!r}: give it a name that can be printed; FOLDER names a folder of recordings")
+    if not str(
+        path.resolve()
+    ).isprintable():  # bytes that are no text, line breaks: no setting can hold them
+        raise UsageError(
+            f"{str(path)!r}: give it a name that can be printed; FOLDER names a folder of "
+            f"recordings"
+        )
     if not is_there:
         raise UsageError(f"{path}: no such folder; FOLDER names a folder of recordings")
     if is_folder and not find_recordings(path):
-        raise UsageError(f"{path}: no recordings in it, and none below it; FOLDER names a folder of recordings")
+        raise UsageError(
+            f"{path}: no recordings in it, and none below it; FOLDER names a folder of recordings"
+        )
     if is_folder and out.resolve().is_relative_to(path.resolve()):
-        raise UsageError(f"{path}: holds {out}, where results go; FOLDER names a folder of recordings alone")
+        raise UsageError(
+            f"{path}: holds {out}, where results go; FOLDER names a folder of recordings alone"
+        )
 
 
 def _adopt(folder: Path, console: Console, accept: str | None, from_folder: Path | None) -> Path:
-    """The model as a bundle, unless it is there. Raises ConfigError where nobody can be asked for the licence."""
+    """The model as a bundle, unless it is there. Raises ConfigError where nobody can be asked for
+    the licence."""
     there = _bundle(folder)
     if there is not None:
         licence = f", {there.manifest.licence}" if there.manifest.licence else ""
-        console.print(f"{folder}: adopted before{licence}", soft_wrap=True, highlight=False, markup=False)
+        console.print(
+            f"{folder}: adopted before{licence}", soft_wrap=True, highlight=False, markup=False
+        )
         return folder
     spdx = read_known(MODEL).licence.spdx
     if accept != spdx and not (accept is None and sys.stdin.isatty()):
         found = f"; found {accept!r}" if accept else ""
-        raise ConfigError(f"{MODEL} comes under {spdx}, which must be accepted: make birds ACCEPT={spdx}{found}")
+        raise ConfigError(
+            f"{MODEL} comes under {spdx}, which must be accepted: make birds ACCEPT={spdx}{found}"
+        )
     command: list[str | Path] = ["export", "adopt", MODEL, "--out", folder]
     command += ["--accept", accept] if accept is not None else []
     command += ["--from", from_folder] if from_folder is not None else []
@@ -171,7 +198,9 @@ def _write_settings(config: Path, bundle: Path, folder: Path, place: Place | Non
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     config.parent.mkdir(parents=True, exist_ok=True)
     part = config.with_name(f".birdstation-{config.name}.part")
-    part.write_text(f"{_WRITTEN_BY}; the project's station.yaml explains every key.\n{text}", encoding="utf8")
+    part.write_text(
+        f"{_WRITTEN_BY}; the project's station.yaml explains every key.\n{text}", encoding="utf8"
+    )
     part.replace(config)
 
 
@@ -180,18 +209,27 @@ def _replay(console: Console, recordings: Path, config: Path) -> dict[str, Any]:
     said = _step(console, "recordings", command, goes_on=(_SOME_REFUSED,), output=True)
     summary: dict[str, Any] = json.loads(said.splitlines()[-1])
     if summary["recordings"] and not summary["analysed"]:
-        raise StepFailed(f"{recordings}: none of {summary['recordings']} recordings could be analysed")
+        raise StepFailed(
+            f"{recordings}: none of {summary['recordings']} recordings could be analysed"
+        )
     return summary
 
 
 def _step(
-    console: Console, name: str, command: Sequence[str | Path], goes_on: tuple[int, ...] = (), output: bool = False
+    console: Console,
+    name: str,
+    command: Sequence[str | Path],
+    goes_on: tuple[int, ...] = (),
+    output: bool = False,
 ) -> str:
-    """Run a command; its words go to the screen, its output comes back if asked for. Where it has ended with a line
-    of its own, so does this process, with the same status. Raises StepFailed if it was killed."""
+    """Run a command; its words go to the screen, its output comes back if asked for. Where it has
+    ended with a line of its own, so does this process, with the same status. Raises StepFailed if
+    it was killed."""
     console.rule(name)
     done = subprocess.run(
-        [sys.executable, "-m", *map(str, command)], stdout=subprocess.PIPE if output else None, text=True
+        [sys.executable, "-m", *map(str, command)],
+        stdout=subprocess.PIPE if output else None,
+        text=True,
     )
     if done.returncode < 0:
         words = " ".join(map(str, command[:2]))

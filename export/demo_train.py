@@ -1,4 +1,5 @@
-"""Everything from nothing, as a user would type it: corpus, training, student, bundle, check, replay, figures.
+"""Everything from nothing, as a user would type it: corpus, training, student, bundle, check,
+replay, figures.
 
 Each step is the real command in a process of its own; each knows for itself what is already done.
 """
@@ -24,31 +25,101 @@ from trainer.files import make_folder
 _SHIPPED = Path(__file__).parents[1] / "edge" / "demo"
 _MARK = ".birdstation-demo-train"
 _MADE = (  # by versions that left no mark
-    *("corpus", "rasters", "run", "bundle", "unlabelled", "source", "acoustic_only", "student", "cascade"),
-    *("station.yaml", "station.db", "station.db-wal", "station.db-shm", "summary.json", "report.html"),
+    *(
+        "corpus",
+        "rasters",
+        "run",
+        "bundle",
+        "unlabelled",
+        "source",
+        "acoustic_only",
+        "student",
+        "cascade",
+    ),
+    *(
+        "station.yaml",
+        "station.db",
+        "station.db-wal",
+        "station.db-shm",
+        "summary.json",
+        "report.html",
+    ),
 )
 _SHIPPED_PER_KIND = 1
 _SOUNDSCAPES = "10"
-_UNLABELLED = 50  # more than those that test; these share their plans with the first ones of the same birds
+_UNLABELLED = (
+    50  # more than those that test; these share their plans with the first ones of the same birds
+)
 _SHIPPED_BYTES_MAX = 12_000_000
 
 
 def run_demo_train(out: Path, *, publish: bool, console: Console) -> dict[str, Any]:
-    """Fill `out` with corpus, rasters, run, bundle, station.yaml, station.db, report.html and summary.json.
+    """Fill `out` with corpus, rasters, run, bundle, station.yaml, station.db, report.html and
+    summary.json.
 
-    `publish` also makes a bundle of the best member of each kind, with the test soundscapes, the one that ships.
+    `publish` also makes a bundle of the best member of each kind, with the test soundscapes, the
+    one that ships.
     """
     start = time.perf_counter()
     _begin(out)
     corpus, rasters, run, bundle = (out / name for name in ("corpus", "rasters", "run", "bundle"))
-    _step(console, "corpus", "trainer", "demo-data", corpus, "--rasters", rasters, "--soundscapes", _SOUNDSCAPES)
-    _step(console, "training", "trainer", "fit-all", "--data", corpus, "--rasters", rasters, "--recipe", "demo",
-          "--out", run)  # fmt: skip
-    more = out / "unlabelled"  # the same birds on other days, as a station's owner has them on the shelf
-    _step(console, "unlabelled sound", "trainer", "demo-data", more / "corpus", "--rasters", more / "rasters",
-          "--soundscapes", str(int(_SOUNDSCAPES) + _UNLABELLED), "--recordings", "4")  # fmt: skip
-    _link(sorted((more / "corpus" / "test_soundscapes").glob("*.ogg"))[int(_SOUNDSCAPES) :], more / "sound")
-    _step(console, "student", "trainer", "distil", "--run", run, "--data", corpus, "--sound", more / "sound")
+    _step(
+        console,
+        "corpus",
+        "trainer",
+        "demo-data",
+        corpus,
+        "--rasters",
+        rasters,
+        "--soundscapes",
+        _SOUNDSCAPES,
+    )
+    _step(
+        console,
+        "training",
+        "trainer",
+        "fit-all",
+        "--data",
+        corpus,
+        "--rasters",
+        rasters,
+        "--recipe",
+        "demo",
+        "--out",
+        run,
+    )
+    more = (
+        out / "unlabelled"
+    )  # the same birds on other days, as a station's owner has them on the shelf
+    _step(
+        console,
+        "unlabelled sound",
+        "trainer",
+        "demo-data",
+        more / "corpus",
+        "--rasters",
+        more / "rasters",
+        "--soundscapes",
+        str(int(_SOUNDSCAPES) + _UNLABELLED),
+        "--recordings",
+        "4",
+    )
+    _link(
+        sorted((more / "corpus" / "test_soundscapes").glob("*.ogg"))[int(_SOUNDSCAPES) :],
+        more / "sound",
+    )
+    _step(
+        console,
+        "student",
+        "trainer",
+        "distil",
+        "--run",
+        run,
+        "--data",
+        corpus,
+        "--sound",
+        more / "sound",
+    )
     if not _newer(bundle / "manifest.json", run / "student" / "student.json"):
         _step(console, "bundle", "export", "onnx", "--run", run, "--out", bundle)
     _step(console, "check", "export", "verify", bundle)
@@ -67,7 +138,8 @@ def run_demo_train(out: Path, *, publish: bool, console: Console) -> dict[str, A
 
 
 def _begin(out: Path) -> None:
-    """Mark the folder as ours. Raises UsageError if it holds other things: some would be replaced."""
+    """Mark the folder as ours. Raises UsageError if it holds other things: some would be
+    replaced."""
     if not holds_nothing(out) and not (out / _MARK).is_file():
         names = [path.name for path in entries_of(out)] if out.is_dir() else ["a file"]
         others = [name for name in names if name not in _MADE and not name.startswith("prior_")]
@@ -82,7 +154,9 @@ def _step(console: Console, name: str, *command: str | Path) -> None:
     console.rule(name)
     done = subprocess.run([sys.executable, "-m", *map(str, command)])
     if done.returncode:
-        raise BirdstationError(f"{name}: python -m {' '.join(map(str, command))} ended with status {done.returncode}")
+        raise BirdstationError(
+            f"{name}: python -m {' '.join(map(str, command))} ended with status {done.returncode}"
+        )
 
 
 def _link(files: Sequence[Path], folder: Path) -> None:
@@ -98,20 +172,25 @@ def _newer(path: Path, than: Path) -> bool:
 
 
 def _demo_source(source: Path, bundle: Path, corpus: Path) -> Path:
-    """Lay out what `edge demo` replays: bundle and soundscapes as links, labels, places of the sites."""
+    """Lay out what `edge demo` replays: bundle and soundscapes as links, labels, places of the
+    sites."""
     source.mkdir(parents=True, exist_ok=True)
     for name, target in (("bundle", bundle), ("soundscapes", corpus / "test_soundscapes")):
         (source / name).unlink(missing_ok=True)
         (source / name).symlink_to(target.resolve(), target_is_directory=True)
     shutil.copyfile(corpus / "test_soundscape_labels.csv", source / "labels.csv")
     with (corpus / "soundscape_sites.csv").open(newline="", encoding="utf8") as file:
-        places = {r["id"]: {"latitude": float(r["lat"]), "longitude": float(r["lon"])} for r in csv.DictReader(file)}
+        places = {
+            r["id"]: {"latitude": float(r["lat"]), "longitude": float(r["lon"])}
+            for r in csv.DictReader(file)
+        }
     (source / "sites.json").write_text(json.dumps(places, indent=1) + "\n", encoding="utf8")
     return source
 
 
 def _compare(out: Path, bundle: Path, corpus: Path, blended: dict[str, Any]) -> dict[str, Any]:
-    """The same replay without the prior, at the threshold tuned for sound alone; by the student; in a cascade."""
+    """The same replay without the prior, at the threshold tuned for sound alone; by the student; in
+    a cascade."""
     sound = _replayed(out / "acoustic_only", {"detect": {"prior": "off"}}, bundle, corpus)
     found = {
         "f1_blended": blended["f1"],
@@ -134,34 +213,60 @@ def _replayed(folder: Path, settings: dict[str, Any], bundle: Path, corpus: Path
     config = {"station": {"id": "demo"}, "bundle": str(bundle.resolve()), **settings}
     (folder / "station.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf8")
     command: Sequence[str] = (
-        "-m", "edge", "replay", str(corpus / "test_soundscapes"), "--config", str(folder / "station.yaml"),
-        "--labels", str(corpus / "test_soundscape_labels.csv"), "--json",
-    )  # fmt: skip
+        "-m",
+        "edge",
+        "replay",
+        str(corpus / "test_soundscapes"),
+        "--config",
+        str(folder / "station.yaml"),
+        "--labels",
+        str(corpus / "test_soundscape_labels.csv"),
+        "--json",
+    )
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
     if done.returncode:
-        raise BirdstationError(f"replay in {folder} ended with status {done.returncode}: {done.stderr[-300:]}")
+        raise BirdstationError(
+            f"replay in {folder} ended with status {done.returncode}: {done.stderr[-300:]}"
+        )
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def _publish(console: Console, run: Path, source: Path) -> None:
-    """Replace what ships inside edge: a small bundle of this run, the test soundscapes, their labels and places."""
+    """Replace what ships inside edge: a small bundle of this run, the test soundscapes, their
+    labels and places."""
     for name in ("bundle", "soundscapes"):
         shutil.rmtree(_SHIPPED / name, ignore_errors=True)
     small = _SHIPPED / "bundle"
-    _step(console, "publish", "export", "onnx", "--run", run, "--out", small, "--per-kind", str(_SHIPPED_PER_KIND),
-          "--no-report", "--no-half")  # fmt: skip
+    _step(
+        console,
+        "publish",
+        "export",
+        "onnx",
+        "--run",
+        run,
+        "--out",
+        small,
+        "--per-kind",
+        str(_SHIPPED_PER_KIND),
+        "--no-report",
+        "--no-half",
+    )
     _step(console, "check", "export", "verify", small)
     shutil.copytree(source / "soundscapes", _SHIPPED / "soundscapes")
     for name in ("labels.csv", "sites.json"):
         shutil.copyfile(source / name, _SHIPPED / name)
     size = sum(p.stat().st_size for p in _SHIPPED.rglob("*") if p.is_file() and p.suffix != ".pyc")
     if size > _SHIPPED_BYTES_MAX:
-        raise BirdstationError(f"{_SHIPPED}: {size / 1e6:.1f} MB; at most {_SHIPPED_BYTES_MAX / 1e6:.0f} may ship")
+        raise BirdstationError(
+            f"{_SHIPPED}: {size / 1e6:.1f} MB; at most {_SHIPPED_BYTES_MAX / 1e6:.0f} may ship"
+        )
     console.print(f"edge/demo: {size / 1e6:.1f} MB; commit it")
 
 
 def _figures(summary: dict[str, Any]) -> Table:
-    table = Table(title="Row-wise F1 on soundscapes that nothing was tuned on", title_justify="left")
+    table = Table(
+        title="Row-wise F1 on soundscapes that nothing was tuned on", title_justify="left"
+    )
     for name in ("", "F1", "95 % interval over recordings"):
         table.add_column(name)
     for name, key in (("sound and place", "f1_blended"), ("sound alone", "f1_acoustic_only")):

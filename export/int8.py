@@ -1,10 +1,12 @@
-"""A float32 ONNX network with its convolutions in 8 bits, as explicit Q/DQ; and whether a bag then decides alike.
+"""A float32 ONNX network with its convolutions in 8 bits, as explicit Q/DQ; and whether a bag then
+decides alike.
 
-Weights are quantised by channel, activations by tensor, over the range that calibration images showed, and only where
-a convolution takes them: sums between convolutions keep their digits. No tensor has an offset, which would be taken off
-again pixel by pixel: one that is never negative has its zero at the lower end, any other in the middle. The first
-convolution, those of attention (on one pixel), all that makes `features` where a network takes the sound itself, and
-what comes behind the last stay as they are: they cost next to nothing, and it is there that rounding is heard most.
+Weights are quantised by channel, activations by tensor, over the range that calibration images
+showed, and only where a convolution takes them: sums between convolutions keep their digits. No
+tensor has an offset, which would be taken off again pixel by pixel: one that is never negative has
+its zero at the lower end, any other in the middle. The first convolution, those of attention (on
+one pixel), all that makes `features` where a network takes the sound itself, and what comes behind
+the last stay as they are: they cost next to nothing, and it is there that rounding is heard most.
 """
 
 import logging
@@ -47,8 +49,9 @@ class _Windows(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has 
 
 
 def to_int8(source: Path, path: Path, windows: Input) -> bool:
-    """Write `path`, the network `source` with 8-bit convolutions, calibrated on windows as it takes them, grey images
-    `(n, 128, 281)` or samples `(n, 160000)`; False, and no file, if it has none to quantise."""
+    """Write `path`, the network `source` with 8-bit convolutions, calibrated on windows as it takes
+    them, grey images `(n, 128, 281)` or samples `(n, 160000)`; False, and no file, if it has none
+    to quantise."""
     model = onnx.load(source)
     front = front_end_nodes(model)
     nodes = [node for index, node in enumerate(model.graph.node) if index not in front]
@@ -72,7 +75,9 @@ def to_int8(source: Path, path: Path, windows: Input) -> bool:
             extra_options={
                 "CalibMovingAverage": True,  # one loud crop does not stretch the range for all
                 "OpTypesToExcludeOutputQuantization": ["Conv"],
-                "TensorQuantOverrides": {name: [_IN_THE_MIDDLE] for name in _signed_inputs(model, set(chosen))},
+                "TensorQuantOverrides": {
+                    name: [_IN_THE_MIDDLE] for name in _signed_inputs(model, set(chosen))
+                },
             },
         )
     return True
@@ -82,7 +87,9 @@ def _signed_inputs(model: ModelProto, chosen: set[str]) -> set[str]:
     """Tensors that these convolutions take and that can be negative, as far as the graph tells."""
     positive: set[str] = set()
     for node in model.graph.node:
-        if node.op_type in _POSITIVE or (node.op_type in _KEEP_SIGN and positive.issuperset(node.input)):
+        if node.op_type in _POSITIVE or (
+            node.op_type in _KEEP_SIGN and positive.issuperset(node.input)
+        ):
             positive.update(node.output)
     return {node.input[0] for node in model.graph.node if node.name in chosen} - positive
 
@@ -90,8 +97,15 @@ def _signed_inputs(model: ModelProto, chosen: set[str]) -> set[str]:
 def _on_one_pixel(model: ModelProto) -> set[str]:
     """Names of the convolutions whose output is one pixel."""
     inferred = onnx.shape_inference.infer_shapes(model)
-    shapes = {v.name: [side.dim_value for side in v.type.tensor_type.shape.dim] for v in inferred.graph.value_info}
-    return {n.name for n in model.graph.node if n.op_type == "Conv" and shapes.get(n.output[0], [])[2:] == [1, 1]}
+    shapes = {
+        v.name: [side.dim_value for side in v.type.tensor_type.shape.dim]
+        for v in inferred.graph.value_info
+    }
+    return {
+        n.name
+        for n in model.graph.node
+        if n.op_type == "Conv" and shapes.get(n.output[0], [])[2:] == [1, 1]
+    }
 
 
 @contextmanager
@@ -107,8 +121,8 @@ def _quietly() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Quantised:
-    """What 8 bits did to a bag: which members keep them, how many windows are then decided alike, and how far each
-    member's scores were off, whether it is kept or not."""
+    """What 8 bits did to a bag: which members keep them, how many windows are then decided alike,
+    and how far each member's scores were off, whether it is kept or not."""
 
     files: Mapping[str, str]  # member -> its file, relative to the bundle
     agreement: float
@@ -124,11 +138,13 @@ def quantise_members(
     windows: Input,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Quantised:
-    """Write the members in `work` with 8-bit convolutions, calibrated on `calibration`, and keep as many as leave the
-    bag's decisions alike on AGREEMENT_MIN of `windows`: while they do not, the member that is furthest off goes back to
-    float32."""
+    """Write the members in `work` with 8-bit convolutions, calibrated on `calibration`, and keep as
+    many as leave the bag's decisions alike on AGREEMENT_MIN of `windows`: while they do not, the
+    member that is furthest off goes back to float32."""
     members = manifest.members
-    wanted, found, files = [], [], {}
+    wanted = []
+    found = []
+    files = {}
     for count, member in enumerate(members):
         progress(f"{member.name} in 8 bits", count, len(members))
         file = f"members/{member.name}.int8.onnx"
@@ -138,7 +154,11 @@ def quantise_members(
             found.append(_scores(work / file, windows, manifest.front))
         else:
             found.append(wanted[-1])
-    apart = {m.name: parity(f, w) for m, f, w in zip(members, found, wanted, strict=True) if m.name in files}
+    apart = {
+        m.name: parity(f, w)
+        for m, f, w in zip(members, found, wanted, strict=True)
+        if m.name in files
+    }
     kept = dict(files)
     agreed = _agreement(manifest, taxonomy, found, wanted)
     for name in sorted(files, key=lambda name: -apart[name].mean):
@@ -158,14 +178,18 @@ def with_int8(members: Sequence[BundleMember], quantised: Quantised) -> tuple[Bu
 
 
 def _scores(file: Path, windows: Input, front: FrontEnd) -> Scores:
-    """Scores `(windows, species)`, one by one: in 8 bits ONNX Runtime rounds a lone window otherwise than a batch, and
-    a station hears them alone."""
+    """Scores `(windows, species)`, one by one: in 8 bits ONNX Runtime rounds a lone window
+    otherwise than a batch, and a station hears them alone."""
     engine = OnnxEngine([file], input_shape=INPUT_SHAPES[front])
     return np.concatenate([engine.scores(windows[i : i + 1])[0] for i in range(len(windows))])
 
 
-def _agreement(manifest: Manifest, taxonomy: Taxonomy, found: list[Scores], wanted: list[Scores]) -> float:
+def _agreement(
+    manifest: Manifest, taxonomy: Taxonomy, found: list[Scores], wanted: list[Scores]
+) -> float:
     kinds = [member.kind for member in manifest.members]
     limits = acoustic_limits(manifest, taxonomy)
-    acoustic = [acoustic_scores(np.stack(scores), kinds, manifest.blend) for scores in (found, wanted)]
+    acoustic = [
+        acoustic_scores(np.stack(scores), kinds, manifest.blend) for scores in (found, wanted)
+    ]
     return agreement(acoustic[0] >= limits, acoustic[1] >= limits)

@@ -10,7 +10,10 @@ from edge.engines.openvino import CpuPrecision
 from edge.engines.record import Precision
 
 _ALLOWED = {  # largest and mean |Δscore|; 8 bits are judged by decisions instead
-    "fp32": (PROBE_TOLERANCE, PROBE_TOLERANCE),  # what is exported holds a tenth of it; other machines round otherwise
+    "fp32": (
+        PROBE_TOLERANCE,
+        PROBE_TOLERANCE,
+    ),  # what is exported holds a tenth of it; other machines round otherwise
     "fp16": (HALF_TOLERANCE, 0.002),
     "bf16": (HALF_TOLERANCE, 0.002),
     "int8": (1.0, 1.0),

@@ -1,8 +1,10 @@
-"""Puts a finished bundle into the folder that a person named, where an older bundle may lie. Takes away nothing else.
+"""Puts a finished bundle into the folder that a person named, where an older bundle may lie. Takes
+away nothing else.
 
-It is made in a folder of our own beside that one: `.birdstation-export-NAME`, with a mark in it that is locked while
-the export lives, `new`, and `old` while the older bundle is replaced. What a killed export left there is known by the
-mark and by the lists of names here and in it, and goes at the next export. Knows names and sums, no network.
+It is made in a folder of our own beside that one: `.birdstation-export-NAME`, with a mark in it
+that is locked while the export lives, `new`, and `old` while the older bundle is replaced. What a
+killed export left there is known by the mark and by the lists of names here and in it, and goes at
+the next export. Knows names and sums, no network.
 """
 
 import errno
@@ -22,9 +24,21 @@ from edge.contract.text import lines_of
 from trainer.files import cannot_write, make_folder, naming
 
 _OURS = ".birdstation-export-"  # how the folder that an export works in begins
-_MARK, _NEW, _OLD = "export.json", "new", "old"
+_MARK = "export.json"
+_NEW = "new"
+_OLD = "old"
 _MADE = (  # what an export writes into `new`
-    *(MANIFEST, SUMS, TAXONOMY, PROBE, NAMES, LICENCE, "report.html", "members/*.onnx", "members/*.npy"),
+    *(
+        MANIFEST,
+        SUMS,
+        TAXONOMY,
+        PROBE,
+        NAMES,
+        LICENCE,
+        "report.html",
+        "members/*.onnx",
+        "members/*.npy",
+    ),
     *(f"{PRIOR}/*.onnx", f"{PRIOR}/*.json", f"{PRIOR}/*.npz"),
 )
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -32,8 +46,8 @@ _UNLOCKED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of file systems th
 
 
 def check_out(out: Path) -> tuple[Path, list[str]]:
-    """The folder itself, links resolved, and the files of the bundle that is to be replaced. Raises UsageError where
-    it holds anything else, or cannot be replaced."""
+    """The folder itself, links resolved, and the files of the bundle that is to be replaced. Raises
+    UsageError where it holds anything else, or cannot be replaced."""
     try:
         folder = out.resolve()
     except (OSError, RuntimeError) as error:  # a link to itself
@@ -43,33 +57,43 @@ def check_out(out: Path) -> tuple[Path, list[str]]:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{out}: is a file; --out is the folder of a bundle")
     if _is_mounted(folder):
-        raise UsageError(f"{out}: a disk is mounted there, so that it cannot be replaced; choose a folder in it")
+        raise UsageError(
+            f"{out}: a disk is mounted there, so that it cannot be replaced; choose a folder in it"
+        )
     if holds_nothing(folder):
         return folder, []
     files = _sealed(folder)
     if not files:
         raise UsageError(f"{out}: is not empty and not a bundle; choose another folder")
-    known = {*files, *(parent.as_posix() for name in files for parent in PurePosixPath(name).parents)}
+    known = {
+        *files,
+        *(parent.as_posix() for name in files for parent in PurePosixPath(name).parents),
+    }
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         if name.as_posix() not in known and not any(map(passed_over, name.parts)):
-            raise UsageError(f"{out}: holds {name}, which is not of the bundle; move it, or choose another folder")
+            raise UsageError(
+                f"{out}: holds {name}, which is not of the bundle; move it, or choose another "
+                f"folder"
+            )
     return folder, files
 
 
 def probe_place(out: Path) -> None:
-    """Raises as `bundle_place`, before any work: UsageError for a folder that is not replaced, OSError where nothing
-    can be written."""
+    """Raises as `bundle_place`, before any work: UsageError for a folder that is not replaced,
+    OSError where nothing can be written."""
     with _place(out):
         pass
 
 
 @contextmanager
 def bundle_place(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out` to make a bundle in, which takes the place of `out` when the block ends well. Of an
-    older bundle only the files that it lists go; what systems left there stays.
+    """An empty folder beside `out` to make a bundle in, which takes the place of `out` when the
+    block ends well. Of an older bundle only the files that it lists go; what systems left there
+    stays.
 
-    Raises UsageError where `out` holds anything but a bundle or another export is at work on it, OSError naming `out`.
+    Raises UsageError where `out` holds anything but a bundle or another export is at work on it,
+    OSError naming `out`.
     """
     with _place(out) as (place, folder, files):
         try:
@@ -78,7 +102,9 @@ def bundle_place(out: Path) -> Iterator[Path]:
                 yield place / _NEW
                 _replace(place, folder, files)
         except OSError as error:
-            names = (str(name or "") for name in (error.filename, error.filename2))  # of a copy, the source comes first
+            names = (
+                str(name or "") for name in (error.filename, error.filename2)
+            )  # of a copy, the source comes first
             if any(name.startswith(str(place)) for name in names):
                 raise cannot_write(out, error) from error
             raise
@@ -90,7 +116,9 @@ def _is_mounted(folder: Path) -> bool:
         places = [line.split(b" ")[4] for line in _MOUNTS.read_bytes().splitlines()]
     except (OSError, IndexError):  # of other systems
         return folder.is_mount()
-    return os.fsencode(folder) in [place.decode("unicode_escape").encode("latin-1") for place in places]
+    return os.fsencode(folder) in [
+        place.decode("unicode_escape").encode("latin-1") for place in places
+    ]
 
 
 def _sealed(folder: Path) -> list[str]:
@@ -100,20 +128,27 @@ def _sealed(folder: Path) -> list[str]:
         lines = lines_of((folder / SUMS).read_text(encoding="utf8"))
     except (OSError, ValueError):
         return []
-    ours = isinstance(manifest, dict) and {"schema", "id", "front_end", "taxonomy_digest"} <= manifest.keys()
+    ours = (
+        isinstance(manifest, dict)
+        and {"schema", "id", "front_end", "taxonomy_digest"} <= manifest.keys()
+    )
     return [*_inside(line.partition("  ")[2] for line in lines), SUMS] if ours else []
 
 
 def _inside(names: Any) -> list[str]:
     """Those that name something in a folder, and nothing beside or above it."""
     found = [PurePosixPath(name) for name in names]
-    return [name.as_posix() for name in found if name.name and not name.is_absolute() and ".." not in name.parts]
+    return [
+        name.as_posix()
+        for name in found
+        if name.name and not name.is_absolute() and ".." not in name.parts
+    ]
 
 
 @contextmanager
 def _place(out: Path) -> Iterator[tuple[Path, Path, list[str]]]:
-    """The folder to work in, this export's alone, where nothing of an earlier one is left; `out` itself; and the files
-    of the bundle in it."""
+    """The folder to work in, this export's alone, where nothing of an earlier one is left; `out`
+    itself; and the files of the bundle in it."""
     folder, _ = check_out(out)
     place = folder.with_name(f"{_OURS}{folder.name}")
     with _locked(place, out):
@@ -127,13 +162,16 @@ def _place(out: Path) -> Iterator[tuple[Path, Path, list[str]]]:
 
 @contextmanager
 def _locked(place: Path, out: Path) -> Iterator[None]:
-    """The folder with its mark, which this process holds; both go at the end, if nothing else is in there."""
+    """The folder with its mark, which this process holds; both go at the end, if nothing else is in
+    there."""
     if place.is_symlink() or (place.exists() and not place.is_dir()):
         raise UsageError(f"{place}: is in the way, and no export made it; move it")
     try:
         make_folder(place)
     except OSError as error:
-        named = out if error.errno == errno.ENAMETOOLONG else place.parent  # where the folder of our own goes
+        named = (
+            out if error.errno == errno.ENAMETOOLONG else place.parent
+        )  # where the folder of our own goes
         raise OSError(error.errno, error.strerror, str(named)) from None
     mark = place / _MARK
     names = [] if mark.is_file() else sorted(path.name for path in place.iterdir())
@@ -151,8 +189,8 @@ def _locked(place: Path, out: Path) -> Iterator[None]:
 
 @contextmanager
 def _hold(mark: Path, out: Path) -> Iterator[None]:
-    """The lock of a mark. It goes with the process, however that ends. One that its holder has removed meanwhile is
-    none, and is made anew."""
+    """The lock of a mark. It goes with the process, however that ends. One that its holder has
+    removed meanwhile is none, and is made anew."""
     while True:
         make_folder(mark.parent)
         try:
@@ -174,13 +212,15 @@ def _hold(mark: Path, out: Path) -> Iterator[None]:
 
 
 def _write_mark(place: Path, replaces: Sequence[str]) -> None:
-    """What an export does away with, should it be killed. In place: another file would have no lock."""
+    """What an export does away with, should it be killed. In place: another file would have no
+    lock."""
     text = json.dumps({"program": "birdstation export", "replaces": list(replaces)})
     (place / _MARK).write_text(text + "\n", encoding="utf8")
 
 
 def _recover(place: Path, folder: Path) -> None:
-    """What a killed export left: its own files go; an older bundle comes back, unless the new one was in its place."""
+    """What a killed export left: its own files go; an older bundle comes back, unless the new one
+    was in its place."""
     if (place / _OLD).is_dir():
         if holds_nothing(folder):
             with suppress(OSError):
@@ -218,7 +258,8 @@ def _replace(place: Path, folder: Path, files: Sequence[str]) -> None:
 
 
 def _clear_old(place: Path, folder: Path, files: Sequence[str]) -> None:
-    """The files of an older bundle go; what else was in it returns to the new one, unless that has a file there."""
+    """The files of an older bundle go; what else was in it returns to the new one, unless that has
+    a file there."""
     old = place / _OLD
     for path in _take_away(old, files):
         target = folder / path.relative_to(old)

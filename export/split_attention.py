@@ -1,8 +1,9 @@
-"""ResNeSt's split attention as plain convolutions: the same numbers, from what every runtime is fast at.
+"""ResNeSt's split attention as plain convolutions: the same numbers, from what every runtime is
+fast at.
 
-timm computes the two groups of a block as one grouped convolution and views them through five dimensions; no CPU
-runtime keeps its layout through those. Training keeps timm's (trainer/networks/precision.py); this is for what is
-exported.
+timm computes the two groups of a block as one grouped convolution and views them through five
+dimensions; no CPU runtime keeps its layout through those. Training keeps timm's
+(trainer/networks/precision.py); this is for what is exported.
 """
 
 import copy
@@ -18,7 +19,8 @@ _Halves = tuple[Tensor, Tensor]
 
 
 def plain(network: nn.Module) -> nn.Module:
-    """A copy of the network, for evaluation, with each block of two groups rewritten; others stay as they are."""
+    """A copy of the network, for evaluation, with each block of two groups rewritten; others stay
+    as they are."""
     network = copy.deepcopy(network).eval()
     for block in network.modules():
         if isinstance(block, ResNestBottleneck) and _has_two_groups(block):
@@ -50,18 +52,23 @@ class _InHalves(nn.Module):
 
 
 class _TwoGroups(nn.Module):
-    """`SplitAttn.forward`: the mean of both groups' sum weighs them against each other, by a softmax of two."""
+    """`SplitAttn.forward`: the mean of both groups' sum weighs them against each other, by a
+    softmax of two."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
         conv = fuse_conv_bn_eval(attention.conv, attention.bn0)
         self.first, self.second = (_part(conv, half) for half in range(2))
-        self.inner, logits = fuse_conv_bn_eval(attention.fc1, attention.bn1), attention.fc2
-        apart = [values - values.roll(len(values) // 2, 0) for values in (logits.weight, logits.bias)]
+        self.inner = fuse_conv_bn_eval(attention.fc1, attention.bn1)
+        logits = attention.fc2
+        apart = [
+            values - values.roll(len(values) // 2, 0) for values in (logits.weight, logits.bias)
+        ]
         self.odds = _like(logits, *apart)  # of each half against the other
 
     def forward(self, halves: _Halves) -> Tensor:
-        first, second = torch.relu(self.first(halves[0])), torch.relu(self.second(halves[1]))
+        first = torch.relu(self.first(halves[0]))
+        second = torch.relu(self.second(halves[1]))
         mean = first.mean((2, 3), keepdim=True) + second.mean((2, 3), keepdim=True)
         shares = torch.sigmoid(self.odds(torch.relu(self.inner(mean)))).chunk(2, dim=1)
         found: Tensor = first * shares[0] + second * shares[1]
@@ -69,7 +76,8 @@ class _TwoGroups(nn.Module):
 
 
 def _part(conv: nn.Conv2d, half: int) -> nn.Conv2d:
-    """What makes one half of the output channels; of a convolution in two groups, from its own half of the input."""
+    """What makes one half of the output channels; of a convolution in two groups, from its own half
+    of the input."""
     size = conv.out_channels // 2
     weight, bias = (values[half * size : (half + 1) * size] for values in (conv.weight, conv.bias))  # type: ignore[index]
     return _like(conv, weight, bias)

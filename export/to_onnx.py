@@ -1,4 +1,5 @@
-"""One trained network to one ONNX file: grey image in, scores out, any batch size. Knows no bundle."""
+"""One trained network to one ONNX file: grey image in, scores out, any batch size. Knows no
+bundle."""
 
 from pathlib import Path
 
@@ -24,8 +25,11 @@ class Scored(nn.Module):
 
 
 def to_onnx(network: nn.Module, path: Path) -> None:
-    """Write `path`: input `grey` (batch, 1, 128, 281) float32 of 0..255, output `scores` (batch, species) in 0..1."""
-    write_onnx(Scored(plain(network)), torch.zeros(2, 1, *IMAGE_SHAPE), path, ("grey", "scores"), BATCH_MAX)
+    """Write `path`: input `grey` (batch, 1, 128, 281) float32 of 0..255, output `scores` (batch,
+    species) in 0..1."""
+    write_onnx(
+        Scored(plain(network)), torch.zeros(2, 1, *IMAGE_SHAPE), path, ("grey", "scores"), BATCH_MAX
+    )
 
 
 @torch.inference_mode()

@@ -1,7 +1,8 @@
-"""The fastest CPU runtime, precision and number of threads on this machine that give the same detections.
+"""The fastest CPU runtime, precision and number of threads on this machine that give the same
+detections.
 
-Needs no torch: the probe carries torch's scores, and ONNX Runtime in float32, which a bundle was verified with, says
-what is heard in real sound.
+Needs no torch: the probe carries torch's scores, and ONNX Runtime in float32, which a bundle was
+verified with, says what is heard in real sound.
 """
 
 import time
@@ -23,7 +24,16 @@ from edge.contract.errors import EngineError
 from edge.engines.engine import Engine
 from edge.engines.onnx import cores
 from edge.engines.openvino import CpuPrecision, has_bfloat16
-from edge.engines.tuned import Choice, Runtime, Tuned, TunedSet, Use, cpu_model, open_cpu_engine, runtime_versions
+from edge.engines.tuned import (
+    Choice,
+    Runtime,
+    Tuned,
+    TunedSet,
+    Use,
+    cpu_model,
+    open_cpu_engine,
+    runtime_versions,
+)
 from export.agreement import AGREEMENT_MIN, acoustic_limits, agreement
 from export.parity import Parity, allowed, parity
 
@@ -45,7 +55,8 @@ class Pace:
 
 @dataclass(frozen=True)
 class Measured:
-    """A runtime in a precision: how far its scores are off, whether it decides alike, how fast it is."""
+    """A runtime in a precision: how far its scores are off, whether it decides alike, how fast it
+    is."""
 
     runtime: Runtime
     precision: CpuPrecision
@@ -98,11 +109,12 @@ def tune(
     sets: Sequence[Members],
     say: Callable[[str], None] = lambda _: None,
 ) -> list[TunedTo]:
-    """Measure every runtime that is installed, in every precision that it and the bundle have, for these sets of the
-    bundle's networks; `inputs` are windows of real sound as these take them. About `seconds` of timing, loading and
-    comparing beside it.
+    """Measure every runtime that is installed, in every precision that it and the bundle have, for
+    these sets of the bundle's networks; `inputs` are windows of real sound as these take them.
+    About `seconds` of timing, loading and comparing beside it.
 
-    Raises BundleError if even ONNX Runtime fails the probe, ConfigError if a set wants a student and there is none.
+    Raises BundleError if even ONNX Runtime fails the probe, ConfigError if a set wants a student
+    and there is none.
     """
     candidates = _candidates(bundle)
     each = seconds / (len(sets) * len(candidates) * (len(thread_counts()) + 1))
@@ -120,7 +132,9 @@ def tune(
 
 def record(bundle: Bundle, found: Sequence[TunedTo]) -> Tuned:
     """What tuned.json says of it."""
-    return Tuned(bundle.id, cpu_model(), cores(), runtime_versions(), tuple(one.best for one in found))
+    return Tuned(
+        bundle.id, cpu_model(), cores(), runtime_versions(), tuple(one.best for one in found)
+    )
 
 
 def sets_of(bundle: Bundle) -> tuple[Members, ...]:
@@ -130,12 +144,19 @@ def sets_of(bundle: Bundle) -> tuple[Members, ...]:
 
 def thread_counts() -> list[int]:
     """1, 2, 4 … and all cores."""
-    return sorted({2**power for power in range(cores().bit_length()) if 2**power <= cores()} | {cores()})
+    return sorted(
+        {2**power for power in range(cores().bit_length()) if 2**power <= cores()} | {cores()}
+    )
 
 
 def _candidates(bundle: Bundle) -> list[tuple[Runtime, CpuPrecision]]:
-    eight: list[CpuPrecision] = ["int8"] if any(network.int8 for network in bundle.manifest.networks) else []
-    found: list[tuple[Runtime, CpuPrecision]] = [("onnxruntime", "fp32"), *(("onnxruntime", p) for p in eight)]
+    eight: list[CpuPrecision] = (
+        ["int8"] if any(network.int8 for network in bundle.manifest.networks) else []
+    )
+    found: list[tuple[Runtime, CpuPrecision]] = [
+        ("onnxruntime", "fp32"),
+        *(("onnxruntime", p) for p in eight),
+    ]
     if "openvino" in runtime_versions():
         half: list[CpuPrecision] = ["bf16"] if has_bfloat16() else []
         found += [("openvino", "fp32"), *(("openvino", precision) for precision in (*half, *eight))]
@@ -146,15 +167,24 @@ class _Trial:
     """One set of a bundle's networks, put to one runtime after the other."""
 
     def __init__(self, bundle: Bundle, members: Members, inputs: Input, seconds: float) -> None:
-        self._bundle, self._members, self._inputs, self._seconds = bundle, members, inputs, seconds
+        self._bundle = bundle
+        self._members = members
+        self._inputs = inputs
+        self._seconds = seconds
         self._networks = networks_of(bundle, members)
-        probe, manifest = bundle.probe(), bundle.manifest
+        probe = bundle.probe()
+        manifest = bundle.manifest
         expected = dict(zip([m.name for m in manifest.members], probe.member_scores, strict=True))
         if manifest.student:
             expected[manifest.student.member.name] = probe.student_scores
-        self._probe, self._networks_say = probe.inputs, np.stack([expected[n.name] for n in self._networks])
+        self._probe, self._networks_say = (
+            probe.inputs,
+            np.stack([expected[n.name] for n in self._networks]),
+        )
         kinds = [member.kind for member in manifest.members]
-        bag = acoustic_scores(probe.member_scores, kinds, manifest.blend, bundle.known(manifest.members))
+        bag = acoustic_scores(
+            probe.member_scores, kinds, manifest.blend, bundle.known(manifest.members)
+        )
         self._together = probe.student_scores if members == "student" else bag
         self._limits = acoustic_limits(manifest, bundle.taxonomy)
         self._acoustic = self._recognise("onnxruntime", "fp32", "replay")
@@ -182,16 +212,26 @@ class _Trial:
     def _on_probe(self, engine: Engine) -> tuple[float, Parity]:
         """How far single networks are from torch at most, and what they say together."""
         apart = parity(engine.scores(self._probe), self._networks_say).largest
-        together = Recognizer(self._bundle, engine=engine, members=self._members).recognise(self._probe, None).acoustic
+        together = (
+            Recognizer(self._bundle, engine=engine, members=self._members)
+            .recognise(self._probe, None)
+            .acoustic
+        )
         return apart, parity(together, self._together)
 
-    def _refusal(self, precision: CpuPrecision, probe: Parity, sound: Parity, agreed: float) -> str | None:
+    def _refusal(
+        self, precision: CpuPrecision, probe: Parity, sound: Parity, agreed: float
+    ) -> str | None:
         for name, found in (("probe", probe), ("sound", sound)):
-            # In a cascade a window may be opened by one and not by the other, which decisions answer for.
+            # In a cascade a window may be opened by one and not by the other, which decisions
+            # answer for.
             if not found.holds(precision) and not (name == "sound" and self._members == "cascade"):
                 return f"{name}: {found}; {allowed(precision)} is allowed"
         if agreed < AGREEMENT_MIN:
-            return f"gives the same detections in {agreed:.1%} of the windows, expected {AGREEMENT_MIN:.1%}"
+            return (
+                f"gives the same detections in {agreed:.1%} of the windows, expected "
+                f"{AGREEMENT_MIN:.1%}"
+            )
         return None
 
     def _paces(self, runtime: Runtime, precision: CpuPrecision) -> tuple[tuple[Pace, ...], Pace]:
@@ -218,13 +258,19 @@ class _Trial:
         manifest = self._bundle.manifest
         assert manifest.student
         return open_windows(
-            acoustic, None, manifest.blend, self._limits, manifest.student.below, manifest.student.above
+            acoustic,
+            None,
+            manifest.blend,
+            self._limits,
+            manifest.student.below,
+            manifest.student.above,
         )
 
     def _recognise(self, runtime: Runtime, precision: CpuPrecision, use: Use) -> Scores:
         """What the networks say together of the sound, `(windows, species)`."""
         engine = self._open(runtime, precision, 0, use)
-        ask, size = self._asking(engine), _BATCH if use == "replay" else 1
+        ask = self._asking(engine)
+        size = _BATCH if use == "replay" else 1
         answers = [ask(self._inputs[i : i + size]) for i in range(0, len(self._inputs), size)]
         engine.close()
         return np.concatenate(answers)
@@ -248,10 +294,12 @@ class _Asking:
 def _live_pace(ask: _Asking, inputs: Input, threads: int, seconds: float) -> Pace:
     """One window after the other, for so long; the first is not counted, buffers are made then."""
     ask(inputs[:1])
-    times, spent = [], 0.0
+    times = []
+    spent = 0.0
     end = time.perf_counter() + seconds
     for index in count():
-        begin, cpu = time.perf_counter(), time.process_time()
+        begin = time.perf_counter()
+        cpu = time.process_time()
         ask(inputs[index % len(inputs)][None])
         times.append((time.perf_counter() - begin) * 1000)
         spent += (time.process_time() - cpu) * 1000
@@ -264,10 +312,14 @@ def _live_pace(ask: _Asking, inputs: Input, threads: int, seconds: float) -> Pac
 def _replay_pace(ask: _Asking, inputs: Input, seconds: float) -> Pace:
     """As a replay does: a thread for each core, each with batch after batch."""
     callers = cores()
-    batches = [np.take(inputs, range(i * _BATCH, (i + 1) * _BATCH), axis=0, mode="wrap") for i in range(callers)]
+    batches = [
+        np.take(inputs, range(i * _BATCH, (i + 1) * _BATCH), axis=0, mode="wrap")
+        for i in range(callers)
+    ]
     with ThreadPoolExecutor(callers) as pool:
         list(pool.map(ask, batches))
-        begin, cpu = time.perf_counter(), time.process_time()
+        begin = time.perf_counter()
+        cpu = time.process_time()
 
         def work(batch: Input) -> list[float]:
             times: list[float] = []
@@ -279,7 +331,8 @@ def _replay_pace(ask: _Asking, inputs: Input, seconds: float) -> Pace:
 
         times = np.concatenate(list(pool.map(work, batches)))
         windows = len(times) * _BATCH
-        took, spent = (time.perf_counter() - begin) * 1000, (time.process_time() - cpu) * 1000
+        took = (time.perf_counter() - begin) * 1000
+        spent = (time.process_time() - cpu) * 1000
     return Pace(1, took / windows, float(np.percentile(times, 95)) / callers, spent / windows)
 
 
@@ -287,18 +340,32 @@ def tables(found: Sequence[TunedTo], bundle: Bundle, windows: int) -> Iterator[T
     """For each set of networks one of parity and one of speed; what is chosen is marked."""
     machine = f"{cpu_model()}, {cores()} cores"
     for one in found:
-        heard = f"{one.members} of {bundle.folder}: {windows} windows of sound, something heard in {one.heard}"
+        heard = (
+            f"{one.members} of {bundle.folder}: {windows} windows of sound, something heard in "
+            f"{one.heard}"
+        )
         table = _table(heard, "", "probe max |Δp|", "sound max", "mean", "same detections", "")
         for row in one.rows:
-            parts = (f"{row.probe.largest:.1e}", f"{row.sound.largest:.1e}", f"{row.sound.mean:.1e}")
-            table.add_row(row.name, *parts, f"{row.agreement:.1%}", "not offered" if row.refused else "")
+            parts = (
+                f"{row.probe.largest:.1e}",
+                f"{row.sound.largest:.1e}",
+                f"{row.sound.mean:.1e}",
+            )
+            table.add_row(
+                row.name, *parts, f"{row.agreement:.1%}", "not offered" if row.refused else ""
+            )
         yield table
         best = one.best
         title = f"{one.members} on {machine}: ms of a window, × real time with one every {_HOP_S} s"
         table = _table(title, "", "", "threads", "p50", "p95", "CPU ms", "×", "")
         for row in one.rows:
             for pace in row.live:
-                table.add_row(row.name, "live", str(pace.threads), *_figures(pace, best.live == _choice(row, pace)))
+                table.add_row(
+                    row.name,
+                    "live",
+                    str(pace.threads),
+                    *_figures(pace, best.live == _choice(row, pace)),
+                )
             if row.replay:
                 chosen = best.replay == _choice(row, row.replay)
                 table.add_row(row.name, "replay", f"{cores()} × 1", *_figures(row.replay, chosen))

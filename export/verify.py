@@ -1,4 +1,5 @@
-"""Is a bundle whole, and does ONNX Runtime compute what torch did? Needs no torch: the probe carries its scores."""
+"""Is a bundle whole, and does ONNX Runtime compute what torch did? Needs no torch: the probe
+carries its scores."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,9 @@ class Verified:
     single_against_batch: float
     student: float | None  # max |Δscore| of the student, where there is one
     half: dict[str, Parity]  # member -> its network in half precision, where there is one
-    int8: dict[str, Parity]  # member -> its network in 8 bits, where there is one; judged by the bag's decisions
+    int8: dict[
+        str, Parity
+    ]  # member -> its network in 8 bits, where there is one; judged by the bag's decisions
 
 
 def verify(folder: Path) -> Verified:
@@ -43,26 +46,38 @@ def verify(folder: Path) -> Verified:
     members = {member.name: parity(found, reference).largest for member, found, reference in both}
     for name, difference in members.items():
         if not difference <= PARITY:
-            raise BundleError(f"{folder}: member {name} differs from torch by {difference:.2g}; {PARITY:g} is allowed")
+            raise BundleError(
+                f"{folder}: member {name} differs from torch by {difference:.2g}; {PARITY:g} is "
+                f"allowed"
+            )
     student = _check_student(bundle, probe)
-    singles = np.concatenate([recognizer.recognise(window[None], prior).blended for window in probe.inputs])
-    half, int8 = {}, {}
+    singles = np.concatenate(
+        [recognizer.recognise(window[None], prior).blended for window in probe.inputs]
+    )
+    half = {}
+    int8 = {}
     references = [*probe.member_scores, *([] if student is None else [probe.student_scores])]
     for member, reference in zip(bundle.manifest.networks, references, strict=True):
         if member.half:
             half[member.name] = parity(_scores(bundle, member, member.half, probe), reference)
             if not half[member.name].holds("fp16"):
                 found = f"{half[member.name]}; {allowed('fp16')} is allowed"
-                raise BundleError(f"{folder / member.half}: half precision differs from torch by {found}")
+                raise BundleError(
+                    f"{folder / member.half}: half precision differs from torch by {found}"
+                )
         if member.int8:
             int8[member.name] = parity(_scores(bundle, member, member.int8, probe), reference)
             if not int8[member.name].holds("int8"):  # no numbers
                 raise BundleError(f"{folder / member.int8}: gives no scores")
     apart_prior = None
     if prior is not None:
-        table = compute_prior_table(folder / PRIOR, bundle.taxonomy, probe.latitude, probe.longitude)
+        table = compute_prior_table(
+            folder / PRIOR, bundle.taxonomy, probe.latitude, probe.longitude
+        )
         here = table[probe.day_of_year - 1]
-        apart_prior = float(np.max(np.abs(here - prior), initial=0.0, where=~(np.isnan(here) & np.isnan(prior))))
+        apart_prior = float(
+            np.max(np.abs(here - prior), initial=0.0, where=~(np.isnan(here) & np.isnan(prior)))
+        )
         if not apart_prior <= PARITY:
             raise BundleError(f"{folder}: the prior differs from the probe's by {apart_prior:.2g}")
     return Verified(
@@ -90,5 +105,7 @@ def _check_student(bundle: Bundle, probe: Probe) -> float | None:
     member = bundle.manifest.student.member
     apart = parity(_scores(bundle, member, member.file, probe), probe.student_scores).largest
     if not apart <= PARITY:
-        raise BundleError(f"{bundle.folder}: the student differs from torch by {apart:.2g}; {PARITY:g} is allowed")
+        raise BundleError(
+            f"{bundle.folder}: the student differs from torch by {apart:.2g}; {PARITY:g} is allowed"
+        )
     return apart

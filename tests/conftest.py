@@ -1,4 +1,5 @@
-"""Tiny real things for the tests: a bundle with real ONNX members, sound with known notes, a mosquitto."""
+"""Tiny real things for the tests: a bundle with real ONNX members, sound with known notes, a
+mosquitto."""
 
 import fcntl
 import importlib
@@ -13,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Workers share few cores, so threads that wait for work are not to spin: no result changes by it, and training takes
-# half the time. It holds for the programs that tests start, too; the libraries read it as they are first loaded.
+# Workers share few cores, so threads that wait for work are not to spin: no result changes by it,
+# and training takes half the time. It holds for the programs that tests start, too; the libraries
+# read it as they are first loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
@@ -51,21 +53,26 @@ def note(code: str, seconds: float, level: float = 0.3) -> NDArray[np.float32]:
 
 def hiss(seconds: float, level: float = 0.001, seed: int = 0) -> NDArray[np.float32]:
     """Faint white noise."""
-    return (level * np.random.default_rng(seed).standard_normal(round(seconds * RATE_HZ))).astype(np.float32)
+    return (level * np.random.default_rng(seed).standard_normal(round(seconds * RATE_HZ))).astype(
+        np.float32
+    )
 
 
 def write_sound(path: Path, samples: NDArray[np.float32], rate_hz: int = RATE_HZ) -> Path:
-    """Write a sound file; a second at a time, since libsndfile's Vorbis writer crashes on one large write."""
+    """Write a sound file; a second at a time, since libsndfile's Vorbis writer crashes on one large
+    write."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with soundfile.SoundFile(path, "w", rate_hz, 1 if samples.ndim == 1 else samples.shape[1]) as file:
+    with soundfile.SoundFile(
+        path, "w", rate_hz, 1 if samples.ndim == 1 else samples.shape[1]
+    ) as file:
         for start in range(0, len(samples), rate_hz):
             file.write(samples[start : start + rate_hz])
     return path
 
 
 def _member_onnx(path: Path, gain: float, enough: float = 0.25) -> None:
-    """A real network: mean grey level per mel band, a linear layer that compares a species' band with the rest; so much
-    brighter it scores 0.5."""
+    """A real network: mean grey level per mel band, a linear layer that compares a species' band
+    with the rest; so much brighter it scores 0.5."""
     weights = np.full((MEL_BANDS, len(SPECIES)), -gain / MEL_BANDS, np.float32)
     for index, species in enumerate(SPECIES):
         weights[_BAND[species.code] - 1 : _BAND[species.code] + 2, index] += gain / 3
@@ -88,13 +95,18 @@ def _member_onnx(path: Path, gain: float, enough: float = 0.25) -> None:
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", len(SPECIES)])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path
+    )
 
 
 def _prior(folder: Path) -> None:
-    """A metadata model that only looks at the latitude: low notes live in the north, high ones in the south."""
+    """A metadata model that only looks at the latitude: low notes live in the north, high ones in
+    the south."""
     folder.mkdir()
-    spec = FeatureSpec((0.0,) * len(NUMERIC), (1.0,) * len(NUMERIC), (1, 2), tuple(s.code for s in SPECIES))
+    spec = FeatureSpec(
+        (0.0,) * len(NUMERIC), (1.0,) * len(NUMERIC), (1, 2), tuple(s.code for s in SPECIES)
+    )
     spec.write(folder / "features.json")
     shape = (int(180 / GRID_STEP_DEG), int(360 / GRID_STEP_DEG))
     Grid({name: np.zeros(shape, np.float16) for name in RASTERS}).write(folder / "grid.npz")
@@ -111,11 +123,13 @@ def _prior(folder: Path) -> None:
         [numpy_helper.from_array(weights, "weights")],
     )
     onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), folder / "model.onnx"
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9),
+        folder / "model.onnx",
     )
 
 
-_BLEND, _THRESHOLDS = Blend("logit", 1.0), Thresholds(0.5, 0.5)
+_BLEND = Blend("logit", 1.0)
+_THRESHOLDS = Thresholds(0.5, 0.5)
 
 
 def make_bundle(
@@ -125,8 +139,8 @@ def make_bundle(
     has_prior: bool = True,
     margin: float | None = None,
 ) -> Path:
-    """A bundle of two kinds of member that really hear notes of 600, 2400 and 8000 Hz; with a `margin` also a student
-    that is harder of hearing than they are."""
+    """A bundle of two kinds of member that really hear notes of 600, 2400 and 8000 Hz; with a
+    `margin` also a student that is harder of hearing than they are."""
     (folder / "members").mkdir(parents=True)
     taxonomy = Taxonomy(SPECIES)
     taxonomy.write_csv(folder / "taxonomy.csv")
@@ -142,16 +156,20 @@ def make_bundle(
     if has_prior:
         _prior(folder / "prior")
     clips = np.stack(
-        [np.round(note(s.code, 7) * 32767).astype(np.int16) for s in SPECIES] + [np.zeros(224_000, np.int16)]
+        [np.round(note(s.code, 7) * 32767).astype(np.int16) for s in SPECIES]
+        + [np.zeros(224_000, np.int16)]
     )
     images = mel_image(clips.astype(np.float32) / 32768.0)
     grey = {"grey": images[:, None].astype(np.float32)}
     networks = [*members, student.member] if student else members
-    answers = np.stack([ort.InferenceSession(str(folder / m.file)).run(None, grey)[0] for m in networks])
+    answers = np.stack(
+        [ort.InferenceSession(str(folder / m.file)).run(None, grey)[0] for m in networks]
+    )
     scores = answers[: len(members)]
     prior = compute_prior_table(folder / "prior", taxonomy, 20.0, 10.0)[99] if has_prior else None
     acoustic = acoustic_scores(scores, [m.kind for m in members], blend)
-    blended, known = blend_scores(acoustic, prior, blend), np.empty(0, np.float32) if prior is None else prior
+    blended = blend_scores(acoustic, prior, blend)
+    known = np.empty(0, np.float32) if prior is None else prior
     probe = Probe(clips, images, scores, 20.0, 10.0, 100, known, blended)
     (replace(probe, student_scores=answers[-1]) if student else probe).write(folder / "probe.npz")
     manifest = Manifest(
@@ -169,7 +187,8 @@ def make_bundle(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with the most slow tests go to workers first, so that none is left with one at the end."""
+    """Files with the most slow tests go to workers first, so that none is left with one at the
+    end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
 
@@ -178,11 +197,14 @@ class Once:
     """Folders that are made once for all workers of a run, by the first that asks for them."""
 
     def __init__(self, base: Path, is_worker: bool) -> None:
-        self._folder = (base.parent if is_worker else base) / "once"  # a worker's folder lies in the run's
+        self._folder = (
+            base.parent if is_worker else base
+        ) / "once"  # a worker's folder lies in the run's
         self._folder.mkdir(exist_ok=True)
 
     def __call__(self, name: str, make: Callable[[Path], object]) -> Path:
-        """The folder of that name. `make` fills it; the others wait, and nobody changes what is in it."""
+        """The folder of that name. `make` fills it; the others wait, and nobody changes what is in
+        it."""
         folder = self._folder / name
         with (self._folder / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -207,7 +229,8 @@ def bundle_folder(once: Once) -> Path:
 
 @pytest.fixture(scope="session")
 def student_bundle(once: Once) -> Path:
-    """The same with a student, which leaves scores of 0.27 to 0.73 open; copy it before you damage it."""
+    """The same with a student, which leaves scores of 0.27 to 0.73 open; copy it before you damage
+    it."""
     return once("student_bundle", partial(make_bundle, margin=1.0))
 
 
@@ -217,7 +240,9 @@ PUBLISHED = ("resnest50d", "tf_efficientnet_b3")
 @pytest.fixture(scope="session")
 def published_members(once: Once) -> Callable[[str], Path]:
     """Architecture -> a folder with a published member of it, fp32.onnx and fp16.onnx."""
-    from tests.helpers.trt_networks import write_published  # torch, which the station's own tests do without
+    from tests.helpers.trt_networks import (
+        write_published,
+    )  # torch, which the station's own tests do without
 
     return lambda architecture: once(architecture, partial(write_published, architecture))
 
@@ -252,15 +277,19 @@ def own_bundle(bundle_folder: Path, tmp_path: Path) -> Path:
 
 
 def noon_zone() -> str:
-    """A time zone in which it is between twelve and one: what counts by day meets no midnight while a test runs."""
+    """A time zone in which it is between twelve and one: what counts by day meets no midnight while
+    a test runs."""
     return f"Etc/GMT{time.gmtime().tm_hour - 12:+d}"
 
 
 @pytest.fixture
 def station_yaml(bundle_folder: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Writes a station.yaml with the test bundle or another one: further YAML lines, and what stands in `station`."""
+    """Writes a station.yaml with the test bundle or another one: further YAML lines, and what
+    stands in `station`."""
 
-    def write(*lines: str, name: str = "station", bundle: Path = bundle_folder, station: str = "id: porch") -> Path:
+    def write(
+        *lines: str, name: str = "station", bundle: Path = bundle_folder, station: str = "id: porch"
+    ) -> Path:
         path = tmp_path / name / "station.yaml"
         path.parent.mkdir(exist_ok=True)
         path.write_text("\n".join([f"station: {{{station}}}", f"bundle: {bundle}", *lines]) + "\n")

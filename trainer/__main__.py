@@ -1,4 +1,5 @@
-"""python -m trainer: parses the arguments, calls the stages, turns errors into one line and an exit code."""
+"""python -m trainer: parses the arguments, calls the stages, turns errors into one line and an exit
+code."""
 
 import edge.contract.starting  # noqa: F401  before all that takes time
 
@@ -44,16 +45,21 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="From a corpus of recordings to a [bold]Run[/bold]: folds, networks, metadata model, weights, threshold."
-    "\n\nBegin with [bold]fit-all[/bold]; it resumes where it was stopped. No corpus at hand? [bold]demo-data[/bold].",
+    help="From a corpus of recordings to a [bold]Run[/bold]: folds, networks, metadata model, "
+    "weights, threshold."
+    "\n\nBegin with [bold]fit-all[/bold]; it resumes where it was stopped. No corpus at hand? "
+    "[bold]demo-data[/bold].",
 )
 
 
-_ONE_STAGE, _BEGIN, _AFTER = "Single stages", "Start here", "Try and judge"
+_ONE_STAGE = "Single stages"
+_BEGIN = "Start here"
+_AFTER = "Try and judge"
 
 
 def _stages() -> Any:
-    """trainer.pipeline.stages, imported late: not for --help, nor for workers, which import this file again."""
+    """trainer.pipeline.stages, imported late: not for --help, nor for workers, which import this
+    file again."""
     return importlib.import_module("trainer.pipeline.stages")
 
 
@@ -74,7 +80,8 @@ def _run(
     threads: int | None = None,
     no_rasters: bool = False,
 ) -> None:
-    stages, console = _stages(), Screen()
+    stages = _stages()
+    console = Screen()
     asked = (data, out, recipe, rasters, weights, jobs, device, devices, cluster, track, nocall)
     options = stages.Options(*asked, details=details, threads=threads, no_rasters=no_rasters)
     with naming(out):
@@ -84,7 +91,8 @@ def _run(
         stages.tell_cautions(run, console)
         page = f"report: {out / 'report.html'} (open it in a browser)"
         command = (
-            f"next: python -m export onnx --run {quote(str(out))} --out BUNDLE; then in station.yaml, bundle: BUNDLE"
+            f"next: python -m export onnx --run {quote(str(out))} --out BUNDLE; then in "
+            f"station.yaml, bundle: BUNDLE"
         )
         console.print(page, command, sep="\n", markup=False, highlight=False, soft_wrap=True)
 
@@ -107,7 +115,19 @@ def fit_all(
     no_rasters: NoRasters = False,
 ) -> None:
     """Every stage in order; those that are done are skipped."""
-    asked = (rasters, weights, jobs, device, devices, cluster, track, nocall, details, threads, no_rasters)
+    asked = (
+        rasters,
+        weights,
+        jobs,
+        device,
+        devices,
+        cluster,
+        track,
+        nocall,
+        details,
+        threads,
+        no_rasters,
+    )
     _run(_stages().STAGES, data, out, recipe, *asked)
 
 
@@ -116,15 +136,21 @@ def demo_data(
     out: Annotated[Path, typer.Argument(help="Folder for the corpus.")],
     rasters: Annotated[
         Path | None,
-        typer.Option(help="Folder for its maps of climate and land cover.", show_default="rasters beside OUT"),
+        typer.Option(
+            help="Folder for its maps of climate and land cover.", show_default="rasters beside OUT"
+        ),
     ] = None,
     species: Annotated[int, typer.Option(help="Invented species.")] = 8,
     recordings: Annotated[int, typer.Option(help="Recordings of each species.")] = 30,
-    soundscapes: Annotated[int, typer.Option(help="Labelled minutes for training, and as many for testing.")] = 6,
+    soundscapes: Annotated[
+        int, typer.Option(help="Labelled minutes for training, and as many for testing.")
+    ] = 6,
     seed: Annotated[int, typer.Option(help="Another seed gives other birds.")] = 1,
 ) -> None:
     """Make a synthetic corpus to try everything with: nothing to download."""
-    make_corpus = importlib.import_module("trainer.demo").make_corpus  # numpy and rasterio: not for --help
+    make_corpus = importlib.import_module(
+        "trainer.demo"
+    ).make_corpus  # numpy and rasterio: not for --help
     folder = rasters or out.parent / "rasters"
     console = Screen()
     with Progress(console=console, transient=True) as bars:
@@ -142,7 +168,8 @@ def demo_data(
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
     console.print(
-        f"{out}: {made.recordings} recordings of {made.species} species, {made.soundscapes} soundscapes for training "
+        f"{out}: {made.recordings} recordings of {made.species} species, {made.soundscapes} "
+        f"soundscapes for training "
         f"and {made.test_soundscapes} for testing; maps of climate and land cover in {folder}; "
         "some files and dates are damaged on purpose (README.txt)",
         highlight=False,
@@ -151,7 +178,10 @@ def demo_data(
 
 @app.command(rich_help_panel=_BEGIN)
 def recipe(
-    name: Annotated[str, typer.Argument(help=f"{', '.join(recipe_names())}, or a YAML file.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(help=f"{', '.join(recipe_names())}, or a YAML file.", show_default=False),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Print a recipe with all its numbers."""
@@ -162,16 +192,23 @@ def recipe(
 @app.command(rich_help_panel=_AFTER)
 def mix_soundscapes(
     data: Data,
-    backgrounds: Annotated[Path, typer.Option(help="Folder of recordings without birds.", show_default=False)],
+    backgrounds: Annotated[
+        Path, typer.Option(help="Folder of recordings without birds.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the new corpus.", show_default=False)],
-    hold_out: Annotated[float, typer.Option(help="Share of each species' recordings to mix, not to train on.")] = 0.25,
+    hold_out: Annotated[
+        float, typer.Option(help="Share of each species' recordings to mix, not to train on.")
+    ] = 0.25,
     soundscapes: Annotated[int, typer.Option(help="For training, and as many for testing.")] = 12,
     minutes: Annotated[int, typer.Option(help="Length of each.")] = 2,
-    snr: Annotated[tuple[float, float], typer.Option(help="Range of call against background, dB.")] = (-5.0, 15.0),
+    snr: Annotated[
+        tuple[float, float], typer.Option(help="Range of call against background, dB.")
+    ] = (-5.0, 15.0),
     seed: Annotated[int, typer.Option(help="Another seed holds out and mixes others.")] = 1,
 ) -> None:
     """Make a corpus with labelled soundscapes out of one with recordings alone."""
-    mix, console = importlib.import_module("trainer.corpus.mix"), Screen()
+    mix = importlib.import_module("trainer.corpus.mix")
+    console = Screen()
     options = mix.MixOptions(hold_out, soundscapes, minutes, snr, seed)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("soundscapes", total=2 * soundscapes)
@@ -184,21 +221,30 @@ def mix_soundscapes(
 
 @app.command(rich_help_panel=_AFTER)
 def distil(
-    run: Annotated[Path, typer.Option(help="A finished run; the student goes into it.", show_default=False)],
+    run: Annotated[
+        Path, typer.Option(help="A finished run; the student goes into it.", show_default=False)
+    ],
     sound: Annotated[
-        list[Path], typer.Option(help="Folder of recordings without labels, best your own; may be given again.")
+        list[Path],
+        typer.Option(
+            help="Folder of recordings without labels, best your own; may be given again."
+        ),
     ] = [],  # noqa: B006 - typer's way to say none
     data: Annotated[
-        Path | None, typer.Option(help="The run's corpus: its labelled soundscapes judge the student.")
+        Path | None,
+        typer.Option(help="The run's corpus: its labelled soundscapes judge the student."),
     ] = None,
     weights: Weights = None,
     jobs: Jobs = default_jobs(),  # noqa: B008
     device: DeviceName = "auto",
 ) -> None:
-    """Train one small network to answer as all networks of the run together do (student/), for small boards."""
+    """Train one small network to answer as all networks of the run together do (student/), for
+    small boards."""
     module = importlib.import_module("trainer.student.distil")
     with naming(run):
-        module.distil(module.DistilOptions(run, tuple(sound), data, weights, jobs, device), Screen())
+        module.distil(
+            module.DistilOptions(run, tuple(sound), data, weights, jobs, device), Screen()
+        )
 
 
 @app.command(rich_help_panel=_AFTER)
@@ -209,24 +255,34 @@ def predict(
     sites: Annotated[
         Path | None,
         typer.Option(
-            help="Coordinates of the sites, as soundscape_sites.csv; without it place and season do not count."
+            help="Coordinates of the sites, as soundscape_sites.csv; without it place and season "
+            "do not count."
         ),
     ] = None,
     device: Annotated[Device, typer.Option(help="Where the networks compute.")] = "auto",
 ) -> None:
-    """Predict the species in every 5-second row of a folder of soundscapes: a table of species per 5 s, as BirdCLEF
-    has it."""
-    module, console = importlib.import_module("trainer.tuning.predict"), Screen()
+    """Predict the species in every 5-second row of a folder of soundscapes: a table of species per
+    5 s, as BirdCLEF has it."""
+    module = importlib.import_module("trainer.tuning.predict")
+    console = Screen()
     predictor = module.Predictor(importlib.import_module("trainer.run").Run.open(run), device)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("soundscapes")
         told = module.predict(
-            predictor, soundscapes, out, sites, lambda done, total: bar.update(task, completed=done, total=total)
+            predictor,
+            soundscapes,
+            out,
+            sites,
+            lambda done, total: bar.update(task, completed=done, total=total),
         )
     for line in told.unreadable:
-        console.print(f"[yellow]not readable:[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
+        console.print(
+            f"[yellow]not readable:[/yellow] {escape(line)}", highlight=False, soft_wrap=True
+        )
     for line in told.partly_lost:
-        console.print(f"[yellow]partly lost:[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
+        console.print(
+            f"[yellow]partly lost:[/yellow] {escape(line)}", highlight=False, soft_wrap=True
+        )
     rows = f"{told.rows} rows of {told.soundscapes} soundscapes, {told.rows_with_calls} with birds"
     missing = f"; {len(told.unreadable)} could not be read and have none" if told.unreadable else ""
     console.print(
@@ -239,11 +295,16 @@ def predict(
 
 @app.command(rich_help_panel=_AFTER)
 def score(
-    predictions: Annotated[Path, typer.Option(help="CSV with row_id (or filename_seconds) and birds.")],
-    labels: Annotated[Path, typer.Option(help="CSV of the same form, as train_soundscape_labels.csv.")],
+    predictions: Annotated[
+        Path, typer.Option(help="CSV with row_id (or filename_seconds) and birds.")
+    ],
+    labels: Annotated[
+        Path, typer.Option(help="CSV of the same form, as train_soundscape_labels.csv.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
 ) -> None:
-    """Score predictions for 5-second rows by row-wise F1, as BirdCLEF 2021 did, with its parts and an interval."""
+    """Score predictions for 5-second rows by row-wise F1, as BirdCLEF 2021 did, with its parts and
+    an interval."""
     scored = importlib.import_module("trainer.tuning.score").score_predictions(predictions, labels)
     if as_json:
         say(json.dumps(scored.as_dict()))
@@ -254,7 +315,9 @@ def score(
 @app.command(rich_help_panel=_AFTER)
 def score_metadata(
     run: Annotated[Path, typer.Option(help="A run with a metadata model.", show_default=False)],
-    metadata: Annotated[Path, typer.Option(help="CSV in the 14 columns of train_metadata.csv.", show_default=False)],
+    metadata: Annotated[
+        Path, typer.Option(help="CSV in the 14 columns of train_metadata.csv.", show_default=False)
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
 ) -> None:
     """Score a run's metadata model on recordings that were kept back."""
@@ -269,7 +332,9 @@ def score_metadata(
 @app.command(rich_help_panel=_ONE_STAGE)
 def check_data(
     data: Data,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run, if it is to be kept there (check.json).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run, if it is to be kept there (check.json).")
+    ] = None,
     recipe: RecipeName = None,
     jobs: Jobs = default_jobs(),  # noqa: B008
 ) -> None:
@@ -284,10 +349,16 @@ def check_data(
 @app.command(rich_help_panel=_ONE_STAGE)
 def folds(
     data: Data,
-    out: Annotated[Path, typer.Option(help="Folder of the run; or FILE.csv for the table alone.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of the run; or FILE.csv for the table alone.", show_default=False
+        ),
+    ],
     recipe: RecipeName = None,
 ) -> None:
-    """Split the recordings by place and season (folds.csv, folds.png); FILE.csv needs no run, its map is FILE.png."""
+    """Split the recordings by place and season (folds.csv, folds.png); FILE.csv needs no run, its
+    map is FILE.png."""
     if out.suffix == ".csv":
         foldmap = importlib.import_module("trainer.report.foldmap")  # matplotlib: not for --help
         foldmap.folds_table(data, out, find_recipe(recipe or "published"), Screen())
@@ -334,15 +405,20 @@ def fit_metadata(
     recipe: RecipeName = None,
     rasters: Rasters = None,
     kind: Annotated[
-        Literal["published", "better"] | None, typer.Option(help="Instead of the recipe's, for a new run.")
+        Literal["published", "better"] | None,
+        typer.Option(help="Instead of the recipe's, for a new run."),
     ] = None,
     iterations: Annotated[
-        int | None, typer.Option(help="Instead of the recipe's: trees, or the networks' epochs at most.", min=1)
+        int | None,
+        typer.Option(
+            help="Instead of the recipe's: trees, or the networks' epochs at most.", min=1
+        ),
     ] = None,
     details: Details = False,
     no_rasters: NoRasters = False,
 ) -> None:
-    """Train the metadata model on place and day (metadata/). Needs no sound; a new run is as published."""
+    """Train the metadata model on place and day (metadata/). Needs no sound; a new run is as
+    published."""
     stages = _stages()
     own = {"kind": kind, "iterations": iterations, "details": details, "no_rasters": no_rasters}
     options = stages.Options(data, out, recipe, rasters, None, 1, "auto", **own)

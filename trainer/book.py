@@ -1,8 +1,10 @@
-"""The book of a run: which stage was finished from what, and what it left. Every entry is checked when it is used.
+"""The book of a run: which stage was finished from what, and what it left. Every entry is checked
+when it is used.
 
-An entry is taken out before its stage begins and written when all that the stage leaves is in place. Knows names and
-digests; stages.py knows what they stand for. What belongs together is told by three kinds of parts in `made_from`:
-`stage X` is what stage X had left, `recipe.X` a section of the recipe, anything else lies outside the run.
+An entry is taken out before its stage begins and written when all that the stage leaves is in
+place. Knows names and digests; stages.py knows what they stand for. What belongs together is told
+by three kinds of parts in `made_from`: `stage X` is what stage X had left, `recipe.X` a section of
+the recipe, anything else lies outside the run.
 """
 
 from collections.abc import Mapping
@@ -19,10 +21,13 @@ from trainer.files import digest, read_json, write_json
 
 FILE = "stages.json"
 STAGES = ("check-data", "folds", "spectrograms", "fit-cnn", "fit-metadata", "bag", "tune", "report")
-FINISHED = STAGES[1:-1]  # what makes a run a finished one: what it measured and drew of itself may be missing
+FINISHED = STAGES[
+    1:-1
+]  # what makes a run a finished one: what it measured and drew of itself may be missing
 ALL_STAGES = "run: python -m trainer fit-all"
 _MEMORY = ".contents"  # digests of files by what the file system says of them
-_STAGE, _RECIPE = "stage ", "recipe."
+_STAGE = "stage "
+_RECIPE = "recipe."
 _LIBRARIES = ("torch", "timm", "numpy", "catboost", "soundfile")
 
 
@@ -34,7 +39,8 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Result:
-    """What a stage left: `files` by their names in the run, and the digest of what later stages take from it."""
+    """What a stage left: `files` by their names in the run, and the digest of what later stages
+    take from it."""
 
     files: tuple[str, ...]
     digest: str
@@ -65,7 +71,8 @@ class Book:
     """The entries of one run."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._path = folder, folder / FILE
+        self._folder = folder
+        self._path = folder / FILE
         self.contents = Contents(folder / _MEMORY)
 
     def _read(self) -> _Pages:
@@ -73,7 +80,9 @@ class Book:
         if not self._path.is_file():
             return _Pages()
         raw = read_json(self._path)
-        if raw.keys().isdisjoint(part.name for part in fields(_Pages)):  # of a version that kept no book
+        if raw.keys().isdisjoint(
+            part.name for part in fields(_Pages)
+        ):  # of a version that kept no book
             return _Pages()
         try:
             pages: _Pages = parse(_Pages, raw)
@@ -103,8 +112,8 @@ class Book:
             self._write(pages.stages, {**pages.kept, name: value})
 
     def forget_damaged(self) -> str:
-        """Begin a new book where this one is damaged; returns in what way, else an empty text. Raises CorpusError if
-        the file cannot be read at all."""
+        """Begin a new book where this one is damaged; returns in what way, else an empty text.
+        Raises CorpusError if the file cannot be read at all."""
         try:
             self._read()
         except CorpusError as error:
@@ -144,7 +153,8 @@ class Book:
         return {name: entry.seconds for name, entry in self.entries().items()}
 
     def damaged(self, stage: str, unread: tuple[str, ...] = ()) -> list[str]:
-        """Files of a finished stage that are missing or not as it left them, but for those that are `unread`."""
+        """Files of a finished stage that are missing or not as it left them, but for those that are
+        `unread`."""
         entry = self.entry(stage)
         left = {} if entry is None else entry.files
         return [
@@ -162,29 +172,35 @@ class Book:
         name = damaged[0]
         missing = self.contents.of(self._folder / name) == ABSENT
         more = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        return f"{name} {'is missing' if missing else 'is damaged: it is not what the stage left'}{more}"
+        fault = "is missing" if missing else "is damaged: it is not what the stage left"
+        return f"{name} {fault}{more}"
 
     def changed(self, stage: str, made_from: Mapping[str, str]) -> list[str]:
-        """Parts of which a finished stage was made from others than these. What is not among these may be any."""
+        """Parts of which a finished stage was made from others than these. What is not among these
+        may be any."""
         entry = self.entry(stage)
         before = {} if entry is None else entry.made_from
         return [name for name, found in made_from.items() if before.get(name) != found]
 
     def require_finished(self, recipe: Mapping[str, Any], unread: tuple[str, ...]) -> None:
-        """Raise CorpusError naming the first stage that is missing, damaged, or made from other parts than lie in the
-        run, whose recipe is this. Files that are `unread` may be missing."""
+        """Raise CorpusError naming the first stage that is missing, damaged, or made from other
+        parts than lie in the run, whose recipe is this. Files that are `unread` may be missing."""
         stages = self._read().stages
         for name in STAGES:
             if name not in FINISHED and self.damaged(name) and not self.missing(name):
                 raise CorpusError(f"{self._folder}: {self.told(self.damaged(name))}; {ALL_STAGES}")
         for name in FINISHED:
             if name not in stages:
-                raise CorpusError(f"{self._folder}: not finished: stage {name} is missing; {ALL_STAGES}")
+                raise CorpusError(
+                    f"{self._folder}: not finished: stage {name} is missing; {ALL_STAGES}"
+                )
             if damaged := self.damaged(name, unread):
                 raise CorpusError(f"{self._folder}: {self.told(damaged)}; {ALL_STAGES}")
             for part, found in stages[name].made_from.items():
                 earlier = part.removeprefix(_STAGE)
-                if part.startswith(_STAGE) and (earlier not in stages or stages[earlier].result != found):
+                if part.startswith(_STAGE) and (
+                    earlier not in stages or stages[earlier].result != found
+                ):
                     what = f"{name} was made from another {earlier} than lies here"
                     raise CorpusError(f"{self._folder}: {what}; {ALL_STAGES}")
                 key = part.removeprefix(_RECIPE)

@@ -1,8 +1,9 @@
-"""Contents of files by their SHA-256, remembered as long as the file system says that a file is the same one.
+"""Contents of files by their SHA-256, remembered as long as the file system says that a file is the
+same one.
 
-A file is known by its device, inode, size and times, as git's index knows it: the time of its last change of any kind
-cannot be set by hand. What was changed in the last seconds is read again, as it may change once more within a tick of
-the clock. Knows no corpus and no run.
+A file is known by its device, inode, size and times, as git's index knows it: the time of its last
+change of any kind cannot be set by hand. What was changed in the last seconds is read again, as it
+may change once more within a tick of the clock. Knows no corpus and no run.
 """
 
 import errno
@@ -19,7 +20,8 @@ from edge.contract.bundle import file_sha256
 from trainer.files import replacing
 from trainer.workers import progress_bar
 
-ABSENT, UNREADABLE = "absent", "unreadable"
+ABSENT = "absent"
+UNREADABLE = "unreadable"
 _YOUNG_S = 5.0  # FAT keeps times to two seconds
 _READERS = 4  # side by side: hashing leaves Python's lock, and a disk has a queue
 _SHOWN_BYTES = 500_000_000  # reading more than this is shown as it goes on
@@ -27,7 +29,8 @@ _HEX = 64  # characters of a SHA-256
 
 
 class Contents:
-    """Digests of files; with a `memory`, a file in which they are kept from one start to the next."""
+    """Digests of files; with a `memory`, a file in which they are kept from one start to the
+    next."""
 
     def __init__(self, memory: Path | None = None) -> None:
         self._memory = memory
@@ -39,7 +42,9 @@ class Contents:
         try:
             identity, young = _identity(path)
             digest = self._known.get(identity) or file_sha256(path)
-            if _identity(path)[0] != identity:  # changed while it was read: its next digest is another one
+            if (
+                _identity(path)[0] != identity
+            ):  # changed while it was read: its next digest is another one
                 return UNREADABLE
         except FileNotFoundError:
             return ABSENT
@@ -84,7 +89,10 @@ def _identity(path: Path) -> tuple[str, bool]:
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     now = time.time()
     young = any(abs(now - changed) < _YOUNG_S for changed in (found.st_mtime, found.st_ctime))
-    return f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}", young
+    return (
+        f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}",
+        young,
+    )
 
 
 def _unread_bytes(path: Path, known: dict[str, str]) -> int:

@@ -1,4 +1,5 @@
-"""Files of a run: JSON and CSV that are written whole or not at all, and read back with errors that name the file."""
+"""Files of a run: JSON and CSV that are written whole or not at all, and read back with errors that
+name the file."""
 
 import csv
 import errno
@@ -18,14 +19,18 @@ from edge.contract.arrays import Arrays, Unreadable, map_array, read_array, read
 from edge.contract.errors import CorpusError, UsageError
 from edge.contract.text import NotText, Table, text_of
 
-_OURS = ".birdstation-part"  # how a temporary file begins: what else is hidden in a folder is somebody's
+# how a temporary file begins: what else is hidden in a folder is somebody's
+_OURS = ".birdstation-part"
 _REFUSED = "cannot be written: "
 _HEADER_BYTES = 1024
-_ROOM_BYTES = 1 << 20  # a disk with less than that is full: libraries keep to themselves what the system answered
+_ROOM_BYTES = (
+    1 << 20
+)  # a disk with less than that is full: libraries keep to themselves what the system answered
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder where it is missing. Raises OSError naming it, one that run_program takes for a person's."""
+    """Make a folder where it is missing. Raises OSError naming it, one that run_program takes for a
+    person's."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -39,8 +44,8 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An OSError that does not say of which file it is (a write into an open one) names `path`; or the folder of
-    temporary files, where that is full and the disk of `path` is not."""
+    """An OSError that does not say of which file it is (a write into an open one) names `path`; or
+    the folder of temporary files, where that is full and the disk of `path` is not."""
     try:
         yield
     except OSError as error:
@@ -53,13 +58,17 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def cannot_write(path: Path, error: OSError) -> OSError:
-    """The error that names a path. /proc and its like, and a folder that was taken away, answer that there is no such
-    file; run_program would take that for a mistake of ours. numpy says how many bytes it could write, and not why."""
-    number, words = error.errno, (error.strerror or "").removeprefix(_REFUSED)
+    """The error that names a path. /proc and its like, and a folder that was taken away, answer
+    that there is no such file; run_program would take that for a mistake of ours. numpy says how
+    many bytes it could write, and not why."""
+    number = error.errno
+    words = (error.strerror or "").removeprefix(_REFUSED)
     if number is None:
         number = errno.ENOSPC if _is_full(path) else errno.EIO
         words = os.strerror(number)
-    return OSError(errno.EACCES if number == errno.ENOENT else number, f"{_REFUSED}{words}", str(path))
+    return OSError(
+        errno.EACCES if number == errno.ENOENT else number, f"{_REFUSED}{words}", str(path)
+    )
 
 
 def _is_full(path: Path) -> bool:
@@ -70,8 +79,8 @@ def _is_full(path: Path) -> bool:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well: whole or not at all. Raises OSError
-    naming `path` if it cannot be written."""
+    """A temporary path beside `path` that takes its place when the block ends well: whole or not at
+    all. Raises OSError naming `path` if it cannot be written."""
     temporary = _begin(path)
     try:
         yield temporary
@@ -88,7 +97,9 @@ def replacing(path: Path) -> Iterator[Path]:
 def _begin(path: Path) -> Path:
     """The temporary file beside `path`, empty."""
     make_folder(path.parent)
-    temporary = path.with_name(f"{_OURS}{os.getpid()}-{path.name}")  # the suffix stays: numpy and matplotlib go by it
+    temporary = path.with_name(
+        f"{_OURS}{os.getpid()}-{path.name}"
+    )  # the suffix stays: numpy and matplotlib go by it
     try:
         temporary.touch()
     except OSError as error:
@@ -97,21 +108,26 @@ def _begin(path: Path) -> Path:
 
 
 def check_replaceable(path: Path, header: Sequence[str]) -> None:
-    """Raises UsageError where a table with this header would replace anything but an older one, OSError naming it where
-    none can be written."""
+    """Raises UsageError where a table with this header would replace anything but an older one,
+    OSError naming it where none can be written."""
     try:
         if not path.exists() and not path.is_symlink():
             _begin(path).unlink()
             return
-        is_table = path.is_file() and path.read_bytes()[:_HEADER_BYTES].splitlines()[:1] == [",".join(header).encode()]
+        is_table = path.is_file() and path.read_bytes()[:_HEADER_BYTES].splitlines()[:1] == [
+            ",".join(header).encode()
+        ]
     except OSError as error:
         raise cannot_write(path, error) from error
     if not is_table:
-        raise UsageError(f"{path}: is there already and no such table; choose another name for --out")
+        raise UsageError(
+            f"{path}: is there already and no such table; choose another name for --out"
+        )
 
 
 def clear_temporaries(folder: Path) -> None:
-    """Remove what a killed `replacing` left anywhere in a folder that no other trainer writes to."""
+    """Remove what a killed `replacing` left anywhere in a folder that no other trainer writes
+    to."""
     for path in folder.rglob(f"{_OURS}[0-9]*-*"):
         if path.is_file():
             path.unlink()
@@ -140,7 +156,9 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
         plain = csv.writer(file, lineterminator="\n")
         quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         plain.writerow(header)
-        for row in rows:  # a carriage return within a name is no line's end, and Python 3.11 would not quote it
+        for row in (
+            rows
+        ):  # a carriage return within a name is no line's end, and Python 3.11 would not quote it
             (quoted if any("\r" in str(cell) for cell in row) else plain).writerow(row)
 
 
@@ -151,7 +169,9 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         rows = []
         for line, row in table:
             if not isinstance(row, dict):
-                raise CorpusError(f"{path}, line {line}: expected {len(table.names)} cells, found {len(row)}")
+                raise CorpusError(
+                    f"{path}, line {line}: expected {len(table.names)} cells, found {len(row)}"
+                )
             rows.append(row)
     except (OSError, NotText) as error:
         raise CorpusError(f"{path}: not readable: {error}") from error
@@ -159,7 +179,8 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
 
 def read_npz(path: Path, names: Sequence[str], advice: str) -> Arrays:
-    """These arrays of an npz file. Raises CorpusError naming the file, the cause and what to do (`advice`)."""
+    """These arrays of an npz file. Raises CorpusError naming the file, the cause and what to do
+    (`advice`)."""
     with _readable(path, advice):
         return read_arrays(path, names)
 
@@ -171,7 +192,8 @@ def read_npy(path: Path, advice: str) -> NDArray[Any]:
 
 
 def map_npy(path: Path, advice: str) -> NDArray[Any]:
-    """The array of an npy file, mapped from the disk and not to be written. Raises as `read_npz`."""
+    """The array of an npy file, mapped from the disk and not to be written. Raises as
+    `read_npz`."""
     with _readable(path, advice):
         return map_array(path)
 
@@ -185,7 +207,8 @@ def _readable(path: Path, advice: str) -> Iterator[None]:
 
 
 def digest(*parts: object) -> str:
-    """SHA-256 over files (their bytes; absent ones count too) and plain values: what a stage was made from."""
+    """SHA-256 over files (their bytes; absent ones count too) and plain values: what a stage was
+    made from."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, Path):

@@ -10,29 +10,46 @@ from trainer.recipe import recipe_names
 Device = Literal["auto", "cpu", "cuda"]
 Data = Annotated[
     Path,
-    typer.Option(help="Corpus: a table and a folder for each species, as docs/corpus.md shows.", show_default=False),
+    typer.Option(
+        help="Corpus: a table and a folder for each species, as docs/corpus.md shows.",
+        show_default=False,
+    ),
 ]
-Out = Annotated[Path, typer.Option(help="Folder of the run; made if missing, resumed if there.", show_default=False)]
+Out = Annotated[
+    Path,
+    typer.Option(help="Folder of the run; made if missing, resumed if there.", show_default=False),
+]
 RecipeName = Annotated[
     str | None,
-    typer.Option("--recipe", help=f"{', '.join(recipe_names())}, or a YAML file; a run keeps the one it began with."),
+    typer.Option(
+        "--recipe",
+        help=f"{', '.join(recipe_names())}, or a YAML file; a run keeps the one it began with.",
+    ),
 ]
 Rasters = Annotated[
     Path | None,
-    typer.Option(help="Folder of maps of climate and land cover (GeoTIFF) for the model of place and season."),
+    typer.Option(
+        help="Folder of maps of climate and land cover (GeoTIFF) for the model of place and season."
+    ),
 ]
 NoRasters = Annotated[
     bool,
-    typer.Option("--no-rasters", help="Without a model of place and season, also where the run has one."),
+    typer.Option(
+        "--no-rasters", help="Without a model of place and season, also where the run has one."
+    ),
 ]
 Weights = Annotated[
-    Path | None, typer.Option(help="Folder of ImageNet weights, <architecture>.safetensors, where there is no network.")
+    Path | None,
+    typer.Option(
+        help="Folder of ImageNet weights, <architecture>.safetensors, where there is no network."
+    ),
 ]
 Jobs = Annotated[int, typer.Option(help="Processes; one core each.", min=1, max=64)]
 Threads = Annotated[
     int | None,
     typer.Option(
-        help="Of each network on the CPU; sums depend on it, so that a run keeps what it began with.",
+        help="Of each network on the CPU; sums depend on it, so that a run keeps what it began "
+        "with.",
         min=1,
         max=64,
         show_default="1",
@@ -41,15 +58,24 @@ Threads = Annotated[
 DeviceName = Annotated[Device, typer.Option(help="Where the networks are trained.")]
 Devices = Annotated[
     str | None,
-    typer.Option(help="Networks side by side, one at a time on each: 0,1 for two GPUs, cpu,cpu for halves of the CPU."),
+    typer.Option(
+        help="Networks side by side, one at a time on each: 0,1 for two GPUs, cpu,cpu for halves "
+        "of the CPU."
+    ),
 ]
 Cluster = Annotated[
     str | None,
-    typer.Option(help="Networks as tasks of this Ray cluster: auto, host:port, ray://…; all nodes must see OUT."),
+    typer.Option(
+        help="Networks as tasks of this Ray cluster: auto, host:port, ray://…; all nodes must see "
+        "OUT."
+    ),
 ]
 Nocall = Annotated[
     Path | None,
-    typer.Option(help="Folder of sounds without birds, for recipes that mix backgrounds or weigh labels by calls."),
+    typer.Option(
+        help="Folder of sounds without birds, for recipes that mix backgrounds or weigh labels by "
+        "calls."
+    ),
 ]
 Track = Annotated[
     bool | None,

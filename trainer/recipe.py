@@ -1,6 +1,7 @@
 """Recipes: every number of a training as one YAML file, parsed strictly into frozen dataclasses.
 
-A key that is unknown, missing or out of range is refused in one line. Knows no corpus and no network.
+A key that is unknown, missing or out of range is refused in one line. Knows no corpus and no
+network.
 """
 
 import hashlib
@@ -25,11 +26,18 @@ Normalise = Literal["none", "bands", "standard", "imagenet"]
 MetadataKind = Literal["published", "better"]
 Keep = Literal["best", "last", "soundscapes"]
 ThresholdBy = Literal["global", "species", "quantile"]
-STUDENT_CROPS_MAX = 120  # ten minutes of a recording: it is held in memory while its images are made
+STUDENT_CROPS_MAX = (
+    120  # ten minutes of a recording: it is held in memory while its images are made
+)
 CLIP_CROPS_MAX = 6  # six crops of 7 s, 4.66 s apart, are 30.3 s
 SEED_MAX = 2**32 - 1  # scipy's optimiser takes no larger one
-EPOCHS_MAX, _ITERATIONS_MAX, _BATCH_MAX = 10_000, 100_000, 65_536  # more was meant by nobody
-_RATE_MIN, _RATE_MAX = 1e-9, 10.0  # beyond, nothing is learnt
+# more was meant by nobody
+EPOCHS_MAX = 10_000
+_ITERATIONS_MAX = 100_000
+_BATCH_MAX = 65_536
+# beyond, nothing is learnt
+_RATE_MIN = 1e-9
+_RATE_MAX = 10.0
 
 
 def _need(allowed: bool, key: str, found: object, expected: str) -> None:
@@ -50,7 +58,9 @@ class FoldRecipe:
 
     def __post_init__(self) -> None:
         _need(2 <= self.count <= 20, "count", self.count, "2 to 20 folds")
-        _need(0.01 <= self.cell_deg <= 45, "cell_deg", self.cell_deg, "a cell of 0.01 to 45 degrees")
+        _need(
+            0.01 <= self.cell_deg <= 45, "cell_deg", self.cell_deg, "a cell of 0.01 to 45 degrees"
+        )
 
 
 @dataclass(frozen=True)
@@ -65,8 +75,9 @@ class SpectrogramRecipe:
 
 @dataclass(frozen=True)
 class LabelRecipe:
-    """Targets of the primary species, of those heard behind it and of all others. `call_probability` multiplies the
-    first two, crop by crop, by how probable it is that anything calls there (trainer/training/calls.py)."""
+    """Targets of the primary species, of those heard behind it and of all others.
+    `call_probability` multiplies the first two, crop by crop, by how probable it is that anything
+    calls there (trainer/training/calls.py)."""
 
     primary: float
     secondary: float
@@ -81,26 +92,38 @@ class LabelRecipe:
 
 @dataclass(frozen=True)
 class SamplingRecipe:
-    """What an epoch is: so many random crops of each recording; `balance` 0 takes recordings as they are, 1 draws
-    every species equally often, between them by number of recordings to the power 1 - balance."""
+    """What an epoch is: so many random crops of each recording; `balance` 0 takes recordings as
+    they are, 1 draws every species equally often, between them by number of recordings to the power
+    1 - balance."""
 
     crops_per_recording: int
     balance: float
 
     def __post_init__(self) -> None:
-        _need(1 <= self.crops_per_recording <= CROPS_MAX, "crops_per_recording", self.crops_per_recording, "1 to 10")
+        _need(
+            1 <= self.crops_per_recording <= CROPS_MAX,
+            "crops_per_recording",
+            self.crops_per_recording,
+            "1 to 10",
+        )
         _need(0 <= self.balance <= 1, "balance", self.balance, "0 to 1")
 
 
 @dataclass(frozen=True)
 class ValidationRecipe:
-    """How epochs and members are compared: by F1 on the fold left out or, with `bootstrap` draws of its recordings, by
-    the lower end of the 95 % interval of F1: a lucky epoch on few recordings does not win."""
+    """How epochs and members are compared: by F1 on the fold left out or, with `bootstrap` draws of
+    its recordings, by the lower end of the 95 % interval of F1: a lucky epoch on few recordings
+    does not win."""
 
     bootstrap: int = 0
 
     def __post_init__(self) -> None:
-        _need(self.bootstrap == 0 or 20 <= self.bootstrap <= 10_000, "bootstrap", self.bootstrap, "0 or 20 to 10000")
+        _need(
+            self.bootstrap == 0 or 20 <= self.bootstrap <= 10_000,
+            "bootstrap",
+            self.bootstrap,
+            "0 or 20 to 10000",
+        )
 
 
 @dataclass(frozen=True)
@@ -118,14 +141,21 @@ class Augment:
     stripes: float  # share that gets stripes in both directions
     mixup: float  # share that is mixed with another sample
     mixup_alpha: float = 1.0  # lambda ~ Beta(alpha, alpha), one per batch
-    power_each: bool = False  # one exponent per sample instead of one per batch: fairer to batch norm's averages
+    power_each: bool = (
+        False  # one exponent per sample instead of one per batch: fairer to batch norm's averages
+    )
     pink: float = 0.0  # share that gets pink noise
     nocall: float = 0.0  # share that gets a background from the folder --nocall
     empty: float = 0.0  # share that is replaced by such a background, with no species in it
     snr_db: Span = (0.0, 3.0)  # of either, uniform
 
     def __post_init__(self) -> None:
-        _need(0.01 <= self.power[0] <= self.power[1] <= 100, "power", list(self.power), "[low, high] of 0.01 to 100")
+        _need(
+            0.01 <= self.power[0] <= self.power[1] <= 100,
+            "power",
+            list(self.power),
+            "[low, high] of 0.01 to 100",
+        )
         good = -60 <= self.snr_db[0] <= self.snr_db[1] <= 60  # far beyond, the mixture is no number
         _need(good, "snr_db", list(self.snr_db), "[low, high] of -60 to 60")
         for key in ("stripes", "mixup", "pink", "nocall", "empty"):
@@ -150,18 +180,32 @@ class MemberRecipe:
     seeds: tuple[int, ...]
     augment: Augment
     stem_pool: int = 1  # the image is averaged over so many pixels first: tiny networks on a CPU
-    normalise: Normalise = "none"  # bands: each band minus its mean over the crop: steady noise goes
+    normalise: Normalise = (
+        "none"  # bands: each band minus its mean over the crop: steady noise goes
+    )
     clip_crops: int = 1  # a sample is so many crops in a row, joined in feature space: 6 are 30 s
 
     def __post_init__(self) -> None:
-        good = self.kind.isidentifier() and self.kind.isascii() and len(self.kind) <= 40  # folders are named for it
+        good = (
+            self.kind.isidentifier() and self.kind.isascii() and len(self.kind) <= 40
+        )  # folders are named for it
         _need(good, "kind", self.kind, "a word of up to 40 letters (a to z), digits and _")
         _need(1 <= self.epochs <= EPOCHS_MAX, "epochs", self.epochs, f"1 to {EPOCHS_MAX}")
-        _need(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", list(self.seeds), "different numbers, at least one")
+        _need(
+            len(set(self.seeds)) == len(self.seeds) > 0,
+            "seeds",
+            list(self.seeds),
+            "different numbers, at least one",
+        )
         good = all(0 <= seed <= SEED_MAX for seed in self.seeds)
         _need(good, "seeds", list(self.seeds), f"numbers of 0 to {SEED_MAX}")
         _need(self.stem_pool in (1, 2, 4), "stem_pool", self.stem_pool, "1, 2 or 4")
-        _need(1 <= self.clip_crops <= CLIP_CROPS_MAX, "clip_crops", self.clip_crops, f"1 to {CLIP_CROPS_MAX}")
+        _need(
+            1 <= self.clip_crops <= CLIP_CROPS_MAX,
+            "clip_crops",
+            self.clip_crops,
+            f"1 to {CLIP_CROPS_MAX}",
+        )
 
 
 @dataclass(frozen=True)
@@ -177,17 +221,28 @@ class OptimiserRecipe:
     def __post_init__(self) -> None:
         rates = [self.learning_rate_min, self.learning_rate]
         good = 0 <= rates[0] <= rates[1] <= _RATE_MAX and rates[1] >= _RATE_MIN
-        _need(good, "learning_rate", rates[::-1], f"0 <= minimum <= rate, {_RATE_MIN:g} to {_RATE_MAX:g}")
+        _need(
+            good,
+            "learning_rate",
+            rates[::-1],
+            f"0 <= minimum <= rate, {_RATE_MIN:g} to {_RATE_MAX:g}",
+        )
         _need(2 <= self.batch <= _BATCH_MAX, "batch", self.batch, f"2 to {_BATCH_MAX}")
-        _need(0 <= self.weight_decay <= _RATE_MAX, "weight_decay", self.weight_decay, f"0 to {_RATE_MAX:g}")
+        _need(
+            0 <= self.weight_decay <= _RATE_MAX,
+            "weight_decay",
+            self.weight_decay,
+            f"0 to {_RATE_MAX:g}",
+        )
 
 
 @dataclass(frozen=True)
 class MetadataRecipe:
-    """From place and day to species. `published` is CatBoost on nine features; `learning_rate: auto` leaves the rate to
-    it. `borders` is how finely it cuts a feature, `leaf_steps` how many gradient steps lead to a leaf's values; null
-    leaves them to it as well. `better` is neighbours and networks; of the numbers it takes `validation` and, as a limit
-    to the networks' epochs, `iterations`. Species that nobody recorded within `limit_km` of a place are never reported
+    """From place and day to species. `published` is CatBoost on nine features; `learning_rate:
+    auto` leaves the rate to it. `borders` is how finely it cuts a feature, `leaf_steps` how many
+    gradient steps lead to a leaf's values; null leaves them to it as well. `better` is neighbours
+    and networks; of the numbers it takes `validation` and, as a limit to the networks' epochs,
+    `iterations`. Species that nobody recorded within `limit_km` of a place are never reported
     there; null is no limit."""
 
     iterations: int
@@ -200,15 +255,30 @@ class MetadataRecipe:
     leaf_steps: int | None = None
 
     def __post_init__(self) -> None:
-        _need(1 <= self.iterations <= _ITERATIONS_MAX, "iterations", self.iterations, f"1 to {_ITERATIONS_MAX}")
+        _need(
+            1 <= self.iterations <= _ITERATIONS_MAX,
+            "iterations",
+            self.iterations,
+            f"1 to {_ITERATIONS_MAX}",
+        )
         _need(1 <= self.depth <= 16, "depth", self.depth, "1 to 16")
         rate = self.learning_rate
         good = rate == "auto" or _RATE_MIN <= rate <= _RATE_MAX
         _need(good, "learning_rate", rate, f"auto or {_RATE_MIN:g} to {_RATE_MAX:g}")
-        _need(_is_share(self.validation), "validation", self.validation, "a share between 0 and 1, 0.001 or more")
+        _need(
+            _is_share(self.validation),
+            "validation",
+            self.validation,
+            "a share between 0 and 1, 0.001 or more",
+        )
         good = self.limit_km is None or 1 <= self.limit_km <= 20_000
         _need(good, "limit_km", self.limit_km, "null or 1 to 20000 kilometres")
-        _need(self.borders is None or 1 <= self.borders <= 255, "borders", self.borders, "null or 1 to 255")
+        _need(
+            self.borders is None or 1 <= self.borders <= 255,
+            "borders",
+            self.borders,
+            "null or 1 to 255",
+        )
         steps = self.leaf_steps
         _need(steps is None or 1 <= steps <= 1000, "leaf_steps", steps, "null or 1 to 1000")
 
@@ -244,7 +314,9 @@ class Sweep:
     step: float
 
     def __post_init__(self) -> None:
-        _need(0 <= self.low <= self.high <= 1, "low", [self.low, self.high], "0 <= low <= high <= 1")
+        _need(
+            0 <= self.low <= self.high <= 1, "low", [self.low, self.high], "0 <= low <= high <= 1"
+        )
         span = self.high - self.low or 1.0  # of one threshold alone, any step will do
         good = 0.0001 <= self.step <= span + 1e-9
         _need(good, "step", self.step, f"0.0001 to {span:g}, the distance from low to high")
@@ -252,10 +324,11 @@ class Sweep:
 
 @dataclass(frozen=True)
 class TuneRecipe:
-    """What is searched on the labelled soundscapes. `smoothing`: weights of the two neighbouring windows to try.
-    `threshold_by`: one threshold of the best F1, one per species, or the quantile of scores that names as many rows
-    nocall as the labels do. `optimise`: evaluations of an optimiser over the weights of kinds, prior and neighbours (as
-    many again for each soundscape that is held out); 0 is off."""
+    """What is searched on the labelled soundscapes. `smoothing`: weights of the two neighbouring
+    windows to try. `threshold_by`: one threshold of the best F1, one per species, or the quantile
+    of scores that names as many rows nocall as the labels do. `optimise`: evaluations of an
+    optimiser over the weights of kinds, prior and neighbours (as many again for each soundscape
+    that is held out); 0 is off."""
 
     padding: tuple[Padding, ...]
     hop_s: float
@@ -270,7 +343,9 @@ class TuneRecipe:
         _need(bool(self.blend), "blend", list(self.blend), "at least one rule")
         hop = self.hop_s * RATE_HZ
         good = 0 < hop <= WINDOW_SAMPLES and WINDOW_SAMPLES % hop == 0 and hop % FRAME_HOP == 0
-        _need(good, "hop_s", self.hop_s, "5, 2.5, 1.25, 1, 0.5: every labelled row must be a window")
+        _need(
+            good, "hop_s", self.hop_s, "5, 2.5, 1.25, 1, 0.5: every labelled row must be a window"
+        )
         good = bool(self.smoothing) and all(0 <= weight <= 1 / 3 for weight in self.smoothing)
         _need(good, "smoothing", list(self.smoothing), "weights of 0 to 1/3, at least one")
         _need(0 <= self.optimise <= 10_000, "optimise", self.optimise, "0 to 10000")
@@ -278,10 +353,11 @@ class TuneRecipe:
 
 @dataclass(frozen=True)
 class StudentRecipe:
-    """The small network that learns to answer as the bag does (python -m trainer distil). `views`: how often the bag is
-    asked about every crop, each time augmented otherwise; epochs take them in turn. `crops_max`: how much of each
-    unlabelled recording is used. `held_out`: share of recordings that it is judged on. Optimiser and batch are the
-    members', the learning rate is its own."""
+    """The small network that learns to answer as the bag does (python -m trainer distil). `views`:
+    how often the bag is asked about every crop, each time augmented otherwise; epochs take them in
+    turn. `crops_max`: how much of each unlabelled recording is used. `held_out`: share of
+    recordings that it is judged on. Optimiser and batch are the members', the learning rate is its
+    own."""
 
     architecture: str
     epochs: int
@@ -299,8 +375,18 @@ class StudentRecipe:
         good = _RATE_MIN <= self.learning_rate <= _RATE_MAX
         _need(good, "learning_rate", self.learning_rate, f"{_RATE_MIN:g} to {_RATE_MAX:g}")
         _need(self.stem_pool in (1, 2, 4), "stem_pool", self.stem_pool, "1, 2 or 4")
-        _need(1 <= self.crops_max <= STUDENT_CROPS_MAX, "crops_max", self.crops_max, f"1 to {STUDENT_CROPS_MAX}")
-        _need(_is_share(self.held_out), "held_out", self.held_out, "a share between 0 and 1, 0.001 or more")
+        _need(
+            1 <= self.crops_max <= STUDENT_CROPS_MAX,
+            "crops_max",
+            self.crops_max,
+            f"1 to {STUDENT_CROPS_MAX}",
+        )
+        _need(
+            _is_share(self.held_out),
+            "held_out",
+            self.held_out,
+            "a share between 0 and 1, 0.001 or more",
+        )
 
 
 _STUDENT = StudentRecipe(
@@ -309,19 +395,28 @@ _STUDENT = StudentRecipe(
     views=8,
     learning_rate=1e-3,
     augment=Augment(
-        power=(0.5, 2.0), power_each=True, stripes=0.0, mixup=0.5, nocall=0.5, empty=0.05, snr_db=(-5.0, 15.0)
+        power=(0.5, 2.0),
+        power_each=True,
+        stripes=0.0,
+        mixup=0.5,
+        nocall=0.5,
+        empty=0.05,
+        snr_db=(-5.0, 15.0),
     ),
 )
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every number of a training. `pretrained` starts from ImageNet weights, or refuses to start."""
+    """Every number of a training. `pretrained` starts from ImageNet weights, or refuses to
+    start."""
 
     name: str
     seed: int
     pretrained: bool
-    keep: Keep  # the epoch whose weights stay: of the best F1 on the fold left out or on soundscapes, or the last
+    # the epoch whose weights stay: of the best F1 on the fold left out or on soundscapes, or the
+    # last
+    keep: Keep
     folds: FoldRecipe
     spectrograms: SpectrogramRecipe
     labels: LabelRecipe
@@ -338,7 +433,12 @@ class Recipe:
     def __post_init__(self) -> None:
         _need(0 <= self.seed <= SEED_MAX, "seed", self.seed, f"0 to {SEED_MAX}")
         kinds = [m.kind for m in self.members]
-        _need(len(set(kinds)) == len(kinds) > 0, "members", kinds, "members of different kinds, at least one")
+        _need(
+            len(set(kinds)) == len(kinds) > 0,
+            "members",
+            kinds,
+            "members of different kinds, at least one",
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain lists, texts and numbers, as YAML and JSON know them."""
@@ -350,7 +450,8 @@ class Recipe:
 
     def differences(self, other: "Recipe") -> list[str]:
         """Key paths whose values are not the same."""
-        mine, theirs = _flat(self.as_dict(), ""), _flat(other.as_dict(), "")
+        mine = _flat(self.as_dict(), "")
+        theirs = _flat(other.as_dict(), "")
         return [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
 
     @property
@@ -381,18 +482,26 @@ def find_recipe(name_or_path: str) -> Recipe:
         return read_recipe(RECIPES / f"{name_or_path}.yaml")
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"recipe {name_or_path!r}: unknown; allowed: {', '.join(recipe_names())} or FILE.yaml")
+        raise ConfigError(
+            f"recipe {name_or_path!r}: unknown; allowed: {', '.join(recipe_names())} or FILE.yaml"
+        )
     if not path.is_file():
-        raise ConfigError(f"{path}: expected a recipe in YAML, found {'no file' if path.exists() else 'nothing there'}")
+        raise ConfigError(
+            f"{path}: expected a recipe in YAML, found "
+            f"{'no file' if path.exists() else 'nothing there'}"
+        )
     return read_recipe(path)
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read and check a recipe. Raises ConfigError in one line: file, key, what was found, what is allowed."""
+    """Read and check a recipe. Raises ConfigError in one line: file, key, what was found, what is
+    allowed."""
     try:
         raw = yaml.load(text_of(path.read_bytes()), Loader=StrictLoader)
     except (OSError, NotText, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(
+            f"{path}: not readable as YAML: {' '.join(str(error).split())}"
+        ) from error
     try:
         recipe: Recipe = parse(Recipe, raw)
     except Refused as error:

@@ -1,6 +1,7 @@
 """The Run: the folder that carries a training from stage to stage and on to export.
 
-Knows names, shapes and what is finished; the stages know how. Everything is written whole or not at all.
+Knows names, shapes and what is finished; the stages know how. Everything is written whole or not at
+all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,9 +29,15 @@ Precision = Literal["fp32", "bf16"]
 SCHEMA = 2
 _WITHOUT_BOOK = 1  # of versions before 0.3, which noted less of what was made from what
 LOCK = ".lock"  # held while a trainer is at work
-_SPECIES, _RECIPE, _FACTS = "taxonomy.csv", "recipe.yaml", "run.json"  # written in this order when a run begins
+# written in this order when a run begins
+_SPECIES = "taxonomy.csv"
+_RECIPE = "recipe.yaml"
+_FACTS = "run.json"
 CALLS = "calls.npz"  # how sure it is that each crop has a call
-WEIGHTS, SCORES, HISTORY = "weights.safetensors", "oof.npz", "history.csv"  # what a member leaves, with member.json
+# what a member leaves, with member.json
+WEIGHTS = "weights.safetensors"
+SCORES = "oof.npz"
+HISTORY = "history.csv"
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,9 @@ class MemberInfo:
     inputs: str  # digest of what it was trained from
     normalise: Normalise = "none"
     precision: Precision = "fp32"  # of the training; the weights are float32
-    valid_f1_low: float | None = None  # lower end of its interval with validation.bootstrap, else the same
+    valid_f1_low: float | None = (
+        None  # lower end of its interval with validation.bootstrap, else the same
+    )
     data_wait: float = 0.0  # share of its epochs that the loop waited for batches
     images: str = "memory"  # what held them: device memory, memory or disk
     device: str | None = None  # cpu or cuda
@@ -80,19 +89,24 @@ class OutOfFold:
 
 
 def check_out(folder: Path) -> None:
-    """Raise UsageError unless a folder holds a run, or the beginning of one, or nothing: others' files stay what they
-    are."""
+    """Raise UsageError unless a folder holds a run, or the beginning of one, or nothing: others'
+    files stay what they are."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: is a file; --out is the folder of a run")
     if (folder / _FACTS).is_file():
         if not {"schema", "created", "versions"} <= read_json(folder / _FACTS).keys():
-            raise UsageError(f"{folder}: holds a {_FACTS} that is not a run's; choose a new or empty folder for --out")
+            raise UsageError(
+                f"{folder}: holds a {_FACTS} that is not a run's; choose a new or empty folder for "
+                f"--out"
+            )
     elif not holds_nothing(folder):
         there = {path.name for path in entries_of(folder)}
         begun = (folder / LOCK).is_file() and there in ({_SPECIES}, {_SPECIES, _RECIPE})
         if not begun:
             other = min(there - {_SPECIES, _RECIPE}, default=min(there))
-            raise UsageError(f"{folder}: holds {other}, and is no run; choose a new or empty folder for --out")
+            raise UsageError(
+                f"{folder}: holds {other}, and is no run; choose a new or empty folder for --out"
+            )
 
 
 def member_name(kind: str, fold: int, seed: int) -> str:
@@ -113,7 +127,9 @@ class _Facts:
         try:
             datetime.fromisoformat(self.created)
         except ValueError:
-            raise ValueError(f"created: expected a time in ISO 8601, found {self.created!r}") from None
+            raise ValueError(
+                f"created: expected a time in ISO 8601, found {self.created!r}"
+            ) from None
 
 
 class Run:
@@ -123,13 +139,18 @@ class Run:
         self.folder = folder
         path = folder / _RECIPE
         if not path.is_file():
-            raise CorpusError(f"{folder}: no run here (recipe.yaml is missing); make one: python -m trainer fit-all")
+            raise CorpusError(
+                f"{folder}: no run here (recipe.yaml is missing); make one: python -m trainer "
+                f"fit-all"
+            )
         self.recipe = read_recipe(path)
         self.book = Book(folder)
         raw = read_json(folder / _FACTS)
         self.schema = raw.get("schema")
         if self.schema not in (_WITHOUT_BOOK, SCHEMA):
-            raise CorpusError(f"{folder / _FACTS}: schema: expected {SCHEMA}, found {self.schema!r}; train again")
+            raise CorpusError(
+                f"{folder / _FACTS}: schema: expected {SCHEMA}, found {self.schema!r}; train again"
+            )
         try:
             self._facts: _Facts = parse(_Facts, raw)
         except Refused as error:
@@ -141,12 +162,15 @@ class Run:
             raise CorpusError(str(error)) from error
         if self._facts.species not in (None, self.taxonomy.digest):
             where = folder / _SPECIES
-            raise CorpusError(f"{where}: is damaged: its species are not those that the run began with; put it back")
+            raise CorpusError(
+                f"{where}: is damaged: its species are not those that the run began with; put it "
+                f"back"
+            )
 
     @classmethod
     def create(cls, folder: Path, recipe: Recipe, corpus_name: str, taxonomy: Taxonomy) -> "Run":
-        """Begin a run, or take up the one that is there. Raises ConfigError if that one has another recipe,
-        CorpusError if it knows other species."""
+        """Begin a run, or take up the one that is there. Raises ConfigError if that one has another
+        recipe, CorpusError if it knows other species."""
         if not (folder / _FACTS).is_file():
             with replacing(folder / _SPECIES) as temporary:
                 taxonomy.write_csv(temporary)
@@ -162,15 +186,25 @@ class Run:
         if run.schema != SCHEMA:
             advice = "it can be exported and predicted with; to train, choose another folder"
             raise ConfigError(
-                f"{folder}: begun by an older version, which kept no book of what was made from what; {advice}"
+                f"{folder}: begun by an older version, which kept no book of what was made from "
+                f"what; {advice}"
             )
         if run.recipe.digest != recipe.digest:
             differs = ", ".join(run.recipe.differences(recipe)[:3])
-            advice = f"choose another folder, or change {folder / _RECIPE}: what the change touches is made again"
-            raise ConfigError(f"{folder}: made with another recipe (it differs in {differs}); {advice}")
+            advice = (
+                f"choose another folder, or change {folder / _RECIPE}: what the change "
+                f"touches is made again"
+            )
+            raise ConfigError(
+                f"{folder}: made with another recipe (it differs in {differs}); {advice}"
+            )
         if run.taxonomy.digest != taxonomy.digest:
-            raise CorpusError(f"{folder}: made from a corpus with other species; choose another folder")
-        if run.taxonomy.species != taxonomy.species:  # the same classes, and names that were corrected
+            raise CorpusError(
+                f"{folder}: made from a corpus with other species; choose another folder"
+            )
+        if (
+            run.taxonomy.species != taxonomy.species
+        ):  # the same classes, and names that were corrected
             with replacing(folder / _SPECIES) as temporary:
                 taxonomy.write_csv(temporary)
             run.taxonomy = taxonomy
@@ -178,8 +212,8 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path, images: bool = False) -> "Run":
-        """A finished run whose parts fit each other; with `images`, those of its crops too. Raises CorpusError naming
-        the first part that is missing, damaged or of something else."""
+        """A finished run whose parts fit each other; with `images`, those of its crops too. Raises
+        CorpusError naming the first part that is missing, damaged or of something else."""
         run = cls(folder)
         if run.schema == SCHEMA:
             unread = () if images else ("spectrograms/images.npy", "spectrograms/ranges.npy")
@@ -192,9 +226,12 @@ class Run:
         return run
 
     def require_unchanged(self) -> None:
-        """Raise CorpusError if a trainer was at work since this run was opened: what was read may not fit together."""
+        """Raise CorpusError if a trainer was at work since this run was opened: what was read may
+        not fit together."""
         if digest(self.folder / BOOK) != self._opened:
-            raise CorpusError(f"{self.folder}: was trained on while it was read; run the same command again")
+            raise CorpusError(
+                f"{self.folder}: was trained on while it was read; run the same command again"
+            )
 
     # members
 
@@ -204,7 +241,12 @@ class Run:
     def wanted(self) -> list[str]:
         """Names of all members that the recipe asks for."""
         folds = range(self.recipe.folds.count)
-        return [member_name(m.kind, fold, seed) for m in self.recipe.members for seed in m.seeds for fold in folds]
+        return [
+            member_name(m.kind, fold, seed)
+            for m in self.recipe.members
+            for seed in m.seeds
+            for fold in folds
+        ]
 
     def member(self, name: str) -> MemberInfo:
         """What is known of a finished member. Raises CorpusError naming the file."""
@@ -217,12 +259,18 @@ class Run:
 
     def members(self) -> list[MemberInfo]:
         """All finished members that the recipe asks for, in its order."""
-        return [self.member(name) for name in self.wanted() if (self.member_folder(name) / "member.json").is_file()]
+        return [
+            self.member(name)
+            for name in self.wanted()
+            if (self.member_folder(name) / "member.json").is_file()
+        ]
 
     def out_of_fold(self, name: str) -> OutOfFold:
         """Scores of a member on its validation crops."""
         path = self.member_folder(name) / SCORES
-        file = read_npz(path, ("rows", "scores"), f"remove {path.parent} and run: python -m trainer fit-all")
+        file = read_npz(
+            path, ("rows", "scores"), f"remove {path.parent} and run: python -m trainer fit-all"
+        )
         return OutOfFold(file["rows"].astype(np.int64), file["scores"].astype(np.float32))
 
     # what was chosen
@@ -232,9 +280,13 @@ class Run:
         names = read_json(self.folder / "bag.json").get("members")
         known = set(self.wanted())
         if not isinstance(names, list) or not names or not known.issuperset(map(str, names)):
-            raise CorpusError(f"{self.folder / 'bag.json'}: members: expected names of members, found {names!r}")
+            raise CorpusError(
+                f"{self.folder / 'bag.json'}: members: expected names of members, found {names!r}"
+            )
         if len(set(names)) < len(names):
-            raise CorpusError(f"{self.folder / 'bag.json'}: members: expected each name once, found {names!r}")
+            raise CorpusError(
+                f"{self.folder / 'bag.json'}: members: expected each name once, found {names!r}"
+            )
         return [self.member(name) for name in names]
 
     def tuning(self) -> Tuning:
@@ -255,8 +307,10 @@ class Run:
         return folder if (folder / "model.onnx").is_file() else None
 
     def provenance(self) -> dict[str, Any]:
-        """Where the members come from, for people and manifests: of what really went in. No absolute paths."""
-        bag, trained = self.bag(), self.book.entry("fit-cnn")
+        """Where the members come from, for people and manifests: of what really went in. No
+        absolute paths."""
+        bag = self.bag()
+        trained = self.book.entry("fit-cnn")
         facts = self._facts
         return {
             "recipe": self.recipe.name,
@@ -269,7 +323,11 @@ class Run:
             "members": {info.name: _of_member(info) for info in bag},
             "place_model": self._place_model(),
             "stages": {
-                name: {"made_from": dict(entry.made_from), "versions": dict(entry.versions), **entry.went_in}
+                name: {
+                    "made_from": dict(entry.made_from),
+                    "versions": dict(entry.versions),
+                    **entry.went_in,
+                }
                 for name, entry in self.book.entries().items()
             },
             "tuning": dict(self.tuning().scores),
@@ -278,7 +336,11 @@ class Run:
     def _counts(self) -> dict[str, Any]:
         """Of the corpus, where check-data has counted the one that the members were trained on."""
         entries = self.book.entries()
-        parts = [entries[name].made_from.get("sound") for name in ("check-data", "spectrograms") if name in entries]
+        parts = [
+            entries[name].made_from.get("sound")
+            for name in ("check-data", "spectrograms")
+            if name in entries
+        ]
         if (len(parts) == 2 and parts[0] != parts[1]) or self.book.damaged("check-data"):
             return {}
         if "check-data" not in entries or self.book.damaged("check-data"):
@@ -293,11 +355,17 @@ class Run:
             path = self.folder / "metadata" / "absent.json"
             return {"absent": read_json(path).get("reason") if path.is_file() else "not trained"}
         found = read_json(folder / "metrics.json")
-        return {key: found[key] for key in ("kind", "rows", "species", "validation") if key in found}
+        return {
+            key: found[key] for key in ("kind", "rows", "species", "validation") if key in found
+        }
 
 
 def _of_member(info: MemberInfo) -> dict[str, Any]:
-    about: dict[str, Any] = {"valid_f1": info.valid_f1, "epochs": info.epochs, "precision": info.precision}
+    about: dict[str, Any] = {
+        "valid_f1": info.valid_f1,
+        "epochs": info.epochs,
+        "precision": info.precision,
+    }
     if info.files:
         about |= {"device": info.device, "threads": info.threads, "versions": dict(info.versions)}
         about["weights_sha256"] = info.files[WEIGHTS]
@@ -305,6 +373,10 @@ def _of_member(info: MemberInfo) -> dict[str, Any]:
 
 
 def together(versions: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Versions of libraries that several things were made with; `1.13.0, 2.9.1` where they are not the same."""
+    """Versions of libraries that several things were made with; `1.13.0, 2.9.1` where they are not
+    the same."""
     names = sorted({name for found in versions for name in found})
-    return {name: ", ".join(sorted({found[name] for found in versions if name in found})) for name in names}
+    return {
+        name: ", ".join(sorted({found[name] for found in versions if name in found}))
+        for name in names
+    }

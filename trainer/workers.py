@@ -1,4 +1,5 @@
-"""Worker processes that never outlive the parent, and one progress bar for whatever they do. Knows no work."""
+"""Worker processes that never outlive the parent, and one progress bar for whatever they do. Knows
+no work."""
 
 import errno
 import multiprocessing
@@ -13,7 +14,14 @@ from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from edge.contract.errors import CorpusError
 
@@ -29,17 +37,24 @@ def default_jobs() -> int:
 
 @contextmanager
 def worker_pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """`jobs` spawned processes of one thread each; work not yet begun is dropped when the block is left.
+    """`jobs` spawned processes of one thread each; work not yet begun is dropped when the block is
+    left.
 
     Spawned, not forked: a forked child of a process with threads (torch, BLAS) can deadlock.
     """
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))  # read when the child imports numpy, before any of our code
-    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_die_with_parent)
+    os.environ.update(
+        dict.fromkeys(_ONE_THREAD, "1")
+    )  # read when the child imports numpy, before any of our code
+    pool = ProcessPoolExecutor(
+        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_die_with_parent
+    )
     processes: list[BaseProcess] = []
     try:
         _start(pool, jobs)
-        processes = list(pool._processes.values())  # no public way to stop work under way, or to ask its end
+        processes = list(
+            pool._processes.values()
+        )  # no public way to stop work under way, or to ask its end
         yield pool
     except BrokenProcessPool as error:
         pool.shutdown(cancel_futures=True)  # waits until all have ended
@@ -59,20 +74,28 @@ def worker_pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
 
 def _why(exit_codes: Sequence[int | None]) -> Exception:
     """What the end of a worker says of its cause; the others were ended with it."""
-    died = [-code for code in exit_codes if code is not None and code < 0 and -code != signal.SIGTERM]
+    died = [
+        -code for code in exit_codes if code is not None and code < 0 and -code != signal.SIGTERM
+    ]
     again = "run the same command again: it goes on where it stopped"
     if signal.SIGBUS in died:  # a file that is mapped has holes, and there is no room to fill them
-        words = f"a worker process could not write its file ({signal.SIGBUS.name}): the disk is full, or fails"
+        words = (
+            f"a worker process could not write its file ({signal.SIGBUS.name}): the disk is "
+            f"full, or fails"
+        )
         return OSError(errno.ENOSPC, f"{words}; make room and {again}")
     if signal.SIGKILL in died:
-        return CorpusError(f"a worker process was killed, most likely for lack of memory; with fewer --jobs, {again}")
+        return CorpusError(
+            f"a worker process was killed, most likely for lack of memory; with fewer --jobs, "
+            f"{again}"
+        )
     ended = f"by {signal.Signals(died[0]).name}" if died else "before its work was done"
     return CorpusError(f"a worker process was ended {ended}; {again}")
 
 
 def _start(pool: ProcessPoolExecutor, jobs: int) -> None:
-    """All its processes; work starts one where none is idle. A mask is inherited: Ctrl-C is the parent's to answer,
-    also while a child is starting and has set up nothing yet."""
+    """All its processes; work starts one where none is idle. A mask is inherited: Ctrl-C is the
+    parent's to answer, also while a child is starting and has set up nothing yet."""
     resource_tracker.ensure_running()  # which would let it through again when it starts
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -87,8 +110,8 @@ def _nothing() -> None:
 
 
 def _die_with_parent() -> None:
-    """End this process when its parent is gone, even by SIGKILL: idle workers would wait for ever. Ctrl-C is the
-    parent's to answer."""
+    """End this process when its parent is gone, even by SIGKILL: idle workers would wait for ever.
+    Ctrl-C is the parent's to answer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None, "a worker is started by worker_pool"
@@ -101,7 +124,8 @@ def _die_with_parent() -> None:
 
 
 def progress_bar(console: Console) -> Progress:
-    """A bar with counts and times; on something that is not a terminal only its last state is printed."""
+    """A bar with counts and times; on something that is not a terminal only its last state is
+    printed."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),

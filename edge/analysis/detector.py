@@ -1,4 +1,5 @@
-"""Scores to detections: which species count as heard in a window, and why. Knows no sound and no database."""
+"""Scores to detections: which species count as heard in a window, and why. Knows no sound and no
+database."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,26 +27,38 @@ class Rules:
 
     @classmethod
     def of(
-        cls, taxonomy: Taxonomy, default: float, default_name: str, own: Mapping[str, float], kinds: Iterable[Kind]
+        cls,
+        taxonomy: Taxonomy,
+        default: float,
+        default_name: str,
+        own: Mapping[str, float],
+        kinds: Iterable[Kind],
     ) -> "Rules":
-        """One threshold for all, others for single species; NaN, which no score passes, for classes of other kinds.
-        Raises ConfigError on a code the bundle does not know."""
+        """One threshold for all, others for single species; NaN, which no score passes, for classes
+        of other kinds. Raises ConfigError on a code the bundle does not know."""
         unknown = sorted(set(own) - set(taxonomy.codes))
         if unknown:
             raise ConfigError(
-                f"detect.thresholds: expected codes of this bundle (`birdstation species`), found {', '.join(unknown)}"
+                f"detect.thresholds: expected codes of this bundle (`birdstation species`), found "
+                f"{', '.join(unknown)}"
             )
         thresholds = np.full(len(taxonomy), np.nan, np.float32)
         for index in taxonomy.of_kind(kinds):
             thresholds[index] = own.get(taxonomy.codes[index], default)
-        return cls(thresholds, tuple("species" if code in own else default_name for code in taxonomy.codes))
+        return cls(
+            thresholds, tuple("species" if code in own else default_name for code in taxonomy.codes)
+        )
 
 
 def rules_of(bundle: Bundle, detect: DetectSettings) -> tuple[Rules, Rules]:
-    """The rules in force where place and day weigh in, and those of sound alone. Raises ConfigError on a code that the
-    bundle does not know."""
-    thresholds, own, default = bundle.manifest.thresholds, dict(detect.thresholds), detect.threshold
-    blended, acoustic = (thresholds.blended, thresholds.acoustic) if default is None else (default, default)
+    """The rules in force where place and day weigh in, and those of sound alone. Raises ConfigError
+    on a code that the bundle does not know."""
+    thresholds = bundle.manifest.thresholds
+    own = dict(detect.thresholds)
+    default = detect.threshold
+    blended, acoustic = (
+        (thresholds.blended, thresholds.acoustic) if default is None else (default, default)
+    )
     tuned = dict(thresholds.species) if default is None else {}
     name = "bundle" if default is None else "station"
     alone = own if bundle.manifest.has_prior else tuned | own  # no prior: tuned by sound alone
@@ -56,23 +69,31 @@ def rules_of(bundle: Bundle, detect: DetectSettings) -> tuple[Rules, Rules]:
 
 
 def check_names(bundle: Bundle, config: Config) -> None:
-    """Raises ConfigError for a slip that would go unnoticed: a species that is not protected, or none to be heard."""
+    """Raises ConfigError for a slip that would go unnoticed: a species that is not protected, or
+    none to be heard."""
     unknown = sorted(set(config.sensitive.species) - set(bundle.taxonomy.codes))
     if unknown:
         raise ConfigError(
-            f"sensitive.species: expected codes of this bundle (`birdstation species`), found {', '.join(unknown)}"
+            f"sensitive.species: expected codes of this bundle (`birdstation species`), found "
+            f"{', '.join(unknown)}"
         )
     if not bundle.taxonomy.of_kind(config.detect.kinds):
         kinds = ", ".join(sorted({species.kind for species in bundle.taxonomy}))
         found = ", ".join(config.detect.kinds) or "none"
-        raise ConfigError(f"detect.kinds: expected a kind that this bundle has ({kinds}), found {found}")
+        raise ConfigError(
+            f"detect.kinds: expected a kind that this bundle has ({kinds}), found {found}"
+        )
 
 
 class Detector:
-    """Applies the rules; gives every detection an id that is the same whenever the same sound is analysed."""
+    """Applies the rules; gives every detection an id that is the same whenever the same sound is
+    analysed."""
 
     def __init__(self, station: str, bundle_id: str, taxonomy: Taxonomy, rules: Rules) -> None:
-        self._station, self._bundle_id, self._taxonomy, self._rules = station, bundle_id, taxonomy, rules
+        self._station = station
+        self._bundle_id = bundle_id
+        self._taxonomy = taxonomy
+        self._rules = rules
 
     @property
     def thresholds(self) -> Scores:
@@ -87,14 +108,18 @@ class Detector:
         prior: Scores | None,
         shed: int = 0,
     ) -> list[Detection]:
-        """Detections in a batch of windows of one recording, by time, then best first. `prior` is `(species,)`, `shed`
-        the step of the overload ladder at which they were scored."""
+        """Detections in a batch of windows of one recording, by time, then best first. `prior` is
+        `(species,)`, `shed` the step of the overload ladder at which they were scored."""
         found = []
-        here = True if prior is None else ~np.isnan(prior)  # a species beyond its limit passes no threshold, not even 0
+        here = (
+            True if prior is None else ~np.isnan(prior)
+        )  # a species beyond its limit passes no threshold, not even 0
         for row, window in enumerate(windows):
             passed = np.flatnonzero((scores.blended[row] >= self._rules.thresholds) & here)
             for index in sorted(passed, key=lambda i: -float(scores.blended[row, i])):
-                found.append(self._detection(recording, window, scores, prior, row, int(index), shed))
+                found.append(
+                    self._detection(recording, window, scores, prior, row, int(index), shed)
+                )
         return found
 
     def _detection(
@@ -109,7 +134,9 @@ class Detector:
     ) -> Detection:
         start = recording.start + timedelta(seconds=window.start / RATE_HZ)
         species = self._taxonomy.codes[index]
-        members = [None if np.isnan(score) else float(score) for score in scores.members[:, row, index]]
+        members = [
+            None if np.isnan(score) else float(score) for score in scores.members[:, row, index]
+        ]
         answers = [score for score in members if score is not None]
         return Detection(
             id=stable_id(self._station, recording.id, utc_text(start), species, self._bundle_id),
@@ -135,8 +162,12 @@ class Detector:
 
     def _runner_ups(self, scores: Scores, index: int) -> tuple[tuple[str, float], ...]:
         """The species that came next, or before, in this window: what else it may have been."""
-        least = np.partition(scores, -min(RUNNER_UPS + 1, len(scores)))[-min(RUNNER_UPS + 1, len(scores))]
-        high = np.flatnonzero(scores >= least)  # sorting thousands of classes for each detection would cost the most
+        least = np.partition(scores, -min(RUNNER_UPS + 1, len(scores)))[
+            -min(RUNNER_UPS + 1, len(scores))
+        ]
+        high = np.flatnonzero(
+            scores >= least
+        )  # sorting thousands of classes for each detection would cost the most
         order = high[np.argsort(-scores[high], kind="stable")][: RUNNER_UPS + 1]
         best = [int(i) for i in order if i != index]
         return tuple((self._taxonomy.codes[i], float(scores[i])) for i in best[:RUNNER_UPS])

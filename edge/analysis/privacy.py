@@ -19,48 +19,64 @@ from edge.engines.onnx import OnnxEngine
 from edge.speech.listener import RULE, Listener
 from edge.types import WindowScores
 
-DETECTOR_BYTES_MAX = 1 << 30  # a network of 1 GB does not answer within a window's time on any station
+DETECTOR_BYTES_MAX = (
+    1 << 30
+)  # a network of 1 GB does not answer within a window's time on any station
 _ROUNDED = 1e-3  # by which a score may miss 0 or 1
 
 
 class Privacy:
-    """Says of each window whether people speak in it: by the speech detector, by the bundle's own classes, by a network
-    of the user's, which takes what the bundle's take; any of them will do.
+    """Says of each window whether people speak in it: by the speech detector, by the bundle's own
+    classes, by a network of the user's, which takes what the bundle's take; any of them will do.
 
-    What is no score never means that nobody speaks: a network that fails on a window, or gives for it what is not a
-    number from 0 to 1, may have met a voice. `trouble` says so.
+    What is no score never means that nobody speaks: a network that fails on a window, or gives for
+    it what is not a number from 0 to 1, may have met a voice. `trouble` says so.
 
-    Raises ConfigError for a class that the bundle does not know, and for a network that cannot be loaded, or does not
-    give a score for each window of silence and of noise, whatever is wrong with its file. BundleError: the speech
-    detector's own network is damaged.
+    Raises ConfigError for a class that the bundle does not know, and for a network that cannot be
+    loaded, or does not give a score for each window of silence and of noise, whatever is wrong with
+    its file. BundleError: the speech detector's own network is damaged.
     """
 
-    def __init__(self, settings: PrivacySettings, taxonomy: Taxonomy, input_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, settings: PrivacySettings, taxonomy: Taxonomy, input_shape: tuple[int, ...]
+    ) -> None:
         unknown = sorted(set(settings.classes) - set(taxonomy.codes))
         if unknown:
             raise ConfigError(
-                f"privacy.classes: expected codes of this bundle (`birdstation species`), found {', '.join(unknown)}"
+                f"privacy.classes: expected codes of this bundle (`birdstation species`), found "
+                f"{', '.join(unknown)}"
             )
         on = settings.human != "off"
-        voices = {*(taxonomy.index(code) for code in settings.classes), *taxonomy.of_kind(["human"])}
-        self.voices = sorted(voices) if on else []  # classes of the bundle: those that are set, and all human ones
-        self._settings, self.threshold = settings, settings.threshold
-        self._engine = _detector(settings.detector, input_shape) if settings.detector and on else None
+        voices = {
+            *(taxonomy.index(code) for code in settings.classes),
+            *taxonomy.of_kind(["human"]),
+        }
+        self.voices = (
+            sorted(voices) if on else []
+        )  # classes of the bundle: those that are set, and all human ones
+        self._settings = settings
+        self.threshold = settings.threshold
+        self._engine = (
+            _detector(settings.detector, input_shape) if settings.detector and on else None
+        )
         self._odd = OddScores("privacy.detector", "such windows count as speech")
         self._hears_speech = settings.speech and on
         if self._hears_speech:
             Listener()  # a network that cannot be loaded is found before the first sound
-        self.drops_detections = settings.human == "all" and bool(self.voices or self._engine or self._hears_speech)
+        self.drops_detections = settings.human == "all" and bool(
+            self.voices or self._engine or self._hears_speech
+        )
 
     @property
     def trouble(self) -> str | None:
-        """What is wrong with the user's network: in how many of the last windows, and what it said last."""
+        """What is wrong with the user's network: in how many of the last windows, and what it said
+        last."""
         return self._odd.trouble
 
     @property
     def rules(self) -> dict[str, object]:
-        """What a recording's detections hang on where they are dropped; without the speech detector, what they hung on
-        before there was one."""
+        """What a recording's detections hang on where they are dropped; without the speech
+        detector, what they hung on before there was one."""
         rules = asdict(self._settings)
         return rules | {"speech": RULE} if rules.pop("speech") else rules
 
@@ -69,8 +85,8 @@ class Privacy:
         return Listener() if self._hears_speech and (saves_clips or self.drops_detections) else None
 
     def speech(self, inputs: Input, scores: WindowScores) -> list[bool]:
-        """What the bundle's classes and the user's network say: one answer for each of the windows whose inputs, as the
-        networks take them, and scores are given."""
+        """What the bundle's classes and the user's network say: one answer for each of the windows
+        whose inputs, as the networks take them, and scores are given."""
         if not self.voices and not self._engine:
             return [False] * len(inputs)
         highest = np.zeros(len(inputs), np.float32)
@@ -78,20 +94,24 @@ class Privacy:
             highest = np.maximum(highest, scores.acoustic[:, self.voices].max(axis=1))
         if self._engine:
             highest = np.maximum(highest, self._asked(self._engine, inputs))
-        return [not score < self.threshold for score in highest.tolist()]  # what is no number might be a voice
+        return [
+            not score < self.threshold for score in highest.tolist()
+        ]  # what is no number might be a voice
 
     def _asked(self, engine: OnnxEngine, inputs: Input) -> NDArray[np.float32]:
         """The highest score of each window, NaN where there is none."""
         try:
             highest, odd = _highest(engine, inputs)
         except Exception as error:  # ONNX Runtime's errors have no common base but Exception
-            highest, odd = np.full(len(inputs), np.nan, np.float32), [_line(error)] * len(inputs)
+            highest = np.full(len(inputs), np.nan, np.float32)
+            odd = [_line(error)] * len(inputs)
         self._odd.add(odd)
         return highest
 
 
 def _detector(path: Path, input_shape: tuple[int, ...]) -> OnnxEngine:
-    """The user's network, tried on silence and on noise. Raises ConfigError, whatever is wrong with it."""
+    """The user's network, tried on silence and on noise. Raises ConfigError, whatever is wrong with
+    it."""
     try:
         if not path.is_file():
             what = "something else" if path.exists() else "nothing"
@@ -122,11 +142,13 @@ def _trials(input_shape: tuple[int, ...]) -> list[tuple[str, Input]]:
 
 
 def _highest(engine: OnnxEngine, inputs: Input) -> tuple[NDArray[np.float32], list[str]]:
-    """The highest score of each window, NaN where one is none, and why that is so. Raises ValueError if the network
-    does not answer window by window."""
+    """The highest score of each window, NaN where one is none, and why that is so. Raises
+    ValueError if the network does not answer window by window."""
     scores = engine.scores(inputs)[0]
     if scores.ndim != 2 or len(scores) != len(inputs) or not scores.shape[1]:
-        raise ValueError(f"expected a row of scores for each window, found the shape {scores.shape}")
+        raise ValueError(
+            f"expected a row of scores for each window, found the shape {scores.shape}"
+        )
     odd = ~((scores >= -_ROUNDED) & (scores <= 1 + _ROUNDED))
     whys = [
         f"expected a score from 0 to 1, found {row[wrong][0]:g}" if wrong.any() else ""
@@ -137,4 +159,8 @@ def _highest(engine: OnnxEngine, inputs: Input) -> tuple[NDArray[np.float32], li
 
 def _line(error: Exception) -> str:
     words = printable(" ".join(str(error).split()))
-    return words if isinstance(error, ValueError | OSError) and words else f"{type(error).__name__}: {words}"
+    return (
+        words
+        if isinstance(error, ValueError | OSError) and words
+        else f"{type(error).__name__}: {words}"
+    )

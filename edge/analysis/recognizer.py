@@ -1,4 +1,5 @@
-"""Windows to scores: members, their mean, the student before them, a window's neighbours, the blend with the prior.
+"""Windows to scores: members, their mean, the student before them, a window's neighbours, the blend
+with the prior.
 
 What is verified here is what the station runs.
 """
@@ -13,7 +14,14 @@ from numpy.typing import NDArray
 
 from edge.config import Members, RuntimeSettings
 from edge.contract.audio import Input, Window, mel_image
-from edge.contract.blend import Blend, Scores, acoustic_scores, blend_scores, neighbour_step, smooth_neighbours
+from edge.contract.blend import (
+    Blend,
+    Scores,
+    acoustic_scores,
+    blend_scores,
+    neighbour_step,
+    smooth_neighbours,
+)
 from edge.contract.bundle import Bundle, BundleMember, Probe
 from edge.contract.errors import BundleError, ConfigError, EngineError
 from edge.engines.engine import Engine, answers_of
@@ -29,49 +37,65 @@ _GREY_TOLERANCE = 1
 _GREY_SHARE = 0.999  # share of pixels that must be within one grey level
 
 
-Undecided = Callable[[Scores], NDArray[np.bool_]]  # the student's acoustic scores (windows, species) to (windows,)
+Undecided = Callable[
+    [Scores], NDArray[np.bool_]
+]  # the student's acoustic scores (windows, species) to (windows,)
 
 
 def networks_of(bundle: Bundle, members: Members) -> tuple[BundleMember, ...]:
-    """The networks of the bundle that `members` asks, the student last. Raises ConfigError if it has no student."""
+    """The networks of the bundle that `members` asks, the student last. Raises ConfigError if it
+    has no student."""
     manifest = bundle.manifest
     if members == "bag":
         return manifest.members
     if manifest.student is None:
         raise ConfigError(
-            f"members: found {members}, but the bundle {bundle.folder} has no student; set members: bag, or give it "
+            f"members: found {members}, but the bundle {bundle.folder} has no student; set "
+            f"members: bag, or give it "
             "one (python -m trainer distil)"
         )
     return manifest.networks if members == "cascade" else (manifest.student.member,)
 
 
 class Recognizer:
-    """A bundle on an engine: ONNX Runtime, or what `best_recognizer` found better. Several threads may ask it at once.
+    """A bundle on an engine: ONNX Runtime, or what `best_recognizer` found better. Several threads
+    may ask it at once.
 
     recognizer = best_recognizer(bundle, config.runtime, config.engines_folder, config.members)
     recognizer.check_probe()
     scores = recognizer.recognise(inputs, prior)
 
-    Only the networks that `members` asks are loaded; a given `engine` runs these, in the order of `networks`. Raises
-    ConfigError if the bundle has no student and one is asked.
+    Only the networks that `members` asks are loaded; a given `engine` runs these, in the order of
+    `networks`. Raises ConfigError if the bundle has no student and one is asked.
     """
 
     def __init__(
-        self, bundle: Bundle, threads: int = 0, engine: Engine | None = None, members: Members = "bag"
+        self,
+        bundle: Bundle,
+        threads: int = 0,
+        engine: Engine | None = None,
+        members: Members = "bag",
     ) -> None:
-        self.bundle, self.members = bundle, members
+        self.bundle = bundle
+        self.members = members
         self.networks = networks_of(bundle, members)
-        self.degraded: str | None = None  # why it is not the best engine that this machine could have
+        self.degraded: str | None = (
+            None  # why it is not the best engine that this machine could have
+        )
         self._threads = threads
         self.engine: Engine = engine or self._onnx()
-        self._kinds = [] if members == "student" else [member.kind for member in bundle.manifest.members]
+        self._kinds = (
+            [] if members == "student" else [member.kind for member in bundle.manifest.members]
+        )
         self._bag = tuple(range(len(self._kinds)))
         self._known = bundle.known(bundle.manifest.members)
         self._each_knows = bundle.known(self.networks)
         self._few = tuple(sorted(self._kinds.index(kind) for kind in set(self._kinds)))
         self._lock = threading.Lock()
         self._odd = OddScores("the networks", "the others decide, where there are any")
-        self._asked, self._opened = 0, 0  # windows of sound so far, and those of them that the bag decided
+        # windows of sound so far, and those of them that the bag decided
+        self._asked = 0
+        self._opened = 0
 
     def _onnx(self) -> OnnxEngine:
         answers = answers_of(self.bundle, self.networks)
@@ -84,28 +108,37 @@ class Recognizer:
 
     @property
     def trouble(self) -> str | None:
-        """What is wrong with what the networks say: for some of the last windows one of them gave no number."""
+        """What is wrong with what the networks say: for some of the last windows one of them gave
+        no number."""
         return self._odd.trouble
 
     def degrade(self, reason: str) -> None:
         """Go on with ONNX Runtime, for good."""
         log.warning("going on with ONNX Runtime: %s", reason)
         self.engine.close()
-        self.engine, self.degraded = self._onnx(), reason
+        self.engine = self._onnx()
+        self.degraded = reason
 
     def recognise(
-        self, inputs: Input, prior: Scores | None, few: bool = False, undecided: Undecided | None = None
+        self,
+        inputs: Input,
+        prior: Scores | None,
+        few: bool = False,
+        undecided: Undecided | None = None,
     ) -> WindowScores:
-        """What the networks take of windows (grey images `(n, 128, 281)` or samples `(n, 160000)`) and prior
-        `(n, species)`, `(species,)` or None to scores, each window alone; in a stretch of sound a NeighbourSmoother
-        decides on them.
+        """What the networks take of windows (grey images `(n, 128, 281)` or samples `(n, 160000)`)
+        and prior `(n, species)`, `(species,)` or None to scores, each window alone; in a stretch of
+        sound a NeighbourSmoother decides on them.
 
-        In a cascade the student answers first, and the bag the windows that `undecided` says are left open; without it
-        (a probe) the bag answers and decides all. `few`, in a hurry: only the first member of each kind, in a cascade
-        the student alone.
+        In a cascade the student answers first, and the bag the windows that `undecided` says are
+        left open; without it (a probe) the bag answers and decides all. `few`, in a hurry: only the
+        first member of each kind, in a cascade the student alone.
         """
-        members = np.full((len(self.networks), len(inputs), len(self.bundle.taxonomy)), np.nan, np.float32)
-        acoustic, opened = np.empty(members.shape[1:], np.float32), np.ones(len(inputs), np.bool_)
+        members = np.full(
+            (len(self.networks), len(inputs), len(self.bundle.taxonomy)), np.nan, np.float32
+        )
+        acoustic = np.empty(members.shape[1:], np.float32)
+        opened = np.ones(len(inputs), np.bool_)
         if self.members != "bag":
             student = [len(self.networks) - 1]
             members[-1] = self._ask(inputs, student)[0]
@@ -116,18 +149,22 @@ class Recognizer:
                 opened |= unsaid[0]  # the bag decides what the student cannot
             self._odd.add(self._whys(unsaid, student))
         if opened.any():
-            which, windows = self._few if few else self._bag, np.flatnonzero(opened)
+            which = self._few if few else self._bag
+            windows = np.flatnonzero(opened)
             answers = self._ask(inputs[windows], which)
             acoustic[windows] = self._acoustic(answers, which)
             members[np.array(which)[:, None], windows] = answers
         if undecided is not None:
             self._count(opened)
         decided_by: tuple[DecidedBy, ...] = tuple("bag" if its else "student" for its in opened)
-        return WindowScores(members, acoustic, blend_scores(acoustic, prior, self.bundle.manifest.blend), decided_by)
+        return WindowScores(
+            members, acoustic, blend_scores(acoustic, prior, self.bundle.manifest.blend), decided_by
+        )
 
     def _acoustic(self, answers: Scores, which: Sequence[int]) -> Scores:
-        """The acoustic score of what these members answer. A member that gives no number for a window, of a species
-        that it knows, has no say in it; where none gives one nothing is heard, which `trouble` says."""
+        """The acoustic score of what these members answer. A member that gives no number for a
+        window, of a species that it knows, has no say in it; where none gives one nothing is heard,
+        which `trouble` says."""
         known = None if self._known is None else self._known[list(which)]
         kinds = [self._kinds[index] for index in which]
         blend = self.bundle.manifest.blend
@@ -142,7 +179,9 @@ class Recognizer:
             if len(left):
                 theirs = None if known is None else known[left]
                 rest = answers[left, window : window + 1]
-                acoustic[window] = acoustic_scores(rest, [kinds[at] for at in left], blend, theirs)[0]
+                acoustic[window] = acoustic_scores(rest, [kinds[at] for at in left], blend, theirs)[
+                    0
+                ]
         return acoustic
 
     def _without_number(self, answers: Scores, which: Sequence[int]) -> NDArray[np.bool_]:
@@ -157,7 +196,10 @@ class Recognizer:
         names = [self.networks[index].name for index in which]
         if not odd.any():
             return [""] * odd.shape[1]
-        return ["" if not window.any() else f"{names[int(np.argmax(window))]} gave no number" for window in odd.T]
+        return [
+            "" if not window.any() else f"{names[int(np.argmax(window))]} gave no number"
+            for window in odd.T
+        ]
 
     def _open(self, student: Scores, few: bool, undecided: Undecided | None) -> NDArray[np.bool_]:
         """Which windows the bag answers, after the student."""
@@ -187,20 +229,26 @@ class Recognizer:
     def check_probe(self) -> float:
         """Run the bundle's probe; return the largest difference of a score.
 
-        Raises BundleError if the images or any score differ by more than an honest rounding on another machine.
+        Raises BundleError if the images or any score differ by more than an honest rounding on
+        another machine.
         """
-        probe, folder = self.bundle.probe(), self.bundle.folder
+        probe = self.bundle.probe()
+        folder = self.bundle.folder
         if len(probe.images):
             apart = np.abs(mel_image(probe.samples()).astype(np.int16) - probe.images)
             if np.mean(apart <= _GREY_TOLERANCE) < _GREY_SHARE:
-                raise BundleError(f"{folder}: this machine computes other images than the bundle was made with")
+                raise BundleError(
+                    f"{folder}: this machine computes other images than the bundle was made with"
+                )
         found = self.recognise(probe.inputs, probe.prior if probe.prior.size else None)
         expected = self._expected(probe)
         differences = [(found.members - expected)[~np.isnan(expected)]]
         differences += [] if self.members == "student" else [found.blended - probe.blended]
         worst = max(float(np.max(np.abs(d))) for d in differences)
         if not worst <= self.engine.tolerance:  # also true for NaN
-            raise BundleError(f"{folder}: probe failed on {self.engine.name}: scores differ by {worst:.2g}")
+            raise BundleError(
+                f"{folder}: probe failed on {self.engine.name}: scores differ by {worst:.2g}"
+            )
         return worst
 
     def _expected(self, probe: Probe) -> Scores:
@@ -210,12 +258,17 @@ class Recognizer:
 
 
 def best_recognizer(
-    bundle: Bundle, settings: RuntimeSettings, engines: Path, members: Members = "bag", use: Use = "live"
+    bundle: Bundle,
+    settings: RuntimeSettings,
+    engines: Path,
+    members: Members = "bag",
+    use: Use = "live",
 ) -> Recognizer:
-    """The bundle on the best engine that the settings allow and that passes the probe here: TensorRT, else what was
-    tuned for this use, else ONNX Runtime; `degraded` says why it is not a better one. `engines` is the folder that
-    `python -m export trt` wrote, if it did; beside it lies what `python -m export tune` found. Raises BundleError, and
-    ConfigError if `members` asks for a student that the bundle does not have."""
+    """The bundle on the best engine that the settings allow and that passes the probe here:
+    TensorRT, else what was tuned for this use, else ONNX Runtime; `degraded` says why it is not a
+    better one. `engines` is the folder that `python -m export trt` wrote, if it did; beside it lies
+    what `python -m export tune` found. Raises BundleError, and ConfigError if `members` asks for a
+    student that the bundle does not have."""
     networks = networks_of(bundle, members)
     engine: Engine | None = None
     reason: str | None = None
@@ -225,7 +278,11 @@ def best_recognizer(
         except EngineError as error:
             reason = str(error)
         if engine is None and settings.engine == "tensorrt":
-            reason = reason or f"runtime.engine is tensorrt, but {engines} has no engines; run python -m export trt"
+            reason = (
+                reason
+                or f"runtime.engine is tensorrt, but {engines} has no engines; run python -m "
+                f"export trt"
+            )
     if engine is None and settings.engine == "auto":
         try:
             engine = open_tuned(bundle, engines.parent, networks, members, use, settings.threads)
@@ -247,8 +304,9 @@ Decided = tuple[list[Window], WindowScores]  # windows and what counts for them
 
 
 class NeighbourSmoother:
-    """Decides on the windows of one unbroken stretch of sound, in their order, as soon as their later neighbours are
-    known. How the stretch is cut into pushes changes nothing. Without smoothing every window is decided at once.
+    """Decides on the windows of one unbroken stretch of sound, in their order, as soon as their
+    later neighbours are known. How the stretch is cut into pushes changes nothing. Without
+    smoothing every window is decided at once.
 
     smoother = NeighbourSmoother(bundle.manifest.blend, hop_samples, prior)
     for windows in batches:
@@ -257,15 +315,19 @@ class NeighbourSmoother:
     """
 
     def __init__(self, blend: Blend, hop_samples: int, prior: Scores | None) -> None:
-        self._blend, self._prior = blend, prior
+        self._blend = blend
+        self._prior = prior
         self._step = neighbour_step(hop_samples) if blend.smoothing else 0
         self._windows: list[Window] = []  # not yet decided; at most `step` between two pushes
         self._members: list[Scores] = []  # (networks, species) of each of these
         self._decided_by: list[DecidedBy] = []
-        self._acoustic: list[Scores] = []  # (species,) of each of these, and of the `step` before them
+        self._acoustic: list[
+            Scores
+        ] = []  # (species,) of each of these, and of the `step` before them
 
     def push(self, windows: list[Window], scores: WindowScores) -> Decided | None:
-        """Take the next windows and the scores that each has alone; return those that are now decided, if any."""
+        """Take the next windows and the scores that each has alone; return those that are now
+        decided, if any."""
         self._windows += windows
         self._members += list(np.moveaxis(scores.members, 1, 0))
         self._decided_by += scores.decided_by
@@ -277,13 +339,23 @@ class NeighbourSmoother:
         return self._decide(len(self._windows))
 
     def _decide(self, count: int) -> Decided | None:
-        """The first `count` windows of those that wait. Members' scores stay those of the window alone."""
+        """The first `count` windows of those that wait. Members' scores stay those of the window
+        alone."""
         if count <= 0:
             return None
         earlier = len(self._acoustic) - len(self._windows)
-        smoothed = smooth_neighbours(np.stack(self._acoustic), self._blend, self._step)[earlier : earlier + count]
+        smoothed = smooth_neighbours(np.stack(self._acoustic), self._blend, self._step)[
+            earlier : earlier + count
+        ]
         members = np.stack(self._members[:count], axis=1)
-        windows, self._windows = self._windows[:count], self._windows[count:]
-        decided_by, self._decided_by = tuple(self._decided_by[:count]), self._decided_by[count:]
-        self._members, self._acoustic = self._members[count:], self._acoustic[max(0, earlier + count - self._step) :]
-        return windows, WindowScores(members, smoothed, blend_scores(smoothed, self._prior, self._blend), decided_by)
+        windows = self._windows[:count]
+        self._windows = self._windows[count:]
+        decided_by = tuple(self._decided_by[:count])
+        self._decided_by = self._decided_by[count:]
+        self._members, self._acoustic = (
+            self._members[count:],
+            self._acoustic[max(0, earlier + count - self._step) :],
+        )
+        return windows, WindowScores(
+            members, smoothed, blend_scores(smoothed, self._prior, self._blend), decided_by
+        )

@@ -1,7 +1,8 @@
-"""One unbroken stretch of sound: cut, recognised, smoothed, detected. The same for microphone, folder and replay.
+"""One unbroken stretch of sound: cut, recognised, smoothed, detected. The same for microphone,
+folder and replay.
 
-Says what was found, batch by batch; whoever drives it stores that. Several threads may analyse at once, each its own
-stretches. Knows no source, no database and no broker.
+Says what was found, batch by batch; whoever drives it stores that. Several threads may analyse at
+once, each its own stretches. Knows no source, no database and no broker.
 """
 
 import hashlib
@@ -30,12 +31,15 @@ from edge.prior.table import table_place
 from edge.prior.tables import Priors, PriorTables
 from edge.types import Detection, Effort, Message, RecordingRow, WindowScores
 
-NO_OVERLAP, FEW_MEMBERS = 1, 2  # steps of the overload ladder
+# steps of the overload ladder
+NO_OVERLAP = 1
+FEW_MEMBERS = 2
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a batch of windows came to. Commits in one piece; effort and windows are those of the recording so far."""
+    """What a batch of windows came to. Commits in one piece; effort and windows are those of the
+    recording so far."""
 
     row: RecordingRow
     detections: list[Detection]
@@ -43,7 +47,9 @@ class Found:
     effort: list[Effort]
     until_s: float  # all windows that end up to here, from the recording's start, are decided
     windows: int
-    private: list[tuple[float, float]]  # where people speak: from, to, from the recording's start; the voice of a
+    private: list[
+        tuple[float, float]
+    ]  # where people speak: from, to, from the recording's start; the voice of a
     # window may have begun before it, in sound of which was said before that nobody speaks
     suppressed: int  # detections that privacy forbids
     level_dbfs: float  # of the last window
@@ -74,7 +80,9 @@ class Analyst:
     for found in stretch.found(): ...
     """
 
-    def __init__(self, config: Config, recognizer: Recognizer, priors: PriorTables | None = None) -> None:
+    def __init__(
+        self, config: Config, recognizer: Recognizer, priors: PriorTables | None = None
+    ) -> None:
         self.recognizer = recognizer
         self.bundle: Bundle = recognizer.bundle
         self.stopwatch = Stopwatch()
@@ -82,17 +90,21 @@ class Analyst:
         self.use(self.prepared(config))
 
     def prepared(self, config: Config) -> Prepared:
-        """These settings, tried; the bundle stays. In any thread. Raises ConfigError, or BundleError for
-        privacy.detector."""
+        """These settings, tried; the bundle stays. In any thread. Raises ConfigError, or
+        BundleError for privacy.detector."""
         rules, rules_alone = rules_of(self.bundle, config.detect)
         check_names(self.bundle, config)
         privacy = Privacy(config.privacy, self.bundle.taxonomy, self.bundle.input_shape)
-        return Prepared(config, privacy, self._detector(config, rules), self._detector(config, rules_alone))
+        return Prepared(
+            config, privacy, self._detector(config, rules), self._detector(config, rules_alone)
+        )
 
     def use(self, prepared: Prepared) -> None:
         """Use these settings from the next stretch on."""
-        self.config, self.privacy = prepared.config, prepared.privacy
-        self._with_prior, self._sound_only = prepared.with_prior, prepared.sound_only
+        self.config = prepared.config
+        self.privacy = prepared.privacy
+        self._with_prior = prepared.with_prior
+        self._sound_only = prepared.sound_only
 
     def _detector(self, config: Config, rules: Rules) -> Detector:
         return Detector(config.station.id, self.bundle.id, self.bundle.taxonomy, rules)
@@ -104,18 +116,24 @@ class Analyst:
     def digest(self) -> str:
         """What a recording's rows depend on besides the recording."""
         config = self.config
-        station, detect = asdict(config.station), asdict(config.detect)
+        station = asdict(config.station)
+        detect = asdict(config.detect)
         del station["language"]  # names, no rows
-        if config.detect.kinds == DetectSettings().kinds:  # an archive of before there were kinds is not analysed anew
+        if (
+            config.detect.kinds == DetectSettings().kinds
+        ):  # an archive of before there were kinds is not analysed anew
             del detect["kinds"]
         parts = [self.bundle.id, station, asdict(config.windows), detect, config.members]
         parts += [self.privacy.rules] if self.privacy.drops_detections else []
         parts.append({site: asdict(place) for site, place in config.sites.items()})
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[
+            :32
+        ]
 
     def prior(self, row: RecordingRow) -> Scores | None:
-        """Species probabilities `(species,)` where and when the stretch was recorded. A file's modification time says
-        too little of the season to weigh in, a clock that is certainly wrong nothing."""
+        """Species probabilities `(species,)` where and when the stretch was recorded. A file's
+        modification time says too little of the season to weigh in, a clock that is certainly wrong
+        nothing."""
         if self.config.detect.prior == "off" or row.place is None or row.time_source == "mtime":
             return None
         if is_nonsense(row.clock_state, row.start):
@@ -142,14 +160,18 @@ def _answers(analyst: Analyst, asked: Asked, few: bool) -> Iterator[Found]:
         scores = analyst.recognizer.recognise(inputs, None, few=few, undecided=undecided)
     for stretch, part in parts:
         mine = WindowScores(
-            scores.members[:, part], scores.acoustic[part], scores.blended[part], scores.decided_by[part]
+            scores.members[:, part],
+            scores.acoustic[part],
+            scores.blended[part],
+            scores.decided_by[part],
         )
         yield from stretch.answer([window for _, window in asked[part]], inputs[part], mine)
 
 
 class Batch:
-    """Windows of one stretch after the other, shown to the networks so many at a time: a recording of ten seconds does
-    not cost a whole call. What a window's neighbours in a batch are changes nothing, down to the last bit.
+    """Windows of one stretch after the other, shown to the networks so many at a time: a recording
+    of ten seconds does not cost a whole call. What a window's neighbours in a batch are changes
+    nothing, down to the last bit.
 
         batch.add(stretch)
         for found in batch.found(): ...
@@ -157,7 +179,8 @@ class Batch:
     """
 
     def __init__(self, analyst: Analyst) -> None:
-        self._analyst, self._size = analyst, analyst.config.runtime.batch
+        self._analyst = analyst
+        self._size = analyst.config.runtime.batch
         self._waiting: deque[tuple[Stretch, Window]] = deque()
 
     def add(self, stretch: "Stretch") -> None:
@@ -180,7 +203,9 @@ class _Decided:
     """What is decided of a recording, over all its stretches."""
 
     windows: int = 0
-    effort: list[tuple[int, int, int]] = field(default_factory=list)  # from sample, to sample, step of the ladder
+    effort: list[tuple[int, int, int]] = field(
+        default_factory=list
+    )  # from sample, to sample, step of the ladder
 
 
 class Stretch:
@@ -189,38 +214,55 @@ class Stretch:
         stretch.push(samples)
         for found in stretch.found(): ...
 
-    Recordings share a `Batch`. Where sound is missing in the middle of one, its stretch ends, and `after` is the next.
+    Recordings share a `Batch`. Where sound is missing in the middle of one, its stretch ends, and
+    `after` is the next.
 
     Of the first `known` samples all windows were decided before, and what was found is stored.
 
-    `shed` is the step of the overload ladder: from NO_OVERLAP on windows overlap only as far as no sound is unheard, at
-    FEW_MEMBERS one member of each kind answers.
+    `shed` is the step of the overload ladder: from NO_OVERLAP on windows overlap only as far as no
+    sound is unheard, at FEW_MEMBERS one member of each kind answers.
     """
 
     def __init__(
-        self, analyst: Analyst, row: RecordingRow, begins: int = 0, decided: _Decided | None = None, known: int = 0
+        self,
+        analyst: Analyst,
+        row: RecordingRow,
+        begins: int = 0,
+        decided: _Decided | None = None,
+        known: int = 0,
     ) -> None:
-        self.row, self.shed = row, 0
-        self._begins = begins  # sample of the recording; all positions are counted from the recording's start
-        self._analyst, self._config = analyst, analyst.config
+        self.row = row
+        self.shed = 0
+        self._begins = (
+            begins  # sample of the recording; all positions are counted from the recording's start
+        )
+        self._analyst = analyst
+        self._config = analyst.config
         self._hop = self._config.hop_samples
         manifest = analyst.bundle.manifest
         self._listener = analyst.privacy.listener(self._config.clips.wanted(row.source))
         self._resumed = Resumed(known, self._hop, self._listener)
-        self._cutter = WindowCutter(self._hop, manifest.padding, self._resumed.skips, manifest.front)
+        self._cutter = WindowCutter(
+            self._hop, manifest.padding, self._resumed.skips, manifest.front
+        )
         self._prior = analyst.prior(row)
-        self._smoother, self._shed_now = self._new_smoother(), 0
+        self._smoother = self._new_smoother()
+        self._shed_now = 0
         self._waiting: list[Window] = []
         self._closed = False
         self._asked = 0  # windows that were taken and have no answer yet
         self._taken_until = begins  # sample up to which windows went to the networks
-        self._speech: dict[int, int] = {}  # by the start of a window in which people speak: where that began
+        self._speech: dict[
+            int, int
+        ] = {}  # by the start of a window in which people speak: where that began
         self._until = begins  # sample up to which windows are decided
         self._decided = decided or _Decided()
 
     def after(self, gap_s: float) -> "Stretch":
-        """The stretch of the same recording that begins so long after this one, which is closed, has ended."""
-        heard, known = self._resumed.heard, self._resumed.known
+        """The stretch of the same recording that begins so long after this one, which is closed,
+        has ended."""
+        heard = self._resumed.heard
+        known = self._resumed.known
         begins = self._begins + heard + round(gap_s * RATE_HZ)
         return Stretch(self._analyst, self.row, begins, self._decided, max(0, known - heard))
 
@@ -251,7 +293,8 @@ class Stretch:
 
     @property
     def done(self) -> bool:
-        """Closed, and every window that was taken has its answer; `last` then gives what waited for a neighbour."""
+        """Closed, and every window that was taken has its answer; `last` then gives what waited for
+        a neighbour."""
         return self._closed and not self._waiting and not self._asked
 
     def push(self, samples: Samples) -> None:
@@ -274,34 +317,42 @@ class Stretch:
         self._closed = True
 
     def _complete(self, windows: list[Window]) -> None:
-        """All their sound is here: whether people speak in them is heard now, they themselves wait for the networks."""
+        """All their sound is here: whether people speak in them is heard now, they themselves wait
+        for the networks."""
         begins = self._begins
         if self._listener and windows:
             with self._analyst.stopwatch("speech"):
                 for w in windows:
                     if (began := self._listener.spoken(w.start, w.start + w.samples)) is not None:
                         self._speech[begins + w.start] = begins + began
-        self._waiting += [replace(w, start=w.start + begins) for w in windows] if begins else windows
+        self._waiting += (
+            [replace(w, start=w.start + begins) for w in windows] if begins else windows
+        )
 
     def give_up(self) -> None:
-        """The stretch ends here, and what no network has seen yet is left out; `found` then gives the rest."""
-        self._waiting, self._closed = [], True
+        """The stretch ends here, and what no network has seen yet is left out; `found` then gives
+        the rest."""
+        self._waiting = []
+        self._closed = True
 
     def take(self) -> list[Window]:
         """The windows that wait, for a batch; each gets an answer."""
-        windows, self._waiting = self._waiting, []
+        windows = self._waiting
+        self._waiting = []
         self._asked += len(windows)
         return windows
 
     def found(self) -> Iterator[Found]:
-        """Analyse what waits and yield what is decided, batch by batch; at the end of the stretch all of it."""
+        """Analyse what waits and yield what is decided, batch by batch; at the end of the stretch
+        all of it."""
         if self.shed != self._shed_now:
             yield from self._say(self._smoother.close())
             self._shed_now = self.shed
             self._smoother = self._new_smoother()
         size = self._config.runtime.batch
         while self._waiting:
-            batch, self._waiting = self._waiting[:size], self._waiting[size:]
+            batch = self._waiting[:size]
+            self._waiting = self._waiting[size:]
             asked = [(self, window) for window in batch if self._wanted(window)]
             if asked:
                 self._asked += len(asked)
@@ -315,11 +366,13 @@ class Stretch:
 
     def undecided(self, acoustic: Scores) -> NDArray[np.bool_]:
         """Which windows the student's scores `(windows, species)` leave open, `(windows,)`."""
-        manifest, thresholds = self._analyst.bundle.manifest, self._analyst.detector(self._prior).thresholds
+        manifest = self._analyst.bundle.manifest
+        thresholds = self._analyst.detector(self._prior).thresholds
         assert manifest.student is not None  # only a cascade asks
         margins = manifest.student.below, manifest.student.above
         open_ = open_windows(acoustic, self._prior, manifest.blend, thresholds, *margins)
-        voices, threshold = self._analyst.privacy.voices, self._analyst.privacy.threshold
+        voices = self._analyst.privacy.voices
+        threshold = self._analyst.privacy.threshold
         if voices:  # whether people speak is a decision too
             limits = np.full(len(voices), threshold, np.float32)
             open_ |= open_windows(acoustic[:, voices], None, manifest.blend, limits, *margins)
@@ -328,14 +381,16 @@ class Stretch:
     def answer(self, windows: list[Window], inputs: Input, scores: WindowScores) -> Iterator[Found]:
         """What the networks say of windows that were taken, in their order."""
         self._asked -= len(windows)
-        for window, speech in zip(windows, self._analyst.privacy.speech(inputs, scores), strict=True):
+        for window, speech in zip(
+            windows, self._analyst.privacy.speech(inputs, scores), strict=True
+        ):
             if speech:
                 self._speech.setdefault(window.start, window.start)
         yield from self._say(self._smoother.push(windows, scores))
 
     def _wanted(self, window: Window) -> bool:
-        """Without overlap a window is left out if the next one still begins in sound that was taken. The last one of a
-        stretch is never left out."""
+        """Without overlap a window is left out if the next one still begins in sound that was
+        taken. The last one of a stretch is never left out."""
         last = self._closed and window.start + window.samples == self._begins + self._resumed.heard
         if self._shed_now < NO_OVERLAP or last or window.start + self._hop > self._taken_until:
             self._taken_until = window.start + window.samples
@@ -351,17 +406,29 @@ class Stretch:
         if decided is None:
             return
         windows, scores = decided
-        analyst, row = self._analyst, self.row
-        detections = analyst.detector(self._prior).detect(row, windows, scores, self._prior, self._shed_now)
+        analyst = self._analyst
+        row = self.row
+        detections = analyst.detector(self._prior).detect(
+            row, windows, scores, self._prior, self._shed_now
+        )
         spoken = [w for w in windows if w.start in self._speech]
-        private = [(min(self._speech[w.start], w.start) / RATE_HZ, (w.start + w.samples) / RATE_HZ) for w in spoken]
-        self._speech = {start: began for start, began in self._speech.items() if start > windows[-1].start}
-        forbidden = {w.start / RATE_HZ for w in spoken} if analyst.privacy.drops_detections else set()
+        private = [
+            (min(self._speech[w.start], w.start) / RATE_HZ, (w.start + w.samples) / RATE_HZ)
+            for w in spoken
+        ]
+        self._speech = {
+            start: began for start, began in self._speech.items() if start > windows[-1].start
+        }
+        forbidden = (
+            {w.start / RATE_HZ for w in spoken} if analyst.privacy.drops_detections else set()
+        )
         stored = self._begins + self._resumed.known  # up to here
         forbidden |= {w.start / RATE_HZ for w in windows if w.start + w.samples <= stored}
         allowed = [d for d in detections if d.offset_s not in forbidden]
         messages = (
-            [detection_message(d, row, self._config, analyst.bundle) for d in allowed] if self._config.mqtt else []
+            [detection_message(d, row, self._config, analyst.bundle) for d in allowed]
+            if self._config.mqtt
+            else []
         )
         self._decided.windows += sum(w.start + w.samples > stored for w in windows)
         if windows[-1].start + windows[-1].samples <= stored:
@@ -395,4 +462,6 @@ class Stretch:
             for part in self.row.local.hours(start, (end - begin) / RATE_HZ):
                 key = part.since, shed, part.utc_offset_minutes
                 seconds[key] = seconds.get(key, 0.0) + part.seconds
-        return [Effort(hour, spent, shed, minutes) for (hour, shed, minutes), spent in seconds.items()]
+        return [
+            Effort(hour, spent, shed, minutes) for (hour, shed, minutes), spent in seconds.items()
+        ]

@@ -1,7 +1,8 @@
-"""What a recording file is: opening it, what its header says, the limits of what is taken, and the words of a refusal.
+"""What a recording file is: opening it, what its header says, the limits of what is taken, and the
+words of a refusal.
 
-Does not know where in the file the sound lies (parts.py), what becomes of the samples (recording.py), when or where the
-sound was recorded (start_time.py), or which files a folder holds.
+Does not know where in the file the sound lies (parts.py), what becomes of the samples
+(recording.py), when or where the sound was recorded (start_time.py), or which files a folder holds.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from edge.capture.parts import HEAD_BYTES, Part, error_line, find_start
 from edge.contract.errors import RecordingError, UnreadError
 
 CHANNELS_MAX = 32
-RATE_HZ_MIN, RATE_HZ_MAX = 1_000, 1_000_000
+RATE_HZ_MIN = 1_000
+RATE_HZ_MAX = 1_000_000
 DURATION_S_MIN = 0.1  # four columns of the log-mel image
 
 # What people have and libsndfile cannot read.
 # fmt: off
 FOREIGN_SUFFIXES = frozenset((
-    ".m4a", ".m4b", ".mp4", ".3gp", ".aac", ".wma", ".asf", ".ape", ".wv", ".wvc", ".tta", ".tak", ".mpc",
-    ".ofr", ".spx", ".dsf", ".dff", ".amr", ".mka", ".webm", ".wac", ".w4v", ".ra",
+    ".m4a", ".m4b", ".mp4", ".3gp", ".aac", ".wma", ".asf", ".ape", ".wv", ".wvc", ".tta", ".tak",
+    ".mpc", ".ofr", ".spx", ".dsf", ".dff", ".amr", ".mka", ".webm", ".wac", ".w4v", ".ra",
 ))
 # fmt: on
 
@@ -86,8 +88,8 @@ class Recording:
 
 
 def open_file(path: Path, pulse: Pulse = no_pulse) -> Opened:
-    """A recording's file, to be read. `pulse` as for Opened. RecordingError says why it can be none, UnreadError why it
-    cannot be opened now."""
+    """A recording's file, to be read. `pulse` as for Opened. RecordingError says why it can be
+    none, UnreadError why it cannot be opened now."""
     try:
         if path.is_dir():
             next(path.iterdir(), None)  # a folder that may not be listed says why here
@@ -100,7 +102,9 @@ def open_file(path: Path, pulse: Pulse = no_pulse) -> Opened:
     try:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or not status.st_size:
-            raise RecordingError(path, "empty file" if stat.S_ISREG(status.st_mode) else "not a regular file")
+            raise RecordingError(
+                path, "empty file" if stat.S_ISREG(status.st_mode) else "not a regular file"
+            )
     except BaseException:
         file.close()
         raise
@@ -111,14 +115,17 @@ def first_part(path: Path, file: BinaryIO) -> Part:
     """The recording with which the file begins, behind tags and junk, before its first sample."""
     try:
         head = pread(file, HEAD_BYTES, id3_end(file, 0))
-        return Part(file, find_start(file, search=_foreign(head) is None and _not_audio(head) is None))
+        return Part(
+            file, find_start(file, search=_foreign(head) is None and _not_audio(head) is None)
+        )
     except soundfile.SoundFileError as error:
         raise RecordingError(path, _refusal(path, file, error)) from None
 
 
 def header_of(path: Path, file: BinaryIO, part: Part) -> Recording:
     """What the first part's header says, checked against the limits."""
-    sound, frames = part.sound, part.frames
+    sound = part.sound
+    frames = part.frames
     reason = None
     if sound.format not in _FORMATS:
         reason = _unsupported(sound.format)

@@ -1,7 +1,9 @@
-"""When and where a recording was made, as its file's name alone tells. Knows no file, no zone and no clock.
+"""When and where a recording was made, as its file's name alone tells. Knows no file, no zone and
+no clock.
 
-A time has a date and behind it a clock, to the minute at least; a date alone is a day without an hour. What may as well
-be a counter is no clock. Where day and month could be either, or the clock cannot be, nothing is told.
+A time has a date and behind it a clock, to the minute at least; a date alone is a day without an
+hour. What may as well be a counter is no clock. Where day and month could be either, or the clock
+cannot be, nothing is told.
 """
 
 from __future__ import annotations
@@ -19,14 +21,17 @@ YEAR_MIN = 1990  # clocks that were never set say 1970 or 1980
 
 
 def name_time(stem: str, plausible: Plausible) -> Stamp | None:
-    """The first plausible time in a file name without its suffix; else the first date, if no clock stands behind it."""
+    """The first plausible time in a file name without its suffix; else the first date, if no clock
+    stands behind it."""
     stem = _tidy(stem)
     for patterns in (_TIMES, _SHORT_TIMES):
         found, clock_seen = _first_time(stem, patterns, plausible)
         if found or clock_seen:
             return found
     days = (_day(match) for pattern in _DAYS for match in pattern.finditer(stem))
-    return next((day for day in days if day and plausible(day)), None) or _seconds_since_1970(stem, plausible)
+    return next((day for day in days if day and plausible(day)), None) or _seconds_since_1970(
+        stem, plausible
+    )
 
 
 def name_place(stem: str) -> Degrees | None:
@@ -38,7 +43,8 @@ def name_place(stem: str) -> Degrees | None:
     for match in _SIGNED.finditer(stem):
         north, latitude, east, longitude = match.groups()
         found = checked_place(
-            float(latitude) * (-1 if north in "-S" else 1), float(longitude) * (-1 if east in "-W" else 1)
+            float(latitude) * (-1 if north in "-S" else 1),
+            float(longitude) * (-1 if east in "-W" else 1),
         )
         if found:
             return found
@@ -46,7 +52,8 @@ def name_place(stem: str) -> Degrees | None:
 
 
 def place_spans(text: str) -> Iterator[tuple[int, int]]:
-    """Where in a text stands what `name_place` would read as a place: from and to, of a text of the same length."""
+    """Where in a text stands what `name_place` would read as a place: from and to, of a text of the
+    same length."""
     tidy = text.translate(LOOKALIKES)
     for pattern in (_BRACKETS, _SIGNED):
         for match in pattern.finditer(tidy):
@@ -60,13 +67,15 @@ def name_site(stem: str) -> str | None:
 
 
 def told_by_name(stem: str) -> str:
-    """Time and place as the name alone tells them, the same for all names that tell the same; "" if it tells none.
+    """Time and place as the name alone tells them, the same for all names that tell the same; "" if
+    it tells none.
 
-    A time is as it was written, with an offset only where the name has one: no setting is in it. What stands around
-    time and place does not count.
+    A time is as it was written, with an offset only where the name has one: no setting is in it.
+    What stands around time and place does not count.
 
-    >>> told_by_name("dawn 20240512_060000"), told_by_name("20240512T0600+0200_REC"), told_by_name("10_COR_20190904")
-    ('2024-05-12T06:00:00', '2024-05-12T06:00:00+02:00', '2019-09-04 COR')
+    >>> told_by_name("dawn 20240512_060000"), told_by_name("20240512T0600+0200_REC"),
+    told_by_name("10_COR_20190904") ('2024-05-12T06:00:00', '2024-05-12T06:00:00+02:00', '2019-09-04
+    COR')
     """
     parts = []
     if time := name_time(stem, lambda found: found.time.year >= YEAR_MIN):
@@ -79,19 +88,22 @@ def told_by_name(stem: str) -> str:
 
 
 def told_agree(told: str, other: str, zone: tzinfo | None) -> bool:
-    """Whether what two names told may be of one recording: what both tell is the same. A clock without an offset is
-    read in `zone`, in UTC without one.
+    """Whether what two names told may be of one recording: what both tell is the same. A clock
+    without an offset is read in `zone`, in UTC without one.
 
     >>> told_agree("2024-05-12T04:00:00", "2024-05-12T04:00:00+00:00 52.100000 13.400000", None)
     True
     """
     (time, *rest), (other_time, *other_rest) = _parts(told), _parts(other)
-    same_rest = all(part == its or not part or not its for part, its in zip(rest, other_rest, strict=True))
+    same_rest = all(
+        part == its or not part or not its for part, its in zip(rest, other_rest, strict=True)
+    )
     return same_rest and (not time or not other_time or _same_time(time, other_time, zone))
 
 
 def tells_more(told: str, other: str) -> bool:
-    """Whether of two that agree the first tells more: the hour, or all that the other tells and a place besides."""
+    """Whether of two that agree the first tells more: the hour, or all that the other tells and a
+    place besides."""
     (time, *rest), (other_time, *other_rest) = _parts(told), _parts(other)
     if len(time) != len(other_time) and not (len(time) > 10 and len(other_time) > 10):
         return len(time) > len(other_time)
@@ -118,22 +130,30 @@ def _same_time(time: str, other: str, zone: tzinfo | None) -> bool:
             day | {m.astimezone(zone).date()} if m.tzinfo and zone else day
             for day, m in zip(days, moments, strict=True)
         ]
-    return bool(days[0] & days[1])  # of a date alone, the clock of the name's own offset or the station's may be meant
+    return bool(
+        days[0] & days[1]
+    )  # of a date alone, the clock of the name's own offset or the station's may be meant
 
 
 def _tidy(stem: str) -> str:
-    """With plain spaces, colons and hyphens for what looks like them; some Frontier Labs recorders wrote ` 7T` for
-    `07T`."""
-    return re.sub(r"(?<!\d)(\d{6}) (\dT\d{4})", r"\g<1>0\2", stem.translate(LOOKALIKES), flags=re.ASCII)
+    """With plain spaces, colons and hyphens for what looks like them; some Frontier Labs recorders
+    wrote ` 7T` for `07T`."""
+    return re.sub(
+        r"(?<!\d)(\d{6}) (\dT\d{4})", r"\g<1>0\2", stem.translate(LOOKALIKES), flags=re.ASCII
+    )
 
 
-def _first_time(stem: str, patterns: Iterable[re.Pattern[str]], plausible: Plausible) -> tuple[Stamp | None, bool]:
-    """The first plausible time, and whether any plausible day has something like a clock behind it."""
+def _first_time(
+    stem: str, patterns: Iterable[re.Pattern[str]], plausible: Plausible
+) -> tuple[Stamp | None, bool]:
+    """The first plausible time, and whether any plausible day has something like a clock behind
+    it."""
     times: list[tuple[int, Stamp]] = []
     clock_seen = False
     for pattern in patterns:
         for match in pattern.finditer(stem):
-            day, clock = _day(match), _clock(match)
+            day = _day(match)
+            clock = _clock(match)
             if day is None or not clock or not plausible(day):
                 continue
             clock_seen = True
@@ -158,14 +178,16 @@ def _day(match: re.Match[str]) -> Stamp | None:
 
 
 def _day_first(first: int, second: int, year: str, dots: bool) -> Stamp | None:
-    """`12.05.2024` is 12 May. With other signs it may be 5 December as well: only days beyond the 12th are told."""
+    """`12.05.2024` is 12 May. With other signs it may be 5 December as well: only days beyond the
+    12th are told."""
     if dots or first > 12 or first == second:
         return stamp(f"{year}{second:02}{first:02}", "")
     return stamp(f"{year}{first:02}{second:02}", "") if second > 12 else None
 
 
 def _clock(match: re.Match[str]) -> str:
-    """The clock as four or six digits; nothing where it is none after all: 20240512_1500Hz, 2024-05-12_6.23."""
+    """The clock as four or six digits; nothing where it is none after all: 20240512_1500Hz,
+    2024-05-12_6.23."""
     clock = _digits(match["clock"])
     if len(clock) == 3 and match["clock"][1] == "." and not match["half"]:
         return ""
@@ -190,8 +212,8 @@ def _time(day: Stamp, clock: str, match: re.Match[str]) -> Stamp | None:
 
 
 def _offset(match: re.Match[str]) -> str:
-    """`Z`, `+0200` or nothing. A minus right behind the clock is a sign only where a T stands before it: elsewhere
-    -0700 may be a serial."""
+    """`Z`, `+0200` or nothing. A minus right behind the clock is a sign only where a T stands
+    before it: elsewhere -0700 may be a serial."""
     written = match["zone"] or ""
     if written[:1] == "-" and match["between"] != "T":
         return ""
@@ -200,11 +222,14 @@ def _offset(match: re.Match[str]) -> str:
 
 
 def _seconds_since_1970(stem: str, plausible: Plausible) -> Stamp | None:
-    """A name of nothing else: AudioMoth 1.0 wrote 5AFCD4F4.WAV, programs write ten digits, or 13 with milliseconds."""
+    """A name of nothing else: AudioMoth 1.0 wrote 5AFCD4F4.WAV, programs write ten digits, or 13
+    with milliseconds."""
     if _HEX_SECONDS.fullmatch(stem):
         time = datetime.fromtimestamp(int(stem, 16), timezone.utc)
     elif _SECONDS.fullmatch(stem):
-        time = datetime.fromtimestamp(int(stem[:10]), timezone.utc) + timedelta(milliseconds=int(stem[10:] or 0))
+        time = datetime.fromtimestamp(int(stem[:10]), timezone.utc) + timedelta(
+            milliseconds=int(stem[10:] or 0)
+        )
     else:
         return None
     found = Stamp(time, is_instant=True)
@@ -220,7 +245,9 @@ _SITE = re.compile(r"\d+_([A-Z][A-Z0-9]{1,7})_\d{8}", re.ASCII)
 _HEX_SECONDS = re.compile(r"[0-9A-F]{8}", re.IGNORECASE)
 _SECONDS = re.compile(r"1\d{9}(?:\d{3})?", re.ASCII)
 _BRACKETS = re.compile(
-    r"\[([-+.\d]{1,20}[ ,][-+.\d]{1,20})\]|(?<![^_ ])(-?\d{1,2}\.\d{3,12} -?\d{1,3}\.\d{3,12})(?![^_ ])", re.ASCII
+    r"\[([-+.\d]{1,20}[ ,][-+.\d]{1,20})\]|(?<![^_ ])(-?\d{1,2}\.\d{3,12} "
+    r"-?\d{1,3}\.\d{3,12})(?![^_ ])",
+    re.ASCII,
 )
 _SIGNED = re.compile(  # also N40.20361E075.00417; fewer decimals would be figures of something else
     r"(?<![A-Za-z.])([-+NS])(\d{1,2}\.\d{2,12})[ _,]?([-+EW])(\d{1,3}\.\d{2,12})(?!\d)", re.ASCII
@@ -247,25 +274,31 @@ def _compiled(*patterns: str) -> Sequence[re.Pattern[str]]:
 
 
 _TIMES = _compiled(
-    # Wildlife Acoustics SITE_0+1_20240512_034500_123, SITE$20240512$034500; Frontier Labs 20240512T034500+1000_REC and
-    # S20240512T034500.982648+1000_E20240512T044500...; AudioMoth 20240512_034500T; SwiftOne_20240512_034500_-0400
+    # Wildlife Acoustics SITE_0+1_20240512_034500_123, SITE$20240512$034500; Frontier Labs
+    # 20240512T034500+1000_REC and S20240512T034500.982648+1000_E20240512T044500...; AudioMoth
+    # 20240512_034500T; SwiftOne_20240512_034500_-0400
     _COMPACT + _BETWEEN + _CLOCK + _REST,
     _COMPACT + r"(?P<between>)(?P<clock>\d{6})(?!\d)" + _REST,
     r"(?<![0-9A-Za-z])(?<!\d\.)(?P<date>(?:19|20)\d{6})(?P<between>)(?P<clock>\d{4})(?!\d)" + _REST,
     # 2024-05-12_03-45-00; telephones: 2024-05-12 at 3.45.00 PM
     _PARTED + _BETWEEN + _CLOCK + _REST,
     # BirdNET-Pi 2024-05-12-birdnet-03:45:00, 2024-05-12-birdnet-RTSP_1-03:45:00
-    _PARTED + r"(?P<between>[ _-]{1,3}[A-Za-z][\w-]{0,30}?[ _-])(?P<clock>\d\d[-_.:h]\d\d[-_.:m]\d\d)(?!\d)" + _REST,
+    _PARTED
+    + r"(?P<between>[ _-]{1,3}[A-Za-z][\w-]{0,30}?[ _-])(?P<clock>\d\d[-_.:h]\d\d[-_.:m]\d\d)(?!\d)"
+    + _REST,
     _DAY_FIRST + _BETWEEN + _CLOCK + _REST,
 )
 _SHORT_TIMES = _compiled(
-    # Sony 240512_0345, Voice 240512_034500; SoundTrap 671629352.240512034500. No date alone: six digits may be anything
+    # Sony 240512_0345, Voice 240512_034500; SoundTrap 671629352.240512034500. No date alone: six
+    # digits may be anything
     r"(?<![0-9A-Za-z])(?P<date>\d{6})(?P<between>[ _T-])(?P<clock>\d{6}|\d{4})(?!\d)" + _REST,
     r"^\d{3,12}\.(?P<date>\d{6})(?P<between>)(?P<clock>\d{6})(?!\d)" + _REST,
 )
-_DAYS = _compiled(  # BirdCLEF 7019_COR_20190904; 2019-07-08_piper; 8.7.2019 is too short to be sure of
-    *(
-        r"(?<![0-9A-Za-z])" + date.removeprefix(r"(?<!\d)") + r"(?![0-9A-Za-z])"
-        for date in (_COMPACT, _PARTED, _DAY_FIRST)
+_DAYS = (
+    _compiled(  # BirdCLEF 7019_COR_20190904; 2019-07-08_piper; 8.7.2019 is too short to be sure of
+        *(
+            r"(?<![0-9A-Za-z])" + date.removeprefix(r"(?<!\d)") + r"(?![0-9A-Za-z])"
+            for date in (_COMPACT, _PARTED, _DAY_FIRST)
+        )
     )
 )

@@ -1,8 +1,10 @@
-"""AudioMoth's triggered recordings (…T.WAV) keep what is below the trigger folded up; here it is found.
+"""AudioMoth's triggered recordings (…T.WAV) keep what is below the trigger folded up; here it is
+found.
 
-In the recorder's file a block of 512 bytes on a multiple of 512 stands for a number of such blocks in which it kept no
-sound: 32 samples of +1 or -1 are the bits of the number, the lowest first, and 224 zeros follow. What is left out of
-the first and the last buffer is written as zeros. A lossy copy keeps neither. Knows no times.
+In the recorder's file a block of 512 bytes on a multiple of 512 stands for a number of such blocks
+in which it kept no sound: 32 samples of +1 or -1 are the bits of the number, the lowest first, and
+224 zeros follow. What is left out of the first and the last buffer is written as zeros. A lossy
+copy keeps neither. Knows no times.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from edge.capture.tags import texts_of
 from edge.contract.audio import Samples
 
 BLOCK_SAMPLES = 256
-HEADER_BYTES = 488  # of AudioMoth's own files; converted ones keep the blocks where they were behind it
+HEADER_BYTES = (
+    488  # of AudioMoth's own files; converted ones keep the blocks where they were behind it
+)
 _BITS = 32
 _PIECE = 65_536  # so many zeros at a time
 _ONE = np.float32(1 / 32_768)
@@ -35,18 +39,21 @@ class Fold(NamedTuple):
 
 
 def may_be_folded(path: Path, file: BinaryIO, sound: soundfile.SoundFile) -> bool:
-    """Whether AudioMoth made this recording, which then is of one channel and has at least its 16 bits: it says so, or
-    is named as its triggered ones are. Raises OSError."""
+    """Whether AudioMoth made this recording, which then is of one channel and has at least its 16
+    bits: it says so, or is named as its triggered ones are. Raises OSError."""
     if sound.channels != 1 or sound.subtype not in _EXACT:
         return False
     return _NAME.fullmatch(path.name) is not None or _audiomoth_note(file, sound) is not None
 
 
 def folds_are_lost(path: Path, file: BinaryIO, sound: soundfile.SoundFile) -> bool:
-    """Whether this is one of its triggered recordings in a form in which nobody can find the folded blocks."""
+    """Whether this is one of its triggered recordings in a form in which nobody can find the folded
+    blocks."""
     if sound.format not in ("OGG", "MP3"):
         return False
-    return _NAME.fullmatch(path.name) is not None or "trigger" in (_audiomoth_note(file, sound) or "")
+    return _NAME.fullmatch(path.name) is not None or "trigger" in (
+        _audiomoth_note(file, sound) or ""
+    )
 
 
 def _audiomoth_note(file: BinaryIO, sound: soundfile.SoundFile) -> str | None:
@@ -60,11 +67,11 @@ def _audiomoth_note(file: BinaryIO, sound: soundfile.SoundFile) -> str | None:
 
 
 class Unfolder:
-    """Takes the samples of such a recording and gives them back with a `Fold` in place of each folded block, and of
-    zeros beside one, as many as a block at least.
+    """Takes the samples of such a recording and gives them back with a `Fold` in place of each
+    folded block, and of zeros beside one, as many as a block at least.
 
-    `data_at` is where in its file the sound begins. Blocks are looked for where they lie in the recorder's own file, or
-    in a file with another header; the first one found decides.
+    `data_at` is where in its file the sound begins. Blocks are looked for where they lie in the
+    recorder's own file, or in a file with another header; the first one found decides.
     """
 
     def __init__(self, data_at: int | None) -> None:
@@ -87,7 +94,9 @@ class Unfolder:
         yield from self._silence(self._behind_fold)
 
     def _pushed(self, samples: Samples) -> Iterator[Samples | Fold]:
-        if len(self._phases) == 1 and len(self._held):  # first the block that has begun: the rest need not be copied
+        if len(self._phases) == 1 and len(
+            self._held
+        ):  # first the block that has begun: the rest need not be copied
             missing = (self._first(self._phases[0]) - len(self._held)) % BLOCK_SAMPLES
             yield from self._advanced(samples[:missing])
             samples = samples[missing:]
@@ -97,7 +106,9 @@ class Unfolder:
         self._held = np.concatenate([self._held, samples]) if len(self._held) else samples
         folds = self._folds()
         yield from self._given(folds)
-        begun = max((len(self._held) - self._first(phase)) % BLOCK_SAMPLES for phase in self._phases)
+        begun = max(
+            (len(self._held) - self._first(phase)) % BLOCK_SAMPLES for phase in self._phases
+        )
         if len(self._held) > begun:
             yield self._take(len(self._held) - begun)
 
@@ -124,7 +135,8 @@ class Unfolder:
             if first < stop:
                 yield from self._silence(self._behind_fold)
                 yield item[first:stop]
-                self._zeros, self._behind_fold = len(item) - stop, False
+                self._zeros = len(item) - stop
+                self._behind_fold = False
 
     def _silence(self, left_out: bool) -> Iterator[Samples | Fold]:
         """The zeros that are held back: beside a fold they were left out, else they are sound."""
@@ -149,14 +161,20 @@ class Unfolder:
             blocks = self._held[first : first + whole * BLOCK_SAMPLES].reshape(whole, BLOCK_SAMPLES)
             if blocks[:, -1].all():
                 continue  # as of most sound
-            likely = np.flatnonzero((np.abs(blocks[:, 0]) == _ONE) & (blocks[:, -1] == 0) & (blocks[:, _BITS] == 0))
-            folds = [(first + int(i) * BLOCK_SAMPLES, n) for i in likely if (n := _count(blocks[i]))]
+            likely = np.flatnonzero(
+                (np.abs(blocks[:, 0]) == _ONE) & (blocks[:, -1] == 0) & (blocks[:, _BITS] == 0)
+            )
+            folds = [
+                (first + int(i) * BLOCK_SAMPLES, n) for i in likely if (n := _count(blocks[i]))
+            ]
             if folds:
                 self._phases = [phase]
                 return folds
         return []
 
-    def _given(self, folds: list[tuple[int, int]], cut: int = BLOCK_SAMPLES) -> Iterator[Samples | Fold]:
+    def _given(
+        self, folds: list[tuple[int, int]], cut: int = BLOCK_SAMPLES
+    ) -> Iterator[Samples | Fold]:
         """The samples before the folds, and the folds."""
         begin = self._at
         for at, count in folds:
@@ -167,7 +185,8 @@ class Unfolder:
             yield Fold(count, cut)
 
     def _take(self, count: int) -> Samples:
-        taken, self._held = self._held[:count], self._held[count:]
+        taken = self._held[:count]
+        self._held = self._held[count:]
         self._at += count
         return taken
 

@@ -1,7 +1,7 @@
 """Which recordings of a watched folder are closed and wait to be analysed, oldest first.
 
-Knows files and headers. Does not know what becomes of a recording: whoever analyses it says `done`, and remembers
-across restarts what was finished.
+Knows files and headers. Does not know what becomes of a recording: whoever analyses it says `done`,
+and remembers across restarts what was finished.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from edge.capture.start_time import start_of
 from edge.contract.errors import RecordingError
 from edge.contract.folders import passed_over
 
-_READ_S_MAX = 2.0  # of reading headers in one look: of a million files the rest comes with the next ones
+_READ_S_MAX = (
+    2.0  # of reading headers in one look: of a million files the rest comes with the next ones
+)
 _AT_ONCE = 64  # headers: should the program die of one, so many files are suspected
 _GONE = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
 
@@ -33,7 +35,9 @@ class Content(NamedTuple):
 
     bytes: int
     mtime_ns: int
-    ctime_ns: int  # changes with whatever else is done to it: another card's file may have size and time of this one
+    # changes with whatever else is done to it: another card's file may have size and time of this
+    # one
+    ctime_ns: int
 
 
 Looking = Callable[[Sequence[tuple[Path, Content]]], AbstractContextManager[Collection[Path]]]
@@ -49,7 +53,9 @@ def _at_all(files: Sequence[tuple[Path, Content]]) -> Iterator[Collection[Path]]
 class _File:
     content: Content
     since_s: float  # monotonic clock when it was first seen so
-    start_s: float | None = None  # of its first sample, seconds since 1970; None: header not read yet
+    start_s: float | None = (
+        None  # of its first sample, seconds since 1970; None: header not read yet
+    )
     seconds: float = 0.0  # of sound, as far as the header tells
     claimed: Content | None = None  # as it was handed out; None: not since it was last done
     done: Content | None = None
@@ -64,14 +70,16 @@ class Backlog:
 
 
 class FolderWatch:
-    """The closed recordings of a folder; one look at it per call of `ready`, however many files it holds.
+    """The closed recordings of a folder; one look at it per call of `ready`, however many files it
+    holds.
 
-    A file is closed when neither size nor modification time have changed for `settle_s`, by the monotonic clock. At
-    the first look at the folder those count as well whose modification time is older than that: survivors of a
-    restart wait for nothing. Later files do not: on a share whose server's clock is behind, everything looks old.
-    `zone` is of recorders that do not say theirs; it only matters for the order here. What a station keeps for itself,
-    `own` or another one, is passed over. `looking` is what headers are read in, a few files at a time; it says which of
-    them may be.
+    A file is closed when neither size nor modification time have changed for `settle_s`, by the
+    monotonic clock. At the first look at the folder those count as well whose modification time is
+    older than that: survivors of a restart wait for nothing. Later files do not: on a share whose
+    server's clock is behind, everything looks old. `zone` is of recorders that do not say theirs;
+    it only matters for the order here. What a station keeps for itself, `own` or another one, is
+    passed over. `looking` is what headers are read in, a few files at a time; it says which of them
+    may be.
 
     watch = FolderWatch(folder, settle_s=5.0)
     for path in watch.ready()[:1]:  # then look again: an older one may have come
@@ -89,25 +97,33 @@ class FolderWatch:
         own: Own | None = None,
         looking: Looking = _at_all,
     ) -> None:
-        self.folder, self.settle_s = folder, settle_s
-        self.problem: str | None = None  # what is wrong with the folder, in one line, as of the last look
+        self.folder = folder
+        self.settle_s = settle_s
+        self.problem: str | None = (
+            None  # what is wrong with the folder, in one line, as of the last look
+        )
         self.readable = True  # False: because of that, nothing at all was seen
-        self._zone, self._monotonic, self._wall = zone, monotonic, wall
-        self._own, self._looking = own or Own(), looking
+        self._zone = zone
+        self._monotonic = monotonic
+        self._wall = wall
+        self._own = own or Own()
+        self._looking = looking
         self._files: dict[str, _File] = {}
         self._first_look = True
         self._looked_s = monotonic()
 
     def ready(self) -> list[Path]:
-        """Every closed recording that is not done, oldest first by its start, then by name. Raises nothing: what
-        stands in the way is in `problem`, and what can be seen is given all the same.
+        """Every closed recording that is not done, oldest first by its start, then by name. Raises
+        nothing: what stands in the way is in `problem`, and what can be seen is given all the same.
 
         One that was handed out comes again until it is done, then only if it changes.
         """
         self._look()
         closed = [(name, file) for name, file in self._files.items() if self._is_closed(file)]
         self._read_headers(closed)
-        known = sorted((file.start_s, name, file) for name, file in closed if file.start_s is not None)
+        known = sorted(
+            (file.start_s, name, file) for name, file in closed if file.start_s is not None
+        )
         for _, _, file in known:
             file.claimed = file.claimed or file.content
         return [Path(name) for _, name, _ in known]
@@ -118,8 +134,9 @@ class FolderWatch:
         return [Path(name) for name in self._files]
 
     def done(self, path: Path) -> None:
-        """This recording needs no more attention, in the state in which it was handed out: what has been added to it
-        meanwhile has still to come. Given out twice before it was done, the first time counts; nothing is lost."""
+        """This recording needs no more attention, in the state in which it was handed out: what has
+        been added to it meanwhile has still to come. Given out twice before it was done, the first
+        time counts; nothing is lost."""
         file = self._files.get(str(path))
         if file is not None:
             file.claimed, file.done = None, file.claimed or file.done
@@ -144,7 +161,11 @@ class FolderWatch:
             file = self._files.get(name)
             if file is None:
                 file = _File(content, self._looked_s)
-                if self._first_look and content.bytes and wall_s - content.mtime_ns / 1e9 >= self.settle_s:
+                if (
+                    self._first_look
+                    and content.bytes
+                    and wall_s - content.mtime_ns / 1e9 >= self.settle_s
+                ):
                     file.since_s -= self.settle_s
             elif file.content != content:
                 file = _File(content, self._looked_s, claimed=file.claimed, done=file.done)
@@ -157,7 +178,9 @@ class FolderWatch:
 
     def _read_headers(self, closed: list[tuple[str, _File]]) -> None:
         """Start and length of those that are new, the oldest by modification time first."""
-        unread = [(file.content.mtime_ns, name, file) for name, file in closed if file.start_s is None]
+        unread = [
+            (file.content.mtime_ns, name, file) for name, file in closed if file.start_s is None
+        ]
         until_s = self._monotonic() + _READ_S_MAX
         oldest = sorted(unread, key=lambda entry: entry[:2])
         for at in range(0, len(oldest), _AT_ONCE):
@@ -178,8 +201,8 @@ class FolderWatch:
 
 
 def _walk(top: str, problems: list[str], own: Own) -> Iterator[tuple[str, Content]]:
-    """Name and state of what `find_recordings` would find, in no order, by one look at each file. That function asks
-    three times as long, and this one is called every few seconds."""
+    """Name and state of what `find_recordings` would find, in no order, by one look at each file.
+    That function asks three times as long, and this one is called every few seconds."""
     folders = [] if own.leads_in(top) else [top]
     while folders:
         folder = folders.pop()
@@ -203,7 +226,8 @@ def _walk(top: str, problems: list[str], own: Own) -> Iterator[tuple[str, Conten
 
 
 def _content(entry: os.DirEntry[str], problems: list[str]) -> Iterator[tuple[str, Content]]:
-    """One file, or nothing: it is none, it has vanished, or it may not be looked at, which is a problem."""
+    """One file, or nothing: it is none, it has vanished, or it may not be looked at, which is a
+    problem."""
     try:
         status = entry.stat()
     except OSError as error:

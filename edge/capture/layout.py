@@ -1,8 +1,8 @@
 """Where the sound lies in files that hold plain samples: RIFF/WAV, RF64, W64, AIFF, CAF and AU.
 
-No declared length is trusted. What follows the declared end is known chunks, tags or padding, another file, what
-clearly is no sound, or sound; `Layout.mended` is a header with which libsndfile reads just the sound. Knows no codec;
-streams.py has FLAC, Ogg and MPEG.
+No declared length is trusted. What follows the declared end is known chunks, tags or padding,
+another file, what clearly is no sound, or sound; `Layout.mended` is a header with which libsndfile
+reads just the sound. Knows no codec; streams.py has FLAC, Ogg and MPEG.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _W64_MAGIC = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
 # Where a recording can begin, also behind something else.
 BEGINNINGS = re.compile(
     rb"RIFF....WAVE|RIFX....WAVE|RF64....WAVE|BW64....WAVE|FORM....AIF[FC]|caff\x00\x01\x00\x00"
-    rb"|[.]snd\x00\x00..|dns[.]..\x00\x00|fLaC[\x00\x80]\x00\x00\x22|OggS\x00[\x02\x06]|" + re.escape(_W64_MAGIC),
+    rb"|[.]snd\x00\x00..|dns[.]..\x00\x00|fLaC[\x00\x80]\x00\x00\x22|OggS\x00[\x02\x06]|"
+    + re.escape(_W64_MAGIC),
     re.DOTALL,
 )
 # The same by the first four bytes, to be found quickly in sound.
@@ -46,13 +47,27 @@ BEGINNING = {
 _KNOWN = {  # chunks that are no sound, and the two that are
     name.ljust(4)
     for name in (
-        b"LIST list guan bext iXML id3 ID3 cue smpl fact JUNK junk PAD FLLR axml chna wamd inst plst _PMX umid PEAK "
-        b"LGWV cart DISP levl acid minf elm1 ds64 INFO note labl ltxt bwfx summ IDIT ISFT ANNO NAME AUTH (c) MARK COMT "
-        b"INST APPL MIDI AESD CHAN COMM strg info free mark regn uuid pakt chan kuki edct ovvw midi peak data SSND"
+        b"LIST list guan bext iXML id3 ID3 cue smpl fact JUNK junk PAD FLLR axml chna wamd inst "
+        b"plst _PMX umid PEAK "
+        b"LGWV cart DISP levl acid minf elm1 ds64 INFO note labl ltxt bwfx summ IDIT ISFT ANNO "
+        b"NAME AUTH (c) MARK COMT "
+        b"INST APPL MIDI AESD CHAN COMM strg info free mark regn uuid pakt chan kuki edct ovvw "
+        b"midi peak data SSND"
     ).split()
 }
 _AU_BYTES = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}  # of a sample, by encoding
-_AIFC_PLAIN = (b"NONE", b"sowt", b"twos", b"in24", b"in32", b"fl32", b"FL32", b"fl64", b"FL64", b"raw ")
+_AIFC_PLAIN = (
+    b"NONE",
+    b"sowt",
+    b"twos",
+    b"in24",
+    b"in32",
+    b"fl32",
+    b"FL32",
+    b"fl64",
+    b"FL64",
+    b"raw ",
+)
 
 
 class Chunk(NamedTuple):
@@ -88,7 +103,9 @@ _STYLES = {
     b"BW64": _RIFF,
     b"RIFX": _Style(12, 4, ">I", 0, 2),
     b"FORM": _Style(12, 4, ">I", 0, 2),
-    b"caff": _Style(8, 4, ">q", 0, 2),  # not aligned by rights; libsndfile does so where it writes ALAC
+    b"caff": _Style(
+        8, 4, ">q", 0, 2
+    ),  # not aligned by rights; libsndfile does so where it writes ALAC
     b"riff": _Style(40, 16, "<Q", 24, 8),
 }
 
@@ -103,8 +120,12 @@ class Layout:
     data_at: int  # where its sound begins
     said: int | None  # bytes of sound as the header says; None: the header does not know
     extents: tuple[Extent, ...]  # bytes of sound that are there
-    whole: bool  # header and content agree, and nothing else is in the file: libsndfile needs no help
-    frame_bytes: int = 1  # of a sample of all channels, or of an indivisible block; 1 where it is not known
+    whole: (
+        bool  # header and content agree, and nothing else is in the file: libsndfile needs no help
+    )
+    frame_bytes: int = (
+        1  # of a sample of all channels, or of an indivisible block; 1 where it is not known
+    )
     # What says a length: (offset in the header, struct, added to the bytes of sound, divided by).
     sizes: tuple[tuple[int, str, int, int], ...] = ()
 
@@ -113,7 +134,8 @@ class Layout:
         return sum(extent.bytes for extent in self.extents)
 
     def mended(self, head: bytes) -> tuple[bytes, tuple[Extent, ...]]:
-        """`head`, the file from `start` to `data_at`, with the true lengths, and the sound that belongs to it."""
+        """`head`, the file from `start` to `data_at`, with the true lengths, and the sound that
+        belongs to it."""
         total = self.present // self.frame_bytes * self.frame_bytes
         fixed = bytearray(head)
         for at, form, added, divided in self.sizes:
@@ -130,7 +152,8 @@ class Layout:
 
 
 def plain_layout(file: BinaryIO, start: int, end: int) -> Layout | None:
-    """The layout of the container that begins at `start`; None if it is none of these, or has no sound."""
+    """The layout of the container that begins at `start`; None if it is none of these, or has no
+    sound."""
     kind = pread(file, 4, start)
     if kind in (b".snd", b"dns."):
         return _au(file, kind, start, end)
@@ -150,10 +173,11 @@ def plain_layout(file: BinaryIO, start: int, end: int) -> Layout | None:
 
 
 def chunks(file: BinaryIO, kind: bytes, start: int, end: int) -> Iterator[Chunk]:
-    """The chunks of the container at `start`, in order. Only headers are read; the walk ends where they lead out of the
-    file or to what is no chunk. A missing padding byte is forgiven."""
+    """The chunks of the container at `start`, in order. Only headers are read; the walk ends where
+    they lead out of the file or to what is no chunk. A missing padding byte is forgiven."""
     style = _STYLES[kind]
-    at, padded = start + style.head, False
+    at = start + style.head
+    padded = False
     wide_size = 2**32 - 1  # of an RF64 file's sound, as ds64 has it
     for _ in range(CHUNKS_MAX):
         chunk = _chunk(file, style, at)
@@ -167,7 +191,8 @@ def chunks(file: BinaryIO, kind: bytes, start: int, end: int) -> Iterator[Chunk]
         elif chunk.id == b"data" and kind in (b"RF64", b"BW64") and chunk.size == 2**32 - 1:
             chunk = chunk._replace(size=wide_size)
         yield chunk
-        at, padded = _next(style, start, chunk), style.align == 2 and chunk.size % 2 == 1
+        at = _next(style, start, chunk)
+        padded = style.align == 2 and chunk.size % 2 == 1
         if at >= end or chunk.size < 0:
             return
 
@@ -217,7 +242,9 @@ class _Fields:
             if chunk.size < 22 or body[18:22] in _AIFC_PLAIN:
                 self.frame_bytes = channels * ((bits + 7) // 8) or 1
                 self.frames = chunk.offset + 2 - self.start
-                exponent, mantissa = struct.unpack_from(">HQ", body, 8)  # of the rate, a number of 80 bits
+                exponent, mantissa = struct.unpack_from(
+                    ">HQ", body, 8
+                )  # of the rate, a number of 80 bits
                 self.second_bytes = self.frame_bytes * (mantissa >> max(0, 16_446 - exponent))
         elif chunk.id == b"desc" and len(body) >= 32:
             rate_hz, _, _, packet_bytes, packet_frames = struct.unpack_from(">d4sIII", body)
@@ -225,7 +252,8 @@ class _Fields:
             if 0 < rate_hz < 1e9 and packet_frames == 1:
                 self.second_bytes = round(rate_hz * packet_bytes)
         elif chunk.id == b"data":
-            self.sound, self.lead = chunk, 4 if self.kind == b"caff" else 0
+            self.sound = chunk
+            self.lead = 4 if self.kind == b"caff" else 0
         elif chunk.id == b"SSND" and len(body) >= 8:
             self.sound, self.lead = chunk, 8 + struct.unpack_from(">I", body)[0]
         return self.sound is not None
@@ -233,7 +261,8 @@ class _Fields:
     def sizes(self) -> tuple[tuple[int, str, int, int], ...]:
         """The fields that say a length."""
         assert self.sound is not None
-        body, style = self.sound.offset - self.start, self.style
+        body = self.sound.offset - self.start
+        style = self.style
         data_at = body + self.lead
         own = (body - struct.calcsize(style.size), style.size, self.lead + style.counted, 1)
         if self.kind == b"caff":
@@ -242,22 +271,43 @@ class _Fields:
             return own, (16, "<Q", data_at, 1)
         if self.ds64 >= 0:
             wide = ((self.ds64, "<Q", data_at - 8, 1), (self.ds64 + 8, "<Q", 0, 1))
-            return (own[0], "<I", 2**32, 1), (4, "<I", 2**32, 1), *wide, (self.ds64 + 16, "<Q", 0, self.frame_bytes)
+            return (
+                (own[0], "<I", 2**32, 1),
+                (4, "<I", 2**32, 1),
+                *wide,
+                (self.ds64 + 16, "<Q", 0, self.frame_bytes),
+            )
         frames = ((self.frames, ">I", 0, self.frame_bytes),) if self.frames >= 0 else ()
         return own, (4, style.size, data_at - 8, 1), *frames
 
 
 def _laid_out(file: BinaryIO, found: _Fields, end: int) -> Layout:
-    chunk, style = found.sound, found.style
+    chunk = found.sound
+    style = found.style
     assert chunk is not None
     data_at = min(chunk.offset + found.lead, end)
     said = known_size(chunk.size - found.lead)
     wrap = style.size_max if style.size in ("<I", ">I") and found.ds64 < 0 else 0
     extents, stop = _sound(file, found, data_at, said, wrap, end)
-    whole = found.start == 0 and extents == (Extent(data_at, said or 0),) and stop >= end and found.kind != b"BW64"
+    whole = (
+        found.start == 0
+        and extents == (Extent(data_at, said or 0),)
+        and stop >= end
+        and found.kind != b"BW64"
+    )
     if (found.kind == b"riff" or said is None) and data_at + (said or 0) != end:
         whole = False  # libsndfile takes what follows for sound
-    return Layout(found.kind, found.start, stop, data_at, said, extents, whole, found.frame_bytes, found.sizes())
+    return Layout(
+        found.kind,
+        found.start,
+        stop,
+        data_at,
+        said,
+        extents,
+        whole,
+        found.frame_bytes,
+        found.sizes(),
+    )
 
 
 def _au(file: BinaryIO, kind: bytes, start: int, end: int) -> Layout | None:
@@ -269,19 +319,36 @@ def _au(file: BinaryIO, kind: bytes, start: int, end: int) -> Layout | None:
     data_at = start + offset
     if not 24 <= offset <= 65_536 or data_at > end:
         return None
-    found = _Fields(kind, _Style(24, 4, order + "I", 0, 1), start, _AU_BYTES.get(encoding, 0) * channels or 1)
+    found = _Fields(
+        kind, _Style(24, 4, order + "I", 0, 1), start, _AU_BYTES.get(encoding, 0) * channels or 1
+    )
     found.second_bytes = rate_hz * channels * _AU_BYTES.get(encoding, 0)
     said = known_size(size)
     extents, stop = _sound(file, found, data_at, said, 2**32, end)
     whole = start == 0 and extents == (Extent(data_at, said or 0),) and stop >= end
     whole = whole and (said is not None or data_at == end)
-    return Layout(kind, start, stop, data_at, said, extents, whole, found.frame_bytes, ((8, order + "I", 0, 1),))
+    return Layout(
+        kind,
+        start,
+        stop,
+        data_at,
+        said,
+        extents,
+        whole,
+        found.frame_bytes,
+        ((8, order + "I", 0, 1),),
+    )
 
 
 def known_size(size: int) -> int | None:
-    """None for what recorders write before they know: 0, -1, the largest number or the largest that is positive, or a
-    little less."""
-    if size <= 0 or size >= SIZE_UNKNOWN or 2**31 - 2**16 <= size <= 2**31 + 2**16 or 2**32 - 2**16 <= size < 2**32:
+    """None for what recorders write before they know: 0, -1, the largest number or the largest that
+    is positive, or a little less."""
+    if (
+        size <= 0
+        or size >= SIZE_UNKNOWN
+        or 2**31 - 2**16 <= size <= 2**31 + 2**16
+        or 2**32 - 2**16 <= size < 2**32
+    ):
         return None
     return size
 
@@ -294,7 +361,9 @@ def _sound(
         return (Extent(data_at, end - data_at),), end  # cut
     guess = data_at + (said or 0)
     while guess <= end:
-        counted = said is not None and not 0 < wrap <= end - guess  # else zeros may be what the length left out
+        counted = (
+            said is not None and not 0 < wrap <= end - guess
+        )  # else zeros may be what the length left out
         rest = _behind(file, found, guess, end, zeros=counted)
         if rest is not None:
             own = Extent(data_at, guess - data_at)
@@ -311,8 +380,9 @@ def _sound(
 
 
 def _over(file: BinaryIO, found: _Fields, at: int, end: int) -> bool:
-    """Whether the sound ends where its header says, though something unknown follows: a text or a picture, or,
-    before the file or another recording ends it, less than a second that neither of the header's lengths counts."""
+    """Whether the sound ends where its header says, though something unknown follows: a text or a
+    picture, or, before the file or another recording ends it, less than a second that neither of
+    the header's lengths counts."""
     align = found.style.align
     agreed = found.outer < 0 or 0 <= found.outer - (at - found.start) < align
     padded = at + -(at - found.start) % align
@@ -322,9 +392,11 @@ def _over(file: BinaryIO, found: _Fields, at: int, end: int) -> bool:
     return agreed and (end < soon or find_beginning(file, at, min(end, soon)) is not None)
 
 
-def _behind(file: BinaryIO, found: _Fields, at: int, end: int, zeros: bool) -> tuple[tuple[Extent, ...], int] | None:
-    """What of chunks behind the sound is sound again, and where the container ends; None if something else follows:
-    then that is sound."""
+def _behind(
+    file: BinaryIO, found: _Fields, at: int, end: int, zeros: bool
+) -> tuple[tuple[Extent, ...], int] | None:
+    """What of chunks behind the sound is sound again, and where the container ends; None if
+    something else follows: then that is sound."""
     style = found.style
     extents: list[Extent] = []
     stop = tags_begin(file, at, end)
@@ -348,8 +420,11 @@ def _behind(file: BinaryIO, found: _Fields, at: int, end: int, zeros: bool) -> t
             return (tuple(extents), at) if seen else None
         if chunk.id in (b"data", b"SSND"):
             lead = {b"caff": 4, b"FORM": 8}.get(found.kind, 0)
-            extents.append(Extent(chunk.offset + lead, max(0, min(chunk.size, stop - chunk.offset) - lead)))
-        seen, at = True, chunk.offset + max(0, chunk.size)
+            extents.append(
+                Extent(chunk.offset + lead, max(0, min(chunk.size, stop - chunk.offset) - lead))
+            )
+        seen = True
+        at = chunk.offset + max(0, chunk.size)
         padded = _next(style, found.start, chunk)
     return tuple(extents), at
 

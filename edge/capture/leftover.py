@@ -1,4 +1,5 @@
-"""What stands in a file beside sound and is none: tags, padding, text, pictures, and what nobody knows.
+"""What stands in a file beside sound and is none: tags, padding, text, pictures, and what nobody
+knows.
 
 Looks at bytes alone. Knows no container.
 """
@@ -10,7 +11,9 @@ from typing import BinaryIO
 
 from edge.capture.opened import pread
 
-ZEROS_MAX = 2**20  # so many zero bytes may be silence that was recorded; more of them, undeclared, are room
+ZEROS_MAX = (
+    2**20
+)  # so many zero bytes may be silence that was recorded; more of them, undeclared, are room
 _PIECE_BYTES = 2**20
 JUNK_MAX = 1_024  # bytes of anything that are not worth a word
 ID3_FOOTER = 0x10  # flag of an ID3v2 tag: its head is repeated behind it
@@ -37,14 +40,16 @@ def is_no_sound(file: BinaryIO, at: int) -> bool:
 
 
 def left_over(file: BinaryIO, at: int, stop: int) -> int:
-    """How many bytes are neither sound nor tags or padding, of those behind a sound; 0 if they are too few to tell."""
+    """How many bytes are neither sound nor tags or padding, of those behind a sound; 0 if they are
+    too few to tell."""
     stop = tags_begin(file, at, max(at, stop))
     at = min(stop, id3_end(file, at))
     return 0 if stop - at <= JUNK_MAX or only_zeros(file, at, stop) else stop - at
 
 
 def only_zeros(file: BinaryIO, at: int, stop: int) -> bool:
-    """Whether there is nothing but padding, of any length: what a card or a copy set aside and nobody wrote."""
+    """Whether there is nothing but padding, of any length: what a card or a copy set aside and
+    nobody wrote."""
     while at < stop:
         piece = pread(file, min(_PIECE_BYTES, stop - at), at)
         if piece.count(0) < len(piece):
@@ -56,7 +61,8 @@ def only_zeros(file: BinaryIO, at: int, stop: int) -> bool:
 
 
 def without_room(file: BinaryIO, low: int, stop: int) -> int:
-    """Where what a header does not declare ends: before the zeros up to `stop`, if they are more than a silence."""
+    """Where what a header does not declare ends: before the zeros up to `stop`, if they are more
+    than a silence."""
     at = stop
     while at > low:
         begin = max(low, at - _PIECE_BYTES)
@@ -68,7 +74,8 @@ def without_room(file: BinaryIO, low: int, stop: int) -> int:
 
 
 def tags_begin(file: BinaryIO, low: int, end: int) -> int:
-    """Where the tags begin that stand at the end of a file (ID3v1, APE, Lyrics3, ID3v2); `end` if there are none."""
+    """Where the tags begin that stand at the end of a file (ID3v1, APE, Lyrics3, ID3v2); `end` if
+    there are none."""
     for _ in range(8):
         tail = pread(file, min(128, end - low), end - min(128, end - low))
         size = 0

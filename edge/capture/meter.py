@@ -1,4 +1,5 @@
-"""How loud the microphone is, whether it clips, whether it sits at zero. Knows samples, nothing of cards."""
+"""How loud the microphone is, whether it clips, whether it sits at zero. Knows samples, nothing of
+cards."""
 
 import math
 from dataclasses import dataclass

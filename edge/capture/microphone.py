@@ -1,6 +1,8 @@
-"""The microphone as a source of Chunks and Gaps that never gives up: opens the card, watches it, opens it again.
+"""The microphone as a source of Chunks and Gaps that never gives up: opens the card, watches it,
+opens it again.
 
-Knows what counts as silence of a card and when to try again. Does not know wall-clock time, windows or the store.
+Knows what counts as silence of a card and when to try again. Does not know wall-clock time, windows
+or the store.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ from edge.types import Chunk, Gap, GapReason
 RETRY_S_MAX = 60.0
 HEALTHY_S = 10.0  # of sound: then the next failure is a first one again
 LOST_S_MIN = 0.005  # below this, arrivals merely jitter
-LOST_S_MAX = 5.0  # later than this, sound that is missing in pieces is told of before the hour is full
+LOST_S_MAX = (
+    5.0  # later than this, sound that is missing in pieces is told of before the hour is full
+)
 _IN_PIECES = "lost in pieces, the card said nothing"
 _NOW = "; later: "  # between what ended the sound and what the latest trial says
 _jitter = random.Random()  # our own: a thread that ends late moves nobody else's state
@@ -61,20 +65,22 @@ class Microphone:
             piece = microphone.read(timeout_s=0.5)
         rest = microphone.close()
 
-    The books: each Chunk or Gap begins where the one before it ended, the first when this was made. So seconds of
-    chunks and gaps add up to the monotonic time, as far as the card's crystal keeps it; `reanchor` puts
-    right what it does not keep, and is for the moments between two stretches, an hour apart. Whatever a card gives,
-    they tell of no more time than has passed. Before the first sound
-    there is a Gap "off" for the time that opening took, or with a better reason if one turned up.
+    The books: each Chunk or Gap begins where the one before it ended, the first when this was made.
+    So seconds of chunks and gaps add up to the monotonic time, as far as the card's crystal keeps
+    it; `reanchor` puts right what it does not keep, and is for the moments between two stretches,
+    an hour apart. Whatever a card gives, they tell of no more time than has passed. Before the
+    first sound there is a Gap "off" for the time that opening took, or with a better reason if one
+    turned up.
 
-    A card whose rate is off by more than a crystal's: samples that are too few are Gaps "overflow", since nobody can
-    tell them from lost ones; those that are too many are squeezed into the time in which they came (see Stretch).
-    `trouble` says so, and what to do.
+    A card whose rate is off by more than a crystal's: samples that are too few are Gaps "overflow",
+    since nobody can tell them from lost ones; those that are too many are squeezed into the time in
+    which they came (see Stretch). `trouble` says so, and what to do.
 
-    An outage is one Gap, given when sound is back, however often the card was tried meanwhile; it keeps the reason it
-    began with, and `silent` tells of it while it lasts. A card that delivers the same number for `stall_s` has been
-    heard until then; the Gap "constant" ends with the first block in which two samples differ. The card is tried
-    again for ever, after 1 s, 2 s, 4 s up to 60 s, each shortened by chance to half of it at most.
+    An outage is one Gap, given when sound is back, however often the card was tried meanwhile; it
+    keeps the reason it began with, and `silent` tells of it while it lasts. A card that delivers
+    the same number for `stall_s` has been heard until then; the Gap "constant" ends with the first
+    block in which two samples differ. The card is tried again for ever, after 1 s, 2 s, 4 s up to
+    60 s, each shortened by chance to half of it at most.
     """
 
     def __init__(
@@ -100,13 +106,18 @@ class Microphone:
         self._same_s = 0.0
         self._numbers = True  # whether the block read last had any
         self._failures = 0
-        self._end_s = self._retry_s = clock()  # up to where chunks and gaps tell; when to open the card
+        self._end_s = self._retry_s = (
+            clock()
+        )  # up to where chunks and gaps tell; when to open the card
 
     def __enter__(self) -> Microphone:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -129,25 +140,31 @@ class Microphone:
         return gap if gap and gap.reason != "off" else None
 
     def _silent(self) -> Gap | None:
-        silence, end_s = self._silence, self._end_s
+        silence = self._silence
+        end_s = self._end_s
         if silence is None:
             return None
         return Gap(end_s, max(0.0, self._clock() - end_s), silence.reason, silence.detail)
 
     @property
     def drift_s(self) -> float:
-        """By how much the sound is later than its samples counted since the last `reanchor` or Gap."""
+        """By how much the sound is later than its samples counted since the last `reanchor` or
+        Gap."""
         return self._stretch.drift_s if self._stretch else 0.0
 
     @property
     def trouble(self) -> str | None:
-        """What is wrong with the card although it is heard: it is not at the rate that it says. None: nothing."""
-        card, off = self._card, self._rate_off
+        """What is wrong with the card although it is heard: it is not at the rate that it says.
+        None: nothing."""
+        card = self._card
+        off = self._rate_off
         if card is None or off is None or abs(off) < RATE_OFF_MIN:
             return None
-        how, rate_hz = "more" if off > 0 else "fewer", card.ring.rate_hz
+        how = "more" if off > 0 else "fewer"
+        rate_hz = card.ring.rate_hz
         return (
-            f"microphone.rate_hz: {card.name!r} gives {abs(off):.1%} {how} samples than {rate_hz} Hz says, "
+            f"microphone.rate_hz: {card.name!r} gives {abs(off):.1%} {how} samples than {rate_hz} "
+            f"Hz says, "
             f"about {round(rate_hz * (1 + off), -2):.0f} in a second"
         )
 
@@ -156,9 +173,11 @@ class Microphone:
         return self._meter.read()
 
     def reanchor(self) -> float:
-        """Let the next Chunk's `at_s` follow from the recent arrivals instead of the count; returns the difference.
+        """Let the next Chunk's `at_s` follow from the recent arrivals instead of the count; returns
+        the difference.
 
-        More than a crystal can drift is sound that the card lost without saying so: a Gap "overflow" comes first.
+        More than a crystal can drift is sound that the card lost without saying so: a Gap
+        "overflow" comes first.
         """
         stretch = self._stretch
         if stretch is None:
@@ -173,7 +192,8 @@ class Microphone:
         self._break("overflow", lost_s, _IN_PIECES)
 
     def read(self, timeout_s: float) -> Chunk | Gap | None:
-        """The next half second of sound, or what is missing before it; None if nothing came in the time."""
+        """The next half second of sound, or what is missing before it; None if nothing came in the
+        time."""
         deadline_s = self._clock() + timeout_s
         while True:
             while not self._ready and self._step():
@@ -186,11 +206,14 @@ class Microphone:
             self._wait(min(left_s, _POLL_S))
 
     def close(self) -> Gap | None:
-        """Stop listening. Returns what the books still want up to now: the outage that has not ended, or as "off" the
-        sound that nobody read; None where that is nothing. Read until `waiting_s` is small if it is to be heard.
+        """Stop listening. Returns what the books still want up to now: the outage that has not
+        ended, or as "off" the sound that nobody read; None where that is nothing. Read until
+        `waiting_s` is small if it is to be heard.
         """
-        card, self._card = self._card, None
-        stretch, self._stretch = self._stretch, None
+        card = self._card
+        self._card = None
+        stretch = self._stretch
+        self._stretch = None
         if card is not None:
             self._portaudio.close(card.stream)
         first = self._ready[0] if self._ready else self._silent()
@@ -202,7 +225,11 @@ class Microphone:
         self._end_s = max(self._clock(), at_s)
         if self._end_s - at_s < LOST_S_MIN:
             return None
-        reason, detail = (first.reason, first.detail) if isinstance(first, Gap) else ("off", "not read before the end")
+        reason, detail = (
+            (first.reason, first.detail)
+            if isinstance(first, Gap)
+            else ("off", "not read before the end")
+        )
         return Gap(at_s, self._end_s - at_s, reason, detail)
 
     def _wait(self, seconds: float) -> None:
@@ -236,8 +263,12 @@ class Microphone:
     def _hear(self, card: _Card, block: Block) -> None:
         rate_hz = card.ring.rate_hz
         self._numbers = not np.isnan(block.samples).all()
-        np.nan_to_num(block.samples, copy=False, posinf=1.0, neginf=-1.0)  # sound servers pass on any float
-        np.clip(block.samples, -SAMPLE_MAX, SAMPLE_MAX, out=block.samples)  # so that sums of squares stay numbers
+        np.nan_to_num(
+            block.samples, copy=False, posinf=1.0, neginf=-1.0
+        )  # sound servers pass on any float
+        np.clip(
+            block.samples, -SAMPLE_MAX, SAMPLE_MAX, out=block.samples
+        )  # so that sums of squares stay numbers
         self._meter.add(block.samples, rate_hz)
         self._watch(block, rate_hz)
         dropped_s = block.dropped / rate_hz
@@ -261,30 +292,36 @@ class Microphone:
             self._failures = 0
 
     def _make_room(self, dropped_s: float, until_s: float) -> None:
-        """Samples had to make room. A card that gives them in heaps gives more than time has passed for: the gap ends
-        where the sound behind it begins, at the latest.
+        """Samples had to make room. A card that gives them in heaps gives more than time has passed
+        for: the gap ends where the sound behind it begins, at the latest.
         """
         self._end_stretch()
         lost_s = min(dropped_s, max(0.0, until_s - self._end_s))
         self._break("overload", lost_s, f"more than {self._settings.buffer_s:g} s of sound waited")
 
     def _overflow(self, card: _Card, block: Block) -> None:
-        """How much the card lost is what the monotonic clock says more than the samples: its own time stamps are the
-        sound server's guesses where there is one, and of another clock than ours.
+        """How much the card lost is what the monotonic clock says more than the samples: its own
+        time stamps are the sound server's guesses where there is one, and of another clock than
+        ours.
         """
-        expected_s = self._end_s if self._stretch is None else self._stretch.end_s + self._stretch.drift_s
+        expected_s = (
+            self._end_s if self._stretch is None else self._stretch.end_s + self._stretch.drift_s
+        )
         lost_s = max(0.0, block.start_s - expected_s)
         if lost_s > LOST_S_MIN or (block.overflowed and self._stretch is not None):
             self._break("overflow", lost_s, f"{card.name!r} lost samples")
 
     def _watch(self, block: Block, rate_hz: int) -> None:
         """How long the samples have all been the same number."""
-        low, high = float(block.samples.min()), float(block.samples.max())
+        low = float(block.samples.min())
+        high = float(block.samples.max())
         if low != high:
-            self._same, self._same_s = None, 0.0
+            self._same = None
+            self._same_s = 0.0
             return
         if low != self._same:
-            self._same, self._same_s = low, 0.0
+            self._same = low
+            self._same_s = 0.0
         self._same_s += len(block.samples) / rate_hz
 
     def _give(self, chunk: Chunk | None) -> None:
@@ -293,7 +330,8 @@ class Microphone:
             self._end_s = chunk.at_s + len(chunk.samples) / RATE_HZ
 
     def _break(self, reason: GapReason, seconds: float, detail: str) -> None:
-        """The stretch ends here, and after `seconds` without sound another begins; that is not in the future."""
+        """The stretch ends here, and after `seconds` without sound another begins; that is not in
+        the future."""
         self._end_stretch()
         seconds = max(0.0, min(seconds, self._clock() - self._end_s))
         self._ready.append(Gap(self._end_s, seconds, reason, detail))
@@ -318,7 +356,9 @@ class Microphone:
             self._portaudio.rescan()
             device = self._portaudio.find(wanted.device)
             ring = Ring(device.rate(wanted.rate_hz), wanted.buffer_s, self._clock)
-            stream = self._portaudio.open(device, ring.rate_hz, wanted.channel, ring.write, ring.end)
+            stream = self._portaudio.open(
+                device, ring.rate_hz, wanted.channel, ring.write, ring.end
+            )
         except CaptureError as error:
             self._fall_silent("no device", str(error))
             return
@@ -326,12 +366,15 @@ class Microphone:
             shown = f"no memory for {wanted.buffer_s:g} s of sound; take less"
             self._fall_silent("no device", f"microphone.buffer_s: {shown}")
             return
-        self._same, self._same_s, self._rate_off = None, 0.0, None
+        self._same = None
+        self._same_s = 0.0
+        self._rate_off = None
         self._card = _Card(device.name, stream, ring, self._clock())
 
     def _lose(self, reason: GapReason, detail: str) -> None:
         """Give the card up, with what it delivered; it will be opened anew."""
-        card, self._card = self._card, None
+        card = self._card
+        self._card = None
         assert card is not None, "there is a card to lose"
         self._portaudio.close(card.stream)
         while (block := card.ring.take(partial=True)) is not None:
@@ -346,7 +389,9 @@ class Microphone:
             self._silence = _Silence(reason, detail)
         else:
             cause = first.detail.split(_NOW)[0]
-            self._silence = _Silence(first.reason, cause if detail == cause else f"{cause}{_NOW}{detail}")
+            self._silence = _Silence(
+                first.reason, cause if detail == cause else f"{cause}{_NOW}{detail}"
+            )
         delay_s = min(RETRY_S_MAX, 2.0 ** min(self._failures, 10))
         self._failures += 1
         self._retry_s = self._clock() + delay_s * (1 - self._chance() / 2)

@@ -14,34 +14,41 @@ BLOCK_FRAMES = 16_384  # looked at together: half a second at 32 kHz
 CANCEL_POWER = 0.01  # the mean is 20 dB below the louder channel
 _PAIRS = 256  # of neighbouring samples looked at in a block
 _EACH = BLOCK_FRAMES // _PAIRS
-_AT = np.arange(_PAIRS) * _EACH + np.arange(_PAIRS) * 29 % (_EACH - 1)  # unevenly: no tone is met at one phase for ever
+_AT = np.arange(_PAIRS) * _EACH + np.arange(_PAIRS) * 29 % (
+    _EACH - 1
+)  # unevenly: no tone is met at one phase for ever
 _POWER_MIN = 1e-10 * _PAIRS  # of one sample to the next; below this, nothing sounds
 
 
 class Mixer:
-    """Mean of the channels. A balanced microphone on a stereo input, or a cable with two wires swapped, gives channels
-    of opposite sign, whose mean is silence: from the first block on in which the mean lies 20 dB below the louder
-    channel, that channel is taken instead.
+    """Mean of the channels. A balanced microphone on a stereo input, or a cable with two wires
+    swapped, gives channels of opposite sign, whose mean is silence: from the first block on in
+    which the mean lies 20 dB below the louder channel, that channel is taken instead.
 
-    It is taken to the end of the recording, for in quiet moments the channels' own noise does not cancel, and a bird in
-    them would be lost again; only if it falls 20 dB below another is that one taken. Silence decides nothing, and one
-    dead channel of two (the mean is 6 dB lower) or noise of two microphones (3 dB) is far from 20 dB. Compared is the
-    power of differences between neighbouring samples, a part of them: there a constant offset or hum weigh little.
-    A block belongs to the recording, not to the codec: the same sound gives the same choice.
+    It is taken to the end of the recording, for in quiet moments the channels' own noise does not
+    cancel, and a bird in them would be lost again; only if it falls 20 dB below another is that one
+    taken. Silence decides nothing, and one dead channel of two (the mean is 6 dB lower) or noise of
+    two microphones (3 dB) is far from 20 dB. Compared is the power of differences between
+    neighbouring samples, a part of them: there a constant offset or hum weigh little. A block
+    belongs to the recording, not to the codec: the same sound gives the same choice.
     """
 
     def __init__(self, channels: int, rate_hz: int) -> None:
-        self._channels, self._rate_hz = channels, rate_hz
+        self._channels = channels
+        self._rate_hz = rate_hz
         self._at = 0  # frames mixed so far
         self._taken: int | None = None  # channel
         self.note: str | None = None
 
     def mix(self, frames: Samples) -> Samples:
-        """One channel out of `(n, channels)`; `n` is a multiple of BLOCK_FRAMES but for the last."""
+        """One channel out of `(n, channels)`; `n` is a multiple of BLOCK_FRAMES but for the
+        last."""
         mono = _mean(frames)
         if self._channels > 1:
             at = _looked_at(len(frames))
-            steps = (frames.take(at + 1, axis=0) - frames.take(at, axis=0)).reshape(-1, _PAIRS, self._channels)
+            steps = (frames.take(at + 1, axis=0) - frames.take(at, axis=0)).reshape(
+                -1, _PAIRS, self._channels
+            )
             powers = np.einsum("bij,bij->bj", steps, steps)
             together = np.einsum("bij->bi", steps)
             cancelled = np.einsum("bi,bi->b", together, together) / self._channels**2
@@ -71,14 +78,18 @@ class Mixer:
 
 
 def _looked_at(count: int) -> NDArray[np.int64]:
-    """Which of so many frames are looked at, block by block; a short rest is as what was before it."""
+    """Which of so many frames are looked at, block by block; a short rest is as what was before
+    it."""
     firsts = range(0, count - 2 * _PAIRS + 1, BLOCK_FRAMES)
-    spans = [first + _AT * (min(BLOCK_FRAMES, count - first) - 1) // BLOCK_FRAMES for first in firsts]
+    spans = [
+        first + _AT * (min(BLOCK_FRAMES, count - first) - 1) // BLOCK_FRAMES for first in firsts
+    ]
     return np.concatenate(spans) if spans else np.empty(0, np.int64)
 
 
 def _mean(frames: Samples) -> Samples:
-    """Mean of the channels `(n, channels)`. Not a matrix product: for that BLAS would wake threads of its own."""
+    """Mean of the channels `(n, channels)`. Not a matrix product: for that BLAS would wake threads
+    of its own."""
     if frames.shape[1] == 1:
         return frames[:, 0].copy()
     mono = frames[:, 0] + frames[:, 1]

@@ -1,6 +1,8 @@
-"""The sound of a recording file at its own rate, one channel: piece after piece, and what is missing between them.
+"""The sound of a recording file at its own rate, one channel: piece after piece, and what is
+missing between them.
 
-Knows what was announced, read, folded up and lost. Does not know the rate that is wanted, blocks, or a record.
+Knows what was announced, read, folded up and lost. Does not know the rate that is wanted, blocks,
+or a record.
 """
 
 from __future__ import annotations
@@ -22,13 +24,15 @@ from edge.types import GapReason
 
 DURATION_S_MAX = 7 * 86_400.0  # a few MB of FLAC can claim and deliver years of silence
 LOST_S_MIN = 0.1  # below this, header and decoder merely differ about the encoder's padding
-# Full scale is 1. Resamplers and float files overshoot it a little, which is sound; a program that forgets to divide
-# leaves integer units, up to 32 bits, and an image is the same at every scale. What is larger than any converter gives
-# is a damaged file, and squared, summed and mixed it would end in numbers that are none.
+# Full scale is 1. Resamplers and float files overshoot it a little, which is sound; a program that
+# forgets to divide leaves integer units, up to 32 bits, and an image is the same at every scale.
+# What is larger than any converter gives is a damaged file, and squared, summed and mixed it would
+# end in numbers that are none.
 SAMPLE_MAX = 2.0**31
 PARTS_MAX = 10_000
 _FOLDS_LOST = (
-    "AudioMoth's trigger may have left out silence here, of which a lossy file keeps no trace: what follows it has an"
+    "AudioMoth's trigger may have left out silence here, of which a lossy file keeps no trace: "
+    "what follows it has an"
     " earlier time than it had"
 )
 _PIECE_FRAMES = 4 * BLOCK_FRAMES  # per mixing and resampling step
@@ -46,7 +50,9 @@ class NativeSound:
     """Iterate once. What is lost is known when the iteration has ended."""
 
     def __init__(self, file: BinaryIO, part: Part, recording: Recording) -> None:
-        self._file, self._part, self._recording = file, part, recording
+        self._file = file
+        self._part = part
+        self._recording = recording
         self._mixer = Mixer(recording.channels, recording.rate_hz)
         self._said = part.frames  # of the file or stream that is being read
         self._read = 0  # of it
@@ -67,7 +73,8 @@ class NativeSound:
 
     @property
     def expected(self) -> int | None:
-        """Frames announced or found, whichever are more, unfolded as far as was read; None where nobody knows yet."""
+        """Frames announced or found, whichever are more, unfolded as far as was read; None where
+        nobody knows yet."""
         if self._said is None and not self._before + self._behind:
             return None
         return self._before + max(self._said or 0, self._read) + self._behind + self._added
@@ -75,8 +82,13 @@ class NativeSound:
     @property
     def certain(self) -> int | None:
         """Frames that will be read, where header and end of the file tell it for certain."""
-        part, most = self._part, DURATION_S_MAX * self._recording.rate_hz
-        if may_be_folded(self._recording.path, self._file, part.sound) or part.certain is None or part.certain > most:
+        part = self._part
+        most = DURATION_S_MAX * self._recording.rate_hz
+        if (
+            may_be_folded(self._recording.path, self._file, part.sound)
+            or part.certain is None
+            or part.certain > most
+        ):
             return None
         return part.certain
 
@@ -121,7 +133,12 @@ class NativeSound:
     def _unfolded(self, items: Iterator[Samples | Fold]) -> Iterator[Samples | Missing]:
         for item in items:
             if isinstance(item, Fold):
-                room = round(DURATION_S_MAX * self._recording.rate_hz) - self._before - self._read - self._added
+                room = (
+                    round(DURATION_S_MAX * self._recording.rate_hz)
+                    - self._before
+                    - self._read
+                    - self._added
+                )
                 frames = min(item.frames, item.block + max(0, room))
                 self._added += frames - item.block
                 yield Missing(frames, "triggered", "below the recorder's trigger")
@@ -131,7 +148,8 @@ class NativeSound:
     def _limit(self) -> None:
         frames = self._before + self._read + self._added
         if frames >= DURATION_S_MAX * self._recording.rate_hz and not self._over:
-            self._over, self.why = True, f"too long (only the first {DURATION_S_MAX / 86_400:.0f} days are read)"
+            self._over = True
+            self.why = f"too long (only the first {DURATION_S_MAX / 86_400:.0f} days are read)"
 
     def _sane(self, mono: Samples) -> Samples:
         if not len(mono) or max(mono.max(), -mono.min()) <= SAMPLE_MAX:  # false for NaN too
@@ -139,12 +157,18 @@ class NativeSound:
         with np.errstate(invalid="ignore"):
             first_bad = int(np.argmin(np.abs(mono) <= SAMPLE_MAX))
         value = float(mono[first_bad])
-        what = f"of {value:.1g}, far beyond full scale" if np.isfinite(value) else "that are not numbers"
-        self._over, self.why = True, f"damaged (samples {what})"
+        what = (
+            f"of {value:.1g}, far beyond full scale"
+            if np.isfinite(value)
+            else "that are not numbers"
+        )
+        self._over = True
+        self.why = f"damaged (samples {what})"
         return mono[:first_bad]
 
     def _following(self, part: Part) -> Part | None:
-        """What is to be read behind a part that has ended: the same one, if libsndfile ended it too early."""
+        """What is to be read behind a part that has ended: the same one, if libsndfile ended it too
+        early."""
         start = part.next_start()
         if start is None or start <= part.start:
             return None
@@ -158,17 +182,25 @@ class NativeSound:
         except soundfile.SoundFileError as error:
             self.why = self.why or f"joined with what cannot be read ({error_line(error)})"
             return None
-        sound, recording = following.sound, self._recording
+        sound = following.sound
+        recording = self._recording
         if (sound.samplerate, sound.channels) == (recording.rate_hz, recording.channels):
             return following
-        self.why = self.why or f"joined with sound of {sound.samplerate} Hz and {sound.channels} channels"
+        self.why = (
+            self.why or f"joined with sound of {sound.samplerate} Hz and {sound.channels} channels"
+        )
         self._behind = round(_frames_of(following) * recording.rate_hz / sound.samplerate)
         following.close()
         return None
 
     def _note_junk(self, part: Part, following: Part | None) -> None:
-        """What stands behind a sound is said if it is more than a little: it may have been sound."""
-        if self.why is None and following is not part and (count := part.junk(following.start if following else None)):
+        """What stands behind a sound is said if it is more than a little: it may have been
+        sound."""
+        if (
+            self.why is None
+            and following is not part
+            and (count := part.junk(following.start if following else None))
+        ):
             self.why = f"holds {count} bytes that are not read as sound"
 
     def _settled(self, part: Part, following: Part) -> Iterator[Missing]:
@@ -179,13 +211,18 @@ class NativeSound:
             said = None if part.form.whole else said  # its length may be that of the stream behind
         self._part = following
         part.close()
-        if isinstance(part.form, Mpeg) and isinstance(following.form, Mpeg) and not following.form.has_length:
+        if (
+            isinstance(part.form, Mpeg)
+            and isinstance(following.form, Mpeg)
+            and not following.form.has_length
+        ):
             return  # the same stream goes on
         lost = (said or 0) - self._read
         if lost <= LOST_S_MIN * self._recording.rate_hz:
             lost = 0
         self._before += self._read + lost
-        self._said, self._read = following.frames, 0
+        self._said = following.frames
+        self._read = 0
         if lost:
             self.between += lost
             yield Missing(lost, "damaged", self.why or "truncated, and joined with another file")
@@ -195,7 +232,8 @@ def _frames_of(part: Part) -> int:
     """How many frames it has, by reading it where it does not say."""
     if part.frames is not None:
         return part.frames
-    buffer, total = np.empty((_PIECE_FRAMES, part.sound.channels), np.float32), 0
+    buffer = np.empty((_PIECE_FRAMES, part.sound.channels), np.float32)
+    total = 0
     most = DURATION_S_MAX * part.sound.samplerate
     while (count := part.read(buffer)) and total < most:
         total += count

@@ -1,6 +1,8 @@
-"""One open recording file: digest, header and sound are read from it, whatever becomes of its name meanwhile.
+"""One open recording file: digest, header and sound are read from it, whatever becomes of its name
+meanwhile.
 
-It has the length that it had when it was opened: what is added later is another state of the file. Knows no sound.
+It has the length that it had when it was opened: what is added later is another state of the file.
+Knows no sound.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ def no_pulse() -> None:
 
 
 class Opened(io.FileIO):
-    """A file that is read in pieces, by `pread`. `pulse` is called before each of them: so whoever waits knows that
-    reading gets on, and it may raise to leave it. Raises OSError."""
+    """A file that is read in pieces, by `pread`. `pulse` is called before each of them: so whoever
+    waits knows that reading gets on, and it may raise to leave it. Raises OSError."""
 
     def __init__(self, path: Path, pulse: Pulse = no_pulse) -> None:
         self.pulse = pulse

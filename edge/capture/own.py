@@ -1,7 +1,8 @@
-"""What a station keeps for itself: passed over wherever recordings are looked for, or it would hear its own clips.
+"""What a station keeps for itself: passed over wherever recordings are looked for, or it would hear
+its own clips.
 
-The station at work is told by device and inode, through links, mounts and other spellings of a path; another one's
-state by its record, which lies beside what it keeps. Knows no recording.
+The station at work is told by device and inode, through links, mounts and other spellings of a
+path; another one's state by its record, which lies beside what it keeps. Knows no recording.
 """
 
 from __future__ import annotations
@@ -11,9 +12,18 @@ from contextlib import suppress
 from pathlib import Path
 
 RECORD = "station.db"
-OWN_FOLDER = "expected a folder of recordings, found what the station keeps for itself; name another folder"
+OWN_FOLDER = (
+    "expected a folder of recordings, found what the station keeps for itself; name another folder"
+)
 _FOLDERS = ("clips", "backups", "priors", "engines")
-_FILES = ("station.lock", "reserve", "reserve.part", "health.json", "health.prom", "settings.last.yaml")
+_FILES = (
+    "station.lock",
+    "reserve",
+    "reserve.part",
+    "health.json",
+    "health.prom",
+    "settings.last.yaml",
+)
 
 
 def is_kept(name: str) -> bool:
@@ -22,7 +32,8 @@ def is_kept(name: str) -> bool:
 
 
 class Own:
-    """What the station at work keeps in its state folder; without one only what other stations keep in theirs is known.
+    """What the station at work keeps in its state folder; without one only what other stations keep
+    in theirs is known.
 
     own = Own(config.state)
     own.look()                       # links and mounts may have changed
@@ -41,7 +52,8 @@ class Own:
         self._paths = [folder.resolve() for folder in self._folders]
 
     def is_state(self, folder: str | Path) -> bool:
-        """Whether names in this folder mean what a station gives them: its state, or another station's."""
+        """Whether names in this folder mean what a station gives them: its state, or another
+        station's."""
         record = os.path.join(folder, RECORD)  # noqa: PTH118  # quick
         return _id(folder) == self._state_id is not None or os.path.exists(record)  # noqa: PTH110
 
@@ -53,9 +65,9 @@ class Own:
         """Whether this path, all links followed, lies in what the station keeps."""
         with suppress(OSError, RuntimeError):  # a link that leads nowhere, or round
             real = Path(path).resolve()
-            return any(real == folder or real.is_relative_to(folder) for folder in self._paths) or any(
-                self.is_own(parent) for parent in (real, *real.parents)
-            )
+            return any(
+                real == folder or real.is_relative_to(folder) for folder in self._paths
+            ) or any(self.is_own(parent) for parent in (real, *real.parents))
         return False
 
     def holds_state(self, folder: Path) -> bool:

@@ -1,7 +1,9 @@
-"""A recording file as the files in it: usually one; more where files were joined by `cat` or a stream is chained.
+"""A recording file as the files in it: usually one; more where files were joined by `cat` or a
+stream is chained.
 
-Opens each with libsndfile, helped where a header is wrong, reads it, and finds where the next begins. Knows containers
-by layout.py and streams.py; knows no mixing, no rate but the file's, and no words for the record.
+Opens each with libsndfile, helped where a header is wrong, reads it, and finds where the next
+begins. Knows containers by layout.py and streams.py; knows no mixing, no rate but the file's, and
+no words for the record.
 """
 
 from __future__ import annotations
@@ -43,11 +45,14 @@ _FRAMES_UNKNOWN = 2**40  # libsndfile's "to the end" is 2**63 - 1; FLAC cannot s
 _SIZE_ENDLESS = 2**44
 _FLAC_BEGINS = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 _PLAIN = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
-_READ_S = 0.25  # per libsndfile call: each costs 8 µs of its own, and a decoding error may cost the call it happens in
+# per libsndfile call: each costs 8 µs of its own, and a decoding error may cost the call it happens
+# in
+_READ_S = 0.25
 
 
 class _Forward(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is not typed
-    """Never seeks: soundfile otherwise seeks after each read, and never reads beyond a header's estimate."""
+    """Never seeks: soundfile otherwise seeks after each read, and never reads beyond a header's
+    estimate."""
 
     def seekable(self) -> bool:
         return False
@@ -56,9 +61,10 @@ class _Forward(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is not t
 class Part:
     """One file or stream in the file, open to be read once, forward.
 
-    `frames` are those of a channel that its header announces or that were found, whichever are more; None where nobody
-    can say. Raises soundfile.SoundFileError if libsndfile cannot open it. Whatever the file itself raises while it is
-    read (OSError, or what its `pulse` raises) leaves each of its methods: it says nothing of the sound.
+    `frames` are those of a channel that its header announces or that were found, whichever are
+    more; None where nobody can say. Raises soundfile.SoundFileError if libsndfile cannot open it.
+    Whatever the file itself raises while it is read (OSError, or what its `pulse` raises) leaves
+    each of its methods: it says nothing of the sound.
     """
 
     def __init__(self, file: BinaryIO, start: int) -> None:
@@ -93,19 +99,26 @@ class Part:
             head = pread(self._file, ogg.heads_end - self.start, self.start)
             sound = Extent(ogg.heads_end, max(0, ogg.end - ogg.heads_end))
             # streams may bear the same number: only where one begins tells them apart
-            return _seen(View(self._file, [sound], head, stop_before=OGG_BEGINS if ogg.whole else None))
+            return _seen(
+                View(self._file, [sound], head, stop_before=OGG_BEGINS if ogg.whole else None)
+            )
         elif (mpeg := mpeg_stream(self._file, self.start)) is not None:
             self.form = mpeg
             head = pread(self._file, 10, 0)
-            plain_tag = len(head) == 10 and not head[5] & ID3_FOOTER  # with one, libsndfile loses the first frames
+            plain_tag = (
+                len(head) == 10 and not head[5] & ID3_FOOTER
+            )  # with one, libsndfile loses the first frames
             if mpeg.has_length and plain_tag and self.start == id3_end(self._file, 0):
                 rest = Extent(0, self._end)  # libsndfile passes over the tag itself
             if not mpeg.has_length:
-                # libsndfile takes the first frame's bit rate for all and stops where the file would then end: a
-                # VBR file can lose most of its sound. An endless file it reads for as long as there are frames.
+                # libsndfile takes the first frame's bit rate for all and stops where the file would
+                # then end: a VBR file can lose most of its sound. An endless file it reads for as
+                # long as there are frames.
                 with suppress(soundfile.SoundFileError):
                     return _seen(View(self._file, [rest], said_size=_SIZE_ENDLESS))
-        if magic[:3] == b"ID3" and not isinstance(self.form, Mpeg):  # libsndfile's own way past tags can go on for ever
+        if magic[:3] == b"ID3" and not isinstance(
+            self.form, Mpeg
+        ):  # libsndfile's own way past tags can go on for ever
             behind = id3_end(self._file, self.start)
             rest = Extent(behind, max(0, self._end - behind))
         try:
@@ -113,7 +126,9 @@ class Part:
         except soundfile.SoundFileError:
             if rest.at or plain is None or not plain.whole:
                 raise
-            return self._mended(plain)  # without the chunks behind the sound, some of which libsndfile cannot bear
+            return self._mended(
+                plain
+            )  # without the chunks behind the sound, some of which libsndfile cannot bear
 
     def _mended(self, plain: Layout) -> tuple[View, soundfile.SoundFile]:
         head = pread(self._file, plain.data_at - self.start, self.start)
@@ -127,10 +142,15 @@ class Part:
     def _announced(self) -> int | None:
         frames = int(self.sound.frames)
         if isinstance(self.form, Layout) and frames < _FRAMES_UNKNOWN:
-            said, present = self.form.said, self.form.present
+            said = self.form.said
+            present = self.form.present
             if self.sound.subtype.startswith("ALAC"):
                 return frames  # from a table in the header
-            return round(frames * said / present) if said is not None and said > present > 0 else frames
+            return (
+                round(frames * said / present)
+                if said is not None and said > present > 0
+                else frames
+            )
         if isinstance(self.form, Flac):
             return self.form.frames
         if isinstance(self.form, Mpeg) and not self.form.has_length:
@@ -139,9 +159,12 @@ class Part:
 
     @property
     def certain(self) -> int | None:
-        """The frames that can be read, and no other file behind them, where header and end of the file prove it."""
+        """The frames that can be read, and no other file behind them, where header and end of the
+        file prove it."""
         if isinstance(self.form, Layout):
-            told = self.form.whole or not self.form.present  # else another file may begin in what counts as sound
+            told = (
+                self.form.whole or not self.form.present
+            )  # else another file may begin in what counts as sound
             return int(self.sound.frames) if told and self.next_start() is None else None
         whole = False
         if isinstance(self.form, Flac):
@@ -154,7 +177,8 @@ class Part:
         return self.frames if whole else None
 
     def end_marked(self, end: int | None = None) -> bool:
-        """False for an Ogg stream whose last page before `end` is not marked as such: something is missing."""
+        """False for an Ogg stream whose last page before `end` is not marked as such: something is
+        missing."""
         if not isinstance(self.form, Ogg):
             return True
         if end is None or not self.form.whole:
@@ -164,12 +188,13 @@ class Part:
 
     @property
     def not_closed(self) -> bool:
-        """Whether its header says what a program writes that has still to fill in the length, or never can. Of a FLAC,
-        an Ogg or MP3 stream its end tells."""
+        """Whether its header says what a program writes that has still to fill in the length, or
+        never can. Of a FLAC, an Ogg or MP3 stream its end tells."""
         return isinstance(self.form, Layout) and self.form.said is None
 
     def junk(self, stop: int | None) -> int:
-        """Bytes between its end and `stop`, or the file's end, that are no sound, tags or padding."""
+        """Bytes between its end and `stop`, or the file's end, that are no sound, tags or
+        padding."""
         if not isinstance(self.form, Layout | Ogg) or not self.end_marked():
             return 0
         return left_over(self._file, self.form.end, self._end if stop is None else stop)
@@ -180,7 +205,8 @@ class Part:
         return self._view.position
 
     def read(self, buffer: Samples) -> int:
-        """Fill `(n, channels)`; fewer frames at the end or where the decoder gives up (`stopped` then says why)."""
+        """Fill `(n, channels)`; fewer frames at the end or where the decoder gives up (`stopped`
+        then says why)."""
         while self._skip and self.stopped is None:
             got = self._read(buffer[: min(self._skip, self._step)])
             self._skip = self._skip - got if got else 0
@@ -193,7 +219,9 @@ class Part:
         return count
 
     def _read(self, buffer: Samples) -> int:
-        marked = isinstance(self.form, Flac | Mpeg)  # what it decoded before an error counts, but is not told
+        marked = isinstance(
+            self.form, Flac | Mpeg
+        )  # what it decoded before an error counts, but is not told
         if marked:
             buffer.fill(np.nan)
         try:
@@ -209,7 +237,8 @@ class Part:
         return got
 
     def _failed(self, error: Exception) -> str:
-        """What an error while reading means: damage, or nothing at all ("") at or behind the end."""
+        """What an error while reading means: damage, or nothing at all ("") at or behind the
+        end."""
         position = self.position
         if self.frames is not None and self._count >= self.frames:
             return ""  # nothing that was announced is missing
@@ -220,20 +249,28 @@ class Part:
 
     def next_start(self) -> int | None:
         """Where, behind what was read, another file or stream begins."""
-        file, end, position = self._file, self._end, self.position
+        file = self._file
+        end = self._end
+        position = self.position
         if isinstance(self.form, Layout):
             stop = self.form.end
             if self._view.stopped_at is not None:
                 stop = self._view.stopped_at
                 said = self.form.said or 0
-                self.frames = max(self._count, round(self.sound.frames * said / max(1, self.form.present)))
+                self.frames = max(
+                    self._count, round(self.sound.frames * said / max(1, self.form.present))
+                )
             if stop >= end:
                 return None
             return stop if begins(file, stop) else find_beginning(file, stop, end)
         if isinstance(self.form, Flac):
             return find_beginning(file, max(self.start + 4, position - TAIL_BYTES), end)
         if isinstance(self.form, Mpeg):
-            return mpeg_next(file, position, end) if position < tags_begin(file, self.start, end) - 4 else None
+            return (
+                mpeg_next(file, position, end)
+                if position < tags_begin(file, self.start, end) - 4
+                else None
+            )
         if not isinstance(self.form, Ogg):
             return None
         if not self.form.whole:
@@ -243,15 +280,23 @@ class Part:
         return find_beginning(file, max(self.form.heads_end, position - TAIL_BYTES), end)
 
     def stop_at(self, stop: int, read: int) -> bool:
-        """Read on to `stop`, where the next stream begins: libsndfile ended before it, misled by the stream behind,
-        after `read` frames. False if there is no more."""
-        misled = isinstance(self.form, Ogg) and self.form.whole and self.stopped is None and self.position < stop
+        """Read on to `stop`, where the next stream begins: libsndfile ended before it, misled by
+        the stream behind, after `read` frames. False if there is no more."""
+        misled = (
+            isinstance(self.form, Ogg)
+            and self.form.whole
+            and self.stopped is None
+            and self.position < stop
+        )
         if not misled or self._bounded:
             return False
         self._bounded = True
         view, sound = _seen(View(self._file, [Extent(self.start, stop - self.start)]))
         self.sound.close()
-        self._view, self.sound, self._skip, self._count = view, sound, read, 0
+        self._view = view
+        self.sound = sound
+        self._skip = read
+        self._count = 0
         self.frames = self._announced()
         return True
 
@@ -270,7 +315,8 @@ def _seen(view: View) -> tuple[View, soundfile.SoundFile]:
 
 
 def find_start(file: BinaryIO, search: bool) -> int:
-    """Where the recording begins that a file holds: behind tags, and with `search` behind junk. 0 if none is found."""
+    """Where the recording begins that a file holds: behind tags, and with `search` behind junk. 0
+    if none is found."""
     end = size_of(file)
     at = id3_end(file, 0)
     head = pread(file, HEAD_BYTES, at)
@@ -288,7 +334,9 @@ def find_start(file: BinaryIO, search: bool) -> int:
 
 def error_line(error: Exception) -> str:
     """libsndfile's or the system's words, without a file name."""
-    if isinstance(error, soundfile.LibsndfileError) and error.code == 7:  # of MP3; the words speak of pipes
+    if (
+        isinstance(error, soundfile.LibsndfileError) and error.code == 7
+    ):  # of MP3; the words speak of pipes
         return "no frame could be decoded"
     text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
     return " ".join(str(text).split()).removeprefix("Error : ").rstrip(".")

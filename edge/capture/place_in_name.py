@@ -1,7 +1,8 @@
-"""Names without the places in them: what file_name.py reads as a place, and whatever else people write places as.
+"""Names without the places in them: what file_name.py reads as a place, and whatever else people
+write places as.
 
-Cuts too much rather than too little: a name may lose a figure that was none of a place. What is a word (a field's name)
-stays; nobody can tell it from another word. Knows no file and no settings.
+Cuts too much rather than too little: a name may lose a figure that was none of a place. What is a
+word (a field's name) stays; nobody can tell it from another word. Knows no file and no settings.
 """
 
 import re
@@ -33,17 +34,23 @@ _PLACES = tuple(
         rf"{_BEFORE}[NSEWO][ _:]?{_SIXTIETHS}(?![\d])",  # N52-07-24
         rf"(?<!\d)(?<!\d[-_ .]){_SIXTIETHS}[-_ ]?[NSEWO](?![A-Za-z0-9])",
         r"(?<![A-Za-z])(?:lat(?:itude)?|lon(?:g(?:itude)?)?|lng)[ _=:-]{0,2}[-+]?"
-        r"(?:\d{1,3}(?:[.,]\d+)?(?!\d)|\d{5,9}(?!\d|[T_ -]\d))(?: ?\u00b0)?(?: ?[NSEWO](?![A-Za-z]))?",
+        r"(?:\d{1,3}(?:[.,]\d+)?(?!\d)|\d{5,9}(?!\d|[T_ -]\d))(?: ?\u00b0)?(?: "
+        r"?[NSEWO](?![A-Za-z]))?",
         rf"{_BEFORE}[NSEWO][ _:]?[-+]?{_DECIMAL}",  # N52.1
         rf"{_FREE}[-+]?{_DECIMAL}[ _]?\u00b0?[ _]?[NSEWO](?![A-Za-z])",  # 52.1N
         rf"{_FREE}[-+]?{_DECIMAL}[ _]?\u00b0?{_BETWEEN}[-+]?{_DECIMAL}",  # 52.1,13.7
-        rf"{_FREE}[-+]?\d{{1,3}}\.\d+,[-+]?\d{{1,3}}\.\d+(?!\d|[.,]\d)",  # a comma that is none of a decimal
-        r"(?<![\d.,:T])[-+]?\d{1,3}[.,]\d{3,}(?!\d|[.,]\d)\u00b0?",  # finer than any degree needs to be
+        # a comma that is none of a decimal
+        rf"{_FREE}[-+]?\d{{1,3}}\.\d+,[-+]?\d{{1,3}}\.\d+(?!\d|[.,]\d)",
+        # finer than any degree needs to be
+        r"(?<![\d.,:T])[-+]?\d{1,3}[.,]\d{3,}(?!\d|[.,]\d)\u00b0?",
         rf"{_BEFORE}[NS]\d{{2,8}}{_BETWEEN}[EWO]\d{{2,9}}(?!\d|T)",  # N5207E01339
         rf"{_BEFORE}\d{{2,8}}[NS]{_BETWEEN}\d{{2,9}}[EWO](?![A-Za-z0-9])",  # 5207N_01339E
         rf"{_BEFORE}[EW]\d{{5,7}}{_BETWEEN}[NS]\d{{6,8}}(?!\d|T)",
-        rf"(?<!\d)[-+]?{_NOT_A_DATE}\d{{7,9}}[ _,-]{{1,2}}{_NOT_A_DATE}\d{{7,9}}(?!\d)",  # millionths of a degree
-        rf"{_BEFORE}\d{{1,2}}[C-HJ-NP-X][ _-]{{0,2}}\d{{5,7}}(?:[.,]\d+)?[ _,-]{{1,3}}\d{{6,8}}(?!\d)",  # UTM
+        # millionths of a degree
+        rf"(?<!\d)[-+]?{_NOT_A_DATE}\d{{7,9}}[ _,-]{{1,2}}{_NOT_A_DATE}\d{{7,9}}(?!\d)",
+        # UTM
+        rf"{_BEFORE}\d{{1,2}}[C-HJ-NP-X][ _-]{{0,2}}\d{{5,7}}(?:[.,]\d+)?[ "
+        rf"_,-]{{1,3}}\d{{6,8}}(?!\d)",
         r"(?<!\d)\d{6}(?:[.,]\d+)?[ _,;-]{1,2}\d{7}(?!\d)",  # its metres alone
         rf"{_BEFORE}\d{{1,2}}[C-HJ-NP-X][ _]?[A-HJ-NP-Z][A-HJ-NP-V][ _]?"  # MGRS
         r"(?:\d{2,5}[ _]\d{2,5}|\d{4,10})(?!\d)",
@@ -75,7 +82,8 @@ def without_places(name: str) -> str:
 def _cut(text: str) -> str:
     """The text less all spans that are places; what was parted by one is not joined to another."""
     while spans := sorted(_spans(text)):
-        kept, at = [], 0
+        kept = []
+        at = 0
         for start, stop in spans:
             kept.append(text[at:start] if start > at else "")
             at = max(at, stop)
@@ -85,7 +93,10 @@ def _cut(text: str) -> str:
 
 def _spans(text: str) -> list[tuple[int, int]]:
     plain = "".join(map(_plain, text)).translate(LOOKALIKES)
-    return [*place_spans(plain), *(match.span() for pattern in _PLACES for match in pattern.finditer(plain))]
+    return [
+        *place_spans(plain),
+        *(match.span() for pattern in _PLACES for match in pattern.finditer(plain)),
+    ]
 
 
 def _plain(sign: str) -> str:

@@ -16,8 +16,11 @@ from edge.contract.audio import Samples
 from edge.contract.errors import CaptureError
 from edge.contract.text import printable
 
-LATENCY_S = 0.5  # the card's own buffer: a busy interpreter may be late by so much before samples are lost
-CHANNELS_MIN = 2  # sound servers mix a stereo microphone down for whom asks for one channel; the setting names one
+LATENCY_S = (
+    0.5  # the card's own buffer: a busy interpreter may be late by so much before samples are lost
+)
+# sound servers mix a stereo microphone down for whom asks for one channel; the setting names one
+CHANNELS_MIN = 2
 _RATES_HZ = (1_000, 10_000_000)  # what a card may say of itself and be believed
 _ENTRIES_MAX = 256  # of the list of cards
 
@@ -35,18 +38,21 @@ class InputDevice:
     rate_hz: int  # its default; 0: it says none
 
     def rate(self, wanted_hz: int | None) -> int:
-        """The rate to open it with: the one that is asked for, else its own. Raises CaptureError if there is none."""
+        """The rate to open it with: the one that is asked for, else its own. Raises CaptureError if
+        there is none."""
         if not (wanted_hz or self.rate_hz):
             raise CaptureError(f"{self.name!r} says no rate of its own; set microphone.rate_hz")
         return wanted_hz or self.rate_hz
 
 
 class PortAudio:
-    """PortAudio, which lists the cards once when it is initialised: a card plugged in later wants `rescan`.
+    """PortAudio, which lists the cards once when it is initialised: a card plugged in later wants
+    `rescan`.
 
-    Every method raises CaptureError with one line, the system's own words in it, whatever the library raises: it
-    decodes names strictly and looks entries up in each other, so an odd card can raise nearly anything. An entry that
-    cannot be read hides no other one. `sounddevice` is the library's module; tests give another with the same names.
+    Every method raises CaptureError with one line, the system's own words in it, whatever the
+    library raises: it decodes names strictly and looks entries up in each other, so an odd card can
+    raise nearly anything. An entry that cannot be read hides no other one. `sounddevice` is the
+    library's module; tests give another with the same names.
     """
 
     def __init__(self, sounddevice: Any = None) -> None:
@@ -64,7 +70,8 @@ class PortAudio:
             self._api._initialize()
 
     def inputs(self) -> list[InputDevice]:
-        """Every card that can record and be read, as of the last `rescan`; `unread` says which cannot be."""
+        """Every card that can record and be read, as of the last `rescan`; `unread` says which
+        cannot be."""
         devices: list[InputDevice] = []
         unread: list[str] = []
         apis: list[str] = []
@@ -86,8 +93,8 @@ class PortAudio:
         return devices
 
     def _entries(self) -> list[Any]:
-        """The list of cards; where it cannot be had whole, one by one, an error in the place of one that cannot be
-        read."""
+        """The list of cards; where it cannot be had whole, one by one, an error in the place of one
+        that cannot be read."""
         try:
             return list(self._api.query_devices())
         except self._api.PortAudioError as error:
@@ -105,9 +112,12 @@ class PortAudio:
         return entries
 
     def find(self, name: str | None) -> InputDevice:
-        """The one card with `name` in its name, whatever the case, or with just that name; None: the default."""
+        """The one card with `name` in its name, whatever the case, or with just that name; None:
+        the default."""
         devices = self.inputs()
-        there = "; ".join([", ".join(repr(device.name) for device in devices) or "none", *self.unread])
+        there = "; ".join(
+            [", ".join(repr(device.name) for device in devices) or "none", *self.unread]
+        )
         if name is None:
             default = self._default_index()
             found = [device for device in devices if device.index == default]
@@ -120,7 +130,9 @@ class PortAudio:
         found = exact or [device for device in devices if wanted in device.name.casefold()]
         if len(found) != 1:
             count = "no sound card" if not found else f"{len(found)} sound cards"
-            raise CaptureError(f"microphone.device: {count} with {name!r} in the name; there is: {there}")
+            raise CaptureError(
+                f"microphone.device: {count} with {name!r} in the name; there is: {there}"
+            )
         return found[0]
 
     def _default_index(self) -> int:
@@ -139,12 +151,14 @@ class PortAudio:
         write: Callable[[Samples, bool], None],
         end: Callable[[], None],
     ) -> Any:
-        """A running stream, which PortAudio's own thread feeds to `write(samples, lost before them)` until it calls
-        `end()`, for whatever reason. `channel` counts from 1. End it with `close`.
+        """A running stream, which PortAudio's own thread feeds to `write(samples, lost before
+        them)` until it calls `end()`, for whatever reason. `channel` counts from 1. End it with
+        `close`.
         """
         if channel > device.channels:
             raise CaptureError(
-                f"microphone.channel: expected 1 to {device.channels} of {device.name!r}, found {channel}"
+                f"microphone.channel: expected 1 to {device.channels} of {device.name!r}, found "
+                f"{channel}"
             )
 
         channels = min(device.channels, max(channel, CHANNELS_MIN))
@@ -155,7 +169,8 @@ class PortAudio:
 
         failed = f"{device.name!r} cannot be opened at {rate_hz} Hz"
         with _said(failed):
-            # Not InputStream: its arrays are shaped in a way that NumPy 2.5 deprecates (sounddevice 0.5).
+            # Not InputStream: its arrays are shaped in a way that NumPy 2.5 deprecates (sounddevice
+            # 0.5).
             stream = self._api.RawInputStream(
                 device=device.index,
                 samplerate=rate_hz,
@@ -183,8 +198,10 @@ class PortAudio:
 
 
 def _device(index: int, entry: Mapping[str, Any], apis: list[str]) -> InputDevice:
-    """An entry of the list. What only describes it may be odd; without name and channels it is none."""
-    api, rate_hz = entry.get("hostapi"), entry.get("default_samplerate")
+    """An entry of the list. What only describes it may be odd; without name and channels it is
+    none."""
+    api = entry.get("hostapi")
+    rate_hz = entry.get("default_samplerate")
     is_api = isinstance(api, int) and 0 <= api < len(apis)
     is_rate = isinstance(rate_hz, int | float) and _RATES_HZ[0] <= rate_hz <= _RATES_HZ[1]
     return InputDevice(
@@ -204,13 +221,16 @@ def devices() -> list[InputDevice]:
 
 
 def _sounddevice() -> Any:
-    """The module. Not imported at the top of the file: that initialises PortAudio, which fails without the system's
-    library or where ALSA is misconfigured. Of that a station with recordings only need not know.
+    """The module. Not imported at the top of the file: that initialises PortAudio, which fails
+    without the system's library or where ALSA is misconfigured. Of that a station with recordings
+    only need not know.
     """
     try:
         return importlib.import_module("sounddevice")
     except OSError as error:
-        raise CaptureError(f"PortAudio is missing (apt-get install libportaudio2): {_line(error)}") from error
+        raise CaptureError(
+            f"PortAudio is missing (apt-get install libportaudio2): {_line(error)}"
+        ) from error
     except Exception as error:
         raise CaptureError(f"PortAudio does not start: {_line(error)}") from error
 

@@ -1,9 +1,9 @@
-"""A recording file, decoded as a stream of mono float32 blocks at one rate and of gaps, or refused with one clear
-reason.
+"""A recording file, decoded as a stream of mono float32 blocks at one rate and of gaps, or refused
+with one clear reason.
 
-Knows which files of a folder are recordings, what of them is lost, and the resampler (soxr). Does not know containers
-and codecs (container.py, parts.py), mixing (mix.py), when or where the sound was recorded (start_time.py), what a
-window is, or what becomes of a refused file.
+Knows which files of a folder are recordings, what of them is lost, and the resampler (soxr). Does
+not know containers and codecs (container.py, parts.py), mixing (mix.py), when or where the sound
+was recorded (start_time.py), what a window is, or what becomes of a refused file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from types import TracebackType
 import numpy as np
 import soxr
 
-from edge.capture.container import DURATION_S_MIN, Recording, first_part, header_of, open_file, seconds, too_short
+from edge.capture.container import (
+    DURATION_S_MIN,
+    Recording,
+    first_part,
+    header_of,
+    open_file,
+    seconds,
+    too_short,
+)
 from edge.capture.native import DURATION_S_MAX, LOST_S_MIN, Missing, NativeSound
 from edge.capture.opened import Opened
 from edge.capture.own import Own, is_kept
@@ -30,27 +38,33 @@ from edge.types import Gap
 
 Piece = Samples | Gap
 
-# What lies beside recordings and is none of them: notes, tables, pictures, settings, databases. Whatever has another
-# name is tried, and refused with a reason if it is no sound: a recording with an odd name must not vanish in silence.
+# What lies beside recordings and is none of them: notes, tables, pictures, settings, databases.
+# Whatever has another name is tried, and refused with a reason if it is no sound: a recording with
+# an odd name must not vanish in silence.
 # fmt: off
 SIDECAR_SUFFIXES = frozenset((
-    ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".conf", ".md",
-    ".html", ".htm", ".pdf", ".prom", ".doc", ".docx", ".xls", ".xlsx", ".ods", ".png", ".jpg", ".jpeg", ".gif", ".tif",
-    ".tiff", ".svg", ".webp", ".log", ".gpx", ".kml", ".db", ".db-wal", ".db-shm", ".sqlite", ".sqlite3", ".parquet",
-    ".py", ".r", ".sh", ".ipynb", ".zip", ".gz", ".md5", ".sha256", ".summary", ".sm4", ".pgs", ".part", ".tmp",
+    ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg",
+    ".conf", ".md", ".html", ".htm", ".pdf", ".prom", ".doc", ".docx", ".xls", ".xlsx", ".ods",
+    ".png", ".jpg", ".jpeg", ".gif", ".tif", ".tiff", ".svg", ".webp", ".log", ".gpx", ".kml",
+    ".db", ".db-wal", ".db-shm", ".sqlite", ".sqlite3", ".parquet", ".py", ".r", ".sh", ".ipynb",
+    ".zip", ".gz", ".md5", ".sha256", ".summary", ".sm4", ".pgs", ".part", ".tmp",
 ))
 # fmt: on
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # also what turns a line's direction round
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
+)  # also what turns a line's direction round
 
 
 def find_recordings(folder: Path, own: Own | None = None) -> list[Path]:
-    """Every file under `folder` that may be a recording, sorted; a single file is its own list, whatever its suffix.
+    """Every file under `folder` that may be a recording, sorted; a single file is its own list,
+    whatever its suffix.
 
-    Sidecars (SIDECAR_SUFFIXES), what systems leave behind (`passed_over`; macOS leaves `._x.wav` on every card) and
-    everything that is not a regular file are passed over, and so is what a station keeps for itself, `own` or another
-    one; symlinks to files are followed, to folders not. A subfolder that may not be listed is in the result itself, so
-    that whoever opens the list reports it.
+    Sidecars (SIDECAR_SUFFIXES), what systems leave behind (`passed_over`; macOS leaves `._x.wav` on
+    every card) and everything that is not a regular file are passed over, and so is what a station
+    keeps for itself, `own` or another one; symlinks to files are followed, to folders not. A
+    subfolder that may not be listed is in the result itself, so that whoever opens the list reports
+    it.
     """
     own = own or Own()
     if not folder.exists():
@@ -64,7 +78,9 @@ def find_recordings(folder: Path, own: Own | None = None) -> list[Path]:
 
     for parent, folders, names in os.walk(folder, onerror=unreadable):
         kept = is_kept if own.is_state(parent) else _is_never_kept
-        folders[:] = [n for n in folders if not (passed_over(n) or kept(n) or own.is_own(Path(parent, n)))]
+        folders[:] = [
+            n for n in folders if not (passed_over(n) or kept(n) or own.is_own(Path(parent, n)))
+        ]
         candidates = (Path(parent, name) for name in names if not (passed_over(name) or kept(name)))
         found.extend(
             path
@@ -77,13 +93,17 @@ def find_recordings(folder: Path, own: Own | None = None) -> list[Path]:
 
 
 def record_name(path: Path, root: Path) -> str:
-    r"""How the record knows a recording: relative to `root`, with forward slashes, in one printable line.
+    r"""How the record knows a recording: relative to `root`, with forward slashes, in one printable
+    line.
 
-    Rows, messages and JSON hold text alone: a byte that is no UTF-8 is written \xNN, a control character \uNNNN and a
-    backslash twice, so that every name can be told from every other and be found again.
+    Rows, messages and JSON hold text alone: a byte that is no UTF-8 is written \xNN, a control
+    character \uNNNN and a backslash twice, so that every name can be told from every other and be
+    found again.
     """
     name = os.fsencode(path.relative_to(root).as_posix()).replace(b"\\", b"\\\\")
-    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", name.decode("utf8", "backslashreplace"))
+    return _CONTROL.sub(
+        lambda found: f"\\u{ord(found[0]):04x}", name.decode("utf8", "backslashreplace")
+    )
 
 
 @contextmanager
@@ -113,8 +133,8 @@ def open_recording(path: Path) -> Recording:
 
 
 def stream(path: Path, *, block_s: float = 10.0, rate_hz: int = RATE_HZ) -> Iterator[Samples]:
-    """The blocks of `Decoder` alone, for callers that need not know what is missing: those on both sides of a gap
-    follow each other.
+    """The blocks of `Decoder` alone, for callers that need not know what is missing: those on both
+    sides of a gap follow each other.
 
     >>> for block in stream(Path("20240501_040000.WAV"), block_s=5.0): ...
     """
@@ -125,22 +145,24 @@ def stream(path: Path, *, block_s: float = 10.0, rate_hz: int = RATE_HZ) -> Iter
 
 
 class Decoder:
-    """One recording as mono float32 blocks of `block_s` at `rate_hz`, and a `Gap` where sound is missing between them:
-    what AudioMoth folded up ("triggered"), or what is damaged and followed by more ("damaged"). The last block before a
-    gap or the end is shorter; the sound between two gaps lasts DURATION_S_MIN at least, what is shorter is in them.
+    """One recording as mono float32 blocks of `block_s` at `rate_hz`, and a `Gap` where sound is
+    missing between them: what AudioMoth folded up ("triggered"), or what is damaged and followed by
+    more ("damaged"). The last block before a gap or the end is shorter; the sound between two gaps
+    lasts DURATION_S_MIN at least, what is shorter is in them.
 
-    Channels are averaged, or the louder one is taken where they cancel (mix.py; `note` says so). Rates of 1 kHz to 1
-    MHz are resampled (soxr HQ), those below `rate_hz` upwards, so their upper bands stay empty; behind a gap the
-    resampler begins anew. The total is the decoded length within one sample, block edges do not depend on the codec,
-    and memory does not depend on the file. Float samples beyond [-1, 1] are passed on as they are; at the first one
-    that is not a finite number, or larger than 32 bits count, the recording counts as damaged and the rest as lost.
+    Channels are averaged, or the louder one is taken where they cancel (mix.py; `note` says so).
+    Rates of 1 kHz to 1 MHz are resampled (soxr HQ), those below `rate_hz` upwards, so their upper
+    bands stay empty; behind a gap the resampler begins anew. The total is the decoded length within
+    one sample, block edges do not depend on the codec, and memory does not depend on the file.
+    Float samples beyond [-1, 1] are passed on as they are; at the first one that is not a finite
+    number, or larger than 32 bits count, the recording counts as damaged and the rest as lost.
 
-    Files joined by `cat` and chained streams are read as one recording while rate and channels agree; no declared
-    length is believed: what stands behind it is read, what is missing is lost. What can be decoded is yielded;
-    afterwards `lost_s` and `warning` say what could not, 0 and None where all is well. RecordingError is raised on
-    opening, or before the first block if nothing can be decoded; UnreadError at any time, of what passes. `file` is the
-    recording where it is open already. Iterate once; `close` also ends an iteration that
-    was left early.
+    Files joined by `cat` and chained streams are read as one recording while rate and channels
+    agree; no declared length is believed: what stands behind it is read, what is missing is lost.
+    What can be decoded is yielded; afterwards `lost_s` and `warning` say what could not, 0 and None
+    where all is well. RecordingError is raised on opening, or before the first block if nothing can
+    be decoded; UnreadError at any time, of what passes. `file` is the recording where it is open
+    already. Iterate once; `close` also ends an iteration that was left early.
 
     >>> with Decoder(path) as decoder:
     ...     for piece in decoder: ...
@@ -148,7 +170,12 @@ class Decoder:
     """
 
     def __init__(
-        self, path: Path, *, block_s: float = 10.0, rate_hz: int = RATE_HZ, file: Opened | None = None
+        self,
+        path: Path,
+        *,
+        block_s: float = 10.0,
+        rate_hz: int = RATE_HZ,
+        file: Opened | None = None,
     ) -> None:
         self.rate_hz = rate_hz
         self.block_frames = round(block_s * rate_hz)
@@ -167,16 +194,16 @@ class Decoder:
 
     @property
     def expected_s(self) -> float | None:
-        """Length as the header says, or as was found where that is more; None where neither is known. Final once the
-        iteration has ended: only then what is folded up is known, what stands behind an Ogg, FLAC or MP3 stream, and
-        how long a FLAC stream is that does not say so."""
+        """Length as the header says, or as was found where that is more; None where neither is
+        known. Final once the iteration has ended: only then what is folded up is known, what stands
+        behind an Ogg, FLAC or MP3 stream, and how long a FLAC stream is that does not say so."""
         expected = self._native.expected
         return None if expected is None else expected / self.recording.rate_hz
 
     @property
     def certain_s(self) -> float | None:
-        """Length of the sound that will be decoded, where header and end of the file tell it for certain; else None,
-        and only reading tells."""
+        """Length of the sound that will be decoded, where header and end of the file tell it for
+        certain; else None, and only reading tells."""
         frames = self._native.certain
         return None if frames is None else frames / self.recording.rate_hz
 
@@ -192,15 +219,20 @@ class Decoder:
 
     @property
     def lost_s(self) -> float:
-        """Announced but not decoded behind the last sound, final once the iteration has ended; 0 where the length is
-        not known."""
-        lost_s = 0.0 if self.expected_s is None else min(self.expected_s, DURATION_S_MAX) - self.position_s
+        """Announced but not decoded behind the last sound, final once the iteration has ended; 0
+        where the length is not known."""
+        lost_s = (
+            0.0
+            if self.expected_s is None
+            else min(self.expected_s, DURATION_S_MAX) - self.position_s
+        )
         return lost_s if lost_s > LOST_S_MIN else 0.0
 
     @property
     def warning(self) -> str | None:
         """One line about what could not be decoded; meaningful once the iteration has ended."""
-        native, expected_s = self._native, self.expected_s
+        native = self._native
+        expected_s = self.expected_s
         read = f"{seconds(self.decoded_s)} could be read"
         if expected_s is not None and (self.lost_s or native.between):
             # a damaged Ogg or MP3 page is skipped: what is missing may be in the middle
@@ -211,20 +243,26 @@ class Decoder:
         if native.no_end_mark:
             return f"truncated: no end mark; {read}, how much is missing is not known"
         if native.not_closed:
-            return f"not closed: its header tells no length; {read}, whether more is missing is not known"
+            return (
+                f"not closed: its header tells no length; {read}, whether more is missing is "
+                f"not known"
+            )
         return None
 
     @property
     def note(self) -> str | None:
-        """What else is to be known of the sound, final once the iteration has ended: that channels cancelled,
-        or that a lossy form hides what AudioMoth folded up."""
+        """What else is to be known of the sound, final once the iteration has ended: that channels
+        cancelled, or that a lossy form hides what AudioMoth folded up."""
         return self._native.note
 
     def __enter__(self) -> Decoder:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -236,7 +274,8 @@ class Decoder:
             yield from self._pieces()
 
     def _pieces(self) -> Iterator[Piece]:
-        block, filled = np.empty(self.block_frames, np.float32), 0
+        block = np.empty(self.block_frames, np.float32)
+        filled = 0
         for piece in self._resampled():
             if isinstance(piece, Gap):
                 if filled:
@@ -247,10 +286,12 @@ class Decoder:
             while len(piece):
                 taken = min(len(piece), self.block_frames - filled)
                 block[filled : filled + taken] = piece[:taken]
-                piece, filled = piece[taken:], filled + taken
+                piece = piece[taken:]
+                filled = filled + taken
                 if filled == self.block_frames:
                     yield block
-                    block, filled = np.empty(self.block_frames, np.float32), 0
+                    block = np.empty(self.block_frames, np.float32)
+                    filled = 0
         if self.decoded_s < DURATION_S_MIN and not self._folded:
             raise RecordingError(self.recording.path, self.warning or too_short(self.decoded_s))
         if filled:
@@ -275,15 +316,17 @@ class Decoder:
                 yield resampler.resample_chunk(piece)
 
     def _runs(self) -> Iterator[Piece]:
-        """Sound and gaps at the recording's own rate. Sound shorter than DURATION_S_MIN beside a gap becomes part of
-        it."""
+        """Sound and gaps at the recording's own rate. Sound shorter than DURATION_S_MIN beside a
+        gap becomes part of it."""
         shortest = DURATION_S_MIN * self.recording.rate_hz
         gap: Missing | None = None  # before what is held
         held: list[Samples] = []  # the beginning of a run, until it is long enough
         running = False
         for piece in self._native:
             if isinstance(piece, Missing):
-                short, held, running = sum(map(len, held)), [], False
+                short = sum(map(len, held))
+                held = []
+                running = False
                 if gap is not None and gap.reason == piece.reason:
                     gap = piece._replace(frames=gap.frames + short + piece.frames)
                 else:
@@ -300,7 +343,8 @@ class Decoder:
                     if gap is not None:
                         yield self._gap(gap)
                     yield from map(self._sound, held)
-                    gap, held = None, []
+                    gap = None
+                    held = []
         if gap is not None:
             yield self._gap(gap._replace(frames=gap.frames + sum(map(len, held))))
         else:

@@ -1,6 +1,8 @@
-"""The bounded store between the sound card's thread, which may not wait, and the station's loop, which may be busy.
+"""The bounded store between the sound card's thread, which may not wait, and the station's loop,
+which may be busy.
 
-Knows samples at the card's own rate and when they arrived. Does not know cards, resampling or what a gap is called.
+Knows samples at the card's own rate and when they arrived. Does not know cards, resampling or what
+a gap is called.
 """
 
 import math
@@ -14,7 +16,9 @@ import numpy as np
 from edge.contract.audio import Samples
 
 BLOCK_S = 0.5  # what is handed on at once
-PAUSE_S = 2.0  # longer than any card's own buffer: after so long without samples, sound may be missing
+PAUSE_S = (
+    2.0  # longer than any card's own buffer: after so long without samples, sound may be missing
+)
 SETTLE_S = 1.0  # after a break a heap of late samples may come at once; then their times are known
 
 
@@ -39,16 +43,21 @@ class _Slot:
     def clear(self, broken: bool = False, overflowed: bool = False) -> None:
         self.filled = self.dropped = 0
         self.start_s = self.arrived_s = math.inf
-        self.broken, self.overflowed = broken, overflowed
+        self.broken = broken
+        self.overflowed = overflowed
 
 
 class Ring:
-    """`seconds` of sound at most, all room taken beforehand. When it is full the oldest block goes, and is counted.
+    """`seconds` of sound at most, all room taken beforehand. When it is full the oldest block goes,
+    and is counted.
 
-    One thread writes, one reads. The lock is held for a copy of half a second of sound at the longest.
+    One thread writes, one reads. The lock is held for a copy of half a second of sound at the
+    longest.
     """
 
-    def __init__(self, rate_hz: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, rate_hz: int, seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.rate_hz = rate_hz
         self.last_s = clock()  # when samples came last
         self.ended = False  # the card's thread has said that nothing will follow
@@ -66,7 +75,8 @@ class Ring:
         return self._waiting / self.rate_hz
 
     def write(self, samples: Samples, overflowed: bool) -> None:
-        """Take in what the card has just recorded; `overflowed`: it says that it lost sound before this."""
+        """Take in what the card has just recorded; `overflowed`: it says that it lost sound before
+        this."""
         now_s = self._clock()
         start_s = now_s - len(samples) / self.rate_hz
         with self._changed:
@@ -83,7 +93,8 @@ class Ring:
                 slot.arrived_s = min(slot.arrived_s, now_s)
                 slot.filled += count
                 self._waiting += count
-                samples, start_s = samples[count:], start_s + count / self.rate_hz
+                samples = samples[count:]
+                start_s = start_s + count / self.rate_hz
             if self._complete():  # not for each of a card's forty blocks a second
                 self._changed.notify()
 
@@ -112,9 +123,11 @@ class Ring:
             self._changed.notify()
 
     def take(self, partial: bool = False) -> Block | None:
-        """The oldest block, None if none is complete; `partial`: also the one that is still being filled.
+        """The oldest block, None if none is complete; `partial`: also the one that is still being
+        filled.
 
-        The first block, and one after a break, is kept back for a second, so that its time is right.
+        The first block, and one after a break, is kept back for a second, so that its time is
+        right.
         """
         with self._changed:
             slot = self._slots[self._reading]
@@ -142,7 +155,9 @@ class Ring:
 
     def _settled_start_s(self) -> float:
         """Start of the oldest block, by the least delayed arrival up to the next break."""
-        start_s, frames, index = math.inf, 0, self._reading
+        start_s = math.inf
+        frames = 0
+        index = self._reading
         while True:
             slot = self._slots[index]
             start_s = min(start_s, slot.start_s - frames / self.rate_hz)

@@ -1,4 +1,5 @@
-"""When to listen: always, or in periods given by the clock and the sun. Knows time and place, nothing of sound."""
+"""When to listen: always, or in periods given by the clock and the sun. Knows time and place,
+nothing of sound."""
 
 import re
 from collections.abc import Sequence
@@ -20,7 +21,10 @@ _DAY = timedelta(days=1)
 _SEARCH_DAYS = 400  # a polar night lasts half a year
 _RISE_DEG = -0.833  # of the sun's centre at sunrise: its radius and the refraction at the horizon
 _SunEvent = Literal["sunrise", "sunset"]
-_EARLIEST = {"sunrise": timedelta(hours=-18), "sunset": timedelta(hours=-6)}  # from mean noon; the latest a day later
+_EARLIEST = {
+    "sunrise": timedelta(hours=-18),
+    "sunset": timedelta(hours=-6),
+}  # from mean noon; the latest a day later
 _STEP_DAYS = 8
 
 
@@ -34,12 +38,14 @@ class _Bound:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Periods of each day; none is always. A period that ends before it begins ends on the next day.
+    """Periods of each day; none is always. A period that ends before it begins ends on the next
+    day.
 
-    Where the sun does not rise or set on a day (polar day and night), a period that has sunrise or sunset in it is
-    the whole day while the sun is up, and not at all while it is down; one from sunset to sunrise the other way
-    round. A day is that of `zone`; between sun and sun it is the sun's own, noon in its middle, so that no zone can
-    make a day that has no sunrise or two. An end that the next day does not have is its midnight.
+    Where the sun does not rise or set on a day (polar day and night), a period that has sunrise or
+    sunset in it is the whole day while the sun is up, and not at all while it is down; one from
+    sunset to sunrise the other way round. A day is that of `zone`; between sun and sun it is the
+    sun's own, noon in its middle, so that no zone can make a day that has no sunrise or two. An end
+    that the next day does not have is its midnight.
 
     >>> Schedule.parse([("sunrise-60", "11:00")], Place(54.7, 25.3), ZoneInfo("Europe/Vilnius"))
     """
@@ -49,22 +55,30 @@ class Schedule:
     zone: tzinfo
 
     @classmethod
-    def parse(cls, pairs: Sequence[tuple[str, str]], place: Place | None, zone: tzinfo | None) -> "Schedule":
-        """Of station.yaml's texts; without `zone`, "HH:MM" is UTC. Raises ValueError: key, found, allowed."""
+    def parse(
+        cls, pairs: Sequence[tuple[str, str]], place: Place | None, zone: tzinfo | None
+    ) -> "Schedule":
+        """Of station.yaml's texts; without `zone`, "HH:MM" is UTC. Raises ValueError: key, found,
+        allowed."""
         periods = []
         for index, (start, end) in enumerate(pairs):
             key = f"schedule[{index}]"
             if start == end:
-                raise ValueError(f"{key}: expected two different ends (always: schedule: []), found {start!r} twice")
+                raise ValueError(
+                    f"{key}: expected two different ends (always: schedule: []), found {start!r} "
+                    f"twice"
+                )
             periods.append((_bound(key, start, place), _bound(key, end, place)))
         return cls(tuple(periods), place, zone or timezone.utc)
 
     def open_at(self, moment: datetime) -> bool:
-        """Whether to listen at this (aware) time; the first moment of a period is in it, the last is not."""
+        """Whether to listen at this (aware) time; the first moment of a period is in it, the last
+        is not."""
         return not self.periods or self._open_until(moment) is not None
 
     def changes_after(self, moment: datetime) -> datetime | None:
-        """The first time after `moment` at which `open_at` is different, in UTC; None: not within 400 days."""
+        """The first time after `moment` at which `open_at` is different, in UTC; None: not within
+        400 days."""
         if not self.periods:
             return None
         until = self._open_until(moment)
@@ -81,7 +95,10 @@ class Schedule:
     def _open_until(self, moment: datetime) -> datetime | None:
         """The last end of the periods that hold at `moment`; None: none does."""
         day = moment.astimezone(self.zone).date()
-        return max((end for start, end in self._spans(day - 3 * _DAY, 5) if start <= moment < end), default=None)
+        return max(
+            (end for start, end in self._spans(day - 3 * _DAY, 5) if start <= moment < end),
+            default=None,
+        )
 
     def _next_start(self, moment: datetime) -> datetime | None:
         day = moment.astimezone(self.zone).date()
@@ -96,17 +113,29 @@ class Schedule:
 
     def _spans(self, first: date, days: int) -> list[tuple[datetime, datetime]]:
         """The periods that begin with one of these days, in UTC."""
-        spans = [self._span(first + n * _DAY, *period) for n in range(days) for period in self.periods]
+        spans = [
+            self._span(first + n * _DAY, *period) for n in range(days) for period in self.periods
+        ]
         return [span for span in spans if span is not None]
 
     def _span(self, day: date, start: _Bound, end: _Bound) -> tuple[datetime, datetime] | None:
-        by_sun = "midnight" not in (start.event, end.event)  # then the zone's days are of no account
-        start_at, end_at = self._at(day, start, by_sun), self._at(day, end, by_sun)
+        by_sun = "midnight" not in (
+            start.event,
+            end.event,
+        )  # then the zone's days are of no account
+        start_at = self._at(day, start, by_sun)
+        end_at = self._at(day, end, by_sun)
         if start_at is None or end_at is None:
             is_night = (start.event, end.event) == ("sunset", "sunrise")
             whole = self._sun_is_up(day if by_sun else self._suns_day(day)) != is_night
-            tomorrow = self._at(day + _DAY, end, by_sun) if is_night else None  # the sunrise that ends a polar night
-            return (self._begin(day, by_sun), tomorrow or self._begin(day + _DAY, by_sun)) if whole else None
+            tomorrow = (
+                self._at(day + _DAY, end, by_sun) if is_night else None
+            )  # the sunrise that ends a polar night
+            return (
+                (self._begin(day, by_sun), tomorrow or self._begin(day + _DAY, by_sun))
+                if whole
+                else None
+            )
         if end_at <= start_at:
             end_at = self._at(day + _DAY, end, by_sun) or self._begin(day + _DAY, by_sun)
         return (start_at, end_at) if start_at < end_at else None
@@ -132,10 +161,13 @@ class Schedule:
         return day + round((noon - _mean_noon(self._place, day)) / _DAY) * _DAY
 
     def _sun_is_up(self, suns_day: date) -> bool:
-        """Of a day without sunrise and sunset: whichever of noon and midnight is the farther from the horizon tells,
-        since the other may touch it."""
-        noon, observer = _mean_noon(self._place, suns_day), _observer(self._place)
-        heights = [elevation(observer, moment, with_refraction=False) for moment in (noon, noon + _DAY / 2)]
+        """Of a day without sunrise and sunset: whichever of noon and midnight is the farther from
+        the horizon tells, since the other may touch it."""
+        noon = _mean_noon(self._place, suns_day)
+        observer = _observer(self._place)
+        heights = [
+            elevation(observer, moment, with_refraction=False) for moment in (noon, noon + _DAY / 2)
+        ]
         return bool(sum(heights) / 2 > _RISE_DEG)
 
     @property
@@ -150,12 +182,15 @@ def _observer(place: Place) -> Observer:
 
 def _mean_noon(place: Place, suns_day: date) -> datetime:
     """Noon of mean solar time, UTC; the sun is due south or north within 17 minutes of it."""
-    return datetime.combine(suns_day, time(12), timezone.utc) - timedelta(minutes=4 * place.longitude)
+    return datetime.combine(suns_day, time(12), timezone.utc) - timedelta(
+        minutes=4 * place.longitude
+    )
 
 
 @lru_cache(maxsize=4096)
 def _sun_event(place: Place, suns_day: date, event: _SunEvent) -> datetime | None:
-    """Sunrise before or sunset after the noon of this day, in UTC; None: the sun stays up or down."""
+    """Sunrise before or sunset after the noon of this day, in UTC; None: the sun stays up or
+    down."""
     found = _transit(place, suns_day, event)
     if found is None:  # on the first and last days of a polar night astral may find one of both
         other = _transit(place, suns_day, "sunset" if event == "sunrise" else "sunrise")
@@ -165,11 +200,14 @@ def _sun_event(place: Place, suns_day: date, event: _SunEvent) -> datetime | Non
 
 
 def _transit(place: Place, suns_day: date, event: _SunEvent) -> datetime | None:
-    """astral's own sunrise and sunset want a date that they happen on, and find none on the day of the year on which
-    they cross its midnight; its transit may be that of the day before or after, which whole days mend."""
+    """astral's own sunrise and sunset want a date that they happen on, and find none on the day of
+    the year on which they cross its midnight; its transit may be that of the day before or after,
+    which whole days mend."""
     direction = SunDirection.RISING if event == "sunrise" else SunDirection.SETTING
     try:
-        found: datetime = time_of_transit(_observer(place), suns_day, 90.0 + SUN_APPARENT_RADIUS, direction)
+        found: datetime = time_of_transit(
+            _observer(place), suns_day, 90.0 + SUN_APPARENT_RADIUS, direction
+        )
     except ValueError:
         return None
     earliest = _mean_noon(place, suns_day) + _EARLIEST[event]
@@ -184,5 +222,7 @@ def _bound(key: str, text: str, place: Place | None) -> _Bound:
     if sun is None or abs(minutes) > _MINUTES_MAX:
         raise ValueError(f"{key}: expected {_ALLOWED}, found {text!r}")
     if place is None:
-        raise ValueError(f"{key}: found {text!r}; set station.latitude and station.longitude for it")
+        raise ValueError(
+            f"{key}: found {text!r}; set station.latitude and station.longitude for it"
+        )
     return _Bound("sunrise" if sun[1] == "sunrise" else "sunset", minutes)

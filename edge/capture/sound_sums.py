@@ -1,5 +1,6 @@
-"""What was heard, as sums short enough to be kept: whether a file has the sound of another, or its beginning, whatever
-container, tags or header stand around it. Taken while the sound passes by; knows no file."""
+"""What was heard, as sums short enough to be kept: whether a file has the sound of another, or its
+beginning, whatever container, tags or header stand around it. Taken while the sound passes by;
+knows no file."""
 
 import zlib
 
@@ -43,8 +44,8 @@ class SoundSums:
 
 
 def is_within(text: str, seconds: float, other: str, other_s: float) -> bool:
-    """Whether the sound of these sums is the other's, or its beginning. The last sum of what is shorter is of less
-    sound, and says nothing."""
+    """Whether the sound of these sums is the other's, or its beginning. The last sum of what is
+    shorter is of less sound, and says nothing."""
     told = text if seconds == other_s else text[:-_DIGITS]
     if seconds > other_s or not other.startswith(told) or (seconds == other_s and text != other):
         return False
@@ -52,12 +53,17 @@ def is_within(text: str, seconds: float, other: str, other_s: float) -> bool:
 
 
 def _sum(samples: Samples) -> str:
-    """The beginning of each second as it is, all else as one parity, in which a single changed sample shows: a checksum
-    of everything would cost a tenth of what the small network does."""
-    looked_at = np.concatenate([samples[at : at + _LOOKED_AT] for at in range(0, len(samples), RATE_HZ)])
+    """The beginning of each second as it is, all else as one parity, in which a single changed
+    sample shows: a checksum of everything would cost a tenth of what the small network does."""
+    looked_at = np.concatenate(
+        [samples[at : at + _LOOKED_AT] for at in range(0, len(samples), RATE_HZ)]
+    )
     pairs = np.ascontiguousarray(samples[: len(samples) // 2 * 2]).view(np.uint64)
     parity = int(np.bitwise_xor.reduce(pairs, initial=np.uint64(0)))
-    if looked_at.min() == looked_at.max() and parity in (0, *map(int, pairs[:1])):  # the same number, ever again
+    if looked_at.min() == looked_at.max() and parity in (
+        0,
+        *map(int, pairs[:1]),
+    ):  # the same number, ever again
         return _SILENT
     told = looked_at.tobytes() + samples[-1:].tobytes() + parity.to_bytes(8, "little")
     return format(zlib.crc32(told) or 1, f"0{_DIGITS}x")

@@ -1,8 +1,9 @@
 """When, and as far as the file says where, a recording began.
 
-Reads what recorders write: GUANO, AudioMoth's comment, the Song Meters' wamd, Frontier Labs' comments, bext, the file
-name; else the file's own time. Does not know in which place a container keeps its texts (tags.py), decodes no sound and
-knows no station: a clock that does not name its zone is read in the caller's.
+Reads what recorders write: GUANO, AudioMoth's comment, the Song Meters' wamd, Frontier Labs'
+comments, bext, the file name; else the file's own time. Does not know in which place a container
+keeps its texts (tags.py), decodes no sound and knows no station: a clock that does not name its
+zone is read in the caller's.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class StartTime:
     start_utc: datetime  # aware
     source: Source
     zone_source: ZoneSource  # who named the zone: the recorder, the caller, or nobody
-    utc_offset_minutes: int  # of the recorder's clock; of the caller's zone where only an instant is known
+    utc_offset_minutes: (
+        int  # of the recorder's clock; of the caller's zone where only an instant is known
+    )
     date_only: bool = False  # the day is known, the hour is not: 00:00 in the zone stands for it
     site: str | None = None  # of BirdCLEF names <id>_<SITE>_<YYYYMMDD>
     latitude: float | None = None  # degrees north, WGS84; with longitude or not at all
@@ -56,15 +59,17 @@ def start_of(
 ) -> StartTime:
     """The start of a recording from the first source that gives a plausible time.
 
-    In this order: GUANO, AudioMoth's comment, wamd, Frontier Labs' comments, bext, the file name, the file's
-    modification time. Times before 1990 or more than two days after `now` are passed over; without `now`, of this
-    machine, unless its own clock may be wrong: then the recorder's is right sooner. A clock that does not name
-    its zone is read in `zone`, in UTC without one; of an hour that daylight saving repeats, the first is meant. A name
-    with a day only has the source "date": 00:00 of that day in `zone` stands for an hour that nobody knows. The
-    modification time is when a recording *ended*: give its `duration_s`.
+    In this order: GUANO, AudioMoth's comment, wamd, Frontier Labs' comments, bext, the file name,
+    the file's modification time. Times before 1990 or more than two days after `now` are passed
+    over; without `now`, of this machine, unless its own clock may be wrong: then the recorder's is
+    right sooner. A clock that does not name its zone is read in `zone`, in UTC without one; of an
+    hour that daylight saving repeats, the first is meant. A name with a day only has the source
+    "date": 00:00 of that day in `zone` stands for an hour that nobody knows. The modification time
+    is when a recording *ended*: give its `duration_s`.
 
-    `file` is the recording where it is open already: then OSError says that its texts could not be read just now.
-    Without it RecordingError only if the file cannot be found. A place at exactly 0, 0 is a receiver without a fix.
+    `file` is the recording where it is open already: then OSError says that its texts could not be
+    read just now. Without it RecordingError only if the file cannot be found. A place at exactly 0,
+    0 is a receiver without a fix.
 
     >>> start_of(Path("S4A03895_20190522_063000.wav"), zone=ZoneInfo("Europe/Vilnius")).start_utc
     datetime.datetime(2019, 5, 22, 3, 30, tzinfo=datetime.timezone.utc)
@@ -113,7 +118,9 @@ def _file_time(path: Path, duration_s: float | None, file: BinaryIO | None) -> S
         ended_s = (os.fstat(file.fileno()) if file else path.stat()).st_mtime
     except OSError as error:
         raise RecordingError(path, f"cannot be opened: {error.strerror}") from None
-    start_s = min(max(ended_s - (duration_s or 0.0), 0.0), 2.0**32)  # file systems hold any nonsense
+    start_s = min(
+        max(ended_s - (duration_s or 0.0), 0.0), 2.0**32
+    )  # file systems hold any nonsense
     return Stamp(datetime.fromtimestamp(start_s, timezone.utc), is_instant=True)
 
 
@@ -163,15 +170,19 @@ def _said_by(text: Text) -> tuple[Source, Stamp | None, Degrees | None]:
 def _guano(text: str) -> tuple[Source, Stamp | None, Degrees | None]:
     pairs = (line.partition(":") for line in text.splitlines())
     fields = {key.strip(): value.strip(" \t\0") for key, colon, value in pairs if colon}
-    time, where = iso_time(fields.get("Timestamp", "")), place(fields.get("Loc Position", ""))
-    guess = fields.get("birdstation|Time Source")  # our clips know no better than what they were cut from
+    time = iso_time(fields.get("Timestamp", ""))
+    where = place(fields.get("Loc Position", ""))
+    guess = fields.get(
+        "birdstation|Time Source"
+    )  # our clips know no better than what they were cut from
     if time and guess == "date":
         return "date", replace(time, date_only=True), where
     return "mtime" if guess == "mtime" else "guano", time, where
 
 
 def _audiomoth_time(comment: str) -> Stamp | None:
-    """`Recorded at 03:45:00 12/05/2024 (UTC+1) by AudioMoth 24F3...`; firmware 1.0 meant UTC, unsaid."""
+    """`Recorded at 03:45:00 12/05/2024 (UTC+1) by AudioMoth 24F3...`; firmware 1.0 meant UTC,
+    unsaid."""
     match = _AUDIOMOTH.search(comment)
     if match is None:
         return None
@@ -180,8 +191,8 @@ def _audiomoth_time(comment: str) -> Stamp | None:
 
 
 def _wamd(chunk: bytes) -> tuple[Source, Stamp | None, Degrees | None]:
-    """Wildlife Acoustics' pieces, each a number, a length and a value: 5 is the start, 6 the first fix, 20 the place
-    that a person or the last fix has set (`wa_meta.h`, version 1)."""
+    """Wildlife Acoustics' pieces, each a number, a length and a value: 5 is the start, 6 the first
+    fix, 20 the place that a person or the last fix has set (`wa_meta.h`, version 1)."""
     pieces: dict[int, str] = {}
     at = 0
     for _ in range(SUBCHUNKS_MAX):
@@ -201,18 +212,30 @@ def _wamd_place(text: str) -> Degrees | None:
     if match is None:
         return None
     latitude, north, longitude, east = match.groups()
-    return checked_place(float(latitude) * (-1 if north == "S" else 1), float(longitude) * (-1 if east == "W" else 1))
+    return checked_place(
+        float(latitude) * (-1 if north == "S" else 1), float(longitude) * (-1 if east == "W" else 1)
+    )
 
 
 def _bext_time(bext: bytes) -> Stamp | None:
-    """OriginationDate and OriginationTime: `2024-05-12`, `03-45-00` with any separators, in no named zone."""
+    """OriginationDate and OriginationTime: `2024-05-12`, `03-45-00` with any separators, in no
+    named zone."""
     match = _BEXT.fullmatch(bext[320:338].decode("latin-1"))
     return stamp("".join(match.group(1, 2, 3)), "".join(match.group(4, 5, 6))) if match else None
 
 
-_ORDER: tuple[Source, ...] = ("guano", "date", "mtime", "audiomoth", "wamd", "frontierlabs", "bext")  # of the texts
+_ORDER: tuple[Source, ...] = (
+    "guano",
+    "date",
+    "mtime",
+    "audiomoth",
+    "wamd",
+    "frontierlabs",
+    "bext",
+)  # of the texts
 _AUDIOMOTH = re.compile(
-    r"Recorded at (\d\d):(\d\d):(\d\d)(?:\.(\d+))? (\d\d)/(\d\d)/(\d{4})(?: \(UTC([+-]\d{1,2}(?::?\d\d)?)?\))?",
+    r"Recorded at (\d\d):(\d\d):(\d\d)(?:\.(\d+))? (\d\d)/(\d\d)/(\d{4})(?: "
+    r"\(UTC([+-]\d{1,2}(?::?\d\d)?)?\))?",
     re.ASCII,
 )
 _BEXT = re.compile(r"(\d{4}).(\d\d).(\d\d)(\d\d).(\d\d).(\d\d)", re.DOTALL | re.ASCII)

@@ -1,6 +1,7 @@
 """Where streams of compressed sound end in a file and where the next begins: FLAC, Ogg and MPEG.
 
-Reads a header and the file's last bytes; libsndfile decodes. Knows no samples; layout.py has the plain containers.
+Reads a header and the file's last bytes; libsndfile decodes. Knows no samples; layout.py has the
+plain containers.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from edge.capture.leftover import JUNK_MAX, id3_end
 from edge.capture.opened import pread
 
 OGG_BEGINS = re.compile(rb"OggS\x00[\x02\x06]")
-TAIL_BYTES = 65_536  # looked at behind a stream; longer than any Ogg page, and than what libsndfile reads ahead
+# looked at behind a stream; longer than any Ogg page, and than what libsndfile reads ahead
+TAIL_BYTES = 65_536
 _OGG_HEAD_BYTES = 27 + 255  # of a page, at most
-_MPEG_HEAD_BYTES = 4_096  # looked at for an MPEG file's length, which stands in the first frame or nowhere
+_MPEG_HEAD_BYTES = (
+    4_096  # looked at for an MPEG file's length, which stands in the first frame or nowhere
+)
 _MPEG_FRAMES = 3  # in a row prove that it is one
 _SYNC = re.compile(rb"\xff[\xe2-\xff]")
 _FLAC_FRAME = re.compile(rb"\xff[\xf8\xf9]")
@@ -46,7 +50,9 @@ def flac_stream(file: BinaryIO, start: int, end: int) -> Flac:
     block = int.from_bytes(head[8:10], "big")
     tail = pread(file, TAIL_BYTES, max(start, end - TAIL_BYTES))
     whole = frames > 0 and any(
-        stop == frames for place in _FLAC_FRAME.finditer(tail) if (stop := _flac_frame_stop(tail, place.start(), block))
+        stop == frames
+        for place in _FLAC_FRAME.finditer(tail)
+        if (stop := _flac_frame_stop(tail, place.start(), block))
     )
     return Flac(start, frames or None, whole)
 
@@ -54,14 +60,25 @@ def flac_stream(file: BinaryIO, start: int, end: int) -> Flac:
 def _flac_frame_stop(data: bytes, at: int, block: int) -> int:
     """The sample at which the frame ends whose header may stand here; 0 if it is none."""
     head = data[at : at + 16]
-    if len(head) < 16 or head[2] >> 4 == 0 or head[2] & 15 == 15 or head[3] >> 4 > 10 or head[3] & 1:
+    if (
+        len(head) < 16
+        or head[2] >> 4 == 0
+        or head[2] & 15 == 15
+        or head[3] >> 4 > 10
+        or head[3] & 1
+    ):
         return 0
-    extra = 7 - (head[4] ^ 0xFF).bit_length() if head[4] >= 0xC0 else 0  # bytes of the number, written as UTF-8 is
+    extra = (
+        7 - (head[4] ^ 0xFF).bit_length() if head[4] >= 0xC0 else 0
+    )  # bytes of the number, written as UTF-8 is
     number = head[4] if head[4] < 0x80 else head[4] & (0x3F >> extra)
     for byte in head[5 : 5 + extra]:
         number = number << 6 | byte & 0x3F
-    at, code = 5 + extra, head[2] >> 4
-    size = {1: 192}.get(code) or (576 << code - 2 if code <= 5 else 256 << code - 8 if code >= 8 else 0)
+    at = 5 + extra
+    code = head[2] >> 4
+    size = {1: 192}.get(code) or (
+        576 << code - 2 if code <= 5 else 256 << code - 8 if code >= 8 else 0
+    )
     if code in (6, 7):
         size = int.from_bytes(head[at : at + code - 5], "big") + 1
         at += code - 5
@@ -96,10 +113,11 @@ class Ogg:
 
 
 def ogg_stream(file: BinaryIO, start: int, end: int) -> Ogg:
-    """The stream at `start`. What libsndfile finds behind its end it takes for more of it, searches for minutes, or
-    counts: it is to see no more than this."""
+    """The stream at `start`. What libsndfile finds behind its end it takes for more of it, searches
+    for minutes, or counts: it is to see no more than this."""
     heads_end = _ogg_heads_end(file, start, end)
-    page, stream = ogg_last_page(file, start, end), pread(file, 4, start + 14)
+    page = ogg_last_page(file, start, end)
+    stream = pread(file, 4, start + 14)
     if page is not None and page.last and page.stream == stream and end - page.end <= JUNK_MAX:
         return Ogg(start, heads_end, page.end, True, True, None)
     following = find_beginning(file, max(start + 4, heads_end), end)
@@ -144,9 +162,12 @@ def _ogg_page_bytes(head: bytes) -> int:
 
 
 def _ogg_sum_right(page: bytes) -> bool:
-    """Whether nothing of the page is lost: its check sum is that of zlib with all bits the other way round."""
+    """Whether nothing of the page is lost: its check sum is that of zlib with all bits the other
+    way round."""
     turned = (page[:22] + bytes(4) + page[26:]).translate(_BITS_TURNED)
-    return (zlib.crc32(turned, 0xFFFFFFFF) ^ 0xFFFFFFFF).to_bytes(4, "big") == page[22:26].translate(_BITS_TURNED)
+    return (zlib.crc32(turned, 0xFFFFFFFF) ^ 0xFFFFFFFF).to_bytes(4, "big") == page[
+        22:26
+    ].translate(_BITS_TURNED)
 
 
 def _ogg_heads_end(file: BinaryIO, start: int, end: int) -> int:
@@ -179,18 +200,23 @@ def mpeg_stream(file: BinaryIO, start: int) -> Mpeg | None:
     for tag in (b"Xing", b"Info"):
         place = frame.find(tag)
         if 0 <= place < len(frame) - 16 and frame[place + 7] & 1:  # the number of frames follows
-            size = int.from_bytes(frame[place + 12 : place + 16], "big") if frame[place + 7] & 2 else None
+            size = (
+                int.from_bytes(frame[place + 12 : place + 16], "big")
+                if frame[place + 7] & 2
+                else None
+            )
             return Mpeg(start, True, size)
     return Mpeg(start, b"VBRI" in frame)
 
 
 def mpeg_next(file: BinaryIO, low: int, end: int, reach: int = TAIL_BYTES) -> int | None:
-    """Where, from `low` on and at most `reach` bytes further, frames of MPEG audio follow each other; the tag before
-    them does not count as another place."""
+    """Where, from `low` on and at most `reach` bytes further, frames of MPEG audio follow each
+    other; the tag before them does not count as another place."""
     low = id3_end(file, low)
     data = pread(file, max(0, min(reach, end - low)), low)
     for place in _SYNC.finditer(data):
-        at, first = place.start(), data[place.start() : place.start() + 4]
+        at = place.start()
+        first = data[place.start() : place.start() + 4]
         for _ in range(_MPEG_FRAMES):
             head = data[at : at + 4]
             size = mpeg_frame_bytes(head)
@@ -218,7 +244,10 @@ def mpeg_frame_bytes(head: bytes) -> int:
     """The length of the frame with this header; 0 if it is none, or of a free bit rate."""
     if len(head) < 4 or head[0] != 0xFF or head[1] < 0xE0:
         return 0
-    version, layer, rate, hz = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3), head[2] >> 4, head[2] >> 2 & 3
+    version = head[1] >> 3 & 3
+    layer = 4 - (head[1] >> 1 & 3)
+    rate = head[2] >> 4
+    hz = head[2] >> 2 & 3
     if version == 1 or layer == 4 or rate in (0, 15) or hz == 3:
         return 0
     lower = version != 3

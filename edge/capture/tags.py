@@ -1,6 +1,8 @@
-"""The texts that a sound file carries, wherever its container keeps them: chunks, comments, ID3 frames.
+"""The texts that a sound file carries, wherever its container keeps them: chunks, comments, ID3
+frames.
 
-Knows containers, and nothing of what recorders write into them (start_time.py). What is damaged ends the walk.
+Knows containers, and nothing of what recorders write into them (start_time.py). What is damaged
+ends the walk.
 """
 
 from __future__ import annotations
@@ -22,15 +24,16 @@ _AIFF_TEXTS = (b"ANNO", b"NAME", b"AUTH", b"(c) ")
 
 
 class Text(NamedTuple):
-    """`field` is the name of the chunk, comment or frame in lower case, of an ID3 frame TXXX its description."""
+    """`field` is the name of the chunk, comment or frame in lower case, of an ID3 frame TXXX its
+    description."""
 
     field: str
     data: bytes  # a chunk as it is, all others as UTF-8
 
 
 def texts_of(file: BinaryIO) -> Iterator[Text]:
-    """In the file's order: RIFF, RF64, AIFF, CAF, AU, FLAC, Ogg and what ID3v2 tags in front of any of them, or of
-    MPEG, say. Raises OSError alone."""
+    """In the file's order: RIFF, RF64, AIFF, CAF, AU, FLAC, Ogg and what ID3v2 tags in front of any
+    of them, or of MPEG, say. Raises OSError alone."""
     start = 0
     for _ in range(_ID3_MAX):
         file.seek(start)
@@ -56,7 +59,9 @@ def texts_of(file: BinaryIO) -> Iterator[Text]:
         for chunk in chunks(file, magic, start, size_of(file)):
             if chunk.id not in (b"data", b"SSND"):
                 file.seek(chunk.offset)
-                yield from _chunk_texts(chunk.id, file.read(max(0, min(chunk.size, TEXT_BYTES_MAX))))
+                yield from _chunk_texts(
+                    chunk.id, file.read(max(0, min(chunk.size, TEXT_BYTES_MAX)))
+                )
 
 
 # RIFF and its relatives
@@ -119,14 +124,16 @@ def _caf_texts(file: BinaryIO, at: int) -> Iterator[Text]:
 
 
 def _flac_texts(file: BinaryIO) -> Iterator[Text]:
-    """Vorbis comments, and the chunks of the WAV or AIFF file that `flac --keep-foreign-metadata` keeps."""
+    """Vorbis comments, and the chunks of the WAV or AIFF file that `flac --keep-foreign-metadata`
+    keeps."""
     at = file.tell()
     for _ in range(_ITEMS_MAX):
         file.seek(at)
         head = file.read(4)
         if len(head) < 4:
             return
-        kind, size = head[0] & 0x7F, int.from_bytes(head[1:], "big")
+        kind = head[0] & 0x7F
+        size = int.from_bytes(head[1:], "big")
         if kind == 4:
             yield from _vorbis_comments(file.read(min(size, _BLOCK_BYTES_MAX)))
         elif kind == 2:
@@ -150,8 +157,8 @@ def _ogg_texts(file: BinaryIO, start: int) -> Iterator[Text]:
 
 
 def _second_packets(file: BinaryIO, at: int) -> Iterator[tuple[bytes, bytes]]:
-    """The first and the second packet of each stream that begins at the start of an Ogg file. Pages of several
-    streams may take turns; a packet may go over many pages."""
+    """The first and the second packet of each stream that begins at the start of an Ogg file. Pages
+    of several streams may take turns; a packet may go over many pages."""
     heads: dict[int, bytes] = {}
     packets: dict[int, bytearray] = {}  # not yet whole
     left = _BLOCK_BYTES_MAX
@@ -220,7 +227,8 @@ def _id3_texts(tag: bytes) -> Iterator[Text]:
     size = _id3_size(tag[:10])
     if not size or tag[3] not in (2, 3, 4):
         return
-    version, flags = tag[3], tag[5]
+    version = tag[3]
+    flags = tag[5]
     body = tag[10 : min(size, _BLOCK_BYTES_MAX)]
     if flags & 0x80 and version < 4:  # 2.4 says it of each frame
         body = body.replace(b"\xff\0", b"\xff")
@@ -259,7 +267,9 @@ def _frame_texts(name: bytes, content: bytes) -> Iterator[Text]:
     comment = name in (b"COM", b"COMM")
     if not comment and name[:1] != b"T":
         return
-    text = content[4 if comment else 1 :].decode(encoding, "replace").lstrip("\ufeff")  # a comment names a language
+    text = (
+        content[4 if comment else 1 :].decode(encoding, "replace").lstrip("\ufeff")
+    )  # a comment names a language
     field = name.decode("latin-1").lower()
     if comment or name in (b"TXX", b"TXXX"):
         description, _, text = text.partition("\0")

@@ -1,4 +1,5 @@
-"""A file as libsndfile is to see it: parts of it behind each other, with another beginning where its own one is wrong.
+"""A file as libsndfile is to see it: parts of it behind each other, with another beginning where
+its own one is wrong.
 
 Knows bytes alone; which bytes are right is found out elsewhere (layout.py, streams.py).
 """
@@ -25,8 +26,8 @@ class Extent(NamedTuple):
 class View:
     """`head`, then the `extents` of the file; it says that it is `said_size` long, if given.
 
-    With `stop_before`, a pattern of at most STOP_BYTES, it ends before the first such place in the extents: there
-    another file begins.
+    With `stop_before`, a pattern of at most STOP_BYTES, it ends before the first such place in the
+    extents: there another file begins.
     """
 
     def __init__(

@@ -1,4 +1,5 @@
-"""Times and places as people and recorders write them: digits, an offset, degrees. Knows no file and no zone."""
+"""Times and places as people and recorders write them: digits, an offset, degrees. Knows no file
+and no zone."""
 
 from __future__ import annotations
 
@@ -21,13 +22,16 @@ class Stamp:
 
 
 def stamp(date: str, clock: str, offset: str = "", fraction: str = "") -> Stamp | None:
-    """From `20240512`, `034500` or nothing, `Z` or `+0130` or nothing, and the digits after the second."""
+    """From `20240512`, `034500` or nothing, `Z` or `+0130` or nothing, and the digits after the
+    second."""
     try:
         day = datetime(int(date[:4]), int(date[4:6]), int(date[6:8]))
         if not clock:
             return Stamp(day, date_only=True)
         micros = int(fraction[:6].ljust(6, "0")) if fraction else 0
-        time = day.replace(hour=int(clock[:2]), minute=int(clock[2:4]), second=int(clock[4:6]), microsecond=micros)
+        time = day.replace(
+            hour=int(clock[:2]), minute=int(clock[2:4]), second=int(clock[4:6]), microsecond=micros
+        )
         return Stamp(time.replace(tzinfo=_zone(offset)) if offset else time)
     except ValueError:
         return None
@@ -51,7 +55,9 @@ def iso_time(text: str) -> Stamp | None:
     if match is None:
         return None
     date, hour, minute, second, fraction, offset = match.groups()
-    return stamp(date.replace("-", ""), f"{hour}{minute}{second or '00'}", offset or "", fraction or "")
+    return stamp(
+        date.replace("-", ""), f"{hour}{minute}{second or '00'}", offset or "", fraction or ""
+    )
 
 
 def place(text: str) -> Degrees | None:
@@ -70,6 +76,7 @@ def checked_place(latitude: float, longitude: float) -> Degrees | None:
 _NUMBER = r"\d{1,3}(?:\.\d{1,12})?"
 _DEGREES = re.compile(rf"([-+]?{_NUMBER})(?:\s*,\s*|\s+|(?=[-+]))([-+]?{_NUMBER})", re.ASCII)
 _ISO = re.compile(
-    r"(\d{4}-\d\d-\d\d)[T ](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d{1,12}))?)?\s*(Z|z|[-+]\d\d(?::?\d\d)?)?",
+    r"(\d{4}-\d\d-\d\d)[T "
+    r"](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d{1,12}))?)?\s*(Z|z|[-+]\d\d(?::?\d\d)?)?",
     re.ASCII,
 )

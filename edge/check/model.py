@@ -1,4 +1,5 @@
-"""The bundle, what of the settings refers to it, and how fast this machine runs it. Knows no database and no broker."""
+"""The bundle, what of the settings refers to it, and how fast this machine runs it. Knows no
+database and no broker."""
 
 import tempfile
 import time
@@ -32,14 +33,20 @@ _LADDER = {NO_OVERLAP: "without overlap", FEW_MEMBERS: "and with as few networks
 
 
 def check_bundle(bundle: Bundle, apart: float) -> list[Check]:
-    """What it is and where it comes from; `apart` is the largest difference of a score of its probe."""
+    """What it is and where it comes from; `apart` is the largest difference of a score of its
+    probe."""
     manifest = bundle.manifest
     training = {key: manifest.training.get(key) for key in ("recipe", "created")}
-    origin = ", ".join(f"{key} {value}" for key, value in training.items() if value) or "of unknown origin"
+    origin = (
+        ", ".join(f"{key} {value}" for key, value in training.items() if value)
+        or "of unknown origin"
+    )
     if manifest.training.get("title"):  # a published model
         origin = f"{manifest.training['title']}, adopted"
     count = len({member.file for member in manifest.members})
-    networks = f"{count} network{'' if count == 1 else 's'}{' and a student' if manifest.student else ''}"
+    networks = (
+        f"{count} network{'' if count == 1 else 's'}{' and a student' if manifest.student else ''}"
+    )
     found = (
         f"{bundle.folder}: {bundle.id[:16]}, {networks}, {len(bundle.taxonomy)} species, "
         f"{'with' if manifest.has_prior else 'no'} prior, {origin}; files whole, "
@@ -65,23 +72,48 @@ def check_place(config: Config, bundle: Bundle) -> list[Check]:
         why = "detect.prior is off" if config.detect.prior == "off" else "the bundle has no prior"
         return [Check("place", "ok", f"does not weigh in: {why}")]
     if place is None:
-        advice = "Set station.latitude and station.longitude, so that birds of another continent count for less."
-        return [Check("place", "warning", "not set: place and season do not weigh in for the microphone", advice)]
+        advice = (
+            "Set station.latitude and station.longitude, so that birds of another continent "
+            "count for less."
+        )
+        return [
+            Check(
+                "place",
+                "warning",
+                "not set: place and season do not weigh in for the microphone",
+                advice,
+            )
+        ]
     if place.latitude == place.longitude == 0:
         found = "0, 0: in the sea off Ghana, what a receiver without a fix says"
-        return [Check("place", "warning", found, "Set station.latitude and station.longitude to where it stands.")]
-    with tempfile.TemporaryDirectory() as folder:  # not in the state folder: it might belong to another user then
+        return [
+            Check(
+                "place",
+                "warning",
+                found,
+                "Set station.latitude and station.longitude to where it stands.",
+            )
+        ]
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # not in the state folder: it might belong to another user then
         table = prior_table(bundle, place, Path(folder))
     assert table is not None, "the bundle has a prior"
     today = table[LocalClock(config.zone).day(datetime.now(timezone.utc)).timetuple().tm_yday - 1]
-    best = bundle.taxonomy[max(range(len(today)), key=lambda i: -1.0 if isnan(today[i]) else float(today[i]))]
-    found = f"{place.latitude}, {place.longitude}; of the bundle's species {best.common_name} is the likeliest now"
+    best = bundle.taxonomy[
+        max(range(len(today)), key=lambda i: -1.0 if isnan(today[i]) else float(today[i]))
+    ]
+    found = (
+        f"{place.latitude}, {place.longitude}; of the bundle's species {best.common_name} is "
+        f"the likeliest now"
+    )
     beyond = int(np.isnan(today).sum())
     return [Check("place", "ok", found + (f", {beyond} do not live here" if beyond else ""))]
 
 
 def check_codes(config: Config, bundle: Bundle) -> list[Check]:
-    """Species that must be protected, and people who speak. A code that the bundle does not know protects nothing."""
+    """Species that must be protected, and people who speak. A code that the bundle does not know
+    protects nothing."""
     checks = []
     unknown = sorted(set(config.sensitive.species) - set(bundle.taxonomy.codes))
     if unknown:
@@ -92,10 +124,17 @@ def check_codes(config: Config, bundle: Bundle) -> list[Check]:
     voices = [bundle.taxonomy[index].code for index in bundle.taxonomy.of_kind(["human"])]
     classes = [*privacy.classes, *(code for code in voices if code not in privacy.classes)]
     if privacy.human == "off":
-        checks.append(Check("privacy", "ok", "sound in which people speak is treated like any other (human: off)"))
+        checks.append(
+            Check(
+                "privacy",
+                "ok",
+                "sound in which people speak is treated like any other (human: off)",
+            )
+        )
     elif not privacy.speech and not classes and not privacy.detector:
         found = (
-            f"human: {privacy.human}, but people's voices are not recognised (speech is off, no classes, no detector): "
+            f"human: {privacy.human}, but people's voices are not recognised (speech is off, no "
+            f"classes, no detector): "
             "sound with them is kept"
         )
         advice = "Set privacy.speech: true, or human: off to say that clips may hold speech."
@@ -103,7 +142,11 @@ def check_codes(config: Config, bundle: Bundle) -> list[Check]:
     else:
         by = [SPEECH_NETWORK] if privacy.speech else []
         by += [*classes, *([privacy.detector.name] if privacy.detector else [])]
-        checks.append(Check("privacy", "ok", f"human: {privacy.human}; speech is recognised by {', '.join(by)}"))
+        checks.append(
+            Check(
+                "privacy", "ok", f"human: {privacy.human}; speech is recognised by {', '.join(by)}"
+            )
+        )
     return checks
 
 
@@ -118,19 +161,23 @@ class _Pace:
 
 
 def check_pace(config: Config, recognizer: Recognizer) -> list[Check]:
-    """Times real time, with the settings' hop and the code that the station runs; where it is little, also what the
-    overload ladder would come to. Raises ConfigError for codes and networks of the settings that do not fit."""
+    """Times real time, with the settings' hop and the code that the station runs; where it is
+    little, also what the overload ladder would come to. Raises ConfigError for codes and networks
+    of the settings that do not fit."""
     analyst = Analyst(config, recognizer)
     pace = _measure(analyst, 0)
     threads = config.runtime.threads or "all"
     share = recognizer.bag_share
     asked = (
-        f", {share:.0%} of the windows to all networks" if recognizer.members == "cascade" and share is not None else ""
+        f", {share:.0%} of the windows to all networks"
+        if recognizer.members == "cascade" and share is not None
+        else ""
     )
     found = (
         f"{recognizer.engine.name}, {threads} threads, members: {recognizer.members}{asked}: "
         f"{pace.times:.1f} × real time with a window every "
-        f"{config.windows.hop_s:g} s ({pace.windows_per_s:.1f} windows/s, {pace.p50_ms:.0f} ms each, "
+        f"{config.windows.hop_s:g} s ({pace.windows_per_s:.1f} windows/s, {pace.p50_ms:.0f} ms "
+        f"each, "
         f"95 % within {pace.p95_ms:.0f} ms)"
     )
     figures: dict[str, float | str | None] = {
@@ -145,7 +192,10 @@ def check_pace(config: Config, recognizer: Recognizer) -> list[Check]:
         found += "; not tuned for this machine: python -m export tune"
     checks = []
     if recognizer.degraded:
-        advice = "Run python -m export trt on this machine (docs/jetson.md), or set runtime.engine: onnx."
+        advice = (
+            "Run python -m export trt on this machine (docs/jetson.md), or set "
+            "runtime.engine: onnx."
+        )
         checks = [Check("engines", "warning", recognizer.degraded, advice)]
     verdict = pace_verdict(pace.times)
     if verdict == "ok":
@@ -154,7 +204,10 @@ def check_pace(config: Config, recognizer: Recognizer) -> list[Check]:
         shed = _measure(analyst, step).times
         found += f"; {words} {shed:.1f} ×"
         figures[f"x_real_time_shed_{step}"] = round(shed, 2)
-    advice = "Take a larger windows.hop_s (up to 5), a smaller bundle or a faster machine, and keep it cool."
+    advice = (
+        "Take a larger windows.hop_s (up to 5), a smaller bundle or a faster machine, and "
+        "keep it cool."
+    )
     return [*checks, Check("runtime", verdict, found, advice, figures=figures)]
 
 
@@ -164,20 +217,24 @@ def pace_verdict(times: float) -> Verdict:
 
 
 def _measure(analyst: Analyst, shed: int) -> _Pace:
-    """Push the probe's sound hop by hop through a stretch for a few seconds, as if a microphone had heard it. The first
-    window is not counted: buffers are made then."""
+    """Push the probe's sound hop by hop through a stretch for a few seconds, as if a microphone had
+    heard it. The first window is not counted: buffers are made then."""
     sound = analyst.bundle.probe().samples().reshape(-1)
     hop = analyst.config.hop_samples
     stretch = Stretch(analyst, _nowhere())
     stretch.shed = shed
     seconds: list[float] = []
     each: list[float] = []  # of a window: a small hop gives several at once
-    at, end = 0, 0.0  # end: 0 until the first windows are decided
+    # end: 0 until the first windows are decided
+    at = 0
+    end = 0.0
     while True:
-        begin, before = time.perf_counter(), stretch.windows
+        begin = time.perf_counter()
+        before = stretch.windows
         stretch.push(np.take(sound, range(at, at + hop), mode="wrap"))
         deque(stretch.found(), maxlen=0)
-        took, windows = time.perf_counter() - begin, stretch.windows - before
+        took = time.perf_counter() - begin
+        windows = stretch.windows - before
         at += hop
         if end:
             seconds.append(took)
@@ -188,9 +245,16 @@ def _measure(analyst: Analyst, shed: int) -> _Pace:
             end = time.perf_counter() + _MEASURE_S
     spent = sum(seconds)
     p50, p95 = np.percentile(each, (50, 95))
-    return _Pace(len(seconds) * hop / RATE_HZ / spent, len(each) / spent, float(p50) * 1000, float(p95) * 1000)
+    return _Pace(
+        len(seconds) * hop / RATE_HZ / spent,
+        len(each) / spent,
+        float(p50) * 1000,
+        float(p95) * 1000,
+    )
 
 
 def _nowhere() -> RecordingRow:
     now = datetime.now(timezone.utc)
-    return RecordingRow("check", "check", 0, 0, "", now, "clock", "assumed_utc", 0, None, source="microphone")
+    return RecordingRow(
+        "check", "check", 0, 0, "", now, "clock", "assumed_utc", 0, None, source="microphone"
+    )

@@ -22,17 +22,23 @@ def check_clock(config: Config, wall_s: float | None = None) -> list[Check]:
     """How far the wall clock can be trusted at this moment; `wall_s` is what it shows."""
     shown_s = time.time() if wall_s is None else wall_s
     now = datetime.fromtimestamp(shown_s, timezone.utc)
-    state, boot = clock_state(shown_s), boot_id()
+    state = clock_state(shown_s)
+    boot = boot_id()
     local = now.astimezone(config.zone or timezone.utc)
     found = f"{local:%Y-%m-%d %H:%M:%S %Z}, {state}" + (f", boot {boot[:8]}" if boot else "")
     figures: Figures = {"state": state, "time_utc": utc_text(now), "boot": boot}
     if shown_s < Path(__file__).stat().st_mtime - 86_400 or now.year >= _YEAR_MAX:
-        advice = "Set the clock (sudo date -s) or let it be set by network or GPS; detections would get wrong times."
+        advice = (
+            "Set the clock (sudo date -s) or let it be set by network or GPS; detections "
+            "would get wrong times."
+        )
         return [Check("clock", "bad", f"{found}; that cannot be", advice, figures=figures)]
     advice = {
         "synced": "",
-        "rtc": "Check this time against a watch: a hardware clock keeps it, but nothing corrects it.",
-        "unsynced": "Give it network, GPS or a clock with a battery; `birdstation clock fix` corrects rows afterwards.",
+        "rtc": "Check this time against a watch: a hardware clock keeps it, but nothing corrects "
+        "it.",
+        "unsynced": "Give it network, GPS or a clock with a battery; `birdstation clock fix` "
+        "corrects rows afterwards.",
     }[state]
     return [Check("clock", "warning" if advice else "ok", found, advice, figures=figures)]
 
@@ -44,21 +50,35 @@ def check_broker(config: Config) -> list[Check]:
     where = f"{config.mqtt.host}:{config.mqtt.port}{' with TLS' if config.mqtt.tls else ''}"
     topic = topic_of(config, "check")
     payload = json.dumps({"schema": "check/1", "time": utc_text(datetime.now(timezone.utc))})
-    begin, refusal = time.monotonic(), ""
+    begin = time.monotonic()
+    refusal = ""
     for protocol in ("5", "3.1.1") if config.mqtt.protocol == "auto" else (config.mqtt.protocol,):
-        refusal, other = _ask(config.mqtt, f"birdstation-{config.station.id}-check", protocol, topic, payload)
+        refusal, other = _ask(
+            config.mqtt, f"birdstation-{config.station.id}-check", protocol, topic, payload
+        )
         if not refusal:
             ms = (time.monotonic() - begin) * 1000
-            found = f"{where}: acknowledged a message on {topic} after {ms:.0f} ms (MQTT {protocol})"
-            return [Check("broker", "ok", found, figures={"answer_ms": round(ms, 1), "protocol": protocol})]
+            found = (
+                f"{where}: acknowledged a message on {topic} after {ms:.0f} ms (MQTT {protocol})"
+            )
+            return [
+                Check(
+                    "broker", "ok", found, figures={"answer_ms": round(ms, 1), "protocol": protocol}
+                )
+            ]
         if not other:
             break
-    advice = "Check that the broker runs, mqtt: in station.yaml, and what it lets this station publish."
+    advice = (
+        "Check that the broker runs, mqtt: in station.yaml, and what it lets this station publish."
+    )
     return [Check("broker", "bad", f"{where}: {refusal}", advice)]
 
 
-def _ask(settings: MqttSettings, client: str, protocol: str, topic: str, payload: str) -> tuple[str, bool]:
-    """Why the message was not taken, empty if it was; and whether another version of MQTT may do better."""
+def _ask(
+    settings: MqttSettings, client: str, protocol: str, topic: str, payload: str
+) -> tuple[str, bool]:
+    """Why the message was not taken, empty if it was; and whether another version of MQTT may do
+    better."""
     link = Link(settings, client, protocol)
     try:
         link.open()
@@ -66,8 +86,11 @@ def _ask(settings: MqttSettings, client: str, protocol: str, topic: str, payload
         while not (link.accepted or link.ended) and time.monotonic() < deadline:
             link.turn(_TURN_S)
         if not link.accepted or link.ended:
-            return link.ended or f"connected, but no MQTT reply within {ANSWER_S_MAX:g} s; is this really a broker?", (
-                link.other_protocol
+            return (
+                link.ended
+                or f"connected, but no MQTT reply within {ANSWER_S_MAX:g} s; is this really a "
+                f"broker?",
+                (link.other_protocol),
             )
         number = link.send(topic, payload)
         while time.monotonic() < deadline and not link.ended:

@@ -18,11 +18,11 @@ from edge.daemon.reload import read_at_start
 
 
 def run_checks(path: Path | None, listen_s: float, tell: Callable[[str], None]) -> list[Check]:
-    """Check a station.yaml (None: the defaults) and what it names on this machine; leaves nothing behind but a message
-    to the broker.
+    """Check a station.yaml (None: the defaults) and what it names on this machine; leaves nothing
+    behind but a message to the broker.
 
-    `listen_s`: seconds at the microphone, 0 for none. `tell` is given what is being done just now. Raises ConfigError
-    if the settings cannot be read: then there is nothing to check.
+    `listen_s`: seconds at the microphone, 0 for none. `tell` is given what is being done just now.
+    Raises ConfigError if the settings cannot be read: then there is nothing to check.
     """
     config = read_at_start(path).config
     checks = check_program() + check_settings(path, config) + check_zone(config)
@@ -36,15 +36,21 @@ def run_checks(path: Path | None, listen_s: float, tell: Callable[[str], None]) 
         ("database", check_database),
         ("disk", check_disk),
     ):
-        checks += attempt(name, "Let the station's user read and write there.", partial(check, config))
+        checks += attempt(
+            name, "Let the station's user read and write there.", partial(check, config)
+        )
     checks += check_clock(config)
     tell("broker")
     checks += attempt("broker", "Fix mqtt: in station.yaml.", lambda: check_broker(config))
     if config.source == "folder":
         tell("recordings")
-        return checks + attempt("folder", "Fix folder: in station.yaml.", lambda: check_folder(config))
+        return checks + attempt(
+            "folder", "Fix folder: in station.yaml.", lambda: check_folder(config)
+        )
     tell(f"listening for {listen_s:g} s")
-    return checks + attempt("microphone", PLUG, lambda: check_microphone(config.microphone, listen_s))
+    return checks + attempt(
+        "microphone", PLUG, lambda: check_microphone(config.microphone, listen_s)
+    )
 
 
 def _model(config: Config) -> list[Check]:
@@ -56,9 +62,14 @@ def _model(config: Config) -> list[Check]:
     except ConfigError as error:
         return [Check("members", "bad", str(error), "Fix this line of station.yaml.", stops=True)]
     except (BundleError, OSError) as error:  # OSError: files of another user
-        advice = "Copy the bundle again, whole and readable for the station's user, or let bundle: name another one."
+        advice = (
+            "Copy the bundle again, whole and readable for the station's user, or let bundle: "
+            "name another one."
+        )
         return [Check("bundle", "bad", " ".join(str(error).split()), advice, stops=True)]
     checks = check_bundle(recognizer.bundle, apart) + check_codes(config, recognizer.bundle)
     advice = "Export the bundle again, or set detect.prior: off to go without place and season."
     checks += attempt("place", advice, lambda: check_place(config, recognizer.bundle))
-    return checks + attempt("runtime", "Fix this line of station.yaml.", lambda: check_pace(config, recognizer))
+    return checks + attempt(
+        "runtime", "Fix this line of station.yaml.", lambda: check_pace(config, recognizer)
+    )

@@ -1,4 +1,5 @@
-"""The microphone, listened to for a while, or the folder of recordings. Says how the sound is, not what is in it."""
+"""The microphone, listened to for a while, or the folder of recordings. Says how the sound is, not
+what is in it."""
 
 import math
 import time
@@ -23,16 +24,20 @@ CLIPPED_MAX = 1e-3  # of the samples: a songbird at a metre does not, a gain set
 OFFSET_MAX = 0.01  # of full scale: a card that is not built for this microphone, or a broken one
 LEVEL_DBFS_MIN = -80.0  # a quiet night through any microphone is louder; an open input is not
 LOST_MAX = 0.01  # of the time
-RATE_PPM_MAX = 10_000.0  # crystals are within 100; through a sound server arrivals jitter by 3000 in ten seconds
-_RATE_AFTER_S, _RATE_OVER_S_MIN = 1.0, 5.0
+# crystals are within 100; through a sound server arrivals jitter by 3000 in ten seconds
+RATE_PPM_MAX = 10_000.0
+_RATE_AFTER_S = 1.0
+_RATE_OVER_S_MIN = 5.0
 _SHOWN = 3
 _READ = 20  # recordings whose headers are looked at
 
 PLUG = (
-    "Plug the microphone in and see that the station's user is in the group audio; `arecord -l` lists what Linux sees."
+    "Plug the microphone in and see that the station's user is in the group audio; `arecord -l` "
+    "lists what Linux sees."
 )
 UNREAD = (
-    "Where it is the card to be heard, give it a short name in plain letters (/etc/asound.conf) and set it as "
+    "Where it is the card to be heard, give it a short name in plain letters (/etc/asound.conf) "
+    "and set it as "
     "microphone.device; else leave it."
 )
 
@@ -54,7 +59,9 @@ class Watch(PortAudio):
         write: Callable[[Samples, bool], None],
         end: Callable[[], None],
     ) -> Any:
-        self.device, self.rate_hz, self.arrivals = device, rate_hz, []
+        self.device = device
+        self.rate_hz = rate_hz
+        self.arrivals = []
 
         def counted(samples: Samples, lost: bool) -> None:
             self.arrivals.append((time.monotonic(), len(samples)))
@@ -63,7 +70,8 @@ class Watch(PortAudio):
         return super().open(device, rate_hz, channel, counted, end)
 
     def rate_ppm(self) -> float | None:
-        """By how much the card is faster than it says, in millionths; None: too little came to tell."""
+        """By how much the card is faster than it says, in millionths; None: too little came to
+        tell."""
         if not self.arrivals:
             return None
         first_s = self.arrivals[0][0]
@@ -76,8 +84,11 @@ class Watch(PortAudio):
         return (rate_hz / self.rate_hz - 1) * 1e6
 
 
-def check_microphone(settings: MicrophoneSettings, listen_s: float, sounddevice: Any = None) -> list[Check]:
-    """Which cards there are, and how the one sounds that the settings name. `sounddevice`: as PortAudio takes it."""
+def check_microphone(
+    settings: MicrophoneSettings, listen_s: float, sounddevice: Any = None
+) -> list[Check]:
+    """Which cards there are, and how the one sounds that the settings name. `sounddevice`: as
+    PortAudio takes it."""
     if listen_s <= 0:
         return [Check("microphone", "ok", "not listened to (--listen-s 0)")]
     watch = Watch(sounddevice)
@@ -89,8 +100,11 @@ def check_microphone(settings: MicrophoneSettings, listen_s: float, sounddevice:
     if not cards:
         found = "; ".join(["no sound card that records", *watch.unread])
         return [Check("microphone", "bad", found, UNREAD if watch.unread else PLUG)]
-    listed = [f"{card.name!r} ({card.channels} channels, {card.rate_hz or '?'} Hz)" for card in cards]
-    found, advice = "; ".join([*listed, *watch.unread]), UNREAD if watch.unread else ""
+    listed = [
+        f"{card.name!r} ({card.channels} channels, {card.rate_hz or '?'} Hz)" for card in cards
+    ]
+    found = "; ".join([*listed, *watch.unread])
+    advice = UNREAD if watch.unread else ""
     trial = listen(settings, listen_s, portaudio=watch)
     verdict: Verdict = "warning" if watch.unread else "ok"
     return [Check("sound cards", verdict, found, advice), _judge(watch, trial, listen_s)]
@@ -101,13 +115,19 @@ def _judge(watch: Watch, trial: Trial, listen_s: float) -> Check:
     level = trial.level
     if level is None:
         why = trial.gaps[-1].detail if trial.gaps else f"no sample came in {listen_s:g} s"
-        advice = "Check cable and microphone.device; where the station runs already, stop it for this check."
+        advice = (
+            "Check cable and microphone.device; where the station runs already, stop it for "
+            "this check."
+        )
         return Check("microphone", "bad", why, advice)
-    lost_s, ppm = sum(gap.seconds for gap in trial.gaps), watch.rate_ppm()
+    lost_s = sum(gap.seconds for gap in trial.gaps)
+    ppm = watch.rate_ppm()
     name = watch.device.name if watch.device else "?"
     found = (
-        f"{name!r} at {watch.rate_hz} Hz, {level.seconds:.0f} s heard: level {level.level_dbfs:.1f} dBFS, "
-        f"peak {_dbfs(level.peak):.1f} dBFS, {level.clipped:.2%} clipped, offset {level.offset:+.2%}, "
+        f"{name!r} at {watch.rate_hz} Hz, {level.seconds:.0f} s heard: level "
+        f"{level.level_dbfs:.1f} dBFS, "
+        f"peak {_dbfs(level.peak):.1f} dBFS, {level.clipped:.2%} clipped, offset "
+        f"{level.offset:+.2%}, "
         f"{lost_s:.2f} s lost" + ("" if ppm is None else f", {ppm / 1e4:+.1f} % off its rate")
     )
     verdict, advice = sound_verdict(level, lost_s / listen_s, ppm)
@@ -126,15 +146,40 @@ def _judge(watch: Watch, trial: Trial, listen_s: float) -> Check:
 
 
 def sound_verdict(level: Level, lost: float, ppm: float | None) -> tuple[Verdict, str]:
-    """What is wrong with the sound, the worst first, and what to do. `lost` is a share of the time."""
+    """What is wrong with the sound, the worst first, and what to do. `lost` is a share of the
+    time."""
     rules: tuple[tuple[bool, Verdict, str], ...] = (
-        (math.isinf(level.level_dbfs), "bad", "It gives one and the same number: change the microphone or its cable."),
-        (level.clipped > CLIPPED_MAX, "bad", "Lower the gain (alsamixer, capture): loud sound is cut off."),
-        (lost > LOST_MAX, "bad", "Samples are lost: use another USB port or a powered hub, stop other programs."),
-        (level.level_dbfs < LEVEL_DBFS_MIN, "warning", "Is it plugged in and not muted? Raise the gain (alsamixer)."),
-        (abs(level.offset) > OFFSET_MAX, "warning", "There is a constant voltage: try another input or sound card."),
+        (
+            math.isinf(level.level_dbfs),
+            "bad",
+            "It gives one and the same number: change the microphone or its cable.",
+        ),
+        (
+            level.clipped > CLIPPED_MAX,
+            "bad",
+            "Lower the gain (alsamixer, capture): loud sound is cut off.",
+        ),
+        (
+            lost > LOST_MAX,
+            "bad",
+            "Samples are lost: use another USB port or a powered hub, stop other programs.",
+        ),
+        (
+            level.level_dbfs < LEVEL_DBFS_MIN,
+            "warning",
+            "Is it plugged in and not muted? Raise the gain (alsamixer).",
+        ),
+        (
+            abs(level.offset) > OFFSET_MAX,
+            "warning",
+            "There is a constant voltage: try another input or sound card.",
+        ),
         (lost > 0, "warning", "Some samples were lost: listen again for longer (--listen-s 60)."),
-        (abs(ppm or 0.0) > RATE_PPM_MAX, "warning", "The card is not at the rate it says: set microphone.rate_hz."),
+        (
+            abs(ppm or 0.0) > RATE_PPM_MAX,
+            "warning",
+            "The card is not at the rate it says: set microphone.rate_hz.",
+        ),
     )
     return next(((verdict, advice) for holds, verdict, advice in rules if holds), ("ok", ""))
 
@@ -148,7 +193,8 @@ def _finite(value: float) -> float | None:
 
 
 def check_folder(config: Config) -> list[Check]:
-    """What waits in the folder, and when the oldest of it were recorded. Raises ConfigError if none is named."""
+    """What waits in the folder, and when the oldest of it were recorded. Raises ConfigError if none
+    is named."""
     folder = config.folder.path
     if folder is None:
         raise ConfigError("folder.path: missing; source is folder, so say which")
@@ -156,8 +202,17 @@ def check_folder(config: Config) -> list[Check]:
     watch = FolderWatch(folder, 0.0, config.zone, own=own)
     paths = watch.ready()
     if watch.problem:
-        return [Check("folder", "bad", watch.problem, "Mount the disk, or let the station's user read the folder.")]
-    known, refused, guessed = [], [], 0
+        return [
+            Check(
+                "folder",
+                "bad",
+                watch.problem,
+                "Mount the disk, or let the station's user read the folder.",
+            )
+        ]
+    known = []
+    refused = []
+    guessed = 0
     for path in paths[:_READ]:
         try:
             start = start_of(path, zone=config.zone, duration_s=open_recording(path).duration_s)
@@ -167,15 +222,32 @@ def check_folder(config: Config) -> list[Check]:
         guessed += start.source == "mtime"
         known.append(f"{path.name} {start.start_utc:%Y-%m-%d %H:%M:%S} UTC by {start.source}")
     waiting = watch.waiting()
-    found = f"{folder}: {waiting.files} recordings" + (f"; first {'; '.join(known[:_SHOWN])}" if known else "")
+    found = f"{folder}: {waiting.files} recordings" + (
+        f"; first {'; '.join(known[:_SHOWN])}" if known else ""
+    )
     if own.holds_state(folder):
         found += "; what the station keeps in it for itself (clips, copies, record) is passed over"
     figures = {"files": waiting.files, "refused": len(refused), "guessed": guessed}
     if refused:
-        found += f"; {len(refused)} of the first {len(paths[:_READ])} cannot be decoded: {refused[0]}"
-        return [Check("folder", "warning", found, "Copy these again, or take them out of the folder.", figures=figures)]
+        found += (
+            f"; {len(refused)} of the first {len(paths[:_READ])} cannot be decoded: {refused[0]}"
+        )
+        return [
+            Check(
+                "folder",
+                "warning",
+                found,
+                "Copy these again, or take them out of the folder.",
+                figures=figures,
+            )
+        ]
     if guessed:
-        found += f"; {guessed} of the first {len(paths[:_READ])} tell their time by the file's date only"
-        advice = "Keep the recorder's file names (date and time) and copy with times (cp -p): copying alters the date."
+        found += (
+            f"; {guessed} of the first {len(paths[:_READ])} tell their time by the file's date only"
+        )
+        advice = (
+            "Keep the recorder's file names (date and time) and copy with times (cp -p): "
+            "copying alters the date."
+        )
         return [Check("folder", "warning", found, advice, figures=figures)]
     return [Check("folder", "ok", found, figures=figures)]

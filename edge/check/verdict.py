@@ -54,7 +54,11 @@ def exit_status(checks: Iterable[Check]) -> int:
 
 def checks_summary(checks: list[Check]) -> dict[str, Any]:
     """For programs."""
-    return {"verdict": worst(checks), "exit": exit_status(checks), "checks": [asdict(check) for check in checks]}
+    return {
+        "verdict": worst(checks),
+        "exit": exit_status(checks),
+        "checks": [asdict(check) for check in checks],
+    }
 
 
 def checks_table(checks: list[Check]) -> Table:

@@ -1,4 +1,5 @@
-"""Which pieces of a stretch become clips, in samples from its start. Knows no sound, no species and no file."""
+"""Which pieces of a stretch become clips, in samples from its start. Knows no sound, no species and
+no file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,9 +22,11 @@ class Rolls:
 
     @classmethod
     def of(cls, settings: ClipSettings) -> "Rolls":
-        """From the settings; where seconds_max is too short for a window with both rolls, both are shortened alike."""
+        """From the settings; where seconds_max is too short for a window with both rolls, both are
+        shortened alike."""
         before, after, length = (
-            round(seconds * RATE_HZ) for seconds in (settings.before_s, settings.after_s, settings.seconds_max)
+            round(seconds * RATE_HZ)
+            for seconds in (settings.before_s, settings.after_s, settings.seconds_max)
         )
         room = length - WINDOW_SAMPLES
         if before + after > room:
@@ -32,9 +35,9 @@ class Rolls:
 
     @property
     def settled_after(self) -> int:
-        """A clip whose last window ends at sample n is final when all windows that end up to n + settled_after are
-        decided: one that joins it begins up to n + after + before, one that cuts its roll short up to n + after, or
-        later by a run if the voice in it began before it."""
+        """A clip whose last window ends at sample n is final when all windows that end up to n +
+        settled_after are decided: one that joins it begins up to n + after + before, one that cuts
+        its roll short up to n + after, or later by a run if the voice in it began before it."""
         return self.after + max(self.before, RUN_SAMPLES) + WINDOW_SAMPLES
 
 
@@ -55,9 +58,9 @@ def touches(span: Span, others: Sequence[Span]) -> bool:
 def cut(windows: Sequence[Span], forbidden: Sequence[Span], rolls: Rolls, end: int) -> list[Cut]:
     """The clips of a stretch that ends at sample `end`. `windows` are in order.
 
-    Windows that touch each other with their rolls share a clip up to its greatest length; the next clip then begins
-    with its own roll, so two clips of a long song overlap. No clip contains anything forbidden: a window that touches
-    it has no clip, a roll ends where it begins.
+    Windows that touch each other with their rolls share a clip up to its greatest length; the next
+    clip then begins with its own roll, so two clips of a long song overlap. No clip contains
+    anything forbidden: a window that touches it has no clip, a roll ends where it begins.
     """
     groups: list[list[Span]] = []
     for window in windows:
@@ -71,14 +74,16 @@ def cut(windows: Sequence[Span], forbidden: Sequence[Span], rolls: Rolls, end: i
 
 
 def _joins(window: Span, group: list[Span], forbidden: Sequence[Span], rolls: Rolls) -> bool:
-    first, last = group[0][0], group[-1][1]
+    first = group[0][0]
+    last = group[-1][1]
     near = window[0] - rolls.before <= last + rolls.after
     short = window[1] + rolls.after - (first - rolls.before) <= rolls.length_max
     return near and short and not touches((first, window[1]), forbidden)
 
 
 def _with_rolls(group: list[Span], forbidden: Sequence[Span], rolls: Rolls, end: int) -> Cut:
-    first, last = group[0][0], group[-1][1]
+    first = group[0][0]
+    last = group[-1][1]
     start = max([0, first - rolls.before, *(stop for _, stop in forbidden if stop <= first)])
     stop = min([end, last + rolls.after, *(start for start, _ in forbidden if start >= last)])
     assert start <= first

@@ -1,4 +1,5 @@
-"""What a clip says of itself, as GUANO (https://guano-md.org): lines of `Key: value`. Knows no sound and no file."""
+"""What a clip says of itself, as GUANO (https://guano-md.org): lines of `Key: value`. Knows no
+sound and no file."""
 
 from collections.abc import Sequence
 from datetime import timedelta, timezone
@@ -11,12 +12,18 @@ _SPECIES_MAX = 20  # a threshold of 0 would name all
 
 
 def guano_text(
-    clip: ClipRow, recording: RecordingRow, best: Sequence[Detection], disclosure: Disclosure, bundle_id: str
+    clip: ClipRow,
+    recording: RecordingRow,
+    best: Sequence[Detection],
+    disclosure: Disclosure,
+    bundle_id: str,
 ) -> str:
-    """The GUANO text of a clip. `best` has the best-scored detection of each species, best first; `disclosure` says
-    what of the place may be told."""
+    """The GUANO text of a clip. `best` has the best-scored detection of each species, best first;
+    `disclosure` says what of the place may be told."""
     place = recording.place
-    local = clip.start.astimezone(timezone(timedelta(minutes=recording.local.offset_minutes(clip.start))))
+    local = clip.start.astimezone(
+        timezone(timedelta(minutes=recording.local.offset_minutes(clip.start)))
+    )
     best = best[:_SPECIES_MAX]
     fields = {
         "GUANO|Version": "1.0",

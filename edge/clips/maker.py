@@ -1,7 +1,8 @@
-"""Saves clips: keeps the sound that a clip may still need, and writes a clip when nothing can change it any more.
+"""Saves clips: keeps the sound that a clip may still need, and writes a clip when nothing can
+change it any more.
 
-A detection was committed before it is told here; what goes wrong costs the clip, never the detection. Knows no window
-cutter, no network and no thread.
+A detection was committed before it is told here; what goes wrong costs the clip, never the
+detection. Knows no window cutter, no network and no thread.
 """
 
 import errno
@@ -39,19 +40,28 @@ class Clips(Protocol):
     def __enter__(self) -> "Clips": ...
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None: ...
 
     def add(
-        self, clip: ClipRow, detections: Sequence[str], put: Callable[[], None], undo: Callable[[], None]
+        self,
+        clip: ClipRow,
+        detections: Sequence[str],
+        put: Callable[[], None],
+        undo: Callable[[], None],
     ) -> str | None:
-        """Note a clip and the detections in it, call `put`, which puts the file in place, and commit; if that fails,
-        `undo` takes away what `put` did while nobody else can note a clip. A clip noted before is renewed, unless a
-        person has kept it: that stays as it is, and `put` is not called. Returns the path that it had before, if that
-        was another: its file is to go. Raises StoreError, also if none of the detections is there; then nothing is
-        noted."""
+        """Note a clip and the detections in it, call `put`, which puts the file in place, and
+        commit; if that fails, `undo` takes away what `put` did while nobody else can note a clip. A
+        clip noted before is renewed, unless a person has kept it: that stays as it is, and `put` is
+        not called. Returns the path that it had before, if that was another: its file is to go.
+        Raises StoreError, also if none of the detections is there; then nothing is noted."""
 
-    def take_away(self, remove: Callable[[str], bool], paths: Collection[str] | None = None) -> None:
+    def take_away(
+        self, remove: Callable[[str], bool], paths: Collection[str] | None = None
+    ) -> None:
         """Remove the files of clips that have no row, those at `paths` or all."""
 
 
@@ -65,13 +75,14 @@ class ClipMaker:
             maker.decided(until_s, detections, private)      # as windows are decided and committed
             maker.end()
 
-    A window that touches a window of a sensitive species, or a span in which people speak, has no clip; a roll
-    that would reach into one is cut short. Sound that no decided window covers is in no clip. What is written does not
-    depend on how sound and decisions were cut into calls.
+    A window that touches a window of a sensitive species, or a span in which people speak, has no
+    clip; a roll that would reach into one is cut short. Sound that no decided window covers is in
+    no clip. What is written does not depend on how sound and decisions were cut into calls.
 
-    In memory is the sound from the first window that waits for its clip, less `before_s`: at most seconds_max +
-    before_s + 5.5 s, what is heard but not yet decided, and one block; 64 kB/s. No OSError or StoreError leaves this
-    class: `failed` counts, `last_error` says, and the next clip tries again, with the table opened anew.
+    In memory is the sound from the first window that waits for its clip, less `before_s`: at most
+    seconds_max + before_s + 5.5 s, what is heard but not yet decided, and one block; 64 kB/s. No
+    OSError or StoreError leaves this class: `failed` counts, `last_error` says, and the next clip
+    tries again, with the table opened anew.
     """
 
     def __init__(
@@ -81,12 +92,15 @@ class ClipMaker:
         bundle_id: str,
         disclosure: Callable[[], Disclosure] | None = None,
     ) -> None:
-        """`disclosure`: what of places may be told now, also of what was heard under earlier settings; None: as
-        `config` has it."""
+        """`disclosure`: what of places may be told now, also of what was heard under earlier
+        settings; None: as `config` has it."""
         self.config = config  # may be replaced; taken over when the next stretch begins
         self._disclosure = disclosure or (lambda: Disclosure.of(self.config))
-        self.saved, self.failed, self.last_error = 0, 0, ""
-        self._open_table, self._bundle_id = open_table, bundle_id
+        self.saved = 0
+        self.failed = 0
+        self.last_error = ""
+        self._open_table = open_table
+        self._bundle_id = bundle_id
         self._table: Clips | None = None
         self._opened = ExitStack()
         self._row: RecordingRow | None = None
@@ -101,16 +115,19 @@ class ClipMaker:
     def begin(self, row: RecordingRow) -> None:
         """A stretch begins. Nothing is saved of it if the settings say so."""
         settings = self.config.clips
-        self._row, self._settings = row if settings.wanted(row.source) else None, settings
+        self._row = row if settings.wanted(row.source) else None
+        self._settings = settings
         self._sensitive = self.config.sensitive
         self._rolls = Rolls.of(settings)
         self._blocks.clear()
-        self._heard, self._until = 0, 0
+        self._heard = 0
+        self._until = 0
         self._windows: dict[Span, list[Detection]] = {}
         self._forbidden: list[Span] = []
 
     def hear(self, samples: Samples | Pcm) -> None:
-        """The next samples of the stretch: mono, RATE_HZ; float32, or 16 bit as they are kept here."""
+        """The next samples of the stretch: mono, RATE_HZ; float32, or 16 bit as they are kept
+        here."""
         if self._row is not None and len(samples):
             self._blocks.append((self._heard, pcm(samples)))
             self._heard += len(samples)
@@ -123,14 +140,20 @@ class ClipMaker:
             self._heard = gap[1]
 
     def decided(
-        self, until_s: float, detections: Sequence[Detection], private: Sequence[tuple[float, float]] = ()
+        self,
+        until_s: float,
+        detections: Sequence[Detection],
+        private: Sequence[tuple[float, float]] = (),
     ) -> None:
-        """All windows that end up to `until_s` are decided; these are the detections and the spoken spans (from_s,
-        to_s) among those not told before. All times from the start of the recording."""
+        """All windows that end up to `until_s` are decided; these are the detections and the spoken
+        spans (from_s, to_s) among those not told before. All times from the start of the
+        recording."""
         if self._row is None:
             return
         self._until = max(self._until, round(until_s * RATE_HZ))
-        self._forbidden += [(round(start * RATE_HZ), round(stop * RATE_HZ)) for start, stop in private]
+        self._forbidden += [
+            (round(start * RATE_HZ), round(stop * RATE_HZ)) for start, stop in private
+        ]
         for detection in detections:
             window = _window(detection)
             self._windows.setdefault(window, []).append(detection)
@@ -152,12 +175,18 @@ class ClipMaker:
 
     def _write(self, all_of_it: bool) -> None:
         """Write the clips that are final, in order, and forget what no later one needs."""
-        for piece in cut(sorted(self._windows), self._forbidden, self._rolls, min(self._heard, self._until)):
+        for piece in cut(
+            sorted(self._windows), self._forbidden, self._rolls, min(self._heard, self._until)
+        ):
             if not all_of_it and piece.windows[-1][1] + self._rolls.settled_after > self._until:
                 break
             self._save(piece, [d for window in piece.windows for d in self._windows.pop(window)])
-        self._windows = {w: found for w, found in self._windows.items() if not touches(w, self._forbidden)}
-        undecided = self._until - WINDOW_SAMPLES  # no window that begins before it is still to be decided
+        self._windows = {
+            w: found for w, found in self._windows.items() if not touches(w, self._forbidden)
+        }
+        undecided = (
+            self._until - WINDOW_SAMPLES
+        )  # no window that begins before it is still to be decided
         needed = min([undecided, *(start for start, _ in self._windows)]) - self._rolls.before
         self._forbidden = [span for span in self._forbidden if span[1] > needed]
         while self._blocks and self._blocks[0][0] + len(self._blocks[0][1]) <= needed:
@@ -179,7 +208,8 @@ class ClipMaker:
             self.last_error = f"{clip.path}: {error}"
 
     def _store(self, clip: ClipRow, folder: Path, sound: bytes, detections: list[str]) -> None:
-        """File and row, so that no row is without its file; a crash before the commit leaves a file without a row."""
+        """File and row, so that no row is without its file; a crash before the commit leaves a file
+        without a row."""
         path = folder / clip.path
         path.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(folder).free < HEADROOM_BYTES + len(sound):
@@ -195,7 +225,9 @@ class ClipMaker:
             if placed:
                 _remove(path)
 
-        for left in path.parent.glob(f".{path.name}.*.part"):  # of a program that was killed while it saved this one
+        for left in path.parent.glob(
+            f".{path.name}.*.part"
+        ):  # of a program that was killed while it saved this one
             remove_left(left)
         try:
             with written(path, sound) as part:
@@ -214,7 +246,11 @@ class ClipMaker:
         self._table = None
 
     def _sound(self, start: int, stop: int) -> Pcm:
-        parts = [b[max(0, start - at) : stop - at] for at, b in self._blocks if at < stop and start < at + len(b)]
+        parts = [
+            b[max(0, start - at) : stop - at]
+            for at, b in self._blocks
+            if at < stop and start < at + len(b)
+        ]
         sound = np.concatenate(parts)
         assert len(sound) == stop - start, "sound was forgotten too early"
         return sound
@@ -233,10 +269,13 @@ def _best_of_each(detections: list[Detection]) -> list[Detection]:
     return list(best.values())
 
 
-def _clip_row(piece: Cut, row: RecordingRow, best: Detection, suffix: str, size: int = 0) -> ClipRow:
-    """A clip's row. Its id and path depend on the sound alone and what was heard in it, so that a recording analysed
-    again gives the same. The day is that of the clock at the place; eight digits of the id part two recorders that
-    heard the same at once. No character that FAT or NTFS refuse."""
+def _clip_row(
+    piece: Cut, row: RecordingRow, best: Detection, suffix: str, size: int = 0
+) -> ClipRow:
+    """A clip's row. Its id and path depend on the sound alone and what was heard in it, so that a
+    recording analysed again gives the same. The day is that of the clock at the place; eight digits
+    of the id part two recorders that heard the same at once. No character that FAT or NTFS
+    refuse."""
     offset_s = piece.start / RATE_HZ
     start = row.start + timedelta(seconds=offset_s)
     clip_id = stable_id("clip", row.id, str(piece.start), str(piece.stop))
@@ -244,7 +283,9 @@ def _clip_row(piece: Cut, row: RecordingRow, best: Detection, suffix: str, size:
     code = re.sub(r"[^A-Za-z0-9-]", "-", best.species)[:_CODE_LENGTH_MAX]
     stamp = start.strftime("%Y%m%dT%H%M%S.") + f"{start.microsecond // 1000:03d}Z"
     path = f"{day}/{code}_{best.score:.2f}_{stamp}_{clip_id[:8]}.{suffix}"
-    return ClipRow(clip_id, path, row.id, start, (piece.stop - piece.start) / RATE_HZ, size, offset_s)
+    return ClipRow(
+        clip_id, path, row.id, start, (piece.stop - piece.start) / RATE_HZ, size, offset_s
+    )
 
 
 def _remove(path: Path) -> bool:

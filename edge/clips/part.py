@@ -1,4 +1,5 @@
-"""A clip's file while it is written: under a name of its own, and held, so that others know that somebody is at it."""
+"""A clip's file while it is written: under a name of its own, and held, so that others know that
+somebody is at it."""
 
 import fcntl
 import os
@@ -11,8 +12,8 @@ from pathlib import Path
 
 @contextmanager
 def written(path: Path, data: bytes) -> Iterator[Path]:
-    """A new file with these bytes, on the disk, that is to become `path`; held until the block ends, under whatever
-    name it has then. Where the block has left it, it is removed."""
+    """A new file with these bytes, on the disk, that is to become `path`; held until the block
+    ends, under whatever name it has then. Where the block has left it, it is removed."""
     part, file = _held(path)
     try:
         with file:
@@ -26,15 +27,20 @@ def written(path: Path, data: bytes) -> Iterator[Path]:
 
 
 def _held(path: Path) -> tuple[Path, BufferedWriter]:
-    """A new part of `path` that is held. One who cleans up may take it away before it is: then another is made."""
+    """A new part of `path` that is held. One who cleans up may take it away before it is: then
+    another is made."""
     while True:
-        part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # another process may save the same clip
+        part = path.with_name(
+            f".{path.name}.{uuid.uuid4().hex}.part"
+        )  # another process may save the same clip
         file = part.open("xb")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:  # it is being removed
             file.close()
-        except OSError:  # a file system without locks: what is being written may be cleaned away, and is lost
+        except (
+            OSError
+        ):  # a file system without locks: what is being written may be cleaned away, and is lost
             return part, file
         else:
             if os.fstat(file.fileno()).st_nlink:

@@ -1,4 +1,5 @@
-"""The table of clips, for one who can wait until other writers of the record are done. Knows no sound and no file."""
+"""The table of clips, for one who can wait until other writers of the record are done. Knows no
+sound and no file."""
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
@@ -12,10 +13,12 @@ Answer = TypeVar("Answer")
 
 
 class PatientClips:
-    """What was refused is asked again as long as `wait` says so, which is given the error; edge.clips.maker.Clips."""
+    """What was refused is asked again as long as `wait` says so, which is given the error;
+    edge.clips.maker.Clips."""
 
     def __init__(self, open_table: Callable[[], Clips], wait: Callable[[StoreError], bool]) -> None:
-        self._open_table, self._wait = open_table, wait
+        self._open_table = open_table
+        self._wait = wait
         self._opened = ExitStack()
         self._table: Clips | None = None
 
@@ -26,12 +29,18 @@ class PatientClips:
         self._opened.close()
 
     def add(
-        self, clip: ClipRow, detections: Sequence[str], put: Callable[[], None], undo: Callable[[], None]
+        self,
+        clip: ClipRow,
+        detections: Sequence[str],
+        put: Callable[[], None],
+        undo: Callable[[], None],
     ) -> str | None:
         """As ClipTable does."""
         return self._patiently(lambda table: table.add(clip, detections, put, undo))
 
-    def take_away(self, remove: Callable[[str], bool], paths: Collection[str] | None = None) -> None:
+    def take_away(
+        self, remove: Callable[[str], bool], paths: Collection[str] | None = None
+    ) -> None:
         """As ClipTable does."""
         self._patiently(lambda table: table.take_away(remove, paths))
 

@@ -1,8 +1,10 @@
-"""Files and rows brought together again, once when the station starts: what a crash or a hand has left.
+"""Files and rows brought together again, once when the station starts: what a crash or a hand has
+left.
 
-Rows without a file go. Of files without a row go those that were never whole, and those that the record says are to go;
-any other whole clip stays, however it lost its row: its record may be a copy from before it. Looks only at files that
-are named like a clip, in folders that are named like a day: anything else in there belongs to someone else.
+Rows without a file go. Of files without a row go those that were never whole, and those that the
+record says are to go; any other whole clip stays, however it lost its row: its record may be a copy
+from before it. Looks only at files that are named like a clip, in folders that are named like a
+day: anything else in there belongs to someone else.
 """
 
 import os
@@ -38,7 +40,9 @@ class ClipBooks(Protocol):
     def going(self) -> set[str]:
         """Paths of clips without a row whose files are to go."""
 
-    def take_away(self, remove: Callable[[str], bool], paths: Collection[str] | None = None) -> None:
+    def take_away(
+        self, remove: Callable[[str], bool], paths: Collection[str] | None = None
+    ) -> None:
         """Remove the files of clips that have no row, those at `paths` or all."""
 
 
@@ -49,11 +53,13 @@ class Reconciled:
     rows_cleaned: int = 0  # whose file was gone
     files_removed: int = 0  # without a row: half written, or about to be removed when a crash came
     unknown: int = 0  # files without a row that stay: whole clips, and what could not be removed
-    away: bool = False  # not one of many rows has its file: nothing was done, its disk seems not to be mounted
+    # not one of many rows has its file: nothing was done, its disk seems not to be mounted
+    away: bool = False
 
 
 def reconcile(table: ClipBooks, folder: Path) -> Reconciled:
-    """Bring rows and files together. Raises StoreError when the record cannot be read or written."""
+    """Bring rows and files together. Raises StoreError when the record cannot be read or
+    written."""
     with table.held() as rows:
         gone = [clip.id for clip in rows if not is_there(folder, clip.path)]
         if len(gone) == len(rows) > _MISSING_MAX:
@@ -74,5 +80,9 @@ def _clip_files(folder: Path) -> set[str]:
         for day in days:
             if _DAY.fullmatch(day.name) and day.is_dir(follow_symlinks=False):
                 with suppress(OSError):
-                    found |= {f"{day.name}/{file.name}" for file in os.scandir(day) if _CLIP.fullmatch(file.name)}
+                    found |= {
+                        f"{day.name}/{file.name}"
+                        for file in os.scandir(day)
+                        if _CLIP.fullmatch(file.name)
+                    }
     return found

@@ -1,7 +1,9 @@
-"""Removes clips by the record, never by names of files: the old, the oldest of a filling disk, the unused.
+"""Removes clips by the record, never by names of files: the old, the oldest of a filling disk, the
+unused.
 
-Kept and reviewed clips always stay. The best clips of each species stay too, unless the disk is so full that the
-database can hardly be written and nothing else is left to go. Detections stay. Knows neither sound nor SQL.
+Kept and reviewed clips always stay. The best clips of each species stay too, unless the disk is so
+full that the database can hardly be written and nothing else is left to go. Detections stay. Knows
+neither sound nor SQL.
 """
 
 import os
@@ -32,7 +34,9 @@ _LOOKED_AT = 1_000
 class Going(Protocol):
     """Clips that have no row any more, and whose files are to go; edge.store.clips.ClipTable."""
 
-    def take_away(self, remove: Callable[[str], bool], paths: Collection[str] | None = None) -> None: ...
+    def take_away(
+        self, remove: Callable[[str], bool], paths: Collection[str] | None = None
+    ) -> None: ...
 
 
 class ClipRemoval(Protocol):
@@ -50,7 +54,9 @@ class ClipRemoval(Protocol):
 
     def forget(self, clips: Sequence[str], spare_kept: bool = False) -> list[str]: ...
 
-    def take_away(self, remove: Callable[[str], bool], paths: Collection[str] | None = None) -> None: ...
+    def take_away(
+        self, remove: Callable[[str], bool], paths: Collection[str] | None = None
+    ) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,9 @@ class Retained:
     clips: int = 0  # that stay
     clips_bytes: int = 0
     disk: Disk = Disk(0, 0)  # before
-    hours_left: float | None = None  # before: until disk_share is reached, at the present rate; None: nothing is saved
+    hours_left: float | None = (
+        None  # before: until disk_share is reached, at the present rate; None: nothing is saved
+    )
     more: bool = False  # not all that should go went in this call
     clock_is_set: bool = True  # the time was known
     short_bytes: int = 0  # by so much the disk stays fuller than it should, nothing more may go
@@ -90,7 +98,8 @@ class Retained:
 
 
 class Retention:
-    """One clean-up per call, for the daemon every few minutes and for `python -m edge retention`."""
+    """One clean-up per call, for the daemon every few minutes and for `python -m edge
+    retention`."""
 
     def __init__(
         self,
@@ -101,14 +110,21 @@ class Retention:
         disk: Callable[[Path], Disk] = disk_of,
     ) -> None:
         self.settings = settings  # may be replaced
-        self._table, self._folder, self._reserve, self._disk = table, folder, reserve, disk
+        self._table = table
+        self._folder = folder
+        self._reserve = reserve
+        self._disk = disk
 
-    def tidy(self, now: datetime, clock_is_set: bool = True, dry_run: bool = False, limit: int = CALL_MAX) -> Retained:
-        """Remove what should go, up to `limit` clips. `clock_is_set`: False where nobody knows the time; then nothing
-        goes by its age, and there is no rate: only a disk that is fuller than it may be takes clips.
+    def tidy(
+        self, now: datetime, clock_is_set: bool = True, dry_run: bool = False, limit: int = CALL_MAX
+    ) -> Retained:
+        """Remove what should go, up to `limit` clips. `clock_is_set`: False where nobody knows the
+        time; then nothing goes by its age, and there is no rate: only a disk that is fuller than it
+        may be takes clips.
 
-        Gives up the reserve on a full disk and makes it again afterwards. Raises StoreError when the record cannot be
-        written, when the clips' folder cannot, or when its disk seems not to be mounted; then nothing goes.
+        Gives up the reserve on a full disk and makes it again afterwards. Raises StoreError when
+        the record cannot be written, when the clips' folder cannot, or when its disk seems not to
+        be mounted; then nothing goes.
         """
         if not dry_run:
             self._reserve.give_up_if_full()
@@ -149,12 +165,16 @@ class Retention:
         clips = self._table.newest(_LOOKED_AT)
         gone = [clip for clip in clips if not is_there(self._folder, clip.path)]
         if len(gone) == len(clips) >= _AWAY_MIN:
-            raise StoreError(f"{self._folder}: none of the clips is there; is its disk mounted? Nothing was removed")
+            raise StoreError(
+                f"{self._folder}: none of the clips is there; is its disk mounted? Nothing was "
+                f"removed"
+            )
         return gone
 
     def _room(self, done: Retained, now: datetime | None) -> tuple[int, int]:
-        """Bytes until the disk is as full as it may be, and how many it should be. The reserve for `hours_left` never
-        takes more than half of what clips may have: on a small disk they would otherwise all go at once."""
+        """Bytes until the disk is as full as it may be, and how many it should be. The reserve for
+        `hours_left` never takes more than half of what clips may have: on a small disk they would
+        otherwise all go at once."""
         done.clips, done.clips_bytes, _ = self._table.count()
         room = done.disk.free - round(done.disk.total * (1 - self.settings.disk_share))
         if now is None:
@@ -171,8 +191,11 @@ class Retention:
     def _choose(
         self, done: Retained, now: datetime | None, short: int, limit: int, taken: set[str]
     ) -> list[tuple[StoredClip, Reason]]:
-        """Which clips go, and why, until `short` more bytes are free; none of those already `taken`."""
-        floor, days, low = self.settings.per_species, self.settings.days, self._low(done.disk)
+        """Which clips go, and why, until `short` more bytes are free; none of those already
+        `taken`."""
+        floor = self.settings.per_species
+        days = self.settings.days
+        low = self._low(done.disk)
         before = utc_text(now - timedelta(days=days)) if now and days else ""
         going: list[tuple[StoredClip, Reason]] = [
             (clip, "unused") for clip in self._table.unused(limit + 1) if clip.id not in taken
@@ -181,7 +204,9 @@ class Retention:
         taken = taken | {clip.id for clip, _ in going}
         if before or freed < max(short, low):
             aged_only = before if freed >= max(short, low) else ""
-            for clip in self._table.removable(floor, limit + 1 + len(taken), aged_only):  # oldest first
+            for clip in self._table.removable(
+                floor, limit + 1 + len(taken), aged_only
+            ):  # oldest first
                 aged = clip.since_utc < before
                 if clip.id in taken:
                     continue
@@ -202,15 +227,15 @@ class Retention:
         return going[:limit]
 
     def _low(self, disk: Disk) -> int:
-        """Bytes that the record is short of: with less than twice the reserve it can hardly be written. None where
-        clips have a disk of their own."""
+        """Bytes that the record is short of: with less than twice the reserve it can hardly be
+        written. None where clips have a disk of their own."""
         state = self._reserve.path.parent
         same = self._folder.stat().st_dev == state.stat().st_dev
         return max(0, 2 * self._reserve.bytes - disk.free) if same else 0
 
     def _remove(self, clips: list[StoredClip], done: Retained, spare_kept: bool) -> None:
-        """Rows first: a crash in between leaves files that reconcile removes, never a row without a file. What somebody
-        has reviewed since it was chosen stays."""
+        """Rows first: a crash in between leaves files that reconcile removes, never a row without a
+        file. What somebody has reviewed since it was chosen stays."""
         going = set(self._table.forget([clip.id for clip in clips], spare_kept))
         paths = {clip.path for clip in clips if clip.id in going}
         self._table.take_away(lambda path: self._remove_file(path, done), paths)
@@ -222,7 +247,10 @@ class Retention:
             os.unlink(path)  # noqa: PTH108 - named in the tests of what a kill leaves
         except FileNotFoundError:
             done.missing += 1
-        except (OSError, ValueError):  # a folder of that name, a path that is none: the others go on
+        except (
+            OSError,
+            ValueError,
+        ):  # a folder of that name, a path that is none: the others go on
             done.failed += 1
             return False
         else:
@@ -238,7 +266,8 @@ def clip_file(folder: Path, path: str) -> Path:
 
 
 def remove_going(table: Going, folder: Path) -> set[str]:
-    """Remove the files of clips that have no row any more; returns which went. Others are tried again at the start."""
+    """Remove the files of clips that have no row any more; returns which went. Others are tried
+    again at the start."""
     removed: set[str] = set()
 
     def remove(path: str) -> bool:

@@ -1,1 +1,2 @@
-"""What trainer, export and edge agree on: sound, species, bundle, score. Knows no engine and no database."""
+"""What trainer, export and edge agree on: sound, species, bundle, score. Knows no engine and no
+database."""

@@ -1,4 +1,5 @@
-"""Arrays in npz and npy files: whatever damage makes numpy raise is one error, its cause in a line. Reads no pickle."""
+"""Arrays in npz and npy files: whatever damage makes numpy raise is one error, its cause in a line.
+Reads no pickle."""
 
 import tokenize
 import zipfile
@@ -12,9 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 Arrays = dict[str, NDArray[Any]]
-# What numpy, zipfile and zlib raise for files that are cut short or have other bytes in them: tried byte by byte.
+# What numpy, zipfile and zlib raise for files that are cut short or have other bytes in them: tried
+# byte by byte.
 _DAMAGE = (
-    *(OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError, OverflowError, SyntaxError),
+    *(
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        RuntimeError,
+        MemoryError,
+        OverflowError,
+        SyntaxError,
+    ),
     *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
 )
 
@@ -35,7 +46,8 @@ def _told() -> Iterator[None]:
 
 
 def read_arrays(path: Path, names: Sequence[str] | None = None) -> Arrays:
-    """Arrays of an npz file by name: these, of which none may be missing, or all. Raises Unreadable."""
+    """Arrays of an npz file by name: these, of which none may be missing, or all. Raises
+    Unreadable."""
     with _told(), path.open("rb") as raw:
         found = np.load(raw, allow_pickle=False)
         if isinstance(found, np.ndarray):

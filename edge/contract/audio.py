@@ -1,9 +1,10 @@
-"""The one definition of sound: rates, crop, window, what a network takes of one, and how a stream is cut into windows.
+"""The one definition of sound: rates, crop, window, what a network takes of one, and how a stream
+is cut into windows.
 
-Trainer, exporter and station all make their images here, so that what a network learnt is what it hears. A bundle
-names its front end: IMAGE is the log-mel image of our own networks, WAVEFORM the sound itself, for networks that bring
-their own.
-Knows nothing of files, microphones, species or networks.
+Trainer, exporter and station all make their images here, so that what a network learnt is what it
+hears. A bundle names its front end: IMAGE is the log-mel image of our own networks, WAVEFORM the
+sound itself, for networks that bring their own. Knows nothing of files, microphones, species or
+networks.
 """
 
 from dataclasses import dataclass
@@ -28,18 +29,24 @@ WAVEFORM: FrontEnd = "waveform-32k-5s"
 RATE_HZ = 32_000
 CROP_SAMPLES = 7 * RATE_HZ  # what a network sees
 WINDOW_SAMPLES = 5 * RATE_HZ  # what the station decides on
-HOP_SAMPLES = RATE_HZ * 5 // 2  # default step from window to window: a call cut by one is whole in the next
+HOP_SAMPLES = (
+    RATE_HZ * 5 // 2
+)  # default step from window to window: a call cut by one is whole in the next
 CONTEXT_SAMPLES = (CROP_SAMPLES - WINDOW_SAMPLES) // 2  # real sound before and after a window
 N_FFT = RATE_HZ // 10
 FRAME_HOP = RATE_HZ // 40
 MEL_BANDS = 128
-F_MIN_HZ, F_MAX_HZ = 0.0, RATE_HZ / 2
+F_MIN_HZ = 0.0
+F_MAX_HZ = RATE_HZ / 2
 POWER_FLOOR = 1e-10
 TOP_DB = 80.0
 GREY_MAX = 255.0
 CROP_FRAMES = CROP_SAMPLES // FRAME_HOP + 1
 IMAGE_SHAPE = (MEL_BANDS, CROP_FRAMES)
-INPUT_SHAPES: dict[FrontEnd, tuple[int, ...]] = {IMAGE: (1, *IMAGE_SHAPE), WAVEFORM: (WINDOW_SAMPLES,)}  # of a window
+INPUT_SHAPES: dict[FrontEnd, tuple[int, ...]] = {
+    IMAGE: (1, *IMAGE_SHAPE),
+    WAVEFORM: (WINDOW_SAMPLES,),
+}  # of a window
 CROP_STEP = int(CROP_SAMPLES * 0.666)  # from crop to crop of a training clip
 CROPS_MAX = 10
 
@@ -51,9 +58,13 @@ assert N_FFT % (2 * FRAME_HOP) == 0
 
 _HALF = N_FFT // 2
 _EDGE = _HALF // FRAME_HOP  # frames at each end of a centred STFT that reach beyond the sound
-_BLOCK = 20  # frames per FFT call: its temporaries stay in the cache; always the same blocks give always the same bits
+# frames per FFT call: its temporaries stay in the cache; always the same blocks give always the
+# same bits
+_BLOCK = 20
 BLOCK_SAMPLES = _BLOCK * FRAME_HOP  # cutters that begin a multiple of it apart give the same bits
-_FIRST_BLOCK_END = 19  # blocks then end exactly where windows end, at every hop that is a multiple of 0.5 s
+_FIRST_BLOCK_END = (
+    19  # blocks then end exactly where windows end, at every hop that is a multiple of 0.5 s
+)
 _BLOCKS_AT_ONCE = 3  # whose mel bands are summed in one call: fewer calls, the same small products
 
 
@@ -79,34 +90,43 @@ def front_end(name: FrontEnd = IMAGE) -> dict[str, object]:
 
 
 def _hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Slaney's mel scale (Auditory Toolbox, 1998): linear to 1 kHz, then 27 steps per factor of 6.4."""
-    return np.where(mel < 15.0, mel * 200.0 / 3.0, 1000.0 * np.exp((mel - 15.0) * np.log(6.4) / 27.0))
+    """Slaney's mel scale (Auditory Toolbox, 1998): linear to 1 kHz, then 27 steps per factor of
+    6.4."""
+    return np.where(
+        mel < 15.0, mel * 200.0 / 3.0, 1000.0 * np.exp((mel - 15.0) * np.log(6.4) / 27.0)
+    )
 
 
 @cache
 def mel_edges() -> NDArray[np.float64]:
-    """Corners of the mel filters (Hz), `(MEL_BANDS + 2,)`: band m rises from corner m to m + 1 and falls to m + 2."""
+    """Corners of the mel filters (Hz), `(MEL_BANDS + 2,)`: band m rises from corner m to m + 1 and
+    falls to m + 2."""
     mel_max = 15.0 + 27.0 * np.log(F_MAX_HZ / 1000.0) / np.log(6.4)
     return _hz(np.linspace(0.0, mel_max, MEL_BANDS + 2))
 
 
 @cache
 def mel_filters() -> Samples:
-    """Triangular mel filters with Slaney's area norm, `(MEL_BANDS, N_FFT // 2 + 1)`; as librosa.filters.mel."""
+    """Triangular mel filters with Slaney's area norm, `(MEL_BANDS, N_FFT // 2 + 1)`; as
+    librosa.filters.mel."""
     edges = mel_edges()
     bins = np.fft.rfftfreq(N_FFT, 1.0 / RATE_HZ)
     rising = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
     falling = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
-    filters = np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (edges[2:] - edges[:-2]))[:, None]
+    filters = (
+        np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (edges[2:] - edges[:-2]))[:, None]
+    )
     return filters.astype(np.float32)
 
 
 @cache
 def _filter_groups(size: int = 16) -> list[tuple[slice, slice, Samples]]:
-    """The filters as (bands, bins, weights) of neighbouring bands: 98 % of the dense matrix are zeros.
+    """The filters as (bands, bins, weights) of neighbouring bands: 98 % of the dense matrix are
+    zeros.
 
-    Times a block of frames each is a product of fewer than 2 ** 18 multiplications, which OpenBLAS does in the calling
-    thread: nobody's pool of threads spins, however many threads cut sound at once.
+    Times a block of frames each is a product of fewer than 2 ** 18 multiplications, which OpenBLAS
+    does in the calling thread: nobody's pool of threads spins, however many threads cut sound at
+    once.
     """
     filters = mel_filters()
     groups = []
@@ -125,7 +145,8 @@ def _hann() -> Samples:
 
 
 def _decibels(sound: Samples) -> Samples:
-    """Mel power in dB `(frames, MEL_BANDS)` of the frames lying wholly in `sound`; frame i begins at i * FRAME_HOP."""
+    """Mel power in dB `(frames, MEL_BANDS)` of the frames lying wholly in `sound`; frame i begins
+    at i * FRAME_HOP."""
     count = max(0, (len(sound) - N_FFT) // FRAME_HOP + 1)
     db = np.empty((count, MEL_BANDS), np.float32)
     if count:
@@ -138,7 +159,8 @@ def _frames_of(sound: Samples) -> Samples:
 
 
 def _write_decibels(frames: Samples, db: Samples, first_block: int = _BLOCK) -> None:
-    """Mel power in dB of frames `(n, N_FFT)` into `db` `(n, MEL_BANDS)`, in blocks of _BLOCK after a first one."""
+    """Mel power in dB of frames `(n, N_FFT)` into `db` `(n, MEL_BANDS)`, in blocks of _BLOCK after
+    a first one."""
     count = len(frames)
     windowed = np.empty((min(_BLOCK, count), N_FFT), np.float32)
     energy = np.empty((min(_BLOCKS_AT_ONCE * _BLOCK, count), _HALF + 1), np.float32)
@@ -160,7 +182,8 @@ def _write_decibels(frames: Samples, db: Samples, first_block: int = _BLOCK) -> 
 
 
 def _write_energy(frames: Samples, windowed: Samples, energy: Samples) -> None:
-    """Squared magnitudes of the spectra of a block of frames into `energy`; `windowed` is room to work in."""
+    """Squared magnitudes of the spectra of a block of frames into `energy`; `windowed` is room to
+    work in."""
     np.multiply(frames, _hann(), out=windowed)
     spectrum = scipy.fft.rfft(windowed, axis=1)
     np.square(spectrum.real, out=energy)
@@ -170,13 +193,14 @@ def _write_energy(frames: Samples, windowed: Samples, energy: Samples) -> None:
 
 
 def _mirrored(sound: Samples, before: int, after: int) -> Samples:
-    """As np.pad does with `reflect`, at a fifth of its cost; the sound is longer than what is added."""
+    """As np.pad does with `reflect`, at a fifth of its cost; the sound is longer than what is
+    added."""
     return np.concatenate([sound[before:0:-1], sound, sound[-2 : -2 - after : -1]])
 
 
 def _grey(db: Samples) -> tuple[Image, float, float]:
-    """Mel power in dB `(frames, bands)` to the grey image `(bands, frames)`: floored at max - 80, stretched to 0..255;
-    with it the dB of grey 0 and of grey 255, which the stretch takes away."""
+    """Mel power in dB `(frames, bands)` to the grey image `(bands, frames)`: floored at max - 80,
+    stretched to 0..255; with it the dB of grey 0 and of grey 255, which the stretch takes away."""
     top = db.max()
     db = np.maximum(db, top - TOP_DB)
     low = db.min()
@@ -194,36 +218,45 @@ def _image(samples: Samples) -> tuple[Image, float, float]:
 
 
 def mel_image(samples: Samples) -> Image:
-    """The image a network sees, of one crop `(224000,) -> (128, 281)` or of a batch `(N, 224000) -> (N, 128, 281)`.
+    """The image a network sees, of one crop `(224000,) -> (128, 281)` or of a batch `(N, 224000) ->
+    (N, 128, 281)`.
 
-    Samples are float32 mono at 32 kHz in [-1, 1]. Power mel spectrogram in dB per crop, stretched to uint8; equal to
-    librosa's `feature.melspectrogram(pad_mode="reflect")` and `power_to_db` within one grey level. A constant crop
-    (silence) is all zeros. Raises ValueError on another shape.
+    Samples are float32 mono at 32 kHz in [-1, 1]. Power mel spectrogram in dB per crop, stretched
+    to uint8; equal to librosa's `feature.melspectrogram(pad_mode="reflect")` and `power_to_db`
+    within one grey level. A constant crop (silence) is all zeros. Raises ValueError on another
+    shape.
     """
     samples = np.asarray(samples, np.float32)
     if samples.ndim not in (1, 2) or samples.shape[-1] != CROP_SAMPLES:
-        raise ValueError(f"a crop has {CROP_SAMPLES} samples, (samples,) or (crops, samples); got {samples.shape}")
+        raise ValueError(
+            f"a crop has {CROP_SAMPLES} samples, (samples,) or (crops, samples); got "
+            f"{samples.shape}"
+        )
     if samples.ndim == 1:
         return _image(samples)[0]
     return mel_images(samples)[0]
 
 
 def mel_images(crops: Samples) -> tuple[Image, Ranges]:
-    """The images of crops `(N, 224000)` as `mel_image` makes them, and the dB of grey 0 and of grey 255 of each,
-    `(N, 2)` float32: mel power is 10 ** ((low + grey / 255 * (high - low)) / 10). Of a constant crop both are equal.
-    Raises ValueError where samples are no finite numbers, or so large that their power is none."""
+    """The images of crops `(N, 224000)` as `mel_image` makes them, and the dB of grey 0 and of grey
+    255 of each, `(N, 2)` float32: mel power is 10 ** ((low + grey / 255 * (high - low)) / 10). Of a
+    constant crop both are equal. Raises ValueError where samples are no finite numbers, or so large
+    that their power is none."""
     images = np.empty((len(crops), *IMAGE_SHAPE), np.uint8)
     ranges = np.empty((len(crops), 2), np.float32)
     for image, span, crop in zip(images, ranges, crops, strict=True):
         image[:], span[0], span[1] = _image(crop)
     if not np.isfinite(ranges).all():
-        raise ValueError(f"expected crops of finite power, found dB of {ranges[~np.isfinite(ranges)][0]}")
+        raise ValueError(
+            f"expected crops of finite power, found dB of {ranges[~np.isfinite(ranges)][0]}"
+        )
     return images, ranges
 
 
 def training_crops(samples: Samples, crops_max: int = CROPS_MAX) -> Samples:
-    """The crops of a training clip, `(n, 224000)`: whole crops every 149 184 samples from the start, at most
-    `crops_max`; a clip shorter than one crop is padded with zeros (kkiller's published mels, BirdCLEF 2021)."""
+    """The crops of a training clip, `(n, 224000)`: whole crops every 149 184 samples from the
+    start, at most `crops_max`; a clip shorter than one crop is padded with zeros (kkiller's
+    published mels, BirdCLEF 2021)."""
     starts = range(0, max(1, len(samples) - CROP_SAMPLES + 1), CROP_STEP)[:crops_max]
     crops = np.zeros((len(starts), CROP_SAMPLES), np.float32)
     for crop, start in zip(crops, starts, strict=True):
@@ -243,27 +276,30 @@ class Window:
 
 
 def _extend(sound: Samples, before: int, after: int, padding: Padding) -> Samples:
-    """Fill up missing sound: mirrored (a mirror keeps the level, so the image keeps its contrast) or with zeros."""
+    """Fill up missing sound: mirrored (a mirror keeps the level, so the image keeps its contrast)
+    or with zeros."""
     if not before and not after:
         return sound
     return np.pad(sound, (before, after), mode="constant" if padding == "zeros" else "symmetric")
 
 
 class WindowCutter:
-    """Cuts one unbroken stretch of sound into rolling windows; every STFT frame is computed once however they overlap.
+    """Cuts one unbroken stretch of sound into rolling windows; every STFT frame is computed once
+    however they overlap.
 
         cutter = WindowCutter(hop_samples=HOP_SAMPLES)
         for block in blocks:
             windows += cutter.push(block)
         windows += cutter.close()
 
-    Windows start at 0, hop, 2 hop, … of the stretch. Where sound remains behind the last one, `close` adds a window
-    that ends with the sound, so that every sample is in one. After a gap begin a new cutter. The result does not
-    depend on how the sound was cut into blocks.
+    Windows start at 0, hop, 2 hop, … of the stretch. Where sound remains behind the last one,
+    `close` adds a window that ends with the sound, so that every sample is in one. After a gap
+    begin a new cutter. The result does not depend on how the sound was cut into blocks.
 
-    `padding` says how 5 s become the 7 s of an image: `context` takes 1 s of real sound on each side (mirrored at the
-    ends of the stretch), `zeros` pads the waveform behind (as published), `image` pads the 5-s image with zeros. A
-    network that takes the WAVEFORM gets the 5 s alone, a stretch that is shorter with zeros behind it.
+    `padding` says how 5 s become the 7 s of an image: `context` takes 1 s of real sound on each
+    side (mirrored at the ends of the stretch), `zeros` pads the waveform behind (as published),
+    `image` pads the 5-s image with zeros. A network that takes the WAVEFORM gets the 5 s alone, a
+    stretch that is shorter with zeros behind it.
     """
 
     def __init__(
@@ -274,15 +310,24 @@ class WindowCutter:
         front: FrontEnd = IMAGE,
     ) -> None:
         if hop_samples <= 0 or hop_samples > WINDOW_SAMPLES or hop_samples % FRAME_HOP:
-            raise ValueError(f"hop must be a multiple of {FRAME_HOP} samples up to {WINDOW_SAMPLES}; got {hop_samples}")
+            raise ValueError(
+                f"hop must be a multiple of {FRAME_HOP} samples up to {WINDOW_SAMPLES}; got "
+                f"{hop_samples}"
+            )
         if padding not in get_args(Padding):
-            raise ValueError(f"padding must be one of {', '.join(get_args(Padding))}; got {padding!r}")
-        self._hop, self._padding, self._origin = hop_samples, padding, first_sample
+            raise ValueError(
+                f"padding must be one of {', '.join(get_args(Padding))}; got {padding!r}"
+            )
+        self._hop = hop_samples
+        self._padding = padding
+        self._origin = first_sample
         self._images = front == IMAGE
         self._before = CONTEXT_SAMPLES if padding == "context" and self._images else 0
         self._next = 0  # start of the next window
         self._sound = Recent()
-        self._db = Recent(MEL_BANDS, begin=_EDGE)  # of frames; frame f is centred on sample f * FRAME_HOP
+        self._db = Recent(
+            MEL_BANDS, begin=_EDGE
+        )  # of frames; frame f is centred on sample f * FRAME_HOP
 
     @property
     def heard(self) -> int:
@@ -301,7 +346,9 @@ class WindowCutter:
         windows = []
         ends = self.heard
         if self._images:
-            ends = min(ends, (self._db.end + _EDGE) * FRAME_HOP - 1)  # sound up to here has its frames
+            ends = min(
+                ends, (self._db.end + _EDGE) * FRAME_HOP - 1
+            )  # sound up to here has its frames
         while self._next + WINDOW_SAMPLES + self._before <= ends:
             windows.append(self._window(self._next, WINDOW_SAMPLES))
             self._next += self._hop
@@ -346,7 +393,11 @@ class WindowCutter:
             return _extend(sound.copy(), 0, WINDOW_SAMPLES - length, "zeros")
         if self._padding == "image":
             image = np.zeros(IMAGE_SHAPE, np.uint8)
-            part, *_ = _grey(self._frames(start, length, _extend(sound, 0, max(0, N_FFT - length), self._padding)))
+            part, *_ = _grey(
+                self._frames(
+                    start, length, _extend(sound, 0, max(0, N_FFT - length), self._padding)
+                )
+            )
             left = CONTEXT_SAMPLES // FRAME_HOP
             image[:, left : left + part.shape[1]] = part
             return image
@@ -361,14 +412,17 @@ class WindowCutter:
         return _extend(real, before, CROP_SAMPLES - before - len(real), self._padding)
 
     def _frames(self, first: int, length: int, crop: Samples) -> Samples:
-        """Mel power in dB of the centred frames of the crop at sample `first` (may lie before the stretch), shared ones
-        taken from the stream; only those that touch the crop's ends or filled-up sound are computed for it alone."""
+        """Mel power in dB of the centred frames of the crop at sample `first` (may lie before the
+        stretch), shared ones taken from the stream; only those that touch the crop's ends or
+        filled-up sound are computed for it alone."""
         count = length // FRAME_HOP + 1
         offset = first // FRAME_HOP
         lo = max(_EDGE, self._db.begin - offset)
         hi = min(count - _EDGE, self._db.end - offset)
         if self._padding == "zeros":
-            hi = min(hi, WINDOW_SAMPLES // FRAME_HOP - _EDGE + 1)  # frames beyond would hear past the window
+            hi = min(
+                hi, WINDOW_SAMPLES // FRAME_HOP - _EDGE + 1
+            )  # frames beyond would hear past the window
         if first % FRAME_HOP or hi <= lo:
             return _decibels(_mirrored(crop, _HALF, _HALF))[:count]
         head = _mirrored(crop[: (lo - 1) * FRAME_HOP + _HALF], _HALF, 0)
@@ -379,13 +433,15 @@ class WindowCutter:
             ends = np.concatenate([_frames_of(head), _frames_of(tail)[: count - hi]])
             found = np.empty((len(ends), MEL_BANDS), np.float32)
             _write_decibels(ends, found)
-            db[:lo], db[hi:] = found[:lo], found[lo:]
+            db[:lo] = found[:lo]
+            db[hi:] = found[lo:]
         else:
             db[:lo], db[hi:] = _decibels(head), _decibels(tail)[: count - hi]
         return db
 
     def _forget(self) -> None:
-        """Drop what no later window needs; a last window that ends with the sound still needs the newest 6 s."""
+        """Drop what no later window needs; a last window that ends with the sound still needs the
+        newest 6 s."""
         keep = min(self._next, self.heard - WINDOW_SAMPLES) - self._before
         if not self._images:
             self._sound.forget(keep)

@@ -1,12 +1,12 @@
 """The Bundle: a self-describing folder that carries a model from the trainer to any station.
 
-manifest.json  taxonomy.csv[, names.csv]  members/{*.onnx, *.fp16.onnx[, *.int8.onnx, *.scale.npy, student.onnx]}
-prior/{model.onnx, features.json, grid.npz[, nearby.npz]}, or prior/{geo.onnx, geo.json}  probe.npz  SHA256SUMS
-[LICENCE.txt]
+manifest.json taxonomy.csv[, names.csv] members/{*.onnx, *.fp16.onnx[, *.int8.onnx, *.scale.npy,
+student.onnx]} prior/{model.onnx, features.json, grid.npz[, nearby.npz]}, or prior/{geo.onnx,
+geo.json} probe.npz SHA256SUMS [LICENCE.txt]
 
-Writing seals it with sums and an id; reading refuses another schema, another front-end, a missing, foreign or changed
-file, naming it. Knows no ONNX runtime: that the members give the probe's scores is the recognizer's to prove.
-Schema 1, which knew our own networks alone, reads on.
+Writing seals it with sums and an id; reading refuses another schema, another front-end, a missing,
+foreign or changed file, naming it. Knows no ONNX runtime: that the members give the probe's scores
+is the recognizer's to prove. Schema 1, which knew our own networks alone, reads on.
 """
 
 import hashlib
@@ -40,10 +40,19 @@ from edge.contract.taxonomy import Taxonomy, read_names
 from edge.contract.text import lines_of
 
 SCHEMA = 2
-MANIFEST, SUMS, TAXONOMY, PROBE, PRIOR = "manifest.json", "SHA256SUMS", "taxonomy.csv", "probe.npz", "prior"
-NAMES, LICENCE = "names.csv", "LICENCE.txt"
-PriorForm = Literal["place", "geo"]  # our own model of place, season and rasters; BirdNET's of place and week
-PROBE_TOLERANCE = 1e-3  # largest difference of a score that still is the same model on another machine
+MANIFEST = "manifest.json"
+SUMS = "SHA256SUMS"
+TAXONOMY = "taxonomy.csv"
+PROBE = "probe.npz"
+PRIOR = "prior"
+NAMES = "names.csv"
+LICENCE = "LICENCE.txt"
+PriorForm = Literal[
+    "place", "geo"
+]  # our own model of place, season and rasters; BirdNET's of place and week
+PROBE_TOLERANCE = (
+    1e-3  # largest difference of a score that still is the same model on another machine
+)
 HALF_TOLERANCE = 0.02  # the same in half precision; a threshold's step is 0.01 to 0.05
 
 
@@ -57,24 +66,37 @@ class BundleMember:
     architecture: str
     fold: int | None = None  # None: nothing of ours was left out
     seed: int | None = None
-    half: str | None = None  # the same network in half precision, strongly typed; relative to the bundle
-    int8: str | None = None  # the same with 8-bit convolutions (Q/DQ), where the bag then decides as it did
-    output: str | None = None  # of the network, that holds its scores; None: the first. One network may serve several
+    half: str | None = (
+        None  # the same network in half precision, strongly typed; relative to the bundle
+    )
+    int8: str | None = (
+        None  # the same with 8-bit convolutions (Q/DQ), where the bag then decides as it did
+    )
+    output: str | None = (
+        # of the network, that holds its scores; None: the first. One network may serve several
+        None
+    )
     embedding: str | None = None  # the output that holds the network's embedding, if it gives one
-    species: tuple[str, ...] | None = None  # codes in the order of its output, None: those of the taxonomy
-    scale: str | None = None  # slopes and offsets of its log-odds (npy, (2, its species)); relative to the bundle
+    species: tuple[str, ...] | None = (
+        None  # codes in the order of its output, None: those of the taxonomy
+    )
+    scale: str | None = (
+        None  # slopes and offsets of its log-odds (npy, (2, its species)); relative to the bundle
+    )
 
 
 @dataclass(frozen=True)
 class Student:
     """One small network that answers as the whole bag does, and how far its answers can be trusted.
 
-    It was distilled to the bag's acoustic score, so the bag's blend and thresholds are its own. In a cascade it answers
-    first, and the bag answers the windows that it leaves open (edge.contract.blend.open_windows).
+    It was distilled to the bag's acoustic score, so the bag's blend and thresholds are its own. In
+    a cascade it answers first, and the bag answers the windows that it leaves open
+    (edge.contract.blend.open_windows).
     """
 
     member: BundleMember
-    below: float  # logits under the threshold, and above it, within which the student leaves a species open
+    # logits under the threshold, and above it, within which the student leaves a species open
+    below: float
     above: float
     agreement: float  # share of windows held out in which the cascade decides as the bag does
     opened: float  # share of these windows that it leaves open
@@ -86,7 +108,8 @@ class Student:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Scores from which a species counts as heard: blended, per species where set, and without a prior."""
+    """Scores from which a species counts as heard: blended, per species where set, and without a
+    prior."""
 
     blended: Annotated[float, Range(0, 1)]
     acoustic: Annotated[float, Range(0, 1)]
@@ -109,7 +132,8 @@ class Licence:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What manifest.json says. `training` is provenance for people and tools; nothing here depends on it."""
+    """What manifest.json says. `training` is provenance for people and tools; nothing here depends
+    on it."""
 
     members: tuple[BundleMember, ...]
     blend: Blend
@@ -156,17 +180,22 @@ def _no_scores() -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Probe:
-    """Short clips and the scores they must give: how a bundle is known to compute right on a device."""
+    """Short clips and the scores they must give: how a bundle is known to compute right on a
+    device."""
 
     clips: NDArray[np.int16]  # (clips, 224000), of networks that take the waveform (clips, 160000)
     images: NDArray[np.uint8]  # (clips, 128, 281); none where the networks take the waveform
-    member_scores: NDArray[np.float32]  # (members, clips, species); NaN: the member does not know it
+    member_scores: NDArray[
+        np.float32
+    ]  # (members, clips, species); NaN: the member does not know it
     latitude: float
     longitude: float
     day_of_year: int
     prior: NDArray[np.float32]  # (species,); empty without a prior
     blended: NDArray[np.float32]  # (clips, species), each clip alone
-    student_scores: NDArray[np.float32] = field(default_factory=_no_scores)  # (clips, species); (0, 0) without one
+    student_scores: NDArray[np.float32] = field(
+        default_factory=_no_scores
+    )  # (clips, species); (0, 0) without one
 
     @classmethod
     def of_waveform(cls, clips: NDArray[np.int16], **rest: Any) -> "Probe":
@@ -195,15 +224,25 @@ class Probe:
     def read(cls, path: Path) -> "Probe":
         try:
             file = read_arrays(path)
-            names = set(cls.__dataclass_fields__) - ({"student_scores"} - set(file))  # older ones know no student
+            names = set(cls.__dataclass_fields__) - (
+                {"student_scores"} - set(file)
+            )  # older ones know no student
             raw: dict[str, Any] = {name: file[name] for name in names}
         except (Unreadable, KeyError) as error:
             raise BundleError(f"{path}: not a probe: {error}") from error
         clips = len(raw["clips"])
-        ours = raw["clips"].shape == (clips, CROP_SAMPLES) and raw["images"].shape == (clips, *IMAGE_SHAPE)
-        theirs = raw["clips"].shape == (clips, WINDOW_SAMPLES) and raw["images"].shape == (0, *IMAGE_SHAPE)
+        ours = raw["clips"].shape == (clips, CROP_SAMPLES) and raw["images"].shape == (
+            clips,
+            *IMAGE_SHAPE,
+        )
+        theirs = raw["clips"].shape == (clips, WINDOW_SAMPLES) and raw["images"].shape == (
+            0,
+            *IMAGE_SHAPE,
+        )
         if not clips or not (ours or theirs):
-            raise BundleError(f"{path}: clips and images do not fit: {raw['clips'].shape}, {raw['images'].shape}")
+            raise BundleError(
+                f"{path}: clips and images do not fit: {raw['clips'].shape}, {raw['images'].shape}"
+            )
         raw |= {"latitude": float(raw["latitude"]), "longitude": float(raw["longitude"])}
         raw["day_of_year"] = int(raw["day_of_year"])
         if not 1 <= raw["day_of_year"] <= 366:
@@ -225,7 +264,8 @@ class Bundle:
 
     @property
     def licence(self) -> str | None:
-        """On what terms the networks may be used, whose they are, what to say of them; None: made by oneself."""
+        """On what terms the networks may be used, whose they are, what to say of them; None: made
+        by oneself."""
         return None if self.manifest.licence is None else str(self.manifest.licence)
 
     @property
@@ -244,10 +284,15 @@ class Bundle:
 
     def indices(self, member: BundleMember) -> slice | list[int]:
         """Where its species stand in the taxonomy, in the order of its output."""
-        return slice(None) if member.species is None else [self.taxonomy.index(code) for code in member.species]
+        return (
+            slice(None)
+            if member.species is None
+            else [self.taxonomy.index(code) for code in member.species]
+        )
 
     def scale(self, member: BundleMember) -> Scores | None:
-        """Slopes and offsets of its log-odds `(2, its species)`, if it has any. Raises BundleError."""
+        """Slopes and offsets of its log-odds `(2, its species)`, if it has any. Raises
+        BundleError."""
         if member.scale is None:
             return None
         path = self.folder / member.scale
@@ -257,7 +302,9 @@ class Bundle:
         except Unreadable as error:
             raise BundleError(f"{path}: not readable: {error}") from error
         if scale.shape != wanted or scale.dtype != np.float32 or not np.isfinite(scale).all():
-            raise BundleError(f"{path}: expected {wanted} finite float32, found {scale.shape} {scale.dtype}")
+            raise BundleError(
+                f"{path}: expected {wanted} finite float32, found {scale.shape} {scale.dtype}"
+            )
         return scale
 
     def probe(self) -> Probe:
@@ -267,7 +314,9 @@ class Bundle:
             raise BundleError(f"{self.folder / PROBE}: made for another front-end")
         if probe.member_scores.shape[::2] != (len(self.manifest.members), len(self.taxonomy)):
             raise BundleError(f"{self.folder / PROBE}: made for other members or species")
-        students = (0, 0) if self.manifest.student is None else (len(probe.clips), len(self.taxonomy))
+        students = (
+            (0, 0) if self.manifest.student is None else (len(probe.clips), len(self.taxonomy))
+        )
         if probe.student_scores.shape != students:
             raise BundleError(f"{self.folder / PROBE}: made for another student, or for none")
         return probe
@@ -283,7 +332,8 @@ def file_sha256(path: Path) -> str:
 
 
 def _files(folder: Path) -> list[str]:
-    """What is sealed, or is to be: what a Mac or a file manager leaves in the folder is no part of the bundle."""
+    """What is sealed, or is to be: what a Mac or a file manager leaves in the folder is no part of
+    the bundle."""
     paths = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
     names = (p.as_posix() for p in paths if not any(map(passed_over, p.parts)))
     return sorted(name for name in names if name not in (MANIFEST, SUMS))
@@ -295,19 +345,25 @@ def _content_id(manifest: Mapping[str, Any], sums: Mapping[str, str]) -> str:
 
 
 def seal_bundle(folder: Path, manifest: Manifest) -> Bundle:
-    """Write manifest.json and SHA256SUMS over what lies in `folder`, then read it back as a station would."""
+    """Write manifest.json and SHA256SUMS over what lies in `folder`, then read it back as a station
+    would."""
     sums = {name: file_sha256(folder / name) for name in _files(folder)}
     raw = json.loads(json.dumps(asdict(manifest)))
     raw["id"] = _content_id(raw, sums)
-    (folder / MANIFEST).write_text(json.dumps(raw, indent=1, sort_keys=True) + "\n", encoding="utf8")
+    (folder / MANIFEST).write_text(
+        json.dumps(raw, indent=1, sort_keys=True) + "\n", encoding="utf8"
+    )
     sums[MANIFEST] = file_sha256(folder / MANIFEST)
-    (folder / SUMS).write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)), encoding="utf8")
+    (folder / SUMS).write_text(
+        "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)), encoding="utf8"
+    )
     return read_bundle(folder)
 
 
 def read_bundle(folder: Path, language: str | None = None) -> Bundle:
-    """Read and check a bundle; common names in a language of its names.csv, None: as they are. Raises BundleError
-    naming the file that is missing, damaged, foreign or too new, or lacks the language."""
+    """Read and check a bundle; common names in a language of its names.csv, None: as they are.
+    Raises BundleError naming the file that is missing, damaged, foreign or too new, or lacks the
+    language."""
     path = folder / MANIFEST
     try:
         raw = json.loads(path.read_text(encoding="utf8"))
@@ -319,7 +375,9 @@ def read_bundle(folder: Path, language: str | None = None) -> Bundle:
         raise BundleError(f"{path}: not readable: {error}") from error
     found = raw.get("schema") if isinstance(raw, dict) else None
     if found not in (1, SCHEMA) or isinstance(found, bool):
-        raise BundleError(f"{path}: schema {found!r}; this version reads 1 to {SCHEMA}; export the bundle again")
+        raise BundleError(
+            f"{path}: schema {found!r}; this version reads 1 to {SCHEMA}; export the bundle again"
+        )
     sums = _check_sums(folder)
     manifest = _parse(path, raw if found == SCHEMA else _from_schema_1(path, raw))
     if raw.get("id") != _content_id(raw, {k: v for k, v in sums.items() if k != MANIFEST}):
@@ -336,14 +394,18 @@ def read_bundle(folder: Path, language: str | None = None) -> Bundle:
     if language is None:
         return Bundle(folder, manifest, taxonomy)
     if not (folder / NAMES).is_file():
-        raise BundleError(f"{folder / NAMES}: not there: the names are in one language; leave station.language out")
+        raise BundleError(
+            f"{folder / NAMES}: not there: the names are in one language; leave station.language "
+            f"out"
+        )
     return Bundle(folder, manifest, taxonomy.named(read_names(folder / NAMES, language)))
 
 
 def _from_schema_1(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest as schema 2 would say it."""
     known = {name: value for name, value in raw.items() if name not in ("has_prior", "front_end")}
-    has_prior, front = raw.get("has_prior"), raw.get("front_end")
+    has_prior = raw.get("has_prior")
+    front = raw.get("front_end")
     if not isinstance(has_prior, bool) or not isinstance(front, dict):
         raise BundleError(f"{path}: has_prior and front_end: expected true or false, and constants")
     prior = "place" if has_prior else None
@@ -359,7 +421,9 @@ def _check_species(path: Path, manifest: Manifest, taxonomy: Taxonomy) -> None:
         codes = taxonomy.codes if member.species is None else member.species
         unknown = [code for code in codes if code not in taxonomy]
         if unknown or len(set(codes)) != len(codes) or not codes:
-            problem = f"{unknown[0]!r} is not in {TAXONOMY}" if unknown else "expected each species once"
+            problem = (
+                f"{unknown[0]!r} is not in {TAXONOMY}" if unknown else "expected each species once"
+            )
             raise BundleError(f"{path}: member {member.name}: species: {problem}")
         heard |= set(codes) if member in manifest.members else set()
     if len(heard) != len(taxonomy):
@@ -379,7 +443,9 @@ def _check_sums(folder: Path) -> dict[str, str]:
         if name not in present:
             raise BundleError(f"{folder / name}: listed in {SUMS} but missing")
         if name not in sums:
-            raise BundleError(f"{folder / name}: not listed in {SUMS}; remove it or export the bundle again")
+            raise BundleError(
+                f"{folder / name}: not listed in {SUMS}; remove it or export the bundle again"
+            )
         if file_sha256(folder / name) != sums[name]:
             raise BundleError(f"{folder / name}: damaged (its SHA-256 is not the one in {SUMS})")
     return sums

@@ -1,4 +1,5 @@
-"""A Ray cluster that is there already, joined. Ray is an extra, imported only where a cluster was asked for."""
+"""A Ray cluster that is there already, joined. Ray is an extra, imported only where a cluster was
+asked for."""
 
 import importlib
 import os
@@ -12,19 +13,23 @@ from edge.contract.errors import ConfigError
 
 @contextmanager
 def joined(address: str) -> Iterator[Any]:
-    """The ray module, connected to the cluster at `address`. Raises ConfigError if there is none."""
+    """The ray module, connected to the cluster at `address`. Raises ConfigError if there is
+    none."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray = importlib.import_module("ray")
     except ModuleNotFoundError:
         raise ConfigError(
-            f"--cluster {address}: ray is not installed; pip install '.[cluster]' in the checkout brings it"
+            f"--cluster {address}: ray is not installed; pip install '.[cluster]' in the checkout "
+            f"brings it"
         ) from None
     try:
         _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (OSError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"--cluster {address}: no Ray cluster there: {str(error).splitlines()[0]}") from error
+        raise ConfigError(
+            f"--cluster {address}: no Ray cluster there: {str(error).splitlines()[0]}"
+        ) from error
     try:
         yield ray
     finally:

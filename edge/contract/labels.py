@@ -1,4 +1,5 @@
-"""Row labels as CSV: what is heard in which 5 s, as the competition writes truth and predictions. Knows no score."""
+"""Row labels as CSV: what is heard in which 5 s, as the competition writes truth and predictions.
+Knows no score."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,10 @@ from edge.contract.metrics import Labels, labels_of
 from edge.contract.taxonomy import NOCALL
 from edge.contract.text import NotText, Table, text_of
 
-KEYS = ("row_id", "filename_seconds")  # the competition's labels and its example of a test recording
+KEYS = (
+    "row_id",
+    "filename_seconds",
+)  # the competition's labels and its example of a test recording
 _PARTS = ("audio_id", "site", "seconds")  # of a row id, where the table has them as columns, too
 _DIGITS_MAX = 9  # of a row's second
 
@@ -25,7 +29,8 @@ class RowLabels:
 
 @dataclass(frozen=True)
 class LabelRow:
-    """One row of a table of labels. Of an `odd` one nothing but that and the line is to be believed."""
+    """One row of a table of labels. Of an `odd` one nothing but that and the line is to be
+    believed."""
 
     line: int
     row_id: str
@@ -41,8 +46,8 @@ class LabelRow:
 
 
 def label_rows(table: Table) -> Iterator[LabelRow]:
-    """The rows of a table with a column of KEYS and `birds`; where it has audio_id, site and seconds as well, they must
-    say what the row id says. Raises NotText."""
+    """The rows of a table with a column of KEYS and `birds`; where it has audio_id, site and
+    seconds as well, they must say what the row id says. Raises NotText."""
     names = table.names
     key = next(name for name in KEYS if name in names)
     for line, row in table:
@@ -50,13 +55,16 @@ def label_rows(table: Table) -> Iterator[LabelRow]:
             odd = f"expected {len(names)} cells ({', '.join(names)}), found {len(row)}"
             yield LabelRow(line, "", "", 0, frozenset(), odd)
             continue
-        row_id, heard = row[key].strip(), labels_of(row["birds"])
+        row_id = row[key].strip()
+        heard = labels_of(row["birds"])
         stem, _, seconds = row_id.rpartition("_")
         if not stem or not _is_second(seconds):
             odd = f"row id: expected NAME_SECONDS, found {row_id!r}"
             yield LabelRow(line, row_id, "", 0, frozenset(), odd)
             continue
-        yield LabelRow(line, row_id, stem, int(seconds), heard, _contradiction(row, row_id, stem, int(seconds)))
+        yield LabelRow(
+            line, row_id, stem, int(seconds), heard, _contradiction(row, row_id, stem, int(seconds))
+        )
 
 
 def _is_second(text: str) -> bool:
@@ -71,13 +79,17 @@ def _contradiction(row: Mapping[str, str], row_id: str, stem: str, end_s: int) -
     if good and "audio_id" in cells and "site" in cells:
         good = stem == f"{cells['audio_id']}_{cells['site']}"
     said = ", ".join(f"{name} {cell}" for name, cell in cells.items())
-    return "" if good else f"row id {row_id!r}: expected audio_id, site and seconds as in it, found {said}"
+    return (
+        ""
+        if good
+        else f"row id {row_id!r}: expected audio_id, site and seconds as in it, found {said}"
+    )
 
 
 def read_labels(path: Path, predicted: bool = False) -> RowLabels:
-    """Read BirdCLEF row labels: `row_id` or `filename_seconds` (`<recording>_<end second>`) and `birds`, an empty cell
-    being nocall; further columns are left alone. What was `predicted` may name nocall beside species. Raises
-    UsageError, one line."""
+    """Read BirdCLEF row labels: `row_id` or `filename_seconds` (`<recording>_<end second>`) and
+    `birds`, an empty cell being nocall; further columns are left alone. What was `predicted` may
+    name nocall beside species. Raises UsageError, one line."""
     truth: dict[str, Labels] = {}
     recording: dict[str, str] = {}
     end_s: dict[str, int] = {}
@@ -88,18 +100,24 @@ def read_labels(path: Path, predicted: bool = False) -> RowLabels:
     try:
         table = Table(text_of(path.read_bytes()), (), (*KEYS, "birds"))
         if not set(KEYS) & set(table.names) or "birds" not in table.names:
-            raise UsageError(f"{path}: expected columns row_id and birds, found {', '.join(table.names) or 'none'}")
+            raise UsageError(
+                f"{path}: expected columns row_id and birds, found "
+                f"{', '.join(table.names) or 'none'}"
+            )
         for row in label_rows(table):
             where = f"{path}, line {row.line}"
             if row.odd:
                 raise UsageError(f"{where}: {row.odd}")
             if row.undecided and not predicted:
                 heard = " ".join(sorted(row.heard))
-                raise UsageError(f"{where}: row id {row.row_id!r}: expected nocall or species, found {heard}")
+                raise UsageError(
+                    f"{where}: row id {row.row_id!r}: expected nocall or species, found {heard}"
+                )
             if row.row_id in truth:
                 raise UsageError(f"{where}: row id {row.row_id!r} is there twice")
             truth[row.row_id] = row.heard
-            recording[row.row_id], end_s[row.row_id] = row.recording, row.end_s
+            recording[row.row_id] = row.recording
+            end_s[row.row_id] = row.end_s
     except OSError as error:
         raise UsageError(f"{path}: not readable: {error.strerror or error}") from error
     except NotText as error:

@@ -1,4 +1,5 @@
-"""The clock at the place: on which local day and hour a moment lies. Nothing else in the station computes days.
+"""The clock at the place: on which local day and hour a moment lies. Nothing else in the station
+computes days.
 
 Knows no recorder, no settings and no database.
 """
@@ -7,14 +8,19 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone, tzinfo
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_HOUR, _DAY, _INSTANT = timedelta(hours=1), timedelta(days=1), timedelta(microseconds=1)
+_HOUR = timedelta(hours=1)
+_DAY = timedelta(days=1)
+_INSTANT = timedelta(microseconds=1)
 
-_NEARLY = timedelta(milliseconds=2)  # what ends so soon has ended: moments are known to the millisecond
+_NEARLY = timedelta(
+    milliseconds=2
+)  # what ends so soon has ended: moments are known to the millisecond
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of some time that lies in one hour, or on one day, of a local clock, at one offset of it."""
+    """A part of some time that lies in one hour, or on one day, of a local clock, at one offset of
+    it."""
 
     start: datetime  # aware UTC
     seconds: float
@@ -29,7 +35,8 @@ class Part:
 
 @dataclass(frozen=True)
 class LocalClock:
-    """The station's zone where it is set, summer time looked up at the moment itself; else the recorder's own offset.
+    """The station's zone where it is set, summer time looked up at the moment itself; else the
+    recorder's own offset.
 
     >>> LocalClock(ZoneInfo("Asia/Kolkata")).day(datetime(2024, 5, 11, 18, 35, tzinfo=timezone.utc))
     datetime.date(2024, 5, 12)
@@ -39,17 +46,23 @@ class LocalClock:
     recorder_minutes: int = 0  # ahead of UTC, if no zone is set
 
     def offset_minutes(self, moment: datetime) -> int:
-        """Minutes by which local time is ahead of UTC at a moment (aware), rounded: old zones had seconds."""
+        """Minutes by which local time is ahead of UTC at a moment (aware), rounded: old zones had
+        seconds."""
         if self.zone is None:
             return self.recorder_minutes
-        return round((moment.astimezone(self.zone).utcoffset() or timedelta()) / timedelta(minutes=1))
+        return round(
+            (moment.astimezone(self.zone).utcoffset() or timedelta()) / timedelta(minutes=1)
+        )
 
     def day(self, moment: datetime) -> date:
         """The local day of a moment (aware)."""
-        return (moment.astimezone(timezone.utc) + timedelta(minutes=self.offset_minutes(moment))).date()
+        return (
+            moment.astimezone(timezone.utc) + timedelta(minutes=self.offset_minutes(moment))
+        ).date()
 
     def hours(self, start: datetime, seconds: float) -> list[Part]:
-        """The time from `start` (aware UTC) on, by local hours; an hour in which the clock is changed is two parts."""
+        """The time from `start` (aware UTC) on, by local hours; an hour in which the clock is
+        changed is two parts."""
         return self._parts(start, seconds, _HOUR)
 
     def days(self, start: datetime, seconds: float) -> list[Part]:
@@ -62,19 +75,24 @@ class LocalClock:
         for part in self.days(start, seconds):
             if spans and spans[-1].utc_offset_minutes == part.utc_offset_minutes:
                 last = spans.pop()
-                part = Part(last.start, last.seconds + part.seconds, last.since, last.utc_offset_minutes)
+                part = Part(
+                    last.start, last.seconds + part.seconds, last.since, last.utc_offset_minutes
+                )
             spans.append(part)
         return spans
 
     def until(self, start: datetime) -> datetime:
-        """When a stretch of sound that begins at `start` (aware UTC) is to end: at the next full hour UTC, or where the
-        clock is changed before that."""
+        """When a stretch of sound that begins at `start` (aware UTC) is to end: at the next full
+        hour UTC, or where the clock is changed before that."""
         start += _NEARLY
         hour = start.replace(minute=0, second=0, microsecond=0) + _HOUR
-        return start + timedelta(seconds=self.spans(start, (hour - start) / timedelta(seconds=1))[0].seconds)
+        return start + timedelta(
+            seconds=self.spans(start, (hour - start) / timedelta(seconds=1))[0].seconds
+        )
 
     def _parts(self, start: datetime, seconds: float, unit: timedelta) -> list[Part]:
-        parts, end = [], start + timedelta(seconds=seconds)
+        parts = []
+        end = start + timedelta(seconds=seconds)
         while start < end:
             minutes = self.offset_minutes(start)
             offset = timedelta(minutes=minutes)
@@ -89,7 +107,8 @@ class LocalClock:
         return parts
 
     def _change(self, before: datetime, after: datetime) -> datetime:
-        """When between two moments the clock is changed: at a whole second, and by all zones once in several days."""
+        """When between two moments the clock is changed: at a whole second, and by all zones once
+        in several days."""
         low, high = ((moment - _EPOCH) // timedelta(seconds=1) for moment in (before, after))
         offset = self.offset_minutes(before)
         while high - low > 1:

@@ -1,4 +1,5 @@
-"""How each of the three programs ends: one line for what a person must mend, and the same words for Ctrl-C."""
+"""How each of the three programs ends: one line for what a person must mend, and the same words for
+Ctrl-C."""
 
 import codecs
 import errno
@@ -25,20 +26,40 @@ EXIT_BROKEN_PIPE = 141  # as a shell reports it
 # What folders, disks and permissions can be like, and nothing that the program itself did wrong.
 OUTSIDE = frozenset(
     (
-        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ELOOP),
+        *(
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EIO,
+            errno.ELOOP,
+        ),
         *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EFBIG),
-        *(errno.EBUSY, errno.ENOTEMPTY, errno.EXDEV, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT, errno.ENOTCONN),
+        *(
+            errno.EBUSY,
+            errno.ENOTEMPTY,
+            errno.EXDEV,
+            errno.ESTALE,
+            errno.ENODEV,
+            errno.ETIMEDOUT,
+            errno.ENOTCONN,
+        ),
     )
 )
-_UNNAMED = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # a write into an open file does not say which it was
+_UNNAMED = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+)  # a write into an open file does not say which it was
 
 
 class Interrupted(BaseException):
-    """Ctrl-C. Not a KeyboardInterrupt, which Typer answers by itself, with a word that does not say what to do."""
+    """Ctrl-C. Not a KeyboardInterrupt, which Typer answers by itself, with a word that does not say
+    what to do."""
 
 
 class Commands(TyperGroup):
-    """A group of commands whose wrong values are told as everything else is: typer.Typer(cls=Commands)."""
+    """A group of commands whose wrong values are told as everything else is:
+    typer.Typer(cls=Commands)."""
 
     def invoke(self, ctx: Any) -> Any:
         """As Typer's own."""
@@ -50,26 +71,39 @@ class Commands(TyperGroup):
 
 
 def _expected(error: typer.BadParameter) -> str:
-    """What was expected and found; its own words where they do not come of a check that is known here."""
+    """What was expected and found; its own words where they do not come of a check that is known
+    here."""
     errors = getattr(error.__cause__, "errors", None)  # pydantic's, by which Typer checks values
     first = errors()[0] if callable(errors) else {}
-    kind, limits = first.get("type", ""), first.get("ctx", {})
+    kind = first.get("type", "")
+    limits = first.get("ctx", {})
     what = {"float_parsing": "a number", "int_parsing": "a whole number"}.get(kind)
     for limit, words in (("le", "at most"), ("ge", "at least")):
         what = f"{words} {limits[limit]:g}" if limit in limits else what
-    return f"expected {what}, found {first['input']!r}" if what else error.message.removeprefix("Value error, ")
+    return (
+        f"expected {what}, found {first['input']!r}"
+        if what
+        else error.message.removeprefix("Value error, ")
+    )
 
 
 def run_program(app: Callable[[], object]) -> None:
-    """Run a program's commands; ends the process with a line instead of a traceback for what a person must mend."""
+    """Run a program's commands; ends the process with a line instead of a traceback for what a
+    person must mend."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started it
             setattr(sys, name, open(os.devnull, "w", encoding="utf8"))  # noqa: SIM115, PTH123  # for good
-    if isinstance(sys.stdout, io.TextIOWrapper) and not codecs.lookup(sys.stdout.encoding).name.startswith("utf"):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without our dashes and dots gets question marks
+    if isinstance(sys.stdout, io.TextIOWrapper) and not codecs.lookup(
+        sys.stdout.encoding
+    ).name.startswith("utf"):
+        sys.stdout.reconfigure(
+            errors="replace"
+        )  # a terminal without our dashes and dots gets question marks
     if logging.lastResort:  # what is logged where nobody set a log up
         logging.lastResort.setFormatter(LogLines())
-    signal.signal(signal.SIGINT, _interrupt)  # the daemon takes it over: there Ctrl-C is a stop like any other
+    signal.signal(
+        signal.SIGINT, _interrupt
+    )  # the daemon takes it over: there Ctrl-C is a stop like any other
     try:
         try:
             app()
@@ -91,7 +125,10 @@ def run_program(app: Callable[[], object]) -> None:
     except UnicodeEncodeError as error:
         if not any("\udc80" <= sign <= "\udcff" for sign in error.object):
             raise
-        say(f"error: expected text in UTF-8, found the bytes {os.fsencode(error.object)!r}", file=sys.stderr)
+        say(
+            f"error: expected text in UTF-8, found the bytes {os.fsencode(error.object)!r}",
+            file=sys.stderr,
+        )
         sys.exit(UsageError.exit_code)
     except Interrupted:
         say(INTERRUPTED, file=sys.stderr)
@@ -99,7 +136,8 @@ def run_program(app: Callable[[], object]) -> None:
 
 
 def _stop_writing() -> None:
-    """What standard output did not take, the interpreter would try again at its end, and complain in its own way."""
+    """What standard output did not take, the interpreter would try again at its end, and complain
+    in its own way."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -112,5 +150,7 @@ def _hint(error: OSError) -> str:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    signal.signal(signal.SIGINT, end_at_once)  # a second one ends what the first is still tidying up
+    signal.signal(
+        signal.SIGINT, end_at_once
+    )  # a second one ends what the first is still tidying up
     raise Interrupted

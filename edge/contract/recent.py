@@ -43,4 +43,5 @@ class Recent:
     def forget(self, first: int) -> None:
         """Keep only rows from this one on."""
         dropped = max(0, min(first, self.end) - self.begin)
-        self._from, self.begin = self._from + dropped, self.begin + dropped
+        self._from = self._from + dropped
+        self.begin = self.begin + dropped

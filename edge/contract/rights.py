@@ -20,8 +20,9 @@ def look_at(path: Path) -> None:
 
 
 def whose(path: Path) -> str:
-    """Words to put behind an error: the user to whom a path belongs, or else the nearest folder above it, and what to
-    type. Empty where it is one's own, or where one is root: then it is not for rights that it fails."""
+    """Words to put behind an error: the user to whom a path belongs, or else the nearest folder
+    above it, and what to type. Empty where it is one's own, or where one is root: then it is not
+    for rights that it fails."""
     me = os.geteuid()
     for there in (path, *path.absolute().parents):
         with suppress(OSError):
@@ -31,8 +32,9 @@ def whose(path: Path) -> str:
 
 
 def hindrance(database: Path) -> str:
-    """Words to put behind an error of a database: which of its files, or of its folder, this user may not write, whose
-    it is, its mode, and what to type. Empty if it is not for rights that it fails."""
+    """Words to put behind an error of a database: which of its files, or of its folder, this user
+    may not write, whose it is, its mode, and what to type. Empty if it is not for rights that it
+    fails."""
     for suffix in ("", "-wal", "-shm"):
         said = not_writable(database.with_name(database.name + suffix))
         if said:
@@ -41,7 +43,8 @@ def hindrance(database: Path) -> str:
 
 
 def not_writable(path: Path) -> str:
-    """The same for one file or folder; empty if it is not there, may be written, or cannot be looked at."""
+    """The same for one file or folder; empty if it is not there, may be written, or cannot be
+    looked at."""
     try:
         status = path.stat()
     except OSError:
@@ -50,15 +53,24 @@ def not_writable(path: Path) -> str:
         return ""
     with suppress(OSError):
         if os.statvfs(path).f_flag & os.ST_RDONLY:
-            return f"; {path} is on a file system that is mounted read-only: dmesg says whether its disk is damaged"
-    me, bits = os.geteuid(), "u+rwx" if path.is_dir() else "u+rw"
+            return (
+                f"; {path} is on a file system that is mounted read-only: dmesg says whether "
+                f"its disk is damaged"
+            )
+    me = os.geteuid()
+    bits = "u+rwx" if path.is_dir() else "u+rw"
     mode = f"mode {stat.S_IMODE(status.st_mode):04o}"
     if status.st_uid == me:
-        return f"; {path} may not be written ({mode}, owner {_name(me)}): type `chmod {bits} {path}`"
+        return (
+            f"; {path} may not be written ({mode}, owner {_name(me)}): type `chmod {bits} {path}`"
+        )
     with suppress(OSError):
         if not path.is_dir() and path.parent.stat().st_uid == me:
             owner = _name(status.st_uid)
-            return f"; {path} may not be written ({mode}, owner {owner}): type `sudo chown {_name(me)} {path}`"
+            return (
+                f"; {path} may not be written ({mode}, owner {owner}): type `sudo chown "
+                f"{_name(me)} {path}`"
+            )
     return _belongs(path, status.st_uid)
 
 
@@ -79,5 +91,8 @@ def _belongs(path: Path, owner: int) -> str:
         name = pwd.getpwuid(owner).pw_name
     except KeyError:  # of a disk from another machine
         return f"; {path} belongs to the user with the number {owner}"
-    hint = f": type `sudo -u {name}` in front of the command, or name settings of your own with --config"
+    hint = (
+        f": type `sudo -u {name}` in front of the command, or name settings of your own with "
+        f"--config"
+    )
     return f"; {path} belongs to the user {name}{hint if owner else ''}"

@@ -1,11 +1,13 @@
-"""The way to a terminal and to a log for whatever the three programs say: one escape for texts of others, whoever wrote
-them: names in a bundle or a file, a card's, a broker's reason, an exception's words.
+"""The way to a terminal and to a log for whatever the three programs say: one escape for texts of
+others, whoever wrote them: names in a bundle or a file, a card's, a broker's reason, an exception's
+words.
 
     screen = Screen()
     screen.print(table)
     say(f"{name}: done")
 
-Knows no text's meaning. What is read is checked where it is read; this is for what nobody could check.
+Knows no text's meaning. What is read is checked where it is read; this is for what nobody could
+check.
 """
 
 import logging
@@ -21,13 +23,17 @@ from edge.contract.text import printable
 class Screen(Console):
     """rich's Console, whose own colours are all that a terminal obeys."""
 
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
         """As Console's; ends of lines are the layout's."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=_lines(segment.text))
 
 
-def say(*texts: object, sep: str = " ", end: str = "\n", file: TextIO | None = None, flush: bool = False) -> None:
+def say(
+    *texts: object, sep: str = " ", end: str = "\n", file: TextIO | None = None, flush: bool = False
+) -> None:
     """As `print`, each of the texts in one printable line. JSON stays JSON."""
     print(*(printable(str(text)) for text in texts), sep=sep, end=end, file=file, flush=flush)
 

@@ -1,4 +1,5 @@
-"""Plain data (YAML, JSON) into frozen dataclasses, strictly, by their annotations. Knows no file and no meaning.
+"""Plain data (YAML, JSON) into frozen dataclasses, strictly, by their annotations. Knows no file
+and no meaning.
 
 @dataclass(frozen=True)
 class Window:
@@ -26,8 +27,15 @@ _FOUND_MAX = 60  # characters shown of a wrong value
 _TEXT_MAX = 4096  # characters; as long as a path may be
 _NUMBER_MAX = 1e300
 _brief = reprlib.Repr()  # ten lines of YAML can stand for gigabytes
-_brief.maxlevel, _brief.maxstring = 3, _FOUND_MAX
-_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path"}
+_brief.maxlevel = 3
+_brief.maxstring = _FOUND_MAX
+_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    Path: "a path",
+}
 
 
 @dataclass(frozen=True)
@@ -39,14 +47,15 @@ class Range:
 
 
 class Refused(ValueError):
-    """A value that the schema does not take; one line: key path, what was expected and what was found."""
+    """A value that the schema does not take; one line: key path, what was expected and what was
+    found."""
 
 
 def parse(kind: Any, raw: Any, folder: Path | None = None) -> Any:
     """`raw` as the dataclass `kind`. Relative paths, defaults too, are taken from `folder`.
 
-    Raises Refused, with all mistakes in one line, for unknown and missing keys, wrong types, values out of range, and
-    where the dataclass itself raises ValueError("key: …").
+    Raises Refused, with all mistakes in one line, for unknown and missing keys, wrong types, values
+    out of range, and where the dataclass itself raises ValueError("key: …").
     """
     return _Parser(folder).dataclass(kind, raw, "")
 
@@ -76,12 +85,19 @@ def _as_yaml(number: float) -> str:
 
 def _decimal(found: object) -> str:
     """What to write instead of 52,5."""
-    return f"; write {found.replace(',', '.')}" if isinstance(found, str) and _COMMA.fullmatch(found) else ""
+    return (
+        f"; write {found.replace(',', '.')}"
+        if isinstance(found, str) and _COMMA.fullmatch(found)
+        else ""
+    )
 
 
 def _after_comma(raw: Mapping[Any, Any], key: object) -> str:
-    """The same where YAML took what stands behind the comma as a key of its own: {latitude: 52,5}."""
-    return "; a decimal number has a point: 52.5" if isinstance(key, int) and raw[key] is None else ""
+    """The same where YAML took what stands behind the comma as a key of its own: {latitude:
+    52,5}."""
+    return (
+        "; a decimal number has a point: 52.5" if isinstance(key, int) and raw[key] is None else ""
+    )
 
 
 class _Parser:
@@ -94,7 +110,8 @@ class _Parser:
         hints = get_type_hints(kind, include_extras=True)
         known = {f.name: f for f in dataclasses.fields(kind)}
         problems = [
-            f"{_join(at, key)}: unknown key; allowed here: {', '.join(known)}{_after_comma(raw, key)}"
+            f"{_join(at, key)}: unknown key; allowed here: "
+            f"{', '.join(known)}{_after_comma(raw, key)}"
             for key in islice((key for key in raw if key not in known), _TOLD_MAX)
         ]
         for name, item in known.items():
@@ -122,7 +139,8 @@ class _Parser:
         limits = None
         if get_origin(kind) is Annotated:
             kind, limits = get_args(kind)
-        origin, args = get_origin(kind), get_args(kind)
+        origin = get_origin(kind)
+        args = get_args(kind)
         if kind is Any:
             return raw
         if dataclasses.is_dataclass(kind):
@@ -152,7 +170,11 @@ class _Parser:
             except Refused:
                 if len(kinds) == 1:
                     raise
-        names = [text for kind in kinds for text in ([_NAMES[kind]] if kind in _NAMES else map(str, get_args(kind)))]
+        names = [
+            text
+            for kind in kinds
+            for text in ([_NAMES[kind]] if kind in _NAMES else map(str, get_args(kind)))
+        ]
         raise _refused(at, raw, " or ".join(names))
 
     def choice(self, allowed: tuple[Any, ...], raw: Any, at: str) -> Any:
@@ -169,21 +191,34 @@ class _Parser:
             kinds = (kinds[0],) * len(raw)
         if len(raw) != len(kinds):
             raise _refused(at, raw, f"a list of {len(kinds)}")
-        return tuple(self.value(k, item, f"{at}[{i}]") for i, (k, item) in enumerate(zip(kinds, raw, strict=True)))
+        return tuple(
+            self.value(k, item, f"{at}[{i}]")
+            for i, (k, item) in enumerate(zip(kinds, raw, strict=True))
+        )
 
     def path(self, raw: Any, at: str) -> Path:
         try:
             return self._folder / Path(self.text(raw, at)).expanduser()
         except RuntimeError:  # ~somebody
-            raise _refused(at, raw, "a path", "; no user of that name has a home folder here") from None
+            raise _refused(
+                at, raw, "a path", "; no user of that name has a home folder here"
+            ) from None
 
     def text(self, raw: Any, at: str) -> str:
         if not isinstance(raw, str):
-            hint = f'; put it in quotes ("{"yes" if raw else "no"}")' if isinstance(raw, bool) else "; put it in quotes"
+            hint = (
+                f'; put it in quotes ("{"yes" if raw else "no"}")'
+                if isinstance(raw, bool)
+                else "; put it in quotes"
+            )
             raise _refused(at, raw, "text", hint)
         if not raw.strip():
-            raise Refused(f"{at}: expected a value, found an empty text; give one or leave the key out")
-        if len(raw) > _TEXT_MAX or not is_printable(raw):  # nor could a path, a topic or a row hold it
+            raise Refused(
+                f"{at}: expected a value, found an empty text; give one or leave the key out"
+            )
+        if len(raw) > _TEXT_MAX or not is_printable(
+            raw
+        ):  # nor could a path, a topic or a row hold it
             raise _refused(at, raw, f"printable text of at most {_TEXT_MAX} characters")
         return raw
 
@@ -194,9 +229,14 @@ class _Parser:
             raise _refused(at, raw, _NAMES[bool])
         if isinstance(raw, str) and _SCIENTIFIC.fullmatch(raw):
             raise Refused(
-                f"{at}: expected a number, found {raw!r}, which YAML reads as text; write {_as_yaml(float(raw))}"
+                f"{at}: expected a number, found {raw!r}, which YAML reads as text; write "
+                f"{_as_yaml(float(raw))}"
             )
-        if isinstance(raw, bool) or not isinstance(raw, int | float) or (kind is int and not isinstance(raw, int)):
+        if (
+            isinstance(raw, bool)
+            or not isinstance(raw, int | float)
+            or (kind is int and not isinstance(raw, int))
+        ):
             raise _refused(at, raw, _NAMES[kind], _decimal(raw))
         if limits and not limits.low <= raw <= limits.high:  # also refuses .nan
             raise _refused(at, raw, f"{limits.low:g} to {limits.high:g}")

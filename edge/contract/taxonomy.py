@@ -31,7 +31,8 @@ _NAMES = ("code", "scientific_name", "common_name")  # columns that every taxono
 
 
 class Taxonomy:
-    """Species in the order of the model's index. The digest changes with any code or with the order."""
+    """Species in the order of the model's index. The digest changes with any code or with the
+    order."""
 
     def __init__(self, species: Iterable[Species]) -> None:
         self.species = tuple(species)
@@ -42,7 +43,9 @@ class Taxonomy:
             raise ValueError(f"species code {twice!r} occurs twice in the taxonomy")
         for code in self.codes:
             if not _CODE.fullmatch(code) or code == NOCALL:
-                raise ValueError(f"species code {code!r}: 2 to 32 of a-z, 0-9, _ and -, and not {NOCALL!r}")
+                raise ValueError(
+                    f"species code {code!r}: 2 to 32 of a-z, 0-9, _ and -, and not {NOCALL!r}"
+                )
 
     def __len__(self) -> int:
         return len(self.species)
@@ -72,11 +75,17 @@ class Taxonomy:
 
     def named(self, names: Mapping[str, str]) -> "Taxonomy":
         """The same species with these common names by code; what has none there keeps its own."""
-        return Taxonomy(replace(s, common_name=names.get(s.code) or s.common_name) for s in self.species)
+        return Taxonomy(
+            replace(s, common_name=names.get(s.code) or s.common_name) for s in self.species
+        )
 
     def write_csv(self, path: Path) -> None:
         """The file as `read_csv` takes it; the column `kind` is there where a class is no bird."""
-        columns = [f.name for f in fields(Species)] if any(s.kind != "bird" for s in self.species) else list(_NAMES)
+        columns = (
+            [f.name for f in fields(Species)]
+            if any(s.kind != "bird" for s in self.species)
+            else list(_NAMES)
+        )
         with path.open("w", newline="", encoding="utf8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(columns)
@@ -90,34 +99,47 @@ class Taxonomy:
             species = []
             for line, row in table:
                 if not isinstance(row, dict):
-                    raise NotText(f"line {line}: expected {len(table.names)} cells, found {len(row)}")
+                    raise NotText(
+                        f"line {line}: expected {len(table.names)} cells, found {len(row)}"
+                    )
                 kind = row.get("kind", "bird")
                 if kind not in get_args(Kind):
-                    raise NotText(f"line {line}: kind: expected {', '.join(get_args(Kind))}, found {kind!r}")
+                    raise NotText(
+                        f"line {line}: kind: expected {', '.join(get_args(Kind))}, found {kind!r}"
+                    )
                 _check_names(line, {name: row[name] for name in _NAMES})
                 code, scientific, common = (row[name] for name in _NAMES)
                 species.append(Species(code, scientific, common, cast(Kind, kind)))
             return cls(species)
         except (OSError, ValueError) as error:  # NotText is a ValueError
-            raise BundleError(f"{path}: not a taxonomy (code, scientific_name, common_name): {error}") from error
+            raise BundleError(
+                f"{path}: not a taxonomy (code, scientific_name, common_name): {error}"
+            ) from error
 
 
 def _check_names(line: int, names: Mapping[str, str]) -> None:
     """They stand on terminals, in logs and in messages. Raises NotText."""
     for column, name in names.items():
         if not is_printable(name):
-            raise NotText(f"line {line}: {column}: expected printable text, found {name[:_SHOWN_MAX]!r}")
+            raise NotText(
+                f"line {line}: {column}: expected printable text, found {name[:_SHOWN_MAX]!r}"
+            )
 
 
 def read_names(path: Path, language: str) -> dict[str, str]:
-    """Common names by code from a bundle's names.csv: `code`, then a column per language (de, fr, pt_BR …).
+    """Common names by code from a bundle's names.csv: `code`, then a column per language (de, fr,
+    pt_BR …).
 
-    Raises BundleError naming the file if it is none, or the languages it has if this one is not there.
+    Raises BundleError naming the file if it is none, or the languages it has if this one is not
+    there.
     """
     try:
         table = Table(text_of(path.read_bytes()), ["code"])
         if language not in table.names[1:]:
-            raise NotText(f"language {language!r} is not there; there are {', '.join(sorted(table.names[1:]))}")
+            raise NotText(
+                f"language {language!r} is not there; there are "
+                f"{', '.join(sorted(table.names[1:]))}"
+            )
         names = {}
         for line, row in table:
             if isinstance(row, dict):

@@ -1,5 +1,6 @@
-"""Text and tables that people write, from whatever program saved them: UTF-8 with or without a byte order mark, any
-line ends. What is in another encoding is named, never read as something else in silence.
+"""Text and tables that people write, from whatever program saved them: UTF-8 with or without a byte
+order mark, any line ends. What is in another encoding is named, never read as something else in
+silence.
 
     for line, row in Table(text_of(path.read_bytes()), ("row_id", "birds")):
         ...
@@ -20,7 +21,8 @@ _MARKS = (  # the longer ones first: UTF-32 begins as UTF-16 does
 )
 _SEPARATORS = {";": "semicolons", "\t": "tabs"}
 _LOOKED_AT = 1024  # bytes
-# What a terminal obeys, what ends a line, what turns the direction of the text around it, and halves of characters.
+# What a terminal obeys, what ends a line, what turns the direction of the text around it, and
+# halves of characters.
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
@@ -28,7 +30,8 @@ _SHOWN_MAX = 40  # characters
 
 
 class NotText(ValueError):
-    """What is wrong with a text or table: one line with the place, what was expected and what was found."""
+    """What is wrong with a text or table: one line with the place, what was expected and what was
+    found."""
 
 
 def text_of(content: bytes) -> str:
@@ -44,8 +47,8 @@ def text_of(content: bytes) -> str:
 
 
 def text_or_guess(content: bytes, guessed: Callable[[int, str], None]) -> str:
-    """The same where a damaged name is better than none: a line that is not UTF-8 is taken for Windows-1252, and told
-    with its number. Raises NotText for UTF-16 and UTF-32."""
+    """The same where a damaged name is better than none: a line that is not UTF-8 is taken for
+    Windows-1252, and told with its number. Raises NotText for UTF-16 and UTF-32."""
     _check_wide(content)
     try:
         return content.decode("utf8").lstrip("\ufeff")
@@ -55,8 +58,8 @@ def text_or_guess(content: bytes, guessed: Callable[[int, str], None]) -> str:
 
 def printable(text: str) -> str:
     r"""A text of somebody else's in one line that a terminal, a log and a person can take: what a
-    terminal obeys, ends of lines and what turns the direction of text are written \uNNNN. JSON stays
-    the same JSON."""
+    terminal obeys, ends of lines and what turns the direction of text are written \uNNNN. JSON
+    stays the same JSON."""
     return _UNPRINTABLE.sub(_escape, text)
 
 
@@ -71,8 +74,8 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a text without their ends, as files have them: at a name's U+0085, U+2028 or form feed, where
-    str.splitlines breaks it, none ends."""
+    """The lines of a text without their ends, as files have them: at a name's U+0085, U+2028 or
+    form feed, where str.splitlines breaks it, none ends."""
     return [line.removesuffix("\n") for line in io.StringIO(text, newline=None)]
 
 
@@ -88,7 +91,9 @@ def _lines(content: bytes, guessed: Callable[[int, str], None]) -> Iterator[str]
 def _check_wide(content: bytes) -> None:
     for mark, name in _MARKS:
         if content.startswith(mark):
-            raise NotText(f"line 1: expected UTF-8, found {name}; save it as such (in Excel: CSV UTF-8)")
+            raise NotText(
+                f"line 1: expected UTF-8, found {name}; save it as such (in Excel: CSV UTF-8)"
+            )
     start = content[:_LOOKED_AT]
     if start.count(0) > len(start) // 4:
         raise NotText("line 1: expected UTF-8, found zero bytes, as UTF-16 has; save it as such")
@@ -107,15 +112,18 @@ def _windows(line: bytes) -> str:
     return " ".join(words)[:_SHOWN_MAX]
 
 
-Row = dict[str, str] | list[str]  # cells by column, or the bare cells of a row that has too few or too many
+Row = (
+    dict[str, str] | list[str]
+)  # cells by column, or the bare cells of a row that has too few or too many
 
 
 class Table:
-    """The rows of a table with commas, and the line that each ends on. Empty lines, and empty cells and columns at the
-    end, as spreadsheets leave them, do not count.
+    """The rows of a table with commas, and the line that each ends on. Empty lines, and empty cells
+    and columns at the end, as spreadsheets leave them, do not count.
 
-    Names of columns are taken without spaces around them, `columns` and `also` whatever their case. Raises NotText if
-    one of `columns` is missing or there twice, and on iteration where the text is no table.
+    Names of columns are taken without spaces around them, `columns` and `also` whatever their case.
+    Raises NotText if one of `columns` is missing or there twice, and on iteration where the text is
+    no table.
     """
 
     def __init__(self, text: str, columns: Sequence[str], also: Sequence[str] = ()) -> None:
@@ -134,7 +142,10 @@ class Table:
                     cells.pop()
                 if any(cell.strip() for cell in cells):
                     whole = len(cells) == wanted
-                    yield self._reader.line_num, dict(zip(self.names, cells, strict=True)) if whole else cells
+                    yield (
+                        self._reader.line_num,
+                        dict(zip(self.names, cells, strict=True)) if whole else cells,
+                    )
         except csv.Error as error:
             raise NotText(f"line {self._reader.line_num}: not CSV: {error}") from error
 

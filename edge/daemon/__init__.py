@@ -1,1 +1,2 @@
-"""What the daemon is made of: its threads, its sources' one protocol, overload, gaps, the house, the watchdog."""
+"""What the daemon is made of: its threads, its sources' one protocol, overload, gaps, the house,
+the watchdog."""

@@ -13,8 +13,8 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def alone(state: Path) -> Iterator[None]:
-    """Nobody else listens into this state folder. Raises ConfigError if somebody does; a folder that cannot be written
-    to is no reason not to start."""
+    """Nobody else listens into this state folder. Raises ConfigError if somebody does; a folder
+    that cannot be written to is no reason not to start."""
     with ExitStack() as stack:
         try:
             state.mkdir(parents=True, exist_ok=True)
@@ -28,6 +28,7 @@ def alone(state: Path) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise ConfigError(
-                    f"state: {state}: already in use by another station; stop that one or choose another folder"
+                    f"state: {state}: already in use by another station; stop that one or choose "
+                    f"another folder"
                 ) from None
         yield

@@ -1,4 +1,5 @@
-"""What waits to be stored, oldest first, and what of a stretch was refused. Knows no database and no thread."""
+"""What waits to be stored, oldest first, and what of a stretch was refused. Knows no database and
+no thread."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,11 +21,14 @@ class Entry:
     analysed_s: float = 0.0  # sound that is in no row if this is not stored
     sound_s: float = 0.0  # samples in it
     until_s: float | None = None  # on the boot's clock: when what it tells of ended
-    refused: Callable[[Store, StoreError], object] | None = None  # stored instead, where the record refuses it
+    refused: Callable[[Store, StoreError], object] | None = (
+        None  # stored instead, where the record refuses it
+    )
 
 
 class Backlog:
-    """Entries of a ledger. One thread puts them in and another takes them out; each counts by itself.
+    """Entries of a ledger. One thread puts them in and another takes them out; each counts by
+    itself.
 
     backlog = Backlog()
     backlog.put(Entry(store))
@@ -73,7 +77,8 @@ class Backlog:
 
 
 class Shortfall:
-    """Effort of a stretch counts from its beginning: what was refused is a gap, and taken off what comes later.
+    """Effort of a stretch counts from its beginning: what was refused is a gap, and taken off what
+    comes later.
 
     shortfall = Shortfall()
     store.add(..., effort=shortfall.off(row.id, found.effort))
@@ -83,14 +88,19 @@ class Shortfall:
 
     def __init__(self) -> None:
         self._recording = ""
-        self._known: dict[tuple[datetime, int], float] = {}  # all that was told, as far as it is stored
+        self._known: dict[
+            tuple[datetime, int], float
+        ] = {}  # all that was told, as far as it is stored
         self._refused: dict[tuple[datetime, int], float] = {}
 
     def off(self, recording: str, effort: Sequence[Effort]) -> list[Effort]:
         """This effort without what was refused."""
         if recording != self._recording:
             return list(effort)
-        return [replace(e, analysed_s=e.analysed_s - self._refused.get((e.hour, e.shed), 0.0)) for e in effort]
+        return [
+            replace(e, analysed_s=e.analysed_s - self._refused.get((e.hour, e.shed), 0.0))
+            for e in effort
+        ]
 
     def stored(self, recording: str, effort: Sequence[Effort]) -> None:
         """So far it is in the record."""
@@ -102,12 +112,16 @@ class Shortfall:
         self._of(recording)
         for e in effort:
             key = (e.hour, e.shed)
-            self._refused[key] = self._refused.get(key, 0.0) + e.analysed_s - self._known.get(key, 0.0)
+            self._refused[key] = (
+                self._refused.get(key, 0.0) + e.analysed_s - self._known.get(key, 0.0)
+            )
         self._known = {(e.hour, e.shed): e.analysed_s for e in effort}
 
     def _of(self, recording: str) -> None:
         if recording != self._recording:
-            self._recording, self._known, self._refused = recording, {}, {}
+            self._recording = recording
+            self._known = {}
+            self._refused = {}
 
 
 def gap_in(row: RecordingRow, from_s: float, to_s: float, why: str) -> GapRow:

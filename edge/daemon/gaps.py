@@ -1,4 +1,5 @@
-"""What the microphone missed, as rows: each gap once, one that goes on again and again, longer. Knows no sound."""
+"""What the microphone missed, as rows: each gap once, one that goes on again and again, longer.
+Knows no sound."""
 
 from collections.abc import Callable
 
@@ -29,29 +30,33 @@ class GapWriter:
         ledger: Ledger,
         on_gap: Callable[[GapRow, float], None],
     ) -> None:
-        self._station, self._zone = config.station.id, config.zone
+        self._station = config.station.id
+        self._zone = config.zone
         self._source = source
         self._boot = boot
-        self._clock, self._timeline = clock, timeline
+        self._clock = clock
+        self._timeline = timeline
         self._ledger = ledger
         self._on_gap = on_gap
         self._noted_at = 0.0
         self._told = ("", 0.0)  # the gap that was told last, and how long it was then
 
     def write(self, gap: Gap) -> None:
-        """Have it stored, and tell how many seconds more are missing than when it was told last. Over a suspend of the
-        machine it is two, with the suspend between them."""
+        """Have it stored, and tell how many seconds more are missing than when it was told last.
+        Over a suspend of the machine it is two, with the suspend between them."""
         for at_s, seconds in self._clock.awake(gap.at_s, gap.seconds):
             begin_s = self._clock.boot_s(at_s)
             hole = self._timeline.hole(at_s, seconds)
             if hole is not None and (gap.reason, hole[2]) == ("off", ""):  # one row for both
-                begin_s, seconds = hole[0], hole[1] + seconds
+                begin_s = hole[0]
+                seconds = hole[1] + seconds
             elif hole is not None:
                 self._write(hole[0], hole[1], "off", hole[2])
             self._write(begin_s, seconds, gap.reason, gap.detail)
 
     def fill(self, at_s: float, seconds: float) -> None:
-        """A span of the monotonic clock is told next: what was not told of the time before it, the station was off."""
+        """A span of the monotonic clock is told next: what was not told of the time before it, the
+        station was off."""
         hole = self._timeline.hole(at_s, seconds)
         if hole is not None:
             begin_s, missing_s, detail = hole

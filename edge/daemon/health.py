@@ -1,7 +1,8 @@
-"""One moment of the station: its state and why, as health.json, as health.prom, and as the same JSON over MQTT.
+"""One moment of the station: its state and why, as health.json, as health.prom, and as the same
+JSON over MQTT.
 
-Knows the rule from facts to "ok", "degraded" or "failing". Does not know where the facts come from: the station gathers
-them. docs/health.md describes every key.
+Knows the rule from facts to "ok", "degraded" or "failing". Does not know where the facts come from:
+the station gathers them. docs/health.md describes every key.
 """
 
 import json
@@ -17,7 +18,9 @@ from typing import Literal
 from edge.config import Config, Members
 from edge.types import ClockState, utc_text
 
-SILENT_S_MAX = 30.0  # without sound that should be heard; a card that is opened anew takes a few seconds
+SILENT_S_MAX = (
+    30.0  # without sound that should be heard; a card that is opened anew takes a few seconds
+)
 BROKER_AWAY_S_MAX = 600.0
 DISK_FREE_MB_MIN = 200.0
 STORE_ADVICE = "make room on the disk or let the station write to its state folder"
@@ -28,7 +31,8 @@ STATES: tuple[State, ...] = ("ok", "degraded", "failing")
 
 @dataclass(frozen=True)
 class Mqtt:
-    """The way to the broker. Counts are since the database began, but for `waiting` and `dead`: so many there are."""
+    """The way to the broker. Counts are since the database began, but for `waiting` and `dead`: so
+    many there are."""
 
     connected: bool
     waiting: int
@@ -87,32 +91,45 @@ class Health:
 
 @dataclass(frozen=True)
 class Facts:
-    """What else the state depends on. A text is what went wrong, in the system's own words; None: nothing did."""
+    """What else the state depends on. A text is what went wrong, in the system's own words; None:
+    nothing did."""
 
-    silent_s: float = 0.0  # so long without sound that should be heard; 0: there is some, or the station rests
-    time_known: bool = False  # a network or a person has said it in this boot, whatever the clock itself is worth
+    silent_s: float = (
+        0.0  # so long without sound that should be heard; 0: there is some, or the station rests
+    )
+    time_known: bool = (
+        False  # a network or a person has said it in this boot, whatever the clock itself is worth
+    )
     source_problem: str | None = None  # of the microphone or the watched folder
     store_problem: str | None = None
     store_advice: str = ""  # what a person can do about it
-    record_problem: str | None = None  # of a record that is written, but was damaged or another file for a while
+    record_problem: str | None = (
+        None  # of a record that is written, but was damaged or another file for a while
+    )
     clips_problem: str | None = None
     card_problem: str | None = None  # of a sound card that is heard
     privacy_problem: str | None = None  # of the user's own network for speech
     networks_problem: str | None = None  # of what the bundle's networks say
-    runtime_problem: str | None = None  # why it is not the best runtime that this machine could have
+    runtime_problem: str | None = (
+        None  # why it is not the best runtime that this machine could have
+    )
     prior_problem: str | None = None  # why the table of place and season is not there
     broker_away_s: float = 0.0  # so long nothing was acknowledged although messages were under way
     publisher_ended: bool = False  # what sends messages is gone
     lost_hour_s: float = 0.0
-    disk_short_mb: float = 0.0  # so much fuller than retention wants does the disk stay: nothing more may go
+    disk_short_mb: float = (
+        0.0  # so much fuller than retention wants does the disk stay: nothing more may go
+    )
 
 
 # The rule
 
 
 def assess(health: Health, facts: Facts) -> Health:
-    """The same moment with its state and what is wrong: the worst first, each with what to do about it."""
-    failing, degraded = tuple(_failing(health, facts)), tuple(_degraded(health, facts))
+    """The same moment with its state and what is wrong: the worst first, each with what to do about
+    it."""
+    failing = tuple(_failing(health, facts))
+    degraded = tuple(_degraded(health, facts))
     state: State = "failing" if failing else "degraded" if degraded else "ok"
     return replace(health, state=state, problems=failing + degraded)
 
@@ -132,7 +149,8 @@ def _failing(health: Health, facts: Facts) -> Iterator[str]:
         )
     if facts.store_problem:
         yield (
-            f"Detections cannot be stored ({facts.store_problem}): {facts.store_advice or STORE_ADVICE}. "
+            f"Detections cannot be stored ({facts.store_problem}): "
+            f"{facts.store_advice or STORE_ADVICE}. "
             "Listening continues; sound that cannot be stored is counted as lost."
         )
 
@@ -140,7 +158,10 @@ def _failing(health: Health, facts: Facts) -> Iterator[str]:
 def _degraded(health: Health, facts: Facts) -> Iterator[str]:
     """The record goes on, with less in it or at a risk."""
     if health.source == "folder" and facts.source_problem and facts.silent_s <= SILENT_S_MAX:
-        yield f"A part of the folder of recordings cannot be read ({facts.source_problem}): check its rights and disk."
+        yield (
+            f"A part of the folder of recordings cannot be read ({facts.source_problem}): check "
+            f"its rights and disk."
+        )
     if facts.card_problem:
         yield (
             f"The sound card is not at its rate ({facts.card_problem}): set another rate or take "
@@ -149,20 +170,27 @@ def _degraded(health: Health, facts: Facts) -> Iterator[str]:
     if facts.privacy_problem:
         yield f"The network for speech fails ({facts.privacy_problem}): mend it or take it out."
     if facts.networks_problem:
-        yield f"Scores are missing ({facts.networks_problem}): export the bundle again, or take another."
+        yield (
+            f"Scores are missing ({facts.networks_problem}): export the bundle again, or take "
+            f"another."
+        )
     if health.shed > 0:
         yield (
-            "Sound comes faster than this machine answers, so it works with less overlap or fewer networks: take a "
-            "larger windows.hop_s, members: cascade or a smaller bundle, and see whether it is too hot or busy."
+            "Sound comes faster than this machine answers, so it works with less overlap or fewer "
+            "networks: take a "
+            "larger windows.hop_s, members: cascade or a smaller bundle, and see whether it is too "
+            "hot or busy."
         )
     if facts.lost_hour_s > 0:
         yield (
-            f"Lost in the last hour: {_span(facts.lost_hour_s)} of sound. The table gaps of station.db says why; "
+            f"Lost in the last hour: {_span(facts.lost_hour_s)} of sound. The table gaps of "
+            f"station.db says why; "
             "check the microphone's cable, or whether this machine is too slow."
         )
     if health.clock_state == "unsynced" and not facts.time_known:
         yield (
-            "The clock was not set since the station started, so times may be wrong: give it network, GPS or a clock "
+            "The clock was not set since the station started, so times may be wrong: give it "
+            "network, GPS or a clock "
             "with a battery; `birdstation clock fix` corrects the rows afterwards."
         )
     if facts.record_problem:
@@ -172,43 +200,60 @@ def _degraded(health: Health, facts: Facts) -> Iterator[str]:
         yield from _mqtt_problems(health.mqtt, facts)
     if facts.runtime_problem:
         yield (
-            f"The networks run on {health.runtime}, not on the best runtime of this machine ({facts.runtime_problem}): "
+            f"The networks run on {health.runtime}, not on the best runtime of this machine "
+            f"({facts.runtime_problem}): "
             "detections are the same, slower; `birdstation check` says what is missing."
         )
     if facts.prior_problem:
-        without = "recordings wait for it" if health.source == "folder" else "until then sound alone decides"
+        without = (
+            "recordings wait for it"
+            if health.source == "folder"
+            else "until then sound alone decides"
+        )
         yield f"The table of place and season is not there ({facts.prior_problem}): {without}."
 
 
 def _disk_problems(health: Health, facts: Facts) -> Iterator[str]:
     free_mb = health.disk_free_mb
     if free_mb is not None and free_mb < DISK_FREE_MB_MIN:
-        yield f"Only {free_mb:.0f} MB are free on the disk: move or delete files that do not belong to the station."
+        yield (
+            f"Only {free_mb:.0f} MB are free on the disk: move or delete files that do not "
+            f"belong to the station."
+        )
     elif facts.disk_short_mb > 0:
         yield (
-            f"The disk stays {facts.disk_short_mb:.0f} MB fuller than retention.disk_share: the clips that are left "
-            "are protected; move some away, keep fewer (retention.per_species), or delete what is not the station's."
+            f"The disk stays {facts.disk_short_mb:.0f} MB fuller than retention.disk_share: the "
+            f"clips that are left "
+            "are protected; move some away, keep fewer (retention.per_species), or delete what is "
+            "not the station's."
         )
     if facts.clips_problem:
-        yield f"Clips cannot be saved ({facts.clips_problem}): make room on the disk or fix the permissions of clips/."
+        yield (
+            f"Clips cannot be saved ({facts.clips_problem}): make room on the disk or fix the "
+            f"permissions of clips/."
+        )
 
 
 def _mqtt_problems(mqtt: Mqtt, facts: Facts) -> Iterator[str]:
     if facts.publisher_ended:
         yield (
-            f"Messages are sent no more ({mqtt.last_error or 'what sends them has ended'}); {mqtt.waiting} wait: "
+            f"Messages are sent no more ({mqtt.last_error or 'what sends them has ended'}); "
+            f"{mqtt.waiting} wait: "
             "restart the service, and report this."
         )
     elif facts.broker_away_s > BROKER_AWAY_S_MAX:
         why = f" ({mqtt.last_error})" if mqtt.last_error else ""
         yield (
-            f"The broker has not answered for {_span(facts.broker_away_s)}{why}; {mqtt.waiting} messages wait: "
+            f"The broker has not answered for {_span(facts.broker_away_s)}{why}; {mqtt.waiting} "
+            f"messages wait: "
             "check the network, and mqtt: in station.yaml."
         )
     if mqtt.dead:
         yield (
-            f"The broker refused {mqtt.dead} messages for good ({mqtt.last_error or 'the outbox says why'}): check "
-            "what this station may publish and how large; the rows are in the outbox of station.db, state 'dead'."
+            f"The broker refused {mqtt.dead} messages for good "
+            f"({mqtt.last_error or 'the outbox says why'}): check "
+            "what this station may publish and how large; the rows are in the outbox of "
+            "station.db, state 'dead'."
         )
 
 
@@ -224,13 +269,15 @@ def _span(seconds: float) -> str:
 
 
 def health_folder(config: Config, environment: Mapping[str, str] = os.environ) -> Path:
-    """Where health.json and health.prom go: as configured, else the service's run folder, else the state folder."""
+    """Where health.json and health.prom go: as configured, else the service's run folder, else the
+    state folder."""
     service = environment.get("RUNTIME_DIRECTORY", "").split(":")[0]
     return config.health.folder or (Path(service) if service else config.state)
 
 
 def write_health(health: Health, folder: Path) -> str | None:
-    """Put health.json and health.prom in place, whole and readable for everybody; return why they could not be.
+    """Put health.json and health.prom in place, whole and readable for everybody; return why they
+    could not be.
 
     They are not forced to the disk: they are worth nothing after a power cut.
     """
@@ -244,7 +291,8 @@ def write_health(health: Health, folder: Path) -> str | None:
 
 
 def _put(path: Path, text: str) -> None:
-    """Under another name first, that neither people nor collectors look at: nobody ever reads half a file."""
+    """Under another name first, that neither people nor collectors look at: nobody ever reads half
+    a file."""
     other = path.with_name(f".{path.name}.new")
     try:
         other.write_text(text, encoding="utf8", errors="replace")
@@ -267,31 +315,57 @@ def _plain(value: object) -> object:
     return value
 
 
-# Prometheus. Name, what HELP says, where it comes from; a name in _total is a counter, the others are gauges.
+# Prometheus. Name, what HELP says, where it comes from; a name in _total is a counter, the others
+# are gauges.
 
 _STATION: tuple[tuple[str, str, Callable[[Health], float | None]], ...] = (
-    ("written_timestamp_seconds", "When this was written, Unix time.", lambda h: h.time_utc.timestamp()),
-    ("problems", "How many things are wrong; health.json has the sentences.", lambda h: len(h.problems)),
+    (
+        "written_timestamp_seconds",
+        "When this was written, Unix time.",
+        lambda h: h.time_utc.timestamp(),
+    ),
+    (
+        "problems",
+        "How many things are wrong; health.json has the sentences.",
+        lambda h: len(h.problems),
+    ),
     ("hearing", "1 while sound comes in.", lambda h: h.hearing),
     ("level_dbfs", "Level of the latest sound, dB below full scale.", lambda h: h.level_dbfs),
     ("lag_seconds", "From the latest analysed sound to now.", lambda h: h.lag_s),
     ("waiting_seconds", "Sound that waits to be analysed.", lambda h: h.waiting_s),
     (
         "shed",
-        "How much work is left out because sound comes too fast: 0 none, 1 overlap, 2 also networks.",
+        "How much work is left out because sound comes too fast: 0 none, 1 overlap, 2 also "
+        "networks.",
         lambda h: h.shed,
     ),
     ("lost_today_seconds", "Sound lost since local midnight.", lambda h: h.lost_today_s),
-    ("analysed_today_seconds", "Sound analysed since local midnight.", lambda h: h.analysed_today_s),
+    (
+        "analysed_today_seconds",
+        "Sound analysed since local midnight.",
+        lambda h: h.analysed_today_s,
+    ),
     ("detections_today", "Detections since local midnight.", lambda h: h.detections_today),
     (
         "suppressed_today",
         "Windows since local midnight in which somebody spoke.",
         lambda h: h.suppressed_today,
     ),
-    ("last_sound_timestamp_seconds", "End of the latest sound, Unix time.", lambda h: _unix(h.last_sound_utc)),
-    ("last_detection_timestamp_seconds", "The latest detection, Unix time.", lambda h: _unix(h.last_detection_utc)),
-    ("disk_free_bytes", "Free on the disk of the state folder.", lambda h: _times(h.disk_free_mb, 1e6)),
+    (
+        "last_sound_timestamp_seconds",
+        "End of the latest sound, Unix time.",
+        lambda h: _unix(h.last_sound_utc),
+    ),
+    (
+        "last_detection_timestamp_seconds",
+        "The latest detection, Unix time.",
+        lambda h: _unix(h.last_detection_utc),
+    ),
+    (
+        "disk_free_bytes",
+        "Free on the disk of the state folder.",
+        lambda h: _times(h.disk_free_mb, 1e6),
+    ),
     (
         "disk_left_seconds",
         "Until retention.disk_share is reached at the present rate.",
@@ -303,7 +377,11 @@ _STATION: tuple[tuple[str, str, Callable[[Health], float | None]], ...] = (
         "Share of the windows since the start that all networks decided, not the student alone.",
         lambda h: h.bag_share,
     ),
-    ("probe_difference", "Largest difference of a score of the bundle's probe at start.", lambda h: h.probe),
+    (
+        "probe_difference",
+        "Largest difference of a score of the bundle's probe at start.",
+        lambda h: h.probe,
+    ),
     ("uptime_seconds", "Since the station started.", lambda h: h.uptime_s),
     ("resident_memory_bytes", "Memory in use by the station.", lambda h: _times(h.rss_mb, 1e6)),
 )
@@ -319,7 +397,10 @@ _MQTT: tuple[tuple[str, str, Callable[[Mqtt], float]], ...] = (
 
 def _exposition(health: Health) -> Iterator[str]:
     where = {"station": health.station, "source": health.source}
-    runs = {key: getattr(health, key) for key in ("version", "runtime", "members", "bundle", "clock_state")}
+    runs = {
+        key: getattr(health, key)
+        for key in ("version", "runtime", "members", "bundle", "clock_state")
+    }
     yield from _family("info", "What runs here, as labels.", [(where | runs, 1)])
     states = [(where | {"state": state}, float(state == health.state)) for state in STATES]
     yield from _family("state", "1 for the present state, 0 for the others.", states)
@@ -330,7 +411,9 @@ def _exposition(health: Health) -> Iterator[str]:
             yield from _family(name, text, [(where, count(health.mqtt))])
 
 
-def _family(name: str, text: str, samples: Sequence[tuple[Mapping[str, str], float | None]]) -> Iterator[str]:
+def _family(
+    name: str, text: str, samples: Sequence[tuple[Mapping[str, str], float | None]]
+) -> Iterator[str]:
     """HELP, TYPE and the samples that have a value; nothing if none has."""
     lines = [
         f"birdstation_{name}{{{_labels(labels)}}} {float(value)!r}\n"

@@ -1,4 +1,5 @@
-"""The house of clips, kept beside hearing: what a crash or a hand has left, and what is to go. Knows no sound."""
+"""The house of clips, kept beside hearing: what a crash or a hand has left, and what is to go.
+Knows no sound."""
 
 import logging
 from collections.abc import Callable
@@ -16,7 +17,8 @@ log = logging.getLogger(__name__)
 
 
 class House:
-    """Clips of one station; `settings` gives the present ones, `on_tidied` is told what a clean-up did.
+    """Clips of one station; `settings` gives the present ones, `on_tidied` is told what a clean-up
+    did.
 
     house = House(lambda: station.config, reserve, clock, vitals.tidied)
     house.reconcile()   # once, before a clip is written
@@ -24,12 +26,20 @@ class House:
     """
 
     def __init__(
-        self, settings: Callable[[], Config], reserve: Reserve, clock: Clock, on_tidied: Callable[[Retained], None]
+        self,
+        settings: Callable[[], Config],
+        reserve: Reserve,
+        clock: Clock,
+        on_tidied: Callable[[Retained], None],
     ) -> None:
-        self._settings, self._reserve, self._clock, self._on_tidied = settings, reserve, clock, on_tidied
+        self._settings = settings
+        self._reserve = reserve
+        self._clock = clock
+        self._on_tidied = on_tidied
 
     def tidy(self) -> None:
-        """Retention; what the record or the disk says against it is said in health by whoever meets it next."""
+        """Retention; what the record or the disk says against it is said in health by whoever meets
+        it next."""
         try:
             while self._tidy_some():
                 pass
@@ -46,11 +56,15 @@ class House:
             done = retention.tidy(time.now, clock_is_set=time.known)
         self._on_tidied(done)
         if done.removed:
-            log.info("retention: %s", ", ".join(f"{count} clips went ({why})" for why, count in done.removed.items()))
+            log.info(
+                "retention: %s",
+                ", ".join(f"{count} clips went ({why})" for why, count in done.removed.items()),
+            )
         return done.more
 
     def reconcile(self) -> None:
-        """Bring rows and files together. An error of the record is said by whoever meets it next."""
+        """Bring rows and files together. An error of the record is said by whoever meets it
+        next."""
         config = self._settings()
         try:
             with ClipTable(config.database, durable=True) as table:
@@ -61,7 +75,8 @@ class House:
             log.warning("clips: none of many is there; is their disk mounted? Nothing was cleaned")
         elif found.rows_cleaned or found.files_removed or found.unknown:
             log.warning(
-                "clips: %d rows without a file cleaned, %d files without a row removed, %d whole ones left alone",
+                "clips: %d rows without a file cleaned, %d files without a row removed, %d whole "
+                "ones left alone",
                 found.rows_cleaned,
                 found.files_removed,
                 found.unknown,

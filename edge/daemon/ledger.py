@@ -1,5 +1,5 @@
-"""What the daemon writes down, in order, through bad days: while the disk is full, away or slow, or the database is
-locked, it waits in memory, and nobody else waits.
+"""What the daemon writes down, in order, through bad days: while the disk is full, away or slow, or
+the database is locked, it waits in memory, and nobody else waits.
 
 Knows the store and the clips that follow from what is stored, and no source of sound.
 """
@@ -37,8 +37,8 @@ def _nothing(_: Store) -> None:
 
 
 class Ledger(Writer):
-    """What is told is stored by one thread: its own once `start` is called, else the caller's. Nothing here raises
-    StoreError but `store`.
+    """What is told is stored by one thread: its own once `start` is called, else the caller's.
+    Nothing here raises StoreError but `store`.
 
     ledger = Ledger(config.database, station="porch", bundle=bundle, clips=maker)
     ledger.start()
@@ -48,9 +48,10 @@ class Ledger(Writer):
     ledger.error           # None, or why nothing can be stored just now
     ledger.close(patience_s=2)
 
-    A clip is made when its detections are committed, however much later. Beyond SOUND_S_MAX of sound that waits for
-    that, clips are given up, not detections. `on_open` is called once, when the store is open and before anything is
-    stored in it; `on_again` whenever a file was opened after that, as what it holds may not be what lies beside it.
+    A clip is made when its detections are committed, however much later. Beyond SOUND_S_MAX of
+    sound that waits for that, clips are given up, not detections. `on_open` is called once, when
+    the store is open and before anything is stored in it; `on_again` whenever a file was opened
+    after that, as what it holds may not be what lies beside it.
     """
 
     def __init__(
@@ -63,10 +64,16 @@ class Ledger(Writer):
         on_again: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__(database, clips)
-        self._station, self._bundle = station, bundle
-        self._manifest = (bundle.folder / "manifest.json").read_text(encoding="utf8")  # its disk may go, too
-        self._on_open, self._on_again = on_open, on_again
-        self._open: tuple[str, Callable[[Store], object]] | None = None  # the stretch that is heard, and how it begins
+        self._station = station
+        self._bundle = bundle
+        self._manifest = (bundle.folder / "manifest.json").read_text(
+            encoding="utf8"
+        )  # its disk may go, too
+        self._on_open = on_open
+        self._on_again = on_again
+        self._open: tuple[str, Callable[[Store], object]] | None = (
+            None  # the stretch that is heard, and how it begins
+        )
         self._shortfall = Shortfall()
         self._missing_s = 0.0  # sound that was given up since the last entry
         self._run_told: StationRun | None = None  # as it was told last
@@ -116,7 +123,8 @@ class Ledger(Writer):
 
     def found(self, found: Found) -> None:
         """A batch of windows: detections, messages and effort, in one transaction."""
-        row, until_s = found.row, found.until_s
+        row = found.row
+        until_s = found.until_s
         before_s = self._until[1] if self._until[0] == row.id else found.begins_s
         self._until = (row.id, until_s)
 
@@ -174,8 +182,8 @@ class Ledger(Writer):
 
     @property
     def line(self) -> Line | None:
-        """How UTC follows from the boot's clock in this run, as the record knew it some seconds ago; None: what was
-        told of it last has not come there."""
+        """How UTC follows from the boot's clock in this run, as the record knew it some seconds
+        ago; None: what was told of it last has not come there."""
         number, line = self._line
         return line if number == self._told else None
 
@@ -205,7 +213,8 @@ class Ledger(Writer):
     def _sound_missed(self) -> None:
         """Over sound that was given up no clip reaches."""
         if self._missing_s:
-            seconds, self._missing_s = self._missing_s, 0.0
+            seconds = self._missing_s
+            self._missing_s = 0.0
             self._backlog.put(Entry(clips=lambda clips: clips.miss(seconds)))
 
     # In the thread that stores
@@ -218,7 +227,8 @@ class Ledger(Writer):
         self._enter_stretch(store)
 
     def _enter_stretch(self, store: Store) -> None:
-        """The one that is heard, where it is not: somebody may have deleted its row, or that of its place."""
+        """The one that is heard, where it is not: somebody may have deleted its row, or that of its
+        place."""
         heard, begin = self._open or ("", None)
         if begin is not None and not store.rows(_STRETCH, (heard,)):
             begin(store)
@@ -235,7 +245,11 @@ class Ledger(Writer):
 
     def _unstored(self, waiting: list[Entry], why: str) -> Unstored | None:
         ends = [entry.until_s for entry in waiting if entry.until_s is not None]
-        return Unstored(self._run_told, max(ends), why) if ends and self._run_told is not None else None
+        return (
+            Unstored(self._run_told, max(ends), why)
+            if ends and self._run_told is not None
+            else None
+        )
 
     def _opened_anew(self, store: Store) -> None:
         self._enter_run(store)
@@ -249,11 +263,15 @@ class Ledger(Writer):
         """Somebody else may have put the clock right, or deleted the row that says how it is."""
         if self._station_run is None or time.monotonic() - self._asked_at < _ASK_S:
             return
-        store, run = self.store(), self._station_run.id
+        store = self.store()
+        run = self._station_run.id
         line = store.line(run)
         if line is None:
             self._enter_run(store)
             line = store.line(run)
-        self._asked_at, self._line = time.monotonic(), (self._heeded, line)
+        self._asked_at = time.monotonic()
+        self._line = (self._heeded, line)
         if line is not None:
-            self._station_run = replace(self._station_run, offset_ms=line.offset_ms, known=line.known)
+            self._station_run = replace(
+                self._station_run, offset_ms=line.offset_ms, known=line.known
+            )

@@ -1,5 +1,5 @@
-"""Lines of the log, written by a thread of their own: where nobody takes them, as a journal whose disk stands still,
-those who hear do not wait for it. Knows no line's meaning.
+"""Lines of the log, written by a thread of their own: where nobody takes them, as a journal whose
+disk stands still, those who hear do not wait for it. Knows no line's meaning.
 """
 
 import logging
@@ -42,9 +42,12 @@ class Log:
 
 @contextmanager
 def written_beside(logger: logging.Logger) -> Iterator[Log]:
-    """Until the block ends its handlers are called by another thread; what it gives says at the end how that went."""
+    """Until the block ends its handlers are called by another thread; what it gives says at the end
+    how that went."""
     lines: Lines = queue.Queue(LINES_MAX)
-    handlers, beside, told = list(logger.handlers), _Beside(lines), 0
+    handlers = list(logger.handlers)
+    beside = _Beside(lines)
+    told = 0
 
     def write() -> None:
         nonlocal told
@@ -53,7 +56,10 @@ def written_beside(logger: logging.Logger) -> Iterator[Log]:
             if lost:
                 told += lost
                 text = "%d lines of the log could not be written: nobody took them"
-                _handle(handlers, logging.LogRecord(__name__, logging.WARNING, "", 0, text, (lost,), None))
+                _handle(
+                    handlers,
+                    logging.LogRecord(__name__, logging.WARNING, "", 0, text, (lost,), None),
+                )
             _handle(handlers, record)
 
     thread = threading.Thread(target=write, name="log", daemon=True)

@@ -1,7 +1,8 @@
-"""The microphone, hour by hour: chunks become stretches, what is missing becomes gaps, every second is in one of both.
+"""The microphone, hour by hour: chunks become stretches, what is missing becomes gaps, every second
+is in one of both.
 
-Decides on the schedule, and what a clock that was set means. Touches no disk: what is found goes to the ledger, which
-stores it in its own time. Knows no health and no service.
+Decides on the schedule, and what a clock that was set means. Touches no disk: what is found goes to
+the ledger, which stores it in its own time. Knows no health and no service.
 """
 
 import logging
@@ -35,7 +36,8 @@ log = logging.getLogger(__name__)
 
 def station_place(config: Config) -> Place | None:
     """Where the station is, if the settings say so."""
-    latitude, longitude = config.station.latitude, config.station.longitude
+    latitude = config.station.latitude
+    longitude = config.station.longitude
     return None if latitude is None or longitude is None else Place(latitude, longitude)
 
 
@@ -74,10 +76,15 @@ class Live:
         clock: Clock,
         open_microphone: Callable[[MicrophoneSettings], Microphone] = Microphone,
     ) -> None:
-        self._config, self._analyst, self._ledger = config, analyst, ledger
+        self._config = config
+        self._analyst = analyst
+        self._ledger = ledger
         self._on_found = on_found
-        self.on_moved: Callable[[float], object] = lambda _: None  # told by how many seconds the clock was set
-        self.clock, self._open_microphone = clock, open_microphone
+        self.on_moved: Callable[[float], object] = lambda _: (
+            None
+        )  # told by how many seconds the clock was set
+        self.clock = clock
+        self._open_microphone = open_microphone
         self._boot = boot_id() or "unknown"
         self._schedule = schedule_of(config)
         self._coming: _Settings | None = None  # settings that are taken over before the next piece
@@ -88,11 +95,20 @@ class Live:
         self._load = LoadShedder(config.microphone.buffer_s)
         self._timeline = Timeline(config, SOURCE, self._boot, clock, ledger)
         self._gaps = GapWriter(config, SOURCE, self._boot, clock, self._timeline, ledger, on_gap)
-        self._until, self._segment = clock.now(), 0  # where the stretch is to end; after which suspend it began
-        self._resting: float | None = None  # since when the schedule is closed, on the monotonic clock
+        # where the stretch is to end; after which suspend it began
+        self._until = clock.now()
+        self._segment = 0
+        self._resting: float | None = (
+            None  # since when the schedule is closed, on the monotonic clock
+        )
         self._unstored: Gap | None = None  # what cannot even wait any more
-        self._open, self._asked_at = True, float("-inf")  # what the schedule said, and when it was asked
-        self._awake_at = self._beat_at = clock.at_s()  # when sound began to come after silence; the last step
+        self._open, self._asked_at = (
+            True,
+            float("-inf"),
+        )  # what the schedule said, and when it was asked
+        self._awake_at = self._beat_at = (
+            clock.at_s()
+        )  # when sound began to come after silence; the last step
         self._last_sound: datetime | None = None
         self._heard_until_s = 0.0  # on the monotonic clock
 
@@ -107,19 +123,23 @@ class Live:
     @property
     def silence(self) -> Gap | None:
         """The gap that goes on just now, if any."""
-        resting, microphone = self._resting, self._microphone
+        resting = self._resting
+        microphone = self._microphone
         if resting is not None:
             return Gap(resting, self.clock.at_s() - resting, "schedule")
         return self._unstored or (microphone.silent if microphone else None)
 
     def hearing(self) -> Hearing:
         """How it is."""
-        silence, microphone = self.silence, self._microphone
+        silence = self.silence
+        microphone = self._microphone
         silent_s = silence.seconds if silence and silence.reason != "schedule" else 0.0
         return Hearing(
             hearing=silence is None,
             silent_s=silent_s,
-            problem=f"{silence.reason}: {silence.detail}".rstrip(": ") if silence and silent_s else None,
+            problem=f"{silence.reason}: {silence.detail}".rstrip(": ")
+            if silence and silent_s
+            else None,
             waiting_s=microphone.waiting_s if microphone else 0.0,
             shed=self._load.shed,
             last_sound=self._last_sound,
@@ -130,9 +150,10 @@ class Live:
         )
 
     def gets_on(self, decided_at: float) -> bool:
-        """A card may be away for a while; sound that comes is decided on; and there is always a next step. What cannot
-        be stored is no reason to be ended with what waits."""
-        silence, now = self.silence, self.clock.at_s()
+        """A card may be away for a while; sound that comes is decided on; and there is always a
+        next step. What cannot be stored is no reason to be ended with what waits."""
+        silence = self.silence
+        now = self.clock.at_s()
         if silence is None:
             return now - max(decided_at, self._awake_at) < STUCK_S_MAX
         if silence.reason in ("schedule", "store"):
@@ -140,7 +161,8 @@ class Live:
         return silence.seconds < OUTAGE_S_MAX
 
     def take(self, config: Config) -> None:
-        """Use these settings from the next piece on. Raises ConfigError or BundleError; then nothing is taken."""
+        """Use these settings from the next piece on. Raises ConfigError or BundleError; then
+        nothing is taken."""
         self._coming = _Settings(self._analyst.prepared(config), schedule_of(config))
 
     # Listening
@@ -153,7 +175,8 @@ class Live:
         if moved_s:
             self._move(moved_s)
         if self._beat_at - self._asked_at > _ASK_S:
-            self._open, self._asked_at = self._is_open(), self._beat_at
+            self._open = self._is_open()
+            self._asked_at = self._beat_at
         if not self._open:
             self._rest()
             return
@@ -168,8 +191,8 @@ class Live:
         self._note_silence()
 
     def end(self, patience_s: float) -> None:
-        """Stop listening: analyse what waits as long as there is patience, none on a machine that is too slow anyway,
-        and close the books."""
+        """Stop listening: analyse what waits as long as there is patience, none on a machine that
+        is too slow anyway, and close the books."""
         deadline = self.clock.at_s() + (0 if self._load.shed else patience_s)
         while self._microphone and self._microphone.waiting_s > 0 and self.clock.at_s() < deadline:
             heard = self._microphone.read(0.0)
@@ -184,7 +207,8 @@ class Live:
         self._close_microphone(hurry=self.clock.at_s() >= deadline)
 
     def _take_over(self) -> None:
-        coming, self._coming = self._coming, None
+        coming = self._coming
+        self._coming = None
         if coming is None:
             return
         self._end_stretch()
@@ -205,7 +229,9 @@ class Live:
         start = self.clock.utc(chunk.at_s)
         if self._stretch and self.clock.segment(chunk.at_s) != self._segment:
             self._end_stretch()
-        left = max(0, round((self._until - start).total_seconds() * RATE_HZ))  # samples that are still of it
+        left = max(
+            0, round((self._until - start).total_seconds() * RATE_HZ)
+        )  # samples that are still of it
         if self._stretch and left < len(chunk.samples):
             if left:
                 self._hear(replace(chunk, samples=chunk.samples[:left]))
@@ -214,7 +240,9 @@ class Live:
                 self._microphone.reanchor()
             chunk = Chunk(chunk.at_s + left / RATE_HZ, chunk.samples[left:])
             start = self.clock.utc(chunk.at_s)
-        if self._analyst.priors.made != self._priors_made:  # a prior has come: from here on it is used
+        if (
+            self._analyst.priors.made != self._priors_made
+        ):  # a prior has come: from here on it is used
             self._end_stretch()
         self._gaps.fill(chunk.at_s, len(chunk.samples) / RATE_HZ)
         if self._stretch is None:
@@ -254,7 +282,8 @@ class Live:
 
     def _end_stretch(self, hurry: bool = False) -> float:
         """In a hurry no window is spent on its last sound; returns how many seconds that are."""
-        stretch, self._stretch = self._stretch, None
+        stretch = self._stretch
+        self._stretch = None
         if stretch is None:
             return 0.0
         if hurry:
@@ -273,9 +302,10 @@ class Live:
     # What is missing
 
     def _miss(self, gap: Gap) -> None:
-        """A window over a rest takes as long as any. While there is too little time it would cost more sound than it
-        hears, and leave but rests; so the rest is lost with what follows it. So is a shard between two gaps: mirrored
-        to a whole window it is no sound that anything made."""
+        """A window over a rest takes as long as any. While there is too little time it would cost
+        more sound than it hears, and leave but rests; so the rest is lost with what follows it. So
+        is a shard between two gaps: mirrored to a whole window it is no sound that anything
+        made."""
         shard = self._stretch is not None and self._stretch.heard_s < _SHARD_S
         rest_s = self._end_stretch(hurry=shard or gap.reason == "overload")
         self._gaps.write(replace(gap, at_s=gap.at_s - rest_s, seconds=gap.seconds + rest_s))
@@ -297,7 +327,8 @@ class Live:
     # Schedule, overload, clock
 
     def _is_open(self) -> bool:
-        """By a clock that is certainly wrong no rest is kept: what is not heard is lost, and what is, only misdated."""
+        """By a clock that is certainly wrong no rest is kept: what is not heard is lost, and what
+        is, only misdated."""
         now = self.clock.now()
         return is_nonsense(self.clock.line.known, now) or self._schedule.open_at(now)
 

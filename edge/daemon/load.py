@@ -10,8 +10,8 @@ log = logging.getLogger(__name__)
 
 
 class LoadShedder:
-    """From a quarter of what may wait on no overlap, from a half on one member of each kind. Down again step by step,
-    once little has waited for a while.
+    """From a quarter of what may wait on no overlap, from a half on one member of each kind. Down
+    again step by step, once little has waited for a while.
 
     load = LoadShedder(full_s=60)
     load.weigh(waiting_s=20, now_s=clock.at_s())
@@ -26,10 +26,17 @@ class LoadShedder:
     def weigh(self, waiting_s: float, now_s: float) -> None:
         """Take the step that fits; `now_s` is the monotonic clock."""
         full_s = self._full_s
-        step = FEW_MEMBERS if waiting_s > full_s / 2 else NO_OVERLAP if waiting_s > full_s / 4 else 0
+        step = (
+            FEW_MEMBERS if waiting_s > full_s / 2 else NO_OVERLAP if waiting_s > full_s / 4 else 0
+        )
         calm = waiting_s < full_s / 20 and now_s - self._since_s > _CALM_S
         if step > self.shed or (step < self.shed and calm):
             step = max(step, self.shed - 1)
-            log.warning("%.0f s of sound wait: left out is %s, was %s", waiting_s, _SHED[step], _SHED[self.shed])
+            log.warning(
+                "%.0f s of sound wait: left out is %s, was %s",
+                waiting_s,
+                _SHED[step],
+                _SHED[self.shed],
+            )
             self.shed = step
             self._since_s = now_s

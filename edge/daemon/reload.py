@@ -1,4 +1,5 @@
-"""Settings that are read again, at a start or under a running station: what they no longer say, and what changes.
+"""Settings that are read again, at a start or under a running station: what they no longer say, and
+what changes.
 
 Knows no station: whoever reads them again decides when, and takes them over.
 """
@@ -27,8 +28,9 @@ class Reload:
 
 
 def read_at_start(path: Path | None) -> Settings:
-    """The settings with which a station may start. Raises ConfigError if they are wrong, or no more than the beginning
-    of those with which it ran last: such a file was cut at the end of a line, and every other change shows."""
+    """The settings with which a station may start. Raises ConfigError if they are wrong, or no more
+    than the beginning of those with which it ran last: such a file was cut at the end of a line,
+    and every other change shows."""
     settings = read_settings(path)
     last = _last(settings.config.state)
     if path is None or not last.startswith(settings.content):
@@ -39,21 +41,27 @@ def read_at_start(path: Path | None) -> Settings:
         return settings
     if lost:
         raise ConfigError(
-            f"{path}: expected the settings of the last start, or changed ones, found no more than their beginning, "
-            f"without {', '.join(lost)}; it was cut short: put the rest back from {settings.config.state / LAST}, "
+            f"{path}: expected the settings of the last start, or changed ones, found no more than "
+            f"their beginning, "
+            f"without {', '.join(lost)}; it was cut short: put the rest back from "
+            f"{settings.config.state / LAST}, "
             "or add a comment at its end to have it so"
         )
     return settings
 
 
 def keep(settings: Settings) -> None:
-    """These are good: a station runs with them. What cannot be written is not compared with at the next start."""
-    state, content = settings.config.state, settings.content
+    """These are good: a station runs with them. What cannot be written is not compared with at the
+    next start."""
+    state = settings.config.state
+    content = settings.content
     part = state / f"{LAST}.part"
     if not content or _last(state) == content:
         return
     with suppress(OSError):
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # they say places
+        with os.fdopen(
+            os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb"
+        ) as file:  # they say places
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -68,8 +76,9 @@ def _last(state: Path) -> bytes:
 
 
 def read_again(path: Path | None, before: Settings) -> Reload:
-    """The settings as they stand in the file now. Raises ConfigError if they are wrong, or if a setting that protects
-    something has vanished: a file may have been cut at the end of a line, so it is taken away by writing its default.
+    """The settings as they stand in the file now. Raises ConfigError if they are wrong, or if a
+    setting that protects something has vanished: a file may have been cut at the end of a line, so
+    it is taken away by writing its default.
     """
     settings = read_settings(path)
     changed = tuple(changed_keys(settings.config, before.config))
@@ -77,7 +86,8 @@ def read_again(path: Path | None, before: Settings) -> Reload:
     lost = [key for key in gone if key.partition(".")[0] in PROTECTIVE]
     if lost:
         raise ConfigError(
-            f"{path}: {', '.join(lost)}: was set before, found nothing now; was the file cut short? "
+            f"{path}: {', '.join(lost)}: was set before, found nothing now; was the file cut "
+            f"short? "
             "Write it with its default to take it away, or restart the station"
         )
     return Reload(settings, changed, gone)
@@ -92,7 +102,9 @@ def changed_keys(value: Any, default: Any, at: str = "") -> list[str]:
     """Dotted names of what differs; a section that is there or not counts as one."""
     changed = []
     for field in fields(value):
-        name, one, other = f"{at}{field.name}", getattr(value, field.name), getattr(default, field.name)
+        name = f"{at}{field.name}"
+        one = getattr(value, field.name)
+        other = getattr(default, field.name)
         if is_dataclass(one) and is_dataclass(other):
             changed += changed_keys(one, other, f"{name}.")
         elif one != other:

@@ -8,7 +8,8 @@ from edge.config import Config
 from edge.types import ClockState, Gap, Outcome
 
 STUCK_S_MAX = 60.0  # sound comes, and no window is decided
-OUTAGE_S_MAX = 900.0  # a card that is away for longer may come back for a new process: the watchdog gets its turn
+# a card that is away for longer may come back for a new process: the watchdog gets its turn
+OUTAGE_S_MAX = 900.0
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Hearing:
 
 
 class Source(Protocol):
-    """A microphone or a folder. One thread steps and ends; whatever else is here any thread may ask, and none waits."""
+    """A microphone or a folder. One thread steps and ends; whatever else is here any thread may
+    ask, and none waits."""
 
     @property
     def card(self) -> str | None:
@@ -42,16 +44,17 @@ class Source(Protocol):
         """How it is."""
 
     def gets_on(self, decided_at: float) -> bool:
-        """Whether what is to be heard is heard, or is known to be missing not for too long, and what is heard is
-        analysed. `decided_at`: when a window was decided last, on the monotonic clock."""
+        """Whether what is to be heard is heard, or is known to be missing not for too long, and
+        what is heard is analysed. `decided_at`: when a window was decided last, on the monotonic
+        clock."""
 
     def take(self, config: Config) -> None:
-        """Use these settings from the next piece on. All that can fail is done here, in the thread of the caller.
-        Raises ConfigError or BundleError; then nothing is taken."""
+        """Use these settings from the next piece on. All that can fail is done here, in the thread
+        of the caller. Raises ConfigError or BundleError; then nothing is taken."""
 
     def step(self) -> Outcome | None:
-        """Hear and analyse what is there; waits half a second at most if nothing is. How a recording ended, if one
-        did."""
+        """Hear and analyse what is there; waits half a second at most if nothing is. How a
+        recording ended, if one did."""
 
     def end(self, patience_s: float) -> None:
         """Stop: analyse what waits as long as there is patience, and close the books."""

@@ -1,7 +1,9 @@
-"""The daemon: its threads, and the one that looks after them, which touches no disk, no database and no network.
+"""The daemon: its threads, and the one that looks after them, which touches no disk, no database
+and no network.
 
-Wires the parts; decides when to say that all is well (health, watchdog), when to reload and when to stop. What the
-world does (no card, full disk, no broker) never ends it; a wrong setting or bundle does, with exit 78.
+Wires the parts; decides when to say that all is well (health, watchdog), when to reload and when to
+stop. What the world does (no card, full disk, no broker) never ends it; a wrong setting or bundle
+does, with exit 78.
 """
 
 import atexit
@@ -46,13 +48,22 @@ from edge.store.clips import ClipTable
 from edge.store.outbox import OutboxTable
 from edge.store.record import Store
 
-# What an end may take, 10 s in all: for what was heard and not yet analysed, and its last window; for what was found
-# and not yet stored; for the broker to take what was found last (what it does not take waits for the next start), and
-# three seconds of goodbye.
-STOP_S_MAX, WINDOW_S_MAX = 4.0, 0.5
+# What an end may take, 10 s in all: for what was heard and not yet analysed, and its last window;
+# for what was found and not yet stored; for the broker to take what was found last (what it does
+# not take waits for the next start), and three seconds of goodbye.
+STOP_S_MAX = 4.0
+WINDOW_S_MAX = 0.5
 STORE_S_MAX = 1.0
 DRAIN_S_MAX = 1.0
-RELOADED = ("detect", "schedule", "clips", "retention", "privacy", "sensitive", "health")  # sections of station.yaml
+RELOADED = (
+    "detect",
+    "schedule",
+    "clips",
+    "retention",
+    "privacy",
+    "sensitive",
+    "health",
+)  # sections of station.yaml
 _STEP_S = 0.5
 _RETENTION_S = 300.0
 _LOADING_S = 600.0  # a large bundle on a slow card
@@ -105,13 +116,16 @@ class Station:
     station.run()      # until `stop`, which a signal handler may call
     """
 
-    def __init__(self, path: Path | None, notifier: Notifier | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self, path: Path | None, notifier: Notifier | None = None, clock: Clock | None = None
+    ) -> None:
         self.path, self._settings = path, read_at_start(path)
         self.config = self._settings.config
         self._notifier = notifier or Notifier()
         self._started = datetime.now(timezone.utc)
         self._clock = clock or Clock()
-        # Plain values: a handler that runs while the main thread holds an event's lock would wait for itself.
+        # Plain values: a handler that runs while the main thread holds an event's lock would wait
+        # for itself.
         self._stop_asked = self._reload_asked = False
         self._parts: Parts | None = None
         self._health: Health | None = None  # the latest
@@ -133,8 +147,8 @@ class Station:
         return self._parts
 
     def run(self) -> None:
-        """Listen until stopped. Raises ConfigError or BundleError before the first sound; BirdstationError when a
-        thread met what nobody foresaw."""
+        """Listen until stopped. Raises ConfigError or BundleError before the first sound;
+        BirdstationError when a thread met what nobody foresaw."""
         self._notifier.status("loading the bundle")
         self._notifier.extend_timeout(_LOADING_S)
         with ExitStack() as stack:
@@ -174,7 +188,8 @@ class Station:
             house.reconcile()
 
         live = config.source == "microphone"
-        told = lambda: Disclosure.of(self.config)  # noqa: E731 - a clip may wait longer than the settings it began under
+        # a clip may wait longer than the settings it began under
+        told = lambda: Disclosure.of(self.config)  # noqa: E731
         clips = ClipMaker(lambda: self._patient_clips(ledger), config, recognizer.bundle.id, told)
         of_it = (recognizer.bundle, clips if live else None)
         ledger = Ledger(config.database, config.station.id, *of_it, opened, opened_again)
@@ -182,7 +197,11 @@ class Station:
         house = House(lambda: self.config, reserve, self._clock, vitals.tidied)
         teller = Teller(recognizer.bundle, by_hand=not self._notifier.is_there)
         publisher = self._publisher(stack, recognizer, vitals)
-        source = self._live(analyst, ledger, vitals) if live else self._watched(analyst, ledger, clips, vitals)
+        source = (
+            self._live(analyst, ledger, vitals)
+            if live
+            else self._watched(analyst, ledger, clips, vitals)
+        )
         return Parts(analyst, ledger, clips, teller, vitals, house, source, publisher)
 
     def _patient_clips(self, ledger: Ledger) -> Clips:
@@ -195,13 +214,17 @@ class Station:
     def _clip_table(self) -> ClipTable:
         return ClipTable(self.config.database, durable=True, patience_s=LOCK_PATIENCE_S)
 
-    def _publisher(self, stack: ExitStack, recognizer: Recognizer, vitals: Vitals) -> Publisher | None:
+    def _publisher(
+        self, stack: ExitStack, recognizer: Recognizer, vitals: Vitals
+    ) -> Publisher | None:
         config = self.config
         if not config.mqtt:
             return None
         presence = station_presence(config, recognizer.bundle, vitals.version, self._started)
         client_id = f"birdstation-{config.station.id}"
-        publisher = Publisher(lambda: OutboxTable(config.database), config.mqtt, client_id, presence)
+        publisher = Publisher(
+            lambda: OutboxTable(config.database), config.mqtt, client_id, presence
+        )
         return stack.enter_context(publisher)
 
     def _live(self, analyst: Analyst, ledger: Ledger, vitals: Vitals) -> Source:
@@ -211,8 +234,11 @@ class Station:
         live.on_moved = vitals.moved
         return live
 
-    def _watched(self, analyst: Analyst, ledger: Ledger, clips: ClipMaker, vitals: Vitals) -> Source:
-        """A folder, whose recordings wait while they cannot be stored: its ledger is of its thread."""
+    def _watched(
+        self, analyst: Analyst, ledger: Ledger, clips: ClipMaker, vitals: Vitals
+    ) -> Source:
+        """A folder, whose recordings wait while they cannot be stored: its ledger is of its
+        thread."""
         told = (self._found, vitals.missed, self._clock, self._leave_if_asked, vitals.recount)
         watched = Watched(self.config, analyst, ledger, clips, *told)
         if isinstance(analyst.priors, PriorsAwaited):
@@ -221,7 +247,9 @@ class Station:
 
     def _threads(self, parts: Parts) -> Threads:
         threads = Threads(
-            hearing=Worker("hearing", lambda: self._step(parts), lambda: parts.source.end(STOP_S_MAX)),
+            hearing=Worker(
+                "hearing", lambda: self._step(parts), lambda: parts.source.end(STOP_S_MAX)
+            ),
             say=Errand("health", lambda: self._say(parts, threads)),
             write=Errand("health files", lambda: self._write(parts)),
             tidy=Errand("house", parts.house.tidy),
@@ -261,19 +289,30 @@ class Station:
             threads.take.ask()
 
     def _feed_watchdog(self, parts: Parts) -> None:
-        """While the source gets on; whatever waits for a disk, a database or a broker waits elsewhere."""
-        now, every_s = time.monotonic(), self._notifier.watchdog_s
-        if every_s is not None and now - self._fed_at >= every_s / 4 and parts.source.gets_on(parts.vitals.decided_at):
+        """While the source gets on; whatever waits for a disk, a database or a broker waits
+        elsewhere."""
+        now = time.monotonic()
+        every_s = self._notifier.watchdog_s
+        if (
+            every_s is not None
+            and now - self._fed_at >= every_s / 4
+            and parts.source.gets_on(parts.vitals.decided_at)
+        ):
             self._fed_at = now
             self._notifier.watchdog()
 
     def _failed(self, parts: Parts, threads: Threads) -> BirdstationError | None:
         """What ended a thread, if one has ended."""
-        for name, error in [*((one.name, one.failed) for one in threads.all), ("writer", parts.ledger.broke)]:
+        for name, error in [
+            *((one.name, one.failed) for one in threads.all),
+            ("writer", parts.ledger.broke),
+        ]:
             if isinstance(error, BirdstationError):
                 return error
             if error is not None:
-                what = f"{name}: an error that nobody foresaw: {error!r}; its traceback is in the log"
+                what = (
+                    f"{name}: an error that nobody foresaw: {error!r}; its traceback is in the log"
+                )
                 return BirdstationError(" ".join(what.split()))
         return None
 
@@ -302,7 +341,8 @@ class Station:
         parts.teller.end(self.config)
 
     def _leave_behind(self, parts: Parts) -> None:
-        """The thread that hears does not end: what of its sound waits is lost, or is read again at the next start."""
+        """The thread that hears does not end: what of its sound waits is lost, or is read again at
+        the next start."""
         text = "hearing did not end within %.1f s; %.0f s of sound wait"
         log.error(text, STOP_S_MAX + WINDOW_S_MAX, parts.source.hearing().waiting_s)
         note = Worker("note", self._note_stop)
@@ -318,9 +358,13 @@ class Station:
     # Errands, each in a thread of its own
 
     def _say(self, parts: Parts, threads: Threads) -> None:
-        self._health = health = parts.vitals.say(self.config, parts.source.hearing(), parts.publisher)
+        self._health = health = parts.vitals.say(
+            self.config, parts.source.hearing(), parts.publisher
+        )
         threads.write.ask()
-        self._notifier.status(f"{health.state}: {health.problems[0] if health.problems else 'listening'}")
+        self._notifier.status(
+            f"{health.state}: {health.problems[0] if health.problems else 'listening'}"
+        )
 
     def _write(self, parts: Parts) -> None:
         if self._health is not None:
@@ -336,19 +380,29 @@ class Station:
             parts.source.take(config)
         except (ConfigError, BundleError) as error:  # the latter: the speech detector's own network
             log.error("settings not taken over: %s", error)
-        except Exception as error:  # whatever a strange network raises: nobody starts a station again for that
+        except (
+            Exception
+        ) as error:  # whatever a strange network raises: nobody starts a station again for that
             log.exception("settings not taken over: %s", " ".join(f"{error!r}".split()))
         else:
-            others = [f.name for f in fields(Config) if getattr(wanted, f.name) != getattr(config, f.name)]
+            others = [
+                f.name for f in fields(Config) if getattr(wanted, f.name) != getattr(config, f.name)
+            ]
             if reload.changed:
                 log.info("settings that change: %s", ", ".join(reload.changed))
             if reload.gone:
                 log.warning("settings that are not there any more: %s", ", ".join(reload.gone))
-            log.info("settings read again%s", f"; these want a restart: {', '.join(others)}" if others else "")
-            self.config, self._settings = config, reload.settings
+            log.info(
+                "settings read again%s",
+                f"; these want a restart: {', '.join(others)}" if others else "",
+            )
+            self.config = config
+            self._settings = reload.settings
             keep(self._settings)
             if parts.publisher:
-                presence = station_presence(config, parts.analyst.bundle, parts.vitals.version, self._started)
+                presence = station_presence(
+                    config, parts.analyst.bundle, parts.vitals.version, self._started
+                )
                 parts.publisher.take(presence)
         self._notifier.ready(f"{self.config.source}: listening")
 
@@ -358,15 +412,17 @@ def _priors(config: Config, bundle: Bundle) -> PriorsBeside | PriorsAwaited:
     folder = config.state / "priors"
     if config.source == "folder":
         return PriorsAwaited(bundle, folder)
-    priors, place = PriorsBeside(bundle, folder), station_place(config)
+    priors = PriorsBeside(bundle, folder)
+    place = station_place(config)
     if place is not None and config.detect.prior != "off" and priors.table(place) is None:
         priors.wait(place, _KEPT_S_MAX)
     return priors
 
 
 def run_station(path: Path | None) -> None:
-    """The daemon with these settings (None: the defaults), until SIGTERM or SIGINT; SIGHUP reads them again. Raises
-    ConfigError, BundleError, or BirdstationError for what nobody foresaw; else the process ends here."""
+    """The daemon with these settings (None: the defaults), until SIGTERM or SIGINT; SIGHUP reads
+    them again. Raises ConfigError, BundleError, or BirdstationError for what nobody foresaw; else
+    the process ends here."""
     station = Station(path)
     signal.signal(signal.SIGTERM, station.stop)
     signal.signal(signal.SIGINT, station.stop)
@@ -382,14 +438,19 @@ def run_station(path: Path | None) -> None:
             log.error("%s", error)
         exit_code = error.exit_code
     finally:
-        for late in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # Python would let them end it with their status
+        for late in (
+            signal.SIGTERM,
+            signal.SIGINT,
+            signal.SIGHUP,
+        ):  # Python would let them end it with their status
             signal.signal(late, signal.SIG_IGN)
     _leave(exit_code, in_order=not (station.stuck or lines.held))
 
 
 def _leave(exit_code: int, in_order: bool) -> None:
-    """All is closed. To take its objects apart costs Python seconds on a busy machine, and where a thread is held it
-    would let go of what that still uses; `in_order`: what others want done at the end is done."""
+    """All is closed. To take its objects apart costs Python seconds on a busy machine, and where a
+    thread is held it would let go of what that still uses; `in_order`: what others want done at the
+    end is done."""
     if in_order:
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):

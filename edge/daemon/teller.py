@@ -1,7 +1,8 @@
-"""What `birdstation run` says of its work, line by line: what it listens to, that sound comes, what it heard.
+"""What `birdstation run` says of its work, line by line: what it listens to, that sound comes, what
+it heard.
 
-Under a service manager the lines of single detections are left out: a journal on an SD card wears it, and the record
-has them. Decides nothing.
+Under a service manager the lines of single detections are left out: a journal on an SD card wears
+it, and the record has them. Decides nothing.
 """
 
 import logging
@@ -21,14 +22,17 @@ class Teller:
 
     def __init__(self, bundle: Bundle, by_hand: bool) -> None:
         self._taxonomy, self._notice = bundle.taxonomy, notice_of(bundle.manifest.taxonomy_digest)
-        self._by_hand, self._last = by_hand, ""
+        self._by_hand = by_hand
+        self._last = ""
 
     def begin(self, config: Config) -> None:
         """The station begins."""
         what = f"recordings that come into {config.folder.path}"
         if config.source == "microphone":
             what = f"the microphone ({config.microphone.device or 'the default sound card'})"
-        log.info("station %s listens to %s; its record is %s", config.station.id, what, config.database)
+        log.info(
+            "station %s listens to %s; its record is %s", config.station.id, what, config.database
+        )
         if self._notice:
             log.info("the %s", self._notice)
         if self._by_hand:
@@ -38,7 +42,9 @@ class Teller:
         """Whether sound comes from a sound card; said when that changes."""
         state = f"hearing {card}" if card else ""
         if silence is not None:
-            state = f"no sound, {silence.reason}" + (f": {silence.detail}" if silence.detail else "")
+            state = f"no sound, {silence.reason}" + (
+                f": {silence.detail}" if silence.detail else ""
+            )
         if state and state != self._last:
             self._last = state
             log.info("%s", state)
@@ -49,13 +55,24 @@ class Teller:
             species = self._taxonomy[self._taxonomy.index(detection.species)]
             at = f"{found.row.path} at {detection.offset_s:.1f} s"
             if found.row.source == "microphone":
-                at = f"{detection.start + timedelta(minutes=detection.utc_offset_minutes):%Y-%m-%d %H:%M:%S}"
+                local = detection.start + timedelta(minutes=detection.utc_offset_minutes)
+                at = f"{local:%Y-%m-%d %H:%M:%S}"
             log.info("%s: %s %.2f", at, species.common_name or species.code, detection.score)
 
     def recording(self, outcome: Outcome | None) -> None:
         """A file of the folder has ended; refusals are said by whoever met them."""
-        if self._by_hand and outcome is not None and outcome.state == "analysed" and not outcome.earlier:
-            log.info("%s: %.1f s analysed, %d new detections", outcome.path, outcome.audio_s, outcome.new_detections)
+        if (
+            self._by_hand
+            and outcome is not None
+            and outcome.state == "analysed"
+            and not outcome.earlier
+        ):
+            log.info(
+                "%s: %.1f s analysed, %d new detections",
+                outcome.path,
+                outcome.audio_s,
+                outcome.new_detections,
+            )
 
     def end(self, config: Config) -> None:
         """The station stops."""

@@ -1,6 +1,7 @@
 """The daemon's threads: each does one thing, waits for no other, and one that dies is seen at once.
 
-All are daemon threads: one that a disk holds does not hold the end of the process. Knows nothing of what they do.
+All are daemon threads: one that a disk holds does not hold the end of the process. Knows nothing of
+what they do.
 """
 
 import logging
@@ -21,7 +22,8 @@ def _nothing() -> None:
 
 
 class Worker:
-    """A thread that takes one step after the other until it is told to leave; `last` closes what it has open.
+    """A thread that takes one step after the other until it is told to leave; `last` closes what it
+    has open.
 
     worker = Worker("hearing", source.step, last=source.close)
     worker.start()
@@ -30,7 +32,9 @@ class Worker:
     worker.join(timeout_s=5)
     """
 
-    def __init__(self, name: str, step: Callable[[], object], last: Callable[[], object] = _nothing) -> None:
+    def __init__(
+        self, name: str, step: Callable[[], object], last: Callable[[], object] = _nothing
+    ) -> None:
         self.name = name
         self.failed: BaseException | None = None
         self._step = step
@@ -71,13 +75,16 @@ class Worker:
             return
         except BirdstationError as error:
             self.failed = self.failed or error
-        except BaseException as error:  # nobody foresaw it: the station ends in order, and starts again
+        except (
+            BaseException
+        ) as error:  # nobody foresaw it: the station ends in order, and starts again
             log.exception("%s: ended by an error that nobody foresaw", self.name)
             self.failed = self.failed or error
 
 
 class Errand:
-    """A thread that does one thing whenever it is asked to. Asked again while it is at it, it does it once more.
+    """A thread that does one thing whenever it is asked to. Asked again while it is at it, it does
+    it once more.
 
     errand = Errand("health", say)
     errand.start()

@@ -1,4 +1,5 @@
-"""What the daemon knows of itself, gathered from its parts into one Health. Decides nothing; health.py has the rule."""
+"""What the daemon knows of itself, gathered from its parts into one Health. Decides nothing;
+health.py has the rule."""
 
 import importlib.metadata
 import logging
@@ -27,13 +28,22 @@ log = logging.getLogger(__name__)
 
 
 class Vitals:
-    """Counts what happens, and says how the station is. Told by the threads that hear and store, asked by another: the
-    lock is held for counting alone."""
+    """Counts what happens, and says how the station is. Told by the threads that hear and store,
+    asked by another: the lock is held for counting alone."""
 
     def __init__(
-        self, config: Config, analyst: Analyst, probe: float, ledger: Ledger, clips: ClipMaker, clock: Clock
+        self,
+        config: Config,
+        analyst: Analyst,
+        probe: float,
+        ledger: Ledger,
+        clips: ClipMaker,
+        clock: Clock,
     ) -> None:
-        self._analyst, self._probe, self._ledger, self._clips = analyst, probe, ledger, clips
+        self._analyst = analyst
+        self._probe = probe
+        self._ledger = ledger
+        self._clips = clips
         self._at_s = clock.at_s
         self._began = self.decided_at = clock.at_s()  # decided_at: the last window
         self._station = config.station.id
@@ -46,15 +56,17 @@ class Vitals:
         self._decided: datetime | None = None
         self._level_dbfs: float | None = None
         self._written_problem: str | None = None
-        self._clips_failed, self._saved_then, self._clips_problem = 0, 0, ""
+        self._clips_failed = 0
+        self._saved_then = 0
+        self._clips_problem = ""
         self._given_up_s = 0.0
         self._retained = Retained()
         self.version = importlib.metadata.version("birdstation")
 
     def prime(self, store: Store) -> None:
-        """Take over what the record knows of today; and of the days beside it, which it is already by the clocks of
-        some recorders, or will be if this clock is set. When all that was counted is stored, or nothing yet. Raises
-        StoreError."""
+        """Take over what the record knows of today; and of the days beside it, which it is already
+        by the clocks of some recorders, or will be if this clock is set. When all that was counted
+        is stored, or nothing yet. Raises StoreError."""
         today = self._today.day
         days = [today + timedelta(days=more) for more in (-1, 0, 1)]
         known = {day: _recorded_of(store, self._station, day) for day in days}
@@ -62,8 +74,9 @@ class Vitals:
             self._today.prime(known)
 
     def moved(self, seconds: float) -> None:
-        """The clock was set by so much, and all that this boot has stamped goes along. Told by the thread that hears,
-        when all that it has counted is on its way to the record: behind that it is counted again."""
+        """The clock was set by so much, and all that this boot has stamped goes along. Told by the
+        thread that hears, when all that it has counted is on its way to the record: behind that it
+        is counted again."""
         by = timedelta(seconds=seconds)
         with self._lock:
             self._moves += 1
@@ -79,8 +92,8 @@ class Vitals:
         self._ledger.then(recount)
 
     def recount(self, store: Store) -> None:
-        """Of a watched folder the record knows best: what is analysed again, or was a part of a file, counts once.
-        Raises StoreError."""
+        """Of a watched folder the record knows best: what is analysed again, or was a part of a
+        file, counts once. Raises StoreError."""
         day = self._today.day
         self._recorded = day, _recorded_of(store, self._station, day)
 
@@ -89,10 +102,13 @@ class Vitals:
         self.decided_at = self._at_s()
         before = max(found.begins_s, self._until[1] if self._until[0] == found.row.id else 0.0)
         self._until = (found.row.id, found.until_s)
-        self._decided, self._level_dbfs = found.end, found.level_dbfs
+        self._decided = found.end
+        self._level_dbfs = found.level_dbfs
         local = found.row.local
         with self._lock:
-            self._today.add_analysed(found.row.start + timedelta(seconds=before), found.until_s - before, local)
+            self._today.add_analysed(
+                found.row.start + timedelta(seconds=before), found.until_s - before, local
+            )
             for detection in found.detections:
                 self._today.add_detections(detection.start, local=local)
             self._today.add_suppressed(found.end, len(found.private), local)
@@ -103,7 +119,9 @@ class Vitals:
         """Sound is missing, so many seconds more than when this gap was told last."""
         if gap.reason not in ("off", "schedule", "triggered"):
             with self._lock:
-                self._today.add_lost(gap.start + timedelta(seconds=gap.seconds - more_s), more_s, gap.local)
+                self._today.add_lost(
+                    gap.start + timedelta(seconds=gap.seconds - more_s), more_s, gap.local
+                )
 
     def tidied(self, retained: Retained) -> None:
         """What the last clean-up of clips did."""
@@ -183,9 +201,12 @@ class Vitals:
         return assess(health, facts)
 
     def _counts(self, config: Config) -> tuple[Counts, float]:
-        """Of today, and the seconds lost in the last hour. What a microphone heard may still wait to be stored."""
+        """Of today, and the seconds lost in the last hour. What a microphone heard may still wait
+        to be stored."""
         with self._lock:
-            counts, lost_hour_s, day = self._today.counts, self._today.lost_hour_s, self._today.day
+            counts = self._today.counts
+            lost_hour_s = self._today.lost_hour_s
+            day = self._today.day
         recorded = self._recorded
         if config.source == "folder" and recorded is not None and recorded[0] == day:
             counts = replace(recorded[1], suppressed=counts.suppressed)
@@ -200,10 +221,14 @@ class Vitals:
     def _clips_trouble(self) -> str | None:
         """What the last clip failed of, unless one was saved since."""
         if self._ledger.given_up_s > self._given_up_s:
-            self._given_up_s, self._saved_then = self._ledger.given_up_s, self._clips.saved
-            self._clips_problem = f"{self._given_up_s:.0f} s of sound waited in vain for the database"
+            self._given_up_s = self._ledger.given_up_s
+            self._saved_then = self._clips.saved
+            self._clips_problem = (
+                f"{self._given_up_s:.0f} s of sound waited in vain for the database"
+            )
         if self._clips.failed > self._clips_failed:
-            self._clips_failed, self._saved_then = self._clips.failed, self._clips.saved
+            self._clips_failed = self._clips.failed
+            self._saved_then = self._clips.saved
             self._clips_problem = self._clips.last_error
         elif self._clips.saved > self._saved_then:
             self._clips_problem = ""

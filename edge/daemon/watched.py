@@ -1,4 +1,5 @@
-"""A folder into which something else writes recordings: each is analysed once, when it is closed, oldest first.
+"""A folder into which something else writes recordings: each is analysed once, when it is closed,
+oldest first.
 
 Knows no health and no service; which files are ready is edge/capture/folder.py's to say.
 """
@@ -32,13 +33,17 @@ from edge.types import Gap, GapRow, Outcome
 SOURCE = "folder"
 _WAIT_S = 0.5
 _LOOK_S = 2.0  # between two looks at a folder in which nothing was ready
-_LOOK_SHARE = 20  # and so many times as long as a look took: a folder of 100,000 files costs seconds
+_LOOK_SHARE = (
+    20  # and so many times as long as a look took: a folder of 100,000 files costs seconds
+)
 _LOOK_AGAIN_S = 30.0  # and at one in which much is: an older recording may have come
 _CLEAN_S = 60.0  # between two looks for what was begun of files that are gone
 _COUNT_S = 5.0  # between two counts of the present day
 _HELD_S = 5.0  # of another writer's lock, before it is a problem
 _REFUSED_MAX = 1000  # files whose reasons are remembered, so that each is said once
-_LATER_S, _LATER_S_MAX = 4.0, 3600.0  # before a file that cannot be read is tried again, twice as long each time
+# before a file that cannot be read is tried again, twice as long each time
+_LATER_S = 4.0
+_LATER_S_MAX = 3600.0
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +64,12 @@ class _Held(NamedTuple):
 
 
 class Watched:
-    """Watches step by step, in one thread, with a ledger that is this thread's alone; edge.daemon.source.Source.
+    """Watches step by step, in one thread, with a ledger that is this thread's alone;
+    edge.daemon.source.Source.
 
-    `alive` is called between pieces of work, before each piece of a file that is read, too, and may raise to leave a
-    long recording: what was committed stays, the rest is analysed next time. `recount` is given the store every few
-    seconds, and whenever a recording has ended.
+    `alive` is called between pieces of work, before each piece of a file that is read, too, and may
+    raise to leave a long recording: what was committed stays, the rest is analysed next time.
+    `recount` is given the store every few seconds, and whenever a recording has ended.
     """
 
     def __init__(
@@ -80,25 +86,40 @@ class Watched:
     ) -> None:
         if config.folder.path is None:
             raise ConfigError("folder.path: missing; source is folder, so say which")
-        self._root, self._station = config.folder.path, config.station.id
-        self._analyst, self._ledger, self._clips = analyst, ledger, clips
-        self._on_found, self._on_gap = on_found, on_gap
+        self._root = config.folder.path
+        self._station = config.station.id
+        self._analyst = analyst
+        self._ledger = ledger
+        self._clips = clips
+        self._on_found = on_found
+        self._on_gap = on_gap
         self._clock = clock or Clock()
-        self._on_alive, self._recount = alive, recount
+        self._on_alive = alive
+        self._recount = recount
         self._counted_at = float("-inf")
-        self._coming: Prepared | None = None  # settings that are taken over before the next recording
-        self._new_timeline = partial(Timeline, config, SOURCE, boot_id() or "unknown", self._clock, ledger)
-        self._timeline: Timeline | None = None  # begun by the thread that steps: the ledger is of that
+        self._coming: Prepared | None = (
+            None  # settings that are taken over before the next recording
+        )
+        self._new_timeline = partial(
+            Timeline, config, SOURCE, boot_id() or "unknown", self._clock, ledger
+        )
+        self._timeline: Timeline | None = (
+            None  # begun by the thread that steps: the ledger is of that
+        )
         self._beat_at = self._clock.at_s()  # when work got on last
         self._last_sound: datetime | None = None  # the end of what was analysed last
         own = Own(config.state)
-        self._watch = FolderWatch(self._root, config.folder.settle_s, config.zone, own=own, looking=self._looking)
+        self._watch = FolderWatch(
+            self._root, config.folder.settle_s, config.zone, own=own, looking=self._looking
+        )
         self._ready: list[Path] = []
         self._later: dict[Path, _Later] = {}  # what cannot be read
         self._refused: dict[str, str] = {}  # of each name the reason that was said last
         self._held: _Held | None = None
         self._looked_at = self._cleaned_at = float("-inf")
-        self._there_at, self._away, self._look_s = time.monotonic(), False, _LOOK_S
+        self._there_at = time.monotonic()
+        self._away = False
+        self._look_s = _LOOK_S
 
     # What others ask, from their threads
 
@@ -120,7 +141,8 @@ class Watched:
     @property
     def problem(self) -> str | None:
         """What is wrong with the folder, or with files in it that wait, in one line."""
-        waits, later = None, list(self._later.items())
+        waits = None
+        later = list(self._later.items())
         if later:
             path, first = later[0]
             count = f"{len(later)} file{'s wait' if len(later) > 1 else ' waits'}"
@@ -133,7 +155,8 @@ class Watched:
         return len(self._later)
 
     def hearing(self) -> Hearing:
-        """How it is: for how long the folder itself cannot be read, whatever is wrong with parts of it."""
+        """How it is: for how long the folder itself cannot be read, whatever is wrong with parts of
+        it."""
         away_s = time.monotonic() - self._there_at if self._away else 0.0
         return Hearing(
             hearing=not away_s,
@@ -148,12 +171,13 @@ class Watched:
         )
 
     def gets_on(self, decided_at: float) -> bool:  # noqa: ARG002 - a folder may be empty
-        """Every piece of work is a sign; one that takes long waits for a disk or a database, and holds nothing that is
-        not in its file."""
+        """Every piece of work is a sign; one that takes long waits for a disk or a database, and
+        holds nothing that is not in its file."""
         return self._clock.at_s() - self._beat_at < OUTAGE_S_MAX
 
     def take(self, config: Config) -> None:
-        """Use these settings from the next recording on. Raises ConfigError or BundleError; then nothing is taken."""
+        """Use these settings from the next recording on. Raises ConfigError or BundleError; then
+        nothing is taken."""
         self._coming = self._analyst.prepared(config)
 
     # Work
@@ -174,12 +198,14 @@ class Watched:
             self._count()
 
     def wait_for(self, error: StoreError) -> bool:
-        """A clip cannot be noted: whether to try again. Another writer is waited for, since what is read waits in its
-        file. May raise, to leave it."""
+        """A clip cannot be noted: whether to try again. Another writer is waited for, since what is
+        read waits in its file. May raise, to leave it."""
         if not is_lock(error):
             return False
         now = time.monotonic()
-        since = now if self._held is None or now - self._held.last_s > _HELD_S else self._held.since_s
+        since = (
+            now if self._held is None or now - self._held.last_s > _HELD_S else self._held.since_s
+        )
         self._held = _Held(since, now)
         if now - since > _HELD_S:
             self._ledger.failed(error)
@@ -193,14 +219,16 @@ class Watched:
                 self._recount(self._ledger.store())
 
     def _take_over(self) -> None:
-        coming, self._coming = self._coming, None
+        coming = self._coming
+        self._coming = None
         if coming is not None:
             self._analyst.use(coming)
             if self._clips:
                 self._clips.config = coming.config
 
     def step(self) -> Outcome | None:
-        """Analyse the next recording, if one is ready and the database can be had; otherwise wait half a second."""
+        """Analyse the next recording, if one is ready and the database can be had; otherwise wait
+        half a second."""
         self.alive()
         self._take_over()
         self._ledger.flush()
@@ -214,9 +242,12 @@ class Watched:
             return None
         path = self._ready.pop()
         try:
-            store, clips = self._ledger.store(), self._clips
+            store = self._ledger.store()
+            clips = self._clips
             keep = (lambda: clips) if clips else None
-            replay = Replay(self._analyst, store, keep, SOURCE, self._found, self._on_gap, self.alive)
+            replay = Replay(
+                self._analyst, store, keep, SOURCE, self._found, self._on_gap, self.alive
+            )
             outcome = replay.recording(path, record_name(path, self._root))
         except RowError as error:  # the record takes the others
             self._try_later(path, str(error))
@@ -227,7 +258,8 @@ class Watched:
         except EngineError as error:  # its prior cannot be made now
             self._try_later(path, str(error))
             return None
-        except OSError as error:  # a bad sector, or gone with its disk: asked less and less often, never forgotten
+        except OSError as error:
+            # a bad sector, or gone with its disk: asked less and less often, never forgotten
             self._try_later(path, str(error.strerror or error))
             return None
         self._later.pop(path, None)
@@ -238,7 +270,8 @@ class Watched:
         return outcome
 
     def _tell_refused(self, outcome: Outcome) -> None:
-        """Once for each reason: the file may be a log, of this very station, that grows by each line."""
+        """Once for each reason: the file may be a log, of this very station, that grows by each
+        line."""
         if self._refused.get(outcome.path) == outcome.reason:
             return
         if len(self._refused) >= _REFUSED_MAX:
@@ -276,7 +309,8 @@ class Watched:
             self._clean()
 
     def _clean(self) -> None:
-        """With nothing to read: what was begun may be a file of another name by now, and goes on in that."""
+        """With nothing to read: what was begun may be a file of another name by now, and goes on in
+        that."""
         self._cleaned_at = self._looked_at
         try:
             forget_gone(self._ledger.store(), self._station, self._root, self._watch.there)

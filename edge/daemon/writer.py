@@ -1,5 +1,6 @@
-"""Stores what waits, in one thread, through bad days: while the disk is full, away or slow, or the database is locked,
-it goes on waiting; what the record alone refuses is set aside, and nothing waits for it.
+"""Stores what waits, in one thread, through bad days: while the disk is full, away or slow, or the
+database is locked, it goes on waiting; what the record alone refuses is set aside, and nothing
+waits for it.
 
 Knows the store and the clips that follow from what is stored, and not what the entries tell.
 """
@@ -33,9 +34,9 @@ log = logging.getLogger(__name__)
 
 
 class Writer:
-    """Keeps one store open, or tries to, for one thread: its own once `start` is called, else the caller's. Nothing
-    here raises StoreError but `store`. A heir says what an opened file must have (`_enter_run`) and what it wants of
-    one that is sound (`_ask`)."""
+    """Keeps one store open, or tries to, for one thread: its own once `start` is called, else the
+    caller's. Nothing here raises StoreError but `store`. A heir says what an opened file must have
+    (`_enter_run`) and what it wants of one that is sound (`_ask`)."""
 
     def __init__(self, database: Path, clips: ClipMaker | None = None) -> None:
         self._database = database
@@ -46,7 +47,9 @@ class Writer:
         self._noted: Unstored | None = None  # what it says of this run
         self._noted_at: float | None = None
         self._backlog = Backlog()
-        self._set_aside, self._refused = 0, ""  # entries that the record refused, and why the last
+        # entries that the record refused, and why the last
+        self._set_aside = 0
+        self._refused = ""
         self._again_at = 0.0
         self._locked_at: float | None = None  # since when another writer has the lock
         self.error: str | None = None
@@ -77,7 +80,10 @@ class Writer:
         """What a person should know of the record although it can be written, in one line."""
         if self._set_aside:
             entries = f"{self._set_aside} entr{'y' if self._set_aside == 1 else 'ies'}"
-            return f"it refused {entries} ({self._refused}): undo what was changed in it by hand; the rest is stored"
+            return (
+                f"it refused {entries} ({self._refused}): undo what was changed in it by hand; "
+                f"the rest is stored"
+            )
         return self.record.problem
 
     def store(self) -> Store:
@@ -106,7 +112,8 @@ class Writer:
             self._stores()
 
     def failed(self, error: StoreError) -> None:
-        """The store said no; it is asked again in a few seconds, at once if it only has to be opened anew."""
+        """The store said no; it is asked again in a few seconds, at once if it only has to be
+        opened anew."""
         if self.error is None:
             log.warning("%s; what is heard waits", error)
         self.error = str(error)
@@ -115,7 +122,8 @@ class Writer:
         self._again_at = time.monotonic() + self.record.again_s
 
     def patient(self, open_table: Callable[[], Clips]) -> Clips:
-        """The table of clips, for `clips`: a lock is waited for there, too, and what is heard waits behind it."""
+        """The table of clips, for `clips`: a lock is waited for there, too, and what is heard waits
+        behind it."""
         return PatientClips(open_table, self._wait_for)
 
     def settled(self, timeout_s: float) -> bool:
@@ -127,7 +135,8 @@ class Writer:
         return not self._backlog
 
     def close(self, patience_s: float = 2.0) -> None:
-        """Try once more, and let go. Returns in that time, whatever the disk does; what could not be stored is said."""
+        """Try once more, and let go. Returns in that time, whatever the disk does; what could not
+        be stored is said."""
         if self._thread is not None:
             self._leave_by = time.monotonic() + patience_s
             self._closing.set()
@@ -155,15 +164,16 @@ class Writer:
     def _book_unstored(self, store: Store) -> None:
         """What the note says of runs before this, before anything else is laid into the record."""
 
-    def _unstored(self, waiting: list[Entry], why: str) -> Unstored | None:  # noqa: ARG002 - it knows no run
+    # it knows no run
+    def _unstored(self, waiting: list[Entry], why: str) -> Unstored | None:  # noqa: ARG002
         """What is to be said of these entries if they are not stored any more; None: nothing."""
         return None
 
     # In the thread that stores
 
     def _store(self, entry: Entry, write: Callable[[Store], object]) -> None:
-        """What the record refuses although it can be written holds up nothing: what it refers to is entered anew, and
-        if that does not help, it is set aside."""
+        """What the record refuses although it can be written holds up nothing: what it refers to is
+        entered anew, and if that does not help, it is set aside."""
         store = self.store()
         try:
             write(store)
@@ -174,7 +184,9 @@ class Writer:
             except RowError as error:
                 self._refuse(entry, store, error)
             else:
-                log.warning("%s: rows that others refer to were gone; they are entered anew", self._database)
+                log.warning(
+                    "%s: rows that others refer to were gone; they are entered anew", self._database
+                )
 
     def _refuse(self, entry: Entry, store: Store, error: RowError) -> None:
         if entry.refused is not None:
@@ -187,7 +199,10 @@ class Writer:
     def _stores(self) -> None:
         if self.error is not None:
             log.warning("%s: stored again", self._database)
-        self.error, self._again_at, self._locked_at, self._noted_at = None, 0.0, None, None
+        self.error = None
+        self._again_at = 0.0
+        self._locked_at = None
+        self._noted_at = None
         if self._noted is not None and not self._backlog:
             self._note.drop([self._noted.run.id])
             self._noted = None
@@ -204,7 +219,8 @@ class Writer:
             self._note.write(unstored)
 
     def _is_lock(self, error: StoreError) -> bool:
-        """Whether another writer is at work. In a thread that waits for it by itself a lock is an error like others."""
+        """Whether another writer is at work. In a thread that waits for it by itself a lock is an
+        error like others."""
         cause = error.__cause__
         locked = isinstance(cause, sqlite3.OperationalError) and "locked" in str(cause)
         return locked and self._thread is not None and not self._closing.is_set()
@@ -236,7 +252,8 @@ class Writer:
         self._end()
 
     def _try(self, now: bool) -> None:
-        """What nobody foresaw costs one entry; the others are stored before the station ends of it."""
+        """What nobody foresaw costs one entry; the others are stored before the station ends of
+        it."""
         try:
             self.flush(now)
         except Exception as error:
@@ -261,9 +278,12 @@ class Writer:
     def _say_lost(self) -> None:
         waiting = self._backlog.unstored
         if waiting:
-            note = threading.Thread(target=self._write_note, args=(waiting,), daemon=True)  # its disk may stand still
+            note = threading.Thread(
+                target=self._write_note, args=(waiting,), daemon=True
+            )  # its disk may stand still
             note.start()
-            seconds, why = sum(entry.analysed_s for entry in waiting), self.error or NO_TIME
+            seconds = sum(entry.analysed_s for entry in waiting)
+            why = self.error or NO_TIME
             text = "%s: %d entries with %.0f s of sound could not be stored: %s"
             log.error(text, self._database, len(waiting), seconds, why)
             note.join(_NOTE_S_MAX)

@@ -1,1 +1,2 @@
-"""A first look: the bundle and soundscapes that ship with birdstation, replayed with a broker listening."""
+"""A first look: the bundle and soundscapes that ship with birdstation, replayed with a broker
+listening."""

@@ -1,6 +1,8 @@
-"""`edge demo`: a broker, a subscriber and one replay of the soundscapes that ship with birdstation, as a user would do.
+"""`edge demo`: a broker, a subscriber and one replay of the soundscapes that ship with birdstation,
+as a user would do.
 
-The replay is the real command in a process of its own; this file only sets the scene and counts what arrives.
+The replay is the real command in a process of its own; this file only sets the scene and counts
+what arrives.
 """
 
 import json
@@ -34,8 +36,8 @@ _MESSAGES_SHOWN_MAX = 5
 
 
 def run_demo(out: Path, console: Console, source: Path = DEMO_FOLDER) -> dict[str, Any]:
-    """Replay `source/{bundle, soundscapes, labels.csv, sites.json}` into `out/{station.yaml, station.db, summary.json}`
-    and return the summary.
+    """Replay `source/{bundle, soundscapes, labels.csv, sites.json}` into `out/{station.yaml,
+    station.db, summary.json}` and return the summary.
 
     Without mosquitto on the PATH it says what to install and goes on without a broker.
     """
@@ -57,13 +59,26 @@ def run_demo(out: Path, console: Console, source: Path = DEMO_FOLDER) -> dict[st
     if port:
         console.print(_messages(received))
     else:
-        console.print("No mosquitto here, so no messages: apt-get install mosquitto, then run this again.")
-    keys = ("detections", "species", "f1", "f1_low", "f1_high", "f1_all_nocall", "audio_s", "x_real_time")
+        console.print(
+            "No mosquitto here, so no messages: apt-get install mosquitto, then run this again."
+        )
+    keys = (
+        "detections",
+        "species",
+        "f1",
+        "f1_low",
+        "f1_high",
+        "f1_all_nocall",
+        "audio_s",
+        "x_real_time",
+    )
     result: dict[str, Any] = {key: summary[key] for key in keys}
     result["mqtt_received"] = len({message["id"] for message in received}) if port else None
     result["seconds_total"] = round(time.perf_counter() - start, 2)
     (out / "summary.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
-    console.print(f"settings {out / 'station.yaml'} · summary {out / 'summary.json'}", soft_wrap=True)
+    console.print(
+        f"settings {out / 'station.yaml'} · summary {out / 'summary.json'}", soft_wrap=True
+    )
     if summary["notice"]:
         console.print(f"[yellow]This was the {summary['notice']}.[/]\n{REMEDY}.")
     return result
@@ -76,7 +91,10 @@ def _check_out(out: Path) -> None:
             return
     for path in (out / "station.yaml", out / "summary.json", *out.glob("station.db*")):
         if path.exists():
-            raise UsageError(f"{out}: holds a {path.name} that no demonstration made; choose another folder for --out")
+            raise UsageError(
+                f"{out}: holds a {path.name} that no demonstration made; choose another folder for "
+                f"--out"
+            )
 
 
 def _replay(source: Path, out: Path, port: int | None) -> dict[str, Any]:
@@ -92,10 +110,19 @@ def _replay(source: Path, out: Path, port: int | None) -> dict[str, Any]:
         settings["mqtt"] = {"host": "127.0.0.1", "port": port}
     config = out / "station.yaml"
     config.write_text(
-        f"{_WRITTEN_BY}; the project's station.yaml explains every key.\n" + yaml.safe_dump(settings, sort_keys=False),
+        f"{_WRITTEN_BY}; the project's station.yaml explains every key.\n"
+        + yaml.safe_dump(settings, sort_keys=False),
         encoding="utf8",
     )
-    command = [sys.executable, "-m", "edge", "replay", str(source / "soundscapes"), "--config", str(config)]
+    command = [
+        sys.executable,
+        "-m",
+        "edge",
+        "replay",
+        str(source / "soundscapes"),
+        "--config",
+        str(config),
+    ]
     command += ["--labels", str(source / "labels.csv"), "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
@@ -113,7 +140,9 @@ def free_port() -> int:
 @contextmanager
 def _mosquitto(console: Console) -> Iterator[int | None]:
     """A broker of our own on a free local port, or None where mosquitto is not installed."""
-    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+    program = shutil.which("mosquitto") or shutil.which(
+        "mosquitto", path="/usr/sbin:/usr/local/sbin"
+    )
     if program is None:
         yield None
         return
@@ -121,7 +150,9 @@ def _mosquitto(console: Console) -> Iterator[int | None]:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "mosquitto.conf"
         config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n")
-        broker = subprocess.Popen([program, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        broker = subprocess.Popen(
+            [program, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         try:
             console.print(f"mosquitto listens on 127.0.0.1:{port}")
             yield port
@@ -137,7 +168,9 @@ def _subscriber(port: int | None) -> Iterator[list[dict[str, Any]]]:
     if port is None:
         yield received
         return
-    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="birdstation-demo-listener", protocol=mqtt.MQTTv5)
+    client = mqtt.Client(
+        CallbackAPIVersion.VERSION2, client_id="birdstation-demo-listener", protocol=mqtt.MQTTv5
+    )
     subscribed = threading.Event()
 
     def on_subscribe(*_: object) -> None:
@@ -173,5 +206,7 @@ def _messages(received: list[dict[str, Any]]) -> Table:
         table.add_column(name, no_wrap=True)
     for message in received[-_MESSAGES_SHOWN_MAX:]:
         start = message["start"].replace("T", " ")[:21]  # tenths of a second
-        table.add_row(start, message["common_name"], f"{message['score']:.2f}", message["recording"])
+        table.add_row(
+            start, message["common_name"], f"{message['score']:.2f}", message["recording"]
+        )
     return table

@@ -1,7 +1,8 @@
-"""The few calls of the CUDA runtime that an engine needs, each status checked. Device 0; knows no TensorRT.
+"""The few calls of the CUDA runtime that an engine needs, each status checked. Device 0; knows no
+TensorRT.
 
-The bindings return (status, value…) and never raise: a status that nobody looks at is an error that surfaces later,
-elsewhere, as a wrong score.
+The bindings return (status, value…) and never raise: a status that nobody looks at is an error that
+surfaces later, elsewhere, as a wrong score.
 """
 
 import importlib
@@ -16,13 +17,16 @@ _SUCCESS = 0
 
 
 class Cuda:
-    """The CUDA runtime of cuda-python. Raises EngineError with one line if it is missing or a call fails."""
+    """The CUDA runtime of cuda-python. Raises EngineError with one line if it is missing or a call
+    fails."""
 
     def __init__(self) -> None:
         try:  # only where there is a GPU, so not at the head of the file
             self._runtime: Any = importlib.import_module("cuda.bindings.runtime")
         except ImportError as error:
-            raise EngineError(f"cuda-python is missing ({error}); type pip install '.[trt]' in the checkout") from None
+            raise EngineError(
+                f"cuda-python is missing ({error}); type pip install '.[trt]' in the checkout"
+            ) from None
         if self._call("cudaGetDeviceCount") < 1:
             raise EngineError("CUDA: no GPU here")
 
@@ -30,7 +34,11 @@ class Cuda:
         status, *values = getattr(self._runtime, name)(*arguments)
         if int(status) != _SUCCESS:
             _, text = self._runtime.cudaGetErrorString(status)
-            words = text.decode("utf8", "replace") if isinstance(text, bytes) else f"status {int(status)}"
+            words = (
+                text.decode("utf8", "replace")
+                if isinstance(text, bytes)
+                else f"status {int(status)}"
+            )
             raise EngineError(f"CUDA: {name}: {words}")
         return values[0] if len(values) == 1 else values
 
@@ -42,11 +50,16 @@ class Cuda:
 
     def versions(self) -> tuple[str, str]:
         """Versions of the runtime and of what the driver supports, e.g. ("12.6", "12.6")."""
-        runtime, driver = self._call("cudaRuntimeGetVersion"), self._call("cudaDriverGetVersion")
-        return f"{runtime // 1000}.{runtime % 1000 // 10}", f"{driver // 1000}.{driver % 1000 // 10}"
+        runtime = self._call("cudaRuntimeGetVersion")
+        driver = self._call("cudaDriverGetVersion")
+        return (
+            f"{runtime // 1000}.{runtime % 1000 // 10}",
+            f"{driver // 1000}.{driver % 1000 // 10}",
+        )
 
     def memory(self) -> tuple[int, int]:
-        """Bytes of the GPU's memory that are free, and all; on a Jetson that is the memory of the whole machine."""
+        """Bytes of the GPU's memory that are free, and all; on a Jetson that is the memory of the
+        whole machine."""
         free, total = self._call("cudaMemGetInfo")
         return free, total
 
@@ -76,7 +89,9 @@ class Cuda:
         """Copy from the GPU into a contiguous array. It is filled after `wait`."""
         self._copy(values.ctypes.data, address, values, "cudaMemcpyDeviceToHost", stream)
 
-    def _copy(self, to: int, source: int, values: NDArray[np.float32], kind: str, stream: Any) -> None:
+    def _copy(
+        self, to: int, source: int, values: NDArray[np.float32], kind: str, stream: Any
+    ) -> None:
         assert values.flags.c_contiguous, "a copy goes by address and length"
         direction = getattr(self._runtime.cudaMemcpyKind, kind)
         self._call("cudaMemcpyAsync", to, source, values.nbytes, direction, stream)

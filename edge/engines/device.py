@@ -29,7 +29,8 @@ class Device:
     def refuses(self, other: "Device") -> str | None:
         """Why what was compiled on `other` does not run here; None if it does."""
         for key, name in _DECIDES.items():
-            here, there = getattr(self, key), getattr(other, key)
+            here = getattr(self, key)
+            there = getattr(other, key)
             if here != there:
                 return f"compiled for {name} {there}; here is {here}"
         return None
@@ -49,14 +50,19 @@ def import_tensorrt() -> Any:
         return importlib.import_module("tensorrt")
     except (ImportError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise EngineError(f"TensorRT is missing ({reason}); docs/jetson.md says how to install it") from None
+        raise EngineError(
+            f"TensorRT is missing ({reason}); docs/jetson.md says how to install it"
+        ) from None
 
 
 def this_device(trt: Any, cuda: Cuda, root: Path = Path("/")) -> Device:
-    """The machine at hand; `root` is its file system. Raises EngineError if CUDA does not answer."""
+    """The machine at hand; `root` is its file system. Raises EngineError if CUDA does not
+    answer."""
     gpu, capability = cuda.gpu()
     runtime, driver = cuda.versions()
-    board, l4t, mode = board_of(root), l4t_of(root), power_mode()
+    board = board_of(root)
+    l4t = l4t_of(root)
+    mode = power_mode()
     return Device(str(trt.__version__), capability, gpu, board, runtime, driver, l4t, mode)
 
 
@@ -74,7 +80,9 @@ def l4t_of(root: Path) -> str | None:
 def power_mode() -> str | None:
     """What nvpmodel calls the mode that is set, e.g. 15W."""
     with suppress(OSError, subprocess.SubprocessError):
-        asked = subprocess.run(["nvpmodel", "-q"], capture_output=True, text=True, timeout=_ASKED_S_MAX)
+        asked = subprocess.run(
+            ["nvpmodel", "-q"], capture_output=True, text=True, timeout=_ASKED_S_MAX
+        )
         for line in asked.stdout.splitlines():
             if line.startswith("NV Power Mode:"):
                 return line.partition(":")[2].strip()

@@ -1,4 +1,5 @@
-"""What every engine can do, and how a network's answer becomes scores of the bundle's species. Knows no engine."""
+"""What every engine can do, and how a network's answer becomes scores of the bundle's species.
+Knows no engine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +25,13 @@ class Engine(Protocol):
 
     @property
     def tolerance(self) -> float:
-        """Largest difference of a score of the probe that still is the same model, in this engine's precision."""
+        """Largest difference of a score of the probe that still is the same model, in this engine's
+        precision."""
 
     def scores(self, inputs: Input, members: Sequence[int] | None = None) -> Scores:
-        """Grey images `(n, 128, 281)` uint8 or samples `(n, 160000)` float32, whatever the networks take, to sigmoid
-        scores `(members, n, species)` float32; of all members, or of these. NaN: the member does not know the species.
-        Raises EngineError if the machine fails."""
+        """Grey images `(n, 128, 281)` uint8 or samples `(n, 160000)` float32, whatever the networks
+        take, to sigmoid scores `(members, n, species)` float32; of all members, or of these. NaN:
+        the member does not know the species. Raises EngineError if the machine fails."""
 
     def close(self) -> None:
         """Give back what the engine holds; it is not used again."""
@@ -41,7 +43,9 @@ class Answer:
 
     file: Path  # of the network; several members may name one
     output: str | None = None  # of the network; None: the first
-    columns: Sequence[int] | None = None  # indices of its species in the taxonomy; None: it knows all, in that order
+    columns: Sequence[int] | None = (
+        None  # indices of its species in the taxonomy; None: it knows all, in that order
+    )
     species: int | None = None  # of the taxonomy; None: as many as the network gives
     scale: Scores | None = None  # (2, its species): slopes and offsets of its log-odds
 
@@ -51,13 +55,22 @@ class Answer:
         return self.species if self.columns is None else len(self.columns)
 
 
-def answers_of(bundle: Bundle, networks: Sequence[BundleMember], files: Sequence[str] | None = None) -> list[Answer]:
-    """What these networks of a bundle answer; `files` of the bundle in place of those in full precision."""
+def answers_of(
+    bundle: Bundle, networks: Sequence[BundleMember], files: Sequence[str] | None = None
+) -> list[Answer]:
+    """What these networks of a bundle answer; `files` of the bundle in place of those in full
+    precision."""
     found = []
     for network, file in zip(networks, files or [one.file for one in networks], strict=True):
-        columns = None if network.species is None else [bundle.taxonomy.index(code) for code in network.species]
+        columns = (
+            None
+            if network.species is None
+            else [bundle.taxonomy.index(code) for code in network.species]
+        )
         species = len(bundle.taxonomy)
-        found.append(Answer(bundle.folder / file, network.output, columns, species, bundle.scale(network)))
+        found.append(
+            Answer(bundle.folder / file, network.output, columns, species, bundle.scale(network))
+        )
     return found
 
 
@@ -70,7 +83,10 @@ def arranged(found: Sequence[Scores], answers: Sequence[Answer]) -> Scores:
     """What the networks gave, `(n, their species)` each, as scores `(members, n, species)`."""
     if all(answer.columns is None and answer.scale is None for answer in answers):
         return np.stack(found)
-    width = next((answer.species for answer in answers if answer.columns is not None), None) or found[0].shape[1]
+    width = (
+        next((answer.species for answer in answers if answer.columns is not None), None)
+        or found[0].shape[1]
+    )
     scores = np.full((len(found), len(found[0]), width), np.nan, np.float32)
     for row, raw, answer in zip(scores, found, answers, strict=True):
         columns = slice(None) if answer.columns is None else list(answer.columns)
@@ -79,17 +95,19 @@ def arranged(found: Sequence[Scores], answers: Sequence[Answer]) -> Scores:
 
 
 def at_once(inputs: Input, shape: Sequence[int]) -> list[Input]:
-    """Windows in parts as large as a CPU runtime is fastest with. What networks that take the sound hold between two
-    layers is some megabytes a window: two stay in the cache, sixteen cost a quarter more each. Images go in whole."""
+    """Windows in parts as large as a CPU runtime is fastest with. What networks that take the sound
+    hold between two layers is some megabytes a window: two stay in the cache, sixteen cost a
+    quarter more each. Images go in whole."""
     if len(shape) > 1 or len(inputs) <= _SOUNDS_AT_ONCE:
         return [inputs]
     return [inputs[at : at + _SOUNDS_AT_ONCE] for at in range(0, len(inputs), _SOUNDS_AT_ONCE)]
 
 
 def float_batch(inputs: Input, shape: Sequence[int], pairs: bool = False) -> NDArray[np.float32]:
-    """Windows `(n, 128, 281)` or `(n, 160000)` as what the networks take, `(n, *shape)` float32, converted once for all
-    of them; with `pairs` a lone one goes in twice. None is one of silence: graphs that fold sound into frames cannot
-    be given none. Whoever asks takes as many scores as there were windows."""
+    """Windows `(n, 128, 281)` or `(n, 160000)` as what the networks take, `(n, *shape)` float32,
+    converted once for all of them; with `pairs` a lone one goes in twice. None is one of silence:
+    graphs that fold sound into frames cannot be given none. Whoever asks takes as many scores as
+    there were windows."""
     if not len(inputs):
         return np.zeros((1, *shape), np.float32)
     several = np.repeat(inputs, 2, axis=0) if pairs and len(inputs) == 1 else inputs

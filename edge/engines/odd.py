@@ -1,4 +1,5 @@
-"""What a network says that is no score: it never means that nothing is there, so it is remembered for a while.
+"""What a network says that is no score: it never means that nothing is there, so it is remembered
+for a while.
 
 Knows no network and no sound.
 """
@@ -21,11 +22,13 @@ class OddScores:
     """
 
     def __init__(self, whose: str, consequence: str) -> None:
-        self._whose, self._consequence = whose, consequence
+        self._whose = whose
+        self._consequence = consequence
         self._whys: deque[str] = deque(maxlen=_WINDOWS)
 
     def add(self, whys: Sequence[str]) -> None:
-        """Of the next windows: why there is no score, "" if there is one. The first of a while is logged."""
+        """Of the next windows: why there is no score, "" if there is one. The first of a while is
+        logged."""
         known = any(self._whys)
         self._whys.extend(whys)
         if any(whys) and not known:
@@ -33,7 +36,8 @@ class OddScores:
 
     @property
     def trouble(self) -> str | None:
-        """In how many of the last windows, what was said last, and what becomes of it; None: in none."""
+        """In how many of the last windows, what was said last, and what becomes of it; None: in
+        none."""
         whys = tuple(self._whys)
         odd = [why for why in whys if why]
         if not odd:

@@ -16,23 +16,27 @@ from edge.engines.engine import Answer, arranged, as_answers, at_once, float_bat
 
 
 def cores() -> int:
-    """Processors that this process may use. Said outright, since ONNX Runtime pins its threads otherwise, which the
-    service's sandbox refuses."""
+    """Processors that this process may use. Said outright, since ONNX Runtime pins its threads
+    otherwise, which the service's sandbox refuses."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache
 def _share_scratch() -> None:
-    """Let all sessions of this process calculate in one pool of memory, once. Each keeps its largest batch otherwise:
-    3.4 GB for ten published members and 16 windows, 1.2 GB with one pool."""
+    """Let all sessions of this process calculate in one pool of memory, once. Each keeps its
+    largest batch otherwise: 3.4 GB for ten published members and 16 windows, 1.2 GB with one
+    pool."""
     kind = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR
-    ort.create_and_register_allocator(ort.OrtMemoryInfo("Cpu", kind, 0, ort.OrtMemType.DEFAULT), None)
+    ort.create_and_register_allocator(
+        ort.OrtMemoryInfo("Cpu", kind, 0, ort.OrtMemType.DEFAULT), None
+    )
 
 
 class OnnxEngine:
-    """Runs the networks one after the other, each with all threads, in the same scratch memory; one that serves several
-    members runs once. In float32 a window's scores do not depend on what else is in the batch; with 8-bit convolutions
-    those of a lone one do, hence `pairs` (see OpenvinoEngine)."""
+    """Runs the networks one after the other, each with all threads, in the same scratch memory; one
+    that serves several members runs once. In float32 a window's scores do not depend on what else
+    is in the batch; with 8-bit convolutions those of a lone one do, hence `pairs` (see
+    OpenvinoEngine)."""
 
     def __init__(
         self,
@@ -44,13 +48,17 @@ class OnnxEngine:
         pairs: bool = False,
         input_shape: tuple[int, ...] = INPUT_SHAPES[IMAGE],
     ) -> None:
-        self.name, self.tolerance, self._pairs, self._shape = name, tolerance, pairs, input_shape
+        self.name = name
+        self.tolerance = tolerance
+        self._pairs = pairs
+        self._shape = input_shape
         self._answers = as_answers(members)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Threads that wait actively for the next run cost some percent of a core, all day; within a run they may.
+        # Threads that wait actively for the next run cost some percent of a core, all day; within a
+        # run they may.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         _share_scratch()
         options.add_session_config_entry("session.use_env_allocators", "1")
@@ -61,30 +69,44 @@ class OnnxEngine:
             self._check_output(answer)
 
     def _check_output(self, answer: Answer) -> None:
-        """Raises BundleError if the network lacks the output, or gives scores of other species than the bundle's."""
-        outputs = {output.name: output.shape for output in self._sessions[answer.file].get_outputs()}
+        """Raises BundleError if the network lacks the output, or gives scores of other species than
+        the bundle's."""
+        outputs = {
+            output.name: output.shape for output in self._sessions[answer.file].get_outputs()
+        }
         if answer.output is not None and answer.output not in outputs:
-            raise BundleError(f"{answer.file}: expected the output {answer.output}, found {', '.join(outputs)}")
+            raise BundleError(
+                f"{answer.file}: expected the output {answer.output}, found {', '.join(outputs)}"
+            )
         name = self._output(answer)
         width = outputs[name][1] if len(outputs[name]) == 2 else None  # text, or nothing: any
         wrong = len(outputs[name]) > 2 or (isinstance(width, int) and width != answer.width)
         if answer.width is not None and wrong:
-            raise BundleError(f"{answer.file}: output {name}: expected (batch, {answer.width}), found {outputs[name]}")
+            raise BundleError(
+                f"{answer.file}: output {name}: expected (batch, {answer.width}), found "
+                f"{outputs[name]}"
+            )
 
     def _session(self, path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
         try:
             session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors have no common base but Exception
-            raise BundleError(f"{path}: ONNX Runtime cannot load it: {' '.join(str(error).split())}") from error
+            raise BundleError(
+                f"{path}: ONNX Runtime cannot load it: {' '.join(str(error).split())}"
+            ) from error
         if list(session.get_inputs()[0].shape[1:]) != list(self._shape):
             shape = ", ".join(map(str, self._shape))
-            raise BundleError(f"{path}: input: expected (batch, {shape}), found {session.get_inputs()[0].shape}")
+            raise BundleError(
+                f"{path}: input: expected (batch, {shape}), found {session.get_inputs()[0].shape}"
+            )
         return session
 
     def scores(self, inputs: Input, members: Sequence[int] | None = None) -> Scores:
-        """Windows as the networks take them to sigmoid scores `(members, n, species)` float32; of all members, or of
-        these."""
-        return np.concatenate([self._scores(part, members) for part in at_once(inputs, self._shape)], axis=1)
+        """Windows as the networks take them to sigmoid scores `(members, n, species)` float32; of
+        all members, or of these."""
+        return np.concatenate(
+            [self._scores(part, members) for part in at_once(inputs, self._shape)], axis=1
+        )
 
     def _scores(self, inputs: Input, members: Sequence[int] | None) -> Scores:
         batch = float_batch(inputs, self._shape, self._pairs)
@@ -94,8 +116,11 @@ class OnnxEngine:
             wanted.setdefault(answer.file, []).append(self._output(answer))
         given: dict[tuple[Path, str], Scores] = {}
         for path, names in wanted.items():
-            session, each = self._sessions[path], list(dict.fromkeys(names))
-            for name, scores in zip(each, session.run(each, {session.get_inputs()[0].name: batch}), strict=True):
+            session = self._sessions[path]
+            each = list(dict.fromkeys(names))
+            for name, scores in zip(
+                each, session.run(each, {session.get_inputs()[0].name: batch}), strict=True
+            ):
                 given[path, name] = scores[: len(inputs)]
         return arranged([given[answer.file, self._output(answer)] for answer in chosen], chosen)
 

@@ -1,7 +1,8 @@
-"""engine.json: which engines lie in a folder, of which networks, for which machine, and how well they did.
+"""engine.json: which engines lie in a folder, of which networks, for which machine, and how well
+they did.
 
-`python -m export trt` writes it, a station reads it. An engine is machine code: none is loaded that is not recorded
-here with its digest.
+`python -m export trt` writes it, a station reads it. An engine is machine code: none is loaded that
+is not recorded here with its digest.
 """
 
 import json
@@ -29,7 +30,9 @@ class EngineMember:
     precision: Precision
     onnx_sha256: str  # of the bundle's file that was compiled
     wanted_sha256: str  # of the one that was tried first: another where half precision failed
-    file: str  # relative to the folder; carries a piece of its digest, so an engine in use is never written over
+    # relative to the folder; carries a piece of its digest, so an engine in use is never written
+    # over
+    file: str
     sha256: str
     bytes: int
     batch_max: int
@@ -56,18 +59,24 @@ class EngineRecord:
     def write(self, folder: Path) -> None:
         """Write engine.json, whole or not at all."""
         temporary = folder / f".{FILE}"
-        temporary.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", encoding="utf8")
+        temporary.write_text(
+            json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", encoding="utf8"
+        )
         temporary.replace(folder / FILE)
 
 
 def read_record(folder: Path) -> EngineRecord | None:
-    """What a folder's engine.json says; None if there is none. Raises EngineError if it cannot be used."""
+    """What a folder's engine.json says; None if there is none. Raises EngineError if it cannot be
+    used."""
     path = folder / FILE
     try:
         raw: Any = json.loads(path.read_text(encoding="utf8"))
         found = raw.get("schema") if isinstance(raw, dict) else None
         if found != SCHEMA:
-            raise EngineError(f"{path}: schema {found!r}; this version reads {SCHEMA}; run python -m export trt again")
+            raise EngineError(
+                f"{path}: schema {found!r}; this version reads {SCHEMA}; run python -m export trt "
+                f"again"
+            )
         record: EngineRecord = parse(EngineRecord, raw)
     except FileNotFoundError:
         return None
@@ -78,10 +87,15 @@ def read_record(folder: Path) -> EngineRecord | None:
 
 
 def engines_for(
-    record: EngineRecord, bundle: Bundle, networks: Sequence[BundleMember], device: Device, folder: Path
+    record: EngineRecord,
+    bundle: Bundle,
+    networks: Sequence[BundleMember],
+    device: Device,
+    folder: Path,
 ) -> list[EngineMember]:
-    """The recorded engines of these of the bundle's networks, in their order. Raises EngineError, one line, if they
-    were compiled for another machine or of other networks, or if a file is not the one that was recorded."""
+    """The recorded engines of these of the bundle's networks, in their order. Raises EngineError,
+    one line, if they were compiled for another machine or of other networks, or if a file is not
+    the one that was recorded."""
     again = "run python -m export trt again"
     refused = device.refuses(record.device)
     if refused:
@@ -94,9 +108,13 @@ def engines_for(
             raise EngineError(f"{folder / FILE}: no engine of member {member.name}; {again}")
         source = member.half if engine.precision == "fp16" else member.file
         if source is None or file_sha256(bundle.folder / source) != engine.onnx_sha256:
-            raise EngineError(f"{folder / FILE}: member {member.name} was compiled of another network; {again}")
+            raise EngineError(
+                f"{folder / FILE}: member {member.name} was compiled of another network; {again}"
+            )
         if not is_whole(folder, engine):
-            raise EngineError(f"{folder / engine.file}: missing, or not the engine that was recorded; {again}")
+            raise EngineError(
+                f"{folder / engine.file}: missing, or not the engine that was recorded; {again}"
+            )
         found.append(engine)
     return found
 
@@ -104,4 +122,8 @@ def engines_for(
 def is_whole(folder: Path, engine: EngineMember) -> bool:
     """Whether the engine's file is there and the one that was recorded."""
     path = folder / engine.file
-    return Path(engine.file).name == engine.file and path.is_file() and file_sha256(path) == engine.sha256
+    return (
+        Path(engine.file).name == engine.file
+        and path.is_file()
+        and file_sha256(path) == engine.sha256
+    )

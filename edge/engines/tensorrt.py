@@ -1,6 +1,8 @@
-"""TensorRT: engines that `python -m export trt` compiled on this very machine. Numpy in, numpy out; no torch.
+"""TensorRT: engines that `python -m export trt` compiled on this very machine. Numpy in, numpy out;
+no torch.
 
-Only calls that TensorRT 10.3 (JetPack 6), 10.16 (JetPack 7) and 11.4 have alike. Nothing is compiled here.
+Only calls that TensorRT 10.3 (JetPack 6), 10.16 (JetPack 7) and 11.4 have alike. Nothing is
+compiled here.
 """
 
 import threading
@@ -35,15 +37,19 @@ class _Member:
     width: int  # how many scores it gives of a window
 
 
-def open_tensorrt(bundle: Bundle, folder: Path, networks: Sequence[BundleMember]) -> "TensorrtEngine | None":
-    """The engines in a folder of these of the bundle's networks, if they are for this machine; None if there are none.
+def open_tensorrt(
+    bundle: Bundle, folder: Path, networks: Sequence[BundleMember]
+) -> "TensorrtEngine | None":
+    """The engines in a folder of these of the bundle's networks, if they are for this machine; None
+    if there are none.
 
     Raises EngineError with the reason, one line, if there are and they cannot be used.
     """
     record = read_record(folder)
     if record is None:
         return None
-    trt, cuda = import_tensorrt(), Cuda()
+    trt = import_tensorrt()
+    cuda = Cuda()
     recorded = engines_for(record, bundle, networks, this_device(trt, cuda), folder)
     half = any(one.precision == "fp16" for one in recorded)
     return TensorrtEngine(
@@ -58,11 +64,12 @@ def open_tensorrt(bundle: Bundle, folder: Path, networks: Sequence[BundleMember]
 
 
 class TensorrtEngine:
-    """Members in turn on one GPU. They share the input, the output and the scratch memory, so a bag needs little more
-    than its weights and the largest member's activations. Of several threads one after the other is served.
+    """Members in turn on one GPU. They share the input, the output and the scratch memory, so a bag
+    needs little more than its weights and the largest member's activations. Of several threads one
+    after the other is served.
 
-    `files` have been checked: loading an engine runs what is in it. `answers` says what becomes of what each gives.
-    Raises EngineError if one cannot be loaded.
+    `files` have been checked: loading an engine runs what is in it. `answers` says what becomes of
+    what each gives. Raises EngineError if one cannot be loaded.
     """
 
     def __init__(
@@ -78,7 +85,10 @@ class TensorrtEngine:
     ) -> None:
         self.name = f"tensorrt-{trt.__version__}"
         self.tolerance = tolerance
-        self._trt, self._cuda, self._batch_max, self._shape = trt, cuda, batch_max, input_shape
+        self._trt = trt
+        self._cuda = cuda
+        self._batch_max = batch_max
+        self._shape = input_shape
         self._answers = answers
         self._members: list[_Member] = []
         self._lock = threading.Lock()
@@ -92,7 +102,9 @@ class TensorrtEngine:
             widths = [answer.width for answer in answers]
             assert all(widths), "a bundle's networks say how many species they know"
             self._input = self._allocate(held, batch_max * int(np.prod(input_shape)) * _FLOAT)
-            self._scores = self._allocate(held, batch_max * max(width or 0 for width in widths) * _FLOAT)
+            self._scores = self._allocate(
+                held, batch_max * max(width or 0 for width in widths) * _FLOAT
+            )
             held.callback(self._forget)
             made = zip(engines, files, widths, strict=True)
             self._members = [self._member(e, p, scratch, size, width or 0) for e, p, width in made]
@@ -110,11 +122,14 @@ class TensorrtEngine:
             raise EngineError(f"{path}: not readable: {error}") from error
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:  # TensorRT says why on stderr, and does not raise
-            raise EngineError(f"{path}: {self.name} does not load it; run python -m export trt again")
+            raise EngineError(
+                f"{path}: {self.name} does not load it; run python -m export trt again"
+            )
         return engine
 
     def _member(self, engine: Any, path: Path, scratch: int, size: int, width: int) -> _Member:
-        """A context for the engine, its memory and addresses set. The engine must be what a bundle's member is."""
+        """A context for the engine, its memory and addresses set. The engine must be what a
+        bundle's member is."""
         trt = self._trt
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
@@ -122,10 +137,14 @@ class TensorrtEngine:
         shapes = {name: tuple(engine.get_tensor_shape(name)) for name in names}
         wanted = [(-1, *self._shape), (-1, width)]
         if [shapes[name] for name in inputs + outputs] != wanted:
-            raise EngineError(f"{path}: input and output: expected {wanted[0]} and {wanted[1]}, found {shapes}")
+            raise EngineError(
+                f"{path}: input and output: expected {wanted[0]} and {wanted[1]}, found {shapes}"
+            )
         if any(engine.get_tensor_dtype(name) != trt.float32 for name in names):
             raise EngineError(f"{path}: takes or gives other than float32")
-        context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        context = engine.create_execution_context(
+            trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        )
         if context is None:
             raise EngineError(f"{path}: TensorRT makes no execution context; is the memory full?")
         context.set_device_memory(scratch, size)
@@ -135,8 +154,9 @@ class TensorrtEngine:
         return _Member(engine, context, inputs[0], outputs[0], width)
 
     def scores(self, inputs: Input, members: Sequence[int] | None = None) -> Scores:
-        """Windows as the networks take them to sigmoid scores `(members, n, species)` float32; of all members, or of
-        these. Raises EngineError if the GPU fails, or if the engine is closed."""
+        """Windows as the networks take them to sigmoid scores `(members, n, species)` float32; of
+        all members, or of these. Raises EngineError if the GPU fails, or if the engine is
+        closed."""
         with self._lock:
             if self._runtime is None:
                 raise EngineError(f"{self.name} is closed")
@@ -144,7 +164,9 @@ class TensorrtEngine:
 
     def _run_all(self, inputs: Input, members: Sequence[int] | None) -> Scores:
         chosen = range(len(self._members)) if members is None else members
-        found = [np.empty((len(inputs), self._members[index].width), np.float32) for index in chosen]
+        found = [
+            np.empty((len(inputs), self._members[index].width), np.float32) for index in chosen
+        ]
         for start in range(0, len(inputs), self._batch_max):
             batch = float_batch(inputs[start : start + self._batch_max], self._shape)
             self._cuda.upload(self._input, batch, self._stream)
@@ -162,8 +184,8 @@ class TensorrtEngine:
         self._cuda.wait(self._stream)
 
     def close(self) -> None:
-        """Free the GPU's memory; the engine is not used again. Raises nothing: after a failure of the GPU it is lost
-        anyway."""
+        """Free the GPU's memory; the engine is not used again. Raises nothing: after a failure of
+        the GPU it is lost anyway."""
         with self._lock:
             try:
                 self._held.close()
@@ -171,7 +193,8 @@ class TensorrtEngine:
                 self._forget()
 
     def _forget(self) -> None:
-        """Let go of contexts and engines, in this order, before the memory that they use is freed."""
+        """Let go of contexts and engines, in this order, before the memory that they use is
+        freed."""
         self._members.clear()
         self._runtime = None
 

@@ -1,7 +1,8 @@
-"""tuned.json: the runtime, precision and threads that `python -m export tune` found fastest here, live and in a replay.
+"""tuned.json: the runtime, precision and threads that `python -m export tune` found fastest here,
+live and in a replay.
 
-It counts only for the bundle, the processor and the versions that it was measured with, and what it names must pass the
-probe again before it is used. Measures nothing itself.
+It counts only for the bundle, the processor and the versions that it was measured with, and what it
+names must pass the probe again before it is used. Measures nothing itself.
 """
 
 import json
@@ -37,7 +38,9 @@ class Choice:
     precision: CpuPrecision
     threads: int  # of one call; a replay that reads several recordings side by side sets its own
     window_ms: float  # of one window alone, the median; in a replay of one of many
-    probe_max: float  # largest |Δscore| of a network over the probe, which the station must find again
+    probe_max: (
+        float  # largest |Δscore| of a network over the probe, which the station must find again
+    )
     agreement: float  # share of windows with the decisions of ONNX Runtime in float32
 
 
@@ -65,14 +68,17 @@ class Tuned:
         """Write tuned.json, whole or not at all."""
         temporary = folder / f".{FILE}.{os.getpid()}"
         try:
-            temporary.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", encoding="utf8")
+            temporary.write_text(
+                json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", encoding="utf8"
+            )
             return temporary.replace(folder / FILE)
         finally:
             temporary.unlink(missing_ok=True)
 
 
 def cpu_model() -> str:
-    """What this machine calls its processor, e.g. "AMD EPYC 9654 96-Core Processor" or "aarch64 0xd0b"."""
+    """What this machine calls its processor, e.g. "AMD EPYC 9654 96-Core Processor" or "aarch64
+    0xd0b"."""
     found: dict[str, str] = {}
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf8", errors="replace").splitlines():
@@ -100,48 +106,68 @@ def open_cpu_engine(
     use: Use,
     tolerance: float = PROBE_TOLERANCE,
 ) -> Engine:
-    """Networks of a bundle on a CPU runtime. `tolerance`: how far its scores of the probe may be off. In
-    a replay as many threads ask at once as there are cores for them.
+    """Networks of a bundle on a CPU runtime. `tolerance`: how far its scores of the probe may be
+    off. In a replay as many threads ask at once as there are cores for them.
 
     Raises EngineError if the runtime is missing or cannot load them.
     """
     eight = precision == "int8"
     files = [(network.int8 if eight else None) or network.file for network in networks]
-    answers, shape = answers_of(bundle, networks, files), bundle.input_shape
+    answers = answers_of(bundle, networks, files)
+    shape = bundle.input_shape
     threads = threads or cores()
     pairs = use == "replay"
     if runtime == "openvino":
         callers = max(1, cores() // threads) if pairs else 1
-        return OpenvinoEngine(answers, threads, precision, tolerance, callers=callers, pairs=pairs, input_shape=shape)
+        return OpenvinoEngine(
+            answers, threads, precision, tolerance, callers=callers, pairs=pairs, input_shape=shape
+        )
     try:
         name = "onnxruntime-cpu int8" if eight else "onnxruntime-cpu"
-        return OnnxEngine(answers, threads, name, tolerance, pairs=pairs and eight, input_shape=shape)
+        return OnnxEngine(
+            answers, threads, name, tolerance, pairs=pairs and eight, input_shape=shape
+        )
     except BundleError as error:
         raise EngineError(str(error)) from error
 
 
 def open_tuned(
-    bundle: Bundle, folder: Path, networks: Sequence[BundleMember], members: Members, use: Use, threads: int = 0
+    bundle: Bundle,
+    folder: Path,
+    networks: Sequence[BundleMember],
+    members: Members,
+    use: Use,
+    threads: int = 0,
 ) -> Engine | None:
-    """The engine that was found fastest for `members` and this use; None if nothing was measured. `threads`: as many
-    as were found best if 0.
+    """The engine that was found fastest for `members` and this use; None if nothing was measured.
+    `threads`: as many as were found best if 0.
 
-    Raises EngineError, one line, if it was measured with another bundle, processor or version, or cannot be used.
+    Raises EngineError, one line, if it was measured with another bundle, processor or version, or
+    cannot be used.
     """
     path = folder / FILE
     tuned = read_tuned(path)
     chosen = {one.members: one for one in tuned.sets}.get(members) if tuned else None
     if tuned is None or chosen is None:
         return None
-    here = {"bundle": bundle.id, "cpu": cpu_model(), "cores": cores(), "versions": runtime_versions()}
+    here = {
+        "bundle": bundle.id,
+        "cpu": cpu_model(),
+        "cores": cores(),
+        "versions": runtime_versions(),
+    }
     for key, value in here.items():
         if getattr(tuned, key) != value:
             found = f"{getattr(tuned, key)}; here is {value}"
             raise EngineError(f"{path}: tuned with {key} {found}; run python -m export tune again")
     choice = chosen.live if use == "live" else chosen.replay
-    tolerance = choice.probe_max + PROBE_TOLERANCE  # what was found with this very processor and version, once more
+    tolerance = (
+        choice.probe_max + PROBE_TOLERANCE
+    )  # what was found with this very processor and version, once more
     asked = threads or choice.threads
-    return open_cpu_engine(bundle, networks, choice.runtime, choice.precision, asked, use, tolerance)
+    return open_cpu_engine(
+        bundle, networks, choice.runtime, choice.precision, asked, use, tolerance
+    )
 
 
 def read_tuned(path: Path) -> Tuned | None:
@@ -150,7 +176,10 @@ def read_tuned(path: Path) -> Tuned | None:
         raw: Any = json.loads(path.read_text(encoding="utf8"))
         found = raw.get("schema") if isinstance(raw, dict) else None
         if found != SCHEMA:
-            raise EngineError(f"{path}: schema {found!r}; this version reads {SCHEMA}; run python -m export tune again")
+            raise EngineError(
+                f"{path}: schema {found!r}; this version reads {SCHEMA}; run python -m export tune "
+                f"again"
+            )
         tuned: Tuned = parse(Tuned, raw)
     except FileNotFoundError:
         return None

@@ -1,9 +1,9 @@
 """UTC out of a clock that nobody sets, and how far the machine's own can be trusted.
 
-CLOCK_BOOTTIME never jumps and goes on while the machine is suspended; the wall clock does jump (NTP after days without
-network, a hand). Linux slews both alike, so they part only in steps: one boot of a machine is one line, UTC is
-CLOCK_BOOTTIME plus one offset, and what is found out about that offset later holds for all of the boot.
-Knows no sound and no record.
+CLOCK_BOOTTIME never jumps and goes on while the machine is suspended; the wall clock does jump (NTP
+after days without network, a hand). Linux slews both alike, so they part only in steps: one boot of
+a machine is one line, UTC is CLOCK_BOOTTIME plus one offset, and what is found out about that
+offset later holds for all of the boot. Knows no sound and no record.
 """
 
 import ctypes
@@ -25,7 +25,9 @@ _SUSPENDS_MAX = 64  # that are remembered: no sound waits as long as that
 _RTC_APART_MAX_S = 600.0  # two cheap quartz clocks after half a year without network
 _READINGS = 3
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_TIME_ERROR = 5  # adjtimex(2): nobody keeps this clock in time (any more: without news the kernel says so after hours)
+# adjtimex(2): nobody keeps this clock in time (any more: without news the kernel says so after
+# hours)
+_TIME_ERROR = 5
 _TIMEX_BYTES_MAX = 512  # struct timex is 208 bytes on 64-bit machines
 KNOWN: tuple[Known, ...] = ("synced", "fixed")  # by a network or a person
 
@@ -46,9 +48,10 @@ class Clock:
     if clock.check() is not None:
         ...  # close the stretch: what comes now is stamped along another line
 
-    `check` follows the wall clock by one rule: to where it is kept in time, always; to where nobody keeps it, only
-    while nothing better was known in this boot. So a moment of nonsense on a clock that was in time is passed over.
-    `boottime` is CLOCK_BOOTTIME; of a `monotonic` that is given it is that, unless said otherwise.
+    `check` follows the wall clock by one rule: to where it is kept in time, always; to where nobody
+    keeps it, only while nothing better was known in this boot. So a moment of nonsense on a clock
+    that was in time is passed over. `boottime` is CLOCK_BOOTTIME; of a `monotonic` that is given it
+    is that, unless said otherwise.
     """
 
     def __init__(
@@ -63,7 +66,9 @@ class Clock:
         self._boottime = boottime or (_boottime if monotonic is time.monotonic else monotonic)
         self._asked_state = state
         slept_s = self._apart_s(self._boottime)
-        self._slept = [(float("-inf"), slept_s)]  # since when CLOCK_BOOTTIME is ahead by so much, on the monotonic one
+        self._slept = [
+            (float("-inf"), slept_s)
+        ]  # since when CLOCK_BOOTTIME is ahead by so much, on the monotonic one
         self._looked_s = self._monotonic()
         self._shown_ms = self._wall_ms()  # where the wall clock was when it was last believed
         self._state_s = self._looked_s
@@ -83,12 +88,15 @@ class Clock:
         return bisect_right(self._slept, at_s, key=lambda slept: slept[0]) - 1
 
     def awake(self, at_s: float, seconds: float) -> list[tuple[float, float]]:
-        """A span of the monotonic clock, beginnings and seconds, cut where the machine was suspended."""
+        """A span of the monotonic clock, beginnings and seconds, cut where the machine was
+        suspended."""
         cuts = [at for at, _ in self._slept if at_s < at < at_s + seconds]
         if not cuts:
             return [(at_s, seconds)]
         begins = [at_s, *cuts]
-        return [(begin, end - begin) for begin, end in zip(begins, [*cuts, at_s + seconds], strict=True)]
+        return [
+            (begin, end - begin) for begin, end in zip(begins, [*cuts, at_s + seconds], strict=True)
+        ]
 
     def utc(self, at_s: float) -> datetime:
         """Aware UTC of a moment on the monotonic clock, to the millisecond."""
@@ -108,8 +116,8 @@ class Clock:
         return _EPOCH + timedelta(seconds=self._wall())
 
     def suspended(self, not_before_s: float = float("-inf")) -> tuple[float, float] | None:
-        """A suspend since this was asked last: after which moment of the monotonic clock, and for how long. What was
-        heard up to `not_before_s` was before it."""
+        """A suspend since this was asked last: after which moment of the monotonic clock, and for
+        how long. What was heard up to `not_before_s` was before it."""
         since_s, self._looked_s = max(self._looked_s, not_before_s), self._monotonic()
         slept_s = self._apart_s(self._boottime)
         seconds = slept_s - self._slept[-1][1]
@@ -119,15 +127,20 @@ class Clock:
         return since_s, seconds
 
     def check(self) -> float | None:
-        """Seconds by which the line has moved (positive: forward), since the wall clock was set to what is known as
-        well as the line was, or better. None: it has not, or by less than a second."""
-        now_s, step_ms = self._monotonic(), self._wall_ms() - self._shown_ms
+        """Seconds by which the line has moved (positive: forward), since the wall clock was set to
+        what is known as well as the line was, or better. None: it has not, or by less than a
+        second."""
+        now_s = self._monotonic()
+        step_ms = self._wall_ms() - self._shown_ms
         stepped = abs(step_ms) >= STEP_S * 1000
         if not stepped and abs(now_s - self._state_s) < _STATE_S:
             return None
         self._state_s = now_s
-        state, known = self.state, self._line.known
-        if not stepped and (state == known or known == "fixed"):  # a person's word is later than the clock's
+        state = self.state
+        known = self._line.known
+        if not stepped and (
+            state == known or known == "fixed"
+        ):  # a person's word is later than the clock's
             return None
         if state != "synced" and known in KNOWN:
             return None
@@ -152,8 +165,8 @@ class Clock:
         return round((self._apart_s(self._wall) - self._apart_s(self._boottime)) * 1000)
 
     def _apart_s(self, clock: Callable[[], float]) -> float:
-        """A clock minus the monotonic clock, by the quickest of a few readings: a process that is stopped between two
-        clocks would take that for a step."""
+        """A clock minus the monotonic clock, by the quickest of a few readings: a process that is
+        stopped between two clocks would take that for a step."""
         readings = []
         for _ in range(_READINGS):
             before = self._monotonic()
@@ -169,14 +182,15 @@ def utc_at(offset_ms: int, boot_s: float) -> datetime:
 
 
 def _boottime() -> float:
-    """Seconds since the machine was started, suspends counted; where there is no such clock, without them."""
+    """Seconds since the machine was started, suspends counted; where there is no such clock,
+    without them."""
     number = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if number is None else time.clock_gettime(number)
 
 
 def kernel_synced() -> bool | None:
-    """Whether something keeps the kernel's clock in time, as timesyncd, chrony, ntpd and gpsd all tell it; None: it
-    may not be asked here."""
+    """Whether something keeps the kernel's clock in time, as timesyncd, chrony, ntpd and gpsd all
+    tell it; None: it may not be asked here."""
     try:
         adjtimex = ctypes.CDLL(None).adjtimex
     except AttributeError:  # not Linux
@@ -185,11 +199,13 @@ def kernel_synced() -> bool | None:
     return None if answer < 0 else answer != _TIME_ERROR
 
 
-def clock_state(wall_s: float, root: Path = Path("/"), asked: Callable[[], bool | None] = kernel_synced) -> ClockState:
+def clock_state(
+    wall_s: float, root: Path = Path("/"), asked: Callable[[], bool | None] = kernel_synced
+) -> ClockState:
     """How far a wall clock that shows `wall_s` can be trusted.
 
-    synced: it is kept in time; rtc: a hardware clock agrees with it, and it is not before this program was installed;
-    unsynced: neither. `root` is the file system.
+    synced: it is kept in time; rtc: a hardware clock agrees with it, and it is not before this
+    program was installed; unsynced: neither. `root` is the file system.
     """
     synced = asked()
     if synced is None:
@@ -208,9 +224,10 @@ def installed_s() -> float:
 def is_known(known: Known, now: datetime, last_known: datetime | None = None) -> bool:
     """Whether the time is known, as far as hangs on what cannot be undone.
 
-    It is where a network or a person has set it in this boot. A hardware clock is believed as far as it can have run
-    on from one that was right: from the later of when this program was installed and `last_known`, the last moment
-    that the record knows of a clock that was; not from before that, and for a year at most.
+    It is where a network or a person has set it in this boot. A hardware clock is believed as far
+    as it can have run on from one that was right: from the later of when this program was installed
+    and `last_known`, the last moment that the record knows of a clock that was; not from before
+    that, and for a year at most.
     """
     if known in KNOWN:
         return True
@@ -220,8 +237,8 @@ def is_known(known: Known, now: datetime, last_known: datetime | None = None) ->
 
 
 def is_nonsense(known: Known, moment: datetime) -> bool:
-    """Whether a time is certainly wrong: nobody keeps the clock that shows it, and it is from before this program was
-    installed. A board without a hardware clock may begin in 1970."""
+    """Whether a time is certainly wrong: nobody keeps the clock that shows it, and it is from
+    before this program was installed. A board without a hardware clock may begin in 1970."""
     return known == "unsynced" and moment < _EPOCH + timedelta(seconds=installed_s())
 
 
@@ -233,8 +250,9 @@ def known_now() -> datetime | None:
 
 
 def _rtc_agrees(wall_s: float, root: Path) -> bool:
-    """Whether a hardware clock shows about the same. One without a battery begins in 1970 or 2000 after each power
-    cut, while systemd sets the wall clock to when it was last used: plausible, and wrong."""
+    """Whether a hardware clock shows about the same. One without a battery begins in 1970 or 2000
+    after each power cut, while systemd sets the wall clock to when it was last used: plausible, and
+    wrong."""
     for file in sorted((root / "sys/class/rtc").glob("rtc*/since_epoch")):
         try:
             if abs(int(file.read_text()) - wall_s) <= _RTC_APART_MAX_S:
@@ -245,7 +263,8 @@ def _rtc_agrees(wall_s: float, root: Path) -> bool:
 
 
 def boot_id(root: Path = Path("/")) -> str | None:
-    """Which boot of this machine it is: all that one boot stamped is wrong by the same offset, or right."""
+    """Which boot of this machine it is: all that one boot stamped is wrong by the same offset, or
+    right."""
     try:
         return (root / "proc/sys/kernel/random/boot_id").read_text().strip() or None
     except OSError:

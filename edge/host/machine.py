@@ -1,4 +1,5 @@
-"""What this machine says of itself: disk, temperature, memory, open files. None is "it does not tell"."""
+"""What this machine says of itself: disk, temperature, memory, open files. None is "it does not
+tell"."""
 
 import getpass
 import os
@@ -39,7 +40,8 @@ def runs(process: str) -> bool:
 
 
 def _began(process: int) -> str | None:
-    """When it was started, in ticks of this boot; None if it is not there, or a system does not tell."""
+    """When it was started, in ticks of this boot; None if it is not there, or a system does not
+    tell."""
     try:
         said = Path(f"/proc/{process}/stat").read_text(encoding="utf8", errors="replace")
     except OSError:
@@ -49,12 +51,16 @@ def _began(process: int) -> str | None:
 
 
 def temperature_c(root: Path = Path("/")) -> float | None:
-    """The hottest plausible sensor of the machine in °C; None where there is none. `root` is the file system."""
+    """The hottest plausible sensor of the machine in °C; None where there is none. `root` is the
+    file system."""
     found = []
     for file in (root / "sys/class/thermal").glob("thermal_zone*/temp"):
         with suppress(OSError, ValueError):  # a sensor that is switched off, or has nothing to say
             found.append(int(file.read_text()) / 1000)
-    return max((celsius for celsius in found if _PLAUSIBLE_C[0] <= celsius <= _PLAUSIBLE_C[1]), default=None)
+    return max(
+        (celsius for celsius in found if _PLAUSIBLE_C[0] <= celsius <= _PLAUSIBLE_C[1]),
+        default=None,
+    )
 
 
 def user_name() -> str:
@@ -66,7 +72,8 @@ def user_name() -> str:
 
 
 def rss_mb() -> float | None:
-    """Memory in use by this process at this moment, in MB of 10⁶ bytes; None where the kernel does not tell."""
+    """Memory in use by this process at this moment, in MB of 10⁶ bytes; None where the kernel does
+    not tell."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
@@ -75,7 +82,8 @@ def rss_mb() -> float | None:
 
 
 def open_files() -> int | None:
-    """Files, sockets and pipes that this process holds open; None where the kernel does not tell."""
+    """Files, sockets and pipes that this process holds open; None where the kernel does not
+    tell."""
     try:
         return sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1  # one is the listing itself
     except OSError:

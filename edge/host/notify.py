@@ -1,4 +1,5 @@
-"""What the service manager is told of this process, by sd_notify's protocol: datagrams over a Unix socket.
+"""What the service manager is told of this process, by sd_notify's protocol: datagrams over a Unix
+socket.
 
 Knows nothing of what the station does. Without a service manager nothing happens.
 """
@@ -26,8 +27,15 @@ class Notifier:
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
-        # A name that begins with @ is not in the file system; the kernel writes it with a zero byte.
-        self._address = "\0" + address[1:] if address.startswith("@") else address if address.startswith("/") else None
+        # A name that begins with @ is not in the file system; the kernel writes it with a zero
+        # byte.
+        self._address = (
+            "\0" + address[1:]
+            if address.startswith("@")
+            else address
+            if address.startswith("/")
+            else None
+        )
         self.watchdog_s = _watchdog_s(environment)
 
     @property
@@ -44,7 +52,8 @@ class Notifier:
         self._send(f"STATUS={_line(text)}")
 
     def watchdog(self) -> None:
-        """Still well; when this stays away for `watchdog_s`, the service is killed and started again."""
+        """Still well; when this stays away for `watchdog_s`, the service is killed and started
+        again."""
         self._send("WATCHDOG=1")
 
     def reloading(self) -> None:
@@ -76,6 +85,10 @@ def _line(text: str) -> str:
 
 
 def _watchdog_s(environment: Mapping[str, str]) -> float | None:
-    """Seconds between pings after which systemd gives this process up; None: nobody waits for one."""
-    usec, pid = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", str(os.getpid()))
-    return int(usec) / 1e6 if usec.isdecimal() and int(usec) > 0 and pid == str(os.getpid()) else None
+    """Seconds between pings after which systemd gives this process up; None: nobody waits for
+    one."""
+    usec = environment.get("WATCHDOG_USEC", "")
+    pid = environment.get("WATCHDOG_PID", str(os.getpid()))
+    return (
+        int(usec) / 1e6 if usec.isdecimal() and int(usec) > 0 and pid == str(os.getpid()) else None
+    )

@@ -1,7 +1,9 @@
-"""A second look at the likeliest species of a place and day: many small clues, weighed by a small network.
+"""A second look at the likeliest species of a place and day: many small clues, weighed by a small
+network.
 
-A clue is how much more a neighbourhood, or a recordist's own recordings, say of a species than the mixture does. Numpy
-only; knows neither files nor how the weights were learnt (trainer/place/second_look.py).
+A clue is how much more a neighbourhood, or a recordist's own recordings, say of a species than the
+mixture does. Numpy only; knows neither files nor how the weights were learnt
+(trainer/place/second_look.py).
 """
 
 from collections.abc import Sequence
@@ -20,12 +22,15 @@ _CALM = 0.3  # recordings of the mixture itself that are counted in with each ne
 _FLOOR = 1e-5
 REST_MIN = 1e-6  # all other species together, where less than this is nothing
 Counts = NDArray[np.float64]
-Neighbourhood = tuple[NDArray[np.intp], Counts]  # species `(s,)` and the weight of their recordings `(n, s)`
+Neighbourhood = tuple[
+    NDArray[np.intp], Counts
+]  # species `(s,)` and the weight of their recordings `(n, s)`
 
 
 @dataclass(frozen=True)
 class Clues:
-    """Of `n` places and days and their candidates. `rest`: the probability of all species that are no candidates."""
+    """Of `n` places and days and their candidates. `rest`: the probability of all species that are
+    no candidates."""
 
     species: NDArray[np.intp]  # (n, candidates), index into the taxonomy
     probability: Values  # (n, candidates), of the mixture
@@ -35,26 +40,36 @@ class Clues:
 
 
 def gather(
-    base: Scores, mixed: Scores, common: Counts, company: Counts, hoods: Sequence[Neighbourhood], more: Counts
+    base: Scores,
+    mixed: Scores,
+    common: Counts,
+    company: Counts,
+    hoods: Sequence[Neighbourhood],
+    more: Counts,
 ) -> Clues:
-    """Clues from the model's own probabilities and the mixture `(n, species)`, each species' share of all recordings
-    and how well it goes with those of the place `(n, species)`, the neighbourhoods from wide to narrow, and more clues
-    of the place and day `(n, any)`."""
+    """Clues from the model's own probabilities and the mixture `(n, species)`, each species' share
+    of all recordings and how well it goes with those of the place `(n, species)`, the
+    neighbourhoods from wide to narrow, and more clues of the place and day `(n, any)`."""
     species = np.argsort(-mixed, axis=1, kind="stable")[:, :CANDIDATES]
     chosen = np.take_along_axis(mixed, species, axis=1).astype(np.float64)
     expected = chosen + _FLOOR
-    below, share = np.take_along_axis(base, species, axis=1), np.take_along_axis(common, species, axis=1)
+    below = np.take_along_axis(base, species, axis=1)
+    share = np.take_along_axis(common, species, axis=1)
     own = [np.log(expected), np.log(below + _FLOOR), np.log(share + _FLOOR)]
     own.append(np.take_along_axis(company, species, axis=1))
     shared = [more]
     for left, (present, counts) in zip(range(len(hoods), 0, -1), hoods, strict=True):
         dense = np.zeros(mixed.shape)
         dense[:, present] = counts
-        total, here = dense.sum(axis=1, keepdims=True), np.take_along_axis(dense, species, axis=1)
+        total = dense.sum(axis=1, keepdims=True)
+        here = np.take_along_axis(dense, species, axis=1)
         own.append(np.log((here + _CALM * expected) / ((total + _CALM) * expected)))
         if left <= COUNTED:
             own.append(np.log1p(here))
-        shared += [np.log(total + 0.1), (dense**2).sum(axis=1, keepdims=True) / np.maximum(total, 0.1) ** 2]
+        shared += [
+            np.log(total + 0.1),
+            (dense**2).sum(axis=1, keepdims=True) / np.maximum(total, 0.1) ** 2,
+        ]
     return Clues(
         species,
         chosen.astype(np.float32),
@@ -66,8 +81,8 @@ def gather(
 
 @dataclass(frozen=True)
 class Judge:
-    """Weights of the network: two layers over the clues of a species, which species it is, and the clues shared by all
-    of them."""
+    """Weights of the network: two layers over the clues of a species, which species it is, and the
+    clues shared by all of them."""
 
     own_mean: Values
     own_std: Values
@@ -85,14 +100,23 @@ class Judge:
     rest_bias: Values  # ()
 
     def weigh(self, mixed: Scores, clues: Clues) -> Scores:
-        """Probabilities `(n, species)`: log-odds of the mixture plus what the network adds, normalised."""
+        """Probabilities `(n, species)`: log-odds of the mixture plus what the network adds,
+        normalised."""
         shared = standardised(clues.shared, self.shared_mean, self.shared_std)
         own = standardised(clues.own, self.own_mean, self.own_std)
-        x = own @ self.own + self.species[clues.species] + (shared @ self.shared + self.bias)[:, None]
+        x = (
+            own @ self.own
+            + self.species[clues.species]
+            + (shared @ self.shared + self.bias)[:, None]
+        )
         x = np.maximum(np.maximum(x, 0.0) @ self.inner + self.inner_bias, 0.0) @ self.out
         x = x + self.out_species[clues.species] + np.log(clues.probability + REST_MIN)
         some = clues.rest > REST_MIN
-        others = np.where(some, np.log(np.maximum(clues.rest, REST_MIN)) + shared @ self.rest + self.rest_bias, -np.inf)
+        others = np.where(
+            some,
+            np.log(np.maximum(clues.rest, REST_MIN)) + shared @ self.rest + self.rest_bias,
+            -np.inf,
+        )
         odds = np.concatenate([x, others[:, None]], axis=1)
         odds = np.exp(odds - odds.max(axis=1, keepdims=True))
         found = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
@@ -111,5 +135,6 @@ class Judge:
 
 
 def standardised(values: Values, mean: Values, std: Values) -> Values:
-    """Clues in deviations from their mean, within limits: at a place like no other the judge stays calm."""
+    """Clues in deviations from their mean, within limits: at a place like no other the judge stays
+    calm."""
     return np.asarray(np.clip((values - mean) / std, -_STRANGE, _STRANGE), np.float32)

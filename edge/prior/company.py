@@ -1,7 +1,8 @@
-"""The company that species keep: which are recorded at the same places, oftener or more seldom than by chance.
+"""The company that species keep: which are recorded at the same places, oftener or more seldom than
+by chance.
 
-So a place's few recordings tell of its habitat, and of species that nobody recorded there. Numpy only; knows no
-probabilities.
+So a place's few recordings tell of its habitat, and of species that nobody recorded there. Numpy
+only; knows no probabilities.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ class Company:
 
     place: Index  # (n,) of each recording
     present: Counts  # (places, species), 0 or 1
-    together: Counts  # (species, species): places with both; on the diagonal places with the species
+    together: (
+        Counts  # (species, species): places with both; on the diagonal places with the species
+    )
 
     @classmethod
     def of(cls, coordinates: NDArray[np.float32], label: Index) -> "Company":
@@ -35,11 +38,12 @@ class Company:
         return cls(place.ravel().astype(np.intp), present, present.T @ present)
 
     def clue(self, away: Counts, near: Neighbourhood, species: int) -> Counts:
-        """How well each species goes with those `near`, `(m, species)`: the mean logarithm of how much oftener two are
-        at one place than chance would have it (pointwise mutual information, Church and Hanks 1990), smoothed.
-        `away` `(n,)`: distances to the recordings; what was recorded at the very place is not counted, it speaks for
-        itself."""
-        others, weight = near[0], np.where(near[1] > _PRESENT, np.minimum(near[1], 1.0), 0.0)
+        """How well each species goes with those `near`, `(m, species)`: the mean logarithm of how
+        much oftener two are at one place than chance would have it (pointwise mutual information,
+        Church and Hanks 1990), smoothed. `away` `(n,)`: distances to the recordings; what was
+        recorded at the very place is not counted, it speaks for itself."""
+        others = near[0]
+        weight = np.where(near[1] > _PRESENT, np.minimum(near[1], 1.0), 0.0)
         here = self.present[np.unique(self.place[away < _HERE_KM])]
         together = self.together[:, others] - here.T @ here[:, others]
         places = np.diag(self.together) - here.sum(axis=0)

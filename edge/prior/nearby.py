@@ -1,8 +1,10 @@
-"""What was recorded near a place at that time of the year: a second opinion on top of a model's probabilities.
+"""What was recorded near a place at that time of the year: a second opinion on top of a model's
+probabilities.
 
-Holds the recordings' places, days, species, birds in the background and recordists (as numbers), some hundred
-kilobytes, and how far to trust them at which distance. Also the geographic limit. Numpy only; knows no model and not
-how the trust was learnt (trainer/place/neighbours.py, trainer/place/second_look.py).
+Holds the recordings' places, days, species, birds in the background and recordists (as numbers),
+some hundred kilobytes, and how far to trust them at which distance. Also the geographic limit.
+Numpy only; knows no model and not how the trust was learnt (trainer/place/neighbours.py,
+trainer/place/second_look.py).
 """
 
 from collections.abc import Iterator
@@ -30,13 +32,16 @@ BACKGROUND = ((120.0, 35.0), (20.0, np.inf), (20.0, 12.0), (1.0, np.inf), (1.0, 
 GATE_TERMS = 4
 _EARTH_KM = 6371.0
 _REACH = 5.0  # deviations; what lies beyond weighs nothing
-_JUDGED_KM = 60.0  # where nobody recorded so near the judge knows less than the mixture (docs/log.md)
+_JUDGED_KM = (
+    60.0  # where nobody recorded so near the judge knows less than the mixture (docs/log.md)
+)
 _COUNT_MIN = 1e-4  # a neighbourhood that weighs less than this is empty
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What else is known of the recordings: who made each, a number, and the birds in the background, one a row."""
+    """What else is known of the recordings: who made each, a number, and the birds in the
+    background, one a row."""
 
     recordist: NDArray[np.int32]  # (n,)
     background_row: NDArray[np.int32]  # rising, index of the recording
@@ -45,15 +50,17 @@ class Seen:
 
 @dataclass(frozen=True)
 class Nearby:
-    """Recordings as columns `(n,)`. `gates` `(levels, 4)`: the trust in each level, none without levels. `judge` takes
-    a second look at the likeliest species; bundles from before it have none.
+    """Recordings as columns `(n,)`. `gates` `(levels, 4)`: the trust in each level, none without
+    levels. `judge` takes a second look at the likeliest species; bundles from before it have none.
 
     Species that nobody recorded within `limit_km` are NaN where others were; infinity is no limit.
     """
 
     latitude: Values  # degrees WGS84
     longitude: Values
-    day_of_year: NDArray[np.int16]  # from 1; 0 where it is not known: such rows count for the limit alone
+    day_of_year: NDArray[
+        np.int16
+    ]  # from 1; 0 where it is not known: such rows count for the limit alone
     label: NDArray[np.int16]  # index into the taxonomy
     gates: Values
     limit_km: float
@@ -64,22 +71,28 @@ class Nearby:
         sizes = {len(self.latitude), len(self.longitude), len(self.day_of_year), len(self.label)}
         if len(sizes) != 1 or self.gates.shape not in ((0, GATE_TERMS), (len(LEVELS), GATE_TERMS)):
             raise ValueError(f"expected columns of one length and gates for {len(LEVELS)} levels")
-        if self.judge is not None and (self.seen is None or len(self.seen.recordist) != len(self.label)):
+        if self.judge is not None and (
+            self.seen is None or len(self.seen.recordist) != len(self.label)
+        ):
             raise ValueError("a judge wants the recordist of every recording")
         if not self.limit_km > 0:
             raise ValueError(f"limit_km: expected more than 0, found {self.limit_km}")
 
-    def apply(self, base: Scores, latitude: Values, longitude: Values, day_of_year: Values) -> Scores:
+    def apply(
+        self, base: Scores, latitude: Values, longitude: Values, day_of_year: Values
+    ) -> Scores:
         """Probabilities `(n, species)` at places and days `(n,)`, from a model's own there.
 
-        Level by level, from wide to narrow, a kernel estimate takes its share of what the wider ones say:
-        P = λ·n/N + (1 - λ)·P, n being the recordings of each species weighed by distance and days and N their sum
-        (interpolated estimation, Jelinek and Mercer 1980, of Nadaraya-Watson estimates). λ is `gate_shares`. Where
-        someone recorded nearby the judge weighs the outcome again. Far from all recordings the model's probabilities
-        stand.
+        Level by level, from wide to narrow, a kernel estimate takes its share of what the wider
+        ones say: P = λ·n/N + (1 - λ)·P, n being the recordings of each species weighed by distance
+        and days and N their sum (interpolated estimation, Jelinek and Mercer 1980, of
+        Nadaraya-Watson estimates). λ is `gate_shares`. Where someone recorded nearby the judge
+        weighs the outcome again. Far from all recordings the model's probabilities stand.
         """
         found = np.array(base, np.float32)
-        places, where = np.unique(np.stack([latitude, longitude], axis=1), axis=0, return_inverse=True)
+        places, where = np.unique(
+            np.stack([latitude, longitude], axis=1), axis=0, return_inverse=True
+        )
         order = np.argsort(where.ravel(), kind="stable")
         edges = np.searchsorted(where.ravel()[order], np.arange(len(places) + 1))
         for place, (lat, lon) in enumerate(places):
@@ -106,17 +119,21 @@ class Nearby:
         days: NDArray[np.int_],
         own: Index | None = None,
     ) -> Clues:
-        """What the judge is told of a place and its days. `own`: rows `(days,)` at the place that are left out, as they
-        are of `levels`."""
+        """What the judge is told of a place and its days. `own`: rows `(days,)` at the place that
+        are left out, as they are of `levels`."""
         circles, habits = self._recordists.near(away, days, own)
         hoods = [*levels, *self._background(away, days, own), *circles]
         company = self._company.clue(away[self.day_of_year > 0], levels[_COMPANY], mixed.shape[1])
         return gather(base, mixed, self._common(mixed.shape, own), company, hoods, habits)
 
-    def _background(self, away: Counts, days: NDArray[np.int_], own: Index | None) -> Iterator[Neighbourhood]:
-        """For each of BACKGROUND the birds in the background of recordings nearby, without those of `own`."""
+    def _background(
+        self, away: Counts, days: NDArray[np.int_], own: Index | None
+    ) -> Iterator[Neighbourhood]:
+        """For each of BACKGROUND the birds in the background of recordings nearby, without those of
+        `own`."""
         assert self.seen is not None, "asked for with a judge"
-        row, label = self.seen.background_row, self.seen.background_label
+        row = self.seen.background_row
+        label = self.seen.background_label
         away = np.where(self.day_of_year > 0, away, np.inf)[row]
         for km, scale in BACKGROUND:
             near = np.flatnonzero(away < _REACH * km)
@@ -141,12 +158,17 @@ class Nearby:
     def _recordists(self) -> Recordists:
         assert self.seen is not None, "asked for with a judge"
         places = np.stack([self.latitude, self.longitude], axis=1)
-        columns = (np.asarray(column, np.intp) for column in (self.seen.recordist, self.label, self.day_of_year))
+        columns = (
+            np.asarray(column, np.intp)
+            for column in (self.seen.recordist, self.label, self.day_of_year)
+        )
         return Recordists.of(places, *columns)
 
     def _common(self, shape: tuple[int, ...], own: Index | None) -> Counts:
         """Each species' share of all recordings `(days, species)`."""
-        counts = np.bincount(self.label[self.day_of_year > 0], minlength=shape[1]).astype(np.float64)
+        counts = np.bincount(self.label[self.day_of_year > 0], minlength=shape[1]).astype(
+            np.float64
+        )
         common = np.tile(counts / max(counts.sum(), 1.0), (shape[0], 1))
         if own is not None:
             common[np.arange(len(own)), self.label[own]] -= 1 / counts.sum()
@@ -163,7 +185,8 @@ class Nearby:
         return mixed.astype(np.float32)
 
     def _beyond(self, away: Counts, species: int) -> NDArray[np.intp]:
-        """Species that nobody recorded within the limit; none where nobody recorded any: there nothing is known."""
+        """Species that nobody recorded within the limit; none where nobody recorded any: there
+        nothing is known."""
         if not np.isfinite(self.limit_km):
             return np.empty(0, np.intp)
         here = np.unique(self.label[away <= self.limit_km])
@@ -171,11 +194,16 @@ class Nearby:
 
     def away_km(self, latitude: float, longitude: float) -> Counts:
         """Great-circle distances `(n,)` to the recordings."""
-        chord = np.linalg.norm(unit_vectors(self.latitude, self.longitude) - unit_vectors(latitude, longitude), axis=-1)
+        chord = np.linalg.norm(
+            unit_vectors(self.latitude, self.longitude) - unit_vectors(latitude, longitude), axis=-1
+        )
         return np.asarray(2 * _EARTH_KM * np.arcsin(np.minimum(chord / 2, 1.0)))
 
-    def counts(self, away: Counts, days: NDArray[np.int_]) -> Iterator[tuple[NDArray[np.intp], Counts]]:
-        """For each level the species nearby and their weights `(days, those species)`, by Gaussian kernels."""
+    def counts(
+        self, away: Counts, days: NDArray[np.int_]
+    ) -> Iterator[tuple[NDArray[np.intp], Counts]]:
+        """For each level the species nearby and their weights `(days, those species)`, by Gaussian
+        kernels."""
         known = self.day_of_year > 0
         for km in KM:
             near = np.flatnonzero((away < _REACH * km) & known)
@@ -203,36 +231,48 @@ class Nearby:
 
     @classmethod
     def read(cls, folder: Path) -> "Nearby | None":
-        """The file in a bundle's prior folder, or None if it has none. Raises BundleError naming it."""
+        """The file in a bundle's prior folder, or None if it has none. Raises BundleError naming
+        it."""
         path = folder / FILE
         if not path.is_file():
             return None
         try:
             file = read_arrays(path)
-            columns = {name: file[name] for name in ("latitude", "longitude", "day_of_year", "label", "gates")}
+            columns = {
+                name: file[name]
+                for name in ("latitude", "longitude", "day_of_year", "label", "gates")
+            }
             seen = judge = None
             if "recordist" in file:
-                seen, judge = Seen(*(file[field.name] for field in fields(Seen))), Judge.of(file)
+                seen = Seen(*(file[field.name] for field in fields(Seen)))
+                judge = Judge.of(file)
             return cls(**columns, limit_km=float(file["limit_km"]), seen=seen, judge=judge)
         except (Unreadable, ValueError, TypeError, KeyError) as error:
             advice = "if an older version made it, run fit-metadata and export again"
-            raise BundleError(f"{path}: not the recordings of a metadata model: {error}; {advice}") from error
+            raise BundleError(
+                f"{path}: not the recordings of a metadata model: {error}; {advice}"
+            ) from error
 
 
 def unit_vectors(latitude: Values | float, longitude: Values | float) -> Counts:
     """Places in degrees `(...)` as points on the unit sphere `(..., 3)`."""
-    north, east = np.radians(np.asarray(latitude, np.float64)), np.radians(np.asarray(longitude, np.float64))
-    return np.stack([np.cos(north) * np.cos(east), np.cos(north) * np.sin(east), np.sin(north)], axis=-1)
+    north = np.radians(np.asarray(latitude, np.float64))
+    east = np.radians(np.asarray(longitude, np.float64))
+    return np.stack(
+        [np.cos(north) * np.cos(east), np.cos(north) * np.sin(east), np.sin(north)], axis=-1
+    )
 
 
 def gate_inputs(total: Counts, squares: Counts) -> Counts:
-    """What the trust in a level depends on, `(n, 4)`: how much was recorded, of how few species, and both together."""
+    """What the trust in a level depends on, `(n, 4)`: how much was recorded, of how few species,
+    and both together."""
     purity = squares / np.maximum(total, _COUNT_MIN) ** 2
     much = np.log(np.maximum(total, _COUNT_MIN))
     return np.stack([np.ones_like(much), much, purity, purity * much], axis=-1)
 
 
 def gate_shares(gate: Values, total: Counts, squares: Counts) -> Counts:
-    """The share λ `(n,)` of a level with weights `total` and sums of squared weights: logistic; 0 if it is empty."""
+    """The share λ `(n,)` of a level with weights `total` and sums of squared weights: logistic; 0
+    if it is empty."""
     share = 1.0 / (1.0 + np.exp(-gate_inputs(total, squares) @ gate.astype(np.float64)))
     return np.where(total > _COUNT_MIN, share, 0.0)

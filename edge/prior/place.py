@@ -1,4 +1,5 @@
-"""What the metadata model is told of a place and a day: nine features, and the compact grid that holds six of them.
+"""What the metadata model is told of a place and a day: nine features, and the compact grid that
+holds six of them.
 
 Knows no GeoTIFF (trainer/place/rasters.py reads those) and no model.
 """
@@ -19,13 +20,23 @@ Values = NDArray[np.float32]
 
 RASTERS = ("bio1", "bio12", "bio15", "forest_type", "grass_cover", "elevation")
 CATEGORY = "forest_type"
-NUMERIC = ("bio1", "bio12", "bio15", "grass_cover", "day_of_year", "longitude", "latitude", "elevation")
+NUMERIC = (
+    "bio1",
+    "bio12",
+    "bio15",
+    "grass_cover",
+    "day_of_year",
+    "longitude",
+    "latitude",
+    "elevation",
+)
 GRID_STEP_DEG = 0.25
 
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """Statistics of the training features: z-score of the numeric ones, known values of the category."""
+    """Statistics of the training features: z-score of the numeric ones, known values of the
+    category."""
 
     mean: tuple[float, ...]  # in the order of NUMERIC
     std: tuple[float, ...]
@@ -40,7 +51,8 @@ class FeatureSpec:
     def encode(self, columns: Mapping[str, Values]) -> Values:
         """Named columns `(n,)` of NUMERIC and CATEGORY to the model's input `(n, features)`.
 
-        Numeric: z-scored, unknown (NaN) becomes the mean, 0. Category: a column of 0 or 1 for each known value.
+        Numeric: z-scored, unknown (NaN) becomes the mean, 0. Category: a column of 0 or 1 for each
+        known value.
         """
         numeric = np.stack([np.asarray(columns[name], np.float64) for name in NUMERIC], axis=1)
         z = (numeric - np.asarray(self.mean)) / np.asarray(self.std)
@@ -59,25 +71,32 @@ class FeatureSpec:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BundleError(f"{path}: not the statistics of a metadata model: {error}") from error
         if len(spec.mean) != len(NUMERIC) or len(spec.std) != len(NUMERIC):
-            raise BundleError(f"{path}: expected {len(NUMERIC)} means and deviations, found {len(spec.mean)}")
+            raise BundleError(
+                f"{path}: expected {len(NUMERIC)} means and deviations, found {len(spec.mean)}"
+            )
         return spec
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Six rasters on one global grid of GRID_STEP_DEG cells, `(rows, columns)` from 90°N, 180°W; NaN is no data."""
+    """Six rasters on one global grid of GRID_STEP_DEG cells, `(rows, columns)` from 90°N, 180°W;
+    NaN is no data."""
 
     layers: Mapping[str, NDArray[np.float16]]
 
     def at(self, latitude: Values, longitude: Values) -> dict[str, Values]:
         """Values of all layers at places `(n,)` in degrees: the cell that the place is in."""
         rows, columns = next(iter(self.layers.values())).shape
-        row = np.clip(((90.0 - np.asarray(latitude, np.float64)) / GRID_STEP_DEG).astype(int), 0, rows - 1)
+        row = np.clip(
+            ((90.0 - np.asarray(latitude, np.float64)) / GRID_STEP_DEG).astype(int), 0, rows - 1
+        )
         column = ((np.asarray(longitude, np.float64) + 180.0) / GRID_STEP_DEG).astype(int) % columns
         return {name: layer[row, column].astype(np.float32) for name, layer in self.layers.items()}
 
     def write(self, path: Path) -> None:
-        arrays: dict[str, Any] = {name: np.asarray(layer, np.float16) for name, layer in self.layers.items()}
+        arrays: dict[str, Any] = {
+            name: np.asarray(layer, np.float16) for name, layer in self.layers.items()
+        }
         np.savez_compressed(path, **arrays)
 
     @classmethod
@@ -89,12 +108,17 @@ class Grid:
             raise BundleError(f"{path}: not a grid of {', '.join(RASTERS)}: {error}") from error
         for name, layer in layers.items():
             if layer.shape != shape:
-                raise BundleError(f"{path}: layer {name}: expected shape {shape}, found {layer.shape}")
+                raise BundleError(
+                    f"{path}: layer {name}: expected shape {shape}, found {layer.shape}"
+                )
         return cls(layers)
 
 
-def place_columns(grid: Grid, latitude: Values, longitude: Values, day_of_year: Values) -> dict[str, Values]:
-    """The columns that `FeatureSpec.encode` wants, layers taken from the grid. Days count from 1."""
+def place_columns(
+    grid: Grid, latitude: Values, longitude: Values, day_of_year: Values
+) -> dict[str, Values]:
+    """The columns that `FeatureSpec.encode` wants, layers taken from the grid. Days count from
+    1."""
     columns = grid.at(latitude, longitude)
     columns |= {"latitude": latitude, "longitude": longitude, "day_of_year": day_of_year}
     return columns

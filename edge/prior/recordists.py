@@ -1,4 +1,5 @@
-"""Who recorded near a place, what else they recorded, and whether they upload a species of one outing twice.
+"""Who recorded near a place, what else they recorded, and whether they upload a species of one
+outing twice.
 
 Recordists are numbers here, without names. Numpy only; knows no probabilities.
 """
@@ -12,12 +13,23 @@ from edge.prior.clues import Counts, Neighbourhood
 
 YEAR = 366
 # How sure it is that a recordist is at work: kilometres, days, weight of each of their recordings
-_TRACES = ((1.0, 0.4, 1.0), (20.0, 4.0, 0.03), (20.0, 35.0, 1e-3), (120.0, 35.0, 1e-4), (120.0, np.inf, 1e-6))
-_SPOT_KM, _NEAR_KM, _WIDE_KM = 1.0, 20.0, 120.0
-_DAY, _SEASON_DAYS = 0.4, 35.0
+_TRACES = (
+    (1.0, 0.4, 1.0),
+    (20.0, 4.0, 0.03),
+    (20.0, 35.0, 1e-3),
+    (120.0, 35.0, 1e-4),
+    (120.0, np.inf, 1e-6),
+)
+_SPOT_KM = 1.0
+_NEAR_KM = 20.0
+_WIDE_KM = 120.0
+_DAY = 0.4
+_SEASON_DAYS = 35.0
 _REACH = 5.0  # deviations
 _CALM = 4.0  # recordings of the mean recordist that are counted in with each
-_NOBODY, _VANISHING, _SHARE_MIN = 1e-12, 1e-6, 1e-3
+_NOBODY = 1e-12
+_VANISHING = 1e-6
+_SHARE_MIN = 1e-3
 Index = NDArray[np.intp]
 
 
@@ -29,17 +41,21 @@ def day_kernel(scale: float, days: NDArray[np.int_]) -> Counts:
 
 @dataclass(frozen=True)
 class Recordists:
-    """Recordings as columns `(n,)`, and their outings: one recordist at one place on one day of the year."""
+    """Recordings as columns `(n,)`, and their outings: one recordist at one place on one day of the
+    year."""
 
     recordist: Index
     label: Index
     day_of_year: Index  # from 1; 0 where it is not known: such rows count for nothing here
     outing: Index
-    again: Counts  # (outings, 2): recordings that could repeat a species of the outing, and those that do
+    # (outings, 2): recordings that could repeat a species of the outing, and those that do
+    again: Counts
     totals: Counts  # (recordists, 2): the same of all their outings
 
     @classmethod
-    def of(cls, places: NDArray[np.float32], recordist: Index, label: Index, day_of_year: Index) -> "Recordists":
+    def of(
+        cls, places: NDArray[np.float32], recordist: Index, label: Index, day_of_year: Index
+    ) -> "Recordists":
         """`places` `(n, 2)`: exact coordinates."""
         _, spot = np.unique(places, axis=0, return_inverse=True)
         keys = np.stack([spot.ravel(), day_of_year, recordist], axis=1)
@@ -50,12 +66,17 @@ class Recordists:
         again = np.stack([rows - 1, rows - np.bincount(kinds, minlength=len(outings))], axis=1)
         again = np.asarray(np.where(outings[:, 1:2] > 0, again, 0), np.float64)
         people = int(recordist.max(initial=-1)) + 1
-        totals = np.stack([np.bincount(outings[:, 2], of, people) for of in again.T], axis=1).astype(np.float64)
+        totals = np.stack(
+            [np.bincount(outings[:, 2], of, people) for of in again.T], axis=1
+        ).astype(np.float64)
         return cls(recordist, label, day_of_year, outing, again, totals)
 
-    def near(self, away: Counts, days: NDArray[np.int_], own: Index | None) -> tuple[list[Neighbourhood], Counts]:
-        """Four neighbourhoods of what the recordists of a place recorded, at distances `away` `(n,)` from it and on
-        `days` `(m,)`, and five clues of each day `(m, 5)`. `own`: rows `(m,)` at the place to leave out."""
+    def near(
+        self, away: Counts, days: NDArray[np.int_], own: Index | None
+    ) -> tuple[list[Neighbourhood], Counts]:
+        """Four neighbourhoods of what the recordists of a place recorded, at distances `away`
+        `(n,)` from it and on `days` `(m,)`, and five clues of each day `(m, 5)`. `own`: rows `(m,)`
+        at the place to leave out."""
         rows = np.flatnonzero((away < _REACH * _WIDE_KM) & (self.day_of_year > 0))
         away = away[rows]
         people, who = np.unique(self.recordist[rows], return_inverse=True)
@@ -71,7 +92,8 @@ class Recordists:
         share[share < _SHARE_MIN] = 0.0
         first = share.argmax(axis=0) if len(people) else np.zeros(len(days), int)
         only = np.where((np.arange(len(people))[:, None] == first) & (share > 0), 1.0, 0.0)
-        spot, wide = _gauss(away, _SPOT_KM), _gauss(away, _WIDE_KM)
+        spot = _gauss(away, _SPOT_KM)
+        wide = _gauss(away, _WIDE_KM)
         hoods = []
         for weights, scale, trusted, at_place in (
             (wide * (1 - spot), np.inf, share, False),
@@ -86,15 +108,19 @@ class Recordists:
                 counts[some, np.searchsorted(present, self.label[own[some]])] -= of[some]
                 counts[counts < _VANISHING] = 0.0
             hoods.append((present, counts))
-        here, clues = rows[spot > 0.5], np.zeros((len(days), 5))
+        here = rows[spot > 0.5]
+        clues = np.zeros((len(days), 5))
         for i in np.flatnonzero(only.any(axis=0)):
             leave = -1 if own is None else int(own[i])
-            clues[i] = self._habits(here, int(people[first[i]]), int(days[i]), leave, float(share[first[i], i]))
+            clues[i] = self._habits(
+                here, int(people[first[i]]), int(days[i]), leave, float(share[first[i], i])
+            )
         return hoods, clues
 
     def _habits(self, here: Index, person: int, day: int, leave: int, sure: float) -> list[float]:
-        """Of the likeliest recordist: how often a species comes twice on other outings than this one, among how many
-        recordings; how sure it is that it is they; recordings and species of this outing."""
+        """Of the likeliest recordist: how often a species comes twice on other outings than this
+        one, among how many recordings; how sure it is that it is they; recordings and species of
+        this outing."""
         now = here[(self.day_of_year[here] == day) & (self.recordist[here] == person)]
         could, did = self.totals[person] - self.again[np.unique(self.outing[now])].sum(axis=0)
         everyone = self.totals.sum(axis=0)
@@ -118,13 +144,21 @@ class _Tables:
         return self._by(self.who, people, weights, scale)
 
     def by_species(self, weights: Counts, scale: float, trusted: Counts) -> Neighbourhood:
-        """Weight of each species' recordings, those of each recordist times `trusted` `(people, days)`."""
+        """Weight of each species' recordings, those of each recordist times `trusted` `(people,
+        days)`."""
         some = np.flatnonzero((weights > _VANISHING) & (trusted.max(axis=1) > 0)[self.who])
-        pairs, pair = np.unique(self.label[some] * len(trusted) + self.who[some], return_inverse=True)
+        pairs, pair = np.unique(
+            self.label[some] * len(trusted) + self.who[some], return_inverse=True
+        )
         rows = _Tables(self.who[some], self.label[some], self.day_of_year[some], self.days)
-        table = rows._by(pair.ravel(), len(pairs), weights[some], scale) * trusted[pairs % max(len(trusted), 1)]
+        table = (
+            rows._by(pair.ravel(), len(pairs), weights[some], scale)
+            * trusted[pairs % max(len(trusted), 1)]
+        )
         present, starts = np.unique(pairs // max(len(trusted), 1), return_index=True)
-        counts = np.add.reduceat(table, starts, axis=0) if len(pairs) else np.empty((0, len(self.days)))
+        counts = (
+            np.add.reduceat(table, starts, axis=0) if len(pairs) else np.empty((0, len(self.days)))
+        )
         return present.astype(np.intp), counts.T.copy()
 
     def _by(self, group: Index, groups: int, weights: Counts, scale: float) -> Counts:

@@ -1,15 +1,17 @@
-"""Place and day of year to species probabilities: one table per place, computed once by a child process.
+"""Place and day of year to species probabilities: one table per place, computed once by a child
+process.
 
     prior = prior_table(bundle, Place(10.1, -84.5), folder=state / "priors")
     prior[day_of_year - 1]        # (species,)
 
-Recorders that are carried about write another place into every recording. All those of a cell of CELL_DEG share the
-table of its middle (`table_place`): half a cell away the blended scores of BirdNET differ by 0.0085 at
-most, and 3 of 100,000 decisions; the demonstration's do not differ. Cells lie within those of the grid.
+Recorders that are carried about write another place into every recording. All those of a cell of
+CELL_DEG share the table of its middle (`table_place`): half a cell away the blended scores of
+BirdNET differ by 0.0085 at most, and 3 of 100,000 decisions; the demonstration's do not differ.
+Cells lie within those of the grid.
 
-Two forms: `place`, our own model of place, season and rasters; `geo`, BirdNET's of place and week, whose outputs are no
-distribution over species but chances of each to be there. The child (`python -m edge.prior.table`) loads grid and
-model, so that the daemon never holds them. Knows no sound.
+Two forms: `place`, our own model of place, season and rasters; `geo`, BirdNET's of place and week,
+whose outputs are no distribution over species but chances of each to be there. The child (`python
+-m edge.prior.table`) loads grid and model, so that the daemon never holds them. Knows no sound.
 """
 
 import ctypes
@@ -39,21 +41,28 @@ from edge.prior.place import FeatureSpec, Grid, place_columns
 from edge.types import Place
 
 DAYS = 366
-GEO_MODEL, GEO_FACTS = "geo.onnx", "geo.json"
+GEO_MODEL = "geo.onnx"
+GEO_FACTS = "geo.json"
 CELL_DEG = 0.05  # 5 km
 NEARBY_CELL_DEG = 0.01  # where recordings of a kilometre around weigh in
 _DIGITS = 6  # of a degree: 0.1 m
-_KEPT_MAX, _KEPT_BYTES_MAX = 256, 256_000_000  # tables in the folder; one of 6,522 species has 9.5 MB
+# tables in the folder; one of 6,522 species has 9.5 MB
+_KEPT_MAX = 256
+_KEPT_BYTES_MAX = 256_000_000
 _WEEKS = 48  # four in every month
 _CHILD_TIMEOUT_S = 600
-_ANOTHER_BUNDLE, _WRONG_BUNDLE = 3, 4  # the child's exit status
+# the child's exit status
+_ANOTHER_BUNDLE = 3
+_WRONG_BUNDLE = 4
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
-def compute_prior_table(folder: Path, taxonomy: Taxonomy, latitude: float, longitude: float) -> Scores:
-    """Probabilities `(366, species)` at a place from a bundle's `prior/` folder; 0 for species the model never met, NaN
-    for those beyond their geographic limit."""
+def compute_prior_table(
+    folder: Path, taxonomy: Taxonomy, latitude: float, longitude: float
+) -> Scores:
+    """Probabilities `(366, species)` at a place from a bundle's `prior/` folder; 0 for species the
+    model never met, NaN for those beyond their geographic limit."""
     if (folder / GEO_MODEL).is_file():
         return _geo_table(folder, taxonomy, latitude, longitude)
     import onnxruntime as ort  # here, so that importing this module in the daemon stays free of it
@@ -63,48 +72,65 @@ def compute_prior_table(folder: Path, taxonomy: Taxonomy, latitude: float, longi
     here = np.ones_like(days)
     columns = place_columns(Grid.read(folder / "grid.npz"), here * latitude, here * longitude, days)
     try:
-        session = ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
-        (found,) = session.run(["probabilities"], {session.get_inputs()[0].name: spec.encode(columns)})
+        session = ort.InferenceSession(
+            str(folder / "model.onnx"), providers=["CPUExecutionProvider"]
+        )
+        (found,) = session.run(
+            ["probabilities"], {session.get_inputs()[0].name: spec.encode(columns)}
+        )
     except Exception as error:  # ONNX Runtime's errors have no common base but Exception
         reason = " ".join(str(error).split())[:200]
         raise BundleError(f"{folder / 'model.onnx'}: not a metadata model: {reason}") from error
     if found.shape != (DAYS, len(spec.classes)):
-        raise BundleError(f"{folder / 'model.onnx'}: expected {(DAYS, len(spec.classes))}, found {found.shape}")
+        raise BundleError(
+            f"{folder / 'model.onnx'}: expected {(DAYS, len(spec.classes))}, found {found.shape}"
+        )
     _check_numbers(folder / "model.onnx", found)
     table = np.zeros((DAYS, len(taxonomy)), np.float32)
     table[:, [taxonomy.index(code) for code in spec.classes]] = found
     nearby = Nearby.read(folder)
-    return table if nearby is None else nearby.apply(table, columns["latitude"], columns["longitude"], days)
+    return (
+        table
+        if nearby is None
+        else nearby.apply(table, columns["latitude"], columns["longitude"], days)
+    )
 
 
 def _check_numbers(path: Path, found: Scores) -> None:
     """No number of the model's own means that a species does not live there. Raises BundleError."""
     wrong = ~(found >= 0) | np.isinf(found)
     if wrong.any():
-        raise BundleError(f"{path}: expected chances of 0 and more, found {found[wrong][0]:g} at this place")
+        raise BundleError(
+            f"{path}: expected chances of 0 and more, found {found[wrong][0]:g} at this place"
+        )
 
 
 def geo_week(day_of_year: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The week that BirdNET's geo model is asked for on a day, 1 to 48, four in every month: fractional, so that the
-    season has no steps; outside 1 to 48 the model would leave the season out."""
+    """The week that BirdNET's geo model is asked for on a day, 1 to 48, four in every month:
+    fractional, so that the season has no steps; outside 1 to 48 the model would leave the season
+    out."""
     return np.clip(_WEEKS * (day_of_year - 0.5) / DAYS + 0.5, 1, _WEEKS).astype(np.float32)
 
 
 def _geo_table(folder: Path, taxonomy: Taxonomy, latitude: float, longitude: float) -> Scores:
-    """Chances to be there, scaled so that the limit of BirdNET's own species lists (`floor`) says as much as chance, 1
-    of all classes; classes that the model cannot place (`neutral`) say as much everywhere."""
+    """Chances to be there, scaled so that the limit of BirdNET's own species lists (`floor`) says
+    as much as chance, 1 of all classes; classes that the model cannot place (`neutral`) say as much
+    everywhere."""
     import onnxruntime as ort
 
     path = folder / GEO_FACTS
     try:
         facts = json.loads(path.read_text(encoding="utf8"))
-        floor, neutral = float(facts["floor"]), [taxonomy.index(code) for code in facts["neutral"]]
+        floor = float(facts["floor"])
+        neutral = [taxonomy.index(code) for code in facts["neutral"]]
         if not 0 < floor < 1:
             raise ValueError(f"floor: expected a number between 0 and 1, found {floor!r}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path}: not the facts of a geo model: {error!r}") from error
     days = np.arange(1, DAYS + 1, dtype=np.float32)
-    places = np.stack([np.full(DAYS, latitude), np.full(DAYS, longitude), geo_week(days)], axis=1).astype(np.float32)
+    places = np.stack(
+        [np.full(DAYS, latitude), np.full(DAYS, longitude), geo_week(days)], axis=1
+    ).astype(np.float32)
     try:
         session = ort.InferenceSession(str(folder / GEO_MODEL), providers=["CPUExecutionProvider"])
         (found,) = session.run(["probabilities"], {session.get_inputs()[0].name: places})
@@ -112,7 +138,9 @@ def _geo_table(folder: Path, taxonomy: Taxonomy, latitude: float, longitude: flo
         reason = " ".join(str(error).split())[:200]
         raise BundleError(f"{folder / GEO_MODEL}: not a geo model: {reason}") from error
     if found.shape != (DAYS, len(taxonomy)):
-        raise BundleError(f"{folder / GEO_MODEL}: expected {(DAYS, len(taxonomy))}, found {found.shape}")
+        raise BundleError(
+            f"{folder / GEO_MODEL}: expected {(DAYS, len(taxonomy))}, found {found.shape}"
+        )
     _check_numbers(folder / GEO_MODEL, found)
     table = np.asarray(found / np.float32(floor * len(taxonomy)), np.float32)
     table[:, neutral] = 1 / len(taxonomy)
@@ -120,15 +148,20 @@ def _geo_table(folder: Path, taxonomy: Taxonomy, latitude: float, longitude: flo
 
 
 def table_place(bundle: Bundle, config: Config, place: Place) -> Place:
-    """Whose table a place takes: one of the settings its own, one that a recording names its cell's."""
-    station, sites = config.station, config.sites.values()
-    settled = {(station.latitude, station.longitude), *((site.latitude, site.longitude) for site in sites)}
+    """Whose table a place takes: one of the settings its own, one that a recording names its
+    cell's."""
+    station = config.station
+    sites = config.sites.values()
+    settled = {
+        (station.latitude, station.longitude),
+        *((site.latitude, site.longitude) for site in sites),
+    }
     return place if (place.latitude, place.longitude) in settled else cell_of(bundle, place)
 
 
 def cell_of(bundle: Bundle, place: Place) -> Place:
-    """The middle of the cell that a place is in: what its table is made for. Every place of a cell gives the same one,
-    whichever came first."""
+    """The middle of the cell that a place is in: what its table is made for. Every place of a cell
+    gives the same one, whichever came first."""
     nearby = (bundle.folder / PRIOR / NEARBY).is_file()
     step = round((NEARBY_CELL_DEG if nearby else CELL_DEG) * 1e6)
 
@@ -142,10 +175,11 @@ def cell_of(bundle: Bundle, place: Place) -> Place:
 
 
 def prior_table(bundle: Bundle, place: Place, folder: Path) -> Scores | None:
-    """The table `(366, species)` of this bundle and place, made on first use and kept in `folder` if it can be.
+    """The table `(366, species)` of this bundle and place, made on first use and kept in `folder`
+    if it can be.
 
-    None if the bundle has no prior. Raises BundleError with the child's reason if the bundle's prior is wrong,
-    EngineError if this machine could not make it, or another bundle lies there now.
+    None if the bundle has no prior. Raises BundleError with the child's reason if the bundle's
+    prior is wrong, EngineError if this machine could not make it, or another bundle lies there now.
     """
     if not bundle.manifest.has_prior:
         return None
@@ -165,25 +199,35 @@ def _computed(bundle: Bundle, place: Place) -> bytes:
     """What the child says: the table in numpy's format."""
     folder = bundle.folder
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    command, text = (
-        [sys.executable, "-m", "edge.prior.table", str(folder)],
-        f"{bundle.id} {place.latitude!r} {place.longitude!r}",
-    )
+    command = [sys.executable, "-m", "edge.prior.table", str(folder)]
+    text = f"{bundle.id} {place.latitude!r} {place.longitude!r}"
     failed = f"{folder / PRIOR}: the prior could not be computed"
     try:
         done = subprocess.run(
-            command, input=text.encode(), env=environment, capture_output=True, timeout=_CHILD_TIMEOUT_S
+            command,
+            input=text.encode(),
+            env=environment,
+            capture_output=True,
+            timeout=_CHILD_TIMEOUT_S,
         )
     except OSError as error:  # no memory or no files for a process
         raise EngineError(f"{failed}: {printable(str(error))}") from error
     except subprocess.TimeoutExpired as error:
-        raise EngineError(f"{failed} within {_CHILD_TIMEOUT_S} s: is the machine too busy?") from error
+        raise EngineError(
+            f"{failed} within {_CHILD_TIMEOUT_S} s: is the machine too busy?"
+        ) from error
     if done.returncode < 0:
-        raise EngineError(f"{failed}: ended by signal {-done.returncode}; was there too little memory?")
+        raise EngineError(
+            f"{failed}: ended by signal {-done.returncode}; was there too little memory?"
+        )
     if done.returncode == _ANOTHER_BUNDLE:
-        raise EngineError(f"{folder}: no longer the bundle that was loaded; start again with what lies there now")
+        raise EngineError(
+            f"{folder}: no longer the bundle that was loaded; start again with what lies there now"
+        )
     if done.returncode:
-        reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no output"])[-1][:300]
+        reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no output"])[-1][
+            :300
+        ]
         kind = BundleError if done.returncode == _WRONG_BUNDLE else EngineError
         raise kind(f"{failed}: {printable(reason)}")
     return done.stdout
@@ -205,12 +249,14 @@ def _kept(path: Path, species: int) -> Scores | None:
         return None
     with suppress(OSError):
         os.utime(path)  # used now: of many the oldest go
-    content, digest = kept[:-_DIGEST_BYTES], kept[-_DIGEST_BYTES:]
+    content = kept[:-_DIGEST_BYTES]
+    digest = kept[-_DIGEST_BYTES:]
     return _table(content, species) if hashlib.sha256(content).digest() == digest else None
 
 
 def _keep(path: Path, content: bytes) -> None:
-    """The table with its sum behind it. On a full disk it is made anew at the next start instead."""
+    """The table with its sum behind it. On a full disk it is made anew at the next start
+    instead."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -225,7 +271,8 @@ def _keep(path: Path, content: bytes) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Keep no more than so many tables, those that were used last; a table that went is made again."""
+    """Keep no more than so many tables, those that were used last; a table that went is made
+    again."""
     tables = []
     for table in folder.glob("prior_*.npy"):
         with suppress(OSError):  # another process cleared it
@@ -247,9 +294,12 @@ def _is_bundle(folder: Path, bundle_id: str) -> bool:
 
 
 def _is_of_the_machine(error: BaseException | None) -> bool:
-    """Whether files that are there could not be read, or memory was short: nothing is wrong with the bundle."""
+    """Whether files that are there could not be read, or memory was short: nothing is wrong with
+    the bundle."""
     while error is not None:
-        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)):
+        if isinstance(error, MemoryError) or (
+            isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
+        ):
             return True
         error = error.__cause__
     return False
@@ -259,7 +309,9 @@ def _child(folder: Path, bundle_id: str, latitude: float, longitude: float) -> N
     if not _is_bundle(folder, bundle_id):  # its species may stand in another order
         sys.exit(_ANOTHER_BUNDLE)
     try:
-        table = compute_prior_table(folder / PRIOR, Taxonomy.read_csv(folder / TAXONOMY), latitude, longitude)
+        table = compute_prior_table(
+            folder / PRIOR, Taxonomy.read_csv(folder / TAXONOMY), latitude, longitude
+        )
     except BundleError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1 if _is_of_the_machine(error) else _WRONG_BUNDLE)
@@ -269,7 +321,8 @@ def _child(folder: Path, bundle_id: str, latitude: float, longitude: float) -> N
 
 
 def _end_with_parent() -> None:
-    """Who asked may be told to stop meanwhile: then nobody waits for the table. Linux alone knows how to."""
+    """Who asked may be told to stop meanwhile: then nobody waits for the table. Linux alone knows
+    how to."""
     with suppress(AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

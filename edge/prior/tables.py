@@ -1,4 +1,5 @@
-"""The tables of places that are held in memory, and when they are made: at once, or beside those who hear.
+"""The tables of places that are held in memory, and when they are made: at once, or beside those
+who hear.
 
 Knows no sound and no source; prior.py says what a table is.
 """
@@ -17,8 +18,11 @@ from edge.contract.errors import BundleError, EngineError
 from edge.prior.table import prior_table
 from edge.types import Place
 
-_PLACES_MAX = 8  # whose priors are held: one of 6,500 species takes 10 MB, and an archive may have hundreds of sites
-_AGAIN_S, _AGAIN_S_MAX = 30.0, 3600.0  # before one that could not be made is tried again, twice as long each time
+# whose priors are held: one of 6,500 species takes 10 MB, and an archive may have hundreds of sites
+_PLACES_MAX = 8
+# before one that could not be made is tried again, twice as long each time
+_AGAIN_S = 30.0
+_AGAIN_S_MAX = 3600.0
 _POLL_S = 0.25  # of one who waits for a table and has other duties
 log = logging.getLogger(__name__)
 
@@ -61,7 +65,8 @@ class _Tables:
     def __init__(self, bundle: Bundle, folder: Path) -> None:
         self.made = 0
         self.problem: str | None = None
-        self._bundle, self._folder = bundle, folder
+        self._bundle = bundle
+        self._folder = folder
         self._held = _Held()
 
 
@@ -81,8 +86,8 @@ class Priors(_Tables):
 
 
 class PriorsBeside(_Tables):
-    """Made in a thread of its own, for a microphone: until a table is there sound alone decides. One that cannot be
-    made is tried again, less and less often: hearing goes on, whatever it is.
+    """Made in a thread of its own, for a microphone: until a table is there sound alone decides.
+    One that cannot be made is tried again, less and less often: hearing goes on, whatever it is.
 
     priors = PriorsBeside(bundle, config.state / "priors")
     priors.table(place)   # None until it is there
@@ -141,13 +146,17 @@ class PriorsBeside(_Tables):
 
 
 class PriorsAwaited(_Tables):
-    """Made in a thread of its own, and waited for: a recording's rows depend on it, but who waits has other duties.
-    `alive` is called four times a second meanwhile, and may raise to leave."""
+    """Made in a thread of its own, and waited for: a recording's rows depend on it, but who waits
+    has other duties. `alive` is called four times a second meanwhile, and may raise to leave."""
 
-    def __init__(self, bundle: Bundle, folder: Path, alive: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self, bundle: Bundle, folder: Path, alive: Callable[[], object] = lambda: None
+    ) -> None:
         super().__init__(bundle, folder)
         self.alive = alive  # may be replaced
-        self._making: dict[Place, list[Scores | Exception | None]] = {}  # of each at most one answer
+        self._making: dict[
+            Place, list[Scores | Exception | None]
+        ] = {}  # of each at most one answer
 
     def table(self, place: Place) -> Scores | None:
         """The table of a place. Raises BundleError, or EngineError if it cannot be made now."""
@@ -159,7 +168,9 @@ class PriorsAwaited(_Tables):
         answer = self._making.get(place)
         if answer is None:
             answer = self._making[place] = []
-            threading.Thread(target=self._make, args=(place, answer), name="prior", daemon=True).start()
+            threading.Thread(
+                target=self._make, args=(place, answer), name="prior", daemon=True
+            ).start()
         until_s = time.monotonic() + _POLL_S
         while not answer:
             time.sleep(_POLL_S / 25)
@@ -181,4 +192,6 @@ class PriorsAwaited(_Tables):
         except BundleError as error:
             answer.append(error)
         except Exception as error:
-            answer.append(error if isinstance(error, EngineError) else EngineError(f"the prior: {error!r}"))
+            answer.append(
+                error if isinstance(error, EngineError) else EngineError(f"the prior: {error!r}")
+            )

@@ -1,4 +1,5 @@
-"""The outbox to an MQTT broker, and what a station says of itself there. docs/mqtt.md describes it for subscribers."""
+"""The outbox to an MQTT broker, and what a station says of itself there. docs/mqtt.md describes it
+for subscribers."""
 
 from edge.messages import detection_message
 from edge.publisher.presence import Presence, station_presence

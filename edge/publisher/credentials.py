@@ -1,5 +1,5 @@
-"""Password and certificates, from the files that the settings or the service manager name. Read anew for every
-connection: what was mended on the disk needs no restart."""
+"""Password and certificates, from the files that the settings or the service manager name. Read
+anew for every connection: what was mended on the disk needs no restart."""
 
 import os
 import ssl
@@ -14,19 +14,26 @@ _CREDENTIAL = "mqtt_password"  # as systemd's LoadCredential= names it
 
 
 def password(settings: MqttSettings, environment: Mapping[str, str] = os.environ) -> str | None:
-    """First line of mqtt.password_file, or of the systemd credential; None: neither. Raises ConfigError."""
+    """First line of mqtt.password_file, or of the systemd credential; None: neither. Raises
+    ConfigError."""
     path = settings.password_file
     if path is None:
         credential = Path(environment.get("CREDENTIALS_DIRECTORY", "")) / _CREDENTIAL
-        path = credential if "CREDENTIALS_DIRECTORY" in environment and credential.exists() else None
+        path = (
+            credential if "CREDENTIALS_DIRECTORY" in environment and credential.exists() else None
+        )
     if path is None:
         return None
     try:
         return text_of(path.read_bytes()).splitlines()[0]
     except IndexError:
-        raise ConfigError(f"mqtt.password_file: {path}: is empty; its first line is the password") from None
+        raise ConfigError(
+            f"mqtt.password_file: {path}: is empty; its first line is the password"
+        ) from None
     except NotText:  # whose words would show what is in it
-        raise ConfigError(f"mqtt.password_file: {path}: is not UTF-8; save it as plain text in UTF-8") from None
+        raise ConfigError(
+            f"mqtt.password_file: {path}: is not UTF-8; save it as plain text in UTF-8"
+        ) from None
     except OSError as error:
         raise ConfigError(f"mqtt.password_file: {path}: {_words(error)}") from error
 
@@ -34,7 +41,10 @@ def password(settings: MqttSettings, environment: Mapping[str, str] = os.environ
 def tls_context(tls: TlsSettings) -> ssl.SSLContext:
     """What to believe, and what to show. Raises ConfigError."""
     if tls.key_file and not tls.cert_file:
-        raise ConfigError("mqtt.tls: key_file without cert_file; give both, or cert_file alone if it holds the key")
+        raise ConfigError(
+            "mqtt.tls: key_file without cert_file; give both, or cert_file alone if it holds the "
+            "key"
+        )
     try:
         context = ssl.create_default_context(cafile=tls.ca_file)
     except OSError as error:  # ssl's errors are OSErrors
@@ -45,7 +55,9 @@ def tls_context(tls: TlsSettings) -> ssl.SSLContext:
             context.load_cert_chain(tls.cert_file, tls.key_file, password=_no_passphrase)
         except OSError as error:
             files = f"{tls.cert_file}, {tls.key_file or 'with the key in it'}"
-            raise ConfigError(f"mqtt.tls.cert_file and key_file: {files}: {_words(error)}") from error
+            raise ConfigError(
+                f"mqtt.tls.cert_file and key_file: {files}: {_words(error)}"
+            ) from error
     return context
 
 

@@ -1,6 +1,8 @@
-"""The station as one device of Home Assistant, by its MQTT device discovery. Values come from health and last topics.
+"""The station as one device of Home Assistant, by its MQTT device discovery. Values come from
+health and last topics.
 
-A template that has nothing to say renders nothing, and Home Assistant keeps what it had. Knows no connection.
+A template that has nothing to say renders nothing, and Home Assistant keeps what it had. Knows no
+connection.
 """
 
 import json
@@ -11,26 +13,49 @@ from edge.types import ClockState
 
 _UNIT = "unit_of_measurement"
 _SECONDS = {"device_class": "duration", _UNIT: "s", "suggested_display_precision": 0}
-_MEASURED, _DIAGNOSTIC = {"state_class": "measurement"}, {"entity_category": "diagnostic"}
-# Key of the health message -> name and further options; a null there is `unknown` in Home Assistant.
+_MEASURED = {"state_class": "measurement"}
+_DIAGNOSTIC = {"entity_category": "diagnostic"}
+# Key of the health message -> name and further options; a null there is `unknown` in Home
+# Assistant.
 _HEALTH: dict[str, tuple[str, dict[str, Any]]] = {
-    "detections_today": ("Detections today", {"icon": "mdi:bird", "state_class": "total_increasing"}),
+    "detections_today": (
+        "Detections today",
+        {"icon": "mdi:bird", "state_class": "total_increasing"},
+    ),
     "lost_today_s": ("Lost today", {**_SECONDS, **_DIAGNOSTIC, "state_class": "total_increasing"}),
     "lag_s": ("Lag", {**_SECONDS, **_DIAGNOSTIC, **_MEASURED, "suggested_display_precision": 1}),
-    "level_dbfs": ("Input level", {_UNIT: "dBFS", "icon": "mdi:microphone", **_DIAGNOSTIC, **_MEASURED}),
-    "disk_free_mb": ("Disk free", {"device_class": "data_size", _UNIT: "MB", **_DIAGNOSTIC, **_MEASURED}),
-    "temperature_c": ("Temperature", {"device_class": "temperature", _UNIT: "°C", **_DIAGNOSTIC, **_MEASURED}),
+    "level_dbfs": (
+        "Input level",
+        {_UNIT: "dBFS", "icon": "mdi:microphone", **_DIAGNOSTIC, **_MEASURED},
+    ),
+    "disk_free_mb": (
+        "Disk free",
+        {"device_class": "data_size", _UNIT: "MB", **_DIAGNOSTIC, **_MEASURED},
+    ),
+    "temperature_c": (
+        "Temperature",
+        {"device_class": "temperature", _UNIT: "°C", **_DIAGNOSTIC, **_MEASURED},
+    ),
     "mqtt.waiting": ("Waiting messages", {"icon": "mdi:tray-full", **_DIAGNOSTIC, **_MEASURED}),
-    "clock_state": ("Clock", {"device_class": "enum", "options": list(get_args(ClockState)), **_DIAGNOSTIC}),
+    "clock_state": (
+        "Clock",
+        {"device_class": "enum", "options": list(get_args(ClockState)), **_DIAGNOSTIC},
+    ),
     "runtime": ("Runtime", {"icon": "mdi:chip", **_DIAGNOSTIC}),
 }
 
 
 def discovery(
-    station: str, version: str, detection: str, status: str, health: str, last: Mapping[str, str], expiry_s: int
+    station: str,
+    version: str,
+    detection: str,
+    status: str,
+    health: str,
+    last: Mapping[str, str],
+    expiry_s: int,
 ) -> str:
-    """Payload of PREFIX/device/birdstation_STATION/config; `last` is the topic of each source's last detection,
-    `expiry_s` how long a health message counts."""
+    """Payload of PREFIX/device/birdstation_STATION/config; `last` is the topic of each source's
+    last detection, `expiry_s` how long a health message counts."""
     components = {}
     for key, (name, options) in _HEALTH.items():
         components[key.replace(".", "_")] = {
@@ -46,7 +71,8 @@ def discovery(
         "device_class": "problem",
         "value_template": "{{ 'OFF' if value_json.state == 'ok' else 'ON' }}",
         "json_attributes_topic": health,
-        "json_attributes_template": "{{ {'state': value_json.state, 'problems': value_json.problems} | tojson }}",
+        "json_attributes_template": "{{ {'state': value_json.state, 'problems': "
+        "value_json.problems} | tojson }}",
         "expire_after": expiry_s,
         **_DIAGNOSTIC,
     }

@@ -1,8 +1,9 @@
-"""One connection to the broker, from CONNECT to its end; the next one is a new object, so that nothing of paho's own
-queue survives it. All happens in the thread that calls. Knows no outbox.
+"""One connection to the broker, from CONNECT to its end; the next one is a new object, so that
+nothing of paho's own queue survives it. All happens in the thread that calls. Knows no outbox.
 
-Whatever the other side sends ends this connection at worst, and costs bounded memory and work: packets that announce
-more than is asked for are not read, and no more packets in a second than a sound broker sends.
+Whatever the other side sends ends this connection at worst, and costs bounded memory and work:
+packets that announce more than is asked for are not read, and no more packets in a second than a
+sound broker sends.
 """
 
 import ssl
@@ -19,13 +20,17 @@ from edge.config import MqttSettings
 from edge.contract.errors import PublishError
 from edge.publisher.credentials import password, tls_context
 
-IN_FLIGHT_MAX = 20  # mosquitto drops for a slow subscriber what exceeds its queue, although it acknowledged
+IN_FLIGHT_MAX = (
+    20  # mosquitto drops for a slow subscriber what exceeds its queue, although it acknowledged
+)
 BROKE = "the connection broke"
 _KEEPALIVE_S = 30
 _CONNECT_TIMEOUT_S = 5.0
 _CONNACK_TIMEOUT_S = 10.0
 _PACKET_BYTES_MAX = 268_435_455  # MQTT's own limit
-_TAKEN_BYTES_MAX = 8192  # of a packet from the broker: answers, with a reason, and Home Assistant's `online`
+_TAKEN_BYTES_MAX = (
+    8192  # of a packet from the broker: answers, with a reason, and Home Assistant's `online`
+)
 _READS_MAX = 10_000  # in a second; an acknowledgement takes three, and there are 500 at most
 _WORDS_MAX = 200  # of an error that others may have made long
 _HEADER_BYTES_MAX = 32  # of a PUBLISH besides topic and payload
@@ -40,14 +45,16 @@ _HINTS = {  # refusals that the next seconds will not mend
 
 
 class _Client(mqtt.Client):
-    """paho's client gathers whatever a packet's header announces; this one looks at what is announced first. (The body
-    is asked for with all that is left of it.)"""
+    """paho's client gathers whatever a packet's header announces; this one looks at what is
+    announced first. (The body is asked for with all that is left of it.)"""
 
     reads = 0
 
     def _sock_recv(self, bufsize: int) -> bytes:
         if bufsize > _TAKEN_BYTES_MAX:
-            raise PublishError(f"the broker sends a packet of {bufsize} bytes, {_TAKEN_BYTES_MAX} were asked for")
+            raise PublishError(
+                f"the broker sends a packet of {bufsize} bytes, {_TAKEN_BYTES_MAX} were asked for"
+            )
         self.reads += 1
         return super()._sock_recv(bufsize)
 
@@ -60,19 +67,31 @@ class Link:
     """
 
     def __init__(
-        self, settings: MqttSettings, client_id: str, protocol: str, will: tuple[str, str] | None = None
+        self,
+        settings: MqttSettings,
+        client_id: str,
+        protocol: str,
+        will: tuple[str, str] | None = None,
     ) -> None:
-        """`will`: topic and payload that the broker retains when this connection breaks. Raises ConfigError."""
-        self.accepted, self.ended = False, ""  # ended: why; empty as long as it has not
+        """`will`: topic and payload that the broker retains when this connection breaks. Raises
+        ConfigError."""
+        # ended: why; empty as long as it has not
+        self.accepted = False
+        self.ended = ""
         self.other_protocol = False  # it ended in a way that another version of MQTT may mend
         self.patience = False  # it ended in a way that a second try soon would not mend
-        self.too_much = False  # it ended since more was sent than it was asked for: what it listened to may be why
-        self.answers: list[tuple[int, str]] = []  # message number, and why it was refused; empty: acknowledged
+        # it ended since more was sent than it was asked for: what it listened to may be why
+        self.too_much = False
+        self.answers: list[
+            tuple[int, str]
+        ] = []  # message number, and why it was refused; empty: acknowledged
         self.heard: list[tuple[str, str]] = []  # topic and payload
         self.room = IN_FLIGHT_MAX  # how many may be in flight
         self.protocol = protocol
-        self._settings, self._v5 = settings, protocol == "5"
-        self._bytes_max, self._deadline = _PACKET_BYTES_MAX, 0.0
+        self._settings = settings
+        self._v5 = protocol == "5"
+        self._bytes_max = _PACKET_BYTES_MAX
+        self._deadline = 0.0
         version = mqtt.MQTTv5 if self._v5 else mqtt.MQTTv311
         self._client = client = _Client(
             CallbackAPIVersion.VERSION2, client_id, protocol=version, reconnect_on_failure=False
@@ -85,8 +104,10 @@ class Link:
             client.tls_set_context(tls_context(settings.tls))
         if will:
             client.will_set(*will, qos=1, retain=True)
-        client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
-        client.on_publish, client.on_message = self._on_publish, self._on_message
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        client.on_message = self._on_message
         self._reads_from = (0.0, 0)  # since when, and how many reads there had been
 
     def open(self) -> None:
@@ -94,16 +115,24 @@ class Link:
         self._deadline = time.monotonic() + _CONNECT_TIMEOUT_S + _CONNACK_TIMEOUT_S
         try:
             self._client.connect(
-                self._settings.host, self._settings.port, keepalive=_KEEPALIVE_S, properties=self._asked_for()
+                self._settings.host,
+                self._settings.port,
+                keepalive=_KEEPALIVE_S,
+                properties=self._asked_for(),
             )
         except ssl.SSLCertVerificationError as error:
-            self._end(f"TLS: the broker's certificate is not accepted: {error.verify_message}; see mqtt.tls.ca_file")
+            self._end(
+                f"TLS: the broker's certificate is not accepted: {error.verify_message}; see "
+                f"mqtt.tls.ca_file"
+            )
         except ssl.SSLError as error:
             self._end(f"TLS: {error.reason or error}; does port {self._settings.port} speak TLS?")
         except (OSError, ValueError) as error:  # ValueError: no name of a host
             words = str(getattr(error, "strerror", None) or error)
             reset = self._settings.tls and isinstance(error, ConnectionResetError)
-            self._end(f"TLS: {words}; does port {self._settings.port} speak TLS?" if reset else words)
+            self._end(
+                f"TLS: {words}; does port {self._settings.port} speak TLS?" if reset else words
+            )
         except Exception as error:  # of libraries in between: it costs this connection, no more
             self._end(_in_words(error))
 
@@ -133,15 +162,19 @@ class Link:
             self._count_reads()
 
     def _count_reads(self) -> None:
-        now, (since, before) = time.monotonic(), self._reads_from
+        now = time.monotonic()
+        (since, before) = self._reads_from
         if self._client.reads - before > _READS_MAX:
             self.too_much = True
             self._end("the broker sends more packets than it was asked anything")
         elif now - since > 1.0:
             self._reads_from = (now, self._client.reads)
 
-    def send(self, topic: str, payload: str, retain: bool = False, expiry_s: int | None = None) -> int:
-        """Send with QoS 1; the answer comes with this message number. Raises PublishError: never to be sent."""
+    def send(
+        self, topic: str, payload: str, retain: bool = False, expiry_s: int | None = None
+    ) -> int:
+        """Send with QoS 1; the answer comes with this message number. Raises PublishError: never to
+        be sent."""
         properties: Properties | None = None
         if self._v5 and expiry_s:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
@@ -149,14 +182,18 @@ class Link:
         try:
             packet_bytes = len(topic.encode()) + len(payload.encode()) + _HEADER_BYTES_MAX
             if packet_bytes > self._bytes_max:
-                raise PublishError(f"packet of {packet_bytes} bytes, the broker takes {self._bytes_max}")
-            return self._client.publish(topic, payload, qos=1, retain=retain, properties=properties).mid
+                raise PublishError(
+                    f"packet of {packet_bytes} bytes, the broker takes {self._bytes_max}"
+                )
+            return self._client.publish(
+                topic, payload, qos=1, retain=retain, properties=properties
+            ).mid
         except ValueError as error:  # a topic that is none, or text that is none
             raise PublishError(str(error)) from error
 
     def listen(self, topic: str) -> None:
-        """From now on what is said there is `heard`; who floods it fills no queue at the broker (QoS 0). Raises
-        PublishError: a topic that is none."""
+        """From now on what is said there is `heard`; who floods it fills no queue at the broker
+        (QoS 0). Raises PublishError: a topic that is none."""
         try:
             self._client.subscribe(topic, qos=0)
         except ValueError as error:
@@ -176,7 +213,12 @@ class Link:
             connection.close()
 
     def _on_connect(
-        self, _c: mqtt.Client, _d: object, _f: mqtt.ConnectFlags, reason: ReasonCode, properties: Properties | None
+        self,
+        _c: mqtt.Client,
+        _d: object,
+        _f: mqtt.ConnectFlags,
+        reason: ReasonCode,
+        properties: Properties | None,
     ) -> None:
         if reason.is_failure:
             self.other_protocol = reason.value == _UNSUPPORTED_VERSION
@@ -184,11 +226,18 @@ class Link:
             return
         self.accepted = True
         # Neither may be 0: a broker that says so means something else.
-        self.room = min(IN_FLIGHT_MAX, int(getattr(properties, "ReceiveMaximum", 0)) or IN_FLIGHT_MAX)
+        self.room = min(
+            IN_FLIGHT_MAX, int(getattr(properties, "ReceiveMaximum", 0)) or IN_FLIGHT_MAX
+        )
         self._bytes_max = int(getattr(properties, "MaximumPacketSize", 0)) or _PACKET_BYTES_MAX
 
     def _on_disconnect(
-        self, _c: mqtt.Client, _d: object, flags: mqtt.DisconnectFlags, reason: ReasonCode, _p: Properties | None
+        self,
+        _c: mqtt.Client,
+        _d: object,
+        flags: mqtt.DisconnectFlags,
+        reason: ReasonCode,
+        _p: Properties | None,
     ) -> None:
         if flags.is_disconnect_packet_from_server:
             self._refused(reason)
@@ -197,14 +246,19 @@ class Link:
             self._end(f"{BROKE}{known}")
         elif not self.ended:
             self.other_protocol = True  # old brokers just close
-            self._end("the broker closed the connection without a word; does it want TLS, or a certificate?")
+            self._end(
+                "the broker closed the connection without a word; does it want TLS, or a "
+                "certificate?"
+            )
 
     def _refused(self, reason: ReasonCode) -> None:
         hint = _HINTS.get(reason.value)
         self.patience = hint is not None
         self._end(f"{reason}; {hint}" if hint else str(reason))
 
-    def _on_publish(self, _c: mqtt.Client, _d: object, mid: int, reason: ReasonCode, _p: Properties) -> None:
+    def _on_publish(
+        self, _c: mqtt.Client, _d: object, mid: int, reason: ReasonCode, _p: Properties
+    ) -> None:
         self.answers.append((mid, str(reason) if reason.is_failure else ""))
 
     def _on_message(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:

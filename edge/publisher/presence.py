@@ -1,4 +1,5 @@
-"""What a station keeps retained on the broker: that it is there, what it is, how it is, and what it heard last.
+"""What a station keeps retained on the broker: that it is there, what it is, how it is, and what it
+heard last.
 
 Knows no connection. A replay has no presence.
 """
@@ -16,7 +17,8 @@ from edge.messages import topic_of
 from edge.publisher.homeassistant import discovery
 from edge.types import Place, utc_text
 
-ONLINE, OFFLINE = "online", "offline"
+ONLINE = "online"
+OFFLINE = "offline"
 _RETAINED = ("microphone", "folder")  # sources whose last detection may lie on the broker
 _EXPIRY_INTERVALS = 3  # a health message that nobody renewed is forgotten by the broker (MQTT 5)
 
@@ -28,8 +30,12 @@ class Presence:
     status_topic: str
     health_topic: str
     health_expiry_s: int
-    fixed: Mapping[str, str]  # topic -> payload, sent at every connect; an empty one takes away what is retained
-    last_topics: Mapping[str, str] = field(default_factory=dict)  # source -> topic of its last detection
+    fixed: Mapping[
+        str, str
+    ]  # topic -> payload, sent at every connect; an empty one takes away what is retained
+    last_topics: Mapping[str, str] = field(
+        default_factory=dict
+    )  # source -> topic of its last detection
     birth_topic: str | None = None  # where Home Assistant says `online`
     discovery_topic: str | None = None
     disclosure: Disclosure = field(default_factory=Disclosure)  # what may leave
@@ -41,19 +47,26 @@ def station_presence(config: Config, bundle: Bundle, version: str, started: date
     sources: tuple[str, ...] = (config.source,)
     fixed = {topic_of(config, "meta"): _meta(config, bundle, version, started, disclosure)}
     unused = (source for source in _RETAINED if source not in sources)
-    fixed |= {topic_of(config, f"source/{source}/last"): "" for source in unused}  # what it was when it had that one
-    status, health = topic_of(config, "status"), topic_of(config, "health")
+    fixed |= {
+        topic_of(config, f"source/{source}/last"): "" for source in unused
+    }  # what it was when it had that one
+    status = topic_of(config, "status")
+    health = topic_of(config, "health")
     last = {source: topic_of(config, f"source/{source}/last") for source in sources}
     expiry_s = ceil(_EXPIRY_INTERVALS * config.health.interval_s)
     prefix = config.mqtt.homeassistant if config.mqtt else None
     if not prefix:
         return Presence(status, health, expiry_s, fixed, last, disclosure=disclosure)
     found = f"{prefix}/device/birdstation_{config.station.id}/config"
-    fixed[found] = discovery(config.station.id, version, topic_of(config, "detection"), status, health, last, expiry_s)
+    fixed[found] = discovery(
+        config.station.id, version, topic_of(config, "detection"), status, health, last, expiry_s
+    )
     return Presence(status, health, expiry_s, fixed, last, f"{prefix}/status", found, disclosure)
 
 
-def _meta(config: Config, bundle: Bundle, version: str, started: datetime, disclosure: Disclosure) -> str:
+def _meta(
+    config: Config, bundle: Bundle, version: str, started: datetime, disclosure: Disclosure
+) -> str:
     station = config.station
     place = None
     if station.latitude is not None and station.longitude is not None:

@@ -1,7 +1,9 @@
-"""What a station keeps retained on the broker, and which of it is to be sent now. Several threads may tell.
+"""What a station keeps retained on the broker, and which of it is to be sent now. Several threads
+may tell.
 
-A topic at which a connection broke is sent alone from then on, after something else was acknowledged: if connections
-break there again and again, it is to blame, is left out for a while and named; the others go on. Knows no connection.
+A topic at which a connection broke is sent alone from then on, after something else was
+acknowledged: if connections break there again and again, it is to blame, is left out for a while
+and named; the others go on. Knows no connection.
 """
 
 import threading
@@ -13,10 +15,9 @@ _LEFT_OUT_S = 3600.0  # then it is tried once more
 
 
 class Retained:
-    """retained.tell(topic, payload)
-    while topic := retained.plain(held=()): ...   # send retained.take(topic)
-    retained.answered(topic, refusal="")
-    retained.broke(topic, proven=False)           # the connection ended when this was its oldest without an answer
+    """retained.tell(topic, payload) while topic := retained.plain(held=()): ... # send
+    retained.take(topic) retained.answered(topic, refusal="") retained.broke(topic, proven=False) #
+    the connection ended when this was its oldest without an answer
     """
 
     def __init__(self) -> None:
@@ -44,7 +45,8 @@ class Retained:
             self._due[topic] = None
 
     def forget(self, topics: Iterable[str]) -> None:
-        """Take away what the broker may hold of these from before, unless there is something to say in its place."""
+        """Take away what the broker may hold of these from before, unless there is something to say
+        in its place."""
         with self._lock:
             self._payloads |= {topic: "" for topic in topics if topic not in self._payloads}
             self._due |= dict.fromkeys(self._payloads)
@@ -52,20 +54,27 @@ class Retained:
     def again(self, topics: Iterable[str] | None = None) -> None:
         """Send these once more, or everything: the broker may have forgotten it."""
         with self._lock:
-            self._due |= dict.fromkeys(topic for topic in topics or self._payloads if topic in self._payloads)
+            self._due |= dict.fromkeys(
+                topic for topic in topics or self._payloads if topic in self._payloads
+            )
 
     def plain(self, held: Iterable[str] = ()) -> str | None:
         """The next topic that is due and above suspicion, none of `held`."""
         held = set(held)
         with self._lock:
-            return next((topic for topic in self._due if topic not in held and topic not in self._strikes), None)
+            return next(
+                (topic for topic in self._due if topic not in held and topic not in self._strikes),
+                None,
+            )
 
     def suspect(self) -> str | None:
         """The next that is due and to be sent alone."""
         now = time.monotonic()
         with self._lock:
             suspects = (topic for topic in self._due if topic in self._strikes)
-            return next((topic for topic in suspects if now >= self._again_at.get(topic, 0.0)), None)
+            return next(
+                (topic for topic in suspects if now >= self._again_at.get(topic, 0.0)), None
+            )
 
     def take(self, topic: str) -> str:
         """The payload to send now."""
@@ -88,8 +97,8 @@ class Retained:
             self._troubles[topic] = why
 
     def broke(self, topic: str, proven: bool) -> None:
-        """A connection ended and this was the oldest without an answer. `proven`: it was sent alone, and the broker had
-        acknowledged something before; otherwise it is but suspected."""
+        """A connection ended and this was the oldest without an answer. `proven`: it was sent
+        alone, and the broker had acknowledged something before; otherwise it is but suspected."""
         with self._lock:
             strikes = self._strikes.get(topic, 0)
             self._strikes[topic] = strikes + 1 if proven else max(strikes, 1)

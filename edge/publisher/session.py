@@ -1,7 +1,8 @@
-"""One connection that a broker has accepted: what is sent over it, in which order, and what is answered.
+"""One connection that a broker has accepted: what is sent over it, in which order, and what is
+answered.
 
-Everything has QoS 1 and is in one count: never more without an answer than the broker takes. Retained topics and the
-outbox take turns. Lives in the publisher's thread.
+Everything has QoS 1 and is in one count: never more without an answer than the broker takes.
+Retained topics and the outbox take turns. Lives in the publisher's thread.
 """
 
 import time
@@ -18,10 +19,16 @@ from edge.publisher.presence import OFFLINE, ONLINE, Presence
 from edge.publisher.retained import Retained
 
 POLL_S = 0.2  # each look costs a third of a millisecond, all day
-_RATE_HZ_MAX = 500.0  # a subscriber that is slower than a backlog loses what exceeds its queue at the broker
-_ROUNDING = 1e-3  # of a message: seconds since the start of a machine have no more digits behind the point
+_RATE_HZ_MAX = (
+    500.0  # a subscriber that is slower than a backlog loses what exceeds its queue at the broker
+)
+_ROUNDING = (
+    1e-3  # of a message: seconds since the start of a machine have no more digits behind the point
+)
 _PACE_S = 0.02
-_ANSWER_S_MAX = 60.0  # after so long without an answer to its oldest message a connection is given up
+_ANSWER_S_MAX = (
+    60.0  # after so long without an answer to its oldest message a connection is given up
+)
 _GOODBYE_S = 1.0
 _LAST_S = 1.0  # last topics are renewed so often at most while a backlog is sent
 _RENEW_S = 10.0  # so is the discovery, however often Home Assistant says that it is there
@@ -55,21 +62,30 @@ class Session:
     ) -> None:
         """`presence` and `disclosure` are asked anew whenever something is sent."""
         self.good = False  # it took a message of the outbox
-        self.well_at: float | None = None  # when a message was answered last, or nothing was there to be sent
+        self.well_at: float | None = (
+            None  # when a message was answered last, or nothing was there to be sent
+        )
         self.too_loud = False
-        self._link, self._feed, self._retained = link, feed, retained
-        self._presence, self._disclosure = presence, disclosure
+        self._link = link
+        self._feed = feed
+        self._retained = retained
+        self._presence = presence
+        self._disclosure = disclosure
         self._begun_at = time.monotonic()
         self._sent: dict[int, _Sent] = {}  # by message number, oldest first
         self._paced_at = 0.0
         self._looked = self._answered = False
-        self._retained_last = self._alone = False  # what was sent last was a retained one; one that must be alone
+        self._retained_last = self._alone = (
+            False  # what was sent last was a retained one; one that must be alone
+        )
         self._last_at = self._renewed_at = float("-inf")
-        self._renew, self._heard = False, 0
+        self._renew = False
+        self._heard = 0
 
     @property
     def answers(self) -> bool:
-        """Whether the broker acknowledges: it has, and not too long ago, or there is nothing that it should."""
+        """Whether the broker acknowledges: it has, and not too long ago, or there is nothing that
+        it should."""
         if not self._sent:
             return self._looked
         return self._answered and not self.silent
@@ -81,7 +97,8 @@ class Session:
         return oldest is not None and time.monotonic() - oldest.at > _ANSWER_S_MAX
 
     def greet(self, listen: bool) -> None:
-        """Say everything that is retained: the broker may have forgotten it. `listen`: to Home Assistant, too."""
+        """Say everything that is retained: the broker may have forgotten it. `listen`: to Home
+        Assistant, too."""
         presence = self._presence()
         if presence is None:
             return
@@ -95,7 +112,8 @@ class Session:
                 self._retained.complain(presence.birth_topic, str(error))
 
     def turn(self, hurry: bool) -> None:
-        """Send what may be sent, and read what is answered; `hurry`: somebody waits for the next look."""
+        """Send what may be sent, and read what is answered; `hurry`: somebody waits for the next
+        look."""
         more = self._send()
         self._looked = True
         self._link.turn(_PACE_S if more or hurry else POLL_S)
@@ -135,7 +153,9 @@ class Session:
         more = self._send_waiting() if outbox_first else False
         self._send_retained()
         more = more if outbox_first else self._send_waiting()
-        if suspect and not self._sent and self._feed.at_rest:  # nothing else could show that the broker answers
+        if (
+            suspect and not self._sent and self._feed.at_rest
+        ):  # nothing else could show that the broker answers
             self._say(suspect, alone=True)
         return more
 
@@ -144,7 +164,9 @@ class Session:
         if presence is None:
             return
         last = set(presence.last_topics.values())
-        held = last if self._feed.in_flight and time.monotonic() - self._last_at < _LAST_S else set()
+        held = (
+            last if self._feed.in_flight and time.monotonic() - self._last_at < _LAST_S else set()
+        )
         least = 1 if self._link.room > 1 else 0  # room that is left to the outbox
         while self._room() > least and (topic := self._retained.plain(held)):
             if topic in last:
@@ -153,22 +175,28 @@ class Session:
 
     def _say(self, topic: str, alone: bool = False) -> None:
         """Send a retained message."""
-        presence, payload = self._presence(), self._retained.take(topic)
+        presence = self._presence()
+        payload = self._retained.take(topic)
         expires = presence is not None and topic == presence.health_topic
         expiry_s = presence.health_expiry_s if presence and expires else None
         try:
-            number = self._link.send(topic, self._disclosure().payload(payload), retain=True, expiry_s=expiry_s)
+            number = self._link.send(
+                topic, self._disclosure().payload(payload), retain=True, expiry_s=expiry_s
+            )
         except PublishError as error:
             self._retained.answered(topic, str(error))
             return
         self._sent[number] = _Sent(time.monotonic(), topic, None, alone and self._answered)
-        self._retained_last, self._alone = True, alone
+        self._retained_last = True
+        self._alone = alone
 
     def _send_waiting(self) -> bool:
         """Send of the outbox what may be sent now; whether more may follow soon."""
         now = time.monotonic()
         self._paced_at = max(self._paced_at, now - self._link.room / _RATE_HZ_MAX)
-        paced = int((now - self._paced_at) * _RATE_HZ_MAX + _ROUNDING)  # of a machine that is up for long
+        paced = int(
+            (now - self._paced_at) * _RATE_HZ_MAX + _ROUNDING
+        )  # of a machine that is up for long
         room = min(self._room(), paced)
         fresh = Fresh.of(datetime.now(timezone.utc), now - self._begun_at)
         messages = self._feed.next(room)
@@ -185,16 +213,24 @@ class Session:
         return bool(messages) or room <= 0
 
     def _renew_discovery(self) -> None:
-        presence, now = self._presence(), time.monotonic()
-        if self._renew and presence and presence.discovery_topic and now - self._renewed_at >= _RENEW_S:
-            self._renew, self._renewed_at = False, now
+        presence = self._presence()
+        now = time.monotonic()
+        if (
+            self._renew
+            and presence
+            and presence.discovery_topic
+            and now - self._renewed_at >= _RENEW_S
+        ):
+            self._renew = False
+            self._renewed_at = now
             self._retained.again([presence.discovery_topic])
 
     # Hearing
 
     def _hear(self) -> None:
         """What the broker answered, and what Home Assistant said."""
-        answers, self._link.answers = self._link.answers, []
+        answers = self._link.answers
+        self._link.answers = []
         for number, refusal in answers:
             sent = self._sent.pop(number, None)
             if sent is None:
@@ -209,7 +245,8 @@ class Session:
             if not refusal:
                 self.good = True
                 self._note_last(*sent.message)
-        heard, self._link.heard = self._link.heard, []
+        heard = self._link.heard
+        self._link.heard = []
         self._heard += len(heard)
         self._renew = self._renew or any(payload == ONLINE for _, payload in heard)
         self.too_loud = self._heard > _HEARD_MAX
@@ -221,11 +258,13 @@ class Session:
             self._retained.tell(topic, stamped.payload, seq)
 
     def _say_offline(self) -> bool:
-        """The last will would not come after a clean goodbye. Whether the broker knows; if not, the will tells it."""
+        """The last will would not come after a clean goodbye. Whether the broker knows; if not, the
+        will tells it."""
         presence = self._presence()
         if presence is None:
             return True
-        deadline, number = time.monotonic() + _GOODBYE_S, 0
+        deadline = time.monotonic() + _GOODBYE_S
+        number = 0
         while not self._link.ended and time.monotonic() < deadline:
             if not number and self._room() > 0:
                 number = self._link.send(presence.status_topic, OFFLINE, retain=True)

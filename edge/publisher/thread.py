@@ -1,6 +1,8 @@
-"""The thread that empties the outbox to an MQTT broker: at least once, in order, marked sent on the broker's ack.
+"""The thread that empties the outbox to an MQTT broker: at least once, in order, marked sent on the
+broker's ack.
 
-A broker that is away costs waiting rows, nothing else: no call here waits for it. Knows no sound and no species.
+A broker that is away costs waiting rows, nothing else: no call here waits for it. Knows no sound
+and no species.
 """
 
 import logging
@@ -21,7 +23,8 @@ from edge.publisher.retained import Retained
 from edge.publisher.session import POLL_S, SILENT, Session
 from edge.types import Outbox
 
-_DELAY_S_MAX, _PATIENT_DELAY_S = 60.0, 300.0
+_DELAY_S_MAX = 60.0
+_PATIENT_DELAY_S = 300.0
 _PROVEN_S = 30.0  # a connection that answered so long, or took a message, was a good one
 _JOIN_S = 2.8
 _DRAIN_PATIENCE_S = 5.0
@@ -34,7 +37,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PublisherState:
-    """How the messages are doing; created = sent + waiting + dropped + dead. A few seconds old at most."""
+    """How the messages are doing; created = sent + waiting + dropped + dead. A few seconds old at
+    most."""
 
     connected: bool
     waiting: int
@@ -46,9 +50,11 @@ class PublisherState:
 
 
 class Publisher:
-    """Empties an outbox, which it opens in a thread of its own, and keeps the station's presence if it has one.
+    """Empties an outbox, which it opens in a thread of its own, and keeps the station's presence if
+    it has one.
 
-    with Publisher(lambda: OutboxTable(database), settings, "birdstation-porch", presence) as publisher:
+    with Publisher(lambda: OutboxTable(database), settings, "birdstation-porch", presence) as
+    publisher:
         ...                              # other threads commit messages
         publisher.tell_health(payload)
         publisher.take(presence)         # when the settings have changed
@@ -63,19 +69,32 @@ class Publisher:
         presence: Presence | None = None,
         disclosure: Disclosure | None = None,
     ) -> None:
-        """`client_id`: no two connections may share one. `disclosure`: what of places may leave; None: what `presence`
-        says, as little as can be without one. Raises ConfigError: password or certificates."""
+        """`client_id`: no two connections may share one. `disclosure`: what of places may leave;
+        None: what `presence` says, as little as can be without one. Raises ConfigError: password or
+        certificates."""
         password(settings)
         if settings.tls:
             tls_context(settings.tls)
-        self._settings, self._client_id = settings, client_id
+        self._settings = settings
+        self._client_id = client_id
         self._presence: Presence | None = None
         self._disclosure = disclosure or Disclosure()
-        self._feed, self._retained = Feed(open_outbox, settings.waiting_max, settings.attempts_max), Retained()
+        self._feed, self._retained = (
+            Feed(open_outbox, settings.waiting_max, settings.attempts_max),
+            Retained(),
+        )
         self._protocols = ("5", "3.1.1") if settings.protocol == "auto" else (settings.protocol,)
-        self._stopping, self._hurry, self._connected = threading.Event(), threading.Event(), threading.Event()
-        self._failures, self._patience = 0, False  # connections in a row that did no good; no hurry with the next
-        self._since, self._brief = 0.0, 0  # when the present one was accepted; those in a row that soon broke
+        self._stopping, self._hurry, self._connected = (
+            threading.Event(),
+            threading.Event(),
+            threading.Event(),
+        )
+        # connections in a row that did no good; no hurry with the next
+        self._failures = 0
+        self._patience = False
+        # when the present one was accepted; those in a row that soon broke
+        self._since = 0.0
+        self._brief = 0
         self._deaf_until, self._well_at = 0.0, time.monotonic()
         self._trouble = ""  # of the connection, until one is known to be good
         if presence:
@@ -87,18 +106,21 @@ class Publisher:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Says offline if there is somebody to say it to; three seconds at most, whatever the broker does."""
+        """Says offline if there is somebody to say it to; three seconds at most, whatever the
+        broker does."""
         self._stopping.set()
         self._thread.join(_JOIN_S)
 
     @property
     def connected(self) -> bool:
-        """Whether a broker has accepted this station, is still there and acknowledges what it is sent."""
+        """Whether a broker has accepted this station, is still there and acknowledges what it is
+        sent."""
         return self._connected.is_set()
 
     @property
     def away_s(self) -> float:
-        """For so long nothing was acknowledged although there was something, over however many connections."""
+        """For so long nothing was acknowledged although there was something, over however many
+        connections."""
         return time.monotonic() - self._well_at
 
     @property
@@ -117,9 +139,11 @@ class Publisher:
         return PublisherState(connected=self.connected, last_error=error, **self._feed.counts)
 
     def take(self, presence: Presence) -> None:
-        """Say this of the station from now on, and tell no more of its place than it allows: also in what waits, and
-        what is retained of before is renewed or taken away."""
-        before, self._presence, self._disclosure = self._presence, presence, presence.disclosure
+        """Say this of the station from now on, and tell no more of its place than it allows: also
+        in what waits, and what is retained of before is renewed or taken away."""
+        before = self._presence
+        self._presence = presence
+        self._disclosure = presence.disclosure
         for topic, payload in presence.fixed.items():
             if before is None or before.fixed.get(topic) != payload:
                 self._retained.tell(topic, payload)
@@ -129,19 +153,26 @@ class Publisher:
             self._retained.again()
 
     def tell_health(self, payload: str) -> None:
-        """Have this sent, retained, as soon as there is a connection; a newer one takes its place."""
+        """Have this sent, retained, as soon as there is a connection; a newer one takes its
+        place."""
         if self._presence:
             self._retained.tell(self._presence.health_topic, payload)
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until the broker has acknowledged everything; False if it has not in time or cannot be reached."""
+        """Wait until the broker has acknowledged everything; False if it has not in time or cannot
+        be reached."""
         looks = self._feed.looks  # the present look may have begun before the last commit
         now = time.monotonic()
-        deadline, patience = now + timeout_s, now + min(timeout_s, _DRAIN_PATIENCE_S)
+        deadline = now + timeout_s
+        patience = now + min(timeout_s, _DRAIN_PATIENCE_S)
         while self._feed.looked_empty <= looks:
             self._hurry.set()
             now = time.monotonic()
-            if now > deadline or (now > patience and not self.connected) or not self._thread.is_alive():
+            if (
+                now > deadline
+                or (now > patience and not self.connected)
+                or not self._thread.is_alive()
+            ):
                 return False
             time.sleep(0.02)
         return True
@@ -171,7 +202,8 @@ class Publisher:
             self._serve(link)
 
     def _connect(self) -> Link | None:
-        """An accepted connection, or None. `auto`: a broker that refuses MQTT 5, or just closes, is asked for 3.1.1."""
+        """An accepted connection, or None. `auto`: a broker that refuses MQTT 5, or just closes, is
+        asked for 3.1.1."""
         will = (self._presence.status_topic, OFFLINE) if self._presence else None
         for protocol in self._protocols:
             try:
@@ -196,7 +228,9 @@ class Publisher:
     def _serve(self, link: Link) -> None:
         """One connection, from its acceptance to its end."""
         _log.info("MQTT broker %s:%d: connected", self._settings.host, self._settings.port)
-        session = Session(link, self._feed, self._retained, lambda: self._presence, lambda: self._disclosure)
+        session = Session(
+            link, self._feed, self._retained, lambda: self._presence, lambda: self._disclosure
+        )
         since = self._since = time.monotonic()
         try:
             session.greet(listen=since >= self._deaf_until)
@@ -215,14 +249,17 @@ class Publisher:
             return
         if (session.too_loud or link.too_much) and self._presence and self._presence.birth_topic:
             self._deaf_until = time.monotonic() + _DEAF_S
-            self._retained.complain(self._presence.birth_topic, "too much is said there; not listened to for an hour")
+            self._retained.complain(
+                self._presence.birth_topic, "too much is said there; not listened to for an hour"
+            )
         broke = link.ended.startswith(BROKE) and time.monotonic() - since < _PROVEN_S
         self._brief = self._brief + 1 if broke else 0
         self._fail(f"{why}{_CONTESTED if self._contested else ''}", link.patience)
 
     @property
     def _contested(self) -> bool:
-        """Whether somebody else may be taking the connection, as two clients of one id do: some brokers do not say."""
+        """Whether somebody else may be taking the connection, as two clients of one id do: some
+        brokers do not say."""
         return self._brief >= _BRIEF_MAX
 
     def _note(self, session: Session, link: Link) -> None:
@@ -235,11 +272,17 @@ class Publisher:
             self._well_at = session.well_at
             if self._contested and time.monotonic() - self._since < _PROVEN_S:
                 return
-            self._trouble = "" if link.protocol == self._protocols[0] else "the broker speaks MQTT 3.1.1 only"
+            self._trouble = (
+                "" if link.protocol == self._protocols[0] else "the broker speaks MQTT 3.1.1 only"
+            )
 
     def _wait(self) -> None:
         """Until the next try: longer each time, never for ever, not in step with other stations."""
-        delay_s = _PATIENT_DELAY_S if self._patience else min(_DELAY_S_MAX, 2.0 ** min(self._failures - 1, 10))
+        delay_s = (
+            _PATIENT_DELAY_S
+            if self._patience
+            else min(_DELAY_S_MAX, 2.0 ** min(self._failures - 1, 10))
+        )
         until = time.monotonic() + delay_s * _jitter.uniform(0.5, 1.0)
         while time.monotonic() < until and not self._stopping.wait(POLL_S):
             self._feed.next(0)
@@ -248,7 +291,8 @@ class Publisher:
         self._hurry.clear()
 
     def _fail(self, reason: str, patience: bool) -> None:
-        self._failures, self._patience = self._failures + 1, patience
+        self._failures = self._failures + 1
+        self._patience = patience
         if patience:
             reason += f"; next try within {_PATIENT_DELAY_S / 60:.0f} minutes"
         if reason != self._trouble:

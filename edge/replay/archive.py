@@ -1,4 +1,5 @@
-"""A folder of recordings replayed into the configured record: opens model, record and broker, and connects them."""
+"""A folder of recordings replayed into the configured record: opens model, record and broker, and
+connects them."""
 
 import signal
 import threading
@@ -32,10 +33,12 @@ _DRAIN_S_MAX = 120.0
 
 
 def recordings_in(folder: Path, own: Own | None = None) -> tuple[Path, list[Path]]:
-    """Root and recordings of a folder, or of one file, without what a station keeps for itself. Raises UsageError if
-    there is neither, or if the folder lies in that of the station at work, `own`."""
+    """Root and recordings of a folder, or of one file, without what a station keeps for itself.
+    Raises UsageError if there is neither, or if the folder lies in that of the station at work,
+    `own`."""
     try:
-        is_folder, is_file = folder.is_dir(), folder.is_file()
+        is_folder = folder.is_dir()
+        is_file = folder.is_file()
     except OSError as error:
         raise UsageError(f"{folder}: {error.strerror}") from error
     if not is_folder and not is_file:  # a pipe would block, a device never end
@@ -71,9 +74,10 @@ def replay_folder(
 ) -> Replayed:
     """Replay a folder into the configured database and, if there is one, to the broker.
 
-    `jobs` recordings are read side by side, one per core if 0; the cores are shared out among them. `cluster` is the
-    address of a Ray cluster that reads them instead. `on_outcome` gets each outcome, `on_progress` is called after
-    every batch. Raises UsageError, ConfigError, BundleError or StoreError.
+    `jobs` recordings are read side by side, one per core if 0; the cores are shared out among them.
+    `cluster` is the address of a Ray cluster that reads them instead. `on_outcome` gets each
+    outcome, `on_progress` is called after every batch. Raises UsageError, ConfigError, BundleError
+    or StoreError.
     """
     with _ended_by_request():
         return _replay_folder(config, folder, on_outcome, on_progress, jobs, cluster)
@@ -81,7 +85,8 @@ def replay_folder(
 
 @contextmanager
 def _ended_by_request() -> Iterator[None]:
-    """SIGTERM ends a replay as Ctrl-C does: it is no death of the program, of which recordings would be suspected."""
+    """SIGTERM ends a replay as Ctrl-C does: it is no death of the program, of which recordings
+    would be suspected."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -111,7 +116,9 @@ def _replay_folder(
     recognizer = best_recognizer(bundle, runtime, config.engines_folder, config.members, "replay")
     recognizer.check_probe()
     analyst = Analyst(config, recognizer)
-    outcomes, waiting, broker_error = [], None, ""
+    outcomes = []
+    waiting = None
+    broker_error = ""
     with ExitStack() as stack:
         store = stack.enter_context(Store(config.database))
 
@@ -124,12 +131,17 @@ def _replay_folder(
         if config.mqtt:
             client_id = f"birdstation-{config.station.id}-replay"
             publisher = Publisher(
-                lambda: OutboxTable(config.database), config.mqtt, client_id, disclosure=Disclosure.of(config)
+                lambda: OutboxTable(config.database),
+                config.mqtt,
+                client_id,
+                disclosure=Disclosure.of(config),
             )
             stack.enter_context(publisher)
         if cluster:
             known = store.known(config.station.id)
-            reading = ClusterReaders(cluster, config, recognizer.bundle.id, known, replay.analysis).events
+            reading = ClusterReaders(
+                cluster, config, recognizer.bundle.id, known, replay.analysis
+            ).events
         else:
             reading = Readers(replay.reading, jobs).events
         for outcome in replay.run(root, paths, reading):
@@ -139,6 +151,7 @@ def _replay_folder(
         if publisher:
             with analyst.stopwatch("publish"):
                 publisher.drain(_DRAIN_S_MAX)
-            waiting, broker_error = store.waiting_count(), publisher.last_error
+            waiting = store.waiting_count()
+            broker_error = publisher.last_error
     outcomes.sort(key=lambda outcome: outcome.path)  # they ended in another order each time
     return Replayed(outcomes, bundle, analyst.stopwatch.seconds, waiting, broker_error)

@@ -1,7 +1,8 @@
-"""Recordings read by the nodes of a Ray cluster; what a lost node was reading is read again elsewhere.
+"""Recordings read by the nodes of a Ray cluster; what a lost node was reading is read again
+elsewhere.
 
-Every node has birdstation installed and sees bundle and recordings under the same paths. Knows no database: the events
-come to whoever asked, who alone stores them.
+Every node has birdstation installed and sees bundle and recordings under the same paths. Knows no
+database: the events come to whoever asked, who alone stores them.
 """
 
 import socket
@@ -23,7 +24,9 @@ from edge.replay.reader import Event, Events, Task, Unread, read_recordings
 from edge.store.files import KnownRecording
 
 LOST_MAX = 5  # how often recordings may lose their node or their process
-_GROUP_BYTES, _GROUP_TASKS = 64 << 20, 64  # small recordings go together: a task of the cluster costs milliseconds
+# small recordings go together: a task of the cluster costs milliseconds
+_GROUP_BYTES = 64 << 20
+_GROUP_TASKS = 64
 _AHEAD = 2  # groups for each core, read or waiting: the rest is asked for when these are done
 
 
@@ -32,10 +35,12 @@ class ClusterReaders:
 
     for event in ClusterReaders("10.0.0.1:6379", config, bundle_id, known).events(tasks): ...
 
-    `known`: the recordings that the record has, by content; analysed as `analysis` they are not read again.
+    `known`: the recordings that the record has, by content; analysed as `analysis` they are not
+    read again.
 
-    The events of a recording are in order and come when its group is done. Recordings whose process dies again and
-    again come as Unread, and the rest goes on. Raises ConfigError if there is no cluster or a node lacks the bundle.
+    The events of a recording are in order and come when its group is done. Recordings whose process
+    dies again and again come as Unread, and the rest goes on. Raises ConfigError if there is no
+    cluster or a node lacks the bundle.
     """
 
     def __init__(
@@ -47,20 +52,30 @@ class ClusterReaders:
         analysis: str = "",
     ) -> None:
         if config.clips.of_recordings:
-            raise ConfigError("--cluster: clips.of_recordings is on; a cluster sends no sound back, turn it off")
-        self._address, self._config, self._bundle_id = address, config, bundle_id
-        self._known, self._analysis = known, analysis
+            raise ConfigError(
+                "--cluster: clips.of_recordings is on; a cluster sends no sound back, turn it off"
+            )
+        self._address = address
+        self._config = config
+        self._bundle_id = bundle_id
+        self._known = known
+        self._analysis = analysis
 
     def events(self, tasks: Iterable[Task]) -> Events:
         """Read the tasks; they are asked for as the cluster gets on."""
         with joined(self._address) as ray:
             read = ray.remote(num_cpus=1, max_retries=LOST_MAX)(_read_there)
-            known = (ray.put(dict(self._known)), self._analysis) if self._known else ()  # once for each node
+            known = (
+                (ray.put(dict(self._known)), self._analysis) if self._known else ()
+            )  # once for each node
             limit = _AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
-            groups, running = _groups(tasks), dict[Any, list[Task]]()
+            groups = _groups(tasks)
+            running = dict[Any, list[Task]]()
             again: list[list[Task]] = []
             while True:
-                while len(running) < limit and (group := again.pop() if again else next(groups, None)):
+                while len(running) < limit and (
+                    group := again.pop() if again else next(groups, None)
+                ):
                     running[read.remote(self._config, self._bundle_id, group, *known)] = group
                 if not running:
                     return
@@ -72,7 +87,9 @@ class ClusterReaders:
                 elif len(group) > 1:  # one of them kills its reader: find out which
                     again += [[task] for task in group]
                 else:
-                    yield Unread(group[0], OSError(0, f"its process died {LOST_MAX + 1} times"), None)
+                    yield Unread(
+                        group[0], OSError(0, f"its process died {LOST_MAX + 1} times"), None
+                    )
 
 
 def _groups(tasks: Iterable[Task]) -> Iterator[list[Task]]:
@@ -99,7 +116,9 @@ def _events_of(ray: Any, reference: Any) -> list[Event] | None:
     return events
 
 
-_analysts: dict[str, Analyst] = {}  # of this process, which reads many groups: loading a bundle takes seconds
+_analysts: dict[
+    str, Analyst
+] = {}  # of this process, which reads many groups: loading a bundle takes seconds
 
 
 def _read_there(
@@ -115,7 +134,9 @@ def _read_there(
         _analysts[key] = _analyst(config, bundle_id)
 
     def which(name: str, sha256: str, told: str) -> Identity:
-        return identify(known.get(sha256, ()), config.station.id, analysis, name, sha256, told, config.zone)
+        return identify(
+            known.get(sha256, ()), config.station.id, analysis, name, sha256, told, config.zone
+        )
 
     return list(read_recordings(_analysts[key], group, identify=which))
 
@@ -124,9 +145,16 @@ def _analyst(config: Config, bundle_id: str) -> Analyst:
     bundle = read_bundle(config.bundle_folder, config.station.language)
     if bundle.id != bundle_id:
         node = socket.gethostname()
-        raise ConfigError(f"{config.bundle_folder}: another bundle than here on node {node}; all must see the same")
-    state = Path(tempfile.mkdtemp(prefix="birdstation-"))  # what is computed once per place; the station's is elsewhere
+        raise ConfigError(
+            f"{config.bundle_folder}: another bundle than here on node {node}; all must see the "
+            f"same"
+        )
+    state = Path(
+        tempfile.mkdtemp(prefix="birdstation-")
+    )  # what is computed once per place; the station's is elsewhere
     here = replace(config, state=state, runtime=replace(config.runtime, threads=1))
-    recognizer = best_recognizer(bundle, here.runtime, config.engines_folder, here.members, "replay")
+    recognizer = best_recognizer(
+        bundle, here.runtime, config.engines_folder, here.members, "replay"
+    )
     recognizer.check_probe()
     return Analyst(here, recognizer)

@@ -1,5 +1,5 @@
-"""Which other recordings a file was before it grew, was cut short or got other tags. Asks the record, and looks at the
-bytes and at the sums of the sound."""
+"""Which other recordings a file was before it grew, was cut short or got other tags. Asks the
+record, and looks at the bytes and at the sums of the sound."""
 
 from contextlib import ExitStack, suppress
 
@@ -10,8 +10,11 @@ from edge.replay.reader import Task
 from edge.store.files import Files, same_place
 
 
-def grown_out_of(store: Files, station: str, task: Task, recording: str, pulse: Pulse = no_pulse) -> dict[str, bool]:
-    """Of other recordings that this file was, whether it has grown out of them, as far as its bytes can say."""
+def grown_out_of(
+    store: Files, station: str, task: Task, recording: str, pulse: Pulse = no_pulse
+) -> dict[str, bool]:
+    """Of other recordings that this file was, whether it has grown out of them, as far as its bytes
+    can say."""
     grown: dict[str, bool] = {}
     earlier = store.earlier(station, task.name, recording)
     with suppress(OSError, ValueError), ExitStack() as stack:
@@ -29,15 +32,18 @@ def grown_out_of(store: Files, station: str, task: Task, recording: str, pulse: 
 
 def _is_as_read(file: Opened, task: Task) -> bool:
     """Whether this is what was read, not what has taken its name since."""
-    now, read = state_of_opened(file), task.file
-    return now.sample == read.sample if now.bytes == read.bytes else continues(file, read) is not False
+    now = state_of_opened(file)
+    read = task.file
+    return (
+        now.sample == read.sample if now.bytes == read.bytes else continues(file, read) is not False
+    )
 
 
 def alike(
     store: Files, station: str, task: Task, recording: str, sound: str, audio_s: float
 ) -> tuple[list[str], str | None]:
-    """Of recordings whose files have this one's name: those whose sound is in this one, and one that has all of its
-    sound. They began at the same moment, or were this very file."""
+    """Of recordings whose files have this one's name: those whose sound is in this one, and one
+    that has all of its sound. They began at the same moment, or were this very file."""
     within = []
     for name, other, same_start, its_sound, its_s in store.alike(station, task.name, recording):
         with suppress(OSError, ValueError):
@@ -52,4 +58,6 @@ def alike(
 
 def _is_another(task: Task, name: str) -> bool:
     """Whether this name, beside that of the task, is another file that is there."""
-    return name != task.name and (task.path.absolute().parents[task.name.count("/")] / name).exists()
+    return (
+        name != task.name and (task.path.absolute().parents[task.name.count("/")] / name).exists()
+    )

@@ -1,7 +1,7 @@
 """Recordings read and analysed, in one thread or in several: what comes of them, as events.
 
-Every recording that was given ends in one last event: Ended, Refused or Unread. Knows no database: whoever takes the
-events stores them.
+Every recording that was given ends in one last event: Ended, Refused or Unread. Knows no database:
+whoever takes the events stores them.
 """
 
 import errno
@@ -115,12 +115,15 @@ class Refused:
 
 @dataclass(frozen=True)
 class Unread:
-    """A recording could not be read this time: gone, not permitted, a bad sector. What came of it before stands."""
+    """A recording could not be read this time: gone, not permitted, a bad sector. What came of it
+    before stands."""
 
     task: Task
     error: OSError
     id: str | None  # of its row, if it had begun
-    changed: bool = False  # its file is no longer what it was when it began: what came of it before is nothing
+    changed: bool = (
+        False  # its file is no longer what it was when it began: what came of it before is nothing
+    )
 
 
 Event = Begun | Same | Heard | Missed | Found | Ended | Refused | Unread
@@ -130,10 +133,13 @@ Reading = Callable[[Iterable[Task]], Events]
 
 @dataclass
 class _Open:
-    """A stretch of a recording that was decoded to its end, and whose last windows may still wait for a batch."""
+    """A stretch of a recording that was decoded to its end, and whose last windows may still wait
+    for a batch."""
 
     stretch: Stretch
-    ended: Ended | None = None  # with the last one of the recording; its windows are not counted yet
+    ended: Ended | None = (
+        None  # with the last one of the recording; its windows are not counted yet
+    )
 
 
 def read_recordings(
@@ -143,10 +149,13 @@ def read_recordings(
     identify: Identify | None = None,
     pulse: Pulse = no_pulse,
 ) -> Events:
-    """Analyse recordings one after the other. The windows of several share batches, so a recording may end after the
-    next one has begun; the events of each are in order. `keep_sound`: with Heard events. `identify` says which
-    recording a file is; without it each is new. `pulse` is called before each piece of a file, and may raise."""
-    reader = _Reader(analyst, keep_sound, identify or partial(_new, analyst.config.station.id), pulse)
+    """Analyse recordings one after the other. The windows of several share batches, so a recording
+    may end after the next one has begun; the events of each are in order. `keep_sound`: with Heard
+    events. `identify` says which recording a file is; without it each is new. `pulse` is called
+    before each piece of a file, and may raise."""
+    reader = _Reader(
+        analyst, keep_sound, identify or partial(_new, analyst.config.station.id), pulse
+    )
     for task in tasks:
         yield from reader.read(task)
     yield from reader.rest()
@@ -159,16 +168,22 @@ def _new(station: str, _: str, sha256: str, told: str) -> Identity:
 class _Reader:
     """Reads one recording after the other."""
 
-    def __init__(self, analyst: Analyst, keep_sound: bool, identify: Identify, pulse: Pulse) -> None:
-        self._analyst, self._keep_sound, self._identify, self._pulse = analyst, keep_sound, identify, pulse
+    def __init__(
+        self, analyst: Analyst, keep_sound: bool, identify: Identify, pulse: Pulse
+    ) -> None:
+        self._analyst = analyst
+        self._keep_sound = keep_sound
+        self._identify = identify
+        self._pulse = pulse
         self._batch = Batch(analyst)
         self._open: deque[_Open] = deque()
         self._begun: dict[str, Task] = {}  # recordings that have had no last event yet
 
     def read(self, task: Task) -> Events:
-        """All that comes of a recording but what waits for a batch. What this machine cannot read now is Unread; only
-        what the bytes say is Refused."""
-        self._task, self._digest = task, ""
+        """All that comes of a recording but what waits for a batch. What this machine cannot read
+        now is Unread; only what the bytes say is Refused."""
+        self._task = task
+        self._digest = ""
         self._row: RecordingRow | None = None
         self._decoder: Decoder | None = None
         try:
@@ -193,7 +208,8 @@ class _Reader:
             yield from self._out_of_memory()
 
     def _out_of_memory(self, *tasks: Task) -> Events:
-        """Nobody can tell for whose windows there was no room: all that have begun are tried again."""
+        """Nobody can tell for whose windows there was no room: all that have begun are tried
+        again."""
         begun = {task.name: (task, id_) for id_, task in self._begun.items()}
         waiting = {task.name: (task, None) for task in tasks} | begun
         self._batch, self._open, self._begun = Batch(self._analyst), deque(), {}
@@ -206,8 +222,13 @@ class _Reader:
 
     def _refused(self, error: RecordingError) -> Refused:
         self._drop()
-        row, decoder = self._row, self._decoder
-        refused = row.id if row else file_id(self._analyst.config.station.id, self._task.name, self._digest)
+        row = self._row
+        decoder = self._decoder
+        refused = (
+            row.id
+            if row
+            else file_id(self._analyst.config.station.id, self._task.name, self._digest)
+        )
         lost = _lost(row, decoder.position_s, decoder) if row and decoder else None
         return Refused(self._task, refused, error.reason, lost)
 
@@ -234,7 +255,9 @@ class _Reader:
                 return
             start = self._best_start(file, decoder, start, identity)
             told_as = identity.told_as if start.source in FROM_NAME else None
-            self._row = row = replace(_row(analyst.config, task, identity.id, self._digest, start), told_as=told_as)
+            self._row = row = replace(
+                _row(analyst.config, task, identity.id, self._digest, start), told_as=told_as
+            )
             self._begun[row.id] = task
             # clips want all of its sound, and every detection in it
             goes_on = not self._keep_sound and identity.since == utc_text(row.start)
@@ -244,12 +267,18 @@ class _Reader:
             if still_holds(file, state, self._digest):
                 self._open.append(ended)
             else:
-                yield self._unread(OSError(errno.ESTALE, "it changed while it was read"), changed=True)
+                yield self._unread(
+                    OSError(errno.ESTALE, "it changed while it was read"), changed=True
+                )
 
-    def _sound(self, row: RecordingRow, decoder: Decoder, known_s: float) -> Generator[Event, None, _Open]:
-        """A recording from its first sample to its last, whose windows may still wait for a batch; of its first
-        `known_s` of sound none are asked."""
-        stretch, heard_s, sums = Stretch(self._analyst, row, known=round(known_s * RATE_HZ)), 0.0, SoundSums()
+    def _sound(
+        self, row: RecordingRow, decoder: Decoder, known_s: float
+    ) -> Generator[Event, None, _Open]:
+        """A recording from its first sample to its last, whose windows may still wait for a batch;
+        of its first `known_s` of sound none are asked."""
+        stretch = Stretch(self._analyst, row, known=round(known_s * RATE_HZ))
+        heard_s = 0.0
+        sums = SoundSums()
         for piece in _pieces(self._analyst, decoder):
             if isinstance(piece, Gap):
                 yield Missed(row, _gap_row(row, piece))
@@ -266,25 +295,37 @@ class _Reader:
             yield from self.answered()
         last = self._closed(stretch)
         lost = _lost(row, stretch.ends_s, decoder)
-        last.ended = Ended(self._task, row, heard_s, 0, decoder.warning, lost, decoder.note, sums.text)
+        last.ended = Ended(
+            self._task, row, heard_s, 0, decoder.warning, lost, decoder.note, sums.text
+        )
         return last
 
-    def _best_start(self, file: Opened, decoder: Decoder, start: StartTime, identity: Identity) -> StartTime:
-        """When the recording began, by all that is known of it: the name that tells most; of modification times the
-        earliest, since copies are made later."""
+    def _best_start(
+        self, file: Opened, decoder: Decoder, start: StartTime, identity: Identity
+    ) -> StartTime:
+        """When the recording began, by all that is known of it: the name that tells most; of
+        modification times the earliest, since copies are made later."""
         if identity.told_as:
             start = self._start(file, decoder, name=Path(identity.told_as))
         if start.source != "mtime":
             return start
         if decoder.expected_s is None:  # when it ended: decoding tells how long it is
             start = self._start(file, decoder, whole=True)
-        guess = _of_row(utc_text(start.start_utc))  # to the digits that the record keeps, so that it can go on
+        guess = _of_row(
+            utc_text(start.start_utc)
+        )  # to the digits that the record keeps, so that it can go on
         before = _of_row(identity.since) if identity.since else guess
-        return replace(start, start_utc=before if before.year >= YEAR_MIN and before < guess else guess)
+        return replace(
+            start, start_utc=before if before.year >= YEAR_MIN and before < guess else guess
+        )
 
-    def _start(self, file: Opened, decoder: Decoder, name: Path | None = None, whole: bool = False) -> StartTime:
-        """When the recording began, by its own texts and its `name`. `whole`: its length is found by decoding all."""
-        path, seconds = self._task.path, decoder.expected_s
+    def _start(
+        self, file: Opened, decoder: Decoder, name: Path | None = None, whole: bool = False
+    ) -> StartTime:
+        """When the recording began, by its own texts and its `name`. `whole`: its length is found
+        by decoding all."""
+        path = self._task.path
+        seconds = decoder.expected_s
         if whole:
             with self._analyst.stopwatch("decode"):
                 seconds = _length_s(path, file)
@@ -297,7 +338,8 @@ class _Reader:
         return _Open(stretch)
 
     def answered(self, rest: bool = False) -> Events:
-        """What the networks say of whole batches, and the recordings that have all their answers with that."""
+        """What the networks say of whole batches, and the recordings that have all their answers
+        with that."""
         for found in self._batch.found(rest):
             yield from self._ended((found.row.id, found.begins_s))
             yield found
@@ -306,7 +348,11 @@ class _Reader:
     def _ended(self, now: tuple[str, float] | None) -> Events:
         """Stretches that are over; not the one whose answers are being given just now."""
         open_ = self._open
-        while open_ and open_[0].stretch.done and (open_[0].stretch.row.id, open_[0].stretch.begins_s) != now:
+        while (
+            open_
+            and open_[0].stretch.done
+            and (open_[0].stretch.row.id, open_[0].stretch.begins_s) != now
+        ):
             over = open_.popleft()
             yield from over.stretch.last()
             if over.ended:
@@ -354,7 +400,9 @@ def _row(config: Config, task: Task, id_: str, digest: str, start: StartTime) ->
     )
 
 
-def _place(config: Config, latitude: float | None, longitude: float | None, site: str | None) -> Place | None:
+def _place(
+    config: Config, latitude: float | None, longitude: float | None, site: str | None
+) -> Place | None:
     """Where a recording was made: what it says itself, its site's place, or the station's."""
     if latitude is not None and longitude is not None:
         return Place(latitude, longitude)
@@ -371,7 +419,8 @@ def _lost(row: RecordingRow, ends_s: float, decoder: Decoder) -> GapRow | None:
     if not decoder.lost_s:
         return None
     return replace(
-        _gap_row(row, Gap(ends_s, decoder.lost_s, "damaged", decoder.warning or "")), id=stable_id(row.id, "damaged")
+        _gap_row(row, Gap(ends_s, decoder.lost_s, "damaged", decoder.warning or "")),
+        id=stable_id(row.id, "damaged"),
     )
 
 

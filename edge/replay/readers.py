@@ -1,4 +1,5 @@
-"""Threads that read recordings side by side. Knows no recording: what comes of one is reader.py's to say."""
+"""Threads that read recordings side by side. Knows no recording: what comes of one is reader.py's
+to say."""
 
 import queue
 import threading
@@ -10,8 +11,12 @@ from edge.capture.opened import Pulse
 from edge.contract.errors import Stopped
 from edge.replay.reader import Event, Events, Task
 
-_EVENTS_MAX = 16  # that wait to be stored, for each thread: memory does not grow while the disk is slow
-_PATIENCE_S = 0.5  # of a thread that cannot hand over its event, before it asks whether anybody still listens
+_EVENTS_MAX = (
+    16  # that wait to be stored, for each thread: memory does not grow while the disk is slow
+)
+_PATIENCE_S = (
+    0.5  # of a thread that cannot hand over its event, before it asks whether anybody still listens
+)
 
 
 @dataclass
@@ -25,22 +30,23 @@ _OVER = object()  # a thread has nothing more to do
 
 
 class Readers:
-    """Threads that read recordings side by side: they share the networks, and decoding, images and networks run
-    without Python's lock.
+    """Threads that read recordings side by side: they share the networks, and decoding, images and
+    networks run without Python's lock.
 
     for event in Readers(replay.reading, threads=4).events(tasks): ...
     """
 
     def __init__(self, read: Callable[[Iterable[Task], Pulse], Events], threads: int) -> None:
-        self._read, self._count = read, threads
+        self._read = read
+        self._count = threads
         self._tasks: queue.Queue[Task | None] = queue.Queue()
         self._events: queue.Queue[object] = queue.Queue(_EVENTS_MAX * threads)
         self._left = threading.Event()
 
     def events(self, tasks: Iterable[Task]) -> Events:
-        """Read the tasks, once; events come as they happen, those of one recording in order. Tasks are asked for in the
-        thread of the caller, a few ahead. Left early, the threads stop at the next
-        piece that they read."""
+        """Read the tasks, once; events come as they happen, those of one recording in order. Tasks
+        are asked for in the thread of the caller, a few ahead. Left early, the threads stop at the
+        next piece that they read."""
         names = (f"reader-{number}" for number in range(self._count))
         threads = [threading.Thread(target=self._run, name=name, daemon=True) for name in names]
         for thread in threads:
@@ -54,7 +60,8 @@ class Readers:
                 thread.join()
 
     def _until_over(self, coming: Iterator[Task]) -> Events:
-        told_all, running = False, self._count
+        told_all = False
+        running = self._count
         while running:
             while not told_all and self._tasks.qsize() < self._count:
                 task = next(coming, None)

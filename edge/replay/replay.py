@@ -1,7 +1,7 @@
 """Recordings analysed once: what was found in them, stored recording by recording.
 
-Resumes after a kill; a second run changes nothing. Every recording ends analysed or refused with a reason, and none
-stands in the way of the others. One thread writes, however many read.
+Resumes after a kill; a second run changes nothing. Every recording ends analysed or refused with a
+reason, and none stands in the way of the others. One thread writes, however many read.
 """
 
 import threading
@@ -54,10 +54,11 @@ class Replay:
         replay = Replay(Analyst(config, recognizer), store)
         for outcome in replay.run(*recordings_in(folder)): ...
 
-    `open_clips` opens what saves the clips of one recording, `source` names the rows: replay, or folder for one that is
-    watched. `alive` is called after every batch, so that whoever watches this process knows that it works, `on_gap`
-    with what of a damaged one is missing, and its seconds; `pulse` before each piece of a file that is read. The first
-    and the last may raise to leave a long recording: what was committed stays.
+    `open_clips` opens what saves the clips of one recording, `source` names the rows: replay, or
+    folder for one that is watched. `alive` is called after every batch, so that whoever watches
+    this process knows that it works, `on_gap` with what of a damaged one is missing, and its
+    seconds; `pulse` before each piece of a file that is read. The first and the last may raise to
+    leave a long recording: what was committed stays.
     """
 
     def __init__(
@@ -70,26 +71,41 @@ class Replay:
         on_gap: Callable[[GapRow, float], None] = lambda *_: None,
         pulse: Pulse = no_pulse,
     ) -> None:
-        self.analyst, self.store, self._open_clips = analyst, store, open_clips
-        self._source, self._alive, self._on_gap, self._pulse = source, alive, on_gap, pulse
+        self.analyst = analyst
+        self.store = store
+        self._open_clips = open_clips
+        self._source = source
+        self._alive = alive
+        self._on_gap = on_gap
+        self._pulse = pulse
         self._station = analyst.config.station.id
         self.analysis = analyst.digest()
         self.progress = Progress()
         self._clips: dict[str, ClipMaker] = {}  # of the recordings that are being read
         self._new: dict[str, int] = {}  # new detections of these
-        self._readers: dict[str, str] = {}  # recording -> name of the file that is being read for it
-        self._claimed: dict[str, tuple[KnownRecording, str]] = {}  # of these: what will be known, its SHA-256
+        self._readers: dict[
+            str, str
+        ] = {}  # recording -> name of the file that is being read for it
+        self._claimed: dict[
+            str, tuple[KnownRecording, str]
+        ] = {}  # of these: what will be known, its SHA-256
         self._lock = threading.Lock()  # of these: readers in other threads ask who reads
         self._twins: dict[str, list[Same]] = {}  # other files that wait for the end of one of these
-        self._passed_over: dict[str, Begun] = {}  # name of a file that is read in vain -> the one that is read instead
-        self._read: dict[str, tuple[float, float]] = {}  # of these: seconds analysed, bytes for each of them
+        self._passed_over: dict[
+            str, Begun
+        ] = {}  # name of a file that is read in vain -> the one that is read instead
+        self._read: dict[
+            str, tuple[float, float]
+        ] = {}  # of these: seconds analysed, bytes for each of them
         bundle = analyst.bundle
         self._attempting = Attempting(store, self._station)
         store.add_bundle(bundle, (bundle.folder / "manifest.json").read_text(encoding="utf8"))
 
-    def run(self, root: Path, paths: list[Path], reading: Reading | None = None) -> Iterator[Outcome]:
-        """Analyse the recordings; yields how each ended. `reading` is what reads them, this thread by default; the rows
-        do not depend on it."""
+    def run(
+        self, root: Path, paths: list[Path], reading: Reading | None = None
+    ) -> Iterator[Outcome]:
+        """Analyse the recordings; yields how each ended. `reading` is what reads them, this thread
+        by default; the rows do not depend on it."""
         ended: deque[Outcome] = deque()
         self.progress = Progress(len(paths), sum(map(_size, paths)))
         alone: list[Task] = []
@@ -109,7 +125,8 @@ class Replay:
                     yield from self._take(event)
 
     def recording(self, path: Path, name: str) -> Outcome:
-        """Analyse one recording, known by `name`, unless that was done before. Raises OSError if it cannot be read."""
+        """Analyse one recording, known by `name`, unless that was done before. Raises OSError if it
+        cannot be read."""
         task = Task.of(path, name, self._source)
         outcome = self._finished(task)
         if outcome is not None:
@@ -128,35 +145,54 @@ class Replay:
         return outcome
 
     def in_the_end(self, outcome: Outcome) -> Outcome:
-        """How a file ended, once all have: the recording that it was may be in another one that was read later."""
-        whole = self.store.counted_in(outcome.recording) if outcome.state == "analysed" and outcome.recording else None
+        """How a file ended, once all have: the recording that it was may be in another one that was
+        read later."""
+        whole = (
+            self.store.counted_in(outcome.recording)
+            if outcome.state == "analysed" and outcome.recording
+            else None
+        )
         if whole is None:
             return outcome
         return replace(
-            outcome, audio_s=whole.audio_s, windows=whole.windows, new_detections=0, recording=whole.recording_id
+            outcome,
+            audio_s=whole.audio_s,
+            windows=whole.windows,
+            new_detections=0,
+            recording=whole.recording_id,
         )
 
     def reading(self, tasks: Iterable[Task], pulse: Pulse | None = None) -> Events:
         """Read recordings in this thread. `pulse` as for `Replay`, instead of its own."""
         keep_sound = self._open_clips is not None
-        return read_recordings(self.analyst, tasks, keep_sound, self._identify, pulse or self._pulse)
+        return read_recordings(
+            self.analyst, tasks, keep_sound, self._identify, pulse or self._pulse
+        )
 
     def _identify(self, name: str, sha256: str, told: str) -> Identity:
         """Which recording a file is; in the thread that has read it."""
         with self._lock:  # nobody ends between the record's answer and that of who reads
             known = known_by_content(self.store.path, self._station, sha256)
-            known += [claimed for claimed, its_sha256 in self._claimed.values() if its_sha256 == sha256]
+            known += [
+                claimed for claimed, its_sha256 in self._claimed.values() if its_sha256 == sha256
+            ]
             zone = self.analyst.config.zone
             identity = identify(known, self._station, self.analysis, name, sha256, told, zone)
             if identity.whole in self._readers:
                 return Identity(str(identity.whole), done=True, part=identity.part)
             mine = identity.done or self._readers.setdefault(identity.id, name) == name
             if mine and not identity.done:
-                self._claimed[identity.id] = being_read(identity.id, name, told, self.analysis), sha256
+                self._claimed[identity.id] = (
+                    being_read(identity.id, name, told, self.analysis),
+                    sha256,
+                )
         return identity if mine else replace(identity, done=True)
 
-    def _tasks(self, root: Path, paths: list[Path], ended: deque[Outcome], alone: list[Task]) -> Iterator[Task]:
-        """What is still to be done; how the others ended goes to `ended`, and `alone` what is to be read by itself."""
+    def _tasks(
+        self, root: Path, paths: list[Path], ended: deque[Outcome], alone: list[Task]
+    ) -> Iterator[Task]:
+        """What is still to be done; how the others ended goes to `ended`, and `alone` what is to be
+        read by itself."""
         for path in paths:
             name = record_name(path, root)
             try:
@@ -183,7 +219,8 @@ class Replay:
         return self._refuse(refused) if refused else None
 
     def _take(self, event: Event) -> list[Outcome]:
-        """Store what comes of a recording; how it ended, if it did, and files that waited for that."""
+        """Store what comes of a recording; how it ended, if it did, and files that waited for
+        that."""
         with self.analyst.stopwatch("store"):
             if isinstance(event, Heard | Missed | Found):
                 if event.row.path not in self._passed_over:
@@ -251,7 +288,13 @@ class Replay:
         grown = grown_out_of(self.store, self._station, task, event.id, self._pulse)
         sound = self.store.sound_of(event.id)
         within, whole = alike(self.store, self._station, task, event.id, sound, done.audio_s)
-        return [self._stands(task, whole or event.id, grown | dict.fromkeys([event.id] if whole else within, True))]
+        return [
+            self._stands(
+                task,
+                whole or event.id,
+                grown | dict.fromkeys([event.id] if whole else within, True),
+            )
+        ]
 
     def _stands(self, task: Task, recording: str, grown: dict[str, bool]) -> Outcome:
         """A file is, or is in, this recording, which ended before."""
@@ -261,7 +304,8 @@ class Replay:
         return _earlier(task, done)
 
     def _begin(self, event: Begun) -> None:
-        row, task = event.row, event.task
+        row = event.row
+        task = event.task
         if task.name in self._passed_over:
             return
         with self._lock:
@@ -272,10 +316,12 @@ class Replay:
         grown = grown_out_of(self.store, self._station, task, row.id, self._pulse)
         for other in (other for other, has_grown in grown.items() if has_grown):
             self._pass_over(other, event)
-        known_s, bytes_each_s = event.known_s, row.bytes / (event.expected_s or float("inf"))
+        known_s = event.known_s
+        bytes_each_s = row.bytes / (event.expected_s or float("inf"))
         of_bundle = self.analyst.bundle.id, self.analysis
         self.store.begin(row, self._station, *of_bundle, task.file, grown, goes_on=known_s > 0)
-        self._new[row.id], self._read[row.id] = 0, (known_s, bytes_each_s)
+        self._new[row.id] = 0
+        self._read[row.id] = (known_s, bytes_each_s)
         self.progress.bytes_done += known_s * bytes_each_s
         if self._open_clips:
             self._clips[row.id] = maker = self._open_clips()
@@ -289,7 +335,9 @@ class Replay:
         if name is not None:
             self._passed_over[name] = whole
             self._twins.setdefault(whole.row.id, []).extend(self._twins.pop(recording, []))
-            seconds, bytes_each_s = self._read.get(recording, (0.0, 0.0))  # none: it is claimed, and begins only now
+            seconds, bytes_each_s = self._read.get(
+                recording, (0.0, 0.0)
+            )  # none: it is claimed, and begins only now
             self.progress.audio_s -= seconds
             self.progress.bytes_done -= seconds * bytes_each_s
             self._forget(recording)
@@ -314,14 +362,27 @@ class Replay:
             self._clips[event.row.id].miss(event.gap.seconds)
 
     def _end(self, event: Ended) -> Outcome:
-        task, recording = event.task, event.row.id
+        task = event.task
+        recording = event.row.id
         self._add_gap(event.gap)
         if self._open_clips:
-            self._clips[recording].end()  # before: a recording that is finished is not looked at again
-        within, whole = alike(self.store, self._station, task, recording, event.sound, event.audio_s)
+            self._clips[
+                recording
+            ].end()  # before: a recording that is finished is not looked at again
+        within, whole = alike(
+            self.store, self._station, task, recording, event.sound, event.audio_s
+        )
         stands = self._stands(task.in_part(), whole, {recording: True}) if whole else None
         if stands is None:
-            self.store.finish(recording, event.audio_s, event.windows, event.warning, event.note, event.sound, within)
+            self.store.finish(
+                recording,
+                event.audio_s,
+                event.windows,
+                event.warning,
+                event.note,
+                event.sound,
+                within,
+            )
         done_s, bytes_each_s = self._read[recording]
         self.progress.bytes_done += task.bytes - done_s * bytes_each_s
         new = self._new[recording]
@@ -329,13 +390,23 @@ class Replay:
         if stands:
             return replace(stands, earlier=False)
         return Outcome(
-            task.name, task.bytes, "analysed", event.warning, event.audio_s, event.windows, new, False, recording
+            task.name,
+            task.bytes,
+            "analysed",
+            event.warning,
+            event.audio_s,
+            event.windows,
+            new,
+            False,
+            recording,
         )
 
     def _refuse(self, event: Refused) -> Outcome:
         task = event.task
         self._add_gap(event.gap)
-        self.store.refuse(event.id, self._station, task.name, task.file, self.analysis, event.reason, task.source)
+        self.store.refuse(
+            event.id, self._station, task.name, task.file, self.analysis, event.reason, task.source
+        )
         self._attempting.end(task.name)
         self.progress.bytes_done += task.bytes
         self._forget(event.id)
@@ -357,13 +428,27 @@ class Replay:
         """Nothing is read any more."""
         for maker in self._clips.values():
             maker.close()
-        for of_recordings in (self._clips, self._readers, self._claimed, self._twins, self._passed_over):
+        for of_recordings in (
+            self._clips,
+            self._readers,
+            self._claimed,
+            self._twins,
+            self._passed_over,
+        ):
             of_recordings.clear()
 
 
 def _earlier(task: Task, done: Finished) -> Outcome:
     return Outcome(
-        task.name, task.bytes, done.state, done.reason, done.audio_s, done.windows, 0, True, done.recording_id
+        task.name,
+        task.bytes,
+        done.state,
+        done.reason,
+        done.audio_s,
+        done.windows,
+        0,
+        True,
+        done.recording_id,
     )
 
 
@@ -372,7 +457,9 @@ def _unread(event: Unread) -> Outcome:
 
 
 def _unread_file(name: str, size: int, error: OSError) -> Outcome:
-    return Outcome(name, size, "refused", f"cannot be read: {error.strerror or error}", 0.0, 0, 0, False, None)
+    return Outcome(
+        name, size, "refused", f"cannot be read: {error.strerror or error}", 0.0, 0, 0, False, None
+    )
 
 
 def _size(path: Path) -> int:

@@ -1,4 +1,5 @@
-"""Recordings at which the program died: counted before they are begun, read last and alone, and at last refused.
+"""Recordings at which the program died: counted before they are begun, read last and alone, and at
+last refused.
 
 A power cut is no death, nor is a stop, or an error that has words for a person. Knows no sound.
 """
@@ -21,7 +22,8 @@ _STOPPED = "stopped"  # beside the database: the process that was told to stop a
 
 
 class Attempting:
-    """Notes which recordings this process reads, and what became of those of processes that are gone.
+    """Notes which recordings this process reads, and what became of those of processes that are
+    gone.
 
     with attempting.until_left():
         attempting.begin(task)
@@ -30,12 +32,15 @@ class Attempting:
     """
 
     def __init__(self, store: Attempts, station: str) -> None:
-        self._store, self._station = store, station
+        self._store = store
+        self._station = station
         self._boot, self._process = boot_id(), this_process()
         for boot, process in store.reading(station):
             here = boot is not None and boot == self._boot
             if not here or not runs(process):
-                store.process_gone(station, boot, process, died=here and process != _told_to_stop(store.path))
+                store.process_gone(
+                    station, boot, process, died=here and process != _told_to_stop(store.path)
+                )
 
     def refusal(self, task: Task) -> Refused | None:
         """Why a recording is not read again, if it is not."""
@@ -44,10 +49,13 @@ class Attempting:
             return None
         begun = self._store.begun(self._station, task.name, task.file)
         reason = f"the program ended while reading it, {deaths} times"
-        return Refused(task, begun or file_id(self._station, task.name, task.file.sample), reason, None)
+        return Refused(
+            task, begun or file_id(self._station, task.name, task.file.sample), reason, None
+        )
 
     def is_suspect(self, task: Task) -> bool:
-        """Whether the program died at it, or at one that was read beside it: it is to be read alone."""
+        """Whether the program died at it, or at one that was read beside it: it is to be read
+        alone."""
         return self._store.deaths(self._station, task.name, task.file) > 0
 
     def begin(self, task: Task) -> None:
@@ -60,9 +68,11 @@ class Attempting:
 
     @contextmanager
     def looking(self, files: Sequence[tuple[str, int, int]]) -> Iterator[set[str]]:
-        """While the headers of files are looked at (path, size, modification time of each): those that may be. One that
-        the program may have died of is left to whoever reads it alone."""
-        suspects = {path for path, tried in self._store.tried(self._station).items() if tried.deaths}
+        """While the headers of files are looked at (path, size, modification time of each): those
+        that may be. One that the program may have died of is left to whoever reads it alone."""
+        suspects = {
+            path for path, tried in self._store.tried(self._station).items() if tried.deaths
+        }
         mine = [file for file in files if file[0] not in suspects]
         self._store.look(self._station, mine, self._boot, self._process)
         yield {path for path, *_ in mine}
@@ -71,8 +81,9 @@ class Attempting:
 
     @contextmanager
     def until_left(self) -> Iterator[None]:
-        """What is open when this is left, since somebody asked for it or for a reason that is known, was stopped. What
-        nobody foresaw is left as it is, and counts when this process is gone."""
+        """What is open when this is left, since somebody asked for it or for a reason that is
+        known, was stopped. What nobody foresaw is left as it is, and counts when this process is
+        gone."""
         try:
             yield
         except BaseException as error:
@@ -83,8 +94,9 @@ class Attempting:
 
 
 def forget_gone(store: Attempts, station: str, root: Path, there: Collection[Path]) -> None:
-    """What was begun in vain of files that are no more, `there` being those that are, is at an end. A disk that is away
-    leaves an empty folder: that says nothing, unless something was taken out of it since."""
+    """What was begun in vain of files that are no more, `there` being those that are, is at an end.
+    A disk that is away leaves an empty folder: that says nothing, unless something was taken out of
+    it since."""
     if store.reading(station):
         Attempting(store, station)  # those who read may be gone
     begun = store.begun_in_vain(station)
@@ -95,7 +107,9 @@ def forget_gone(store: Attempts, station: str, root: Path, there: Collection[Pat
 
 
 def _was_taken_out(root: Path, name: str, began: str) -> bool:
-    folders = [folder for folder in (root / name).parents if folder == root or folder.is_relative_to(root)]
+    folders = [
+        folder for folder in (root / name).parents if folder == root or folder.is_relative_to(root)
+    ]
     try:
         folder = next(folder for folder in folders if folder.is_dir())
         if any(folder.iterdir()):
@@ -106,8 +120,8 @@ def _was_taken_out(root: Path, name: str, began: str) -> bool:
 
 
 def note_stop(database: Path) -> None:
-    """This process was told to stop, and what it reads does not follow: a disk or a lock holds it, so that its record
-    cannot be told. Raises OSError."""
+    """This process was told to stop, and what it reads does not follow: a disk or a lock holds it,
+    so that its record cannot be told. Raises OSError."""
     database.with_name(_STOPPED).write_text(this_process(), encoding="utf8")
 
 
@@ -119,9 +133,12 @@ def _told_to_stop(database: Path) -> str | None:
         return None
 
 
-def in_order(store: Attempts, station: str, root: Path, paths: Sequence[Path], resumes: bool) -> list[Path]:
-    """The same recordings, those last at which the program died most often; and, where none goes on where it was
-    (`resumes`), those later that were left in the middle: nothing waits for them for ever."""
+def in_order(
+    store: Attempts, station: str, root: Path, paths: Sequence[Path], resumes: bool
+) -> list[Path]:
+    """The same recordings, those last at which the program died most often; and, where none goes on
+    where it was (`resumes`), those later that were left in the middle: nothing waits for them for
+    ever."""
     tried = store.tried(station)
     if not tried:
         return list(paths)

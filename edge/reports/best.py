@@ -1,5 +1,5 @@
-"""The best detections of each species, how often it was heard, and what led to the one that is shown. Reads the store;
-knows no sound and no page."""
+"""The best detections of each species, how often it was heard, and what led to the one that is
+shown. Reads the store; knows no sound and no page."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -45,7 +45,9 @@ class Evidence:
     when: str  # at the place, as far as it is known
     score: float
     acoustic: float
-    geo: float | None  # probability of meeting the species there on that day; None: not known, or another prior
+    geo: (
+        float | None
+    )  # probability of meeting the species there on that day; None: not known, or another prior
     odds_moved: float | None  # by place and day; None: they did not weigh in
     threshold: float
     rule: str
@@ -60,18 +62,24 @@ def heard_in(store: Store, recordings: Collection[str] | None = None) -> list[He
     """The species of these recordings (None: of all), the most heard first."""
     counted: dict[str, list[tuple[float, int, str]]] = {}
     for recording, species, count, best in store.rows(
-        f"SELECT recording, species, count(*), max(score) FROM detections d WHERE {_NOT_WRONG} GROUP BY 1, 2"
+        f"SELECT recording, species, count(*), max(score) FROM detections d WHERE {_NOT_WRONG} "
+        f"GROUP BY 1, 2"
     ):
         if recordings is None or recording in recordings:
             counted.setdefault(species, []).append((best, count, recording))
-    names = {code: (common, scientific) for code, common, scientific in store.rows(
-        "SELECT code, coalesce(nullif(common_name, ''), code), scientific_name FROM species"
-    )}  # fmt: skip
+    names = {
+        code: (common, scientific)
+        for code, common, scientific in store.rows(
+            "SELECT code, coalesce(nullif(common_name, ''), code), scientific_name FROM species"
+        )
+    }
     found = [_heard(store, code, *names[code], of_it) for code, of_it in counted.items()]
     return sorted(found, key=lambda heard: (-heard.detections, heard.code))
 
 
-def _heard(store: Store, code: str, common: str, scientific: str, of_it: list[tuple[float, int, str]]) -> Heard:
+def _heard(
+    store: Store, code: str, common: str, scientific: str, of_it: list[tuple[float, int, str]]
+) -> Heard:
     of_it.sort(key=lambda one: (-one[0], one[2]))
     best: list[tuple[float, str, str, str | None, str]] = []
     for _, _, recording in of_it[:CANDIDATES]:
@@ -82,8 +90,18 @@ def _heard(store: Store, code: str, common: str, scientific: str, of_it: list[tu
             (recording, code, CANDIDATES),
         )
     best.sort(key=lambda one: one[:3])
-    candidates = tuple(Candidate(id_, recording, clip) for _, _, id_, clip, recording in best[:CANDIDATES])
-    return Heard(code, common, scientific, sum(count for _, count, _ in of_it), len(of_it), of_it[0][0], candidates)
+    candidates = tuple(
+        Candidate(id_, recording, clip) for _, _, id_, clip, recording in best[:CANDIDATES]
+    )
+    return Heard(
+        code,
+        common,
+        scientific,
+        sum(count for _, count, _ in of_it),
+        len(of_it),
+        of_it[0][0],
+        candidates,
+    )
 
 
 def evidence_of(store: Store, detection: str) -> Evidence:

@@ -1,4 +1,5 @@
-"""What a bundle knows, and from which score each of it counts as heard. Knows no sound and no record."""
+"""What a bundle knows, and from which score each of it counts as heard. Knows no sound and no
+record."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -20,14 +21,16 @@ class KnownClass:
     scientific_name: str
     common_name: str
     kind: str  # bird, animal, human or sound
-    threshold: float | None  # 0 to 1, of sound with a place and a date; None: detect.kinds leaves it out
+    threshold: (
+        float | None
+    )  # 0 to 1, of sound with a place and a date; None: detect.kinds leaves it out
     threshold_acoustic: float | None  # the same of sound without
 
 
 def known_species(bundle: Bundle, detect: DetectSettings, text: str = "") -> list[KnownClass]:
-    """The classes in whose code or names `text` is, whatever its case, in the order of the model; thresholds as the
-    settings say, else the bundle. Codes in the settings that it does not know are passed over: this is where one looks
-    them up."""
+    """The classes in whose code or names `text` is, whatever its case, in the order of the model;
+    thresholds as the settings say, else the bundle. Codes in the settings that it does not know are
+    passed over: this is where one looks them up."""
     own = {code: score for code, score in detect.thresholds.items() if code in bundle.taxonomy}
     blended, alone = rules_of(bundle, replace(detect, thresholds=own))
     known = []
@@ -46,6 +49,13 @@ def known_table(known: Iterable[KnownClass]) -> Table:
     table.add_column("heard from", justify="right")
     table.caption = "heard from: the score, with a place and a date / by sound alone"
     for one in known:
-        scores = ("never" if score is None else f"{score:.2f}" for score in (one.threshold, one.threshold_acoustic))
-        table.add_row(*map(escape, (one.code, one.common_name, one.scientific_name)), one.kind, " / ".join(scores))
+        scores = (
+            "never" if score is None else f"{score:.2f}"
+            for score in (one.threshold, one.threshold_acoustic)
+        )
+        table.add_row(
+            *map(escape, (one.code, one.common_name, one.scientific_name)),
+            one.kind,
+            " / ".join(scores),
+        )
     return table

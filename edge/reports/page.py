@@ -1,7 +1,7 @@
 """One page of a station's birds: of each species the best detection, to be seen, heard and doubted.
 
-HTML that asks nobody for anything; pictures and sounds lie beside it. All that comes from files is escaped. Knows no
-store and no sound.
+HTML that asks nobody for anything; pictures and sounds lie beside it. All that comes from files is
+escaped. Knows no store and no sound.
 """
 
 from collections.abc import Sequence
@@ -13,18 +13,22 @@ from edge.reports.best import Evidence, Heard
 from edge.reports.spectrogram import SIZE, clock_text
 from edge.reports.why import chance_text
 
-MARK = "<!doctype html><!-- Written by `python -m edge pictures` -->"  # begins a page that may be replaced
+# begins a page that may be replaced
+MARK = "<!doctype html><!-- Written by `python -m edge pictures` -->"
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #777; }
-body { font: 16px/1.45 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 16px/1.45 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto;
+  padding: 0 1rem; }
 h1 { margin-bottom: .2rem; overflow-wrap: anywhere } h2 { margin: 0 }
 h2 i { font-weight: normal; font-size: 1rem; margin-left: .4rem }
 h2 i, .soft, figcaption, footer, article th { color: var(--soft) }
 article { border-top: 1px solid var(--line); padding: 1.2rem 0 } figure { margin: .6rem 0 }
 img { width: 100%; height: auto } audio { width: 100% } code { font-size: .9em }
-table { border-collapse: collapse; width: 100% } .all { margin: 1.2rem 0; font-variant-numeric: tabular-nums }
-th, td { text-align: left; padding: .15rem .8rem .15rem 0; vertical-align: top; font-weight: normal }
+table { border-collapse: collapse; width: 100% }
+.all { margin: 1.2rem 0; font-variant-numeric: tabular-nums }
+th, td { text-align: left; padding: .15rem .8rem .15rem 0; vertical-align: top;
+  font-weight: normal }
 .all tr { border-bottom: 1px solid var(--line) } .all .number { text-align: right }
 article th { width: 9.5rem } article td { overflow-wrap: anywhere }
 @media (max-width: 40rem) { .wide { display: none } article th { width: 6rem } }
@@ -53,11 +57,13 @@ def page(title: str, cards: Sequence[Card], made: str) -> str:
     return "\n".join(
         (
             f'{MARK}\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
-            f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>',
+            f'<meta name="viewport" '
+            f'content="width=device-width"><style>{_STYLE}</style></head><body>',
             f'<h1>{escape(title)}</h1><p class="soft">{escape(made)}</p>',
             notice + body,
             *map(_article, cards),
-            f"<footer>{terms}<p>A score is no certainty. Whoever publishes a record looks, listens and reviews it: "
+            f"<footer>{terms}<p>A score is no certainty. Whoever publishes a record looks, listens "
+            f"and reviews it: "
             "<code>birdstation review</code>.</p></footer></body></html>",
         )
     )
@@ -67,15 +73,22 @@ def _overview(cards: Sequence[Card]) -> str:
     heads = "".join(
         f'<th class="{kind}">{name}</th>'
         for kind, name in (
-            *(("", "species"), ("wide", "scientific name"), ("number", "detections"), ("number wide", "files")),
+            *(
+                ("", "species"),
+                ("wide", "scientific name"),
+                ("number", "detections"),
+                ("number wide", "files"),
+            ),
             *(("number", "best"), ("wide", "the one shown")),
         )
     )
     rows = (
         f'<tr><td><a href="#{_anchor(card)}">{escape(card.heard.common_name)}</a></td>'
         f'<td class="wide"><i>{escape(card.heard.scientific_name)}</i></td>'
-        f'<td class="number">{card.heard.detections}</td><td class="number wide">{card.heard.recordings}</td>'
-        f'<td class="number">{card.heard.best:.2f}</td><td class="wide">{escape(card.shown.when)}</td></tr>'
+        f'<td class="number">{card.heard.detections}</td><td class="number '
+        f'wide">{card.heard.recordings}</td>'
+        f'<td class="number">{card.heard.best:.2f}</td><td '
+        f'class="wide">{escape(card.shown.when)}</td></tr>'
         for card in cards
     )
     return f'<table class="all"><tr>{heads}</tr>{"".join(rows)}</table>'
@@ -86,10 +99,12 @@ def _anchor(card: Card) -> str:
 
 
 def _article(card: Card) -> str:
-    heard, shown = card.heard, card.shown
+    heard = card.heard
+    shown = card.shown
     facts = "".join(f"<tr><th>{name}</th><td>{found}</td></tr>" for name, found in _facts(card))
     return (
-        f'<article id="{_anchor(card)}"><h2>{escape(heard.common_name)}<i>{escape(heard.scientific_name)}</i></h2>'
+        f'<article id="{_anchor(card)}"><h2>{escape(heard.common_name)}'
+        f"<i>{escape(heard.scientific_name)}</i></h2>"
         f"{_figure(card)}<table>{facts}</table>"
         f'<p class="soft">More: <code>birdstation why {escape(shown.id[:13])}</code></p></article>'
     )
@@ -98,7 +113,10 @@ def _article(card: Card) -> str:
 def _figure(card: Card) -> str:
     if card.picture is None:
         return f'<p class="soft">{escape(card.silent)}</p>'
-    alt = f"Spectrogram of {card.heard.common_name}: time in the recording, pitch in kHz, the window marked"
+    alt = (
+        f"Spectrogram of {card.heard.common_name}: time in the recording, pitch in kHz, the "
+        f"window marked"
+    )
     size = 'width="{}" height="{}"'.format(*SIZE)
     parts = [f'<img src="{quote(card.picture)}" alt="{escape(alt)}" {size} loading="lazy">']
     if card.sound is not None:
@@ -117,7 +135,10 @@ def _facts(card: Card) -> list[tuple[str, str]]:
     else:
         place = f"weighed in{moved}" if moved else "not known, or switched off: sound alone decided"
     return [
-        ("score", f"<b>{shown.score:.3f}</b>, threshold {shown.threshold:.3f} ({escape(shown.rule)})"),
+        (
+            "score",
+            f"<b>{shown.score:.3f}</b>, threshold {shown.threshold:.3f} ({escape(shown.rule)})",
+        ),
         ("by sound alone", f"{shown.acoustic:.3f}"),
         ("place and season", place),
         ("when", escape(shown.when)),

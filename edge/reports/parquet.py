@@ -16,12 +16,15 @@ _TYPES = {"TEXT": "string", "INTEGER": "int64", "REAL": "float64"}
 
 
 def check_parquet(folder: Path) -> tuple[Any, Any]:
-    """pyarrow and its Parquet; asked before a long replay, not only after it. Raises ConfigError without pyarrow,
-    UsageError if the folder cannot be made."""
+    """pyarrow and its Parquet; asked before a long replay, not only after it. Raises ConfigError
+    without pyarrow, UsageError if the folder cannot be made."""
     try:
-        arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+        arrow = importlib.import_module("pyarrow")
+        parquet = importlib.import_module("pyarrow.parquet")
     except ModuleNotFoundError:
-        raise ConfigError("--parquet: pyarrow is missing; type pip install '.[parquet]' in the checkout") from None
+        raise ConfigError(
+            "--parquet: pyarrow is missing; type pip install '.[parquet]' in the checkout"
+        ) from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -29,10 +32,13 @@ def check_parquet(folder: Path) -> tuple[Any, Any]:
     return arrow, parquet
 
 
-def write_parquet(store: Store, bundle_id: str, recordings: Sequence[str], folder: Path) -> list[str]:
-    """Write recordings, detections, effort and gaps of these recordings, each to a file in `folder`, whole or not at
-    all; columns are the database's, and the path under which a recording was analysed. Returns the names of the files.
-    Raises as `check_parquet`, StoreError if a file cannot be written."""
+def write_parquet(
+    store: Store, bundle_id: str, recordings: Sequence[str], folder: Path
+) -> list[str]:
+    """Write recordings, detections, effort and gaps of these recordings, each to a file in
+    `folder`, whole or not at all; columns are the database's, and the path under which a recording
+    was analysed. Returns the names of the files. Raises as `check_parquet`, StoreError if a file
+    cannot be written."""
     arrow, parquet = check_parquet(folder)
     licence = _licence(store, bundle_id)
     try:
@@ -40,7 +46,9 @@ def write_parquet(store: Store, bundle_id: str, recordings: Sequence[str], folde
             found = store.rows(f"PRAGMA table_info({table})")
             columns = [(str(name), _TYPES[str(kind)]) for _, name, kind, *_ in found]
             columns += [] if table == "recordings" else [("path", "string")]
-            schema = arrow.schema([(name, getattr(arrow, kind)()) for name, kind in columns], licence)
+            schema = arrow.schema(
+                [(name, getattr(arrow, kind)()) for name, kind in columns], licence
+            )
             part = folder / f".{table}.parquet.part"
             with parquet.ParquetWriter(part, schema) as writer:
                 for rows in _pieces(store, table, bundle_id, recordings):
@@ -60,7 +68,9 @@ def _licence(store: Store, bundle_id: str) -> dict[str, str] | None:
     return None if not licence else {"licence": str(Licence(**licence))}
 
 
-def _pieces(store: Store, table: str, bundle_id: str, recordings: Sequence[str]) -> Iterator[list[tuple[Any, ...]]]:
+def _pieces(
+    store: Store, table: str, bundle_id: str, recordings: Sequence[str]
+) -> Iterator[list[tuple[Any, ...]]]:
     """The table's rows of these recordings, some at a time."""
     sql = f"SELECT t.*, r.path FROM {table} t JOIN recordings r ON r.id = t.recording"
     if table == "recordings":

@@ -1,4 +1,5 @@
-"""`edge pictures`: a page with the best detection of each species, its picture and its sound, out of the record.
+"""`edge pictures`: a page with the best detection of each species, its picture and its sound, out
+of the record.
 
 Replaces nothing that it did not make. A file is there whole or not at all.
 """
@@ -25,10 +26,13 @@ from edge.reports.spectrogram import svg
 from edge.speech.listener import Listener
 from edge.store.record import Store
 
-PAGE, BESIDE = "birds.html", "birds_files"
+PAGE = "birds.html"
+BESIDE = "birds_files"
 _FOLDER_MARK = ".birdstation-pictures"
 _OURS = re.compile(r"[\w-]+-[0-9a-f]{8}\.(svg|flac)|\.birdstation-\S+\.part")
-_PEAK, _LOUDER_DB_MAX = 0.7, 40.0  # field recordings are faint
+# field recordings are faint
+_PEAK = 0.7
+_LOUDER_DB_MAX = 40.0
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,10 @@ class Pictured:
 def write_pictures(store: Store, config: Config, out: Path, folder: Path | None = None) -> Pictured:
     """Write `out/birds.html` and what it shows into `out/birds_files`.
 
-    `folder`: the page is of the recordings in it, and the sound comes from them; None: it is of all that the record
-    has, with the sound of the folder that the station watches and of clips. Raises UsageError if the folder is not
-    there or `out` holds other things, ConfigError for a sensitive species that the record does not know, StoreError if
-    a file cannot be written.
+    `folder`: the page is of the recordings in it, and the sound comes from them; None: it is of all
+    that the record has, with the sound of the folder that the station watches and of clips. Raises
+    UsageError if the folder is not there or `out` holds other things, ConfigError for a sensitive
+    species that the record does not know, StoreError if a file cannot be written.
     """
     root = folder or (config.folder.path if config.source == "folder" else None)
     disclosure = Disclosure.of(config)
@@ -65,26 +69,37 @@ def write_pictures(store: Store, config: Config, out: Path, folder: Path | None 
     chosen = [(heard, replace(shown, path=disclosure.name(shown.path))) for heard, shown in chosen]
     sounds = _sounds(config, files, [shown for _, shown in chosen])
     heard_of = {shown.id: heard for heard, shown in chosen}
-    made_of = {shown.id: _card(config, beside, heard_of[shown.id], shown, sound) for shown, sound in sounds}
+    made_of = {
+        shown.id: _card(config, beside, heard_of[shown.id], shown, sound) for shown, sound in sounds
+    }
     cards = [made_of[shown.id] for _, shown in chosen]
     now = datetime.now(timezone.utc).astimezone(config.zone or timezone.utc)
-    made = f"Station {config.station.id}, {len(cards)} species; made {now:%Y-%m-%d %H:%M %Z} by birdstation"
+    made = (
+        f"Station {config.station.id}, {len(cards)} species; made {now:%Y-%m-%d %H:%M %Z} by "
+        f"birdstation"
+    )
     title = (
         f"Birds in {disclosure.name(folder.resolve().name)}"
         if folder
         else f"Birds heard by station {config.station.id}"
     )
-    _put(out / PAGE, page(title, cards, made).encode("utf8", "backslashreplace"))  # names that are no text
+    _put(
+        out / PAGE, page(title, cards, made).encode("utf8", "backslashreplace")
+    )  # names that are no text
     used = {name for card in cards for name in (card.picture, card.sound) if name}
     _tidy(beside, {Path(name).name for name in used})
     return Pictured(out / PAGE, len(cards), sum(card.sound is not None for card in cards))
 
 
 def _check(out: Path, root: Path | None) -> None:
-    """Raises UsageError where something would be replaced that is not ours, or the page's sounds be heard again."""
+    """Raises UsageError where something would be replaced that is not ours, or the page's sounds be
+    heard again."""
     if root and out.resolve().is_relative_to(root.resolve()):
-        raise UsageError(f"--out {out}: lies in {root}, where the page's sounds would count as recordings")
-    path, beside = out / PAGE, out / BESIDE
+        raise UsageError(
+            f"--out {out}: lies in {root}, where the page's sounds would count as recordings"
+        )
+    path = out / PAGE
+    beside = out / BESIDE
     try:
         with path.open("rb") as file:
             ours = file.read(len(MARK)) == MARK.encode()
@@ -104,7 +119,8 @@ def _check_names(store: Store, config: Config) -> None:
     unknown = sorted(set(config.sensitive.species) - known)
     if known and unknown:
         raise ConfigError(
-            f"sensitive.species: expected codes of the species in {store.path}, found {', '.join(unknown)}; "
+            f"sensitive.species: expected codes of the species in {store.path}, found "
+            f"{', '.join(unknown)}; "
             "`birdstation species` lists them"
         )
 
@@ -144,7 +160,9 @@ def _sounds(
 
 def _card(config: Config, beside: Path, heard: Heard, shown: Evidence, sound: Sound | None) -> Card:
     if sound is None:
-        return Card(heard, shown, None, None, 0.0, "Neither its recording nor a clip is there to be shown.")
+        return Card(
+            heard, shown, None, None, 0.0, "Neither its recording nor a clip is there to be shown."
+        )
     name = f"{re.sub(r'[^A-Za-z0-9_-]', '_', heard.code)}-{shown.id[:8]}"
     from_s = shown.offset_s - sound.before_s
     _put(beside / f"{name}.svg", svg(sound.samples, sound.before_s, from_s).encode())
@@ -154,14 +172,19 @@ def _card(config: Config, beside: Path, heard: Heard, shown: Evidence, sound: So
         text = f"Original Filename: {' '.join(shown.path.split())}\nSpecies Auto ID: {heard.code}\n"
         text += f"Note: {louder_db:.0f} dB louder than recorded\n" if louder_db else ""
         gain = np.float32(10 ** (louder_db / 20))
-        _put(beside / f"{name}.flac", encode(pcm(sound.samples * gain), f"GUANO|Version: 1.0\n{text}", "flac"))
-    picture, heard_at = f"{BESIDE}/{name}.svg", f"{BESIDE}/{name}.flac"
+        _put(
+            beside / f"{name}.flac",
+            encode(pcm(sound.samples * gain), f"GUANO|Version: 1.0\n{text}", "flac"),
+        )
+    picture = f"{BESIDE}/{name}.svg"
+    heard_at = f"{BESIDE}/{name}.flac"
     return Card(heard, shown, picture, None if silent else heard_at, louder_db, silent)
 
 
 def _silent(config: Config, heard: Heard, samples: Samples) -> str:
-    """Why there must be no sound of it, as there would be no clip; "" where there may. Of people the speech detector
-    tells alone: what the bundle's classes said of a window is not in the record."""
+    """Why there must be no sound of it, as there would be no clip; "" where there may. Of people
+    the speech detector tells alone: what the bundle's classes said of a window is not in the
+    record."""
     if heard.code in config.sensitive.species:
         return "No sound: the species is among this station's sensitive ones."
     if config.privacy.speech and config.privacy.human != "off":

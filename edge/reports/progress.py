@@ -13,18 +13,28 @@ from edge.replay.replay import Progress
 from edge.types import Outcome
 
 
-def replay_with_progress(settings: Config, folder: Path, jobs: int, cluster: str | None, console: Console) -> Replayed:
-    """As `replay_folder`. By bytes, which are known beforehand, unlike seconds: so one long recording moves the bar
-    too."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+def replay_with_progress(
+    settings: Config, folder: Path, jobs: int, cluster: str | None, console: Console
+) -> Replayed:
+    """As `replay_folder`. By bytes, which are known beforehand, unlike seconds: so one long
+    recording moves the bar too."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
     with RichProgress(*columns, console=console, transient=True) as shown:
-        task, start = shown.add_task("loading the model", total=None), time.perf_counter()
+        task = shown.add_task("loading the model", total=None)
+        start = time.perf_counter()
         count = 0
 
         def show(now: Progress) -> None:
             pace = now.audio_s / (time.perf_counter() - start)
             description = f"{count} of {now.recordings} recordings, {pace:.0f} × real time"
-            shown.update(task, completed=now.bytes_done, total=now.bytes_total, description=description)
+            shown.update(
+                task, completed=now.bytes_done, total=now.bytes_total, description=description
+            )
 
         def ended(_: Outcome, now: Progress) -> None:
             nonlocal count

@@ -16,11 +16,15 @@ _WORDS: dict[Reason, str] = {
 
 
 def retention_summary(done: Retained, protected: tuple[int, int], dry_run: bool) -> dict[str, Any]:
-    """One JSON object. `protected`: clips and bytes that stay whatever their age and however full the disk is."""
-    total, free = done.disk.total, done.disk.free
+    """One JSON object. `protected`: clips and bytes that stay whatever their age and however full
+    the disk is."""
+    total = done.disk.total
+    free = done.disk.free
     return {
         "dry_run": dry_run,
-        "removed": {reason: [done.removed[reason], done.removed_bytes[reason]] for reason in done.removed},
+        "removed": {
+            reason: [done.removed[reason], done.removed_bytes[reason]] for reason in done.removed
+        },
         "missing": done.missing,
         "failed": done.failed,
         "clips": done.clips,
@@ -47,28 +51,44 @@ def retention_table(done: Retained, protected: tuple[int, int], dry_run: bool) -
         table.add_row("none", "0", "0.0")
     table.add_section()
     table.add_row("stay", str(done.clips), f"{done.clips_bytes / 1e6:.1f}")
-    table.add_row("of these kept, reviewed, or a species' best", str(protected[0]), f"{protected[1] / 1e6:.1f}")
+    table.add_row(
+        "of these kept, reviewed, or a species' best",
+        str(protected[0]),
+        f"{protected[1] / 1e6:.1f}",
+    )
     return table
 
 
 def retention_lines(done: Retained) -> list[str]:
     """What else is to be said of the disk."""
     used = 100 * (1 - done.disk.free / done.disk.total) if done.disk.total else 0.0
-    left = "no clip was saved in the last 24 h" if done.clock_is_set else "at what rate it fills is not known"
+    left = (
+        "no clip was saved in the last 24 h"
+        if done.clock_is_set
+        else "at what rate it fills is not known"
+    )
     if done.hours_left is not None:
-        left = f"{done.hours_left:.1f} hours left until it is as full as it may be, at the rate of the last 24 h"
+        left = (
+            f"{done.hours_left:.1f} hours left until it is as full as it may be, at the rate of "
+            f"the last 24 h"
+        )
     lines = [f"The disk was {used:.1f} % full, {done.disk.free / 1e6:.0f} MB free; {left}."]
     if not done.clock_is_set:
         lines.append(
-            "Nobody knows the time (see birdstation clock show): nothing goes by its age or by a rate. If this"
-            f" machine's clock is right, say so: birdstation clock fix --boot {boot_id()} --seconds 0"
+            "Nobody knows the time (see birdstation clock show): nothing goes by its age or by a "
+            "rate. If this"
+            f" machine's clock is right, say so: birdstation clock fix --boot {boot_id()} "
+            f"--seconds 0"
         )
     if done.missing:
         lines.append(f"{done.missing} clips had no file any more: their rows are cleaned.")
     if done.failed:
-        lines.append(f"{done.failed} files cannot be removed; the station tries again when it starts.")
+        lines.append(
+            f"{done.failed} files cannot be removed; the station tries again when it starts."
+        )
     if done.short_bytes:
         lines.append(
-            f"Still {done.short_bytes / 1e6:.0f} MB short, and no clip is left that may go: make room on the disk."
+            f"Still {done.short_bytes / 1e6:.0f} MB short, and no clip is left that may go: make "
+            f"room on the disk."
         )
     return lines

@@ -1,4 +1,5 @@
-"""Scores a replay against labelled 5-s rows with the competition's metric. Reads the store; knows no sound."""
+"""Scores a replay against labelled 5-s rows with the competition's metric. Reads the store; knows
+no sound."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,20 +15,24 @@ from edge.store.record import Store
 
 
 def _names(path: str) -> list[str]:
-    """The names under which row ids may know a recording: its stem, without further dots, without a BirdCLEF date."""
+    """The names under which row ids may know a recording: its stem, without further dots, without a
+    BirdCLEF date."""
     stem = PurePosixPath(path).stem
     return [stem, stem.split(".")[0], stem.rpartition("_")[0]]
 
 
 def _recording_of(recordings: Mapping[str, str], wanted: Collection[str]) -> dict[str, str]:
-    """Name within a row id -> the recording; the whole stem goes before what it may be shortened to."""
+    """Name within a row id -> the recording; the whole stem goes before what it may be shortened
+    to."""
     found: dict[str, str] = {}
     for kind in zip(*map(_names, recordings), strict=True):
         of_kind: dict[str, str] = {}
         for name, path in zip(kind, recordings, strict=True):
             other = of_kind.setdefault(name, path) if name in wanted and name not in found else path
             if recordings[other] != recordings[path]:
-                raise UsageError(f"rows of {name}: expected one recording, found {other} and {path}")
+                raise UsageError(
+                    f"rows of {name}: expected one recording, found {other} and {path}"
+                )
         found |= {name: recordings[path] for name, path in of_kind.items()}
     return found
 
@@ -40,14 +45,18 @@ class ReplayScore:
     rows_without_recording: int
     recordings: int  # that have labelled rows
     species: int  # that the labels of these rows name
-    unknown_species: tuple[str, ...]  # of these, those that the model does not know: it cannot name them
+    unknown_species: tuple[
+        str, ...
+    ]  # of these, those that the model does not know: it cannot name them
 
 
-def score_store(store: Store, bundle: Bundle, recordings: Mapping[str, str], labels: RowLabels) -> ReplayScore:
+def score_store(
+    store: Store, bundle: Bundle, recordings: Mapping[str, str], labels: RowLabels
+) -> ReplayScore:
     """Row-wise F1 of what the store holds for these recordings (path -> id).
 
-    A row's prediction is what was detected in the window that answers for it (`window_of_row`). Raises UsageError if no
-    row fits, or if one fits two recordings.
+    A row's prediction is what was detected in the window that answers for it (`window_of_row`).
+    Raises UsageError if no row fits, or if one fits two recordings.
     """
     recording_of = _recording_of(recordings, set(labels.recording.values()))
     rows = {row for row, name in labels.recording.items() if name in recording_of}
@@ -57,7 +66,8 @@ def score_store(store: Store, bundle: Bundle, recordings: Mapping[str, str], lab
     heard: dict[tuple[str, int | None], set[str]] = {}
     samples: dict[str, int] = {}
     for recording, offset_s, species, audio_s in store.rows(
-        "SELECT r.id, d.offset_s, d.species, r.audio_s FROM detections d JOIN recordings r ON r.id = d.recording"
+        "SELECT r.id, d.offset_s, d.species, r.audio_s FROM detections d JOIN recordings r ON r.id "
+        "= d.recording"
         " WHERE d.bundle = ?",
         (bundle.id,),
     ):
@@ -66,9 +76,12 @@ def score_store(store: Store, bundle: Bundle, recordings: Mapping[str, str], lab
             samples[recording] = round((audio_s or 0.0) * RATE_HZ)
     found = {}
     for row in rows:
-        recording, end_s = recording_of[labels.recording[row]], labels.end_s[row]
+        recording = recording_of[labels.recording[row]]
+        end_s = labels.end_s[row]
         starts = (end_s * RATE_HZ - WINDOW_SAMPLES, window_of_row(end_s, samples.get(recording, 0)))
-        if birds := next((heard[recording, start] for start in starts if (recording, start) in heard), None):
+        if birds := next(
+            (heard[recording, start] for start in starts if (recording, start) in heard), None
+        ):
             found[row] = frozenset(birds)
     score = score_rows({row: labels.truth[row] for row in rows}, found, labels.recording)
     species = sorted({code for row in rows for code in labels.truth[row]} - NOCALL_ROW)

@@ -13,11 +13,16 @@ from edge.reports.tables import reasons_table, species_table
 from edge.store.record import Store
 
 
-def show_replay(console: Console, store: Store, settings: Config, done: Replayed, summary: dict[str, Any]) -> None:
+def show_replay(
+    console: Console, store: Store, settings: Config, done: Replayed, summary: dict[str, Any]
+) -> None:
     """Print what came of it; `summary` has the figures."""
     if summary["detections"]:
         console.print(species_table(store, done.bundle.id, done.recordings.values()))
-    for title, key in (("Refused", "refused"), ("Analysed, but not all of it could be read", "partly_lost")):
+    for title, key in (
+        ("Refused", "refused"),
+        ("Analysed, but not all of it could be read", "partly_lost"),
+    ):
         if summary[key]:
             console.print(reasons_table(title, summary[key]))
     for line in (*_figures(summary), *_doubts(summary)):
@@ -47,11 +52,15 @@ def _figures(summary: dict[str, Any]) -> Iterator[str]:
         yield f"{_count(same, 'file')} with the sound of another; it counts once."
     if also := summary["also_of_another_station"]:
         yield (
-            f"In the record under another station.id, too, so views over all stations count it twice: "
+            f"In the record under another station.id, too, so views over all stations count it "
+            f"twice: "
             f"{_count(also, 'recording')}"
         )
     if summary["unchanged"] == summary["recordings"]:
-        yield "Nothing to do: every recording was analysed or refused before, and nothing has changed."
+        yield (
+            "Nothing to do: every recording was analysed or refused before, and nothing has "
+            "changed."
+        )
 
 
 def _doubts(summary: dict[str, Any]) -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""The sound of detections, with some seconds around: cut out of the recordings, or out of clips where those are gone.
+"""The sound of detections, with some seconds around: cut out of the recordings, or out of clips
+where those are gone.
 
 Knows which file is which recording; knows no page.
 """
@@ -30,8 +31,9 @@ class Sound:
 
 
 def recordings_under(store: Store, station: str, folder: Path) -> dict[str, Path]:
-    """Recording -> one file of it, of all that lie in a folder and that the record has. Known by their size and a
-    sample of their content, under whatever name. Raises RecordingError if the folder is not there."""
+    """Recording -> one file of it, of all that lie in a folder and that the record has. Known by
+    their size and a sample of their content, under whatever name. Raises RecordingError if the
+    folder is not there."""
     known: dict[tuple[int, str], list[tuple[str, str]]] = {}
     for path, size, sample, recording in store.rows(
         "SELECT f.path, f.bytes, f.sample, coalesce(r.grown_into, r.id) FROM files f"
@@ -48,14 +50,17 @@ def recordings_under(store: Store, station: str, folder: Path) -> dict[str, Path
             continue
         name = record_name(path, root)
         same = known.get((state.bytes, state.sample), [])
-        for _, recording in sorted(same, key=lambda one: not same_place(name, one[0]))[:1]:  # equal silence has several
+        for _, recording in sorted(same, key=lambda one: not same_place(name, one[0]))[
+            :1
+        ]:  # equal silence has several
             found.setdefault(recording, path)
     return found
 
 
 @dataclass
 class _Cut:
-    """A window that is being collected while its recording passes by; in samples of the recording."""
+    """A window that is being collected while its recording passes by; in samples of the
+    recording."""
 
     window: int
     pieces: list[Samples] = field(default_factory=list)
@@ -85,8 +90,8 @@ class _Cut:
 
 
 def cut_out(path: Path, offsets_s: Iterable[float]) -> dict[float, Sound]:
-    """The sound at these windows of a recording, which is decoded once, up to the last one. What cannot be decoded is
-    missing in the result."""
+    """The sound at these windows of a recording, which is decoded once, up to the last one. What
+    cannot be decoded is missing in the result."""
     cuts = {offset_s: _Cut(round(offset_s * RATE_HZ)) for offset_s in offsets_s}
     try:
         with Decoder(path) as decoder:

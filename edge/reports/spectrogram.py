@@ -1,8 +1,9 @@
-"""Sound as a picture for people: a spectrogram with its axes and the window marked, as an SVG file around a PNG.
+"""Sound as a picture for people: a spectrogram with its axes and the window marked, as an SVG file
+around a PNG.
 
-No library draws it: letters and lines of an SVG stay sharp at any size and want no fonts, and a PNG without filters is
-twenty lines. It is finer than what our networks see (edge.contract.audio), over the same scale of pitch. Knows no
-species and no page.
+No library draws it: letters and lines of an SVG stay sharp at any size and want no fonts, and a PNG
+without filters is twenty lines. It is finer than what our networks see (edge.contract.audio), over
+the same scale of pitch. Knows no species and no page.
 """
 
 import base64
@@ -18,27 +19,52 @@ from edge.contract.audio import MEL_BANDS, RATE_HZ, WINDOW_SAMPLES, Samples, mel
 
 Picture = NDArray[np.uint8]
 
-N_FFT, HOP = 1024, 320  # 32 ms every 10 ms: trills stay apart, and so do notes a quarter tone apart at 2 kHz
+# 32 ms every 10 ms: trills stay apart, and so do notes a quarter tone apart at 2 kHz
+N_FFT = 1024
+HOP = 320
 ROWS = 192
-_EDGE = -(-N_FFT // 2 // HOP)  # columns at each end that reach beyond the sound; they are as their neighbours
-_QUIET, _LOUD, _RANGE_DB_MIN = 30.0, 99.9, 30.0  # percentiles that are black and white; what is all alike stays dark
-_STEADY = 0.7  # of the level that a pitch has most of the time, so much is taken away: wind and traffic hide less
-_PALETTE = ((0, 0, 4), (40, 17, 89), (114, 31, 129), (183, 55, 121), (241, 96, 93), (254, 175, 119), (252, 253, 191))
+_EDGE = -(
+    -N_FFT // 2 // HOP
+)  # columns at each end that reach beyond the sound; they are as their neighbours
+# percentiles that are black and white; what is all alike stays dark
+_QUIET = 30.0
+_LOUD = 99.9
+_RANGE_DB_MIN = 30.0
+# of the level that a pitch has most of the time, so much is taken away: wind and traffic hide less
+_STEADY = 0.7
+_PALETTE = (
+    (0, 0, 4),
+    (40, 17, 89),
+    (114, 31, 129),
+    (183, 55, 121),
+    (241, 96, 93),
+    (254, 175, 119),
+    (252, 253, 191),
+)
 _TICKS_HZ = (500, 1000, 2000, 4000, 8000, 16000)
-_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 720, 216, 52, 14, 20, 22  # of the picture, and around it
+# of the picture, and around it
+_WIDTH = 720
+_HEIGHT = 216
+_LEFT = 52
+_TOP = 14
+_RIGHT = 20
+_BOTTOM = 22
 SIZE = _LEFT + _WIDTH + _RIGHT, _TOP + _HEIGHT + _BOTTOM
 
 
 @cache
 def row_edges_hz() -> NDArray[np.float64]:
     """Between which pitches the rows lie, from below, `(ROWS + 1,)`."""
-    edges: NDArray[np.float64] = np.interp(np.linspace(0, MEL_BANDS + 1, ROWS + 1), range(MEL_BANDS + 2), mel_edges())
+    edges: NDArray[np.float64] = np.interp(
+        np.linspace(0, MEL_BANDS + 1, ROWS + 1), range(MEL_BANDS + 2), mel_edges()
+    )
     return edges
 
 
 @cache
 def _rows_of_bins() -> NDArray[np.float32]:
-    """How much each bin of the transform counts in each row, `(N_FFT // 2 + 1, ROWS)`: mean power over a row."""
+    """How much each bin of the transform counts in each row, `(N_FFT // 2 + 1, ROWS)`: mean power
+    over a row."""
     edges = row_edges_hz() * N_FFT / RATE_HZ
     bins = np.arange(N_FFT // 2 + 1)[:, None]
     shared = np.minimum(bins + 0.5, edges[1:]) - np.maximum(bins - 0.5, edges[:-1])
@@ -47,17 +73,24 @@ def _rows_of_bins() -> NDArray[np.float32]:
 
 
 def spectrogram(samples: Samples) -> Picture:
-    """Levels 0 to 255 of mono sound at RATE_HZ, `(ROWS, columns)`, the highest pitch first: decibels, less most of what
-    is steady at each pitch, from the quieter third to the loudest. Digital silence is all 0."""
+    """Levels 0 to 255 of mono sound at RATE_HZ, `(ROWS, columns)`, the highest pitch first:
+    decibels, less most of what is steady at each pitch, from the quieter third to the loudest.
+    Digital silence is all 0."""
     padded = np.pad(samples - samples.mean(), N_FFT // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP]
-    power = np.abs(scipy.fft.rfft(frames * np.hanning(N_FFT).astype(np.float32), axis=1)) ** 2 @ _rows_of_bins()
+    power = (
+        np.abs(scipy.fft.rfft(frames * np.hanning(N_FFT).astype(np.float32), axis=1)) ** 2
+        @ _rows_of_bins()
+    )
     db = 10 * np.log10(np.maximum(power, 1e-12)).T[::-1]
     if db.shape[1] > 2 * _EDGE:
-        db[:, :_EDGE], db[:, -_EDGE:] = db[:, _EDGE : _EDGE + 1], db[:, -_EDGE - 1 : -_EDGE]
+        db[:, :_EDGE] = db[:, _EDGE : _EDGE + 1]
+        db[:, -_EDGE:] = db[:, -_EDGE - 1 : -_EDGE]
     db -= _STEADY * np.percentile(db, _QUIET, axis=1, keepdims=True)
     low, high = np.percentile(db, [_QUIET, _LOUD])
-    level: Picture = np.clip(255 * (db - low) / max(high - low, _RANGE_DB_MIN), 0, 255).astype(np.uint8)
+    level: Picture = np.clip(255 * (db - low) / max(high - low, _RANGE_DB_MIN), 0, 255).astype(
+        np.uint8
+    )
     return level
 
 
@@ -65,7 +98,9 @@ def png(picture: Picture) -> bytes:
     """A PNG file with 256 colours of levels `(rows, columns)`."""
     height, width = picture.shape
     at = np.linspace(0, len(_PALETTE) - 1, 256)
-    colours = np.stack([np.interp(at, range(len(_PALETTE)), channel) for channel in zip(*_PALETTE, strict=True)], 1)
+    colours = np.stack(
+        [np.interp(at, range(len(_PALETTE)), channel) for channel in zip(*_PALETTE, strict=True)], 1
+    )
     lines = np.pad(picture, ((0, 0), (1, 0)))  # each begins with its filter: none
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         (
@@ -82,23 +117,30 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def svg(samples: Samples, before_s: float, from_s: float) -> str:
-    """The picture of some sound, of which the window begins after `before_s`; the axis counts from `from_s`, the first
-    sample's place in its recording."""
+    """The picture of some sound, of which the window begins after `before_s`; the axis counts from
+    `from_s`, the first sample's place in its recording."""
     seconds = len(samples) / RATE_HZ
     image = base64.b64encode(png(spectrogram(samples))).decode()
-    right, bottom = _LEFT + _WIDTH, _TOP + _HEIGHT
+    right = _LEFT + _WIDTH
+    bottom = _TOP + _HEIGHT
     end_s = min(seconds, before_s + WINDOW_SAMPLES / RATE_HZ)
     first, last = (_LEFT + _WIDTH * at_s / seconds for at_s in (before_s, end_s))
     parts = [
-        '<svg xmlns="http://www.w3.org/2000/svg" width="{0}" height="{1}" viewBox="0 0 {0} {1}"'.format(*SIZE),
+        '<svg xmlns="http://www.w3.org/2000/svg" width="{0}" height="{1}" viewBox="0 0 {0} '
+        '{1}"'.format(*SIZE),
         ' font-family="sans-serif" font-size="12" fill="#777" stroke-width="1">',
-        f'<image x="{_LEFT}" y="{_TOP}" width="{_WIDTH}" height="{_HEIGHT}" preserveAspectRatio="none"'
+        f'<image x="{_LEFT}" y="{_TOP}" width="{_WIDTH}" height="{_HEIGHT}" '
+        f'preserveAspectRatio="none"'
         f' href="data:image/png;base64,{image}"/>',
         *(
-            f'<rect x="{x:.1f}" y="{_TOP}" width="{width:.1f}" height="{_HEIGHT}" fill="#000" opacity="0.35"/>'
+            f'<rect x="{x:.1f}" y="{_TOP}" width="{width:.1f}" height="{_HEIGHT}" fill="#000" '
+            f'opacity="0.35"/>'
             for x, width in ((_LEFT, first - _LEFT), (last, right - last))
         ),
-        *(f'<path d="M{x:.1f} {_TOP}V{bottom}" stroke="#fff" stroke-dasharray="3 3"/>' for x in (first, last)),
+        *(
+            f'<path d="M{x:.1f} {_TOP}V{bottom}" stroke="#fff" stroke-dasharray="3 3"/>'
+            for x in (first, last)
+        ),
         f'<path d="M{first:.1f} {_TOP - 5}H{last:.1f}" stroke="#777" stroke-width="3"/>',
         *_pitch_axis(),
         *_time_axis(from_s, seconds),
@@ -114,7 +156,9 @@ def _pitch_axis() -> list[str]:
         y = _TOP + _HEIGHT * (1 - float(np.interp(hz, edges, np.arange(ROWS + 1))) / ROWS)
         parts.append(f'<path d="M{_LEFT - 4} {y:.1f}H{_LEFT}" stroke="#777"/>')
         unit = " kHz" if hz == _TICKS_HZ[-1] else ""
-        parts.append(f'<text x="{_LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{hz / 1000:g}{unit}</text>')
+        parts.append(
+            f'<text x="{_LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{hz / 1000:g}{unit}</text>'
+        )
     return parts
 
 
@@ -124,7 +168,9 @@ def _time_axis(from_s: float, seconds: float) -> list[str]:
     for second in range(int(np.ceil(from_s)), int(np.floor(from_s + seconds)) + 1):
         x = _LEFT + _WIDTH * (second - from_s) / seconds
         parts.append(f'<path d="M{x:.1f} {bottom}v4" stroke="#777"/>')
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{clock_text(second)}</text>')
+        parts.append(
+            f'<text x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{clock_text(second)}</text>'
+        )
     return parts
 
 

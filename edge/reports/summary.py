@@ -1,4 +1,5 @@
-"""The figures of one replay, for `--json` and for scripts. The field names are public: only ever add."""
+"""The figures of one replay, for `--json` and for scripts. The field names are public: only ever
+add."""
 
 import math
 import resource
@@ -36,8 +37,8 @@ def peak_rss_mb() -> float:
 
 
 def of_recordings(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """One outcome of each recording: that of the file that was read, if any was. Files that are refused stand each for
-    itself."""
+    """One outcome of each recording: that of the file that was read, if any was. Files that are
+    refused stand each for itself."""
     first: dict[str, Outcome] = {}
     for outcome in sorted(outcomes, key=lambda o: o.earlier):
         of = outcome.recording if outcome.state == "analysed" else None
@@ -56,7 +57,8 @@ class Times:
 
 def times_of(store: Store, recordings: Collection[str]) -> Times:
     """How far the starts of these recordings can be trusted."""
-    mine, rows = set(recordings), store.rows("SELECT id, time_source, zone_source FROM recordings")
+    mine = set(recordings)
+    rows = store.rows("SELECT id, time_source, zone_source FROM recordings")
     known = [(source, zone) for recording, source, zone in rows if recording in mine]
     return Times(
         times_guessed=sum(source == "mtime" for source, _ in known),
@@ -66,20 +68,27 @@ def times_of(store: Store, recordings: Collection[str]) -> Times:
 
 
 def also_of_another_station(store: Store, recordings: Collection[str]) -> int:
-    """How many of these recordings the record has under another station's id, too, as after a change of station.id."""
+    """How many of these recordings the record has under another station's id, too, as after a
+    change of station.id."""
     rows = store.rows(
-        "SELECT DISTINCT mine.id FROM recordings mine JOIN recordings other ON other.sha256 = mine.sha256"
-        " WHERE mine.state = 'analysed' AND other.state = 'analysed' AND other.station <> mine.station"
+        "SELECT DISTINCT mine.id FROM recordings mine JOIN recordings other ON other.sha256 = "
+        "mine.sha256"
+        " WHERE mine.state = 'analysed' AND other.state = 'analysed' AND other.station <> "
+        "mine.station"
         " AND mine.grown_into IS NULL AND other.grown_into IS NULL"
     )
     return len(set(recordings) & {recording for (recording,) in rows})
 
 
-def replay_summary(store: Store, done: Replayed, cost: Cost, score: ReplayScore | None) -> dict[str, Any]:
-    """The JSON object of a replay, of its recordings alone. `analysed` and `audio_s` count earlier runs too, `new_…`
-    this run alone; `mqtt_waiting` are messages that no broker has acknowledged yet, None if none is configured. A
-    recording that has several files in the folder counts once. NaN becomes null."""
-    files, outcomes = len(done.outcomes), of_recordings(done.outcomes)
+def replay_summary(
+    store: Store, done: Replayed, cost: Cost, score: ReplayScore | None
+) -> dict[str, Any]:
+    """The JSON object of a replay, of its recordings alone. `analysed` and `audio_s` count earlier
+    runs too, `new_…` this run alone; `mqtt_waiting` are messages that no broker has acknowledged
+    yet, None if none is configured. A recording that has several files in the folder counts once.
+    NaN becomes null."""
+    files = len(done.outcomes)
+    outcomes = of_recordings(done.outcomes)
     detections, species = store.heard_in(done.bundle.id, done.recordings.values())
     analysed = [o for o in outcomes if o.state == "analysed"]
     new_audio_s = sum(o.audio_s for o in analysed if not o.earlier)
@@ -108,7 +117,9 @@ def replay_summary(store: Store, done: Replayed, cost: Cost, score: ReplayScore 
     summary |= {"licence": done.bundle.licence} if done.bundle.licence else {}
     summary["notice"] = notice_of(done.bundle.manifest.taxonomy_digest)
     if score:
-        summary |= {key: None if math.isnan(value) else value for key, value in asdict(score.rows).items()}
+        summary |= {
+            key: None if math.isnan(value) else value for key, value in asdict(score.rows).items()
+        }
         if score.recordings < 2:  # of which nothing can be said of others
             summary["f1_low"] = summary["f1_high"] = None
         summary["rows_without_recording"] = score.rows_without_recording

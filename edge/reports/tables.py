@@ -1,4 +1,5 @@
-"""A replay as people read it: detections by species, what was refused, the score. Prints nothing itself."""
+"""A replay as people read it: detections by species, what was refused, the score. Prints nothing
+itself."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -15,32 +16,50 @@ _NAMED_MAX = 5  # species
 
 
 def species_table(store: Store, bundle_id: str, recordings: Collection[str]) -> Table:
-    """Detections by species in these recordings, most heard first. Times are those of the clock at the place; of
-    recordings that are known by day alone no hour is told, of those whose time is the file's nothing."""
+    """Detections by species in these recordings, most heard first. Times are those of the clock at
+    the place; of recordings that are known by day alone no hour is told, of those whose time is the
+    file's nothing."""
     table = Table(title="Detections in this replay", title_justify="left")
     table.add_column("species", overflow="fold", min_width=20)
     for name in ("detections", "files", "best"):
         table.add_column(name, justify="right")
     table.add_column("first, last", no_wrap=True)
     for names, count, files, best, first, last in _by_species(store, bundle_id, set(recordings)):
-        table.add_row(names, str(count), str(files), f"{best:.2f}", f"{first}\n{last}" if first else "not known")
+        table.add_row(
+            names,
+            str(count),
+            str(files),
+            f"{best:.2f}",
+            f"{first}\n{last}" if first else "not known",
+        )
     return table
 
 
-def _by_species(store: Store, bundle_id: str, mine: set[str]) -> list[tuple[str, int, int, float, str, str]]:
-    """Both names, detections, recordings, best score, first and last minute or day ("": not known)."""
+def _by_species(
+    store: Store, bundle_id: str, mine: set[str]
+) -> list[tuple[str, int, int, float, str, str]]:
+    """Both names, detections, recordings, best score, first and last minute or day ("": not
+    known)."""
     moment = at_the_place("datetime", "d.start_utc", "d")
-    moment = f"substr({moment}, 1, CASE r.time_source WHEN 'mtime' THEN 0 WHEN 'date' THEN 10 ELSE 16 END)"
+    moment = (
+        f"substr({moment}, 1, CASE r.time_source WHEN 'mtime' THEN 0 WHEN 'date' THEN 10 ELSE "
+        f"16 END)"
+    )
     found: dict[str, tuple[str, int, int, float, str, str]] = {}
     for recording, code, name, scientific, count, best, first, last in store.rows(
-        "SELECT d.recording, s.code, coalesce(nullif(s.common_name, ''), s.code), s.scientific_name, count(*),"
-        f" max(d.score), min({moment}), max({moment}) FROM detections d JOIN species s ON s.code = d.species"
-        " JOIN recordings r ON r.id = d.recording WHERE d.bundle = ? GROUP BY d.recording, d.species",
+        "SELECT d.recording, s.code, coalesce(nullif(s.common_name, ''), s.code), "
+        "s.scientific_name, count(*),"
+        f" max(d.score), min({moment}), max({moment}) FROM detections d JOIN species s ON s.code = "
+        f"d.species"
+        " JOIN recordings r ON r.id = d.recording WHERE d.bundle = ? GROUP BY d.recording, "
+        "d.species",
         (bundle_id,),
     ):
         if recording in mine:
             names = f"{escape(name)}\n[i]{escape(scientific)}[/i]"
-            _, total, files, high, earliest, latest = found.get(code, (names, 0, 0, best, first, last))
+            _, total, files, high, earliest, latest = found.get(
+                code, (names, 0, 0, best, first, last)
+            )
             found[code] = (
                 names,
                 total + count,
@@ -53,7 +72,8 @@ def _by_species(store: Store, bundle_id: str, mine: set[str]) -> list[tuple[str,
 
 
 def reasons_table(title: str, files: Sequence[Mapping[str, str]]) -> RenderableType:
-    """Files that could not be analysed, or not to their end, with the reason: the summary's `file` and `reason`."""
+    """Files that could not be analysed, or not to their end, with the reason: the summary's `file`
+    and `reason`."""
     table = Table(title=f"{title}: {len(files)}", title_justify="left")
     table.add_column("recording", overflow="fold")
     table.add_column("reason", overflow="fold")
@@ -61,7 +81,10 @@ def reasons_table(title: str, files: Sequence[Mapping[str, str]]) -> RenderableT
         table.add_row(escape(one["file"]), escape(one["reason"] or ""))
     if len(files) <= _SHOWN_MAX:
         return table
-    more = f"… and {len(files) - _SHOWN_MAX} more: SELECT path, reason FROM recordings WHERE reason IS NOT NULL"
+    more = (
+        f"… and {len(files) - _SHOWN_MAX} more: SELECT path, reason FROM recordings WHERE "
+        f"reason IS NOT NULL"
+    )
     return Group(table, f"{more}, and --json")
 
 
@@ -79,9 +102,15 @@ def score_text(score: ReplayScore) -> str:
     unknown = len(score.unknown_species)
     if unknown and unknown == score.species:
         lines.append(
-            f"  [yellow]the model knows none of the {unknown} labelled species: this score says nothing of it[/]"
+            f"  [yellow]the model knows none of the {unknown} labelled species: this score says "
+            f"nothing of it[/]"
         )
     elif unknown:
-        names = ", ".join(score.unknown_species[:_NAMED_MAX]) + (", …" if unknown > _NAMED_MAX else "")
-        lines.append(f"  [yellow]the model does not know {unknown} of the {score.species} labelled species: {names}[/]")
+        names = ", ".join(score.unknown_species[:_NAMED_MAX]) + (
+            ", …" if unknown > _NAMED_MAX else ""
+        )
+        lines.append(
+            f"  [yellow]the model does not know {unknown} of the {score.species} labelled species: "
+            f"{names}[/]"
+        )
     return "\n".join(lines)

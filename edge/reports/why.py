@@ -1,4 +1,5 @@
-"""Why a detection is there: everything that led to it, for a person who doubts it. Reads the store; knows no sound."""
+"""Why a detection is there: everything that led to it, for a person who doubts it. Reads the store;
+knows no sound."""
 
 import json
 import math
@@ -24,9 +25,15 @@ _DECIDED = {  # by the networks that were loaded, and whose scores count
     ("bag", "bag"): "all networks together",
     ("student", "student"): "the student, alone",
     ("cascade", "student"): "the student, which answers first; the others were not asked",
-    ("cascade", "bag"): "all networks together, since the student left something open in this window",
+    (
+        "cascade",
+        "bag",
+    ): "all networks together, since the student left something open in this window",
 }
-_NO_CLIP = "none, as of recordings by default (clips.of_recordings); birdstation pictures plays the recording"
+_NO_CLIP = (
+    "none, as of recordings by default (clips.of_recordings); birdstation pictures plays "
+    "the recording"
+)
 _SET_BY = {
     "bundle": "the model's",
     "bundle-acoustic": "the model's, for sound without a place",
@@ -51,17 +58,28 @@ _CLOCKS = {
     "rtc": "the hardware clock (rtc)",
     "unsynced": "a clock that nothing had set (unsynced)",
 }
-_REVIEW = ("reviewer", "verdict", "instead", "note", "reviewed_utc", "detection")  # the last: of which it was said
+_REVIEW = (
+    "reviewer",
+    "verdict",
+    "instead",
+    "note",
+    "reviewed_utc",
+    "detection",
+)  # the last: of which it was said
 _COLUMNS = (
-    "d.id, d.species, s.common_name, s.scientific_name, d.start_utc, d.end_utc, d.offset_s, d.score, d.acoustic,"
-    " d.prior, d.threshold, d.rule, d.members, d.decided_by, d.runner_ups, d.shed, d.level_dbfs, c.path AS clip,"
-    " d.bundle, r.path, r.source, r.time_source, r.clock_state, r.clock_fix_s, r.latitude, r.longitude"
+    "d.id, d.species, s.common_name, s.scientific_name, d.start_utc, d.end_utc, d.offset_s, "
+    "d.score, d.acoustic,"
+    " d.prior, d.threshold, d.rule, d.members, d.decided_by, d.runner_ups, d.shed, d.level_dbfs, "
+    "c.path AS clip,"
+    " d.bundle, r.path, r.source, r.time_source, r.clock_state, r.clock_fix_s, r.latitude, "
+    "r.longitude"
 )
 _BEGINS = "d.id >= ? AND d.id < ? || char(0x10ffff)"  # goes by the index
 
 
 def explain(store: Store, wanted: str) -> dict[str, Any]:
-    """Everything about the detection whose id begins with `wanted`. Raises UsageError if there is none, or several."""
+    """Everything about the detection whose id begins with `wanted`. Raises UsageError if there is
+    none, or several."""
     rows = store.rows(
         f"SELECT {_COLUMNS}, {at_the_place('datetime', 'd.start_utc', 'd')}"
         " FROM detections d JOIN species s ON s.code = d.species"
@@ -71,16 +89,29 @@ def explain(store: Store, wanted: str) -> dict[str, Any]:
     )
     if not rows:
         _say_where_it_went(store, wanted)
-        raise UsageError(f"ID: no detection in {store.path} begins with {wanted!r}; the ids are in the view heard")
+        raise UsageError(
+            f"ID: no detection in {store.path} begins with {wanted!r}; the ids are in the view "
+            f"heard"
+        )
     if len(rows) > 1:
-        ((count,),) = store.rows(f"SELECT count(*) FROM detections d WHERE {_BEGINS}", (wanted, wanted))
-        raise UsageError(f"ID: {count} detections in {store.path} begin with {wanted!r}; give more of the id")
-    names = [column.split(" AS ")[-1].split(".")[-1].strip() for column in _COLUMNS.split(",")] + ["local_time"]
+        ((count,),) = store.rows(
+            f"SELECT count(*) FROM detections d WHERE {_BEGINS}", (wanted, wanted)
+        )
+        raise UsageError(
+            f"ID: {count} detections in {store.path} begin with {wanted!r}; give more of the id"
+        )
+    names = [column.split(" AS ")[-1].split(".")[-1].strip() for column in _COLUMNS.split(",")] + [
+        "local_time"
+    ]
     why = dict(zip(names, rows[0], strict=True))
-    manifest = json.loads(store.rows("SELECT manifest FROM bundles WHERE id = ?", (why["bundle"],))[0][0])
+    manifest = json.loads(
+        store.rows("SELECT manifest FROM bundles WHERE id = ?", (why["bundle"],))[0][0]
+    )
     why["loaded"], why["members"] = _members(manifest, why)
     why["licence"] = _licence(manifest)
-    why["clip_file"] = str((store.path.parent / "clips" / why["clip"]).absolute()) if why["clip"] else None
+    why["clip_file"] = (
+        str((store.path.parent / "clips" / why["clip"]).absolute()) if why["clip"] else None
+    )
     why["notice"] = notice_of(manifest.get("taxonomy_digest"))
     why["odds_moved"] = _odds_moved(why)
     why["geo"] = _geo(manifest, why)
@@ -88,7 +119,9 @@ def explain(store: Store, wanted: str) -> dict[str, Any]:
     why["reviews"] = [
         dict(zip(_REVIEW, row, strict=True))
         for row in store.rows(
-            f"SELECT {', '.join(_REVIEW)} FROM reviews_kept WHERE stands_now = ? ORDER BY reviewed_utc", (why["id"],)
+            f"SELECT {', '.join(_REVIEW)} FROM reviews_kept WHERE stands_now = ? ORDER BY "
+            f"reviewed_utc",
+            (why["id"],),
         )
     ]
     return why
@@ -104,7 +137,8 @@ def _say_where_it_went(store: Store, wanted: str) -> None:
     if gone and wanted:
         words = "; ".join(f"{verdict} ({reviewer})" for _, verdict, reviewer, _ in gone)
         raise UsageError(
-            f"ID: {gone[0][0]} is gone since its recording was analysed anew; what was said of it is kept: "
+            f"ID: {gone[0][0]} is gone since its recording was analysed anew; what was said of it "
+            f"is kept: "
             f"{words}; in its place there is now: {gone[0][3]}"
         )
 
@@ -115,7 +149,8 @@ def _licence(manifest: dict[str, Any]) -> str | None:
 
 
 def _odds_moved(why: dict[str, Any]) -> float | None:
-    """How many times more likely place and day made it; None where they did not weigh in, or it was certain."""
+    """How many times more likely place and day made it; None where they did not weigh in, or it was
+    certain."""
     scores = why["acoustic"], why["score"]
     if why["prior"] is None or not all(0 < score < 1 for score in scores):
         return None
@@ -124,17 +159,22 @@ def _odds_moved(why: dict[str, Any]) -> float | None:
 
 
 def _geo(manifest: dict[str, Any], why: dict[str, Any]) -> float | None:
-    """What a geo model says: how likely somebody meets the species there on that day; None with another prior, and of
-    what it cannot place: such classes weigh 1 of all everywhere, which is none of its answers."""
+    """What a geo model says: how likely somebody meets the species there on that day; None with
+    another prior, and of what it cannot place: such classes weigh 1 of all everywhere, which is
+    none of its answers."""
     geo = manifest["training"].get("geo") if manifest.get("prior") == "geo" else None
-    if geo is None or why["prior"] is None or math.isclose(why["prior"] * geo["classes"], 1.0, rel_tol=1e-6):
+    if (
+        geo is None
+        or why["prior"] is None
+        or math.isclose(why["prior"] * geo["classes"], 1.0, rel_tol=1e-6)
+    ):
         return None
     return float(why["prior"] * geo["floor"] * geo["classes"])
 
 
 def _members(manifest: dict[str, Any], why: dict[str, Any]) -> tuple[str, dict[str, float | None]]:
-    """Which networks were loaded (bag, student or cascade), and their scores by the names that the bundle gives them;
-    None for one that was not asked about this window."""
+    """Which networks were loaded (bag, student or cascade), and their scores by the names that the
+    bundle gives them; None for one that was not asked about this window."""
     scores = json.loads(why["members"] or "[]")
     members = manifest.get("members", [])
     student = [manifest["student"]["member"]] if manifest.get("student") else []
@@ -143,16 +183,22 @@ def _members(manifest: dict[str, Any], why: dict[str, Any]) -> tuple[str, dict[s
     loaded = "student" if why["decided_by"] == "student" and len(scores) == 1 else "bag"
     if student and len(scores) == len(members) + 1:
         loaded = "cascade"
-    for networks in (student,) if loaded == "student" else (members, members + student, few):  # few: of first releases
+    for networks in (
+        (student,) if loaded == "student" else (members, members + student, few)
+    ):  # few: of first releases
         if len(networks) == len(scores):
-            return loaded, dict(zip([str(network["name"]) for network in networks], scores, strict=True))
+            return loaded, dict(
+                zip([str(network["name"]) for network in networks], scores, strict=True)
+            )
     return loaded, {f"{number}": score for number, score in enumerate(scores)}
 
 
 def why_tables(why: dict[str, Any]) -> RenderableType:
     """The same as people read it."""
     name = escape(why["common_name"] or why["species"])
-    facts = Table(title=f"{name} ({escape(why['scientific_name'])}), {why['start_utc']}", title_justify="left")
+    facts = Table(
+        title=f"{name} ({escape(why['scientific_name'])}), {why['start_utc']}", title_justify="left"
+    )
     facts.add_column("what")
     facts.add_column("found", overflow="fold")
     for what, found in _facts(why):
@@ -172,7 +218,11 @@ def why_tables(why: dict[str, Any]) -> RenderableType:
 
 def _words(review: dict[str, Any], detection: str) -> str:
     instead = f", instead {review['instead']}" if review["instead"] else ""
-    of = "" if review["detection"] == detection else f", of {review['detection'][:8]}, which was here before"
+    of = (
+        ""
+        if review["detection"] == detection
+        else f", of {review['detection'][:8]}, which was here before"
+    )
     return f"{review['verdict']}{instead} ({review['reviewer']}{of})"
 
 
@@ -183,19 +233,26 @@ def chance_text(chance: float) -> str:
 
 def _moved(why: dict[str, Any]) -> str:
     """What place and day said and did, in words."""
-    geo = "" if why["geo"] is None else f": the geo model expects it with {chance_text(why['geo'])} on that day"
+    geo = (
+        ""
+        if why["geo"] is None
+        else f": the geo model expects it with {chance_text(why['geo'])} on that day"
+    )
     return geo + ("" if why["odds_moved"] is None else f"; odds × {why['odds_moved']:.2g}")
 
 
 def _facts(why: dict[str, Any]) -> Sequence[tuple[str, str]]:
     spread = [score for score in why["members"].values() if score is not None]
-    prior = "none: no place or date, or switched off" if why["prior"] is None else f"{why['prior']:.4f}"
+    prior = (
+        "none: no place or date, or switched off" if why["prior"] is None else f"{why['prior']:.4f}"
+    )
     level = "digital silence" if why["level_dbfs"] is None else f"{why['level_dbfs']:.1f} dBFS"
     reviews = ", ".join(_words(review, why["id"]) for review in why["reviews"])
     clock = _TIME_FROM.get(why["time_source"], why["time_source"])
     clock += f", by {_CLOCKS.get(why['clock_state'], why['clock_state'])}"
     clock += f", moved by {why['clock_fix_s']:+.1f} s" if why["clock_fix_s"] else ""
-    day, hour = why["local_time"][:10], why["local_time"][11:]
+    day = why["local_time"][:10]
+    hour = why["local_time"][11:]
     local_time = f"{day}, hour not known" if why["time_source"] == "date" else f"{day} {hour}"
     return (
         ("heard in", f"{why['path']} at {why['offset_s']:.1f} s ({why['source']})"),

@@ -1,1 +1,2 @@
-"""Whether people speak, heard as a stream: a network for speech, and the rule that tells speech from bird song."""
+"""Whether people speak, heard as a stream: a network for speech, and the rule that tells speech
+from bird song."""

@@ -1,10 +1,12 @@
-"""Whether people speak in a window, by silero-vad's network: a stretch is heard once, as a stream, from its beginning.
+"""Whether people speak in a window, by silero-vad's network: a stretch is heard once, as a stream,
+from its beginning.
 
-Bird song often reaches SPEECH_OVER for a frame or two; speech is a run of such frames. The network hears poorly in
-recordings as faint as those of the field, hence GAIN, and nothing in still fainter ones, which get more. Cut off at its
-limits it hears nothing either, so wind, a hum or a constant offset that fill the scale stay whole: the network tells
-them from voices by their frequency. What each is worth stands in docs/verification.md.
-Knows windows as spans of samples; no settings, no species and no clip.
+Bird song often reaches SPEECH_OVER for a frame or two; speech is a run of such frames. The network
+hears poorly in recordings as faint as those of the field, hence GAIN, and nothing in still fainter
+ones, which get more. Cut off at its limits it hears nothing either, so wind, a hum or a constant
+offset that fill the scale stay whole: the network tells them from voices by their frequency. What
+each is worth stands in docs/verification.md. Knows windows as spans of samples; no settings, no
+species and no clip.
 """
 
 import hashlib
@@ -26,13 +28,17 @@ SHA256 = "d3e82b1fe74de96f20a4755d18131768f80aa2e208fc61ba5c66de8ba6698d6b"
 SPEECH_OVER = 0.5  # a frame's probability
 RUN_FRAMES = 16  # so many over it on end are speech: 512 ms
 GAIN = 4  # by which the network hears louder
-FAINT, LOUD = 2.5e-4, 0.25  # level (root mean square) below which it hears louder still, and above which less so
+# level (root mean square) below which it hears louder still, and above which less so
+FAINT = 2.5e-4
+LOUD = 0.25
 GAIN_MAX = 400  # by which it hears the faintest louder
 RULE = (  # what rows may hang on
     f"{NETWORK}, {GAIN} times louder from {FAINT} to {LOUD}, {RUN_FRAMES} frames over {SPEECH_OVER}"
 )
 
-_FRAME, _CONTEXT = 512, 64  # samples at half the station's rate, which is what the network takes
+# samples at half the station's rate, which is what the network takes
+_FRAME = 512
+_CONTEXT = 64
 FRAME_SAMPLES = 2 * _FRAME  # 32 ms
 RUN_SAMPLES = RUN_FRAMES * FRAME_SAMPLES  # so long after it began speech is told of
 _LEVEL_FRAMES = 300  # over which the level is taken: 10 s
@@ -46,8 +52,8 @@ assert RUN_SAMPLES * 1000 == 512 * RATE_HZ
 
 @cache
 def _low_pass() -> Samples:
-    """Half-band low-pass, a sinc under Kaiser's window (beta 6): its taps at odd distances from the middle, up to the
-    middle; the others are 0, the middle is 0.5."""
+    """Half-band low-pass, a sinc under Kaiser's window (beta 6): its taps at odd distances from the
+    middle, up to the middle; the others are 0, the middle is 0.5."""
     distance = np.arange(_TAPS) - _TAPS // 2
     taps = 0.5 * np.sinc(distance / 2) * np.kaiser(_TAPS, 6.0)
     odd: Samples = (taps[::2] * 0.5 / taps[::2].sum()).astype(np.float32)
@@ -55,11 +61,14 @@ def _low_pass() -> Samples:
 
 
 class HalfRate:
-    """Sound at half its rate. A sample depends on no later sound than its own two, and is always the same sums in the
-    same order: how the sound is cut into blocks changes nothing, to the bit."""
+    """Sound at half its rate. A sample depends on no later sound than its own two, and is always
+    the same sums in the same order: how the sound is cut into blocks changes nothing, to the
+    bit."""
 
     def __init__(self) -> None:
-        self._late = np.zeros(_PHASE - 1, np.float32)  # samples of the even phase that are still needed
+        self._late = np.zeros(
+            _PHASE - 1, np.float32
+        )  # samples of the even phase that are still needed
         self._middle = np.zeros(_PHASE // 2, np.float32)  # and of the odd one
 
     def push(self, samples: Samples) -> Samples:
@@ -79,13 +88,16 @@ class HalfRate:
 
 @cache
 def _network() -> ort.InferenceSession:
-    """One for all stretches of this process. Raises BundleError if it is not the file that was tried."""
+    """One for all stretches of this process. Raises BundleError if it is not the file that was
+    tried."""
     try:
         content = FILE.read_bytes()
     except OSError as error:
         raise BundleError(f"{FILE}: {error.strerror}; install birdstation anew") from error
     if hashlib.sha256(content).hexdigest() != SHA256:
-        raise BundleError(f"{FILE}: not the network that birdstation ships; install birdstation anew")
+        raise BundleError(
+            f"{FILE}: not the network that birdstation ships; install birdstation anew"
+        )
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
@@ -94,10 +106,12 @@ def _network() -> ort.InferenceSession:
 
 
 class Gain:
-    """By how much each frame is made louder, from the level of the sound up to it, its constant offset left out."""
+    """By how much each frame is made louder, from the level of the sound up to it, its constant
+    offset left out."""
 
     def __init__(self) -> None:
-        self._power, self._frames = 0.0, 0
+        self._power = 0.0
+        self._frames = 0
 
     def push(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
         """`(n, samples)`, the next frames, to `(n, 1)`."""
@@ -117,9 +131,9 @@ class Listener:
         listener.push(samples)
         begins = listener.spoken(window.start, window.start + window.samples)
 
-    What is said of a window depends on the sound up to its end alone. The network is run from window to window, so in
-    the same pieces however the sound was pushed; kept are at most the sound since the last window, and the runs that
-    reach into windows to come.
+    What is said of a window depends on the sound up to its end alone. The network is run from
+    window to window, so in the same pieces however the sound was pushed; kept are at most the sound
+    since the last window, and the runs that reach into windows to come.
     """
 
     def __init__(self) -> None:
@@ -130,7 +144,9 @@ class Listener:
         self._state: tuple[Samples, Samples] = (np.zeros((1, 1, 128), np.float32),) * 2
         self._frames = 0  # heard
         self._run = 0  # how many of the last ones are over the limit, on end
-        self._spoken: deque[tuple[int, int]] = deque()  # runs of speech that are over: frames from, to
+        self._spoken: deque[tuple[int, int]] = (
+            deque()
+        )  # runs of speech that are over: frames from, to
 
     def push(self, samples: Samples) -> None:
         """The next samples, mono, RATE_HZ; no number among them can deafen the network for ever."""
@@ -139,15 +155,17 @@ class Listener:
             self._waiting.append(np.clip(sound, -1, 1, out=sound))
 
     def spoken(self, start: int, stop: int) -> int | None:
-        """Whether people speak in the window from sample `start` to `stop` of the stretch: the sample where they began,
-        which may lie before it; None if nobody does."""
+        """Whether people speak in the window from sample `start` to `stop` of the stretch: the
+        sample where they began, which may lie before it; None if nobody does."""
         self._hear(stop // FRAME_SAMPLES - self._frames)
         while self._spoken and self._spoken[0][1] * FRAME_SAMPLES <= start:
             self._spoken.popleft()
         runs = [*self._spoken]
         if self._run >= RUN_FRAMES:
             runs.append((self._frames - self._run, self._frames))
-        return next((begin * FRAME_SAMPLES for begin, end in runs if end * FRAME_SAMPLES > start), None)
+        return next(
+            (begin * FRAME_SAMPLES for begin, end in runs if end * FRAME_SAMPLES > start), None
+        )
 
     def _hear(self, frames: int) -> None:
         """Run the network over so many more frames."""

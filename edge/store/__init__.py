@@ -1,1 +1,2 @@
-"""The record: one SQLite file. Each noun has its own file here; all of them stand on connection.py."""
+"""The record: one SQLite file. Each noun has its own file here; all of them stand on
+connection.py."""

@@ -1,4 +1,5 @@
-"""Which recordings are being read, and at which of them the program died. Opens no file but its own."""
+"""Which recordings are being read, and at which of them the program died. Opens no file but its
+own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ class Tried:
     stops: int  # it was left in the middle: asked to stop, or the power went
 
 
-# Its content tells whether a file is the same, whoever touches it; its time where that is not known yet.
+# Its content tells whether a file is the same, whoever touches it; its time where that is not known
+# yet.
 _SAME = (
     "bytes = excluded.bytes AND iif('' IN (sample, excluded.sample), mtime_ns = excluded.mtime_ns,"
     " sample = excluded.sample)"
@@ -29,9 +31,12 @@ _ATTEMPT = f"""
 
 
 class Attempts(Connection):
-    """Recordings that were begun and have not ended yet: noted before the first byte of their sound is decoded."""
+    """Recordings that were begun and have not ended yet: noted before the first byte of their sound
+    is decoded."""
 
-    def attempt(self, station: str, path: str, file: FileState, boot: str | None, process: str) -> None:
+    def attempt(
+        self, station: str, path: str, file: FileState, boot: str | None, process: str
+    ) -> None:
         """This process begins to read a file. A file that has changed since is another one."""
         with self._transaction():
             self._db.execute(
@@ -39,20 +44,31 @@ class Attempts(Connection):
                 (station, path, file.bytes, file.mtime_ns, file.sample, now_text(), boot, process),
             )
 
-    def look(self, station: str, files: Sequence[tuple[str, int, int]], boot: str | None, process: str) -> None:
-        """This process is about to look at the headers of files: path, size and modification time of each."""
+    def look(
+        self, station: str, files: Sequence[tuple[str, int, int]], boot: str | None, process: str
+    ) -> None:
+        """This process is about to look at the headers of files: path, size and modification time
+        of each."""
         with self._transaction():
-            self._db.conn.executemany(_ATTEMPT, [(station, *file, "", now_text(), boot, process) for file in files])
+            self._db.conn.executemany(
+                _ATTEMPT, [(station, *file, "", now_text(), boot, process) for file in files]
+            )
 
     def looked(self, station: str, process: str) -> None:
         """It has, and lives."""
         mine = (station, process)
         with self._transaction():
-            self._db.execute("DELETE FROM attempts WHERE station = ? AND process = ? AND deaths + stops = 0", mine)
-            self._db.execute("UPDATE attempts SET process = NULL WHERE station = ? AND process = ?", mine)
+            self._db.execute(
+                "DELETE FROM attempts WHERE station = ? AND process = ? AND deaths + stops = 0",
+                mine,
+            )
+            self._db.execute(
+                "UPDATE attempts SET process = NULL WHERE station = ? AND process = ?", mine
+            )
 
     def attempt_ended(self, station: str, path: str) -> None:
-        """The recording came to an end, or could not be read this time: nothing was wrong with the program."""
+        """The recording came to an end, or could not be read this time: nothing was wrong with the
+        program."""
         with self._transaction():
             self._db.execute("DELETE FROM attempts WHERE station = ? AND path = ?", (station, path))
 
@@ -60,7 +76,8 @@ class Attempts(Connection):
         """What this process was reading was left in the middle."""
         with self._transaction():
             self._db.execute(
-                "UPDATE attempts SET process = NULL, stops = stops + 1 WHERE station = ? AND process = ?",
+                "UPDATE attempts SET process = NULL, stops = stops + 1 WHERE station = ? AND "
+                "process = ?",
                 (station, process),
             )
 
@@ -69,7 +86,9 @@ class Attempts(Connection):
         return [
             (boot, str(process))
             for boot, process in self.rows(
-                "SELECT DISTINCT boot, process FROM attempts WHERE station = ? AND process IS NOT NULL", (station,)
+                "SELECT DISTINCT boot, process FROM attempts WHERE station = ? AND process IS NOT "
+                "NULL",
+                (station,),
             )
         ]
 
@@ -88,32 +107,43 @@ class Attempts(Connection):
         return {
             str(path): Tried(deaths, stops)
             for path, deaths, stops in self.rows(
-                "SELECT path, deaths, stops FROM attempts WHERE station = ? AND deaths + stops > 0", (station,)
+                "SELECT path, deaths, stops FROM attempts WHERE station = ? AND deaths + stops > 0",
+                (station,),
             )
         }
 
     def begun_in_vain(self, station: str) -> dict[str, str]:
-        """Files that nobody reads now and that have not come to their end, by path: when they were begun (UTC), ""
-        where that is not known. Those of replays lie in folders of their own."""
+        """Files that nobody reads now and that have not come to their end, by path: when they were
+        begun (UTC), "" where that is not known. Those of replays lie in folders of their own."""
         attempts = self.rows(
-            "SELECT path, began_utc FROM attempts a WHERE station = ? AND process IS NULL AND NOT EXISTS"
-            " (SELECT 1 FROM recordings r WHERE r.station = a.station AND r.path = a.path AND r.source = 'replay')",
+            "SELECT path, began_utc FROM attempts a WHERE station = ? AND process IS NULL AND NOT "
+            "EXISTS"
+            " (SELECT 1 FROM recordings r WHERE r.station = a.station AND r.path = a.path AND "
+            "r.source = 'replay')",
             (station,),
         )
         started = self.rows(
-            "SELECT path FROM recordings WHERE station = ? AND source = 'folder' AND state = 'started' AND NOT EXISTS"
-            " (SELECT 1 FROM attempts a WHERE a.station = recordings.station AND a.path = recordings.path)",
+            "SELECT path FROM recordings WHERE station = ? AND source = 'folder' AND state = "
+            "'started' AND NOT EXISTS"
+            " (SELECT 1 FROM attempts a WHERE a.station = recordings.station AND a.path = "
+            "recordings.path)",
             (station,),
         )
-        return {str(path): "" for (path,) in started} | {str(path): str(began) for path, began in attempts}
+        return {str(path): "" for (path,) in started} | {
+            str(path): str(began) for path, began in attempts
+        }
 
     def file_gone(self, station: str, path: str) -> None:
-        """This file is no more. What was begun of it ends with what was analysed; should it come back, it is analysed
-        anew."""
+        """This file is no more. What was begun of it ends with what was analysed; should it come
+        back, it is analysed anew."""
         with self._transaction():
-            self._db.execute("DELETE FROM attempts WHERE station = ? AND path = ? AND process IS NULL", (station, path))
             self._db.execute(
-                "UPDATE recordings SET state = 'analysed', reason = 'the file was deleted before its end',"
+                "DELETE FROM attempts WHERE station = ? AND path = ? AND process IS NULL",
+                (station, path),
+            )
+            self._db.execute(
+                "UPDATE recordings SET state = 'analysed', reason = 'the file was deleted before "
+                "its end',"
                 " analysis = '', finished_utc = ?, audio_s ="
                 " (SELECT coalesce(sum(analysed_s), 0) FROM effort WHERE recording = recordings.id)"
                 " WHERE station = ? AND path = ? AND source = 'folder' AND state = 'started'",
@@ -132,7 +162,8 @@ class Attempts(Connection):
     def begun(self, station: str, path: str, file: FileState) -> str | None:
         """The recording that this file, as it is, began to be, if that has not ended."""
         found = self.rows(
-            "SELECT r.id FROM files f JOIN recordings r ON r.id = f.recording WHERE f.station = ? AND f.path = ?"
+            "SELECT r.id FROM files f JOIN recordings r ON r.id = f.recording WHERE f.station = ? "
+            "AND f.path = ?"
             " AND f.bytes = ? AND f.sample = ? AND r.state = 'started'",
             (station, path, file.bytes, file.sample),
         )

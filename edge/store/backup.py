@@ -1,4 +1,5 @@
-"""A copy of the database, made while the daemon writes: whole, checked, with its checksum, and the last few kept.
+"""A copy of the database, made while the daemon writes: whole, checked, with its checksum, and the
+last few kept.
 
 Knows nothing of what is in it.
 """
@@ -23,11 +24,12 @@ _WHEN = re.compile(r"\d{8}T\d{6}Z")  # of a copy's name; what is called otherwis
 
 
 def backup(database: Path, folder: Path, keep: int, station: str) -> Path:
-    """Copy `database` into `folder` as station-<id>-<UTC>.db with a .sha256 beside it, and remove all but the newest
-    `keep` of this station: several may share a folder.
+    """Copy `database` into `folder` as station-<id>-<UTC>.db with a .sha256 beside it, and remove
+    all but the newest `keep` of this station: several may share a folder.
 
-    `sha256sum -c` reads the checksum. An older copy goes only when the new one is whole and on the disk.
-    Raises StoreError when the database cannot be read, is damaged, or the folder has no room for the copy.
+    `sha256sum -c` reads the checksum. An older copy goes only when the new one is whole and on the
+    disk. Raises StoreError when the database cannot be read, is damaged, or the folder has no room
+    for the copy.
     """
     partial = folder / _PARTIAL
     try:
@@ -42,7 +44,9 @@ def backup(database: Path, folder: Path, keep: int, station: str) -> Path:
             partial.replace(made)
         finally:
             partial.unlink(missing_ok=True)
-        copies = (path for path in folder.glob("*.db") if _is_copy(path, f"{database.stem}-{station}-"))
+        copies = (
+            path for path in folder.glob("*.db") if _is_copy(path, f"{database.stem}-{station}-")
+        )
         for old in too_many(copies, made, keep):
             old.unlink()
             _sums(old).unlink(missing_ok=True)
@@ -55,7 +59,8 @@ def backup(database: Path, folder: Path, keep: int, station: str) -> Path:
 
 
 def _free_name(folder: Path, begins: str) -> Path:
-    """Of this second, or the next that no copy has: a sum is never written beside another copy than its own."""
+    """Of this second, or the next that no copy has: a sum is never written beside another copy than
+    its own."""
     while True:
         name = folder / f"{begins}{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.db"
         if not name.exists():
@@ -74,7 +79,8 @@ def _check_room(database: Path, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < wanted:
         raise StoreError(
-            f"no backup of {database} in {folder}: {free >> 20} MB are free, expected {wanted >> 20}; make room, "
+            f"no backup of {database} in {folder}: {free >> 20} MB are free, expected "
+            f"{wanted >> 20}; make room, "
             f"keep fewer (--keep), or another disk (--folder)"
         )
 

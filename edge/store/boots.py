@@ -1,8 +1,10 @@
-"""The book of time: runs of the station, each a span on the clock of one boot of its machine, and where those lie.
+"""The book of time: runs of the station, each a span on the clock of one boot of its machine, and
+where those lie.
 
-`boots` has what is known of each. Rows of live sound carry their moment on their boot's clock (`boot_s`), and their UTC
-follows from it: whoever stores a row asks here, so that a line found wrong later moves all rows together, those of a
-station that is running just now, too. Knows no clock itself.
+`boots` has what is known of each. Rows of live sound carry their moment on their boot's clock
+(`boot_s`), and their UTC follows from it: whoever stores a row asks here, so that a line found
+wrong later moves all rows together, those of a station that is running just now, too. Knows no
+clock itself.
 """
 
 from collections.abc import Sequence
@@ -16,11 +18,23 @@ from edge.store.connection import Connection, now_text
 from edge.store.effort import laid_anew, moment_of
 from edge.store.moving import Moved, move_gap, move_stretch, none_moved
 from edge.store.placing import Span, ms, placed
-from edge.types import ClockState, Detection, Effort, GapRow, Known, RecordingRow, StationRun, stable_id, utc_text
+from edge.types import (
+    ClockState,
+    Detection,
+    Effort,
+    GapRow,
+    Known,
+    RecordingRow,
+    StationRun,
+    stable_id,
+    utc_text,
+)
 
 LOST = "the record was damaged: what it said of this time is lost"
 _SHORT_S = 0.001
-_CARD_AHEAD_MS = 2_000  # by so much a card's crystal may have run ahead of the boot's clock in an hour, amply
+_CARD_AHEAD_MS = (
+    2_000  # by so much a card's crystal may have run ahead of the boot's clock in an hour, amply
+)
 _NO_BOOT = "unknown"  # of a machine that does not name its boots
 
 
@@ -43,8 +57,9 @@ class BootTable(Connection):
     """Runs, boots and the lines on which their rows lie."""
 
     def begin_run(self, station: str, run: StationRun, lost: bool = False) -> None:
-        """A run begins, or is told to a file that may not know it. Of a boot that is known already its clock tells
-        nothing new, unless it is known better now. `lost`: what the record said of before is lost."""
+        """A run begins, or is told to a file that may not know it. Of a boot that is known already
+        its clock tells nothing new, unless it is known better now. `lost`: what the record said of
+        before is lost."""
         with self._transaction():
             if not self._has(run):
                 self._add_run(station, run, lost)
@@ -52,8 +67,8 @@ class BootTable(Connection):
             self._settle(station, run.zone)
 
     def follow(self, station: str, run: StationRun) -> None:
-        """The clock of a run's boot is known to be another, or better known: all that this boot stamped goes with
-        it, unless it is known better already."""
+        """The clock of a run's boot is known to be another, or better known: all that this boot
+        stamped goes with it, unless it is known better already."""
         with self._transaction():
             if not self._has(run):
                 self._add_run(station, run, lost=False)
@@ -66,18 +81,21 @@ class BootTable(Connection):
     def _add_run(self, station: str, run: StationRun, lost: bool) -> None:
         line = (run.offset_ms, run.offset_ms, run.known)
         self._db.execute(
-            "INSERT INTO boots (run, station, source, boot, began_s, told_ms, offset_ms, known, lost_before, noted_utc)"
+            "INSERT INTO boots (run, station, source, boot, began_s, told_ms, offset_ms, known, "
+            "lost_before, noted_utc)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (run.id, station, run.source, run.boot, run.began_s, *line, lost, now_text()),
         )
 
     def book_unstored(self, station: str, run: StationRun, until_s: float, why: str) -> None:
-        """An earlier run has heard until then, and what is behind its last row could not be stored: that time is a gap
-        `store`. Known already, or stored after all: nothing is done."""
+        """An earlier run has heard until then, and what is behind its last row could not be stored:
+        that time is a gap `store`. Known already, or stored after all: nothing is done."""
         with self._transaction():
             line = self.line(run.id)
             known = line or self.line_of_boot(run.boot)
-            if known is not None and known.known in KNOWN:  # since then a network or a person may have put it right
+            if (
+                known is not None and known.known in KNOWN
+            ):  # since then a network or a person may have put it right
                 run = replace(run, offset_ms=known.offset_ms, known=known.known)
             if line is None:
                 self._add_run(station, run, lost=False)
@@ -110,18 +128,22 @@ class BootTable(Connection):
         return Line(int(rows[0][0]), rows[0][1]) if rows else None
 
     def line_of_boot(self, boot: str, boot_s: float = float("inf")) -> Line | None:
-        """The same of a boot at a moment of its clock, or the last; None if no run of the station in it is known."""
+        """The same of a boot at a moment of its clock, or the last; None if no run of the station
+        in it is known."""
         rows = self.rows(
-            "SELECT offset_ms, known FROM boots WHERE boot = ? AND began_s <= ? ORDER BY number DESC LIMIT 1",
+            "SELECT offset_ms, known FROM boots WHERE boot = ? AND began_s <= ? ORDER BY number "
+            "DESC LIMIT 1",
             (boot, boot_s),
         )
         return Line(int(rows[0][0]), rows[0][1]) if rows else None
 
     def last_right(self, boot: str | None = None) -> datetime | None:
-        """The last moment that the record knows of a clock that was right, in boots other than this."""
-        old = self.rows("SELECT max(start_utc) FROM recordings WHERE run IS NULL AND clock_state IN ('synced', 'rtc')")[
-            0
-        ][0]
+        """The last moment that the record knows of a clock that was right, in boots other than
+        this."""
+        old = self.rows(
+            "SELECT max(start_utc) FROM recordings WHERE run IS NULL AND clock_state IN ('synced', "
+            "'rtc')"
+        )[0][0]
         last = None if old is None else moment_of(old)
         for one in self._kept(None):
             began = utc_at(one.offset_ms, one.begin_ms / 1000)
@@ -132,14 +154,17 @@ class BootTable(Connection):
     def add_clock_step(self, boot: str, at: datetime, seconds: float) -> None:
         """The wall clock was set by so many seconds; `at` is the new time."""
         with self._transaction():
-            self._db.execute("INSERT INTO clock VALUES (?, ?, ?, 'step')", (boot, utc_text(at), seconds))
+            self._db.execute(
+                "INSERT INTO clock VALUES (?, ?, ?, 'step')", (boot, utc_text(at), seconds)
+            )
 
     def end_cut_off(self, station: str, but: str = "") -> None:
-        """Live stretches that no one will finish any more, after a power cut or a kill, end with what was analysed;
-        `but` is still being heard."""
+        """Live stretches that no one will finish any more, after a power cut or a kill, end with
+        what was analysed; `but` is still being heard."""
         with self._transaction():
             self._db.execute(
-                "UPDATE recordings SET state = 'analysed', reason = 'cut off', finished_utc = ?, audio_s ="
+                "UPDATE recordings SET state = 'analysed', reason = 'cut off', finished_utc = ?, "
+                "audio_s ="
                 " (SELECT coalesce(sum(analysed_s), 0) FROM effort WHERE recording = recordings.id)"
                 " WHERE station = ? AND source = 'microphone' AND state = 'started' AND id <> ?",
                 (now_text(), station, but),
@@ -148,7 +173,8 @@ class BootTable(Connection):
     # Inside a transaction
 
     def _utc(self, run: str | None, boot_s: float | None, told: datetime) -> datetime:
-        """When a row of a run is, by the line as the record has it; `told` where it knows no such run."""
+        """When a row of a run is, by the line as the record has it; `told` where it knows no such
+        run."""
         if run is None or boot_s is None:
             return told
         line = self.line(run)
@@ -158,12 +184,15 @@ class BootTable(Connection):
         start = self._utc(recording.run, recording.boot_s, recording.start)
         if start == recording.start:
             return recording
-        return replace(recording, start=start, utc_offset_minutes=recording.local.offset_minutes(start))
+        return replace(
+            recording, start=start, utc_offset_minutes=recording.local.offset_minutes(start)
+        )
 
     def _as_begun(
         self, row: RecordingRow, detections: Sequence[Detection], effort: Sequence[Effort]
     ) -> tuple[Sequence[Detection], Sequence[Effort]]:
-        """As the record has the start of their stretch, which may have moved since they were stamped."""
+        """As the record has the start of their stretch, which may have moved since they were
+        stamped."""
         rows = self.rows("SELECT start_utc FROM recordings WHERE id = ?", (row.id,))
         start = moment_of(rows[0][0]) if rows else row.start
         by = start - row.start
@@ -181,7 +210,8 @@ class BootTable(Connection):
         return moved, laid_anew(effort, start, row.local)
 
     def _gaps_on_their_lines(self, gaps: Sequence[GapRow]) -> list[GapRow]:
-        """Where they lie, cut at changes of the clock. Of one that is given again, its pieces of before go."""
+        """Where they lie, cut at changes of the clock. Of one that is given again, its pieces of
+        before go."""
         pieces: list[GapRow] = []
         for gap in gaps:
             if gap.run is not None and gap.boot_s is not None:
@@ -193,16 +223,18 @@ class BootTable(Connection):
         return pieces
 
     def _tell(self, station: str, run: StationRun) -> list[str]:
-        """What the clock of a run's boot says holds for all of its runs, unless they are known better; among equals
-        the last word. Returns which runs these are."""
+        """What the clock of a run's boot says holds for all of its runs, unless they are known
+        better; among equals the last word. Returns which runs these are."""
         kept = self._kept(station)
-        group, line = same_boot(kept, run.id), Line(run.offset_ms, run.known)
+        group = same_boot(kept, run.id)
+        line = Line(run.offset_ms, run.known)
         best = next((one for one in reversed(group) if one.known in KNOWN), None)
         if best is not None and line.known not in KNOWN:
             line = Line(best.told_ms, best.known)
         for one in group:
             self._db.execute(
-                "UPDATE boots SET told_ms = ?, known = ? WHERE run = ?", (line.offset_ms, line.known, one.run)
+                "UPDATE boots SET told_ms = ?, known = ? WHERE run = ?",
+                (line.offset_ms, line.known, one.run),
             )
         return [one.run for one in group]
 
@@ -210,9 +242,11 @@ class BootTable(Connection):
         """All runs in the order in which they happened."""
         of = "" if station is None else " WHERE b.station = ?"
         rows = self.rows(
-            "SELECT b.run, b.source, b.boot, b.began_s, min(p.begin_s), max(p.end_s), b.told_ms, b.offset_ms,"
+            "SELECT b.run, b.source, b.boot, b.began_s, min(p.begin_s), max(p.end_s), b.told_ms, "
+            "b.offset_ms,"
             " b.known, b.lost_before"
-            f" FROM boots b LEFT JOIN ({_PARTS}) p ON p.run = b.run{of} GROUP BY b.number ORDER BY b.number",
+            f" FROM boots b LEFT JOIN ({_PARTS}) p ON p.run = b.run{of} GROUP BY b.number ORDER BY "
+            f"b.number",
             () if station is None else (station,),
         )
         found = []
@@ -221,8 +255,12 @@ class BootTable(Connection):
             end_s = began_s if end_s is None else max(began_s, end_s)
             found.append(_Kept(run, source, boot, ms(begin_s), ms(end_s), *line))
         for number, (one, after) in enumerate(pairwise(found)):
-            if _goes_on(one, after):  # a run has ended when the next begins, whatever its last row says
-                found[number] = replace(one, end_ms=min(one.end_ms, max(one.begin_ms, after.begin_ms)))
+            if _goes_on(
+                one, after
+            ):  # a run has ended when the next begins, whatever its last row says
+                found[number] = replace(
+                    one, end_ms=min(one.end_ms, max(one.begin_ms, after.begin_ms))
+                )
         return found
 
     def _settle(self, station: str, zone: tzinfo | None) -> Moved:
@@ -234,7 +272,10 @@ class BootTable(Connection):
                 groups[-1].append(one)
             else:
                 groups.append([one])
-        spans = [Span(g[0].begin_ms, max(r.end_ms for r in g), g[-1].told_ms, g[-1].known) for g in groups]
+        spans = [
+            Span(g[0].begin_ms, max(r.end_ms for r in g), g[-1].told_ms, g[-1].known)
+            for g in groups
+        ]
         moved = none_moved()
         now: list[_Kept] = []
         for group, offset_ms in zip(groups, placed(spans), strict=True):
@@ -252,34 +293,42 @@ class BootTable(Connection):
         self._db.execute("UPDATE boots SET offset_ms = ? WHERE run = ?", (offset_ms, run))
         for table in ("recordings", "gaps"):
             rows = self._db.execute(
-                f"SELECT id, boot_s, coalesce(utc_offset_minutes, 0) FROM {table} WHERE run = ? AND boot_s IS NOT NULL",
+                f"SELECT id, boot_s, coalesce(utc_offset_minutes, 0) FROM {table} WHERE run = ? "
+                f"AND boot_s IS NOT NULL",
                 (run,),
             ).fetchall()
             for row, boot_s, minutes in rows:
-                start, local = utc_at(offset_ms, boot_s), LocalClock(zone, minutes)
+                start = utc_at(offset_ms, boot_s)
+                local = LocalClock(zone, minutes)
                 if table == "recordings":
                     move_stretch(self._db, row, start, local, moved)
                 else:
                     move_gap(self._db, row, start, local, moved)
 
     def _move_deployments(self, station: str) -> None:
-        """A microphone's place is its place from its first stretch there to its first at the next."""
+        """A microphone's place is its place from its first stretch there to its first at the
+        next."""
         of_it = "station = ? AND source = 'microphone'"
         self._db.execute(
             "UPDATE deployments SET began_utc = coalesce("
-            f"(SELECT min(start_utc) FROM recordings WHERE deployment = deployments.id), began_utc) WHERE {of_it}",
+            f"(SELECT min(start_utc) FROM recordings WHERE deployment = deployments.id), "
+            f"began_utc) WHERE {of_it}",
             (station,),
         )
         self._db.execute(
             "UPDATE deployments SET ended_utc = (SELECT n.began_utc FROM deployments n"
-            " WHERE n.station = deployments.station AND n.source = 'microphone' AND n.rowid > deployments.rowid"
+            " WHERE n.station = deployments.station AND n.source = 'microphone' AND n.rowid > "
+            "deployments.rowid"
             f" ORDER BY n.rowid LIMIT 1) WHERE ended_utc IS NOT NULL AND {of_it}",
             (station,),
         )
 
     def _lay_absences(self, station: str, runs: list[_Kept], zone: tzinfo | None) -> None:
-        """Between two runs the station was off. These gaps have a run, that which came after, and no `boot_s`."""
-        self._db.execute("DELETE FROM gaps WHERE station = ? AND run IS NOT NULL AND boot_s IS NULL", (station,))
+        """Between two runs the station was off. These gaps have a run, that which came after, and
+        no `boot_s`."""
+        self._db.execute(
+            "DELETE FROM gaps WHERE station = ? AND run IS NOT NULL AND boot_s IS NULL", (station,)
+        )
         until = self._before_all_runs(station)
         for one in runs:
             began = utc_at(one.offset_ms, one.begin_ms / 1000)
@@ -290,14 +339,18 @@ class BootTable(Connection):
     def _before_all_runs(self, station: str) -> datetime | None:
         """Up to when rows of before there were runs tell of the microphone."""
         last = self.rows(
-            "SELECT max(t) FROM (SELECT max(strftime('%Y-%m-%dT%H:%M:%fZ', start_utc, audio_s || ' seconds')) AS t"
+            "SELECT max(t) FROM (SELECT max(strftime('%Y-%m-%dT%H:%M:%fZ', start_utc, audio_s || ' "
+            "seconds')) AS t"
             " FROM recordings WHERE station = ? AND source = 'microphone' AND run IS NULL UNION ALL"
-            " SELECT max(end_utc) FROM gaps WHERE station = ? AND source = 'microphone' AND run IS NULL)",
+            " SELECT max(end_utc) FROM gaps WHERE station = ? AND source = 'microphone' AND run IS "
+            "NULL)",
             (station, station),
         )[0][0]
         return None if last is None else moment_of(last)
 
-    def _add_absence(self, station: str, run: _Kept, since: datetime, until: datetime, zone: tzinfo | None) -> None:
+    def _add_absence(
+        self, station: str, run: _Kept, since: datetime, until: datetime, zone: tzinfo | None
+    ) -> None:
         gap = GapRow(
             id=stable_id(run.run, "off"),
             source=run.source,
@@ -322,8 +375,8 @@ def _state_of(known: Known) -> ClockState:
 
 
 def _goes_on(before: _Kept, after: _Kept) -> bool:
-    """Whether a run is one of the same boot, whose clock has gone on meanwhile; if boots have names here even where
-    the run before it has told of more time than there was."""
+    """Whether a run is one of the same boot, whose clock has gone on meanwhile; if boots have names
+    here even where the run before it has told of more time than there was."""
     if after.boot != before.boot:
         return False
     later = after.begin_ms > before.begin_ms and after.boot != _NO_BOOT
@@ -344,7 +397,8 @@ _PARTS = """
     SELECT run, boot_s AS begin_s, boot_s + coalesce(audio_s,
         (SELECT sum(analysed_s) FROM effort WHERE recording = recordings.id), 0) AS end_s
     FROM recordings WHERE run IS NOT NULL
-    UNION ALL SELECT run, boot_s, boot_s + seconds FROM gaps WHERE run IS NOT NULL AND boot_s IS NOT NULL"""
+    UNION ALL SELECT run, boot_s, boot_s + seconds FROM gaps WHERE run IS NOT NULL
+    AND boot_s IS NOT NULL"""
 
 
 def _gap_columns(gap: GapRow, station: str) -> dict[str, object]:

@@ -17,8 +17,8 @@ from edge.types import ClockState, StationRun, utc_text
 
 @dataclass(frozen=True)
 class Boot:
-    """What the microphone heard in one boot of the machine under one state of its clock; of a boot in which it heard
-    nothing, when the station began."""
+    """What the microphone heard in one boot of the machine under one state of its clock; of a boot
+    in which it heard nothing, when the station began."""
 
     boot: str
     clock_state: str
@@ -27,7 +27,9 @@ class Boot:
     stretches: int
     detections: int
     fixed_s: float  # by how much these rows were moved already
-    known: str  # how the boot's clock is known by now; of rows of before that was recorded their state
+    known: (
+        str  # how the boot's clock is known by now; of rows of before that was recorded their state
+    )
     steps: tuple[float, ...]  # seconds by which the wall clock was set during this boot
 
 
@@ -46,15 +48,24 @@ def present_time(database: Path, clock: Clock) -> Time:
 
 
 _SHIFT_S_MAX = 100 * 365.25 * 86_400.0
-_BOOT = ("boot", "clock_state", "first_utc", "last_utc", "stretches", "detections", "fixed_s", "known")
+_BOOT = (
+    "boot",
+    "clock_state",
+    "first_utc",
+    "last_utc",
+    "stretches",
+    "detections",
+    "fixed_s",
+    "known",
+)
 
 
 class ClockTable(BootTable):
     """The record's times."""
 
     def time(self, boot: str | None, boot_s: float, shown: datetime, state: ClockState) -> Time:
-        """The one word on what time it is, for whatever cannot be undone. `shown` is the wall clock, `boot_s` the
-        boot's own at this moment, `state` how the wall clock is kept."""
+        """The one word on what time it is, for whatever cannot be undone. `shown` is the wall
+        clock, `boot_s` the boot's own at this moment, `state` how the wall clock is kept."""
         line = self.line_of_boot(boot, boot_s) if boot else None
         if line is None or (state == "synced" and line.known != "fixed"):
             return Time(shown, is_known(state, shown, self.last_right(boot)))
@@ -65,39 +76,64 @@ class ClockTable(BootTable):
     def boots(self) -> list[Boot]:
         """Boots that the record knows, in the order in which they were recorded."""
         steps: dict[str, list[float]] = {}
-        for boot, seconds in self.rows("SELECT boot, seconds FROM clock WHERE kind = 'step' ORDER BY rowid"):
+        for boot, seconds in self.rows(
+            "SELECT boot, seconds FROM clock WHERE kind = 'step' ORDER BY rowid"
+        ):
             steps.setdefault(boot, []).append(seconds)
         found = self.rows(
             "SELECT r.boot, r.clock_state, min(r.start_utc), max(r.start_utc), count(*),"
             " (SELECT count(*) FROM detections d JOIN recordings x ON x.id = d.recording"
             "  WHERE x.boot = r.boot AND x.clock_state = r.clock_state), max(r.clock_fix_s),"
-            " coalesce((SELECT known FROM boots b WHERE b.boot = r.boot ORDER BY number DESC LIMIT 1), r.clock_state)"
-            " FROM recordings r WHERE r.boot IS NOT NULL GROUP BY r.boot, r.clock_state ORDER BY min(r.rowid)"
+            " coalesce((SELECT known FROM boots b WHERE b.boot = r.boot ORDER BY number DESC LIMIT "
+            "1), r.clock_state)"
+            " FROM recordings r WHERE r.boot IS NOT NULL GROUP BY r.boot, r.clock_state ORDER BY "
+            "min(r.rowid)"
         )
         found += [
-            (boot, known, utc_text(utc_at(offset_ms, began_s)), utc_text(utc_at(offset_ms, began_s)), 0, 0, 0.0, known)
+            (
+                boot,
+                known,
+                utc_text(utc_at(offset_ms, began_s)),
+                utc_text(utc_at(offset_ms, began_s)),
+                0,
+                0,
+                0.0,
+                known,
+            )
             for boot, known, offset_ms, began_s in self.rows(
                 "SELECT boot, known, offset_ms, began_s FROM boots b WHERE number ="
                 " (SELECT max(number) FROM boots WHERE boot = b.boot)"
-                " AND boot NOT IN (SELECT boot FROM recordings WHERE boot IS NOT NULL) ORDER BY number"
+                " AND boot NOT IN (SELECT boot FROM recordings WHERE boot IS NOT NULL) ORDER BY "
+                "number"
             )
         ]
-        return [Boot(**dict(zip(_BOOT, row, strict=True)), steps=tuple(steps.get(str(row[0]), ()))) for row in found]
+        return [
+            Boot(**dict(zip(_BOOT, row, strict=True)), steps=tuple(steps.get(str(row[0]), ())))
+            for row in found
+        ]
 
     def note_boot(self, station: str, boot: str, clock: Clock) -> None:
         """Have a line for the present boot, if it is this and no station has run in it."""
         if boot == boot_id() and not self.rows("SELECT 1 FROM boots WHERE boot = ?", (boot,)):
-            line, now_s = clock.line, clock.boot_s(clock.at_s())
-            self.begin_run(station, StationRun(str(uuid.uuid4()), "none", boot, now_s, line.offset_ms, line.known))
+            line = clock.line
+            now_s = clock.boot_s(clock.at_s())
+            self.begin_run(
+                station,
+                StationRun(str(uuid.uuid4()), "none", boot, now_s, line.offset_ms, line.known),
+            )
 
-    def fix(self, boot: str, seconds: float, clock_state: str | None = None, zone: tzinfo | None = None) -> Moved:
-        """Move the times of everything that a boot's clock stamped; returns how many rows of what. A boot is one line:
-        its runs move together, with a stretch that is being heard just now, and the line is then known by a person.
-        With `clock_state`, only if that is how the line is known: what a network has put right since stays. Of rows
-        that have no run, of earlier versions, those under that state move, without gaps `off`.
+    def fix(
+        self, boot: str, seconds: float, clock_state: str | None = None, zone: tzinfo | None = None
+    ) -> Moved:
+        """Move the times of everything that a boot's clock stamped; returns how many rows of what.
+        A boot is one line: its runs move together, with a stretch that is being heard just now, and
+        the line is then known by a person. With `clock_state`, only if that is how the line is
+        known: what a network has put right since stays. Of rows that have no run, of earlier
+        versions, those under that state move, without gaps `off`.
 
-        Ids stay, `clock_fix_s` says by how much a row was moved in all. Offsets are those of the station's `zone` then;
-        without one they stay. Messages that a broker has already do not change.
+        Ids stay, `clock_fix_s` says by how much a row was moved in all. Offsets are those of the
+        station's `zone` then; without one they stay. Messages that a broker has already do not
+        change.
 
         Raises UsageError if the record knows no such rows, or for more than a century.
         """
@@ -115,36 +151,52 @@ class ClockTable(BootTable):
             for station, run, source, began_s, offset_ms in runs:
                 if run not in told:
                     offset_ms += round(seconds * 1000)
-                    told += self._tell(station, StationRun(run, source, boot, began_s, offset_ms, "fixed"))
+                    told += self._tell(
+                        station, StationRun(run, source, boot, began_s, offset_ms, "fixed")
+                    )
             for station in dict.fromkeys(station for station, *_ in runs):
                 for what, count in self._settle(station, zone).items():
                     moved[what] += count
-            self._db.execute("INSERT INTO clock VALUES (?, ?, ?, 'fix')", (boot, now_text(), seconds))
+            self._db.execute(
+                "INSERT INTO clock VALUES (?, ?, ?, 'fix')", (boot, now_text(), seconds)
+            )
         return moved
 
     def _check_boot(self, boot: str, clock_state: str | None) -> None:
-        which, key = "boot = ?", [boot]
+        which = "boot = ?"
+        key = [boot]
         if clock_state is not None:
-            which, key = "boot = ? AND clock_state = ?", [boot, clock_state]
-        if self.rows("SELECT 1 FROM boots WHERE boot = ? AND ? IN (known, '')", (boot, clock_state or "")):
+            which = "boot = ? AND clock_state = ?"
+            key = [boot, clock_state]
+        if self.rows(
+            "SELECT 1 FROM boots WHERE boot = ? AND ? IN (known, '')", (boot, clock_state or "")
+        ):
             return
         for table in ("recordings", "gaps"):
             if self.rows(f"SELECT 1 FROM {table} WHERE {which} LIMIT 1", key):
                 return
         known = ", ".join(dict.fromkeys(b.boot for b in self.boots()))
         if not known:
-            raise UsageError("--boot: this record has no rows that were stamped by this machine's clock")
+            raise UsageError(
+                "--boot: this record has no rows that were stamped by this machine's clock"
+            )
         raise UsageError(f"--boot: expected one whose clock stamped rows ({known}), found {boot!r}")
 
-    def _fix_old(self, boot: str, by: timedelta, clock_state: str | None, zone: tzinfo | None) -> Moved:
+    def _fix_old(
+        self, boot: str, by: timedelta, clock_state: str | None, zone: tzinfo | None
+    ) -> Moved:
         """Rows that have no run."""
         moved = none_moved()
         which = "boot = ? AND run IS NULL AND (? IS NULL OR clock_state = ?)"
         key = (boot, clock_state, clock_state)
         minutes = "coalesce(utc_offset_minutes, 0)"
-        for row, start, offset in self.rows(f"SELECT id, start_utc, {minutes} FROM recordings WHERE {which}", key):
+        for row, start, offset in self.rows(
+            f"SELECT id, start_utc, {minutes} FROM recordings WHERE {which}", key
+        ):
             move_stretch(self._db, row, moment_of(start) + by, LocalClock(zone, offset), moved)
-        gaps = self.rows(f"SELECT id, start_utc, {minutes} FROM gaps WHERE {which} AND reason <> 'off'", key)
+        gaps = self.rows(
+            f"SELECT id, start_utc, {minutes} FROM gaps WHERE {which} AND reason <> 'off'", key
+        )
         for row, start, offset in gaps:
             move_gap(self._db, row, moment_of(start) + by, LocalClock(zone, offset), moved)
         return moved

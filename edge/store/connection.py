@@ -1,7 +1,8 @@
 """One SQLite file: opened, brought to the present schema, written in transactions. Knows no table.
 
-Each question and each transaction is of the file that has the name at that moment: one that was moved, deleted or
-replaced while it was open is a GoneError, pages that are not what SQLite wrote are a DamagedError.
+Each question and each transaction is of the file that has the name at that moment: one that was
+moved, deleted or replaced while it was open is a GoneError, pages that are not what SQLite wrote
+are a DamagedError.
 """
 
 import sqlite3
@@ -25,12 +26,17 @@ _LEAVE_MS = 2000  # for others that still read a file that has lost its name
 _CANNOT_OPEN = 14  # SQLITE_CANTOPEN; Python before 3.11 tells no code
 _RIGHTS = (3, 8, _CANNOT_OPEN)  # forbidden, read-only
 _DAMAGE = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB
-_OF_A_ROW = (sqlite3.IntegrityError, sqlite3.DataError)  # constraints of tables, and what is too large for a cell
+_OF_A_ROW = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+)  # constraints of tables, and what is too large for a cell
 _OWN = {"recordings", "detections", "effort"}
 _DAMAGE_SAID = ("malformed", "not a database")  # where Python tells no code
 Open = TypeVar("Open", bound="Connection")
 
-suspected: set[Path] = set()  # databases in which some thread of this process met damage; who repairs them looks here
+suspected: set[Path] = (
+    set()
+)  # databases in which some thread of this process met damage; who repairs them looks here
 
 
 def now_text() -> str:
@@ -41,7 +47,9 @@ def now_text() -> str:
 def _of_rights(error: sqlite3.Error | OSError) -> bool:
     """Whether it may be for want of rights."""
     code = getattr(error, "sqlite_errorcode", _CANNOT_OPEN) & 0xFF
-    return isinstance(error, PermissionError) or (isinstance(error, sqlite3.OperationalError) and code in _RIGHTS)
+    return isinstance(error, PermissionError) or (
+        isinstance(error, sqlite3.OperationalError) and code in _RIGHTS
+    )
 
 
 def is_damage(error: sqlite3.Error) -> bool:
@@ -59,10 +67,12 @@ def is_lock(error: StoreError) -> bool:
 
 
 def check_writable(database: Path) -> None:
-    """Raises StoreError, which names the file, where a database or what SQLite keeps beside it may not be written.
+    """Raises StoreError, which names the file, where a database or what SQLite keeps beside it may
+    not be written.
 
-    Before SQLite opens it: SQLite would read a database that may only be read, and leave beside it a -shm that has its
-    mode. One that such an opening has left is given the right to be written again.
+    Before SQLite opens it: SQLite would read a database that may only be read, and leave beside it
+    a -shm that has its mode. One that such an opening has left is given the right to be written
+    again.
     """
     for path in (database, *(beside(database, suffix) for suffix in BESIDE)):
         said = not_writable(path)
@@ -77,13 +87,15 @@ def check_writable(database: Path) -> None:
 class Connection:
     """A connection for one thread. Raises StoreError in one line when the file cannot be used.
 
-    `durable`: a commit is on the disk when it returns, whatever happens to the power; otherwise the last seconds may be
-    lost, never half a transaction. A full or read-only disk costs the transaction, not the connection: try again. After
-    a DamagedError or a GoneError it is of no more use: close it and open another. `patience_s`: so long another
-    writer's lock is waited for.
+    `durable`: a commit is on the disk when it returns, whatever happens to the power; otherwise the
+    last seconds may be lost, never half a transaction. A full or read-only disk costs the
+    transaction, not the connection: try again. After a DamagedError or a GoneError it is of no more
+    use: close it and open another. `patience_s`: so long another writer's lock is waited for.
     """
 
-    def __init__(self, path: Path, durable: bool = False, patience_s: float = BUSY_TIMEOUT_S) -> None:
+    def __init__(
+        self, path: Path, durable: bool = False, patience_s: float = BUSY_TIMEOUT_S
+    ) -> None:
         self.path = path
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,8 +125,12 @@ class Connection:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._db.execute("PRAGMA foreign_keys = ON")
-            self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # its log is open from here on
-            self._logs: dict[str, Identity | None] = {s: identity(beside(self.path, s)) for s in BESIDE}
+            self._db.execute(
+                "SELECT count(*) FROM sqlite_master"
+            ).fetchone()  # its log is open from here on
+            self._logs: dict[str, Identity | None] = {
+                s: identity(beside(self.path, s)) for s in BESIDE
+            }
 
     def __enter__(self: Open) -> Open:
         return self
@@ -127,9 +143,11 @@ class Connection:
         self._db.close()
 
     def is_named(self) -> bool:
-        """Whether the file that is open is the one that its name leads to, and so is its log. Where that cannot be
-        told, SQLite will."""
-        return self.is_same_file() and all(self._is_same(beside(self.path, s), was) for s, was in self._logs.items())
+        """Whether the file that is open is the one that its name leads to, and so is its log. Where
+        that cannot be told, SQLite will."""
+        return self.is_same_file() and all(
+            self._is_same(beside(self.path, s), was) for s, was in self._logs.items()
+        )
 
     def without_log(self) -> None:
         """Write into the file itself from now on; for one that nobody else has open."""
@@ -152,17 +170,26 @@ class Connection:
         if not self.is_named():
             what = "moved or deleted" if not self.path.exists() else "replaced by another file"
             what = f"left without {self.path.name}-wal or -shm" if self.is_same_file() else what
-            raise GoneError(f"{self.path}: was {what} while it was open; what has its name now is opened next time")
+            raise GoneError(
+                f"{self.path}: was {what} while it was open; what has its name now is opened next "
+                f"time"
+            )
 
     def leave(self) -> None:
-        """Of a file that has lost its name: write its log into it, and see that no other file of that name finds the
-        log: SQLite would lay it over a stranger. What cannot be written back is set aside."""
+        """Of a file that has lost its name: write its log into it, and see that no other file of
+        that name finds the log: SQLite would lay it over a stranger. What cannot be written back is
+        set aside."""
         held = True
         with suppress(sqlite3.Error):
             self._db.execute(f"PRAGMA busy_timeout = {_LEAVE_MS}")
             held = bool(self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
-        if held and self.is_same_file():  # another log beside the same database: its rows are in ours alone
-            raise GoneError(f"{self.path}: its log was deleted, and another program hinders that it is written back")
+        if (
+            held and self.is_same_file()
+        ):  # another log beside the same database: its rows are in ours alone
+            raise GoneError(
+                f"{self.path}: its log was deleted, and another program hinders that it is written "
+                f"back"
+            )
         with self._errors():
             for suffix, ours in self._logs.items():
                 there = beside(self.path, suffix)
@@ -175,15 +202,25 @@ class Connection:
 
     def _check_ours(self) -> None:
         """Another program's database is left as it is."""
-        tables = [name for name in self._db.table_names() if not name.startswith(("sqlite_", "_sqlite"))]
+        tables = [
+            name for name in self._db.table_names() if not name.startswith(("sqlite_", "_sqlite"))
+        ]
         if tables and not {*tables} >= _OWN:  # all of them are of the first schema
             named = ", ".join(sorted(tables)[:3])
-            raise StoreError(f"{self.path}: expected a station's record, found another program's database ({named})")
+            raise StoreError(
+                f"{self.path}: expected a station's record, found another program's database "
+                f"({named})"
+            )
 
     def _has_rows(self) -> bool:
         """Whether anything was ever stored, by whatever version."""
-        tables = (name for name in self._db.table_names() if not name.startswith(("sqlite_", "_sqlite")))
-        return any(self._db.execute(f"SELECT EXISTS (SELECT 1 FROM [{table}])").fetchone()[0] for table in tables)
+        tables = (
+            name for name in self._db.table_names() if not name.startswith(("sqlite_", "_sqlite"))
+        )
+        return any(
+            self._db.execute(f"SELECT EXISTS (SELECT 1 FROM [{table}])").fetchone()[0]
+            for table in tables
+        )
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -195,19 +232,23 @@ class Connection:
                 raise DamagedError(f"{self.path}: {error}") from error
             if isinstance(error, _OF_A_ROW):
                 raise RowError(f"{self.path}: {error}") from error
-            raise StoreError(f"{self.path}: {error}{hindrance(self.path) if _of_rights(error) else ''}") from error
+            raise StoreError(
+                f"{self.path}: {error}{hindrance(self.path) if _of_rights(error) else ''}"
+            ) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """All or nothing. The write lock is taken at once: a transaction that read first could not wait for another
-        writer, SQLite would refuse it ("database is locked")."""
+        """All or nothing. The write lock is taken at once: a transaction that read first could not
+        wait for another writer, SQLite would refuse it ("database is locked")."""
         with self._errors():
             self._db.conn.execute("BEGIN IMMEDIATE")
             try:
                 self._check_named()  # with the lock in hand: who replaces the file holds it, too
                 yield
                 self._db.conn.commit()
-            except BaseException:  # whatever it was, Ctrl-C and a commit on a full disk too: nothing stays half open
+            except (
+                BaseException
+            ):  # whatever it was, Ctrl-C and a commit on a full disk too: nothing stays half open
                 self._db.conn.rollback()
                 raise
 
@@ -235,17 +276,21 @@ class Connection:
 
     @property
     def raw(self) -> sqlite3.Connection:
-        """The file that is open, whatever has its name; for what is read of it once it has lost that."""
+        """The file that is open, whatever has its name; for what is read of it once it has lost
+        that."""
         return self._db.conn
 
     def _count(self, name: str, more: int) -> None:
         """Inside a transaction: add to a counter that outlives the rows it counts."""
         if more:
             self._db.execute(
-                "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
+                "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value "
+                "+ excluded.value",
                 (name, more),
             )
 
     def counters(self) -> dict[str, int]:
         """Everything that was ever counted, by name."""
-        return {str(name): int(value) for name, value in self.rows("SELECT name, value FROM counters")}
+        return {
+            str(name): int(value) for name, value in self.rows("SELECT name, value FROM counters")
+        }

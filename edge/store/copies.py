@@ -1,4 +1,5 @@
-"""Copies of a database: whole, checked, on the disk; and the one that is made before a newer version changes it.
+"""Copies of a database: whole, checked, on the disk; and the one that is made before a newer
+version changes it.
 
 Knows nothing of what is in it.
 """
@@ -21,15 +22,20 @@ log = logging.getLogger(__name__)
 
 
 def copy_whole(database: Path, copy: Path) -> None:
-    """Copy to a file that is not there yet. VACUUM INTO reads one consistent state beside writers, and leaves out what
-    was deleted. Raises StoreError if the copy is damaged, sqlite3.Error if it cannot be made."""
-    source = sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", uri=True, timeout=_BUSY_TIMEOUT_S)
+    """Copy to a file that is not there yet. VACUUM INTO reads one consistent state beside writers,
+    and leaves out what was deleted. Raises StoreError if the copy is damaged, sqlite3.Error if it
+    cannot be made."""
+    source = sqlite3.connect(
+        f"{database.absolute().as_uri()}?mode=rw", uri=True, timeout=_BUSY_TIMEOUT_S
+    )
     with closing(source):
         source.execute("VACUUM INTO ?", (str(copy),))
     with closing(sqlite3.connect(copy)) as copied:
         found = [str(row[0]) for row in copied.execute("PRAGMA quick_check(1)")]
     if found != ["ok"]:
-        raise StoreError(f"no copy of {database}: the copy is damaged: {' '.join(found[0].split())}")
+        raise StoreError(
+            f"no copy of {database}: the copy is damaged: {' '.join(found[0].split())}"
+        )
 
 
 def bytes_of(database: Path) -> int:
@@ -49,23 +55,30 @@ def sync(*paths: Path) -> None:
 
 
 def too_many(copies: Iterable[Path], made: Path, kept: int) -> list[Path]:
-    """Which copies go, so that `kept` stay with the one just made: the oldest by the time in their names, and before
-    them those of a later time, which a clock that was wrong has named."""
-    others = sorted(set(copies) - {made}, key=lambda copy: (copy.name <= made.name, copy.name), reverse=True)
+    """Which copies go, so that `kept` stay with the one just made: the oldest by the time in their
+    names, and before them those of a later time, which a clock that was wrong has named."""
+    others = sorted(
+        set(copies) - {made}, key=lambda copy: (copy.name <= made.name, copy.name), reverse=True
+    )
     return others[max(kept, 1) - 1 :]
 
 
 def copy_before(database: Path, change: str) -> None:
-    """Copy a database aside as station-<UTC>-before-<change>.db, beside it; the last two such copies stay.
+    """Copy a database aside as station-<UTC>-before-<change>.db, beside it; the last two such
+    copies stay.
 
-    Never raises for what the disk says: a station starts without the copy rather than not at all, and the log tells.
-    Whoever calls this holds the database's write lock, so that of several programs one makes the copy.
+    Never raises for what the disk says: a station starts without the copy rather than not at all,
+    and the log tells. Whoever calls this holds the database's write lock, so that of several
+    programs one makes the copy.
     """
     part = database.with_name(f"{database.stem}-before.part")
-    made = database.with_name(f"{database.stem}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-before-{change}.db")
+    made = database.with_name(
+        f"{database.stem}-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-before-{change}.db"
+    )
     try:
         part.unlink(missing_ok=True)
-        wanted, free = bytes_of(database) + _SPARE_BYTES, shutil.disk_usage(database.parent).free
+        wanted = bytes_of(database) + _SPARE_BYTES
+        free = shutil.disk_usage(database.parent).free
         if free < wanted:
             raise OSError(0, f"{free >> 20} MB are free, expected {wanted >> 20}")
         copy_whole(database, part)
@@ -76,7 +89,12 @@ def copy_before(database: Path, change: str) -> None:
             old.unlink()
     except (OSError, sqlite3.Error, StoreError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        log.warning("%s: no copy was made before it is brought up to this version (%s): %s", database, change, why)
+        log.warning(
+            "%s: no copy was made before it is brought up to this version (%s): %s",
+            database,
+            change,
+            why,
+        )
     else:
         log.warning("%s: copied to %s before it is brought up to this version", database, made.name)
     finally:

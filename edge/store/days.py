@@ -12,10 +12,13 @@ from edge.types import utc_text
 def of_day(record: Connection, station: str, day: date) -> tuple[float, float, int]:
     """Seconds analysed and lost, and detections."""
     midnight = datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
-    low, high = utc_text(midnight - timedelta(days=1)), utc_text(midnight + timedelta(days=2))  # the day in all zones
+    # the day in all zones
+    low = utc_text(midnight - timedelta(days=1))
+    high = utc_text(midnight + timedelta(days=2))
     span = (station, low, high, day.isoformat())
     analysed = record.rows(
-        "SELECT coalesce(sum(e.analysed_s), 0) FROM effort e JOIN recordings r ON r.id = e.recording"
+        "SELECT coalesce(sum(e.analysed_s), 0) FROM effort e JOIN recordings r ON r.id = "
+        "e.recording"
         " WHERE r.station = ? AND e.hour_utc >= ? AND e.hour_utc < ?"
         f" AND {at_the_place('date', 'e.hour_utc', 'e')} = ?",
         span,
@@ -28,9 +31,13 @@ def of_day(record: Connection, station: str, day: date) -> tuple[float, float, i
     )
     gaps = record.rows(
         "SELECT start_utc, seconds, utc_offset_minutes FROM gaps"
-        " WHERE station = ? AND end_utc > ? AND start_utc < ? AND reason NOT IN ('off', 'schedule', 'triggered')",
+        " WHERE station = ? AND end_utc > ? AND start_utc < ? AND reason NOT IN ('off', "
+        "'schedule', 'triggered')",
         span[:3],
     )
-    parts = (LocalClock(None, minutes).days(moment_of(start), seconds) for start, seconds, minutes in gaps)
+    parts = (
+        LocalClock(None, minutes).days(moment_of(start), seconds)
+        for start, seconds, minutes in gaps
+    )
     lost = sum((part.seconds for of_gap in parts for part in of_gap if part.day == day), 0.0)
     return float(analysed[0][0]), lost, int(heard[0][0])

@@ -1,4 +1,5 @@
-"""Effort counted anew, of stretches that lie in other hours than was thought. Inside a transaction of the caller."""
+"""Effort counted anew, of stretches that lie in other hours than was thought. Inside a transaction
+of the caller."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
@@ -17,7 +18,8 @@ def moment_of(text: str) -> datetime:
 
 
 def recount_effort(db: Database, recording: str, start_utc: str, local: LocalClock) -> None:
-    """Effort of unbroken sound, counted from its start into the hours of a local clock in which it then lies."""
+    """Effort of unbroken sound, counted from its start into the hours of a local clock in which it
+    then lies."""
     parts = db.execute(
         "SELECT shed, analysed_s FROM effort WHERE recording = ? ORDER BY rowid", (recording,)
     ).fetchall()
@@ -26,7 +28,8 @@ def recount_effort(db: Database, recording: str, start_utc: str, local: LocalClo
     for shed, analysed_s in parts:
         for part in local.hours(at, analysed_s):
             db.execute(
-                "INSERT INTO effort (recording, hour_utc, shed, analysed_s, utc_offset_minutes) VALUES (?, ?, ?, ?, ?)"
+                "INSERT INTO effort (recording, hour_utc, shed, analysed_s, utc_offset_minutes) "
+                "VALUES (?, ?, ?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET analysed_s = analysed_s + excluded.analysed_s",
                 (recording, utc_text(part.since), shed, part.seconds, part.utc_offset_minutes),
             )
@@ -34,11 +37,14 @@ def recount_effort(db: Database, recording: str, start_utc: str, local: LocalClo
 
 
 def laid_anew(effort: Sequence[Effort], start: datetime, local: LocalClock) -> list[Effort]:
-    """Effort of unbroken sound, in its order, laid into the hours in which it lies if it began at `start`."""
+    """Effort of unbroken sound, in its order, laid into the hours in which it lies if it began at
+    `start`."""
     seconds: dict[tuple[datetime, int, int], float] = {}
     for spent in effort:
         for part in local.hours(start, spent.analysed_s):
             key = part.since, spent.shed, part.utc_offset_minutes
             seconds[key] = seconds.get(key, 0.0) + part.seconds
         start += timedelta(seconds=spent.analysed_s)
-    return [Effort(hour, spent_s, shed, minutes) for (hour, shed, minutes), spent_s in seconds.items()]
+    return [
+        Effort(hour, spent_s, shed, minutes) for (hour, shed, minutes), spent_s in seconds.items()
+    ]

@@ -1,4 +1,5 @@
-"""Which file, in which state, was which recording; and what the record knows by content. Opens no file but its own."""
+"""Which file, in which state, was which recording; and what the record knows by content. Opens no
+file but its own."""
 
 import sqlite3
 from collections.abc import Mapping
@@ -41,7 +42,8 @@ class KnownRecording:
 
 
 _KNOWN = """
-    SELECT r.id, r.path, r.time_source, r.state <> 'started', r.analysis, r.grown_into, w.state = 'analysed',
+    SELECT r.id, r.path, r.time_source, r.state <> 'started', r.analysis, r.grown_into,
+    w.state = 'analysed',
            w.bytes > r.bytes, r.sha256, r.start_utc,
            (SELECT coalesce(sum(analysed_s), 0) FROM effort WHERE recording = r.id)
     FROM recordings r LEFT JOIN recordings w ON w.id = r.grown_into
@@ -52,12 +54,14 @@ _FINISHED = "r.id, r.state, r.reason, coalesce(r.audio_s, 0), coalesce(r.windows
 
 
 def known_by_content(database: Path, station: str, sha256: str) -> list[KnownRecording]:
-    """Recordings of a station with these bytes, the oldest first. Opens the database for this one question, so any
-    thread may ask. Raises StoreError."""
+    """Recordings of a station with these bytes, the oldest first. Opens the database for this one
+    question, so any thread may ask. Raises StoreError."""
     try:
         uri = f"{database.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)) as db:
-            rows = db.execute(f"{_KNOWN} AND r.sha256 = ? ORDER BY r.rowid", (station, sha256)).fetchall()
+            rows = db.execute(
+                f"{_KNOWN} AND r.sha256 = ? ORDER BY r.rowid", (station, sha256)
+            ).fetchall()
     except sqlite3.Error as error:
         if is_damage(error):
             suspected.add(database)
@@ -67,7 +71,8 @@ def known_by_content(database: Path, station: str, sha256: str) -> list[KnownRec
 
 
 def file_id(station: str, path: str, sha256: str) -> str:
-    """The id of a file that is no recording, since it cannot be decoded: each is refused by itself."""
+    """The id of a file that is no recording, since it cannot be decoded: each is refused by
+    itself."""
     return stable_id(station, path, sha256)
 
 
@@ -75,10 +80,12 @@ class Files(Attempts):
     """Files and the recordings that they were, for the thread that writes."""
 
     def finished(self, station: str, path: str, file: FileState, analysis: str) -> Finished | None:
-        """An earlier end of this very file, in this state, under the same bundle and settings, or None."""
+        """An earlier end of this very file, in this state, under the same bundle and settings, or
+        None."""
         found = self.rows(
             f"SELECT {_FINISHED} FROM files f JOIN recordings r ON r.id = f.recording"
-            " WHERE f.station = ? AND f.path = ? AND f.bytes = ? AND f.mtime_ns = ? AND f.ctime_ns = ?"
+            " WHERE f.station = ? AND f.path = ? AND f.bytes = ? AND f.mtime_ns = ? AND f.ctime_ns "
+            "= ?"
             " AND f.sample = ? AND r.analysis = ? AND r.state <> 'started'",
             (station, path, file.bytes, file.mtime_ns, file.ctime_ns, file.sample, analysis),
         )
@@ -87,7 +94,8 @@ class Files(Attempts):
     def finished_recording(self, recording_id: str) -> Finished | None:
         """How this recording ended, if it did."""
         found = self.rows(
-            f"SELECT {_FINISHED} FROM recordings r WHERE r.id = ? AND state <> 'started'", (recording_id,)
+            f"SELECT {_FINISHED} FROM recordings r WHERE r.id = ? AND state <> 'started'",
+            (recording_id,),
         )
         return Finished(*found[0]) if found else None
 
@@ -102,23 +110,32 @@ class Files(Attempts):
 
     def sound_of(self, recording_id: str) -> str:
         """The sums of its sound; "" if there are none."""
-        found = self.rows("SELECT coalesce(sound, '') FROM recordings WHERE id = ?", (recording_id,))
+        found = self.rows(
+            "SELECT coalesce(sound, '') FROM recordings WHERE id = ?", (recording_id,)
+        )
         return str(found[0][0]) if found else ""
 
     def known(self, station: str) -> dict[str, list[KnownRecording]]:
         """All recordings of a station by content, for readers that cannot ask."""
         known: dict[str, list[KnownRecording]] = {}
-        for row in self.rows(f"{_KNOWN} AND r.sha256 IS NOT NULL AND r.source <> 'microphone'", (station,)):
+        for row in self.rows(
+            f"{_KNOWN} AND r.sha256 IS NOT NULL AND r.source <> 'microphone'", (station,)
+        ):
             known.setdefault(str(row[8]), []).append(_known(row))
         return known
 
-    def earlier(self, station: str, path: str, recording_id: str) -> list[tuple[str, str, FileState]]:
-        """Other recordings that this file may have been: under this path, under one that is longer or shorter at its
-        beginning (of another root), or whose name went on (x.wav.filepart). Path, recording and state of each."""
+    def earlier(
+        self, station: str, path: str, recording_id: str
+    ) -> list[tuple[str, str, FileState]]:
+        """Other recordings that this file may have been: under this path, under one that is longer
+        or shorter at its beginning (of another root), or whose name went on (x.wav.filepart). Path,
+        recording and state of each."""
         name = _name(path)
         rows = self.rows(
-            "SELECT path, recording, bytes, mtime_ns, ctime_ns, sample, body_end, body_sum FROM files"
-            " WHERE station = ? AND (name = ? OR name > ? AND name < ?) AND recording <> ? AND body_end > 0",
+            "SELECT path, recording, bytes, mtime_ns, ctime_ns, sample, body_end, body_sum FROM "
+            "files"
+            " WHERE station = ? AND (name = ? OR name > ? AND name < ?) AND recording <> ? AND "
+            "body_end > 0",
             (station, name, f"{name}.", f"{name}/", recording_id),  # "/" follows "."
         )
         return [
@@ -127,13 +144,17 @@ class Files(Attempts):
             if same_place(path, other[: len(other) - len(_name(other)) + len(name)])
         ]
 
-    def alike(self, station: str, path: str, recording_id: str) -> list[tuple[str, str, bool, str, float]]:
-        """Analysed recordings of files with this name, beside this one: path, recording, whether it began at the same
-        moment, sums and length of its sound."""
+    def alike(
+        self, station: str, path: str, recording_id: str
+    ) -> list[tuple[str, str, bool, str, float]]:
+        """Analysed recordings of files with this name, beside this one: path, recording, whether it
+        began at the same moment, sums and length of its sound."""
         rows = self.rows(
-            "SELECT f.path, r.id, r.start_utc = (SELECT start_utc FROM recordings WHERE id = ?), r.sound, r.audio_s"
+            "SELECT f.path, r.id, r.start_utc = (SELECT start_utc FROM recordings WHERE id = ?), "
+            "r.sound, r.audio_s"
             " FROM files f JOIN recordings r ON r.id = f.recording"
-            " WHERE f.station = ? AND f.name = ? AND r.id <> ? AND r.state = 'analysed' AND r.sound IS NOT NULL",
+            " WHERE f.station = ? AND f.name = ? AND r.id <> ? AND r.state = 'analysed' AND "
+            "r.sound IS NOT NULL",
             (recording_id, station, _name(path), recording_id),
         )
         return [
@@ -141,9 +162,12 @@ class Files(Attempts):
             for other, recording, same_start, sound, audio_s in rows
         ]
 
-    def _cut_short(self, recording: RecordingRow, station: str, grown: Mapping[str, bool]) -> list[str]:
-        """What this file was before, as far as no blocks can be compared: it began at the same moment and was cut
-        short, or its analysis was. Whole recordings stay: another recorder's may have taken the name."""
+    def _cut_short(
+        self, recording: RecordingRow, station: str, grown: Mapping[str, bool]
+    ) -> list[str]:
+        """What this file was before, as far as no blocks can be compared: it began at the same
+        moment and was cut short, or its analysis was. Whole recordings stay: another recorder's may
+        have taken the name."""
         earlier = self._db.execute(
             "SELECT id FROM recordings WHERE station = ? AND path = ? AND start_utc = ? AND id <> ?"
             " AND (state = 'started' OR (state = 'analysed' AND reason IS NOT NULL))",
@@ -155,7 +179,8 @@ class Files(Attempts):
         """Inside a transaction: this file, in this state, is this recording."""
         self._db.execute(
             "INSERT OR REPLACE INTO files"
-            " (station, path, recording, name, bytes, mtime_ns, ctime_ns, sample, body_end, body_sum)"
+            " (station, path, recording, name, bytes, mtime_ns, ctime_ns, sample, body_end, "
+            "body_sum)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (station, path, recording_id, _name(path), *astuple(file)),
         )
@@ -166,11 +191,21 @@ def _name(path: str) -> str:
 
 
 def same_place(path: str, other: str) -> bool:
-    """Whether both may be one file, seen from one root or from two of which one lies in the other."""
+    """Whether both may be one file, seen from one root or from two of which one lies in the
+    other."""
     return f"/{path}".endswith(f"/{other}") or f"/{other}".endswith(f"/{path}")
 
 
 def _known(row: tuple[Any, ...]) -> KnownRecording:
     return KnownRecording(
-        row[0], row[1], row[2], bool(row[3]), row[4], row[5], bool(row[6]), bool(row[7]), row[9], float(row[10])
+        row[0],
+        row[1],
+        row[2],
+        bool(row[3]),
+        row[4],
+        row[5],
+        bool(row[6]),
+        bool(row[7]),
+        row[9],
+        float(row[10]),
     )

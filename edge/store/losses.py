@@ -1,4 +1,5 @@
-"""What a repair could not read, told in the books: of sound that was heard and has no row any more there is a gap.
+"""What a repair could not read, told in the books: of sound that was heard and has no row any more
+there is a gap.
 
 Inside the repair, before its file is put in place. Knows no damage.
 """
@@ -11,7 +12,8 @@ from edge.types import ClockState, GapRow, stable_id
 
 _LOST_S_MIN = 0.05  # rows abut to the millisecond, each
 _TOLD = """
-    SELECT boot_s, boot_s + coalesce((SELECT sum(analysed_s) FROM effort WHERE recording = recordings.id), 0),
+    SELECT boot_s, boot_s + coalesce((SELECT sum(analysed_s) FROM effort
+    WHERE recording = recordings.id), 0),
         boot_s + coalesce(audio_s, 0), coalesce(utc_offset_minutes, 0)
     FROM recordings WHERE run = :run AND boot_s IS NOT NULL
     UNION ALL SELECT boot_s, boot_s + seconds, boot_s + seconds, coalesce(utc_offset_minutes, 0)
@@ -34,32 +36,42 @@ class LossTable(BootTable):
     """The record that a repair has written."""
 
     def tell_losses(self) -> None:
-        """Lay gaps `store` where a run has told of time and no row does; what a recording is short of is analysed anew
-        if its file is met again."""
+        """Lay gaps `store` where a run has told of time and no row does; what a recording is short
+        of is analysed anew if its file is met again."""
         with self._transaction():
-            self._db.execute("DELETE FROM effort WHERE recording NOT IN (SELECT id FROM recordings)")
+            self._db.execute(
+                "DELETE FROM effort WHERE recording NOT IN (SELECT id FROM recordings)"
+            )
             for run in self._runs():
                 self._add_gap_rows(run.station, self._lost(run))
             self._db.execute(
-                "UPDATE recordings SET analysis = '' WHERE source <> 'microphone' AND state = 'analysed' AND audio_s >"
-                " (SELECT coalesce(sum(analysed_s), 0) FROM effort WHERE recording = recordings.id) + ?",
+                "UPDATE recordings SET analysis = '' WHERE source <> 'microphone' AND state = "
+                "'analysed' AND audio_s >"
+                " (SELECT coalesce(sum(analysed_s), 0) FROM effort WHERE recording = "
+                "recordings.id) + ?",
                 (_LOST_S_MIN,),
             )
 
     def _runs(self) -> list[_Run]:
-        sql = "SELECT station, run, boot, began_s, offset_ms, known FROM boots WHERE source = 'microphone'"
+        sql = (
+            "SELECT station, run, boot, began_s, offset_ms, known FROM boots WHERE source = "
+            "'microphone'"
+        )
         return [
             _Run(station, run, boot, began_s, offset_ms, "synced" if known == "fixed" else known)
             for station, run, boot, began_s, offset_ms, known in self.rows(sql)
         ]
 
     def _lost(self, run: _Run) -> list[GapRow]:
-        told_s, lost, minutes = run.began_s, [], 0
+        told_s = run.began_s
+        lost = []
+        minutes = 0
         until_s = told_s
         for begin_s, end_s, heard_s, minutes in self._db.execute(_TOLD, {"run": run.id}).fetchall():
             if begin_s - told_s >= _LOST_S_MIN:
                 lost.append(self._gap(run, told_s, begin_s, minutes))
-            told_s, until_s = max(told_s, end_s), max(until_s, heard_s)
+            told_s = max(told_s, end_s)
+            until_s = max(until_s, heard_s)
         if until_s - told_s >= _LOST_S_MIN:
             lost.append(self._gap(run, told_s, until_s, minutes))
         return lost

@@ -1,4 +1,5 @@
-"""Times of rows moved, with all that hangs on them. Inside a transaction of the caller; ids stay."""
+"""Times of rows moved, with all that hangs on them. Inside a transaction of the caller; ids
+stay."""
 
 from datetime import datetime, timedelta
 
@@ -21,12 +22,16 @@ def later(text: str, by: timedelta) -> str:
     return utc_text(moment_of(text) + by)
 
 
-def move_stretch(db: Database, stretch: str, start: datetime, local: LocalClock, moved: Moved) -> None:
-    """To another start: detections, clips, reviews and effort go with it; `local` is the clock at the place there."""
+def move_stretch(
+    db: Database, stretch: str, start: datetime, local: LocalClock, moved: Moved
+) -> None:
+    """To another start: detections, clips, reviews and effort go with it; `local` is the clock at
+    the place there."""
     (before,) = db.execute("SELECT start_utc FROM recordings WHERE id = ?", (stretch,)).fetchone()
     by = start - moment_of(before)
     db.execute(
-        "UPDATE recordings SET start_utc = ?, utc_offset_minutes = ?, clock_fix_s = clock_fix_s + ? WHERE id = ?",
+        "UPDATE recordings SET start_utc = ?, utc_offset_minutes = ?, clock_fix_s = clock_fix_s + "
+        "? WHERE id = ?",
         (utc_text(start), local.offset_minutes(start), by.total_seconds(), stretch),
     )
     moved["stretches"] += 1
@@ -38,15 +43,22 @@ def move_stretch(db: Database, stretch: str, start: datetime, local: LocalClock,
 
 
 def _move(db: Database, table: str, columns: tuple[str, ...], stretch: str, by: timedelta) -> int:
-    rows = db.execute(f"SELECT rowid, {', '.join(columns)} FROM {table} WHERE recording = ?", (stretch,)).fetchall()
+    rows = db.execute(
+        f"SELECT rowid, {', '.join(columns)} FROM {table} WHERE recording = ?", (stretch,)
+    ).fetchall()
     assigned = ", ".join(f"{column} = ?" for column in columns)
     for row in rows:
-        db.execute(f"UPDATE {table} SET {assigned} WHERE rowid = ?", (*(later(text, by) for text in row[1:]), row[0]))
+        db.execute(
+            f"UPDATE {table} SET {assigned} WHERE rowid = ?",
+            (*(later(text, by) for text in row[1:]), row[0]),
+        )
     return len(rows)
 
 
 def _look_up_offsets(db: Database, stretch: str, local: LocalClock) -> None:
-    rows = db.execute("SELECT id, start_utc FROM detections WHERE recording = ?", (stretch,)).fetchall()
+    rows = db.execute(
+        "SELECT id, start_utc FROM detections WHERE recording = ?", (stretch,)
+    ).fetchall()
     for detection, start in rows:
         db.execute(
             "UPDATE detections SET utc_offset_minutes = ? WHERE id = ?",
@@ -62,20 +74,24 @@ def move_gap(db: Database, gap: str, start: datetime, local: LocalClock, moved: 
     fixed += (start - moment_of(before)).total_seconds()
     moved["gaps"] += 1
     for number, span in enumerate(local.spans(start, gap_s)):
-        begin, end = utc_text(span.start), utc_text(span.start + timedelta(seconds=span.seconds))
+        begin = utc_text(span.start)
+        end = utc_text(span.start + timedelta(seconds=span.seconds))
         begin_s = None if boot_s is None else boot_s + (span.start - start).total_seconds()
         new = (begin, end, span.seconds, span.utc_offset_minutes, fixed, begin_s)
         if number == 0:
             db.execute(
-                "UPDATE gaps SET start_utc = ?, end_utc = ?, seconds = ?, utc_offset_minutes = ?, clock_fix_s = ?,"
+                "UPDATE gaps SET start_utc = ?, end_utc = ?, seconds = ?, utc_offset_minutes = ?, "
+                "clock_fix_s = ?,"
                 " boot_s = ? WHERE id = ?",
                 (*new, gap),
             )
             continue
         db.execute(
-            "INSERT INTO gaps (start_utc, end_utc, seconds, utc_offset_minutes, clock_fix_s, boot_s, id, station,"
+            "INSERT INTO gaps (start_utc, end_utc, seconds, utc_offset_minutes, clock_fix_s, "
+            "boot_s, id, station,"
             " source, recording, reason, detail, clock_state, boot, run)"
-            " SELECT ?, ?, ?, ?, ?, ?, ?, station, source, recording, reason, detail, clock_state, boot, run"
+            " SELECT ?, ?, ?, ?, ?, ?, ?, station, source, recording, reason, detail, clock_state, "
+            "boot, run"
             " FROM gaps WHERE id = ?",
             (*new, stable_id(gap, begin, f"{fixed}"), gap),
         )

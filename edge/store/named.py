@@ -1,7 +1,8 @@
-"""Files by name and by what they are: whether a database that is open is still the one its name leads to.
+"""Files by name and by what they are: whether a database that is open is still the one its name
+leads to.
 
-A person, a script or a disk may move, delete or replace a file while it is open; SQLite would go on writing to it.
-Knows no table.
+A person, a script or a disk may move, delete or replace a file while it is open; SQLite would go on
+writing to it. Knows no table.
 """
 
 import errno
@@ -33,7 +34,8 @@ def stamp() -> str:
 
 
 def identity(path: Path) -> Identity | None:
-    """Device and inode of what a name leads to, None if there is nothing. Raises OSError where it cannot be told."""
+    """Device and inode of what a name leads to, None if there is nothing. Raises OSError where it
+    cannot be told."""
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -42,8 +44,9 @@ def identity(path: Path) -> Identity | None:
 
 
 class OpenFile:
-    """A hold on a file, by which it is found again under another name. It can neither be read nor written by it, and
-    letting go releases no lock of SQLite's, as closing any other handle of this process would."""
+    """A hold on a file, by which it is found again under another name. It can neither be read nor
+    written by it, and letting go releases no lock of SQLite's, as closing any other handle of this
+    process would."""
 
     def __init__(self, path: Path) -> None:
         self._handle: int | None = None
@@ -58,7 +61,8 @@ class OpenFile:
 
     @property
     def deleted(self) -> bool:
-        """Whether it has no name any more: what it holds is lost with the last program that has it open."""
+        """Whether it has no name any more: what it holds is lost with the last program that has it
+        open."""
         return self._handle is not None and os.fstat(self._handle).st_nlink == 0
 
     @property
@@ -73,15 +77,21 @@ class OpenFile:
 
 @contextmanager
 def turn(folder: Path, alone: bool, patience_s: float) -> Iterator[None]:
-    """One's turn with the databases of a folder: `alone` while one is replaced, together with others while one is
-    opened. Without effect where a folder cannot be locked. Raises StoreError if it does not come in time."""
+    """One's turn with the databases of a folder: `alone` while one is replaced, together with
+    others while one is opened. Without effect where a folder cannot be locked. Raises StoreError if
+    it does not come in time."""
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # whoever opens the file says why
         handle = -1
     try:
         if handle >= 0:
-            _lock(handle, folder, fcntl.LOCK_EX if alone else fcntl.LOCK_SH, time.monotonic() + patience_s)
+            _lock(
+                handle,
+                folder,
+                fcntl.LOCK_EX if alone else fcntl.LOCK_SH,
+                time.monotonic() + patience_s,
+            )
         yield
     finally:
         if handle >= 0:
@@ -96,7 +106,9 @@ def _lock(handle: int, folder: Path, kind: int, deadline: float) -> None:
             if error.errno not in _HELD:  # a file system without locks on folders
                 return
             if time.monotonic() > deadline:
-                raise StoreError(f"{folder}: another program repairs the database in it; try again later") from error
+                raise StoreError(
+                    f"{folder}: another program repairs the database in it; try again later"
+                ) from error
             time.sleep(_LOOK_S)
         else:
             return

@@ -1,9 +1,10 @@
-"""The highest number (`seq`) that a message of this station can have had, kept in a file beside the database: one that
-is put back from a copy must not number other messages with what subscribers have seen.
+"""The highest number (`seq`) that a message of this station can have had, kept in a file beside the
+database: one that is put back from a copy must not number other messages with what subscribers have
+seen.
 
-The file says the number and its own inode: one that was itself put back from a copy is another's. Where it is missing
-or another's although the database knows that it had one, no number is known, and the time is: milliseconds since 1970
-are above any number that messages can have come to.
+The file says the number and its own inode: one that was itself put back from a copy is another's.
+Where it is missing or another's although the database knows that it had one, no number is known,
+and the time is: milliseconds since 1970 are above any number that messages can have come to.
 """
 
 import os
@@ -62,8 +63,8 @@ class Numbers:
         return number if ours and 0 <= number < NUMBER_MAX else None
 
     def _write(self, seq: int) -> None:
-        """In place, in one write of one length: a reader beside it sees the old or the new one. Not forced to the disk:
-        what a power cut takes from it, the database has."""
+        """In place, in one write of one length: a reader beside it sees the old or the new one. Not
+        forced to the disk: what a power cut takes from it, the database has."""
         handle = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o644)
         try:
             os.pwrite(handle, b"%020d %020d\n" % (seq, os.fstat(handle).st_ino), 0)
@@ -72,7 +73,8 @@ class Numbers:
 
 
 def go_on(db: sqlite3.Connection, database: Path) -> None:
-    """Inside a transaction, before messages are laid into the outbox: number them above all that may have been seen."""
+    """Inside a transaction, before messages are laid into the outbox: number them above all that
+    may have been seen."""
     highest = Numbers(database).highest()
     last = _last(db)
     if highest is None:

@@ -1,6 +1,8 @@
-"""The outbox as the publisher sees it: what waits, what was acknowledged, what was set aside. Knows no broker.
+"""The outbox as the publisher sees it: what waits, what was acknowledged, what was set aside. Knows
+no broker.
 
-What it hands out is on the disk, and its number is noted beside the database, before anybody can have seen it.
+What it hands out is on the disk, and its number is noted beside the database, before anybody can
+have seen it.
 """
 
 import os
@@ -13,7 +15,8 @@ from edge.types import Lies, Waiting
 
 
 class OutboxTable(Connection):
-    """Messages in the order in which they were committed; edge.types.Outbox, for the publisher's own thread."""
+    """Messages in the order in which they were committed; edge.types.Outbox, for the publisher's
+    own thread."""
 
     def __init__(self, path: Path, durable: bool = False) -> None:
         super().__init__(path, durable)
@@ -34,8 +37,9 @@ class OutboxTable(Connection):
         return messages
 
     def _to_disk(self) -> None:
-        """Whoever committed them, and however: a power cut takes nothing back that is handed out. What can be read is
-        in the log or, after that was written to the disk, in the file itself."""
+        """Whoever committed them, and however: a power cut takes nothing back that is handed out.
+        What can be read is in the log or, after that was written to the disk, in the file
+        itself."""
         with self._errors():
             try:
                 log = os.open(f"{self.path}-wal", os.O_RDONLY)
@@ -56,19 +60,29 @@ class OutboxTable(Connection):
             self._numbers.begin(seq)
 
     def _waiting(self, after: int, limit: int) -> list[Waiting]:
-        """With the times that their detections have now: what waited without network was stamped without it."""
+        """With the times that their detections have now: what waited without network was stamped
+        without it."""
         return [
-            Waiting(int(seq), str(topic), str(payload), str(created), None if None in lies else Lies(*lies))
+            Waiting(
+                int(seq),
+                str(topic),
+                str(payload),
+                str(created),
+                None if None in lies else Lies(*lies),
+            )
             for seq, topic, payload, created, *lies in self.rows(
-                "SELECT o.seq, o.topic, o.payload, o.created_utc, d.start_utc, d.end_utc, d.utc_offset_minutes"
-                " FROM outbox o LEFT JOIN detections d ON d.id = o.id WHERE o.state = 'waiting' AND o.seq > ?"
+                "SELECT o.seq, o.topic, o.payload, o.created_utc, d.start_utc, d.end_utc, "
+                "d.utc_offset_minutes"
+                " FROM outbox o LEFT JOIN detections d ON d.id = o.id WHERE o.state = 'waiting' "
+                "AND o.seq > ?"
                 " ORDER BY o.seq LIMIT ?",
                 (after, limit),
             )
         ]
 
     def counts(self) -> dict[str, int]:
-        """created, sent, waiting, dropped and dead at one moment; the first is the sum of the others."""
+        """created, sent, waiting, dropped and dead at one moment; the first is the sum of the
+        others."""
         counted = {"created": 0, "sent": 0, "dropped": 0, "dead": 0}
         rows = self.rows(  # one statement sees one moment
             "SELECT substr(name, 10), value FROM counters WHERE name LIKE 'messages %'"
@@ -81,35 +95,44 @@ class OutboxTable(Connection):
         if not seqs:
             return
         with self._transaction():
-            now, before = now_text(), self._db.conn.total_changes
+            now = now_text()
+            before = self._db.conn.total_changes
             self._db.conn.executemany(
-                # The payload goes: its detection says the same, and a season of payloads is hundreds of megabytes.
-                "UPDATE outbox SET state = 'sent', sent_utc = ?, payload = '' WHERE seq = ? AND state = 'waiting'",
+                # The payload goes: its detection says the same, and a season of payloads is
+                # hundreds of megabytes.
+                "UPDATE outbox SET state = 'sent', sent_utc = ?, payload = '' WHERE seq = ? AND "
+                "state = 'waiting'",
                 [(now, seq) for seq in seqs],
             )
             self._count("messages sent", self._db.conn.total_changes - before)
 
     def refused(self, seq: int, reason: str, attempts_max: int) -> bool:
-        """The broker said no to this message; True if it was that often that it is set aside for good."""
+        """The broker said no to this message; True if it was that often that it is set aside for
+        good."""
         with self._transaction():
-            self._db.execute("UPDATE outbox SET attempts = attempts + 1, reason = ? WHERE seq = ?", (reason, seq))
+            self._db.execute(
+                "UPDATE outbox SET attempts = attempts + 1, reason = ? WHERE seq = ?", (reason, seq)
+            )
             dead = self._db.execute(
-                "UPDATE outbox SET state = 'dead' WHERE seq = ? AND state = 'waiting' AND attempts >= ?",
+                "UPDATE outbox SET state = 'dead' WHERE seq = ? AND state = 'waiting' AND attempts "
+                ">= ?",
                 (seq, attempts_max),
             ).rowcount
             self._count("messages dead", dead)
         return dead > 0
 
     def bound(self, waiting_max: int, after: int = 0) -> int:
-        """Drop the oldest messages beyond `waiting_max`, but none up to seq `after`, which are on their way; their rows
-        stay as dropped, without payload. Returns how many."""
+        """Drop the oldest messages beyond `waiting_max`, but none up to seq `after`, which are on
+        their way; their rows stay as dropped, without payload. Returns how many."""
         too_many = self.waiting_count() - waiting_max
         if too_many <= 0:
             return 0
         with self._transaction():
             dropped = self._db.execute(
-                "UPDATE outbox SET state = 'dropped', payload = '', reason = 'too many waited' WHERE seq IN"
-                " (SELECT seq FROM outbox WHERE state = 'waiting' AND seq > ? ORDER BY seq LIMIT ?)",
+                "UPDATE outbox SET state = 'dropped', payload = '', reason = 'too many waited' "
+                "WHERE seq IN"
+                " (SELECT seq FROM outbox WHERE state = 'waiting' AND seq > ? ORDER BY seq LIMIT "
+                "?)",
                 (after, too_many),
             ).rowcount
             self._count("messages dropped", dropped)

@@ -1,4 +1,5 @@
-"""Where boots lie on the calendar, by what is known of each and by their order. Knows no database."""
+"""Where boots lie on the calendar, by what is known of each and by their order. Knows no
+database."""
 
 import math
 from collections.abc import Sequence
@@ -20,11 +21,13 @@ class Span:
 
 
 def placed(spans: Sequence[Span]) -> list[int]:
-    """What each boot's clock is best taken for, by UTC when it was 0; `spans` in the order in which they happened.
+    """What each boot's clock is best taken for, by UTC when it was 0; `spans` in the order in which
+    they happened.
 
-    What is better known is placed first. A clock that a network keeps is believed; of two that contradict each other
-    the later. What is less known lies where it says, but after what was before it, and before what came after it: a
-    board that begins in 1970 begins when the record ends, and no second is heard twice.
+    What is better known is placed first. A clock that a network keeps is believed; of two that
+    contradict each other the later. What is less known lies where it says, but after what was
+    before it, and before what came after it: a board that begins in 1970 begins when the record
+    ends, and no second is heard twice.
     """
     found: list[int | None] = [None] * len(spans)
     for number in reversed(range(len(spans))):
@@ -34,7 +37,8 @@ def placed(spans: Sequence[Span]) -> list[int]:
     for rank in range(_RANKS["fixed"], -1, -1):
         for number, span in enumerate(spans):
             if _RANKS[span.known] == rank:
-                low, high = _ends(spans, found, number), _begins(spans, found, number)
+                low = _ends(spans, found, number)
+                high = _begins(spans, found, number)
                 found[number] = max(min(span.told_ms, high - span.end_ms), low - span.begin_ms)
     return [span.told_ms if at is None else at for span, at in zip(spans, found, strict=True)]
 

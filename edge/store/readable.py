@@ -1,10 +1,13 @@
-"""The rows of a table that can still be read, however many of its pages cannot. Knows no table by name."""
+"""The rows of a table that can still be read, however many of its pages cannot. Knows no table by
+name."""
 
 import sqlite3
 from collections.abc import Iterator
 
 _BATCH = 500
-_LOWEST, _HIGHEST = 1, (1 << 63) - 1  # rowids as SQLite gives them
+# rowids as SQLite gives them
+_LOWEST = 1
+_HIGHEST = (1 << 63) - 1
 _FAILED_MAX = 20_000  # questions that fail, per table: a few seconds on a slow card
 
 Row = tuple[object, ...]
@@ -13,15 +16,18 @@ Row = tuple[object, ...]
 class Readable:
     """Batches of (rowid, columns...) in any order. `whole` is False once some could not be read.
 
-    A page that is damaged hides the rows on it and those behind it: these are asked for from the other end, and what
-    still lies between two damaged places by halves.
+    A page that is damaged hides the rows on it and those behind it: these are asked for from the
+    other end, and what still lies between two damaged places by halves.
     """
 
     def __init__(self, db: sqlite3.Connection, table: str, columns: list[str]) -> None:
         self.whole = True
-        self._db, self._failed = db, 0
+        self._db = db
+        self._failed = 0
         chosen = ", ".join(["rowid", *columns])
-        self._sql = f"SELECT {chosen} FROM {table} NOT INDEXED WHERE rowid BETWEEN ? AND ? ORDER BY rowid"
+        self._sql = (
+            f"SELECT {chosen} FROM {table} NOT INDEXED WHERE rowid BETWEEN ? AND ? ORDER BY rowid"
+        )
 
     def __iter__(self) -> Iterator[list[Row]]:
         ranges = [(_LOWEST, _HIGHEST)]
@@ -38,7 +44,8 @@ class Readable:
                 self.whole = False
                 continue
             high = high if downwards.last is None else downwards.last - 1
-            self.whole, self._failed = False, self._failed + 2
+            self.whole = False
+            self._failed = self._failed + 2
             if low < high:
                 middle = (low + high) // 2
                 ranges += [(middle + 1, high), (low, middle)]
@@ -50,7 +57,9 @@ class _Reading:
     def __init__(self, db: sqlite3.Connection, sql: str, low: int, high: int) -> None:
         self.ended = False  # all were read
         self.last: int | None = None
-        self._db, self._sql, self._range = db, sql, (low, high)
+        self._db = db
+        self._sql = sql
+        self._range = (low, high)
 
     def __iter__(self) -> Iterator[list[Row]]:
         batch: list[Row] = []

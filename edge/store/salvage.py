@@ -1,8 +1,10 @@
-"""A database that is damaged, or none at all, is set aside and what can be read of it goes into a new one.
+"""A database that is damaged, or none at all, is set aside and what can be read of it goes into a
+new one.
 
-The damaged one stays where it is until the new one is whole and on the disk, under a name of its own; whatever is
-killed in between, the next start finds the damage again, or the new one that is to be put in place. What is set aside
-is never deleted. A station never refuses to start for it. Knows the tables only by name.
+The damaged one stays where it is until the new one is whole and on the disk, under a name of its
+own; whatever is killed in between, the next start finds the damage again, or the new one that is to
+be put in place. What is set aside is never deleted. A station never refuses to start for it. Knows
+the tables only by name.
 """
 
 import errno
@@ -25,7 +27,9 @@ from edge.store.readable import Readable, Row
 
 _SPARE_BYTES = 16 << 20  # stays free for whoever writes meanwhile
 _LOCK_S = 2.0  # for a writer of the damaged database; it may be too damaged to be locked
-_PARTIAL, _WHOLE, _ASIDE = ".salvage-", ".salvaged-", ".damaged-"
+_PARTIAL = ".salvage-"
+_WHOLE = ".salvaged-"
+_ASIDE = ".damaged-"
 log = logging.getLogger(__name__)
 
 
@@ -41,11 +45,12 @@ class Salvaged:
 
 
 def sound_database(path: Path, thorough: bool = False) -> Salvaged | None:
-    """Make sure that there is a sound database at `path`, or none yet. Returns what was wrong and done, if anything.
+    """Make sure that there is a sound database at `path`, or none yet. Returns what was wrong and
+    done, if anything.
 
-    `thorough`: some question of it was answered with damage, so look at everything. Raises StoreError if the files
-    cannot be read or moved, or there is no room: a disk that is away is no damage. May be called by several programs
-    at once, and after a kill at any moment.
+    `thorough`: some question of it was answered with damage, so look at everything. Raises
+    StoreError if the files cannot be read or moved, or there is no room: a disk that is away is no
+    damage. May be called by several programs at once, and after a kill at any moment.
     """
     if not _begun(path) and (_is_empty(path) or damage_of(path, thorough) is None):
         return None
@@ -64,27 +69,39 @@ def sound_database(path: Path, thorough: bool = False) -> Salvaged | None:
 
 
 def damage_of(path: Path, thorough: bool = False) -> str | None:
-    """The first complaint of SQLite's quick check (`thorough`: of its full one) of a file that is there, None if it is
-    content. Sets nothing aside.
+    """The first complaint of SQLite's quick check (`thorough`: of its full one) of a file that is
+    there, None if it is content. Sets nothing aside.
 
     Raises StoreError if the file cannot be read: that is no damage.
     """
     check_writable(path)
     try:
         with closing(sqlite3.connect(path, timeout=30)) as db:
-            found = str(db.execute(f"PRAGMA {'integrity' if thorough else 'quick'}_check(1)").fetchone()[0])
+            found = str(
+                db.execute(f"PRAGMA {'integrity' if thorough else 'quick'}_check(1)").fetchone()[0]
+            )
     except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorcode", None) in _NOT_DAMAGE or isinstance(error, sqlite3.OperationalError):
+        if getattr(error, "sqlite_errorcode", None) in _NOT_DAMAGE or isinstance(
+            error, sqlite3.OperationalError
+        ):
             raise StoreError(f"{path}: {error}{hindrance(path)}") from error
         return str(error)
     return None if found == "ok" else " ".join(found.split())
 
 
-_NOT_DAMAGE = {5, 6, 8, 10, 13, 14}  # busy, locked, read-only, disk error, full, cannot open: the file may be sound
+_NOT_DAMAGE = {
+    5,
+    6,
+    8,
+    10,
+    13,
+    14,
+}  # busy, locked, read-only, disk error, full, cannot open: the file may be sound
 
 
 def set_aside(path: Path) -> list[Path]:
-    """Damaged databases that were set aside and that nobody has taken away yet, the oldest first."""
+    """Damaged databases that were set aside and that nobody has taken away yet, the oldest
+    first."""
     try:
         names = sorted(path.parent.glob(f"{path.name}{_ASIDE}*"))
     except OSError:
@@ -108,12 +125,15 @@ def _folders(path: Path, kind: str) -> list[Path]:
 
 
 def _repair(path: Path, damage: str) -> Salvaged:
-    """Salvage into a folder of its own, name that when it is whole, and put what is in it in place."""
-    free, needed = shutil.disk_usage(path.parent).free, bytes_of(path) + _SPARE_BYTES
+    """Salvage into a folder of its own, name that when it is whole, and put what is in it in
+    place."""
+    free = shutil.disk_usage(path.parent).free
+    needed = bytes_of(path) + _SPARE_BYTES
     if free < needed:
         missing = (needed - free + (1 << 20) - 1) >> 20
         raise DamagedError(
-            f"{path}: damaged ({damage}), and to salvage it {missing} MB more are needed on its disk; make room"
+            f"{path}: damaged ({damage}), and to salvage it {missing} MB more are needed on its "
+            f"disk; make room"
         ) from OSError(errno.ENOSPC, "no room")
     when = stamp()
     partial = beside(path, _PARTIAL + when)
@@ -134,13 +154,16 @@ def _repair(path: Path, damage: str) -> Salvaged:
 
 
 def _finish(path: Path, whole: Path) -> Salvaged:
-    """Put what was salvaged in place; each step may have been done before a kill. Its last one removes the folder."""
+    """Put what was salvaged in place; each step may have been done before a kill. Its last one
+    removes the folder."""
     aside = beside(path, _ASIDE + whole.name.rpartition("-")[2])
     new = whole / path.name
     try:
         copied, lost, damage = (whole / "said").read_text().split("\n", 2)
     except FileNotFoundError:  # it is in place, and what told of it is gone
-        copied, lost, damage = "all", "0", "as the log says"
+        copied = "all"
+        lost = "0"
+        damage = "as the log says"
     try:
         if new.exists():  # else a kill came when it was in place
             _second_name(path, aside)
@@ -150,13 +173,18 @@ def _finish(path: Path, whole: Path) -> Salvaged:
             sync(path.parent)
         shutil.rmtree(whole)
     except OSError as error:
-        raise DamagedError(f"{path}: damaged and cannot be replaced by what was salvaged: {error}") from error
+        raise DamagedError(
+            f"{path}: damaged and cannot be replaced by what was salvaged: {error}"
+        ) from error
     counted = f"{copied} rows salvaged, {lost} tables cut short"
-    return Salvaged(f"{path}: was damaged ({damage}); set aside as {aside.name}, {counted}", int(lost))
+    return Salvaged(
+        f"{path}: was damaged ({damage}); set aside as {aside.name}, {counted}", int(lost)
+    )
 
 
 def _second_name(path: Path, aside: Path) -> None:
-    """The damaged file keeps its first name until the new one takes it, where the file system can do that."""
+    """The damaged file keeps its first name until the new one takes it, where the file system can
+    do that."""
     if aside.exists() or not path.exists():
         return
     try:
@@ -168,7 +196,8 @@ def _second_name(path: Path, aside: Path) -> None:
 def _move_logs(path: Path, aside: Path) -> None:
     """The log goes with the database that it is of; what SQLite makes of it anew does not."""
     beside(path, "-shm").unlink(missing_ok=True)
-    logs, there = beside(path, "-wal"), beside(aside, "-wal")
+    logs = beside(path, "-wal")
+    there = beside(aside, "-wal")
     if logs.exists() and logs.stat().st_size == 0:
         logs.unlink()
     elif logs.exists():
@@ -185,16 +214,21 @@ def _held(path: Path) -> Iterator[None]:
 
 
 def _salvage(damaged: Path, path: Path) -> tuple[int, int]:
-    """Copy every row that can still be read. Returns rows copied and tables of which some are missing."""
-    copied, cut_short = 0, 0
+    """Copy every row that can still be read. Returns rows copied and tables of which some are
+    missing."""
+    copied = 0
+    cut_short = 0
     with LossTable(path) as new, closing(sqlite3.connect(damaged)) as old:
         new.without_log()  # which would need the room twice
-        tables = [str(name) for (name,) in new.rows("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        tables = [
+            str(name) for (name,) in new.rows("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
         for table in tables:
             if table.startswith(("sqlite_", "_sqlite")):
                 continue
             rows, whole = _copy_table(old, new, table)
-            copied, cut_short = copied + rows, cut_short + (not whole)
+            copied = copied + rows
+            cut_short = cut_short + (not whole)
         _keep_numbers(old, new)
         if cut_short:
             new.tell_losses()
@@ -202,17 +236,21 @@ def _salvage(damaged: Path, path: Path) -> tuple[int, int]:
 
 
 def _copy_table(old: sqlite3.Connection, new: Connection, table: str) -> tuple[int, bool]:
-    """Rows that were copied, under their rowids, and whether these are all. A column that the old one lacks has its
-    default then, as a migration would give it."""
+    """Rows that were copied, under their rowids, and whether these are all. A column that the old
+    one lacks has its default then, as a migration would give it."""
     known = new.rows(f"PRAGMA table_info({table})")
     present = {str(row[1]) for row in known}
     try:
-        columns = [str(row[1]) for row in old.execute(f"PRAGMA table_info({table})") if row[1] in present]
+        columns = [
+            str(row[1]) for row in old.execute(f"PRAGMA table_info({table})") if row[1] in present
+        ]
     except sqlite3.DatabaseError:
         return 0, False
     if not columns:
         return 0, True
-    numbered = any(row[2] == "INTEGER" and row[5] and str(row[1]) in columns for row in known)  # has its rowid
+    numbered = any(
+        row[2] == "INTEGER" and row[5] and str(row[1]) in columns for row in known
+    )  # has its rowid
     readable = Readable(old, table, columns)
     marks = ", ".join("?" for _ in range(len(columns) + 1 - numbered))
     names = ", ".join(columns if numbered else ["rowid", *columns])
@@ -220,7 +258,11 @@ def _copy_table(old: sqlite3.Connection, new: Connection, table: str) -> tuple[i
         db.execute(f"DELETE FROM {table}")
         before = db.total_changes
         for batch in readable:
-            _insert(db, f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({marks})", [row[numbered:] for row in batch])
+            _insert(
+                db,
+                f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({marks})",
+                [row[numbered:] for row in batch],
+            )
         return db.total_changes - before, readable.whole
 
 

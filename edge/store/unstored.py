@@ -1,5 +1,5 @@
-"""A note beside the record of what a run has heard and could not store: the next run books that time as a gap `store`,
-not as one in which the station was off.
+"""A note beside the record of what a run has heard and could not store: the next run books that
+time as a gap `store`, not as one in which the station was off.
 
 Written over in place, so that a full disk takes it; each line is a run. Knows no database.
 """
@@ -31,7 +31,8 @@ class Unstored:
 
 
 class Note:
-    """The note of one record. Nothing here raises what a disk says: whoever cannot write it has done what can be done.
+    """The note of one record. Nothing here raises what a disk says: whoever cannot write it has
+    done what can be done.
 
     note = Note(config.database)
     note.make_room()                # while the disk takes it
@@ -113,6 +114,12 @@ def _parsed(line: str) -> Unstored | None:
         one = Unstored(run, float(said["until_s"]), str(said["why"]))
         utc_at(run.offset_ms, run.began_s)
         utc_at(run.offset_ms, one.until_s)
-    except (ValueError, KeyError, TypeError, OSError, OverflowError):  # a zone that this machine does not know, too
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        OSError,
+        OverflowError,
+    ):  # a zone that this machine does not know, too
         return None
     return one if run.known in _KNOWN and 0.0 <= one.until_s - run.began_s <= _RUN_S_MAX else None

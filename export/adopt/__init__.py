@@ -1,1 +1,2 @@
-"""Published models as bundles: what a person gets is read, rebuilt as ONNX, cut, probed and sealed."""
+"""Published models as bundles: what a person gets is read, rebuilt as ONNX, cut, probed and
+sealed."""

@@ -1,4 +1,5 @@
-"""A published model to a sealed Bundle: network, geo model, species, names, licence, probe. Whole or not at all."""
+"""A published model to a sealed Bundle: network, geo model, species, names, licence, probe. Whole
+or not at all."""
 
 import json
 from collections.abc import Mapping
@@ -44,7 +45,9 @@ from export.place_bundle import bundle_place, check_out
 from export.probe_clips import waveform_clips
 
 RADIUS_KM = 300.0
-_PROBE_PLACE, _PROBE_DAY = (50.0, 10.0), 135  # the middle of Germany in mid May, where no place was given
+# the middle of Germany in mid May, where no place was given
+_PROBE_PLACE = (50.0, 10.0)
+_PROBE_DAY = 135
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,16 @@ class Source:
 
 
 def read_source(name: str, known: Known, source: Path | None, labels: Path | None) -> Source:
-    """Fetch and check what a model is made of. Raises UsageError, ConfigError or BundleError in a line."""
+    """Fetch and check what a model is made of. Raises UsageError, ConfigError or BundleError in a
+    line."""
     if known.packages and labels is not None:
         raise UsageError(f"--labels {labels}: {name} brings its own labels; leave it out")
     return _packed(known, source) if known.packages else _brought(name, known, source, labels)
 
 
 def adopt(name: str, source: Source, licence: Licence, out: Path, region: Region) -> Bundle:
-    """Convert, probe, seal, and put it to `out`. Raises UsageError if `out` holds something that is not a bundle."""
+    """Convert, probe, seal, and put it to `out`. Raises UsageError if `out` holds something that is
+    not a bundle."""
     folder, _ = check_out(out)
     kept = _kept(source, region)
     with bundle_place(out) as work:
@@ -141,7 +146,9 @@ def _brought(name: str, known: Known, source: Path | None, labels: Path | None) 
     except ValueError as error:  # codes that a table brought
         raise BundleError(f"{labels}: {error}") from error
     network = wrap(known, source, len(species))
-    digest = check_first_sum(name, source)  # what is not the model was never adopted, and is not remembered
+    digest = check_first_sum(
+        name, source
+    )  # what is not the model was never adopted, and is not remembered
     beside = sorted(path for path in source.parent.glob("LICEN[CS]E*") if path.is_file())
     text = f"{known.licence.spdx}: {known.licence.terms}\n"
     if beside:
@@ -166,7 +173,8 @@ def _kept(source: Source, region: Region) -> NDArray[np.int64] | None:
 
 
 def _as_before(folder: Path, licence: Licence) -> Licence:
-    """The day when the same terms were accepted for the bundle that lies there: adopted again, it keeps its id."""
+    """The day when the same terms were accepted for the bundle that lies there: adopted again, it
+    keeps its id."""
     try:
         before = read_bundle(folder).manifest.licence
     except BundleError:
@@ -184,18 +192,24 @@ def _write_species(source: Source, kept: NDArray[np.int64] | None, work: Path) -
     return taxonomy
 
 
-def _write_network(name: str, source: Source, kept: NDArray[np.int64] | None, work: Path) -> BundleMember:
+def _write_network(
+    name: str, source: Source, kept: NDArray[np.int64] | None, work: Path
+) -> BundleMember:
     file = f"members/{name}.onnx"
     if isinstance(source.network, TfliteNetwork):
         model = birdnet_to_onnx(source.network, kept)
     else:
         model = source.network if kept is None else only_classes(source.network, kept)
     onnx.save(model, work / file)
-    embedding = "embedding" if "embedding" in {output.name for output in model.graph.output} else None
+    embedding = (
+        "embedding" if "embedding" in {output.name for output in model.graph.output} else None
+    )
     return BundleMember(name, file, name, source.known.title, output="scores", embedding=embedding)
 
 
-def _write_geo(source: Source, taxonomy: Taxonomy, kept: NDArray[np.int64] | None, work: Path) -> None:
+def _write_geo(
+    source: Source, taxonomy: Taxonomy, kept: NDArray[np.int64] | None, work: Path
+) -> None:
     if source.geo is None or source.known.geo is None:
         return
     (work / PRIOR).mkdir()
@@ -207,10 +221,16 @@ def _write_geo(source: Source, taxonomy: Taxonomy, kept: NDArray[np.int64] | Non
 
 
 def _write_probe(
-    work: Path, taxonomy: Taxonomy, member: BundleMember, blend: Blend, region: Region, has_prior: bool
+    work: Path,
+    taxonomy: Taxonomy,
+    member: BundleMember,
+    blend: Blend,
+    region: Region,
+    has_prior: bool,
 ) -> None:
-    """What ONNX Runtime gives here, in float32, for clips made by formula: the reference of any other runtime and
-    machine. That the conversion is right is shown against TensorFlow Lite in tests/trials/birdnet_parity.py."""
+    """What ONNX Runtime gives here, in float32, for clips made by formula: the reference of any
+    other runtime and machine. That the conversion is right is shown against TensorFlow Lite in
+    tests/trials/birdnet_parity.py."""
     clips = waveform_clips()
     engine = OnnxEngine([work / member.file], input_shape=clips.shape[1:])
     scores = engine.scores(clips.astype(np.float32) / 32768.0)
@@ -229,13 +249,22 @@ def _write_probe(
     ).write(work / PROBE)
 
 
-def _provenance(name: str, source: Source, kept: NDArray[np.int64] | None, region: Region) -> dict[str, object]:
+def _provenance(
+    name: str, source: Source, kept: NDArray[np.int64] | None, region: Region
+) -> dict[str, object]:
     cut: dict[str, object] = {"classes": len(source.species) if kept is None else len(kept)}
     if region.place is not None:
         cut |= {"place": list(region.place), "radius_km": region.radius_km}
     if region.species is not None:
         cut["species"] = region.species.name
-    found: dict[str, object] = {"adopted": name, "title": source.known.title, "files": dict(source.sums), "cut": cut}
-    if source.geo is not None and source.known.geo is not None:  # for `edge why`, which reads the record alone
+    found: dict[str, object] = {
+        "adopted": name,
+        "title": source.known.title,
+        "files": dict(source.sums),
+        "cut": cut,
+    }
+    if (
+        source.geo is not None and source.known.geo is not None
+    ):  # for `edge why`, which reads the record alone
         found["geo"] = {"floor": source.known.geo.floor, "classes": cut["classes"]}
     return found

@@ -1,8 +1,10 @@
-"""BirdNET V2.4 as ONNX: sound of a window at 32 kHz to the scores of its classes and the embeddings of its stretches.
+"""BirdNET V2.4 as ONNX: sound of a window at 32 kHz to the scores of its classes and the embeddings
+of its stretches.
 
-The network hears 3 s; a window of 5 s is two stretches, of which the higher score counts. What follows the images is
-rebuilt operator by operator, with two liberties: two convolutions of one pixel in a row become one, and channels are
-filled up with silent ones to multiples of 16, which runtimes do inside anyway and then need not undo between layers.
+The network hears 3 s; a window of 5 s is two stretches, of which the higher score counts. What
+follows the images is rebuilt operator by operator, with two liberties: two convolutions of one
+pixel in a row become one, and channels are filled up with silent ones to multiples of 16, which
+runtimes do inside anyway and then need not undo between layers.
 
 Knows no labels and no bundle.
 """
@@ -32,10 +34,16 @@ _NAMES = {"MUL": "Mul", "ADD": "Add", "AVERAGE_POOL_2D": "AveragePool", "MAX_POO
 Weights = NDArray[np.float64]
 
 
-def birdnet_to_onnx(network: TfliteNetwork, classes: NDArray[np.integer] | None = None) -> ModelProto:
-    """`sound` (n, 160000) float32 to `scores` (n, classes) after the sigmoid and `embedding` (n, 2, width); of all
-    classes, or of these. Raises BundleError if the file is not a network that this knows."""
-    start = next((i for i, layer in enumerate(network.layers) if network.names[layer.output] == _IMAGES), None)
+def birdnet_to_onnx(
+    network: TfliteNetwork, classes: NDArray[np.integer] | None = None
+) -> ModelProto:
+    """`sound` (n, 160000) float32 to `scores` (n, classes) after the sigmoid and `embedding` (n, 2,
+    width); of all classes, or of these. Raises BundleError if the file is not a network that this
+    knows."""
+    start = next(
+        (i for i, layer in enumerate(network.layers) if network.names[layer.output] == _IMAGES),
+        None,
+    )
     if start is None:
         raise BundleError(f"no layer {_IMAGES}: not BirdNET V2.4")
     layers = _joined(network, list(network.layers[start + 1 :]))
@@ -51,7 +59,8 @@ class _Kernel:
 
 
 def _joined(network: TfliteNetwork, layers: list[Layer]) -> list[tuple[Layer, _Kernel | None]]:
-    """The layers with their kernels; a convolution of one pixel that only another one takes is part of that."""
+    """The layers with their kernels; a convolution of one pixel that only another one takes is part
+    of that."""
     kernels = [_kernel(network, layer) for layer in layers]
     uses = [tensor for layer in layers for tensor in layer.inputs]
     joined: list[tuple[Layer, _Kernel | None]] = []
@@ -59,8 +68,13 @@ def _joined(network: TfliteNetwork, layers: list[Layer]) -> list[tuple[Layer, _K
         before, first = joined[-1] if joined else (None, None)
         if before and first and kernel and _one_after_another(before, first, layer, kernel, uses):
             matrix = kernel.weights[:, :, 0, 0]
-            one = _Kernel(np.einsum("oi,ijkl->ojkl", matrix, first.weights), matrix @ first.bias + kernel.bias)
-            joined[-1] = Layer(layer.op, (before.inputs[0], *layer.inputs[1:]), layer.output, layer.options), one
+            one = _Kernel(
+                np.einsum("oi,ijkl->ojkl", matrix, first.weights), matrix @ first.bias + kernel.bias
+            )
+            joined[-1] = (
+                Layer(layer.op, (before.inputs[0], *layer.inputs[1:]), layer.output, layer.options),
+                one,
+            )
         else:
             joined.append((layer, kernel))
     return joined
@@ -70,10 +84,14 @@ def _kernel(network: TfliteNetwork, layer: Layer) -> _Kernel | None:
     if layer.op not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
         return None
     weights, bias = (network.constants[tensor].astype(np.float64) for tensor in layer.inputs[1:3])
-    return _Kernel(weights.transpose(3, 0, 1, 2) if layer.op[0] == "D" else weights.transpose(0, 3, 1, 2), bias)
+    return _Kernel(
+        weights.transpose(3, 0, 1, 2) if layer.op[0] == "D" else weights.transpose(0, 3, 1, 2), bias
+    )
 
 
-def _one_after_another(before: Layer, first: _Kernel, layer: Layer, kernel: _Kernel, uses: list[int]) -> bool:
+def _one_after_another(
+    before: Layer, first: _Kernel, layer: Layer, kernel: _Kernel, uses: list[int]
+) -> bool:
     alone = layer.inputs[0] == before.output and uses.count(before.output) == 1
     return alone and not _active(before) and _pixelwise(before, first) and _pixelwise(layer, kernel)
 
@@ -89,7 +107,8 @@ def _pixelwise(layer: Layer, kernel: _Kernel) -> bool:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """An image of the graph: where the network's channels are among its own, and its height and width."""
+    """An image of the graph: where the network's channels are among its own, and its height and
+    width."""
 
     name: str
     places: NDArray[np.integer]
@@ -114,7 +133,9 @@ class _Rebuilt:
         layers: list[tuple[Layer, _Kernel | None]],
         classes: NDArray[np.integer] | None,
     ) -> None:
-        self._network, self._layers, self._classes = network, layers, classes
+        self._network = network
+        self._layers = layers
+        self._classes = classes
         self._graph = GraphBuilder({"sound": ("n", WINDOW_SAMPLES)})
         self._tensors: dict[int, _Tensor] = {}
         self._outputs: dict[str, Shape] = {}
@@ -135,15 +156,22 @@ class _Rebuilt:
         if (factor.op, offset.op) != ("MUL", "ADD"):
             raise BundleError(f"{factor.op}, {offset.op} behind the spectrograms: not BirdNET V2.4")
         banks = [read_spectrogram(self._network, name) for name in _SPECTROGRAMS]
-        values = [self._network.constants[layer.inputs[1]].astype(np.float64) for layer in (factor, offset)]
+        values = [
+            self._network.constants[layer.inputs[1]].astype(np.float64)
+            for layer in (factor, offset)
+        ]
         name = add_images(self._graph, banks, *values)
-        self._tensors[offset.output] = _Tensor(name, np.arange(len(banks)), len(banks), (BANDS, FRAMES))
+        self._tensors[offset.output] = _Tensor(
+            name, np.arange(len(banks)), len(banks), (BANDS, FRAMES)
+        )
 
     def _add(self, layer: Layer, kernel: _Kernel | None) -> None:
         source = self._tensors[layer.inputs[0]]
         adders: dict[str, Callable[[Layer, _Tensor], _Tensor]] = {
             "LOGISTIC": lambda _, x: self._same(x, self._graph.add("Sigmoid", x.name)),
-            "RESHAPE": lambda _, x: x,  # (n, channels) to (n, 1, 1, channels): the mean kept its pixel
+            "RESHAPE": lambda _, x: (
+                x
+            ),  # (n, channels) to (n, 1, 1, channels): the mean kept its pixel
             "MUL": self._with_another,
             "ADD": self._with_another,
             "AVERAGE_POOL_2D": self._pool,
@@ -172,12 +200,16 @@ class _Rebuilt:
         return _Tensor(name, like.places, like.channels, size or like.size)
 
     def _convolution(self, layer: Layer, kernel: _Kernel, source: _Tensor) -> _Tensor:
-        weights, bias, options = kernel.weights, kernel.bias, layer.options
+        weights = kernel.weights
+        bias = kernel.bias
+        options = layer.options
         deep = layer.op == "DEPTHWISE_CONV_2D"
         if deep:
             target = self._same(source, "")
         else:
-            target = _Tensor("", np.arange(len(bias)), -(-len(bias) // _ALIGNED) * _ALIGNED, source.size)
+            target = _Tensor(
+                "", np.arange(len(bias)), -(-len(bias) // _ALIGNED) * _ALIGNED, source.size
+            )
             weights = source.spread(weights, 1)
         strides = (options["stride_h"], options["stride_w"])
         padded = options["padding"] == tflite.Padding.SAME
@@ -193,15 +225,20 @@ class _Rebuilt:
             pads=[before for before, _ in pads] + [after for _, after in pads],
             group=source.channels if deep else 1,
         )
-        height, width = ((s + sum(p) - k) // step + 1 for (s, k, step), p in zip(sides, pads, strict=True))
+        height, width = (
+            (s + sum(p) - k) // step + 1 for (s, k, step), p in zip(sides, pads, strict=True)
+        )
         return self._same(target, name, (height, width))
 
     def _with_another(self, layer: Layer, source: _Tensor) -> _Tensor:
-        """A sum or product with a constant by channel, or with another tensor, of the same size or of one pixel."""
+        """A sum or product with a constant by channel, or with another tensor, of the same size or
+        of one pixel."""
         constant = self._network.constants.get(layer.inputs[1])
         other = self._tensors.get(layer.inputs[1])
         if constant is not None:
-            wide = source.spread(np.broadcast_to(constant.astype(np.float64), source.places.shape), 0)
+            wide = source.spread(
+                np.broadcast_to(constant.astype(np.float64), source.places.shape), 0
+            )
             by_channel = wide.astype(np.float32)[:, None, None]
             return self._same(source, self._graph.add(_NAMES[layer.op], source.name, by_channel))
         if other is None or not np.array_equal(other.places, source.places):
@@ -210,17 +247,22 @@ class _Rebuilt:
 
     def _pool(self, layer: Layer, source: _Tensor) -> _Tensor:
         options = layer.options
-        kernel, strides = (options["height"], options["width"]), (options["stride_h"], options["stride_w"])
+        kernel = (options["height"], options["width"])
+        strides = (options["stride_h"], options["stride_w"])
         if options["padding"] != tflite.Padding.VALID:
             raise BundleError("a pool with padding: not BirdNET V2.4")
         name = self._graph.add(_NAMES[layer.op], source.name, kernel_shape=kernel, strides=strides)
-        height, width = ((s - k) // step + 1 for s, k, step in zip(source.size, kernel, strides, strict=True))
+        height, width = (
+            (s - k) // step + 1 for s, k, step in zip(source.size, kernel, strides, strict=True)
+        )
         return self._same(source, name, (height, width))
 
     def _together(self, layer: Layer, source: _Tensor) -> _Tensor:
         tensors = [self._tensors[index] for index in layer.inputs]
         starts = np.cumsum([0, *(tensor.channels for tensor in tensors)])
-        places = np.concatenate([start + tensor.places for start, tensor in zip(starts, tensors, strict=False)])
+        places = np.concatenate(
+            [start + tensor.places for start, tensor in zip(starts, tensors, strict=False)]
+        )
         name = self._graph.add("Concat", *(tensor.name for tensor in tensors), axis=1)
         return _Tensor(name, places, int(starts[-1]), source.size)
 
@@ -234,21 +276,30 @@ class _Rebuilt:
         return self._same(source, self._graph.add("GlobalAveragePool", source.name), (1, 1))
 
     def _scores(self, layer: Layer, source: _Tensor) -> None:
-        """The layer of classes, and of both stretches the higher score. It takes both at once: its weights, half of the
-        file, are read once."""
+        """The layer of classes, and of both stretches the higher score. It takes both at once: its
+        weights, half of the file, are read once."""
         weights, bias = (self._network.constants[tensor] for tensor in layer.inputs[1:3])
         if self._classes is not None:
-            weights, bias = weights[self._classes], bias[self._classes]
+            weights = weights[self._classes]
+            bias = bias[self._classes]
         embedding = self._graph.add("Flatten", source.name)
-        self._graph.add("Reshape", embedding, whole(-1, _STRETCHES, source.channels), name="embedding")
+        self._graph.add(
+            "Reshape", embedding, whole(-1, _STRETCHES, source.channels), name="embedding"
+        )
         wide = source.spread(weights.astype(np.float64), 1)
         odds = self._graph.add("Gemm", embedding, np.float32(wide), bias, transB=1)
         odds = self._graph.add("Reshape", odds, whole(-1, _STRETCHES, len(bias)))
-        self._graph.add("Sigmoid", self._graph.add("ReduceMax", odds, axes=[1], keepdims=0), name="scores")
-        self._outputs = {"scores": ("n", len(bias)), "embedding": ("n", _STRETCHES, source.channels)}
+        self._graph.add(
+            "Sigmoid", self._graph.add("ReduceMax", odds, axes=[1], keepdims=0), name="scores"
+        )
+        self._outputs = {
+            "scores": ("n", len(bias)),
+            "embedding": ("n", _STRETCHES, source.channels),
+        }
 
 
 def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's padding SAME of one side: as many steps as fit into the size, the odd one behind."""
+    """TensorFlow's padding SAME of one side: as many steps as fit into the size, the odd one
+    behind."""
     total = max(0, (-(-size // stride) - 1) * stride + kernel - size)
     return total // 2, total - total // 2

@@ -1,5 +1,6 @@
-"""An ONNX file that a person brings, wrapped into what a station asks of a network: sound of 5 s at 32 kHz in, scores
-after the sigmoid and embeddings out. Recognised by the shapes of what it takes and gives. Knows no label's meaning.
+"""An ONNX file that a person brings, wrapped into what a station asks of a network: sound of 5 s at
+32 kHz in, scores after the sigmoid and embeddings out. Recognised by the shapes of what it takes
+and gives. Knows no label's meaning.
 """
 
 from dataclasses import dataclass
@@ -36,28 +37,38 @@ class Found:
 
 
 def check_first_sum(name: str, path: Path) -> str:
-    """The file's SHA-256, recorded when it is the first that is adopted under this name. Raises BundleError naming both
-    sums if another one was."""
+    """The file's SHA-256, recorded when it is the first that is adopted under this name. Raises
+    BundleError naming both sums if another one was."""
     found = file_sha256(path)
     record = cache_folder() / f"{name}.sha256"
-    first = record.read_text(encoding="utf8").strip() if record.is_file() else ""  # empty: the disk was full then
+    first = (
+        record.read_text(encoding="utf8").strip() if record.is_file() else ""
+    )  # empty: the disk was full then
     if not first:
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(found + "\n", encoding="utf8")
     elif found != first:
         raise BundleError(
-            f"{path}: its SHA-256 is {found}; the {name} adopted first had {first}; remove {record} to adopt another"
+            f"{path}: its SHA-256 is {found}; the {name} adopted first had {first}; remove "
+            f"{record} to adopt another"
         )
     return found
 
 
 def wrap(known: Known, path: Path, classes: int) -> ModelProto:
-    """The network of `path` with `sound` (n, 160000) in front and `scores` (n, classes), `embedding` (n, stretches,
-    width) behind. Raises UsageError if it cannot be read, BundleError if it takes or gives something else."""
+    """The network of `path` with `sound` (n, 160000) in front and `scores` (n, classes),
+    `embedding` (n, stretches, width) behind. Raises UsageError if it cannot be read, BundleError if
+    it takes or gives something else."""
     try:
         model = onnx.load(path)
-    except (OSError, DecodeError, ValidationError) as error:  # the last: its weights' own file is missing
-        raise UsageError(f"--from {path}: not an ONNX file: {' '.join(str(error).split())[:200]}") from error
+    except (
+        OSError,
+        DecodeError,
+        ValidationError,
+    ) as error:  # the last: its weights' own file is missing
+        raise UsageError(
+            f"--from {path}: not an ONNX file: {' '.join(str(error).split())[:200]}"
+        ) from error
     found = _recognise(known, model, path, classes)
     return _Wrapped(model, found, _starts(known)).model()
 
@@ -69,7 +80,9 @@ def only_classes(model: ModelProto, kept: NDArray[np.int64]) -> ModelProto:
     graph = cut.graph
     next(node for node in graph.node if node.output[0] == "scores").output[0] = "all_scores"
     graph.initializer.append(numpy_helper.from_array(kept, "kept"))
-    graph.node.append(helper.make_node("Gather", ["all_scores", "kept"], ["scores"], name="scores_kept", axis=1))
+    graph.node.append(
+        helper.make_node("Gather", ["all_scores", "kept"], ["scores"], name="scores_kept", axis=1)
+    )
     scores = next(index for index, value in enumerate(graph.output) if value.name == "scores")
     graph.output[scores].CopyFrom(_value("scores", ["n", len(kept)]))
     return cut
@@ -89,15 +102,25 @@ def _shape(value: onnx.ValueInfoProto) -> list[int]:
 
 
 def _recognise(known: Known, model: ModelProto, path: Path, classes: int) -> Found:
-    if (version := next((one.version for one in model.opset_import if not one.domain), 0)) < _OPSET_MIN:
+    if (
+        version := next((one.version for one in model.opset_import if not one.domain), 0)
+    ) < _OPSET_MIN:
         raise BundleError(f"{path}: expected operator set {_OPSET_MIN} or newer, found {version}")
     weights = {weight.name for weight in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     takes = ", ".join(f"{value.name} {_shape(value)}" for value in inputs)
-    if len(inputs) != 1 or len(shape := _shape(inputs[0])) != 2 or shape[1] not in (0, known.input.samples):
-        raise BundleError(f"{path}: takes {takes}; {known.title} takes (any, {known.input.samples})")
+    if (
+        len(inputs) != 1
+        or len(shape := _shape(inputs[0])) != 2
+        or shape[1] not in (0, known.input.samples)
+    ):
+        raise BundleError(
+            f"{path}: takes {takes}; {known.title} takes (any, {known.input.samples})"
+        )
     if shape[0]:
-        raise BundleError(f"{path}: takes {shape[0]} windows at a time; export it with a batch of any size")
+        raise BundleError(
+            f"{path}: takes {shape[0]} windows at a time; export it with a batch of any size"
+        )
     flat = {value.name: _shape(value) for value in model.graph.output if len(_shape(value)) == 2}
     scores = [name for name, shape in flat.items() if shape[1] == classes]
     gives = ", ".join(f"{value.name} {_shape(value)}" for value in model.graph.output)
@@ -105,16 +128,27 @@ def _recognise(known: Known, model: ModelProto, path: Path, classes: int) -> Fou
         wanted = f"{known.classes or classes} classes, one for each of {classes} labels"
         raise BundleError(f"{path}: gives {gives}; {known.title} gives {wanted}")
     embedding = next((name for name, shape in flat.items() if shape[1] == known.embedding), None)
-    return Found(inputs[0].name, scores[0], embedding, classes, _gives_log_odds(known, path, inputs[0].name, scores[0]))
+    return Found(
+        inputs[0].name,
+        scores[0],
+        embedding,
+        classes,
+        _gives_log_odds(known, path, inputs[0].name, scores[0]),
+    )
 
 
 def _gives_log_odds(known: Known, path: Path, sound: str, scores: str) -> bool:
-    noise = np.random.default_rng(7).standard_normal((_TRIED, known.input.samples)).astype(np.float32) * 0.1
+    noise = (
+        np.random.default_rng(7).standard_normal((_TRIED, known.input.samples)).astype(np.float32)
+        * 0.1
+    )
     try:
         session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         (found,) = session.run([scores], {sound: noise})
     except Exception as error:  # ONNX Runtime's errors have no common base but Exception
-        raise BundleError(f"{path}: ONNX Runtime cannot run it: {' '.join(str(error).split())[:300]}") from error
+        raise BundleError(
+            f"{path}: ONNX Runtime cannot run it: {' '.join(str(error).split())[:300]}"
+        ) from error
     if not np.isfinite(found).all():
         raise BundleError(f"{path}: gives scores that are no numbers")
     return bool((found < 0).any() or (found > 1).any())
@@ -124,7 +158,9 @@ class _Wrapped:
     """The model's graph between nodes of ours; its own tensors keep their names, behind a mark."""
 
     def __init__(self, model: ModelProto, found: Found, starts: list[int]) -> None:
-        self._model, self._found, self._starts = model, found, starts
+        self._model = model
+        self._found = found
+        self._starts = starts
         self._before: list[onnx.NodeProto] = []
         self._after: list[onnx.NodeProto] = []
         self._weights: list[onnx.TensorProto] = []
@@ -139,15 +175,26 @@ class _Wrapped:
         several = len(parts)
         stacked = self._node(self._before, "Concat", [self._split(part) for part in parts], axis=1)
         self._node(self._before, "Reshape", [stacked, self._whole(-1, length)], name["sound"])
-        scores = self._node(self._after, "Reshape", [name["scores"], self._whole(-1, several, self._found.classes)])
-        each = [self._node(self._after, "Gather", [scores, self._one(k)], axis=1) for k in range(several)]
-        scores = self._node(self._after, "Max", each)  # ReduceMax takes its axes otherwise from operator set 18 on
-        self._node(self._after, "Sigmoid" if self._found.log_odds else "Identity", [scores], "scores")
+        scores = self._node(
+            self._after, "Reshape", [name["scores"], self._whole(-1, several, self._found.classes)]
+        )
+        each = [
+            self._node(self._after, "Gather", [scores, self._one(k)], axis=1)
+            for k in range(several)
+        ]
+        scores = self._node(
+            self._after, "Max", each
+        )  # ReduceMax takes its axes otherwise from operator set 18 on
+        self._node(
+            self._after, "Sigmoid" if self._found.log_odds else "Identity", [scores], "scores"
+        )
         outputs = [_value("scores", ["n", self._found.classes])]
         if self._found.embedding:
             inner = f"brought/{self._found.embedding}"
             width = next(_shape(value)[1] for value in graph.output if value.name == inner)
-            self._node(self._after, "Reshape", [inner, self._whole(-1, several, width)], "embedding")
+            self._node(
+                self._after, "Reshape", [inner, self._whole(-1, several, width)], "embedding"
+            )
             outputs.append(_value("embedding", ["n", several, width]))
         nodes = [*self._before, *graph.node, *self._after]
         del graph.node[:], graph.input[:], graph.output[:]
@@ -161,23 +208,36 @@ class _Wrapped:
         if length == WINDOW_SAMPLES:
             return "sound"
         return self._node(
-            self._before, "Slice", ["sound", self._whole(start), self._whole(start + length), self._whole(1)]
+            self._before,
+            "Slice",
+            ["sound", self._whole(start), self._whole(start + length), self._whole(1)],
         )
 
     def _split(self, part: str) -> str:
         return self._node(self._before, "Unsqueeze", [part, self._whole(1)])
 
     def _whole(self, *values: int) -> str:
-        weight = numpy_helper.from_array(np.array(values, np.int64), f"wrap/weight_{len(self._weights)}")
+        weight = numpy_helper.from_array(
+            np.array(values, np.int64), f"wrap/weight_{len(self._weights)}"
+        )
         self._weights.append(weight)
         return weight.name
 
     def _one(self, value: int) -> str:
-        weight = numpy_helper.from_array(np.array(value, np.int64), f"wrap/weight_{len(self._weights)}")
+        weight = numpy_helper.from_array(
+            np.array(value, np.int64), f"wrap/weight_{len(self._weights)}"
+        )
         self._weights.append(weight)
         return weight.name
 
-    def _node(self, nodes: list[onnx.NodeProto], op: str, inputs: list[str], name: str = "", **attributes: Any) -> str:
+    def _node(
+        self,
+        nodes: list[onnx.NodeProto],
+        op: str,
+        inputs: list[str],
+        name: str = "",
+        **attributes: Any,
+    ) -> str:
         output = name or f"wrap/{op.lower()}_{len(self._before) + len(self._after)}"
         nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
         return output

@@ -1,4 +1,5 @@
-"""Which classes of a model a region needs: by its geo model around a place, or by a person's list."""
+"""Which classes of a model a region needs: by its geo model around a place, or by a person's
+list."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,50 +14,72 @@ from edge.contract.text import NotText, lines_of, text_of
 
 WEEKS = 48
 _EARTH_KM = 6371.0
-_RINGS, _BEARINGS = 3, 12  # sample points: the place itself, and on circles at thirds of the radius
+# sample points: the place itself, and on circles at thirds of the radius
+_RINGS = 3
+_BEARINGS = 12
 
 
 def points_around(latitude: float, longitude: float, radius_km: float) -> NDArray[np.float64]:
     """`(37, 2)` degrees: the place, and twelve points on each of three circles around it.
 
-    Great circles on a sphere: Snyder (1987), Map Projections: A Working Manual, equations 5-5 and 5-6.
+    Great circles on a sphere: Snyder (1987), Map Projections: A Working Manual, equations 5-5 and
+    5-6.
     """
-    start, bearing = np.radians(latitude), np.radians(np.arange(_BEARINGS) * 360.0 / _BEARINGS)
+    start = np.radians(latitude)
+    bearing = np.radians(np.arange(_BEARINGS) * 360.0 / _BEARINGS)
     points = [np.array([[latitude, longitude]])]
     for ring in range(1, _RINGS + 1):
         angle = ring / _RINGS * radius_km / _EARTH_KM
         sine = np.sin(start) * np.cos(angle) + np.cos(start) * np.sin(angle) * np.cos(bearing)
         east = np.sin(angle) * np.sin(bearing)
-        turned = np.arctan2(east, np.cos(start) * np.cos(angle) - np.sin(start) * np.sin(angle) * np.cos(bearing))
+        turned = np.arctan2(
+            east, np.cos(start) * np.cos(angle) - np.sin(start) * np.sin(angle) * np.cos(bearing)
+        )
         around = (longitude + np.degrees(turned) + 180.0) % 360.0 - 180.0
         points.append(np.stack([np.degrees(np.arcsin(np.clip(sine, -1, 1))), around], axis=1))
     return np.concatenate(points)
 
 
 def most_likely(geo: bytes, points: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The highest probability of each class `(classes,)` that a geo model (ONNX) gives at any point and week."""
+    """The highest probability of each class `(classes,)` that a geo model (ONNX) gives at any point
+    and week."""
     session = ort.InferenceSession(geo, providers=["CPUExecutionProvider"])
     weeks = np.arange(1, WEEKS + 1)
     highest = np.float32(0)
     for latitude, longitude in points:
-        places = np.stack([np.full(WEEKS, latitude), np.full(WEEKS, longitude), weeks], axis=1).astype(np.float32)
-        highest = np.maximum(highest, session.run(["probabilities"], {"place": places})[0].max(axis=0))
+        places = np.stack(
+            [np.full(WEEKS, latitude), np.full(WEEKS, longitude), weeks], axis=1
+        ).astype(np.float32)
+        highest = np.maximum(
+            highest, session.run(["probabilities"], {"place": places})[0].max(axis=0)
+        )
     return np.asarray(highest, np.float32)
 
 
 def listed(path: Path, species: Sequence[Species]) -> set[int]:
-    """The classes that a file names, a code or scientific name a line, or both names as BirdNET's own lists have them
-    (Turdus merula_Eurasian Blackbird). Raises UsageError naming lines that are none."""
+    """The classes that a file names, a code or scientific name a line, or both names as BirdNET's
+    own lists have them (Turdus merula_Eurasian Blackbird). Raises UsageError naming lines that are
+    none."""
     try:
         lines = [line.strip() for line in lines_of(text_of(path.read_bytes()))]
     except (OSError, NotText) as error:
         raise UsageError(f"--species {path}: {error}") from error
-    by_name = {s.scientific_name.lower(): i for i, s in enumerate(species)} | {s.code: i for i, s in enumerate(species)}
-    names = {line: by_name.get(line.lower(), by_name.get(line.partition("_")[0].lower())) for line in lines if line}
+    by_name = {s.scientific_name.lower(): i for i, s in enumerate(species)} | {
+        s.code: i for i, s in enumerate(species)
+    }
+    names = {
+        line: by_name.get(line.lower(), by_name.get(line.partition("_")[0].lower()))
+        for line in lines
+        if line
+    }
     unknown = [line for line, index in names.items() if index is None]
     if unknown:
-        shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-        raise UsageError(f"--species {path}: neither a code nor a scientific name of the model: {shown}")
+        shown = ", ".join(unknown[:5]) + (
+            f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        )
+        raise UsageError(
+            f"--species {path}: neither a code nor a scientific name of the model: {shown}"
+        )
     return {index for index in names.values() if index is not None}
 
 

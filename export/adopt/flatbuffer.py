@@ -1,4 +1,5 @@
-"""Reads a .tflite file: its operators in order, with options and constants. Knows no network and no ONNX.
+"""Reads a .tflite file: its operators in order, with options and constants. Knows no network and no
+ONNX.
 
 network = parse_tflite(path.read_bytes(), path.name)
 [layer.op for layer in network.layers][:3]     # ['REDUCE_MIN', 'SUB', 'REDUCE_MAX']
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 
 from edge.contract.errors import BundleError
 
-_NAMES = {code: name for name, code in vars(tflite.BuiltinOperator).items() if isinstance(code, int)}
+_NAMES = {
+    code: name for name, code in vars(tflite.BuiltinOperator).items() if isinstance(code, int)
+}
 _TYPES = {
     tflite.TensorType.FLOAT32: np.float32,
     tflite.TensorType.FLOAT16: np.float16,
@@ -24,7 +27,8 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Layer:
-    """One operator: TensorFlow Lite's name, tensors by number (-1: not given), and the options that we read."""
+    """One operator: TensorFlow Lite's name, tensors by number (-1: not given), and the options that
+    we read."""
 
     op: str
     inputs: tuple[int, ...]
@@ -45,7 +49,8 @@ class TfliteNetwork:
 
 
 def parse_tflite(content: bytes, path: str) -> TfliteNetwork:
-    """Read a file's content. Raises BundleError naming it if it is no TensorFlow Lite network with one graph."""
+    """Read a file's content. Raises BundleError naming it if it is no TensorFlow Lite network with
+    one graph."""
     if content[4:8] != b"TFL3":
         raise BundleError(f"{path}: not a TensorFlow Lite file")
     model = tflite.Model.GetRootAsModel(content, 0)
@@ -110,4 +115,6 @@ def _constant(model: tflite.Model, tensor: tflite.Tensor) -> NDArray[Any] | None
     buffer = model.Buffers(tensor.Buffer())
     if not buffer.DataLength() or tensor.Type() not in _TYPES:
         return None
-    return np.frombuffer(buffer.DataAsNumpy().tobytes(), _TYPES[tensor.Type()]).reshape(_shape(tensor))
+    return np.frombuffer(buffer.DataAsNumpy().tobytes(), _TYPES[tensor.Type()]).reshape(
+        _shape(tensor)
+    )

@@ -1,13 +1,16 @@
-"""BirdNET's two spectrograms as products of matrices: the sound of a window at 32 kHz to both images of its stretches.
+"""BirdNET's two spectrograms as products of matrices: the sound of a window at 32 kHz to both
+images of its stretches.
 
-What the network calls a spectrogram keeps only the real part of the Fourier transform, so that Hann window, transform
-and mel filters are one linear map, and with the resampling from 32 to 48 kHz still one. Each map works at the lowest
-rate that it can: the first bank hears nothing above 3.5 kHz and takes sound at 8 kHz; the second hears up to 15 kHz and
-takes the sound as it comes; only the largest and smallest sample of a stretch, by which the network sets its loudness,
-are needed at 48 kHz. No Fourier transform is left, and no convolution.
+What the network calls a spectrogram keeps only the real part of the Fourier transform, so that Hann
+window, transform and mel filters are one linear map, and with the resampling from 32 to 48 kHz
+still one. Each map works at the lowest rate that it can: the first bank hears nothing above 3.5 kHz
+and takes sound at 8 kHz; the second hears up to 15 kHz and takes the sound as it comes; only the
+largest and smallest sample of a stretch, by which the network sets its loudness, are needed at 48
+kHz. No Fourier transform is left, and no convolution.
 
-The stretch to -1…1 is affine and is taken behind the filters: digital silence stays exactly silent, where before them
-its rounding error would be raised to a small power. Knows nothing of what follows the images.
+The stretch to -1…1 is affine and is taken behind the filters: digital silence stays exactly silent,
+where before them its rounding error would be raised to a small power. Knows nothing of what follows
+the images.
 """
 
 from collections.abc import Sequence
@@ -29,7 +32,8 @@ NATIVE_HZ = 48_000  # what the network was trained on
 LOW_HZ = 8_000  # what the first bank is given
 STRETCH_S = 3
 STRETCHES_AT_S = (0, 2)  # both ends of a window of 5 s
-BANDS, FRAMES = 96, 511
+BANDS = 96
+FRAMES = 511
 PHASES = 3  # three steps of the network are a whole number of our samples
 
 assert WINDOW_SAMPLES == 5 * RATE_HZ
@@ -62,14 +66,16 @@ class Lowpass:
         return np.asarray(self.cutoff * np.sinc(self.cutoff * distance) * window)
 
 
-RESAMPLING = Lowpass(97, 0.9568718, 13.08447)  # soxr's HQ from 32 to 48 kHz, to 4e-7: measured from its impulses
+RESAMPLING = Lowpass(
+    97, 0.9568718, 13.08447
+)  # soxr's HQ from 32 to 48 kHz, to 4e-7: measured from its impulses
 DECIMATION = Lowpass(56, 0.25, 9.0)
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Where the error of a filter that is cut short may lie: below `low_hz` it counts `factor` times as much as above
-    `high_hz`, in between on a straight line of decibels."""
+    """Where the error of a filter that is cut short may lie: below `low_hz` it counts `factor`
+    times as much as above `high_hz`, in between on a straight line of decibels."""
 
     factor: float
     low_hz: float
@@ -77,11 +83,18 @@ class Tolerance:
 
     def counts(self, frequency: NDArray[np.floating]) -> Matrix:
         """Weight of the squared error at each frequency."""
-        return np.asarray(self.factor ** np.clip((self.high_hz - frequency) / (self.high_hz - self.low_hz), 0.0, 1.0))
+        return np.asarray(
+            self.factor
+            ** np.clip((self.high_hz - frequency) / (self.high_hz - self.low_hz), 0.0, 1.0)
+        )
 
 
-BANK_ERROR = Tolerance(1e8, 14_000.0, 14_700.0)  # where resampling has its slope: loud sound leaks into no empty band
-PEAK_ERROR = Tolerance(1e4, 10_000.0, 16_000.0)  # as field sound falls off; peaks are right to 2e-4 in 99 of 100
+BANK_ERROR = Tolerance(
+    1e8, 14_000.0, 14_700.0
+)  # where resampling has its slope: loud sound leaks into no empty band
+PEAK_ERROR = Tolerance(
+    1e4, 10_000.0, 16_000.0
+)  # as field sound falls off; peaks are right to 2e-4 in 99 of 100
 
 
 @dataclass(frozen=True)
@@ -99,8 +112,9 @@ class Spectrogram:
 
 
 def read_spectrogram(network: TfliteNetwork, name: str) -> Spectrogram:
-    """The layer `model/<name>/…`: Hann window times the real part of the Fourier transform times the mel filters, in
-    float64. Raises BundleError if the file has no such layer, or one of another size."""
+    """The layer `model/<name>/…`: Hann window times the real part of the Fourier transform times
+    the mel filters, in float64. Raises BundleError if the file has no such layer, or one of another
+    size."""
 
     def constant(end: str) -> Matrix:
         for index, value in network.constants.items():
@@ -108,35 +122,52 @@ def read_spectrogram(network: TfliteNetwork, name: str) -> Spectrogram:
                 return value.astype(np.float64)
         raise BundleError(f"spectrogram {name}: no constant {end}; another version of the network?")
 
-    window, step = constant(f"{name}/stft/hann_window/sub_2"), int(constant(f"{name}/stft/frame_step"))
-    mel, exponent = constant(f"{name}/Tensordot/MatMul"), float(constant(f"{name}/truediv_1"))
+    window = constant(f"{name}/stft/hann_window/sub_2")
+    step = int(constant(f"{name}/stft/frame_step"))
+    mel = constant(f"{name}/Tensordot/MatMul")
+    exponent = float(constant(f"{name}/truediv_1"))
     length = len(window)
     turns = np.outer(np.arange(length), np.arange(length // 2 + 1)) % length
     filters = (window[:, None] * np.cos(2 * np.pi * turns / length)) @ mel.T
     if filters.shape[1] != BANDS or (STRETCH_S * NATIVE_HZ - length) // step + 1 != FRAMES:
-        raise BundleError(f"spectrogram {name}: {filters.shape[1]} bands every {step} samples; another version?")
+        raise BundleError(
+            f"spectrogram {name}: {filters.shape[1]} bands every {step} samples; another version?"
+        )
     return Spectrogram(np.ascontiguousarray(filters.T[::-1]), step, exponent)
 
 
-def add_images(graph: GraphBuilder, banks: Sequence[Spectrogram], gain: Matrix, offset: Matrix) -> str:
-    """Nodes from `sound` (n, 160000) to `features` (2n, 2, BANDS, FRAMES), window by window: of both banks
-    `gain * |filters(stretch at -1…1)| ** (2 * exponent) + offset`, with gain and offset `(2,)` by bank."""
+def add_images(
+    graph: GraphBuilder, banks: Sequence[Spectrogram], gain: Matrix, offset: Matrix
+) -> str:
+    """Nodes from `sound` (n, 160000) to `features` (2n, 2, BANDS, FRAMES), window by window: of
+    both banks `gain * |filters(stretch at -1…1)| ** (2 * exponent) + offset`, with gain and offset
+    `(2,)` by bank."""
     padded = graph.add("Pad", "sound", whole(0, _SILENCE, 0, _SILENCE))
     images = [_first_images(graph, banks[0]), _second_images(graph, padded, banks[1])]
     both = graph.add("Concat", *images, axis=1)
     middle, factor = _loudness(graph, padded)
     sums = np.stack([bank.filters.sum(axis=1) for bank in banks])
-    heard = graph.add("Sub", both, graph.add("Mul", middle, np.float32(sums).reshape(1, 2, BANDS, 1)))
+    heard = graph.add(
+        "Sub", both, graph.add("Mul", middle, np.float32(sums).reshape(1, 2, BANDS, 1))
+    )
     exponents = 2 * np.array([bank.exponent for bank in banks], np.float32).reshape(1, 2, 1, 1)
-    # Exp of Log would save 2 % of the whole, but rounds by where a number stands among those of its thread.
+    # Exp of Log would save 2 % of the whole, but rounds by where a number stands among those of its
+    # thread.
     power = graph.add("Pow", graph.add("Abs", heard), exponents)
-    loud = graph.add("Mul", graph.add("Pow", factor, exponents), np.float32(gain).reshape(1, 2, 1, 1))
-    return graph.add("Add", graph.add("Mul", power, loud), np.float32(offset).reshape(1, 2, 1, 1), name="features")
+    loud = graph.add(
+        "Mul", graph.add("Pow", factor, exponents), np.float32(gain).reshape(1, 2, 1, 1)
+    )
+    return graph.add(
+        "Add",
+        graph.add("Mul", power, loud),
+        np.float32(offset).reshape(1, 2, 1, 1),
+        name="features",
+    )
 
 
 def first_bank(spectrogram: Spectrogram) -> Matrix:
-    """`(samples at 8 kHz, PHASES * BANDS)`: a group of frames from decimated sound, by least squares the nearest to
-    what the filters hear at the full rate."""
+    """`(samples at 8 kHz, PHASES * BANDS)`: a group of frames from decimated sound, by least
+    squares the nearest to what the filters hear at the full rate."""
     ratio = RATE_HZ // LOW_HZ
     end = ceil(spectrogram.span(PHASES - 1, LOW_HZ)[1]) + 1
     bank = np.zeros((end, PHASES * BANDS))
@@ -146,31 +177,36 @@ def first_bank(spectrogram: Spectrogram) -> Matrix:
         samples = np.arange(ratio * low[0] - DECIMATION.half, ratio * low[-1] + DECIMATION.half + 1)
         taps = _decimation(samples[:, None] - ratio * low[None, :])
         wanted = _resampled(spectrogram, phase, samples)
-        bank[low, phase * BANDS : (phase + 1) * BANDS] = np.linalg.lstsq(taps, wanted.T, rcond=None)[0]
+        bank[low, phase * BANDS : (phase + 1) * BANDS] = np.linalg.lstsq(
+            taps, wanted.T, rcond=None
+        )[0]
     return bank
 
 
 def second_bank(spectrogram: Spectrogram, phase: int) -> tuple[int, Matrix]:
-    """The first sample and `(samples, BANDS)`: the frame `phase` of a group from our samples, both multiples of _ROW
-    with some to spare at the ends; cut short as BANK_ERROR allows."""
+    """The first sample and `(samples, BANDS)`: the frame `phase` of a group from our samples, both
+    multiples of _ROW with some to spare at the ends; cut short as BANK_ERROR allows."""
     first, last = spectrogram.span(phase, RATE_HZ)
     spare = 8
-    start, stop = int((first - spare) // _ROW) * _ROW, ceil((last + spare) / _ROW) * _ROW
+    start = int((first - spare) // _ROW) * _ROW
+    stop = ceil((last + spare) / _ROW) * _ROW
     samples = np.arange(start - RESAMPLING.half, stop + RESAMPLING.half)
     return start, _cut_short(_resampled(spectrogram, phase, samples), BANK_ERROR).T
 
 
 def peaks(block: int, spare: int) -> Matrix:
-    """`(block + 2 * spare, block * 3 / 2)`: a block at 48 kHz from samples at 32 kHz, `spare` of them around it."""
+    """`(block + 2 * spare, block * 3 / 2)`: a block at 48 kHz from samples at 32 kHz, `spare` of
+    them around it."""
     samples = np.arange(-spare - RESAMPLING.half, block + spare + RESAMPLING.half)
     at = np.arange(block * NATIVE_HZ // RATE_HZ) * RATE_HZ / NATIVE_HZ
     return _cut_short(RESAMPLING(samples[None, :] - at[:, None]), PEAK_ERROR).T
 
 
 def _cut_short(filters: Matrix, allowed: Tolerance) -> Matrix:
-    """Filters `(filters, samples)` without RESAMPLING.half samples at either end: by weighted least squares the nearest
-    to what they were."""
-    reach, kept = RESAMPLING.half, filters.shape[1] - 2 * RESAMPLING.half
+    """Filters `(filters, samples)` without RESAMPLING.half samples at either end: by weighted least
+    squares the nearest to what they were."""
+    reach = RESAMPLING.half
+    kept = filters.shape[1] - 2 * RESAMPLING.half
     size = 1 << (2 * filters.shape[1]).bit_length()
     counts = allowed.counts(np.fft.rfftfreq(size, 1 / RATE_HZ))
     weighted = np.fft.irfft(np.fft.rfft(filters, size) * counts, size)[:, reach : reach + kept]
@@ -178,10 +214,15 @@ def _cut_short(filters: Matrix, allowed: Tolerance) -> Matrix:
 
 
 def _resampled(spectrogram: Spectrogram, phase: int, samples: NDArray[np.integer]) -> Matrix:
-    """`(BANDS, samples)`: filters and resampling as one, on our samples counted from the group's start."""
+    """`(BANDS, samples)`: filters and resampling as one, on our samples counted from the group's
+    start."""
     first, _ = spectrogram.span(phase, RATE_HZ)
     at = first + np.arange(spectrogram.filters.shape[1]) * RATE_HZ / NATIVE_HZ
-    columns = np.floor(at).astype(int)[:, None] - samples[0] + np.arange(-RESAMPLING.half, RESAMPLING.half + 2)
+    columns = (
+        np.floor(at).astype(int)[:, None]
+        - samples[0]
+        + np.arange(-RESAMPLING.half, RESAMPLING.half + 2)
+    )
     inside = (columns >= 0) & (columns < len(samples))
     weights = np.zeros((len(at), len(samples)))
     rows = np.broadcast_to(np.arange(len(at))[:, None], columns.shape)
@@ -199,11 +240,17 @@ def _first_images(graph: GraphBuilder, spectrogram: Spectrogram) -> str:
     step = PHASES * spectrogram.step * LOW_HZ // NATIVE_HZ
     reach = len(bank) // step  # blocks of a step that a group takes whole, and then a part
     blocks = ceil((_GROUPS + reach) / _LOW_ROW) * _LOW_ROW
-    rows = np.array(STRETCHES_AT_S)[:, None] * LOW_HZ // _LOW_ROW + np.arange(blocks * step // _LOW_ROW)
+    rows = np.array(STRETCHES_AT_S)[:, None] * LOW_HZ // _LOW_ROW + np.arange(
+        blocks * step // _LOW_ROW
+    )
     low = graph.add("Reshape", _decimate(graph), whole(0, -1, _LOW_ROW))
-    low = graph.add("Gather", low, _within(rows, WINDOW_SAMPLES * LOW_HZ // RATE_HZ // _LOW_ROW), axis=1)
+    low = graph.add(
+        "Gather", low, _within(rows, WINDOW_SAMPLES * LOW_HZ // RATE_HZ // _LOW_ROW), axis=1
+    )
     low = graph.add("Reshape", low, whole(-1, blocks, step))
-    parts = [graph.add("Slice", low, whole(k), whole(k + _GROUPS), whole(1)) for k in range(reach + 1)]
+    parts = [
+        graph.add("Slice", low, whole(k), whole(k + _GROUPS), whole(1)) for k in range(reach + 1)
+    ]
     parts[-1] = graph.add("Slice", parts[-1], whole(0), whole(len(bank) - reach * step), whole(2))
     heard = graph.add("MatMul", graph.add("Concat", *parts, axis=2), np.float32(bank))
     return _image(graph, heard)
@@ -214,12 +261,18 @@ def _second_images(graph: GraphBuilder, padded: str, spectrogram: Spectrogram) -
     assert step * NATIVE_HZ == PHASES * spectrogram.step * RATE_HZ
     assert step % _ROW == 0
     sound = graph.add("Reshape", padded, whole(0, -1, _ROW))
-    groups = _SILENCE + np.array(STRETCHES_AT_S)[:, None, None] * RATE_HZ + np.arange(_GROUPS)[:, None] * step
+    groups = (
+        _SILENCE
+        + np.array(STRETCHES_AT_S)[:, None, None] * RATE_HZ
+        + np.arange(_GROUPS)[:, None] * step
+    )
     heard = []
     for phase in range(PHASES):
         start, bank = second_bank(spectrogram, phase)
         rows = (groups + start) // _ROW + np.arange(len(bank) // _ROW)
-        frames = graph.add("Gather", sound, _within(rows, (WINDOW_SAMPLES + 2 * _SILENCE) // _ROW), axis=1)
+        frames = graph.add(
+            "Gather", sound, _within(rows, (WINDOW_SAMPLES + 2 * _SILENCE) // _ROW), axis=1
+        )
         frames = graph.add("Reshape", frames, whole(-1, _GROUPS, len(bank)))
         heard.append(graph.add("MatMul", frames, np.float32(bank)))
     return _image(graph, graph.add("Concat", *heard, axis=2))
@@ -233,29 +286,41 @@ def _image(graph: GraphBuilder, groups: str) -> str:
 
 
 def _decimate(graph: GraphBuilder) -> str:
-    """`sound` (n, 160000) to (n, 2500, 16) at 8 kHz: what each block gives to the one before it, its own and the next
-    is one product, and these are added."""
+    """`sound` (n, 160000) to (n, 2500, 16) at 8 kHz: what each block gives to the one before it,
+    its own and the next is one product, and these are added."""
     low = _BLOCK * LOW_HZ // RATE_HZ
     at = (np.arange(3 * low) - low) * RATE_HZ // LOW_HZ
     matrix = _decimation(np.arange(_BLOCK)[:, None] - at[None, :])
-    given = graph.add("MatMul", graph.add("Reshape", "sound", whole(0, -1, _BLOCK)), np.float32(matrix))
-    before, own, after = (graph.add("Slice", given, whole(k * low), whole((k + 1) * low), whole(2)) for k in range(3))
+    given = graph.add(
+        "MatMul", graph.add("Reshape", "sound", whole(0, -1, _BLOCK)), np.float32(matrix)
+    )
+    before, own, after = (
+        graph.add("Slice", given, whole(k * low), whole((k + 1) * low), whole(2)) for k in range(3)
+    )
     before = graph.add("Pad", before, whole(0, -1, 0, 0, 1, 0))  # one block sooner
     after = graph.add("Pad", after, whole(0, 1, 0, 0, -1, 0))
     return graph.add("Add", graph.add("Add", own, before), after)
 
 
 def _loudness(graph: GraphBuilder, padded: str) -> tuple[str, str]:
-    """Of each stretch the middle of its range, and the factor that brings it to -1…1; both `(2n, 1, 1, 1)`."""
-    row, block = 32, 64
-    rows = np.arange(WINDOW_SAMPLES // block)[:, None] * (block // row) + np.arange(-1, block // row + 1)
-    frames = graph.add("Gather", graph.add("Reshape", padded, whole(0, -1, row)), rows + _SILENCE // row, axis=1)
+    """Of each stretch the middle of its range, and the factor that brings it to -1…1; both `(2n, 1,
+    1, 1)`."""
+    row = 32
+    block = 64
+    rows = np.arange(WINDOW_SAMPLES // block)[:, None] * (block // row) + np.arange(
+        -1, block // row + 1
+    )
+    frames = graph.add(
+        "Gather", graph.add("Reshape", padded, whole(0, -1, row)), rows + _SILENCE // row, axis=1
+    )
     frames = graph.add("Reshape", frames, whole(0, -1, block + 2 * row))
     fine = graph.add("MatMul", frames, np.float32(peaks(block, row)))
     fine = graph.add("Reshape", fine, whole(0, -1, NATIVE_HZ))
     seconds = np.array(STRETCHES_AT_S)[:, None] + np.arange(STRETCH_S)
     high, low = (_by_stretch(graph, fine, reduce, seconds) for reduce in ("ReduceMax", "ReduceMin"))
-    middle = graph.add("Mul", graph.add("Add", graph.add("Add", high, low), np.float32(_EPSILON)), np.float32(0.5))
+    middle = graph.add(
+        "Mul", graph.add("Add", graph.add("Add", high, low), np.float32(_EPSILON)), np.float32(0.5)
+    )
     width = graph.add("Add", graph.add("Sub", high, low), np.float32(_EPSILON))
     return middle, graph.add("Div", np.float32(2), width)
 
@@ -263,7 +328,9 @@ def _loudness(graph: GraphBuilder, padded: str) -> tuple[str, str]:
 def _by_stretch(graph: GraphBuilder, fine: str, reduce: str, seconds: NDArray[np.integer]) -> str:
     """Of every second, then of every stretch."""
     by_second = graph.add(reduce, fine, axes=[2], keepdims=0)
-    by_stretch = graph.add(reduce, graph.add("Gather", by_second, seconds, axis=1), axes=[2], keepdims=0)
+    by_stretch = graph.add(
+        reduce, graph.add("Gather", by_second, seconds, axis=1), axes=[2], keepdims=0
+    )
     return graph.add("Reshape", by_stretch, whole(-1, 1, 1, 1))
 
 

@@ -1,4 +1,5 @@
-"""BirdNET's model of where and when as ONNX: latitude, longitude and week to the probability of each class."""
+"""BirdNET's model of where and when as ONNX: latitude, longitude and week to the probability of
+each class."""
 
 import numpy as np
 import tflite
@@ -24,8 +25,9 @@ _Value = str | NDArray[np.float32]  # a tensor of the graph, or a constant
 
 
 def geo_to_onnx(network: TfliteNetwork, classes: NDArray[np.integer] | None = None) -> ModelProto:
-    """`place` (n, 3) latitude, longitude (degrees), week (1 to 48; beyond, the season is not known) to `probabilities`
-    (n, classes); of all classes, or of these. Raises BundleError if the file is not a network that this knows."""
+    """`place` (n, 3) latitude, longitude (degrees), week (1 to 48; beyond, the season is not known)
+    to `probabilities` (n, classes); of all classes, or of these. Raises BundleError if the file is
+    not a network that this knows."""
     graph = GraphBuilder({"place": ("n", 3)})
     values: dict[int, _Value] = {i: np.asarray(c, np.float32) for i, c in network.constants.items()}
     values |= dict.fromkeys(network.inputs, "place")
@@ -33,8 +35,14 @@ def geo_to_onnx(network: TfliteNetwork, classes: NDArray[np.integer] | None = No
     width = network.shapes[output][-1]
     for layer in network.layers:
         inputs = [values[index] for index in layer.inputs]
-        if layer.op == "FULLY_CONNECTED" and classes is not None and network.shapes[layer.output][-1] == width:
-            inputs[1:] = [weights[classes] for weights in inputs[1:] if not isinstance(weights, str)]
+        if (
+            layer.op == "FULLY_CONNECTED"
+            and classes is not None
+            and network.shapes[layer.output][-1] == width
+        ):
+            inputs[1:] = [
+                weights[classes] for weights in inputs[1:] if not isinstance(weights, str)
+            ]
         name = "probabilities" if layer.output == output else None
         values[layer.output] = _add(graph, layer, inputs, name)
     return graph.finish({"probabilities": ("n", width if classes is None else len(classes))})
@@ -43,7 +51,10 @@ def geo_to_onnx(network: TfliteNetwork, classes: NDArray[np.integer] | None = No
 def _add(graph: GraphBuilder, layer: Layer, inputs: list[_Value], name: str | None) -> _Value:
     if layer.op in _SIMPLE:
         return graph.add(_SIMPLE[layer.op], *inputs, name=name)
-    if layer.op in ("DEQUANTIZE", "EXPAND_DIMS"):  # weights are float32 by now, and columns stay columns
+    if layer.op in (
+        "DEQUANTIZE",
+        "EXPAND_DIMS",
+    ):  # weights are float32 by now, and columns stay columns
         return inputs[0]
     if layer.op == "STRIDED_SLICE":
         column = int(np.asarray(inputs[1]).ravel()[-1])

@@ -8,7 +8,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-OPSET, IR_VERSION = 17, 9  # what ONNX Runtime 1.20 reads
+# what ONNX Runtime 1.20 reads
+OPSET = 17
+IR_VERSION = 9
 
 Shape = Sequence[int | str]
 
@@ -26,19 +28,32 @@ class GraphBuilder:
         self._nodes: list[onnx.NodeProto] = []
         self._weights: dict[bytes, onnx.TensorProto] = {}
 
-    def add(self, op: str, *inputs: str | NDArray[Any] | np.generic, name: str | None = None, **attributes: Any) -> str:
+    def add(
+        self,
+        op: str,
+        *inputs: str | NDArray[Any] | np.generic,
+        name: str | None = None,
+        **attributes: Any,
+    ) -> str:
         """Append a node; returns its one output, called `name` or by number."""
         output = name or f"{op.lower()}_{len(self._nodes)}"
-        names = [value if isinstance(value, str) else self._weight(np.asarray(value)) for value in inputs]
+        names = [
+            value if isinstance(value, str) else self._weight(np.asarray(value)) for value in inputs
+        ]
         self._nodes.append(helper.make_node(op, names, [output], name=output, **attributes))
         return output
 
     def finish(self, outputs: dict[str, Shape], doc: str = "") -> ModelProto:
         """The whole model, checked."""
         values = [_value(name, shape) for name, shape in outputs.items()]
-        graph = helper.make_graph(self._nodes, "network", self._inputs, values, list(self._weights.values()))
+        graph = helper.make_graph(
+            self._nodes, "network", self._inputs, values, list(self._weights.values())
+        )
         model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="birdstation", doc_string=doc
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            producer_name="birdstation",
+            doc_string=doc,
         )
         model.ir_version = IR_VERSION
         onnx.checker.check_model(model, full_check=True)

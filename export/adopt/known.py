@@ -68,7 +68,8 @@ class Kinds:
 
 @dataclass(frozen=True)
 class GeoFacts:
-    """What the geo model's numbers mean: the limit of a species list, and codes that never reach it anywhere."""
+    """What the geo model's numbers mean: the limit of a species list, and codes that never reach it
+    anywhere."""
 
     floor: Annotated[float, Range(1e-6, 0.999)]
     neutral: tuple[str, ...]
@@ -87,7 +88,9 @@ class Known:
     """What one file of export/known says."""
 
     title: str
-    form: Literal["tflite", "onnx"]  # how it is rebuilt: ours from TensorFlow Lite, or a file that a person brings
+    form: Literal[
+        "tflite", "onnx"
+    ]  # how it is rebuilt: ours from TensorFlow Lite, or a file that a person brings
     where: str  # to get it, for a person
     input: Sound
     classes: int | None  # None: as many as there are labels
@@ -96,7 +99,9 @@ class Known:
     thresholds: Limits
     packages: Mapping[str, Package] = field(default_factory=dict)
     files: Mapping[str, PackedFile] = field(default_factory=dict)  # by Role
-    languages: str | None = None  # path of the labels in a language, {} for it; in the package of `codes`
+    languages: str | None = (
+        None  # path of the labels in a language, {} for it; in the package of `codes`
+    )
     prior_weight: float = 1.0  # of the logit rule
     kinds: Kinds = field(default_factory=Kinds)
     rename: Mapping[str, str] = field(default_factory=dict)  # codes that our taxonomy forbids

@@ -1,4 +1,5 @@
-"""A model's labels as species with codes, kinds, and names in several languages. Knows no network."""
+"""A model's labels as species with codes, kinds, and names in several languages. Knows no
+network."""
 
 import csv
 import json
@@ -12,16 +13,32 @@ from edge.contract.text import NotText, lines_of, text_of
 from export.adopt.known import Known
 
 _CODE_MAX = 32
-_SCIENTIFIC, _COMMON, _CODES = ("scientific_name", "sci_name"), ("common_name", "com_name"), ("code", "ebird_code")
-_HUMAN = frozenset(("homo sapiens", "human vocal", "human non-vocal", "human whistle"))  # in any model: never a bird
-# Words of labels that are no species, as data sets of sound events have them: Human_voice, Male_singing
-_PEOPLE = ("human", "speech", "voice", "singing", "conversation", "chatter", "crowd", "shout", "yell")
+_SCIENTIFIC = ("scientific_name", "sci_name")
+_COMMON = ("common_name", "com_name")
+_CODES = ("code", "ebird_code")
+_HUMAN = frozenset(
+    ("homo sapiens", "human vocal", "human non-vocal", "human whistle")
+)  # in any model: never a bird
+# Words of labels that are no species, as data sets of sound events have them: Human_voice,
+# Male_singing
+_PEOPLE = (
+    "human",
+    "speech",
+    "voice",
+    "singing",
+    "conversation",
+    "chatter",
+    "crowd",
+    "shout",
+    "yell",
+)
 _VOICES = frozenset((*_PEOPLE, "screaming", "whispering", "laughter", "giggle", "crying"))
 
 
 def read_labels(content: bytes, where: str) -> list[tuple[str, str, str | None]]:
-    """Scientific name, common name and code, if there is one, by class. Lines are `Scientific name_Common name` or a
-    scientific name alone; or it is a table with commas or semicolons and a column scientific_name (or sci_name).
+    """Scientific name, common name and code, if there is one, by class. Lines are `Scientific
+    name_Common name` or a scientific name alone; or it is a table with commas or semicolons and a
+    column scientific_name (or sci_name).
 
     Raises BundleError naming `where` if it is none of these.
     """
@@ -48,11 +65,14 @@ def read_labels(content: bytes, where: str) -> list[tuple[str, str, str | None]]
 
 
 def _cell(row: Mapping[str, str | None], names: Sequence[str]) -> str | None:
-    return next((value.strip() for name in names if (value := row.get(name)) and value.strip()), None)
+    return next(
+        (value.strip() for name in names if (value := row.get(name)) and value.strip()), None
+    )
 
 
 def read_codes(content: bytes, where: str) -> dict[str, str]:
-    """`Scientific name_Common name` -> eBird's code, from BirdNET-Analyzer's table. Raises BundleError."""
+    """`Scientific name_Common name` -> eBird's code, from BirdNET-Analyzer's table. Raises
+    BundleError."""
     try:
         table = json.loads(text_of(content))
         return {str(label): str(code) for label, code in table.items() if "_" in label}
@@ -60,8 +80,11 @@ def read_codes(content: bytes, where: str) -> dict[str, str]:
         raise BundleError(f"{where}: not a table of codes: {error}") from error
 
 
-def species_of(known: Known, labels: Sequence[tuple[str, str, str | None]], codes: Mapping[str, str]) -> list[Species]:
-    """One for each label, in their order: with eBird's code where there is one, else with its scientific name."""
+def species_of(
+    known: Known, labels: Sequence[tuple[str, str, str | None]], codes: Mapping[str, str]
+) -> list[Species]:
+    """One for each label, in their order: with eBird's code where there is one, else with its
+    scientific name."""
     taken: set[str] = set()
     species = []
     for scientific, common, own in labels:
@@ -75,7 +98,8 @@ def species_of(known: Known, labels: Sequence[tuple[str, str, str | None]], code
 def _named(scientific: str, taken: set[str]) -> str:
     """A code of a scientific name: turdus_merula; with a number behind it if that is taken."""
     base = re.sub(r"[^a-z0-9]+", "_", scientific.lower()).strip("_").ljust(2, "_")[:_CODE_MAX]
-    code, count = base, 1
+    code = base
+    count = 1
     while code in taken:
         count += 1
         code = f"{base[: _CODE_MAX - len(str(count)) - 1]}_{count}"
@@ -92,8 +116,11 @@ def _kind(known: Known, scientific: str, common: str, code: str) -> Kind:
     return "animal" if begins is not None and code.startswith(begins) else "bird"
 
 
-def write_names(path: Path, codes: Sequence[str], kept: Sequence[int], languages: Mapping[str, bytes]) -> None:
-    """names.csv: the classes `kept` of label files by language, all of which have the labels' order."""
+def write_names(
+    path: Path, codes: Sequence[str], kept: Sequence[int], languages: Mapping[str, bytes]
+) -> None:
+    """names.csv: the classes `kept` of label files by language, all of which have the labels'
+    order."""
     columns = {language: read_labels(content, language) for language, content in languages.items()}
     with path.open("w", newline="", encoding="utf8") as file:
         writer = csv.writer(file, lineterminator="\n")

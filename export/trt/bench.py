@@ -1,4 +1,5 @@
-"""What the engines of a bundle do on this machine: parity, latency, memory, power, beside ONNX Runtime on its CPU."""
+"""What the engines of a bundle do on this machine: parity, latency, memory, power, beside ONNX
+Runtime on its CPU."""
 
 import time
 from collections.abc import Sequence
@@ -59,16 +60,19 @@ class _Part:
 
 def _parts(bundle: Bundle) -> list[_Part]:
     """The bag, and the student if there is one."""
-    manifest, probe = bundle.manifest, bundle.probe()
+    manifest = bundle.manifest
+    probe = bundle.probe()
     parts = [_Part("bag", manifest.members, probe.inputs, probe.member_scores)]
     if manifest.student:
-        parts.append(_Part("student", [manifest.student.member], probe.inputs, probe.student_scores[None]))
+        parts.append(
+            _Part("student", [manifest.student.member], probe.inputs, probe.student_scores[None])
+        )
     return parts
 
 
 def bench(bundle: Bundle, engines: Path, measure_s: float = _MEASURE_S) -> Bench:
-    """Measure for about four times `measure_s`, for eight with a student. Raises EngineError if there are no engines
-    for this machine."""
+    """Measure for about four times `measure_s`, for eight with a student. Raises EngineError if
+    there are no engines for this machine."""
     record = read_record(engines)
     if record is None:
         raise EngineError(f"{engines}: no engines here; python -m export trt makes them")
@@ -92,7 +96,9 @@ def bench(bundle: Bundle, engines: Path, measure_s: float = _MEASURE_S) -> Bench
     return Bench(record, tuple(speeds), meter.watts)
 
 
-def _measure(engine: Engine, part: _Part, batch: int, memory_mb: float | None, measure_s: float) -> Speed:
+def _measure(
+    engine: Engine, part: _Part, batch: int, memory_mb: float | None, measure_s: float
+) -> Speed:
     apart = parity(engine.scores(part.inputs), part.expected)
     inputs = np.resize(part.inputs, (batch, *part.inputs.shape[1:]))
     ones = _times_s(engine, inputs[:1], measure_s)
@@ -101,7 +107,9 @@ def _measure(engine: Engine, part: _Part, batch: int, memory_mb: float | None, m
         many = _times_s(engine, inputs, measure_s)
     p50, p95 = np.percentile(ones, (50, 95)) * 1000
     rate = batch / float(np.median(many))
-    return Speed(engine.name, part.name, (float(p50), float(p95)), rate, batch, apart, meter.watts, memory_mb)
+    return Speed(
+        engine.name, part.name, (float(p50), float(p95)), rate, batch, apart, meter.watts, memory_mb
+    )
 
 
 def _times_s(engine: Engine, inputs: Input, measure_s: float) -> list[float]:
@@ -120,17 +128,23 @@ def members_table(members: tuple[EngineMember, ...]) -> Table:
     """What engine.json says of each member."""
     table = Table(title="Engines", title_justify="left")
     for name in ("member", "", "MB", "built in", "with MB", "max |Δp|", "ms p50", "p95"):
-        table.add_column(name, justify="right" if name not in ("member", "") else "left", overflow="fold")
+        table.add_column(
+            name, justify="right" if name not in ("member", "") else "left", overflow="fold"
+        )
     for m in members:
         build = (f"{m.bytes / 1e6:.1f}", f"{m.build_s:.0f} s", f"{m.build_peak_mb:.0f}")
-        table.add_row(m.name, m.precision, *build, f"{m.parity_max:.1e}", f"{m.p50_ms:.2f}", f"{m.p95_ms:.2f}")
+        table.add_row(
+            m.name, m.precision, *build, f"{m.parity_max:.1e}", f"{m.p50_ms:.2f}", f"{m.p95_ms:.2f}"
+        )
     return table
 
 
 def bench_table(found: Bench) -> Table:
     """The engines side by side."""
     device = found.record.device
-    where = ", ".join(part for part in (device.board or device.gpu, device.l4t, device.power_mode) if part)
+    where = ", ".join(
+        part for part in (device.board or device.gpu, device.l4t, device.power_mode) if part
+    )
     table = Table(title=f"All networks on {where}", title_justify="left")
     table.add_column("")
     for speed in found.speeds:
@@ -144,7 +158,10 @@ def bench_table(found: Bench) -> Table:
         ("memory, MB", [_number(s.memory_mb, ".0f") for s in found.speeds]),
         ("power at work, W", [_number(s.watts, ".2f") for s in found.speeds]),
         ("power idle, W", [_number(found.idle_watts, ".2f")] * len(found.speeds)),
-        ("J per window", [_number(s.watts and s.watts / s.windows_per_s, ".3f") for s in found.speeds]),
+        (
+            "J per window",
+            [_number(s.watts and s.watts / s.windows_per_s, ".3f") for s in found.speeds],
+        ),
     ]
     for name, values in rows:
         table.add_row(name, *values)

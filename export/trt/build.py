@@ -1,6 +1,8 @@
-"""The engines of a bundle, member by member, each in a process of its own; engine.json says what came of it.
+"""The engines of a bundle, member by member, each in a process of its own; engine.json says what
+came of it.
 
-What is there and still fits is kept, so a build that was interrupted goes on, and one that is done ends at once.
+What is there and still fits is kept, so a build that was interrupted goes on, and one that is done
+ends at once.
 """
 
 import fcntl
@@ -26,7 +28,9 @@ from trainer.files import check_writable
 LOG = "build.log"
 _BUILD_S_MAX = 3600.0  # of one try; a large member takes some minutes on the smallest board
 _LOG_BYTES_MAX = 10_000_000
-_ENGINE = re.compile(r".+\.(fp16|fp32)\.[0-9a-f]{12}\.engine")  # as export.trt.member names them; others are others'
+_ENGINE = re.compile(
+    r".+\.(fp16|fp32)\.[0-9a-f]{12}\.engine"
+)  # as export.trt.member names them; others are others'
 
 
 def build_engines(
@@ -34,8 +38,8 @@ def build_engines(
 ) -> EngineRecord:
     """Compile what the steps want into `out`; engine.json grows with each member.
 
-    Raises UsageError if `out` holds other things, BundleError if TensorRT cannot take a member, EngineError if it
-    cannot be compiled with any workspace or is not right even in float32.
+    Raises UsageError if `out` holds other things, BundleError if TensorRT cannot take a member,
+    EngineError if it cannot be compiled with any workspace or is not right even in float32.
     """
     check_out(out)
     check_writable(out)  # before minutes of compiling
@@ -45,7 +49,8 @@ def build_engines(
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """One compiler per folder: two would write the same files. The lock goes with the process, however it ends."""
+    """One compiler per folder: two would write the same files. The lock goes with the process,
+    however it ends."""
     log = out / LOG
     if log.is_file() and log.stat().st_size > _LOG_BYTES_MAX:
         log.unlink()
@@ -58,7 +63,9 @@ def _alone(out: Path) -> Iterator[None]:
         yield
 
 
-def _build(bundle: Bundle, steps: list[Step], device: Device, out: Path, tell: Callable[[str], None]) -> EngineRecord:
+def _build(
+    bundle: Bundle, steps: list[Step], device: Device, out: Path, tell: Callable[[str], None]
+) -> EngineRecord:
     """As `build_engines`, in a folder that is this process's."""
     for step in steps:
         tried(out, step.member.name).unlink(missing_ok=True)  # what a build that was killed left
@@ -79,13 +86,19 @@ def check_out(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file; --out is the folder of the engines")
     names = [path.name for path in entries_of(out)] if out.exists() else []
-    others = [name for name in names if name not in (FILE, LOG, TIMING_CACHE) and not _ENGINE.fullmatch(name)]
+    others = [
+        name
+        for name in names
+        if name not in (FILE, LOG, TIMING_CACHE) and not _ENGINE.fullmatch(name)
+    ]
     try:
         recorded = read_record(out) is not None
     except EngineError:  # of another version, or damaged
         recorded = False
     if others and not recorded:
-        raise UsageError(f"{out}: holds {others[0]}, and no engines; choose a new or empty folder for --out")
+        raise UsageError(
+            f"{out}: holds {others[0]}, and no engines; choose a new or empty folder for --out"
+        )
 
 
 def _compile(bundle: Bundle, step: Step, out: Path, tell: Callable[[str], None]) -> EngineMember:
@@ -124,21 +137,27 @@ def _with_less_and_less_workspace(
         reason = found
         tell(f"{name} in {source.precision} with {workspace_mib} MiB of workspace: {reason}")
     raise EngineError(
-        f"member {step.member.name} in {source.precision}: {reason}; all of TensorRT's words: {out / LOG}"
+        f"member {step.member.name} in {source.precision}: {reason}; all of TensorRT's words: "
+        f"{out / LOG}"
     )
 
 
 def _in_a_process(request: Request, log: Path) -> EngineMember | str:
-    """What a process made of the request, or why it failed. Raises BundleError where no other try can help."""
+    """What a process made of the request, or why it failed. Raises BundleError where no other try
+    can help."""
     command = [sys.executable, "-m", "export.trt.member", json.dumps(asdict(request))]
     with log.open("ab") as stderr:
         begin = stderr.tell()
         try:
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, timeout=_BUILD_S_MAX)
+            done = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=stderr, timeout=_BUILD_S_MAX
+            )
         except subprocess.TimeoutExpired:
             return f"not ready after {_BUILD_S_MAX:.0f} s"
     if done.returncode < 0:
-        return f"killed by signal {-done.returncode}" + (", as if memory had run out" if done.returncode == -9 else "")
+        return f"killed by signal {-done.returncode}" + (
+            ", as if memory had run out" if done.returncode == -9 else ""
+        )
     if done.returncode:
         reason = _reason(log, begin)
         if done.returncode == EXIT_CONFIG:
@@ -157,7 +176,9 @@ def _reason(log: Path, begin: int) -> str:
         lines = file.read().decode("utf8", "replace").splitlines()
     ours = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     theirs = [" ".join(line.partition("[E]")[2].split()) for line in lines if "[E]" in line]
-    return ": ".join(part for part in (*ours[-1:], *theirs[-1:]) if part) or (lines[-1] if lines else "no reason given")
+    return ": ".join(part for part in (*ours[-1:], *theirs[-1:]) if part) or (
+        lines[-1] if lines else "no reason given"
+    )
 
 
 def _tidy(out: Path, record: EngineRecord) -> None:

@@ -1,8 +1,10 @@
-"""One member's engine: compiled, checked on the probe, timed, put into its place. A process of its own, since the
-compiler's memory only returns to the system with it, and a board that runs out of memory kills it alone.
+"""One member's engine: compiled, checked on the probe, timed, put into its place. A process of its
+own, since the compiler's memory only returns to the system with it, and a board that runs out of
+memory kills it alone.
 
-`python -m export.trt.member REQUEST` (JSON) says on its last line of stdout what came of it (an EngineMember as JSON);
-exit 78: this TensorRT cannot compile the network; 1: the compiler or the GPU failed, less workspace may help.
+`python -m export.trt.member REQUEST` (JSON) says on its last line of stdout what came of it (an
+EngineMember as JSON); exit 78: this TensorRT cannot compile the network; 1: the compiler or the GPU
+failed, less workspace may help.
 """
 
 import json
@@ -28,7 +30,8 @@ from export.trt.native import Built, build_engine, window_profile
 from export.trt.plan import INPUTS
 
 TIMING_CACHE = "timing.cache"
-_RUNS, _WARM = 50, 5
+_RUNS = 50
+_WARM = 5
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,16 @@ def make_member(request: Request) -> EngineMember:
 
     Raises BundleError or EngineError.
     """
-    trt, cuda = import_tensorrt(), Cuda()
-    out, source, bundle = Path(request.out), Path(request.onnx), read_bundle(Path(request.bundle))
+    trt = import_tensorrt()
+    cuda = Cuda()
+    out = Path(request.out)
+    source = Path(request.onnx)
+    bundle = read_bundle(Path(request.bundle))
     cache = out / TIMING_CACHE
     begin = time.perf_counter()
-    built = _build(trt, bundle, request, source.read_bytes(), cache.read_bytes() if cache.is_file() else b"")
+    built = _build(
+        trt, bundle, request, source.read_bytes(), cache.read_bytes() if cache.is_file() else b""
+    )
     seconds = time.perf_counter() - begin
     temporary = tried(out, request.name)
     try:
@@ -92,7 +100,9 @@ def make_member(request: Request) -> EngineMember:
     )
 
 
-def _build(trt: object, bundle: Bundle, request: Request, onnx: bytes, timing_cache: bytes) -> Built:
+def _build(
+    trt: object, bundle: Bundle, request: Request, onnx: bytes, timing_cache: bytes
+) -> Built:
     if request.builder == "torch-tensorrt":
         from export.trt.torch_trt import build_with_torch, takes_of  # a board has no torch
 
@@ -122,11 +132,16 @@ def write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _try(trt: object, cuda: Cuda, path: Path, bundle: Bundle, request: Request) -> tuple[Parity, list[float]]:
+def _try(
+    trt: object, cuda: Cuda, path: Path, bundle: Bundle, request: Request
+) -> tuple[Parity, list[float]]:
     """The engine on the probe, in batches and one by one; and how long one window takes."""
-    probe, inputs = bundle.probe(), bundle.probe().inputs
+    probe = bundle.probe()
+    inputs = bundle.probe().inputs
     members = len(probe.member_scores)
-    reference = probe.member_scores[request.index] if request.index < members else probe.student_scores
+    reference = (
+        probe.member_scores[request.index] if request.index < members else probe.student_scores
+    )
     engine = TensorrtEngine(
         trt,
         cuda,
@@ -138,8 +153,12 @@ def _try(trt: object, cuda: Cuda, path: Path, bundle: Bundle, request: Request) 
     )
     try:
         batches = engine.scores(inputs)[0]
-        singles = np.concatenate([engine.scores(inputs[at : at + 1])[0] for at in range(len(inputs))])
-        return parity(np.stack([batches, singles]), np.stack([reference, reference])), time_ms(engine, inputs[:1])
+        singles = np.concatenate(
+            [engine.scores(inputs[at : at + 1])[0] for at in range(len(inputs))]
+        )
+        return parity(np.stack([batches, singles]), np.stack([reference, reference])), time_ms(
+            engine, inputs[:1]
+        )
     finally:
         engine.close()
 

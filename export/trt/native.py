@@ -1,7 +1,9 @@
-"""One ONNX network to one TensorRT plan, with the native Python API. Knows no bundle, no device and no file.
+"""One ONNX network to one TensorRT plan, with the native Python API. Knows no bundle, no device and
+no file.
 
-Only calls that TensorRT 10.3 (JetPack 6), 10.16 (JetPack 7), 11.4 and TensorRT for RTX have alike, so no switch for a
-precision: the network says its types itself (export/half.py), and STRONGLY_TYPED holds the compiler to them.
+Only calls that TensorRT 10.3 (JetPack 6), 10.16 (JetPack 7), 11.4 and TensorRT for RTX have alike,
+so no switch for a precision: the network says its types itself (export/half.py), and STRONGLY_TYPED
+holds the compiler to them.
 """
 
 from collections.abc import Mapping
@@ -24,8 +26,8 @@ class Profile:
 
 
 def window_profile(name: str, shape: tuple[int, ...], batch_max: int) -> Mapping[str, Profile]:
-    """Batches of 1 to `batch_max` windows as the network takes them, `shape` each; fast for one, since a station hears
-    one window at a time."""
+    """Batches of 1 to `batch_max` windows as the network takes them, `shape` each; fast for one,
+    since a station hears one window at a time."""
     one = (1, *shape)
     return {name: Profile(one, one, (batch_max, *shape))}
 
@@ -47,21 +49,27 @@ def build_engine(
     timing_cache: bytes = b"",
     output: str | None = None,
 ) -> Built:
-    """Compile `onnx` for the GPU at hand. `trt` is the module; `workspace_mib` caps what a kernel may use besides;
-    `output` is the one that the plan gives, None: all.
+    """Compile `onnx` for the GPU at hand. `trt` is the module; `workspace_mib` caps what a kernel
+    may use besides; `output` is the one that the plan gives, None: all.
 
-    Raises BundleError if the network is not for this TensorRT, EngineError if the compiler failed, which less workspace
-    or more free memory may mend; it says why on stderr.
+    Raises BundleError if the network is not for this TensorRT, EngineError if the compiler failed,
+    which less workspace or more free memory may mend; it says why on stderr.
     """
     logger = trt.Logger()
     try:
         builder = trt.Builder(logger)
     except TypeError as error:  # the bindings' word for a constructor that found no driver
         raise EngineError(f"TensorRT {trt.__version__} does not start: {error}") from error
-    network = _made(builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)), "network")
+    network = _made(
+        builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)),
+        "network",
+    )
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx):
-        errors = [" ".join(str(parser.get_error(i)).split()) for i in range(min(parser.num_errors, _ERRORS_MAX))]
+        errors = [
+            " ".join(str(parser.get_error(i)).split())
+            for i in range(min(parser.num_errors, _ERRORS_MAX))
+        ]
         reason = "; ".join(errors) or "it does not say why"
         raise BundleError(f"TensorRT {trt.__version__} does not take the network: {reason}")
     _give_only(network, output)
@@ -73,7 +81,9 @@ def build_engine(
     _set_timing_cache(config, timing_cache)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineError(f"TensorRT {trt.__version__} built no engine with {workspace_mib} MiB of workspace")
+        raise EngineError(
+            f"TensorRT {trt.__version__} built no engine with {workspace_mib} MiB of workspace"
+        )
     cache = config.get_timing_cache()
     return Built(bytes(plan), b"" if cache is None else bytes(cache.serialize()))
 
@@ -88,14 +98,19 @@ def _give_only(network: Any, output: str | None) -> None:
     """Leave the network this output alone: what leads to the others need not be calculated."""
     given = [network.get_output(index) for index in range(network.num_outputs)]
     if output is not None and output not in [tensor.name for tensor in given]:
-        raise BundleError(f"expected a network that gives {output}, found {[tensor.name for tensor in given]}")
+        raise BundleError(
+            f"expected a network that gives {output}, found {[tensor.name for tensor in given]}"
+        )
     for tensor in given:
         if output is not None and tensor.name != output:
             network.unmark_output(tensor)
 
 
-def _add_profile(trt: Any, builder: Any, network: Any, config: Any, profiles: Mapping[str, Profile]) -> None:
-    """One profile for all inputs. A network with an open batch and no profile is refused, but only when it is built."""
+def _add_profile(
+    trt: Any, builder: Any, network: Any, config: Any, profiles: Mapping[str, Profile]
+) -> None:
+    """One profile for all inputs. A network with an open batch and no profile is refused, but only
+    when it is built."""
     inputs = [network.get_input(index).name for index in range(network.num_inputs)]
     if not set(profiles) <= set(inputs):
         raise BundleError(f"expected a network that takes {list(profiles)}, found {inputs}")
@@ -109,7 +124,8 @@ def _add_profile(trt: Any, builder: Any, network: Any, config: Any, profiles: Ma
 
 
 def _set_timing_cache(config: Any, earlier: bytes) -> None:
-    """Go on with what was measured earlier; of another device or version it is refused, and begun anew."""
+    """Go on with what was measured earlier; of another device or version it is refused, and begun
+    anew."""
     cache = config.create_timing_cache(earlier)
     if cache is None or not config.set_timing_cache(cache, False):
         config.set_timing_cache(_made(config.create_timing_cache(b""), "timing cache"), False)

@@ -1,7 +1,8 @@
-"""A bundle's network as a torch module, rebuilt from its ONNX file: the same numbers in the same types.
+"""A bundle's network as a torch module, rebuilt from its ONNX file: the same numbers in the same
+types.
 
-For the one compiler that takes torch's graphs (export/trt/torch_trt.py). So it compiles the very file that every other
-runtime runs, half precision and islands included, and needs no training run.
+For the one compiler that takes torch's graphs (export/trt/torch_trt.py). So it compiles the very
+file that every other runtime runs, half precision and islands included, and needs no training run.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,12 +17,15 @@ from torch.nn import functional as F
 from edge.contract.errors import BundleError
 
 _Attributes = dict[str, Any]
-_Given = Sequence[Any]  # of a node: tensors, and constants as Python has them; None where it is left out
+_Given = Sequence[
+    Any
+]  # of a node: tensors, and constants as Python has them; None where it is left out
 _DTYPES = {TensorProto.FLOAT: torch.float32, TensorProto.FLOAT16: torch.float16}
 
 
 class OnnxNetwork(nn.Module):
-    """The nodes of an ONNX network of one input, one after the other, up to its `output` (None: the first).
+    """The nodes of an ONNX network of one input, one after the other, up to its `output` (None: the
+    first).
 
     Raises BundleError if it has an operator or type that is not known here.
     """
@@ -31,8 +35,13 @@ class OnnxNetwork(nn.Module):
         graph = onnx.load_from_string(content).graph  # a bundle's sums have been checked
         unknown = sorted({node.op_type for node in graph.node} - set(_OPERATORS))
         if unknown:
-            raise BundleError(f"torch-tensorrt cannot be given the network: {', '.join(unknown)} is not known here")
-        self._constants: dict[str, Any] = {}  # shapes, axes, limits: part of the graph, not of its weights
+            raise BundleError(
+                f"torch-tensorrt cannot be given the network: {', '.join(unknown)} is not known "
+                f"here"
+            )
+        self._constants: dict[
+            str, Any
+        ] = {}  # shapes, axes, limits: part of the graph, not of its weights
         for index, weight in enumerate(graph.initializer):
             value = torch.from_numpy(numpy_helper.to_array(weight).copy())
             if value.is_floating_point() and value.ndim:
@@ -58,13 +67,18 @@ class OnnxNetwork(nn.Module):
             values[name] = getattr(self, constant) if isinstance(constant, str) else constant
         for operator, inputs, outputs, attributes in self._nodes:
             found = operator([values[name] for name in inputs], attributes)
-            values.update(zip(outputs, found if isinstance(found, tuple) else (found,), strict=True))
+            values.update(
+                zip(outputs, found if isinstance(found, tuple) else (found,), strict=True)
+            )
         scores: Tensor = values[self._output]
         return scores
 
 
-def _bordered(image: Tensor, attributes: _Attributes, value: float) -> tuple[Tensor, tuple[int, int]]:
-    """The image, and what torch shall add above and left, and as much below and right: ONNX's border may be uneven."""
+def _bordered(
+    image: Tensor, attributes: _Attributes, value: float
+) -> tuple[Tensor, tuple[int, int]]:
+    """The image, and what torch shall add above and left, and as much below and right: ONNX's
+    border may be uneven."""
     top, left, bottom, right = attributes.get("pads", (0, 0, 0, 0))
     if (top, left) == (bottom, right):
         return image, (top, left)
@@ -74,24 +88,32 @@ def _bordered(image: Tensor, attributes: _Attributes, value: float) -> tuple[Ten
 def _conv(given: _Given, attributes: _Attributes) -> Tensor:
     weight, bias = (*given[1:], None)[:2]
     image, border = _bordered(given[0], attributes, 0.0)
-    stride, dilation = attributes.get("strides", 1), attributes.get("dilations", 1)
+    stride = attributes.get("strides", 1)
+    dilation = attributes.get("dilations", 1)
     return F.conv2d(image, weight, bias, stride, border, dilation, attributes.get("group", 1))
 
 
 def _max_pool(given: _Given, attributes: _Attributes) -> Tensor:
     image, border = _bordered(given[0], attributes, float("-inf"))
-    size, stride = attributes["kernel_shape"], attributes["strides"]
+    size = attributes["kernel_shape"]
+    stride = attributes["strides"]
     return F.max_pool2d(image, size, stride, border, ceil_mode=_ceil(attributes))
 
 
 def _average_pool(given: _Given, attributes: _Attributes) -> Tensor:
-    """With `ceil_mode` the mean of a pair whose second half lies beyond the edge is the first half. torch computes that
-    as well, but its compiler does not take it: a copy of the edge gives the same mean."""
-    (image,), size, stride = given, attributes["kernel_shape"], attributes["strides"]
-    ceil, counted = _ceil(attributes), bool(attributes.get("count_include_pad", 0))
+    """With `ceil_mode` the mean of a pair whose second half lies beyond the edge is the first half.
+    torch computes that as well, but its compiler does not take it: a copy of the edge gives the
+    same mean."""
+    (image,) = given
+    size = attributes["kernel_shape"]
+    stride = attributes["strides"]
+    ceil = _ceil(attributes)
+    counted = bool(attributes.get("count_include_pad", 0))
     image, border = _bordered(image, attributes, 0.0)
     if border == (0, 0) and any(attributes.get("pads", ())) and not counted:
-        raise BundleError("torch-tensorrt cannot be given the network: AveragePool with an uneven border")
+        raise BundleError(
+            "torch-tensorrt cannot be given the network: AveragePool with an uneven border"
+        )
     if ceil and size == stride == [2, 2] and border == (0, 0):
         for axis in (2, 3):
             if image.shape[axis] % 2:
@@ -105,7 +127,8 @@ def _ceil(attributes: _Attributes) -> bool:
 
 
 def _extreme(reduce: Callable[..., Tensor]) -> Callable[[_Given, _Attributes], Tensor]:
-    """The largest or smallest along axes, which opset 17 has among the attributes, later ones among the inputs."""
+    """The largest or smallest along axes, which opset 17 has among the attributes, later ones among
+    the inputs."""
 
     def apply(given: _Given, attributes: _Attributes) -> Tensor:
         axes = given[1] if len(given) > 1 else attributes["axes"]
@@ -125,12 +148,20 @@ def _slice(given: _Given, _: _Attributes) -> Tensor:
 
 
 def _pad(given: _Given, attributes: _Attributes) -> Tensor:
-    """ONNX counts borders from the first axis, all beginnings before all ends; torch from the last, in pairs."""
+    """ONNX counts borders from the first axis, all beginnings before all ends; torch from the last,
+    in pairs."""
     if attributes.get("mode", b"constant") != b"constant" or len(given) > 3:
-        raise BundleError("torch-tensorrt cannot be given the network: Pad other than with a constant on all axes")
-    borders, half = given[1], len(given[1]) // 2
-    pairs = [border for axis in reversed(range(half)) for border in (borders[axis], borders[axis + half])]
-    return F.pad(given[0], pairs, value=given[2] if len(given) == 3 and given[2] is not None else 0.0)
+        raise BundleError(
+            "torch-tensorrt cannot be given the network: Pad other than with a constant on all axes"
+        )
+    borders = given[1]
+    half = len(given[1]) // 2
+    pairs = [
+        border for axis in reversed(range(half)) for border in (borders[axis], borders[axis + half])
+    ]
+    return F.pad(
+        given[0], pairs, value=given[2] if len(given) == 3 and given[2] is not None else 0.0
+    )
 
 
 def _gather(given: _Given, attributes: _Attributes) -> Tensor:
@@ -153,8 +184,12 @@ def _mean(given: _Given, attributes: _Attributes) -> Tensor:
 def _gemm(given: _Given, attributes: _Attributes) -> Tensor:
     rows, weight, bias = (*given, None)[:3]
     weight = weight.T if attributes.get("transB", 0) else weight
-    if attributes.get("transA", 0) or any(attributes.get(name, 1.0) != 1.0 for name in ("alpha", "beta")):
-        raise BundleError("torch-tensorrt cannot be given the network: Gemm with a factor or rows transposed")
+    if attributes.get("transA", 0) or any(
+        attributes.get(name, 1.0) != 1.0 for name in ("alpha", "beta")
+    ):
+        raise BundleError(
+            "torch-tensorrt cannot be given the network: Gemm with a factor or rows transposed"
+        )
     found: Tensor = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
     return found
 
@@ -165,7 +200,8 @@ def _hard_sigmoid(given: _Given, attributes: _Attributes) -> Tensor:
 
 
 def _split(given: _Given, attributes: _Attributes) -> tuple[Tensor, ...]:
-    image, axis = given[0], attributes.get("axis", 0)
+    image = given[0]
+    axis = attributes.get("axis", 0)
     sizes = given[1] if len(given) > 1 else image.shape[axis] // attributes["num_outputs"]
     return torch.split(image, sizes, axis)
 
@@ -178,7 +214,9 @@ def _batch_norm(given: _Given, attributes: _Attributes) -> Tensor:
 def _cast(given: _Given, attributes: _Attributes) -> Tensor:
     if attributes["to"] not in _DTYPES:
         kind = TensorProto.DataType.Name(attributes["to"])
-        raise BundleError(f"torch-tensorrt cannot be given the network: Cast to {kind} is not known here")
+        raise BundleError(
+            f"torch-tensorrt cannot be given the network: Cast to {kind} is not known here"
+        )
     found: Tensor = given[0].to(_DTYPES[attributes["to"]])
     return found
 

@@ -1,4 +1,5 @@
-"""What `python -m export trt` would do on this machine: which networks are compiled of what, and what is there already.
+"""What `python -m export trt` would do on this machine: which networks are compiled of what, and
+what is there already.
 
 Needs no TensorRT, so that a plan can be made anywhere.
 """
@@ -13,10 +14,24 @@ from edge.contract.bundle import Bundle, BundleMember, file_sha256
 from edge.contract.errors import EngineError
 from edge.engines.cuda import Cuda
 from edge.engines.device import Device, board_of, import_tensorrt, l4t_of, power_mode, this_device
-from edge.engines.record import Builder, EngineMember, EngineRecord, Precision, is_whole, read_record
+from edge.engines.record import (
+    Builder,
+    EngineMember,
+    EngineRecord,
+    Precision,
+    is_whole,
+    read_record,
+)
 
-INPUTS: dict[FrontEnd, str] = {IMAGE: "grey", WAVEFORM: "sound"}  # what the networks call what they take
-WORKSPACE_MIB = (1024, 512, 256)  # tried in turn: boards of 4 and 8 GB share their memory with the GPU
+INPUTS: dict[FrontEnd, str] = {
+    IMAGE: "grey",
+    WAVEFORM: "sound",
+}  # what the networks call what they take
+WORKSPACE_MIB = (
+    1024,
+    512,
+    256,
+)  # tried in turn: boards of 4 and 8 GB share their memory with the GPU
 _FREE_MIN = 1_500_000_000  # bytes; with less the compiler of a large member is killed
 _TENSORRT_MIN = (10, 3)
 
@@ -53,11 +68,21 @@ class Machine:
 
 
 def plan_steps(
-    bundle: Bundle, out: Path, device: Device | None, batch_max: int, wanted: Precision, builder: Builder
+    bundle: Bundle,
+    out: Path,
+    device: Device | None,
+    batch_max: int,
+    wanted: Precision,
+    builder: Builder,
 ) -> list[Step]:
-    """A step for each network of the bundle. What lies in `out` counts where this builder made it for `device`."""
+    """A step for each network of the bundle. What lies in `out` counts where this builder made it
+    for `device`."""
     record = _record(out)
-    usable = {m.name: m for m in record.members} if record and device and not device.refuses(record.device) else {}
+    usable = (
+        {m.name: m for m in record.members}
+        if record and device and not device.refuses(record.device)
+        else {}
+    )
     steps = []
     for index, member in enumerate(bundle.manifest.networks):
         sources = _sources(bundle, member, wanted)
@@ -87,7 +112,8 @@ def _sources(bundle: Bundle, member: BundleMember, wanted: Precision) -> tuple[S
 
 
 def examine(root: Path = Path("/")) -> Machine:
-    """Look at this machine: module, driver, GPU, memory, board. Never fails; `root` is its file system."""
+    """Look at this machine: module, driver, GPU, memory, board. Never fails; `root` is its file
+    system."""
     board = [("board", board_of(root)), ("L4T", l4t_of(root)), ("power mode", power_mode())]
     facts = [(name, value) for name, value in board if value]
     warnings = []
@@ -95,7 +121,9 @@ def examine(root: Path = Path("/")) -> Machine:
         trt = import_tensorrt()
         facts.append(("TensorRT", str(trt.__version__)))
         if tuple(int(part) for part in trt.__version__.split(".")[:2]) < _TENSORRT_MIN:
-            raise EngineError(f"TensorRT is too old: expected 10.3 (JetPack 6) or newer, found {trt.__version__}")
+            raise EngineError(
+                f"TensorRT is too old: expected 10.3 (JetPack 6) or newer, found {trt.__version__}"
+            )
         cuda = Cuda()
         device = this_device(trt, cuda, root)
         free, total = cuda.memory()
@@ -105,15 +133,24 @@ def examine(root: Path = Path("/")) -> Machine:
     facts.append(("CUDA", f"{device.cuda}, driver {device.driver}"))
     facts.append(("memory", f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"))
     if free < _FREE_MIN:
-        warnings.append(f"only {free / 1e9:.1f} GB are free: stop the desktop and other users of the GPU, or add swap")
+        warnings.append(
+            f"only {free / 1e9:.1f} GB are free: stop the desktop and other users of the GPU, or "
+            f"add swap"
+        )
     return Machine(tuple(facts), device, None, tuple(warnings))
 
 
 def plan_table(machine: Machine, steps: list[Step]) -> Table:
     """The plan for people."""
-    here = " · ".join(f"{name} {value}" for name, value in machine.facts) or "this machine tells nothing of itself"
+    here = (
+        " · ".join(f"{name} {value}" for name, value in machine.facts)
+        or "this machine tells nothing of itself"
+    )
     workspace = ", ".join(map(str, WORKSPACE_MIB))
-    caption = f"tried with {workspace} MiB of workspace in turn; half precision that fails parity becomes fp32"
+    caption = (
+        f"tried with {workspace} MiB of workspace in turn; half precision that fails parity "
+        f"becomes fp32"
+    )
     table = Table(title=here, title_justify="left", caption=caption, caption_justify="left")
     for name in ("member", "precision", "MB of ONNX", "what"):
         table.add_column(name, justify="right" if name == "MB of ONNX" else "left", overflow="fold")

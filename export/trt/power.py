@@ -1,4 +1,5 @@
-"""What a board draws while something runs, from the INA3221 that Jetsons carry. Other boards tell nothing."""
+"""What a board draws while something runs, from the INA3221 that Jetsons carry. Other boards tell
+nothing."""
 
 import statistics
 import threading
@@ -6,13 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_RAILS = ("VDD_IN", "SYS5V")  # what comes in, on Orin Nano, NX and their carrier boards; else all rails are added
+_RAILS = (
+    "VDD_IN",
+    "SYS5V",
+)  # what comes in, on Orin Nano, NX and their carrier boards; else all rails are added
 _EVERY_S = 0.1
 
 
 def board_watts(root: Path = Path("/")) -> float | None:
-    """Power drawn now, in W: of the rail that feeds the board if there is one, else of all rails together; None where
-    there is no such sensor. `root` is the file system."""
+    """Power drawn now, in W: of the rail that feeds the board if there is one, else of all rails
+    together; None where there is no such sensor. `root` is the file system."""
     rails: dict[str, float] = {}
     for monitor in sorted((root / "sys/class/hwmon").glob("hwmon*")):
         with suppress(OSError, ValueError):
@@ -31,7 +35,9 @@ def _rails(monitor: Path) -> dict[str, float]:
         number = label.name.removeprefix("in").removesuffix("_label")
         with suppress(OSError, ValueError):  # a channel that is not connected
             millivolts = int((monitor / f"in{number}_input").read_text())
-            found[label.read_text().strip()] = millivolts * int((monitor / f"curr{number}_input").read_text()) / 1e6
+            found[label.read_text().strip()] = (
+                millivolts * int((monitor / f"curr{number}_input").read_text()) / 1e6
+            )
     return found
 
 

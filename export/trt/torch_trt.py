@@ -1,6 +1,8 @@
-"""The second way from a bundle's network to a TensorRT plan, for workstations that have torch anyway: torch-tensorrt.
+"""The second way from a bundle's network to a TensorRT plan, for workstations that have torch
+anyway: torch-tensorrt.
 
-A board needs no torch: there export/trt/native.py compiles. The plan is of the same kind, and the same engine runs it.
+A board needs no torch: there export/trt/native.py compiles. The plan is of the same kind, and the
+same engine runs it.
 """
 
 import importlib
@@ -29,7 +31,9 @@ _VERSION_MIN = (2, 14)  # before it names and types of inputs and outputs are no
 _MIB = 1 << 20
 _COUNTED = re.compile(r"consists of (\d+) Total Operators, of which (\d+) operators are supported")
 _MISSING = re.compile(r"^ (torch\.ops\.\S+): (\d+)$", re.MULTILINE)
-_ORIN = SimpleNamespace(name="Orin", major=8, minor=7, total_memory=8 << 30, multi_processor_count=8)
+_ORIN = SimpleNamespace(
+    name="Orin", major=8, minor=7, total_memory=8 << 30, multi_processor_count=8
+)
 _ANSWERS = {  # what torch-tensorrt asks of the GPU on import and before a dry run
     "get_device_capability": (_ORIN.major, _ORIN.minor),
     "get_device_properties": _ORIN,
@@ -59,15 +63,18 @@ class Takes:
 
 
 def build_with_torch(onnx: bytes, takes: Takes, batch_max: int, *, workspace_mib: int) -> Built:
-    """Compile `onnx` for the GPU at hand, all of it in one engine, for batches of 1 to `batch_max` windows.
+    """Compile `onnx` for the GPU at hand, all of it in one engine, for batches of 1 to `batch_max`
+    windows.
 
-    Raises BundleError if torch-tensorrt does not take the network, EngineError if it is not installed or failed, which
-    less workspace or more free memory may mend; it says why on stderr.
+    Raises BundleError if torch-tensorrt does not take the network, EngineError if it is not
+    installed or failed, which less workspace or more free memory may mend; it says why on stderr.
     """
     program = _program(onnx, takes, batch_max)
     with imported() as torch_tensorrt, tempfile.TemporaryDirectory() as folder:
         name = f"torch-tensorrt {torch_tensorrt.__version__}"
-        unsupported = importlib.import_module("torch_tensorrt.dynamo.conversion").UnsupportedOperatorException
+        unsupported = importlib.import_module(
+            "torch_tensorrt.dynamo.conversion"
+        ).UnsupportedOperatorException
         try:
             plan = torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine(
                 program,
@@ -78,7 +85,8 @@ def build_with_torch(onnx: bytes, takes: Takes, batch_max: int, *, workspace_mib
                 min_block_size=1,
                 disable_tf32=True,  # it would round float32 to 10 bits of mantissa
                 workspace_size=workspace_mib * _MIB,
-                # Its own would be shared by all users of the machine; one of another TensorRT makes it fail.
+                # Its own would be shared by all users of the machine; one of another TensorRT makes
+                # it fail.
                 timing_cache_path=str(Path(folder) / "timing.cache"),
             )
         except unsupported as error:
@@ -91,18 +99,22 @@ def build_with_torch(onnx: bytes, takes: Takes, batch_max: int, *, workspace_mib
 
 
 def coverage(onnx: bytes, takes: Takes, batch_max: int) -> Coverage:
-    """torch-tensorrt's dry run, which needs no GPU. Raises BundleError if the network is not known here, EngineError if
-    torch-tensorrt is not installed or its report is not understood."""
+    """torch-tensorrt's dry run, which needs no GPU. Raises BundleError if the network is not known
+    here, EngineError if torch-tensorrt is not installed or its report is not understood."""
     program = _program(onnx, takes, batch_max)
     with ExitStack() as stack:
-        # What it warns of holds for modules that stay in torch, such as batches of two at least; not for our engines.
+        # What it warns of holds for modules that stay in torch, such as batches of two at least;
+        # not for our engines.
         logging.disable(logging.WARNING)
         stack.callback(logging.disable, logging.NOTSET)
         torch_tensorrt = stack.enter_context(imported())
         stack.enter_context(redirect_stdout(io.StringIO()))  # the report is also printed
         report = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "report.txt"
         torch_tensorrt.dynamo.compile(
-            program, arg_inputs=[_windows(torch_tensorrt, takes, batch_max)], dryrun=str(report), min_block_size=1
+            program,
+            arg_inputs=[_windows(torch_tensorrt, takes, batch_max)],
+            dryrun=str(report),
+            min_block_size=1,
         )
         return read_report(report.read_text(encoding="utf8") if report.is_file() else "")
 
@@ -115,7 +127,10 @@ def coverage_table(bundle: Bundle, steps: Sequence[Step]) -> Table:
     for step in steps:
         source = step.sources[0]
         found = coverage(source.file.read_bytes(), takes_of(bundle, step.member), step.batch_max)
-        missing = ", ".join(f"{count} × {operator}" for operator, count in found.missing.items()) or "nothing"
+        missing = (
+            ", ".join(f"{count} × {operator}" for operator, count in found.missing.items())
+            or "nothing"
+        )
         counts = (found.operators, found.converted, found.engines)
         table.add_row(step.member.name, source.precision, *map(str, counts), missing)
     return table
@@ -130,11 +145,15 @@ def read_report(text: str) -> Coverage:
     """What the report of a dry run says."""
     counted = _COUNTED.search(text)
     if counted is None:
-        raise EngineError("torch-tensorrt wrote no report that is understood; 2.14 is what this was made with")
+        raise EngineError(
+            "torch-tensorrt wrote no report that is understood; 2.14 is what this was made with"
+        )
     operators, converted = map(int, counted.groups())
     first = text[: text.find("Aggregate Stats")]
     engines = len(re.findall(r"TRT Engine #\d+", first))
-    return Coverage(operators, converted, engines, {name: int(count) for name, count in _MISSING.findall(first)})
+    return Coverage(
+        operators, converted, engines, {name: int(count) for name, count in _MISSING.findall(first)}
+    )
 
 
 def _program(onnx: bytes, takes: Takes, batch_max: int) -> Any:
@@ -150,12 +169,17 @@ def _program(onnx: bytes, takes: Takes, batch_max: int) -> Any:
 
 def _line(error: Exception) -> str:
     """The first of its lines that says anything: what follows can be the whole graph."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "it does not say why")
+    return next(
+        (line.strip() for line in str(error).splitlines() if line.strip()), "it does not say why"
+    )
 
 
 def _windows(torch_tensorrt: Any, takes: Takes, batch_max: int) -> Any:
-    one, most = (1, *takes.shape), (_open(batch_max), *takes.shape)
-    return torch_tensorrt.Input(min_shape=one, opt_shape=one, max_shape=most, dtype=torch.float32, name=takes.input)
+    one = (1, *takes.shape)
+    most = (_open(batch_max), *takes.shape)
+    return torch_tensorrt.Input(
+        min_shape=one, opt_shape=one, max_shape=most, dtype=torch.float32, name=takes.input
+    )
 
 
 def _open(batch_max: int) -> int:
@@ -165,21 +189,27 @@ def _open(batch_max: int) -> int:
 
 @contextmanager
 def imported() -> Iterator[Any]:
-    """torch-tensorrt, while its questions about the GPU are answered and its warnings, of its own internals, are off.
+    """torch-tensorrt, while its questions about the GPU are answered and its warnings, of its own
+    internals, are off.
 
     Raises EngineError if it is not installed or too old.
     """
     with _an_orin_where_there_is_no_gpu(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            module = importlib.import_module("torch_tensorrt")  # optional, and asks for a GPU when it is imported
+            module = importlib.import_module(
+                "torch_tensorrt"
+            )  # optional, and asks for a GPU when it is imported
         except ImportError as error:
             raise EngineError(
-                f"torch-tensorrt is missing ({error}); pip install torch-tensorrt, or torch-tensorrt-rtx without a GPU"
+                f"torch-tensorrt is missing ({error}); pip install torch-tensorrt, or "
+                f"torch-tensorrt-rtx without a GPU"
             ) from None
         version = tuple(int(part) for part in module.__version__.split(".")[:2])
         if version < _VERSION_MIN:
-            raise EngineError(f"torch-tensorrt is too old: expected 2.14 or newer, found {module.__version__}")
+            raise EngineError(
+                f"torch-tensorrt is too old: expected 2.14 or newer, found {module.__version__}"
+            )
         yield module
 
 

@@ -1,7 +1,8 @@
-"""Archives to be replayed: the shipped soundscapes over and over, in files of an hour, made once in build/bench.
+"""Archives to be replayed: the shipped soundscapes over and over, in files of an hour, made once in
+build/bench.
 
-Hours of one archive are links to one file under other names: what is measured does not know, and 24 hours need no
-more disk or encoding than one. Remove the folder to make them anew.
+Hours of one archive are links to one file under other names: what is measured does not know, and 24
+hours need no more disk or encoding than one. Remove the folder to make them anew.
 """
 
 import os
@@ -31,14 +32,17 @@ def hour(suffix: str, rate_hz: int = RATE_HZ) -> Path:
     part = path.with_suffix(".part")
     with soundfile.SoundFile(part, "w", rate_hz, 1, SUBTYPES[suffix], format=suffix) as file:
         for second in range(HOUR_S):  # libsndfile's Vorbis encoder crashes on large writes
-            file.write(np.take(sound, np.arange(second * rate_hz, (second + 1) * rate_hz), mode="wrap"))
+            file.write(
+                np.take(sound, np.arange(second * rate_hz, (second + 1) * rate_hz), mode="wrap")
+            )
     part.rename(path)
     return path
 
 
 def archive(suffix: str, hours: int) -> Path:
     """A folder of so many hours at 32 kHz."""
-    folder, source = FOLDER / f"{suffix}-{hours}h", hour(suffix)
+    folder = FOLDER / f"{suffix}-{hours}h"
+    source = hour(suffix)
     folder.mkdir(exist_ok=True)
     for index in range(hours):
         path = folder / f"{_FIRST + timedelta(hours=index):%Y%m%d_%H%M%S}.{suffix}"

@@ -1,7 +1,7 @@
 """The code as it was at a commit beside the code as it is now: the same costs of both, in turn.
 
-The old code lies in a work tree of its own in build/bench, with the benchmarks of today over it; code from before the
-folders of today with its own, which know its modules' names.
+The old code lies in a work tree of its own in build/bench, with the benchmarks of today over it;
+code from before the folders of today with its own, which know its modules' names.
 """
 
 import fcntl
@@ -32,9 +32,11 @@ class NotMeasured(Exception):
     """A part that one of both trees cannot run."""
 
 
-def compare(console: Console, revision: str, parts: Sequence[str], quick: bool, rounds: int, bound: float) -> bool:
-    """Print of each part what each cost was and is, and its ratio, as soon as it is known; whether all could be
-    measured."""
+def compare(
+    console: Console, revision: str, parts: Sequence[str], quick: bool, rounds: int, bound: float
+) -> bool:
+    """Print of each part what each cost was and is, and its ratio, as soon as it is known; whether
+    all could be measured."""
     failed = []
     with tree_of(revision) as (tree, commit):
         for part in parts:
@@ -44,12 +46,19 @@ def compare(console: Console, revision: str, parts: Sequence[str], quick: bool, 
                 console.print(str(error), soft_wrap=True)
                 failed.append(part)
                 continue
-            console.print(table_of(f"{part}: {commit[:9]} and now, {rounds} rounds in turn", found, bound))
-    console.print("Medians; the ratio is the median of the rounds' ratios, with the interval that holds it (95 %).")
+            console.print(
+                table_of(f"{part}: {commit[:9]} and now, {rounds} rounds in turn", found, bound)
+            )
+    console.print(
+        "Medians; the ratio is the median of the rounds' ratios, with the interval that holds it "
+        "(95 %)."
+    )
     return not failed
 
 
-def rounds_of(console: Console, tree: Path, part: str, quick: bool, rounds: int) -> dict[str, list[Costs]]:
+def rounds_of(
+    console: Console, tree: Path, part: str, quick: bool, rounds: int
+) -> dict[str, list[Costs]]:
     """`before` and `now`, round by round; in every second one now comes first."""
     costs = partial(costs_of, part=part, quick=quick)
     found: dict[str, list[Costs]] = {"before": [], "now": []}
@@ -67,9 +76,13 @@ def table_of(title: str, found: dict[str, list[Costs]], bound: float) -> Table:
         table.add_column(name, justify="right" if name in ("before", "now") else "left")
     names = dict.fromkeys(name for costs in (*found["now"], *found["before"]) for name in costs)
     for name in names:
-        before, now = ([costs[name] for costs in found[side] if name in costs] for side in ("before", "now"))
+        before, now = (
+            [costs[name] for costs in found[side] if name in costs] for side in ("before", "now")
+        )
         if len(before) != len(now):
-            table.add_row(name, "-" if not before else "", "-" if not now else "", "of one of both only", "")
+            table.add_row(
+                name, "-" if not before else "", "-" if not now else "", "of one of both only", ""
+            )
             continue
         medians = (f"{statistics.median(values):.3f}" for values in (before, now))
         try:
@@ -88,16 +101,23 @@ def costs_of(tree: Path, part: str, quick: bool) -> Costs:
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.splitlines() or ["it says nothing"])[-1]
-        raise NotMeasured(f"{part}: tests/bench/{part}.py with the code in {tree} ended with: {last}")
+        raise NotMeasured(
+            f"{part}: tests/bench/{part}.py with the code in {tree} ended with: {last}"
+        )
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 @contextmanager
 def tree_of(revision: str) -> Iterator[tuple[Path, str]]:
-    """A work tree of that commit with today's benchmarks, and the commit; nobody else's as long as it is open."""
-    if git(PROJECT, "rev-parse", "--show-prefix") is None or git(PROJECT, "rev-parse", "--show-prefix"):
+    """A work tree of that commit with today's benchmarks, and the commit; nobody else's as long as
+    it is open."""
+    if git(PROJECT, "rev-parse", "--show-prefix") is None or git(
+        PROJECT, "rev-parse", "--show-prefix"
+    ):
         sys.exit(f"--before: expected {PROJECT} to be a git checkout of its own")
-    commit = git(PROJECT, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    commit = git(
+        PROJECT, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"
+    )
     if not commit:
         sys.exit(f"--before: expected a commit of this repository, found {revision!r}")
     build = PROJECT / "build" / "bench"
@@ -108,7 +128,9 @@ def tree_of(revision: str) -> Iterator[tuple[Path, str]]:
         _check_out(tree, commit)
         if (tree / _TODAYS).is_dir():
             shutil.rmtree(tree / "tests", ignore_errors=True)
-            shutil.copytree(PROJECT / "tests", tree / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                PROJECT / "tests", tree / "tests", ignore=shutil.ignore_patterns("__pycache__")
+            )
         (tree / "build").mkdir(exist_ok=True)
         archives = tree / "build" / "bench"
         if archives.is_symlink():
@@ -119,7 +141,9 @@ def tree_of(revision: str) -> Iterator[tuple[Path, str]]:
 
 def _check_out(tree: Path, commit: str) -> None:
     """Whole and unchanged, also where an earlier try was killed."""
-    own = git(tree, "rev-parse", "--show-toplevel") == str(tree.resolve())  # else git would find the project's
+    own = git(tree, "rev-parse", "--show-toplevel") == str(
+        tree.resolve()
+    )  # else git would find the project's
     if own and git(tree, "reset", "--hard", "--quiet", commit) is not None:
         return
     shutil.rmtree(tree, ignore_errors=True)
@@ -132,5 +156,7 @@ def git(folder: Path, *arguments: str) -> str | None:
     """What git prints; None if it fails."""
     if not folder.is_dir():
         return None
-    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
     return None if done.returncode else done.stdout.strip()

@@ -1,4 +1,5 @@
-"""CPU seconds per hour of sound, of each step from a file to windows: libsndfile alone, decoder, resampler, cutter."""
+"""CPU seconds per hour of sound, of each step from a file to windows: libsndfile alone, decoder,
+resampler, cutter."""
 
 import argparse
 import statistics
@@ -82,7 +83,8 @@ def title(suffix: str, rate_hz: int) -> str:
 def bench_decoding(console: Console, kinds: Sequence[tuple[str, int]]) -> None:
     """Print the table, for files of these suffixes and rates."""
     table = Table(
-        title=f"Decoding: CPU seconds per hour of sound, {ROUNDS} rounds in turn; × libsndfile alone (95 %)",
+        title=f"Decoding: CPU seconds per hour of sound, {ROUNDS} rounds in turn; × libsndfile "
+        f"alone (95 %)",
         title_justify="left",
     )
     table.add_column("recording")
@@ -92,7 +94,9 @@ def bench_decoding(console: Console, kinds: Sequence[tuple[str, int]]) -> None:
             for step in found:
                 table.add_column(step, justify="right")
         plain = found["libsndfile alone"]
-        cells = [f"{statistics.median(spent):.2f}; {Ratio.of(spent, plain)}" for spent in found.values()]
+        cells = [
+            f"{statistics.median(spent):.2f}; {Ratio.of(spent, plain)}" for spent in found.values()
+        ]
         table.add_row(title(*kind), *cells)
     console.print(table)
 

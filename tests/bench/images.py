@@ -1,7 +1,7 @@
 """The image against librosa's: CPU milliseconds for one crop, and for one window of a stream.
 
-One thread: the mathematical libraries are told so before they start, since threads of librosa's that wait actively
-would be counted as work.
+One thread: the mathematical libraries are told so before they start, since threads of librosa's
+that wait actively would be counted as work.
 
     python -m tests.bench.images
 """
@@ -44,7 +44,14 @@ def librosa_image(samples: NDArray[np.float32]) -> NDArray[np.uint8]:
     import librosa  # in the child alone: it brings numba, which wants its threads settled first
 
     mel = librosa.feature.melspectrogram(
-        y=samples, sr=RATE_HZ, n_fft=3200, hop_length=800, n_mels=128, fmin=0, fmax=16_000, pad_mode="reflect"
+        y=samples,
+        sr=RATE_HZ,
+        n_fft=3200,
+        hop_length=800,
+        n_mels=128,
+        fmin=0,
+        fmax=16_000,
+        pad_mode="reflect",
     )
     db = librosa.power_to_db(mel)
     return np.floor(255 * (db - db.min()) / (db.max() - db.min())).astype(np.uint8)
@@ -52,7 +59,8 @@ def librosa_image(samples: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 def windows_of(sound: NDArray[np.float32], hop_s: float, block_s: float) -> int:
     """Cut a stretch as the station does; how many windows."""
-    cutter, block = WindowCutter(round(hop_s * RATE_HZ)), round(block_s * RATE_HZ)
+    cutter = WindowCutter(round(hop_s * RATE_HZ))
+    block = round(block_s * RATE_HZ)
     pushed = sum(len(cutter.push(sound[at : at + block])) for at in range(0, len(sound), block))
     return pushed + len(cutter.close())
 
@@ -86,13 +94,17 @@ def works(sound: NDArray[np.float32]) -> dict[str, Work]:
 def soundscapes() -> NDArray[np.float32]:
     """Two minutes."""
     files = sorted(DEMO_FOLDER.glob("soundscapes/*.ogg"))
-    return np.concatenate([soundfile.read(path, dtype="float32")[0] for path in files])[: SOUND_S * RATE_HZ]
+    return np.concatenate([soundfile.read(path, dtype="float32")[0] for path in files])[
+        : SOUND_S * RATE_HZ
+    ]
 
 
 def costs(_quick: bool) -> dict[str, float]:
     """CPU milliseconds per window."""
     found = {f"{name}, CPU ms": work.cost for name, work in works(soundscapes()).items()}
-    return {name: statistics.median(cost() for _ in range(COST_ROUNDS)) for name, cost in found.items()}
+    return {
+        name: statistics.median(cost() for _ in range(COST_ROUNDS)) for name, cost in found.items()
+    }
 
 
 def bench_images(console: Console) -> None:
@@ -108,7 +120,10 @@ def bench_images(console: Console) -> None:
     for name in ("", "CPU ms", "librosa / this (95 %)", "one crop / this (95 %)"):
         table.add_column(name, justify="right" if name else "left")
     for name, spent in found.items():
-        against = (str(Ratio.of(found[other], spent)) for other in ("librosa, one crop", "mel_image, one crop"))
+        against = (
+            str(Ratio.of(found[other], spent))
+            for other in ("librosa, one crop", "mel_image, one crop")
+        )
         table.add_row(name, f"{statistics.median(spent):.2f}", *against)
     console.print(table)
 

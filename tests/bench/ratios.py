@@ -1,10 +1,12 @@
-"""The one rule by which costs are compared: rounds in turn, the median of their ratios, and its interval.
+"""The one rule by which costs are compared: rounds in turn, the median of their ratios, and its
+interval.
 
     costs = interleaved({"before": cost_before, "after": cost_after})
     ratio = Ratio.of(costs["after"], costs["before"])
     print(ratio, ratio.verdict(1.05))
 
-A machine drifts within minutes, so two costs are only compared within a round. Knows nothing of what is measured.
+A machine drifts within minutes, so two costs are only compared within a round. Knows nothing of
+what is measured.
 """
 
 import math
@@ -16,9 +18,11 @@ ROUNDS = 7
 _COVERAGE_MIN = 0.95
 
 
-def interleaved(works: Mapping[str, Callable[[], float]], rounds: int = ROUNDS) -> dict[str, list[float]]:
-    """Cost of each work in each round. All of a round run one after the other, in every second round from the last to
-    the first, so that a machine that gets slower favours none."""
+def interleaved(
+    works: Mapping[str, Callable[[], float]], rounds: int = ROUNDS
+) -> dict[str, list[float]]:
+    """Cost of each work in each round. All of a round run one after the other, in every second
+    round from the last to the first, so that a machine that gets slower favours none."""
     if rounds < ROUNDS:
         raise ValueError(f"expected at least {ROUNDS} rounds, found {rounds}")
     costs: dict[str, list[float]] = {name: [] for name in works}
@@ -30,7 +34,8 @@ def interleaved(works: Mapping[str, Callable[[], float]], rounds: int = ROUNDS) 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Median of the ratios of all rounds, and an interval that holds the true median with 95 % or more."""
+    """Median of the ratios of all rounds, and an interval that holds the true median with 95 % or
+    more."""
 
     median: float
     low: float
@@ -56,12 +61,15 @@ class Ratio:
 
 
 def interval_rank(count: int) -> int:
-    """How many of the smallest and of the largest of `count` values lie outside the interval of their median.
+    """How many of the smallest and of the largest of `count` values lie outside the interval of
+    their median.
 
-    By order statistics, which ask nothing of the distribution: values r + 1 to n - r hold the median with probability
-    1 - 2 * sum of C(n, i) / 2^n over i = 0 to r (David and Nagaraja, Order Statistics, 2003, section 7.1).
+    By order statistics, which ask nothing of the distribution: values r + 1 to n - r hold the
+    median with probability 1 - 2 * sum of C(n, i) / 2^n over i = 0 to r (David and Nagaraja, Order
+    Statistics, 2003, section 7.1).
     """
-    outside, rank = 0.0, 0
+    outside = 0.0
+    rank = 0
     for tail in range(count // 2):
         outside += 2 * math.comb(count, tail) / 2**count
         if 1 - outside < _COVERAGE_MIN:

@@ -1,7 +1,8 @@
-"""Replays of archives of 1 and 4 hours (24 with --long): cost per hour, speed, memory, the first row.
+"""Replays of archives of 1 and 4 hours (24 with --long): cost per hour, speed, memory, the first
+row.
 
-The shipped bundle and the command as a user types it, each in a process of its own; what it says of itself in JSON, and
-the moment when a row can be read by somebody else.
+The shipped bundle and the command as a user types it, each in a process of its own; what it says of
+itself in JSON, and the moment when a row can be read by somebody else.
 """
 
 import argparse
@@ -28,12 +29,15 @@ from tests.bench.archive import HOUR_S, archive
 from tests.bench.ratios import ROUNDS, Ratio, interleaved
 
 PEERS = (
-    "CPU seconds per hour of 32-kHz Ogg, measured elsewhere on a machine of this kind: BirdNET-Analyzer 84, the best "
+    "CPU seconds per hour of 32-kHz Ogg, measured elsewhere on a machine of this kind: "
+    "BirdNET-Analyzer 84, the best "
     "stock runner of its network 68, the leanest loop 36"
 )
 STEPS = ("decode", "image", "engine", "store")
 _LOOK_EVERY_S = 0.02
-CONSTANT_MAX, MEMORY_MAX = 1.05, 1.1  # of a long archive's cost per hour and memory, against a short one's
+# of a long archive's cost per hour and memory, against a short one's
+CONSTANT_MAX = 1.05
+MEMORY_MAX = 1.1
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,8 @@ def measure(todo: list[Plan], console: Console) -> dict[Plan, list[Measured]]:
 
 
 def costs(quick: bool) -> dict[str, float]:
-    """CPU seconds per hour, seconds to the first row and megabytes of a replay of an hour, by each kind of members."""
+    """CPU seconds per hour, seconds to the first row and megabytes of a replay of an hour, by each
+    kind of members."""
     found = {}
     for members in modes()[:1] if quick else modes():
         cost = run(Plan("ogg", 1, members, 1))
@@ -110,8 +115,18 @@ def run(plan: Plan) -> Measured:
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         state = Path(name)
         config = state / "station.yaml"
-        config.write_text(f"station: {{id: bench}}\nstate: {state}\nmembers: {plan.members}\nwindows: {{hop_s: 5.0}}\n")
-        command = [sys.executable, "-m", "edge", "replay", str(archive(plan.suffix, plan.hours)), "--json"]
+        config.write_text(
+            f"station: {{id: bench}}\nstate: {state}\nmembers: {plan.members}\nwindows: {{hop_s: "
+            f"5.0}}\n"
+        )
+        command = [
+            sys.executable,
+            "-m",
+            "edge",
+            "replay",
+            str(archive(plan.suffix, plan.hours)),
+            "--json",
+        ]
         start = time.perf_counter()
         with subprocess.Popen(
             [*command, "--config", str(config), "--jobs", str(plan.jobs)],
@@ -137,31 +152,54 @@ def run(plan: Plan) -> Measured:
 
 
 def has_row(database: Path) -> bool:
-    """Whether anything was analysed, as another process sees it, without waiting for a lock or standing in the way
-    while the database is being made."""
+    """Whether anything was analysed, as another process sees it, without waiting for a lock or
+    standing in the way while the database is being made."""
     if not database.with_name(f"{database.name}-wal").exists():
         return False
-    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(f"file:{database}?mode=ro", 0, uri=True)) as db:
+    with (
+        suppress(sqlite3.OperationalError),
+        closing(sqlite3.connect(f"file:{database}?mode=ro", 0, uri=True)) as db,
+    ):
         return bool(db.execute("SELECT EXISTS (SELECT 1 FROM effort)").fetchone()[0])
     return False
 
 
 def bench_replay(console: Console, todo: list[Plan]) -> None:
     """Print the table, and how constant cost and memory are."""
-    title = f"Replay with the shipped bundle, 32 kHz, hop 5 s, ONNX Runtime: medians of {ROUNDS} rounds in turn"
+    title = (
+        f"Replay with the shipped bundle, 32 kHz, hop 5 s, ONNX Runtime: medians of {ROUNDS} "
+        f"rounds in turn"
+    )
     table = Table(title=title, title_justify="left")
-    names = ("archive", "members", "jobs", "CPU-s per hour", "× real time", "first row s", "peak MB")
+    names = (
+        "archive",
+        "members",
+        "jobs",
+        "CPU-s per hour",
+        "× real time",
+        "first row s",
+        "peak MB",
+    )
     for name in (*names, *(f"{step} %" for step in STEPS)):
         table.add_column(name, justify="left" if name in ("archive", "members") else "right")
     found = measure(todo, console)
     for plan, runs in found.items():
         cost = sorted(runs, key=lambda run: run.cpu_s_per_hour)[len(runs) // 2]
-        figures = (f"{cost.cpu_s_per_hour:.1f}", f"{cost.x_real_time:.0f}", f"{cost.first_row_s:.2f}")
+        figures = (
+            f"{cost.cpu_s_per_hour:.1f}",
+            f"{cost.x_real_time:.0f}",
+            f"{cost.first_row_s:.2f}",
+        )
         shares = (f"{100 * share:.0f}" for share in cost.shares)
         archive_name = f"{plan.hours} h {plan.suffix.upper()}"
-        table.add_row(archive_name, plan.members, str(plan.jobs), *figures, f"{cost.peak_mb:.0f}", *shares)
+        table.add_row(
+            archive_name, plan.members, str(plan.jobs), *figures, f"{cost.peak_mb:.0f}", *shares
+        )
     console.print(table)
-    console.print("Steps: shares of the time that they take in all threads. The first row: start of Python included.")
+    console.print(
+        "Steps: shares of the time that they take in all threads. The first row: start of Python "
+        "included."
+    )
     for plan in found:
         shortest = min((p for p in found if p.like(plan)), key=lambda p: p.hours)
         if shortest != plan:
@@ -176,8 +214,10 @@ def constancy(plan: Plan, runs: list[Measured], shorter: Plan, others: list[Meas
         for key in ("cpu_s_per_hour", "peak_mb")
     )
     return (
-        f"{plan.members}, {plan.jobs} jobs, {plan.hours} h against {shorter.hours} h: CPU-s per hour {cost}, "
-        f"{cost.verdict(CONSTANT_MAX)} than {CONSTANT_MAX}; peak memory {peak}, {peak.verdict(MEMORY_MAX)} than "
+        f"{plan.members}, {plan.jobs} jobs, {plan.hours} h against {shorter.hours} h: CPU-s per "
+        f"hour {cost}, "
+        f"{cost.verdict(CONSTANT_MAX)} than {CONSTANT_MAX}; peak memory {peak}, "
+        f"{peak.verdict(MEMORY_MAX)} than "
         f"{MEMORY_MAX}"
     )
 

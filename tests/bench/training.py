@@ -1,7 +1,9 @@
-"""Steps per second of the training loop against a plain eager float32 loop of the same network, in one run.
+"""Steps per second of the training loop against a plain eager float32 loop of the same network, in
+one run.
 
-`make bench` shows it; alone: python -m tests.bench.training. The images are noise: what they show costs no time. On a
-CPU one thread is measured, as every worker has, in CPU seconds: other programs do not count.
+`make bench` shows it; alone: python -m tests.bench.training. The images are noise: what they show
+costs no time. On a CPU one thread is measured, as every worker has, in CPU seconds: other programs
+do not count.
 """
 
 import argparse
@@ -34,7 +36,9 @@ from trainer.workers import default_jobs
 
 SPECIES = 397
 # of BirdCLEF 2021 and the author's write-up: hours of one member on Colab
-RECORDINGS, CROPS, AUTHOR_HOURS = 62_874, 380_000, {"stripes": 2.5, "mixup": 5.5}
+RECORDINGS = 62_874
+CROPS = 380_000
+AUTHOR_HOURS = {"stripes": 2.5, "mixup": 5.5}
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,13 @@ def make_task(folder: Path, kind: MemberRecipe, batch: int, steps: int, device: 
     """A member whose epoch is so many steps, on a cache of noise."""
     recipe = find_recipe("published")
     optimiser = replace(recipe.optimiser, batch=batch)
-    recipe = replace(recipe, pretrained=False, sampling=SamplingRecipe(1, 0.0), members=(kind,), optimiser=optimiser)
+    recipe = replace(
+        recipe,
+        pretrained=False,
+        sampling=SamplingRecipe(1, 0.0),
+        members=(kind,),
+        optimiser=optimiser,
+    )
     species = Taxonomy(Species(f"bird{i}", f"Avis {i}", f"Bird {i}") for i in range(SPECIES))
     run = Run.create(folder, recipe, "bench", species)
     recordings = batch * steps + 1
@@ -72,27 +82,40 @@ def make_task(folder: Path, kind: MemberRecipe, batch: int, steps: int, device: 
         secondary=np.zeros((recordings, SPECIES), bool),
         weight=np.ones(recordings, np.float32),
     )
-    return Task(run.folder, kind, 1, 1, crops, "-", device, default_jobs() if device != "cpu" else 1, None)
+    return Task(
+        run.folder, kind, 1, 1, crops, "-", device, default_jobs() if device != "cpu" else 1, None
+    )
 
 
 class Plain:
-    """The same member as one would write it first: float32, eager, images and targets made between the steps."""
+    """The same member as one would write it first: float32, eager, images and targets made between
+    the steps."""
 
     def __init__(self, task: Task, member: Member) -> None:
-        self.task, self.member, self.device = task, member, member.device
+        self.task = task
+        self.member = member
+        self.device = member.device
         kind = task.kind
         self.images = Spectrograms(task.run / "spectrograms").images
-        self.network = build_network(kind.architecture, SPECIES, stem_pool=kind.stem_pool, normalise=kind.normalise)
+        self.network = build_network(
+            kind.architecture, SPECIES, stem_pool=kind.stem_pool, normalise=kind.normalise
+        )
         self.network.to(self.device).train()
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=8e-4)
 
     def epoch(self, recordings: Ints, rows: Ints, batch: int, dice: Dice) -> float:
-        total, recipe = 0.0, self.member.recipe
+        total = 0.0
+        recipe = self.member.recipe
         for start in range(0, len(rows), batch):
             at = slice(start, start + batch)
-            target = torch.from_numpy(targets(self.member.train, recordings[at], recipe.labels)).to(self.device)
+            target = torch.from_numpy(targets(self.member.train, recordings[at], recipe.labels)).to(
+                self.device
+            )
             grey, target = augment(
-                torch.from_numpy(self.images[rows[at]]).to(self.device), target, self.task.kind.augment, dice
+                torch.from_numpy(self.images[rows[at]]).to(self.device),
+                target,
+                self.task.kind.augment,
+                dice,
             )
             loss = functional.binary_cross_entropy_with_logits(self.network(grey), target)
             self.optimiser.zero_grad()
@@ -103,10 +126,15 @@ class Plain:
 
 
 class Race:
-    """Both loops of one kind of member on the same images; seconds per step of an epoch of either."""
+    """Both loops of one kind of member on the same images; seconds per step of an epoch of
+    either."""
 
-    def __init__(self, folder: Path, kind: MemberRecipe, batch: int, steps: int, device: str) -> None:
-        self.task, self.steps, self.device = make_task(folder, kind, batch, steps, device), steps, device
+    def __init__(
+        self, folder: Path, kind: MemberRecipe, batch: int, steps: int, device: str
+    ) -> None:
+        self.task = make_task(folder, kind, batch, steps, device)
+        self.steps = steps
+        self.device = device
         torch.set_num_threads(self.task.threads)
         self.member = Member(Run(self.task.run), self.task)
         self.plain = Plain(self.task, self.member)
@@ -119,7 +147,8 @@ class Race:
         rng, dice = self._dice()
         if self.device != "cpu":
             torch.cuda.reset_peak_memory_stats()
-        begin, wall = self.clock(), time.perf_counter()
+        begin = self.clock()
+        wall = time.perf_counter()
         _, waited = self.member._train(1, rng, dice)
         spent = self.clock() - begin
         self.waits.append(waited / (time.perf_counter() - wall))
@@ -147,14 +176,15 @@ def measure(race: Race) -> Measured:
     race.waits.clear()
     found = interleaved({"ours": race.ours, "plain": race.theirs})
     ours, plain = (1 / statistics.median(seconds) for seconds in found.values())
-    batch, waited = race.member.recipe.optimiser.batch, float(np.mean(race.waits))
+    batch = race.member.recipe.optimiser.batch
+    waited = float(np.mean(race.waits))
     ratio = Ratio.of(found["plain"], found["ours"])
     return Measured(batch, ours, plain, ratio, waited, race.member.precision, race.peak_bytes)
 
 
 def races(device: str, quick: bool) -> Iterator[Race]:
-    """The published kinds of member and the demo's, in a folder of their own each; the demo's alone if it is to be
-    quick."""
+    """The published kinds of member and the demo's, in a folder of their own each; the demo's alone
+    if it is to be quick."""
     demo = find_recipe("demo").members[0]
     for kind in (*(() if quick else find_recipe("published").members), demo):
         batch, steps = (64, 40) if device != "cpu" else (32, 8) if kind is demo else (16, 1)
@@ -183,11 +213,21 @@ def bench_training(console: Console, quick: bool) -> None:
     versions = f"torch {torch.__version__}, Python {sys.version.split()[0]}"
     title = f"Training loop: steps per second, {where}, {versions}, {ROUNDS} rounds in turn"
     table = Table(title=title, title_justify="left")
-    for name in ("network", "batch", "", "ours", "plain float32", "ratio (95 %)", "data wait", "peak GB"):
+    for name in (
+        "network",
+        "batch",
+        "",
+        "ours",
+        "plain float32",
+        "ratio (95 %)",
+        "data wait",
+        "peak GB",
+    ):
         table.add_column(name, justify="left" if name in ("network", "") else "right")
     hours = []
     for race in races(device, quick):
-        kind, found = race.task.kind, measure(race)
+        kind = race.task.kind
+        found = measure(race)
         figures = f"{found.ours:.2f}", f"{found.plain:.2f}", str(found.ratio), f"{found.waited:.1%}"
         memory = f"{found.peak_bytes / 1e9:.1f}" if found.peak_bytes else "-"
         table.add_row(kind.architecture, str(found.batch), found.precision, *figures, memory)
@@ -205,7 +245,10 @@ def projection(kind: MemberRecipe, found: Measured, samples: int, epoch: str) ->
     """Hours of one published member whose epoch is four fifths of so many samples."""
     hours = 0.8 * samples * kind.epochs / (found.batch * found.ours) / 3600
     author = AUTHOR_HOURS[kind.kind]
-    return f"{kind.architecture}, {kind.epochs} epochs of {epoch}: {hours:.2f} h a member; the author's {author} h"
+    return (
+        f"{kind.architecture}, {kind.epochs} epochs of {epoch}: {hours:.2f} h a member; the "
+        f"author's {author} h"
+    )
 
 
 if __name__ == "__main__":

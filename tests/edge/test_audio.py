@@ -1,4 +1,5 @@
-"""The one definition of sound: equal to librosa, and the same image however the stream is cut into blocks."""
+"""The one definition of sound: equal to librosa, and the same image however the stream is cut into
+blocks."""
 
 import os
 import subprocess
@@ -38,11 +39,22 @@ from tests.conftest import hiss, note
 def librosa_image(samples: NDArray[np.float32]) -> NDArray[np.uint8]:
     """The published image, by librosa."""
     mel = librosa.feature.melspectrogram(
-        y=samples, sr=32_000, n_fft=3200, hop_length=800, n_mels=128, fmin=0, fmax=16_000, pad_mode="reflect"
+        y=samples,
+        sr=32_000,
+        n_fft=3200,
+        hop_length=800,
+        n_mels=128,
+        fmin=0,
+        fmax=16_000,
+        pad_mode="reflect",
     )
     db = librosa.power_to_db(mel)
     span = db.max() - db.min()
-    return np.zeros(db.shape, np.uint8) if span == 0 else np.floor(255 * (db - db.min()) / span).astype(np.uint8)
+    return (
+        np.zeros(db.shape, np.uint8)
+        if span == 0
+        else np.floor(255 * (db - db.min()) / span).astype(np.uint8)
+    )
 
 
 def song(seed: int = 3) -> NDArray[np.float32]:
@@ -70,7 +82,8 @@ SOUNDS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SOUNDS)
 def test_image_equals_librosa_within_one_grey_level(name: str) -> None:
-    ours, theirs = mel_image(SOUNDS[name]), librosa_image(SOUNDS[name])
+    ours = mel_image(SOUNDS[name])
+    theirs = librosa_image(SOUNDS[name])
     assert ours.shape == IMAGE_SHAPE
     assert ours.dtype == np.uint8
     assert np.mean(np.abs(ours.astype(int) - theirs) <= 1) >= 0.999
@@ -103,7 +116,9 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
         mel_image(np.zeros(shape, np.float32))
 
 
-@pytest.mark.parametrize(("seconds", "crops"), [(0.5, 1), (7, 1), (11.6, 1), (11.7, 2), (16.4, 3), (60, 10), (600, 10)])
+@pytest.mark.parametrize(
+    ("seconds", "crops"), [(0.5, 1), (7, 1), (11.6, 1), (11.7, 2), (16.4, 3), (60, 10), (600, 10)]
+)
 def test_training_crops(seconds: float, crops: int) -> None:
     clip = hiss(seconds)
     found = training_crops(clip)
@@ -114,8 +129,12 @@ def test_training_crops(seconds: float, crops: int) -> None:
         assert not crop[len(part) :].any()
 
 
-def cut(sound: NDArray[np.float32], blocks: list[int], hop: int, padding: audio.Padding = "context") -> list[Window]:
-    cutter, windows, at = WindowCutter(hop, padding), [], 0
+def cut(
+    sound: NDArray[np.float32], blocks: list[int], hop: int, padding: audio.Padding = "context"
+) -> list[Window]:
+    cutter = WindowCutter(hop, padding)
+    windows = []
+    at = 0
     for size in [*blocks, len(sound)]:
         windows += cutter.push(sound[at : at + size])
         at += size
@@ -129,10 +148,13 @@ def cut(sound: NDArray[np.float32], blocks: list[int], hop: int, padding: audio.
     blocks=st.lists(st.integers(1, 200_000), max_size=6),
 )
 @settings(max_examples=15, deadline=None)
-def test_windows_do_not_depend_on_blocks(padding: audio.Padding, seconds: float, hop: int, blocks: list[int]) -> None:
+def test_windows_do_not_depend_on_blocks(
+    padding: audio.Padding, seconds: float, hop: int, blocks: list[int]
+) -> None:
     hop = max(hop, 8_000)
     sound = hiss(seconds, 0.05) + note("midtoo", seconds, 0.01)
-    one, many = cut(sound, [], hop, padding), cut(sound, blocks, hop, padding)
+    one = cut(sound, [], hop, padding)
+    many = cut(sound, blocks, hop, padding)
     assert [(w.start, w.samples) for w in one] == [(w.start, w.samples) for w in many]
     for a, b in zip(one, many, strict=True):
         np.testing.assert_array_equal(a.input, b.input)
@@ -204,7 +226,8 @@ import numpy as np
 from edge.contract.audio import WindowCutter
 
 def others():
-    return [task for task in Path("/proc/self/task").iterdir() if task.name != Path("/proc/self").resolve().name]
+    own = Path("/proc/self").resolve().name
+    return [task for task in Path("/proc/self/task").iterdir() if task.name != own]
 
 def others_s():
     return sum(int((task / "schedstat").read_text().split()[0]) for task in others()) / 1e9
@@ -220,15 +243,21 @@ print(others_s() - before)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="looks at threads as Linux shows them")
-@pytest.mark.skipif("len(os.sched_getaffinity(0)) == 1", reason="BLAS has no threads of its own on one core")
+@pytest.mark.skipif(
+    not Path("/proc/self/schedstat").exists(), reason="looks at threads as Linux shows them"
+)
+@pytest.mark.skipif(
+    "len(os.sched_getaffinity(0)) == 1", reason="BLAS has no threads of its own on one core"
+)
 def test_no_thread_of_blas_helps() -> None:
     """They would wait actively for more, in each of several threads that cut sound at once."""
 
     def others_s(what: str) -> float:
         command = [sys.executable, "-c", _OWN_THREAD, what]
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=HANGS_S)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True, timeout=HANGS_S
+        )
         return float(done.stdout)
 
     assert others_s("cut") < 0.001
@@ -236,7 +265,9 @@ def test_no_thread_of_blas_helps() -> None:
 
 
 def test_pushed_sound_may_be_overwritten() -> None:
-    sound, block, windows = song(), np.empty(16_000, np.float32), []
+    sound = song()
+    block = np.empty(16_000, np.float32)
+    windows = []
     cutter = WindowCutter(80_000)
     for start in range(0, len(sound), len(block)):
         block[:] = sound[start : start + len(block)]
@@ -265,14 +296,23 @@ def test_bad_hops_are_refused(hop: int) -> None:
 
 
 def test_images_come_with_the_levels_that_the_stretch_takes_away() -> None:
-    crops = np.stack([song(seed)[:CROP_SAMPLES] for seed in (1, 2)] + [np.zeros(CROP_SAMPLES, np.float32)])
+    crops = np.stack(
+        [song(seed)[:CROP_SAMPLES] for seed in (1, 2)] + [np.zeros(CROP_SAMPLES, np.float32)]
+    )
     crops[1] *= 0.1
     images, ranges = mel_images(crops)
     assert np.array_equal(images, mel_image(crops))
     assert ranges.dtype == np.float32
     for image, (low, high), crop in zip(images, ranges, crops, strict=True):
         mel = librosa.feature.melspectrogram(
-            y=crop, sr=32_000, n_fft=3200, hop_length=800, n_mels=128, fmin=0, fmax=16_000, pad_mode="reflect"
+            y=crop,
+            sr=32_000,
+            n_fft=3200,
+            hop_length=800,
+            n_mels=128,
+            fmin=0,
+            fmax=16_000,
+            pad_mode="reflect",
         )
         db = librosa.power_to_db(mel)
         assert np.abs(low + image / 255 * (high - low) - db).max() <= (high - low) / 255 + 0.02
@@ -280,6 +320,7 @@ def test_images_come_with_the_levels_that_the_stretch_takes_away() -> None:
 
 
 def test_the_filters_add_up_to_one_when_each_counts_by_its_width() -> None:
-    edges, hz = mel_edges(), np.fft.rfftfreq(3200, 1 / RATE_HZ)
+    edges = mel_edges()
+    hz = np.fft.rfftfreq(3200, 1 / RATE_HZ)
     total = (edges[2:] - edges[:-2]) / 2 @ mel_filters()
     assert np.allclose(total[(hz >= edges[1]) & (hz <= edges[-2])], 1.0, atol=1e-5)

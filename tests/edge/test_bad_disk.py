@@ -1,4 +1,5 @@
-"""The daemon on a real small disk that is read-only at first and fills up later: it hears on, says so, stores again.
+"""The daemon on a real small disk that is read-only at first and fills up later: it hears on, says
+so, stores again.
 
 The microphone is a tape that plays faster than time; everything else is the station as it runs.
 """
@@ -29,13 +30,19 @@ SONG = np.concatenate([note("lowtoo", 5), hiss(20), note("higtoo", 5), hiss(20)]
 
 
 class Tape:
-    """Plays SONG for ever, half a second per read, some fifty times faster than time; Microphone's interface."""
+    """Plays SONG for ever, half a second per read, some fifty times faster than time; Microphone's
+    interface."""
 
-    waiting_s, silent, card, trouble = 0.0, None, "a tape", None
+    waiting_s = 0.0
+    silent = None
+    card = "a tape"
+    trouble = None
 
     def __init__(self, _settings: object) -> None:
         to_full_hour_s = 3600 - time.time() % 3600
-        self.begun_s = self.at_s = time.monotonic() + to_full_hour_s - 30  # a stretch ends at each full hour
+        self.begun_s = self.at_s = (
+            time.monotonic() + to_full_hour_s - 30
+        )  # a stretch ends at each full hour
 
     def read(self, _timeout_s: float) -> Chunk | Gap | None:
         time.sleep(0.01)
@@ -88,7 +95,8 @@ def body(disk: Path, bundle: Path, outside: Path) -> None:
     config.write_text(
         f"station: {{id: porch, timezone: {noon_zone()}}}\nbundle: {bundle}\nstate: {disk}\n"
         f"health: {{interval_s: 1, folder: {outside}}}\n"
-        "clips: {seconds_max: 15, before_s: 0, after_s: 0}\nretention: {disk_share: 0.99, hours_left: 0}\n"
+        "clips: {seconds_max: 15, before_s: 0, after_s: 0}\nretention: {disk_share: 0.99, "
+        "hours_left: 0}\n"
     )
     edge.daemon.station.Live = TapeLive  # type: ignore[misc]
     assert os.system(f"mount -o remount,ro {disk}") == 0
@@ -112,7 +120,10 @@ def body(disk: Path, bundle: Path, outside: Path) -> None:
         until(lambda: health()["analysed_today_s"] > 60, "it hears all the same")
         assert os.system(f"mount -o remount,rw {disk}") == 0
         until(lambda: not trouble(), "it stores")
-        until(lambda: database.exists() and rows(database, "SELECT count(*) FROM clips")[0][0] > 2, "clips are saved")
+        until(
+            lambda: database.exists() and rows(database, "SELECT count(*) FROM clips")[0][0] > 2,
+            "clips are saved",
+        )
         stored = rows(database, "SELECT count(*) FROM detections")[0][0]
         fill(disk)
         until(trouble, "it says that the disk is full")
@@ -121,21 +132,31 @@ def body(disk: Path, bundle: Path, outside: Path) -> None:
         until(lambda: health()["analysed_today_s"] > before + 60, "it hears on")
         (disk / "somebody-elses").unlink()
         until(lambda: not trouble(), "it stores again")
-        until(lambda: rows(database, "SELECT count(*) FROM detections")[0][0] > stored + 20, "what was heard is stored")
+        until(
+            lambda: rows(database, "SELECT count(*) FROM detections")[0][0] > stored + 20,
+            "what was heard is stored",
+        )
     finally:
         station.stop()
         thread.join(30)
     assert not thread.is_alive()
     stretches = rows(
-        database, "SELECT audio_s, (SELECT total(analysed_s) FROM effort WHERE recording = r.id) FROM recordings r"
+        database,
+        "SELECT audio_s, (SELECT total(analysed_s) FROM effort WHERE recording = r.id) FROM "
+        "recordings r",
     )
     assert len(stretches) > 1, "each hour is a row of its own"
     for audio_s, analysed_s in stretches:
         assert audio_s == pytest.approx(analysed_s, abs=0.01), "no window was lost"
-    assert rows(database, "SELECT reason, seconds FROM gaps WHERE reason <> 'off'") == []  # the tape begins later
+    assert (
+        rows(database, "SELECT reason, seconds FROM gaps WHERE reason <> 'off'") == []
+    )  # the tape begins later
     for (path,) in rows(database, "SELECT c.path FROM detections d JOIN clips c ON c.id = d.clip"):
         assert (disk / "clips" / path).is_file()
-    dangling = "SELECT count(*) FROM detections WHERE clip IS NOT NULL AND clip NOT IN (SELECT id FROM clips)"
+    dangling = (
+        "SELECT count(*) FROM detections WHERE clip IS NOT NULL AND clip NOT IN (SELECT id "
+        "FROM clips)"
+    )
     assert rows(database, dangling) == [(0,)]
     assert rows(database, "PRAGMA integrity_check") == [("ok",)]
     assert not list((disk / "clips").rglob("*.part"))
@@ -143,7 +164,8 @@ def body(disk: Path, bundle: Path, outside: Path) -> None:
 
 @pytest.mark.slow
 def test_full_and_read_only(tmp_path: Path, bundle_folder: Path) -> None:
-    disk, outside = tmp_path / "disk", tmp_path / "outside"
+    disk = tmp_path / "disk"
+    outside = tmp_path / "outside"
     disk.mkdir()
     outside.mkdir()
     on_small_disk("tests.edge.test_bad_disk.body", disk, 96, bundle_folder, outside)

@@ -1,4 +1,5 @@
-"""Brokers of every kind: with passwords and certificates, of older versions, and such as never answer."""
+"""Brokers of every kind: with passwords and certificates, of older versions, and such as never
+answer."""
 
 import socket
 import subprocess
@@ -10,7 +11,16 @@ import pytest
 from edge.config import MqttSettings, TlsSettings
 from edge.contract.errors import ConfigError
 from edge.publisher.credentials import password
-from tests.helpers.brokers import Broker, counts, fill, free_port, numbered, publisher_of, stand_in, until
+from tests.helpers.brokers import (
+    Broker,
+    counts,
+    fill,
+    free_port,
+    numbered,
+    publisher_of,
+    stand_in,
+    until,
+)
 
 
 @pytest.fixture
@@ -19,7 +29,9 @@ def database(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_wrong_password_is_named_and_not_hammered(database: Path, tmp_path: Path, bundle_folder: Path) -> None:
+def test_a_wrong_password_is_named_and_not_hammered(
+    database: Path, tmp_path: Path, bundle_folder: Path
+) -> None:
     port = free_port()
     (tmp_path / "passwords").write_text("me:right\n")
     subprocess.run(["mosquitto_passwd", "-U", tmp_path / "passwords"], check=True)
@@ -35,12 +47,15 @@ def test_a_wrong_password_is_named_and_not_hammered(database: Path, tmp_path: Pa
                 assert "next try within 5 minutes" in publisher.last_error
                 assert not publisher.drain(1)
         assert counts(database)["waiting"] == 3
-        with publisher_of(database, port, username="me", password_file=tmp_path / "right") as publisher:
+        with publisher_of(
+            database, port, username="me", password_file=tmp_path / "right"
+        ) as publisher:
             assert publisher.drain(10)
 
 
 def test_a_password_comes_from_a_file_or_from_systemd(tmp_path: Path) -> None:
-    own, credentials = tmp_path / "own", tmp_path / "credentials"
+    own = tmp_path / "own"
+    credentials = tmp_path / "credentials"
     own.write_text("s3cret \nnot this\n")
     credentials.mkdir()
     environment = {"CREDENTIALS_DIRECTORY": str(credentials)}
@@ -52,7 +67,9 @@ def test_a_password_comes_from_a_file_or_from_systemd(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", b"\xff\xfe"])
-def test_a_password_file_that_cannot_be_read_is_a_setting_to_mend(tmp_path: Path, content: str | bytes | None) -> None:
+def test_a_password_file_that_cannot_be_read_is_a_setting_to_mend(
+    tmp_path: Path, content: str | bytes | None
+) -> None:
     if content is not None:
         (tmp_path / "file").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigError, match=r"^mqtt\.password_file: .*file: [^\n]+$"):
@@ -64,23 +81,45 @@ def test_a_password_file_that_cannot_be_read_is_a_setting_to_mend(tmp_path: Path
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a CA, a certificate for the broker, one for a station, and a CA that nobody here knows."""
+    """A folder with a CA, a certificate for the broker, one for a station, and a CA that nobody
+    here knows."""
     folder = tmp_path_factory.mktemp("tls")
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
     for ca in ("ca", "stranger"):
         files = ["-keyout", f"{ca}.key", "-out", f"{ca}.pem", "-subj", f"/CN={ca}"]
-        run = ["openssl", "req", "-x509", *key, *files, "-addext", "keyUsage=critical,keyCertSign,cRLSign"]
+        run = [
+            "openssl",
+            "req",
+            "-x509",
+            *key,
+            *files,
+            "-addext",
+            "keyUsage=critical,keyCertSign,cRLSign",
+        ]
         subprocess.run(run, cwd=folder, check=True, capture_output=True)
     for name in ("broker", "station"):
         files = ["-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}"]
         signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=IP:127.0.0.1"]
-        run = ["openssl", "req", "-x509", *key, *files, *signed, "-addext", "basicConstraints=CA:FALSE"]
+        run = [
+            "openssl",
+            "req",
+            "-x509",
+            *key,
+            *files,
+            *signed,
+            "-addext",
+            "basicConstraints=CA:FALSE",
+        ]
         subprocess.run(run, cwd=folder, check=True, capture_output=True)
     return folder
 
 
 def tls_lines(folder: Path) -> list[str]:
-    return [f"cafile {folder}/ca.pem", f"certfile {folder}/broker.pem", f"keyfile {folder}/broker.key"]
+    return [
+        f"cafile {folder}/ca.pem",
+        f"certfile {folder}/broker.pem",
+        f"keyfile {folder}/broker.key",
+    ]
 
 
 def test_tls_with_certificates_on_both_sides(
@@ -98,7 +137,9 @@ def test_tls_with_certificates_on_both_sides(
     assert counts(database)["sent"] == 5
 
 
-def test_a_broker_of_an_unknown_authority_is_not_trusted(database: Path, tmp_path: Path, authority: Path) -> None:
+def test_a_broker_of_an_unknown_authority_is_not_trusted(
+    database: Path, tmp_path: Path, authority: Path
+) -> None:
     port = free_port()
     with Broker(tmp_path, port, *tls_lines(authority)):
         for tls in (TlsSettings(authority / "stranger.pem"), TlsSettings()):
@@ -123,7 +164,9 @@ def test_tls_where_the_broker_speaks_none(database: Path, mosquitto: int) -> Non
         (TlsSettings(cert_file=Path("none.pem")), "cert_file"),
     ],
 )
-def test_certificates_that_are_not_there_are_settings_to_mend(tmp_path: Path, tls: TlsSettings, key: str) -> None:
+def test_certificates_that_are_not_there_are_settings_to_mend(
+    tmp_path: Path, tls: TlsSettings, key: str
+) -> None:
     with pytest.raises(ConfigError, match=rf"^mqtt\.tls.*{key}[^\n]*$"):
         publisher_of(tmp_path / "station.db", 1, tls=tls)
 
@@ -146,7 +189,9 @@ def test_mosquitto_speaks_3_1_1_too(database: Path, bundle_folder: Path, mosquit
 
 
 @pytest.mark.parametrize("refusal", [bytes([0x20, 3, 0, 0x84, 0]), bytes([0x20, 2, 0, 1]), b""])
-def test_a_broker_that_refuses_mqtt_5_is_asked_for_3_1_1(database: Path, bundle_folder: Path, refusal: bytes) -> None:
+def test_a_broker_that_refuses_mqtt_5_is_asked_for_3_1_1(
+    database: Path, bundle_folder: Path, refusal: bytes
+) -> None:
     """Refused as MQTT 5 says it, as 3.1.1 says it, and by closing without a word."""
     fill(database, bundle_folder, numbered(range(50)))
 
@@ -168,7 +213,10 @@ def test_protocol_5_does_not_fall_back(database: Path) -> None:
         connection.sendall(bytes([0x20, 3, 0, 0x84, 0]))
         return False
 
-    with stand_in(answer) as (port, offered), publisher_of(database, port, protocol="5") as publisher:
+    with (
+        stand_in(answer) as (port, offered),
+        publisher_of(database, port, protocol="5") as publisher,
+    ):
         assert until(lambda: publisher.last_error == "Unsupported protocol version")
         assert until(lambda: len(offered) >= 2)
     assert set(offered) == {5}
@@ -179,7 +227,8 @@ def test_protocol_5_does_not_fall_back(database: Path) -> None:
 
 @pytest.mark.slow
 def test_a_black_hole_blocks_nobody(database: Path, bundle_folder: Path) -> None:
-    """One accepts the connection and says nothing; the other is a backlog that is full, so not even that."""
+    """One accepts the connection and says nothing; the other is a backlog that is full, so not even
+    that."""
     fill(database, bundle_folder, numbered(range(5)))
     with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
         port = server.getsockname()[1]
@@ -193,7 +242,9 @@ def test_a_black_hole_blocks_nobody(database: Path, bundle_folder: Path) -> None
             with publisher_of(database, port) as publisher:
                 publisher.tell_health("{}")
                 publisher.state()
-                assert time.monotonic() - begun < 4.0, "a connection is given up after 5 s, an answer after 10"
+                assert time.monotonic() - begun < 4.0, (
+                    "a connection is given up after 5 s, an answer after 10"
+                )
                 time.sleep(0.3)
                 begun = time.monotonic()
             assert time.monotonic() - begun < 8.0, "its thread is left behind after 2.8 s"

@@ -1,4 +1,5 @@
-"""Fit to be left alone or not: a real bundle, real brokers, real databases; sound from a hand-written sound card."""
+"""Fit to be left alone or not: a real bundle, real brokers, real databases; sound from a
+hand-written sound card."""
 
 import json
 import math
@@ -46,7 +47,10 @@ from tests.conftest import hiss, note, write_sound
 from tests.helpers.brokers import Broker, free_port
 
 Yaml = Callable[..., Path]
-FIT = ("station: {id: porch, latitude: 20, longitude: 10, timezone: Europe/Vilnius}", "privacy: {human: 'off'}")
+FIT = (
+    "station: {id: porch, latitude: 20, longitude: 10, timezone: Europe/Vilnius}",
+    "privacy: {human: 'off'}",
+)
 ORDER = [
     "program",
     "settings",
@@ -70,7 +74,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fit_yaml(bundle_folder: Path, tmp_path: Path) -> Yaml:
-    """A station.yaml with nothing to complain of; arguments are further lines, `station` other first ones."""
+    """A station.yaml with nothing to complain of; arguments are further lines, `station` other
+    first ones."""
 
     def write(*lines: str, station: tuple[str, ...] = FIT, bundle: Path = bundle_folder) -> Path:
         path = tmp_path / "station" / "station.yaml"
@@ -81,12 +86,27 @@ def fit_yaml(bundle_folder: Path, tmp_path: Path) -> Yaml:
     return write
 
 
-def command(path: Path, *arguments: str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    line = [*before, sys.executable, "-W", "error", "-m", "edge", "check", "--config", str(path), *arguments]
+def command(
+    path: Path, *arguments: str, before: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    line = [
+        *before,
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "edge",
+        "check",
+        "--config",
+        str(path),
+        *arguments,
+    ]
     return subprocess.run(line, capture_output=True, text=True, timeout=HANGS_S, check=False)
 
 
-def report(path: Path, before: tuple[str, ...] = ()) -> tuple[int, dict[str, Any], dict[str, dict[str, Any]]]:
+def report(
+    path: Path, before: tuple[str, ...] = ()
+) -> tuple[int, dict[str, Any], dict[str, dict[str, Any]]]:
     """Exit status, the whole answer, its checks by name."""
     done = command(path, "--listen-s", "0", "--json", before=before)
     assert "Traceback" not in done.stderr, done.stderr
@@ -112,7 +132,8 @@ def one(checks: list[Check]) -> Check:
 @pytest.mark.slow
 def test_a_fit_station(fit_yaml: Yaml, mosquitto: int) -> None:
     path = fit_yaml(
-        f"mqtt: {{host: 127.0.0.1, port: {mosquitto}}}", "schedule: [[sunrise, sunset], ['20:00', '21:00']]"
+        f"mqtt: {{host: 127.0.0.1, port: {mosquitto}}}",
+        "schedule: [[sunrise, sunset], ['20:00', '21:00']]",
     )
     code, whole, checks = report(path)
     assert code == 0
@@ -124,22 +145,32 @@ def test_a_fit_station(fit_yaml: Yaml, mosquitto: int) -> None:
         assert check["found"]
         assert bool(check["advice"]) == (check["verdict"] != "ok"), check
         assert "\n" not in check["found"] + check["advice"]
-    of_the_machine = {"clock", "disk", "runtime", "state folder"}  # these may differ from one machine to another
+    of_the_machine = {
+        "clock",
+        "disk",
+        "runtime",
+        "state folder",
+    }  # these may differ from one machine to another
     assert {name for name, check in checks.items() if check["verdict"] != "ok"} <= of_the_machine
     assert checks["settings"]["figures"]["set"] == (
-        "station.id, station.latitude, station.longitude, station.timezone, bundle, schedule, privacy.human, mqtt"
+        "station.id, station.latitude, station.longitude, station.timezone, bundle, schedule, "
+        "privacy.human, mqtt"
     )
     assert "until" in checks["schedule"]["found"]
     assert checks["bundle"]["figures"]["species"] == 3
     assert checks["runtime"]["figures"]["x_real_time"] > 0
-    assert "Low Tooter is the likeliest" in checks["place"]["found"]  # the test bundle's prior: low notes in the north
+    assert (
+        "Low Tooter is the likeliest" in checks["place"]["found"]
+    )  # the test bundle's prior: low notes in the north
     assert checks["broker"]["figures"]["protocol"] == "5"
     assert names_in(path.parent) == ["station.yaml"], "a check leaves nothing behind"
 
 
 @pytest.mark.slow
 def test_people_get_a_table(fit_yaml: Yaml) -> None:
-    done = command(fit_yaml(station=("station: {id: porch}", "privacy: {speech: false}")), "--listen-s", "0")
+    done = command(
+        fit_yaml(station=("station: {id: porch}", "privacy: {speech: false}")), "--listen-s", "0"
+    )
     assert done.returncode == 0
     text = " ".join(done.stdout.replace("│", " ").split())
     assert "→ Set station.timezone" in text
@@ -171,7 +202,11 @@ def test_a_damaged_bundle_stops_and_the_rest_is_checked(fit_yaml: Yaml, own_bund
         ("detect: {thresholds: {dodo: 0.5}}", "runtime", "found dodo"),
         ("privacy: {classes: [human]}", "runtime", "found human"),
         ("schedule: [[noon, sunset]]", "schedule", "schedule[0]"),
-        ("mqtt: {host: 127.0.0.1, username: me, password_file: nowhere}", "broker", "mqtt.password_file"),
+        (
+            "mqtt: {host: 127.0.0.1, username: me, password_file: nowhere}",
+            "broker",
+            "mqtt.password_file",
+        ),
         ("source: folder", "folder", "folder.path"),
     ],
 )
@@ -187,7 +222,8 @@ def test_settings_that_do_not_fit_stop(line: str, name: str, words: str, fit_yam
 def test_exit_statuses() -> None:
     fine, warns, bad = (Check("x", verdict, "") for verdict in ("ok", "warning", "bad"))
     assert [
-        exit_status(checks) for checks in ([], [fine, warns], [fine, bad], [bad, Check("y", "bad", "", "", True)])
+        exit_status(checks)
+        for checks in ([], [fine, warns], [fine, bad], [bad, Check("y", "bad", "", "", True)])
     ] == [
         0,
         0,
@@ -201,7 +237,9 @@ def test_exit_statuses() -> None:
 
 def test_defaults_are_told_from_what_was_set(tmp_path: Path) -> None:
     path = tmp_path / "station.yaml"
-    path.write_text("{station: {id: station}, state: ., windows: {hop_s: 2.5}, clips: {format: wav}}\n")
+    path.write_text(
+        "{station: {id: station}, state: ., windows: {hop_s: 2.5}, clips: {format: wav}}\n"
+    )
     assert one(check_settings(path, load_config(path))).figures["set"] == "clips.format"
 
 
@@ -239,9 +277,12 @@ def test_a_slow_machine_is_told_what_the_ladder_gives(
     config = load_config(fit_yaml(f"windows: {{hop_s: {hop_s}}}"))
     fast = one(check_pace(config, recognizer))
     assert "x_real_time_shed_1" not in fast.figures or fast.verdict != "ok"
-    times, windows = float(str(fast.figures["x_real_time"])), float(str(fast.figures["windows_per_s"]))
+    times = float(str(fast.figures["x_real_time"]))
+    windows = float(str(fast.figures["windows_per_s"]))
     assert windows * config.windows.hop_s == pytest.approx(times, rel=0.02)
-    assert 0 < float(str(fast.figures["window_ms_p50"])) <= float(str(fast.figures["window_ms_p95"]))
+    assert (
+        0 < float(str(fast.figures["window_ms_p50"])) <= float(str(fast.figures["window_ms_p95"]))
+    )
     monkeypatch.setattr(model, "PACE_EASY", math.inf)
     slow = one(check_pace(config, recognizer))
     assert slow.verdict != "ok"
@@ -310,7 +351,10 @@ def test_a_reader_without_an_end_is_said(tmp_path: Path, bundle_folder: Path) ->
                 with writer:
                     writer.execute("INSERT INTO ballast VALUES (randomblob(1000000))")
             check = one(check_database(config))
-            assert (check.verdict, "write-ahead log has grown to 4" in check.found) == ("warning", True)
+            assert (check.verdict, "write-ahead log has grown to 4" in check.found) == (
+                "warning",
+                True,
+            )
             assert "lsof" in check.advice
         writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         assert one(check_database(config)).verdict == "ok"
@@ -344,7 +388,9 @@ def test_a_state_folder_on_a_read_only_disk(fit_yaml: Yaml, tmp_path: Path) -> N
     with Store(state / "station.db"):
         pass
     mounted = f'mount --bind {state} {state} && mount -o remount,ro,bind {state} && exec "$@"'
-    code, _, checks = report(fit_yaml(f"state: {state}"), before=("unshare", "-m", "sh", "-c", mounted, "sh"))
+    code, _, checks = report(
+        fit_yaml(f"state: {state}"), before=("unshare", "-m", "sh", "-c", mounted, "sh")
+    )
     assert code == 1
     assert checks["state folder"]["verdict"] == "bad"
     assert "Read-only" in checks["state folder"]["found"]
@@ -364,7 +410,10 @@ def test_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my card").mkdir()
     card = str(tmp_path / "my card").replace(" ", "\\040")
     mounts = tmp_path / "mountinfo"
-    mounts.write_text(f"1 0 8:1 / / rw,relatime shared:1 - ext4 /dev/sda rw\n2 1 8:2 / {card} rw - vfat /dev/sdb rw\n")
+    mounts.write_text(
+        f"1 0 8:1 / / rw,relatime shared:1 - ext4 /dev/sda rw\n2 1 8:2 / {card} rw - vfat /dev/sdb "
+        f"rw\n"
+    )
     assert file_system(tmp_path, mounts) == "ext4"
     assert file_system(tmp_path / "my card", mounts) == "vfat"
     monkeypatch.setattr(storage, "file_system", lambda _: "vfat")
@@ -374,8 +423,11 @@ def test_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_days_left_follow_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a disk of its own, half full: the machine's can be past the share at which no days are left."""
-    monkeypatch.setattr("edge.check.storage.disk", lambda _: Disk(free_mb=5_000_000.0, total_mb=10_000_000.0))
+    """On a disk of its own, half full: the machine's can be past the share at which no days are
+    left."""
+    monkeypatch.setattr(
+        "edge.check.storage.disk", lambda _: Disk(free_mb=5_000_000.0, total_mb=10_000_000.0)
+    )
     config = config_in(tmp_path / "s")
     estimated = one(check_disk(config))
     assert "estimated" in estimated.found
@@ -401,7 +453,9 @@ def test_days_left_follow_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyP
     check = one(check_disk(config))
     assert "200000 MB a day, as recorded over 7 d" in check.found
     share = config.retention.disk_share
-    assert check.figures["days_left"] == pytest.approx((5e6 - 1e7 * (1 - share)) / 200_000, abs=0.05)
+    assert check.figures["days_left"] == pytest.approx(
+        (5e6 - 1e7 * (1 - share)) / 200_000, abs=0.05
+    )
     assert float(str(check.figures["days_left"])) < float(str(estimated.figures["days_left"]))
 
 
@@ -417,7 +471,13 @@ def test_clocks() -> None:
 
 def broker_check(folder: Path, port: int, more: str = "") -> Check:
     return one(
-        check_broker(config_in(folder / "s", "station: {id: porch}", f"mqtt: {{host: 127.0.0.1, port: {port}{more}}}"))
+        check_broker(
+            config_in(
+                folder / "s",
+                "station: {id: porch}",
+                f"mqtt: {{host: 127.0.0.1, port: {port}{more}}}",
+            )
+        )
     )
 
 
@@ -446,8 +506,11 @@ def test_the_broker_really_gets_a_message(protocol: str, tmp_path: Path, mosquit
 
 
 def test_a_wrong_password_and_a_forbidden_topic(tmp_path: Path) -> None:
-    users, acl = tmp_path / "users", tmp_path / "acl"
-    subprocess.run(["mosquitto_passwd", "-b", "-c", users, "me", "right"], check=True, capture_output=True)
+    users = tmp_path / "users"
+    acl = tmp_path / "acl"
+    subprocess.run(
+        ["mosquitto_passwd", "-b", "-c", users, "me", "right"], check=True, capture_output=True
+    )
     users.chmod(0o644)
     acl.write_text("user me\ntopic write elsewhere/#\n")
     (tmp_path / "password").write_text("wrong\n")
@@ -484,8 +547,13 @@ def test_no_broker_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 class FakeStream:
     """Feeds its sound in real time, a tenth of a second at a time, as PortAudio's thread does."""
 
-    def __init__(self, sound: NDArray[np.float32], samplerate: int, channels: int, callback: Any, **_: Any) -> None:
-        self._sound, self._frames, self._channels, self._callback = sound, samplerate // 10, channels, callback
+    def __init__(
+        self, sound: NDArray[np.float32], samplerate: int, channels: int, callback: Any, **_: Any
+    ) -> None:
+        self._sound = sound
+        self._frames = samplerate // 10
+        self._channels = channels
+        self._callback = callback
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._feed, daemon=True)
 
@@ -508,8 +576,15 @@ class FakeStream:
 
 
 def sound_card(sound: NDArray[np.float32] | None) -> Any:
-    """As much of the module sounddevice as PortAudio here touches: one card that plays `sound`; None: no card."""
-    card = {"index": 0, "name": "Test Card", "hostapi": 0, "max_input_channels": 2, "default_samplerate": 32_000.0}
+    """As much of the module sounddevice as PortAudio here touches: one card that plays `sound`;
+    None: no card."""
+    card = {
+        "index": 0,
+        "name": "Test Card",
+        "hostapi": 0,
+        "max_input_channels": 2,
+        "default_samplerate": 32_000.0,
+    }
 
     def query_devices(_device: object = None, kind: str | None = None) -> Any:
         return card if kind else [card] if sound is not None else []
@@ -547,7 +622,9 @@ def test_what_the_microphone_gives(sound: NDArray[np.float32], verdict: str, adv
     assert advice in heard.advice
     assert heard.figures["offset"] == pytest.approx(sound.mean(), abs=1e-3)
     if verdict == "ok":
-        assert heard.figures["level_dbfs"] == pytest.approx(-23.0, abs=0.1)  # a sine of 0.1: -20 - 3
+        assert heard.figures["level_dbfs"] == pytest.approx(
+            -23.0, abs=0.1
+        )  # a sine of 0.1: -20 - 3
         assert heard.figures["peak_dbfs"] == pytest.approx(-20.0, abs=0.1)
     json.dumps(dict(heard.figures), allow_nan=False)
 
@@ -594,7 +671,9 @@ GOOD = {"seconds": 9.0, "level_dbfs": -45.0, "peak": 0.2, "clipped": 0.0, "offse
         ({}, 0.0, -80_000.0, "warning"),  # 44.1 kHz that call themselves 48
     ],
 )
-def test_rules_of_sound(level: dict[str, float], lost: float, ppm: float | None, verdict: str) -> None:
+def test_rules_of_sound(
+    level: dict[str, float], lost: float, ppm: float | None, verdict: str
+) -> None:
     found, advice = sound_verdict(Level(**(GOOD | level)), lost, ppm)
     assert found == verdict
     assert bool(advice) == (verdict != "ok")
@@ -605,7 +684,9 @@ def test_the_rate_comes_from_the_arrivals() -> None:
     assert watch.rate_ppm() is None
     rng = np.random.default_rng(1)
     watch.rate_hz = 48_000
-    times = np.arange(200) * 0.05 + rng.uniform(0, 0.01, 200)  # blocks of 0.05 s at 0.3 % more than the nominal rate
+    times = np.arange(200) * 0.05 + rng.uniform(
+        0, 0.01, 200
+    )  # blocks of 0.05 s at 0.3 % more than the nominal rate
     watch.arrivals = [(float(at), 2407 if n % 5 else 2408) for n, at in enumerate(times)]
     ppm = watch.rate_ppm()
     assert ppm == pytest.approx(3_000, abs=500)
@@ -624,7 +705,11 @@ def test_a_folder_and_what_its_times_are_worth(tmp_path: Path) -> None:
     assert "1 recordings; first 20240512_034500.wav 2024-05-12 03:45:00 UTC by name" in fine.found
     write_sound(tmp_path / "in" / "morning.wav", hiss(1))
     guessed = one(check_folder(config))
-    assert (guessed.verdict, guessed.figures["guessed"], guessed.figures["files"]) == ("warning", 1, 2)
+    assert (guessed.verdict, guessed.figures["guessed"], guessed.figures["files"]) == (
+        "warning",
+        1,
+        2,
+    )
     (tmp_path / "in" / "broken.wav").write_bytes(b"RIFF")
     broken = one(check_folder(config))
     assert (broken.verdict, broken.figures["refused"]) == ("warning", 1)

@@ -1,4 +1,5 @@
-"""Files of clips and those who write them: several processes at once, other names, what is not noted in the end."""
+"""Files of clips and those who write them: several processes at once, other names, what is not
+noted in the end."""
 
 import fcntl
 import sqlite3
@@ -25,7 +26,8 @@ from tests.helpers.clip_station import START, commit, detection, stretch
 
 
 def both(config: Config, bundle_id: str, row: RecordingRow, scores: Sequence[float]) -> list[int]:
-    """A process for each score, which save the same clip of a recording again and again, all at once."""
+    """A process for each score, which save the same clip of a recording again and again, all at
+    once."""
 
     def body(score: float) -> None:
         sound = np.zeros(20 * RATE_HZ, np.float32)
@@ -40,8 +42,10 @@ def both(config: Config, bundle_id: str, row: RecordingRow, scores: Sequence[flo
 def test_two_processes_that_save_one_clip_leave_its_file(
     tmp_path: Path, bundle_folder: Path, scores: Sequence[float]
 ) -> None:
-    """Two replays of one folder at once, with the same settings or with others: one name, or one clip of two names."""
-    config, row = Config(state=tmp_path, clips=ClipSettings(format="wav", before_s=0, after_s=0)), stretch()
+    """Two replays of one folder at once, with the same settings or with others: one name, or one
+    clip of two names."""
+    config = Config(state=tmp_path, clips=ClipSettings(format="wav", before_s=0, after_s=0))
+    row = stretch()
     bundle_id = commit(config, bundle_folder, row, [detection(row, 5 * RATE_HZ)])
     assert both(config, bundle_id, row, scores) == [0, 0]
     path, _ = one_clip(config)
@@ -57,8 +61,10 @@ def test_a_clip_that_is_renewed_under_another_name_takes_its_old_file_away(
     tmp_path: Path, bundle_folder: Path, score: float, kind: Any
 ) -> None:
     """Analysed again with other scores, or saved in another format."""
-    config, row = Config(state=tmp_path, clips=ClipSettings(format="wav")), stretch()
-    bundle_id, sound = commit(config, bundle_folder, row, [detection(row, 5 * RATE_HZ)]), np.zeros(20 * RATE_HZ, "f4")
+    config = Config(state=tmp_path, clips=ClipSettings(format="wav"))
+    row = stretch()
+    bundle_id = commit(config, bundle_folder, row, [detection(row, 5 * RATE_HZ)])
+    sound = np.zeros(20 * RATE_HZ, "f4")
     save(config, bundle_id, row, sound, [detection(row, 5 * RATE_HZ, score=0.9)])
     before, _ = one_clip(config)
     config = replace(config, clips=ClipSettings(format=kind))
@@ -113,25 +119,34 @@ def test_a_part_that_is_removed_before_it_is_held_is_made_again(
     assert len(met) == 2
 
 
-def test_a_file_that_cannot_be_noted_goes_while_nobody_else_can_note_it(tmp_path: Path, bundle_folder: Path) -> None:
-    config, row = Config(state=tmp_path), stretch()
+def test_a_file_that_cannot_be_noted_goes_while_nobody_else_can_note_it(
+    tmp_path: Path, bundle_folder: Path
+) -> None:
+    config = Config(state=tmp_path)
+    row = stretch()
     found = [detection(row, 5 * RATE_HZ)]
     commit(config, bundle_folder, row, found)
-    file, held = tmp_path / "clip", []
+    file = tmp_path / "clip"
+    held = []
 
     def put() -> None:
         file.touch()
         raise OSError("the folder's entry cannot be written")
 
     def undo() -> None:
-        with closing(sqlite3.connect(config.database, timeout=0)) as other, pytest.raises(sqlite3.OperationalError):
+        with (
+            closing(sqlite3.connect(config.database, timeout=0)) as other,
+            pytest.raises(sqlite3.OperationalError),
+        ):
             other.execute("BEGIN IMMEDIATE")
         held.append(True)
         file.unlink()
 
     with ClipTable(config.database) as table:
         with pytest.raises(StoreError, match="entry"):
-            table.add(ClipRow("c", "2019-05-22/c.flac", row.id, START, 1.0, 1), [found[0].id], put, undo)
+            table.add(
+                ClipRow("c", "2019-05-22/c.flac", row.id, START, 1.0, 1), [found[0].id], put, undo
+            )
         assert table.rows("SELECT count(*) FROM clips") == [(0,)]
     assert held == [True]
     assert not file.exists()

@@ -20,8 +20,13 @@ CLIPS = 60
 @pytest.fixture
 def table(tmp_path: Path, bundle_folder: Path) -> ClipTable:
     """Clips of one to four detections, some kept, some reviewed, some of the same age."""
-    dice, config, row = random.Random(7), Config(state=tmp_path), stretch()
-    found = [detection(row, n * RATE_HZ, dice.choice(SPECIES), dice.randrange(50, 99) / 100) for n in range(4 * CLIPS)]
+    dice = random.Random(7)
+    config = Config(state=tmp_path)
+    row = stretch()
+    found = [
+        detection(row, n * RATE_HZ, dice.choice(SPECIES), dice.randrange(50, 99) / 100)
+        for n in range(4 * CLIPS)
+    ]
     commit(config, bundle_folder, row, found)
     table = ClipTable(config.database)
     for n in range(CLIPS):
@@ -29,11 +34,14 @@ def table(tmp_path: Path, bundle_folder: Path) -> ClipTable:
         table.add(clip, [d.id for d in found[4 * n : 4 * n + dice.randrange(1, 5)]], lambda: None)
         age = utc_text(START + timedelta(days=dice.randrange(20)))
         with table._transaction():
-            table._db.execute("UPDATE clips SET start_utc = ?, created_utc = ? WHERE id = ?", (age, age, clip.id))
+            table._db.execute(
+                "UPDATE clips SET start_utc = ?, created_utc = ? WHERE id = ?", (age, age, clip.id)
+            )
             table._db.execute("UPDATE clips SET kept = 1 WHERE id = ? AND ?", (clip.id, n % 9 == 0))
             if n % 7 == 0:
                 table._db.execute(
-                    "INSERT INTO reviews (detection, reviewer, verdict, note, reviewed_utc) VALUES (?, 'me', 'wrong',"
+                    "INSERT INTO reviews (detection, reviewer, verdict, note, reviewed_utc) VALUES "
+                    "(?, 'me', 'wrong',"
                     " '', '2026-01-01')",
                     (found[4 * n].id,),
                 )
@@ -43,7 +51,9 @@ def table(tmp_path: Path, bundle_folder: Path) -> ClipTable:
 def ranks(table: ClipTable) -> dict[str, int]:
     """Of each clip the best place that it has among those of a species."""
     best: dict[str, dict[str, float]] = defaultdict(dict)
-    for species, clip, score in table.rows("SELECT species, clip, max(score) FROM detections GROUP BY species, clip"):
+    for species, clip, score in table.rows(
+        "SELECT species, clip, max(score) FROM detections GROUP BY species, clip"
+    ):
         if clip is not None:
             best[species][clip] = score
     found: dict[str, int] = {}
@@ -58,9 +68,13 @@ def test_the_answers_are_those_of_ranking_everything(
     table: ClipTable, per_species: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edge.store.clips._PIECE", 7)
-    rank, since = ranks(table), dict(table.rows("SELECT id, created_utc FROM clips"))
+    rank = ranks(table)
+    since = dict(table.rows("SELECT id, created_utc FROM clips"))
     reviewed = {
-        clip for (clip,) in table.rows("SELECT clip FROM detections WHERE id IN (SELECT detection FROM reviews)")
+        clip
+        for (clip,) in table.rows(
+            "SELECT clip FROM detections WHERE id IN (SELECT detection FROM reviews)"
+        )
     }
     kept = {clip for (clip,) in table.rows("SELECT id FROM clips WHERE kept = 1")}
     best = {clip for clip in rank if rank[clip] <= per_species}
@@ -68,11 +82,16 @@ def test_the_answers_are_those_of_ranking_everything(
     limit = utc_text(START + timedelta(days=9))
     assert [clip.id for clip in table.removable(per_species, 999)] == going
     assert [clip.id for clip in table.removable(per_species, 5)] == going[:5]
-    assert [c.id for c in table.removable(per_species, 999, limit)] == [c for c in going if since[c] < limit]
+    assert [c.id for c in table.removable(per_species, 999, limit)] == [
+        c for c in going if since[c] < limit
+    ]
     last = sorted(best - kept - reviewed, key=lambda clip: (-rank[clip], since[clip], clip))
     assert [clip.id for clip in table.best(per_species, 9)] == last[:9]
     staying = best | kept | reviewed
-    assert table.protected(per_species) == (len(staying), sum(10 + int(clip[1:]) for clip in staying))
+    assert table.protected(per_species) == (
+        len(staying),
+        sum(10 + int(clip[1:]) for clip in staying),
+    )
     table.close()
 
 

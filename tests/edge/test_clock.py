@@ -1,4 +1,5 @@
-"""The clock: times that follow the monotonic clock, steps that are found, how far the machine's own can be trusted."""
+"""The clock: times that follow the monotonic clock, steps that are found, how far the machine's own
+can be trusted."""
 
 import time
 from datetime import datetime, timedelta, timezone
@@ -8,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.host.clock import RUN_ON_MAX, Clock, Line, boot_id, clock_state, installed_s, is_known, kernel_synced
+from edge.host.clock import (
+    RUN_ON_MAX,
+    Clock,
+    Line,
+    boot_id,
+    clock_state,
+    installed_s,
+    is_known,
+    kernel_synced,
+)
 from edge.types import ClockState, Known
 
 WALL_S = 1_800_000_000.0  # January 2027
@@ -18,7 +28,8 @@ class Hands:
     """A wall and a monotonic clock set by hand: the real ones cannot be made to jump in a test."""
 
     def __init__(self) -> None:
-        self.wall_s, self.monotonic_s = WALL_S, 1000.0
+        self.wall_s = WALL_S
+        self.monotonic_s = 1000.0
         self.slept_s = 0.0
         self.state: ClockState = "unsynced"
         self.clock = Clock(
@@ -50,7 +61,9 @@ def test_a_step_is_found_once_and_then_followed(step_s: float) -> None:
     hands.go(100)
     before = hands.clock.utc(hands.monotonic_s)
     hands.go(10, step_s)
-    assert hands.clock.utc(hands.monotonic_s) == before + timedelta(seconds=10), "within a stretch nothing jumps"
+    assert hands.clock.utc(hands.monotonic_s) == before + timedelta(seconds=10), (
+        "within a stretch nothing jumps"
+    )
     assert hands.clock.check() == pytest.approx(step_s, abs=0.002)
     assert hands.clock.check() is None
     assert hands.clock.now() == before + timedelta(seconds=10 + step_s)
@@ -76,7 +89,9 @@ def test_small_steps_add_up_to_one() -> None:
 
 
 def test_a_process_that_is_stopped_between_two_clocks_sees_no_step() -> None:
-    pauses = iter([0.0, 0.0, 0.0, 20.0])  # three readings to anchor, then the first one of the check is interrupted
+    pauses = iter(
+        [0.0, 0.0, 0.0, 20.0]
+    )  # three readings to anchor, then the first one of the check is interrupted
     now = [0.0]
 
     def wall() -> float:
@@ -87,10 +102,13 @@ def test_a_process_that_is_stopped_between_two_clocks_sees_no_step() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 5), st.floats(-1e6, 1e6)), max_size=30))
-def test_whatever_the_wall_clock_does_a_stretch_keeps_its_order(moves: list[tuple[float, float]]) -> None:
+def test_whatever_the_wall_clock_does_a_stretch_keeps_its_order(
+    moves: list[tuple[float, float]],
+) -> None:
     """Without a check in between, times rise by exactly what went by."""
     hands = Hands()
-    first, first_s = hands.clock.utc(hands.monotonic_s), hands.monotonic_s
+    first = hands.clock.utc(hands.monotonic_s)
+    first_s = hands.monotonic_s
     for seconds, step_s in moves:
         hands.go(seconds, step_s)
         gone = (hands.clock.utc(hands.monotonic_s) - first).total_seconds()
@@ -112,11 +130,21 @@ def machine(root: Path, rtc: str | None = None, timesyncd: bool = False) -> Path
     ("kernel", "rtc", "timesyncd", "state"),
     [
         (True, None, False, "synced"),
-        (False, None, True, "unsynced"),  # the kernel knows better: it was in time once, in this boot
+        (
+            False,
+            None,
+            True,
+            "unsynced",
+        ),  # the kernel knows better: it was in time once, in this boot
         (None, None, True, "synced"),
         (None, None, False, "unsynced"),
         (False, "{wall}", False, "rtc"),
-        (False, "86400", False, "unsynced"),  # a clock without battery, and a wall clock from when it was last used
+        (
+            False,
+            "86400",
+            False,
+            "unsynced",
+        ),  # a clock without battery, and a wall clock from when it was last used
         (False, "what?", False, "unsynced"),
     ],
 )
@@ -171,7 +199,9 @@ def test_a_moment_of_nonsense_on_a_clock_in_time_is_passed_over() -> None:
         hands.state = "unsynced"
         hands.go(10, step_s)
         assert hands.clock.check() is None
-        assert hands.clock.now().timestamp() == pytest.approx(WALL_S + hands.monotonic_s - 1000, abs=0.002)
+        assert hands.clock.now().timestamp() == pytest.approx(
+            WALL_S + hands.monotonic_s - 1000, abs=0.002
+        )
     hands.state = "synced"
     hands.go(10, 7)
     assert hands.clock.check() == pytest.approx(7, abs=0.002), "what the network says is followed"
@@ -212,12 +242,19 @@ def test_a_persons_word_holds_until_the_network_says_otherwise() -> None:
         ("unsynced", 1, 0, False),
         ("rtc", 1, None, True),  # it ran on since the installation
         ("rtc", -1, None, False),
-        ("rtc", 400, None, False),  # a year ahead: somebody has set it wrongly, or the station was away
+        (
+            "rtc",
+            400,
+            None,
+            False,
+        ),  # a year ahead: somebody has set it wrongly, or the station was away
         ("rtc", 400, 300, True),  # but it was there, and knew the time
         ("rtc", 200, 300, False),  # it stood, or was set back
     ],
 )
-def test_when_the_time_is_known(known: Known, days: int, last_days: int | None, believed: bool) -> None:
+def test_when_the_time_is_known(
+    known: Known, days: int, last_days: int | None, believed: bool
+) -> None:
     installed = datetime.fromtimestamp(installed_s(), timezone.utc)
     last = None if last_days is None else installed + timedelta(days=last_days)
     assert is_known(known, installed + timedelta(days=days), last) is believed

@@ -1,4 +1,5 @@
-"""The clock is put right, late or by hand, while the station listens; and what hangs on whether the time is known."""
+"""The clock is put right, late or by hand, while the station listens; and what hangs on whether the
+time is known."""
 
 import json
 import subprocess
@@ -60,8 +61,12 @@ def recognizer(bundle_folder: Path) -> Recognizer:
 
 
 @contextmanager
-def station(config: Config, machine: Machine, recognizer: Recognizer, clips: bool = False) -> Iterator[Live]:
-    maker = ClipMaker(lambda: ClipTable(config.database, durable=True), config, recognizer.bundle.id)
+def station(
+    config: Config, machine: Machine, recognizer: Recognizer, clips: bool = False
+) -> Iterator[Live]:
+    maker = ClipMaker(
+        lambda: ClipTable(config.database, durable=True), config, recognizer.bundle.id
+    )
     ledger = Ledger(config.database, config.station.id, recognizer.bundle, maker if clips else None)
     with closing(maker), closing(ledger):
         analyst = Analyst(config, recognizer)
@@ -82,8 +87,10 @@ def told(config: Config) -> list[tuple[str, float, str]]:
     """Start, seconds and what: all that is in the books."""
     return rows(
         config,
-        "SELECT start_utc, (SELECT round(sum(analysed_s), 3) FROM effort WHERE recording = r.id), 'heard'"
-        " FROM recordings r UNION ALL SELECT start_utc, round(seconds, 3), reason FROM gaps ORDER BY 1",
+        "SELECT start_utc, (SELECT round(sum(analysed_s), 3) FROM effort WHERE recording = r.id), "
+        "'heard'"
+        " FROM recordings r UNION ALL SELECT start_utc, round(seconds, 3), reason FROM gaps ORDER "
+        "BY 1",
     )
 
 
@@ -99,7 +106,8 @@ def unix(text: str) -> float:
 def test_a_board_without_a_hardware_clock_is_off_for_as_long_as_it_was(
     station_yaml: StationYaml, recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two hours without power; the clock goes on where it stopped, and a network sets it after half a minute."""
+    """Two hours without power; the clock goes on where it stopped, and a network sets it after half
+    a minute."""
     path = station_yaml()
     config = load_config(path)
     for boot, wall_s in (("boot-1", NOON), ("boot-2", NOON + 20)):
@@ -109,8 +117,11 @@ def test_a_board_without_a_hardware_clock_is_off_for_as_long_as_it_was(
             machine.sound(np.concatenate([hiss(12), note("midtoo", 8)]))
             play(live, machine)
             if boot == "boot-2":
-                assert told(config)[-1][0] == "2019-06-01T12:00:20.000Z", "no second twice meanwhile"
-                machine.wall_apart, machine.state = machine.wall_apart + 7200, "synced"
+                assert told(config)[-1][0] == "2019-06-01T12:00:20.000Z", (
+                    "no second twice meanwhile"
+                )
+                machine.wall_apart = machine.wall_apart + 7200
+                machine.state = "synced"
                 machine.sound(hiss(10))
                 play(live, machine)
     books = [
@@ -124,7 +135,18 @@ def test_a_board_without_a_hardware_clock_is_off_for_as_long_as_it_was(
     of = "FROM detections d JOIN recordings r ON r.id = d.recording"
     assert rows(config, f"SELECT DISTINCT {apart} {of}") == [(0.0,)]
     assert rows(config, "SELECT began_utc, ended_utc FROM deployments") == [(books[0][0], None)]
-    done = edge_command("clock", "fix", "--boot", "boot-2", "--seconds", 7200, "--state", "unsynced", "--config", path)
+    done = edge_command(
+        "clock",
+        "fix",
+        "--boot",
+        "boot-2",
+        "--seconds",
+        7200,
+        "--state",
+        "unsynced",
+        "--config",
+        path,
+    )
     assert done.returncode == 0, done.stderr
     assert "nothing is known by unsynced any more" in done.stdout
     assert told(config) == books, "what a network has put right is not put right again"
@@ -168,23 +190,31 @@ def test_a_person_says_afterwards_what_a_board_without_network_could_not_know(
 def test_what_waits_for_a_broker_is_sent_with_the_times_that_are_known_by_then(
     station_yaml: StationYaml, recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
-    """Network and broker come together; before, nobody knew the time, and summer time began in between."""
+    """Network and broker come together; before, nobody knew the time, and summer time began in
+    between."""
     monkeypatch.setattr("edge.daemon.live.boot_id", lambda: "boot-1")
-    config = load_config(station_yaml("mqtt: {host: h}", station="id: porch, timezone: Europe/Berlin"))
+    config = load_config(
+        station_yaml("mqtt: {host: h}", station="id: porch, timezone: Europe/Berlin")
+    )
     machine = Machine(300.0)
     with station(config, machine, recognizer) as live:
         machine.sound(np.concatenate([hiss(12), note("midtoo", 8), hiss(8)]))
         play(live, machine)
         if who == "network":
-            machine.wall_apart, machine.state = machine.wall_apart + NOON - 300, "synced"
+            machine.wall_apart = machine.wall_apart + NOON - 300
+            machine.state = "synced"
             machine.sound(np.concatenate([hiss(8), note("lowtoo", 8)]))
             play(live, machine)
     if who == "person":
         with ClockTable(config.database) as table:
             table.fix("boot-1", NOON - 300, zone=config.zone)
     with OutboxTable(config.database) as outbox:
-        sent = [json.loads(stamp(message, Fresh("", "")).payload) for message in outbox.waiting(0, 100)]
-    known = rows(config, "SELECT start_utc, end_utc, utc_offset_minutes FROM detections ORDER BY start_utc")
+        sent = [
+            json.loads(stamp(message, Fresh("", "")).payload) for message in outbox.waiting(0, 100)
+        ]
+    known = rows(
+        config, "SELECT start_utc, end_utc, utc_offset_minutes FROM detections ORDER BY start_utc"
+    )
     assert [(one["start"], one["end"], one["utc_offset_minutes"]) for one in sent] == known
     assert {(one["start"][:10], one["utc_offset_minutes"]) for one in sent} == {("2019-06-01", 120)}
 
@@ -192,7 +222,8 @@ def test_what_waits_for_a_broker_is_sent_with_the_times_that_are_known_by_then(
 def test_in_1970_it_rests_by_no_schedule_and_season_says_nothing(
     station_yaml: StationYaml, recognizer: Recognizer
 ) -> None:
-    """What is not heard, or decided by another season, cannot be put right later; once the clock is set, both hold."""
+    """What is not heard, or decided by another season, cannot be put right later; once the clock is
+    set, both hold."""
     lines = ('schedule: [["13:00", "14:00"]]', "detect: {threshold: 0.01}")
     config = load_config(station_yaml(*lines, station="id: porch, latitude: 52.1, longitude: 13.6"))
     machine = Machine(300.0)
@@ -200,7 +231,8 @@ def test_in_1970_it_rests_by_no_schedule_and_season_says_nothing(
     with station(config, machine, recognizer) as live:
         play(live, machine)
         assert live.silence is None
-        machine.wall_apart, machine.state = machine.wall_apart + NOON + 3600 - 300, "synced"
+        machine.wall_apart = machine.wall_apart + NOON + 3600 - 300
+        machine.state = "synced"
         machine.sound(note("midtoo", 10))
         play(live, machine)
         machine.at_s += 3600
@@ -217,9 +249,11 @@ def test_in_1970_it_rests_by_no_schedule_and_season_says_nothing(
 def test_a_fix_under_a_station_that_listens_moves_stretches_whole(
     station_yaml: StationYaml, recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch, learns: bool
 ) -> None:
-    """Whether it learns of it at once or only after the stretch: what it stores then goes where the stretch is."""
+    """Whether it learns of it at once or only after the stretch: what it stores then goes where the
+    stretch is."""
     monkeypatch.setattr("edge.daemon.ledger._ASK_S", 0.0 if learns else 1e9)
-    config, machine = load_config(station_yaml("clips: {before_s: 0, after_s: 0, seconds_max: 15}")), Machine(NOON - 20)
+    config = load_config(station_yaml("clips: {before_s: 0, after_s: 0, seconds_max: 15}"))
+    machine = Machine(NOON - 20)
     with station(config, machine, recognizer, clips=True) as live:
         machine.sound(np.concatenate([note("midtoo", 10), hiss(20)]))
         play(live, machine)
@@ -229,26 +263,42 @@ def test_a_fix_under_a_station_that_listens_moves_stretches_whole(
         assert moved["stretches"] >= 1
         machine.sound(np.concatenate([note("lowtoo", 10), hiss(20)]))
         play(live, machine)
-        assert (live.clock.now() - before).total_seconds() == pytest.approx(30 + 7200 * learns, abs=NEAR_S)
+        assert (live.clock.now() - before).total_seconds() == pytest.approx(
+            30 + 7200 * learns, abs=NEAR_S
+        )
         assert live.hearing().time_known == learns
     assert sum(seconds for _, seconds, _ in told(config)) == pytest.approx(60, abs=NEAR_S)
     ends = unix("2019-06-01T13:59:40.000Z")
     for start, seconds, what in told(config):
         assert (unix(start), what) == (pytest.approx(ends, abs=NEAR_S), "heard")
         ends = unix(start) + seconds
-    hours = dict(rows(config, "SELECT hour_utc, round(sum(analysed_s), 1) FROM effort GROUP BY hour_utc"))
+    hours = dict(
+        rows(config, "SELECT hour_utc, round(sum(analysed_s), 1) FROM effort GROUP BY hour_utc")
+    )
     assert hours == {"2019-06-01T13:00:00.000Z": 20.0, "2019-06-01T14:00:00.000Z": 40.0}
-    apart = "SELECT DISTINCT round((julianday(d.start_utc) - julianday(r.start_utc)) * 86400 - d.offset_s, 2)"
-    assert rows(config, f"{apart} FROM detections d JOIN recordings r ON r.id = d.recording") == [(0.0,)]
+    apart = (
+        "SELECT DISTINCT round((julianday(d.start_utc) - julianday(r.start_utc)) * 86400 - "
+        "d.offset_s, 2)"
+    )
+    assert rows(config, f"{apart} FROM detections d JOIN recordings r ON r.id = d.recording") == [
+        (0.0,)
+    ]
     clips = rows(
-        config, "SELECT c.start_utc, min(d.start_utc) FROM clips c JOIN detections d ON d.clip = c.id GROUP BY c.id"
+        config,
+        "SELECT c.start_utc, min(d.start_utc) FROM clips c JOIN detections d ON d.clip = c.id "
+        "GROUP BY c.id",
     )
     assert len(clips) >= 2
-    assert all(unix(clip) == pytest.approx(unix(detection), abs=NEAR_S) for clip, detection in clips)
+    assert all(
+        unix(clip) == pytest.approx(unix(detection), abs=NEAR_S) for clip, detection in clips
+    )
 
 
-def test_a_suspend_is_a_gap_with_its_reason(station_yaml: StationYaml, recognizer: Recognizer) -> None:
-    config, machine = load_config(station_yaml()), Machine()
+def test_a_suspend_is_a_gap_with_its_reason(
+    station_yaml: StationYaml, recognizer: Recognizer
+) -> None:
+    config = load_config(station_yaml())
+    machine = Machine()
     with station(config, machine, recognizer) as live:
         machine.sound(hiss(10))
         play(live, machine)
@@ -268,9 +318,17 @@ def test_a_suspend_is_a_gap_with_its_reason(station_yaml: StationYaml, recognize
         machine.gap(40, "no device")
         machine.sound(hiss(10))
         play(live, machine)
-    gaps = rows(config, "SELECT start_utc, round(seconds, 3), reason, detail FROM gaps ORDER BY start_utc")
-    assert [(seconds, reason) for _, seconds, reason, _ in gaps][:2] == [(3600.0, "off"), (30.0, "unplugged")]
-    assert [detail for _, seconds, _, detail in gaps if seconds in (600.0, 3600.0)] == ["suspended", "suspended"]
+    gaps = rows(
+        config, "SELECT start_utc, round(seconds, 3), reason, detail FROM gaps ORDER BY start_utc"
+    )
+    assert [(seconds, reason) for _, seconds, reason, _ in gaps][:2] == [
+        (3600.0, "off"),
+        (30.0, "unplugged"),
+    ]
+    assert [detail for _, seconds, _, detail in gaps if seconds in (600.0, 3600.0)] == [
+        "suspended",
+        "suspended",
+    ]
     ends = NOON
     for start, seconds, _ in told(config):
         assert unix(start) == pytest.approx(ends, abs=NEAR_S)
@@ -303,14 +361,21 @@ def test_a_stretch_ends_where_the_clock_at_the_place_is_changed(
     messages = [json.loads(payload) for (payload,) in rows(config, "SELECT payload FROM outbox")]
     stored = rows(config, "SELECT start_utc, utc_offset_minutes FROM detections")
     assert len(messages) == len(stored) > 4
-    for start, minutes in [*stored, *((m["start"], m["utc_offset_minutes"]) for m in messages), *starts]:
+    for start, minutes in [
+        *stored,
+        *((m["start"], m["utc_offset_minutes"]) for m in messages),
+        *starts,
+    ]:
         moment = datetime.fromtimestamp(unix(start), ZoneInfo(zone))
         assert minutes == (moment.utcoffset() or timedelta()) / timedelta(minutes=1), start
     assert sum(seconds for _, seconds, _ in told(config)) == pytest.approx(30, abs=NEAR_S)
 
 
-def test_whether_the_time_is_known_is_one_word(station_yaml: StationYaml, recognizer: Recognizer) -> None:
-    """Of the daemon's clock and of a command's beside it, in this boot and after what the record knows of others."""
+def test_whether_the_time_is_known_is_one_word(
+    station_yaml: StationYaml, recognizer: Recognizer
+) -> None:
+    """Of the daemon's clock and of a command's beside it, in this boot and after what the record
+    knows of others."""
     config = load_config(station_yaml())
     now_s = installed_s() + 30 * 86_400
     unsynced = Machine(now_s)
@@ -324,19 +389,30 @@ def test_whether_the_time_is_known_is_one_word(station_yaml: StationYaml, recogn
         known = present_time(config.database, unsynced.clock())
         assert known.known
         assert known.now.timestamp() == pytest.approx(now_s - 86_400, abs=NEAR_S)
-        for state, wall_s, believed in (("synced", now_s, True), ("rtc", now_s, True), ("unsynced", now_s, True)):
+        for state, wall_s, believed in (
+            ("synced", now_s, True),
+            ("rtc", now_s, True),
+            ("unsynced", now_s, True),
+        ):
             machine = Machine(wall_s, state)  # type: ignore[arg-type]
             assert present_time(config.database, machine.clock()).known is believed
 
 
 @pytest.mark.parametrize(
     ("state", "days", "believed"),
-    [("unsynced", 40, False), ("rtc", 40, True), ("rtc", 800, False), ("rtc", 5, False), ("synced", 800, True)],
+    [
+        ("unsynced", 40, False),
+        ("rtc", 40, True),
+        ("rtc", 800, False),
+        ("rtc", 5, False),
+        ("synced", 800, True),
+    ],
 )
 def test_a_hardware_clock_is_believed_as_far_as_it_can_have_run_on(
     station_yaml: StationYaml, recognizer: Recognizer, state: ClockState, days: int, believed: bool
 ) -> None:
-    """Another boot was synced ten days after the installation; a forest without network keeps its retention."""
+    """Another boot was synced ten days after the installation; a forest without network keeps its
+    retention."""
     config = load_config(station_yaml())
     began_ms = round((installed_s() + 10 * 86_400) * 1000)
     with closing(Ledger(config.database, "porch", recognizer.bundle)) as ledger:
@@ -345,7 +421,9 @@ def test_a_hardware_clock_is_believed_as_far_as_it_can_have_run_on(
     assert present_time(config.database, machine.clock()).known is believed
 
 
-def test_a_recorders_time_is_not_thrown_away_for_this_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recorders_time_is_not_thrown_away_for_this_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A clock that began in 1970, or stands, says nothing against a time that is written down."""
     path = tmp_path / f"S4A03895_{datetime.now(timezone.utc).year + 2}0522_063000.wav"
     path.write_bytes(b"RIFF")
@@ -373,7 +451,10 @@ def test_a_person_is_told_if_there_is_no_room_for_what_was_said(
     done = edge_command("clock", "fix", "--boot", "b", "--seconds=-3600", "--config", path)
     assert done.returncode == 0, done.stderr
     assert "boot b: by -60 s" in done.stdout
-    assert [start for start, *_ in told(config)] == ["2019-06-01T12:00:00.000Z", "2019-06-01T12:00:10.000Z"]
+    assert [start for start, *_ in told(config)] == [
+        "2019-06-01T12:00:00.000Z",
+        "2019-06-01T12:00:10.000Z",
+    ]
 
 
 DAY = 86_400_000
@@ -382,11 +463,27 @@ DAY = 86_400_000
 @pytest.mark.parametrize(
     ("what", "spans", "found"),
     [
-        ("1970 begins where the record ends", [("synced", 9 * DAY), ("unsynced", 0)], [9 * DAY, 9 * DAY + 100]),
-        ("years ahead, before what is known", [("unsynced", 900 * DAY), ("synced", 9 * DAY)], [9 * DAY - 100, 9 * DAY]),
-        ("where it says, if there is room", [("synced", 1), ("rtc", DAY), ("synced", 2 * DAY)], [1, DAY, 2 * DAY]),
+        (
+            "1970 begins where the record ends",
+            [("synced", 9 * DAY), ("unsynced", 0)],
+            [9 * DAY, 9 * DAY + 100],
+        ),
+        (
+            "years ahead, before what is known",
+            [("unsynced", 900 * DAY), ("synced", 9 * DAY)],
+            [9 * DAY - 100, 9 * DAY],
+        ),
+        (
+            "where it says, if there is room",
+            [("synced", 1), ("rtc", DAY), ("synced", 2 * DAY)],
+            [1, DAY, 2 * DAY],
+        ),
         ("of two networks the later", [("synced", 5 * DAY), ("synced", DAY)], [DAY - 100, DAY]),
-        ("a person between networks", [("synced", 0), ("fixed", 50), ("synced", DAY)], [0, 100, DAY]),
+        (
+            "a person between networks",
+            [("synced", 0), ("fixed", 50), ("synced", DAY)],
+            [0, 100, DAY],
+        ),
         ("a hardware clock before none", [("unsynced", 7 * DAY), ("rtc", DAY)], [DAY - 100, DAY]),
     ],
 )

@@ -1,4 +1,5 @@
-"""The command as a person types it: which settings it takes, what it says of itself and of the model."""
+"""The command as a person types it: which settings it takes, what it says of itself and of the
+model."""
 
 import json
 import re
@@ -37,7 +38,9 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "etc" / "station.yaml"
 
 
-def test_settings_that_nobody_named(system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_nobody_named(
+    system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert find_settings() is None
     assert load_config(None).database == tmp_path / "here" / "station.db"
     system.parent.mkdir()
@@ -73,8 +76,13 @@ def test_the_command_says_which_it_is_and_which_settings_hold(tmp_path: Path) ->
     assert re.fullmatch(r"birdstation \d\S* \(Python 3\.\d+\.\d+, .*edge\)\n", done.stdout)
     listed = command("species", "echobird", folder=tmp_path)
     assert listed.returncode == 0, listed.stderr
-    assert re.match(r"settings: (none found, so the defaults hold|/etc/birdstation/station\.yaml)", listed.stderr)
-    (tmp_path / "station.yaml").write_text("station: {id: porch}\ndetect: {thresholds: {easech: 0.9, nosuch: 0.5}}\n")
+    assert re.match(
+        r"settings: (none found, so the defaults hold|/etc/birdstation/station\.yaml)",
+        listed.stderr,
+    )
+    (tmp_path / "station.yaml").write_text(
+        "station: {id: porch}\ndetect: {thresholds: {easech: 0.9, nosuch: 0.5}}\n"
+    )
     listed = command("species", "echobird", folder=tmp_path)
     assert listed.stderr == f"settings: {tmp_path / 'station.yaml'}\n"
     assert "Easterly Echobird" in listed.stdout
@@ -114,7 +122,9 @@ def test_invented_birds_are_said_and_no_real_ones(bundle_folder: Path) -> None:
         (("review", "1", "maybe"), "'maybe' is not one of"),
     ],
 )
-def test_wrong_values_say_what_was_expected(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_wrong_values_say_what_was_expected(
+    tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
     done = command(*arguments, folder=tmp_path)
     assert done.returncode == 2
     assert said in " ".join(done.stderr.replace("│", " ").split())
@@ -125,13 +135,27 @@ def test_wrong_values_say_what_was_expected(tmp_path: Path, arguments: tuple[str
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("sensitive: {species: [lowtoo, lowtop]}", "sensitive.species: expected codes of this bundle (`birdstation "),
-        ("detect: {kinds: [animal]}", "detect.kinds: expected a kind that this bundle has (bird), found animal"),
-        ("detect: {thresholds: {lowtop: 0.5}}", "detect.thresholds: expected codes of this bundle (`birdstation "),
-        ("detect: {kinds: []}", "detect.kinds: expected a kind that this bundle has (bird), found none"),
+        (
+            "sensitive: {species: [lowtoo, lowtop]}",
+            "sensitive.species: expected codes of this bundle (`birdstation ",
+        ),
+        (
+            "detect: {kinds: [animal]}",
+            "detect.kinds: expected a kind that this bundle has (bird), found animal",
+        ),
+        (
+            "detect: {thresholds: {lowtop: 0.5}}",
+            "detect.thresholds: expected codes of this bundle (`birdstation ",
+        ),
+        (
+            "detect: {kinds: []}",
+            "detect.kinds: expected a kind that this bundle has (bird), found none",
+        ),
     ],
 )
-def test_a_slip_that_would_go_unnoticed_stops(station_yaml: StationYaml, line: str, message: str) -> None:
+def test_a_slip_that_would_go_unnoticed_stops(
+    station_yaml: StationYaml, line: str, message: str
+) -> None:
     """A species that nobody protects, or a station that can hear nothing; said with its file."""
     config = station_yaml(line)
     done = command("replay", DEMO_FOLDER / "soundscapes", "--config", config, folder=config.parent)
@@ -162,14 +186,18 @@ def test_bytes_that_are_no_text_are_one_line(station_yaml: StationYaml) -> None:
     """As a terminal of another encoding gives them."""
     config = station_yaml()
     config.with_name("station.db").touch()
-    done = command("why", b"M\xf6".decode("utf8", "surrogateescape"), "--config", config, folder=config.parent)
+    done = command(
+        "why", b"M\xf6".decode("utf8", "surrogateescape"), "--config", config, folder=config.parent
+    )
     assert done.returncode == 2, done.stderr
     assert done.stderr == "error: expected text in UTF-8, found the bytes b'M\\xf6'\n"
 
 
 def test_with_its_output_closed_it_ends_as_ever(tmp_path: Path) -> None:
     line = f'"{sys.executable}" -W error -m edge species >&-'
-    done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=HANGS_S, cwd=tmp_path, check=True)
+    done = subprocess.run(
+        line, shell=True, capture_output=True, text=True, timeout=HANGS_S, cwd=tmp_path, check=True
+    )
     assert "Traceback" not in done.stderr
 
 
@@ -184,10 +212,14 @@ def test_no_clock_is_a_century_off(station_yaml: StationYaml, seconds: str) -> N
     assert "--seconds: expected a number within 100 years, found" in done.stderr
 
 
-@pytest.mark.parametrize("where", ["DESTDIR=/nosuch/my image", "PREFIX=/nosuch/my bird", "PREFIX=nosuch"])
+@pytest.mark.parametrize(
+    "where", ["DESTDIR=/nosuch/my image", "PREFIX=/nosuch/my bird", "PREFIX=nosuch"]
+)
 def test_make_removes_nothing_that_was_not_named(where: str) -> None:
     """It takes a space for the end of a name."""
-    done = subprocess.run(["make", "-n", "uninstall", where], capture_output=True, text=True, cwd=PROJECT)
+    done = subprocess.run(
+        ["make", "-n", "uninstall", where], capture_output=True, text=True, cwd=PROJECT
+    )
     assert done.returncode == 2
     assert "expected PREFIX" in done.stderr
     assert "rm" not in done.stdout

@@ -43,7 +43,8 @@ def test_a_file_that_names_the_station_alone_is_the_defaults(tmp_path: Path) -> 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     config = load(
         tmp_path,
-        "station: {id: a}\nbundle: models/a\nstate: /var/lib/birdstation\nmqtt: {host: h, password_file: secret}",
+        "station: {id: a}\nbundle: models/a\nstate: /var/lib/birdstation\nmqtt: {host: h, "
+        "password_file: secret}",
     )
     assert config.bundle == tmp_path / "models" / "a"
     assert config.database == Path("/var/lib/birdstation/station.db")
@@ -55,13 +56,31 @@ MISTAKES = [
     ("statoin: {}", "statoin: unknown key; allowed here: station"),
     ("station: {lat: 3}", r"station\.lat: unknown key; allowed here: id, latitude"),
     ("station: {latitude: 91, longitude: 0}", r"station\.latitude: expected -90 to 90.*, found 91"),
-    ("station: {latitude: '50', longitude: 0}", r"station\.latitude: expected a number.*, found '50'"),
-    ("station: {latitude: .nan, longitude: 0}", r"station\.latitude: expected -90 to 90, found nan"),
-    ("station: {latitude: true, longitude: 0}", r"station\.latitude: expected a number.*, found yes/true"),
-    ("station:\n  latitude: 52,5\n  longitude: 13", r"station\.latitude: expected a number, found '52,5'; write 52\.5"),
-    ("station: {latitude: 52,5, longitude: 13}", r"station\.5: unknown key; .*; a decimal number has a point: 52\.5"),
+    (
+        "station: {latitude: '50', longitude: 0}",
+        r"station\.latitude: expected a number.*, found '50'",
+    ),
+    (
+        "station: {latitude: .nan, longitude: 0}",
+        r"station\.latitude: expected -90 to 90, found nan",
+    ),
+    (
+        "station: {latitude: true, longitude: 0}",
+        r"station\.latitude: expected a number.*, found yes/true",
+    ),
+    (
+        "station:\n  latitude: 52,5\n  longitude: 13",
+        r"station\.latitude: expected a number, found '52,5'; write 52\.5",
+    ),
+    (
+        "station: {latitude: 52,5, longitude: 13}",
+        r"station\.5: unknown key; .*; a decimal number has a point: 52\.5",
+    ),
     ("station: {id: a, latitude: 5}", "latitude and longitude go together"),
-    ("station: {id: NO}", r"station\.id: expected text.*, found no/false; put it in quotes \(\"no\"\)"),
+    (
+        "station: {id: NO}",
+        r"station\.id: expected text.*, found no/false; put it in quotes \(\"no\"\)",
+    ),
     ("station: {id: 7}", r"station\.id: expected text.*, found 7"),
     ("station: {id: a b}", r"station\.id: expected 1 to 64.*, found 'a b'"),
     ("station: {id: a, timezone: Mars/Base}", r"station\.timezone: expected .*, found 'Mars/Base'"),
@@ -70,14 +89,23 @@ MISTAKES = [
         r"windows\.hop_s: expected a number, found '5e-1', which YAML reads as text; write 0\.5",
     ),
     ("windows: {hop_s: 1e-9}", r"found '1e-9', which YAML reads as text; write 1\.0e-09"),
-    ("station: {id: a}\nwindows: {hop_s: 0.33}", r"windows\.hop_s: expected a multiple of 0\.025.*, found 0\.33"),
+    (
+        "station: {id: a}\nwindows: {hop_s: 0.33}",
+        r"windows\.hop_s: expected a multiple of 0\.025.*, found 0\.33",
+    ),
     ("windows: {hop_s: 6}", r"windows\.hop_s: expected 0\.025 to 5.*, found 6"),
     ("windows: 5", "windows: expected keys and values.*, found 5"),
     ("detect: {prior: maybe}", r"detect\.prior: expected one of auto, off.*, found 'maybe'"),
     ("detect: {threshold: 40}", r"detect\.threshold: expected 0 to 1.*, found 40"),
-    ("detect: {thresholds: {norcar: high}}", r"detect\.thresholds\.norcar: expected a number.*, found 'high'"),
+    (
+        "detect: {thresholds: {norcar: high}}",
+        r"detect\.thresholds\.norcar: expected a number.*, found 'high'",
+    ),
     ("detect: {thresholds: [1]}", r"detect\.thresholds: expected keys and values.*, found \[1\]"),
-    ("runtime: {engine: cuda}", r"runtime\.engine: expected one of auto, onnx, tensorrt.*, found 'cuda'"),
+    (
+        "runtime: {engine: cuda}",
+        r"runtime\.engine: expected one of auto, onnx, tensorrt.*, found 'cuda'",
+    ),
     ("runtime: {batch: 1.5}", r"runtime\.batch: expected a whole number.*, found 1\.5"),
     ("mqtt: {port: 1883}", r"mqtt\.host: missing"),
     ("mqtt: {host: h, port: 70000}", r"mqtt\.port: expected 1 to 65535.*, found 70000"),
@@ -132,10 +160,14 @@ def loads_or_says_why(path: Path) -> None:
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=8,
 )
-keys = st.sampled_from(["station", "bundle", "state", "windows", "detect", "runtime", "mqtt", "sites", "x"])
+keys = st.sampled_from(
+    ["station", "bundle", "state", "windows", "detect", "runtime", "mqtt", "sites", "x"]
+)
 
 
 @given(raw=st.dictionaries(keys, values, max_size=5))

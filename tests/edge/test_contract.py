@@ -1,4 +1,5 @@
-"""Bundle, taxonomy, blend, place and score: what one program writes and another must be able to trust."""
+"""Bundle, taxonomy, blend, place and score: what one program writes and another must be able to
+trust."""
 
 import json
 from collections.abc import Callable
@@ -34,7 +35,9 @@ def flip_a_byte(path: Path) -> None:
     path.write_bytes(bytes(raw))
 
 
-@pytest.mark.parametrize("name", ["members/mixup.onnx", "taxonomy.csv", "probe.npz", "prior/grid.npz", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["members/mixup.onnx", "taxonomy.csv", "probe.npz", "prior/grid.npz", "manifest.json"]
+)
 def test_a_damaged_file_is_named(own_bundle: Path, name: str) -> None:
     flip_a_byte(own_bundle / name)
     with pytest.raises(BundleError, match=name.replace(".", r"\.")):
@@ -74,14 +77,19 @@ def edit_manifest(folder: Path, change: Callable[[dict], None]) -> None:
         (lambda raw: raw.update(schema=3), "schema 3; this version reads 1 to 2"),
         (lambda raw: raw["thresholds"].update(blended=0.1), "id does not match"),
         (lambda raw: raw.pop("members"), "members: missing"),
-        (lambda raw: raw["thresholds"].update(blended="high"), r"thresholds\.blended: expected a number, found 'high'"),
+        (
+            lambda raw: raw["thresholds"].update(blended="high"),
+            r"thresholds\.blended: expected a number, found 'high'",
+        ),
         (lambda raw: raw.update(members=[]), "no members"),
         (lambda raw: raw["members"][0].update(file="../../etc/passwd"), "no file"),
         (lambda raw: raw["blend"].update(rule="vote"), "mean, logit"),
         (lambda raw: raw.update(padding="noise"), "context, zeros, image"),
     ],
 )
-def test_an_edited_manifest_is_refused(own_bundle: Path, change: Callable[[dict], None], match: str) -> None:
+def test_an_edited_manifest_is_refused(
+    own_bundle: Path, change: Callable[[dict], None], match: str
+) -> None:
     edit_manifest(own_bundle, change)
     with pytest.raises(BundleError, match=match):
         read_bundle(own_bundle)
@@ -139,9 +147,12 @@ def test_blends_stay_scores(acoustic: np.ndarray, prior: np.ndarray, weight: flo
 
 
 def test_blend_formulas() -> None:
-    acoustic, prior = np.array([[0.5, 0.5]], np.float32), np.array([0.9, 0.1], np.float32)
+    acoustic = np.array([[0.5, 0.5]], np.float32)
+    prior = np.array([0.9, 0.1], np.float32)
     np.testing.assert_allclose(
-        blend_scores(acoustic, prior, Blend("mean", 0.14)), [[0.626 / 1.14, 0.514 / 1.14]], rtol=1e-6
+        blend_scores(acoustic, prior, Blend("mean", 0.14)),
+        [[0.626 / 1.14, 0.514 / 1.14]],
+        rtol=1e-6,
     )
     odds = np.log(0.2 + 0.8 * np.array([0.9, 0.1]) * 2)
     np.testing.assert_allclose(
@@ -152,11 +163,14 @@ def test_blend_formulas() -> None:
 def test_kinds_are_averaged_first() -> None:
     members = np.array([[[0.0]], [[0.4]], [[0.9]]], np.float32)
     assert acoustic_scores(members, ["a", "a", "b"], Blend())[0, 0] == pytest.approx(0.55)
-    assert acoustic_scores(members, ["a", "a", "b"], Blend(kind_weights={"a": 3.0}))[0, 0] == pytest.approx(0.375)
+    assert acoustic_scores(members, ["a", "a", "b"], Blend(kind_weights={"a": 3.0}))[
+        0, 0
+    ] == pytest.approx(0.375)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rule": "vote"}, {"prior_weight": -1.0}, {"kind_weights": {"a": -1.0}}, {"smoothing": 0.34}]
+    "wrong",
+    [{"rule": "vote"}, {"prior_weight": -1.0}, {"kind_weights": {"a": -1.0}}, {"smoothing": 0.34}],
 )
 def test_bad_blends_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match="blend"):
@@ -175,11 +189,14 @@ def test_features_are_encoded_as_trained(tmp_path: Path) -> None:
 
 
 def test_grid_looks_up_the_cell(tmp_path: Path) -> None:
-    rows, columns = int(180 / GRID_STEP_DEG), int(360 / GRID_STEP_DEG)
+    rows = int(180 / GRID_STEP_DEG)
+    columns = int(360 / GRID_STEP_DEG)
     layer = (np.arange(rows)[:, None] + np.arange(columns)[None, :] / 2048).astype(np.float16)
     Grid(dict.fromkeys(RASTERS, layer)).write(tmp_path / "g.npz")
     grid = Grid.read(tmp_path / "g.npz")
-    at = place_columns(grid, np.array([89.99, -90.0, 0.1]), np.array([-180.0, 180.0, 10.1]), np.array([1, 2, 3]))
+    at = place_columns(
+        grid, np.array([89.99, -90.0, 0.1]), np.array([-180.0, 180.0, 10.1]), np.array([1, 2, 3])
+    )
     np.testing.assert_array_equal(at["bio1"], layer[[0, rows - 1, 359], [0, 0, 760]])
     np.savez(tmp_path / "g.npz", bio1=layer)
     with pytest.raises(BundleError, match=r"g\.npz"):

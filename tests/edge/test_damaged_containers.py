@@ -1,4 +1,5 @@
-"""Containers x ways to damage them: seconds decoded + seconds in gaps and losses = the seconds that were put in."""
+"""Containers x ways to damage them: seconds decoded + seconds in gaps and losses = the seconds that
+were put in."""
 
 import shutil
 import struct
@@ -18,13 +19,15 @@ from edge.contract.errors import RecordingError
 from edge.types import Gap
 
 Sound = npt.NDArray[np.float32]
-LONG_S, SHORT_S = 6.0, 4.0
+LONG_S = 6.0
+SHORT_S = 4.0
 TOLERANCE_S = 0.1
 
 
 @dataclass(frozen=True)
 class Container:
-    """How libsndfile writes one, and where its header says how long it is: (place behind a mark, struct, mark)."""
+    """How libsndfile writes one, and where its header says how long it is: (place behind a mark,
+    struct, mark)."""
 
     format: str
     subtype: str
@@ -58,13 +61,20 @@ CONTAINERS = {
     "mp3": Container("MP3", "MPEG_LAYER_III"),
 }
 LENGTH_UNKNOWN = ("vorbis", "opus")  # nothing in the file tells how long it was before it was cut
-IN_PACKETS = ("wav adpcm", "alac")  # the last packet, of up to 0.13 s, is filled up, or cut off whole
+IN_PACKETS = (
+    "wav adpcm",
+    "alac",
+)  # the last packet, of up to 0.13 s, is filled up, or cut off whole
 PLAIN = [name for name, container in CONTAINERS.items() if container.length]
 ID3 = b"ID3\x04\0\0\0\0\x07\x68" + bytes(1_000)
 APE_SIZE = 40
 APE = b"x" * 8 + b"APETAGEX" + struct.pack("<IIII", 2_000, APE_SIZE, 1, 0) + bytes(8)
 LYRICS = b"LYRICSBEGININD0000200" + b"000021LYRICS200"
-JUNK_BEFORE = {"ID3v2": ID3, "random bytes": np.random.default_rng(9).bytes(2_000), "zeros": bytes(700)}
+JUNK_BEFORE = {
+    "ID3v2": ID3,
+    "random bytes": np.random.default_rng(9).bytes(2_000),
+    "zeros": bytes(700),
+}
 JUNK_BEHIND = {
     "ID3v1": b"TAG" + bytes(125),
     "APE": APE,
@@ -76,7 +86,11 @@ JUNK_BEHIND = {
 
 
 def noise(duration_s: float, rate_hz: int, seed: int) -> Sound:
-    return np.random.default_rng(seed).uniform(-0.4, 0.4, round(duration_s * rate_hz)).astype(np.float32)
+    return (
+        np.random.default_rng(seed)
+        .uniform(-0.4, 0.4, round(duration_s * rate_hz))
+        .astype(np.float32)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +122,8 @@ class Outcome:
 
 def outcome(path: Path) -> Outcome:
     with Decoder(path) as decoder:
-        frames, gaps_s = 0, 0.0
+        frames = 0
+        gaps_s = 0.0
         for piece in decoder:
             if isinstance(piece, Gap):
                 assert piece.at_s == pytest.approx(frames / RATE_HZ + gaps_s, abs=0.001)
@@ -117,7 +132,9 @@ def outcome(path: Path) -> Outcome:
                 frames += len(piece)
         assert decoder.decoded_s == pytest.approx(frames / RATE_HZ, abs=0.001)
         assert decoder.position_s == pytest.approx(decoder.decoded_s + gaps_s)
-        assert (gaps_s + decoder.lost_s > 0) <= (decoder.warning is not None), "a loss has its reason"
+        assert (gaps_s + decoder.lost_s > 0) <= (decoder.warning is not None), (
+            "a loss has its reason"
+        )
         return Outcome(decoder.decoded_s, gaps_s + decoder.lost_s, decoder.warning)
 
 
@@ -160,7 +177,9 @@ def test_whole(tmp_path: Path, originals: dict[tuple[str, float], bytes], name: 
 
 @pytest.mark.parametrize("share", [0.3, 0.75])
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_cut(tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str, share: float) -> None:
+def test_cut(
+    tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str, share: float
+) -> None:
     content = originals[name, LONG_S]
     found = of_bytes(tmp_path, content[: int(len(content) * share)])
     assert found.warning is not None
@@ -177,7 +196,9 @@ def test_cut(tmp_path: Path, originals: dict[tuple[str, float], bytes], name: st
 
 @pytest.mark.parametrize("said", ["0", "-1", "2**31 - 1", "2**32 - 1"])
 @pytest.mark.parametrize("name", PLAIN)
-def test_never_closed(tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str, said: str) -> None:
+def test_never_closed(
+    tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str, said: str
+) -> None:
     form = CONTAINERS[name].length[2]  # type: ignore[index]
     most = 2 ** (8 * struct.calcsize(form)) - 1
     number = {"0": 0, "-1": -1 if form == ">q" else most}.get(said, eval(said))
@@ -215,7 +236,9 @@ def test_grown_or_counted_too_small(
 
 
 @pytest.mark.parametrize("name", [*(name for name in PLAIN if name != "alac"), "flac", "mp3"])
-def test_counted_too_large(tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str) -> None:
+def test_counted_too_large(
+    tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str
+) -> None:
     content = originals[name, LONG_S]
     if name in PLAIN:
         content = with_length(name, content, lambda size: size * 2)
@@ -228,18 +251,25 @@ def test_counted_too_large(tmp_path: Path, originals: dict[tuple[str, float], by
 
 @pytest.mark.parametrize("order", [(LONG_S, SHORT_S), (SHORT_S, LONG_S), (LONG_S, LONG_S, SHORT_S)])
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_joined(tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str, order: tuple[float, ...]) -> None:
+def test_joined(
+    tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str, order: tuple[float, ...]
+) -> None:
     found = of_bytes(tmp_path, b"".join(originals[name, duration_s] for duration_s in order))
     blocks_s = 0.06 * len(order) if name == "wav adpcm" else 0.0  # each last block is filled up
     assert found.decoded_s == pytest.approx(sum(order) + blocks_s, abs=TOLERANCE_S)
     assert found.warning is None
 
 
-SPLICED = [*(name for name in PLAIN if name not in IN_PACKETS), "flac"]  # where a beginning inside can be told
+SPLICED = [
+    *(name for name in PLAIN if name not in IN_PACKETS),
+    "flac",
+]  # where a beginning inside can be told
 
 
 @pytest.mark.parametrize("name", SPLICED)
-def test_cut_and_then_joined(tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str) -> None:
+def test_cut_and_then_joined(
+    tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str
+) -> None:
     """What is missing of the first is a gap, and the second sounds at its time."""
     first = originals[name, LONG_S]
     found = of_bytes(tmp_path, first[: len(first) // 2] + originals[name, SHORT_S])
@@ -250,7 +280,9 @@ def test_cut_and_then_joined(tmp_path: Path, originals: dict[tuple[str, float], 
 
 
 @pytest.mark.parametrize("name", [name for name in PLAIN if name not in IN_PACKETS])
-def test_never_closed_and_then_joined(tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str) -> None:
+def test_never_closed_and_then_joined(
+    tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str
+) -> None:
     most = 2 ** (8 * struct.calcsize(CONTAINERS[name].length[2]) - 1) - 1  # type: ignore[index]
     first = with_length(name, originals[name, LONG_S], lambda _: most)
     found = of_bytes(tmp_path, first + originals[name, SHORT_S])
@@ -259,7 +291,9 @@ def test_never_closed_and_then_joined(tmp_path: Path, originals: dict[tuple[str,
 
 
 @pytest.mark.parametrize("name", [name for name in CONTAINERS if name not in ("opus", "wav adpcm")])
-def test_joined_with_what_does_not_fit(tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str) -> None:
+def test_joined_with_what_does_not_fit(
+    tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str
+) -> None:
     kind = CONTAINERS[name]
     other = tmp_path / "other"
     stereo = np.repeat(noise(3, 48_000, 7)[:, None], 2, axis=1)
@@ -270,7 +304,9 @@ def test_joined_with_what_does_not_fit(tmp_path: Path, originals: dict[tuple[str
     assert found.decoded_s == pytest.approx(LONG_S, abs=TOLERANCE_S)
     assert found.lost_s == pytest.approx(3, abs=TOLERANCE_S)
     assert found.warning is not None
-    assert found.warning.startswith("joined with sound of 48000 Hz and 2 channels: header says 9.0 s")
+    assert found.warning.startswith(
+        "joined with sound of 48000 Hz and 2 channels: header says 9.0 s"
+    )
 
 
 @pytest.mark.parametrize("name", ["flac", "vorbis", "opus", "wav", "aiff"])
@@ -291,7 +327,8 @@ def test_an_ogg_that_was_cut_and_then_joined(
     tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str, share: float | str
 ) -> None:
     """All that is there sounds, and that the first one lost something is said."""
-    first, second = originals[name, LONG_S], originals[name, SHORT_S]
+    first = originals[name, LONG_S]
+    second = originals[name, SHORT_S]
     cut = first[: first.rfind(b"OggS\0") if isinstance(share, str) else int(len(first) * share)]
     alone = of_bytes(tmp_path, cut).decoded_s
     assert alone > 1.0
@@ -306,32 +343,47 @@ def test_an_ogg_that_was_cut_and_then_joined(
         assert found.warning.startswith("truncated: no end mark")
 
 
-@pytest.mark.parametrize("junk", [np.random.default_rng(6).bytes(3_000), np.random.default_rng(7).bytes(300_000)])
+@pytest.mark.parametrize(
+    "junk", [np.random.default_rng(6).bytes(3_000), np.random.default_rng(7).bytes(300_000)]
+)
 @pytest.mark.parametrize("name", OGG)
 def test_junk_behind_an_ogg_is_named(
     tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str, junk: bytes
 ) -> None:
-    first, second = originals[name, LONG_S], originals[name, SHORT_S]
+    first = originals[name, LONG_S]
+    second = originals[name, SHORT_S]
     for content, expected_s in ((first + junk + second, LONG_S + SHORT_S), (first + junk, LONG_S)):
         found = of_bytes(tmp_path, content)
         assert found.decoded_s == pytest.approx(expected_s, abs=TOLERANCE_S)
-        assert found.warning == f"holds {len(junk)} bytes that are not read as sound: {expected_s:.1f} s could be read"
+        assert (
+            found.warning
+            == f"holds {len(junk)} bytes that are not read as sound: {expected_s:.1f} s could be "
+            f"read"
+        )
     found = of_bytes(tmp_path, first + bytes(len(junk)) + second)
-    assert (found.decoded_s, found.warning) == (pytest.approx(LONG_S + SHORT_S, abs=TOLERANCE_S), None)
+    assert (found.decoded_s, found.warning) == (
+        pytest.approx(LONG_S + SHORT_S, abs=TOLERANCE_S),
+        None,
+    )
 
 
 @pytest.mark.parametrize("behind", ["flac", "wav", "aiff", "w64"])
 def test_an_ogg_before_another_container(
     tmp_path: Path, originals: dict[tuple[str, float], bytes], behind: str
 ) -> None:
-    first, second = originals["vorbis", LONG_S], originals[behind, SHORT_S]
-    assert of_bytes(tmp_path, first + second) == Outcome(pytest.approx(LONG_S + SHORT_S, abs=TOLERANCE_S), 0.0, None)
+    first = originals["vorbis", LONG_S]
+    second = originals[behind, SHORT_S]
+    assert of_bytes(tmp_path, first + second) == Outcome(
+        pytest.approx(LONG_S + SHORT_S, abs=TOLERANCE_S), 0.0, None
+    )
     found = of_bytes(tmp_path, first[: len(first) // 2] + second)
     assert found.decoded_s > SHORT_S + 1.5
     assert found.warning is not None
     short = tmp_path / "short.flac"
     soundfile.write(short, noise(0.25, RATE_HZ, 3), RATE_HZ, format="FLAC")
-    assert of_bytes(tmp_path, first + short.read_bytes()).decoded_s == pytest.approx(LONG_S + 0.25, abs=0.01)
+    assert of_bytes(tmp_path, first + short.read_bytes()).decoded_s == pytest.approx(
+        LONG_S + 0.25, abs=0.01
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in CONTAINERS if name != "alac"])
@@ -347,7 +399,9 @@ def test_what_looks_like_mpeg_before_a_recording(
 
 @pytest.mark.parametrize("junk", JUNK_BEFORE)
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_junk_before(tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str, junk: str) -> None:
+def test_junk_before(
+    tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str, junk: str
+) -> None:
     found = of_bytes(tmp_path, JUNK_BEFORE[junk] + originals[name, LONG_S])
     assert found.decoded_s == pytest.approx(LONG_S, abs=TOLERANCE_S)
     assert found.warning is None
@@ -355,16 +409,22 @@ def test_junk_before(tmp_path: Path, originals: dict[tuple[str, float], bytes], 
 
 @pytest.mark.parametrize("junk", JUNK_BEHIND)
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_junk_behind(tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str, junk: str) -> None:
+def test_junk_behind(
+    tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str, junk: str
+) -> None:
     found = of_bytes(tmp_path, originals[name, LONG_S] + JUNK_BEHIND[junk])
     assert found.total_s == pytest.approx(LONG_S, abs=TOLERANCE_S)
     assert found.warning is None
 
 
-def test_bw64_is_rf64_by_another_name(tmp_path: Path, originals: dict[tuple[str, float], bytes]) -> None:
+def test_bw64_is_rf64_by_another_name(
+    tmp_path: Path, originals: dict[tuple[str, float], bytes]
+) -> None:
     content = b"BW64" + originals["rf64", LONG_S][4:]
     assert of_bytes(tmp_path, content) == Outcome(LONG_S, 0.0, None)
-    assert of_bytes(tmp_path, content[: len(content) // 2]).total_s == pytest.approx(LONG_S, abs=TOLERANCE_S)
+    assert of_bytes(tmp_path, content[: len(content) // 2]).total_s == pytest.approx(
+        LONG_S, abs=TOLERANCE_S
+    )
 
 
 # What follows the sound and is none
@@ -372,7 +432,11 @@ def test_bw64_is_rf64_by_another_name(tmp_path: Path, originals: dict[tuple[str,
 LIST = b"LIST" + struct.pack("<I", 26) + b"INFOICMT" + struct.pack("<I", 14) + b"a nightingale\0"
 GUANO = b"guan" + struct.pack("<I", 2_400) + b"GUANO|Version: 1.0\n".ljust(2_400)
 UNKNOWN = b"Xyz1" + struct.pack("<I", 40_000) + bytes(range(256)) * 156 + bytes(64)
-W64_LIST = b"list\x2f\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00" + struct.pack("<Q", 8_024) + bytes(8_000)
+W64_LIST = (
+    b"list\x2f\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
+    + struct.pack("<Q", 8_024)
+    + bytes(8_000)
+)
 ANNO = b"ANNO" + struct.pack(">I", 9_001) + b"x" * 9_002
 CAF_INFO = b"info" + struct.pack(">q", 9_001) + b"x" * 9_001
 CHUNKS = {
@@ -387,15 +451,23 @@ CHUNKS = {
 
 @pytest.mark.parametrize("extra", ["", "tag", "another file", "cut", "zeros"])
 @pytest.mark.parametrize("name", CHUNKS)
-def test_chunks_are_no_sound(tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str, extra: str) -> None:
+def test_chunks_are_no_sound(
+    tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str, extra: str
+) -> None:
     """Neither sound nor a loss; whatever stands behind them, or if they are cut."""
     for chunks in CHUNKS[name]:
         if extra == "cut" and UNKNOWN in chunks:
             continue  # what nobody knows and leads out of the file counts as sound
         content = originals[name, LONG_S] + chunks
-        behind = {"tag": JUNK_BEHIND["ID3v1"], "another file": originals[name, SHORT_S], "zeros": bytes(512)}
+        behind = {
+            "tag": JUNK_BEHIND["ID3v1"],
+            "another file": originals[name, SHORT_S],
+            "zeros": bytes(512),
+        }
         content += behind.get(extra, b"")
-        found = of_bytes(tmp_path, content[:-1_000] if extra == "cut" and len(chunks) > 2_000 else content)
+        found = of_bytes(
+            tmp_path, content[:-1_000] if extra == "cut" and len(chunks) > 2_000 else content
+        )
         expected_s = LONG_S + SHORT_S if extra == "another file" else LONG_S
         assert found == Outcome(pytest.approx(expected_s, abs=0.001), 0.0, None)
 
@@ -414,12 +486,15 @@ NO_SOUND = {
 def test_what_is_no_sound_behind_a_right_header_is_named(
     tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str, kind: str
 ) -> None:
-    content, junk = originals[name, LONG_S], NO_SOUND[kind]
+    content = originals[name, LONG_S]
+    junk = NO_SOUND[kind]
     found = of_bytes(tmp_path, content + junk)
     words = f"holds {len(junk)} bytes that are not read as sound: "
     assert found == Outcome(pytest.approx(LONG_S, abs=0.001), 0.0, words + "6.0 s could be read")
     both = of_bytes(tmp_path, content + junk + originals[name, SHORT_S])
-    assert both == Outcome(pytest.approx(LONG_S + SHORT_S, abs=0.001), 0.0, words + "10.0 s could be read")
+    assert both == Outcome(
+        pytest.approx(LONG_S + SHORT_S, abs=0.001), 0.0, words + "10.0 s could be read"
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in PLAIN if name not in IN_PACKETS])
@@ -427,15 +502,20 @@ def test_a_tag_behind_a_right_header_is_no_loss(
     tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str
 ) -> None:
     for tag in (ID3[:6] + b"\0\0\x27\0" + bytes(4_992), ID3[:6] + b"\0\x08\0\0" + b"\1" * 131_072):
-        assert of_bytes(tmp_path, originals[name, LONG_S] + tag) == Outcome(pytest.approx(LONG_S, abs=0.001), 0.0, None)
+        assert of_bytes(tmp_path, originals[name, LONG_S] + tag) == Outcome(
+            pytest.approx(LONG_S, abs=0.001), 0.0, None
+        )
 
 
 @pytest.mark.parametrize("said_s", [1.0, 4.5])
-@pytest.mark.parametrize("name", ["wav", "wav float", "wav 8 bit", "rf64", "w64", "aiff", "caf", "au"])
+@pytest.mark.parametrize(
+    "name", ["wav", "wav float", "wav 8 bit", "rf64", "w64", "aiff", "caf", "au"]
+)
 def test_a_header_of_which_both_lengths_are_too_small(
     tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str, said_s: float
 ) -> None:
-    """As of a recorder that died after it last wrote them: more than a second behind them is sound."""
+    """As of a recorder that died after it last wrote them: more than a second behind them is
+    sound."""
     content = originals[name, LONG_S]
     missing = 0
 
@@ -445,11 +525,15 @@ def test_a_header_of_which_both_lengths_are_too_small(
         return size - missing
 
     changed = bytearray(with_length(name, content, shorter))
-    outer = {"wav": (4, "<I"), "rf64": (20, "<Q"), "w64": (16, "<Q"), "aiff": (4, ">I")}.get(name.split()[0])
+    outer = {"wav": (4, "<I"), "rf64": (20, "<Q"), "w64": (16, "<Q"), "aiff": (4, ">I")}.get(
+        name.split()[0]
+    )
     if outer:
         at, form = outer
         struct.pack_into(form, changed, at, struct.unpack_from(form, content, at)[0] - missing)
-    assert of_bytes(tmp_path, bytes(changed)) == Outcome(pytest.approx(LONG_S, abs=0.001), 0.0, None)
+    assert of_bytes(tmp_path, bytes(changed)) == Outcome(
+        pytest.approx(LONG_S, abs=0.001), 0.0, None
+    )
 
 
 ROOM = bytes(3 << 20)  # what a recorder set aside on its card before the power went
@@ -460,8 +544,12 @@ ROOM = bytes(3 << 20)  # what a recorder set aside on its card before the power 
 def test_room_that_no_header_declares_is_no_sound(
     tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str, how: str
 ) -> None:
-    """Real samples behind a declared end are, silence between them, and so is a little silence at the end."""
-    sizes: dict[str, Callable[[int], int]] = {"too small": lambda size: size // 2 // 8 * 8, "never closed": lambda _: 0}
+    """Real samples behind a declared end are, silence between them, and so is a little silence at
+    the end."""
+    sizes: dict[str, Callable[[int], int]] = {
+        "too small": lambda size: size // 2 // 8 * 8,
+        "never closed": lambda _: 0,
+    }
     content = with_length(name, originals[name, LONG_S], sizes.get(how, lambda size: size))
     found = of_bytes(tmp_path, content + ROOM)
     assert (found.decoded_s, found.lost_s) == (pytest.approx(LONG_S, abs=0.001), 0.0)
@@ -479,7 +567,8 @@ def test_room_that_no_header_declares_is_no_sound(
 def test_a_stream_that_ends_in_room_is_cut(
     tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str
 ) -> None:
-    """The power went: what was written is decoded, no silence is made of the rest, and it is said."""
+    """The power went: what was written is decoded, no silence is made of the rest, and it is
+    said."""
     content = originals[name, LONG_S]
     found = of_bytes(tmp_path, content[: len(content) // 2] + ROOM)
     assert LONG_S / 2 - 1.1 < found.decoded_s < LONG_S / 2 + 0.2
@@ -494,15 +583,21 @@ def test_a_dead_microphone_in_a_right_header_is_sound(tmp_path: Path) -> None:
     assert outcome(path) == Outcome(60.0, 0.0, None)
 
 
-def test_room_without_any_sound_is_refused(tmp_path: Path, originals: dict[tuple[str, float], bytes]) -> None:
+def test_room_without_any_sound_is_refused(
+    tmp_path: Path, originals: dict[tuple[str, float], bytes]
+) -> None:
     content = with_length("wav", originals["wav", LONG_S][:44], lambda _: 0)
     with pytest.raises(RecordingError, match="header only: 0 samples"):
         of_bytes(tmp_path, content + ROOM)
 
 
-def test_a_second_chunk_of_sound_is_sound(tmp_path: Path, originals: dict[tuple[str, float], bytes]) -> None:
+def test_a_second_chunk_of_sound_is_sound(
+    tmp_path: Path, originals: dict[tuple[str, float], bytes]
+) -> None:
     more = originals["wav", SHORT_S][44:]
-    content = originals["wav", LONG_S] + LIST + b"data" + struct.pack("<I", len(more)) + more + GUANO
+    content = (
+        originals["wav", LONG_S] + LIST + b"data" + struct.pack("<I", len(more)) + more + GUANO
+    )
     assert of_bytes(tmp_path, content) == Outcome(LONG_S + SHORT_S, 0.0, None)
 
 
@@ -521,12 +616,15 @@ def test_a_header_without_sound_before_a_recording(
 ) -> None:
     """A recorder that opened its file twice."""
     content = originals[name, LONG_S]
-    empty = with_length(name, content, lambda _: 0 if name == "wav" else 8)[: {"wav": 44, "aiff": 54}[name]]
+    empty = with_length(name, content, lambda _: 0 if name == "wav" else 8)[
+        : {"wav": 44, "aiff": 54}[name]
+    ]
     assert of_bytes(tmp_path, empty + content).decoded_s == pytest.approx(LONG_S, abs=0.01)
 
 
 def wrapped(path: Path, kind: str, rate_hz: int, minute: bytes) -> float:
-    """A sparse file of more than 4 GB, of which the header has the rest of a division; the seconds that are in it."""
+    """A sparse file of more than 4 GB, of which the header has the rest of a division; the seconds
+    that are in it."""
     size = (2**32 + 50_000_000) // 4 * 4
     if kind == "wav":
         form = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 2, rate_hz, 4 * rate_hz, 4, 16)
@@ -585,7 +683,9 @@ def test_mp3_joined(
     assert found.warning is None or between == "random bytes"  # these may have been sound
 
 
-def test_mp3_that_was_cut_tells_what_it_can(tmp_path: Path, originals: dict[tuple[str, float], bytes]) -> None:
+def test_mp3_that_was_cut_tells_what_it_can(
+    tmp_path: Path, originals: dict[tuple[str, float], bytes]
+) -> None:
     content = without_xing(originals["mp3", LONG_S])
     found = of_bytes(tmp_path, content[: len(content) // 2])
     assert found.decoded_s == pytest.approx(LONG_S / 2, abs=0.2)
@@ -596,9 +696,14 @@ def test_mp3_that_was_cut_tells_what_it_can(tmp_path: Path, originals: dict[tupl
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
-@pytest.mark.parametrize("name", [name for name in CONTAINERS if name not in ("wav adpcm", "alac", "au little", "mp3")])
-def test_ffmpeg_hears_the_same(tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str) -> None:
-    """Of a file that was cut, where its length is right: it stops at declared lengths and conceals errors."""
+@pytest.mark.parametrize(
+    "name", [name for name in CONTAINERS if name not in ("wav adpcm", "alac", "au little", "mp3")]
+)
+def test_ffmpeg_hears_the_same(
+    tmp_path: Path, originals: dict[tuple[str, float], bytes], name: str
+) -> None:
+    """Of a file that was cut, where its length is right: it stops at declared lengths and conceals
+    errors."""
     content = originals[name, LONG_S]
     path = tmp_path / "x.bin"
     path.write_bytes(content[: int(len(content) * 0.6)])

@@ -1,4 +1,5 @@
-"""What of a place leaves the station once a sensitive species is named: in fields, names, retained topics, clips."""
+"""What of a place leaves the station once a sensitive species is named: in fields, names, retained
+topics, clips."""
 
 import json
 import os
@@ -54,8 +55,10 @@ PLACES = {
     "33UUU9012312345.wav": "recording.wav",
     "9F4M4MX7+2X.wav": "recording.wav",
     "52123456_13654321_20240512_034500.wav": "20240512_034500.wav",
-    "\uff15\uff12.\uff11\uff12\uff13\uff14 \uff11\uff13.\uff16\uff15\uff14\uff13.wav": "recording.wav",
-    "cannot be read (/data/52.123456N_13.654321E/a.wav: denied)": "cannot be read (/data/a.wav: denied)",
+    "\uff15\uff12.\uff11\uff12\uff13\uff14 "
+    "\uff11\uff13.\uff16\uff15\uff14\uff13.wav": "recording.wav",
+    "cannot be read (/data/52.123456N_13.654321E/a.wav: denied)": "cannot be read (/data/a.wav: "
+    "denied)",
 }
 NO_PLACES = (
     "microphone/2026-05-01T04:00:00.000Z",
@@ -88,12 +91,15 @@ def test_what_names_tell_of_time_stays_and_of_places_goes() -> None:
     """Whatever the station reads as a place in a name is cut; at random, with a fixed seed."""
     random = np.random.default_rng(20)
     for _ in range(300):
-        north, east = random.uniform(-89, 89), random.uniform(-179, 179)
+        north = random.uniform(-89, 89)
+        east = random.uniform(-179, 179)
         decimals = int(random.integers(3, 8))
         written = (
             f"20240512T034500+0100_REC [{north:.{decimals}f} {east:.{decimals}f}]",
-            f"20240512T034500+0100_{north:+0{decimals + 4}.{decimals}f}{east:+0{decimals + 5}.{decimals}f}",
-            f"20240512T034500+0100 {'NS'[north < 0]}{abs(north):.{decimals}f}{'EW'[east < 0]}{abs(east):.{decimals}f}",
+            f"20240512T034500+0100_{north:+0{decimals + 4}.{decimals}f}"
+            f"{east:+0{decimals + 5}.{decimals}f}",
+            f"20240512T034500+0100 "
+            f"{'NS'[north < 0]}{abs(north):.{decimals}f}{'EW'[east < 0]}{abs(east):.{decimals}f}",
         )
         for name in written:
             assert len(told_by_name(name).split()) == 3, name
@@ -115,23 +121,52 @@ def config_of(station_yaml: Callable[..., Path]) -> Callable[..., Config]:
 
 def heard(config: Config, name: str = NAME, number: int = 0) -> Message:
     place = Place(52.123456, 13.654321)
-    row = RecordingRow("r", name, 1, 1, "", START, "guano", "guano", 120, place, "microphone", "rtc")
+    row = RecordingRow(
+        "r", name, 1, 1, "", START, "guano", "guano", 120, place, "microphone", "rtc"
+    )
     end = START + timedelta(seconds=5)
-    found = Detection(f"d{number}", "r", START, end, 12.5, "midtoo", 0.91, 0.8, 0.1, 0.5, "bundle", 0.7, 0.9, -40.0)
+    found = Detection(
+        f"d{number}",
+        "r",
+        START,
+        end,
+        12.5,
+        "midtoo",
+        0.91,
+        0.8,
+        0.1,
+        0.5,
+        "bundle",
+        0.7,
+        0.9,
+        -40.0,
+    )
     return detection_message(found, row, config, read_bundle(config.bundle_folder))
 
 
 def publisher_of(config: Config, presence: bool) -> Publisher:
     assert config.mqtt
-    said = station_presence(config, read_bundle(config.bundle_folder), "1", START) if presence else None
+    said = (
+        station_presence(config, read_bundle(config.bundle_folder), "1", START)
+        if presence
+        else None
+    )
     return Publisher(
-        lambda: OutboxTable(config.database), config.mqtt, "birdstation-porch", said, Disclosure.of(config)
+        lambda: OutboxTable(config.database),
+        config.mqtt,
+        "birdstation-porch",
+        said,
+        Disclosure.of(config),
     )
 
 
 def fine_in(listener: Listener) -> list[str]:
     """Messages that tell more than a tenth of a degree."""
-    return [text for m in listener.messages if any(fine in (text := m.payload.decode()) for fine in FINE)]
+    return [
+        text
+        for m in listener.messages
+        if any(fine in (text := m.payload.decode()) for fine in FINE)
+    ]
 
 
 @pytest.mark.parametrize("presence", [True, False])
@@ -141,8 +176,13 @@ def test_what_waited_from_before_the_setting_is_sent_without(
     """Of the daemon and of a replay; and with names that say where."""
     before = config_of(mosquitto)
     fill(before.database, bundle_folder, [heard(before)])
-    with Listener(mosquitto) as listener, publisher_of(config_of(mosquitto, SENSITIVE), presence) as publisher:
-        publisher.tell_health(json.dumps({"schema": "health/1", "problems": [f"{NAME}: Permission denied"]}))
+    with (
+        Listener(mosquitto) as listener,
+        publisher_of(config_of(mosquitto, SENSITIVE), presence) as publisher,
+    ):
+        publisher.tell_health(
+            json.dumps({"schema": "health/1", "problems": [f"{NAME}: Permission denied"]})
+        )
         assert publisher.drain(60)
         assert until(lambda: listener.payloads("birdstation/v1/porch/detection"))
         assert not presence or until(lambda: listener.payloads("birdstation/v1/porch/health"))
@@ -155,7 +195,8 @@ def test_what_waited_from_before_the_setting_is_sent_without(
 def test_a_reload_renews_what_is_retained(
     config_of: Callable[..., Config], bundle_folder: Path, mosquitto: int
 ) -> None:
-    """Meta, the last detection, health: nobody who comes later is told more than the settings allow by then."""
+    """Meta, the last detection, health: nobody who comes later is told more than the settings allow
+    by then."""
     before = config_of(mosquitto)
     fill(before.database, bundle_folder, [heard(before)])
     with publisher_of(before, presence=True) as publisher:
@@ -167,7 +208,9 @@ def test_a_reload_renews_what_is_retained(
         publisher.take(station_presence(after, read_bundle(after.bundle_folder), "1", START))
         base = "birdstation/v1/porch"
         for topic in (f"{base}/meta", f"{base}/source/microphone/last", f"{base}/health"):
-            assert until(lambda: not any(fine in retained(mosquitto, topic)[0] for fine in FINE)), topic  # noqa: B023
+            assert until(
+                lambda t=topic: not any(fine in retained(mosquitto, t)[0] for fine in FINE)
+            )
 
 
 def test_a_start_takes_away_what_an_earlier_one_has_told(
@@ -184,7 +227,8 @@ def test_a_start_takes_away_what_an_earlier_one_has_told(
 
 
 def test_rounding_is_done_once(config_of: Callable[..., Config]) -> None:
-    """52.1451 is 52.1; by way of 52.15 it would be 52.2, and who sees both knows the second decimal."""
+    """52.1451 is 52.1; by way of 52.15 it would be 52.2, and who sees both knows the second
+    decimal."""
     text = json.dumps({"schema": "detection/1", "latitude": 52.1451, "longitude": 13.0})
     assert json.loads(Disclosure.of(config_of(1, SENSITIVE)).payload(text))["latitude"] == 52.1
     assert json.loads(heard(config_of(1)).payload)["latitude"] == 52.123456, "what waits is exact"
@@ -196,14 +240,21 @@ def test_without_a_word_nothing_fine_is_told(config_of: Callable[..., Config]) -
     assert (told["latitude"], told["recording"]) == (52.0, "20240512T040000+0000_REC.ogg")
     config = config_of(1)
     told = json.loads(Disclosure.of(config).payload(heard(config).payload))
-    assert (told["latitude"], told["recording"]) == (52.123, NAME), "no sensitive species: as before"
+    assert (told["latitude"], told["recording"]) == (52.123, NAME), (
+        "no sensitive species: as before"
+    )
 
 
 def test_health_and_foreign_payloads_keep_all_else() -> None:
     told = Disclosure(hides=True)
     for text in ('{"n": 1.23456}', "online", "[52.123456]", ""):
         assert told.payload(text) == text
-    health = {"schema": "health/1", "time_utc": "2026-05-01T04:12:07.500Z", "lag_s": 2.123456, "problems": ["a"]}
+    health = {
+        "schema": "health/1",
+        "time_utc": "2026-05-01T04:12:07.500Z",
+        "lag_s": 2.123456,
+        "problems": ["a"],
+    }
     assert told.payload(json.dumps(health)) == json.dumps(health)
 
 
@@ -225,7 +276,9 @@ REPLAY = (sys.executable, "-m", "edge")
 
 
 @pytest.mark.slow
-def test_a_page_and_its_sounds_tell_no_more(station_yaml: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_page_and_its_sounds_tell_no_more(
+    station_yaml: Callable[..., Path], tmp_path: Path
+) -> None:
     folder = tmp_path / "N52.123456E013.654321"
     folder.mkdir()
     name = "20240512T040000+0000_REC [52.123456 13.654321].wav"
@@ -237,10 +290,14 @@ def test_a_page_and_its_sounds_tell_no_more(station_yaml: Callable[..., Path], t
         made = write_pictures(store, config, tmp_path / "out", folder)
         assert made.with_sound
         slip = load_config(station_yaml("sensitive: {species: [lowto]}"))
-        with pytest.raises(ConfigError, match=r"^sensitive\.species: expected codes .* found lowto; "):
+        with pytest.raises(
+            ConfigError, match=r"^sensitive\.species: expected codes .* found lowto; "
+        ):
             write_pictures(store, slip, tmp_path / "out", folder)
     for file in made.page.parent.rglob("*"):
-        assert file.is_dir() or not any(fine.encode() in file.read_bytes() for fine in FINE[2:4]), file
+        assert file.is_dir() or not any(fine.encode() in file.read_bytes() for fine in FINE[2:4]), (
+            file
+        )
 
 
 @pytest.mark.slow
@@ -252,8 +309,11 @@ def test_the_daemon_takes_a_sensitive_species_over_at_a_reload(
     lines = [f"mqtt: {{host: 127.0.0.1, port: {mosquitto}, place_decimals: 4}}", "source: folder"]
     lines += [f"folder: {{path: {tmp_path / 'in'}}}"]
     place = "id: porch, latitude: 52.123456, longitude: 13.654321"
-    path, meta = station_yaml(*lines, station=place), "birdstation/v1/porch/meta"
-    with subprocess.Popen([*REPLAY, "run", "--config", str(path)], stderr=subprocess.PIPE, text=True) as daemon:
+    path = station_yaml(*lines, station=place)
+    meta = "birdstation/v1/porch/meta"
+    with subprocess.Popen(
+        [*REPLAY, "run", "--config", str(path)], stderr=subprocess.PIPE, text=True
+    ) as daemon:
         try:
             assert until(lambda: "52.1235" in "".join(retained(mosquitto, meta)))
             station_yaml(*lines, SENSITIVE, station=place)
@@ -262,7 +322,10 @@ def test_the_daemon_takes_a_sensitive_species_over_at_a_reload(
             station_yaml(*lines, "sensitive: {species: [lowto]}", station=place)
             os.kill(daemon.pid, signal.SIGHUP)
             assert daemon.stderr is not None
-            assert any("not taken over: sensitive.species: expected codes" in line for line in daemon.stderr)
+            assert any(
+                "not taken over: sensitive.species: expected codes" in line
+                for line in daemon.stderr
+            )
             assert "52.1," in "".join(retained(mosquitto, meta))
         finally:
             daemon.terminate()

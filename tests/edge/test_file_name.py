@@ -1,4 +1,5 @@
-"""Times and places in file names: what people and recorders write, and what must not be taken for a time."""
+"""Times and places in file names: what people and recorders write, and what must not be taken for a
+time."""
 
 import os
 from datetime import datetime, timedelta, timezone
@@ -100,9 +101,14 @@ def test_a_clock_behind_a_date(tmp_path: Path, stem: str) -> None:
         ("20240512_2359", "23:59"),
     ],
 )
-def test_clocks_of_twelve_hours_and_the_ends_of_the_day(tmp_path: Path, stem: str, local: str) -> None:
+def test_clocks_of_twelve_hours_and_the_ends_of_the_day(
+    tmp_path: Path, stem: str, local: str
+) -> None:
     found = started(tmp_path, stem)
-    assert (found.start_utc.astimezone(EAST).strftime("%d %H:%M"), found.source) == (f"12 {local}", "name")
+    assert (found.start_utc.astimezone(EAST).strftime("%d %H:%M"), found.source) == (
+        f"12 {local}",
+        "name",
+    )
 
 
 @pytest.mark.parametrize(
@@ -130,8 +136,14 @@ def test_clocks_of_twelve_hours_and_the_ends_of_the_day(tmp_path: Path, stem: st
 )
 def test_a_zone_behind_a_clock(tmp_path: Path, stem: str, offset: int) -> None:
     found = started(tmp_path, stem)
-    assert found.start_utc == datetime(2024, 5, 12, 6, 23, tzinfo=timezone.utc) - timedelta(minutes=offset)
-    assert (found.source, found.zone_source, found.utc_offset_minutes) == ("name", "recorded", offset)
+    assert found.start_utc == datetime(2024, 5, 12, 6, 23, tzinfo=timezone.utc) - timedelta(
+        minutes=offset
+    )
+    assert (found.source, found.zone_source, found.utc_offset_minutes) == (
+        "name",
+        "recorded",
+        offset,
+    )
 
 
 @pytest.mark.parametrize(
@@ -180,7 +192,9 @@ def test_no_zone_behind_a_clock(tmp_path: Path, stem: str) -> None:
         "2024-13-12_0623",
     ],
 )
-def test_what_cannot_be_or_may_be_something_else_is_the_file_time(tmp_path: Path, stem: str) -> None:
+def test_what_cannot_be_or_may_be_something_else_is_the_file_time(
+    tmp_path: Path, stem: str
+) -> None:
     found = started(tmp_path, stem)
     assert (found.source, found.start_utc) == ("mtime", ENDED)
     assert told_by_name(stem) == ""
@@ -213,7 +227,9 @@ def test_a_day_without_an_hour_says_so(tmp_path: Path, stem: str) -> None:
     assert "T" not in told_by_name(stem)
 
 
-@pytest.mark.parametrize(("day", "stem"), [(25, "25-05-2024_06-23"), (25, "05_25_2024 0623"), (5, "05-05-2024 06.23")])
+@pytest.mark.parametrize(
+    ("day", "stem"), [(25, "25-05-2024_06-23"), (25, "05_25_2024 0623"), (5, "05-05-2024 06.23")]
+)
 def test_day_and_month_in_the_only_order_that_can_be(tmp_path: Path, day: int, stem: str) -> None:
     assert started(tmp_path, stem).start_utc == datetime(2024, 5, day, 3, 23, tzinfo=timezone.utc)
 
@@ -221,14 +237,19 @@ def test_day_and_month_in_the_only_order_that_can_be(tmp_path: Path, day: int, s
 @pytest.mark.parametrize("stem", ["1715494980", "1715494980000", "66405F44", "66405f44"])
 def test_seconds_since_1970_are_an_instant(tmp_path: Path, stem: str) -> None:
     found = started(tmp_path, stem)
-    assert abs(found.start_utc - datetime(2024, 5, 12, 6, 23, tzinfo=timezone.utc)) < timedelta(minutes=5)
+    assert abs(found.start_utc - datetime(2024, 5, 12, 6, 23, tzinfo=timezone.utc)) < timedelta(
+        minutes=5
+    )
     assert (found.source, found.zone_source, found.utc_offset_minutes) == ("name", "recorded", 180)
 
 
 @pytest.mark.parametrize(
     ("stem", "place"),
     [
-        ("S20240512T040000.982648+1000_E20240512T040100.967555+1000_-12.34567+78.98102", (-12.34567, 78.98102)),
+        (
+            "S20240512T040000.982648+1000_E20240512T040100.967555+1000_-12.34567+78.98102",
+            (-12.34567, 78.98102),
+        ),
         ("20240512T040000+1000_REC_+40.20361-075.00417", (40.20361, -75.00417)),
         ("20240512T040000-0300_-23.55-46.63", (-23.55, -46.63)),
         ("20240512_040000_+40.1213-075.0015+2.79CRSWGS_84", (40.1213, -75.0015)),
@@ -264,7 +285,10 @@ def test_what_a_name_tells_does_not_depend_on_what_stands_around_it() -> None:
         ],
         ["20240512T060000+0200", "REC 20240512T060000+0200_x", "2024-05-12 0600 UTC+2"],
         ["10_COR_20190904", "7019_COR_20190904"],
-        ["S20240512T060000_E20240512T070000_-12.34567+78.98102", "20240512_060000 [-12.34567 78.98102]"],
+        [
+            "S20240512T060000_E20240512T070000_-12.34567+78.98102",
+            "20240512_060000 [-12.34567 78.98102]",
+        ],
         ["", "soundscape_12", "XC688576", "REC0001", "20240512_246000"],
     ):
         assert len({told_by_name(stem) for stem in same}) == 1
@@ -273,14 +297,17 @@ def test_what_a_name_tells_does_not_depend_on_what_stands_around_it() -> None:
     assert told_by_name("20240512_060000") != told_by_name("20240512_060000Z") != ""
 
 
-FORMS = """%Y%m%d_%H%M|%Y-%m-%d_%H-%M|%Y-%m-%d %H:%M|%Y%m%dT%H%M|%d.%m.%Y %H.%M|%Y-%m-%d %I.%M %p|%Y%m%d_%H%M%S
+FORMS = """%Y%m%d_%H%M|%Y-%m-%d_%H-%M|%Y-%m-%d %H:%M|%Y%m%dT%H%M|%d.%m.%Y %H.%M|%Y-%m-%d %I.%M %p
+%Y%m%d_%H%M%S
 %Y-%m-%d at %H.%M.%S|%Y_%m_%d__%H_%M_%S|%Y%m%d%H%M%S|%Y-%m-%d_%I-%M-%S %p"""
 
 
 @given(
     time=st.datetimes(datetime(1990, 1, 1), datetime(2024, 5, 30)),
     form=st.sampled_from(FORMS.replace("\n", "|").split("|")),
-    zone=st.sampled_from([("", ""), ("Z", "+00:00"), ("+0545", "+05:45"), ("+01:00", "+01:00"), (" UTC-3", "-03:00")]),
+    zone=st.sampled_from(
+        [("", ""), ("Z", "+00:00"), ("+0545", "+05:45"), ("+01:00", "+01:00"), (" UTC-3", "-03:00")]
+    ),
     around=st.sampled_from(
         [("", ""), ("REC_", "_001"), ("garden ", " (2)"), ("S4A03895_0+1_", "_x"), ("a-", ".pt540")]
     ),
@@ -311,7 +338,12 @@ def test_any_stem_tells_something_or_nothing(stem: str) -> None:
         ("20240512_040000", "20240511_221500Z", "Asia/Kathmandu", True),
         ("2024-05-12", "20240511_221500Z", "Asia/Kathmandu", True),
         ("2024-05-12", "20240511_041500Z", "Asia/Kathmandu", False),
-        ("20241027_023000", "20241027_003000Z", "Europe/Berlin", True),  # of the hour that comes twice, the first
+        (
+            "20241027_023000",
+            "20241027_003000Z",
+            "Europe/Berlin",
+            True,
+        ),  # of the hour that comes twice, the first
         ("20240512_040000_[52.1 13.4]", "20240512_040000_[52.10 13.40]", None, True),
         ("20240512_040000_[52.1 13.4]", "20240512_040000_[52.1 13.5]", None, False),
         ("7_COR_20240512", "8_SSW_20240512", None, False),
@@ -321,13 +353,23 @@ def test_any_stem_tells_something_or_nothing(stem: str) -> None:
     ],
 )
 def test_names_that_agree(stem: str, other: str, zone: str | None, agree: bool) -> None:
-    told, its, here = told_by_name(stem), told_by_name(other), ZoneInfo(zone) if zone else None
+    told = told_by_name(stem)
+    its = told_by_name(other)
+    here = ZoneInfo(zone) if zone else None
     assert told_agree(told, its, here) is told_agree(its, told, here) is agree
 
 
 def test_names_that_tell_more() -> None:
-    rising = ["REC1", "2024-05-12", "7_COR_20240512", "20240512_040000", "20240512_040000_[52.1 13.4]"]
+    rising = [
+        "REC1",
+        "2024-05-12",
+        "7_COR_20240512",
+        "20240512_040000",
+        "20240512_040000_[52.1 13.4]",
+    ]
     told = [told_by_name(stem) for stem in rising]
     for at, text in enumerate(told):
-        assert [tells_more(text, other) for other in told] == [other < at for other in range(len(told))]
+        assert [tells_more(text, other) for other in told] == [
+            other < at for other in range(len(told))
+        ]
     assert not tells_more(told_by_name("20240512_040000Z"), told_by_name("20240512_040000"))

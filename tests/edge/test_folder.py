@@ -1,4 +1,5 @@
-"""A watched folder: what is closed comes once, oldest first; what grows, vanishes or cannot be read stops nothing."""
+"""A watched folder: what is closed comes once, oldest first; what grows, vanishes or cannot be read
+stops nothing."""
 
 import os
 import subprocess
@@ -48,7 +49,9 @@ def old(path: Path) -> Path:
     return path
 
 
-def test_what_a_restart_finds_comes_at_once_oldest_first_and_until_it_is_done(tmp_path: Path) -> None:
+def test_what_a_restart_finds_comes_at_once_oldest_first_and_until_it_is_done(
+    tmp_path: Path,
+) -> None:
     names = ["B_20240512_060000.wav", "a/C_20240511_060000.wav", "A_20240512_060000.wav"]
     for seconds, name in enumerate(names, start=1):
         old(write_sound(tmp_path / name, hiss(seconds)))
@@ -56,7 +59,8 @@ def test_what_a_restart_finds_comes_at_once_oldest_first_and_until_it_is_done(tm
     times = Times()
     times.now_s = (tmp_path / names[2]).stat().st_mtime - 1_600_000_000
     look = watch(tmp_path, times)
-    first, second = tmp_path / names[1], tmp_path / names[0]
+    first = tmp_path / names[1]
+    second = tmp_path / names[0]
     assert look.ready() == [first, second]
     assert look.waiting() == Backlog(2, 3.0)
     assert look.ready() == [first, second], "handed out is not done"
@@ -84,7 +88,8 @@ def test_a_later_file_with_old_times_settles_like_any_other(tmp_path: Path) -> N
 
 
 def test_an_empty_file_is_no_survivor_but_comes_in_the_end(tmp_path: Path) -> None:
-    """Some recorders make the file long before they write it; whoever opens it refuses it with the reason."""
+    """Some recorders make the file long before they write it; whoever opens it refuses it with the
+    reason."""
     path = tmp_path / "empty.wav"
     path.touch()
     old(path)
@@ -97,7 +102,8 @@ def test_an_empty_file_is_no_survivor_but_comes_in_the_end(tmp_path: Path) -> No
 
 def test_another_file_of_the_same_name_size_and_time_comes_anew(tmp_path: Path) -> None:
     """A card that was swapped."""
-    times, path = Times(), old(write_sound(tmp_path / "x.wav", hiss(1)))
+    times = Times()
+    path = old(write_sound(tmp_path / "x.wav", hiss(1)))
     look = watch(tmp_path, times)
     assert look.ready() == [path]
     look.done(path)
@@ -128,7 +134,18 @@ def test_what_was_added_during_the_analysis_comes_anew(tmp_path: Path) -> None:
 
 
 def test_the_files_are_those_of_a_replay(tmp_path: Path) -> None:
-    for name in ("a.wav", "b.WAV", "c", "d.", "e.flac", "._a.wav", ".f/g.wav", "h/i.j/k.ogg", "notes.txt", "l.Part"):
+    for name in (
+        "a.wav",
+        "b.WAV",
+        "c",
+        "d.",
+        "e.flac",
+        "._a.wav",
+        ".f/g.wav",
+        "h/i.j/k.ogg",
+        "notes.txt",
+        "l.Part",
+    ):
         write_sound(tmp_path / "made.wav", hiss(0.2))
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "made.wav").rename(tmp_path / name)
@@ -155,10 +172,14 @@ def test_a_relative_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_disk_that_is_mounted_late_and_taken_away(tmp_path: Path) -> None:
-    folder, times = tmp_path / "usb", Times()
+    folder = tmp_path / "usb"
+    times = Times()
     look = watch(folder, times)
     assert look.ready() == []
-    assert look.problem == f"{folder}: cannot be listed: No such file or directory; is the disk mounted?"
+    assert (
+        look.problem
+        == f"{folder}: cannot be listed: No such file or directory; is the disk mounted?"
+    )
     assert not look.readable
     path = old(write_sound(folder / "x.wav", hiss(1)))
     assert look.ready() == [path], "nothing was seen before: it is a survivor"
@@ -187,7 +208,8 @@ def test_folders_that_may_not_be_read(open_folder: Path) -> None:
     for name, mode in (("closed", 0o000), ("shut", 0o000), ("names only", 0o444)):
         write_sound(open_folder / name / "b.wav", hiss(0.2))
         (open_folder / name).chmod(mode)
-    user, look = os.geteuid(), watch(open_folder, Times())
+    user = os.geteuid()
+    look = watch(open_folder, Times())
     try:
         os.seteuid(user or 65534)
         found = look.ready()
@@ -201,19 +223,25 @@ def test_folders_that_may_not_be_read(open_folder: Path) -> None:
     assert look.readable
 
 
-def test_headers_of_very_many_files_are_read_in_portions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each look at the clock takes a second here, so that one look at the folder has time for two headers."""
+def test_headers_of_very_many_files_are_read_in_portions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at the clock takes a second here, so that one look at the folder has time for two
+    headers."""
     for number in range(7):
         path = old(write_sound(tmp_path / f"{number}_2024051{9 - number}_060000.wav", hiss(1)))
         os.utime(path, ns=(LONG_AGO_NS, LONG_AGO_NS + number))
-    times, opened = Times(), []
+    times = Times()
+    opened = []
 
     def slow() -> float:
         times.now_s += 1
         return times.now_s
 
     opening = watched.open_recording
-    monkeypatch.setattr(watched, "open_recording", lambda path: opened.append(path) or opening(path))
+    monkeypatch.setattr(
+        watched, "open_recording", lambda path: opened.append(path) or opening(path)
+    )
     look = FolderWatch(tmp_path, SETTLE_S, timezone.utc, slow, times.wall)
     sizes = [len(look.ready()) for _ in range(4)]
     assert sizes == [2, 4, 6, 7]
@@ -241,11 +269,16 @@ for line in sys.stdin:
 
 
 def test_a_writer_in_another_process(tmp_path: Path) -> None:
-    """Appends in pieces, renames into place, overwrites; every final content is handed out, once."""
-    times, handed = Times(), []
+    """Appends in pieces, renames into place, overwrites; every final content is handed out,
+    once."""
+    times = Times()
+    handed = []
     look = watch(tmp_path, times)
     with subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", WRITER, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as writer:
         assert writer.stdin
         assert writer.stdout
@@ -300,7 +333,8 @@ STEPS = st.lists(
 
 
 class Story:
-    """A folder to which things happen, and what came out of the watch. Times differ at every change, as they do."""
+    """A folder to which things happen, and what came out of the watch. Times differ at every
+    change, as they do."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.times = folder, Times()
@@ -350,8 +384,12 @@ class Story:
 
 @settings(max_examples=150, deadline=None)
 @given(STEPS)
-@example([(act, "a.wav", "a.wav") for act in ("write", "poll", "wait 6", "poll", "write")])  # as long as before
-def test_whatever_happens_each_content_that_stays_comes_exactly_once(steps: list[tuple[str, str, str]]) -> None:
+@example(
+    [(act, "a.wav", "a.wav") for act in ("write", "poll", "wait 6", "poll", "write")]
+)  # as long as before
+def test_whatever_happens_each_content_that_stays_comes_exactly_once(
+    steps: list[tuple[str, str, str]],
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         story = Story(Path(folder))
         for act, name, other in steps:

@@ -1,4 +1,5 @@
-"""Whatever stands in station.yaml, on a card or in a recording: a Config or one line, an analysis or a reason."""
+"""Whatever stands in station.yaml, on a card or in a recording: a Config or one line, an analysis
+or a reason."""
 
 import contextlib
 import dataclasses
@@ -38,7 +39,9 @@ from tests.trials.fuzz import true_name
 
 StationYaml = Callable[..., Path]
 PROJECT = Path(__file__).parents[2]
-LAUGHS = ", ".join(f"&{n} [{', '.join(9 * (f'*{m}',))}]" for m, n in zip("abcdefgh", "bcdefghi", strict=True))
+LAUGHS = ", ".join(
+    f"&{n} [{', '.join(9 * (f'*{m}',))}]" for m, n in zip("abcdefgh", "bcdefghi", strict=True)
+)
 LAUGHS = f"[&a [ha], {LAUGHS}]"  # nine lists that stand for a billion
 
 
@@ -52,17 +55,22 @@ def keys(kind: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
             yield from keys(inner, (*at, item.name))
 
 
-KEYS = [*keys(Config), ("sites", "COR"), *keys(SiteSettings, ("sites", "COR")), ("detect", "thresholds", "lowtoo")]
+KEYS = [
+    *keys(Config),
+    ("sites", "COR"),
+    *keys(SiteSettings, ("sites", "COR")),
+    ("detect", "thresholds", "lowtoo"),
+]
 # What YAML 1.1 makes something else of, what PyYAML stumbles over, and what no setting can be.
-ODD = """NO|off|~|''|1:30|20:00|0o17|017|5e-1|.5e1|1_000|.nan|.inf|-.inf|1.0e+999|-1|0|1|0.5|1e400|2024-05-12
-2024-99-99|2024-05-12T03:45:00+99:99|!!binary aGk=|!!binary ?|!!timestamp x|!!bool x|!!int ""|!!int 0x|!!float x
-!!null x|!!set {a}|!!omap [a: 1]|!!pairs [a: 1]|!!python/object:os.x {}|!x y|[]|{}|[[1, 2], 3]|[{}]|{a: 1}|{a: 1, a: 2}
-{[1]: 2}|{1: 2, true: 3}|&x [*x]|&x {a: *x}|*nothing|{<<: {a: 1}}|{=: 1}|"\\0"|"\\ud800"|"a\\nb"|"\\e[2J"|"\\u2028"
-"é"|#|a b|a/b|/a|a/|../..|/|/dev/null|~nobody_here/x|~/x|%41|${HOME}|"|'|{|[|- 1|? |: |@|`|auto|all|lowtoo|nosuch
-[lowtoo]|[nosuch, nosuch]|Europe/Berlin|Europe|posixrules|../../etc/passwd|[[sunrise, sunset]]|[[a]]|[[a, b, c]]|[null]
-[[sunrise-60, "11:00"]]|[["25:00", "1:0"]]|[["1:00", "1:00"]]|[[20:00, 21:00]]|[["sunset+999", "٠١:٠٠"]]""".replace(
-    "\n", "|"
-).split("|")
+ODD = """NO|off|~|''|1:30|20:00|0o17|017|5e-1|.5e1|1_000|.nan|.inf|-.inf|1.0e+999|-1|0|1|0.5|1e400
+2024-05-12|2024-99-99|2024-05-12T03:45:00+99:99|!!binary aGk=|!!binary ?|!!timestamp x|!!bool x
+!!int ""|!!int 0x|!!float x|!!null x|!!set {a}|!!omap [a: 1]|!!pairs [a: 1]
+!!python/object:os.x {}|!x y|[]|{}|[[1, 2], 3]|[{}]|{a: 1}|{a: 1, a: 2}|{[1]: 2}|{1: 2, true: 3}
+&x [*x]|&x {a: *x}|*nothing|{<<: {a: 1}}|{=: 1}|"\\0"|"\\ud800"|"a\\nb"|"\\e[2J"|"\\u2028"|"é"|#
+a b|a/b|/a|a/|../..|/|/dev/null|~nobody_here/x|~/x|%41|${HOME}|"|'|{|[|- 1|? |: |@|`|auto|all
+lowtoo|nosuch|[lowtoo]|[nosuch, nosuch]|Europe/Berlin|Europe|posixrules|../../etc/passwd
+[[sunrise, sunset]]|[[a]]|[[a, b, c]]|[null]|[[sunrise-60, "11:00"]]|[["25:00", "1:0"]]
+[["1:00", "1:00"]]|[[20:00, 21:00]]|[["sunset+999", "٠١:٠٠"]]""".replace("\n", "|").split("|")
 ODD += [
     LAUGHS,
     "1" * 5_000,
@@ -75,7 +83,9 @@ ODD += [
     "|\n   text\n",
     "1.5\n 2",
 ]
-values = st.sampled_from(ODD) | st.text(max_size=20) | st.integers().map(str) | st.floats().map(repr)
+values = (
+    st.sampled_from(ODD) | st.text(max_size=20) | st.integers().map(str) | st.floats().map(repr)
+)
 
 
 def line_of(key: tuple[str, ...], value: str) -> str:
@@ -111,11 +121,15 @@ def recognizer(bundle_folder: Path) -> Recognizer:
 
 
 def use(config: Config, recognizer: Recognizer) -> None:
-    """What the daemon does with settings before its first sound; an error in one line is an answer."""
+    """What the daemon does with settings before its first sound; an error in one line is an
+    answer."""
     assert config.zone is None or config.zone.key
     assert topic_of(config, "state").encode()
     os.fspath(config.database).encode()
-    for ask in (lambda: Analyst(config, recognizer).digest(), lambda: schedule_of(config).open_at(NOON)):
+    for ask in (
+        lambda: Analyst(config, recognizer).digest(),
+        lambda: schedule_of(config).open_at(NOON),
+    ):
         message = ""
         try:
             ask()
@@ -126,13 +140,21 @@ def use(config: Config, recognizer: Recognizer) -> None:
 
 NAMED = "station: {id: porch}\n"
 NOON = datetime(2026, 6, 21, 12, tzinfo=timezone.utc)
-fuzzing = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzzing = settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @fuzzing
-@given(entries=st.lists(st.tuples(st.sampled_from(KEYS), values), min_size=1, max_size=3), in_blocks=st.booleans())
+@given(
+    entries=st.lists(st.tuples(st.sampled_from(KEYS), values), min_size=1, max_size=3),
+    in_blocks=st.booleans(),
+)
 def test_any_value_at_any_key_is_a_config_or_a_line(
-    tmp_path: Path, recognizer: Recognizer, entries: list[tuple[tuple[str, ...], str]], in_blocks: bool
+    tmp_path: Path,
+    recognizer: Recognizer,
+    entries: list[tuple[tuple[str, ...], str]],
+    in_blocks: bool,
 ) -> None:
     write = block_of if in_blocks else line_of
     text = "\n".join(write(key, value) for key, value in entries)
@@ -152,11 +174,26 @@ def test_any_value_at_any_key_is_a_config_or_a_line(
         ("clips: {save: !!bool x}", "not YAML: 'x' is not a valid bool"),
         ('runtime: {threads: !!int ""}', "not YAML: '' is not a valid int"),
         (f"runtime: {{threads: {'1' * 5_000}}}", "not YAML: '1{60}' is not a valid int"),
-        (f"runtime: {{threads: 0x{'f' * 5_000}}}", r"runtime\.threads: expected 0 to 256, found 0xf{58}"),
-        ("state: ~nobody_here/x", r"state: expected a path, found '~nobody_here/x'; no user of that name"),
-        (NAMED + r'bundle: "a\0b"', r"bundle: expected printable text of at most 4096 characters, found 'a\\x00b'"),
-        (NAMED + r'mqtt: {host: "\ud800"}', r"mqtt\.host: expected printable text of at most .*found '\\ud800'"),
-        (NAMED + "mqtt: {host: h, homeassistant: 'a/#'}", r"mqtt\.homeassistant: expected no #.*found 'a/#'"),
+        (
+            f"runtime: {{threads: 0x{'f' * 5_000}}}",
+            r"runtime\.threads: expected 0 to 256, found 0xf{58}",
+        ),
+        (
+            "state: ~nobody_here/x",
+            r"state: expected a path, found '~nobody_here/x'; no user of that name",
+        ),
+        (
+            NAMED + r'bundle: "a\0b"',
+            r"bundle: expected printable text of at most 4096 characters, found 'a\\x00b'",
+        ),
+        (
+            NAMED + r'mqtt: {host: "\ud800"}',
+            r"mqtt\.host: expected printable text of at most .*found '\\ud800'",
+        ),
+        (
+            NAMED + "mqtt: {host: h, homeassistant: 'a/#'}",
+            r"mqtt\.homeassistant: expected no #.*found 'a/#'",
+        ),
         (NAMED + "mqtt: {host: h, topic: $SYS}", r"mqtt\.topic: expected no #.*found '\$SYS'"),
         (f"? {'k' * 9_000}\n: 1", "k{60}: unknown key"),
         ("\n".join(f"k{n}: 1" for n in range(50_000)), "larger than 256 KiB"),
@@ -184,11 +221,15 @@ snippets = st.sampled_from([value.encode() for value in ODD]) | st.binary(max_si
 @example(edits=[(50, b"\0", 0)])
 @example(edits=[(50, "ä".encode("latin1"), 0)])
 @given(edits=st.lists(st.tuples(st.integers(0, 10_000), snippets, st.integers(0, 40)), max_size=4))
-def test_the_shipped_file_with_accidents(tmp_path: Path, edits: list[tuple[int, bytes, int]]) -> None:
+def test_the_shipped_file_with_accidents(
+    tmp_path: Path, edits: list[tuple[int, bytes, int]]
+) -> None:
     load(tmp_path / "station.yaml", damaged((PROJECT / "station.yaml").read_bytes(), edits))
 
 
-@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "unreadable", "missing", "loop", "long"])
+@pytest.mark.parametrize(
+    "kind", ["folder", "pipe", "device", "unreadable", "missing", "loop", "long"]
+)
 def test_what_is_no_file_of_settings(tmp_path: Path, kind: str) -> None:
     path = tmp_path / ("x" * 300 if kind == "long" else "station.yaml")
     if kind == "folder":
@@ -212,12 +253,23 @@ def test_what_is_no_file_of_settings(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "text", ["clips: {save: !!bool x}", "[" * 1_000, NAMED + "schedule: [[a, b]]", f"mqtt: {LAUGHS}"]
+    "text",
+    ["clips: {save: !!bool x}", "[" * 1_000, NAMED + "schedule: [[a, b]]", f"mqtt: {LAUGHS}"],
 )
 def test_the_command_says_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "station.yaml"
     path.write_text(text)
-    command = [sys.executable, "-W", "error", "-m", "edge", "replay", str(tmp_path), "--config", str(path)]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "edge",
+        "replay",
+        str(tmp_path),
+        "--config",
+        str(path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S)
     if "schedule" in text:  # of no account in a replay
         assert (done.returncode, done.stderr) == (0, "")
@@ -228,7 +280,17 @@ def test_the_command_says_one_line(tmp_path: Path, text: str) -> None:
 
 
 ends = st.sampled_from(
-    ["sunrise", "sunset", "sunrise-720", "sunset+720", "00:00", "23:59", "12:00", "24:00", "sunset+"]
+    [
+        "sunrise",
+        "sunset",
+        "sunrise-720",
+        "sunset+720",
+        "00:00",
+        "23:59",
+        "12:00",
+        "24:00",
+        "sunset+",
+    ]
 )
 
 
@@ -256,14 +318,33 @@ def test_a_schedule_that_parses_can_be_kept(
 
 
 @settings(max_examples=300, deadline=None)
-@given(names=st.lists(st.binary(min_size=1, max_size=30).filter(lambda name: not {0, 47} & set(name)), unique=True))
+@given(
+    names=st.lists(
+        st.binary(min_size=1, max_size=30).filter(lambda name: not {0, 47} & set(name)), unique=True
+    )
+)
 @example(
-    names=[b"a\xff", b"a\\xff", "a\xff".encode(), b"a\\u00ff", b"\\", b"\\\\", b"\xed\xa0\x80", b"a\nb", b"a\\u000ab"]
+    names=[
+        b"a\xff",
+        b"a\\xff",
+        "a\xff".encode(),
+        b"a\\u00ff",
+        b"\\",
+        b"\\\\",
+        b"\xed\xa0\x80",
+        b"a\nb",
+        b"a\\u000ab",
+    ]
 )
 def test_the_record_knows_every_name_and_tells_them_apart(names: list[bytes]) -> None:
-    known = [record_name(Path("in", os.fsdecode(name)), Path("in")) for name in names if name != b"."]
+    known = [
+        record_name(Path("in", os.fsdecode(name)), Path("in")) for name in names if name != b"."
+    ]
     assert [true_name(name) for name in known] == [name for name in names if name != b"."]
-    assert all(name.isprintable() or not re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", name) for name in known)
+    assert all(
+        name.isprintable() or not re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", name)
+        for name in known
+    )
     assert json.loads(json.dumps(known, ensure_ascii=False).encode()) == known
 
 
@@ -276,8 +357,19 @@ def test_an_ordinary_name_is_itself() -> None:
 
 @pytest.mark.slow
 def test_rounds_of_damaged_recordings_with_odd_names() -> None:
-    """`python -m tests.trials.fuzz` run shorter; a decoder that crashes ends the child, not the test."""
-    command = [sys.executable, "-W", "error", "-m", "tests.trials.fuzz", "--rounds", "10", "--seed", "7"]
+    """`python -m tests.trials.fuzz` run shorter; a decoder that crashes ends the child, not the
+    test."""
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "tests.trials.fuzz",
+        "--rounds",
+        "10",
+        "--seed",
+        "7",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S, cwd=PROJECT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("10 rounds of 20 files")
@@ -288,12 +380,17 @@ def test_a_header_that_promises_centuries(tmp_path: Path, station_yaml: StationY
     file = io.BytesIO()
     soundfile.write(file, np.full(4_000, 0.1), 1_000, "PCM_U8", format="WAV")
     content = file.getvalue()
-    at, size = content.index(b"data"), 2**48 - 2
+    at = content.index(b"data")
+    size = 2**48 - 2
     wide = b"RF64\xff\xff\xff\xffWAVEds64" + struct.pack("<I3QI", 28, size, size, size, 0)
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "x.wav").write_bytes(wide + content[12:at] + b"data\xff\xff\xff\xff" + content[at + 8 :])
+    (tmp_path / "in" / "x.wav").write_bytes(
+        wide + content[12:at] + b"data\xff\xff\xff\xff" + content[at + 8 :]
+    )
     config = load_config(station_yaml())
-    assert [o.state for o in replay_folder(config, tmp_path / "in", lambda *_: None).outcomes] == ["analysed"]
+    assert [o.state for o in replay_folder(config, tmp_path / "in", lambda *_: None).outcomes] == [
+        "analysed"
+    ]
     with Store(config.database) as store:
         ((seconds,),) = store.rows("SELECT seconds FROM gaps WHERE reason = 'damaged'")
     assert seconds == DURATION_S_MAX - 4.0
@@ -301,7 +398,8 @@ def test_a_header_that_promises_centuries(tmp_path: Path, station_yaml: StationY
 
 @pytest.mark.slow
 def test_names_on_a_terminal(tmp_path: Path, station_yaml: StationYaml) -> None:
-    """What rich takes for markup, what would clear the screen, what is no text: shown, and told apart."""
+    """What rich takes for markup, what would clear the screen, what is no text: shown, and told
+    apart."""
     folder = tmp_path / "in" / "["
     folder.mkdir(parents=True)
     for name in (b"red].wav", b"\x1b[2J\n\xff.wav"):
@@ -320,7 +418,9 @@ def test_names_on_a_terminal(tmp_path: Path, station_yaml: StationYaml) -> None:
         str(station_yaml()),
     ]
     screen, terminal = pty.openpty()
-    with subprocess.Popen(command, stdout=terminal, stderr=terminal, env=os.environ | {"TERM": "xterm"}) as program:
+    with subprocess.Popen(
+        command, stdout=terminal, stderr=terminal, env=os.environ | {"TERM": "xterm"}
+    ) as program:
         os.close(terminal)
         said = b""
         with contextlib.suppress(OSError):  # EIO: the program has ended
@@ -335,7 +435,9 @@ def test_names_on_a_terminal(tmp_path: Path, station_yaml: StationYaml) -> None:
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "long"])
 def test_a_replay_of_what_is_neither_folder_nor_file(tmp_path: Path, kind: str) -> None:
-    path = Path("/dev/zero") if kind == "device" else tmp_path / ("x" * (300 if kind == "long" else 1))
+    path = (
+        Path("/dev/zero") if kind == "device" else tmp_path / ("x" * (300 if kind == "long" else 1))
+    )
     if kind == "pipe":
         os.mkfifo(path)
     with pytest.raises(UsageError, match=str(path)):

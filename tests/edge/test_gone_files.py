@@ -1,4 +1,5 @@
-"""What was begun of files that are no more is at an end when the folder is looked at; what is only away is not."""
+"""What was begun of files that are no more is at an end when the folder is looked at; what is only
+away is not."""
 
 import os
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from edge.store.record import Store
 from tests.edge.test_live import rows
 from tests.edge.test_passing_errors import Desk, song
 
-NAME, OTHER = "card/a_20190601_053000.wav", "b_20190601_063000.wav"
+NAME = "card/a_20190601_053000.wav"
+OTHER = "b_20190601_063000.wav"
 ENDED = "SELECT path, state, reason, audio_s FROM recordings ORDER BY path"
 
 
@@ -27,7 +29,11 @@ def recognizer(bundle_folder: Path) -> Recognizer:
 @pytest.fixture
 def watching(tmp_path: Path, station_yaml: Callable[..., Path]) -> Config:
     (tmp_path / "in" / "card").mkdir(parents=True)
-    lines = ("source: folder", f"folder: {{path: {tmp_path / 'in'}, settle_s: 0}}", "runtime: {batch: 2, threads: 1}")
+    lines = (
+        "source: folder",
+        f"folder: {{path: {tmp_path / 'in'}, settle_s: 0}}",
+        "runtime: {batch: 2, threads: 1}",
+    )
     return load_config(station_yaml(*lines))
 
 
@@ -71,11 +77,15 @@ def test_a_file_that_was_deleted_is_at_an_end(
         path.with_name("notes.txt").write_text("somebody's")
     look(watching, recognizer)
     assert rows(watching, "SELECT * FROM attempts") == []
-    assert rows(watching, ENDED) == [(NAME, "analysed", "the file was deleted before its end", analysed_s)]
+    assert rows(watching, ENDED) == [
+        (NAME, "analysed", "the file was deleted before its end", analysed_s)
+    ]
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(sound)
     desk = Desk(watching, recognizer)
-    assert desk.until(lambda: rows(watching, "SELECT 1 FROM recordings WHERE audio_s = 40") == [(1,)])
+    assert desk.until(
+        lambda: rows(watching, "SELECT 1 FROM recordings WHERE audio_s = 40") == [(1,)]
+    )
     assert rows(watching, ENDED) == [(NAME, "analysed", None, 40.0)]
     assert rows(watching, "SELECT sum(analysed_s) FROM effort") == [(40.0,)]
     desk.watched.end()
@@ -103,7 +113,9 @@ def test_what_is_away_with_its_disk_is_not_at_an_end(
         desk.watched._looked_at = desk.watched._cleaned_at = float("-inf")
         desk.watched.step()
     desk.watched.end()
-    assert len(rows(watching, "SELECT 1 FROM recordings WHERE state = 'analysed'")) == len(done) + (what == "others")
+    assert len(rows(watching, "SELECT 1 FROM recordings WHERE state = 'analysed'")) == len(done) + (
+        what == "others"
+    )
     assert rows(watching, f"SELECT * FROM attempts WHERE path = '{NAME}'") == before
     assert rows(watching, f"SELECT state FROM recordings WHERE path = '{NAME}'") == [("started",)]
 
@@ -114,7 +126,9 @@ def test_renamed_it_goes_on(tmp_path: Path, watching: Config, recognizer: Recogn
     begin(watching, recognizer)
     path.rename(tmp_path / "in" / path.name)
     desk = Desk(watching, recognizer)
-    assert desk.until(lambda: [row[1:] for row in rows(watching, ENDED)] == [("analysed", None, 40.0)])
+    assert desk.until(
+        lambda: [row[1:] for row in rows(watching, ENDED)] == [("analysed", None, 40.0)]
+    )
     desk.watched._cleaned_at = float("-inf")
     assert desk.until(lambda: rows(watching, "SELECT * FROM attempts") == [])
     desk.watched.end()
@@ -123,12 +137,15 @@ def test_renamed_it_goes_on(tmp_path: Path, watching: Config, recognizer: Recogn
 def test_of_names_of_any_bytes_and_of_programs_that_died(
     tmp_path: Path, watching: Config, recognizer: Recognizer
 ) -> None:
-    """One that is there is found under its printable name; a death counts before it is forgotten; a replay's stays."""
+    """One that is there is found under its printable name; a death counts before it is forgotten; a
+    replay's stays."""
     there = song(tmp_path / "in" / "a\\b\x07.wav", 6)
     song(tmp_path / "in" / OTHER, 7)
     Store(watching.database).close()
     desk = Desk(watching, recognizer)
-    assert desk.until(lambda: rows(watching, "SELECT count(*) FROM recordings WHERE state = 'analysed'") == [(2,)])
+    assert desk.until(
+        lambda: rows(watching, "SELECT count(*) FROM recordings WHERE state = 'analysed'") == [(2,)]
+    )
     with Store(watching.database) as store:
         task = Task.of(there, "a\\\\b\\u0007.wav", "folder")
         for name in (task.name, "gone.wav", "replayed.wav"):
@@ -146,13 +163,17 @@ def test_of_names_of_any_bytes_and_of_programs_that_died(
 def test_a_log_that_grows_is_refused_once(
     tmp_path: Path, watching: Config, recognizer: Recognizer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file that is no recording, and whose every line makes the station say so anew: one row, one line."""
-    path, refused = tmp_path / "in" / "LOGFILE", "SELECT path, state, bytes FROM recordings"
+    """A file that is no recording, and whose every line makes the station say so anew: one row, one
+    line."""
+    path = tmp_path / "in" / "LOGFILE"
+    refused = "SELECT path, state, bytes FROM recordings"
     desk = Desk(watching, recognizer)
     for lines in (1, 2, 3):
         path.write_text("begun\n" * lines)
         desk.watched.step()
-        assert desk.until(lambda size=6 * lines: rows(watching, refused) == [("LOGFILE", "refused", size)])
+        assert desk.until(
+            lambda size=6 * lines: rows(watching, refused) == [("LOGFILE", "refused", size)]
+        )
     desk.watched.end()
     assert len([said for said in caplog.messages if "refused" in said]) == 1
     assert rows(watching, "SELECT count(*) FROM files") == [(1,)]

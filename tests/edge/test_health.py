@@ -1,4 +1,5 @@
-"""What the station says of itself: the rule from facts to state, the two files, the day's counts, this machine."""
+"""What the station says of itself: the rule from facts to state, the two files, the day's counts,
+this machine."""
 
 import errno
 import json
@@ -64,29 +65,62 @@ WELL = Health(
 # The rule
 
 CARD = "microphone.rate_hz: 'x' gives 2.0% more samples than 48000 Hz says, about 49000 in a second"
-DETECTOR = "privacy.detector: no score for 3 of the last 720 windows: expected a score from 0 to 1, found nan"
+DETECTOR = (
+    "privacy.detector: no score for 3 of the last 720 windows: expected a score from 0 to "
+    "1, found nan"
+)
 NETWORKS = "the networks: no score for 3 of the last 720 windows: b0_fold1_seed2 gave no number"
 RULES: list[tuple[str, str, dict[str, Any], Facts]] = [
     ("ok", "", {}, Facts()),
     ("ok", "", {"mqtt": None, "clock_state": "rtc"}, Facts()),
     ("ok", "", {"hearing": False}, Facts()),  # it rests
     ("ok", "", {"hearing": False}, Facts(silent_s=30.0, source_problem="Device unavailable")),
-    ("failing", "No sound for 31 s (Device unavailable)", {}, Facts(silent_s=31, source_problem="Device unavailable")),
+    (
+        "failing",
+        "No sound for 31 s (Device unavailable)",
+        {},
+        Facts(silent_s=31, source_problem="Device unavailable"),
+    ),
     ("failing", "No sound for 3 h:", {"hearing": False}, Facts(silent_s=3 * 3600)),
-    ("failing", "is its disk plugged in", {"source": "folder"}, Facts(silent_s=60, source_problem="/x: not there")),
-    ("degraded", "A part of the folder", {"source": "folder"}, Facts(source_problem="/x/y: Permission denied")),
+    (
+        "failing",
+        "is its disk plugged in",
+        {"source": "folder"},
+        Facts(silent_s=60, source_problem="/x: not there"),
+    ),
+    (
+        "degraded",
+        "A part of the folder",
+        {"source": "folder"},
+        Facts(source_problem="/x/y: Permission denied"),
+    ),
     ("failing", "cannot be stored (disk I/O error)", {}, Facts(store_problem="disk I/O error")),
     ("degraded", "windows.hop_s", {"shed": 1}, Facts()),
     ("degraded", "is not at its rate (microphone.rate_hz: 'x' gives", {}, Facts(card_problem=CARD)),
-    ("degraded", "speech fails (privacy.detector: no score for", {}, Facts(privacy_problem=DETECTOR)),
-    ("degraded", "Scores are missing (the networks: no score for", {}, Facts(networks_problem=NETWORKS)),
+    (
+        "degraded",
+        "speech fails (privacy.detector: no score for",
+        {},
+        Facts(privacy_problem=DETECTOR),
+    ),
+    (
+        "degraded",
+        "Scores are missing (the networks: no score for",
+        {},
+        Facts(networks_problem=NETWORKS),
+    ),
     ("degraded", "Lost in the last hour: 2 min", {}, Facts(lost_hour_s=120.0)),
     ("degraded", "clock was not set", {"clock_state": "unsynced"}, Facts()),
     ("ok", "", {"clock_state": "unsynced"}, Facts(time_known=True)),
     ("ok", "", {"disk_free_mb": 200.0, "disk_hours_left": 0.0}, Facts()),
     ("degraded", "Only 199 MB", {"disk_free_mb": 199.0}, Facts()),
     ("degraded", "stays 12 MB fuller", {}, Facts(disk_short_mb=12.0)),
-    ("degraded", "Clips cannot be saved (No space left", {}, Facts(clips_problem="No space left on device")),
+    (
+        "degraded",
+        "Clips cannot be saved (No space left",
+        {},
+        Facts(clips_problem="No space left on device"),
+    ),
     ("ok", "", {"mqtt": replace(MQTT, connected=False)}, Facts(broker_away_s=600.0)),
     (
         "degraded",
@@ -101,12 +135,19 @@ RULES: list[tuple[str, str, dict[str, Any], Facts]] = [
         Facts(publisher_ended=True, broker_away_s=3e5),
     ),
     ("degraded", "refused 4 messages", {"mqtt": replace(MQTT, dead=4)}, Facts()),
-    ("degraded", "not on the best runtime of this machine (no engine)", {}, Facts(runtime_problem="no engine")),
+    (
+        "degraded",
+        "not on the best runtime of this machine (no engine)",
+        {},
+        Facts(runtime_problem="no engine"),
+    ),
 ]
 
 
 @pytest.mark.parametrize(("state", "words", "changes", "facts"), RULES)
-def test_the_rule_from_facts_to_state(state: str, words: str, changes: dict[str, Any], facts: Facts) -> None:
+def test_the_rule_from_facts_to_state(
+    state: str, words: str, changes: dict[str, Any], facts: Facts
+) -> None:
     health = assess(replace(WELL, **changes), facts)
     assert health.state == state
     assert len(health.problems) == (state != "ok")
@@ -128,7 +169,11 @@ def test_of_many_problems_the_worst_decides_and_comes_first() -> None:
 
 def test_the_documents_table_has_every_key_and_no_other() -> None:
     written = json.loads(WELL.to_json())
-    keys = [key for key in written if key != "mqtt"] + [f"mqtt.{key}" for key in written["mqtt"]] + ["mqtt"]
+    keys = (
+        [key for key in written if key != "mqtt"]
+        + [f"mqtt.{key}" for key in written["mqtt"]]
+        + ["mqtt"]
+    )
     section = DOCS.split("## health.json")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `([a-z_0-9.]+)` \|([^|]*)\|([^|]*)\|$", section, re.MULTILINE)
     assert sorted(key for key, _, _ in rows) == sorted(keys)
@@ -137,7 +182,10 @@ def test_the_documents_table_has_every_key_and_no_other() -> None:
 
 
 def test_json_is_plain() -> None:
-    health = assess(replace(WELL, level_dbfs=-math.inf, lag_s=math.nan, runtime="Ünïcode \udcff"), Facts(lost_hour_s=1))
+    health = assess(
+        replace(WELL, level_dbfs=-math.inf, lag_s=math.nan, runtime="Ünïcode \udcff"),
+        Facts(lost_hour_s=1),
+    )
     text = health.to_json()
     assert text.isascii()
     assert "\n" not in text
@@ -159,7 +207,8 @@ Samples = dict[str, list[tuple[dict[str, str], float]]]
 
 
 def parse_exposition(text: str) -> tuple[dict[str, str], Samples]:
-    """Types and samples by metric; asserts Prometheus' text format 0.0.4, more strictly than Prometheus does."""
+    """Types and samples by metric; asserts Prometheus' text format 0.0.4, more strictly than
+    Prometheus does."""
     types: dict[str, str] = {}
     samples: Samples = {}
     helped = ""
@@ -179,7 +228,10 @@ def parse_exposition(text: str) -> tuple[dict[str, str], Samples]:
             assert name in types
             labels = _LABEL.findall(inside)
             assert ",".join(f'{key}="{text}"' for key, text in labels) == inside, line
-            plain = {key: re.sub(r"\\(.)", lambda m: {"n": "\n"}.get(m[1], m[1]), text) for key, text in labels}
+            plain = {
+                key: re.sub(r"\\(.)", lambda m: {"n": "\n"}.get(m[1], m[1]), text)
+                for key, text in labels
+            }
             assert len(plain) == len(labels)
             assert plain not in [other for other, _ in samples.get(name, [])], "no sample twice"
             samples.setdefault(name, []).append((plain, float(value)))
@@ -187,7 +239,9 @@ def parse_exposition(text: str) -> tuple[dict[str, str], Samples]:
 
 
 def test_prometheus_has_units_labels_and_what_is_known() -> None:
-    types, samples = parse_exposition(replace(WELL, state="degraded", last_detection_utc=NOON).to_prometheus())
+    types, samples = parse_exposition(
+        replace(WELL, state="degraded", last_detection_utc=NOON).to_prometheus()
+    )
     where = {"station": "porch", "source": "microphone"}
     assert all(where.items() <= labels.items() for group in samples.values() for labels, _ in group)
     assert samples["birdstation_disk_free_bytes"] == [(where, 12_000_500_000.0)]
@@ -224,8 +278,12 @@ def test_the_documents_alerts_ask_for_metrics_that_are_there() -> None:
 
 
 @given(st.text(max_size=20), st.text(max_size=20), st.floats(), st.integers(0, 10**12))
-def test_any_text_and_number_gives_a_valid_exposition(name: str, runtime: str, level: float, sent: int) -> None:
-    health = replace(WELL, station=name, runtime=runtime, level_dbfs=level, mqtt=replace(MQTT, sent=sent))
+def test_any_text_and_number_gives_a_valid_exposition(
+    name: str, runtime: str, level: float, sent: int
+) -> None:
+    health = replace(
+        WELL, station=name, runtime=runtime, level_dbfs=level, mqtt=replace(MQTT, sent=sent)
+    )
     _, samples = parse_exposition(health.to_prometheus())
     labels, _ = samples["birdstation_info"][0]
     assert (labels["station"], labels["runtime"]) == (name, runtime)
@@ -254,12 +312,16 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     """Another process writes as fast as it can."""
     write_health(WELL, tmp_path)
     code = (
-        "import pathlib, sys; from edge.daemon.health import write_health; from tests.edge.test_health import WELL\n"
+        "import pathlib, sys; from edge.daemon.health import write_health; from "
+        "tests.edge.test_health import WELL\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "while not (folder / 'stop').exists(): assert write_health(WELL, folder) is None"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[2]) as writer:
-        seen, reads = set(), 0
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[2]
+    ) as writer:
+        seen = set()
+        reads = 0
         try:
             while (len(seen) < 20 or reads < 200) and writer.poll() is None:
                 seen.add((tmp_path / "health.prom").stat().st_mtime_ns)
@@ -275,9 +337,14 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_said_not_raised(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     problem = write_health(WELL, tmp_path / "file" / "run")
-    assert problem == f"{tmp_path / 'file' / 'run'}: health cannot be written: {os.strerror(errno.ENOTDIR)}"
+    assert (
+        problem
+        == f"{tmp_path / 'file' / 'run'}: health cannot be written: {os.strerror(errno.ENOTDIR)}"
+    )
     (tmp_path / "full").mkdir()
-    (tmp_path / "full" / ".health.json.new").symlink_to("/dev/full")  # every write to it says that the disk is full
+    (tmp_path / "full" / ".health.json.new").symlink_to(
+        "/dev/full"
+    )  # every write to it says that the disk is full
     problem = write_health(WELL, tmp_path / "full")
     assert problem == f"{tmp_path / 'full'}: health cannot be written: {os.strerror(errno.ENOSPC)}"
     assert list((tmp_path / "full").iterdir()) == [], "what was begun is taken away"
@@ -286,7 +353,9 @@ def test_a_folder_that_cannot_be_written_is_said_not_raised(tmp_path: Path) -> N
 def test_where_the_files_go() -> None:
     config = Config(state=Path("/state"))
     assert health_folder(config, {}) == Path("/state")
-    assert health_folder(config, {"RUNTIME_DIRECTORY": "/run/birdstation:/run/other"}) == Path("/run/birdstation")
+    assert health_folder(config, {"RUNTIME_DIRECTORY": "/run/birdstation:/run/other"}) == Path(
+        "/run/birdstation"
+    )
     own = replace(config, health=HealthSettings(folder=Path("/own")))
     assert health_folder(own, {"RUNTIME_DIRECTORY": "/run/birdstation"}) == Path("/own")
 
@@ -323,7 +392,9 @@ def test_counts_of_the_day_end_at_local_midnight() -> None:
     assert day.today.day == date(2024, 5, 13)
 
 
-@pytest.mark.parametrize(("on", "hours"), [("2024-03-31", 23), ("2024-10-27", 25), ("2024-05-12", 24)])
+@pytest.mark.parametrize(
+    ("on", "hours"), [("2024-03-31", 23), ("2024-10-27", 25), ("2024-05-12", 24)]
+)
 def test_a_day_has_as_many_hours_as_it_has(on: str, hours: int) -> None:
     day = Day("Europe/Berlin", f"{on} 12:00")
     day.today.add_analysed(day.now - timedelta(hours=36), 72 * 3600)
@@ -331,7 +402,9 @@ def test_a_day_has_as_many_hours_as_it_has(on: str, hours: int) -> None:
     day.now = day.at(f"{on} 23:59")
     assert day.today.counts.analysed_s == hours * 3600
     day.now += timedelta(minutes=1)
-    assert day.today.counts.analysed_s == 24 * 3600, "a recorder's clock was ahead: that was of this day"
+    assert day.today.counts.analysed_s == 24 * 3600, (
+        "a recorder's clock was ahead: that was of this day"
+    )
 
 
 def test_a_clock_that_is_set_back_begins_another_day() -> None:
@@ -344,9 +417,13 @@ def test_a_clock_that_is_set_back_begins_another_day() -> None:
     assert day.today.counts == Counts(analysed_s=60)
 
 
-@given(st.lists(st.floats(0, 7200), max_size=30), st.sampled_from(["Europe/Berlin", "UTC", "Asia/Kolkata"]))
+@given(
+    st.lists(st.floats(0, 7200), max_size=30),
+    st.sampled_from(["Europe/Berlin", "UTC", "Asia/Kolkata"]),
+)
 def test_a_day_adds_up_whatever_the_pieces(pieces: list[float], zone: str) -> None:
-    """Stretches end to end, from the evening before a day of 23 hours on, each told when it ends."""
+    """Stretches end to end, from the evening before a day of 23 hours on, each told when it
+    ends."""
     day = Day(zone, "2024-03-30 20:00")
     began = day.now
     for seconds in pieces:
@@ -392,10 +469,13 @@ def test_the_hottest_plausible_sensor(tmp_path: Path) -> None:
 def test_disk_memory_and_files_of_this_process(tmp_path: Path) -> None:
     space = disk(tmp_path)
     assert space is not None
-    assert space.free_mb == pytest.approx(os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize / 1e6, rel=0.2)
+    assert space.free_mb == pytest.approx(
+        os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize / 1e6, rel=0.2
+    )
     assert space.free_mb <= space.total_mb
     assert disk(tmp_path / "not there") is None
-    small, open_before = rss_mb(), open_files()
+    small = rss_mb()
+    open_before = open_files()
     assert small is not None
     assert open_before is not None
     block = mmap.mmap(-1, 80_000_000)  # what malloc gives may have been this process's before

@@ -1,4 +1,5 @@
-"""The announcement to Home Assistant: by the schema of its documentation, and what its templates make of messages."""
+"""The announcement to Home Assistant: by the schema of its documentation, and what its templates
+make of messages."""
 
 import json
 from typing import Any
@@ -10,10 +11,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from edge.publisher.homeassistant import discovery
 
-# From https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload and the pages of sensor.mqtt,
-# binary_sensor.mqtt and event.mqtt: which options exist, which are required. Home Assistant refuses unknown ones of a
-# device, an origin and at the root, and removes them from components; here they are refused everywhere.
-_TEXT, _TOPIC = {"type": "string", "minLength": 1}, {"type": "string", "pattern": "^[^#+]+$"}
+# From https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload and the pages of
+# sensor.mqtt, binary_sensor.mqtt and event.mqtt: which options exist, which are required. Home
+# Assistant refuses unknown ones of a device, an origin and at the root, and removes them from
+# components; here they are refused everywhere.
+_TEXT = {"type": "string", "minLength": 1}
+_TOPIC = {"type": "string", "pattern": "^[^#+]+$"}
 _COMPONENT = {
     "unique_id": _TEXT,
     "name": {"type": ["string", "null"]},
@@ -22,7 +25,9 @@ _COMPONENT = {
     "value_template": _TEXT,
     "json_attributes_topic": _TOPIC,
     "json_attributes_template": _TEXT,
-    "entity_category": {"const": "diagnostic"},  # of what only says something, `config` is not allowed
+    "entity_category": {
+        "const": "diagnostic"
+    },  # of what only says something, `config` is not allowed
 }
 _SENSOR = {
     "platform": {"const": "sensor"},
@@ -38,7 +43,10 @@ _BINARY = {
     "device_class": {"enum": ["problem", "connectivity"]},
     "expire_after": {"type": "integer", "minimum": 0},
 }
-_EVENT = {"platform": {"const": "event"}, "event_types": {"type": "array", "items": _TEXT, "minItems": 1}}
+_EVENT = {
+    "platform": {"const": "event"},
+    "event_types": {"type": "array", "items": _TEXT, "minItems": 1},
+}
 
 
 def _of(properties: dict[str, Any], *required: str) -> dict[str, Any]:
@@ -98,13 +106,20 @@ HEALTH: dict[str, Any] = {
     "clock_state": "synced",
     "runtime": "onnx",
 }
-DETECTION = {"source": "microphone", "common_name": "D'Arnaud's Barbet", "score": 0.873, "queued": False}
+DETECTION = {
+    "source": "microphone",
+    "common_name": "D'Arnaud's Barbet",
+    "score": 0.873,
+    "queued": False,
+}
 
 
 @pytest.fixture(params=[("microphone",), ("microphone", "folder")])
 def payload(request: pytest.FixtureRequest) -> dict[str, Any]:
     last = {source: f"b/v1/porch/source/{source}/last" for source in request.param}
-    text = discovery("porch", "1.0", "b/v1/porch/detection", "b/v1/porch/status", "b/v1/porch/health", last, 90)
+    text = discovery(
+        "porch", "1.0", "b/v1/porch/detection", "b/v1/porch/status", "b/v1/porch/health", last, 90
+    )
     return dict(json.loads(text))
 
 
@@ -124,12 +139,17 @@ def test_the_announcement_is_as_documented(payload: dict[str, Any]) -> None:
 
 def test_the_schema_refuses_what_home_assistant_refuses(payload: dict[str, Any]) -> None:
     validator = jsonschema.Draft202012Validator(_SCHEMA)
-    for path, value in (("origin", {}), ("device", {"name": "x"}), ("components", {"a": {"platform": "sensor"}})):
+    for path, value in (
+        ("origin", {}),
+        ("device", {"name": "x"}),
+        ("components", {"a": {"platform": "sensor"}}),
+    ):
         assert not validator.is_valid(payload | {path: value}), path
 
 
 def rendered(template: str, message: dict[str, Any]) -> str:
-    """As Home Assistant does it: Jinja in a sandbox, the message as value_json; spaces around are cut off."""
+    """As Home Assistant does it: Jinja in a sandbox, the message as value_json; spaces around are
+    cut off."""
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
     return environment.from_string(template).render(value_json=message).strip()
 
@@ -140,8 +160,18 @@ def test_templates_find_their_values(payload: dict[str, Any]) -> None:
     for key, component in components.items():
         message = DETECTION if "state_topic" in component else HEALTH
         values[key] = rendered(component["value_template"], message)
-    expected = {"detections_today": "12", "lost_today_s": "3.5", "lag_s": "None", "level_dbfs": "-43.2"}
-    expected |= {"disk_free_mb": "5120.0", "temperature_c": "None", "mqtt_waiting": "7", "clock_state": "synced"}
+    expected = {
+        "detections_today": "12",
+        "lost_today_s": "3.5",
+        "lag_s": "None",
+        "level_dbfs": "-43.2",
+    }
+    expected |= {
+        "disk_free_mb": "5120.0",
+        "temperature_c": "None",
+        "mqtt_waiting": "7",
+        "clock_state": "synced",
+    }
     expected |= {"runtime": "onnx", "problem": "ON"}
     expected |= {"last_species_microphone": "D'Arnaud's Barbet", "last_score_microphone": "0.873"}
     assert expected.items() <= values.items()
@@ -164,4 +194,6 @@ def test_a_foreign_detection_says_nothing(payload: dict[str, Any]) -> None:
     assert rendered(event["value_template"], DETECTION | {"source": "replay"}) == ""
     for component in payload["components"].values():
         if component["name"].startswith("Last"):
-            assert component["state_topic"].endswith("/last"), "a topic that has no foreign messages"
+            assert component["state_topic"].endswith("/last"), (
+                "a topic that has no foreign messages"
+            )

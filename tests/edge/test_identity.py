@@ -1,4 +1,5 @@
-"""What a recording is: real files that are copied, moved, swapped, grown and touched, and what the record says then."""
+"""What a recording is: real files that are copied, moved, swapped, grown and touched, and what the
+record says then."""
 
 import os
 import random
@@ -72,11 +73,15 @@ class Desk:
     def replay(self, what: Path, jobs: int = 1) -> list[Outcome]:
         self.analysed = []
         with Store(self.config.database) as store:
-            replay = Replay(self.analyst, store, alive=lambda found: self.analysed.append(found.row.path))
+            replay = Replay(
+                self.analyst, store, alive=lambda found: self.analysed.append(found.row.path)
+            )
             reading = Readers(replay.reading, jobs).events if jobs > 1 else None
             outcomes = list(replay.run(*recordings_in(what), reading))
             ends = [replay.in_the_end(o) for o in outcomes]
-        assert {o.path for o in outcomes if not o.earlier and o.state == "analysed"} == set(self.analysed)
+        assert {o.path for o in outcomes if not o.earlier and o.state == "analysed"} == set(
+            self.analysed
+        )
         return sorted(ends, key=lambda o: o.path)
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
@@ -86,13 +91,16 @@ class Desk:
     def counted(self) -> list[tuple[str, float, int]]:
         """Path, seconds of effort and detections of each recording that counts."""
         return self.rows(
-            "SELECT r.path, (SELECT coalesce(round(sum(analysed_s), 3), 0) FROM effort WHERE recording = r.id),"
+            "SELECT r.path, (SELECT coalesce(round(sum(analysed_s), 3), 0) FROM effort WHERE "
+            "recording = r.id),"
             " (SELECT count(*) FROM detections WHERE recording = r.id) FROM recordings r"
             " WHERE r.state = 'analysed' ORDER BY r.path, r.rowid"
         )
 
     def twice(self) -> list[tuple[Any, ...]]:
-        return self.rows("SELECT start_utc, species FROM detections GROUP BY 1, 2 HAVING count(*) > 1")
+        return self.rows(
+            "SELECT start_utc, species FROM detections GROUP BY 1, 2 HAVING count(*) > 1"
+        )
 
 
 @pytest.fixture
@@ -114,12 +122,21 @@ def test_two_cards_with_one_name_size_and_time(desk: Desk, tmp_path: Path, jobs:
     assert len(desk.counted()) == 2
     for card, outcome, species in ((a, first[0], "lowtoo"), (b, second[0], "higtoo")):
         again = desk.replay(card.parent, jobs)
-        assert (again[0].earlier, again[0].recording, desk.analysed) == (True, outcome.recording, [])
+        assert (again[0].earlier, again[0].recording, desk.analysed) == (
+            True,
+            outcome.recording,
+            [],
+        )
         with Store(desk.config.database) as store:
             assert store.heard_in(desk.analyst.bundle.id, [outcome.recording or ""])[1] == 1
-            heard = store.rows(f"SELECT DISTINCT species FROM detections WHERE recording = '{outcome.recording}'")
+            heard = store.rows(
+                f"SELECT DISTINCT species FROM detections WHERE recording = '{outcome.recording}'"
+            )
         assert heard == [(species,)]
-    assert {row[0] for row in desk.rows("SELECT sha256 FROM recordings")} == {file_sha256(a), file_sha256(b)}
+    assert {row[0] for row in desk.rows("SELECT sha256 FROM recordings")} == {
+        file_sha256(a),
+        file_sha256(b),
+    }
 
 
 def test_a_swap_in_place_that_keeps_every_time(desk: Desk, tmp_path: Path) -> None:
@@ -130,13 +147,18 @@ def test_a_swap_in_place_that_keeps_every_time(desk: Desk, tmp_path: Path) -> No
     put(path, wav(song("higtoo")))
     with Store(desk.config.database) as store, store._transaction():  # as if ctime were the same
         store._db.execute("UPDATE files SET ctime_ns = ?", (state_of(path).ctime_ns,))
-    assert (before_state.bytes, before_state.mtime_ns) == (state_of(path).bytes, state_of(path).mtime_ns)
+    assert (before_state.bytes, before_state.mtime_ns) == (
+        state_of(path).bytes,
+        state_of(path).mtime_ns,
+    )
     (after,) = desk.replay(path)
     assert (after.earlier, after.recording == before.recording) == (False, False)
     assert len(desk.counted()) == 2
 
 
-def test_an_edit_between_the_blocks_of_a_sample_is_seen_by_its_ctime(desk: Desk, tmp_path: Path) -> None:
+def test_an_edit_between_the_blocks_of_a_sample_is_seen_by_its_ctime(
+    desk: Desk, tmp_path: Path
+) -> None:
     sound = song("lowtoo", 12)
     path = put(tmp_path / NAME, wav(sound))
     desk.replay(path)
@@ -144,20 +166,32 @@ def test_an_edit_between_the_blocks_of_a_sample_is_seen_by_its_ctime(desk: Desk,
     sound[100_000:100_100] = 0.5
     put(path, wav(sound))
     after = state_of(path)
-    assert (before.bytes, before.mtime_ns, before.sample) == (after.bytes, after.mtime_ns, after.sample)
+    assert (before.bytes, before.mtime_ns, before.sample) == (
+        after.bytes,
+        after.mtime_ns,
+        after.sample,
+    )
     (outcome,) = desk.replay(path)
     assert not outcome.earlier
     assert len(desk.counted()) == 2, "nobody can tell it from another card's"
 
 
 def test_a_header_that_is_mended_is_the_same_recording(desk: Desk, tmp_path: Path) -> None:
-    path = put(tmp_path / NAME, wav(song("lowtoo"), "Recorded at 04:00:00 12/05/2024 (UTC) by AudioMoth 24F3190160371"))
+    path = put(
+        tmp_path / NAME,
+        wav(song("lowtoo"), "Recorded at 04:00:00 12/05/2024 (UTC) by AudioMoth 24F3190160371"),
+    )
     (first,) = desk.replay(path)
-    put(path, wav(song("lowtoo"), "Recorded at 05:30:00 12/05/2024 (UTC) by AudioMoth 24F3190160371"))
+    put(
+        path,
+        wav(song("lowtoo"), "Recorded at 05:30:00 12/05/2024 (UTC) by AudioMoth 24F3190160371"),
+    )
     (second,) = desk.replay(path)
     assert first.recording != second.recording
     assert [row[1] for row in desk.counted()] == [6.0]
-    assert desk.rows("SELECT DISTINCT substr(start_utc, 1, 16) FROM detections") == [("2024-05-12T05:30",)]
+    assert desk.rows("SELECT DISTINCT substr(start_utc, 1, 16) FROM detections") == [
+        ("2024-05-12T05:30",)
+    ]
 
 
 def test_hours_of_a_dead_microphone_are_recordings_each(desk: Desk, tmp_path: Path) -> None:
@@ -194,14 +228,19 @@ def test_copies_links_and_other_roots_are_one(desk: Desk, tmp_path: Path, jobs: 
 
 
 def test_a_file_without_a_time_that_gets_a_name_with_one(desk: Desk, tmp_path: Path) -> None:
-    """The same recording, and now it is known when it began; a copy without a time changes that no more."""
+    """The same recording, and now it is known when it began; a copy without a time changes that no
+    more."""
     path = put(tmp_path / "in" / "REC001.wav", wav(song("midtoo")))
     (first,) = desk.replay(path.parent)
     path = path.rename(path.with_name("20190601_053000.wav"))
     (second,) = desk.replay(path.parent)
     assert (second.recording, second.earlier) == (first.recording, False)
-    assert desk.rows("SELECT DISTINCT substr(start_utc, 1, 15) FROM detections") == [("2019-06-01T05:3",)]
-    assert desk.rows("SELECT start_utc, time_source FROM recordings") == [("2019-06-01T05:30:00.000Z", "name")]
+    assert desk.rows("SELECT DISTINCT substr(start_utc, 1, 15) FROM detections") == [
+        ("2019-06-01T05:3",)
+    ]
+    assert desk.rows("SELECT start_utc, time_source FROM recordings") == [
+        ("2019-06-01T05:30:00.000Z", "name")
+    ]
     shutil.copy(path, path.with_name("REC001.wav"))
     for _ in range(2):
         assert all(o.earlier for o in desk.replay(path.parent))
@@ -224,7 +263,9 @@ def test_what_touches_a_file_costs_no_analysis(desk: Desk, tmp_path: Path) -> No
     assert desk.rows("SELECT count(*) FROM files") == [(1,)]
 
 
-def test_unchanged_files_are_not_read_again(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unchanged_files_are_not_read_again(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for minute in range(3):
         put(tmp_path / "in" / f"20240512_04{minute:02d}00.wav", wav(song("midtoo", seed=minute)))
     desk.replay(tmp_path / "in")
@@ -236,7 +277,9 @@ def test_unchanged_files_are_not_read_again(desk: Desk, tmp_path: Path, monkeypa
     assert all(o.earlier for o in desk.replay(tmp_path / "in"))
 
 
-def test_of_two_that_are_read_at_once_the_second_waits_for_the_first(desk: Desk, tmp_path: Path) -> None:
+def test_of_two_that_are_read_at_once_the_second_waits_for_the_first(
+    desk: Desk, tmp_path: Path
+) -> None:
     """A cluster's nodes do not ask who else reads: both are read, and the record has one."""
     content = wav(song("midtoo", 20))
     paths = [put(tmp_path / f"{name}_20240512_040000.wav", content) for name in "abc"]
@@ -244,7 +287,9 @@ def test_of_two_that_are_read_at_once_the_second_waits_for_the_first(desk: Desk,
         replay = Replay(desk.analyst, store)
         from edge.replay.reader import read_recordings
 
-        outcomes = list(replay.run(tmp_path, paths, lambda tasks: read_recordings(desk.analyst, tasks)))
+        outcomes = list(
+            replay.run(tmp_path, paths, lambda tasks: read_recordings(desk.analyst, tasks))
+        )
     assert Counter(o.earlier for o in outcomes) == {True: 2, False: 1}
     assert {o.state for o in outcomes} == {"analysed"}
     assert [row[1] for row in desk.counted()] == [20.0]
@@ -272,7 +317,8 @@ def growing_wav(parts: int) -> bytes:
 
 
 def growing_encoded(folder: Path, suffix: str) -> Callable[[int], bytes]:
-    """Bytes of an MP3 or FLAC so far; what a FLAC's header says of the whole is written when it is closed."""
+    """Bytes of an MP3 or FLAC so far; what a FLAC's header says of the whole is written when it is
+    closed."""
     whole = write_sound(folder / f"whole.{suffix}", np.concatenate(LONG)).read_bytes()
 
     def so_far(parts: int) -> bytes:
@@ -285,7 +331,9 @@ def growing_encoded(folder: Path, suffix: str) -> Callable[[int], bytes]:
 
 
 @pytest.mark.parametrize("kind", ["wav", "mp3", "flac"])
-def test_a_file_that_grew_between_two_looks_is_one_row(desk: Desk, tmp_path: Path, kind: str) -> None:
+def test_a_file_that_grew_between_two_looks_is_one_row(
+    desk: Desk, tmp_path: Path, kind: str
+) -> None:
     so_far = growing_wav if kind == "wav" else growing_encoded(tmp_path, kind)
     path = tmp_path / "in" / f"20240512_040000.{kind}"
     for parts in (1, 2, 3):
@@ -297,9 +345,9 @@ def test_a_file_that_grew_between_two_looks_is_one_row(desk: Desk, tmp_path: Pat
     assert effort_s == pytest.approx(27, abs=0.1)
     assert detections == desk.rows("SELECT count(*) FROM detections")[0][0] > 0
     assert desk.twice() == []
-    assert {row[0] for row in desk.rows("SELECT grown_into FROM recordings WHERE state = 'refused'")} == {
-        outcome.recording
-    }
+    assert {
+        row[0] for row in desk.rows("SELECT grown_into FROM recordings WHERE state = 'refused'")
+    } == {outcome.recording}
     put(path, so_far(1))  # a half that comes back is in the whole already
     (back,) = desk.replay(path)
     assert (back.earlier, back.recording) == (True, outcome.recording)
@@ -346,7 +394,9 @@ def test_grown_and_reached_from_another_root(desk: Desk, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("folders", ["ab", "ba"])
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_half_in_another_folder_is_in_the_whole(desk: Desk, tmp_path: Path, folders: str, at_once: bool) -> None:
+def test_a_half_in_another_folder_is_in_the_whole(
+    desk: Desk, tmp_path: Path, folders: str, at_once: bool
+) -> None:
     """Whichever is looked at first; both are there."""
     for folder, parts in zip(folders, (1, 3), strict=True):
         put(tmp_path / "in" / folder / NAME, growing_wav(parts))
@@ -377,7 +427,11 @@ def test_a_file_that_was_cut_back(desk: Desk, tmp_path: Path, kind: str) -> None
 
 
 def test_halves_of_another_hour_or_name_are_other_recordings(desk: Desk, tmp_path: Path) -> None:
-    for name, parts in (("a/20240512_040000.wav", 1), ("b/20240512_050000.wav", 2), ("c/x_20240512_040000.wav", 3)):
+    for name, parts in (
+        ("a/20240512_040000.wav", 1),
+        ("b/20240512_050000.wav", 2),
+        ("c/x_20240512_040000.wav", 3),
+    ):
         put(tmp_path / name, growing_wav(parts))
     desk.replay(tmp_path)
     assert [row[1] for row in desk.counted()] == [9.0, 18.0, 27.0]
@@ -392,7 +446,13 @@ def chunked(name: str, content: bytes) -> Callable[[bytes], bytes]:
     def edit(whole: bytes) -> bytes:
         chunk = name.encode() + struct.pack("<I", len(content)) + content
         at = whole.index(b"data")
-        return whole[:4] + struct.pack("<I", len(whole) + len(chunk) - 8) + whole[8:at] + chunk + whole[at:]
+        return (
+            whole[:4]
+            + struct.pack("<I", len(whole) + len(chunk) - 8)
+            + whole[8:at]
+            + chunk
+            + whole[at:]
+        )
 
     return edit
 
@@ -403,11 +463,16 @@ def id3(size: int) -> Callable[[bytes], bytes]:
 
 def flac_block(kind: int, size: int) -> Callable[[bytes], bytes]:
     """A metadata block behind STREAMINFO: padding, or the application's own."""
-    return lambda whole: whole[:42] + bytes([kind]) + size.to_bytes(3, "big") + b"bird" * (size // 4) + whole[42:]
+    return lambda whole: (
+        whole[:42] + bytes([kind]) + size.to_bytes(3, "big") + b"bird" * (size // 4) + whole[42:]
+    )
 
 
 RETAGGED = {
-    "list": ("wav", chunked("LIST", b"INFOICMT" + struct.pack("<I", 988) + b"Wren".ljust(988, b"\0"))),
+    "list": (
+        "wav",
+        chunked("LIST", b"INFOICMT" + struct.pack("<I", 988) + b"Wren".ljust(988, b"\0")),
+    ),
     "guano": ("wav", chunked("guan", b"GUANO|Version: 1.0\nNote: a wren\n".ljust(9000, b" "))),
     "id3 of 8 KiB": ("mp3", id3(8192)),
     "id3 of 100 bytes": ("mp3", id3(100)),
@@ -419,7 +484,9 @@ RETAGGED = {
 
 @pytest.mark.parametrize("how", RETAGGED)
 @pytest.mark.parametrize("named", [True, False])
-def test_new_tags_in_place_are_no_new_recording(desk: Desk, tmp_path: Path, how: str, named: bool) -> None:
+def test_new_tags_in_place_are_no_new_recording(
+    desk: Desk, tmp_path: Path, how: str, named: bool
+) -> None:
     """The head is of another length, and no byte stands where it stood."""
     suffix, edit = RETAGGED[how]
     path = tmp_path / "in" / f"{'20240512_040000' if named else 'REC'}.{suffix}"
@@ -474,7 +541,9 @@ def test_a_click_is_another_sound(at_s: float) -> None:
     assert not is_within(*sums(other), *sums(sound))
     assert is_within(*sums(sound[: 24 * 32_000]), *sums(sound))
     assert not is_within(*sums(sound), *sums(sound[: 24 * 32_000]))
-    assert is_within(*sums(other[:700_000]), *sums(sound)) == (at_s == 21.0), "the last block is of less sound"
+    assert is_within(*sums(other[:700_000]), *sums(sound)) == (at_s == 21.0), (
+        "the last block is of less sound"
+    )
     assert not is_within(*sums(sound[:20_000]), *sums(sound)), "too short to tell"
 
 
@@ -527,7 +596,9 @@ def goes_on(path: Path, earlier: FileState) -> bool | None:
         return continues(file, earlier)
 
 
-@pytest.mark.parametrize("size", [0, 1, 768, 769, 4095, 8192, 16_383, 16_384, 20_480, 100_000, 5_000_000])
+@pytest.mark.parametrize(
+    "size", [0, 1, 768, 769, 4095, 8192, 16_383, 16_384, 20_480, 100_000, 5_000_000]
+)
 def test_samples_of_any_size(tmp_path: Path, size: int) -> None:
     content = random.Random(size).randbytes(size)
     path = put(tmp_path / "x", content)
@@ -561,7 +632,9 @@ def test_one_byte_between_the_blocks_is_another_sound(tmp_path: Path, at: int) -
 def test_cards_that_begin_and_end_alike(desk: Desk, tmp_path: Path, longer_s: int) -> None:
     """Recorders under one schedule, whose sound differs only where no block of the sample lies."""
     for card, code in (("a", "lowtoo"), ("b", "higtoo")):
-        sound = np.concatenate([hiss(5, seed=1), song(code, 5), hiss(5 + (longer_s if card == "b" else 0), seed=2)])
+        sound = np.concatenate(
+            [hiss(5, seed=1), song(code, 5), hiss(5 + (longer_s if card == "b" else 0), seed=2)]
+        )
         put(tmp_path / card / NAME, wav(sound))
         desk.replay(tmp_path / card)
     assert [row[1] for row in desk.counted()] == [15.0, 15.0 + longer_s]
@@ -571,9 +644,17 @@ def test_cards_that_begin_and_end_alike(desk: Desk, tmp_path: Path, longer_s: in
 
 
 def test_what_a_name_tells() -> None:
-    same = ["20240512_040000.wav", "garden_2024-05-12_04-00-00.WAV", "S4A03895_20240512_040000.flac"]
+    same = [
+        "20240512_040000.wav",
+        "garden_2024-05-12_04-00-00.WAV",
+        "S4A03895_20240512_040000.flac",
+    ]
     assert {told_by_name(name) for name in same} == {"2024-05-12T04:00:00"}
-    assert told_by_name("10_AAA_20240512.ogg") == told_by_name("11_AAA_20240512.ogg") != told_by_name("12_BBB_20240512")
+    assert (
+        told_by_name("10_AAA_20240512.ogg")
+        == told_by_name("11_AAA_20240512.ogg")
+        != told_by_name("12_BBB_20240512")
+    )
     assert told_by_name("REC001.wav") == ""
     assert told_of("20240512_040000.wav", "guano") == told_of("REC001.wav", "name") == ""
 
@@ -581,11 +662,23 @@ def test_what_a_name_tells() -> None:
 @pytest.mark.parametrize(
     ("names", "zone", "start"),
     [
-        (("20240512_040000", "20240512_040000_[52.1 13.4]", "20240512_040000Z"), None, "2024-05-12T04:00"),
+        (
+            ("20240512_040000", "20240512_040000_[52.1 13.4]", "20240512_040000Z"),
+            None,
+            "2024-05-12T04:00",
+        ),
         (("20240512_040000_[52.1 13.4]", "20240512_040000"), None, "2024-05-12T04:00"),
-        (("20240512_060000", "20240512_040000Z", "20240512T060000+0200"), "Europe/Berlin", "2024-05-12T04:00"),
+        (
+            ("20240512_060000", "20240512_040000Z", "20240512T060000+0200"),
+            "Europe/Berlin",
+            "2024-05-12T04:00",
+        ),
         (("XC1 2024-05-12", "XC1 2024-05-12 04-00-00"), None, "2024-05-12T04:00"),
-        (("7_COR_20240512", "20240512_040000_[52.1 13.4]", "7_COR_20240512"), None, "2024-05-12T04:00"),
+        (
+            ("7_COR_20240512", "20240512_040000_[52.1 13.4]", "7_COR_20240512"),
+            None,
+            "2024-05-12T04:00",
+        ),
     ],
 )
 def test_a_name_with_more_or_fewer_words(
@@ -607,9 +700,14 @@ def test_a_name_with_more_or_fewer_words(
         assert all(o.earlier for o in desk.replay(path.parent))
 
 
-@pytest.mark.parametrize("names", [("REC1", "20240512_040000"), ("XC1 2024-05-12", "XC2 20240512_0400_[52.1 13.4]")])
-def test_names_that_tell_more_and_are_read_at_once(desk: Desk, tmp_path: Path, names: tuple[str, ...]) -> None:
-    """Whichever is first: one row; the better name is taken at the latest when the folder is looked at again."""
+@pytest.mark.parametrize(
+    "names", [("REC1", "20240512_040000"), ("XC1 2024-05-12", "XC2 20240512_0400_[52.1 13.4]")]
+)
+def test_names_that_tell_more_and_are_read_at_once(
+    desk: Desk, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    """Whichever is first: one row; the better name is taken at the latest when the folder is looked
+    at again."""
     for name in names:
         put(tmp_path / "in" / f"{name}.wav", wav(song("midtoo")))
     for _ in range(2):
@@ -621,7 +719,12 @@ def test_names_that_tell_more_and_are_read_at_once(desk: Desk, tmp_path: Path, n
 
 def test_names_that_contradict_each_other_are_recordings_each(desk: Desk, tmp_path: Path) -> None:
     """Equal bytes: all of dead microphones."""
-    names = ["20240512_040000", "20240512_040000+0100", "20240512_040000_[52.1 13.4]", "20240512_040000_[52.1 13.5]"]
+    names = [
+        "20240512_040000",
+        "20240512_040000+0100",
+        "20240512_040000_[52.1 13.4]",
+        "20240512_040000_[52.1 13.5]",
+    ]
     for name in (*names, "XC1 2024-05-13"):
         put(tmp_path / f"{name}.wav", wav(np.zeros(6 * 32_000, np.float32)))
         desk.replay(tmp_path)
@@ -639,10 +742,15 @@ def test_ids_of_earlier_versions_stay() -> None:
     assert found(old, "b/x_20240512_040000.wav", told) == ("old", True)
     assert found(old, "b/copy.wav", "") == ("old", True)
     other = "2024-05-12T05:00:00"
-    assert found(old, "a/20240512_050000.wav", other) == (recording_id("porch", "sha", other), False)
+    assert found(old, "a/20240512_050000.wav", other) == (
+        recording_id("porch", "sha", other),
+        False,
+    )
 
 
-def test_a_record_of_an_earlier_version_is_read_once_and_not_analysed(desk: Desk, tmp_path: Path) -> None:
+def test_a_record_of_an_earlier_version_is_read_once_and_not_analysed(
+    desk: Desk, tmp_path: Path
+) -> None:
     path = put(tmp_path / "in" / NAME, wav(song("midtoo")))
     bad = put(tmp_path / "in" / "bad.wav", b"RIFF????WAVEhello")
     first = desk.replay(path.parent)
@@ -651,7 +759,9 @@ def test_a_record_of_an_earlier_version_is_read_once_and_not_analysed(desk: Desk
         db.execute("DELETE FROM files")
         db.execute("UPDATE recordings SET id = ? WHERE id = ?", (old, first[0].recording))
         for table in ("detections", "effort"):
-            db.execute(f"UPDATE {table} SET recording = ? WHERE recording = ?", (old, first[0].recording))
+            db.execute(
+                f"UPDATE {table} SET recording = ? WHERE recording = ?", (old, first[0].recording)
+            )
         db.commit()
     before = desk.rows("SELECT id, start_utc, state FROM recordings ORDER BY id")
     again = desk.replay(path.parent)
@@ -662,25 +772,38 @@ def test_a_record_of_an_earlier_version_is_read_once_and_not_analysed(desk: Desk
     assert [o.recording for o in desk.replay(tmp_path / f"other_{NAME}")] == [old]
     put(bad, wav(song("lowtoo")))
     desk.replay(bad)
-    assert desk.rows("SELECT count(*) FROM recordings WHERE path = 'bad.wav'") == [(2,)], "its refusal stays"
+    assert desk.rows("SELECT count(*) FROM recordings WHERE path = 'bad.wav'") == [(2,)], (
+        "its refusal stays"
+    )
 
 
 # All of it together
 
-NAMES = ("a_20240512_040000.wav", "sub/a_20240512_040000.wav", "b_20240512_040000.wav", "c_20240512_050000.wav")
+NAMES = (
+    "a_20240512_040000.wav",
+    "sub/a_20240512_040000.wav",
+    "b_20240512_040000.wav",
+    "c_20240512_050000.wav",
+)
 CODES = ("lowtoo", "midtoo", "higtoo")
 Sound = tuple[int, ...]  # numbers of pieces of 6 s, no two of which are equal
 
 
 class Story:
-    """A small tree to which things happen. What the record must hold is kept beside it: every sound that was there when
-    somebody looked, less what grew into another under the same name."""
+    """A small tree to which things happen. What the record must hold is kept beside it: every sound
+    that was there when somebody looked, less what grew into another under the same name."""
 
     def __init__(self, folder: Path, desks: list[Desk], rng: random.Random) -> None:
-        self.folder, self.desks, self.rng = folder, desks, rng
+        self.folder = folder
+        self.desks = desks
+        self.rng = rng
         self.desk = desks[0]
-        self.sounds: dict[str, tuple[Sound, str]] = {}  # by path: what is there, and a comment in its header
-        self.seen: dict[str, list[tuple[Sound, str, str]]] = {}  # by path: keys of what was ever seen there
+        self.sounds: dict[
+            str, tuple[Sound, str]
+        ] = {}  # by path: what is there, and a comment in its header
+        self.seen: dict[
+            str, list[tuple[Sound, str, str]]
+        ] = {}  # by path: keys of what was ever seen there
         self.counts: set[tuple[Sound, str, str]] = set()
         self.grown: dict[tuple[Sound, str, str], tuple[Sound, str, str]] = {}
         self.reviewed: set[str] = set()
@@ -693,13 +816,30 @@ class Story:
 
     def write(self, name: str, at_s: float | None = FAT_S) -> None:
         sound, comment = self.sounds[name]
-        put(self.folder / name, wav(np.concatenate([song(CODES[n % 3], 6, n) for n in sound]), comment), at_s)
+        put(
+            self.folder / name,
+            wav(np.concatenate([song(CODES[n % 3], 6, n) for n in sound]), comment),
+            at_s,
+        )
 
     def step(self) -> None:
         act = self.rng.choice(
-            ("new", "copy", "move", "swap", "grow", "mend", "touch", "look", "look", "review", "other")
+            (
+                "new",
+                "copy",
+                "move",
+                "swap",
+                "grow",
+                "mend",
+                "touch",
+                "look",
+                "look",
+                "review",
+                "other",
+            )
         )
-        name, to = self.rng.choice(NAMES), self.rng.choice(NAMES)
+        name = self.rng.choice(NAMES)
+        to = self.rng.choice(NAMES)
         self.steps.append(f"{act} {name} {to}")
         if act in ("new", "swap"):  # in place, of equal size and time, if there was one
             length = len(self.sounds[name][0]) if name in self.sounds else 1
@@ -719,7 +859,8 @@ class Story:
             self.change(act, name, to)
 
     def change(self, act: str, name: str, to: str) -> None:
-        path, other = self.folder / name, self.folder / to
+        path = self.folder / name
+        other = self.folder / to
         sound, comment = self.sounds[name]
         if act in ("copy", "move") and name != to:
             other.parent.mkdir(exist_ok=True)
@@ -744,10 +885,13 @@ class Story:
             alike = [other for other in NAMES if other.rpartition("/")[2] == last]
             for earlier in [key for place in alike for key in self.seen.get(place, [])]:
                 part, whole = sorted(
-                    (self.grown.get(earlier, earlier), self.grown.get(key, key)), key=lambda k: len(k[0])
+                    (self.grown.get(earlier, earlier), self.grown.get(key, key)),
+                    key=lambda k: len(k[0]),
                 )
                 if part != whole and part[0] == whole[0][: len(part[0])]:
-                    self.grown |= {k: whole for k, into in self.grown.items() if into == part} | {part: whole}
+                    self.grown |= {k: whole for k, into in self.grown.items() if into == part} | {
+                        part: whole
+                    }
                     self.counts.discard(part)
             self.seen.setdefault(name, []).append(key)
 
@@ -762,24 +906,39 @@ class Story:
 
     def check(self) -> None:
         counted = self.desk.counted()
-        assert sorted(row[1] for row in counted) == sorted(6.0 * len(sound) for sound, *_ in self.counts), self.steps
+        assert sorted(row[1] for row in counted) == sorted(
+            6.0 * len(sound) for sound, *_ in self.counts
+        ), self.steps
         ((total,),) = self.desk.rows("SELECT round(coalesce(sum(analysed_s), 0), 3) FROM effort")
         assert total == sum(row[1] for row in counted), self.steps
         assert (
-            self.desk.rows("SELECT recording, start_utc, species FROM detections GROUP BY 1, 2, 3 HAVING count(*) > 1")
+            self.desk.rows(
+                "SELECT recording, start_utc, species FROM detections GROUP BY 1, 2, 3 HAVING "
+                "count(*) > 1"
+            )
             == []
         )
-        kept = self.desk.rows("SELECT detection, verdict, instead, is_there, species IS NOT NULL FROM reviews_kept")
+        kept = self.desk.rows(
+            "SELECT detection, verdict, instead, is_there, species IS NOT NULL FROM reviews_kept"
+        )
         there = {row[0] for row in self.desk.rows("SELECT id FROM detections")}
-        assert sorted(kept) == sorted((d, "wrong", "a chainsaw", d in there, 1) for d in self.reviewed), self.steps
+        assert sorted(kept) == sorted(
+            (d, "wrong", "a chainsaw", d in there, 1) for d in self.reviewed
+        ), self.steps
         assert self.desk.rows("PRAGMA foreign_key_check") == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [*range(8), 136, 237, 375])
-def test_whatever_happens_to_files_each_sound_counts_once(station_yaml: StationYaml, tmp_path: Path, seed: int) -> None:
+def test_whatever_happens_to_files_each_sound_counts_once(
+    station_yaml: StationYaml, tmp_path: Path, seed: int
+) -> None:
     others = station_yaml("detect: {threshold: 0.6}", f"state: {tmp_path}", name="other")
-    story = Story(tmp_path / "tree", [Desk(station_yaml(f"state: {tmp_path}")), Desk(others)], random.Random(seed))
+    story = Story(
+        tmp_path / "tree",
+        [Desk(station_yaml(f"state: {tmp_path}")), Desk(others)],
+        random.Random(seed),
+    )
     (tmp_path / "tree").mkdir()
     for _ in range(40):
         story.step()

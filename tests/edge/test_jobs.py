@@ -1,4 +1,5 @@
-"""An archive read side by side: by threads, and by the nodes of a cluster. The record must not tell how."""
+"""An archive read side by side: by threads, and by the nodes of a cluster. The record must not tell
+how."""
 
 import sys
 import threading
@@ -41,7 +42,10 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(MANY):
         seconds = 6.0 + 3.7 * number
         song = hiss(seconds, seed=number) + (note("lowtoo", seconds) if number % 3 else 0)
-        write_sound(folder / f"{number:02d}_20190601_05{number:02d}00.{'flac' if number % 2 else 'wav'}", song)
+        write_sound(
+            folder / f"{number:02d}_20190601_05{number:02d}00.{'flac' if number % 2 else 'wav'}",
+            song,
+        )
     (folder / "03_bad.wav").write_bytes(b"RIFF????WAVEhello")
     (folder / "07_empty.flac").write_bytes(b"")
     return folder
@@ -52,11 +56,15 @@ def replayed(config: Path, archive: Path, **how: object) -> list[Outcome]:
 
 
 @pytest.mark.slow
-def test_the_record_does_not_depend_on_jobs(archive: Path, station_yaml: StationYaml, tmp_path: Path) -> None:
+def test_the_record_does_not_depend_on_jobs(
+    archive: Path, station_yaml: StationYaml, tmp_path: Path
+) -> None:
     rows = {}
     for jobs in (1, 3, 40):
         (tmp_path / str(jobs)).mkdir()
-        config = station_yaml("clips: {of_recordings: true}", f"state: {tmp_path / str(jobs)}", name=f"with{jobs}")
+        config = station_yaml(
+            "clips: {of_recordings: true}", f"state: {tmp_path / str(jobs)}", name=f"with{jobs}"
+        )
         outcomes = replayed(config, archive, jobs=jobs)
         assert sorted(o.path for o in outcomes) == sorted(p.name for p in archive.iterdir())
         assert sum(o.state == "refused" for o in outcomes) == 2
@@ -88,7 +96,9 @@ def test_the_events_of_a_recording_come_in_order(archive: Path, station_yaml: St
     config = load_config(station_yaml())
     analyst = Analyst(config, Recognizer(read_bundle(config.bundle_folder)))
     tasks = [Task.of(path, path.name, "replay") for path in recordings_in(archive)[1]]
-    events = list(Readers(lambda tasks, pulse: read_recordings(analyst, tasks, pulse=pulse), 3).events(tasks))
+    events = list(
+        Readers(lambda tasks, pulse: read_recordings(analyst, tasks, pulse=pulse), 3).events(tasks)
+    )
     names: dict[str, list[Event]] = {}
     for event in events:
         path = event.task.name if hasattr(event, "task") else event.row.path
@@ -105,7 +115,9 @@ def test_the_events_of_a_recording_come_in_order(archive: Path, station_yaml: St
             assert last.windows == max(event.windows for event in mine[1:-1])  # type: ignore[union-attr]
 
 
-def test_what_fails_in_a_thread_is_raised_and_no_thread_is_left(archive: Path, station_yaml: StationYaml) -> None:
+def test_what_fails_in_a_thread_is_raised_and_no_thread_is_left(
+    archive: Path, station_yaml: StationYaml
+) -> None:
     def broken(*_: object) -> Iterator[Event]:
         raise ZeroDivisionError("unforeseen")
         yield
@@ -115,7 +127,9 @@ def test_what_fails_in_a_thread_is_raised_and_no_thread_is_left(archive: Path, s
     config = load_config(station_yaml())
     analyst = Analyst(config, Recognizer(read_bundle(config.bundle_folder)))
     tasks = (Task.of(path, path.name, "replay") for path in recordings_in(archive)[1])
-    left_early = Readers(lambda tasks, pulse: read_recordings(analyst, tasks, pulse=pulse), 2).events(tasks)
+    left_early = Readers(
+        lambda tasks, pulse: read_recordings(analyst, tasks, pulse=pulse), 2
+    ).events(tasks)
     next(left_early)
     left_early.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("reader-")]
@@ -127,26 +141,34 @@ def test_progress_ends_at_the_end(archive: Path, station_yaml: StationYaml) -> N
     def look(now: replay.Progress) -> None:
         seen.append((now.bytes_done, now.audio_s))
 
-    done = replay_folder(load_config(station_yaml()), archive, lambda _, now: look(now), look, jobs=2)
+    done = replay_folder(
+        load_config(station_yaml()), archive, lambda _, now: look(now), look, jobs=2
+    )
     assert seen == sorted(seen)
     assert seen[-1][0] == pytest.approx(sum(path.stat().st_size for path in archive.iterdir()))
     assert seen[-1][1] == pytest.approx(sum(o.audio_s for o in done.outcomes), abs=0.01)
 
 
-def test_parquet_holds_what_the_database_does(archive: Path, station_yaml: StationYaml, tmp_path: Path) -> None:
+def test_parquet_holds_what_the_database_does(
+    archive: Path, station_yaml: StationYaml, tmp_path: Path
+) -> None:
     config = load_config(station_yaml())
     done = replay_folder(config, archive)
     recordings = [o.recording for o in done.outcomes if o.recording]
     with Store(config.database) as store:
         names = write_parquet(store, done.bundle.id, recordings, tmp_path / "tables")
         columns = [row[1] for row in store.rows("PRAGMA table_info(detections)")]
-        detections = store.rows("SELECT d.*, r.path FROM detections d JOIN recordings r ON r.id = d.recording")
+        detections = store.rows(
+            "SELECT d.*, r.path FROM detections d JOIN recordings r ON r.id = d.recording"
+        )
     assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == sorted(names)
     table = parquet.read_table(tmp_path / "tables" / "detections.parquet")
     assert table.column_names == [*columns, "path"]
     found = zip(*(column.to_pylist() for column in table.columns), strict=True)
     assert sorted(found, key=repr) == sorted(detections, key=repr) != []
-    assert parquet.read_metadata(tmp_path / "tables" / "recordings.parquet").num_rows == len(recordings)
+    assert parquet.read_metadata(tmp_path / "tables" / "recordings.parquet").num_rows == len(
+        recordings
+    )
 
 
 def test_parquet_without_pyarrow_says_what_to_install(
@@ -170,15 +192,24 @@ def nodes() -> Iterator[Cluster]:
 
 
 @pytest.mark.slow
-def test_people_are_heard_alike_by_jobs_and_nodes(nodes: Cluster, station_yaml: StationYaml, tmp_path: Path) -> None:
+def test_people_are_heard_alike_by_jobs_and_nodes(
+    nodes: Cluster, station_yaml: StationYaml, tmp_path: Path
+) -> None:
     for number in range(3):
         song = scene(30, 5.0 + 7.3 * number) + note("lowtoo", 30, 0.05)
         write_sound(tmp_path / "archive" / f"{number:02d}_20190601_05{number:02d}00.flac", song)
     kept = {}
-    for name, how in (("one", {}), ("two", {"jobs": 2}), ("nodes", {"cluster": nodes.address}), ("deaf", {})):
+    for name, how in (
+        ("one", {}),
+        ("two", {"jobs": 2}),
+        ("nodes", {"cluster": nodes.address}),
+        ("deaf", {}),
+    ):
         (tmp_path / name).mkdir()
         human = "off" if name == "deaf" else "all"
-        config = station_yaml(f"state: {tmp_path / name}", f"privacy: {{human: '{human}'}}", name=f"s{name}")
+        config = station_yaml(
+            f"state: {tmp_path / name}", f"privacy: {{human: '{human}'}}", name=f"s{name}"
+        )
         replayed(config, tmp_path / "archive", **how)
         kept[name] = dump(tmp_path / name / "station.db")
     assert 0 < len(kept["one"]["detections"]) < len(kept["deaf"]["detections"])
@@ -187,7 +218,11 @@ def test_people_are_heard_alike_by_jobs_and_nodes(nodes: Cluster, station_yaml: 
 
 @pytest.mark.slow
 def test_a_node_killed_in_the_middle_loses_nothing(
-    nodes: Cluster, archive: Path, station_yaml: StationYaml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: Cluster,
+    archive: Path,
+    station_yaml: StationYaml,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cluster, "_GROUP_TASKS", 1)
     for name in ("here", "there"):
@@ -214,7 +249,8 @@ def test_a_node_killed_in_the_middle_loses_nothing(
 def test_recordings_whose_reader_dies_are_told_and_the_rest_goes_on(
     nodes: Cluster, archive: Path, station_yaml: StationYaml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One recording kills whoever reads it, as a decoder's crash would; it lies in a group with others."""
+    """One recording kills whoever reads it, as a decoder's crash would; it lies in a group with
+    others."""
     config = load_config(station_yaml())
     monkeypatch.setattr(cluster, "LOST_MAX", 0)
     bundle = read_bundle(config.bundle_folder)
@@ -236,11 +272,15 @@ def test_recordings_whose_reader_dies_are_told_and_the_rest_goes_on(
 
 
 @pytest.mark.slow
-def test_a_cluster_refuses_what_it_cannot_do(nodes: Cluster, archive: Path, station_yaml: StationYaml) -> None:
+def test_a_cluster_refuses_what_it_cannot_do(
+    nodes: Cluster, archive: Path, station_yaml: StationYaml
+) -> None:
     with pytest.raises(ConfigError, match=r"clips\.of_recordings is on"):
         replayed(station_yaml("clips: {of_recordings: true}"), archive, cluster=nodes.address)
     config = load_config(station_yaml())
     tasks = [Task.of(path, path.name, "replay") for path in sorted(archive.glob("00*"))]
-    with pytest.raises(ConfigError, match=r"another bundle than here on node .*; all must see the same$") as told:
+    with pytest.raises(
+        ConfigError, match=r"another bundle than here on node .*; all must see the same$"
+    ) as told:
         list(cluster.ClusterReaders(nodes.address, config, "another").events(tasks))
     assert "\n" not in str(told.value)

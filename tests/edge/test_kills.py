@@ -1,4 +1,5 @@
-"""Killed at any moment, the record, the clips and the messages are those of a run that nobody touched.
+"""Killed at any moment, the record, the clips and the messages are those of a run that nobody
+touched.
 
 A few rounds of what `python -m tests.trials.kills --rounds 100` does; and that it would tell.
 """
@@ -24,7 +25,9 @@ DAMAGES = (  # of any row: which numbers there are depends on the moments of the
 
 @pytest.mark.parametrize("what", ["replay", "folder"])
 def test_killed_again_and_again_nothing_is_lost_or_twice(tmp_path: Path, what: What) -> None:
-    for seed in range(3, 9):  # five kills may all come early or late: on another machine other seeds hit
+    for seed in range(
+        3, 9
+    ):  # five kills may all come early or late: on another machine other seeds hit
         folder = tmp_path / f"seed{seed}"
         folder.mkdir()
         figures, wrong = same_after_kills(folder, what, rounds=5, seed=seed)
@@ -33,7 +36,8 @@ def test_killed_again_and_again_nothing_is_lost_or_twice(tmp_path: Path, what: W
             break
     assert figures.kills["in the middle"], str(figures)
     assert figures.in_recording, str(figures)
-    killed, calm = folder / "killed", folder / "calm"
+    killed = folder / "killed"
+    calm = folder / "calm"
     for number, damage in enumerate(DAMAGES):
         copy = tmp_path / f"{number}.db"
         with closing(sqlite3.connect(killed / "station.db")) as db:

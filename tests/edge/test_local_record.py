@@ -1,5 +1,5 @@
-"""The clock at the place in the record of a station that listens, after its clock was mended, and in records of earlier
-versions. The microphone and its clock are tests/edge/test_live.py's."""
+"""The clock at the place in the record of a station that listens, after its clock was mended, and
+in records of earlier versions. The microphone and its clock are tests/edge/test_live.py's."""
 
 import sqlite3
 from collections.abc import Callable
@@ -42,12 +42,17 @@ def days(config: Config) -> list[tuple[Any, ...]]:
     return rows(config, "SELECT day, analysed_s, lost_s, off_s FROM effort_by_day ORDER BY day")
 
 
-def test_live_sound_over_a_local_midnight(station_yaml: StationYaml, recognizer: Recognizer) -> None:
-    config, scene = in_zone(station_yaml, "Asia/Kathmandu"), Scene(unix("2024-05-11 18:14:30"))
+def test_live_sound_over_a_local_midnight(
+    station_yaml: StationYaml, recognizer: Recognizer
+) -> None:
+    config = in_zone(station_yaml, "Asia/Kathmandu")
+    scene = Scene(unix("2024-05-11 18:14:30"))
     scene.sound(np.concatenate([hiss(20), note("midtoo", 30), hiss(10)]))
     with listening(config, scene, recognizer) as live:
         play(live, scene)
-    assert rows(config, "SELECT hour_utc, utc_offset_minutes, analysed_s FROM effort ORDER BY hour_utc") == [
+    assert rows(
+        config, "SELECT hour_utc, utc_offset_minutes, analysed_s FROM effort ORDER BY hour_utc"
+    ) == [
         ("2024-05-11T17:15:00.000Z", 345, 30.0),
         ("2024-05-11T18:15:00.000Z", 345, 30.0),
     ]
@@ -61,7 +66,8 @@ def test_live_sound_over_a_local_midnight(station_yaml: StationYaml, recognizer:
 def test_an_outage_over_midnights_stays_one_row_and_counts_on_each_day(
     station_yaml: StationYaml, recognizer: Recognizer
 ) -> None:
-    config, scene = in_zone(station_yaml, "Asia/Kolkata"), Scene(unix("2024-05-11 18:00:00"))
+    config = in_zone(station_yaml, "Asia/Kolkata")
+    scene = Scene(unix("2024-05-11 18:00:00"))
     scene.sound(hiss(10))
     with listening(config, scene, recognizer) as live:
         play(live, scene)
@@ -69,7 +75,9 @@ def test_an_outage_over_midnights_stays_one_row_and_counts_on_each_day(
             scene.silent = Gap(scene.end_s, 3600 * hours, "no device")  # type: ignore[assignment]
             scene.at_s = scene.end_s + 3600 * hours
             live.step()
-            assert rows(config, "SELECT seconds, utc_offset_minutes FROM gaps") == [(3600 * hours, 330)]
+            assert rows(config, "SELECT seconds, utc_offset_minutes FROM gaps") == [
+                (3600 * hours, 330)
+            ]
         scene.silent = None
         scene.gap(3600 * 40, "no device")
         scene.sound(hiss(10))
@@ -85,8 +93,10 @@ def test_an_outage_over_midnights_stays_one_row_and_counts_on_each_day(
 def test_an_outage_over_a_change_of_clocks_is_a_row_for_each_offset(
     station_yaml: StationYaml, recognizer: Recognizer
 ) -> None:
-    """In Lord Howe the clocks are set back by half an hour at 15:00 UTC; the day has 24 and a half."""
-    config, scene = in_zone(station_yaml, "Australia/Lord_Howe"), Scene(unix("2024-04-06 14:00:00"))
+    """In Lord Howe the clocks are set back by half an hour at 15:00 UTC; the day has 24 and a
+    half."""
+    config = in_zone(station_yaml, "Australia/Lord_Howe")
+    scene = Scene(unix("2024-04-06 14:00:00"))
     scene.sound(hiss(10))
     with listening(config, scene, recognizer) as live:
         play(live, scene)
@@ -97,7 +107,10 @@ def test_an_outage_over_a_change_of_clocks_is_a_row_for_each_offset(
         scene.silent = None
         scene.gap(3600 * 30, "no device")
         play(live, scene)
-    assert rows(config, "SELECT start_utc, end_utc, seconds, utc_offset_minutes FROM gaps ORDER BY start_utc") == [
+    assert rows(
+        config,
+        "SELECT start_utc, end_utc, seconds, utc_offset_minutes FROM gaps ORDER BY start_utc",
+    ) == [
         ("2024-04-06T14:00:10.000Z", "2024-04-06T15:00:00.000Z", 3590.0, 660),
         ("2024-04-06T15:00:00.000Z", "2024-04-07T20:00:10.000Z", 3600 * 29 + 10.0, 630),
     ]
@@ -125,8 +138,10 @@ def test_the_time_off_counts_on_each_day(station_yaml: StationYaml, recognizer: 
 def test_a_clock_that_is_mended_has_its_offsets_looked_up_again(
     station_yaml: StationYaml, recognizer: Recognizer
 ) -> None:
-    """The boot thought that it was winter; in truth summer time began in the middle of what it heard and missed."""
-    config, scene = in_zone(station_yaml, "Europe/Berlin"), Scene(unix("2024-03-30 18:59:30"))
+    """The boot thought that it was winter; in truth summer time began in the middle of what it
+    heard and missed."""
+    config = in_zone(station_yaml, "Europe/Berlin")
+    scene = Scene(unix("2024-03-30 18:59:30"))
     scene.sound(note("midtoo", 60))
     scene.gap(7200, "unplugged")
     scene.sound(note("midtoo", 10))
@@ -139,22 +154,34 @@ def test_a_clock_that_is_mended_has_its_offsets_looked_up_again(
     with ClockTable(config.database) as table:
         table.fix(boot, 5 * 3600.0, zone=config.zone)  # from 00:59:30 on: an hour before the change
     assert accounted(config) == pytest.approx(spent)
-    assert rows(config, "SELECT start_utc, seconds, utc_offset_minutes FROM gaps ORDER BY start_utc") == [
+    assert rows(
+        config, "SELECT start_utc, seconds, utc_offset_minutes FROM gaps ORDER BY start_utc"
+    ) == [
         ("2024-03-31T00:00:30.000Z", 3570.0, 60),
         ("2024-03-31T01:00:00.000Z", 3630.0, 120),
     ]
-    told = rows(config, "SELECT hour_utc, utc_offset_minutes, round(analysed_s, 3) FROM effort ORDER BY hour_utc")
+    told = rows(
+        config,
+        "SELECT hour_utc, utc_offset_minutes, round(analysed_s, 3) FROM effort ORDER BY hour_utc",
+    )
     assert told == [
         ("2024-03-30T23:00:00.000Z", 60, 30.0),
         ("2024-03-31T00:00:00.000Z", 60, 30.0),
         ("2024-03-31T02:00:00.000Z", 120, 10.0),
     ]
-    assert dict(rows(config, "SELECT hour, detections FROM hourly_activity")) == {"00": 11, "01": 11, "04": 3}
+    assert dict(rows(config, "SELECT hour, detections FROM hourly_activity")) == {
+        "00": 11,
+        "01": 11,
+        "04": 3,
+    }
     assert days(config) == [("2024-03-31", 70.0, 7200.0, 0.0)]
     with ClockTable(config.database) as table:
         table.fix(boot, 3600.0, zone=config.zone)
         table.fix(boot, -6 * 3600.0, zone=config.zone)
-    assert rows(config, "SELECT id, start_utc, utc_offset_minutes FROM detections ORDER BY id") == before
+    assert (
+        rows(config, "SELECT id, start_utc, utc_offset_minutes FROM detections ORDER BY id")
+        == before
+    )
     assert accounted(config) == pytest.approx(spent)
     assert days(config) == [("2024-03-30", 70.0, 7200.0, 0.0)]
 
@@ -166,7 +193,9 @@ def test_a_record_of_the_version_before_keeps_its_rows(tmp_path: Path) -> None:
     for step in (first_schema, station_schema, decided_by):
         step(db)
         name = migrations.pending(db)[0].name
-        db.table("_sqlite_migrations").insert({"migration_set": "birdstation", "name": name, "applied_at": "then"})
+        db.table("_sqlite_migrations").insert(
+            {"migration_set": "birdstation", "name": name, "applied_at": "then"}
+        )
     db.execute("INSERT INTO bundles VALUES ('b', '{}', '2024-05-01T00:00:00.000Z')")
     db.execute("INSERT INTO species VALUES ('x', 'X x', 'X')")
     for recording, start, minutes in (
@@ -175,15 +204,22 @@ def test_a_record_of_the_version_before_keeps_its_rows(tmp_path: Path) -> None:
         ("refused", None, None),
     ):
         db.execute(
-            "INSERT INTO recordings (id, station, path, bytes, mtime_ns, start_utc, utc_offset_minutes, state, bundle,"
+            "INSERT INTO recordings (id, station, path, bytes, mtime_ns, start_utc, "
+            "utc_offset_minutes, state, bundle,"
             " analysis, audio_s) VALUES (?, 'porch', ?, 1, 2, ?, ?, 'analysed', 'b', 'a', 600.0)",
             (recording, recording, start, minutes),
         )
     for number, (recording, start) in enumerate(
-        (("kolkata", "18:29:55"), ("kolkata", "18:30:00"), ("paris", "21:59:55"), ("paris", "22:00:00"))
+        (
+            ("kolkata", "18:29:55"),
+            ("kolkata", "18:30:00"),
+            ("paris", "21:59:55"),
+            ("paris", "22:00:00"),
+        )
     ):
         db.execute(
-            "INSERT INTO detections (id, recording, bundle, species, start_utc, end_utc, offset_s, score, acoustic,"
+            "INSERT INTO detections (id, recording, bundle, species, start_utc, end_utc, offset_s, "
+            "score, acoustic,"
             " threshold, rule, member_low, member_high)"
             " VALUES (?, ?, 'b', 'x', ?, '', 0, 0.9, 0.9, 0.5, 'bundle', 0, 1)",
             (f"d{number}", recording, f"2024-05-11T{start}.000Z"),
@@ -200,7 +236,9 @@ def test_a_record_of_the_version_before_keeps_its_rows(tmp_path: Path) -> None:
     db.close()
     with Store(database) as store:
         assert store.rows("SELECT count(*) FROM detections") == [(4,)]
-        assert store.rows("SELECT recording, hour_utc, shed, analysed_s FROM effort ORDER BY recording, 2, 3") == [
+        assert store.rows(
+            "SELECT recording, hour_utc, shed, analysed_s FROM effort ORDER BY recording, 2, 3"
+        ) == [
             ("kolkata", "2024-05-11T17:30:00.000Z", 0, 300.0),
             ("kolkata", "2024-05-11T18:30:00.000Z", 0, 100.0),
             ("kolkata", "2024-05-11T18:30:00.000Z", 1, 200.0),
@@ -211,11 +249,16 @@ def test_a_record_of_the_version_before_keeps_its_rows(tmp_path: Path) -> None:
             ("2024-05-11", 2, "23:59:55", "23:59:55"),
             ("2024-05-12", 2, "00:00:00", "00:00:00"),
         ]
-        assert store.rows("SELECT hour, detections, days FROM hourly_activity") == [("00", 2, 1), ("23", 2, 1)]
+        assert store.rows("SELECT hour, detections, days FROM hourly_activity") == [
+            ("00", 2, 1),
+            ("23", 2, 1),
+        ]
         assert store.rows("SELECT day, analysed_s, reduced_s, lost_s FROM effort_by_day") == [
             ("2024-05-11", 600.0, 0.0, 60.0),
             ("2024-05-12", 600.0, 200.0, 60.0),
         ]
-        assert of_day(store, "porch", date(2024, 5, 12)) == pytest.approx((600.0, 60.0, 2), abs=1e-3)
+        assert of_day(store, "porch", date(2024, 5, 12)) == pytest.approx(
+            (600.0, 60.0, 2), abs=1e-3
+        )
     with Store(database) as store:
         assert store.rows("SELECT sum(analysed_s) FROM effort") == [(1200.0,)], "brought up once"

@@ -1,4 +1,5 @@
-"""A record that is damaged, or replaced by a copy: what it can say no more of the time is a gap, the books add up."""
+"""A record that is damaged, or replaced by a copy: what it can say no more of the time is a gap,
+the books add up."""
 
 import shutil
 import sqlite3
@@ -20,7 +21,8 @@ from edge.types import Effort, GapRow, RecordingRow, StationRun, utc_text
 from tests.edge.test_open_record import spoil
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-BEGAN_S, OFFSET_MS = 100.0, 1_780_000_000_000
+BEGAN_S = 100.0
+OFFSET_MS = 1_780_000_000_000
 LINE = Line(OFFSET_MS, "synced")
 LOST = "the record was damaged: what it said of this time is lost"
 
@@ -38,7 +40,8 @@ class Run:
         return EPOCH + timedelta(milliseconds=OFFSET_MS + round(boot_s * 1000))
 
     def begin(self) -> RecordingRow:
-        start, name = self.utc(self.at_s), f"live{self.at_s:.0f}"
+        start = self.utc(self.at_s)
+        name = f"live{self.at_s:.0f}"
         row = RecordingRow(
             id=name,
             path=f"microphone/{name}",
@@ -70,14 +73,22 @@ class Run:
         self.at_s += seconds
 
     def gap(self, seconds: float) -> None:
-        row = GapRow(f"gap{self.at_s:.0f}", "microphone", self.utc(self.at_s), seconds, "overflow", boot="boot")
+        row = GapRow(
+            f"gap{self.at_s:.0f}",
+            "microphone",
+            self.utc(self.at_s),
+            seconds,
+            "overflow",
+            boot="boot",
+        )
         row = GapRow(**{**row.__dict__, "run": "run", "boot_s": self.at_s, "clock_state": "synced"})
         self.ledger.gap(row)
         self.at_s += seconds
 
 
 TOLD = (
-    "SELECT boot_s, (SELECT sum(analysed_s) FROM effort WHERE recording = r.id) AS s, 'heard' FROM recordings r"
+    "SELECT boot_s, (SELECT sum(analysed_s) FROM effort WHERE recording = r.id) AS s, 'heard' FROM "
+    "recordings r"
     " WHERE s IS NOT NULL UNION ALL SELECT boot_s, seconds, reason FROM gaps ORDER BY 1"
 )
 
@@ -118,7 +129,9 @@ def test_of_what_is_lost_the_books_say_so(tmp_path: Path, run: Run, table: str) 
     run.ledger.close()
     with closing(sqlite3.connect(tmp_path / "station.db")) as db:
         told = db.execute(TOLD).fetchall()
-        details = {detail for (detail,) in db.execute("SELECT detail FROM gaps WHERE reason = 'store'")}
+        details = {
+            detail for (detail,) in db.execute("SELECT detail FROM gaps WHERE reason = 'store'")
+        }
     assert_whole(told, 172.0)
     lost = {"effort": 50.0, "recordings": 50.0, "gaps": 7.0}.get(table, 0.0)
     assert sum(seconds for _, seconds, what in told if what == "store") == pytest.approx(lost), told
@@ -144,8 +157,8 @@ def test_a_recording_that_is_short_of_effort_is_read_again(tmp_path: Path, run: 
 def test_a_copy_of_before_the_clock_was_set_is_put_back(
     tmp_path: Path, bundle_folder: Path, spoilt: tuple[str, ...]
 ) -> None:
-    """What this run wrote goes on along the line that is known by now, each second once; what of it cannot be read any
-    more is said."""
+    """What this run wrote goes on along the line that is known by now, each second once; what of it
+    cannot be read any more is said."""
     database = tmp_path / "station.db"
     run = Run(database, read_bundle(bundle_folder), Line(OFFSET_MS - 86_400_000, "unsynced"))
     run.stretch(20)
@@ -174,7 +187,9 @@ def test_a_copy_of_before_the_clock_was_set_is_put_back(
     run.ledger.close()
     with closing(sqlite3.connect(database)) as db:
         told = db.execute(TOLD).fetchall()
-        starts = db.execute("SELECT boot_s, start_utc FROM recordings UNION ALL SELECT boot_s, start_utc FROM gaps")
+        starts = db.execute(
+            "SELECT boot_s, start_utc FROM recordings UNION ALL SELECT boot_s, start_utc FROM gaps"
+        )
         rows = starts.fetchall()
     assert [start for _, start in rows] == [utc_text(run.utc(at_s)) for at_s, _ in rows]
     assert_whole(told, 150.0)

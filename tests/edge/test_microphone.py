@@ -1,8 +1,9 @@
 """The microphone: every sample in its place, and every bad day a Gap with its reason.
 
-Against the real PortAudio over ALSA's file plugin, which needs no hardware, gives a file's samples as fast as they are
-taken, and so overloads the ring. What no virtual card does on demand (unplugging, stalling, losing samples, at known
-times) is done by a hand-written module with sounddevice's names: what matters of it is when the callback is called.
+Against the real PortAudio over ALSA's file plugin, which needs no hardware, gives a file's samples
+as fast as they are taken, and so overloads the ring. What no virtual card does on demand
+(unplugging, stalling, losing samples, at known times) is done by a hand-written module with
+sounddevice's names: what matters of it is when the callback is called.
 """
 
 import random
@@ -35,7 +36,9 @@ Piece = Chunk | Gap
 
 
 def sound(seconds: float, rate_hz: int = RATE_HZ, seed: int = 0) -> Samples:
-    return np.random.default_rng(seed).uniform(-0.5, 0.5, round(seconds * rate_hz)).astype(np.float32)
+    return (
+        np.random.default_rng(seed).uniform(-0.5, 0.5, round(seconds * rate_hz)).astype(np.float32)
+    )
 
 
 def check_books(pieces: list[Piece], begun_s: float) -> float:
@@ -43,7 +46,9 @@ def check_books(pieces: list[Piece], begun_s: float) -> float:
     at_s = begun_s
     for piece in pieces:
         assert piece.at_s == pytest.approx(at_s, abs=1e-4)
-        at_s = piece.at_s + (piece.seconds if isinstance(piece, Gap) else len(piece.samples) / RATE_HZ)
+        at_s = piece.at_s + (
+            piece.seconds if isinstance(piece, Gap) else len(piece.samples) / RATE_HZ
+        )
     return at_s
 
 
@@ -60,7 +65,9 @@ def alsa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
     def write(text: str) -> None:
         other = tmp_path / "other"
         other.write_text(text)
-        other.rename(own)  # ALSA sees that it is another file; a change within the same second it does not
+        other.rename(
+            own
+        )  # ALSA sees that it is another file; a change within the same second it does not
 
     yield write
     monkeypatch.undo()
@@ -68,9 +75,16 @@ def alsa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
 
 
 def card(name: str, frames: Samples, folder: Path) -> str:
-    """An ALSA device that plays (samples, 2) to whoever records from it as float32, which is what the file holds."""
+    """An ALSA device that plays (samples, 2) to whoever records from it as float32, which is what
+    the file holds."""
     frames.astype("<f4").tofile(folder / f"{name}.raw")
-    options = ("type file", "slave.pcm null", "file /dev/null", f'infile "{folder}/{name}.raw"', "format raw")
+    options = (
+        "type file",
+        "slave.pcm null",
+        "file /dev/null",
+        f'infile "{folder}/{name}.raw"',
+        "format raw",
+    )
     return f"pcm.{name} {{\n" + "\n".join(options) + "\n}\n"
 
 
@@ -80,7 +94,8 @@ def random_frames(seconds: int) -> Samples:
 
 
 class GatedPortAudio(PortAudio):
-    """The real one, whose thread waits where it has delivered as much as a test allows; time is what it delivered."""
+    """The real one, whose thread waits where it has delivered as much as a test allows; time is
+    what it delivered."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +126,9 @@ class GatedPortAudio(PortAudio):
             time.sleep(0.001)
 
 
-def test_every_sample_comes_in_its_place_or_is_counted(alsa: Callable[[str], None], tmp_path: Path) -> None:
+def test_every_sample_comes_in_its_place_or_is_counted(
+    alsa: Callable[[str], None], tmp_path: Path
+) -> None:
     frames = random_frames(60)
     alsa(card("forest", frames, tmp_path))
     expected = frames[:, 1]
@@ -130,7 +147,9 @@ def test_every_sample_comes_in_its_place_or_is_counted(alsa: Callable[[str], Non
             assert piece.reason == "overload"
             place += round(piece.seconds * RATE_HZ)
         else:
-            np.testing.assert_array_equal(piece.samples, expected[place : place + len(piece.samples)])
+            np.testing.assert_array_equal(
+                piece.samples, expected[place : place + len(piece.samples)]
+            )
             place += len(piece.samples)
     assert sum(isinstance(piece, Gap) for piece in pieces) == 1
     assert place > 44 * RATE_HZ
@@ -138,11 +157,16 @@ def test_every_sample_comes_in_its_place_or_is_counted(alsa: Callable[[str], Non
 
 
 def test_a_card_that_turns_up_late_is_found(alsa: Callable[[str], None], tmp_path: Path) -> None:
-    """PortAudio lists the cards once, when it is initialised: without initialising it anew this would fail."""
-    portaudio, waited_s = GatedPortAudio(), [0.0]
+    """PortAudio lists the cards once, when it is initialised: without initialising it anew this
+    would fail."""
+    portaudio = GatedPortAudio()
+    waited_s = [0.0]
     settings = MicrophoneSettings(device="forest", rate_hz=RATE_HZ)
     with Microphone(
-        settings, portaudio=portaudio, clock=lambda: portaudio.now_s() + waited_s[0], chance=lambda: 0.0
+        settings,
+        portaudio=portaudio,
+        clock=lambda: portaudio.now_s() + waited_s[0],
+        chance=lambda: 0.0,
     ) as microphone:
         assert microphone.read(0) is None
         silent = microphone.silent
@@ -170,7 +194,9 @@ def test_a_broken_sound_system_is_one_line(alsa: Callable[[str], None]) -> None:
 
 class FakeStream:
     def __init__(self, module: "FakeSoundDevice", options: dict[str, Any]) -> None:
-        self.module, self.options, self.running = module, options, False
+        self.module = module
+        self.options = options
+        self.running = False
 
     def start(self) -> None:
         if self.module.refusal:
@@ -195,7 +221,10 @@ class FakeStream:
         block = np.repeat(-samples[:, None], self.options["channels"], axis=1)
         block[:, -1] = samples
         self.options["callback"](
-            block.astype(np.float32).tobytes(), len(block), None, SimpleNamespace(input_overflow=overflowed)
+            block.astype(np.float32).tobytes(),
+            len(block),
+            None,
+            SimpleNamespace(input_overflow=overflowed),
         )
 
 
@@ -206,8 +235,10 @@ class FakeSoundDevice:
         pass
 
     def __init__(self, *names: str, rate_hz: int = 48_000) -> None:
-        self.now_s, self.rate_hz = 5000.0, rate_hz
-        self.plugged, self.refusal = list(names), ""
+        self.now_s = 5000.0
+        self.rate_hz = rate_hz
+        self.plugged = list(names)
+        self.refusal = ""
         self.streams: list[FakeStream] = []
         self.opened_s: list[float] = []  # when somebody looked for cards
         self._listed: list[str] = []
@@ -262,7 +293,9 @@ class FakeSoundDevice:
         self.streams[-1].end()
 
 
-def microphone_of(module: FakeSoundDevice, chance: Callable[[], float] = lambda: 0.0, **settings: Any) -> Microphone:
+def microphone_of(
+    module: FakeSoundDevice, chance: Callable[[], float] = lambda: 0.0, **settings: Any
+) -> Microphone:
     options: dict[str, Any] = {"channel": 2, "buffer_s": 60.0, "stall_s": 10.0, **settings}
     return Microphone(
         MicrophoneSettings(**options),
@@ -325,8 +358,13 @@ def test_sound_comes_at_the_stations_rate_and_in_its_time(rate_hz: int) -> None:
     assert end_s == pytest.approx(began_s + 8, abs=1e-4)
     expected = soxr.resample(samples, rate_hz, RATE_HZ, "HQ")
     np.testing.assert_allclose(heard(pieces), expected[: len(heard(pieces))], atol=1e-4)
-    loud = max((piece for piece in pieces if isinstance(piece, Chunk)), key=lambda piece: piece.samples.max())
-    assert loud.at_s + int(np.argmax(loud.samples)) / RATE_HZ == pytest.approx(began_s + 5, abs=1 / RATE_HZ)
+    loud = max(
+        (piece for piece in pieces if isinstance(piece, Chunk)),
+        key=lambda piece: piece.samples.max(),
+    )
+    assert loud.at_s + int(np.argmax(loud.samples)) / RATE_HZ == pytest.approx(
+        began_s + 5, abs=1 / RATE_HZ
+    )
     chunks = [piece for piece in pieces if isinstance(piece, Chunk)]
     for before, after in pairwise(chunks):
         assert before.at_s + len(before.samples) / RATE_HZ == pytest.approx(after.at_s, abs=1e-9)
@@ -336,12 +374,15 @@ def test_lost_samples_are_a_gap_where_they_were_lost() -> None:
     module = FakeSoundDevice("card")
     microphone = microphone_of(module)
     read_all(microphone)
-    first, second = sound(7, 48_000), sound(6, 48_000, seed=1)
+    first = sound(7, 48_000)
+    second = sound(6, 48_000, seed=1)
     module.record(first)
     module.now_s += 3.0
     module.record(second, overflowed=True)
     pieces = read_all(microphone)
-    assert gaps_of(pieces) == [Gap(pytest.approx(5007.0, abs=1e-4), pytest.approx(3.0, abs=1e-3), "overflow", ANY)]
+    assert gaps_of(pieces) == [
+        Gap(pytest.approx(5007.0, abs=1e-4), pytest.approx(3.0, abs=1e-3), "overflow", ANY)
+    ]
     assert sum(len(p.samples) for p in pieces[: pieces.index(gaps_of(pieces)[0])]) == 7 * RATE_HZ
     check_books(pieces, 5000.0)
 
@@ -431,11 +472,15 @@ def test_a_card_without_samples_is_opened_anew() -> None:
     assert module.streams[-1] is not first
     module.record(sound(3, 48_000))
     pieces += read_all(microphone)
-    assert gaps_of(pieces) == [Gap(pytest.approx(5005.2, abs=1e-4), pytest.approx(12.0, abs=1e-3), "stalled", ANY)]
+    assert gaps_of(pieces) == [
+        Gap(pytest.approx(5005.2, abs=1e-4), pytest.approx(12.0, abs=1e-3), "stalled", ANY)
+    ]
     check_books(pieces, 5000.0)
 
 
-@pytest.mark.parametrize(("number", "named"), [(0.0, "0"), (-1.0, "-1"), (np.nan, "what is not a number")])
+@pytest.mark.parametrize(
+    ("number", "named"), [(0.0, "0"), (-1.0, "-1"), (np.nan, "what is not a number")]
+)
 def test_a_dead_microphone_is_heard_until_it_is_known_to_be_dead(number: float, named: str) -> None:
     module = FakeSoundDevice("card")
     microphone = microphone_of(module)
@@ -547,7 +592,12 @@ def test_closing_gives_what_the_books_still_want() -> None:
     module.unplug()
     pieces = pass_time(module, again, 7.0)
     rest = again.close()
-    assert rest == Gap(pytest.approx(pieces[0].at_s + 20.2, abs=1e-3), pytest.approx(7.0, abs=1e-3), "unplugged", ANY)
+    assert rest == Gap(
+        pytest.approx(pieces[0].at_s + 20.2, abs=1e-3),
+        pytest.approx(7.0, abs=1e-3),
+        "unplugged",
+        ANY,
+    )
 
 
 @pytest.mark.parametrize(
@@ -557,12 +607,21 @@ def test_closing_gives_what_the_books_still_want() -> None:
         ("HW:1", "USB Mic (hw:1,0)"),
         ("mic", "Mic"),
         (None, "Mic"),
-        ("USB", "microphone.device: 2 sound cards with 'USB' in the name; there is: 'Mic', 'USB Mic (hw:1,0)', 'Au"),
-        ("speaker", "microphone.device: no sound card with 'speaker' in the name; there is: 'Mic', "),
+        (
+            "USB",
+            "microphone.device: 2 sound cards with 'USB' in the name; there is: 'Mic', 'USB Mic "
+            "(hw:1,0)', 'Au",
+        ),
+        (
+            "speaker",
+            "microphone.device: no sound card with 'speaker' in the name; there is: 'Mic', ",
+        ),
     ],
 )
 def test_the_card_is_chosen_by_its_name(wanted: str | None, found: str) -> None:
-    portaudio = PortAudio(FakeSoundDevice("Mic", "USB Mic (hw:1,0)", "AudioMoth: USB (hw:2,0)", "Mic speaker"))
+    portaudio = PortAudio(
+        FakeSoundDevice("Mic", "USB Mic (hw:1,0)", "AudioMoth: USB (hw:2,0)", "Mic speaker")
+    )
     portaudio.rescan()
     try:
         assert portaudio.find(wanted).name == found
@@ -637,7 +696,10 @@ def test_a_card_in_units_of_its_own_has_a_level(scale: float) -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["sound", "silence", "lost", "ended", "read", "refuse"]), st.floats(0.01, 40.0)),
+        st.tuples(
+            st.sampled_from(["sound", "silence", "lost", "ended", "read", "refuse"]),
+            st.floats(0.01, 40.0),
+        ),
         min_size=1,
         max_size=12,
     )
@@ -703,7 +765,9 @@ def test_two_threads_share_the_ring() -> None:
         block = ring.take(partial=ended)
         if block is not None:
             place += block.dropped
-            np.testing.assert_array_equal(block.samples, numbers[place : place + len(block.samples)])
+            np.testing.assert_array_equal(
+                block.samples, numbers[place : place + len(block.samples)]
+            )
             place += len(block.samples)
         elif ended:
             break

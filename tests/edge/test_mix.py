@@ -14,12 +14,16 @@ Sound = npt.NDArray[np.float32]
 
 
 def noise(seconds: float, level: float = 0.1, seed: int = 0) -> Sound:
-    return (level * np.random.default_rng(seed).standard_normal(round(seconds * RATE_HZ))).astype(np.float32)
+    return (level * np.random.default_rng(seed).standard_normal(round(seconds * RATE_HZ))).astype(
+        np.float32
+    )
 
 
 def heard(folder: Path, *channels: Sound, **options: str) -> tuple[Sound, str | None]:
     path = folder / f"x.{options.get('format', 'wav').lower()}"
-    with soundfile.SoundFile(path, "w", RATE_HZ, len(channels), **{"subtype": "FLOAT"} | options) as file:
+    with soundfile.SoundFile(
+        path, "w", RATE_HZ, len(channels), **{"subtype": "FLOAT"} | options
+    ) as file:
         for at in range(0, len(channels[0]), RATE_HZ):
             file.write(np.stack(channels, axis=1)[at : at + RATE_HZ])
     with Decoder(path) as decoder:
@@ -48,7 +52,9 @@ def test_the_louder_one_is_taken(tmp_path: Path) -> None:
 
 
 def test_with_an_offset_and_hum_that_do_not_cancel(tmp_path: Path) -> None:
-    hum = (0.05 * np.sin(2 * np.pi * 50 * np.arange(5 * RATE_HZ) / RATE_HZ) + 0.03).astype(np.float32)
+    hum = (0.05 * np.sin(2 * np.pi * 50 * np.arange(5 * RATE_HZ) / RATE_HZ) + 0.03).astype(
+        np.float32
+    )
     bird = noise(5)
     sound, note = heard(tmp_path, hum + bird, hum - bird)
     assert note is not None
@@ -56,9 +62,11 @@ def test_with_an_offset_and_hum_that_do_not_cancel(tmp_path: Path) -> None:
 
 
 def test_quiet_moments_keep_the_channel(tmp_path: Path) -> None:
-    """There the channels' own noise decides nothing: a call 15 dB above it is heard at its level."""
+    """There the channels' own noise decides nothing: a call 15 dB above it is heard at its
+    level."""
     bird = np.concatenate([noise(4), np.zeros(10 * RATE_HZ, np.float32), noise(1, 0.00056, 3)])
-    left, right = noise(15, 0.0001, 1), noise(15, 0.0001, 2)
+    left = noise(15, 0.0001, 1)
+    right = noise(15, 0.0001, 2)
     sound, note = heard(tmp_path, left + bird, right - bird)
     assert note is not None
     assert sound[-RATE_HZ:].std() > 0.0005
@@ -72,7 +80,8 @@ def test_silence_first(tmp_path: Path) -> None:
 
 
 def test_a_cable_that_fails_in_the_middle(tmp_path: Path) -> None:
-    bird, sign = noise(20), np.ones(20 * RATE_HZ, np.float32)
+    bird = noise(20)
+    sign = np.ones(20 * RATE_HZ, np.float32)
     sign[10 * RATE_HZ :] = -1
     sound, note = heard(tmp_path, bird, sign * bird)
     assert np.array_equal(sound[: 9 * RATE_HZ], bird[: 9 * RATE_HZ])
@@ -102,24 +111,29 @@ def test_a_channel_that_dies_after_it_was_taken(tmp_path: Path) -> None:
         (noise(5), noise(5, seed=1), noise(5, seed=2), noise(5, seed=3)),
     ],
 )
-def test_the_mean_stays_where_it_holds_the_sound(tmp_path: Path, channels: tuple[Sound, ...]) -> None:
+def test_the_mean_stays_where_it_holds_the_sound(
+    tmp_path: Path, channels: tuple[Sound, ...]
+) -> None:
     sound, note = heard(tmp_path, *channels)
     assert note is None
     assert np.allclose(sound, np.mean(channels, axis=0), atol=1e-6)
 
 
 def test_four_channels_that_cancel(tmp_path: Path) -> None:
-    bird, other = noise(5), noise(5, 0.05, 1)
+    bird = noise(5)
+    other = noise(5, 0.05, 1)
     sound, note = heard(tmp_path, other, bird, -bird, -other)
     assert np.array_equal(sound, bird)
     assert note == "channels cancel: the louder one, 2, was taken"
 
 
 def test_the_choice_does_not_depend_on_block_or_codec(tmp_path: Path) -> None:
-    bird, sign = noise(20, 0.05), np.ones(20 * RATE_HZ, np.float32)
+    bird = noise(20, 0.05)
+    sign = np.ones(20 * RATE_HZ, np.float32)
     sign[10 * RATE_HZ :] = -1
     notes = [
-        heard(tmp_path, bird, sign * bird, format=kind, subtype="PCM_16")[1] for kind in ("WAV", "FLAC", "AIFF", "W64")
+        heard(tmp_path, bird, sign * bird, format=kind, subtype="PCM_16")[1]
+        for kind in ("WAV", "FLAC", "AIFF", "W64")
     ]
     assert len(set(notes)) == 1
     assert notes[0] is not None

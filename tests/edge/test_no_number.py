@@ -25,7 +25,8 @@ class Spoilt(OnnxEngine):
 
     def __init__(self, bundle: Bundle, networks: Any, spoilt: Sequence[int], value: float) -> None:
         super().__init__(answers_of(bundle, networks), input_shape=bundle.input_shape)
-        self._spoilt, self._value = spoilt, value
+        self._spoilt = spoilt
+        self._value = value
 
     def scores(self, inputs: Input, members: Sequence[int] | None = None) -> Scores:
         scores = super().scores(inputs, members)
@@ -38,7 +39,8 @@ class Spoilt(OnnxEngine):
 class Accelerator:
     """The same, and no ONNX Runtime."""
 
-    name, tolerance = "accelerator", 1e-3
+    name = "accelerator"
+    tolerance = 1e-3
 
     def __init__(self, engine: Spoilt) -> None:
         self._engine = engine
@@ -51,9 +53,12 @@ class Accelerator:
 
 
 @pytest.mark.parametrize("value", BAD)
-def test_the_other_members_decide(bundle_folder: Path, value: float, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_other_members_decide(
+    bundle_folder: Path, value: float, caplog: pytest.LogCaptureFixture
+) -> None:
     bundle = read_bundle(bundle_folder)
-    inputs, networks = bundle.probe().inputs, bundle.manifest.members
+    inputs = bundle.probe().inputs
+    networks = bundle.manifest.members
     recognizer = Recognizer(bundle, engine=Spoilt(bundle, networks, [0], value))
     whole = Recognizer(bundle).recognise(inputs, None)
     found = recognizer.recognise(inputs, None)
@@ -61,7 +66,10 @@ def test_the_other_members_decide(bundle_folder: Path, value: float, caplog: pyt
     assert np.isfinite(found.blended).all()
     assert np.isnan(found.members[0, -1, 1])
     assert (found.acoustic[-1] > 0).all()
-    trouble = f"the networks: no score for 1 of the last {len(inputs)} windows: {networks[0].name} gave no number"
+    trouble = (
+        f"the networks: no score for 1 of the last {len(inputs)} windows: {networks[0].name} "
+        f"gave no number"
+    )
     assert (recognizer.trouble or "").startswith(trouble)
     assert [r.getMessage().startswith(trouble) for r in caplog.records] == [True]
 
@@ -78,7 +86,9 @@ def test_where_no_member_gives_one_it_is_said(bundle_folder: Path) -> None:
 def test_an_accelerator_that_gives_none_is_given_up(bundle_folder: Path) -> None:
     bundle = read_bundle(bundle_folder)
     inputs = bundle.probe().inputs
-    recognizer = Recognizer(bundle, engine=Accelerator(Spoilt(bundle, bundle.manifest.members, [0], np.nan)))
+    recognizer = Recognizer(
+        bundle, engine=Accelerator(Spoilt(bundle, bundle.manifest.members, [0], np.nan))
+    )
     found = recognizer.recognise(inputs, None)
     assert recognizer.degraded == "accelerator gave no number for a window"
     assert recognizer.trouble is None
@@ -86,13 +96,19 @@ def test_an_accelerator_that_gives_none_is_given_up(bundle_folder: Path) -> None
 
 
 @pytest.mark.parametrize("members", ["cascade", "student"])
-def test_a_student_that_gives_none_leaves_the_window_to_the_bag(student_bundle: Path, members: Any) -> None:
+def test_a_student_that_gives_none_leaves_the_window_to_the_bag(
+    student_bundle: Path, members: Any
+) -> None:
     bundle = read_bundle(student_bundle)
     inputs = bundle.probe().inputs
     alone = Recognizer(bundle, members=members)
     student = len(alone.networks) - 1
-    recognizer = Recognizer(bundle, engine=Spoilt(bundle, alone.networks, [student], np.nan), members=members)
-    found = recognizer.recognise(inputs, None, undecided=lambda scores: np.zeros(len(scores), np.bool_))
+    recognizer = Recognizer(
+        bundle, engine=Spoilt(bundle, alone.networks, [student], np.nan), members=members
+    )
+    found = recognizer.recognise(
+        inputs, None, undecided=lambda scores: np.zeros(len(scores), np.bool_)
+    )
     assert np.isfinite(found.blended).all()
     assert found.decided_by[-1] == ("bag" if members == "cascade" else "student")
     assert set(found.decided_by[:-1]) == {"student"}

@@ -1,4 +1,5 @@
-"""Numbers of messages and what is handed out: nothing goes back, whatever is put back, and whenever the power goes."""
+"""Numbers of messages and what is handed out: nothing goes back, whatever is put back, and whenever
+the power goes."""
 
 import os
 import shutil
@@ -35,8 +36,11 @@ def put_back(copy: Path, database: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", ["nothing", "numbers", "folder"])
-def test_a_copy_that_is_put_back_numbers_on(database: Path, bundle_folder: Path, tmp_path: Path, lost: str) -> None:
-    """Beside the file of numbers, without it, and on another machine, to which that was copied as well."""
+def test_a_copy_that_is_put_back_numbers_on(
+    database: Path, bundle_folder: Path, tmp_path: Path, lost: str
+) -> None:
+    """Beside the file of numbers, without it, and on another machine, to which that was copied as
+    well."""
     fill(database, bundle_folder, numbered(range(5)))
     seen = sent(database)
     assert seen == [1, 2, 3, 4, 5], "a new station begins at 1"
@@ -87,7 +91,9 @@ def test_a_clock_that_is_wrong_is_no_way_back(
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"9" * 60, b"-5 7\n", b"\xff\x00"])
-def test_a_file_of_numbers_that_is_none_is_begun_anew(database: Path, bundle_folder: Path, content: bytes) -> None:
+def test_a_file_of_numbers_that_is_none_is_begun_anew(
+    database: Path, bundle_folder: Path, content: bytes
+) -> None:
     fill(database, bundle_folder, numbered(range(5)))
     sent(database)
     database.with_name("station.db.seq").write_bytes(content)
@@ -98,7 +104,9 @@ def test_a_file_of_numbers_that_is_none_is_begun_anew(database: Path, bundle_fol
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_the_file_of_numbers_belongs_to_whom_the_record_does(database: Path, bundle_folder: Path) -> None:
+def test_the_file_of_numbers_belongs_to_whom_the_record_does(
+    database: Path, bundle_folder: Path
+) -> None:
     """A replay by root, then the service as its own user: it must be able to go on."""
     fill(database, bundle_folder, numbered(range(5)))
     os.chown(database, 12_345, 12_346)
@@ -120,8 +128,10 @@ def test_a_record_of_before_is_taken_as_it_is(database: Path, bundle_folder: Pat
 def test_nothing_is_handed_out_that_is_not_on_the_disk(
     database: Path, bundle_folder: Path, mosquitto: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A replay commits without waiting for the disk; what the disk does not take is not published."""
-    forced, really = [], os.fsync
+    """A replay commits without waiting for the disk; what the disk does not take is not
+    published."""
+    forced = []
+    really = os.fsync
 
     def fsync(handle: int) -> None:
         if str(Path(f"/proc/self/fd/{handle}").readlink()).endswith("-wal"):
@@ -132,7 +142,10 @@ def test_nothing_is_handed_out_that_is_not_on_the_disk(
 
     monkeypatch.setattr(os, "fsync", fsync)
     fill(database, bundle_folder, numbered(range(5)))
-    with OutboxTable(database) as outbox, pytest.raises(StoreError, match=r"station\.db: .*Input/output error"):
+    with (
+        OutboxTable(database) as outbox,
+        pytest.raises(StoreError, match=r"station\.db: .*Input/output error"),
+    ):
         outbox.waiting(0, 10)
     with publisher_of(database, mosquitto) as publisher:
         assert until(lambda: "Input/output" in publisher.state().last_error)

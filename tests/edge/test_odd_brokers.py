@@ -1,4 +1,5 @@
-"""Brokers that break MQTT, answer nothing, send too much or take too little: the publisher outlives them all."""
+"""Brokers that break MQTT, answer nothing, send too much or take too little: the publisher outlives
+them all."""
 
 import json
 import struct
@@ -16,9 +17,20 @@ from edge.publisher import Presence, Publisher, session, thread
 from edge.store.outbox import OutboxTable
 from edge.types import Message
 from tests.helpers.brokers import counts, fill, numbered, until
-from tests.helpers.odd_brokers import CONNECT, PUBLISH, SUBSCRIBE, OddBroker, Packet, odd_broker, publish, text, varint
+from tests.helpers.odd_brokers import (
+    CONNECT,
+    PUBLISH,
+    SUBSCRIBE,
+    OddBroker,
+    Packet,
+    odd_broker,
+    publish,
+    text,
+    varint,
+)
 
-BIRTH, DISCOVERY = "homeassistant/status", "homeassistant/device/birdstation_porch/config"
+BIRTH = "homeassistant/status"
+DISCOVERY = "homeassistant/device/birdstation_porch/config"
 SILENT = "the broker acknowledges nothing"
 
 
@@ -27,11 +39,15 @@ def database(tmp_path: Path) -> Path:
     return tmp_path / "station.db"
 
 
-def station(database: Path, broker: OddBroker, present: bool = True, **settings: object) -> Publisher:
+def station(
+    database: Path, broker: OddBroker, present: bool = True, **settings: object
+) -> Publisher:
     """A publisher with or without presence."""
     last = {"microphone": "s/source/microphone/last"}
     fixed = {"s/meta": "{}", DISCOVERY: '{"device": {}}'}
-    presence = Presence("s/status", "s/health", 90, fixed, last, BIRTH, DISCOVERY) if present else None
+    presence = (
+        Presence("s/status", "s/health", 90, fixed, last, BIRTH, DISCOVERY) if present else None
+    )
     mqtt = MqttSettings("127.0.0.1", broker.port, **settings)  # type: ignore[arg-type]
     return Publisher(lambda: OutboxTable(database), mqtt, "porch", presence)
 
@@ -43,8 +59,14 @@ def drained(publisher: Publisher) -> bool:
 
 ODD: dict[str, tuple[int, bytes]] = {
     "topic that is no UTF-8": (SUBSCRIBE, publish(b"homeassistant/st\xff\xfetus", b"online")),
-    "property that does not exist": (SUBSCRIBE, b"\x31\x1d" + text(BIRTH) + b"\x04\x7f\x01\x02\x03" + b"on"),
-    "topic alias that nobody set": (SUBSCRIBE, b"\x30\x09" + text("") + b"\x03\x23\x00\x07" + b"on1"),
+    "property that does not exist": (
+        SUBSCRIBE,
+        b"\x31\x1d" + text(BIRTH) + b"\x04\x7f\x01\x02\x03" + b"on",
+    ),
+    "topic alias that nobody set": (
+        SUBSCRIBE,
+        b"\x30\x09" + text("") + b"\x03\x23\x00\x07" + b"on1",
+    ),
     "publish cut off": (SUBSCRIBE, b"\x30\x02\x00\x14"),
     "accepted with a code that does not exist": (CONNECT, b"\x20\x03\x00\x7f\x00"),
     "accepted, properties cut off": (CONNECT, b"\x20\x05\x00\x00\x05\x27\x00"),
@@ -65,7 +87,9 @@ ODD: dict[str, tuple[int, bytes]] = {
 
 
 @pytest.mark.parametrize("what", ODD)
-def test_a_packet_that_is_none_costs_one_connection(database: Path, bundle_folder: Path, what: str) -> None:
+def test_a_packet_that_is_none_costs_one_connection(
+    database: Path, bundle_folder: Path, what: str
+) -> None:
     kind, bytes_ = ODD[what]
     said: list[str] = []
 
@@ -80,7 +104,9 @@ def test_a_packet_that_is_none_costs_one_connection(database: Path, bundle_folde
     with odd_broker(act) as broker, station(database, broker) as publisher:
         assert until(lambda: said)
         assert drained(publisher)
-        assert until(lambda: publisher.state().last_error in ("", "the broker speaks MQTT 3.1.1 only"))
+        assert until(
+            lambda: publisher.state().last_error in ("", "the broker speaks MQTT 3.1.1 only")
+        )
         assert not publisher.ended
     assert counts(database)["sent"] == 5
 
@@ -89,17 +115,26 @@ def test_a_packet_that_is_none_costs_one_connection(database: Path, bundle_folde
 def test_connected_means_acknowledged(
     database: Path, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, kinds: str
 ) -> None:
-    """A broker that accepts connections and acknowledges nothing, or nothing but what is retained."""
+    """A broker that accepts connections and acknowledges nothing, or nothing but what is
+    retained."""
     monkeypatch.setattr(session, "_ANSWER_S_MAX", 0.3)
     mute = [True]
 
     def act(_broker: OddBroker, packet: Packet) -> bool:
-        return mute[0] and packet.kind == PUBLISH and (kinds == "all" or packet.topic.startswith("birds"))
+        return (
+            mute[0]
+            and packet.kind == PUBLISH
+            and (kinds == "all" or packet.topic.startswith("birds"))
+        )
 
     fill(database, bundle_folder, numbered(range(5)))
-    with odd_broker(act, properties=b"\x21\x00\x01") as broker, station(database, broker) as publisher:
+    with (
+        odd_broker(act, properties=b"\x21\x00\x01") as broker,
+        station(database, broker) as publisher,
+    ):
         assert until(lambda: publisher.last_error == SILENT)
-        errors, away_s = set(), publisher.away_s
+        errors = set()
+        away_s = publisher.away_s
         while len(broker.connects) < 4:
             publisher.drain(0.05)  # hurries
             errors.add(publisher.state().last_error)
@@ -109,7 +144,9 @@ def test_connected_means_acknowledged(
         assert errors == {SILENT}
         mute[0] = False
         assert drained(publisher)
-        assert until(lambda: publisher.connected and not publisher.last_error and publisher.away_s < away_s)
+        assert until(
+            lambda: publisher.connected and not publisher.last_error and publisher.away_s < away_s
+        )
     assert counts(database)["sent"] == 5
 
 
@@ -125,7 +162,8 @@ def test_a_quiet_connection_is_not_away(database: Path) -> None:
 def test_a_packet_that_is_too_large_is_not_gathered(
     database: Path, bundle_folder: Path, protocol: str, length: int
 ) -> None:
-    """It may lie on a topic that the station listens to, and come whenever it does: then it does not."""
+    """It may lie on a topic that the station listens to, and come whenever it does: then it does
+    not."""
     passed = [0]
 
     def act(_broker: OddBroker, packet: Packet) -> bool:
@@ -154,11 +192,14 @@ def test_a_packet_that_is_too_large_is_not_gathered(
 def test_what_anybody_retains_on_home_assistants_topic_stops_nothing(
     database: Path, bundle_folder: Path, mosquitto: int, protocol: str
 ) -> None:
-    """A real broker: it keeps large packets from those who asked for none (MQTT 5), and hands them to all others."""
+    """A real broker: it keeps large packets from those who asked for none (MQTT 5), and hands them
+    to all others."""
     single(BIRTH, b"x" * 1_000_000, retain=True, hostname="127.0.0.1", port=mosquitto)
     fill(database, bundle_folder, numbered(range(3)))
     with station(database, OddBroker(port=mosquitto), protocol=protocol) as publisher:
-        assert until(lambda: publisher.last_error.startswith(f"{BIRTH}: too much is said") or protocol == "5")
+        assert until(
+            lambda: publisher.last_error.startswith(f"{BIRTH}: too much is said") or protocol == "5"
+        )
         assert drained(publisher)
         assert until(lambda: publisher.connected)
         assert protocol == "3.1.1" or not publisher.last_error
@@ -169,12 +210,19 @@ def test_two_stations_of_one_id_are_told(tmp_path: Path, mosquitto: int) -> None
     """mosquitto ends the first of them without a word."""
     broker = OddBroker(port=mosquitto)
     with station(tmp_path / "a.db", broker) as one, station(tmp_path / "b.db", broker) as other:
-        assert until(lambda: any("second station with the same station.id" in p.last_error for p in (one, other)))
+        assert until(
+            lambda: any(
+                "second station with the same station.id" in p.last_error for p in (one, other)
+            )
+        )
 
 
 @pytest.mark.parametrize("maximum", [1, 2, 5, 19])
-def test_never_more_in_flight_than_the_broker_takes(database: Path, bundle_folder: Path, maximum: int) -> None:
-    """Over a link of 10 ms: backlog, retained topics, last ones, health again and again, offline."""
+def test_never_more_in_flight_than_the_broker_takes(
+    database: Path, bundle_folder: Path, maximum: int
+) -> None:
+    """Over a link of 10 ms: backlog, retained topics, last ones, health again and again,
+    offline."""
 
     def act(broker: OddBroker, packet: Packet) -> bool:
         if packet.kind == PUBLISH:
@@ -188,7 +236,10 @@ def test_never_more_in_flight_than_the_broker_takes(database: Path, bundle_folde
             while not publisher.drain(0.05):
                 publisher.tell_health("{}")
             assert until(
-                lambda: {"s/status", "s/health", DISCOVERY, "s/source/microphone/last"} <= set(broker.topics())
+                lambda: (
+                    {"s/status", "s/health", DISCOVERY, "s/source/microphone/last"}
+                    <= set(broker.topics())
+                )
             )
         assert until(lambda: broker.published[-1] == ("s/status", "offline"))
         assert 0 < broker.unanswered_max <= maximum
@@ -205,7 +256,10 @@ def test_one_message_at_once_on_a_machine_that_is_up_for_long(
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() - begun + up_s, sleep=time.sleep)
     monkeypatch.setattr(session, "time", clock)
     fill(database, bundle_folder, numbered(range(3)))
-    with odd_broker(lambda *_: False, properties=b"\x21\x00\x01") as broker, station(database, broker) as publisher:
+    with (
+        odd_broker(lambda *_: False, properties=b"\x21\x00\x01") as broker,
+        station(database, broker) as publisher,
+    ):
         assert drained(publisher)
     assert counts(database)["sent"] == 3
 
@@ -214,7 +268,10 @@ def test_a_receive_maximum_of_nothing_is_none(database: Path, bundle_folder: Pat
     """Neither may be 0 by the standard: all messages would be too large, or wait for ever."""
     fill(database, bundle_folder, numbered(range(3)))
     for properties in (b"\x21\x00\x00", b"\x27\x00\x00\x00\x00"):
-        with odd_broker(lambda *_: None, properties) as broker, station(database, broker) as publisher:
+        with (
+            odd_broker(lambda *_: None, properties) as broker,
+            station(database, broker) as publisher,
+        ):
             assert drained(publisher)
     assert counts(database)["sent"] == 3
 
@@ -233,11 +290,15 @@ def test_a_flood_on_home_assistants_topic_is_cut_off(database: Path, bundle_fold
         assert until(lambda: f"{BIRTH}: too much is said there" in publisher.last_error)
         assert drained(publisher)
         assert until(lambda: publisher.connected and len(broker.connects) == 2)
-        assert f"{BIRTH}: too much is said there" in publisher.last_error, "named as long as nobody listens"
+        assert f"{BIRTH}: too much is said there" in publisher.last_error, (
+            "named as long as nobody listens"
+        )
         assert broker.topics().count(DISCOVERY) <= 3
 
 
-def test_more_packets_than_anybody_asked_for_end_the_connection(database: Path, bundle_folder: Path) -> None:
+def test_more_packets_than_anybody_asked_for_end_the_connection(
+    database: Path, bundle_folder: Path
+) -> None:
     flooded: list[int] = []
 
     def act(_broker: OddBroker, packet: Packet) -> bool:
@@ -257,7 +318,9 @@ def test_more_packets_than_anybody_asked_for_end_the_connection(database: Path, 
 def test_a_retained_topic_at_which_connections_break_is_left_out(
     database: Path, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, fatal: str
 ) -> None:
-    monkeypatch.setattr(thread, "_PROVEN_S", 1.0)  # until which another station of the same id is blamed
+    monkeypatch.setattr(
+        thread, "_PROVEN_S", 1.0
+    )  # until which another station of the same id is blamed
 
     def act(_broker: OddBroker, packet: Packet) -> bool:
         if packet.kind == PUBLISH and packet.topic == fatal and packet.payload:
@@ -266,9 +329,14 @@ def test_a_retained_topic_at_which_connections_break_is_left_out(
 
     payload = json.dumps({"schema": "detection/1", "source": "microphone"})
     fill(database, bundle_folder, [Message("id0", "birds", payload)])
-    with odd_broker(act) as broker, station(database, broker, protocol="3.1.1", attempts_max=1) as publisher:
+    with (
+        odd_broker(act) as broker,
+        station(database, broker, protocol="3.1.1", attempts_max=1) as publisher,
+    ):
         named = f"{fatal}: left out, since connections break whenever it is sent"
-        assert until(lambda: (publisher.drain(0.05) and False) or named in publisher.state().last_error)
+        assert until(
+            lambda: (publisher.drain(0.05) and False) or named in publisher.state().last_error
+        )
         connects = len(broker.connects)
         fill(database, bundle_folder, [Message("id1", "birds", payload)])
         publisher.tell_health('{"now": 1}')
@@ -278,12 +346,16 @@ def test_a_retained_topic_at_which_connections_break_is_left_out(
         assert len(broker.connects) <= connects + 1
         others = {"s/status", "s/meta", DISCOVERY, "s/source/microphone/last"} - {fatal}
         assert others <= set(broker.topics())
-    assert counts(database) == {"sent": 2, "waiting": 0, "dropped": 0, "dead": 0}, "no message was to blame"
+    assert counts(database) == {"sent": 2, "waiting": 0, "dropped": 0, "dead": 0}, (
+        "no message was to blame"
+    )
 
 
 def test_whatever_is_raised_costs_one_try(database: Path, bundle_folder: Path) -> None:
     fill(database, bundle_folder, numbered(range(3)))
-    raised = iter([RuntimeError("can't start new thread"), MemoryError(), OverflowError("two\nlines")])
+    raised = iter(
+        [RuntimeError("can't start new thread"), MemoryError(), OverflowError("two\nlines")]
+    )
 
     def open_outbox() -> OutboxTable:
         for error in raised:

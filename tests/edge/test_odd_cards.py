@@ -1,6 +1,7 @@
 """Sound cards that are not what they say: another rate, entries of the list that cannot be read.
 
-The card is test_microphone.py's stand-in for the module `sounddevice`; here its clock is off, and its list odd.
+The card is test_microphone.py's stand-in for the module `sounddevice`; here its clock is off, and
+its list odd.
 """
 
 import logging
@@ -33,8 +34,8 @@ def seconds_of(piece: Piece) -> float:
 
 
 class OddCard:
-    """A card at `share` of the rate that it says, whose sound is read every second, as the station does it: the clock
-    is put right at each full hour of what is heard."""
+    """A card at `share` of the rate that it says, whose sound is read every second, as the station
+    does it: the clock is put right at each full hour of what is heard."""
 
     def __init__(self, rate_hz: int = HZ, **options: float) -> None:
         self.module = FakeSoundDevice("odd card", rate_hz=rate_hz)
@@ -69,7 +70,9 @@ class OddCard:
                 self._hour = hour
                 self.microphone.reanchor()
             self.pieces.append(piece)
-            assert piece.at_s + seconds_of(piece) <= self.module.now_s + CRYSTAL_S, "of what has not been yet"
+            assert piece.at_s + seconds_of(piece) <= self.module.now_s + CRYSTAL_S, (
+                "of what has not been yet"
+            )
 
     def end(self) -> None:
         rest = self.microphone.close()
@@ -80,12 +83,15 @@ class OddCard:
         for before, after in pairwise(self.pieces):
             apart_s = after.at_s - (before.at_s + seconds_of(before))
             assert -1e-6 <= apart_s <= CRYSTAL_S
-        told_s, elapsed_s = sum(map(seconds_of, self.pieces)), self.module.now_s - self.begun_s
+        told_s = sum(map(seconds_of, self.pieces))
+        elapsed_s = self.module.now_s - self.begun_s
         assert told_s == pytest.approx(elapsed_s, abs=CRYSTAL_S * (2 + self._hour))
         hours: dict[int, float] = {}
         for piece in self.pieces:
             hour = int((piece.at_s - self.begun_s) // 3600)
-            hours[hour] = hours.get(hour, 0.0) + (seconds_of(piece) if isinstance(piece, Chunk) else 0.0)
+            hours[hour] = hours.get(hour, 0.0) + (
+                seconds_of(piece) if isinstance(piece, Chunk) else 0.0
+            )
         assert max(hours.values()) <= 3600.5  # a chunk belongs to the hour in which it begins
 
     def gaps(self) -> list[Gap]:
@@ -100,7 +106,9 @@ def test_a_card_at_another_rate_tells_no_time_twice_and_says_so(share: float) ->
     card.end()
     card.check_books()
     how = f"{abs(share - 1):.1%} {'more' if share > 1 else 'fewer'} samples than 8000 Hz says"
-    assert trouble.startswith(f"microphone.rate_hz: 'odd card' gives {how}, about {round(HZ * share, -2):.0f} in")
+    assert trouble.startswith(
+        f"microphone.rate_hz: 'odd card' gives {how}, about {round(HZ * share, -2):.0f} in"
+    )
     assert {gap.reason for gap in card.gaps()} == ({"overflow"} if share < 1 else set())
 
 
@@ -153,7 +161,11 @@ def test_sound_that_was_told_too_late_at_first_is_no_wrong_rate() -> None:
 @settings(max_examples=6, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.floats(5, 600), st.sampled_from([1.0, 0.9, 0.995, 1.0001, 1.005, 1.1, 3.0]), st.floats(0.05, 1.5)),
+        st.tuples(
+            st.floats(5, 600),
+            st.sampled_from([1.0, 0.9, 0.995, 1.0001, 1.005, 1.1, 3.0]),
+            st.floats(0.05, 1.5),
+        ),
         min_size=1,
         max_size=4,
     )
@@ -167,7 +179,8 @@ def test_the_books_add_up_at_any_rate(hours: list[tuple[float, float, float]]) -
 
 
 def test_a_card_that_gives_minutes_in_a_moment_moves_nothing_into_the_future() -> None:
-    """Twelve heaps of half a minute each in 1.2 s, more than may wait; then it is a card as others are."""
+    """Twelve heaps of half a minute each in 1.2 s, more than may wait; then it is a card as others
+    are."""
     card = OddCard(buffer_s=10)
     card.play(20)
     for _ in range(12):
@@ -182,21 +195,27 @@ def test_a_card_that_gives_minutes_in_a_moment_moves_nothing_into_the_future() -
     card.check_books()
     lost = [gap for gap in card.gaps() if gap.at_s > card.begun_s + 5]
     assert "overload" in {gap.reason for gap in card.pieces[:after] if isinstance(gap, Gap)}
-    assert [gap.reason for gap in lost if gap.seconds > 2] == ["overflow"], "what was missed later is told"
+    assert [gap.reason for gap in lost if gap.seconds > 2] == ["overflow"], (
+        "what was missed later is told"
+    )
 
 
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["heap", "heap that overflowed", "flood", "nobody reads", "good", "silent"]),
+            st.sampled_from(
+                ["heap", "heap that overflowed", "flood", "nobody reads", "good", "silent"]
+            ),
             st.floats(0.1, 40),
         ),
         min_size=1,
         max_size=8,
     )
 )
-def test_the_books_tell_of_the_time_that_has_passed_whatever_a_card_gives(days: list[tuple[str, float]]) -> None:
+def test_the_books_tell_of_the_time_that_has_passed_whatever_a_card_gives(
+    days: list[tuple[str, float]],
+) -> None:
     card = OddCard(buffer_s=10, stall_s=60)
     card.play(3)
     for what, seconds in days:
@@ -224,14 +243,17 @@ class OddList(FakeSoundDevice):
 
     def __init__(self, spoil: Callable[[dict[str, Any]], object], default: Any = 0) -> None:
         super().__init__("good card", "odd card")
-        self.spoil, self.default = spoil, default
+        self.spoil = spoil
+        self.default = default
 
     def query_devices(self, device: Any = None, kind: str | None = None) -> Any:
         if kind == "input":
             return self.default() if callable(self.default) else self._device(self.default)
         if device is not None and device >= len(self._listed):
             raise self.PortAudioError(f"Error querying device {device}")
-        entries = [self._device(i) for i in (range(len(self._listed)) if device is None else [device])]
+        entries = [
+            self._device(i) for i in (range(len(self._listed)) if device is None else [device])
+        ]
         for entry in entries:
             if entry["index"] == 1:
                 self.spoil(entry)
@@ -275,12 +297,16 @@ def test_an_entry_that_cannot_be_read_hides_no_other(
     assert [r.getMessage() for r in caplog.records if "sound card 1: " in r.getMessage()]
     odd = PortAudio(module)
     odd.rescan = lambda: None  # type: ignore[method-assign]  # under an open stream
-    with pytest.raises(CaptureError, match=r"no sound card with 'odd' .* is: 'good card'; sound card 1: [^\n]+$"):
+    with pytest.raises(
+        CaptureError, match=r"no sound card with 'odd' .* is: 'good card'; sound card 1: [^\n]+$"
+    ):
         odd.find("odd")
 
 
 @pytest.mark.parametrize("spoil", DESCRIBED_ODDLY)
-def test_a_card_that_is_described_oddly_can_be_heard(spoil: Callable[[dict[str, Any]], object]) -> None:
+def test_a_card_that_is_described_oddly_can_be_heard(
+    spoil: Callable[[dict[str, Any]], object],
+) -> None:
     microphone = microphone_of(OddList(spoil), device="odd", rate_hz=16_000)
     read_all(microphone)
     assert microphone.card == "odd card"
@@ -297,13 +323,17 @@ def no_default() -> Any:
     raise UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "unexpected end of data")
 
 
-@pytest.mark.parametrize("default", [no_default, dict, lambda: {"index": None}, lambda: None, lambda: {"index": 99}])
+@pytest.mark.parametrize(
+    "default", [no_default, dict, lambda: {"index": None}, lambda: None, lambda: {"index": 99}]
+)
 def test_an_odd_default_card_is_said_and_tried_again(default: Callable[[], Any]) -> None:
     module = OddList(lambda _: None, default)
     microphone = microphone_of(module)
     read_all(microphone)
     assert microphone.silent is not None
-    assert microphone.silent.detail.startswith("no default sound card that records; there is: 'good card', 'odd card'")
+    assert microphone.silent.detail.startswith(
+        "no default sound card that records; there is: 'good card', 'odd card'"
+    )
     assert microphone.silent.detail.endswith("; name one in microphone.device")
     module.default = 0
     module.now_s += 2.0
@@ -313,10 +343,20 @@ def test_an_odd_default_card_is_said_and_tried_again(default: Callable[[], Any])
 
 @pytest.mark.parametrize(
     "error",
-    [UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "cut"), KeyError(3), TypeError(), OSError(5, "I/O"), MemoryError()],
+    [
+        UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "cut"),
+        KeyError(3),
+        TypeError(),
+        OSError(5, "I/O"),
+        MemoryError(),
+    ],
 )
-@pytest.mark.parametrize("where", ["_initialize", "RawInputStream", "query_hostapis", "query_devices"])
-def test_whatever_the_library_raises_is_a_line_and_tried_again(where: str, error: Exception) -> None:
+@pytest.mark.parametrize(
+    "where", ["_initialize", "RawInputStream", "query_hostapis", "query_devices"]
+)
+def test_whatever_the_library_raises_is_a_line_and_tried_again(
+    where: str, error: Exception
+) -> None:
     module = FakeSoundDevice("card")
     right = getattr(module, where)
 

@@ -1,4 +1,5 @@
-"""The record that is open is the one that its name leads to, and sound: whatever becomes of its file while it is."""
+"""The record that is open is the one that its name leads to, and sound: whatever becomes of its
+file while it is."""
 
 import os
 import shutil
@@ -34,16 +35,25 @@ START = datetime(2019, 6, 1, 5, 30, tzinfo=timezone.utc)
 
 
 class Run:
-    """A station's ledger that hears ten seconds at a time, and what must be in the record in the end."""
+    """A station's ledger that hears ten seconds at a time, and what must be in the record in the
+    end."""
 
     def __init__(
-        self, folder: Path, bundle: Bundle, boot: str = "b", on_again: Callable[[], object] = lambda: None
+        self,
+        folder: Path,
+        bundle: Bundle,
+        boot: str = "b",
+        on_again: Callable[[], object] = lambda: None,
     ) -> None:
-        self.database, self.bundle, self.boot = folder / "station.db", bundle, boot
+        self.database = folder / "station.db"
+        self.bundle = bundle
+        self.boot = boot
         self.ledger = Ledger(self.database, "porch", bundle, on_again=on_again)
         self.told: set[str] = set()
         self.heard_s = 0.0
-        self.row = RecordingRow(f"{boot}0", "microphone/0", 0, 0, "", START, "clock", "config", 0, None)
+        self.row = RecordingRow(
+            f"{boot}0", "microphone/0", 0, 0, "", START, "clock", "config", 0, None
+        )
         self.row = replace(self.row, source="microphone", boot=boot)
         self.ledger.begin(self.row, "a")
 
@@ -51,18 +61,24 @@ class Run:
         """Each time a detection, its message, and effort."""
         code = next(iter(self.bundle.taxonomy)).code
         for _ in range(times):
-            name, at = f"{self.boot}d{len(self.told)}", START + timedelta(seconds=self.heard_s)
+            name = f"{self.boot}d{len(self.told)}"
+            at = START + timedelta(seconds=self.heard_s)
             until = at + timedelta(seconds=5)
             scores = (0.9, 0.9, None, 0.5, "bundle", 0.9, 0.9, -40.0)
             detection = Detection(name, self.row.id, at, until, self.heard_s, code, *scores)
             self.heard_s += 10.0
             self.told.add(name)
-            message, effort = Message(name, "t", "{}"), Effort(START, self.heard_s)
-            self.ledger.found(Found(self.row, [detection], [message], [effort], self.heard_s, 1, [], 0, -40.0))
+            message = Message(name, "t", "{}")
+            effort = Effort(START, self.heard_s)
+            self.ledger.found(
+                Found(self.row, [detection], [message], [effort], self.heard_s, 1, [], 0, -40.0)
+            )
 
     def missing(self, seconds: float) -> None:
         """A gap."""
-        self.ledger.gap(GapRow(f"{self.boot}gap", "microphone", START + timedelta(hours=1), seconds, "overflow"))
+        self.ledger.gap(
+            GapRow(f"{self.boot}gap", "microphone", START + timedelta(hours=1), seconds, "overflow")
+        )
 
     def look(self) -> None:
         """What the daemon does many times a second."""
@@ -85,8 +101,13 @@ class Run:
             sql = "SELECT coalesce(sum(analysed_s), 0) FROM effort WHERE recording = ?"
             assert db.execute(sql, (self.row.id,)).fetchone() == (self.heard_s,)
             counters = dict(db.execute("SELECT name, value FROM counters"))
-            assert counters["messages created"] == db.execute("SELECT count(*) FROM outbox").fetchone()[0]
-            assert db.execute("SELECT count(*) FROM recordings WHERE state = 'started'").fetchone() == (0,)
+            assert (
+                counters["messages created"]
+                == db.execute("SELECT count(*) FROM outbox").fetchone()[0]
+            )
+            assert db.execute(
+                "SELECT count(*) FROM recordings WHERE state = 'started'"
+            ).fetchone() == (0,)
 
 
 @pytest.fixture
@@ -127,7 +148,9 @@ def test_deleted_it_is_written_anew_with_all_that_it_held(run: Run, with_logs: b
 
 
 @pytest.mark.parametrize("with_logs", [True, False])
-def test_moved_it_goes_on_in_a_new_one_and_the_old_is_whole(run: Run, tmp_path: Path, with_logs: bool) -> None:
+def test_moved_it_goes_on_in_a_new_one_and_the_old_is_whole(
+    run: Run, tmp_path: Path, with_logs: bool
+) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for path in sorted(run.database.parent.glob("station.db*")):
@@ -166,11 +189,16 @@ def test_replaced_by_a_backup_it_goes_on_in_that(run: Run, tmp_path: Path, quiet
     run.end()
     assert ids(run.database) >= {"ad0", "ad1"}
     with closing(sqlite3.connect(run.database)) as db:
-        assert db.execute("SELECT value FROM counters WHERE name = 'detections suppressed'").fetchone() == (3,)
+        assert db.execute(
+            "SELECT value FROM counters WHERE name = 'detections suppressed'"
+        ).fetchone() == (3,)
 
 
-def test_replaced_by_that_of_an_earlier_run_or_another_station(run: Run, tmp_path: Path, bundle: Bundle) -> None:
-    """Numbers of messages that are taken there are given anew; a stretch that was open there is ended."""
+def test_replaced_by_that_of_an_earlier_run_or_another_station(
+    run: Run, tmp_path: Path, bundle: Bundle
+) -> None:
+    """Numbers of messages that are taken there are given anew; a stretch that was open there is
+    ended."""
     other = Run(tmp_path / "other", bundle, "c")
     other.hear(9)
     other.ledger.record.close()  # as by a kill
@@ -183,7 +211,8 @@ def test_replaced_by_that_of_an_earlier_run_or_another_station(run: Run, tmp_pat
 
 @pytest.mark.parametrize("names", [("-wal",), ("-shm",), ("-wal", "-shm")])
 def test_its_log_deleted_what_was_in_it_is_written_back(run: Run, names: tuple[str, ...]) -> None:
-    """Somebody takes them for leftovers; the last commits are in the log alone, and others would begin another."""
+    """Somebody takes them for leftovers; the last commits are in the log alone, and others would
+    begin another."""
     with OutboxTable(run.database) as outbox:
         outbox.counts()
         for name in names:
@@ -221,8 +250,11 @@ def test_what_cannot_be_read_any_more_costs_itself_alone(run: Run) -> None:
 
 def save(run: Run, detection: str) -> str:
     """A clip of this detection, with its file."""
-    folder, clip = run.database.parent / "clips", f"clip of {detection}"
-    path = f"2019-06-01/{run.row.id}_0.90_20190601T053000.000Z_{abs(hash(detection)) % 16**8:08x}.wav"
+    folder = run.database.parent / "clips"
+    clip = f"clip of {detection}"
+    path = (
+        f"2019-06-01/{run.row.id}_0.90_20190601T053000.000Z_{abs(hash(detection)) % 16**8:08x}.wav"
+    )
 
     def put() -> None:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -234,10 +266,15 @@ def save(run: Run, detection: str) -> str:
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_disk_that_was_away_has_its_clips_and_no_others(tmp_path: Path, bundle: Bundle, killed: bool) -> None:
-    """What is saved meanwhile lies in the folder under it, out of sight when it is back; what was let go of there,
-    since it was away with the disk, has its clip again. Also where a kill left files to go."""
-    config, disk, under = Config(state=tmp_path / "state"), tmp_path / "disk", tmp_path / "under"
+def test_a_disk_that_was_away_has_its_clips_and_no_others(
+    tmp_path: Path, bundle: Bundle, killed: bool
+) -> None:
+    """What is saved meanwhile lies in the folder under it, out of sight when it is back; what was
+    let go of there, since it was away with the disk, has its clip again. Also where a kill left
+    files to go."""
+    config = Config(state=tmp_path / "state")
+    disk = tmp_path / "disk"
+    under = tmp_path / "under"
     house = House(lambda: config, Reserve(config.state), Clock(), lambda _: None)
     run = Run(config.state, bundle, on_again=house.reconcile)
     run.hear(2)
@@ -256,7 +293,9 @@ def test_a_disk_that_was_away_has_its_clips_and_no_others(tmp_path: Path, bundle
     run.hear(2)
     with ClipTable(run.database) as table:
         assert table.rows("SELECT id, path FROM clips") == [("clip of bd0", before)]
-        assert table.rows("SELECT id, clip FROM detections WHERE clip IS NOT NULL") == [("bd0", "clip of bd0")]
+        assert table.rows("SELECT id, clip FROM detections WHERE clip IS NOT NULL") == [
+            ("bd0", "clip of bd0")
+        ]
         assert table.going() == set()
     assert (config.clips_folder / before).is_file()
     assert (under / "clips" / meanwhile).is_file()
@@ -273,7 +312,8 @@ def test_others_notice_too(run: Run) -> None:
 
 
 def spoil(database: Path, *names: str) -> None:
-    """Other bytes on the first pages of these tables and indices, as a worn card gives them back."""
+    """Other bytes on the first pages of these tables and indices, as a worn card gives them
+    back."""
     with closing(sqlite3.connect(database)) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         roots = dict(db.execute("SELECT name, rootpage FROM sqlite_master"))
@@ -282,7 +322,10 @@ def spoil(database: Path, *names: str) -> None:
         for name in names:
             file.seek((roots[name] - 1) * size)
             file.write(b"\xa5" * size)
-    with closing(sqlite3.connect(database)) as db, db:  # SQLite reads pages again when another has written
+    with (
+        closing(sqlite3.connect(database)) as db,
+        db,
+    ):  # SQLite reads pages again when another has written
         db.execute("INSERT OR REPLACE INTO counters VALUES ('another', abs(random()))")
 
 
@@ -369,7 +412,13 @@ def own(bundle: Bundle) -> Iterator[tuple[Path, Bundle]]:
 
 @pytest.mark.parametrize(
     ("name", "mode"),
-    [("station.db", 0o444), ("station.db", 0), ("station.db-shm", 0o444), ("station.db-wal", 0o400), (".", 0o555)],
+    [
+        ("station.db", 0o444),
+        ("station.db", 0),
+        ("station.db-shm", 0o444),
+        ("station.db-wal", 0o400),
+        (".", 0o555),
+    ],
 )
 def test_the_file_that_may_not_be_written_is_named_and_mended_it_goes_on(
     own: tuple[Path, Bundle], name: str, mode: int
@@ -400,21 +449,29 @@ def body_read_only(disk: Path, bundle_folder: Path) -> None:
     run.ledger.record.close()
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     run.hear()
-    assert "is on a file system that is mounted read-only" in str(run.ledger.error), run.ledger.error
-    assert run.ledger.record.advice == "mount it so that it can be written, and the station goes on by itself"
+    assert "is on a file system that is mounted read-only" in str(run.ledger.error), (
+        run.ledger.error
+    )
+    assert (
+        run.ledger.record.advice
+        == "mount it so that it can be written, and the station goes on by itself"
+    )
     subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
     run.ledger.flush(now=True)
     run.end()
 
 
-def test_a_disk_that_is_mounted_read_only_is_no_matter_of_modes(tmp_path: Path, bundle_folder: Path) -> None:
+def test_a_disk_that_is_mounted_read_only_is_no_matter_of_modes(
+    tmp_path: Path, bundle_folder: Path
+) -> None:
     """As ext4 becomes after an error of its disk."""
     on_small_disk("tests.edge.test_open_record.body_read_only", tmp_path, 24, bundle_folder)
 
 
 @pytest.mark.parametrize("what", ["folder", "loop", "stranger", "torn"])
 def test_what_is_no_record_is_to_be_moved_away(tmp_path: Path, bundle: Bundle, what: str) -> None:
-    """There is room and there are rights; nothing but another name helps, and then nothing is lost that waited."""
+    """There is room and there are rights; nothing but another name helps, and then nothing is lost
+    that waited."""
     database = tmp_path / "station.db"
     if what == "folder":
         database.mkdir()
@@ -438,7 +495,9 @@ def test_what_is_no_record_is_to_be_moved_away(tmp_path: Path, bundle: Bundle, w
     run.ledger.close()
 
 
-def test_the_advice_fits_the_cause(tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_advice_fits_the_cause(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("edge.store.open_record.BUSY_TIMEOUT_S", 0.05)
     run = Run(tmp_path, bundle)
     with closing(sqlite3.connect(run.database, isolation_level=None)) as editor:

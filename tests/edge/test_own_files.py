@@ -1,4 +1,5 @@
-"""A station does not hear itself: what it keeps is passed over wherever recordings are looked for."""
+"""A station does not hear itself: what it keeps is passed over wherever recordings are looked
+for."""
 
 import os
 import shutil
@@ -31,12 +32,25 @@ STEPS = 12  # of the watched folder: more than there are recordings and clips
 
 
 def keeps(state: Path, record: bool = True) -> set[Path]:
-    """Fill a state folder with what a station leaves there; returns the sound in it that is none of the station's."""
+    """Fill a state folder with what a station leaves there; returns the sound in it that is none of
+    the station's."""
     clip = "clips/2024-05-12/wren_0.91_20240512T040000.000Z_12345678.flac"
-    for name in (clip, "backups/x.flac", "priors/a.npz", "engines/b.engine", "station.lock", "reserve"):
+    for name in (
+        clip,
+        "backups/x.flac",
+        "priors/a.npz",
+        "engines/b.engine",
+        "station.lock",
+        "reserve",
+    ):
         (state / name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(state / name, note("midtoo", 1.0), RATE_HZ, format="FLAC")
-    for name in ("station.db.damaged-20240512T040000Z", "station.db-wal", "health.prom", "reserve.part"):
+    for name in (
+        "station.db.damaged-20240512T040000Z",
+        "station.db-wal",
+        "health.prom",
+        "reserve.part",
+    ):
         (state / name).write_bytes(b"kept")
     if record:
         (state / "station.db").write_bytes(b"SQLite format 3")
@@ -65,12 +79,15 @@ def test_the_state_in_the_watched_folder(tmp_path: Path, where: str, record: boo
         others if record else found(tmp_path, None)
     )
     (tmp_path / "again").symlink_to(tmp_path, target_is_directory=True)
-    assert found(tmp_path / "again", Own(state)) == {tmp_path / "again" / one.relative_to(tmp_path) for one in others}
+    assert found(tmp_path / "again", Own(state)) == {
+        tmp_path / "again" / one.relative_to(tmp_path) for one in others
+    }
 
 
 def test_folders_that_lie_elsewhere(tmp_path: Path) -> None:
     """Clips on another disk, which is the watched one; and a link to a clip."""
-    state, disk = tmp_path / "state", tmp_path / "disk"
+    state = tmp_path / "state"
+    disk = tmp_path / "disk"
     keeps(state)
     shutil.move(state / "clips", disk / "birdsong")
     (state / "clips").symlink_to(disk / "birdsong", target_is_directory=True)
@@ -92,7 +109,9 @@ def test_another_stations_state_and_a_persons_clips(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["clips", "clips/2024-05-12", "by a link"])
-def test_a_folder_that_is_the_stations_own(tmp_path: Path, station_yaml: StationYaml, name: str) -> None:
+def test_a_folder_that_is_the_stations_own(
+    tmp_path: Path, station_yaml: StationYaml, name: str
+) -> None:
     config_path = station_yaml("source: folder", f"folder: {{path: {name}, settle_s: 0}}")
     config = load_config(config_path)
     keeps(config.state)
@@ -117,7 +136,9 @@ def hears(config: Config, recognizer: Recognizer) -> list[str]:
     ledger = Ledger(config.database, config.station.id, recognizer.bundle)
     maker = ClipMaker(lambda: ClipTable(config.database), config, recognizer.bundle.id)
     with maker:
-        watched = Watched(config, Analyst(config, recognizer), ledger, maker, lambda _f: None, lambda _g, _s: None)
+        watched = Watched(
+            config, Analyst(config, recognizer), ledger, maker, lambda _f: None, lambda _g, _s: None
+        )
         for _ in range(STEPS):
             watched._looked_at = float("-inf")
             watched.step()
@@ -126,7 +147,9 @@ def hears(config: Config, recognizer: Recognizer) -> list[str]:
         return [row[0] for row in store.rows("SELECT path FROM recordings ORDER BY path")]
 
 
-def test_a_station_that_watches_its_own_state(station_yaml: StationYaml, bundle_folder: Path) -> None:
+def test_a_station_that_watches_its_own_state(
+    station_yaml: StationYaml, bundle_folder: Path
+) -> None:
     lines = ("source: folder", "folder: {path: ., settle_s: 0}", "clips: {of_recordings: true}")
     config = load_config(station_yaml(*lines))
     write_sound(config.state / "a_20240512_040000.wav", note("midtoo", 12.0) + hiss(12.0))
@@ -135,5 +158,8 @@ def test_a_station_that_watches_its_own_state(station_yaml: StationYaml, bundle_
     assert hears(config, recognizer) == ["a_20240512_040000.wav"]
     assert list(config.clips_folder.rglob("*.flac"))
     (row,) = check_folder(config)
-    assert "what the station keeps in it for itself (clips, copies, record) is passed over" in row.found
+    assert (
+        "what the station keeps in it for itself (clips, copies, record) is passed over"
+        in row.found
+    )
     assert row.figures["files"] == 1

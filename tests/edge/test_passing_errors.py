@@ -1,4 +1,5 @@
-"""What passes is not final: errors of this machine, files that change while they are read, processes that die."""
+"""What passes is not final: errors of this machine, files that change while they are read,
+processes that die."""
 
 import errno
 import os
@@ -65,7 +66,9 @@ def recognizer(bundle_folder: Path) -> Recognizer:
     return Recognizer(read_bundle(bundle_folder), threads=1)
 
 
-def replay(config: Config, recognizer: Recognizer, folder: Path, pulse: Callable[[], None] = lambda: None) -> list[Any]:
+def replay(
+    config: Config, recognizer: Recognizer, folder: Path, pulse: Callable[[], None] = lambda: None
+) -> list[Any]:
     with Store(config.database) as store:
         run = Replay(Analyst(config, recognizer), store, pulse=pulse)
         return sorted(run.run(*recordings_in(folder)), key=lambda outcome: outcome.path)
@@ -110,14 +113,20 @@ def behind(file: Path, number: int) -> Callable[[int], Exception | None]:
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "mp3", "aiff", "caf", "au", "w64", "rf64"])
-def test_a_disk_that_fails_in_the_middle_says_nothing_of_the_sound(tmp_path: Path, disk: Disk, kind: str) -> None:
-    """Neither at the header, which some formats look for at the end, nor in the middle of the sound."""
+def test_a_disk_that_fails_in_the_middle_says_nothing_of_the_sound(
+    tmp_path: Path, disk: Disk, kind: str
+) -> None:
+    """Neither at the header, which some formats look for at the end, nor in the middle of the
+    sound."""
     path = tmp_path / f"a.{'wav' if kind == 'rf64' else kind}"
     with soundfile.SoundFile(path, "w", RATE_HZ, 1, format=kind.upper()) as file:
         for _ in range(20):
             file.write(note("midtoo", 1.0))
     disk.fails = behind(path, errno.EIO)
-    with pytest.raises(UnreadError, match="cannot be read: Input/output error"), Decoder(path) as decoder:
+    with (
+        pytest.raises(UnreadError, match="cannot be read: Input/output error"),
+        Decoder(path) as decoder,
+    ):
         list(decoder)
     disk.is_whole()
     with Decoder(path) as decoder:
@@ -139,20 +148,29 @@ def test_an_error_of_this_machine_is_tried_again(
     assert rows(config, "SELECT state FROM recordings WHERE state <> 'started'") == []
     disk.is_whole()
     assert [one.state for one in replay(config, recognizer, folder)] == ["analysed"]
-    assert rows(config, "SELECT state, reason, audio_s FROM recordings") == [("analysed", None, 12.0)]
+    assert rows(config, "SELECT state, reason, audio_s FROM recordings") == [
+        ("analysed", None, 12.0)
+    ]
     assert rows(config, "SELECT count(*) FROM gaps") == [(0,)]
 
 
 @pytest.mark.parametrize("at_call", [0, 1, 3, 9, 25, 60])
 def test_whichever_read_fails_the_rows_are_those_of_a_quiet_day(
-    tmp_path: Path, config: Config, station_yaml: StationYaml, recognizer: Recognizer, disk: Disk, at_call: int
+    tmp_path: Path,
+    config: Config,
+    station_yaml: StationYaml,
+    recognizer: Recognizer,
+    disk: Disk,
+    at_call: int,
 ) -> None:
     """Also the reads of texts, of which the start hangs, and of samples of other files."""
     folder = tmp_path / "in"
     song(folder / NAME)
     song(folder / "b_20190601_063000.wav", 8, "higtoo")
     calls = iter(range(1_000_000))
-    disk.fails = lambda _at: OSError(errno.ESTALE, "Stale file handle") if next(calls) == at_call else None
+    disk.fails = lambda _at: (
+        OSError(errno.ESTALE, "Stale file handle") if next(calls) == at_call else None
+    )
     replay(config, recognizer, folder)
     disk.is_whole()
     replay(config, recognizer, folder)
@@ -175,15 +193,23 @@ def test_memory_that_is_short_is_no_fault_of_a_recording(
 
 @pytest.mark.slow
 def test_few_open_files(tmp_path: Path, station_yaml: StationYaml) -> None:
-    """Many readers under a limit that the least of them fit: what could not be opened is analysed by the next run."""
+    """Many readers under a limit that the least of them fit: what could not be opened is analysed
+    by the next run."""
     folder = tmp_path / "in"
     for number in range(16):
         song(folder / f"a_20190601_05{number:02d}00.wav", 6)
     arguments = ["replay", str(folder), "--config", str(station_yaml()), "--jobs", "12"]
     limit = "import resource, runpy; resource.setrlimit(resource.RLIMIT_NOFILE, (28, 28));"
-    limited = [sys.executable, "-c", limit + "runpy.run_module('edge', run_name='__main__')", *arguments]
+    limited = [
+        sys.executable,
+        "-c",
+        limit + "runpy.run_module('edge', run_name='__main__')",
+        *arguments,
+    ]
     command = [sys.executable, "-m", "edge", *arguments]
-    first = subprocess.run(limited, env=unmeasured(), capture_output=True, text=True, cwd=PROJECT, timeout=PATIENCE_S)
+    first = subprocess.run(
+        limited, env=unmeasured(), capture_output=True, text=True, cwd=PROJECT, timeout=PATIENCE_S
+    )
     assert "Traceback" not in first.stderr
     assert first.returncode in (0, 1, 3)
     again = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=PATIENCE_S)
@@ -198,7 +224,8 @@ def when_read(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> 
     """Once, between digest and decoding."""
     import edge.replay.reader
 
-    plain, left = edge.replay.reader.read_once, [change]
+    plain = edge.replay.reader.read_once
+    left = [change]
 
     def read_once(*arguments: Any) -> Any:
         digest = plain(*arguments)
@@ -241,13 +268,16 @@ def test_a_row_is_of_one_content(
     change: Callable[[Path, Path], None],
 ) -> None:
     folder = tmp_path / "in"
-    path, other = song(folder / NAME), song(tmp_path / "other.wav", 12, "higtoo")
+    path = song(folder / NAME)
+    other = song(tmp_path / "other.wav", 12, "higtoo")
     heard: dict[str, list[tuple[Any, ...]]] = {}
 
     def alone(number: int) -> None:
         mine = load_config(station_yaml("runtime: {batch: 2, threads: 1}", name=f"alone{number}"))
         replay(mine, recognizer, folder)
-        heard[file_sha256(path)] = rows(mine, "SELECT species, offset_s, score FROM detections ORDER BY 2, 1")
+        heard[file_sha256(path)] = rows(
+            mine, "SELECT species, offset_s, score FROM detections ORDER BY 2, 1"
+        )
 
     alone(0)
     with when_read(monkeypatch, lambda: change(path, other)):
@@ -258,7 +288,10 @@ def test_a_row_is_of_one_content(
     found = rows(config, "SELECT sha256, id FROM recordings WHERE state = 'analysed'")
     assert file_sha256(path) in {sha256 for sha256, _ in found}
     for sha256, id_ in found:
-        of_it = f"SELECT species, offset_s, score FROM detections WHERE recording = '{id_}' ORDER BY 2, 1"
+        of_it = (
+            f"SELECT species, offset_s, score FROM detections WHERE recording = '{id_}' ORDER "
+            f"BY 2, 1"
+        )
         assert rows(config, of_it) == heard[sha256]
     gone = "SELECT id FROM recordings WHERE state <> 'analysed'"
     assert rows(config, f"SELECT 1 FROM detections WHERE recording IN ({gone})") == []
@@ -290,18 +323,28 @@ for signal in signals:
 
 
 def ends(name: str, signals: list[int], *arguments: object) -> list[int]:
-    """How processes of the program end, one after the other, that get these signals where a block of this file is
-    decoded; 0: none."""
-    command = [sys.executable, "-c", _DIES, name, ",".join(str(int(one)) for one in signals), *map(str, arguments)]
+    """How processes of the program end, one after the other, that get these signals where a block
+    of this file is decoded; 0: none."""
+    command = [
+        sys.executable,
+        "-c",
+        _DIES,
+        name,
+        ",".join(str(int(one)) for one in signals),
+        *map(str, arguments),
+    ]
     done = subprocess.run(command, cwd=PROJECT, timeout=PATIENCE_S, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [int(line) for line in done.stdout.split()]
 
 
 @pytest.mark.slow
-def test_a_recording_at_which_the_program_dies_is_refused_at_last(tmp_path: Path, station_yaml: StationYaml) -> None:
+def test_a_recording_at_which_the_program_dies_is_refused_at_last(
+    tmp_path: Path, station_yaml: StationYaml
+) -> None:
     """Several are read at once, and only the one dies of it that does it."""
-    folder, path = tmp_path / "in", station_yaml()
+    folder = tmp_path / "in"
+    path = station_yaml()
     song(folder / "bad_20190601_040000.wav", 6)
     for number in range(3):
         song(folder / f"good{number}_20190601_05{number:02d}00.wav", 6)
@@ -311,14 +354,17 @@ def test_a_recording_at_which_the_program_dies_is_refused_at_last(tmp_path: Path
     assert rows(config, "SELECT path, state, reason FROM recordings WHERE path LIKE 'bad%'") == [
         ("bad_20190601_040000.wav", "refused", "the program ended while reading it, 3 times")
     ]
-    assert rows(config, "SELECT count(*) FROM recordings WHERE state = 'analysed' AND reason IS NULL") == [(3,)]
+    assert rows(
+        config, "SELECT count(*) FROM recordings WHERE state = 'analysed' AND reason IS NULL"
+    ) == [(3,)]
     assert rows(config, "SELECT * FROM attempts") == []
 
 
 @pytest.mark.slow
 def test_a_stop_is_no_death(tmp_path: Path, station_yaml: StationYaml) -> None:
     """As often as somebody asks for it, by either signal."""
-    folder, path = tmp_path / "in", station_yaml()
+    folder = tmp_path / "in"
+    path = station_yaml()
     song(folder / NAME, 6)
     arguments = ("replay", folder, "--config", path, "--jobs", "1")
     signals: list[int] = [signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGTERM]
@@ -331,10 +377,18 @@ def test_a_stop_is_no_death(tmp_path: Path, station_yaml: StationYaml) -> None:
 class Desk:
     """A watched folder in this process, a step at a time."""
 
-    def __init__(self, config: Config, recognizer: Recognizer, pulse: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, config: Config, recognizer: Recognizer, pulse: Callable[[], None] = lambda: None
+    ) -> None:
         self.ledger = Ledger(config.database, config.station.id, recognizer.bundle)
         self.watched = Watched(
-            config, Analyst(config, recognizer), self.ledger, None, lambda _f: None, lambda _g, _s: None, alive=pulse
+            config,
+            Analyst(config, recognizer),
+            self.ledger,
+            None,
+            lambda _f: None,
+            lambda _g, _s: None,
+            alive=pulse,
         )
 
     def until(self, condition: Callable[[], bool]) -> bool:
@@ -350,7 +404,11 @@ class Desk:
 @pytest.fixture
 def watching(tmp_path: Path, station_yaml: StationYaml) -> Config:
     (tmp_path / "in").mkdir()
-    lines = ("source: folder", f"folder: {{path: {tmp_path / 'in'}, settle_s: 0}}", "runtime: {batch: 2, threads: 1}")
+    lines = (
+        "source: folder",
+        f"folder: {{path: {tmp_path / 'in'}, settle_s: 0}}",
+        "runtime: {batch: 2, threads: 1}",
+    )
     return load_config(station_yaml(*lines, name="watching"))
 
 
@@ -387,9 +445,11 @@ for number in range(4):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["__init__", "_pieces"])
-def test_a_watched_folder_gets_past_what_kills_it(tmp_path: Path, watching: Config, method: str) -> None:
-    """Whether in its sound, though somebody touches it between two deaths, or already at its header, at which all are
-    looked at for their order."""
+def test_a_watched_folder_gets_past_what_kills_it(
+    tmp_path: Path, watching: Config, method: str
+) -> None:
+    """Whether in its sound, though somebody touches it between two deaths, or already at its
+    header, at which all are looked at for their order."""
     song(tmp_path / "in" / "bad_20190601_040000.wav", 6)
     for number in range(3):
         song(tmp_path / "in" / f"good{number}_20190601_05{number:02d}00.wav", 6)
@@ -397,7 +457,9 @@ def test_a_watched_folder_gets_past_what_kills_it(tmp_path: Path, watching: Conf
     done = subprocess.run(command, cwd=PROJECT, timeout=PATIENCE_S, capture_output=True, text=True)
     assert done.stdout.split() == [str(-signal.SIGKILL)] * 3 + ["0"], done.stderr
     reason = "the program ended while reading it, 3 times"
-    assert rows(watching, "SELECT substr(path, 1, 4), state, reason FROM recordings ORDER BY path") == [
+    assert rows(
+        watching, "SELECT substr(path, 1, 4), state, reason FROM recordings ORDER BY path"
+    ) == [
         ("bad_", "refused", reason),
         *([("good", "analysed", None)] * 3),
     ]
@@ -405,7 +467,8 @@ def test_a_watched_folder_gets_past_what_kills_it(tmp_path: Path, watching: Conf
 
 
 def test_power_cuts_are_no_deaths(tmp_path: Path, watching: Config, recognizer: Recognizer) -> None:
-    """What another boot was reading, however often, is read as ever; what this boot died of counts, at once."""
+    """What another boot was reading, however often, is read as ever; what this boot died of counts,
+    at once."""
     path = song(tmp_path / "in" / NAME, 6)
     with Store(watching.database) as store:
         from edge.replay.reader import Task
@@ -416,12 +479,15 @@ def test_power_cuts_are_no_deaths(tmp_path: Path, watching: Config, recognizer: 
             store.process_gone("porch", "another boot", "1 1", died=False)
         store.attempt("porch", NAME, task.file, "another boot", "1 1")
     desk = Desk(watching, recognizer)
-    assert desk.until(lambda: bool(rows(watching, "SELECT 1 FROM recordings WHERE state = 'analysed'")))
+    assert desk.until(
+        lambda: bool(rows(watching, "SELECT 1 FROM recordings WHERE state = 'analysed'"))
+    )
     assert rows(watching, "SELECT * FROM attempts") == []
 
 
 def test_who_touches_a_file_makes_no_other_of_it(tmp_path: Path, watching: Config) -> None:
-    """A tool that keeps folders alike may set times between two deaths: they are counted by content."""
+    """A tool that keeps folders alike may set times between two deaths: they are counted by
+    content."""
     path = song(tmp_path / "in" / NAME, 6)
     with Store(watching.database) as store:
         from edge.replay.reader import Task
@@ -440,8 +506,11 @@ def test_who_touches_a_file_makes_no_other_of_it(tmp_path: Path, watching: Confi
         assert store.tried("porch") == {}
 
 
-def test_what_nobody_foresaw_counts_too(tmp_path: Path, watching: Config, recognizer: Recognizer) -> None:
-    """An error of our own ends the process: it is left in the book until it has gone; another file is none of it."""
+def test_what_nobody_foresaw_counts_too(
+    tmp_path: Path, watching: Config, recognizer: Recognizer
+) -> None:
+    """An error of our own ends the process: it is left in the book until it has gone; another file
+    is none of it."""
     song(tmp_path / "in" / NAME, 6)
 
     pieces: list[int] = []
@@ -471,11 +540,15 @@ def test_files_that_wait_are_counted_and_stop_nobody(
     disk.fails = lambda at: OSError(errno.EIO, "Input/output error") if at == half else None
     desk = Desk(watching, recognizer)
     assert desk.until(lambda: desk.watched.files_wait == 1)
-    assert desk.until(lambda: bool(rows(watching, "SELECT 1 FROM recordings WHERE state = 'analysed'")))
+    assert desk.until(
+        lambda: bool(rows(watching, "SELECT 1 FROM recordings WHERE state = 'analysed'"))
+    )
     assert desk.watched.problem == f"1 file waits, as {NAME}: Input/output error"
     disk.is_whole()
     desk.watched._later.clear()
-    assert desk.until(lambda: rows(watching, "SELECT count(*) FROM recordings WHERE state = 'analysed'") == [(2,)])
+    assert desk.until(
+        lambda: rows(watching, "SELECT count(*) FROM recordings WHERE state = 'analysed'") == [(2,)]
+    )
     assert (desk.watched.files_wait, desk.watched.problem) == (0, None)
 
 
@@ -542,13 +615,21 @@ def test_what_an_earlier_version_refused_for_an_error_of_the_machine(
     ]
     with closing(sqlite3.connect(config.database)) as db, db:
         for number, reason in enumerate(said):
-            db.execute("UPDATE recordings SET state = 'refused', reason = ? WHERE path LIKE ?", (reason, f"a{number}%"))
-        db.execute("UPDATE recordings SET reason = 'damaged (System error): 3.0 s could be read' WHERE path LIKE 'a3%'")
+            db.execute(
+                "UPDATE recordings SET state = 'refused', reason = ? WHERE path LIKE ?",
+                (reason, f"a{number}%"),
+            )
+        db.execute(
+            "UPDATE recordings SET reason = 'damaged (System error): 3.0 s could be read' WHERE "
+            "path LIKE 'a3%'"
+        )
         db.execute("DROP TABLE attempts")
         db.execute("DELETE FROM _sqlite_migrations WHERE name = 'recording_attempts'")
     outcomes: list[Outcome] = replay(config, recognizer, folder)
     assert [one.path[:2] for one in outcomes if not one.earlier] == ["a0", "a1", "a2", "a3"]
-    assert rows(config, "SELECT count(*) FROM recordings WHERE state = 'analysed' AND reason IS NULL") == [(5,)]
+    assert rows(
+        config, "SELECT count(*) FROM recordings WHERE state = 'analysed' AND reason IS NULL"
+    ) == [(5,)]
     assert all(one.earlier for one in replay(config, recognizer, folder))
 
 

@@ -40,16 +40,24 @@ def presence_of(config: Config) -> Presence:
 
 def publisher_of(config: Config) -> Publisher:
     assert config.mqtt
-    return Publisher(lambda: OutboxTable(config.database), config.mqtt, "birdstation-porch", presence_of(config))
+    return Publisher(
+        lambda: OutboxTable(config.database), config.mqtt, "birdstation-porch", presence_of(config)
+    )
 
 
 def heard(number: int, source: str = "microphone") -> Message:
-    payload = {"schema": "detection/1", "id": f"id{number}", "source": source, "common_name": f"Bird {number}"}
+    payload = {
+        "schema": "detection/1",
+        "id": f"id{number}",
+        "source": source,
+        "common_name": f"Bird {number}",
+    }
     return Message(f"id{number}", f"{BASE}/detection", json.dumps(payload))
 
 
 def retained(port: int, topic: str) -> list[str]:
-    """What the broker keeps for a subscriber that comes now; what the station says just then is not of it."""
+    """What the broker keeps for a subscriber that comes now; what the station says just then is not
+    of it."""
     with Listener(port, topic) as late:
         until(lambda: any(message.retain for message in late.messages), 1.0)
         return [m.payload.decode() for m in list(late.messages) if m.retain and m.topic == topic]
@@ -72,7 +80,8 @@ from edge.config import MqttSettings
 from edge.publisher import Presence, Publisher
 from edge.store.outbox import OutboxTable
 presence = Presence("s/status", "s/health", 90, {})
-with Publisher(lambda: OutboxTable(Path(sys.argv[2])), MqttSettings("127.0.0.1", int(sys.argv[1])), "s", presence):
+settings = MqttSettings("127.0.0.1", int(sys.argv[1]))
+with Publisher(lambda: OutboxTable(Path(sys.argv[2])), settings, "s", presence):
     time.sleep(60)
 """
 
@@ -98,7 +107,9 @@ def test_only_the_latest_health_is_sent_and_it_expires(config_of: ConfigOf, tmp_
             assert until(lambda: len(listener.messages) == 2)
             assert listener.payloads(f"{BASE}/health") == ['{"number": 49}', '{"number": 50}']
             assert retained(port, f"{BASE}/health") == ['{"number": 50}']
-            assert until(lambda: retained(port, f"{BASE}/health") == []), "three intervals without news"
+            assert until(lambda: retained(port, f"{BASE}/health") == []), (
+                "three intervals without news"
+            )
 
 
 @pytest.mark.slow
@@ -150,12 +161,16 @@ def test_the_last_detection_of_a_source_of_before_goes(
     assert retained(mosquitto, f"{BASE}/meta"), "what is true of any source stays"
 
 
-def test_a_replay_says_nothing_of_the_station(config_of: ConfigOf, bundle_folder: Path, mosquitto: int) -> None:
+def test_a_replay_says_nothing_of_the_station(
+    config_of: ConfigOf, bundle_folder: Path, mosquitto: int
+) -> None:
     config = config_of(mosquitto)
     assert config.mqtt
     fill(config.database, bundle_folder, [heard(1)])
     with Listener(mosquitto) as listener:
-        with Publisher(lambda: OutboxTable(config.database), config.mqtt, "birdstation-porch-replay") as replay:
+        with Publisher(
+            lambda: OutboxTable(config.database), config.mqtt, "birdstation-porch-replay"
+        ) as replay:
             replay.tell_health("{}")
             assert replay.drain(20)
         assert until(lambda: listener.messages)
@@ -168,7 +183,9 @@ def test_home_assistants_birth_is_answered(config_of: ConfigOf, mosquitto: int) 
         assert until(lambda: len(listener.messages) == 1)
         until(lambda: False, 0.3)  # its subscription is on the way
         publish.single("homeassistant/status", "offline", hostname="127.0.0.1", port=mosquitto)
-        publish.single("homeassistant/status", "online", hostname="127.0.0.1", port=mosquitto, qos=1)
+        publish.single(
+            "homeassistant/status", "online", hostname="127.0.0.1", port=mosquitto, qos=1
+        )
         assert until(lambda: len(listener.messages) == 2)
         time.sleep(0.3)
         assert len(listener.messages) == 2
@@ -193,13 +210,21 @@ def test_meta_says_what_the_station_is(config_of: ConfigOf, bundle_folder: Path)
     assert (found[1]["latitude"], found[1]["longitude"]) == (52.0, 14.0), (
         "a sensitive species is not found through this"
     )
-    expected = {"schema": "meta/1", "version": "1.2.3", "species": 3, "started": "2026-05-01T04:30:00.000Z"}
+    expected = {
+        "schema": "meta/1",
+        "version": "1.2.3",
+        "species": 3,
+        "started": "2026-05-01T04:30:00.000Z",
+    }
     assert expected.items() <= found[0].items()
 
 
 def test_a_retained_topic_that_is_forbidden_is_named(config_of: ConfigOf, tmp_path: Path) -> None:
     port = free_port()
     (tmp_path / "acl").write_text(f"topic readwrite {BASE}/#\n")
-    with Broker(tmp_path, port, f"acl_file {tmp_path / 'acl'}"), publisher_of(config_of(port)) as publisher:
+    with (
+        Broker(tmp_path, port, f"acl_file {tmp_path / 'acl'}"),
+        publisher_of(config_of(port)) as publisher,
+    ):
         assert until(lambda: publisher.last_error == f"{DISCOVERY}: Not authorized")
         assert publisher.connected

@@ -42,7 +42,15 @@ NASTY = {
     "half a character": "Robin\ud800",
     "tags": "Robin\U000e0041",
 }
-NAMES = ("Grünspecht", "зяблик", "コマドリ", "قُبَّرة\u200f", "می\u200cخواهم", "a\u00adb", "Pic-épeiche\u00a0")
+NAMES = (
+    "Grünspecht",
+    "зяблик",
+    "コマドリ",
+    "قُبَّرة\u200f",
+    "می\u200cخواهم",
+    "a\u00adb",
+    "Pic-épeiche\u00a0",
+)
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
 
@@ -65,7 +73,9 @@ BAD_NAMES = [("common_name", what) for what in NASTY if what != "half a characte
 
 
 @pytest.mark.parametrize(("column", "what"), [*BAD_NAMES, ("scientific_name", "a line")])
-def test_a_bundle_with_such_names_is_refused(what: str, column: str, bundle_folder: Path, tmp_path: Path) -> None:
+def test_a_bundle_with_such_names_is_refused(
+    what: str, column: str, bundle_folder: Path, tmp_path: Path
+) -> None:
     shutil.copytree(bundle_folder, tmp_path / "b")
     path = tmp_path / "b" / "taxonomy.csv"
     rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf8"))))
@@ -76,7 +86,10 @@ def test_a_bundle_with_such_names_is_refused(what: str, column: str, bundle_fold
         writer.writerows(rows)
     with pytest.raises(BundleError) as refused:
         seal_bundle(tmp_path / "b", read_bundle(bundle_folder).manifest)
-    assert re.search(rf"taxonomy\.csv: .* line \d: {column}: expected printable text, found '", str(refused.value))
+    assert re.search(
+        rf"taxonomy\.csv: .* line \d: {column}: expected printable text, found '",
+        str(refused.value),
+    )
     assert is_printable(str(refused.value))
 
 
@@ -84,7 +97,9 @@ def test_names_in_another_language_are_checked_where_they_are_asked(tmp_path: Pa
     path = tmp_path / "names.csv"
     path.write_text(f"code,de,fr\nx,Grünspecht,{NASTY['turned round']}\n", encoding="utf8")
     assert read_names(path, "de") == {"x": "Grünspecht"}
-    with pytest.raises(BundleError, match=r"names\.csv: line 2: fr: expected printable text, found '"):
+    with pytest.raises(
+        BundleError, match=r"names\.csv: line 2: fr: expected printable text, found '"
+    ):
         read_names(path, "fr")
 
 
@@ -109,14 +124,20 @@ def test_settings_and_manifests_are_checked(text: str, tmp_path: Path) -> None:
 
 @pytest.fixture
 def told(tmp_path: Path, station_yaml: Callable[..., Path]) -> tuple[Path, str]:
-    """A station whose record has a detection of an earlier version, in which a species has such a name."""
+    """A station whose record has a detection of an earlier version, in which a species has such a
+    name."""
     config = station_yaml("detect: {prior: off}")
     write_sound(tmp_path / "in" / "20240512_061500.wav", note("lowtoo", 6))
-    done = CliRunner().invoke(app, ["replay", str(tmp_path / "in"), "--config", str(config), "--jobs", "1"])
+    done = CliRunner().invoke(
+        app, ["replay", str(tmp_path / "in"), "--config", str(config), "--jobs", "1"]
+    )
     assert done.exit_code == 0, done.output
     with closing(sqlite3.connect(config.parent / "station.db")) as db, db:
         (one,) = db.execute("SELECT id FROM detections LIMIT 1").fetchone()
-        db.execute("UPDATE species SET common_name = ?, scientific_name = ?", (TITLE, NASTY["turned round"]))
+        db.execute(
+            "UPDATE species SET common_name = ?, scientific_name = ?",
+            (TITLE, NASTY["turned round"]),
+        )
     return config, one
 
 
@@ -125,7 +146,17 @@ def test_names_that_a_record_already_has_do_nothing(told: tuple[Path, str], tmp_
     for command in (
         ["why", one],
         ["why", one, "--json"],
-        ["review", one, "wrong", "--instead", f"a bat{TITLE}", "--note", TITLE, "--reviewer", f"me{TITLE}"],
+        [
+            "review",
+            one,
+            "wrong",
+            "--instead",
+            f"a bat{TITLE}",
+            "--note",
+            TITLE,
+            "--reviewer",
+            f"me{TITLE}",
+        ],
         ["review", one, "unsure", "--reviewer", f"me{TITLE}"],
         ["replay", str(tmp_path / "in")],
         ["replay", str(tmp_path / "in"), "--json"],
@@ -153,7 +184,10 @@ def test_the_screens_own_colours_stay() -> None:
 
 def test_what_is_said_and_logged_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     say(TITLE, NASTY["a line"], file=sys.stderr)
-    assert capsys.readouterr().err == r"Robin\u001b]0;TITLE\u0007\u001b[8mhidden Erithacus\u000arubecula" + "\n"
+    assert (
+        capsys.readouterr().err
+        == r"Robin\u001b]0;TITLE\u0007\u001b[8mhidden Erithacus\u000arubecula" + "\n"
+    )
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(LogLines())
@@ -189,11 +223,14 @@ def test_systemd_is_told_one_line(tmp_path: Path) -> None:
 
 
 def test_nothing_else_writes_to_a_terminal() -> None:
-    """A new command says what it says by `say` and `Screen`. A member's build speaks to its parent, in JSON."""
+    """A new command says what it says by `say` and `Screen`. A member's build speaks to its parent,
+    in JSON."""
     found = []
     for folder in ("edge", "trainer", "export"):
         for path in (PROJECT / folder).rglob("*.py"):
             if path.name not in ("screen.py", "trt_member.py"):
                 text = path.read_text(encoding="utf8")
-                found += [f"{path}: {one}" for one in re.findall(r"(?<![.\w])(?:print|Console)\(.*", text)]
+                found += [
+                    f"{path}: {one}" for one in re.findall(r"(?<![.\w])(?:print|Console)\(.*", text)
+                ]
     assert not found

@@ -1,4 +1,5 @@
-"""The table of place and season: kept where it can be, not trusted when damaged. Its figures: test_export.py."""
+"""The table of place and season: kept where it can be, not trusted when damaged. Its figures:
+test_export.py."""
 
 import io
 import math
@@ -44,7 +45,12 @@ def test_a_kept_table_with_other_figures_is_made_anew(bundle: Bundle, tmp_path: 
     assert table is not None
     (kept,) = tmp_path.iterdir()
     whole = kept.read_bytes()
-    for damaged in (whole[:2000] + b"\xff" * 40 + whole[2040:], whole[:-32], whole[: len(whole) // 2], b""):
+    for damaged in (
+        whole[:2000] + b"\xff" * 40 + whole[2040:],
+        whole[:-32],
+        whole[: len(whole) // 2],
+        b"",
+    ):
         kept.write_bytes(damaged)
         again = prior_table(bundle, PLACE, tmp_path)
         assert again is not None
@@ -83,7 +89,9 @@ def test_what_ends_the_child_is_told_from_a_bad_bundle(
     monkeypatch.setattr(prior.sys, "executable", str(_program(tmp_path / "mute", "exit 0")))
     with pytest.raises(EngineError, match="no table"):
         prior_table(bundle, PLACE, tmp_path)
-    monkeypatch.setattr(prior.sys, "executable", str(_program(tmp_path / "full", "echo no space >&2; exit 1")))
+    monkeypatch.setattr(
+        prior.sys, "executable", str(_program(tmp_path / "full", "echo no space >&2; exit 1"))
+    )
     with pytest.raises(EngineError, match="no space"):
         prior_table(bundle, PLACE, tmp_path)
     monkeypatch.setattr(prior.sys, "executable", str(tmp_path / "no program"))
@@ -113,7 +121,9 @@ def test_a_bundle_that_was_replaced_since_gives_no_table(bundle: Bundle, tmp_pat
 
 
 @pytest.mark.parametrize("step", [CELL_DEG, NEARBY_CELL_DEG])
-def test_a_cell_is_the_same_for_all_places_in_it(bundle: Bundle, tmp_path: Path, step: float) -> None:
+def test_a_cell_is_the_same_for_all_places_in_it(
+    bundle: Bundle, tmp_path: Path, step: float
+) -> None:
     """Whichever came first; and it lies within one cell of the prior's grid."""
     if step == NEARBY_CELL_DEG:
         (tmp_path / "prior").mkdir()
@@ -127,7 +137,10 @@ def test_a_cell_is_the_same_for_all_places_in_it(bundle: Bundle, tmp_path: Path,
         assert cell_of(bundle, middle) == middle
         for there, here in ((middle.latitude, latitude), (middle.longitude, longitude)):
             assert math.floor(there / GRID_STEP_DEG) == math.floor(here / GRID_STEP_DEG)
-    assert len({cell_of(bundle, Place(49.0 + n * 1e-4 * step / CELL_DEG, 8.0)) for n in range(499)}) == 1
+    assert (
+        len({cell_of(bundle, Place(49.0 + n * 1e-4 * step / CELL_DEG, 8.0)) for n in range(499)})
+        == 1
+    )
     for corner in (Place(90.0, 180.0), Place(-90.0, -180.0), Place(90.0, -180.0)):
         middle = cell_of(bundle, corner)
         check_coordinates(middle.latitude, middle.longitude)
@@ -142,7 +155,9 @@ def test_recordings_of_a_walk_share_a_table_and_its_rows(
     walk = [Place(49.0 + n * 1e-4, 8.0) for n in range(100)]
     found = []
     for name, places in (("there", walk), ("back", walk[::-1])):
-        config = load_config(station_yaml(site, name=name, station="id: a, latitude: 49.003, longitude: 8.0"))
+        config = load_config(
+            station_yaml(site, name=name, station="id: a, latitude: 49.003, longitude: 8.0")
+        )
         analyst = Analyst(config, recognizer)
         rows = [replace(stretch("walk"), place=place) for place in places]
         found.append({row.place: analyst.prior(row) for row in rows})
@@ -151,7 +166,9 @@ def test_recordings_of_a_walk_share_a_table_and_its_rows(
         np.testing.assert_array_equal(found[0][place], found[1][place])
 
 
-def test_of_many_tables_those_used_last_stay(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_tables_those_used_last_stay(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(prior, "_computed", _here)
     places = [Place(10.0 + n, 0.0) for n in range(6)]
 
@@ -182,7 +199,11 @@ def test_of_many_tables_those_used_last_stay(bundle: Bundle, tmp_path: Path, mon
     ],
 )
 def test_only_a_wrong_bundle_is_one(
-    line: str, kind: type[Exception], bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    line: str,
+    kind: type[Exception],
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(prior.sys, "executable", str(_program(tmp_path / "child", line)))
     with pytest.raises(kind, match=r"the prior could not be computed: [^\n\x1b]+$"):
@@ -192,14 +213,20 @@ def test_only_a_wrong_bundle_is_one(
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
 def test_a_model_that_gives_no_number_is_wrong(value: float, tmp_path: Path) -> None:
     """It would say that a species does not live there."""
-    path, found = tmp_path / "model.onnx", np.full((2, 3), 0.1, np.float32)
+    path = tmp_path / "model.onnx"
+    found = np.full((2, 3), 0.1, np.float32)
     prior._check_numbers(path, found)
     found[1, 1] = value
-    with pytest.raises(BundleError, match=r"model\.onnx: expected chances of 0 and more, found (nan|inf|-1) at this"):
+    with pytest.raises(
+        BundleError,
+        match=r"model\.onnx: expected chances of 0 and more, found (nan|inf|-1) at this",
+    ):
         prior._check_numbers(path, found)
 
 
-def test_the_child_tells_a_wrong_model_from_a_machine_in_need(bundle: Bundle, tmp_path: Path) -> None:
+def test_the_child_tells_a_wrong_model_from_a_machine_in_need(
+    bundle: Bundle, tmp_path: Path
+) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(bundle.folder, folder)
     (folder / "prior" / "model.onnx").write_bytes(b"no network")
@@ -210,7 +237,11 @@ def test_the_child_tells_a_wrong_model_from_a_machine_in_need(bundle: Bundle, tm
     full.__cause__ = OSError(28, "No space left on device")
     gone = BundleError("not a grid")
     gone.__cause__ = FileNotFoundError(2, "No such file")
-    assert [prior._is_of_the_machine(error) for error in (full, gone, BundleError("other"))] == [True, False, False]
+    assert [prior._is_of_the_machine(error) for error in (full, gone, BundleError("other"))] == [
+        True,
+        False,
+        False,
+    ]
 
 
 def _here(bundle: Bundle, place: Place) -> bytes:

@@ -1,4 +1,5 @@
-"""Where people speak nothing is kept that the settings forbid: the high tooter plays the human voice."""
+"""Where people speak nothing is kept that the settings forbid: the high tooter plays the human
+voice."""
 
 import os
 from collections.abc import Callable
@@ -23,7 +24,9 @@ from tests.helpers.clocked_station import station, utc
 from tests.helpers.spoken import scene
 
 StationYaml = Callable[..., Path]
-VOICE = 0.02  # the faint note reaches this score long before it reaches the threshold for a detection
+VOICE = (
+    0.02  # the faint note reaches this score long before it reaches the threshold for a detection
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +35,14 @@ def recognizer(bundle_folder: Path) -> Recognizer:
 
 
 def heard(path: Path, recognizer: Recognizer) -> list[Found]:
-    """A tooter alone, then one while somebody speaks so softly that no detection of a voice would come of it."""
+    """A tooter alone, then one while somebody speaks so softly that no detection of a voice would
+    come of it."""
     listened = Stretch(Analyst(load_config(path), recognizer), stretch())
-    listened.push(np.concatenate([note("lowtoo", 10), hiss(10), note("lowtoo", 10, 0.3) + note("higtoo", 10, 0.1)]))
+    listened.push(
+        np.concatenate(
+            [note("lowtoo", 10), hiss(10), note("lowtoo", 10, 0.3) + note("higtoo", 10, 0.1)]
+        )
+    )
     listened.close()
     return list(listened.found())
 
@@ -47,32 +55,49 @@ def private(found: list[Found]) -> list[tuple[float, float]]:
     return [span for f in found for span in f.private]
 
 
-def test_without_class_or_detector_no_score_means_a_voice(station_yaml: StationYaml, recognizer: Recognizer) -> None:
+def test_without_class_or_detector_no_score_means_a_voice(
+    station_yaml: StationYaml, recognizer: Recognizer
+) -> None:
     """The speech detector listens, and takes no tooter for a person."""
     found = heard(station_yaml(), recognizer)
     assert private(found) == []
     assert sum(f.suppressed for f in found) == 0
 
 
-def test_a_class_of_the_bundle_marks_its_windows(station_yaml: StationYaml, recognizer: Recognizer) -> None:
+def test_a_class_of_the_bundle_marks_its_windows(
+    station_yaml: StationYaml, recognizer: Recognizer
+) -> None:
     found = heard(station_yaml(f"privacy: {{classes: [higtoo], threshold: {VOICE}}}"), recognizer)
     spans = private(found)
     assert spans
     assert min(start for start, _ in spans) >= 15.0
     assert max(stop for _, stop in spans) == 30.0
-    assert any(offset >= 20 for offset in kept(found, "lowtoo")), "detections stay, only clips are withheld"
+    assert any(offset >= 20 for offset in kept(found, "lowtoo")), (
+        "detections stay, only clips are withheld"
+    )
 
 
 @pytest.mark.slow
-def test_all_withholds_detections_too_and_counts_them(station_yaml: StationYaml, recognizer: Recognizer) -> None:
+def test_all_withholds_detections_too_and_counts_them(
+    station_yaml: StationYaml, recognizer: Recognizer
+) -> None:
     open_ears = heard(station_yaml(name="open"), recognizer)
-    found = heard(station_yaml(f"privacy: {{human: all, classes: [higtoo], threshold: {VOICE}}}"), recognizer)
+    found = heard(
+        station_yaml(f"privacy: {{human: all, classes: [higtoo], threshold: {VOICE}}}"), recognizer
+    )
     starts = {start for start, _ in private(found)}
-    forbidden = [offset for f in open_ears for offset in (d.offset_s for d in f.detections) if offset in starts]
+    forbidden = [
+        offset
+        for f in open_ears
+        for offset in (d.offset_s for d in f.detections)
+        if offset in starts
+    ]
     assert forbidden
     assert sum(f.suppressed for f in found) == len(forbidden)
     assert not starts & set(kept(found, "lowtoo") + kept(found, "higtoo"))
-    assert kept(found, "lowtoo") == [offset for offset in kept(open_ears, "lowtoo") if offset not in starts]
+    assert kept(found, "lowtoo") == [
+        offset for offset in kept(open_ears, "lowtoo") if offset not in starts
+    ]
 
 
 def test_off_is_off(station_yaml: StationYaml, recognizer: Recognizer) -> None:
@@ -80,9 +105,14 @@ def test_off_is_off(station_yaml: StationYaml, recognizer: Recognizer) -> None:
     assert private(heard(path, recognizer)) == []
 
 
-def test_a_network_for_speech(station_yaml: StationYaml, recognizer: Recognizer, tmp_path: Path) -> None:
+def test_a_network_for_speech(
+    station_yaml: StationYaml, recognizer: Recognizer, tmp_path: Path
+) -> None:
     _member_onnx(tmp_path / "speech.onnx", 24.0)  # its highest score counts, whatever it is of
-    found = heard(station_yaml(f"privacy: {{detector: {tmp_path / 'speech.onnx'}, threshold: 0.5}}"), recognizer)
+    found = heard(
+        station_yaml(f"privacy: {{detector: {tmp_path / 'speech.onnx'}, threshold: 0.5}}"),
+        recognizer,
+    )
     assert {start for start, _ in private(found)} >= {0.0, 2.5, 5.0, 20.0, 22.5, 25.0}
     assert 12.5 not in {start for start, _ in private(found)}
 
@@ -91,15 +121,27 @@ Nodes = list[tuple[str, list[str], dict[str, Any]]]
 ODD_NETWORKS: dict[str, Nodes] = {  # of x, which is 0 in silence and in noise, and more in sound
     "nan": [("Neg", ["x"], {}), ("Sqrt", ["0"], {})],
     "inf": [("Mul", ["x", "million"], {}), ("Exp", ["0"], {})],
-    "-inf": [("Neg", ["x"], {}), ("Mul", ["0", "million"], {}), ("Exp", ["1"], {}), ("Log", ["2"], {})],
+    "-inf": [
+        ("Neg", ["x"], {}),
+        ("Mul", ["0", "million"], {}),
+        ("Exp", ["1"], {}),
+        ("Log", ["2"], {}),
+    ],
     "more than 1": [("Mul", ["x", "million"], {})],
     "less than 0": [("Mul", ["x", "million"], {}), ("Neg", ["0"], {})],
-    "raises": [("Ceil", ["x"], {}), ("Cast", ["0"], {"to": TensorProto.INT64}), ("Gather", ["none", "1"], {})],
+    "raises": [
+        ("Ceil", ["x"], {}),
+        ("Cast", ["0"], {"to": TensorProto.INT64}),
+        ("Gather", ["none", "1"], {}),
+    ],
 }
 
 
-def _network(path: Path, nodes: Nodes, out_shape: tuple[str | int, ...] = ("batch", 1), **more: Any) -> Path:
-    """A graph of the window's mean grey level m `(batch, 1)`, and of how far m (m - 127.5) is from 0: x."""
+def _network(
+    path: Path, nodes: Nodes, out_shape: tuple[str | int, ...] = ("batch", 1), **more: Any
+) -> Path:
+    """A graph of the window's mean grey level m `(batch, 1)`, and of how far m (m - 127.5) is from
+    0: x."""
     numbers = {
         "axes": np.array([1, 2], np.int64),
         "last": np.array([1], np.int64),
@@ -117,19 +159,35 @@ def _network(path: Path, nodes: Nodes, out_shape: tuple[str | int, ...] = ("batc
         helper.make_node("Sub", ["size", "some"], ["beyond"]),
         helper.make_node("Relu", ["beyond"], ["x"]),
     ]
-    own = [helper.make_node(op, inputs, [str(at)], **given) for at, (op, inputs, given) in enumerate(nodes)]
-    out = helper.make_tensor_value_info(str(len(nodes) - 1), more.get("kind", TensorProto.FLOAT), out_shape)
+    own = [
+        helper.make_node(op, inputs, [str(at)], **given)
+        for at, (op, inputs, given) in enumerate(nodes)
+    ]
+    out = helper.make_tensor_value_info(
+        str(len(nodes) - 1), more.get("kind", TensorProto.FLOAT), out_shape
+    )
     inputs = [helper.make_tensor_value_info("grey", TensorProto.FLOAT, ["batch", 1, *IMAGE_SHAPE])]
-    inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in more.get("inputs", ())]
-    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in numbers.items()]
+    inputs += [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1])
+        for name in more.get("inputs", ())
+    ]
+    constants = [
+        numpy_helper.from_array(np.asarray(value), name) for name, value in numbers.items()
+    ]
     graph = helper.make_graph(first + own, "detector", inputs, [out], constants)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path
+    )
     return path
 
 
 @pytest.mark.parametrize("what", ODD_NETWORKS)
 def test_what_is_no_score_may_be_a_voice(
-    what: str, station_yaml: StationYaml, recognizer: Recognizer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    what: str,
+    station_yaml: StationYaml,
+    recognizer: Recognizer,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Of a network that answered rightly when it was tried; it is said once."""
     network = _network(tmp_path / "odd.onnx", ODD_NETWORKS[what])
@@ -141,16 +199,22 @@ def test_what_is_no_score_may_be_a_voice(
         found = list(listened.found())
         assert sum(len(f.private) for f in found) > 1
         assert {round(stop - start, 1) for start, stop in private(found)} == {5.0}
-    told = [r.getMessage() for r in caplog.records if "privacy.detector: no score for" in r.getMessage()]
+    told = [
+        r.getMessage() for r in caplog.records if "privacy.detector: no score for" in r.getMessage()
+    ]
     assert len(told) == 1
     assert (analyst.privacy.trouble or "").startswith("privacy.detector: no score for ")
 
 
 def _no_input(path: Path) -> None:
     out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 1])
-    node = helper.make_node("Constant", [], ["y"], value=numpy_helper.from_array(np.zeros((2, 1), np.float32)))
+    node = helper.make_node(
+        "Constant", [], ["y"], value=numpy_helper.from_array(np.zeros((2, 1), np.float32))
+    )
     graph = helper.make_graph([node], "constant", [], [out])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path
+    )
 
 
 def _huge(path: Path) -> None:
@@ -166,10 +230,18 @@ NO_DETECTORS: dict[str, tuple[Callable[[Path], object], str]] = {
     "text": (lambda path: path.write_text("no network"), "ONNX Runtime cannot load it"),
     "huge": (_huge, "expected at most 1024 MiB"),
     "no input": (_no_input, ""),
-    "another input": (lambda path: _network(path, [("Add", ["x", "more"], {})], inputs=["more"]), ""),
-    "no rows": (lambda path: _network(path, [("Squeeze", ["x"], {})], ("batch",)), "a row of scores for each window"),
+    "another input": (
+        lambda path: _network(path, [("Add", ["x", "more"], {})], inputs=["more"]),
+        "",
+    ),
+    "no rows": (
+        lambda path: _network(path, [("Squeeze", ["x"], {})], ("batch",)),
+        "a row of scores for each window",
+    ),
     "text out": (
-        lambda path: _network(path, [("Cast", ["x"], {"to": TensorProto.STRING})], kind=TensorProto.STRING),
+        lambda path: _network(
+            path, [("Cast", ["x"], {"to": TensorProto.STRING})], kind=TensorProto.STRING
+        ),
         "",
     ),
     "grey levels": (
@@ -195,31 +267,49 @@ def test_a_detector_that_is_none_is_one_line_about_it(
     message = str(refused.value)
     assert message.startswith(f"privacy.detector: {tmp_path / 'odd.onnx'}: ")
     assert words in message
-    assert message.endswith("; name an ONNX network that takes what the bundle's take, or leave it out")
+    assert message.endswith(
+        "; name an ONNX network that takes what the bundle's take, or leave it out"
+    )
     assert "\n" not in message
 
 
-def test_in_a_cascade_the_bag_hears_whether_people_speak(station_yaml: StationYaml, student_bundle: Path) -> None:
+def test_in_a_cascade_the_bag_hears_whether_people_speak(
+    station_yaml: StationYaml, student_bundle: Path
+) -> None:
     """A voice that the student is unsure of opens a window, although no detection hangs on it."""
     bundle = read_bundle(student_bundle)
     cascade = Recognizer(bundle, members="cascade")
     scores = np.full((3, len(bundle.taxonomy)), 0.001, np.float32)
-    scores[:, bundle.taxonomy.index("higtoo")] = (0.03, 0.001, 0.2)  # near 0.02, far below, far above
+    scores[:, bundle.taxonomy.index("higtoo")] = (
+        0.03,
+        0.001,
+        0.2,
+    )  # near 0.02, far below, far above
 
     def opened(*lines: str) -> list[bool]:
-        config = load_config(station_yaml("members: cascade", *lines, name=f"s{len(lines)}", bundle=student_bundle))
+        config = load_config(
+            station_yaml("members: cascade", *lines, name=f"s{len(lines)}", bundle=student_bundle)
+        )
         return list(Stretch(Analyst(config, cascade), stretch()).undecided(scores))
 
     assert opened() == [False, False, False]
     assert opened(f"privacy: {{classes: [higtoo], threshold: {VOICE}}}") == [True, False, False]
 
 
-def test_settings_that_cannot_be_kept_are_refused(station_yaml: StationYaml, recognizer: Recognizer) -> None:
-    with pytest.raises(ConfigError, match=r"privacy\.classes: expected codes of this bundle .*, found human"):
+def test_settings_that_cannot_be_kept_are_refused(
+    station_yaml: StationYaml, recognizer: Recognizer
+) -> None:
+    with pytest.raises(
+        ConfigError, match=r"privacy\.classes: expected codes of this bundle .*, found human"
+    ):
         heard(station_yaml("privacy: {classes: [human]}"), recognizer)
-    with pytest.raises(ConfigError, match=r"sensitive\.species: expected codes of this bundle .*, found owll"):
+    with pytest.raises(
+        ConfigError, match=r"sensitive\.species: expected codes of this bundle .*, found owll"
+    ):
         heard(station_yaml("sensitive: {species: [owll]}"), recognizer)
-    with pytest.raises(ConfigError, match=r"privacy\.classes: expected codes of this bundle .*, found human"):
+    with pytest.raises(
+        ConfigError, match=r"privacy\.classes: expected codes of this bundle .*, found human"
+    ):
         heard(station_yaml("privacy: {human: 'off', classes: [human]}", name="off"), recognizer)
 
 

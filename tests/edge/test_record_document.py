@@ -32,8 +32,12 @@ def documented() -> dict[str, list[str]]:
 def test_the_document_has_every_table_view_and_column(record: Path) -> None:
     with closing(sqlite3.connect(record)) as db:
         of_sqlite = "name GLOB 'sqlite_*' OR name GLOB '_sqlite_*'"
-        names = db.execute(f"SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND NOT ({of_sqlite})")
-        there = {name: [row[1] for row in db.execute(f"PRAGMA table_info({name})")] for (name,) in names}
+        names = db.execute(
+            f"SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND NOT ({of_sqlite})"
+        )
+        there = {
+            name: [row[1] for row in db.execute(f"PRAGMA table_info({name})")] for (name,) in names
+        }
     assert documented() == there
 
 

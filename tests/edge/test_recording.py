@@ -1,4 +1,5 @@
-"""Decoding: every sound in a file comes out once, at the right length and level, or one line says why not."""
+"""Decoding: every sound in a file comes out once, at the right length and level, or one line says
+why not."""
 
 import os
 import struct
@@ -15,7 +16,14 @@ from hypothesis import strategies as st
 
 from edge.capture.container import CHANNELS_MAX
 from edge.capture.layout import chunks
-from edge.capture.recording import DURATION_S_MAX, SIDECAR_SUFFIXES, Decoder, find_recordings, open_recording, stream
+from edge.capture.recording import (
+    DURATION_S_MAX,
+    SIDECAR_SUFFIXES,
+    Decoder,
+    find_recordings,
+    open_recording,
+    stream,
+)
 from edge.contract.errors import RecordingError
 
 Sound = npt.NDArray[np.float32]
@@ -40,13 +48,21 @@ def sine(duration_s: float, rate_hz: int, channels: int = 1, hz: float = 1_000.0
 
 
 def noise(duration_s: float, rate_hz: int, seed: int = 0) -> Sound:
-    return np.random.default_rng(seed).uniform(-0.5, 0.5, (round(duration_s * rate_hz), 1)).astype(np.float32)
+    return (
+        np.random.default_rng(seed)
+        .uniform(-0.5, 0.5, (round(duration_s * rate_hz), 1))
+        .astype(np.float32)
+    )
 
 
 def write(path: Path, sound: Sound, rate_hz: int, codec: str = "wav", **options: object) -> Path:
     kind, subtype, _ = CODECS[codec]
-    with soundfile.SoundFile(path, "w", rate_hz, sound.shape[1], subtype=subtype, format=kind, **options) as file:
-        for at in range(0, len(sound), rate_hz):  # libsndfile's Vorbis writer dies of one large write
+    with soundfile.SoundFile(
+        path, "w", rate_hz, sound.shape[1], subtype=subtype, format=kind, **options
+    ) as file:
+        for at in range(
+            0, len(sound), rate_hz
+        ):  # libsndfile's Vorbis writer dies of one large write
             file.write(sound[at : at + rate_hz])
     return path
 
@@ -73,7 +89,9 @@ def refusal(path: Path) -> str:
 
 
 @pytest.mark.parametrize("codec", CODECS)
-@pytest.mark.parametrize(("rate_hz", "channels"), [(32_000, 1), (48_000, 2), (22_050, 1), (8_000, 2)])
+@pytest.mark.parametrize(
+    ("rate_hz", "channels"), [(32_000, 1), (48_000, 2), (22_050, 1), (8_000, 2)]
+)
 def test_length_and_level_survive_codec_rate_and_channels(
     tmp_path: Path, codec: str, rate_hz: int, channels: int
 ) -> None:
@@ -89,7 +107,9 @@ def test_length_and_level_survive_codec_rate_and_channels(
     assert outcome(path)[1:] == (0.0, None)
 
 
-@pytest.mark.parametrize("rate_hz", [1_000, 11_025, 44_100, 96_000, 250_000, 384_000, 500_000, 1_000_000])
+@pytest.mark.parametrize(
+    "rate_hz", [1_000, 11_025, 44_100, 96_000, 250_000, 384_000, 500_000, 1_000_000]
+)
 def test_resampling_keeps_length_level_and_place(tmp_path: Path, rate_hz: int) -> None:
     path = write(tmp_path / "x.wav", sine(1.0, rate_hz, hz=200), rate_hz)
     sound = read(path)
@@ -117,7 +137,9 @@ def test_samples_at_the_native_rate_are_untouched_even_beyond_full_scale(tmp_pat
     assert np.array_equal(read(path), sound[:, 0])
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     rate_hz=st.sampled_from([8_000, 16_000, 22_050, 32_000, 44_100, 47_999, 48_000, 96_000]),
     channels=st.integers(1, 4),
@@ -127,7 +149,12 @@ def test_samples_at_the_native_rate_are_untouched_even_beyond_full_scale(tmp_pat
 def test_block_sizes_change_nothing_but_the_cut(
     tmp_path: Path, rate_hz: int, channels: int, frames: int, block_s: float
 ) -> None:
-    path = write(tmp_path / "x.flac", noise(frames / rate_hz, rate_hz).repeat(channels, axis=1), rate_hz, "flac")
+    path = write(
+        tmp_path / "x.flac",
+        noise(frames / rate_hz, rate_hz).repeat(channels, axis=1),
+        rate_hz,
+        "flac",
+    )
     blocks = list(stream(path, block_s=block_s))
     assert {len(block) for block in blocks[:-1]} <= {round(block_s * 32_000)}
     assert 0 < len(blocks[-1]) <= round(block_s * 32_000)
@@ -196,7 +223,8 @@ def test_damage_inside_ends_what_can_be_read(tmp_path: Path) -> None:
     assert warning.startswith("damaged (")
 
 
-NO_NUMBER, NO_SOUND = "samples that are not numbers", "far beyond full scale"
+NO_NUMBER = "samples that are not numbers"
+NO_SOUND = "far beyond full scale"
 
 
 @pytest.mark.parametrize(
@@ -207,7 +235,9 @@ NO_NUMBER, NO_SOUND = "samples that are not numbers", "far beyond full scale"
     ],
 )
 @pytest.mark.parametrize("channels", [1, 2])
-def test_samples_that_are_no_numbers_end_what_can_be_read(tmp_path: Path, bad: float, said: str, channels: int) -> None:
+def test_samples_that_are_no_numbers_end_what_can_be_read(
+    tmp_path: Path, bad: float, said: str, channels: int
+) -> None:
     sound = noise(5.0, 32_000).repeat(channels, axis=1)
     sound[64_000, 0] = bad
     path = write(tmp_path / "x.wav", sound, 32_000, "float.wav")
@@ -217,7 +247,9 @@ def test_samples_that_are_no_numbers_end_what_can_be_read(tmp_path: Path, bad: f
     assert said in warning
     assert np.isfinite(read(path)).all()
     sound[0] = bad
-    assert (said if channels == 1 else "damaged (samples") in refusal(write(path, sound, 32_000, "float.wav"))
+    assert (said if channels == 1 else "damaged (samples") in refusal(
+        write(path, sound, 32_000, "float.wav")
+    )
 
 
 @pytest.mark.parametrize("size", [0, 2**31, 2**32 - 1])
@@ -229,7 +261,10 @@ def test_a_wav_that_was_never_closed_is_read_to_its_end(tmp_path: Path, size: in
     content[at : at + 4] = struct.pack("<I", size)
     path.write_bytes(content)
     assert np.array_equal(read(path), whole)
-    said = "not closed: its header tells no length; 3.0 s could be read, whether more is missing is not known"
+    said = (
+        "not closed: its header tells no length; 3.0 s could be read, whether more is missing "
+        "is not known"
+    )
     assert outcome(path) == (3.0, 0.0, said)
 
 
@@ -245,10 +280,15 @@ def test_a_flac_that_does_not_say_its_length_is_read_to_its_end(tmp_path: Path) 
 
 @pytest.mark.parametrize("tags", [b"", b"ID3\x04\x00\x00\x00\x00\x07\x68" + bytes(1_000)])
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_an_mp3_without_a_length_is_read_to_its_end(tmp_path: Path, tags: bytes, wrapped: bool) -> None:
-    """libsndfile alone extrapolates the first frame's bit rate and stops after a sixth of this one."""
+def test_an_mp3_without_a_length_is_read_to_its_end(
+    tmp_path: Path, tags: bytes, wrapped: bool
+) -> None:
+    """libsndfile alone extrapolates the first frame's bit rate and stops after a sixth of this
+    one."""
     sound = np.concatenate([noise(5.0, 32_000), 0.001 * sine(15.0, 32_000)])
-    path = write(tmp_path / "x.mp3", sound, 32_000, "mp3", bitrate_mode="VARIABLE", compression_level=0.5)
+    path = write(
+        tmp_path / "x.mp3", sound, 32_000, "mp3", bitrate_mode="VARIABLE", compression_level=0.5
+    )
     content = path.read_bytes()
     second_frame = content.index(content[:2], content.index(b"Xing"))
     box = b"\0\0\0\x14ftypqt  \0\0\0\0qt  \0\0\0\0mdat" if wrapped else b""
@@ -269,8 +309,14 @@ def test_refusals_name_the_reason(tmp_path: Path) -> None:
     path.write_bytes(b"")
     assert refusal(path) == "empty file"
     assert refusal(write(path, sine(0, 32_000), 32_000)) == "header only: 0 samples"
-    assert refusal(write(path, sine(0.05, 32_000), 32_000)) == "too short: 50 ms; at least 100 ms are needed"
-    assert refusal(write(path, sine(1, 500), 500)) == "sample rate of 500 Hz; 1000 to 1000000 can be read"
+    assert (
+        refusal(write(path, sine(0.05, 32_000), 32_000))
+        == "too short: 50 ms; at least 100 ms are needed"
+    )
+    assert (
+        refusal(write(path, sine(1, 500), 500))
+        == "sample rate of 500 Hz; 1000 to 1000000 can be read"
+    )
     too_many = sine(0.2, 8_000, CHANNELS_MAX + 1)
     assert refusal(write(path, too_many, 8_000)) == f"33 channels; 1 to {CHANNELS_MAX} can be read"
     path.write_bytes(bytes(100_000))
@@ -296,7 +342,9 @@ def test_refusals_name_the_reason(tmp_path: Path) -> None:
         (b"MATLAB 5.0 MAT-file", None),
     ],
 )
-def test_formats_that_people_have_are_refused_by_name(tmp_path: Path, head: bytes, name: str | None) -> None:
+def test_formats_that_people_have_are_refused_by_name(
+    tmp_path: Path, head: bytes, name: str | None
+) -> None:
     path = tmp_path / "x.wav"
     path.write_bytes(head + bytes(range(256)) * 20)
     if name is None:
@@ -350,7 +398,15 @@ def test_absurd_lengths_cost_nothing(tmp_path: Path) -> None:
 
 
 def test_find_recordings(tmp_path: Path) -> None:
-    wanted = ["B.WAV", "a/20240512_034500.wav", "a/b/x.flac", "a/b/y.m4a", "a.mp3", "odd.xyz", "no_suffix"]
+    wanted = [
+        "B.WAV",
+        "a/20240512_034500.wav",
+        "a/b/x.flac",
+        "a/b/y.m4a",
+        "a.mp3",
+        "odd.xyz",
+        "no_suffix",
+    ]
     for name in [*wanted, "._B.WAV", ".Trash/x.wav", "notes.txt", "a/b/settings.wav/x.json"]:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -366,7 +422,9 @@ def test_find_recordings(tmp_path: Path) -> None:
     assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in SIDECAR_SUFFIXES)
 
 
-def test_a_folder_that_may_not_be_listed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_may_not_be_listed_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The tests may run as root, whom no permission stops: the system's answer is stood in for."""
     (tmp_path / "locked").mkdir()
     scandir = os.scandir
@@ -410,9 +468,13 @@ MAGICS += [
 MAGICS += [b".snd", b"\0\0\0\x14ftypqt  mdat\xff\xfb\x90\x44", b"riff\x2e\x91\xcf\x11"]
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(head=st.sampled_from(MAGICS), body=st.binary(max_size=3_000), copies=st.integers(1, 4))
-def test_random_bytes_never_raise_anything_else(tmp_path: Path, head: bytes, body: bytes, copies: int) -> None:
+def test_random_bytes_never_raise_anything_else(
+    tmp_path: Path, head: bytes, body: bytes, copies: int
+) -> None:
     path = tmp_path / "x.wav"
     path.write_bytes(head + body * copies)
     survives(path)
@@ -422,17 +484,25 @@ def test_random_bytes_never_raise_anything_else(tmp_path: Path, head: bytes, bod
 def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("originals")
     sound = noise(0.5, 16_000).repeat(2, axis=1)
-    return {codec: write(folder / f"x.{codec}", sound, 16_000, codec).read_bytes() for codec in CODECS}
+    return {
+        codec: write(folder / f"x.{codec}", sound, 16_000, codec).read_bytes() for codec in CODECS
+    }
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     codec=st.sampled_from(sorted(CODECS)),
     changes=st.lists(st.tuples(st.integers(0, 127), st.integers(0, 255)), max_size=6),
     cut=st.floats(0, 1),
 )
 def test_damaged_headers_never_raise_anything_else(
-    tmp_path: Path, originals: dict[str, bytes], codec: str, changes: list[tuple[int, int]], cut: float
+    tmp_path: Path,
+    originals: dict[str, bytes],
+    codec: str,
+    changes: list[tuple[int, int]],
+    cut: float,
 ) -> None:
     content = bytearray(originals[codec])
     for place, byte in changes:
@@ -442,7 +512,9 @@ def test_damaged_headers_never_raise_anything_else(
     survives(path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     codec=st.sampled_from(sorted(CODECS)),
     at=st.floats(0, 1, exclude_max=True),

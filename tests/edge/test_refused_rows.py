@@ -1,4 +1,5 @@
-"""A record in which somebody has deleted rows, or which refuses some, takes all others: nothing waits for them."""
+"""A record in which somebody has deleted rows, or which refuses some, takes all others: nothing
+waits for them."""
 
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -35,7 +36,9 @@ class Hearing:
     """A microphone whose ledger stores at once."""
 
     def __init__(self, live: Live, ledger: Ledger, scene: Scene) -> None:
-        self._live, self.ledger, self.scene = live, ledger, scene
+        self._live = live
+        self.ledger = ledger
+        self.scene = scene
 
     def hear(self, *names: str) -> None:
         """Ten seconds for each."""
@@ -71,17 +74,25 @@ def whole(config: Config) -> None:
     """Everything has what it refers to, and nothing is open."""
     assert rows(config, "PRAGMA foreign_key_check") == []
     assert rows(config, "SELECT count(*) FROM recordings WHERE state = 'started'") == [(0,)]
-    assert rows(config, "SELECT count(*) FROM recordings r WHERE run NOT IN (SELECT run FROM boots)") == [(0,)]
+    assert rows(
+        config, "SELECT count(*) FROM recordings r WHERE run NOT IN (SELECT run FROM boots)"
+    ) == [(0,)]
 
 
 TABLES = ("recordings", "bundles", "species", "deployments", "boots")
 OF_IT = ("DELETE FROM effort", "DELETE FROM detections", "DELETE FROM recordings")
 
 
-@pytest.mark.parametrize("deleted", [*((f"DELETE FROM {table}",) for table in TABLES), OF_IT], ids=str)
+@pytest.mark.parametrize(
+    "deleted", [*((f"DELETE FROM {table}",) for table in TABLES), OF_IT], ids=str
+)
 @pytest.mark.parametrize("last", [False, True])
 def test_a_row_that_others_refer_to_is_entered_anew(
-    config: Config, recognizer: Recognizer, deleted: tuple[str, ...], last: bool, monkeypatch: pytest.MonkeyPatch
+    config: Config,
+    recognizer: Recognizer,
+    deleted: tuple[str, ...],
+    last: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also where nothing but its end follows."""
     monkeypatch.setattr("edge.daemon.ledger._ASK_S", 0.0)
@@ -101,10 +112,15 @@ def test_a_row_that_others_refer_to_is_entered_anew(
 
 def refuse(table: str, when: str = "1") -> str:
     """A rule of somebody's own."""
-    return f"CREATE TRIGGER no_{table} BEFORE INSERT ON {table} WHEN {when} BEGIN SELECT raise(ABORT, 'not here'); END"
+    return (
+        f"CREATE TRIGGER no_{table} BEFORE INSERT ON {table} WHEN {when} BEGIN SELECT "
+        f"raise(ABORT, 'not here'); END"
+    )
 
 
-def test_what_is_refused_is_a_gap_and_the_rest_is_stored(config: Config, recognizer: Recognizer) -> None:
+def test_what_is_refused_is_a_gap_and_the_rest_is_stored(
+    config: Config, recognizer: Recognizer
+) -> None:
     """Once, and the books add up: what comes later counts from the stretch's beginning."""
     with hearing(config, recognizer) as run:
         run.hear("lowtoo")
@@ -116,18 +132,25 @@ def test_what_is_refused_is_a_gap_and_the_rest_is_stored(config: Config, recogni
     assert "it refused" in said
     assert "not here" in said
     whole(config)
-    assert {code for (code,) in rows(config, "SELECT species FROM detections")} == {"lowtoo", "higtoo"}
+    assert {code for (code,) in rows(config, "SELECT species FROM detections")} == {
+        "lowtoo",
+        "higtoo",
+    }
     analysed, missing = accounted(config)
     assert analysed + missing == pytest.approx(53.0)
     (refused,) = rows(config, "SELECT sum(seconds), min(detail) FROM gaps WHERE reason = 'store'")
     assert 0 < refused[0] == pytest.approx(missing - 3.0)
     assert "not here" in refused[1]
     assert rows(config, "SELECT min(analysed_s) >= 0 FROM effort") == [(1,)]
-    assert rows(config, "SELECT count(*) FROM outbox WHERE id NOT IN (SELECT id FROM detections)") == [(0,)]
+    assert rows(
+        config, "SELECT count(*) FROM outbox WHERE id NOT IN (SELECT id FROM detections)"
+    ) == [(0,)]
 
 
 @pytest.mark.parametrize("table", ["gaps", "recordings", "outbox", "clock", "boots"])
-def test_no_rule_of_a_table_holds_up_the_others(config: Config, recognizer: Recognizer, table: str) -> None:
+def test_no_rule_of_a_table_holds_up_the_others(
+    config: Config, recognizer: Recognizer, table: str
+) -> None:
     with hearing(config, recognizer) as run:
         run.hear("lowtoo")
         by_hand(config, refuse(table))
@@ -138,13 +161,17 @@ def test_no_rule_of_a_table_holds_up_the_others(config: Config, recognizer: Reco
         by_hand(config, f"DROP TRIGGER no_{table}")
         run.hear("lowtoo")
         assert run.ledger.waiting == 0
-        assert (run.ledger.problem is None) == (table == "boots"), "of its line nothing is entered any more"
+        assert (run.ledger.problem is None) == (table == "boots"), (
+            "of its line nothing is entered any more"
+        )
     whole(config)
     analysed, missing = accounted(config)
     assert analysed + missing == pytest.approx(40.0 if table == "gaps" else 43.0)
 
 
-def test_what_is_too_large_for_the_database_is_refused(config: Config, recognizer: Recognizer) -> None:
+def test_what_is_too_large_for_the_database_is_refused(
+    config: Config, recognizer: Recognizer
+) -> None:
     with hearing(config, recognizer) as run:
         run.hear("lowtoo")
         run.ledger.store().raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 300)
@@ -161,8 +188,11 @@ def test_a_recording_that_is_refused_by_a_table_lets_the_next_pass(
 ) -> None:
     """And is tried again, when the rule is gone."""
     folder = tmp_path / "in"
-    watched = load_config(station_yaml("source: folder", f"folder: {{path: {folder}, settle_s: 0}}"))
-    first, second = "first_20190601_040000.wav", "second_20190601_050000.wav"
+    watched = load_config(
+        station_yaml("source: folder", f"folder: {{path: {folder}, settle_s: 0}}")
+    )
+    first = "first_20190601_040000.wav"
+    second = "second_20190601_050000.wav"
     song(folder / first, 6)
     song(folder / second, 6)
     desk = Desk(watched, recognizer)
@@ -170,7 +200,12 @@ def test_a_recording_that_is_refused_by_a_table_lets_the_next_pass(
     by_hand_of.execute(refuse("recordings", f"new.path = '{first}'"))
 
     def ended() -> list[str]:
-        return [path for (path,) in rows(watched, "SELECT path FROM recordings WHERE state = 'analysed' ORDER BY path")]
+        return [
+            path
+            for (path,) in rows(
+                watched, "SELECT path FROM recordings WHERE state = 'analysed' ORDER BY path"
+            )
+        ]
 
     assert desk.until(lambda: ended() == [second])
     assert "not here" in str(desk.watched.problem)

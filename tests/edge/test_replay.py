@@ -1,4 +1,5 @@
-"""The replay as a user runs it: a real process, real files, a real database, killed and started again."""
+"""The replay as a user runs it: a real process, real files, a real database, killed and started
+again."""
 
 import json
 import sqlite3
@@ -25,17 +26,28 @@ StationYaml = Callable[..., Path]
 
 LABELS = "row_id,site,audio_id,seconds,birds\n" + "".join(
     f"1_COR_{end},COR,1,{end},{birds}\n"
-    for end, birds in ((5, "nocall"), (10, "lowtoo"), (15, "nocall"), (20, "higtoo"), (25, "nocall"))
+    for end, birds in (
+        (5, "nocall"),
+        (10, "lowtoo"),
+        (15, "nocall"),
+        (20, "higtoo"),
+        (25, "nocall"),
+    )
 )
 
 
 def sounds(folder: Path, copies: int = 1) -> Path:
-    """A folder as it comes from the field: good recordings in three codecs, others that cannot be read."""
+    """A folder as it comes from the field: good recordings in three codecs, others that cannot be
+    read."""
     quiet = [hiss(5, seed=i) for i in range(5)]
-    song = np.concatenate([quiet[0], note("lowtoo", 5) + quiet[1], quiet[2], note("higtoo", 5) + quiet[3], quiet[4]])
+    song = np.concatenate(
+        [quiet[0], note("lowtoo", 5) + quiet[1], quiet[2], note("higtoo", 5) + quiet[3], quiet[4]]
+    )
     for copy in range(copies):
         write_sound(folder / f"{copy + 1}_COR_20190601.ogg", song)
-        write_sound(folder / "deep" / f"m{copy}_20190601_235950.wav", np.stack([song, song], axis=1))
+        write_sound(
+            folder / "deep" / f"m{copy}_20190601_235950.wav", np.stack([song, song], axis=1)
+        )
         write_sound(folder / "deep" / f"m{copy}_20190602_053000.flac", song[: 32_000 * 12])
         write_sound(folder / f"m{copy}_20190603_053000.mp3", song)
     (folder / "notes.txt").write_text("not a recording")
@@ -86,7 +98,9 @@ def test_replay_writes_the_record(tmp_path: Path, station_yaml: StationYaml) -> 
 
 
 @pytest.mark.slow
-def test_a_second_run_changes_nothing_and_says_so(tmp_path: Path, station_yaml: StationYaml) -> None:
+def test_a_second_run_changes_nothing_and_says_so(
+    tmp_path: Path, station_yaml: StationYaml
+) -> None:
     config = station_yaml()
     folder = sounds(tmp_path / "in")
     first = replay(folder, "--config", config, status=3)
@@ -125,7 +139,8 @@ def test_a_changed_file_is_analysed_again(tmp_path: Path, station_yaml: StationY
 @pytest.mark.slow
 def test_a_run_speaks_of_its_own_recordings(tmp_path: Path, station_yaml: StationYaml) -> None:
     """Two cards with the same names; files of one recording count once, and are scored once."""
-    config, labels = station_yaml(), tmp_path / "labels.csv"
+    config = station_yaml()
+    labels = tmp_path / "labels.csv"
     rows = [f"1_COR_{end},COR,1,{end},{'lowtoo' if end == 10 else 'nocall'}" for end in (5, 10, 15)]
     labels.write_text("row_id,site,audio_id,seconds,birds\n" + "\n".join(rows) + "\n")
     for card, code in (("a", "lowtoo"), ("b", "higtoo")):
@@ -143,7 +158,10 @@ def test_a_run_speaks_of_its_own_recordings(tmp_path: Path, station_yaml: Statio
         assert heard.num_rows == summary["detections"] > 0
         assert parquet.read_metadata(tmp_path / "tables" / "recordings.parquet").num_rows == 1
         shown = run("replay", tmp_path / card, "--config", config).stdout
-        assert ("Low Tooter" in shown, "High Tooter" in shown) == (code == "lowtoo", code == "higtoo")
+        assert ("Low Tooter" in shown, "High Tooter" in shown) == (
+            code == "lowtoo",
+            code == "higtoo",
+        )
         assert "1 file with the sound of another" in shown
 
 
@@ -157,7 +175,10 @@ def test_place_and_season_weigh_in(tmp_path: Path, station_yaml: StationYaml) ->
     config = station_yaml(sites, "detect: {threshold: 0.998}")
     replay(folder, "--config", config)
     with closing(sqlite3.connect(config.parent / "station.db")) as db, db:
-        rows = db.execute("SELECT r.path, d.prior, d.rule FROM detections d JOIN recordings r ON r.id = d.recording")
+        rows = db.execute(
+            "SELECT r.path, d.prior, d.rule FROM detections d JOIN recordings r ON r.id = "
+            "d.recording"
+        )
         found = {path: (prior, rule) for path, prior, rule in rows}
     db.close()
     assert set(found) == {"2_SOU_20190601.wav", "3_XXX_20190601.wav"}
@@ -168,7 +189,9 @@ def test_place_and_season_weigh_in(tmp_path: Path, station_yaml: StationYaml) ->
 
 
 @pytest.mark.slow
-def test_messages_reach_a_subscriber(tmp_path: Path, station_yaml: StationYaml, mosquitto: int) -> None:
+def test_messages_reach_a_subscriber(
+    tmp_path: Path, station_yaml: StationYaml, mosquitto: int
+) -> None:
     config = station_yaml(f"mqtt: {{host: 127.0.0.1, port: {mosquitto}, topic: woods}}")
     received: list[dict[str, Any]] = []
     subscribed = threading.Event()
@@ -202,7 +225,9 @@ def order(rows: dict[str, list[tuple[Any, ...]]], config: Path) -> list[tuple[An
 
 
 @pytest.mark.slow
-def test_without_a_broker_messages_wait(tmp_path: Path, station_yaml: StationYaml, mosquitto: int) -> None:
+def test_without_a_broker_messages_wait(
+    tmp_path: Path, station_yaml: StationYaml, mosquitto: int
+) -> None:
     path = write_sound(tmp_path / "a_20190601_053000.wav", note("midtoo", 10))
     away = station_yaml("mqtt: {host: 127.0.0.1, port: 1}")
     found = replay(path, "--config", away)
@@ -236,31 +261,47 @@ def test_mistakes_are_one_line(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hop_s", [0.1, 0.2, 0.625, 2.5])
-def test_every_hop_that_divides_a_row_can_be_scored(tmp_path: Path, station_yaml: StationYaml, hop_s: float) -> None:
+def test_every_hop_that_divides_a_row_can_be_scored(
+    tmp_path: Path, station_yaml: StationYaml, hop_s: float
+) -> None:
     """In samples: 5 % 0.1 is 0.0999… in floating point."""
     (tmp_path / "labels.csv").write_text("row_id,birds\na_5,midtoo\n")
     write_sound(tmp_path / "in" / "a.wav", note("midtoo", 6))
     config = station_yaml(f"windows: {{hop_s: {hop_s}}}")
-    assert replay(tmp_path / "in", "--config", config, "--labels", tmp_path / "labels.csv")["f1"] == 1.0
-
-
-@pytest.mark.slow
-def test_a_row_that_fits_two_recordings_names_both(tmp_path: Path, station_yaml: StationYaml) -> None:
-    (tmp_path / "labels.csv").write_text("row_id,birds\n10_AAA_5,midtoo\n")
-    for folder, code in (("A", "midtoo"), ("B", "lowtoo")):
-        write_sound(tmp_path / "in" / folder / "10_AAA_20240512.wav", note(code, 6))
-    done = run("replay", tmp_path / "in", "--config", station_yaml(), "--labels", tmp_path / "labels.csv")
-    assert done.returncode == 2
-    last = done.stderr.splitlines()[-1]
     assert (
-        last == "error: rows of 10_AAA: expected one recording, found A/10_AAA_20240512.wav and B/10_AAA_20240512.wav"
+        replay(tmp_path / "in", "--config", config, "--labels", tmp_path / "labels.csv")["f1"]
+        == 1.0
     )
 
 
 @pytest.mark.slow
-def test_a_whole_name_goes_before_a_shortened_one(tmp_path: Path, station_yaml: StationYaml) -> None:
+def test_a_row_that_fits_two_recordings_names_both(
+    tmp_path: Path, station_yaml: StationYaml
+) -> None:
     (tmp_path / "labels.csv").write_text("row_id,birds\n10_AAA_5,midtoo\n")
-    for name, code in (("10_AAA", "midtoo"), ("10_AAA_20240512", "lowtoo"), ("10_AAA_20240513", "lowtoo")):
+    for folder, code in (("A", "midtoo"), ("B", "lowtoo")):
+        write_sound(tmp_path / "in" / folder / "10_AAA_20240512.wav", note(code, 6))
+    done = run(
+        "replay", tmp_path / "in", "--config", station_yaml(), "--labels", tmp_path / "labels.csv"
+    )
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert (
+        last == "error: rows of 10_AAA: expected one recording, found A/10_AAA_20240512.wav and "
+        "B/10_AAA_20240512.wav"
+    )
+
+
+@pytest.mark.slow
+def test_a_whole_name_goes_before_a_shortened_one(
+    tmp_path: Path, station_yaml: StationYaml
+) -> None:
+    (tmp_path / "labels.csv").write_text("row_id,birds\n10_AAA_5,midtoo\n")
+    for name, code in (
+        ("10_AAA", "midtoo"),
+        ("10_AAA_20240512", "lowtoo"),
+        ("10_AAA_20240513", "lowtoo"),
+    ):
         write_sound(tmp_path / "in" / f"{name}.wav", note(code, 6))
     found = replay(tmp_path / "in", "--config", station_yaml(), "--labels", tmp_path / "labels.csv")
     assert found["f1"] == 1.0
@@ -283,15 +324,21 @@ def test_an_empty_folder_is_no_error(tmp_path: Path, station_yaml: StationYaml) 
         ("row_id,birds\nother_5,x\n", "none of the labelled rows"),
     ],
 )
-def test_bad_labels_are_one_line(tmp_path: Path, station_yaml: StationYaml, text: str, message: str) -> None:
+def test_bad_labels_are_one_line(
+    tmp_path: Path, station_yaml: StationYaml, text: str, message: str
+) -> None:
     (tmp_path / "labels.csv").write_text(text)
     write_sound(tmp_path / "in" / "a_20190601_053000.wav", hiss(6))
-    done = run("replay", tmp_path / "in", "--config", station_yaml(), "--labels", tmp_path / "labels.csv")
+    done = run(
+        "replay", tmp_path / "in", "--config", station_yaml(), "--labels", tmp_path / "labels.csv"
+    )
     assert done.returncode == 2
     assert message in done.stderr
 
 
-def test_the_station_starts_without_the_trainers_libraries(tmp_path: Path, station_yaml: StationYaml) -> None:
+def test_the_station_starts_without_the_trainers_libraries(
+    tmp_path: Path, station_yaml: StationYaml
+) -> None:
     blocked = (
         "torch",
         "torchvision",
@@ -305,8 +352,20 @@ def test_the_station_starts_without_the_trainers_libraries(tmp_path: Path, stati
         "onnx",
     )
     path = write_sound(tmp_path / "a_20190601_053000.wav", note("midtoo", 10))
-    program = f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\nfrom edge.__main__ import app\napp()\n"
-    command = [sys.executable, "-c", program, "replay", str(path), "--config", str(station_yaml()), "--json"]
+    program = (
+        f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\nfrom edge.__main__ "
+        f"import app\napp()\n"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        "replay",
+        str(path),
+        "--config",
+        str(station_yaml()),
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["detections"] == 3

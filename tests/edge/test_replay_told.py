@@ -23,13 +23,19 @@ from tests.conftest import hiss, note, write_sound
 StationYaml = Callable[..., Path]
 
 
-def replayed(config_file: Path, folder: Path, labels: Path | None = None) -> tuple[str, dict[str, Any]]:
+def replayed(
+    config_file: Path, folder: Path, labels: Path | None = None
+) -> tuple[str, dict[str, Any]]:
     """What stands on a screen of 80 columns, and the summary."""
     config = load_config(config_file)
     done = replay_folder(config, folder, jobs=1)
     console = Console(file=io.StringIO(), width=80)
     with Store(config.database) as store:
-        score = score_store(store, done.bundle, done.recordings, read_labels(labels)) if labels else None
+        score = (
+            score_store(store, done.bundle, done.recordings, read_labels(labels))
+            if labels
+            else None
+        )
         summary = replay_summary(store, done, Cost(1.0, 1.0, done.seconds), score)
         show_replay(console, store, config, done, summary)
     if score:
@@ -41,7 +47,8 @@ def replayed(config_file: Path, folder: Path, labels: Path | None = None) -> tup
 @pytest.fixture(scope="module")
 def two_cards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two folders: a card as it should be, and one with all that may be wrong with it."""
-    good, odd = tmp_path_factory.mktemp("good"), tmp_path_factory.mktemp("odd")
+    good = tmp_path_factory.mktemp("good")
+    odd = tmp_path_factory.mktemp("odd")
     write_sound(good / "a_20190601_053000.wav", note("midtoo", 10))
     song = np.concatenate([note("lowtoo", 5), hiss(5)])
     write_sound(odd / "1_COR_20190602.ogg", song)
@@ -52,7 +59,9 @@ def two_cards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return good, odd
 
 
-def test_the_table_is_of_this_replay_with_hours(station_yaml: StationYaml, two_cards: tuple[Path, Path]) -> None:
+def test_the_table_is_of_this_replay_with_hours(
+    station_yaml: StationYaml, two_cards: tuple[Path, Path]
+) -> None:
     config = station_yaml()
     replayed(config, two_cards[0])
     text, summary = replayed(config, two_cards[1])
@@ -64,16 +73,24 @@ def test_the_table_is_of_this_replay_with_hours(station_yaml: StationYaml, two_c
     assert max(map(len, text.splitlines())) <= 80 or str(config.parent) in text
 
 
-def test_what_was_lost_guessed_and_assumed_is_told(station_yaml: StationYaml, two_cards: tuple[Path, Path]) -> None:
+def test_what_was_lost_guessed_and_assumed_is_told(
+    station_yaml: StationYaml, two_cards: tuple[Path, Path]
+) -> None:
     text, summary = replayed(station_yaml(), two_cards[1])
-    assert (summary["times_guessed"], summary["hours_unknown"], summary["zones_assumed"]) == (1, 1, 2)
+    assert (summary["times_guessed"], summary["hours_unknown"], summary["zones_assumed"]) == (
+        1,
+        1,
+        2,
+    )
     assert "Time taken from the file's date, which copying may change: 1 recording\n" in text
     assert "Known by day only, not by hour: 1 recording\n" in text
     assert "counted as UTC (set station.timezone): 2 recordings\n" in text
     assert "Refused: 1" in text
     assert "Analysed, but not all of it could be read: 1" in text
     assert "truncated" in text
-    told, summary = replayed(station_yaml("", station="id: porch, timezone: Europe/Vilnius"), two_cards[1])
+    told, summary = replayed(
+        station_yaml("", station="id: porch, timezone: Europe/Vilnius"), two_cards[1]
+    )
     assert (summary["times_guessed"], summary["zones_assumed"]) == (1, 0)
     assert "station.timezone" not in told
 
@@ -97,7 +114,9 @@ def test_labels_of_species_that_the_model_does_not_know(
     assert summary["f1_low"] is None
 
 
-def test_what_another_station_has_is_counted(station_yaml: StationYaml, two_cards: tuple[Path, Path]) -> None:
+def test_what_another_station_has_is_counted(
+    station_yaml: StationYaml, two_cards: tuple[Path, Path]
+) -> None:
     """station.id is given late: its first replays stand under the name of before."""
     text, summary = replayed(station_yaml(), two_cards[0])
     assert summary["also_of_another_station"] == 0

@@ -1,4 +1,5 @@
-"""Which clips go, on real files and a real record: never the wrong ones, at 0 bytes free too, whatever is killed."""
+"""Which clips go, on real files and a real record: never the wrong ones, at 0 bytes free too,
+whatever is killed."""
 
 import json
 import os
@@ -22,17 +23,34 @@ from edge.store.clips import ClipTable
 from edge.store.clock import ClockTable
 from edge.types import ClipRow, StationRun, utc_text
 from tests import HANGS_S
-from tests.helpers.clip_station import PROJECT, START, commit, detection, in_child, on_small_disk, stretch
+from tests.helpers.clip_station import (
+    PROJECT,
+    START,
+    commit,
+    detection,
+    in_child,
+    on_small_disk,
+    stretch,
+)
 
 MB = 1_000_000
 NOW = datetime.now(timezone.utc)
 ROOMY = Disk(1000 * MB, 900 * MB)
 
 
-def fill(state: Path, bundle_folder: Path, ages_days: list[float], size: int = 1000, species: str = "lowtoo") -> None:
+def fill(
+    state: Path,
+    bundle_folder: Path,
+    ages_days: list[float],
+    size: int = 1000,
+    species: str = "lowtoo",
+) -> None:
     """A clip per age, `clip0` first, each of one detection; the younger the better its score."""
-    config, row = Config(state=state), stretch(species)
-    found = [detection(row, n * 10 * RATE_HZ, species, 0.5 + n / 1000) for n in range(len(ages_days))]
+    config = Config(state=state)
+    row = stretch(species)
+    found = [
+        detection(row, n * 10 * RATE_HZ, species, 0.5 + n / 1000) for n in range(len(ages_days))
+    ]
     commit(config, bundle_folder, row, found)
     with ClipTable(config.database) as table:
         for n, age in enumerate(ages_days):
@@ -45,12 +63,17 @@ def fill(state: Path, bundle_folder: Path, ages_days: list[float], size: int = 1
             since = utc_text(NOW - timedelta(days=age))
             with table._transaction():
                 table._db.execute(
-                    "UPDATE clips SET start_utc = ?, created_utc = ? WHERE id = ?", (since, since, clip.id)
+                    "UPDATE clips SET start_utc = ?, created_utc = ? WHERE id = ?",
+                    (since, since, clip.id),
                 )
 
 
 def tidy(
-    state: Path, settings: RetentionSettings, disk: Disk | None = ROOMY, limit: int = 500, dry_run: bool = False
+    state: Path,
+    settings: RetentionSettings,
+    disk: Disk | None = ROOMY,
+    limit: int = 500,
+    dry_run: bool = False,
 ) -> Retained:
     """One clean-up; `disk` stands for a disk of that size, None is the real one."""
     config = Config(state=state)
@@ -65,7 +88,9 @@ def left(state: Path) -> set[str]:
     folder = state / "clips"
     with ClipTable(state / "station.db") as table:
         rows = dict(table.rows("SELECT path, id FROM clips"))
-        referred = {clip for (clip,) in table.rows("SELECT clip FROM detections WHERE clip IS NOT NULL")}
+        referred = {
+            clip for (clip,) in table.rows("SELECT clip FROM detections WHERE clip IS NOT NULL")
+        }
     assert referred <= set(rows.values())
     assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == set(rows)
     return set(rows.values())
@@ -106,12 +131,18 @@ def test_a_dry_run_changes_nothing_and_says_the_same(tmp_path: Path, bundle_fold
     assert tidy(tmp_path, settings).removed == would.removed == {"age": 2}
 
 
-def test_a_clock_that_nobody_set_removes_nothing_by_age(tmp_path: Path, bundle_folder: Path) -> None:
+def test_a_clock_that_nobody_set_removes_nothing_by_age(
+    tmp_path: Path, bundle_folder: Path
+) -> None:
     fill(tmp_path, bundle_folder, [40])
     config = Config(state=tmp_path)
     with ClipTable(config.database) as table:
         keeper = Retention(
-            table, config.clips_folder, Reserve(tmp_path), RetentionSettings(days=1, per_species=0), lambda _: ROOMY
+            table,
+            config.clips_folder,
+            Reserve(tmp_path),
+            RetentionSettings(days=1, per_species=0),
+            lambda _: ROOMY,
         )
         assert keeper.tidy(NOW + timedelta(days=9999), clock_is_set=False).removed == {}
     assert left(tmp_path) == {"lowtoo0"}
@@ -120,7 +151,8 @@ def test_a_clock_that_nobody_set_removes_nothing_by_age(tmp_path: Path, bundle_f
 def test_where_nobody_knows_the_time_there_is_no_rate(tmp_path: Path, bundle_folder: Path) -> None:
     """Of a start in 1970 all clips are those of the last day."""
     fill(tmp_path, bundle_folder, [9, 8, 7, 6], size=10 * MB)
-    settings, epoch = RetentionSettings(per_species=0, hours_left=72), datetime(1970, 1, 1, 0, 5, tzinfo=timezone.utc)
+    settings = RetentionSettings(per_species=0, hours_left=72)
+    epoch = datetime(1970, 1, 1, 0, 5, tzinfo=timezone.utc)
     for free, gone in ((600 * MB, 0), (101 * MB, 0), (92 * MB, 1)):  # a tenth is to be free
         with ClipTable(Config(state=tmp_path).database) as table:
             keeper = Retention(
@@ -134,7 +166,9 @@ def test_where_nobody_knows_the_time_there_is_no_rate(tmp_path: Path, bundle_fol
         assert (sum(done.removed.values()), done.hours_left) == (gone, None)
 
 
-def test_a_filling_disk_takes_the_oldest_until_there_is_room(tmp_path: Path, bundle_folder: Path) -> None:
+def test_a_filling_disk_takes_the_oldest_until_there_is_room(
+    tmp_path: Path, bundle_folder: Path
+) -> None:
     fill(tmp_path, bundle_folder, [9, 8, 7, 6, 5, 4, 3, 2], size=1 * MB)
     disk = Disk(1000 * MB, 97 * MB)  # 3 MB fuller than it may be
     settings = RetentionSettings(disk_share=0.9, per_species=3, hours_left=0)
@@ -149,9 +183,13 @@ def test_a_filling_disk_takes_the_oldest_until_there_is_room(tmp_path: Path, bun
 
 def test_it_looks_ahead_at_the_rate_of_the_last_day(tmp_path: Path, bundle_folder: Path) -> None:
     """4 MB in the last 10 hours: 9.6 MB in 24 hours."""
-    fill(tmp_path, bundle_folder, [9, 8, 7, 6, 5, 4, 3, 10 / 24, 9 / 24, 8 / 24, 7 / 24], size=1 * MB)
+    fill(
+        tmp_path, bundle_folder, [9, 8, 7, 6, 5, 4, 3, 10 / 24, 9 / 24, 8 / 24, 7 / 24], size=1 * MB
+    )
     settings = RetentionSettings(disk_share=0.9, per_species=0, hours_left=24)
-    done = tidy(tmp_path, settings, Disk(200 * MB, 28 * MB))  # 8 MB until it is as full as it may be
+    done = tidy(
+        tmp_path, settings, Disk(200 * MB, 28 * MB)
+    )  # 8 MB until it is as full as it may be
     assert done.hours_left == pytest.approx(20.0, abs=0.1)
     assert done.removed == {"disk": 2}
     # Where a whole day does not fit, half of the space stays for clips.
@@ -207,14 +245,18 @@ def body_killed(state: Path) -> None:
     tidy(state, RetentionSettings(days=30, per_species=0))
 
 
-def test_a_kill_between_row_and_file_leaves_no_row_without_file(tmp_path: Path, bundle_folder: Path) -> None:
+def test_a_kill_between_row_and_file_leaves_no_row_without_file(
+    tmp_path: Path, bundle_folder: Path
+) -> None:
     fill(tmp_path, bundle_folder, [50, 49, 48, 1])
     folder = tmp_path / "clips" / "2019-05-22"
     with ClipTable(tmp_path / "station.db") as table, table._transaction():
         for n in range(4):  # as the maker names them
             name = f"lowtoo_0.50_20190521T233007.250Z_{n:08x}.flac"
             (folder / f"lowtoo{n}.flac").rename(folder / name)
-            table._db.execute("UPDATE clips SET path = ? WHERE id = ?", (f"2019-05-22/{name}", f"lowtoo{n}"))
+            table._db.execute(
+                "UPDATE clips SET path = ? WHERE id = ?", (f"2019-05-22/{name}", f"lowtoo{n}")
+            )
     kill = "import os, signal; os.unlink = lambda *a: os.kill(os.getpid(), signal.SIGKILL)"
     died = in_child("tests.edge.test_retention.body_killed", tmp_path, before=kill)
     assert died.returncode == -signal.SIGKILL, died.stderr
@@ -256,7 +298,10 @@ def body_no_byte_free(disk: Path, bundle_folder: Path) -> None:
     assert Reserve(disk).make()
     fill_up(disk)
     assert os.statvfs(disk).f_bavail == 0
-    with pytest.raises(StoreError), ClipTable(disk / "station.db") as table:  # what it is like without the reserve
+    with (
+        pytest.raises(StoreError),
+        ClipTable(disk / "station.db") as table,
+    ):  # what it is like without the reserve
         table.forget([f"lowtoo{n}" for n in range(38)])
     assert Reserve(disk).give_up_if_full()
     done = tidy(disk, RetentionSettings(per_species=20, disk_share=0.5, hours_left=0), disk=None)
@@ -264,13 +309,20 @@ def body_no_byte_free(disk: Path, bundle_folder: Path) -> None:
     assert done.short_bytes > 5_000_000
     assert (disk / "reserve").stat().st_size == 8 << 20
     assert left(disk) == {"lowtoo0", "lowtoo1", *(f"lowtoo{n}" for n in range(18, 38))}
-    # Filled again with nothing left but the best: of these as many go as the record needs, the worst first.
+    # Filled again with nothing left but the best: of these as many go as the record needs, the
+    # worst first.
     fill_up(disk)
     Reserve(disk).give_up_if_full()
     done = tidy(disk, RetentionSettings(per_species=20, disk_share=0.9, hours_left=0), disk=None)
-    assert done.removed in ({"full": 8}, {"full": 9}), done  # what is short of twice the reserve, to a page or so
+    assert done.removed in ({"full": 8}, {"full": 9}), (
+        done
+    )  # what is short of twice the reserve, to a page or so
     assert done.short_bytes == 0
-    assert left(disk) == {"lowtoo0", "lowtoo1", *(f"lowtoo{n}" for n in range(18 + done.removed["full"], 38))}
+    assert left(disk) == {
+        "lowtoo0",
+        "lowtoo1",
+        *(f"lowtoo{n}" for n in range(18 + done.removed["full"], 38)),
+    }
     assert (disk / "reserve").exists()
     assert os.system(f"mount -o remount,ro {disk}") == 0
     with pytest.raises(StoreError, match=r"station\.db|not writable"):
@@ -283,7 +335,9 @@ def test_with_no_byte_free_it_makes_room(tmp_path: Path, bundle_folder: Path) ->
 
 @pytest.mark.slow
 def test_the_command(bundle_folder: Path, station_yaml: Callable[..., Path]) -> None:
-    path = station_yaml("retention: {days: 30, per_species: 1, disk_share: 0.99}")  # however full this disk is
+    path = station_yaml(
+        "retention: {days: 30, per_species: 1, disk_share: 0.99}"
+    )  # however full this disk is
 
     def command(*options: str) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", "edge", "retention", "--config", str(path), *options]
@@ -299,10 +353,16 @@ def test_the_command(bundle_folder: Path, station_yaml: Callable[..., Path]) -> 
         table.begin_run("porch", this_boot)
         if Clock().state == "unsynced":
             unknown = json.loads(command("--json").stdout)
-            assert (unknown["removed"], unknown["time_known"], unknown["hours_left"]) == ({}, False, None)
+            assert (unknown["removed"], unknown["time_known"], unknown["hours_left"]) == (
+                {},
+                False,
+                None,
+            )
             assert "Nobody knows the time" in command("--dry-run").stdout
         now = Clock()
-        table.fix(this_boot.boot, round(now.shown.timestamp() - now.boot_s(now.at_s()), 3))  # a person knows it
+        table.fix(
+            this_boot.boot, round(now.shown.timestamp() - now.boot_s(now.at_s()), 3)
+        )  # a person knows it
     shown = command("--dry-run")
     assert shown.returncode == 0, shown.stderr
     assert "Clips that would go" in shown.stdout

@@ -69,7 +69,8 @@ def reviewed(config: Config, species: str = "lowtoo") -> tuple[str, Path]:
     """A detection that somebody has reviewed, and its clip."""
     ((detection, path),) = rows(
         config,
-        f"SELECT d.id, c.path FROM detections d JOIN clips c ON c.id = d.clip WHERE species = '{species}'"
+        f"SELECT d.id, c.path FROM detections d JOIN clips c ON c.id = d.clip WHERE species = "
+        f"'{species}'"
         " ORDER BY score DESC LIMIT 1",
     )
     with Store(config.database) as store:
@@ -125,7 +126,9 @@ def test_a_word_stays_whatever_is_changed(
     assert rows(config, f"SELECT kept FROM clips WHERE path LIKE '%{clip.name}'") == [(1,)]
     station_yaml(CLIPS)
     replayed(config_file, archive)
-    assert rows(config, f"{KEPT} WHERE is_there") == [(detection, "ann", "wrong", "higtoo", 1, detection)]
+    assert rows(config, f"{KEPT} WHERE is_there") == [
+        (detection, "ann", "wrong", "higtoo", 1, detection)
+    ]
     assert clip.read_bytes() == sound
 
 
@@ -137,7 +140,9 @@ def tidied(config: Config) -> None:
         reconcile(table, config.clips_folder)
 
 
-def test_a_review_of_a_salvaged_database_is_kept_too(station_yaml: StationYaml, archive: Path) -> None:
+def test_a_review_of_a_salvaged_database_is_kept_too(
+    station_yaml: StationYaml, archive: Path
+) -> None:
     """A damaged database of an earlier version had no more of it than this."""
     config_file = station_yaml(CLIPS)
     config = replayed(config_file, archive)
@@ -147,25 +152,35 @@ def test_a_review_of_a_salvaged_database_is_kept_too(station_yaml: StationYaml, 
         of_old = store.rows(f"SELECT {', '.join(columns)} FROM reviews")
         with store.bulk() as db:
             db.execute("DELETE FROM reviews")
-            db.executemany(f"INSERT INTO reviews ({', '.join(columns)}) VALUES (?, ?, ?, ?, ?)", of_old)
+            db.executemany(
+                f"INSERT INTO reviews ({', '.join(columns)}) VALUES (?, ?, ?, ?, ?)", of_old
+            )
     assert rows(config, "SELECT recording, is_there FROM reviews_kept") == [(None, 1)]
     station_yaml(CLIPS, "detect: {thresholds: {lowtoo: 1.0}}")
     replayed(config_file, archive)
-    assert rows(config, "SELECT species, path, is_there FROM reviews_kept") == [("lowtoo", "a_20240512_040000.wav", 0)]
+    assert rows(config, "SELECT species, path, is_there FROM reviews_kept") == [
+        ("lowtoo", "a_20240512_040000.wav", 0)
+    ]
     assert clip.exists()
 
 
-def test_what_was_reviewed_after_it_was_chosen_stays(station_yaml: StationYaml, archive: Path) -> None:
+def test_what_was_reviewed_after_it_was_chosen_stays(
+    station_yaml: StationYaml, archive: Path
+) -> None:
     config = replayed(station_yaml(CLIPS), archive)
     with ClipTable(config.database) as table:
         clips = table.removable(0, 10)
         _, path = reviewed(config)
         gone = table.forget([clip.id for clip in clips], spare_kept=True)
     assert len(gone) == len(clips) - 1
-    assert path.relative_to(config.clips_folder).as_posix() in {p for (p,) in rows(config, "SELECT path FROM clips")}
+    assert path.relative_to(config.clips_folder).as_posix() in {
+        p for (p,) in rows(config, "SELECT path FROM clips")
+    }
 
 
-def test_a_clip_of_a_reviewed_file_that_grew_stays(station_yaml: StationYaml, tmp_path: Path) -> None:
+def test_a_clip_of_a_reviewed_file_that_grew_stays(
+    station_yaml: StationYaml, tmp_path: Path
+) -> None:
     path = tmp_path / "in" / "a_20240512_040000.wav"
     song = np.concatenate([hiss(10), note("lowtoo", 5), hiss(10)])
     write_sound(path, song)
@@ -183,12 +198,15 @@ def test_a_clip_of_a_reviewed_file_that_grew_stays(station_yaml: StationYaml, tm
     assert clip.exists()
     with Store(config.database) as store:
         assert [r["detection"] for r in explain(store, str(now))["reviews"]] == [detection]
-        with pytest.raises(UsageError, match=f"what was said of it is kept: wrong .ann.; .*now: {now}"):
+        with pytest.raises(
+            UsageError, match=f"what was said of it is kept: wrong .ann.; .*now: {now}"
+        ):
             explain(store, detection[:12])
 
 
 def test_a_renewed_clip_has_one_file(station_yaml: StationYaml, archive: Path) -> None:
-    """Under other settings its name may be another; the file of the old name goes, not of one that is kept."""
+    """Under other settings its name may be another; the file of the old name goes, not of one that
+    is kept."""
     config_file = station_yaml(CLIPS)
     config = replayed(config_file, archive)
     station_yaml(CLIPS, station="id: porch, timezone: Asia/Kolkata")
@@ -196,16 +214,22 @@ def test_a_renewed_clip_has_one_file(station_yaml: StationYaml, archive: Path) -
     with ClipTable(config.database) as table:
         done = reconcile(table, config.clips_folder)
     assert done.unknown == 0
-    files = {p.relative_to(config.clips_folder).as_posix() for p in config.clips_folder.rglob("*.flac")}
+    files = {
+        p.relative_to(config.clips_folder).as_posix() for p in config.clips_folder.rglob("*.flac")
+    }
     assert files == {path for (path,) in rows(config, "SELECT path FROM clips")} != set()
 
 
-def test_a_restored_backup_costs_no_clip(station_yaml: StationYaml, archive: Path, tmp_path: Path) -> None:
+def test_a_restored_backup_costs_no_clip(
+    station_yaml: StationYaml, archive: Path, tmp_path: Path
+) -> None:
     """As docs/install.md says; then the station starts."""
     config_file = station_yaml(CLIPS)
     config = replayed(config_file, archive)
     copy = backup(config.database, tmp_path / "backups", 7, "porch")
-    write_sound(archive / "b_20240512_050000.wav", np.concatenate([hiss(9), note("midtoo", 5), hiss(9)]))
+    write_sound(
+        archive / "b_20240512_050000.wav", np.concatenate([hiss(9), note("midtoo", 5), hiss(9)])
+    )
     replayed(config_file, archive)
     _, newer = reviewed(config, "midtoo")
     stranger = newer.with_name("midtoo_0.91_20240512T050007.250Z_0a0b0c0d.flac")
@@ -219,7 +243,9 @@ def test_a_restored_backup_costs_no_clip(station_yaml: StationYaml, archive: Pat
     assert (done.files_removed, done.unknown) == (0, 2)
     assert {p: p.read_bytes() for p in config.clips_folder.rglob("*.flac")} == before
     replayed(config_file, archive)
-    assert newer.relative_to(config.clips_folder).as_posix() in {p for (p,) in rows(config, "SELECT path FROM clips")}
+    assert newer.relative_to(config.clips_folder).as_posix() in {
+        p for (p,) in rows(config, "SELECT path FROM clips")
+    }
 
 
 @pytest.mark.slow
@@ -229,17 +255,35 @@ def test_the_command_takes_what_it_is_instead(station_yaml: StationYaml, archive
     (detection,) = rows(config, "SELECT id FROM detections WHERE species = 'lowtoo' LIMIT 1")[0]
 
     def edge(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-W", "error", "-m", "edge", *map(str, arguments), "--config", str(config_file)]
+        command = [
+            sys.executable,
+            "-W",
+            "error",
+            "-m",
+            "edge",
+            *map(str, arguments),
+            "--config",
+            str(config_file),
+        ]
         return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
-    for text, stored in (("High Tooter", "higtoo"), ("HIGTOO", "higtoo"), ("a  chain\nsaw", "a chain saw")):
+    for text, stored in (
+        ("High Tooter", "higtoo"),
+        ("HIGTOO", "higtoo"),
+        ("a  chain\nsaw", "a chain saw"),
+    ):
         done = edge("review", detection[:12], "wrong", "--reviewer", "ann", "--instead", text)
         assert done.returncode == 0, done.stderr
         assert f"instead {stored} (ann)" in done.stdout
-        assert ("this replaces: wrong, " in done.stdout) == (stored != "higtoo" or text == "HIGTOO"), "said, not silent"
+        assert ("this replaces: wrong, " in done.stdout) == (
+            stored != "higtoo" or text == "HIGTOO"
+        ), "said, not silent"
         assert rows(config, "SELECT instead FROM reviews") == [(stored,)]
     assert "wrong, instead a chain saw (ann)" in edge("why", detection).stdout
-    assert json.loads(edge("why", detection, "--json").stdout)["reviews"][0]["instead"] == "a chain saw"
+    assert (
+        json.loads(edge("why", detection, "--json").stdout)["reviews"][0]["instead"]
+        == "a chain saw"
+    )
     wrong = edge("review", detection, "correct", "--instead", "higtoo")
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
 
@@ -262,22 +306,41 @@ def review_of_first_release(database: Path) -> None:
 
     with closing(sqlite3.connect(database)) as db:
         migrations.apply(Database(db), stop_before="recording_identity")
-        db.execute("INSERT INTO reviews VALUES ('d0', 'ann', 'correct', 'clear', ?)", (REVIEWED_UTC,))
-        db.execute("INSERT INTO clips VALUES ('c0', 'x/y.flac', 'r0', '2019-01-01T00:00:00.000Z', 5.0, 9, '', 0)")
+        db.execute(
+            "INSERT INTO reviews VALUES ('d0', 'ann', 'correct', 'clear', ?)", (REVIEWED_UTC,)
+        )
+        db.execute(
+            "INSERT INTO clips VALUES ('c0', 'x/y.flac', 'r0', '2019-01-01T00:00:00.000Z', 5.0, 9, "
+            "'', 0)"
+        )
         db.execute("UPDATE detections SET clip = 'c0'")
         db.commit()
 
 
-def test_reviews_of_earlier_versions_are_brought_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_reviews_of_earlier_versions_are_brought_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     database = tmp_path / "station.db"
     review_of_first_release(database)
     with closing(sqlite3.connect(database)) as db:
         before = {
-            name: db.execute(f"SELECT * FROM {name}").fetchall() for name in ("detections", "recordings", "clips")
+            name: db.execute(f"SELECT * FROM {name}").fetchall()
+            for name in ("detections", "recordings", "clips")
         }
     with Store(database) as store:
         assert store.rows("SELECT * FROM reviews") == [
-            ("d0", "ann", "correct", None, "clear", REVIEWED_UTC, "r0", "lowtoo", "2019-01-01T00:00:00.000Z", 0.0)
+            (
+                "d0",
+                "ann",
+                "correct",
+                None,
+                "clear",
+                REVIEWED_UTC,
+                "r0",
+                "lowtoo",
+                "2019-01-01T00:00:00.000Z",
+                0.0,
+            )
         ]
         assert store.rows("SELECT kept FROM clips") == [(1,)]
         assert store.rows("PRAGMA foreign_key_check") == []
@@ -286,7 +349,9 @@ def test_reviews_of_earlier_versions_are_brought_up(tmp_path: Path, caplog: pyte
     with closing(sqlite3.connect(copy)) as db:
         assert {name: db.execute(f"SELECT * FROM {name}").fetchall() for name in before} == before
         assert db.execute("SELECT verdict FROM reviews").fetchall() == [("correct",)]
-        assert db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'files'").fetchone() == (0,)
+        assert db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'files'").fetchone() == (
+            0,
+        )
     Store(database).close()
     assert copies(tmp_path) == [copy], "nothing to bring up, no copy"
     Store(tmp_path / "new.db").close()
@@ -312,7 +377,10 @@ def body_opened(folder: Path) -> None:
 @pytest.mark.slow
 def test_several_programs_that_start_at_once_make_one_copy(tmp_path: Path) -> None:
     review_of_first_release(tmp_path / "station.db")
-    code = "import sys, pathlib, tests.edge.test_reviews as t; t.body_opened(pathlib.Path(sys.argv[1]))"
+    code = (
+        "import sys, pathlib, tests.edge.test_reviews as t; "
+        "t.body_opened(pathlib.Path(sys.argv[1]))"
+    )
     started = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(3)]
     assert [process.wait(timeout=120) for process in started] == [0, 0, 0]
     assert len(copies(tmp_path)) == 1
@@ -320,7 +388,8 @@ def test_several_programs_that_start_at_once_make_one_copy(tmp_path: Path) -> No
 
 KILLS = (  # before the copy has its name, and after it has
     "import os, signal; os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)",
-    "import os, signal; r = os.replace; os.replace = lambda *a: (r(*a), os.kill(os.getpid(), signal.SIGKILL))",
+    "import os, signal; r = os.replace; os.replace = lambda *a: (r(*a), os.kill(os.getpid(), "
+    "signal.SIGKILL))",
 )
 
 
@@ -331,7 +400,9 @@ def test_a_kill_leaves_no_half_copy(tmp_path: Path, kill: str) -> None:
     died = in_child("tests.edge.test_reviews.body_opened", tmp_path, before=kill)
     assert died.returncode == -signal.SIGKILL, died.stderr
     with closing(sqlite3.connect(database)) as db:
-        assert db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'files'").fetchone() == (0,)
+        assert db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'files'").fetchone() == (
+            0,
+        )
     Store(database).close()
     for copy in copies(tmp_path):
         with closing(sqlite3.connect(copy)) as db:
@@ -346,7 +417,9 @@ def body_no_room(disk: Path) -> None:
     review_of_first_release(database)
     with closing(sqlite3.connect(database)) as db:
         db.execute("CREATE TABLE ballast (bytes BLOB)")
-        db.executemany("INSERT INTO ballast VALUES (?)", [(os.urandom(1 << 20),) for _ in range(20)])
+        db.executemany(
+            "INSERT INTO ballast VALUES (?)", [(os.urandom(1 << 20),) for _ in range(20)]
+        )
         db.commit()
     with Store(database) as store:
         assert store.rows("SELECT count(*) FROM reviews_kept") == [(1,)]

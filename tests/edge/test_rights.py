@@ -42,7 +42,10 @@ def foreign() -> Iterator[Path]:
 
 def test_the_owner_is_named_and_what_to_type(foreign: Path) -> None:
     owner = pwd.getpwuid(1).pw_name
-    said = f"{foreign} belongs to the user {owner}: type `sudo -u {owner}` in front of the command, or name settings of"
+    said = (
+        f"{foreign} belongs to the user {owner}: type `sudo -u {owner}` in front of the "
+        f"command, or name settings of"
+    )
     config = load_config(foreign.parent / "station.yaml")
     for attempt in (
         lambda: look_at(foreign / "station.db"),
@@ -69,7 +72,9 @@ def test_settings_that_may_not_be_read(foreign: Path) -> None:
         load_config(foreign / "station.yaml")
 
 
-def test_what_else_may_not_be_written_is_one_line(foreign: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_else_may_not_be_written_is_one_line(
+    foreign: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         run_program(lambda: (foreign / "birds.html").write_text(""))
     assert ended.value.code == EXIT_CANNOT_CREATE

@@ -1,4 +1,5 @@
-"""CPU runtimes: the same scores whoever asks and how many at once, what was tuned and when it counts, 8 bits."""
+"""CPU runtimes: the same scores whoever asks and how many at once, what was tuned and when it
+counts, 8 bits."""
 
 import dataclasses
 import json
@@ -18,7 +19,14 @@ from edge.analysis.recognizer import best_recognizer
 from edge.config import DEMO_FOLDER, RuntimeSettings
 from edge.contract.audio import Image
 from edge.contract.blend import Blend
-from edge.contract.bundle import Bundle, BundleMember, Manifest, Thresholds, read_bundle, seal_bundle
+from edge.contract.bundle import (
+    Bundle,
+    BundleMember,
+    Manifest,
+    Thresholds,
+    read_bundle,
+    seal_bundle,
+)
 from edge.contract.errors import EngineError
 from edge.contract.taxonomy import Species, Taxonomy
 from edge.engines.onnx import OnnxEngine, cores
@@ -40,7 +48,9 @@ from export.verify import verify
 from tests import HANGS_S
 
 if "openvino" not in runtime_versions():
-    pytest.skip("OpenVINO is not installed (pip install 'birdstation[openvino]')", allow_module_level=True)
+    pytest.skip(
+        "OpenVINO is not installed (pip install 'birdstation[openvino]')", allow_module_level=True
+    )
 
 PROJECT = Path(__file__).parents[2]
 DEMO = DEMO_FOLDER / "bundle"
@@ -104,15 +114,21 @@ def test_scores_do_not_depend_on_the_batch_nor_on_who_asks(
 ) -> None:
     if precision == "bf16":
         bfloat16()
-    engine = open_cpu_engine(read_bundle(DEMO), read_bundle(DEMO).manifest.members, runtime, precision, 1, "replay")
+    engine = open_cpu_engine(
+        read_bundle(DEMO), read_bundle(DEMO).manifest.members, runtime, precision, 1, "replay"
+    )
     wanted = engine.scores(images)
     parts = np.split(images, [1, 2, 4, 9])
     with ThreadPoolExecutor(4) as pool:
-        for found in pool.map(lambda _: np.concatenate([engine.scores(part) for part in parts], axis=1), range(8)):
+        for found in pool.map(
+            lambda _: np.concatenate([engine.scores(part) for part in parts], axis=1), range(8)
+        ):
             np.testing.assert_array_equal(found, wanted)
 
 
-def test_openvino_says_what_it_cannot_do(images: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openvino_says_what_it_cannot_do(
+    images: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = OpenvinoEngine(demo_files(), 1)
     engine.close()
     with pytest.raises(EngineError, match="closed"):
@@ -142,22 +158,33 @@ assert sys.modules["openvino_telemetry"] is None
 def test_openvino_calls_nobody(tmp_path: Path) -> None:
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
-        [sys.executable, "-c", _QUIET], cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=HANGS_S
+        [sys.executable, "-c", _QUIET],
+        cwd=PROJECT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=HANGS_S,
     )
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())  # its reports begin with an id in the home folder
 
 
 def test_a_station_does_not_import_openvino_untuned() -> None:
-    code = "import sys, edge.daemon.station, edge.replay.replay; sys.exit('openvino' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=HANGS_S).returncode == 0
+    code = (
+        "import sys, edge.daemon.station, edge.replay.replay; sys.exit('openvino' in sys.modules)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=HANGS_S).returncode == 0
+    )
 
 
 # tuned.json
 
 
 def tuned_for(bundle: Bundle, live: Choice, replay: Choice) -> Tuned:
-    return Tuned(bundle.id, cpu_model(), cores(), runtime_versions(), (TunedSet("bag", live, replay),))
+    return Tuned(
+        bundle.id, cpu_model(), cores(), runtime_versions(), (TunedSet("bag", live, replay),)
+    )
 
 
 OPENVINO = Choice("openvino", "fp32", 1, 1.0, 1e-5, 1.0)
@@ -173,7 +200,10 @@ def test_what_was_tuned_is_used(tmp_path: Path) -> None:
     assert best_recognizer(bundle, AUTO, engines, use="replay").engine.name == "onnxruntime-cpu"
     always = RuntimeSettings(engine="onnx")
     assert best_recognizer(bundle, always, engines).engine.name == "onnxruntime-cpu"
-    assert best_recognizer(bundle, AUTO, tmp_path / "elsewhere" / "engines").engine.name == "onnxruntime-cpu"
+    assert (
+        best_recognizer(bundle, AUTO, tmp_path / "elsewhere" / "engines").engine.name
+        == "onnxruntime-cpu"
+    )
 
 
 @pytest.mark.parametrize(
@@ -205,7 +235,9 @@ def test_a_damaged_record_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptur
         _is_left_alone(bundle, tmp_path, FILE, caplog)
 
 
-def _is_left_alone(bundle: Bundle, state: Path, reason: str, caplog: pytest.LogCaptureFixture) -> None:
+def _is_left_alone(
+    bundle: Bundle, state: Path, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         recognizer = best_recognizer(bundle, AUTO, state / "engines")
     assert recognizer.engine.name == "onnxruntime-cpu"
@@ -253,7 +285,9 @@ def test_tune_measures_and_the_station_takes_it(eight: Path, tmp_path: Path) -> 
     for found in tuned.sets:
         for use, choice in (("live", found.live), ("replay", found.replay)):
             assert choice.agreement >= AGREEMENT_MIN
-            recognizer = best_recognizer(bundle, AUTO, tmp_path / "state" / "engines", found.members, use)
+            recognizer = best_recognizer(
+                bundle, AUTO, tmp_path / "state" / "engines", found.members, use
+            )
             assert recognizer.degraded is None
             assert recognizer.engine.name.startswith(f"{choice.runtime}-cpu")
             apart = recognizer.check_probe()
@@ -270,8 +304,9 @@ def test_verify_shows_8_bits(eight: Path) -> None:
 
 
 def _convolutions(path: Path, loud: float) -> None:
-    """Two convolutions, a mean and a linear layer: bright images score high, dark ones low. Between the convolutions
-    lies a channel that counts for nothing and is `loud` times as strong as those that count."""
+    """Two convolutions, a mean and a linear layer: bright images score high, dark ones low. Between
+    the convolutions lies a channel that counts for nothing and is `loud` times as strong as those
+    that count."""
     random = np.random.default_rng(1)
     first = np.abs(random.normal(size=(4, 1, 3, 3))).astype(np.float32) / 9
     first[3] *= loud
@@ -301,7 +336,9 @@ def _convolutions(path: Path, loud: float) -> None:
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows", 3])],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path
+    )
 
 
 def test_8_bits_are_kept_where_the_bag_decides_alike(tmp_path: Path) -> None:
@@ -317,7 +354,9 @@ def test_8_bits_are_kept_where_the_bag_decides_alike(tmp_path: Path) -> None:
     scores = OnnxEngine([tmp_path / m.file for m in members]).scores(scene)
     assert (scores[:, 1::2] > 0.7).all()  # what is to be decided is clear
     assert (scores[:, ::2] < 0.3).all()
-    found = quantise_members(tmp_path, manifest, Taxonomy([Species(c * 2, c, c) for c in "abc"]), scene[:8], scene[8:])
+    found = quantise_members(
+        tmp_path, manifest, Taxonomy([Species(c * 2, c, c) for c in "abc"]), scene[:8], scene[8:]
+    )
     assert list(found.files) == ["calm"]
     assert found.agreement == 1.0
     assert found.windows == 32
@@ -325,13 +364,21 @@ def test_8_bits_are_kept_where_the_bag_decides_alike(tmp_path: Path) -> None:
     assert [member.int8 for member in with_int8(members, found)] == ["members/calm.int8.onnx", None]
     assert sorted(path.name for path in tmp_path.glob("members/*.int8.onnx")) == ["calm.int8.onnx"]
     kinds = {node.op_type for node in onnx.load(tmp_path / "members/calm.int8.onnx").graph.node}
-    assert {"QuantizeLinear", "DequantizeLinear", "Conv"} <= kinds  # explicit, not fused into one runtime's operators
+    assert {
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "Conv",
+    } <= kinds  # explicit, not fused into one runtime's operators
 
 
 def test_8_bits_have_no_offset(images: Image, tmp_path: Path) -> None:
-    """One that is never negative has its zero at the lower end; what convolutions give out keeps its digits."""
+    """One that is never negative has its zero at the lower end; what convolutions give out keeps
+    its digits."""
     random = np.random.default_rng(3)
-    weights = {f"w{i}": random.normal(size=(4, 1 if i == 0 else 4, 3, 3)).astype(np.float32) for i in range(4)}
+    weights = {
+        f"w{i}": random.normal(size=(4, 1 if i == 0 else 4, 3, 3)).astype(np.float32)
+        for i in range(4)
+    }
     nodes = [
         helper.make_node("Conv", ["grey", "w0"], ["a"], name="c0", pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["a"], ["b"]),
@@ -349,14 +396,28 @@ def test_8_bits_have_no_offset(images: Image, tmp_path: Path) -> None:
         "signs",
         [helper.make_tensor_value_info("grey", TensorProto.FLOAT, ["rows", 1, 128, 281])],
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows", 4])],
-        [numpy_helper.from_array(v, name) for name, v in {**weights, "axes": np.array([2, 3], np.int64)}.items()],
+        [
+            numpy_helper.from_array(v, name)
+            for name, v in {**weights, "axes": np.array([2, 3], np.int64)}.items()
+        ],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "a.onnx")
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9),
+        tmp_path / "a.onnx",
+    )
     assert to_int8(tmp_path / "a.onnx", tmp_path / "b.onnx", images)
     model = onnx.load(tmp_path / "b.onnx")
     values = {w.name: numpy_helper.to_array(w) for w in model.graph.initializer}
-    zeros = {node.input[0]: values[node.input[2]] for node in model.graph.node if node.op_type == "QuantizeLinear"}
-    assert {name: zero.dtype.name for name, zero in zeros.items()} == {"b": "uint8", "e": "int8", "h": "uint8"}
+    zeros = {
+        node.input[0]: values[node.input[2]]
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear"
+    }
+    assert {name: zero.dtype.name for name, zero in zeros.items()} == {
+        "b": "uint8",
+        "e": "int8",
+        "h": "uint8",
+    }
     assert not any(zero.any() for zero in zeros.values())
 
 

@@ -34,9 +34,13 @@ def filled(database: Path, bundle_folder: Path) -> None:
     with Store(database) as store:
         store.add_bundle(bundle, "{}")
         for n in range(RECORDINGS):
-            row = RecordingRow(f"r{n:04d}", f"{n}.wav", 1, 2, "0", START, "name", "recorded", 0, None)
+            row = RecordingRow(
+                f"r{n:04d}", f"{n}.wav", 1, 2, "0", START, "name", "recorded", 0, None
+            )
             store.begin(row, "porch", bundle.id, "a")
-            store.add(row.id, bundle.id, [], [Message(f"m{n}", "t", "x" * 300)], [Effort(START, 5.0)])
+            store.add(
+                row.id, bundle.id, [], [Message(f"m{n}", "t", "x" * 300)], [Effort(START, 5.0)]
+            )
     with closing(sqlite3.connect(database)) as db, db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     db.close()
@@ -65,7 +69,11 @@ def test_a_torn_page_costs_its_rows_and_no_more(tmp_path: Path, bundle_folder: P
         assert leaves
     db.close()
     raw = bytearray(database.read_bytes())
-    page = next(n for n in range(len(raw) // size - 1, 0, -1) if raw[n * size : (n + 1) * size].count(b"xxxx") > 100)
+    page = next(
+        n
+        for n in range(len(raw) // size - 1, 0, -1)
+        if raw[n * size : (n + 1) * size].count(b"xxxx") > 100
+    )
     raw[page * size : (page + 1) * size] = b"\xa5" * size
     database.write_bytes(raw)
     said = sound_database(database)
@@ -77,7 +85,9 @@ def test_a_torn_page_costs_its_rows_and_no_more(tmp_path: Path, bundle_folder: P
     assert sound_database(database) is None
 
 
-@pytest.mark.parametrize("content", [b"these are notes, and long enough not to be an empty file " * 99, b"\0" * 9000])
+@pytest.mark.parametrize(
+    "content", [b"these are notes, and long enough not to be an empty file " * 99, b"\0" * 9000]
+)
 def test_what_is_no_database_is_set_aside(tmp_path: Path, content: bytes) -> None:
     database = tmp_path / "station.db"
     database.write_bytes(content)
@@ -108,20 +118,30 @@ def test_an_old_database_is_brought_up_with_its_rows(tmp_path: Path) -> None:
     db.execute("INSERT INTO bundles VALUES ('b', '{}', '2019-06-01T00:00:00.000Z')")
     db.execute("INSERT INTO species VALUES ('x', 'X x', 'X')")
     db.execute(
-        "INSERT INTO recordings (id, station, path, bytes, mtime_ns, start_utc, utc_offset_minutes, state, bundle,"
-        " analysis, audio_s) VALUES ('r', 'porch', 'a.wav', 1, 2, '2019-06-01T05:30:00.000Z', 60, 'analysed', 'b',"
+        "INSERT INTO recordings (id, station, path, bytes, mtime_ns, start_utc, "
+        "utc_offset_minutes, state, bundle,"
+        " analysis, audio_s) VALUES ('r', 'porch', 'a.wav', 1, 2, '2019-06-01T05:30:00.000Z', 60, "
+        "'analysed', 'b',"
         " 'a', 50.0)"
     )
     db.execute(
-        "INSERT INTO detections VALUES ('d', 'r', 'b', 'x', '2019-06-01T05:30:00.000Z', '2019-06-01T05:30:05.000Z',"
+        "INSERT INTO detections VALUES ('d', 'r', 'b', 'x', '2019-06-01T05:30:00.000Z', "
+        "'2019-06-01T05:30:05.000Z',"
         " 0.0, 0.9, 0.9, NULL, 0.5, 'bundle', 0.8, 0.95, -30.0)"
     )
     db.execute("INSERT INTO effort VALUES ('r', '2019-06-01T05:00:00.000Z', 50.0, 50.0, 0.0, '')")
-    db.execute("INSERT INTO effort VALUES ('r', '2019-06-01T05:00:00.000Z', 0.0, 0.0, 10.0, 'truncated')")
+    db.execute(
+        "INSERT INTO effort VALUES ('r', '2019-06-01T05:00:00.000Z', 0.0, 0.0, 10.0, 'truncated')"
+    )
     db.execute("INSERT INTO outbox VALUES (7, 'd', 't', '{}', '2019-06-01T05:30:00.000Z', NULL)")
-    db.execute("INSERT INTO outbox VALUES (8, 'e', 't', '{}', '2019-06-01T05:30:00.000Z', '2019-06-01T05:31:00.000Z')")
+    db.execute(
+        "INSERT INTO outbox VALUES (8, 'e', 't', '{}', '2019-06-01T05:30:00.000Z', "
+        "'2019-06-01T05:31:00.000Z')"
+    )
     names = [m.name for m in migrations.pending(db)]
-    db.table("_sqlite_migrations").insert({"migration_set": "birdstation", "name": names[0], "applied_at": "then"})
+    db.table("_sqlite_migrations").insert(
+        {"migration_set": "birdstation", "name": names[0], "applied_at": "then"}
+    )
     db.conn.commit()
     db.close()
     with Store(database) as store:
@@ -129,11 +149,20 @@ def test_an_old_database_is_brought_up_with_its_rows(tmp_path: Path) -> None:
         assert store.rows("SELECT seconds, reason, detail, recording FROM gaps") == [
             (10.0, "damaged", "truncated", "r")
         ]
-        assert store.rows("SELECT seq, state FROM outbox ORDER BY seq") == [(7, "waiting"), (8, "sent")]
+        assert store.rows("SELECT seq, state FROM outbox ORDER BY seq") == [
+            (7, "waiting"),
+            (8, "sent"),
+        ]
         assert store.counters() == {"messages created": 2, "messages sent": 1}
-        assert store.rows("SELECT score, shed, clip, members FROM detections") == [(0.9, 0, None, None)]
-        assert store.rows("SELECT day, analysed_s, lost_s FROM effort_by_day") == [("2019-06-01", 50.0, 10.0)]
-        assert store.rows("SELECT day, first, detections FROM species_by_day") == [("2019-06-01", "06:30:00", 1)]
+        assert store.rows("SELECT score, shed, clip, members FROM detections") == [
+            (0.9, 0, None, None)
+        ]
+        assert store.rows("SELECT day, analysed_s, lost_s FROM effort_by_day") == [
+            ("2019-06-01", 50.0, 10.0)
+        ]
+        assert store.rows("SELECT day, first, detections FROM species_by_day") == [
+            ("2019-06-01", "06:30:00", 1)
+        ]
         assert store.rows("SELECT hour, detections, days FROM hourly_activity") == [("06", 1, 1)]
 
 
@@ -149,20 +178,29 @@ def test_a_damaged_one_of_an_earlier_version_keeps_its_rows(tmp_path: Path) -> N
         " VALUES ('r', 'porch', 'a.wav', 1, 2, 'analysed', 'b', 'a')"
     )
     db.execute(
-        "INSERT INTO detections VALUES ('d', 'r', 'b', 'x', '2019-06-01T05:30:00.000Z', '2019-06-01T05:30:05.000Z',"
+        "INSERT INTO detections VALUES ('d', 'r', 'b', 'x', '2019-06-01T05:30:00.000Z', "
+        "'2019-06-01T05:30:05.000Z',"
         " 0.0, 0.9, 0.9, NULL, 0.5, 'bundle', 0.8, 0.95, -30.0, '[0.8, 0.95]', '[]', 0, NULL)"
     )
     db.conn.commit()
-    size, pages = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count"))
-    root = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'detections_time'").fetchone()[0]
+    size, pages = (
+        db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count")
+    )
+    root = db.execute(
+        "SELECT rootpage FROM sqlite_master WHERE name = 'detections_time'"
+    ).fetchone()[0]
     db.close()
     raw = bytearray(database.read_bytes())
-    raw[(root - 1) * size : root * size] = b"\xa5" * size  # an index alone: every row can still be read
+    raw[(root - 1) * size : root * size] = (
+        b"\xa5" * size
+    )  # an index alone: every row can still be read
     assert len(raw) == size * pages
     database.write_bytes(raw)
     assert "set aside" in str(sound_database(database))
     with Store(database) as store:
-        assert store.rows("SELECT id, score, members, decided_by FROM detections") == [("d", 0.9, "[0.8, 0.95]", "bag")]
+        assert store.rows("SELECT id, score, members, decided_by FROM detections") == [
+            ("d", 0.9, "[0.8, 0.95]", "bag")
+        ]
 
 
 def test_every_table_has_rowids(tmp_path: Path) -> None:
@@ -173,11 +211,14 @@ def test_every_table_has_rowids(tmp_path: Path) -> None:
 
 
 def spoil(database: Path, *pages: int) -> bytes:
-    """Other bytes in these pages of the outbox's rows, counted from the end; returns the damaged file."""
+    """Other bytes in these pages of the outbox's rows, counted from the end; returns the damaged
+    file."""
     with closing(sqlite3.connect(database)) as db:
         size = db.execute("PRAGMA page_size").fetchone()[0]
     raw = bytearray(database.read_bytes())
-    rows = [n for n in range(len(raw) // size) if raw[n * size : (n + 1) * size].count(b"xxxx") > 100]
+    rows = [
+        n for n in range(len(raw) // size) if raw[n * size : (n + 1) * size].count(b"xxxx") > 100
+    ]
     for page in pages:
         raw[rows[page] * size : (rows[page] + 1) * size] = b"\xa5" * size
     database.write_bytes(raw)
@@ -227,7 +268,8 @@ def test_a_command_says_who_mends_it(
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert str(database) in line
     assert line.endswith(
-        "; start the station, or restart it: it sets the file aside, salvages what can be read and goes on in a new one"
+        "; start the station, or restart it: it sets the file aside, salvages what can be read and "
+        "goes on in a new one"
     )
     assert sound_database(database) is not None
     assert sound_database(database) is None
@@ -246,14 +288,21 @@ def killed_at(step: int, database: Path) -> None:
 
         return instead
 
-    for module, name in ((os, "fsync"), (os, "link"), (os, "rename"), (os, "replace"), (os, "rmdir")):
+    for module, name in (
+        (os, "fsync"),
+        (os, "link"),
+        (os, "rename"),
+        (os, "replace"),
+        (os, "rmdir"),
+    ):
         setattr(module, name, counted(getattr(module, name)))
     sqlite3.connect = counted(sqlite3.connect)
     sound_database(database)
 
 
 def test_a_repair_that_is_killed_is_done_again(tmp_path: Path, bundle_folder: Path) -> None:
-    """At each of its steps; what was damaged is never lost, what could be read is there in the end, once."""
+    """At each of its steps; what was damaged is never lost, what could be read is there in the end,
+    once."""
     origin = tmp_path / "origin.db"
     filled(origin, bundle_folder)
     damaged = spoil(origin, 3)
@@ -269,7 +318,12 @@ def test_a_repair_that_is_killed_is_done_again(tmp_path: Path, bundle_folder: Pa
         assert sound_database(database) is None
         kept = set_aside(database)
         assert [file.read_bytes() == damaged for file in kept] == [True]
-        assert {p.name for p in folder.iterdir()} <= {"station.db", "station.db-wal", "station.db-shm", kept[0].name}
+        assert {p.name for p in folder.iterdir()} <= {
+            "station.db",
+            "station.db-wal",
+            "station.db-shm",
+            kept[0].name,
+        }
         assert count(database, "recordings") == RECORDINGS
         assert RECORDINGS - 30 < count(database, "outbox") < RECORDINGS
     assert len(ended) > 8
@@ -302,7 +356,9 @@ def test_numbers_that_were_given_do_not_come_again(tmp_path: Path, bundle_folder
     assert sound_database(database) is not None
     with Store(database) as store:
         assert store.rows("SELECT max(seq) < ? FROM outbox", (RECORDINGS,)) == [(1,)]
-        assert store.rows("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'") == [(RECORDINGS,)]
+        assert store.rows("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'") == [
+            (RECORDINGS,)
+        ]
 
 
 def test_without_room_it_stays_as_it_is_and_the_missing_is_told(
@@ -312,7 +368,9 @@ def test_without_room_it_stays_as_it_is_and_the_missing_is_told(
     filled(database, bundle_folder)
     damaged = spoil(database, 3)
     monkeypatch.setattr("edge.store.salvage._SPARE_BYTES", 1 << 60)
-    with pytest.raises(DamagedError, match=r"\d+ MB more are needed on its disk; make room") as refused:
+    with pytest.raises(
+        DamagedError, match=r"\d+ MB more are needed on its disk; make room"
+    ) as refused:
         sound_database(database)
     assert "\n" not in str(refused.value)
     assert database.read_bytes() == damaged

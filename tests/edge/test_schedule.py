@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from edge.capture.schedule import Schedule
 from edge.types import Place
 
-BERLIN, ZONE = Place(52.52, 13.405), ZoneInfo("Europe/Berlin")
-TROMSO, OSLO = Place(69.65, 18.96), ZoneInfo("Europe/Oslo")
+BERLIN = Place(52.52, 13.405)
+ZONE = ZoneInfo("Europe/Berlin")
+TROMSO = Place(69.65, 18.96)
+OSLO = ZoneInfo("Europe/Oslo")
 
 
 def utc(text: str) -> datetime:
@@ -33,7 +35,19 @@ def test_no_periods_is_always() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "dawn", "sunrise 60", "sunrise-", "sunrise+721", "24:00", "7:30", "12:60", "SUNRISE", "sunset+30 ", "٠٧:٣٠"],
+    [
+        "",
+        "dawn",
+        "sunrise 60",
+        "sunrise-",
+        "sunrise+721",
+        "24:00",
+        "7:30",
+        "12:60",
+        "SUNRISE",
+        "sunset+30 ",
+        "٠٧:٣٠",
+    ],
 )
 @pytest.mark.parametrize("position", [0, 1])
 def test_other_texts_are_refused_with_their_key(text: str, position: int) -> None:
@@ -50,7 +64,9 @@ def test_the_sun_wants_a_place() -> None:
 
 
 def test_two_equal_ends_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^schedule\[0\]: expected two different ends .*found '06:00' twice"):
+    with pytest.raises(
+        ValueError, match=r"^schedule\[0\]: expected two different ends .*found '06:00' twice"
+    ):
         Schedule.parse([("06:00", "06:00")], None, None)
 
 
@@ -85,7 +101,8 @@ def test_the_sun_of_the_other_side_of_the_world() -> None:
     """In Auckland the day begins on the day before in UTC; zone or not, the same hours are day."""
     auckland = Place(-36.85, 174.76)
     in_zone, in_utc = (
-        Schedule.parse([("sunrise", "sunset")], auckland, zone) for zone in (ZoneInfo("Pacific/Auckland"), None)
+        Schedule.parse([("sunrise", "sunset")], auckland, zone)
+        for zone in (ZoneInfo("Pacific/Auckland"), None)
     )
     for hour in range(72):
         moment = utc("2024-06-20T00:30") + timedelta(hours=hour)
@@ -104,7 +121,8 @@ def test_the_sun_of_the_other_side_of_the_world() -> None:
     ],
 )
 def test_polar_day_and_night(pair: tuple[str, str], summer: bool, winter: bool) -> None:
-    """Tromsø: the sun does not set from about 20 May to 22 July, nor rise from 27 November to 15 January."""
+    """Tromsø: the sun does not set from about 20 May to 22 July, nor rise from 27 November to 15
+    January."""
     schedule = Schedule.parse([pair], TROMSO, OSLO)
     for hour in (0, 3, 15, 23):
         assert schedule.open_at(local("2024-06-20T00:30", OSLO) + timedelta(hours=hour)) == summer
@@ -127,7 +145,8 @@ def test_the_day_on_which_the_sun_crosses_midnight_utc_is_like_its_neighbours(
     zone = ZoneInfo(name)
     for pair, hours in ((("sunrise-60", "sunrise+180"), 4.0), (("sunset", "sunrise"), None)):
         schedule = Schedule.parse([pair], place, zone)
-        moment, changes = utc(f"{day}T12:00") - timedelta(days=2), []
+        moment = utc(f"{day}T12:00") - timedelta(days=2)
+        changes = []
         while len(changes) < 9:
             change = schedule.changes_after(moment)
             assert change is not None
@@ -144,8 +163,16 @@ def test_the_day_on_which_the_sun_crosses_midnight_utc_is_like_its_neighbours(
 
 # From pole to pole and around the date line, each with its own zone
 PLACES = [
-    *((Place(78.2, 15.6), "Arctic/Longyearbyen"), (Place(69.65, 18.96), "Europe/Oslo"), (Place(64.1, -21.9), "UTC")),
-    *((Place(61.2, -149.9), "America/Anchorage"), (Place(52.5, 13.4), "Europe/Berlin"), (Place(49.0, -1.2), "UTC")),
+    *(
+        (Place(78.2, 15.6), "Arctic/Longyearbyen"),
+        (Place(69.65, 18.96), "Europe/Oslo"),
+        (Place(64.1, -21.9), "UTC"),
+    ),
+    *(
+        (Place(61.2, -149.9), "America/Anchorage"),
+        (Place(52.5, 13.4), "Europe/Berlin"),
+        (Place(49.0, -1.2), "UTC"),
+    ),
     *(
         (Place(41.3, 69.2), "Asia/Tashkent"),
         (Place(40.7, -74.0), "America/New_York"),
@@ -159,15 +186,22 @@ PLACES = [
     *((Place(10.0, -84.0), "America/Costa_Rica"), (Place(1.9, -157.4), "Pacific/Kiritimati")),
     *((Place(-0.2, -78.5), "America/Guayaquil"), (Place(-13.8, -171.8), "Pacific/Apia")),
     *((Place(-22.9, -43.2), "America/Sao_Paulo"), (Place(-36.85, 174.76), "Pacific/Auckland")),
-    *((Place(-54.8, -68.3), "America/Argentina/Ushuaia"), (Place(-77.85, 166.7), "Antarctica/McMurdo")),
+    *(
+        (Place(-54.8, -68.3), "America/Argentina/Ushuaia"),
+        (Place(-77.85, 166.7), "Antarctica/McMurdo"),
+    ),
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("place", "name"), PLACES, ids=[f"{p.latitude:g},{p.longitude:g}" for p, _ in PLACES])
+@pytest.mark.parametrize(
+    ("place", "name"), PLACES, ids=[f"{p.latitude:g},{p.longitude:g}" for p, _ in PLACES]
+)
 def test_the_suns_elevation_is_the_judge(place: Place, name: str) -> None:
-    """On every day of a leap year, in the place's own zone, without one and in one of the other side of the world."""
-    observer, judged = Observer(place.latitude, place.longitude), 0
+    """On every day of a leap year, in the place's own zone, without one and in one of the other
+    side of the world."""
+    observer = Observer(place.latitude, place.longitude)
+    judged = 0
     day = [
         Schedule.parse([("sunrise", "sunset")], place, zone)
         for zone in (ZoneInfo(name), None, ZoneInfo("Pacific/Apia"))
@@ -175,7 +209,9 @@ def test_the_suns_elevation_is_the_judge(place: Place, name: str) -> None:
     night = [Schedule.parse([("sunset", "sunrise")], place, schedule.zone) for schedule in day]
     for number in range(366):
         for part in range(4):  # other minutes every day
-            moment = utc("2024-01-01T00:00") + timedelta(days=number, hours=6 * part, minutes=number * 61 % 360)
+            moment = utc("2024-01-01T00:00") + timedelta(
+                days=number, hours=6 * part, minutes=number * 61 % 360
+            )
             height = elevation(observer, moment, with_refraction=False) + 0.833
             if abs(height) < 1.5:
                 continue
@@ -200,9 +236,13 @@ bounds = st.one_of(
     st.sampled_from(["sunrise", "sunset"]),
     st.builds("{}{:+d}".format, st.sampled_from(["sunrise", "sunset"]), st.integers(-720, 720)),
 )
-periods = st.lists(st.tuples(bounds, bounds).filter(lambda pair: pair[0] != pair[1]), min_size=1, max_size=3)
+periods = st.lists(
+    st.tuples(bounds, bounds).filter(lambda pair: pair[0] != pair[1]), min_size=1, max_size=3
+)
 places = st.builds(Place, st.floats(-90, 90), st.floats(-180, 180))
-zones = st.sampled_from([None, ZONE, OSLO, ZoneInfo("Pacific/Auckland"), ZoneInfo("America/Anchorage")])
+zones = st.sampled_from(
+    [None, ZONE, OSLO, ZoneInfo("Pacific/Auckland"), ZoneInfo("America/Anchorage")]
+)
 moments = st.datetimes(datetime(2020, 1, 1), datetime(2035, 1, 1), timezones=st.just(timezone.utc))
 
 
@@ -211,10 +251,15 @@ moments = st.datetimes(datetime(2020, 1, 1), datetime(2035, 1, 1), timezones=st.
 @given(periods, places, zones, moments, st.floats(0, 1))
 @example([("sunrise-60", "sunrise+180")], Place(90.0, 0.0), None, utc("2024-03-20T12:00"), 0.5)
 def test_nothing_changes_between_two_changes(
-    pairs: list[tuple[str, str]], place: Place, zone: ZoneInfo | None, moment: datetime, share: float
+    pairs: list[tuple[str, str]],
+    place: Place,
+    zone: ZoneInfo | None,
+    moment: datetime,
+    share: float,
 ) -> None:
     schedule = Schedule.parse(pairs, place, zone)
-    is_open, change = schedule.open_at(moment), schedule.changes_after(moment)
+    is_open = schedule.open_at(moment)
+    change = schedule.changes_after(moment)
     span = timedelta(days=30) if change is None else change - moment
     assert schedule.open_at(moment + span * share * 0.999999) == is_open
     if change is not None:

@@ -1,4 +1,5 @@
-"""The service: units that systemd's own tools accept, what is laid down, what systemd is told, and the backup."""
+"""The service: units that systemd's own tools accept, what is laid down, what systemd is told, and
+the backup."""
 
 import hashlib
 import os
@@ -32,7 +33,9 @@ EXPOSURE_MAX = 1.7
 
 def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     program = shutil.which("systemd-analyze")
-    assert program, "the tests want systemd's tools: apt-get install systemd (make test does it as root)"
+    assert program, (
+        "the tests want systemd's tools: apt-get install systemd (make test does it as root)"
+    )
     return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=HANGS_S)
 
 
@@ -48,7 +51,9 @@ def settings_of(unit: Path) -> dict[str, list[str]]:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `make install` lays down, without the environment."""
     folder = tmp_path_factory.mktemp("tree")
-    subprocess.run(["make", "install-files", f"DESTDIR={folder}"], cwd=PROJECT, check=True, capture_output=True)
+    subprocess.run(
+        ["make", "install-files", f"DESTDIR={folder}"], cwd=PROJECT, check=True, capture_output=True
+    )
     return folder
 
 
@@ -56,7 +61,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runnable(tree: Path, tmp_path: Path) -> Path:
     """The units with commands that are on this machine too: systemd refuses what is not there."""
     for unit in (tree / "etc/systemd/system").iterdir():
-        text = re.sub(r"^ExecStart=\S+ .*", "ExecStart=/bin/true", unit.read_text(), flags=re.MULTILINE)
+        text = re.sub(
+            r"^ExecStart=\S+ .*", "ExecStart=/bin/true", unit.read_text(), flags=re.MULTILINE
+        )
         (tmp_path / unit.name).write_text(text)
     return tmp_path
 
@@ -79,7 +86,9 @@ def test_systemd_would_not_accept_everything(runnable: Path, bad: str) -> None:
     assert verify(runnable).returncode == 1
 
 
-@pytest.mark.parametrize("extra", [p for p in OPTIONAL if "systemd-" not in p.name], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "extra", [p for p in OPTIONAL if "systemd-" not in p.name], ids=lambda p: p.stem
+)
 def test_systemd_accepts_the_optional_settings(runnable: Path, extra: Path) -> None:
     (runnable / "birdstation.service.d").mkdir()
     shutil.copy(extra, runnable / "birdstation.service.d")
@@ -99,7 +108,9 @@ def test_the_nightly_units_have_the_daemons_sandbox() -> None:
     """Each unit is whole by itself; what protects one protects all."""
     daemon = settings_of(PROJECT / "systemd" / "birdstation.service")
     protecting = [
-        k for k in daemon if re.match("Protect|Private|Restrict(?!AddressFamilies|Prevent)|NoNew|Lock|Cap", k)
+        k
+        for k in daemon
+        if re.match("Protect|Private|Restrict(?!AddressFamilies|Prevent)|NoNew|Lock|Cap", k)
     ]
     assert len(protecting) > 15
     for unit in UNITS:
@@ -107,7 +118,9 @@ def test_the_nightly_units_have_the_daemons_sandbox() -> None:
         assert {k: settings.get(k) for k in protecting} == {k: daemon[k] for k in protecting}, unit
         assert settings["SystemCallFilter"][:2] == daemon["SystemCallFilter"][:2]
         assert settings["User"] == ["birdstation"]
-        assert "ORT_DISABLE_TELEMETRY=1" in settings["Environment"], "a station reports to its owner alone"
+        assert "ORT_DISABLE_TELEMETRY=1" in settings["Environment"], (
+            "a station reports to its owner alone"
+        )
 
 
 @pytest.mark.parametrize("timer", TIMERS, ids=lambda p: p.stem)
@@ -126,8 +139,12 @@ def test_what_is_never_given_up_and_what_is() -> None:
     assert settings["RestartPreventExitStatus"] == [str(EXIT_CONFIG)]
     assert settings["StartLimitIntervalSec"] == ["0"]
     for unit in (*UNITS, *TIMERS):
-        assert "time-sync" not in " ".join(settings_of(unit).get("After", [])), "without network it would wait for ever"
-    assert all(settings_of(timer)["DefaultDependencies"] == ["no"] for timer in TIMERS), "they would wait for it too"
+        assert "time-sync" not in " ".join(settings_of(unit).get("After", [])), (
+            "without network it would wait for ever"
+        )
+    assert all(settings_of(timer)["DefaultDependencies"] == ["no"] for timer in TIMERS), (
+        "they would wait for it too"
+    )
 
 
 def test_units_name_what_is_laid_down(tree: Path) -> None:
@@ -142,7 +159,9 @@ def test_units_name_what_is_laid_down(tree: Path) -> None:
         for document in re.findall(r"^Documentation=file://(\S+)", text, re.MULTILINE):
             assert (tree / document.lstrip("/")).is_file()
     assert (tree / "etc/sysusers.d/birdstation.conf").is_file()
-    assert (tree / "usr/local/bin/birdstation").readlink() == Path("/opt/birdstation/bin/birdstation")
+    assert (tree / "usr/local/bin/birdstation").readlink() == Path(
+        "/opt/birdstation/bin/birdstation"
+    )
     for extra in (tree / "opt/birdstation/share/birdstation/optional").iterdir():
         (source,) = set(re.findall(r"(/opt/birdstation/\S+\.conf)", extra.read_text()))
         assert (tree / source.lstrip("/")) == extra
@@ -161,7 +180,9 @@ def test_install_leaves_settings_alone_and_uninstall_too(tmp_path: Path) -> None
     units = list((tmp_path / "etc/systemd/system").iterdir())
     assert len(units) == len(UNITS) + len(TIMERS)
     assert all("/opt/birdstation" not in unit.read_text() for unit in units)
-    assert "/srv/birds/bin/python" in (tmp_path / "etc/systemd/system/birdstation.service").read_text()
+    assert (
+        "/srv/birds/bin/python" in (tmp_path / "etc/systemd/system/birdstation.service").read_text()
+    )
     assert (tmp_path / "usr/local/bin/birdstation").is_symlink()
     make("uninstall")
     assert [p for p in tmp_path.rglob("*") if p.is_file() or p.is_symlink()] == [settings]
@@ -171,7 +192,9 @@ def test_a_foreign_command_stays(tmp_path: Path) -> None:
     link = tmp_path / "usr/local/bin/birdstation"
     link.parent.mkdir(parents=True)
     link.symlink_to("/elsewhere/bin/birdstation")
-    subprocess.run(["make", "uninstall", f"DESTDIR={tmp_path}"], cwd=PROJECT, check=True, capture_output=True)
+    subprocess.run(
+        ["make", "uninstall", f"DESTDIR={tmp_path}"], cwd=PROJECT, check=True, capture_output=True
+    )
     assert link.is_symlink()
 
 
@@ -186,7 +209,9 @@ def test_sysusers_accepts_its_line(tree: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(params=["path", "abstract"])
-def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def manager(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """A real notification socket, as systemd binds it: its address, and what comes in."""
     name = str(tmp_path / "notify") if request.param == "path" else f"@birdstation-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
@@ -224,7 +249,9 @@ def test_without_systemd_nothing_happens(caplog: pytest.LogCaptureFixture) -> No
     assert not caplog.records
 
 
-def test_a_manager_that_went_away_stops_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_manager_that_went_away_stops_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).watchdog()
     assert "not told WATCHDOG=1" in caplog.text
 
@@ -233,7 +260,9 @@ def test_a_manager_that_went_away_stops_nobody(tmp_path: Path, caplog: pytest.Lo
     ("usec", "pid", "seconds"),
     [("2000000", None, 2.0), ("2000000", "1", None), ("0", None, None), ("soon", None, None)],
 )
-def test_the_watchdog_is_this_processs_own(usec: str, pid: str | None, seconds: float | None) -> None:
+def test_the_watchdog_is_this_processs_own(
+    usec: str, pid: str | None, seconds: float | None
+) -> None:
     environment = {"WATCHDOG_USEC": usec} | ({"WATCHDOG_PID": pid} if pid else {})
     assert Notifier(environment).watchdog_s == seconds
 
@@ -257,7 +286,9 @@ def test_a_backup_beside_a_writer_is_whole(database: Path, tmp_path: Path) -> No
             number = 0
             while not done.is_set():
                 number += 1
-                db.executemany("INSERT INTO heard VALUES (?, ?)", [(number, part) for part in range(10)])
+                db.executemany(
+                    "INSERT INTO heard VALUES (?, ?)", [(number, part) for part in range(10)]
+                )
                 db.commit()
 
     writer = threading.Thread(target=write)
@@ -270,7 +301,10 @@ def test_a_backup_beside_a_writer_is_whole(database: Path, tmp_path: Path) -> No
     for copy in copies:
         with closing(sqlite3.connect(copy)) as db:
             assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-            assert db.execute("SELECT count(*) FROM heard GROUP BY a HAVING count(*) <> 10").fetchall() == []
+            assert (
+                db.execute("SELECT count(*) FROM heard GROUP BY a HAVING count(*) <> 10").fetchall()
+                == []
+            )
         sums = copy.with_name(copy.name + ".sha256").read_text()
         assert sums == f"{hashlib.sha256(copy.read_bytes()).hexdigest()}  {copy.name}\n"
         assert sorted(p.name for p in copy.parent.iterdir()) == [copy.name, copy.name + ".sha256"]
@@ -306,7 +340,8 @@ def test_the_new_backup_stays_whatever_the_clock_says(database: Path, tmp_path: 
 
 
 def test_backups_that_a_wrong_clock_has_named_go_first(database: Path, tmp_path: Path) -> None:
-    """A week by a clock that was ahead: else they would stay for ever, and each night's copy would go the next."""
+    """A week by a clock that was ahead: else they would stay for ever, and each night's copy would
+    go the next."""
     wrong = [f"station-porch-2999010{day}T000000Z.db" for day in range(1, 4)]
     right = "station-porch-20260101T041700Z.db"
     for name in (*wrong, right):
@@ -317,7 +352,9 @@ def test_backups_that_a_wrong_clock_has_named_go_first(database: Path, tmp_path:
     assert kept == {made.name, right, wrong[-1]}
 
 
-def test_copies_of_one_second_have_names_and_sums_of_their_own(database: Path, tmp_path: Path) -> None:
+def test_copies_of_one_second_have_names_and_sums_of_their_own(
+    database: Path, tmp_path: Path
+) -> None:
     """A power cut between sum and copy would otherwise leave the one's sum beside the other."""
     with closing(sqlite3.connect(database)) as db:
         made = []
@@ -348,7 +385,9 @@ def test_a_damaged_database_replaces_no_good_backup(database: Path, tmp_path: Pa
     assert [p.name for p in tmp_path.glob("*.db*")] == [good.name]
 
 
-def test_no_room_is_one_line(database: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_room_is_one_line(
+    database: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("edge.store.backup._SPARE_BYTES", 1 << 60)
     with pytest.raises(StoreError, match=r"MB are free, expected \d+; make room") as refused:
         backup(database, tmp_path / "copies", 7, "porch")

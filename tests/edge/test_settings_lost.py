@@ -1,4 +1,5 @@
-"""Settings that were lost: an empty file, one cut short, a section that is gone at a reload. Nothing is no choice."""
+"""Settings that were lost: an empty file, one cut short, a section that is gone at a reload.
+Nothing is no choice."""
 
 import os
 import signal
@@ -54,7 +55,10 @@ def write(folder: Path, text: str) -> Path:
         ("station: {latitude: 1, longitude: 2}\n", "station.id: missing"),
         ("privacy: {human: all}\n", "station.id: missing"),
         ("station: {id: porch}\nprivacy:\n", "privacy: expected keys and values, found nothing"),
-        ("station: {id: porch}\nsensitive: {species: }\n", "sensitive.species: expected a list, found nothing"),
+        (
+            "station: {id: porch}\nsensitive: {species: }\n",
+            "sensitive.species: expected a list, found nothing",
+        ),
         ("\0" * 200, "zero bytes"),
     ],
 )
@@ -91,10 +95,14 @@ def test_a_file_cut_at_any_line_is_refused_by_a_running_station(tmp_path: Path) 
         ("schedule: [[sunrise, sunset]]\n", "schedule: []\n", "schedule"),
     ],
 )
-def test_what_protects_is_taken_away_by_its_default(tmp_path: Path, gone: str, written: str, key: str) -> None:
+def test_what_protects_is_taken_away_by_its_default(
+    tmp_path: Path, gone: str, written: str, key: str
+) -> None:
     before = read_settings(write(tmp_path, WHOLE))
     path = write(tmp_path, WHOLE.replace(gone, ""))
-    with pytest.raises(ConfigError, match=f": {key}: was set before, found nothing now; .* its default"):
+    with pytest.raises(
+        ConfigError, match=f": {key}: was set before, found nothing now; .* its default"
+    ):
         read_again(path, before)
     path = write(tmp_path, WHOLE.replace(gone, written))
     reload = read_again(path, before)
@@ -103,7 +111,10 @@ def test_what_protects_is_taken_away_by_its_default(tmp_path: Path, gone: str, w
 
 def test_what_else_is_gone_is_named(tmp_path: Path) -> None:
     before = read_settings(write(tmp_path, WHOLE))
-    path = write(tmp_path, WHOLE.replace("detect:\n  threshold: 0.77\n", "").replace("mqtt: {host: broker}\n", ""))
+    path = write(
+        tmp_path,
+        WHOLE.replace("detect:\n  threshold: 0.77\n", "").replace("mqtt: {host: broker}\n", ""),
+    )
     reload = read_again(path, before)
     assert reload.gone == ("detect.threshold", "mqtt")
     assert reload.settings.config.privacy == before.config.privacy
@@ -121,19 +132,25 @@ def test_a_file_that_says_how_it_ends_is_refused_without(tmp_path: Path) -> None
     lines = shipped.splitlines(keepends=True)
     head = next(at for at, line in enumerate(lines) if line.startswith("# ends with: "))
     for count in range(head + 1, len(lines)):
-        with pytest.raises(ConfigError, match="expected the line '# end of the settings', as its head says"):
+        with pytest.raises(
+            ConfigError, match="expected the line '# end of the settings', as its head says"
+        ):
             load_config(write(tmp_path, "".join(lines[:count])))
     load_config(write(tmp_path, shipped + "# mine\n"))
 
 
 def test_a_file_cut_at_any_line_is_refused_at_the_next_start(tmp_path: Path) -> None:
     """What says the same, or was edited, is taken."""
-    text = WHOLE.replace("detect:\n  threshold: 0.77\n", "state: state\n") + "detect: {threshold: 0.77}\n# the end\n"
+    text = (
+        WHOLE.replace("detect:\n  threshold: 0.77\n", "state: state\n")
+        + "detect: {threshold: 0.77}\n# the end\n"
+    )
     path = write(tmp_path, text)
     (tmp_path / "state").mkdir()
     keep(read_at_start(path))
     assert stat.S_IMODE((tmp_path / "state" / LAST).stat().st_mode) == 0o600
-    first, last = text.index("clips"), text.index("# the end")
+    first = text.index("clips")
+    last = text.index("# the end")
     cuts = [at + 1 for at in range(first, last - 1) if text[at] == "\n"]
     said = []
     for at in [*cuts, text.index("500") + 1]:
@@ -144,14 +161,23 @@ def test_a_file_cut_at_any_line_is_refused_at_the_next_start(tmp_path: Path) -> 
     assert len(of_a_cut) > len(cuts) / 2, "the others are no settings at all"
     assert "privacy.human" in said[cuts.index(text.index("privacy"))]
     for same in (text, text[:last], text[:last] + "# the", text[: last - 1]):
-        assert read_at_start(write(tmp_path, same)).config == read_settings(write(tmp_path, text)).config
-    for edited in (text[: cuts[-1]] + "# as I want it\n", text.replace("0.77", "0.5"), text + "members: bag\n"):
+        assert (
+            read_at_start(write(tmp_path, same)).config
+            == read_settings(write(tmp_path, text)).config
+        )
+    for edited in (
+        text[: cuts[-1]] + "# as I want it\n",
+        text.replace("0.77", "0.5"),
+        text + "members: bag\n",
+    ):
         keep(read_at_start(write(tmp_path, edited)))
         assert (tmp_path / "state" / LAST).read_text() == edited
         keep(read_at_start(write(tmp_path, text)))
 
 
-@pytest.mark.parametrize("last", [b"", b"\0" * 400, b"\xff\xfe", b"station: {id: porch}\nfrom_an_older_version: 3\n"])
+@pytest.mark.parametrize(
+    "last", [b"", b"\0" * 400, b"\xff\xfe", b"station: {id: porch}\nfrom_an_older_version: 3\n"]
+)
 def test_a_copy_of_the_settings_that_is_none_stops_nothing(tmp_path: Path, last: bytes) -> None:
     path = write(tmp_path, "station: {id: porch}\n")
     (tmp_path / LAST).write_bytes(last)
@@ -170,13 +196,23 @@ def test_the_check_says_that_the_last_line_has_no_end(tmp_path: Path) -> None:
     assert (row.verdict, "its last line has no end" in row.found) == ("warning", True)
 
 
-def test_a_running_station_keeps_what_it_has(tmp_path: Path, station_yaml: Callable[..., Path]) -> None:
-    lines = "source: folder", "folder: {path: in}", "health: {interval_s: 1}", "privacy: {human: all}"
+def test_a_running_station_keeps_what_it_has(
+    tmp_path: Path, station_yaml: Callable[..., Path]
+) -> None:
+    lines = (
+        "source: folder",
+        "folder: {path: in}",
+        "health: {interval_s: 1}",
+        "privacy: {human: all}",
+    )
     path = station_yaml(*lines)
     (path.parent / "in").mkdir()
     log = tmp_path / "log.txt"
     command = [sys.executable, "-m", "edge", "run", "--config", str(path)]
-    with log.open("wb") as out, subprocess.Popen(command, stderr=out, cwd=PROJECT, env=os.environ) as station:
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(command, stderr=out, cwd=PROJECT, env=os.environ) as station,
+    ):
         try:
             assert until((path.parent / "health.json").exists, HANGS_S), log.read_text()
             whole = path.read_text()

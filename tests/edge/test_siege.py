@@ -1,7 +1,9 @@
-"""Whoever hears waits for nothing: what may stand still beside it does, and it hears on, is fed and ends in time.
+"""Whoever hears waits for nothing: what may stand still beside it does, and it hears on, is fed and
+ends in time.
 
-The microphone is a tape that plays some fifty times faster than time (test_bad_disk.py); the rest is the station as it
-runs, with a real database, sockets and programs. Minutes of it at the pace of time: tests/trials/siege.py.
+The microphone is a tape that plays some fifty times faster than time (test_bad_disk.py); the rest
+is the station as it runs, with a real database, sockets and programs. Minutes of it at the pace of
+time: tests/trials/siege.py.
 """
 
 import json
@@ -64,7 +66,8 @@ class Systemd:
     """A notification socket, as systemd binds it; how often each thing was said."""
 
     def __init__(self, folder: Path) -> None:
-        self.path, self._said = folder / "notify", ""
+        self.path = folder / "notify"
+        self._said = ""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(self.path))
         self._thread = threading.Thread(target=self._read)
@@ -92,7 +95,8 @@ class Running:
 
     def __init__(self, config: Path, systemd: Systemd) -> None:
         notifier = Notifier({"NOTIFY_SOCKET": str(systemd.path), "WATCHDOG_USEC": "400000"})
-        self.station, self._systemd = Station(config, notifier), systemd
+        self.station = Station(config, notifier)
+        self._systemd = systemd
         self.config = self.station.config
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -118,7 +122,8 @@ class Running:
 
     def gets_on(self, more_s: float = 30.0) -> None:
         """It hears so much more, and the watchdog is fed meanwhile."""
-        before_s, fed = self.analysed_s(), self._systemd.count("WATCHDOG=1")
+        before_s = self.analysed_s()
+        fed = self._systemd.count("WATCHDOG=1")
         until(lambda: self.analysed_s() > before_s + more_s, "it hears on")
         until(lambda: self._systemd.count("WATCHDOG=1") > fed + 1, "the watchdog is fed")
 
@@ -177,7 +182,9 @@ def program(path: Path, lines: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_locked_database_costs_nothing_but_time(station_yaml: StationYaml, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_database_costs_nothing_but_time(
+    station_yaml: StationYaml, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its clean-up of clips waits for the same lock, in a thread of its own."""
     monkeypatch.setattr("edge.daemon.writer._LOCKED_S_MAX", 0.5)
     with running(station_yaml(WELL, CLIPS, station=HERE)) as run:
@@ -192,20 +199,37 @@ def test_a_locked_database_costs_nothing_but_time(station_yaml: StationYaml, mon
         run.gets_on(1)
     assert run.error is None
     assert rows(database, "SELECT reason FROM gaps WHERE reason <> 'off'") == []
-    of_each = "SELECT audio_s, (SELECT total(analysed_s) FROM effort WHERE recording = r.id) FROM recordings r"
-    assert all(audio_s == pytest.approx(analysed_s, abs=0.01) for audio_s, analysed_s in rows(database, of_each))
-    assert rows(database, "SELECT count(*) FROM detections WHERE clip IS NULL") == [(0,)], "clips wait for their rows"
+    of_each = (
+        "SELECT audio_s, (SELECT total(analysed_s) FROM effort WHERE recording = r.id) FROM "
+        "recordings r"
+    )
+    assert all(
+        audio_s == pytest.approx(analysed_s, abs=0.01)
+        for audio_s, analysed_s in rows(database, of_each)
+    )
+    assert rows(database, "SELECT count(*) FROM detections WHERE clip IS NULL") == [(0,)], (
+        "clips wait for their rows"
+    )
 
 
 @pytest.mark.slow
-def test_an_end_leaves_a_locked_database(station_yaml: StationYaml, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_end_leaves_a_locked_database(
+    station_yaml: StationYaml, caplog: pytest.LogCaptureFixture
+) -> None:
     with running(station_yaml(WELL, CLIPS, station=HERE)) as run:
-        until(lambda: rows(run.config.database, "SELECT 1 FROM effort") and run.analysed_s() > 10, "it hears")
+        until(
+            lambda: rows(run.config.database, "SELECT 1 FROM effort") and run.analysed_s() > 10,
+            "it hears",
+        )
         with locked(run.config.database):
             run.gets_on(10)
             run.stop()
     assert run.error is None
-    (line,) = [record.getMessage() for record in caplog.records if "could not be stored" in record.getMessage()]
+    (line,) = [
+        record.getMessage()
+        for record in caplog.records
+        if "could not be stored" in record.getMessage()
+    ]
     assert "entries with" in line
     assert "s of sound could not be stored" in line
     assert "locked" in line or "no time left" in line
@@ -214,7 +238,9 @@ def test_an_end_leaves_a_locked_database(station_yaml: StationYaml, caplog: pyte
 
 
 def ledger_of(config: Config, recognizer: Recognizer) -> tuple[Ledger, ClipMaker]:
-    clips = ClipMaker(lambda: ledger.patient(lambda: ClipTable(config.database)), config, recognizer.bundle.id)
+    clips = ClipMaker(
+        lambda: ledger.patient(lambda: ClipTable(config.database)), config, recognizer.bundle.id
+    )
     ledger = Ledger(config.database, config.station.id, recognizer.bundle, clips)
     return ledger, clips
 
@@ -224,7 +250,8 @@ def test_beyond_its_bound_sound_waits_for_no_clip_and_detections_do(
 ) -> None:
     """A folder in the way of the database; 20 s may wait."""
     monkeypatch.setattr("edge.daemon.ledger.SOUND_S_MAX", 20.0)
-    config, scene = load_config(station_yaml(CLIPS)), Scene()
+    config = load_config(station_yaml(CLIPS))
+    scene = Scene()
     config.database.mkdir()
     ledger, clips = ledger_of(config, recognizer)
     with closing(ledger), listening(config, scene, recognizer, ledger) as live:
@@ -238,9 +265,14 @@ def test_beyond_its_bound_sound_waits_for_no_clip_and_detections_do(
         play(live, scene)
     assert ledger.waiting_sound_s == 0.0
     assert clips.failed == 0
-    with_clip = rows(config.database, "SELECT DISTINCT species FROM detections WHERE clip IS NOT NULL ORDER BY species")
+    with_clip = rows(
+        config.database,
+        "SELECT DISTINCT species FROM detections WHERE clip IS NOT NULL ORDER BY species",
+    )
     assert with_clip == [("higtoo",), ("lowtoo",)]
-    assert rows(config.database, "SELECT count(*) FROM detections WHERE species = 'midtoo'")[0][0] > 0
+    assert (
+        rows(config.database, "SELECT count(*) FROM detections WHERE species = 'midtoo'")[0][0] > 0
+    )
     assert rows(config.database, "SELECT count(*) FROM gaps WHERE reason <> 'off'") == [(0,)]
 
 
@@ -249,7 +281,9 @@ def test_a_store_that_stands_still_holds_no_end(
     moment: str, station_yaml: StationYaml, recognizer: Recognizer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As a call does on a disk that answers nothing, and goes on when it answers again."""
-    config, stands, goes_on = load_config(station_yaml()), threading.Event(), threading.Event()
+    config = load_config(station_yaml())
+    stands = threading.Event()
+    goes_on = threading.Event()
 
     def stand_still(_: Store) -> None:
         stands.set()
@@ -267,7 +301,9 @@ def test_a_store_that_stands_still_holds_no_end(
             ledger.close(0.1)
             assert not ledger.closed
             (line,) = [record.getMessage() for record in caplog.records]
-            assert line.endswith("entries with 10 s of sound could not be stored: there was no time left")
+            assert line.endswith(
+                "entries with 10 s of sound could not be stored: there was no time left"
+            )
     finally:
         goes_on.set()
     if moment == "between two":
@@ -280,7 +316,8 @@ def test_a_store_that_stands_still_holds_no_end(
 def test_an_entry_that_nobody_foresaw_costs_itself_alone(
     station_yaml: StationYaml, recognizer: Recognizer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config, scene = load_config(station_yaml()), Scene()
+    config = load_config(station_yaml())
+    scene = Scene()
     ledger = Ledger(config.database, "porch", recognizer.bundle)
     ledger.start()
     with listening(config, scene, recognizer, ledger) as live:
@@ -311,7 +348,9 @@ def test_a_reload_that_cannot_be_taken_changes_nothing(
             caplog.clear()
             config.write_text(f"{right}privacy: {{human: all, detector: {name}}}\n")
             run.station.reload()
-            until(lambda: "settings not taken over: privacy.detector: " in caplog.text, "it says so")
+            until(
+                lambda: "settings not taken over: privacy.detector: " in caplog.text, "it says so"
+            )
         run.gets_on()
         config.write_text(f"{right}detect: {{threshold: 0.123}}\n")
         run.station.reload()
@@ -339,7 +378,9 @@ def test_the_same_at_a_start_ends_it(station_yaml: StationYaml, line: str) -> No
 
 
 @pytest.mark.slow
-def test_a_disk_that_answers_nothing_holds_health_alone(station_yaml: StationYaml, tmp_path: Path) -> None:
+def test_a_disk_that_answers_nothing_holds_health_alone(
+    station_yaml: StationYaml, tmp_path: Path
+) -> None:
     """For its folder of health stands a pipe in the place of the file."""
     health = tmp_path / "health"
     health.mkdir()
@@ -350,7 +391,9 @@ def test_a_disk_that_answers_nothing_holds_health_alone(station_yaml: StationYam
         run.stop()
         assert run.station.stuck == ["health files"]
     assert run.error is None
-    assert rows(run.config.database, "SELECT count(*) FROM recordings WHERE state = 'started'") == [(0,)]
+    assert rows(run.config.database, "SELECT count(*) FROM recordings WHERE state = 'started'") == [
+        (0,)
+    ]
 
 
 class Strange(Tape):
@@ -408,10 +451,17 @@ def test_until_its_prior_is_there_sound_alone_decides(
         until(lambda: not run.says("table of place"), "it is there")
         run.gets_on()
     assert run.error is None
-    stretches = "SELECT count(DISTINCT recording), count(prior) > 0 FROM detections WHERE prior IS {} NULL"
+    stretches = (
+        "SELECT count(DISTINCT recording), count(prior) > 0 FROM detections WHERE prior IS {} NULL"
+    )
     for which in ("", "NOT"):
-        assert rows(run.config.database, stretches.format(which))[0][0] >= 1, "each stretch has one or has none"
-    both = "SELECT count(*) FROM (SELECT 1 FROM detections GROUP BY recording HAVING count(DISTINCT prior IS NULL) > 1)"
+        assert rows(run.config.database, stretches.format(which))[0][0] >= 1, (
+            "each stretch has one or has none"
+        )
+    both = (
+        "SELECT count(*) FROM (SELECT 1 FROM detections GROUP BY recording HAVING "
+        "count(DISTINCT prior IS NULL) > 1)"
+    )
     assert rows(run.config.database, both) == [(0,)]
     assert rows(run.config.database, "SELECT count(*) FROM gaps WHERE reason <> 'off'") == [(0,)]
 
@@ -420,7 +470,10 @@ def test_until_its_prior_is_there_sound_alone_decides(
 def test_recordings_wait_for_theirs_and_can_be_left(
     station_yaml: StationYaml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = f'touch {tmp_path}/asked; until [ -e {tmp_path}/go ]; do sleep 0.05; done; exec {sys.executable} "$@"'
+    lines = (
+        f"touch {tmp_path}/asked; until [ -e {tmp_path}/go ]; do sleep 0.05; done; exec "
+        f'{sys.executable} "$@"'
+    )
     monkeypatch.setattr("edge.prior.table.sys.executable", program(tmp_path / "slow-python", lines))
     write_sound(tmp_path / "in" / "a_20190601_053000.wav", note("lowtoo", 10))
     folder = f"folder: {{path: {tmp_path / 'in'}, settle_s: 0}}"
@@ -434,15 +487,26 @@ def test_recordings_wait_for_theirs_and_can_be_left(
     assert rows(run.config.database, "SELECT state FROM recordings") == [("started",)]
     (tmp_path / "go").touch()
     with running(config) as run:
-        until(lambda: rows(run.config.database, "SELECT state FROM recordings") == [("analysed",)], "it goes on")
-    assert rows(run.config.database, "SELECT count(*) FROM detections WHERE prior IS NULL") == [(0,)]
+        until(
+            lambda: rows(run.config.database, "SELECT state FROM recordings") == [("analysed",)],
+            "it goes on",
+        )
+    assert rows(run.config.database, "SELECT count(*) FROM detections WHERE prior IS NULL") == [
+        (0,)
+    ]
 
 
 def test_one_that_cannot_be_made_is_tried_again_with_the_recording(
-    station_yaml: StationYaml, recognizer: Recognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    station_yaml: StationYaml,
+    recognizer: Recognizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whoever waits for it does not end of it."""
-    monkeypatch.setattr("edge.prior.table.sys.executable", program(tmp_path / "python", "echo no memory >&2; exit 1"))
+    monkeypatch.setattr(
+        "edge.prior.table.sys.executable",
+        program(tmp_path / "python", "echo no memory >&2; exit 1"),
+    )
     config = load_config(station_yaml(station=PLACE))
     tables = priors.PriorsAwaited(recognizer.bundle, tmp_path / "priors")
     analyst = Analyst(config, recognizer, tables)
@@ -461,9 +525,11 @@ def test_one_that_cannot_be_made_is_tried_again_with_the_recording(
 
 
 def test_an_end_that_is_held_is_no_death_of_the_program(station_yaml: StationYaml) -> None:
-    """A stop that a recording cannot follow is noted beside the database, which may be what holds it."""
+    """A stop that a recording cannot follow is noted beside the database, which may be what holds
+    it."""
     config = load_config(station_yaml())
-    gone, file = "999999999 1", FileState(1, 1, 1, "")
+    gone = "999999999 1"
+    file = FileState(1, 1, 1, "")
     with Store(config.database) as store:
         for was_told, tried in ((False, Tried(1, 0)), (True, Tried(1, 1))):
             store.attempt("porch", "a.wav", file, boot_id(), gone)
@@ -476,8 +542,11 @@ def test_an_end_that_is_held_is_no_death_of_the_program(station_yaml: StationYam
             assert store.tried("porch") == {"a.wav": tried}
 
 
-def test_the_watchdog_is_fed_for_what_no_restart_would_mend(station_yaml: StationYaml, recognizer: Recognizer) -> None:
-    config, scene = load_config(station_yaml()), Scene(NOON)
+def test_the_watchdog_is_fed_for_what_no_restart_would_mend(
+    station_yaml: StationYaml, recognizer: Recognizer
+) -> None:
+    config = load_config(station_yaml())
+    scene = Scene(NOON)
     with listening(config, scene, recognizer) as live:
         scene.sound(hiss(10))
         play(live, scene)
@@ -486,7 +555,11 @@ def test_the_watchdog_is_fed_for_what_no_restart_would_mend(station_yaml: Statio
         assert live.gets_on(decided_at)
         scene.at_s += 2
         assert not live.gets_on(decided_at), "sound comes, and nothing is decided"
-        for reason, minutes, fed in (("no device", 14, True), ("no device", 16, False), ("store", 600, True)):
+        for reason, minutes, fed in (
+            ("no device", 14, True),
+            ("no device", 16, False),
+            ("store", 600, True),
+        ):
             live.step()
             scene.silent = Gap(scene.at_s - 60 * minutes, 60.0 * minutes, reason)  # type: ignore[arg-type,assignment]
             assert live.gets_on(decided_at) is fed, (reason, minutes)
@@ -497,14 +570,16 @@ def test_the_watchdog_is_fed_for_what_no_restart_would_mend(station_yaml: Statio
 
 def test_a_log_that_nobody_takes_holds_no_one() -> None:
     """Of a handler that stands still, as a pipe does that is full."""
-    goes_on, said = threading.Event(), []
+    goes_on = threading.Event()
+    said = []
 
     class Still(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             goes_on.wait(HANGS_S)
             said.append(record.getMessage())
 
-    logger, still = logging.Logger("siege"), Still()
+    logger = logging.Logger("siege")
+    still = Still()
     logger.addHandler(still)
     with written_beside(logger):
         for number in range(LINES_MAX + 100):
@@ -557,7 +632,9 @@ def test_a_worker_takes_steps_until_it_leaves_or_dies() -> None:
 
 
 def test_an_errand_is_done_once_more_if_it_is_asked_meanwhile() -> None:
-    begun, go_on, done = threading.Semaphore(0), threading.Semaphore(0), []
+    begun = threading.Semaphore(0)
+    go_on = threading.Semaphore(0)
+    done = []
 
     def do() -> None:
         begun.release()

@@ -1,4 +1,5 @@
-"""The speech detector hears people whatever the sound comes in, and what hangs on it. The voice is espeak-ng's."""
+"""The speech detector hears people whatever the sound comes in, and what hangs on it. The voice is
+espeak-ng's."""
 
 import hashlib
 import re
@@ -45,8 +46,12 @@ StationYaml = Callable[..., Path]
 def told(
     sound: Samples, hop: int = WINDOW_SAMPLES // 2, blocks: Sequence[int] = ()
 ) -> tuple[list[int | None], Listener]:
-    """What is said of each window, asked when its sound is there; the sound comes in these blocks, then the rest."""
-    listener, answers, at, start = Listener(), list[int | None](), 0, 0
+    """What is said of each window, asked when its sound is there; the sound comes in these blocks,
+    then the rest."""
+    listener = Listener()
+    answers = list[int | None]()
+    at = 0
+    start = 0
     for size in [*blocks, len(sound)]:
         listener.push(sound[at : at + size])
         at = min(len(sound), at + size)
@@ -67,7 +72,10 @@ def test_the_network_is_the_one_that_the_readme_names() -> None:
     assert sums[0] == speech.SHA256
     assert all(digest in readme for digest in sums)
     assert speech.NETWORK.split()[1] in readme
-    assert "Permission is hereby granted, free of charge" in (speech.FILE.parent / "LICENSE").read_text()
+    assert (
+        "Permission is hereby granted, free of charge"
+        in (speech.FILE.parent / "LICENSE").read_text()
+    )
 
 
 def test_the_network_is_made_from_silero_vads() -> None:
@@ -75,10 +83,14 @@ def test_the_network_is_made_from_silero_vads() -> None:
 
 
 def test_the_network_says_what_silero_vads_says() -> None:
-    sound = np.concatenate([scene(20, 3, 11), hiss(5, 0.3), np.zeros(RATE_HZ, np.float32), note("midtoo", 4)])[::2]
+    sound = np.concatenate(
+        [scene(20, 3, 11), hiss(5, 0.3), np.zeros(RATE_HZ, np.float32), note("midtoo", 4)]
+    )[::2]
     frames = np.lib.stride_tricks.sliding_window_view(sound, 576)[::512]
     start = {"h": np.zeros((1, 1, 128), np.float32), "c": np.zeros((1, 1, 128), np.float32)}
-    theirs = ort.InferenceSession(SILERO, providers=["CPUExecutionProvider"]).run(None, {"input": frames, **start})
+    theirs = ort.InferenceSession(SILERO, providers=["CPUExecutionProvider"]).run(
+        None, {"input": frames, **start}
+    )
     ours = speech._network().run(None, {"input": frames, **start})
     assert theirs[0].max() > 0.99
     np.testing.assert_allclose(ours[0], theirs[0], atol=5e-5)
@@ -94,7 +106,15 @@ def test_half_the_rate_keeps_what_lies_below_and_drops_what_lies_above() -> None
 
 def test_speech_is_told_from_notes_noise_and_silence() -> None:
     answers, _ = told(scene(20, 8))
-    assert [begin is not None for begin in answers] == [False, False, True, True, True, False, False]
+    assert [begin is not None for begin in answers] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
     assert answers[2] == pytest.approx(8 * RATE_HZ, abs=0.1 * RATE_HZ)
     assert not spoken(note("lowtoo", 20) + note("higtoo", 20))
     assert not spoken(hiss(20, 0.1))
@@ -128,7 +148,9 @@ def test_how_the_sound_is_pushed_changes_nothing(blocks: list[int], hop: int, at
     whole, one = told(sound, hop)
     pieces, other = told(sound, hop, blocks)
     assert pieces == whole
-    assert all(np.array_equal(a, b) for a, b in zip(one._state, other._state, strict=True)), "to the bit"
+    assert all(np.array_equal(a, b) for a, b in zip(one._state, other._state, strict=True)), (
+        "to the bit"
+    )
 
 
 @pytest.mark.parametrize("hop", [800, 16_000, 80_000])
@@ -144,28 +166,38 @@ def test_the_hop_changes_nothing(hop: int) -> None:
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.floats(1, 7), st.integers(0, 2**32 - 1))
 def test_what_comes_after_a_window_changes_nothing(at_s: float, seed: int) -> None:
-    sound, other = scene(10, at_s), scene(10, at_s)
+    sound = scene(10, at_s)
+    other = scene(10, at_s)
     other[WINDOW_SAMPLES:] = hiss(5, 0.2, seed)
     assert told(sound)[0][0] == told(other)[0][0]
 
 
 def test_a_window_knows_only_what_was_said_by_its_end() -> None:
-    """Half a second of speech before a window's end is none yet; it is when it goes on, from where it began."""
+    """Half a second of speech before a window's end is none yet; it is when it goes on, from where
+    it began."""
     begun = told(scene(12, 3))[0][0]
     assert begun is not None
-    for before, known in ((RUN_SAMPLES - FRAME_SAMPLES, False), (RUN_SAMPLES + FRAME_SAMPLES, True)):
+    for before, known in (
+        (RUN_SAMPLES - FRAME_SAMPLES, False),
+        (RUN_SAMPLES + FRAME_SAMPLES, True),
+    ):
         at_s = 3 + (WINDOW_SAMPLES - before - begun) / RATE_HZ
         first, second = told(scene(12, at_s), WINDOW_SAMPLES)[0]
         assert (first is not None) == known
         assert second is not None
-        assert abs(second - (WINDOW_SAMPLES - before)) <= FRAME_SAMPLES, "also where that lies before the window"
+        assert abs(second - (WINDOW_SAMPLES - before)) <= FRAME_SAMPLES, (
+            "also where that lies before the window"
+        )
 
 
 def test_memory_is_flat() -> None:
     """Eight minutes, every second of them noisy or spoken."""
-    minute, said = scene(60, 1, 9, 17.5, 26), 0
+    minute = scene(60, 1, 9, 17.5, 26)
+    said = 0
     minute[30 * RATE_HZ :] += hiss(30, 0.05)
-    listener, held, at = Listener(), list[int](), 0
+    listener = Listener()
+    held = list[int]()
+    at = 0
     tracemalloc.start()
     try:
         for number in range(8 * 60):
@@ -178,7 +210,9 @@ def test_memory_is_flat() -> None:
     finally:
         tracemalloc.stop()
     assert said > 100
-    assert max(held[1:]) - held[1] < 65_536  # Python keeps up to 2,000 small tuples for later; a window has 640 kB
+    assert (
+        max(held[1:]) - held[1] < 65_536
+    )  # Python keeps up to 2,000 small tuples for later; a window has 640 kB
     assert held[-1] < 4 * 2 * WINDOW_SAMPLES
 
 
@@ -218,7 +252,9 @@ def offsets(found: list[Found]) -> list[float]:
     return [d.offset_s for f in found for d in f.detections]
 
 
-def test_by_default_people_cost_the_clip_and_no_detection(station_yaml: StationYaml, recognizer: Recognizer) -> None:
+def test_by_default_people_cost_the_clip_and_no_detection(
+    station_yaml: StationYaml, recognizer: Recognizer
+) -> None:
     analyst = Analyst(load_config(station_yaml()), recognizer)
     found = heard(analyst, song(30, 12))
     assert windows(found) == [10.0, 12.5, 15.0]
@@ -227,15 +263,23 @@ def test_by_default_people_cost_the_clip_and_no_detection(station_yaml: StationY
     assert analyst.stopwatch.seconds["speech"] > 0
 
 
-def test_all_withholds_detections_and_counts_them(station_yaml: StationYaml, recognizer: Recognizer) -> None:
-    found = heard(Analyst(load_config(station_yaml("privacy: {human: all}")), recognizer), song(30, 12))
+def test_all_withholds_detections_and_counts_them(
+    station_yaml: StationYaml, recognizer: Recognizer
+) -> None:
+    found = heard(
+        Analyst(load_config(station_yaml("privacy: {human: all}")), recognizer), song(30, 12)
+    )
     assert windows(found) == [10.0, 12.5, 15.0]
     assert offsets(found) == [2.5 * number for number in range(11) if number not in (4, 5, 6)]
     assert sum(f.suppressed for f in found) == 3
 
 
-@pytest.mark.parametrize("line", ["privacy: {human: 'off'}", "privacy: {speech: false}", "clips: {save: false}"])
-def test_nobody_listens_where_nothing_hangs_on_it(line: str, station_yaml: StationYaml, recognizer: Recognizer) -> None:
+@pytest.mark.parametrize(
+    "line", ["privacy: {human: 'off'}", "privacy: {speech: false}", "clips: {save: false}"]
+)
+def test_nobody_listens_where_nothing_hangs_on_it(
+    line: str, station_yaml: StationYaml, recognizer: Recognizer
+) -> None:
     analyst = Analyst(load_config(station_yaml(line)), recognizer)
     assert private(heard(analyst, song(30, 12))) == []
     assert "speech" not in analyst.stopwatch.seconds
@@ -245,13 +289,20 @@ def test_recordings_are_listened_to_where_clips_are_made_of_them(
     station_yaml: StationYaml, recognizer: Recognizer
 ) -> None:
     row = replace(stretch(), source="folder")
-    for line, listens in (("{}", False), ("clips: {of_recordings: true}", True), ("privacy: {human: all}", True)):
-        analyst = Analyst(load_config(station_yaml(line) if listens else station_yaml()), recognizer)
+    for line, listens in (
+        ("{}", False),
+        ("clips: {of_recordings: true}", True),
+        ("privacy: {human: all}", True),
+    ):
+        analyst = Analyst(
+            load_config(station_yaml(line) if listens else station_yaml()), recognizer
+        )
         assert bool(private(heard(analyst, song(20, 12), row))) == listens
 
 
 def test_after_a_gap_it_listens_anew(station_yaml: StationYaml, recognizer: Recognizer) -> None:
-    """What was half said before the gap does not go on behind it; times are those of the recording."""
+    """What was half said before the gap does not go on behind it; times are those of the
+    recording."""
     analyst = Analyst(load_config(station_yaml()), recognizer)
     first = Stretch(analyst, stretch())
     first.push(song(10))
@@ -262,11 +313,15 @@ def test_after_a_gap_it_listens_anew(station_yaml: StationYaml, recognizer: Reco
     second.close()
     found += second.found()
     spans = private(found)
-    assert [start for start, _ in spans] == [17 + start for start, _ in private(heard(analyst, song(15, 6)))]
+    assert [start for start, _ in spans] == [
+        17 + start for start, _ in private(heard(analyst, song(15, 6)))
+    ]
     assert min(start for start, _ in spans) >= 17 + 2.5
 
 
-def test_without_overlap_no_voice_is_forgotten(station_yaml: StationYaml, recognizer: Recognizer) -> None:
+def test_without_overlap_no_voice_is_forgotten(
+    station_yaml: StationYaml, recognizer: Recognizer
+) -> None:
     """Windows that the overload ladder leaves out leave nothing behind."""
     listened = Stretch(Analyst(load_config(station_yaml()), recognizer), stretch())
     listened.shed = 1
@@ -281,12 +336,18 @@ def test_without_overlap_no_voice_is_forgotten(station_yaml: StationYaml, recogn
     assert len(listened._speech) <= 1
 
 
-def test_no_clip_holds_a_word(station_yaml: StationYaml, recognizer: Recognizer, tmp_path: Path) -> None:
-    """Also where the sentence begins at the very end of a window in which there is none yet, and clips have no roll."""
-    yaml = station_yaml("windows: {hop_s: 5}", "clips: {before_s: 0, after_s: 0, format: wav}", f"state: {tmp_path}")
+def test_no_clip_holds_a_word(
+    station_yaml: StationYaml, recognizer: Recognizer, tmp_path: Path
+) -> None:
+    """Also where the sentence begins at the very end of a window in which there is none yet, and
+    clips have no roll."""
+    yaml = station_yaml(
+        "windows: {hop_s: 5}", "clips: {before_s: 0, after_s: 0, format: wav}", f"state: {tmp_path}"
+    )
     config = load_config(yaml)
     analyst = Analyst(config, recognizer)
-    row, sound = stretch(), song(60, 24.7)
+    row = stretch()
+    sound = song(60, 24.7)
     maker = ClipMaker(lambda: ClipTable(config.database), config, analyst.bundle.id)
     with Store(config.database) as store, maker:
         store.add_bundle(analyst.bundle, "{}")
@@ -306,7 +367,9 @@ def test_no_clip_holds_a_word(station_yaml: StationYaml, recognizer: Recognizer,
         assert (maker.failed, maker.last_error) == (0, "")
     with ClipTable(config.database) as table:
         clips = table.rows("SELECT start_utc, seconds FROM clips ORDER BY start_utc")
-    assert [seconds for _, seconds in clips] == [20.0, 30.0], "the window before the sentence has no clip either"
+    assert [seconds for _, seconds in clips] == [20.0, 30.0], (
+        "the window before the sentence has no clip either"
+    )
 
 
 def test_a_replay_writes_no_clip_of_people(station_yaml: StationYaml, tmp_path: Path) -> None:
@@ -326,7 +389,8 @@ def test_the_microphone_too(station_yaml: StationYaml, recognizer: Recognizer) -
     """Across a full hour, at which a stretch ends and another begins."""
     kept = {}
     for human in ("off", "all"):
-        config, card = load_config(station_yaml(f"privacy: {{human: '{human}'}}", name=human)), Scene(NOON - 20)
+        config = load_config(station_yaml(f"privacy: {{human: '{human}'}}", name=human))
+        card = Scene(NOON - 20)
         card.sound(song(40, 6, 30))
         with listening(config, card, recognizer) as live:
             play(live, card)
@@ -339,7 +403,9 @@ def test_the_microphone_too(station_yaml: StationYaml, recognizer: Recognizer) -
 
 
 @pytest.mark.slow
-def test_the_daemon_at_its_folder_counts_what_it_keeps_back(station_yaml: StationYaml, tmp_path: Path) -> None:
+def test_the_daemon_at_its_folder_counts_what_it_keeps_back(
+    station_yaml: StationYaml, tmp_path: Path
+) -> None:
     zone = noon_zone()
     yaml = station_yaml(
         "source: folder",
@@ -353,7 +419,11 @@ def test_the_daemon_at_its_folder_counts_what_it_keeps_back(station_yaml: Statio
     write_sound(tmp_path / "card" / name, song(60, 24.7))
     daemon = Daemon(yaml)
     with daemon.running():
-        assert until(lambda: daemon.finished() == {name: "analysed"} and daemon.health().get("suppressed_today"))
+        assert until(
+            lambda: (
+                daemon.finished() == {name: "analysed"} and daemon.health().get("suppressed_today")
+            )
+        )
         withheld = daemon.health()["suppressed_today"]
     ((kept,),) = daemon.rows("SELECT count(*) FROM detections")
     assert kept + withheld == 23
@@ -361,8 +431,11 @@ def test_the_daemon_at_its_folder_counts_what_it_keeps_back(station_yaml: Statio
     assert daemon.rows("SELECT count(*) FROM clips") == [(2,)]
 
 
-def test_the_upgrade_analyses_no_archive_anew(station_yaml: StationYaml, recognizer: Recognizer) -> None:
-    """What rows depend on is what it was; only where detections are withheld does the detector count."""
+def test_the_upgrade_analyses_no_archive_anew(
+    station_yaml: StationYaml, recognizer: Recognizer
+) -> None:
+    """What rows depend on is what it was; only where detections are withheld does the detector
+    count."""
 
     def digest(line: str) -> str:
         return Analyst(load_config(station_yaml(*([line] if line else []))), recognizer).digest()
@@ -379,8 +452,8 @@ def test_the_upgrade_analyses_no_archive_anew(station_yaml: StationYaml, recogni
 def test_bundles_that_take_the_sound_itself_hear_people_too(
     waveform: Bundle, station_yaml: StationYaml, tmp_path: Path
 ) -> None:
-    """Their windows wait for no context: each is told about at the very end of its sound. Their human class and a
-    network of one's own count beside the detector."""
+    """Their windows wait for no context: each is told about at the very end of its sound. Their
+    human class and a network of one's own count beside the detector."""
     yaml = station_yaml("privacy: {human: all}", bundle=waveform.folder)
     sound = scene(30, 12) + tone("lowtoo", 30, 0.05)
     listened = Stretch(Analyst(load_config(yaml), Recognizer(waveform)), stretch())
@@ -392,22 +465,36 @@ def test_bundles_that_take_the_sound_itself_hear_people_too(
     sound[20 * RATE_HZ :] += tone("human1", 10)
     write_network(tmp_path / "own.onnx", gain=1.0)  # 0.475 for silence
     own = f"privacy: {{detector: {tmp_path / 'own.onnx'}, threshold: 0.47}}"
-    for line, told_of in (("", {12.5, 20.0}), ("privacy: {speech: false}", {20.0}), (own, {12.5, 20.0, 22.5})):
+    for line, told_of in (
+        ("", {12.5, 20.0}),
+        ("privacy: {speech: false}", {20.0}),
+        (own, {12.5, 20.0, 22.5}),
+    ):
         config = load_config(station_yaml(*([line] if line else []), bundle=waveform.folder))
         spans = windows(heard(Analyst(config, Recognizer(waveform)), sound))
         assert told_of <= set(spans), line
         assert (0.0 in spans) == (line == own), "the network of one's own takes all for voices"
-    assert check_codes(config, waveform)[0].found.endswith("recognised by silero-vad 6.2.3, human1, own.onnx")
+    assert check_codes(config, waveform)[0].found.endswith(
+        "recognised by silero-vad 6.2.3, human1, own.onnx"
+    )
 
 
 def test_check_says_by_what_speech_is_told(station_yaml: StationYaml, bundle_folder: Path) -> None:
     bundle = read_bundle(bundle_folder)
     said = {
         line: check_codes(load_config(station_yaml(f"privacy: {{{line}}}")), bundle)[0]
-        for line in ("human: clips", "human: all, classes: [higtoo]", "speech: false", "human: 'off'")
+        for line in (
+            "human: clips",
+            "human: all, classes: [higtoo]",
+            "speech: false",
+            "human: 'off'",
+        )
     }
     assert said["human: clips"].found == "human: clips; speech is recognised by silero-vad 6.2.3"
-    assert said["human: all, classes: [higtoo]"].found == "human: all; speech is recognised by silero-vad 6.2.3, higtoo"
+    assert (
+        said["human: all, classes: [higtoo]"].found
+        == "human: all; speech is recognised by silero-vad 6.2.3, higtoo"
+    )
     assert said["speech: false"].verdict == "warning"
     assert "voices are not recognised" in said["speech: false"].found
     assert said["human: 'off'"].verdict == "ok"
@@ -415,7 +502,10 @@ def test_check_says_by_what_speech_is_told(station_yaml: StationYaml, bundle_fol
 
 
 def test_a_network_that_is_not_ours_is_refused(
-    station_yaml: StationYaml, recognizer: Recognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    station_yaml: StationYaml,
+    recognizer: Recognizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Before the first sound, and only where somebody listens."""
     speech._network.cache_clear()

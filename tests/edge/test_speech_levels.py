@@ -1,4 +1,5 @@
-"""The speech detector hears people in sound of every level, and through what is louder than they are."""
+"""The speech detector hears people in sound of every level, and through what is louder than they
+are."""
 
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ def test_what_fills_the_scale_deafens_it_not(under: str) -> None:
 @pytest.mark.parametrize("level_db", [-60, -80])
 def test_the_faintest_voices_are_voices(level_db: float) -> None:
     """As of 24 bits that lie in the lower part of 32."""
-    sound, gain = scene(20, 8), np.float32(10 ** (level_db / 20))
+    sound = scene(20, 8)
+    gain = np.float32(10 ** (level_db / 20))
     after_silence = np.concatenate([np.zeros(20 * RATE_HZ, np.float32), gain * sound, sound])
     said = [begin is not None for begin in told(after_silence)[0]]
     assert said[8:15] == said[16:23] == [False, False, True, True, True, False, False]

@@ -39,7 +39,9 @@ def guano(text: str) -> bytes:
 
 
 def icmt(text: str) -> bytes:
-    return chunk(b"LIST", b"INFO" + chunk(b"IART", b"AudioMoth") + chunk(b"ICMT", text.encode() + b"\0"))
+    return chunk(
+        b"LIST", b"INFO" + chunk(b"IART", b"AudioMoth") + chunk(b"ICMT", text.encode() + b"\0")
+    )
 
 
 def bext(date: str, time: str) -> bytes:
@@ -80,7 +82,9 @@ NAMES = [
 
 
 @pytest.mark.parametrize(("name", "local"), NAMES)
-def test_a_name_is_local_time_in_the_callers_zone(tmp_path: Path, name: str, local: datetime) -> None:
+def test_a_name_is_local_time_in_the_callers_zone(
+    tmp_path: Path, name: str, local: datetime
+) -> None:
     found = started(tmp_path, name=name)
     assert (found.start_utc, found.source, found.zone_source) == (local, "name", "assumed_utc")
     assert not found.date_only
@@ -101,7 +105,9 @@ def test_a_name_is_local_time_in_the_callers_zone(tmp_path: Path, name: str, loc
         ("5AFCD4F4.WAV", utc(2018, 5, 17, 1, 3, 48), 180),  # an instant: the zone is the caller's
     ],
 )
-def test_a_name_with_its_own_zone_beats_the_callers(tmp_path: Path, name: str, start: datetime, offset: int) -> None:
+def test_a_name_with_its_own_zone_beats_the_callers(
+    tmp_path: Path, name: str, start: datetime, offset: int
+) -> None:
     found = started(tmp_path, name=name, zone=EAST)
     assert (found.start_utc, found.source, found.zone_source) == (start, "name", "recorded")
     assert found.utc_offset_minutes == offset
@@ -144,7 +150,9 @@ def test_a_day_without_an_hour_says_so_and_midnight_in_the_zone_stands_for_it(
         "٢٠٢٤٠٥١٢_٠٣٤٥٠٠.wav",  # Arabic digits are digits to \d
     ],
 )
-def test_no_time_in_a_name_leaves_the_file_time_less_the_duration(tmp_path: Path, name: str) -> None:
+def test_no_time_in_a_name_leaves_the_file_time_less_the_duration(
+    tmp_path: Path, name: str
+) -> None:
     found = started(tmp_path, name=name, zone=EAST, duration_s=600.0)
     assert found.source == "mtime"
     assert found.start_utc == utc(2024, 5, 31, 11, 50)
@@ -153,11 +161,18 @@ def test_no_time_in_a_name_leaves_the_file_time_less_the_duration(tmp_path: Path
 
 
 def test_guano_gives_time_offset_and_place(tmp_path: Path) -> None:
-    text = "GUANO|Version: 1.0\nTimestamp: 2024-05-12T03:45:00.5+02:00\nLoc Position: 54.68 25.28\nMake: X\n\0"
+    text = (
+        "GUANO|Version: 1.0\nTimestamp: 2024-05-12T03:45:00.5+02:00\nLoc Position: 54.68 "
+        "25.28\nMake: X\n\0"
+    )
     for content in (riff(FMT, guano(text), DATA), riff(FMT, DATA, guano(text))):
         found = started(tmp_path, content, "20200101_000000.wav")
         assert found.start_utc == utc(2024, 5, 12, 1, 45, 0, 500_000)
-        assert (found.source, found.zone_source, found.utc_offset_minutes) == ("guano", "recorded", 120)
+        assert (found.source, found.zone_source, found.utc_offset_minutes) == (
+            "guano",
+            "recorded",
+            120,
+        )
         assert (found.latitude, found.longitude) == (54.68, 25.28)
 
 
@@ -175,7 +190,9 @@ def test_guano_stamps(tmp_path: Path, stamp: str, start: datetime, zone_source: 
     assert (found.start_utc, found.source, found.zone_source) == (start, "guano", zone_source)
 
 
-@pytest.mark.parametrize("place", ["91 0", "10 181", "0 0", "0.0 -0.0", "north", "1", "nan nan", "1" + " " * 60_000])
+@pytest.mark.parametrize(
+    "place", ["91 0", "10 181", "0 0", "0.0 -0.0", "north", "1", "nan nan", "1" + " " * 60_000]
+)
 def test_an_impossible_place_is_no_place(tmp_path: Path, place: str) -> None:
     found = started(tmp_path, riff(FMT, guano(f"Loc Position: {place}"), DATA))
     assert found.latitude is None
@@ -192,10 +209,18 @@ def test_places_on_the_equator_and_in_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("comment", "start", "offset"),
     [
-        ("Recorded at 03:45:00 12/05/2024 by AudioMoth 24F3190361CBE9A5", utc(2024, 5, 12, 3, 45), 0),
+        (
+            "Recorded at 03:45:00 12/05/2024 by AudioMoth 24F3190361CBE9A5",
+            utc(2024, 5, 12, 3, 45),
+            0,
+        ),
         ("Recorded at 03:45:00 12/05/2024 (UTC) by AudioMoth 24F3", utc(2024, 5, 12, 3, 45), 0),
         ("Recorded at 03:45:00 12/05/2024 (UTC+1) by AudioMoth 24F3", utc(2024, 5, 12, 2, 45), 60),
-        ("Recorded at 03:45:00 12/05/2024 (UTC-3:30) during deployment A1", utc(2024, 5, 12, 7, 15), -210),
+        (
+            "Recorded at 03:45:00 12/05/2024 (UTC-3:30) during deployment A1",
+            utc(2024, 5, 12, 7, 15),
+            -210,
+        ),
     ],
 )
 def test_audiomoth_comment(tmp_path: Path, comment: str, start: datetime, offset: int) -> None:
@@ -218,10 +243,16 @@ def test_the_order_of_sources_and_what_is_not_believed(tmp_path: Path) -> None:
         bext("2024-05-12", "03-00-00"),
     ]
     name = "20240512_040000.wav"
-    for index, (source, hour) in enumerate(zip(("guano", "audiomoth", "bext", "name"), range(1, 5), strict=True)):
+    for index, (source, hour) in enumerate(
+        zip(("guano", "audiomoth", "bext", "name"), range(1, 5), strict=True)
+    ):
         found = started(tmp_path, riff(FMT, *reversed(sources[index:]), DATA), name)
         assert (found.source, found.start_utc) == (source, utc(2024, 5, 12, hour))
-    unset = riff(guano("Timestamp: 1970-01-01T00:00:00Z"), icmt("Recorded at 00:00:00 01/01/2030 (UTC) by A"), FMT)
+    unset = riff(
+        guano("Timestamp: 1970-01-01T00:00:00Z"),
+        icmt("Recorded at 00:00:00 01/01/2030 (UTC) by A"),
+        FMT,
+    )
     assert started(tmp_path, unset, name).source == "name"
 
 
@@ -235,7 +266,9 @@ def test_chunk_sizes_that_lie_or_are_not_padded(tmp_path: Path) -> None:
     assert started(tmp_path, riff(FMT, endless, wanted)).source == "mtime"
     ds64 = chunk(b"ds64", struct.pack("<QQQI", 0, 100, 50, 0))
     assert started(tmp_path, riff(ds64, FMT, endless, wanted, kind=b"RF64")).source == "guano"
-    assert started(tmp_path, riff(*[chunk(b"junk", b"")] * 2_000, wanted)).source == "mtime"  # bounded
+    assert (
+        started(tmp_path, riff(*[chunk(b"junk", b"")] * 2_000, wanted)).source == "mtime"
+    )  # bounded
 
 
 def test_daylight_saving_takes_the_first_of_a_repeated_hour(tmp_path: Path) -> None:
@@ -243,7 +276,9 @@ def test_daylight_saving_takes_the_first_of_a_repeated_hour(tmp_path: Path) -> N
         berlin = ZoneInfo("Europe/Berlin")
     except ZoneInfoNotFoundError:
         pytest.skip("no time zone data here")
-    assert started(tmp_path, name="20231029_023000.wav", zone=berlin).start_utc == utc(2023, 10, 29, 0, 30)
+    assert started(tmp_path, name="20231029_023000.wav", zone=berlin).start_utc == utc(
+        2023, 10, 29, 0, 30
+    )
     found = started(tmp_path, name="20230326_023000.wav", zone=berlin)  # an hour that did not exist
     assert found.start_utc == utc(2023, 3, 26, 1, 30)
     assert started(tmp_path, name="20240112_120000.wav", zone=berlin).utc_offset_minutes == 60
@@ -274,7 +309,9 @@ TEXTS = (
 FRAGMENTS = st.sampled_from([*TEXTS.split(b"|"), FMT])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     kind=st.sampled_from([b"RIFF", b"RF64", b"BW64", b"FORM", b""]),
     parts=st.lists(st.one_of(FRAGMENTS, st.binary(max_size=20)), max_size=30),
@@ -286,7 +323,9 @@ def test_garbage_never_raises(tmp_path: Path, kind: bytes, parts: list[bytes], s
     assert found.start_utc.year >= 1989
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(place=st.integers(0, 1_000), byte=st.integers(0, 255), cut=st.integers(0, 1_000))
 def test_a_damaged_header_never_raises(tmp_path: Path, place: int, byte: int, cut: int) -> None:
     whole = riff(

@@ -1,4 +1,5 @@
-"""The daemon as a whole where no other file has it: who may run beside whom, what a bad sector costs."""
+"""The daemon as a whole where no other file has it: who may run beside whom, what a bad sector
+costs."""
 
 import re
 import signal
@@ -39,7 +40,9 @@ StationYaml = Callable[..., Path]
 @pytest.mark.slow
 def test_one_station_per_state_folder(tmp_path: Path, station_yaml: StationYaml) -> None:
     (tmp_path / "in").mkdir()
-    config = station_yaml("source: folder", f"folder: {{path: {tmp_path / 'in'}}}", "health: {interval_s: 1}")
+    config = station_yaml(
+        "source: folder", f"folder: {{path: {tmp_path / 'in'}}}", "health: {interval_s: 1}"
+    )
     command = [sys.executable, "-m", "edge", "run", "--config", str(config)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as first:
         try:
@@ -58,7 +61,9 @@ def test_one_station_per_state_folder(tmp_path: Path, station_yaml: StationYaml)
 
 
 @pytest.mark.slow
-def test_by_hand_it_says_what_it_hears_and_that_it_stops(tmp_path: Path, station_yaml: StationYaml) -> None:
+def test_by_hand_it_says_what_it_hears_and_that_it_stops(
+    tmp_path: Path, station_yaml: StationYaml
+) -> None:
     write_sound(tmp_path / "in" / "a_20190601_053000.wav", note("lowtoo", 6))
     config = station_yaml("source: folder", f"folder: {{path: {tmp_path / 'in'}, settle_s: 0}}")
     command = [sys.executable, "-m", "edge", "run", "--config", str(config)]
@@ -70,17 +75,25 @@ def test_by_hand_it_says_what_it_hears_and_that_it_stops(tmp_path: Path, station
             if "analysed" in line:
                 station.send_signal(signal.SIGINT)
         assert station.wait(timeout=HANGS_S) == 0
-    assert said[0].startswith(f"station porch listens to recordings that come into {tmp_path / 'in'}")
+    assert said[0].startswith(
+        f"station porch listens to recordings that come into {tmp_path / 'in'}"
+    )
     assert said[1] == "Ctrl-C stops it\n"
-    assert any(re.match(r"a_20190601_053000\.wav at 0\.0 s: Low Tooter \d\.\d\d$", line) for line in said)
-    assert any(re.match(r"a_20190601_053000\.wav: 6\.0 s analysed, \d+ new detections$", line) for line in said)
+    assert any(
+        re.match(r"a_20190601_053000\.wav at 0\.0 s: Low Tooter \d\.\d\d$", line) for line in said
+    )
+    assert any(
+        re.match(r"a_20190601_053000\.wav: 6\.0 s analysed, \d+ new detections$", line)
+        for line in said
+    )
     assert said[-1].startswith("stopped; the record is ")
 
 
 def test_a_change_of_sound_is_said_once_and_a_service_names_no_birds(
     bundle_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bundle, row = read_bundle(bundle_folder), stretch("night")
+    bundle = read_bundle(bundle_folder)
+    row = stretch("night")
     found = Found(row, [detection(row, 3 * RATE_HZ)], [], [], 8.0, 1, [], 0, None)
     with caplog.at_level("INFO"):
         for by_hand in (False, True):
@@ -117,9 +130,13 @@ def test_a_file_that_cannot_be_read_is_asked_less_and_less_often(
 
     monkeypatch.setattr("edge.replay.reader.Decoder", OnBadSectors)
     now = [1000.0]
-    clock = SimpleNamespace(sleep=lambda _s: now.__setitem__(0, now[0] + 0.5), monotonic=lambda: now[0])
+    clock = SimpleNamespace(
+        sleep=lambda _s: now.__setitem__(0, now[0] + 0.5), monotonic=lambda: now[0]
+    )
     monkeypatch.setattr("edge.daemon.watched.time", clock)
-    watched = Watched(config, Analyst(config, recognizer), ledger, None, lambda _f: None, lambda _g, _s: None)
+    watched = Watched(
+        config, Analyst(config, recognizer), ledger, None, lambda _f: None, lambda _g, _s: None
+    )
     moments = []
     while tried.count("a") < 4 or "b" not in tried:
         before = len(tried)
@@ -143,7 +160,9 @@ def test_what_a_crash_left_of_a_clip_goes_and_the_log_says_so(
     config = load_config(station_yaml())
     Store(config.database).close()
     house = House(lambda: config, Reserve(config.state), Clock(), lambda _: None)
-    half = config.clips_folder / "2019-06-01" / ".midtoo_0.90_20190601T053000.000Z_0123abcd.flac.part"
+    half = (
+        config.clips_folder / "2019-06-01" / ".midtoo_0.90_20190601T053000.000Z_0123abcd.flac.part"
+    )
     half.parent.mkdir(parents=True)
     half.write_bytes(b"fLaC")
     with caplog.at_level("WARNING"):
@@ -162,6 +181,8 @@ def test_what_a_crash_left_of_a_clip_goes_and_the_log_says_so(
         ("privacy: {classes: [human]}", "privacy.classes: .*found human"),
     ],
 )
-def test_settings_that_fit_no_bundle_or_place_end_it(station_yaml: StationYaml, line: str, message: str) -> None:
+def test_settings_that_fit_no_bundle_or_place_end_it(
+    station_yaml: StationYaml, line: str, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         Station(station_yaml(line)).run()

@@ -1,4 +1,5 @@
-"""The record under several hands: writers that meet, a full disk's words, a database of nobody's making."""
+"""The record under several hands: writers that meet, a full disk's words, a database of nobody's
+making."""
 
 import json
 import sqlite3
@@ -23,8 +24,10 @@ def recording(name: str) -> RecordingRow:
 
 
 def test_writers_that_meet_wait_for_each_other(tmp_path: Path, bundle_folder: Path) -> None:
-    """A replay and its publisher write to one file; neither may fail because the other was quicker."""
-    database, bundle = tmp_path / "station.db", read_bundle(bundle_folder)
+    """A replay and its publisher write to one file; neither may fail because the other was
+    quicker."""
+    database = tmp_path / "station.db"
+    bundle = read_bundle(bundle_folder)
     with Store(database) as store:
         store.add_bundle(bundle, "{}")
     failed: list[StoreError] = []
@@ -44,7 +47,13 @@ def test_writers_that_meet_wait_for_each_other(tmp_path: Path, bundle_folder: Pa
         with Store(database) as store:
             for n in range(150):
                 store.begin(recording(f"r{n}"), "porch", bundle.id, "a")
-                store.add(f"r{n}", bundle.id, [], [Message(f"m{n}", "t", json.dumps(n))], [Effort(START, 5.0)])
+                store.add(
+                    f"r{n}",
+                    bundle.id,
+                    [],
+                    [Message(f"m{n}", "t", json.dumps(n))],
+                    [Effort(START, 5.0)],
+                )
                 store.finish(f"r{n}", 5.0, 1, None)
             assert store.rows("SELECT count(*) FROM outbox")[0][0] == 150
     finally:
@@ -65,7 +74,9 @@ def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path, bundle_folder: 
 
 
 def test_what_is_no_database_is_named(tmp_path: Path) -> None:
-    (tmp_path / "station.db").write_text("these are notes, and long enough not to be an empty file " * 9)
+    (tmp_path / "station.db").write_text(
+        "these are notes, and long enough not to be an empty file " * 9
+    )
     with pytest.raises(StoreError, match=r"station\.db: file is not a database"):
         Store(tmp_path / "station.db")
     (tmp_path / "file").write_text("")
@@ -106,7 +117,10 @@ def test_another_programs_database_is_left_alone(table: str, tmp_path: Path) -> 
         db.execute(f"INSERT INTO {table} VALUES ('a')")
         db.commit()
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=rf"expected a station's record, found another program's database \({table}\)"):
+    with pytest.raises(
+        StoreError,
+        match=rf"expected a station's record, found another program's database \({table}\)",
+    ):
         Store(path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == [path.name], "no copy of it"

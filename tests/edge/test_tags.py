@@ -1,4 +1,5 @@
-"""One comment in every place where containers and converters keep it: time, offset and place are the same in all."""
+"""One comment in every place where containers and converters keep it: time, offset and place are
+the same in all."""
 
 import io
 import os
@@ -14,7 +15,21 @@ from hypothesis import strategies as st
 from edge.capture.start_time import StartTime, start_of
 from edge.capture.tags import TEXT_BYTES_MAX, texts_of
 from edge.contract.errors import RecordingError
-from tests.helpers.tagged import GUANO, MOTH, caf, chunk, containers, flac, icmt, id3, ogg, page, vorbis, wamd, wave
+from tests.helpers.tagged import (
+    GUANO,
+    MOTH,
+    caf,
+    chunk,
+    containers,
+    flac,
+    icmt,
+    id3,
+    ogg,
+    page,
+    vorbis,
+    wamd,
+    wave,
+)
 
 NOW = datetime(2024, 6, 1, tzinfo=timezone.utc)
 EAST = timezone(timedelta(hours=3))
@@ -69,7 +84,9 @@ def test_what_libsndfile_writes_is_read(tmp_path: Path, format: str, subtype: st
 @pytest.mark.parametrize(
     "stamp", ["2024-05-12T14:00:00+10:00 ", "2024-05-12T14:00:00+1000", "2024-05-12T14:00:00.0+10"]
 )
-@pytest.mark.parametrize("place", ["-27.3866 152.8761", "-27.3866+152.8761", " -27.3866, 152.8761 "])
+@pytest.mark.parametrize(
+    "place", ["-27.3866 152.8761", "-27.3866+152.8761", " -27.3866, 152.8761 "]
+)
 def test_frontier_labs_comments(tmp_path: Path, stamp: str, place: str) -> None:
     fields = {"RecordingStart": stamp, "SensorLocation": place, "SensorUid": "00015F"}
     block = vorbis(*(f"{key}={value}".encode() for key, value in fields.items()))
@@ -81,7 +98,11 @@ def test_frontier_labs_comments(tmp_path: Path, stamp: str, place: str) -> None:
         id3(4, *frames) + b"\xff\xfb\x90\0",
     ):
         found = started(tmp_path, content)
-        assert (found.start_utc, found.source, found.utc_offset_minutes) == (START, "frontierlabs", 600)
+        assert (found.start_utc, found.source, found.utc_offset_minutes) == (
+            START,
+            "frontierlabs",
+            600,
+        )
         assert (found.latitude, found.longitude) == (-27.3866, 152.8761)
 
 
@@ -90,7 +111,9 @@ def test_frontier_labs_before_offsets_and_without_a_fix(tmp_path: Path) -> None:
     found = started(tmp_path, old)
     assert (found.start_utc, found.source, found.zone_source) == (START, "frontierlabs", "config")
     assert found.latitude is None
-    unset = flac((4, vorbis(b"RecordingStart=1970-01-01T00:00:00+10:00", b"SensorLocation=0.0 0.0")))
+    unset = flac(
+        (4, vorbis(b"RecordingStart=1970-01-01T00:00:00+10:00", b"SensorLocation=0.0 0.0"))
+    )
     found = started(tmp_path, unset)
     assert (found.source, found.latitude) == ("name", None)
 
@@ -103,7 +126,9 @@ def test_frontier_labs_before_offsets_and_without_a_fix(tmp_path: Path) -> None:
         (b"2024-05-12 07:00:00", START, "config", 180),
     ],
 )
-def test_song_meters(tmp_path: Path, time: bytes, start: datetime, zone_source: str, offset: int) -> None:
+def test_song_meters(
+    tmp_path: Path, time: bytes, start: datetime, zone_source: str, offset: int
+) -> None:
     chunks = wamd((5, time), (6, b"WGS84,47.61000,N,122.33000,W,56"))
     for content in (wave(chunks), wave(before=chunks, kind=b"RF64"), flac((2, b"riff" + chunks))):
         found = started(tmp_path, content)
@@ -132,15 +157,25 @@ def test_places_of_song_meters(
 
 
 def test_who_is_believed_first(tmp_path: Path) -> None:
-    spoken = vorbis(f"COMMENT={MOTH}".encode(), b"RecordingStart=2024-05-12T01:00:00Z", b"SensorLocation=1.5 2.5")
-    kept = [(2, b"riff" + part) for part in (wamd((5, b"2024-05-12 02:00:00Z")), chunk(b"guan", GUANO.encode()))]
+    spoken = vorbis(
+        f"COMMENT={MOTH}".encode(),
+        b"RecordingStart=2024-05-12T01:00:00Z",
+        b"SensorLocation=1.5 2.5",
+    )
+    kept = [
+        (2, b"riff" + part)
+        for part in (wamd((5, b"2024-05-12 02:00:00Z")), chunk(b"guan", GUANO.encode()))
+    ]
     found = started(tmp_path, flac((4, spoken), *kept))
     assert (found.source, found.latitude) == ("guano", -33.86)
     assert started(tmp_path, flac((4, spoken), kept[0])).source == "audiomoth"
     rest = vorbis(b"RecordingStart=2024-05-12T01:00:00Z")
     assert started(tmp_path, flac((4, rest), kept[0])).source == "wamd"
     unset = MOTH.replace("12/05/2024", "01/01/1970")
-    assert started(tmp_path, flac((4, vorbis(f"COMMENT={unset}".encode(), rest[15:])))).source == "frontierlabs"
+    assert (
+        started(tmp_path, flac((4, vorbis(f"COMMENT={unset}".encode(), rest[15:])))).source
+        == "frontierlabs"
+    )
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -190,10 +225,17 @@ PARTS += [
     b"GUANO|Version: 1.0\n",
     b"info",
 ]
-PARTS += [b"Timestamp: 2024-05-12T05:30:00\n", b"Loc Position: 1 2\n", b"RecordingStart=", b"SensorLocation=1 2"]
+PARTS += [
+    b"Timestamp: 2024-05-12T05:30:00\n",
+    b"Loc Position: 1 2\n",
+    b"RecordingStart=",
+    b"SensorLocation=1 2",
+]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(parts=st.lists(st.one_of(st.sampled_from(PARTS), st.binary(max_size=12)), max_size=30))
 def test_any_bytes_give_a_start(tmp_path: Path, parts: list[bytes]) -> None:
     found = started(tmp_path, b"".join(parts))
@@ -201,7 +243,9 @@ def test_any_bytes_give_a_start(tmp_path: Path, parts: list[bytes]) -> None:
     assert found.source in ("guano", "audiomoth", "frontierlabs", "wamd", "bext", "name")
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(name=st.text(max_size=60))
 def test_any_name_gives_a_start_or_is_no_file(tmp_path: Path, name: str) -> None:
     path = tmp_path / f"_{name.replace('/', '')}.wav"
@@ -244,7 +288,8 @@ def test_sizes_that_lie_read_little(tmp_path: Path) -> None:
     sound = bytes(5_000_000)
     liars = {
         "id3": b"ID3\3\0\0" + b"\x7f" * 4 + sound,
-        "ogg": page(7, b"\4", b"head", 2) + b"".join(page(7, b"\xff" * 255, bytes(255 * 255)) for _ in range(40)),
+        "ogg": page(7, b"\4", b"head", 2)
+        + b"".join(page(7, b"\xff" * 255, bytes(255 * 255)) for _ in range(40)),
         "flac": b"fLaC\0\0\0\x22" + bytes(34) + b"\4\xff\xff\xff" + b"\xff" * 5_000_000,
         "caf": b"caff\0\1\0\0info" + b"\x7f" * 8 + sound,
         "au": b".snd\xff\xff\xff\xff" + sound,

@@ -1,7 +1,8 @@
-"""The book of time: whatever the clocks do and in whatever order the truth becomes known, each second is told once.
+"""The book of time: whatever the clocks do and in whatever order the truth becomes known, each
+second is told once.
 
-A world of its own has the truth, and machines that boot, sleep, lose power, are set right or wrong; the station's own
-clock, timeline, ledger and store write down what happens in it.
+A world of its own has the truth, and machines that boot, sleep, lose power, are set right or wrong;
+the station's own clock, timeline, ledger and store write down what happens in it.
 """
 
 import sqlite3
@@ -33,7 +34,8 @@ class World:
     """What really happens, and one station in it."""
 
     def __init__(self, state: Path, bundle: Bundle) -> None:
-        self.config, self._bundle = Config(state=state), bundle
+        self.config = Config(state=state)
+        self._bundle = bundle
         self.true_s = TRUE_S
         self.state: ClockState = "unsynced"
         self.wall_ahead_s = self.slept_s = 0.0
@@ -49,19 +51,23 @@ class World:
         """The power is back; without a network its clock shows what it shows."""
         self.kill()
         self.boots.append(self.true_s - 5.0)
-        self.wall_ahead_s, self.slept_s, self.state = wall_ahead_s, 0.0, "unsynced"
+        self.wall_ahead_s = wall_ahead_s
+        self.slept_s = 0.0
+        self.state = "unsynced"
 
     def pass_(self, seconds: float) -> None:
         self.true_s += seconds
 
     def set_(self, wall_ahead_s: float) -> None:
         """By hand, or by nonsense: then nobody keeps it."""
-        self.wall_ahead_s, self.state = wall_ahead_s, "unsynced"
+        self.wall_ahead_s = wall_ahead_s
+        self.state = "unsynced"
         self.pass_(3.0)  # before a network would say otherwise
         self.look()
 
     def sync(self) -> None:
-        self.wall_ahead_s, self.state = 0.0, "synced"
+        self.wall_ahead_s = 0.0
+        self.state = "synced"
         self.look()
 
     def lose_sync(self) -> None:
@@ -85,7 +91,9 @@ class World:
             lambda: self.true_s - self.boots[-1],
             lambda _wall_s: self.state,
         )
-        self.timeline = Timeline(self.config, "microphone", f"boot-{len(self.boots)}", self.clock, self._ledger)
+        self.timeline = Timeline(
+            self.config, "microphone", f"boot-{len(self.boots)}", self.clock, self._ledger
+        )
         self._fresh = True
 
     def kill(self) -> None:
@@ -100,7 +108,9 @@ class World:
             return
         self.timeline.moved()
 
-    def hear(self, seconds: float, cut_off: bool = False, meanwhile: Callable[[], object] = lambda: None) -> None:
+    def hear(
+        self, seconds: float, cut_off: bool = False, meanwhile: Callable[[], object] = lambda: None
+    ) -> None:
         """A stretch, in two batches; something may happen between them."""
         if self._ledger is None:
             self.start()
@@ -131,7 +141,9 @@ class World:
         self._ledger.begin(row, "analysis")
         for until_s in (seconds / 2, seconds):
             parts = row.local.hours(row.start, until_s)
-            effort = [Effort(part.since, part.seconds, 0, part.utc_offset_minutes) for part in parts]
+            effort = [
+                Effort(part.since, part.seconds, 0, part.utc_offset_minutes) for part in parts
+            ]
             self._ledger.found(Found(row, [], [], effort, until_s, 1, [], 0, None))
             meanwhile()
             meanwhile = lambda: None  # noqa: E731
@@ -195,7 +207,9 @@ class World:
         """Says the truth of a boot of which anything is told."""
         boot = number % len(self.boots)
         with ClockTable(self.config.database) as table:
-            lines = table.rows("SELECT offset_ms FROM boots WHERE boot = ? LIMIT 1", (f"boot-{boot + 1}",))
+            lines = table.rows(
+                "SELECT offset_ms FROM boots WHERE boot = ? LIMIT 1", (f"boot-{boot + 1}",)
+            )
             if lines:
                 table.fix(f"boot-{boot + 1}", round(self.boots[boot] * 1000 - lines[0][0]) / 1000)
         if self._ledger is not None:
@@ -211,7 +225,8 @@ class World:
     def told(self) -> list[tuple[float, float, str]]:
         """All that is told: from, to, in seconds since 1970, and what of it."""
         found = self.rows(
-            "SELECT start_utc, coalesce((SELECT sum(analysed_s) FROM effort WHERE recording = r.id), 0), 'heard'"
+            "SELECT start_utc, coalesce((SELECT sum(analysed_s) FROM effort WHERE recording = "
+            "r.id), 0), 'heard'"
             " FROM recordings r UNION ALL SELECT start_utc, seconds, reason FROM gaps ORDER BY 1"
         )
         return [(unix(start), unix(start) + seconds, what) for start, seconds, what in found]
@@ -221,7 +236,10 @@ class World:
         told = self.told()
         for (_, ends, what), (begins, _, next_what) in pairwise(told):
             assert begins == pytest.approx(ends, abs=NEAR_S), (what, next_what, told)
-        spent = {what: sum(end - begin for begin, end, which in told if which == what) for _, _, what in told}
+        spent = {
+            what: sum(end - begin for begin, end, which in told if which == what)
+            for _, _, what in told
+        }
         assert spent.get("heard", 0.0) == pytest.approx(self.heard_s, abs=NEAR_S)
         assert sum(s for what, s in spent.items() if what != "heard") >= self.missed_s - NEAR_S
         hours = self.rows("SELECT hour_utc, sum(analysed_s) FROM effort GROUP BY hour_utc")
@@ -271,7 +289,10 @@ def do(world: World, deed: tuple[Any, ...]) -> None:
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(deeds=st.lists(DEEDS, min_size=3, max_size=14), order=st.randoms())
 def test_whatever_happens_each_second_is_told_once(
-    bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, deeds: list[tuple[Any, ...]], order: Any
+    bundle: Bundle,
+    tmp_path_factory: pytest.TempPathFactory,
+    deeds: list[tuple[Any, ...]],
+    order: Any,
 ) -> None:
     world = World(tmp_path_factory.mktemp("world"), bundle)
     world.hear(60)
@@ -287,16 +308,24 @@ def test_whatever_happens_each_second_is_told_once(
         world.fix(boot)
         world.check()
     told = world.told()
-    assert sum(end - begin for begin, end, what in told if what == "store") >= world.unstored_s - NEAR_S
+    assert (
+        sum(end - begin for begin, end, what in told if what == "store")
+        >= world.unstored_s - NEAR_S
+    )
     assert told[0][0] == pytest.approx(world.begun_s, abs=NEAR_S)
     assert told[-1][1] == pytest.approx(world.true_s, abs=NEAR_S)
-    assert sum(end - begin for begin, end, _ in told) == pytest.approx(world.true_s - (world.begun_s or 0), abs=NEAR_S)
+    assert sum(end - begin for begin, end, _ in told) == pytest.approx(
+        world.true_s - (world.begun_s or 0), abs=NEAR_S
+    )
     world.kill()
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_row_that_ends_too_late_moves_no_boot(bundle: Bundle, tmp_path: Path, known: bool) -> None:
-    """A run in the same boot is on the line of the run before it, whatever that has told of the future."""
+def test_a_row_that_ends_too_late_moves_no_boot(
+    bundle: Bundle, tmp_path: Path, known: bool
+) -> None:
+    """A run in the same boot is on the line of the run before it, whatever that has told of the
+    future."""
     world = World(tmp_path, bundle)
     if known:
         world.sync()
@@ -308,7 +337,10 @@ def test_a_row_that_ends_too_late_moves_no_boot(bundle: Bundle, tmp_path: Path, 
     assert world.clock.now().timestamp() == pytest.approx(world.true_s, abs=NEAR_S)
     assert world.rows("SELECT DISTINCT offset_ms FROM boots") == [(round(world.boots[0] * 1000),)]
     starts = [start for start, _, what in world.told() if what == "heard"]
-    assert starts == [pytest.approx(world.true_s - 140, abs=NEAR_S), pytest.approx(world.true_s - 60, abs=NEAR_S)]
+    assert starts == [
+        pytest.approx(world.true_s - 140, abs=NEAR_S),
+        pytest.approx(world.true_s - 60, abs=NEAR_S),
+    ]
     world.pass_(7200)
     world.boot(0.0)
     world.hear(60)

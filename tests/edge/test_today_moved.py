@@ -1,4 +1,5 @@
-"""Today's counts when the clock is set under a station that listens: they are what the record has of the new day."""
+"""Today's counts when the clock is set under a station that listens: they are what the record has
+of the new day."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -37,12 +38,19 @@ def recognizer(bundle_folder: Path) -> Recognizer:
 class Listening:
     """The daemon's parts that count, with a clock that says what the test wants."""
 
-    def __init__(self, config: Config, machine: Machine, recognizer: Recognizer, own_thread: bool) -> None:
+    def __init__(
+        self, config: Config, machine: Machine, recognizer: Recognizer, own_thread: bool
+    ) -> None:
         self.config, self.machine, self.clock = config, machine, machine.clock()
         analyst = Analyst(config, recognizer)
-        clips = ClipMaker(lambda: ClipTable(config.database, durable=True), config, recognizer.bundle.id)
+        clips = ClipMaker(
+            lambda: ClipTable(config.database, durable=True), config, recognizer.bundle.id
+        )
         self.ledger = Ledger(
-            config.database, config.station.id, recognizer.bundle, on_open=lambda store: self.vitals.prime(store)
+            config.database,
+            config.station.id,
+            recognizer.bundle,
+            on_open=lambda store: self.vitals.prime(store),
         )
         self.vitals = Vitals(config, analyst, 0.0, self.ledger, clips, self.clock)
         if own_thread:
@@ -83,9 +91,15 @@ class Listening:
         today: date = datetime.fromisoformat(health.time_utc.isoformat()).date()
         with ClockTable(self.config.database) as record:
             analysed, lost, detections = of_day(record, self.config.station.id, today)
-        assert (health.analysed_today_s, health.lost_today_s) == (pytest.approx(analysed), pytest.approx(lost))
+        assert (health.analysed_today_s, health.lost_today_s) == (
+            pytest.approx(analysed),
+            pytest.approx(lost),
+        )
         assert health.detections_today == detections
-        assert (analysed, lost) == (pytest.approx(seconds, abs=0.01), pytest.approx(lost_s, abs=0.01))
+        assert (analysed, lost) == (
+            pytest.approx(seconds, abs=0.01),
+            pytest.approx(lost_s, abs=0.01),
+        )
         ((last,),) = rows(self.config, "SELECT max(start_utc) FROM detections")
         assert health.last_detection_utc is not None
         assert health.last_detection_utc.timestamp() == pytest.approx(unix(last), abs=0.01)
@@ -109,7 +123,8 @@ def listening(
 def test_what_was_heard_today_is_counted_today_wherever_the_clock_was_before(
     station_yaml: StationYaml, recognizer: Recognizer, begins_s: float, own_thread: bool
 ) -> None:
-    config, machine = load_config(station_yaml()), Machine(begins_s)
+    config = load_config(station_yaml())
+    machine = Machine(begins_s)
     with listening(config, machine, recognizer, own_thread) as station:
         station.hear("midtoo", 20)
         station.check(20, 3)
@@ -122,7 +137,8 @@ def test_what_was_heard_today_is_counted_today_wherever_the_clock_was_before(
 def test_a_board_that_begins_in_1970_with_a_record_counts_the_day_on_which_it_is(
     station_yaml: StationYaml, recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What another boot heard on the day that it turns out to be counts, too; and once, if it is set twice."""
+    """What another boot heard on the day that it turns out to be counts, too; and once, if it is
+    set twice."""
     config = load_config(station_yaml())
     monkeypatch.setattr("edge.daemon.live.boot_id", lambda: "before")
     with listening(config, Machine(NOON, "synced"), recognizer) as station:
@@ -144,7 +160,8 @@ def test_a_person_who_puts_the_day_right_beside_it_is_followed(
     station_yaml: StationYaml, recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edge.daemon.ledger._ASK_S", 0.0)
-    config, machine = load_config(station_yaml()), Machine(NOON)
+    config = load_config(station_yaml())
+    machine = Machine(NOON)
     with listening(config, machine, recognizer) as station:
         station.hear("midtoo", 20)
         with ClockTable(config.database) as table:

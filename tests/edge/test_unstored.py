@@ -1,4 +1,5 @@
-"""What a run has heard and could not store before it ended: the next one says so, and not that the station was off."""
+"""What a run has heard and could not store before it ended: the next one says so, and not that the
+station was off."""
 
 import sqlite3
 import threading
@@ -23,7 +24,9 @@ from tests.edge.test_live import Scene, listening, play, rows
 from tests.helpers.clip_station import on_small_disk
 
 StationYaml = Callable[..., Path]
-GAPS = "SELECT reason, round(sum(seconds), 3), max(detail) FROM gaps GROUP BY reason ORDER BY reason"
+GAPS = (
+    "SELECT reason, round(sum(seconds), 3), max(detail) FROM gaps GROUP BY reason ORDER BY reason"
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,8 @@ class Runs:
     """Runs of one station, one after the other, on one machine whose time goes on."""
 
     def __init__(self, config: Config, recognizer: Recognizer) -> None:
-        self.config, self.recognizer = config, recognizer
+        self.config = config
+        self.recognizer = recognizer
         self.scene = Scene()
 
     def pass_(self, seconds: float) -> None:
@@ -92,7 +96,10 @@ def test_a_stop_while_it_is_locked(config: Config, recognizer: Recognizer) -> No
     assert Note(config.database).read() == []
     assert rows(config, GAPS) == [("off", 150.0, ""), ("store", 20.0, noted.why)]
     assert rows(config, "SELECT sum(analysed_s) FROM effort") == [(30.0,)]
-    minutes = "SELECT utc_offset_minutes, boot = (SELECT boot FROM boots LIMIT 1) FROM gaps WHERE reason = 'store'"
+    minutes = (
+        "SELECT utc_offset_minutes, boot = (SELECT boot FROM boots LIMIT 1) FROM gaps WHERE "
+        "reason = 'store'"
+    )
     assert rows(config, minutes) == [(120, 1)]
 
 
@@ -114,7 +121,9 @@ def test_of_a_run_that_stored_nothing_at_all(config: Config, recognizer: Recogni
     assert rows(config, "SELECT count(*) FROM boots") == [(4,)]
 
 
-def test_a_kill_while_it_waits(config: Config, recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_while_it_waits(
+    config: Config, recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was noted until then; the latest note counts."""
     monkeypatch.setattr("edge.daemon.writer._NOTE_S", 0.0)
     monkeypatch.setattr("edge.daemon.writer._NOTE_S_MAX", HANGS_S)
@@ -149,7 +158,9 @@ def test_what_is_stored_after_all_is_no_gap(config: Config, recognizer: Recogniz
     assert rows(config, "SELECT sum(analysed_s) FROM effort") == [(40.0,)]
 
 
-def test_a_clock_that_a_person_has_put_right_since_stays_right(config: Config, recognizer: Recognizer) -> None:
+def test_a_clock_that_a_person_has_put_right_since_stays_right(
+    config: Config, recognizer: Recognizer
+) -> None:
     runs = Runs(config, recognizer)
     ended = runs.ledger()
     runs.hear(10, ended)
@@ -161,12 +172,17 @@ def test_a_clock_that_a_person_has_put_right_since_stays_right(config: Config, r
         table.fix(str(boot), 3600.0, zone=config.zone)
     with closing(runs.ledger()) as ledger:
         ledger.flush(now=True)
-    assert rows(config, "SELECT DISTINCT offset_ms, known FROM boots") == [(before + 3_600_000, "fixed")]
-    assert rows(config, "SELECT min(start_utc) FROM gaps WHERE reason = 'store'") == [("2019-06-01T13:00:10.000Z",)]
+    assert rows(config, "SELECT DISTINCT offset_ms, known FROM boots") == [
+        (before + 3_600_000, "fixed")
+    ]
+    assert rows(config, "SELECT min(start_utc) FROM gaps WHERE reason = 'store'") == [
+        ("2019-06-01T13:00:10.000Z",)
+    ]
 
 
 SAID = (
-    b'{"run": "r", "source": "microphone", "boot": "b", "began_s": 1, "offset_ms": 1700000000000, "known": "synced",'
+    b'{"run": "r", "source": "microphone", "boot": "b", "began_s": 1, "offset_ms": 1700000000000, '
+    b'"known": "synced",'
     b' "zone": null, "until_s": 60.5, "why": ""}\n'
 )
 
@@ -194,13 +210,17 @@ def test_a_note_is_read(tmp_path: Path) -> None:
         SAID.replace(b"1700000000000", b"17" + b"0" * 30),
     ],
 )
-def test_a_note_that_is_none_holds_up_nothing(config: Config, recognizer: Recognizer, text: bytes) -> None:
+def test_a_note_that_is_none_holds_up_nothing(
+    config: Config, recognizer: Recognizer, text: bytes
+) -> None:
     Note(config.database).path.write_bytes(text)
     Runs(config, recognizer).run()
     assert rows(config, GAPS) == []
 
 
-def test_where_it_cannot_be_written_the_end_comes_all_the_same(config: Config, recognizer: Recognizer) -> None:
+def test_where_it_cannot_be_written_the_end_comes_all_the_same(
+    config: Config, recognizer: Recognizer
+) -> None:
     """Then nothing knows of it but the log."""
     Note(config.database).path.mkdir()
     runs = Runs(config, recognizer)

@@ -1,4 +1,5 @@
-"""A folder that the daemon watches, as its users see it: a real process, files that come, grow, change and vanish."""
+"""A folder that the daemon watches, as its users see it: a real process, files that come, grow,
+change and vanish."""
 
 import json
 import os
@@ -51,8 +52,18 @@ class Daemon:
     """`python -m edge run` on one settings file; what it logs is kept through restarts."""
 
     def __init__(self, config: Path) -> None:
-        self.state, self.log = config.parent, config.parent / "log.txt"
-        self._command = [sys.executable, "-W", "error", "-m", "edge", "run", "--config", str(config)]
+        self.state = config.parent
+        self.log = config.parent / "log.txt"
+        self._command = [
+            sys.executable,
+            "-W",
+            "error",
+            "-m",
+            "edge",
+            "run",
+            "--config",
+            str(config),
+        ]
 
     @contextmanager
     def running(self) -> Iterator[subprocess.Popen[bytes]]:
@@ -90,9 +101,12 @@ class Daemon:
         return dict(json.loads(path.read_text()))
 
     def problems(self) -> list[str]:
-        """Of health, but for the machine's own: nobody sets the clock where tests run, and its disk may be full."""
+        """Of health, but for the machine's own: nobody sets the clock where tests run, and its disk
+        may be full."""
         machines = ("The clock", "The disk", "Only")
-        found = [problem for problem in self.health()["problems"] if not problem.startswith(machines)]
+        found = [
+            problem for problem in self.health()["problems"] if not problem.startswith(machines)
+        ]
         assert self.health()["state"] != "ok" or not found
         return found
 
@@ -106,7 +120,12 @@ class Daemon:
 
 
 def watching(folder: Path, *lines: str) -> list[str]:
-    return ["source: folder", f"folder: {{path: {folder}, settle_s: 1}}", f"health: {{interval_s: {HEALTH_S}}}", *lines]
+    return [
+        "source: folder",
+        f"folder: {{path: {folder}, settle_s: 1}}",
+        f"health: {{interval_s: {HEALTH_S}}}",
+        *lines,
+    ]
 
 
 def song(code: str = "midtoo", seconds: float = 10.0) -> Any:
@@ -115,7 +134,8 @@ def song(code: str = "midtoo", seconds: float = 10.0) -> Any:
 
 @pytest.mark.slow
 def test_files_that_come_grow_and_change(tmp_path: Path, station_yaml: StationYaml) -> None:
-    folder, away = tmp_path / "in", tmp_path / "elsewhere"
+    folder = tmp_path / "in"
+    away = tmp_path / "elsewhere"
     config = station_yaml(*watching(folder))
     daemon = Daemon(config)
     for day in (3, 1, 2):
@@ -141,7 +161,9 @@ def test_files_that_come_grow_and_change(tmp_path: Path, station_yaml: StationYa
         assert daemon.comes("deep/grows_20190605_053000.wav", "moved_20190606_053000.wav")
         assert until(lambda: daemon.health()["hearing"] and not daemon.problems(), PATIENCE_S)
         assert until(lambda: daemon.health()["waiting_s"] == 0, PATIENCE_S)
-        assert until(lambda: daemon.health()["last_sound_utc"] == "2019-06-06T05:30:10.000Z", PATIENCE_S)
+        assert until(
+            lambda: daemon.health()["last_sound_utc"] == "2019-06-06T05:30:10.000Z", PATIENCE_S
+        )
         config.write_text(config.read_text() + "detect: {threshold: 0.123}\n")
         process.send_signal(signal.SIGHUP)
         assert until(lambda: "settings read again" in daemon.log.read_text(), PATIENCE_S)
@@ -151,9 +173,15 @@ def test_files_that_come_grow_and_change(tmp_path: Path, station_yaml: StationYa
         write_sound(folder / "later_20190607_053000.wav", song())
         assert daemon.comes("later_20190607_053000.wav")
     for name, threshold in (("moved", 0.5), ("later", 0.123)):
-        assert daemon.rows(f"SELECT DISTINCT round(threshold, 4) FROM detections {of(name)}") == [(threshold,)]
-    grown = "path LIKE '%grows%' AND grown_into IS NULL"  # a busy machine may pause between two pieces
-    assert daemon.rows(f"SELECT count(*), max(audio_s) FROM recordings WHERE {grown}") == [(1, 20.0)]
+        assert daemon.rows(f"SELECT DISTINCT round(threshold, 4) FROM detections {of(name)}") == [
+            (threshold,)
+        ]
+    grown = (
+        "path LIKE '%grows%' AND grown_into IS NULL"  # a busy machine may pause between two pieces
+    )
+    assert daemon.rows(f"SELECT count(*), max(audio_s) FROM recordings WHERE {grown}") == [
+        (1, 20.0)
+    ]
     assert daemon.finished()["bad_20190604_053000.wav"] == "refused"
     assert daemon.rows("SELECT DISTINCT source FROM recordings") == [("folder",)]
     assert daemon.log.read_text().count("bad_20190604_053000.wav: refused") == 1
@@ -161,15 +189,20 @@ def test_files_that_come_grow_and_change(tmp_path: Path, station_yaml: StationYa
 
 
 @pytest.mark.slow
-def test_settings_that_cannot_be_taken_over_change_nothing(tmp_path: Path, station_yaml: StationYaml) -> None:
+def test_settings_that_cannot_be_taken_over_change_nothing(
+    tmp_path: Path, station_yaml: StationYaml
+) -> None:
     """A reload never ends the daemon: nobody starts it again after status 78."""
     folder = tmp_path / "in"
     folder.mkdir()
     config = station_yaml(*watching(folder))
-    daemon, right = Daemon(config), config.read_text()
+    daemon = Daemon(config)
+    right = config.read_text()
     with daemon.running() as process:
         assert until(lambda: daemon.health().get("hearing") is True, PATIENCE_S)
-        for count, wrong in enumerate(("{detector: gone.onnx}", "{detector: gone.onnx, human: all}"), 1):
+        for count, wrong in enumerate(
+            ("{detector: gone.onnx}", "{detector: gone.onnx, human: all}"), 1
+        ):
             config.write_text(right + f"privacy: {wrong}\n")
             process.send_signal(signal.SIGHUP)
             said = partial(daemon.says, "settings not taken over: privacy.detector: ", count)
@@ -183,14 +216,22 @@ def test_settings_that_cannot_be_taken_over_change_nothing(tmp_path: Path, stati
 
 
 @pytest.mark.slow
-def test_a_writer_that_pauses_and_a_card_that_is_swapped(tmp_path: Path, station_yaml: StationYaml) -> None:
-    """A pause longer than settle_s gives a part away, whose rows must not stay beside those of the whole; a card that
-    has the names, sizes and times of another is another."""
+def test_a_writer_that_pauses_and_a_card_that_is_swapped(
+    tmp_path: Path, station_yaml: StationYaml
+) -> None:
+    """A pause longer than settle_s gives a part away, whose rows must not stay beside those of the
+    whole; a card that has the names, sizes and times of another is another."""
     folder = tmp_path / "in"
     daemon = Daemon(station_yaml(*watching(folder)))
-    slow, card = folder / "slow_20190605_053000.wav", folder / "card" / "r_20190606_053000.wav"
-    whole = write_sound(tmp_path / "whole.wav", np.concatenate([song(seconds=12), song("higtoo", 12)])).read_bytes()
-    cards = [write_sound(tmp_path / f"{code}.wav", song(code)).read_bytes() for code in ("lowtoo", "higtoo")]
+    slow = folder / "slow_20190605_053000.wav"
+    card = folder / "card" / "r_20190606_053000.wav"
+    whole = write_sound(
+        tmp_path / "whole.wav", np.concatenate([song(seconds=12), song("higtoo", 12)])
+    ).read_bytes()
+    cards = [
+        write_sound(tmp_path / f"{code}.wav", song(code)).read_bytes()
+        for code in ("lowtoo", "higtoo")
+    ]
     folder.mkdir()
     card.parent.mkdir()
     counted = "SELECT path, audio_s FROM recordings WHERE state = 'analysed' ORDER BY path, audio_s"
@@ -198,7 +239,10 @@ def test_a_writer_that_pauses_and_a_card_that_is_swapped(tmp_path: Path, station
         for count, end in enumerate((len(whole) // 3, len(whole) // 2, len(whole)), start=1):
             with slow.open("ab") as file:
                 file.write(whole[slow.stat().st_size : end])
-            assert until(lambda n=count: len(daemon.rows(counted)) == 1 and _seen(daemon, slow.name) == n, PATIENCE_S)
+            assert until(
+                lambda n=count: len(daemon.rows(counted)) == 1 and _seen(daemon, slow.name) == n,
+                PATIENCE_S,
+            )
         for count, content in enumerate(cards, start=1):
             card.write_bytes(content)
             os.utime(card, (1.5e9, 1.5e9))
@@ -207,7 +251,10 @@ def test_a_writer_that_pauses_and_a_card_that_is_swapped(tmp_path: Path, station
         assert until(lambda: len(daemon.rows(counted)) == 3, PATIENCE_S)
     assert daemon.rows(counted) == [("card/" + card.name, 10.0)] * 2 + [(slow.name, 24.0)]
     assert daemon.rows("SELECT sum(analysed_s) FROM effort") == [(44.0,)]
-    heard = "SELECT species, count(DISTINCT recording) FROM detections GROUP BY species ORDER BY species"
+    heard = (
+        "SELECT species, count(DISTINCT recording) FROM detections GROUP BY species ORDER BY "
+        "species"
+    )
     assert daemon.rows(heard) == [("higtoo", 2), ("lowtoo", 1), ("midtoo", 1)]
     assert (
         daemon.rows(
@@ -226,7 +273,9 @@ def _seen(daemon: Daemon, name: str) -> int:
 
 
 @pytest.mark.slow
-def test_a_restart_does_nothing_twice_and_sees_what_was_changed(tmp_path: Path, station_yaml: StationYaml) -> None:
+def test_a_restart_does_nothing_twice_and_sees_what_was_changed(
+    tmp_path: Path, station_yaml: StationYaml
+) -> None:
     folder = tmp_path / "in"
     daemon = Daemon(station_yaml(*watching(folder)))
     for day in (1, 2):
@@ -242,24 +291,39 @@ def test_a_restart_does_nothing_twice_and_sees_what_was_changed(tmp_path: Path, 
     copied.write_bytes(whole[: len(whole) // 2])
     with daemon.running():
         assert daemon.comes(copied.name)
-        assert until(lambda: daemon.rows("SELECT 1 FROM detections WHERE species = 'higtoo' AND offset_s = 10"))
+        assert until(
+            lambda: daemon.rows(
+                "SELECT 1 FROM detections WHERE species = 'higtoo' AND offset_s = 10"
+            )
+        )
         assert daemon.rows(f"SELECT round(sum(seconds), 1) FROM gaps {of('copied')}") == [(10.0,)]
         with copied.open("ab") as file:  # a copy that had stalled goes on
             file.write(whole[len(whole) // 2 :])
-        assert until(lambda: daemon.rows("SELECT 1 FROM recordings WHERE audio_s = 20 AND state = 'analysed'"))
+        assert until(
+            lambda: daemon.rows(
+                "SELECT 1 FROM recordings WHERE audio_s = 20 AND state = 'analysed'"
+            )
+        )
         write_sound(folder / "last_20190608_053000.wav", song())
         assert daemon.comes("last_20190608_053000.wav")
-    unchanged = "SELECT * FROM recordings WHERE path IN ('r2_20190602_053000.wav', 'bad.flac') ORDER BY id"
-    assert daemon.rows(unchanged) == [row for row in before if row[2] in names[1:]], "not even begun again"
+    unchanged = (
+        "SELECT * FROM recordings WHERE path IN ('r2_20190602_053000.wav', 'bad.flac') ORDER BY id"
+    )
+    assert daemon.rows(unchanged) == [row for row in before if row[2] in names[1:]], (
+        "not even begun again"
+    )
     assert daemon.log.read_text().count("bad.flac: refused") == 1
     assert daemon.rows(f"SELECT species, max(offset_s) FROM detections {of('r1')} GROUP BY 1") == [
         ("higtoo", 10.0),
         ("midtoo", 5.0),
     ], "another recording under an old name: both count"
     assert daemon.rows(
-        f"SELECT sum(analysed_s), max(gaps) FROM effort, (SELECT count(*) AS gaps FROM gaps) {of('copied')}"
+        f"SELECT sum(analysed_s), max(gaps) FROM effort, (SELECT count(*) AS gaps FROM gaps) "
+        f"{of('copied')}"
     ) == [(20.0, 0)]
-    assert daemon.rows(f"SELECT count(*), count(DISTINCT offset_s) FROM detections {of('copied')}") == [(7, 7)]
+    assert daemon.rows(
+        f"SELECT count(*), count(DISTINCT offset_s) FROM detections {of('copied')}"
+    ) == [(7, 7)]
 
 
 def of(name: str) -> str:
@@ -268,19 +332,28 @@ def of(name: str) -> str:
 
 
 @pytest.mark.slow
-def test_stopped_inside_a_long_recording_it_goes_on_later(tmp_path: Path, station_yaml: StationYaml) -> None:
+def test_stopped_inside_a_long_recording_it_goes_on_later(
+    tmp_path: Path, station_yaml: StationYaml
+) -> None:
     """Of today, so that health counts it; a reload in its middle is for the next one."""
-    folder, zone, lines = tmp_path / "in", noon_zone(), ("runtime: {batch: 2, threads: 1}", "windows: {hop_s: 0.25}")
+    folder = tmp_path / "in"
+    zone = noon_zone()
+    lines = ("runtime: {batch: 2, threads: 1}", "windows: {hop_s: 0.25}")
     station = f"id: porch, timezone: {zone}"
     config = station_yaml(*watching(folder, *lines), station=station)
     daemon = Daemon(config)
-    path = write_sound(folder / f"long_{datetime.now(ZoneInfo(zone)):%Y%m%d}_000000.wav", song(seconds=LONG_S))
+    path = write_sound(
+        folder / f"long_{datetime.now(ZoneInfo(zone)):%Y%m%d}_000000.wav", song(seconds=LONG_S)
+    )
     count = "SELECT count(*) FROM detections"
     for more in (1, 100):
         begun = (daemon.rows(count) or [(0,)])[0][0]
         with daemon.running() as process:
-            assert until(lambda: daemon.rows(count) and daemon.rows(count)[0][0] >= begun + more, PATIENCE_S)  # noqa: B023
-            process.send_signal(signal.SIGSTOP)  # health gets due again, and on no machine is sound used up
+            enough = begun + more
+            assert until(lambda n=enough: (daemon.rows(count) or [(0,)])[0][0] >= n, PATIENCE_S)
+            process.send_signal(
+                signal.SIGSTOP
+            )  # health gets due again, and on no machine is sound used up
             time.sleep(HEALTH_S)
             process.send_signal(signal.SIGHUP)
             process.send_signal(signal.SIGCONT)
@@ -293,7 +366,9 @@ def test_stopped_inside_a_long_recording_it_goes_on_later(tmp_path: Path, statio
         assert daemon.comes(path.name)
         assert until(lambda: daemon.health().get("waiting_s") == 0, PATIENCE_S)
         assert daemon.health()["analysed_today_s"] == pytest.approx(LONG_S, abs=0.1)
-        assert daemon.health()["detections_today"] == daemon.rows(count)[0][0] == (LONG_S - 5) * 4 + 1
+        assert (
+            daemon.health()["detections_today"] == daemon.rows(count)[0][0] == (LONG_S - 5) * 4 + 1
+        )
     undisturbed = station_yaml(*lines, name="undisturbed", station=station)
     command = [sys.executable, "-m", "edge", "replay", str(folder), "--config", str(undisturbed)]
     assert subprocess.run(command, capture_output=True, timeout=PATIENCE_S).returncode == 0
@@ -310,8 +385,18 @@ def test_stopped_inside_a_long_recording_it_goes_on_later(tmp_path: Path, statio
         (["source: forest"], "source"),
         (["source: folder", "folder: {path: in}", "bundle: nowhere"], "bundle"),
         (["source: folder", "folder: {path: in}", "detect: {thresholds: {nobird: 0.5}}"], "nobird"),
-        (["source: folder", "folder: {path: in}", "mqtt: {host: localhost, password_file: none}"], "password_file"),
-        (["source: folder", "folder: {path: in}", "state: station.yaml"], "state: expected a folder, found a file"),
+        (
+            [
+                "source: folder",
+                "folder: {path: in}",
+                "mqtt: {host: localhost, password_file: none}",
+            ],
+            "password_file",
+        ),
+        (
+            ["source: folder", "folder: {path: in}", "state: station.yaml"],
+            "state: expected a folder, found a file",
+        ),
         (["schedule: [[noon, sunset]]"], "schedule[0]"),
     ],
 )
@@ -336,7 +421,8 @@ def test_clips_of_recordings_wait_for_another_writer(
     """Their sound waits in its file; one that is told to stop leaves it."""
     write_sound(tmp_path / "in" / "a_20190601_053000.wav", song())
     lines = watching(tmp_path / "in", "detect: {threshold: 0.05}", "clips: {of_recordings: true}")
-    config, recognizer = load_config(station_yaml(*lines)), Recognizer(read_bundle(bundle_folder), threads=1)
+    config = load_config(station_yaml(*lines))
+    recognizer = Recognizer(read_bundle(bundle_folder), threads=1)
     ledger = Ledger(config.database, config.station.id, recognizer.bundle)
     held: list[sqlite3.Connection] = []
     tries: list[str | None] = []
@@ -356,7 +442,9 @@ def test_clips_of_recordings_wait_for_another_writer(
             if left:
                 raise Leave
 
-    clips = ClipMaker(lambda: PatientClips(another_writes, watched.wait_for), config, recognizer.bundle.id)
+    clips = ClipMaker(
+        lambda: PatientClips(another_writes, watched.wait_for), config, recognizer.bundle.id
+    )
     told = (lambda _found: None, lambda _gap, _s: None)
     watched = Watched(config, Analyst(config, recognizer), ledger, clips, *told, alive=alive)
     with pytest.raises(Leave) if left else nullcontext():
@@ -374,11 +462,16 @@ def test_clips_of_recordings_wait_for_another_writer(
 
 
 @pytest.mark.slow
-def test_a_full_outbox_blocks_nothing_and_is_counted(tmp_path: Path, station_yaml: StationYaml) -> None:
+def test_a_full_outbox_blocks_nothing_and_is_counted(
+    tmp_path: Path, station_yaml: StationYaml
+) -> None:
     """The broker is away for the whole folder, and then comes."""
-    folder, port = tmp_path / "in", free_port()
+    folder = tmp_path / "in"
+    port = free_port()
     lines = watching(
-        folder, "windows: {hop_s: 0.5}", f"mqtt: {{host: 127.0.0.1, port: {port}, waiting_max: 100, topic: birds}}"
+        folder,
+        "windows: {hop_s: 0.5}",
+        f"mqtt: {{host: 127.0.0.1, port: {port}, waiting_max: 100, topic: birds}}",
     )
     daemon = Daemon(station_yaml(*lines))
     names = [f"r{n}_20190601_{n:02d}0000.wav" for n in range(4)]
@@ -392,8 +485,16 @@ def test_a_full_outbox_blocks_nothing_and_is_counted(tmp_path: Path, station_yam
         told = daemon.health()["mqtt"]
         assert (told["created"], told["waiting"], told["sent"], told["dead"]) == (made, 100, 0, 0)
         assert not told["connected"]
-        assert counts(daemon.state / "station.db") == {"sent": 0, "waiting": 100, "dropped": made - 100, "dead": 0}
-        left = [row[0] for row in daemon.rows("SELECT id FROM outbox WHERE state = 'waiting' ORDER BY seq")]
+        assert counts(daemon.state / "station.db") == {
+            "sent": 0,
+            "waiting": 100,
+            "dropped": made - 100,
+            "dead": 0,
+        }
+        left = [
+            row[0]
+            for row in daemon.rows("SELECT id FROM outbox WHERE state = 'waiting' ORDER BY seq")
+        ]
         assert left == [row[0] for row in daemon.rows("SELECT id FROM outbox ORDER BY seq")][-100:]
         broker = Broker(tmp_path, free_port())
         with broker, Listener(broker.port, TOPIC) as listener, gate(port, broker.port):
@@ -406,7 +507,12 @@ def test_a_full_outbox_blocks_nothing_and_is_counted(tmp_path: Path, station_yam
             write_sound(folder / f".{name}", song()).rename(folder / name)
             assert until(lambda: counts(daemon.state / "station.db")["sent"] == 111, PATIENCE_S)
             assert until(lambda: len(listener.payloads(TOPIC)) == 111, PATIENCE_S)
-    assert counts(daemon.state / "station.db") == {"sent": 111, "waiting": 0, "dropped": made - 100, "dead": 0}
+    assert counts(daemon.state / "station.db") == {
+        "sent": 111,
+        "waiting": 0,
+        "dropped": made - 100,
+        "dead": 0,
+    }
 
 
 class Slow(Recognizer):
@@ -430,8 +536,12 @@ def test_effort_adds_up_on_a_slow_machine_too(
 ) -> None:
     folder = tmp_path / "in"
     lengths = recordings(folder, 4)
-    header = write_sound(folder / "header_20190601_120000.wav", np.zeros(320_000, np.float32)).read_bytes()
-    (folder / "header_20190601_120000.wav").write_bytes(header[:300])  # announces ten seconds and has milliseconds
+    header = write_sound(
+        folder / "header_20190601_120000.wav", np.zeros(320_000, np.float32)
+    ).read_bytes()
+    (folder / "header_20190601_120000.wav").write_bytes(
+        header[:300]
+    )  # announces ten seconds and has milliseconds
     lengths["header_20190601_120000.wav"] = 10.0
     config = load_config(station_yaml(*watching(folder, "runtime: {batch: 4}")))
     analyst = Analyst(config, Slow(bundle_folder))
@@ -448,12 +558,15 @@ def test_effort_adds_up_on_a_slow_machine_too(
     else:
         ledger = Ledger(config.database, config.station.id, analyst.bundle)
         watched = Watched(config, analyst, ledger, None, heard.append, on_gap)
-        deadline, ended = time.monotonic() + PATIENCE_S, 0
+        deadline = time.monotonic() + PATIENCE_S
+        ended = 0
         while ended < len(lengths) + 2 and time.monotonic() < deadline:
             ended += watched.step() is not None
         ledger.close()
         assert watched.waiting_s == 0
     assert effort_adds_up(config.database, lengths) == []
     told = {found.row.path: found.until_s for found in heard}
-    assert sum(told.values()) + sum(seconds for _, seconds in missed) == pytest.approx(sum(lengths.values()), abs=0.2)
+    assert sum(told.values()) + sum(seconds for _, seconds in missed) == pytest.approx(
+        sum(lengths.values()), abs=0.2
+    )
     assert {gap.reason for gap, _ in missed} == {"damaged"}

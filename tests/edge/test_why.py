@@ -1,4 +1,5 @@
-"""Detections explained, reviewed, and moved to the right time, as a person does it at the station."""
+"""Detections explained, reviewed, and moved to the right time, as a person does it at the
+station."""
 
 import json
 import os
@@ -30,7 +31,9 @@ StationYaml = Callable[..., Path]
 @pytest.fixture
 def station(station_yaml: StationYaml, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A station that heard a low tooter at 1:30 of its night, under a clock that nobody had set."""
-    monkeypatch.setattr("edge.host.clock.installed_s", lambda: 0.0)  # before that night: else its time is wrong
+    monkeypatch.setattr(
+        "edge.host.clock.installed_s", lambda: 0.0
+    )  # before that night: else its time is wrong
     place = "id: porch, latitude: 52.1, longitude: 13.6"
     path = station_yaml("detect: {thresholds: {higtoo: 0.9}}", station=place)
     config = load_config(path)
@@ -40,7 +43,11 @@ def station(station_yaml: StationYaml, monkeypatch: pytest.MonkeyPatch) -> Path:
     row = replace(stretch("night"), place=Place(52.1, 13.6), clock_state="unsynced", boot="b1")
     heard = Stretch(analyst, row)
     ledger.begin(row, analyst.digest())
-    for samples, shed in ((note("lowtoo", 10), 0), (hiss(10), 0), (note("midtoo", 10), FEW_MEMBERS)):
+    for samples, shed in (
+        (note("lowtoo", 10), 0),
+        (hiss(10), 0),
+        (note("midtoo", 10), FEW_MEMBERS),
+    ):
         heard.shed = shed
         heard.push(samples)
         for found in heard.found():
@@ -49,7 +56,9 @@ def station(station_yaml: StationYaml, monkeypatch: pytest.MonkeyPatch) -> Path:
     for found in heard.found():
         ledger.found(found)
     ledger.finish(row, heard.heard_s, heard.windows)
-    ledger.gap(GapRow("g", "microphone", START, 5.0, "unplugged", boot="b1", clock_state="unsynced"))
+    ledger.gap(
+        GapRow("g", "microphone", START, 5.0, "unplugged", boot="b1", clock_state="unsynced")
+    )
     ledger.clock_step("b1", START, 3600.0)
     ledger.close()
     return path
@@ -57,7 +66,13 @@ def station(station_yaml: StationYaml, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def edge(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error", "-m", "edge", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S, env=os.environ | {"COLUMNS": "200"})
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=HANGS_S,
+        env=os.environ | {"COLUMNS": "200"},
+    )
 
 
 def rows(config: Path, sql: str) -> list[tuple[Any, ...]]:
@@ -69,7 +84,9 @@ def rows(config: Path, sql: str) -> list[tuple[Any, ...]]:
 
 @pytest.mark.slow
 def test_a_detection_says_why_it_is_there(station: Path) -> None:
-    ((wanted,),) = rows(station, "SELECT id FROM detections WHERE species = 'lowtoo' ORDER BY start_utc LIMIT 1")
+    ((wanted,),) = rows(
+        station, "SELECT id FROM detections WHERE species = 'lowtoo' ORDER BY start_utc LIMIT 1"
+    )
     why = json.loads(edge("why", wanted[:13], "--config", station, "--json").stdout)
     assert why["id"] == wanted
     assert set(why["members"]) == {"stripes", "mixup"}
@@ -103,7 +120,9 @@ def test_in_a_hurry_fewer_members_answer_and_it_says_so(station: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("wanted", "message"), [("zzz", "no detection in"), ("", " detections in")])
+@pytest.mark.parametrize(
+    ("wanted", "message"), [("zzz", "no detection in"), ("", " detections in")]
+)
 def test_no_such_detection(station: Path, wanted: str, message: str) -> None:
     done = edge("why", wanted, "--config", station)
     assert done.returncode == 2
@@ -114,7 +133,13 @@ def test_no_such_detection(station: Path, wanted: str, message: str) -> None:
 @pytest.mark.slow
 def test_without_a_record_nothing_is_made(tmp_path: Path) -> None:
     (tmp_path / "station.yaml").write_text("station: {id: porch}\n")
-    for command in (("why", "12"), ("review", "12", "correct"), ("clock", "show"), ("retention",), ("pictures",)):
+    for command in (
+        ("why", "12"),
+        ("review", "12", "correct"),
+        ("clock", "show"),
+        ("retention",),
+        ("pictures",),
+    ):
         done = edge(*command, "--config", tmp_path / "station.yaml")
         assert done.returncode == 1
         assert "no such database: nothing was ever stored with these settings" in done.stderr
@@ -125,7 +150,17 @@ def test_without_a_record_nothing_is_made(tmp_path: Path) -> None:
 def test_a_review_is_kept_and_the_last_word_counts(station: Path) -> None:
     ((wanted,),) = rows(station, "SELECT id FROM detections ORDER BY start_utc LIMIT 1")
     for verdict in ("unsure", "correct"):
-        done = edge("review", wanted[:12], verdict, "--reviewer", "ann", "--note", "a clear toot", "--config", station)
+        done = edge(
+            "review",
+            wanted[:12],
+            verdict,
+            "--reviewer",
+            "ann",
+            "--note",
+            "a clear toot",
+            "--config",
+            station,
+        )
         assert done.returncode == 0, done.stderr
     assert rows(station, "SELECT detection, reviewer, verdict, note FROM reviews") == [
         (wanted, "ann", "correct", "a clear toot")
@@ -136,7 +171,8 @@ def test_a_review_is_kept_and_the_last_word_counts(station: Path) -> None:
 
 @pytest.mark.slow
 def test_a_wrong_clock_is_mended_afterwards(station: Path) -> None:
-    """The stretch began at 23:30 and lies in one hour; an hour and 40 minutes later it lies in another."""
+    """The stretch began at 23:30 and lies in one hour; an hour and 40 minutes later it lies in
+    another."""
     listed = json.loads(edge("clock", "show", "--config", station, "--json").stdout)
     assert [(b["boot"], b["clock_state"], b["stretches"], b["steps"]) for b in listed] == [
         ("b1", "unsynced", 1, [3600])
@@ -151,7 +187,9 @@ def test_a_wrong_clock_is_mended_afterwards(station: Path) -> None:
     assert [i for i, _ in after] == [i for i, _ in before]
     assert before[0][1].startswith("2019-05-21T23:30")
     assert after[0][1].startswith("2019-05-22T01:10")
-    assert rows(station, "SELECT start_utc, clock_fix_s FROM recordings") == [("2019-05-22T01:10:00.250Z", 6000.0)]
+    assert rows(station, "SELECT start_utc, clock_fix_s FROM recordings") == [
+        ("2019-05-22T01:10:00.250Z", 6000.0)
+    ]
     assert rows(station, "SELECT start_utc, end_utc, clock_fix_s FROM gaps") == [
         ("2019-05-22T01:10:00.250Z", "2019-05-22T01:10:05.250Z", 6000.0)
     ]
@@ -165,17 +203,25 @@ def test_a_wrong_clock_is_mended_afterwards(station: Path) -> None:
 
 @pytest.mark.slow
 def test_only_rows_of_that_clock_move(station: Path) -> None:
-    done = edge("clock", "fix", "--boot", "b1", "--seconds", "60", "--state", "synced", "--config", station)
+    done = edge(
+        "clock", "fix", "--boot", "b1", "--seconds", "60", "--state", "synced", "--config", station
+    )
     assert done.returncode == 2
     assert "rows (b1)" in done.stderr
-    assert edge("clock", "fix", "--boot", "no", "--seconds", "1", "--config", station).returncode == 2
+    assert (
+        edge("clock", "fix", "--boot", "no", "--seconds", "1", "--config", station).returncode == 2
+    )
 
 
 def test_views_are_what_people_ask_for(station: Path) -> None:
     with Store(station.parent / "station.db") as store:
-        (day, species, *_), *_ = store.rows("SELECT day, species, detections FROM species_by_day ORDER BY species")
-        assert (day, species) == ("2019-05-22", "lowtoo"), "days are those of the place, two hours ahead"
+        (day, species, *_), *_ = store.rows(
+            "SELECT day, species, detections FROM species_by_day ORDER BY species"
+        )
+        assert (day, species) == ("2019-05-22", "lowtoo"), (
+            "days are those of the place, two hours ahead"
+        )
         assert store.rows("SELECT hour FROM hourly_activity WHERE species = 'lowtoo'") == [("01",)]
-        assert store.rows("SELECT day, source, analysed_s, lost_s FROM effort_by_day WHERE analysed_s > 0") == [
-            ("2019-05-22", "microphone", 30.0, 0.0)
-        ]
+        assert store.rows(
+            "SELECT day, source, analysed_s, lost_s FROM effort_by_day WHERE analysed_s > 0"
+        ) == [("2019-05-22", "microphone", 30.0, 0.0)]

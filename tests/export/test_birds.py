@@ -1,5 +1,6 @@
-"""`make birds` and the page of a station's birds: real commands on encoded sound, with a small bundle in place of the
-adopted one. The page is read as a browser reads it, pictures are opened, sounds are decoded."""
+"""`make birds` and the page of a station's birds: real commands on encoded sound, with a small
+bundle in place of the adopted one. The page is read as a browser reads it, pictures are opened,
+sounds are decoded."""
 
 import base64
 import io
@@ -73,16 +74,22 @@ class Page(HTMLParser):
 def run(*command: object, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "error", "-m", *map(str, command)],
-        capture_output=True, text=True, timeout=HANGS_S, stdin=subprocess.DEVNULL,
-        env=os.environ | {"COLUMNS": "200"}, **options,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=HANGS_S,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"COLUMNS": "200"},
+        **options,
+    )
 
 
 def picture_of(path: Path) -> NDArray[np.uint8]:
     """The colours inside an SVG file, `(rows, columns, 3)`."""
     image = ElementTree.parse(path).getroot().find("{http://www.w3.org/2000/svg}image")
     assert image is not None
-    data = base64.b64decode(image.attrib["href"].removeprefix("data:image/png;base64,"), validate=True)
+    data = base64.b64decode(
+        image.attrib["href"].removeprefix("data:image/png;base64,"), validate=True
+    )
     with Image.open(io.BytesIO(data)) as opened:
         return np.asarray(opened.convert("RGB"))
 
@@ -100,21 +107,30 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def field(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as people have it: an odd name, a subfolder, notes, a damaged file."""
     folder = tmp_path_factory.mktemp("field") / "my birds & co"
-    write_sound(folder / ODD, np.concatenate([hiss(20, 0.0001), tone("lowtoo", 5, 0.2), hiss(20, 0.0001)]))
-    write_sound(folder / "deeper" / "20240620_050000.ogg", np.concatenate([hiss(10), tone("midtoo", 10), hiss(7)]))
+    write_sound(
+        folder / ODD, np.concatenate([hiss(20, 0.0001), tone("lowtoo", 5, 0.2), hiss(20, 0.0001)])
+    )
+    write_sound(
+        folder / "deeper" / "20240620_050000.ogg",
+        np.concatenate([hiss(10), tone("midtoo", 10), hiss(7)]),
+    )
     (folder / "notes.txt").write_text("heard a lot")
     (folder / "broken_20240502_040000.wav").write_bytes(b"RIFF\x10\x00\x00\x00WAVEfmt ")
     return folder
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
-    return {str(p.relative_to(folder)): (p.stat().st_size, p.stat().st_mtime_ns) for p in folder.rglob("*")}
+    return {
+        str(p.relative_to(folder)): (p.stat().st_size, p.stat().st_mtime_ns)
+        for p in folder.rglob("*")
+    }
 
 
 @pytest.fixture(scope="module")
 def made(bundle: Path, field: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `make birds` leaves of that folder."""
-    out, before = tmp_path_factory.mktemp("made") / "birds", listing(field)
+    out = tmp_path_factory.mktemp("made") / "birds"
+    before = listing(field)
     done = run("export", "birds", "--bundle", bundle, "--out", out, "--place", "20,10", "--", field)
     assert done.returncode == 0, done.stderr
     for text in ("Low Tooter", "Tonus profundus", "Middle Tooter", "broken_20240502", "birds.html"):
@@ -125,12 +141,24 @@ def made(bundle: Path, field: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_a_page_names_shows_and_plays_the_best_of_each_species(made: Path) -> None:
     page = Page(made / "birds.html")
-    assert all(not re.match(r"[a-z]+:|/", link) for _, link in page.links), "nothing is asked of anybody"
-    for text in ("Low Tooter", "Tonus profundus", "Middle Tooter", CREDIT, ODD, "2024-05-01 04:00:20", "at 0:20"):
+    assert all(not re.match(r"[a-z]+:|/", link) for _, link in page.links), (
+        "nothing is asked of anybody"
+    )
+    for text in (
+        "Low Tooter",
+        "Tonus profundus",
+        "Middle Tooter",
+        CREDIT,
+        ODD,
+        "2024-05-01 04:00:20",
+        "at 0:20",
+    ):
         assert text in page.text, text
     assert "the geo model expects it there on that day with" in page.text
     assert "threshold 0.500" in page.text
-    for code, sound, picture in zip(("lowtoo", "midtoo"), page.files("audio"), page.files("img"), strict=True):
+    for code, sound, picture in zip(
+        ("lowtoo", "midtoo"), page.files("audio"), page.files("img"), strict=True
+    ):
         samples, rate_hz = soundfile.read(sound, dtype="float32")
         assert rate_hz == RATE_HZ
         assert 7 * RATE_HZ <= len(samples) <= 9 * RATE_HZ, "the window and what there is around it"
@@ -142,14 +170,18 @@ def test_a_page_names_shows_and_plays_the_best_of_each_species(made: Path) -> No
     assert "Played" in page.text
 
 
-def test_the_same_command_goes_on_and_does_nothing_twice(made: Path, bundle: Path, field: Path) -> None:
+def test_the_same_command_goes_on_and_does_nothing_twice(
+    made: Path, bundle: Path, field: Path
+) -> None:
     with closing(sqlite3.connect(made / "station.db")) as db:
         before = db.execute("SELECT id, score FROM detections ORDER BY id").fetchall()
     stale = made / "birds_files" / "lowtoo-01234567.svg"
     stale.touch()
     mine = made / "birds_files" / "mine.txt"
     mine.touch()
-    done = run("export", "birds", "--bundle", bundle, "--out", made, "--place", "20,10", "--", field)
+    done = run(
+        "export", "birds", "--bundle", bundle, "--out", made, "--place", "20,10", "--", field
+    )
     assert done.returncode == 0, done.stderr
     assert "0 new" in done.stderr
     assert not stale.exists(), "of an earlier page"
@@ -160,9 +192,25 @@ def test_the_same_command_goes_on_and_does_nothing_twice(made: Path, bundle: Pat
 
 def test_killed_it_goes_on(bundle: Path, field: Path, made: Path, tmp_path: Path) -> None:
     out = tmp_path / "birds"
-    command = ["-m", "export", "birds", "--bundle", bundle, "--out", out, "--place", "20,10", "--", field]
-    first = subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                             start_new_session=True)  # fmt: skip
+    command = [
+        "-m",
+        "export",
+        "birds",
+        "--bundle",
+        bundle,
+        "--out",
+        out,
+        "--place",
+        "20,10",
+        "--",
+        field,
+    ]
+    first = subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     until = time.monotonic() + HANGS_S
     while not (out / "station.db").exists() and first.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
@@ -226,7 +274,9 @@ def test_what_is_wrong_is_said_in_one_line(
     done = run("export", "birds", *given, *out, *arguments, cwd=tmp_path)
     assert done.returncode not in (0, -signal.SIGKILL)
     assert "Traceback" not in done.stderr
-    errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("error: ")]
+    errors = [
+        line for line in (done.stdout + done.stderr).splitlines() if line.startswith("error: ")
+    ]
     assert message in done.stdout + done.stderr
     assert len(errors) == 1 or "nowhere" in arguments, errors
     assert (tmp_path / "foreign" / "station.yaml").read_text() == "station: {id: mine}\n"
@@ -243,12 +293,31 @@ def test_the_licence_wants_a_person_or_its_name(tmp_path: Path, accept: tuple[st
 
 
 def test_without_network_the_example_says_what_to_do(bundle: Path, tmp_path: Path) -> None:
-    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": "",
-               "PIP_NO_CACHE_DIR": "1", "PIP_CONFIG_FILE": os.devnull, "XDG_CACHE_HOME": str(tmp_path)}  # fmt: skip
+    nowhere = {
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+        "PIP_EXTRA_INDEX_URL": "",
+        "PIP_FIND_LINKS": "",
+        "PIP_NO_CACHE_DIR": "1",
+        "PIP_CONFIG_FILE": os.devnull,
+        "XDG_CACHE_HOME": str(tmp_path),
+    }
     done = subprocess.run(
-        [sys.executable, "-m", "export", "birds", "--bundle", str(bundle), "--out", str(tmp_path / "out")],
-        capture_output=True, text=True, timeout=HANGS_S, stdin=subprocess.DEVNULL, env=os.environ | nowhere,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "export",
+            "birds",
+            "--bundle",
+            str(bundle),
+            "--out",
+            str(tmp_path / "out"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=HANGS_S,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | nowhere,
+    )
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if not line.startswith("fetching ")]
     assert "opensoundscape 0.13.2 could not be fetched" in line
@@ -267,21 +336,28 @@ def replayed(bundle: Path, field: Path, station_yaml: Callable[..., Path]) -> Ca
     return replay
 
 
-def test_clips_stand_in_for_recordings_that_are_gone(replayed: Callable[..., Path], tmp_path: Path) -> None:
+def test_clips_stand_in_for_recordings_that_are_gone(
+    replayed: Callable[..., Path], tmp_path: Path
+) -> None:
     config = replayed("sensitive: {species: [midtoo]}")
     done = run("edge", "pictures", "--config", config, "--out", tmp_path / "page")
     assert done.returncode == 0, done.stderr
     page = Page(tmp_path / "page" / "birds.html")
     (sound,) = page.files("audio")
     assert loudest_hz(soundfile.read(sound)[0]) == pytest.approx(HZ["lowtoo"], abs=1)
-    assert "Neither its recording nor a clip is there" in page.text, "none is kept of a sensitive species"
+    assert "Neither its recording nor a clip is there" in page.text, (
+        "none is kept of a sensitive species"
+    )
 
 
 def test_no_sound_of_sensitive_species_leaves_with_a_page(
     replayed: Callable[..., Path], field: Path, tmp_path: Path
 ) -> None:
     config = replayed("sensitive: {species: [midtoo]}")
-    assert run("edge", "pictures", field, "--config", config, "--out", tmp_path / "page").returncode == 0
+    assert (
+        run("edge", "pictures", field, "--config", config, "--out", tmp_path / "page").returncode
+        == 0
+    )
     page = Page(tmp_path / "page" / "birds.html")
     assert len(page.files("img")) == 2
     assert [path.name.split("-")[0] for path in page.files("audio")] == ["lowtoo"]
@@ -295,24 +371,36 @@ def test_no_sound_of_people_leaves_with_a_page(
     """In replays nobody listens for speech where no clip is saved; whoever makes a page does."""
     voice, rate_hz = soundfile.read(SPOKEN, dtype="float32")
     assert rate_hz == RATE_HZ
-    spoken = np.concatenate([tone("midtoo", 5), voice, np.zeros(5 * RATE_HZ, np.float32), tone("lowtoo", 7)])
+    spoken = np.concatenate(
+        [tone("midtoo", 5), voice, np.zeros(5 * RATE_HZ, np.float32), tone("lowtoo", 7)]
+    )
     write_sound(tmp_path / "field" / "20240501_040000.flac", spoken)
     config = station_yaml(f"privacy: {{human: {human}}}", bundle=bundle)
     assert run("edge", "replay", tmp_path / "field", "--config", config).returncode == 0
-    assert run("edge", "pictures", tmp_path / "field", "--config", config, "--out", tmp_path / "page").returncode == 0
+    assert (
+        run(
+            "edge", "pictures", tmp_path / "field", "--config", config, "--out", tmp_path / "page"
+        ).returncode
+        == 0
+    )
     page = Page(tmp_path / "page" / "birds.html")
     assert len(page.files("img")) == 2
     assert ("people seem to speak" in page.text) == (human == "clips")
     assert len(page.files("audio")) == (1 if human == "clips" else 2)
 
 
-def test_what_a_person_called_wrong_is_not_shown(replayed: Callable[..., Path], field: Path, tmp_path: Path) -> None:
+def test_what_a_person_called_wrong_is_not_shown(
+    replayed: Callable[..., Path], field: Path, tmp_path: Path
+) -> None:
     config = replayed()
     with closing(sqlite3.connect(config.parent / "station.db")) as db:
         wrong = db.execute("SELECT id FROM detections WHERE species = 'lowtoo'").fetchall()
     for (detection,) in wrong:
         assert run("edge", "review", detection, "wrong", "--config", config).returncode == 0
-    assert run("edge", "pictures", field, "--config", config, "--out", tmp_path / "page").returncode == 0
+    assert (
+        run("edge", "pictures", field, "--config", config, "--out", tmp_path / "page").returncode
+        == 0
+    )
     page = Page(tmp_path / "page" / "birds.html")
     assert "Low Tooter" not in page.text
     assert "Middle Tooter" in page.text
@@ -332,18 +420,31 @@ def test_nothing_of_others_is_replaced(replayed: Callable[..., Path], tmp_path: 
         assert path.read_text() == "mine"
 
 
-def test_a_full_disk_is_one_line(replayed: Callable[..., Path], field: Path, tmp_path: Path) -> None:
-    """A limit on the size of files stands in for the disk: the system refuses to write in the same place."""
+def test_a_full_disk_is_one_line(
+    replayed: Callable[..., Path], field: Path, tmp_path: Path
+) -> None:
+    """A limit on the size of files stands in for the disk: the system refuses to write in the same
+    place."""
     config = replayed()
     limited = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     limited += "from edge.config import load_config; from edge.store.record import Store\n"
-    limited += "from edge.reports.pictures import write_pictures; from edge.contract.program import run_program\n"
-    limited += f"config = load_config(__import__('pathlib').Path({str(config)!r})); store = Store(config.database)\n"
+    limited += (
+        "from edge.reports.pictures import write_pictures; from edge.contract.program "
+        "import run_program\n"
+    )
+    limited += (
+        f"config = load_config(__import__('pathlib').Path({str(config)!r})); store = "
+        f"Store(config.database)\n"
+    )
     limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
     limited += "run_program(lambda: write_pictures(store, config, *map(__import__('pathlib').Path, "
     limited += f"({str(tmp_path / 'page')!r}, {str(field)!r}))))"
     done = subprocess.run(
-        [sys.executable, "-c", limited], env=unmeasured(), capture_output=True, text=True, timeout=HANGS_S
+        [sys.executable, "-c", limited],
+        env=unmeasured(),
+        capture_output=True,
+        text=True,
+        timeout=HANGS_S,
     )
     assert done.returncode == 1
     assert re.fullmatch(r"error: .*birds_files/.*: File too large\n", done.stderr)
@@ -351,7 +452,9 @@ def test_a_full_disk_is_one_line(replayed: Callable[..., Path], field: Path, tmp
 
 
 def test_a_picture_shows_time_and_pitch_where_the_axes_say() -> None:
-    note = np.concatenate([np.zeros(RATE_HZ, np.float32), tone("midtoo", 1), np.zeros(RATE_HZ, np.float32)])
+    note = np.concatenate(
+        [np.zeros(RATE_HZ, np.float32), tone("midtoo", 1), np.zeros(RATE_HZ, np.float32)]
+    )
     level = spectrogram(note)
     assert level.shape == (ROWS, 301)
     row = level.sum(axis=1).argmax()
@@ -383,7 +486,8 @@ def test_a_cut_is_the_sound_at_that_place(tmp_path: Path) -> None:
 
 def test_no_cut_reaches_over_a_gap(tmp_path: Path) -> None:
     """Silence that a recorder has folded up lies between sounds that are no neighbours."""
-    before, after = noise(FIRST + 7 * 125 * BLOCK, 1), noise(8 * RATE_HZ, 2)
+    before = noise(FIRST + 7 * 125 * BLOCK, 1)
+    after = noise(8 * RATE_HZ, 2)
     path = wav(tmp_path / "20240501_040000T.WAV", np.concatenate([before, fold(1000), after]))
     with Decoder(path) as decoder:
         (gap,) = [piece for piece in decoder if isinstance(piece, Gap)]
@@ -392,5 +496,7 @@ def test_no_cut_reaches_over_a_gap(tmp_path: Path) -> None:
     assert len(cuts[2.0].samples) / RATE_HZ == pytest.approx(gap.at_s, abs=0.01)
     assert cuts[resumed_s + 1].before_s == pytest.approx(1.0, abs=0.01)
     np.testing.assert_allclose(
-        cuts[resumed_s + 1].samples[6 * RATE_HZ : 7 * RATE_HZ], as_float(after)[6 * RATE_HZ : 7 * RATE_HZ], atol=0.01
+        cuts[resumed_s + 1].samples[6 * RATE_HZ : 7 * RATE_HZ],
+        as_float(after)[6 * RATE_HZ : 7 * RATE_HZ],
+        atol=0.01,
     )

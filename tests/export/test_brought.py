@@ -34,10 +34,15 @@ def write_brought(path: Path, samples: int = 96_000) -> Path:
         ],
         "brought",
         [helper.make_tensor_value_info("sound", TensorProto.FLOAT, ["batch", samples])],
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", w.shape[1]]) for n, w in weights.items()],
+        [
+            helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", w.shape[1]])
+            for n, w in weights.items()
+        ],
         [numpy_helper.from_array(w.astype(np.float32), f"{n}_weight") for n, w in weights.items()],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path
+    )
     return path
 
 
@@ -52,7 +57,8 @@ def test_a_file_that_is_not_the_model_is_not_remembered_as_the_first(
     tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    wrong, right = write_brought(tmp_path / "wrong.onnx", 160_000), write_brought(tmp_path / "right.onnx")
+    wrong = write_brought(tmp_path / "wrong.onnx", 160_000)
+    right = write_brought(tmp_path / "right.onnx")
     with pytest.raises(BundleError, match="takes sound"):
         read_source(NAME, read_known(NAME), wrong, labels)
     assert len(read_source(NAME, read_known(NAME), right, labels).species) == 4
@@ -84,7 +90,10 @@ def test_codes_that_cannot_be_are_one_line(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     table = tmp_path / "labels.csv"
     rows = zip((*codes, "cc", "dd"), LABELS.splitlines(), strict=True)
-    table.write_text("code,scientific_name\n" + "".join(f"{code},{name}\n" for code, name in rows), encoding="utf8")
+    table.write_text(
+        "code,scientific_name\n" + "".join(f"{code},{name}\n" for code, name in rows),
+        encoding="utf8",
+    )
     with pytest.raises(BundleError, match=rf"labels\.csv: .*{wrong}"):
         read_source(NAME, read_known(NAME), write_brought(tmp_path / "right.onnx"), table)
 
@@ -95,8 +104,23 @@ def test_labels_of_a_model_that_brings_its_own_are_refused(labels: Path) -> None
 
 
 def test_a_full_disk_is_one_line_and_the_older_bundle_stays(tmp_path: Path, labels: Path) -> None:
-    command = [sys.executable, "-m", "export", "adopt", NAME, "--from", str(write_brought(tmp_path / "right.onnx"))]
-    command += ["--labels", str(labels), "--accept", "CC-BY-SA-4.0", "--out", str(tmp_path / "bundle")]
+    command = [
+        sys.executable,
+        "-m",
+        "export",
+        "adopt",
+        NAME,
+        "--from",
+        str(write_brought(tmp_path / "right.onnx")),
+    ]
+    command += [
+        "--labels",
+        str(labels),
+        "--accept",
+        "CC-BY-SA-4.0",
+        "--out",
+        str(tmp_path / "bundle"),
+    ]
 
     def adopt(file_max: int) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -114,10 +138,18 @@ def test_a_full_disk_is_one_line_and_the_older_bundle_stays(tmp_path: Path, labe
     before = read_bundle(tmp_path / "bundle").id
     full = adopt(4096)
     assert full.returncode == 73, full.stderr
-    assert full.stderr.splitlines()[-1] == f"error: {tmp_path / 'bundle'}: cannot be written: File too large"
+    assert (
+        full.stderr.splitlines()[-1]
+        == f"error: {tmp_path / 'bundle'}: cannot be written: File too large"
+    )
     assert "Traceback" not in full.stderr
     assert read_bundle(tmp_path / "bundle").id == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "cache", "labels.txt", "right.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "bundle",
+        "cache",
+        "labels.txt",
+        "right.onnx",
+    ]
 
 
 def test_a_file_whose_weights_lie_elsewhere_is_named(tmp_path: Path) -> None:
@@ -131,7 +163,13 @@ def test_a_file_whose_weights_lie_elsewhere_is_named(tmp_path: Path) -> None:
         [weights],
     )
     path = tmp_path / "large.onnx"
-    onnx.save(helper.make_model(graph), path, save_as_external_data=True, location="large.bin", size_threshold=0)
+    onnx.save(
+        helper.make_model(graph),
+        path,
+        save_as_external_data=True,
+        location="large.bin",
+        size_threshold=0,
+    )
     (tmp_path / "large.bin").unlink()
     with pytest.raises(UsageError, match=r"large\.onnx: not an ONNX file: .*large\.bin") as caught:
         wrap(read_known("perch-v2"), path, 5)

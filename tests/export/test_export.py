@@ -1,4 +1,5 @@
-"""A run becomes a bundle that a station trusts: real networks, the real exporter, the real replay."""
+"""A run becomes a bundle that a station trusts: real networks, the real exporter, the real
+replay."""
 
 import json
 import os
@@ -59,7 +60,9 @@ def exported(finished: Run) -> Path:
 def test_nothing_is_written_into_the_run(finished: Run, tmp_path: Path) -> None:
     """It may lie where nothing can be written: an archive, another user's folder."""
     changed: list[str] = []
-    sys.addaudithook(lambda event, arguments: changed.extend(_changes(finished.folder, event, arguments)))
+    sys.addaudithook(
+        lambda event, arguments: changed.extend(_changes(finished.folder, event, arguments))
+    )
     assemble(finished, tmp_path / "bundle", per_kind=1, half=False)
     soundscapes = finished.folder.parent / "data" / "train_soundscapes"
     predict(Predictor(finished, "cpu"), soundscapes, tmp_path / "p.csv", None, lambda *_: None)
@@ -68,9 +71,22 @@ def test_nothing_is_written_into_the_run(finished: Run, tmp_path: Path) -> None:
 
 def _changes(folder: Path, event: str, arguments: tuple[object, ...]) -> list[str]:
     """What an audit event says of files in a folder that are made, changed or taken away."""
-    names = [str(name) for name in arguments if isinstance(name, str | bytes | Path) and str(folder) in str(name)]
+    names = [
+        str(name)
+        for name in arguments
+        if isinstance(name, str | bytes | Path) and str(folder) in str(name)
+    ]
     reads = event == "open" and not int(str(arguments[2])) & (os.O_WRONLY | os.O_RDWR)
-    changing = event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.utime", "os.link")
+    changing = event in (
+        "open",
+        "os.mkdir",
+        "os.rename",
+        "os.remove",
+        "os.rmdir",
+        "os.chmod",
+        "os.utime",
+        "os.link",
+    )
     return names if changing and not reads else []
 
 
@@ -102,8 +118,12 @@ def test_split_attention_becomes_plain_convolutions(tmp_path: Path) -> None:
     to_onnx(network, tmp_path / "resnest.onnx")
     scores = torch_scores(network, grey).numpy()
     assert np.ptp(scores) > 0.01
-    np.testing.assert_allclose(OnnxEngine([tmp_path / "resnest.onnx"]).scores(grey.numpy())[0], scores, atol=1e-5)
-    convolutions = [node for node in onnx.load(tmp_path / "resnest.onnx").graph.node if node.op_type == "Conv"]
+    np.testing.assert_allclose(
+        OnnxEngine([tmp_path / "resnest.onnx"]).scores(grey.numpy())[0], scores, atol=1e-5
+    )
+    convolutions = [
+        node for node in onnx.load(tmp_path / "resnest.onnx").graph.node if node.op_type == "Conv"
+    ]
     assert {a.i for node in convolutions for a in node.attribute if a.name == "group"} == {1}
     for name, value in network.state_dict().items():  # the network itself stays timm's
         assert torch.equal(value, weights[name])
@@ -123,7 +143,9 @@ def test_members_take_any_batch(exported: Path) -> None:
     np.testing.assert_allclose(recognizer.engine.scores(images[4:5])[:, 0], whole[:, 4], atol=1e-6)
 
 
-def test_station_and_trainer_ask_the_same_prior(exported: Path, finished: Run, tmp_path: Path) -> None:
+def test_station_and_trainer_ask_the_same_prior(
+    exported: Path, finished: Run, tmp_path: Path
+) -> None:
     bundle = read_bundle(exported)
     table = prior_table(bundle, Place(10.0, -100.0), tmp_path)
     metadata = finished.metadata()
@@ -155,7 +177,9 @@ def test_a_half_that_computes_something_else_is_left_out(exported: Path, tmp_pat
     names = [member.name for member in read_bundle(exported).manifest.members]
     torchs = read_bundle(exported).probe().member_scores.copy()
     torchs[1] += 0.1
-    assert _halve_members(tmp_path / "work", names, torchs) == {names[0]: f"members/{names[0]}.fp16.onnx"}
+    assert _halve_members(tmp_path / "work", names, torchs) == {
+        names[0]: f"members/{names[0]}.fp16.onnx"
+    }
     assert (tmp_path / "work" / "members" / f"{names[0]}.fp16.onnx").exists()
     assert not (tmp_path / "work" / "members" / f"{names[1]}.fp16.onnx").exists()
 
@@ -173,20 +197,41 @@ def test_verify_names_what_is_damaged(exported: Path, tmp_path: Path) -> None:
     member.write_bytes(member.read_bytes()[:-1])
     with pytest.raises(BundleError, match=member.name):
         verify(broken)
-    done = subprocess.run([sys.executable, "-m", "export", "verify", str(broken)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "export", "verify", str(broken)], capture_output=True, text=True
+    )
     assert done.returncode == 78
     assert done.stderr.startswith("error: ")
     assert len(done.stderr.splitlines()) == 1
 
 
 def test_the_commands_make_a_bundle_that_replays(finished: Run, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "export", "onnx", "--run", str(finished.folder), "--out", str(tmp_path / "b")]
+    command = [
+        sys.executable,
+        "-m",
+        "export",
+        "onnx",
+        "--run",
+        str(finished.folder),
+        "--out",
+        str(tmp_path / "b"),
+    ]
     done = subprocess.run([*command, "--per-kind", "1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "2 members (2 also in half precision), 3 species" in done.stdout
     write_sound(tmp_path / "in" / "x_20190601_053000.wav", hiss(5) + note("midtoo", 5))
-    (tmp_path / "station.yaml").write_text("station: {id: b}\nbundle: b\ndetect: {threshold: 0.0}\n")
-    command = [sys.executable, "-m", "edge", "replay", str(tmp_path / "in"), "--config", str(tmp_path / "station.yaml")]
+    (tmp_path / "station.yaml").write_text(
+        "station: {id: b}\nbundle: b\ndetect: {threshold: 0.0}\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "edge",
+        "replay",
+        str(tmp_path / "in"),
+        "--config",
+        str(tmp_path / "station.yaml"),
+    ]
     done = subprocess.run([*command, "--json"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["detections"] == 3
@@ -200,9 +245,13 @@ def test_the_commands_make_a_bundle_that_replays(finished: Run, tmp_path: Path) 
         (["verify", "NONE"], 78, "no bundle here"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path: Path, arguments: list[str], status: int, message: str) -> None:
+def test_mistakes_are_one_line(
+    tmp_path: Path, arguments: list[str], status: int, message: str
+) -> None:
     arguments = [str(tmp_path) if a == "NONE" else a for a in arguments]
-    done = subprocess.run([sys.executable, "-m", "export", *arguments], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "export", *arguments], capture_output=True, text=True
+    )
     assert done.returncode == status
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,5 @@
-"""Where a bundle is put: killed at every step, two at once, links, mounts and folders of other things in its way."""
+"""Where a bundle is put: killed at every step, two at once, links, mounts and folders of other
+things in its way."""
 
 import errno
 import os
@@ -20,7 +21,15 @@ from tests.conftest import make_bundle
 from tests.helpers.clip_station import in_child, on_small_disk
 from tests.project.test_foreign_folders import snapshot
 
-_STEPS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.link")  # that change a folder
+_STEPS = (
+    "open",
+    "os.mkdir",
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.chmod",
+    "os.link",
+)  # that change a folder
 
 
 def export(out: Path, source: Path) -> None:
@@ -32,8 +41,11 @@ def export(out: Path, source: Path) -> None:
 
 
 def kill_everywhere(older: Path, newer: Path, ground: Path) -> None:
-    """Export in a fork that is killed before its n-th change of a folder, for every n; then export again."""
-    names, step, killed = snapshot(newer).keys(), 0, True
+    """Export in a fork that is killed before its n-th change of a folder, for every n; then export
+    again."""
+    names = snapshot(newer).keys()
+    step = 0
+    killed = True
     while killed:
         out = ground / str(step) / "out"
         out.parent.mkdir()
@@ -88,7 +100,9 @@ def test_killed_at_any_step_the_next_leaves_one_whole_bundle(
 ) -> None:
     older, newer = bundles
     given = older if begin == "older" else tmp_path / "none"
-    done = in_child("tests.export.test_export_place.kill_everywhere", given, newer, tmp_path, before="pass")
+    done = in_child(
+        "tests.export.test_export_place.kill_everywhere", given, newer, tmp_path, before="pass"
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -111,7 +125,9 @@ def fail(out: Path, failure: type[BaseException]) -> None:
         raise failure
 
 
-def test_a_failure_leaves_the_older_bundle_and_nothing_else(bundles: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_failure_leaves_the_older_bundle_and_nothing_else(
+    bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
     out = shutil.copytree(bundles[0], tmp_path / "out")
     before = snapshot(out)
     for failure in (KeyboardInterrupt, ValueError):
@@ -157,12 +173,18 @@ def _in_the_way(place: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "folder", "note", "note in new"])
-def test_what_no_export_made_is_left_where_it_is(kind: str, bundles: tuple[Path, Path], tmp_path: Path) -> None:
+def test_what_no_export_made_is_left_where_it_is(
+    kind: str, bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
     place = tmp_path / ".birdstation-export-out"
     _in_the_way(place, kind)
-    theirs = [path for path in tmp_path.rglob("*") if path.is_file() and path.read_text() == "theirs"]
+    theirs = [
+        path for path in tmp_path.rglob("*") if path.is_file() and path.read_text() == "theirs"
+    ]
     for _ in range(2):
-        with pytest.raises(UsageError, match=r"\.birdstation-export-out: .*no export made( it)?; move it"):
+        with pytest.raises(
+            UsageError, match=r"\.birdstation-export-out: .*no export made( it)?; move it"
+        ):
             export(tmp_path / "out", bundles[0])
     assert all(path.read_text() == "theirs" for path in theirs)
     assert not (tmp_path / "out").exists()
@@ -171,8 +193,11 @@ def test_what_no_export_made_is_left_where_it_is(kind: str, bundles: tuple[Path,
     assert read_bundle(tmp_path / "out").id == read_bundle(bundles[0]).id
 
 
-def test_a_folder_of_a_killed_export_may_be_moved_or_named_again(bundles: tuple[Path, Path], tmp_path: Path) -> None:
-    """Its mark says nothing of whom it belongs to but what it replaces, which may name nothing outside."""
+def test_a_folder_of_a_killed_export_may_be_moved_or_named_again(
+    bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Its mark says nothing of whom it belongs to but what it replaces, which may name nothing
+    outside."""
     (tmp_path / "thesis.txt").write_text("years")
     place = tmp_path / ".birdstation-export-out"
     shutil.copytree(bundles[0], place / "old")
@@ -185,7 +210,9 @@ def test_a_folder_of_a_killed_export_may_be_moved_or_named_again(bundles: tuple[
     assert read_bundle(tmp_path / "out").id == read_bundle(bundles[1]).id
 
 
-def test_a_mounted_folder_is_refused_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mounted_folder_is_refused_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mounts = tmp_path / "mountinfo"
     out = tmp_path / "my bundle"
     out.mkdir()
@@ -210,8 +237,13 @@ def mounted(disk: Path) -> None:
     (disk / "ballast").write_bytes(bytes(max(0, shutil.disk_usage(disk).free - 8192)))
     with pytest.raises(OSError, match="No space left") as told:
         export_copy(disk / "bundle", source)
-    with pytest.raises(OSError, match="No space left") as copied, bundle_place(disk / "bundle") as work:
-        shutil.copyfile(source / "probe.npz", work / "probe.npz")  # names its source, and then what it could not write
+    with (
+        pytest.raises(OSError, match="No space left") as copied,
+        bundle_place(disk / "bundle") as work,
+    ):
+        shutil.copyfile(
+            source / "probe.npz", work / "probe.npz"
+        )  # names its source, and then what it could not write
     assert copied.value.filename == str(disk / "bundle")
     assert (told.value.errno, told.value.filename) == (errno.ENOSPC, str(disk / "bundle"))
     assert snapshot(disk / "bundle") == before

@@ -14,7 +14,10 @@ def test_the_state_is_that_of_the_settings_here(
     (tmp_path / "station.yaml").write_text("station: {id: here}\nstate: there\n")
     monkeypatch.chdir(tmp_path)
     assert _state(None) == tmp_path / "there"
-    assert f"settings: {tmp_path / 'station.yaml'}; state: {tmp_path / 'there'}" in capsys.readouterr().err
+    assert (
+        f"settings: {tmp_path / 'station.yaml'}; state: {tmp_path / 'there'}"
+        in capsys.readouterr().err
+    )
 
 
 def test_named_settings_come_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,8 +29,12 @@ def test_named_settings_come_first(tmp_path: Path, capsys: pytest.CaptureFixture
         _state(tmp_path / "none.yaml")
 
 
-@pytest.mark.parametrize("kind", ["file", "below a file", "tuned.json is a folder", "not to be written"])
-def test_a_state_that_cannot_hold_what_is_found_is_said_before_it_is_measured(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kind", ["file", "below a file", "tuned.json is a folder", "not to be written"]
+)
+def test_a_state_that_cannot_hold_what_is_found_is_said_before_it_is_measured(
+    kind: str, tmp_path: Path
+) -> None:
     state = tmp_path / "state"
     if kind == "file":
         state.touch()

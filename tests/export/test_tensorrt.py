@@ -1,5 +1,6 @@
-"""TensorRT without a GPU: half precision in the graph, calls that every version has, real compilation by TensorRT for
-RTX (which builds on a CPU), and the whole way from bundle to daemon against doubles in host memory.
+"""TensorRT without a GPU: half precision in the graph, calls that every version has, real
+compilation by TensorRT for RTX (which builds on a CPU), and the whole way from bundle to daemon
+against doubles in host memory.
 
 What this cannot show is a kernel at work: docs/jetson.md has the one command for that.
 """
@@ -49,7 +50,8 @@ AUTO = RuntimeSettings(threads=1)
 ORIN = Device("10.3.0.30", "8.7", "Orin", None, "12.6", "12.6", None, None)
 
 
-# --- half precision in the graph ---------------------------------------------------------------------------------
+# --- half precision in the graph
+# ---------------------------------------------------------------------------------
 
 
 def types_of(path: Path) -> dict[str, set[int]]:
@@ -66,7 +68,8 @@ def test_half_is_between_the_convolutions_and_not_in_sums(tmp_path: Path) -> Non
     source = small_network(tmp_path / "a.onnx")
     assert to_half(source, tmp_path / "b.onnx")
     found = types_of(tmp_path / "b.onnx")
-    half, full = TensorProto.FLOAT16, TensorProto.FLOAT
+    half = TensorProto.FLOAT16
+    full = TensorProto.FLOAT
     assert found["Conv"] == found["Relu"] == found["Mul"] == {half}
     assert found["ReduceMean"] == found["Sigmoid"] == found["Reshape"] == {full}
     graph = onnx.load(tmp_path / "b.onnx").graph
@@ -75,24 +78,31 @@ def test_half_is_between_the_convolutions_and_not_in_sums(tmp_path: Path) -> Non
     casts = [node.input[0] for node in graph.node if node.op_type == "Cast"]
     assert len(casts) == len(set(casts)), "a tensor is cast once"
     images = np.random.default_rng(1).integers(0, 256, (3, *IMAGE_SHAPE), np.uint8)
-    apart = parity(OnnxEngine([tmp_path / "b.onnx"], 1).scores(images), OnnxEngine([source], 1).scores(images))
+    apart = parity(
+        OnnxEngine([tmp_path / "b.onnx"], 1).scores(images), OnnxEngine([source], 1).scores(images)
+    )
     assert 0 < apart.largest < 2e-3
 
 
 def test_a_weight_that_both_types_use_is_there_in_both(tmp_path: Path) -> None:
-    """timm's networks share constants, say the limits of ReLU6, between what is halved and what is not."""
+    """timm's networks share constants, say the limits of ReLU6, between what is halved and what is
+    not."""
     model = onnx.load(small_network(tmp_path / "a.onnx"))
     for after in ("Relu", "Reshape"):
         index = next(i for i, node in enumerate(model.graph.node) if node.op_type == after)
         name = model.graph.node[index].output[0]
         model.graph.node[index].output[0] = f"{name}_raw"
-        model.graph.node.insert(index + 1, helper.make_node("Min", [f"{name}_raw", "limit"], [name]))
+        model.graph.node.insert(
+            index + 1, helper.make_node("Min", [f"{name}_raw", "limit"], [name])
+        )
     model.graph.initializer.append(numpy_helper.from_array(np.array(0.75, np.float32), "limit"))
     onnx.save(model, tmp_path / "a.onnx")
     assert to_half(tmp_path / "a.onnx", tmp_path / "b.onnx")
     assert types_of(tmp_path / "b.onnx")["Min"] == {TensorProto.FLOAT, TensorProto.FLOAT16}
     images = np.random.default_rng(1).integers(0, 256, (3, *IMAGE_SHAPE), np.uint8)
-    halves, full = (OnnxEngine([tmp_path / name], 1).scores(images) for name in ("b.onnx", "a.onnx"))
+    halves, full = (
+        OnnxEngine([tmp_path / name], 1).scores(images) for name in ("b.onnx", "a.onnx")
+    )
     assert parity(halves, full).largest < 2e-3
 
 
@@ -115,11 +125,14 @@ def test_parity_refuses_what_is_no_number() -> None:
     assert not parity(np.array([np.nan, 0.5]), np.array([0.5, 0.5])).holds("fp16")
 
 
-# --- the published members, compiled by TensorRT for RTX ---------------------------------------------------------
+# --- the published members, compiled by TensorRT for RTX
+# ---------------------------------------------------------
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX")  # its timing cache does nothing
+@pytest.mark.filterwarnings(
+    "ignore:Use Deprecated in TensorRT-RTX"
+)  # its timing cache does nothing
 def test_published_members_compile_and_keep_parity(published: Path) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="on PyPI for x86-64 Linux and Windows alone")
     plans = {}
@@ -130,7 +143,9 @@ def test_published_members_compile_and_keep_parity(published: Path) -> None:
         ).plan
         assert len(plans[precision]) > 0.9 * len(content), "the weights are inside"
     assert len(plans["fp16"]) < 0.7 * len(plans["fp32"])
-    full, half = (OnnxEngine([published / f"{p}.onnx"]).scores(probe_images()) for p in ("fp32", "fp16"))
+    full, half = (
+        OnnxEngine([published / f"{p}.onnx"]).scores(probe_images()) for p in ("fp32", "fp16")
+    )
     assert full.std(axis=1).mean() > 0.01, "scores that differ between images"
     apart = parity(half, full)
     assert apart.largest > 0
@@ -141,25 +156,41 @@ def test_published_members_compile_and_keep_parity(published: Path) -> None:
 def test_what_cannot_be_compiled_is_refused(tmp_path: Path) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="on PyPI for x86-64 Linux and Windows alone")
     content = small_network(tmp_path / "a.onnx").read_bytes()
-    assert build_engine(trt, content, window_profile("grey", (1, *IMAGE_SHAPE), 4), workspace_mib=64).plan
+    assert build_engine(
+        trt, content, window_profile("grey", (1, *IMAGE_SHAPE), 4), workspace_mib=64
+    ).plan
     with pytest.raises(EngineError, match="built no engine with 64 MiB"):
         build_engine(trt, content, {}, workspace_mib=64)  # an open batch without a profile
     with pytest.raises(BundleError, match=r"takes \['image'\], found \['grey'\]"):
         build_engine(trt, content, window_profile("image", (1, *IMAGE_SHAPE), 4), workspace_mib=64)
     model = onnx.load_from_string(content)
-    model.graph.node[1].op_type, model.graph.node[1].domain = "Birdsong", "nowhere"
+    model.graph.node[1].op_type = "Birdsong"
+    model.graph.node[1].domain = "nowhere"
     model.opset_import.append(helper.make_opsetid("nowhere", 1))
     with pytest.raises(BundleError, match="Birdsong") as caught:
-        build_engine(trt, model.SerializeToString(), window_profile("grey", (1, *IMAGE_SHAPE), 4), workspace_mib=64)
+        build_engine(
+            trt,
+            model.SerializeToString(),
+            window_profile("grey", (1, *IMAGE_SHAPE), 4),
+            workspace_mib=64,
+        )
     assert "\n" not in str(caught.value)
     with pytest.raises(BundleError, match="does not take the network"):
-        build_engine(trt, b"no network", window_profile("grey", (1, *IMAGE_SHAPE), 4), workspace_mib=64)
+        build_engine(
+            trt, b"no network", window_profile("grey", (1, *IMAGE_SHAPE), 4), workspace_mib=64
+        )
 
 
-# --- every call exists in every version --------------------------------------------------------------------------
+# --- every call exists in every version
+# --------------------------------------------------------------------------
 
-_TABLES = {path.stem: set(path.read_text().split()) for path in (PROJECT / "tests" / "trt_api").glob("*.txt")}
-_OBJECTS = {  # names that our code gives to TensorRT's objects; what is missing here the double sees, which has no more
+_TABLES = {
+    path.stem: set(path.read_text().split())
+    for path in (PROJECT / "tests" / "trt_api").glob("*.txt")
+}
+# names that our code gives to TensorRT's objects; what is missing here the double sees, which has
+# no more
+_OBJECTS = {
     "builder": "Builder",
     "network": "INetworkDefinition",
     "parser": "OnnxParser",
@@ -174,7 +205,8 @@ _OBJECTS = {  # names that our code gives to TensorRT's objects; what is missing
 
 
 def trt_names(source: str) -> set[str]:
-    """What a piece of our code takes of TensorRT: `Builder.create_network`, `BuilderFlag.TF32`, `Logger` …"""
+    """What a piece of our code takes of TensorRT: `Builder.create_network`, `BuilderFlag.TF32`,
+    `Logger` …"""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Attribute):
@@ -200,7 +232,11 @@ def our_trt_names() -> set[str]:
 def test_every_call_exists_in_every_tensorrt() -> None:
     assert set(_TABLES) == {"10.3.0", "10.16.1.11", "11.4.0.106", "rtx-1.6.1"}
     used = our_trt_names()
-    assert {"Builder.build_serialized_network", "IExecutionContext.execute_async_v3", "ITensor.dtype"} <= used
+    assert {
+        "Builder.build_serialized_network",
+        "IExecutionContext.execute_async_v3",
+        "ITensor.dtype",
+    } <= used
     assert len(used) > 35
     for version, table in _TABLES.items():
         assert used <= table, f"{version} lacks {sorted(used - table)}"
@@ -208,7 +244,9 @@ def test_every_call_exists_in_every_tensorrt() -> None:
 
 def test_calls_of_one_version_alone_would_be_seen() -> None:
     gone = "config.set_flag(trt.BuilderFlag.FP16)\nengine.device_memory_size\nself._trt.nptype(x)"
-    assert {"BuilderFlag.FP16", "ICudaEngine.device_memory_size"} <= trt_names(gone) - _TABLES["11.4.0.106"]
+    assert {"BuilderFlag.FP16", "ICudaEngine.device_memory_size"} <= trt_names(gone) - _TABLES[
+        "11.4.0.106"
+    ]
     new = "builder.build_serialized_network_to_stream(network, config, writer)"
     assert trt_names(new) - _TABLES["10.3.0"] == {"Builder.build_serialized_network_to_stream"}
 
@@ -223,7 +261,9 @@ def test_the_double_has_nothing_that_tensorrt_lacks_and_all_that_we_call(double:
     found = set()
     for name, kind in vars(double).items():
         if isinstance(kind, type) and kind.__module__ == double.__name__:
-            found |= {name} | {f"{name}.{member}" for member in vars(kind) if not member.startswith("_")}
+            found |= {name} | {
+                f"{name}.{member}" for member in vars(kind) if not member.startswith("_")
+            }
     for version, table in _TABLES.items():
         assert found <= table, f"{version} lacks {sorted(found - table)}"
     instance = {"ITensor.name", "ITensor.dtype", "OnnxParser.num_errors"}  # set in __init__
@@ -231,7 +271,8 @@ def test_the_double_has_nothing_that_tensorrt_lacks_and_all_that_we_call(double:
 
 
 def test_the_cuda_bindings_take_our_calls() -> None:
-    """Without a driver each call comes back with a status, which is one line; a wrong argument would be a TypeError."""
+    """Without a driver each call comes back with a status, which is one line; a wrong argument
+    would be a TypeError."""
     pytest.importorskip("cuda.bindings.runtime", reason="comes with torch for CUDA alone")
     cuda = object.__new__(Cuda)
     cuda._runtime = importlib.import_module("cuda.bindings.runtime")
@@ -241,10 +282,16 @@ def test_the_cuda_bindings_take_our_calls() -> None:
     stream = cuda._runtime.cudaStream_t(0)
     assert int(stream) == 0
     calls: list[Callable[[], object]] = [
-        cuda.gpu, cuda.memory, cuda.stream, lambda: cuda.end_stream(stream), lambda: cuda.wait(stream),
-        lambda: cuda.allocate(64), lambda: cuda.free(64), lambda: cuda.upload(64, values, stream),
+        cuda.gpu,
+        cuda.memory,
+        cuda.stream,
+        lambda: cuda.end_stream(stream),
+        lambda: cuda.wait(stream),
+        lambda: cuda.allocate(64),
+        lambda: cuda.free(64),
+        lambda: cuda.upload(64, values, stream),
         lambda: cuda.download(values, 64, stream),
-    ]  # fmt: skip
+    ]
     for call in calls:
         with pytest.raises(EngineError, match=r"^CUDA: cuda\w+: [^\n]*driver[^\n]*$"):
             call()
@@ -252,7 +299,8 @@ def test_the_cuda_bindings_take_our_calls() -> None:
         Cuda()
 
 
-# --- from the bundle to the daemon, against the doubles ----------------------------------------------------------
+# --- from the bundle to the daemon, against the doubles
+# ----------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -278,11 +326,15 @@ def test_half_travels_in_the_bundle(halved: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("double")
 def test_engines_are_built_checked_and_used(halved: Path, engines: Path) -> None:
-    record, out = read_record(engines), engines
+    record = read_record(engines)
+    out = engines
     assert record
     assert record.device == ORIN
     assert [m.precision for m in record.members] == ["fp16", "fp16"]
-    assert all(m.workspace_mib == 1024 and m.note is None and 0 < m.parity_max < 0.02 for m in record.members)
+    assert all(
+        m.workspace_mib == 1024 and m.note is None and 0 < m.parity_max < 0.02
+        for m in record.members
+    )
     assert sorted(p.name for p in out.glob("*.engine")) == sorted(m.file for m in record.members)
     recognizer = best_recognizer(read_bundle(halved), AUTO, out)
     assert (recognizer.engine.name, recognizer.degraded) == ("tensorrt-10.3.0.30", None)
@@ -305,7 +357,11 @@ def test_engines_are_built_checked_and_used(halved: Path, engines: Path) -> None
 def student_engines(student_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `export trt` made of a bundle with a student."""
     folder = tmp_path_factory.mktemp("student_engines") / "engines"
-    assert [m.name for m in built(student_bundle, folder).members] == ["stripes", "mixup", "student"]
+    assert [m.name for m in built(student_bundle, folder).members] == [
+        "stripes",
+        "mixup",
+        "student",
+    ]
     return folder
 
 
@@ -321,7 +377,9 @@ def test_only_the_engines_that_are_asked_are_loaded(
     images = bundle.probe().images
     found = recognizer.engine.scores(images)
     assert len(found) == count
-    there = best_recognizer(bundle, dataclasses.replace(AUTO, engine="onnx"), student_engines, members)
+    there = best_recognizer(
+        bundle, dataclasses.replace(AUTO, engine="onnx"), student_engines, members
+    )
     np.testing.assert_allclose(found, there.engine.scores(images), atol=1e-5)
     recognizer.engine.close()
     with pytest.raises(EngineError, match="closed"):
@@ -330,21 +388,29 @@ def test_only_the_engines_that_are_asked_are_loaded(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("double")
-def test_threads_are_served_one_after_the_other(student_bundle: Path, student_engines: Path) -> None:
+def test_threads_are_served_one_after_the_other(
+    student_bundle: Path, student_engines: Path
+) -> None:
     """They would write into each other's images, since one buffer serves all."""
     recognizer = best_recognizer(read_bundle(student_bundle), AUTO, student_engines, "cascade")
     random = np.random.default_rng(3)
-    batches = [random.integers(0, 256, (5, *IMAGE_SHAPE), np.uint8) // np.uint8(n + 1) for n in range(4)]
+    batches = [
+        random.integers(0, 256, (5, *IMAGE_SHAPE), np.uint8) // np.uint8(n + 1) for n in range(4)
+    ]
     expected = [recognizer.engine.scores(images) for images in batches]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(10):
-            for found, wanted in zip(pool.map(recognizer.engine.scores, batches), expected, strict=True):
+            for found, wanted in zip(
+                pool.map(recognizer.engine.scores, batches), expected, strict=True
+            ):
                 np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("double")
-def test_of_several_threads_one_goes_over_to_onnx_runtime(student_bundle: Path, student_engines: Path) -> None:
+def test_of_several_threads_one_goes_over_to_onnx_runtime(
+    student_bundle: Path, student_engines: Path
+) -> None:
     recognizer = best_recognizer(read_bundle(student_bundle), AUTO, student_engines, "cascade")
     probe = recognizer.bundle.probe()
     sys.modules["cuda.bindings.runtime"].FACTS["fails"] = "cudaStreamSynchronize"  # type: ignore[attr-defined]
@@ -364,9 +430,12 @@ def test_what_is_done_is_kept(halved: Path, own_engines: Path) -> None:
     (out / "old.fp16.0123456789ab.engine").write_bytes(b"of an older bundle")
     (out / "yolo.engine").write_bytes(b"of somebody else")
     second = built(halved, out, workspace_works_mib=300)
-    assert [m.workspace_mib for m in second.members] == [1024, 256], "the first was not compiled again"
+    assert [m.workspace_mib for m in second.members] == [1024, 256], (
+        "the first was not compiled again"
+    )
     assert sorted(p.name for p in out.iterdir()) == sorted(
-        [m.file for m in second.members] + ["engine.json", "build.log", "timing.cache", "yolo.engine"]
+        [m.file for m in second.members]
+        + ["engine.json", "build.log", "timing.cache", "yolo.engine"]
     )
     third = built(halved, out, version="10.16.1.11")
     assert third.device.tensorrt == "10.16.1.11"
@@ -376,7 +445,9 @@ def test_what_is_done_is_kept(halved: Path, own_engines: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("trouble", ["workspace_works_mib", "killed_above_mib"])
 def test_less_and_less_workspace(halved: Path, tmp_path: Path, trouble: str) -> None:
-    assert {m.workspace_mib for m in built(halved, tmp_path / "engines", **{trouble: 600}).members} == {512}
+    assert {
+        m.workspace_mib for m in built(halved, tmp_path / "engines", **{trouble: 600}).members
+    } == {512}
 
 
 @pytest.mark.slow
@@ -384,7 +455,9 @@ def test_no_workspace_will_do(halved: Path, tmp_path: Path) -> None:
     done = export_trt("trt", "--bundle", halved, "--out", tmp_path / "e", workspace_works_mib=10)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("error: member stripes in fp16: TensorRT 10.3.0.30 built no engine with 256 MiB")
+    assert last.startswith(
+        "error: member stripes in fp16: TensorRT 10.3.0.30 built no engine with 256 MiB"
+    )
     assert "OutOfMemory" in last
     assert read_record(tmp_path / "e") is None
 
@@ -408,13 +481,24 @@ def test_half_that_fails_parity_becomes_float32(halved: Path, tmp_path: Path) ->
 def test_a_network_that_tensorrt_does_not_take(halved: Path, tmp_path: Path) -> None:
     done = export_trt("trt", "--bundle", halved, "--out", tmp_path / "e", unsupported="Sigmoid")
     assert done.returncode == 78
-    assert done.stderr.splitlines()[-1].startswith("error: member stripes in fp16: TensorRT 10.3.0.30 does not take")
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: member stripes in fp16: TensorRT 10.3.0.30 does not take"
+    )
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
 def test_the_plan_needs_no_tensorrt(bundle_folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "export", "trt", "--bundle", bundle_folder, "--out", tmp_path / "e"]
+    command = [
+        sys.executable,
+        "-m",
+        "export",
+        "trt",
+        "--bundle",
+        bundle_folder,
+        "--out",
+        tmp_path / "e",
+    ]
     if importlib.util.find_spec("tensorrt"):
         pytest.skip("there is a TensorRT here")
     done = subprocess.run([*command, "--dry-run"], capture_output=True, text=True)
@@ -429,8 +513,10 @@ def test_the_plan_needs_no_tensorrt(bundle_folder: Path, tmp_path: Path) -> None
 
 def test_a_board_needs_neither_torch_nor_onnx() -> None:
     program = (
-        "import sys; sys.modules.update(dict.fromkeys(('torch', 'onnx', 'timm', 'pandas', 'tensorrt')))\n"
-        "import export.__main__, export.trt.bench, export.trt.build, export.trt.member, export.trt.plan"
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'onnx', 'timm', 'pandas', "
+        "'tensorrt')))\n"
+        "import export.__main__, export.trt.bench, export.trt.build, export.trt.member, "
+        "export.trt.plan"
     )
     subprocess.run([sys.executable, "-c", program], cwd=PROJECT, check=True, timeout=HANGS_S)
 
@@ -473,14 +559,23 @@ def _changed(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda out: next(out.glob("stripes*.engine")).write_bytes(b"else"), "not the engine that was recorded"),
+        (
+            lambda out: next(out.glob("stripes*.engine")).write_bytes(b"else"),
+            "not the engine that was recorded",
+        ),
         (lambda out: next(out.glob("stripes*.engine")).unlink(), "missing, or not the engine"),
-        (lambda out: _changed(out, onnx_sha256="0"), "member stripes was compiled of another network"),
+        (
+            lambda out: _changed(out, onnx_sha256="0"),
+            "member stripes was compiled of another network",
+        ),
         (lambda out: _changed(out, name="other"), "no engine of member stripes"),
         (lambda out: _changed(out, file="../x.engine"), "not the engine that was recorded"),
         (lambda out: _changed(out, colour="red"), "members[0].colour: unknown key"),
         (lambda out: (out / "engine.json").write_text("{"), "not readable"),
-        (lambda out: (out / "engine.json").write_text('{"schema": 2}'), "schema 2; this version reads 1"),
+        (
+            lambda out: (out / "engine.json").write_text('{"schema": 2}'),
+            "schema 2; this version reads 1",
+        ),
     ],
 )
 @pytest.mark.usefixtures("double")
@@ -517,16 +612,22 @@ def test_a_gpu_that_falls_out_costs_no_sound(halved: Path, engines: Path) -> Non
     assert recognizer.degraded == "CUDA: cudaStreamSynchronize: cudaErrorLaunchFailure"
 
 
-def test_without_engines_auto_is_content_and_tensorrt_is_not(bundle_folder: Path, tmp_path: Path) -> None:
+def test_without_engines_auto_is_content_and_tensorrt_is_not(
+    bundle_folder: Path, tmp_path: Path
+) -> None:
     bundle: Bundle = read_bundle(bundle_folder)
     assert best_recognizer(bundle, AUTO, tmp_path).degraded is None
     wanted = best_recognizer(bundle, dataclasses.replace(AUTO, engine="tensorrt"), tmp_path)
     assert wanted.engine.name == "onnxruntime-cpu"
-    assert wanted.degraded == f"runtime.engine is tensorrt, but {tmp_path} has no engines; run python -m export trt"
+    assert (
+        wanted.degraded
+        == f"runtime.engine is tensorrt, but {tmp_path} has no engines; run python -m export trt"
+    )
 
 
 def health_of_a_station(folder: Path, bundle: Path, **facts: object) -> dict[str, Any]:
-    """What the daemon says of itself once it listens, on a machine whose TensorRT and CUDA are the doubles."""
+    """What the daemon says of itself once it listens, on a machine whose TensorRT and CUDA are the
+    doubles."""
     (folder / "in").mkdir(exist_ok=True)
     (folder / "health.json").unlink(missing_ok=True)
     lines = ["station: {id: porch}", "source: folder", "folder: {path: in}"]
@@ -553,14 +654,19 @@ def test_the_station_says_what_it_runs_on(halved: Path, engines: Path, tmp_path:
     assert not any("The networks run on" in problem for problem in health["problems"])
     health = health_of_a_station(tmp_path, halved, version="10.3.0.31")
     assert (health["runtime"], health["state"]) == ("onnxruntime-cpu", "degraded")
-    assert any("compiled for TensorRT 10.3.0.30; here is 10.3.0.31" in problem for problem in health["problems"])
+    assert any(
+        "compiled for TensorRT 10.3.0.30; here is 10.3.0.31" in problem
+        for problem in health["problems"]
+    )
 
 
 @pytest.mark.slow
 def test_check_says_what_is_missing(bundle_folder: Path, tmp_path: Path) -> None:
     settings = f"station: {{id: porch}}\nbundle: {bundle_folder}\nruntime: {{engine: tensorrt}}\n"
     (tmp_path / "station.yaml").write_text(settings)
-    found = {check.name: check for check in run_checks(tmp_path / "station.yaml", 0, lambda _: None)}
+    found = {
+        check.name: check for check in run_checks(tmp_path / "station.yaml", 0, lambda _: None)
+    }
     assert found["engines"].verdict == "warning"
     assert "has no engines" in found["engines"].found
     assert "onnxruntime-cpu" in found["runtime"].found
@@ -570,7 +676,14 @@ def test_check_says_what_is_missing(bundle_folder: Path, tmp_path: Path) -> None
 def test_the_table_of_a_board(halved: Path, engines: Path, tmp_path: Path) -> None:
     done = export_trt("trt-bench", "--bundle", halved, "--engines", engines, "--seconds", "0.2")
     assert done.returncode == 0, done.stderr
-    for words in ("tensorrt-10.3.0.30", "onnxruntime-cpu", "windows/s", "not told", "max |Δp|", "fp16"):
+    for words in (
+        "tensorrt-10.3.0.30",
+        "onnxruntime-cpu",
+        "windows/s",
+        "not told",
+        "max |Δp|",
+        "fp16",
+    ):
         assert words in done.stdout
     assert "student" not in done.stdout
     done = export_trt("trt-bench", "--bundle", halved, "--engines", tmp_path)
@@ -580,7 +693,9 @@ def test_the_table_of_a_board(halved: Path, engines: Path, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_the_table_has_the_student_on_its_own(student_bundle: Path, student_engines: Path) -> None:
-    done = export_trt("trt-bench", "--bundle", student_bundle, "--engines", student_engines, "--seconds", "0.2")
+    done = export_trt(
+        "trt-bench", "--bundle", student_bundle, "--engines", student_engines, "--seconds", "0.2"
+    )
     assert done.returncode == 0, done.stderr
     assert len(re.findall(r"\bstudent\b", done.stdout)) == 3, "two columns, and its engine"
 
@@ -589,7 +704,10 @@ def test_what_a_jetson_says_of_itself(tmp_path: Path) -> None:
     (tmp_path / "proc/device-tree").mkdir(parents=True)
     (tmp_path / "proc/device-tree/model").write_bytes(b"NVIDIA Jetson Orin Nano Developer Kit\0")
     (tmp_path / "etc").mkdir()
-    line = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8 2025\n"
+    line = (
+        "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: "
+        "Wed Jan  8 2025\n"
+    )
     (tmp_path / "etc/nv_tegra_release").write_text(line)
     assert board_of(tmp_path) == "NVIDIA Jetson Orin Nano Developer Kit"
     assert l4t_of(tmp_path) == "R36 (release), REVISION: 4.3"
@@ -597,7 +715,12 @@ def test_what_a_jetson_says_of_itself(tmp_path: Path) -> None:
     monitor = tmp_path / "sys/class/hwmon/hwmon1"
     monitor.mkdir(parents=True)
     values = {"name": "ina3221", "in1_label": "VDD_IN", "in1_input": "5000", "curr1_input": "1480"}
-    values |= {"in2_label": "VDD_CPU_GPU_CV", "in2_input": "5000", "curr2_input": "500", "in3_label": "none"}
+    values |= {
+        "in2_label": "VDD_CPU_GPU_CV",
+        "in2_input": "5000",
+        "curr2_input": "500",
+        "in3_label": "none",
+    }
     for name, value in values.items():
         (monitor / name).write_text(value + "\n")
     assert board_watts(tmp_path) == pytest.approx(7.4)

@@ -1,4 +1,5 @@
-"""Bundles of networks that take the sound itself: schema 2, on every runtime, from the window to the record."""
+"""Bundles of networks that take the sound itself: schema 2, on every runtime, from the window to
+the record."""
 
 import dataclasses
 import hashlib
@@ -66,7 +67,8 @@ def changed(bundle: Bundle, folder: Path, **manifest: Any) -> Bundle:
 def test_the_cutter_gives_the_sound_of_each_window(hop: int) -> None:
     random = np.random.default_rng(1)
     sound = random.standard_normal(650_001).astype(np.float32)
-    cutter, windows = WindowCutter(hop, "context", front=WAVEFORM), []
+    cutter = WindowCutter(hop, "context", front=WAVEFORM)
+    windows = []
     for piece in np.split(sound, np.sort(random.integers(0, len(sound), 25))):
         windows += cutter.push(piece)
         assert cutter.nbytes < 4 * (WINDOW_SAMPLES * 2 + len(piece) + hop)
@@ -75,7 +77,9 @@ def test_the_cutter_gives_the_sound_of_each_window(hop: int) -> None:
     rest = [] if whole[-1] + WINDOW_SAMPLES == len(sound) else [len(sound) - WINDOW_SAMPLES]
     assert [window.start for window in windows] == [*whole, *rest]
     for window in windows:
-        np.testing.assert_array_equal(window.input, sound[window.start : window.start + WINDOW_SAMPLES])
+        np.testing.assert_array_equal(
+            window.input, sound[window.start : window.start + WINDOW_SAMPLES]
+        )
 
 
 def test_a_short_stretch_has_silence_behind_it() -> None:
@@ -83,7 +87,9 @@ def test_a_short_stretch_has_silence_behind_it() -> None:
     cutter.push(np.ones(1000, np.float32))
     (window,) = cutter.close()
     assert window.samples == 1000
-    np.testing.assert_array_equal(window.input, np.r_[np.ones(1000), np.zeros(WINDOW_SAMPLES - 1000)])
+    np.testing.assert_array_equal(
+        window.input, np.r_[np.ones(1000), np.zeros(WINDOW_SAMPLES - 1000)]
+    )
     assert not WindowCutter(front=WAVEFORM).close()
 
 
@@ -91,22 +97,30 @@ def test_a_short_stretch_has_silence_behind_it() -> None:
 
 
 def test_means_skip_members_that_do_not_know_a_species() -> None:
-    scores = np.array([[[0.2, 0.4, np.nan]], [[0.6, np.nan, np.nan]], [[0.9, 0.1, np.nan]]], np.float32)
+    scores = np.array(
+        [[[0.2, 0.4, np.nan]], [[0.6, np.nan, np.nan]], [[0.9, 0.1, np.nan]]], np.float32
+    )
     known = ~np.isnan(scores[:, 0])
     names, means = kind_means(scores, ["a", "a", "b"], known)
     assert names == ["a", "b"]
     np.testing.assert_allclose(means[:, 0], [[0.4, 0.4, np.nan], [0.9, 0.1, np.nan]])
     found = acoustic_scores(scores, ["a", "a", "b"], Blend("logit", 1.0, {"a": 3.0}), known)
-    np.testing.assert_allclose(found, [[0.25 * 0.9 + 0.75 * 0.4, 0.25 * 0.1 + 0.75 * 0.4, 0.0]], rtol=1e-6)
+    np.testing.assert_allclose(
+        found, [[0.25 * 0.9 + 0.75 * 0.4, 0.25 * 0.1 + 0.75 * 0.4, 0.0]], rtol=1e-6
+    )
     full = np.random.default_rng(0).random((4, 3, 5), np.float32)
     wanted = acoustic_scores(full, ["a", "b", "a", "c"], Blend())
     everyone = np.ones((4, 5), np.bool_)
-    np.testing.assert_allclose(acoustic_scores(full, ["a", "b", "a", "c"], Blend(), everyone), wanted, rtol=1e-6)
+    np.testing.assert_allclose(
+        acoustic_scores(full, ["a", "b", "a", "c"], Blend(), everyone), wanted, rtol=1e-6
+    )
 
 
 def test_a_member_without_weight_decides_alone_where_nobody_else_knows() -> None:
     scores = np.array([[[np.nan]], [[0.7]]], np.float32)
-    found = acoustic_scores(scores, ["a", "b"], Blend("logit", 1.0, {"b": 0.0}), ~np.isnan(scores[:, 0]))
+    found = acoustic_scores(
+        scores, ["a", "b"], Blend("logit", 1.0, {"b": 0.0}), ~np.isnan(scores[:, 0])
+    )
     assert np.isfinite(found).all()
 
 
@@ -118,20 +132,29 @@ def test_schema_1_reads_on_and_gives_the_same_scores(tmp_path: Path) -> None:
     raw = json.loads((shipped.folder / "manifest.json").read_text())
     assert raw["schema"] == 1
     assert shipped.id == raw["id"]
-    assert (shipped.manifest.prior, shipped.manifest.front, shipped.licence) == ("place", "image-128x281", None)
+    assert (shipped.manifest.prior, shipped.manifest.front, shipped.licence) == (
+        "place",
+        "image-128x281",
+        None,
+    )
     copy = tmp_path / "bundle"
     shutil.copytree(shipped.folder, copy)
     again = seal_bundle(copy, shipped.manifest)
     assert json.loads((copy / "manifest.json").read_text())["schema"] == 2
-    one, two = (Recognizer(found, 1).recognise(found.probe().inputs, None) for found in (shipped, again))
+    one, two = (
+        Recognizer(found, 1).recognise(found.probe().inputs, None) for found in (shipped, again)
+    )
     np.testing.assert_array_equal(one.members, two.members)
     np.testing.assert_array_equal(one.acoustic, two.acoustic)
 
 
 @pytest.mark.parametrize(
-    ("schema", "wanted"), [(0, "reads 1 to 2"), (3, "reads 1 to 2"), (True, "reads 1 to 2"), ("2", "reads 1 to 2")]
+    ("schema", "wanted"),
+    [(0, "reads 1 to 2"), (3, "reads 1 to 2"), (True, "reads 1 to 2"), ("2", "reads 1 to 2")],
 )
-def test_another_schema_is_refused(bundle: Bundle, tmp_path: Path, schema: object, wanted: str) -> None:
+def test_another_schema_is_refused(
+    bundle: Bundle, tmp_path: Path, schema: object, wanted: str
+) -> None:
     copy = tmp_path / "bundle"
     shutil.copytree(bundle.folder, copy)
     raw = json.loads((copy / "manifest.json").read_text())
@@ -147,15 +170,24 @@ def test_what_does_not_fit_is_refused(bundle: Bundle, tmp_path: Path) -> None:
             {"members": (dataclasses.replace(first, species=("lowtoo", "nobody")), second)},
             "'nobody' is not in taxonomy",
         ),
-        ({"members": (dataclasses.replace(first, species=("lowtoo", "lowtoo")), second)}, "each species once"),
+        (
+            {"members": (dataclasses.replace(first, species=("lowtoo", "lowtoo")), second)},
+            "each species once",
+        ),
         ({"members": (second,)}, "no member knows the species 'frogxx'"),
         ({"thresholds": Thresholds(2.0, 0.5)}, "thresholds.blended: expected 0 to 1, found 2.0"),
         (
             {"thresholds": Thresholds(0.5, 0.5, {"lowtoo": -1.0})},
             "lowtoo: expected 0 to 1, found -1.0",
         ),
-        ({"thresholds": Thresholds(0.5, 0.5, {"nobody": 0.5})}, "thresholds: species: 'nobody' is not in taxonomy"),
-        ({"members": (first, dataclasses.replace(second, scale="members/none.npy"))}, "no file members/none.npy"),
+        (
+            {"thresholds": Thresholds(0.5, 0.5, {"nobody": 0.5})},
+            "thresholds: species: 'nobody' is not in taxonomy",
+        ),
+        (
+            {"members": (first, dataclasses.replace(second, scale="members/none.npy"))},
+            "no file members/none.npy",
+        ),
         ({"front_end": {"name": "waveform-16k", "rate_hz": 16_000}}, "another front-end"),
         ({"front_end": {"name": WAVEFORM, "rate_hz": 48_000, "samples": 1}}, "another front-end"),
         ({"front_end": {}}, "another front-end"),
@@ -169,11 +201,21 @@ def test_what_does_not_fit_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     (copy / "LICENCE.txt").unlink()
     with pytest.raises(BundleError, match=r"LICENCE\.txt: missing"):
         seal_bundle(copy, bundle.manifest)
-    wrong = changed(bundle, tmp_path / "output", members=(dataclasses.replace(first, output="none"), second))
-    with pytest.raises(BundleError, match="expected the output none, found scores, embedding, head_scores"):
+    wrong = changed(
+        bundle, tmp_path / "output", members=(dataclasses.replace(first, output="none"), second)
+    )
+    with pytest.raises(
+        BundleError, match="expected the output none, found scores, embedding, head_scores"
+    ):
         Recognizer(wrong)
-    wrong = changed(bundle, tmp_path / "width", members=(dataclasses.replace(first, output="head_scores"), second))
-    with pytest.raises(BundleError, match=r"output head_scores: expected \(batch, 5\), found \['n', 2\]"):
+    wrong = changed(
+        bundle,
+        tmp_path / "width",
+        members=(dataclasses.replace(first, output="head_scores"), second),
+    )
+    with pytest.raises(
+        BundleError, match=r"output head_scores: expected \(batch, 5\), found \['n', 2\]"
+    ):
         Recognizer(wrong)
     np.save(tmp_path / "scale.npy", np.ones((2, 3), np.float32))
     shutil.copy(tmp_path / "scale.npy", tmp_path / "output" / "members" / "head.scale.npy")
@@ -182,9 +224,14 @@ def test_what_does_not_fit_is_refused(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_kinds_and_names(bundle: Bundle, tmp_path: Path) -> None:
-    assert [bundle.taxonomy[i].code for i in bundle.taxonomy.of_kind(["animal", "human"])] == ["frogxx", "human1"]
+    assert [bundle.taxonomy[i].code for i in bundle.taxonomy.of_kind(["animal", "human"])] == [
+        "frogxx",
+        "human1",
+    ]
     german = read_bundle(bundle.folder, "de").taxonomy
-    assert [s.common_name for s in german][:2] == ["Tieftuter", "Middle Tooter"], "what has no name keeps its own"
+    assert [s.common_name for s in german][:2] == ["Tieftuter", "Middle Tooter"], (
+        "what has no name keeps its own"
+    )
     assert german.digest == bundle.taxonomy.digest
     assert read_bundle(bundle.folder, "fr").taxonomy[4].common_name == "Engine"
     with pytest.raises(BundleError, match="'xx' is not there; there are de, fr"):
@@ -193,10 +240,14 @@ def test_kinds_and_names(bundle: Bundle, tmp_path: Path) -> None:
         read_bundle(DEMO_FOLDER / "bundle", "de")
     path = tmp_path / "taxonomy.csv"
     path.write_text("code,scientific_name,common_name,kind\nab,A b,Ab,dog\n")
-    with pytest.raises(BundleError, match="line 2: kind: expected bird, animal, human, sound, found 'dog'"):
+    with pytest.raises(
+        BundleError, match="line 2: kind: expected bird, animal, human, sound, found 'dog'"
+    ):
         Taxonomy.read_csv(path)
     Taxonomy([Species("ab", "A b", "Ab")]).write_csv(path)
-    assert path.read_text() == "code,scientific_name,common_name\nab,A b,Ab\n", "as it was before there were kinds"
+    assert path.read_text() == "code,scientific_name,common_name\nab,A b,Ab\n", (
+        "as it was before there were kinds"
+    )
     with pytest.raises(BundleError, match=r"names\.csv"):
         read_names(tmp_path / "names.csv", "de")
 
@@ -205,7 +256,8 @@ def test_kinds_and_names(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_one_file_serves_two_members(bundle: Bundle) -> None:
-    probe, members = bundle.probe(), bundle.manifest.members
+    probe = bundle.probe()
+    members = bundle.manifest.members
     engine = OnnxEngine(answers_of(bundle, members), 1, input_shape=bundle.input_shape)
     assert len(engine._sessions) == 1
     found = engine.scores(probe.inputs)
@@ -213,7 +265,9 @@ def test_one_file_serves_two_members(bundle: Bundle) -> None:
     np.testing.assert_allclose(found, probe.member_scores, atol=1e-6)
     np.testing.assert_array_equal(engine.scores(probe.inputs, [1])[0], found[1])
     for size in (1, 2, 3):
-        parts = [engine.scores(probe.inputs[at : at + size]) for at in range(0, len(probe.inputs), size)]
+        parts = [
+            engine.scores(probe.inputs[at : at + size]) for at in range(0, len(probe.inputs), size)
+        ]
         np.testing.assert_array_equal(np.concatenate(parts, axis=1), found)
 
 
@@ -228,7 +282,9 @@ def test_openvino_gives_the_same(bundle: Bundle, pairs: bool) -> None:
 
 
 @pytest.mark.parametrize("members", ["bag", "student", "cascade"])
-def test_the_probe_passes_and_a_wrong_one_does_not(bundle: Bundle, tmp_path: Path, members: Any) -> None:
+def test_the_probe_passes_and_a_wrong_one_does_not(
+    bundle: Bundle, tmp_path: Path, members: Any
+) -> None:
     assert Recognizer(bundle, 1, members=members).check_probe() < 1e-5
     copy = tmp_path / "bundle"
     shutil.copytree(bundle.folder, copy)
@@ -243,7 +299,9 @@ def test_the_probe_passes_and_a_wrong_one_does_not(bundle: Bundle, tmp_path: Pat
 def test_verify_and_tune(bundle: Bundle, sound: Path, tmp_path: Path) -> None:
     found = verify(bundle.folder)
     assert set(found.members) == {"all", "head"}
-    assert max(*found.members.values(), found.blended, found.student or 0.0, found.prior or 0.0) < 1e-5
+    assert (
+        max(*found.members.values(), found.blended, found.student or 0.0, found.prior or 0.0) < 1e-5
+    )
     assert found.single_against_batch == 0.0
     inputs = sound_inputs(sound, bundle.manifest, 20)
     assert inputs.shape == (5, WINDOW_SAMPLES)
@@ -251,7 +309,10 @@ def test_verify_and_tune(bundle: Bundle, sound: Path, tmp_path: Path) -> None:
     assert all(row.refused is None or "bf16" in row.name for one in rows for row in one.rows), rows
     record(bundle, rows).write(tmp_path)
     settings = RuntimeSettings(engine="auto")
-    assert best_recognizer(bundle, settings, tmp_path / "engines", "cascade", "replay").check_probe() < 0.02
+    assert (
+        best_recognizer(bundle, settings, tmp_path / "engines", "cascade", "replay").check_probe()
+        < 0.02
+    )
 
 
 @pytest.mark.slow
@@ -288,7 +349,9 @@ def test_the_geo_prior_is_its_chance_over_the_lists_limit(bundle: Bundle) -> Non
     assert neutral[0, 0] > 0.3 > neutral[0, 1]
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"floor": 0, "neutral": []}', '{"floor": 0.03, "neutral": ["x"]}', "[1]"])
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"floor": 0, "neutral": []}', '{"floor": 0.03, "neutral": ["x"]}', "[1]"]
+)
 def test_wrong_facts_of_a_geo_model_are_one_line(bundle: Bundle, tmp_path: Path, text: str) -> None:
     shutil.copytree(bundle.folder / "prior", tmp_path / "prior")
     (tmp_path / "prior" / "geo.json").write_text(text)
@@ -300,7 +363,9 @@ def test_wrong_facts_of_a_geo_model_are_one_line(bundle: Bundle, tmp_path: Path,
 # the record
 
 
-def test_another_network_as_geo_model_and_a_day_that_is_none_are_one_line(bundle: Bundle, tmp_path: Path) -> None:
+def test_another_network_as_geo_model_and_a_day_that_is_none_are_one_line(
+    bundle: Bundle, tmp_path: Path
+) -> None:
     shutil.copytree(bundle.folder, tmp_path / "copy")
     shutil.copy(tmp_path / "copy/members/ears.onnx", tmp_path / "copy/prior/geo.onnx")
     with pytest.raises(BundleError, match=r"geo\.onnx: not a geo model: .*") as caught:
@@ -313,7 +378,10 @@ def test_another_network_as_geo_model_and_a_day_that_is_none_are_one_line(bundle
 
 def edge(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "edge", *map(str, arguments)], capture_output=True, text=True, timeout=HANGS_S
+        [sys.executable, "-m", "edge", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=HANGS_S,
     )
 
 
@@ -329,14 +397,20 @@ def test_a_replay_reports_birds_and_says_whose_model_it_is(
     bundle: Bundle, sound: Path, station_yaml: Callable[..., Path]
 ) -> None:
     config = station_yaml(
-        "windows: {hop_s: 5}", bundle=bundle.folder, station="id: porch, latitude: 20, longitude: 10, language: de"
+        "windows: {hop_s: 5}",
+        bundle=bundle.folder,
+        station="id: porch, latitude: 20, longitude: 10, language: de",
     )
     done = edge("replay", "--config", config, sound, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["licence"] == CREDIT
-    assert rows(config, SPECIES) == [("lowtoo",), ("midtoo",)], "a prior does not mask; a frog is no bird"
+    assert rows(config, SPECIES) == [("lowtoo",), ("midtoo",)], (
+        "a prior does not mask; a frog is no bird"
+    )
     assert rows(config, "SELECT common_name FROM species WHERE code = 'lowtoo'") == [("Tieftuter",)]
-    (identity,), (other,) = rows(config, "SELECT id FROM detections GROUP BY species ORDER BY species")
+    (identity,), (other,) = rows(
+        config, "SELECT id FROM detections GROUP BY species ORDER BY species"
+    )
     unlikely = json.loads(edge("why", other, "--config", config, "--json").stdout)
     assert unlikely["odds_moved"] < 0.5, "nobody expects it in the north"
     why = json.loads(edge("why", identity, "--config", config, "--json").stdout)
@@ -358,7 +432,9 @@ def test_other_kinds_are_reported_if_asked_but_never_voices(
     assert rows(config, SPECIES) == [("frogxx",), ("lowtoo",), ("midtoo",)]
     ((frog,),) = rows(config, "SELECT id FROM detections WHERE species = 'frogxx'")
     why = json.loads(edge("why", frog, "--config", config, "--json").stdout)
-    assert (why["prior"], why["geo"]) == (pytest.approx(1 / 5), None), "the geo model says nothing of frogs"
+    assert (why["prior"], why["geo"]) == (pytest.approx(1 / 5), None), (
+        "the geo model says nothing of frogs"
+    )
     wrong = station_yaml("detect: {kinds: [human]}", name="wrong", bundle=bundle.folder)
     with pytest.raises(ConfigError, match=r"detect\.kinds"):
         load_config(wrong)
@@ -368,19 +444,29 @@ def test_a_human_class_is_a_matter_of_privacy(
     bundle: Bundle, tmp_path: Path, station_yaml: Callable[..., Path]
 ) -> None:
     both = tone("lowtoo") + tone("human1")
-    write_sound(tmp_path / "sound" / "a.wav", np.concatenate([both, tone("midtoo")]).astype(np.float32))
+    write_sound(
+        tmp_path / "sound" / "a.wav", np.concatenate([both, tone("midtoo")]).astype(np.float32)
+    )
     for human, heard in (("all", [("midtoo",)]), ("off", [("lowtoo",), ("midtoo",)])):
-        config = station_yaml("windows: {hop_s: 5}", f"privacy: {{human: {human}}}", name=human, bundle=bundle.folder)
+        config = station_yaml(
+            "windows: {hop_s: 5}", f"privacy: {{human: {human}}}", name=human, bundle=bundle.folder
+        )
         assert edge("replay", "--config", config, tmp_path / "sound").returncode == 0
         assert rows(config, SPECIES) == heard
 
 
-def test_jobs_and_batches_change_nothing(bundle: Bundle, sound: Path, station_yaml: Callable[..., Path]) -> None:
+def test_jobs_and_batches_change_nothing(
+    bundle: Bundle, sound: Path, station_yaml: Callable[..., Path]
+) -> None:
     found = []
     for name, jobs, batch in (("one", 1, 16), ("two", 2, 3)):
-        config = station_yaml(f"runtime: {{batch: {batch}, threads: 1}}", name=name, bundle=bundle.folder)
+        config = station_yaml(
+            f"runtime: {{batch: {batch}, threads: 1}}", name=name, bundle=bundle.folder
+        )
         assert edge("replay", "--config", config, sound, "--jobs", jobs).returncode == 0
-        found.append(rows(config, "SELECT id, score, acoustic, members FROM detections ORDER BY id"))
+        found.append(
+            rows(config, "SELECT id, score, acoustic, members FROM detections ORDER BY id")
+        )
     assert found[0] == found[1] != []
 
 
@@ -389,14 +475,24 @@ def test_an_archive_is_not_analysed_anew_for_settings_that_were_not_there(
 ) -> None:
     recognizer = Recognizer(read_bundle(bundle_folder))
     plain = Analyst(load_config(station_yaml()), recognizer).digest()
-    named = Analyst(load_config(station_yaml(station="id: porch, language: de")), recognizer).digest()
-    other = Analyst(load_config(station_yaml("detect: {kinds: [bird, sound]}")), recognizer).digest()
+    named = Analyst(
+        load_config(station_yaml(station="id: porch, language: de")), recognizer
+    ).digest()
+    other = Analyst(
+        load_config(station_yaml("detect: {kinds: [bird, sound]}")), recognizer
+    ).digest()
     assert plain == named != other
     config = load_config(station_yaml())
-    parts = [recognizer.bundle.id, dataclasses.asdict(config.station), dataclasses.asdict(config.windows)]
+    parts = [
+        recognizer.bundle.id,
+        dataclasses.asdict(config.station),
+        dataclasses.asdict(config.windows),
+    ]
     parts += [dataclasses.asdict(config.detect), config.members, {}]
     del parts[1]["language"], parts[3]["kinds"]
-    as_before = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    as_before = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[
+        :32
+    ]
     assert plain == as_before
 
 

@@ -1,4 +1,5 @@
-"""Real brokers and listeners for the tests, and one stand-in that speaks only what a test wants to see refused."""
+"""Real brokers and listeners for the tests, and one stand-in that speaks only what a test wants to
+see refused."""
 
 import itertools
 import json
@@ -33,7 +34,8 @@ _ports = itertools.cycle(_own_ports)
 
 
 def free_port() -> int:
-    """A TCP port where nobody listens: of this worker's own, so that no test beside it takes it meanwhile."""
+    """A TCP port where nobody listens: of this worker's own, so that no test beside it takes it
+    meanwhile."""
     for port in itertools.islice(_ports, len(_own_ports)):
         with suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
@@ -49,11 +51,22 @@ class Broker:
     """
 
     def __init__(self, folder: Path, port: int, *lines: str) -> None:
-        program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+        program = shutil.which("mosquitto") or shutil.which(
+            "mosquitto", path="/usr/sbin:/usr/local/sbin"
+        )
         assert program, "the tests want mosquitto: apt-get install mosquitto"
-        self._config, self.port = folder / f"broker-{port}.conf", port
-        anonymous = [] if any("allow_anonymous" in line for line in lines) else ["allow_anonymous true"]
-        settings = [f"listener {port} 127.0.0.1", "persistence false", "user root", *anonymous, *lines]
+        self._config = folder / f"broker-{port}.conf"
+        self.port = port
+        anonymous = (
+            [] if any("allow_anonymous" in line for line in lines) else ["allow_anonymous true"]
+        )
+        settings = [
+            f"listener {port} 127.0.0.1",
+            "persistence false",
+            "user root",
+            *anonymous,
+            *lines,
+        ]
         self._config.write_text("\n".join(settings) + "\n")
         self._command = [program, "-c", str(self._config)]
         self._process: subprocess.Popen[bytes] | None = None
@@ -84,12 +97,15 @@ def _listens(port: int) -> bool:
 
 
 class Listener:
-    """Keeps what arrives, and subscribes again at every connection. Begins when it is subscribed, unless `early`."""
+    """Keeps what arrives, and subscribes again at every connection. Begins when it is subscribed,
+    unless `early`."""
 
     def __init__(self, port: int, topic: str = "#", qos: int = 1, early: bool = False) -> None:
         self.messages: list[mqtt.MQTTMessage] = []
         self.subscribed = threading.Event()
-        self._topic, self._qos, self._early = topic, qos, early
+        self._topic = topic
+        self._qos = qos
+        self._early = early
         self.client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
         self.client.reconnect_delay_set(1, 1)
         self.client.on_connect = self._on_connect
@@ -131,7 +147,10 @@ def gate(port: int, target: int) -> Iterator[None]:
     def accept() -> None:
         with suppress(OSError):
             while True:
-                pair = (server.accept()[0], socket.create_connection(("127.0.0.1", target), timeout=10))
+                pair = (
+                    server.accept()[0],
+                    socket.create_connection(("127.0.0.1", target), timeout=10),
+                )
                 sockets.extend(pair)
                 for ends in (pair, pair[::-1]):
                     threads.append(threading.Thread(target=copy, args=ends))
@@ -155,11 +174,13 @@ def gate(port: int, target: int) -> Iterator[None]:
 
 @contextmanager
 def stand_in(answer: Callable[[int, socket.socket], bool]) -> Iterator[tuple[int, list[int]]]:
-    """Port and the versions of MQTT that were offered, one per connection. `answer` gets each with its socket; when it
-    returns True the connection is served as MQTT 3.1.1: every QoS 1 message is acknowledged.
+    """Port and the versions of MQTT that were offered, one per connection. `answer` gets each with
+    its socket; when it returns True the connection is served as MQTT 3.1.1: every QoS 1 message is
+    acknowledged.
 
-    mosquitto cannot be told to refuse a version. What the publisher sees of a broker is what it sends, and this sends
-    byte for byte what section 3.2 of either standard says, or closes the connection.
+    mosquitto cannot be told to refuse a version. What the publisher sees of a broker is what it
+    sends, and this sends byte for byte what section 3.2 of either standard says, or closes the
+    connection.
     """
     offered: list[int] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -188,7 +209,9 @@ def stand_in(answer: Callable[[int, socket.socket], bool]) -> Iterator[tuple[int
 
 
 def _packet(connection: socket.socket) -> tuple[int, bytes]:
-    kind, length, shift = _exactly(connection, 1)[0], 0, 0
+    kind = _exactly(connection, 1)[0]
+    length = 0
+    shift = 0
     while True:
         byte = _exactly(connection, 1)[0]
         length |= (byte & 127) << shift
@@ -207,8 +230,11 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
     return got
 
 
-def serve_311(connection: socket.socket, refuses: Callable[[bytes], bool] = lambda _: False) -> None:
-    """Accept, and acknowledge every QoS 1 message; close the connection at the first that `refuses`."""
+def serve_311(
+    connection: socket.socket, refuses: Callable[[bytes], bool] = lambda _: False
+) -> None:
+    """Accept, and acknowledge every QoS 1 message; close the connection at the first that
+    `refuses`."""
     connection.sendall(bytes([0x20, 2, 0, 0]))
     while True:
         kind, body = _packet(connection)
@@ -220,11 +246,16 @@ def serve_311(connection: socket.socket, refuses: Callable[[bytes], bool] = lamb
 
 
 def numbered(numbers: range, padding: int = 0) -> list[Message]:
-    return [Message(f"id{n}", TOPIC, json.dumps({"id": f"id{n}", "n": n, "x": "x" * padding})) for n in numbers]
+    return [
+        Message(f"id{n}", TOPIC, json.dumps({"id": f"id{n}", "n": n, "x": "x" * padding}))
+        for n in numbers
+    ]
 
 
 def publisher_of(database: Path, port: int, **settings: object) -> Publisher:
-    return Publisher(lambda: OutboxTable(database), MqttSettings("127.0.0.1", port, **settings), "p")  # type: ignore[arg-type]
+    return Publisher(
+        lambda: OutboxTable(database), MqttSettings("127.0.0.1", port, **settings), "p"
+    )  # type: ignore[arg-type]
 
 
 def fill(database: Path, bundle_folder: Path, messages: list[Message]) -> None:
@@ -235,7 +266,8 @@ def fill(database: Path, bundle_folder: Path, messages: list[Message]) -> None:
 
 
 def counts(database: Path) -> dict[str, int]:
-    """Rows of the outbox by state; asserts that the counters say the same and that they add up to the last message."""
+    """Rows of the outbox by state; asserts that the counters say the same and that they add up to
+    the last message."""
     with OutboxTable(database) as outbox:
         outbox.rows("BEGIN")  # a publisher may be at work: one look
         rows = dict(outbox.rows("SELECT state, count(*) FROM outbox GROUP BY state"))

@@ -7,13 +7,16 @@ from collections.abc import Callable
 
 
 def children(*bodies: Callable[[], object]) -> list[int]:
-    """Run each in a process of its own, all at once; returns how they ended: 0, 1 after an error, or minus a signal."""
+    """Run each in a process of its own, all at once; returns how they ended: 0, 1 after an error,
+    or minus a signal."""
     pids = []
     for body in bodies:
         pid = os.fork()
         if pid == 0:
             code = 1
-            gc.disable()  # what others of the suite have left, as ONNX Runtime's threads, is not here to be taken apart
+            # what others of the suite have left, as ONNX Runtime's threads, is not here to be taken
+            # apart
+            gc.disable()
             try:
                 body()
                 code = 0

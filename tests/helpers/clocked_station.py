@@ -1,4 +1,5 @@
-"""A station whose clock says what the test wants: it replays sound and counts today, as the daemon does."""
+"""A station whose clock says what the test wants: it replays sound and counts today, as the daemon
+does."""
 
 import weakref
 from collections.abc import Callable
@@ -32,21 +33,29 @@ class Station:
     """Replays sound into a record and counts today, as the daemon does; its clock stands still."""
 
     def __init__(self, config: Config, recognizer: Recognizer, now: datetime) -> None:
-        self.config, self.now = config, now
+        self.config = config
+        self.now = now
         self.analyst = Analyst(config, recognizer)
         self.ledger = Ledger(config.database, config.station.id, self.analyst.bundle)
-        weakref.finalize(self, self.ledger.close)  # since Python 3.13 sqlite3 complains of what nobody closed
+        weakref.finalize(
+            self, self.ledger.close
+        )  # since Python 3.13 sqlite3 complains of what nobody closed
         self.clock = Clock(wall=lambda: self.now.timestamp(), monotonic=lambda: 0.0)
         self.vitals = Vitals(config, self.analyst, 0.0, self.ledger, self.clips(), self.clock)
         self.vitals.prime(self.ledger.store())
 
     def clips(self) -> ClipMaker:
-        return ClipMaker(lambda: ClipTable(self.config.database), self.config, self.analyst.bundle.id)
+        return ClipMaker(
+            lambda: ClipTable(self.config.database), self.config, self.analyst.bundle.id
+        )
 
     def replay(self, folder: Path) -> None:
-        store, vitals = self.ledger.store(), self.vitals
+        store = self.ledger.store()
+        vitals = self.vitals
         replay = Replay(self.analyst, store, self.clips, "folder", vitals.found, vitals.missed)
-        assert [outcome.state for outcome in replay.run(*recordings_in(folder))].count("refused") == 0
+        assert [outcome.state for outcome in replay.run(*recordings_in(folder))].count(
+            "refused"
+        ) == 0
 
     def health(self) -> Health:
         if self.config.source == "folder":
@@ -56,7 +65,11 @@ class Station:
 
     def today(self) -> tuple[float, float, int]:
         health = self.health()
-        return round(health.analysed_today_s, 3), round(health.lost_today_s, 3), health.detections_today
+        return (
+            round(health.analysed_today_s, 3),
+            round(health.lost_today_s, 3),
+            health.detections_today,
+        )
 
     def killed(self) -> "Station":
         """As it is after a kill and a new start."""
@@ -67,7 +80,9 @@ class Station:
         return self.ledger.store().rows(sql)
 
 
-def station(station_yaml: StationYaml, recognizer: Recognizer, zone: str | None, now: datetime, *lines: str) -> Station:
+def station(
+    station_yaml: StationYaml, recognizer: Recognizer, zone: str | None, now: datetime, *lines: str
+) -> Station:
     settings_ = station_yaml(*lines, station=f"id: porch, timezone: {zone or 'null'}")
     return Station(load_config(settings_), recognizer, now)
 
@@ -78,6 +93,9 @@ def damaged(path: Path, heard_s: float, announced_s: float) -> Path:
     data = bytearray(path.read_bytes())
     at = data.index(b"data") + 4
     whole = round(announced_s / heard_s * (size - at - 4)) & ~1
-    data[at : at + 4], data[4:8] = whole.to_bytes(4, "little"), (whole + at - 4).to_bytes(4, "little")
+    data[at : at + 4], data[4:8] = (
+        whole.to_bytes(4, "little"),
+        (whole + at - 4).to_bytes(4, "little"),
+    )
     path.write_bytes(data)
     return path

@@ -1,4 +1,5 @@
-"""The daemon as a process at a virtual sound card, and what can be seen of it from outside: rows, books, haste."""
+"""The daemon as a process at a virtual sound card, and what can be seen of it from outside: rows,
+books, haste."""
 
 import json
 import signal
@@ -50,14 +51,19 @@ class Daemon:
         project: Path = PROJECT,
     ) -> None:
         folder.mkdir()
-        self.config, self.database, self._health = (
-            folder / "station.yaml",
-            folder / "station.db",
-            folder / "health.json",
-        )
+        self.config = folder / "station.yaml"
+        self.database = folder / "station.db"
+        self._health = folder / "health.json"
         microphone = f"{{device: pulse, rate_hz: {CARD_HZ}, buffer_s: {buffer_s:g}}}"
-        settings = ["station: {id: forest}", f"bundle: {bundle}", f"microphone: {microphone}", *lines]
-        self.config.write_text("\n".join([*settings, f"health: {{interval_s: {health_s:g}}}"]) + "\n")
+        settings = [
+            "station: {id: forest}",
+            f"bundle: {bundle}",
+            f"microphone: {microphone}",
+            *lines,
+        ]
+        self.config.write_text(
+            "\n".join([*settings, f"health: {{interval_s: {health_s:g}}}"]) + "\n"
+        )
         self.log = folder / "log.txt"
         self._card, self._project, self.seen = card, project, Watched()
         self._watch, self._leave = threading.Thread(target=self._watch_commits), threading.Event()
@@ -68,7 +74,9 @@ class Daemon:
         with self.log.open("ab") as log:
             self.process = self._card.started(command, stderr=log, cwd=self._project)
         try:
-            assert until(lambda: self.process.poll() is None and self.rows(_UNTIL), _START_S_MAX), self.log.read_text()
+            assert until(lambda: self.process.poll() is None and self.rows(_UNTIL), _START_S_MAX), (
+                self.log.read_text()
+            )
         except BaseException:
             self.process.kill()
             raise
@@ -99,7 +107,9 @@ class Daemon:
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """Of its database, as anyone else reads it; nothing while there is none."""
         try:
-            with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)) as db:
+            with closing(
+                sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)
+            ) as db:
                 return db.execute(sql).fetchall()
         except sqlite3.OperationalError:
             return []
@@ -110,11 +120,14 @@ class Daemon:
         return found
 
     def _cpu_s(self) -> float:
-        return time.clock_gettime(~self.process.pid << 3 | 2)  # as clock_getcpuclockid(3) has it, in nanoseconds
+        return time.clock_gettime(
+            ~self.process.pid << 3 | 2
+        )  # as clock_getcpuclockid(3) has it, in nanoseconds
 
     def _watch_commits(self) -> None:
         """A commit is seen 20 ms after it at the latest."""
-        last, before = 0, 0.0
+        last = 0
+        before = 0.0
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)) as db:
             while not self._leave.wait(_POLL_S):
                 version = db.execute("PRAGMA data_version").fetchone()[0]
@@ -128,11 +141,15 @@ class Daemon:
 
 
 # Up to where the newest stretch is analysed; no row while there is none.
-_UNTIL = """SELECT r.start_utc, sum(e.analysed_s) FROM recordings r JOIN effort e ON e.recording = r.id
-    WHERE r.rowid = (SELECT max(recordings.rowid) FROM recordings JOIN effort ON recording = id) GROUP BY r.id"""
-BOOKS = """SELECT r.start_utc, sum(e.analysed_s), 'analysed' FROM recordings r JOIN effort e ON e.recording = r.id
+_UNTIL = """SELECT r.start_utc, sum(e.analysed_s) FROM recordings r JOIN effort e
+ON e.recording = r.id
+    WHERE r.rowid = (SELECT max(recordings.rowid) FROM recordings JOIN effort ON recording = id)
+    GROUP BY r.id"""
+BOOKS = """SELECT r.start_utc, sum(e.analysed_s), 'analysed' FROM recordings r JOIN effort e
+ON e.recording = r.id
     GROUP BY r.id UNION ALL SELECT start_utc, seconds, reason FROM gaps ORDER BY 1"""
-_HEARD = """SELECT d.recording, d.offset_s, d.species, d.start_utc, d.score, d.threshold FROM detections d
+_HEARD = """SELECT d.recording, d.offset_s, d.species, d.start_utc, d.score, d.threshold
+FROM detections d
     ORDER BY d.start_utc, d.species"""
 
 
@@ -142,10 +159,12 @@ def unix(utc: str) -> float:
 
 
 def books(daemon: Daemon) -> tuple[list[str], list[str]]:
-    """Figures of effort and gaps, and what is wrong with them: they add up to the time that the daemon was there, to
-    one window, and each begins where the one before ended."""
-    rows, seen = [(unix(start), float(s), why) for start, s, why in daemon.rows(BOOKS)], daemon.seen
-    began, told = rows[0][0], sum(s for _, s, _ in rows)
+    """Figures of effort and gaps, and what is wrong with them: they add up to the time that the
+    daemon was there, to one window, and each begins where the one before ended."""
+    rows = [(unix(start), float(s), why) for start, s, why in daemon.rows(BOOKS)]
+    seen = daemon.seen
+    began = rows[0][0]
+    told = sum(s for _, s, _ in rows)
     apart = [after[0] - (row[0] + row[1]) for row, after in pairwise(rows)]
     worst = max(map(abs, apart), default=0.0)
     gaps: dict[str, list[float]] = {}
@@ -153,13 +172,21 @@ def books(daemon: Daemon) -> tuple[list[str], list[str]]:
         gaps.setdefault(why, []).append(seconds)
     kinds = ", ".join(f"{why} {sum(s):.2f} s in {len(s)}" for why, s in gaps.items())
     line = (
-        f"books from {began - seen.started:.1f} s after its start on: {kinds}; together {told:.2f} s; "
-        f"{seen.ended - began:.2f} s until it was asked to stop, {seen.gone - began:.2f} s until it was gone; "
+        f"books from {began - seen.started:.1f} s after its start on: {kinds}; together {told:.2f} "
+        f"s; "
+        f"{seen.ended - began:.2f} s until it was asked to stop, {seen.gone - began:.2f} s until "
+        f"it was gone; "
         f"rows abut to {worst * 1000:.0f} ms"
     )
     adds_up = seen.ended - began - WINDOW_S <= told <= seen.gone - began + WINDOW_S
-    wrong = [] if adds_up else ["effort and gaps do not add up to the time that the daemon was there"]
-    wrong += [] if worst < 0.1 else [f"a row does not begin where the one before ended: {worst:.3f} s apart"]
+    wrong = (
+        [] if adds_up else ["effort and gaps do not add up to the time that the daemon was there"]
+    )
+    wrong += (
+        []
+        if worst < 0.1
+        else [f"a row does not begin where the one before ended: {worst:.3f} s apart"]
+    )
     wrong += [] if seen.status == 0 else [f"exit status {seen.status}"]
     text = daemon.log.read_text()
     return [line], wrong + (["a traceback in its log"] if "Traceback" in text else [])
@@ -180,4 +207,6 @@ class Heard:
 def heard(database: Path) -> list[Heard]:
     """All detections, by time."""
     with closing(sqlite3.connect(database)) as db:
-        return [Heard(r, o, species, unix(at), s, t) for r, o, species, at, s, t in db.execute(_HEARD)]
+        return [
+            Heard(r, o, species, unix(at), s, t) for r, o, species, at, s, t in db.execute(_HEARD)
+        ]

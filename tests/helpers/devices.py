@@ -1,4 +1,5 @@
-"""Where tests of what runs on the device run: always on the CPU, on a GPU too where there is one."""
+"""Where tests of what runs on the device run: always on the CPU, on a GPU too where there is
+one."""
 
 import numpy as np
 import torch

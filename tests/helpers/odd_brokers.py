@@ -1,4 +1,5 @@
-"""A broker that misbehaves on purpose: MQTT 5 or 3.1.1 as the client asks, sound but for what a test makes of it."""
+"""A broker that misbehaves on purpose: MQTT 5 or 3.1.1 as the client asks, sound but for what a
+test makes of it."""
 
 import queue
 import socket
@@ -9,7 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-CONNECT, PUBLISH, SUBSCRIBE = 1, 3, 8
+CONNECT = 1
+PUBLISH = 3
+SUBSCRIBE = 8
 _PING = 12
 
 
@@ -58,7 +61,8 @@ class Packet:
 
 @dataclass
 class OddBroker:
-    """`act` sees every packet first; if it returns True, nothing more is done about it; OSError ends the connection."""
+    """`act` sees every packet first; if it returns True, nothing more is done about it; OSError
+    ends the connection."""
 
     act: Callable[["OddBroker", Packet], bool | None] = lambda *_: None
     properties: bytes = b""  # of CONNACK
@@ -77,10 +81,12 @@ class OddBroker:
 
     def serve(self, connection: socket.socket) -> None:
         """One connection to its end."""
-        self.unanswered, v5 = 0, True
+        self.unanswered = 0
+        v5 = True
         with suppress(OSError, IndexError), connection, connection.makefile("rb") as file:
             while head := file.read(1):
-                length, shift = 0, 0
+                length = 0
+                shift = 0
                 while True:
                     byte = file.read(1)[0]
                     length |= (byte & 127) << shift
@@ -112,7 +118,13 @@ class OddBroker:
                 self.unanswered -= 1
             send(b"\x40\x02" + packet.body[at : at + 2])
         elif packet.kind == SUBSCRIBE:
-            send(b"\x90" + varint(3 + packet.v5) + packet.body[:2] + (b"\0" if packet.v5 else b"") + b"\0")
+            send(
+                b"\x90"
+                + varint(3 + packet.v5)
+                + packet.body[:2]
+                + (b"\0" if packet.v5 else b"")
+                + b"\0"
+            )
         elif packet.kind == _PING:
             send(b"\xd0\0")
 
@@ -132,7 +144,9 @@ class OddBroker:
 
 
 @contextmanager
-def odd_broker(act: Callable[[OddBroker, Packet], bool | None], properties: bytes = b"") -> Iterator[OddBroker]:
+def odd_broker(
+    act: Callable[[OddBroker, Packet], bool | None], properties: bytes = b""
+) -> Iterator[OddBroker]:
     """One that listens on 127.0.0.1."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         broker = OddBroker(act, properties, server.getsockname()[1])

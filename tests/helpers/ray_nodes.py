@@ -10,8 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when ray starts its processes
-os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # what ray will do by itself; without it, it warns
-os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112, else 15: beside other tests they stand still
+os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = (
+    "0"  # what ray will do by itself; without it, it warns
+)
+# else 15: beside other tests they stand still
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112,
 import ray
 from ray.cluster_utils import Cluster
 
@@ -51,7 +54,8 @@ def kill_a_node_of(nodes: Cluster) -> None:
 
 
 def of_ray(folder: str) -> list[int]:
-    """Processes of the cluster whose files are in `folder`: the folder is in their command line or environment."""
+    """Processes of the cluster whose files are in `folder`: the folder is in their command line or
+    environment."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:

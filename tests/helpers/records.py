@@ -1,4 +1,5 @@
-"""What two databases of the station must have in common, whatever happened to the programs that wrote them."""
+"""What two databases of the station must have in common, whatever happened to the programs that
+wrote them."""
 
 import sqlite3
 from collections import Counter
@@ -11,7 +12,8 @@ _DATABASE_LOCKED_S = 10.0
 
 # All rows that must not depend on when and how often a program ran.
 _ROWS = {
-    "recordings": "SELECT id, path, start_utc, time_source, state, reason, audio_s, windows, source FROM recordings",
+    "recordings": "SELECT id, path, start_utc, time_source, state, reason, audio_s, windows, "
+    "source FROM recordings",
     "deployments": "SELECT * FROM deployments",
     "detections": "SELECT * FROM detections",
     "effort": "SELECT * FROM effort",
@@ -32,8 +34,12 @@ def differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     """A line per table that is not the same."""
     lines = []
     for name in expected:
-        there, wanted = Counter(found[name]), Counter(expected[name])
-        gone, new = list((wanted - there).elements()), list((there - wanted).elements())
+        there = Counter(found[name])
+        wanted = Counter(expected[name])
+        gone = list((wanted - there).elements())
+        new = list((there - wanted).elements())
         if gone or new:
-            lines.append(f"{name}: {len(gone)} rows missing {gone[:1]}, {len(new)} rows too many {new[:1]}")
+            lines.append(
+                f"{name}: {len(gone)} rows missing {gone[:1]}, {len(new)} rows too many {new[:1]}"
+            )
     return lines

@@ -19,8 +19,8 @@ _CHAIN = 100  # matrix products by which the speed of this machine is taken
 
 
 def slow_bundle(folder: Path, window_s: float) -> Path:
-    """The shipped bundle with each member twice, and so much work that no score depends on in each network that a
-    window takes all four about `window_s` on one core as busy as it is now."""
+    """The shipped bundle with each member twice, and so much work that no score depends on in each
+    network that a window takes all four about `window_s` on one core as busy as it is now."""
     shutil.copytree(BUNDLE, folder)
     bundle = read_bundle(folder)
     products = max(1, round(_CHAIN * window_s / 4 / _chain_s(folder)))
@@ -32,7 +32,11 @@ def slow_bundle(folder: Path, window_s: float) -> Path:
             onnx.save(network, folder / file)
             members.append(replace(member, name=member.name + copy, file=file))
     probe = bundle.probe()
-    one = {"clips": probe.clips[:1], "images": probe.images[:1], "blended": probe.blended[:1]}  # it is slow enough
+    one = {
+        "clips": probe.clips[:1],
+        "images": probe.images[:1],
+        "blended": probe.blended[:1],
+    }  # it is slow enough
     scores = np.repeat(probe.member_scores, 2, axis=0)[:, :1]
     replace(probe, member_scores=scores, **one).write(folder / "probe.npz")
     seal_bundle(folder, replace(bundle.manifest, members=tuple(members)))
@@ -43,7 +47,8 @@ def _with_products(network: onnx.ModelProto, count: int) -> onnx.ModelProto:
     """Before its first layer the image is multiplied so often by one, a matrix of 281 x 281."""
     slow = onnx.ModelProto()
     slow.CopyFrom(network)
-    graph, name = slow.graph, slow.graph.input[0].name
+    graph = slow.graph
+    name = slow.graph.input[0].name
     names = [name, *(f"slow{n}" for n in range(count))]
     for node in graph.node:
         node.input[:] = [names[-1] if i == name else i for i in node.input]
@@ -60,7 +65,9 @@ def _chain_s(bundle: Path) -> float:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     network = _with_products(onnx.load(next(bundle.glob("members/*.onnx"))), _CHAIN)
-    session = ort.InferenceSession(network.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        network.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     image = {session.get_inputs()[0].name: np.zeros((1, 1, MEL_BANDS, 281), np.float32)}
     began = time.perf_counter()
     for _ in range(20):

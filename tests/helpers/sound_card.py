@@ -1,4 +1,5 @@
-"""A sound card without hardware, in real time: PulseAudio with a null sink, of which the monitor is the microphone.
+"""A sound card without hardware, in real time: PulseAudio with a null sink, of which the monitor is
+the microphone.
 
 Wants pulseaudio, pulseaudio-utils and libasound2-plugins. Knows no station.
 """
@@ -29,7 +30,11 @@ Pcm = NDArray[np.int16]
 
 def missing_programs() -> str:
     """What to install, or nothing."""
-    return "" if all(map(shutil.which, PROGRAMS)) else f"the virtual sound card wants: apt-get install {PACKAGES}"
+    return (
+        ""
+        if all(map(shutil.which, PROGRAMS))
+        else f"the virtual sound card wants: apt-get install {PACKAGES}"
+    )
 
 
 class Card:
@@ -40,7 +45,9 @@ class Card:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._run, self._home, self._log = folder / "run", folder / "home", folder / "pulse.log"
+        self._run = folder / "run"
+        self._home = folder / "home"
+        self._log = folder / "pulse.log"
         self._run.mkdir(mode=0o700)
         (self._home / ".config/pulse").mkdir(parents=True)
         (self._home / ".config/pulse/client.conf").write_text("autospawn = no\n")
@@ -58,9 +65,17 @@ class Card:
     def plug(self) -> None:
         """Returns when the card is there, and the default one."""
         sink = f"module-null-sink sink_name=forest rate={CARD_HZ} channels=1"
-        command = ["pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", f"--log-target=file:{self._log}"]
+        command = [
+            "pulseaudio",
+            "-n",
+            "--daemonize=no",
+            "--exit-idle-time=-1",
+            f"--log-target=file:{self._log}",
+        ]
         self._server = self.started([*command, "-L", "module-native-protocol-unix", "-L", sink])
-        assert until(lambda: self._control("set-default-source", "forest.monitor")), self._log.read_text()
+        assert until(lambda: self._control("set-default-source", "forest.monitor")), (
+            self._log.read_text()
+        )
         assert self._control("set-default-sink", "forest")
 
     def unplug(self) -> None:
@@ -76,7 +91,9 @@ class Card:
 
     def started(self, command: list[str], **more: Any) -> "subprocess.Popen[bytes]":
         """A program that sees this card and no other."""
-        return subprocess.Popen(command, env=self.environment, **({"stderr": subprocess.DEVNULL} | more))
+        return subprocess.Popen(
+            command, env=self.environment, **({"stderr": subprocess.DEVNULL} | more)
+        )
 
     def _control(self, *arguments: str) -> bool:
         with self.started(["pactl", *arguments]) as process:
@@ -84,13 +101,26 @@ class Card:
 
 
 class Recording:
-    """What the card gives, recorded by parec from entering on, in 16 bit as the null sink has it."""
+    """What the card gives, recorded by parec from entering on, in 16 bit as the null sink has
+    it."""
 
     def __init__(self, card: Card) -> None:
-        command = ["parec", "--raw", "--format=s16le", f"--rate={CARD_HZ}", "--channels=1", "-d", "forest.monitor"]
-        self._process = card.started([*command, f"--latency-msec={_PULSE_MS}"], stdout=subprocess.PIPE)
+        command = [
+            "parec",
+            "--raw",
+            "--format=s16le",
+            f"--rate={CARD_HZ}",
+            "--channels=1",
+            "-d",
+            "forest.monitor",
+        ]
+        self._process = card.started(
+            [*command, f"--latency-msec={_PULSE_MS}"], stdout=subprocess.PIPE
+        )
         self._blocks: list[bytes] = []
-        self.start = float("inf")  # UTC of the first sample as Unix time, by the least delayed arrival
+        self.start = float(
+            "inf"
+        )  # UTC of the first sample as Unix time, by the least delayed arrival
         self._thread = threading.Thread(target=self._read)
 
     def __enter__(self) -> "Recording":
@@ -120,8 +150,10 @@ class Recording:
 
 
 def forest(path: Path, seconds: float) -> Path:
-    """The demo's soundscapes one after the other, over a faint hiss so that no second is digital silence."""
-    files, rng = sorted(_SOUNDSCAPES.glob("*.ogg")), np.random.default_rng(1)
+    """The demo's soundscapes one after the other, over a faint hiss so that no second is digital
+    silence."""
+    files = sorted(_SOUNDSCAPES.glob("*.ogg"))
+    rng = np.random.default_rng(1)
     with soundfile.SoundFile(path, "w", CARD_HZ, 1, "PCM_16") as wav:
         for n in range(round(seconds / 60 + 0.5)):
             sound, rate_hz = soundfile.read(files[n % len(files)], dtype="float32")

@@ -1,6 +1,8 @@
-"""A sound card without hardware or sound server, at the pace of time: PortAudio's interface as the microphone uses it.
+"""A sound card without hardware or sound server, at the pace of time: PortAudio's interface as the
+microphone uses it.
 
-It plays a sound for ever into the station's own Microphone and Ring. Knows no station but how one is given this card.
+It plays a sound for ever into the station's own Microphone and Ring. Knows no station but how one
+is given this card.
 """
 
 import os
@@ -32,7 +34,9 @@ class Card:
     def __init__(self, samples: NDArray[np.float32]) -> None:
         self.given_s = 0.0
         self._samples = samples
-        self._device = InputDevice(index=0, host_api="none", name="a stand-in", channels=1, rate_hz=RATE_HZ)
+        self._device = InputDevice(
+            index=0, host_api="none", name="a stand-in", channels=1, rate_hz=RATE_HZ
+        )
 
     def rescan(self) -> None:
         """There is always one card."""
@@ -44,17 +48,27 @@ class Card:
         return self._device
 
     def open(
-        self, _device: InputDevice, rate_hz: int, _channel: int, write: Callable[..., None], end: Callable[[], None]
+        self,
+        _device: InputDevice,
+        rate_hz: int,
+        _channel: int,
+        write: Callable[..., None],
+        end: Callable[[], None],
     ) -> threading.Event:
         """Returns what ends it."""
         stop = threading.Event()
 
         def play() -> None:
-            at, due_s, block = 0, time.monotonic(), round(_BLOCK_S * rate_hz)
+            at = 0
+            due_s = time.monotonic()
+            block = round(_BLOCK_S * rate_hz)
             while not stop.is_set():
                 due_s += _BLOCK_S
                 time.sleep(max(0.0, due_s - time.monotonic()))
-                write(np.take(self._samples, range(at, at + block), mode="wrap").astype(np.float32), False)
+                write(
+                    np.take(self._samples, range(at, at + block), mode="wrap").astype(np.float32),
+                    False,
+                )
                 self.given_s += _BLOCK_S
                 at = (at + block) % len(self._samples)
             end()
@@ -90,11 +104,14 @@ def hearing(open_microphone: Callable[[Any], Any]) -> Iterator[None]:
 
 
 def main() -> None:
-    """`python -m tests.helpers.stand_in_card CONFIG`: the daemon, hearing the demonstration's soundscape. The
-    environment may name a program that makes priors in Python's place, PRIOR_PYTHON."""
+    """`python -m tests.helpers.stand_in_card CONFIG`: the daemon, hearing the demonstration's
+    soundscape. The environment may name a program that makes priors in Python's place,
+    PRIOR_PYTHON."""
     import logging
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
     sys.executable = os.environ.get("PRIOR_PYTHON", sys.executable)
     card = Card(song())
     with hearing(lambda settings: Microphone(settings, portaudio=card)):  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
-"""TensorFlow Lite files as BirdNET has them, with few channels and classes: written from a seed, and what they hear by
-numpy, step by step as TensorFlow does it (a real Fourier transform at 48 kHz, images with channels last)."""
+"""TensorFlow Lite files as BirdNET has them, with few channels and classes: written from a seed,
+and what they hear by numpy, step by step as TensorFlow does it (a real Fourier transform at 48 kHz,
+images with channels last)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,8 +14,12 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-CLASSES, EMBEDDING = 6, 24
-SPECTROGRAMS = {"MEL_SPEC1": (2048, 278, 0.0, 3000.0, 0.23), "MEL_SPEC2": (1024, 280, 500.0, 15000.0, 0.19)}
+CLASSES = 6
+EMBEDDING = 24
+SPECTROGRAMS = {
+    "MEL_SPEC1": (2048, 278, 0.0, 3000.0, 0.23),
+    "MEL_SPEC2": (1024, 280, 500.0, 15000.0, 0.19),
+}
 GEO_STEPS = 4
 
 _OPTIONS = {
@@ -43,7 +48,9 @@ class Tiny:
         self.tensors.append((name or f"tensor_{len(self.tensors)}", shape, None))
         return len(self.tensors) - 1
 
-    def add(self, op: str, *inputs: int, shape: tuple[int, ...] = (1,), name: str = "", **options: int) -> int:
+    def add(
+        self, op: str, *inputs: int, shape: tuple[int, ...] = (1,), name: str = "", **options: int
+    ) -> int:
         output = self.tensor(shape, name)
         self.operators.append((op, list(inputs), output, options))
         return output
@@ -70,33 +77,49 @@ def _table(b: flatbuffers.Builder, kind: str, **values: Any) -> int:
 
 def _write(tiny: Tiny, first: int, last: int) -> bytes:
     b = flatbuffers.Builder(1 << 20)
-    kinds = {np.dtype(np.float32): "FLOAT32", np.dtype(np.float16): "FLOAT16", np.dtype(np.int32): "INT32"}
-    buffers, tensors = [_table(b, "Buffer")], []
+    kinds = {
+        np.dtype(np.float32): "FLOAT32",
+        np.dtype(np.float16): "FLOAT16",
+        np.dtype(np.int32): "INT32",
+    }
+    buffers = [_table(b, "Buffer")]
+    tensors = []
     for name, shape, value in tiny.tensors:
-        buffer, kind = 0, tflite.TensorType.FLOAT32
+        buffer = 0
+        kind = tflite.TensorType.FLOAT32
         if value is not None:
             data = b.CreateByteVector(np.ascontiguousarray(value).tobytes())
-            buffer, kind = len(buffers), getattr(tflite.TensorType, kinds[value.dtype])
+            buffer = len(buffers)
+            kind = getattr(tflite.TensorType, kinds[value.dtype])
             buffers.append(_table(b, "Buffer", Data=data))
-        text, sides = b.CreateString(name), b.CreateNumpyVector(np.array(shape, np.int32))
+        text = b.CreateString(name)
+        sides = b.CreateNumpyVector(np.array(shape, np.int32))
         tensors.append(_table(b, "Tensor", Shape=sides, Type=kind, Buffer=buffer, Name=text))
     codes = sorted({op for op, *_ in tiny.operators})
-    operators = [_operator(b, codes.index(op), *rest) for op, *rest in ((o[0], o) for o in tiny.operators)]
+    operators = [
+        _operator(b, codes.index(op), *rest) for op, *rest in ((o[0], o) for o in tiny.operators)
+    ]
     parts = {"Tensors": _vector(b, tensors), "Operators": _vector(b, operators)}
     parts |= {"Inputs": b.CreateNumpyVector(np.array([first], np.int32))}
     parts |= {"Outputs": b.CreateNumpyVector(np.array([last], np.int32))}
     graphs = _vector(b, [_table(b, "SubGraph", **parts)])
     numbers = [getattr(tflite.BuiltinOperator, op) for op in codes]
     known = [
-        _table(b, "OperatorCode", DeprecatedBuiltinCode=min(number, 127), BuiltinCode=number) for number in numbers
+        _table(b, "OperatorCode", DeprecatedBuiltinCode=min(number, 127), BuiltinCode=number)
+        for number in numbers
     ]
-    all_codes, all_buffers = _vector(b, known), _vector(b, buffers)
-    model = _table(b, "Model", Version=3, OperatorCodes=all_codes, Subgraphs=graphs, Buffers=all_buffers)
+    all_codes = _vector(b, known)
+    all_buffers = _vector(b, buffers)
+    model = _table(
+        b, "Model", Version=3, OperatorCodes=all_codes, Subgraphs=graphs, Buffers=all_buffers
+    )
     b.Finish(model, b"TFL3")
     return bytes(b.Output())
 
 
-def _operator(b: flatbuffers.Builder, code: int, operator: tuple[str, list[int], int, dict[str, int]]) -> int:
+def _operator(
+    b: flatbuffers.Builder, code: int, operator: tuple[str, list[int], int, dict[str, int]]
+) -> int:
     op, inputs, output, options = operator
     vectors = {"Inputs": b.CreateNumpyVector(np.array(inputs, np.int32))}
     vectors["Outputs"] = b.CreateNumpyVector(np.array([output], np.int32))
@@ -104,12 +127,18 @@ def _operator(b: flatbuffers.Builder, code: int, operator: tuple[str, list[int],
         return _table(b, "Operator", OpcodeIndex=code, **vectors)
     table = _table(b, _OPTIONS[op], **options)
     kind = getattr(tflite.BuiltinOptions, _OPTIONS[op])
-    return _table(b, "Operator", OpcodeIndex=code, BuiltinOptionsType=kind, BuiltinOptions=table, **vectors)
+    return _table(
+        b, "Operator", OpcodeIndex=code, BuiltinOptionsType=kind, BuiltinOptions=table, **vectors
+    )
 
 
 def _mel(length: int, low_hz: float, high_hz: float) -> Array:
-    """96 triangles over the bins of a transform, evenly on the mel scale, `(96, length // 2 + 1)`."""
-    edges = 700 * (10 ** (np.linspace(*(2595 * np.log10(1 + f / 700) for f in (low_hz, high_hz)), 98) / 2595) - 1)
+    """96 triangles over the bins of a transform, evenly on the mel scale, `(96, length // 2 +
+    1)`."""
+    edges = 700 * (
+        10 ** (np.linspace(*(2595 * np.log10(1 + f / 700) for f in (low_hz, high_hz)), 98) / 2595)
+        - 1
+    )
     bins = np.fft.rfftfreq(length, 1 / 48000)
     rising = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
     falling = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
@@ -117,9 +146,11 @@ def _mel(length: int, low_hz: float, high_hz: float) -> Array:
 
 
 def tiny_birdnet(seed: int = 0) -> bytes:
-    """All that BirdNET V2.4 has, once: spectrograms, pools side by side, two convolutions of one pixel in a row, a
-    depthwise one with padding, squeeze and excite, a residual, the layer of classes."""
-    rng, t = np.random.default_rng(seed), Tiny()
+    """All that BirdNET V2.4 has, once: spectrograms, pools side by side, two convolutions of one
+    pixel in a row, a depthwise one with padding, squeeze and excite, a residual, the layer of
+    classes."""
+    rng = np.random.default_rng(seed)
+    t = Tiny()
     first = t.tensor((1, 144000), "INPUT")
     for name, (length, step, low_hz, high_hz, power) in SPECTROGRAMS.items():
         hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
@@ -132,13 +163,21 @@ def tiny_birdnet(seed: int = 0) -> bytes:
     x = t.add("ADD", x, t.constant(np.array([-0.6, -0.3], np.float32)), FusedActivationFunction=0)
     x = _conv(t, rng, x, 2, 6, (4, 8), (4, 4), relu=True)
     pools = {"Padding": 1, "StrideH": 1, "StrideW": 2, "FilterHeight": 1, "FilterWidth": 2}
-    x = t.add("CONCATENATION", t.add("MAX_POOL_2D", x, **pools), t.add("AVERAGE_POOL_2D", x, **pools))
+    x = t.add(
+        "CONCATENATION", t.add("MAX_POOL_2D", x, **pools), t.add("AVERAGE_POOL_2D", x, **pools)
+    )
     x = _silu(t, _conv(t, rng, _conv(t, rng, x, 12, 6), 6, 20))
     x = t.add("PAD", x, t.constant(np.array([[0, 0], [1, 1], [1, 1], [0, 0]], np.int32)))
     x = _silu(t, _conv(t, rng, x, 20, 20, (3, 3), (2, 2), deep=True, same=False))
-    squeezed = t.add("RESHAPE", t.add("MEAN", x, t.constant(np.array([1, 2], np.int32)), shape=(1, 20)), shape=(1, 20))
+    squeezed = t.add(
+        "RESHAPE",
+        t.add("MEAN", x, t.constant(np.array([1, 2], np.int32)), shape=(1, 20)),
+        shape=(1, 20),
+    )
     squeezed = _silu(t, _conv(t, rng, squeezed, 20, 3))
-    x = t.add("MUL", x, t.add("LOGISTIC", _conv(t, rng, squeezed, 3, 20)), FusedActivationFunction=0)
+    x = t.add(
+        "MUL", x, t.add("LOGISTIC", _conv(t, rng, squeezed, 3, 20)), FusedActivationFunction=0
+    )
     x = _conv(t, rng, x, 20, 7)
     y = _conv(t, rng, _silu(t, _conv(t, rng, x, 7, 20)), 20, 7)
     x = t.add("ADD", y, x, FusedActivationFunction=0)
@@ -151,9 +190,18 @@ def tiny_birdnet(seed: int = 0) -> bytes:
 
 
 def _conv(
-    t: Tiny, rng: np.random.Generator, x: int, taken: int, given: int, size: tuple[int, int] = (1, 1),
-    stride: tuple[int, int] = (1, 1), *, deep: bool = False, same: bool = True, relu: bool = False,
-) -> int:  # fmt: skip
+    t: Tiny,
+    rng: np.random.Generator,
+    x: int,
+    taken: int,
+    given: int,
+    size: tuple[int, int] = (1, 1),
+    stride: tuple[int, int] = (1, 1),
+    *,
+    deep: bool = False,
+    same: bool = True,
+    relu: bool = False,
+) -> int:
     shape = (1, *size, given) if deep else (given, *size, taken)
     fan = size[0] * size[1] * (1 if deep else taken)
     weights = t.constant((rng.standard_normal(shape) * np.sqrt(2 / fan)).astype(np.float32))
@@ -196,7 +244,9 @@ def _images(network: Any, sound: Array) -> Array:
 
 def _stretch(network: Any, sound: Array) -> Array:
     """Log-odds of one stretch at 48 kHz, operator by operator."""
-    values: dict[int, Array] = {index: np.asarray(value, np.float64) for index, value in network.constants.items()}
+    values: dict[int, Array] = {
+        index: np.asarray(value, np.float64) for index, value in network.constants.items()
+    }
     for layer in network.layers:
         x, *more = [values.get(index, np.zeros(0)) for index in layer.inputs]
         options = layer.options
@@ -227,21 +277,32 @@ _SIMPLE: dict[str, Callable[..., Array]] = {
 
 
 def _convolved(x: Array, weights: Array, bias: Array, options: dict[str, int], deep: bool) -> Array:
-    size, stride = weights.shape[1:3], (options["stride_h"], options["stride_w"])
+    size = weights.shape[1:3]
+    stride = (options["stride_h"], options["stride_w"])
     if options["padding"] == 0:
-        totals = [max(0, (-(-s // p) - 1) * p + k - s) for s, k, p in zip(x.shape, size, stride, strict=False)]
+        totals = [
+            max(0, (-(-s // p) - 1) * p + k - s)
+            for s, k, p in zip(x.shape, size, stride, strict=False)
+        ]
         x = np.pad(x, [*((total // 2, total - total // 2) for total in totals), (0, 0)])
-    patches = np.lib.stride_tricks.sliding_window_view(x, size, axis=(0, 1))[:: stride[0], :: stride[1]]
+    patches = np.lib.stride_tricks.sliding_window_view(x, size, axis=(0, 1))[
+        :: stride[0], :: stride[1]
+    ]
     summed = (
-        np.einsum("hwcij,ijc->hwc", patches, weights[0]) if deep else np.einsum("hwcij,oijc->hwo", patches, weights)
+        np.einsum("hwcij,ijc->hwc", patches, weights[0])
+        if deep
+        else np.einsum("hwcij,oijc->hwo", patches, weights)
     )
     return summed + bias
 
 
-def tiny_geo(seed: int = 0, likely: tuple[float, ...] = (3.0, 3.0, -9.0, -9.0, -9.0, -9.0)) -> bytes:
-    """BirdNET's geo model in small: sines of place and week, the week masked outside 1 to 48, weights in half
-    precision; `likely` are the classes' log-odds on the whole."""
-    rng, t = np.random.default_rng(seed), Tiny()
+def tiny_geo(
+    seed: int = 0, likely: tuple[float, ...] = (3.0, 3.0, -9.0, -9.0, -9.0, -9.0)
+) -> bytes:
+    """BirdNET's geo model in small: sines of place and week, the week masked outside 1 to 48,
+    weights in half precision; `likely` are the classes' log-odds on the whole."""
+    rng = np.random.default_rng(seed)
+    t = Tiny()
     first = t.tensor((1, 3), "place")
 
     def half(value: Any) -> int:
@@ -251,14 +312,21 @@ def tiny_geo(seed: int = 0, likely: tuple[float, ...] = (3.0, 3.0, -9.0, -9.0, -
     for column, (offset, scale) in enumerate(((90.0, 1 / 180), (180.0, 1 / 360), (-1.0, 1 / 47))):
         picked = [t.constant(np.array([0, column], np.int32)) for _ in range(3)]
         raw = t.add("STRIDED_SLICE", first, *picked)
-        y = t.add("EXPAND_DIMS", t.add("MUL", t.add("ADD", raw, half(offset)), half(scale)), t.constant(np.int32([1])))
+        y = t.add(
+            "EXPAND_DIMS",
+            t.add("MUL", t.add("ADD", raw, half(offset)), half(scale)),
+            t.constant(np.int32([1])),
+        )
         y = t.add("ADD", t.add("MUL", y, half(6.0)), half(np.linspace(0, 1.5, GEO_STEPS)))
         y = t.add("SIN", y)
         if column == 2:
-            one, none = half(1.0), half(0.0)
+            one = half(1.0)
+            none = half(0.0)
             late = t.add("SELECT_V2", t.add("GREATER", raw, half(48.0)), none, one)
             early = t.add("SELECT_V2", t.add("LESS", raw, half(1.0)), none, one)
-            y = t.add("MUL", y, t.add("EXPAND_DIMS", t.add("MUL", late, early), t.constant(np.int32([1]))))
+            y = t.add(
+                "MUL", y, t.add("EXPAND_DIMS", t.add("MUL", late, early), t.constant(np.int32([1])))
+            )
         parts.append(y)
     x = t.add("CONCATENATION", *parts)
     wide = half(rng.standard_normal((5, 3 * GEO_STEPS)) * 0.3), half(np.full(5, 0.1))

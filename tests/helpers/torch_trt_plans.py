@@ -1,9 +1,11 @@
-"""What the real torch-tensorrt makes of networks on a machine without a GPU, by the project's own function.
+"""What the real torch-tensorrt makes of networks on a machine without a GPU, by the project's own
+function.
 
 python -m tests.helpers.torch_trt_plans FILE.onnx …
 
-Prints an object of JSON for each. One step is stood in for: a plan that was built is loaded, for which a GPU is wanted;
-here it is given back as it is. A process of its own, since torch-tensorrt for RTX puts itself in the place of tensorrt.
+Prints an object of JSON for each. One step is stood in for: a plan that was built is loaded, for
+which a GPU is wanted; here it is given back as it is. A process of its own, since torch-tensorrt
+for RTX puts itself in the place of tensorrt.
 """
 
 import importlib
@@ -19,7 +21,8 @@ from edge.contract.audio import IMAGE, INPUT_SHAPES
 from edge.contract.errors import BirdstationError
 from export.trt.torch_trt import Takes, build_with_torch, coverage, imported
 
-BATCH_MAX, WORKSPACE_MIB = 4, 256
+BATCH_MAX = 4
+WORKSPACE_MIB = 256
 TAKES = Takes(INPUT_SHAPES[IMAGE])
 
 
@@ -35,9 +38,13 @@ def watch(trt: Any, seen: dict[str, Any]) -> None:
             layers = [network.get_layer(index) for index in range(network.num_layers)]
             inputs = [network.get_input(index) for index in range(network.num_inputs)]
             outputs = [network.get_output(index) for index in range(network.num_outputs)]
-            seen["tensors"] = [[one.name, list(one.shape), one.dtype.name] for one in inputs + outputs]
+            seen["tensors"] = [
+                [one.name, list(one.shape), one.dtype.name] for one in inputs + outputs
+            ]
             seen["profile"] = [list(shape) for shape in self.profile.get_shape(inputs[0].name)]
-            seen["strongly_typed"] = network.get_flag(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+            seen["strongly_typed"] = network.get_flag(
+                trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+            )
             seen["tf32"] = config.get_flag(trt.BuilderFlag.TF32)
             seen["workspace_mib"] = config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) >> 20
             for kind in ("CONVOLUTION", "REDUCE"):
@@ -63,7 +70,9 @@ def main() -> None:
         content = Path(name).read_bytes()
         try:
             seen["coverage"] = asdict(coverage(content, TAKES, BATCH_MAX))
-            seen["bytes"] = len(build_with_torch(content, TAKES, BATCH_MAX, workspace_mib=WORKSPACE_MIB).plan)
+            seen["bytes"] = len(
+                build_with_torch(content, TAKES, BATCH_MAX, workspace_mib=WORKSPACE_MIB).plan
+            )
         except BirdstationError as error:
             seen["error"] = f"{type(error).__name__}: {error}"
         print(json.dumps(seen))

@@ -1,4 +1,5 @@
-"""A corpus of a few seconds for the trainer's tests: each species is a note, so that a tiny network can tell them."""
+"""A corpus of a few seconds for the trainer's tests: each species is a note, so that a tiny network
+can tell them."""
 
 import csv
 from pathlib import Path
@@ -51,26 +52,55 @@ def write_table(path: Path, rows: list[dict[str, str]]) -> None:
         writer.writerows(rows)
 
 
-def make_corpus(data: Path, recordings: int = 4, seconds: float = 8.0, soundscape: bool = False) -> Path:
-    """Two species, `recordings` each, spread over the year; optionally one labelled soundscape of 15 s."""
+def make_corpus(
+    data: Path, recordings: int = 4, seconds: float = 8.0, soundscape: bool = False
+) -> Path:
+    """Two species, `recordings` each, spread over the year; optionally one labelled soundscape of
+    15 s."""
     rows = []
     for index in range(recordings):
         for number, code in enumerate(CODES):
             name = f"XC{index}{number}.ogg"
             day = f"2019-{1 + 3 * (index % 4):02d}-04"
-            rows.append(row(code, name, date=day, latitude=f"{40 + index}.0", longitude=f"{-90 + 7 * index}.0"))
-            write_sound(data / "train_short_audio" / code / name, song(code, seconds, 10 * index + number))
+            rows.append(
+                row(
+                    code,
+                    name,
+                    date=day,
+                    latitude=f"{40 + index}.0",
+                    longitude=f"{-90 + 7 * index}.0",
+                )
+            )
+            write_sound(
+                data / "train_short_audio" / code / name, song(code, seconds, 10 * index + number)
+            )
     write_table(data / METADATA, rows)
     if soundscape:
         sound = np.concatenate([song(CODES[0], 5, 1), hiss(5, 0.002, 2), song(CODES[1], 5, 3)])
         write_sound(data / "train_soundscapes" / "7_ABC_20190504.ogg", sound)
         birds = (CODES[0], "nocall", CODES[1])
         labels = [
-            {"row_id": f"7_ABC_{5 * i + 5}", "site": "ABC", "audio_id": "7", "seconds": str(5 * i + 5), "birds": heard}
+            {
+                "row_id": f"7_ABC_{5 * i + 5}",
+                "site": "ABC",
+                "audio_id": "7",
+                "seconds": str(5 * i + 5),
+                "birds": heard,
+            }
             for i, heard in enumerate(birds)
         ]
         write_table(data / LABELS, labels)
         write_table(
-            data / SITES, [{"id": "ABC", "place_name": "A", "country": "B", "lat": "48.0", "lon": "11.0", "geog": ""}]
+            data / SITES,
+            [
+                {
+                    "id": "ABC",
+                    "place_name": "A",
+                    "country": "B",
+                    "lat": "48.0",
+                    "lon": "11.0",
+                    "geog": "",
+                }
+            ],
         )
     return data

@@ -1,6 +1,8 @@
-"""What people, disks and clocks do to the ground of a training between two fit-alls: EDITS has them all.
+"""What people, disks and clocks do to the ground of a training between two fit-alls: EDITS has them
+all.
 
-Here are those of rasters, of the recipe and of the run; trainer_edits_corpus.py has those of the corpus.
+Here are those of rasters, of the recipe and of the run; trainer_edits_corpus.py has those of the
+corpus.
 """
 
 import dataclasses
@@ -55,7 +57,8 @@ def rasters_left_out(ground: Ground, _: random.Random) -> Touched | None:
 def no_rasters(ground: Ground, _: random.Random) -> Touched | None:
     if "rasters" in ground.asked:
         return None
-    ground.rasters, ground.layers_changed = not ground.rasters, True
+    ground.rasters = not ground.rasters
+    ground.layers_changed = True
     return Touched(frozenset({"fit-metadata"}), TUNED | {"fit-metadata", "folds"})
 
 
@@ -69,7 +72,9 @@ def _recipe(name: str, change: Callable[[Recipe, random.Random], Recipe], may: S
         if other == now:
             return None
         ground.set_recipe(other)
-        rows = LATER if other.keep == "soundscapes" and may == TUNED else NOTHING  # epochs are chosen as rows are tuned
+        rows = (
+            LATER if other.keep == "soundscapes" and may == TUNED else NOTHING
+        )  # epochs are chosen as rows are tuned
         return Touched(NOTHING, may | rows | {"report"})
 
     EDITS[f"recipe: {name}"] = do
@@ -84,7 +89,9 @@ def _section(section: str, key: str, *values: object) -> Callable[[Recipe, rando
 
 
 def _epochs(recipe: Recipe, chance: random.Random) -> Recipe:
-    return dataclasses.replace(recipe, members=(dataclasses.replace(recipe.members[0], epochs=chance.choice((1, 2))),))
+    return dataclasses.replace(
+        recipe, members=(dataclasses.replace(recipe.members[0], epochs=chance.choice((1, 2))),)
+    )
 
 
 def _keep(recipe: Recipe, chance: random.Random) -> Recipe:
@@ -93,7 +100,9 @@ def _keep(recipe: Recipe, chance: random.Random) -> Recipe:
 
 def _noise(recipe: Recipe, chance: random.Random) -> Recipe:
     augment = dataclasses.replace(recipe.members[0].augment, pink=chance.choice((0.0, 0.5)))
-    return dataclasses.replace(recipe, members=(dataclasses.replace(recipe.members[0], augment=augment),))
+    return dataclasses.replace(
+        recipe, members=(dataclasses.replace(recipe.members[0], augment=augment),)
+    )
 
 
 def _seed(recipe: Recipe, chance: random.Random) -> Recipe:
@@ -149,7 +158,8 @@ def product_damaged(ground: Ground, chance: random.Random) -> Touched | None:
 
 @edit
 def book_damaged(ground: Ground, chance: random.Random) -> Touched | None:
-    """Nobody knows what was made from what: all is made again, but for members, who know themselves."""
+    """Nobody knows what was made from what: all is made again, but for members, who know
+    themselves."""
     if not (ground.out / "stages.json").is_file():
         return None
     _damage(ground.out / "stages.json", chance)

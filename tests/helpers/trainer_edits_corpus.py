@@ -65,7 +65,9 @@ def sound_removed(ground: Ground, chance: random.Random) -> Touched | None:
     path = _some_sound(ground, chance)
     if path is None:
         return None
-    must = _SOUND if _is_heard(path) else frozenset({"check-data", "spectrograms"})  # it had no image
+    must = (
+        _SOUND if _is_heard(path) else frozenset({"check-data", "spectrograms"})
+    )  # it had no image
     path.unlink()
     return Touched(must | {"folds"}, ALL - {"fit-metadata"})
 
@@ -94,9 +96,14 @@ def sound_added(ground: Ground, chance: random.Random) -> Touched | None:
     if ground.extra > 4:
         return None
     ground.extra += 1
-    code, name = chance.choice(CODES), f"XC9{ground.extra:02}{chance.randrange(1 << 30)}.wav"
-    write_sound(ground.data / "train_short_audio" / code / name, hiss(2.0, 0.05, chance.randrange(1 << 30)))
-    ground.edit(METADATA, lambda rows: rows.append(row(code, name, date="2015-07-08", longitude="-80.5")))
+    code = chance.choice(CODES)
+    name = f"XC9{ground.extra:02}{chance.randrange(1 << 30)}.wav"
+    write_sound(
+        ground.data / "train_short_audio" / code / name, hiss(2.0, 0.05, chance.randrange(1 << 30))
+    )
+    ground.edit(
+        METADATA, lambda rows: rows.append(row(code, name, date="2015-07-08", longitude="-80.5"))
+    )
     return Touched(ALL - TUNED - {"bag"}, ALL)
 
 
@@ -133,7 +140,8 @@ def columns_for_people(ground: Ground, chance: random.Random) -> Touched | None:
 
 @edit
 def names_corrected(ground: Ground, chance: random.Random) -> Touched | None:
-    key, code = chance.choice(("scientific_name", "common_name")), chance.choice(CODES)
+    key = chance.choice(("scientific_name", "common_name"))
+    code = chance.choice(CODES)
 
     def change(rows: list[Row]) -> None:
         for found in rows:
@@ -176,7 +184,9 @@ def background_species(ground: Ground, chance: random.Random) -> Touched | None:
 @edit
 def rating(ground: Ground, chance: random.Random) -> Touched | None:
     """The recipe weighs none by it."""
-    if not _change(ground, chance, chance.random() < 0.5, rating=chance.choice(("1.0", "2.5", "11", "?"))):
+    if not _change(
+        ground, chance, chance.random() < 0.5, rating=chance.choice(("1.0", "2.5", "11", "?"))
+    ):
         return None
     return Touched(frozenset({"check-data"}), COUNTED)
 
@@ -185,7 +195,10 @@ def rating(ground: Ground, chance: random.Random) -> Touched | None:
 def place_and_day(ground: Ground, chance: random.Random) -> Touched | None:
     cells = chance.choice(
         (
-            {"latitude": f"{chance.uniform(-30, 60):.3f}", "longitude": f"{chance.uniform(-120, 30):.3f}"},
+            {
+                "latitude": f"{chance.uniform(-30, 60):.3f}",
+                "longitude": f"{chance.uniform(-120, 30):.3f}",
+            },
             {"date": f"2014-{chance.randrange(1, 13):02}-{chance.randrange(1, 28):02}"},
             {"latitude": "", "longitude": ""},
             {"date": chance.choice(("", "2014-00-00"))},
@@ -231,12 +244,15 @@ def soundscape_labels(ground: Ground, chance: random.Random) -> Touched | None:
     before = ground.rows(LABELS)
     heard = chance.choice((*CODES, "nocall", " ".join(CODES)))
     ground.edit(LABELS, lambda rows: chance.choice(rows).update(birds=heard))
-    return Touched(NOTHING, _tuned(ground) | {"check-data"}) if ground.rows(LABELS) != before else None
+    return (
+        Touched(NOTHING, _tuned(ground) | {"check-data"}) if ground.rows(LABELS) != before else None
+    )
 
 
 @edit
 def soundscape_row_twice(ground: Ground, chance: random.Random) -> Touched | None:
-    at, differs = chance.randrange(len(ground.rows(LABELS))), chance.random() < 0.5
+    at = chance.randrange(len(ground.rows(LABELS)))
+    differs = chance.random() < 0.5
 
     def change(rows: list[Row]) -> None:
         birds = "nocall" if differs and rows[at]["birds"] != "nocall" else rows[at]["birds"]

@@ -11,7 +11,8 @@ from tests.helpers.trainer_walk import Scratch, Told, apart, fit_all, here, pict
 from trainer.book import STAGES
 from trainer.run import Run
 
-FIRST, SECOND = "only-fold0-seed1", "only-fold1-seed1"
+FIRST = "only-fold0-seed1"
+SECOND = "only-fold1-seed1"
 _scratch = Scratch()
 
 
@@ -39,7 +40,11 @@ def again(ground: Ground, **asked: Any) -> Told:
 def as_from_scratch(ground: Ground) -> list[str]:
     """In what the run differs from one made from scratch; that of the same ground is made once."""
     expected = _scratch.of(ground)
-    return [expected] if isinstance(expected, str) else apart(picture(Run.open(ground.out, images=True)), expected)
+    return (
+        [expected]
+        if isinstance(expected, str)
+        else apart(picture(Run.open(ground.out, images=True)), expected)
+    )
 
 
 def damage(path: Path, how: str) -> None:

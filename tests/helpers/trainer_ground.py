@@ -1,7 +1,8 @@
-"""The ground of a training that changes under it: a tiny corpus, rasters, a recipe and the run, all in one folder.
+"""The ground of a training that changes under it: a tiny corpus, rasters, a recipe and the run, all
+in one folder.
 
-Two species, ten recordings of 2 s (one of 12 s) with sound, 50 rows without, two labelled soundscapes of 15 s. Sound is
-WAV, so that other sound can have the same size.
+Two species, ten recordings of 2 s (one of 12 s) with sound, 50 rows without, two labelled
+soundscapes of 15 s. Sound is WAV, so that other sound can have the same size.
 """
 
 import dataclasses
@@ -24,15 +25,20 @@ from trainer.files import read_csv
 from trainer.pipeline.stages import Options
 from trainer.recipe import Augment, FoldRecipe, MemberRecipe, Recipe, find_recipe, read_recipe
 
-RECORDINGS, SILENT_ROWS = 10, 50  # with sound; without: a metadata model wants 50
-_SOUND_S, _LONG_S = 2.0, 12.0
+# with sound; without: a metadata model wants 50
+RECORDINGS = 10
+SILENT_ROWS = 50
+_SOUND_S = 2.0
+_LONG_S = 12.0
 Row = dict[str, str]
 
 
 def walk_recipe() -> Recipe:
     """Two folds, one small network for one epoch, three trees."""
     demo = find_recipe("demo")
-    member = MemberRecipe("only", "test_efficientnet", 1, (1,), Augment((0.5, 3.0), 0.5, 0.0), stem_pool=4)
+    member = MemberRecipe(
+        "only", "test_efficientnet", 1, (1,), Augment((0.5, 3.0), 0.5, 0.0), stem_pool=4
+    )
     return dataclasses.replace(
         demo,
         name="walk",
@@ -50,32 +56,55 @@ def make_ground_corpus(data: Path) -> None:
     """Write the corpus."""
     rows = []
     for i in range(RECORDINGS + SILENT_ROWS):
-        code, name = CODES[i % 2], f"XC{i:03}.wav"
+        code = CODES[i % 2]
+        name = f"XC{i:03}.wav"
         where = {"latitude": f"{35 + i % 7}.5", "longitude": f"{-100 + 3 * (i % 9)}.25"}
         if i >= RECORDINGS:  # each species in a land of its own
             where = {"latitude": f"{10 + i % 5}.5", "longitude": f"{-100 + 60 * (i % 2) + i % 3}.5"}
         rows.append(
-            row(code, name, date=f"20{10 + i % 9}-{1 + i % 12:02}-{1 + i % 28:02}", author=f"A{i % 4}", **where)
+            row(
+                code,
+                name,
+                date=f"20{10 + i % 9}-{1 + i % 12:02}-{1 + i % 28:02}",
+                author=f"A{i % 4}",
+                **where,
+            )
         )
         if i < RECORDINGS:
-            write_sound(data / "train_short_audio" / code / name, song(code, _LONG_S if i == 3 else _SOUND_S, i))
+            write_sound(
+                data / "train_short_audio" / code / name,
+                song(code, _LONG_S if i == 3 else _SOUND_S, i),
+            )
     write_table(data / METADATA, rows)
     labels = []
     for number in (7, 8):
-        sound = np.concatenate([song(CODES[0], 5, number), hiss(5, 0.002, number), song(CODES[1], 5, number)])
+        sound = np.concatenate(
+            [song(CODES[0], 5, number), hiss(5, 0.002, number), song(CODES[1], 5, number)]
+        )
         write_sound(data / "train_soundscapes" / f"{number}_ABC_20190504.ogg", sound)
         for end, heard in ((5, CODES[0]), (10, "nocall"), (15, CODES[1])):
             about = {"row_id": f"{number}_ABC_{end}", "site": "ABC", "audio_id": str(number)}
             labels.append(about | {"seconds": str(end), "birds": heard})
     write_table(data / LABELS, labels)
     write_table(
-        data / SITES, [{"id": "ABC", "place_name": "A", "country": "B", "lat": "40.0", "lon": "-95.0", "geog": ""}]
+        data / SITES,
+        [
+            {
+                "id": "ABC",
+                "place_name": "A",
+                "country": "B",
+                "lat": "40.0",
+                "lon": "-95.0",
+                "geog": "",
+            }
+        ],
     )
 
 
 @dataclass
 class Ground:
-    """Where all lies, and how the next fit-all is asked. Folders have the same names wherever they are moved to."""
+    """Where all lies, and how the next fit-all is asked. Folders have the same names wherever they
+    are moved to."""
 
     home: Path
     corpus_in: str = "here"
@@ -135,7 +164,9 @@ class Ground:
         return sorted((self.data / "train_soundscapes").glob("*.ogg"))
 
     def sounding_rows(self, rows: list[Row]) -> list[Row]:
-        there = {path.relative_to(self.data / "train_short_audio").as_posix() for path in self.sounds()}
+        there = {
+            path.relative_to(self.data / "train_short_audio").as_posix() for path in self.sounds()
+        }
         return [r for r in rows if f"{r['primary_label']}/{r['filename']}" in there]
 
     def set_recipe(self, recipe: Recipe) -> None:
@@ -185,7 +216,8 @@ def make_ground(home: Path) -> Ground:
 
 
 def overwrite(path: Path, content: bytes, times_kept: bool = True) -> None:
-    """Other bytes in the same file, written in place; its times of before, as far as anyone can set them."""
+    """Other bytes in the same file, written in place; its times of before, as far as anyone can set
+    them."""
     before = path.stat()
     with path.open("r+b") as file:
         file.write(content)

@@ -1,9 +1,10 @@
-"""A training that is killed before every file that it puts in place, once each; started by tests/trainer/test_kill.py.
+"""A training that is killed before every file that it puts in place, once each; started by
+tests/trainer/test_kill.py.
 
     python -m tests.helpers.trainer_kill CORPUS RUN RECIPE RASTERS
 
-Everything is imported once, then every start is a fork: seconds for what would take minutes. Members are trained in the
-process itself.
+Everything is imported once, then every start is a fork: seconds for what would take minutes.
+Members are trained in the process itself.
 """
 
 import importlib
@@ -18,7 +19,9 @@ KILLS_MAX = 200
 
 def main(data: Path, out: Path, recipe: Path, rasters: Path) -> None:
     """Print the files, in the order of the kills; end when a start was not killed any more."""
-    stages = importlib.import_module("trainer.pipeline.stages")  # here: the workers of a stage import this file again
+    stages = importlib.import_module(
+        "trainer.pipeline.stages"
+    )  # here: the workers of a stage import this file again
     load_stages()
     asked = stages.Options(data, out, str(recipe), rasters, None, 1, "cpu")
     struck: set[str] = set()
@@ -48,9 +51,13 @@ def _train(asked: Any, struck: set[str], writer: int) -> None:
     """In the fork: train until a file that was not struck yet is about to be put in place."""
     for method in ("replace", "rename"):
         setattr(Path, method, _deadly(getattr(Path, method), asked.out, struck, writer))
-    stages, fit, member = (importlib.import_module(f"trainer.{name}") for name in ("stages", "fit", "member"))
+    stages, fit, member = (
+        importlib.import_module(f"trainer.{name}") for name in ("stages", "fit", "member")
+    )
     fit._train_all = lambda _, tasks, *__: [member.fit_member(task) for task in tasks]  # type: ignore[attr-defined]
-    stages.run_stages(asked, stages.STAGES, importlib.import_module("rich.console").Console(quiet=True))
+    stages.run_stages(
+        asked, stages.STAGES, importlib.import_module("rich.console").Console(quiet=True)
+    )
     os._exit(0)
 
 

@@ -1,4 +1,5 @@
-"""Fit-alls that die by SIGKILL before the nth file that they put in place; `Killer` starts this as a program.
+"""Fit-alls that die by SIGKILL before the nth file that they put in place; `Killer` starts this as
+a program.
 
 Everything is imported once and nothing computed, then every start is a fork.
 """
@@ -24,11 +25,16 @@ class Killer:
 
     def __init__(self) -> None:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self._program: subprocess.Popen[str] = subprocess.Popen([sys.executable, "-m", __name__], **pipes)  # type: ignore[call-overload]
+        self._program: subprocess.Popen[str] = subprocess.Popen(
+            [sys.executable, "-m", __name__], **pipes
+        )  # type: ignore[call-overload]
 
     def __call__(self, options: Options, nth: int) -> bool:
         """Whether it was killed; else it was done, or refused, before so many files."""
-        asked = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
+        asked = {
+            key: str(value) if isinstance(value, Path) else value
+            for key, value in asdict(options).items()
+        }
         assert self._program.stdin is not None
         assert self._program.stdout is not None
         self._program.stdin.write(json.dumps([asked, nth]) + "\n")

@@ -1,6 +1,8 @@
-"""A small corpus, rasters and a finished run, made by hand: what the trainer's later stages find before them.
+"""A small corpus, rasters and a finished run, made by hand: what the trainer's later stages find
+before them.
 
-The networks are real (timm, safetensors) but untrained; out-of-fold scores are invented so that they are mostly right.
+The networks are real (timm, safetensors) but untrained; out-of-fold scores are invented so that
+they are mostly right.
 """
 
 from collections.abc import Callable
@@ -27,7 +29,9 @@ from trainer.pipeline.chain import CHAIN
 from trainer.recipe import read_recipe
 from trainer.run import HISTORY, SCORES, WEIGHTS, MemberInfo, Run, member_name
 
-torch.set_num_threads(1)  # tiny batches: threads that wait for each other on a busy machine take longer
+torch.set_num_threads(
+    1
+)  # tiny batches: threads that wait for each other on a busy machine take longer
 
 CODES = ("amered", "blujay", "comyel")
 CROPS = 2  # of each recording
@@ -59,20 +63,32 @@ tune:
   blend: [{rule: mean, prior_weight: [0.0, 0.14]}, {rule: logit, prior_weight: [0.5]}]
   threshold: {low: 0.05, high: 0.95, step: 0.05}
 student:
-  {architecture: test_efficientnet, epochs: 3, views: 2, learning_rate: 2.0e-3, stem_pool: 4, crops_max: 2,
+  {architecture: test_efficientnet, epochs: 3, views: 2, learning_rate: 2.0e-3, stem_pool: 4,
+   crops_max: 2,
    held_out: 0.2, augment: {power: [0.5, 2.0], stripes: 0.0, mixup: 0.5, pink: 0.3}}
 """
 
 
-def write_raster(path: Path, value: Callable[[np.ndarray, np.ndarray], np.ndarray], **changes: object) -> None:
-    """A global GeoTIFF of `value(latitude, longitude)` at cell centres; `changes` are cell, west, north, rows, dtype,
-    nodata, crs."""
-    profile = {"cell": 1.0, "west": -180.0, "north": 90.0, "rows": 180, "dtype": "float32", "nodata": None} | changes
+def write_raster(
+    path: Path, value: Callable[[np.ndarray, np.ndarray], np.ndarray], **changes: object
+) -> None:
+    """A global GeoTIFF of `value(latitude, longitude)` at cell centres; `changes` are cell, west,
+    north, rows, dtype, nodata, crs."""
+    profile = {
+        "cell": 1.0,
+        "west": -180.0,
+        "north": 90.0,
+        "rows": 180,
+        "dtype": "float32",
+        "nodata": None,
+    } | changes
     cell, west, north = (float(profile[key]) for key in ("cell", "west", "north"))  # type: ignore[arg-type]
     rows, columns = int(profile["rows"]), round(360 / cell)  # type: ignore[call-overload]
     latitude = north - cell * (np.arange(rows) + 0.5)[:, None]
     longitude = west + cell * (np.arange(columns) + 0.5)[None, :]
-    values = np.broadcast_to(value(latitude, longitude), (rows, columns)).astype(str(profile["dtype"]))
+    values = np.broadcast_to(value(latitude, longitude), (rows, columns)).astype(
+        str(profile["dtype"])
+    )
     with rasterio.open(
         path,
         "w",
@@ -93,19 +109,24 @@ def make_rasters(folder: Path) -> Path:
     folder.mkdir(parents=True)
     for name in RASTERS:
         write_raster(folder / f"{name}.tif", lambda lat, lon: 10 + lat / 10 + lon / 100)
-    write_raster(folder / "forest_type.tif", lambda _, lon: np.where(lon < 0, 3, 5), dtype="uint8", nodata=0)
+    write_raster(
+        folder / "forest_type.tif", lambda _, lon: np.where(lon < 0, 3, 5), dtype="uint8", nodata=0
+    )
     return folder
 
 
-def make_corpus(data: Path, *, recordings: int = 30, placed: bool = True, soundscapes: int = 2) -> Corpus:
-    """`recordings` of each species, each species in a land of its own, and soundscapes of 15 s; only those have
-    sound."""
+def make_corpus(
+    data: Path, *, recordings: int = 30, placed: bool = True, soundscapes: int = 2
+) -> Corpus:
+    """`recordings` of each species, each species in a land of its own, and soundscapes of 15 s;
+    only those have sound."""
     (data / "train_short_audio").mkdir(parents=True)
     random = np.random.default_rng(0)
     lines = [_HEADER]
     for s, code in enumerate(CODES):
         for i in range(recordings):
-            latitude, longitude = (10 + random.normal(), -100 + 40 * s + random.normal())
+            latitude = 10 + random.normal()
+            longitude = -100 + 40 * s + random.normal()
             place = f"{latitude:.3f},{longitude:.3f}" if placed else ","
             date = f"20{i % 20:02}-{1 + i % 12:02}-{1 + i % 28:02}" if i != 1 else "2012-00-00"
             other = f"\"['{CODES[(s + 1) % 3]}']\"" if i == 0 else "[]"
@@ -119,7 +140,9 @@ def make_corpus(data: Path, *, recordings: int = 30, placed: bool = True, sounds
 
 def _make_soundscapes(data: Path, count: int) -> None:
     (data / "train_soundscapes").mkdir()
-    (data / "soundscape_sites.csv").write_text("id,place_name,country,lat,lon\nSSW,Here,X,10,-100\n", encoding="utf8")
+    (data / "soundscape_sites.csv").write_text(
+        "id,place_name,country,lat,lon\nSSW,Here,X,10,-100\n", encoding="utf8"
+    )
     rows = ["row_id,site,audio_id,seconds,birds"]
     for n in range(count):
         noise = np.random.default_rng(n).normal(0, 0.05, 15 * RATE_HZ).astype(np.float32)
@@ -137,7 +160,10 @@ def make_run(folder: Path, corpus: Corpus) -> Run:
     run = Run.create(folder, read_recipe(recipe), corpus.name, corpus.taxonomy)
     placed = make_folds(corpus.recordings, run.recipe.folds, run.recipe.seed)
     write_folds(folder / "folds.csv", placed)
-    index = [(r.recording, r.primary_label, CROPS * i, CROPS, "-", "-") for i, r in enumerate(corpus.recordings)]
+    index = [
+        (r.recording, r.primary_label, CROPS * i, CROPS, "-", "-")
+        for i, r in enumerate(corpus.recordings)
+    ]
     write_csv(folder / "spectrograms" / "index.csv", INDEX, index)
     problems = {"counts": {"recordings": len(corpus.recordings)}, "corpus": corpus.name}
     found = {"problems": corpus.problems.counts, "examples": corpus.problems.examples}
@@ -147,7 +173,15 @@ def make_run(folder: Path, corpus: Corpus) -> Run:
     for number, kind in enumerate(run.recipe.members):
         for seed in kind.seeds:
             for k in range(run.recipe.folds.count):
-                _make_member(run, kind.kind, k, seed, np.flatnonzero(fold == k), label, 0.5 + 0.1 * number + seed / 100)
+                _make_member(
+                    run,
+                    kind.kind,
+                    k,
+                    seed,
+                    np.flatnonzero(fold == k),
+                    label,
+                    0.5 + 0.1 * number + seed / 100,
+                )
     write_json(folder / "oof.json", {})
     enter(run, "folds")
     return run
@@ -172,7 +206,9 @@ def finish(run: Run) -> None:
     enter(run, *FINISHED)
 
 
-def _make_member(run: Run, kind: str, fold: int, seed: int, rows: np.ndarray, label: np.ndarray, f1: float) -> None:
+def _make_member(
+    run: Run, kind: str, fold: int, seed: int, rows: np.ndarray, label: np.ndarray, f1: float
+) -> None:
     name = member_name(kind, fold, seed)
     folder = run.member_folder(name)
     folder.mkdir(parents=True)
@@ -183,8 +219,14 @@ def _make_member(run: Run, kind: str, fold: int, seed: int, rows: np.ndarray, la
     scores[np.arange(len(rows)), label[rows]] += 0.5
     np.savez(folder / "oof.npz", rows=rows, scores=scores.astype(np.float16))
     history = [(1, 0.7, 0.6, 0.2, 1.0), (2, 0.5, 0.5, f1, 2.0)]
-    write_csv(folder / "history.csv", ("epoch", "train_loss", "valid_loss", "valid_f1", "seconds"), history)
-    info = MemberInfo(name, kind, "test_efficientnet", fold, seed, len(run.taxonomy), 4, f1, 2, 2, 1000, 2.0, "-")
+    write_csv(
+        folder / "history.csv",
+        ("epoch", "train_loss", "valid_loss", "valid_f1", "seconds"),
+        history,
+    )
+    info = MemberInfo(
+        name, kind, "test_efficientnet", fold, seed, len(run.taxonomy), 4, f1, 2, 2, 1000, 2.0, "-"
+    )
     write_json(folder / "member.json", asdict(info))
     note_files(run, name)
 

@@ -1,4 +1,5 @@
-"""A random walk: one to three edits, fit-all, a look at what it did; then the next. Collects what is wrong."""
+"""A random walk: one to three edits, fit-all, a look at what it did; then the next. Collects what
+is wrong."""
 
 import random
 import time
@@ -20,16 +21,22 @@ from trainer.pipeline.stages import STAGES
 from trainer.pipeline.work import NONE
 from trainer.run import Run
 
-CLOCK, LIBRARIES, KILLED, BEGINNING, ALONE = (
-    "clock set back",
-    "other libraries",
-    "killed",
-    "beginning damaged",
-    "one stage alone",
-)
+CLOCK = "clock set back"
+LIBRARIES = "other libraries"
+KILLED = "killed"
+BEGINNING = "beginning damaged"
+ALONE = "one stage alone"
 WAYS = (CLOCK, LIBRARIES, BEGINNING, ALONE, *4 * (KILLED,))
-_AFTER_A_KILL = ("sound replaced", "background species", "place and day", "recipe: tune", "product damaged")
-_DAY_S, _FILES = 86_400.0, 20  # about as many as a fit-all puts in place
+_AFTER_A_KILL = (
+    "sound replaced",
+    "background species",
+    "place and day",
+    "recipe: tune",
+    "product damaged",
+)
+# about as many as a fit-all puts in place
+_DAY_S = 86_400.0
+_FILES = 20
 
 
 @dataclass
@@ -65,10 +72,13 @@ class Walk:
 
     def step(self) -> None:
         """Edits, fit-all, a look at it, and a second fit-all that has nothing to do."""
-        ground, chance, tally = self.ground, self._chance, self.tally
+        ground = self.ground
+        chance = self._chance
+        tally = self.tally
         tally.steps += 1
         ground.asked.clear()
-        ground.layers_changed, self._lost = False, False
+        ground.layers_changed = False
+        self._lost = False
         ground.keep("before")
         with pytest.MonkeyPatch.context() as patch:
             touched, names = self._edits(patch)
@@ -98,7 +108,8 @@ class Walk:
 
     def _edits(self, patch: pytest.MonkeyPatch) -> tuple[list[Touched], list[str]]:
         """Some edits, done; what is refused is seen to and taken back."""
-        touched, names = list[Touched](), list[str]()
+        touched = list[Touched]()
+        names = list[str]()
         number = self._chance.choice((1, 1, 2, 3))
         while len(names) < number:
             name = self._draw()
@@ -129,7 +140,9 @@ class Walk:
             Run.open(self.ground.out, images=True)
         except CorpusError:
             return
-        self.tally.wrong.append(f"step {self.tally.steps}: a damaged product of {damaged.must} is opened as finished")
+        self.tally.wrong.append(
+            f"step {self.tally.steps}: a damaged product of {damaged.must} is opened as finished"
+        )
 
     def _way(self, name: str, patch: pytest.MonkeyPatch) -> None:
         if name == CLOCK:
@@ -145,7 +158,9 @@ class Walk:
     def _refusal(self, name: str, part: str) -> None:
         told = fit_all(self.ground.options())
         if part not in told.refused:
-            self.tally.wrong.append(f"{name}: expected a refusal with {part!r}, found {told.refused!r}")
+            self.tally.wrong.append(
+                f"{name}: expected a refusal with {part!r}, found {told.refused!r}"
+            )
         self._refused(told.refused)
         self.ground.asked.clear()
         self.ground.put_back("before")
@@ -178,7 +193,8 @@ class Walk:
         return killed
 
     def _fit(self, where: str) -> Told | None:
-        """Fit-all to its end: with what a refusal asks for, or on the ground as it was. None if that does not help."""
+        """Fit-all to its end: with what a refusal asks for, or on the ground as it was. None if
+        that does not help."""
         ground = self.ground
         told = fit_all(ground.options())
         if not told.refused:
@@ -189,7 +205,9 @@ class Walk:
         else:
             expected = self.scratch.of(ground)
             if not isinstance(expected, str) or _unplaced(expected) != _unplaced(told.refused):
-                self.tally.wrong.append(f"{where}: refused: {told.refused}; from scratch: {str(expected)[:200]}")
+                self.tally.wrong.append(
+                    f"{where}: refused: {told.refused}; from scratch: {str(expected)[:200]}"
+                )
             ground.put_back("first")
             ground.asked.clear()
             self._lost = True
@@ -200,7 +218,8 @@ class Walk:
         return self._drawn(where, more)
 
     def _drawn(self, where: str, told: Told) -> Told:
-        """Folds that were made without rasters show no land, and say so: with them, the picture alone is made again."""
+        """Folds that were made without rasters show no land, and say so: with them, the picture
+        alone is made again."""
         drawn = Run(self.ground.out).book.entry("folds")
         if not self.ground.rasters or drawn is None or drawn.made_from["map"] != NONE:
             return told
@@ -214,7 +233,8 @@ class Walk:
 
     def _look(self, where: str, told: Told, touched: list[Touched], alone: bool) -> None:
         """Whether no stage was made for nothing, and none left out."""
-        tally, first = self.tally, set(told.made)
+        tally = self.tally
+        first = set(told.made)
         tally.made.update(told.made)
         tally.trained += len(told.trained)
         may = reduce(frozenset.union, (t.may for t in touched), NOTHING)
@@ -246,7 +266,9 @@ class Walk:
 
 
 def _why(told: Told, stage: str) -> str:
-    return next((line for line in told.said.splitlines() if line.startswith(f"{stage}: ")), "no word")
+    return next(
+        (line for line in told.said.splitlines() if line.startswith(f"{stage}: ")), "no word"
+    )
 
 
 def _unplaced(line: str) -> str:

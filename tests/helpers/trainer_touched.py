@@ -1,6 +1,7 @@
 """What an edit between two fit-alls touches, and the list of all edits.
 
-An edit is a function of the ground and of chance. It returns what it touches, or None where it cannot be done now.
+An edit is a function of the ground and of chance. It returns what it touches, or None where it
+cannot be done now.
 """
 
 import random
@@ -20,8 +21,9 @@ TUNED = frozenset({"tune", "report"})
 
 @dataclass(frozen=True)
 class Touched:
-    """Stages that must be made again for an edit alone, and those that may be. `refused` is a part of the line where
-    the edit cannot be gone on with; it is taken back then. `trained`: networks that may be; None: all."""
+    """Stages that must be made again for an edit alone, and those that may be. `refused` is a part
+    of the line where the edit cannot be gone on with; it is taken back then. `trained`: networks
+    that may be; None: all."""
 
     must: Stages = NOTHING
     may: Stages = NOTHING

@@ -1,7 +1,8 @@
-"""A walk: fit-all again and again on a run whose ground changes, each time compared with a run made from scratch.
+"""A walk: fit-all again and again on a run whose ground changes, each time compared with a run made
+from scratch.
 
-`here` trains within this process; `fit_all` says which stages were made and which networks trained; `picture` is what
-two runs must have in common, byte for byte, but for times and versions.
+`here` trains within this process; `fit_all` says which stages were made and which networks trained;
+`picture` is what two runs must have in common, byte for byte, but for times and versions.
 """
 
 import csv
@@ -32,8 +33,16 @@ from trainer.report import figures
 from trainer.run import Run
 from trainer.training import calls, fit, member
 
-_TIMED = ("report.html", "stages.json", "run.json", ".contents", ".lock")  # of their moment, or compared below
-_TICK_S = 0.05  # of file times; in place of the seconds of FAT, so that what is remembered of files is put to the proof
+_TIMED = (
+    "report.html",
+    "stages.json",
+    "run.json",
+    ".contents",
+    ".lock",
+)  # of their moment, or compared below
+# of file times; in place of the seconds of FAT, so that what is remembered of files is put to the
+# proof
+_TICK_S = 0.05
 _DPI = 15
 
 
@@ -58,7 +67,8 @@ _counts = _Counts()
 
 @contextmanager
 def here() -> Iterator[None]:
-    """Everything in this process, networks too: seconds for what would take minutes; pictures of few dots."""
+    """Everything in this process, networks too: seconds for what would take minutes; pictures of
+    few dots."""
 
     @contextmanager
     def one_thread(_jobs: int) -> Iterator[ThreadPoolExecutor]:
@@ -86,7 +96,9 @@ def here() -> Iterator[None]:
         for module in (spectrograms, check, backgrounds, calls):
             patch.setattr(module, "worker_pool", one_thread)
         patch.setattr(fit, "_train_all", train)
-        patch.setattr(stages, "_STAGE", {name: counted(stage) for name, stage in stages._STAGE.items()})
+        patch.setattr(
+            stages, "_STAGE", {name: counted(stage) for name, stage in stages._STAGE.items()}
+        )
         patch.setattr(matplotlib.figure.Figure, "savefig", small)
         drawing = b'<?xml version="1.0"?><svg/>'  # in the report, which is not compared
         patch.setattr(figures, "_bytes", lambda *_: drawing)
@@ -98,7 +110,8 @@ def fit_all(options: Options, names: tuple[str, ...] = STAGES) -> Told:
     """Do the stages. What is no refusal of one line is raised."""
     _counts.made.clear()
     _counts.trained.clear()
-    refused, said = "", io.StringIO()
+    refused = ""
+    said = io.StringIO()
     with redirect_stdout(said):
         try:
             stages.run_stages(options, names, Console(file=said, width=200))
@@ -110,12 +123,16 @@ def fit_all(options: Options, names: tuple[str, ...] = STAGES) -> Told:
 
 
 def picture(run: Run) -> dict[str, str]:
-    """All files of a run and what it says of itself, in digests, without times and versions of libraries."""
+    """All files of a run and what it says of itself, in digests, without times and versions of
+    libraries."""
     found = {}
     wanted = {f"members/{name}" for name in run.wanted()}
     for path in sorted(p for p in run.folder.rglob("*") if p.is_file()):
         name = path.relative_to(run.folder).as_posix()
-        orphan = name.startswith("members/") and path.parent.relative_to(run.folder).as_posix() not in wanted
+        orphan = (
+            name.startswith("members/")
+            and path.parent.relative_to(run.folder).as_posix() not in wanted
+        )
         if name not in _TIMED and not orphan:
             found[name] = hashlib.sha256(_timeless(path)).hexdigest()
     for part, said in _without_times(run.provenance()).items():
@@ -150,7 +167,8 @@ class Scratch:
         self.made = 0
 
     def of(self, ground: Ground) -> dict[str, str] | str:
-        """The picture of a run made of what lies here now, or the line that says why there is none."""
+        """The picture of a run made of what lies here now, or the line that says why there is
+        none."""
         state = ground.state()
         if state not in self._known:
             out = ground.home / "scratch" / "run"

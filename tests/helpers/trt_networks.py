@@ -1,4 +1,5 @@
-"""Networks and bundles in both precisions, and `export trt` on a machine whose TensorRT and CUDA are the doubles."""
+"""Networks and bundles in both precisions, and `export trt` on a machine whose TensorRT and CUDA
+are the doubles."""
 
 import dataclasses
 import json
@@ -27,7 +28,8 @@ _DOUBLE = PROJECT / "tests" / "trt_double"
 
 
 def small_network(path: Path, weight: float = 1 / 255) -> Path:
-    """grey → Conv → Relu → mean (an island) → Mul → Conv → mean → Sigmoid, with an integer shape on the way."""
+    """grey → Conv → Relu → mean (an island) → Mul → Conv → mean → Sigmoid, with an integer shape on
+    the way."""
     weights = np.full((1, 1, 1, 1), weight, np.float32)
     nodes = [
         helper.make_node("Conv", ["grey", "scale"], ["image"]),
@@ -54,7 +56,9 @@ def save_network(path: Path, nodes: list[onnx.NodeProto], constants: dict[str, n
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", "species"])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path
+    )
 
 
 def write_published(architecture: str, folder: Path) -> Path:
@@ -75,7 +79,9 @@ def spread_network(architecture: str, species: int) -> torch.nn.Module:
             torch.nn.init.uniform_(module.weight, 0.5, 1.0)
     grey = torch.from_numpy(probe_images())[:, None].float()
     with torch.no_grad():
-        network.train()(torch.cat([grey, grey.flip(3), grey.flip(2), (grey + grey.roll(1, 0)).clamp(0, 255)]))
+        network.train()(
+            torch.cat([grey, grey.flip(3), grey.flip(2), (grey + grey.roll(1, 0)).clamp(0, 255)])
+        )
     return network
 
 
@@ -84,7 +90,8 @@ def probe_images() -> np.ndarray:
 
 
 def write_halved(bundle: Path, folder: Path) -> Path:
-    """The tests' bundle, its members' first step a convolution, and each in half precision beside it."""
+    """The tests' bundle, its members' first step a convolution, and each in half precision beside
+    it."""
     shutil.copytree(bundle, folder)
     manifest = read_bundle(folder).manifest
     members = []
@@ -105,7 +112,9 @@ def write_halved(bundle: Path, folder: Path) -> Path:
 def export_trt(*arguments: str | Path, **facts: object) -> subprocess.CompletedProcess[str]:
     """The command as a person types it, on a machine whose TensorRT and CUDA are the doubles."""
     command = [sys.executable, "-m", "export", *map(str, arguments)]
-    return subprocess.run(command, env=with_doubles(**facts), capture_output=True, text=True, timeout=HANGS_S)
+    return subprocess.run(
+        command, env=with_doubles(**facts), capture_output=True, text=True, timeout=HANGS_S
+    )
 
 
 def with_doubles(**facts: object) -> dict[str, str]:

@@ -1,5 +1,5 @@
-"""A bundle of the other kind, small and real: one network that takes the sound itself and serves two members, a geo
-prior, classes that are no birds, names in two languages, somebody's licence."""
+"""A bundle of the other kind, small and real: one network that takes the sound itself and serves
+two members, a geo prior, classes that are no birds, names in two languages, somebody's licence."""
 
 import csv
 import json
@@ -50,9 +50,16 @@ def tone(code: str, seconds: float = 5.0, level: float = 0.3) -> NDArray[np.floa
 
 
 def write_network(path: Path, gain: float = 15.0) -> None:
-    """sound → energy at each class's pitch (`features`) → a convolution → scores of all, of two, and an embedding."""
+    """sound → energy at each class's pitch (`features`) → a convolution → scores of all, of two,
+    and an embedding."""
     time = np.arange(_STEP) / RATE_HZ
-    bank = np.concatenate([[f(2 * np.pi * HZ[s.code] * time) for s in CLASSES] for f in (np.sin, np.cos)]) / _STEP * 4
+    bank = (
+        np.concatenate(
+            [[f(2 * np.pi * HZ[s.code] * time) for s in CLASSES] for f in (np.sin, np.cos)]
+        )
+        / _STEP
+        * 4
+    )
     count = len(CLASSES)
     head = np.zeros((count, 2), np.float32)
     head[[s.code for s in CLASSES].index("midtoo"), 0] = head[0, 1] = 1.0
@@ -86,15 +93,20 @@ def write_network(path: Path, gain: float = 15.0) -> None:
         nodes,
         "waveform",
         [helper.make_tensor_value_info("sound", TensorProto.FLOAT, ["n", WINDOW_SAMPLES])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in outputs.items()],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size])
+            for name, size in outputs.items()
+        ],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path
+    )
 
 
 def write_geo(folder: Path) -> None:
-    """A geo model that only looks at latitude and week: the low one lives in the north, the middle one in the south,
-    and there from week 24 on alone; the rest is never expected anywhere."""
+    """A geo model that only looks at latitude and week: the low one lives in the north, the middle
+    one in the south, and there from week 24 on alone; the rest is never expected anywhere."""
     folder.mkdir()
     slopes = np.zeros((3, len(CLASSES)), np.float32)
     slopes[0, :2] = (0.2, -0.2)
@@ -110,7 +122,10 @@ def write_geo(folder: Path) -> None:
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", len(CLASSES)])],
         [numpy_helper.from_array(slopes, "slopes"), numpy_helper.from_array(bias, "bias")],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), folder / "geo.onnx")
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9),
+        folder / "geo.onnx",
+    )
     facts = {"floor": 0.03, "neutral": ["frogxx", "human1", "engine"]}
     (folder / "geo.json").write_text(json.dumps(facts))
 
@@ -135,7 +150,9 @@ def make_waveform_bundle(folder: Path, margin: float | None = None) -> Bundle:
     scale = np.array([[1.5, 0.5], [0.25, 0.0]], np.float32)
     np.save(folder / _SCALE, scale)
     members = (
-        BundleMember("all", "members/ears.onnx", "all", "bank", output="scores", embedding="embedding"),
+        BundleMember(
+            "all", "members/ears.onnx", "all", "bank", output="scores", embedding="embedding"
+        ),
         BundleMember(
             "head",
             "members/ears.onnx",
@@ -149,7 +166,9 @@ def make_waveform_bundle(folder: Path, margin: float | None = None) -> Bundle:
     student = None
     if margin is not None:
         write_network(folder / "members" / "student.onnx", 10.0)
-        network = BundleMember("student", "members/student.onnx", "student", "bank", output="scores")
+        network = BundleMember(
+            "student", "members/student.onnx", "student", "bank", output="scores"
+        )
         student = Student(network, below=margin, above=margin, agreement=1.0, opened=0.1)
     clips = _clips()
     sound = {"sound": clips.astype(np.float32) / 32768}
@@ -183,12 +202,20 @@ def make_waveform_bundle(folder: Path, margin: float | None = None) -> Bundle:
             prior="geo",
             training={"recipe": "test", "geo": {"floor": 0.03, "classes": len(CLASSES)}},
             student=student,
-            licence=Licence("CC-BY-NC-SA-4.0", "Somebody", "Tooters by Somebody", "https://example.org", "in a test"),
+            licence=Licence(
+                "CC-BY-NC-SA-4.0",
+                "Somebody",
+                "Tooters by Somebody",
+                "https://example.org",
+                "in a test",
+            ),
             front_end=named_front_end(WAVEFORM),
         ),
     )
 
 
 def _student_scores(folder: Path, sound: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    scores: NDArray[np.float32] = ort.InferenceSession(str(folder / "members/student.onnx")).run(["scores"], sound)[0]
+    scores: NDArray[np.float32] = ort.InferenceSession(str(folder / "members/student.onnx")).run(
+        ["scores"], sound
+    )[0]
     return scores

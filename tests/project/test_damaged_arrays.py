@@ -1,4 +1,5 @@
-"""npz and npy files cut short and with other bytes in them: one error that names the file, whatever numpy raises."""
+"""npz and npy files cut short and with other bytes in them: one error that names the file, whatever
+numpy raises."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -44,7 +45,8 @@ def damages(whole: bytes) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("kind", ["npz", "npz compressed", "npy", "npy mapped"])
 def test_no_damage_is_anything_but_unreadable(kind: str, tmp_path: Path) -> None:
-    path, told = tmp_path / "a", set[str]()
+    path = tmp_path / "a"
+    told = set[str]()
     for damaged in damages(content(kind.removesuffix(" mapped"))):
         path.write_bytes(damaged)
         try:
@@ -62,7 +64,9 @@ def test_what_is_there_is_read(tmp_path: Path) -> None:
     for kind in ("npz", "npz compressed"):
         (tmp_path / "a.npz").write_bytes(content(kind))
         found = read_arrays(tmp_path / "a.npz")
-        assert {name: array.tolist() for name, array in found.items()} == {k: v.tolist() for k, v in ROWS.items()}
+        assert {name: array.tolist() for name, array in found.items()} == {
+            k: v.tolist() for k, v in ROWS.items()
+        }
         assert list(read_arrays(tmp_path / "a.npz", ("scores",))) == ["scores"]
     (tmp_path / "a.npy").write_bytes(content("npy"))
     for array in (read_array(tmp_path / "a.npy"), map_array(tmp_path / "a.npy")):
@@ -70,9 +74,12 @@ def test_what_is_there_is_read(tmp_path: Path) -> None:
     assert not map_array(tmp_path / "a.npy").flags.writeable
 
 
-@pytest.mark.parametrize("kind", ["missing", "a folder", "empty", "the other kind", "pickled", "a name missing"])
+@pytest.mark.parametrize(
+    "kind", ["missing", "a folder", "empty", "the other kind", "pickled", "a name missing"]
+)
 def test_the_cause_is_said(kind: str, tmp_path: Path) -> None:
-    path, advice = tmp_path / "a.npz", "make it again"
+    path = tmp_path / "a.npz"
+    advice = "make it again"
     if kind == "a folder":
         path.mkdir()
     elif kind == "empty":
@@ -101,7 +108,9 @@ def test_the_cause_is_said(kind: str, tmp_path: Path) -> None:
 
 def test_an_npz_is_no_single_array(tmp_path: Path) -> None:
     (tmp_path / "a.npy").write_bytes(content("npz"))
-    with pytest.raises(CorpusError, match="expected a single array, found an npz file; make it again"):
+    with pytest.raises(
+        CorpusError, match="expected a single array, found an npz file; make it again"
+    ):
         read_npy(tmp_path / "a.npy", "make it again")
     with pytest.raises(CorpusError, match="magic string is not correct"):
         map_npy(tmp_path / "a.npy", "make it again")
@@ -118,7 +127,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 Reader = Callable[[Run, Path], object]
 READERS: dict[str, tuple[str, Reader, type[BirdstationError], str]] = {
     "calls": ("calls.npz", lambda _, path: read_calls(path), CorpusError, "fit-cnn"),
-    "backgrounds": ("backgrounds.npz", lambda _, path: read_backgrounds(path), CorpusError, "spectrograms"),
+    "backgrounds": (
+        "backgrounds.npz",
+        lambda _, path: read_backgrounds(path),
+        CorpusError,
+        "spectrograms",
+    ),
     "rows": ("soundscape_rows.npz", lambda _, path: read_row_images(path), CorpusError, "fit-cnn"),
     "out of fold": (
         "members/stripes-fold0-seed1/oof.npz",
@@ -139,7 +153,12 @@ READERS: dict[str, tuple[str, Reader, type[BirdstationError], str]] = {
         "spectrograms",
     ),
     "grid": ("metadata/grid.npz", lambda _, path: Grid.read(path), BundleError, ""),
-    "nearby": ("metadata/nearby.npz", lambda _, path: Nearby.read(path.parent), BundleError, "fit-metadata"),
+    "nearby": (
+        "metadata/nearby.npz",
+        lambda _, path: Nearby.read(path.parent),
+        BundleError,
+        "fit-metadata",
+    ),
 }
 
 

@@ -1,4 +1,5 @@
-"""`--out` into a folder of other things: one line, and every file is as it was. What systems leave there is nothing."""
+"""`--out` into a folder of other things: one line, and every file is as it was. What systems leave
+there is nothing."""
 
 import json
 import os
@@ -34,13 +35,34 @@ from trainer.tuning.predict import Predictor, predict
 
 QUIET = Console(quiet=True)
 OTHERS = {  # names that programs of ours might take for their own, and that people use
-    "thesis": {"thesis.docx": "years", ".2024-09-01-fieldnotes.txt": "notes", "corpus/.2019-05-backup.csv": "rows"},
-    "web page": {"manifest.json": '{"name": "my site", "icons": []}', "index.html": "<p>", ".12-draft.html": "<p>"},
+    "thesis": {
+        "thesis.docx": "years",
+        ".2024-09-01-fieldnotes.txt": "notes",
+        "corpus/.2019-05-backup.csv": "rows",
+    },
+    "web page": {
+        "manifest.json": '{"name": "my site", "icons": []}',
+        "index.html": "<p>",
+        ".12-draft.html": "<p>",
+    },
     "data set": {"manifest.json": "{}", "SHA256SUMS": "0  data.csv\n", "data.csv": "1,2"},
-    "station": {"station.yaml": "station: {id: porch}\n", "station.db": "rows", "station.db-wal": "log"},
+    "station": {
+        "station.yaml": "station: {id: porch}\n",
+        "station.db": "rows",
+        "station.db-wal": "log",
+    },
     "kitchen": {"recipe.yaml": "pancakes: 12\n", "summary.json": "{}"},
-    "another program's run": {"run.json": '{"started": true}', "metadata/notes.json": "{}", "members/a.txt": "b"},
-    "clips": {"source/bundle": "mine", "source/labels.csv": "mine", ".1.flac.part": "half", "report.html": "<p>"},
+    "another program's run": {
+        "run.json": '{"started": true}',
+        "metadata/notes.json": "{}",
+        "members/a.txt": "b",
+    },
+    "clips": {
+        "source/bundle": "mine",
+        "source/labels.csv": "mine",
+        ".1.flac.part": "half",
+        "report.html": "<p>",
+    },
 }
 
 
@@ -65,7 +87,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_every_command_refuses_a_folder_of_other_things(kind: str, data: Path, tmp_path: Path) -> None:
+def test_every_command_refuses_a_folder_of_other_things(
+    kind: str, data: Path, tmp_path: Path
+) -> None:
     out = fill(tmp_path / "theirs", kind)
     before = snapshot(out)
     noise = write_sound(tmp_path / "noise" / "a.wav", hiss(5)).parent
@@ -95,7 +119,10 @@ def test_engines_are_not_laid_among_other_things(kind: str, tmp_path: Path) -> N
 def test_engines_are_built_in_a_folder_by_one_at_a_time(tmp_path: Path) -> None:
     with _alone(tmp_path):
         (tmp_path / ".mixup.engine").write_text("being tried")
-        with pytest.raises(UsageError, match="another `export trt` is at work in it; wait for it"), _alone(tmp_path):
+        with (
+            pytest.raises(UsageError, match="another `export trt` is at work in it; wait for it"),
+            _alone(tmp_path),
+        ):
             pass
         check_engines(tmp_path)
     with _alone(tmp_path):
@@ -210,7 +237,8 @@ def _export(out: Path, source: Path) -> None:
 
 
 def test_an_older_bundle_is_replaced_and_what_lies_beside_it_stays(tmp_path: Path) -> None:
-    older, newer = make_bundle(tmp_path / "a"), make_bundle(tmp_path / "b", has_prior=False)
+    older = make_bundle(tmp_path / "a")
+    newer = make_bundle(tmp_path / "b", has_prior=False)
     wanted = {path.relative_to(newer): path.read_bytes() for path in files_under(newer)}
     (older / ".DS_Store").write_text("a Mac's")
     (older / "members" / "._mixup.onnx").write_text("a Mac's")
@@ -227,12 +255,18 @@ def test_an_older_bundle_is_replaced_and_what_lies_beside_it_stays(tmp_path: Pat
     assert {path.relative_to(older): path.read_bytes() for path in files_under(older)} == wanted
     assert (older / ".git" / "objects" / "1").read_text() == "a repository's"
     assert older.stat().st_mode & 0o777 == 0o750
-    assert (older / ".DS_Store").read_text() == (older / "members" / "._mixup.onnx").read_text() == "a Mac's"
+    assert (
+        (older / ".DS_Store").read_text()
+        == (older / "members" / "._mixup.onnx").read_text()
+        == "a Mac's"
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == [".a.2024", "a", "b", "link"]
     assert (tmp_path / "link").is_symlink()
 
 
-def test_the_folder_that_one_is_in_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_that_one_is_in_can_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     newer = make_bundle(tmp_path / "b", has_prior=False)
     (tmp_path / "here").mkdir()
     for _ in range(2):  # into an empty folder, then in the place of that bundle
@@ -281,9 +315,32 @@ def test_a_demo_train_folder_of_before_is_taken_up_again(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "name",
     [
-        *("._7019_COR_20190904.ogg", ".DS_Store", ".Trash", ".Trash-1000", ".Spotlight-V100", "Thumbs.db", "THUMBS.DB"),
-        *("desktop.ini", "Desktop.ini", "__MACOSX", "System Volume Information", "$RECYCLE.BIN", "~$labels.csv"),
-        *("lost+found", "@eaDir", "Icon\r", ".fseventsd", "ehthumbs.db", "AUTORUN.INF", "a.wav:Zone.Identifier"),
+        *(
+            "._7019_COR_20190904.ogg",
+            ".DS_Store",
+            ".Trash",
+            ".Trash-1000",
+            ".Spotlight-V100",
+            "Thumbs.db",
+            "THUMBS.DB",
+        ),
+        *(
+            "desktop.ini",
+            "Desktop.ini",
+            "__MACOSX",
+            "System Volume Information",
+            "$RECYCLE.BIN",
+            "~$labels.csv",
+        ),
+        *(
+            "lost+found",
+            "@eaDir",
+            "Icon\r",
+            ".fseventsd",
+            "ehthumbs.db",
+            "AUTORUN.INF",
+            "a.wav:Zone.Identifier",
+        ),
     ],
 )
 def test_what_systems_leave_is_passed_over(tmp_path: Path, name: str) -> None:
@@ -295,10 +352,20 @@ def test_what_systems_leave_is_passed_over(tmp_path: Path, name: str) -> None:
 
 
 def test_every_reader_of_a_folder_passes_over_them(tmp_path: Path) -> None:
-    """The station's two, and the trainer's: backgrounds, sound without labels; predict has its own test."""
+    """The station's two, and the trainer's: backgrounds, sound without labels; predict has its own
+    test."""
     wanted = write_sound(tmp_path / "in" / "deep" / "a.wav", hiss(1))
-    for left in ("._a.wav", "deep/._a.wav", ".Trash-1000/b.wav", "System Volume Information/WPSettings.dat", "~$a.csv",
-                 "__MACOSX/deep/a.wav", "$RECYCLE.BIN/c.wav", "lost+found/d.wav", "@eaDir/a.wav"):  # fmt: skip
+    for left in (
+        "._a.wav",
+        "deep/._a.wav",
+        ".Trash-1000/b.wav",
+        "System Volume Information/WPSettings.dat",
+        "~$a.csv",
+        "__MACOSX/deep/a.wav",
+        "$RECYCLE.BIN/c.wav",
+        "lost+found/d.wav",
+        "@eaDir/a.wav",
+    ):
         (tmp_path / "in" / left).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / "in" / left).write_bytes(b"no sound")
     assert find_recordings(tmp_path / "in") == [wanted]
@@ -307,7 +374,9 @@ def test_every_reader_of_a_folder_passes_over_them(tmp_path: Path) -> None:
     assert [recording.path for recording in _recordings([tmp_path / "in"], set())] == [wanted]
 
 
-@pytest.mark.parametrize("name", ["a.wav", "Thumbs", "DCIM", "7019_COR.ogg", "found.000", "dés ktop.ini", "_x.wav"])
+@pytest.mark.parametrize(
+    "name", ["a.wav", "Thumbs", "DCIM", "7019_COR.ogg", "found.000", "dés ktop.ini", "_x.wav"]
+)
 def test_a_persons_files_are_not(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("theirs")
     assert files_under(tmp_path) == [tmp_path / name]

@@ -1,4 +1,5 @@
-"""A species that nobody recorded within the limit of a place is never reported there; the rest is as it was."""
+"""A species that nobody recorded within the limit of a place is never reported there; the rest is
+as it was."""
 
 import json
 import sqlite3
@@ -29,7 +30,9 @@ def nearby(*rows: tuple[float, float, int, int], limit_km: float = 500.0) -> Nea
     """Recordings `(latitude, longitude, day, species)` without levels: the limit alone."""
     latitude, longitude, day, label = np.array(rows, np.float32).reshape(-1, 4).T
     gates = np.zeros((0, 4), np.float32)
-    return Nearby(latitude, longitude, day.astype(np.int16), label.astype(np.int16), gates, limit_km)
+    return Nearby(
+        latitude, longitude, day.astype(np.int16), label.astype(np.int16), gates, limit_km
+    )
 
 
 def at(latitude: float, longitude: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -40,11 +43,17 @@ def test_beyond_the_limit_is_nan_and_the_rest_unchanged() -> None:
     base = np.array([[0.5, 0.25, 0.25]], np.float32)
     known = nearby((0, 0, 10, 0), (0, 4, 0, 1), (0, 10, 10, 2))
     found = known.apply(base, *at(0, 0))
-    np.testing.assert_array_equal(found, [[0.5, 0.25, np.nan]])  # 4 degrees are 445 km, its missing date no matter
+    np.testing.assert_array_equal(
+        found, [[0.5, 0.25, np.nan]]
+    )  # 4 degrees are 445 km, its missing date no matter
     found = known.apply(base, *at(0, 8))
     np.testing.assert_array_equal(found, [[np.nan, 0.25, 0.25]])
-    np.testing.assert_array_equal(known.apply(base, *at(60, 100)), base)  # nobody was here: nothing is known
-    np.testing.assert_array_equal(nearby((0, 0, 10, 0), limit_km=np.inf).apply(base, *at(0, 0)), base)
+    np.testing.assert_array_equal(
+        known.apply(base, *at(60, 100)), base
+    )  # nobody was here: nothing is known
+    np.testing.assert_array_equal(
+        nearby((0, 0, 10, 0), limit_km=np.inf).apply(base, *at(0, 0)), base
+    )
 
 
 def test_the_limit_reaches_over_the_date_line_and_the_pole() -> None:
@@ -61,7 +70,9 @@ def test_the_blend_gives_such_a_species_nothing(blend: Blend) -> None:
     found = blend_scores(acoustic, prior, blend)
     assert found.dtype == np.float32
     assert (found[:, 0] == 0).all()
-    np.testing.assert_array_equal(found[:, 1:], blend_scores(acoustic, np.nan_to_num(prior), blend)[:, 1:])
+    np.testing.assert_array_equal(
+        found[:, 1:], blend_scores(acoustic, np.nan_to_num(prior), blend)[:, 1:]
+    )
 
 
 def test_a_run_with_a_limit(tmp_path: Path) -> None:
@@ -74,7 +85,9 @@ def test_a_run_with_a_limit(tmp_path: Path) -> None:
         folder = run.folder / "metadata"
         assert (folder / FILE).exists() == far
         found = place_scores(folder, run.taxonomy, *at(10, -100))
-        assert np.isnan(found).tolist() == [[False, far, far]]  # each species has a land of its own, 40 degrees apart
+        assert np.isnan(found).tolist() == [
+            [False, far, far]
+        ]  # each species has a land of its own, 40 degrees apart
         assert not np.isnan(place_scores(folder, run.taxonomy, *at(-80, 100))).any()
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf8"))
         assert metrics["validation"]["top1"] > 0.9
@@ -88,17 +101,22 @@ def limited(own_bundle: Path) -> Path:
     rows = [(60, 5, 10, 0)] + [(latitude, 5, 10, s) for latitude in (60, -60) for s in (1, 2)]
     bundle = read_bundle(folder).manifest
     nearby(*rows, limit_km=1000.0).write(folder / "prior" / FILE)
-    probe, taxonomy = Probe.read(folder / "probe.npz"), Taxonomy(SPECIES)
+    probe = Probe.read(folder / "probe.npz")
+    taxonomy = Taxonomy(SPECIES)
     prior = compute_prior_table(folder / "prior", taxonomy, -60.0, 5.0)[99]
     acoustic = acoustic_scores(probe.member_scores, [m.kind for m in bundle.members], bundle.blend)
     blended = blend_scores(acoustic, prior, bundle.blend)
-    replace(probe, latitude=-60.0, longitude=5.0, prior=prior, blended=blended).write(folder / "probe.npz")
+    replace(probe, latitude=-60.0, longitude=5.0, prior=prior, blended=blended).write(
+        folder / "probe.npz"
+    )
     seal_bundle(folder, bundle)
     return folder
 
 
 @pytest.mark.slow
-def test_export_and_station_survive_it(limited: Path, tmp_path: Path, station_yaml: Callable[..., Path]) -> None:
+def test_export_and_station_survive_it(
+    limited: Path, tmp_path: Path, station_yaml: Callable[..., Path]
+) -> None:
     assert verify(limited).prior == 0.0
     folder = tmp_path / "in"
     for name in ("1_NOR_20190601.wav", "2_SOU_20190601.wav"):
@@ -107,7 +125,10 @@ def test_export_and_station_survive_it(limited: Path, tmp_path: Path, station_ya
     config = station_yaml(sites, "detect: {threshold: 0.0}", bundle=limited)
     replay(folder, "--config", config)
     with closing(sqlite3.connect(config.parent / "station.db")) as db, db:
-        sql = "SELECT DISTINCT r.path, d.species FROM detections d JOIN recordings r ON r.id = d.recording"
+        sql = (
+            "SELECT DISTINCT r.path, d.species FROM detections d JOIN recordings r ON r.id = "
+            "d.recording"
+        )
         found = set(db.execute(sql))
     db.close()
     assert ("1_NOR_20190601.wav", "lowtoo") in found

@@ -1,4 +1,5 @@
-"""Ctrl-C, as a terminal sends it: the same words in all three programs, nothing left behind, and the work goes on."""
+"""Ctrl-C, as a terminal sends it: the same words in all three programs, nothing left behind, and
+the work goes on."""
 
 import os
 import shutil
@@ -26,7 +27,9 @@ PROJECT = Path(__file__).parents[2]
 def interrupted(command: list[object], begun: Callable[[], bool]) -> str:
     """What the program said when all its processes got SIGINT, once it had begun."""
     line = [sys.executable, "-W", "error", "-m", *map(str, command)]
-    with subprocess.Popen(line, cwd=PROJECT, stderr=subprocess.PIPE, text=True, start_new_session=True) as program:
+    with subprocess.Popen(
+        line, cwd=PROJECT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as program:
         assert until(lambda: begun() or program.poll() is not None)
         os.killpg(program.pid, signal.SIGINT)
         said = program.communicate(timeout=HANGS_S)[1]
@@ -53,7 +56,8 @@ def test_a_replay_goes_on_where_it_was(tmp_path: Path, station_yaml: StationYaml
     for number in range(3):
         sound = note("midtoo", 600) + hiss(600, seed=number)
         write_sound(tmp_path / "in" / f"r{number}_2019060{number + 1}_053000.wav", sound)
-    whole, broken = station_yaml(name="whole"), station_yaml(name="broken")
+    whole = station_yaml(name="whole")
+    broken = station_yaml(name="broken")
     done = [sys.executable, "-m", "edge", "replay", str(tmp_path / "in"), "--config"]
     subprocess.run([*done, str(whole)], cwd=PROJECT, check=True, capture_output=True)
     database = broken.parent / "station.db-wal"
@@ -116,7 +120,9 @@ def test_who_imports_a_program_keeps_its_own_answer_to_ctrl_c() -> None:
 def test_a_full_disk_behind_standard_output_is_one_line(command: list[str]) -> None:
     line = [sys.executable, "-W", "error", "-m", *command]
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(line, cwd=PROJECT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            line, cwd=PROJECT, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
     assert done.returncode == EXIT_CANNOT_CREATE
     assert done.stderr == "error: No space left on device\n"
 
@@ -124,7 +130,10 @@ def test_a_full_disk_behind_standard_output_is_one_line(command: list[str]) -> N
 def test_a_demonstration_where_nothing_can_be_made_is_one_line() -> None:
     line = [sys.executable, "-W", "error", "-m", "edge", "demo", "--out", "/proc/x"]
     done = subprocess.run(line, cwd=PROJECT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "error: --out /proc/x: cannot be written: No such file or directory\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: --out /proc/x: cannot be written: No such file or directory\n",
+    )
 
 
 _TIDYING = """
@@ -145,9 +154,12 @@ with without_decoder_noise():  # which puts a pipe in the place of stderr
 
 
 def test_a_second_one_ends_what_the_first_is_tidying_up(tmp_path: Path) -> None:
-    begun, tidying = tmp_path / "begun", tmp_path / "tidying"
+    begun = tmp_path / "begun"
+    tidying = tmp_path / "tidying"
     line = [sys.executable, "-W", "error", "-c", _TIDYING, str(begun), str(tidying)]
-    with subprocess.Popen(line, cwd=PROJECT, stderr=subprocess.PIPE, text=True, start_new_session=True) as program:
+    with subprocess.Popen(
+        line, cwd=PROJECT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as program:
         for there in (begun, tidying):
             assert until(there.exists)
             program.send_signal(signal.SIGINT)
@@ -163,7 +175,8 @@ from edge.contract.program import run_program
 from trainer.recipe import find_recipe
 from trainer.place.trees import fit_trees
 random = np.random.default_rng(0)
-features, label = random.normal(size=(20_000, 12)).astype(np.float32), random.integers(0, 30, 20_000)
+features = random.normal(size=(20_000, 12)).astype(np.float32)
+label = random.integers(0, 30, 20_000)
 recipe = replace(find_recipe("demo").metadata, iterations=100_000)
 train, valid = np.arange(15_000), np.arange(15_000, 20_000)
 run_program(lambda: fit_trees(recipe, 1, features, label, train, valid, pathlib.Path(sys.argv[1])))
@@ -174,7 +187,9 @@ run_program(lambda: fit_trees(recipe, 1, features, label, train, valid, pathlib.
 def test_in_the_middle_of_catboost_it_is_the_same_word(tmp_path: Path) -> None:
     """CatBoost makes a KeyboardInterrupt of whatever the signal was answered by."""
     line = [sys.executable, "-W", "error", "-c", _TREES, str(tmp_path)]
-    with subprocess.Popen(line, cwd=PROJECT, stderr=subprocess.PIPE, text=True, start_new_session=True) as program:
+    with subprocess.Popen(
+        line, cwd=PROJECT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as program:
         assert until((tmp_path / "catboost" / "tmp").exists)
         program.send_signal(signal.SIGINT)
         said = program.communicate(timeout=HANGS_S)[1]

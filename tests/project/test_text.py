@@ -1,4 +1,5 @@
-"""Text and tables as spreadsheets, Windows and Macs save them: read where they say the same, named where they don't."""
+"""Text and tables as spreadsheets, Windows and Macs save them: read where they say the same, named
+where they don't."""
 
 import subprocess
 import sys
@@ -46,12 +47,27 @@ SAME = {
     "spaces in cells": ROWS.replace("7_COR_5,", " 7_COR_5 ,").encode(),
 }
 OTHER = {
-    "UTF-16 of Excel": (ROWS.encode("utf-16"), r"line 1: expected UTF-8, found UTF-16 \(Excel's Unicode text\)"),
-    "UTF-16 of big ends": (b"\xfe\xff" + ROWS.encode("utf-16-be"), "line 1: expected UTF-8, found UTF-16"),
-    "UTF-16 without a mark": (ROWS.encode("utf-16-le"), "line 1: expected UTF-8, found zero bytes, as UTF-16 has"),
+    "UTF-16 of Excel": (
+        ROWS.encode("utf-16"),
+        r"line 1: expected UTF-8, found UTF-16 \(Excel's Unicode text\)",
+    ),
+    "UTF-16 of big ends": (
+        b"\xfe\xff" + ROWS.encode("utf-16-be"),
+        "line 1: expected UTF-8, found UTF-16",
+    ),
+    "UTF-16 without a mark": (
+        ROWS.encode("utf-16-le"),
+        "line 1: expected UTF-8, found zero bytes, as UTF-16 has",
+    ),
     "UTF-32": (ROWS.encode("utf-32"), "line 1: expected UTF-8, found UTF-32"),
-    "semicolons": (ROWS.replace(",", ";").encode("utf-8-sig"), "expected cells separated by commas, found semicolons"),
-    "semicolons and a hint": (b"sep=;\r\n" + ROWS.replace(",", ";").encode(), "separated by commas, found semicolons"),
+    "semicolons": (
+        ROWS.replace(",", ";").encode("utf-8-sig"),
+        "expected cells separated by commas, found semicolons",
+    ),
+    "semicolons and a hint": (
+        b"sep=;\r\n" + ROWS.replace(",", ";").encode(),
+        "separated by commas, found semicolons",
+    ),
     "tabs": (ROWS.replace(",", "\t").encode(), "expected cells separated by commas, found tabs"),
     "Windows-1252": (
         ROWS.replace("COR,nocall", "Müller,nocall").encode("cp1252"),
@@ -107,7 +123,11 @@ ODD_NAMES = [
 
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_a_name_that_breaks_lines_goes_through_our_tables(name: str, tmp_path: Path) -> None:
-    write_csv(tmp_path / "t.csv", ("name", "fold"), [("before.ogg", 0), (f"{name}.ogg", 1), ("after.ogg", 2)])
+    write_csv(
+        tmp_path / "t.csv",
+        ("name", "fold"),
+        [("before.ogg", 0), (f"{name}.ogg", 1), ("after.ogg", 2)],
+    )
     read = [(row["name"], row["fold"]) for row in read_csv(tmp_path / "t.csv", ("name", "fold"))]
     assert read == [("before.ogg", "0"), (f"{name}.ogg", "1"), ("after.ogg", "2")]
 
@@ -122,13 +142,19 @@ def test_lines_end_where_those_of_files_do() -> None:
 @given(content=st.binary(max_size=200))
 def test_any_bytes_are_text_or_one_line(content: bytes) -> None:
     try:
-        text, problem = text_of(content), ""
+        text = text_of(content)
+        problem = ""
     except NotText as error:
-        text, problem = content.decode("latin-1"), str(error)
+        text = content.decode("latin-1")
+        problem = str(error)
     assert len(problem.splitlines()) == 1 or text == content.decode().lstrip("\ufeff")
 
 
-@given(cells=st.lists(st.lists(st.text('ab,;"\n\r \té', max_size=4), min_size=2, max_size=2), max_size=5))
+@given(
+    cells=st.lists(
+        st.lists(st.text('ab,;"\n\r \té', max_size=4), min_size=2, max_size=2), max_size=5
+    )
+)
 def test_a_table_gives_back_what_a_writer_wrote(cells: list[list[str]]) -> None:
     def quoted(cell: str) -> str:
         return '"' + cell.replace('"', '""') + '"'
@@ -160,8 +186,14 @@ def test_a_corpus_from_a_spreadsheet_is_the_same_corpus(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
-def test_a_corpus_in_windows_1252_keeps_its_names_and_says_so(encoding: str, tmp_path: Path) -> None:
-    rows = [row(LOW, "a.ogg", author="Jürg Müller"), row(MID, "b.ogg"), row(MID, "c.ogg", author="Ana Brandão")]
+def test_a_corpus_in_windows_1252_keeps_its_names_and_says_so(
+    encoding: str, tmp_path: Path
+) -> None:
+    rows = [
+        row(LOW, "a.ogg", author="Jürg Müller"),
+        row(MID, "b.ogg"),
+        row(MID, "c.ogg", author="Ana Brandão"),
+    ]
     rows[0]["common_name"] = "Bernstein-Säger"
     write_table(tmp_path / METADATA, rows)
     whole = Corpus.read(tmp_path)
@@ -181,7 +213,9 @@ def test_a_corpus_in_windows_1252_keeps_its_names_and_says_so(encoding: str, tmp
 def test_one_line_of_another_program_damages_no_other_line(tmp_path: Path) -> None:
     write_table(tmp_path / METADATA, [row(LOW, "a.ogg", author="Jürg"), row(MID, "b.ogg")])
     with (tmp_path / METADATA).open("ab") as file:
-        file.write(b'cafe,"[]",,,,,,Andr\x9d\xe9,2019-01-04,c.ogg,,4,,\n')  # 9d means nothing in Windows-1252
+        file.write(
+            b'cafe,"[]",,,,,,Andr\x9d\xe9,2019-01-04,c.ogg,,4,,\n'
+        )  # 9d means nothing in Windows-1252
     found = Corpus.read(tmp_path)
     assert found.recordings[0].author == "Jürg"
     assert found.recordings[2].author == "Andr\x9dé"
@@ -215,16 +249,21 @@ def test_sites_of_predict_are_read_with_a_mark_and_refused_in_windows_1252(tmp_p
     path.write_bytes(_spreadsheet(text))
     assert _places(path) == read_sites(path, Problems()) == {"SSW": (10.0, -100.0)}
     path.write_bytes(text.encode("cp1252"))
-    with pytest.raises(ConfigError, match=r"sites\.csv: text not UTF-8: sites\.csv line 2: Brasília"):
+    with pytest.raises(
+        ConfigError, match=r"sites\.csv: text not UTF-8: sites\.csv line 2: Brasília"
+    ):
         _places(path)
 
 
 def test_settings_and_recipes_are_read_with_a_mark(tmp_path: Path) -> None:
-    settings, recipe = tmp_path / "station.yaml", tmp_path / "mine.yaml"
+    settings = tmp_path / "station.yaml"
+    recipe = tmp_path / "mine.yaml"
     settings.write_bytes(b"\xef\xbb\xbfstation: {id: porch}\r\nstate: K\xc3\xa4fer\r\n")
     assert load_config(settings).station.id == "porch"
     assert load_config(settings).state.name == "Käfer"
-    recipe.write_bytes(b"\xef\xbb\xbf" + find_recipe("demo").as_yaml().replace("\n", "\r\n").encode())
+    recipe.write_bytes(
+        b"\xef\xbb\xbf" + find_recipe("demo").as_yaml().replace("\n", "\r\n").encode()
+    )
     assert read_recipe(recipe) == find_recipe("demo")
 
 
@@ -249,7 +288,9 @@ def test_settings_and_recipes_of_another_encoding_are_one_line(
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("content", [b"\xef\xbb\xbfs\xc3\xa4cret\r\n", b"s\xc3\xa4cret", b"s\xc3\xa4cret\nmore"])
+@pytest.mark.parametrize(
+    "content", [b"\xef\xbb\xbfs\xc3\xa4cret\r\n", b"s\xc3\xa4cret", b"s\xc3\xa4cret\nmore"]
+)
 def test_a_password_has_no_mark(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "password").write_bytes(content)
     assert password(MqttSettings("localhost", password_file=tmp_path / "password"), {}) == "säcret"
@@ -258,7 +299,9 @@ def test_a_password_has_no_mark(content: bytes, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["säcret\r\n".encode("utf-16"), "säcret".encode("cp1252")])
-def test_a_password_of_another_encoding_is_refused_and_not_shown(content: bytes, tmp_path: Path) -> None:
+def test_a_password_of_another_encoding_is_refused_and_not_shown(
+    content: bytes, tmp_path: Path
+) -> None:
     """PowerShell's `>` writes UTF-16."""
     (tmp_path / "password").write_bytes(content)
     with pytest.raises(ConfigError, match="is not UTF-8") as refused:
@@ -271,15 +314,26 @@ def test_species_with_a_mark_are_the_same(tmp_path: Path) -> None:
     species = Taxonomy.read_csv(folder / "taxonomy.csv").species
     _resave(folder / "taxonomy.csv", _spreadsheet)
     assert Taxonomy.read_csv(folder / "taxonomy.csv").species == species
-    _resave(folder / "taxonomy.csv", lambda text: text.replace("Low Tooter", "Bläser").encode("cp1252"))
+    _resave(
+        folder / "taxonomy.csv", lambda text: text.replace("Low Tooter", "Bläser").encode("cp1252")
+    )
     with pytest.raises(BundleError, match="line 2: expected UTF-8, found byte 0xe4"):
         Taxonomy.read_csv(folder / "taxonomy.csv")
 
 
 @pytest.mark.parametrize(
-    "name", [".DS_Store", "members/._mixup.onnx", "Thumbs.db", "prior/desktop.ini", "__MACOSX/._manifest.json"]
+    "name",
+    [
+        ".DS_Store",
+        "members/._mixup.onnx",
+        "Thumbs.db",
+        "prior/desktop.ini",
+        "__MACOSX/._manifest.json",
+    ],
 )
-def test_what_systems_leave_in_a_bundle_does_not_stop_the_station(name: str, tmp_path: Path) -> None:
+def test_what_systems_leave_in_a_bundle_does_not_stop_the_station(
+    name: str, tmp_path: Path
+) -> None:
     folder = make_bundle(tmp_path / "bundle")
     before = read_bundle(folder).id
     (folder / name).parent.mkdir(exist_ok=True)
@@ -297,7 +351,9 @@ def test_what_systems_leave_in_a_corpus_is_no_problem_of_it(name: str, tmp_path:
     for folder in ("train_soundscapes", "train_short_audio", f"train_short_audio/{LOW}"):
         if name == "__MACOSX":
             (data / folder / name).mkdir()
-        (data / folder / name / "._x.ogg" if name == "__MACOSX" else data / folder / name).write_bytes(b"\0\5\x16\7")
+        (
+            data / folder / name / "._x.ogg" if name == "__MACOSX" else data / folder / name
+        ).write_bytes(b"\0\5\x16\7")
     assert _parts(Corpus.read(data)) == _parts(before)
 
 
@@ -307,7 +363,9 @@ def test_check_data_says_what_was_guessed(tmp_path: Path) -> None:
     _resave(data / METADATA, lambda text: text.replace("A. Nyone", "Jürg").encode("cp1252"))
     assert "text not UTF-8" in Corpus.read(data).problems.counts
     done = subprocess.run(
-        [sys.executable, "-m", "trainer", "check-data", "--data", str(data)], capture_output=True, text=True
+        [sys.executable, "-m", "trainer", "check-data", "--data", str(data)],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert "text not UTF-8" in done.stdout

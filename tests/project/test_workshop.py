@@ -1,4 +1,5 @@
-"""What builders rely on: the rule by which benchmarks compare, the tests of what changed, the list of trials."""
+"""What builders rely on: the rule by which benchmarks compare, the tests of what changed, the list
+of trials."""
 
 import os
 import re
@@ -43,16 +44,21 @@ def test_fewer_rounds_than_seven_are_no_comparison() -> None:
         interleaved({}, 6)
 
 
-@pytest.mark.parametrize(("rounds", "outside"), [(7, 0), (8, 0), (9, 1), (11, 1), (12, 2), (21, 5), (31, 9)])
+@pytest.mark.parametrize(
+    ("rounds", "outside"), [(7, 0), (8, 0), (9, 1), (11, 1), (12, 2), (21, 5), (31, 9)]
+)
 def test_the_interval_is_that_of_the_tables(rounds: int, outside: int) -> None:
     """Of the sign test: C(9, 0) + C(9, 1) = 10 of 512 lie beyond on either side, and so on."""
     assert interval_rank(rounds) == outside
-    beyond = [2 * sum(comb(rounds, i) for i in range(k + 1)) / 2**rounds for k in (outside, outside + 1)]
+    beyond = [
+        2 * sum(comb(rounds, i) for i in range(k + 1)) / 2**rounds for k in (outside, outside + 1)
+    ]
     assert beyond[0] <= 0.05 < beyond[1]
 
 
 def test_the_interval_holds_the_median_as_often_as_it_says() -> None:
-    random, held = np.random.default_rng(1), 0
+    random = np.random.default_rng(1)
+    held = 0
     for _ in range(2000):
         ratio = Ratio.of(random.lognormal(0.0, 0.3, 9).tolist(), [1.0] * 9)
         assert ratio.low <= ratio.median <= ratio.high
@@ -68,7 +74,12 @@ def test_a_drift_that_meets_both_alike_changes_no_ratio(drift: list[float], fact
 
 @pytest.mark.parametrize(
     ("low", "high", "said"),
-    [(1.06, 1.2, "worse"), (1.04, 1.2, "not shown to be worse"), (0.9, 1.05, "not worse"), (1.05, 1.06, "not shown")],
+    [
+        (1.06, 1.2, "worse"),
+        (1.04, 1.2, "not shown to be worse"),
+        (0.9, 1.05, "not worse"),
+        (1.05, 1.06, "not shown"),
+    ],
 )
 def test_worse_is_said_when_the_whole_interval_is(low: float, high: float, said: str) -> None:
     assert Ratio(1.05, low, high).verdict(1.05).startswith(said)
@@ -79,8 +90,14 @@ def test_worse_is_said_when_the_whole_interval_is(low: float, high: float, said:
     ("arguments", "line"),
     [
         (("--before", "nosuch"), "--before: expected a commit of this repository, found 'nosuch'"),
-        (("--before", "HEAD", "--only", "live"), "--only: expected some of images, decoding, replay, training, found"),
-        (("--only", "speed"), "--only: expected some of images, decoding, replay, second, live, bag, training, found"),
+        (
+            ("--before", "HEAD", "--only", "live"),
+            "--only: expected some of images, decoding, replay, training, found",
+        ),
+        (
+            ("--only", "speed"),
+            "--only: expected some of images, decoding, replay, second, live, bag, training, found",
+        ),
         (("--before", "HEAD", "--rounds", "3"), "--rounds: expected 7 or more, found 3"),
         (("--before", "HEAD", "--bound", "nan"), "--bound: expected a number above 0, found nan"),
         (("--bound", "1.1"), "--rounds and --bound: expected with --before"),
@@ -89,7 +106,10 @@ def test_worse_is_said_when_the_whole_interval_is(low: float, high: float, said:
 )
 def test_a_wrong_call_of_the_benchmarks_is_one_line(arguments: tuple[str, ...], line: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bench", *arguments], cwd=PROJECT, capture_output=True, text=True
+        [sys.executable, "-m", "tests.bench", *arguments],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode != 0
     assert line in done.stderr.splitlines()[-1]
@@ -102,9 +122,17 @@ def test_a_wrong_call_of_the_benchmarks_is_one_line(arguments: tuple[str, ...], 
     ("changed", "some", "none"),
     [
         ("edge/capture/schedule.py", "tests/edge/test_schedule.py", "tests/trainer/test_fit.py"),
-        ("trainer/training/validation.py", "tests/trainer/test_member.py", "tests/edge/test_brokers.py"),
+        (
+            "trainer/training/validation.py",
+            "tests/trainer/test_member.py",
+            "tests/edge/test_brokers.py",
+        ),
         ("tests/edge/test_audio.py", "tests/edge/test_audio.py", "tests/edge/test_contract.py"),
-        ("tests/helpers/trainer_corpus.py", "tests/trainer/test_fit.py", "tests/edge/test_brokers.py"),
+        (
+            "tests/helpers/trainer_corpus.py",
+            "tests/trainer/test_fit.py",
+            "tests/edge/test_brokers.py",
+        ),
         ("systemd/sysusers" + ".conf", "tests/edge/test_service.py", "tests/edge/test_audio.py"),
         ("pyproject" + ".toml", "tests/project/test_project.py", "tests/edge/test_audio.py"),
         ("edge/reports/why.py", "tests/edge/test_why.py", "tests/trainer/test_fit.py"),
@@ -125,11 +153,14 @@ def test_every_source_has_tests_to_run() -> None:
     ]
     found = files_by_file(sources)
     assert len(found) == len(sources) > 200
-    assert [name for name, tests in found.items() if tests <= {"tests/project/test_project.py"}] == []
+    assert [
+        name for name, tests in found.items() if tests <= {"tests/project/test_project.py"}
+    ] == []
 
 
 def checkout(folder: Path) -> Path:
-    """A small repository with the tool in it: two commits, and a file whose name git would write in quotes."""
+    """A small repository with the tool in it: two commits, and a file whose name git would write in
+    quotes."""
     (folder / "tests").mkdir(parents=True)
     for name in ("edge", "trainer", "export"):
         (folder / name).mkdir()
@@ -163,12 +194,18 @@ def check(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         lambda folder: (folder / "edge" / "owl.py").write_text("HOOT = 0\n"),
         lambda folder: git(folder, "rm", "-q", "edge/owl.py"),
         lambda folder: git(folder, "mv", "edge/owl.py", "edge/eagle.py"),
-        lambda folder: (folder / "tests" / "test_vögel.py").write_text("def test_bird():\n    assert 0\n"),
-        lambda folder: (folder / "tests" / 'test_"two words".py').write_text("def test_bird():\n    assert 0\n"),
+        lambda folder: (folder / "tests" / "test_vögel.py").write_text(
+            "def test_bird():\n    assert 0\n"
+        ),
+        lambda folder: (folder / "tests" / 'test_"two words".py').write_text(
+            "def test_bird():\n    assert 0\n"
+        ),
     ],
     ids=["changed", "removed", "moved", "umlaut", "quotes"],
 )
-def test_a_change_that_breaks_a_test_is_found(change: Callable[[Path], object], tmp_path: Path) -> None:
+def test_a_change_that_breaks_a_test_is_found(
+    change: Callable[[Path], object], tmp_path: Path
+) -> None:
     folder = checkout(tmp_path / "a b")
     change(folder)
     done = check(folder, "-q")
@@ -178,12 +215,25 @@ def test_a_change_that_breaks_a_test_is_found(change: Callable[[Path], object], 
 @pytest.mark.slow
 def test_a_module_that_is_new_since_the_last_look_is_found(tmp_path: Path) -> None:
     folder = checkout(tmp_path / "repo")
-    (folder / "tests" / "test_first.py").write_text("from edge.new import X\n\n\ndef test_x():\n    assert X\n")
+    (folder / "tests" / "test_first.py").write_text(
+        "from edge.new import X\n\n\ndef test_x():\n    assert X\n"
+    )
     assert check(folder, "-q").returncode != 0, "the test is there before what it tests"
     (folder / "edge" / "new.py").write_text("X = 1\n")
     git(folder, "add", "-A")
     for message in ("three", "four"):
-        git(folder, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", message)
+        git(
+            folder,
+            "-c",
+            "user.name=a",
+            "-c",
+            "user.email=a@b",
+            "commit",
+            "-q",
+            "--allow-empty",
+            "-m",
+            message,
+        )
     (folder / "edge" / "new.py").write_text("X = 0\n")
     done = check(folder, "-q")
     assert "tests/test_first.py" in done.stdout
@@ -198,7 +248,9 @@ def test_a_module_that_is_new_since_the_last_look_is_found(tmp_path: Path) -> No
         (("--since=--stat",), "--since: expected a commit of this repository, found '--stat'"),
     ],
 )
-def test_a_wrong_call_of_check_is_one_line(arguments: tuple[str, ...], line: str, tmp_path: Path) -> None:
+def test_a_wrong_call_of_check_is_one_line(
+    arguments: tuple[str, ...], line: str, tmp_path: Path
+) -> None:
     done = check(checkout(tmp_path / "repo"), *arguments)
     assert (done.returncode, done.stderr.strip()) == (1, line)
 
@@ -207,7 +259,11 @@ def test_check_outside_of_git_says_what_to_do(tmp_path: Path) -> None:
     folder = checkout(tmp_path / "repo")
     shutil.rmtree(folder / ".git")
     done = check(folder)
-    assert (done.returncode, "run make test" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+    assert (done.returncode, "run make test" in done.stderr, "Traceback" in done.stderr) == (
+        1,
+        True,
+        False,
+    )
 
 
 # the code of a commit beside that at hand
@@ -218,7 +274,9 @@ def test_a_work_tree_is_whole_again_whatever_happened_to_it() -> None:
     if not (PROJECT / ".git").exists():
         pytest.skip("no git checkout")
     with tree_of("HEAD") as (tree, commit):
-        assert (tree / "tests" / "bench" / "before.py").read_text() == (PROJECT / "tests/bench/before.py").read_text()
+        assert (tree / "tests" / "bench" / "before.py").read_text() == (
+            PROJECT / "tests/bench/before.py"
+        ).read_text()
     (tree / "edge" / "__init__.py").write_text("raise SystemExit('changed by hand')\n")
     shutil.rmtree(tree / "tests")
     for damage in (lambda: None, lambda: shutil.rmtree(tree), lambda: (tree / ".git").unlink()):
@@ -227,7 +285,9 @@ def test_a_work_tree_is_whole_again_whatever_happened_to_it() -> None:
             assert again == tree
             assert "changed by hand" not in (tree / "edge" / "__init__.py").read_text()
             assert (tree / "tests" / "bench" / "costs.py").is_file()
-    with tree_of(commit):  # nobody else's now: a checkout's folder is not to grow with every commit that is tested
+    with tree_of(
+        commit
+    ):  # nobody else's now: a checkout's folder is not to grow with every commit that is tested
         git(PROJECT, "worktree", "remove", "--force", str(tree))
 
 
@@ -249,12 +309,19 @@ def test_costs_of_one_side_and_costs_that_are_no_ratio_have_a_row() -> None:
 
 @pytest.mark.slow
 def test_workers_share_no_port() -> None:
-    program = "from tests.helpers.brokers import free_port; print(*(free_port() for _ in range(30)))"
+    program = (
+        "from tests.helpers.brokers import free_port; print(*(free_port() for _ in range(30)))"
+    )
     found: list[set[int]] = []
     for worker, count in ((0, 4), (3, 4), (95, 96)):
-        environment = os.environ | {"PYTEST_XDIST_WORKER": f"gw{worker}", "PYTEST_XDIST_WORKER_COUNT": str(count)}
+        environment = os.environ | {
+            "PYTEST_XDIST_WORKER": f"gw{worker}",
+            "PYTEST_XDIST_WORKER_COUNT": str(count),
+        }
         command = [sys.executable, "-c", program]
-        done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True
+        )
         found.append({int(port) for port in done.stdout.split()})
     assert not found[0] & found[1]
     assert all(len(ports) == 30 and max(ports) < 32_768 for ports in found)
@@ -271,7 +338,9 @@ def test_every_trial_is_in_the_list_of_what_was_verified() -> None:
     for name in commands:
         rows = [line for line in told.splitlines() if f"`python -m tests.trials.{name}" in line]
         assert rows, f"{name}: no line in docs/verification.md"
-        assert any(re.search(r"\b20\d\d-\d\d-\d\d\b", row) for row in rows), f"{name}: when was it run?"
+        assert any(re.search(r"\b20\d\d-\d\d-\d\d\b", row) for row in rows), (
+            f"{name}: when was it run?"
+        )
 
 
 def _docstring(trial: str) -> str:

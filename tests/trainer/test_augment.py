@@ -1,4 +1,5 @@
-"""Augmentation: what is drawn has the distribution that the recipe says, and nothing else is touched."""
+"""Augmentation: what is drawn has the distribution that the recipe says, and nothing else is
+touched."""
 
 import numpy as np
 import pytest
@@ -8,7 +9,14 @@ from hypothesis import strategies as st
 
 from tests.helpers.devices import DEVICES, dice
 from trainer.recipe import Augment
-from trainer.training.augment import STRIPE_BANDS_MAX, STRIPE_FRAMES_MAX, STRIPES, augment, mixup, stripes
+from trainer.training.augment import (
+    STRIPE_BANDS_MAX,
+    STRIPE_FRAMES_MAX,
+    STRIPES,
+    augment,
+    mixup,
+    stripes,
+)
 
 pytestmark = pytest.mark.parametrize("device", DEVICES)
 
@@ -21,10 +29,16 @@ def labels(device: str, samples: int, classes: int = 4) -> torch.Tensor:
     return torch.eye(classes, device=device)[torch.arange(samples) % classes]
 
 
-def exponents(device: str, recipe: Augment, batches: int, samples: int, crops: int = 1) -> np.ndarray:
+def exponents(
+    device: str, recipe: Augment, batches: int, samples: int, crops: int = 1
+) -> np.ndarray:
     """Exponents `(batches, samples, crops)` that turn grey 128 into what came out."""
-    roll, image, target = dice(device), grey(device, samples, crops), labels(device, samples)
-    found = [augment(image, target, recipe, roll)[0][:, :, 0, 0].cpu().numpy() for _ in range(batches)]
+    roll = dice(device)
+    image = grey(device, samples, crops)
+    target = labels(device, samples)
+    found = [
+        augment(image, target, recipe, roll)[0][:, :, 0, 0].cpu().numpy() for _ in range(batches)
+    ]
     return np.log(np.array(found) / 255) / np.log(128 / 255)
 
 
@@ -49,7 +63,9 @@ def test_power_each_draws_one_per_sample(device: str) -> None:
 
 def test_stripes_hit_their_share_in_both_directions(device: str) -> None:
     samples = 600
-    image = stripes(torch.ones(samples, 1, 128, 281, device=device), 0.8, dice(device).device)[:, 0].cpu()
+    image = stripes(torch.ones(samples, 1, 128, 281, device=device), 0.8, dice(device).device)[
+        :, 0
+    ].cpu()
     black_bands = (image == 0).all(dim=2).sum(dim=1)
     black_frames = (image == 0).all(dim=1).sum(dim=1)
     spared = ((black_bands == 0) & (black_frames == 0)).float().mean()
@@ -65,7 +81,8 @@ def test_stripes_hit_their_share_in_both_directions(device: str) -> None:
 
 def test_stripes_of_a_clip_have_the_same_bands_and_other_frames(device: str) -> None:
     image = stripes(torch.ones(60, 3, 128, 281, device=device), 0.5, dice(device).device)
-    bands, frames = (image == 0).all(dim=3), (image == 0).all(dim=2)
+    bands = (image == 0).all(dim=3)
+    frames = (image == 0).all(dim=2)
     assert (bands == bands[:, :1]).all()
     striped = frames.any(dim=(1, 2)) | bands.any(dim=(1, 2))
     assert 15 < int(striped.sum()) < 45
@@ -80,8 +97,11 @@ def test_stripes_of_none_or_all(device: str, share: float) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0.0, 1.0), st.floats(0.0, 1.0), st.integers(1, 3), st.integers(0, 99))
-def test_mixup_mixes_labels_as_it_mixes_images(device: str, share: float, lam: float, crops: int, seed: int) -> None:
-    """Images that are their label's number in all pixels stay what their labels say; labels keep their sum."""
+def test_mixup_mixes_labels_as_it_mixes_images(
+    device: str, share: float, lam: float, crops: int, seed: int
+) -> None:
+    """Images that are their label's number in all pixels stay what their labels say; labels keep
+    their sum."""
     target = labels(device, 64)
     image = target.argmax(dim=1).float()[:, None, None, None].expand(64, crops, 4, 4).clone()
     mixed, mixed_target = mixup(image, target, share, lam, dice(device, seed).device)
@@ -101,8 +121,11 @@ def test_mixup_spares_the_others(device: str) -> None:
 
 
 def test_lambda_is_one_per_batch_and_uniform_for_alpha_1(device: str) -> None:
-    roll, recipe, drawn = dice(device), Augment((1.0, 1.0), 0.0, 1.0), []
-    image, target = torch.zeros(8, 1, 2, 2, dtype=torch.uint8, device=device), torch.eye(8, device=device)
+    roll = dice(device)
+    recipe = Augment((1.0, 1.0), 0.0, 1.0)
+    drawn = []
+    image = torch.zeros(8, 1, 2, 2, dtype=torch.uint8, device=device)
+    target = torch.eye(8, device=device)
     for _ in range(300):
         own = augment(image, target, recipe, roll)[1].diagonal()
         lam = own[own < 1]

@@ -1,4 +1,5 @@
-"""Backgrounds: mixed on the device as the waveforms would be, at the ratio and on the share that the recipe says."""
+"""Backgrounds: mixed on the device as the waveforms would be, at the ratio and on the share that
+the recipe says."""
 
 from pathlib import Path
 
@@ -41,7 +42,9 @@ SOUNDS = {
 def tensors(sounds: list[Samples], device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
     """Grey images `(n, 1, 128, 281)` and ranges `(n, 1, 2)`."""
     images, ranges = mel_images(np.stack(sounds))
-    return torch.from_numpy(images)[:, None].to(device), torch.from_numpy(ranges)[:, None].to(device)
+    return torch.from_numpy(images)[:, None].to(device), torch.from_numpy(ranges)[:, None].to(
+        device
+    )
 
 
 def decibels(ratio: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -59,9 +62,13 @@ def test_images_know_the_power_of_their_waveforms(name: str) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("snr_db", [0.0, 3.0])
 @pytest.mark.parametrize(("name", "grey_levels"), [("song", 4), ("low note", 4), ("white", 8)])
-def test_a_mixed_image_is_that_of_mixed_waveforms(name: str, grey_levels: int, snr_db: float, device: str) -> None:
-    """A pixel of two noises differs with their phases, and so does the darkest one, from which the stretch begins."""
-    sound, noise = SOUNDS[name], SOUNDS["pink"]
+def test_a_mixed_image_is_that_of_mixed_waveforms(
+    name: str, grey_levels: int, snr_db: float, device: str
+) -> None:
+    """A pixel of two noises differs with their phases, and so does the darkest one, from which the
+    stretch begins."""
+    sound = SOUNDS[name]
+    noise = SOUNDS["pink"]
     gain = np.sqrt(np.square(sound).mean() / np.square(noise).mean() / 10 ** (snr_db / 10))
     wanted, _ = tensors([sound + gain * noise], device)
     ratio = torch.full((1, 1, 1, 1), snr_db, device=device)
@@ -72,12 +79,20 @@ def test_a_mixed_image_is_that_of_mixed_waveforms(name: str, grey_levels: int, s
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 9), st.floats(-100, 60), st.floats(0, 80), st.floats(-20, 20), st.booleans())
-def test_whatever_is_mixed_is_a_grey_image(seed: int, low: float, span: float, snr_db: float, silent: bool) -> None:
+def test_whatever_is_mixed_is_a_grey_image(
+    seed: int, low: float, span: float, snr_db: float, silent: bool
+) -> None:
     rng = np.random.default_rng(seed)
     grey = torch.from_numpy(rng.integers(0, 256, (2, 2, 128, 281), dtype=np.uint8)) * (not silent)
     ranges = torch.tensor([low, low + span]).expand(2, 2, 2)
     other = torch.from_numpy(rng.integers(0, 256, (2, 1, 128, 281), dtype=np.uint8))
-    db = mix_db(grey, ranges, other, torch.tensor([-40.0, 10.0]).expand(2, 1, 2), torch.full((2, 1, 1, 1), snr_db))
+    db = mix_db(
+        grey,
+        ranges,
+        other,
+        torch.tensor([-40.0, 10.0]).expand(2, 1, 2),
+        torch.full((2, 1, 1, 1), snr_db),
+    )
     found = stretch(db)
     assert found.isfinite().all()
     assert found.amin() >= 0
@@ -87,7 +102,9 @@ def test_whatever_is_mixed_is_a_grey_image(seed: int, low: float, span: float, s
 
 def test_a_faint_background_leaves_the_image_as_it_is() -> None:
     grey, ranges = tensors([SOUNDS["song"]])
-    found = stretch(mix_db(grey, ranges, *tensors([SOUNDS["white"]]), torch.full((1, 1, 1, 1), 120.0)))
+    found = stretch(
+        mix_db(grey, ranges, *tensors([SOUNDS["white"]]), torch.full((1, 1, 1, 1), 120.0))
+    )
     assert torch.allclose(found, grey.float(), atol=0.1)
 
 
@@ -123,8 +140,12 @@ def test_shares_are_those_of_the_recipe_and_disjoint(device: str) -> None:
     assert ((targets == 0.9).all(dim=1).cpu().numpy() ^ alone).all()
     assert abs(alone.mean() - 0.2) < 0.05
     assert (brightest[alone] < 3).all()
-    assert (mixed[torch.from_numpy(alone).to(device), 0, 100] < 0.01).all()  # nothing of the sound is left
-    untouched, same = mixer.add(grey, target, rows, Augment((1.0, 1.0), 0.0, 0.0), 0.01, dice(device))
+    assert (
+        mixed[torch.from_numpy(alone).to(device), 0, 100] < 0.01
+    ).all()  # nothing of the sound is left
+    untouched, same = mixer.add(
+        grey, target, rows, Augment((1.0, 1.0), 0.0, 0.0), 0.01, dice(device)
+    )
     assert torch.equal(untouched, grey.float())
     assert torch.equal(same, target)
 
@@ -138,7 +159,9 @@ def test_without_real_backgrounds_pink_noise_stands_in() -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_ratios_are_uniform_and_one_per_sample(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ratios_are_uniform_and_one_per_sample(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn: list[torch.Tensor] = []
 
     def spy(*args: torch.Tensor) -> torch.Tensor:
@@ -149,7 +172,9 @@ def test_ratios_are_uniform_and_one_per_sample(device: str, monkeypatch: pytest.
     mixer = Backgrounds(flat_set(3, 5), np.tile(np.float32([-60, 0]), (4, 1)), torch.device(device))
     recipe = Augment((1.0, 1.0), 0.0, 0.0, pink=0.5, nocall=0.5, snr_db=(-2.0, 4.0))
     grey = torch.full((400, 1, 128, 281), 9, dtype=torch.uint8, device=device)
-    mixer.add(grey, torch.zeros(400, 2, device=device), np.zeros((400, 1), int), recipe, 0.0, dice(device))
+    mixer.add(
+        grey, torch.zeros(400, 2, device=device), np.zeros((400, 1), int), recipe, 0.0, dice(device)
+    )
     snr_db = drawn[0].flatten().cpu().numpy()
     assert len(np.unique(snr_db)) == len(snr_db) == 400
     assert -2 <= snr_db.min() < -1.8
@@ -169,7 +194,9 @@ def test_the_ratio_is_that_of_the_whole_clip(snr_db: float, seed: int, quieter_d
     sound = mel_power(grey, ranges)
     noise = 10 ** (db / 10) - sound
     assert abs(float(10 * torch.log10(sound_power(sound) / sound_power(noise))) - snr_db) < 0.05
-    assert torch.allclose(noise[0, 0], noise[0, 1], rtol=0.05, atol=1e-6)  # it goes on through all crops
+    assert torch.allclose(
+        noise[0, 0], noise[0, 1], rtol=0.05, atol=1e-6
+    )  # it goes on through all crops
 
 
 def test_pink_noise_has_equal_power_in_every_octave() -> None:
@@ -191,7 +218,8 @@ def test_a_short_background_goes_on() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two good backgrounds of another rate, in folders; one silent, one that is no sound, and a text."""
+    """Two good backgrounds of another rate, in folders; one silent, one that is no sound, and a
+    text."""
     folder = tmp_path_factory.mktemp("nocall")
     write_sound(folder / "rain" / "a.ogg", hiss(4.0, 0.1, 1), 44_100)
     write_sound(folder / "b.wav", hiss(13.0, 0.1, 2))

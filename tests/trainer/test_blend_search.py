@@ -1,4 +1,5 @@
-"""Neighbours, thresholds by rule and the optimiser: each finds what was put there, and says what it is worth."""
+"""Neighbours, thresholds by rule and the optimiser: each finds what was put there, and says what it
+is worth."""
 
 import json
 from dataclasses import replace
@@ -43,15 +44,21 @@ def songs(seed: int, recordings: int = 12, windows: int = 20) -> tuple[Rows, NDA
             start = random.integers(0, windows - 5)
             recording[start : start + 5, bird] = True
     flat = truth.reshape(-1, len(SPECIES))
-    labels = [frozenset(SPECIES.codes[i] for i in np.flatnonzero(row)) or NOCALL_ROW for row in flat]
-    return Rows.of([(f"r{i}", f"rec{i // windows}", found) for i, found in enumerate(labels)], SPECIES), flat
+    labels = [
+        frozenset(SPECIES.codes[i] for i in np.flatnonzero(row)) or NOCALL_ROW for row in flat
+    ]
+    return Rows.of(
+        [(f"r{i}", f"rec{i // windows}", found) for i, found in enumerate(labels)], SPECIES
+    ), flat
 
 
 def logistic(odds: NDArray[np.float64]) -> NDArray[np.float32]:
     return (1 / (1 + np.exp(-odds))).astype(np.float32)
 
 
-def scored_of(rows: Rows, kinds: NDArray[np.float32], prior: NDArray[np.float32] | None = None) -> Scored:
+def scored_of(
+    rows: Rows, kinds: NDArray[np.float32], prior: NDArray[np.float32] | None = None
+) -> Scored:
     """Rows that are the windows of their recordings, as two kinds of member score them."""
     silent = np.zeros((len(kinds), 1, kinds.shape[2]), np.float32)
     names, stretch = np.unique(np.asarray(rows.recordings), return_inverse=True)
@@ -70,7 +77,10 @@ def scored_of(rows: Rows, kinds: NDArray[np.float32], prior: NDArray[np.float32]
 def noisy(seed: int, spread: tuple[float, ...]) -> Scored:
     rows, truth = songs(seed)
     random = np.random.default_rng(seed + 1)
-    return scored_of(rows, np.stack([logistic(5.0 * truth - 3 + random.normal(0, s, truth.shape)) for s in spread]))
+    return scored_of(
+        rows,
+        np.stack([logistic(5.0 * truth - 3 + random.normal(0, s, truth.shape)) for s in spread]),
+    )
 
 
 def test_neighbours_are_heard_where_they_help() -> None:
@@ -88,7 +98,9 @@ def test_neighbours_are_heard_where_they_help() -> None:
 def test_the_optimiser_finds_kinds_neighbours_and_prior() -> None:
     scored = noisy(4, (1.4, 4.0))
     random = np.random.default_rng(5)
-    nonsense = np.eye(len(SPECIES), dtype=np.float32)[random.integers(0, len(SPECIES), len(scored.rows))]
+    nonsense = np.eye(len(SPECIES), dtype=np.float32)[
+        random.integers(0, len(SPECIES), len(scored.rows))
+    ]
     scored = replace(scored, prior=nonsense)
     recipe = replace(RECIPE, blend=(BlendSearch("mean", (0.14,)),), optimise=200)
     search = Search.of(scored, recipe, 1)
@@ -109,7 +121,9 @@ def test_the_optimiser_finds_kinds_neighbours_and_prior() -> None:
 def test_an_optimum_that_is_hardly_better_is_not_taken() -> None:
     chosen, found = Search.of(noisy(6, (0.2,)), replace(RECIPE, optimise=20), 1).choose()
     assert found is not None
-    assert found.candidate.blend.kind_weights == {}  # a single kind, and no prior: only neighbours are sought
+    assert (
+        found.candidate.blend.kind_weights == {}
+    )  # a single kind, and no prior: only neighbours are sought
     assert chosen.blend == Blend(prior_weight=0.0)
 
 
@@ -117,7 +131,9 @@ def biased(seed: int) -> tuple[Rows, NDArray[np.float32]]:
     """Every species is scored well, but each about a level of its own."""
     rows, truth = songs(seed, recordings=16)
     level = np.linspace(-3.5, 0.5, len(SPECIES))
-    return rows, logistic(4.0 * truth - 2 + level + np.random.default_rng(seed).normal(0, 0.5, truth.shape))
+    return rows, logistic(
+        4.0 * truth - 2 + level + np.random.default_rng(seed).normal(0, 0.5, truth.shape)
+    )
 
 
 def test_species_thresholds_follow_their_levels() -> None:
@@ -126,22 +142,33 @@ def test_species_thresholds_follow_their_levels() -> None:
     values = [cut.species[i] for i in range(len(SPECIES))]
     assert values == sorted(values)
     assert (
-        f1_at(rows, scores, cut).mean() > f1_at(rows, scores, cut_by("global", rows, scores, THRESHOLDS)).mean() + 0.05
+        f1_at(rows, scores, cut).mean()
+        > f1_at(rows, scores, cut_by("global", rows, scores, THRESHOLDS)).mean() + 0.05
     )
     elsewhere, unseen = biased(1)
-    values = [f1_at(elsewhere, unseen, cut_by(rule, rows, scores, THRESHOLDS)).mean() for rule in ("species", "global")]
+    values = [
+        f1_at(elsewhere, unseen, cut_by(rule, rows, scores, THRESHOLDS)).mean()
+        for rule in ("species", "global")
+    ]
     assert values[0] > values[1] + 0.05
 
 
 def test_few_rows_hardly_move_a_threshold() -> None:
-    """Its own best threshold is about 0.65, the global one 0.2; five rows weigh a third against that."""
+    """Its own best threshold is about 0.65, the global one 0.2; five rows weigh a third against
+    that."""
     truth = np.zeros((60, 6), bool)
-    truth[:5, 0], truth[10:14, 1], truth[20:26, 2] = True, True, True
+    truth[:5, 0] = True
+    truth[10:14, 1] = True
+    truth[20:26, 2] = True
     scores = np.where(truth, 0.9, 0.0).astype(np.float32)
     scores[30:40, 0] = 0.4  # the first species is often heard where it is not
     rows = Rows.of(
         [
-            (f"r{i}", "first" if 20 <= i < 30 else f"rec{i % 4}", frozenset(np.array(SPECIES.codes)[t]) or NOCALL_ROW)
+            (
+                f"r{i}",
+                "first" if 20 <= i < 30 else f"rec{i % 4}",
+                frozenset(np.array(SPECIES.codes)[t]) or NOCALL_ROW,
+            )
             for i, t in enumerate(truth)
         ],
         SPECIES,
@@ -149,7 +176,9 @@ def test_few_rows_hardly_move_a_threshold() -> None:
     at = int(np.argmin(np.abs(THRESHOLDS - 0.2)))
     own = by_species(rows, scores, THRESHOLDS, at)
     assert set(own) == {0}  # four rows are too few, and so is one recording
-    assert own[0] == pytest.approx((5 * 0.65 + PULL * 0.2) / (5 + PULL), abs=0.01)  # the plateau is 0.41 to 0.9
+    assert own[0] == pytest.approx(
+        (5 * 0.65 + PULL * 0.2) / (5 + PULL), abs=0.01
+    )  # the plateau is 0.41 to 0.9
 
 
 @pytest.mark.parametrize("silent", [0, 3, 10])
@@ -164,8 +193,10 @@ def test_quantile_calls_as_many_rows_nocall_as_the_labels(silent: int) -> None:
 
 
 def test_held_out_is_not_flattered() -> None:
-    """Scores without meaning: what is chosen on the rows themselves looks better than it is elsewhere."""
-    chosen, elsewhere = [], []
+    """Scores without meaning: what is chosen on the rows themselves looks better than it is
+    elsewhere."""
+    chosen = []
+    elsewhere = []
     recipe = replace(RECIPE, smoothing=(0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3), optimise=12)
     for seed in range(4):
         rows, truth = songs(seed, recordings=6, windows=8)
@@ -194,7 +225,8 @@ def with_tune(run: Run, **changes: object) -> Run:
 
 @pytest.mark.parametrize("hop_s", [5, 2.5])
 def test_rows_score_as_on_the_station(tmp_path: Path, hop_s: float) -> None:
-    """The same images pushed window by window through the station's smoother give what tuning compares."""
+    """The same images pushed window by window through the station's smoother give what tuning
+    compares."""
     corpus = make_corpus(tmp_path / "data")
     run = with_tune(make_run(tmp_path / "run", corpus), hop_s=hop_s)
     choose_bag(run)
@@ -208,7 +240,12 @@ def test_rows_score_as_on_the_station(tmp_path: Path, hop_s: float) -> None:
         smoother = NeighbourSmoother(blend, round(hop_s * 32_000), None)
         scores = WindowScores(members, members.mean(axis=0), members[0], ("bag",) * len(windows))
         parts = [smoother.push(windows, scores), smoother.close()]
-        heard = {w.start: s for part in parts if part for w, s in zip(part[0], part[1].acoustic, strict=True)}
+        heard = {
+            w.start: s
+            for part in parts
+            if part
+            for w, s in zip(part[0], part[1].acoustic, strict=True)
+        }
         expected += [heard[start * 32_000] for start in (0, 5, 10)]
     np.testing.assert_allclose(scored.acoustic("zeros", blend), expected, atol=1e-5)
 
@@ -216,29 +253,44 @@ def test_rows_score_as_on_the_station(tmp_path: Path, hop_s: float) -> None:
 @pytest.mark.slow
 def test_tune_with_everything_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus = make_corpus(tmp_path / "data", soundscapes=3)
-    run = with_tune(make_run(tmp_path / "run", corpus), smoothing=[0.0, 0.2], threshold_by="species", optimise=24)
+    run = with_tune(
+        make_run(tmp_path / "run", corpus),
+        smoothing=[0.0, 0.2],
+        threshold_by="species",
+        optimise=24,
+    )
     fit_metadata(run, corpus, make_rasters(tmp_path / "rasters"))
     choose_bag(run)
     tune(run, corpus)
     assert "the blend of 2021" in capsys.readouterr().out
-    tuning, curves = run.tuning(), json.loads((run.folder / "sweep.json").read_text(encoding="utf8"))
+    tuning = run.tuning()
+    curves = json.loads((run.folder / "sweep.json").read_text(encoding="utf8"))
     assert len(curves["search"]) == 2 * 3 * 2
     assert sum(row["taken"] for row in [*curves["search"], curves["optimum"]]) == 1
     assert 5 <= len(curves["optimiser"]) <= 24
     assert set(tuning.scores["rules"]) == {"global", "species", "quantile"}
     assert tuning.scores["held_out"] == tuning.scores["rules"]["species"]["held_out"]
-    published, scored = tuning.scores["published"], score_soundscapes(run, corpus, run.bag())
-    assert (published["padding"], published["rule"], published["prior_weight"]) == ("zeros", "mean", 0.14)
+    published = tuning.scores["published"]
+    scored = score_soundscapes(run, corpus, run.bag())
+    assert (published["padding"], published["rule"], published["prior_weight"]) == (
+        "zeros",
+        "mean",
+        0.14,
+    )
     found = scored.rows.found(scored.blended("zeros", Blend()), published["threshold"], CODES)
     truth = dict(zip(scored.rows.ids, scored.rows.labels, strict=True))
     again = score_rows(truth, found, sweep.recording_of(scored.rows))
-    assert (again.f1, again.f1_low) == pytest.approx((published["f1"], published["f1_low"]), abs=1e-4)
+    assert (again.f1, again.f1_low) == pytest.approx(
+        (published["f1"], published["f1_low"]), abs=1e-4
+    )
     text = write_report(run, corpus).read_text(encoding="utf8")
     for words in ("as published (mean 0.14, zeros)", "one per species", "optimiser"):
         assert words in text
 
 
-def test_switches_without_effect_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_switches_without_effect_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     corpus = make_corpus(tmp_path / "data", soundscapes=0)
     run = with_tune(make_run(tmp_path / "run", corpus), smoothing=[0.1], optimise=10)
     choose_bag(run)
@@ -249,5 +301,7 @@ def test_switches_without_effect_are_said(tmp_path: Path, capsys: pytest.Capture
 
 @pytest.mark.parametrize("hop_s", [2.0, 5 / 3, 0.0, 6.0, 0.0125])
 def test_a_hop_that_misses_rows_is_refused(hop_s: float) -> None:
-    with pytest.raises(ValueError, match=r"hop_s: expected .* every labelled row must be a window, found"):
+    with pytest.raises(
+        ValueError, match=r"hop_s: expected .* every labelled row must be a window, found"
+    ):
         replace(RECIPE, hop_s=hop_s)

@@ -1,6 +1,8 @@
-"""A run's book: what was made from what, and what is made again when something changed, was damaged or is gone.
+"""A run's book: what was made from what, and what is made again when something changed, was damaged
+or is gone.
 
-One finished run of a tiny corpus, copied for each test; tests/helpers/trainer_edits.py has the edits.
+One finished run of a tiny corpus, copied for each test; tests/helpers/trainer_edits.py has the
+edits.
 """
 
 import dataclasses
@@ -19,7 +21,15 @@ from rich.console import Console
 from edge.contract.bundle import file_sha256
 from edge.contract.errors import CorpusError, UsageError
 from tests.helpers.trainer_edits import EDITS, LATER
-from tests.helpers.trainer_finished import FIRST, SECOND, again, as_from_scratch, copied, damage, finished_ground
+from tests.helpers.trainer_finished import (
+    FIRST,
+    SECOND,
+    again,
+    as_from_scratch,
+    copied,
+    damage,
+    finished_ground,
+)
 from tests.helpers.trainer_ground import Ground
 from tests.helpers.trainer_walk import apart, fit_all, picture
 from trainer import book
@@ -70,15 +80,38 @@ def test_sound_that_was_put_back_is_the_sound_of_before(ground: Ground) -> None:
 
 
 _ONE_EDIT = [
-    *("soundscape labels", "site moved", "site renamed", "soundscape replaced", "soundscape removed"),
-    *("soundscape row twice", "sound removed", "sound cut short", "place and day", "background species", "rating"),
-    *("columns for people", "names corrected", "row removed", "row twice", "row moved", "raster edited", "more jobs"),
+    *(
+        "soundscape labels",
+        "site moved",
+        "site renamed",
+        "soundscape replaced",
+        "soundscape removed",
+    ),
+    *(
+        "soundscape row twice",
+        "sound removed",
+        "sound cut short",
+        "place and day",
+        "background species",
+        "rating",
+    ),
+    *(
+        "columns for people",
+        "names corrected",
+        "row removed",
+        "row twice",
+        "row moved",
+        "raster edited",
+        "more jobs",
+    ),
 ]
 
 
 @pytest.mark.parametrize("name", _ONE_EDIT)
 def test_an_edit_costs_what_it_touches(ground: Ground, name: str) -> None:
-    touched = next(found for seed in range(9) if (found := EDITS[name](ground, random.Random(seed))))
+    touched = next(
+        found for seed in range(9) if (found := EDITS[name](ground, random.Random(seed)))
+    )
     told = again(ground)
     assert told.refused == ""
     assert touched.must <= set(told.made) <= touched.may, told.said
@@ -100,9 +133,13 @@ def test_corrected_names_reach_the_run_and_train_nothing(ground: Ground) -> None
 
 def test_recordists_count_where_the_model_remembers_them(ground: Ground) -> None:
     recipe = ground.recipe_now()
-    ground.set_recipe(dataclasses.replace(recipe, metadata=dataclasses.replace(recipe.metadata, kind="better")))
+    ground.set_recipe(
+        dataclasses.replace(recipe, metadata=dataclasses.replace(recipe.metadata, kind="better"))
+    )
     assert "fit-metadata" in again(ground).made
-    ground.edit("train_metadata.csv", lambda rows: [found.update(author="Another") for found in rows[:20]])
+    ground.edit(
+        "train_metadata.csv", lambda rows: [found.update(author="Another") for found in rows[:20]]
+    )
     assert again(ground).made[:1] == ("fit-metadata",)
 
 
@@ -129,13 +166,17 @@ def other_labels(ground: Ground) -> None:
         EDITS["background species"](ground, random.Random(seed))
 
 
-def test_a_wrong_table_put_back_leaves_no_member_of_it(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_table_put_back_leaves_no_member_of_it(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = picture(Run.open(ground.out))
     inputs = Run(ground.out).member(FIRST).inputs
     other_labels(ground)
     stopped_after_the_first_member(ground, monkeypatch)
     assert Run(ground.out).member(FIRST).inputs != inputs
-    with pytest.raises(CorpusError, match="stage fit-cnn is missing; run: python -m trainer fit-all"):
+    with pytest.raises(
+        CorpusError, match="stage fit-cnn is missing; run: python -m trainer fit-all"
+    ):
         Run.open(ground.out)
     ground.put_back("first")
     told = again(ground)
@@ -144,7 +185,9 @@ def test_a_wrong_table_put_back_leaves_no_member_of_it(ground: Ground, monkeypat
     assert apart(picture(Run.open(ground.out)), before) == []
 
 
-def test_a_wrong_table_made_another_leaves_no_member_of_it(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_table_made_another_leaves_no_member_of_it(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other_labels(ground)
     stopped_after_the_first_member(ground, monkeypatch)
     EDITS["sound replaced"](ground, random.Random(3))
@@ -152,7 +195,9 @@ def test_a_wrong_table_made_another_leaves_no_member_of_it(ground: Ground, monke
     assert as_from_scratch(ground) == []
 
 
-def test_an_entry_is_taken_out_before_the_work_begins(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_is_taken_out_before_the_work_begins(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (ground.out / "bag.json").unlink()
     seen = []
 
@@ -173,18 +218,27 @@ def test_networks_of_another_table_than_the_bag_are_not_used(ground: Ground) -> 
     other_labels(ground)
     told = fit_all(ground.options(), ("fit-cnn",))
     assert told.made == ("fit-cnn",)
-    with pytest.raises(CorpusError, match=r"bag was made from another fit-cnn than lies here; run: .*fit-all"):
+    with pytest.raises(
+        CorpusError, match=r"bag was made from another fit-cnn than lies here; run: .*fit-all"
+    ):
         Run.open(ground.out)
     told = fit_all(ground.options(), ("tune",))
-    assert re.search("bag comes before tune and is to be made again: .*; run: python -m trainer bag", told.refused)
+    assert re.search(
+        "bag comes before tune and is to be made again: .*; run: python -m trainer bag",
+        told.refused,
+    )
     assert again(ground).trained == ()
     assert as_from_scratch(ground) == []
 
 
 def test_a_recipe_that_was_edited_is_not_that_of_the_run(ground: Ground) -> None:
     recipe = ground.recipe_now()
-    ground.set_recipe(dataclasses.replace(recipe, tune=dataclasses.replace(recipe.tune, padding=("image",))))
-    with pytest.raises(CorpusError, match=r"tune was made with another tune than recipe\.yaml has now"):
+    ground.set_recipe(
+        dataclasses.replace(recipe, tune=dataclasses.replace(recipe.tune, padding=("image",)))
+    )
+    with pytest.raises(
+        CorpusError, match=r"tune was made with another tune than recipe\.yaml has now"
+    ):
         Run.open(ground.out)
     assert set(again(ground).made) == {"tune", "report"}
     Run.open(ground.out)
@@ -197,10 +251,16 @@ def test_single_stages_say_what_comes_before(ground: Ground, stage: str) -> None
     if stage == "fit-metadata":
         assert told.made == (stage,)
     else:
-        needed = {"fit-cnn": "folds", "bag": "folds", "tune": "folds", "report": "check-data"}[stage]
-        before = {"fit-cnn": "fit-cnn", "bag": "fit-cnn", "tune": "fit-cnn", "report": "report"}[stage]
+        needed = {"fit-cnn": "folds", "bag": "folds", "tune": "folds", "report": "check-data"}[
+            stage
+        ]
+        before = {"fit-cnn": "fit-cnn", "bag": "fit-cnn", "tune": "fit-cnn", "report": "report"}[
+            stage
+        ]
         expected = f"stage {needed} comes before {before}|stage {needed} comes before {stage}"
-        assert re.search(f"({expected}); run: python -m trainer {needed}$", told.refused), told.refused
+        assert re.search(f"({expected}); run: python -m trainer {needed}$", told.refused), (
+            told.refused
+        )
 
 
 # options that are not given
@@ -219,7 +279,9 @@ def test_without_rasters_the_model_stays(ground: Ground) -> None:
 def test_no_rasters_is_said_and_done(ground: Ground) -> None:
     ground.rasters = False
     assert set(again(ground).made) == {"folds", "fit-metadata", "tune", "report"}
-    assert Run.open(ground.out).provenance()["place_model"] == {"absent": "no rasters were given (--rasters FOLDER)"}
+    assert Run.open(ground.out).provenance()["place_model"] == {
+        "absent": "no rasters were given (--rasters FOLDER)"
+    }
     assert as_from_scratch(ground) == []
 
 
@@ -228,7 +290,10 @@ def test_a_model_that_is_to_be_made_again_wants_its_rasters_before_all_else(grou
     EDITS["place and day"](ground, random.Random(1))
     told = again(ground, rasters=None)
     assert told.made == ()
-    assert re.search(r"is to be made again \(places changed\): add --rasters FOLDER, or --no-rasters", told.refused)
+    assert re.search(
+        r"is to be made again \(places changed\): add --rasters FOLDER, or --no-rasters",
+        told.refused,
+    )
     assert again(ground).refused == ""
 
 
@@ -259,7 +324,11 @@ def test_moved_and_copied_nothing_is_made_again(ground: Ground) -> None:
         assert EDITS[name](ground, chance) is not None
         assert (again(ground).made, name) == ((), name)
     home = str(ground.home).encode()
-    holding = [p.name for p in ground.out.rglob("*") if p.is_file() and p.suffix != ".html" and home in p.read_bytes()]
+    holding = [
+        p.name
+        for p in ground.out.rglob("*")
+        if p.is_file() and p.suffix != ".html" and home in p.read_bytes()
+    ]
     assert holding == []
     assert home not in json.dumps(Run.open(ground.out).provenance()).encode()
     assert as_from_scratch(ground) == []
@@ -287,7 +356,9 @@ def test_networks_say_the_libraries_that_trained_them(ground: Ground) -> None:
     path = ground.out / "run.json"
     facts = read_json(path)
     now = facts["versions"]["torch"]
-    write_json(path, facts | {"versions": facts["versions"] | {"torch": "1.13.0"}})  # when it was begun
+    write_json(
+        path, facts | {"versions": facts["versions"] | {"torch": "1.13.0"}}
+    )  # when it was begun
     other_labels(ground)
     told = again(ground)
     assert "made under other libraries than here" in told.said
@@ -295,7 +366,9 @@ def test_networks_say_the_libraries_that_trained_them(ground: Ground) -> None:
     assert Run.open(ground.out).provenance()["versions"]["torch"] == now
 
 
-def test_networks_of_two_versions_name_both(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_of_two_versions_name_both(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
     damage(ground.out / "members" / FIRST / "weights.safetensors", "turned")
     now = versions()["torch"]
     with monkeypatch.context() as patch:
@@ -318,7 +391,10 @@ def test_threads_are_those_the_run_began_with(ground: Ground, done: Ground) -> N
     assert told.trained == (SECOND,)
     assert apart(picture(Run.open(ground.out)), picture(Run(done.out))) == []
     (ground.out / "members" / SECOND / "oof.npz").unlink()
-    assert "--threads 2: networks of this run have 1, and sums depend on it" in again(ground, threads=2).refused
+    assert (
+        "--threads 2: networks of this run have 1, and sums depend on it"
+        in again(ground, threads=2).refused
+    )
 
 
 def test_other_threads_are_other_networks_and_on_record(ground: Ground, done: Ground) -> None:
@@ -355,7 +431,9 @@ def test_a_file_on_a_memory_disk_is_known_by_what_is_in_it(tmp_path: Path, groun
 def test_an_entry_tells_what_changed(tmp_path: Path) -> None:
     found = Book(tmp_path)
     (tmp_path / "a").write_text("a")
-    found.finish("folds", {"places": "1", "sound": "2"}, Result(("a",), "left"), {"corpus": "c"}, 1.26)
+    found.finish(
+        "folds", {"places": "1", "sound": "2"}, Result(("a",), "left"), {"corpus": "c"}, 1.26
+    )
     assert found.changed("folds", {"places": "1", "sound": "3"}) == ["sound"]
     assert found.changed("folds", {"places": "1"}) == []  # what is not asked may be any
     assert found.changed("folds", {"new": "1"}) == ["new"]

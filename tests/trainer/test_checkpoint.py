@@ -1,4 +1,5 @@
-"""A checkpoint and weights that are damaged: the one is none, the other a line; neither changes a network."""
+"""A checkpoint and weights that are damaged: the one is none, the other a line; neither changes a
+network."""
 
 from pathlib import Path
 
@@ -8,7 +9,13 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from edge.contract.errors import CorpusError
-from trainer.networks.checkpoint import FILE, read_checkpoint, read_weights, write_checkpoint, write_weights
+from trainer.networks.checkpoint import (
+    FILE,
+    read_checkpoint,
+    read_weights,
+    write_checkpoint,
+    write_weights,
+)
 
 
 def network(seed: int, size: int = 6) -> nn.Module:
@@ -55,7 +62,8 @@ def test_one_that_is_damaged_is_none(tmp_path: Path) -> None:
     """Another byte in the numbers is no error to safetensors, and would be trained on."""
     write_checkpoint(tmp_path, *trained(1), 3, "inputs")
     fresh, optimiser = trained(2)
-    before, steps = state(fresh), str(optimiser.state_dict())
+    before = state(fresh)
+    steps = str(optimiser.state_dict())
     for damaged in damages((tmp_path / FILE).read_bytes()):
         (tmp_path / FILE).write_bytes(damaged)
         assert read_checkpoint(tmp_path, fresh, optimiser, "inputs") == 0

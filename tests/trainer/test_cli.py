@@ -1,4 +1,5 @@
-"""The command line: every command is there, mistakes end with one line and the right exit code, --help is quick."""
+"""The command line: every command is there, mistakes end with one line and the right exit code,
+--help is quick."""
 
 import json
 import subprocess
@@ -27,8 +28,13 @@ def test_help_names_every_command_and_imports_no_torch() -> None:
     assert told.returncode == 0
     for command in COMMANDS:
         assert command in told.stdout
-    light = "import sys, trainer.__main__; print(sorted({'torch', 'catboost', 'matplotlib'} & set(sys.modules)))"
-    found = subprocess.run([sys.executable, "-c", light], capture_output=True, text=True, timeout=HANGS_S, check=True)
+    light = (
+        "import sys, trainer.__main__; print(sorted({'torch', 'catboost', 'matplotlib'} & "
+        "set(sys.modules)))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", light], capture_output=True, text=True, timeout=HANGS_S, check=True
+    )
     assert found.stdout.strip() == "[]"
 
 
@@ -70,7 +76,9 @@ def test_a_usage_error_ends_with_2(arguments: list[str]) -> None:
 
 
 def test_demo_data_out_of_range_is_a_usage_error(tmp_path: Path) -> None:
-    told = trainer("demo-data", "--out", tmp_path / "d", "--rasters", tmp_path / "r", "--species", "1")
+    told = trainer(
+        "demo-data", "--out", tmp_path / "d", "--rasters", tmp_path / "r", "--species", "1"
+    )
     assert told.returncode == 2
     assert "Traceback" not in told.stderr
 
@@ -78,7 +86,9 @@ def test_demo_data_out_of_range_is_a_usage_error(tmp_path: Path) -> None:
 def test_what_a_stage_alone_needs_is_loaded_when_it_is_done() -> None:
     """Else each refusal takes seconds and a gigabyte."""
     heavy = "{'torch', 'timm', 'catboost', 'pandas', 'matplotlib'}"
-    code = f"import sys, trainer.__main__, trainer.pipeline.stages; print({heavy} & set(sys.modules))"
+    code = (
+        f"import sys, trainer.__main__, trainer.pipeline.stages; print({heavy} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stdout + done.stderr
 
@@ -86,20 +96,50 @@ def test_what_a_stage_alone_needs_is_loaded_when_it_is_done() -> None:
 @pytest.mark.slow
 def test_a_wrong_setting_or_corpus_ends_with_78_and_one_line(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("name: mine\n")
-    data, sorted_, two_columns = make_corpus(tmp_path / "data", 1, 1.0), tmp_path / "sorted", tmp_path / "two"
+    data = make_corpus(tmp_path / "data", 1, 1.0)
+    sorted_ = tmp_path / "sorted"
+    two_columns = tmp_path / "two"
     (sorted_ / "Robin").mkdir(parents=True)
     two_columns.mkdir()
     (two_columns / "train_metadata.csv").write_text("primary_label,filename\nrobin,a.wav\n")
     cases: list[tuple[list[object], str]] = [
-        (["recipe", "nothing"], "recipe 'nothing': unknown; allowed: demo, improved, published, small"),
-        (["recipe", tmp_path / "mine.yaml"], f"{tmp_path / 'mine.yaml'}: seed: missing"),
-        (["folds", "--data", tmp_path / "none", "--out", tmp_path / "run", "--recipe", "demo"], "no such folder"),
-        (["fit-all", "--data", tmp_path / "none", "--out", tmp_path / "run"], f"{tmp_path / 'none'}: no such folder"),
-        (["check-data", "--data", sorted_], "expected a corpus with train_metadata.csv and train_short_audio/, found"),
-        (["check-data", "--data", two_columns], "url, found primary_label, filename; all but primary_label"),
-        (["fit-all", "--data", data, "--out", tmp_path / "run"], "no run here yet; begin one: add --recipe demo"),
         (
-            ["fit-all", "--data", data, "--out", tmp_path / "run", "--recipe", "demo", "--rasters", tmp_path / "maps"],
+            ["recipe", "nothing"],
+            "recipe 'nothing': unknown; allowed: demo, improved, published, small",
+        ),
+        (["recipe", tmp_path / "mine.yaml"], f"{tmp_path / 'mine.yaml'}: seed: missing"),
+        (
+            ["folds", "--data", tmp_path / "none", "--out", tmp_path / "run", "--recipe", "demo"],
+            "no such folder",
+        ),
+        (
+            ["fit-all", "--data", tmp_path / "none", "--out", tmp_path / "run"],
+            f"{tmp_path / 'none'}: no such folder",
+        ),
+        (
+            ["check-data", "--data", sorted_],
+            "expected a corpus with train_metadata.csv and train_short_audio/, found",
+        ),
+        (
+            ["check-data", "--data", two_columns],
+            "url, found primary_label, filename; all but primary_label",
+        ),
+        (
+            ["fit-all", "--data", data, "--out", tmp_path / "run"],
+            "no run here yet; begin one: add --recipe demo",
+        ),
+        (
+            [
+                "fit-all",
+                "--data",
+                data,
+                "--out",
+                tmp_path / "run",
+                "--recipe",
+                "demo",
+                "--rasters",
+                tmp_path / "maps",
+            ],
             f"{tmp_path / 'maps'}: no such folder; expected one with",
         ),
     ]
@@ -121,7 +161,10 @@ def test_what_cannot_be_written_is_told_in_one_line_before_the_work(tmp_path: Pa
         ("/proc/x", ["demo-data", "/proc/x"]),
         ("/proc/f.csv", ["folds", "--data", data, "--out", "/proc/f.csv"]),
         ("/proc/run", ["check-data", "--data", data, "--out", "/proc/run", "--recipe", "demo"]),
-        (tmp_path / "file" / "run", ["folds", "--data", data, "--out", tmp_path / "file" / "run", "--recipe", "demo"]),
+        (
+            tmp_path / "file" / "run",
+            ["folds", "--data", data, "--out", tmp_path / "file" / "run", "--recipe", "demo"],
+        ),
     ):
         told = trainer(*arguments)
         assert told.returncode in (2, 73), told.stderr

@@ -1,4 +1,5 @@
-"""Many members at once: devices side by side, and a Ray cluster of two nodes of which one is killed."""
+"""Many members at once: devices side by side, and a Ray cluster of two nodes of which one is
+killed."""
 
 import dataclasses
 import io
@@ -53,7 +54,12 @@ def one_by_one(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def begun(data: Path, out: Path, like: Run) -> Options:
     """A run with spectrograms and folds, not yet trained."""
     out.mkdir()
-    shutil.copytree(like.folder, out, ignore=lambda _, names: {"members", "oof.json"} & set(names), dirs_exist_ok=True)
+    shutil.copytree(
+        like.folder,
+        out,
+        ignore=lambda _, names: {"members", "oof.json"} & set(names),
+        dirs_exist_ok=True,
+    )
     Run(out).book.begin("fit-cnn")
     return options(data, out, four_members())
 
@@ -62,7 +68,8 @@ def assert_same_members(one: Run, other: Run) -> None:
     assert [m.name for m in one.members()] == [m.name for m in other.members()] == one.wanted()
     for name in one.wanted():
         first, second = (
-            safetensors.torch.load_file(r.member_folder(name) / "weights.safetensors") for r in (one, other)
+            safetensors.torch.load_file(r.member_folder(name) / "weights.safetensors")
+            for r in (one, other)
         )
         assert all(torch.equal(first[key], second[key]) for key in first), name
         assert one.member(name).valid_f1 == other.member(name).valid_f1
@@ -73,16 +80,22 @@ def assert_same_members(one: Run, other: Run) -> None:
 
 @pytest.mark.slow
 def test_two_devices_train_side_by_side(data: Path, one_by_one: Run, tmp_path: Path) -> None:
-    asked, said = begun(data, tmp_path / "run", one_by_one), io.StringIO()
+    asked = begun(data, tmp_path / "run", one_by_one)
+    said = io.StringIO()
     asked = dataclasses.replace(asked, device="auto", devices="cpu,cpu", jobs=2)
     run = run_stages(asked, ("fit-cnn",), Console(file=said, width=200))
     assert "4 of 4 networks to train, 2 at a time on 2 × cpu" in said.getvalue()
     assert_same_members(one_by_one, run)
 
 
-def test_a_worker_keeps_one_device_and_a_device_has_one_member(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_keeps_one_device_and_a_device_has_one_member(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Threads instead of processes: what is asked is who gets what, and when."""
-    at_work, most, pairs, lock = 0, 0, set(), threading.Lock()
+    at_work = 0
+    most = 0
+    pairs = set()
+    lock = threading.Lock()
     both = threading.Barrier(2)
 
     def train(task: Task) -> str:
@@ -101,7 +114,9 @@ def test_a_worker_keeps_one_device_and_a_device_has_one_member(monkeypatch: pyte
     monkeypatch.setattr(fit, "fit_on_device", train)
     kind = tiny_recipe().members[0]
     tasks = [Task(Path(), kind, 0, seed, None, "", "", 1, None) for seed in range(5)]  # type: ignore[arg-type]
-    finished = [device for part in fit._side_by_side(tasks, ["cuda:0", "cuda:1"], 1) for device in part]
+    finished = [
+        device for part in fit._side_by_side(tasks, ["cuda:0", "cuda:1"], 1) for device in part
+    ]
     assert len(finished) == 5
     assert set(finished) == {"cuda:0", "cuda:1"}
     assert most == 2
@@ -141,7 +156,9 @@ def test_a_lost_node_costs_its_member_and_nothing_else(
     data: Path, one_by_one: Run, nodes: Cluster, tmp_path: Path
 ) -> None:
     asked = dataclasses.replace(begun(data, tmp_path / "run", one_by_one), cluster=nodes.address)
-    run, kept, lost = Run(asked.out), {}, []
+    run = Run(asked.out)
+    kept = {}
+    lost = []
 
     def kill_a_node() -> None:
         def two_are_done_and_two_begun() -> bool:
@@ -150,9 +167,16 @@ def test_a_lost_node_costs_its_member_and_nothing_else(
 
         wait_for("two members", two_are_done_and_two_begun)
         for info in run.members():
-            kept.update({p: (p.read_bytes(), p.stat().st_mtime_ns) for p in run.member_folder(info.name).iterdir()})
+            kept.update(
+                {
+                    p: (p.read_bytes(), p.stat().st_mtime_ns)
+                    for p in run.member_folder(info.name).iterdir()
+                }
+            )
         kill_a_node_of(nodes)
-        lost.extend(name for name in run.wanted() if not (run.member_folder(name) / "member.json").exists())
+        lost.extend(
+            name for name in run.wanted() if not (run.member_folder(name) / "member.json").exists()
+        )
 
     killer = threading.Thread(target=kill_a_node)
     killer.start()
@@ -173,14 +197,20 @@ def test_a_node_that_does_not_see_the_run_says_so(
     """The task, on its node, finds another run.json than the one that it is told of."""
     asked = dataclasses.replace(begun(data, tmp_path / "run", one_by_one), cluster=nodes.address)
     monkeypatch.setattr(cluster, "digest", lambda *_: "another")
-    with pytest.raises(ConfigError, match=r"run\.json: is another one there on node .* that all nodes see") as told:
+    with pytest.raises(
+        ConfigError, match=r"run\.json: is another one there on node .* that all nodes see"
+    ) as told:
         run_stages(asked, ("fit-cnn",), QUIET)
     assert "\n" not in str(told.value)
 
 
 @pytest.mark.slow
-def test_a_gpu_that_no_node_has(data: Path, one_by_one: Run, nodes: Cluster, tmp_path: Path) -> None:
-    asked = dataclasses.replace(begun(data, tmp_path / "run", one_by_one), cluster=nodes.address, device="cuda")
+def test_a_gpu_that_no_node_has(
+    data: Path, one_by_one: Run, nodes: Cluster, tmp_path: Path
+) -> None:
+    asked = dataclasses.replace(
+        begun(data, tmp_path / "run", one_by_one), cluster=nodes.address, device="cuda"
+    )
     with pytest.raises(ConfigError, match="--device cuda: no node has a GPU"):
         run_stages(asked, ("fit-cnn",), QUIET)
 
@@ -190,7 +220,9 @@ def test_no_cluster_there_is_one_line(address: str) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # nobody listens there
         address = address.format(port=closed.getsockname()[1])
-        with pytest.raises(ConfigError, match=f"--cluster {address}: no Ray cluster there: ") as told:
+        with pytest.raises(
+            ConfigError, match=f"--cluster {address}: no Ray cluster there: "
+        ) as told:
             next(cluster.train(address, []))
     assert "\n" not in str(told.value)
 

@@ -60,7 +60,9 @@ def test_a_file_put_in_its_place_is_noticed(tmp_path: Path, file: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_what_is_known_is_not_read_again(tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_known_is_not_read_again(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     memory = tmp_path / "memory"
     first = Contents(memory)
     sha256 = first.of(file)
@@ -106,7 +108,8 @@ def test_a_damaged_memory_is_no_memory(tmp_path: Path, file: Path, damage: str) 
 
 @pytest.mark.usefixtures("quick")
 def test_what_is_not_asked_for_is_forgotten(tmp_path: Path, file: Path) -> None:
-    memory, other = tmp_path / "memory", tmp_path / "other"
+    memory = tmp_path / "memory"
+    other = tmp_path / "other"
     other.write_bytes(b"other")
     first = Contents(memory)
     first.of(file)
@@ -124,7 +127,9 @@ def test_what_is_not_there_and_what_cannot_be_read(tmp_path: Path) -> None:
     assert Contents().of(tmp_path / "nothing" / "below") == ABSENT
 
 
-def test_changed_while_it_is_read_it_has_no_digest(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_while_it_is_read_it_has_no_digest(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def meanwhile(path: Path) -> str:
         found = file_sha256(path)
         path.write_bytes(b"longer than before")

@@ -1,4 +1,5 @@
-"""The corpus: odd rows are counted with an example and survived; what is not a corpus is refused in one line."""
+"""The corpus: odd rows are counted with an example and survived; what is not a corpus is refused in
+one line."""
 
 import struct
 from datetime import date, timedelta
@@ -42,7 +43,11 @@ def test_a_good_corpus_has_no_problems(tmp_path: Path) -> None:
         4.0,
     )
     (soundscape,) = corpus.soundscapes
-    assert (soundscape.site, soundscape.date, soundscape.latitude) == ("ABC", date(2019, 5, 4), 48.0)
+    assert (soundscape.site, soundscape.date, soundscape.latitude) == (
+        "ABC",
+        date(2019, 5, 4),
+        48.0,
+    )
     assert soundscape.labels["7_ABC_10"] == {"nocall"}
 
 
@@ -72,7 +77,9 @@ def test_a_good_corpus_has_no_problems(tmp_path: Path) -> None:
         ({"secondary_labels": "__import__('os')"}, "secondary labels not valid"),
     ],
 )
-def test_an_odd_cell_is_counted_and_survived(tmp_path: Path, cells: dict[str, str], kind: str) -> None:
+def test_an_odd_cell_is_counted_and_survived(
+    tmp_path: Path, cells: dict[str, str], kind: str
+) -> None:
     corpus = read(tmp_path, row(LOW, "odd.ogg", **cells))
     assert len(corpus.recordings) == 3
     assert corpus.problems.counts[kind] == 1
@@ -96,7 +103,9 @@ def test_an_odd_cell_is_counted_and_survived(tmp_path: Path, cells: dict[str, st
         ({"primary_label": "nocall"}, "species code not usable"),
     ],
 )
-def test_a_row_that_cannot_be_used_is_counted_and_left_out(tmp_path: Path, cells: dict[str, str], kind: str) -> None:
+def test_a_row_that_cannot_be_used_is_counted_and_left_out(
+    tmp_path: Path, cells: dict[str, str], kind: str
+) -> None:
     corpus = read(tmp_path, row(LOW, "odd.ogg") | cells)
     assert len(corpus.recordings) == 2
     assert corpus.problems.counts[kind] == 1
@@ -125,7 +134,8 @@ def label_row(second: int, birds: str) -> tuple[str, str, str, str, str]:
 
 
 def test_labelled_rows_that_contradict_each_other_teach_nothing(tmp_path: Path) -> None:
-    """Equal ones count once; of contradicting ones neither is taken, nor a third that agrees with one of them."""
+    """Equal ones count once; of contradicting ones neither is taken, nor a third that agrees with
+    one of them."""
     data = make_corpus(tmp_path / "corpus", 2, 1.0, soundscape=True)
     corpus = labelled(
         data,
@@ -136,7 +146,9 @@ def test_labelled_rows_that_contradict_each_other_teach_nothing(tmp_path: Path) 
     (soundscape,) = corpus.soundscapes
     assert soundscape.labels == {"7_ABC_10": {LOW, MID}, "7_ABC_15": {MID}, "7_ABC_20": {"nocall"}}
     assert corpus.problems.counts == {"row twice": 3, "labelled rows that contradict each other": 1}
-    assert corpus.problems.examples["labelled rows that contradict each other"] == [f"{LABELS} line 3: 7_ABC_5"]
+    assert corpus.problems.examples["labelled rows that contradict each other"] == [
+        f"{LABELS} line 3: 7_ABC_5"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +169,9 @@ def test_labelled_rows_that_contradict_each_other_teach_nothing(tmp_path: Path) 
 def test_a_labelled_row_that_contradicts_itself_is_counted_and_not_taken(
     tmp_path: Path, odd: tuple[str, str, str, str, str], kind: str
 ) -> None:
-    corpus = labelled(make_corpus(tmp_path / "corpus", 2, 1.0, soundscape=True), odd, label_row(10, MID))
+    corpus = labelled(
+        make_corpus(tmp_path / "corpus", 2, 1.0, soundscape=True), odd, label_row(10, MID)
+    )
     (soundscape,) = corpus.soundscapes
     assert soundscape.labels == {"7_ABC_10": {MID}}
     assert corpus.problems.counts == {kind: 1}
@@ -166,7 +180,9 @@ def test_a_labelled_row_that_contradicts_itself_is_counted_and_not_taken(
 
 def test_labels_in_capitals_are_the_species_they_name(tmp_path: Path) -> None:
     data = make_corpus(tmp_path / "corpus", 2, 1.0, soundscape=True)
-    corpus = labelled(data, label_row(5, f" {LOW.upper()} "), label_row(10, "NoCall"), label_row(15, "Unknown1"))
+    corpus = labelled(
+        data, label_row(5, f" {LOW.upper()} "), label_row(10, "NoCall"), label_row(15, "Unknown1")
+    )
     (soundscape,) = corpus.soundscapes
     assert soundscape.labels == {"7_ABC_5": {LOW}, "7_ABC_10": {"nocall"}, "7_ABC_15": {"Unknown1"}}
     assert corpus.problems.counts == {
@@ -188,7 +204,9 @@ def test_a_site_in_two_places_is_in_none(tmp_path: Path) -> None:
     assert corpus.problems.counts == {"row twice": 1, "site in two places": 1}
 
 
-@pytest.mark.parametrize("name", ["a\x85b.ogg", "a\u2028b.ogg", "a\nb.ogg", "a\rb.ogg", 'a, "b".ogg', "a b;'.ogg"])
+@pytest.mark.parametrize(
+    "name", ["a\x85b.ogg", "a\u2028b.ogg", "a\nb.ogg", "a\rb.ogg", 'a, "b".ogg', "a b;'.ogg"]
+)
 def test_a_file_of_any_name_is_found_and_has_a_fold(tmp_path: Path, name: str) -> None:
     data = make_corpus(tmp_path / "corpus", 2, 1.0)
     folder = data / "train_short_audio" / LOW
@@ -213,7 +231,9 @@ def test_a_row_with_too_few_cells_is_named_by_its_line(tmp_path: Path) -> None:
 
 
 def test_secondary_labels_are_the_known_others(tmp_path: Path) -> None:
-    corpus = read(tmp_path, row(LOW, "c.ogg", secondary_labels=f"['{MID}', '{LOW}', 'unknown1', '{MID}']"))
+    corpus = read(
+        tmp_path, row(LOW, "c.ogg", secondary_labels=f"['{MID}', '{LOW}', 'unknown1', '{MID}']")
+    )
     assert corpus.recordings[2].secondary_labels == (MID,)
 
 
@@ -221,9 +241,15 @@ def test_secondary_labels_are_the_known_others(tmp_path: Path) -> None:
     ("spoil", "expected"),
     [
         (lambda data: (data / METADATA).unlink(), "expected a corpus with train_metadata.csv"),
-        (lambda data: (data / METADATA).write_text("primary_label,filename\n"), "column secondary_labels"),
+        (
+            lambda data: (data / METADATA).write_text("primary_label,filename\n"),
+            "column secondary_labels",
+        ),
         (lambda data: (data / METADATA).write_text(""), "column primary_label"),
-        (lambda data: write_table(data / METADATA, [row(LOW, "a.ogg")]), "expected at least 2 species, found 1"),
+        (
+            lambda data: write_table(data / METADATA, [row(LOW, "a.ogg")]),
+            "expected at least 2 species, found 1",
+        ),
         (lambda data: (data / LABELS).write_text("row_id\n"), "column site"),
     ],
 )
@@ -272,7 +298,9 @@ def test_check_data_counts_unreadable_and_missing_audio(tmp_path: Path) -> None:
 
 def test_sound_of_another_rate_and_channels_is_brought_to_32_khz_mono(tmp_path: Path) -> None:
     time_s = np.arange(48_000 * 2) / 48_000
-    stereo = np.stack([np.sin(2 * np.pi * 1000 * time_s) * 0.5, np.zeros(len(time_s))], axis=1).astype(np.float32)
+    stereo = np.stack(
+        [np.sin(2 * np.pi * 1000 * time_s) * 0.5, np.zeros(len(time_s))], axis=1
+    ).astype(np.float32)
     path = write_sound(tmp_path / "x.wav", stereo, 48_000)
     sound = read_sound(path, 10 * RATE_HZ)
     assert sound.dtype == np.float32
@@ -312,13 +340,17 @@ def in_odd_containers(folder: Path) -> dict[Path, float]:
             for at in range(0, len(sound), RATE_HZ):
                 file.write(sound[at : at + RATE_HZ])
     flac = bytearray((folder / "x.flac").read_bytes())
-    mp3, ogg = (folder / "x.mp3").read_bytes(), (folder / "x.ogg").read_bytes()
+    mp3 = (folder / "x.mp3").read_bytes()
+    ogg = (folder / "x.ogg").read_bytes()
     wav = bytearray((folder / "x.wav").read_bytes())
     flac[21:26] = bytes([flac[21] & 0xF0]) + bytes(4)
     wav[40:44] = struct.pack("<I", 2 * RATE_HZ)
     made = {
         "piped.flac": (bytes(flac), 6.0),
-        "absurd.flac": (bytes(flac[:21]) + bytes([flac[21] | 0x0F]) + b"\xff" * 4 + bytes(flac[26:]), 6.0),
+        "absurd.flac": (
+            bytes(flac[:21]) + bytes([flac[21] | 0x0F]) + b"\xff" * 4 + bytes(flac[26:]),
+            6.0,
+        ),
         "no_xing.mp3": (mp3[mp3.index(mp3[:2], mp3.index(b"Xing")) :], 6.0),
         "chained.ogg": (ogg + (folder / "y.ogg").read_bytes(), 12.0),
         "says_1_s.wav": (bytes(wav), 6.0),

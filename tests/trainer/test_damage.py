@@ -9,7 +9,14 @@ import pytest
 
 from edge.contract.errors import CorpusError
 from tests.helpers.trainer_edits import EDITS, LATER
-from tests.helpers.trainer_finished import FIRST, again, as_from_scratch, copied, damage, finished_ground
+from tests.helpers.trainer_finished import (
+    FIRST,
+    again,
+    as_from_scratch,
+    copied,
+    damage,
+    finished_ground,
+)
 from tests.helpers.trainer_ground import Ground, overwrite
 from tests.helpers.trainer_walk import apart, picture
 from trainer.book import FINISHED, STAGES
@@ -34,13 +41,19 @@ _PRODUCTS = {
     "check-data": ("check.json",),
     "folds": ("folds.csv", "folds.png"),
     "spectrograms": tuple(
-        f"spectrograms/{name}" for name in ("images.npy", "ranges.npy", "index.csv", "skipped.csv", "cache.json")
+        f"spectrograms/{name}"
+        for name in ("images.npy", "ranges.npy", "index.csv", "skipped.csv", "cache.json")
     ),
     "fit-cnn": (
         "oof.json",
-        *(f"members/{FIRST}/{name}" for name in ("weights.safetensors", "oof.npz", "member.json", "history.csv")),
+        *(
+            f"members/{FIRST}/{name}"
+            for name in ("weights.safetensors", "oof.npz", "member.json", "history.csv")
+        ),
     ),
-    "fit-metadata": tuple(f"metadata/{name}" for name in ("model.onnx", "grid.npz", "features.json", "metrics.json")),
+    "fit-metadata": tuple(
+        f"metadata/{name}" for name in ("model.onnx", "grid.npz", "features.json", "metrics.json")
+    ),
     "bag": ("bag.json",),
     "tune": ("tune.json", "sweep.json"),
     "report": ("report.html",),
@@ -49,12 +62,16 @@ _PRODUCTS = {
 
 @pytest.mark.parametrize("how", ["turned", "cut", "removed"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_what_is_damaged_is_made_again_alone(ground: Ground, done: Ground, stage: str, how: str) -> None:
+def test_what_is_damaged_is_made_again_alone(
+    ground: Ground, done: Ground, stage: str, how: str
+) -> None:
     expected = picture(Run(done.out))
     for name in _PRODUCTS[stage]:
         damage(ground.out / name, how)
         if stage in FINISHED:
-            with pytest.raises(CorpusError, match=f"{name} is (missing|damaged).*; run: python -m trainer fit-all"):
+            with pytest.raises(
+                CorpusError, match=f"{name} is (missing|damaged).*; run: python -m trainer fit-all"
+            ):
                 Run.open(ground.out, images=True)
         told = again(ground)
         assert (told.refused, told.made) == ("", (stage,)), name
@@ -63,7 +80,9 @@ def test_what_is_damaged_is_made_again_alone(ground: Ground, done: Ground, stage
         assert apart(picture(Run.open(ground.out, images=True)), expected) == [], name
 
 
-@pytest.mark.parametrize("name", [name for names in _PRODUCTS.values() for name in names if name.endswith(".json")])
+@pytest.mark.parametrize(
+    "name", [name for names in _PRODUCTS.values() for name in names if name.endswith(".json")]
+)
 def test_what_is_damaged_hinders_no_stage_before_its_own(ground: Ground, name: str) -> None:
     """Everything is to be made again, and not one file can be read that a later stage left."""
     damage(ground.out / name, "cut")
@@ -91,7 +110,9 @@ def test_all_of_the_metadata_model_gone_comes_back(ground: Ground) -> None:
 
 
 @pytest.mark.parametrize("how", ["turned", "cut", "removed"])
-def test_a_damaged_book_is_begun_anew_and_trains_nothing(ground: Ground, done: Ground, how: str) -> None:
+def test_a_damaged_book_is_begun_anew_and_trains_nothing(
+    ground: Ground, done: Ground, how: str
+) -> None:
     damage(ground.out / "stages.json", how)
     told = again(ground, jobs=4)
     assert told.trained == ()

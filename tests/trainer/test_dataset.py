@@ -13,44 +13,72 @@ from edge.contract.taxonomy import Species, Taxonomy
 from trainer.corpus.recordings import Recording
 from trainer.corpus.spectrograms import Entry
 from trainer.recipe import LabelRecipe, SamplingRecipe
-from trainer.training.dataset import CropSet, DeviceImages, HostImages, crop_set, epoch_crops, first_crops, targets
+from trainer.training.dataset import (
+    CropSet,
+    DeviceImages,
+    HostImages,
+    crop_set,
+    epoch_crops,
+    first_crops,
+    targets,
+)
 
 CODES = ("aaa1", "bbb1", "ccc1")
 TAXONOMY = Taxonomy(Species(code, code, code) for code in CODES)
 
 
-def crops(counts: dict[str, list[int]], secondary: tuple[str, ...] = (), rating: float = 4.0) -> CropSet:
+def crops(
+    counts: dict[str, list[int]], secondary: tuple[str, ...] = (), rating: float = 4.0
+) -> CropSet:
     """A CropSet of recordings with these numbers of crops per species."""
-    entries, recordings, first = [], [], 0
+    entries = []
+    recordings = []
+    first = 0
     for code, sizes in counts.items():
         for i, size in enumerate(sizes):
             key = f"{code}/{i}.ogg"
             entries.append(Entry(key, code, first, size))
             others = tuple(s for s in secondary if s != code)
-            recordings.append(Recording(key, Path(key), code, others, None, None, None, rating if i else 2.0, "", ""))
+            recordings.append(
+                Recording(
+                    key, Path(key), code, others, None, None, None, rating if i else 2.0, "", ""
+                )
+            )
             first += size
     folds = {e.recording: i % 5 for i, e in enumerate(entries)}
     return crop_set(entries, recordings, folds, TAXONOMY)
 
 
 def test_targets_are_those_of_the_recipe() -> None:
-    found = targets(crops({"aaa1": [1], "bbb1": [1]}, ("ccc1",)), np.array([1, 0]), LabelRecipe(0.995, 0.3, 0.0025))
+    found = targets(
+        crops({"aaa1": [1], "bbb1": [1]}, ("ccc1",)),
+        np.array([1, 0]),
+        LabelRecipe(0.995, 0.3, 0.0025),
+    )
     expected = np.array([[0.0025, 0.995, 0.3], [0.995, 0.0025, 0.3]], np.float32)
     assert np.array_equal(found, expected)
 
 
 def test_where_nothing_calls_the_labels_go_down_to_other() -> None:
-    found, labels = crops({"aaa1": [1], "bbb1": [1, 1]}, ("ccc1",)), LabelRecipe(0.995, 0.6, 0.0025)
+    found = crops({"aaa1": [1], "bbb1": [1, 1]}, ("ccc1",))
+    labels = LabelRecipe(0.995, 0.6, 0.0025)
     p = np.array([1.0, 0.5, 0.0], np.float32)
-    expected = np.array([[0.995, 0.0025, 0.6], [0.0025, 0.4975, 0.3], [0.0025, 0.0025, 0.0025]], np.float32)
+    expected = np.array(
+        [[0.995, 0.0025, 0.6], [0.0025, 0.4975, 0.3], [0.0025, 0.0025, 0.0025]], np.float32
+    )
     assert np.allclose(targets(found, np.arange(3), labels, p), expected)
 
 
-@given(st.lists(st.floats(0, 1), min_size=3, max_size=3), st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3))
+@given(
+    st.lists(st.floats(0, 1), min_size=3, max_size=3),
+    st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3),
+)
 def test_targets_stay_between_other_and_the_label(values: list[float], p: list[float]) -> None:
-    """Smoothing: every cell is primary, secondary or other; calls only pull the first two towards other."""
+    """Smoothing: every cell is primary, secondary or other; calls only pull the first two towards
+    other."""
     assume(values[2] < values[0])  # a recipe says so
-    found, labels = crops({"aaa1": [1], "bbb1": [1, 1]}, ("ccc1",)), LabelRecipe(*values)
+    found = crops({"aaa1": [1], "bbb1": [1, 1]}, ("ccc1",))
+    labels = LabelRecipe(*values)
     plain = targets(found, np.arange(3), labels)
     assert np.array_equal(np.unique(plain), np.unique(np.array(values, np.float32)))
     weighed = targets(found, np.arange(3), labels, np.array(p, np.float32))
@@ -69,7 +97,9 @@ def test_without_balance_every_recording_comes_equally_often_with_different_crop
     recordings, images = epoch_crops(found, SamplingRecipe(2, 0.0), np.random.default_rng(0))
     assert np.bincount(recordings).tolist() == [2, 2, 2, 2]
     images = images[:, 0]
-    assert ((images >= found.first[recordings]) & (images < (found.first + found.count)[recordings])).all()
+    assert (
+        (images >= found.first[recordings]) & (images < (found.first + found.count)[recordings])
+    ).all()
     for r in range(4):
         assert len(set(images[recordings == r].tolist())) == min(2, found.count[r])
 
@@ -79,7 +109,9 @@ def test_a_clip_is_crops_in_a_row_that_wrap_round_only_where_there_are_fewer(
     counts: list[int], clip: int, seed: int
 ) -> None:
     found = crops({"aaa1": counts})
-    recordings, images = epoch_crops(found, SamplingRecipe(3, 0.0), np.random.default_rng(seed), clip)
+    recordings, images = epoch_crops(
+        found, SamplingRecipe(3, 0.0), np.random.default_rng(seed), clip
+    )
     assert images.shape == (3 * len(counts), clip)
     for r, rows in zip(recordings, images, strict=True):
         position = rows - found.first[r]
@@ -89,11 +121,18 @@ def test_a_clip_is_crops_in_a_row_that_wrap_round_only_where_there_are_fewer(
 
 
 def test_clips_begin_everywhere_and_draw_the_recordings_that_single_crops_do() -> None:
-    found, sampling = crops({"aaa1": [8], "bbb1": [3, 2]}), SamplingRecipe(2, 0.5)
+    found = crops({"aaa1": [8], "bbb1": [3, 2]})
+    sampling = SamplingRecipe(2, 0.5)
     singles = epoch_crops(found, sampling, np.random.default_rng(1))[0]
     assert np.array_equal(epoch_crops(found, sampling, np.random.default_rng(1), 6)[0], singles)
     rng = np.random.default_rng(0)
-    assert {int(row[0]) for _ in range(40) for row in epoch_crops(found, sampling, rng, 6)[1]} == {0, 1, 2, 8, 11}
+    assert {int(row[0]) for _ in range(40) for row in epoch_crops(found, sampling, rng, 6)[1]} == {
+        0,
+        1,
+        2,
+        8,
+        11,
+    }
 
 
 def test_full_balance_draws_every_species_equally_often() -> None:
@@ -106,8 +145,11 @@ def test_full_balance_draws_every_species_equally_often() -> None:
 
 
 def test_every_crop_of_a_recording_comes_in_time() -> None:
-    found, rng = crops({"aaa1": [6], "bbb1": [3]}), np.random.default_rng(0)
-    seen = {int(i) for _ in range(60) for i in epoch_crops(found, SamplingRecipe(1, 0.0), rng)[1][:, 0]}
+    found = crops({"aaa1": [6], "bbb1": [3]})
+    rng = np.random.default_rng(0)
+    seen = {
+        int(i) for _ in range(60) for i in epoch_crops(found, SamplingRecipe(1, 0.0), rng)[1][:, 0]
+    }
     assert seen == set(range(9))
 
 

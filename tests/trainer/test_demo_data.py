@@ -1,4 +1,5 @@
-"""The synthetic corpus: its layout, that a seed fixes every byte, that labels are what a listener would say."""
+"""The synthetic corpus: its layout, that a seed fixes every byte, that labels are what a listener
+would say."""
 
 import ast
 import csv
@@ -44,7 +45,9 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 def sounding_rows(out: Path) -> list[dict[str, str]]:
@@ -65,7 +68,12 @@ def test_metadata_has_the_official_columns_and_sound_behind_its_rows(
     assert len(rows) == summary.recordings == 12
     for row in rows:
         info = soundfile.info(audio_path(out, row))
-        assert (info.samplerate, info.channels, info.format, info.subtype) == (RATE_HZ, 1, "OGG", "VORBIS")
+        assert (info.samplerate, info.channels, info.format, info.subtype) == (
+            RATE_HZ,
+            1,
+            "OGG",
+            "VORBIS",
+        )
         assert 8.0 <= info.duration <= 25.0
         assert isinstance(ast.literal_eval(row["secondary_labels"]), list)
         assert float(row["rating"]) in np.arange(0, 5.5, 0.5)
@@ -80,7 +88,11 @@ def test_malformed_rows_are_counted_and_really_are(made: tuple[Path, CorpusSumma
     assert sum("-00" in row["date"] for row in rows) >= summary.bad_dates == 1
     assert sum(row["latitude"] == "" for row in rows) >= summary.missing_coordinates == 1
     assert sum(not path.exists() for path in paths) == summary.missing_audio == 1
-    assert sum(path.exists() and path.stat().st_size == 0 for path in paths) == summary.empty_audio == 1
+    assert (
+        sum(path.exists() and path.stat().st_size == 0 for path in paths)
+        == summary.empty_audio
+        == 1
+    )
     (garbage,) = [path for path in paths if path.name == "XC9900001.ogg"]
     with pytest.raises(soundfile.LibsndfileError):
         soundfile.read(garbage)
@@ -88,20 +100,27 @@ def test_malformed_rows_are_counted_and_really_are(made: tuple[Path, CorpusSumma
     assert f"seed {SEED}" in (out / "README.txt").read_text(encoding="utf-8")
 
 
-def test_soundscapes_have_labelled_rows_sites_and_other_dates(made: tuple[Path, CorpusSummary]) -> None:
+def test_soundscapes_have_labelled_rows_sites_and_other_dates(
+    made: tuple[Path, CorpusSummary],
+) -> None:
     out, summary = made
     sites = {row["id"] for row in rows_of(out / "soundscape_sites.csv")}
-    dates, places, labelled = {}, {}, 0
+    dates = {}
+    places = {}
+    labelled = 0
     for kind in ("train", "test"):
         labels = rows_of(out / f"{kind}_soundscape_labels.csv")
         assert list(labels[0]) == ["row_id", "site", "audio_id", "seconds", "birds"]
         names = [path.stem.split("_") for path in (out / f"{kind}_soundscapes").glob("*.ogg")]
         assert {row["audio_id"] for row in labels} == {audio_id for audio_id, _, _ in names}
         assert {row["site"] for row in labels} == {site for _, site, _ in names} <= sites
-        assert all(row["row_id"] == f"{row['audio_id']}_{row['site']}_{row['seconds']}" for row in labels)
+        assert all(
+            row["row_id"] == f"{row['audio_id']}_{row['site']}_{row['seconds']}" for row in labels
+        )
         assert [int(row["seconds"]) for row in labels[:12]] == list(range(5, 65, 5))
         labelled += sum(row["birds"] != "nocall" for row in labels)
-        dates[kind], places[kind] = {day for *_, day in names}, {site for _, site, _ in names}
+        dates[kind] = {day for *_, day in names}
+        places[kind] = {site for _, site, _ in names}
     assert dates["train"].isdisjoint(dates["test"])
     assert places["train"] != places["test"]
     assert summary.rows == 48
@@ -132,7 +151,10 @@ def test_another_seed_gives_other_sound(made: tuple[Path, CorpusSummary]) -> Non
 def test_it_resumes_and_then_repeats_nothing(made: tuple[Path, CorpusSummary]) -> None:
     out, summary = made
     before = contents(out)
-    lost = [audio_path(out, sounding_rows(out)[5]), *sorted((out / "test_soundscapes").iterdir())[:1]]
+    lost = [
+        audio_path(out, sounding_rows(out)[5]),
+        *sorted((out / "test_soundscapes").iterdir())[:1],
+    ]
     for path in lost:
         path.unlink()
     kept = sorted((out / "train_soundscapes").iterdir())[0]
@@ -142,9 +164,12 @@ def test_it_resumes_and_then_repeats_nothing(made: tuple[Path, CorpusSummary]) -
     assert make_corpus(out, rasters, **SIZE, progress=lambda *step: stages.append(step)) == summary
     assert contents(out) == before
     assert stages == [
-        ("recordings", 11, 12), ("recordings", 12, 12),
-        ("soundscapes", 2, 4), ("soundscapes", 3, 4), ("soundscapes", 4, 4),
-    ]  # fmt: skip
+        ("recordings", 11, 12),
+        ("recordings", 12, 12),
+        ("soundscapes", 2, 4),
+        ("soundscapes", 3, 4),
+        ("soundscapes", 4, 4),
+    ]
     stages.clear()
     assert make_corpus(out, rasters, **SIZE, progress=lambda *step: stages.append(step)) == summary
     assert stages == []
@@ -152,7 +177,8 @@ def test_it_resumes_and_then_repeats_nothing(made: tuple[Path, CorpusSummary]) -
 
 def test_labels_agree_with_the_energy_in_the_file(made: tuple[Path, CorpusSummary]) -> None:
     out, _ = made
-    labelled_db, silent_db = [], []
+    labelled_db = []
+    silent_db = []
     for path in sorted(out.glob("t*_soundscapes/*.ogg")):
         truth = json.loads((out / "truth" / f"{path.stem}.json").read_text(encoding="utf-8"))
         sound, _ = soundfile.read(path)
@@ -161,7 +187,9 @@ def test_labels_agree_with_the_energy_in_the_file(made: tuple[Path, CorpusSummar
             band = power[(hz >= song["low_hz"]) & (hz <= song["high_hz"])].sum(axis=0)
             rows = band[: 12 * 160].reshape(12, 160)
             for row, label in zip(rows, truth["labels"], strict=True):
-                loud_db = 10 * np.log10(np.sort(row)[-20:].mean() / np.median(band))  # its loudest 0.6 s
+                loud_db = 10 * np.log10(
+                    np.sort(row)[-20:].mean() / np.median(band)
+                )  # its loudest 0.6 s
                 if song["species"] in label["birds"].split():
                     labelled_db.append(loud_db)
                 elif label["birds"] == "nocall":
@@ -169,7 +197,9 @@ def test_labels_agree_with_the_energy_in_the_file(made: tuple[Path, CorpusSummar
                     overlap_s = min(song["end_s"], int(label["seconds"])) - max(
                         song["start_s"], int(label["seconds"]) - 5
                     )
-                    assert overlap_s < 1.2 or song["snr_db"] < 6, f"{path.stem}: {song} is not in {label}"
+                    assert overlap_s < 1.2 or song["snr_db"] < 6, (
+                        f"{path.stem}: {song} is not in {label}"
+                    )
     assert np.median(labelled_db) > np.median(silent_db) + 3
     assert np.mean(np.array(labelled_db) > np.median(silent_db)) > 0.9
 
@@ -208,17 +238,27 @@ def test_look_alikes_never_meet(made: tuple[Path, CorpusSummary]) -> None:
     rng = stream(SEED, "test")
     assert all(atlas.suitability(east, atlas.draw(west, rng)) == 0 for _ in range(200))
     for kind in ("train", "test"):
-        heard = {code for row in rows_of(out / f"{kind}_soundscape_labels.csv") for code in row["birds"].split()}
+        heard = {
+            code
+            for row in rows_of(out / f"{kind}_soundscape_labels.csv")
+            for code in row["birds"].split()
+        }
         assert {west.code, east.code} <= heard
-    companions = {row["primary_label"]: ast.literal_eval(row["secondary_labels"]) for row in sounding_rows(out)}
+    companions = {
+        row["primary_label"]: ast.literal_eval(row["secondary_labels"])
+        for row in sounding_rows(out)
+    }
     assert east.code not in companions[west.code]
     assert west.code not in companions[east.code]
 
 
 def test_rasters_vary_have_a_crs_and_no_value_at_sea(made: tuple[Path, CorpusSummary]) -> None:
     out, _ = made
-    sea, grids = (-150.0, -30.0), set()
-    places = [(float(r["longitude"]), float(r["latitude"])) for r in sounding_rows(out) if r["latitude"]]
+    sea = (-150.0, -30.0)
+    grids = set()
+    places = [
+        (float(r["longitude"]), float(r["latitude"])) for r in sounding_rows(out) if r["latitude"]
+    ]
     for layer in LAYERS:
         with rasterio.open(out.parent / "rasters" / f"{layer.name}.tif") as raster:
             values = raster.read(1, masked=True)
@@ -231,18 +271,25 @@ def test_rasters_vary_have_a_crs_and_no_value_at_sea(made: tuple[Path, CorpusSum
             grids.add((raster.shape, raster.bounds))
     assert len(grids) > 1
     world = make_world(SEED)
-    warm, cold = world.cell(-3, -60), world.cell(62, -110)
+    warm = world.cell(-3, -60)
+    cold = world.cell(62, -110)
     assert world.temperature_c[warm] > 20 > 0 > world.temperature_c[cold]
 
 
-@pytest.mark.parametrize(("name", "value"), [("species", 0), ("species", 41), ("recordings", 0), ("soundscapes", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("species", 0), ("species", 41), ("recordings", 0), ("soundscapes", 0)]
+)
 def test_a_number_out_of_range_is_one_clear_line(name: str, value: int, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"^{name} is {value}: a demo corpus takes [0-9]+ to [0-9]+$"):
+    with pytest.raises(
+        ValueError, match=f"^{name} is {value}: a demo corpus takes [0-9]+ to [0-9]+$"
+    ):
         make_corpus(tmp_path / "out", tmp_path / "rasters", **{**SIZE, name: value})
     assert not (tmp_path / "out").exists()
 
 
-def test_what_it_did_not_make_is_left_alone(made: tuple[Path, CorpusSummary], tmp_path: Path) -> None:
+def test_what_it_did_not_make_is_left_alone(
+    made: tuple[Path, CorpusSummary], tmp_path: Path
+) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "train_metadata.csv").write_text("mine", encoding="utf-8")
     with pytest.raises(ValueError, match="not a demo corpus"):

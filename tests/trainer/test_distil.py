@@ -1,4 +1,5 @@
-"""distil: a real student of a real (tiny) bag, killed and taken up again; what it is asked; what it refuses."""
+"""distil: a real student of a real (tiny) bag, killed and taken up again; what it is asked; what it
+refuses."""
 
 import io
 import shutil
@@ -49,7 +50,8 @@ _QUIET = Console(quiet=True)
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run beside its corpus `data`, and `sound`: two unlabelled recordings and one that is none."""
+    """A finished run beside its corpus `data`, and `sound`: two unlabelled recordings and one that
+    is none."""
     folder = tmp_path_factory.mktemp("distil")
     corpus = make_corpus(folder / "data", recordings=8)
     run = make_run(folder / "run", corpus)
@@ -60,14 +62,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "sound" / "deep").mkdir(parents=True)
     random = np.random.default_rng(1)
     for name in ("a.wav", "deep/b.wav"):
-        soundfile.write(folder / "sound" / name, random.normal(0, 0.05, 9 * RATE_HZ).astype(np.float32), RATE_HZ)
+        soundfile.write(
+            folder / "sound" / name, random.normal(0, 0.05, 9 * RATE_HZ).astype(np.float32), RATE_HZ
+        )
     (folder / "sound" / "c.wav").write_bytes(b"RIFF, but nothing else")
     return folder
 
 
 def _images(run: Run, count: int) -> None:
     """A cache of invented images: bright bands, as birds have them."""
-    folder, random = run.folder / "spectrograms", np.random.default_rng(2)
+    folder = run.folder / "spectrograms"
+    random = np.random.default_rng(2)
     images = random.integers(0, 80, (count, *IMAGE_SHAPE), np.uint8)
     for image in images:
         band = int(random.integers(8, 120))
@@ -115,7 +120,9 @@ def test_what_is_done_is_not_done_again(distilled: Path, finished: Path) -> None
     assert [path.stat().st_mtime_ns for path in files] == before
 
 
-def test_damaged_weights_are_not_used_and_are_learnt_again(distilled: Path, finished: Path, tmp_path: Path) -> None:
+def test_damaged_weights_are_not_used_and_are_learnt_again(
+    distilled: Path, finished: Path, tmp_path: Path
+) -> None:
     run = Path(shutil.copytree(distilled, tmp_path / "run"))
     path = run / "student" / "weights.safetensors"
     content = path.read_bytes()
@@ -123,20 +130,39 @@ def test_damaged_weights_are_not_used_and_are_learnt_again(distilled: Path, fini
     opened = Run.open(run)
     info = read_student(opened)
     assert info is not None
-    with pytest.raises(CorpusError, match=r"weights\.safetensors: is missing or damaged.*; run: .* distil"):
+    with pytest.raises(
+        CorpusError, match=r"weights\.safetensors: is missing or damaged.*; run: .* distil"
+    ):
         load_student(opened, info)
     distil(_options(finished, run), _QUIET)
     assert path.read_bytes() == content
 
 
-def test_killed_twice_it_comes_out_the_same(distilled: Path, finished: Path, tmp_path: Path) -> None:
+def test_killed_twice_it_comes_out_the_same(
+    distilled: Path, finished: Path, tmp_path: Path
+) -> None:
     run = Path(shutil.copytree(finished / "run", tmp_path / "run"))
     for sign in ("views/000.npy", "checkpoint.safetensors"):
-        command = [sys.executable, "-m", "trainer", "distil", "--run", str(run), "--sound", str(finished / "sound")]
+        command = [
+            sys.executable,
+            "-m",
+            "trainer",
+            "distil",
+            "--run",
+            str(run),
+            "--sound",
+            str(finished / "sound"),
+        ]
         command += ["--data", str(finished / "data"), "--jobs", "1", "--device", "cpu"]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as started:
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as started:
             deadline = time.monotonic() + _DEADLINE_S
-            while not (run / "student" / sign).is_file() and started.poll() is None and time.monotonic() < deadline:
+            while (
+                not (run / "student" / sign).is_file()
+                and started.poll() is None
+                and time.monotonic() < deadline
+            ):
                 time.sleep(0.01)
             started.kill()
             assert started.wait() in (-signal.SIGKILL, 0), started.stderr and started.stderr.read()
@@ -146,7 +172,8 @@ def test_killed_twice_it_comes_out_the_same(distilled: Path, finished: Path, tmp
         assert (run / "student" / name).read_bytes() == (distilled / "student" / name).read_bytes()
     for key in ("loss", "below", "above", "agreement", "opened", "figures"):
         assert (
-            read_json(run / "student" / "student.json")[key] == read_json(distilled / "student" / "student.json")[key]
+            read_json(run / "student" / "student.json")[key]
+            == read_json(distilled / "student" / "student.json")[key]
         )
 
 
@@ -155,17 +182,24 @@ def test_where_no_soundscape_can_be_read_nothing_is_learnt(finished: Path, tmp_p
     data = Path(shutil.copytree(finished / "data", tmp_path / "data"))
     for path in (data / "train_soundscapes").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(CorpusError, match=r"expected one that can be read, found none of 2: .*: empty file; "):
+    with pytest.raises(
+        CorpusError, match=r"expected one that can be read, found none of 2: .*: empty file; "
+    ):
         distil(replace(_options(finished, run), data=data), _QUIET)
     assert not (run / "student").exists()
 
 
-def test_a_soundscape_that_cannot_be_read_is_said(finished: Path, distilled: Path, tmp_path: Path) -> None:
+def test_a_soundscape_that_cannot_be_read_is_said(
+    finished: Path, distilled: Path, tmp_path: Path
+) -> None:
     run = Path(shutil.copytree(distilled, tmp_path / "run"))
     data = Path(shutil.copytree(finished / "data", tmp_path / "data"))
     (data / "train_soundscapes" / "0_SSW_20190610.ogg").write_bytes(b"")
-    student, console = read_json(run / "student" / "student.json"), Console(file=io.StringIO(), width=200)
-    write_json(run / "student" / "student.json", student | {"judged": "otherwise"})  # judged anew, learnt as it was
+    student = read_json(run / "student" / "student.json")
+    console = Console(file=io.StringIO(), width=200)
+    write_json(
+        run / "student" / "student.json", student | {"judged": "otherwise"}
+    )  # judged anew, learnt as it was
     info = distil(replace(_options(finished, run), data=data), console)
     assert info.figures["soundscapes"]["rows"] == 3
     assert isinstance(console.file, io.StringIO)
@@ -185,13 +219,21 @@ def test_a_student_travels_in_the_bundle(exported: Path, distilled: Path) -> Non
     assert found.student is not None
     assert found.student <= PARITY
     manifest = read_bundle(exported).manifest
-    assert {network.half for network in manifest.networks} == {None}, "it was to have none in half precision"
+    assert {network.half for network in manifest.networks} == {None}, (
+        "it was to have none in half precision"
+    )
     assert not list(exported.rglob("*.fp16.onnx"))
     student = manifest.student
     assert student is not None
-    assert (student.below, student.above, student.agreement) == (info.below, info.above, info.agreement)
+    assert (student.below, student.above, student.agreement) == (
+        info.below,
+        info.above,
+        info.agreement,
+    )
     assert [network.name for network in manifest.networks][-1] == "student"
-    assert manifest.training["student"]["taught_by"].startswith("all 4 members of the run's bag, of which")
+    assert manifest.training["student"]["taught_by"].startswith(
+        "all 4 members of the run's bag, of which"
+    )
 
 
 def test_verify_finds_a_student_that_computes_otherwise(exported: Path, tmp_path: Path) -> None:
@@ -210,7 +252,10 @@ def test_a_student_of_another_tuning_is_not_exported(distilled: Path, tmp_path: 
     tuned["thresholds"]["blended"] = 0.99
     write_json(run / "tune.json", tuned)
     enter(Run(run), "tune")
-    with pytest.raises(CorpusError, match="another bag or tuning than the run has now; run: python -m trainer distil"):
+    with pytest.raises(
+        CorpusError,
+        match="another bag or tuning than the run has now; run: python -m trainer distil",
+    ):
         assemble(Run.open(run), tmp_path / "bundle")
 
 
@@ -220,7 +265,9 @@ def test_it_learns_from_the_images_that_a_station_makes(padding: Padding) -> Non
     sound = (0.2 * np.sin(2 * np.pi * 3000 * time_s) * (np.sin(5 * time_s) > 0)).astype(np.float32)
     sound += np.random.default_rng(0).normal(0, 0.02, CROP_SAMPLES).astype(np.float32)
     images, ranges = mel_images(sound[None])
-    db = torch.from_numpy(ranges[0, 0] + images[:, None].astype(np.float32) * (ranges[0, 1] - ranges[0, 0]) / GREY_MAX)
+    db = torch.from_numpy(
+        ranges[0, 0] + images[:, None].astype(np.float32) * (ranges[0, 1] - ranges[0, 0]) / GREY_MAX
+    )
     found = as_window(db, padding)[0, 0].numpy()
     if padding == "context":
         wanted = mel_image(sound)
@@ -229,8 +276,12 @@ def test_it_learns_from_the_images_that_a_station_makes(padding: Padding) -> Non
         cutter = WindowCutter(padding=padding)
         wanted = [*cutter.push(sound[start : start + WINDOW_SAMPLES]), *cutter.close()][0].input
     apart = np.abs(found - wanted)
-    edges = np.abs(np.diff(wanted.astype(int), axis=1, prepend=wanted[:, :1])) > 60  # frames half inside
-    assert np.median(apart) <= 3.0  # the darkest pixel, which is grey 0, may lie where the window's own edge is
+    edges = (
+        np.abs(np.diff(wanted.astype(int), axis=1, prepend=wanted[:, :1])) > 60
+    )  # frames half inside
+    assert (
+        np.median(apart) <= 3.0
+    )  # the darkest pixel, which is grey 0, may lie where the window's own edge is
     assert (apart[~edges] <= 6).mean() > 0.95
 
 
@@ -243,7 +294,9 @@ def test_it_learns_from_the_images_that_a_station_makes(padding: Padding) -> Non
         ({"data": "other"}, "knows other species than the run"),
     ],
 )
-def test_refusals_are_one_line(finished: Path, tmp_path: Path, options: dict[str, str], message: str) -> None:
+def test_refusals_are_one_line(
+    finished: Path, tmp_path: Path, options: dict[str, str], message: str
+) -> None:
     (tmp_path / "empty").mkdir()
     begun = Path(shutil.copytree(finished / "run", tmp_path / "begun"))
     (begun / "tune.json").unlink()

@@ -1,4 +1,5 @@
-"""What can be known to be wrong at once is said in the first minute, not after the hours that the networks take."""
+"""What can be known to be wrong at once is said in the first minute, not after the hours that the
+networks take."""
 
 from pathlib import Path
 
@@ -27,7 +28,9 @@ def test_rasters_that_miss_the_recordings(tmp_path: Path) -> None:
 def test_a_network_that_nobody_knows(tmp_path: Path) -> None:
     make_corpus(tmp_path / "data")
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text(find_recipe("demo").as_yaml().replace("test_resnet", "test_resnest"), encoding="utf8")
+    recipe.write_text(
+        find_recipe("demo").as_yaml().replace("test_resnet", "test_resnest"), encoding="utf8"
+    )
     options = Options(tmp_path / "data", tmp_path / "run", str(recipe), None, None, 1, "cpu")
     with pytest.raises(ConfigError, match="architecture 'test_resnest': unknown to timm"):
         run_stages(options, STAGES, Console(quiet=True))

@@ -1,4 +1,5 @@
-"""Fit: members learn, resume exactly after SIGKILL, leave no process behind; the run keeps its recipe."""
+"""Fit: members learn, resume exactly after SIGKILL, leave no process behind; the run keeps its
+recipe."""
 
 import dataclasses
 import json
@@ -19,7 +20,15 @@ from edge.contract.errors import ConfigError, CorpusError
 from tests.helpers.trainer_corpus import make_corpus
 from trainer.networks.model import load_network
 from trainer.pipeline.stages import Options, run_stages
-from trainer.recipe import Augment, FoldRecipe, MemberRecipe, OptimiserRecipe, Recipe, SamplingRecipe, find_recipe
+from trainer.recipe import (
+    Augment,
+    FoldRecipe,
+    MemberRecipe,
+    OptimiserRecipe,
+    Recipe,
+    SamplingRecipe,
+    find_recipe,
+)
 from trainer.run import Run
 from trainer.training import fit, member
 from trainer.training.history import read_history
@@ -90,7 +99,9 @@ def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Trained without a break."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit, "_train_all", fit_here)
-        return run_stages(options(data, tmp_path_factory.mktemp("straight") / "run"), (*BEFORE, "fit-cnn"), QUIET)
+        return run_stages(
+            options(data, tmp_path_factory.mktemp("straight") / "run"), (*BEFORE, "fit-cnn"), QUIET
+        )
 
 
 def test_members_learn_two_notes(straight: Run) -> None:
@@ -106,7 +117,12 @@ def test_a_finished_member_is_whole(straight: Run) -> None:
     infos = straight.members()
     assert [i.name for i in infos] == straight.wanted() == ["only-fold0-seed1", "only-fold1-seed1"]
     for info in infos:
-        assert (info.classes, info.epochs, info.kept_epoch, info.stem_pool) == (2, EPOCHS, EPOCHS, 2)
+        assert (info.classes, info.epochs, info.kept_epoch, info.stem_pool) == (
+            2,
+            EPOCHS,
+            EPOCHS,
+            2,
+        )
         names = {path.name for path in straight.member_folder(info.name).iterdir()}
         assert names == {"weights.safetensors", "member.json", "history.csv", "oof.npz"}
     scored = np.sort(np.concatenate([straight.out_of_fold(i.name).rows for i in infos]))
@@ -123,14 +139,29 @@ def test_the_saved_network_gives_the_scores_of_the_fold(straight: Run) -> None:
     assert np.abs(scores - oof.scores).max() < 2e-3  # they are kept as float16
 
 
-def test_killed_and_resumed_it_ends_the_same_and_leaves_no_process(data: Path, straight: Run, tmp_path: Path) -> None:
+def test_killed_and_resumed_it_ends_the_same_and_leaves_no_process(
+    data: Path, straight: Run, tmp_path: Path
+) -> None:
     asked = options(data, tmp_path / "run")
     run = run_stages(asked, BEFORE, QUIET)
     history = run.member_folder("only-fold0-seed1") / "history.csv"
-    command = [sys.executable, "-m", "trainer", "fit-cnn", "--data", data, "--out", asked.out, "--jobs", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "trainer",
+        "fit-cnn",
+        "--data",
+        data,
+        "--out",
+        asked.out,
+        "--jobs",
+        "1",
+    ]
     command.append("--no-track")
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as trainer:
-        wait_for("three epochs", lambda: history.is_file() and len(read_history(history.parent)) >= 3)
+        wait_for(
+            "three epochs", lambda: history.is_file() and len(read_history(history.parent)) >= 3
+        )
         workers = children(trainer.pid)
         assert workers
         os.kill(trainer.pid, signal.SIGKILL)
@@ -141,18 +172,27 @@ def test_killed_and_resumed_it_ends_the_same_and_leaves_no_process(data: Path, s
     run_stages(asked, ("fit-cnn",), QUIET)
     for name in straight.wanted():
         before, after = (
-            safetensors.torch.load_file(r.member_folder(name) / "weights.safetensors") for r in (straight, run)
+            safetensors.torch.load_file(r.member_folder(name) / "weights.safetensors")
+            for r in (straight, run)
         )
         assert all(torch.equal(before[key], after[key]) for key in before), name
-        losses = [[e.train_loss for e in read_history(r.member_folder(name))] for r in (straight, run)]
+        losses = [
+            [e.train_loss for e in read_history(r.member_folder(name))] for r in (straight, run)
+        ]
         assert losses[0] == losses[1]
 
 
-def test_what_is_done_is_not_done_again(data: Path, straight: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_done_is_not_done_again(
+    data: Path, straight: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (straight.member_folder("only-fold0-seed1") / "weights.safetensors").stat().st_mtime_ns
     run_stages(options(data, straight.folder), (*BEFORE, "fit-cnn"), Console())
-    assert capsys.readouterr().out.splitlines() == [f"{s}: done already" for s in (*BEFORE, "fit-cnn")]
-    assert (straight.member_folder("only-fold0-seed1") / "weights.safetensors").stat().st_mtime_ns == before
+    assert capsys.readouterr().out.splitlines() == [
+        f"{s}: done already" for s in (*BEFORE, "fit-cnn")
+    ]
+    assert (
+        straight.member_folder("only-fold0-seed1") / "weights.safetensors"
+    ).stat().st_mtime_ns == before
 
 
 def test_a_run_keeps_its_recipe(data: Path, straight: Run) -> None:
@@ -169,16 +209,23 @@ def test_a_run_keeps_its_species(straight: Run, tmp_path: Path) -> None:
 
 
 def test_a_stage_names_the_one_that_comes_before(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="stage folds comes before fit-cnn; run: python -m trainer folds"):
+    with pytest.raises(
+        CorpusError, match="stage folds comes before fit-cnn; run: python -m trainer folds"
+    ):
         run_stages(options(data, tmp_path / "run"), ("fit-cnn",), QUIET)
 
 
 def test_a_new_run_wants_a_recipe_a_begun_one_has_it(data: Path, tmp_path: Path) -> None:
     asked = options(data, tmp_path / "run")
-    with pytest.raises(ConfigError, match="begin one: add --recipe demo, improved, published, small"):
+    with pytest.raises(
+        ConfigError, match="begin one: add --recipe demo, improved, published, small"
+    ):
         run_stages(dataclasses.replace(asked, recipe=None), ("folds",), QUIET)
     run_stages(asked, ("folds",), QUIET)
-    assert run_stages(dataclasses.replace(asked, recipe=None), ("folds",), QUIET).recipe == tiny_recipe()
+    assert (
+        run_stages(dataclasses.replace(asked, recipe=None), ("folds",), QUIET).recipe
+        == tiny_recipe()
+    )
 
 
 def test_an_unfinished_run_is_not_opened(straight: Run, tmp_path: Path) -> None:
@@ -199,8 +246,13 @@ def test_pretrained_without_weights_stops_before_any_work(data: Path, tmp_path: 
 
 
 def test_two_trainers_do_not_share_a_run(data: Path, straight: Run) -> None:
-    held = "import fcntl,sys,time; f=open(sys.argv[1],'w'); fcntl.flock(f,fcntl.LOCK_EX); print(); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", held, straight.folder / ".lock"], stdout=subprocess.PIPE) as other:
+    held = (
+        "import fcntl,sys,time; f=open(sys.argv[1],'w'); fcntl.flock(f,fcntl.LOCK_EX); print(); "
+        "time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", held, straight.folder / ".lock"], stdout=subprocess.PIPE
+    ) as other:
         assert other.stdout
         other.stdout.readline()
         with pytest.raises(ConfigError, match="another trainer is at work"):
@@ -208,12 +260,17 @@ def test_two_trainers_do_not_share_a_run(data: Path, straight: Run) -> None:
         other.kill()
 
 
-def test_a_loss_that_is_not_finite_is_said(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_is_said(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = options(data, tmp_path / "run")
     run = run_stages(asked, BEFORE, QUIET)
     monkeypatch.setattr(member, "augment", lambda grey, target, *_: (grey * float("nan"), target))
     monkeypatch.setattr(fit, "_train_all", fit_here)
-    with pytest.raises(ConfigError, match=r"loss of epoch 1 is not finite, first for a batch of .*XC.*; lower optim"):
+    with pytest.raises(
+        ConfigError,
+        match=r"loss of epoch 1 is not finite, first for a batch of .*XC.*; lower optim",
+    ):
         run_stages(asked, ("fit-cnn",), QUIET)
     assert run.members() == []
 

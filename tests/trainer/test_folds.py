@@ -36,7 +36,9 @@ from trainer.report.foldmap import assign_folds, draw_folds
 FIVE = FoldRecipe(count=5, cell_deg=5.0)
 
 
-def recording(index: int, label: str, place: tuple[float, float] | None = None, day: date | None = None) -> Recording:
+def recording(
+    index: int, label: str, place: tuple[float, float] | None = None, day: date | None = None
+) -> Recording:
     latitude, longitude = place or (None, None)
     key = f"{label}/{index}.ogg"
     return Recording(key, Path(key), label, (), latitude, longitude, day, 4.0, "", "")
@@ -72,7 +74,9 @@ recordings = st.builds(
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(found=recordings, count=st.integers(2, 7), cell=st.floats(0.5, 30.0), seed=st.integers(0, 99))
+@given(
+    found=recordings, count=st.integers(2, 7), cell=st.floats(0.5, 30.0), seed=st.integers(0, 99)
+)
 def test_no_block_is_torn_and_every_recording_has_one_fold(
     found: list[Recording], count: int, cell: float, seed: int
 ) -> None:
@@ -99,7 +103,9 @@ def test_a_corpus_large_enough_keeps_80_to_20_in_every_quarter(seed: int) -> Non
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(found=recordings, count=st.integers(3, 7), cell=st.floats(0.5, 30.0), seed=st.integers(0, 99))
+@given(
+    found=recordings, count=st.integers(3, 7), cell=st.floats(0.5, 30.0), seed=st.integers(0, 99)
+)
 def test_a_species_with_five_blocks_is_in_every_training_part(
     found: list[Recording], count: int, cell: float, seed: int
 ) -> None:
@@ -107,7 +113,9 @@ def test_a_species_with_five_blocks_is_in_every_training_part(
     unmet = absent(found, placed)
     for label, blocks in unmet.items():
         mine = {
-            (p.fold, p.block or p.recording) for r, p in zip(found, placed, strict=True) if r.primary_label == label
+            (p.fold, p.block or p.recording)
+            for r, p in zip(found, placed, strict=True)
+            if r.primary_label == label
         }
         assert len({fold for fold, _ in mine}) == 1
         assert len(mine) == blocks < 5
@@ -115,10 +123,12 @@ def test_a_species_with_five_blocks_is_in_every_training_part(
 
 
 def test_a_species_of_large_blocks_is_moved_out_of_the_fold_that_has_it_whole() -> None:
-    """Five blocks of a rare species, each among many recordings of a common one that would hide where it went."""
+    """Five blocks of a rare species, each among many recordings of a common one that would hide
+    where it went."""
     found = []
     for b in range(5):
-        day, place = date(2019, 2, 3), (40.0 + 0.1 * b, -120.0 + 6 * b)
+        day = date(2019, 2, 3)
+        place = (40.0 + 0.1 * b, -120.0 + 6 * b)
         found += [recording(100 * b + i, "common", place, day) for i in range(4)]
         found.append(recording(100 * b + 99, "rare", place, day))
     for seed in range(20):
@@ -137,7 +147,9 @@ def test_the_check_names_what_is_missing() -> None:
 
 def test_recordings_without_place_and_date_are_spread_by_species() -> None:
     found = [
-        recording(i, label) for label in ("rare", "mid", "many") for i in range({"rare": 5, "mid": 20}.get(label, 75))
+        recording(i, label)
+        for label in ("rare", "mid", "many")
+        for i in range({"rare": 5, "mid": 20}.get(label, 75))
     ]
     placed = make_folds(found, FIVE, 1)
     counts: dict[str, Counter[int]] = defaultdict(Counter)
@@ -192,7 +204,9 @@ def test_a_fold_is_filled_by_recordings_that_can_be_heard() -> None:
 def test_fewer_recordings_than_folds_are_refused_with_what_to_do() -> None:
     found = [recording(i, "a") for i in range(6)]
     same = [[r.recording for r in found[:3]]]
-    with pytest.raises(CorpusError, match=r"expected at least 5 different recordings with sound.*found 4; add"):
+    with pytest.raises(
+        CorpusError, match=r"expected at least 5 different recordings with sound.*found 4; add"
+    ):
         fill_folds(found, FIVE, 1, same)
 
 
@@ -217,7 +231,9 @@ def test_where_a_recording_belongs(
 
 
 def test_a_season_is_a_block_of_its_own() -> None:
-    spring, autumn = (locate(recording(0, "x1", (51.0, 13.0), date(2019, m, 3)), 5.0)[1] for m in (5, 10))
+    spring, autumn = (
+        locate(recording(0, "x1", (51.0, 13.0), date(2019, m, 3)), 5.0)[1] for m in (5, 10)
+    )
     assert spring != autumn
     assert spring == locate(recording(0, "x1", (50.1, 13.9), date(2009, 6, 30)), 5.0)[1]
 
@@ -244,8 +260,11 @@ def test_the_table_reads_back_and_the_map_is_drawn(tmp_path: Path) -> None:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(found=recordings, count=st.integers(2, 7), data=st.data())
-def test_one_sound_under_several_names_is_in_one_fold(found: list[Recording], count: int, data: st.DataObject) -> None:
-    """Also across regions, quarters and species, and where one recording's block links two sounds."""
+def test_one_sound_under_several_names_is_in_one_fold(
+    found: list[Recording], count: int, data: st.DataObject
+) -> None:
+    """Also across regions, quarters and species, and where one recording's block links two
+    sounds."""
     names = st.lists(st.sampled_from([r.recording for r in found]), min_size=2, max_size=4)
     same = data.draw(st.lists(names, max_size=8))
     placed = make_folds(found, FoldRecipe(count, 5.0), 1, same)
@@ -291,7 +310,9 @@ def test_check_data_names_soundscapes_that_are_trained_on(tmp_path: Path) -> Non
     found = check_data(Corpus.read(data), jobs=1)
     key = f"{recording.parent.name}/{recording.name}"
     assert found.examples["soundscape that is trained on, too"] == [f"{soundscape.name} is {key}"]
-    assert found.examples["same sound as another soundscape"] == [f"{twin.name} is {soundscape.name}"]
+    assert found.examples["same sound as another soundscape"] == [
+        f"{twin.name} is {soundscape.name}"
+    ]
 
 
 def test_check_data_names_one_sound_under_several_names(tmp_path: Path) -> None:
@@ -309,5 +330,7 @@ def test_check_data_names_one_sound_under_several_names(tmp_path: Path) -> None:
     assert set(found.examples["same sound as another recording"]) == wanted
     (named,) = found.examples["same sound as two species"]
     assert set(named.split(", ")) == set(keys)
-    placed = assign_folds(Corpus.read(data), find_recipe("demo"), tmp_path / "folds.png", Console(quiet=True))
+    placed = assign_folds(
+        Corpus.read(data), find_recipe("demo"), tmp_path / "folds.png", Console(quiet=True)
+    )
     assert len({p.fold for p in placed if p.recording in keys}) == 1

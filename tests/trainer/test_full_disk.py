@@ -1,4 +1,5 @@
-"""A disk that becomes full under the trainer: one OSError that names what could not be written, never an abort."""
+"""A disk that becomes full under the trainer: one OSError that names what could not be written,
+never an abort."""
 
 import errno
 import shutil
@@ -29,7 +30,8 @@ def fill(disk: Path, leave_kb: int) -> None:
 def fit(work: Path) -> None:
     """A small metadata model, as ONNX."""
     random = np.random.default_rng(0)
-    features, label = random.normal(size=(300, 12)).astype(np.float32), random.integers(0, 3, 300)
+    features = random.normal(size=(300, 12)).astype(np.float32)
+    label = random.integers(0, 3, 300)
     recipe = replace(find_recipe("demo").metadata, iterations=30)
     model = fit_trees(recipe, 1, features, label, np.arange(200), np.arange(200, 300), work)
     trees_to_onnx(model, work / "model.onnx")
@@ -55,7 +57,10 @@ def each_write(disk: Path) -> None:
     }
     for name, write in writers.items():
         path = disk / f"a.{name}"  # numpy adds a suffix that is not its own
-        with pytest.raises(OSError, match="cannot be written: No space left") as told, replacing(path) as temporary:
+        with (
+            pytest.raises(OSError, match="cannot be written: No space left") as told,
+            replacing(path) as temporary,
+        ):
             write(temporary)
         assert (told.value.errno, told.value.filename) == (errno.ENOSPC, str(path))
     with pytest.raises(OSError, match="cannot be written: No space left") as told:
@@ -89,7 +94,9 @@ def each_fit(disk: Path) -> None:
 @pytest.mark.parametrize("function", [each_write, each_fit])
 def test_a_full_disk_is_an_error_that_names_the_path(function: object, tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
-    on_small_disk(f"tests.trainer.test_full_disk.{getattr(function, '__name__', '')}", tmp_path / "disk", 1)
+    on_small_disk(
+        f"tests.trainer.test_full_disk.{getattr(function, '__name__', '')}", tmp_path / "disk", 1
+    )
 
 
 def test_a_file_may_be_too_large(tmp_path: Path) -> None:
@@ -109,7 +116,10 @@ def too_large(path: Path) -> None:
 def test_a_folder_taken_away_meanwhile_is_said(tmp_path: Path) -> None:
     """run_program takes a file that is not there for a mistake of ours, but for this one."""
     folder = tmp_path / "run"
-    with pytest.raises(PermissionError, match="cannot be written: No such file") as told, replacing(folder / "a.json"):
+    with (
+        pytest.raises(PermissionError, match="cannot be written: No such file") as told,
+        replacing(folder / "a.json"),
+    ):
         shutil.rmtree(folder)
     assert told.value.filename == str(folder / "a.json")
 
@@ -123,7 +133,19 @@ def test_what_is_not_ours_stays_what_it_is(tmp_path: Path) -> None:
 
 
 def test_catboost_says_what_it_does_not_take(tmp_path: Path) -> None:
-    features, label = np.zeros((300, 12), np.float32), np.zeros(300, np.int64)  # one species, nothing to tell apart
-    with pytest.raises(CorpusError, match=r": CatBoost: .*; remove this folder and run the same command again") as told:
-        fit_trees(find_recipe("demo").metadata, 1, features, label, np.arange(200), np.arange(200, 300), tmp_path)
+    # one species, nothing to tell apart
+    features = np.zeros((300, 12), np.float32)
+    label = np.zeros(300, np.int64)
+    with pytest.raises(
+        CorpusError, match=r": CatBoost: .*; remove this folder and run the same command again"
+    ) as told:
+        fit_trees(
+            find_recipe("demo").metadata,
+            1,
+            features,
+            label,
+            np.arange(200),
+            np.arange(200, 300),
+            tmp_path,
+        )
     assert "\n" not in str(told.value)

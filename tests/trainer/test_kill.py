@@ -1,4 +1,5 @@
-"""Killed at any stage and started again, fit-all ends with the same run as one that nobody disturbed."""
+"""Killed at any stage and started again, fit-all ends with the same run as one that nobody
+disturbed."""
 
 import dataclasses
 import os
@@ -60,18 +61,38 @@ def straight(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Nobody disturbed it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit, "_train_all", fit_here)
-        patch.setattr(contents, "_YOUNG_S", 0.0)  # a fast machine is done before its files are old enough to be known
-        return run_stages(ground.options(tmp_path_factory.mktemp("straight") / "run"), STAGES, QUIET)
+        patch.setattr(
+            contents, "_YOUNG_S", 0.0
+        )  # a fast machine is done before its files are old enough to be known
+        return run_stages(
+            ground.options(tmp_path_factory.mktemp("straight") / "run"), STAGES, QUIET
+        )
 
 
 def assert_same_run(one: Run, other: Run) -> None:
     assert files(one.folder) == files(other.folder)
-    for name in ("folds.csv", "spectrograms/images.npy", "spectrograms/index.csv", "metadata/model.onnx"):
+    for name in (
+        "folds.csv",
+        "spectrograms/images.npy",
+        "spectrograms/index.csv",
+        "metadata/model.onnx",
+    ):
         assert (one.folder / name).read_bytes() == (other.folder / name).read_bytes(), name
-    for name in ("check.json", "oof.json", "bag.json", "tune.json", "sweep.json", "metadata/metrics.json"):
-        assert untimed(read_json(one.folder / name)) == untimed(read_json(other.folder / name)), name
+    for name in (
+        "check.json",
+        "oof.json",
+        "bag.json",
+        "tune.json",
+        "sweep.json",
+        "metadata/metrics.json",
+    ):
+        assert untimed(read_json(one.folder / name)) == untimed(read_json(other.folder / name)), (
+            name
+        )
     for name in one.wanted():
-        weights = [(r.member_folder(name) / "weights.safetensors").read_bytes() for r in (one, other)]
+        weights = [
+            (r.member_folder(name) / "weights.safetensors").read_bytes() for r in (one, other)
+        ]
         assert weights[0] == weights[1], name
         assert np.array_equal(one.out_of_fold(name).scores, other.out_of_fold(name).scores)
         curves = [
@@ -92,21 +113,44 @@ def untimed(value: Any) -> Any:
     return value
 
 
-def test_killed_before_every_file_it_ends_the_same(ground: Ground, straight: Run, tmp_path: Path) -> None:
+def test_killed_before_every_file_it_ends_the_same(
+    ground: Ground, straight: Run, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "tests.helpers.trainer_kill", ground.data, out, ground.recipe, ground.rasters]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.helpers.trainer_kill",
+        ground.data,
+        out,
+        ground.recipe,
+        ground.rasters,
+    ]
     told = subprocess.run(command, capture_output=True, text=True, timeout=HANGS_S, check=False)
     assert told.returncode == 0, told.stderr
     killed = told.stdout.split()
-    assert {"run.json", "folds.csv", "metadata", "bag.json", "tune.json", "oof.json", "report.html"} <= set(killed)
-    assert {"spectrograms/index.csv", *(f"members/{name}/member.json" for name in straight.wanted())} <= set(killed)
+    assert {
+        "run.json",
+        "folds.csv",
+        "metadata",
+        "bag.json",
+        "tune.json",
+        "oof.json",
+        "report.html",
+    } <= set(killed)
+    assert {
+        "spectrograms/index.csv",
+        *(f"members/{name}/member.json" for name in straight.wanted()),
+    } <= set(killed)
     assert_same_run(straight, Run(out))
 
 
 def begun(stage: str) -> Callable[[Path], bool]:
     """The stage before it is done."""
     before = STAGES[STAGES.index(stage) - 1]
-    return lambda out: (out / "stages.json").is_file() and before in read_json(out / "stages.json")["stages"]
+    return lambda out: (
+        (out / "stages.json").is_file() and before in read_json(out / "stages.json")["stages"]
+    )
 
 
 def some_spectrograms(out: Path) -> bool:
@@ -118,15 +162,33 @@ def an_epoch(out: Path) -> bool:
     return any(out.glob("members/*/history.csv"))
 
 
-def test_killed_with_its_workers_it_ends_the_same(ground: Ground, straight: Run, tmp_path: Path) -> None:
-    """As a person has it: the command, its worker processes, SIGKILL wherever it is when it has got so far."""
+def test_killed_with_its_workers_it_ends_the_same(
+    ground: Ground, straight: Run, tmp_path: Path
+) -> None:
+    """As a person has it: the command, its worker processes, SIGKILL wherever it is when it has got
+    so far."""
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "trainer", "fit-all", "--data", ground.data, "--rasters", ground.rasters]
+    command = [
+        sys.executable,
+        "-m",
+        "trainer",
+        "fit-all",
+        "--data",
+        ground.data,
+        "--rasters",
+        ground.rasters,
+    ]
     command += ["--out", out, "--recipe", ground.recipe, "--jobs", "1", "--no-track"]
-    moments = [some_spectrograms, an_epoch, begun("tune")]  # where workers are, and where none are any more
+    moments = [
+        some_spectrograms,
+        an_epoch,
+        begun("tune"),
+    ]  # where workers are, and where none are any more
     killed = 0
     for moment in moments:
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as trainer:
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as trainer:
             wait_for(moment.__name__, lambda: moment(out) or trainer.poll() is not None)  # noqa: B023
             workers = children(trainer.pid)
             os.kill(trainer.pid, signal.SIGKILL)

@@ -1,4 +1,5 @@
-"""A member's loop: bfloat16 says what float32 says, nothing waits in a step, the right epoch is kept."""
+"""A member's loop: bfloat16 says what float32 says, nothing waits in a step, the right epoch is
+kept."""
 
 import dataclasses
 import json
@@ -56,8 +57,11 @@ def task(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Task:
     """A member to train, of a run with spectrograms."""
     out = tmp_path_factory.mktemp("task") / "run"
     run = run_stages(options(data, out, short_recipe()), ("folds", "spectrograms"), QUIET)
-    corpus, folds = Corpus.read(data), {p.recording: p.fold for p in read_folds(out / "folds.csv")}
-    crops = crop_set(Spectrograms(out / "spectrograms").entries, corpus.recordings, folds, corpus.taxonomy)
+    corpus = Corpus.read(data)
+    folds = {p.recording: p.fold for p in read_folds(out / "folds.csv")}
+    crops = crop_set(
+        Spectrograms(out / "spectrograms").entries, corpus.recordings, folds, corpus.taxonomy
+    )
     return Task(out, run.recipe.members[0], 0, 1, crops, "-", "cpu", 1, None)
 
 
@@ -102,7 +106,8 @@ def test_bfloat16_learns_what_float32_learns(task: Task, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("flags", "chosen"), [("avx2 avx512_bf16", "bf16"), ("fma amx_bf16", "bf16"), ("avx512f", "fp32")]
+    ("flags", "chosen"),
+    [("avx2 avx512_bf16", "bf16"), ("fma amx_bf16", "bf16"), ("avx512f", "fp32")],
 )
 def test_a_cpu_that_has_bfloat16_uses_it(
     flags: str, chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -115,7 +120,8 @@ def test_a_cpu_that_has_bfloat16_uses_it(
 @pytest.mark.parametrize("architecture", ["resnest14d", "test_efficientnet", "mnasnet_small"])
 def test_a_prepared_network_says_the_same_and_learns_the_same(architecture: str) -> None:
     torch.manual_seed(0)
-    image, gradients = torch.rand(2, 1, 64, 64), []
+    image = torch.rand(2, 1, 64, 64)
+    gradients = []
     plain = timm.create_model(architecture, in_chans=1, num_classes=3)
     prepared = timm.create_model(architecture, in_chans=1, num_classes=3)
     prepared.load_state_dict(plain.state_dict())
@@ -144,9 +150,16 @@ def test_wide_depthwise_convolutions_are_float32_inside_bfloat16() -> None:
 
 
 class Waits(TorchDispatchMode):
-    """Counts what makes the host wait for a GPU: numbers that are read, shapes that hang on values."""
+    """Counts what makes the host wait for a GPU: numbers that are read, shapes that hang on
+    values."""
 
-    NAMES = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::masked_select", "aten::unique")
+    NAMES = (
+        "aten::_local_scalar_dense",
+        "aten::nonzero",
+        "aten::equal",
+        "aten::masked_select",
+        "aten::unique",
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -218,7 +231,8 @@ def test_an_error_of_the_thread_is_the_loops() -> None:
 
 @pytest.mark.parametrize("name", DEVICES)
 def test_images_are_the_same_from_the_device_and_from_the_host(task: Task, name: str) -> None:
-    device, rows = torch.device(name), np.array([[3, 0], [1, 3]])
+    device = torch.device(name)
+    rows = np.array([[3, 0], [1, 3]])
     images = Spectrograms(task.run / "spectrograms").images
     for source in (dataset.DeviceImages(images, device), dataset.HostImages(images, device)):
         found = source.place(source.gather(rows))
@@ -226,14 +240,20 @@ def test_images_are_the_same_from_the_device_and_from_the_host(task: Task, name:
         assert np.array_equal(found.cpu().numpy(), images[rows])
 
 
-def test_images_are_read_into_memory_where_they_fit(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_read_into_memory_where_they_fit(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = Spectrograms(task.run / "spectrograms").images
     assert open_images(images, CPU).held == "memory"
     assert "read into memory before training" in images_line(images, ["cpu", "cpu"])
-    assert "held by cuda:0, cuda:1 if they take less than 40%" in images_line(images, ["cuda:1", "cuda:0", "cuda:0"])
+    assert "held by cuda:0, cuda:1 if they take less than 40%" in images_line(
+        images, ["cuda:1", "cuda:0", "cuda:0"]
+    )
     monkeypatch.setattr(dataset, "available_bytes", lambda: images.nbytes)
     assert open_images(images, CPU).held == "disk"
-    assert "read from disk as they are needed, as they take more than 70%" in images_line(images, ["cpu"])
+    assert "read from disk as they are needed, as they take more than 70%" in images_line(
+        images, ["cpu"]
+    )
 
 
 # the epoch that is kept
@@ -241,10 +261,12 @@ def test_images_are_read_into_memory_where_they_fit(task: Task, monkeypatch: pyt
 
 def test_a_lucky_epoch_on_few_recordings_loses() -> None:
     recordings = np.array([0] * 30 + [r for r in range(1, 16) for _ in range(2)])
-    lucky, steady = np.zeros((60, 2), np.float32), np.zeros((60, 2), np.float32)
+    lucky = np.zeros((60, 2), np.float32)
+    steady = np.zeros((60, 2), np.float32)
     lucky[:30, 0] = 1.0  # the one long recording, nothing else
     steady[::2, 0] = 1.0
-    steady[30::6, 0], lucky[30:32, 0] = 0.0, 1.0
+    steady[30::6, 0] = 0.0
+    lucky[30:32, 0] = 1.0
     primary = np.zeros(60, np.int64)
     assert micro_f1(lucky, primary) > micro_f1(steady, primary)
     low = [micro_f1_low(scores, primary, recordings, 200, seed=1) for scores in (lucky, steady)]
@@ -253,15 +275,20 @@ def test_a_lucky_epoch_on_few_recordings_loses() -> None:
 
 
 def test_with_one_crop_per_recording_it_is_the_interval_of_the_contract() -> None:
-    """Where every crop names one species, F1 is the mean of its hits: the same as the interval of row-wise F1."""
+    """Where every crop names one species, F1 is the mean of its hits: the same as the interval of
+    row-wise F1."""
     hit = np.random.default_rng(0).random(200) < 0.7
     scores = np.where(np.stack([hit, ~hit], axis=1), 0.9, 0.1).astype(np.float32)
     low = micro_f1_low(scores, np.zeros(200, np.int64), np.arange(200), 2000, seed=0)
-    assert low == pytest.approx(hit.mean() - 1.96 * np.sqrt(hit.mean() * (1 - hit.mean()) / 200), abs=0.01)
+    assert low == pytest.approx(
+        hit.mean() - 1.96 * np.sqrt(hit.mean() * (1 - hit.mean()) / 200), abs=0.01
+    )
 
 
 @pytest.mark.slow
-def test_with_bootstrap_the_lower_end_chooses(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_bootstrap_the_lower_end_chooses(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = short_recipe(keep="best", validation=ValidationRecipe(50))
     low = {"only-fold0-seed1": iter([0.1, 0.3, 0.2]), "only-fold1-seed1": iter([0.4, 0.1, 0.2])}
     names = iter([name for name in low for _ in range(3)])
@@ -271,7 +298,9 @@ def test_with_bootstrap_the_lower_end_chooses(data: Path, tmp_path: Path, monkey
 
 
 @pytest.mark.slow
-def test_without_it_the_lower_end_is_f1_itself(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_it_the_lower_end_is_f1_itself(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = fit_run(data, tmp_path / "run", short_recipe(), monkeypatch)
     for info in run.members():
         history = read_history(run.member_folder(info.name))
@@ -279,12 +308,15 @@ def test_without_it_the_lower_end_is_f1_itself(data: Path, tmp_path: Path, monke
         assert info.valid_f1_low == info.valid_f1
         assert 0 <= info.data_wait < 1
         assert info.precision == precision.choose_precision(CPU)
-        assert f"of the time waiting for images; {info.precision}, images in memory" in member_line(info, details=True)
+        assert f"of the time waiting for images; {info.precision}, images in memory" in member_line(
+            info, details=True
+        )
         assert member_line(info) == f"F1 {info.valid_f1:.3f}, {info.seconds:.0f} s"
 
 
 def test_the_bag_goes_by_the_lower_end() -> None:
-    """Seed 1 has the better F1, seed 2 the better lower end; a file of before has none and goes by F1."""
+    """Seed 1 has the better F1, seed 2 the better lower end; a file of before has none and goes by
+    F1."""
 
     def info(seed: int, f1: float, low: float | None) -> MemberInfo:
         name = f"only-fold0-seed{seed}"
@@ -295,7 +327,9 @@ def test_the_bag_goes_by_the_lower_end() -> None:
 
 
 @pytest.mark.slow
-def test_soundscapes_choose_the_epoch(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_soundscapes_choose_the_epoch(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     f1s = iter([0.2, 0.9, 0.5, 0.6, 0.1, 0.6])
     scores: list[np.ndarray] = []
     monkeypatch.setattr(RowImages, "f1", lambda _, found, __: (scores.append(found), next(f1s))[1])
@@ -305,7 +339,8 @@ def test_soundscapes_choose_the_epoch(data: Path, tmp_path: Path, monkeypatch: p
     assert [e.soundscape_f1 for e in history] == [0.6, 0.1, 0.6]
     rows = read_row_images(run.folder / row_images.FILE)
     assert [len(found) for found in scores] == [len(rows.images)] * 6
-    path, corpus = run.folder / row_images.FILE, Corpus.read(data)
+    path = run.folder / row_images.FILE
+    corpus = Corpus.read(data)
     made = path.stat().st_mtime_ns
     row_images.make_row_images(path, corpus, run.recipe, row_images._source(path), QUIET)
     assert path.stat().st_mtime_ns == made
@@ -320,9 +355,13 @@ def test_row_images_score_as_the_contract(data: Path, tmp_path: Path) -> None:
     rows = read_row_images(path)
     soundscape = corpus.soundscapes[0]
     assert len(rows.at) == len(soundscape.labels)
-    scores = np.where(rows.truth[np.argsort(rows.at)], 0.9, 0.1).astype(np.float32)[: len(rows.images)]
+    scores = np.where(rows.truth[np.argsort(rows.at)], 0.9, 0.1).astype(np.float32)[
+        : len(rows.images)
+    ]
     assert rows.f1(scores, short_recipe().tune) == pytest.approx(1.0)
-    named = Rows.of([(row, "-", labels) for row, labels in soundscape.labels.items()], corpus.taxonomy)
+    named = Rows.of(
+        [(row, "-", labels) for row, labels in soundscape.labels.items()], corpus.taxonomy
+    )
     nothing = score_rows(dict(soundscape.labels), {}, dict.fromkeys(soundscape.labels, "-")).f1
     assert rows.f1(np.zeros_like(scores), short_recipe().tune) == pytest.approx(nothing)
     assert np.array_equal(named.truth, rows.truth)
@@ -331,17 +370,31 @@ def test_row_images_score_as_the_contract(data: Path, tmp_path: Path) -> None:
 def test_a_corpus_without_labelled_soundscapes_is_refused(tmp_path: Path) -> None:
     bare = make_corpus(tmp_path / "bare", 2, 1.0)
     with pytest.raises(
-        CorpusError, match=r"train_soundscape_labels\.csv: no labelled soundscape; the recipe says keep"
+        CorpusError,
+        match=r"train_soundscape_labels\.csv: no labelled soundscape; the recipe says keep",
     ):
-        run_stages(options(bare, tmp_path / "run", short_recipe(keep="soundscapes")), ("folds",), QUIET)
+        run_stages(
+            options(bare, tmp_path / "run", short_recipe(keep="soundscapes")), ("folds",), QUIET
+        )
 
 
 def test_member_files_of_before_are_read(task: Task) -> None:
     """member.json as version 0.1.0 wrote it."""
     old = {
-        "name": "only-fold0-seed1", "kind": "only", "architecture": "test_resnet", "fold": 0, "seed": 1, "classes": 2,
-        "stem_pool": 2, "valid_f1": 0.5, "epochs": 3, "kept_epoch": 3, "parameters": 1, "seconds": 1.0, "inputs": "-",
-    }  # fmt: skip
+        "name": "only-fold0-seed1",
+        "kind": "only",
+        "architecture": "test_resnet",
+        "fold": 0,
+        "seed": 1,
+        "classes": 2,
+        "stem_pool": 2,
+        "valid_f1": 0.5,
+        "epochs": 3,
+        "kept_epoch": 3,
+        "parameters": 1,
+        "seconds": 1.0,
+        "inputs": "-",
+    }
     run = Run(task.run)
     path = run.member_folder(str(old["name"])) / "member.json"
     path.parent.mkdir(parents=True, exist_ok=True)

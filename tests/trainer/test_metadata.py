@@ -1,4 +1,5 @@
-"""The metadata model learns places, is exported exactly, and its absence is said and leaves nothing stale."""
+"""The metadata model learns places, is exported exactly, and its absence is said and leaves nothing
+stale."""
 
 import json
 import shutil
@@ -38,28 +39,46 @@ def test_it_learns_where_species_live(fitted: tuple[Run, Corpus, Path]) -> None:
     folder = run.metadata()
     assert folder is not None
     found = json.loads((folder / "metrics.json").read_text(encoding="utf8"))
-    assert found["rows"] == {"used": 87, "training": 70, "validation": 17, "without_place": 0, "without_date": 3}
+    assert found["rows"] == {
+        "used": 87,
+        "training": 70,
+        "validation": 17,
+        "without_place": 0,
+        "without_date": 3,
+    }
     assert found["validation"]["top1"] > 0.9 > found["baseline_majority"]["top1"]
     assert found["validation"]["top5"] == 1.0
     assert found["grid_agrees"]["forest_type"] == 1.0
-    east = place_scores(folder, run.taxonomy, *(np.array([v], np.float32) for v in (10.0, -20.0, 150.0)))
+    east = place_scores(
+        folder, run.taxonomy, *(np.array([v], np.float32) for v in (10.0, -20.0, 150.0))
+    )
     assert east.shape == (1, 3)
     assert CODES[int(east[0].argmax())] == "comyel"
     assert np.isclose(east.sum(), 1.0, atol=1e-5)
 
 
-def test_onnx_gives_catboosts_probabilities(fitted: tuple[Run, Corpus, Path], tmp_path: Path) -> None:
+def test_onnx_gives_catboosts_probabilities(
+    fitted: tuple[Run, Corpus, Path], tmp_path: Path
+) -> None:
     folder = fitted[0].folder / "metadata"
-    spec, grid = FeatureSpec.read(folder / "features.json"), Grid.read(folder / "grid.npz")
+    spec = FeatureSpec.read(folder / "features.json")
+    grid = Grid.read(folder / "grid.npz")
     random = np.random.default_rng(0)
-    places = [random.uniform(low, high, 200).astype(np.float32) for low, high in ((-90, 90), (-180, 180), (1, 366))]
+    places = [
+        random.uniform(low, high, 200).astype(np.float32)
+        for low, high in ((-90, 90), (-180, 180), (1, 366))
+    ]
     features = spec.encode(place_columns(grid, *places))
     run, corpus, _ = fitted
     told = Places.of(corpus, run.taxonomy)
     train, valid = split(told.label, run.recipe.metadata.validation, run.recipe.seed)
     learnt = spec.encode(place_columns(grid, told.latitude, told.longitude, told.day_of_year))
-    model = fit_trees(run.recipe.metadata, run.recipe.seed, learnt, told.label, train, valid, tmp_path)
-    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    model = fit_trees(
+        run.recipe.metadata, run.recipe.seed, learnt, told.label, train, valid, tmp_path
+    )
+    session = onnxruntime.InferenceSession(
+        str(folder / "model.onnx"), providers=["CPUExecutionProvider"]
+    )
     (found,) = session.run(["probabilities"], {"features": features})
     assert found.dtype == np.float32
     assert found.shape == (200, len(spec.classes))
@@ -74,7 +93,11 @@ def test_onnx_file_is_as_the_station_wants_it(fitted: tuple[Run, Corpus, Path]) 
 
 
 def test_importances_are_of_the_nine_features(fitted: tuple[Run, Corpus, Path]) -> None:
-    lines = (fitted[0].folder / "metadata" / "importances.csv").read_text(encoding="utf8").splitlines()[1:]
+    lines = (
+        (fitted[0].folder / "metadata" / "importances.csv")
+        .read_text(encoding="utf8")
+        .splitlines()[1:]
+    )
     found = dict(line.split(",") for line in lines)
     assert set(found) == {*NUMERIC, CATEGORY}
     assert np.isclose(sum(map(float, found.values())), 100.0, atol=0.1)
@@ -99,7 +122,12 @@ def test_same_again_and_nothing_strewn_about(
     ("recordings", "placed", "with_rasters", "reason"),
     [
         (30, False, True, "found 0 of 0 ("),
-        (5, True, True, "expected at least 50 recordings of 2 species with place and date, found 12 of 3"),
+        (
+            5,
+            True,
+            True,
+            "expected at least 50 recordings of 2 species with place and date, found 12 of 3",
+        ),
         (30, True, False, "no rasters were given"),
     ],
     ids=["no coordinates", "too few", "no rasters"],
@@ -130,28 +158,43 @@ def test_layers_that_miss_many_recordings_are_named(
     fitted: tuple[Run, Corpus, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, corpus, _ = fitted
-    run, rasters = make_run(tmp_path / "run", corpus), make_rasters(tmp_path / "rasters")
+    run = make_run(tmp_path / "run", corpus)
+    rasters = make_rasters(tmp_path / "rasters")
     write_raster(rasters / "bio15.tif", lambda _, lon: np.where(lon > -80, np.nan, 5))
     fit_metadata(run, corpus, rasters)
-    cover = json.loads((run.folder / "metadata" / "metrics.json").read_text(encoding="utf8"))["cover"]
+    cover = json.loads((run.folder / "metadata" / "metrics.json").read_text(encoding="utf8"))[
+        "cover"
+    ]
     assert cover == dict.fromkeys(cover, 1.0) | {"bio15": pytest.approx(1 / 3, abs=0.01)}
-    assert "warning: bio15.tif has a value at 33% of the recordings, the others count as av" in capsys.readouterr().out
+    assert (
+        "warning: bio15.tif has a value at 33% of the recordings, the others count as av"
+        in capsys.readouterr().out
+    )
     write_raster(rasters / "bio15.tif", lambda *_: np.array(np.nan))
-    with pytest.raises(CorpusError, match=r"bio15\.tif \(latitude -90.*found not a single value; give --rasters that"):
+    with pytest.raises(
+        CorpusError,
+        match=r"bio15\.tif \(latitude -90.*found not a single value; give --rasters that",
+    ):
         fit_metadata(run, corpus, rasters)
 
 
-def test_one_place_and_day_tell_no_species(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_place_and_day_tell_no_species(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     corpus = make_corpus(tmp_path / "data", soundscapes=0)
     day = date(2015, 5, 5)
     here = [replace(r, latitude=45.0, longitude=-90.0, date=day) for r in corpus.recordings]
     run = make_run(tmp_path / "run", corpus)
     fit_metadata(run, replace(corpus, recordings=tuple(here)), make_rasters(tmp_path / "rasters"))
     assert run.metadata() is None
-    assert capsys.readouterr().out.startswith("metadata: no model: all recordings are of one place and day")
+    assert capsys.readouterr().out.startswith(
+        "metadata: no model: all recordings are of one place and day"
+    )
 
 
-def test_missing_raster_is_an_error_of_one_line(fitted: tuple[Run, Corpus, Path], tmp_path: Path) -> None:
+def test_missing_raster_is_an_error_of_one_line(
+    fitted: tuple[Run, Corpus, Path], tmp_path: Path
+) -> None:
     run, corpus, _ = fitted
     rasters = make_rasters(tmp_path / "rasters")
     (rasters / "bio15.tif").unlink()
@@ -188,11 +231,17 @@ def test_features_of_training_rows_have_mean_0_and_deviation_1(tmp_path: Path) -
 
 def test_the_model_holds_no_path_of_this_machine(fitted: tuple[Run, Corpus, Path]) -> None:
     folder = fitted[0].folder
-    assert [path for path in files_under(folder / "metadata") if str(folder).encode() in path.read_bytes()] == []
+    assert [
+        path
+        for path in files_under(folder / "metadata")
+        if str(folder).encode() in path.read_bytes()
+    ] == []
 
 
 @pytest.mark.parametrize("damage", ["cut", "turned", "empty", "text", "another network", "missing"])
-def test_a_damaged_model_is_one_line(fitted: tuple[Run, Corpus, Path], tmp_path: Path, damage: str) -> None:
+def test_a_damaged_model_is_one_line(
+    fitted: tuple[Run, Corpus, Path], tmp_path: Path, damage: str
+) -> None:
     run = fitted[0]
     folder = shutil.copytree(run.folder / "metadata", tmp_path / "metadata")
     path = folder / "model.onnx"
@@ -203,7 +252,12 @@ def test_a_damaged_model_is_one_line(fitted: tuple[Run, Corpus, Path], tmp_path:
         other = onnx.load(path)
         other.graph.output[0].name = other.graph.node[0].output[1] = "others"
         whole = other.SerializeToString()
-    kept = {"cut": whole[: len(whole) // 2], "turned": bytes(turned), "empty": b"", "text": b"no network"}
+    kept = {
+        "cut": whole[: len(whole) // 2],
+        "turned": bytes(turned),
+        "empty": b"",
+        "text": b"no network",
+    }
     path.write_bytes(kept.get(damage, whole))
     if damage == "missing":
         path.unlink()
@@ -217,7 +271,9 @@ def test_a_damaged_model_is_one_line(fitted: tuple[Run, Corpus, Path], tmp_path:
 
 
 @pytest.mark.parametrize("name", ["grid.npz", "features.json"])
-def test_damage_beside_the_model_is_one_line(fitted: tuple[Run, Corpus, Path], tmp_path: Path, name: str) -> None:
+def test_damage_beside_the_model_is_one_line(
+    fitted: tuple[Run, Corpus, Path], tmp_path: Path, name: str
+) -> None:
     run = fitted[0]
     folder = shutil.copytree(run.folder / "metadata", tmp_path / "metadata")
     whole = (folder / name).read_bytes()

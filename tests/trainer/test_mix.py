@@ -1,4 +1,5 @@
-"""The mixer: what is held out is nowhere in training, rows are labelled by what sounds in them, a seed is a corpus."""
+"""The mixer: what is held out is nowhere in training, rows are labelled by what sounds in them, a
+seed is a corpus."""
 
 import csv
 import subprocess
@@ -56,7 +57,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_table(data / METADATA, rows)
     (data / "train_short_audio" / "higtoo" / "XC0.ogg").write_bytes(b"OggS and no more")
     for number in range(5):
-        write_sound(data.parent / "noise" / "wind" / f"{number}.wav", hiss(6, 0.01 * (number + 1), number))
+        write_sound(
+            data.parent / "noise" / "wind" / f"{number}.wav", hiss(6, 0.01 * (number + 1), number)
+        )
     write_sound(data.parent / "noise" / "silence.wav", np.zeros(5 * RATE_HZ, np.float32))
     return data
 
@@ -74,11 +77,17 @@ def _table(path: Path) -> list[dict[str, str]]:
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def test_the_new_corpus_is_one_and_what_was_mixed_is_not_in_it(corpus: Path, mixed: Path) -> None:
-    made, before, judged = Corpus.read(mixed), Corpus.read(corpus), Corpus.read(mixed / "test_recordings")
+    made = Corpus.read(mixed)
+    before = Corpus.read(corpus)
+    judged = Corpus.read(mixed / "test_recordings")
     assert made.taxonomy.digest == before.taxonomy.digest
     assert len(made.soundscapes) == 2
     assert all(len(soundscape.labels) == 12 for soundscape in made.soundscapes)
@@ -91,7 +100,9 @@ def test_the_new_corpus_is_one_and_what_was_mixed_is_not_in_it(corpus: Path, mix
     assert not (sources["train"] | sources["test"]) & kept
     assert sources["test"] <= {r.recording for r in judged.recordings}
     assert not kept & {r.recording for r in judged.recordings}
-    assert {r.recording for r in before.recordings if r.primary_label == "lowtoo"} <= kept, "two are too few to share"
+    assert {r.recording for r in before.recordings if r.primary_label == "lowtoo"} <= kept, (
+        "two are too few to share"
+    )
     assert "higtoo/gone.ogg" in kept, "a row without sound can teach the metadata model"
     assert all(r.path.is_file() for r in made.recordings if r.recording != "higtoo/gone.ogg")
     assert (mixed / "test_soundscape_labels.csv").is_file()
@@ -108,7 +119,9 @@ def test_rows_are_labelled_where_a_call_sounds(mixed: Path) -> None:
         for event in _table(mixed / "events.csv"):
             if event["soundscape"].startswith(part):
                 audio_id = event["soundscape"].split("/")[1].split("_")[0]
-                for row_number in range(int(float(event["start_s"])) // 5, int(float(event["end_s"])) // 5 + 1):
+                for row_number in range(
+                    int(float(event["start_s"])) // 5, int(float(event["end_s"])) // 5 + 1
+                ):
                     possible[f"{audio_id}_MIX_{5 * row_number + 5}"].add(event["species"])
         for row_id, birds in labels.items():
             assert set(birds.split()) - {"nocall"} <= possible[row_id]
@@ -127,7 +140,9 @@ def test_a_call_is_heard_in_the_sound_of_its_row(mixed: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_bytes_and_another_other_birds(corpus: Path, mixed: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes_and_another_other_birds(
+    corpus: Path, mixed: Path
+) -> None:
     before = _files(mixed)
     mix_soundscapes(corpus, corpus.parent / "noise", mixed, OPTIONS, lambda *_: None)
     assert _files(mixed) == before, "done already"
@@ -135,13 +150,17 @@ def test_the_same_seed_gives_the_same_bytes_and_another_other_birds(corpus: Path
     mix_soundscapes(corpus, corpus.parent / "noise", again, OPTIONS, lambda *_: None)
     assert _files(again) == before
     other = corpus.parent / "other"
-    mix_soundscapes(corpus, corpus.parent / "noise", other, replace(OPTIONS, seed=2), lambda *_: None)
+    mix_soundscapes(
+        corpus, corpus.parent / "noise", other, replace(OPTIONS, seed=2), lambda *_: None
+    )
     assert (other / "events.csv").read_bytes() != (again / "events.csv").read_bytes()
 
 
 def test_a_folder_of_other_things_is_left_alone(corpus: Path, mixed: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="other options; choose another --out"):
-        mix_soundscapes(corpus, corpus.parent / "noise", mixed, replace(OPTIONS, minutes=2), lambda *_: None)
+        mix_soundscapes(
+            corpus, corpus.parent / "noise", mixed, replace(OPTIONS, minutes=2), lambda *_: None
+        )
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="holds something else"):
         mix_soundscapes(corpus, corpus.parent / "noise", tmp_path, OPTIONS, lambda *_: None)
@@ -150,16 +169,20 @@ def test_a_folder_of_other_things_is_left_alone(corpus: Path, mixed: Path, tmp_p
 
 
 def test_one_sound_under_several_names_is_on_one_side(tmp_path: Path) -> None:
-    """Twins of what is held out are not trained on; a sound of two species is mixed for neither; a background that is
-    a recording, or another background, is none."""
-    data, noise = tmp_path / "data", tmp_path / "noise"
-    rows, audio = [], data / "train_short_audio"
+    """Twins of what is held out are not trained on; a sound of two species is mixed for neither; a
+    background that is a recording, or another background, is none."""
+    data = tmp_path / "data"
+    noise = tmp_path / "noise"
+    rows = []
+    audio = data / "train_short_audio"
     for code in ("lowtoo", "midtoo"):
         for number in range(4):
             rows.append(row(code, f"XC{number}.ogg"))
             write_sound(audio / code / f"XC{number}.ogg", bursts(code, 6, number))
             rows.append(row(code, f"again{number}.ogg"))
-            (audio / code / f"again{number}.ogg").write_bytes((audio / code / f"XC{number}.ogg").read_bytes())
+            (audio / code / f"again{number}.ogg").write_bytes(
+                (audio / code / f"XC{number}.ogg").read_bytes()
+            )
     rows += [row("lowtoo", "both.ogg"), row("midtoo", "both.ogg")]
     write_sound(audio / "lowtoo" / "both.ogg", bursts("higtoo", 6, 9))
     (audio / "midtoo" / "both.ogg").write_bytes((audio / "lowtoo" / "both.ogg").read_bytes())
@@ -175,13 +198,18 @@ def test_one_sound_under_several_names_is_on_one_side(tmp_path: Path) -> None:
         "same sound as another background": 1,
     }
     assert made.backgrounds == 4
-    bytes_of = {name: (audio / name).read_bytes() for name in (f"{r['primary_label']}/{r['filename']}" for r in rows)}
+    bytes_of = {
+        name: (audio / name).read_bytes()
+        for name in (f"{r['primary_label']}/{r['filename']}" for r in rows)
+    }
     sources: dict[str, set[bytes]] = defaultdict(set)
     for event in _table(tmp_path / "out" / "events.csv"):
         assert "both" not in event["recording"]
         sources[event["soundscape"].split("_")[0]].add(bytes_of[event["recording"]])
     kept = {r.path.read_bytes() for r in Corpus.read(tmp_path / "out").recordings}
-    judged = {r.path.read_bytes() for r in Corpus.read(tmp_path / "out" / "test_recordings").recordings}
+    judged = {
+        r.path.read_bytes() for r in Corpus.read(tmp_path / "out" / "test_recordings").recordings
+    }
     assert sources["train"]
     assert sources["test"] <= judged
     assert not sources["train"] & sources["test"]
@@ -193,26 +221,55 @@ def test_one_sound_under_several_names_is_on_one_side(tmp_path: Path) -> None:
 
 
 def test_backgrounds_that_are_all_recordings_are_refused(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="expected sound files without birds, found recordings of"):
-        mix_soundscapes(corpus, corpus / "train_short_audio", tmp_path / "out", OPTIONS, lambda *_: None)
+    with pytest.raises(
+        CorpusError, match="expected sound files without birds, found recordings of"
+    ):
+        mix_soundscapes(
+            corpus, corpus / "train_short_audio", tmp_path / "out", OPTIONS, lambda *_: None
+        )
 
 
 @pytest.mark.slow
 def test_the_command_counts_what_was_odd(corpus: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "trainer", "mix-soundscapes", "--data", corpus, "--out", tmp_path / "out"]
-    command += ["--backgrounds", corpus.parent / "noise", "--soundscapes", "2", "--minutes", "1", "--snr", "0", "10"]
+    command = [
+        sys.executable,
+        "-m",
+        "trainer",
+        "mix-soundscapes",
+        "--data",
+        corpus,
+        "--out",
+        tmp_path / "out",
+    ]
+    command += [
+        "--backgrounds",
+        corpus.parent / "noise",
+        "--soundscapes",
+        "2",
+        "--minutes",
+        "1",
+        "--snr",
+        "0",
+        "10",
+    ]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "species with too few" in done.stdout
     assert "lowtoo" in done.stdout
-    assert all(0 <= float(event["snr_db"]) <= 10 for event in _table(tmp_path / "out" / "events.csv"))
+    assert all(
+        0 <= float(event["snr_db"]) <= 10 for event in _table(tmp_path / "out" / "events.csv")
+    )
     done = subprocess.run([*map(str, command), "--hold-out", "1.5"], capture_output=True, text=True)
     assert done.returncode == 78
     assert done.stderr.startswith("error: --hold-out: expected a share between 0 and 1, found 1.5")
 
 
 @settings(max_examples=25, deadline=None)
-@given(counts=st.lists(st.integers(1, 40), min_size=1, max_size=6), share=st.floats(0.05, 0.9), seed=st.integers(0, 99))
+@given(
+    counts=st.lists(st.integers(1, 40), min_size=1, max_size=6),
+    share=st.floats(0.05, 0.9),
+    seed=st.integers(0, 99),
+)
 def test_every_species_keeps_some_to_learn_from_and_gives_to_both_parts(
     counts: list[int], share: float, seed: int
 ) -> None:
@@ -249,9 +306,14 @@ def test_the_cut_begins_and_ends_with_the_call() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(
-    snr_db=st.floats(-10, 30), level=st.floats(0.001, 0.3), start=st.integers(0, 5 * RATE_HZ), seed=st.integers(0, 9)
+    snr_db=st.floats(-10, 30),
+    level=st.floats(0.001, 0.3),
+    start=st.integers(0, 5 * RATE_HZ),
+    seed=st.integers(0, 9),
 )
-def test_the_snr_is_that_of_the_sounding_part(snr_db: float, level: float, start: int, seed: int) -> None:
+def test_the_snr_is_that_of_the_sounding_part(
+    snr_db: float, level: float, start: int, seed: int
+) -> None:
     background = hiss(10, 0.01, seed)
     tone = note("midtoo", 2, level)
     tone[RATE_HZ : RATE_HZ + RATE_HZ // 2] = 0
@@ -268,7 +330,10 @@ def test_the_snr_is_that_of_the_sounding_part(snr_db: float, level: float, start
 
 
 def test_a_background_is_as_long_as_asked_and_never_silent() -> None:
-    pieces = [hiss(3, 0.2, 1), np.concatenate([hiss(1, 0.01, 2), np.zeros(4 * RATE_HZ, np.float32)])]
+    pieces = [
+        hiss(3, 0.2, 1),
+        np.concatenate([hiss(1, 0.01, 2), np.zeros(4 * RATE_HZ, np.float32)]),
+    ]
     made = lay_background(pieces, 30 * RATE_HZ, 0.01, np.random.default_rng(0))
     assert made.shape == (30 * RATE_HZ,)
     assert made.dtype == np.float32

@@ -1,4 +1,5 @@
-"""Networks: grey images in, logits out; ImageNet weights or a clear refusal; what is saved loads exactly."""
+"""Networks: grey images in, logits out; ImageNet weights or a clear refusal; what is saved loads
+exactly."""
 
 from pathlib import Path
 from typing import get_args
@@ -11,7 +12,12 @@ import timm
 import torch
 
 from edge.contract.errors import ConfigError, CorpusError
-from trainer.networks.checkpoint import read_checkpoint, read_weights, write_checkpoint, write_weights
+from trainer.networks.checkpoint import (
+    read_checkpoint,
+    read_weights,
+    write_checkpoint,
+    write_weights,
+)
 from trainer.networks.model import (
     build_network,
     check_architecture,
@@ -26,7 +32,9 @@ TINY = "test_efficientnet"
 
 
 def grey(samples: int = 2) -> torch.Tensor:
-    return torch.randint(0, 256, (samples, 1, 128, 281), generator=torch.Generator().manual_seed(1)).float()
+    return torch.randint(
+        0, 256, (samples, 1, 128, 281), generator=torch.Generator().manual_seed(1)
+    ).float()
 
 
 @pytest.mark.parametrize("stem_pool", [1, 2, 4])
@@ -61,7 +69,9 @@ def test_standard_forgets_level_and_contrast_alone() -> None:
 def test_imagenet_undoes_what_the_weights_were_trained_with() -> None:
     network = build_network(TINY, 5, normalise="imagenet").eval()
     with torch.inference_mode():
-        assert torch.allclose(network(grey()), network.body((grey() / 255 - 0.449) / 0.226), atol=1e-5)
+        assert torch.allclose(
+            network(grey()), network.body((grey() / 255 - 0.449) / 0.226), atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("normalise", get_args(Normalise))
@@ -76,11 +86,15 @@ def test_a_black_image_stays_finite(normalise: Normalise) -> None:
 
 @pytest.mark.parametrize("architecture", ["test_resnet", TINY])
 def test_a_clip_is_its_crops_joined_along_time(architecture: str) -> None:
-    """Average pooling is linear: a clip's features are the mean of its crops', whatever their order."""
+    """Average pooling is linear: a clip's features are the mean of its crops', whatever their
+    order."""
     network = build_network(architecture, 5, stem_pool=2, normalise="standard").eval()
-    clips = torch.randint(0, 256, (2, 3, 128, 281), generator=torch.Generator().manual_seed(2)).float()
+    clips = torch.randint(
+        0, 256, (2, 3, 128, 281), generator=torch.Generator().manual_seed(2)
+    ).float()
     with torch.inference_mode():
-        found, single = network(clips), torch.stack([network(clips[:, i : i + 1]) for i in range(3)])
+        found = network(clips)
+        single = torch.stack([network(clips[:, i : i + 1]) for i in range(3)])
         assert found.shape == (2, 5)
         assert torch.allclose(found, network(clips[:, [2, 0, 1]]), atol=1e-5)
         assert torch.allclose(network(clips[:, :1].expand(-1, 3, -1, -1)), single[0], atol=1e-5)
@@ -94,7 +108,9 @@ def test_networks_of_the_recipes_can_join_clips(architecture: str) -> None:
 
 @pytest.mark.parametrize("architecture", ["test_vit", "swin_tiny_patch4_window7_224"])
 def test_networks_without_such_maps_cannot_join_clips(architecture: str) -> None:
-    with pytest.raises(ConfigError, match=rf"'{architecture}': gives no feature maps .* clip_crops: 1$"):
+    with pytest.raises(
+        ConfigError, match=rf"'{architecture}': gives no feature maps .* clip_crops: 1$"
+    ):
         check_clips(architecture)
 
 
@@ -120,7 +136,8 @@ def test_imagenet_weights_from_a_folder(tmp_path: Path) -> None:
     original = timm.create_model(TINY, num_classes=1000).eval()
     safetensors.torch.save_file(original.state_dict(), tmp_path / f"{TINY}.safetensors")
     network = build_network(TINY, 5, pretrained=tmp_path)
-    loaded, wanted = network.body.state_dict(), original.state_dict()
+    loaded = network.body.state_dict()
+    wanted = original.state_dict()
     stem = "conv_stem.weight"
     assert torch.allclose(loaded[stem], wanted[stem].sum(dim=1, keepdim=True))
     same = [name for name in wanted if name != stem and not name.startswith("classifier")]
@@ -139,7 +156,9 @@ def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
         build_network(TINY, 5, pretrained=tmp_path)
 
 
-def test_without_a_network_there_is_one_line_never_random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_there_is_one_line_never_random_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def offline(*_: object) -> str:
         raise FileNotFoundError("no connection\nand more lines")
 
@@ -206,10 +225,20 @@ def test_weights_load_strictly(tmp_path: Path) -> None:
 @pytest.mark.parametrize("normalise", get_args(Normalise))
 def test_the_network_exports_with_a_dynamic_batch(tmp_path: Path, normalise: Normalise) -> None:
     member = find_recipe("demo").members[1]
-    network = build_network(member.architecture, 8, stem_pool=member.stem_pool, normalise=normalise).eval()
+    network = build_network(
+        member.architecture, 8, stem_pool=member.stem_pool, normalise=normalise
+    ).eval()
     path = tmp_path / "member.onnx"
     shapes = ({0: torch.export.Dim("batch")},)
-    torch.onnx.export(network, (grey(2),), path, dynamo=True, opset_version=18, dynamic_shapes=shapes, verbose=False)
+    torch.onnx.export(
+        network,
+        (grey(2),),
+        path,
+        dynamo=True,
+        opset_version=18,
+        dynamic_shapes=shapes,
+        verbose=False,
+    )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     with torch.inference_mode():
         wanted = network(grey(5)).numpy()

@@ -1,4 +1,5 @@
-"""A submission from a finished run says what the station says of the same recordings with the exported bundle."""
+"""A submission from a finished run says what the station says of the same recordings with the
+exported bundle."""
 
 import csv
 import shutil
@@ -22,7 +23,15 @@ from edge.contract.blend import Blend
 from edge.contract.bundle import Thresholds
 from edge.contract.errors import EXIT_CONFIG, EXIT_REFUSED, ConfigError
 from export.assemble import assemble
-from tests.helpers.trainer_run import CODES, enter, finish, make_corpus, make_rasters, make_run, note_files
+from tests.helpers.trainer_run import (
+    CODES,
+    enter,
+    finish,
+    make_corpus,
+    make_rasters,
+    make_run,
+    note_files,
+)
 from trainer.files import write_json
 from trainer.networks.model import load_network
 from trainer.place.metadata import fit_metadata
@@ -41,7 +50,8 @@ LENGTHS = (
 
 
 def _wake(run: Run, name: str) -> None:
-    """An untrained network says 0.5 to everything: give it averages of some noise and a loud classifier."""
+    """An untrained network says 0.5 to everything: give it averages of some noise and a loud
+    classifier."""
     network = load_network(run, name)
     torch.manual_seed(len(name))
     for layer in network.modules():
@@ -53,13 +63,16 @@ def _wake(run: Run, name: str) -> None:
             network(torch.rand(8, 1, 128, 281) * torch.rand(8, 1, 128, 1) * 255)
         for parameter in network.body.get_classifier().parameters():
             parameter.normal_(0, 0.05)
-    safetensors.torch.save_file(network.state_dict(), run.member_folder(name) / "weights.safetensors")
+    safetensors.torch.save_file(
+        network.state_dict(), run.member_folder(name) / "weights.safetensors"
+    )
     note_files(run, name)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A whole run: members of two kinds that heard nothing but noise, a metadata model, neighbours that count."""
+    """A whole run: members of two kinds that heard nothing but noise, a metadata model, neighbours
+    that count."""
     folder = tmp_path_factory.mktemp("predict")
     corpus = make_corpus(folder / "data")
     run = make_run(folder / "run", corpus)
@@ -76,7 +89,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def soundscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Loud and soft noise of changing colour: with a place, without one, of another rate, last rows cut short."""
+    """Loud and soft noise of changing colour: with a place, without one, of another rate, last rows
+    cut short."""
     folder = tmp_path_factory.mktemp("soundscapes")
     for number, (name, rate, seconds) in enumerate(LENGTHS):
         random = np.random.default_rng(number)
@@ -89,7 +103,14 @@ def soundscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 file.write(noise[start : start + rate].astype(np.float32))
     (folder / "notes.txt").write_text("no sound")
     (folder / "__MACOSX").mkdir()
-    for left in ("._7_SSW_20190610.ogg", "._field.v1.wav", ".DS_Store", "Thumbs.db", "~$a.csv", "__MACOSX/._a.wav"):
+    for left in (
+        "._7_SSW_20190610.ogg",
+        "._field.v1.wav",
+        ".DS_Store",
+        "Thumbs.db",
+        "~$a.csv",
+        "__MACOSX/._a.wav",
+    ):
         (folder / left).write_bytes(bytes.fromhex("00051607000200004d6163204f532058") + bytes(4080))
     (folder / "deeper.ogg").mkdir()
     (folder / "bad.wav").write_bytes(b"RIFF????WAVEhello")
@@ -97,7 +118,8 @@ def soundscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _amid(scores: np.ndarray) -> float:
-    """The middle of the widest gap among the middle half of some scores: no rounding decides what passes it."""
+    """The middle of the widest gap among the middle half of some scores: no rounding decides what
+    passes it."""
     middle = np.sort(scores)[len(scores) // 4 : -(len(scores) // 4)]
     gap = int(np.argmax(np.diff(middle)))
     return float(middle[gap : gap + 2].mean())
@@ -108,7 +130,10 @@ def _set_thresholds(run: Run, soundscapes: Path) -> Run:
     predictor = Predictor(run)
     prior = predictor.prior((10.0, -100.0), date(2019, 6, 10))
     with_prior = predictor.scores(soundscapes / "7_SSW_20190610.ogg", prior)[1]
-    alone = [predictor.scores(soundscapes / name, None)[1] for name in ("8_XXX_20190610.ogg", "field.v1.wav")]
+    alone = [
+        predictor.scores(soundscapes / name, None)[1]
+        for name in ("8_XXX_20190610.ogg", "field.v1.wav")
+    ]
     own = {code: _amid(with_prior[:, i]) for i, code in enumerate(CODES)}
     cut = Thresholds(0.5, _amid(np.concatenate(alone).max(axis=1)), own)
     run.write_tuning(replace(run.tuning(), thresholds=cut))
@@ -117,11 +142,19 @@ def _set_thresholds(run: Run, soundscapes: Path) -> Run:
 
 
 @pytest.mark.slow
-def test_the_submission_is_what_the_station_detects(finished: Run, soundscapes: Path, tmp_path: Path) -> None:
+def test_the_submission_is_what_the_station_detects(
+    finished: Run, soundscapes: Path, tmp_path: Path
+) -> None:
     copied = Run(Path(shutil.copytree(finished.folder, tmp_path / "run")))
     finished = _set_thresholds(copied, soundscapes)
     (tmp_path / "sites.csv").write_text(SITES)
-    told = predict(Predictor(finished), soundscapes, tmp_path / "out.csv", tmp_path / "sites.csv", lambda *_: None)
+    told = predict(
+        Predictor(finished),
+        soundscapes,
+        tmp_path / "out.csv",
+        tmp_path / "sites.csv",
+        lambda *_: None,
+    )
     assert (told.soundscapes, told.rows, told.without_prior) == (4, 7 + 4 + 4 + 1, 3)
     assert len(told.unreadable) == 1
     assert "bad.wav" in told.unreadable[0]
@@ -134,19 +167,32 @@ def test_the_submission_is_what_the_station_detects(finished: Run, soundscapes: 
 
     assemble(finished, tmp_path / "bundle")
     (tmp_path / "station.yaml").write_text(
-        "station: {id: porch}\nbundle: bundle\nwindows: {hop_s: 5}\nsites: {SSW: {latitude: 10.0, longitude: -100.0}}\n"
+        "station: {id: porch}\nbundle: bundle\nwindows: {hop_s: 5}\nsites: {SSW: {latitude: 10.0, "
+        "longitude: -100.0}}\n"
     )
-    command = [sys.executable, "-m", "edge", "replay", str(soundscapes), "--config", str(tmp_path / "station.yaml")]
+    command = [
+        sys.executable,
+        "-m",
+        "edge",
+        "replay",
+        str(soundscapes),
+        "--config",
+        str(tmp_path / "station.yaml"),
+    ]
     replayed = subprocess.run(command, capture_output=True, text=True)
     assert replayed.returncode == 3, replayed.stderr  # one recording is refused
     names = ("7_SSW", "8_XXX", "field", "short")
-    row_of = {(path, 5.0 * row): f"{name}_{5 * row + 5}" for name, (path, *_) in zip(names, LENGTHS, strict=True)
-              for row in range(6)}  # fmt: skip
+    row_of = {
+        (path, 5.0 * row): f"{name}_{5 * row + 5}"
+        for name, (path, *_) in zip(names, LENGTHS, strict=True)
+        for row in range(6)
+    }
     row_of |= {("8_XXX_20190610.ogg", 14.98): "8_XXX_20", ("field.v1.wav", 13.0): "field_20"}
     heard: dict[str, set[str]] = {row: set() for row in rows}
     with closing(sqlite3.connect(tmp_path / "station.db")) as db, db:
         found = db.execute(
-            "SELECT r.path, d.offset_s, d.species FROM detections d JOIN recordings r ON r.id = d.recording"
+            "SELECT r.path, d.offset_s, d.species FROM detections d JOIN recordings r ON r.id = "
+            "d.recording"
         )
         for path, offset_s, species in found:
             row = row_of.get((path, round(offset_s, 3)))
@@ -156,7 +202,9 @@ def test_the_submission_is_what_the_station_detects(finished: Run, soundscapes: 
     assert any(heard[row] for row in ("8_XXX_20", "field_20", "short_5"))
 
 
-def test_the_place_weighs_only_where_it_is_known(finished: Run, soundscapes: Path, tmp_path: Path) -> None:
+def test_the_place_weighs_only_where_it_is_known(
+    finished: Run, soundscapes: Path, tmp_path: Path
+) -> None:
     told = predict(Predictor(finished), soundscapes, tmp_path / "out.csv", None, lambda *_: None)
     assert told.without_prior == 4
 
@@ -184,7 +232,9 @@ def test_mistakes_are_one_line(
 
 
 @pytest.mark.slow
-def test_the_command_writes_the_submission(finished: Run, soundscapes: Path, tmp_path: Path) -> None:
+def test_the_command_writes_the_submission(
+    finished: Run, soundscapes: Path, tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "trainer", "predict", "--run", str(finished.folder)]
     command += ["--soundscapes", str(soundscapes), "--out", str(tmp_path / "out.csv")]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -198,7 +248,9 @@ def test_the_command_writes_the_submission(finished: Run, soundscapes: Path, tmp
     command[-3:] = [str(tmp_path / "bad"), "--out", str(tmp_path / "none.csv")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == EXIT_CONFIG, done.stderr
-    assert done.stderr.startswith(f"error: {tmp_path}/bad: soundscapes: expected one that can be read, found none of 1")
+    assert done.stderr.startswith(
+        f"error: {tmp_path}/bad: soundscapes: expected one that can be read, found none of 1"
+    )
     assert not (tmp_path / "none.csv").exists()
 
 

@@ -23,7 +23,9 @@ MATCHING = "function matching (Beyer et al. 2021): the teacher answers the mixed
 CATBOOST = "CatBoost's default"
 
 
-def _member(kind: str, architecture: str, epochs: int, stripes: float, mixup: float) -> dict[str, tuple[object, str]]:
+def _member(
+    kind: str, architecture: str, epochs: int, stripes: float, mixup: float
+) -> dict[str, tuple[object, str]]:
     return {
         "kind": (kind, WRITE_UP),
         "architecture": (architecture, "the write-up's weights by their names in timm"),
@@ -60,7 +62,10 @@ PUBLISHED: dict[str, tuple[object, str]] = {
     "sampling.balance": (0.0, CODE),
     "loss.rating_weight": (False, NEXT),
     **{f"members.0.{k}": v for k, v in _member("stripes", "resnest50d.in1k", 12, 0.8, 0.0).items()},
-    **{f"members.1.{k}": v for k, v in _member("mixup", "tf_efficientnet_b3.in1k", 55, 0.0, 1.0).items()},
+    **{
+        f"members.1.{k}": v
+        for k, v in _member("mixup", "tf_efficientnet_b3.in1k", 55, 0.0, 1.0).items()
+    },
     "optimiser.name": ("adam", WRITE_UP),
     "optimiser.learning_rate": (8e-4, WRITE_UP),
     "optimiser.learning_rate_min": (1e-5, WRITE_UP),
@@ -125,7 +130,13 @@ def test_nothing_of_the_published_recipe_is_without_a_source() -> None:
         del place[last]
 
     def leaves(value: Any, path: str) -> list[str]:
-        pairs = enumerate(value) if isinstance(value, list) else value.items() if isinstance(value, dict) else None
+        pairs = (
+            enumerate(value)
+            if isinstance(value, list)
+            else value.items()
+            if isinstance(value, dict)
+            else None
+        )
         if pairs is None:
             return [path]
         return [leaf for key, item in pairs for leaf in leaves(item, f"{path}.{key}")]
@@ -136,14 +147,21 @@ def test_nothing_of_the_published_recipe_is_without_a_source() -> None:
 def test_every_number_has_its_source_on_its_line() -> None:
     for line in (RECIPES / "published.yaml").read_text(encoding="utf8").splitlines():
         setting, _, source = line.partition("#")
-        if setting.strip() and not setting.rstrip().endswith(":") and setting.strip() != "name: published":
+        if (
+            setting.strip()
+            and not setting.rstrip().endswith(":")
+            and setting.strip() != "name: published"
+        ):
             assert source.strip(), line
 
 
 @pytest.mark.parametrize("name", ["published", "improved"])
 def test_a_recipe_names_the_very_weights(name: str) -> None:
     recipe = find_recipe(name)
-    for architecture in (recipe.student.architecture, *(member.architecture for member in recipe.members)):
+    for architecture in (
+        recipe.student.architecture,
+        *(member.architecture for member in recipe.members),
+    ):
         config = timm.get_pretrained_cfg(architecture)
         assert config is not None
         assert f"{config.architecture}.{config.tag}" == architecture
@@ -154,7 +172,12 @@ def test_improved_turns_on_what_published_leaves_off() -> None:
     differs = find_recipe("published").differences(find_recipe("improved"))
     for key in (
         *("labels.secondary", "labels.call_probability", "sampling.balance", "loss.rating_weight"),
-        *("members[0].augment.nocall", "members[1].clip_crops", "metadata.kind", "metadata.limit_km"),
+        *(
+            "members[0].augment.nocall",
+            "members[1].clip_crops",
+            "metadata.kind",
+            "metadata.limit_km",
+        ),
         *("tune.smoothing[0]", "tune.threshold_by", "tune.optimise", "validation.bootstrap"),
     ):
         assert key in differs
@@ -185,45 +208,120 @@ def _changed(tmp_path: Path, key: str, value: object) -> Path:
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("optimiser.momentum", 0.9, ["optimiser.momentum: unknown key", "allowed here: name, learning_rate"]),
+        (
+            "optimiser.momentum",
+            0.9,
+            ["optimiser.momentum: unknown key", "allowed here: name, learning_rate"],
+        ),
         ("optimiser.name", "sgd", ["optimiser.name: expected one of adam, adamw, found 'sgd'"]),
         ("optimiser.batch", 0.5, ["optimiser.batch: expected a whole number, found 0.5"]),
         ("optimiser.batch", True, ["optimiser.batch: expected a whole number, found yes/true"]),
-        ("optimiser.learning_rate", "fast", ["optimiser.learning_rate: expected a number, found 'fast'"]),
-        ("optimiser.learning_rate", float("nan"), ["optimiser.learning_rate: expected a finite number, found nan"]),
-        ("members.0.augment.stripes", 1.5, ["members[0].augment.stripes: expected a share of 0 to 1, found 1.5"]),
-        ("members.1.augment.power", [1.0], ["members[1].augment.power: expected a list of 2, found [1.0]"]),
-        ("members.0.seeds", [], ["members[0].seeds: expected different numbers, at least one, found []"]),
+        (
+            "optimiser.learning_rate",
+            "fast",
+            ["optimiser.learning_rate: expected a number, found 'fast'"],
+        ),
+        (
+            "optimiser.learning_rate",
+            float("nan"),
+            ["optimiser.learning_rate: expected a finite number, found nan"],
+        ),
+        (
+            "members.0.augment.stripes",
+            1.5,
+            ["members[0].augment.stripes: expected a share of 0 to 1, found 1.5"],
+        ),
+        (
+            "members.1.augment.power",
+            [1.0],
+            ["members[1].augment.power: expected a list of 2, found [1.0]"],
+        ),
+        (
+            "members.0.seeds",
+            [],
+            ["members[0].seeds: expected different numbers, at least one, found []"],
+        ),
         (
             "members.0.kind",
             "mixup",
-            ["members: expected members of different kinds, at least one, found ['mixup', 'mixup']"],
+            [
+                "members: expected members of different kinds, at least one, found ['mixup', "
+                "'mixup']"
+            ],
         ),
         ("pretrained", "yes", ["pretrained: expected true or false, found 'yes'"]),
         ("folds", 5, ["folds: expected keys and values, found 5"]),
         ("folds.count", 1, ["folds.count: expected 2 to 20 folds, found 1"]),
         ("labels.secondary", 2.0, ["labels.secondary: expected 0 to 1, found 2.0"]),
-        ("student.held_out", 1.0, ["student.held_out: expected a share between 0 and 1, 0.001 or more, found 1.0"]),
+        (
+            "student.held_out",
+            1.0,
+            ["student.held_out: expected a share between 0 and 1, 0.001 or more, found 1.0"],
+        ),
         ("student.crops_max", 121, ["student.crops_max: expected 1 to 120, found 121"]),
         ("spectrograms.crops_max", 11, ["spectrograms.crops_max: expected 1 to 10, found 11"]),
-        ("metadata.learning_rate", "slow", ["metadata.learning_rate: expected a number or auto, found 'slow'"]),
+        (
+            "metadata.learning_rate",
+            "slow",
+            ["metadata.learning_rate: expected a number or auto, found 'slow'"],
+        ),
         ("seed", -1, ["seed: expected 0 to 4294967295, found -1"]),
         ("seed", 2**63, ["seed: expected 0 to 4294967295, found 9223372036854775808"]),
-        ("members.0.seeds", [1, -2], ["members[0].seeds: expected numbers of 0 to 4294967295, found [1, -2]"]),
+        (
+            "members.0.seeds",
+            [1, -2],
+            ["members[0].seeds: expected numbers of 0 to 4294967295, found [1, -2]"],
+        ),
         ("members.0.epochs", 10**9, ["members[0].epochs: expected 1 to 10000, found 1000000000"]),
-        ("members.0.kind", "Übergang", ["members[0].kind: expected a word of up to 40 letters (a to z)"]),
-        ("members.0.kind", "x" * 41, ["members[0].kind: expected a word of up to 40 letters (a to z)"]),
-        ("members.0.augment.snr_db", [-1e300, 3.0], ["augment.snr_db: expected [low, high] of -60 to 60"]),
-        ("members.0.augment.mixup_alpha", 1e-300, ["augment.mixup_alpha: expected 0.01 to 100, found 1e-300"]),
+        (
+            "members.0.kind",
+            "Übergang",
+            ["members[0].kind: expected a word of up to 40 letters (a to z)"],
+        ),
+        (
+            "members.0.kind",
+            "x" * 41,
+            ["members[0].kind: expected a word of up to 40 letters (a to z)"],
+        ),
+        (
+            "members.0.augment.snr_db",
+            [-1e300, 3.0],
+            ["augment.snr_db: expected [low, high] of -60 to 60"],
+        ),
+        (
+            "members.0.augment.mixup_alpha",
+            1e-300,
+            ["augment.mixup_alpha: expected 0.01 to 100, found 1e-300"],
+        ),
         ("labels.other", 0.999, ["labels.other: expected less than primary, 0.995, found 0.999"]),
         ("optimiser.batch", 10**9, ["optimiser.batch: expected 2 to 65536, found 1000000000"]),
-        ("folds.cell_deg", 1e-300, ["folds.cell_deg: expected a cell of 0.01 to 45 degrees, found 1e-300"]),
-        ("metadata.iterations", 10**9, ["metadata.iterations: expected 1 to 100000, found 1000000000"]),
-        ("metadata.limit_km", 1e300, ["metadata.limit_km: expected null or 1 to 20000 kilometres, found 1e+300"]),
+        (
+            "folds.cell_deg",
+            1e-300,
+            ["folds.cell_deg: expected a cell of 0.01 to 45 degrees, found 1e-300"],
+        ),
+        (
+            "metadata.iterations",
+            10**9,
+            ["metadata.iterations: expected 1 to 100000, found 1000000000"],
+        ),
+        (
+            "metadata.limit_km",
+            1e300,
+            ["metadata.limit_km: expected null or 1 to 20000 kilometres, found 1e+300"],
+        ),
         ("tune.hop_s", 5.00001, ["tune.hop_s: expected 5, 2.5, 1.25, 1, 0.5"]),
-        ("tune.threshold.step", 0.91, ["tune.threshold.step: expected 0.0001 to 0.9, the distance from low to high"]),
+        (
+            "tune.threshold.step",
+            0.91,
+            ["tune.threshold.step: expected 0.0001 to 0.9, the distance from low to high"],
+        ),
         ("tune.threshold.step", 1e-300, ["tune.threshold.step: expected 0.0001 to 0.9"]),
-        ("tune.padding", ["mirror"], ["tune.padding[0]: expected one of context, zeros, image, found 'mirror'"]),
+        (
+            "tune.padding",
+            ["mirror"],
+            ["tune.padding[0]: expected one of context, zeros, image, found 'mirror'"],
+        ),
     ],
 )
 def test_a_mistake_is_one_line_with_file_key_found_and_allowed(
@@ -249,10 +347,14 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
 
 def test_a_number_that_yaml_reads_as_text_says_how_to_write_it(tmp_path: Path) -> None:
     text = find_recipe("demo").as_yaml()
-    lines = [f"  learning_rate: {'8e-4'}" if "learning_rate: 0." in line else line for line in text.splitlines()]
+    lines = [
+        f"  learning_rate: {'8e-4'}" if "learning_rate: 0." in line else line
+        for line in text.splitlines()
+    ]
     (tmp_path / "mine.yaml").write_text("\n".join(lines))
     with pytest.raises(
-        ConfigError, match=r"learning_rate: .* number, found '8e-4', which YAML reads as text; write 0\.0008"
+        ConfigError,
+        match=r"learning_rate: .* number, found '8e-4', which YAML reads as text; write 0\.0008",
     ):
         read_recipe(tmp_path / "mine.yaml")
 
@@ -272,7 +374,9 @@ def test_a_number_that_yaml_reads_as_text_says_how_to_write_it(tmp_path: Path) -
         ("2024-05-12", "epochs: expected a whole number, found datetime.date"),
     ],
 )
-def test_what_yaml_reads_as_something_else_is_refused(tmp_path: Path, written: str, expected: str) -> None:
+def test_what_yaml_reads_as_something_else_is_refused(
+    tmp_path: Path, written: str, expected: str
+) -> None:
     text = find_recipe("demo").as_yaml().replace("epochs: 18", f"epochs: {written}")
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError) as refused:
@@ -283,7 +387,13 @@ def test_what_yaml_reads_as_something_else_is_refused(tmp_path: Path, written: s
 
 def _keys(value: Any, at: str = "") -> list[str]:
     """Every key path of nested values, those in the middle too."""
-    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    pairs = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     return [key for name, item in pairs for key in (f"{at}{name}", *_keys(item, f"{at}{name}."))]
 
 
@@ -291,11 +401,15 @@ _WRONG: tuple[object, ...] = (
     *(-61, 10**9 + 1, 10**30, 1e300, float("nan"), float("inf"), -float("inf")),
     *("", "1e-3", b"x", [], [[]], {"x": 1}),
 )
-_RIGHT: dict[object, tuple[str, ...]] = {10**9 + 1: ("seed", "seeds"), "1e-3": ("name", "architecture")}
+_RIGHT: dict[object, tuple[str, ...]] = {
+    10**9 + 1: ("seed", "seeds"),
+    "1e-3": ("name", "architecture"),
+}
 
 
 def test_no_key_takes_what_nobody_means() -> None:
-    """Each of them, in the place of each value of a recipe that uses all keys, is refused and the key named."""
+    """Each of them, in the place of each value of a recipe that uses all keys, is refused and the
+    key named."""
     improved = find_recipe("improved").as_dict()
     keys = _keys(improved)
     assert len(keys) > 100
@@ -303,7 +417,9 @@ def test_no_key_takes_what_nobody_means() -> None:
         *parents, last = [int(part) if part.isdigit() else part for part in key.split(".")]
         words = [part for part in key.split(".") if not part.isdigit()]
         for wrong in _WRONG:
-            if words[-1] in _RIGHT.get(repr(wrong) if isinstance(wrong, list | dict) else wrong, ()):
+            if words[-1] in _RIGHT.get(
+                repr(wrong) if isinstance(wrong, list | dict) else wrong, ()
+            ):
                 continue
             raw = copy.deepcopy(improved)
             place: Any = raw
@@ -326,5 +442,7 @@ def test_what_is_not_a_recipe_is_refused_in_one_line(tmp_path: Path, text: str) 
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"'demoo': unknown; allowed: demo, improved, published, small"):
+    with pytest.raises(
+        ConfigError, match=r"'demoo': unknown; allowed: demo, improved, published, small"
+    ):
         find_recipe("demoo")

@@ -1,4 +1,5 @@
-"""The report stands alone, shows every section, escapes what it is given and says why something is missing."""
+"""The report stands alone, shows every section, escapes what it is given and says why something is
+missing."""
 
 import re
 from html.parser import HTMLParser
@@ -12,7 +13,17 @@ from trainer.report.report import write_report
 from trainer.tuning.bag import choose_bag
 from trainer.tuning.tune import tune
 
-SECTIONS = {"threshold", "blend", "species", "confusions", "learning", "metadata", "folds", "corpus", "timings"}
+SECTIONS = {
+    "threshold",
+    "blend",
+    "species",
+    "confusions",
+    "learning",
+    "metadata",
+    "folds",
+    "corpus",
+    "timings",
+}
 
 
 class Reader(HTMLParser):
@@ -42,7 +53,8 @@ class Reader(HTMLParser):
 
 
 def read(path: Path) -> tuple[str, Reader]:
-    text, reader = path.read_text(encoding="utf8"), Reader()
+    text = path.read_text(encoding="utf8")
+    reader = Reader()
     reader.feed(text)
     assert not reader.open
     return text, reader
@@ -63,7 +75,12 @@ def test_every_section_is_there(full: Path) -> None:
     _, reader = read(full)
     assert reader.anchors == SECTIONS
     assert {r for r in reader.references if r.startswith("#")} == {f"#{name}" for name in SECTIONS}
-    for words in ("Row-wise F1 on soundscapes", "Balanced accuracy", "Accuracy by place", "stripes-fold0-seed2"):
+    for words in (
+        "Row-wise F1 on soundscapes",
+        "Balanced accuracy",
+        "Accuracy by place",
+        "stripes-fold0-seed2",
+    ):
         assert words in reader.text
 
 

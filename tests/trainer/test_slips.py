@@ -1,4 +1,5 @@
-"""What a person's slip makes of a corpus, a run or a terminal: it is named, counted or refused, and nothing hangs."""
+"""What a person's slip makes of a corpus, a run or a terminal: it is named, counted or refused, and
+nothing hangs."""
 
 import os
 import shutil
@@ -38,7 +39,9 @@ def loop(path: Path) -> None:
 
 
 @pytest.mark.parametrize("odd", [pipe, endless, loop, Path.mkdir])
-def test_a_recording_that_is_no_file_is_counted_and_not_waited_for(odd: Callable[[Path], None], tmp_path: Path) -> None:
+def test_a_recording_that_is_no_file_is_counted_and_not_waited_for(
+    odd: Callable[[Path], None], tmp_path: Path
+) -> None:
     data = make_sounding_corpus(tmp_path / "corpus", 3, 1.0)
     path = data / "train_short_audio" / CODES[0] / "XC10.ogg"
     path.unlink()
@@ -55,7 +58,9 @@ def test_a_recipe_that_is_no_file_is_said(odd: Callable[[Path], None], tmp_path:
     odd(tmp_path / "mine.yaml")
     with pytest.raises(ConfigError, match=r"mine\.yaml: expected a recipe in YAML, found no file"):
         find_recipe(str(tmp_path / "mine.yaml"))
-    with pytest.raises(ConfigError, match=r"other\.yaml: expected a recipe in YAML, found nothing there"):
+    with pytest.raises(
+        ConfigError, match=r"other\.yaml: expected a recipe in YAML, found nothing there"
+    ):
         find_recipe(str(tmp_path / "other.yaml"))
 
 
@@ -79,11 +84,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
         ({"data": ["a"]}, "data: expected text"),
     ],
 )
-def test_how_a_run_began_is_read_strictly(finished: Run, changes: dict[str, Any], message: str) -> None:
+def test_how_a_run_began_is_read_strictly(
+    finished: Run, changes: dict[str, Any], message: str
+) -> None:
     path = finished.folder / "run.json"
     before = read_json(path)
     try:
-        write_json(path, {key: value for key, value in (before | changes).items() if value is not None})
+        write_json(
+            path, {key: value for key, value in (before | changes).items() if value is not None}
+        )
         with pytest.raises(BirdstationError, match=rf"run\.json: .*{message}"):
             Run.open(finished.folder)
     finally:
@@ -114,7 +123,9 @@ def test_a_terminal_that_knows_few_signs_gets_question_marks(tmp_path: Path) -> 
     data = make_sounding_corpus(tmp_path / "corpus", 2, 1.0)
     command = [sys.executable, "-m", "trainer", "check-data", "--data", str(data), "--jobs", "1"]
     found = os.environ | {"PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(command, env=found, capture_output=True, text=True, timeout=HANGS_S, check=False)
+    done = subprocess.run(
+        command, env=found, capture_output=True, text=True, timeout=HANGS_S, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "recordings readable" in done.stdout
     assert done.stdout.isascii()
@@ -125,7 +136,9 @@ def test_a_training_meanwhile_is_noticed(finished: Run, tmp_path: Path) -> None:
     run = Run.open(Path(shutil.copytree(finished.folder, tmp_path / "run")))
     run.require_unchanged()
     Run(run.folder).book.begin("tune")
-    with pytest.raises(CorpusError, match="was trained on while it was read; run the same command again"):
+    with pytest.raises(
+        CorpusError, match="was trained on while it was read; run the same command again"
+    ):
         run.require_unchanged()
 
 
@@ -141,7 +154,10 @@ def test_counts_that_were_edited_are_not_exported(finished: Run, tmp_path: Path)
     run = Run(Path(shutil.copytree(finished.folder, tmp_path / "run")))
     enter(run, "check-data")
     Run.open(run.folder)
-    write_json(run.folder / "check.json", read_json(run.folder / "check.json") | {"counts": {"recordings": 10**6}})
+    write_json(
+        run.folder / "check.json",
+        read_json(run.folder / "check.json") | {"counts": {"recordings": 10**6}},
+    )
     with pytest.raises(CorpusError, match=r"check\.json is damaged"):
         Run.open(run.folder)
     (run.folder / "check.json").unlink()

@@ -1,5 +1,5 @@
-"""Soundscapes are heard block by block: the same scores to the last bit, in memory that does not know their length;
-and what could not be read is said.
+"""Soundscapes are heard block by block: the same scores to the last bit, in memory that does not
+know their length; and what could not be read is said.
 """
 
 import csv
@@ -44,7 +44,8 @@ DAY_BLOCKS = 24 * 3600 * RATE_HZ // 256  # folded up by an AudioMoth
 
 
 class Crowd(nn.Module):
-    """A network each of whose scores hangs on all images that share its batch, and on how many these are."""
+    """A network each of whose scores hangs on all images that share its batch, and on how many
+    these are."""
 
     def __init__(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         super().__init__()
@@ -55,13 +56,17 @@ class Crowd(nn.Module):
         """Scores `(n, 3)`."""
         self._meanwhile()
         level = grey.mean(dim=(1, 2, 3)) / 100
-        return torch.stack([level, level - level.mean(), level * len(grey) / 64], dim=1) * self.weight
+        return (
+            torch.stack([level, level - level.mean(), level * len(grey) / 64], dim=1) * self.weight
+        )
 
 
 def noise(seconds: float, seed: int = 0) -> NDArray[np.int16]:
     """Noise whose colour changes, so that no two windows are alike."""
     random = np.random.default_rng(seed)
-    loud = np.repeat(random.uniform(50, 3000, int(seconds) + 2), RATE_HZ)[: round(seconds * RATE_HZ)]
+    loud = np.repeat(random.uniform(50, 3000, int(seconds) + 2), RATE_HZ)[
+        : round(seconds * RATE_HZ)
+    ]
     return np.asarray(np.clip(random.normal(0, 1, len(loud)) * loud, -32768, 32767), np.int16)
 
 
@@ -74,7 +79,9 @@ def fold(blocks: int) -> NDArray[np.int16]:
 
 def triggered(path: Path, before: float, blocks: int, behind: float) -> Path:
     """A recording with a gap in the middle."""
-    first = 12 + round(before * RATE_HZ / 256) * 256 + 244  # a block's end, counted from AudioMoth's own header
+    first = (
+        12 + round(before * RATE_HZ / 256) * 256 + 244
+    )  # a block's end, counted from AudioMoth's own header
     first -= (first - 12) % 256
     sound = [noise(before + 1)[:first], fold(blocks), noise(behind, 1)]
     soundfile.write(path, np.concatenate(sound), RATE_HZ)
@@ -91,14 +98,20 @@ def together(images: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
 
 
 def all_at_once(
-    path: Path, networks: Sequence[nn.Module], kinds: Sequence[str], paddings: Sequence[Padding], hop_s: float
+    path: Path,
+    networks: Sequence[nn.Module],
+    kinds: Sequence[str],
+    paddings: Sequence[Padding],
+    hop_s: float,
 ) -> tuple[list[tuple[int, int]], dict[Padding, Scores]]:
-    """The plain way: unpack the recording, cut it, make one array of all images of all paddings, score that."""
+    """The plain way: unpack the recording, cut it, make one array of all images of all paddings,
+    score that."""
     with Decoder(path, block_s=5) as decoder:
         pieces = list(decoder)
     windows: dict[Padding, list[Window]] = {}
     for padding in paddings:
-        cutter, found = WindowCutter(round(hop_s * RATE_HZ), padding), list[Window]()
+        cutter = WindowCutter(round(hop_s * RATE_HZ), padding)
+        found = list[Window]()
         for piece in pieces:
             if isinstance(piece, Gap):
                 found += cutter.close()
@@ -108,7 +121,9 @@ def all_at_once(
                 found += cutter.push(piece)
         windows[padding] = [*found, *cutter.close()]
     images = np.stack([window.input for found in windows.values() for window in found])
-    means = np.concatenate([kind_means(score_images(networks, part), kinds)[1] for part in together(images)], axis=1)
+    means = np.concatenate(
+        [kind_means(score_images(networks, part), kinds)[1] for part in together(images)], axis=1
+    )
     spans = [(window.start, window.samples) for window in windows[paddings[0]]]
     return spans, dict(zip(paddings, np.split(means, len(paddings), axis=1), strict=True))
 
@@ -131,9 +146,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     [(0.3, None), (5.0, None), (20.1, None), (36.5, None), (37.0, None), (36.6, 3.0), (9.0, 33.3)],
 )
 def test_the_same_scores_as_all_at_once(
-    finished: Run, tmp_path: Path, seconds: float, gap_behind: float | None, paddings: tuple[Padding, ...]
+    finished: Run,
+    tmp_path: Path,
+    seconds: float,
+    gap_behind: float | None,
+    paddings: tuple[Padding, ...],
 ) -> None:
-    """To the last bit: 64 windows are a batch, also across paddings, and the last bit hangs on how they are parted."""
+    """To the last bit: 64 windows are a batch, also across paddings, and the last bit hangs on how
+    they are parted."""
     path = tmp_path / "20240512_040000T.wav"
     if gap_behind is None:
         soundfile.write(path, noise(seconds), RATE_HZ)
@@ -151,14 +171,17 @@ def test_the_same_scores_as_all_at_once(
 
 
 def test_a_recording_in_which_nothing_was_above_the_trigger(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "20240512_040000T.wav", np.concatenate([noise(1)[:12], fold(75_000)]), RATE_HZ)
+    soundfile.write(
+        tmp_path / "20240512_040000T.wav", np.concatenate([noise(1)[:12], fold(75_000)]), RATE_HZ
+    )
     heard = hear(tmp_path / "20240512_040000T.wav", [Crowd()], ["crowd"], SPECIES, PADDINGS, 5.0)
     assert heard.windows == []
     assert [part.shape for part in heard.scores.values()] == [(1, 0, SPECIES)] * 3
 
 
 def test_what_is_lost_is_said_once_however_many_paddings(tmp_path: Path) -> None:
-    path, lost = tmp_path / "cut.wav", list[str]()
+    path = tmp_path / "cut.wav"
+    lost = list[str]()
     soundfile.write(path, noise(20), RATE_HZ)
     path.write_bytes(path.read_bytes()[: 44 + 2 * 12 * RATE_HZ])
     heard = hear(path, [Crowd()], ["crowd"], SPECIES, PADDINGS, 5.0, lost)
@@ -167,13 +190,21 @@ def test_what_is_lost_is_said_once_however_many_paddings(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("meanwhile", "reason"), [("replaced", "changed while it was read"), ("removed", "cannot be opened")]
+    ("meanwhile", "reason"),
+    [("replaced", "changed while it was read"), ("removed", "cannot be opened")],
 )
-def test_a_recording_that_changes_from_one_padding_to_the_next(tmp_path: Path, meanwhile: str, reason: str) -> None:
-    path, other = tmp_path / "a.wav", tmp_path / "b.wav"
+def test_a_recording_that_changes_from_one_padding_to_the_next(
+    tmp_path: Path, meanwhile: str, reason: str
+) -> None:
+    path = tmp_path / "a.wav"
+    other = tmp_path / "b.wav"
     soundfile.write(path, noise(40), RATE_HZ)
     soundfile.write(other, noise(39), RATE_HZ)
-    change = path.unlink if meanwhile == "removed" else lambda: shutil.copy(other, tmp_path / "c").replace(path)
+    change = (
+        path.unlink
+        if meanwhile == "removed"
+        else lambda: shutil.copy(other, tmp_path / "c").replace(path)
+    )
     network = Crowd(lambda: change() if path.exists() else None)
     with pytest.raises(RecordingError, match=rf"a\.wav: {reason}"):
         hear(path, [network], ["crowd"], SPECIES, PADDINGS, HOP_S)
@@ -202,7 +233,8 @@ def lengths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return _long(folder / "short.wav", 12), _long(folder / "long.wav", 36)
 
 
-SLACK = 2_000_000  # bytes; the images of the 24 minutes are 10 MB, in one array and windows 20, their sound 184
+# bytes; the images of the 24 minutes are 10 MB, in one array and windows 20, their sound 184
+SLACK = 2_000_000
 
 
 def test_memory_does_not_know_the_length(lengths: tuple[Path, Path]) -> None:
@@ -213,8 +245,12 @@ def test_memory_does_not_know_the_length(lengths: tuple[Path, Path]) -> None:
     assert long < short + SLACK
 
 
-def test_a_long_unlabelled_recording_is_read_as_far_as_its_crops(lengths: tuple[Path, Path]) -> None:
-    short, long = (_peak(lambda path=path: read_sound(path, crops_max_samples(2))) for path in lengths)  # type: ignore[misc]
+def test_a_long_unlabelled_recording_is_read_as_far_as_its_crops(
+    lengths: tuple[Path, Path],
+) -> None:
+    short, long = (
+        _peak(lambda path=path: read_sound(path, crops_max_samples(2))) for path in lengths
+    )  # type: ignore[misc]
     assert long < short + SLACK
 
 
@@ -222,7 +258,10 @@ def _labelled(data: Path, sound: Path, ends: Sequence[int]) -> Corpus:
     """A corpus with this soundscape alone, labelled in the rows that end at these seconds."""
     make_corpus(data, recordings=2, soundscapes=1)
     shutil.copy(sound, data / "train_soundscapes" / "0_SSW_20190610.ogg")
-    rows = ["row_id,site,audio_id,seconds,birds", *(f"0_SSW_{end},SSW,0,{end},amered" for end in ends)]
+    rows = [
+        "row_id,site,audio_id,seconds,birds",
+        *(f"0_SSW_{end},SSW,0,{end},amered" for end in ends),
+    ]
     (data / "train_soundscape_labels.csv").write_text("\n".join(rows) + "\n")
     return Corpus.read(data)
 
@@ -232,16 +271,23 @@ def test_of_a_long_soundscape_only_labelled_windows_are_kept(
 ) -> None:
     peaks = []
     for path, end in zip(lengths, (720, 2160), strict=True):
-        corpus, rows = _labelled(tmp_path / path.stem, path, [10, 200, end, end + 5]), tmp_path / f"{path.stem}.npz"
+        corpus = _labelled(tmp_path / path.stem, path, [10, 200, end, end + 5])
+        rows = tmp_path / f"{path.stem}.npz"
         peaks.append(_peak(lambda: make_row_images(rows, corpus, finished.recipe, "-", QUIET)))  # noqa: B023
         assert read_row_images(rows).at.tolist() == [0, 1, 2, -1]
     assert peaks[1] < peaks[0] + SLACK
 
 
-@pytest.mark.parametrize(("before", "behind"), [(4.0, None), (12.0, None), (13.0, None), (11.0, 3.0), (3.0, 8.0)])
-def test_labelled_windows_are_those_of_all(finished: Run, tmp_path: Path, before: float, behind: float | None) -> None:
-    """Also where the last one answers for a row that the recording only began, and behind a gap of 600 s."""
-    path, ends = tmp_path / "20240512_040000T.wav", [5, 10, 15, 605, 610, 615, 620]
+@pytest.mark.parametrize(
+    ("before", "behind"), [(4.0, None), (12.0, None), (13.0, None), (11.0, 3.0), (3.0, 8.0)]
+)
+def test_labelled_windows_are_those_of_all(
+    finished: Run, tmp_path: Path, before: float, behind: float | None
+) -> None:
+    """Also where the last one answers for a row that the recording only began, and behind a gap of
+    600 s."""
+    path = tmp_path / "20240512_040000T.wav"
+    ends = [5, 10, 15, 605, 610, 615, 620]
     if behind is None:
         soundfile.write(path, noise(before), RATE_HZ)
     else:
@@ -265,7 +311,9 @@ def test_row_images_of_soundscapes_that_cannot_be_read(finished: Run, tmp_path: 
     corpus = make_corpus(tmp_path / "data", recordings=2)
     for path in (tmp_path / "data" / "train_soundscapes").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(CorpusError, match=r"found none of 2: .*0_SSW_20190610\.ogg: empty file; .*1_SSW"):
+    with pytest.raises(
+        CorpusError, match=r"found none of 2: .*0_SSW_20190610\.ogg: empty file; .*1_SSW"
+    ):
         make_row_images(tmp_path / "rows.npz", corpus, finished.recipe, "-", QUIET)
     assert not (tmp_path / "rows.npz").exists()
 
@@ -287,7 +335,8 @@ def test_a_day_with_a_gap_in_the_middle(finished: Run, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_read_is_named(finished: Run, tmp_path: Path) -> None:
-    """Empty, a link to nowhere, a pipe, one that goes while others are heard; a folder with such a name is none."""
+    """Empty, a link to nowhere, a pipe, one that goes while others are heard; a folder with such a
+    name is none."""
     folder = tmp_path / "in"
     (folder / "d.wav").mkdir(parents=True)
     (folder / "a.wav").write_bytes(b"")
@@ -303,14 +352,22 @@ def test_what_cannot_be_read_is_named(finished: Run, tmp_path: Path) -> None:
 
     told = predict(Predictor(finished, "cpu"), folder, tmp_path / "out.csv", None, progress)
     assert (told.soundscapes, told.rows) == (2, 4)
-    reasons = ["a.wav: empty file", "b.wav: cannot be opened", "c.wav: not a regular file", "f.wav: cannot be opened"]
+    reasons = [
+        "a.wav: empty file",
+        "b.wav: cannot be opened",
+        "c.wav: not a regular file",
+        "f.wav: cannot be opened",
+    ]
     assert [line[len(f"{folder}/") :].split(": No such")[0] for line in told.unreadable] == reasons
     assert list(_rows(tmp_path / "out.csv")) == ["e_5", "e_10", "g_5", "g_10"]
 
 
 @pytest.mark.parametrize("count", [1, 7])
-def test_where_nothing_can_be_read_nothing_is_written(finished: Run, tmp_path: Path, count: int) -> None:
-    folder, out = tmp_path / "in", tmp_path / "out.csv"
+def test_where_nothing_can_be_read_nothing_is_written(
+    finished: Run, tmp_path: Path, count: int
+) -> None:
+    folder = tmp_path / "in"
+    out = tmp_path / "out.csv"
     folder.mkdir()
     for number in range(count):
         (folder / f"{number}.ogg").write_bytes(b"no sound")
@@ -324,10 +381,12 @@ def test_where_nothing_can_be_read_nothing_is_written(finished: Run, tmp_path: P
 
 def test_a_folder_that_may_not_be_read_is_one_line(finished: Run) -> None:
     """Root may read everything, so root looks as nobody here."""
-    predictor, user = Predictor(finished, "cpu"), os.geteuid()
+    predictor = Predictor(finished, "cpu")
+    user = os.geteuid()
     with tempfile.TemporaryDirectory() as name:  # pytest's are their owner's alone
         Path(name).chmod(0o777)
-        folder, out = Path(name, "in"), Path(name, "out.csv")
+        folder = Path(name, "in")
+        out = Path(name, "out.csv")
         folder.mkdir()
         soundfile.write(folder / "a.wav", noise(5), RATE_HZ)
         for mode in (0o000, 0o444):

@@ -1,4 +1,5 @@
-"""Switches on sound and labels, in training: each changes what it says; all off is as if they were not there."""
+"""Switches on sound and labels, in training: each changes what it says; all off is as if they were
+not there."""
 
 import dataclasses
 import hashlib
@@ -19,7 +20,15 @@ from trainer.corpus.folds import read_folds
 from trainer.corpus.recordings import Corpus
 from trainer.corpus.spectrograms import Spectrograms
 from trainer.pipeline.stages import Options, run_stages
-from trainer.recipe import Augment, FoldRecipe, MemberRecipe, OptimiserRecipe, Recipe, SamplingRecipe, find_recipe
+from trainer.recipe import (
+    Augment,
+    FoldRecipe,
+    MemberRecipe,
+    OptimiserRecipe,
+    Recipe,
+    SamplingRecipe,
+    find_recipe,
+)
 from trainer.run import CALLS, Run
 from trainer.training.calls import read_calls
 from trainer.training.dataset import crop_set
@@ -51,7 +60,12 @@ def options(data: Path, out: Path, asked: Recipe, nocall: Path | None) -> Option
     return Options(data, out, str(path), None, None, 1, "cpu", nocall=nocall)
 
 
-ALL_ON = recipe(dataclasses.replace(KIND, augment=dataclasses.replace(PLAIN, pink=0.3, nocall=0.3), clip_crops=2), True)
+ALL_ON = recipe(
+    dataclasses.replace(
+        KIND, augment=dataclasses.replace(PLAIN, pink=0.3, nocall=0.3), clip_crops=2
+    ),
+    True,
+)
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +83,12 @@ def nocall(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(data: Path, nocall: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """All switches on, from the command line's side: folds, spectrograms, backgrounds, calls, members."""
+    """All switches on, from the command line's side: folds, spectrograms, backgrounds, calls,
+    members."""
     out = tmp_path_factory.mktemp("run") / "run"
-    return run_stages(options(data, out, ALL_ON, nocall), ("folds", "spectrograms", "fit-cnn"), QUIET)
+    return run_stages(
+        options(data, out, ALL_ON, nocall), ("folds", "spectrograms", "fit-cnn"), QUIET
+    )
 
 
 def member(run: Run, data: Path, asked: Recipe) -> Member:
@@ -80,7 +97,9 @@ def member(run: Run, data: Path, asked: Recipe) -> Member:
     run.recipe = asked
     corpus = Corpus.read(data)
     folds = {p.recording: p.fold for p in read_folds(run.folder / "folds.csv")}
-    crops = crop_set(Spectrograms(run.folder / "spectrograms").entries, corpus.recordings, folds, corpus.taxonomy)
+    crops = crop_set(
+        Spectrograms(run.folder / "spectrograms").entries, corpus.recordings, folds, corpus.taxonomy
+    )
     return Member(run, Task(run.folder, asked.members[0], 0, 1, crops, "", "cpu", 1, None))
 
 
@@ -90,7 +109,9 @@ def trained(run: Run, data: Path, asked: Recipe) -> str:
     found.epoch()
     weights = found.network.state_dict()
     assert all(value.isfinite().all() for value in weights.values())
-    return hashlib.sha256(b"".join(value.numpy().tobytes() for value in weights.values())).hexdigest()
+    return hashlib.sha256(
+        b"".join(value.numpy().tobytes() for value in weights.values())
+    ).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +122,9 @@ def plain(run: Run, data: Path) -> str:
 def test_all_on_ends_with_members_and_is_done_then(run: Run, data: Path) -> None:
     assert [info.epochs for info in run.members()] == [1, 1]
     again = Console(record=True, width=200)
-    run_stages(options(data, run.folder, ALL_ON, None), ("spectrograms", "fit-cnn"), again)  # --nocall is remembered
+    run_stages(
+        options(data, run.folder, ALL_ON, None), ("spectrograms", "fit-cnn"), again
+    )  # --nocall is remembered
     assert again.export_text().count("done already") == 2
 
 
@@ -109,7 +132,9 @@ SWITCHES = {
     "pink": recipe(dataclasses.replace(KIND, augment=dataclasses.replace(PLAIN, pink=0.5))),
     "nocall": recipe(dataclasses.replace(KIND, augment=dataclasses.replace(PLAIN, nocall=0.5))),
     "nocall, other ratio": recipe(
-        dataclasses.replace(KIND, augment=dataclasses.replace(PLAIN, nocall=0.5, snr_db=(-3.0, 0.0)))
+        dataclasses.replace(
+            KIND, augment=dataclasses.replace(PLAIN, nocall=0.5, snr_db=(-3.0, 0.0))
+        )
     ),
     "clips": recipe(dataclasses.replace(KIND, clip_crops=3)),
     "standard": recipe(dataclasses.replace(KIND, normalise="standard")),
@@ -133,18 +158,25 @@ def test_all_off_is_as_if_they_were_not_there(
     for name in ("read_backgrounds", "read_calls"):
         monkeypatch.setattr(f"trainer.training.member.{name}", unwanted)
     assert trained(run, data, recipe()) == plain
-    assert trained(run, data, recipe(dataclasses.replace(KIND, clip_crops=1, normalise="none"))) == plain
+    assert (
+        trained(run, data, recipe(dataclasses.replace(KIND, clip_crops=1, normalise="none")))
+        == plain
+    )
 
 
 def test_clips_are_for_training_single_crops_for_validation(run: Run, data: Path) -> None:
-    found, shapes = member(run, data, SWITCHES["clips"]), []
-    found.network.register_forward_pre_hook(lambda net, args: shapes.append((net.training, args[0].shape[1])))
+    found = member(run, data, SWITCHES["clips"])
+    shapes = []
+    found.network.register_forward_pre_hook(
+        lambda net, args: shapes.append((net.training, args[0].shape[1]))
+    )
     found.epoch()
     assert set(shapes) == {(True, 3), (False, 1)}
 
 
 def test_labels_follow_the_calls(run: Run, data: Path) -> None:
-    found, calls = member(run, data, ALL_ON), read_calls(run.folder / CALLS)
+    found = member(run, data, ALL_ON)
+    calls = read_calls(run.folder / CALLS)
     rows = found.train.first[:, None] + torch.arange(2).numpy()
     batch = found._batch(found.train, torch.arange(len(rows)).numpy(), rows)
     primary = batch.target[torch.arange(len(rows)), torch.from_numpy(found.train.primary)]
@@ -152,21 +184,34 @@ def test_labels_follow_the_calls(run: Run, data: Path) -> None:
 
 
 def test_calls_without_backgrounds_are_refused_at_once(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^recipe tiny: labels\.call_probability is true: .*: --nocall DIR$"):
+    with pytest.raises(
+        ConfigError, match=r"^recipe tiny: labels\.call_probability is true: .*: --nocall DIR$"
+    ):
         run_stages(options(data, tmp_path / "run", ALL_ON, None), ("spectrograms",), QUIET)
-    assert not (tmp_path / "run").exists()  # and no recipe is pinned: the next try may be another one
+    assert not (
+        tmp_path / "run"
+    ).exists()  # and no recipe is pinned: the next try may be another one
     with pytest.raises(ConfigError, match="no sound file in it"):
-        run_stages(options(data, tmp_path / "none", ALL_ON, tmp_path / "nowhere"), ("spectrograms",), QUIET)
+        run_stages(
+            options(data, tmp_path / "none", ALL_ON, tmp_path / "nowhere"), ("spectrograms",), QUIET
+        )
 
 
 def test_pink_noise_stands_in_for_backgrounds_and_it_is_said(data: Path, tmp_path: Path) -> None:
     console = Console(record=True, width=200)
-    run = run_stages(options(data, tmp_path / "run", SWITCHES["nocall"], None), ("spectrograms",), console)
-    assert "augment of only mixes backgrounds; without --nocall DIR pink noise stands in" in console.export_text()
+    run = run_stages(
+        options(data, tmp_path / "run", SWITCHES["nocall"], None), ("spectrograms",), console
+    )
+    assert (
+        "augment of only mixes backgrounds; without --nocall DIR pink noise stands in"
+        in console.export_text()
+    )
     assert read_backgrounds(run.folder / BACKGROUNDS).real == 0
 
 
-def test_backgrounds_given_and_not_wanted_are_not_used(data: Path, nocall: Path, tmp_path: Path) -> None:
+def test_backgrounds_given_and_not_wanted_are_not_used(
+    data: Path, nocall: Path, tmp_path: Path
+) -> None:
     console = Console(record=True, width=200)
     run = run_stages(options(data, tmp_path / "run", recipe(), nocall), ("spectrograms",), console)
     assert "--nocall is not used: recipe tiny mixes no backgrounds" in console.export_text()
@@ -185,7 +230,8 @@ def test_other_backgrounds_are_another_training(run: Run, nocall: Path, tmp_path
 def test_backgrounds_that_are_gone_are_asked_for_and_not_replaced(
     run: Run, data: Path, tmp_path: Path, lost: str
 ) -> None:
-    """By pink noise, that is: a start with another folder that was killed leaves the file of the one before."""
+    """By pink noise, that is: a start with another folder that was killed leaves the file of the
+    one before."""
     copied = Run(Path(shutil.copytree(run.folder, tmp_path / "run")))
     if lost == "the file":
         (copied.folder / BACKGROUNDS).unlink()
@@ -195,7 +241,9 @@ def test_backgrounds_that_are_gone_are_asked_for_and_not_replaced(
         run_stages(options(data, copied.folder, ALL_ON, None), ("spectrograms",), QUIET)
 
 
-def test_a_lost_book_takes_the_backgrounds_that_are_there(run: Run, data: Path, tmp_path: Path) -> None:
+def test_a_lost_book_takes_the_backgrounds_that_are_there(
+    run: Run, data: Path, tmp_path: Path
+) -> None:
     copied = Run(Path(shutil.copytree(run.folder, tmp_path / "run")))
     (copied.folder / "stages.json").unlink()
     run_stages(options(data, copied.folder, ALL_ON, None), ("folds", "spectrograms"), QUIET)
@@ -205,4 +253,8 @@ def test_a_lost_book_takes_the_backgrounds_that_are_there(run: Run, data: Path, 
 def test_clips_want_feature_maps(data: Path, tmp_path: Path) -> None:
     asked = recipe(dataclasses.replace(KIND, architecture="test_vit", clip_crops=2))
     with pytest.raises(ConfigError, match="'test_vit': gives no feature maps"):
-        run_stages(options(data, tmp_path / "vit", asked, None), ("folds", "spectrograms", "fit-cnn"), QUIET)
+        run_stages(
+            options(data, tmp_path / "vit", asked, None),
+            ("folds", "spectrograms", "fit-cnn"),
+            QUIET,
+        )

@@ -1,4 +1,5 @@
-"""Tracking: what MLflow says of a run is what the run says, however often it is sent; a dead server stops nothing."""
+"""Tracking: what MLflow says of a run is what the run says, however often it is sent; a dead server
+stops nothing."""
 
 import dataclasses
 import io
@@ -48,7 +49,9 @@ def options(data: Path, out: Path) -> Options:
 def train(asked: Options, patch: pytest.MonkeyPatch) -> tuple[Run, str]:
     """Trained in this process; the run, and what was said."""
     patch.setattr(fit, "_train_all", fit_here)
-    patch.setattr(tracking, "LAST_S", HANGS_S)  # a busy machine takes longer than a person would wait
+    patch.setattr(
+        tracking, "LAST_S", HANGS_S
+    )  # a busy machine takes longer than a person would wait
     said = io.StringIO()
     run = run_stages(asked, STAGES, Console(file=said, width=1000))
     return run, said.getvalue()
@@ -72,7 +75,9 @@ def only_run(run: Run):  # type: ignore[no-untyped-def]
 
 
 def points(run: Run, key: str) -> list[tuple[int, float]]:
-    return [(m.step, m.value) for m in client(run).get_metric_history(only_run(run).info.run_id, key)]
+    return [
+        (m.step, m.value) for m in client(run).get_metric_history(only_run(run).info.run_id, key)
+    ]
 
 
 def curves(run: Run) -> dict[str, list[tuple[int, float]]]:
@@ -98,7 +103,9 @@ def test_the_folder_has_the_recipe_the_curves_and_the_figures(tracked: Run) -> N
     assert {path.name for path in (tracked.folder / "tracking").iterdir()} == {"mlflow.db"}
 
 
-def test_a_second_time_adds_nothing(data: Path, tracked: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_time_adds_nothing(
+    data: Path, tracked: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = only_run(tracked)
     train(options(data, tracked.folder), monkeypatch)
     after = only_run(tracked)
@@ -107,15 +114,20 @@ def test_a_second_time_adds_nothing(data: Path, tracked: Run, monkeypatch: pytes
     assert len(points(tracked, "oof/balanced_accuracy")) == 1
 
 
-def test_epochs_are_added_as_they_come_and_the_report_at_the_end(tracked: Run, tmp_path: Path) -> None:
+def test_epochs_are_added_as_they_come_and_the_report_at_the_end(
+    tracked: Run, tmp_path: Path
+) -> None:
     """A run half trained, as the parent sees it at some epoch; then whole, with later stages."""
     run = half_trained(tracked, tmp_path / "half")
-    name, history = run.wanted()[0], tracked.member_folder(run.wanted()[0]) / "history.csv"
+    name = run.wanted()[0]
+    history = tracked.member_folder(run.wanted()[0]) / "history.csv"
     copy = tracking.Copy(run, "inputs")
     copy.update()
     assert [step for step, _ in points(run, f"{name}/train_loss")] == [1]
     (run.member_folder(name) / "history.csv").write_bytes(history.read_bytes())
-    (run.folder / "tune.json").write_text(json.dumps({"scores": {"f1": 0.5, "rows": 3, "why": "text", "no": None}}))
+    (run.folder / "tune.json").write_text(
+        json.dumps({"scores": {"f1": 0.5, "rows": 3, "why": "text", "no": None}})
+    )
     (run.folder / "report.html").write_text("<p>first")
     run.book.finish("report", {}, Result(("report.html",), "-"), {}, 1.0)
     copy.update()
@@ -128,14 +140,17 @@ def test_epochs_are_added_as_they_come_and_the_report_at_the_end(tracked: Run, t
     assert [a.path for a in artifacts] == ["report.html"]
     (run.folder / "report.html").write_text("<p>second")
     copy.update()
-    assert (run.folder / "tracking/artifacts" / found.info.run_id / "artifacts/report.html").read_text() == "<p>second"
+    assert (
+        run.folder / "tracking/artifacts" / found.info.run_id / "artifacts/report.html"
+    ).read_text() == "<p>second"
 
 
 def half_trained(tracked: Run, folder: Path) -> Run:
     folder.mkdir()
     for name in ("recipe.yaml", "run.json", "taxonomy.csv"):
         (folder / name).write_bytes((tracked.folder / name).read_bytes())
-    run, name = Run(folder), tracked.wanted()[0]
+    run = Run(folder)
+    name = tracked.wanted()[0]
     run.member_folder(name).mkdir(parents=True)
     lines = (tracked.member_folder(name) / "history.csv").read_text().splitlines(keepends=True)
     (run.member_folder(name) / "history.csv").write_text("".join(lines[:2]))
@@ -150,7 +165,9 @@ def test_members_of_other_data_are_another_experiment(tracked: Run, tmp_path: Pa
     assert tracking.Copy(run, "inputs").id != tracking.Copy(run, "others").id
 
 
-def test_a_dead_server_costs_one_line(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_server_costs_one_line(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # nobody listens there
         monkeypatch.setenv(tracking.SERVER, f"http://127.0.0.1:{closed.getsockname()[1]}")
@@ -168,7 +185,8 @@ def test_a_server_that_never_answers_is_not_waited_for(
     monkeypatch.setattr(tracking, "LAST_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv(tracking.SERVER, f"http://127.0.0.1:{silent.getsockname()[1]}")
-        run, begin = half_trained(tracked, tmp_path / "run"), time.monotonic()
+        run = half_trained(tracked, tmp_path / "run")
+        begin = time.monotonic()
         with tracking.tracking(run, True, Console(quiet=True)) as note:
             note("inputs")
             connection, _ = silent.accept()
@@ -186,9 +204,12 @@ def test_without_mlflow_it_says_so(tracked: Run, monkeypatch: pytest.MonkeyPatch
         note("inputs")
     assert (
         said.getvalue()
-        == "tracking is off: mlflow is not installed; pip install '.[track]' in the checkout brings it\n"
+        == "tracking is off: mlflow is not installed; pip install '.[track]' in the checkout "
+        "brings it\n"
     )
     monkeypatch.delenv(tracking.SERVER, raising=False)
-    with tracking.tracking(tracked, None, Console(file=said, width=200)) as note:  # nobody asked for it
+    with tracking.tracking(
+        tracked, None, Console(file=said, width=200)
+    ) as note:  # nobody asked for it
         note("inputs")
     assert said.getvalue().count("\n") == 1

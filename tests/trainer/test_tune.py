@@ -1,4 +1,5 @@
-"""Thresholds, blends and paddings: the sweep finds the best, counts as the contract does, and says what it is worth."""
+"""Thresholds, blends and paddings: the sweep finds the best, counts as the contract does, and says
+what it is worth."""
 
 import json
 from pathlib import Path
@@ -30,7 +31,9 @@ THRESHOLDS = sweep.thresholds_of(0.05, 0.95, 0.05)
 
 
 def rows_of(labels: list[str], per_recording: int = 3) -> Rows:
-    labelled = [(f"r{i}", f"rec{i // per_recording}", labels_of(text)) for i, text in enumerate(labels)]
+    labelled = [
+        (f"r{i}", f"rec{i // per_recording}", labels_of(text)) for i, text in enumerate(labels)
+    ]
     return Rows.of(labelled, TAXONOMY)
 
 
@@ -53,7 +56,9 @@ def test_all_thresholds_at_once_are_the_contracts_score(seed: int) -> None:
             for n, row in enumerate(rows.ids)
         }
         assert found == rows.found(scores, float(threshold), CODES)
-        assert f1s[:, k].mean() == pytest.approx(score_rows(truth, found, sweep.recording_of(rows)).f1)
+        assert f1s[:, k].mean() == pytest.approx(
+            score_rows(truth, found, sweep.recording_of(rows)).f1
+        )
 
 
 def test_micro_f1_by_hand() -> None:
@@ -84,13 +89,18 @@ def test_curve_at_its_end() -> None:
 
 
 def test_the_better_blend_wins_and_ties_go_to_the_first() -> None:
-    """The prior knows which of two species that sound alike lives here: a blend that listens to it must win."""
+    """The prior knows which of two species that sound alike lives here: a blend that listens to it
+    must win."""
     rows = rows_of(["amered", "nocall"] * 10)
     heard = np.where(rows.calls.reshape(-1, 1), [0.7, 0.72, 0.1], 0.1).astype(np.float32)
     prior = np.tile(np.array([0.9, 0.0, 0.1], np.float32), (20, 1))
     blends = [Blend(prior_weight=0.0), Blend(prior_weight=0.5), Blend("logit", 0.5)]
     candidates = [
-        Candidate("context", b, sweep.row_f1s(rows, sweep.count(rows, blend_scores(heard, prior, b), THRESHOLDS)))
+        Candidate(
+            "context",
+            b,
+            sweep.row_f1s(rows, sweep.count(rows, blend_scores(heard, prior, b), THRESHOLDS)),
+        )
         for b in blends
     ]
     choice = sweep.choose(candidates, rows.recordings)
@@ -99,11 +109,16 @@ def test_the_better_blend_wins_and_ties_go_to_the_first() -> None:
     assert sweep.choose([candidates[0]] * 3, rows.recordings).candidate == 0
 
 
-@pytest.mark.parametrize(("better", "chosen"), [([0.3, 0, 0, 0, 0, 0], 0), ([0.1, 0.12, 0.08, 0.1, 0.1, 0.1], 1)])
+@pytest.mark.parametrize(
+    ("better", "chosen"), [([0.3, 0, 0, 0, 0, 0], 0), ([0.1, 0.12, 0.08, 0.1, 0.1, 0.1], 1)]
+)
 def test_one_lucky_recording_does_not_decide(better: list[float], chosen: int) -> None:
     plain = np.full((18, 19), 0.5)
     other = plain + np.repeat(better, 3)[:, None]
-    candidates = [Candidate("context", Blend(), plain), Candidate("context", Blend("logit", 0.5), other)]
+    candidates = [
+        Candidate("context", Blend(), plain),
+        Candidate("context", Blend("logit", 0.5), other),
+    ]
     recordings = [f"rec{i // 3}" for i in range(18)]
     assert sweep.choose(candidates, recordings).candidate == chosen
 
@@ -122,8 +137,15 @@ def test_windows_are_the_stations(tmp_path: Path) -> None:
         windows = list(windows_of(tmp_path / "a.wav", padding, 5))
         cutter = WindowCutter(WINDOW_SAMPLES, padding)
         expected = cutter.push(sound) + cutter.close()
-        assert [w.start // RATE_HZ for w in windows] == [0, 5, 7]  # the last one ends with the sound
-        assert all(np.array_equal(mine.input, other.input) for mine, other in zip(windows, expected, strict=True))
+        assert [w.start // RATE_HZ for w in windows] == [
+            0,
+            5,
+            7,
+        ]  # the last one ends with the sound
+        assert all(
+            np.array_equal(mine.input, other.input)
+            for mine, other in zip(windows, expected, strict=True)
+        )
 
 
 def test_other_rates_are_resampled_and_channels_averaged(tmp_path: Path) -> None:
@@ -148,10 +170,15 @@ def test_tune_on_soundscapes(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     fit_metadata(run, corpus, make_rasters(tmp_path / "rasters"))
     choose_bag(run)
     tune(run, corpus)
-    tuning, search = run.tuning(), json.loads((run.folder / "sweep.json").read_text(encoding="utf8"))["search"]
+    tuning = run.tuning()
+    search = json.loads((run.folder / "sweep.json").read_text(encoding="utf8"))["search"]
     assert "row F1" in capsys.readouterr().out
     assert tuning.scores["basis"] == "soundscapes"
-    assert (tuning.scores["rows"], tuning.scores["recordings"], tuning.scores["rows_without_prior"]) == (6, 2, 0)
+    assert (
+        tuning.scores["rows"],
+        tuning.scores["recordings"],
+        tuning.scores["rows_without_prior"],
+    ) == (6, 2, 0)
     assert len(search) == 2 * 3
     assert tuning.scores["blended"]["f1_all_nocall"] == pytest.approx(1 / 3, abs=1e-4)
     scored = score_soundscapes(run, corpus, run.bag())
@@ -162,9 +189,13 @@ def test_tune_on_soundscapes(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert again == pytest.approx(tuning.scores["blended"]["f1"], abs=1e-4)
 
 
-def test_unreadable_soundscapes_are_counted_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_soundscapes_are_counted_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     corpus = make_corpus(tmp_path / "data")
-    (tmp_path / "data" / "train_soundscapes" / "1_SSW_20190610.ogg").write_bytes(b"OggS" + bytes(500))
+    (tmp_path / "data" / "train_soundscapes" / "1_SSW_20190610.ogg").write_bytes(
+        b"OggS" + bytes(500)
+    )
     run = make_run(tmp_path / "run", corpus)
     choose_bag(run)
     tune(run, corpus)
@@ -183,13 +214,17 @@ def test_where_no_soundscape_can_be_read_nothing_is_tuned(tmp_path: Path) -> Non
     (folder / "1_SSW_20190610.ogg").unlink()  # after the corpus was read
     run = make_run(tmp_path / "run", corpus)
     choose_bag(run)
-    with pytest.raises(CorpusError, match=r"found none of 2: .*0_SSW.*: empty file; .*1_SSW.*: cannot be") as told:
+    with pytest.raises(
+        CorpusError, match=r"found none of 2: .*0_SSW.*: empty file; .*1_SSW.*: cannot be"
+    ) as told:
         tune(run, corpus)
     assert "\n" not in str(told.value)
     assert not (run.folder / "tune.json").exists()
 
 
-def test_labelled_soundscapes_that_are_not_there_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_labelled_soundscapes_that_are_not_there_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     make_corpus(tmp_path / "data")
     for path in (tmp_path / "data" / "train_soundscapes").iterdir():
         path.unlink()
@@ -197,7 +232,10 @@ def test_labelled_soundscapes_that_are_not_there_are_said(tmp_path: Path, capsys
     run = make_run(tmp_path / "run", corpus)
     choose_bag(run)
     tune(run, corpus)
-    assert "tune: not heard: 2 labelled soundscapes are not there, such as 0_SSW" in capsys.readouterr().out
+    assert (
+        "tune: not heard: 2 labelled soundscapes are not there, such as 0_SSW"
+        in capsys.readouterr().out
+    )
     assert run.tuning().scores["basis"] == "out_of_fold_crops"
 
 
@@ -215,15 +253,19 @@ def test_without_soundscapes_the_crops_decide(
     assert "no labelled soundscapes" in capsys.readouterr().out
     assert tuning.scores["basis"] == "out_of_fold_crops"
     assert tuning.blend == Blend(prior_weight=0.14 if with_prior else 0.0)
-    assert 0.4 <= tuning.thresholds.acoustic <= 0.5  # the others stay below 0.4, the right ones above 0.5
+    assert (
+        0.4 <= tuning.thresholds.acoustic <= 0.5
+    )  # the others stay below 0.4, the right ones above 0.5
     assert tuning.scores["acoustic"]["f1"] == 1.0
 
 
 def test_a_steady_threshold_keeps_off_the_edge() -> None:
-    """Flat from 2 to 8 but for noise of single recordings; the lucky peak lies at 8, beyond it is the cliff."""
+    """Flat from 2 to 8 but for noise of single recordings; the lucky peak lies at 8, beyond it is
+    the cliff."""
     curve = np.array([0.3, 0.6, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.81, 0.5, 0.3])
     noise = np.random.default_rng(0).normal(0, 0.05, (10, len(curve)))
-    sums, rows = 12 * (curve + noise - noise.mean(axis=0)), np.full(10, 12)
+    sums = 12 * (curve + noise - noise.mean(axis=0))
+    rows = np.full(10, 12)
     assert 4 <= sweep.steady_threshold(sums, rows) <= 6
     only = sweep.steady_threshold(12 * curve[None, :], np.array([12]))
     assert curve[only] >= 0.8
@@ -231,7 +273,9 @@ def test_a_steady_threshold_keeps_off_the_edge() -> None:
 
 def test_the_recipes_order_decides_between_equals() -> None:
     f1s = np.tile(np.array([0.2, 0.9, 0.2]), (4, 1))
-    listed = [Candidate("context", blend, f1s) for blend in (Blend("logit", 0.5), Blend("mean", 0.14))]
+    listed = [
+        Candidate("context", blend, f1s) for blend in (Blend("logit", 0.5), Blend("mean", 0.14))
+    ]
     assert sweep.choose(listed, list("aabb")).candidate == 0
     worse = Candidate("context", Blend("mean", 0.28), f1s - 0.1)
     assert sweep.choose([worse, *listed], list("aabb")).candidate == 1
@@ -251,13 +295,18 @@ def test_a_declared_length_is_not_believed(tmp_path: Path) -> None:
 
 
 def test_windows_behind_a_gap_count_it(tmp_path: Path) -> None:
-    """Ten minutes that an AudioMoth folded up: no window spans them, and rows have their own time."""
+    """Ten minutes that an AudioMoth folded up: no window spans them, and rows have their own
+    time."""
     sound = np.random.default_rng(0).integers(-3_000, 3_000, 10 * RATE_HZ + 20, dtype=np.int16)
     block = np.zeros(256, np.int16)
     block[:32] = [1 if 75_000 >> bit & 1 else -1 for bit in range(32)]
     first = 12 + 624 * 256 + 244  # a block's end, counted from AudioMoth's own header
     first -= (first - 12) % 256
-    soundfile.write(tmp_path / "20240512_040000T.wav", np.concatenate([sound[:first], block, sound[first:]]), RATE_HZ)
+    soundfile.write(
+        tmp_path / "20240512_040000T.wav",
+        np.concatenate([sound[:first], block, sound[first:]]),
+        RATE_HZ,
+    )
     for padding in PADDINGS:
         found = list(windows_of(tmp_path / "20240512_040000T.wav", padding, 5))
         starts = [w.start for w in found]

@@ -1,4 +1,5 @@
-"""A model that learned nothing, or hears no birds, is said loudly: in the stages, the report and the export."""
+"""A model that learned nothing, or hears no birds, is said loudly: in the stages, the report and
+the export."""
 
 import io
 import subprocess
@@ -24,7 +25,8 @@ CODES = ("a", "b", "c", "d")
 
 
 def table(recordings: int, right: float, seed: int = 1) -> CropTable:
-    """Two crops of each recording, `recordings` per species; a share of `right` is found, the rest guessed."""
+    """Two crops of each recording, `recordings` per species; a share of `right` is found, the rest
+    guessed."""
     rng = np.random.default_rng(seed)
     label = np.repeat(np.arange(4), 2 * recordings)
     scores = rng.uniform(0, 0.4, (len(label), 4)).astype(np.float32)
@@ -56,7 +58,9 @@ def test_guessing_is_told_from_knowing(right: float, learned: bool) -> None:
 def test_a_species_without_crops_is_not_guessed_at() -> None:
     crops = table(8, 0.5)
     wider = replace(
-        crops, scores=np.pad(crops.scores, ((0, 0), (0, 1))), ignored=np.pad(crops.ignored, ((0, 0), (0, 1)))
+        crops,
+        scores=np.pad(crops.scores, ((0, 0), (0, 1))),
+        ignored=np.pad(crops.ignored, ((0, 0), (0, 1))),
     )
     assert guessing(wider, score_crops(wider, (*CODES, "e")))["guessing"] == 0.25
 
@@ -115,8 +119,19 @@ def test_networks_that_are_never_sure_are_named(finished: Run) -> None:
 def test_export_warns_and_says_what_comes_next(finished: Run, tmp_path: Path) -> None:
     set_figures(finished, 0.34, 0.8)
     finish(finished)
-    command = [sys.executable, "-m", "export", "onnx", "--run", finished.folder, "--out", tmp_path / "my bundle"]
-    done = subprocess.run([*command, "--per-kind", "1", "--no-half"], capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "export",
+        "onnx",
+        "--run",
+        finished.folder,
+        "--out",
+        tmp_path / "my bundle",
+    ]
+    done = subprocess.run(
+        [*command, "--per-kind", "1", "--no-half"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "warning: this model has learned nothing" in done.stderr
     assert f"in station.yaml, bundle: {tmp_path / 'my bundle'}" in done.stderr

@@ -1,4 +1,5 @@
-"""A run equals one made from scratch of what lies there now, whatever came over corpus, rasters, recipe and run."""
+"""A run equals one made from scratch of what lies there now, whatever came over corpus, rasters,
+recipe and run."""
 
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from tests.helpers.trainer_walk import here
 
 pytestmark = pytest.mark.slow
 
-SEED, STEPS = 3, 6
+SEED = 3
+STEPS = 6
 
 
 def test_a_run_is_of_what_lies_there_now(tmp_path: Path) -> None:

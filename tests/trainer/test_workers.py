@@ -34,13 +34,23 @@ def blocked() -> bool:
 @pytest.mark.parametrize(
     ("number", "kind", "said"),
     [
-        (signal.SIGBUS, OSError, r"SIGBUS\): the disk is full, or fails; make room and run the same command again"),
-        (signal.SIGKILL, CorpusError, "lack of memory; with fewer --jobs, run the same command again"),
+        (
+            signal.SIGBUS,
+            OSError,
+            r"SIGBUS\): the disk is full, or fails; make room and run the same command again",
+        ),
+        (
+            signal.SIGKILL,
+            CorpusError,
+            "lack of memory; with fewer --jobs, run the same command again",
+        ),
         (signal.SIGABRT, CorpusError, "ended by SIGABRT; run the same command again"),
         (signal.SIGTERM, CorpusError, "ended before its work was done; run the same command again"),
     ],
 )
-def test_the_end_of_a_worker_is_told_by_its_signal(number: int, kind: type[Exception], said: str) -> None:
+def test_the_end_of_a_worker_is_told_by_its_signal(
+    number: int, kind: type[Exception], said: str
+) -> None:
     with pytest.raises(kind, match=said) as told, worker_pool(2) as pool:
         pool.submit(end, number).result()
     assert not isinstance(told.value, OSError) or told.value.errno == errno.ENOSPC
@@ -54,7 +64,10 @@ def test_one_that_leaves_is_told() -> None:
 def test_its_errors_of_the_disk_name_the_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     path = tmp_path / "file" / "a.json"
-    with pytest.raises(OSError, match="cannot be written: File exists") as told, worker_pool(1) as pool:
+    with (
+        pytest.raises(OSError, match="cannot be written: File exists") as told,
+        worker_pool(1) as pool,
+    ):
         pool.submit(write, path).result()
     assert (told.value.errno, told.value.filename) == (errno.EEXIST, str(path.parent))
 

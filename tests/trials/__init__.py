@@ -1,11 +1,13 @@
-"""What is run by hand: it takes long, or wants root, a sound card, another architecture. See docs/verification.md."""
+"""What is run by hand: it takes long, or wants root, a sound card, another architecture. See
+docs/verification.md."""
 
 import argparse
 import math
 
 
 def above_zero(text: str) -> float:
-    """An argument that is a number above 0, whole where it is written so. Raises ArgumentTypeError."""
+    """An argument that is a number above 0, whole where it is written so. Raises
+    ArgumentTypeError."""
     try:
         found = int(text) if text.isdecimal() else float(text)
     except ValueError:

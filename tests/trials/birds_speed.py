@@ -1,12 +1,15 @@
-"""What an adopted BirdNET costs, beside LiteRT, the leanest loop and BirdNET-Analyzer, in one run of rounds in turn.
+"""What an adopted BirdNET costs, beside LiteRT, the leanest loop and BirdNET-Analyzer, in one run
+of rounds in turn.
 
-    python -m tests.trials.birds_speed BUNDLE SOUND --litert PYTHON MODEL.tflite [--regional BUNDLE] [--analyzer PYTHON]
+    python -m tests.trials.birds_speed BUNDLE SOUND --litert PYTHON MODEL.tflite \\
+      [--regional BUNDLE] [--analyzer PYTHON]
         [--windows 64] [--network-only]
 
-CPU seconds, one thread, the same sound for all. BUNDLE is what `python -m export adopt` made, SOUND a folder of
-recordings, PYTHON one where ai-edge-litert, soundfile and soxr are installed, MODEL the network as BirdNET publishes
-it. First the network alone, per stretch of 3 s; then an hour of 32-kHz Ogg from end to end: decoding, resampling,
-network, prior and record, at a hop of 5 s (1,440 stretches).
+CPU seconds, one thread, the same sound for all. BUNDLE is what `python -m export adopt` made, SOUND
+a folder of recordings, PYTHON one where ai-edge-litert, soundfile and soxr are installed, MODEL the
+network as BirdNET publishes it. First the network alone, per stretch of 3 s; then an hour of 32-kHz
+Ogg from end to end: decoding, resampling, network, prior and record, at a hop of 5 s (1,440
+stretches).
 """
 
 import argparse
@@ -81,8 +84,11 @@ def sound_of(folder: Path) -> NDArray[np.float32]:
 
 
 def stretches_of(windows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Windows `(n, 160000)` at 32 kHz as LiteRT takes them: stretches `(2n, 144000)` from 0 and 2 s at 48 kHz."""
-    wide = np.stack([soxr.resample(window, RATE_HZ, 48_000) for window in windows]).astype(np.float32)
+    """Windows `(n, 160000)` at 32 kHz as LiteRT takes them: stretches `(2n, 144000)` from 0 and 2 s
+    at 48 kHz."""
+    wide = np.stack([soxr.resample(window, RATE_HZ, 48_000) for window in windows]).astype(
+        np.float32
+    )
     return np.concatenate([wide[:, :144_000], wide[:, 96_000:]])
 
 
@@ -90,7 +96,9 @@ def _table(title: str, costs: dict[str, list[float]], unit: str, scale: float, b
     print(f"\n{title}\n\n| | {unit} | × {base} |\n|---|---|---|")
     for name, found in costs.items():
         median = float(np.median(found)) * scale
-        print(f"| {name} | {median:.4g} | {'1' if name == base else Ratio.of(found, costs[base])} |")
+        print(
+            f"| {name} | {median:.4g} | {'1' if name == base else Ratio.of(found, costs[base])} |"
+        )
 
 
 def network_alone(arguments: argparse.Namespace, windows: NDArray[np.float32], work: Path) -> None:
@@ -104,13 +112,18 @@ def network_alone(arguments: argparse.Namespace, windows: NDArray[np.float32], w
         if bundle is None:
             continue
         eight = any(member.int8 for member in read_bundle(bundle).manifest.members)
-        kinds = [("onnxruntime", "fp32"), *(("openvino", one) for one in (*precisions, *(["int8"] if eight else [])))]
+        kinds = [
+            ("onnxruntime", "fp32"),
+            *(("openvino", one) for one in (*precisions, *(["int8"] if eight else []))),
+        ]
         for runtime, precision in kinds:
             windows_file = str(work / "windows.npy")
             one = Contender(sys.executable, "engine", runtime, precision, str(bundle), windows_file)
             contenders[f"{runtime} {precision}, {name}"] = one
     if (PROJECT / "edge" / "speech").is_dir():
-        contenders["speech detector"] = Contender(sys.executable, "speech", str(work / "windows.npy"))
+        contenders["speech detector"] = Contender(
+            sys.executable, "speech", str(work / "windows.npy")
+        )
     costs = interleaved({name: one.cost for name, one in contenders.items()})
     title = f"Network alone, CPU ms per stretch of 3 s ({len(windows)} windows of 5 s)"
     _table(title, costs, "CPU ms", 1000 / (2 * len(windows)), "LiteRT")
@@ -120,7 +133,9 @@ def _children_s(work: Callable[[], object]) -> float:
     before = os.times()
     work()
     after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
+    return (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
 
 
 def _replay(bundle: Path, engine: str, hour: Path, place: str) -> float:
@@ -133,16 +148,43 @@ def _replay(bundle: Path, engine: str, hour: Path, place: str) -> float:
             f"runtime: {{engine: {engine}, threads: 1}}\n"
         )
         if engine == "auto":
-            (state / "tuned.json").write_bytes((bundle.parent / f"{bundle.name}.tuned" / "tuned.json").read_bytes())
-        command = [sys.executable, "-m", "edge", "replay", str(hour), "--config", str(config), "--jobs", "1"]
-        return _children_s(lambda: subprocess.run(command, check=True, capture_output=True, cwd=PROJECT))
+            (state / "tuned.json").write_bytes(
+                (bundle.parent / f"{bundle.name}.tuned" / "tuned.json").read_bytes()
+            )
+        command = [
+            sys.executable,
+            "-m",
+            "edge",
+            "replay",
+            str(hour),
+            "--config",
+            str(config),
+            "--jobs",
+            "1",
+        ]
+        return _children_s(
+            lambda: subprocess.run(command, check=True, capture_output=True, cwd=PROJECT)
+        )
 
 
 def _analyzer(python: str, hour: Path) -> float:
     with tempfile.TemporaryDirectory() as name:
-        command = [python, "-m", "birdnet_analyzer.analyze", str(hour), "-o", name, "-t", "1", "-b", "1"]
+        command = [
+            python,
+            "-m",
+            "birdnet_analyzer.analyze",
+            str(hour),
+            "-o",
+            name,
+            "-t",
+            "1",
+            "-b",
+            "1",
+        ]
         environment = os.environ | ONE_THREAD
-        return _children_s(lambda: subprocess.run(command, check=True, capture_output=True, env=environment))
+        return _children_s(
+            lambda: subprocess.run(command, check=True, capture_output=True, env=environment)
+        )
 
 
 def end_to_end(arguments: argparse.Namespace, sound: NDArray[np.float32], work: Path) -> None:
@@ -152,7 +194,9 @@ def end_to_end(arguments: argparse.Namespace, sound: NDArray[np.float32], work: 
     with soundfile.SoundFile(hour, "w", RATE_HZ, 1) as file:
         for at in range(0, len(samples), RATE_HZ):
             file.write(samples[at : at + RATE_HZ])
-    some = np.stack([samples[at : at + WINDOW_SAMPLES] for at in range(0, len(samples), WINDOW_SAMPLES)])
+    some = np.stack(
+        [samples[at : at + WINDOW_SAMPLES] for at in range(0, len(samples), WINDOW_SAMPLES)]
+    )
     np.save(work / "hour.npy", stretches_of(some))
     python, model = arguments.litert
     works: dict[str, Callable[[], float]] = {
@@ -163,7 +207,9 @@ def end_to_end(arguments: argparse.Namespace, sound: NDArray[np.float32], work: 
         engines = ["onnx"] if bundle else []
         engines += ["auto"] if bundle and bundle.with_name(f"{bundle.name}.tuned").is_dir() else []
         for engine in engines:
-            works[f"replay, {engine}, {name}"] = lambda b=bundle, e=engine: _replay(b, e, hour, arguments.place)  # type: ignore[misc]
+            works[f"replay, {engine}, {name}"] = lambda b=bundle, e=engine: _replay(
+                b, e, hour, arguments.place
+            )  # type: ignore[misc]
     if arguments.analyzer:
         works["BirdNET-Analyzer, every 3 s"] = lambda: _analyzer(arguments.analyzer, hour)
     costs = interleaved(works)
@@ -172,7 +218,9 @@ def end_to_end(arguments: argparse.Namespace, sound: NDArray[np.float32], work: 
 
 def main() -> None:
     """Both parts, with the machine named."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("sound", type=Path)
     parser.add_argument("--litert", nargs=2, metavar=("PYTHON", "MODEL"), required=True)
@@ -180,7 +228,9 @@ def main() -> None:
     parser.add_argument("--analyzer", metavar="PYTHON")
     parser.add_argument("--windows", type=int, default=64)
     parser.add_argument("--network-only", action="store_true")
-    parser.add_argument("--place", default="latitude: 48.52, longitude: 9.06", help="of the station")
+    parser.add_argument(
+        "--place", default="latitude: 48.52, longitude: 9.06", help="of the station"
+    )
     arguments = parser.parse_args()
     sound = sound_of(arguments.sound)
     count = min(arguments.windows, len(sound) // WINDOW_SAMPLES)

@@ -1,4 +1,5 @@
-"""One way to compute scores, as a process that is told when to go: the other half of tests.trials.birds_speed.
+"""One way to compute scores, as a process that is told when to go: the other half of
+tests.trials.birds_speed.
 
     PYTHON tests/trials/contender.py litert MODEL.tflite STRETCHES.npy
     PYTHON tests/trials/contender.py loop MODEL.tflite RECORDING
@@ -6,9 +7,9 @@
     PYTHON tests/trials/contender.py speech WINDOWS.npy
     PYTHON tests/trials/contender.py scores MODEL.tflite STRETCHES.npy OUT.npy
 
-Each line of stdin is a round; it answers with the CPU seconds that all its threads took. `litert` and `loop` know
-nothing of birdstation, so that they run where LiteRT is installed. Everything with one thread. `scores` writes LiteRT's
-sigmoid scores and ends.
+Each line of stdin is a round; it answers with the CPU seconds that all its threads took. `litert`
+and `loop` know nothing of birdstation, so that they run where LiteRT is installed. Everything with
+one thread. `scores` writes LiteRT's sigmoid scores and ends.
 """
 
 import sys
@@ -21,8 +22,10 @@ BATCH = 16  # windows at once, as a replay takes them
 
 
 def litert(model: str, sound: str) -> Callable[[], object]:
-    """LiteRT with its defaults (XNNPACK) on stretches `(n, 144000)` of 3 s at 48 kHz, one after the other."""
-    stretches, ask = np.load(sound), _interpreter(model)
+    """LiteRT with its defaults (XNNPACK) on stretches `(n, 144000)` of 3 s at 48 kHz, one after the
+    other."""
+    stretches = np.load(sound)
+    ask = _interpreter(model)
     return lambda: [ask(stretch) for stretch in stretches]
 
 
@@ -31,7 +34,8 @@ def _interpreter(model: str) -> Callable[[np.ndarray], np.ndarray]:
 
     network = Interpreter(model_path=model, num_threads=1)
     network.allocate_tensors()
-    source, target = network.get_input_details()[0]["index"], network.get_output_details()[0]["index"]
+    source = network.get_input_details()[0]["index"]
+    target = network.get_output_details()[0]["index"]
 
     def ask(stretch: np.ndarray) -> np.ndarray:
         network.set_tensor(source, stretch[None])
@@ -52,26 +56,33 @@ def loop(model: str, recording: str) -> Callable[[], object]:
         found = []
         with soundfile.SoundFile(recording) as file:
             resampler = soxr.ResampleStream(file.samplerate, 48_000, 1, "float32")
-            rest, second = np.empty(0, np.float32), 0
+            rest = np.empty(0, np.float32)
+            second = 0
             for block in file.blocks(file.samplerate * 3, dtype="float32"):
                 rest = np.concatenate([rest, resampler.resample_chunk(block)])
                 while len(rest) >= 144_000:
                     odds = ask(rest[:144_000])
-                    found += [(second, int(index)) for index in np.flatnonzero(1 / (1 + np.exp(-odds)) > 0.25)]
-                    rest, second = rest[144_000:], second + 3
+                    found += [
+                        (second, int(index))
+                        for index in np.flatnonzero(1 / (1 + np.exp(-odds)) > 0.25)
+                    ]
+                    rest = rest[144_000:]
+                    second = second + 3
         return found
 
     return run
 
 
 def engine(runtime: str, precision: str, folder: str, sound: str) -> Callable[[], object]:
-    """A bundle's networks on one of our runtimes, on windows `(n, 160000)` of 5 s at 32 kHz, batch by batch."""
+    """A bundle's networks on one of our runtimes, on windows `(n, 160000)` of 5 s at 32 kHz, batch
+    by batch."""
     from pathlib import Path
 
     from edge.contract.bundle import read_bundle
     from edge.engines.tuned import open_cpu_engine
 
-    bundle, windows = read_bundle(Path(folder)), np.load(sound)
+    bundle = read_bundle(Path(folder))
+    windows = np.load(sound)
     ask = open_cpu_engine(bundle, bundle.manifest.members, runtime, precision, 1, "replay").scores  # type: ignore[arg-type]
     return lambda: [ask(windows[at : at + BATCH]) for at in range(0, len(windows), BATCH)]
 

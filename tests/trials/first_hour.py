@@ -1,16 +1,19 @@
-"""Types every command of README and docs in a bare Debian, as a new user would, and says which of them work.
+"""Types every command of README and docs in a bare Debian, as a new user would, and says which of
+them work.
 
-    python -m tests.trials.first_hour --suite bookworm [--suite trixie] [--tree FOLDER …] [--copy FILE …] [--only TEXT]
+    python -m tests.trials.first_hour --suite bookworm [--suite trixie] \\
+      [--tree FOLDER …] [--copy FILE …] [--only TEXT]
 
-Wants root and debootstrap. A suite is laid down by debootstrap; `--tree` names one that was before: it stays as it
-is, a copy is used. To that come what Debian's installer puts on a small machine: systemd, sudo, nano, certificates.
-Then the tracked files lie in `~/birdstation` of an account with sudo, a few recordings in `~/recordings` and
-/srv/recordings. The shell blocks of each document are typed there, line after line, in one shell a document; SQL
-blocks go to sqlite3, and what the table of docs/install.md says to type as well. `first_hour_table.py` says what is
-typed instead (an editor waits for a person), and what cannot be tried in such a tree, with the reason. `--copy`
-brings a file of this machine to the same place there, such as /etc/pip.conf where this machine needs one. The tree is
-a chroot with namespaces of its own for processes and mounts: nothing of it runs or is mounted afterwards. Exits 1 if
-a command that was typed failed.
+Wants root and debootstrap. A suite is laid down by debootstrap; `--tree` names one that was before:
+it stays as it is, a copy is used. To that come what Debian's installer puts on a small machine:
+systemd, sudo, nano, certificates. Then the tracked files lie in `~/birdstation` of an account with
+sudo, a few recordings in `~/recordings` and /srv/recordings. The shell blocks of each document are
+typed there, line after line, in one shell a document; SQL blocks go to sqlite3, and what the table
+of docs/install.md says to type as well. `first_hour_table.py` says what is typed instead (an editor
+waits for a person), and what cannot be tried in such a tree, with the reason. `--copy` brings a
+file of this machine to the same place there, such as /etc/pip.conf where this machine needs one.
+The tree is a chroot with namespaces of its own for processes and mounts: nothing of it runs or is
+mounted afterwards. Exits 1 if a command that was typed failed.
 """
 
 import argparse
@@ -50,7 +53,9 @@ class Command:
     @property
     def right(self) -> tuple[int, ...]:
         """Exit statuses that are right."""
-        return next((statuses for pattern, statuses in RIGHT.items() if re.search(pattern, self.text)), (0,))
+        return next(
+            (statuses for pattern, statuses in RIGHT.items() if re.search(pattern, self.text)), (0,)
+        )
 
 
 @dataclass(frozen=True)
@@ -67,14 +72,18 @@ class Answer:
         """works, FAILS, works, filled in (what only a person can type or know was), not tried."""
         if self.command.untried:
             return "not tried"
-        if self.status not in self.command.right or any(trouble in self.last for trouble in _TROUBLE):
+        if self.status not in self.command.right or any(
+            trouble in self.last for trouble in _TROUBLE
+        ):
             return "FAILS"
         return "works" if self.command.typed == self.command.text else "works, filled in"
 
 
 def blocks(text: str) -> Iterator[tuple[int, str, list[str]]]:
     """First line, language and lines of each fenced block."""
-    begun, language, lines = 0, "", list[str]()
+    begun = 0
+    language = ""
+    lines = list[str]()
     for number, line in enumerate(text.splitlines(), 1):
         if line.startswith("```"):
             if begun:
@@ -85,7 +94,8 @@ def blocks(text: str) -> Iterator[tuple[int, str, list[str]]]:
 
 
 def commands(document: str) -> list[Command]:
-    """A document's shell commands in their order, its SQL, and what the table of docs/install.md says to type."""
+    """A document's shell commands in their order, its SQL, and what the table of docs/install.md
+    says to type."""
     text = (PROJECT / document).read_text(encoding="utf8")
     found: list[tuple[int, str]] = []
     for start, language, lines in blocks(text):
@@ -95,17 +105,23 @@ def commands(document: str) -> list[Command]:
             found += _joined(start, lines)
     for number, line in enumerate(text.splitlines(), 1):
         if line.startswith("|") and document == "docs/install.md":
-            found += [(number, span) for span in re.findall(r"`((?:sudo|birdstation) [^`]+)`", line)]
+            found += [
+                (number, span) for span in re.findall(r"`((?:sudo|birdstation) [^`]+)`", line)
+            ]
     return [_made(document, line, typed) for line, typed in sorted(found)]
 
 
 def _is_output(lines: list[str]) -> bool:
     """Whether a block shows what a program prints: no line of it begins as a command does."""
-    return not any(re.match(r"[a-z./][\w./+-]*( |$)", line) for line in lines) or any("│" in line for line in lines)
+    return not any(re.match(r"[a-z./][\w./+-]*( |$)", line) for line in lines) or any(
+        "│" in line for line in lines
+    )
 
 
 def _joined(start: int, lines: list[str]) -> list[tuple[int, str]]:
-    found, begun, text = list[tuple[int, str]](), start, ""
+    found = list[tuple[int, str]]()
+    begun = start
+    text = ""
     for number, line in enumerate(lines, start):
         begun, text = (begun, f"{text}\n{line}") if text else (number, line)
         if not line.endswith("\\"):
@@ -120,7 +136,9 @@ def _made(document: str, line: int, text: str) -> Command:
     typed = bare
     for pattern, instead in INSTEAD.items():
         typed = re.sub(pattern, instead, typed)
-    untried = next((why for pattern, why in UNTRIED.items() if re.search(pattern, f"{document}: {typed}")), "")
+    untried = next(
+        (why for pattern, why in UNTRIED.items() if re.search(pattern, f"{document}: {typed}")), ""
+    )
     return Command(document, line, bare, typed, untried)
 
 
@@ -134,7 +152,10 @@ class Tree:
         """Run it inside; all that it printed. Raises RuntimeError if root's fails."""
         inside = ["su", "-", user, "-c", *command] if user else list(command)
         place = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", _ENTER, str(self.folder)]
-        path = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+        path = {
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "LANG": "C.UTF-8",
+        }
         path |= {} if user else {"DEBIAN_FRONTEND": "noninteractive"}
         try:
             done = subprocess.run(
@@ -193,12 +214,14 @@ class Tree:
 
 def _answers(there: list[Command], said: str, start: float) -> list[Answer]:
     ended: dict[int, tuple[int, str, float]] = {}
-    before, at = "", start
+    before = ""
+    at = start
     for line in said.splitlines():
         if line.startswith(_MARK):
             number, status, now = line[1:].split()
             ended[int(number)] = (int(status), before, float(now) - at)
-            before, at = "", float(now)
+            before = ""
+            at = float(now)
         else:
             before += f"{line}\n"
     answers = []
@@ -222,13 +245,17 @@ def laid_down(suite: str, folder: Path) -> Path:
 def told(answers: list[Answer], counts: Counter[str]) -> None:
     """A line for each."""
     for answer in answers:
-        command, verdict = answer.command, answer.verdict
+        command = answer.command
+        verdict = answer.verdict
         counts[verdict] += 1
         first = command.text.splitlines()[0]
         if verdict == "not tried":
             print(f"  {verdict}: {command.document}:{command.line} {first}  ({command.untried})")
             continue
-        print(f"  {verdict} ({answer.seconds:.1f} s): {command.document}:{command.line} {first}", flush=True)
+        print(
+            f"  {verdict} ({answer.seconds:.1f} s): {command.document}:{command.line} {first}",
+            flush=True,
+        )
         if command.typed != command.text:
             print(f"      typed: {command.typed.splitlines()[0]}")
         if verdict == "FAILS":
@@ -239,15 +266,24 @@ def told(answers: list[Answer], counts: Counter[str]) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--suite", action="append", default=[], help="of Debian, such as bookworm")
-    parser.add_argument("--tree", action="append", default=[], type=Path, help="a bare tree that debootstrap made")
-    parser.add_argument("--copy", action="append", default=[], type=Path, help="a file of this machine, for the tree")
+    parser.add_argument(
+        "--tree", action="append", default=[], type=Path, help="a bare tree that debootstrap made"
+    )
+    parser.add_argument(
+        "--copy",
+        action="append",
+        default=[],
+        type=Path,
+        help="a file of this machine, for the tree",
+    )
     parser.add_argument("--only", default="", help="only documents with this text in the name")
     return parser.parse_args()
 
 
 def main() -> int:
     """Try each tree; 1 if a command fails."""
-    given, failed = _arguments(), 0
+    given = _arguments()
+    failed = 0
     documents = [name for name in DOCUMENTS if given.only in name and (PROJECT / name).exists()]
     for name in (*given.suite, *given.tree):
         with tempfile.TemporaryDirectory(prefix="first-hour-") as work:
@@ -256,13 +292,17 @@ def main() -> int:
                 subprocess.run(["cp", "-a", str(name), str(folder)], check=True)
             else:
                 laid_down(name, folder)
-            tree, counts = Tree(folder), Counter[str]()
+            tree = Tree(folder)
+            counts = Counter[str]()
             tree.prepare(given.copy)
             version = (folder / "etc/debian_version").read_text(encoding="utf8").strip()
             print(f"Debian {version}:", flush=True)
             for document in documents:
                 told(tree.type(document), counts)
-            print(f"Debian {version}: " + ", ".join(f"{count} {what}" for what, count in sorted(counts.items())))
+            print(
+                f"Debian {version}: "
+                + ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
+            )
             failed += counts["FAILS"]
     return 1 if failed else 0
 

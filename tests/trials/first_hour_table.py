@@ -1,5 +1,5 @@
-"""For `tests/trials/first_hour.py`: the documents in the order in which a new user meets them, what is typed instead of
-what only a person can fill in, and what a bare tree cannot try."""
+"""For `tests/trials/first_hour.py`: the documents in the order in which a new user meets them, what
+is typed instead of what only a person can fill in, and what a bare tree cannot try."""
 
 DOCUMENTS = (
     "README.md",
@@ -17,14 +17,19 @@ DOCUMENTS = (
 )
 
 _HERE = "$(sqlite3 station.db 'SELECT substr(id, 1, 8) FROM detections LIMIT 1')"
-_THERE = "$(sudo sqlite3 /var/lib/birdstation/station.db 'SELECT substr(id, 1, 8) FROM detections LIMIT 1')"
+_THERE = (
+    "$(sudo sqlite3 /var/lib/birdstation/station.db 'SELECT substr(id, 1, 8) FROM detections "
+    "LIMIT 1')"
+)
 
 # Pattern -> what is typed instead of it.
 INSTEAD = {
     r"sudo nano (\S+)": r"sudo test -w \1",  # an editor waits for a person
-    r"(make birds.*)": r"\1 ACCEPT=CC-BY-NC-SA-4.0",  # so does the question whether the licence is accepted
+    # so does the question whether the licence is accepted
+    r"(make birds.*)": r"\1 ACCEPT=CC-BY-NC-SA-4.0",
     r"(python -m export adopt \S+ .*)": r"\1 --accept CC-BY-NC-SA-4.0",
-    r"sudo systemctl enable --now birdstation$": "sudo -u birdstation birdstation replay /srv/recordings",
+    r"sudo systemctl enable --now birdstation$": "sudo -u birdstation birdstation replay "
+    "/srv/recordings",
     r" && sudo systemctl .*": "",
     r"cd birdstation && git pull$": "cd ~/birdstation",
     r"(install -Dm600 /dev/stdin .*)": r"\1 <<<secret",
@@ -45,5 +50,8 @@ UNTRIED = {
 
 # Pattern of a command -> exit statuses that are right, where not 0 alone.
 RIGHT = {
-    r"birdstation check": (0, 1),  # such a tree has no microphone and no clock that is kept, and check says so
+    r"birdstation check": (
+        0,
+        1,
+    ),  # such a tree has no microphone and no clock that is kept, and check says so
 }

@@ -1,7 +1,9 @@
-"""Folders of damaged recordings with odd names, replayed: every file ends analysed or refused, once, in one line.
+"""Folders of damaged recordings with odd names, replayed: every file ends analysed or refused,
+once, in one line.
 
-`python -m tests.trials.fuzz --rounds 200 --seed 1` runs as long as you like. Each round replays a new folder twice in a
-child process, so that a crash of a decoder is seen and its seed is known. Knows nothing of what the sound holds.
+`python -m tests.trials.fuzz --rounds 200 --seed 1` runs as long as you like. Each round replays a
+new folder twice in a child process, so that a crash of a decoder is seen and its seed is known.
+Knows nothing of what the sound holds.
 """
 
 import argparse
@@ -38,16 +40,40 @@ FILES = 20  # of a round
 FILE_S_MAX = 120.0  # generous: it takes milliseconds
 # fmt: off
 ENCODINGS = (
-    ("wav", "WAV", "PCM_16"), ("wav", "WAV", "PCM_24"), ("wav", "WAV", "FLOAT"), ("wav", "WAV", "ULAW"),
-    ("wav", "WAV", "IMA_ADPCM"), ("wav", "WAV", "MS_ADPCM"), ("wav", "WAV", "GSM610"), ("wav", "WAVEX", "PCM_16"),
-    ("flac", "FLAC", "PCM_16"), ("ogg", "OGG", "VORBIS"), ("opus", "OGG", "OPUS"), ("mp3", "MP3", "MPEG_LAYER_III"),
-    ("aiff", "AIFF", "PCM_16"), ("w64", "W64", "PCM_16"), ("rf64", "RF64", "PCM_16"), ("caf", "CAF", "PCM_16"),
+    ("wav", "WAV", "PCM_16"), ("wav", "WAV", "PCM_24"), ("wav", "WAV", "FLOAT"),
+    ("wav", "WAV", "ULAW"), ("wav", "WAV", "IMA_ADPCM"), ("wav", "WAV", "MS_ADPCM"),
+    ("wav", "WAV", "GSM610"), ("wav", "WAVEX", "PCM_16"), ("flac", "FLAC", "PCM_16"),
+    ("ogg", "OGG", "VORBIS"), ("opus", "OGG", "OPUS"), ("mp3", "MP3", "MPEG_LAYER_III"),
+    ("aiff", "AIFF", "PCM_16"), ("w64", "W64", "PCM_16"), ("rf64", "RF64", "PCM_16"),
+    ("caf", "CAF", "PCM_16"),
     ("caf", "CAF", "ALAC_16"), ("au", "AU", "PCM_16"),
 )
 # fmt: on
-EXTREMES = (0, 1, 2, 7, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1)
+EXTREMES = (
+    0,
+    1,
+    2,
+    7,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    2**31 - 1,
+    2**31,
+    2**32 - 2,
+    2**32 - 1,
+)
 NAME_PARTS = (
-    *(b"20240512_034500", b"5AFCD4F4", b"7019_COR_20190904", b"20249999_996199", b"[-27.3 152.8]", b"[99 999]"),
+    *(
+        b"20240512_034500",
+        b"5AFCD4F4",
+        b"7019_COR_20190904",
+        b"20249999_996199",
+        b"[-27.3 152.8]",
+        b"[99 999]",
+    ),
     *(
         b"[red]",
         b"[",
@@ -64,7 +90,20 @@ NAME_PARTS = (
         b"\x1b[2J",
     ),
     *(b"\x7f", b"'", b'"', b" ", b"~", b"$(id)", b"?*", b"x" * 240),
-    *(text.encode() for text in ("é", "e\u0301", "🐦", "\u202e", "\u0647\u0644", "\u200b", "\x85", "\u2028", "\ufeff")),
+    *(
+        text.encode()
+        for text in (
+            "é",
+            "e\u0301",
+            "🐦",
+            "\u202e",
+            "\u0647\u0644",
+            "\u200b",
+            "\x85",
+            "\u2028",
+            "\ufeff",
+        )
+    ),
 )
 TEXTS = (
     *(
@@ -72,8 +111,17 @@ TEXTS = (
         b"Timestamp: 9999-12-31T23:59:59-14:00\n",
         b"Loc Position: 47.6 -122.3\n",
     ),
-    *(b"Loc Position: 1e999 nan\n", b"Recorded at 03:45:00 12/05/2024 (UTC+1) by AudioMoth 24F319055FDF2205"),
-    *(b"Recorded at 99:99:99 99/99/9999 (UTC+99)", b"\xff\xfe\0", "٠٣:٤٥".encode(), b"\0" * 9, b":" * 99),
+    *(
+        b"Loc Position: 1e999 nan\n",
+        b"Recorded at 03:45:00 12/05/2024 (UTC+1) by AudioMoth 24F319055FDF2205",
+    ),
+    *(
+        b"Recorded at 99:99:99 99/99/9999 (UTC+99)",
+        b"\xff\xfe\0",
+        "٠٣:٤٥".encode(),
+        b"\0" * 9,
+        b":" * 99,
+    ),
 )
 
 
@@ -84,7 +132,9 @@ def originals() -> list[tuple[str, bytes]]:
     for suffix, kind, subtype in ENCODINGS:
         for channels in (1,) if subtype in ("GSM610",) else (1, 2):
             file = io.BytesIO()
-            soundfile.write(file, rng.uniform(-0.1, 0.1, (9_600, channels)), 16_000, subtype, format=kind)
+            soundfile.write(
+                file, rng.uniform(-0.1, 0.1, (9_600, channels)), 16_000, subtype, format=kind
+            )
             found.append((suffix, file.getvalue()))
     return found
 
@@ -111,8 +161,14 @@ def _flip(rng: random.Random, content: bytes) -> bytes:
 
 def _claim(rng: random.Random, content: bytes) -> bytes:
     """Some other number where a length, a rate or a count of channels may stand."""
-    at, order = _place(rng, content) & ~1, rng.choice("<>")
-    number = rng.choice((struct.pack(order + "I", rng.choice(EXTREMES)), struct.pack(order + "Q", rng.getrandbits(64))))
+    at = _place(rng, content) & ~1
+    order = rng.choice("<>")
+    number = rng.choice(
+        (
+            struct.pack(order + "I", rng.choice(EXTREMES)),
+            struct.pack(order + "Q", rng.getrandbits(64)),
+        )
+    )
     number = rng.choice((number, number[:2]))
     return content[:at] + number + content[at + len(number) :]
 
@@ -124,7 +180,11 @@ def _swap(rng: random.Random, content: bytes) -> bytes:
 
 def _insert(rng: random.Random, content: bytes) -> bytes:
     at = _place(rng, content)
-    return content[:at] + rng.choice((rng.randbytes(rng.randrange(300)), bytes(4_096), content[:at])) + content[at:]
+    return (
+        content[:at]
+        + rng.choice((rng.randbytes(rng.randrange(300)), bytes(4_096), content[:at]))
+        + content[at:]
+    )
 
 
 def _tagged(rng: random.Random, content: bytes) -> bytes:
@@ -139,18 +199,44 @@ def _tagged(rng: random.Random, content: bytes) -> bytes:
 
 def _chunk(rng: random.Random, depth: int = 0) -> bytes:
     """A chunk of metadata as recorders write it, its size true or not."""
-    name = rng.choice((b"guan", b"bext", b"LIST", b"ICMT", b"ds64", b"data", b"fmt ", b"id3 ", b"wamd", b"\0\0\0\0"))
+    name = rng.choice(
+        (
+            b"guan",
+            b"bext",
+            b"LIST",
+            b"ICMT",
+            b"ds64",
+            b"data",
+            b"fmt ",
+            b"id3 ",
+            b"wamd",
+            b"\0\0\0\0",
+        )
+    )
     body = b"".join(rng.choice(TEXTS) for _ in range(rng.randrange(5)))
     if name == b"LIST" and depth < 3:
         body = b"INFO" + b"".join(_chunk(rng, depth + 1) for _ in range(rng.choice((1, 1, 40))))
     elif name == b"bext":
-        body = bytes(320) + rng.choice((b"2024-05-1203-45-00", b"9999-99-9999-99-99", rng.randbytes(18))) + bytes(250)
+        body = (
+            bytes(320)
+            + rng.choice((b"2024-05-1203-45-00", b"9999-99-9999-99-99", rng.randbytes(18)))
+            + bytes(250)
+        )
     elif name == b"ds64":
         body = struct.pack(
-            "<3QI", rng.getrandbits(64), rng.choice((2**47, rng.getrandbits(64))), 0, rng.choice(EXTREMES)
+            "<3QI",
+            rng.getrandbits(64),
+            rng.choice((2**47, rng.getrandbits(64))),
+            0,
+            rng.choice(EXTREMES),
         )
     size = rng.choice((len(body),) * 6 + (*EXTREMES, len(body) + 1))
-    return name + struct.pack("<I", size) + body + bytes(rng.choice((len(body) % 2, 1 - len(body) % 2)))
+    return (
+        name
+        + struct.pack("<I", size)
+        + body
+        + bytes(rng.choice((len(body) % 2, 1 - len(body) % 2)))
+    )
 
 
 def _chunks(rng: random.Random, content: bytes) -> bytes:
@@ -162,7 +248,14 @@ def _chunks(rng: random.Random, content: bytes) -> bytes:
     return kind + content[4:12] + b"".join(head) + content[12:] + b"".join(tail)
 
 
-CHANGES: tuple[Callable[[random.Random, bytes], bytes], ...] = (_cut, _flip, _claim, _swap, _insert, _chunks)
+CHANGES: tuple[Callable[[random.Random, bytes], bytes], ...] = (
+    _cut,
+    _flip,
+    _claim,
+    _swap,
+    _insert,
+    _chunks,
+)
 
 
 def _ogg_crc(page: bytes) -> int:
@@ -220,7 +313,8 @@ def true_name(name: str) -> bytes:
     """The file that the record speaks of."""
     escape = re.compile(rb"\\(?:(\\)|x(..)|u(....))")
     return escape.sub(
-        lambda m: m[1] or (bytes.fromhex(m[2].decode()) if m[2] else chr(int(m[3], 16)).encode()), name.encode()
+        lambda m: m[1] or (bytes.fromhex(m[2].decode()) if m[2] else chr(int(m[3], 16)).encode()),
+        name.encode(),
     )
 
 
@@ -234,7 +328,8 @@ def fuzz_round(folder: Path, config: Config, seed: int, sounds: list[tuple[str, 
     def on_outcome(_: Outcome, now: Progress) -> None:
         nonlocal slowest, since
         assert now.recordings == len(names)
-        slowest, since = max(slowest, time.perf_counter() - since), time.perf_counter()
+        slowest = max(slowest, time.perf_counter() - since)
+        since = time.perf_counter()
         faulthandler.dump_traceback_later(FILE_S_MAX, exit=True)
 
     first = replay_folder(config, folder, on_outcome)
@@ -246,7 +341,9 @@ def fuzz_round(folder: Path, config: Config, seed: int, sounds: list[tuple[str, 
     ], "what is done is not done again"
     with Store(config.database) as store:
         check(store, config, first, set(names))
-        rows = store.rows("SELECT path FROM recordings WHERE state <> 'started' UNION SELECT path FROM files")
+        rows = store.rows(
+            "SELECT path FROM recordings WHERE state <> 'started' UNION SELECT path FROM files"
+        )
         assert {path for (path,) in rows} >= set(names)
         assert not store.rows("SELECT path FROM recordings WHERE state = 'started'")
     return slowest
@@ -254,7 +351,9 @@ def fuzz_round(folder: Path, config: Config, seed: int, sounds: list[tuple[str, 
 
 def check(store: Store, config: Config, done: Replayed, names: set[str]) -> None:
     """Everything ended, and people and programs can be told."""
-    assert sorted(o.path for o in done.outcomes) == sorted(names), "no file is lost, none comes twice"
+    assert sorted(o.path for o in done.outcomes) == sorted(names), (
+        "no file is lost, none comes twice"
+    )
     for outcome in done.outcomes:
         assert outcome.state in ("analysed", "refused")
         assert outcome.reason if outcome.state == "refused" else outcome.audio_s >= 0.1
@@ -275,14 +374,20 @@ def run_rounds(seeds: range) -> None:
             print(f"seed {seed}", flush=True)
             with tempfile.TemporaryDirectory(dir=made) as home:
                 yaml = Path(home) / "station.yaml"
-                yaml.write_text(f"station: {{id: fuzz}}\nbundle: {bundle}\nclips: {{of_recordings: true}}\n")
-                slowest = max(slowest, fuzz_round(Path(home) / "in", load_config(yaml), seed, sounds))
+                yaml.write_text(
+                    f"station: {{id: fuzz}}\nbundle: {bundle}\nclips: {{of_recordings: true}}\n"
+                )
+                slowest = max(
+                    slowest, fuzz_round(Path(home) / "in", load_config(yaml), seed, sounds)
+                )
     print(f"{len(seeds)} rounds of {FILES} files, slowest file {slowest:.2f} s", flush=True)
 
 
 def main() -> int:
     """Run the rounds in a child; after a failure say how to see it again."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=counted, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -304,7 +409,8 @@ def main() -> int:
     print(said[-1])
     if child.returncode:
         print(
-            f"{child.stderr[-6000:]}\nended with {child.returncode}; again: python -m tests.trials.fuzz --rounds 1 "
+            f"{child.stderr[-6000:]}\nended with {child.returncode}; again: python -m "
+            f"tests.trials.fuzz --rounds 1 "
             f"--seed {said[-1].split()[-1]}",
             file=sys.stderr,
         )

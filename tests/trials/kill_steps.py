@@ -1,7 +1,7 @@
 """`python -m tests.trials.kill_steps N …`: `python -m edge …`, killed at its Nth step on the disk.
 
-A step is the moment before or after a commit, and before or after a file is put in place: moments that a clock seldom
-hits. The program itself has no switch for this.
+A step is the moment before or after a commit, and before or after a file is put in place: moments
+that a clock seldom hits. The program itself has no switch for this.
 """
 
 import os
@@ -30,7 +30,8 @@ class Steps:
 
 def watch(steps: Steps) -> None:
     """Every connection and every rename of this process counts from now on."""
-    connect, replace = sqlite3.connect, os.replace
+    connect = sqlite3.connect
+    replace = os.replace
 
     class Counted(sqlite3.Connection):
         def commit(self) -> None:
@@ -52,6 +53,9 @@ def watch(steps: Steps) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or not sys.argv[1].isdecimal():
-        sys.exit("usage: python -m tests.trials.kill_steps N COMMAND …: expected the number of a step first")
+        sys.exit(
+            "usage: python -m tests.trials.kill_steps N COMMAND …: expected the number of a step "
+            "first"
+        )
     watch(Steps(int(sys.argv.pop(1))))
     main()

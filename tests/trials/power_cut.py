@@ -1,12 +1,14 @@
-"""The power fails, again and again, while a program repairs, migrates, copies, cleans up or publishes.
+"""The power fails, again and again, while a program repairs, migrates, copies, cleans up or
+publishes.
 
     python -m tests.trials.power_cut --cuts 100 [--seed 1] [--only salvage,publish] [--folder DIR]
 
-Wants root, loop devices and mkfs.ext4. The program works on an ext4 of its own in a file; at a random moment it is
-held, the file is copied, and it goes on. What ext4 had not written yet is missing in the copy, as after a power cut.
-A copy counts if nothing was written to the device while it was made. Each is mounted, which replays the journal, and
-opened as at a start: the record must be whole and hold everything that was acknowledged before the cut (its commit had
-returned), each row of a clip must have its file, and what a broker has been sent must be in it.
+Wants root, loop devices and mkfs.ext4. The program works on an ext4 of its own in a file; at a
+random moment it is held, the file is copied, and it goes on. What ext4 had not written yet is
+missing in the copy, as after a power cut. A copy counts if nothing was written to the device while
+it was made. Each is mounted, which replays the journal, and opened as at a start: the record must
+be whole and hold everything that was acknowledged before the cut (its commit had returned), each
+row of a clip must have its file, and what a broker has been sent must be in it.
 """
 
 import argparse
@@ -55,7 +57,9 @@ class Writer:
     """Detections, one in each transaction."""
 
     def __init__(self, database: Path) -> None:
-        self.bundle, self.database, self.written = read_bundle(BUNDLE), database, 0
+        self.bundle = read_bundle(BUNDLE)
+        self.database = database
+        self.written = 0
         with Store(database, durable=True) as store:
             store.add_bundle(self.bundle, "{}")
             row = RecordingRow("r", "r.wav", 1, 2, "0", START, "name", "recorded", 0, None)
@@ -63,15 +67,27 @@ class Writer:
 
     def write(self, count: int) -> list[Detection]:
         """So many more; returns them."""
-        code, made = next(iter(self.bundle.taxonomy)).code, []
+        code = next(iter(self.bundle.taxonomy)).code
+        made = []
         with Store(self.database, durable=True) as store:
             for _ in range(count):
                 self.written += 1
-                name, at = f"d{self.written}", START + timedelta(seconds=self.written)
+                name = f"d{self.written}"
+                at = START + timedelta(seconds=self.written)
                 scores = (self.written % 97 / 97, 0.9, None, 0.5, "bundle", 0.9, 0.9, -40.0)
-                made.append(Detection(name, "r", at, at + timedelta(seconds=5), float(self.written), code, *scores))
+                made.append(
+                    Detection(
+                        name, "r", at, at + timedelta(seconds=5), float(self.written), code, *scores
+                    )
+                )
                 effort = [Effort(START, float(self.written))]
-                store.add("r", self.bundle.id, made[-1:], [Message(name, TOPIC, f'{{"id": "{name}"}}')], effort)
+                store.add(
+                    "r",
+                    self.bundle.id,
+                    made[-1:],
+                    [Message(name, TOPIC, f'{{"id": "{name}"}}')],
+                    effort,
+                )
                 print(name, flush=True)
         return made
 
@@ -86,7 +102,10 @@ def salvage(state: Path) -> None:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             root, size = (
                 db.execute(sql).fetchone()[0]
-                for sql in ("SELECT rootpage FROM sqlite_master WHERE name = 'detections_time'", "PRAGMA page_size")
+                for sql in (
+                    "SELECT rootpage FROM sqlite_master WHERE name = 'detections_time'",
+                    "PRAGMA page_size",
+                )
             )
         handle = os.open(database, os.O_WRONLY)
         os.pwrite(handle, b"\xa5" * size, (root - 1) * size)
@@ -99,7 +118,8 @@ def salvage(state: Path) -> None:
 
 def migration(state: Path) -> None:
     """A database of the first version is brought up, again and again."""
-    origin, database = state / "origin", state / "station.db"
+    origin = state / "origin"
+    database = state / "station.db"
     earlier_version(origin)
     shutil.copy(origin, state / "new")
     while True:
@@ -124,10 +144,14 @@ def copies(state: Path) -> None:
 
 def cleanup(state: Path) -> None:
     """Clips are saved and go by their age."""
-    writer, folder, saved = Writer(state / "station.db"), state / "clips", 0
+    writer = Writer(state / "station.db")
+    folder = state / "clips"
+    saved = 0
     settings = RetentionSettings(days=1, per_species=1)
     with ClipTable(state / "station.db", durable=True) as table:
-        keeper = Retention(table, folder, Reserve(state), settings, lambda _: Disk(10**12, 9 * 10**11))
+        keeper = Retention(
+            table, folder, Reserve(state), settings, lambda _: Disk(10**12, 9 * 10**11)
+        )
         while True:
             for detection in writer.write(4):
                 saved += 1
@@ -174,7 +198,9 @@ PROGRAMS: dict[str, Callable[[Path], None]] = {
 
 
 def _sh(*command: object) -> str:
-    return subprocess.run([*map(str, command)], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        [*map(str, command)], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 @contextmanager
@@ -193,7 +219,8 @@ def mounted(image: Path, at: Path) -> Iterator[str]:
 
 
 def cut(program: "subprocess.Popen[str]", device: str, image: Path, copy: Path) -> bool:
-    """Copy the device as it is now, with the program held; False if it was written to whenever that was tried."""
+    """Copy the device as it is now, with the program held; False if it was written to whenever that
+    was tried."""
     block = Path("/sys/block") / Path(device).name
     program.send_signal(signal.SIGSTOP)
     try:
@@ -214,7 +241,8 @@ def _writes(block: Path) -> tuple[int, ...]:
 
 
 def wrong_in(state: Path, said: list[str], received: set[str], ever: set[str]) -> list[str]:
-    """What is not as it must be after a start on this disk; a broker had been sent so much, and `ever` in the end."""
+    """What is not as it must be after a start on this disk; a broker had been sent so much, and
+    `ever` in the end."""
     database = state / "station.db"
     if not said and not received:
         return []
@@ -225,9 +253,15 @@ def wrong_in(state: Path, said: list[str], received: set[str], ever: set[str]) -
         stored = {str(name) for (name,) in store.rows("SELECT id FROM detections")}
         told = {line for line in said if not line.startswith("copy ")}
         for what, names in (("acknowledged", told), ("published", received)):
-            wrong += [f"{what} and not stored: {sorted(names - stored)[:3]}"] if names - stored else []
+            wrong += (
+                [f"{what} and not stored: {sorted(names - stored)[:3]}"] if names - stored else []
+            )
         sent = {str(name) for (name,) in store.rows("SELECT id FROM outbox WHERE state = 'sent'")}
-        wrong += [f"marked as sent, and no broker has it: {sorted(sent - ever)[:3]}"] if sent - ever else []
+        wrong += (
+            [f"marked as sent, and no broker has it: {sorted(sent - ever)[:3]}"]
+            if sent - ever
+            else []
+        )
         clips = [str(path) for (path,) in store.rows("SELECT path FROM clips")]
         missing = [path for path in clips if not (state / "clips" / path).is_file()]
         wrong += [f"rows without a clip: {missing[:3]}"] if missing else []
@@ -247,7 +281,10 @@ def _sum(path: Path) -> str:
 
 def trial(name: str, cuts: int, seed: int, folder: Path) -> tuple[Counter[str], list[str]]:
     """Cut the power of one program so often. Returns figures and what was wrong."""
-    dice, image, figures, wrong = random.Random(seed), folder / f"{name}.img", Counter[str](), list[str]()
+    dice = random.Random(seed)
+    image = folder / f"{name}.img"
+    figures = Counter[str]()
+    wrong = list[str]()
     with image.open("wb") as file:
         file.truncate(_IMAGE_MB << 20)
     _sh("mkfs.ext4", "-q", "-F", image)
@@ -257,9 +294,19 @@ def trial(name: str, cuts: int, seed: int, folder: Path) -> tuple[Counter[str], 
         stack.enter_context(Broker(folder, port))
         listener = stack.enter_context(Listener(port, TOPIC))
         device = stack.enter_context(mounted(image, folder / "disk"))
-        command = [sys.executable, "-m", "tests.trials.power_cut", "--program", name, "--folder", str(folder / "disk")]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.trials.power_cut",
+            "--program",
+            name,
+            "--folder",
+            str(folder / "disk"),
+        ]
         environment = os.environ | {"BROKER_PORT": str(port)}
-        program = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT, env=environment)
+        program = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, cwd=PROJECT, env=environment
+        )
         assert program.stdout
         os.set_blocking(program.stdout.fileno(), False)
         said: list[str] = []
@@ -310,7 +357,9 @@ def _lines(program: "subprocess.Popen[str]") -> list[str]:
 
 def main() -> int:
     """Run the trial; exit 1 if anything was lost."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cuts", type=int, default=100, help="in all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default=",".join(PROGRAMS))

@@ -1,10 +1,11 @@
-"""Does the station detect what `trainer predict` predicts? A run, the bundle exported from it, and the same files.
+"""Does the station detect what `trainer predict` predicts? A run, the bundle exported from it, and
+the same files.
 
     python -m tests.trials.predict_and_station RUN BUNDLE FOLDER
 
-Every recording below FOLDER that both can decode, each distinct content once, at a hop of 5 s and without place: a
-species in a row that only one of them has is a difference, unless its score lies within 1e-4 of the threshold. Whole
-rows alone are compared. Ends with 1 if there is a difference.
+Every recording below FOLDER that both can decode, each distinct content once, at a hop of 5 s and
+without place: a species in a row that only one of them has is a difference, unless its score lies
+within 1e-4 of the threshold. Whole rows alone are compared. Ends with 1 if there is a difference.
 """
 
 import argparse
@@ -30,18 +31,23 @@ from trainer.tuning.predict import Predictor, thresholds_of
 NEAR = 1e-4
 
 
-def station_rows(bundle: Path, folder: Path, state: Path) -> tuple[dict[str, dict[int, set[str]]], dict[str, str]]:
-    """By the recording's name: species by first sample of their window; and why recordings were refused."""
+def station_rows(
+    bundle: Path, folder: Path, state: Path
+) -> tuple[dict[str, dict[int, set[str]]], dict[str, str]]:
+    """By the recording's name: species by first sample of their window; and why recordings were
+    refused."""
     settings = state / "station.yaml"
     settings.write_text(
-        f"station: {{id: trial}}\nbundle: {bundle.absolute()}\nwindows: {{hop_s: 5.0}}\ndetect: {{prior: 'off'}}\n"
+        f"station: {{id: trial}}\nbundle: {bundle.absolute()}\nwindows: {{hop_s: 5.0}}\ndetect: "
+        f"{{prior: 'off'}}\n"
     )
     config = load_config(settings)
     outcomes = replay_folder(config, folder).outcomes
     heard: dict[str, dict[int, set[str]]] = {o.path: {} for o in outcomes if o.state == "analysed"}
     with closing(sqlite3.connect(config.database)) as db:
         for path, offset_s, species in db.execute(
-            "SELECT r.path, d.offset_s, d.species FROM detections d JOIN recordings r ON r.id = d.recording"
+            "SELECT r.path, d.offset_s, d.species FROM detections d JOIN recordings r ON r.id = "
+            "d.recording"
         ):
             heard[path].setdefault(round(offset_s * RATE_HZ), set()).add(species)
     return heard, {o.path: o.reason or "" for o in outcomes if o.state == "refused"}
@@ -49,7 +55,9 @@ def station_rows(bundle: Path, folder: Path, state: Path) -> tuple[dict[str, dic
 
 def compare(run: Run, bundle: Path, source: Path, work: Path) -> Counter[str]:
     """What was compared and what was found; prints differences."""
-    folder, counts, seen = work / "in", Counter[str](), set[str]()
+    folder = work / "in"
+    counts = Counter[str]()
+    seen = set[str]()
     folder.mkdir()
     for number, path in enumerate(find_recordings(source)):
         digest = file_sha256(path)
@@ -84,13 +92,18 @@ def compare(run: Run, bundle: Path, source: Path, work: Path) -> Counter[str]:
                 off = float(row[index] - thresholds[index])
                 counts["near the threshold" if abs(off) <= NEAR else "differences"] += 1
                 if abs(off) > NEAR:
-                    print(f"{path.resolve()} at {window.start / RATE_HZ:.1f} s: {code} {off:+.5f} from its threshold")
+                    print(
+                        f"{path.resolve()} at {window.start / RATE_HZ:.1f} s: {code} {off:+.5f} "
+                        f"from its threshold"
+                    )
     return counts
 
 
 def main() -> None:
     """Compare, print the counts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("run", "bundle", "folder"):
         parser.add_argument(name, type=Path)
     arguments = parser.parse_args()

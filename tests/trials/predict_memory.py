@@ -1,12 +1,14 @@
-"""Does `trainer predict` need more memory for a day in one file than for a minute, and is it as fast as it was?
+"""Does `trainer predict` need more memory for a day in one file than for a minute, and is it as
+fast as it was?
 
     python -m tests.trials.predict_memory [--hours 24] [--run RUN] [--before REV]
 
-Makes a run with a bag of two tiny networks (or takes RUN) and files of 1 min, 6 min and so many hours: noise with
-chirps, as FLAC. Each is predicted in a process of its own, whose peak memory is what the kernel says. The hours may
-take 50 MB more than the minute; of RUN, than the six minutes: those fill a batch of 64 windows, and what its networks
-need for that, a minute's 12 windows do not show. With --before the CPU time for an hour of sound, of one thread, is
-compared with the code of that commit, in turn. Ends with 1 if it takes more memory or is slower.
+Makes a run with a bag of two tiny networks (or takes RUN) and files of 1 min, 6 min and so many
+hours: noise with chirps, as FLAC. Each is predicted in a process of its own, whose peak memory is
+what the kernel says. The hours may take 50 MB more than the minute; of RUN, than the six minutes:
+those fill a batch of 64 windows, and what its networks need for that, a minute's 12 windows do not
+show. With --before the CPU time for an hour of sound, of one thread, is compared with the code of
+that commit, in turn. Ends with 1 if it takes more memory or is slower.
 """
 
 import argparse
@@ -57,7 +59,8 @@ class Cost:
 def write_sound(folder: Path, minutes: int) -> Path:
     """A folder with one file of so many minutes: one of three minutes after the other."""
     folder.mkdir()
-    random, time_s = np.random.default_rng(0), np.arange(_MINUTE) / RATE_HZ
+    random = np.random.default_rng(0)
+    time_s = np.arange(_MINUTE) / RATE_HZ
     parts = []
     for low_hz in (1500, 2500, 4000):
         chirps = np.sin(2 * np.pi * (low_hz + 800 * (time_s % 0.2)) * time_s) * (time_s % 3 < 0.2)
@@ -68,10 +71,22 @@ def write_sound(folder: Path, minutes: int) -> Path:
     return folder
 
 
-def predict_cost(run: Path, folder: Path, out: Path, tree: Path = PROJECT, one_thread: bool = False) -> Cost:
+def predict_cost(
+    run: Path, folder: Path, out: Path, tree: Path = PROJECT, one_thread: bool = False
+) -> Cost:
     """Predict a folder with the code in `tree`, in a process of its own."""
     peak = out.with_suffix(".kb")
-    command = [sys.executable, "-c", _PROGRAM, str(peak), "predict", "--run", str(run), "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-c",
+        _PROGRAM,
+        str(peak),
+        "predict",
+        "--run",
+        str(run),
+        "--device",
+        "cpu",
+    ]
     child = subprocess.Popen(
         [*command, "--soundscapes", str(folder), "--out", str(out)],
         cwd=tree,
@@ -102,11 +117,17 @@ def memory(run: Path, work: Path, hours: float, own: bool) -> bool:
     for name, minutes in lengths.items():
         folder = write_sound(work / name.replace(" ", ""), minutes)
         costs[name] = predict_cost(run, folder, work / f"{minutes}.csv")
-        print(f"{name}: {costs[name].peak_mb:.0f} MB at most, {costs[name].cpu_s:.1f} CPU-s", flush=True)
+        print(
+            f"{name}: {costs[name].peak_mb:.0f} MB at most, {costs[name].cpu_s:.1f} CPU-s",
+            flush=True,
+        )
     minute, six, long = costs.values()
     compared = minute if own else six
     more = long.peak_mb - compared.peak_mb
-    print(f"{hours:g} h take {more:.0f} MB more than {'1 min' if own else '6 min'} ({MORE_MB} allowed)")
+    print(
+        f"{hours:g} h take {more:.0f} MB more than {'1 min' if own else '6 min'} ({MORE_MB} "
+        f"allowed)"
+    )
     return more <= MORE_MB
 
 
@@ -116,20 +137,29 @@ def speed(run: Path, work: Path, revision: str) -> bool:
     with tree_of(revision) as (tree, commit):
 
         def cost(code: Path, name: str) -> float:
-            return predict_cost(run, folder, work / name, code, one_thread=True).cpu_s  # of several, some spin
+            return predict_cost(
+                run, folder, work / name, code, one_thread=True
+            ).cpu_s  # of several, some spin
 
-        costs = interleaved({"before": partial(cost, tree, "a.csv"), "now": partial(cost, PROJECT, "b.csv")})
+        costs = interleaved(
+            {"before": partial(cost, tree, "a.csv"), "now": partial(cost, PROJECT, "b.csv")}
+        )
     ratio = Ratio.of(costs["now"], costs["before"])
     medians = " and ".join(f"{statistics.median(costs[name]):.1f}" for name in ("before", "now"))
     same = (work / "a.csv").read_bytes() == (work / "b.csv").read_bytes()
     print(f"an hour of sound: {medians} CPU-s at {commit[:9]} and now, {ROUNDS} rounds in turn")
-    print(f"now / before {ratio}: {ratio.verdict(SLOWER)} ({SLOWER:g}); predictions {'equal' if same else 'DIFFER'}")
+    print(
+        f"now / before {ratio}: {ratio.verdict(SLOWER)} ({SLOWER:g}); predictions "
+        f"{'equal' if same else 'DIFFER'}"
+    )
     return same and ratio.verdict(SLOWER) != "worse"
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--hours", type=above_zero, default=24)
     parser.add_argument("--run", type=Path, help="instead of the trial's own")
     parser.add_argument("--before", metavar="REV")

@@ -1,12 +1,15 @@
-"""A day of forest through the daemon, faster than time: what grows, what it costs beside the networks, how late it is.
+"""A day of forest through the daemon, faster than time: what grows, what it costs beside the
+networks, how late it is.
 
-    python -m tests.trials.soak --hours 24 [--real-time-s 120] [--bundle BUNDLE] [--seed N] [--folder DIR]
+    python -m tests.trials.soak --hours 24 [--real-time-s 120] [--bundle BUNDLE] \\
+      [--seed N] [--folder DIR]
         [--out FILE.json] [--trace]
 
-The daemon as it ships, with its bundle, SQLite on a real disk, a real broker and a subscriber in another process. Only
-the sound card and the clocks are made up: synthetic forest, with gaps, twenty-four full hours and a midnight, a SIGHUP
-every hour, clips that are saved and removed. Then the same at the pace of time, which tells idle CPU and latency.
-Exits 1 if what was heard does not add up or a message did not arrive.
+The daemon as it ships, with its bundle, SQLite on a real disk, a real broker and a subscriber in
+another process. Only the sound card and the clocks are made up: synthetic forest, with gaps,
+twenty-four full hours and a midnight, a SIGHUP every hour, clips that are saved and removed. Then
+the same at the pace of time, which tells idle CPU and latency. Exits 1 if what was heard does not
+add up or a message did not arrive.
 """
 
 import argparse
@@ -49,8 +52,14 @@ from tests.trials import above_zero
 _CHUNK_S = 0.5  # as the microphone has them
 _BEFORE_HOUR_S = 90.0  # the tape begins so long before a full hour
 _WARM_H = 1.0
-_RELOAD_EVERY, _GAP_EVERY = 6, 3  # samples; a sample is ten minutes, so an hour and half an hour
-_GAPS: tuple[tuple[str, float], ...] = (("overflow", 0.0005), ("unplugged", 0.03), ("stalled", 0.25))  # of a sample
+# samples; a sample is ten minutes, so an hour and half an hour
+_RELOAD_EVERY = 6
+_GAP_EVERY = 3
+_GAPS: tuple[tuple[str, float], ...] = (
+    ("overflow", 0.0005),
+    ("unplugged", 0.03),
+    ("stalled", 0.25),
+)  # of a sample
 _DRAIN_S = 60.0
 _AHEAD_MAX = 20  # entries that wait to be stored
 _TALK = "birdstation/v1/soak/detection"
@@ -58,8 +67,8 @@ _ROWS = ("recordings", "detections", "effort", "gaps", "clips", "outbox")
 
 
 class Forest:
-    """Sound without end that never repeats: wind of changing strength, and pieces of the demonstration's soundscapes
-    at random places, some near, some far."""
+    """Sound without end that never repeats: wind of changing strength, and pieces of the
+    demonstration's soundscapes at random places, some near, some far."""
 
     def __init__(self, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
@@ -74,7 +83,9 @@ class Forest:
         """The next samples."""
         self._wind = float(np.clip(self._wind * np.exp(self._rng.normal(0, 0.05)), 0.0003, 0.005))
         noise = self._rng.standard_normal(count, np.float32) * np.float32(self._wind)
-        sound, self._state = lfilter(np.float32([1.0]), np.float32([1.0, -0.9]), noise, zi=self._state)
+        sound, self._state = lfilter(
+            np.float32([1.0]), np.float32([1.0, -0.9]), noise, zi=self._state
+        )
         at = 0
         while at < count:
             if self._pause == 0 and len(self._piece) == 0:
@@ -92,20 +103,25 @@ class Forest:
         scene = self._scenes[self._rng.integers(len(self._scenes))]
         size = int(self._rng.uniform(4, 25) * RATE_HZ)
         start = int(self._rng.integers(len(scene) - size))
-        fade = np.minimum(1, np.minimum(np.arange(size), np.arange(size)[::-1]) / 3200).astype(np.float32)
+        fade = np.minimum(1, np.minimum(np.arange(size), np.arange(size)[::-1]) / 3200).astype(
+            np.float32
+        )
         self._piece = scene[start : start + size] * fade * np.float32(self._rng.uniform(0.2, 1.0))
         self._pause = int(self._rng.exponential(8) * RATE_HZ)
 
 
 class Tape:
-    """Microphone's interface over a forest, and the two clocks of a world in which it is recorded: time goes on as
-    sound is read, or, once `pace` is called, with the real one."""
+    """Microphone's interface over a forest, and the two clocks of a world in which it is recorded:
+    time goes on as sound is read, or, once `pace` is called, with the real one."""
 
-    card, trouble = "a tape", None
+    card = "a tape"
+    trouble = None
 
     def __init__(self, seed: int, begin_s: float) -> None:
         self.forest = Forest(seed)
-        self.at_s, self.begun_s = 1000.0, 1000.0  # monotonic: up to here sound was read
+        # monotonic: up to here sound was read
+        self.at_s = 1000.0
+        self.begun_s = 1000.0
         self.apart_s = begin_s - self.at_s
         self.own_cpu_s = 0.0  # of making sound
         self.on_read: Any = lambda: None
@@ -132,7 +148,9 @@ class Tape:
 
     @property
     def waiting_s(self) -> float:
-        return 0.0 if self._real_apart_s is None else max(0.0, self.monotonic() - self.at_s - _CHUNK_S)
+        return (
+            0.0 if self._real_apart_s is None else max(0.0, self.monotonic() - self.at_s - _CHUNK_S)
+        )
 
     @property
     def silent(self) -> Gap | None:
@@ -175,7 +193,8 @@ class CpuWatch(Stopwatch):
 
     @contextmanager
     def __call__(self, step: str) -> Iterator[None]:
-        process, loop = time.process_time(), time.thread_time()
+        process = time.process_time()
+        loop = time.thread_time()
         with super().__call__(step):
             yield
         self.process_s += time.process_time() - process
@@ -185,7 +204,9 @@ class CpuWatch(Stopwatch):
 def subscriber(port: int, path: str, ready: Event, stop: Event) -> None:
     """In another process: writes down when each detection came."""
     with Listener(port, _TALK) as listener, Path(path).open("w") as file:
-        listener.client.on_message = lambda _c, _d, m: file.write(f"{time.time()!r} {json.loads(m.payload)['id']}\n")
+        listener.client.on_message = lambda _c, _d, m: file.write(
+            f"{time.time()!r} {json.loads(m.payload)['id']}\n"
+        )
         ready.set()
         stop.wait()
         time.sleep(0.5)
@@ -194,10 +215,15 @@ def subscriber(port: int, path: str, ready: Event, stop: Event) -> None:
 
 @dataclass
 class Latency:
-    """Of what was committed at the pace of time: by id, when its window ended, was heard and was stored (Unix)."""
+    """Of what was committed at the pace of time: by id, when its window ended, was heard and was
+    stored (Unix)."""
 
-    windows: list[tuple[float, float]] = field(default_factory=list)  # end to heard, heard to committed
-    detections: dict[str, float] = field(default_factory=dict)  # id -> end of its window, real clock
+    windows: list[tuple[float, float]] = field(
+        default_factory=list
+    )  # end to heard, heard to committed
+    detections: dict[str, float] = field(
+        default_factory=dict
+    )  # id -> end of its window, real clock
 
 
 class Soak:
@@ -207,9 +233,13 @@ class Soak:
     figures = soak.run(hours=24, real_time_s=120)
     """
 
-    def __init__(self, folder: Path, seed: int, sample_s: float, trace: bool, bundle: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, seed: int, sample_s: float, trace: bool, bundle: Path | None = None
+    ) -> None:
         self.bundle = bundle  # None: the one that ships
-        self.folder, self._sample_s, self._trace = folder, sample_s, trace
+        self.folder = folder
+        self._sample_s = sample_s
+        self._trace = trace
         begin_s = (time.time() // 3600 + 1) * 3600 - _BEFORE_HOUR_S
         self.tape = Tape(seed, begin_s)
         self.samples: list[dict[str, float]] = []
@@ -221,12 +251,16 @@ class Soak:
 
     def run(self, hours: float, real_time_s: float) -> dict[str, Any]:
         """So many hours as fast as they go, then so many seconds at the pace of time."""
-        self._end_s, self._real_time_s = self.tape.at_s + hours * 3600, real_time_s
+        self._end_s = self.tape.at_s + hours * 3600
+        self._real_time_s = real_time_s
         context = multiprocessing.get_context("spawn")
-        ready, stop = context.Event(), context.Event()
+        ready = context.Event()
+        stop = context.Event()
         heard = self.folder / "heard.txt"
         with Broker(self.folder, free_port(), "max_queued_messages 0") as broker:
-            child = context.Process(target=subscriber, args=(broker.port, str(heard), ready, stop), daemon=True)
+            child = context.Process(
+                target=subscriber, args=(broker.port, str(heard), ready, stop), daemon=True
+            )
             child.start()
             assert ready.wait(60)
             began = time.monotonic()
@@ -250,7 +284,8 @@ class Soak:
             "station: {id: soak, latitude: 49.0208, longitude: -1.1965, timezone: Europe/Paris}\n"
             f"state: {self.folder / 'state'}\n"
             f"health: {{folder: {self.folder / 'health'}}}\n"
-            "retention: {disk_share: 0.01}\n"  # fuller than that from the start: all but the best clips go
+            # fuller than that from the start: all but the best clips go
+            "retention: {disk_share: 0.01}\n"
             f"mqtt: {{host: 127.0.0.1, port: {port}}}\n"
             + (f"bundle: {self.bundle.absolute()}\n" if self.bundle else "")
         )
@@ -259,9 +294,12 @@ class Soak:
     # From within the thread that hears, before every half second of sound
 
     def _look(self) -> None:
-        tape, station = self.tape, self._station
+        tape = self.tape
+        station = self._station
         if not self._pace_until and station.parts.ledger.waiting > _AHEAD_MAX:
-            assert station.parts.ledger.settled(_DRAIN_S)  # faster than time it would hear ahead of what is stored
+            assert station.parts.ledger.settled(
+                _DRAIN_S
+            )  # faster than time it would hear ahead of what is stored
         if self._pace_until:
             if time.monotonic() >= self._pace_until:
                 self._pace_until = float("inf")
@@ -280,7 +318,9 @@ class Soak:
                 tape.be_silent(reason, share * self._sample_s)
         if tape.at_s >= self._end_s and tape.silent is None:
             self._sample()
-            self.figures["x real time"] = round((tape.at_s - tape.begun_s) / max(1e-9, self._elapsed()))
+            self.figures["x real time"] = round(
+                (tape.at_s - tape.begun_s) / max(1e-9, self._elapsed())
+            )
             if not self._real_time_s:
                 self._finish()
                 return
@@ -303,14 +343,17 @@ class Soak:
 
     def _sample(self) -> None:
         """What must not grow, and what may."""
-        station, tape = self._station, self.tape
+        station = self._station
+        tape = self.tape
         assert station.parts.ledger.settled(_DRAIN_S)
         if not self.samples:
             self._began = time.monotonic()
         assert station.parts.publisher
         database = station.config.database
         with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
-            rows = {name: db.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in _ROWS}
+            rows = {
+                name: db.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in _ROWS
+            }
         gc.collect()
         self.samples.append(
             {
@@ -340,8 +383,10 @@ class Soak:
         station.parts.analyst.stopwatch = self._watch
         ledger = station.parts.ledger
         assert ledger.settled(_DRAIN_S)
-        enter, store = ledger.found, ledger.record.store()
-        commit, on_the_way = store.add, deque[tuple[float, Found]]()
+        enter = ledger.found
+        store = ledger.record.store()
+        commit = store.add
+        on_the_way = deque[tuple[float, Found]]()
 
         def found(batch: Found) -> None:
             on_the_way.append((self.tape.at_s + self.tape.apart_s, batch))
@@ -353,7 +398,9 @@ class Soak:
             end_s = batch.end.timestamp()
             self.latency.windows.append((heard_s - end_s, self.tape.wall() - heard_s))
             real = time.time() - self.tape.wall()
-            self.latency.detections.update({d.id: d.end.timestamp() + real for d in batch.detections})
+            self.latency.detections.update(
+                {d.id: d.end.timestamp() + real for d in batch.detections}
+            )
             return new
 
         ledger.found, store.add = found, add  # type: ignore[method-assign]
@@ -366,7 +413,10 @@ class Soak:
             "at": time.monotonic(),
             "process": time.process_time(),
             "loop": time.thread_time(),
-            "publisher": int(Path(f"/proc/self/task/{publisher.native_id}/schedstat").read_text().split()[0]) / 1e9,
+            "publisher": int(
+                Path(f"/proc/self/task/{publisher.native_id}/schedstat").read_text().split()[0]
+            )
+            / 1e9,
             "networks": self._watch.process_s,
             "networks_loop": self._watch.loop_s,
             "tape": self.tape.own_cpu_s,
@@ -391,13 +441,18 @@ class Soak:
 
     def _judged(self, received: dict[str, float]) -> dict[str, Any]:
         with closing(sqlite3.connect(self._station.config.database)) as db:
-            sums = "SELECT (SELECT sum(analysed_s) FROM effort), (SELECT coalesce(sum(seconds), 0) FROM gaps)"
+            sums = (
+                "SELECT (SELECT sum(analysed_s) FROM effort), (SELECT coalesce(sum(seconds), 0) "
+                "FROM gaps)"
+            )
             analysed, missing = db.execute(sums).fetchone()
             ids = {row[0] for row in db.execute("SELECT id FROM detections")}
             refusals = db.execute("SELECT count(*) FROM outbox WHERE state <> 'sent'").fetchone()[0]
         heard_s = self.tape.at_s - self.tape.begun_s
         figures = self.figures
-        figures["hours"], figures["analysed_s"], figures["missing_s"] = heard_s / 3600, analysed, missing
+        figures["hours"] = heard_s / 3600
+        figures["analysed_s"] = analysed
+        figures["missing_s"] = missing
         figures["detections"], figures["received"] = len(ids), len(received)
         figures["wrong"] = [
             line
@@ -406,7 +461,10 @@ class Soak:
                     abs(analysed + missing - heard_s) > 0.01,
                     f"{heard_s} s of tape, {analysed} + {missing} s in the books",
                 ),
-                (set(received) != ids, f"{len(ids - set(received))} of {len(ids)} detections did not arrive"),
+                (
+                    set(received) != ids,
+                    f"{len(ids - set(received))} of {len(ids)} detections did not arrive",
+                ),
                 (refusals > 0, f"{refusals} messages are not sent"),
             )
             if wrong
@@ -414,14 +472,21 @@ class Soak:
         figures["per day"] = slopes(self.samples)
         figures["per day in the second half"] = slopes(self.samples, self.samples[-1]["hour"] / 2)
         rss = [sample["rss_mb"] for sample in self.samples]
-        # The allocator's high-water mark is reached in hours, and from one sample to the next it swings by more.
-        figures["highest rss_mb by quarter"] = [float(part.max()) for part in np.array_split(rss, 4) if len(part)]
+        # The allocator's high-water mark is reached in hours, and from one sample to the next it
+        # swings by more.
+        figures["highest rss_mb by quarter"] = [
+            float(part.max()) for part in np.array_split(rss, 4) if len(part)
+        ]
         if self.latency.windows:
-            subscriber_s = [received[i] - end for i, end in self.latency.detections.items() if i in received]
+            subscriber_s = [
+                received[i] - end for i, end in self.latency.detections.items() if i in received
+            ]
             figures["latency"] = {
                 "windows": len(self.latency.windows),
                 "detections": len(subscriber_s),
-                "end of window to its context heard s": _spread([a for a, _ in self.latency.windows]),
+                "end of window to its context heard s": _spread(
+                    [a for a, _ in self.latency.windows]
+                ),
                 "heard to committed s": _spread([b for _, b in self.latency.windows]),
                 "end of window to committed s": _spread([a + b for a, b in self.latency.windows]),
                 "end of window to subscriber s": _spread(subscriber_s),
@@ -447,12 +512,17 @@ def _microphone(tape: Tape) -> Iterator[None]:
 
 
 def slopes(samples: list[dict[str, float]], warm_h: float = _WARM_H) -> dict[str, float]:
-    """Least squares over what comes after `warm_h`: growth of each figure in 24 hours; nothing if too little does."""
+    """Least squares over what comes after `warm_h`: growth of each figure in 24 hours; nothing if
+    too little does."""
     late = [sample for sample in samples if sample["hour"] >= warm_h]
     if len(late) < 3:
         return {}
     days = np.array([sample["hour"] for sample in late]) / 24
-    return {name: float(np.polyfit(days, [s[name] for s in late], 1)[0]) for name in late[0] if name != "hour"}
+    return {
+        name: float(np.polyfit(days, [s[name] for s in late], 1)[0])
+        for name in late[0]
+        if name != "hour"
+    }
 
 
 def _size(path: Path) -> int:
@@ -468,7 +538,9 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 def main() -> None:
     """Run it and say what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--hours", type=above_zero, default=24.0)
     parser.add_argument("--real-time-s", type=float, default=0.0)
     parser.add_argument("--sample-s", type=above_zero, default=600.0)
@@ -476,7 +548,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--trace", action="store_true", help="what Python allocates, with tracemalloc; slower, larger")
+    parser.add_argument(
+        "--trace",
+        action="store_true",
+        help="what Python allocates, with tracemalloc; slower, larger",
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as temporary:
         folder = arguments.folder or Path(temporary)

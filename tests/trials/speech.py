@@ -1,14 +1,16 @@
-"""How well the station hears people: speech of many voices mixed over field sound, and what alarms where nobody speaks.
+"""How well the station hears people: speech of many voices mixed over field sound, and what alarms
+where nobody speaks.
 
 python -m tests.trials.speech FOLDER... [--mixes 240] [--out OUT]
 
-FOLDER: recordings in which nobody speaks, e.g. ../shared/data/station_day; a file will do. Voices are espeak-ng's
-(apt-get install espeak-ng): 8 languages, 3 timbres. Each utterance (3 to 4 s) lies at a random place in ten seconds of
-the folder's sound, so loud that its mean power is 10, 0 and -10 dB above that of the sound under it. Found: of the
-windows (5 s, every 2.5 s) that hold a whole utterance, those that are said to hold speech. Open: spoken seconds that
-lie in no private span, so that a clip might hold them. Alarms are counted in windows every 5 s, with Clopper and
-Pearson's upper bound of 95 %; with --out each is written as picture and sound: look and listen before you call any
-of them false.
+FOLDER: recordings in which nobody speaks, e.g. ../shared/data/station_day; a file will do. Voices
+are espeak-ng's (apt-get install espeak-ng): 8 languages, 3 timbres. Each utterance (3 to 4 s) lies
+at a random place in ten seconds of the folder's sound, so loud that its mean power is 10, 0 and -10
+dB above that of the sound under it. Found: of the windows (5 s, every 2.5 s) that hold a whole
+utterance, those that are said to hold speech. Open: spoken seconds that lie in no private span, so
+that a clip might hold them. Alarms are counted in windows every 5 s, with Clopper and Pearson's
+upper bound of 95 %; with --out each is written as picture and sound: look and listen before you
+call any of them false.
 """
 
 import argparse
@@ -53,7 +55,8 @@ _HOPS = {"2.5": WINDOW_SAMPLES // 2, "5": WINDOW_SAMPLES}
 
 
 def voices() -> dict[str, Samples]:
-    """Each language's sentence in each timbre, without silence at its ends. Raises SystemExit without espeak-ng."""
+    """Each language's sentence in each timbre, without silence at its ends. Raises SystemExit
+    without espeak-ng."""
     if shutil.which("espeak-ng") is None:
         raise SystemExit("error: espeak-ng is wanted: apt-get install espeak-ng")
     spoken = {}
@@ -61,7 +64,9 @@ def voices() -> dict[str, Samples]:
         for timbre in TIMBRES:
             name = f"{language}+{timbre}"
             command = ["espeak-ng", "-v", name, "--stdout", sentence]
-            sound, rate = soundfile.read(io.BytesIO(subprocess.check_output(command)), dtype="float32")
+            sound, rate = soundfile.read(
+                io.BytesIO(subprocess.check_output(command)), dtype="float32"
+            )
             sound = soxr.resample(sound, rate, RATE_HZ)
             loud = np.flatnonzero(np.abs(sound) > np.abs(sound).max() / 50)
             spoken[name] = sound[loud[0] : loud[-1] + 1]
@@ -70,7 +75,9 @@ def voices() -> dict[str, Samples]:
 
 def recordings(folder: Path) -> Iterator[tuple[Path, Samples]]:
     """The sound of each file that can be decoded."""
-    for path in [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in (
+        [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
+    ):
         try:
             with Decoder(path) as decoder:
                 parts = [part for part in decoder if not isinstance(part, Gap)]
@@ -86,7 +93,9 @@ def spoken_windows(sound: Samples, hop: int) -> dict[int, int]:
     listener.push(sound)
     last = max(0, len(sound) - WINDOW_SAMPLES)
     starts = [*range(0, last, hop), last]
-    told = {start: listener.spoken(start, min(start + WINDOW_SAMPLES, len(sound))) for start in starts}
+    told = {
+        start: listener.spoken(start, min(start + WINDOW_SAMPLES, len(sound))) for start in starts
+    }
     return {start: began for start, began in told.items() if began is not None}
 
 
@@ -112,7 +121,8 @@ class Tally:
         """An utterance at each level over ten seconds of sound."""
         utterance = utterance[: _SCENE - at]
         until = at + len(utterance)
-        under, own = np.mean(np.square(scene[at:until])), np.mean(np.square(utterance))
+        under = np.mean(np.square(scene[at:until]))
+        own = np.mean(np.square(utterance))
         for level in LEVELS_DB:
             sound = scene.copy()
             sound[at:until] += utterance * np.sqrt((under + 1e-12) / own * 10 ** (level / 10))
@@ -122,9 +132,17 @@ class Tally:
                 told = spoken_windows(sound, hop)
                 self.open[level, name] += _left_open((at, until), told)
                 if name == "2.5":
-                    whole = [start for start in range(0, _SCENE // 2 + 1, hop) if _holds(start, at, until)]
+                    whole = [
+                        start
+                        for start in range(0, _SCENE // 2 + 1, hop)
+                        if _holds(start, at, until)
+                    ]
                     self.whole[level] += [start in told for start in whole]
-                    self.missed += [f"{level} dB {voice} over {path.name}" for start in whole if start not in told]
+                    self.missed += [
+                        f"{level} dB {voice} over {path.name}"
+                        for start in whole
+                        if start not in told
+                    ]
 
 
 def _holds(start: int, at: int, until: int) -> bool:
@@ -140,20 +158,28 @@ def _left_open(speech: Span, told: dict[int, int]) -> int:
 
 
 def bound(alarms: int, windows: int) -> float:
-    """Upper bound of a share at 95 %, one-sided (Clopper and Pearson, 1934); of none in N nearly 3 / N."""
+    """Upper bound of a share at 95 %, one-sided (Clopper and Pearson, 1934); of none in N nearly 3
+    / N."""
     return float(stats.beta.ppf(0.95, alarms + 1, windows - alarms)) if alarms < windows else 1.0
 
 
 def examine(folder: Path, spoken: dict[str, Samples], mixes: int) -> tuple[Tally, float, float]:
-    """A folder's tally, and of its sound alone the seconds heard and the CPU seconds spent on hearing them."""
-    tally, heard_s, cpu_s, scenes = Tally(), 0.0, 0.0, []
+    """A folder's tally, and of its sound alone the seconds heard and the CPU seconds spent on
+    hearing them."""
+    tally = Tally()
+    heard_s = 0.0
+    cpu_s = 0.0
+    scenes = []
     for path, sound in recordings(folder):
         begun = time.process_time()
         tally.count_alarms(path, sound)
         cpu_s += time.process_time() - begun
         heard_s += len(sound) / RATE_HZ
-        scenes += [(path, sound[at : at + _SCENE]) for at in range(0, len(sound) - _SCENE + 1, _SCENE)]
-    random, names = np.random.default_rng(17), list(spoken)
+        scenes += [
+            (path, sound[at : at + _SCENE]) for at in range(0, len(sound) - _SCENE + 1, _SCENE)
+        ]
+    random = np.random.default_rng(17)
+    names = list(spoken)
     for number in range(mixes if scenes else 0):
         path, scene = scenes[int(random.integers(len(scenes)))]
         voice = names[number % len(names)]
@@ -167,13 +193,18 @@ def draw(out: Path, number: int, path: Path, start: int) -> None:
     import matplotlib.pyplot as plt
 
     sound = next(sound for _, sound in recordings(path))
-    first, stop = max(0, start - RATE_HZ), start + WINDOW_SAMPLES
+    first = max(0, start - RATE_HZ)
+    stop = start + WINDOW_SAMPLES
     stem = f"{number:03d}_{path.stem}_{start / RATE_HZ:.1f}s"
     soundfile.write(out / f"{stem}.wav", sound[first:stop], RATE_HZ)
     figure, axes = plt.subplots(figsize=(14, 7))
-    shown = sound[first:stop] + 1e-7 * np.random.default_rng(0).standard_normal(len(sound[first:stop]))
+    shown = sound[first:stop] + 1e-7 * np.random.default_rng(0).standard_normal(
+        len(sound[first:stop])
+    )
     axes.specgram(shown, NFFT=1024, Fs=RATE_HZ, noverlap=896, cmap="magma", scale="dB")
-    axes.set(ylim=(0, 8000), title=f"{path.name}, from {first / RATE_HZ:.1f} s", xlabel="s", ylabel="Hz")
+    axes.set(
+        ylim=(0, 8000), title=f"{path.name}, from {first / RATE_HZ:.1f} s", xlabel="s", ylabel="Hz"
+    )
     for begin, end in speech_runs(sound, stop):
         axes.axvspan((begin - first) / RATE_HZ, (end - first) / RATE_HZ, 0, 0.03, color="cyan")
     axes.set_xlim(0, len(shown) / RATE_HZ)
@@ -183,7 +214,8 @@ def draw(out: Path, number: int, path: Path, start: int) -> None:
 
 def speech_runs(sound: Samples, until: int) -> list[Span]:
     """Runs of speech, as windows of a hop of a frame tell them."""
-    listener, runs = Listener(), dict[int, int]()
+    listener = Listener()
+    runs = dict[int, int]()
     listener.push(sound[:until])
     for stop in range(FRAME_SAMPLES, min(until, len(sound)) + 1, FRAME_SAMPLES):
         begin = listener.spoken(stop - FRAME_SAMPLES, stop)
@@ -194,35 +226,56 @@ def speech_runs(sound: Samples, until: int) -> list[Span]:
 
 def report(folder: Path, tally: Tally) -> bool:
     """Print what a folder came to; whether it is as good as it should be."""
-    alarms, good = len(tally.alarms), True
+    alarms = len(tally.alarms)
+    good = True
     if tally.windows:
-        share, most = alarms / tally.windows, bound(alarms, tally.windows)
+        share = alarms / tally.windows
+        most = bound(alarms, tally.windows)
         good &= share <= ALARMS_MAX
-        print(f"{folder.name}: alarms in {alarms} of {tally.windows} windows ({share:.2%}, at most {most:.2%})")
+        print(
+            f"{folder.name}: alarms in {alarms} of {tally.windows} windows ({share:.2%}, at most "
+            f"{most:.2%})"
+        )
     for level, found in tally.whole.items():
         if found:
             share = sum(found) / len(found)
             good &= share >= FOUND_MIN[level]
-            left = ", ".join(f"{tally.open[level, hop] / tally.spoken[level]:.1%} at hop {hop} s" for hop in _HOPS)
-            print(f"  {level:+d} dB: found in {share:.1%} of {len(found)} windows; of the spoken sound open {left}")
+            left = ", ".join(
+                f"{tally.open[level, hop] / tally.spoken[level]:.1%} at hop {hop} s"
+                for hop in _HOPS
+            )
+            print(
+                f"  {level:+d} dB: found in {share:.1%} of {len(found)} windows; of the spoken "
+                f"sound open {left}"
+            )
     return good
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folders", type=Path, nargs="+")
-    parser.add_argument("--mixes", type=counted, default=240, help="utterances for each folder, at three levels")
-    parser.add_argument("--out", type=Path, help="for pictures and sound of alarms, and lists of what is missed")
+    parser.add_argument(
+        "--mixes", type=counted, default=240, help="utterances for each folder, at three levels"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="for pictures and sound of alarms, and lists of what is missed"
+    )
     arguments = parser.parse_args()
     absent = [str(folder) for folder in arguments.folders if not folder.exists()]
     if absent:
         parser.error(f"{', '.join(absent)}: no such file or folder")
-    good, heard_s, cpu_s, number = True, 0.0, 0.0, 0
+    good = True
+    heard_s = 0.0
+    cpu_s = 0.0
+    number = 0
     spoken = voices()
     for folder in arguments.folders:
         tally, heard, cpu = examine(folder, spoken, arguments.mixes)
         good &= report(folder, tally)
-        heard_s, cpu_s = heard_s + heard, cpu_s + cpu
+        heard_s = heard_s + heard
+        cpu_s = cpu_s + cpu
         if arguments.out:
             arguments.out.mkdir(parents=True, exist_ok=True)
             (arguments.out / f"missed-{folder.name}.txt").write_text("\n".join(tally.missed) + "\n")

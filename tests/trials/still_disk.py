@@ -1,14 +1,16 @@
-"""A stop, and a loss, while the state's disk stands still: a file system in user space that can be told to hold.
+"""A stop, and a loss, while the state's disk stands still: a file system in user space that can be
+told to hold.
 
     python -m tests.trials.still_disk [--seconds 60]
 
-Wants /dev/fuse, libfuse2 and `pip install fusepy`. The daemon as it ships with a stand-in for PortAudio, its state on
-a file system that passes everything on to a folder and, while told to, answers nothing. It hears; the disk stands
-still for so many seconds and goes on; stands still again, and the daemon is stopped meanwhile; then it is started
-anew. The kernel lets no process go, not even a killed one, while a disk owes one of its threads an answer: so of the
-end is measured how soon the daemon has said its last word, and how soon it is gone once the disk answers. Prints
-these, the longest pause of the watchdog and the gaps. Exits 1 if sound was lost before the stop, the last word or the
-end took more than 10 s, or the record is damaged.
+Wants /dev/fuse, libfuse2 and `pip install fusepy`. The daemon as it ships with a stand-in for
+PortAudio, its state on a file system that passes everything on to a folder and, while told to,
+answers nothing. It hears; the disk stands still for so many seconds and goes on; stands still
+again, and the daemon is stopped meanwhile; then it is started anew. The kernel lets no process go,
+not even a killed one, while a disk owes one of its threads an answer: so of the end is measured how
+soon the daemon has said its last word, and how soon it is gone once the disk answers. Prints these,
+the longest pause of the watchdog and the gaps. Exits 1 if sound was lost before the stop, the last
+word or the end took more than 10 s, or the record is damaged.
 """
 
 import argparse
@@ -50,7 +52,11 @@ def serve(source: Path, mount: Path) -> None:
 
         def getattr(self, path: str, _handle: object = None) -> dict[str, Any]:
             found = os.lstat(path)
-            return {name: getattr(found, name) for name in dir(found) if name.startswith("st_") and "_ns" not in name}
+            return {
+                name: getattr(found, name)
+                for name in dir(found)
+                if name.startswith("st_") and "_ns" not in name
+            }
 
         def readdir(self, path: str, _handle: object) -> list[str]:
             return [".", "..", *(entry.name for entry in Path(path).iterdir())]
@@ -78,7 +84,11 @@ def serve(source: Path, mount: Path) -> None:
 
         def statfs(self, path: str) -> dict[str, Any]:
             found = os.statvfs(path)
-            return {name: getattr(found, name) for name in dir(found) if name.startswith("f_") and name != "f_fsid"}
+            return {
+                name: getattr(found, name)
+                for name in dir(found)
+                if name.startswith("f_") and name != "f_fsid"
+            }
 
         def rename(self, old: str, new: str) -> None:
             Path(old).rename(f"{source}{new}")
@@ -104,7 +114,8 @@ def serve(source: Path, mount: Path) -> None:
 @contextmanager
 def passing(folder: Path) -> Iterator[Path]:
     """A mount of a folder beside it."""
-    source, mount = folder / "kept", folder / "shown"
+    source = folder / "kept"
+    mount = folder / "shown"
     source.mkdir()
     mount.mkdir()
     with subprocess.Popen(
@@ -155,23 +166,40 @@ def trial(folder: Path, disk: Path, seconds: float) -> list[str]:
     status = daemon.process.wait(60)
     end_s = time.monotonic() - answers
     print(f"longest without a word to the watchdog: {pause_s:.1f} s")
-    print(f"last word {word_s:.1f} s after a stop was asked for, gone {end_s:.1f} s after the disk answered, {status}")
+    print(
+        f"last word {word_s:.1f} s after a stop was asked for, gone {end_s:.1f} s after the disk "
+        f"answered, {status}"
+    )
     daemon.start("-m", "tests.helpers.stand_in_card")
     before = heard()
     until(lambda: heard() > before, "it hears again")
     daemon.stop()
-    print("gaps:", *(f"{reason} {round(s, 1)} s;" for reason, s in daemon.rows("SELECT reason, seconds FROM gaps")))
-    print(*(line for line in daemon.log.read_text().splitlines() if "ended without" in line), sep="\n")
+    print(
+        "gaps:",
+        *(
+            f"{reason} {round(s, 1)} s;"
+            for reason, s in daemon.rows("SELECT reason, seconds FROM gaps")
+        ),
+    )
+    print(
+        *(line for line in daemon.log.read_text().splitlines() if "ended without" in line), sep="\n"
+    )
     wrong = [f"sound was lost: {lost}"] if lost else []
     wrong += [] if pause_s < WATCHDOG_S / 2 else [f"the watchdog was not fed for {pause_s:.0f} s"]
-    wrong += [] if max(word_s, end_s) <= STOP_S_MAX else [f"the end took {word_s:.1f} s and {end_s:.1f} s"]
+    wrong += (
+        []
+        if max(word_s, end_s) <= STOP_S_MAX
+        else [f"the end took {word_s:.1f} s and {end_s:.1f} s"]
+    )
     sound = daemon.rows("PRAGMA integrity_check")
     return wrong + ([] if sound == [("ok",)] else [f"the record is damaged: {sound[:3]}"])
 
 
 def main() -> None:
     """See above."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=above_zero, default=60.0)
     parser.add_argument("--serve", nargs=2, type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -179,7 +207,9 @@ def main() -> None:
         serve(*arguments.serve)
         return
     if find_spec("fuse") is None or not Path("/dev/fuse").exists():
-        sys.exit("expected /dev/fuse, libfuse2 and fusepy; apt-get install libfuse2, pip install fusepy")
+        sys.exit(
+            "expected /dev/fuse, libfuse2 and fusepy; apt-get install libfuse2, pip install fusepy"
+        )
     with tempfile.TemporaryDirectory(prefix="still-disk-") as name, passing(Path(name)) as disk:
         wrong = trial(Path(name), disk, arguments.seconds)
     print("\n".join(wrong) or "nothing is wrong")

@@ -1,9 +1,10 @@
-"""Random walks over edits: after each, fit-all equals a run made from scratch, and made nothing again for nothing.
+"""Random walks over edits: after each, fit-all equals a run made from scratch, and made nothing
+again for nothing.
 
     python -m tests.trials.walk --steps 200 --seeds 5 [--first 1] [--minutes M]
 
-A line for each step; Ctrl-C, or the end of the minutes, ends it with the counts so far. Exits 1 and says what is wrong
-if anything is.
+A line for each step; Ctrl-C, or the end of the minutes, ends it with the counts so far. Exits 1 and
+says what is wrong if anything is.
 """
 
 import argparse
@@ -27,7 +28,8 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=1, help="first seed")
     parser.add_argument("--minutes", type=float, default=float("inf"))
     asked = parser.parse_args()
-    end, tallies = time.monotonic() + 60 * asked.minutes, dict[int, Tally]()
+    end = time.monotonic() + 60 * asked.minutes
+    tallies = dict[int, Tally]()
     with here(), suppress(KeyboardInterrupt):
         for seed in range(asked.first, asked.first + asked.seeds):
             if time.monotonic() < end:
@@ -42,10 +44,16 @@ def _walk(seed: int, steps: int, end: float, tallies: dict[int, Tally]) -> None:
         tallies[seed] = walk.tally
         try:
             while walk.tally.steps < steps and time.monotonic() < end:
-                begin, before, wrong = time.monotonic(), walk.tally.edits.copy(), len(walk.tally.wrong)
+                begin = time.monotonic()
+                before = walk.tally.edits.copy()
+                wrong = len(walk.tally.wrong)
                 walk.step()
                 edits = ", ".join(walk.tally.edits - before)
-                print(f"seed {seed}, step {walk.tally.steps}: {edits}; {time.monotonic() - begin:.1f} s", flush=True)
+                print(
+                    f"seed {seed}, step {walk.tally.steps}: {edits}; "
+                    f"{time.monotonic() - begin:.1f} s",
+                    flush=True,
+                )
                 for line in walk.tally.wrong[wrong:]:
                     print(f"  WRONG {line}", flush=True)
         finally:
@@ -53,13 +61,16 @@ def _walk(seed: int, steps: int, end: float, tallies: dict[int, Tally]) -> None:
 
 
 def _tell(tallies: dict[int, Tally]) -> None:
-    edits, made, refused = Counter[str](), Counter[str](), Counter[str]()
+    edits = Counter[str]()
+    made = Counter[str]()
+    refused = Counter[str]()
     for tally in tallies.values():
         edits += tally.edits
         made += tally.made
         refused += tally.refused
     numbers = {
-        name: sum(getattr(t, name) for t in tallies.values()) for name in ("steps", "trained", "scratch", "kills")
+        name: sum(getattr(t, name) for t in tallies.values())
+        for name in ("steps", "trained", "scratch", "kills")
     }
     print(f"\n{len(tallies)} seeds: {', '.join(f'{name} {n}' for name, n in numbers.items())}")
     for what, counts in (("edits", edits), ("stages made again", made), ("refused", refused)):

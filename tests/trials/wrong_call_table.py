@@ -1,11 +1,13 @@
-"""The calls of `tests/trials/wrong_calls.py`: what is typed, and which exit statuses need no excuse."""
+"""The calls of `tests/trials/wrong_calls.py`: what is typed, and which exit statuses need no
+excuse."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Stop:
-    """A right call that is interrupted: once a file of this pattern is in `{mine}`, and then so many seconds later."""
+    """A right call that is interrupted: once a file of this pattern is in `{mine}`, and then so
+    many seconds later."""
 
     call: str
     begun: str = ""
@@ -119,16 +121,32 @@ INTERRUPTED = (
     *(Stop("trainer recipe demo", after_s=after, right=(0,)) for after in (0.0, 0.4)),
     Stop("edge replay {mine}/many --config {mine}/first.yaml", after_s=0.8),
     Stop("edge replay {mine}/many --config {mine}/one.yaml", "one/station.db", 0.5),
-    Stop("edge replay {mine}/many --config {mine}/two.yaml --jobs 2", "two/station.db", 0.3, times=2),
-    Stop("edge run --config {mine}/theirs.yaml", after_s=6.0, right=(0, 73, 78)),  # it tries again until it is stopped
+    Stop(
+        "edge replay {mine}/many --config {mine}/two.yaml --jobs 2", "two/station.db", 0.3, times=2
+    ),
+    Stop(
+        "edge run --config {mine}/theirs.yaml", after_s=6.0, right=(0, 73, 78)
+    ),  # it tries again until it is stopped
     Stop("edge run --config {mine}/folder.yaml", "live/station.db", 0.5, right=(0,)),
     Stop("edge check --listen-s 30 --config {mine}/good.yaml", after_s=1.5, right=(0, 1)),
     Stop("edge demo --out {mine}/shown", "shown/station.db", 0.2, right=(0,)),
-    Stop("edge pictures {mine}/recordings --config {mine}/good.yaml --out {mine}/page", after_s=1.2, right=(0,)),
+    Stop(
+        "edge pictures {mine}/recordings --config {mine}/good.yaml --out {mine}/page",
+        after_s=1.2,
+        right=(0,),
+    ),
     Stop("trainer demo-data {mine}/corpus", "corpus/**/*.ogg", 0.5),
     Stop("trainer demo-data {mine}/corpus", "corpus/**/*.ogg", 1.5, times=2),
-    Stop("trainer demo-data {mine}/little --species 3 --recordings 2 --soundscapes 1", after_s=2.0, right=(0,)),
+    Stop(
+        "trainer demo-data {mine}/little --species 3 --recordings 2 --soundscapes 1",
+        after_s=2.0,
+        right=(0,),
+    ),
     Stop("export verify {bundle}", after_s=1.0, right=(0,)),
     Stop("export tune {bundle} --state {mine}/tuned", after_s=3.0, right=(0,)),
-    Stop("export birds {mine}/recordings --bundle {bundle} --out {mine}/birds", after_s=1.5, right=(0,)),
+    Stop(
+        "export birds {mine}/recordings --bundle {bundle} --out {mine}/birds",
+        after_s=1.5,
+        right=(0,),
+    ),
 )

@@ -1,14 +1,16 @@
-"""What a person mistypes, may not write or stops midway: how each ends, and whether any ends in a traceback.
+"""What a person mistypes, may not write or stops midway: how each ends, and whether any ends in a
+traceback.
 
     python -m tests.trials.wrong_calls --as nobody [--python PYTHON] [--only TEXT] [--seconds 60]
 
-Makes a small tree in a temporary folder: settings, recordings, a record, and folders of somebody else. Then types each
-call of `wrong_call_table.py` in it, as that user: root may everything and would miss what rights do. Without `--as` it
-types as oneself, and the folders of somebody else are one's own with the rights taken away. Interrupted calls get
-SIGINT as from Ctrl-C, once they are at work. A line for each: exit status and the last thing that was said. Counted:
-tracebacks, deaths by a signal, calls that never end, wrong calls that pass as right, and those that fail without a
-word. Exits 1 if there is any. PYTHON must be one that this user can run, with what birdstation needs; the user sees the
-checkout by PYTHONPATH, so its folders must be readable, too.
+Makes a small tree in a temporary folder: settings, recordings, a record, and folders of somebody
+else. Then types each call of `wrong_call_table.py` in it, as that user: root may everything and
+would miss what rights do. Without `--as` it types as oneself, and the folders of somebody else are
+one's own with the rights taken away. Interrupted calls get SIGINT as from Ctrl-C, once they are at
+work. A line for each: exit status and the last thing that was said. Counted: tracebacks, deaths by
+a signal, calls that never end, wrong calls that pass as right, and those that fail without a word.
+Exits 1 if there is any. PYTHON must be one that this user can run, with what birdstation needs; the
+user sees the checkout by PYTHONPATH, so its folders must be readable, too.
 """
 
 import argparse
@@ -33,10 +35,20 @@ from tests.trials.wrong_call_table import INTERRUPTED, WRONG, Stop
 PROJECT = Path(__file__).resolve().parents[2]
 _DEMO = PROJECT / "edge" / "demo"
 _PROGRAMS = ("edge", "trainer", "export")
-# A traceback is any of these, wherever it comes from: Python, a thread of it, a callback, the interpreter itself.
+# A traceback is any of these, wherever it comes from: Python, a thread of it, a callback, the
+# interpreter itself.
 _TRACES = ("Traceback (most recent call last)", "Exception ignored", "Fatal Python error")
-_INTERRUPTED = (130, -signal.SIGINT)  # said so, or died of it without a word, as programs do that just began
-_FAULTS = ("traceback", "killed by a signal", "does not end", "passed as right", "failed without a word")
+_INTERRUPTED = (
+    130,
+    -signal.SIGINT,
+)  # said so, or died of it without a word, as programs do that just began
+_FAULTS = (
+    "traceback",
+    "killed by a signal",
+    "does not end",
+    "passed as right",
+    "failed without a word",
+)
 
 
 @dataclass(frozen=True)
@@ -69,11 +81,18 @@ class Ended:
             return None
         if self.status < 0:
             return "killed by a signal"
-        return "passed as right" if self.status == 0 else None if self.said.strip() else "failed without a word"
+        return (
+            "passed as right"
+            if self.status == 0
+            else None
+            if self.said.strip()
+            else "failed without a word"
+        )
 
     @property
     def last(self) -> str:
-        """The last line that says something, without the frame of a usage message, paths as in the table."""
+        """The last line that says something, without the frame of a usage message, paths as in the
+        table."""
         lines = [line.strip(" │╭╮╰╯─└┘┴┌┐┬├┤┼") for line in self.said.splitlines()]
         text = next((line for line in reversed(lines) if line), "")
         for name, path in self.tree.items():
@@ -84,20 +103,29 @@ class Ended:
 def tree_in(folder: Path, person: Person) -> dict[str, str]:
     """Fill `folder`; the names that the calls use, with their paths.
 
-    `mine` belongs to the person, `theirs` can be read but not written, `closed` not even looked into;
-    `gone` is not there.
+    `mine` belongs to the person, `theirs` can be read but not written, `closed` not even looked
+    into; `gone` is not there.
     """
     mine, theirs, closed = (folder / name for name in ("mine", "theirs", "closed"))
-    for made in (mine / "recordings", mine / "empty", mine / "sorted" / "wren", mine / "many", theirs, closed):
+    for made in (
+        mine / "recordings",
+        mine / "empty",
+        mine / "sorted" / "wren",
+        mine / "many",
+        theirs,
+        closed,
+    ):
         made.mkdir(parents=True)
     sounds = sorted((_DEMO / "soundscapes").glob("*.ogg"))
     for sound in sounds[:2]:
         shutil.copy(sound, mine / "recordings")
         shutil.copy(sound, theirs)
-    for number in range(150):  # of other names and other bytes at the end, so each is a recording of its own
-        (mine / "many" / f"S{number:03}_20260501_{number // 60:02}{number % 60:02}00.ogg").write_bytes(
-            sounds[number % len(sounds)].read_bytes() + bytes([number])
-        )
+    for number in range(
+        150
+    ):  # of other names and other bytes at the end, so each is a recording of its own
+        (
+            mine / "many" / f"S{number:03}_20260501_{number // 60:02}{number % 60:02}00.ogg"
+        ).write_bytes(sounds[number % len(sounds)].read_bytes() + bytes([number]))
     (mine / "recordings" / "page.html").write_text("<html>no sound</html>")
     (mine / "recordings" / "cut.wav").write_bytes(b"RIFF\0\0\0\0WAVE")
     (mine / "labels.csv").write_text("name,bird\nx,y\n")
@@ -108,7 +136,9 @@ def tree_in(folder: Path, person: Person) -> dict[str, str]:
     (mine / "bundle.yaml").write_text(f"station: {{id: a}}\nbundle: {folder / 'gone'}\n")
     states = {"good": mine, "theirs": theirs, "closed": closed / "state"}
     for name in ("good", "theirs", "closed", "fresh", "new", "first", "one", "two"):
-        (mine / f"{name}.yaml").write_text(f"station: {{id: a}}\nstate: {states.get(name, mine / name)}\n")
+        (mine / f"{name}.yaml").write_text(
+            f"station: {{id: a}}\nstate: {states.get(name, mine / name)}\n"
+        )
     live = f"station: {{id: a}}\nstate: {mine / 'live'}\n"
     (mine / "folder.yaml").write_text(f"{live}source: folder\nfolder: {{path: {mine / 'many'}}}\n")
     (mine / "record.db").write_text("no database\n")
@@ -141,8 +171,13 @@ def _own(folder: Path, mine: Path, theirs: Path, closed: Path, person: Person) -
 class Typist:
     """Types calls in `{mine}`, as the person."""
 
-    def __init__(self, python: str, tree: Mapping[str, str], person: Person, seconds: float) -> None:
-        self._python, self._tree, self._person, self._seconds = python, tree, person, seconds
+    def __init__(
+        self, python: str, tree: Mapping[str, str], person: Person, seconds: float
+    ) -> None:
+        self._python = python
+        self._tree = tree
+        self._person = person
+        self._seconds = seconds
         path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
         self._environment = {
             "PATH": os.environ["PATH"],
@@ -171,7 +206,8 @@ class Typist:
             return Ended(status, said.read(), self._tree)
 
     def interrupted(self, stop: Stop) -> Ended:
-        """A call that gets Ctrl-C `stop.times` times, once it has made `stop.begun` or after `stop.after_s`."""
+        """A call that gets Ctrl-C `stop.times` times, once it has made `stop.begun` or after
+        `stop.after_s`."""
         with _page() as said:
             process = self._begin(stop.call, said, said)
             self._until_at_work(process, stop)
@@ -218,7 +254,8 @@ class Typist:
 
 
 def _loads(pid: int) -> bool:
-    """Whether the program loads its libraries, or has: what Python says before that is Python's own."""
+    """Whether the program loads its libraries, or has: what Python says before that is Python's
+    own."""
     try:
         return "-packages/" in Path(f"/proc/{pid}/maps").read_text()
     except OSError:
@@ -240,16 +277,21 @@ def _person(name: str | None) -> Person:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--as", dest="user", help="the user who types; wants root")
-    parser.add_argument("--python", default=sys.executable, help="an interpreter that this user can run")
+    parser.add_argument(
+        "--python", default=sys.executable, help="an interpreter that this user can run"
+    )
     parser.add_argument("--only", default="", help="only calls in which this text is")
-    parser.add_argument("--seconds", type=above_zero, default=60, help="after which a call counts as without end")
+    parser.add_argument(
+        "--seconds", type=above_zero, default=60, help="after which a call counts as without end"
+    )
     return parser.parse_args()
 
 
 def main() -> int:
     """Type every call; 1 if any ends in one of the faults."""
     given = _arguments()
-    person, faults = _person(given.user), Counter[str]()
+    person = _person(given.user)
+    faults = Counter[str]()
     with tempfile.TemporaryDirectory(prefix="wrong-calls-") as name:
         typist = Typist(given.python, tree_in(Path(name), person), person, given.seconds)
         prepared = typist.typed("edge replay {mine}/recordings/ --config {mine}/good.yaml")
@@ -258,11 +300,21 @@ def main() -> int:
         for call, right in WRONG.items():
             if given.only in call:
                 count += 1
-                _tell(call, typist.typed(call.removesuffix(" >/dev/full"), call.endswith(" >/dev/full")), right, faults)
+                _tell(
+                    call,
+                    typist.typed(call.removesuffix(" >/dev/full"), call.endswith(" >/dev/full")),
+                    right,
+                    faults,
+                )
         for stop in INTERRUPTED:
             if given.only in stop.call:
                 count += 1
-                _tell(f"{stop.call}  {stop.when}", typist.interrupted(stop), (*_INTERRUPTED, *stop.right), faults)
+                _tell(
+                    f"{stop.call}  {stop.when}",
+                    typist.interrupted(stop),
+                    (*_INTERRUPTED, *stop.right),
+                    faults,
+                )
         _unlock(Path(name))
     print(f"{count} calls: " + ", ".join(f"{faults[fault]} {fault}" for fault in _FAULTS))
     return 1 if faults.total() else 0
@@ -272,7 +324,10 @@ def _tell(call: str, ended: Ended, right: tuple[int, ...], faults: Counter[str])
     fault = ended.fault(right)
     if fault:
         faults[fault] += 1
-    print(f"{'' if fault is None else fault.upper() + ': '}{call}\n    {ended.status}: {ended.last}", flush=True)
+    print(
+        f"{'' if fault is None else fault.upper() + ': '}{call}\n    {ended.status}: {ended.last}",
+        flush=True,
+    )
     if fault == "traceback":
         print("".join(f"        {line}\n" for line in ended.said.splitlines()[-8:]), flush=True)
 

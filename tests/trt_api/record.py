@@ -1,10 +1,12 @@
-"""Writes the tables beside it: every public name of the classes that we use, from NVIDIA's own Python bindings.
+"""Writes the tables beside it: every public name of the classes that we use, from NVIDIA's own
+Python bindings.
 
 python tests/trt_api/record.py VERSION FOLDER OUT
 
-FOLDER is an unpacked wheel (pip download --no-deps tensorrt_cu12_bindings==10.3.0; unzip); `rtx` as VERSION takes the
-TensorRT for RTX that is installed, wherever FOLDER is. The libraries are not on PyPI and want a GPU; the bindings
-import all the same beside empty ones that have the nine names they look for, which this makes with gcc.
+FOLDER is an unpacked wheel (pip download --no-deps tensorrt_cu12_bindings==10.3.0; unzip); `rtx` as
+VERSION takes the TensorRT for RTX that is installed, wherever FOLDER is. The libraries are not on
+PyPI and want a GPU; the bindings import all the same beside empty ones that have the nine names
+they look for, which this makes with gcc.
 """
 
 import importlib
@@ -18,13 +20,17 @@ from pathlib import Path
 from typing import Any
 
 _SYMBOLS = (
-    "createInferBuilder_INTERNAL createInferRefitter_INTERNAL createInferRuntime_INTERNAL createNvOnnxParser_INTERNAL "
-    "createNvOnnxParserRefitter_INTERNAL getNvOnnxParserVersion getBuilderPluginRegistry getPluginRegistry "
+    "createInferBuilder_INTERNAL createInferRefitter_INTERNAL createInferRuntime_INTERNAL "
+    "createNvOnnxParser_INTERNAL "
+    "createNvOnnxParserRefitter_INTERNAL getNvOnnxParserVersion getBuilderPluginRegistry "
+    "getPluginRegistry "
     "initLibNvInferPlugins"
 )
 CLASSES = (
-    "Builder INetworkDefinition OnnxParser ParserError IBuilderConfig IOptimizationProfile ITimingCache IHostMemory "
-    "Runtime ICudaEngine IExecutionContext Logger ITensor NetworkDefinitionCreationFlag MemoryPoolType BuilderFlag "
+    "Builder INetworkDefinition OnnxParser ParserError IBuilderConfig IOptimizationProfile "
+    "ITimingCache IHostMemory "
+    "Runtime ICudaEngine IExecutionContext Logger ITensor NetworkDefinitionCreationFlag "
+    "MemoryPoolType BuilderFlag "
     "ExecutionContextAllocationStrategy TensorIOMode DataType"
 )
 
@@ -33,7 +39,9 @@ def names_of(trt: Any) -> list[str]:
     """Public names of the module, and of the classes, with their class."""
     found = {name for name in dir(trt) if not name.startswith("_")}
     for name in CLASSES.split():
-        found |= {f"{name}.{member}" for member in dir(getattr(trt, name)) if not member.startswith("_")}
+        found |= {
+            f"{name}.{member}" for member in dir(getattr(trt, name)) if not member.startswith("_")
+        }
     return sorted(found)
 
 
@@ -59,8 +67,12 @@ def _load(version: str, folder: Path) -> Any:
 
 
 def main() -> None:
-    version, folder, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    if version != "rtx" and "LIBRARIES" not in os.environ:  # the loader reads its path only when a program starts
+    version = sys.argv[1]
+    folder = Path(sys.argv[2])
+    out = Path(sys.argv[3])
+    if (
+        version != "rtx" and "LIBRARIES" not in os.environ
+    ):  # the loader reads its path only when a program starts
         with tempfile.TemporaryDirectory() as libraries:
             _empty_libraries(Path(libraries), version.partition(".")[0])
             environment = os.environ | {"LD_LIBRARY_PATH": libraries, "LIBRARIES": libraries}

@@ -1,9 +1,11 @@
-"""TensorRT whose plans are the ONNX files themselves, run by ONNX Runtime on the memory of the CUDA double.
+"""TensorRT whose plans are the ONNX files themselves, run by ONNX Runtime on the memory of the CUDA
+double.
 
-It suffices because the scores are real: a wrong address, shape, order or member shows as a wrong score of the probe.
-It is strict where TensorRT is (a plan of another version, a batch beyond the profile, a context without memory, a
-network that is not strongly typed), it returns None or False where TensorRT does, and a test holds every name in it
-against the real bindings. That kernels exist and are fast it cannot show.
+It suffices because the scores are real: a wrong address, shape, order or member shows as a wrong
+score of the probe. It is strict where TensorRT is (a plan of another version, a batch beyond the
+profile, a context without memory, a network that is not strongly typed), it returns None or False
+where TensorRT does, and a test holds every name in it against the real bindings. That kernels exist
+and are fast it cannot show.
 """
 
 import ctypes
@@ -20,7 +22,11 @@ import numpy as np
 import onnx
 import onnxruntime
 
-FACTS: dict[str, Any] = {"version": "10.3.0.30", "workspace_works_mib": 4096, "killed_above_mib": 4096}
+FACTS: dict[str, Any] = {
+    "version": "10.3.0.30",
+    "workspace_works_mib": 4096,
+    "killed_above_mib": 4096,
+}
 FACTS |= {"half_error": 0.0, "unsupported": ""} | json.loads(os.environ.get("TRT_DOUBLE", "{}"))
 __version__ = FACTS["version"]
 _SCRATCH = 1 << 16
@@ -68,7 +74,9 @@ class Logger:
 class ITensor:
     def __init__(self, value: Any) -> None:
         self.name = value.name
-        self.dtype = float32 if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT else DataType.HALF
+        self.dtype = (
+            float32 if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT else DataType.HALF
+        )
 
 
 class INetworkDefinition:
@@ -89,7 +97,9 @@ class INetworkDefinition:
         return ITensor(self._model.graph.output[index])
 
     def unmark_output(self, tensor: ITensor) -> None:
-        self._model.graph.output.remove(next(one for one in self._model.graph.output if one.name == tensor.name))
+        self._model.graph.output.remove(
+            next(one for one in self._model.graph.output if one.name == tensor.name)
+        )
 
 
 class ParserError:
@@ -99,7 +109,8 @@ class ParserError:
 
 class OnnxParser:
     def __init__(self, network: INetworkDefinition, _logger: Logger) -> None:
-        self._network, self.num_errors = network, 0
+        self._network = network
+        self.num_errors = 0
 
     def parse(self, content: bytes) -> bool:
         self._network._model = onnx.load_from_string(content)
@@ -130,7 +141,10 @@ class ITimingCache:
 
 class IBuilderConfig:
     def __init__(self) -> None:
-        self._workspace, self._profiles, self._flags, self._cache = 0, [], {BuilderFlag.TF32}, None
+        self._workspace = 0
+        self._profiles = []
+        self._flags = {BuilderFlag.TF32}
+        self._cache = None
 
     def set_memory_pool_limit(self, pool: MemoryPoolType, size: int) -> None:
         assert pool == MemoryPoolType.WORKSPACE
@@ -171,12 +185,16 @@ class Builder:
     def create_optimization_profile(self) -> IOptimizationProfile:
         return IOptimizationProfile()
 
-    def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> bytes | None:
+    def build_serialized_network(
+        self, network: INetworkDefinition, config: IBuilderConfig
+    ) -> bytes | None:
         assert not config._flags, "TF32 is cleared"
         if config._workspace > FACTS["killed_above_mib"]:
             os.kill(os.getpid(), signal.SIGKILL)
         if config._workspace > FACTS["workspace_works_mib"]:
-            print("[TRT] [E] Error Code 2: OutOfMemory (Requested size was 4 bytes.)", file=sys.stderr)
+            print(
+                "[TRT] [E] Error Code 2: OutOfMemory (Requested size was 4 bytes.)", file=sys.stderr
+            )
             return None
         header = {"version": __version__, "shapes": config._profiles[0]._shapes}
         return json.dumps(header).encode() + b"\n" + network._model.SerializeToString()
@@ -188,7 +206,8 @@ class ICudaEngine:
     def __init__(self, header: dict[str, Any], content: bytes) -> None:
         model = onnx.load_from_string(content)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = 1, 3
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(content, options)
         self._shapes = header["shapes"]
         halved = any(w.data_type == onnx.TensorProto.FLOAT16 for w in model.graph.initializer)
@@ -218,7 +237,9 @@ class ICudaEngine:
 
 class IExecutionContext:
     def __init__(self, engine: ICudaEngine) -> None:
-        self._engine, self._addresses, self._shape = engine, {}, {}
+        self._engine = engine
+        self._addresses = {}
+        self._shape = {}
         self._scratch = 0
 
     def set_device_memory(self, memory: int, size: int) -> None:
@@ -235,14 +256,23 @@ class IExecutionContext:
         return all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
 
     def execute_async_v3(self, stream_handle: int) -> bool:
-        engine, (grey, scores) = self._engine, self._engine._tensors
-        if self._scratch not in _cuda().allocated or grey not in self._shape or len(self._addresses) != 2:
+        engine = self._engine
+        (grey, scores) = self._engine._tensors
+        if (
+            self._scratch not in _cuda().allocated
+            or grey not in self._shape
+            or len(self._addresses) != 2
+        ):
             return False
-        source, target, shape = self._addresses[grey], self._addresses[scores], self._shape[grey]
+        source = self._addresses[grey]
+        target = self._addresses[scores]
+        shape = self._shape[grey]
 
         def work() -> None:
             size = int(np.prod(shape)) * 4
-            images = np.frombuffer((ctypes.c_char * size).from_address(source), np.float32).reshape(shape)
+            images = np.frombuffer((ctypes.c_char * size).from_address(source), np.float32).reshape(
+                shape
+            )
             found = engine._session.run(None, {grey: images})[0] + np.float32(engine._error)
             assert found.nbytes <= ctypes.sizeof(_cuda().allocated[target])
             ctypes.memmove(target, np.ascontiguousarray(found).ctypes.data, found.nbytes)

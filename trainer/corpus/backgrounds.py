@@ -1,6 +1,8 @@
-"""Backgrounds: sounds without the species of the corpus, from a folder, and pink noise, to train against.
+"""Backgrounds: sounds without the species of the corpus, from a folder, and pink noise, to train
+against.
 
-One file of images and ranges, made whole or not at all; augment.py mixes them in. Knows no labels and no networks.
+One file of images and ranges, made whole or not at all; augment.py mixes them in. Knows no labels
+and no networks.
 """
 
 from dataclasses import dataclass
@@ -61,31 +63,38 @@ def wants_backgrounds(recipe: Recipe) -> bool:
 
 
 def check_folder(recipe: Recipe, folder: Path | None, path: Path) -> str:
-    """What a person should know: pink noise stands in where the recipe wants real backgrounds and there are neither
-    files for them nor, at `path`, those of an earlier start. Raises ConfigError where it cannot: calls are told from
-    real backgrounds."""
+    """What a person should know: pink noise stands in where the recipe wants real backgrounds and
+    there are neither files for them nor, at `path`, those of an earlier start. Raises ConfigError
+    where it cannot: calls are told from real backgrounds."""
     wants = wants_folder(recipe)
     if folder is not None:
         background_files(folder)
     elif wants and not path.is_file():
         if recipe.labels.call_probability:
-            raise ConfigError(f"recipe {recipe.name}: {wants}: it wants a folder of sounds without birds: --nocall DIR")
+            raise ConfigError(
+                f"recipe {recipe.name}: {wants}: it wants a folder of sounds without birds: "
+                f"--nocall DIR"
+            )
         return f"recipe {recipe.name}: {wants}; without --nocall DIR pink noise stands in"
     return ""
 
 
 def background_source(folder: Path | None, contents: Contents) -> str:
-    """Digest of what backgrounds are made from: the files of a folder, or pink noise alone without one."""
+    """Digest of what backgrounds are made from: the files of a folder, or pink noise alone without
+    one."""
     files = [] if folder is None else background_files(folder)
     found = [] if folder is None else sums_of(contents, files, folder)
     return digest(found, PINK_CROPS, front_end())
 
 
 def background_files(folder: Path) -> list[Path]:
-    """All files below a folder but texts and what systems leave there. Raises ConfigError if there is none."""
+    """All files below a folder but texts and what systems leave there. Raises ConfigError if there
+    is none."""
     files = [p for p in files_under(folder) if p.suffix.lower() not in _TEXT_SUFFIXES]
     if not files:
-        raise ConfigError(f"--nocall {folder}: expected recordings without birds, found no sound file in it")
+        raise ConfigError(
+            f"--nocall {folder}: expected recordings without birds, found no sound file in it"
+        )
     return files
 
 
@@ -99,8 +108,8 @@ def pink_noise(seed: int, samples: int = CROP_SAMPLES) -> Samples:
 
 
 def background_crops(sound: Samples) -> Samples:
-    """Crops `(n, 224000)` of a background. One shorter than a crop goes on mirrored: with silence behind it, it would
-    be a background that stops."""
+    """Crops `(n, 224000)` of a background. One shorter than a crop goes on mirrored: with silence
+    behind it, it would be a background that stops."""
     if len(sound) < CROP_SAMPLES:
         sound = np.pad(sound, (0, CROP_SAMPLES - len(sound)), mode="symmetric")
     return training_crops(sound)
@@ -111,22 +120,32 @@ def _read(path: Path) -> tuple[Image, Ranges, str]:
     try:
         sound = read_sound(path, crops_max_samples(CROPS_MAX))
     except RecordingError as error:
-        return np.empty((0, *IMAGE_SHAPE), np.uint8), np.empty((0, 2), np.float32), " ".join(error.reason.split())
+        return (
+            np.empty((0, *IMAGE_SHAPE), np.uint8),
+            np.empty((0, 2), np.float32),
+            " ".join(error.reason.split()),
+        )
     images, ranges = mel_images(background_crops(sound))
     sounding = ranges[:, 1] > ranges[:, 0]  # silence cannot be mixed at any ratio
     return images[sounding], ranges[sounding], "" if sounding.any() else "silence"
 
 
-def make_backgrounds(path: Path, folder: Path | None, source: str, jobs: int, console: Console) -> BackgroundSet:
-    """Make the file at `path` unless it is there from the same `source`; without a folder of pink noise alone. Files
-    that cannot be read are named and counted. Raises ConfigError if none can."""
+def make_backgrounds(
+    path: Path, folder: Path | None, source: str, jobs: int, console: Console
+) -> BackgroundSet:
+    """Make the file at `path` unless it is there from the same `source`; without a folder of pink
+    noise alone. Files that cannot be read are named and counted. Raises ConfigError if none can."""
     if path.is_file() and (there := read_backgrounds(path)).source == source:
         return there
     files = background_files(folder) if folder else []
-    images, ranges, skipped = [], [], 0
+    images = []
+    ranges = []
+    skipped = 0
     with worker_pool(jobs) as pool, progress_bar(console) as progress:
         task = progress.add_task("backgrounds", total=len(files), note="")
-        for file, (image, span, reason) in zip(files, pool.map(_read, files, chunksize=4), strict=True):
+        for file, (image, span, reason) in zip(
+            files, pool.map(_read, files, chunksize=4), strict=True
+        ):
             images.append(image)
             ranges.append(span)
             if reason:
@@ -137,7 +156,9 @@ def make_backgrounds(path: Path, folder: Path | None, source: str, jobs: int, co
     if folder and not real:
         raise ConfigError(f"--nocall {folder}: none of {len(files)} files can be read as sound")
     pink, pink_ranges = mel_images(np.stack([pink_noise(seed) for seed in range(PINK_CROPS)]))
-    made = BackgroundSet(np.concatenate([*images, pink]), np.concatenate([*ranges, pink_ranges]), real, source)
+    made = BackgroundSet(
+        np.concatenate([*images, pink]), np.concatenate([*ranges, pink_ranges]), real, source
+    )
     with replacing(path) as temporary:
         np.savez(temporary, images=made.images, ranges=made.ranges, real=real, source=source)
     sizes = f"backgrounds: {real} crops of {len(files) - skipped} files, {skipped} skipped"
@@ -147,5 +168,9 @@ def make_backgrounds(path: Path, folder: Path | None, source: str, jobs: int, co
 
 def read_backgrounds(path: Path) -> BackgroundSet:
     """The backgrounds of a run. Raises CorpusError naming the file."""
-    file = read_npz(path, ("images", "ranges", "real", "source"), "remove it and run: python -m trainer spectrograms")
+    file = read_npz(
+        path,
+        ("images", "ranges", "real", "source"),
+        "remove it and run: python -m trainer spectrograms",
+    )
     return BackgroundSet(file["images"], file["ranges"], int(file["real"]), str(file["source"]))

@@ -1,5 +1,5 @@
-"""check-data: what a corpus holds and what is wrong with it, as counts and a table. Decodes no sound: of files it knows
-headers, and which are the same."""
+"""check-data: what a corpus holds and what is wrong with it, as counts and a table. Decodes no
+sound: of files it knows headers, and which are the same."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -16,7 +16,8 @@ from trainer.corpus.twins import same_files, two_species
 from trainer.files import read_json
 from trainer.workers import worker_pool
 
-# a species with fewer recordings than this: not every fold can have one; none of its scores means much
+# a species with fewer recordings than this: not every fold can have one; none of its scores means
+# much
 _RARE = {5: "species with fewer than 5 recordings", 10: "species with 5 to 9 recordings"}
 
 
@@ -44,7 +45,9 @@ class Check:
             table.add_row(name.replace("_", " "), f"{count:,}".rstrip(), "")
         table.add_section()
         for kind, count in sorted(self.problems.items()):
-            table.add_row(f"[yellow]{kind}[/yellow]", f"{count:,}", escape(", ".join(self.examples[kind][:3])))
+            table.add_row(
+                f"[yellow]{kind}[/yellow]", f"{count:,}", escape(", ".join(self.examples[kind][:3]))
+            )
         if not self.problems:
             table.add_row("[green]no problems[/green]", "0", "")
         return table
@@ -87,18 +90,25 @@ def check_data(corpus: Corpus, jobs: int) -> Check:
 
 def _note_twins(corpus: Corpus, problems: Problems) -> None:
     """Files that are the same, among recordings, among soundscapes and between both."""
-    recordings, soundscapes = corpus.recordings, corpus.soundscapes
+    recordings = corpus.recordings
+    soundscapes = corpus.soundscapes
     for group in same_files([*(r.path for r in recordings), *(s.path for s in soundscapes)]):
         mine = [recordings[i] for i in group if i < len(recordings)]
         theirs = [soundscapes[i - len(recordings)].path.name for i in group if i >= len(recordings)]
         for recording in mine[1:]:
-            problems.add("same sound as another recording", f"{recording.recording} is {mine[0].recording}")
+            problems.add(
+                "same sound as another recording", f"{recording.recording} is {mine[0].recording}"
+            )
         if two_species(mine):
-            problems.add("same sound as two species", ", ".join(recording.recording for recording in mine))
+            problems.add(
+                "same sound as two species", ", ".join(recording.recording for recording in mine)
+            )
         for name in theirs[1:]:
             problems.add("same sound as another soundscape", f"{name} is {theirs[0]}")
         if mine and theirs:
-            problems.add("soundscape that is trained on, too", f"{theirs[0]} is {mine[0].recording}")
+            problems.add(
+                "soundscape that is trained on, too", f"{theirs[0]} is {mine[0].recording}"
+            )
 
 
 def _note(corpus: Corpus) -> str:
@@ -108,4 +118,8 @@ def _note(corpus: Corpus) -> str:
         made = path.is_file() and {"parameters", "complete"} <= read_json(path).keys()
     except CorpusError:
         return ""
-    return "an invented corpus: its damaged files, dates and places are there on purpose (README.txt)" if made else ""
+    return (
+        "an invented corpus: its damaged files, dates and places are there on purpose (README.txt)"
+        if made
+        else ""
+    )

@@ -1,6 +1,8 @@
-"""Keeps the MP3 decoder's own lines off the screen: what of a file could not be decoded is told in our words.
+"""Keeps the MP3 decoder's own lines off the screen: what of a file could not be decoded is told in
+our words.
 
-libmpg123 writes "[src/libmpg123/layer3.c:…] error: …" straight to the process's stderr, dozens for one damaged file.
+libmpg123 writes "[src/libmpg123/layer3.c:…] error: …" straight to the process's stderr, dozens for
+one damaged file.
 """
 
 import os
@@ -15,10 +17,11 @@ _LAST_S = 1.0  # how long the end waits for lines of workers that are still unde
 
 @contextmanager
 def without_decoder_noise() -> Iterator[None]:
-    """Within the block, stderr of this process and of those that it starts passes through, but for those lines. What
-    Python itself writes there goes straight to where it went before."""
+    """Within the block, stderr of this process and of those that it starts passes through, but for
+    those lines. What Python itself writes there goes straight to where it went before."""
     sys.stderr.flush()
-    before, ours = os.dup(2), sys.stderr
+    before = os.dup(2)
+    ours = sys.stderr
     read, write = os.pipe()
     os.dup2(write, 2)
     os.close(write)

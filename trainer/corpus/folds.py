@@ -1,9 +1,11 @@
-"""Folds blocked by place and season: what is recorded side by side in one season is never in two folds.
+"""Folds blocked by place and season: what is recorded side by side in one season is never in two
+folds.
 
-Knows recordings, no sound. Published (2021): three dense areas (North America, South America, Europe) are gridded, each
-quarter of the year on its own; a block goes whole to one fold; everywhere else is random; each quarter keeps 80/20.
-Recordings of one author are kept together by nothing else: as published. A corpus with fewer blocks than folds, one
-site's in one season, is split by recording instead.
+Knows recordings, no sound. Published (2021): three dense areas (North America, South America,
+Europe) are gridded, each quarter of the year on its own; a block goes whole to one fold; everywhere
+else is random; each quarter keeps 80/20. Recordings of one author are kept together by nothing
+else: as published. A corpus with fewer blocks than folds, one site's in one season, is split by
+recording instead.
 """
 
 from collections import Counter, defaultdict
@@ -27,10 +29,17 @@ REGIONS = {
 }
 ELSEWHERE = "elsewhere"
 NO_DATE = "none"
-MONTHS = {"1": "January to March", "2": "April to June", "3": "July to September", "4": "October to December"}
+MONTHS = {
+    "1": "January to March",
+    "2": "April to June",
+    "3": "July to September",
+    "4": "October to December",
+}
 BY_RECORDING = (
-    "the recordings come from too few places and seasons to keep one apart for each fold, so the folds are split by "
-    "recording: sound of one place and day is trained on and validated on, and scores on unseen crops are higher than "
+    "the recordings come from too few places and seasons to keep one apart for each fold, so the "
+    "folds are split by "
+    "recording: sound of one place and day is trained on and validated on, and scores on unseen "
+    "crops are higher than "
     "they would be at another place"
 )
 HEADER = ("recording", "filename", "fold", "region", "block", "quarter")
@@ -80,7 +89,8 @@ def fill_folds(
     same: Sequence[Sequence[str]] = (),
     heard: Container[str] | None = None,
 ) -> list[Placed]:
-    """`make_folds`, or by recording where that leaves a fold without any that can be `heard` (keys; None: all).
+    """`make_folds`, or by recording where that leaves a fold without any that can be `heard` (keys;
+    None: all).
 
     Raises CorpusError if there are fewer of those than folds.
     """
@@ -94,30 +104,40 @@ def fill_folds(
         free = [replace(r, date=None, latitude=None, longitude=None) for r in recordings]
         spread = make_folds(free, recipe, seed, same)
         where = (locate(r, recipe.cell_deg) for r in recordings)
-        placed = [replace(p, region=at[0], quarter=at[2]) for p, at in zip(spread, where, strict=True)]
+        placed = [
+            replace(p, region=at[0], quarter=at[2]) for p, at in zip(spread, where, strict=True)
+        ]
     if not fills(placed):
         different = len(fit) - sum(max(0, len(fit.intersection(group)) - 1) for group in same)
         raise CorpusError(
-            f"expected at least {recipe.count} different recordings with sound, one for each fold; found {different}; "
-            "add recordings, or choose a recipe with a smaller folds.count (python -m trainer recipe NAME prints one)"
+            f"expected at least {recipe.count} different recordings with sound, one for each fold; "
+            f"found {different}; "
+            "add recordings, or choose a recipe with a smaller folds.count (python -m trainer "
+            "recipe NAME prints one)"
         )
     return placed
 
 
-def split_by_recording(recordings: Iterable[Recording], placed: Iterable[Placed], cell_deg: float) -> bool:
+def split_by_recording(
+    recordings: Iterable[Recording], placed: Iterable[Placed], cell_deg: float
+) -> bool:
     """Whether the folds keep no place and season together although the recordings have them."""
     return not any(p.block for p in placed) and any(locate(r, cell_deg)[1] for r in recordings)
 
 
 def make_folds(
-    recordings: Sequence[Recording], recipe: FoldRecipe, seed: int, same: Sequence[Sequence[str]] = ()
+    recordings: Sequence[Recording],
+    recipe: FoldRecipe,
+    seed: int,
+    same: Sequence[Sequence[str]] = (),
 ) -> list[Placed]:
     """A fold for every recording, in the order given; the same seed always gives the same folds.
 
-    Within a quarter the largest blocks go first, each to the fold where its species are rarest among those with room;
-    then single recordings, in random order, fill every fold to its share, each where its species is rarest. At last a
-    species of five blocks or more that fell into one fold whole gives a block to another: some fold's networks would
-    never have met it. Recordings that are the `same` sound follow the largest of their blocks into its fold.
+    Within a quarter the largest blocks go first, each to the fold where its species are rarest
+    among those with room; then single recordings, in random order, fill every fold to its share,
+    each where its species is rarest. At last a species of five blocks or more that fell into one
+    fold whole gives a block to another: some fold's networks would never have met it. Recordings
+    that are the `same` sound follow the largest of their blocks into its fold.
     """
     where = [locate(r, recipe.cell_deg) for r in recordings]
     fold = np.full(len(recordings), -1)
@@ -132,7 +152,9 @@ def make_folds(
             blocks[where[i][1]].append(i)
         singles = blocks.pop("", [])
         room = balance.room(len(members))
-        room_of_blocks = [free - len(singles) / recipe.count for free in room]  # singles are to be found in every fold
+        room_of_blocks = [
+            free - len(singles) / recipe.count for free in room
+        ]  # singles are to be found in every fold
         for block in sorted(blocks.values(), key=len, reverse=True):
             chosen = balance.choose(block, room_of_blocks)
             fold[block] = chosen
@@ -142,14 +164,18 @@ def make_folds(
             chosen = balance.choose([single], room)
             fold[single] = chosen
             room[chosen] -= 1
-    placed = [Placed(r.recording, r.path.name, int(fold[i]), *where[i]) for i, r in enumerate(recordings)]
+    placed = [
+        Placed(r.recording, r.path.name, int(fold[i]), *where[i]) for i, r in enumerate(recordings)
+    ]
     return _together(_spread(placed, [r.primary_label for r in recordings], recipe.count), same)
 
 
 def _together(placed: list[Placed], same: Sequence[Sequence[str]]) -> list[Placed]:
-    """The same folds, but for blocks that hold one sound: they go whole to one fold, as far as sounds link them."""
+    """The same folds, but for blocks that hold one sound: they go whole to one fold, as far as
+    sounds link them."""
     unit_of = {p.recording: _unit(p) for p in placed}
-    size, fold = Counter(unit_of.values()), {_unit(p): p.fold for p in placed}
+    size = Counter(unit_of.values())
+    fold = {_unit(p): p.fold for p in placed}
     linked: dict[str, set[str]] = {}
     for group in same:
         units = {unit_of[name] for name in group if name in unit_of}
@@ -164,11 +190,13 @@ def _together(placed: list[Placed], same: Sequence[Sequence[str]]) -> list[Place
 def _spread(placed: list[Placed], labels: Sequence[str], count: int) -> list[Placed]:
     """The same folds, but for blocks moved out of those that hold a species of many blocks whole.
 
-    Each move takes the block and fold that leave the quarter's shares most even, and none puts another species into
-    one fold whole, so that it ends; where every move would, the species stays (and `absent` names it).
+    Each move takes the block and fold that leave the quarter's shares most even, and none puts
+    another species into one fold whole, so that it ends; where every move would, the species stays
+    (and `absent` names it).
     """
     fold = {_unit(p): p.fold for p in placed}
-    size, quarter = Counter(map(_unit, placed)), {_unit(p): p.quarter for p in placed}
+    size = Counter(map(_unit, placed))
+    quarter = {_unit(p): p.quarter for p in placed}
     units_of: dict[str, set[str]] = defaultdict(set)
     species_in: dict[str, set[str]] = defaultdict(set)
     load: dict[tuple[str, int], int] = Counter((p.quarter, p.fold) for p in placed)
@@ -185,7 +213,11 @@ def _spread(placed: list[Placed], labels: Sequence[str], count: int) -> list[Pla
             continue
         home = fold[min(units_of[label])]
         moves = [(unit, k) for unit in sorted(units_of[label]) for k in range(count) if k != home]
-        moves.sort(key=lambda m: size[m[0]] * (load[quarter[m[0]], m[1]] + size[m[0]] - load[quarter[m[0]], home]))
+        moves.sort(
+            key=lambda m: (
+                size[m[0]] * (load[quarter[m[0]], m[1]] + size[m[0]] - load[quarter[m[0]], home])
+            )
+        )
         for unit, k in moves:
             fold[unit] = k
             if not any(whole(other) for other in species_in[unit] & many):
@@ -217,8 +249,8 @@ class _Balance:
         return [share + (k in emptiest) for k in range(folds)]
 
     def choose(self, unit: list[int], room: Sequence[float]) -> int:
-        """The fold for recordings that stay together: one with room and the smallest share of their species; where
-        none has room, the one that has most."""
+        """The fold for recordings that stay together: one with room and the smallest share of their
+        species; where none has room, the one that has most."""
         species, amount = np.unique(self._species[unit], return_counts=True)
         share = (self._count[:, species] / self._total[species] * amount).sum(axis=1)
         free = np.array(room)
@@ -242,22 +274,27 @@ def shares(placed: Iterable[Placed], folds: int) -> dict[str, list[float]]:
 
 
 def off_balance(placed: Sequence[Placed], folds: int) -> list[str]:
-    """One line for every quarter and fold that is more than 2 points (and a whole recording) off its share: blocks too
-    large for the corpus."""
+    """One line for every quarter and fold that is more than 2 points (and a whole recording) off
+    its share: blocks too large for the corpus."""
     found = []
     sizes = Counter(p.quarter for p in placed)
     for quarter, row in shares(placed, folds).items():
         for k, share in enumerate(row):
             if abs(share - 1 / folds) > max(_SLACK, 1 / sizes[quarter]):
-                when = f"recordings of {MONTHS[quarter]}" if quarter in MONTHS else "recordings without a date"
+                when = (
+                    f"recordings of {MONTHS[quarter]}"
+                    if quarter in MONTHS
+                    else "recordings without a date"
+                )
                 found.append(f"fold {k} has {share:.1%} of the {when}, expected {1 / folds:.0%}")
     return found
 
 
 def absent(recordings: Sequence[Recording], placed: Sequence[Placed]) -> dict[str, int]:
-    """Species that lie in one fold whole, so that its networks never meet them, and how many blocks each has (a
-    recording without a block counts as one)."""
-    folds, blocks = defaultdict(set), defaultdict(set)
+    """Species that lie in one fold whole, so that its networks never meet them, and how many blocks
+    each has (a recording without a block counts as one)."""
+    folds = defaultdict(set)
+    blocks = defaultdict(set)
     for recording, p in zip(recordings, placed, strict=True):
         folds[recording.primary_label].add(p.fold)
         blocks[recording.primary_label].add(_unit(p))
@@ -275,7 +312,8 @@ def torn(placed: Sequence[Placed]) -> list[str]:
 def check_folds(
     recordings: Sequence[Recording], placed: Sequence[Placed], recipe: FoldRecipe
 ) -> tuple[Table, list[str]]:
-    """The shares of every quarter and fold as a table, and what they keep or do not keep, a line each."""
+    """The shares of every quarter and fold as a table, and what they keep or do not keep, a line
+    each."""
     folds = recipe.count
     blocks = {p.block for p in placed if p.block}
     blocked = sum(bool(p.block) for p in placed)
@@ -287,7 +325,9 @@ def check_folds(
     lines = [f"{len(placed):,} recordings, {held}; {folds} folds"]
     lines.append(f"blocks in more than one fold: {len(torn(placed))}")
     unmet = absent(recordings, placed)
-    names = f": {', '.join(f'{label} ({count})' for label, count in unmet.items())}" if unmet else ""
+    names = (
+        f": {', '.join(f'{label} ({count})' for label, count in unmet.items())}" if unmet else ""
+    )
     species = len({recording.primary_label for recording in recordings})
     lines.append(f"species missing from a training part: {len(unmet)} of {species}{names}")
     if split_by_recording(recordings, placed, recipe.cell_deg):
@@ -295,7 +335,9 @@ def check_folds(
     uneven = off_balance(placed, folds)
     lines += [f"[yellow]uneven:[/yellow] {line}" for line in uneven]
     if uneven:
-        lines.append("(recordings of one place and season stay in one fold; few places make uneven folds)")
+        lines.append(
+            "(recordings of one place and season stay in one fold; few places make uneven folds)"
+        )
     return table, lines
 
 
@@ -307,4 +349,7 @@ def write_folds(path: Path, placed: Iterable[Placed], header: Sequence[str] = HE
 def read_folds(path: Path) -> list[Placed]:
     """folds.csv as written. Raises CorpusError naming the file."""
     rows = read_csv(path, HEADER)
-    return [Placed(r["recording"], r["filename"], int(r["fold"]), r["region"], r["block"], r["quarter"]) for r in rows]
+    return [
+        Placed(r["recording"], r["filename"], int(r["fold"]), r["region"], r["block"], r["quarter"])
+        for r in rows
+    ]

@@ -1,8 +1,10 @@
-"""mix-soundscapes: a corpus of single recordings to one with labelled soundscapes, over real backgrounds.
+"""mix-soundscapes: a corpus of single recordings to one with labelled soundscapes, over real
+backgrounds.
 
-Recordings are held out of training per species and shared between the soundscapes that tune and those that judge, and
-so are the backgrounds; files that are the same sound go to one side whole. What sounds in which row is mixture.py's to
-tell; a second bird behind a call is not known and not labelled. Knows no network.
+Recordings are held out of training per species and shared between the soundscapes that tune and
+those that judge, and so are the backgrounds; files that are the same sound go to one side whole.
+What sounds in which row is mixture.py's to tell; a second bird behind a call is not known and not
+labelled. Knows no network.
 """
 
 import math
@@ -30,11 +32,24 @@ from trainer.files import digest, read_json, write_csv, write_json
 
 PARTS = ("train", "test")
 LABEL_COLUMNS = ("row_id", "site", "audio_id", "seconds", "birds")
-EVENT_COLUMNS = ("soundscape", "start_s", "end_s", "species", "snr_db", "recording", "recording_start_s")
-SITE, DAY = "MIX", "20210101"  # no site and no day: nobody knows their coordinates
+EVENT_COLUMNS = (
+    "soundscape",
+    "start_s",
+    "end_s",
+    "species",
+    "snr_db",
+    "recording",
+    "recording_start_s",
+)
+# no site and no day: nobody knows their coordinates
+SITE = "MIX"
+DAY = "20210101"
 _FIRST_ID = {"train": 10_000, "test": 50_000}
 _ROW_S = WINDOW_SAMPLES // RATE_HZ
-_BUSY = (0.25, 0.5)  # share of a soundscape's rows with a call: in the competition's labels it is 0.37
+_BUSY = (
+    0.25,
+    0.5,
+)  # share of a soundscape's rows with a call: in the competition's labels it is 0.37
 _COMPANY = 3  # further species that may sing beside the one that a soundscape is made for
 _ANCHORED = 0.5  # share of the calls that are of that one
 _LEVEL = 0.01  # of the background: -40 dBFS
@@ -55,11 +70,18 @@ class MixOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.hold_out < 1:
-            raise ConfigError(f"--hold-out: expected a share between 0 and 1, found {self.hold_out:g}")
+            raise ConfigError(
+                f"--hold-out: expected a share between 0 and 1, found {self.hold_out:g}"
+            )
         if self.soundscapes < 1 or self.minutes < 1:
-            raise ConfigError(f"--soundscapes, --minutes: expected 1 or more, found {self.soundscapes}, {self.minutes}")
+            raise ConfigError(
+                f"--soundscapes, --minutes: expected 1 or more, found {self.soundscapes}, "
+                f"{self.minutes}"
+            )
         if not self.snr_db[0] <= self.snr_db[1] or not all(map(math.isfinite, self.snr_db)):
-            raise ConfigError(f"--snr: expected LOW HIGH, found {self.snr_db[0]:g} {self.snr_db[1]:g}")
+            raise ConfigError(
+                f"--snr: expected LOW HIGH, found {self.snr_db[0]:g} {self.snr_db[1]:g}"
+            )
 
 
 @dataclass(frozen=True)
@@ -85,7 +107,9 @@ class Mixed:
             table.add_row(f"rows without a call, {part}", f"{share:.0%}", "")
         table.add_section()
         for kind, count in sorted(self.problems.items()):
-            table.add_row(f"[yellow]{kind}[/yellow]", f"{count:,}", escape(", ".join(self.examples[kind][:3])))
+            table.add_row(
+                f"[yellow]{kind}[/yellow]", f"{count:,}", escape(", ".join(self.examples[kind][:3]))
+            )
         return table
 
 
@@ -98,26 +122,37 @@ class _Source:
 
 
 def mix_soundscapes(
-    data: Path, backgrounds: Path, out: Path, options: MixOptions, progress: Callable[[int, int], None]
+    data: Path,
+    backgrounds: Path,
+    out: Path,
+    options: MixOptions,
+    progress: Callable[[int, int], None],
 ) -> Mixed:
-    """Make the corpus `out`, the same for the same sources and options; what is there already is left alone.
+    """Make the corpus `out`, the same for the same sources and options; what is there already is
+    left alone.
 
     Raises UsageError for a folder of other things, CorpusError where there is nothing to mix.
     """
     corpus = Corpus.read(data)
     files = [p for p in files_under(backgrounds) if p.suffix.lower() in AUDIO]
     if not files:
-        raise CorpusError(f"{backgrounds}: expected sound files without birds ({', '.join(AUDIO)}), found none")
+        raise CorpusError(
+            f"{backgrounds}: expected sound files without birds ({', '.join(AUDIO)}), found none"
+        )
     present = [r for r in corpus.recordings if r.path.is_file()]
     same = same_files([*(r.path for r in present), *files])
     sound = sorted(r.recording for r in present)
     parts = [asdict(options), data / METADATA, sound, [(p.name, p.stat().st_size) for p in files]]
-    made_of = digest(*parts, *([same] if same else []))  # a mix of an earlier version stays one where it matters not
+    made_of = digest(
+        *parts, *([same] if same else [])
+    )  # a mix of an earlier version stays one where it matters not
     plan = out / "mix.json"
     if plan.is_file():
         found = read_json(plan)
         if found.get("made_of") != made_of:
-            raise UsageError(f"{out}: mixed from other sources or with other options; choose another --out")
+            raise UsageError(
+                f"{out}: mixed from other sources or with other options; choose another --out"
+            )
         if "mixed" in found:
             return Mixed(**found["mixed"])
     elif not holds_nothing(out):
@@ -128,9 +163,12 @@ def mix_soundscapes(
     return mixed
 
 
-def hold_out(recordings: Sequence[Recording], share: float, seed: int) -> dict[str, dict[str, list[Recording]]]:
-    """Recordings to keep out of training, by part and species: `share` of a species' recordings, one for each part at
-    least; only the judging part gets one where there are three, none where there are fewer."""
+def hold_out(
+    recordings: Sequence[Recording], share: float, seed: int
+) -> dict[str, dict[str, list[Recording]]]:
+    """Recordings to keep out of training, by part and species: `share` of a species' recordings,
+    one for each part at least; only the judging part gets one where there are three, none where
+    there are fewer."""
     held: dict[str, dict[str, list[Recording]]] = {part: {} for part in PARTS}
     by_species: dict[str, list[Recording]] = {}
     for recording in recordings:
@@ -155,30 +193,42 @@ class _Mix:
         corpus: Corpus,
         present: list[Recording],  # of its recordings
         files: list[Path],  # backgrounds
-        same: list[list[int]],  # which of these are the same sound, by their positions behind each other
+        same: list[
+            list[int]
+        ],  # which of these are the same sound, by their positions behind each other
         options: MixOptions,
     ) -> None:
-        self.data, self.out, self.corpus, self.options = data, out, corpus, options
+        self.data = data
+        self.out = out
+        self.corpus = corpus
+        self.options = options
         self.problems, self.noted = Problems(), set[tuple[str, str]]()
         self.sound = lru_cache(maxsize=64)(self._sound)
-        self.twins: dict[str, list[str]] = {}  # further names of the sound of a recording that may be held out
+        self.twins: dict[
+            str, list[str]
+        ] = {}  # further names of the sound of a recording that may be held out
         single, files = self._tell_apart(present, files, same)
         held = hold_out(single, options.hold_out, options.seed)
         for code in corpus.taxonomy.codes:
             for part in PARTS:
                 if code not in held[part]:
-                    self.problems.add(f"species with too few recordings for {part} soundscapes", code)
+                    self.problems.add(
+                        f"species with too few recordings for {part} soundscapes", code
+                    )
         split = self._split(files)
         self.sources = {part: _Source(held[part], split[part]) for part in PARTS}
         self.held = self._names(r for part in PARTS for own in held[part].values() for r in own)
         if not all(held.values()):
-            raise CorpusError(f"{data}: no species has 4 recordings with sound; there is nothing to hold out")
+            raise CorpusError(
+                f"{data}: no species has 4 recordings with sound; there is nothing to hold out"
+            )
 
     def _tell_apart(
         self, present: list[Recording], files: list[Path], same: list[list[int]]
     ) -> tuple[list[Recording], list[Path]]:
-        """The recordings that may be held out and the backgrounds, each sound once. A sound of two species can be held
-        out for neither; a background that is a recording of the corpus is none."""
+        """The recordings that may be held out and the backgrounds, each sound once. A sound of two
+        species can be held out for neither; a background that is a recording of the corpus is
+        none."""
         out: set[int] = set()
         for group in same:
             mine = [present[i] for i in group if i < len(present)]
@@ -189,22 +239,29 @@ class _Mix:
             if two_species(mine):
                 self.problems.add("same sound as two species", ", ".join(names))
             for i in theirs if mine else theirs[1:]:
-                kind = "background that is a recording" if mine else "same sound as another background"
+                kind = (
+                    "background that is a recording" if mine else "same sound as another background"
+                )
                 other = names[0] if mine else files[theirs[0] - len(present)]
                 self.problems.add(kind, f"{files[i - len(present)]} is {other}")
         single = [r for i, r in enumerate(present) if i not in out]
         left = [path for i, path in enumerate(files, len(present)) if i not in out]
         if not left:
-            raise CorpusError(f"{files[0].parent}: expected sound files without birds, found recordings of {self.data}")
+            raise CorpusError(
+                f"{files[0].parent}: expected sound files without birds, found recordings of "
+                f"{self.data}"
+            )
         return single, left
 
     def _names(self, recordings: Iterable[Recording]) -> set[str]:
         """Their keys, and those of the same sounds."""
-        return {name for r in recordings for name in (r.recording, *self.twins.get(r.recording, ()))}
+        return {
+            name for r in recordings for name in (r.recording, *self.twins.get(r.recording, ()))
+        }
 
     def _split(self, files: list[Path]) -> dict[str, list[Path]]:
-        """Backgrounds of each part: every other file of every folder, in random order; all for both where there are
-        too few to share."""
+        """Backgrounds of each part: every other file of every folder, in random order; all for both
+        where there are too few to share."""
         split: dict[str, list[Path]] = {part: [] for part in PARTS}
         turn = 0
         for folder in sorted({path.parent for path in files}):
@@ -218,8 +275,10 @@ class _Mix:
         return split
 
     def make(self, progress: Callable[[int, int], None]) -> Mixed:
-        events, nocall = [], {}
-        done, total = 0, 2 * self.options.soundscapes
+        events = []
+        nocall = {}
+        done = 0
+        total = 2 * self.options.soundscapes
         for part in PARTS:
             labels: list[tuple[object, ...]] = []
             for number in range(self.options.soundscapes):
@@ -240,13 +299,16 @@ class _Mix:
         both = len({*train, *self.sources["test"].backgrounds})
         return Mixed(kept, len(self.held), both, len(events), nocall, found.counts, found.examples)
 
-    def _soundscape(self, part: str, number: int) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
+    def _soundscape(
+        self, part: str, number: int
+    ) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
         """Write one soundscape; its rows of the labels and of the events."""
         random = stream(self.options.seed, "mix", part, number)
         name = f"{_FIRST_ID[part] + number}_{SITE}_{DAY}"
         rows = self.options.minutes * 60 // _ROW_S
         background = self._background(part, rows * WINDOW_SAMPLES, random)
-        scene, birds = background.copy(), [set[str]() for _ in range(rows)]
+        scene = background.copy()
+        birds = [set[str]() for _ in range(rows)]
         species = self._cast(part, number, random)
         events: list[tuple[object, ...]] = []
         goal = round(rows * random.uniform(*_BUSY))
@@ -261,19 +323,35 @@ class _Mix:
             if call is None or len(call.samples) > len(scene):
                 continue
             start = int(random.integers(len(scene) - len(call.samples) + 1))
-            placed = place_call(scene, background, call, start, float(random.uniform(*self.options.snr_db)))
+            placed = place_call(
+                scene, background, call, start, float(random.uniform(*self.options.snr_db))
+            )
             for row in placed.rows:
                 birds[row].add(code)
             where = f"{part}_soundscapes/{name}.ogg"
             times = (f"{placed.start_s:.2f}", f"{placed.end_s:.2f}")
-            events.append((where, *times, code, f"{placed.snr_db:.1f}", recording.recording, f"{call.start_s:.2f}"))
+            events.append(
+                (
+                    where,
+                    *times,
+                    code,
+                    f"{placed.snr_db:.1f}",
+                    recording.recording,
+                    f"{call.start_s:.2f}",
+                )
+            )
         peak = float(np.abs(scene).max())
-        write_bytes(self.out / f"{part}_soundscapes" / f"{name}.ogg", encode(scene * np.float32(min(1.0, 0.95 / peak))))
+        write_bytes(
+            self.out / f"{part}_soundscapes" / f"{name}.ogg",
+            encode(scene * np.float32(min(1.0, 0.95 / peak))),
+        )
         audio_id = name.split("_")[0]
         labels: list[tuple[object, ...]] = []
         for row, heard in enumerate(birds):
             end = (row + 1) * _ROW_S
-            labels.append((f"{audio_id}_{SITE}_{end}", SITE, audio_id, end, " ".join(sorted(heard)) or NOCALL))
+            labels.append(
+                (f"{audio_id}_{SITE}_{end}", SITE, audio_id, end, " ".join(sorted(heard)) or NOCALL)
+            )
         return labels, sorted(events, key=lambda event: float(str(event[1])))
 
     def _cast(self, part: str, number: int, random: np.random.Generator) -> list[str]:
@@ -318,12 +396,14 @@ class _Mix:
             if len(pieces) == _PIECES:
                 break
         if not pieces:
-            raise CorpusError(f"{files[0].parent}: no background for the {part} soundscapes can be read")
+            raise CorpusError(
+                f"{files[0].parent}: no background for the {part} soundscapes can be read"
+            )
         return lay_background(pieces, count, _LEVEL, random)
 
     def _link_recordings(self) -> None:
-        """The kept recordings as the new corpus, and those of the judging part as one of their own: nothing was trained
-        or tuned on them."""
+        """The kept recordings as the new corpus, and those of the judging part as one of their own:
+        nothing was trained or tuned on them."""
         judged = self._names(r for own in self.sources["test"].recordings.values() for r in own)
         tables: dict[Path, list[dict[str, str]]] = {self.out: [], self.out / "test_recordings": []}
         for _, row in read_table(self.data / METADATA, COLUMNS, Problems()):
@@ -336,10 +416,16 @@ class _Mix:
                 tables[self.out].append(row)
         for folder, rows in tables.items():
             for row in rows:
-                name = Path("train_short_audio") / row["primary_label"].strip() / row["filename"].strip()
+                name = (
+                    Path("train_short_audio")
+                    / row["primary_label"].strip()
+                    / row["filename"].strip()
+                )
                 if (self.data / name).is_file():
                     _link(self.data / name, folder / name)
-            write_csv(folder / METADATA, COLUMNS, ([row[column] for column in COLUMNS] for row in rows))
+            write_csv(
+                folder / METADATA, COLUMNS, ([row[column] for column in COLUMNS] for row in rows)
+            )
 
 
 def _link(source: Path, target: Path) -> None:

@@ -1,7 +1,9 @@
-"""The sound of a mixed soundscape: calls cut from recordings, laid over a background at a given SNR. Knows no files.
+"""The sound of a mixed soundscape: calls cut from recordings, laid over a background at a given
+SNR. Knows no files.
 
-A recording is not all call: what sounds in it is told from its own steady part, band by band, and the level that
-counts is that of the piece that is placed. Every power here is taken above LOW_HZ, where birds are and rumble is not.
+A recording is not all call: what sounds in it is told from its own steady part, band by band, and
+the level that counts is that of the piece that is placed. Every power here is taken above LOW_HZ,
+where birds are and rumble is not.
 """
 
 from collections.abc import Sequence
@@ -20,11 +22,15 @@ CALL_S = (1.0, 8.0)  # how long a placed piece is
 _FFT = 2 * FRAME
 _STEADY = 0.2  # quantile of a band's power over the recording that is its steady part
 _ABOVE_STEADY = 4.0  # 6 dB: what is more than this times the steady part is an event
-_BELOW_PEAK = 0.01  # -20 dB: what is weaker than this against the piece's loudest is not heard as the call
-_CLEAR = 0.5  # of the power of the frames in which a call sounds, so much is not the recording's own steady part
+_BELOW_PEAK = (
+    0.01  # -20 dB: what is weaker than this against the piece's loudest is not heard as the call
+)
+# of the power of the frames in which a call sounds, so much is not the recording's own steady part
+_CLEAR = 0.5
 _BRIDGE_S = 0.1  # gaps between syllables up to this are part of the call
 _FADE_S = 0.03
-_ROW_SOUNDING_S = 0.1  # a row is labelled if the call sounds in it so long, or for half of the time it sounds at all
+# a row is labelled if the call sounds in it so long, or for half of the time it sounds at all
+_ROW_SOUNDING_S = 0.1
 _SWING_DB = 6.0  # a background is louder or softer than the one before by up to twice this
 _HISS = 0.1  # a recorder's own noise, -20 dB against the background
 SILENCE = 1e-10  # mean square of a background that is no sound
@@ -76,9 +82,11 @@ def _spectra(samples: Samples) -> Powers:
 
 
 def cut_call(samples: Samples, random: np.random.Generator) -> Call | None:
-    """A piece of 1 to 8 s about a random event of a recording, from its first sound to its last, faded at its ends.
+    """A piece of 1 to 8 s about a random event of a recording, from its first sound to its last,
+    faded at its ends.
 
-    None if nothing stands out of the recording's steady part there, so that it would be noise that is placed.
+    None if nothing stands out of the recording's steady part there, so that it would be noise that
+    is placed.
     """
     events = events_of(samples)
     sounding = np.flatnonzero(events > _BELOW_PEAK * np.quantile(events, 0.995))
@@ -89,11 +97,16 @@ def cut_call(samples: Samples, random: np.random.Generator) -> Call | None:
     mine = events[first : first + length]
     heard = bridge(mine > _BELOW_PEAK * mine.max(), round(_BRIDGE_S * RATE_HZ / FRAME))
     where = np.flatnonzero(heard)
-    low, high = first + int(where[0]), first + int(where[-1]) + 1
-    if mine[heard].sum() < _CLEAR * mean_square(samples[first * FRAME : (first + length) * FRAME])[heard].sum():
+    low = first + int(where[0])
+    high = first + int(where[-1]) + 1
+    if (
+        mine[heard].sum()
+        < _CLEAR * mean_square(samples[first * FRAME : (first + length) * FRAME])[heard].sum()
+    ):
         return None
     edge = round(_FADE_S * RATE_HZ)
-    start, stop = max(0, low * FRAME - edge), min(len(samples), high * FRAME + edge)
+    start = max(0, low * FRAME - edge)
+    stop = min(len(samples), high * FRAME + edge)
     piece = samples[start:stop].copy()
     ramp = np.linspace(0, 1, min(edge, len(piece) // 2), dtype=np.float32)
     piece[: len(ramp)] *= ramp
@@ -113,37 +126,55 @@ def bridge(frames: Mask, longest: int) -> Mask:
     return filled
 
 
-def place_call(scene: Samples, background: Samples, call: Call, start: int, snr_db: float) -> Placed:
+def place_call(
+    scene: Samples, background: Samples, call: Call, start: int, snr_db: float
+) -> Placed:
     """Add a call to a scene (in place) from sample `start` on.
 
-    SNR: the mean power of the frames in which the call sounds against that of the background in the same frames, both
-    above LOW_HZ; other calls in the scene do not count as background.
+    SNR: the mean power of the frames in which the call sounds against that of the background in the
+    same frames, both above LOW_HZ; other calls in the scene do not count as background.
     """
     here = slice(start, start + len(call.samples))
-    mine, theirs = (mean_square(part)[call.sounding].mean() for part in (call.samples, background[here]))
+    mine, theirs = (
+        mean_square(part)[call.sounding].mean() for part in (call.samples, background[here])
+    )
     gain = np.sqrt(max(theirs, SILENCE) / max(mine, SILENCE) * 10 ** (snr_db / 10))
     scene[here] += np.float32(gain) * call.samples
-    return Placed(start / RATE_HZ, (start + len(call.samples)) / RATE_HZ, snr_db, rows_of(call.sounding, start))
+    return Placed(
+        start / RATE_HZ,
+        (start + len(call.samples)) / RATE_HZ,
+        snr_db,
+        rows_of(call.sounding, start),
+    )
 
 
 def rows_of(sounding: Mask, start: int) -> tuple[int, ...]:
-    """5-s rows in which a call that begins at sample `start` sounds for long enough to be labelled."""
+    """5-s rows in which a call that begins at sample `start` sounds for long enough to be
+    labelled."""
     seconds = FRAME / RATE_HZ
     row = (start + FRAME * np.flatnonzero(sounding)) // WINDOW_SAMPLES
     rows, frames = np.unique(row, return_counts=True)
     enough = min(_ROW_SOUNDING_S, seconds * frames.sum() / 2)
-    return tuple(int(r) for r, count in zip(rows, frames, strict=True) if count * seconds >= enough - 1e-9)
+    return tuple(
+        int(r) for r, count in zip(rows, frames, strict=True) if count * seconds >= enough - 1e-9
+    )
 
 
-def lay_background(pieces: Sequence[Samples], count: int, level: float, random: np.random.Generator) -> Samples:
-    """`count` samples of background: the pieces one after another, again from the first if they do not last, each at
-    `level` (root mean square above LOW_HZ) give or take 6 dB, faded into the next over half a second; under it the
-    hiss of a recorder, so that no stretch is so silent that an SNR against it means nothing."""
-    out, filled = _HISS * level * random.standard_normal(count, np.float32), 0
+def lay_background(
+    pieces: Sequence[Samples], count: int, level: float, random: np.random.Generator
+) -> Samples:
+    """`count` samples of background: the pieces one after another, again from the first if they do
+    not last, each at `level` (root mean square above LOW_HZ) give or take 6 dB, faded into the next
+    over half a second; under it the hiss of a recorder, so that no stretch is so silent that an SNR
+    against it means nothing."""
+    out = _HISS * level * random.standard_normal(count, np.float32)
+    filled = 0
     steady = [p * np.float32(level / np.sqrt(max(mean_square(p).mean(), SILENCE))) for p in pieces]
     for same in cycle(steady):
         piece = same * np.float32(10 ** (random.uniform(-_SWING_DB, _SWING_DB) / 20))
-        ramp = np.sqrt(np.linspace(0, 1, min(RATE_HZ // 2, len(piece) // 2), dtype=np.float32))  # of equal power
+        ramp = np.sqrt(
+            np.linspace(0, 1, min(RATE_HZ // 2, len(piece) // 2), dtype=np.float32)
+        )  # of equal power
         if filled:
             piece[: len(ramp)] *= ramp
         piece[len(piece) - len(ramp) :] *= ramp[::-1]

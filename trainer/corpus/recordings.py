@@ -1,4 +1,5 @@
-"""The Corpus: a BirdCLEF-layout folder, read strictly and survived: what is malformed is counted, with an example.
+"""The Corpus: a BirdCLEF-layout folder, read strictly and survived: what is malformed is counted,
+with an example.
 
 Knows CSV tables and file names; the sound itself is opened only by `probe_audio` and `read_sound`.
 """
@@ -25,17 +26,29 @@ AUDIO = (  # what is taken for sound in a folder
     *(".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64", ".bwf"),
 )
 COLUMNS = (
-    *("primary_label", "secondary_labels", "type", "latitude", "longitude", "scientific_name", "common_name"),
+    *(
+        "primary_label",
+        "secondary_labels",
+        "type",
+        "latitude",
+        "longitude",
+        "scientific_name",
+        "common_name",
+    ),
     *("author", "date", "filename", "license", "rating", "time", "url"),
 )
-_NEEDED = ("primary_label", "filename")  # the other official columns may be empty, but must be there
+_NEEDED = (
+    "primary_label",
+    "filename",
+)  # the other official columns may be empty, but must be there
 _LAYOUT = "docs/corpus.md shows the layout"
 _BLOCK_S = 5.0
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One row of train_metadata.csv. Place and date are None where the row does not give a valid one."""
+    """One row of train_metadata.csv. Place and date are None where the row does not give a valid
+    one."""
 
     recording: str  # unique key "<code>/<filename>"
     path: Path  # may not exist: the metadata model learns from rows without sound too
@@ -70,7 +83,8 @@ class Corpus:
 
     @classmethod
     def read(cls, data: Path) -> "Corpus":
-        """Read the tables of a corpus. Raises CorpusError if it is not one; odd rows are counted and survived."""
+        """Read the tables of a corpus. Raises CorpusError if it is not one; odd rows are counted
+        and survived."""
         require_corpus(data)
         problems = Problems()
         rows = _good_rows(data, problems)
@@ -86,28 +100,40 @@ class Corpus:
             recordings.append(recording)
         if not recordings:
             raise CorpusError(f"{data / METADATA}: no usable row")
-        return cls(data, tuple(recordings), taxonomy, tuple(read_soundscapes(data, taxonomy, problems)), problems)
+        return cls(
+            data,
+            tuple(recordings),
+            taxonomy,
+            tuple(read_soundscapes(data, taxonomy, problems)),
+            problems,
+        )
 
 
 def require_corpus(data: Path) -> None:
     """Raises CorpusError unless a folder looks like a corpus, with what one has."""
     expected = f"expected a corpus with {METADATA} and train_short_audio/"
     if not data.is_dir():
-        raise CorpusError(f"{data}: {'is a file' if data.exists() else 'no such folder'}; {expected}")
+        raise CorpusError(
+            f"{data}: {'is a file' if data.exists() else 'no such folder'}; {expected}"
+        )
     if not (data / METADATA).is_file():
         there = [f"{path.name}/" if path.is_dir() else path.name for path in entries_of(data)]
         found = ", ".join(there[:3]) + (" …" if len(there) > 3 else "") or "nothing"
-        raise CorpusError(f"{data}: {expected}, found {found}; {_LAYOUT}, also for one folder for each species")
+        raise CorpusError(
+            f"{data}: {expected}, found {found}; {_LAYOUT}, also for one folder for each species"
+        )
 
 
 def _good_rows(data: Path, problems: Problems) -> list[dict[str, str]]:
-    rows, seen = [], set()
+    rows = []
+    seen = set()
     advice = f"all but {' and '.join(_NEEDED)} may be empty: {_LAYOUT}"
     for line, row in read_table(data / METADATA, COLUMNS, problems, advice):
         if row is None:
             problems.add("row malformed", f"{METADATA} line {line}")
             continue
-        code, name = row["primary_label"].strip(), row["filename"].strip()
+        code = row["primary_label"].strip()
+        name = row["filename"].strip()
         if not code or not name or "/" in name or "/" in code or name in (".", ".."):
             problems.add("row without species or file", f"{METADATA} line {line}")
         elif (code, name) in seen:
@@ -123,7 +149,9 @@ def _taxonomy(path: Path, rows: list[dict[str, str]], problems: Problems) -> Tax
     for row in rows:
         code = row["primary_label"]
         if code not in species:
-            species[code] = Species(code, row["scientific_name"].strip(), row["common_name"].strip())
+            species[code] = Species(
+                code, row["scientific_name"].strip(), row["common_name"].strip()
+            )
     good = []
     for code in sorted(species):
         try:
@@ -139,11 +167,19 @@ def _files(folder: Path) -> set[str]:
     """Keys "<code>/<filename>" of all files, listed once: far faster than a stat for each."""
     if not folder.is_dir():
         return set()
-    return {f"{code.name}/{file.name}" for code in entries_of(folder) if code.is_dir() for file in code.iterdir()}
+    return {
+        f"{code.name}/{file.name}"
+        for code in entries_of(folder)
+        if code.is_dir()
+        for file in code.iterdir()
+    }
 
 
-def _recording(data: Path, row: dict[str, str], taxonomy: Taxonomy, problems: Problems) -> Recording | None:
-    code, name = row["primary_label"], row["filename"]
+def _recording(
+    data: Path, row: dict[str, str], taxonomy: Taxonomy, problems: Problems
+) -> Recording | None:
+    code = row["primary_label"]
+    name = row["filename"]
     key = f"{code}/{name}"
     if code not in taxonomy:
         problems.add("row of a species that is not usable", key)
@@ -205,8 +241,8 @@ class Audio:
 
 
 def probe_audio(path: Path) -> Audio:
-    """What the station's decoder finds; never raises. The header is read only, and the file where its header and its
-    end do not tell how long it is."""
+    """What the station's decoder finds; never raises. The header is read only, and the file where
+    its header and its end do not tell how long it is."""
     try:
         with Decoder(path, block_s=_BLOCK_S) as decoder:
             seconds = decoder.certain_s
@@ -220,9 +256,9 @@ def probe_audio(path: Path) -> Audio:
 
 
 def read_sound(path: Path, samples_max: int) -> Samples:
-    """The first `samples_max` samples, float32 mono at 32 kHz, as the station hears them; what is on both sides of a
-    gap follows each other. Raises RecordingError if there is nothing to decode; a file that breaks off gives what came
-    before."""
+    """The first `samples_max` samples, float32 mono at 32 kHz, as the station hears them; what is
+    on both sides of a gap follows each other. Raises RecordingError if there is nothing to decode;
+    a file that breaks off gives what came before."""
     blocks: list[Samples] = []
     for block in stream(path, block_s=_BLOCK_S):
         blocks.append(block)

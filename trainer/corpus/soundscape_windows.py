@@ -1,4 +1,5 @@
-"""The windows of soundscapes, cut while they are decoded, and what is said where none can be read. Knows no network."""
+"""The windows of soundscapes, cut while they are decoded, and what is said where none can be read.
+Knows no network."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,8 +17,8 @@ _NAMED_MAX = 5
 
 
 def require_readable(corpus: Corpus) -> None:
-    """Raise CorpusError if there are labelled soundscapes and none can be opened: before an hour of work, not behind
-    it."""
+    """Raise CorpusError if there are labelled soundscapes and none can be opened: before an hour of
+    work, not behind it."""
     unreadable = []
     for soundscape in corpus.soundscapes:
         try:
@@ -32,9 +33,11 @@ def require_readable(corpus: Corpus) -> None:
 
 def none_readable(corpus: Corpus, unreadable: Sequence[str]) -> CorpusError:
     """The error that no labelled soundscape can be read."""
-    count, advice = len(unreadable), "put whole files there, or move them away to go on without"
+    count = len(unreadable)
+    advice = "put whole files there, or move them away to go on without"
     return CorpusError(
-        f"{corpus.data / LABELS}: labelled soundscapes: expected one that can be read, found none of {count}: "
+        f"{corpus.data / LABELS}: labelled soundscapes: expected one that can be read, found none "
+        f"of {count}: "
         f"{some_of(unreadable)}; {advice}"
     )
 
@@ -46,17 +49,22 @@ def some_of(lines: Sequence[str]) -> str:
 
 
 def row_window(row_id: str, samples: int) -> int | None:
-    """First sample of the window that answers for a row of a recording of so many samples: `7019_COR_10` is the 5 s
-    that end at 10 s. None where there is none, as for a row id of another form."""
+    """First sample of the window that answers for a row of a recording of so many samples:
+    `7019_COR_10` is the 5 s that end at 10 s. None where there is none, as for a row id of another
+    form."""
     end = row_id.rsplit("_", 1)[-1]
     return window_of_row(int(end), samples) if end.isdigit() else None
 
 
-def windows_of(path: Path, padding: Padding, hop_s: float, lost: list[str] | None = None) -> Iterator[Window]:
-    """The windows of a recording, as the station cuts them, one after the other while it is decoded. Behind a gap they
-    begin anew, and their `start` counts it. `lost` gets a line at the end if sound was lost.
+def windows_of(
+    path: Path, padding: Padding, hop_s: float, lost: list[str] | None = None
+) -> Iterator[Window]:
+    """The windows of a recording, as the station cuts them, one after the other while it is
+    decoded. Behind a gap they begin anew, and their `start` counts it. `lost` gets a line at the
+    end if sound was lost.
 
-    Raises RecordingError before the first if nothing can be decoded; what can is heard, as on the station.
+    Raises RecordingError before the first if nothing can be decoded; what can is heard, as on the
+    station.
     """
     hop = round(hop_s * RATE_HZ)
     cutter = WindowCutter(hop, padding)

@@ -1,4 +1,5 @@
-"""Soundscapes of a corpus: long recordings whose rows of 5 s are labelled, as their tables and file names say.
+"""Soundscapes of a corpus: long recordings whose rows of 5 s are labelled, as their tables and file
+names say.
 
 What contradicts itself is counted and teaches nothing. Decodes no sound.
 """
@@ -26,7 +27,8 @@ _SOUNDSCAPE = re.compile(r"(?P<id>[^_]+)_(?P<site>[^_]+)_(?P<date>[0-9]{8})\.ogg
 
 @dataclass(frozen=True)
 class Soundscape:
-    """A long recording with labelled rows of 5 s. `labels` maps a row id to the set of its labels."""
+    """A long recording with labelled rows of 5 s. `labels` maps a row id to the set of its
+    labels."""
 
     path: Path
     audio_id: str
@@ -44,7 +46,9 @@ def read_soundscapes(data: Path, taxonomy: Taxonomy, problems: Problems) -> Iter
     sites = read_sites(data / SITES, problems) if (data / SITES).is_file() else {}
     labels = _labels(data / LABELS, taxonomy, problems)
     folder = data / "train_soundscapes"
-    files = [path for path in (entries_of(folder) if folder.is_dir() else ()) if path.suffix == ".ogg"]
+    files = [
+        path for path in (entries_of(folder) if folder.is_dir() else ()) if path.suffix == ".ogg"
+    ]
     names = Counter(soundscape_name(path)[0] for path in files)
     for path in files:
         found = _SOUNDSCAPE.fullmatch(path.name)
@@ -70,18 +74,23 @@ def read_soundscapes(data: Path, taxonomy: Taxonomy, problems: Problems) -> Iter
 
 
 def soundscape_name(path: Path) -> tuple[str, str, date | None]:
-    """What its row ids begin with, the site and the day of a soundscape named `<id>_<site>_<date>.<format>`; of another
-    recording the name up to its first dot, as the competition's example has it, and no site or day."""
+    """What its row ids begin with, the site and the day of a soundscape named
+    `<id>_<site>_<date>.<format>`; of another recording the name up to its first dot, as the
+    competition's example has it, and no site or day."""
     found = _SOUNDSCAPE.fullmatch(f"{path.stem}.ogg")
     if not found:
         return path.name.split(".")[0], "", None
     day = found["date"]
-    return f"{found['id']}_{found['site']}", found["site"], day_of(f"{day[:4]}-{day[4:6]}-{day[6:]}", "", Problems())
+    return (
+        f"{found['id']}_{found['site']}",
+        found["site"],
+        day_of(f"{day[:4]}-{day[4:6]}-{day[6:]}", "", Problems()),
+    )
 
 
 def read_sites(path: Path, problems: Problems) -> dict[str, tuple[float | None, float | None]]:
-    """Coordinates by site from a table as soundscape_sites.csv; none of a site that is in two places. Raises
-    CorpusError if it is not one."""
+    """Coordinates by site from a table as soundscape_sites.csv; none of a site that is in two
+    places. Raises CorpusError if it is not one."""
     sites: dict[str, tuple[float | None, float | None]] = {}
     for line, row in read_table(path, ("id", "lat", "lon"), problems):
         if row is None:
@@ -98,9 +107,10 @@ def read_sites(path: Path, problems: Problems) -> dict[str, tuple[float | None, 
 
 
 def _labels(path: Path, taxonomy: Taxonomy, problems: Problems) -> dict[str, dict[str, Labels]]:
-    """Label sets by soundscape, as row ids begin, and by row id. A row keeps labels that the taxonomy lacks: they were
-    heard. Rows that contradict each other, or themselves, are all left out: nobody knows which of them was meant, and a
-    row too few costs less than one that teaches and judges wrongly."""
+    """Label sets by soundscape, as row ids begin, and by row id. A row keeps labels that the
+    taxonomy lacks: they were heard. Rows that contradict each other, or themselves, are all left
+    out: nobody knows which of them was meant, and a row too few costs less than one that teaches
+    and judges wrongly."""
     heard_in: dict[str, Labels] = {}
     recording: dict[str, str] = {}
     doubtful: set[str] = set()

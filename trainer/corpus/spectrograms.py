@@ -1,8 +1,9 @@
 """Spectrograms: every crop's grey image, made once in parallel, kept as one memory-mapped array.
 
-images.npy (N, 128, 281) uint8 · ranges.npy (N, 2) float32: dB of grey 0 and of grey 255 · index.csv (recording,
-primary_label, first, count, sound, images: SHA-256 of the file and of what was made of it) · skipped.csv · cache.json.
-What is there of the same sound and as it was made stays, after a kill too. Knows no labels and no networks.
+images.npy (N, 128, 281) uint8 · ranges.npy (N, 2) float32: dB of grey 0 and of grey 255 · index.csv
+(recording, primary_label, first, count, sound, images: SHA-256 of the file and of what was made of
+it) · skipped.csv · cache.json. What is there of the same sound and as it was made stays, after a
+kill too. Knows no labels and no networks.
 """
 
 import csv
@@ -39,8 +40,10 @@ from trainer.workers import progress_bar, worker_pool
 
 INDEX = ("recording", "primary_label", "first", "count", "sound", "images")
 SKIPPED = ("recording", "reason")
-IMAGES, RANGES = "images.npy", "ranges.npy"
-_U1, _F4 = "|u1", "<f4"
+IMAGES = "images.npy"
+RANGES = "ranges.npy"
+_U1 = "|u1"
+_F4 = "<f4"
 CROP_BYTES = int(np.prod(IMAGE_SHAPE)) + 2 * np.dtype(np.float32).itemsize
 PUBLISHED_CROPS = 380_000  # about, of the 62 874 recordings of BirdCLEF 2021
 _JOURNAL = "progress.csv"  # recordings done, while the cache is being made
@@ -50,7 +53,8 @@ _CHUNK = 8  # recordings per task: about a second of work
 
 @dataclass(frozen=True)
 class Entry:
-    """Where the images of a recording lie, and the SHA-256 of its sound and of these images with their ranges."""
+    """Where the images of a recording lie, and the SHA-256 of its sound and of these images with
+    their ranges."""
 
     recording: str
     primary_label: str
@@ -76,10 +80,13 @@ class Made:
 
     def projected(self, jobs: int) -> str:
         """What the published corpus would take with so many processes on this machine."""
-        minutes, gigabytes = PUBLISHED_CROPS / self.crops_per_s / 60, PUBLISHED_CROPS * CROP_BYTES / 1e9
+        minutes = PUBLISHED_CROPS / self.crops_per_s / 60
+        gigabytes = PUBLISHED_CROPS * CROP_BYTES / 1e9
         return (
-            f"{self.crops_per_s:.0f} crops/s, {self.crops_per_s / jobs:.0f} per core; at this speed the published "
-            f"corpus (62 874 recordings, about 380 000 crops, {gigabytes:.1f} GB) takes {minutes:.0f} min"
+            f"{self.crops_per_s:.0f} crops/s, {self.crops_per_s / jobs:.0f} per core; at this "
+            f"speed the published "
+            f"corpus (62 874 recordings, about 380 000 crops, {gigabytes:.1f} GB) takes "
+            f"{minutes:.0f} min"
         )
 
 
@@ -89,7 +96,8 @@ def damaged(folder: Path) -> str:
 
 
 class Spectrograms:
-    """A finished cache. Opening it checks that it was made with this front-end. Raises CorpusError."""
+    """A finished cache. Opening it checks that it was made with this front-end. Raises
+    CorpusError."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -103,11 +111,14 @@ class Spectrograms:
         try:
             self.entries = [_entry(row) for row in rows]
         except ValueError as error:
-            raise CorpusError(f"{folder / 'index.csv'}: {error}; run: python -m trainer spectrograms") from None
+            raise CorpusError(
+                f"{folder / 'index.csv'}: {error}; run: python -m trainer spectrograms"
+            ) from None
 
     @cached_property
     def images(self) -> Image:
-        """All images `(N, 128, 281)`, memory-mapped; only rows that an entry names are meant to be read."""
+        """All images `(N, 128, 281)`, memory-mapped; only rows that an entry names are meant to be
+        read."""
         images: Image = map_npy(self.folder / IMAGES, damaged(self.folder))
         return images
 
@@ -129,7 +140,8 @@ def crop_count(samples: int, crops_max: int) -> int:
 
 
 def probe_all(recordings: Sequence[Recording], pool: ProcessPoolExecutor) -> dict[str, Audio]:
-    """Headers of all that lies at recordings' paths, by recording; what is no file has a problem, too."""
+    """Headers of all that lies at recordings' paths, by recording; what is no file has a problem,
+    too."""
     there = [r for r in recordings if os.path.lexists(r.path)]
     audios = pool.map(probe_audio, [r.path for r in there], chunksize=256)
     return {r.recording: audio for r, audio in zip(there, audios, strict=True)}
@@ -143,9 +155,11 @@ def make_spectrograms(
     jobs: int,
     console: Console,
 ) -> Made:
-    """Make or complete the cache. Recordings that cannot be decoded are skipped and listed in skipped.csv.
+    """Make or complete the cache. Recordings that cannot be decoded are skipped and listed in
+    skipped.csv.
 
-    Raises CorpusError if none can be read, or if one changes meanwhile; OSError if the disk has no room.
+    Raises CorpusError if none can be read, or if one changes meanwhile; OSError if the disk has no
+    room.
     """
     constants = cache_constants(crops_max)
     with worker_pool(jobs) as pool:
@@ -153,19 +167,27 @@ def make_spectrograms(
         plan, skipped = _plan(recordings, audios, contents, crops_max, console)
         if not plan:
             write_csv(folder / "skipped.csv", SKIPPED, sorted(set(skipped)))
-            raise CorpusError(f"no recording can be read: {len(skipped)} skipped; see {folder / 'skipped.csv'}")
+            raise CorpusError(
+                f"no recording can be read: {len(skipped)} skipped; see {folder / 'skipped.csv'}"
+            )
         _check_disk(folder, plan, console)
         done = _resume(folder, plan, constants)
-        made, seconds = 0, time.monotonic()
+        made = 0
+        seconds = time.monotonic()
         todo = [(entry, path) for entry, path in plan if entry.recording not in done]
-        with progress_bar(console) as progress, (folder / _JOURNAL).open("a", newline="", encoding="utf8") as journal:
+        with (
+            progress_bar(console) as progress,
+            (folder / _JOURNAL).open("a", newline="", encoding="utf8") as journal,
+        ):
             task = progress.add_task("spectrograms", total=len(plan), completed=len(done), note="")
             for results in _work(pool, folder, todo, crops_max):
                 for result in results:
                     done[result.recording] = result
                     made += result.count
                     if result.reason:
-                        progress.console.print(f"skipped {result.reason}", markup=False, highlight=False)
+                        progress.console.print(
+                            f"skipped {result.reason}", markup=False, highlight=False
+                        )
                 csv.writer(journal, lineterminator="\n").writerows(map(astuple, results))
                 journal.flush()
                 speed = made / (time.monotonic() - seconds)
@@ -174,7 +196,11 @@ def make_spectrograms(
     for name in (IMAGES, RANGES):
         os.utime(folder / name)  # a memory disk does not notice what is written into a mapped file
     found = [(entry, done[entry.recording]) for entry, _ in plan]
-    entries = [replace(entry, count=result.count, images=result.images) for entry, result in found if result.count]
+    entries = [
+        replace(entry, count=result.count, images=result.images)
+        for entry, result in found
+        if result.count
+    ]
     write_csv(folder / "index.csv", INDEX, map(astuple, entries))
     skipped += [(entry.recording, result.reason) for entry, result in found if result.reason]
     write_csv(folder / "skipped.csv", SKIPPED, sorted(set(skipped)))
@@ -186,12 +212,19 @@ def make_spectrograms(
 
 def cache_constants(crops_max: int) -> dict[str, object]:
     """What a cache is made with, as it records it."""
-    return {"front_end": front_end(), "crops_max": crops_max, "ranges": "dB of grey 0 and of grey 255"}
+    return {
+        "front_end": front_end(),
+        "crops_max": crops_max,
+        "ranges": "dB of grey 0 and of grey 255",
+    }
 
 
 def _check_constants(folder: Path, state: Mapping[str, object]) -> None:
     if state.get("front_end") != front_end():
-        raise CorpusError(f"{folder / 'cache.json'}: made with another front-end; remove {folder} and make it again")
+        raise CorpusError(
+            f"{folder / 'cache.json'}: made with another front-end; remove {folder} and make it "
+            f"again"
+        )
 
 
 Plan = list[tuple[Entry, Path]]
@@ -213,7 +246,9 @@ def _plan(
         audio = audios.get(r.recording)
         if audio is None or audio.problem or sound in (ABSENT, UNREADABLE):
             unread = f"{r.path.name}: cannot be read"
-            skipped.append((r.recording, audio.problem or unread if audio else "audio file missing"))
+            skipped.append(
+                (r.recording, audio.problem or unread if audio else "audio file missing")
+            )
             continue
         count = crop_count(audio.samples, crops_max)
         plan.append((Entry(r.recording, r.primary_label, first, count, sound, ""), r.path))
@@ -234,11 +269,21 @@ def _plan_digest(plan: Plan) -> str:
 def _check_disk(folder: Path, plan: Plan, console: Console) -> None:
     """Say what the cache will take; raise CorpusError if the disk has not got it."""
     folder.mkdir(parents=True, exist_ok=True)
-    crops, free = _crops(plan), shutil.disk_usage(folder).free
-    there = sum((folder / name).stat().st_blocks * 512 for name in (IMAGES, RANGES) if (folder / name).is_file())
-    sizes = f"{crops} crops take {crops * CROP_BYTES / 1e9:.2f} GB, {(free + there) / 1e9:.2f} GB are free"
+    crops = _crops(plan)
+    free = shutil.disk_usage(folder).free
+    there = sum(
+        (folder / name).stat().st_blocks * 512
+        for name in (IMAGES, RANGES)
+        if (folder / name).is_file()
+    )
+    sizes = (
+        f"{crops} crops take {crops * CROP_BYTES / 1e9:.2f} GB, {(free + there) / 1e9:.2f} GB "
+        f"are free"
+    )
     if crops * CROP_BYTES > free + there:
-        raise CorpusError(f"{folder}: {sizes}; choose another --out or fewer spectrograms.crops_max")
+        raise CorpusError(
+            f"{folder}: {sizes}; choose another --out or fewer spectrograms.crops_max"
+        )
     console.print(sizes, highlight=False)
 
 
@@ -254,8 +299,8 @@ class _Done:
 
 
 def _resume(folder: Path, plan: Plan, constants: dict[str, object]) -> dict[str, _Done]:
-    """Prepare the arrays; return the recordings whose images are there already, of this sound and as they were made,
-    by an earlier run that was killed or that was of somewhat other sound."""
+    """Prepare the arrays; return the recordings whose images are there already, of this sound and
+    as they were made, by an earlier run that was killed or that was of somewhat other sound."""
     state = constants | {"plan": _plan_digest(plan), "done": False}
     kept = _unchanged(folder, plan, _there(folder, state))
     done = kept or {}
@@ -282,11 +327,15 @@ def _there(folder: Path, state: Mapping[str, object]) -> list[_Done]:
 
 
 def _unchanged(folder: Path, plan: Plan, there: Sequence[_Done]) -> dict[str, _Done] | None:
-    """Those of the same sound whose images are what was made of it; None if the arrays are to be made anew."""
+    """Those of the same sound whose images are what was made of it; None if the arrays are to be
+    made anew."""
     if not there:
         return None
     crops = _crops(plan)
-    if not (_is_array(folder / IMAGES, _U1, (crops, *IMAGE_SHAPE)) and _is_array(folder / RANGES, _F4, (crops, 2))):
+    if not (
+        _is_array(folder / IMAGES, _U1, (crops, *IMAGE_SHAPE))
+        and _is_array(folder / RANGES, _F4, (crops, 2))
+    ):
         return None
     images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
     ranges = np.load(folder / RANGES, mmap_mode="r", allow_pickle=False)
@@ -304,7 +353,9 @@ def _unchanged(folder: Path, plan: Plan, there: Sequence[_Done]) -> dict[str, _D
 def _is_array(path: Path, dtype: str, shape: tuple[int, ...]) -> bool:
     """Whether a file is of the size of such an array, and begins as one to the byte."""
     expected = io.BytesIO()
-    np.lib.format.write_array_header_1_0(expected, {"descr": dtype, "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        expected, {"descr": dtype, "fortran_order": False, "shape": shape}
+    )
     head = expected.getvalue()
     try:
         with path.open("rb") as file:
@@ -315,8 +366,8 @@ def _is_array(path: Path, dtype: str, shape: tuple[int, ...]) -> bool:
 
 
 def _allocate(path: Path, dtype: str, shape: tuple[int, ...]) -> None:
-    """A new array of zeros with its room on the disk: writing to a hole on a full disk would end the process. Raises
-    OSError naming the file."""
+    """A new array of zeros with its room on the disk: writing to a hole on a full disk would end
+    the process. Raises OSError naming the file."""
     path.unlink(missing_ok=True)
     np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
     with path.open("r+b") as file:
@@ -336,7 +387,12 @@ def _sum_of(images: Image, ranges: Ranges, count: int) -> str:
 def _entry(row: Mapping[str, str]) -> Entry:
     """Raises ValueError where a number is none."""
     return Entry(
-        row["recording"], row["primary_label"], int(row["first"]), int(row["count"]), row["sound"], row["images"]
+        row["recording"],
+        row["primary_label"],
+        int(row["first"]),
+        int(row["count"]),
+        row["sound"],
+        row["images"],
     )
 
 
@@ -347,10 +403,14 @@ def _read_journal(folder: Path) -> list[_Done]:
         return []
     text = path.read_text(encoding="utf8")
     _, *rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
-    return [_Done(row[0], int(row[1]), *row[2:]) for row in rows if len(row) == len(_JOURNAL_HEADER)]
+    return [
+        _Done(row[0], int(row[1]), *row[2:]) for row in rows if len(row) == len(_JOURNAL_HEADER)
+    ]
 
 
-def _work(pool: ProcessPoolExecutor, folder: Path, todo: Plan, crops_max: int) -> Iterator[list[_Done]]:
+def _work(
+    pool: ProcessPoolExecutor, folder: Path, todo: Plan, crops_max: int
+) -> Iterator[list[_Done]]:
     chunks = [todo[i : i + _CHUNK] for i in range(0, len(todo), _CHUNK)]
     futures = [pool.submit(_make_chunk, folder, chunk, crops_max) for chunk in chunks]
     for future in as_completed(futures):
@@ -371,8 +431,11 @@ def _make_chunk(folder: Path, chunk: Plan, crops_max: int) -> list[_Done]:
     ranges = np.lib.format.open_memmap(folder / RANGES, "r+")
     results = []
     for entry, source in chunk:
-        reason, count = "", 0
-        images[entry.rows], ranges[entry.rows] = 0, 0.0  # what lay there may have been more
+        reason = ""
+        count = 0
+        # what lay there may have been more
+        images[entry.rows] = 0
+        ranges[entry.rows] = 0.0
         try:
             crops = training_crops(read_sound(source, crops_max_samples(crops_max)), crops_max)
             count = min(entry.count, len(crops))  # fewer than planned if the file breaks off

@@ -1,4 +1,5 @@
-"""Cells of a corpus' tables: rows, places and days, read strictly and survived. Knows no table's meaning."""
+"""Cells of a corpus' tables: rows, places and days, read strictly and survived. Knows no table's
+meaning."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from edge.contract.coordinates import check_coordinates
 from edge.contract.errors import CorpusError
 from edge.contract.text import NotText, Table, text_or_guess
 
-_DATE = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?Z?)?")
+_DATE = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?Z?)?"
+)
 _FIRST_DAY = date(1889, 1, 1)  # of that year is the first recording of a bird, Ludwig Koch's
 _EXAMPLES_MAX = 5
 
@@ -30,13 +33,18 @@ class Problems:
             shown.append(example)
 
     def copy(self) -> "Problems":
-        return Problems(dict(self.counts), {kind: list(shown) for kind, shown in self.examples.items()})
+        return Problems(
+            dict(self.counts), {kind: list(shown) for kind, shown in self.examples.items()}
+        )
 
 
 @contextmanager
-def table_of(path: Path, columns: tuple[str, ...], problems: Problems, advice: str = "") -> Iterator[Table]:
-    """A CSV. A line that is not UTF-8 is taken for Windows-1252, which is noted. Raises CorpusError naming the file,
-    with the `advice`, if it cannot be read, lacks a column or turns out to be no table."""
+def table_of(
+    path: Path, columns: tuple[str, ...], problems: Problems, advice: str = ""
+) -> Iterator[Table]:
+    """A CSV. A line that is not UTF-8 is taken for Windows-1252, which is noted. Raises CorpusError
+    naming the file, with the `advice`, if it cannot be read, lacks a column or turns out to be no
+    table."""
 
     def guessed(line: int, shown: str) -> None:
         problems.add("text not UTF-8", f"{path.name} line {line}: {shown} (if it is Windows-1252)")
@@ -52,21 +60,24 @@ def table_of(path: Path, columns: tuple[str, ...], problems: Problems, advice: s
 def read_table(
     path: Path, columns: tuple[str, ...], problems: Problems, advice: str = ""
 ) -> Iterator[tuple[int, dict[str, str] | None]]:
-    """Rows of a CSV with their line numbers; None where a row has too few or too many cells. Raises CorpusError as
-    `table_of` does."""
+    """Rows of a CSV with their line numbers; None where a row has too few or too many cells. Raises
+    CorpusError as `table_of` does."""
     with table_of(path, columns, problems, advice) as table:
         for line, row in table:
             yield line, row if isinstance(row, dict) else None
 
 
-def place_of(row: dict[str, str], key: str, problems: Problems) -> tuple[float | None, float | None]:
+def place_of(
+    row: dict[str, str], key: str, problems: Problems
+) -> tuple[float | None, float | None]:
     """Latitude and longitude of a row, both or neither; why neither is noted under its `key`."""
     texts = row["latitude"].strip(), row["longitude"].strip()
     if not texts[0] or not texts[1]:
         problems.add("place missing", key)
         return None, None
     try:
-        latitude, longitude = float(texts[0]), float(texts[1])
+        latitude = float(texts[0])
+        longitude = float(texts[1])
         check_coordinates(latitude, longitude)  # NaN fails it too
     except ValueError:
         problems.add("place not valid", f"{key}: {texts[0]}, {texts[1]}")
@@ -75,8 +86,9 @@ def place_of(row: dict[str, str], key: str, problems: Problems) -> tuple[float |
 
 
 def day_of(text: str, key: str, problems: Problems) -> date | None:
-    """The date in a cell, or None, which is noted: 2012-00-00 gives the year alone. A time may follow, anything else
-    may not; a day before anyone recorded birds is none, nor one that is still to come anywhere on earth."""
+    """The date in a cell, or None, which is noted: 2012-00-00 gives the year alone. A time may
+    follow, anything else may not; a day before anyone recorded birds is none, nor one that is still
+    to come anywhere on earth."""
     text = text.strip()
     if not text:
         problems.add("date missing", key)

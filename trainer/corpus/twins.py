@@ -1,4 +1,5 @@
-"""Files of a corpus with the same bytes: one sound under several names, which must not be learnt from and judged on.
+"""Files of a corpus with the same bytes: one sound under several names, which must not be learnt
+from and judged on.
 
 Knows no tables and decodes nothing. A sound that was encoded or tagged anew is another one here.
 """
@@ -20,8 +21,8 @@ def same_sound(recordings: Iterable[Recording]) -> list[list[str]]:
 
 
 def same_files(paths: Sequence[Path]) -> list[list[int]]:
-    """Groups of two files or more that are the same, by their positions; whole files are read only where size and
-    beginning are. What is empty or cannot be read is in no group."""
+    """Groups of two files or more that are the same, by their positions; whole files are read only
+    where size and beginning are. What is empty or cannot be read is in no group."""
     groups = [list(range(len(paths)))]
     for feature in (_size, _head, file_sha256):
         groups = [part for group in groups for part in _split(group, paths, feature)]
@@ -29,11 +30,14 @@ def same_files(paths: Sequence[Path]) -> list[list[int]]:
 
 
 def two_species(group: Iterable[Recording]) -> bool:
-    """Whether recordings of one sound are said to be of more species than one: then nobody knows which is right."""
+    """Whether recordings of one sound are said to be of more species than one: then nobody knows
+    which is right."""
     return len({recording.primary_label for recording in group}) > 1
 
 
-def _split(group: Sequence[int], paths: Sequence[Path], feature: Callable[[Path], Hashable]) -> list[list[int]]:
+def _split(
+    group: Sequence[int], paths: Sequence[Path], feature: Callable[[Path], Hashable]
+) -> list[list[int]]:
     parts: dict[Hashable, list[int]] = defaultdict(list)
     for i in group:
         try:

@@ -1,4 +1,5 @@
-"""A synthetic corpus in the BirdCLEF-2021 layout, made from a seed, so that anyone can train from nothing.
+"""A synthetic corpus in the BirdCLEF-2021 layout, made from a seed, so that anyone can train from
+nothing.
 
 Knows nothing of how a corpus is read or trained on. Its birds, places and rasters are invented.
 """

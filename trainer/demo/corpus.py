@@ -1,6 +1,8 @@
-"""make_corpus: plans the whole corpus from a seed, makes the files that are missing, writes the tables.
+"""make_corpus: plans the whole corpus from a seed, makes the files that are missing, writes the
+tables.
 
-Knows nothing of how birds sound or where they live; that is planned in recordings.py and soundscapes.py.
+Knows nothing of how birds sound or where they live; that is planned in recordings.py and
+soundscapes.py.
 """
 
 import csv
@@ -17,7 +19,13 @@ from typing import Any
 from edge.contract.folders import files_under, holds_nothing
 from trainer.demo.fauna import SPECIES_MAX, Atlas, make_birds
 from trainer.demo.layers import check_rasters, write_rasters
-from trainer.demo.recordings import COLUMNS, RecordingPlan, metadata_row, plan_recording, render_recording
+from trainer.demo.recordings import (
+    COLUMNS,
+    RecordingPlan,
+    metadata_row,
+    plan_recording,
+    render_recording,
+)
 from trainer.demo.seeds import stream
 from trainer.demo.soundscapes import (
     COLUMNS as LABEL_COLUMNS,
@@ -40,9 +48,11 @@ from trainer.workers import worker_pool
 Progress = Callable[[str, int, int], None]
 Plan = RecordingPlan | SoundscapePlan
 
-RECORDINGS_MAX, SOUNDSCAPES_MAX = 1_000, 1_000
+RECORDINGS_MAX = 1_000
+SOUNDSCAPES_MAX = 1_000
 _VERSION = 1  # of the generator: other sounds from the same seed need another number
-_STATE, _README = "corpus.json", "README.txt"
+_STATE = "corpus.json"
+_README = "README.txt"
 _BAD_DATES = ("2012-00-00", "0000-00-00", "2003-03-00", "1996-11-00")
 _BROKEN = ("missing_audio", "unreadable_audio", "empty_audio")
 _ALONE_MAX = 16  # so few files are made sooner here than in processes that first import everything
@@ -59,7 +69,8 @@ class Parameters:
 
 @dataclass(frozen=True)
 class CorpusSummary:
-    """What was made. `recordings` are readable; the rows whose audio is broken come on top of them."""
+    """What was made. `recordings` are readable; the rows whose audio is broken come on top of
+    them."""
 
     species: int
     recordings: int
@@ -93,9 +104,10 @@ def make_corpus(
 ) -> CorpusSummary:
     """Write a synthetic BirdCLEF-2021 corpus to `out`, its six rasters to `rasters`; resumes.
 
-    `recordings` are per species, `soundscapes` (60 s each) are for training with as many again for testing.
-    `progress(stage, done, total)` is called in this process. Equal parameters give equal bytes on one
-    machine. Raises ValueError for a number out of range, or when a folder already holds something else.
+    `recordings` are per species, `soundscapes` (60 s each) are for training with as many again for
+    testing. `progress(stage, done, total)` is called in this process. Equal parameters give equal
+    bytes on one machine. Raises ValueError for a number out of range, or when a folder already
+    holds something else.
     """
     parameters = Parameters(species, recordings, soundscapes, seed)
     _check(parameters)
@@ -116,7 +128,11 @@ def make_corpus(
     write_bytes(out / _STATE, _json({"parameters": asdict(parameters), "complete": False}))
     birds = make_birds(seed, species)
     atlas = Atlas(world, birds)
-    clips = [plan_recording(seed, atlas, birds, index, n) for index in range(species) for n in range(recordings)]
+    clips = [
+        plan_recording(seed, atlas, birds, index, n)
+        for index in range(species)
+        for n in range(recordings)
+    ]
     minutes = plan_soundscapes(seed, atlas, birds, soundscapes)
     _make_all(out, {"recordings": clips, "soundscapes": minutes}, report)
     return _write_tables(out, parameters, clips, minutes)
@@ -149,7 +165,9 @@ def _check_folder(out: Path, parameters: Parameters) -> None:
         raise ValueError(f"{out} holds files that are not a demo corpus: name a new folder")
     if state["parameters"] != asdict(parameters):
         found = ", ".join(f"{name} {value}" for name, value in state["parameters"].items())
-        raise ValueError(f"{out} holds a demo corpus made with {found}: name a new folder or remove this one")
+        raise ValueError(
+            f"{out} holds a demo corpus made with {found}: name a new folder or remove this one"
+        )
 
 
 def _state(out: Path) -> dict[str, Any] | None:
@@ -161,7 +179,8 @@ def _state(out: Path) -> dict[str, Any] | None:
 
 
 def _finished(out: Path) -> CorpusSummary | None:
-    """The summary, if every file is there as long as it was written; one of another size is removed."""
+    """The summary, if every file is there as long as it was written; one of another size is
+    removed."""
     state = _state(out)
     if state is None or not state["complete"]:
         return None
@@ -192,7 +211,8 @@ def _make_all(out: Path, stages: dict[str, Sequence[Plan]], report: Progress) ->
 
 @contextmanager
 def _mapper(jobs: int) -> Iterator[Callable[..., Iterator[None]]]:
-    """A map() over processes, or the plain one where a few jobs or a single core make processes a loss."""
+    """A map() over processes, or the plain one where a few jobs or a single core make processes a
+    loss."""
     workers = min(os.cpu_count() or 1, jobs)
     if workers < 2 or jobs <= _ALONE_MAX:
         yield map
@@ -233,7 +253,9 @@ def _write_tables(
     write_bytes(out / "soundscape_sites.csv", _csv(SITE_COLUMNS, site_rows(minutes)))
     labels: dict[str, list[dict[str, str]]] = {"train": [], "test": []}
     for plan in minutes:
-        labels[plan.kind] += json.loads(_truth_path(out, plan).read_text(encoding="utf-8"))["labels"]
+        labels[plan.kind] += json.loads(_truth_path(out, plan).read_text(encoding="utf-8"))[
+            "labels"
+        ]
     for kind, kind_rows in labels.items():
         write_bytes(out / f"{kind}_soundscape_labels.csv", _csv(LABEL_COLUMNS, kind_rows))
     every = labels["train"] + labels["test"]
@@ -252,7 +274,12 @@ def _write_tables(
         part.unlink()
     files = [path for path in files_under(out) if path.name != _STATE]
     sizes = {path.relative_to(out).as_posix(): path.stat().st_size for path in files}
-    state = {"parameters": asdict(parameters), "complete": True, "summary": asdict(summary), "files": sizes}
+    state = {
+        "parameters": asdict(parameters),
+        "complete": True,
+        "summary": asdict(summary),
+        "files": sizes,
+    }
     write_bytes(out / _STATE, _json(state))
     return summary
 
@@ -260,9 +287,11 @@ def _write_tables(
 def _metadata(
     out: Path, parameters: Parameters, clips: list[RecordingPlan]
 ) -> tuple[list[dict[str, str]], dict[str, int]]:
-    """The rows of train_metadata.csv with a few faults like those of the real one, and how many of each."""
+    """The rows of train_metadata.csv with a few faults like those of the real one, and how many of
+    each."""
     rows = [metadata_row(plan) for plan in clips]
-    bad_dates, no_places = max(1, round(0.025 * len(rows))), max(1, round(0.01 * len(rows)))
+    bad_dates = max(1, round(0.025 * len(rows)))
+    no_places = max(1, round(0.01 * len(rows)))
     rng = stream(parameters.seed, "faults", len(rows))
     picked = rng.permutation(len(rows))
     for number, index in enumerate(picked[:bad_dates]):
@@ -278,12 +307,20 @@ def _metadata(
             write_bytes(path, b"" if fault == "empty_audio" else b"OggS" + rng.bytes(4096))
         rows.append(row)
     rows.sort(key=lambda row: (row["primary_label"], row["filename"]))
-    return rows, {"bad_dates": bad_dates, "missing_coordinates": no_places, **dict.fromkeys(_BROKEN, 1)}
+    return rows, {
+        "bad_dates": bad_dates,
+        "missing_coordinates": no_places,
+        **dict.fromkeys(_BROKEN, 1),
+    }
 
 
 def _readme(parameters: Parameters, summary: CorpusSummary) -> str:
-    counts = "\n".join(f"  {field.name:<20}{getattr(summary, field.name)}" for field in fields(summary))
-    options = " ".join(f"--{name} {value}" for name, value in asdict(parameters).items() if name != "version")
+    counts = "\n".join(
+        f"  {field.name:<20}{getattr(summary, field.name)}" for field in fields(summary)
+    )
+    options = " ".join(
+        f"--{name} {value}" for name, value in asdict(parameters).items() if name != "version"
+    )
     return f"""\
 A synthetic corpus in the layout of BirdCLEF 2021. No bird was recorded: songs, species, places,
 dates and rasters are invented, from seed {parameters.seed} (generator {parameters.version}).

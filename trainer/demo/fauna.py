@@ -1,7 +1,7 @@
 """The invented birds: names, ranges on the invented Earth, seasons, and which song type each sings.
 
-Species 0 and 1 sing the same song and never meet (west and east of North America): only place tells which.
-Knows nothing of recordings or of sound beyond the Voice that it hands out.
+Species 0 and 1 sing the same song and never meet (west and east of North America): only place tells
+which. Knows nothing of recordings or of sound beyond the Voice that it hands out.
 """
 
 from dataclasses import dataclass
@@ -18,20 +18,27 @@ LIVES_AT = 0.2  # of the best place's suitability
 SINGS_AT = 0.35  # of the best day's activity
 _DAYS = 365
 _ADJECTIVES = (
-    "Amber", "Brindled", "Cobalt", "Dusky", "Elfin", "Fictive", "Gilded", "Hazel", "Indigo", "Jaunty",
-    "Keen", "Lunar", "Mottled", "Notional", "Ochre", "Pallid", "Quiet", "Russet", "Sable", "Tawny",
-    "Umber", "Vivid", "Whimsical", "Xeric", "Yonder", "Zebra", "Arcane", "Bogus", "Copper", "Dapper",
-    "Ember", "Fabled", "Ghostly", "Hollow", "Ivory", "Jolly", "Kindly", "Lucid",
+    "Amber", "Brindled", "Cobalt", "Dusky", "Elfin", "Fictive", "Gilded", "Hazel", "Indigo",
+    "Jaunty", "Keen", "Lunar", "Mottled", "Notional", "Ochre", "Pallid", "Quiet", "Russet", "Sable",
+    "Tawny", "Umber", "Vivid", "Whimsical", "Xeric", "Yonder", "Zebra", "Arcane", "Bogus", "Copper",
+    "Dapper", "Ember", "Fabled", "Ghostly", "Hollow", "Ivory", "Jolly", "Kindly", "Lucid",
 )  # fmt: skip
-_KINDS = (("Testwren", "Testornis"), ("Mockfinch", "Mockaria"), ("Simthrush", "Simulatrix"),
-          ("Protowarbler", "Prototypus"), ("Draftlark", "Draftula"), ("Trialpipit", "Trialis"))  # fmt: skip
-_LOOK_ALIKES = (("Westerly Echobird", "Echornis occidens"), ("Easterly Echobird", "Echornis oriens"))
-_FOREST, _OPEN = (1, 2, 3, 4, 5, 6), (6, 7, 8, 9, 10, 11)
+_KINDS = (
+    ("Testwren", "Testornis"), ("Mockfinch", "Mockaria"), ("Simthrush", "Simulatrix"),
+    ("Protowarbler", "Prototypus"), ("Draftlark", "Draftula"), ("Trialpipit", "Trialis"),
+)  # fmt: skip
+_LOOK_ALIKES = (
+    ("Westerly Echobird", "Echornis occidens"),
+    ("Easterly Echobird", "Echornis oriens"),
+)
+_FOREST = (1, 2, 3, 4, 5, 6)
+_OPEN = (6, 7, 8, 9, 10, 11)
 
 
 @dataclass(frozen=True)
 class Range:
-    """Ellipse in degrees, altitude in metres with its spread, cover categories liked, limits of longitude."""
+    """Ellipse in degrees, altitude in metres with its spread, cover categories liked, limits of
+    longitude."""
 
     longitude: float
     latitude: float
@@ -103,11 +110,15 @@ class Atlas:
 
     def __init__(self, world: World, birds: list[Bird]) -> None:
         self._world = world
-        inland = ndimage.binary_erosion(world.land, iterations=3)  # so that coarser rasters hold a value there too
+        inland = ndimage.binary_erosion(
+            world.land, iterations=3
+        )  # so that coarser rasters hold a value there too
         self._maps = {bird.code: _suitability(bird.home, world, inland) for bird in birds}
         latitudes, _ = cell_centres()
         area = np.cos(np.radians(latitudes))
-        self._cumulative = {code: np.cumsum(np.float64(grid * area)) for code, grid in self._maps.items()}
+        self._cumulative = {
+            code: np.cumsum(np.float64(grid * area)) for code, grid in self._maps.items()
+        }
 
     def suitability(self, bird: Bird, place: Place) -> float:
         return float(self._maps[bird.code][self._world.cell(place.latitude, place.longitude)])
@@ -124,16 +135,15 @@ class Atlas:
         cell = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
         row, column = divmod(cell, self._world.land.shape[1])
         north, east = rng.uniform(0.05, 0.95, size=2)
-        latitude, longitude = 90 - CELL_DEG * (row + north), -180 + CELL_DEG * (column + east)
+        latitude = 90 - CELL_DEG * (row + north)
+        longitude = -180 + CELL_DEG * (column + east)
         return Place(round(float(latitude), 4), round(float(longitude), 4))
 
 
 def _suitability(home: Range, world: World, inland: np.ndarray) -> np.ndarray:
     latitudes, longitudes = cell_centres()
-    east, north = (
-        (longitudes - home.longitude) / home.width_deg,
-        (latitudes - home.latitude) / home.height_deg,
-    )
+    east = (longitudes - home.longitude) / home.width_deg
+    north = (latitudes - home.latitude) / home.height_deg
     height = (np.nan_to_num(world.elevation_m) - home.altitude_m) / home.altitude_spread_m
     liked = np.where(np.isin(np.nan_to_num(world.cover), home.cover), 1.0, 0.2)
     inside = inland & (longitudes > home.west_limit) & (longitudes < home.east_limit)
@@ -151,7 +161,16 @@ def _make_bird(seed: int, index: int) -> Bird:
     slot = max(index - 1, 0)  # species 0 and 1 share song type 0
     voice = make_voice(slot, stream(seed, "voice", slot))
     # A look-alike with dialects would give its region, and so itself, away by ear.
-    return Bird(code, common, scientific, home, peak_day, float(rng.uniform(32, 55)), voice, has_dialects=index > 1)
+    return Bird(
+        code,
+        common,
+        scientific,
+        home,
+        peak_day,
+        float(rng.uniform(32, 55)),
+        voice,
+        has_dialects=index > 1,
+    )
 
 
 def _names(index: int) -> tuple[str, str]:
@@ -166,7 +185,8 @@ def _home(index: int, rng: np.random.Generator) -> tuple[Range, int]:
     if index < len(_HOMES):
         return _HOMES[index]
     lon, lat, width, height = _AREAS[index % len(_AREAS)]
-    altitude_m, cover = float(rng.choice([250, 600, 1200])), (_FOREST, _OPEN)[int(rng.integers(2))]
+    altitude_m = float(rng.choice([250, 600, 1200]))
+    cover = (_FOREST, _OPEN)[int(rng.integers(2))]
     centre = lon + rng.uniform(-0.5, 0.5) * width, lat + rng.uniform(-0.5, 0.5) * height
     home = Range(*centre, width * 0.8, height * 0.8, altitude_m, 500 + altitude_m / 2, cover)
     return home, int((120 if lat > 0 else 300) + rng.integers(-35, 90)) % _DAYS + 1

@@ -1,6 +1,8 @@
-"""The six rasters of the metadata model as GeoTIFF: names, units, types and quirks after the real ones.
+"""The six rasters of the metadata model as GeoTIFF: names, units, types and quirks after the real
+ones.
 
-Knows nothing of how the world was made. Grids and extents differ from layer to layer, as in the wild.
+Knows nothing of how the world was made. Grids and extents differ from layer to layer, as in the
+wild.
 """
 
 from dataclasses import dataclass
@@ -17,7 +19,8 @@ _OWNER_TAG = "BIRDSTATION_DEMO_SEED"
 
 @dataclass(frozen=True)
 class Layer:
-    """One GeoTIFF: which field of the world, on which grid (degrees), with which type and sea value."""
+    """One GeoTIFF: which field of the world, on which grid (degrees), with which type and sea
+    value."""
 
     name: str
     field: str
@@ -31,9 +34,29 @@ class Layer:
 
 
 LAYERS = (
-    Layer("bio1", "temperature_c", "degree Celsius", 0.75, -180.375, 90.375, -90.375, "float32", -9999.0),
+    Layer(
+        "bio1",
+        "temperature_c",
+        "degree Celsius",
+        0.75,
+        -180.375,
+        90.375,
+        -90.375,
+        "float32",
+        -9999.0,
+    ),
     Layer("bio12", "rain_mm", "mm a year", 0.5, -180.0, 90.0, -90.0, "float32", -9999.0),
-    Layer("bio15", "rain_cv", "coefficient of variation, %", 0.5, -180.0, 90.0, -60.0, "float32", -9999.0),
+    Layer(
+        "bio15",
+        "rain_cv",
+        "coefficient of variation, %",
+        0.5,
+        -180.0,
+        90.0,
+        -60.0,
+        "float32",
+        -9999.0,
+    ),
     Layer("elevation", "elevation_m", "m", 0.25, -180.0, 90.0, -90.0, "int16", -32768),
     Layer("forest_type", "cover", "category 1..20", 0.5, -180.0, 84.0, -60.0, "uint8", 0),
     Layer("grass_cover", "grass_percent", "%", 0.5, -180.0, 84.0, -60.0, "uint8", 255),
@@ -41,9 +64,12 @@ LAYERS = (
 
 
 def check_rasters(folder: Path, seed: int) -> bool:
-    """True when all six are there for this seed. ValueError when one there is of another seed or not the demo's."""
+    """True when all six are there for this seed. ValueError when one there is of another seed or
+    not the demo's."""
     paths = [folder / f"{layer.name}.tif" for layer in LAYERS]
-    ready = [path.exists() and _made_here(path, seed) for path in paths]  # every one looked at before the answer
+    ready = [
+        path.exists() and _made_here(path, seed) for path in paths
+    ]  # every one looked at before the answer
     return all(ready)
 
 
@@ -60,7 +86,9 @@ def _made_here(path: Path, seed: int) -> bool:
     except rasterio.RasterioIOError:
         owner = None
     if owner is None:
-        raise ValueError(f"{path} is not a raster of the demo and is left alone: name another folder")
+        raise ValueError(
+            f"{path} is not a raster of the demo and is left alone: name another folder"
+        )
     if owner != str(seed):
         raise ValueError(f"{path} belongs to a demo corpus of seed {owner}: name another folder")
     return True
@@ -92,7 +120,8 @@ def _write_layer(path: Path, layer: Layer, world: World, seed: int) -> None:
 
 def _on_grid(field: np.ndarray, world: World, layer: Layer) -> np.ndarray:
     """The field at the centres of the layer's cells, nearest neighbour."""
-    rows, columns = round((layer.north - layer.south) / layer.cell_deg), round(360 / layer.cell_deg)
+    rows = round((layer.north - layer.south) / layer.cell_deg)
+    columns = round(360 / layer.cell_deg)
     latitudes = np.clip(layer.north - layer.cell_deg * (np.arange(rows) + 0.5), -90, 90)
     longitudes = layer.west + layer.cell_deg * (np.arange(columns) + 0.5)
     row_of = [world.cell(latitude, 0.0)[0] for latitude in latitudes]

@@ -1,4 +1,5 @@
-"""Training recordings: the plan of one (place, date, quality, company), its metadata row, and its sound.
+"""Training recordings: the plan of one (place, date, quality, company), its metadata row, and its
+sound.
 
 Knows nothing of other recordings, of malformed rows (corpus.py adds those) or of processes.
 """
@@ -15,17 +16,26 @@ from trainer.demo.seeds import stream
 from trainer.demo.song import Voice, songs, vary
 
 COLUMNS = (
-    "primary_label", "secondary_labels", "type", "latitude", "longitude", "scientific_name", "common_name",
-    "author", "date", "filename", "license", "rating", "time", "url",
+    "primary_label", "secondary_labels", "type", "latitude", "longitude", "scientific_name",
+    "common_name", "author", "date", "filename", "license", "rating", "time", "url",
 )  # fmt: skip
-SHORTEST_S, LONGEST_S = 8.0, 25.0
+SHORTEST_S = 8.0
+LONGEST_S = 25.0
 LICENSE = "CC0 1.0 (synthetic)"
-_AUTHORS = ("Ada Demonstrator", "Bo Placeholder", "Cy Example", "Di Specimen", "Ed Dummy", "Flo Fixture")
+_AUTHORS = (
+    "Ada Demonstrator",
+    "Bo Placeholder",
+    "Cy Example",
+    "Di Specimen",
+    "Ed Dummy",
+    "Flo Fixture",
+)
 
 
 @dataclass(frozen=True)
 class RecordingPlan:
-    """Everything that makes one training recording. `quality` is 0..1; secondary birds have a level in dB."""
+    """Everything that makes one training recording. `quality` is 0..1; secondary birds have a level
+    in dB."""
 
     seed: int
     filename: str
@@ -41,16 +51,23 @@ class RecordingPlan:
         return f"train_short_audio/{self.bird.code}/{self.filename}"
 
 
-def plan_recording(seed: int, atlas: Atlas, birds: list[Bird], species: int, number: int) -> RecordingPlan:
-    """Recording `number` of `species`; all but its secondary species is the same in a larger corpus."""
-    filename, bird = f"XC9{species:02d}{number:04d}.ogg", birds[species]
+def plan_recording(
+    seed: int, atlas: Atlas, birds: list[Bird], species: int, number: int
+) -> RecordingPlan:
+    """Recording `number` of `species`; all but its secondary species is the same in a larger
+    corpus."""
+    filename = f"XC9{species:02d}{number:04d}.ogg"
+    bird = birds[species]
     rng = stream(seed, "plan", filename)
-    place, day = atlas.draw(bird, rng), draw_day(bird, rng, 2005, 2020)
-    quality, duration_s = (
-        float(rng.uniform()),
-        SHORTEST_S + (LONGEST_S - SHORTEST_S) * float(rng.beta(1.5, 2.75)),
-    )
-    company = [other for other in atlas.singing_at(birds, place, day.timetuple().tm_yday) if other is not bird]
+    place = atlas.draw(bird, rng)
+    day = draw_day(bird, rng, 2005, 2020)
+    quality = float(rng.uniform())
+    duration_s = SHORTEST_S + (LONGEST_S - SHORTEST_S) * float(rng.beta(1.5, 2.75))
+    company = [
+        other
+        for other in atlas.singing_at(birds, place, day.timetuple().tm_yday)
+        if other is not bird
+    ]
     chosen = rng.permutation(len(company))[: int(rng.choice([0, 1, 2], p=[0.65, 0.27, 0.08]))]
     secondary = tuple((company[int(index)], float(rng.uniform(-16, -8))) for index in chosen)
     return RecordingPlan(seed, filename, bird, secondary, place, day, quality, round(duration_s, 2))
@@ -70,7 +87,9 @@ def metadata_row(plan: RecordingPlan) -> dict[str, str]:
     rng = stream(plan.seed, "row", plan.filename)
     stem = plan.filename.removesuffix(".ogg")
     rating = (
-        0.0 if rng.random() < 0.05 else round(2 * float(np.clip(5 * plan.quality + rng.normal(0, 0.5), 0.5, 5))) / 2
+        0.0
+        if rng.random() < 0.05
+        else round(2 * float(np.clip(5 * plan.quality + rng.normal(0, 0.5), 0.5, 5))) / 2
     )
     kinds = ("['song']", "['call']", "['male', 'song']", "['call', 'song']")
     return {
@@ -92,7 +111,8 @@ def metadata_row(plan: RecordingPlan) -> dict[str, str]:
 
 
 def render_recording(plan: RecordingPlan) -> np.ndarray:
-    """The sound, float32 at RATE_HZ. In its band the song is 4 (quality 0) to 32 dB (1) above the rest."""
+    """The sound, float32 at RATE_HZ. In its band the song is 4 (quality 0) to 32 dB (1) above the
+    rest."""
     rng = stream(plan.seed, "sound", plan.filename)
     count = int(plan.duration_s * RATE_HZ)
     weather = Weather(
@@ -111,7 +131,9 @@ def render_recording(plan: RecordingPlan) -> np.ndarray:
     return scene * np.float32(rng.uniform(0.3, 0.9) / np.abs(scene).max())
 
 
-def _singer(voice: Voice, rng: np.random.Generator, count: int, power: float, distance_m: float) -> np.ndarray:
+def _singer(
+    voice: Voice, rng: np.random.Generator, count: int, power: float, distance_m: float
+) -> np.ndarray:
     """One individual through `count` samples, its song at mean square `power` in its own band."""
     own = vary(voice, rng, pitch_oct=0.035, tempo=0.09, swap=0.25)
     track = np.zeros(count, dtype=np.float32)

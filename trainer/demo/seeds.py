@@ -1,4 +1,5 @@
-"""One random stream per named thing, so that any file of the corpus can be made alone, bit for bit."""
+"""One random stream per named thing, so that any file of the corpus can be made alone, bit for
+bit."""
 
 import hashlib
 

@@ -1,4 +1,5 @@
-"""What a demo species sings: a repertoire of syllables, an individual's version of it, songs as samples.
+"""What a demo species sings: a repertoire of syllables, an individual's version of it, songs as
+samples.
 
 Knows nothing of places, names, noise or files. Songs lie between about 1 and 8 kHz.
 """
@@ -10,13 +11,15 @@ import numpy as np
 
 from edge.contract.audio import RATE_HZ
 
-_LOW_HZ, _HIGH_HZ = 1_000.0, 8_000.0
+_LOW_HZ = 1_000.0
+_HIGH_HZ = 8_000.0
 _GOLDEN = 0.618034
 
 
 @dataclass(frozen=True)
 class Syllable:
-    """A tone whose pitch runs along slope + arch + vibrato (in octaves), with harmonics and pulsed."""
+    """A tone whose pitch runs along slope + arch + vibrato (in octaves), with harmonics and
+    pulsed."""
 
     duration_s: float
     start_hz: float
@@ -41,13 +44,19 @@ class Voice:
 
 
 def make_voice(slot: int, rng: np.random.Generator) -> Voice:
-    """The song of the `slot`-th song type; neighbours differ in kind of syllable, pitch and tempo."""
+    """The song of the `slot`-th song type; neighbours differ in kind of syllable, pitch and
+    tempo."""
     kind = _KINDS[slot % len(_KINDS)]
     pitch_hz = 1_700.0 * (5_000.0 / 1_700.0) ** ((0.3 + _GOLDEN * slot) % 1.0)
-    repertoire = tuple(kind(pitch_hz * 2 ** rng.uniform(-0.2, 0.2), rng) for _ in range(rng.integers(2, 5)))
-    gap_s = float(rng.uniform(0.03, 0.11) if repertoire[0].duration_s < 0.16 else rng.uniform(0.06, 0.2))
+    repertoire = tuple(
+        kind(pitch_hz * 2 ** rng.uniform(-0.2, 0.2), rng) for _ in range(rng.integers(2, 5))
+    )
+    gap_s = float(
+        rng.uniform(0.03, 0.11) if repertoire[0].duration_s < 0.16 else rng.uniform(0.06, 0.2)
+    )
     order: list[int] = []
-    length_s, goal_s = 0.0, float(rng.uniform(1.3, 2.8))
+    length_s = 0.0
+    goal_s = float(rng.uniform(1.3, 2.8))
     pattern = _PATTERNS[(slot // len(_KINDS) + slot) % len(_PATTERNS)]
     while length_s < goal_s:
         order.append(pattern(len(order), len(repertoire)))
@@ -56,9 +65,13 @@ def make_voice(slot: int, rng: np.random.Generator) -> Voice:
     return Voice(repertoire, tuple(order), gap_s, float(rng.uniform(0.9, 2.6)), low_hz, high_hz)
 
 
-def vary(voice: Voice, rng: np.random.Generator, *, pitch_oct: float, tempo: float, swap: float = 0.0) -> Voice:
-    """A version of `voice`: deviations of pitch (octaves) and tempo (relative), chance of another order."""
-    up, slower = rng.normal(0, pitch_oct), float(np.exp(rng.normal(0, tempo)))
+def vary(
+    voice: Voice, rng: np.random.Generator, *, pitch_oct: float, tempo: float, swap: float = 0.0
+) -> Voice:
+    """A version of `voice`: deviations of pitch (octaves) and tempo (relative), chance of another
+    order."""
+    up = rng.normal(0, pitch_oct)
+    slower = float(np.exp(rng.normal(0, tempo)))
     repertoire = tuple(
         replace(
             syllable,
@@ -83,7 +96,8 @@ def vary(voice: Voice, rng: np.random.Generator, *, pitch_oct: float, tempo: flo
 
 
 def songs(voice: Voice, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Endless songs of one individual: float32 samples, peak about 1, never quite the same twice."""
+    """Endless songs of one individual: float32 samples, peak about 1, never quite the same
+    twice."""
     sounds = [_render(syllable) for syllable in voice.repertoire]
     while True:
         order = voice.order
@@ -93,13 +107,16 @@ def songs(voice: Voice, rng: np.random.Generator) -> Iterator[np.ndarray]:
         for place, index in enumerate(order):
             swell = 0.7 + 0.3 * np.sin(np.pi * (place + 1) / (len(order) + 1))
             parts.append(sounds[index] * np.float32(swell * rng.uniform(0.75, 1.0)))
-            parts.append(np.zeros(int(RATE_HZ * voice.gap_s * rng.uniform(0.85, 1.15)), dtype=np.float32))
+            parts.append(
+                np.zeros(int(RATE_HZ * voice.gap_s * rng.uniform(0.85, 1.15)), dtype=np.float32)
+            )
         yield np.concatenate(parts[:-1])
 
 
 def _render(syllable: Syllable) -> np.ndarray:
     count = int(syllable.duration_s * RATE_HZ)
-    seconds, along = np.arange(count) / RATE_HZ, np.linspace(0, 1, count)
+    seconds = np.arange(count) / RATE_HZ
+    along = np.linspace(0, 1, count)
     wobble = np.sin(2 * np.pi * syllable.vibrato_hz * seconds)
     octaves = syllable.slope_oct * along + syllable.arch_oct * 4 * along * (1 - along)
     pitch_hz = syllable.start_hz * 2 ** (octaves + syllable.vibrato_oct * wobble)
@@ -115,7 +132,8 @@ def _render(syllable: Syllable) -> np.ndarray:
 
 def _band(repertoire: tuple[Syllable, ...]) -> tuple[float, float]:
     """Where the song's strong parts lie, in Hz, with a little room."""
-    lows, highs = [], []
+    lows = []
+    highs = []
     for syllable in repertoire:
         turns = [0.0, syllable.slope_oct, syllable.slope_oct / 2 + syllable.arch_oct]
         strong = [number for number, level in enumerate(syllable.harmonics, start=1) if level > 0.3]
@@ -129,8 +147,11 @@ def _whistle(pitch_hz: float, rng: np.random.Generator) -> Syllable:
 
 
 def _trill(pitch_hz: float, rng: np.random.Generator) -> Syllable:
-    rate_hz, depth_oct = float(rng.uniform(14, 26)), float(rng.uniform(0.15, 0.3))
-    return Syllable(float(rng.uniform(0.35, 0.7)), pitch_hz, -0.1, 0.0, rate_hz, depth_oct, pulse_depth=0.85)
+    rate_hz = float(rng.uniform(14, 26))
+    depth_oct = float(rng.uniform(0.15, 0.3))
+    return Syllable(
+        float(rng.uniform(0.35, 0.7)), pitch_hz, -0.1, 0.0, rate_hz, depth_oct, pulse_depth=0.85
+    )
 
 
 def _sweep(pitch_hz: float, rng: np.random.Generator) -> Syllable:
@@ -139,13 +160,19 @@ def _sweep(pitch_hz: float, rng: np.random.Generator) -> Syllable:
 
 
 def _buzz(pitch_hz: float, rng: np.random.Generator) -> Syllable:
-    rate_hz, depth_oct = float(rng.uniform(60, 120)), float(rng.uniform(0.14, 0.24))
-    return Syllable(float(rng.uniform(0.2, 0.45)), pitch_hz, 0.1, 0.0, rate_hz, depth_oct, pulse_depth=0.6)
+    rate_hz = float(rng.uniform(60, 120))
+    depth_oct = float(rng.uniform(0.14, 0.24))
+    return Syllable(
+        float(rng.uniform(0.2, 0.45)), pitch_hz, 0.1, 0.0, rate_hz, depth_oct, pulse_depth=0.6
+    )
 
 
 def _nasal(pitch_hz: float, rng: np.random.Generator) -> Syllable:
-    base_hz, arch_oct = max(pitch_hz / 2, _LOW_HZ), float(rng.uniform(0.1, 0.3))
-    return Syllable(float(rng.uniform(0.1, 0.26)), base_hz, -0.05, arch_oct, harmonics=(0.6, 1.0, 0.7, 0.4, 0.2))
+    base_hz = max(pitch_hz / 2, _LOW_HZ)
+    arch_oct = float(rng.uniform(0.1, 0.3))
+    return Syllable(
+        float(rng.uniform(0.1, 0.26)), base_hz, -0.05, arch_oct, harmonics=(0.6, 1.0, 0.7, 0.4, 0.2)
+    )
 
 
 _KINDS = (_whistle, _trill, _sweep, _buzz, _nasal)

@@ -1,6 +1,8 @@
-"""Soundscapes: sites, what sings there when, the sound of a minute, and labels taken from the sound itself.
+"""Soundscapes: sites, what sings there when, the sound of a minute, and labels taken from the sound
+itself.
 
-Quieter, noisier, further off and of another microphone than the training recordings. Knows nothing of files.
+Quieter, noisier, further off and of another microphone than the training recordings. Knows nothing
+of files.
 """
 
 from dataclasses import dataclass
@@ -24,18 +26,22 @@ from trainer.demo.recordings import draw_day
 from trainer.demo.seeds import stream
 from trainer.demo.song import songs, vary
 
-SOUNDSCAPE_S, ROW_S = 60, 5
+SOUNDSCAPE_S = 60
+ROW_S = 5
 ROWS = SOUNDSCAPE_S // ROW_S
 COLUMNS = ("row_id", "site", "audio_id", "seconds", "birds")
 SITE_COLUMNS = ("id", "place_name", "country", "lat", "lon")
 NOCALL = "nocall"
-# A species is in a row when its song, in its band, is at least as strong as everything that is not a bird
-# for this long in the row; gaps between syllables shorter than the bridge count as song.
-AUDIBLE_S, AUDIBLE_SNR_DB, BRIDGE_S = 0.4, 0.0, 0.2
+# A species is in a row when its song, in its band, is at least as strong as everything that is not
+# a bird for this long in the row; gaps between syllables shorter than the bridge count as song.
+AUDIBLE_S = 0.4
+AUDIBLE_SNR_DB = 0.0
+BRIDGE_S = 0.2
 _SITES_MAX = 12  # for each of train and test
 _BOUTS_MAX = 40
 _ANCHORED = 0.6  # of the spells are the anchor's for sure
-_TRAIN_YEARS, _TEST_YEARS = (2016, 2018), (2019, 2020)
+_TRAIN_YEARS = (2016, 2018)
+_TEST_YEARS = (2019, 2020)
 _FIRST_ID = {"train": 10_000, "test": 50_000}
 
 
@@ -48,7 +54,8 @@ class Site:
 
 @dataclass(frozen=True)
 class SoundscapePlan:
-    """One soundscape: `birds` may sing in it, its anchor first; about `busy` of its rows hold a song."""
+    """One soundscape: `birds` may sing in it, its anchor first; about `busy` of its rows hold a
+    song."""
 
     seed: int
     kind: str  # train or test
@@ -81,15 +88,19 @@ class Song:
 
 @dataclass(frozen=True)
 class Row:
-    """Seconds from end_s - ROW_S to end_s; `audible_s` of every species that is labelled or nearly so."""
+    """Seconds from end_s - ROW_S to end_s; `audible_s` of every species that is labelled or nearly
+    so."""
 
     end_s: int
     birds: tuple[str, ...]
     audible_s: dict[str, float]
 
 
-def plan_soundscapes(seed: int, atlas: Atlas, birds: list[Bird], count: int) -> list[SoundscapePlan]:
-    """`count` for training and `count` for testing, at other dates and half of them at other places."""
+def plan_soundscapes(
+    seed: int, atlas: Atlas, birds: list[Bird], count: int
+) -> list[SoundscapePlan]:
+    """`count` for training and `count` for testing, at other dates and half of them at other
+    places."""
     sites = max(1, min(_SITES_MAX, len(birds), -(-count * 2 // 3)))
     train: list[Site] = []
     while len(train) < sites:
@@ -110,7 +121,8 @@ def plan_soundscapes(seed: int, atlas: Atlas, birds: list[Bird], count: int) -> 
 
 
 def _site_of(number: int, sites: int) -> int:
-    """Every other soundscape is of one of the two look-alikes, in turn: there the place has to tell."""
+    """Every other soundscape is of one of the two look-alikes, in turn: there the place has to
+    tell."""
     if sites <= 2:
         return number % sites
     return number // 2 % 2 if number % 2 == 0 else 2 + number // 2 % (sites - 2)
@@ -126,7 +138,8 @@ def render_soundscape(plan: SoundscapePlan) -> tuple[np.ndarray, list[Song], lis
         insects=float(rng.uniform(0.1, 0.5)) if rng.random() < 0.5 else 0.0,
     )
     scene = background(rng, count, weather)
-    noise, placed = scene.copy(), []
+    noise = scene.copy()
+    placed = []
     audible = {bird.code: np.zeros(count // FRAME, dtype=bool) for bird in plan.birds}
     for number, (bird, start_s, end_s) in enumerate(_bouts(plan, rng)):
         least_db = -4.0 if number else 7.0  # the anchor is heard at least once
@@ -137,7 +150,11 @@ def render_soundscape(plan: SoundscapePlan) -> tuple[np.ndarray, list[Song], lis
             placed.append(song)
     scene = through_microphone(scene, rng)
     scene *= np.float32(10 ** (rng.uniform(-34, -26) / 20) / scene.std())
-    return np.clip(scene, -0.99, 0.99), sorted(placed, key=lambda song: song.start_s), _rows(audible)
+    return (
+        np.clip(scene, -0.99, 0.99),
+        sorted(placed, key=lambda song: song.start_s),
+        _rows(audible),
+    )
 
 
 def label_rows(plan: SoundscapePlan, rows: list[Row]) -> list[dict[str, str]]:
@@ -198,16 +215,22 @@ def _plan(
 ) -> SoundscapePlan:
     rng = stream(seed, "soundscape plan", kind, number)
     days = [draw_day(site.anchor, rng, *years) for _ in range(6)]
-    day = max(days, key=lambda day: len(atlas.singing_at(birds, site.place, day.timetuple().tm_yday)))
+    day = max(
+        days, key=lambda day: len(atlas.singing_at(birds, site.place, day.timetuple().tm_yday))
+    )
     singing = atlas.singing_at(birds, site.place, day.timetuple().tm_yday)
     others = tuple(bird for bird in singing if bird is not site.anchor)
-    return SoundscapePlan(seed, kind, _FIRST_ID[kind] + number, site, day, (site.anchor, *others), busy)
+    return SoundscapePlan(
+        seed, kind, _FIRST_ID[kind] + number, site, day, (site.anchor, *others), busy
+    )
 
 
 def _bouts(plan: SoundscapePlan, rng: np.random.Generator) -> list[tuple[Bird, float, float]]:
-    """Spells of singing (bird, start, end in seconds) that touch about `busy` of the rows; some overlap."""
+    """Spells of singing (bird, start, end in seconds) that touch about `busy` of the rows; some
+    overlap."""
     bouts: list[tuple[Bird, float, float]] = []
-    goal, touched = round(plan.busy * ROWS), set[int]()
+    goal = round(plan.busy * ROWS)
+    touched = set[int]()
     while len(touched) < goal and len(bouts) < _BOUTS_MAX:
         anchored = not bouts or rng.random() < _ANCHORED
         bird = plan.birds[0] if anchored else plan.birds[int(rng.integers(len(plan.birds)))]
@@ -230,10 +253,15 @@ def _sing(
     noise: np.ndarray,
     rng: np.random.Generator,
 ) -> list[tuple[Song, np.ndarray, np.ndarray]]:
-    """One individual's songs from start to end, each with its samples and the FRAMEs in which it is heard."""
-    voice = vary(local_voice(bird, plan.site.place, plan.seed), rng, pitch_oct=0.035, tempo=0.09, swap=0.25)
-    snr_db, distance_m = float(np.clip(rng.normal(9, 4.5), least_db, 20)), float(rng.uniform(30, 110))
-    reverberation, start = float(rng.uniform(0.15, 0.4)), int(start_s * RATE_HZ)
+    """One individual's songs from start to end, each with its samples and the FRAMEs in which it is
+    heard."""
+    voice = vary(
+        local_voice(bird, plan.site.place, plan.seed), rng, pitch_oct=0.035, tempo=0.09, swap=0.25
+    )
+    snr_db = float(np.clip(rng.normal(9, 4.5), least_db, 20))
+    distance_m = float(rng.uniform(30, 110))
+    reverberation = float(rng.uniform(0.15, 0.4))
+    start = int(start_s * RATE_HZ)
     sung: list[tuple[Song, np.ndarray, np.ndarray]] = []
     for dry in songs(voice, rng):
         start -= start % FRAME
@@ -247,7 +275,14 @@ def _sing(
         gain = 10 ** (this_db / 10) * around / sounding_power(power)
         frames = power * gain >= around * 10 ** (AUDIBLE_SNR_DB / 10)
         ends_s = (start + len(dry)) / RATE_HZ
-        song = Song(bird.code, start / RATE_HZ, ends_s, round(this_db, 1), round(voice.low_hz), round(voice.high_hz))
+        song = Song(
+            bird.code,
+            start / RATE_HZ,
+            ends_s,
+            round(this_db, 1),
+            round(voice.low_hz),
+            round(voice.high_hz),
+        )
         sung.append((song, samples * np.float32(np.sqrt(gain)), frames))
         start += len(dry) + int(voice.pause_s * rng.uniform(0.6, 1.5) * RATE_HZ)
     raise AssertionError("songs() never ends")
@@ -255,13 +290,21 @@ def _sing(
 
 def _rows(audible: dict[str, np.ndarray]) -> list[Row]:
     """Labels from the frames in which each species can be heard."""
-    per_row, rows = ROW_S * RATE_HZ // FRAME, []
-    bridged = {code: _bridge(frames, round(BRIDGE_S * RATE_HZ / FRAME)) for code, frames in audible.items()}
+    per_row = ROW_S * RATE_HZ // FRAME
+    rows = []
+    bridged = {
+        code: _bridge(frames, round(BRIDGE_S * RATE_HZ / FRAME)) for code, frames in audible.items()
+    }
     for index in range(ROWS):
         here = slice(index * per_row, (index + 1) * per_row)
-        seconds = {code: float(frames[here].sum()) * FRAME / RATE_HZ for code, frames in sorted(bridged.items())}
+        seconds = {
+            code: float(frames[here].sum()) * FRAME / RATE_HZ
+            for code, frames in sorted(bridged.items())
+        }
         birds = tuple(code for code, heard_s in seconds.items() if heard_s >= AUDIBLE_S)
-        rows.append(Row((index + 1) * ROW_S, birds, {c: round(s, 2) for c, s in seconds.items() if s > 0}))
+        rows.append(
+            Row((index + 1) * ROW_S, birds, {c: round(s, 2) for c, s in seconds.items() if s > 0})
+        )
     return rows
 
 

@@ -1,6 +1,7 @@
 """Ogg Vorbis bytes that depend on the samples alone. Knows nothing of birds.
 
-libsndfile gives every stream a serial number of its own; it is set to zero here and the page sums redone.
+libsndfile gives every stream a serial number of its own; it is set to zero here and the page sums
+redone.
 """
 
 import io
@@ -21,10 +22,13 @@ PART = ".birdstation-part-"  # how the name of a file begins that is being writt
 
 
 def encode(samples: np.ndarray) -> bytes:
-    """Mono float samples in [-1, 1] at RATE_HZ as an Ogg Vorbis file; equal samples give equal bytes."""
+    """Mono float samples in [-1, 1] at RATE_HZ as an Ogg Vorbis file; equal samples give equal
+    bytes."""
     buffer = io.BytesIO()
     with soundfile.SoundFile(buffer, "w", RATE_HZ, 1, format="OGG", subtype="VORBIS") as sink:
-        for start in range(0, len(samples), RATE_HZ):  # one large write overflows libsndfile's stack
+        for start in range(
+            0, len(samples), RATE_HZ
+        ):  # one large write overflows libsndfile's stack
             sink.write(samples[start : start + RATE_HZ])
     return _without_serial(buffer.getvalue())
 
@@ -38,9 +42,12 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def _without_serial(ogg: bytes) -> bytes:
-    pages, start = [], 0
+    pages = []
+    start = 0
     while start < len(ogg):
-        assert ogg[start : start + 4] == b"OggS", "libsndfile wrote something that is not an Ogg page"
+        assert ogg[start : start + 4] == b"OggS", (
+            "libsndfile wrote something that is not an Ogg page"
+        )
         segments = ogg[start + _SEGMENTS]
         sizes_end = start + _SEGMENTS + 1 + segments
         stop = sizes_end + sum(ogg[start + _SEGMENTS + 1 : sizes_end])
@@ -53,6 +60,7 @@ def _without_serial(ogg: bytes) -> bytes:
 
 
 def _ogg_checksum(page: bytearray) -> int:
-    """Ogg's CRC-32 is zlib's with the bits the other way round, starting and ending without inversion."""
+    """Ogg's CRC-32 is zlib's with the bits the other way round, starting and ending without
+    inversion."""
     register = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{register:032b}"[::-1], 2)

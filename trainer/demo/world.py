@@ -1,6 +1,7 @@
 """An invented Earth: land, relief, climate and cover on one grid, shaped after the real continents.
 
-Knows nothing of files (layers.py) or of birds (fauna.py). Rows run southwards, columns from 180 W eastwards.
+Knows nothing of files (layers.py) or of birds (fauna.py). Rows run southwards, columns from 180 W
+eastwards.
 """
 
 from dataclasses import dataclass
@@ -12,16 +13,35 @@ from scipy import fft, ndimage
 from trainer.demo.seeds import stream
 
 CELL_DEG = 0.25
-ROWS, COLUMNS = int(180 / CELL_DEG), int(360 / CELL_DEG)
+ROWS = int(180 / CELL_DEG)
+COLUMNS = int(360 / CELL_DEG)
 
 # lon, lat, half-width and half-height in degrees
 _CONTINENTS = [
-    (-102, 47, 27, 17), (-115, 62, 34, 9), (-84, 37, 11, 9), (-103, 24, 9, 8), (-88, 14, 7, 4),
-    (-61, -8, 18, 15), (-65, -28, 9, 17), (-70, -46, 4, 9), (-76, 4, 6, 7),
-    (9, 49, 14, 7), (-4, 40, 6, 5), (16, 63, 9, 7), (33, 54, 20, 12), (20, 43, 9, 6),
-    (85, 56, 55, 15), (105, 33, 18, 12), (78, 22, 8, 11), (47, 29, 14, 10), (125, 60, 30, 10),
-    (6, 19, 22, 13), (25, -8, 13, 25), (134, -25, 18, 10), (-42, 73, 13, 9),
-]  # fmt: skip
+    (-102, 47, 27, 17),
+    (-115, 62, 34, 9),
+    (-84, 37, 11, 9),
+    (-103, 24, 9, 8),
+    (-88, 14, 7, 4),
+    (-61, -8, 18, 15),
+    (-65, -28, 9, 17),
+    (-70, -46, 4, 9),
+    (-76, 4, 6, 7),
+    (9, 49, 14, 7),
+    (-4, 40, 6, 5),
+    (16, 63, 9, 7),
+    (33, 54, 20, 12),
+    (20, 43, 9, 6),
+    (85, 56, 55, 15),
+    (105, 33, 18, 12),
+    (78, 22, 8, 11),
+    (47, 29, 14, 10),
+    (125, 60, 30, 10),
+    (6, 19, 22, 13),
+    (25, -8, 13, 25),
+    (134, -25, 18, 10),
+    (-42, 73, 13, 9),
+]
 
 # height in metres, then the ridge as lon, lat pairs
 _RANGES: list[tuple[float, list[tuple[float, float]]]] = [
@@ -65,13 +85,21 @@ def cell_centres() -> tuple[np.ndarray, np.ndarray]:
 
 def make_world(seed: int) -> World:
     latitudes, _ = cell_centres()
-    rough, patchy = _fractal(seed, "relief", 3.2), _fractal(seed, "climate", 2.8)
+    rough = _fractal(seed, "relief", 3.2)
+    patchy = _fractal(seed, "climate", 2.8)
     shore = _continents() + 0.22 * rough
     land = (shore > 0) & (latitudes > -60)
     elevation = np.where(land, _relief(shore, rough), 0).astype(np.float32)
-    temperature = 27.5 - 40 * np.abs(np.sin(np.radians(latitudes))) ** 2.2 - 0.0058 * elevation + 1.2 * patchy
+    temperature = (
+        27.5 - 40 * np.abs(np.sin(np.radians(latitudes))) ** 2.2 - 0.0058 * elevation + 1.2 * patchy
+    )
     rain = _rain(land, elevation, latitudes, patchy)
-    cv = 28 + 75 * np.exp(-(((np.abs(latitudes) - 16) / 8) ** 2)) + 12 * patchy + 25 * np.exp(-rain / 300)
+    cv = (
+        28
+        + 75 * np.exp(-(((np.abs(latitudes) - 16) / 8) ** 2))
+        + 12 * patchy
+        + 25 * np.exp(-rain / 300)
+    )
     cv = np.clip(cv, 5, 160)
     cover = _cover(temperature, rain, _fractal(seed, "fields", 1.8))
     grass = 85 * np.exp(-(((rain - 560) / 420) ** 2)) * (temperature > -4) + 8 * rough
@@ -83,7 +111,8 @@ def make_world(seed: int) -> World:
 def _fractal(seed: int, name: str, slope: float) -> np.ndarray:
     """Noise of mean 0 and deviation 1 whose spectrum falls as a power of the wave number."""
     white = stream(seed, "world", name).standard_normal((ROWS, COLUMNS), dtype=np.float32)
-    rows, columns = fft.fftfreq(ROWS) * ROWS / 2, fft.rfftfreq(COLUMNS) * COLUMNS / 2
+    rows = fft.fftfreq(ROWS) * ROWS / 2
+    columns = fft.rfftfreq(COLUMNS) * COLUMNS / 2
     waves = np.maximum(np.hypot(rows[:, None], columns[None, :]), 2.0)
     field = fft.irfft2(fft.rfft2(white) * waves.astype(np.float32) ** (-slope / 2), s=white.shape)
     return np.asarray((field - field.mean()) / field.std(), dtype=np.float32)
@@ -94,7 +123,9 @@ def _continents() -> np.ndarray:
     latitudes, longitudes = cell_centres()
     shore = np.full((ROWS, COLUMNS), -1.0, dtype=np.float32)
     for lon, lat, width, height in _CONTINENTS:
-        shore = np.maximum(shore, 1 - np.hypot((longitudes - lon) / width, (latitudes - lat) / height))
+        shore = np.maximum(
+            shore, 1 - np.hypot((longitudes - lon) / width, (latitudes - lat) / height)
+        )
     return np.asarray(shore)
 
 
@@ -108,17 +139,29 @@ def _relief(shore: np.ndarray, rough: np.ndarray) -> np.ndarray:
                 (lon1 - lon0) ** 2 + (lat1 - lat0) ** 2
             )
             along = np.clip(along, 0, 1)
-            east, north = longitudes - lon0 - along * (lon1 - lon0), latitudes - lat0 - along * (lat1 - lat0)
+            east = longitudes - lon0 - along * (lon1 - lon0)
+            north = latitudes - lat0 - along * (lat1 - lat0)
             distance = np.minimum(distance, np.hypot(east, north))
-        relief = relief + height_m * np.exp(-((distance / 3.2) ** 2)) * np.clip(0.75 + 0.3 * rough, 0.2, 1.4)
+        relief = relief + height_m * np.exp(-((distance / 3.2) ** 2)) * np.clip(
+            0.75 + 0.3 * rough, 0.2, 1.4
+        )
     return np.asarray(np.clip(relief, 1, 7500))
 
 
-def _rain(land: np.ndarray, elevation: np.ndarray, latitudes: np.ndarray, patchy: np.ndarray) -> np.ndarray:
-    """Belts by latitude, drier far from the sea, wetter on western slopes of the middle latitudes."""
-    belts = 90 + 2300 * np.exp(-((latitudes / 11) ** 2)) + 850 * np.exp(-(((np.abs(latitudes) - 47) / 13) ** 2))
+def _rain(
+    land: np.ndarray, elevation: np.ndarray, latitudes: np.ndarray, patchy: np.ndarray
+) -> np.ndarray:
+    """Belts by latitude, drier far from the sea, wetter on western slopes of the middle
+    latitudes."""
+    belts = (
+        90
+        + 2300 * np.exp(-((latitudes / 11) ** 2))
+        + 850 * np.exp(-(((np.abs(latitudes) - 47) / 13) ** 2))
+    )
     inland = ndimage.gaussian_filter(land.astype(np.float32), 24, mode=("nearest", "wrap"))
-    windward = ndimage.sobel(ndimage.gaussian_filter(elevation, 3, mode=("nearest", "wrap")), axis=1) / 800
+    windward = (
+        ndimage.sobel(ndimage.gaussian_filter(elevation, 3, mode=("nearest", "wrap")), axis=1) / 800
+    )
     rain = belts * (1.25 - 0.55 * inland) * np.exp(0.3 * patchy) * np.clip(1 + windward, 0.5, 2.0)
     return np.asarray(np.clip(rain, 2, 9000))
 
@@ -126,9 +169,20 @@ def _rain(land: np.ndarray, elevation: np.ndarray, latitudes: np.ndarray, patchy
 def _cover(temperature: np.ndarray, rain: np.ndarray, fields: np.ndarray) -> np.ndarray:
     """Land-cover category from climate; the first line that holds wins."""
     rules = [
-        (temperature < -11, 19), (rain < 110, 17), (rain < 220, 10), (temperature < -8, 8),
-        ((fields > 1.7) & (temperature > 4), 11), ((temperature > 19) & (rain > 1350), 1),
-        ((temperature > 19) & (rain > 800), 6), ((temperature > 17) & (rain > 420), 9), (temperature > 17, 7),
-        (rain < 420, 8), (temperature > 8, 2), (temperature > 3, 5), (temperature > -5, 3),
-    ]  # fmt: skip
-    return np.select([condition for condition, _ in rules], [category for _, category in rules], default=4)
+        (temperature < -11, 19),
+        (rain < 110, 17),
+        (rain < 220, 10),
+        (temperature < -8, 8),
+        ((fields > 1.7) & (temperature > 4), 11),
+        ((temperature > 19) & (rain > 1350), 1),
+        ((temperature > 19) & (rain > 800), 6),
+        ((temperature > 17) & (rain > 420), 9),
+        (temperature > 17, 7),
+        (rain < 420, 8),
+        (temperature > 8, 2),
+        (temperature > 3, 5),
+        (temperature > -5, 3),
+    ]
+    return np.select(
+        [condition for condition, _ in rules], [category for _, category in rules], default=4
+    )

@@ -1,4 +1,5 @@
-"""A member between two epochs: weights, optimiser and epoch in one safetensors file, so that a kill loses one epoch.
+"""A member between two epochs: weights, optimiser and epoch in one safetensors file, so that a kill
+loses one epoch.
 
 Random numbers are drawn from seed and epoch and need no state. Knows no data and no training.
 """
@@ -16,13 +17,16 @@ from edge.contract.errors import CorpusError
 from trainer.files import replacing
 
 FILE = "checkpoint.safetensors"
-_WEIGHT, _STATE = "weight.", "optimiser."
+_WEIGHT = "weight."
+_STATE = "optimiser."
 
 
 def write_weights(path: Path, network: nn.Module) -> None:
     """A network's state as safetensors, whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save(_contiguous(network.state_dict())))  # save_file makes mode 0600
+        temporary.write_bytes(
+            safetensors.torch.save(_contiguous(network.state_dict()))
+        )  # save_file makes mode 0600
 
 
 def read_weights(path: Path, network: nn.Module) -> None:
@@ -35,7 +39,9 @@ def read_weights(path: Path, network: nn.Module) -> None:
         raise CorpusError(f"{path}: not the weights of this network: {reason}; {advice}") from error
 
 
-def write_checkpoint(folder: Path, network: nn.Module, optimiser: Optimizer, epoch: int, inputs: str) -> None:
+def write_checkpoint(
+    folder: Path, network: nn.Module, optimiser: Optimizer, epoch: int, inputs: str
+) -> None:
     """State after `epoch` epochs of training on inputs of this digest."""
     tensors = {_WEIGHT + name: value for name, value in network.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
@@ -47,37 +53,43 @@ def write_checkpoint(folder: Path, network: nn.Module, optimiser: Optimizer, epo
 
 
 def read_checkpoint(folder: Path, network: nn.Module, optimiser: Optimizer, inputs: str) -> int:
-    """Load the state if there is one from these inputs; return the epochs it has seen, 0 if none. One that is damaged
-    is none: training starts over."""
+    """Load the state if there is one from these inputs; return the epochs it has seen, 0 if none.
+    One that is damaged is none: training starts over."""
     try:
         with safetensors.safe_open(folder / FILE, framework="pt") as file:
             about = file.metadata() or {}
             if about.get("inputs") != inputs:
                 return 0
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            # not a mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError):
         return 0
     if about.get("sum") != _sum(tensors):
         return 0
-    network.load_state_dict({n.removeprefix(_WEIGHT): t for n, t in tensors.items() if n.startswith(_WEIGHT)})
+    network.load_state_dict(
+        {n.removeprefix(_WEIGHT): t for n, t in tensors.items() if n.startswith(_WEIGHT)}
+    )
     parameters = list(network.parameters())  # in the order in which the optimiser was given them
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith(_STATE):
             index, key = name.removeprefix(_STATE).split(".", 1)
             state.setdefault(int(index), {})[key] = _laid_out_as(parameters[int(index)], tensor)
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    optimiser.load_state_dict(
+        {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}
+    )
     return int(about["epoch"])
 
 
 def _laid_out_as(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """A moment in the memory format of its parameter: the fused optimiser walks both in step, by address."""
+    """A moment in the memory format of its parameter: the fused optimiser walks both in step, by
+    address."""
     return torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor
 
 
 def _sum(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of tensors and their names. Another byte in a file of them is no error to safetensors, and would be
-    trained on."""
+    """SHA-256 of tensors and their names. Another byte in a file of them is no error to
+    safetensors, and would be trained on."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         total.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}\0".encode())

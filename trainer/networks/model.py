@@ -1,4 +1,5 @@
-"""The networks: any timm architecture on the contract's grey image, and those of a run. Knows no training."""
+"""The networks: any timm architecture on the contract's grey image, and those of a run. Knows no
+training."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,26 +25,32 @@ from trainer.recipe import Normalise
 from trainer.run import WEIGHTS, Run
 
 _VARIANCE_MIN = 1e-4  # one grey level squared is 1.5e-5
-_IMAGENET_MEAN = sum(IMAGENET_DEFAULT_MEAN) / 3  # 0.449: of the three channels, which the folded stem sees as one
+_IMAGENET_MEAN = (
+    sum(IMAGENET_DEFAULT_MEAN) / 3
+)  # 0.449: of the three channels, which the folded stem sees as one
 _IMAGENET_STD = sum(IMAGENET_DEFAULT_STD) / 3  # 0.226
-_WEIGHTS = "model.safetensors"  # of a model on the Hugging Face hub; a .bin beside it is a pickle and never read
+# of a model on the Hugging Face hub; a .bin beside it is a pickle and never read
+_WEIGHTS = "model.safetensors"
 
 
 def normalise_bands(image: Tensor) -> Tensor:
-    """`(N, 1, bands, frames)`: every band without its mean over time, the whole to unit deviation. Steady noise and the
-    colour of a microphone go, what sounds on and off stays; a black image stays black."""
+    """`(N, 1, bands, frames)`: every band without its mean over time, the whole to unit deviation.
+    Steady noise and the colour of a microphone go, what sounds on and off stays; a black image
+    stays black."""
     image = image - image.mean(dim=3, keepdim=True)
     return image / (image.square().mean(dim=(1, 2, 3), keepdim=True) + _VARIANCE_MIN).sqrt()
 
 
 def normalise_standard(image: Tensor) -> Tensor:
-    """`(N, 1, bands, frames)`: each image without its mean and to unit deviation; a black image stays black."""
+    """`(N, 1, bands, frames)`: each image without its mean and to unit deviation; a black image
+    stays black."""
     image = image - image.mean(dim=(2, 3), keepdim=True)
     return image / (image.square().mean(dim=(2, 3), keepdim=True) + _VARIANCE_MIN).sqrt()
 
 
 def normalise_imagenet(image: Tensor) -> Tensor:
-    """With the constants that ImageNet weights were trained with (timm's IMAGENET_DEFAULT_MEAN and _STD)."""
+    """With the constants that ImageNet weights were trained with (timm's IMAGENET_DEFAULT_MEAN and
+    _STD)."""
     return (image - _IMAGENET_MEAN) / _IMAGENET_STD
 
 
@@ -56,10 +63,12 @@ _NORMALISE: dict[Normalise, Callable[[Tensor], Tensor]] = {
 
 
 class Network(nn.Module):
-    """Grey images `(N, 1, 128, 281)`, float32 0..255, to logits `(N, classes)`; the scaling is part of the graph.
+    """Grey images `(N, 1, 128, 281)`, float32 0..255, to logits `(N, classes)`; the scaling is part
+    of the graph.
 
-    Samples of c crops, `(N, c, 128, 281)`, have their feature maps joined along time before the head, as the second
-    place of 2021 did: trained on long clips, the same network scores short ones.
+    Samples of c crops, `(N, c, 128, 281)`, have their feature maps joined along time before the
+    head, as the second place of 2021 did: trained on long clips, the same network scores short
+    ones.
     """
 
     def __init__(self, body: nn.Module, stem_pool: int, normalise: Normalise) -> None:
@@ -93,10 +102,11 @@ def build_network(
 ) -> nn.Module:
     """A timm network with one input channel and `classes` outputs, in training mode on the CPU.
 
-    `stem_pool` averages the image over so many pixels first, `normalise` names what is done to it then.
-    `pretrained`: True takes the ImageNet weights from the Hugging Face hub (or its cache), a folder takes
-    `<architecture>.safetensors` from there; the stem's three channels are summed, the classifier is new. Raises
-    ConfigError if the architecture is unknown or the weights are not to be had: never silently random.
+    `stem_pool` averages the image over so many pixels first, `normalise` names what is done to it
+    then. `pretrained`: True takes the ImageNet weights from the Hugging Face hub (or its cache), a
+    folder takes `<architecture>.safetensors` from there; the stem's three channels are summed, the
+    classifier is new. Raises ConfigError if the architecture is unknown or the weights are not to
+    be had: never silently random.
     """
     check_architecture(architecture)
     options: dict[str, Any] = {"in_chans": 1, "num_classes": classes}
@@ -105,9 +115,13 @@ def build_network(
     file = find_weights(architecture, pretrained)
     try:
         overlay = {"file": str(file)}
-        body = timm.create_model(architecture, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        body = timm.create_model(
+            architecture, pretrained=True, pretrained_cfg_overlay=overlay, **options
+        )
     except (RuntimeError, OSError, KeyError, safetensors.SafetensorError) as error:
-        raise ConfigError(f"{file}: not the weights of {architecture}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(
+            f"{file}: not the weights of {architecture}: {str(error).splitlines()[0]}"
+        ) from error
     return Network(body, stem_pool, normalise)
 
 
@@ -116,20 +130,26 @@ def check_architecture(architecture: str) -> None:
     if not timm.is_model(architecture):
         close = timm.list_models(f"*{architecture.split('.')[0][:8]}*")[:5]
         hint = f"; close: {', '.join(close)}" if close else ""
-        raise ConfigError(f"architecture {architecture!r}: unknown to timm {timm.__version__}{hint}")
+        raise ConfigError(
+            f"architecture {architecture!r}: unknown to timm {timm.__version__}{hint}"
+        )
 
 
 def check_clips(architecture: str) -> None:
-    """Raise ConfigError unless it has feature maps `(n, channels, bands, frames)`: those of a clip are joined."""
+    """Raise ConfigError unless it has feature maps `(n, channels, bands, frames)`: those of a clip
+    are joined."""
     maps: object = None
     with torch.device("meta"):  # shapes alone: no weights, no arithmetic
         body: Any = timm.create_model(architecture, in_chans=1, num_classes=2).eval()
         if hasattr(body, "forward_features") and hasattr(body, "forward_head"):
-            with suppress(AssertionError, RuntimeError):  # a transformer that takes only images of its own size
+            with suppress(
+                AssertionError, RuntimeError
+            ):  # a transformer that takes only images of its own size
                 maps = body.forward_features(torch.zeros(1, 1, *IMAGE_SHAPE))
     if not isinstance(maps, Tensor) or maps.ndim != 4 or maps.shape[1] != body.num_features:
         raise ConfigError(
-            f"architecture {architecture!r}: gives no feature maps (n, channels, bands, frames) of our images, which "
+            f"architecture {architecture!r}: gives no feature maps (n, channels, bands, frames) of "
+            f"our images, which "
             "clip_crops above 1 wants to join; take a convolutional network, or clip_crops: 1"
         )
 
@@ -140,25 +160,36 @@ def find_weights(architecture: str, source: Path | bool) -> Path:
     if isinstance(source, Path):
         file = source / f"{architecture}.safetensors"
         if not file.is_file():
-            raise ConfigError(f"{file}: no such file; the recipe wants ImageNet weights (pretrained: true): {advice}")
+            raise ConfigError(
+                f"{file}: no such file; the recipe wants ImageNet weights (pretrained: true): "
+                f"{advice}"
+            )
         return file
     config = timm.get_pretrained_cfg(architecture)
     if config is None or not config.hf_hub_id:
-        raise ConfigError(f"{architecture}: timm knows no ImageNet weights; set pretrained: false, or {advice}")
-    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # a machine without a network gets our one line, not its six retries
+        raise ConfigError(
+            f"{architecture}: timm knows no ImageNet weights; set pretrained: false, or {advice}"
+        )
+    # a machine without a network gets our one line, not its six retries
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         return Path(hf_hub_download(config.hf_hub_id, _WEIGHTS))
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = str(error).split("\n")[0].split(". ")[0]
-        raise ConfigError(f"ImageNet weights of {architecture} not to be had ({reason}); {advice}") from error
+        raise ConfigError(
+            f"ImageNet weights of {architecture} not to be had ({reason}); {advice}"
+        ) from error
 
 
 def load_network(run: Run, name: str) -> nn.Module:
-    """The member's network: eval, CPU, float32, every weight from its file. Raises CorpusError naming the file."""
+    """The member's network: eval, CPU, float32, every weight from its file. Raises CorpusError
+    naming the file."""
     info = run.member(name)
     path = run.member_folder(name) / WEIGHTS
     if info.files and path.is_file() and file_sha256(path) != info.files[WEIGHTS]:
         raise CorpusError(f"{path}: is damaged: it is not what was trained; {ALL_STAGES}")
-    network = build_network(info.architecture, info.classes, stem_pool=info.stem_pool, normalise=info.normalise)
+    network = build_network(
+        info.architecture, info.classes, stem_pool=info.stem_pool, normalise=info.normalise
+    )
     read_weights(path, network)
     return network.eval()

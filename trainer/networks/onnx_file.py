@@ -1,4 +1,5 @@
-"""A network as an ONNX file that names nothing of the machine it was made on. Knows no bundle and no run."""
+"""A network as an ONNX file that names nothing of the machine it was made on. Knows no bundle and
+no run."""
 
 import contextlib
 import io
@@ -12,11 +13,17 @@ from torch import Tensor, nn
 OPSET = 18  # the newest that every TensorRT from 10.3 on parses
 
 
-def write_onnx(network: nn.Module, example: Tensor, path: Path, names: tuple[str, str], rows_max: int) -> None:
-    """Write `path`: one input and one output of these names, shaped as `example` and what the network makes of it, with
-    1 to `rows_max` rows. Weights lie inside the file. The graph is checked by ONNX's own checker."""
+def write_onnx(
+    network: nn.Module, example: Tensor, path: Path, names: tuple[str, str], rows_max: int
+) -> None:
+    """Write `path`: one input and one output of these names, shaped as `example` and what the
+    network makes of it, with 1 to `rows_max` rows. Weights lie inside the file. The graph is
+    checked by ONNX's own checker."""
     rows = torch.export.Dim("rows", min=1, max=rows_max)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # the exporter chats on stdout
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):  # the exporter chats on stdout
         warnings.simplefilter("ignore")  # and warns of its own internals
         program = torch.onnx.export(
             network.eval(),

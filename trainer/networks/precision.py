@@ -1,7 +1,8 @@
-"""How a network is computed while it learns: in bfloat16 where the processor has it, in layouts that it likes.
+"""How a network is computed while it learns: in bfloat16 where the processor has it, in layouts
+that it likes.
 
-The rule looks at the processor alone, so that a run that is resumed goes on as it began. Weights, optimiser and losses
-are float32 always. Knows no data and no loss.
+The rule looks at the processor alone, so that a run that is resumed goes on as it began. Weights,
+optimiser and losses are float32 always. Knows no data and no loss.
 """
 
 from pathlib import Path
@@ -14,7 +15,10 @@ from torch import Tensor, nn
 from edge.contract.errors import ConfigError
 from trainer.run import Precision
 
-_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}  # as /proc/cpuinfo names them; without, bfloat16 is emulated and slow
+_CPU_FLAGS = {
+    "avx512_bf16",
+    "amx_bf16",
+}  # as /proc/cpuinfo names them; without, bfloat16 is emulated and slow
 
 
 def choose_device(name: str) -> str:
@@ -31,17 +35,25 @@ def choose_precision(device: torch.device) -> Precision:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text(encoding="ascii", errors="replace").split() if cpuinfo.is_file() else []
+    flags = (
+        cpuinfo.read_text(encoding="ascii", errors="replace").split() if cpuinfo.is_file() else []
+    )
     return "bf16" if _CPU_FLAGS.intersection(flags) else "fp32"
 
 
 def prepare(network: nn.Module, precision: Precision, device: torch.device) -> nn.Module:
-    """The network on its device, laid out and (on a GPU) compiled for training; its weights keep names and values."""
+    """The network on its device, laid out and (on a GPU) compiled for training; its weights keep
+    names and values."""
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in network.modules():
         if isinstance(module, SplitAttn) and module.radix > 1:
             module.forward = MethodType(_split_attention, module)  # type: ignore[method-assign]
-        if device.type == "cpu" and precision == "bf16" and isinstance(module, nn.Conv2d) and _wide_depthwise(module):
+        if (
+            device.type == "cpu"
+            and precision == "bf16"
+            and isinstance(module, nn.Conv2d)
+            and _wide_depthwise(module)
+        ):
             module.forward = MethodType(_in_float32, module)  # type: ignore[method-assign]
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # batches are of one size
@@ -59,19 +71,21 @@ def _wide_depthwise(conv: nn.Conv2d) -> bool:
 
 
 def _in_float32(self: nn.Conv2d, image: Tensor) -> Tensor:
-    """A depthwise convolution of 5x5 or more: on a CPU the gradient of its weights takes three times as long in
-    bfloat16 as in float32, a third of a step of EfficientNet-B3 (torch 2.14)."""
+    """A depthwise convolution of 5x5 or more: on a CPU the gradient of its weights takes three
+    times as long in bfloat16 as in float32, a third of a step of EfficientNet-B3 (torch 2.14)."""
     with torch.autocast("cpu", enabled=False):
         return type(self).forward(self, image.float()).to(image.dtype)
 
 
 def _split_attention(self: SplitAttn, image: Tensor) -> Tensor:
-    """timm's `SplitAttn.forward` without its five-dimensional views, after which all that follows would no longer be
-    channels_last."""
+    """timm's `SplitAttn.forward` without its five-dimensional views, after which all that follows
+    would no longer be channels_last."""
     image = self.act0(self.drop(self.bn0(self.conv(image))))
     parts = image.chunk(self.radix, dim=1)
     gap = torch.stack([part.mean((2, 3), keepdim=True) for part in parts]).sum(dim=0)
     weights = self.rsoftmax(self.fc2(self.act1(self.bn1(self.fc1(gap))))).view(len(image), -1, 1, 1)
-    found = [part * weight for part, weight in zip(parts, weights.chunk(self.radix, dim=1), strict=True)]
+    found = [
+        part * weight for part, weight in zip(parts, weights.chunk(self.radix, dim=1), strict=True)
+    ]
     total: Tensor = sum(found[1:], found[0])
     return total

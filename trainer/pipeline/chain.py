@@ -1,7 +1,9 @@
-"""The chain of a training: each stage's name, what it needs and is made from, what it does and leaves.
+"""The chain of a training: each stage's name, what it needs and is made from, what it does and
+leaves.
 
-stages.py decides which are to be done. Parses no arguments. What a stage alone wants (torch, CatBoost, matplotlib) is
-loaded when it is done: a refusal, or a run that is done already, takes no seconds.
+stages.py decides which are to be done. Parses no arguments. What a stage alone wants (torch,
+CatBoost, matplotlib) is loaded when it is done: a refusal, or a run that is done already, takes no
+seconds.
 """
 
 from collections.abc import Callable
@@ -15,7 +17,12 @@ from edge.prior.nearby import FILE as NEARBY
 from trainer.book import STAGES, Result, recipe_parts
 from trainer.contents import ABSENT
 from trainer.corpus.backgrounds import FILE as BACKGROUNDS
-from trainer.corpus.backgrounds import make_backgrounds, read_backgrounds, wants_backgrounds, wants_folder
+from trainer.corpus.backgrounds import (
+    make_backgrounds,
+    read_backgrounds,
+    wants_backgrounds,
+    wants_folder,
+)
 from trainer.corpus.check import check_data
 from trainer.corpus.folds import read_folds, write_folds
 from trainer.corpus.spectrograms import IMAGES, RANGES, Spectrograms, make_spectrograms
@@ -27,7 +34,12 @@ from trainer.tuning.row_images import FILE as ROW_IMAGES
 from trainer.tuning.row_images import make_row_images
 from trainer.tuning.verdict import guessing, tell_cautions
 
-_MODEL = ("model.onnx", "features.json", "grid.npz", NEARBY)  # of the metadata model, what is asked for species
+_MODEL = (
+    "model.onnx",
+    "features.json",
+    "grid.npz",
+    NEARBY,
+)  # of the metadata model, what is asked for species
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,11 @@ def _folds(work: Work, made_from: Parts) -> None:
     if made_from["map"] == NONE and not work.options.no_rasters and work.run.metadata() is not None:
         work.console.print("no --rasters given: folds.png shows no land", highlight=False)
     placed = assign_folds(
-        work.corpus, work.run.recipe, work.run.folder / "folds.png", work.console, work.options.rasters
+        work.corpus,
+        work.run.recipe,
+        work.run.folder / "folds.png",
+        work.console,
+        work.options.rasters,
     )
     write_folds(work.run.folder / "folds.csv", placed)
 
@@ -66,7 +82,10 @@ def _folds(work: Work, made_from: Parts) -> None:
 def _folds_parts(work: Work) -> Parts:
     """The sound counts by what is there and what is the same."""
     first: dict[str, str] = {}
-    equal = [None if sha256 == ABSENT else first.setdefault(sha256, name) for name, sha256 in work.sounds().items()]
+    equal = [
+        None if sha256 == ABSENT else first.setdefault(sha256, name)
+        for name, sha256 in work.sounds().items()
+    ]
     parts = {"places": work.places(), "equal recordings": digest(equal), "map": work.elevation()}
     return parts | recipe_parts(work.recipe, "folds", "seed")
 
@@ -77,7 +96,8 @@ def _folds_result(run: Run) -> Result:
 
 
 def _spectrograms(work: Work, _: Parts) -> None:
-    run, asked = work.run, work.options
+    run = work.run
+    asked = work.options
     made = make_spectrograms(
         run.folder / "spectrograms",
         work.corpus.recordings,
@@ -86,14 +106,20 @@ def _spectrograms(work: Work, _: Parts) -> None:
         asked.jobs,
         work.console,
     )
-    work.console.print(f"{made.crops} crops of {made.recordings} recordings, {made.skipped} skipped")
+    work.console.print(
+        f"{made.crops} crops of {made.recordings} recordings, {made.skipped} skipped"
+    )
     if made.crops_per_s and asked.details:
         work.console.print(made.projected(asked.jobs), highlight=False)
     folder = asked.nocall if wants_folder(run.recipe) else None
     if folder != asked.nocall:
-        work.console.print(f"--nocall is not used: recipe {run.recipe.name} mixes no backgrounds", highlight=False)
+        work.console.print(
+            f"--nocall is not used: recipe {run.recipe.name} mixes no backgrounds", highlight=False
+        )
     if wants_backgrounds(run.recipe):
-        make_backgrounds(run.folder / BACKGROUNDS, folder, work.backgrounds(), asked.jobs, work.console)
+        make_backgrounds(
+            run.folder / BACKGROUNDS, folder, work.backgrounds(), asked.jobs, work.console
+        )
     else:
         (run.folder / BACKGROUNDS).unlink(missing_ok=True)  # of another recipe
 
@@ -105,7 +131,10 @@ def _spectrograms_parts(work: Work) -> Parts:
 
 
 def _spectrograms_result(run: Run) -> Result:
-    names = [f"spectrograms/{name}" for name in ("index.csv", "skipped.csv", "cache.json", IMAGES, RANGES)]
+    names = [
+        f"spectrograms/{name}"
+        for name in ("index.csv", "skipped.csv", "cache.json", IMAGES, RANGES)
+    ]
     mixed = [BACKGROUNDS] if wants_backgrounds(run.recipe) else []
     left = [run.folder / name for name in (names[0], names[2], *mixed)]
     return Result((*names, *mixed), digest(*left))
@@ -116,7 +145,8 @@ def _fit_cnn(work: Work, made_from: Parts) -> None:
     from trainer.training.dataset import crop_set
     from trainer.training.fit import Workplace, fit_members
 
-    run, asked = work.run, work.options
+    run = work.run
+    asked = work.options
     inputs = digest({part: found for part, found in made_from.items() if part != "recipe.members"})
     for architecture in sorted({m.architecture for m in run.recipe.members if m.clip_crops > 1}):
         check_clips(architecture)
@@ -133,7 +163,9 @@ def _fit_cnn(work: Work, made_from: Parts) -> None:
         run,
         crop_set(spectrograms.entries, work.corpus.recordings, folds, work.corpus.taxonomy),
         inputs,
-        workplace=Workplace.of(asked.device, asked.devices, asked.cluster, asked.jobs, asked.threads),
+        workplace=Workplace.of(
+            asked.device, asked.devices, asked.cluster, asked.jobs, asked.threads
+        ),
         weights=asked.weights,
         console=work.console,
         note=lambda: work.tell(digest(made_from)),
@@ -150,17 +182,23 @@ def _calls(work: Work, spectrograms: Spectrograms) -> None:
 
         source = digest(_spectrograms_result(run).digest, run.recipe.seed)
         backgrounds = read_backgrounds(run.folder / BACKGROUNDS)
-        path, jobs = run.folder / CALLS, work.options.jobs
+        path = run.folder / CALLS
+        jobs = work.options.jobs
         make_calls(path, spectrograms, backgrounds, source, run.recipe.seed, jobs, work.console)
     else:
         (run.folder / CALLS).unlink(missing_ok=True)
 
 
 def _out_of_fold(work: Work) -> None:
-    """Write oof.json: how well members know the crops of the fold they have not seen, alone and together."""
+    """Write oof.json: how well members know the crops of the fold they have not seen, alone and
+    together."""
     members = work.run.members()
-    kinds = {kind.kind: [m for m in members if m.kind == kind.kind] for kind in work.run.recipe.members}
-    table = Table("members", "balanced accuracy", "macro F1", "mean average precision", title="out of fold")
+    kinds = {
+        kind.kind: [m for m in members if m.kind == kind.kind] for kind in work.run.recipe.members
+    }
+    table = Table(
+        "members", "balanced accuracy", "macro F1", "mean average precision", title="out of fold"
+    )
     figures: dict[str, dict[str, float | int]] = {}
     for name, chosen in {**kinds, "all": members}.items():
         table_of = crop_table(work.run, work.corpus, chosen)
@@ -178,15 +216,33 @@ def _out_of_fold(work: Work) -> None:
 
 
 def _fit_cnn_parts(work: Work) -> Parts:
-    keys = ("members", "optimiser", "sampling", "labels", "loss", "validation", "keep", "pretrained", "seed")
+    keys = (
+        "members",
+        "optimiser",
+        "sampling",
+        "labels",
+        "loss",
+        "validation",
+        "keep",
+        "pretrained",
+        "seed",
+    )
     weights = {"weights": work.weights() if work.run.recipe.pretrained else NONE}
-    return {"labels": work.labels()} | weights | work.labelled_rows() | recipe_parts(work.recipe, *keys)
+    return (
+        {"labels": work.labels()}
+        | weights
+        | work.labelled_rows()
+        | recipe_parts(work.recipe, *keys)
+    )
 
 
 def _fit_cnn_result(run: Run) -> Result:
-    names, left = ["oof.json"], []
+    names = ["oof.json"]
+    left = []
     for info in run.members():
-        names += [f"members/{info.name}/{file}" for file in ("member.json", WEIGHTS, SCORES, HISTORY)]
+        names += [
+            f"members/{info.name}/{file}" for file in ("member.json", WEIGHTS, SCORES, HISTORY)
+        ]
         figures = info.kind, info.fold, info.valid_f1, info.valid_f1_low
         left.append([info.name, *figures, info.files[WEIGHTS], info.files[SCORES]])
     used = {CALLS: run.recipe.labels.call_probability, ROW_IMAGES: run.recipe.keep == "soundscapes"}
@@ -207,16 +263,24 @@ def _fit_metadata(work: Work, _: Parts) -> None:
 
 
 def _fit_metadata_parts(work: Work) -> Parts:
-    told = {key: n for key, n in work.corpus.problems.counts.items() if key.startswith(("place", "date"))}
+    told = {
+        key: n
+        for key, n in work.corpus.problems.counts.items()
+        if key.startswith(("place", "date"))
+    }
     parts = {"places": digest(work.places(), told), "rasters": work.rasters()} | work.met()
     return parts | recipe_parts(work.recipe, "metadata", "seed")
 
 
 def _fit_metadata_result(run: Run) -> Result:
     folder = run.folder / "metadata"
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and not passed_over(path.name))
+    names = sorted(
+        path.name for path in folder.iterdir() if path.is_file() and not passed_over(path.name)
+    )
     used = [name for name in names if name in _MODEL]
-    return Result(tuple(f"metadata/{name}" for name in names), digest(used, *(folder / name for name in used)))
+    return Result(
+        tuple(f"metadata/{name}" for name in names), digest(used, *(folder / name for name in used))
+    )
 
 
 def _bag_result(run: Run) -> Result:
@@ -239,13 +303,17 @@ def _tune(work: Work, _: Parts) -> None:
 
 def _tune_parts(work: Work) -> Parts:
     """Without labelled soundscapes the crops that members have not seen decide."""
-    crops = {"labels": work.labels(), "places": work.places()} if not work.corpus.soundscapes else {}
+    crops = (
+        {"labels": work.labels(), "places": work.places()} if not work.corpus.soundscapes else {}
+    )
     return {"soundscapes": work.soundscapes()} | crops | recipe_parts(work.recipe, "tune", "seed")
 
 
 def _tune_went_in(work: Work) -> dict[str, Any]:
     scores = work.run.tuning().scores
-    return {key: scores[key] for key in ("basis", "rows", "recordings", "unreadable") if key in scores}
+    return {
+        key: scores[key] for key in ("basis", "rows", "recordings", "unreadable") if key in scores
+    }
 
 
 def _report_parts(work: Work) -> Parts:
@@ -269,12 +337,21 @@ CHAIN = (
     Stage(
         "check-data",
         (),
-        lambda work: work.corpus_tables() | {"sound": work.sound(), "soundscapes": work.soundscapes()},
+        lambda work: (
+            work.corpus_tables() | {"sound": work.sound(), "soundscapes": work.soundscapes()}
+        ),
         _check_data,
         _left("check.json"),
     ),
     Stage("folds", (), _folds_parts, _folds, _folds_result),
-    Stage("spectrograms", (), _spectrograms_parts, _spectrograms, _spectrograms_result, keeps=("backgrounds",)),
+    Stage(
+        "spectrograms",
+        (),
+        _spectrograms_parts,
+        _spectrograms,
+        _spectrograms_result,
+        keeps=("backgrounds",),
+    ),
     Stage(
         "fit-cnn",
         ("folds", "spectrograms"),
@@ -284,7 +361,14 @@ CHAIN = (
         _fit_cnn_went_in,
         keeps=("weights",),
     ),
-    Stage("fit-metadata", (), _fit_metadata_parts, _fit_metadata, _fit_metadata_result, keeps=("rasters",)),
+    Stage(
+        "fit-metadata",
+        (),
+        _fit_metadata_parts,
+        _fit_metadata,
+        _fit_metadata_result,
+        keeps=("rasters",),
+    ),
     Stage(
         "bag",
         ("fit-cnn",),
@@ -292,7 +376,14 @@ CHAIN = (
         _bag,
         _bag_result,
     ),
-    Stage("tune", ("bag", "fit-metadata"), _tune_parts, _tune, _left("tune.json", "sweep.json"), _tune_went_in),
+    Stage(
+        "tune",
+        ("bag", "fit-metadata"),
+        _tune_parts,
+        _tune,
+        _left("tune.json", "sweep.json"),
+        _tune_went_in,
+    ),
     Stage(
         "report",
         ("check-data", "folds", "fit-cnn", "fit-metadata", "bag", "tune"),

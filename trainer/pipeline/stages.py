@@ -1,6 +1,8 @@
-"""The stages of a training, in order: which of them are to be done, and each of them done. Parses no arguments.
+"""The stages of a training, in order: which of them are to be done, and each of them done. Parses
+no arguments.
 
-A stage is done when the run's book has it, made from what lies here now, and its files are as it left them.
+A stage is done when the run's book has it, made from what lies here now, and its files are as it
+left them.
 """
 
 import fcntl
@@ -36,15 +38,31 @@ from trainer.tuning.verdict import tell_cautions
 
 __all__ = ["STAGES", "Options", "alone", "run_stages", "stage_table", "tell_cautions"]
 
-_LIBRARIES = ("torch", "timm", "catboost", "onnx", "onnxruntime", "matplotlib", "scipy")  # loaded when they are needed
+_LIBRARIES = (
+    "torch",
+    "timm",
+    "catboost",
+    "onnx",
+    "onnxruntime",
+    "matplotlib",
+    "scipy",
+)  # loaded when they are needed
 _STAGE = {stage.name: stage for stage in CHAIN}
-_READ = ("sound", "soundscapes", "rasters", "backgrounds", "map", "equal recordings")  # parts that are files
+_READ = (
+    "sound",
+    "soundscapes",
+    "rasters",
+    "backgrounds",
+    "map",
+    "equal recordings",
+)  # parts that are files
 _REPAIRED = (IMAGES, RANGES)  # the stage looks itself which of their rows are damaged
 
 
 def run_stages(options: Options, names: Sequence[str], console: Console) -> Run:
-    """Do the named stages that are not done yet, in order; each says what it did. Raises BirdstationError; and
-    ModuleNotFoundError before any work for a library that a later stage needs."""
+    """Do the named stages that are not done yet, in order; each says what it did. Raises
+    BirdstationError; and ModuleNotFoundError before any work for a library that a later stage
+    needs."""
     for library in _LIBRARIES:
         if find_spec(library) is None:
             raise ModuleNotFoundError(f"No module named {library!r}", name=library)
@@ -52,14 +70,18 @@ def run_stages(options: Options, names: Sequence[str], console: Console) -> Run:
     check_out(options.out)
     recipe = _recipe(options, names)
     if options.rasters is not None and options.no_rasters:
-        raise UsageError(f"--rasters {options.rasters} and --no-rasters contradict each other: give one of them")
+        raise UsageError(
+            f"--rasters {options.rasters} and --no-rasters contradict each other: give one of them"
+        )
     if options.rasters is not None and "fit-metadata" in names:
         Rasters.open(options.rasters)  # before the hours that come before it
     corpus = Corpus.read(options.data)
     require_rows(recipe, corpus)
     if "tune" in names:
         require_readable(corpus)
-    if {"spectrograms", "fit-cnn"} & set(names):  # before a run is begun: a refusal must not pin its recipe
+    if {"spectrograms", "fit-cnn"} & set(
+        names
+    ):  # before a run is begun: a refusal must not pin its recipe
         _check_networks(recipe, options)
         told = check_folder(recipe, options.nocall, options.out / BACKGROUNDS)
         if told:
@@ -92,17 +114,23 @@ def _other_versions(run: Run) -> str:
     made |= {"the beginning": read_json(run.folder / "run.json")["versions"], **_of_members(run)}
     others: dict[str, list[str]] = {}
     for name, found in made.items():
-        if differs := [f"{key} {value}" for key, value in found.items() if value != here.get(key, value)]:
+        if differs := [
+            f"{key} {value}" for key, value in found.items() if value != here.get(key, value)
+        ]:
             others.setdefault(", ".join(differs), []).append(name)
     if not others:
         return ""
     told = "; ".join(f"{', '.join(names)}: {differs}" for differs, names in others.items())
     now = ", ".join(f"{key} {value}" for key, value in here.items())
-    return f"made under other libraries than here ({now}): {told}. What is done is kept; a new --out begins anew"
+    return (
+        f"made under other libraries than here ({now}): {told}. What is done is kept; a new "
+        f"--out begins anew"
+    )
 
 
 def _of_members(run: Run) -> dict[str, Mapping[str, str]]:
-    """Versions that each finished member was trained under; the stage finds those that are damaged."""
+    """Versions that each finished member was trained under; the stage finds those that are
+    damaged."""
     found = {}
     for name in run.wanted():
         with suppress(CorpusError):
@@ -114,7 +142,8 @@ class _Chain:
     """The stages over one run and one corpus."""
 
     def __init__(self, work: Work) -> None:
-        self.work, self.book = work, work.run.book
+        self.work = work
+        self.book = work.run.book
         self._current: set[str] = set()  # stages known to be done
 
     def run(self, names: Sequence[str]) -> None:
@@ -122,7 +151,9 @@ class _Chain:
         self._require_rasters(names)
         self._check_rasters(names)
         if self.work.options.rasters is not None and "fit-metadata" in names:
-            self.book.keep("rasters", self.work.rasters())  # should this start end before that stage
+            self.book.keep(
+                "rasters", self.work.rasters()
+            )  # should this start end before that stage
         try:
             for name in names:
                 self._one(_STAGE[name])
@@ -131,23 +162,32 @@ class _Chain:
             self.book.contents.save()
 
     def note(self) -> None:
-        """Tell the tracking that there is something new; before the members begin there is nothing to track."""
+        """Tell the tracking that there is something new; before the members begin there is nothing
+        to track."""
         if self.book.entry("folds") and self.book.entry("spectrograms"):
             self.work.tell(digest(self._parts(_STAGE["fit-cnn"])))
 
     def _one(self, stage: Stage) -> None:
-        work, book, name = self.work, self.book, stage.name
+        work = self.work
+        book = self.book
+        name = stage.name
         for needed in stage.needs:
             self._require(_STAGE[needed], name)
         parts = self._parts(stage)
         why = self._why(stage, parts)
         if not why:
-            kept = " (no --rasters given: its model stays)" if name == "fit-metadata" and _stays(work) else ""
+            kept = (
+                " (no --rasters given: its model stays)"
+                if name == "fit-metadata" and _stays(work)
+                else ""
+            )
             work.console.print(f"[dim]{name}: done already{kept}[/dim]", highlight=False)
             self._current.add(name)
             return
         if book.entry(name):
-            work.console.print(f"{name}: made again: {escape(why)}", highlight=False, soft_wrap=True)
+            work.console.print(
+                f"{name}: made again: {escape(why)}", highlight=False, soft_wrap=True
+            )
         _clear(work.run, book.damaged(name))
         book.begin(name)
         parts = self._parts(stage)  # what it was made from before stands for nothing any more
@@ -157,7 +197,9 @@ class _Chain:
         begin = time.monotonic()
         stage.do(work, parts)
         self._require_unchanged(stage, parts)
-        book.finish(name, parts, stage.result(work.run), _went_in(work, stage), time.monotonic() - begin)
+        book.finish(
+            name, parts, stage.result(work.run), _went_in(work, stage), time.monotonic() - begin
+        )
         self._current.add(name)
         self.note()
 
@@ -177,33 +219,41 @@ class _Chain:
         return f"{', '.join(changed)} changed" if changed else ""
 
     def _require(self, needed: Stage, name: str) -> None:
-        """Raise CorpusError unless a stage that another one needs is done, of what lies here now."""
+        """Raise CorpusError unless a stage that another one needs is done, of what lies here
+        now."""
         if needed.name in self._current:
             return
         for earlier in needed.needs:
             self._require(_STAGE[earlier], name)
-        folder, advice = self.work.run.folder, f"run: python -m trainer {needed.name}"
+        folder = self.work.run.folder
+        advice = f"run: python -m trainer {needed.name}"
         if self.book.entry(needed.name) is None:
             raise CorpusError(f"{folder}: stage {needed.name} comes before {name}; {advice}")
         if why := self._why(needed, self._parts(needed)):
-            raise CorpusError(f"{folder}: {needed.name} comes before {name} and is to be made again: {why}; {advice}")
+            raise CorpusError(
+                f"{folder}: {needed.name} comes before {name} and is to be made again: {why}; "
+                f"{advice}"
+            )
         self._current.add(needed.name)
 
     def _require_rasters(self, names: Sequence[str]) -> None:
-        """Raise CorpusError, before the hours of other stages, if a metadata model has to be made again and nobody
-        says of which rasters."""
-        work, stage = self.work, _STAGE["fit-metadata"]
+        """Raise CorpusError, before the hours of other stages, if a metadata model has to be made
+        again and nobody says of which rasters."""
+        work = self.work
+        stage = _STAGE["fit-metadata"]
         if stage.name not in names or not _stays(work):
             return
         if why := self._why(stage, self._parts(stage)):
             raise CorpusError(
-                f"{work.run.folder / 'metadata'}: is to be made again ({why}): add --rasters FOLDER, "
+                f"{work.run.folder / 'metadata'}: is to be made again ({why}): add --rasters "
+                f"FOLDER, "
                 "or --no-rasters to go on without a model of place and season"
             )
 
     def _check_rasters(self, names: Sequence[str]) -> None:
         """Look at rasters, before the hours of the networks, of which nothing was made yet."""
-        rasters, begun = self.work.options.rasters, self.book.entry("fit-cnn")
+        rasters = self.work.options.rasters
+        begun = self.book.entry("fit-cnn")
         if rasters is not None and {"fit-cnn", "fit-metadata"} <= set(names) and begun is None:
             check_rasters(self.work.corpus, rasters)
 
@@ -213,7 +263,9 @@ class _Chain:
         now = stage.made_from(self.work)
         changed = [part for part in _READ if now.get(part) != parts.get(part)]
         if changed:
-            raise CorpusError(f"{stage.name}: {', '.join(changed)} changed meanwhile; run the same command again")
+            raise CorpusError(
+                f"{stage.name}: {', '.join(changed)} changed meanwhile; run the same command again"
+            )
 
 
 def _stays(work: Work) -> bool:
@@ -247,9 +299,12 @@ def stage_table(run: Run) -> Table:
 
 
 def _recipe(options: Options, names: Sequence[str]) -> Recipe:
-    """The recipe asked for, or that of the run. The metadata model alone can be begun without a name: as published."""
+    """The recipe asked for, or that of the run. The metadata model alone can be begun without a
+    name: as published."""
     pinned = options.out / "recipe.yaml"
-    own = {key: value for key in ("kind", "iterations") if (value := getattr(options, key)) is not None}
+    own = {
+        key: value for key in ("kind", "iterations") if (value := getattr(options, key)) is not None
+    }
     if options.recipe is not None:
         recipe = find_recipe(options.recipe)
     elif pinned.is_file():
@@ -257,13 +312,16 @@ def _recipe(options: Options, names: Sequence[str]) -> Recipe:
     elif names == ("fit-metadata",):
         recipe = find_recipe("published")
     else:
-        raise ConfigError(f"{options.out}: no run here yet; begin one: add --recipe {', '.join(recipe_names())}")
+        raise ConfigError(
+            f"{options.out}: no run here yet; begin one: add --recipe {', '.join(recipe_names())}"
+        )
     return replace(recipe, metadata=replace(recipe.metadata, **own)) if own else recipe
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """One trainer per run: two would write the same files. The lock goes with the process, however it ends."""
+    """One trainer per run: two would write the same files. The lock goes with the process, however
+    it ends."""
     make_folder(folder)
     with (folder / LOCK).open("a") as file:
         try:

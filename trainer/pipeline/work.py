@@ -1,7 +1,9 @@
-"""A training at work: what was asked for, the run, the corpus, and the parts that each stage is made from.
+"""A training at work: what was asked for, the run, the corpus, and the parts that each stage is
+made from.
 
-A part is a name and a digest: of the columns of tables that a stage uses, of the contents of files, of sections of the
-recipe, of what earlier stages left. What an option does not say is what the run has. Does no stage itself.
+A part is a name and a digest: of the columns of tables that a stage uses, of the contents of files,
+of sections of the recipe, of what earlier stages left. What an option does not say is what the run
+has. Does no stage itself.
 """
 
 from collections.abc import Callable
@@ -18,7 +20,12 @@ from edge.contract.folders import passed_over
 from edge.prior.place import RASTERS
 from trainer.contents import ABSENT
 from trainer.corpus.backgrounds import FILE as BACKGROUNDS
-from trainer.corpus.backgrounds import background_source, read_backgrounds, wants_backgrounds, wants_folder
+from trainer.corpus.backgrounds import (
+    background_source,
+    read_backgrounds,
+    wants_backgrounds,
+    wants_folder,
+)
 from trainer.corpus.recordings import Corpus, Recording
 from trainer.corpus.soundscapes import Soundscape
 from trainer.corpus.spectrograms import cache_constants
@@ -97,7 +104,8 @@ class Work:
 
     def labels(self) -> str:
         """Of what is heard in the recordings that have sound, and how well where that counts."""
-        sounds, weighed = self.sounds(), self.run.recipe.loss.rating_weight
+        sounds = self.sounds()
+        weighed = self.run.recipe.loss.rating_weight
         rows = [
             (r.recording, r.primary_label, r.secondary_labels, r.rating if weighed else None)
             for r in self.corpus.recordings
@@ -113,7 +121,9 @@ class Work:
         """Who met what besides, where the metadata model remembers it."""
         if self.run.recipe.metadata.kind != "better":
             return {}
-        return {"recordists": digest([(r.author, r.secondary_labels) for r in self.corpus.recordings])}
+        return {
+            "recordists": digest([(r.author, r.secondary_labels) for r in self.corpus.recordings])
+        }
 
     def names(self) -> str:
         """Of the species for people."""
@@ -140,7 +150,8 @@ class Work:
         return digest(self.run.taxonomy.digest, facts, soundscapes, asdict(self.corpus.problems))
 
     def rasters(self) -> str:
-        """Of the rasters that were given, else of those that the run has a model of; NONE without any."""
+        """Of the rasters that were given, else of those that the run has a model of; NONE without
+        any."""
         if self.options.no_rasters:
             return NONE
         folder = self.options.rasters
@@ -151,38 +162,52 @@ class Work:
 
     def elevation(self) -> str:
         """Of the raster that the map of the folds is drawn on, or was; NONE without any."""
-        folder, drawn = self.options.rasters, self.run.book.entry("folds")
+        folder = self.options.rasters
+        drawn = self.run.book.entry("folds")
         if folder is not None:
             found: str = self._once("elevation", lambda: self._files(folder, ("elevation",)))
             return found
-        return NONE if self.options.no_rasters or drawn is None else drawn.made_from.get("map", NONE)
+        return (
+            NONE if self.options.no_rasters or drawn is None else drawn.made_from.get("map", NONE)
+        )
 
     def _files(self, folder: Path, stems: tuple[str, ...]) -> str:
-        """Of the files of a folder with one of these names, whatever their suffix: a layer may have its description
-        beside it."""
-        paths = [p for p in sorted(folder.iterdir()) if p.name.split(".")[0] in stems and not passed_over(p.name)]
+        """Of the files of a folder with one of these names, whatever their suffix: a layer may have
+        its description beside it."""
+        paths = [
+            p
+            for p in sorted(folder.iterdir())
+            if p.name.split(".")[0] in stems and not passed_over(p.name)
+        ]
         return digest([(p.name, self.run.book.contents.of(p)) for p in paths])
 
     def backgrounds(self) -> str:
-        """Of the backgrounds that were given, else of those that the run has; NONE where the recipe mixes none.
+        """Of the backgrounds that were given, else of those that the run has; NONE where the recipe
+        mixes none.
 
         Raises CorpusError if those are gone and were more than pink noise.
         """
-        recipe, book = self.run.recipe, self.run.book
+        recipe = self.run.recipe
+        book = self.run.book
         if not wants_backgrounds(recipe):
             return NONE
         folder = self.options.nocall if wants_folder(recipe) else None
         if folder is not None:
             found: str = self._once("backgrounds", lambda: background_source(folder, book.contents))
             return found
-        path, pink = self.run.folder / BACKGROUNDS, background_source(None, book.contents)
+        path = self.run.folder / BACKGROUNDS
+        pink = background_source(None, book.contents)
         there: str | None = None
         with suppress(CorpusError):
             there = read_backgrounds(path).source if path.is_file() else None
         kept = book.kept("backgrounds")
         kept = there or pink if kept in (None, NONE) else kept
         if kept != pink and (there != kept or BACKGROUNDS in book.damaged("spectrograms")):
-            why = "is missing" if not path.is_file() else "is damaged, or of another folder than the run's"
+            why = (
+                "is missing"
+                if not path.is_file()
+                else "is damaged, or of another folder than the run's"
+            )
             raise CorpusError(f"{path}: {why}; give the folder again: --nocall FOLDER")
         return str(kept)
 
@@ -193,19 +218,29 @@ class Work:
             kept = self.run.book.kept("weights")
             return "timm" if kept in (None, NONE) else str(kept)
         names = sorted({member.architecture for member in self.run.recipe.members})
-        return digest([(name, self.run.book.contents.of(folder / f"{name}.safetensors")) for name in names])
+        return digest(
+            [(name, self.run.book.contents.of(folder / f"{name}.safetensors")) for name in names]
+        )
 
     def require_weights(self) -> None:
-        """Raise ConfigError if the networks began with weights that were given then and are not given now."""
+        """Raise ConfigError if the networks began with weights that were given then and are not
+        given now."""
         if self.run.recipe.pretrained and self.options.weights is None and self.weights() != "timm":
-            raise ConfigError("networks are to be trained, and this run began with other weights: add --weights FOLDER")
+            raise ConfigError(
+                "networks are to be trained, and this run began with other weights: add --weights "
+                "FOLDER"
+            )
 
     def labelled_rows(self) -> Parts:
         """Of the soundscapes that choose epochs, if the recipe says so."""
         if self.run.recipe.keep != "soundscapes":
             return {}
         tune = self.run.recipe.tune
-        return {"soundscapes": digest(self.soundscapes(), tune.padding[0], asdict(tune.threshold), front_end())}
+        return {
+            "soundscapes": digest(
+                self.soundscapes(), tune.padding[0], asdict(tune.threshold), front_end()
+            )
+        }
 
     def images(self) -> str:
         """Of what images of crops are made with."""
@@ -220,4 +255,11 @@ def _place(recording: Recording) -> tuple[object, ...]:
 def _soundscape(soundscape: Soundscape, sha256: str) -> tuple[object, ...]:
     labels = {row: sorted(heard) for row, heard in soundscape.labels.items()}
     where = soundscape.latitude, soundscape.longitude, soundscape.date
-    return soundscape.path.name, sha256, soundscape.audio_id, soundscape.site, *where, list(labels.items())
+    return (
+        soundscape.path.name,
+        sha256,
+        soundscape.audio_id,
+        soundscape.site,
+        *where,
+        list(labels.items()),
+    )

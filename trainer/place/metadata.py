@@ -1,8 +1,9 @@
-"""The metadata model: which species a recordist met at a place on a day of the year. Fitted, scored, left in the run.
+"""The metadata model: which species a recordist met at a place on a day of the year. Fitted,
+scored, left in the run.
 
-It learns from the station's own compact grid rather than from the rasters themselves, so that it is asked at a station
-what it learnt: on the real 2021 table that is worth a point of accuracy. Knows no sound; trees.py fits the published
-kind, placenets.py and neighbours.py the better one.
+It learns from the station's own compact grid rather than from the rasters themselves, so that it is
+asked at a station what it learnt: on the real 2021 table that is worth a point of accuracy. Knows
+no sound; trees.py fits the published kind, placenets.py and neighbours.py the better one.
 """
 
 import hashlib
@@ -41,14 +42,17 @@ from trainer.run import Run
 
 ONNX_DIFFERENCE_MAX = 1e-5
 PUBLISHED_F1 = 0.18  # of the write-up
-_TRUST_MAX, _JUDGED_MAX = 8000, 60_000  # training rows: for the trust in neighbours, and for the second look
+# training rows: for the trust in neighbours, and for the second look
+_TRUST_MAX = 8000
+_JUDGED_MAX = 60_000
 _SHOWN = 2000  # recordings whose mixture is shown as importances
 Importances = list[tuple[str, float]]
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What a model is fitted on: features and labels of all rows, and which of them are for training."""
+    """What a model is fitted on: features and labels of all rows, and which of them are for
+    training."""
 
     recipe: MetadataRecipe
     seed: int
@@ -61,9 +65,12 @@ class _Task:
     work: Path
     details: bool = False  # show the progress of CatBoost
 
-    def remembered(self, rows: NDArray[np.int64], gates: Values, judge: Judge | None = None) -> Nearby:
+    def remembered(
+        self, rows: NDArray[np.int64], gates: Values, judge: Judge | None = None
+    ) -> Nearby:
         """The recordings of `rows`, and those without a date for the limit alone."""
-        places, limit = self.places, self.recipe.limit_km
+        places = self.places
+        limit = self.recipe.limit_km
         undated = np.zeros(len(places.undated_label), np.int16)
         return Nearby(
             latitude=np.append(places.latitude[rows], places.undated_latitude),
@@ -90,14 +97,18 @@ class _Fitted:
 
 
 def fit_metadata(run: Run, corpus: Corpus, rasters: Path | None, details: bool = False) -> None:
-    """Train the model into RUN/metadata, or leave absent.json there with the reason and go on. `details` shows the
-    progress of CatBoost, and the write-up's F1 beside ours.
+    """Train the model into RUN/metadata, or leave absent.json there with the reason and go on.
+    `details` shows the progress of CatBoost, and the write-up's F1 beside ours.
 
     Resumes a fit that was killed. Raises CorpusError if a raster is missing or cannot be read.
     """
-    places, recipe, seed = Places.of(corpus, run.taxonomy), run.recipe.metadata, run.recipe.seed
+    places = Places.of(corpus, run.taxonomy)
+    recipe = run.recipe.metadata
+    seed = run.recipe.seed
     train, valid = split(places.label, recipe.validation, seed)
-    reason = places.too_few() or (None if len(valid) else "no species has two recordings with place and date")
+    reason = places.too_few() or (
+        None if len(valid) else "no species has two recordings with place and date"
+    )
     if reason or rasters is None:
         _leave_absent(run, reason or "no rasters were given (--rasters FOLDER)")
         return
@@ -108,18 +119,27 @@ def fit_metadata(run: Run, corpus: Corpus, rasters: Path | None, details: bool =
     columns = place_columns(grid, places.latitude, places.longitude, places.day_of_year)
     spec = feature_spec(columns, train, places.codes)
     features = spec.encode(columns)
-    work = _work_folder(run, digest(asdict(recipe), seed, BEST_IN, _bytes_digest(features, places.label)))
-    task = _Task(recipe, seed, spec, features, places, train, valid, len(run.taxonomy), work, details)
+    work = _work_folder(
+        run, digest(asdict(recipe), seed, BEST_IN, _bytes_digest(features, places.label))
+    )
+    task = _Task(
+        recipe, seed, spec, features, places, train, valid, len(run.taxonomy), work, details
+    )
     fit = _fit_better if recipe.kind == "better" else _fit_published
     fitted = fit(task)
-    found, gates = _widened(fitted.found, places, len(run.taxonomy)), fitted.gates
+    found = _widened(fitted.found, places, len(run.taxonomy))
+    gates = fitted.gates
     where = (places.latitude[valid], places.longitude[valid], places.day_of_year[valid])
     if len(gates) or recipe.limit_km is not None:
         found = task.remembered(train, gates, fitted.judge).apply(found, *where)
         task.remembered(np.arange(len(places.label)), gates, fitted.judge).write(work / NEARBY)
     figures = _figures(task, found, fitted.iterations)
-    figures["problems"] = {k: n for k, n in corpus.problems.counts.items() if k.startswith(("place", "date"))}
-    figures["onnx_difference"] = onnx_difference(work / "model.onnx", fitted.exported, features[valid])
+    figures["problems"] = {
+        k: n for k, n in corpus.problems.counts.items() if k.startswith(("place", "date"))
+    }
+    figures["onnx_difference"] = onnx_difference(
+        work / "model.onnx", fitted.exported, features[valid]
+    )
     figures["cover"] = cover
     figures["grid_agrees"] = _grid_agrees(grid, layers, places)
     spec.write(work / "features.json")
@@ -135,7 +155,16 @@ def fit_metadata(run: Run, corpus: Corpus, rasters: Path | None, details: bool =
 def _fit_published(task: _Task) -> _Fitted:
     """CatBoost."""
     label = task.places.label
-    model = fit_trees(task.recipe, task.seed, task.features, label, task.train, task.valid, task.work, task.details)
+    model = fit_trees(
+        task.recipe,
+        task.seed,
+        task.features,
+        label,
+        task.train,
+        task.valid,
+        task.work,
+        task.details,
+    )
     trees_to_onnx(model, task.work / "model.onnx")
     found = np.asarray(model.predict_proba(task.features[task.valid]), np.float32)
     gates = np.empty((0, GATE_TERMS), np.float32)
@@ -143,22 +172,23 @@ def _fit_published(task: _Task) -> _Fitted:
 
 
 def _fit_better(task: _Task) -> _Fitted:
-    """Networks, the trust in neighbours and the judge of both; `parts` are how much each distance says in the mixture
-    before the judge, in percent. Network k of those that are judged has not seen the fold k of the rows.
+    """Networks, the trust in neighbours and the judge of both; `parts` are how much each distance
+    says in the mixture before the judge, in percent. Network k of those that are judged has not
+    seen the fold k of the rows.
 
-    Figures are those of a model that knows the training rows alone. The one that is kept remembers the others as well,
-    and its networks are trained anew on all of them.
+    Figures are those of a model that knows the training rows alone. The one that is kept remembers
+    the others as well, and its networks are trained anew on all of them.
     """
-    epochs, empty = min(task.recipe.iterations, EPOCHS), np.empty((0, GATE_TERMS), np.float32)
-    features, label, nearby = (
-        task.features[task.train],
-        task.places.label[task.train],
-        task.remembered(task.train, empty),
-    )
+    epochs = min(task.recipe.iterations, EPOCHS)
+    empty = np.empty((0, GATE_TERMS), np.float32)
+    features = task.features[task.train]
+    label = task.places.label[task.train]
+    nearby = task.remembered(task.train, empty)
     order = np.random.default_rng(task.seed).permutation(len(label))
     nets = fit_nets(task.spec, features, label, epochs, task.seed, task.work, order % NETS)
     base = _widened(unseen(nets, features, order % NETS), task.places, task.species)
-    some, more = order[:_TRUST_MAX], order[:_JUDGED_MAX]
+    some = order[:_TRUST_MAX]
+    more = order[:_JUDGED_MAX]
     nearby = replace(nearby, gates=fit_gates(nearby, some, base[some]))
     judge = fit_judge(nearby, more, base[more], task.seed)
     shares = level_shares(nearby, some[:_SHOWN])
@@ -189,8 +219,11 @@ def _leave_absent(run: Run, reason: str) -> None:
 
 
 def _figures(task: _Task, found: Scores, iterations: int) -> dict[str, Any]:
-    """What metrics.json says: counts, scores on the validation rows, the majority class beside them."""
-    places, train, valid = task.places, task.train, task.valid
+    """What metrics.json says: counts, scores on the validation rows, the majority class beside
+    them."""
+    places = task.places
+    train = task.train
+    valid = task.valid
     frequencies = np.bincount(places.species[train], minlength=found.shape[1]) / len(train)
     return {
         "kind": task.recipe.kind,
@@ -202,18 +235,23 @@ def _figures(task: _Task, found: Scores, iterations: int) -> dict[str, Any]:
             "without_date": places.without_date,
         },
         "species": len(places.codes),
-        "training_counts": dict(zip(places.codes, np.bincount(places.label[train]).tolist(), strict=True)),
+        "training_counts": dict(
+            zip(places.codes, np.bincount(places.label[train]).tolist(), strict=True)
+        ),
         "iterations": iterations,
         "limit_km": task.recipe.limit_km,
         "validation": place_figures(places.species[valid], found),
-        "baseline_majority": place_figures(places.species[valid], np.broadcast_to(frequencies, found.shape)),
+        "baseline_majority": place_figures(
+            places.species[valid], np.broadcast_to(frequencies, found.shape)
+        ),
         "published_f1": PUBLISHED_F1,
     }
 
 
 def place_figures(truth: NDArray[np.int64], found: NDArray[np.floating]) -> dict[str, float]:
-    """Scores of probabilities `(n, species)` against the species `(n,)`. NaN, beyond a limit, is no probability; a
-    truth of -1 is a species that is none of the columns: every score takes it as missed."""
+    """Scores of probabilities `(n, species)` against the species `(n,)`. NaN, beyond a limit, is no
+    probability; a truth of -1 is a species that is none of the columns: every score takes it as
+    missed."""
     strange = truth < 0
     columns = found.shape[1] + int(strange.any())  # one more for all of those
     probabilities = np.zeros((len(truth), columns), np.float64)
@@ -231,30 +269,38 @@ def place_figures(truth: NDArray[np.int64], found: NDArray[np.floating]) -> dict
 
 
 def onnx_difference(path: Path, found: Scores, features: Values) -> float:
-    """The largest difference between the ONNX file's probabilities and those `found` by the model itself.
+    """The largest difference between the ONNX file's probabilities and those `found` by the model
+    itself.
 
-    Raises CorpusError above ONNX_DIFFERENCE_MAX: the station would hear of other places than the report.
+    Raises CorpusError above ONNX_DIFFERENCE_MAX: the station would hear of other places than the
+    report.
     """
     exported = run_onnx(path, {"features": features}, OUTPUT, found.shape)
     difference = float(np.abs(exported - found).max())
     if not difference <= ONNX_DIFFERENCE_MAX:
         raise CorpusError(
-            f"{path}: differs from the model itself: expected at most {ONNX_DIFFERENCE_MAX:g}, found {difference:.2g}"
+            f"{path}: differs from the model itself: expected at most {ONNX_DIFFERENCE_MAX:g}, "
+            f"found {difference:.2g}"
         )
     return difference
 
 
 def _grid_agrees(grid: Grid, layers: Rasters, places: Places) -> dict[str, float | None]:
-    """How well the grid stands for the rasters at the recordings: correlation, of the category the share of equals."""
-    coarse, fine = grid.at(places.latitude, places.longitude), layers.at(places.latitude, places.longitude)
+    """How well the grid stands for the rasters at the recordings: correlation, of the category the
+    share of equals."""
+    coarse = grid.at(places.latitude, places.longitude)
+    fine = layers.at(places.latitude, places.longitude)
     agrees: dict[str, float | None] = {}
     for name in RASTERS:
         both = ~np.isnan(coarse[name]) & ~np.isnan(fine[name])
-        a, b = coarse[name][both].astype(np.float64), fine[name][both].astype(np.float64)
+        a = coarse[name][both].astype(np.float64)
+        b = fine[name][both].astype(np.float64)
         if name == CATEGORY:
             agrees[name] = float((a == b).mean()) if len(a) else None
         else:
-            agrees[name] = float(np.corrcoef(a, b)[0, 1]) if len(a) > 1 and a.std() and b.std() else None
+            agrees[name] = (
+                float(np.corrcoef(a, b)[0, 1]) if len(a) > 1 and a.std() and b.std() else None
+            )
     return agrees
 
 
@@ -263,8 +309,10 @@ def _bytes_digest(*arrays: NDArray[Any]) -> str:
 
 
 def _work_folder(run: Run, inputs: str) -> Path:
-    """Where the model grows; what a killed fit of the same inputs left there stays, anything else goes."""
-    work, mark = run.folder / ".birdstation-metadata", {"inputs": inputs}
+    """Where the model grows; what a killed fit of the same inputs left there stays, anything else
+    goes."""
+    work = run.folder / ".birdstation-metadata"
+    mark = {"inputs": inputs}
     try:
         same = json.loads((work / "inputs.json").read_text(encoding="utf8")) == mark
     except (OSError, ValueError):
@@ -289,25 +337,38 @@ def _publish(work: Path, folder: Path) -> None:
 
 
 def _show(figures: dict[str, Any], details: bool) -> None:
-    rows, problems = figures["rows"], figures["problems"]
-    counted = ", ".join(f"{kind} {count:,}" for kind, count in problems.items()) or "no row malformed"
+    rows = figures["rows"]
+    problems = figures["problems"]
+    counted = (
+        ", ".join(f"{kind} {count:,}" for kind, count in problems.items()) or "no row malformed"
+    )
     console = Screen(soft_wrap=True, highlight=False)
     console.print(
-        f"metadata: {rows['used']:,} recordings of {figures['species']} species; left out: {rows['without_place']:,} "
-        f"without a place, {rows['without_date']:,} with a place but no date ({counted}); {figures['seconds']} s"
+        f"metadata: {rows['used']:,} recordings of {figures['species']} species; left out: "
+        f"{rows['without_place']:,} "
+        f"without a place, {rows['without_date']:,} with a place but no date ({counted}); "
+        f"{figures['seconds']} s"
     )
     for name, share in figures["cover"].items():
         if share < COVER_LOW:
-            say(f"warning: {name}.tif has a value at {share:.0%} of the recordings, the others count as average")
+            say(
+                f"warning: {name}.tif has a value at {share:.0%} of the recordings, the others "
+                f"count as average"
+            )
     title = f"{rows['validation']:,} random recordings kept back"
-    columns = {f"kind {figures['kind']}": figures["validation"], "commonest species": figures["baseline_majority"]}
+    columns = {
+        f"kind {figures['kind']}": figures["validation"],
+        "commonest species": figures["baseline_majority"],
+    }
     console.print(figures_table(columns, title, figures["published_f1"] if details else None))
 
 
-def figures_table(columns: dict[str, dict[str, float]], title: str, published_f1: float | None = None) -> Table:
-    """Figures of several answers side by side, and the F1 of 2021's write-up, if asked for, last. It does not say which
-    mean that is; its competition scored by row-wise micro-averaged F1 (Murakami et al. 2021, abstract), and for one
-    answer per recording that is the accuracy."""
+def figures_table(
+    columns: dict[str, dict[str, float]], title: str, published_f1: float | None = None
+) -> Table:
+    """Figures of several answers side by side, and the F1 of 2021's write-up, if asked for, last.
+    It does not say which mean that is; its competition scored by row-wise micro-averaged F1
+    (Murakami et al. 2021, abstract), and for one answer per recording that is the accuracy."""
     labels: Sequence[tuple[str, str]] = (
         ("accuracy (top 1)", "top1"),
         ("among the top 5", "top5"),

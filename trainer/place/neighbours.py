@@ -1,7 +1,9 @@
-"""How far to trust what was recorded nearby, learnt from recordings that are left out of their own neighbourhood.
+"""How far to trust what was recorded nearby, learnt from recordings that are left out of their own
+neighbourhood.
 
-The estimates themselves, and how they are mixed, are edge/prior/nearby.py's. Does not know whose probabilities stand
-below them, only that those were not made by a model that had seen the recording.
+The estimates themselves, and how they are mixed, are edge/prior/nearby.py's. Does not know whose
+probabilities stand below them, only that those were not made by a model that had seen the
+recording.
 """
 
 import sys
@@ -18,10 +20,13 @@ from edge.prior.clues import Neighbourhood
 from edge.prior.nearby import GATE_TERMS, LEVELS, Nearby, gate_inputs, gate_shares
 from edge.prior.place import Values
 
-_STEPS, _RATE = 600, 0.03
+_STEPS = 600
+_RATE = 0.03
 _START = (-3.0, 0.5, 0.0, 0.0)  # little trust, more where more was recorded
 _VANISHING = 1e-4  # rounding of what is left of one recording
-_START_DEVIATION = 2.0  # of a normal distribution about it: with few recordings the trust stays near the start
+_START_DEVIATION = (
+    2.0  # of a normal distribution about it: with few recordings the trust stays near the start
+)
 
 
 @dataclass(frozen=True)
@@ -36,18 +41,22 @@ class LeftOut:
 
 
 def fit_gates(nearby: Nearby, rows: NDArray[np.int64], base: Scores) -> Values:
-    """Gates `(levels, 4)` of the best log-likelihood of the recordings `rows` of `nearby`, each left out of its own
-    neighbourhood (Duin 1976 for kernels; here for their mixture). `base` `(rows, species)`: the model's probabilities
-    there."""
+    """Gates `(levels, 4)` of the best log-likelihood of the recordings `rows` of `nearby`, each
+    left out of its own neighbourhood (Duin 1976 for kernels; here for their mixture). `base`
+    `(rows, species)`: the model's probabilities there."""
     total, squares, own = _left_out(nearby, rows)
-    inputs = torch.from_numpy(np.stack([gate_inputs(*level) for level in zip(total, squares, strict=True)]))
+    inputs = torch.from_numpy(
+        np.stack([gate_inputs(*level) for level in zip(total, squares, strict=True)])
+    )
     empty = torch.from_numpy(total <= 0)
     share_of_truth = torch.from_numpy(own / np.where(total > 0, total, 1.0))
     below = torch.from_numpy(base[np.arange(len(rows)), nearby.label[rows]].astype(np.float64))
     start = torch.tensor(_START, dtype=torch.float64).expand(len(LEVELS), GATE_TERMS)
     gates = start.clone().requires_grad_()
     optimiser = torch.optim.Adam([gates], _RATE)
-    for step in track(range(_STEPS), "trust in neighbours", transient=True, disable=not sys.stderr.isatty()):
+    for step in track(
+        range(_STEPS), "trust in neighbours", transient=True, disable=not sys.stderr.isatty()
+    ):
         optimiser.param_groups[0]["lr"] = _RATE * (1.0 if step < 2 * _STEPS // 3 else 0.3)
         shares = torch.sigmoid((inputs * gates[:, None, :]).sum(-1)).masked_fill(empty, 0.0)
         probability = below
@@ -62,8 +71,8 @@ def fit_gates(nearby: Nearby, rows: NDArray[np.int64], base: Scores) -> Values:
 
 
 def left_out(nearby: Nearby, rows: NDArray[np.int64], name: str) -> Iterator[LeftOut]:
-    """Place by place the recordings `rows` of `nearby`, with the levels as they would be without each of them: its own
-    weight is 1 at every level. `name` is shown while it goes on."""
+    """Place by place the recordings `rows` of `nearby`, with the levels as they would be without
+    each of them: its own weight is 1 at every level. `name` is shown while it goes on."""
     spots = np.stack([nearby.latitude[rows], nearby.longitude[rows]], axis=1)
     places, where = np.unique(spots, axis=0, return_inverse=True)
     order = np.argsort(where.ravel(), kind="stable")
@@ -71,7 +80,8 @@ def left_out(nearby: Nearby, rows: NDArray[np.int64], name: str) -> Iterator[Lef
     for here in track(parts, name, transient=True, disable=not sys.stderr.isatty()):
         own = rows[here]
         away = nearby.away_km(float(nearby.latitude[own[0]]), float(nearby.longitude[own[0]]))
-        days, levels = nearby.day_of_year[own].astype(int), []
+        days = nearby.day_of_year[own].astype(int)
+        levels = []
         for present, counts in nearby.counts(away, days):
             one = (np.arange(len(own)), np.searchsorted(present, nearby.label[own]))
             counts = counts.copy()
@@ -82,8 +92,8 @@ def left_out(nearby: Nearby, rows: NDArray[np.int64], name: str) -> Iterator[Lef
 
 
 def _left_out(nearby: Nearby, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], ...]:
-    """For each level and row `(levels, n)`: total weight, sum of squared weights and weight of the row's own species,
-    without the row itself."""
+    """For each level and row `(levels, n)`: total weight, sum of squared weights and weight of the
+    row's own species, without the row itself."""
     total, squares, own = np.zeros((3, len(LEVELS), len(rows)))
     for part in left_out(nearby, rows, "neighbours"):
         for level, (present, counts) in enumerate(part.levels):
@@ -95,10 +105,14 @@ def _left_out(nearby: Nearby, rows: NDArray[np.int64]) -> tuple[NDArray[np.float
 
 
 def level_shares(nearby: Nearby, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean share `(1 + levels,)` that the model and each level have in the probabilities of recordings `rows`."""
+    """Mean share `(1 + levels,)` that the model and each level have in the probabilities of
+    recordings `rows`."""
     total, squares, _ = _left_out(nearby, rows)
-    left, shares = np.ones(len(rows)), []
-    for gate, level_total, level_squares in zip(nearby.gates[::-1], total[::-1], squares[::-1], strict=True):
+    left = np.ones(len(rows))
+    shares = []
+    for gate, level_total, level_squares in zip(
+        nearby.gates[::-1], total[::-1], squares[::-1], strict=True
+    ):
         trust = gate_shares(gate, level_total, level_squares)
         shares.append(float((left * trust).mean()))
         left = left * (1 - trust)

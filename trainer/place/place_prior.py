@@ -24,10 +24,12 @@ def place_scores(
     longitude: Values,
     day_of_year: Values,
 ) -> Scores:
-    """Probabilities `(n, species)` at places and days, as a station computes them from the files in `folder`; 0 for
-    species that the model never met, NaN for those beyond their geographic limit."""
+    """Probabilities `(n, species)` at places and days, as a station computes them from the files in
+    `folder`; 0 for species that the model never met, NaN for those beyond their geographic
+    limit."""
     try:
-        spec, grid = FeatureSpec.read(folder / "features.json"), Grid.read(folder / "grid.npz")
+        spec = FeatureSpec.read(folder / "features.json")
+        grid = Grid.read(folder / "grid.npz")
     except BundleError as error:
         raise CorpusError(f"{error}; {damaged(folder)}") from error
     columns = place_columns(grid, latitude, longitude, day_of_year)
@@ -48,9 +50,13 @@ def run_onnx(
         (found,) = session.run([output], dict(inputs))
     except Exception as error:  # ONNX Runtime's errors have no common base but Exception
         reason = " ".join(str(error).split())[:200]
-        raise CorpusError(f"{path}: ONNX Runtime cannot run it: {reason}; {damaged(path.parent)}") from error
+        raise CorpusError(
+            f"{path}: ONNX Runtime cannot run it: {reason}; {damaged(path.parent)}"
+        ) from error
     if found.shape != shape:
-        raise CorpusError(f"{path}: {output}: expected {shape}, found {found.shape}; {damaged(path.parent)}")
+        raise CorpusError(
+            f"{path}: {output}: expected {shape}, found {found.shape}; {damaged(path.parent)}"
+        )
     return np.asarray(found, np.float32)
 
 

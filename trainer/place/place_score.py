@@ -1,6 +1,8 @@
-"""How well a run's metadata model knows the places and days of another table: recordings that were kept back.
+"""How well a run's metadata model knows the places and days of another table: recordings that were
+kept back.
 
-Asks the model as a station would. Reads the official columns; knows no sound and nothing of how the model was fitted.
+Asks the model as a station would. Reads the official columns; knows no sound and nothing of how the
+model was fitted.
 """
 
 from dataclasses import dataclass
@@ -23,8 +25,8 @@ from trainer.run import Run
 
 @dataclass(frozen=True)
 class PlaceScore:
-    """Figures of the model and of the commonest species alone. `left_out` counts rows by the reason; rows of species
-    that the model never met are used and count as missed."""
+    """Figures of the model and of the commonest species alone. `left_out` counts rows by the
+    reason; rows of species that the model never met are used and count as missed."""
 
     rows: int
     used: int
@@ -36,24 +38,33 @@ class PlaceScore:
     def as_dict(self) -> dict[str, Any]:
         """As JSON: the model's figures at the top."""
         counts = {"rows": self.rows, "used": self.used, "left_out": self.left_out}
-        rest = {"unknown_species": self.unknown_species, "baseline_majority": self.baseline_majority}
+        rest = {
+            "unknown_species": self.unknown_species,
+            "baseline_majority": self.baseline_majority,
+        }
         return counts | rest | self.model
 
     def table(self, name: str) -> Table:
         """The figures for people."""
         why = "".join(f", {count:,} {reason}" for reason, count in self.left_out.items())
-        title = f"{name}: {self.used:,} of {self.rows:,} recordings{why}; {self.unknown_species:,} of unknown species"
+        title = (
+            f"{name}: {self.used:,} of {self.rows:,} recordings{why}; {self.unknown_species:,} "
+            f"of unknown species"
+        )
         columns = {"model": self.model, "commonest species": self.baseline_majority}
         return figures_table(columns, title)
 
 
 def score_places(run: Run, table: Path) -> PlaceScore:
-    """Score the rows of a CSV in the 14 official columns. Raises CorpusError if the run has no metadata model, or the
-    table is not one or has no row with place, date and species."""
+    """Score the rows of a CSV in the 14 official columns. Raises CorpusError if the run has no
+    metadata model, or the table is not one or has no row with place, date and species."""
     folder = run.metadata()
     if folder is None:
-        raise CorpusError(f"{run.folder}: has no metadata model; run: python -m trainer fit-metadata")
-    rows, problems = 0, Problems()
+        raise CorpusError(
+            f"{run.folder}: has no metadata model; run: python -m trainer fit-metadata"
+        )
+    rows = 0
+    problems = Problems()
     found: list[tuple[str, float, float, int]] = []
     for line, row in read_table(table, COLUMNS, Problems()):  # names do not matter here
         rows += 1
@@ -71,7 +82,10 @@ def score_places(run: Run, table: Path) -> PlaceScore:
                 found.append((code, latitude, longitude, date.timetuple().tm_yday))
     if not found:
         raise CorpusError(f"{table}: none of {rows} rows has species, place and date")
-    known = {code: run.taxonomy.index(code) for code in FeatureSpec.read(folder / "features.json").classes}
+    known = {
+        code: run.taxonomy.index(code)
+        for code in FeatureSpec.read(folder / "features.json").classes
+    }
     truth = np.array([known.get(code, -1) for code, *_ in found], np.int64)
     columns = np.array([place for _, *place in found], np.float32).T
     scores = place_scores(folder, run.taxonomy, *columns)
@@ -86,10 +100,13 @@ def score_places(run: Run, table: Path) -> PlaceScore:
 
 
 def _frequencies(run: Run, folder: Path, rows: int) -> Scores:
-    """How common the species were among the recordings that the model learnt from, for every row the same."""
+    """How common the species were among the recordings that the model learnt from, for every row
+    the same."""
     path = folder / "metrics.json"
     counts = read_json(path).get("training_counts")
     if not isinstance(counts, dict):
         raise CorpusError(f"{path}: has no training_counts; fit the metadata model again")
     frequencies = np.array([counts.get(code, 0) for code in run.taxonomy.codes], np.float64)
-    return np.broadcast_to((frequencies / frequencies.sum()).astype(np.float32), (rows, len(run.taxonomy)))
+    return np.broadcast_to(
+        (frequencies / frequencies.sum()).astype(np.float32), (rows, len(run.taxonomy))
+    )

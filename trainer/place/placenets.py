@@ -1,7 +1,8 @@
-"""Small networks from place and day to species: what the better metadata model says where nobody recorded nearby.
+"""Small networks from place and day to species: what the better metadata model says where nobody
+recorded nearby.
 
-Several from different random weights, averaged: their mean is calmer than each. Takes the features of
-edge/prior/place.py; knows no neighbours (neighbours.py) and no files of a run but its own.
+Several from different random weights, averaged: their mean is calmer than each. Takes the features
+of edge/prior/place.py; knows no neighbours (neighbours.py) and no files of a run but its own.
 """
 
 import math
@@ -22,9 +23,14 @@ from trainer.networks.onnx_file import write_onnx
 
 NETS = 4
 EPOCHS = 25
-_WIDTH, _DROPOUT = 256, 0.5
-_BATCH_MIN, _BATCH, _STEPS_MIN = 32, 512, 40  # of an epoch: a small table is cut into smaller batches
-_RATE, _WEIGHT_DECAY = 3e-3, 1e-3
+_WIDTH = 256
+_DROPOUT = 0.5
+# of an epoch: a small table is cut into smaller batches
+_BATCH_MIN = 32
+_BATCH = 512
+_STEPS_MIN = 40
+_RATE = 3e-3
+_WEIGHT_DECAY = 1e-3
 _WAVES_KM = (3000.0, 1000.0, 300.0)  # random Fourier features of the place (Rahimi and Recht 2007)
 _WAVES_EACH = 32
 _HARMONICS = 3
@@ -32,8 +38,9 @@ _ROWS_MAX = 1 << 20  # of one call of the ONNX file
 
 
 class PlaceNet(nn.Module):
-    """Features `(n, features)` to logits `(n, classes)`: the place on the sphere, the day on the circle of the year,
-    the rest as it is, through one residual block, as in geographical priors (Mac Aodha et al. 2019)."""
+    """Features `(n, features)` to logits `(n, classes)`: the place on the sphere, the day on the
+    circle of the year, the rest as it is, through one residual block, as in geographical priors
+    (Mac Aodha et al. 2019)."""
 
     mean: Tensor
     std: Tensor
@@ -58,17 +65,31 @@ class PlaceNet(nn.Module):
         inputs = 3 + len(phases) + 2 * _HARMONICS + len(self.rest)
         self.enter = nn.Linear(inputs, _WIDTH)
         self.block = nn.Sequential(
-            nn.Linear(_WIDTH, _WIDTH), nn.ReLU(), nn.Dropout(_DROPOUT), nn.Linear(_WIDTH, _WIDTH), nn.ReLU()
+            nn.Linear(_WIDTH, _WIDTH),
+            nn.ReLU(),
+            nn.Dropout(_DROPOUT),
+            nn.Linear(_WIDTH, _WIDTH),
+            nn.ReLU(),
         )
         self.leave = nn.Sequential(nn.Dropout(_DROPOUT), nn.Linear(_WIDTH, len(spec.classes)))
 
     def forward(self, features: Tensor) -> Tensor:
         where = features[:, self.where] * self.std + self.mean
-        north, east = torch.deg2rad(where[:, 0]), torch.deg2rad(where[:, 1])
-        sphere = torch.stack([north.cos() * east.cos(), north.cos() * east.sin(), north.sin()], dim=1)
+        north = torch.deg2rad(where[:, 0])
+        east = torch.deg2rad(where[:, 1])
+        sphere = torch.stack(
+            [north.cos() * east.cos(), north.cos() * east.sin(), north.sin()], dim=1
+        )
         turns = where[:, 2:3] * (2 * math.pi / 366)
-        season = [wave(turns * n) for n in range(1, _HARMONICS + 1) for wave in (torch.sin, torch.cos)]
-        inputs = [2 * sphere, torch.cos(sphere @ self.waves + self.phases), *season, features[:, self.rest]]
+        season = [
+            wave(turns * n) for n in range(1, _HARMONICS + 1) for wave in (torch.sin, torch.cos)
+        ]
+        inputs = [
+            2 * sphere,
+            torch.cos(sphere @ self.waves + self.phases),
+            *season,
+            features[:, self.rest],
+        ]
         x = torch.relu(self.enter(torch.cat(inputs, dim=1)))
         out: Tensor = self.leave(x + self.block(x))
         return out
@@ -94,12 +115,14 @@ def fit_nets(
     work: Path,
     fold: NDArray[np.int64] | None = None,
 ) -> PlaceNets:
-    """The networks, trained on features `(n, features)` and labels `(n,)` from different weights and waves; with `fold`
-    `(n,)` network k does not see the rows of fold k.
+    """The networks, trained on features `(n, features)` and labels `(n,)` from different weights
+    and waves; with `fold` `(n,)` network k does not see the rows of fold k.
 
-    A network that a killed fit left in `work` under `name` is taken as it is. Trains on the GPU if there is one.
+    A network that a killed fit left in `work` under `name` is taken as it is. Trains on the GPU if
+    there is one.
     """
-    nets, name = [], "whole" if fold is None else "net"
+    nets = []
+    name = "whole" if fold is None else "net"
     for k in range(NETS):
         with torch.random.fork_rng():
             torch.manual_seed(seed + k)
@@ -115,14 +138,19 @@ def fit_nets(
     return PlaceNets(nets).eval()
 
 
-def _train(net: PlaceNet, features: Values, label: NDArray[np.int64], epochs: int, seed: int, name: str) -> None:
+def _train(
+    net: PlaceNet, features: Values, label: NDArray[np.int64], epochs: int, seed: int, name: str
+) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net.to(device).train()
-    inputs, truth = torch.from_numpy(features).to(device), torch.from_numpy(label).to(device)
+    inputs = torch.from_numpy(features).to(device)
+    truth = torch.from_numpy(label).to(device)
     size = min(_BATCH, max(_BATCH_MIN, len(label) // _STEPS_MIN))
     steps = math.ceil(len(label) / size)
     optimiser = torch.optim.AdamW(net.parameters(), _RATE, weight_decay=_WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=epochs * steps, pct_start=0.15)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, _RATE, total_steps=epochs * steps, pct_start=0.15
+    )
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for _ in track(range(epochs), name, transient=True, disable=not sys.stderr.isatty()):
@@ -143,12 +171,18 @@ def probabilities(nets: PlaceNets, features: Values) -> Scores:
 
 
 def unseen(nets: PlaceNets, features: Values, fold: NDArray[np.int64]) -> Scores:
-    """Probabilities `(n, classes)` of rows that each network did not see: what network k says of fold k."""
-    parts = [probabilities(PlaceNets([net]), features[fold == k]) for k, net in enumerate(nets.nets)]  # type: ignore[list-item]
+    """Probabilities `(n, classes)` of rows that each network did not see: what network k says of
+    fold k."""
+    parts = [
+        probabilities(PlaceNets([net]), features[fold == k]) for k, net in enumerate(nets.nets)
+    ]  # type: ignore[list-item]
     order = np.argsort(np.concatenate([np.flatnonzero(fold == k) for k in range(len(parts))]))
     return np.asarray(np.concatenate(parts)[order], np.float32)
 
 
 def nets_to_onnx(nets: PlaceNets, spec: FeatureSpec, path: Path) -> None:
-    """Write `path`: input `features` (n, features), output `probabilities` (n, classes), as the published kind's."""
-    write_onnx(nets, torch.zeros(2, len(spec.names)), path, ("features", "probabilities"), _ROWS_MAX)
+    """Write `path`: input `features` (n, features), output `probabilities` (n, classes), as the
+    published kind's."""
+    write_onnx(
+        nets, torch.zeros(2, len(spec.names)), path, ("features", "probabilities"), _ROWS_MAX
+    )

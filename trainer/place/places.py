@@ -1,4 +1,5 @@
-"""Recordings with a place and a day, as columns: what both kinds of metadata model learn from. Knows no model."""
+"""Recordings with a place and a day, as columns: what both kinds of metadata model learn from.
+Knows no model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ from edge.prior.place import CATEGORY, NUMERIC, FeatureSpec, Values
 from trainer.corpus.recordings import Corpus
 from trainer.place.rasters import Rasters
 
-ROWS_MIN, SPECIES_MIN = 50, 2  # fewer recordings with place and date teach nothing about either
+# fewer recordings with place and date teach nothing about either
+ROWS_MIN = 50
+SPECIES_MIN = 2
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,9 @@ class Places:
     undated_longitude: Values
     undated_label: NDArray[np.int64]  # index into the taxonomy
     recordist: NDArray[np.int32]  # a number for each author
-    background_row: NDArray[np.int32]  # recordings with further species in them, rising, one for each of these
+    background_row: NDArray[
+        np.int32
+    ]  # recordings with further species in them, rising, one for each of these
     background_label: NDArray[np.int16]  # index into the taxonomy
 
     @classmethod
@@ -56,8 +61,12 @@ class Places:
             undated_longitude=np.array([r.longitude for r in undated], np.float32),
             undated_label=np.array([taxonomy.index(r.primary_label) for r in undated], np.int64),
             recordist=_numbered([r.author for r, _ in dated]),
-            background_row=np.array([i for i, (r, _) in enumerate(dated) for _ in r.secondary_labels], np.int32),
-            background_label=np.array([taxonomy.index(c) for r, _ in dated for c in r.secondary_labels], np.int16),
+            background_row=np.array(
+                [i for i, (r, _) in enumerate(dated) for _ in r.secondary_labels], np.int32
+            ),
+            background_label=np.array(
+                [taxonomy.index(c) for r, _ in dated for c in r.secondary_labels], np.int16
+            ),
         )
 
     @property
@@ -66,8 +75,8 @@ class Places:
         return self.columns[self.label]
 
     def seen(self, rows: NDArray[np.int64], more: int) -> Seen:
-        """Recordists and background of the recordings `rows`, rising, and of `more` after them of which nothing is
-        known."""
+        """Recordists and background of the recordings `rows`, rising, and of `more` after them of
+        which nothing is known."""
         kept = np.isin(self.background_row, rows)
         return Seen(
             np.append(self.recordist[rows], np.zeros(more, np.int32)),
@@ -81,10 +90,15 @@ class Places:
             where = np.stack([self.latitude, self.longitude, self.day_of_year])
             if np.ptp(where, axis=1).any():
                 return None
-            return "all recordings are of one place and day: nothing in them tells one species from another"
+            return (
+                "all recordings are of one place and day: nothing in them tells one species "
+                "from another"
+            )
         return (
-            f"expected at least {ROWS_MIN} recordings of {SPECIES_MIN} species with place and date, found "
-            f"{len(self.label)} of {len(self.codes)} ({self.without_place} have no place, {self.without_date} a place "
+            f"expected at least {ROWS_MIN} recordings of {SPECIES_MIN} species with place and "
+            f"date, found "
+            f"{len(self.label)} of {len(self.codes)} ({self.without_place} have no place, "
+            f"{self.without_date} a place "
             "but no date)"
         )
 
@@ -93,19 +107,27 @@ def _numbered(names: list[str]) -> NDArray[np.int32]:
     return np.unique(np.array(names, np.str_), return_inverse=True)[1].ravel().astype(np.int32)
 
 
-def split(label: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Random rows for training and validation; a species of which all rows were drawn keeps one for training."""
+def split(
+    label: NDArray[np.int64], share: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Random rows for training and validation; a species of which all rows were drawn keeps one for
+    training."""
     order = np.random.default_rng(seed).permutation(len(label))
     count = max(1, round(share * len(label)))
-    valid, train = order[:count], order[count:]
+    valid = order[:count]
+    train = order[count:]
     lost = np.setdiff1d(label[valid], label[train])
     back = np.array([valid[np.flatnonzero(label[valid] == code)[0]] for code in lost], np.int64)
     return np.sort(np.append(train, back)), np.sort(np.setdiff1d(valid, back))
 
 
-def feature_spec(columns: dict[str, Values], train: NDArray[np.int64], codes: tuple[str, ...]) -> FeatureSpec:
-    """Mean and deviation of the numeric columns over the training rows, and the categories that occur in them."""
-    mean, std = [], []
+def feature_spec(
+    columns: dict[str, Values], train: NDArray[np.int64], codes: tuple[str, ...]
+) -> FeatureSpec:
+    """Mean and deviation of the numeric columns over the training rows, and the categories that
+    occur in them."""
+    mean = []
+    std = []
     for name in NUMERIC:
         values = np.asarray(columns[name], np.float32)[train]
         values = values[~np.isnan(values)]
@@ -119,6 +141,7 @@ def feature_spec(columns: dict[str, Values], train: NDArray[np.int64], codes: tu
 
 def check_rasters(corpus: Corpus, rasters: Path) -> None:
     """Raises CorpusError where a model can be made of the recordings, but not of these layers."""
-    places, layers = Places.of(corpus, corpus.taxonomy), Rasters.open(rasters)
+    places = Places.of(corpus, corpus.taxonomy)
+    layers = Rasters.open(rasters)
     if not places.too_few():
         layers.cover(layers.grid(), places.latitude, places.longitude)

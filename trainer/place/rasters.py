@@ -1,7 +1,7 @@
 """Six GeoTIFFs of climate and land cover: values at places, and the compact grid a station carries.
 
-Takes each file in any CRS, resolution, extent, nodata and integer scale. Does not know what the values mean, nor the
-model that is fed with them (metadata.py).
+Takes each file in any CRS, resolution, extent, nodata and integer scale. Does not know what the
+values mean, nor the model that is fed with them (metadata.py).
 """
 
 import warnings
@@ -26,9 +26,14 @@ _WGS84 = rasterio.crs.CRS.from_epsg(4326)
 _GRID_SHAPE = (int(180 / GRID_STEP_DEG), int(360 / GRID_STEP_DEG))
 _CACHE_BYTES = 64 << 20  # of decoded blocks; GDAL's own is a twentieth of the machine's memory
 _MEMORY = (
-    "not enough memory to read it; free some, or make it coarser: rio warp FILE COARSER --res 0.25 --resampling average"
+    "not enough memory to read it; free some, or make it coarser: rio warp FILE COARSER "
+    "--res 0.25 --resampling average"
 )
-_TURNS = (0.0, 360.0, -360.0)  # the same meridian by other names: grids start at -180, -180.375 or 0
+_TURNS = (
+    0.0,
+    360.0,
+    -360.0,
+)  # the same meridian by other names: grids start at -180, -180.375 or 0
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,10 @@ class Rasters:
     def open(cls, folder: Path) -> "Rasters":
         """Raises CorpusError naming the first layer that is missing or cannot be read."""
         if not folder.is_dir():
-            raise CorpusError(f"{folder}: no such folder; expected one with {', '.join(f'{n}.tif' for n in RASTERS)}")
+            raise CorpusError(
+                f"{folder}: no such folder; expected one with "
+                f"{', '.join(f'{n}.tif' for n in RASTERS)}"
+            )
         rasters = cls(folder)
         for name in RASTERS:
             with _layer(rasters.path(name)):
@@ -52,7 +60,8 @@ class Rasters:
         return self.folder / f"{name}.tif"
 
     def at(self, latitude: Values, longitude: Values) -> dict[str, Values]:
-        """Each layer's value at places `(n,)` in degrees WGS84: that of the cell; NaN where there is no data."""
+        """Each layer's value at places `(n,)` in degrees WGS84: that of the cell; NaN where there
+        is no data."""
         return {name: _sample(self.path(name), latitude, longitude) for name in RASTERS}
 
     def elevation(self) -> Values:
@@ -60,12 +69,13 @@ class Rasters:
         return _warp(self.path("elevation"), "elevation")
 
     def grid(self) -> Grid:
-        """All layers on the station's grid: the category of the nearest cell, the mean of the others by area."""
+        """All layers on the station's grid: the category of the nearest cell, the mean of the
+        others by area."""
         return Grid({name: _warp(self.path(name), name).astype(np.float16) for name in RASTERS})
 
     def cover(self, grid: Grid, latitude: Values, longitude: Values) -> dict[str, float]:
-        """Share of the places `(n,)` in degrees at which each layer of their `grid` has a value. Raises CorpusError
-        naming the first layer that misses them, and its extent."""
+        """Share of the places `(n,)` in degrees at which each layer of their `grid` has a value.
+        Raises CorpusError naming the first layer that misses them, and its extent."""
         paths = [self.path(name) for name in grid.layers]
         return cover_of(grid, latitude, longitude, {path: _extent(path) for path in paths})
 
@@ -74,16 +84,23 @@ class Rasters:
 def _layer(path: Path) -> Iterator[rasterio.DatasetReader]:
     """The raster of one layer, checked; any trouble with reading it becomes a CorpusError."""
     if not path.is_file():
-        raise CorpusError(f"{path}: missing; the metadata model needs {', '.join(f'{n}.tif' for n in RASTERS)}")
+        raise CorpusError(
+            f"{path}: missing; the metadata model needs {', '.join(f'{n}.tif' for n in RASTERS)}"
+        )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # said below, as an error
+            warnings.simplefilter(
+                "ignore", rasterio.errors.NotGeoreferencedWarning
+            )  # said below, as an error
             opened = rasterio.open(path)
         with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES), opened as raster:
             if raster.count != 1:
                 raise CorpusError(f"{path}: expected a GeoTIFF with one band, found {raster.count}")
             if raster.crs is None:
-                raise CorpusError(f"{path}: expected a georeferenced GeoTIFF, found no coordinate reference system")
+                raise CorpusError(
+                    f"{path}: expected a georeferenced GeoTIFF, found no coordinate reference "
+                    f"system"
+                )
             yield raster
     except MemoryError as error:
         raise CorpusError(f"{path}: {_MEMORY}") from error
@@ -112,7 +129,9 @@ def _nodata(raster: rasterio.DatasetReader) -> float | None:
 
 def _scaled(values: Values, raster: rasterio.DatasetReader) -> Values:
     """Stored numbers to values, by the file's own scale and offset (most have none)."""
-    return (values * np.float32(raster.scales[0]) + np.float32(raster.offsets[0])).astype(np.float32)
+    return (values * np.float32(raster.scales[0]) + np.float32(raster.offsets[0])).astype(
+        np.float32
+    )
 
 
 def _sample(path: Path, latitude: Values, longitude: Values) -> Values:
@@ -133,14 +152,18 @@ def _sample(path: Path, latitude: Values, longitude: Values) -> Values:
         return _scaled(values, raster)
 
 
-def _cells(raster: rasterio.DatasetReader, rows: NDArray[np.int_], columns: NDArray[np.int_]) -> Values:
-    """Values of single cells, read in rows of blocks: a raster larger than the memory is no trouble."""
+def _cells(
+    raster: rasterio.DatasetReader, rows: NDArray[np.int_], columns: NDArray[np.int_]
+) -> Values:
+    """Values of single cells, read in rows of blocks: a raster larger than the memory is no
+    trouble."""
     values = np.empty(len(rows), np.float32)
     height = max(raster.block_shapes[0][0], 64)
     strips = rows // height
     for strip in np.unique(strips):
         mine = strips == strip
-        first, last = int(columns[mine].min()), int(columns[mine].max()) + 1
+        first = int(columns[mine].min())
+        last = int(columns[mine].max()) + 1
         top = int(strip) * height
         window = ((top, min(top + height, raster.height)), (first, last))
         block = raster.read(1, window=window, masked=True).astype(np.float32).filled(np.nan)
@@ -149,15 +172,17 @@ def _cells(raster: rasterio.DatasetReader, rows: NDArray[np.int_], columns: NDAr
 
 
 def _within(first: float, step: float, axis: int, low: float, high: float) -> NDArray[np.bool_]:
-    """Which rows (0) or columns (1) of the grid have their centre in the raster: GDAL gives a cell that only touches
-    its edge the value behind that edge, though there is no data, or those of the other side of the world."""
+    """Which rows (0) or columns (1) of the grid have their centre in the raster: GDAL gives a cell
+    that only touches its edge the value behind that edge, though there is no data, or those of the
+    other side of the world."""
     centres = first + step * (np.arange(_GRID_SHAPE[axis]) + 0.5)
     found: NDArray[np.bool_] = (centres >= low) & (centres < high)
     return found
 
 
 def _warp(path: Path, name: str) -> Values:
-    """One layer on the grid. Of coarse cells a mean by area is their value, so nothing is made up between them."""
+    """One layer on the grid. Of coarse cells a mean by area is their value, so nothing is made up
+    between them."""
     grid = np.full(_GRID_SHAPE, np.nan, np.float32)
     with _layer(path) as raster:
         for turn in _TURNS if raster.crs.is_geographic else _TURNS[:1]:
@@ -172,8 +197,15 @@ def _warp(path: Path, name: str) -> Values:
                 resampling=Resampling.nearest if name == CATEGORY else Resampling.average,
             )
             if raster.crs.is_geographic:
-                part[:, ~_within(turn - 180.0, GRID_STEP_DEG, 1, raster.bounds.left, raster.bounds.right)] = np.nan
-                part[~_within(90.0, -GRID_STEP_DEG, 0, raster.bounds.bottom, raster.bounds.top)] = np.nan
+                part[
+                    :,
+                    ~_within(
+                        turn - 180.0, GRID_STEP_DEG, 1, raster.bounds.left, raster.bounds.right
+                    ),
+                ] = np.nan
+                part[~_within(90.0, -GRID_STEP_DEG, 0, raster.bounds.bottom, raster.bounds.top)] = (
+                    np.nan
+                )
             grid = np.where(np.isnan(grid), part, grid)
             if not np.isnan(grid).any():
                 break

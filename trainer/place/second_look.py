@@ -1,7 +1,9 @@
-"""How to weigh the likeliest species of a place and day again, learnt from recordings that are left out of the memory.
+"""How to weigh the likeliest species of a place and day again, learnt from recordings that are left
+out of the memory.
 
-The clues themselves, and the network that weighs them, are edge/prior/clues.py's; this fits it with torch. Does not
-know whose probabilities stand below the mixture, only that those were not made by a model that had seen the recording.
+The clues themselves, and the network that weighs them, are edge/prior/clues.py's; this fits it with
+torch. Does not know whose probabilities stand below the mixture, only that those were not made by a
+model that had seen the recording.
 """
 
 import sys
@@ -20,14 +22,19 @@ from edge.prior.nearby import Nearby
 from edge.prior.place import Values
 from trainer.place.neighbours import left_out
 
-_WIDTH, _DROPOUT = 32, 0.1
-_EPOCHS, _BATCH, _RATE, _WEIGHT_DECAY = 6, 128, 3e-3, 0.05
+_WIDTH = 32
+_DROPOUT = 0.1
+_EPOCHS = 6
+_BATCH = 128
+_RATE = 3e-3
+_WEIGHT_DECAY = 0.05
 _DEVIATION_MIN = 0.01
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Clues of recordings, and which candidate is the truth; the number of candidates for none of them."""
+    """Clues of recordings, and which candidate is the truth; the number of candidates for none of
+    them."""
 
     species: NDArray[np.intp]
     own: Values  # float16: 40,000 recordings of 64 candidates are 320 MB
@@ -37,16 +44,22 @@ class _Rows:
 
 
 def fit_judge(nearby: Nearby, rows: NDArray[np.int64], base: Scores, seed: int) -> Judge:
-    """The judge of the best log-likelihood of the recordings `rows` of `nearby`, each left out of its own
-    neighbourhood. `base` `(rows, species)`: the model's probabilities there."""
+    """The judge of the best log-likelihood of the recordings `rows` of `nearby`, each left out of
+    its own neighbourhood. `base` `(rows, species)`: the model's probabilities there."""
     found = _clues(nearby, rows, base)
-    sample = found.own[:: max(1, len(rows) // 5000)].reshape(-1, found.own.shape[-1]).astype(np.float32)
-    own, shared = _scale(sample), _scale(found.shared)
+    sample = (
+        found.own[:: max(1, len(rows) // 5000)].reshape(-1, found.own.shape[-1]).astype(np.float32)
+    )
+    own = _scale(sample)
+    shared = _scale(found.shared)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = _Net(found.own.shape[-1], found.shared.shape[-1], base.shape[1])
         _train(net, found, own, shared)
-    weights = {name: np.asarray(values.detach().numpy(), np.float32) for name, values in net.named_parameters()}
+    weights = {
+        name: np.asarray(values.detach().numpy(), np.float32)
+        for name, values in net.named_parameters()
+    }
     return Judge(
         *own,
         *shared,
@@ -72,19 +85,29 @@ class _Net(nn.Module):
         self.own, self.shared = nn.Linear(own, _WIDTH), nn.Linear(shared, _WIDTH, bias=False)
         self.inner, self.out = nn.Linear(_WIDTH, _WIDTH), nn.Linear(_WIDTH, 1, bias=False)
         self.rest = nn.Linear(shared, 1)
-        for layer in (self.out, self.rest, self.species, self.out_species):  # at first the mixture stands
+        for layer in (
+            self.out,
+            self.rest,
+            self.species,
+            self.out_species,
+        ):  # at first the mixture stands
             nn.init.zeros_(layer.weight)
         nn.init.zeros_(self.rest.bias)
         self.dropout = nn.Dropout(_DROPOUT)
 
     def forward(self, species: Tensor, own: Tensor, shared: Tensor, odds: Tensor) -> Tensor:
-        x = self.dropout(torch.relu(self.own(own) + self.species(species) + self.shared(shared)[:, None]))
+        x = self.dropout(
+            torch.relu(self.own(own) + self.species(species) + self.shared(shared)[:, None])
+        )
         x = (self.out(torch.relu(self.inner(x))) + self.out_species(species))[..., 0]
         return odds + torch.cat([x, self.rest(shared)], dim=1)
 
 
-def _train(net: _Net, rows: _Rows, own: tuple[Values, Values], shared: tuple[Values, Values]) -> None:
-    count, batch = len(rows.truth), min(_BATCH, len(rows.truth))
+def _train(
+    net: _Net, rows: _Rows, own: tuple[Values, Values], shared: tuple[Values, Values]
+) -> None:
+    count = len(rows.truth)
+    batch = min(_BATCH, len(rows.truth))
     steps = _EPOCHS * count // batch
     optimiser = torch.optim.AdamW(net.parameters(), _RATE, weight_decay=_WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=steps)
@@ -93,8 +116,11 @@ def _train(net: _Net, rows: _Rows, own: tuple[Values, Values], shared: tuple[Val
         some = order[step * batch : (step + 1) * batch].numpy()
         clues = torch.from_numpy(standardised(rows.own[some].astype(np.float32), *own))
         about = torch.from_numpy(standardised(rows.shared[some], *shared))
-        odds, truth = torch.from_numpy(rows.odds[some]), torch.from_numpy(rows.truth[some])
-        loss = functional.cross_entropy(net(torch.from_numpy(rows.species[some]), clues, about, odds), truth)
+        odds = torch.from_numpy(rows.odds[some])
+        truth = torch.from_numpy(rows.truth[some])
+        loss = functional.cross_entropy(
+            net(torch.from_numpy(rows.species[some]), clues, about, odds), truth
+        )
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()
@@ -107,12 +133,17 @@ def _clues(nearby: Nearby, rows: NDArray[np.int64], base: Scores) -> _Rows:
     order: list[NDArray[np.intp]] = []
     for part in left_out(nearby, rows, "clues"):
         mixed = nearby.mix(base[part.here], part.levels)
-        parts.append(nearby.clues(base[part.here], mixed, part.levels, part.away, part.days, part.own))
+        parts.append(
+            nearby.clues(base[part.here], mixed, part.levels, part.away, part.days, part.own)
+        )
         order.append(part.here)
     back = np.argsort(np.concatenate(order))
     species = np.concatenate([part.species for part in parts])[back]
     hit = species == nearby.label[rows][:, None]
-    odds = [np.log(np.column_stack([part.probability + REST_MIN, np.maximum(part.rest, REST_MIN)])) for part in parts]
+    odds = [
+        np.log(np.column_stack([part.probability + REST_MIN, np.maximum(part.rest, REST_MIN)]))
+        for part in parts
+    ]
     return _Rows(
         species,
         np.concatenate([part.own.astype(np.float16) for part in parts])[back],

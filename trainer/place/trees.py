@@ -1,6 +1,8 @@
-"""CatBoost on the nine features: the published metadata model. Fitted, resumed and exported to ONNX.
+"""CatBoost on the nine features: the published metadata model. Fitted, resumed and exported to
+ONNX.
 
-Knows neither corpus nor rasters, only features and labels; does not know what the figures say of it.
+Knows neither corpus nor rasters, only features and labels; does not know what the figures say of
+it.
 """
 
 import os
@@ -25,8 +27,9 @@ from trainer.files import make_folder, naming
 from trainer.place.place_prior import OUTPUT
 from trainer.recipe import MetadataRecipe
 
-# What the best iteration is best in. The write-up quotes F1 and needed 1208 iterations; by log-loss the real 2021 table
-# is best at half of them with CatBoost's own settings, sooner with larger steps, where F1 is still rising.
+# What the best iteration is best in. The write-up quotes F1 and needed 1208 iterations; by log-loss
+# the real 2021 table is best at half of them with CatBoost's own settings, sooner with larger
+# steps, where F1 is still rising.
 BEST_IN = "TotalF1:average=Micro"
 _LINES = 40  # of progress
 _WORK = "catboost"
@@ -34,7 +37,8 @@ _LOGS = ("learn_error_log", "test_error_log", "time_left_log", "json_log")
 _TENSORBOARD = ("learn/events.out.tfevents", "test/events.out.tfevents")
 _SYSTEM = re.compile(r"\(Error (\d+): ")  # as CatBoost tells what the system answered
 _ROOM_BYTES = 1 << 20
-_SNAPSHOT_S = 600  # CatBoost keeps its progress this often (half a GB of the 2021 table): a killed fit resumes
+# CatBoost keeps its progress this often (half a GB of the 2021 table): a killed fit resumes
+_SNAPSHOT_S = 600
 
 
 def fit_trees(
@@ -47,17 +51,22 @@ def fit_trees(
     work: Path,
     details: bool = False,
 ) -> CatBoostClassifier:
-    """The model of the iteration with the best F1, micro-averaged as in the competition. Neither threads nor a snapshot
-    change it.
+    """The model of the iteration with the best F1, micro-averaged as in the competition. Neither
+    threads nor a snapshot change it.
 
-    Says nothing on the way without `details`. Runs on the GPU if there is one; there the same settings give another
-    model within the noise of its sums.
+    Says nothing on the way without `details`. Runs on the GPU if there is one; there the same
+    settings give another model within the noise of its sums.
     """
-    own: dict[str, Any] = {} if recipe.learning_rate == "auto" else {"learning_rate": recipe.learning_rate}
+    own: dict[str, Any] = (
+        {} if recipe.learning_rate == "auto" else {"learning_rate": recipe.learning_rate}
+    )
     if recipe.borders is not None:
         own["border_count"] = recipe.borders
     if recipe.leaf_steps is not None:
-        own |= {"leaf_estimation_method": "Gradient", "leaf_estimation_iterations": recipe.leaf_steps}
+        own |= {
+            "leaf_estimation_method": "Gradient",
+            "leaf_estimation_iterations": recipe.leaf_steps,
+        }
     model = CatBoostClassifier(
         loss_function="MultiClass",
         eval_metric=BEST_IN,
@@ -74,13 +83,18 @@ def fit_trees(
     )
     _send_logs_nowhere(model, work / _WORK)
     with _told(work):
-        model.fit(features[train], label[train], eval_set=(features[valid], label[valid]), use_best_model=True)
+        model.fit(
+            features[train],
+            label[train],
+            eval_set=(features[valid], label[valid]),
+            use_best_model=True,
+        )
     return model
 
 
 def _send_logs_nowhere(model: CatBoostClassifier, folder: Path) -> None:
-    """Nobody reads CatBoost's logs, and one that cannot be written, on a full disk, aborts the process. Without logs
-    (allow_writing_files) it keeps no snapshot either."""
+    """Nobody reads CatBoost's logs, and one that cannot be written, on a full disk, aborts the
+    process. Without logs (allow_writing_files) it keeps no snapshot either."""
     model.set_params(**dict.fromkeys(_LOGS, os.devnull))
     for name in _TENSORBOARD:
         path = folder / name
@@ -92,8 +106,8 @@ def _send_logs_nowhere(model: CatBoostClassifier, folder: Path) -> None:
 
 @contextmanager
 def _told(folder: Path) -> Iterator[None]:
-    """CatBoost's words for what happens while it works in a folder, in ours: OSError where the disk is full or cannot
-    be written, CorpusError for the rest, Interrupted for Ctrl-C."""
+    """CatBoost's words for what happens while it works in a folder, in ours: OSError where the disk
+    is full or cannot be written, CorpusError for the rest, Interrupted for Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt:
@@ -102,10 +116,15 @@ def _told(folder: Path) -> Iterator[None]:
         found = _SYSTEM.search(str(error))
         if found and int(found[1]) in OUTSIDE:
             raise OSError(int(found[1]), os.strerror(int(found[1])), str(folder)) from error
-        with naming(folder), tempfile.TemporaryFile(dir=folder) as probe:  # of a full disk it says nonsense, or nothing
+        with (
+            naming(folder),
+            tempfile.TemporaryFile(dir=folder) as probe,
+        ):  # of a full disk it says nonsense, or nothing
             os.posix_fallocate(probe.fileno(), 0, _ROOM_BYTES)
         line = " ".join(str(error).split())[:300]
-        raise CorpusError(f"{folder}: CatBoost: {line}; remove this folder and run the same command again") from error
+        raise CorpusError(
+            f"{folder}: CatBoost: {line}; remove this folder and run the same command again"
+        ) from error
 
 
 def importances(model: CatBoostClassifier, spec: FeatureSpec) -> list[tuple[str, float]]:
@@ -113,11 +132,14 @@ def importances(model: CatBoostClassifier, spec: FeatureSpec) -> list[tuple[str,
     total = dict.fromkeys((*NUMERIC, CATEGORY), 0.0)
     for name, value in zip(spec.names, model.get_feature_importance(), strict=True):
         total[name.split("=")[0]] += float(value)
-    return sorted(((name, round(value, 3)) for name, value in total.items()), key=lambda item: -item[1])
+    return sorted(
+        ((name, round(value, 3)) for name, value in total.items()), key=lambda item: -item[1]
+    )
 
 
 def trees_to_onnx(model: CatBoostClassifier, path: Path) -> None:
-    """ONNX with one output, `probabilities` `(N, classes)`: CatBoost's own ends in a list of dictionaries (ZipMap)."""
+    """ONNX with one output, `probabilities` `(N, classes)`: CatBoost's own ends in a list of
+    dictionaries (ZipMap)."""
     with _told(path.parent):
         model.save_model(str(path), format="onnx")
         found = onnx.load(path)
@@ -126,7 +148,9 @@ def trees_to_onnx(model: CatBoostClassifier, path: Path) -> None:
     classes = len(model.classes_)
     output = onnx.helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, ["N", classes])
     graph = onnx.helper.make_graph([trees], "metadata", list(found.graph.input), [output])
-    plain = onnx.helper.make_model(graph, opset_imports=found.opset_import, producer_name="birdstation")
+    plain = onnx.helper.make_model(
+        graph, opset_imports=found.opset_import, producer_name="birdstation"
+    )
     plain.ir_version = found.ir_version
     onnx.checker.check_model(plain)
     path.write_bytes(plain.SerializeToString())

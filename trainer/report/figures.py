@@ -1,4 +1,5 @@
-"""The report's pictures, as bytes: PNG for maps, SVG for lines. Knows numbers only, no Run and no HTML."""
+"""The report's pictures, as bytes: PNG for maps, SVG for lines. Knows numbers only, no Run and no
+HTML."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-INK, SOFT, LINE = "#22302b", "#6b7a74", "#d9dfdc"
+INK = "#22302b"
+SOFT = "#6b7a74"
+LINE = "#d9dfdc"
 COLOURS = ("#1b7f5c", "#d9822b", "#3b6fb6", "#b5475d", "#7a5fb0", "#5b8c2a", "#2a9d9d", "#8a6d3b")
 _STYLE: Any = {
     "font.size": 9,
@@ -72,7 +75,14 @@ def fold_map(
                 draw_ground(panel, ground)
             colours = [COLOURS[k % len(COLOURS)] for k in fold[mine]]
             size = float(np.clip(4000 / max(len(fold), 1), 2, 16))
-            panel.scatter(longitude[mine], latitude[mine], c=colours, s=size, linewidths=0.2, edgecolors="white")
+            panel.scatter(
+                longitude[mine],
+                latitude[mine],
+                c=colours,
+                s=size,
+                linewidths=0.2,
+                edgecolors="white",
+            )
             panel.set(xlim=extent[:2], ylim=extent[2:], aspect="auto")
             panel.set_title("no date" if name == "none" else f"quarter {name}: {_MONTHS[name]}")
             panel.tick_params(labelsize=7)
@@ -80,22 +90,34 @@ def fold_map(
             panel.set_ylabel("latitude, °", fontsize=7)
         for panel in axes[len(quarters) :]:
             panel.axis("off")
-        handles = [_dot(COLOURS[k % len(COLOURS)], f"fold {k}") for k in range(int(fold.max(initial=0)) + 1)]
+        handles = [
+            _dot(COLOURS[k % len(COLOURS)], f"fold {k}")
+            for k in range(int(fold.max(initial=0)) + 1)
+        ]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
         return _bytes(figure, "png")
 
 
-_MONTHS = {"1": "January to March", "2": "April to June", "3": "July to September", "4": "October to December"}
+_MONTHS = {
+    "1": "January to March",
+    "2": "April to June",
+    "3": "July to September",
+    "4": "October to December",
+}
 
 
 def _dot(colour: str, label: str) -> Line2D:
     return Line2D([], [], marker="o", linestyle="", color=colour, label=label, markersize=5)
 
 
-def _extent(latitude: NDArray[np.floating], longitude: NDArray[np.floating]) -> tuple[float, float, float, float]:
+def _extent(
+    latitude: NDArray[np.floating], longitude: NDArray[np.floating]
+) -> tuple[float, float, float, float]:
     """West, east, south and north with a margin, not beyond the globe."""
-    west, east = max(-180.0, float(longitude.min()) - 8), min(180.0, float(longitude.max()) + 8)
-    south, north = max(-90.0, float(latitude.min()) - 5), min(90.0, float(latitude.max()) + 5)
+    west = max(-180.0, float(longitude.min()) - 8)
+    east = min(180.0, float(longitude.max()) + 8)
+    south = max(-90.0, float(latitude.min()) - 5)
+    north = min(90.0, float(latitude.max()) + 5)
     return west, east, south, north
 
 
@@ -104,13 +126,20 @@ def draw_ground(panel: Axes, ground: NDArray[np.floating]) -> None:
     height = np.asarray(ground, np.float32)[::2, ::2]
     water = np.isnan(height) | (height == 0)
     shade = np.sqrt(np.clip(np.nan_to_num(height), 0, 4500) / 4500)[..., None]
-    low, high, sea = (np.array(c, np.float32) for c in ((0.91, 0.92, 0.88), (0.70, 0.67, 0.60), (0.96, 0.98, 0.99)))
+    low, high, sea = (
+        np.array(c, np.float32)
+        for c in ((0.91, 0.92, 0.88), (0.70, 0.67, 0.60), (0.96, 0.98, 0.99))
+    )
     picture = np.where(water[..., None], sea, low + (high - low) * shade)
-    panel.imshow(picture, extent=(-180, 180, -90, 90), interpolation="bilinear", aspect="auto", zorder=0)
+    panel.imshow(
+        picture, extent=(-180, 180, -90, 90), interpolation="bilinear", aspect="auto", zorder=0
+    )
     panel.grid(False)
 
 
-def learning_curves(histories: Mapping[str, Mapping[str, NDArray[np.floating]]], kinds: Mapping[str, str]) -> bytes:
+def learning_curves(
+    histories: Mapping[str, Mapping[str, NDArray[np.floating]]], kinds: Mapping[str, str]
+) -> bytes:
     """Loss and F1 by epoch of every member, coloured by kind, as SVG. Columns as in history.csv."""
     names = sorted(set(kinds.values()))
     with rc_context(_STYLE):
@@ -123,7 +152,10 @@ def learning_curves(histories: Mapping[str, Mapping[str, NDArray[np.floating]]],
             scores.plot(history["epoch"], history["valid_f1"], color=colour, lw=1.2, alpha=0.85)
         losses.set(title="Loss: training dotted, validation solid", xlabel="epoch", yscale="log")
         scores.set(title="F1 of validation crops at 0.5", xlabel="epoch", ylim=(0, 1))
-        lines = [Line2D([], [], color=COLOURS[i % len(COLOURS)], label=name) for i, name in enumerate(names)]
+        lines = [
+            Line2D([], [], color=COLOURS[i % len(COLOURS)], label=name)
+            for i, name in enumerate(names)
+        ]
         scores.legend(handles=lines, loc="lower right")
         for panel in (losses, scores):
             panel.xaxis.get_major_locator().set_params(integer=True)
@@ -131,7 +163,8 @@ def learning_curves(histories: Mapping[str, Mapping[str, NDArray[np.floating]]],
 
 
 def confusion_matrix(counts: NDArray[np.integer], names: Sequence[str]) -> bytes:
-    """Shares of each species' crops `(species, species)`, by the species that they were taken for, as SVG."""
+    """Shares of each species' crops `(species, species)`, by the species that they were taken for,
+    as SVG."""
     rows = np.flatnonzero(counts.sum(axis=1))
     shares = counts[rows] / counts[rows].sum(axis=1, keepdims=True)
     with rc_context(_STYLE):
@@ -164,24 +197,38 @@ def bars(names: Sequence[str], values: Sequence[float], title: str) -> bytes:
         return _bytes(figure, "svg")
 
 
-def threshold_curves(curves: Mapping[str, Any], chosen: Mapping[str, float], baseline: float | None) -> bytes:
-    """F1 by threshold with its interval, where there is one, blended and acoustic beside each other, as SVG."""
+def threshold_curves(
+    curves: Mapping[str, Any], chosen: Mapping[str, float], baseline: float | None
+) -> bytes:
+    """F1 by threshold with its interval, where there is one, blended and acoustic beside each
+    other, as SVG."""
     titles = {"blended": "With place and season", "acoustic": "By sound alone"}
     with rc_context(_STYLE):
         figure = _figure(10.5, 3.5)
-        for panel, (name, title) in zip(figure.subplots(1, 2, sharey=True), titles.items(), strict=True):
+        for panel, (name, title) in zip(
+            figure.subplots(1, 2, sharey=True), titles.items(), strict=True
+        ):
             curve = {key: np.array(values, np.float64) for key, values in curves[name].items()}
             x = curve["threshold"]
             if "low" in curve:
-                panel.fill_between(x, curve["low"], curve["high"], color=COLOURS[0], alpha=0.15, lw=0, label="95 %")
+                panel.fill_between(
+                    x, curve["low"], curve["high"], color=COLOURS[0], alpha=0.15, lw=0, label="95 %"
+                )
             panel.plot(x, curve["f1"], color=COLOURS[0], lw=2, label="F1")
-            for i, (key, label) in enumerate((("call_rows", "rows with birds"), ("nocall_rows", "rows without"))):
+            for i, (key, label) in enumerate(
+                (("call_rows", "rows with birds"), ("nocall_rows", "rows without"))
+            ):
                 if key in curve:
                     panel.plot(x, curve[key], color=COLOURS[1 + i], lw=1, label=label)
             if baseline is not None:
                 panel.axhline(baseline, color=SOFT, lw=1, ls="--", label="'no bird' throughout")
             panel.axvline(chosen[name], color=INK, lw=1)
-            panel.annotate(f" {chosen[name]:g}", (chosen[name], 0.03), xycoords=("data", "axes fraction"), fontsize=9)
+            panel.annotate(
+                f" {chosen[name]:g}",
+                (chosen[name], 0.03),
+                xycoords=("data", "axes fraction"),
+                fontsize=9,
+            )
             panel.set(title=title, xlabel="threshold", ylim=(0, 1.02))
         figure.axes[0].set_ylabel("F1")
         handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -190,12 +237,17 @@ def threshold_curves(curves: Mapping[str, Any], chosen: Mapping[str, float], bas
 
 
 def search_map(search: Sequence[Mapping[str, Any]]) -> bytes:
-    """Smoothed peak of F1 of every padding, weight of the neighbours and blend, the one taken framed, as SVG."""
+    """Smoothed peak of F1 of every padding, weight of the neighbours and blend, the one taken
+    framed, as SVG."""
     ways = list(dict.fromkeys((row["padding"], row["smoothing"]) for row in search))
     blends = list(dict.fromkeys((row["rule"], row["prior_weight"]) for row in search))
-    table, taken = np.full((len(ways), len(blends)), np.nan), None
+    table = np.full((len(ways), len(blends)), np.nan)
+    taken = None
     for row in search:
-        at = ways.index((row["padding"], row["smoothing"])), blends.index((row["rule"], row["prior_weight"]))
+        at = (
+            ways.index((row["padding"], row["smoothing"])),
+            blends.index((row["rule"], row["prior_weight"])),
+        )
         table[at] = row["peak"]
         taken = at if row["taken"] else taken
     smoothed = any(weight for _, weight in ways)
@@ -204,7 +256,12 @@ def search_map(search: Sequence[Mapping[str, Any]]) -> bytes:
         figure = _figure(max(5.5, 2.0 + 0.85 * len(blends)), 1.3 + 0.42 * len(ways))
         panel = figure.subplots()
         span = float(np.nanmax(table) - np.nanmin(table)) or 1.0
-        panel.imshow(table, cmap="YlGn", vmin=np.nanmin(table) - 0.2 * span, vmax=np.nanmax(table) + 0.6 * span)
+        panel.imshow(
+            table,
+            cmap="YlGn",
+            vmin=np.nanmin(table) - 0.2 * span,
+            vmax=np.nanmax(table) + 0.6 * span,
+        )
         panel.set_aspect("auto")
         for (i, j), value in np.ndenumerate(table):
             panel.text(j, i, f"{value:.3f}", ha="center", va="center", fontsize=8)
@@ -214,21 +271,34 @@ def search_map(search: Sequence[Mapping[str, Any]]) -> bytes:
         panel.set_yticks(range(len(ways)), names)
         panel.grid(False)
         panel.tick_params(length=0)
-        panel.set_title("Peak of row-wise F1 by blend (rule, weight of place and season)", loc="left")
+        panel.set_title(
+            "Peak of row-wise F1 by blend (rule, weight of place and season)", loc="left"
+        )
         panel.set_ylabel("padding, neighbours" if smoothed else "padding")
         return _bytes(figure, "svg")
 
 
 def optimiser_trace(peaks: Sequence[float], listed: float) -> bytes:
-    """The best smoothed peak so far by evaluation, against the best of the recipe's list, as SVG."""
+    """The best smoothed peak so far by evaluation, against the best of the recipe's list, as
+    SVG."""
     with rc_context(_STYLE):
         figure = _figure(10.5, 2.4)
         panel = figure.subplots()
         panel.step(
-            np.arange(1, len(peaks) + 1), peaks, where="post", color=COLOURS[0], lw=2, label="optimiser, best so far"
+            np.arange(1, len(peaks) + 1),
+            peaks,
+            where="post",
+            color=COLOURS[0],
+            lw=2,
+            label="optimiser, best so far",
         )
         panel.axhline(listed, color=SOFT, lw=1, ls="--", label="best of the list")
-        panel.set(title="The optimiser", xlabel="evaluation", ylabel="peak of F1", xlim=(1, max(2, len(peaks))))
+        panel.set(
+            title="The optimiser",
+            xlabel="evaluation",
+            ylabel="peak of F1",
+            xlim=(1, max(2, len(peaks))),
+        )
         panel.legend(loc="lower right", fontsize=8)
         return _bytes(figure, "svg")
 

@@ -1,4 +1,5 @@
-"""The folds for people: what they keep as a table, and a map, a panel per quarter, blocks as tinted cells.
+"""The folds for people: what they keep as a table, and a map, a panel per quarter, blocks as tinted
+cells.
 
 Knows no Run; folds.py makes the folds.
 """
@@ -36,21 +37,42 @@ from trainer.place.rasters import Rasters
 from trainer.recipe import Recipe
 from trainer.report.figures import draw_ground
 
-_INK, _SOFT, _GRID = "#22302b", "#6b7a74", "#e6ebe8"
-_TEN = ("#1b7f5c", "#d9822b", "#3b6fb6", "#b5475d", "#7a5fb0", "#5b8c2a", "#2a9d9d", "#8a6d3b", "#444c49", "#c9a227")
-_STYLE = {"font.size": 9, "text.color": _INK, "axes.edgecolor": _SOFT, "xtick.color": _SOFT, "ytick.color": _SOFT}
+_INK = "#22302b"
+_SOFT = "#6b7a74"
+_GRID = "#e6ebe8"
+_TEN = (
+    "#1b7f5c",
+    "#d9822b",
+    "#3b6fb6",
+    "#b5475d",
+    "#7a5fb0",
+    "#5b8c2a",
+    "#2a9d9d",
+    "#8a6d3b",
+    "#444c49",
+    "#c9a227",
+)
+_STYLE = {
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.edgecolor": _SOFT,
+    "xtick.color": _SOFT,
+    "ytick.color": _SOFT,
+}
 _CLOSE_DEG = 60  # a map of less than this is drawn no closer
 
 
 def folds_table(data: Path, out: Path, recipe: Recipe, console: Console) -> None:
-    """The folds of a corpus as a CSV table, with the map beside it as PNG; no run is begun. Raises CorpusError,
-    UsageError where the picture would replace one that belongs to no such table."""
+    """The folds of a corpus as a CSV table, with the map beside it as PNG; no run is begun. Raises
+    CorpusError, UsageError where the picture would replace one that belongs to no such table."""
     picture = out.with_suffix(".png")
     if out.is_dir():
         raise UsageError(f"{out}: is a folder; --out is the CSV to write, or the folder of a run")
     check_replaceable(out, TABLE_HEADER)
     if picture.exists() and not out.exists():
-        raise UsageError(f"{picture}: is there already, without {out.name}; choose another name for --out")
+        raise UsageError(
+            f"{picture}: is there already, without {out.name}; choose another name for --out"
+        )
     placed = assign_folds(Corpus.read(data), recipe, picture, console)
     write_folds(out, placed, TABLE_HEADER)
     console.print(f"{out}, {picture}", highlight=False)
@@ -59,7 +81,8 @@ def folds_table(data: Path, out: Path, recipe: Recipe, console: Console) -> None
 def assign_folds(
     corpus: Corpus, recipe: Recipe, picture: Path, console: Console, rasters: Path | None = None
 ) -> list[Placed]:
-    """Make the folds, draw them, on the land of `rasters` if they are there, and say what they keep."""
+    """Make the folds, draw them, on the land of `rasters` if they are there, and say what they
+    keep."""
     same = same_sound(corpus.recordings)
     heard = {r.recording for r in corpus.recordings if r.path.is_file()}
     try:
@@ -67,10 +90,15 @@ def assign_folds(
     except CorpusError as error:
         raise CorpusError(f"{corpus.data}: {error}") from None
     ground = None if rasters is None else Rasters.open(rasters).elevation()
-    draw_folds(picture, corpus.recordings, placed, recipe.folds.count, recipe.folds.cell_deg, ground)
+    draw_folds(
+        picture, corpus.recordings, placed, recipe.folds.count, recipe.folds.cell_deg, ground
+    )
     table, lines = check_folds(corpus.recordings, placed, recipe.folds)
     if same:
-        lines.append(f"recordings that are the same sound as another: {sum(map(len, same))}, kept in one fold")
+        lines.append(
+            f"recordings that are the same sound as another: {sum(map(len, same))}, kept in one "
+            f"fold"
+        )
     console.print(table, *lines, sep="\n", highlight=False)
     return placed
 
@@ -83,13 +111,16 @@ def draw_folds(
     cell_deg: float,
     ground: Values | None = None,
 ) -> None:
-    """A panel per quarter of the year: recordings as dots and blocks as cells in their fold's colour, the gridded
-    regions outlined, the folds' shares above, on `ground` (a global grid of elevation); as PNG."""
+    """A panel per quarter of the year: recordings as dots and blocks as cells in their fold's
+    colour, the gridded regions outlined, the folds' shares above, on `ground` (a global grid of
+    elevation); as PNG."""
     with rc_context(_STYLE):  # type: ignore[arg-type]  # matplotlib types its keys one by one
         where = [(r, p) for r, p in zip(recordings, placed, strict=True) if r.latitude is not None]
         west_to_east, south_to_north = _extent([r for r, _ in where])
         flatness = (south_to_north[1] - south_to_north[0]) / (west_to_east[1] - west_to_east[0])
-        figure = Figure(figsize=(13, 12.2 * min(flatness, 1.2) + 1.9), layout="constrained", facecolor="white")
+        figure = Figure(
+            figsize=(13, 12.2 * min(flatness, 1.2) + 1.9), layout="constrained", facecolor="white"
+        )
         FigureCanvasAgg(figure)
         share = shares(placed, folds)
         for panel, quarter in zip(figure.subplots(2, 2).flat, "1234", strict=True):
@@ -103,12 +134,18 @@ def draw_folds(
             panel.set_title(title, loc="left", weight="bold", size=9.5)
             _draw_quarter(panel, mine, cell_deg)
             _draw_shares(panel, share.get(quarter, []))
-        dots = [Line2D([], [], marker="o", ls="", ms=6, color=_colour(k), label=f"fold {k}") for k in range(folds)]
+        dots = [
+            Line2D([], [], marker="o", ls="", ms=6, color=_colour(k), label=f"fold {k}")
+            for k in range(folds)
+        ]
         outline = Line2D([], [], color=_SOFT, lw=0.8, ls=(0, (4, 3)), label="gridded region")
-        figure.legend(handles=[*dots, outline], loc="outside lower center", ncols=folds + 1, frameon=False)
+        figure.legend(
+            handles=[*dots, outline], loc="outside lower center", ncols=folds + 1, frameon=False
+        )
         blocks = len({p.block for p in placed if p.block})
         headline = (
-            f"{len(placed):,} recordings in {folds} folds; {blocks:,} blocks of {cell_deg:g}° and a quarter whole"
+            f"{len(placed):,} recordings in {folds} folds; {blocks:,} blocks of "
+            f"{cell_deg:g}° and a quarter whole"
         )
         figure.suptitle(headline, x=0.01, ha="left", weight="bold", size=12)
         with replacing(path) as temporary:
@@ -120,12 +157,17 @@ def _colour(fold: int) -> str:
 
 
 def _extent(recordings: Sequence[Recording]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """(west, east) and (south, north) of a map that shows everything with some air, and never much too close."""
+    """(west, east) and (south, north) of a map that shows everything with some air, and never much
+    too close."""
     if not recordings:
         return (-180.0, 180.0), (-60.0, 80.0)
     sides = []
-    for values, limit in (([r.longitude for r in recordings], 180.0), ([r.latitude for r in recordings], 90.0)):
-        low, high = float(np.min(np.array(values, float))), float(np.max(np.array(values, float)))
+    for values, limit in (
+        ([r.longitude for r in recordings], 180.0),
+        ([r.latitude for r in recordings], 90.0),
+    ):
+        low = float(np.min(np.array(values, float)))
+        high = float(np.max(np.array(values, float)))
         air = max(4.0, (_CLOSE_DEG / 2 - (high - low)) / 2)
         sides.append((max(-limit, low - air), min(limit, high + air)))
     return sides[0], sides[1]
@@ -135,13 +177,19 @@ def _draw_quarter(panel: Axes, mine: Sequence[tuple[Recording, Placed]], cell_de
     fold_of = {p.block: p.fold for _, p in mine if p.block}
     cells = [Rectangle(corner(block, cell_deg)[::-1], cell_deg, cell_deg) for block in fold_of]
     colours = [_colour(fold) for fold in fold_of.values()]
-    panel.add_collection(PatchCollection(cells, facecolor=colours, alpha=0.28, linewidth=0, zorder=2))
-    panel.add_collection(PatchCollection(cells, facecolor="none", edgecolor=colours, linewidth=0.6, zorder=3))
+    panel.add_collection(
+        PatchCollection(cells, facecolor=colours, alpha=0.28, linewidth=0, zorder=2)
+    )
+    panel.add_collection(
+        PatchCollection(cells, facecolor="none", edgecolor=colours, linewidth=0.6, zorder=3)
+    )
     x, y = ([getattr(r, name) for r, _ in mine] for name in ("longitude", "latitude"))
     dots = [_colour(p.fold) for _, p in mine]
     panel.scatter(x, y, c=dots, s=3, alpha=0.7, linewidths=0, zorder=4, rasterized=True)
     for south, north, west, east in REGIONS.values():
-        outline = Rectangle((west, south), east - west, north - south, fill=False, ec=_SOFT, lw=0.8, ls=(0, (4, 3)))
+        outline = Rectangle(
+            (west, south), east - west, north - south, fill=False, ec=_SOFT, lw=0.8, ls=(0, (4, 3))
+        )
         panel.add_patch(outline)
     panel.grid(color=_GRID, lw=0.6, zorder=0)
     panel.tick_params(labelsize=7, length=0)

@@ -1,4 +1,5 @@
-"""Pieces of a self-contained HTML page: sections, tables, cards, pictures. Every text is escaped here, once.
+"""Pieces of a self-contained HTML page: sections, tables, cards, pictures. Every text is escaped
+here, once.
 
 Knows nothing of what the page is about.
 """
@@ -44,7 +45,9 @@ def paragraph(text: str, *, missing: bool = False) -> Html:
 def picture(data: bytes, alt: str) -> Html:
     """An image inside the page. Raises KeyError unless it is PNG or SVG."""
     kind = next(_TYPES[start] for start in _TYPES if data.startswith(start))
-    return Html(f'<img alt="{escape(alt)}" src="data:{kind};base64,{base64.b64encode(data).decode()}">')
+    return Html(
+        f'<img alt="{escape(alt)}" src="data:{kind};base64,{base64.b64encode(data).decode()}">'
+    )
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Cell]], numbers_from: int = 1) -> Html:
@@ -54,14 +57,23 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Cell]], numbers_from: i
         return ' class="number"' if column >= numbers_from else ""
 
     head = "".join(f"<th{kind(i)}>{escape(name)}</th>" for i, name in enumerate(header))
-    body = "".join("<tr>" + "".join(_cell(value, kind(i)) for i, value in enumerate(row)) + "</tr>" for row in rows)
-    return Html(f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>')
+    body = "".join(
+        "<tr>" + "".join(_cell(value, kind(i)) for i, value in enumerate(row)) + "</tr>"
+        for row in rows
+    )
+    return Html(
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
 
 
 def _cell(value: Cell, kind: str) -> str:
     if isinstance(value, Share):
         if math.isfinite(value.value):
-            return f'<td class="number bar" style="--share:{100 * value.value:.0f}%">{number(value.value)}</td>'
+            return (
+                f'<td class="number bar" '
+                f'style="--share:{100 * value.value:.0f}%">{number(value.value)}</td>'
+            )
         value = None
     if value is None:
         text = "–"
@@ -104,9 +116,15 @@ class Section:
 
 
 def page(
-    title: str, subtitle: str, cautions: Sequence[str], cards: Sequence[Html], sections: Sequence[Section], footer: str
+    title: str,
+    subtitle: str,
+    cautions: Sequence[str],
+    cards: Sequence[Html],
+    sections: Sequence[Section],
+    footer: str,
 ) -> str:
-    """The whole document (page.html, filled in), `cautions` above all else; it asks for nothing from anywhere."""
+    """The whole document (page.html, filled in), `cautions` above all else; it asks for nothing
+    from anywhere."""
     template = Template((Path(__file__).parent / "page.html").read_text(encoding="utf8"))
     return template.substitute(
         title=escape(title),

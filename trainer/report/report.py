@@ -1,4 +1,5 @@
-"""report.html: everything a run measured, as one page that needs no network. Reads a Run; computes no new choice."""
+"""report.html: everything a run measured, as one page that needs no network. Reads a Run; computes
+no new choice."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -20,15 +21,23 @@ from trainer.run import Run, Tuning
 from trainer.tuning.oof import CropScore, confusions, crop_table, score_crops
 from trainer.tuning.verdict import cautions
 
-_FEATURES = {"bio1": "mean temperature", "bio12": "rain in a year", "bio15": "how uneven rain is over the year"}
-_CONFUSED_MAX, _DRAWN_MAX = 15, 40  # lines of the table; species that a matrix has room for
+_FEATURES = {
+    "bio1": "mean temperature",
+    "bio12": "rain in a year",
+    "bio15": "how uneven rain is over the year",
+}
+# lines of the table; species that a matrix has room for
+_CONFUSED_MAX = 15
+_DRAWN_MAX = 40
 _HISTORY = ("epoch", "train_loss", "valid_loss", "valid_f1")
 
 
 def write_report(run: Run, corpus: Corpus) -> Path:
-    """Write RUN/report.html from what the stages before have left. Raises CorpusError if one of them is missing."""
+    """Write RUN/report.html from what the stages before have left. Raises CorpusError if one of
+    them is missing."""
     facts = read_json(run.folder / "run.json")
-    tuning, placed = run.tuning(), read_folds(run.folder / "folds.csv")
+    tuning = run.tuning()
+    placed = read_folds(run.folder / "folds.csv")
     table = crop_table(run, corpus, run.bag())
     crops = score_crops(table, run.taxonomy.codes)
     sections = [
@@ -63,11 +72,13 @@ def _when(iso: str) -> str:
 
 
 def _cards(run: Run, corpus: Corpus, tuning: Tuning, crops: CropScore) -> list[Html]:
-    scores, bag = tuning.scores, run.bag()
+    scores = tuning.scores
+    bag = run.bag()
     on_rows = scores["basis"] == "soundscapes"
     cards = []
     if on_rows:
-        f1, held = scores["blended"], scores["held_out"]
+        f1 = scores["blended"]
+        held = scores["held_out"]
         span = f"{number(f1['f1_low'])} to {number(f1['f1_high'])} (95 %)"
         nothing = number(f1["f1_all_nocall"])
         cards.append(
@@ -78,7 +89,10 @@ def _cards(run: Run, corpus: Corpus, tuning: Tuning, crops: CropScore) -> list[H
             )
         )
         if held:
-            note = f"choice made on the other soundscapes; {number(held['f1_low'])} to {number(held['f1_high'])}"
+            note = (
+                f"choice made on the other soundscapes; {number(held['f1_low'])} to "
+                f"{number(held['f1_high'])}"
+            )
             cards.append(page.card("F1 to expect elsewhere", number(held["f1"]), note))
     cards.append(
         page.card(
@@ -98,15 +112,32 @@ def _cards(run: Run, corpus: Corpus, tuning: Tuning, crops: CropScore) -> list[H
             )
         )
     kinds = Counter(member.kind for member in bag)
-    cards.append(page.card("Networks in use", str(len(bag)), ", ".join(f"{n} {kind}" for kind, n in kinds.items())))
-    cards.append(page.card("Species", str(len(run.taxonomy)), f"{len(corpus.recordings):,} recordings"))
+    cards.append(
+        page.card(
+            "Networks in use", str(len(bag)), ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+        )
+    )
+    cards.append(
+        page.card("Species", str(len(run.taxonomy)), f"{len(corpus.recordings):,} recordings")
+    )
     return cards
 
 
 def _species(run: Run, corpus: Corpus, crops: CropScore, own: Mapping[str, float]) -> Section:
     recordings = Counter(r.primary_label for r in corpus.recordings)
-    rows = Counter(code for s in corpus.soundscapes for labels in s.labels.values() for code in labels)
-    header = ["species", "scientific name", "code", "recordings", "crops", "recall", "average precision", "rows heard"]
+    rows = Counter(
+        code for s in corpus.soundscapes for labels in s.labels.values() for code in labels
+    )
+    header = [
+        "species",
+        "scientific name",
+        "code",
+        "recordings",
+        "crops",
+        "recall",
+        "average precision",
+        "rows heard",
+    ]
     lines: list[list[Cell]] = []
     for species, score in zip(run.taxonomy, crops.species, strict=True):
         names = [species.common_name or species.code, species.scientific_name, species.code]
@@ -115,14 +146,18 @@ def _species(run: Run, corpus: Corpus, crops: CropScore, own: Mapping[str, float
         if own:
             lines[-1].append(f"{own[species.code]:g}" if species.code in own else None)
     text = (
-        "Over crops that the members have not seen, all networks together, as at the station. Recall: share of a "
-        "species' crops in which it has the best score of all. Species named as background are set aside. Rows heard: "
+        "Over crops that the members have not seen, all networks together, as at the station. "
+        "Recall: share of a "
+        "species' crops in which it has the best score of all. Species named as background are set "
+        "aside. Rows heard: "
         "labelled soundscape rows it occurs in."
     )
     if own:
         header.append("threshold")
         text += " Threshold: its own, where those rows are enough for one."
-    return Section("species", "Species", (page.paragraph(text), page.table(header, lines, numbers_from=3)))
+    return Section(
+        "species", "Species", (page.paragraph(text), page.table(header, lines, numbers_from=3))
+    )
 
 
 def _confusions(run: Run, counts: NDArray[np.int64]) -> Section:
@@ -131,17 +166,21 @@ def _confusions(run: Run, counts: NDArray[np.int64]) -> Section:
     total = counts.sum(axis=1)
     wrong = [(int(counts[i, j]), i, j) for i, j in zip(*np.nonzero(counts), strict=True) if i != j]
     rows: list[list[Cell]] = [
-        [names[i], names[j], count, Share(count / total[i])] for count, i, j in sorted(wrong, key=_by_count)
+        [names[i], names[j], count, Share(count / total[i])]
+        for count, i, j in sorted(wrong, key=_by_count)
     ]
     text = (
-        "Crops that the members have not seen, by their species and by the one that has the best score, as shares "
+        "Crops that the members have not seen, by their species and by the one that has the best "
+        "score, as shares "
         "of a species' crops."
     )
     parts = [page.paragraph(text)]
     if 0 < len(names) <= _DRAWN_MAX:
         parts.append(page.picture(figures.confusion_matrix(counts, names), "confusion matrix"))
     if rows:
-        parts.append(page.table(["species", "taken for", "crops", "of its crops"], rows[:_CONFUSED_MAX], 2))
+        parts.append(
+            page.table(["species", "taken for", "crops", "of its crops"], rows[:_CONFUSED_MAX], 2)
+        )
     else:
         parts.append(page.paragraph("None was taken for another."))
     return Section("confusions", "Confusions", tuple(parts))
@@ -153,23 +192,38 @@ def _by_count(found: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def _learning(run: Run) -> Section:
-    histories, kinds = {}, {}
+    histories = {}
+    kinds = {}
     rows: list[list[Cell]] = []
     bag = {member.name for member in run.bag()}
     for member in run.members():
         path = run.member_folder(member.name) / "history.csv"
         lines = read_csv(path, _HISTORY)
-        histories[member.name] = {key: np.array([float(line[key]) for line in lines]) for key in _HISTORY}
+        histories[member.name] = {
+            key: np.array([float(line[key]) for line in lines]) for key in _HISTORY
+        }
         kinds[member.name] = member.kind
         chosen = "yes" if member.name in bag else ""
         size = f"{member.parameters / 1e6:.2f}"
         shown = [member.name, member.architecture, f"{member.kept_epoch} of {member.epochs}", size]
         rows.append([*shown, Share(member.valid_f1), f"{member.seconds:.0f}", chosen])
     if not histories:
-        return Section("learning", "Learning curves", (page.paragraph("No finished member.", missing=True),))
-    header = ["member", "architecture", "kept epoch", "million weights", "F1, unseen fold", "seconds", "in use"]
+        return Section(
+            "learning", "Learning curves", (page.paragraph("No finished member.", missing=True),)
+        )
+    header = [
+        "member",
+        "architecture",
+        "kept epoch",
+        "million weights",
+        "F1, unseen fold",
+        "seconds",
+        "in use",
+    ]
     drawing = page.picture(figures.learning_curves(histories, kinds), "learning curves")
-    return Section("learning", "Learning curves", (drawing, page.table(header, rows, numbers_from=2)))
+    return Section(
+        "learning", "Learning curves", (drawing, page.table(header, rows, numbers_from=2))
+    )
 
 
 def _metadata(run: Run) -> Section:
@@ -177,8 +231,16 @@ def _metadata(run: Run) -> Section:
     folder = run.metadata()
     if folder is None:
         path = run.folder / "metadata" / "absent.json"
-        reason = str(read_json(path).get("reason")) if path.is_file() else "the stage fit-metadata has not run"
-        return Section("metadata", title, (page.paragraph(f"There is no metadata model: {reason}.", missing=True),))
+        reason = (
+            str(read_json(path).get("reason"))
+            if path.is_file()
+            else "the stage fit-metadata has not run"
+        )
+        return Section(
+            "metadata",
+            title,
+            (page.paragraph(f"There is no metadata model: {reason}.", missing=True),),
+        )
     found = read_json(folder / "metrics.json")
     features = read_csv(folder / "importances.csv", ("feature", "importance"))
     names = [_FEATURES.get(line["feature"], line["feature"].replace("_", " ")) for line in features]
@@ -190,22 +252,34 @@ def _metadata(run: Run) -> Section:
         "f1_weighted": "F1, weighted by recordings",
         "f1_micro": "F1, over all recordings",
     }
-    rows = [[label, found["validation"][key], found["baseline_majority"][key]] for key, label in labels.items()]
+    rows = [
+        [label, found["validation"][key], found["baseline_majority"][key]]
+        for key, label in labels.items()
+    ]
     counts = found["rows"]
     better = found.get("kind") == "better"
     what, size = ("Neighbours and networks", "epochs") if better else ("CatBoost", "trees kept")
     text = (
-        f"{what} on the climate, cover, place and day of {counts['used']:,} recordings of {found['species']} species; "
-        f"left out: {counts['without_place']:,} without a place, {counts['without_date']:,} with one but no date. "
+        f"{what} on the climate, cover, place and day of {counts['used']:,} recordings of "
+        f"{found['species']} species; "
+        f"left out: {counts['without_place']:,} without a place, {counts['without_date']:,} with "
+        f"one but no date. "
         f"{counts['validation']:,} random ones are for validation; {found['iterations']} {size}. "
         f"The ONNX file differs from the model itself by at most {found['onnx_difference']:.1g}."
     )
     if found.get("limit_km"):
-        text += f" Species that nobody recorded within {found['limit_km']:g} km of a place are never reported there."
+        text += (
+            f" Species that nobody recorded within {found['limit_km']:g} km of a place are "
+            f"never reported there."
+        )
     drawn = "Share in the mixture, %" if better else "Importance, %"
     drawing = figures.bars(names, [float(line["importance"]) for line in features], drawn)
     right = page.table(["validation", "model", "frequencies alone"], rows)
-    return Section("metadata", title, (page.paragraph(text), page.pair(page.picture(drawing, "importances"), right)))
+    return Section(
+        "metadata",
+        title,
+        (page.paragraph(text), page.pair(page.picture(drawing, "importances"), right)),
+    )
 
 
 def _folds(run: Run, corpus: Corpus, placed: list[Placed]) -> Section:
@@ -220,7 +294,8 @@ def _folds(run: Run, corpus: Corpus, placed: list[Placed]) -> Section:
         text = f"{len(known):,} of {len(placed):,} recordings have a place."
         if not alone:
             text += (
-                " In the dense areas a block of the map goes whole to one fold, each quarter of the year on its own; "
+                " In the dense areas a block of the map goes whole to one fold, each quarter of "
+                "the year on its own; "
                 "elsewhere folds are random."
             )
         drawing = figures.fold_map(
@@ -232,12 +307,18 @@ def _folds(run: Run, corpus: Corpus, placed: list[Placed]) -> Section:
         )
         parts += [page.paragraph(text), page.picture(drawing, "map of the folds")]
     else:
-        parts.append(page.paragraph("No recording has a place, so the folds are random.", missing=True))
+        parts.append(
+            page.paragraph("No recording has a place, so the folds are random.", missing=True)
+        )
     count = run.recipe.folds.count
     header = ["quarter", "recordings", *(f"fold {k}" for k in range(count))]
     total = Counter(p.quarter for p in placed)
     rows: list[list[Cell]] = [
-        ["no date" if quarter == "none" else quarter, total[quarter], *(f"{share:.1%}" for share in row)]
+        [
+            "no date" if quarter == "none" else quarter,
+            total[quarter],
+            *(f"{share:.1%}" for share in row),
+        ]
         for quarter, row in shares(placed, count).items()
     ]
     return Section("folds", "Folds", (*parts, page.table(header, rows)))
@@ -253,13 +334,20 @@ def _problems(run: Run) -> Section:
     title = "Corpus"
     path = run.folder / "check.json"
     if not path.is_file():
-        return Section("corpus", title, (page.paragraph("The stage check-data has not run.", missing=True),))
+        return Section(
+            "corpus", title, (page.paragraph("The stage check-data has not run.", missing=True),)
+        )
     found = read_json(path)
-    counts = page.table(["what", "count"], ([k.replace("_", " "), v] for k, v in found["counts"].items()))
+    counts = page.table(
+        ["what", "count"], ([k.replace("_", " "), v] for k, v in found["counts"].items())
+    )
     if not found["problems"]:
         return Section("corpus", title, (counts, page.paragraph("Nothing in it is malformed.")))
     examples = found["examples"]
-    rows = [[kind, n, ", ".join(examples.get(kind, [])[:2])] for kind, n in sorted(found["problems"].items())]
+    rows = [
+        [kind, n, ", ".join(examples.get(kind, [])[:2])]
+        for kind, n in sorted(found["problems"].items())
+    ]
     cells = [[kind, example, n] for kind, n, example in rows]
     problems = page.table(["problem", "for example", "count"], cells, numbers_from=2)
     text = "What the corpus holds, and what was malformed in it: counted and survived."
@@ -271,10 +359,13 @@ def _problems(run: Run) -> Section:
 def _timings(run: Run) -> Section:
     seconds = run.book.seconds()
     longest = max(seconds.values(), default=0.0) or 1.0
-    rows: list[list[Cell]] = [[name, f"{value:,.1f}", f"{value / longest:.0%}"] for name, value in seconds.items()]
+    rows: list[list[Cell]] = [
+        [name, f"{value:,.1f}", f"{value / longest:.0%}"] for name, value in seconds.items()
+    ]
     parts = (
         page.paragraph(
-            "Seconds of wall clock of each stage in its last run; a resumed stage counts from its resumption."
+            "Seconds of wall clock of each stage in its last run; a resumed stage counts from its "
+            "resumption."
         ),
         page.table(["stage", "seconds", "of the longest"], rows),
         page.details("The recipe in full", run.recipe.as_yaml()),

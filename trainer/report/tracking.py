@@ -1,7 +1,8 @@
-"""Tracking: a copy of a run's figures in MLflow, in RUN/tracking or on the server that MLFLOW_TRACKING_URI names.
+"""Tracking: a copy of a run's figures in MLflow, in RUN/tracking or on the server that
+MLFLOW_TRACKING_URI names.
 
-The run folder is the truth; what is missing in the copy is added, however often this is asked for. It works in a thread
-of its own: a server that is away costs one line. Knows no training.
+The run folder is the truth; what is missing in the copy is added, however often this is asked for.
+It works in a thread of its own: a server that is away costs one line. Knows no training.
 """
 
 import importlib
@@ -25,7 +26,8 @@ from trainer.training.history import HISTORY, read_history
 SERVER = "MLFLOW_TRACKING_URI"
 LAST_S = 15.0  # how long the end of a training waits for what is still to be sent
 _BATCH = {"params": 100, "metrics": 1000}  # as many as MLflow takes at once
-_KEY, _REPORT = "birdstation.run", "birdstation.report"
+_KEY = "birdstation.run"
+_REPORT = "birdstation.report"
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
@@ -37,9 +39,9 @@ _QUIET = {
 
 @contextmanager
 def tracking(run: Run, asked: bool | None, console: Console) -> Iterator[Callable[[str], None]]:
-    """Within the block, calls of what it gives bring the copy up to date, soon and without waiting; their argument is
-    the digest of what the members are trained from, as members of other data are another experiment. Not `asked`
-    (None): where MLflow is installed."""
+    """Within the block, calls of what it gives bring the copy up to date, soon and without waiting;
+    their argument is the digest of what the members are trained from, as members of other data are
+    another experiment. Not `asked` (None): where MLflow is installed."""
     there = all(importlib.util.find_spec(name) for name in ("mlflow", "sqlalchemy"))
     if not there and (asked or (asked is None and os.environ.get(SERVER))):
         advice = "pip install '.[track]' in the checkout brings it"
@@ -60,10 +62,13 @@ class _Tracker(threading.Thread):
 
     def __init__(self, run: Run, console: Console) -> None:
         super().__init__(daemon=True, name="tracking")
-        self._run, self._console = run, console
+        self._run = run
+        self._console = console
         self._inputs: str | None = None
         self._copy: Copy | None = None
-        self._told, self._ended, self._warned = threading.Event(), False, False
+        self._told = threading.Event()
+        self._ended = False
+        self._warned = False
 
     def note(self, inputs: str) -> None:
         self._inputs = inputs
@@ -85,7 +90,8 @@ class _Tracker(threading.Thread):
 
     def _update(self, inputs: str) -> None:
         """The errors are those of a server, a database and a disk; training has no part in them."""
-        mlflow, database = _library("mlflow.exceptions"), _library("sqlalchemy.exc")
+        mlflow = _library("mlflow.exceptions")
+        database = _library("sqlalchemy.exc")
         try:
             if self._copy is None or self._copy.inputs != inputs:
                 self._copy = Copy(self._run, inputs)
@@ -95,34 +101,47 @@ class _Tracker(threading.Thread):
             if not self._warned:
                 self._warned = True
                 reason = str(error).splitlines()[0][:200]
-                advice = "training goes on; what is missing there is sent when it answers, or by the next fit-all"
+                advice = (
+                    "training goes on; what is missing there is sent when it answers, or by "
+                    "the next fit-all"
+                )
                 self._console.print(f"tracking: {reason}; {advice}", markup=False, highlight=False)
 
 
 class Copy:
-    """The experiment run in MLflow that belongs to a run folder; taken up where it is there already."""
+    """The experiment run in MLflow that belongs to a run folder; taken up where it is there
+    already."""
 
     def __init__(self, run: Run, inputs: str) -> None:
-        self._run, self.inputs = run, inputs
+        self._run = run
+        self.inputs = inputs
         self._client = _client(run.folder)
         about = read_json(run.folder / "run.json")
         self._begun_ms = int(datetime.fromisoformat(about["created"]).timestamp() * 1000)
-        self.id = self._find(digest(about["created"], run.folder.resolve().name, run.recipe.digest, inputs), about)
+        self.id = self._find(
+            digest(about["created"], run.folder.resolve().name, run.recipe.digest, inputs), about
+        )
         self._sent = {name: self._epochs_sent(name) for name in run.wanted()}
 
     def _find(self, key: str, about: dict[str, Any]) -> str:
-        """Id of the experiment run. On a server experiments go by corpus; in a folder by its path, so that one that
-        was moved does not write where it came from."""
+        """Id of the experiment run. On a server experiments go by corpus; in a folder by its path,
+        so that one that was moved does not write where it came from."""
         folder = self._run.folder.resolve()
         name = about["data"] if os.environ.get(SERVER) else folder.as_posix()
         place = None if os.environ.get(SERVER) else (folder / "tracking" / "artifacts").as_uri()
         found = self._client.get_experiment_by_name(name)
-        experiment = found.experiment_id if found else self._client.create_experiment(name, artifact_location=place)
+        experiment = (
+            found.experiment_id
+            if found
+            else self._client.create_experiment(name, artifact_location=place)
+        )
         runs = self._client.search_runs([experiment], f"tags.`{_KEY}` = '{key}'", max_results=1)
         if runs:
             return str(runs[0].info.run_id)
         tags = {_KEY: key, "corpus": about["data"]} | about["versions"]
-        return str(self._client.create_run(experiment, self._begun_ms, tags, folder.name).info.run_id)
+        return str(
+            self._client.create_run(experiment, self._begun_ms, tags, folder.name).info.run_id
+        )
 
     def _epochs_sent(self, name: str) -> int:
         return len(self._client.get_metric_history(self.id, f"{name}/{HISTORY[1]}"))
@@ -130,10 +149,14 @@ class Copy:
     def update(self) -> None:
         """Send what MLflow does not have: parameters, epochs, figures, the report."""
         there = self._client.get_run(self.id)
-        all_of_it = {key: str(value)[:500] for key, value in _flat(self._run.recipe.as_dict(), ".").items()}
+        all_of_it = {
+            key: str(value)[:500] for key, value in _flat(self._run.recipe.as_dict(), ".").items()
+        }
         params = [(key, value) for key, value in all_of_it.items() if key not in there.data.params]
         figures = [
-            (key, value, when, 0) for key, value, when in _figures(self._run) if there.data.metrics.get(key) != value
+            (key, value, when, 0)
+            for key, value, when in _figures(self._run)
+            if there.data.metrics.get(key) != value
         ]
         self._log("params", [_entity("Param")(*param) for param in params])
         self._log("metrics", [_entity("Metric")(*point) for point in [*self._epochs(), *figures]])
@@ -145,10 +168,11 @@ class Copy:
             self._client.set_terminated(self.id)
 
     def _epochs(self) -> Iterator[tuple[str, float, int, int]]:
-        """Points of epochs not sent yet: key, value, time, epoch. The time is that of training since the run began:
-        the same whenever it is sent, so that a store drops what it has."""
+        """Points of epochs not sent yet: key, value, time, epoch. The time is that of training
+        since the run began: the same whenever it is sent, so that a store drops what it has."""
         for name, sent in self._sent.items():
-            history, when = read_history(self._run.member_folder(name)), float(self._begun_ms)
+            history = read_history(self._run.member_folder(name))
+            when = float(self._begun_ms)
             for epoch in history:
                 when += 1000 * epoch.seconds
                 if epoch.epoch > sent:
@@ -164,7 +188,8 @@ class Copy:
 
 
 def _client(folder: Path) -> Any:
-    """A client of the server, or of RUN/tracking/mlflow.db. That is made aside: a kill must not leave half a schema."""
+    """A client of the server, or of RUN/tracking/mlflow.db. That is made aside: a kill must not
+    leave half a schema."""
     client = _library("mlflow").MlflowClient
     if os.environ.get(SERVER):
         return client()
@@ -180,7 +205,8 @@ def _entity(name: str) -> Any:
 
 
 def _library(name: str) -> Any:
-    """An extra, and seconds to import: not before there is something to track. Its settings are read when it is."""
+    """An extra, and seconds to import: not before there is something to track. Its settings are
+    read when it is."""
     os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
     return importlib.import_module(name)
 
@@ -196,7 +222,11 @@ def _figures(run: Run) -> Iterator[tuple[str, float, int]]:
         if path.is_file():
             found = read_json(path)
             for key, value in _flat(found[part] if part else found, "/").items():
-                if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+                if (
+                    isinstance(value, int | float)
+                    and not isinstance(value, bool)
+                    and math.isfinite(value)
+                ):
                     yield f"{prefix}/{key}", float(value), int(path.stat().st_mtime * 1000)
 
 
@@ -207,7 +237,9 @@ def _flat(value: dict[str, Any], separator: str) -> dict[str, Any]:
         if isinstance(item, list) and any(isinstance(entry, dict) for entry in item):
             item = {str(i): entry for i, entry in enumerate(item)}
         if isinstance(item, dict):
-            flat |= {f"{key}{separator}{inner}": leaf for inner, leaf in _flat(item, separator).items()}
+            flat |= {
+                f"{key}{separator}{inner}": leaf for inner, leaf in _flat(item, separator).items()
+            }
         else:
             flat[key] = json.dumps(item) if isinstance(item, list) else item
     return flat

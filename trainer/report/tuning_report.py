@@ -1,4 +1,5 @@
-"""The report's sections on thresholds and blend. Reads tune.json and sweep.json; computes no new choice."""
+"""The report's sections on thresholds and blend. Reads tune.json and sweep.json; computes no new
+choice."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +11,10 @@ from trainer.run import Run, Tuning
 
 
 def thresholds_section(run: Run, tuning: Tuning) -> Section:
-    """F1 by threshold with its interval, what was chosen, the published blend beside it, and other rules."""
-    scores, cut = tuning.scores, tuning.thresholds
+    """F1 by threshold with its interval, what was chosen, the published blend beside it, and other
+    rules."""
+    scores = tuning.scores
+    cut = tuning.thresholds
     curves = read_json(run.folder / "sweep.json")
     chosen = {"blended": cut.blended, "acoustic": cut.acoustic}
     on_rows = scores["basis"] == "soundscapes"
@@ -19,45 +22,73 @@ def thresholds_section(run: Run, tuning: Tuning) -> Section:
     drawing = page.picture(figures.threshold_curves(curves, chosen, baseline), "F1 by threshold")
     if not on_rows:
         text = (
-            f"There are no labelled soundscapes, so thresholds were taken from {scores['rows']:,} out-of-fold crops of "
-            f"{scores['recordings']:,} recordings by F1 over all species and crops. In the field most windows hold no "
+            f"There are no labelled soundscapes, so thresholds were taken from {scores['rows']:,} "
+            f"out-of-fold crops of "
+            f"{scores['recordings']:,} recordings by F1 over all species and crops. In the field "
+            f"most windows hold no "
             "bird: expect these thresholds to be too low there."
         )
         return Section("threshold", "Threshold", (page.paragraph(text), drawing))
     text = (
-        f"F1 of each 5-s row, averaged over {scores['rows']:,} rows of {scores['recordings']:,} soundscapes; the band "
-        "is a 95 % bootstrap interval over soundscapes. The dashed line is what saying 'no bird' throughout "
+        f"F1 of each 5-s row, averaged over {scores['rows']:,} rows of {scores['recordings']:,} "
+        f"soundscapes; the band "
+        "is a 95 % bootstrap interval over soundscapes. The dashed line is what saying 'no bird' "
+        "throughout "
         "would score. The "
-        "threshold is the centre of the plateau about the smoothed peak; as published it is the very peak."
+        "threshold is the centre of the plateau about the smoothed peak; as published it is the "
+        "very peak."
     )
     if scores["threshold_by"] == "species":
-        text += " The left curve is that of one threshold for all species; the table has those that were taken."
+        text += (
+            " The left curve is that of one threshold for all species; the table has those "
+            "that were taken."
+        )
     without = scores["rows_without_prior"]
     if without:
-        text += f" {without:,} rows of soundscapes without a known place or date count for the right figure only."
+        text += (
+            f" {without:,} rows of soundscapes without a known place or date count for the "
+            f"right figure only."
+        )
     names = {
         "blended": "with place and season",
         "acoustic": "by sound alone",
         "published": _as_published(scores["published"]),
     }
-    header = ["", "threshold", "F1", "low", "high", "rows with birds", "rows without", "'no bird' throughout"]
+    header = [
+        "",
+        "threshold",
+        "F1",
+        "low",
+        "high",
+        "rows with birds",
+        "rows without",
+        "'no bird' throughout",
+    ]
     keys = ("f1", "f1_low", "f1_high", "f1_call_rows", "f1_nocall_rows", "f1_all_nocall")
     shown = chosen | {"published": scores["published"]["threshold"]}
     rows: list[list[Cell]] = [
-        [label, f"{shown[name]:g}", *(scores[name][key] for key in keys)] for name, label in names.items()
+        [label, f"{shown[name]:g}", *(scores[name][key] for key in keys)]
+        for name, label in names.items()
     ]
     parts = [page.paragraph(text), drawing, page.table(header, rows), *_rules(scores)]
     if scores["blended"]["f1"] <= scores["blended"]["f1_all_nocall"]:
-        parts.append(page.paragraph("No threshold is better than saying 'no bird' throughout.", missing=True))
+        parts.append(
+            page.paragraph("No threshold is better than saying 'no bird' throughout.", missing=True)
+        )
     if scores["unreadable"]:
         parts.append(
-            page.details(f"{len(scores['unreadable'])} unreadable soundscapes", "\n".join(scores["unreadable"]))
+            page.details(
+                f"{len(scores['unreadable'])} unreadable soundscapes",
+                "\n".join(scores["unreadable"]),
+            )
         )
     return Section("threshold", "Threshold", tuple(parts))
 
 
 def _as_published(published: Mapping[str, Any]) -> str:
-    return f"as published ({published['rule']} {published['prior_weight']:g}, {published['padding']})"
+    return (
+        f"as published ({published['rule']} {published['prior_weight']:g}, {published['padding']})"
+    )
 
 
 _RULES = {
@@ -70,9 +101,12 @@ _RULES = {
 def _rules(scores: Mapping[str, Any]) -> list[Html]:
     """What other ways to set the threshold would give."""
     text = (
-        "Ways to set the threshold of the blended score. F1 elsewhere: on each soundscape when blend and thresholds "
-        "are chosen on the others, with its 95 % interval; only a way that is better there pays. A species with 5 "
-        "labelled rows or more in two soundscapes gets the threshold of the best F1 while the others keep theirs, "
+        "Ways to set the threshold of the blended score. F1 elsewhere: on each soundscape when "
+        "blend and thresholds "
+        "are chosen on the others, with its 95 % interval; only a way that is better there pays. A "
+        "species with 5 "
+        "labelled rows or more in two soundscapes gets the threshold of the best F1 while the "
+        "others keep theirs, "
         "drawn towards the global one the fewer rows it has."
     )
     header = [
@@ -97,26 +131,42 @@ def _rules(scores: Mapping[str, Any]) -> list[Html]:
 
 def search_section(run: Run, tuning: Tuning) -> Section:
     """Every way to score that was tried, and which one was taken."""
-    found, blend = read_json(run.folder / "sweep.json"), tuning.blend
+    found = read_json(run.folder / "sweep.json")
+    blend = tuning.blend
     if not found["search"]:
         text = (
             "Not searched: without labelled soundscapes nothing tells paddings and blends apart. "
-            f"Taken: padding {tuning.padding}, blend {blend.rule} with weight {blend.prior_weight:g} of place and "
+            f"Taken: padding {tuning.padding}, blend {blend.rule} with weight "
+            f"{blend.prior_weight:g} of place and "
             "season."
         )
         return Section("blend", "Blend search", (page.paragraph(text, missing=True),))
-    smoothed = f"{blend.smoothing:g} of each neighbouring window" if blend.smoothing else "each window alone"
+    smoothed = (
+        f"{blend.smoothing:g} of each neighbouring window"
+        if blend.smoothing
+        else "each window alone"
+    )
     weighed = f", kinds weighed {_weights(blend.kind_weights)}" if blend.kind_weights else ""
     text = (
-        f"Chosen: padding {tuning.padding}, blend {blend.rule} with weight {blend.prior_weight:g} of place and season, "
-        f"{smoothed}{weighed}. Ways to score are compared by the peak of their smoothed curves, so that no lucky "
-        "threshold decides. The first one within a standard error of the best is taken, in the recipe's order and the "
+        f"Chosen: padding {tuning.padding}, blend {blend.rule} with weight {blend.prior_weight:g} "
+        f"of place and season, "
+        f"{smoothed}{weighed}. Ways to score are compared by the peak of their smoothed curves, so "
+        f"that no lucky "
+        "threshold decides. The first one within a standard error of the best is taken, in the "
+        "recipe's order and the "
         "optimiser's last: on a few soundscapes the best of many is mostly luck."
     )
-    parts = [page.paragraph(text), page.picture(figures.search_map(found["search"]), "F1 by padding and blend")]
+    parts = [
+        page.paragraph(text),
+        page.picture(figures.search_map(found["search"]), "F1 by padding and blend"),
+    ]
     ranked = sorted(found["search"], key=lambda row: -row["peak"])
     if found["optimum"]:
-        parts.append(page.picture(figures.optimiser_trace(found["optimiser"], ranked[0]["peak"]), "optimiser"))
+        parts.append(
+            page.picture(
+                figures.optimiser_trace(found["optimiser"], ranked[0]["peak"]), "optimiser"
+            )
+        )
         ranked = [found["optimum"], *ranked]
     header = [
         "padding",
@@ -133,9 +183,15 @@ def search_section(run: Run, tuning: Tuning) -> Section:
     rows: list[list[Cell]] = []
     for row in ranked:
         names = [row["padding"], row["rule"], "optimiser" if row is found["optimum"] else "list"]
-        weights = [f"{row['prior_weight']:g}", f"{row['smoothing']:g}", _weights(row["kind_weights"]) or "equal"]
+        weights = [
+            f"{row['prior_weight']:g}",
+            f"{row['smoothing']:g}",
+            _weights(row["kind_weights"]) or "equal",
+        ]
         taken = "yes" if row["taken"] else ""
-        rows.append([*names, taken, *weights, f"{row['threshold']:g}", row["f1"], Share(row["peak"])])
+        rows.append(
+            [*names, taken, *weights, f"{row['threshold']:g}", row["f1"], Share(row["peak"])]
+        )
     return Section("blend", "Blend search", (*parts, page.table(header, rows, numbers_from=4)))
 
 

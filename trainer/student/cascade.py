@@ -1,7 +1,8 @@
-"""How far a student can be trusted: its decisions beside the bag's, and the margins within which the bag is asked.
+"""How far a student can be trusted: its decisions beside the bag's, and the margins within which
+the bag is asked.
 
-A cascade decides as the station would: the student answers, the bag answers the windows that it leaves open, then
-neighbours, prior and thresholds as ever. Knows no networks and no files.
+A cascade decides as the station would: the student answers, the bag answers the windows that it
+leaves open, then neighbours, prior and thresholds as ever. Knows no networks and no files.
 """
 
 from dataclasses import dataclass, replace
@@ -24,7 +25,8 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Answers:
-    """What bag and student say of the same windows, one every 5 s, in the order of their recordings."""
+    """What bag and student say of the same windows, one every 5 s, in the order of their
+    recordings."""
 
     bag: Scores  # (windows, species) acoustic, each window alone
     student: Scores
@@ -45,7 +47,8 @@ class Answers:
     def join(self, other: "Answers") -> "Answers":
         """All windows of both; neither's recordings are the other's."""
         arrays: dict[str, Any] = {
-            name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in _PER_WINDOW
+            name: np.concatenate([getattr(self, name), getattr(other, name)])
+            for name in _PER_WINDOW
         }
         arrays["stretch"][len(self) :] += self.stretch.max(initial=-1) + 1
         return replace(self, **arrays)
@@ -65,7 +68,9 @@ class Answers:
         scores = smooth_neighbours(acoustic, self.blend, 1, self.stretch)
         if self.placed.any():
             scores = scores.copy()
-            scores[self.placed] = blend_scores(scores[self.placed], self.prior[self.placed], self.blend)
+            scores[self.placed] = blend_scores(
+                scores[self.placed], self.prior[self.placed], self.blend
+            )
         return scores
 
     def decided(self, acoustic: Scores) -> Mask:
@@ -111,8 +116,8 @@ class Judged:
 
 
 def judge_margins(answers: Answers, goal: float = AGREEMENT) -> Judged:
-    """Margins chosen on all windows; their figures pooled over five parts of the recordings, each judged with margins
-    chosen on the other four."""
+    """Margins chosen on all windows; their figures pooled over five parts of the recordings, each
+    judged with margins chosen on the other four."""
     opened = np.zeros(len(answers), np.bool_)
     for fold in range(_FOLDS):
         mine = answers.stretch % _FOLDS == fold
@@ -123,10 +128,11 @@ def judge_margins(answers: Answers, goal: float = AGREEMENT) -> Judged:
 
 
 def choose_margins(answers: Answers, goal: float = AGREEMENT) -> Margins:
-    """The narrowest margins whose cascade misses the goal by no more than luck: its mistakes, and the square root of
-    one more than these, together stay within it. So 99.5 % want 200 windows without a mistake; where there are fewer,
-    the widest margins open all. Below and above are equal: chosen each for itself they opened less, and held less on
-    other recordings (docs/log.md), as what there is to learn them from is little."""
+    """The narrowest margins whose cascade misses the goal by no more than luck: its mistakes, and
+    the square root of one more than these, together stay within it. So 99.5 % want 200 windows
+    without a mistake; where there are fewer, the widest margins open all. Below and above are
+    equal: chosen each for itself they opened less, and held less on other recordings (docs/log.md),
+    as what there is to learn them from is little."""
     for margin in _MARGINS:
         missed = (1.0 - answers.agreement(answers.opened(margin, margin))) * len(answers)
         if missed + (missed + 1.0) ** 0.5 <= (1.0 - goal) * len(answers) + 1e-6:

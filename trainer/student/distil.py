@@ -1,7 +1,8 @@
-"""distil: from a finished run and any sound to a student, and how it compares with the bag. Parses no arguments.
+"""distil: from a finished run and any sound to a student, and how it compares with the bag. Parses
+no arguments.
 
-What is done is kept in the run's student/: images of unlabelled sound, the bag's answers, a checkpoint, then weights
-and student.json, which is written last.
+What is done is kept in the run's student/: images of unlabelled sound, the bag's answers, a
+checkpoint, then weights and student.json, which is written last.
 """
 
 import math
@@ -75,8 +76,8 @@ class DistilOptions:
 
 
 def distil(options: DistilOptions, console: Console) -> StudentInfo:
-    """Make the run's student, or finish it. Raises CorpusError if the run is not finished, ConfigError for folders
-    without sound."""
+    """Make the run's student, or finish it. Raises CorpusError if the run is not finished,
+    ConfigError for folders without sound."""
     run = Run.open(options.run, images=True)
     with alone(run.folder):
         return _Distil(run, options, console).make()
@@ -86,13 +87,17 @@ class _Distil:
     """One student in the making."""
 
     def __init__(self, run: Run, options: DistilOptions, console: Console) -> None:
-        self.run, self.options, self.console = run, options, console
-        self.recipe, self.folder = run.recipe.student, run.folder / FOLDER
+        self.run = run
+        self.options = options
+        self.console = console
+        self.recipe = run.recipe.student
+        self.folder = run.folder / FOLDER
         self.device = choose_device(options.device)
         self.corpus = None if options.data is None else Corpus.read(options.data)
         if self.corpus is not None and self.corpus.taxonomy.digest != run.taxonomy.digest:
             raise ConfigError(
-                f"--data {options.data}: knows other species than the run; give the corpus it was made of"
+                f"--data {options.data}: knows other species than the run; give the corpus it was "
+                f"made of"
             )
         if self.corpus is not None:
             require_readable(self.corpus)
@@ -104,21 +109,46 @@ class _Distil:
         check_writable(self.folder)
 
     def make(self) -> StudentInfo:
-        run, recipe, asked = self.run, self.recipe, self.options
-        labelled = {s.path.resolve() for s in self.corpus.soundscapes} if self.corpus else set[Path]()
+        run = self.run
+        recipe = self.recipe
+        asked = self.options
+        labelled = (
+            {s.path.resolve() for s in self.corpus.soundscapes} if self.corpus else set[Path]()
+        )
         sound, source = gather_sound(
-            run.folder, self.folder, asked.sound, crops_max=recipe.crops_max, held_out=recipe.held_out,
-            spared=labelled, jobs=asked.jobs, console=self.console,
-        )  # fmt: skip
+            run.folder,
+            self.folder,
+            asked.sound,
+            crops_max=recipe.crops_max,
+            held_out=recipe.held_out,
+            spared=labelled,
+            jobs=asked.jobs,
+            console=self.console,
+        )
         tuning = run.tuning()
         asked_for = digest(
-            source, asdict(recipe.augment), recipe.held_out, run.recipe.optimiser.batch, run.recipe.seed, self.device,
-            front_end(), tuning.padding, dict(tuning.blend.kind_weights), run.folder / "bag.json",
-            *weights_of_bag(run), run.folder / BACKGROUNDS,
-        )  # fmt: skip
-        inputs = digest(asked_for, asdict(recipe), asdict(run.recipe.optimiser), run.recipe.pretrained)
+            source,
+            asdict(recipe.augment),
+            recipe.held_out,
+            run.recipe.optimiser.batch,
+            run.recipe.seed,
+            self.device,
+            front_end(),
+            tuning.padding,
+            dict(tuning.blend.kind_weights),
+            run.folder / "bag.json",
+            *weights_of_bag(run),
+            run.folder / BACKGROUNDS,
+        )
+        inputs = digest(
+            asked_for, asdict(recipe), asdict(run.recipe.optimiser), run.recipe.pretrained
+        )
         there = self._there(inputs)
-        if there and there.judged == judged_by(run) and (not labelled or "soundscapes" in there.figures):
+        if (
+            there
+            and there.judged == judged_by(run)
+            and (not labelled or "soundscapes" in there.figures)
+        ):
             self.console.print("[dim]distil: done already[/dim]")
             return there
         lessons = self._lessons(sound)
@@ -132,43 +162,77 @@ class _Distil:
         return info
 
     def _there(self, inputs: str) -> StudentInfo | None:
-        """A student that has learnt all this already and is as it was left, whether its margins still hold or not."""
+        """A student that has learnt all this already and is as it was left, whether its margins
+        still hold or not."""
         info = read_student(self.run, stale=True)
-        return info if info is not None and info.inputs == inputs and is_whole(self.run, info) else None
+        return (
+            info
+            if info is not None and info.inputs == inputs and is_whole(self.run, info)
+            else None
+        )
 
     def _lessons(self, sound: Sound) -> Lessons:
         """What there is to learn; without the run's backgrounds pink noise is mixed in."""
-        run, augment, backgrounds = self.run, self.recipe.augment, self.run.folder / BACKGROUNDS
+        run = self.run
+        augment = self.recipe.augment
+        backgrounds = self.run.folder / BACKGROUNDS
         if augment.backgrounds and not backgrounds.is_file():
             backgrounds = self.folder / BACKGROUNDS
-            make_backgrounds(backgrounds, None, digest(PINK_CROPS, front_end()), self.options.jobs, self.console)
+            make_backgrounds(
+                backgrounds, None, digest(PINK_CROPS, front_end()), self.options.jobs, self.console
+            )
         return Lessons(
-            run.folder.resolve(), sound, run.tuning().padding, augment, backgrounds.resolve(), self.recipe.views,
-            run.recipe.optimiser.batch, run.recipe.seed, self.device,
-        )  # fmt: skip
+            run.folder.resolve(),
+            sound,
+            run.tuning().padding,
+            augment,
+            backgrounds.resolve(),
+            self.recipe.views,
+            run.recipe.optimiser.batch,
+            run.recipe.seed,
+            self.device,
+        )
 
     def _learn(self, lessons: Lessons, views: Views, asked_for: str, inputs: str) -> StudentInfo:
-        """Ask the bag, then train; margins are not known yet. The answers stay: another student can learn from them."""
-        folder, recipe, run = self.folder, self.recipe, self.run
+        """Ask the bag, then train; margins are not known yet. The answers stay: another student can
+        learn from them."""
+        folder = self.folder
+        recipe = self.recipe
+        run = self.run
         source = folder / VIEWS / _SOURCE
         if not source.is_file() or read_json(source).get("asked_for") != asked_for:
             shutil.rmtree(folder / VIEWS, ignore_errors=True)
             write_json(source, {"asked_for": asked_for})
         sound = lessons.sound
         crops = f"{views.size * views.steps} crops, {int((~sound.held_out).sum())} recordings"
-        self.console.print(f"{crops} ({sound.unlabelled} unlabelled) to learn from, {recipe.views} views of each")
-        ask_bag(lessons, folder / VIEWS, 1 if self.device == "cuda" else self.options.jobs, self.console)
+        self.console.print(
+            f"{crops} ({sound.unlabelled} unlabelled) to learn from, {recipe.views} views of each"
+        )
+        ask_bag(
+            lessons, folder / VIEWS, 1 if self.device == "cuda" else self.options.jobs, self.console
+        )
         torch.set_num_threads(self._threads())
         with progress_bar(self.console) as progress:
             bar = progress.add_task("student", total=recipe.epochs, note="epochs")
             return fit_student(
-                folder, recipe, run.recipe.optimiser, views, len(run.taxonomy), run.recipe.seed, self.pretrained,
-                inputs, lambda done, loss: progress.update(bar, completed=done, note=f"epochs, loss {loss:.4f}"),
-            )  # fmt: skip
+                folder,
+                recipe,
+                run.recipe.optimiser,
+                views,
+                len(run.taxonomy),
+                run.recipe.seed,
+                self.pretrained,
+                inputs,
+                lambda done, loss: progress.update(
+                    bar, completed=done, note=f"epochs, loss {loss:.4f}"
+                ),
+            )
 
     def _threads(self) -> int:
-        """Of the student on the CPU: sums depend on it, so that one that was begun keeps them, whatever --jobs is."""
-        book, asked = self.run.book, self.options.jobs
+        """Of the student on the CPU: sums depend on it, so that one that was begun keeps them,
+        whatever --jobs is."""
+        book = self.run.book
+        asked = self.options.jobs
         if book.kept("student threads") is None or not (self.folder / CHECKPOINT).is_file():
             book.keep("student threads", asked)
         return int(book.kept("student threads"))
@@ -176,11 +240,13 @@ class _Distil:
     def _judge(self, sound: Sound, views: Views, learnt: StudentInfo) -> StudentInfo:
         """Choose the margins on what is held out, and see what such margins are worth."""
         run = self.run
-        bag, student = Bag(run, views.device), load_student(run, learnt).to(views.device)
+        bag = Bag(run, views.device)
+        student = load_student(run, learnt).to(views.device)
         rows, recording = sound.rows(held_out=True)
         crops = self._answers_to_crops(views, bag, student, rows, recording)
         figures: dict[str, Any] = {"crops": _agreement_alone(crops)}
-        answers, scored = crops, None
+        answers = crops
+        scored = None
         if self.corpus is not None and self.corpus.soundscapes:
             scored = self._score_soundscapes(bag, student.cpu())
             heard = self._answers_to_soundscapes(scored)
@@ -188,25 +254,40 @@ class _Distil:
             answers = crops.join(heard)
         found = judge_margins(answers)
         margins = found.margins
-        figures["cascade"] = {"windows": len(answers), "agreement": found.agreement, "opened": found.opened}
+        figures["cascade"] = {
+            "windows": len(answers),
+            "agreement": found.agreement,
+            "opened": found.opened,
+        }
         if scored is not None:
             figures["soundscapes"] = _row_f1s(scored, self._answers_to_soundscapes(scored), margins)
         figures["sound"] = {
-            "recordings": len(sound.first), "held_out": int(sound.held_out.sum()), "unlabelled": sound.unlabelled,
+            "recordings": len(sound.first),
+            "held_out": int(sound.held_out.sum()),
+            "unlabelled": sound.unlabelled,
             "unreadable": sound.unreadable,
-        }  # fmt: skip
+        }
         return replace(
-            learnt, judged=judged_by(run), below=margins.below, above=margins.above, agreement=found.agreement,
-            opened=found.opened, figures=_rounded(figures),
-        )  # fmt: skip
+            learnt,
+            judged=judged_by(run),
+            below=margins.below,
+            above=margins.above,
+            agreement=found.agreement,
+            opened=found.opened,
+            figures=_rounded(figures),
+        )
 
-    def _answers_to_crops(self, views: Views, bag: Bag, student: nn.Module, rows: Ints, recording: Ints) -> Answers:
-        taught, heard = list[Scores](), list[Scores]()
+    def _answers_to_crops(
+        self, views: Views, bag: Bag, student: nn.Module, rows: Ints, recording: Ints
+    ) -> Answers:
+        taught = list[Scores]()
+        heard = list[Scores]()
         for part in np.array_split(rows, math.ceil(len(rows) / _PART)):
             grey = views.plain(part)
             taught.append(bag.scores(grey))
             heard.append(sigmoid(student, grey))
-        scores, nothing = np.concatenate(taught), np.full((len(rows), len(self.run.taxonomy)), np.nan, np.float32)
+        scores = np.concatenate(taught)
+        nothing = np.full((len(rows), len(self.run.taxonomy)), np.nan, np.float32)
         own, alone = thresholds_of(self.run)
         blend = self.run.tuning().blend
         return Answers(scores, np.concatenate(heard), nothing, recording, own, alone, blend)
@@ -214,19 +295,31 @@ class _Distil:
     def _score_soundscapes(self, bag: Bag, student: nn.Module) -> Scored:
         assert self.corpus is not None
         networks = [network.cpu() for network in bag.networks]
-        kinds, padding = [*bag.kinds, _KIND], self.run.tuning().padding
-        scored = score_networks(self.run, self.corpus, [*networks, student], kinds, [padding], _HOP_S)
-        for what, lines in (("not heard", scored.unreadable), ("heard in part", scored.partly_lost)):
+        kinds = [*bag.kinds, _KIND]
+        padding = self.run.tuning().padding
+        scored = score_networks(
+            self.run, self.corpus, [*networks, student], kinds, [padding], _HOP_S
+        )
+        for what, lines in (
+            ("not heard", scored.unreadable),
+            ("heard in part", scored.partly_lost),
+        ):
             for line in lines:
-                self.console.print(f"distil: {what}: {line}", markup=False, highlight=False, soft_wrap=True)
+                self.console.print(
+                    f"distil: {what}: {line}", markup=False, highlight=False, soft_wrap=True
+                )
         return scored
 
     def _answers_to_soundscapes(self, scored: Scored) -> Answers:
         """All windows, but not the silent one at the end."""
-        tuning, means = self.run.tuning(), scored.windows[self.run.tuning().padding][:, :-1]
+        tuning = self.run.tuning()
+        means = scored.windows[self.run.tuning().padding][:, :-1]
         kinds = [kind for kind in scored.kinds if kind != _KIND]
-        taught = acoustic_scores(means[[scored.kinds.index(kind) for kind in kinds]], kinds, tuning.blend)
-        prior, there = np.full_like(taught, np.nan), scored.at >= 0
+        taught = acoustic_scores(
+            means[[scored.kinds.index(kind) for kind in kinds]], kinds, tuning.blend
+        )
+        prior = np.full_like(taught, np.nan)
+        there = scored.at >= 0
         prior[scored.at[there]] = scored.prior[there]
         own, alone = thresholds_of(self.run)
         stretch = scored.stretch[:-1]
@@ -240,7 +333,8 @@ def _agreement_alone(answers: Answers) -> dict[str, Any]:
 
 
 def _row_f1s(scored: Scored, answers: Answers, margins: Margins) -> dict[str, Any]:
-    """Row-wise F1 of all three on labelled rows. The bag's thresholds were tuned on the same rows."""
+    """Row-wise F1 of all three on labelled rows. The bag's thresholds were tuned on the same
+    rows."""
     opened = answers.opened(margins.below, margins.above)
     decided = {
         "bag": answers.decided(answers.bag),
@@ -258,7 +352,9 @@ def _f1(scored: Scored, decided: Mask) -> NDArray[np.float64]:
     """F1 of each row `(rows,)`; a row beyond the end of its sound has nothing in it."""
     passed = decided[scored.at] & (scored.at >= 0)[:, None]
     hits = (passed & scored.rows.truth).sum(axis=1, keepdims=True)
-    f1: NDArray[np.float64] = row_f1s(scored.rows, Counts(passed.sum(axis=1, keepdims=True), hits))[:, 0]
+    f1: NDArray[np.float64] = row_f1s(scored.rows, Counts(passed.sum(axis=1, keepdims=True), hits))[
+        :, 0
+    ]
     return f1
 
 
@@ -271,24 +367,44 @@ def _rounded(figures: Any) -> Any:
 def _table(info: StudentInfo) -> Table:
     """For people: who the student is, and how it compares."""
     table = Table(title="student", title_justify="left", show_header=False)
-    judged, alone = info.figures["cascade"], info.figures["crops"]
+    judged = info.figures["cascade"]
+    alone = info.figures["crops"]
     table.add_row("network", f"{info.architecture}, {info.parameters / 1e3:,.0f} thousand weights")
-    table.add_row("alone", f"decides as the bag in {alone['agreement']:.1%} of {alone['windows']} crops held out")
+    table.add_row(
+        "alone",
+        f"decides as the bag in {alone['agreement']:.1%} of {alone['windows']} crops held out",
+    )
     if rows := info.figures.get("soundscapes"):
         heard = info.figures["windows_of_soundscapes"]
-        table.add_row("", f"and in {heard['agreement']:.1%} of {heard['windows']} windows of soundscapes")
-        f1s = f"bag {rows['f1_bag']:.3f}, student {rows['f1_student']:.3f}, cascade {rows['f1_cascade']:.3f}"
+        table.add_row(
+            "", f"and in {heard['agreement']:.1%} of {heard['windows']} windows of soundscapes"
+        )
+        f1s = (
+            f"bag {rows['f1_bag']:.3f}, student {rows['f1_student']:.3f}, cascade "
+            f"{rows['f1_cascade']:.3f}"
+        )
         table.add_row("row F1", f"{f1s}, on {rows['rows']} rows that tuned the bag's thresholds")
-    table.add_row("cascade", f"opens a window {info.below:g} logits below and {info.above:g} above a threshold: ")
+    table.add_row(
+        "cascade",
+        f"opens a window {info.below:g} logits below and {info.above:g} above a threshold: ",
+    )
     where = f"{judged['windows']} windows held out, with margins chosen on other recordings"
-    table.add_row("", f"{judged['opened']:.1%} of {where}; {judged['agreement']:.1%} decided as by the bag")
+    table.add_row(
+        "", f"{judged['opened']:.1%} of {where}; {judged['agreement']:.1%} decided as by the bag"
+    )
     return table
 
 
 def _warnings(info: StudentInfo) -> list[str]:
     told = []
     if info.agreement < AGREEMENT:
-        told.append(f"[yellow]the cascade's agreement is below {AGREEMENT:.1%}[/yellow]: more --sound would help")
+        told.append(
+            f"[yellow]the cascade's agreement is below {AGREEMENT:.1%}[/yellow]: more --sound "
+            f"would help"
+        )
     if info.opened > _OPENED_MAX:
-        told.append(f"[yellow]more than {_OPENED_MAX:.0%} of windows go to the bag[/yellow]: more --sound would help")
+        told.append(
+            f"[yellow]more than {_OPENED_MAX:.0%} of windows go to the bag[/yellow]: more --sound "
+            f"would help"
+        )
     return told

@@ -1,10 +1,11 @@
 """What the bag says of augmented crops: the targets of a student.
 
-The student has to answer as the bag does of the *same* image, noise, mixture and all; given the answer to the clean
-crop it would learn the labels again, not the bag. Asking the bag anew in every step is cheap for tiny members and out
-of the question for ten large ones, so it is asked `views` times about every crop, each time augmented otherwise, and
-epochs take the views in turn: one number trades cost for closeness. An image is not kept but drawn again from view and
-step; its answer is (student/views/*.npy). A killed run goes on with the views that are missing. Knows no student.
+The student has to answer as the bag does of the *same* image, noise, mixture and all; given the
+answer to the clean crop it would learn the labels again, not the bag. Asking the bag anew in every
+step is cheap for tiny members and out of the question for ten large ones, so it is asked `views`
+times about every crop, each time augmented otherwise, and epochs take the views in turn: one number
+trades cost for closeness. An image is not kept but drawn again from view and step; its answer is
+(student/views/*.npy). A killed run goes on with the views that are missing. Knows no student.
 """
 
 from concurrent.futures import as_completed
@@ -17,7 +18,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
 
-from edge.contract.audio import CONTEXT_SAMPLES, FRAME_HOP, GREY_MAX, IMAGE_SHAPE, TOP_DB, WINDOW_SAMPLES, Padding
+from edge.contract.audio import (
+    CONTEXT_SAMPLES,
+    FRAME_HOP,
+    GREY_MAX,
+    IMAGE_SHAPE,
+    TOP_DB,
+    WINDOW_SAMPLES,
+    Padding,
+)
 from edge.contract.blend import Scores, acoustic_scores
 from trainer.corpus.backgrounds import read_backgrounds
 from trainer.files import replacing
@@ -61,22 +70,32 @@ class Views:
         self._ranges = torch.from_numpy(ranges).to(self.device)
         self._backgrounds: Backgrounds | None = None
         if lessons.augment.backgrounds:
-            self._backgrounds = Backgrounds(read_backgrounds(lessons.backgrounds), ranges, self.device)
+            self._backgrounds = Backgrounds(
+                read_backgrounds(lessons.backgrounds), ranges, self.device
+            )
         self._crops, _ = lessons.sound.rows(held_out=False)
         self.size = min(lessons.batch, len(self._crops))
-        self.steps = len(self._crops) // self.size  # the rest, another one in each view, is left out
-        self._order, self._ordered = self._crops, -1  # of the view that was asked for last
+        self.steps = (
+            len(self._crops) // self.size
+        )  # the rest, another one in each view, is left out
+        # of the view that was asked for last
+        self._order = self._crops
+        self._ordered = -1
 
     def rows(self, view: int, step: int) -> Ints:
         """The crops `(size,)` of a batch, in ascending order."""
         if self._ordered != view:
-            self._order = np.random.default_rng([_PURPOSE, self._lessons.seed, view]).permutation(self._crops)
+            self._order = np.random.default_rng([_PURPOSE, self._lessons.seed, view]).permutation(
+                self._crops
+            )
             self._ordered = view
         return np.sort(self._order[step * self.size : (step + 1) * self.size])
 
     def batch(self, view: int, step: int) -> Tensor:
-        """Grey levels `(size, 1, 128, 281)`, float32, of windows as the station cuts them, augmented."""
-        lessons, rows = self._lessons, self.rows(view, step)
+        """Grey levels `(size, 1, 128, 281)`, float32, of windows as the station cuts them,
+        augmented."""
+        lessons = self._lessons
+        rows = self.rows(view, step)
         rng = np.random.default_rng([_PURPOSE, lessons.seed, view, step])
         dice = Dice(rng, torch.Generator(self.device).manual_seed(int(rng.integers(2**63))))
         grey = self._images.batch(rows)
@@ -99,21 +118,24 @@ class Views:
 
 
 def as_window(db: Tensor, padding: Padding) -> Tensor:
-    """Crops of 7 s, dB `(n, 1, 128, 281)`, to the grey levels of a window of 5 s in them, padded as the station does: a
-    student must know the images that it will be shown."""
+    """Crops of 7 s, dB `(n, 1, 128, 281)`, to the grey levels of a window of 5 s in them, padded as
+    the station does: a student must know the images that it will be shown."""
     if padding == "context":
         return stretch(db)
     if padding == "image":
         image = torch.zeros_like(db)
         image[..., _BEFORE : _BEFORE + _FRAMES] = stretch(db[..., _BEFORE : _BEFORE + _FRAMES])
         return image
-    floor = db[..., :_FRAMES].amax(dim=(2, 3), keepdim=True) - TOP_DB  # silence behind: the range is full
+    floor = (
+        db[..., :_FRAMES].amax(dim=(2, 3), keepdim=True) - TOP_DB
+    )  # silence behind: the range is full
     sound = torch.where(torch.arange(IMAGE_SHAPE[1], device=db.device) < _FRAMES, db, floor)
     return stretch(torch.maximum(sound, floor))
 
 
 class Bag:
-    """The networks of a run's bag, on a device; in bf16 they answer as they learnt, at a third of the cost."""
+    """The networks of a run's bag, on a device; in bf16 they answer as they learnt, at a third of
+    the cost."""
 
     def __init__(self, run: Run, device: torch.device, precision: Precision = "fp32") -> None:
         members = run.bag()
@@ -122,7 +144,8 @@ class Bag:
             load_network(run, member.name).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             for member in members
         ]
-        self._blend, self._precision = run.tuning().blend, precision
+        self._blend = run.tuning().blend
+        self._precision = precision
 
     def scores(self, grey: Tensor) -> Scores:
         """Acoustic scores `(n, species)` of grey levels `(n, 1, 128, 281)`."""
@@ -138,10 +161,13 @@ def sigmoid(network: nn.Module, grey: Tensor) -> NDArray[np.float32]:
 
 
 def ask_bag(lessons: Lessons, folder: Path, jobs: int, console: Console) -> None:
-    """Write the bag's answers to every view that is missing in `folder`: `(steps · batch, species)`, float16."""
+    """Write the bag's answers to every view that is missing in `folder`: `(steps · batch,
+    species)`, float16."""
     missing = [view for view in range(lessons.views) if not view_file(folder, view).is_file()]
     with worker_pool(jobs) as pool, progress_bar(console) as progress:
-        bar = progress.add_task("bag", total=lessons.views, completed=lessons.views - len(missing), note="views")
+        bar = progress.add_task(
+            "bag", total=lessons.views, completed=lessons.views - len(missing), note="views"
+        )
         asked = [pool.submit(_ask, lessons, folder, view) for view in missing]
         for done in as_completed(asked):
             done.result()

@@ -1,4 +1,5 @@
-"""The student: one small network that learns the bag's answers, epoch by epoch, resumed after a kill.
+"""The student: one small network that learns the bag's answers, epoch by epoch, resumed after a
+kill.
 
 Knows no labels and no thresholds; how far it can be trusted is cascade.py's to tell.
 """
@@ -20,7 +21,12 @@ from edge.contract.errors import ConfigError, CorpusError
 from edge.contract.strict import Refused, parse
 from trainer.files import digest, map_npy, read_csv, read_json, write_csv
 from trainer.networks.checkpoint import FILE as CHECKPOINT
-from trainer.networks.checkpoint import read_checkpoint, read_weights, write_checkpoint, write_weights
+from trainer.networks.checkpoint import (
+    read_checkpoint,
+    read_weights,
+    write_checkpoint,
+    write_weights,
+)
 from trainer.networks.model import build_network
 from trainer.networks.precision import autocast, choose_precision, prepare
 from trainer.recipe import Normalise, OptimiserRecipe, StudentRecipe
@@ -29,15 +35,17 @@ from trainer.student.cascade import MARGIN_MAX
 from trainer.student.soft_scores import Views, view_file
 from trainer.training.member import make_optimiser, set_rate
 
-FOLDER, FILE, WEIGHTS = "student", "student.json", "weights.safetensors"
+FOLDER = "student"
+FILE = "student.json"
+WEIGHTS = "weights.safetensors"
 VIEWS = "views"
 HISTORY = ("epoch", "loss", "seconds")
 
 
 @dataclass(frozen=True)
 class StudentInfo:
-    """A finished student, as student.json says. `inputs` is the digest of what it learnt from, `judged` that of the bag
-    and the tuning that its margins hold for."""
+    """A finished student, as student.json says. `inputs` is the digest of what it learnt from,
+    `judged` that of the bag and the tuning that its margins hold for."""
 
     architecture: str
     classes: int
@@ -46,20 +54,29 @@ class StudentInfo:
     parameters: int
     epochs: int
     seconds: float  # of training, the bag's answers not counted
-    loss: float  # mean binary cross-entropy of the last epoch; it cannot fall below the entropy of the targets
+    # mean binary cross-entropy of the last epoch; it cannot fall below the entropy of the targets
+    loss: float
     inputs: str
     judged: str = ""
     weights: str = ""  # SHA-256 of its file; earlier versions noted none
     below: float = MARGIN_MAX  # logits
     above: float = MARGIN_MAX
-    agreement: float = 1.0  # of the cascade with the bag, on recordings held out, with margins chosen on others
+    agreement: float = (
+        1.0  # of the cascade with the bag, on recordings held out, with margins chosen on others
+    )
     opened: float = 1.0
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
 def judged_by(run: Run) -> str:
-    """Digest of the bag, of what tuning chose and of the recipe for the student: margins hold for these."""
-    return digest(run.folder / "bag.json", run.folder / "tune.json", *weights_of_bag(run), asdict(run.recipe.student))
+    """Digest of the bag, of what tuning chose and of the recipe for the student: margins hold for
+    these."""
+    return digest(
+        run.folder / "bag.json",
+        run.folder / "tune.json",
+        *weights_of_bag(run),
+        asdict(run.recipe.student),
+    )
 
 
 def weights_of_bag(run: Run) -> list[Path]:
@@ -67,8 +84,8 @@ def weights_of_bag(run: Run) -> list[Path]:
 
 
 def read_student(run: Run, stale: bool = False) -> StudentInfo | None:
-    """The run's student, or None. Raises CorpusError if it does not fit the run's bag any more; `stale` takes it as it
-    is."""
+    """The run's student, or None. Raises CorpusError if it does not fit the run's bag any more;
+    `stale` takes it as it is."""
     path = run.folder / FOLDER / FILE
     if not path.is_file():
         return None
@@ -76,13 +93,17 @@ def read_student(run: Run, stale: bool = False) -> StudentInfo | None:
     if kept is not None and file_sha256(path) != kept:
         if stale:
             return None
-        raise CorpusError(f"{path}: is damaged: it is not what distil left; run: python -m trainer distil")
+        raise CorpusError(
+            f"{path}: is damaged: it is not what distil left; run: python -m trainer distil"
+        )
     try:
         info: StudentInfo = parse(StudentInfo, read_json(path))
     except Refused as error:
         raise CorpusError(f"{path}: {error}; run: python -m trainer distil") from None
     if not stale and info.judged != judged_by(run):
-        raise CorpusError(f"{path}: of another bag or tuning than the run has now; run: python -m trainer distil")
+        raise CorpusError(
+            f"{path}: of another bag or tuning than the run has now; run: python -m trainer distil"
+        )
     return info
 
 
@@ -96,38 +117,62 @@ def load_student(run: Run, info: StudentInfo) -> nn.Module:
     """Its network: eval, CPU, float32. Raises CorpusError naming the file."""
     if not is_whole(run, info):
         path = run.folder / FOLDER / WEIGHTS
-        raise CorpusError(f"{path}: is missing or damaged: it is not what was trained; run: python -m trainer distil")
-    network = build_network(info.architecture, info.classes, stem_pool=info.stem_pool, normalise=info.normalise)
+        raise CorpusError(
+            f"{path}: is missing or damaged: it is not what was trained; run: python -m trainer "
+            f"distil"
+        )
+    network = build_network(
+        info.architecture, info.classes, stem_pool=info.stem_pool, normalise=info.normalise
+    )
     read_weights(run.folder / FOLDER / WEIGHTS, network)
     return network.eval()
 
 
 def fit_student(
-    folder: Path, recipe: StudentRecipe, optimiser: OptimiserRecipe, views: Views, classes: int, seed: int,
-    pretrained: Path | bool, inputs: str, progress: Callable[[int, float], None],
-) -> StudentInfo:  # fmt: skip
-    """Train the student on the bag's answers in `folder`, or go on where an earlier start was killed: the result is the
-    same. Writes weights, history and, until it is done, a checkpoint. Its margins open everything. `progress` is told
-    epochs and loss."""
+    folder: Path,
+    recipe: StudentRecipe,
+    optimiser: OptimiserRecipe,
+    views: Views,
+    classes: int,
+    seed: int,
+    pretrained: Path | bool,
+    inputs: str,
+    progress: Callable[[int, float], None],
+) -> StudentInfo:
+    """Train the student on the bag's answers in `folder`, or go on where an earlier start was
+    killed: the result is the same. Writes weights, history and, until it is done, a checkpoint. Its
+    margins open everything. `progress` is told epochs and loss."""
     device = views.device
     torch.manual_seed(seed)
     network = build_network(
-        recipe.architecture, classes, stem_pool=recipe.stem_pool, normalise=recipe.normalise, pretrained=pretrained
+        recipe.architecture,
+        classes,
+        stem_pool=recipe.stem_pool,
+        normalise=recipe.normalise,
+        pretrained=pretrained,
     )
     precision = choose_precision(device)
     network = prepare(network, precision, device)
     rates = OptimiserRecipe(
-        optimiser.name, recipe.learning_rate, min(optimiser.learning_rate_min, recipe.learning_rate), optimiser.batch,
+        optimiser.name,
+        recipe.learning_rate,
+        min(optimiser.learning_rate_min, recipe.learning_rate),
+        optimiser.batch,
         optimiser.weight_decay,
-    )  # fmt: skip
+    )
     adam = make_optimiser(network, rates)
     done = read_checkpoint(folder, network, adam, inputs)
     history = _read_history(folder)[:done]
     for epoch in range(done, recipe.epochs):
-        begin, view = time.monotonic(), epoch % recipe.views
-        answers = map_npy(view_file(folder / VIEWS, view), "remove it and run: python -m trainer distil")
+        begin = time.monotonic()
+        view = epoch % recipe.views
+        answers = map_npy(
+            view_file(folder / VIEWS, view), "remove it and run: python -m trainer distil"
+        )
         order = np.random.default_rng([seed, epoch]).permutation(views.steps)
-        torch.manual_seed(int(np.random.default_rng([seed, epoch, 1]).integers(2**63)))  # dropout draws from it
+        torch.manual_seed(
+            int(np.random.default_rng([seed, epoch, 1]).integers(2**63))
+        )  # dropout draws from it
         network.train()
         total = torch.zeros((), device=device)
         for turn, step in enumerate(order.tolist()):
@@ -136,14 +181,18 @@ def fit_student(
             set_rate(adam, rates, (epoch + turn / views.steps) / recipe.epochs)
             with autocast(precision, device):
                 logits = network(grey)
-            loss = functional.binary_cross_entropy_with_logits(logits.float(), torch.from_numpy(answer).to(device))
+            loss = functional.binary_cross_entropy_with_logits(
+                logits.float(), torch.from_numpy(answer).to(device)
+            )
             adam.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
             total += loss.detach()
         mean = float(total / views.steps)
         if not math.isfinite(mean):
-            raise ConfigError(f"student: loss of epoch {epoch + 1} is not finite; lower student.learning_rate")
+            raise ConfigError(
+                f"student: loss of epoch {epoch + 1} is not finite; lower student.learning_rate"
+            )
         history.append((epoch + 1, mean, time.monotonic() - begin))
         write_csv(folder / "history.csv", HISTORY, history)
         write_checkpoint(folder, network, adam, epoch + 1, inputs)

@@ -1,4 +1,5 @@
-"""The sound that a student learns from: the run's own crops and folders of unlabelled recordings, as one row of crops.
+"""The sound that a student learns from: the run's own crops and folders of unlabelled recordings,
+as one row of crops.
 
 Some recordings, always the same ones, are held out for judging. Knows no networks and no labels.
 """
@@ -74,27 +75,41 @@ class SoundImages:
 
 
 def gather_sound(
-    run: Path, student: Path, folders: Sequence[Path], *, crops_max: int, held_out: float, spared: set[Path], jobs: int,
+    run: Path,
+    student: Path,
+    folders: Sequence[Path],
+    *,
+    crops_max: int,
+    held_out: float,
+    spared: set[Path],
+    jobs: int,
     console: Console,
-) -> tuple[Sound, str]:  # fmt: skip
-    """The crops of a run and of unlabelled `folders`, whose images are made where they are missing, and the digest of
-    what they are. Recordings in `spared` are not used; what cannot be read is counted and left out.
+) -> tuple[Sound, str]:
+    """The crops of a run and of unlabelled `folders`, whose images are made where they are missing,
+    and the digest of what they are. Recordings in `spared` are not used; what cannot be read is
+    counted and left out.
 
     Raises ConfigError where a folder has no sound file, CorpusError where none can be read.
     """
     own = Spectrograms(run / "spectrograms")
-    caches, source = [own], digest(*(own.folder / name for name in ("index.csv", "cache.json")))
-    unlabelled, unreadable = _recordings(folders, spared), 0
+    caches = [own]
+    source = digest(*(own.folder / name for name in ("index.csv", "cache.json")))
+    unlabelled = _recordings(folders, spared)
+    unreadable = 0
     if unlabelled:
         contents = Contents(student / FOLDER / ".contents")
         sounds = contents.of_all([r.path for r in unlabelled], console, "sound")
         names = [r.recording for r in unlabelled]
         made_of = digest(list(zip(names, sounds, strict=True)), cache_constants(crops_max))
-        unreadable = _make(student / FOLDER, unlabelled, contents, made_of, crops_max, jobs, console)
+        unreadable = _make(
+            student / FOLDER, unlabelled, contents, made_of, crops_max, jobs, console
+        )
         contents.save()
         caches.append(Spectrograms(student / FOLDER))
         source = digest(source, made_of)
-    names, first, count = list[str](), list[int](), list[int]()
+    names = list[str]()
+    first = list[int]()
+    count = list[int]()
     before = 0
     for cache in caches:
         names += [entry.recording for entry in cache.entries]
@@ -105,7 +120,9 @@ def gather_sound(
     held = draw < held_out
     held[np.argsort(draw)[:_HELD_OUT_MIN]] = True
     if held.all():
-        raise ConfigError(f"{run}: {len(names)} recordings are too few to learn from some and judge on others")
+        raise ConfigError(
+            f"{run}: {len(names)} recordings are too few to learn from some and judge on others"
+        )
     sound = Sound(
         caches=tuple(cache.folder.resolve() for cache in caches),
         first=np.array(first, np.int64),
@@ -135,7 +152,8 @@ def _make(
     skipped = int(read_json(path)["skipped"])
     if skipped:
         console.print(
-            f"[yellow]{skipped} of {len(recordings)} unlabelled recordings cannot be read[/yellow]: "
+            f"[yellow]{skipped} of {len(recordings)} unlabelled recordings cannot be "
+            f"read[/yellow]: "
             f"{folder / 'skipped.csv'}",
             highlight=False,
         )
@@ -143,15 +161,20 @@ def _make(
 
 
 def _recordings(folders: Sequence[Path], spared: set[Path]) -> list[Recording]:
-    """The sound files below folders, as recordings of no species; a file that lies in two of them once."""
+    """The sound files below folders, as recordings of no species; a file that lies in two of them
+    once."""
     found: dict[Path, Recording] = {}
     for folder in folders:
         files = [p for p in files_under(folder) if p.suffix.lower() in AUDIO]
         if not files:
-            raise ConfigError(f"--sound {folder}: expected a folder of recordings, found no sound file in it")
+            raise ConfigError(
+                f"--sound {folder}: expected a folder of recordings, found no sound file in it"
+            )
         for path in files:
             name = f"{folder.name}/{path.relative_to(folder).as_posix()}"
-            found.setdefault(path.resolve(), Recording(name, path, "", (), None, None, None, 0.0, "", ""))
+            found.setdefault(
+                path.resolve(), Recording(name, path, "", (), None, None, None, 0.0, "", "")
+            )
     return [recording for path, recording in found.items() if path not in spared]
 
 

@@ -1,4 +1,5 @@
-"""Batches made ahead of the training loop, in a thread, so that a device that computes need not wait for its next one.
+"""Batches made ahead of the training loop, in a thread, so that a device that computes need not
+wait for its next one.
 
 Order and contents are those of a loop without a thread. Knows no images and no network.
 """
@@ -28,11 +29,14 @@ class Batch:
 
 
 class Batches:
-    """`make(0)`, `make(1)`, … up to `steps`, made in one other thread; `waited_s` says how long the loop that takes
-    them had to wait. With a GPU that is an upper bound of what the GPU waited: it has work queued meanwhile."""
+    """`make(0)`, `make(1)`, … up to `steps`, made in one other thread; `waited_s` says how long the
+    loop that takes them had to wait. With a GPU that is an upper bound of what the GPU waited: it
+    has work queued meanwhile."""
 
     def __init__(self, make: Callable[[int], Batch], steps: int, device: torch.device) -> None:
-        self._make, self._steps, self._device = make, steps, device
+        self._make = make
+        self._steps = steps
+        self._device = device
         self.waited_s = 0.0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -50,4 +54,6 @@ class Batches:
 
     def _begin(self) -> None:
         if self._device.type == "cuda":
-            torch.cuda.set_device(self._device)  # pinned memory belongs to a device; a thread begins with the first
+            torch.cuda.set_device(
+                self._device
+            )  # pinned memory belongs to a device; a thread begins with the first

@@ -1,6 +1,8 @@
-"""Calls: how probable it is that anything calls in a crop, for labels that are known only of whole recordings.
+"""Calls: how probable it is that anything calls in a crop, for labels that are known only of whole
+recordings.
 
-A logistic regression on contrasts tells the crops of recordings from backgrounds. Knows no species and no networks.
+A logistic regression on contrasts tells the crops of recordings from backgrounds. Knows no species
+and no networks.
 """
 
 from collections.abc import Sequence
@@ -25,7 +27,9 @@ from trainer.workers import progress_bar, worker_pool
 
 Floats = NDArray[np.float32]
 
-BEST_MIN = 0.9  # of the best crop of a recording: somewhere in it, what it is labelled with does call
+BEST_MIN = (
+    0.9  # of the best crop of a recording: somewhere in it, what it is labelled with does call
+)
 _GROUPS = 8  # of neighbouring bands
 _QUANTILES = (0.5, 0.95, 0.995)  # of a group's pixels: the last is half a second of one band
 _SMOOTH = (2, 3)  # bands, frames: a single loud pixel is chance
@@ -38,9 +42,10 @@ _CHUNK = 128  # crops per task: half a second of work
 
 
 def contrasts(db: Floats) -> Floats:
-    """What stands out in images in dB `(n, 128, 281)`, as `(n, 24)`: each pixel against its band and its frame (their
-    medians, as Sprengel et al. 2016 find the signal in BirdCLEF's recordings), smoothed, then quantiles of groups of
-    bands. Steady noise and a microphone's colour cancel; frames of digital silence do not count."""
+    """What stands out in images in dB `(n, 128, 281)`, as `(n, 24)`: each pixel against its band
+    and its frame (their medians, as Sprengel et al. 2016 find the signal in BirdCLEF's recordings),
+    smoothed, then quantiles of groups of bands. Steady noise and a microphone's colour cancel;
+    frames of digital silence do not count."""
     found = np.empty((len(db), _GROUPS * len(_QUANTILES)), np.float32)
     for row, image in zip(found, db, strict=True):
         sounding = image.max(axis=0) > image.min()
@@ -74,11 +79,14 @@ class Detector:
 
 
 def fit_detector(calling: Floats, backgrounds: Floats) -> Detector:
-    """Logistic regression with a ridge on contrasts `(n, 24)`; both sides weigh the same, however many there are."""
+    """Logistic regression with a ridge on contrasts `(n, 24)`; both sides weigh the same, however
+    many there are."""
     x = np.concatenate([calling, backgrounds]).astype(np.float64)
     sizes = len(calling), len(backgrounds)
-    side, share = np.repeat((1.0, -1.0), sizes), np.repeat((0.5 / sizes[0], 0.5 / sizes[1]), sizes)
-    mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-6
+    side = np.repeat((1.0, -1.0), sizes)
+    share = np.repeat((0.5 / sizes[0], 0.5 / sizes[1]), sizes)
+    mean = x.mean(axis=0)
+    scale = x.std(axis=0) + 1e-6
     x = (x - mean) / scale
 
     def loss(w: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -93,8 +101,8 @@ def fit_detector(calling: Floats, backgrounds: Floats) -> Detector:
 
 
 def keep_best(p: Floats, entries: Sequence[Entry]) -> Floats:
-    """Probabilities of all crops `(N,)` with those of each recording raised in proportion until its best has BEST_MIN;
-    zero where no entry has a crop."""
+    """Probabilities of all crops `(N,)` with those of each recording raised in proportion until its
+    best has BEST_MIN; zero where no entry has a crop."""
     kept = np.zeros_like(p)
     for entry in entries:
         part = p[entry.first : entry.first + entry.count].clip(1e-6, 1.0)
@@ -104,13 +112,16 @@ def keep_best(p: Floats, entries: Sequence[Entry]) -> Floats:
 
 def background_contrasts(found: BackgroundSet, seed: int) -> Floats:
     """Contrasts of backgrounds, of pink noise, and of pairs of them mixed."""
-    rng, size = np.random.default_rng(seed), len(found.images)
+    rng = np.random.default_rng(seed)
+    size = len(found.images)
     rows, others = rng.integers(0, size, (2, min(_PAIRS * size, _PAIRS_MAX)))
     snr_db = rng.uniform(*_PAIR_SNR_DB, len(rows)).astype(np.float32)
     parts = [image_contrasts(found.images, found.ranges)]
     for start in range(0, len(rows), _CHUNK):
         batch = slice(start, start + _CHUNK)
-        one, other = ((found.images[r[batch], None], found.ranges[r[batch], None]) for r in (rows, others))
+        one, other = (
+            (found.images[r[batch], None], found.ranges[r[batch], None]) for r in (rows, others)
+        )
         mixed = mix_db(*map(torch.from_numpy, (*one, *other, snr_db[batch, None, None, None])))
         parts.append(contrasts(mixed[:, 0].numpy()))
     return np.concatenate(parts)
@@ -131,7 +142,8 @@ def make_calls(
     jobs: int,
     console: Console,
 ) -> None:
-    """Score every crop and write the file at `path`, whole or not at all, unless it is there from the same `source`."""
+    """Score every crop and write the file at `path`, whole or not at all, unless it is there from
+    the same `source`."""
     if path.is_file() and _source(path) == source:
         return
     starts = range(0, len(spectrograms.images), _CHUNK)
@@ -152,7 +164,8 @@ def make_calls(
 
 
 def read_calls(path: Path) -> Floats:
-    """Probability that anything calls, of every crop, `(N,)`. Raises CorpusError naming the file."""
+    """Probability that anything calls, of every crop, `(N,)`. Raises CorpusError naming the
+    file."""
     return _load(path)[0]
 
 

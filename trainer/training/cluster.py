@@ -1,4 +1,5 @@
-"""Members as tasks of a Ray cluster that is there already; what a lost node was training is trained again elsewhere.
+"""Members as tasks of a Ray cluster that is there already; what a lost node was training is trained
+again elsewhere.
 
 Every node has birdstation installed and sees the run folder under the same path. Knows no training.
 """
@@ -15,27 +16,35 @@ from trainer.run import MemberInfo
 from trainer.training.member import Task, fit_member
 from trainer.workers import POLL_S
 
-LOST_MAX = 10  # how often one member may lose its node or its process; each time it goes on after its last epoch
+# how often one member may lose its node or its process; each time it goes on after its last epoch
+LOST_MAX = 10
 
 
 def train(address: str, tasks: Sequence[Task]) -> Generator[list[MemberInfo], None, None]:
-    """Train members, each on a GPU if the cluster has any (and `task.device` is not cpu), otherwise on one core.
+    """Train members, each on a GPU if the cluster has any (and `task.device` is not cpu), otherwise
+    on one core.
 
-    Yields what was finished, or nothing, every POLL_S. Raises ConfigError if there is no such cluster or a node does
-    not see the run folder, CorpusError if a member was lost too often.
+    Yields what was finished, or nothing, every POLL_S. Raises ConfigError if there is no such
+    cluster or a node does not see the run folder, CorpusError if a member was lost too often.
     """
     with joined(address) as ray:
         resources = ray.cluster_resources()
-        gpus, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
+        gpus = int(resources.get("GPU", 0))
+        cores = int(resources.get("CPU", 0))
         asked = tasks[0].device
         if asked == "cuda" and not gpus:
-            raise ConfigError(f"--cluster {address} --device cuda: no node has a GPU; allowed: auto, cpu")
+            raise ConfigError(
+                f"--cluster {address} --device cuda: no node has a GPU; allowed: auto, cpu"
+            )
         on_gpu = gpus > 0 and asked != "cpu"
         device, threads = ("cuda:0", max(1, cores // gpus)) if on_gpu else ("cpu", tasks[0].threads)
         options = {"num_cpus": 1, "num_gpus": int(on_gpu), "max_retries": LOST_MAX}
         fit = ray.remote(**options)(_fit)
         same = digest(tasks[0].run / "run.json")
-        names = {fit.remote(replace(task, device=device, threads=threads), same): task.name for task in tasks}
+        names = {
+            fit.remote(replace(task, device=device, threads=threads), same): task.name
+            for task in tasks
+        }
         pending = list(names)
         while pending:
             done, pending = ray.wait(pending, timeout=POLL_S)
@@ -61,5 +70,7 @@ def _result(ray: Any, name: str, reference: Any) -> MemberInfo:
         raise
     except ray.exceptions.RayError as error:
         advice = "finished members are kept; run again: it goes on where it stopped"
-        raise CorpusError(f"{name}: lost more than {LOST_MAX} times ({type(error).__name__}); {advice}") from error
+        raise CorpusError(
+            f"{name}: lost more than {LOST_MAX} times ({type(error).__name__}); {advice}"
+        ) from error
     return info

@@ -1,4 +1,5 @@
-"""Which crops an epoch consists of, their targets, and how images reach the device. Knows no augmentation, no network.
+"""Which crops an epoch consists of, their targets, and how images reach the device. Knows no
+augmentation, no network.
 
 Images stay uint8 until they are on the device.
 """
@@ -23,14 +24,17 @@ from trainer.recipe import LabelRecipe, SamplingRecipe
 Ints = NDArray[np.int64]
 Place = Literal["device memory", "memory", "disk"]
 
-_WEIGHT_MIN = 0.1  # of an unrated recording: 0 means "nobody rated it" (as the 2nd place of 2021 did)
+_WEIGHT_MIN = (
+    0.1  # of an unrated recording: 0 means "nobody rated it" (as the 2nd place of 2021 did)
+)
 _ON_DEVICE_SHARE = 0.4  # of the free device memory that the images may take
 _IN_MEMORY_SHARE = 0.7  # of the available memory; the page cache keeps them unless others want it
 
 
 @dataclass(frozen=True)
 class CropSet:
-    """Recordings with images: where these lie and what is heard in them. Arrays of one row per recording."""
+    """Recordings with images: where these lie and what is heard in them. Arrays of one row per
+    recording."""
 
     first: Ints  # index into images.npy
     count: Ints
@@ -52,7 +56,10 @@ class CropSet:
 
 
 def crop_set(
-    entries: Sequence[Entry], recordings: Sequence[Recording], folds: dict[str, int], taxonomy: Taxonomy
+    entries: Sequence[Entry],
+    recordings: Sequence[Recording],
+    folds: dict[str, int],
+    taxonomy: Taxonomy,
 ) -> CropSet:
     """The recordings of the cache with their folds and labels."""
     known = {r.recording: r for r in recordings}
@@ -67,43 +74,50 @@ def crop_set(
         fold=np.array([folds[e.recording] for e in entries], np.int64),
         primary=np.array([taxonomy.index(r.primary_label) for r in chosen], np.int64),
         secondary=secondary,
-        weight=np.maximum(rating / max(float(rating.max(initial=0.0)), 1.0), _WEIGHT_MIN).astype(np.float32),
+        weight=np.maximum(rating / max(float(rating.max(initial=0.0)), 1.0), _WEIGHT_MIN).astype(
+            np.float32
+        ),
     )
 
 
 def targets(
     crops: CropSet, chosen: Ints, labels: LabelRecipe, calls: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """Targets of recordings `chosen` `(n,)` as `(n, species)`: primary, secondary, other. With `calls` `(n,)`, how
-    probable it is that anything calls in the sample, the first two are multiplied by it, down to `labels.other` (as the
-    first place of 2021 did)."""
+    """Targets of recordings `chosen` `(n,)` as `(n, species)`: primary, secondary, other. With
+    `calls` `(n,)`, how probable it is that anything calls in the sample, the first two are
+    multiplied by it, down to `labels.other` (as the first place of 2021 did)."""
     values = np.where(crops.secondary[chosen], labels.secondary, labels.other).astype(np.float32)
     values[np.arange(len(chosen)), crops.primary[chosen]] = labels.primary
     if calls is not None:
-        values = np.where(values > labels.other, np.maximum(values * calls[:, None], labels.other), values)
+        values = np.where(
+            values > labels.other, np.maximum(values * calls[:, None], labels.other), values
+        )
     return values
 
 
 def epoch_crops(
     crops: CropSet, sampling: SamplingRecipe, rng: np.random.Generator, clip_crops: int = 1
 ) -> tuple[Ints, Ints]:
-    """One epoch in random order: recordings `(n,)` as rows of `crops`, and their images `(n, clip_crops)`, consecutive
-    ones of the recording, from its first one on again where it has fewer.
+    """One epoch in random order: recordings `(n,)` as rows of `crops`, and their images `(n,
+    clip_crops)`, consecutive ones of the recording, from its first one on again where it has fewer.
 
-    Species s with r recordings gets a share of the draws in proportion to r^(1 - balance); its recordings take turns,
-    so that with balance 0 each comes exactly `crops_per_recording` times; turns take different crops.
+    Species s with r recordings gets a share of the draws in proportion to r^(1 - balance); its
+    recordings take turns, so that with balance 0 each comes exactly `crops_per_recording` times;
+    turns take different crops.
     """
     total = len(crops) * sampling.crops_per_recording
     recordings = np.bincount(crops.primary, minlength=crops.classes).astype(float)
     share = np.where(recordings > 0, np.maximum(recordings, 1) ** (1.0 - sampling.balance), 0.0)
     draws = np.rint(total * share / share.sum()).astype(int)
-    chosen, turn = [], []
+    chosen = []
+    turn = []
     for species in np.flatnonzero(draws):
         order = rng.permutation(np.flatnonzero(crops.primary == species))
         position = np.arange(draws[species])
         chosen.append(order[position % len(order)])
         turn.append(position // len(order))
-    recording, turns = np.concatenate(chosen), np.concatenate(turn)
+    recording = np.concatenate(chosen)
+    turns = np.concatenate(turn)
     starts = np.maximum(crops.count - clip_crops + 1, 1)
     offset = (rng.random(len(crops)) * starts).astype(np.int64)
     start = (offset[recording] + turns) % starts[recording]
@@ -114,7 +128,8 @@ def epoch_crops(
 
 
 def first_crops(crops: CropSet, crops_max: int) -> tuple[Ints, Ints]:
-    """The first `crops_max` crops of every recording, in order: recordings `(n,)` and images `(n,)`."""
+    """The first `crops_max` crops of every recording, in order: recordings `(n,)` and images
+    `(n,)`."""
     count = np.minimum(crops.count, crops_max)
     recording = np.repeat(np.arange(len(crops)), count)
     turn = np.arange(len(recording)) - np.repeat(np.cumsum(count) - count, count)
@@ -122,7 +137,8 @@ def first_crops(crops: CropSet, crops_max: int) -> tuple[Ints, Ints]:
 
 
 def on_host(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    """A host array as a tensor that is ready to go to the device: pinned for a GPU, so that the copy needs no wait."""
+    """A host array as a tensor that is ready to go to the device: pinned for a GPU, so that the
+    copy needs no wait."""
     tensor = torch.from_numpy(array)
     return tensor if device.type == "cpu" else tensor.pin_memory()
 
@@ -133,7 +149,8 @@ def to_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
 
 
 class Images(Protocol):
-    """Where images come from, in two steps: `gather` on the host, in any thread, then `place` on the device."""
+    """Where images come from, in two steps: `gather` on the host, in any thread, then `place` on
+    the device."""
 
     held: Place
 
@@ -152,7 +169,9 @@ class DeviceImages:
     def __init__(self, images: Image, device: torch.device) -> None:
         self._images = torch.empty(images.shape, dtype=torch.uint8, device=device)
         for start in range(0, len(images), 4096):  # in parts: the host holds no second copy
-            part = np.array(images[start : start + 4096])  # copied: torch takes nothing that is read-only
+            part = np.array(
+                images[start : start + 4096]
+            )  # copied: torch takes nothing that is read-only
             self._images[start : start + len(part)] = torch.from_numpy(part).to(device)
 
     def gather(self, rows: Ints) -> Tensor:
@@ -163,10 +182,13 @@ class DeviceImages:
 
 
 class HostImages:
-    """Images in the page cache or on disk, gathered on the host; batches go to a GPU from pinned memory."""
+    """Images in the page cache or on disk, gathered on the host; batches go to a GPU from pinned
+    memory."""
 
     def __init__(self, images: Image, device: torch.device, held: Place = "memory") -> None:
-        self._images, self._device, self.held = images, device, held
+        self._images = images
+        self._device = device
+        self.held = held
 
     def gather(self, rows: Ints) -> Tensor:
         flat = rows.ravel()
@@ -180,9 +202,13 @@ class HostImages:
 
 
 def open_images(images: Image, device: torch.device) -> Images:
-    """Memory-mapped images in device memory where they fit well; otherwise from the host, read into memory at once
-    where they fit there: into the page cache, which all workers of a machine share."""
-    if device.type == "cuda" and images.nbytes < _ON_DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+    """Memory-mapped images in device memory where they fit well; otherwise from the host, read into
+    memory at once where they fit there: into the page cache, which all workers of a machine
+    share."""
+    if (
+        device.type == "cuda"
+        and images.nbytes < _ON_DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]
+    ):
         return DeviceImages(images, device)
     if images.nbytes > _IN_MEMORY_SHARE * available_bytes():
         return HostImages(images, device, "disk")
@@ -191,11 +217,16 @@ def open_images(images: Image, device: torch.device) -> Images:
 
 
 def images_line(images: Image, devices: Sequence[str]) -> str:
-    """Where `open_images` will hold the images of members that train on these devices, for people."""
-    size, free = f"images: {images.nbytes / 1e9:.1f} GB", available_bytes()
+    """Where `open_images` will hold the images of members that train on these devices, for
+    people."""
+    size = f"images: {images.nbytes / 1e9:.1f} GB"
+    free = available_bytes()
     held = f"{free / 1e9:.1f} GB of memory available"
     if images.nbytes > _IN_MEMORY_SHARE * free:
-        host = f"read from disk as they are needed, as they take more than {_IN_MEMORY_SHARE:.0%} of {held}"
+        host = (
+            f"read from disk as they are needed, as they take more than {_IN_MEMORY_SHARE:.0%} "
+            f"of {held}"
+        )
     else:
         host = f"read into memory before training ({held})"
     gpus = sorted({name for name in devices if name != "cpu"})
@@ -208,4 +239,6 @@ def images_line(images: Image, devices: Sequence[str]) -> str:
 def available_bytes() -> int:
     """Memory that can be had without swapping, the page cache included."""
     with Path("/proc/meminfo").open(encoding="ascii") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
+        return next(
+            int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:")
+        )

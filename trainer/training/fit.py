@@ -1,4 +1,5 @@
-"""Fit: trains the members that are missing, one at a time on each device. Knows which, not how (member.py)."""
+"""Fit: trains the members that are missing, one at a time on each device. Knows which, not how
+(member.py)."""
 
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -28,7 +29,8 @@ Rounds = Generator[list[MemberInfo], None, None]  # who was finished in the last
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where members are trained: one at a time on each device (naming one twice trains two there), or on a cluster."""
+    """Where members are trained: one at a time on each device (naming one twice trains two there),
+    or on a cluster."""
 
     devices: tuple[str, ...]
     cores: int  # of this machine, shared by the devices
@@ -37,14 +39,27 @@ class Workplace:
 
     @classmethod
     def of(
-        cls, device: str, devices: str | None, cluster: str | None, jobs: int, threads: int | None = None
+        cls,
+        device: str,
+        devices: str | None,
+        cluster: str | None,
+        jobs: int,
+        threads: int | None = None,
     ) -> "Workplace":
-        """What --device, --devices, --cluster, --jobs and --threads ask for. Raises ConfigError for what is not
-        there."""
+        """What --device, --devices, --cluster, --jobs and --threads ask for. Raises ConfigError for
+        what is not there."""
         if devices is not None:
-            others = [f"--cluster {cluster}"] if cluster else [] if device == "auto" else [f"--device {device}"]
+            others = (
+                [f"--cluster {cluster}"]
+                if cluster
+                else []
+                if device == "auto"
+                else [f"--device {device}"]
+            )
             if others:
-                raise ConfigError(f"--devices {devices} and {others[0]} contradict each other: give one of them")
+                raise ConfigError(
+                    f"--devices {devices} and {others[0]} contradict each other: give one of them"
+                )
             return cls(_listed(devices), jobs, threads=threads)
         if cluster is not None:
             return cls((device,), jobs, cluster, threads)
@@ -75,14 +90,16 @@ def fit_members(
     note: Callable[[], None] = lambda: None,
     details: bool = False,
 ) -> int:
-    """Train the members that are missing; returns how many were. `inputs` is the digest of what they are trained from,
-    but for their own recipes: spectrograms, folds, labels. `note` is called after every epoch of any member; `details`
-    says more of each."""
+    """Train the members that are missing; returns how many were. `inputs` is the digest of what
+    they are trained from, but for their own recipes: spectrograms, folds, labels. `note` is called
+    after every epoch of any member; `details` says more of each."""
     recipe = run.recipe
     devices = workplace.devices[: len(run.wanted())]
     spare = max(1, workplace.cores // len(devices))
     threads = _threads(run, workplace, spare, console)
-    folder, weights = run.folder.resolve(), weights.resolve() if weights else None  # workers may start elsewhere
+    # workers may start elsewhere
+    folder = run.folder.resolve()
+    weights = weights.resolve() if weights else None
     tasks = [
         Task(folder, kind, fold, seed, crops, _of_kind(inputs, kind), devices[0], threads, weights)
         for fold in range(recipe.folds.count)
@@ -97,40 +114,61 @@ def fit_members(
     for fold in range(recipe.folds.count):
         if not (crops.fold == fold).any() or (crops.fold == fold).all():
             raise CorpusError(
-                f"{run.folder / 'folds.csv'}: expected readable recordings in each fold, to validate on; found none "
-                f"in fold {fold}, or all of them; check-data names the files that are not; begin again with a new --out"
+                f"{run.folder / 'folds.csv'}: expected readable recordings in each fold, to "
+                f"validate on; found none "
+                f"in fold {fold}, or all of them; check-data names the files that are not; begin "
+                f"again with a new --out"
             )
     if missing:
         trained = f"{len(missing)} of {len(tasks)} networks to train"
         if workplace.cluster is not None:
-            where, rounds = f"on the cluster {workplace.cluster}", cluster.train(workplace.cluster, missing)
+            where = f"on the cluster {workplace.cluster}"
+            rounds = cluster.train(workplace.cluster, missing)
         else:
             devices = devices[: len(missing)]
-            where, rounds = f"{len(devices)} at a time on {_counted(devices)}", _side_by_side(missing, devices, spare)
+            where = f"{len(devices)} at a time on {_counted(devices)}"
+            rounds = _side_by_side(missing, devices, spare)
             if details:
-                console.print(images_line(Spectrograms(run.folder / "spectrograms").images, devices), highlight=False)
+                console.print(
+                    images_line(Spectrograms(run.folder / "spectrograms").images, devices),
+                    highlight=False,
+                )
         console.print(f"{trained}, {where}", highlight=False)
         _train_all(run, missing, rounds, console, note, details)
     return len(missing)
 
 
 def _of_kind(inputs: str, kind: MemberRecipe) -> str:
-    """Digest of what a member of this kind is trained from; other kinds and seeds do not touch it."""
+    """Digest of what a member of this kind is trained from; other kinds and seeds do not touch
+    it."""
     own = {key: value for key, value in asdict(kind).items() if key != "seeds"}
     return digest(inputs, own)
 
 
 def _threads(run: Run, workplace: Workplace, spare: int, console: Console) -> int:
-    """Of each member on the CPU. Sums depend on it, so that a run keeps what it began with: one, if nobody says
-    otherwise. Raises ConfigError where somebody says so later."""
-    kept, asked = run.book.kept("threads") or _threads_of_members(run), workplace.threads
-    if kept is None and asked is None and spare > 1 and not workplace.cluster and "cpu" in workplace.devices:
-        told = f"--threads {spare} would use all cores, in a run that begins with it: sums depend on threads"
+    """Of each member on the CPU. Sums depend on it, so that a run keeps what it began with: one, if
+    nobody says otherwise. Raises ConfigError where somebody says so later."""
+    kept = run.book.kept("threads") or _threads_of_members(run)
+    asked = workplace.threads
+    if (
+        kept is None
+        and asked is None
+        and spare > 1
+        and not workplace.cluster
+        and "cpu" in workplace.devices
+    ):
+        told = (
+            f"--threads {spare} would use all cores, in a run that begins with it: sums depend "
+            f"on threads"
+        )
         console.print(f"each network has one thread; {told}", highlight=False, soft_wrap=True)
     threads = int(kept or asked or 1)
     if asked not in (None, threads):
         advice = "leave it out, or choose a new --out"
-        raise ConfigError(f"--threads {asked}: networks of this run have {threads}, and sums depend on it; {advice}")
+        raise ConfigError(
+            f"--threads {asked}: networks of this run have {threads}, and sums depend on it; "
+            f"{advice}"
+        )
     run.book.keep("threads", threads)
     return threads
 
@@ -158,7 +196,9 @@ def _finished(run: Run, task: Task, console: Console) -> bool:
         return False
     for name, sha256 in info.files.items():
         if run.book.contents.of(folder / name) != sha256:
-            console.print(f"{escape(str(folder / name))}: missing or damaged; trained again", soft_wrap=True)
+            console.print(
+                f"{escape(str(folder / name))}: missing or damaged; trained again", soft_wrap=True
+            )
             return False
     return True
 
@@ -169,11 +209,18 @@ def _counted(devices: Sequence[str]) -> str:
 
 
 def _train_all(
-    run: Run, tasks: list[Task], rounds: Rounds, console: Console, note: Callable[[], None], details: bool = False
+    run: Run,
+    tasks: list[Task],
+    rounds: Rounds,
+    console: Console,
+    note: Callable[[], None],
+    details: bool = False,
 ) -> None:
     """Others train; this process only watches the histories that they write."""
-    number, all_of_them = len(run.wanted()) - len(tasks), len(run.wanted())
-    total, seen = sum(task.kind.epochs for task in tasks), 0
+    number = len(run.wanted()) - len(tasks)
+    all_of_them = len(run.wanted())
+    total = sum(task.kind.epochs for task in tasks)
+    seen = 0
     with closing(rounds), progress_bar(console) as progress:
         bar = progress.add_task(f"{len(tasks)} networks", total=total, note="")
         for finished in rounds:
@@ -189,11 +236,14 @@ def _train_all(
 
 
 def _side_by_side(tasks: Sequence[Task], devices: Sequence[str], spare: int) -> Rounds:
-    """One worker process per device, which takes the next member as soon as it is free. Beside a GPU, where no sums
-    are made, it has `spare` threads. Yields what was finished, or nothing, every POLL_S."""
+    """One worker process per device, which takes the next member as soon as it is free. Beside a
+    GPU, where no sums are made, it has `spare` threads. Yields what was finished, or nothing, every
+    POLL_S."""
     with ExitStack() as stack:
         pools = [stack.enter_context(worker_pool(1)) for _ in devices]
-        waiting, free, busy = list(tasks), list(range(len(devices))), dict[Future[MemberInfo], int]()
+        waiting = list(tasks)
+        free = list(range(len(devices)))
+        busy = dict[Future[MemberInfo], int]()
         while waiting or busy:
             while waiting and free:
                 slot = free.pop(0)
@@ -209,5 +259,7 @@ def _side_by_side(tasks: Sequence[Task], devices: Sequence[str], spare: int) -> 
 def fit_on_device(task: Task) -> MemberInfo:
     """Train one member in this process, which uses no device but the task's."""
     if task.device.startswith("cuda"):
-        torch.cuda.set_device(task.device)  # what does not name a device would open a context on the first GPU
+        torch.cuda.set_device(
+            task.device
+        )  # what does not name a device would open a context on the first GPU
     return fit_member(task)

@@ -9,7 +9,8 @@ from trainer.run import HISTORY as FILE
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of history.csv. Losses are means over crops; F1 is micro, at 0.5, on the fold left out."""
+    """One line of history.csv. Losses are means over crops; F1 is micro, at 0.5, on the fold left
+    out."""
 
     epoch: int
     train_loss: float
@@ -29,4 +30,7 @@ def read_history(folder: Path) -> list[Epoch]:
     path = folder / FILE
     if not path.is_file():
         return []
-    return [Epoch(int(r["epoch"]), *(float(r[name]) for name in HISTORY[1:])) for r in read_csv(path, HISTORY)]
+    return [
+        Epoch(int(r["epoch"]), *(float(r[name]) for name in HISTORY[1:]))
+        for r in read_csv(path, HISTORY)
+    ]

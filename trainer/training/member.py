@@ -1,4 +1,5 @@
-"""A member: one network trained on all folds but one, epoch by epoch, resumed after a kill. Runs in a worker.
+"""A member: one network trained on all folds but one, epoch by epoch, resumed after a kill. Runs in
+a worker.
 
 The loop itself is `Member.epoch`. Knows no sound and no corpus: crops and labels come as a CropSet.
 """
@@ -24,7 +25,12 @@ from trainer.corpus.backgrounds import read_backgrounds
 from trainer.corpus.spectrograms import Spectrograms
 from trainer.files import digest, replacing, write_csv, write_json
 from trainer.networks.checkpoint import FILE as CHECKPOINT
-from trainer.networks.checkpoint import read_checkpoint, read_weights, write_checkpoint, write_weights
+from trainer.networks.checkpoint import (
+    read_checkpoint,
+    read_weights,
+    write_checkpoint,
+    write_weights,
+)
 from trainer.networks.model import build_network
 from trainer.networks.precision import autocast, choose_precision, prepare
 from trainer.recipe import MemberRecipe, OptimiserRecipe
@@ -73,7 +79,8 @@ class Task:
 
     @property
     def made_under(self) -> str:
-        """Digest of all that its weights depend on: a member is of one kind of device and one version of libraries."""
+        """Digest of all that its weights depend on: a member is of one kind of device and one
+        version of libraries."""
         threads = self.threads if self.device == "cpu" else 0
         return digest(self.inputs, self.device.split(":")[0], threads, versions())
 
@@ -112,8 +119,14 @@ def fit_member(task: Task) -> MemberInfo:
         member.epoch()
         if run.recipe.keep == "last" or member.best() == len(member.history):
             write_weights(folder / WEIGHTS, member.network)
-        write_csv(folder / HISTORY_FILE, HISTORY, ([getattr(e, n) for n in HISTORY] for e in member.history))
-        write_checkpoint(folder, member.network, member.optimiser, len(member.history), task.made_under)
+        write_csv(
+            folder / HISTORY_FILE,
+            HISTORY,
+            ([getattr(e, n) for n in HISTORY] for e in member.history),
+        )
+        write_checkpoint(
+            folder, member.network, member.optimiser, len(member.history), task.made_under
+        )
     return _finish(run, member)
 
 
@@ -121,7 +134,8 @@ class Member:
     """A network in training: one instance per worker task."""
 
     def __init__(self, run: Run, task: Task) -> None:
-        self.task, self.recipe = task, run.recipe
+        self.task = task
+        self.recipe = run.recipe
         self.folder = run.member_folder(task.name)
         self.device = torch.device(task.device)
         self.history: list[Epoch] = []
@@ -134,7 +148,9 @@ class Member:
             found = read_backgrounds(run.folder / BACKGROUNDS)
             self.backgrounds = Backgrounds(found, spectrograms.ranges, self.device)
         self.calls = read_calls(run.folder / CALLS) if self.recipe.labels.call_probability else None
-        self.soundscapes = read_row_images(run.folder / ROW_IMAGES) if self.recipe.keep == "soundscapes" else None
+        self.soundscapes = (
+            read_row_images(run.folder / ROW_IMAGES) if self.recipe.keep == "soundscapes" else None
+        )
         torch.manual_seed(int(self._random(0).integers(2**63)))
         network = build_network(
             task.kind.architecture,
@@ -171,38 +187,62 @@ class Member:
         valid = self.score(self.recipe.sampling.crops_per_recording)
         f1 = f1_low = micro_f1(valid.scores, valid.primary)
         if draws := self.recipe.validation.bootstrap:
-            f1_low = micro_f1_low(valid.scores, valid.primary, valid.recordings, draws, self.recipe.seed)
+            f1_low = micro_f1_low(
+                valid.scores, valid.primary, valid.recordings, draws, self.recipe.seed
+            )
         rows_f1 = self._score_soundscapes()
         seconds = time.monotonic() - begin
         self.history.append(
-            Epoch(number, train_loss, valid.loss, f1, f1_low, rows_f1, seconds, round(waited_s / seconds, 5))
+            Epoch(
+                number,
+                train_loss,
+                valid.loss,
+                f1,
+                f1_low,
+                rows_f1,
+                seconds,
+                round(waited_s / seconds, 5),
+            )
         )
 
     def _train(self, number: int, rng: np.random.Generator, dice: Dice) -> tuple[float, float]:
-        """Mean loss over the steps of an epoch, and seconds waited for batches. Nothing in a step waits for the device:
-        the loss is summed there and read once."""
-        recipe, augmented = self.recipe, self.task.kind.augment
+        """Mean loss over the steps of an epoch, and seconds waited for batches. Nothing in a step
+        waits for the device: the loss is summed there and read once."""
+        recipe = self.recipe
+        augmented = self.task.kind.augment
         recordings, rows = epoch_crops(self.train, recipe.sampling, rng, self.task.kind.clip_crops)
         size = min(recipe.optimiser.batch, len(rows))
-        steps = len(rows) // size  # the rest, another one each epoch, is left out: batches are of one size
+        steps = (
+            len(rows) // size
+        )  # the rest, another one each epoch, is left out: batches are of one size
 
         def make(step: int) -> Batch:
             chosen = slice(step * size, (step + 1) * size)
             return self._batch(self.train, recordings[chosen], rows[chosen])
 
         self.network.train()
-        total, losses = torch.zeros((), device=self.device), torch.zeros(steps, device=self.device)
+        total = torch.zeros((), device=self.device)
+        losses = torch.zeros(steps, device=self.device)
         batches = Batches(make, steps, self.device)
         for step, batch in enumerate(batches):
-            grey, target = self.images.place(batch.images), self._place(batch.target)
+            grey = self.images.place(batch.images)
+            target = self._place(batch.target)
             if self.backgrounds is not None:
                 nothing = recipe.labels.other
-                grey, target = self.backgrounds.add(grey, target, batch.rows, augmented, nothing, dice)
+                grey, target = self.backgrounds.add(
+                    grey, target, batch.rows, augmented, nothing, dice
+                )
             grey, target = augment(grey, target, augmented, dice)
-            set_rate(self.optimiser, recipe.optimiser, (number - 1 + step / steps) / self.task.kind.epochs)
+            set_rate(
+                self.optimiser,
+                recipe.optimiser,
+                (number - 1 + step / steps) / self.task.kind.epochs,
+            )
             with autocast(self.precision, self.device):
                 logits = self.network(grey)
-            loss = functional.binary_cross_entropy_with_logits(logits.float(), target, reduction="none").mean(dim=1)
+            loss = functional.binary_cross_entropy_with_logits(
+                logits.float(), target, reduction="none"
+            ).mean(dim=1)
             if recipe.loss.rating_weight:
                 loss = loss * self._place(batch.weight)
             self.optimiser.zero_grad(set_to_none=True)
@@ -223,33 +263,41 @@ class Member:
         names = [entries[i].recording for i in at]
         shown = ", ".join(names[:_NAMED_MAX]) + (", …" if len(names) > _NAMED_MAX else "")
         return (
-            f"{self.task.name}: loss of epoch {number} is not finite, first for a batch of {shown}; "
+            f"{self.task.name}: loss of epoch {number} is not finite, first for a batch of "
+            f"{shown}; "
             "lower optimiser.learning_rate, or look at these recordings"
         )
 
     def _batch(self, crops: CropSet, recordings: Ints, rows: Ints) -> Batch:
-        """Samples `(n, c)` of recordings `(n,)`, on the host. Something calls in a sample if it does in any of its
-        crops."""
+        """Samples `(n, c)` of recordings `(n,)`, on the host. Something calls in a sample if it
+        does in any of its crops."""
         calls = None if self.calls is None else self.calls[rows].max(axis=1)
         target = on_host(targets(crops, recordings, self.recipe.labels, calls), self.device)
-        return Batch(rows, self.images.gather(rows), target, on_host(crops.weight[recordings], self.device))
+        return Batch(
+            rows, self.images.gather(rows), target, on_host(crops.weight[recordings], self.device)
+        )
 
     def _place(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)
 
     def score(self, crops_max: int = CROPS_MAX, precision: Precision | None = None) -> Scored:
-        """Score the first `crops_max` crops of every recording of the fold left out, as it trains if nothing else is
-        said."""
+        """Score the first `crops_max` crops of every recording of the fold left out, as it trains
+        if nothing else is said."""
         recordings, rows = first_crops(self.valid, crops_max)
-        parts, losses = [], []
+        parts = []
+        losses = []
         for chosen in np.array_split(np.arange(len(rows)), math.ceil(len(rows) / _VALID_BATCH)):
             batch = self._batch(self.valid, recordings[chosen], rows[chosen, None])
             logits = self._logits(self.images.place(batch.images), precision or self.precision)
             target = self._place(batch.target)
-            losses.append(functional.binary_cross_entropy_with_logits(logits, target, reduction="sum"))
+            losses.append(
+                functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
+            )
             parts.append(torch.sigmoid(logits))
         loss = float(torch.stack(losses).sum()) / (len(rows) * self.valid.classes)
-        return Scored(rows, recordings, self.valid.primary[recordings], torch.cat(parts).cpu().numpy(), loss)
+        return Scored(
+            rows, recordings, self.valid.primary[recordings], torch.cat(parts).cpu().numpy(), loss
+        )
 
     def _score_soundscapes(self) -> float:
         if self.soundscapes is None:
@@ -269,18 +317,22 @@ class Member:
 
 def make_optimiser(network: nn.Module, recipe: OptimiserRecipe) -> Optimizer:
     kind = Adam if recipe.name == "adam" else AdamW
-    return kind(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+    return kind(
+        network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
 
 
 def set_rate(optimiser: Optimizer, recipe: OptimiserRecipe, progress: float) -> None:
     """Cosine from the learning rate to its minimum; `progress` 0..1 of the training."""
-    low, high = recipe.learning_rate_min, recipe.learning_rate
+    low = recipe.learning_rate_min
+    high = recipe.learning_rate
     for group in optimiser.param_groups:
         group["lr"] = low + (high - low) * (1.0 + math.cos(math.pi * progress)) / 2.0
 
 
 def _finish(run: Run, member: Member) -> MemberInfo:
-    """Score the fold left out with the weights that are kept; member.json last, as the sign that all is there."""
+    """Score the fold left out with the weights that are kept; member.json last, as the sign that
+    all is there."""
     task = member.task
     kept = len(member.history) if run.recipe.keep == "last" else member.best()
     read_weights(member.folder / WEIGHTS, member.network)

@@ -1,4 +1,5 @@
-"""F1 of one epoch on the crops of the fold left out, and how low it could have been with other recordings.
+"""F1 of one epoch on the crops of the fold left out, and how low it could have been with other
+recordings.
 
 Knows no network and no file.
 """
@@ -13,19 +14,23 @@ _LOW = 0.025
 
 
 def micro_f1(scores: NDArray[np.float32], primary: Ints) -> float:
-    """F1 over all crops and species of `score >= 0.5` `(n, species)` against the primary species `(n,)`; background
-    species are not asked for (their target is below 0.5)."""
+    """F1 over all crops and species of `score >= 0.5` `(n, species)` against the primary species
+    `(n,)`; background species are not asked for (their target is below 0.5)."""
     found, hits = _counts(scores, primary)
     return float(2.0 * hits.sum() / (found.sum() + len(primary)))
 
 
-def micro_f1_low(scores: NDArray[np.float32], primary: Ints, recordings: Ints, draws: int, seed: int) -> float:
-    """Lower end of the 95 % bootstrap interval of `micro_f1`, drawing whole recordings (`recordings` `(n,)`: the one
-    of each crop) with replacement. One seed draws the same recordings for every epoch: what is compared are epochs."""
+def micro_f1_low(
+    scores: NDArray[np.float32], primary: Ints, recordings: Ints, draws: int, seed: int
+) -> float:
+    """Lower end of the 95 % bootstrap interval of `micro_f1`, drawing whole recordings
+    (`recordings` `(n,)`: the one of each crop) with replacement. One seed draws the same recordings
+    for every epoch: what is compared are epochs."""
     _, index = np.unique(recordings, return_inverse=True)
     found, hits = (np.bincount(index, weights=values) for values in _counts(scores, primary))
     crops = np.bincount(index)
-    rng, f1 = np.random.default_rng(seed), np.empty(draws)
+    rng = np.random.default_rng(seed)
+    f1 = np.empty(draws)
     for draw in range(draws):  # one at a time: all at once would be gigabytes
         drawn = rng.integers(0, len(crops), len(crops))
         f1[draw] = 2.0 * hits[drawn].sum() / (found[drawn].sum() + crops[drawn].sum())

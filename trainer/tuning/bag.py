@@ -1,4 +1,5 @@
-"""The bag: which members go to the station, and what they score together. Knows no training and no soundscape."""
+"""The bag: which members go to the station, and what they score together. Knows no training and no
+soundscape."""
 
 from collections.abc import Sequence
 
@@ -14,10 +15,15 @@ from trainer.files import write_json
 from trainer.run import MemberInfo, Run
 
 
-def score_images(networks: Sequence[nn.Module], images: Image, batch: int = 64) -> NDArray[np.float32]:
-    """Grey images `(n, 128, 281)` to sigmoid scores `(members, n, species)`, each network where its weights lie."""
+def score_images(
+    networks: Sequence[nn.Module], images: Image, batch: int = 64
+) -> NDArray[np.float32]:
+    """Grey images `(n, 128, 281)` to sigmoid scores `(members, n, species)`, each network where its
+    weights lie."""
     if images.dtype != np.uint8 or images.shape[1:] != IMAGE_SHAPE:
-        raise ValueError(f"expected uint8 images (n, *{IMAGE_SHAPE}), found {images.dtype} {images.shape}")
+        raise ValueError(
+            f"expected uint8 images (n, *{IMAGE_SHAPE}), found {images.dtype} {images.shape}"
+        )
     return np.stack([_score(network, images, batch) for network in networks])
 
 
@@ -25,16 +31,22 @@ def _score(network: nn.Module, images: Image, batch: int) -> NDArray[np.float32]
     device = next(network.parameters()).device
     parts = []
     with torch.inference_mode():
-        for start in range(0, max(len(images), 1), batch):  # no images is one empty batch: it knows the species
-            grey = torch.from_numpy(np.ascontiguousarray(images[start : start + batch]))[:, None].to(device)
+        for start in range(
+            0, max(len(images), 1), batch
+        ):  # no images is one empty batch: it knows the species
+            grey = torch.from_numpy(np.ascontiguousarray(images[start : start + batch]))[
+                :, None
+            ].to(device)
             parts.append(torch.sigmoid(network(grey.float()).float()).cpu().numpy())
     return np.concatenate(parts)
 
 
 def choose(members: Sequence[MemberInfo], per_fold_max: int) -> list[MemberInfo]:
-    """The best member of each kind in each fold by F1 on the fold's crops, of these at most `per_fold_max` a fold.
+    """The best member of each kind in each fold by F1 on the fold's crops, of these at most
+    `per_fold_max` a fold.
 
-    Ordered by kind, then fold; equal members are told apart by name, so that the choice is always the same.
+    Ordered by kind, then fold; equal members are told apart by name, so that the choice is always
+    the same.
     """
     best: dict[tuple[int, str], MemberInfo] = {}
     for member in sorted(members, key=_rank):
@@ -57,7 +69,9 @@ def choose_bag(run: Run) -> None:
     missing = sorted(set(range(run.recipe.folds.count)) - {member.fold for member in members})
     if missing:
         folds = ", ".join(map(str, missing))
-        raise CorpusError(f"{run.folder}: no finished member of fold {folds}; run: python -m trainer fit-cnn")
+        raise CorpusError(
+            f"{run.folder}: no finished member of fold {folds}; run: python -m trainer fit-cnn"
+        )
     bag = choose(members, run.recipe.bag.per_fold_max)
     write_json(run.folder / "bag.json", {"members": [member.name for member in bag]})
     f1 = [member.valid_f1 for member in bag]

@@ -1,7 +1,9 @@
-"""An optimiser over the weights of the blend: kinds of member, prior and neighbours at once. Knows no file.
+"""An optimiser over the weights of the blend: kinds of member, prior and neighbours at once. Knows
+no file.
 
-The recipe lists a few blends; what lies between them is found here by differential evolution (Storn and Price, 1997):
-F1 is a staircase, so no gradient helps. Deterministic: the same rows, seed and evaluations give the same blend.
+The recipe lists a few blends; what lies between them is found here by differential evolution (Storn
+and Price, 1997): F1 is a staircase, so no gradient helps. Deterministic: the same rows, seed and
+evaluations give the same blend.
 """
 
 from collections.abc import Sequence
@@ -31,11 +33,14 @@ class Optimum:
     peaks: tuple[float, ...]  # best smoothed peak of F1 so far, after each evaluation
 
 
-def optimise(scored: Scored, start: Candidate, thresholds: NDArray[np.float32], evaluations: int, seed: int) -> Optimum:
-    """The weights of the highest smoothed peak of row-wise F1 under the start's padding and rule, from its blend on.
+def optimise(
+    scored: Scored, start: Candidate, thresholds: NDArray[np.float32], evaluations: int, seed: int
+) -> Optimum:
+    """The weights of the highest smoothed peak of row-wise F1 under the start's padding and rule,
+    from its blend on.
 
-    `scored` holds rows that all have a prior, or none; then no weight of it is sought. About `evaluations` blends are
-    tried (five at least).
+    `scored` holds rows that all have a prior, or none; then no weight of it is sought. About
+    `evaluations` blends are tried (five at least).
     """
     kinds = scored.kinds[1:]  # the first weighs 1
     with_prior = bool(scored.placed.any())
@@ -54,7 +59,11 @@ def optimise(scored: Scored, start: Candidate, thresholds: NDArray[np.float32], 
         return -peaks[-1]
 
     size = int(np.clip(evaluations // _GENERATIONS_MIN, _POPULATION_MIN, _POPULATION * len(spans)))
-    begin = [0.0] * len(kinds) + [start.blend.smoothing] + ([start.blend.prior_weight] if with_prior else [])
+    begin = (
+        [0.0] * len(kinds)
+        + [start.blend.smoothing]
+        + ([start.blend.prior_weight] if with_prior else [])
+    )
     found = differential_evolution(
         shortfall,
         Bounds(low, high),
@@ -69,8 +78,16 @@ def optimise(scored: Scored, start: Candidate, thresholds: NDArray[np.float32], 
 
 
 def _blend(start: Blend, kinds: Sequence[str], x: Sequence[float], with_prior: bool) -> Blend:
-    """Octaves of the kinds after the first, smoothing and weight of the prior, rounded to what a manifest shows."""
-    octaves, rest = x[: len(kinds) - 1], x[len(kinds) - 1 :]
-    weights = {kind: round(2.0**octave, 3) for kind, octave in zip(kinds, [0.0, *octaves], strict=True)}
-    blend = replace(start, kind_weights=weights if octaves else {}, smoothing=min(round(rest[0], 3), SMOOTHING_MAX))
+    """Octaves of the kinds after the first, smoothing and weight of the prior, rounded to what a
+    manifest shows."""
+    octaves = x[: len(kinds) - 1]
+    rest = x[len(kinds) - 1 :]
+    weights = {
+        kind: round(2.0**octave, 3) for kind, octave in zip(kinds, [0.0, *octaves], strict=True)
+    }
+    blend = replace(
+        start,
+        kind_weights=weights if octaves else {},
+        smoothing=min(round(rest[0], 3), SMOOTHING_MAX),
+    )
     return replace(blend, prior_weight=round(rest[1], 3)) if with_prior else blend

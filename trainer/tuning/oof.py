@@ -1,4 +1,5 @@
-"""Out-of-fold scores: what the bag says of training crops that its members have not seen. Knows no sound."""
+"""Out-of-fold scores: what the bag says of training crops that its members have not seen. Knows no
+sound."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,9 @@ class CropTable:
     label: NDArray[np.int64]  # (crops,) index of the primary species
     recordings: tuple[str, ...]  # (crops,) key "<code>/<filename>"
     codes: tuple[str, ...]  # (crops,) primary species
-    ignored: NDArray[np.bool_]  # (crops, species) heard in the background of the recording: neither right nor wrong
+    ignored: NDArray[
+        np.bool_
+    ]  # (crops, species) heard in the background of the recording: neither right nor wrong
     latitude: NDArray[np.float32]  # (crops,) degrees; NaN where not known, as the next two
     longitude: NDArray[np.float32]
     day_of_year: NDArray[np.float32]
@@ -59,7 +62,9 @@ def crop_table(run: Run, corpus: Corpus, bag: Sequence[MemberInfo]) -> CropTable
     count = np.array([int(r["count"]) for r in index], np.int64)
     entry = np.searchsorted(first, rows, side="right") - 1
     if not len(index) or (entry < 0).any() or (rows >= first[entry] + count[entry]).any():
-        raise CorpusError(f"{path}: lacks crops that the members were scored on; run: python -m trainer fit-cnn")
+        raise CorpusError(
+            f"{path}: lacks crops that the members were scored on; run: python -m trainer fit-cnn"
+        )
     known = {r.recording: r for r in corpus.recordings}
     try:
         recordings = [known[index[e]["recording"]] for e in entry]
@@ -83,12 +88,15 @@ def crop_table(run: Run, corpus: Corpus, bag: Sequence[MemberInfo]) -> CropTable
 
 def _scores(run: Run, bag: Sequence[MemberInfo]) -> tuple[NDArray[np.int64], Scores]:
     """Rows of images.npy in ascending order and their scores, averaged as the bag is."""
-    rows, scores = [], []
+    rows = []
+    scores = []
     for fold in sorted({member.fold for member in bag}):
         members = [member for member in bag if member.fold == fold]
         found = [run.out_of_fold(member.name) for member in members]
         common = reduce(np.intersect1d, [oof.rows for oof in found])
-        stack = np.stack([oof.scores[np.argsort(oof.rows)][np.isin(np.sort(oof.rows), common)] for oof in found])
+        stack = np.stack(
+            [oof.scores[np.argsort(oof.rows)][np.isin(np.sort(oof.rows), common)] for oof in found]
+        )
         rows.append(common)
         scores.append(acoustic_scores(stack, [member.kind for member in members], Blend()))
     order = np.argsort(np.concatenate(rows), kind="stable")
@@ -104,7 +112,8 @@ def _place(recording: Recording) -> tuple[float, float, float]:
 
 
 def confusions(table: CropTable, classes: int) -> NDArray[np.int64]:
-    """Crops `(classes, classes)` by their species and by the one of the best score, background species set aside."""
+    """Crops `(classes, classes)` by their species and by the one of the best score, background
+    species set aside."""
     found = np.where(table.ignored, np.float32(-1), table.scores).argmax(axis=1)
     counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (table.label, found), 1)
@@ -114,7 +123,8 @@ def confusions(table: CropTable, classes: int) -> NDArray[np.int64]:
 def score_crops(table: CropTable, codes: Sequence[str]) -> CropScore:
     """Scores of all species, those heard in the background set aside."""
     scores = np.where(table.ignored, np.float32(-1), table.scores)
-    classes, found = len(codes), scores.argmax(axis=1)
+    classes = len(codes)
+    found = scores.argmax(axis=1)
     recall = metrics.recalls(table.label, found, classes)
     precision = metrics.average_precisions(table.label, scores)
     crops = np.bincount(table.label, minlength=classes)
@@ -124,6 +134,7 @@ def score_crops(table: CropTable, codes: Sequence[str]) -> CropScore:
         f1_macro=metrics.class_f1(table.label, found, classes).macro,
         mean_average_precision=float(np.nanmean(precision)),
         species=tuple(
-            SpeciesScore(code, int(crops[i]), float(recall[i]), float(precision[i])) for i, code in enumerate(codes)
+            SpeciesScore(code, int(crops[i]), float(recall[i]), float(precision[i]))
+            for i, code in enumerate(codes)
         ),
     )

@@ -1,4 +1,5 @@
-"""The competition's submission from a finished run: what is heard in every 5-s row of every soundscape of a folder.
+"""The competition's submission from a finished run: what is heard in every 5-s row of every
+soundscape of a folder.
 
 Cut, scored, smoothed, blended and decided as the station does at a hop of 5 s. Knows no labels.
 """
@@ -12,7 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES
-from edge.contract.blend import Scores, acoustic_scores, blend_scores, neighbour_step, smooth_neighbours
+from edge.contract.blend import (
+    Scores,
+    acoustic_scores,
+    blend_scores,
+    neighbour_step,
+    smooth_neighbours,
+)
 from edge.contract.errors import ConfigError, RecordingError
 from edge.contract.folders import entries_of
 from edge.contract.rows import rows_of, window_of_row
@@ -39,17 +46,23 @@ class Predicted:
     soundscapes: int
     rows: int
     rows_with_calls: int
-    without_prior: int  # soundscapes whose place or day is not known, or all if the run has no metadata model
+    without_prior: (
+        int  # soundscapes whose place or day is not known, or all if the run has no metadata model
+    )
     unreadable: tuple[str, ...]
     partly_lost: tuple[str, ...]  # of which sound was lost
 
 
 def thresholds_of(run: Run) -> tuple[Scores, Scores]:
-    """Thresholds `(species,)` of scores that are blended with a prior, and of those that are not."""
-    cut, codes = run.tuning().thresholds, run.taxonomy.codes
+    """Thresholds `(species,)` of scores that are blended with a prior, and of those that are
+    not."""
+    cut = run.tuning().thresholds
+    codes = run.taxonomy.codes
     own = np.array([cut.species.get(code, cut.blended) for code in codes], np.float32)
     alone = np.full(len(codes), cut.acoustic, np.float32)
-    for code, value in {} if run.metadata() else cut.species.items():  # then they were tuned by sound alone
+    for code, value in (
+        {} if run.metadata() else cut.species.items()
+    ):  # then they were tuned by sound alone
         alone[codes.index(code)] = value
     return own, alone
 
@@ -59,9 +72,15 @@ class Predictor:
 
     def __init__(self, run: Run, device: str = "auto") -> None:
         self._run, bag, self._tuning = run, run.bag(), run.tuning()
-        self.codes, self._taxonomy, self._metadata = run.taxonomy.codes, run.taxonomy, run.metadata()
+        self.codes, self._taxonomy, self._metadata = (
+            run.taxonomy.codes,
+            run.taxonomy,
+            run.metadata(),
+        )
         self._kinds = [member.kind for member in bag]
-        self._networks = [load_network(run, member.name).to(choose_device(device)) for member in bag]
+        self._networks = [
+            load_network(run, member.name).to(choose_device(device)) for member in bag
+        ]
         self._thresholds, self._thresholds_alone = thresholds_of(run)
         self.lost: list[str] = []  # a line for each recording so far of which sound was lost
 
@@ -70,25 +89,39 @@ class Predictor:
         self._run.require_unchanged()
 
     def prior(self, place: Place, day: date | None) -> Scores | None:
-        """Species probabilities `(1, species)` of a place and day; None if one of them is not known."""
+        """Species probabilities `(1, species)` of a place and day; None if one of them is not
+        known."""
         latitude, longitude = place
         if self._metadata is None or latitude is None or longitude is None or day is None:
             return None
-        asked = (np.array([value], np.float32) for value in (latitude, longitude, day.timetuple().tm_yday))
+        asked = (
+            np.array([value], np.float32)
+            for value in (latitude, longitude, day.timetuple().tm_yday)
+        )
         return place_scores(self._metadata, self._taxonomy, *asked)
 
     def scores(self, path: Path, prior: Scores | None) -> tuple[list[Span], Scores]:
-        """The windows of a recording and their blended scores `(windows, species)`. Raises RecordingError if nothing
-        can be decoded."""
-        padding, blend, kinds = self._tuning.padding, self._tuning.blend, self._kinds
-        heard = hear(path, self._networks, kinds, len(self.codes), [padding], WINDOW_SAMPLES / RATE_HZ, self.lost)
+        """The windows of a recording and their blended scores `(windows, species)`. Raises
+        RecordingError if nothing can be decoded."""
+        padding = self._tuning.padding
+        blend = self._tuning.blend
+        kinds = self._kinds
+        heard = hear(
+            path,
+            self._networks,
+            kinds,
+            len(self.codes),
+            [padding],
+            WINDOW_SAMPLES / RATE_HZ,
+            self.lost,
+        )
         acoustic = acoustic_scores(heard.scores[padding], sorted(set(kinds)), blend)
         smoothed = smooth_neighbours(acoustic, blend, neighbour_step(WINDOW_SAMPLES))
         return heard.windows, blend_scores(smoothed, prior, blend)
 
     def rows(self, path: Path, prior: Scores | None) -> dict[int, tuple[str, ...]]:
-        """Species heard in each 5-s row of a recording (`rows_of`), by the second at which the row ends. Raises as
-        `scores`."""
+        """Species heard in each 5-s row of a recording (`rows_of`), by the second at which the row
+        ends. Raises as `scores`."""
         windows, scores = self.scores(path, prior)
         passed = scores >= (self._thresholds_alone if prior is None else self._thresholds)
         heard: dict[int | None, tuple[str, ...]] = {
@@ -100,23 +133,31 @@ class Predictor:
 
 
 def predict(
-    predictor: Predictor, folder: Path, out: Path, sites: Path | None, progress: Callable[[int, int], None]
+    predictor: Predictor,
+    folder: Path,
+    out: Path,
+    sites: Path | None,
+    progress: Callable[[int, int], None],
 ) -> Predicted:
     """Write `row_id, birds` for all soundscapes of a folder, in the order of their names.
 
-    A row id is `<audio id>_<site>_<second>` for the competition's names, else `<name up to its first dot>_<second>`.
-    Raises ConfigError if there is no soundscape or none that can be read, or if two of them would have the same row
-    ids, UsageError if `out` is anything but such a table.
+    A row id is `<audio id>_<site>_<second>` for the competition's names, else `<name up to its
+    first dot>_<second>`. Raises ConfigError if there is no soundscape or none that can be read, or
+    if two of them would have the same row ids, UsageError if `out` is anything but such a table.
     """
     check_replaceable(out, COLUMNS)
     files = _soundscapes(folder)
-    places, seen = _places(sites), dict[str, Path]()
+    places = _places(sites)
+    seen = dict[str, Path]()
     for path in files:  # before hours of work
         other = seen.setdefault(soundscape_name(path)[0], path)
         if other != path:
-            raise ConfigError(f"{path}: its rows would be named as those of {other.name}; keep one of the two")
+            raise ConfigError(
+                f"{path}: its rows would be named as those of {other.name}; keep one of the two"
+            )
     rows: list[tuple[str, str]] = []
-    unreadable, without_prior = [], 0
+    unreadable = []
+    without_prior = 0
     for done, path in enumerate(files):
         progress(done, len(files))
         name, site, day = soundscape_name(path)
@@ -128,18 +169,27 @@ def predict(
             unreadable.append(str(error))
             continue
         without_prior += prior is None
-        rows += [(f"{name}_{second}", " ".join(birds) or NOCALL) for second, birds in sorted(found.items())]
+        rows += [
+            (f"{name}_{second}", " ".join(birds) or NOCALL)
+            for second, birds in sorted(found.items())
+        ]
     progress(len(files), len(files))
     if len(unreadable) == len(files):
         raise ConfigError(
-            f"{folder}: soundscapes: expected one that can be read, found none of {len(files)}: {some_of(unreadable)}; "
+            f"{folder}: soundscapes: expected one that can be read, found none of {len(files)}: "
+            f"{some_of(unreadable)}; "
             "put whole files there and type the same again"
         )
     predictor.require_unchanged()
     write_csv(out, COLUMNS, rows)
     calls = sum(birds != NOCALL for _, birds in rows)
     return Predicted(
-        len(files) - len(unreadable), len(rows), calls, without_prior, tuple(unreadable), tuple(predictor.lost)
+        len(files) - len(unreadable),
+        len(rows),
+        calls,
+        without_prior,
+        tuple(unreadable),
+        tuple(predictor.lost),
     )
 
 
@@ -149,14 +199,17 @@ def _soundscapes(folder: Path) -> list[Path]:
         listed = entries_of(folder) if folder.is_dir() else []
         files = [path for path in listed if path.suffix.lower() in AUDIO and not path.is_dir()]
     except OSError as error:
-        raise ConfigError(f"{error.filename or folder}: cannot be listed: {error.strerror}") from error
+        raise ConfigError(
+            f"{error.filename or folder}: cannot be listed: {error.strerror}"
+        ) from error
     if not files:
         raise ConfigError(f"{folder}: expected recordings ({', '.join(AUDIO)}), found none")
     return files
 
 
 def _places(sites: Path | None) -> Mapping[str, Place]:
-    """Coordinates by site. Raises ConfigError if a row of the table cannot be used: else the prior is silently gone."""
+    """Coordinates by site. Raises ConfigError if a row of the table cannot be used: else the prior
+    is silently gone."""
     if sites is None:
         return {}
     problems = Problems()

@@ -1,4 +1,5 @@
-"""Images of labelled soundscape rows, made once per run, and the row-wise F1 of scores for them: `keep: soundscapes`.
+"""Images of labelled soundscape rows, made once per run, and the row-wise F1 of scores for them:
+`keep: soundscapes`.
 
 Knows no network.
 """
@@ -36,8 +37,8 @@ class RowImages:
     others: NDArray[np.int64]  # (rows,) labels that the taxonomy does not know
 
     def f1(self, scores: NDArray[np.float32], recipe: TuneRecipe) -> float:
-        """Mean row-wise F1 of the scores of all images `(n, species)` at the best threshold; the curve is smoothed, so
-        that no lucky one decides."""
+        """Mean row-wise F1 of the scores of all images `(n, species)` at the best threshold; the
+        curve is smoothed, so that no lucky one decides."""
         silent = np.zeros((1, self.truth.shape[1]), np.float32)
         nameless = ("",) * len(self.at)
         rows = Rows(nameless, nameless, (frozenset(),) * len(self.at), self.truth, self.others)
@@ -52,18 +53,22 @@ def require_rows(recipe: Recipe, corpus: Corpus) -> None:
     if recipe.keep == "soundscapes" and not corpus.soundscapes:
         advice = "label soundscapes, or set keep to best or last"
         raise CorpusError(
-            f"{corpus.data / LABELS}: no labelled soundscape; the recipe says keep: soundscapes; {advice}"
+            f"{corpus.data / LABELS}: no labelled soundscape; the recipe says keep: soundscapes; "
+            f"{advice}"
         )
 
 
-def make_row_images(path: Path, corpus: Corpus, recipe: Recipe, source: str, console: Console) -> None:
-    """Make the file at `path` unless it is there from the same `source`. Soundscapes that cannot be read are named.
-    Raises CorpusError if none can."""
+def make_row_images(
+    path: Path, corpus: Corpus, recipe: Recipe, source: str, console: Console
+) -> None:
+    """Make the file at `path` unless it is there from the same `source`. Soundscapes that cannot be
+    read are named. Raises CorpusError if none can."""
     if path.is_file() and _source(path) == source:
         return
     images: list[Image] = []
     at: list[int] = []
-    labelled, unreadable = [], []
+    labelled = []
+    unreadable = []
     for soundscape in corpus.soundscapes:
         try:
             windows, samples = _labelled_windows(soundscape, recipe.tune.padding[0])
@@ -71,28 +76,41 @@ def make_row_images(path: Path, corpus: Corpus, recipe: Recipe, source: str, con
             unreadable.append(str(error))
             console.print(f"skipped {error}", markup=False, highlight=False)
             continue
-        index: dict[int | None, int] = {window.start: len(images) + i for i, window in enumerate(windows)}
+        index: dict[int | None, int] = {
+            window.start: len(images) + i for i, window in enumerate(windows)
+        }
         at += [index.get(row_window(row, samples), -1) for row in soundscape.labels]
         images += [window.input for window in windows]
-        labelled += [(row, soundscape.path.stem, labels) for row, labels in soundscape.labels.items()]
+        labelled += [
+            (row, soundscape.path.stem, labels) for row, labels in soundscape.labels.items()
+        ]
     if unreadable and not labelled:
         raise none_readable(corpus, unreadable)
     if not images:
-        raise CorpusError(f"{corpus.data / LABELS}: none of its rows can be heard; set keep to best or last")
+        raise CorpusError(
+            f"{corpus.data / LABELS}: none of its rows can be heard; set keep to best or last"
+        )
     rows = Rows.of(labelled, corpus.taxonomy)
-    found, place = np.stack(images), np.array(at, np.int64)
+    found = np.stack(images)
+    place = np.array(at, np.int64)
     with replacing(path) as temporary:
-        np.savez(temporary, source=source, images=found, at=place, truth=rows.truth, others=rows.others)
+        np.savez(
+            temporary, source=source, images=found, at=place, truth=rows.truth, others=rows.others
+        )
     console.print(f"{len(rows)} labelled rows choose the epoch that is kept", highlight=False)
 
 
 def _labelled_windows(soundscape: Soundscape, padding: Padding) -> tuple[list[Window], int]:
-    """The windows that labelled rows are, in order, and the length of the recording in samples; of a long one no other
-    image is kept. Raises RecordingError if nothing can be decoded."""
-    whole = {row_window(row, sys.maxsize) for row in soundscape.labels}  # of a recording that does not end
+    """The windows that labelled rows are, in order, and the length of the recording in samples; of
+    a long one no other image is kept. Raises RecordingError if nothing can be decoded."""
+    whole = {
+        row_window(row, sys.maxsize) for row in soundscape.labels
+    }  # of a recording that does not end
     kept: list[Window] = []
     last: Window | None = None
-    for window in windows_of(soundscape.path, padding, WINDOW_SAMPLES / RATE_HZ):  # a row is a window
+    for window in windows_of(
+        soundscape.path, padding, WINDOW_SAMPLES / RATE_HZ
+    ):  # a row is a window
         if last is not None and last.start in whole:
             kept.append(last)
         last = window

@@ -1,4 +1,5 @@
-"""Predictions of any program against labelled rows, by the competition's score and its parts. Knows no sound."""
+"""Predictions of any program against labelled rows, by the competition's score and its parts. Knows
+no sound."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +15,8 @@ from edge.contract.metrics import NOCALL_ROW, Labels, RowScore, score_rows
 
 @dataclass(frozen=True)
 class PredictionScore:
-    """The row-wise score, and what else is to know of the predictions. NaN where there is nothing to divide by."""
+    """The row-wise score, and what else is to know of the predictions. NaN where there is nothing
+    to divide by."""
 
     score: RowScore
     recordings: int
@@ -33,9 +35,15 @@ class PredictionScore:
     def table(self) -> Table:
         """For people: the score with its interval, and its parts."""
         score = self.score
-        table = Table("what", "value", "95 % over recordings", title="row-wise F1", title_justify="left")
+        table = Table(
+            "what", "value", "95 % over recordings", title="row-wise F1", title_justify="left"
+        )
         table.columns[1].justify = "right"
-        interval = f"{score.f1_low:.4f} to {score.f1_high:.4f}" if self.recordings > 1 else "one recording: none"
+        interval = (
+            f"{score.f1_low:.4f} to {score.f1_high:.4f}"
+            if self.recordings > 1
+            else "one recording: none"
+        )
         table.add_row("[bold]F1[/bold]", f"[bold]{score.f1:.4f}[/bold]", interval)
         for name, value in (
             ("F1 of 'no bird' throughout", score.f1_all_nocall),
@@ -59,15 +67,18 @@ class PredictionScore:
 
 
 def score_predictions(predictions: Path, labels: Path) -> PredictionScore:
-    """Score a table of predictions against a table of labels. Raises UsageError if a table is not one, or if none of
-    the predictions is for a labelled row."""
-    wanted, found = read_labels(labels), read_labels(predictions, predicted=True).truth
+    """Score a table of predictions against a table of labels. Raises UsageError if a table is not
+    one, or if none of the predictions is for a labelled row."""
+    wanted = read_labels(labels)
+    found = read_labels(predictions, predicted=True).truth
     _check_capitals(predictions, wanted.truth, found)
     known = wanted.truth.keys() & found.keys()
     if not known:
-        mine, theirs = next(iter(found)), next(iter(wanted.truth))
+        mine = next(iter(found))
+        theirs = next(iter(wanted.truth))
         raise UsageError(
-            f"{predictions}: no row of {labels}: expected row ids such as {theirs!r}, found such as {mine!r}"
+            f"{predictions}: no row of {labels}: expected row ids such as {theirs!r}, found such "
+            f"as {mine!r}"
         )
     precision, recall = _precision_recall(wanted.truth, found)
     return PredictionScore(
@@ -82,16 +93,21 @@ def score_predictions(predictions: Path, labels: Path) -> PredictionScore:
 
 
 def _check_capitals(path: Path, truth: Mapping[str, Labels], found: Mapping[str, Labels]) -> None:
-    """Raises UsageError where a label and a prediction differ in capitals alone: every such row would be a miss."""
+    """Raises UsageError where a label and a prediction differ in capitals alone: every such row
+    would be a miss."""
     labels = {label.lower(): label for heard in truth.values() for label in heard}
     for row, reported in found.items():
         for label in sorted(reported):
             known = labels.get(label.lower(), label)
             if known != label:
-                raise UsageError(f"{path}: row id {row!r}: expected {known!r} as in the labels, found {label!r}")
+                raise UsageError(
+                    f"{path}: row id {row!r}: expected {known!r} as in the labels, found {label!r}"
+                )
 
 
-def _precision_recall(truth: Mapping[str, Labels], found: Mapping[str, Labels]) -> tuple[float, float]:
+def _precision_recall(
+    truth: Mapping[str, Labels], found: Mapping[str, Labels]
+) -> tuple[float, float]:
     """Over all (row, species) pairs of the rows with calls."""
     hits = named = there = 0
     for row, heard in truth.items():

@@ -1,7 +1,7 @@
 """What the bag and the prior say of soundscapes, window by window, cut as the station cuts them.
 
-A recording is heard block by block: its scores stay, its sound and images do not, however long it is. Knows no
-threshold, no blend and no training.
+A recording is heard block by block: its scores stay, its sound and images do not, however long it
+is. Knows no threshold, no blend and no training.
 """
 
 import sys
@@ -38,7 +38,9 @@ from trainer.tuning.bag import score_images
 from trainer.tuning.sweep import Rows
 
 _BATCH = 64  # windows at once; the last bit of a score may hang on how many share its batch
-_PART = 16  # of a batch in a network at once: memory. Fewer would change last bits on a CPU, so many or more do not
+# of a batch in a network at once: memory. Fewer would change last bits on a CPU, so many or more do
+# not
+_PART = 16
 
 
 class Span(NamedTuple):
@@ -50,7 +52,8 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Heard:
-    """The windows of a recording, and the scores of each kind of member in the order of their names."""
+    """The windows of a recording, and the scores of each kind of member in the order of their
+    names."""
 
     windows: list[Span]
     scores: dict[Padding, Scores]  # (kinds, windows, species)
@@ -67,15 +70,17 @@ def hear(
 ) -> Heard:
     """Score a recording of any length; in memory are one batch of images and the scores.
 
-    It is decoded once for each padding, and batches go on from one padding to the next: so they are what they would be
-    of all its images in one array. `lost` gets a line if sound was lost. Raises RecordingError if nothing can be
-    decoded.
+    It is decoded once for each padding, and batches go on from one padding to the next: so they are
+    what they would be of all its images in one array. `lost` gets a line if sound was lost. Raises
+    RecordingError if nothing can be decoded.
     """
     spans: dict[Padding, list[Span]] = {padding: [] for padding in paddings}
 
     def images() -> Iterator[Input]:
         for padding, mine in spans.items():
-            for window in windows_of(path, padding, hop_s, lost if padding == paddings[0] else None):
+            for window in windows_of(
+                path, padding, hop_s, lost if padding == paddings[0] else None
+            ):
                 mine.append(Span(window.start, window.samples))
                 yield window.input
 
@@ -105,8 +110,8 @@ def _parts(batch: Input) -> list[Input]:
 class Scored:
     """All labelled rows, and what the bag and the prior say of the windows of their soundscapes.
 
-    Members of a kind are averaged: nothing that is tuned tells them apart. The last window is silence, in a stretch of
-    its own: that of the rows beyond the end of their sound.
+    Members of a kind are averaged: nothing that is tuned tells them apart. The last window is
+    silence, in a stretch of its own: that of the rows beyond the end of their sound.
     """
 
     rows: Rows
@@ -129,20 +134,27 @@ class Scored:
         return replace(self, rows=self.rows.take(kept), at=self.at[kept], prior=self.prior[kept])
 
     def acoustic(self, padding: Padding, blend: Blend) -> Scores:
-        """What the station would hear in each row, smoothed, without the prior, `(rows, species)`."""
+        """What the station would hear in each row, smoothed, without the prior, `(rows,
+        species)`."""
         heard = acoustic_scores(self.windows[padding], self.kinds, blend)
         rows: Scores = smooth_neighbours(heard, blend, self.step, self.stretch)[self.at]
         return rows
 
     def blended(self, padding: Padding, blend: Blend) -> Scores:
         """The same with the prior, which all rows have or none."""
-        return blend_scores(self.acoustic(padding, blend), self.prior if self.placed.any() else None, blend)
+        return blend_scores(
+            self.acoustic(padding, blend), self.prior if self.placed.any() else None, blend
+        )
 
 
 def score_soundscapes(run: Run, corpus: Corpus, bag: Sequence[MemberInfo]) -> Scored:
-    """Every window of every readable soundscape; images are made once per padding, scored once per member."""
-    networks, kinds = [load_network(run, member.name) for member in bag], [member.kind for member in bag]
-    return score_networks(run, corpus, networks, kinds, run.recipe.tune.padding, run.recipe.tune.hop_s)
+    """Every window of every readable soundscape; images are made once per padding, scored once per
+    member."""
+    networks = [load_network(run, member.name) for member in bag]
+    kinds = [member.kind for member in bag]
+    return score_networks(
+        run, corpus, networks, kinds, run.recipe.tune.padding, run.recipe.tune.hop_s
+    )
 
 
 def score_networks(
@@ -155,17 +167,23 @@ def score_networks(
 ) -> Scored:
     """The same of any networks and their kinds. Raises CorpusError if no soundscape can be read."""
     species = len(run.taxonomy)
-    labelled, unreadable, lost = [], [], list[str]()
+    labelled = []
+    unreadable = []
+    lost = list[str]()
     scores: list[dict[Padding, Scores]] = []
     at: list[int] = []
     prior = [np.zeros((0, species), np.float32)]
     windows_before = 0
-    shown = track(corpus.soundscapes, "soundscapes", transient=True, disable=not sys.stderr.isatty())
+    shown = track(
+        corpus.soundscapes, "soundscapes", transient=True, disable=not sys.stderr.isatty()
+    )
     for soundscape in shown:
         try:
             heard = hear(soundscape.path, networks, kinds, species, paddings, hop_s, lost)
         except RecordingError as error:
-            unreadable.append(f"{soundscape.path.name}: {error.reason}")  # kept in the run, which knows no folders
+            unreadable.append(
+                f"{soundscape.path.name}: {error.reason}"
+            )  # kept in the run, which knows no folders
             continue
         index: dict[int | None, int] = {window.start: i for i, window in enumerate(heard.windows)}
         samples = samples_of(heard.windows)
@@ -173,16 +191,24 @@ def score_networks(
         at += [-1 if i < 0 else windows_before + i for i in found]
         windows_before += len(heard.windows)
         scores.append(heard.scores)
-        labelled += [(row, soundscape.path.stem, labels) for row, labels in soundscape.labels.items()]
+        labelled += [
+            (row, soundscape.path.stem, labels) for row, labels in soundscape.labels.items()
+        ]
         prior.append(np.repeat(_prior(run, soundscape), len(soundscape.labels), axis=0))
     if unreadable and not scores:
         raise none_readable(corpus, unreadable)
-    silent = np.zeros((len(set(kinds)), 1, species), np.float32)  # stands for the window that a row has not
+    silent = np.zeros(
+        (len(set(kinds)), 1, species), np.float32
+    )  # stands for the window that a row has not
     return Scored(
         rows=Rows.of(labelled, run.taxonomy),
         kinds=tuple(sorted(set(kinds))),
-        windows={p: np.concatenate([*(part[p] for part in scores), silent], axis=1) for p in paddings},
-        stretch=np.repeat(np.arange(len(scores) + 1), [*(part[paddings[0]].shape[1] for part in scores), 1]),
+        windows={
+            p: np.concatenate([*(part[p] for part in scores), silent], axis=1) for p in paddings
+        },
+        stretch=np.repeat(
+            np.arange(len(scores) + 1), [*(part[paddings[0]].shape[1] for part in scores), 1]
+        ),
         at=np.array(at, np.int64),
         step=neighbour_step(round(hop_s * RATE_HZ)),
         prior=np.concatenate(prior),
@@ -199,7 +225,12 @@ def samples_of(windows: Sequence[Span]) -> int:
 def _prior(run: Run, soundscape: Soundscape) -> Scores:
     """The prior of a soundscape's place and day, `(1, species)`; NaN if it has none."""
     folder = run.metadata()
-    if folder is None or soundscape.latitude is None or soundscape.longitude is None or soundscape.date is None:
+    if (
+        folder is None
+        or soundscape.latitude is None
+        or soundscape.longitude is None
+        or soundscape.date is None
+    ):
         return np.full((1, len(run.taxonomy)), np.nan, np.float32)
     place = (soundscape.latitude, soundscape.longitude, soundscape.date.timetuple().tm_yday)
     return place_scores(folder, run.taxonomy, *(np.array([value], np.float32) for value in place))

@@ -1,7 +1,8 @@
-"""Thresholds and blends tried on labelled rows, and which of them to believe. Knows no sound, network or file.
+"""Thresholds and blends tried on labelled rows, and which of them to believe. Knows no sound,
+network or file.
 
-Row-wise F1 as in edge.contract.metrics, for all thresholds at once: a row's scores are counted into the gaps between
-thresholds, and the counts summed from above say how many species pass each.
+Row-wise F1 as in edge.contract.metrics, for all thresholds at once: a row's scores are counted into
+the gaps between thresholds, and the counts summed from above say how many species pass each.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,9 @@ from edge.contract.taxonomy import Taxonomy
 
 Floats = NDArray[np.float64]
 
-_SMOOTHING = np.array([1.0, 2.0, 3.0, 2.0, 1.0])  # over neighbouring thresholds: one lucky threshold is not a peak
+_SMOOTHING = np.array(
+    [1.0, 2.0, 3.0, 2.0, 1.0]
+)  # over neighbouring thresholds: one lucky threshold is not a peak
 MARGIN = 1e-3  # F1 closer than this is a tie: the middle of the plateau, the earlier candidate
 _DRAWS = 1000
 
@@ -30,7 +33,9 @@ class Rows:
     recordings: tuple[str, ...]
     labels: tuple[Labels, ...]
     truth: NDArray[np.bool_]  # (rows, species)
-    others: NDArray[np.int64]  # (rows,) labels that the taxonomy does not know; they can only be missed
+    others: NDArray[
+        np.int64
+    ]  # (rows,) labels that the taxonomy does not know; they can only be missed
 
     @classmethod
     def of(cls, labelled: Sequence[tuple[str, str, Labels]], taxonomy: Taxonomy) -> "Rows":
@@ -43,7 +48,8 @@ class Rows:
                     truth[row, taxonomy.index(label)] = True
                 else:
                     others[row] += 1
-        ids, recordings = tuple(row for row, _, _ in labelled), tuple(recording for _, recording, _ in labelled)
+        ids = tuple(row for row, _, _ in labelled)
+        recordings = tuple(recording for _, recording, _ in labelled)
         return cls(ids, recordings, tuple(labels for _, _, labels in labelled), truth, others)
 
     def __len__(self) -> int:
@@ -53,15 +59,20 @@ class Rows:
         """The rows where `kept` is true."""
         at = np.flatnonzero(kept).tolist()
         ids, recordings = (tuple(v[i] for i in at) for v in (self.ids, self.recordings))
-        return Rows(ids, recordings, tuple(self.labels[i] for i in at), self.truth[at], self.others[at])
+        return Rows(
+            ids, recordings, tuple(self.labels[i] for i in at), self.truth[at], self.others[at]
+        )
 
     @property
     def calls(self) -> NDArray[np.bool_]:
         """Rows with anything to hear."""
         return self.truth.any(axis=1) | (self.others > 0)
 
-    def found(self, scores: Scores, threshold: float | Scores, codes: Sequence[str]) -> dict[str, Labels]:
-        """Labels that pass the threshold (one for all or `(species,)`), by row id, as the station would report them."""
+    def found(
+        self, scores: Scores, threshold: float | Scores, codes: Sequence[str]
+    ) -> dict[str, Labels]:
+        """Labels that pass the threshold (one for all or `(species,)`), by row id, as the station
+        would report them."""
         passed = scores >= np.asarray(threshold, np.float32)
         return {
             row: frozenset(codes[i] for i in np.flatnonzero(found).tolist()) or NOCALL_ROW
@@ -71,7 +82,8 @@ class Rows:
 
 @dataclass(frozen=True)
 class Counts:
-    """For each row and threshold: species that passed, and those of them that were there, `(rows, thresholds)`."""
+    """For each row and threshold: species that passed, and those of them that were there, `(rows,
+    thresholds)`."""
 
     passed: NDArray[np.int64]
     hits: NDArray[np.int64]
@@ -79,13 +91,17 @@ class Counts:
 
 def thresholds_of(low: float, high: float, step: float) -> NDArray[np.float32]:
     """low, low + step, … up to high."""
-    return (low + step * np.arange(int(np.floor((high - low) / step + 1e-6)) + 1)).astype(np.float32)
+    return (low + step * np.arange(int(np.floor((high - low) / step + 1e-6)) + 1)).astype(
+        np.float32
+    )
 
 
 def count(rows: Rows, scores: Scores, thresholds: NDArray[np.float32]) -> Counts:
     """What passes each threshold; a score equal to it passes."""
     high = np.flatnonzero(scores >= thresholds[0])  # most scores pass none
-    gap = np.searchsorted(thresholds, scores.ravel()[high], side="right")  # passes that many thresholds
+    gap = np.searchsorted(
+        thresholds, scores.ravel()[high], side="right"
+    )  # passes that many thresholds
     width = len(thresholds) + 1
     cell = gap + width * (high // scores.shape[1])
 
@@ -99,7 +115,9 @@ def count(rows: Rows, scores: Scores, thresholds: NDArray[np.float32]) -> Counts
 def count_at(rows: Rows, scores: Scores, threshold: float | Scores) -> Counts:
     """What passes one threshold, the same for all species or one of each `(species,)`."""
     passed = scores >= np.asarray(threshold, np.float32)
-    return Counts(passed.sum(axis=1, keepdims=True), (passed & rows.truth).sum(axis=1, keepdims=True))
+    return Counts(
+        passed.sum(axis=1, keepdims=True), (passed & rows.truth).sum(axis=1, keepdims=True)
+    )
 
 
 def row_f1s(rows: Rows, counts: Counts) -> Floats:
@@ -112,11 +130,14 @@ def row_f1s(rows: Rows, counts: Counts) -> Floats:
 def micro_f1(rows: Rows, counts: Counts) -> Floats:
     """F1 over all (row, species) pairs at each threshold, `(thresholds,)`."""
     wanted = int(rows.truth.sum() + rows.others.sum())
-    return np.asarray(2.0 * counts.hits.sum(axis=0) / np.maximum(wanted + counts.passed.sum(axis=0), 1))
+    return np.asarray(
+        2.0 * counts.hits.sum(axis=0) / np.maximum(wanted + counts.passed.sum(axis=0), 1)
+    )
 
 
 def smooth(curves: Floats) -> Floats:
-    """Weighted mean over neighbouring thresholds, `(…, thresholds)`; at the ends over those that there are."""
+    """Weighted mean over neighbouring thresholds, `(…, thresholds)`; at the ends over those that
+    there are."""
     half = len(_SMOOTHING) // 2
     padded = np.pad(curves, [(0, 0)] * (curves.ndim - 1) + [(half, half)])
     windows = np.lib.stride_tricks.sliding_window_view(padded, len(_SMOOTHING), axis=-1)
@@ -125,16 +146,19 @@ def smooth(curves: Floats) -> Floats:
 
 
 def best_threshold(curve: Floats) -> int:
-    """Index of the threshold to take from F1 `(thresholds,)`: the centre of the plateau about the smoothed peak."""
+    """Index of the threshold to take from F1 `(thresholds,)`: the centre of the plateau about the
+    smoothed peak."""
     smoothed = smooth(curve)
     return _middle(int(np.argmax(smoothed)), smoothed >= smoothed.max() - MARGIN)
 
 
 def steady_threshold(sums: Floats, rows: NDArray[np.int64]) -> int:
-    """Index of the threshold to take from sums of F1 over each recording's rows `(recordings, thresholds)`.
+    """Index of the threshold to take from sums of F1 over each recording's rows `(recordings,
+    thresholds)`.
 
-    The centre of the stretch about the smoothed peak that falls short of it by no more than one standard error over
-    recordings: on a few soundscapes the very peak is mostly luck, and the edge of a plateau a risk.
+    The centre of the stretch about the smoothed peak that falls short of it by no more than one
+    standard error over recordings: on a few soundscapes the very peak is mostly luck, and the edge
+    of a plateau a risk.
     """
     mine = smooth(sums)
     peak = int(np.argmax(mine.sum(axis=0)))
@@ -153,8 +177,10 @@ def _middle(peak: int, enough: NDArray[np.bool_]) -> int:
 
 
 def _shortfall(short: Floats, rows: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Mean over rows of per-recording sums `(recordings, choices)`, and its standard error over recordings."""
-    count, spread = len(rows), short - short.mean(axis=0)
+    """Mean over rows of per-recording sums `(recordings, choices)`, and its standard error over
+    recordings."""
+    count = len(rows)
+    spread = short - short.mean(axis=0)
     error = np.sqrt((spread**2).sum(axis=0) * count / max(count - 1, 1)) / rows.sum()
     return short.sum(axis=0) / rows.sum(), error
 
@@ -186,10 +212,11 @@ class Choice:
 
 
 def _choose(sums: Floats, rows: NDArray[np.int64]) -> Choice:
-    """From sums of F1 over each recording's rows, `(recordings, candidates, thresholds)`, and their numbers of rows.
+    """From sums of F1 over each recording's rows, `(recordings, candidates, thresholds)`, and their
+    numbers of rows.
 
-    The first candidate whose shortfall against the best one is within one standard error of that difference over
-    recordings: on a few soundscapes the best of many is mostly luck.
+    The first candidate whose shortfall against the best one is within one standard error of that
+    difference over recordings: on a few soundscapes the best of many is mostly luck.
     """
     peaks = smooth(sums.sum(axis=0) / rows.sum())
     at = np.arange(len(peaks)), peaks.argmax(axis=1)
@@ -206,7 +233,9 @@ def steady_threshold_of(f1s: Floats, recordings: Sequence[str]) -> int:
     return steady_threshold(sums[:, 0], rows)
 
 
-def _by_recording(candidates: Sequence[Candidate], recordings: Sequence[str]) -> tuple[Floats, NDArray[np.int64]]:
+def _by_recording(
+    candidates: Sequence[Candidate], recordings: Sequence[str]
+) -> tuple[Floats, NDArray[np.int64]]:
     """What `_choose` wants."""
     names, group = np.unique(np.asarray(recordings), return_inverse=True)
     sums = np.zeros((len(names), len(candidates), candidates[0].f1s.shape[1]))
@@ -216,24 +245,28 @@ def _by_recording(candidates: Sequence[Candidate], recordings: Sequence[str]) ->
 
 
 def choose(candidates: Sequence[Candidate], recordings: Sequence[str]) -> Choice:
-    """The way to score and the threshold to take by row-wise F1 `(rows,)` of `recordings`. Candidates are to be listed
-    from the one to keep when in doubt."""
+    """The way to score and the threshold to take by row-wise F1 `(rows,)` of `recordings`.
+    Candidates are to be listed from the one to keep when in doubt."""
     return _choose(*_by_recording(candidates, recordings))
 
 
 def without_each(recordings: Sequence[str]) -> list[NDArray[np.bool_]]:
-    """For each recording the rows of all others, `(rows,)`. None with a single recording: then there are no others."""
+    """For each recording the rows of all others, `(rows,)`. None with a single recording: then
+    there are no others."""
     names, group = np.unique(np.asarray(recordings), return_inverse=True)
     return [group != g for g in range(len(names))] if len(names) > 1 else []
 
 
 def curve_interval(f1s: Floats, recordings: Sequence[str], seed: int = 0) -> tuple[Floats, Floats]:
-    """95 % bootstrap interval of the mean F1 at each threshold, drawing whole recordings; two of `(thresholds,)`."""
+    """95 % bootstrap interval of the mean F1 at each threshold, drawing whole recordings; two of
+    `(thresholds,)`."""
     names, group = np.unique(np.asarray(recordings), return_inverse=True)
     sums = np.zeros((len(names), f1s.shape[1]))
     np.add.at(sums, group, f1s)
     rows = np.bincount(group, minlength=len(names))
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), _DRAWS)
+    drawn = np.random.default_rng(seed).multinomial(
+        len(names), np.full(len(names), 1 / len(names)), _DRAWS
+    )
     low, high = np.quantile(drawn @ sums / (drawn @ rows)[:, None], [0.025, 0.975], axis=0)
     return low, high
 

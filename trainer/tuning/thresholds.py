@@ -1,6 +1,8 @@
-"""Rules that set thresholds from labelled rows: one for all, one per species, or a quantile of the scores.
+"""Rules that set thresholds from labelled rows: one for all, one per species, or a quantile of the
+scores.
 
-Knows no blend and no file. All three are always computed, so that a person sees whether another one pays.
+Knows no blend and no file. All three are always computed, so that a person sees whether another one
+pays.
 """
 
 from dataclasses import dataclass
@@ -16,8 +18,12 @@ from trainer.tuning.sweep import Counts, Rows
 
 RULES: tuple[ThresholdBy, ...] = get_args(ThresholdBy)
 POSITIVES_MIN = 5  # labelled rows that a species needs for a threshold of its own,
-RECORDINGS_MIN = 2  # of so many recordings: one bird that sings all night says little of its species
-PULL = 10  # a species with so many positive rows stands half-way between its own best threshold and the global one
+RECORDINGS_MIN = (
+    2  # of so many recordings: one bird that sings all night says little of its species
+)
+# a species with so many positive rows stands half-way between its own best threshold and the global
+# one
+PULL = 10
 
 
 @dataclass(frozen=True)
@@ -46,19 +52,23 @@ def cut_by(rule: ThresholdBy, rows: Rows, scores: Scores, thresholds: NDArray[np
 
 
 def by_quantile(rows: Rows, scores: Scores) -> float:
-    """The threshold at which as many rows are called nocall as the labels say (second place of BirdCLEF 2021): between
-    the best scores of two rows. Needs nothing of the labels but their share of nocall."""
+    """The threshold at which as many rows are called nocall as the labels say (second place of
+    BirdCLEF 2021): between the best scores of two rows. Needs nothing of the labels but their share
+    of nocall."""
     best = np.sort(scores.max(axis=1))
     silent = int((~rows.calls).sum())
     edges = np.concatenate([[0.0], best, [1.0]])
     return float(edges[silent : silent + 2].mean())
 
 
-def by_species(rows: Rows, scores: Scores, thresholds: NDArray[np.float32], at: int) -> dict[int, float]:
+def by_species(
+    rows: Rows, scores: Scores, thresholds: NDArray[np.float32], at: int
+) -> dict[int, float]:
     """Thresholds of the species that are heard often enough, by index.
 
-    Each is the one of the best row-wise F1 while all others stay at the global one (`thresholds[at]`), then drawn
-    towards that by few rows: `(n·own + 10·global) / (n + 10)` with n positive rows.
+    Each is the one of the best row-wise F1 while all others stay at the global one
+    (`thresholds[at]`), then drawn towards that by few rows: `(n·own + 10·global) / (n + 10)` with n
+    positive rows.
     """
     everywhere = sweep.count_at(rows, scores, float(thresholds[at]))
     recordings = np.asarray(rows.recordings)
@@ -69,20 +79,24 @@ def by_species(rows: Rows, scores: Scores, thresholds: NDArray[np.float32], at: 
             continue
         passed = scores[:, index, None] >= thresholds  # (rows, thresholds)
         concerned = there | passed[:, 0]  # all other rows stay as they are
-        here, hits = passed[concerned], passed[concerned] & there[concerned, None]
+        here = passed[concerned]
+        hits = passed[concerned] & there[concerned, None]
         counts = Counts(
             everywhere.passed[concerned] - here[:, at, None] + here,
             everywhere.hits[concerned] - hits[:, at, None] + hits,
         )
         curve = sweep.row_f1s(rows.take(concerned), counts).mean(axis=0)
-        positives, own = int(there.sum()), float(thresholds[sweep.best_threshold(curve)])
+        positives = int(there.sum())
+        own = float(thresholds[sweep.best_threshold(curve)])
         found[index] = (positives * own + PULL * float(thresholds[at])) / (positives + PULL)
     return found
 
 
 def f1_at(rows: Rows, scores: Scores, cut: Cut) -> sweep.Floats:
     """F1 of each row `(rows,)` at these thresholds."""
-    found: sweep.Floats = sweep.row_f1s(rows, sweep.count_at(rows, scores, cut.of_all(scores.shape[1])))[:, 0]
+    found: sweep.Floats = sweep.row_f1s(
+        rows, sweep.count_at(rows, scores, cut.of_all(scores.shape[1]))
+    )[:, 0]
     return found
 
 

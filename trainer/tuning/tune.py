@@ -1,8 +1,9 @@
 """Padding, blend and thresholds, chosen on labelled soundscapes by the competition's row-wise F1.
 
-The row is the window: its sound is cut, scored and blended as the station will. Without labelled soundscapes only the
-thresholds are chosen, on the out-of-fold scores of the training crops. Knows no training; sweep.py makes the choice,
-thresholds.py sets the thresholds, blend_search.py looks between the listed blends.
+The row is the window: its sound is cut, scored and blended as the station will. Without labelled
+soundscapes only the thresholds are chosen, on the out-of-fold scores of the training crops. Knows
+no training; sweep.py makes the choice, thresholds.py sets the thresholds, blend_search.py looks
+between the listed blends.
 """
 
 import math
@@ -34,7 +35,8 @@ from trainer.tuning.thresholds import RULES, Cut, cut_by, f1_at
 
 
 def tune(run: Run, corpus: Corpus) -> None:
-    """Write tune.json (the choice and its scores) and sweep.json (curves and the search, for the report)."""
+    """Write tune.json (the choice and its scores) and sweep.json (curves and the search, for the
+    report)."""
     bag = run.bag()
     scored = score_soundscapes(run, corpus, bag) if corpus.soundscapes else None
     for line in scored.unreadable if scored else ():
@@ -55,7 +57,10 @@ def tune(run: Run, corpus: Corpus) -> None:
     asked = {"smoothing": any(recipe.smoothing), "threshold_by": recipe.threshold_by != "global"}
     asked["optimise"] = recipe.optimise > 0
     if curves["basis"] != "soundscapes" and any(asked.values()):
-        say(f"tune: {', '.join(key for key in asked if asked[key])}: without effect, as they need labelled soundscapes")
+        say(
+            f"tune: {', '.join(key for key in asked if asked[key])}: without effect, as they need "
+            f"labelled soundscapes"
+        )
 
 
 # scores of soundscapes to a choice
@@ -63,28 +68,36 @@ def tune(run: Run, corpus: Corpus) -> None:
 
 @dataclass(frozen=True)
 class Search:
-    """What there is to choose from: ways to score rows that all have a prior, or none, and thresholds."""
+    """What there is to choose from: ways to score rows that all have a prior, or none, and
+    thresholds."""
 
     scored: Scored
     recipe: TuneRecipe
     seed: int
     thresholds: NDArray[np.float32]
-    listed: list[Candidate]  # the recipe's, in its order: the first stands where no other is clearly better
+    listed: list[
+        Candidate
+    ]  # the recipe's, in its order: the first stands where no other is clearly better
 
     @classmethod
     def of(cls, scored: Scored, recipe: TuneRecipe, seed: int) -> "Search":
-        thresholds = sweep.thresholds_of(recipe.threshold.low, recipe.threshold.high, recipe.threshold.step)
+        thresholds = sweep.thresholds_of(
+            recipe.threshold.low, recipe.threshold.high, recipe.threshold.step
+        )
         search = cls(scored, recipe, seed, thresholds, [])
         for padding in recipe.padding:
             search.listed.extend(
-                search.candidate(padding, blend) for blend in _blends(recipe, bool(scored.placed.any()))
+                search.candidate(padding, blend)
+                for blend in _blends(recipe, bool(scored.placed.any()))
             )
         return search
 
     def candidate(self, padding: Padding, blend: Blend) -> Candidate:
         scores = self.scored.blended(padding, blend)
         return Candidate(
-            padding, blend, sweep.row_f1s(self.scored.rows, sweep.count(self.scored.rows, scores, self.thresholds))
+            padding,
+            blend,
+            sweep.row_f1s(self.scored.rows, sweep.count(self.scored.rows, scores, self.thresholds)),
         )
 
     def take(self, kept: NDArray[np.bool_]) -> "Search":
@@ -93,8 +106,8 @@ class Search:
         return Search(self.scored.take(kept), self.recipe, self.seed, self.thresholds, listed)
 
     def choose(self) -> tuple[Candidate, Optimum | None]:
-        """The way to score, and what the optimiser found; it starts from the listed one that would be chosen, and is
-        taken only if it is clearly better than all."""
+        """The way to score, and what the optimiser found; it starts from the listed one that would
+        be chosen, and is taken only if it is clearly better than all."""
         recordings = self.scored.rows.recordings
         chosen = self.listed[sweep.choose(self.listed, recordings).candidate]
         if not self.recipe.optimise:
@@ -105,24 +118,35 @@ class Search:
 
 
 def _blends(recipe: TuneRecipe, with_prior: bool) -> list[Blend]:
-    """The recipe's blends in its order, each with every smoothing. Without a prior its weights are all the same."""
-    blends = [Blend(search.rule, weight) for search in recipe.blend for weight in search.prior_weight]
+    """The recipe's blends in its order, each with every smoothing. Without a prior its weights are
+    all the same."""
+    blends = [
+        Blend(search.rule, weight) for search in recipe.blend for weight in search.prior_weight
+    ]
     plain = blends if with_prior else [Blend(prior_weight=0.0)]
     return [replace(blend, smoothing=weight) for blend in plain for weight in recipe.smoothing]
 
 
 def tune_on_rows(run: Run, scored: Scored) -> tuple[Tuning, dict[str, Any]]:
-    """The best padding, blend and thresholds on labelled rows, and the curves they were chosen from."""
-    recipe, placed = run.recipe.tune, scored.placed
+    """The best padding, blend and thresholds on labelled rows, and the curves they were chosen
+    from."""
+    recipe = run.recipe.tune
+    placed = scored.placed
     search = Search.of(scored.take(placed) if placed.any() else scored, recipe, run.recipe.seed)
     chosen, optimum = search.choose()
-    rows, thresholds = search.scored.rows, search.thresholds
+    rows = search.scored.rows
+    thresholds = search.thresholds
     blended = search.scored.blended(chosen.padding, chosen.blend)
     alone = scored.acoustic(chosen.padding, chosen.blend)
     by_rule = {rule: cut_by(rule, rows, blended, thresholds) for rule in RULES}
     cut = by_rule[recipe.threshold_by]
     # species' own thresholds are set with the prior alone: where it is missing, one for all decides
-    acoustic = cut_by("quantile" if recipe.threshold_by == "quantile" else "global", scored.rows, alone, thresholds)
+    acoustic = cut_by(
+        "quantile" if recipe.threshold_by == "quantile" else "global",
+        scored.rows,
+        alone,
+        thresholds,
+    )
     species = {run.taxonomy.codes[index]: value for index, value in sorted(cut.species.items())}
     elsewhere = held_out(search)
     scores = {
@@ -136,7 +160,8 @@ def tune_on_rows(run: Run, scored: Scored) -> tuple[Tuning, dict[str, Any]]:
         "held_out": elsewhere.get(recipe.threshold_by),
         "threshold_by": recipe.threshold_by,
         "rules": {
-            rule: _rule(by_rule[rule], f1_at(rows, blended, by_rule[rule]), elsewhere.get(rule)) for rule in RULES
+            rule: _rule(by_rule[rule], f1_at(rows, blended, by_rule[rule]), elsewhere.get(rule))
+            for rule in RULES
         },
         "published": _published(run, search),
     }
@@ -145,30 +170,46 @@ def tune_on_rows(run: Run, scored: Scored) -> tuple[Tuning, dict[str, Any]]:
         "basis": "soundscapes",
         "blended": _curve(thresholds, chosen.f1s, rows),
         "acoustic": _curve(thresholds, f1s, scored.rows),
-        "search": [_search_row(candidate, thresholds, candidate is chosen) for candidate in search.listed],
-        "optimum": _search_row(optimum.candidate, thresholds, optimum.candidate is chosen) if optimum else None,
+        "search": [
+            _search_row(candidate, thresholds, candidate is chosen) for candidate in search.listed
+        ],
+        "optimum": _search_row(optimum.candidate, thresholds, optimum.candidate is chosen)
+        if optimum
+        else None,
         "optimiser": _list(np.array(optimum.peaks)) if optimum else [],
     }
-    return Tuning(chosen.padding, chosen.blend, Thresholds(cut.threshold, acoustic.threshold, species), scores), curves
+    return Tuning(
+        chosen.padding, chosen.blend, Thresholds(cut.threshold, acoustic.threshold, species), scores
+    ), curves
 
 
 def _rule(cut: Cut, f1s: sweep.Floats, held_out: dict[str, float | None] | None) -> dict[str, Any]:
     """What one rule sets and what it is worth."""
-    return {"threshold": cut.threshold, "own": len(cut.species), "f1": _rounded(f1s.mean()), "held_out": held_out}
+    return {
+        "threshold": cut.threshold,
+        "own": len(cut.species),
+        "f1": _rounded(f1s.mean()),
+        "held_out": held_out,
+    }
 
 
 def held_out(search: Search) -> dict[ThresholdBy, dict[str, float | None]]:
-    """What a new soundscape may expect of each rule: F1 of each soundscape when blend and thresholds are chosen on the
-    others (the optimiser too sees nothing of it). Empty with a single soundscape."""
-    rows, found = search.scored.rows, {rule: np.empty(len(search.scored.rows)) for rule in RULES}
+    """What a new soundscape may expect of each rule: F1 of each soundscape when blend and
+    thresholds are chosen on the others (the optimiser too sees nothing of it). Empty with a single
+    soundscape."""
+    rows = search.scored.rows
+    found = {rule: np.empty(len(search.scored.rows)) for rule in RULES}
     folds = sweep.without_each(rows.recordings)
     for others in folds:
-        part, mine = search.take(others), search.scored.take(~others)
+        part = search.take(others)
+        mine = search.scored.take(~others)
         chosen, _ = part.choose()
         seen = part.scored.blended(chosen.padding, chosen.blend)
         unseen = mine.blended(chosen.padding, chosen.blend)
         for rule in RULES:
-            found[rule][~others] = f1_at(mine.rows, unseen, cut_by(rule, part.scored.rows, seen, search.thresholds))
+            found[rule][~others] = f1_at(
+                mine.rows, unseen, cut_by(rule, part.scored.rows, seen, search.thresholds)
+            )
     spans = {rule: interval(values, rows.recordings) for rule, values in found.items() if folds}
     return {
         rule: _plain({"f1": float(found[rule].mean()), "f1_low": low, "f1_high": high})
@@ -177,8 +218,9 @@ def held_out(search: Search) -> dict[ThresholdBy, dict[str, float | None]]:
 
 
 def _published(run: Run, search: Search) -> dict[str, Any]:
-    """The blend exactly as published, for comparison: plain mean, 1 and 0.14, no neighbours, one threshold at the very
-    peak of its sweep; padded with zeros if the recipe lists that, else by its first padding."""
+    """The blend exactly as published, for comparison: plain mean, 1 and 0.14, no neighbours, one
+    threshold at the very peak of its sweep; padded with zeros if the recipe lists that, else by its
+    first padding."""
     padding: Padding = "zeros" if "zeros" in search.recipe.padding else search.recipe.padding[0]
     blend = Blend() if search.scored.placed.any() else Blend(prior_weight=0.0)
     candidate = search.candidate(padding, blend)
@@ -192,11 +234,15 @@ def _published(run: Run, search: Search) -> dict[str, Any]:
     } | figures
 
 
-def tune_on_crops(run: Run, corpus: Corpus, bag: Sequence[MemberInfo]) -> tuple[Tuning, dict[str, Any]]:
-    """Thresholds of the best micro F1 over the out-of-fold crops, where there is no labelled soundscape.
+def tune_on_crops(
+    run: Run, corpus: Corpus, bag: Sequence[MemberInfo]
+) -> tuple[Tuning, dict[str, Any]]:
+    """Thresholds of the best micro F1 over the out-of-fold crops, where there is no labelled
+    soundscape.
 
-    Padding is the recipe's first, the blend the published one without smoothing, one threshold for all species: crops
-    of clean recordings at the very places that the metadata model learnt from can tell nothing of these.
+    Padding is the recipe's first, the blend the published one without smoothing, one threshold for
+    all species: crops of clean recordings at the very places that the metadata model learnt from
+    can tell nothing of these.
     """
     recipe = run.recipe.tune
     table = crop_table(run, corpus, bag)
@@ -205,16 +251,31 @@ def tune_on_crops(run: Run, corpus: Corpus, bag: Sequence[MemberInfo]) -> tuple[
     placed = ~np.isnan(prior).all(axis=1)
     blended = table.scores.copy()
     blended[placed] = blend_scores(table.scores[placed], prior[placed], blend)
-    thresholds = sweep.thresholds_of(recipe.threshold.low, recipe.threshold.high, recipe.threshold.step)
-    labelled = [(str(i), r, frozenset({c})) for i, (r, c) in enumerate(zip(table.recordings, table.codes, strict=True))]
+    thresholds = sweep.thresholds_of(
+        recipe.threshold.low, recipe.threshold.high, recipe.threshold.step
+    )
+    labelled = [
+        (str(i), r, frozenset({c}))
+        for i, (r, c) in enumerate(zip(table.recordings, table.codes, strict=True))
+    ]
     rows = Rows.of(labelled, run.taxonomy)
-    found, chosen, parts = {}, {}, {"blended": blended, "acoustic": table.scores}
+    found = {}
+    chosen = {}
+    parts = {"blended": blended, "acoustic": table.scores}
     for name, scores in parts.items():
-        ignored = np.where(table.ignored, np.float32(-1), scores)  # a secondary species may well be in the crop
+        ignored = np.where(
+            table.ignored, np.float32(-1), scores
+        )  # a secondary species may well be in the crop
         found[name] = sweep.micro_f1(rows, sweep.count(rows, ignored, thresholds))
         chosen[name] = sweep.best_threshold(found[name])
-    cut = Thresholds(_rounded(thresholds[chosen["blended"]]), _rounded(thresholds[chosen["acoustic"]]))
-    figures: dict[str, Any] = {"basis": "out_of_fold_crops", "rows": len(rows), "recordings": len(set(rows.recordings))}
+    cut = Thresholds(
+        _rounded(thresholds[chosen["blended"]]), _rounded(thresholds[chosen["acoustic"]])
+    )
+    figures: dict[str, Any] = {
+        "basis": "out_of_fold_crops",
+        "rows": len(rows),
+        "recordings": len(set(rows.recordings)),
+    }
     figures |= {name: {"f1": _rounded(found[name][chosen[name]])} for name in parts}
     curves: dict[str, Any] = {"basis": "out_of_fold_crops", "search": []}
     curves |= {name: {"threshold": _list(thresholds), "f1": _list(found[name])} for name in parts}
@@ -223,22 +284,29 @@ def tune_on_crops(run: Run, corpus: Corpus, bag: Sequence[MemberInfo]) -> tuple[
 
 def _prior_of_crops(run: Run, latitude: Values, longitude: Values, day_of_year: Values) -> Scores:
     prior = np.full((len(latitude), len(run.taxonomy)), np.nan, np.float32)
-    folder, known = run.metadata(), ~np.isnan(latitude) & ~np.isnan(day_of_year)
+    folder = run.metadata()
+    known = ~np.isnan(latitude) & ~np.isnan(day_of_year)
     if folder and known.any():
-        prior[known] = place_scores(folder, run.taxonomy, latitude[known], longitude[known], day_of_year[known])
+        prior[known] = place_scores(
+            folder, run.taxonomy, latitude[known], longitude[known], day_of_year[known]
+        )
     return prior
 
 
 # what is written of it
 
 
-def _score(run: Run, rows: Rows, scores: Scores, threshold: float | Scores) -> dict[str, float | int | None]:
+def _score(
+    run: Run, rows: Rows, scores: Scores, threshold: float | Scores
+) -> dict[str, float | int | None]:
     found = rows.found(scores, threshold, run.taxonomy.codes)
     truth = dict(zip(rows.ids, rows.labels, strict=True))
     return _plain(asdict(score_rows(truth, found, sweep.recording_of(rows))))
 
 
-def _curve(thresholds: NDArray[np.float32], f1s: NDArray[np.float64], rows: Rows) -> dict[str, list[float | None]]:
+def _curve(
+    thresholds: NDArray[np.float32], f1s: NDArray[np.float64], rows: Rows
+) -> dict[str, list[float | None]]:
     low, high = sweep.curve_interval(f1s, rows.recordings)
     parts = {"threshold": thresholds, "f1": f1s.mean(axis=0), "low": low, "high": high}
     for name, kept in (("call_rows", rows.calls), ("nocall_rows", ~rows.calls)):
@@ -246,7 +314,9 @@ def _curve(thresholds: NDArray[np.float32], f1s: NDArray[np.float64], rows: Rows
     return {name: _list(values) for name, values in parts.items()}
 
 
-def _search_row(candidate: Candidate, thresholds: NDArray[np.float32], taken: bool) -> dict[str, Any]:
+def _search_row(
+    candidate: Candidate, thresholds: NDArray[np.float32], taken: bool
+) -> dict[str, Any]:
     curve = candidate.f1s.mean(axis=0)
     best = int(np.argmax(sweep.smooth(curve)))
     found = {"threshold": thresholds[best], "f1": curve[best], "peak": candidate.peak}
@@ -264,27 +334,40 @@ def _list(values: NDArray[Any]) -> list[float | None]:
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     """Figures as JSON takes them: rounded, and None for what is not defined."""
-    return {k: v if isinstance(v, int) else _rounded(v) if math.isfinite(v) else None for k, v in values.items()}
+    return {
+        k: v if isinstance(v, int) else _rounded(v) if math.isfinite(v) else None
+        for k, v in values.items()
+    }
 
 
 def _line(tuning: Tuning) -> str:
-    scores, cut, blend = tuning.scores, tuning.thresholds, tuning.blend
+    scores = tuning.scores
+    cut = tuning.thresholds
+    blend = tuning.blend
     if scores["basis"] != "soundscapes":
         return (
-            f"tune: no labelled soundscapes: thresholds {cut.blended:g} and {cut.acoustic:g} (without a place) taken "
-            f"from {scores['rows']} out-of-fold crops (micro F1 {scores['blended']['f1']:.3f}); expect them to be too "
+            f"tune: no labelled soundscapes: thresholds {cut.blended:g} and {cut.acoustic:g} "
+            f"(without a place) taken "
+            f"from {scores['rows']} out-of-fold crops (micro F1 {scores['blended']['f1']:.3f}); "
+            f"expect them to be too "
             f"low in the field, where most windows hold no bird"
         )
-    f1, published = scores["blended"], scores["published"]
+    f1 = scores["blended"]
+    published = scores["published"]
     smoothed = f", neighbours {blend.smoothing:g}" if blend.smoothing else ""
     own = f", {len(cut.species)} species with their own" if cut.species else ""
     return (
-        f"tune: padding {tuning.padding}, blend {blend.rule} {blend.prior_weight:g}{smoothed}, threshold "
-        f"{cut.blended:g} ({cut.acoustic:g} without a place{own}): row F1 {_span(f1)} on {scores['rows']} rows; saying "
-        f"'no bird' throughout would score {f1['f1_all_nocall']:.3f}, the blend of 2021 {_span(published)}"
+        f"tune: padding {tuning.padding}, blend {blend.rule} {blend.prior_weight:g}{smoothed}, "
+        f"threshold "
+        f"{cut.blended:g} ({cut.acoustic:g} without a place{own}): row F1 {_span(f1)} on "
+        f"{scores['rows']} rows; saying "
+        f"'no bird' throughout would score {f1['f1_all_nocall']:.3f}, the blend of 2021 "
+        f"{_span(published)}"
     )
 
 
 def _span(score: Mapping[str, Any]) -> str:
     f1, low, high = (score[key] for key in ("f1", "f1_low", "f1_high"))
-    return f"{f1:.3f}" if low == high else f"{f1:.3f} [{low:.3f}, {high:.3f}]"  # no interval from one soundscape
+    return (
+        f"{f1:.3f}" if low == high else f"{f1:.3f} [{low:.3f}, {high:.3f}]"
+    )  # no interval from one soundscape

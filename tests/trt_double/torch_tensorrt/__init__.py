@@ -1,8 +1,8 @@
 """torch-tensorrt that makes ONNX of the program again and hands it to the double of TensorRT.
 
-It suffices because the scores are real: what is lost or changed on the way into torch shows on the probe. The real one,
-which compiles without a GPU but loads nothing, is in tests/helpers/torch_trt_plans.py; a test holds the arguments
-against it.
+It suffices because the scores are real: what is lost or changed on the way into torch shows on the
+probe. The real one, which compiles without a GPU but loads nothing, is in
+tests/helpers/torch_trt_plans.py; a test holds the arguments against it.
 """
 
 from torch_tensorrt import dynamo
@@ -12,5 +12,9 @@ __version__ = "2.14.0"
 
 
 class Input:
-    def __init__(self, *, min_shape: object, opt_shape: object, max_shape: object, dtype: object, name: str) -> None:
-        self.shapes, self.dtype, self.name = (min_shape, opt_shape, max_shape), dtype, name
+    def __init__(
+        self, *, min_shape: object, opt_shape: object, max_shape: object, dtype: object, name: str
+    ) -> None:
+        self.shapes = (min_shape, opt_shape, max_shape)
+        self.dtype = dtype
+        self.name = name

@@ -1,9 +1,9 @@
 """The CUDA runtime in host memory, with the bindings' manners: (status, value…), nothing raised.
 
-It suffices because what can be got wrong without a GPU is order and bookkeeping, and these it takes seriously: a stream
-does nothing until it is waited for, so a missing wait or an array that died early shows as a wrong score; copies beyond
-an allocation, memory freed twice and unknown streams give the status that CUDA gives. Speed and arithmetic of a GPU it
-cannot show.
+It suffices because what can be got wrong without a GPU is order and bookkeeping, and these it takes
+seriously: a stream does nothing until it is waited for, so a missing wait or an array that died
+early shows as a wrong score; copies beyond an allocation, memory freed twice and unknown streams
+give the status that CUDA gives. Speed and arithmetic of a GPU it cannot show.
 """
 
 import ctypes
@@ -32,7 +32,8 @@ class cudaMemcpyKind(IntEnum):
     cudaMemcpyDeviceToHost = 2
 
 
-OK, BAD = cudaError_t.cudaSuccess, cudaError_t.cudaErrorInvalidValue
+OK = cudaError_t.cudaSuccess
+BAD = cudaError_t.cudaErrorInvalidValue
 allocated: dict[int, Any] = {}  # address -> buffer
 streams: dict[int, list[Callable[[], None]]] = {}
 calls: list[str] = []
@@ -91,18 +92,23 @@ def cudaStreamCreate() -> tuple[cudaError_t, int]:
 
 
 def cudaStreamDestroy(stream: int) -> tuple[cudaError_t]:
-    return (OK if streams.pop(stream, None) is not None else cudaError_t.cudaErrorInvalidResourceHandle,)
+    return (
+        OK if streams.pop(stream, None) is not None else cudaError_t.cudaErrorInvalidResourceHandle,
+    )
 
 
 def cudaStreamSynchronize(stream: int) -> tuple[cudaError_t]:
     status = _status("cudaStreamSynchronize")
-    waiting, streams[stream] = streams[stream], []
+    waiting = streams[stream]
+    streams[stream] = []
     for work in waiting:
         work()
     return (status,)
 
 
-def cudaMemcpyAsync(to: int, source: int, size: int, kind: cudaMemcpyKind, stream: int) -> tuple[cudaError_t]:
+def cudaMemcpyAsync(
+    to: int, source: int, size: int, kind: cudaMemcpyKind, stream: int
+) -> tuple[cudaError_t]:
     device = to if kind == cudaMemcpyKind.cudaMemcpyHostToDevice else source
     if device not in allocated or size > ctypes.sizeof(allocated[device]):
         return (BAD,)

@@ -25,17 +25,24 @@ def convert_exported_program_to_serialized_trt_engine(
     assert disable_tf32
     assert min_block_size == 1
     assert Path(timing_cache_path).parent.is_dir()
-    (images,), (name,) = arg_inputs, arg_input_binding_names
+    (images,) = arg_inputs
+    (name,) = arg_input_binding_names
     assert images.dtype == torch.float32
     content = io.BytesIO()
     torch.onnx.export(
-        exported_program, dynamo=True, opset_version=18, input_names=[name], output_names=[output_binding_names]
+        exported_program,
+        dynamo=True,
+        opset_version=18,
+        input_names=[name],
+        output_names=[output_binding_names],
     ).save(content)
     logger = trt.Logger()
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     if not trt.OnnxParser(network, logger).parse(content.getvalue()):
-        raise UnsupportedOperatorException(f"Conversion of module GraphModule(\n) not supported: {trt.FACTS}")
+        raise UnsupportedOperatorException(
+            f"Conversion of module GraphModule(\n) not supported: {trt.FACTS}"
+        )
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_size)
