@@ -173,9 +173,10 @@ def probabilities(nets: PlaceNets, features: Values) -> Scores:
 def unseen(nets: PlaceNets, features: Values, fold: NDArray[np.int64]) -> Scores:
     """Probabilities `(n, classes)` of rows that each network did not see: what network k says of
     fold k."""
-    parts = [
-        probabilities(PlaceNets([net]), features[fold == k]) for k, net in enumerate(nets.nets)
-    ]  # type: ignore[list-item]
+    parts = []
+    for k, net in enumerate(nets.nets):
+        alone = PlaceNets([net])  # type: ignore[list-item]
+        parts.append(probabilities(alone, features[fold == k]))
     order = np.argsort(np.concatenate([np.flatnonzero(fold == k) for k in range(len(parts))]))
     return np.asarray(np.concatenate(parts)[order], np.float32)
 
