@@ -52,7 +52,7 @@ from edge.store.clock import ClockTable, present_time
 from edge.store.record import Store
 
 
-class Verdict(str, Enum):
+class ReviewVerdict(str, Enum):
     """What a person heard."""
 
     correct = "correct"
@@ -318,7 +318,7 @@ def review(
     detection: Annotated[
         str, typer.Argument(metavar="ID", help="Id of a detection, or how it begins.")
     ],
-    verdict: Annotated[Verdict, typer.Argument(help="What a person heard.")],
+    verdict: Annotated[ReviewVerdict, typer.Argument(help="What a person heard.")],
     instead: Annotated[
         str | None,
         typer.Option(metavar="SPECIES", help="What it is instead: a code, a name, or any words."),
@@ -347,11 +347,11 @@ def review(
         say(f"this replaces: {', '.join(filter(None, words))}")
 
 
-def _instead(store: Store, text: str | None, verdict: Verdict) -> str | None:
+def _instead(store: Store, text: str | None, verdict: ReviewVerdict) -> str | None:
     """The code of a species that the record knows; other words as they are: a person may know more
     than the bundle."""
     words = " ".join((text or "").split())
-    if words and verdict == Verdict.correct:
+    if words and verdict == ReviewVerdict.correct:
         raise UsageError(
             f"--instead: found {words!r} with verdict correct; expected with wrong or unsure"
         )

@@ -21,7 +21,7 @@ from edge.contract.coordinates import check_coordinates
 from edge.contract.errors import ConfigError
 from edge.contract.rights import whose
 from edge.contract.strict import Range, parse
-from edge.contract.text import NotText, text_of
+from edge.contract.text import TextError, text_of
 
 HOP_STEP_S = FRAME_HOP / RATE_HZ
 _FILE_BYTES_MAX = 262_144  # the shipped file has 6 kB; a site takes 50 bytes
@@ -390,7 +390,7 @@ def _yaml(path: Path, content: bytes) -> Any:
         text = text_of(content)
         _check_end(path, text)
         return yaml.load(text, _UniqueKeys)
-    except NotText as error:
+    except TextError as error:
         raise ConfigError(f"{path}: {error}") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark

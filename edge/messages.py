@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from edge.config import Config
 from edge.contract.bundle import Bundle
-from edge.types import Detection, Message, RecordingRow, Waiting, utc_text
+from edge.types import Detection, Message, QueuedMessage, RecordingRow, utc_text
 
 QUEUED_S = 30.0  # a message older than this is marked as late
 
@@ -60,21 +60,21 @@ def detection_message(
 
 
 @dataclass(frozen=True)
-class Stamped:
+class NumberedMessage:
     """A message with its number; its place is still exact."""
 
     payload: str
     source: str | None  # of a detection; None: something else
 
 
-class Fresh(NamedTuple):
+class FreshSpan(NamedTuple):
     """Messages that were created in this span (UTC text) are not late."""
 
     since: str
     until: str
 
     @classmethod
-    def of(cls, now: datetime, connected_s: float) -> "Fresh":
+    def of(cls, now: datetime, connected_s: float) -> "FreshSpan":
         """Over a connection that has lasted so long. By a clock that says `now`: if it was set
         since the connection began, or since a message was created, that is one moment of which
         nothing is remembered."""
@@ -82,7 +82,7 @@ class Fresh(NamedTuple):
         return cls(utc_text(since), utc_text(now + timedelta(seconds=QUEUED_S)))
 
 
-def stamp(message: Waiting, fresh: Fresh) -> Stamped:
+def stamp(message: QueuedMessage, fresh: FreshSpan) -> NumberedMessage:
     """Add `seq`, `queued` (it is not `fresh`) and when its detection was, as that is known by now.
     Payloads that are no object go as they are."""
     try:
@@ -90,13 +90,13 @@ def stamp(message: Waiting, fresh: Fresh) -> Stamped:
     except ValueError:
         payload = None
     if not isinstance(payload, dict):
-        return Stamped(message.payload, None)
+        return NumberedMessage(message.payload, None)
     payload |= {"seq": message.seq, "queued": not fresh.since <= message.created_utc <= fresh.until}
     is_detection = payload.get("schema") == "detection/1"
     if is_detection and message.lies is not None:
         start, end, minutes = message.lies
         payload |= {"start": start, "end": end, "utc_offset_minutes": minutes}
     source = payload.get("source") if is_detection else None
-    return Stamped(
+    return NumberedMessage(
         json.dumps(payload, ensure_ascii=False), source if isinstance(source, str) else None
     )

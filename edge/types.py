@@ -206,17 +206,19 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Waiting:
+class QueuedMessage:
     """A message in the outbox."""
 
     seq: int  # grows from message to message of this station
     topic: str
     payload: str
     created_utc: str
-    lies: "Lies | None" = None  # of a detection, by now: its clock may have been put right since
+    lies: "DetectionTime | None" = (
+        None  # of a detection, by now: its clock may have been put right since
+    )
 
 
-class Lies(NamedTuple):
+class DetectionTime(NamedTuple):
     """When a detection is, as the record has it."""
 
     start_utc: str
@@ -239,7 +241,7 @@ class Outbox(Protocol):
     def is_named_file(self) -> bool:
         """Whether the open file is still the one of that name; True where that cannot be seen."""
 
-    def waiting(self, after: int, limit: int) -> list["Waiting"]:
+    def waiting(self, after: int, limit: int) -> list["QueuedMessage"]:
         """Messages not yet acknowledged, oldest first, with seq above `after`; all of them are on
         the disk."""
 

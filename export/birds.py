@@ -31,7 +31,7 @@ _BAD = 1
 _SOME_REFUSED = 3
 
 
-class StepFailed(BirdstationError):
+class StepFailure(BirdstationError):
     """A step could not do its work, or was killed."""
 
 
@@ -182,7 +182,7 @@ def _disk(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StepFailed(f"{error.filename or out}: {error.strerror or error}") from error
+        raise StepFailure(f"{error.filename or out}: {error.strerror or error}") from error
 
 
 def _write_settings(config: Path, bundle: Path, folder: Path, place: Place | None) -> None:
@@ -209,7 +209,7 @@ def _replay(console: Console, recordings: Path, config: Path) -> dict[str, Any]:
     said = _step(console, "recordings", command, goes_on=(_SOME_REFUSED,), output=True)
     summary: dict[str, Any] = json.loads(said.splitlines()[-1])
     if summary["recordings"] and not summary["analysed"]:
-        raise StepFailed(
+        raise StepFailure(
             f"{recordings}: none of {summary['recordings']} recordings could be analysed"
         )
     return summary
@@ -233,7 +233,7 @@ def _step(
     )
     if done.returncode < 0:
         words = " ".join(map(str, command[:2]))
-        raise StepFailed(f"{name}: python -m {words} was ended by signal {-done.returncode}")
+        raise StepFailure(f"{name}: python -m {words} was ended by signal {-done.returncode}")
     if done.returncode not in (_ALL_WELL, *goes_on):
         raise SystemExit(done.returncode)
     return done.stdout or ""

@@ -120,7 +120,7 @@ def _quietly() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Quantised:
+class QuantisationResult:
     """What 8 bits did to a bag: which members keep them, how many windows are then decided alike,
     and how far each member's scores were off, whether it is kept or not."""
 
@@ -137,7 +137,7 @@ def quantise_members(
     calibration: Input,
     windows: Input,
     progress: Callable[[str, int, int], None] = lambda *_: None,
-) -> Quantised:
+) -> QuantisationResult:
     """Write the members in `work` with 8-bit convolutions, calibrated on `calibration`, and keep as
     many as leave the bag's decisions alike on AGREEMENT_MIN of `windows`: while they do not, the
     member that is furthest off goes back to float32."""
@@ -169,10 +169,12 @@ def quantise_members(
         del kept[name]
         (work / files[name]).unlink()
         agreed = _agreement(manifest, taxonomy, found, wanted)
-    return Quantised(kept, agreed, len(windows), apart)
+    return QuantisationResult(kept, agreed, len(windows), apart)
 
 
-def with_int8(members: Sequence[BundleMember], quantised: Quantised) -> tuple[BundleMember, ...]:
+def with_int8(
+    members: Sequence[BundleMember], quantised: QuantisationResult
+) -> tuple[BundleMember, ...]:
     """The members, those that keep 8 bits with their file."""
     return tuple(replace(member, int8=quantised.files.get(member.name)) for member in members)
 

@@ -13,7 +13,7 @@ from trainer.networks.onnx_file import write_onnx
 BATCH_MAX = 256
 
 
-class Scored(nn.Module):
+class ScoringNetwork(nn.Module):
     """The network with its sigmoid: what leaves a bundle's member is a score."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -28,7 +28,11 @@ def to_onnx(network: nn.Module, path: Path) -> None:
     """Write `path`: input `grey` (batch, 1, 128, 281) float32 of 0..255, output `scores` (batch,
     species) in 0..1."""
     write_onnx(
-        Scored(plain(network)), torch.zeros(2, 1, *IMAGE_SHAPE), path, ("grey", "scores"), BATCH_MAX
+        ScoringNetwork(plain(network)),
+        torch.zeros(2, 1, *IMAGE_SHAPE),
+        path,
+        ("grey", "scores"),
+        BATCH_MAX,
     )
 
 

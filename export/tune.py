@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from edge.analysis.recognizer import Recognizer, Undecided, networks_of
+from edge.analysis.recognizer import OpenWindowRule, Recognizer, networks_of
 from edge.config import Members
 from edge.contract.audio import Input
 from edge.contract.blend import Scores, acoustic_scores, open_windows
@@ -25,10 +25,10 @@ from edge.engines.engine import Engine
 from edge.engines.onnx import cores
 from edge.engines.openvino import CpuPrecision, has_bfloat16
 from edge.engines.tuned import (
-    Choice,
     Runtime,
-    Tuned,
+    RuntimeChoice,
     TunedSet,
+    TuningRecord,
     Use,
     cpu_model,
     open_cpu_engine,
@@ -54,7 +54,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """A runtime in a precision: how far its scores are off, whether it decides alike, how fast it
     is."""
 
@@ -74,12 +74,12 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class TunedTo:
+class SetMeasurement:
     """A set of networks, and what was measured of it."""
 
     members: Members
     heard: int  # windows of sound in which something passed its threshold
-    rows: tuple[Measured, ...]
+    rows: tuple[Measurement, ...]
 
     @property
     def best(self) -> TunedSet:
@@ -89,7 +89,7 @@ class TunedTo:
         return TunedSet(self.members, _choice(*_fastest(live)), _choice(*_fastest(replay)))
 
 
-def _fastest(found: Sequence[tuple[Measured, Pace]]) -> tuple[Measured, Pace]:
+def _fastest(found: Sequence[tuple[Measurement, Pace]]) -> tuple[Measurement, Pace]:
     """The first is ONNX Runtime in float32, which a little does not beat: that may be chance."""
     first, _ = found[0]
     ours = min((one for one in found if one[0] is first), key=lambda one: one[1].p50_ms)
@@ -97,9 +97,9 @@ def _fastest(found: Sequence[tuple[Measured, Pace]]) -> tuple[Measured, Pace]:
     return best if best[1].p50_ms * _GAIN_MIN < ours[1].p50_ms else ours
 
 
-def _choice(row: Measured, pace: Pace) -> Choice:
+def _choice(row: Measurement, pace: Pace) -> RuntimeChoice:
     found = round(pace.p50_ms, 3), row.apart, row.agreement
-    return Choice(row.runtime, row.precision, pace.threads, *found)
+    return RuntimeChoice(row.runtime, row.precision, pace.threads, *found)
 
 
 def tune(
@@ -108,7 +108,7 @@ def tune(
     seconds: float,
     sets: Sequence[Members],
     say: Callable[[str], None] = lambda _: None,
-) -> list[TunedTo]:
+) -> list[SetMeasurement]:
     """Measure every runtime that is installed, in every precision that it and the bundle have, for
     these sets of the bundle's networks; `inputs` are windows of real sound as these take them.
     About `seconds` of timing, loading and comparing beside it.
@@ -121,18 +121,18 @@ def tune(
     found = []
     for members in sets:
         Recognizer(bundle, members=members).check_probe()
-        trial = _Trial(bundle, members, inputs, each)
+        trial = _RuntimeTrial(bundle, members, inputs, each)
         rows = []
         for runtime, precision in candidates:
             say(f"{members}: {runtime} {precision}")
             rows.append(trial.measure(runtime, precision))
-        found.append(TunedTo(members, int(trial.wanted.any(axis=1).sum()), tuple(rows)))
+        found.append(SetMeasurement(members, int(trial.wanted.any(axis=1).sum()), tuple(rows)))
     return found
 
 
-def record(bundle: Bundle, found: Sequence[TunedTo]) -> Tuned:
+def record(bundle: Bundle, found: Sequence[SetMeasurement]) -> TuningRecord:
     """What tuned.json says of it."""
-    return Tuned(
+    return TuningRecord(
         bundle.id, cpu_model(), cores(), runtime_versions(), tuple(one.best for one in found)
     )
 
@@ -163,7 +163,7 @@ def _candidates(bundle: Bundle) -> list[tuple[Runtime, CpuPrecision]]:
     return found
 
 
-class _Trial:
+class _RuntimeTrial:
     """One set of a bundle's networks, put to one runtime after the other."""
 
     def __init__(self, bundle: Bundle, members: Members, inputs: Input, seconds: float) -> None:
@@ -190,7 +190,7 @@ class _Trial:
         self._acoustic = self._recognise("onnxruntime", "fp32", "replay")
         self.wanted = self._decisions(self._acoustic)
 
-    def measure(self, runtime: Runtime, precision: CpuPrecision) -> Measured:
+    def measure(self, runtime: Runtime, precision: CpuPrecision) -> Measurement:
         """Parity and decisions first; what fails is not timed."""
         try:
             engine = self._open(runtime, precision, 0, "live")
@@ -203,11 +203,13 @@ class _Trial:
                 agreed = min(agreed, agreement(self._decisions(alone), self.wanted))
         except EngineError as error:
             nothing = Parity(np.nan, np.nan)
-            return Measured(runtime, precision, np.nan, nothing, nothing, 0.0, str(error), (), None)
+            return Measurement(
+                runtime, precision, np.nan, nothing, nothing, 0.0, str(error), (), None
+            )
         sound = parity(acoustic, self._acoustic)
         refused = self._refusal(precision, probe, sound, agreed)
         live, replay = ((), None) if refused else self._paces(runtime, precision)
-        return Measured(runtime, precision, apart, probe, sound, agreed, refused, live, replay)
+        return Measurement(runtime, precision, apart, probe, sound, agreed, refused, live, replay)
 
     def _on_probe(self, engine: Engine) -> tuple[float, Parity]:
         """How far single networks are from torch at most, and what they say together."""
@@ -285,7 +287,7 @@ class _Asking:
     """A recognizer, as a stretch of sound asks it."""
 
     recognizer: Recognizer
-    undecided: Undecided | None
+    undecided: OpenWindowRule | None
 
     def __call__(self, inputs: Input) -> Scores:
         return self.recognizer.recognise(inputs, None, undecided=self.undecided).acoustic
@@ -336,7 +338,7 @@ def _replay_pace(ask: _Asking, inputs: Input, seconds: float) -> Pace:
     return Pace(1, took / windows, float(np.percentile(times, 95)) / callers, spent / windows)
 
 
-def tables(found: Sequence[TunedTo], bundle: Bundle, windows: int) -> Iterator[Table]:
+def tables(found: Sequence[SetMeasurement], bundle: Bundle, windows: int) -> Iterator[Table]:
     """For each set of networks one of parity and one of speed; what is chosen is marked."""
     machine = f"{cpu_model()}, {cores()} cores"
     for one in found:

@@ -19,7 +19,7 @@ PARITY = 1e-4  # largest |Δscore| between torch float32 and ONNX Runtime float3
 
 
 @dataclass(frozen=True)
-class Verified:
+class Verification:
     """What was checked and by how much it differs at most."""
 
     bundle_id: str
@@ -34,7 +34,7 @@ class Verified:
     ]  # member -> its network in 8 bits, where there is one; judged by the bag's decisions
 
 
-def verify(folder: Path) -> Verified:
+def verify(folder: Path) -> Verification:
     """Check sums, probe and parity. Raises BundleError naming what fails."""
     bundle = read_bundle(folder)
     recognizer = Recognizer(bundle)
@@ -80,7 +80,7 @@ def verify(folder: Path) -> Verified:
         )
         if not apart_prior <= PARITY:
             raise BundleError(f"{folder}: the prior differs from the probe's by {apart_prior:.2g}")
-    return Verified(
+    return Verification(
         bundle_id=bundle.id,
         members=members,
         blended=float(np.abs(scores.blended - probe.blended).max()),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.contract.errors import CorpusError
-from edge.contract.strict import Refused, parse
+from edge.contract.strict import SchemaError, parse
 from trainer.contents import ABSENT, Contents
 from trainer.files import digest, read_json, write_json
 
@@ -47,7 +47,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Entry:
+class StageEntry:
     """A finished stage."""
 
     made_from: Mapping[str, str]  # part -> digest
@@ -62,7 +62,7 @@ class Entry:
 class _Pages:
     """stages.json: the entries, and what a run keeps once it was chosen."""
 
-    stages: Mapping[str, Entry] = field(default_factory=dict)
+    stages: Mapping[str, StageEntry] = field(default_factory=dict)
     kept: Mapping[str, Any] = field(default_factory=dict)
     sum: str = ""  # digest of both: a byte that turned is noticed, wherever it is
 
@@ -86,17 +86,17 @@ class Book:
             return _Pages()
         try:
             pages: _Pages = parse(_Pages, raw)
-        except Refused as error:
+        except SchemaError as error:
             raise CorpusError(f"{self._path}: {error}") from None
         if pages.sum != _sum_of(raw.get("stages"), raw.get("kept")):
             raise CorpusError(f"{self._path}: is damaged: it is not what the trainer left")
         return pages
 
-    def entry(self, stage: str) -> Entry | None:
+    def entry(self, stage: str) -> StageEntry | None:
         """Of a finished stage. Raises CorpusError if the book is damaged."""
         return self._read().stages.get(stage)
 
-    def entries(self) -> dict[str, Entry]:
+    def entries(self) -> dict[str, StageEntry]:
         """Of all finished stages, in order."""
         stages = self._read().stages
         return {name: stages[name] for name in STAGES if name in stages}
@@ -140,11 +140,11 @@ class Book:
     ) -> None:
         """Enter a stage whose files are in place."""
         files = {name: self.contents.of(self._folder / name) for name in result.files}
-        entry = Entry(made_from, files, result.digest, versions(), went_in, round(seconds, 1))
+        entry = StageEntry(made_from, files, result.digest, versions(), went_in, round(seconds, 1))
         pages = self._read()
         self._write({**pages.stages, stage: entry}, pages.kept)
 
-    def _write(self, stages: Mapping[str, Entry], kept: Mapping[str, Any]) -> None:
+    def _write(self, stages: Mapping[str, StageEntry], kept: Mapping[str, Any]) -> None:
         pages = asdict(_Pages(stages, kept))
         write_json(self._path, pages | {"sum": _sum_of(pages["stages"], pages["kept"])})
 

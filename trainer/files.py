@@ -15,9 +15,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edge.contract.arrays import Arrays, Unreadable, map_array, read_array, read_arrays
+from edge.contract.arrays import Arrays, ArraysError, map_array, read_array, read_arrays
 from edge.contract.errors import CorpusError, UsageError
-from edge.contract.text import NotText, Table, text_of
+from edge.contract.text import Table, TextError, text_of
 
 # how a temporary file begins: what else is hidden in a folder is somebody's
 _OURS = ".birdstation-part"
@@ -173,7 +173,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
                     f"{path}, line {line}: expected {len(table.names)} cells, found {len(row)}"
                 )
             rows.append(row)
-    except (OSError, NotText) as error:
+    except (OSError, TextError) as error:
         raise CorpusError(f"{path}: not readable: {error}") from error
     return rows
 
@@ -202,7 +202,7 @@ def map_npy(path: Path, advice: str) -> NDArray[Any]:
 def _readable(path: Path, advice: str) -> Iterator[None]:
     try:
         yield
-    except Unreadable as error:
+    except ArraysError as error:
         raise CorpusError(f"{path}: not readable: {error}; {advice}") from error
 
 

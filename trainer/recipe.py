@@ -16,12 +16,12 @@ from edge.contract.audio import CROPS_MAX, FRAME_HOP, RATE_HZ, WINDOW_SAMPLES, P
 from edge.contract.blend import BlendRule
 from edge.contract.errors import ConfigError
 from edge.contract.folders import entries_of
-from edge.contract.strict import Refused, parse
-from edge.contract.text import NotText, text_of
+from edge.contract.strict import SchemaError, parse
+from edge.contract.text import TextError, text_of
 from trainer.yaml_loader import StrictLoader
 
 RECIPES = Path(__file__).parent / "recipes"
-Span = tuple[float, float]
+ValueSpan = tuple[float, float]
 Normalise = Literal["none", "bands", "standard", "imagenet"]
 MetadataKind = Literal["published", "better"]
 Keep = Literal["best", "last", "soundscapes"]
@@ -137,7 +137,7 @@ class LossRecipe:
 class Augment:
     """What is done to a batch on the device. Shares are of samples; zero is off."""
 
-    power: Span  # exponent of the image in [0, 1], uniform
+    power: ValueSpan  # exponent of the image in [0, 1], uniform
     stripes: float  # share that gets stripes in both directions
     mixup: float  # share that is mixed with another sample
     mixup_alpha: float = 1.0  # lambda ~ Beta(alpha, alpha), one per batch
@@ -147,7 +147,7 @@ class Augment:
     pink: float = 0.0  # share that gets pink noise
     nocall: float = 0.0  # share that gets a background from the folder --nocall
     empty: float = 0.0  # share that is replaced by such a background, with no species in it
-    snr_db: Span = (0.0, 3.0)  # of either, uniform
+    snr_db: ValueSpan = (0.0, 3.0)  # of either, uniform
 
     def __post_init__(self) -> None:
         _need(
@@ -498,12 +498,12 @@ def read_recipe(path: Path) -> Recipe:
     allowed."""
     try:
         raw = yaml.load(text_of(path.read_bytes()), Loader=StrictLoader)
-    except (OSError, NotText, yaml.YAMLError) as error:
+    except (OSError, TextError, yaml.YAMLError) as error:
         raise ConfigError(
             f"{path}: not readable as YAML: {' '.join(str(error).split())}"
         ) from error
     try:
         recipe: Recipe = parse(Recipe, raw)
-    except Refused as error:
+    except SchemaError as error:
         raise ConfigError(f"{path}: {error}") from None
     return recipe

@@ -18,14 +18,14 @@ from edge.contract.blend import Blend
 from edge.contract.bundle import Thresholds
 from edge.contract.errors import BundleError, ConfigError, CorpusError, UsageError
 from edge.contract.folders import entries_of, holds_nothing
-from edge.contract.strict import Refused, parse
+from edge.contract.strict import SchemaError, parse
 from edge.contract.taxonomy import Taxonomy
 from trainer.book import ALL_STAGES, Book, versions
 from trainer.book import FILE as BOOK
 from trainer.files import digest, read_json, read_npz, replacing, write_json
 from trainer.recipe import Normalise, Recipe, read_recipe
 
-Precision = Literal["fp32", "bf16"]
+TrainingPrecision = Literal["fp32", "bf16"]
 SCHEMA = 2
 _WITHOUT_BOOK = 1  # of versions before 0.3, which noted less of what was made from what
 LOCK = ".lock"  # held while a trainer is at work
@@ -58,7 +58,7 @@ class MemberInfo:
     seconds: float  # of training, all epochs
     inputs: str  # digest of what it was trained from
     normalise: Normalise = "none"
-    precision: Precision = "fp32"  # of the training; the weights are float32
+    precision: TrainingPrecision = "fp32"  # of the training; the weights are float32
     valid_f1_low: float | None = (
         None  # lower end of its interval with validation.bootstrap, else the same
     )
@@ -153,7 +153,7 @@ class Run:
             )
         try:
             self._facts: _Facts = parse(_Facts, raw)
-        except Refused as error:
+        except SchemaError as error:
             raise CorpusError(f"{folder / _FACTS}: {error}") from None
         self._opened = digest(folder / BOOK)
         try:
@@ -253,7 +253,7 @@ class Run:
         path = self.member_folder(name) / "member.json"
         try:
             info: MemberInfo = parse(MemberInfo, read_json(path))
-        except Refused as error:
+        except SchemaError as error:
             raise CorpusError(f"{path}: {error}") from None
         return info
 
@@ -294,7 +294,7 @@ class Run:
         path = self.folder / "tune.json"
         try:
             tuning: Tuning = parse(Tuning, read_json(path))
-        except Refused as error:
+        except SchemaError as error:
             raise CorpusError(f"{path}: {error}") from None
         return tuning
 

@@ -37,7 +37,7 @@ _GREY_TOLERANCE = 1
 _GREY_SHARE = 0.999  # share of pixels that must be within one grey level
 
 
-Undecided = Callable[
+OpenWindowRule = Callable[
     [Scores], NDArray[np.bool_]
 ]  # the student's acoustic scores (windows, species) to (windows,)
 
@@ -124,7 +124,7 @@ class Recognizer:
         inputs: Input,
         prior: Scores | None,
         few: bool = False,
-        undecided: Undecided | None = None,
+        undecided: OpenWindowRule | None = None,
     ) -> WindowScores:
         """What the networks take of windows (grey images `(n, 128, 281)` or samples `(n, 160000)`)
         and prior `(n, species)`, `(species,)` or None to scores, each window alone; in a stretch of
@@ -201,7 +201,9 @@ class Recognizer:
             for window in odd.T
         ]
 
-    def _open(self, student: Scores, few: bool, undecided: Undecided | None) -> NDArray[np.bool_]:
+    def _open(
+        self, student: Scores, few: bool, undecided: OpenWindowRule | None
+    ) -> NDArray[np.bool_]:
         """Which windows the bag answers, after the student."""
         if self.members == "student" or few:
             return np.zeros(len(student), np.bool_)
@@ -300,7 +302,7 @@ def best_recognizer(
     return recognizer
 
 
-Decided = tuple[list[Window], WindowScores]  # windows and what counts for them
+WindowDecisions = tuple[list[Window], WindowScores]  # windows and what counts for them
 
 
 class NeighbourSmoother:
@@ -325,7 +327,7 @@ class NeighbourSmoother:
             Scores
         ] = []  # (species,) of each of these, and of the `step` before them
 
-    def push(self, windows: list[Window], scores: WindowScores) -> Decided | None:
+    def push(self, windows: list[Window], scores: WindowScores) -> WindowDecisions | None:
         """Take the next windows and the scores that each has alone; return those that are now
         decided, if any."""
         self._windows += windows
@@ -334,11 +336,11 @@ class NeighbourSmoother:
         self._acoustic += list(scores.acoustic)
         return self._decide(len(self._windows) - self._step)
 
-    def close(self) -> Decided | None:
+    def close(self) -> WindowDecisions | None:
         """The stretch ends here: return its last windows, if any are left."""
         return self._decide(len(self._windows))
 
-    def _decide(self, count: int) -> Decided | None:
+    def _decide(self, count: int) -> WindowDecisions | None:
         """The first `count` windows of those that wait. Members' scores stay those of the window
         alone."""
         if count <= 0:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from edge.analysis.detector import Detector, Rules, check_names, rules_of
 from edge.analysis.privacy import Privacy
-from edge.analysis.recognizer import Decided, NeighbourSmoother, Recognizer
-from edge.analysis.resumed import Resumed
+from edge.analysis.recognizer import NeighbourSmoother, Recognizer, WindowDecisions
+from edge.analysis.resumption import Resumption
 from edge.config import Config, DetectSettings
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Input, Samples, Window, WindowCutter
 from edge.contract.blend import Scores, open_windows
@@ -37,7 +37,7 @@ FEW_MEMBERS = 2
 
 
 @dataclass(frozen=True)
-class Found:
+class BatchResult:
     """What a batch of windows came to. Commits in one piece; effort and windows are those of the
     recording so far."""
 
@@ -62,7 +62,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class AnalysisSetup:
     """Settings with all that follows from them, ready for use."""
 
     config: Config
@@ -89,17 +89,17 @@ class Analyst:
         self.priors = priors or Priors(self.bundle, config.state / "priors")
         self.use(self.prepared(config))
 
-    def prepared(self, config: Config) -> Prepared:
+    def prepared(self, config: Config) -> AnalysisSetup:
         """These settings, tried; the bundle stays. In any thread. Raises ConfigError, or
         BundleError for privacy.detector."""
         rules, rules_alone = rules_of(self.bundle, config.detect)
         check_names(self.bundle, config)
         privacy = Privacy(config.privacy, self.bundle.taxonomy, self.bundle.input_shape)
-        return Prepared(
+        return AnalysisSetup(
             config, privacy, self._detector(config, rules), self._detector(config, rules_alone)
         )
 
-    def use(self, prepared: Prepared) -> None:
+    def use(self, prepared: AnalysisSetup) -> None:
         """Use these settings from the next stretch on."""
         self.config = prepared.config
         self.privacy = prepared.privacy
@@ -142,10 +142,10 @@ class Analyst:
         return None if table is None else table[row.local.day(row.start).timetuple().tm_yday - 1]
 
 
-Asked = Sequence[tuple["Stretch", Window]]  # windows of one stretch side by side
+WindowsAsked = Sequence[tuple["Stretch", Window]]  # windows of one stretch side by side
 
 
-def _answers(analyst: Analyst, asked: Asked, few: bool) -> Iterator[Found]:
+def _answers(analyst: Analyst, asked: WindowsAsked, few: bool) -> Iterator[BatchResult]:
     """Show windows to the networks together and give each stretch its answer."""
     inputs = np.stack([window.input for _, window in asked])
     parts: list[tuple[Stretch, slice]] = []
@@ -168,7 +168,7 @@ def _answers(analyst: Analyst, asked: Asked, few: bool) -> Iterator[Found]:
         yield from stretch.answer([window for _, window in asked[part]], inputs[part], mine)
 
 
-class Batch:
+class WindowBatch:
     """Windows of one stretch after the other, shown to the networks so many at a time: a recording
     of ten seconds does not cost a whole call. What a window's neighbours in a batch are changes
     nothing, down to the last bit.
@@ -191,7 +191,7 @@ class Batch:
         """Nothing more comes of this recording, and what waits of it is not asked."""
         self._waiting = deque(one for one in self._waiting if one[0].row.id != recording)
 
-    def found(self, rest: bool = False) -> Iterator[Found]:
+    def found(self, rest: bool = False) -> Iterator[BatchResult]:
         """Analyse whole batches, at the end also what is left."""
         while len(self._waiting) >= self._size or (rest and self._waiting):
             asked = [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
@@ -199,7 +199,7 @@ class Batch:
 
 
 @dataclass
-class _Decided:
+class _RecordingTotals:
     """What is decided of a recording, over all its stretches."""
 
     windows: int = 0
@@ -214,8 +214,8 @@ class Stretch:
         stretch.push(samples)
         for found in stretch.found(): ...
 
-    Recordings share a `Batch`. Where sound is missing in the middle of one, its stretch ends, and
-    `after` is the next.
+    Recordings share a `WindowBatch`. Where sound is missing in the middle of one, its stretch ends,
+    and `after` is the next.
 
     Of the first `known` samples all windows were decided before, and what was found is stored.
 
@@ -228,7 +228,7 @@ class Stretch:
         analyst: Analyst,
         row: RecordingRow,
         begins: int = 0,
-        decided: _Decided | None = None,
+        decided: _RecordingTotals | None = None,
         known: int = 0,
     ) -> None:
         self.row = row
@@ -241,7 +241,7 @@ class Stretch:
         self._hop = self._config.hop_samples
         manifest = analyst.bundle.manifest
         self._listener = analyst.privacy.listener(self._config.clips.wanted(row.source))
-        self._resumed = Resumed(known, self._hop, self._listener)
+        self._resumed = Resumption(known, self._hop, self._listener)
         self._cutter = WindowCutter(
             self._hop, manifest.padding, self._resumed.skips, manifest.front
         )
@@ -256,7 +256,7 @@ class Stretch:
             int, int
         ] = {}  # by the start of a window in which people speak: where that began
         self._until = begins  # sample up to which windows are decided
-        self._decided = decided or _Decided()
+        self._decided = decided or _RecordingTotals()
 
     def after(self, gap_s: float) -> "Stretch":
         """The stretch of the same recording that begins so long after this one, which is closed,
@@ -342,7 +342,7 @@ class Stretch:
         self._asked += len(windows)
         return windows
 
-    def found(self) -> Iterator[Found]:
+    def found(self) -> Iterator[BatchResult]:
         """Analyse what waits and yield what is decided, batch by batch; at the end of the stretch
         all of it."""
         if self.shed != self._shed_now:
@@ -360,7 +360,7 @@ class Stretch:
         if self._closed:
             yield from self.last()
 
-    def last(self) -> Iterator[Found]:
+    def last(self) -> Iterator[BatchResult]:
         """When all is answered: decide on what waits for a neighbour that does not come."""
         yield from self._say(self._smoother.close())
 
@@ -378,7 +378,9 @@ class Stretch:
             open_ |= open_windows(acoustic[:, voices], None, manifest.blend, limits, *margins)
         return open_
 
-    def answer(self, windows: list[Window], inputs: Input, scores: WindowScores) -> Iterator[Found]:
+    def answer(
+        self, windows: list[Window], inputs: Input, scores: WindowScores
+    ) -> Iterator[BatchResult]:
         """What the networks say of windows that were taken, in their order."""
         self._asked -= len(windows)
         for window, speech in zip(
@@ -401,7 +403,7 @@ class Stretch:
         hop = self._hop if self.shed < NO_OVERLAP else WINDOW_SAMPLES // self._hop * self._hop
         return NeighbourSmoother(self._analyst.bundle.manifest.blend, hop, self._prior)
 
-    def _say(self, decided: Decided | None) -> Iterator[Found]:
+    def _say(self, decided: WindowDecisions | None) -> Iterator[BatchResult]:
         """A window that still waits for its neighbour is not yet heard."""
         if decided is None:
             return
@@ -434,7 +436,7 @@ class Stretch:
         if windows[-1].start + windows[-1].samples <= stored:
             return
         self._account(windows[-1].start + windows[-1].samples)
-        yield Found(
+        yield BatchResult(
             row=row,
             detections=allowed,
             messages=messages,

@@ -17,8 +17,8 @@ import soundfile
 
 from edge.capture.folded import may_be_folded
 from edge.capture.leftover import id3_end
-from edge.capture.opened import Opened, Pulse, no_pulse, pread
-from edge.capture.parts import HEAD_BYTES, Part, error_line, find_start
+from edge.capture.opened import Pulse, PulsedFile, no_pulse, pread
+from edge.capture.parts import HEAD_BYTES, SoundPart, error_line, find_start
 from edge.contract.errors import RecordingError, UnreadError
 
 CHANNELS_MAX = 32
@@ -72,7 +72,7 @@ _NOT_AUDIO: tuple[tuple[bytes, str], ...] = (
 
 
 @dataclass(frozen=True)
-class Recording:
+class ContainerHeader:
     """What a file's header says of itself."""
 
     path: Path
@@ -87,14 +87,14 @@ class Recording:
         return None if self.frames is None else self.frames / self.rate_hz
 
 
-def open_file(path: Path, pulse: Pulse = no_pulse) -> Opened:
+def open_file(path: Path, pulse: Pulse = no_pulse) -> PulsedFile:
     """A recording's file, to be read. `pulse` as for Opened. RecordingError says why it can be
     none, UnreadError why it cannot be opened now."""
     try:
         if path.is_dir():
             next(path.iterdir(), None)  # a folder that may not be listed says why here
             raise RecordingError(path, "a folder, not a recording")
-        file = Opened(path, pulse)
+        file = PulsedFile(path, pulse)
     except ValueError as error:  # no name of a file
         raise RecordingError(path, f"cannot be opened: {error_line(error)}") from None
     except OSError as error:
@@ -111,18 +111,18 @@ def open_file(path: Path, pulse: Pulse = no_pulse) -> Opened:
     return file
 
 
-def first_part(path: Path, file: BinaryIO) -> Part:
+def first_part(path: Path, file: BinaryIO) -> SoundPart:
     """The recording with which the file begins, behind tags and junk, before its first sample."""
     try:
         head = pread(file, HEAD_BYTES, id3_end(file, 0))
-        return Part(
+        return SoundPart(
             file, find_start(file, search=_foreign(head) is None and _not_audio(head) is None)
         )
     except soundfile.SoundFileError as error:
         raise RecordingError(path, _refusal(path, file, error)) from None
 
 
-def header_of(path: Path, file: BinaryIO, part: Part) -> Recording:
+def header_of(path: Path, file: BinaryIO, part: SoundPart) -> ContainerHeader:
     """What the first part's header says, checked against the limits."""
     sound = part.sound
     frames = part.frames
@@ -138,7 +138,9 @@ def header_of(path: Path, file: BinaryIO, part: Part) -> Recording:
         reason = None if more else too_short(frames / sound.samplerate)
     if reason is not None:
         raise RecordingError(path, reason)
-    return Recording(path, sound.samplerate, sound.channels, frames, sound.format, sound.subtype)
+    return ContainerHeader(
+        path, sound.samplerate, sound.channels, frames, sound.format, sound.subtype
+    )
 
 
 def _refusal(path: Path, file: BinaryIO, error: Exception) -> str:

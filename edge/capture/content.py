@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from edge.capture.opened import Opened, pread
+from edge.capture.opened import PulsedFile, pread
 from edge.types import FileState
 
 _END_BYTES = 4096  # at both ends
@@ -29,11 +29,11 @@ _TIME_NS_MAX = (
 
 def state_of(path: Path) -> FileState:
     """A look at a file: one stat, and 30 KB of an hour of sound. Raises OSError."""
-    with Opened(path) as file:
+    with PulsedFile(path) as file:
         return state_of_opened(file)
 
 
-def state_of_opened(file: Opened) -> FileState:
+def state_of_opened(file: PulsedFile) -> FileState:
     """The same of a file that is open, as long as it was when it was opened. Raises OSError."""
     stat = os.fstat(file.fileno())
     size = file.bytes
@@ -42,7 +42,7 @@ def state_of_opened(file: Opened) -> FileState:
     return FileState(size, _bounded(stat.st_mtime_ns), _bounded(stat.st_ctime_ns), sample)
 
 
-def read_once(file: Opened, state: FileState) -> tuple[str, FileState]:
+def read_once(file: PulsedFile, state: FileState) -> tuple[str, FileState]:
     """SHA-256 of a file, and its state with the sum of its body. Raises OSError."""
     digest = hashlib.sha256()
     sum_ = 0
@@ -62,7 +62,7 @@ def read_once(file: Opened, state: FileState) -> tuple[str, FileState]:
     return digest.hexdigest(), replace(state, body_end=body_end, body_sum=body_sum)
 
 
-def still_holds(file: Opened, state: FileState, digest: str) -> bool:
+def still_holds(file: PulsedFile, state: FileState, digest: str) -> bool:
     """Whether a file holds, up to the length that it had when it was opened, what `read_once` read
     of it. Reads it again only where its size or its time have changed. Raises OSError."""
     stat = os.fstat(file.fileno())
@@ -71,7 +71,7 @@ def still_holds(file: Opened, state: FileState, digest: str) -> bool:
     return read_once(file, state)[0] == digest
 
 
-def continues(file: Opened, earlier: FileState) -> bool | None:
+def continues(file: PulsedFile, earlier: FileState) -> bool | None:
     """Whether a file holds what an `earlier` file held, and perhaps more: all is equal but the
     ends, since a header is written anew when a recording is closed. None: there is nothing but
     zeros between, so nothing can be said. Reads that much of the file if the blocks of the sample
@@ -113,7 +113,7 @@ def _blocks(size: int) -> Iterator[tuple[int, int]]:
         at *= factor
 
 
-def _sum(file: Opened, at: int, length: int) -> int:
+def _sum(file: PulsedFile, at: int, length: int) -> int:
     return zlib.crc32(pread(file, length, at))
 
 

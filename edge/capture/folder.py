@@ -17,7 +17,7 @@ from datetime import tzinfo
 from pathlib import Path
 from typing import NamedTuple
 
-from edge.capture.own import OWN_FOLDER, Own, is_kept
+from edge.capture.own import OWN_FOLDER, OwnFiles, is_kept
 from edge.capture.recording import SIDECAR_SUFFIXES, open_recording
 from edge.capture.start_time import start_of
 from edge.contract.errors import RecordingError
@@ -62,7 +62,7 @@ class _File:
 
 
 @dataclass(frozen=True)
-class Backlog:
+class RecordingQueue:
     """Closed recordings that nobody has analysed yet."""
 
     files: int
@@ -94,7 +94,7 @@ class FolderWatch:
         zone: tzinfo | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
-        own: Own | None = None,
+        own: OwnFiles | None = None,
         looking: Looking = _at_all,
     ) -> None:
         self.folder = folder
@@ -106,7 +106,7 @@ class FolderWatch:
         self._zone = zone
         self._monotonic = monotonic
         self._wall = wall
-        self._own = own or Own()
+        self._own = own or OwnFiles()
         self._looking = looking
         self._files: dict[str, _File] = {}
         self._first_look = True
@@ -141,10 +141,10 @@ class FolderWatch:
         if file is not None:
             file.claimed, file.done = None, file.claimed or file.done
 
-    def waiting(self) -> Backlog:
+    def waiting(self) -> RecordingQueue:
         """What is closed and not done, as of the last call of `ready`; looks at no file."""
         closed = [file for file in self._files.values() if self._is_closed(file)]
-        return Backlog(len(closed), sum(file.seconds for file in closed))
+        return RecordingQueue(len(closed), sum(file.seconds for file in closed))
 
     def _is_closed(self, file: _File) -> bool:
         return file.done != file.content and self._looked_s - file.since_s >= self.settle_s
@@ -200,7 +200,7 @@ class FolderWatch:
             file.seconds = seconds or 0.0
 
 
-def _walk(top: str, problems: list[str], own: Own) -> Iterator[tuple[str, Content]]:
+def _walk(top: str, problems: list[str], own: OwnFiles) -> Iterator[tuple[str, Content]]:
     """Name and state of what `find_recordings` would find, in no order, by one look at each file.
     That function asks three times as long, and this one is called every few seconds."""
     folders = [] if own.leads_in(top) else [top]

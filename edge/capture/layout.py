@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple
 
 from edge.capture.leftover import is_no_sound, only_zeros, tags_begin, without_room
 from edge.capture.opened import pread
-from edge.capture.view import Extent
+from edge.capture.view import ByteExtent
 
 CHUNKS_MAX = 1_000  # looked at in one file
 SIZE_UNKNOWN = 2**48  # nobody has such a file: the writer did not know
@@ -70,7 +70,7 @@ _AIFC_PLAIN = (
 )
 
 
-class Chunk(NamedTuple):
+class ContainerChunk(NamedTuple):
     """`size` is what the file claims, in bytes."""
 
     id: bytes
@@ -119,7 +119,7 @@ class Layout:
     end: int  # where it ends: another may follow
     data_at: int  # where its sound begins
     said: int | None  # bytes of sound as the header says; None: the header does not know
-    extents: tuple[Extent, ...]  # bytes of sound that are there
+    extents: tuple[ByteExtent, ...]  # bytes of sound that are there
     whole: (
         bool  # header and content agree, and nothing else is in the file: libsndfile needs no help
     )
@@ -133,7 +133,7 @@ class Layout:
     def present(self) -> int:
         return sum(extent.bytes for extent in self.extents)
 
-    def mended(self, head: bytes) -> tuple[bytes, tuple[Extent, ...]]:
+    def mended(self, head: bytes) -> tuple[bytes, tuple[ByteExtent, ...]]:
         """`head`, the file from `start` to `data_at`, with the true lengths, and the sound that
         belongs to it."""
         total = self.present // self.frame_bytes * self.frame_bytes
@@ -172,7 +172,7 @@ def plain_layout(file: BinaryIO, start: int, end: int) -> Layout | None:
     return None
 
 
-def chunks(file: BinaryIO, kind: bytes, start: int, end: int) -> Iterator[Chunk]:
+def chunks(file: BinaryIO, kind: bytes, start: int, end: int) -> Iterator[ContainerChunk]:
     """The chunks of the container at `start`, in order. Only headers are read; the walk ends where
     they lead out of the file or to what is no chunk. A missing padding byte is forgiven."""
     style = _STYLES[kind]
@@ -197,17 +197,17 @@ def chunks(file: BinaryIO, kind: bytes, start: int, end: int) -> Iterator[Chunk]
             return
 
 
-def _chunk(file: BinaryIO, style: _Style, at: int) -> Chunk | None:
+def _chunk(file: BinaryIO, style: _Style, at: int) -> ContainerChunk | None:
     data = pread(file, style.header, at)
     if len(data) < style.header or not all(32 <= byte < 127 for byte in data[:4]):
         return None
     if style.id_bytes == 16 and data[4:16] != _W64_TAIL and data[:4] not in _KNOWN:
         return None
     size = struct.unpack(style.size, data[style.id_bytes :])[0] - style.counted
-    return Chunk(data[:4], at + style.header, size)
+    return ContainerChunk(data[:4], at + style.header, size)
 
 
-def _next(style: _Style, start: int, chunk: Chunk) -> int:
+def _next(style: _Style, start: int, chunk: ContainerChunk) -> int:
     after = chunk.offset + max(0, chunk.size) - start
     return start + after + -after % style.align
 
@@ -224,10 +224,10 @@ class _Fields:
     frames: int = -1  # where an AIFF file says how many samples it has
     second_bytes: int = 0  # of a second; 0 where it is not known
     outer: int = -1  # how long the file is by its own account; -1 where it gives none
-    sound: Chunk | None = None
+    sound: ContainerChunk | None = None
     lead: int = 0  # bytes of the sound's chunk before the sound
 
-    def take(self, file: BinaryIO, chunk: Chunk) -> bool:
+    def take(self, file: BinaryIO, chunk: ContainerChunk) -> bool:
         """Whether this chunk is the sound."""
         body = pread(file, 64, chunk.offset)
         if chunk.id == b"ds64" and len(body) >= 24:
@@ -291,7 +291,7 @@ def _laid_out(file: BinaryIO, found: _Fields, end: int) -> Layout:
     extents, stop = _sound(file, found, data_at, said, wrap, end)
     whole = (
         found.start == 0
-        and extents == (Extent(data_at, said or 0),)
+        and extents == (ByteExtent(data_at, said or 0),)
         and stop >= end
         and found.kind != b"BW64"
     )
@@ -325,7 +325,7 @@ def _au(file: BinaryIO, kind: bytes, start: int, end: int) -> Layout | None:
     found.second_bytes = rate_hz * channels * _AU_BYTES.get(encoding, 0)
     said = known_size(size)
     extents, stop = _sound(file, found, data_at, said, 2**32, end)
-    whole = start == 0 and extents == (Extent(data_at, said or 0),) and stop >= end
+    whole = start == 0 and extents == (ByteExtent(data_at, said or 0),) and stop >= end
     whole = whole and (said is not None or data_at == end)
     return Layout(
         kind,
@@ -355,10 +355,10 @@ def known_size(size: int) -> int | None:
 
 def _sound(
     file: BinaryIO, found: _Fields, data_at: int, said: int | None, wrap: int, end: int
-) -> tuple[tuple[Extent, ...], int]:
+) -> tuple[tuple[ByteExtent, ...], int]:
     """The bytes of sound, and where the container ends."""
     if said is not None and data_at + said > end:
-        return (Extent(data_at, end - data_at),), end  # cut
+        return (ByteExtent(data_at, end - data_at),), end  # cut
     guess = data_at + (said or 0)
     while guess <= end:
         counted = (
@@ -366,17 +366,17 @@ def _sound(
         )  # else zeros may be what the length left out
         rest = _behind(file, found, guess, end, zeros=counted)
         if rest is not None:
-            own = Extent(data_at, guess - data_at)
+            own = ByteExtent(data_at, guess - data_at)
             return tuple(extent for extent in (own, *rest[0]) if extent.bytes), rest[1]
         if said is not None and _over(file, found, guess, end):
-            return (Extent(data_at, guess - data_at),), guess
+            return (ByteExtent(data_at, guess - data_at),), guess
         if not wrap:
             break
         guess += wrap  # the length was counted in 32 bits
     stop = tags_begin(file, data_at, end)
     sound = without_room(file, data_at + (said or 0), stop) - data_at
     sound += -sound % found.frame_bytes
-    return (Extent(data_at, min(sound, stop - data_at)),), end
+    return (ByteExtent(data_at, min(sound, stop - data_at)),), end
 
 
 def _over(file: BinaryIO, found: _Fields, at: int, end: int) -> bool:
@@ -394,11 +394,11 @@ def _over(file: BinaryIO, found: _Fields, at: int, end: int) -> bool:
 
 def _behind(
     file: BinaryIO, found: _Fields, at: int, end: int, zeros: bool
-) -> tuple[tuple[Extent, ...], int] | None:
+) -> tuple[tuple[ByteExtent, ...], int] | None:
     """What of chunks behind the sound is sound again, and where the container ends; None if
     something else follows: then that is sound."""
     style = found.style
-    extents: list[Extent] = []
+    extents: list[ByteExtent] = []
     stop = tags_begin(file, at, end)
     if found.kind in (b".snd", b"dns."):
         seen = at >= stop or begins(file, at) or (zeros and only_zeros(file, at, stop))
@@ -421,7 +421,7 @@ def _behind(
         if chunk.id in (b"data", b"SSND"):
             lead = {b"caff": 4, b"FORM": 8}.get(found.kind, 0)
             extents.append(
-                Extent(chunk.offset + lead, max(0, min(chunk.size, stop - chunk.offset) - lead))
+                ByteExtent(chunk.offset + lead, max(0, min(chunk.size, stop - chunk.offset) - lead))
             )
         seen = True
         at = chunk.offset + max(0, chunk.size)
@@ -429,7 +429,7 @@ def _behind(
     return tuple(extents), at
 
 
-def _plausible(file: BinaryIO, found: _Fields, chunk: Chunk, stop: int) -> bool:
+def _plausible(file: BinaryIO, found: _Fields, chunk: ContainerChunk, stop: int) -> bool:
     """Whether these bytes are a chunk rather than sound."""
     if chunk.id in _KNOWN:
         return True

@@ -20,8 +20,8 @@ import numpy as np
 from edge.capture.meter import Level, Meter
 from edge.capture.native import SAMPLE_MAX
 from edge.capture.portaudio import PortAudio
+from edge.capture.resampled import RATE_OFF_MIN, ResampledStream
 from edge.capture.ring import Block, Ring
-from edge.capture.stretch import RATE_OFF_MIN, Stretch
 from edge.config import MicrophoneSettings
 from edge.contract.audio import RATE_HZ
 from edge.contract.errors import CaptureError
@@ -97,7 +97,7 @@ class Microphone:
         self._clock = clock
         self._chance = chance
         self._card: _Card | None = None
-        self._stretch: Stretch | None = None
+        self._stretch: ResampledStream | None = None
         self._rate_off: float | None = None  # as the card that is open has shown last
         self._silence: _Silence | None = _Silence("off", "")
         self._ready: deque[Chunk | Gap] = deque()
@@ -281,7 +281,7 @@ class Microphone:
         if block.broken:
             self._overflow(card, block)
         if self._stretch is None:
-            self._stretch = Stretch(self._end_s, rate_hz)
+            self._stretch = ResampledStream(self._end_s, rate_hz)
         self._give(self._stretch.take(block.samples, block.start_s))
         self.last_sample_s = self._stretch.end_s
         if (rate_off := self._stretch.rate_off) is not None:

@@ -13,11 +13,11 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import soundfile
 
-from edge.capture.container import Recording
+from edge.capture.container import ContainerHeader
 from edge.capture.folded import Fold, Unfolder, folds_are_lost, may_be_folded
 from edge.capture.layout import Layout
 from edge.capture.mix import BLOCK_FRAMES, Mixer
-from edge.capture.parts import Part, error_line
+from edge.capture.parts import SoundPart, error_line
 from edge.capture.streams import Mpeg, Ogg
 from edge.contract.audio import Samples
 from edge.types import GapReason
@@ -38,7 +38,7 @@ _FOLDS_LOST = (
 _PIECE_FRAMES = 4 * BLOCK_FRAMES  # per mixing and resampling step
 
 
-class Missing(NamedTuple):
+class MissingSound(NamedTuple):
     """Sound that is not there, between sound that is."""
 
     frames: int
@@ -49,7 +49,7 @@ class Missing(NamedTuple):
 class NativeSound:
     """Iterate once. What is lost is known when the iteration has ended."""
 
-    def __init__(self, file: BinaryIO, part: Part, recording: Recording) -> None:
+    def __init__(self, file: BinaryIO, part: SoundPart, recording: ContainerHeader) -> None:
         self._file = file
         self._part = part
         self._recording = recording
@@ -95,7 +95,7 @@ class NativeSound:
     def close(self) -> None:
         self._part.close()
 
-    def __iter__(self) -> Iterator[Samples | Missing]:
+    def __iter__(self) -> Iterator[Samples | MissingSound]:
         for _ in range(PARTS_MAX):
             part = self._part
             yield from self._pieces(part)
@@ -112,7 +112,7 @@ class NativeSound:
         self.no_end_mark = self.no_end_mark or cut or not self._part.end_marked()
         self.not_closed = self._part.not_closed
 
-    def _pieces(self, part: Part) -> Iterator[Samples | Missing]:
+    def _pieces(self, part: SoundPart) -> Iterator[Samples | MissingSound]:
         unfolder = None
         if may_be_folded(self._recording.path, self._file, part.sound):
             form = part.form if part.sound.subtype == "PCM_16" else None
@@ -130,7 +130,7 @@ class NativeSound:
         if unfolder is not None:
             yield from self._unfolded(unfolder.close())
 
-    def _unfolded(self, items: Iterator[Samples | Fold]) -> Iterator[Samples | Missing]:
+    def _unfolded(self, items: Iterator[Samples | Fold]) -> Iterator[Samples | MissingSound]:
         for item in items:
             if isinstance(item, Fold):
                 room = (
@@ -141,7 +141,7 @@ class NativeSound:
                 )
                 frames = min(item.frames, item.block + max(0, room))
                 self._added += frames - item.block
-                yield Missing(frames, "triggered", "below the recorder's trigger")
+                yield MissingSound(frames, "triggered", "below the recorder's trigger")
             else:
                 yield item
 
@@ -166,7 +166,7 @@ class NativeSound:
         self.why = f"damaged (samples {what})"
         return mono[:first_bad]
 
-    def _following(self, part: Part) -> Part | None:
+    def _following(self, part: SoundPart) -> SoundPart | None:
         """What is to be read behind a part that has ended: the same one, if libsndfile ended it too
         early."""
         start = part.next_start()
@@ -178,7 +178,7 @@ class NativeSound:
             self._said = part.frames
             return part
         try:
-            following = Part(self._file, start)
+            following = SoundPart(self._file, start)
         except soundfile.SoundFileError as error:
             self.why = self.why or f"joined with what cannot be read ({error_line(error)})"
             return None
@@ -193,7 +193,7 @@ class NativeSound:
         following.close()
         return None
 
-    def _note_junk(self, part: Part, following: Part | None) -> None:
+    def _note_junk(self, part: SoundPart, following: SoundPart | None) -> None:
         """What stands behind a sound is said if it is more than a little: it may have been
         sound."""
         if (
@@ -203,7 +203,7 @@ class NativeSound:
         ):
             self.why = f"holds {count} bytes that are not read as sound"
 
-    def _settled(self, part: Part, following: Part) -> Iterator[Missing]:
+    def _settled(self, part: SoundPart, following: SoundPart) -> Iterator[MissingSound]:
         """One part is over, the next begins."""
         said = self._said
         if isinstance(part.form, Ogg):
@@ -225,10 +225,12 @@ class NativeSound:
         self._read = 0
         if lost:
             self.between += lost
-            yield Missing(lost, "damaged", self.why or "truncated, and joined with another file")
+            yield MissingSound(
+                lost, "damaged", self.why or "truncated, and joined with another file"
+            )
 
 
-def _frames_of(part: Part) -> int:
+def _frames_of(part: SoundPart) -> int:
     """How many frames it has, by reading it where it does not say."""
     if part.frames is not None:
         return part.frames

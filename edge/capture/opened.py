@@ -21,7 +21,7 @@ def no_pulse() -> None:
     """Nobody waits for a file."""
 
 
-class Opened(io.FileIO):
+class PulsedFile(io.FileIO):
     """A file that is read in pieces, by `pread`. `pulse` is called before each of them: so whoever
     waits knows that reading gets on, and it may raise to leave it. Raises OSError."""
 
@@ -39,9 +39,9 @@ class Opened(io.FileIO):
         return data
 
 
-def pread(file: BinaryIO | Opened, count: int, at: int) -> bytes:
+def pread(file: BinaryIO | PulsedFile, count: int, at: int) -> bytes:
     """So many bytes of a file from there on; fewer at its end. Raises OSError."""
-    if isinstance(file, Opened):
+    if isinstance(file, PulsedFile):
         file.pulse()
         count = max(0, min(count, file.bytes - at))
     try:
@@ -50,6 +50,6 @@ def pread(file: BinaryIO | Opened, count: int, at: int) -> bytes:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
 
 
-def size_of(file: BinaryIO | Opened) -> int:
+def size_of(file: BinaryIO | PulsedFile) -> int:
     """How long a file is, or was when it was opened."""
-    return file.bytes if isinstance(file, Opened) else os.fstat(file.fileno()).st_size
+    return file.bytes if isinstance(file, PulsedFile) else os.fstat(file.fileno()).st_size

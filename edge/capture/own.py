@@ -31,7 +31,7 @@ def is_kept(name: str) -> bool:
     return name in _FOLDERS or name in _FILES or name.startswith(RECORD)
 
 
-class Own:
+class OwnFiles:
     """What the station at work keeps in its state folder; without one only what other stations keep
     in theirs is known.
 

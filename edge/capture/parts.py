@@ -37,7 +37,7 @@ from edge.capture.streams import (
     ogg_last_page,
     ogg_stream,
 )
-from edge.capture.view import Extent, View
+from edge.capture.view import ByteExtent, View
 from edge.contract.audio import Samples
 
 HEAD_BYTES = 65_536  # in which a recording must begin
@@ -58,7 +58,7 @@ class _Forward(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is not t
         return False
 
 
-class Part:
+class SoundPart:
     """One file or stream in the file, open to be read once, forward.
 
     `frames` are those of a channel that its header announces or that were found, whichever are
@@ -82,7 +82,7 @@ class Part:
 
     def _opened(self) -> tuple[View, soundfile.SoundFile]:
         magic = pread(self._file, 4, self.start)
-        rest = Extent(self.start, self._end - self.start)
+        rest = ByteExtent(self.start, self._end - self.start)
         if (plain := plain_layout(self._file, self.start, self._end)) is not None:
             self.form = plain
             if not plain.whole:
@@ -92,12 +92,12 @@ class Part:
             self.form = flac = flac_stream(self._file, self.start, self._end)
             if not flac.whole and rest.bytes > 26:
                 head = flac.without_length(pread(self._file, 26, self.start))
-                sound = Extent(self.start + len(head), rest.bytes - len(head))
+                sound = ByteExtent(self.start + len(head), rest.bytes - len(head))
                 return _seen(View(self._file, [sound], head, stop_before=_FLAC_BEGINS))
         elif magic == b"OggS":
             self.form = ogg = ogg_stream(self._file, self.start, self._end)
             head = pread(self._file, ogg.heads_end - self.start, self.start)
-            sound = Extent(ogg.heads_end, max(0, ogg.end - ogg.heads_end))
+            sound = ByteExtent(ogg.heads_end, max(0, ogg.end - ogg.heads_end))
             # streams may bear the same number: only where one begins tells them apart
             return _seen(
                 View(self._file, [sound], head, stop_before=OGG_BEGINS if ogg.whole else None)
@@ -109,7 +109,7 @@ class Part:
                 len(head) == 10 and not head[5] & ID3_FOOTER
             )  # with one, libsndfile loses the first frames
             if mpeg.has_length and plain_tag and self.start == id3_end(self._file, 0):
-                rest = Extent(0, self._end)  # libsndfile passes over the tag itself
+                rest = ByteExtent(0, self._end)  # libsndfile passes over the tag itself
             if not mpeg.has_length:
                 # libsndfile takes the first frame's bit rate for all and stops where the file would
                 # then end: a VBR file can lose most of its sound. An endless file it reads for as
@@ -120,7 +120,7 @@ class Part:
             self.form, Mpeg
         ):  # libsndfile's own way past tags can go on for ever
             behind = id3_end(self._file, self.start)
-            rest = Extent(behind, max(0, self._end - behind))
+            rest = ByteExtent(behind, max(0, self._end - behind))
         try:
             return _seen(View(self._file, [rest]))
         except soundfile.SoundFileError:
@@ -291,7 +291,7 @@ class Part:
         if not misled or self._bounded:
             return False
         self._bounded = True
-        view, sound = _seen(View(self._file, [Extent(self.start, stop - self.start)]))
+        view, sound = _seen(View(self._file, [ByteExtent(self.start, stop - self.start)]))
         self.sound.close()
         self._view = view
         self.sound = sound

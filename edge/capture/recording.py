@@ -21,16 +21,16 @@ import soxr
 
 from edge.capture.container import (
     DURATION_S_MIN,
-    Recording,
+    ContainerHeader,
     first_part,
     header_of,
     open_file,
     seconds,
     too_short,
 )
-from edge.capture.native import DURATION_S_MAX, LOST_S_MIN, Missing, NativeSound
-from edge.capture.opened import Opened
-from edge.capture.own import Own, is_kept
+from edge.capture.native import DURATION_S_MAX, LOST_S_MIN, MissingSound, NativeSound
+from edge.capture.opened import PulsedFile
+from edge.capture.own import OwnFiles, is_kept
 from edge.contract.audio import RATE_HZ, Samples
 from edge.contract.errors import RecordingError, UnreadError
 from edge.contract.folders import passed_over
@@ -56,7 +56,7 @@ _CONTROL = re.compile(
 )  # also what turns a line's direction round
 
 
-def find_recordings(folder: Path, own: Own | None = None) -> list[Path]:
+def find_recordings(folder: Path, own: OwnFiles | None = None) -> list[Path]:
     """Every file under `folder` that may be a recording, sorted; a single file is its own list,
     whatever its suffix.
 
@@ -66,7 +66,7 @@ def find_recordings(folder: Path, own: Own | None = None) -> list[Path]:
     subfolder that may not be listed is in the result itself, so that whoever opens the list reports
     it.
     """
-    own = own or Own()
+    own = own or OwnFiles()
     if not folder.exists():
         raise RecordingError(folder, "no such file or folder")
     if not folder.is_dir():
@@ -126,7 +126,7 @@ def _is_regular(path: Path) -> bool:
         return True  # whoever opens it will say why it cannot
 
 
-def open_recording(path: Path) -> Recording:
+def open_recording(path: Path) -> ContainerHeader:
     """The header of a recording that can be decoded; RecordingError says why another cannot."""
     with Decoder(path) as decoder:
         return decoder.recording
@@ -175,7 +175,7 @@ class Decoder:
         *,
         block_s: float = 10.0,
         rate_hz: int = RATE_HZ,
-        file: Opened | None = None,
+        file: PulsedFile | None = None,
     ) -> None:
         self.rate_hz = rate_hz
         self.block_frames = round(block_s * rate_hz)
@@ -319,11 +319,11 @@ class Decoder:
         """Sound and gaps at the recording's own rate. Sound shorter than DURATION_S_MIN beside a
         gap becomes part of it."""
         shortest = DURATION_S_MIN * self.recording.rate_hz
-        gap: Missing | None = None  # before what is held
+        gap: MissingSound | None = None  # before what is held
         held: list[Samples] = []  # the beginning of a run, until it is long enough
         running = False
         for piece in self._native:
-            if isinstance(piece, Missing):
+            if isinstance(piece, MissingSound):
                 short = sum(map(len, held))
                 held = []
                 running = False
@@ -355,7 +355,7 @@ class Decoder:
         self._position += len(samples)
         return samples
 
-    def _gap(self, missing: Missing) -> Gap:
+    def _gap(self, missing: MissingSound) -> Gap:
         at_s = self.position_s
         self._position += missing.frames
         self._folded = self._folded or missing.reason == "triggered"

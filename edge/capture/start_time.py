@@ -21,7 +21,7 @@ from edge.capture.written import Degrees, Stamp, checked_place, iso_time, place,
 from edge.contract.errors import RecordingError
 from edge.host.clock import known_now
 
-Source = Literal["guano", "audiomoth", "wamd", "frontierlabs", "bext", "name", "date", "mtime"]
+TimeSource = Literal["guano", "audiomoth", "wamd", "frontierlabs", "bext", "name", "date", "mtime"]
 ZoneSource = Literal["recorded", "config", "assumed_utc"]
 
 AHEAD_MAX = timedelta(days=2)  # clocks of another zone may be ahead, broken ones are by years
@@ -34,7 +34,7 @@ class StartTime:
     """The first sample's time, the place where the file names one, and where both come from."""
 
     start_utc: datetime  # aware
-    source: Source
+    source: TimeSource
     zone_source: ZoneSource  # who named the zone: the recorder, the caller, or nobody
     utc_offset_minutes: (
         int  # of the recorder's clock; of the caller's zone where only an instant is known
@@ -127,7 +127,7 @@ def _file_time(path: Path, duration_s: float | None, file: BinaryIO | None) -> S
 # The file's own words
 
 
-def _written_in(path: Path) -> tuple[dict[Source, Stamp], dict[Source, Degrees]]:
+def _written_in(path: Path) -> tuple[dict[TimeSource, Stamp], dict[TimeSource, Degrees]]:
     """Times and places that the file's texts tell; the first that a source tells counts."""
     try:
         if not path.is_file():
@@ -138,10 +138,10 @@ def _written_in(path: Path) -> tuple[dict[Source, Stamp], dict[Source, Degrees]]
         return {}, {}
 
 
-def _told_by(file: BinaryIO) -> tuple[dict[Source, Stamp], dict[Source, Degrees]]:
+def _told_by(file: BinaryIO) -> tuple[dict[TimeSource, Stamp], dict[TimeSource, Degrees]]:
     """Of an open file. Raises OSError."""
-    stamps: dict[Source, Stamp] = {}
-    places: dict[Source, Degrees] = {}
+    stamps: dict[TimeSource, Stamp] = {}
+    places: dict[TimeSource, Degrees] = {}
     for text in texts_of(file):
         source, time, where = _said_by(text)
         if time:
@@ -151,7 +151,7 @@ def _told_by(file: BinaryIO) -> tuple[dict[Source, Stamp], dict[Source, Degrees]
     return stamps, places
 
 
-def _said_by(text: Text) -> tuple[Source, Stamp | None, Degrees | None]:
+def _said_by(text: Text) -> tuple[TimeSource, Stamp | None, Degrees | None]:
     """Converters put a comment into whatever field they like: all are looked through."""
     if text.field == "wamd":
         return _wamd(text.data)
@@ -167,7 +167,7 @@ def _said_by(text: Text) -> tuple[Source, Stamp | None, Degrees | None]:
     return "audiomoth", _audiomoth_time(written), None
 
 
-def _guano(text: str) -> tuple[Source, Stamp | None, Degrees | None]:
+def _guano(text: str) -> tuple[TimeSource, Stamp | None, Degrees | None]:
     pairs = (line.partition(":") for line in text.splitlines())
     fields = {key.strip(): value.strip(" \t\0") for key, colon, value in pairs if colon}
     time = iso_time(fields.get("Timestamp", ""))
@@ -190,7 +190,7 @@ def _audiomoth_time(comment: str) -> Stamp | None:
     return stamp(f"{year}{month}{day}", f"{hour}{minute}{second}", offset or "Z", fraction or "")
 
 
-def _wamd(chunk: bytes) -> tuple[Source, Stamp | None, Degrees | None]:
+def _wamd(chunk: bytes) -> tuple[TimeSource, Stamp | None, Degrees | None]:
     """Wildlife Acoustics' pieces, each a number, a length and a value: 5 is the start, 6 the first
     fix, 20 the place that a person or the last fix has set (`wa_meta.h`, version 1)."""
     pieces: dict[int, str] = {}
@@ -224,7 +224,7 @@ def _bext_time(bext: bytes) -> Stamp | None:
     return stamp("".join(match.group(1, 2, 3)), "".join(match.group(4, 5, 6))) if match else None
 
 
-_ORDER: tuple[Source, ...] = (
+_ORDER: tuple[TimeSource, ...] = (
     "guano",
     "date",
     "mtime",

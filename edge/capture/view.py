@@ -16,7 +16,7 @@ from edge.capture.opened import pread
 STOP_BYTES = 16
 
 
-class Extent(NamedTuple):
+class ByteExtent(NamedTuple):
     """Bytes of a file."""
 
     at: int
@@ -33,7 +33,7 @@ class View:
     def __init__(
         self,
         file: BinaryIO,
-        extents: Sequence[Extent],
+        extents: Sequence[ByteExtent],
         head: bytes = b"",
         said_size: int = 0,
         stop_before: re.Pattern[bytes] | None = None,
@@ -106,10 +106,10 @@ class View:
         return data[: found.start()]
 
 
-def _first(extents: Sequence[Extent], count: int) -> tuple[Extent, ...]:
+def _first(extents: Sequence[ByteExtent], count: int) -> tuple[ByteExtent, ...]:
     """The first `count` bytes of them."""
     kept = []
     for extent in extents:
-        kept.append(Extent(extent.at, max(0, min(extent.bytes, count))))
+        kept.append(ByteExtent(extent.at, max(0, min(extent.bytes, count))))
         count -= extent.bytes
     return tuple(kept)

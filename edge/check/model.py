@@ -13,7 +13,7 @@ import numpy as np
 
 from edge.analysis.recognizer import Recognizer
 from edge.analysis.stretch import FEW_MEMBERS, NO_OVERLAP, Analyst, Stretch
-from edge.check.verdict import Check, Figures, Verdict
+from edge.check.verdict import CheckResult, CheckVerdict, Figures
 from edge.config import Config
 from edge.contract.audio import RATE_HZ
 from edge.contract.bundle import Bundle
@@ -32,7 +32,7 @@ _WINDOWS_MIN = 5
 _LADDER = {NO_OVERLAP: "without overlap", FEW_MEMBERS: "and with as few networks as can answer"}
 
 
-def check_bundle(bundle: Bundle, apart: float) -> list[Check]:
+def check_bundle(bundle: Bundle, apart: float) -> list[CheckResult]:
     """What it is and where it comes from; `apart` is the largest difference of a score of its
     probe."""
     manifest = bundle.manifest
@@ -60,24 +60,24 @@ def check_bundle(bundle: Bundle, apart: float) -> list[Check]:
         "probe": apart,
         "licence": bundle.licence,
     }
-    checks = [Check("bundle", "ok", found, figures=figures)]
+    checks = [CheckResult("bundle", "ok", found, figures=figures)]
     notice = notice_of(manifest.taxonomy_digest)
-    return [*checks, Check("birds", "warning", notice, f"{REMEDY}.")] if notice else checks
+    return [*checks, CheckResult("birds", "warning", notice, f"{REMEDY}.")] if notice else checks
 
 
-def check_place(config: Config, bundle: Bundle) -> list[Check]:
+def check_place(config: Config, bundle: Bundle) -> list[CheckResult]:
     """Whether place and season weigh in, by making the table that the station will make."""
     place = station_place(config)
     if config.detect.prior == "off" or not bundle.manifest.has_prior:
         why = "detect.prior is off" if config.detect.prior == "off" else "the bundle has no prior"
-        return [Check("place", "ok", f"does not weigh in: {why}")]
+        return [CheckResult("place", "ok", f"does not weigh in: {why}")]
     if place is None:
         advice = (
             "Set station.latitude and station.longitude, so that birds of another continent "
             "count for less."
         )
         return [
-            Check(
+            CheckResult(
                 "place",
                 "warning",
                 "not set: place and season do not weigh in for the microphone",
@@ -87,7 +87,7 @@ def check_place(config: Config, bundle: Bundle) -> list[Check]:
     if place.latitude == place.longitude == 0:
         found = "0, 0: in the sea off Ghana, what a receiver without a fix says"
         return [
-            Check(
+            CheckResult(
                 "place",
                 "warning",
                 found,
@@ -108,10 +108,10 @@ def check_place(config: Config, bundle: Bundle) -> list[Check]:
         f"the likeliest now"
     )
     beyond = int(np.isnan(today).sum())
-    return [Check("place", "ok", found + (f", {beyond} do not live here" if beyond else ""))]
+    return [CheckResult("place", "ok", found + (f", {beyond} do not live here" if beyond else ""))]
 
 
-def check_codes(config: Config, bundle: Bundle) -> list[Check]:
+def check_codes(config: Config, bundle: Bundle) -> list[CheckResult]:
     """Species that must be protected, and people who speak. A code that the bundle does not know
     protects nothing."""
     checks = []
@@ -119,13 +119,13 @@ def check_codes(config: Config, bundle: Bundle) -> list[Check]:
     if unknown:
         advice = "Use codes that birdstation species lists, or leave these out."
         found = f"sensitive.species: expected codes of this bundle, found {', '.join(unknown)}"
-        checks.append(Check("privacy", "bad", found, advice))
+        checks.append(CheckResult("privacy", "bad", found, advice))
     privacy = config.privacy
     voices = [bundle.taxonomy[index].code for index in bundle.taxonomy.of_kind(["human"])]
     classes = [*privacy.classes, *(code for code in voices if code not in privacy.classes)]
     if privacy.human == "off":
         checks.append(
-            Check(
+            CheckResult(
                 "privacy",
                 "ok",
                 "sound in which people speak is treated like any other (human: off)",
@@ -138,12 +138,12 @@ def check_codes(config: Config, bundle: Bundle) -> list[Check]:
             "sound with them is kept"
         )
         advice = "Set privacy.speech: true, or human: off to say that clips may hold speech."
-        checks.append(Check("privacy", "warning", found, advice))
+        checks.append(CheckResult("privacy", "warning", found, advice))
     else:
         by = [SPEECH_NETWORK] if privacy.speech else []
         by += [*classes, *([privacy.detector.name] if privacy.detector else [])]
         checks.append(
-            Check(
+            CheckResult(
                 "privacy", "ok", f"human: {privacy.human}; speech is recognised by {', '.join(by)}"
             )
         )
@@ -160,7 +160,7 @@ class _Pace:
     p95_ms: float
 
 
-def check_pace(config: Config, recognizer: Recognizer) -> list[Check]:
+def check_pace(config: Config, recognizer: Recognizer) -> list[CheckResult]:
     """Times real time, with the settings' hop and the code that the station runs; where it is
     little, also what the overload ladder would come to. Raises ConfigError for codes and networks
     of the settings that do not fit."""
@@ -196,10 +196,10 @@ def check_pace(config: Config, recognizer: Recognizer) -> list[Check]:
             "Run python -m export trt on this machine (docs/jetson.md), or set "
             "runtime.engine: onnx."
         )
-        checks = [Check("engines", "warning", recognizer.degraded, advice)]
+        checks = [CheckResult("engines", "warning", recognizer.degraded, advice)]
     verdict = pace_verdict(pace.times)
     if verdict == "ok":
-        return [*checks, Check("runtime", "ok", found, figures=figures)]
+        return [*checks, CheckResult("runtime", "ok", found, figures=figures)]
     for step, words in _LADDER.items():
         shed = _measure(analyst, step).times
         found += f"; {words} {shed:.1f} ×"
@@ -208,10 +208,10 @@ def check_pace(config: Config, recognizer: Recognizer) -> list[Check]:
         "Take a larger windows.hop_s (up to 5), a smaller bundle or a faster machine, and "
         "keep it cool."
     )
-    return [*checks, Check("runtime", verdict, found, advice, figures=figures)]
+    return [*checks, CheckResult("runtime", verdict, found, advice, figures=figures)]
 
 
-def pace_verdict(times: float) -> Verdict:
+def pace_verdict(times: float) -> CheckVerdict:
     """Whether so many times real time will do."""
     return "ok" if times >= PACE_EASY else "warning" if times >= PACE_MIN else "bad"
 

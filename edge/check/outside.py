@@ -5,7 +5,7 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-from edge.check.verdict import Check, Figures
+from edge.check.verdict import CheckResult, Figures
 from edge.config import Config, MqttSettings
 from edge.contract.errors import PublishError
 from edge.host.clock import boot_id, clock_state
@@ -18,7 +18,7 @@ _YEAR_MAX = 2100
 _TURN_S = 0.05
 
 
-def check_clock(config: Config, wall_s: float | None = None) -> list[Check]:
+def check_clock(config: Config, wall_s: float | None = None) -> list[CheckResult]:
     """How far the wall clock can be trusted at this moment; `wall_s` is what it shows."""
     shown_s = time.time() if wall_s is None else wall_s
     now = datetime.fromtimestamp(shown_s, timezone.utc)
@@ -32,7 +32,7 @@ def check_clock(config: Config, wall_s: float | None = None) -> list[Check]:
             "Set the clock (sudo date -s) or let it be set by network or GPS; detections "
             "would get wrong times."
         )
-        return [Check("clock", "bad", f"{found}; that cannot be", advice, figures=figures)]
+        return [CheckResult("clock", "bad", f"{found}; that cannot be", advice, figures=figures)]
     advice = {
         "synced": "",
         "rtc": "Check this time against a watch: a hardware clock keeps it, but nothing corrects "
@@ -40,13 +40,13 @@ def check_clock(config: Config, wall_s: float | None = None) -> list[Check]:
         "unsynced": "Give it network, GPS or a clock with a battery; `birdstation clock fix` "
         "corrects rows afterwards.",
     }[state]
-    return [Check("clock", "warning" if advice else "ok", found, advice, figures=figures)]
+    return [CheckResult("clock", "warning" if advice else "ok", found, advice, figures=figures)]
 
 
-def check_broker(config: Config) -> list[Check]:
+def check_broker(config: Config) -> list[CheckResult]:
     """Whether it takes a message of this station. Raises ConfigError: password or certificates."""
     if config.mqtt is None:
-        return [Check("broker", "ok", "none configured: no messages")]
+        return [CheckResult("broker", "ok", "none configured: no messages")]
     where = f"{config.mqtt.host}:{config.mqtt.port}{' with TLS' if config.mqtt.tls else ''}"
     topic = topic_of(config, "check")
     payload = json.dumps({"schema": "check/1", "time": utc_text(datetime.now(timezone.utc))})
@@ -62,7 +62,7 @@ def check_broker(config: Config) -> list[Check]:
                 f"{where}: acknowledged a message on {topic} after {ms:.0f} ms (MQTT {protocol})"
             )
             return [
-                Check(
+                CheckResult(
                     "broker", "ok", found, figures={"answer_ms": round(ms, 1), "protocol": protocol}
                 )
             ]
@@ -71,7 +71,7 @@ def check_broker(config: Config) -> list[Check]:
     advice = (
         "Check that the broker runs, mqtt: in station.yaml, and what it lets this station publish."
     )
-    return [Check("broker", "bad", f"{where}: {refusal}", advice)]
+    return [CheckResult("broker", "bad", f"{where}: {refusal}", advice)]
 
 
 def _ask(

@@ -10,14 +10,16 @@ from edge.check.outside import check_broker, check_clock
 from edge.check.settings import check_program, check_schedule, check_settings, check_zone
 from edge.check.sound import PLUG, check_folder, check_microphone
 from edge.check.storage import check_database, check_disk, check_health_folder, check_state
-from edge.check.verdict import Check, attempt
+from edge.check.verdict import CheckResult, attempt
 from edge.config import Config
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import BundleError, ConfigError
 from edge.daemon.reload import read_at_start
 
 
-def run_checks(path: Path | None, listen_s: float, tell: Callable[[str], None]) -> list[Check]:
+def run_checks(
+    path: Path | None, listen_s: float, tell: Callable[[str], None]
+) -> list[CheckResult]:
     """Check a station.yaml (None: the defaults) and what it names on this machine; leaves nothing
     behind but a message to the broker.
 
@@ -53,20 +55,22 @@ def run_checks(path: Path | None, listen_s: float, tell: Callable[[str], None]) 
     )
 
 
-def _model(config: Config) -> list[Check]:
+def _model(config: Config) -> list[CheckResult]:
     """Everything that wants the bundle."""
     try:
         bundle = read_bundle(config.bundle_folder, config.station.language)
         recognizer = best_recognizer(bundle, config.runtime, config.engines_folder, config.members)
         apart = recognizer.check_probe()
     except ConfigError as error:
-        return [Check("members", "bad", str(error), "Fix this line of station.yaml.", stops=True)]
+        return [
+            CheckResult("members", "bad", str(error), "Fix this line of station.yaml.", stops=True)
+        ]
     except (BundleError, OSError) as error:  # OSError: files of another user
         advice = (
             "Copy the bundle again, whole and readable for the station's user, or let bundle: "
             "name another one."
         )
-        return [Check("bundle", "bad", " ".join(str(error).split()), advice, stops=True)]
+        return [CheckResult("bundle", "bad", " ".join(str(error).split()), advice, stops=True)]
     checks = check_bundle(recognizer.bundle, apart) + check_codes(config, recognizer.bundle)
     advice = "Export the bundle again, or set detect.prior: off to go without place and season."
     checks += attempt("place", advice, lambda: check_place(config, recognizer.bundle))

@@ -11,11 +11,11 @@ import numpy as np
 from edge.capture.folder import FolderWatch
 from edge.capture.meter import Level
 from edge.capture.microphone import Trial, listen
-from edge.capture.own import Own
+from edge.capture.own import OwnFiles
 from edge.capture.portaudio import InputDevice, PortAudio
 from edge.capture.recording import open_recording
 from edge.capture.start_time import start_of
-from edge.check.verdict import Check, Figures, Verdict
+from edge.check.verdict import CheckResult, CheckVerdict, Figures
 from edge.config import Config, MicrophoneSettings
 from edge.contract.audio import Samples
 from edge.contract.errors import CaptureError, ConfigError, RecordingError
@@ -86,31 +86,31 @@ class Watch(PortAudio):
 
 def check_microphone(
     settings: MicrophoneSettings, listen_s: float, sounddevice: Any = None
-) -> list[Check]:
+) -> list[CheckResult]:
     """Which cards there are, and how the one sounds that the settings name. `sounddevice`: as
     PortAudio takes it."""
     if listen_s <= 0:
-        return [Check("microphone", "ok", "not listened to (--listen-s 0)")]
+        return [CheckResult("microphone", "ok", "not listened to (--listen-s 0)")]
     watch = Watch(sounddevice)
     try:
         watch.rescan()
         cards = watch.inputs()
     except CaptureError as error:
-        return [Check("microphone", "bad", str(error), PLUG)]
+        return [CheckResult("microphone", "bad", str(error), PLUG)]
     if not cards:
         found = "; ".join(["no sound card that records", *watch.unread])
-        return [Check("microphone", "bad", found, UNREAD if watch.unread else PLUG)]
+        return [CheckResult("microphone", "bad", found, UNREAD if watch.unread else PLUG)]
     listed = [
         f"{card.name!r} ({card.channels} channels, {card.rate_hz or '?'} Hz)" for card in cards
     ]
     found = "; ".join([*listed, *watch.unread])
     advice = UNREAD if watch.unread else ""
     trial = listen(settings, listen_s, portaudio=watch)
-    verdict: Verdict = "warning" if watch.unread else "ok"
-    return [Check("sound cards", verdict, found, advice), _judge(watch, trial, listen_s)]
+    verdict: CheckVerdict = "warning" if watch.unread else "ok"
+    return [CheckResult("sound cards", verdict, found, advice), _judge(watch, trial, listen_s)]
 
 
-def _judge(watch: Watch, trial: Trial, listen_s: float) -> Check:
+def _judge(watch: Watch, trial: Trial, listen_s: float) -> CheckResult:
     """One row: the worst that is wrong with the sound, and its figures."""
     level = trial.level
     if level is None:
@@ -119,7 +119,7 @@ def _judge(watch: Watch, trial: Trial, listen_s: float) -> Check:
             "Check cable and microphone.device; where the station runs already, stop it for "
             "this check."
         )
-        return Check("microphone", "bad", why, advice)
+        return CheckResult("microphone", "bad", why, advice)
     lost_s = sum(gap.seconds for gap in trial.gaps)
     ppm = watch.rate_ppm()
     name = watch.device.name if watch.device else "?"
@@ -142,13 +142,13 @@ def _judge(watch: Watch, trial: Trial, listen_s: float) -> Check:
         "lost_s": round(lost_s, 3),
         "rate_ppm": None if ppm is None else round(ppm),
     }
-    return Check("microphone", verdict, found, advice, figures=figures)
+    return CheckResult("microphone", verdict, found, advice, figures=figures)
 
 
-def sound_verdict(level: Level, lost: float, ppm: float | None) -> tuple[Verdict, str]:
+def sound_verdict(level: Level, lost: float, ppm: float | None) -> tuple[CheckVerdict, str]:
     """What is wrong with the sound, the worst first, and what to do. `lost` is a share of the
     time."""
-    rules: tuple[tuple[bool, Verdict, str], ...] = (
+    rules: tuple[tuple[bool, CheckVerdict, str], ...] = (
         (
             math.isinf(level.level_dbfs),
             "bad",
@@ -192,18 +192,18 @@ def _finite(value: float) -> float | None:
     return round(value, 2) if math.isfinite(value) else None
 
 
-def check_folder(config: Config) -> list[Check]:
+def check_folder(config: Config) -> list[CheckResult]:
     """What waits in the folder, and when the oldest of it were recorded. Raises ConfigError if none
     is named."""
     folder = config.folder.path
     if folder is None:
         raise ConfigError("folder.path: missing; source is folder, so say which")
-    own = Own(config.state)
+    own = OwnFiles(config.state)
     watch = FolderWatch(folder, 0.0, config.zone, own=own)
     paths = watch.ready()
     if watch.problem:
         return [
-            Check(
+            CheckResult(
                 "folder",
                 "bad",
                 watch.problem,
@@ -233,7 +233,7 @@ def check_folder(config: Config) -> list[Check]:
             f"; {len(refused)} of the first {len(paths[:_READ])} cannot be decoded: {refused[0]}"
         )
         return [
-            Check(
+            CheckResult(
                 "folder",
                 "warning",
                 found,
@@ -249,5 +249,5 @@ def check_folder(config: Config) -> list[Check]:
             "Keep the recorder's file names (date and time) and copy with times (cp -p): "
             "copying alters the date."
         )
-        return [Check("folder", "warning", found, advice, figures=figures)]
-    return [Check("folder", "ok", found, figures=figures)]
+        return [CheckResult("folder", "warning", found, advice, figures=figures)]
+    return [CheckResult("folder", "ok", found, figures=figures)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sqlite_utils import Database
 
-from edge.check.verdict import Check, Figures, Verdict
+from edge.check.verdict import CheckResult, CheckVerdict, Figures
 from edge.config import Config
 from edge.contract.errors import StoreError
 from edge.contract.rights import whose
@@ -48,7 +48,7 @@ _KINDS = {  # file systems that do not keep what a station writes, or not throug
 }
 
 
-def check_state(config: Config) -> list[Check]:
+def check_state(config: Config) -> list[CheckResult]:
     """Whether this user can really write there, and whether it stays. Raises StoreError if not."""
     folder = _try_write(config.state)
     kind = file_system(folder)
@@ -63,7 +63,7 @@ def check_state(config: Config) -> list[Check]:
             "birdstation check."
         )
         return [
-            Check(
+            CheckResult(
                 "state folder",
                 "warning",
                 f"{found}, but only tested as root, who can write anywhere",
@@ -73,7 +73,7 @@ def check_state(config: Config) -> list[Check]:
     if kind in _KINDS:
         advice = "Let state: name a folder on a disk of this machine with ext4."
         return [
-            Check(
+            CheckResult(
                 "state folder",
                 "warning",
                 f"{found}: {_KINDS[kind]}",
@@ -81,15 +81,15 @@ def check_state(config: Config) -> list[Check]:
                 figures={"file_system": kind},
             )
         ]
-    return [Check("state folder", "ok", found, figures={"file_system": kind})]
+    return [CheckResult("state folder", "ok", found, figures={"file_system": kind})]
 
 
-def check_health_folder(config: Config) -> list[Check]:
+def check_health_folder(config: Config) -> list[CheckResult]:
     """The same for health.json; memory is right for it. Raises StoreError if this user cannot write
     there."""
     folder = health_folder(config)
     _try_write(folder)
-    return [Check("health folder", "ok", f"{folder}: writable")]
+    return [CheckResult("health folder", "ok", f"{folder}: writable")]
 
 
 def _try_write(folder: Path) -> Path:
@@ -127,19 +127,19 @@ def file_system(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> st
     return found[1] or None
 
 
-def check_database(config: Config) -> list[Check]:
+def check_database(config: Config) -> list[CheckResult]:
     """Whether it is whole, of this version and takes writes. Raises StoreError, OSError or
     sqlite3.Error if it cannot be asked."""
     path = config.database
     if not path.exists() or path.stat().st_size == 0:
-        return [Check("database", "ok", f"{path}: not there yet, will be made")]
+        return [CheckResult("database", "ok", f"{path}: not there yet, will be made")]
     wrong = damage_of(path)
     if wrong is not None:
         advice = (
             "Start the station: it sets the file aside, salvages what can be read and goes on "
             "in a new one."
         )
-        return [Check("database", "bad", f"{path}: damaged ({wrong})", advice)]
+        return [CheckResult("database", "bad", f"{path}: damaged ({wrong})", advice)]
     with closing(
         sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_BUSY_S)
     ) as db:
@@ -169,12 +169,12 @@ def check_database(config: Config) -> list[Check]:
             "If lsof shows another program with station.db open, close it: the log grows "
             "until then."
         )
-        return [Check("database", "warning", found, advice, figures=figures)]
+        return [CheckResult("database", "warning", found, advice, figures=figures)]
     if kept:
         found += f"; it was damaged and salvaged: {', '.join(kept)} beside it"
         advice = "See whether the disk wears out (dmesg), then move or delete the damaged file."
-        return [Check("database", "warning", found, advice, figures=figures)]
-    return [Check("database", "ok", found, figures=figures)]
+        return [CheckResult("database", "warning", found, advice, figures=figures)]
+    return [CheckResult("database", "ok", found, figures=figures)]
 
 
 def _size(path: Path) -> int:
@@ -186,14 +186,16 @@ def _count(db: sqlite3.Connection, table: str) -> int:
     return int(db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]) if known else 0
 
 
-def check_disk(config: Config) -> list[Check]:
+def check_disk(config: Config) -> list[CheckResult]:
     """Free space, and the days until it is used up at the rate of the last days, or at an
     estimate."""
     there = next(f for f in (config.state, *config.state.parents) if f.exists())
     space = disk(there)
     if space is None:
         return [
-            Check("disk", "warning", f"{there}: does not say how full it is", "Look at it with df.")
+            CheckResult(
+                "disk", "warning", f"{there}: does not say how full it is", "Look at it with df."
+            )
         ]
     rate, basis = _recorded_per_day(config) or (
         estimated_per_day(config),
@@ -209,7 +211,7 @@ def check_disk(config: Config) -> list[Check]:
     figures: Figures = {"free_mb": round(space.free_mb), "days_left": round(days, 1)}
     if space.free_mb < DISK_FREE_MB_MIN:
         return [
-            Check(
+            CheckResult(
                 "disk",
                 "bad",
                 found,
@@ -222,8 +224,8 @@ def check_disk(config: Config) -> list[Check]:
         if days < DAYS_MIN
         else ""
     )
-    verdict: Verdict = "warning" if advice else "ok"
-    return [Check("disk", verdict, found, advice, figures=figures)]
+    verdict: CheckVerdict = "warning" if advice else "ok"
+    return [CheckResult("disk", verdict, found, advice, figures=figures)]
 
 
 def _recorded_per_day(config: Config) -> tuple[float, str] | None:

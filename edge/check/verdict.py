@@ -11,40 +11,42 @@ from rich.table import Table
 
 from edge.contract.errors import EXIT_CONFIG, BirdstationError, BundleError, ConfigError
 
-Verdict = Literal["ok", "warning", "bad"]
-VERDICTS: tuple[Verdict, ...] = ("ok", "warning", "bad")
+CheckVerdict = Literal["ok", "warning", "bad"]
+VERDICTS: tuple[CheckVerdict, ...] = ("ok", "warning", "bad")
 Figures = Mapping[str, float | str | None]
 EXIT_BAD = 1
 _COLOURS = {"ok": "green", "warning": "yellow", "bad": "red"}
 
 
 @dataclass(frozen=True)
-class Check:
+class CheckResult:
     """One row. `advice` is one sentence on what to do; empty where all is well."""
 
     name: str
-    verdict: Verdict
+    verdict: CheckVerdict
     found: str
     advice: str = ""
     stops: bool = False  # a setting or bundle with which the station does not start
     figures: Figures = field(default_factory=dict)  # the same in numbers, for programs
 
 
-def attempt(name: str, advice: str, check: Callable[[], Iterable[Check]]) -> list[Check]:
+def attempt(
+    name: str, advice: str, check: Callable[[], Iterable[CheckResult]]
+) -> list[CheckResult]:
     """The rows of a check; where it fails, one that says of what, in the system's own words."""
     try:
         return list(check())
     except (BirdstationError, OSError, sqlite3.Error, subprocess.SubprocessError) as error:
         stops = isinstance(error, ConfigError | BundleError)
-        return [Check(name, "bad", " ".join(str(error).split()), advice, stops=stops)]
+        return [CheckResult(name, "bad", " ".join(str(error).split()), advice, stops=stops)]
 
 
-def worst(checks: Iterable[Check]) -> Verdict:
+def worst(checks: Iterable[CheckResult]) -> CheckVerdict:
     """The worst verdict of them."""
     return max((check.verdict for check in checks), key=VERDICTS.index, default="ok")
 
 
-def exit_status(checks: Iterable[Check]) -> int:
+def exit_status(checks: Iterable[CheckResult]) -> int:
     """0 fit, perhaps with warnings; 1 something is bad; 78 it is a setting or the bundle."""
     bad = [check for check in checks if check.verdict == "bad"]
     if any(check.stops for check in bad):
@@ -52,7 +54,7 @@ def exit_status(checks: Iterable[Check]) -> int:
     return EXIT_BAD if bad else 0
 
 
-def checks_summary(checks: list[Check]) -> dict[str, Any]:
+def checks_summary(checks: list[CheckResult]) -> dict[str, Any]:
     """For programs."""
     return {
         "verdict": worst(checks),
@@ -61,7 +63,7 @@ def checks_summary(checks: list[Check]) -> dict[str, Any]:
     }
 
 
-def checks_table(checks: list[Check]) -> Table:
+def checks_table(checks: list[CheckResult]) -> Table:
     """For people; advice stands below what was found."""
     table = Table("what", "is", "found")
     for check in checks:

@@ -9,7 +9,7 @@ from edge.config import ClipSettings
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES
 from edge.speech.listener import RUN_SAMPLES
 
-Span = tuple[int, int]  # from, to (exclusive)
+SampleSpan = tuple[int, int]  # from, to (exclusive)
 
 
 @dataclass(frozen=True)
@@ -42,27 +42,29 @@ class Rolls:
 
 
 @dataclass(frozen=True)
-class Cut:
+class ClipCut:
     """A piece of the stretch and the windows for which it is saved; each lies wholly in it."""
 
     start: int
     stop: int
-    windows: tuple[Span, ...]
+    windows: tuple[SampleSpan, ...]
 
 
-def touches(span: Span, others: Sequence[Span]) -> bool:
+def touches(span: SampleSpan, others: Sequence[SampleSpan]) -> bool:
     """Whether any sample of `span` lies in one of the others."""
     return any(start < span[1] and span[0] < stop for start, stop in others)
 
 
-def cut(windows: Sequence[Span], forbidden: Sequence[Span], rolls: Rolls, end: int) -> list[Cut]:
+def cut(
+    windows: Sequence[SampleSpan], forbidden: Sequence[SampleSpan], rolls: Rolls, end: int
+) -> list[ClipCut]:
     """The clips of a stretch that ends at sample `end`. `windows` are in order.
 
     Windows that touch each other with their rolls share a clip up to its greatest length; the next
     clip then begins with its own roll, so two clips of a long song overlap. No clip contains
     anything forbidden: a window that touches it has no clip, a roll ends where it begins.
     """
-    groups: list[list[Span]] = []
+    groups: list[list[SampleSpan]] = []
     for window in windows:
         if window[1] > end or touches(window, forbidden):
             continue
@@ -73,7 +75,9 @@ def cut(windows: Sequence[Span], forbidden: Sequence[Span], rolls: Rolls, end: i
     return [_with_rolls(group, forbidden, rolls, end) for group in groups]
 
 
-def _joins(window: Span, group: list[Span], forbidden: Sequence[Span], rolls: Rolls) -> bool:
+def _joins(
+    window: SampleSpan, group: list[SampleSpan], forbidden: Sequence[SampleSpan], rolls: Rolls
+) -> bool:
     first = group[0][0]
     last = group[-1][1]
     near = window[0] - rolls.before <= last + rolls.after
@@ -81,7 +85,9 @@ def _joins(window: Span, group: list[Span], forbidden: Sequence[Span], rolls: Ro
     return near and short and not touches((first, window[1]), forbidden)
 
 
-def _with_rolls(group: list[Span], forbidden: Sequence[Span], rolls: Rolls, end: int) -> Cut:
+def _with_rolls(
+    group: list[SampleSpan], forbidden: Sequence[SampleSpan], rolls: Rolls, end: int
+) -> ClipCut:
     first = group[0][0]
     last = group[-1][1]
     start = max([0, first - rolls.before, *(stop for _, stop in forbidden if stop <= first)])
@@ -89,4 +95,4 @@ def _with_rolls(group: list[Span], forbidden: Sequence[Span], rolls: Rolls, end:
     assert start <= first
     assert last <= stop
     assert all(a <= b for a, b in pairwise(group)), "windows must come in order"
-    return Cut(start, stop, tuple(group))
+    return ClipCut(start, stop, tuple(group))

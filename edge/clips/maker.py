@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 import soundfile
 
-from edge.clips.cut import Cut, Rolls, Span, cut, touches
+from edge.clips.cut import ClipCut, Rolls, SampleSpan, cut, touches
 from edge.clips.encode import Pcm, encode, pcm
 from edge.clips.guano import guano_text
 from edge.clips.part import remove_left, written
@@ -122,8 +122,8 @@ class ClipMaker:
         self._blocks.clear()
         self._heard = 0
         self._until = 0
-        self._windows: dict[Span, list[Detection]] = {}
-        self._forbidden: list[Span] = []
+        self._windows: dict[SampleSpan, list[Detection]] = {}
+        self._forbidden: list[SampleSpan] = []
 
     def hear(self, samples: Samples | Pcm) -> None:
         """The next samples of the stretch: mono, RATE_HZ; float32, or 16 bit as they are kept
@@ -192,7 +192,7 @@ class ClipMaker:
         while self._blocks and self._blocks[0][0] + len(self._blocks[0][1]) <= needed:
             self._blocks.popleft()
 
-    def _save(self, piece: Cut, detections: list[Detection]) -> None:
+    def _save(self, piece: ClipCut, detections: list[Detection]) -> None:
         assert self._row is not None
         folder = self.config.clips_folder
         best = _best_of_each(detections)
@@ -256,7 +256,7 @@ class ClipMaker:
         return sound
 
 
-def _window(detection: Detection) -> Span:
+def _window(detection: Detection) -> SampleSpan:
     start = round(detection.offset_s * RATE_HZ)
     return start, start + round((detection.end - detection.start).total_seconds() * RATE_HZ)
 
@@ -270,7 +270,7 @@ def _best_of_each(detections: list[Detection]) -> list[Detection]:
 
 
 def _clip_row(
-    piece: Cut, row: RecordingRow, best: Detection, suffix: str, size: int = 0
+    piece: ClipCut, row: RecordingRow, best: Detection, suffix: str, size: int = 0
 ) -> ClipRow:
     """A clip's row. Its id and path depend on the sound alone and what was heard in it, so that a
     recording analysed again gives the same. The day is that of the clock at the place; eight digits

@@ -47,7 +47,7 @@ class ClipBooks(Protocol):
 
 
 @dataclass(frozen=True)
-class Reconciled:
+class ReconcileSummary:
     """What was found and done."""
 
     rows_cleaned: int = 0  # whose file was gone
@@ -57,20 +57,20 @@ class Reconciled:
     away: bool = False
 
 
-def reconcile(table: ClipBooks, folder: Path) -> Reconciled:
+def reconcile(table: ClipBooks, folder: Path) -> ReconcileSummary:
     """Bring rows and files together. Raises StoreError when the record cannot be read or
     written."""
     with table.held() as rows:
         gone = [clip.id for clip in rows if not is_there(folder, clip.path)]
         if len(gone) == len(rows) > _MISSING_MAX:
-            return Reconciled(away=True)
+            return ReconcileSummary(away=True)
         going = table.going()
         strange = _clip_files(folder) - {clip.path for clip in rows}
         parts = {path for path in strange if path.endswith(".part") and remove_left(folder / path)}
     for at in range(0, len(gone), _FORGET_MAX):
         table.forget(gone[at : at + _FORGET_MAX])
     removed = parts | (remove_going(table, folder) & going)
-    return Reconciled(len(gone), len(removed), len(strange - removed))
+    return ReconcileSummary(len(gone), len(removed), len(strange - removed))
 
 
 def _clip_files(folder: Path) -> set[str]:

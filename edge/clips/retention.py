@@ -31,7 +31,7 @@ _AWAY_MIN = 50  # rows: so many files are not missed by accident
 _LOOKED_AT = 1_000
 
 
-class Going(Protocol):
+class RowlessClips(Protocol):
     """Clips that have no row any more, and whose files are to go; edge.store.clips.ClipTable."""
 
     def take_away(
@@ -60,21 +60,21 @@ class ClipRemoval(Protocol):
 
 
 @dataclass(frozen=True)
-class Disk:
+class DiskBytes:
     """Bytes of the file system as this user may fill it."""
 
     total: int
     free: int
 
 
-def disk_of(folder: Path) -> Disk:
+def disk_of(folder: Path) -> DiskBytes:
     """The disk under a folder, without what is reserved for root."""
     usage = shutil.disk_usage(folder)
-    return Disk(usage.used + usage.free, usage.free)
+    return DiskBytes(usage.used + usage.free, usage.free)
 
 
 @dataclass
-class Retained:
+class RetentionSummary:
     """What one call did, or would do."""
 
     removed: dict[Reason, int] = field(default_factory=dict)  # clips by reason
@@ -83,7 +83,7 @@ class Retained:
     failed: int = 0  # of these, files that cannot be removed; reconcile tries again
     clips: int = 0  # that stay
     clips_bytes: int = 0
-    disk: Disk = Disk(0, 0)  # before
+    disk: DiskBytes = DiskBytes(0, 0)  # before
     hours_left: float | None = (
         None  # before: until disk_share is reached, at the present rate; None: nothing is saved
     )
@@ -107,7 +107,7 @@ class Retention:
         folder: Path,
         reserve: Reserve,
         settings: RetentionSettings,
-        disk: Callable[[Path], Disk] = disk_of,
+        disk: Callable[[Path], DiskBytes] = disk_of,
     ) -> None:
         self.settings = settings  # may be replaced
         self._table = table
@@ -117,7 +117,7 @@ class Retention:
 
     def tidy(
         self, now: datetime, clock_is_set: bool = True, dry_run: bool = False, limit: int = CALL_MAX
-    ) -> Retained:
+    ) -> RetentionSummary:
         """Remove what should go, up to `limit` clips. `clock_is_set`: False where nobody knows the
         time; then nothing goes by its age, and there is no rate: only a disk that is fuller than it
         may be takes clips.
@@ -130,8 +130,8 @@ class Retention:
             self._reserve.give_up_if_full()
             self._make_folder()
         elif not self._folder.is_dir():
-            return Retained(disk=self._disk(self._reserve.path.parent))
-        done = Retained(disk=self._disk(self._folder))
+            return RetentionSummary(disk=self._disk(self._reserve.path.parent))
+        done = RetentionSummary(disk=self._disk(self._folder))
         gone = self._gone()
         done.clock_is_set = clock_is_set
         known = now if clock_is_set else None
@@ -171,7 +171,7 @@ class Retention:
             )
         return gone
 
-    def _room(self, done: Retained, now: datetime | None) -> tuple[int, int]:
+    def _room(self, done: RetentionSummary, now: datetime | None) -> tuple[int, int]:
         """Bytes until the disk is as full as it may be, and how many it should be. The reserve for
         `hours_left` never takes more than half of what clips may have: on a small disk they would
         otherwise all go at once."""
@@ -189,7 +189,7 @@ class Retention:
         return room, min(round(per_hour * self.settings.hours_left), half)
 
     def _choose(
-        self, done: Retained, now: datetime | None, short: int, limit: int, taken: set[str]
+        self, done: RetentionSummary, now: datetime | None, short: int, limit: int, taken: set[str]
     ) -> list[tuple[StoredClip, Reason]]:
         """Which clips go, and why, until `short` more bytes are free; none of those already
         `taken`."""
@@ -226,21 +226,21 @@ class Retention:
         done.short_bytes = 0 if done.more else max(0, short - freed)
         return going[:limit]
 
-    def _low(self, disk: Disk) -> int:
+    def _low(self, disk: DiskBytes) -> int:
         """Bytes that the record is short of: with less than twice the reserve it can hardly be
         written. None where clips have a disk of their own."""
         state = self._reserve.path.parent
         same = self._folder.stat().st_dev == state.stat().st_dev
         return max(0, 2 * self._reserve.bytes - disk.free) if same else 0
 
-    def _remove(self, clips: list[StoredClip], done: Retained, spare_kept: bool) -> None:
+    def _remove(self, clips: list[StoredClip], done: RetentionSummary, spare_kept: bool) -> None:
         """Rows first: a crash in between leaves files that reconcile removes, never a row without a
         file. What somebody has reviewed since it was chosen stays."""
         going = set(self._table.forget([clip.id for clip in clips], spare_kept))
         paths = {clip.path for clip in clips if clip.id in going}
         self._table.take_away(lambda path: self._remove_file(path, done), paths)
 
-    def _remove_file(self, clip: str, done: Retained) -> bool:
+    def _remove_file(self, clip: str, done: RetentionSummary) -> bool:
         """Whether it is gone."""
         try:
             path = clip_file(self._folder, clip)
@@ -265,7 +265,7 @@ def clip_file(folder: Path, path: str) -> Path:
     return folder / path
 
 
-def remove_going(table: Going, folder: Path) -> set[str]:
+def remove_going(table: RowlessClips, folder: Path) -> set[str]:
     """Remove the files of clips that have no row any more; returns which went. Others are tried
     again at the start."""
     removed: set[str] = set()

@@ -30,7 +30,7 @@ _DAMAGE = (
 )
 
 
-class Unreadable(Exception):
+class ArraysError(Exception):
     """A file of arrays that cannot be read; the message is the cause alone."""
 
 
@@ -42,7 +42,7 @@ def _told() -> Iterator[None]:
         cause = error.args[0] if isinstance(error, KeyError) and error.args else error
         if isinstance(error, OSError) and error.strerror:
             cause = error.strerror
-        raise Unreadable(" ".join(str(cause).split()) or type(error).__name__) from error
+        raise ArraysError(" ".join(str(cause).split()) or type(error).__name__) from error
 
 
 def read_arrays(path: Path, names: Sequence[str] | None = None) -> Arrays:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edge.contract.audio import WINDOW_SAMPLES
 
 Scores = NDArray[np.float32]
-Known = NDArray[np.bool_]  # (members, species): which species each member knows
+KnownSpecies = NDArray[np.bool_]  # (members, species): which species each member knows
 BlendRule = Literal["mean", "logit"]
 
 # the rest is spread over all species: a bird nobody recorded here before can still be heard
@@ -47,7 +47,7 @@ class Blend:
 
 
 def kind_means(
-    member_scores: Scores, kinds: Sequence[str], known: Known | None = None
+    member_scores: Scores, kinds: Sequence[str], known: KnownSpecies | None = None
 ) -> tuple[list[str], Scores]:
     """Names of the kinds, and the means `(kinds, windows, species)` of their members `(members,
     windows, species)`.
@@ -73,7 +73,7 @@ def kind_means(
 
 
 def acoustic_scores(
-    member_scores: Scores, kinds: Sequence[str], blend: Blend, known: Known | None = None
+    member_scores: Scores, kinds: Sequence[str], blend: Blend, known: KnownSpecies | None = None
 ) -> Scores:
     """Members `(members, windows, species)` to `(windows, species)`: plain mean within a kind,
     weighted mean across, over those who know the species (`known`, see kind_means). What nobody

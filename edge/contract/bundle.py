@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.contract.arrays import Unreadable, read_array, read_arrays
+from edge.contract.arrays import ArraysError, read_array, read_arrays
 from edge.contract.audio import (
     CROP_SAMPLES,
     IMAGE,
@@ -32,10 +32,10 @@ from edge.contract.audio import (
     Padding,
     front_end,
 )
-from edge.contract.blend import Blend, Known, Scores
+from edge.contract.blend import Blend, KnownSpecies, Scores
 from edge.contract.errors import BundleError
 from edge.contract.folders import passed_over
-from edge.contract.strict import Range, Refused, parse
+from edge.contract.strict import Range, SchemaError, parse
 from edge.contract.taxonomy import Taxonomy, read_names
 from edge.contract.text import lines_of
 
@@ -228,7 +228,7 @@ class Probe:
                 {"student_scores"} - set(file)
             )  # older ones know no student
             raw: dict[str, Any] = {name: file[name] for name in names}
-        except (Unreadable, KeyError) as error:
+        except (ArraysError, KeyError) as error:
             raise BundleError(f"{path}: not a probe: {error}") from error
         clips = len(raw["clips"])
         ours = raw["clips"].shape == (clips, CROP_SAMPLES) and raw["images"].shape == (
@@ -273,7 +273,7 @@ class Bundle:
         """What a network takes of one window, float32."""
         return INPUT_SHAPES[self.manifest.front]
 
-    def known(self, members: Sequence[BundleMember]) -> Known | None:
+    def known(self, members: Sequence[BundleMember]) -> KnownSpecies | None:
         """Which species each of these knows, `(members, species)`; None: all know all."""
         if all(member.species is None for member in members):
             return None
@@ -299,7 +299,7 @@ class Bundle:
         wanted = (2, len(self.taxonomy) if member.species is None else len(member.species))
         try:
             scale: Scores = read_array(path)
-        except Unreadable as error:
+        except ArraysError as error:
             raise BundleError(f"{path}: not readable: {error}") from error
         if scale.shape != wanted or scale.dtype != np.float32 or not np.isfinite(scale).all():
             raise BundleError(
@@ -454,7 +454,7 @@ def _check_sums(folder: Path) -> dict[str, str]:
 def _parse(path: Path, raw: Mapping[str, Any]) -> Manifest:
     try:
         manifest: Manifest = parse(Manifest, raw)
-    except Refused as error:
+    except SchemaError as error:
         raise BundleError(f"{path}: {error}") from error
     if not manifest.members:
         raise BundleError(f"{path}: no members")

@@ -87,7 +87,7 @@ class UnreadError(RecordingError):
         return type(self), (self.path, self._doing, self.error)
 
 
-class Stopped(Exception):
+class StopSignal(Exception):
     """Asked to stop in the middle of long work; what was done of it stays."""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from edge.contract.errors import UsageError
 from edge.contract.metrics import Labels, labels_of
 from edge.contract.taxonomy import NOCALL
-from edge.contract.text import NotText, Table, text_of
+from edge.contract.text import Table, TextError, text_of
 
 KEYS = (
     "row_id",
@@ -120,7 +120,7 @@ def read_labels(path: Path, predicted: bool = False) -> RowLabels:
             end_s[row.row_id] = row.end_s
     except OSError as error:
         raise UsageError(f"{path}: not readable: {error.strerror or error}") from error
-    except NotText as error:
+    except TextError as error:
         raise UsageError(f"{path}: not readable: {error}") from error
     if not truth:
         raise UsageError(f"{path}: no rows")

@@ -18,7 +18,7 @@ _NEARLY = timedelta(
 
 
 @dataclass(frozen=True)
-class Part:
+class ClockPart:
     """A part of some time that lies in one hour, or on one day, of a local clock, at one offset of
     it."""
 
@@ -60,22 +60,22 @@ class LocalClock:
             moment.astimezone(timezone.utc) + timedelta(minutes=self.offset_minutes(moment))
         ).date()
 
-    def hours(self, start: datetime, seconds: float) -> list[Part]:
+    def hours(self, start: datetime, seconds: float) -> list[ClockPart]:
         """The time from `start` (aware UTC) on, by local hours; an hour in which the clock is
         changed is two parts."""
         return self._parts(start, seconds, _HOUR)
 
-    def days(self, start: datetime, seconds: float) -> list[Part]:
+    def days(self, start: datetime, seconds: float) -> list[ClockPart]:
         """The same by local days; a day on which the clock is changed is two parts."""
         return self._parts(start, seconds, _DAY)
 
-    def spans(self, start: datetime, seconds: float) -> list[Part]:
+    def spans(self, start: datetime, seconds: float) -> list[ClockPart]:
         """The same, cut only where the clock is changed."""
-        spans: list[Part] = []
+        spans: list[ClockPart] = []
         for part in self.days(start, seconds):
             if spans and spans[-1].utc_offset_minutes == part.utc_offset_minutes:
                 last = spans.pop()
-                part = Part(
+                part = ClockPart(
                     last.start, last.seconds + part.seconds, last.since, last.utc_offset_minutes
                 )
             spans.append(part)
@@ -90,7 +90,7 @@ class LocalClock:
             seconds=self.spans(start, (hour - start) / timedelta(seconds=1))[0].seconds
         )
 
-    def _parts(self, start: datetime, seconds: float, unit: timedelta) -> list[Part]:
+    def _parts(self, start: datetime, seconds: float, unit: timedelta) -> list[ClockPart]:
         parts = []
         end = start + timedelta(seconds=seconds)
         while start < end:
@@ -102,7 +102,7 @@ class LocalClock:
                 stop = self._change(start, stop)
             if self.offset_minutes(since) != minutes:
                 since = self._change(since, start)
-            parts.append(Part(start, (stop - start) / timedelta(seconds=1), since, minutes))
+            parts.append(ClockPart(start, (stop - start) / timedelta(seconds=1), since, minutes))
             start = stop
         return parts
 

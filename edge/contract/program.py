@@ -52,7 +52,7 @@ _UNNAMED = frozenset(
 )  # a write into an open file does not say which it was
 
 
-class Interrupted(BaseException):
+class Interrupt(BaseException):
     """Ctrl-C. Not a KeyboardInterrupt, which Typer answers by itself, with a word that does not say
     what to do."""
 
@@ -130,7 +130,7 @@ def run_program(app: Callable[[], object]) -> None:
             file=sys.stderr,
         )
         sys.exit(UsageError.exit_code)
-    except Interrupted:
+    except Interrupt:
         say(INTERRUPTED, file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
 
@@ -153,4 +153,4 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
     signal.signal(
         signal.SIGINT, end_at_once
     )  # a second one ends what the first is still tidying up
-    raise Interrupted
+    raise Interrupt

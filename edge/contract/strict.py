@@ -46,7 +46,7 @@ class Range:
     high: float
 
 
-class Refused(ValueError):
+class SchemaError(ValueError):
     """A value that the schema does not take; one line: key path, what was expected and what was
     found."""
 
@@ -73,8 +73,8 @@ def _show(value: object) -> str:
     return _brief.repr(value)[:_FOUND_MAX]
 
 
-def _refused(at: str, found: object, expected: str, remedy: str = "") -> Refused:
-    return Refused(f"{at or 'top level'}: expected {expected}, found {_show(found)}{remedy}")
+def _refused(at: str, found: object, expected: str, remedy: str = "") -> SchemaError:
+    return SchemaError(f"{at or 'top level'}: expected {expected}, found {_show(found)}{remedy}")
 
 
 def _as_yaml(number: float) -> str:
@@ -122,17 +122,17 @@ class _Parser:
             if name in raw:
                 try:
                     values[name] = self.value(hints[name], raw[name], _join(at, name))
-                except Refused as error:
+                except SchemaError as error:
                     problems.append(str(error))
         if problems:
-            raise Refused("; also ".join(problems[:_TOLD_MAX]))
+            raise SchemaError("; also ".join(problems[:_TOLD_MAX]))
         for name, item in known.items():
             if hints[name] is Path and name not in values:
                 values[name] = self._folder / str(item.default)
         try:
             return kind(**values)
         except ValueError as error:
-            raise Refused(f"{at}.{error}" if at else str(error)) from None
+            raise SchemaError(f"{at}.{error}" if at else str(error)) from None
 
     def value(self, kind: Any, raw: Any, at: str) -> Any:
         """One value as the annotated type, or Refused."""
@@ -167,7 +167,7 @@ class _Parser:
         for kind in kinds:
             try:
                 return self.value(kind, raw, at)
-            except Refused:
+            except SchemaError:
                 if len(kinds) == 1:
                     raise
         names = [
@@ -213,7 +213,7 @@ class _Parser:
             )
             raise _refused(at, raw, "text", hint)
         if not raw.strip():
-            raise Refused(
+            raise SchemaError(
                 f"{at}: expected a value, found an empty text; give one or leave the key out"
             )
         if len(raw) > _TEXT_MAX or not is_printable(
@@ -228,7 +228,7 @@ class _Parser:
                 return raw
             raise _refused(at, raw, _NAMES[bool])
         if isinstance(raw, str) and _SCIENTIFIC.fullmatch(raw):
-            raise Refused(
+            raise SchemaError(
                 f"{at}: expected a number, found {raw!r}, which YAML reads as text; write "
                 f"{_as_yaml(float(raw))}"
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from edge.contract.errors import BundleError
-from edge.contract.text import NotText, Table, is_printable, text_of
+from edge.contract.text import Table, TextError, is_printable, text_of
 
 _CODE = re.compile(r"[a-z0-9_-]{2,32}")
 _SHOWN_MAX = 60  # characters of a name that is refused
@@ -99,12 +99,12 @@ class Taxonomy:
             species = []
             for line, row in table:
                 if not isinstance(row, dict):
-                    raise NotText(
+                    raise TextError(
                         f"line {line}: expected {len(table.names)} cells, found {len(row)}"
                     )
                 kind = row.get("kind", "bird")
                 if kind not in get_args(Kind):
-                    raise NotText(
+                    raise TextError(
                         f"line {line}: kind: expected {', '.join(get_args(Kind))}, found {kind!r}"
                     )
                 _check_names(line, {name: row[name] for name in _NAMES})
@@ -121,7 +121,7 @@ def _check_names(line: int, names: Mapping[str, str]) -> None:
     """They stand on terminals, in logs and in messages. Raises NotText."""
     for column, name in names.items():
         if not is_printable(name):
-            raise NotText(
+            raise TextError(
                 f"line {line}: {column}: expected printable text, found {name[:_SHOWN_MAX]!r}"
             )
 
@@ -136,7 +136,7 @@ def read_names(path: Path, language: str) -> dict[str, str]:
     try:
         table = Table(text_of(path.read_bytes()), ["code"])
         if language not in table.names[1:]:
-            raise NotText(
+            raise TextError(
                 f"language {language!r} is not there; there are "
                 f"{', '.join(sorted(table.names[1:]))}"
             )

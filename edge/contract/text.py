@@ -29,7 +29,7 @@ _UNPRINTABLE = re.compile(
 _SHOWN_MAX = 40  # characters
 
 
-class NotText(ValueError):
+class TextError(ValueError):
     """What is wrong with a text or table: one line with the place, what was expected and what was
     found."""
 
@@ -43,7 +43,7 @@ def text_of(content: bytes) -> str:
         line = len((content[: error.start] + b"x").splitlines())
         shown = _windows(content.splitlines()[line - 1])
         found = f"byte 0x{content[error.start]:02x} ({shown!r}, if it is Windows-1252)"
-        raise NotText(f"line {line}: expected UTF-8, found {found}; save it as such") from error
+        raise TextError(f"line {line}: expected UTF-8, found {found}; save it as such") from error
 
 
 def text_or_guess(content: bytes, guessed: Callable[[int, str], None]) -> str:
@@ -91,12 +91,12 @@ def _lines(content: bytes, guessed: Callable[[int, str], None]) -> Iterator[str]
 def _check_wide(content: bytes) -> None:
     for mark, name in _MARKS:
         if content.startswith(mark):
-            raise NotText(
+            raise TextError(
                 f"line 1: expected UTF-8, found {name}; save it as such (in Excel: CSV UTF-8)"
             )
     start = content[:_LOOKED_AT]
     if start.count(0) > len(start) // 4:
-        raise NotText("line 1: expected UTF-8, found zero bytes, as UTF-16 has; save it as such")
+        raise TextError("line 1: expected UTF-8, found zero bytes, as UTF-16 has; save it as such")
 
 
 def _as_windows(line: bytes) -> str:
@@ -131,7 +131,7 @@ class Table:
         try:
             header = next((cells for cells in self._reader if not _is_hint(cells)), [])
         except csv.Error as error:
-            raise NotText(f"line {self._reader.line_num}: not CSV: {error}") from error
+            raise TextError(f"line {self._reader.line_num}: not CSV: {error}") from error
         self.names = _names(header, columns, also)
 
     def __iter__(self) -> Iterator[tuple[int, Row]]:
@@ -147,7 +147,7 @@ class Table:
                         dict(zip(self.names, cells, strict=True)) if whole else cells,
                     )
         except csv.Error as error:
-            raise NotText(f"line {self._reader.line_num}: not CSV: {error}") from error
+            raise TextError(f"line {self._reader.line_num}: not CSV: {error}") from error
 
 
 def _is_hint(cells: list[str]) -> bool:
@@ -164,11 +164,11 @@ def _names(cells: list[str], columns: Sequence[str], also: Sequence[str]) -> lis
             names = [wanted if name.lower() == wanted.lower() else name for name in names]
     for separator, word in _SEPARATORS.items():
         if any(separator in name for name in names):
-            raise NotText(f"line 1: expected cells separated by commas, found {word}")
+            raise TextError(f"line 1: expected cells separated by commas, found {word}")
     missing = [name for name in columns if name not in names]
     if missing:
-        raise NotText(f"expected column {', '.join(missing)}, found {', '.join(names) or 'none'}")
+        raise TextError(f"expected column {', '.join(missing)}, found {', '.join(names) or 'none'}")
     twice = [name for name in (*columns, *also) if names.count(name) > 1]
     if twice:
-        raise NotText(f"column {', '.join(twice)} is there twice")
+        raise TextError(f"column {', '.join(twice)} is there twice")
     return names

@@ -13,7 +13,7 @@ from edge.types import Effort, GapRow, RecordingRow, stable_id
 
 
 @dataclass(frozen=True)
-class Entry:
+class BacklogEntry:
     """What is stored, and what clips follow from it once it is."""
 
     store: Callable[[Store], object] | None = None
@@ -26,7 +26,7 @@ class Entry:
     )
 
 
-class Backlog:
+class WriteBacklog:
     """Entries of a ledger. One thread puts them in and another takes them out; each counts by
     itself.
 
@@ -37,7 +37,7 @@ class Backlog:
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[Entry] = deque()
+        self._waiting: deque[BacklogEntry] = deque()
         self._entered = self._stored = 0  # entries that are stored
         self._sound_in_s = self._sound_out_s = 0.0
 
@@ -55,17 +55,17 @@ class Backlog:
         return self._sound_in_s - self._sound_out_s
 
     @property
-    def unstored(self) -> list[Entry]:
+    def unstored(self) -> list[BacklogEntry]:
         """Those of `rows`."""
         return [entry for entry in list(self._waiting) if entry.store is not None]
 
-    def put(self, entry: Entry) -> None:
+    def put(self, entry: BacklogEntry) -> None:
         """Behind all others."""
         self._entered += entry.store is not None
         self._sound_in_s += entry.sound_s
         self._waiting.append(entry)
 
-    def first(self) -> Entry:
+    def first(self) -> BacklogEntry:
         """The oldest."""
         return self._waiting[0]
 

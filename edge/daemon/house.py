@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from edge.clips.reconcile import reconcile
 from edge.clips.reserve import Reserve
-from edge.clips.retention import Retained, Retention
+from edge.clips.retention import Retention, RetentionSummary
 from edge.config import Config
 from edge.contract.errors import StoreError
 from edge.host.clock import Clock
@@ -30,7 +30,7 @@ class House:
         settings: Callable[[], Config],
         reserve: Reserve,
         clock: Clock,
-        on_tidied: Callable[[Retained], None],
+        on_tidied: Callable[[RetentionSummary], None],
     ) -> None:
         self._settings = settings
         self._reserve = reserve

@@ -11,18 +11,18 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from edge.analysis.stretch import Found
+from edge.analysis.stretch import BatchResult
 from edge.clips.encode import pcm
 from edge.clips.maker import ClipMaker
 from edge.config import Config
 from edge.contract.audio import RATE_HZ, Samples
 from edge.contract.bundle import Bundle
 from edge.contract.errors import RowError, StoreError
-from edge.daemon.backlog import Entry, Shortfall, gap_in
+from edge.daemon.backlog import BacklogEntry, Shortfall, gap_in
 from edge.daemon.writer import Writer
 from edge.host.clock import Line
 from edge.store.record import Store
-from edge.store.unstored import Unstored
+from edge.store.unstored import UnstoredTime
 from edge.types import GapRow, RecordingRow, StationRun
 
 WAITING_MAX = 20_000  # entries; a live station makes one every few seconds
@@ -106,7 +106,7 @@ class Ledger(Writer):
             self._open = (row.id, begin)
             begin(store)
 
-        self._enter(Entry(entry, lambda clips: clips.begin(row), until_s=row.boot_s))
+        self._enter(BacklogEntry(entry, lambda clips: clips.begin(row), until_s=row.boot_s))
 
     def hear(self, samples: Samples) -> None:
         """Sound of the stretch, of which clips may be made."""
@@ -119,9 +119,9 @@ class Ledger(Writer):
             return
         sound = pcm(samples)
         self._sound_missed()
-        self._backlog.put(Entry(clips=lambda clips: clips.hear(sound), sound_s=seconds))
+        self._backlog.put(BacklogEntry(clips=lambda clips: clips.hear(sound), sound_s=seconds))
 
-    def found(self, found: Found) -> None:
+    def found(self, found: BatchResult) -> None:
         """A batch of windows: detections, messages and effort, in one transaction."""
         row = found.row
         until_s = found.until_s
@@ -143,7 +143,7 @@ class Ledger(Writer):
             maker.decided(until_s, found.detections, found.private)
 
         until = None if row.boot_s is None else row.boot_s + until_s
-        self._enter(Entry(entry, clips, until_s - before_s, until_s=until, refused=refused))
+        self._enter(BacklogEntry(entry, clips, until_s - before_s, until_s=until, refused=refused))
 
     def finish(self, row: RecordingRow, heard_s: float, windows: int) -> None:
         """A stretch has ended."""
@@ -153,20 +153,22 @@ class Ledger(Writer):
             store.finish(row.id, heard_s, windows, None)
             self._open = None
 
-        self._enter(Entry(entry, lambda clips: clips.end()))
+        self._enter(BacklogEntry(entry, lambda clips: clips.end()))
 
     def gap(self, gap: GapRow) -> None:
         """Sound that is missing; one that goes on is given again, longer."""
         until_s = None if gap.boot_s is None else gap.boot_s + gap.seconds
-        self._enter(Entry(lambda store: store.add_gaps(self._station, [gap]), until_s=until_s))
+        self._enter(
+            BacklogEntry(lambda store: store.add_gaps(self._station, [gap]), until_s=until_s)
+        )
 
     def clock_step(self, boot: str, at: datetime, seconds: float) -> None:
         """The wall clock was set."""
-        self._enter(Entry(lambda store: store.add_clock_step(boot, at, seconds)))
+        self._enter(BacklogEntry(lambda store: store.add_clock_step(boot, at, seconds)))
 
     def then(self, do: Callable[[Store], object]) -> None:
         """Something that wants all that was entered before to be stored."""
-        self._enter(Entry(do))
+        self._enter(BacklogEntry(do))
 
     def begin_run(self, run: StationRun) -> None:
         """A run of the station begins, whose clock says this."""
@@ -189,7 +191,7 @@ class Ledger(Writer):
 
     def take(self, config: Config) -> None:
         """Clips of stretches that begin from now on are made by these settings."""
-        self._backlog.put(Entry(clips=lambda clips: setattr(clips, "config", config)))
+        self._backlog.put(BacklogEntry(clips=lambda clips: setattr(clips, "config", config)))
 
     def _tell(self, run: StationRun, entry: Callable[[Store], object]) -> None:
         self._run_told = run
@@ -200,9 +202,9 @@ class Ledger(Writer):
             entry(store)
             self._station_run, self._heeded, self._asked_at = run, number, float("-inf")
 
-        self._enter(Entry(tell))
+        self._enter(BacklogEntry(tell))
 
-    def _enter(self, entry: Entry) -> None:
+    def _enter(self, entry: BacklogEntry) -> None:
         self._sound_missed()
         self._backlog.put(entry)
         if self._thread is not None:
@@ -215,7 +217,7 @@ class Ledger(Writer):
         if self._missing_s:
             seconds = self._missing_s
             self._missing_s = 0.0
-            self._backlog.put(Entry(clips=lambda clips: clips.miss(seconds)))
+            self._backlog.put(BacklogEntry(clips=lambda clips: clips.miss(seconds)))
 
     # In the thread that stores
 
@@ -243,10 +245,10 @@ class Ledger(Writer):
         if self._thread is not None:
             self._note.make_room()
 
-    def _unstored(self, waiting: list[Entry], why: str) -> Unstored | None:
+    def _unstored(self, waiting: list[BacklogEntry], why: str) -> UnstoredTime | None:
         ends = [entry.until_s for entry in waiting if entry.until_s is not None]
         return (
-            Unstored(self._run_told, max(ends), why)
+            UnstoredTime(self._run_told, max(ends), why)
             if ends and self._run_told is not None
             else None
         )

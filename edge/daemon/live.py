@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from edge.analysis.stretch import Analyst, Found, Prepared, Stretch
+from edge.analysis.stretch import AnalysisSetup, Analyst, BatchResult, Stretch
 from edge.capture.microphone import Microphone
 from edge.capture.schedule import Schedule
 from edge.config import Config, MicrophoneSettings
@@ -53,7 +53,7 @@ def schedule_of(config: Config) -> Schedule:
 class _Settings:
     """What a reload brings, all of it tried."""
 
-    prepared: Prepared
+    prepared: AnalysisSetup
     schedule: Schedule
 
 
@@ -71,7 +71,7 @@ class Live:
         config: Config,
         analyst: Analyst,
         ledger: Ledger,
-        on_found: Callable[[Found], None],
+        on_found: Callable[[BatchResult], None],
         on_gap: Callable[[GapRow, float], None],
         clock: Clock,
         open_microphone: Callable[[MicrophoneSettings], Microphone] = Microphone,

@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from edge.analysis.recognizer import Recognizer, best_recognizer
-from edge.analysis.stretch import Analyst, Found
+from edge.analysis.stretch import Analyst, BatchResult
 from edge.clips.maker import ClipMaker, Clips
 from edge.clips.patient import PatientClips
 from edge.clips.reserve import Reserve
@@ -36,12 +36,12 @@ from edge.daemon.source import Source
 from edge.daemon.teller import Teller
 from edge.daemon.threads import Errand, Leave, Worker
 from edge.daemon.vitals import Vitals
-from edge.daemon.watched import Watched
+from edge.daemon.watched import WatchedFolder
 from edge.daemon.writer import LOCK_PATIENCE_S
 from edge.disclosure import Disclosure
 from edge.host.clock import Clock
 from edge.host.notify import Notifier
-from edge.prior.tables import PriorsAwaited, PriorsBeside
+from edge.prior.tables import AwaitedPriors, BackgroundPriors
 from edge.publisher import Publisher, station_presence
 from edge.replay.tried import note_stop
 from edge.store.clips import ClipTable
@@ -207,7 +207,7 @@ class Station:
     def _patient_clips(self, ledger: Ledger) -> Clips:
         """Another writer is waited for, by whoever saves them."""
         source = self.parts.source
-        if isinstance(source, Watched):
+        if isinstance(source, WatchedFolder):
             return PatientClips(self._clip_table, source.wait_for)
         return ledger.patient(self._clip_table)
 
@@ -240,8 +240,8 @@ class Station:
         """A folder, whose recordings wait while they cannot be stored: its ledger is of its
         thread."""
         told = (self._found, vitals.missed, self._clock, self._leave_if_asked, vitals.recount)
-        watched = Watched(self.config, analyst, ledger, clips, *told)
-        if isinstance(analyst.priors, PriorsAwaited):
+        watched = WatchedFolder(self.config, analyst, ledger, clips, *told)
+        if isinstance(analyst.priors, AwaitedPriors):
             analyst.priors.alive = watched.alive
         return watched
 
@@ -263,7 +263,7 @@ class Station:
         parts.teller.recording(parts.source.step())
         parts.teller.sound(parts.source.card, parts.source.silence)
 
-    def _found(self, found: Found) -> None:
+    def _found(self, found: BatchResult) -> None:
         """After every batch of windows."""
         self.parts.vitals.found(found)
         self.parts.teller.found(found)
@@ -407,12 +407,12 @@ class Station:
         self._notifier.ready(f"{self.config.source}: listening")
 
 
-def _priors(config: Config, bundle: Bundle) -> PriorsBeside | PriorsAwaited:
+def _priors(config: Config, bundle: Bundle) -> BackgroundPriors | AwaitedPriors:
     """A microphone goes on without; recordings wait, since their rows depend on it."""
     folder = config.state / "priors"
     if config.source == "folder":
-        return PriorsAwaited(bundle, folder)
-    priors = PriorsBeside(bundle, folder)
+        return AwaitedPriors(bundle, folder)
+    priors = BackgroundPriors(bundle, folder)
     place = station_place(config)
     if place is not None and config.detect.prior != "off" and priors.table(place) is None:
         priors.wait(place, _KEPT_S_MAX)

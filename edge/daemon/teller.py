@@ -8,7 +8,7 @@ it, and the record has them. Decides nothing.
 import logging
 from datetime import timedelta
 
-from edge.analysis.stretch import Found
+from edge.analysis.stretch import BatchResult
 from edge.config import Config
 from edge.contract.bundle import Bundle
 from edge.demo.invented import notice_of
@@ -49,7 +49,7 @@ class Teller:
             self._last = state
             log.info("%s", state)
 
-    def found(self, found: Found) -> None:
+    def found(self, found: BatchResult) -> None:
         """A batch of windows was decided."""
         for detection in found.detections if self._by_hand else ():
             species = self._taxonomy[self._taxonomy.index(detection.species)]

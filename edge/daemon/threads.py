@@ -8,12 +8,12 @@ import logging
 import threading
 from collections.abc import Callable
 
-from edge.contract.errors import BirdstationError, Stopped
+from edge.contract.errors import BirdstationError, StopSignal
 
 log = logging.getLogger(__name__)
 
 
-class Leave(Stopped):
+class Leave(StopSignal):
     """Raised in the middle of a step by one that was told to leave."""
 
 

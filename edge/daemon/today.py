@@ -14,7 +14,7 @@ _KEPT = timedelta(
 
 
 @dataclass
-class Counts:
+class DayCounts:
     """Since local midnight."""
 
     lost_s: float = 0.0
@@ -42,9 +42,9 @@ class Today:
         self._local = local
         self._now = now
         self._counts: dict[
-            date, Counts
+            date, DayCounts
         ] = {}  # by day: a clock changed after midnight may begin one twice
-        self._recorded: dict[date, Counts] = {}  # of days, as the record had them
+        self._recorded: dict[date, DayCounts] = {}  # of days, as the record had them
         self._lost: dict[int, float] = {}  # by the minute since 1970 in which it ended
 
     @property
@@ -53,10 +53,10 @@ class Today:
         return self._local.day(self._now())
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> DayCounts:
         """A copy of the counts at this moment."""
         counts = self._of(self.day)
-        recorded = self._recorded.get(self.day, Counts())
+        recorded = self._recorded.get(self.day, DayCounts())
         return replace(
             counts,
             lost_s=counts.lost_s + recorded.lost_s,
@@ -70,7 +70,7 @@ class Today:
         self._forget()
         return min(3600.0, math.fsum(self._lost.values()))
 
-    def prime(self, recorded: dict[date, Counts]) -> None:
+    def prime(self, recorded: dict[date, DayCounts]) -> None:
         """What the record has of these days, of all that was before."""
         self._recorded = recorded
 
@@ -79,7 +79,8 @@ class Today:
         else that was added is left to `prime`."""
         days = self.day - self._local.day(self._now() - timedelta(seconds=seconds))
         self._counts = {
-            day + days: Counts(suppressed=counts.suppressed) for day, counts in self._counts.items()
+            day + days: DayCounts(suppressed=counts.suppressed)
+            for day, counts in self._counts.items()
         }
         minutes = round(seconds / 60)
         self._lost = {minute + minutes: lost_s for minute, lost_s in self._lost.items()}
@@ -108,11 +109,11 @@ class Today:
         """Windows of which nothing was kept, since somebody spoke."""
         self._of((local or self._local).day(at)).suppressed += count
 
-    def _of(self, day: date) -> Counts:
+    def _of(self, day: date) -> DayCounts:
         """The counts of a day; those far from today are let go."""
         today = self.day
         self._counts = {d: counts for d, counts in self._counts.items() if abs(d - today) <= _KEPT}
-        counts = Counts()
+        counts = DayCounts()
         return self._counts.setdefault(day, counts) if abs(day - today) <= _KEPT else counts
 
     def _forget(self) -> None:

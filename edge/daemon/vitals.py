@@ -7,15 +7,15 @@ import threading
 from dataclasses import fields, replace
 from datetime import date, datetime, timedelta
 
-from edge.analysis.stretch import Analyst, Found
+from edge.analysis.stretch import Analyst, BatchResult
 from edge.clips.maker import ClipMaker
-from edge.clips.retention import Retained
+from edge.clips.retention import RetentionSummary
 from edge.config import Config
 from edge.contract.local_clock import LocalClock
 from edge.daemon.health import Facts, Health, Mqtt, assess, health_folder, write_health
 from edge.daemon.ledger import Ledger
 from edge.daemon.source import Hearing
-from edge.daemon.today import Counts, Today
+from edge.daemon.today import DayCounts, Today
 from edge.demo.invented import notice_of
 from edge.host.clock import Clock
 from edge.host.machine import disk, rss_mb, temperature_c
@@ -50,7 +50,7 @@ class Vitals:
         self._lock = threading.Lock()  # of today's counts
         self._today = Today(LocalClock(config.zone), clock.now)
         self._moves = 0  # of the clock
-        self._recorded: tuple[date, Counts] | None = None  # of a day, as the record has it
+        self._recorded: tuple[date, DayCounts] | None = None  # of a day, as the record has it
         self._until = ("", 0.0)  # the stretch of which so many seconds are counted
         self._last_detection: datetime | None = None
         self._decided: datetime | None = None
@@ -60,7 +60,7 @@ class Vitals:
         self._saved_then = 0
         self._clips_problem = ""
         self._given_up_s = 0.0
-        self._retained = Retained()
+        self._retained = RetentionSummary()
         self.version = importlib.metadata.version("birdstation")
 
     def prime(self, store: Store) -> None:
@@ -97,7 +97,7 @@ class Vitals:
         day = self._today.day
         self._recorded = day, _recorded_of(store, self._station, day)
 
-    def found(self, found: Found) -> None:
+    def found(self, found: BatchResult) -> None:
         """A batch of windows was decided."""
         self.decided_at = self._at_s()
         before = max(found.begins_s, self._until[1] if self._until[0] == found.row.id else 0.0)
@@ -123,7 +123,7 @@ class Vitals:
                     gap.start + timedelta(seconds=gap.seconds - more_s), more_s, gap.local
                 )
 
-    def tidied(self, retained: Retained) -> None:
+    def tidied(self, retained: RetentionSummary) -> None:
         """What the last clean-up of clips did."""
         self._retained = retained
 
@@ -200,7 +200,7 @@ class Vitals:
         )
         return assess(health, facts)
 
-    def _counts(self, config: Config) -> tuple[Counts, float]:
+    def _counts(self, config: Config) -> tuple[DayCounts, float]:
         """Of today, and the seconds lost in the last hour. What a microphone heard may still wait
         to be stored."""
         with self._lock:
@@ -235,6 +235,6 @@ class Vitals:
         return self._clips_problem or None
 
 
-def _recorded_of(store: Store, station: str, day: date) -> Counts:
+def _recorded_of(store: Store, station: str, day: date) -> DayCounts:
     analysed_s, lost_s, detections = of_day(store, station, day)
-    return Counts(lost_s, analysed_s, detections)
+    return DayCounts(lost_s, analysed_s, detections)

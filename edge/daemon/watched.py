@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from edge.analysis.stretch import Analyst, Found, Prepared
+from edge.analysis.stretch import AnalysisSetup, Analyst, BatchResult
 from edge.capture.folder import Content, FolderWatch
-from edge.capture.own import Own
+from edge.capture.own import OwnFiles
 from edge.capture.recording import record_name
 from edge.clips.maker import ClipMaker
 from edge.config import Config
@@ -25,7 +25,7 @@ from edge.daemon.source import OUTAGE_S_MAX, Hearing
 from edge.daemon.timeline import Timeline
 from edge.host.clock import KNOWN, Clock, boot_id
 from edge.replay.replay import Replay
-from edge.replay.tried import Attempting, forget_gone, in_order
+from edge.replay.tried import AttemptLog, forget_gone, in_order
 from edge.store.connection import is_lock
 from edge.store.record import Store
 from edge.types import Gap, GapRow, Outcome
@@ -56,14 +56,14 @@ class _Later(NamedTuple):
     why: str
 
 
-class _Held(NamedTuple):
+class _ClipHold(NamedTuple):
     """Another writer of the record holds up the clips."""
 
     since_s: float  # monotonic clock
     last_s: float  # it still did
 
 
-class Watched:
+class WatchedFolder:
     """Watches step by step, in one thread, with a ledger that is this thread's alone;
     edge.daemon.source.Source.
 
@@ -78,7 +78,7 @@ class Watched:
         analyst: Analyst,
         ledger: Ledger,
         clips: ClipMaker | None,
-        on_found: Callable[[Found], None],
+        on_found: Callable[[BatchResult], None],
         on_gap: Callable[[GapRow, float], None],
         clock: Clock | None = None,
         alive: Callable[[], object] = lambda: None,
@@ -97,7 +97,7 @@ class Watched:
         self._on_alive = alive
         self._recount = recount
         self._counted_at = float("-inf")
-        self._coming: Prepared | None = (
+        self._coming: AnalysisSetup | None = (
             None  # settings that are taken over before the next recording
         )
         self._new_timeline = partial(
@@ -108,14 +108,14 @@ class Watched:
         )
         self._beat_at = self._clock.at_s()  # when work got on last
         self._last_sound: datetime | None = None  # the end of what was analysed last
-        own = Own(config.state)
+        own = OwnFiles(config.state)
         self._watch = FolderWatch(
             self._root, config.folder.settle_s, config.zone, own=own, looking=self._looking
         )
         self._ready: list[Path] = []
         self._later: dict[Path, _Later] = {}  # what cannot be read
         self._refused: dict[str, str] = {}  # of each name the reason that was said last
-        self._held: _Held | None = None
+        self._held: _ClipHold | None = None
         self._looked_at = self._cleaned_at = float("-inf")
         self._there_at = time.monotonic()
         self._away = False
@@ -206,7 +206,7 @@ class Watched:
         since = (
             now if self._held is None or now - self._held.last_s > _HELD_S else self._held.since_s
         )
-        self._held = _Held(since, now)
+        self._held = _ClipHold(since, now)
         if now - since > _HELD_S:
             self._ledger.failed(error)
         self.alive()
@@ -285,7 +285,7 @@ class Watched:
         self._later[path] = _Later(time.monotonic() + delay_s, delay_s, why)
         log.warning("%s: %s; tried again in %.0f s", record_name(path, self._root), why, delay_s)
 
-    def _found(self, found: Found) -> None:
+    def _found(self, found: BatchResult) -> None:
         self._last_sound = found.end
         if self._held is not None:  # it could be stored
             self._held = None
@@ -323,7 +323,7 @@ class Watched:
         names = {path: record_name(path, self._root) for path, _ in files}
         with ExitStack() as stack:
             try:
-                attempting = Attempting(self._ledger.store(), self._station)
+                attempting = AttemptLog(self._ledger.store(), self._station)
                 told = [(names[path], content.bytes, content.mtime_ns) for path, content in files]
                 may_be = stack.enter_context(attempting.looking(told))
             except StoreError as error:

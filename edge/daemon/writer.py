@@ -16,10 +16,10 @@ from pathlib import Path
 from edge.clips.maker import ClipMaker, Clips
 from edge.clips.patient import PatientClips
 from edge.contract.errors import RowError, StoreError
-from edge.daemon.backlog import Backlog, Entry
+from edge.daemon.backlog import BacklogEntry, WriteBacklog
 from edge.store.open_record import AGAIN_S, OpenRecord
 from edge.store.record import Store
-from edge.store.unstored import Note, Unstored
+from edge.store.unstored import Note, UnstoredTime
 
 LOCK_PATIENCE_S = 0.5  # of the writer's thread for one try: it can be told to end
 _LOCKED_S_MAX = 10.0  # of another writer's lock, before it is a problem
@@ -44,9 +44,9 @@ class Writer:
         self._opened = False
         self.record = OpenRecord(database, self._opened_anew, self._book_unstored)
         self._note = Note(database)
-        self._noted: Unstored | None = None  # what it says of this run
+        self._noted: UnstoredTime | None = None  # what it says of this run
         self._noted_at: float | None = None
-        self._backlog = Backlog()
+        self._backlog = WriteBacklog()
         # entries that the record refused, and why the last
         self._set_aside = 0
         self._refused = ""
@@ -165,13 +165,13 @@ class Writer:
         """What the note says of runs before this, before anything else is laid into the record."""
 
     # it knows no run
-    def _unstored(self, waiting: list[Entry], why: str) -> Unstored | None:  # noqa: ARG002
+    def _unstored(self, waiting: list[BacklogEntry], why: str) -> UnstoredTime | None:  # noqa: ARG002
         """What is to be said of these entries if they are not stored any more; None: nothing."""
         return None
 
     # In the thread that stores
 
-    def _store(self, entry: Entry, write: Callable[[Store], object]) -> None:
+    def _store(self, entry: BacklogEntry, write: Callable[[Store], object]) -> None:
         """What the record refuses although it can be written holds up nothing: what it refers to is
         entered anew, and if that does not help, it is set aside."""
         store = self.store()
@@ -188,7 +188,7 @@ class Writer:
                     "%s: rows that others refer to were gone; they are entered anew", self._database
                 )
 
-    def _refuse(self, entry: Entry, store: Store, error: RowError) -> None:
+    def _refuse(self, entry: BacklogEntry, store: Store, error: RowError) -> None:
         if entry.refused is not None:
             with suppress(RowError):
                 entry.refused(store, error)
@@ -211,7 +211,7 @@ class Writer:
         if self._noted_at is None or time.monotonic() - self._noted_at >= _NOTE_S:
             self._write_note(self._backlog.unstored)
 
-    def _write_note(self, waiting: list[Entry]) -> None:
+    def _write_note(self, waiting: list[BacklogEntry]) -> None:
         """So that the next run knows why it is missing, should this one end before it is stored."""
         unstored = self._unstored(waiting, self.error or NO_TIME)
         if unstored is not None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from edge.contract.bundle import Bundle, BundleMember, file_sha256
 from edge.contract.errors import EngineError
-from edge.contract.strict import Refused, parse
+from edge.contract.strict import SchemaError, parse
 from edge.engines.device import Device
 
 FILE = "engine.json"
@@ -81,7 +81,7 @@ def read_record(folder: Path) -> EngineRecord | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:  # Refused is a ValueError
-        reason = error if isinstance(error, Refused) else f"not readable: {error}"
+        reason = error if isinstance(error, SchemaError) else f"not readable: {error}"
         raise EngineError(f"{path}: {reason}; run python -m export trt again") from error
     return record
 

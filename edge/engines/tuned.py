@@ -18,7 +18,7 @@ from typing import Any, Literal
 from edge.config import Members
 from edge.contract.bundle import PROBE_TOLERANCE, Bundle, BundleMember
 from edge.contract.errors import BundleError, EngineError
-from edge.contract.strict import Refused, parse
+from edge.contract.strict import SchemaError, parse
 from edge.engines.engine import Engine, answers_of
 from edge.engines.onnx import OnnxEngine, cores
 from edge.engines.openvino import CpuPrecision, OpenvinoEngine
@@ -31,7 +31,7 @@ RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
-class Choice:
+class RuntimeChoice:
     """How networks are run on a CPU."""
 
     runtime: Runtime
@@ -49,12 +49,12 @@ class TunedSet:
     """What is fastest for the bag, for the student or for both in a cascade."""
 
     members: Members
-    live: Choice
-    replay: Choice
+    live: RuntimeChoice
+    replay: RuntimeChoice
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TuningRecord:
     """What tuned.json says."""
 
     bundle: str  # its id
@@ -170,7 +170,7 @@ def open_tuned(
     )
 
 
-def read_tuned(path: Path) -> Tuned | None:
+def read_tuned(path: Path) -> TuningRecord | None:
     """What a tuned.json says; None if there is none. Raises EngineError if it cannot be used."""
     try:
         raw: Any = json.loads(path.read_text(encoding="utf8"))
@@ -180,10 +180,10 @@ def read_tuned(path: Path) -> Tuned | None:
                 f"{path}: schema {found!r}; this version reads {SCHEMA}; run python -m export tune "
                 f"again"
             )
-        tuned: Tuned = parse(Tuned, raw)
+        tuned: TuningRecord = parse(TuningRecord, raw)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:  # Refused is a ValueError
-        reason = error if isinstance(error, Refused) else f"not readable: {error}"
+        reason = error if isinstance(error, SchemaError) else f"not readable: {error}"
         raise EngineError(f"{path}: {reason}; run python -m export tune again") from error
     return tuned

@@ -12,20 +12,20 @@ _PLAUSIBLE_C = (-40.0, 130.0)  # sensors that are switched off say -273 or 200 a
 
 
 @dataclass(frozen=True)
-class Disk:
+class DiskStatus:
     """What this user may still write, and how much there is, in MB of 10⁶ bytes."""
 
     free_mb: float
     total_mb: float
 
 
-def disk(path: Path) -> Disk | None:
+def disk(path: Path) -> DiskStatus | None:
     """The disk that a folder is on; None if it cannot be asked."""
     try:
         usage = shutil.disk_usage(path)
     except OSError:
         return None
-    return Disk(usage.free / 1e6, usage.total / 1e6)
+    return DiskStatus(usage.free / 1e6, usage.total / 1e6)
 
 
 def this_process() -> str:

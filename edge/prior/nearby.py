@@ -4,7 +4,7 @@ probabilities.
 Holds the recordings' places, days, species, birds in the background and recordists (as numbers),
 some hundred kilobytes, and how far to trust them at which distance. Also the geographic limit.
 Numpy only; knows no model and not how the trust was learnt (trainer/place/neighbours.py,
-trainer/place/second_look.py).
+trainer/place/reranker.py).
 """
 
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.contract.arrays import Unreadable, read_arrays
+from edge.contract.arrays import ArraysError, read_arrays
 from edge.contract.blend import Scores
 from edge.contract.errors import BundleError
-from edge.prior.clues import Clues, Counts, Judge, Neighbourhood, gather
-from edge.prior.company import Company
+from edge.prior.cooccurrence import Cooccurrence
+from edge.prior.observers import YEAR, Index, Observers, day_kernel
 from edge.prior.place import Values
-from edge.prior.recordists import YEAR, Index, Recordists, day_kernel
+from edge.prior.reranker import Clues, CountArray, Neighbourhood, Reranker, gather
 
 FILE = "nearby.npz"
 KM = (1200.0, 300.0, 80.0, 20.0, 5.0, 1.0, 0.1)
@@ -39,7 +39,7 @@ _COUNT_MIN = 1e-4  # a neighbourhood that weighs less than this is empty
 
 
 @dataclass(frozen=True)
-class Seen:
+class RecordingContext:
     """What else is known of the recordings: who made each, a number, and the birds in the
     background, one a row."""
 
@@ -64,8 +64,8 @@ class Nearby:
     label: NDArray[np.int16]  # index into the taxonomy
     gates: Values
     limit_km: float
-    seen: Seen | None = None
-    judge: Judge | None = None  # wants `seen`
+    seen: RecordingContext | None = None
+    judge: Reranker | None = None  # wants `seen`
 
     def __post_init__(self) -> None:
         sizes = {len(self.latitude), len(self.longitude), len(self.day_of_year), len(self.label)}
@@ -103,7 +103,7 @@ class Nearby:
             found[np.ix_(rows, self._beyond(away, found.shape[1]))] = np.nan
         return found
 
-    def _mixed(self, base: Scores, away: Counts, days: NDArray[np.int_]) -> Scores:
+    def _mixed(self, base: Scores, away: CountArray, days: NDArray[np.int_]) -> Scores:
         levels = list(self.counts(away, days))
         mixed = self.mix(base, levels)
         if self.judge is None or not (away[self.day_of_year > 0] < _JUDGED_KM).any():
@@ -115,7 +115,7 @@ class Nearby:
         base: Scores,
         mixed: Scores,
         levels: list[Neighbourhood],
-        away: Counts,
+        away: CountArray,
         days: NDArray[np.int_],
         own: Index | None = None,
     ) -> Clues:
@@ -127,7 +127,7 @@ class Nearby:
         return gather(base, mixed, self._common(mixed.shape, own), company, hoods, habits)
 
     def _background(
-        self, away: Counts, days: NDArray[np.int_], own: Index | None
+        self, away: CountArray, days: NDArray[np.int_], own: Index | None
     ) -> Iterator[Neighbourhood]:
         """For each of BACKGROUND the birds in the background of recordings nearby, without those of
         `own`."""
@@ -149,22 +149,22 @@ class Nearby:
             yield present.astype(np.intp), counts
 
     @cached_property
-    def _company(self) -> Company:
+    def _company(self) -> Cooccurrence:
         known = self.day_of_year > 0
         places = np.stack([self.latitude, self.longitude], axis=1)
-        return Company.of(places[known], self.label[known].astype(np.intp))
+        return Cooccurrence.of(places[known], self.label[known].astype(np.intp))
 
     @cached_property
-    def _recordists(self) -> Recordists:
+    def _recordists(self) -> Observers:
         assert self.seen is not None, "asked for with a judge"
         places = np.stack([self.latitude, self.longitude], axis=1)
         columns = (
             np.asarray(column, np.intp)
             for column in (self.seen.recordist, self.label, self.day_of_year)
         )
-        return Recordists.of(places, *columns)
+        return Observers.of(places, *columns)
 
-    def _common(self, shape: tuple[int, ...], own: Index | None) -> Counts:
+    def _common(self, shape: tuple[int, ...], own: Index | None) -> CountArray:
         """Each species' share of all recordings `(days, species)`."""
         counts = np.bincount(self.label[self.day_of_year > 0], minlength=shape[1]).astype(
             np.float64
@@ -184,7 +184,7 @@ class Nearby:
             mixed[:, present] += share * counts / np.maximum(total, _COUNT_MIN)[:, None]
         return mixed.astype(np.float32)
 
-    def _beyond(self, away: Counts, species: int) -> NDArray[np.intp]:
+    def _beyond(self, away: CountArray, species: int) -> NDArray[np.intp]:
         """Species that nobody recorded within the limit; none where nobody recorded any: there
         nothing is known."""
         if not np.isfinite(self.limit_km):
@@ -192,7 +192,7 @@ class Nearby:
         here = np.unique(self.label[away <= self.limit_km])
         return np.setdiff1d(np.arange(species), here) if len(here) else np.empty(0, np.intp)
 
-    def away_km(self, latitude: float, longitude: float) -> Counts:
+    def away_km(self, latitude: float, longitude: float) -> CountArray:
         """Great-circle distances `(n,)` to the recordings."""
         chord = np.linalg.norm(
             unit_vectors(self.latitude, self.longitude) - unit_vectors(latitude, longitude), axis=-1
@@ -200,8 +200,8 @@ class Nearby:
         return np.asarray(2 * _EARTH_KM * np.arcsin(np.minimum(chord / 2, 1.0)))
 
     def counts(
-        self, away: Counts, days: NDArray[np.int_]
-    ) -> Iterator[tuple[NDArray[np.intp], Counts]]:
+        self, away: CountArray, days: NDArray[np.int_]
+    ) -> Iterator[tuple[NDArray[np.intp], CountArray]]:
         """For each level the species nearby and their weights `(days, those species)`, by Gaussian
         kernels."""
         known = self.day_of_year > 0
@@ -244,17 +244,17 @@ class Nearby:
             }
             seen = judge = None
             if "recordist" in file:
-                seen = Seen(*(file[field.name] for field in fields(Seen)))
-                judge = Judge.of(file)
+                seen = RecordingContext(*(file[field.name] for field in fields(RecordingContext)))
+                judge = Reranker.of(file)
             return cls(**columns, limit_km=float(file["limit_km"]), seen=seen, judge=judge)
-        except (Unreadable, ValueError, TypeError, KeyError) as error:
+        except (ArraysError, ValueError, TypeError, KeyError) as error:
             advice = "if an older version made it, run fit-metadata and export again"
             raise BundleError(
                 f"{path}: not the recordings of a metadata model: {error}; {advice}"
             ) from error
 
 
-def unit_vectors(latitude: Values | float, longitude: Values | float) -> Counts:
+def unit_vectors(latitude: Values | float, longitude: Values | float) -> CountArray:
     """Places in degrees `(...)` as points on the unit sphere `(..., 3)`."""
     north = np.radians(np.asarray(latitude, np.float64))
     east = np.radians(np.asarray(longitude, np.float64))
@@ -263,7 +263,7 @@ def unit_vectors(latitude: Values | float, longitude: Values | float) -> Counts:
     )
 
 
-def gate_inputs(total: Counts, squares: Counts) -> Counts:
+def gate_inputs(total: CountArray, squares: CountArray) -> CountArray:
     """What the trust in a level depends on, `(n, 4)`: how much was recorded, of how few species,
     and both together."""
     purity = squares / np.maximum(total, _COUNT_MIN) ** 2
@@ -271,7 +271,7 @@ def gate_inputs(total: Counts, squares: Counts) -> Counts:
     return np.stack([np.ones_like(much), much, purity, purity * much], axis=-1)
 
 
-def gate_shares(gate: Values, total: Counts, squares: Counts) -> Counts:
+def gate_shares(gate: Values, total: CountArray, squares: CountArray) -> CountArray:
     """The share λ `(n,)` of a level with weights `total` and sums of squared weights: logistic; 0
     if it is empty."""
     share = 1.0 / (1.0 + np.exp(-gate_inputs(total, squares) @ gate.astype(np.float64)))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.contract.arrays import Unreadable, read_arrays
+from edge.contract.arrays import ArraysError, read_arrays
 from edge.contract.errors import BundleError
 
 Values = NDArray[np.float32]
@@ -104,7 +104,7 @@ class Grid:
         shape = (int(180 / GRID_STEP_DEG), int(360 / GRID_STEP_DEG))
         try:
             layers = read_arrays(path, RASTERS)
-        except Unreadable as error:
+        except ArraysError as error:
             raise BundleError(f"{path}: not a grid of {', '.join(RASTERS)}: {error}") from error
         for name, layer in layers.items():
             if layer.shape != shape:

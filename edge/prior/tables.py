@@ -37,7 +37,7 @@ class PriorTables(Protocol):
         """`(366, species)`; None: sound alone decides."""
 
 
-class _Held:
+class _TableCache:
     """The tables that were used last."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class _Held:
             self._tables.popitem(last=False)
 
 
-class _Tables:
+class _TableSource:
     """What all ways to have them share."""
 
     def __init__(self, bundle: Bundle, folder: Path) -> None:
@@ -67,10 +67,10 @@ class _Tables:
         self.problem: str | None = None
         self._bundle = bundle
         self._folder = folder
-        self._held = _Held()
+        self._held = _TableCache()
 
 
-class Priors(_Tables):
+class Priors(_TableSource):
     """Made when they are asked for: whoever asks waits, since a recording's rows depend on it."""
 
     def __init__(self, bundle: Bundle, folder: Path) -> None:
@@ -85,7 +85,7 @@ class Priors(_Tables):
             return self._held.use(place)
 
 
-class PriorsBeside(_Tables):
+class BackgroundPriors(_TableSource):
     """Made in a thread of its own, for a microphone: until a table is there sound alone decides.
     One that cannot be made is tried again, less and less often: hearing goes on, whatever it is.
 
@@ -145,7 +145,7 @@ class PriorsBeside(_Tables):
         self.problem = problem
 
 
-class PriorsAwaited(_Tables):
+class AwaitedPriors(_TableSource):
     """Made in a thread of its own, and waited for: a recording's rows depend on it, but who waits
     has other duties. `alive` is called four times a second meanwhile, and may raise to leave."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edge.config import MqttSettings, TlsSettings
 from edge.contract.errors import ConfigError
-from edge.contract.text import NotText, text_of
+from edge.contract.text import TextError, text_of
 
 _CREDENTIAL = "mqtt_password"  # as systemd's LoadCredential= names it
 
@@ -30,7 +30,7 @@ def password(settings: MqttSettings, environment: Mapping[str, str] = os.environ
         raise ConfigError(
             f"mqtt.password_file: {path}: is empty; its first line is the password"
         ) from None
-    except NotText:  # whose words would show what is in it
+    except TextError:  # whose words would show what is in it
         raise ConfigError(
             f"mqtt.password_file: {path}: is not UTF-8; save it as plain text in UTF-8"
         ) from None

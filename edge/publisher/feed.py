@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from edge.contract.errors import StoreError
-from edge.types import Outbox, Waiting
+from edge.types import Outbox, QueuedMessage
 
 _HOUSE_S = 2.0  # how often the bound is applied and the counts are read
 _STORE_AGAIN_S = 1.0
@@ -58,7 +58,7 @@ class Feed:
         self._suspect = 0
         self._answered_here = False
 
-    def next(self, room: int) -> list[Waiting]:
+    def next(self, room: int) -> list[QueuedMessage]:
         """Write down what was answered, keep house, and give at most `room` messages to send."""
         now = time.monotonic()
         self.looks += 1
@@ -88,7 +88,7 @@ class Feed:
             self._outbox = self._open_outbox()
         return self._outbox
 
-    def _oldest(self, outbox: Outbox, room: int) -> list[Waiting]:
+    def _oldest(self, outbox: Outbox, room: int) -> list[QueuedMessage]:
         """The next in order. What was refused comes again when its time has come and nothing else
         is in flight."""
         due = time.monotonic() >= self._refused_again_at

@@ -14,7 +14,7 @@ _STRIKES_MAX = 3  # connections that broke at a topic before it is left out
 _LEFT_OUT_S = 3600.0  # then it is tried once more
 
 
-class Retained:
+class RetainedMessages:
     """retained.tell(topic, payload) while topic := retained.plain(held=()): ... # send
     retained.take(topic) retained.answered(topic, refusal="") retained.broke(topic, proven=False) #
     the connection ended when this was its oldest without an answer

@@ -12,11 +12,11 @@ from datetime import datetime, timezone
 
 from edge.contract.errors import PublishError
 from edge.disclosure import Disclosure
-from edge.messages import Fresh, Stamped, stamp
+from edge.messages import FreshSpan, NumberedMessage, stamp
 from edge.publisher.feed import Feed
 from edge.publisher.link import Link
 from edge.publisher.presence import OFFLINE, ONLINE, Presence
-from edge.publisher.retained import Retained
+from edge.publisher.retained import RetainedMessages
 
 POLL_S = 0.2  # each look costs a third of a millisecond, all day
 _RATE_HZ_MAX = (
@@ -42,7 +42,9 @@ class _Sent:
 
     at: float
     topic: str
-    message: tuple[int, Stamped] | None  # seq and message of the outbox; None: a retained one
+    message: (
+        tuple[int, NumberedMessage] | None
+    )  # seq and message of the outbox; None: a retained one
     proven: bool = False  # it is alone, and another one was acknowledged before
 
 
@@ -56,7 +58,7 @@ class Session:
         self,
         link: Link,
         feed: Feed,
-        retained: Retained,
+        retained: RetainedMessages,
         presence: Callable[[], Presence | None],
         disclosure: Callable[[], Disclosure],
     ) -> None:
@@ -198,7 +200,7 @@ class Session:
             (now - self._paced_at) * _RATE_HZ_MAX + _ROUNDING
         )  # of a machine that is up for long
         room = min(self._room(), paced)
-        fresh = Fresh.of(datetime.now(timezone.utc), now - self._begun_at)
+        fresh = FreshSpan.of(datetime.now(timezone.utc), now - self._begun_at)
         messages = self._feed.next(room)
         for message in messages:
             self._paced_at += 1 / _RATE_HZ_MAX
@@ -251,7 +253,7 @@ class Session:
         self._renew = self._renew or any(payload == ONLINE for _, payload in heard)
         self.too_loud = self._heard > _HEARD_MAX
 
-    def _note_last(self, seq: int, stamped: Stamped) -> None:
+    def _note_last(self, seq: int, stamped: NumberedMessage) -> None:
         presence = self._presence()
         topic = presence.last_topics.get(stamped.source or "") if presence else None
         if topic:

@@ -19,7 +19,7 @@ from edge.publisher.credentials import password, tls_context
 from edge.publisher.feed import Feed
 from edge.publisher.link import BROKE, Link
 from edge.publisher.presence import OFFLINE, Presence
-from edge.publisher.retained import Retained
+from edge.publisher.retained import RetainedMessages
 from edge.publisher.session import POLL_S, SILENT, Session
 from edge.types import Outbox
 
@@ -81,7 +81,7 @@ class Publisher:
         self._disclosure = disclosure or Disclosure()
         self._feed, self._retained = (
             Feed(open_outbox, settings.waiting_max, settings.attempts_max),
-            Retained(),
+            RetainedMessages(),
         )
         self._protocols = ("5", "3.1.1") if settings.protocol == "auto" else (settings.protocol,)
         self._stopping, self._hurry, self._connected = (

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from edge.analysis.recognizer import best_recognizer
 from edge.analysis.stretch import Analyst
-from edge.capture.own import OWN_FOLDER, Own
+from edge.capture.own import OWN_FOLDER, OwnFiles
 from edge.capture.recording import find_recordings
 from edge.clips.maker import ClipMaker
 from edge.config import Config
@@ -32,7 +32,7 @@ from edge.types import Outcome
 _DRAIN_S_MAX = 120.0
 
 
-def recordings_in(folder: Path, own: Own | None = None) -> tuple[Path, list[Path]]:
+def recordings_in(folder: Path, own: OwnFiles | None = None) -> tuple[Path, list[Path]]:
     """Root and recordings of a folder, or of one file, without what a station keeps for itself.
     Raises UsageError if there is neither, or if the folder lies in that of the station at work,
     `own`."""
@@ -49,7 +49,7 @@ def recordings_in(folder: Path, own: Own | None = None) -> tuple[Path, list[Path
 
 
 @dataclass(frozen=True)
-class Replayed:
+class ReplaySummary:
     """What a replay did."""
 
     outcomes: list[Outcome]
@@ -71,7 +71,7 @@ def replay_folder(
     on_progress: Callable[[Progress], None] = lambda _: None,
     jobs: int = 0,
     cluster: str | None = None,
-) -> Replayed:
+) -> ReplaySummary:
     """Replay a folder into the configured database and, if there is one, to the broker.
 
     `jobs` recordings are read side by side, one per core if 0; the cores are shared out among them.
@@ -108,8 +108,8 @@ def _replay_folder(
     on_progress: Callable[[Progress], None],
     jobs: int,
     cluster: str | None,
-) -> Replayed:
-    root, paths = recordings_in(folder, Own(config.state))
+) -> ReplaySummary:
+    root, paths = recordings_in(folder, OwnFiles(config.state))
     jobs = max(1, min(jobs or cores(), len(paths)))
     runtime = replace(config.runtime, threads=config.runtime.threads or max(1, cores() // jobs))
     bundle = read_bundle(config.bundle_folder, config.station.language)
@@ -154,4 +154,4 @@ def _replay_folder(
             waiting = store.waiting_count()
             broker_error = publisher.last_error
     outcomes.sort(key=lambda outcome: outcome.path)  # they ended in another order each time
-    return Replayed(outcomes, bundle, analyst.stopwatch.seconds, waiting, broker_error)
+    return ReplaySummary(outcomes, bundle, analyst.stopwatch.seconds, waiting, broker_error)

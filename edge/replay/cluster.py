@@ -20,7 +20,7 @@ from edge.contract.bundle import read_bundle
 from edge.contract.cluster import joined
 from edge.contract.errors import BirdstationError, ConfigError
 from edge.replay.identity import Identity, identify
-from edge.replay.reader import Event, Events, Task, Unread, read_recordings
+from edge.replay.reader import Event, Events, ReadFailure, RecordingTask, read_recordings
 from edge.store.files import KnownRecording
 
 LOST_MAX = 5  # how often recordings may lose their node or their process
@@ -61,7 +61,7 @@ class ClusterReaders:
         self._known = known
         self._analysis = analysis
 
-    def events(self, tasks: Iterable[Task]) -> Events:
+    def events(self, tasks: Iterable[RecordingTask]) -> Events:
         """Read the tasks; they are asked for as the cluster gets on."""
         with joined(self._address) as ray:
             read = ray.remote(num_cpus=1, max_retries=LOST_MAX)(_read_there)
@@ -70,8 +70,8 @@ class ClusterReaders:
             )  # once for each node
             limit = _AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
             groups = _groups(tasks)
-            running = dict[Any, list[Task]]()
-            again: list[list[Task]] = []
+            running = dict[Any, list[RecordingTask]]()
+            again: list[list[RecordingTask]] = []
             while True:
                 while len(running) < limit and (
                     group := again.pop() if again else next(groups, None)
@@ -87,13 +87,13 @@ class ClusterReaders:
                 elif len(group) > 1:  # one of them kills its reader: find out which
                     again += [[task] for task in group]
                 else:
-                    yield Unread(
+                    yield ReadFailure(
                         group[0], OSError(0, f"its process died {LOST_MAX + 1} times"), None
                     )
 
 
-def _groups(tasks: Iterable[Task]) -> Iterator[list[Task]]:
-    group: list[Task] = []
+def _groups(tasks: Iterable[RecordingTask]) -> Iterator[list[RecordingTask]]:
+    group: list[RecordingTask] = []
     for task in tasks:
         group.append(task)
         if len(group) >= _GROUP_TASKS or sum(t.bytes for t in group) >= _GROUP_BYTES:
@@ -124,7 +124,7 @@ _analysts: dict[
 def _read_there(
     config: Config,
     bundle_id: str,
-    group: list[Task],
+    group: list[RecordingTask],
     known: Mapping[str, Sequence[KnownRecording]] = MappingProxyType({}),
     analysis: str = "",
 ) -> list[Event]:

@@ -4,21 +4,21 @@ record, and looks at the bytes and at the sums of the sound."""
 from contextlib import ExitStack, suppress
 
 from edge.capture.content import continues, state_of_opened
-from edge.capture.opened import Opened, Pulse, no_pulse
+from edge.capture.opened import Pulse, PulsedFile, no_pulse
 from edge.capture.sound_sums import is_within
-from edge.replay.reader import Task
+from edge.replay.reader import RecordingTask
 from edge.store.files import Files, same_place
 
 
 def grown_out_of(
-    store: Files, station: str, task: Task, recording: str, pulse: Pulse = no_pulse
+    store: Files, station: str, task: RecordingTask, recording: str, pulse: Pulse = no_pulse
 ) -> dict[str, bool]:
     """Of other recordings that this file was, whether it has grown out of them, as far as its bytes
     can say."""
     grown: dict[str, bool] = {}
     earlier = store.earlier(station, task.name, recording)
     with suppress(OSError, ValueError), ExitStack() as stack:
-        file = stack.enter_context(Opened(task.path, pulse)) if earlier else None
+        file = stack.enter_context(PulsedFile(task.path, pulse)) if earlier else None
         if file is None or not _is_as_read(file, task):
             return {}
         for name, other, state in earlier:
@@ -30,7 +30,7 @@ def grown_out_of(
     return grown
 
 
-def _is_as_read(file: Opened, task: Task) -> bool:
+def _is_as_read(file: PulsedFile, task: RecordingTask) -> bool:
     """Whether this is what was read, not what has taken its name since."""
     now = state_of_opened(file)
     read = task.file
@@ -40,7 +40,7 @@ def _is_as_read(file: Opened, task: Task) -> bool:
 
 
 def alike(
-    store: Files, station: str, task: Task, recording: str, sound: str, audio_s: float
+    store: Files, station: str, task: RecordingTask, recording: str, sound: str, audio_s: float
 ) -> tuple[list[str], str | None]:
     """Of recordings whose files have this one's name: those whose sound is in this one, and one
     that has all of its sound. They began at the same moment, or were this very file."""
@@ -56,7 +56,7 @@ def alike(
     return within, None
 
 
-def _is_another(task: Task, name: str) -> bool:
+def _is_another(task: RecordingTask, name: str) -> bool:
     """Whether this name, beside that of the task, is another file that is there."""
     return (
         name != task.name and (task.path.absolute().parents[task.name.count("/")] / name).exists()

@@ -13,11 +13,11 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from edge.analysis.stretch import Analyst, Batch, Found, Stretch
+from edge.analysis.stretch import Analyst, BatchResult, Stretch, WindowBatch
 from edge.capture.container import open_file
 from edge.capture.content import read_once, state_of, state_of_opened, still_holds
 from edge.capture.file_name import YEAR_MIN
-from edge.capture.opened import Opened, Pulse, no_pulse
+from edge.capture.opened import Pulse, PulsedFile, no_pulse
 from edge.capture.recording import Decoder
 from edge.capture.sound_sums import SoundSums
 from edge.capture.start_time import StartTime, start_of
@@ -31,7 +31,7 @@ from edge.types import FileState, Gap, GapRow, Place, RecordingRow, stable_id, u
 
 
 @dataclass(frozen=True)
-class Task:
+class RecordingTask:
     """A recording to be analysed, as it was when somebody looked."""
 
     path: Path
@@ -40,11 +40,11 @@ class Task:
     source: str
 
     @classmethod
-    def of(cls, path: Path, name: str, source: str) -> "Task":
+    def of(cls, path: Path, name: str, source: str) -> "RecordingTask":
         """Raises OSError if the file is not there, or cannot be read."""
         return cls(path, name, state_of(path), source)
 
-    def in_part(self) -> "Task":
+    def in_part(self) -> "RecordingTask":
         """The same, where the file is only the beginning of what it is taken for."""
         return replace(self, file=replace(self.file, body_end=0, body_sum=0))
 
@@ -55,17 +55,17 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Begun:
+class RecordingStart:
     """A recording can be decoded; this is what it says of itself."""
 
-    task: Task
+    task: RecordingTask
     row: RecordingRow
     expected_s: float | None  # its length, as far as its header tells
     known_s: float = 0.0  # so much of it was decided before, and stands
 
 
 @dataclass(frozen=True)
-class Heard:
+class SoundBlock:
     """Sound of a recording, for those who keep it."""
 
     row: RecordingRow
@@ -73,7 +73,7 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Missed:
+class SoundGap:
     """Sound is missing in the middle of a recording."""
 
     row: RecordingRow
@@ -81,10 +81,10 @@ class Missed:
 
 
 @dataclass(frozen=True)
-class Ended:
+class RecordingEnd:
     """A recording was analysed to its end."""
 
-    task: Task
+    task: RecordingTask
     row: RecordingRow
     audio_s: float
     windows: int
@@ -95,30 +95,30 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Same:
+class SameRecording:
     """A file is a recording whose analysis stands, or which is being read under another name."""
 
-    task: Task
+    task: RecordingTask
     id: str
     better: bool = False  # its name tells more than that one: it is to be looked at again
 
 
 @dataclass(frozen=True)
-class Refused:
+class RecordingRefusal:
     """A recording cannot be analysed, now or later."""
 
-    task: Task
+    task: RecordingTask
     id: str  # of the recording, if it had begun; otherwise of the file
     reason: str
     gap: GapRow | None
 
 
 @dataclass(frozen=True)
-class Unread:
+class ReadFailure:
     """A recording could not be read this time: gone, not permitted, a bad sector. What came of it
     before stands."""
 
-    task: Task
+    task: RecordingTask
     error: OSError
     id: str | None  # of its row, if it had begun
     changed: bool = (
@@ -126,9 +126,18 @@ class Unread:
     )
 
 
-Event = Begun | Same | Heard | Missed | Found | Ended | Refused | Unread
+Event = (
+    RecordingStart
+    | SameRecording
+    | SoundBlock
+    | SoundGap
+    | BatchResult
+    | RecordingEnd
+    | RecordingRefusal
+    | ReadFailure
+)
 Events = Generator[Event, None, None]
-Reading = Callable[[Iterable[Task]], Events]
+Reading = Callable[[Iterable[RecordingTask]], Events]
 
 
 @dataclass
@@ -137,14 +146,14 @@ class _Open:
     for a batch."""
 
     stretch: Stretch
-    ended: Ended | None = (
+    ended: RecordingEnd | None = (
         None  # with the last one of the recording; its windows are not counted yet
     )
 
 
 def read_recordings(
     analyst: Analyst,
-    tasks: Iterable[Task],
+    tasks: Iterable[RecordingTask],
     keep_sound: bool = False,
     identify: Identify | None = None,
     pulse: Pulse = no_pulse,
@@ -175,11 +184,11 @@ class _Reader:
         self._keep_sound = keep_sound
         self._identify = identify
         self._pulse = pulse
-        self._batch = Batch(analyst)
+        self._batch = WindowBatch(analyst)
         self._open: deque[_Open] = deque()
-        self._begun: dict[str, Task] = {}  # recordings that have had no last event yet
+        self._begun: dict[str, RecordingTask] = {}  # recordings that have had no last event yet
 
-    def read(self, task: Task) -> Events:
+    def read(self, task: RecordingTask) -> Events:
         """All that comes of a recording but what waits for a batch. What this machine cannot read
         now is Unread; only what the bytes say is Refused."""
         self._task = task
@@ -207,20 +216,20 @@ class _Reader:
         except MemoryError:
             yield from self._out_of_memory()
 
-    def _out_of_memory(self, *tasks: Task) -> Events:
+    def _out_of_memory(self, *tasks: RecordingTask) -> Events:
         """Nobody can tell for whose windows there was no room: all that have begun are tried
         again."""
         begun = {task.name: (task, id_) for id_, task in self._begun.items()}
         waiting = {task.name: (task, None) for task in tasks} | begun
-        self._batch, self._open, self._begun = Batch(self._analyst), deque(), {}
+        self._batch, self._open, self._begun = WindowBatch(self._analyst), deque(), {}
         for task, id_ in waiting.values():
-            yield Unread(task, OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), id_)
+            yield ReadFailure(task, OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), id_)
 
-    def _unread(self, error: OSError, changed: bool = False) -> Unread:
+    def _unread(self, error: OSError, changed: bool = False) -> ReadFailure:
         self._drop()
-        return Unread(self._task, error, self._row.id if self._row else None, changed)
+        return ReadFailure(self._task, error, self._row.id if self._row else None, changed)
 
-    def _refused(self, error: RecordingError) -> Refused:
+    def _refused(self, error: RecordingError) -> RecordingRefusal:
         self._drop()
         row = self._row
         decoder = self._decoder
@@ -230,7 +239,7 @@ class _Reader:
             else file_id(self._analyst.config.station.id, self._task.name, self._digest)
         )
         lost = _lost(row, decoder.position_s, decoder) if row and decoder else None
-        return Refused(self._task, refused, error.reason, lost)
+        return RecordingRefusal(self._task, refused, error.reason, lost)
 
     def _drop(self) -> None:
         """What waits for a batch is not asked any more."""
@@ -240,7 +249,7 @@ class _Reader:
             self._batch.drop(gone)
             self._open = deque(one for one in self._open if one.stretch.row.id != gone)
 
-    def _whole(self, file: Opened) -> Events:
+    def _whole(self, file: PulsedFile) -> Events:
         """Digest and sound are of one open file, whatever takes its name meanwhile."""
         analyst = self._analyst
         with analyst.stopwatch("decode"):
@@ -251,7 +260,9 @@ class _Reader:
             start = self._start(file, decoder)
             identity = self._identify(task.name, self._digest, told_of(task.name, start.source))
             if identity.done:
-                yield Same(task.in_part() if identity.part else task, identity.id, identity.better)
+                yield SameRecording(
+                    task.in_part() if identity.part else task, identity.id, identity.better
+                )
                 return
             start = self._best_start(file, decoder, start, identity)
             told_as = identity.told_as if start.source in FROM_NAME else None
@@ -262,7 +273,7 @@ class _Reader:
             # clips want all of its sound, and every detection in it
             goes_on = not self._keep_sound and identity.since == utc_text(row.start)
             known_s = identity.known_s if goes_on else 0.0
-            yield Begun(task, row, decoder.expected_s, known_s)
+            yield RecordingStart(task, row, decoder.expected_s, known_s)
             ended = yield from self._sound(row, decoder, known_s)
             if still_holds(file, state, self._digest):
                 self._open.append(ended)
@@ -281,13 +292,13 @@ class _Reader:
         sums = SoundSums()
         for piece in _pieces(self._analyst, decoder):
             if isinstance(piece, Gap):
-                yield Missed(row, _gap_row(row, piece))
+                yield SoundGap(row, _gap_row(row, piece))
                 sums.miss(piece.seconds)
                 self._open.append(self._closed(stretch))
                 stretch = stretch.after(piece.seconds)
             else:
                 if self._keep_sound:
-                    yield Heard(row, piece)
+                    yield SoundBlock(row, piece)
                 heard_s += len(piece) / RATE_HZ
                 sums.add(piece)
                 stretch.push(piece)
@@ -295,13 +306,13 @@ class _Reader:
             yield from self.answered()
         last = self._closed(stretch)
         lost = _lost(row, stretch.ends_s, decoder)
-        last.ended = Ended(
+        last.ended = RecordingEnd(
             self._task, row, heard_s, 0, decoder.warning, lost, decoder.note, sums.text
         )
         return last
 
     def _best_start(
-        self, file: Opened, decoder: Decoder, start: StartTime, identity: Identity
+        self, file: PulsedFile, decoder: Decoder, start: StartTime, identity: Identity
     ) -> StartTime:
         """When the recording began, by all that is known of it: the name that tells most; of
         modification times the earliest, since copies are made later."""
@@ -320,7 +331,7 @@ class _Reader:
         )
 
     def _start(
-        self, file: Opened, decoder: Decoder, name: Path | None = None, whole: bool = False
+        self, file: PulsedFile, decoder: Decoder, name: Path | None = None, whole: bool = False
     ) -> StartTime:
         """When the recording began, by its own texts and its `name`. `whole`: its length is found
         by decoding all."""
@@ -364,7 +375,7 @@ def _of_row(time: str) -> datetime:
     return datetime.fromisoformat(time.replace("Z", "+00:00"))
 
 
-def _length_s(path: Path, file: Opened) -> float:
+def _length_s(path: Path, file: PulsedFile) -> float:
     with Decoder(path, file=file) as decoder:
         for _ in decoder:
             pass
@@ -382,7 +393,9 @@ def _pieces(analyst: Analyst, decoder: Decoder) -> Iterator[Samples | Gap]:
         yield piece
 
 
-def _row(config: Config, task: Task, id_: str, digest: str, start: StartTime) -> RecordingRow:
+def _row(
+    config: Config, task: RecordingTask, id_: str, digest: str, start: StartTime
+) -> RecordingRow:
     local = LocalClock(config.zone, start.utc_offset_minutes)
     return RecordingRow(
         id=id_,

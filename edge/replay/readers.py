@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import cast
 
 from edge.capture.opened import Pulse
-from edge.contract.errors import Stopped
-from edge.replay.reader import Event, Events, Task
+from edge.contract.errors import StopSignal
+from edge.replay.reader import Event, Events, RecordingTask
 
 _EVENTS_MAX = (
     16  # that wait to be stored, for each thread: memory does not grow while the disk is slow
@@ -36,14 +36,16 @@ class Readers:
     for event in Readers(replay.reading, threads=4).events(tasks): ...
     """
 
-    def __init__(self, read: Callable[[Iterable[Task], Pulse], Events], threads: int) -> None:
+    def __init__(
+        self, read: Callable[[Iterable[RecordingTask], Pulse], Events], threads: int
+    ) -> None:
         self._read = read
         self._count = threads
-        self._tasks: queue.Queue[Task | None] = queue.Queue()
+        self._tasks: queue.Queue[RecordingTask | None] = queue.Queue()
         self._events: queue.Queue[object] = queue.Queue(_EVENTS_MAX * threads)
         self._left = threading.Event()
 
-    def events(self, tasks: Iterable[Task]) -> Events:
+    def events(self, tasks: Iterable[RecordingTask]) -> Events:
         """Read the tasks, once; events come as they happen, those of one recording in order. Tasks
         are asked for in the thread of the caller, a few ahead. Left early, the threads stop at the
         next piece that they read."""
@@ -59,7 +61,7 @@ class Readers:
             for thread in threads:
                 thread.join()
 
-    def _until_over(self, coming: Iterator[Task]) -> Events:
+    def _until_over(self, coming: Iterator[RecordingTask]) -> Events:
         told_all = False
         running = self._count
         while running:
@@ -96,7 +98,7 @@ class Readers:
     def _pulse(self) -> None:
         """Before each piece of a file: whether anybody still listens."""
         if self._left.is_set():
-            raise Stopped
+            raise StopSignal
 
     def _hand_over(self, event: object) -> bool:
         """False if nobody listens any more."""

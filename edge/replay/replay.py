@@ -11,28 +11,28 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edge.analysis.stretch import Analyst, Found
+from edge.analysis.stretch import Analyst, BatchResult
 from edge.capture.opened import Pulse, no_pulse
 from edge.capture.recording import record_name
 from edge.clips.maker import ClipMaker
 from edge.replay.grown import alike, grown_out_of
 from edge.replay.identity import Identity, being_read, identify
 from edge.replay.reader import (
-    Begun,
-    Ended,
     Event,
     Events,
-    Heard,
-    Missed,
+    ReadFailure,
     Reading,
-    Refused,
-    Same,
-    Task,
-    Unread,
+    RecordingEnd,
+    RecordingRefusal,
+    RecordingStart,
+    RecordingTask,
+    SameRecording,
+    SoundBlock,
+    SoundGap,
     read_recordings,
 )
-from edge.replay.tried import Attempting, in_order
-from edge.store.files import Finished, KnownRecording, known_by_content
+from edge.replay.tried import AttemptLog, in_order
+from edge.store.files import EarlierAnalysis, KnownRecording, known_by_content
 from edge.store.record import Store
 from edge.types import GapRow, Outcome
 
@@ -67,7 +67,7 @@ class Replay:
         store: Store,
         open_clips: Callable[[], ClipMaker] | None = None,
         source: str = "replay",
-        alive: Callable[[Found], None] = lambda _: None,
+        alive: Callable[[BatchResult], None] = lambda _: None,
         on_gap: Callable[[GapRow, float], None] = lambda *_: None,
         pulse: Pulse = no_pulse,
     ) -> None:
@@ -90,15 +90,17 @@ class Replay:
             str, tuple[KnownRecording, str]
         ] = {}  # of these: what will be known, its SHA-256
         self._lock = threading.Lock()  # of these: readers in other threads ask who reads
-        self._twins: dict[str, list[Same]] = {}  # other files that wait for the end of one of these
+        self._twins: dict[
+            str, list[SameRecording]
+        ] = {}  # other files that wait for the end of one of these
         self._passed_over: dict[
-            str, Begun
+            str, RecordingStart
         ] = {}  # name of a file that is read in vain -> the one that is read instead
         self._read: dict[
             str, tuple[float, float]
         ] = {}  # of these: seconds analysed, bytes for each of them
         bundle = analyst.bundle
-        self._attempting = Attempting(store, self._station)
+        self._attempting = AttemptLog(store, self._station)
         store.add_bundle(bundle, (bundle.folder / "manifest.json").read_text(encoding="utf8"))
 
     def run(
@@ -108,7 +110,7 @@ class Replay:
         by default; the rows do not depend on it."""
         ended: deque[Outcome] = deque()
         self.progress = Progress(len(paths), sum(map(_size, paths)))
-        alone: list[Task] = []
+        alone: list[RecordingTask] = []
         ordered = in_order(self.store, self._station, root, paths, resumes=True)
         tasks = self._tasks(root, ordered, ended, alone)
         with ExitStack() as stack:
@@ -127,7 +129,7 @@ class Replay:
     def recording(self, path: Path, name: str) -> Outcome:
         """Analyse one recording, known by `name`, unless that was done before. Raises OSError if it
         cannot be read."""
-        task = Task.of(path, name, self._source)
+        task = RecordingTask.of(path, name, self._source)
         outcome = self._finished(task)
         if outcome is not None:
             return outcome
@@ -137,7 +139,7 @@ class Replay:
             stack.enter_context(self._attempting.until_left())
             self._attempting.begin(task)
             for event in self.reading([task]):
-                error = event.error if isinstance(event, Unread) else error
+                error = event.error if isinstance(event, ReadFailure) else error
                 outcome = next(iter(self._take(event)), outcome)
         if error is not None:
             raise error
@@ -162,7 +164,7 @@ class Replay:
             recording=whole.recording_id,
         )
 
-    def reading(self, tasks: Iterable[Task], pulse: Pulse | None = None) -> Events:
+    def reading(self, tasks: Iterable[RecordingTask], pulse: Pulse | None = None) -> Events:
         """Read recordings in this thread. `pulse` as for `Replay`, instead of its own."""
         keep_sound = self._open_clips is not None
         return read_recordings(
@@ -189,14 +191,14 @@ class Replay:
         return identity if mine else replace(identity, done=True)
 
     def _tasks(
-        self, root: Path, paths: list[Path], ended: deque[Outcome], alone: list[Task]
-    ) -> Iterator[Task]:
+        self, root: Path, paths: list[Path], ended: deque[Outcome], alone: list[RecordingTask]
+    ) -> Iterator[RecordingTask]:
         """What is still to be done; how the others ended goes to `ended`, and `alone` what is to be
         read by itself."""
         for path in paths:
             name = record_name(path, root)
             try:
-                task = Task.of(path, name, self._source)
+                task = RecordingTask.of(path, name, self._source)
             except OSError as error:
                 ended.append(_unread_file(name, 0, error))
                 continue
@@ -210,7 +212,7 @@ class Replay:
                 self._attempting.begin(task)
                 yield task
 
-    def _finished(self, task: Task) -> Outcome | None:
+    def _finished(self, task: RecordingTask) -> Outcome | None:
         """How a file ended before, or ends without being read."""
         done = self.store.finished(self._station, task.name, task.file, self.analysis)
         if done:
@@ -222,56 +224,61 @@ class Replay:
         """Store what comes of a recording; how it ended, if it did, and files that waited for
         that."""
         with self.analyst.stopwatch("store"):
-            if isinstance(event, Heard | Missed | Found):
+            if isinstance(event, SoundBlock | SoundGap | BatchResult):
                 if event.row.path not in self._passed_over:
                     self._go_on(event)
-            elif isinstance(event, Begun):
+            elif isinstance(event, RecordingStart):
                 self._begin(event)
-            elif isinstance(event, Same):
+            elif isinstance(event, SameRecording):
                 return self._same(event)
             else:
                 return self._last(event)
         return []
 
-    def _go_on(self, event: Heard | Missed | Found) -> None:
+    def _go_on(self, event: SoundBlock | SoundGap | BatchResult) -> None:
         """More of a recording."""
-        if isinstance(event, Found):
+        if isinstance(event, BatchResult):
             self._found(event)
-        elif isinstance(event, Missed):
+        elif isinstance(event, SoundGap):
             self._miss(event)
         else:
             self._clips[event.row.id].hear(event.samples)
 
-    def _last(self, event: Ended | Refused | Unread) -> list[Outcome]:
+    def _last(self, event: RecordingEnd | RecordingRefusal | ReadFailure) -> list[Outcome]:
         """The last event of a file that was read."""
         self._attempting.end(event.task.name)
-        recording = event.row.id if isinstance(event, Ended) else event.id
+        recording = event.row.id if isinstance(event, RecordingEnd) else event.id
         instead = self._passed_over.pop(event.task.name, None)
         if instead is not None:
             part = event.task.bytes < instead.task.bytes
-            return self._same(Same(event.task.in_part() if part else event.task, instead.row.id))
+            return self._same(
+                SameRecording(event.task.in_part() if part else event.task, instead.row.id)
+            )
         outcome = self._over(event)
         with self._lock:  # now that the record knows how it ended, for those who ask it instead
             for mine in [mine for mine, name in self._readers.items() if name == event.task.name]:
                 del self._readers[mine]
                 self._claimed.pop(mine, None)
         twins = self._twins.pop(recording or "", [])
-        if isinstance(event, Unread):  # tried again next time
-            return [outcome, *(_unread(Unread(twin.task, event.error, None)) for twin in twins)]
+        if isinstance(event, ReadFailure):  # tried again next time
+            return [
+                outcome,
+                *(_unread(ReadFailure(twin.task, event.error, None)) for twin in twins),
+            ]
         counts = outcome.recording or ""
         return [outcome, *(same for twin in twins for same in self._same(replace(twin, id=counts)))]
 
-    def _over(self, event: Ended | Refused | Unread) -> Outcome:
-        if isinstance(event, Ended):
+    def _over(self, event: RecordingEnd | RecordingRefusal | ReadFailure) -> Outcome:
+        if isinstance(event, RecordingEnd):
             return self._end(event)
-        if isinstance(event, Refused):
+        if isinstance(event, RecordingRefusal):
             return self._refuse(event)
         self._forget(event.id)
         if event.changed and event.id:
             self.store.withdraw(event.id)
         return _unread(event)
 
-    def _same(self, event: Same) -> list[Outcome]:
+    def _same(self, event: SameRecording) -> list[Outcome]:
         """A file is a recording that needs no reading, or whose end it waits for."""
         task = event.task
         self._attempting.end(task.name)
@@ -282,7 +289,7 @@ class Replay:
         self.progress.bytes_done += task.bytes
         done = self.store.finished_recording(event.id)
         if done is None:  # whoever read it could not
-            return [_unread(Unread(task, OSError(0, "its copy could not be read"), None))]
+            return [_unread(ReadFailure(task, OSError(0, "its copy could not be read"), None))]
         if event.better:
             return [_earlier(task, done)]
         grown = grown_out_of(self.store, self._station, task, event.id, self._pulse)
@@ -296,14 +303,14 @@ class Replay:
             )
         ]
 
-    def _stands(self, task: Task, recording: str, grown: dict[str, bool]) -> Outcome:
+    def _stands(self, task: RecordingTask, recording: str, grown: dict[str, bool]) -> Outcome:
         """A file is, or is in, this recording, which ended before."""
         self.store.same_again(recording, self._station, task.name, task.file, grown)
         done = self.store.finished_recording(recording)
         assert done is not None  # whoever calls this has seen it
         return _earlier(task, done)
 
-    def _begin(self, event: Begun) -> None:
+    def _begin(self, event: RecordingStart) -> None:
         row = event.row
         task = event.task
         if task.name in self._passed_over:
@@ -327,7 +334,7 @@ class Replay:
             self._clips[row.id] = maker = self._open_clips()
             maker.begin(row)
 
-    def _pass_over(self, recording: str, whole: Begun) -> None:
+    def _pass_over(self, recording: str, whole: RecordingStart) -> None:
         """Another file that has grown out of this recording is read, too: that counts."""
         with self._lock:
             name = self._readers.pop(recording, None)
@@ -342,7 +349,7 @@ class Replay:
             self.progress.bytes_done -= seconds * bytes_each_s
             self._forget(recording)
 
-    def _found(self, found: Found) -> None:
+    def _found(self, found: BatchResult) -> None:
         recording = found.row.id
         self._new[recording] += self.store.add(
             recording, self.analyst.bundle.id, found.detections, found.messages, found.effort
@@ -356,12 +363,12 @@ class Replay:
         self._read[recording] = analysed_s, bytes_each_s
         self._alive(found)
 
-    def _miss(self, event: Missed) -> None:
+    def _miss(self, event: SoundGap) -> None:
         self._add_gap(event.gap)
         if self._open_clips:
             self._clips[event.row.id].miss(event.gap.seconds)
 
-    def _end(self, event: Ended) -> Outcome:
+    def _end(self, event: RecordingEnd) -> Outcome:
         task = event.task
         recording = event.row.id
         self._add_gap(event.gap)
@@ -401,7 +408,7 @@ class Replay:
             recording,
         )
 
-    def _refuse(self, event: Refused) -> Outcome:
+    def _refuse(self, event: RecordingRefusal) -> Outcome:
         task = event.task
         self._add_gap(event.gap)
         self.store.refuse(
@@ -438,7 +445,7 @@ class Replay:
             of_recordings.clear()
 
 
-def _earlier(task: Task, done: Finished) -> Outcome:
+def _earlier(task: RecordingTask, done: EarlierAnalysis) -> Outcome:
     return Outcome(
         task.name,
         task.bytes,
@@ -452,7 +459,7 @@ def _earlier(task: Task, done: Finished) -> Outcome:
     )
 
 
-def _unread(event: Unread) -> Outcome:
+def _unread(event: ReadFailure) -> Outcome:
     return _unread_file(event.task.name, event.task.bytes, event.error)
 
 

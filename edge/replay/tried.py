@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edge.capture.recording import record_name
-from edge.contract.errors import BirdstationError, Stopped, StoreError
+from edge.contract.errors import BirdstationError, StopSignal, StoreError
 from edge.host.clock import boot_id
 from edge.host.machine import runs, this_process
-from edge.replay.reader import Refused, Task
+from edge.replay.reader import RecordingRefusal, RecordingTask
 from edge.store.attempts import Attempts
 from edge.store.effort import moment_of
 from edge.store.files import file_id
@@ -21,7 +21,7 @@ DEATHS_MAX = 3
 _STOPPED = "stopped"  # beside the database: the process that was told to stop and was held
 
 
-class Attempting:
+class AttemptLog:
     """Notes which recordings this process reads, and what became of those of processes that are
     gone.
 
@@ -42,23 +42,23 @@ class Attempting:
                     station, boot, process, died=here and process != _told_to_stop(store.path)
                 )
 
-    def refusal(self, task: Task) -> Refused | None:
+    def refusal(self, task: RecordingTask) -> RecordingRefusal | None:
         """Why a recording is not read again, if it is not."""
         deaths = self._store.deaths(self._station, task.name, task.file)
         if deaths < DEATHS_MAX:
             return None
         begun = self._store.begun(self._station, task.name, task.file)
         reason = f"the program ended while reading it, {deaths} times"
-        return Refused(
+        return RecordingRefusal(
             task, begun or file_id(self._station, task.name, task.file.sample), reason, None
         )
 
-    def is_suspect(self, task: Task) -> bool:
+    def is_suspect(self, task: RecordingTask) -> bool:
         """Whether the program died at it, or at one that was read beside it: it is to be read
         alone."""
         return self._store.deaths(self._station, task.name, task.file) > 0
 
-    def begin(self, task: Task) -> None:
+    def begin(self, task: RecordingTask) -> None:
         """This recording is read from now on."""
         self._store.attempt(self._station, task.name, task.file, self._boot, self._process)
 
@@ -87,7 +87,7 @@ class Attempting:
         try:
             yield
         except BaseException as error:
-            if isinstance(error, Stopped | BirdstationError) or not isinstance(error, Exception):
+            if isinstance(error, StopSignal | BirdstationError) or not isinstance(error, Exception):
                 with suppress(StoreError):
                     self._store.attempts_stopped(self._station, self._process)
             raise
@@ -98,7 +98,7 @@ def forget_gone(store: Attempts, station: str, root: Path, there: Collection[Pat
     A disk that is away leaves an empty folder: that says nothing, unless something was taken out of
     it since."""
     if store.reading(station):
-        Attempting(store, station)  # those who read may be gone
+        AttemptLog(store, station)  # those who read may be gone
     begun = store.begun_in_vain(station)
     names = {record_name(path, root) for path in there} if begun else set()
     for name, began in begun.items():

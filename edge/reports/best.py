@@ -12,7 +12,7 @@ _NOT_WRONG = "NOT EXISTS (SELECT 1 FROM reviews v WHERE v.detection = d.id AND v
 
 
 @dataclass(frozen=True)
-class Candidate:
+class DetectionCandidate:
     """A detection that may be shown."""
 
     id: str
@@ -21,7 +21,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Heard:
+class SpeciesRecord:
     """A species as the record has it, without what a person has called wrong."""
 
     code: str
@@ -30,7 +30,7 @@ class Heard:
     detections: int
     recordings: int
     best: float  # score
-    candidates: tuple[Candidate, ...]  # its best detections, the best first
+    candidates: tuple[DetectionCandidate, ...]  # its best detections, the best first
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Evidence:
     notice: str | None  # what is to be said of the model: its birds are invented
 
 
-def heard_in(store: Store, recordings: Collection[str] | None = None) -> list[Heard]:
+def heard_in(store: Store, recordings: Collection[str] | None = None) -> list[SpeciesRecord]:
     """The species of these recordings (None: of all), the most heard first."""
     counted: dict[str, list[tuple[float, int, str]]] = {}
     for recording, species, count, best in store.rows(
@@ -79,7 +79,7 @@ def heard_in(store: Store, recordings: Collection[str] | None = None) -> list[He
 
 def _heard(
     store: Store, code: str, common: str, scientific: str, of_it: list[tuple[float, int, str]]
-) -> Heard:
+) -> SpeciesRecord:
     of_it.sort(key=lambda one: (-one[0], one[2]))
     best: list[tuple[float, str, str, str | None, str]] = []
     for _, _, recording in of_it[:CANDIDATES]:
@@ -91,9 +91,9 @@ def _heard(
         )
     best.sort(key=lambda one: one[:3])
     candidates = tuple(
-        Candidate(id_, recording, clip) for _, _, id_, clip, recording in best[:CANDIDATES]
+        DetectionCandidate(id_, recording, clip) for _, _, id_, clip, recording in best[:CANDIDATES]
     )
-    return Heard(
+    return SpeciesRecord(
         code,
         common,
         scientific,

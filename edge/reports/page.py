@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from urllib.parse import quote
 
-from edge.reports.best import Evidence, Heard
+from edge.reports.best import Evidence, SpeciesRecord
 from edge.reports.spectrogram import SIZE, clock_text
 from edge.reports.why import chance_text
 
@@ -39,7 +39,7 @@ article th { width: 9.5rem } article td { overflow-wrap: anywhere }
 class Card:
     """A species on the page. Pictures and sounds are paths relative to it."""
 
-    heard: Heard
+    heard: SpeciesRecord
     shown: Evidence
     picture: str | None
     sound: str | None

@@ -19,9 +19,9 @@ from edge.contract.audio import Samples
 from edge.contract.errors import ConfigError, RecordingError, StoreError, UsageError
 from edge.contract.folders import holds_nothing
 from edge.disclosure import Disclosure
-from edge.reports.best import Evidence, Heard, evidence_of, heard_in
+from edge.reports.best import Evidence, SpeciesRecord, evidence_of, heard_in
 from edge.reports.page import MARK, Card, page
-from edge.reports.sound import Sound, cut_of_clip, cut_out, recordings_under
+from edge.reports.sound import WindowSound, cut_of_clip, cut_out, recordings_under
 from edge.reports.spectrogram import svg
 from edge.speech.listener import Listener
 from edge.store.record import Store
@@ -36,7 +36,7 @@ _LOUDER_DB_MAX = 40.0
 
 
 @dataclass(frozen=True)
-class Pictured:
+class PictureSummary:
     """What was made."""
 
     page: Path
@@ -44,7 +44,9 @@ class Pictured:
     with_sound: int
 
 
-def write_pictures(store: Store, config: Config, out: Path, folder: Path | None = None) -> Pictured:
+def write_pictures(
+    store: Store, config: Config, out: Path, folder: Path | None = None
+) -> PictureSummary:
     """Write `out/birds.html` and what it shows into `out/birds_files`.
 
     `folder`: the page is of the recordings in it, and the sound comes from them; None: it is of all
@@ -88,7 +90,7 @@ def write_pictures(store: Store, config: Config, out: Path, folder: Path | None 
     )  # names that are no text
     used = {name for card in cards for name in (card.picture, card.sound) if name}
     _tidy(beside, {Path(name).name for name in used})
-    return Pictured(out / PAGE, len(cards), sum(card.sound is not None for card in cards))
+    return PictureSummary(out / PAGE, len(cards), sum(card.sound is not None for card in cards))
 
 
 def _check(out: Path, root: Path | None) -> None:
@@ -133,7 +135,7 @@ def _make(beside: Path) -> None:
         raise StoreError(f"{beside}: {error.strerror or error}") from error
 
 
-def _choose(config: Config, files: Mapping[str, Path], heard: Heard) -> str:
+def _choose(config: Config, files: Mapping[str, Path], heard: SpeciesRecord) -> str:
     """The id of its best detection of which there is sound, of a few; else of the best."""
     for one in heard.candidates:
         if one.recording in files or (one.clip and is_there(config.clips_folder, one.clip)):
@@ -143,7 +145,7 @@ def _choose(config: Config, files: Mapping[str, Path], heard: Heard) -> str:
 
 def _sounds(
     config: Config, files: Mapping[str, Path], shown: list[Evidence]
-) -> Iterator[tuple[Evidence, Sound | None]]:
+) -> Iterator[tuple[Evidence, WindowSound | None]]:
     """Each with its sound, as far as it is there; each recording is decoded once."""
     of_recording: dict[str, list[Evidence]] = {}
     for one in shown:
@@ -158,7 +160,9 @@ def _sounds(
             yield one, sound
 
 
-def _card(config: Config, beside: Path, heard: Heard, shown: Evidence, sound: Sound | None) -> Card:
+def _card(
+    config: Config, beside: Path, heard: SpeciesRecord, shown: Evidence, sound: WindowSound | None
+) -> Card:
     if sound is None:
         return Card(
             heard, shown, None, None, 0.0, "Neither its recording nor a clip is there to be shown."
@@ -181,7 +185,7 @@ def _card(config: Config, beside: Path, heard: Heard, shown: Evidence, sound: So
     return Card(heard, shown, picture, None if silent else heard_at, louder_db, silent)
 
 
-def _silent(config: Config, heard: Heard, samples: Samples) -> str:
+def _silent(config: Config, heard: SpeciesRecord, samples: Samples) -> str:
     """Why there must be no sound of it, as there would be no clip; "" where there may. Of people
     the speech detector tells alone: what the bundle's classes said of a window is not in the
     record."""

@@ -8,14 +8,14 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 
 from edge.config import Config
-from edge.replay.archive import Replayed, replay_folder
+from edge.replay.archive import ReplaySummary, replay_folder
 from edge.replay.replay import Progress
 from edge.types import Outcome
 
 
 def replay_with_progress(
     settings: Config, folder: Path, jobs: int, cluster: str | None, console: Console
-) -> Replayed:
+) -> ReplaySummary:
     """As `replay_folder`. By bytes, which are known beforehand, unlike seconds: so one long
     recording moves the bar too."""
     columns = (

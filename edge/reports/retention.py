@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
-from edge.clips.retention import Reason, Retained
+from edge.clips.retention import Reason, RetentionSummary
 from edge.host.clock import boot_id
 
 _WORDS: dict[Reason, str] = {
@@ -15,7 +15,9 @@ _WORDS: dict[Reason, str] = {
 }
 
 
-def retention_summary(done: Retained, protected: tuple[int, int], dry_run: bool) -> dict[str, Any]:
+def retention_summary(
+    done: RetentionSummary, protected: tuple[int, int], dry_run: bool
+) -> dict[str, Any]:
     """One JSON object. `protected`: clips and bytes that stay whatever their age and however full
     the disk is."""
     total = done.disk.total
@@ -39,7 +41,7 @@ def retention_summary(done: Retained, protected: tuple[int, int], dry_run: bool)
     }
 
 
-def retention_table(done: Retained, protected: tuple[int, int], dry_run: bool) -> Table:
+def retention_table(done: RetentionSummary, protected: tuple[int, int], dry_run: bool) -> Table:
     """How many clips go and why, and what stays."""
     table = Table(title="Clips that would go" if dry_run else "Clips removed", title_justify="left")
     table.add_column("", overflow="fold")
@@ -59,7 +61,7 @@ def retention_table(done: Retained, protected: tuple[int, int], dry_run: bool) -
     return table
 
 
-def retention_lines(done: Retained) -> list[str]:
+def retention_lines(done: RetentionSummary) -> list[str]:
     """What else is to be said of the disk."""
     used = 100 * (1 - done.disk.free / done.disk.total) if done.disk.total else 0.0
     left = (

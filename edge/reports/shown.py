@@ -8,13 +8,13 @@ from rich.markup import escape
 
 from edge.config import Config
 from edge.demo.invented import REMEDY
-from edge.replay.archive import Replayed
+from edge.replay.archive import ReplaySummary
 from edge.reports.tables import reasons_table, species_table
 from edge.store.record import Store
 
 
 def show_replay(
-    console: Console, store: Store, settings: Config, done: Replayed, summary: dict[str, Any]
+    console: Console, store: Store, settings: Config, done: ReplaySummary, summary: dict[str, Any]
 ) -> None:
     """Print what came of it; `summary` has the figures."""
     if summary["detections"]:

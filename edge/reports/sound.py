@@ -23,7 +23,7 @@ AROUND_S = 2.0  # on both sides of a window, where there is sound
 
 
 @dataclass(frozen=True)
-class Sound:
+class WindowSound:
     """A window and what surrounds it."""
 
     samples: Samples  # mono, RATE_HZ
@@ -58,7 +58,7 @@ def recordings_under(store: Store, station: str, folder: Path) -> dict[str, Path
 
 
 @dataclass
-class _Cut:
+class _WindowCut:
     """A window that is being collected while its recording passes by; in samples of the
     recording."""
 
@@ -85,14 +85,14 @@ class _Cut:
         else:
             self.ended = self.ended or bool(self.pieces)
 
-    def sound(self) -> Sound:
-        return Sound(np.concatenate(self.pieces), (self.window - self.begin) / RATE_HZ)
+    def sound(self) -> WindowSound:
+        return WindowSound(np.concatenate(self.pieces), (self.window - self.begin) / RATE_HZ)
 
 
-def cut_out(path: Path, offsets_s: Iterable[float]) -> dict[float, Sound]:
+def cut_out(path: Path, offsets_s: Iterable[float]) -> dict[float, WindowSound]:
     """The sound at these windows of a recording, which is decoded once, up to the last one. What
     cannot be decoded is missing in the result."""
-    cuts = {offset_s: _Cut(round(offset_s * RATE_HZ)) for offset_s in offsets_s}
+    cuts = {offset_s: _WindowCut(round(offset_s * RATE_HZ)) for offset_s in offsets_s}
     try:
         with Decoder(path) as decoder:
             at = 0
@@ -112,7 +112,7 @@ def cut_out(path: Path, offsets_s: Iterable[float]) -> dict[float, Sound]:
     return {offset_s: cut.sound() for offset_s, cut in cuts.items() if cut.pieces}
 
 
-def cut_of_clip(folder: Path, path: str, offset_s: float) -> Sound | None:
+def cut_of_clip(folder: Path, path: str, offset_s: float) -> WindowSound | None:
     """The sound of a window in a clip, if its file is there."""
     try:
         return cut_out(clip_file(folder, path), [offset_s]).get(offset_s)

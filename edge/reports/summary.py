@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edge.demo.invented import notice_of
-from edge.replay.archive import Replayed
+from edge.replay.archive import ReplaySummary
 from edge.reports.score import ReplayScore
 from edge.store.record import Store
 from edge.types import Outcome
@@ -81,7 +81,7 @@ def also_of_another_station(store: Store, recordings: Collection[str]) -> int:
 
 
 def replay_summary(
-    store: Store, done: Replayed, cost: Cost, score: ReplayScore | None
+    store: Store, done: ReplaySummary, cost: Cost, score: ReplayScore | None
 ) -> dict[str, Any]:
     """The JSON object of a replay, of its recordings alone. `analysed` and `audio_s` count earlier
     runs too, `new_…` this run alone; `mqtt_waiting` are messages that no broker has acknowledged

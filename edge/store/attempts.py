@@ -9,7 +9,7 @@ from edge.types import FileState
 
 
 @dataclass(frozen=True)
-class Tried:
+class AttemptCount:
     """How often a file, as it is, was begun in vain."""
 
     deaths: int  # the program ended while reading it, and nobody had asked it to
@@ -102,10 +102,10 @@ class Attempts(Connection):
                 (station, boot, process),
             )
 
-    def tried(self, station: str) -> dict[str, Tried]:
+    def tried(self, station: str) -> dict[str, AttemptCount]:
         """Files that were begun in vain, by path."""
         return {
-            str(path): Tried(deaths, stops)
+            str(path): AttemptCount(deaths, stops)
             for path, deaths, stops in self.rows(
                 "SELECT path, deaths, stops FROM attempts WHERE station = ? AND deaths + stops > 0",
                 (station,),

@@ -16,8 +16,8 @@ from edge.contract.local_clock import LocalClock
 from edge.host.clock import KNOWN, Line, is_known, utc_at
 from edge.store.connection import Connection, now_text
 from edge.store.effort import laid_anew, moment_of
-from edge.store.moving import Moved, move_gap, move_stretch, none_moved
-from edge.store.placing import Span, ms, placed
+from edge.store.moving import MovedRows, move_gap, move_stretch, none_moved
+from edge.store.placing import BootSpan, ms, placed
 from edge.types import (
     ClockState,
     Detection,
@@ -263,7 +263,7 @@ class BootTable(Connection):
                 )
         return found
 
-    def _settle(self, station: str, zone: tzinfo | None) -> Moved:
+    def _settle(self, station: str, zone: tzinfo | None) -> MovedRows:
         """Lay all runs where they are best known to lie, and what was off between them anew."""
         kept = self._kept(station)
         groups: list[list[_Kept]] = []
@@ -273,7 +273,7 @@ class BootTable(Connection):
             else:
                 groups.append([one])
         spans = [
-            Span(g[0].begin_ms, max(r.end_ms for r in g), g[-1].told_ms, g[-1].known)
+            BootSpan(g[0].begin_ms, max(r.end_ms for r in g), g[-1].told_ms, g[-1].known)
             for g in groups
         ]
         moved = none_moved()
@@ -289,7 +289,7 @@ class BootTable(Connection):
             self._lay_absences(station, [one for one in now if one.source == "microphone"], zone)
         return moved
 
-    def _move_run(self, run: str, offset_ms: int, zone: tzinfo | None, moved: Moved) -> None:
+    def _move_run(self, run: str, offset_ms: int, zone: tzinfo | None, moved: MovedRows) -> None:
         self._db.execute("UPDATE boots SET offset_ms = ? WHERE run = ?", (offset_ms, run))
         for table in ("recordings", "gaps"):
             rows = self._db.execute(

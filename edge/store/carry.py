@@ -37,7 +37,7 @@ def marks_of(connection: Connection) -> dict[str, int]:
     }
 
 
-class Leaving:
+class LostFile:
     """The file that lost its name, as far as it can be read. `whole` is False once it could not."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
@@ -55,7 +55,7 @@ class Leaving:
             self.whole = False
 
 
-def carry(old: Leaving, new: Connection, since: Marks) -> int:
+def carry(old: LostFile, new: Connection, since: Marks) -> int:
     """Take over what `old` has above these marks, and what that refers to. A row that both have is
     the old one's, which was written until a moment ago. Returns how many detections, gaps and hours
     of effort these are.
@@ -127,7 +127,7 @@ def _above(table: str, since: Marks) -> str:
 
 
 def _copy(
-    old: Leaving, db: sqlite3.Connection, table: str, where: str, conflict: str = "REPLACE"
+    old: LostFile, db: sqlite3.Connection, table: str, where: str, conflict: str = "REPLACE"
 ) -> int:
     """A number that SQLite gives rows is given anew: another row may have it there."""
     rows = 0
@@ -169,7 +169,7 @@ def _with_clips(
     return found
 
 
-def _effort_of(old: Leaving, db: sqlite3.Connection, where: str) -> str:
+def _effort_of(old: LostFile, db: sqlite3.Connection, where: str) -> str:
     """All effort of recordings of which some is carried: it lies in other hours once a clock was
     set, and what the new file has of them goes."""
     for _, batch in old.read(f"SELECT DISTINCT recording FROM effort WHERE {where}"):
@@ -177,14 +177,14 @@ def _effort_of(old: Leaving, db: sqlite3.Connection, where: str) -> str:
     return f"recording IN (SELECT recording FROM effort WHERE {where})"
 
 
-def _carry_lines(old: Leaving, db: sqlite3.Connection, where: str) -> None:
+def _carry_lines(old: LostFile, db: sqlite3.Connection, where: str) -> None:
     """What is known by now of a boot's clock holds for the new file's rows: they move when a run is
     told to it."""
     for _, batch in old.read(f"SELECT told_ms, known, run FROM boots WHERE {where}"):
         db.executemany("UPDATE boots SET told_ms = ?, known = ? WHERE run = ?", batch)
 
 
-def _carry_messages(old: Leaving, db: sqlite3.Connection, columns: list[str], where: str) -> None:
+def _carry_messages(old: LostFile, db: sqlite3.Connection, columns: list[str], where: str) -> None:
     """A message keeps its number, unless another one has it there."""
     names = ", ".join(columns)
     marks = ", ".join("?" for _ in columns)
@@ -203,7 +203,7 @@ def _carry_messages(old: Leaving, db: sqlite3.Connection, columns: list[str], wh
             )
 
 
-def _count_anew(old: Leaving, db: sqlite3.Connection) -> None:
+def _count_anew(old: LostFile, db: sqlite3.Connection) -> None:
     """Messages by their rows, which outlive being sent; of other counters the higher count."""
     for _, batch in old.read("SELECT name, value FROM counters"):
         db.executemany(

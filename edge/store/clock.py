@@ -11,7 +11,7 @@ from edge.host.clock import KNOWN, Clock, boot_id, is_known, utc_at
 from edge.store.boots import BootTable
 from edge.store.connection import now_text
 from edge.store.effort import moment_of
-from edge.store.moving import Moved, move_gap, move_stretch, none_moved
+from edge.store.moving import MovedRows, move_gap, move_stretch, none_moved
 from edge.types import ClockState, StationRun, utc_text
 
 
@@ -124,7 +124,7 @@ class ClockTable(BootTable):
 
     def fix(
         self, boot: str, seconds: float, clock_state: str | None = None, zone: tzinfo | None = None
-    ) -> Moved:
+    ) -> MovedRows:
         """Move the times of everything that a boot's clock stamped; returns how many rows of what.
         A boot is one line: its runs move together, with a stretch that is being heard just now, and
         the line is then known by a person. With `clock_state`, only if that is how the line is
@@ -184,7 +184,7 @@ class ClockTable(BootTable):
 
     def _fix_old(
         self, boot: str, by: timedelta, clock_state: str | None, zone: tzinfo | None
-    ) -> Moved:
+    ) -> MovedRows:
         """Rows that have no run."""
         moved = none_moved()
         which = "boot = ? AND run IS NULL AND (? IS NULL OR clock_state = ?)"

@@ -17,7 +17,7 @@ from sqlite_utils import Database
 from edge.contract.errors import DamagedError, GoneError, RowError, StoreError
 from edge.contract.rights import hindrance, not_writable
 from edge.store.copies import copy_before
-from edge.store.named import BESIDE, Identity, beside, identity, stamp, turn
+from edge.store.named import BESIDE, FileIdentity, beside, identity, stamp, turn
 from edge.store.schema import migrations
 from edge.types import utc_text
 
@@ -128,7 +128,7 @@ class Connection:
             self._db.execute(
                 "SELECT count(*) FROM sqlite_master"
             ).fetchone()  # its log is open from here on
-            self._logs: dict[str, Identity | None] = {
+            self._logs: dict[str, FileIdentity | None] = {
                 s: identity(beside(self.path, s)) for s in BESIDE
             }
 
@@ -160,7 +160,7 @@ class Connection:
         return self._is_same(self.path, self._identity)
 
     @staticmethod
-    def _is_same(path: Path, was: Identity | None) -> bool:
+    def _is_same(path: Path, was: FileIdentity | None) -> bool:
         try:
             return identity(path) == was
         except OSError:

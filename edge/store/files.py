@@ -15,7 +15,7 @@ from edge.types import FileState, RecordingRow, stable_id, utc_text
 
 
 @dataclass(frozen=True)
-class Finished:
+class EarlierAnalysis:
     """An earlier analysis of a recording that still stands."""
 
     recording_id: str
@@ -79,7 +79,9 @@ def file_id(station: str, path: str, sha256: str) -> str:
 class Files(Attempts):
     """Files and the recordings that they were, for the thread that writes."""
 
-    def finished(self, station: str, path: str, file: FileState, analysis: str) -> Finished | None:
+    def finished(
+        self, station: str, path: str, file: FileState, analysis: str
+    ) -> EarlierAnalysis | None:
         """An earlier end of this very file, in this state, under the same bundle and settings, or
         None."""
         found = self.rows(
@@ -89,24 +91,24 @@ class Files(Attempts):
             " AND f.sample = ? AND r.analysis = ? AND r.state <> 'started'",
             (station, path, file.bytes, file.mtime_ns, file.ctime_ns, file.sample, analysis),
         )
-        return Finished(*found[0]) if found else None
+        return EarlierAnalysis(*found[0]) if found else None
 
-    def finished_recording(self, recording_id: str) -> Finished | None:
+    def finished_recording(self, recording_id: str) -> EarlierAnalysis | None:
         """How this recording ended, if it did."""
         found = self.rows(
             f"SELECT {_FINISHED} FROM recordings r WHERE r.id = ? AND state <> 'started'",
             (recording_id,),
         )
-        return Finished(*found[0]) if found else None
+        return EarlierAnalysis(*found[0]) if found else None
 
-    def counted_in(self, recording_id: str) -> Finished | None:
+    def counted_in(self, recording_id: str) -> EarlierAnalysis | None:
         """How the recording ended that has all the sound of this one, if there is one."""
         found = self.rows(
             f"SELECT {_FINISHED} FROM recordings r WHERE r.state <> 'started'"
             " AND r.id = (SELECT grown_into FROM recordings WHERE id = ? AND state = 'refused')",
             (recording_id,),
         )
-        return Finished(*found[0]) if found else None
+        return EarlierAnalysis(*found[0]) if found else None
 
     def sound_of(self, recording_id: str) -> str:
         """The sums of its sound; "" if there are none."""

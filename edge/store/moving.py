@@ -9,10 +9,10 @@ from edge.contract.local_clock import LocalClock
 from edge.store.effort import moment_of, recount_effort
 from edge.types import stable_id, utc_text
 
-Moved = dict[str, int]  # rows of what
+MovedRows = dict[str, int]  # rows of what
 
 
-def none_moved() -> Moved:
+def none_moved() -> MovedRows:
     """The counts before anything has moved."""
     return {"stretches": 0, "gaps": 0, "detections": 0, "clips": 0}
 
@@ -23,7 +23,7 @@ def later(text: str, by: timedelta) -> str:
 
 
 def move_stretch(
-    db: Database, stretch: str, start: datetime, local: LocalClock, moved: Moved
+    db: Database, stretch: str, start: datetime, local: LocalClock, moved: MovedRows
 ) -> None:
     """To another start: detections, clips, reviews and effort go with it; `local` is the clock at
     the place there."""
@@ -66,7 +66,7 @@ def _look_up_offsets(db: Database, stretch: str, local: LocalClock) -> None:
         )
 
 
-def move_gap(db: Database, gap: str, start: datetime, local: LocalClock, moved: Moved) -> None:
+def move_gap(db: Database, gap: str, start: datetime, local: LocalClock, moved: MovedRows) -> None:
     """To another start; cut where the clock at the place is changed, as all gaps are."""
     before, gap_s, fixed, boot_s = db.execute(
         "SELECT start_utc, seconds, clock_fix_s, boot_s FROM gaps WHERE id = ?", (gap,)

@@ -20,7 +20,7 @@ BESIDE = ("-wal", "-shm")  # what SQLite keeps beside a database
 _LOOK_S = 0.05
 _HELD = (errno.EAGAIN, errno.EACCES)
 
-Identity = tuple[int, int]  # device and inode
+FileIdentity = tuple[int, int]  # device and inode
 
 
 def beside(database: Path, suffix: str) -> Path:
@@ -33,7 +33,7 @@ def stamp() -> str:
     return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
 
 
-def identity(path: Path) -> Identity | None:
+def identity(path: Path) -> FileIdentity | None:
     """Device and inode of what a name leads to, None if there is nothing. Raises OSError where it
     cannot be told."""
     try:

@@ -15,11 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from edge.contract.errors import DamagedError, GoneError, StoreError
-from edge.store.carry import Leaving, carry, marks_of
+from edge.store.carry import LostFile, carry, marks_of
 from edge.store.connection import BUSY_TIMEOUT_S, suspected
 from edge.store.named import OpenFile
 from edge.store.record import Store
-from edge.store.salvage import Salvaged, set_aside, sound_database
+from edge.store.salvage import SalvageSummary, set_aside, sound_database
 
 AGAIN_S = 5.0  # before a database that said no is asked again
 _REPAIR_AGAIN_S = 30.0  # before one that could not be repaired is read as a whole again
@@ -170,7 +170,7 @@ class OpenRecord:
         self._store = store
         self._file = file
 
-    def _note(self, salvaged: Salvaged) -> None:
+    def _note(self, salvaged: SalvageSummary) -> None:
         self.lost_rows = self.lost_rows or salvaged.lost > 0
 
     def _carry(self, store: Store, marks: dict[str, int]) -> bool:
@@ -188,7 +188,7 @@ class OpenRecord:
             else "was moved"
         )
         where = f" (to {file.name})" if file.name and fresh else ""
-        leaving = Leaving(old.raw)
+        leaving = LostFile(old.raw)
         carried = carry(leaving, store, {} if all_of_it else self._marks or {})
         taken = "all that it held" if all_of_it else "what this run had written"
         said = (

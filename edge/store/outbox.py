@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edge.store.connection import Connection, now_text
 from edge.store.numbers import KEPT, Numbers
-from edge.types import Lies, Waiting
+from edge.types import DetectionTime, QueuedMessage
 
 
 class OutboxTable(Connection):
@@ -28,7 +28,7 @@ class OutboxTable(Connection):
         now = _inode(self.path)
         return None in (now, self._file) or now == self._file
 
-    def waiting(self, after: int, limit: int) -> list[Waiting]:
+    def waiting(self, after: int, limit: int) -> list[QueuedMessage]:
         """Messages not yet acknowledged, oldest first, with seq above `after`."""
         messages = self._waiting(after, limit)
         if messages:
@@ -59,16 +59,16 @@ class OutboxTable(Connection):
         with self._errors():
             self._numbers.begin(seq)
 
-    def _waiting(self, after: int, limit: int) -> list[Waiting]:
+    def _waiting(self, after: int, limit: int) -> list[QueuedMessage]:
         """With the times that their detections have now: what waited without network was stamped
         without it."""
         return [
-            Waiting(
+            QueuedMessage(
                 int(seq),
                 str(topic),
                 str(payload),
                 str(created),
-                None if None in lies else Lies(*lies),
+                None if None in lies else DetectionTime(*lies),
             )
             for seq, topic, payload, created, *lies in self.rows(
                 "SELECT o.seq, o.topic, o.payload, o.created_utc, d.start_utc, d.end_utc, "

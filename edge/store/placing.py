@@ -11,7 +11,7 @@ _RANKS: dict[Known, int] = {"recorder": 0, "unsynced": 0, "rtc": 1, "fixed": 2, 
 
 
 @dataclass
-class Span:
+class BootSpan:
     """One boot: milliseconds on its own clock, and what that clock is said to be."""
 
     begin_ms: int
@@ -20,7 +20,7 @@ class Span:
     known: Known
 
 
-def placed(spans: Sequence[Span]) -> list[int]:
+def placed(spans: Sequence[BootSpan]) -> list[int]:
     """What each boot's clock is best taken for, by UTC when it was 0; `spans` in the order in which
     they happened.
 
@@ -46,7 +46,7 @@ def placed(spans: Sequence[Span]) -> list[int]:
 _FAR_MS = 1 << 52
 
 
-def _ends(spans: Sequence[Span], found: Sequence[int | None], number: int) -> int:
+def _ends(spans: Sequence[BootSpan], found: Sequence[int | None], number: int) -> int:
     """When what was before has ended."""
     for before in reversed(range(number)):
         at = found[before]
@@ -55,7 +55,7 @@ def _ends(spans: Sequence[Span], found: Sequence[int | None], number: int) -> in
     return -_FAR_MS
 
 
-def _begins(spans: Sequence[Span], found: Sequence[int | None], number: int) -> int:
+def _begins(spans: Sequence[BootSpan], found: Sequence[int | None], number: int) -> int:
     """When what came after has begun."""
     for after in range(number + 1, len(spans)):
         at = found[after]

@@ -13,7 +13,7 @@ _FAILED_MAX = 20_000  # questions that fail, per table: a few seconds on a slow 
 Row = tuple[object, ...]
 
 
-class Readable:
+class ReadableRows:
     """Batches of (rowid, columns...) in any order. `whole` is False once some could not be read.
 
     A page that is damaged hides the rows on it and those behind it: these are asked for from the

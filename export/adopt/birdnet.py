@@ -19,7 +19,7 @@ from onnx import ModelProto
 
 from edge.contract.audio import WINDOW_SAMPLES
 from edge.contract.errors import BundleError
-from export.adopt.flatbuffer import Layer, TfliteNetwork
+from export.adopt.flatbuffer import Operator, TfliteNetwork
 from export.adopt.front_end import BANDS, FRAMES, STRETCHES_AT_S, add_images, read_spectrogram
 from export.adopt.graph import GraphBuilder, Shape, whole
 
@@ -58,12 +58,14 @@ class _Kernel:
     bias: Weights
 
 
-def _joined(network: TfliteNetwork, layers: list[Layer]) -> list[tuple[Layer, _Kernel | None]]:
+def _joined(
+    network: TfliteNetwork, layers: list[Operator]
+) -> list[tuple[Operator, _Kernel | None]]:
     """The layers with their kernels; a convolution of one pixel that only another one takes is part
     of that."""
     kernels = [_kernel(network, layer) for layer in layers]
     uses = [tensor for layer in layers for tensor in layer.inputs]
-    joined: list[tuple[Layer, _Kernel | None]] = []
+    joined: list[tuple[Operator, _Kernel | None]] = []
     for layer, kernel in zip(layers, kernels, strict=True):
         before, first = joined[-1] if joined else (None, None)
         if before and first and kernel and _one_after_another(before, first, layer, kernel, uses):
@@ -72,7 +74,9 @@ def _joined(network: TfliteNetwork, layers: list[Layer]) -> list[tuple[Layer, _K
                 np.einsum("oi,ijkl->ojkl", matrix, first.weights), matrix @ first.bias + kernel.bias
             )
             joined[-1] = (
-                Layer(layer.op, (before.inputs[0], *layer.inputs[1:]), layer.output, layer.options),
+                Operator(
+                    layer.op, (before.inputs[0], *layer.inputs[1:]), layer.output, layer.options
+                ),
                 one,
             )
         else:
@@ -80,7 +84,7 @@ def _joined(network: TfliteNetwork, layers: list[Layer]) -> list[tuple[Layer, _K
     return joined
 
 
-def _kernel(network: TfliteNetwork, layer: Layer) -> _Kernel | None:
+def _kernel(network: TfliteNetwork, layer: Operator) -> _Kernel | None:
     if layer.op not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
         return None
     weights, bias = (network.constants[tensor].astype(np.float64) for tensor in layer.inputs[1:3])
@@ -90,17 +94,17 @@ def _kernel(network: TfliteNetwork, layer: Layer) -> _Kernel | None:
 
 
 def _one_after_another(
-    before: Layer, first: _Kernel, layer: Layer, kernel: _Kernel, uses: list[int]
+    before: Operator, first: _Kernel, layer: Operator, kernel: _Kernel, uses: list[int]
 ) -> bool:
     alone = layer.inputs[0] == before.output and uses.count(before.output) == 1
     return alone and not _active(before) and _pixelwise(before, first) and _pixelwise(layer, kernel)
 
 
-def _active(layer: Layer) -> bool:
+def _active(layer: Operator) -> bool:
     return bool(layer.options.get("activation", _NONE) != _NONE)
 
 
-def _pixelwise(layer: Layer, kernel: _Kernel) -> bool:
+def _pixelwise(layer: Operator, kernel: _Kernel) -> bool:
     strides = (layer.options["stride_h"], layer.options["stride_w"])
     return layer.op == "CONV_2D" and kernel.weights.shape[2:] == (1, 1) and strides == (1, 1)
 
@@ -130,7 +134,7 @@ class _Rebuilt:
     def __init__(
         self,
         network: TfliteNetwork,
-        layers: list[tuple[Layer, _Kernel | None]],
+        layers: list[tuple[Operator, _Kernel | None]],
         classes: NDArray[np.integer] | None,
     ) -> None:
         self._network = network
@@ -165,9 +169,9 @@ class _Rebuilt:
             name, np.arange(len(banks)), len(banks), (BANDS, FRAMES)
         )
 
-    def _add(self, layer: Layer, kernel: _Kernel | None) -> None:
+    def _add(self, layer: Operator, kernel: _Kernel | None) -> None:
         source = self._tensors[layer.inputs[0]]
-        adders: dict[str, Callable[[Layer, _Tensor], _Tensor]] = {
+        adders: dict[str, Callable[[Operator, _Tensor], _Tensor]] = {
             "LOGISTIC": lambda _, x: self._same(x, self._graph.add("Sigmoid", x.name)),
             "RESHAPE": lambda _, x: (
                 x
@@ -199,7 +203,7 @@ class _Rebuilt:
     def _same(like: _Tensor, name: str, size: tuple[int, int] | None = None) -> _Tensor:
         return _Tensor(name, like.places, like.channels, size or like.size)
 
-    def _convolution(self, layer: Layer, kernel: _Kernel, source: _Tensor) -> _Tensor:
+    def _convolution(self, layer: Operator, kernel: _Kernel, source: _Tensor) -> _Tensor:
         weights = kernel.weights
         bias = kernel.bias
         options = layer.options
@@ -230,7 +234,7 @@ class _Rebuilt:
         )
         return self._same(target, name, (height, width))
 
-    def _with_another(self, layer: Layer, source: _Tensor) -> _Tensor:
+    def _with_another(self, layer: Operator, source: _Tensor) -> _Tensor:
         """A sum or product with a constant by channel, or with another tensor, of the same size or
         of one pixel."""
         constant = self._network.constants.get(layer.inputs[1])
@@ -245,7 +249,7 @@ class _Rebuilt:
             raise BundleError(f"{layer.op} of other channels: not BirdNET V2.4")
         return self._same(source, self._graph.add(_NAMES[layer.op], source.name, other.name))
 
-    def _pool(self, layer: Layer, source: _Tensor) -> _Tensor:
+    def _pool(self, layer: Operator, source: _Tensor) -> _Tensor:
         options = layer.options
         kernel = (options["height"], options["width"])
         strides = (options["stride_h"], options["stride_w"])
@@ -257,7 +261,7 @@ class _Rebuilt:
         )
         return self._same(source, name, (height, width))
 
-    def _together(self, layer: Layer, source: _Tensor) -> _Tensor:
+    def _together(self, layer: Operator, source: _Tensor) -> _Tensor:
         tensors = [self._tensors[index] for index in layer.inputs]
         starts = np.cumsum([0, *(tensor.channels for tensor in tensors)])
         places = np.concatenate(
@@ -266,16 +270,16 @@ class _Rebuilt:
         name = self._graph.add("Concat", *(tensor.name for tensor in tensors), axis=1)
         return _Tensor(name, places, int(starts[-1]), source.size)
 
-    def _pad(self, layer: Layer, source: _Tensor) -> _Tensor:
+    def _pad(self, layer: Operator, source: _Tensor) -> _Tensor:
         _, height, width, _ = self._network.constants[layer.inputs[1]].tolist()
         pads = whole(0, 0, height[0], width[0], 0, 0, height[1], width[1])
         size = (source.size[0] + sum(height), source.size[1] + sum(width))
         return self._same(source, self._graph.add("Pad", source.name, pads), size)
 
-    def _mean(self, _layer: Layer, source: _Tensor) -> _Tensor:
+    def _mean(self, _layer: Operator, source: _Tensor) -> _Tensor:
         return self._same(source, self._graph.add("GlobalAveragePool", source.name), (1, 1))
 
-    def _scores(self, layer: Layer, source: _Tensor) -> None:
+    def _scores(self, layer: Operator, source: _Tensor) -> None:
         """The layer of classes, and of both stretches the higher score. It takes both at once: its
         weights, half of the file, are read once."""
         weights, bias = (self._network.constants[tensor] for tensor in layer.inputs[1:3])

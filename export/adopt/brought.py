@@ -19,14 +19,14 @@ from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES
 from edge.contract.bundle import file_sha256
 from edge.contract.errors import BundleError, UsageError
 from export.adopt.download import cache_folder
-from export.adopt.known import Known
+from export.adopt.known import KnownModel
 
 _OPSET_MIN = 13  # since when axes are inputs
 _TRIED = 2  # windows of noise, to tell scores from log-odds
 
 
 @dataclass(frozen=True)
-class Found:
+class ModelParts:
     """What of a file is what."""
 
     sound: str
@@ -55,7 +55,7 @@ def check_first_sum(name: str, path: Path) -> str:
     return found
 
 
-def wrap(known: Known, path: Path, classes: int) -> ModelProto:
+def wrap(known: KnownModel, path: Path, classes: int) -> ModelProto:
     """The network of `path` with `sound` (n, 160000) in front and `scores` (n, classes),
     `embedding` (n, stretches, width) behind. Raises UsageError if it cannot be read, BundleError if
     it takes or gives something else."""
@@ -88,7 +88,7 @@ def only_classes(model: ModelProto, kept: NDArray[np.int64]) -> ModelProto:
     return cut
 
 
-def _starts(known: Known) -> list[int]:
+def _starts(known: KnownModel) -> list[int]:
     """Where in a window the network listens: once, or at both ends."""
     spare = WINDOW_SAMPLES - known.input.samples
     assert known.input.rate_hz == RATE_HZ
@@ -101,7 +101,7 @@ def _shape(value: onnx.ValueInfoProto) -> list[int]:
     return [side.dim_value for side in value.type.tensor_type.shape.dim]
 
 
-def _recognise(known: Known, model: ModelProto, path: Path, classes: int) -> Found:
+def _recognise(known: KnownModel, model: ModelProto, path: Path, classes: int) -> ModelParts:
     if (
         version := next((one.version for one in model.opset_import if not one.domain), 0)
     ) < _OPSET_MIN:
@@ -128,7 +128,7 @@ def _recognise(known: Known, model: ModelProto, path: Path, classes: int) -> Fou
         wanted = f"{known.classes or classes} classes, one for each of {classes} labels"
         raise BundleError(f"{path}: gives {gives}; {known.title} gives {wanted}")
     embedding = next((name for name, shape in flat.items() if shape[1] == known.embedding), None)
-    return Found(
+    return ModelParts(
         inputs[0].name,
         scores[0],
         embedding,
@@ -137,7 +137,7 @@ def _recognise(known: Known, model: ModelProto, path: Path, classes: int) -> Fou
     )
 
 
-def _gives_log_odds(known: Known, path: Path, sound: str, scores: str) -> bool:
+def _gives_log_odds(known: KnownModel, path: Path, sound: str, scores: str) -> bool:
     noise = (
         np.random.default_rng(7).standard_normal((_TRIED, known.input.samples)).astype(np.float32)
         * 0.1
@@ -157,7 +157,7 @@ def _gives_log_odds(known: Known, path: Path, sound: str, scores: str) -> bool:
 class _Wrapped:
     """The model's graph between nodes of ours; its own tensors keep their names, behind a mark."""
 
-    def __init__(self, model: ModelProto, found: Found, starts: list[int]) -> None:
+    def __init__(self, model: ModelProto, found: ModelParts, starts: list[int]) -> None:
         self._model = model
         self._found = found
         self._starts = starts

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edge.contract.errors import UsageError
 from edge.contract.taxonomy import Species
-from edge.contract.text import NotText, lines_of, text_of
+from edge.contract.text import TextError, lines_of, text_of
 
 WEEKS = 48
 _EARTH_KM = 6371.0
@@ -62,7 +62,7 @@ def listed(path: Path, species: Sequence[Species]) -> set[int]:
     none."""
     try:
         lines = [line.strip() for line in lines_of(text_of(path.read_bytes()))]
-    except (OSError, NotText) as error:
+    except (OSError, TextError) as error:
         raise UsageError(f"--species {path}: {error}") from error
     by_name = {s.scientific_name.lower(): i for i, s in enumerate(species)} | {
         s.code: i for i, s in enumerate(species)

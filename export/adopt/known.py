@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import yaml
 
 from edge.contract.errors import UsageError
-from edge.contract.strict import Range, Refused, parse
+from edge.contract.strict import Range, SchemaError, parse
 
 FOLDER = Path(__file__).parents[1] / "known"
 
@@ -50,7 +50,7 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Sound:
+class SoundFormat:
     """What the network takes."""
 
     rate_hz: int
@@ -84,7 +84,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownModel:
     """What one file of export/known says."""
 
     title: str
@@ -92,7 +92,7 @@ class Known:
         "tflite", "onnx"
     ]  # how it is rebuilt: ours from TensorFlow Lite, or a file that a person brings
     where: str  # to get it, for a person
-    input: Sound
+    input: SoundFormat
     classes: int | None  # None: as many as there are labels
     embedding: int
     licence: Terms
@@ -114,13 +114,13 @@ def known_names() -> list[str]:
 
 
 @cache
-def read_known(name: str) -> Known:
+def read_known(name: str) -> KnownModel:
     """Raises UsageError if it is not known."""
     if name not in known_names():
         raise UsageError(f"{name}: not a model that is known; there are {', '.join(known_names())}")
     path = FOLDER / f"{name}.yaml"
     try:
-        known: Known = parse(Known, yaml.safe_load(path.read_text(encoding="utf8")))
-    except (Refused, yaml.YAMLError) as error:  # ours, not a person's: a test reads them all
+        known: KnownModel = parse(KnownModel, yaml.safe_load(path.read_text(encoding="utf8")))
+    except (SchemaError, yaml.YAMLError) as error:  # ours, not a person's: a test reads them all
         raise AssertionError(f"{path}: {error}") from error
     return known

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from edge.contract.errors import BundleError
 from edge.contract.taxonomy import Kind, Species
-from edge.contract.text import NotText, lines_of, text_of
-from export.adopt.known import Known
+from edge.contract.text import TextError, lines_of, text_of
+from export.adopt.known import KnownModel
 
 _CODE_MAX = 32
 _SCIENTIFIC = ("scientific_name", "sci_name")
@@ -44,7 +44,7 @@ def read_labels(content: bytes, where: str) -> list[tuple[str, str, str | None]]
     """
     try:
         lines = [line for line in lines_of(text_of(content)) if line.strip()]
-    except NotText as error:
+    except TextError as error:
         raise BundleError(f"{where}: {error}") from error
     separator = ";" if lines and ";" in lines[0] else ","
     header = [cell.strip().lower() for cell in lines[0].split(separator)] if lines else []
@@ -76,12 +76,12 @@ def read_codes(content: bytes, where: str) -> dict[str, str]:
     try:
         table = json.loads(text_of(content))
         return {str(label): str(code) for label, code in table.items() if "_" in label}
-    except (NotText, ValueError, AttributeError) as error:
+    except (TextError, ValueError, AttributeError) as error:
         raise BundleError(f"{where}: not a table of codes: {error}") from error
 
 
 def species_of(
-    known: Known, labels: Sequence[tuple[str, str, str | None]], codes: Mapping[str, str]
+    known: KnownModel, labels: Sequence[tuple[str, str, str | None]], codes: Mapping[str, str]
 ) -> list[Species]:
     """One for each label, in their order: with eBird's code where there is one, else with its
     scientific name."""
@@ -106,7 +106,7 @@ def _named(scientific: str, taken: set[str]) -> str:
     return code
 
 
-def _kind(known: Known, scientific: str, common: str, code: str) -> Kind:
+def _kind(known: KnownModel, scientific: str, common: str, code: str) -> Kind:
     words = set() if " " in scientific else set(f"{scientific}_{common}".lower().split("_"))
     if scientific in known.kinds.human or scientific.lower() in _HUMAN or words & _VOICES:
         return "human"

@@ -6,10 +6,10 @@ from datetime import date
 from edge.contract.bundle import Licence
 from edge.contract.errors import ConfigError
 from edge.contract.screen import say
-from export.adopt.known import Known
+from export.adopt.known import KnownModel
 
 
-def accept_licence(known: Known, accepted: str | None) -> Licence:
+def accept_licence(known: KnownModel, accepted: str | None) -> Licence:
     """Show the licence in two lines; accepted by `accepted`, its SPDX name, or typed at a terminal.
     Raises ConfigError else."""
     terms = known.licence

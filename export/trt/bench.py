@@ -49,7 +49,7 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _NetworkGroup:
     """Networks of a bundle that are asked together, and what they must say of its probe."""
 
     name: str  # bag or student
@@ -58,14 +58,16 @@ class _Part:
     expected: Scores
 
 
-def _parts(bundle: Bundle) -> list[_Part]:
+def _parts(bundle: Bundle) -> list[_NetworkGroup]:
     """The bag, and the student if there is one."""
     manifest = bundle.manifest
     probe = bundle.probe()
-    parts = [_Part("bag", manifest.members, probe.inputs, probe.member_scores)]
+    parts = [_NetworkGroup("bag", manifest.members, probe.inputs, probe.member_scores)]
     if manifest.student:
         parts.append(
-            _Part("student", [manifest.student.member], probe.inputs, probe.student_scores[None])
+            _NetworkGroup(
+                "student", [manifest.student.member], probe.inputs, probe.student_scores[None]
+            )
         )
     return parts
 
@@ -97,7 +99,7 @@ def bench(bundle: Bundle, engines: Path, measure_s: float = _MEASURE_S) -> Bench
 
 
 def _measure(
-    engine: Engine, part: _Part, batch: int, memory_mb: float | None, measure_s: float
+    engine: Engine, part: _NetworkGroup, batch: int, memory_mb: float | None, measure_s: float
 ) -> Speed:
     apart = parity(engine.scores(part.inputs), part.expected)
     inputs = np.resize(part.inputs, (batch, *part.inputs.shape[1:]))

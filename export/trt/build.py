@@ -22,7 +22,7 @@ from edge.engines.device import Device
 from edge.engines.record import FILE, EngineMember, EngineRecord, read_record
 from export.parity import Parity, allowed
 from export.trt.member import TIMING_CACHE, Request, tried
-from export.trt.plan import WORKSPACE_MIB, Source, Step
+from export.trt.plan import WORKSPACE_MIB, SourceFile, Step
 from trainer.files import check_writable
 
 LOG = "build.log"
@@ -115,7 +115,7 @@ def _compile(bundle: Bundle, step: Step, out: Path, tell: Callable[[str], None])
 
 
 def _with_less_and_less_workspace(
-    bundle: Bundle, step: Step, source: Source, out: Path, tell: Callable[[str], None]
+    bundle: Bundle, step: Step, source: SourceFile, out: Path, tell: Callable[[str], None]
 ) -> EngineMember:
     reason = ""
     for workspace_mib in WORKSPACE_MIB:

@@ -26,7 +26,7 @@ from edge.engines.engine import answers_of
 from edge.engines.record import Builder, EngineMember, Precision
 from edge.engines.tensorrt import TensorrtEngine
 from export.parity import Parity, parity
-from export.trt.native import Built, build_engine, window_profile
+from export.trt.native import CompiledPlan, build_engine, window_profile
 from export.trt.plan import INPUTS
 
 TIMING_CACHE = "timing.cache"
@@ -102,7 +102,7 @@ def make_member(request: Request) -> EngineMember:
 
 def _build(
     trt: object, bundle: Bundle, request: Request, onnx: bytes, timing_cache: bytes
-) -> Built:
+) -> CompiledPlan:
     if request.builder == "torch-tensorrt":
         from export.trt.torch_trt import build_with_torch, takes_of  # a board has no torch
 

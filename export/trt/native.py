@@ -33,7 +33,7 @@ def window_profile(name: str, shape: tuple[int, ...], batch_max: int) -> Mapping
 
 
 @dataclass(frozen=True)
-class Built:
+class CompiledPlan:
     """A plan and what the compiler learned of its kernels' speed, for the next network."""
 
     plan: bytes
@@ -48,7 +48,7 @@ def build_engine(
     workspace_mib: int,
     timing_cache: bytes = b"",
     output: str | None = None,
-) -> Built:
+) -> CompiledPlan:
     """Compile `onnx` for the GPU at hand. `trt` is the module; `workspace_mib` caps what a kernel
     may use besides; `output` is the one that the plan gives, None: all.
 
@@ -85,7 +85,7 @@ def build_engine(
             f"TensorRT {trt.__version__} built no engine with {workspace_mib} MiB of workspace"
         )
     cache = config.get_timing_cache()
-    return Built(bytes(plan), b"" if cache is None else bytes(cache.serialize()))
+    return CompiledPlan(bytes(plan), b"" if cache is None else bytes(cache.serialize()))
 
 
 def _made(thing: Any, what: str) -> Any:

@@ -37,7 +37,7 @@ _TENSORRT_MIN = (10, 3)
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFile:
     """One file of the bundle that a member may be compiled of."""
 
     precision: Precision
@@ -51,7 +51,7 @@ class Step:
 
     member: BundleMember
     index: int
-    sources: tuple[Source, ...]
+    sources: tuple[SourceFile, ...]
     batch_max: int
     builder: Builder
     done: EngineMember | None
@@ -101,13 +101,13 @@ def _record(out: Path) -> EngineRecord | None:
         return None
 
 
-def _sources(bundle: Bundle, member: BundleMember, wanted: Precision) -> tuple[Source, ...]:
+def _sources(bundle: Bundle, member: BundleMember, wanted: Precision) -> tuple[SourceFile, ...]:
     """Half precision first, where it is wanted and there is any."""
     full = bundle.folder / member.file
-    sources = [Source("fp32", full, file_sha256(full))]
+    sources = [SourceFile("fp32", full, file_sha256(full))]
     if wanted == "fp16" and member.half:
         half = bundle.folder / member.half
-        sources.insert(0, Source("fp16", half, file_sha256(half)))
+        sources.insert(0, SourceFile("fp16", half, file_sha256(half)))
     return tuple(sources)
 
 

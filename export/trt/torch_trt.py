@@ -23,7 +23,7 @@ from rich.table import Table
 
 from edge.contract.bundle import Bundle, BundleMember
 from edge.contract.errors import BundleError, EngineError
-from export.trt.native import Built
+from export.trt.native import CompiledPlan
 from export.trt.onnx_torch import OnnxNetwork
 from export.trt.plan import INPUTS, Step
 
@@ -54,7 +54,7 @@ class Coverage:
 
 
 @dataclass(frozen=True)
-class Takes:
+class NetworkInputs:
     """What a network takes and which output is asked of it."""
 
     shape: tuple[int, ...]  # of one window
@@ -62,7 +62,9 @@ class Takes:
     output: str | None = None  # None: the first
 
 
-def build_with_torch(onnx: bytes, takes: Takes, batch_max: int, *, workspace_mib: int) -> Built:
+def build_with_torch(
+    onnx: bytes, takes: NetworkInputs, batch_max: int, *, workspace_mib: int
+) -> CompiledPlan:
     """Compile `onnx` for the GPU at hand, all of it in one engine, for batches of 1 to `batch_max`
     windows.
 
@@ -95,10 +97,10 @@ def build_with_torch(onnx: bytes, takes: Takes, batch_max: int, *, workspace_mib
             raise EngineError(
                 f"{name} built no engine with {workspace_mib} MiB of workspace: {_line(error)}"
             ) from error
-    return Built(plan, b"")
+    return CompiledPlan(plan, b"")
 
 
-def coverage(onnx: bytes, takes: Takes, batch_max: int) -> Coverage:
+def coverage(onnx: bytes, takes: NetworkInputs, batch_max: int) -> Coverage:
     """torch-tensorrt's dry run, which needs no GPU. Raises BundleError if the network is not known
     here, EngineError if torch-tensorrt is not installed or its report is not understood."""
     program = _program(onnx, takes, batch_max)
@@ -136,9 +138,9 @@ def coverage_table(bundle: Bundle, steps: Sequence[Step]) -> Table:
     return table
 
 
-def takes_of(bundle: Bundle, member: BundleMember) -> Takes:
+def takes_of(bundle: Bundle, member: BundleMember) -> NetworkInputs:
     """What a member of a bundle takes and gives."""
-    return Takes(bundle.input_shape, INPUTS[bundle.manifest.front], member.output)
+    return NetworkInputs(bundle.input_shape, INPUTS[bundle.manifest.front], member.output)
 
 
 def read_report(text: str) -> Coverage:
@@ -156,7 +158,7 @@ def read_report(text: str) -> Coverage:
     )
 
 
-def _program(onnx: bytes, takes: Takes, batch_max: int) -> Any:
+def _program(onnx: bytes, takes: NetworkInputs, batch_max: int) -> Any:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = torch.export.Dim("rows", min=1, max=_open(batch_max))
     example = torch.zeros(2, *takes.shape, device=device)
@@ -174,7 +176,7 @@ def _line(error: Exception) -> str:
     )
 
 
-def _windows(torch_tensorrt: Any, takes: Takes, batch_max: int) -> Any:
+def _windows(torch_tensorrt: Any, takes: NetworkInputs, batch_max: int) -> Any:
     one = (1, *takes.shape)
     most = (_open(batch_max), *takes.shape)
     return torch_tensorrt.Input(

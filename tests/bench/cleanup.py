@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from edge.clips.reserve import Reserve
-from edge.clips.retention import Disk, Retention
+from edge.clips.retention import DiskBytes, Retention
 from edge.config import RetentionSettings
 from edge.store.clips import ClipTable
 
@@ -64,7 +64,11 @@ def main() -> None:
         fill(table, options.detections)
         settings = RetentionSettings(days=36_500)
         keeper = Retention(
-            table, Path(name), Reserve(Path(name)), settings, lambda _: Disk(10**12, 9 * 10**11)
+            table,
+            Path(name),
+            Reserve(Path(name)),
+            settings,
+            lambda _: DiskBytes(10**12, 9 * 10**11),
         )
         keeper._gone = list  # type: ignore[method-assign]  # its files were never made
         took = []

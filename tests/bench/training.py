@@ -31,7 +31,7 @@ from trainer.recipe import MemberRecipe, SamplingRecipe, find_recipe
 from trainer.run import Run
 from trainer.training.augment import Dice, augment
 from trainer.training.dataset import CropSet, Ints, epoch_crops, targets
-from trainer.training.member import Member, Task
+from trainer.training.member import Member, MemberTask
 from trainer.workers import default_jobs
 
 SPECIES = 397
@@ -54,7 +54,7 @@ class Measured:
     peak_bytes: int  # of device memory; 0 on a CPU
 
 
-def make_task(folder: Path, kind: MemberRecipe, batch: int, steps: int, device: str) -> Task:
+def make_task(folder: Path, kind: MemberRecipe, batch: int, steps: int, device: str) -> MemberTask:
     """A member whose epoch is so many steps, on a cache of noise."""
     recipe = find_recipe("published")
     optimiser = replace(recipe.optimiser, batch=batch)
@@ -82,7 +82,7 @@ def make_task(folder: Path, kind: MemberRecipe, batch: int, steps: int, device: 
         secondary=np.zeros((recordings, SPECIES), bool),
         weight=np.ones(recordings, np.float32),
     )
-    return Task(
+    return MemberTask(
         run.folder, kind, 1, 1, crops, "-", device, default_jobs() if device != "cpu" else 1, None
     )
 
@@ -91,7 +91,7 @@ class Plain:
     """The same member as one would write it first: float32, eager, images and targets made between
     the steps."""
 
-    def __init__(self, task: Task, member: Member) -> None:
+    def __init__(self, task: MemberTask, member: Member) -> None:
         self.task = task
         self.member = member
         self.device = member.device

@@ -34,11 +34,11 @@ from edge.check.run import run_checks
 from edge.check.settings import check_settings
 from edge.check.sound import Watch, check_folder, check_microphone, sound_verdict
 from edge.check.storage import check_database, check_disk, check_state, file_system
-from edge.check.verdict import Check, exit_status
+from edge.check.verdict import CheckResult, exit_status
 from edge.config import Config, MicrophoneSettings, load_config
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import CaptureError, ConfigError
-from edge.host.machine import Disk
+from edge.host.machine import DiskStatus
 from edge.store.record import Store
 from edge.store.schema import first_schema
 from edge.types import utc_text
@@ -118,13 +118,13 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def in_process(path: Path) -> tuple[int, dict[str, Check]]:
+def in_process(path: Path) -> tuple[int, dict[str, CheckResult]]:
     """Exit status and checks by name; quicker than the command."""
     checks = run_checks(path, 0, lambda _: None)
     return exit_status(checks), {check.name: check for check in checks}
 
 
-def one(checks: list[Check]) -> Check:
+def one(checks: list[CheckResult]) -> CheckResult:
     (check,) = checks
     return check
 
@@ -220,10 +220,10 @@ def test_settings_that_do_not_fit_stop(line: str, name: str, words: str, fit_yam
 
 
 def test_exit_statuses() -> None:
-    fine, warns, bad = (Check("x", verdict, "") for verdict in ("ok", "warning", "bad"))
+    fine, warns, bad = (CheckResult("x", verdict, "") for verdict in ("ok", "warning", "bad"))
     assert [
         exit_status(checks)
-        for checks in ([], [fine, warns], [fine, bad], [bad, Check("y", "bad", "", "", True)])
+        for checks in ([], [fine, warns], [fine, bad], [bad, CheckResult("y", "bad", "", "", True)])
     ] == [
         0,
         0,
@@ -426,7 +426,7 @@ def test_days_left_follow_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """On a disk of its own, half full: the machine's can be past the share at which no days are
     left."""
     monkeypatch.setattr(
-        "edge.check.storage.disk", lambda _: Disk(free_mb=5_000_000.0, total_mb=10_000_000.0)
+        "edge.check.storage.disk", lambda _: DiskStatus(free_mb=5_000_000.0, total_mb=10_000_000.0)
     )
     config = config_in(tmp_path / "s")
     estimated = one(check_disk(config))
@@ -469,7 +469,7 @@ def test_clocks() -> None:
     assert "1980-01-01" in never_set.found
 
 
-def broker_check(folder: Path, port: int, more: str = "") -> Check:
+def broker_check(folder: Path, port: int, more: str = "") -> CheckResult:
     return one(
         check_broker(
             config_in(

@@ -23,11 +23,11 @@ from edge.daemon.ledger import Ledger
 from edge.daemon.live import Live
 from edge.daemon.timeline import Timeline
 from edge.host.clock import Clock, boot_id, installed_s
-from edge.messages import Fresh, stamp
+from edge.messages import FreshSpan, stamp
 from edge.store.clips import ClipTable
 from edge.store.clock import ClockTable, present_time
 from edge.store.outbox import OutboxTable
-from edge.store.placing import Span, placed
+from edge.store.placing import BootSpan, placed
 from edge.types import ClockState, Gap, StationRun
 from tests import HANGS_S
 from tests.conftest import hiss, note
@@ -210,7 +210,8 @@ def test_what_waits_for_a_broker_is_sent_with_the_times_that_are_known_by_then(
             table.fix("boot-1", NOON - 300, zone=config.zone)
     with OutboxTable(config.database) as outbox:
         sent = [
-            json.loads(stamp(message, Fresh("", "")).payload) for message in outbox.waiting(0, 100)
+            json.loads(stamp(message, FreshSpan("", "")).payload)
+            for message in outbox.waiting(0, 100)
         ]
     known = rows(
         config, "SELECT start_utc, end_utc, utc_offset_minutes FROM detections ORDER BY start_utc"
@@ -488,4 +489,4 @@ DAY = 86_400_000
     ],
 )
 def test_where_boots_lie(what: str, spans: list[tuple[str, int]], found: list[int]) -> None:
-    assert placed([Span(0, 100, told, known) for known, told in spans]) == found, what  # type: ignore[arg-type]
+    assert placed([BootSpan(0, 100, told, known) for known, told in spans]) == found, what  # type: ignore[arg-type]

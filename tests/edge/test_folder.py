@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edge.capture import folder as watched
-from edge.capture.folder import Backlog, FolderWatch
+from edge.capture.folder import FolderWatch, RecordingQueue
 from edge.capture.recording import find_recordings
 from tests.conftest import hiss, write_sound
 
@@ -62,10 +62,10 @@ def test_what_a_restart_finds_comes_at_once_oldest_first_and_until_it_is_done(
     first = tmp_path / names[1]
     second = tmp_path / names[0]
     assert look.ready() == [first, second]
-    assert look.waiting() == Backlog(2, 3.0)
+    assert look.waiting() == RecordingQueue(2, 3.0)
     assert look.ready() == [first, second], "handed out is not done"
     look.done(first)
-    assert look.waiting() == Backlog(1, 1.0)
+    assert look.waiting() == RecordingQueue(1, 1.0)
     times.now_s += SETTLE_S
     third = tmp_path / names[2]
     assert look.ready() == [third, second], "the same start: by name"
@@ -73,7 +73,7 @@ def test_what_a_restart_finds_comes_at_once_oldest_first_and_until_it_is_done(
     look.done(third)
     assert look.ready() == []
     assert look.problem is None
-    assert look.waiting() == Backlog(0, 0.0)
+    assert look.waiting() == RecordingQueue(0, 0.0)
 
 
 def test_a_later_file_with_old_times_settles_like_any_other(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_headers_of_very_many_files_are_read_in_portions(
     look = FolderWatch(tmp_path, SETTLE_S, timezone.utc, slow, times.wall)
     sizes = [len(look.ready()) for _ in range(4)]
     assert sizes == [2, 4, 6, 7]
-    assert look.waiting() == Backlog(7, 7.0)
+    assert look.waiting() == RecordingQueue(7, 7.0)
     assert [path.name[0] for path in look.ready()] == list("6543210")
     assert len(opened) == 7, "each header once"
 

@@ -10,8 +10,8 @@ import pytest
 from edge.analysis.recognizer import Recognizer
 from edge.config import Config, load_config
 from edge.contract.bundle import read_bundle
-from edge.contract.errors import Stopped
-from edge.replay.reader import Task
+from edge.contract.errors import StopSignal
+from edge.replay.reader import RecordingTask
 from edge.store.record import Store
 from tests.edge.test_live import rows
 from tests.edge.test_passing_errors import Desk, song
@@ -44,10 +44,10 @@ def begin(config: Config, recognizer: Recognizer, pieces: int = 30) -> None:
     def pulse() -> None:
         told.append(1)
         if len(told) > pieces and rows(config, "SELECT 1 FROM effort"):
-            raise Stopped
+            raise StopSignal
 
     desk = Desk(config, recognizer, pulse)
-    with pytest.raises(Stopped):
+    with pytest.raises(StopSignal):
         desk.until(lambda: False)
     desk.watched.end()
     assert rows(config, "SELECT path, stops FROM attempts") == [(NAME, 1)]
@@ -147,7 +147,7 @@ def test_of_names_of_any_bytes_and_of_programs_that_died(
         lambda: rows(watching, "SELECT count(*) FROM recordings WHERE state = 'analysed'") == [(2,)]
     )
     with Store(watching.database) as store:
-        task = Task.of(there, "a\\\\b\\u0007.wav", "folder")
+        task = RecordingTask.of(there, "a\\\\b\\u0007.wav", "folder")
         for name in (task.name, "gone.wav", "replayed.wav"):
             store.attempt("porch", name, task.file, "another boot", "1 1")
         store.refuse("r", "porch", "replayed.wav", task.file, "a", "why")

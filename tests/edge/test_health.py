@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from edge.config import Config, HealthSettings
 from edge.contract.local_clock import LocalClock
 from edge.daemon.health import Facts, Health, Mqtt, assess, health_folder, write_health
-from edge.daemon.today import Counts, Today
+from edge.daemon.today import DayCounts, Today
 from edge.host.machine import disk, open_files, rss_mb, temperature_c
 
 DOCS = (Path(__file__).parents[2] / "docs" / "health.md").read_text(encoding="utf8")
@@ -382,9 +382,9 @@ def test_counts_of_the_day_end_at_local_midnight() -> None:
     day.today.add_detections(day.now, 3)
     day.today.add_detections(day.at("2024-05-11 23:59"), 5)  # yesterday's
     day.today.add_suppressed(day.now)
-    assert day.today.counts == Counts(600.0, 0.0, 3, 1)
+    assert day.today.counts == DayCounts(600.0, 0.0, 3, 1)
     day.now += timedelta(minutes=2)
-    assert day.today.counts == Counts()
+    assert day.today.counts == DayCounts()
     day.today.add_analysed(day.at("2024-05-12 23:30"), 1860)
     assert day.today.counts.analysed_s == 60, "what is left of the stretch is today's"
     day.today.add_detections(day.at("2024-05-12 23:59"))
@@ -411,10 +411,10 @@ def test_a_clock_that_is_set_back_begins_another_day() -> None:
     day = Day("UTC", "2031-01-01 00:10")
     day.today.add_lost(day.at("2031-01-01 00:00"), 300)
     day.now = NOON
-    assert day.today.counts == Counts()
+    assert day.today.counts == DayCounts()
     assert day.today.lost_hour_s == 0
     day.today.add_analysed(NOON, 60)
-    assert day.today.counts == Counts(analysed_s=60)
+    assert day.today.counts == DayCounts(analysed_s=60)
 
 
 @given(

@@ -21,7 +21,7 @@ from edge.analysis.recognizer import Recognizer
 from edge.analysis.stretch import Analyst
 from edge.capture.content import continues, read_once, state_of
 from edge.capture.file_name import told_by_name
-from edge.capture.opened import Opened
+from edge.capture.opened import PulsedFile
 from edge.capture.sound_sums import SoundSums, is_within
 from edge.config import load_config
 from edge.contract.bundle import file_sha256, read_bundle
@@ -592,7 +592,7 @@ def test_cut_off_in_its_analysis_and_then_grown(desk: Desk, tmp_path: Path) -> N
 
 
 def goes_on(path: Path, earlier: FileState) -> bool | None:
-    with Opened(path) as file:
+    with PulsedFile(path) as file:
         return continues(file, earlier)
 
 
@@ -602,7 +602,7 @@ def goes_on(path: Path, earlier: FileState) -> bool | None:
 def test_samples_of_any_size(tmp_path: Path, size: int) -> None:
     content = random.Random(size).randbytes(size)
     path = put(tmp_path / "x", content)
-    with Opened(path) as file:
+    with PulsedFile(path) as file:
         digest, state = read_once(file, state_of(path))
     assert digest == file_sha256(path)
     assert replace(state, body_end=0, body_sum=0) == state_of(path)
@@ -622,7 +622,7 @@ def test_samples_of_any_size(tmp_path: Path, size: int) -> None:
 def test_one_byte_between_the_blocks_is_another_sound(tmp_path: Path, at: int) -> None:
     content = bytearray(random.Random(at).randbytes(3_000_000))
     path = put(tmp_path / "x", content)
-    with Opened(path) as file:
+    with PulsedFile(path) as file:
         _, state = read_once(file, state_of(path))
     content[at] ^= 1
     assert goes_on(put(path, content), state) is False

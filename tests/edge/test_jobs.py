@@ -21,7 +21,7 @@ from edge.contract.errors import ConfigError
 from edge.engines.onnx import OnnxEngine
 from edge.replay import cluster, replay
 from edge.replay.archive import recordings_in, replay_folder
-from edge.replay.reader import Ended, Event, Task, read_recordings
+from edge.replay.reader import Event, RecordingEnd, RecordingTask, read_recordings
 from edge.replay.readers import Readers
 from edge.reports.parquet import write_parquet
 from edge.store.record import Store
@@ -95,7 +95,7 @@ def test_windows_of_several_recordings_share_a_call(
 def test_the_events_of_a_recording_come_in_order(archive: Path, station_yaml: StationYaml) -> None:
     config = load_config(station_yaml())
     analyst = Analyst(config, Recognizer(read_bundle(config.bundle_folder)))
-    tasks = [Task.of(path, path.name, "replay") for path in recordings_in(archive)[1]]
+    tasks = [RecordingTask.of(path, path.name, "replay") for path in recordings_in(archive)[1]]
     events = list(
         Readers(lambda tasks, pulse: read_recordings(analyst, tasks, pulse=pulse), 3).events(tasks)
     )
@@ -109,9 +109,9 @@ def test_the_events_of_a_recording_come_in_order(archive: Path, station_yaml: St
         if "bad" in path or "empty" in path:
             assert kinds == ["Refused"]
         else:
-            assert kinds == ["Begun", *["Found"] * (len(mine) - 2), "Ended"]
+            assert kinds == ["Begun", *["Found"] * (len(mine) - 2), "RecordingEnd"]
             last = mine[-1]
-            assert isinstance(last, Ended)
+            assert isinstance(last, RecordingEnd)
             assert last.windows == max(event.windows for event in mine[1:-1])  # type: ignore[union-attr]
 
 
@@ -126,7 +126,7 @@ def test_what_fails_in_a_thread_is_raised_and_no_thread_is_left(
         list(Readers(broken, 2).events([]))  # type: ignore[arg-type]
     config = load_config(station_yaml())
     analyst = Analyst(config, Recognizer(read_bundle(config.bundle_folder)))
-    tasks = (Task.of(path, path.name, "replay") for path in recordings_in(archive)[1])
+    tasks = (RecordingTask.of(path, path.name, "replay") for path in recordings_in(archive)[1])
     left_early = Readers(
         lambda tasks, pulse: read_recordings(analyst, tasks, pulse=pulse), 2
     ).events(tasks)
@@ -254,10 +254,12 @@ def test_recordings_whose_reader_dies_are_told_and_the_rest_goes_on(
     config = load_config(station_yaml())
     monkeypatch.setattr(cluster, "LOST_MAX", 0)
     bundle = read_bundle(config.bundle_folder)
-    tasks = [Task.of(path, path.name, "replay") for path in sorted(archive.glob("0[0-4]*"))]
+    tasks = [
+        RecordingTask.of(path, path.name, "replay") for path in sorted(archive.glob("0[0-4]*"))
+    ]
     read = cluster._read_there
 
-    def deadly(config: object, bundle_id: str, group: list[Task]) -> list[Event]:
+    def deadly(config: object, bundle_id: str, group: list[RecordingTask]) -> list[Event]:
         import os
 
         if any(task.name.startswith("02") for task in group):
@@ -278,7 +280,7 @@ def test_a_cluster_refuses_what_it_cannot_do(
     with pytest.raises(ConfigError, match=r"clips\.of_recordings is on"):
         replayed(station_yaml("clips: {of_recordings: true}"), archive, cluster=nodes.address)
     config = load_config(station_yaml())
-    tasks = [Task.of(path, path.name, "replay") for path in sorted(archive.glob("00*"))]
+    tasks = [RecordingTask.of(path, path.name, "replay") for path in sorted(archive.glob("00*"))]
     with pytest.raises(
         ConfigError, match=r"another bundle than here on node .*; all must see the same$"
     ) as told:

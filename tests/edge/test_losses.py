@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.analysis.stretch import Found
+from edge.analysis.stretch import BatchResult
 from edge.contract.bundle import Bundle, read_bundle
 from edge.daemon.ledger import Ledger
 from edge.host.clock import Line
@@ -64,7 +64,9 @@ class Run:
 
     def hear(self, row: RecordingRow, until_s: float) -> None:
         hour = row.start.replace(minute=0, second=0, microsecond=0)
-        self.ledger.found(Found(row, [], [], [Effort(hour, until_s)], until_s, 1, [], 0, -40.0))
+        self.ledger.found(
+            BatchResult(row, [], [], [Effort(hour, until_s)], until_s, 1, [], 0, -40.0)
+        )
 
     def stretch(self, seconds: float) -> None:
         row = self.begin()

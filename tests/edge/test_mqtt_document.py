@@ -18,10 +18,10 @@ from edge.config import Config, MqttSettings, load_config
 from edge.contract.bundle import read_bundle
 from edge.daemon.health import Health, Mqtt
 from edge.disclosure import Disclosure
-from edge.messages import Fresh, stamp
+from edge.messages import FreshSpan, stamp
 from edge.publisher import Publisher, PublisherState, detection_message, station_presence
 from edge.store.outbox import OutboxTable
-from edge.types import Detection, Message, Place, RecordingRow, Waiting, utc_text
+from edge.types import Detection, Message, Place, QueuedMessage, RecordingRow, utc_text
 from tests.helpers.brokers import Broker, Listener, counts, fill, free_port, until
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -80,8 +80,10 @@ def sent(
 ) -> dict[str, Any]:
     message = detection_message(detection, recording, config, read_bundle(config.bundle_folder))
     assert message.topic == "birdstation/v1/porch/detection"
-    waiting = Waiting(7, message.topic, message.payload, "2026-05-01T04:12:13.000Z")
-    stamped = stamp(waiting, Fresh.of(datetime(2026, 5, 1, 4, 12, 30, tzinfo=timezone.utc), 600.0))
+    waiting = QueuedMessage(7, message.topic, message.payload, "2026-05-01T04:12:13.000Z")
+    stamped = stamp(
+        waiting, FreshSpan.of(datetime(2026, 5, 1, 4, 12, 30, tzinfo=timezone.utc), 600.0)
+    )
     payload: dict[str, Any] = json.loads(Disclosure.of(config).payload(stamped.payload))
     VALIDATOR.validate(payload)
     return payload
@@ -146,8 +148,8 @@ def test_what_is_late_hangs_on_no_clock_of_before(
     """A connection that began by a clock that was a year ahead makes nothing late that comes after
     it was set."""
     now = datetime(2026, 5, 1, 4, 12, 30, tzinfo=timezone.utc)
-    waiting = Waiting(7, "t", "{}", utc_text(now - timedelta(seconds=created_s_ago)))
-    assert json.loads(stamp(waiting, Fresh.of(now, connected_s)).payload)["queued"] is late
+    waiting = QueuedMessage(7, "t", "{}", utc_text(now - timedelta(seconds=created_s_ago)))
+    assert json.loads(stamp(waiting, FreshSpan.of(now, connected_s)).payload)["queued"] is late
 
 
 def test_what_may_be_null_is(config_of: Callable[..., Config]) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.capture.portaudio import PortAudio
-from edge.capture.stretch import DRIFT_MAX, LATE_S
+from edge.capture.resampled import DRIFT_MAX, LATE_S
 from edge.check.sound import check_microphone
 from edge.config import MicrophoneSettings
 from edge.contract.audio import RATE_HZ

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.analysis.stretch import Found
+from edge.analysis.stretch import BatchResult
 from edge.clips.reserve import Reserve
 from edge.config import Config
 from edge.contract.bundle import Bundle, read_bundle
@@ -71,7 +71,9 @@ class Run:
             message = Message(name, "t", "{}")
             effort = Effort(START, self.heard_s)
             self.ledger.found(
-                Found(self.row, [detection], [message], [effort], self.heard_s, 1, [], 0, -40.0)
+                BatchResult(
+                    self.row, [detection], [message], [effort], self.heard_s, 1, [], 0, -40.0
+                )
             )
 
     def missing(self, seconds: float) -> None:

@@ -12,7 +12,7 @@ import soundfile
 from edge.analysis.recognizer import Recognizer
 from edge.analysis.stretch import Analyst
 from edge.capture.folder import FolderWatch
-from edge.capture.own import Own
+from edge.capture.own import OwnFiles
 from edge.capture.recording import find_recordings
 from edge.check.sound import check_folder
 from edge.clips.maker import ClipMaker
@@ -21,7 +21,7 @@ from edge.contract.audio import RATE_HZ
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import UsageError
 from edge.daemon.ledger import Ledger
-from edge.daemon.watched import Watched
+from edge.daemon.watched import WatchedFolder
 from edge.replay.archive import recordings_in
 from edge.store.clips import ClipTable
 from edge.store.record import Store
@@ -60,7 +60,7 @@ def keeps(state: Path, record: bool = True) -> set[Path]:
     return others
 
 
-def found(root: Path, own: Own | None) -> set[Path]:
+def found(root: Path, own: OwnFiles | None) -> set[Path]:
     """What both walks find; they must agree."""
     watch = FolderWatch(root, 0.0, own=own)
     ready = set(watch.ready())
@@ -74,12 +74,12 @@ def test_the_state_in_the_watched_folder(tmp_path: Path, where: str, record: boo
     """Also while there is no record: somebody has moved it away."""
     state = tmp_path if where == "itself" else tmp_path / "deep" / "state"
     others = keeps(state, record)
-    assert found(tmp_path, Own(state)) == others
-    assert found(tmp_path, Own(tmp_path / "none" / ".." / state.relative_to(tmp_path))) == (
+    assert found(tmp_path, OwnFiles(state)) == others
+    assert found(tmp_path, OwnFiles(tmp_path / "none" / ".." / state.relative_to(tmp_path))) == (
         others if record else found(tmp_path, None)
     )
     (tmp_path / "again").symlink_to(tmp_path, target_is_directory=True)
-    assert found(tmp_path / "again", Own(state)) == {
+    assert found(tmp_path / "again", OwnFiles(state)) == {
         tmp_path / "again" / one.relative_to(tmp_path) for one in others
     }
 
@@ -97,14 +97,14 @@ def test_folders_that_lie_elsewhere(tmp_path: Path) -> None:
     (disk / "round").symlink_to(disk / "round")
     other = write_sound(tmp_path / "other.wav", note("midtoo", 1.0))
     (disk / "other_20240512_040000.wav").symlink_to(other)
-    assert found(disk, Own(state)) == {mine, disk / "other_20240512_040000.wav"}
+    assert found(disk, OwnFiles(state)) == {mine, disk / "other_20240512_040000.wav"}
     assert clip in found(disk, None)
 
 
 def test_another_stations_state_and_a_persons_clips(tmp_path: Path) -> None:
     others = keeps(tmp_path / "porch") | keeps(tmp_path / "shed")
     mine = write_sound(tmp_path / "clips" / "a_20240512_040000.wav", note("midtoo", 1.0))
-    assert found(tmp_path, Own(tmp_path / "porch")) == others | {mine}
+    assert found(tmp_path, OwnFiles(tmp_path / "porch")) == others | {mine}
     assert found(tmp_path, None) == others | {mine}
 
 
@@ -118,17 +118,17 @@ def test_a_folder_that_is_the_stations_own(
     (config.state / "by a link").symlink_to("clips")
     folder = config.folder.path
     assert folder is not None
-    watch = FolderWatch(folder, 0.0, own=Own(config.state))
+    watch = FolderWatch(folder, 0.0, own=OwnFiles(config.state))
     assert watch.ready() == []
     assert "found what the station keeps for itself" in str(watch.problem)
     (row,) = check_folder(config)
     assert row.verdict == "bad"
     with pytest.raises(UsageError, match="found what the station keeps for itself"):
-        recordings_in(folder, Own(config.state))
+        recordings_in(folder, OwnFiles(config.state))
     clip = next(folder.rglob("*.flac"))
     with pytest.raises(UsageError):
-        recordings_in(clip, Own(config.state))
-    assert recordings_in(clip, Own(tmp_path / "another"))[1] == [clip]
+        recordings_in(clip, OwnFiles(config.state))
+    assert recordings_in(clip, OwnFiles(tmp_path / "another"))[1] == [clip]
 
 
 def hears(config: Config, recognizer: Recognizer) -> list[str]:
@@ -136,7 +136,7 @@ def hears(config: Config, recognizer: Recognizer) -> list[str]:
     ledger = Ledger(config.database, config.station.id, recognizer.bundle)
     maker = ClipMaker(lambda: ClipTable(config.database), config, recognizer.bundle.id)
     with maker:
-        watched = Watched(
+        watched = WatchedFolder(
             config, Analyst(config, recognizer), ledger, maker, lambda _f: None, lambda _g, _s: None
         )
         for _ in range(STEPS):

@@ -22,14 +22,14 @@ import soundfile
 from edge.analysis.recognizer import Recognizer
 from edge.analysis.stretch import Analyst
 from edge.capture import opened
-from edge.capture.opened import Opened
+from edge.capture.opened import PulsedFile
 from edge.capture.recording import Decoder
 from edge.config import Config, load_config
 from edge.contract.audio import RATE_HZ
 from edge.contract.bundle import file_sha256, read_bundle
-from edge.contract.errors import Stopped, UnreadError
+from edge.contract.errors import StopSignal, UnreadError
 from edge.daemon.ledger import Ledger
-from edge.daemon.watched import Watched
+from edge.daemon.watched import WatchedFolder
 from edge.replay.archive import recordings_in
 from edge.replay.replay import Replay
 from edge.store.record import Store
@@ -381,7 +381,7 @@ class Desk:
         self, config: Config, recognizer: Recognizer, pulse: Callable[[], None] = lambda: None
     ) -> None:
         self.ledger = Ledger(config.database, config.station.id, recognizer.bundle)
-        self.watched = Watched(
+        self.watched = WatchedFolder(
             config,
             Analyst(config, recognizer),
             self.ledger,
@@ -471,9 +471,9 @@ def test_power_cuts_are_no_deaths(tmp_path: Path, watching: Config, recognizer: 
     at once."""
     path = song(tmp_path / "in" / NAME, 6)
     with Store(watching.database) as store:
-        from edge.replay.reader import Task
+        from edge.replay.reader import RecordingTask
 
-        task = Task.of(path, NAME, "folder")
+        task = RecordingTask.of(path, NAME, "folder")
         for _ in range(5):
             store.attempt("porch", NAME, task.file, "another boot", "1 1")
             store.process_gone("porch", "another boot", "1 1", died=False)
@@ -490,11 +490,11 @@ def test_who_touches_a_file_makes_no_other_of_it(tmp_path: Path, watching: Confi
     content."""
     path = song(tmp_path / "in" / NAME, 6)
     with Store(watching.database) as store:
-        from edge.replay.reader import Task
+        from edge.replay.reader import RecordingTask
 
         for number in range(3):
             os.utime(path, (1.7e9 + number, 1.7e9 + number))
-            file = Task.of(path, NAME, "folder").file
+            file = RecordingTask.of(path, NAME, "folder").file
             assert store.deaths("porch", NAME, file) == number
             if not number:  # its content is not known then; headers of suspects are not looked at
                 store.look("porch", [(NAME, file.bytes, file.mtime_ns)], "boot", "1 1")
@@ -563,10 +563,10 @@ def test_a_stop_leaves_a_file_between_two_pieces(
     def pulse() -> None:
         pieces.append(1)
         if len(pieces) == (6 if where == "digest" else 60):
-            raise Stopped
+            raise StopSignal
 
     desk = Desk(watching, recognizer, pulse)
-    with pytest.raises(Stopped):
+    with pytest.raises(StopSignal):
         desk.until(lambda: False)
     assert len(pieces) == (6 if where == "digest" else 60)
     assert rows(watching, "SELECT count(*) FROM recordings WHERE state <> 'started'") == [(0,)]
@@ -588,7 +588,7 @@ def test_threads_leave_a_file_between_two_pieces(tmp_path: Path) -> None:
     begun = threading.Event()
 
     def read(_tasks: object, pulse: Callable[[], None]) -> Iterator[Any]:
-        with Opened(path, pulse) as file:
+        with PulsedFile(path, pulse) as file:
             begun.set()
             yield "begun"
             read_once(file, state_of_opened(file))

@@ -24,7 +24,7 @@ from edge.contract.bundle import read_bundle, seal_bundle
 from edge.contract.errors import BundleError, ConfigError
 from edge.contract.program import run_program
 from edge.contract.screen import LogLines, Screen, say
-from edge.contract.strict import Refused, parse
+from edge.contract.strict import SchemaError, parse
 from edge.contract.taxonomy import read_names
 from edge.contract.text import is_printable, printable
 from edge.host.notify import Notifier
@@ -111,7 +111,7 @@ class Coded:
 @pytest.mark.parametrize("text", NASTY.values())
 def test_settings_and_manifests_are_checked(text: str, tmp_path: Path) -> None:
     for raw in ({"codes": text}, {"codes": "a", text: 1}):
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(SchemaError) as refused:
             parse(Coded, raw)
         assert is_printable(str(refused.value))
     path = tmp_path / "station.yaml"

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge.analysis.privacy import DETECTOR_BYTES_MAX
 from edge.analysis.recognizer import Recognizer
-from edge.analysis.stretch import Analyst, Found, Stretch
+from edge.analysis.stretch import Analyst, BatchResult, Stretch
 from edge.config import load_config
 from edge.contract.audio import IMAGE_SHAPE
 from edge.contract.bundle import read_bundle
@@ -34,7 +34,7 @@ def recognizer(bundle_folder: Path) -> Recognizer:
     return Recognizer(read_bundle(bundle_folder))
 
 
-def heard(path: Path, recognizer: Recognizer) -> list[Found]:
+def heard(path: Path, recognizer: Recognizer) -> list[BatchResult]:
     """A tooter alone, then one while somebody speaks so softly that no detection of a voice would
     come of it."""
     listened = Stretch(Analyst(load_config(path), recognizer), stretch())
@@ -47,11 +47,11 @@ def heard(path: Path, recognizer: Recognizer) -> list[Found]:
     return list(listened.found())
 
 
-def kept(found: list[Found], species: str) -> list[float]:
+def kept(found: list[BatchResult], species: str) -> list[float]:
     return [d.offset_s for f in found for d in f.detections if d.species == species]
 
 
-def private(found: list[Found]) -> list[tuple[float, float]]:
+def private(found: list[BatchResult]) -> list[tuple[float, float]]:
     return [span for f in found for span in f.private]
 
 

@@ -14,13 +14,13 @@ import pytest
 import soundfile
 
 from edge.analysis.recognizer import Recognizer
-from edge.analysis.stretch import Analyst, Found
+from edge.analysis.stretch import Analyst, BatchResult
 from edge.capture.content import state_of
 from edge.config import Config, load_config
 from edge.contract.audio import RATE_HZ, Image
 from edge.contract.blend import Blend, Scores
 from edge.contract.bundle import read_bundle
-from edge.contract.errors import Stopped
+from edge.contract.errors import StopSignal
 from edge.replay.replay import Replay
 from edge.store.record import Store
 from tests.conftest import hiss, make_bundle, note, write_sound
@@ -53,11 +53,11 @@ def replay(
     """How a recording ends; None if it is left after so many batches."""
     left = iter(range(batches if batches is not None else 1_000_000))
 
-    def alive(_: Found) -> None:
+    def alive(_: BatchResult) -> None:
         if next(left, None) is None:
-            raise Stopped
+            raise StopSignal
 
-    with Store(config.database) as store, suppress(Stopped):
+    with Store(config.database) as store, suppress(StopSignal):
         return (
             Replay(Analyst(config, recognizer), store, alive=alive).recording(path, path.name).state
         )

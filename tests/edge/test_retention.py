@@ -14,7 +14,7 @@ import pytest
 
 from edge.clips.reconcile import reconcile
 from edge.clips.reserve import Reserve
-from edge.clips.retention import Disk, Retained, Retention
+from edge.clips.retention import DiskBytes, Retention, RetentionSummary
 from edge.config import Config, RetentionSettings
 from edge.contract.audio import RATE_HZ
 from edge.contract.errors import StoreError
@@ -35,7 +35,7 @@ from tests.helpers.clip_station import (
 
 MB = 1_000_000
 NOW = datetime.now(timezone.utc)
-ROOMY = Disk(1000 * MB, 900 * MB)
+ROOMY = DiskBytes(1000 * MB, 900 * MB)
 
 
 def fill(
@@ -71,10 +71,10 @@ def fill(
 def tidy(
     state: Path,
     settings: RetentionSettings,
-    disk: Disk | None = ROOMY,
+    disk: DiskBytes | None = ROOMY,
     limit: int = 500,
     dry_run: bool = False,
-) -> Retained:
+) -> RetentionSummary:
     """One clean-up; `disk` stands for a disk of that size, None is the real one."""
     config = Config(state=state)
     given = {"disk": lambda _: disk} if disk else {}
@@ -160,7 +160,7 @@ def test_where_nobody_knows_the_time_there_is_no_rate(tmp_path: Path, bundle_fol
                 tmp_path / "clips",
                 Reserve(tmp_path),
                 settings,
-                lambda _, free=free: Disk(1000 * MB, free),  # type: ignore[misc]
+                lambda _, free=free: DiskBytes(1000 * MB, free),  # type: ignore[misc]
             )
             done = keeper.tidy(epoch, clock_is_set=False)
         assert (sum(done.removed.values()), done.hours_left) == (gone, None)
@@ -170,13 +170,13 @@ def test_a_filling_disk_takes_the_oldest_until_there_is_room(
     tmp_path: Path, bundle_folder: Path
 ) -> None:
     fill(tmp_path, bundle_folder, [9, 8, 7, 6, 5, 4, 3, 2], size=1 * MB)
-    disk = Disk(1000 * MB, 97 * MB)  # 3 MB fuller than it may be
+    disk = DiskBytes(1000 * MB, 97 * MB)  # 3 MB fuller than it may be
     settings = RetentionSettings(disk_share=0.9, per_species=3, hours_left=0)
     assert tidy(tmp_path, settings, disk, limit=2).more
-    done = tidy(tmp_path, settings, Disk(1000 * MB, 99 * MB))
+    done = tidy(tmp_path, settings, DiskBytes(1000 * MB, 99 * MB))
     assert (done.removed, done.more, done.short_bytes) == ({"disk": 1}, False, 0)
     assert left(tmp_path) == {f"lowtoo{n}" for n in range(3, 8)}
-    done = tidy(tmp_path, settings, Disk(1000 * MB, 91 * MB + 20_000))
+    done = tidy(tmp_path, settings, DiskBytes(1000 * MB, 91 * MB + 20_000))
     assert done.removed["disk"] == 2
     assert done.short_bytes == 9 * MB - 20_000 - 2 * MB
 
@@ -188,12 +188,12 @@ def test_it_looks_ahead_at_the_rate_of_the_last_day(tmp_path: Path, bundle_folde
     )
     settings = RetentionSettings(disk_share=0.9, per_species=0, hours_left=24)
     done = tidy(
-        tmp_path, settings, Disk(200 * MB, 28 * MB)
+        tmp_path, settings, DiskBytes(200 * MB, 28 * MB)
     )  # 8 MB until it is as full as it may be
     assert done.hours_left == pytest.approx(20.0, abs=0.1)
     assert done.removed == {"disk": 2}
     # Where a whole day does not fit, half of the space stays for clips.
-    done = tidy(tmp_path, settings, Disk(200 * MB, 20 * MB))
+    done = tidy(tmp_path, settings, DiskBytes(200 * MB, 20 * MB))
     assert (done.removed, done.hours_left) == ({"disk": 5}, 0.0)
     assert left(tmp_path) == {"lowtoo7", "lowtoo8", "lowtoo9", "lowtoo10"}
 

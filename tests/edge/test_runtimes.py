@@ -33,10 +33,10 @@ from edge.engines.onnx import OnnxEngine, cores
 from edge.engines.openvino import CpuPrecision, OpenvinoEngine, has_bfloat16, import_openvino
 from edge.engines.tuned import (
     FILE,
-    Choice,
     Runtime,
-    Tuned,
+    RuntimeChoice,
     TunedSet,
+    TuningRecord,
     cpu_model,
     open_cpu_engine,
     read_tuned,
@@ -181,14 +181,14 @@ def test_a_station_does_not_import_openvino_untuned() -> None:
 # tuned.json
 
 
-def tuned_for(bundle: Bundle, live: Choice, replay: Choice) -> Tuned:
-    return Tuned(
+def tuned_for(bundle: Bundle, live: RuntimeChoice, replay: RuntimeChoice) -> TuningRecord:
+    return TuningRecord(
         bundle.id, cpu_model(), cores(), runtime_versions(), (TunedSet("bag", live, replay),)
     )
 
 
-OPENVINO = Choice("openvino", "fp32", 1, 1.0, 1e-5, 1.0)
-ONNX = Choice("onnxruntime", "fp32", 1, 1.0, 1e-5, 1.0)
+OPENVINO = RuntimeChoice("openvino", "fp32", 1, 1.0, 1e-5, 1.0)
+ONNX = RuntimeChoice("onnxruntime", "fp32", 1, 1.0, 1e-5, 1.0)
 
 
 def test_what_was_tuned_is_used(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def _is_left_alone(
 
 def test_what_was_tuned_must_pass_the_probe(eight: Path, tmp_path: Path) -> None:
     bundle = read_bundle(eight)
-    honest = Choice("onnxruntime", "int8", 1, 1.0, 0.5, 1.0)
+    honest = RuntimeChoice("onnxruntime", "int8", 1, 1.0, 0.5, 1.0)
     tuned_for(bundle, honest, dataclasses.replace(honest, probe_max=1e-4)).write(tmp_path)
     assert best_recognizer(bundle, AUTO, tmp_path / "engines").engine.name == "onnxruntime-cpu int8"
     fallen = best_recognizer(bundle, AUTO, tmp_path / "engines", use="replay")

@@ -38,8 +38,8 @@ from edge.host.clock import boot_id
 from edge.host.machine import this_process
 from edge.host.notify import Notifier
 from edge.prior import tables as priors
-from edge.replay.tried import Attempting, note_stop
-from edge.store.attempts import Tried
+from edge.replay.tried import AttemptLog, note_stop
+from edge.store.attempts import AttemptCount
 from edge.store.clips import ClipTable
 from edge.store.record import Store
 from edge.store.unstored import Note
@@ -508,7 +508,7 @@ def test_one_that_cannot_be_made_is_tried_again_with_the_recording(
         program(tmp_path / "python", "echo no memory >&2; exit 1"),
     )
     config = load_config(station_yaml(station=PLACE))
-    tables = priors.PriorsAwaited(recognizer.bundle, tmp_path / "priors")
+    tables = priors.AwaitedPriors(recognizer.bundle, tmp_path / "priors")
     analyst = Analyst(config, recognizer, tables)
     place = station_place(config)
     assert place is not None
@@ -531,14 +531,14 @@ def test_an_end_that_is_held_is_no_death_of_the_program(station_yaml: StationYam
     gone = "999999999 1"
     file = FileState(1, 1, 1, "")
     with Store(config.database) as store:
-        for was_told, tried in ((False, Tried(1, 0)), (True, Tried(1, 1))):
+        for was_told, tried in ((False, AttemptCount(1, 0)), (True, AttemptCount(1, 1))):
             store.attempt("porch", "a.wav", file, boot_id(), gone)
             if was_told:
                 note_stop(config.database)
                 path = config.database.with_name("stopped")
                 assert path.read_text() == this_process()
                 path.write_text(gone)
-            Attempting(store, "porch")
+            AttemptLog(store, "porch")
             assert store.tried("porch") == {"a.wav": tried}
 
 

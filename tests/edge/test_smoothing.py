@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.analysis.recognizer import Decided, NeighbourSmoother
+from edge.analysis.recognizer import NeighbourSmoother, WindowDecisions
 from edge.contract.audio import IMAGE_SHAPE, RATE_HZ, Window
 from edge.contract.blend import Blend, blend_scores, neighbour_step, smooth_neighbours
 from edge.contract.bundle import Thresholds, read_bundle
@@ -80,7 +80,7 @@ def decide(
     blend: Blend,
     hop_samples: int,
     prior: NDArray[np.float32] | None,
-) -> list[Decided]:
+) -> list[WindowDecisions]:
     """The windows pushed in pieces that end at `cuts`."""
     count = len(scores.acoustic)
     windows = [Window(i * hop_samples, 5 * RATE_HZ, IMAGE, -30.0) for i in range(count)]

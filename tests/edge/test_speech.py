@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge.analysis.recognizer import Recognizer
-from edge.analysis.stretch import Analyst, Found, Stretch
+from edge.analysis.stretch import Analyst, BatchResult, Stretch
 from edge.check.model import check_codes
 from edge.clips.maker import ClipMaker
 from edge.config import load_config
@@ -231,23 +231,23 @@ def song(seconds: float, *at_s: float) -> Samples:
     return scene(seconds, *at_s) + note("lowtoo", seconds, 0.05)
 
 
-def heard(analyst: Analyst, sound: Samples, row: RecordingRow | None = None) -> list[Found]:
+def heard(analyst: Analyst, sound: Samples, row: RecordingRow | None = None) -> list[BatchResult]:
     listened = Stretch(analyst, row or stretch())
     listened.push(sound)
     listened.close()
     return list(listened.found())
 
 
-def private(found: list[Found]) -> list[tuple[float, float]]:
+def private(found: list[BatchResult]) -> list[tuple[float, float]]:
     return [span for f in found for span in f.private]
 
 
-def windows(found: list[Found]) -> list[float]:
+def windows(found: list[BatchResult]) -> list[float]:
     """Where the private windows begin."""
     return [stop - WINDOW_SAMPLES / RATE_HZ for _, stop in private(found)]
 
 
-def offsets(found: list[Found]) -> list[float]:
+def offsets(found: list[BatchResult]) -> list[float]:
     """Of detections."""
     return [d.offset_s for f in found for d in f.detections]
 
@@ -325,7 +325,7 @@ def test_without_overlap_no_voice_is_forgotten(
     """Windows that the overload ladder leaves out leave nothing behind."""
     listened = Stretch(Analyst(load_config(station_yaml()), recognizer), stretch())
     listened.shed = 1
-    found = list[Found]()
+    found = list[BatchResult]()
     for second in np.split(song(60, 12, 37.4), 60):
         listened.push(second)
         found += listened.found()
@@ -457,7 +457,7 @@ def test_bundles_that_take_the_sound_itself_hear_people_too(
     yaml = station_yaml("privacy: {human: all}", bundle=waveform.folder)
     sound = scene(30, 12) + tone("lowtoo", 30, 0.05)
     listened = Stretch(Analyst(load_config(yaml), Recognizer(waveform)), stretch())
-    found = list[Found]()
+    found = list[BatchResult]()
     for second in np.split(sound, 30):
         listened.push(second)
         found += listened.found()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from edge.analysis.recognizer import Recognizer
-from edge.analysis.stretch import Analyst, Found
+from edge.analysis.stretch import Analyst, BatchResult
 from edge.capture.recording import Decoder
 from edge.clips.reserve import Reserve
 from edge.config import load_config
@@ -26,7 +26,7 @@ from edge.daemon.house import House
 from edge.daemon.ledger import Ledger
 from edge.daemon.station import Station
 from edge.daemon.teller import Teller
-from edge.daemon.watched import Watched
+from edge.daemon.watched import WatchedFolder
 from edge.host.clock import Clock
 from edge.store.record import Store
 from edge.types import Gap
@@ -94,7 +94,7 @@ def test_a_change_of_sound_is_said_once_and_a_service_names_no_birds(
 ) -> None:
     bundle = read_bundle(bundle_folder)
     row = stretch("night")
-    found = Found(row, [detection(row, 3 * RATE_HZ)], [], [], 8.0, 1, [], 0, None)
+    found = BatchResult(row, [detection(row, 3 * RATE_HZ)], [], [], 8.0, 1, [], 0, None)
     with caplog.at_level("INFO"):
         for by_hand in (False, True):
             teller = Teller(bundle, by_hand)
@@ -134,7 +134,7 @@ def test_a_file_that_cannot_be_read_is_asked_less_and_less_often(
         sleep=lambda _s: now.__setitem__(0, now[0] + 0.5), monotonic=lambda: now[0]
     )
     monkeypatch.setattr("edge.daemon.watched.time", clock)
-    watched = Watched(
+    watched = WatchedFolder(
         config, Analyst(config, recognizer), ledger, None, lambda _f: None, lambda _g, _s: None
     )
     moments = []

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge.analysis.stretch import Found
+from edge.analysis.stretch import BatchResult
 from edge.config import Config
 from edge.contract.bundle import Bundle, read_bundle
 from edge.daemon.ledger import Ledger
@@ -144,7 +144,7 @@ class World:
             effort = [
                 Effort(part.since, part.seconds, 0, part.utc_offset_minutes) for part in parts
             ]
-            self._ledger.found(Found(row, [], [], effort, until_s, 1, [], 0, None))
+            self._ledger.found(BatchResult(row, [], [], effort, until_s, 1, [], 0, None))
             meanwhile()
             meanwhile = lambda: None  # noqa: E731
         self.pass_(seconds)

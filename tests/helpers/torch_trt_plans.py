@@ -19,11 +19,11 @@ from typing import Any
 
 from edge.contract.audio import IMAGE, INPUT_SHAPES
 from edge.contract.errors import BirdstationError
-from export.trt.torch_trt import Takes, build_with_torch, coverage, imported
+from export.trt.torch_trt import NetworkInputs, build_with_torch, coverage, imported
 
 BATCH_MAX = 4
 WORKSPACE_MIB = 256
-TAKES = Takes(INPUT_SHAPES[IMAGE])
+TAKES = NetworkInputs(INPUT_SHAPES[IMAGE])
 
 
 def watch(trt: Any, seen: dict[str, Any]) -> None:

@@ -75,7 +75,7 @@ def here() -> Iterator[None]:
         with ThreadPoolExecutor(1) as pool:
             yield pool
 
-    def train(_run: Run, tasks: list[member.Task], *_: object) -> None:
+    def train(_run: Run, tasks: list[member.MemberTask], *_: object) -> None:
         for task in tasks:
             _counts.trained.append(task.name)
             member.fit_member(task)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.contract.arrays import Unreadable, map_array, read_array, read_arrays
+from edge.contract.arrays import ArraysError, map_array, read_array, read_arrays
 from edge.contract.errors import BirdstationError, BundleError, CorpusError
 from edge.prior.nearby import Nearby
 from edge.prior.place import RASTERS, Grid
@@ -54,7 +54,7 @@ def test_no_damage_is_anything_but_unreadable(kind: str, tmp_path: Path) -> None
                 read_arrays(path, tuple(ROWS))
             else:
                 (map_array if "mapped" in kind else read_array)(path)
-        except Unreadable as error:
+        except ArraysError as error:
             told.add(str(error))
     assert len(told) > 3
     assert not any("\n" in cause for cause in told)

@@ -15,7 +15,7 @@ from edge.contract.bundle import read_bundle
 from edge.contract.errors import BirdstationError, BundleError, ConfigError, CorpusError, UsageError
 from edge.contract.labels import read_labels
 from edge.contract.taxonomy import Taxonomy
-from edge.contract.text import NotText, Table, lines_of, text_of
+from edge.contract.text import Table, TextError, lines_of, text_of
 from edge.publisher.credentials import password
 from export.adopt.labels import read_labels as read_species
 from tests.conftest import make_bundle
@@ -144,7 +144,7 @@ def test_any_bytes_are_text_or_one_line(content: bytes) -> None:
     try:
         text = text_of(content)
         problem = ""
-    except NotText as error:
+    except TextError as error:
         text = content.decode("latin-1")
         problem = str(error)
     assert len(problem.splitlines()) == 1 or text == content.decode().lstrip("\ufeff")
@@ -372,4 +372,4 @@ def test_check_data_says_what_was_guessed(tmp_path: Path) -> None:
 
 
 def test_errors_are_of_the_tree() -> None:
-    assert not issubclass(NotText, BirdstationError), "whoever reads a file names it"
+    assert not issubclass(TextError, BirdstationError), "whoever reads a file names it"

@@ -25,8 +25,8 @@ from trainer.run import Run
 from trainer.tuning import sweep
 from trainer.tuning.bag import choose_bag, score_images
 from trainer.tuning.blend_search import optimise
-from trainer.tuning.soundscape_scores import Scored, score_soundscapes
-from trainer.tuning.sweep import Rows
+from trainer.tuning.soundscape_scores import ScoredRows, score_soundscapes
+from trainer.tuning.sweep import LabelledRows
 from trainer.tuning.thresholds import PULL, by_quantile, by_species, cut_by, f1_at
 from trainer.tuning.tune import Search, held_out, tune
 
@@ -35,7 +35,9 @@ THRESHOLDS = sweep.thresholds_of(0.05, 0.95, 0.01)
 RECIPE = TuneRecipe(("context",), 5, (BlendSearch("mean", (0.0,)),), Sweep(0.05, 0.95, 0.01))
 
 
-def songs(seed: int, recordings: int = 12, windows: int = 20) -> tuple[Rows, NDArray[np.bool_]]:
+def songs(
+    seed: int, recordings: int = 12, windows: int = 20
+) -> tuple[LabelledRows, NDArray[np.bool_]]:
     """Recordings in which one bird or two sing for some windows in a row."""
     random = np.random.default_rng(seed)
     truth = np.zeros((recordings, windows, len(SPECIES)), bool)
@@ -47,7 +49,7 @@ def songs(seed: int, recordings: int = 12, windows: int = 20) -> tuple[Rows, NDA
     labels = [
         frozenset(SPECIES.codes[i] for i in np.flatnonzero(row)) or NOCALL_ROW for row in flat
     ]
-    return Rows.of(
+    return LabelledRows.of(
         [(f"r{i}", f"rec{i // windows}", found) for i, found in enumerate(labels)], SPECIES
     ), flat
 
@@ -57,12 +59,12 @@ def logistic(odds: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def scored_of(
-    rows: Rows, kinds: NDArray[np.float32], prior: NDArray[np.float32] | None = None
-) -> Scored:
+    rows: LabelledRows, kinds: NDArray[np.float32], prior: NDArray[np.float32] | None = None
+) -> ScoredRows:
     """Rows that are the windows of their recordings, as two kinds of member score them."""
     silent = np.zeros((len(kinds), 1, kinds.shape[2]), np.float32)
     names, stretch = np.unique(np.asarray(rows.recordings), return_inverse=True)
-    return Scored(
+    return ScoredRows(
         rows=rows,
         kinds=("good", "poor")[: len(kinds)],
         windows={"context": np.concatenate([kinds, silent], axis=1)},
@@ -74,7 +76,7 @@ def scored_of(
     )
 
 
-def noisy(seed: int, spread: tuple[float, ...]) -> Scored:
+def noisy(seed: int, spread: tuple[float, ...]) -> ScoredRows:
     rows, truth = songs(seed)
     random = np.random.default_rng(seed + 1)
     return scored_of(
@@ -89,7 +91,9 @@ def test_neighbours_are_heard_where_they_help() -> None:
     assert search.choose()[0].blend.smoothing > 0
     random = np.random.default_rng(3)  # calls of a single window: neighbours tell nothing
     labels = [labels_of(str(code)) for code in random.choice([*SPECIES.codes, "nocall"], 240)]
-    rows = Rows.of([(f"r{i}", f"rec{i // 20}", found) for i, found in enumerate(labels)], SPECIES)
+    rows = LabelledRows.of(
+        [(f"r{i}", f"rec{i // 20}", found) for i, found in enumerate(labels)], SPECIES
+    )
     scores = logistic(5.0 * rows.truth - 3 + random.normal(0, 1.0, rows.truth.shape))
     search = Search.of(scored_of(rows, scores[None]), replace(RECIPE, smoothing=(0.3, 0.0)), 1)
     assert search.choose()[0].blend.smoothing == 0.0
@@ -127,7 +131,7 @@ def test_an_optimum_that_is_hardly_better_is_not_taken() -> None:
     assert chosen.blend == Blend(prior_weight=0.0)
 
 
-def biased(seed: int) -> tuple[Rows, NDArray[np.float32]]:
+def biased(seed: int) -> tuple[LabelledRows, NDArray[np.float32]]:
     """Every species is scored well, but each about a level of its own."""
     rows, truth = songs(seed, recordings=16)
     level = np.linspace(-3.5, 0.5, len(SPECIES))
@@ -162,7 +166,7 @@ def test_few_rows_hardly_move_a_threshold() -> None:
     truth[20:26, 2] = True
     scores = np.where(truth, 0.9, 0.0).astype(np.float32)
     scores[30:40, 0] = 0.4  # the first species is often heard where it is not
-    rows = Rows.of(
+    rows = LabelledRows.of(
         [
             (
                 f"r{i}",
@@ -185,7 +189,9 @@ def test_few_rows_hardly_move_a_threshold() -> None:
 def test_quantile_calls_as_many_rows_nocall_as_the_labels(silent: int) -> None:
     random = np.random.default_rng(silent)
     labels = ["nocall"] * silent + ["bird1"] * (10 - silent)
-    rows = Rows.of([(f"r{i}", "rec", labels_of(text)) for i, text in enumerate(labels)], SPECIES)
+    rows = LabelledRows.of(
+        [(f"r{i}", "rec", labels_of(text)) for i, text in enumerate(labels)], SPECIES
+    )
     scores = random.permutation(random.uniform(0.1, 0.9, (10, 6))).astype(np.float32)
     threshold = by_quantile(rows, scores)
     assert 0 < threshold < 1

@@ -151,7 +151,7 @@ class Stopped(BaseException):
 
 
 def stopped_after_the_first_member(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    def train(_run: Run, tasks: list[member.Task], *_: object) -> None:
+    def train(_run: Run, tasks: list[member.MemberTask], *_: object) -> None:
         member.fit_member(tasks[0])
         raise Stopped
 

@@ -17,7 +17,7 @@ from tests.helpers.trainer_corpus import CODES, make_corpus, song
 from trainer.contents import Contents
 from trainer.corpus.backgrounds import BackgroundSet, pink_noise
 from trainer.corpus.recordings import Corpus
-from trainer.corpus.spectrograms import Entry, Spectrograms, make_spectrograms
+from trainer.corpus.spectrograms import CacheEntry, Spectrograms, make_spectrograms
 from trainer.training.calls import (
     BEST_MIN,
     background_contrasts,
@@ -88,7 +88,7 @@ def test_calls_are_told_from_noise_never_heard_before(backgrounds: BackgroundSet
 def test_every_recording_keeps_its_best_crop(recordings: list[list[float]]) -> None:
     sizes = [len(r) for r in recordings]
     first = np.cumsum([1, *sizes])  # a row that no recording has comes before all
-    entries = [Entry("", "", int(at), size) for at, size in zip(first, sizes, strict=False)]
+    entries = [CacheEntry("", "", int(at), size) for at, size in zip(first, sizes, strict=False)]
     p = np.array([0.5, *chain(*recordings)], np.float32)
     kept = keep_best(p, entries)
     assert kept[0] == 0

@@ -27,7 +27,7 @@ from trainer.run import Run
 from trainer.training import cluster, fit
 from trainer.training.fit import Workplace
 from trainer.training.history import read_history
-from trainer.training.member import Task
+from trainer.training.member import MemberTask
 
 BEFORE = ("folds", "spectrograms")
 
@@ -98,7 +98,7 @@ def test_a_worker_keeps_one_device_and_a_device_has_one_member(
     lock = threading.Lock()
     both = threading.Barrier(2)
 
-    def train(task: Task) -> str:
+    def train(task: MemberTask) -> str:
         nonlocal at_work, most
         with lock:
             at_work += 1
@@ -113,7 +113,7 @@ def test_a_worker_keeps_one_device_and_a_device_has_one_member(
     monkeypatch.setattr(fit, "worker_pool", ThreadPoolExecutor)
     monkeypatch.setattr(fit, "fit_on_device", train)
     kind = tiny_recipe().members[0]
-    tasks = [Task(Path(), kind, 0, seed, None, "", "", 1, None) for seed in range(5)]  # type: ignore[arg-type]
+    tasks = [MemberTask(Path(), kind, 0, seed, None, "", "", 1, None) for seed in range(5)]  # type: ignore[arg-type]
     finished = [
         device for part in fit._side_by_side(tasks, ["cuda:0", "cuda:1"], 1) for device in part
     ]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edge.contract.taxonomy import Species, Taxonomy
 from trainer.corpus.recordings import Recording
-from trainer.corpus.spectrograms import Entry
+from trainer.corpus.spectrograms import CacheEntry
 from trainer.recipe import LabelRecipe, SamplingRecipe
 from trainer.training.dataset import (
     CropSet,
@@ -37,7 +37,7 @@ def crops(
     for code, sizes in counts.items():
         for i, size in enumerate(sizes):
             key = f"{code}/{i}.ogg"
-            entries.append(Entry(key, code, first, size))
+            entries.append(CacheEntry(key, code, first, size))
             others = tuple(s for s in secondary if s != code)
             recordings.append(
                 Recording(

@@ -15,7 +15,7 @@ from scipy import signal
 
 from edge.contract.audio import RATE_HZ
 from trainer.demo import CorpusSummary, corpus, make_corpus
-from trainer.demo.fauna import Atlas, Place, make_birds
+from trainer.demo.fauna import Atlas, DemoPlace, make_birds
 from trainer.demo.layers import LAYERS
 from trainer.demo.recordings import plan_recording, render_recording
 from trainer.demo.seeds import stream
@@ -233,7 +233,7 @@ def test_look_alikes_never_meet(made: tuple[Path, CorpusSummary]) -> None:
     atlas = Atlas(make_world(SEED), birds)
     west, east = birds[:2]
     for row in rows_of(out / "soundscape_sites.csv"):
-        living = atlas.living_at(birds, Place(float(row["lat"]), float(row["lon"])))
+        living = atlas.living_at(birds, DemoPlace(float(row["lat"]), float(row["lon"])))
         assert not (west in living and east in living)
     rng = stream(SEED, "test")
     assert all(atlas.suitability(east, atlas.draw(west, rng)) == 0 for _ in range(200))

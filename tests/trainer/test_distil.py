@@ -37,8 +37,8 @@ from trainer.corpus.spectrograms import cache_constants
 from trainer.files import read_json, write_json
 from trainer.run import Run
 from trainer.student.distil import DistilOptions, distil
-from trainer.student.soft_scores import as_window
 from trainer.student.student import load_student, read_student
+from trainer.student.targets import as_window
 from trainer.tuning.bag import choose_bag
 from trainer.tuning.tune import tune
 

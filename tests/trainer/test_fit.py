@@ -88,7 +88,7 @@ def wait_for(what: str, condition, seconds: float = 300.0) -> None:  # type: ign
         time.sleep(0.02)
 
 
-def fit_here(_run: Run, tasks: list[member.Task], *_: object) -> None:
+def fit_here(_run: Run, tasks: list[member.MemberTask], *_: object) -> None:
     """In place of worker processes, whose start takes longer than this training."""
     for task in tasks:
         member.fit_member(task)

@@ -29,12 +29,12 @@ from trainer.training import batches, dataset, fit, member
 from trainer.training.batches import Batch, Batches
 from trainer.training.dataset import crop_set, images_line, open_images
 from trainer.training.history import read_history
-from trainer.training.member import Member, Task, member_line
+from trainer.training.member import Member, MemberTask, member_line
 from trainer.training.validation import micro_f1, micro_f1_low
 from trainer.tuning import row_images
 from trainer.tuning.bag import choose
 from trainer.tuning.row_images import RowImages, read_row_images
-from trainer.tuning.sweep import Rows
+from trainer.tuning.sweep import LabelledRows
 
 QUIET = Console(quiet=True)
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def task(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Task:
+def task(data: Path, tmp_path_factory: pytest.TempPathFactory) -> MemberTask:
     """A member to train, of a run with spectrograms."""
     out = tmp_path_factory.mktemp("task") / "run"
     run = run_stages(options(data, out, short_recipe()), ("folds", "spectrograms"), QUIET)
@@ -62,7 +62,7 @@ def task(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Task:
     crops = crop_set(
         Spectrograms(out / "spectrograms").entries, corpus.recordings, folds, corpus.taxonomy
     )
-    return Task(out, run.recipe.members[0], 0, 1, crops, "-", "cpu", 1, None)
+    return MemberTask(out, run.recipe.members[0], 0, 1, crops, "-", "cpu", 1, None)
 
 
 def fit_run(data: Path, out: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Run:
@@ -82,14 +82,16 @@ def _one_thread() -> Iterator[None]:
 # precision
 
 
-def trained(task: Task, kind: str, monkeypatch: pytest.MonkeyPatch) -> Member:
+def trained(task: MemberTask, kind: str, monkeypatch: pytest.MonkeyPatch) -> Member:
     monkeypatch.setattr(member, "choose_precision", lambda _: kind)
     made = Member(Run(task.run), task)
     made.epoch()
     return made
 
 
-def test_bfloat16_learns_what_float32_learns(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_learns_what_float32_learns(
+    task: MemberTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     exact, rounded = (trained(task, kind, monkeypatch) for kind in ("fp32", "bf16"))
     other = trained(dataclasses.replace(task, seed=2), "fp32", monkeypatch)
     assert rounded.precision == "bf16"
@@ -171,7 +173,7 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_an_epoch_reads_one_number_from_the_device(task: Task) -> None:
+def test_an_epoch_reads_one_number_from_the_device(task: MemberTask) -> None:
     made = Member(Run(task.run), task)
     rng = np.random.default_rng(0)
     with Waits() as waits:
@@ -180,7 +182,7 @@ def test_an_epoch_reads_one_number_from_the_device(task: Task) -> None:
 
 
 @pytest.mark.skipif("cuda" not in DEVICES, reason="no GPU")
-def test_no_step_waits_for_the_gpu(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_step_waits_for_the_gpu(task: MemberTask, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[float] = []
     monkeypatch.setattr(member, "set_rate", lambda *values: steps.append(values[-1]))
     made = Member(Run(task.run), dataclasses.replace(task, device="cuda:0"))
@@ -230,7 +232,7 @@ def test_an_error_of_the_thread_is_the_loops() -> None:
 
 
 @pytest.mark.parametrize("name", DEVICES)
-def test_images_are_the_same_from_the_device_and_from_the_host(task: Task, name: str) -> None:
+def test_images_are_the_same_from_the_device_and_from_the_host(task: MemberTask, name: str) -> None:
     device = torch.device(name)
     rows = np.array([[3, 0], [1, 3]])
     images = Spectrograms(task.run / "spectrograms").images
@@ -241,7 +243,7 @@ def test_images_are_the_same_from_the_device_and_from_the_host(task: Task, name:
 
 
 def test_images_are_read_into_memory_where_they_fit(
-    task: Task, monkeypatch: pytest.MonkeyPatch
+    task: MemberTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = Spectrograms(task.run / "spectrograms").images
     assert open_images(images, CPU).held == "memory"
@@ -359,7 +361,7 @@ def test_row_images_score_as_the_contract(data: Path, tmp_path: Path) -> None:
         : len(rows.images)
     ]
     assert rows.f1(scores, short_recipe().tune) == pytest.approx(1.0)
-    named = Rows.of(
+    named = LabelledRows.of(
         [(row, "-", labels) for row, labels in soundscape.labels.items()], corpus.taxonomy
     )
     nothing = score_rows(dict(soundscape.labels), {}, dict.fromkeys(soundscape.labels, "-")).f1
@@ -378,7 +380,7 @@ def test_a_corpus_without_labelled_soundscapes_is_refused(tmp_path: Path) -> Non
         )
 
 
-def test_member_files_of_before_are_read(task: Task) -> None:
+def test_member_files_of_before_are_read(task: MemberTask) -> None:
     """member.json as version 0.1.0 wrote it."""
     old = {
         "name": "only-fold0-seed1",

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from edge.contract.errors import BundleError
 from edge.contract.taxonomy import Taxonomy
-from edge.prior.company import Company
-from edge.prior.nearby import DAYS, KM, LEVELS, Nearby, Seen
+from edge.prior.cooccurrence import Cooccurrence
+from edge.prior.nearby import DAYS, KM, LEVELS, Nearby, RecordingContext
 from edge.prior.table import compute_prior_table
 from tests import HANGS_S
 from tests.helpers.trainer_run import make_rasters
@@ -26,7 +26,7 @@ from trainer.place.metadata import fit_metadata
 from trainer.place.neighbours import _left_out, left_out
 from trainer.place.place_prior import place_scores
 from trainer.place.place_score import score_places
-from trainer.place.second_look import fit_judge
+from trainer.place.reranker import fit_judge
 from trainer.recipe import Recipe, find_recipe
 from trainer.run import Run
 
@@ -233,7 +233,7 @@ def outings(seed: int, people: int = 12, each: int = 25) -> tuple[Nearby, NDArra
     )
     spot = np.repeat(random.permutation(people * each), 2)
     columns = (spot % 20 * 3 - 30, spot // 20 * 9 - 70)
-    seen = Seen(
+    seen = RecordingContext(
         recordist.astype(np.int32),
         np.arange(0, 40, 2, np.int32),
         random.integers(0, 8, 20).astype(np.int16),
@@ -292,7 +292,7 @@ def test_the_company_of_species_tells_of_habitats() -> None:
     coordinates = np.stack([np.repeat(np.arange(200) * 0.1, 2), np.zeros(400)], axis=1).astype(
         np.float32
     )
-    company = Company.of(coordinates, label.astype(np.intp))
+    company = Cooccurrence.of(coordinates, label.astype(np.intp))
     near = (np.array([0]), np.array([[1.0]]))
     far = np.full(400, 50.0)
     (found,) = company.clue(far, near, 6)
@@ -305,10 +305,10 @@ def test_the_company_of_species_tells_of_habitats() -> None:
 def test_a_place_is_not_its_own_company() -> None:
     label = np.array([0, 1, 2, 0, 1], np.intp)
     coordinates = np.array([[10, 20], [10, 20], [10, 20], [-5, 7], [33, 44]], np.float32)
-    company = Company.of(coordinates, label)
+    company = Cooccurrence.of(coordinates, label)
     away = np.array([0, 0, 0, 900.0, 4000.0])
     near = (np.array([1]), np.array([[1.0]]))
-    without = Company.of(coordinates[3:], label[3:]).clue(away[3:], near, 3)
+    without = Cooccurrence.of(coordinates[3:], label[3:]).clue(away[3:], near, 3)
     chance = (
         np.log((0 + 0.5 * (1 / 3 + 0.02)) / (1.5 * (1 / 3 + 0.02))) / 2
     )  # one of three places has each of them
@@ -339,7 +339,7 @@ def test_left_out_is_as_if_it_had_never_been() -> None:
                 name: getattr(nearby, name)[keep]
                 for name in ("latitude", "longitude", "day_of_year", "label")
             },
-            seen=Seen(
+            seen=RecordingContext(
                 seen.recordist[keep],
                 np.searchsorted(keep, seen.background_row[some]).astype(np.int32),
                 seen.background_label[some],

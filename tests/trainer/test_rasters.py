@@ -13,7 +13,7 @@ from rasterio.transform import Affine
 from edge.contract.errors import CorpusError
 from edge.prior.place import GRID_STEP_DEG, RASTERS, Grid
 from tests.helpers.trainer_run import make_rasters, write_raster
-from trainer.place.raster_check import Extent
+from trainer.place.raster_check import RasterExtent
 from trainer.place.rasters import Rasters
 
 Layer = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -343,8 +343,8 @@ def test_an_extent_knows_a_meridian_by_its_other_names() -> None:
     west = np.array([-75.0], np.float32)
     east = np.array([150.0], np.float32)
     zero = np.zeros(1, np.float32)
-    full = Extent(0, -90, 360, 90)
-    america = Extent(260, -20, 300, 20)
+    full = RasterExtent(0, -90, 360, 90)
+    america = RasterExtent(260, -20, 300, 20)
     assert full.holds_any(zero, west)
     assert america.holds_any(zero, west)
     assert not america.holds_any(zero, east)

@@ -10,7 +10,7 @@ import timm
 import yaml
 
 from edge.contract.errors import ConfigError
-from edge.contract.strict import Refused, parse
+from edge.contract.strict import SchemaError, parse
 from trainer.recipe import RECIPES, Recipe, find_recipe, read_recipe, recipe_names
 
 WRITE_UP = "the author's write-up"
@@ -426,7 +426,7 @@ def test_no_key_takes_what_nobody_means() -> None:
             for part in parents:
                 place = place[part]
             place[last] = wrong
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(SchemaError) as refused:
                 parse(Recipe, raw)
             assert words[-1].removesuffix("_min") in str(refused.value), (key, wrong)
 

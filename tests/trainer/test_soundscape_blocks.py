@@ -33,7 +33,7 @@ from trainer.run import Run
 from trainer.tuning.bag import choose_bag, score_images
 from trainer.tuning.predict import Predictor, predict
 from trainer.tuning.row_images import make_row_images, read_row_images
-from trainer.tuning.soundscape_scores import Span, hear, samples_of
+from trainer.tuning.soundscape_scores import WindowSpan, hear, samples_of
 from trainer.tuning.tune import tune
 
 PADDINGS: tuple[Padding, ...] = get_args(Padding)
@@ -296,7 +296,7 @@ def test_labelled_windows_are_those_of_all(
     (soundscape,) = corpus.soundscapes
     renamed = path.replace(soundscape.path.with_name("0_SSW_20190610.ogg"))
     windows = list(windows_of(renamed, finished.recipe.tune.padding[0], 5.0))
-    samples = samples_of([Span(window.start, window.samples) for window in windows])
+    samples = samples_of([WindowSpan(window.start, window.samples) for window in windows])
     expected = [row_window(row, samples) for row in soundscape.labels]
     make_row_images(tmp_path / "rows.npz", corpus, finished.recipe, "-", QUIET)
     rows = read_row_images(tmp_path / "rows.npz")

@@ -18,7 +18,7 @@ from trainer.contents import Contents
 from trainer.corpus.recordings import Corpus, read_sound
 from trainer.corpus.spectrograms import (
     CROP_BYTES,
-    Made,
+    CacheSummary,
     Spectrograms,
     crop_count,
     crops_max_samples,
@@ -160,7 +160,7 @@ def test_a_full_disk_is_noticed_before_the_work(
 
 
 def test_the_published_corpus_is_projected() -> None:
-    found = Made(9, 90, 0, 200.0).projected(2)
+    found = CacheSummary(9, 90, 0, 200.0).projected(2)
     assert found.startswith("200 crops/s, 100 per core; ")
     assert "13.7 GB) takes 32 min" in found
 

@@ -32,7 +32,7 @@ from trainer.recipe import (
 from trainer.run import CALLS, Run
 from trainer.training.calls import read_calls
 from trainer.training.dataset import crop_set
-from trainer.training.member import Member, Task
+from trainer.training.member import Member, MemberTask
 
 pytestmark = pytest.mark.slow
 
@@ -100,7 +100,7 @@ def member(run: Run, data: Path, asked: Recipe) -> Member:
     crops = crop_set(
         Spectrograms(run.folder / "spectrograms").entries, corpus.recordings, folds, corpus.taxonomy
     )
-    return Member(run, Task(run.folder, asked.members[0], 0, 1, crops, "", "cpu", 1, None))
+    return Member(run, MemberTask(run.folder, asked.members[0], 0, 1, crops, "", "cpu", 1, None))
 
 
 def trained(run: Run, data: Path, asked: Recipe) -> str:

@@ -22,7 +22,7 @@ from trainer.place.metadata import fit_metadata
 from trainer.tuning import sweep
 from trainer.tuning.bag import choose_bag
 from trainer.tuning.soundscape_scores import score_soundscapes
-from trainer.tuning.sweep import Candidate, Rows
+from trainer.tuning.sweep import LabelledRows, ThresholdCandidate
 from trainer.tuning.tune import tune
 
 PADDINGS: tuple[Padding, ...] = get_args(Padding)
@@ -30,14 +30,14 @@ TAXONOMY = Taxonomy(Species(code, "", "") for code in CODES)
 THRESHOLDS = sweep.thresholds_of(0.05, 0.95, 0.05)
 
 
-def rows_of(labels: list[str], per_recording: int = 3) -> Rows:
+def rows_of(labels: list[str], per_recording: int = 3) -> LabelledRows:
     labelled = [
         (f"r{i}", f"rec{i // per_recording}", labels_of(text)) for i, text in enumerate(labels)
     ]
-    return Rows.of(labelled, TAXONOMY)
+    return LabelledRows.of(labelled, TAXONOMY)
 
 
-def random_rows(seed: int, count: int = 60) -> tuple[Rows, NDArray[np.float32]]:
+def random_rows(seed: int, count: int = 60) -> tuple[LabelledRows, NDArray[np.float32]]:
     random = np.random.default_rng(seed)
     choices = ["nocall", "nocall", "amered", "blujay comyel", "zzzbird", "amered zzzbird"]
     rows = rows_of([str(text) for text in random.choice(choices, count)])
@@ -96,7 +96,7 @@ def test_the_better_blend_wins_and_ties_go_to_the_first() -> None:
     prior = np.tile(np.array([0.9, 0.0, 0.1], np.float32), (20, 1))
     blends = [Blend(prior_weight=0.0), Blend(prior_weight=0.5), Blend("logit", 0.5)]
     candidates = [
-        Candidate(
+        ThresholdCandidate(
             "context",
             b,
             sweep.row_f1s(rows, sweep.count(rows, blend_scores(heard, prior, b), THRESHOLDS)),
@@ -116,8 +116,8 @@ def test_one_lucky_recording_does_not_decide(better: list[float], chosen: int) -
     plain = np.full((18, 19), 0.5)
     other = plain + np.repeat(better, 3)[:, None]
     candidates = [
-        Candidate("context", Blend(), plain),
-        Candidate("context", Blend("logit", 0.5), other),
+        ThresholdCandidate("context", Blend(), plain),
+        ThresholdCandidate("context", Blend("logit", 0.5), other),
     ]
     recordings = [f"rec{i // 3}" for i in range(18)]
     assert sweep.choose(candidates, recordings).candidate == chosen
@@ -274,10 +274,11 @@ def test_a_steady_threshold_keeps_off_the_edge() -> None:
 def test_the_recipes_order_decides_between_equals() -> None:
     f1s = np.tile(np.array([0.2, 0.9, 0.2]), (4, 1))
     listed = [
-        Candidate("context", blend, f1s) for blend in (Blend("logit", 0.5), Blend("mean", 0.14))
+        ThresholdCandidate("context", blend, f1s)
+        for blend in (Blend("logit", 0.5), Blend("mean", 0.14))
     ]
     assert sweep.choose(listed, list("aabb")).candidate == 0
-    worse = Candidate("context", Blend("mean", 0.28), f1s - 0.1)
+    worse = ThresholdCandidate("context", Blend("mean", 0.28), f1s - 0.1)
     assert sweep.choose([worse, *listed], list("aabb")).candidate == 1
 
 

@@ -27,7 +27,7 @@ from rich.console import Console
 
 from edge.capture.recording import record_name
 from edge.config import Config, load_config
-from edge.replay.archive import Replayed, replay_folder
+from edge.replay.archive import ReplaySummary, replay_folder
 from edge.replay.replay import Progress
 from edge.reports.shown import show_replay
 from edge.reports.summary import Cost, replay_summary
@@ -349,7 +349,7 @@ def fuzz_round(folder: Path, config: Config, seed: int, sounds: list[tuple[str, 
     return slowest
 
 
-def check(store: Store, config: Config, done: Replayed, names: set[str]) -> None:
+def check(store: Store, config: Config, done: ReplaySummary, names: set[str]) -> None:
     """Everything ended, and people and programs can be told."""
     assert sorted(o.path for o in done.outcomes) == sorted(names), (
         "no file is lost, none comes twice"

@@ -31,7 +31,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from edge.clips.reserve import Reserve
-from edge.clips.retention import Disk, Retention
+from edge.clips.retention import DiskBytes, Retention
 from edge.config import RetentionSettings
 from edge.contract.bundle import read_bundle
 from edge.store.backup import backup
@@ -150,7 +150,7 @@ def cleanup(state: Path) -> None:
     settings = RetentionSettings(days=1, per_species=1)
     with ClipTable(state / "station.db", durable=True) as table:
         keeper = Retention(
-            table, folder, Reserve(state), settings, lambda _: Disk(10**12, 9 * 10**11)
+            table, folder, Reserve(state), settings, lambda _: DiskBytes(10**12, 9 * 10**11)
         )
         while True:
             for detection in writer.write(4):

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 import edge.daemon.station
-from edge.analysis.stretch import Found
+from edge.analysis.stretch import BatchResult
 from edge.config import DEMO_FOLDER
 from edge.contract.audio import RATE_HZ
 from edge.daemon.live import Live
@@ -386,9 +386,9 @@ class Soak:
         enter = ledger.found
         store = ledger.record.store()
         commit = store.add
-        on_the_way = deque[tuple[float, Found]]()
+        on_the_way = deque[tuple[float, BatchResult]]()
 
-        def found(batch: Found) -> None:
+        def found(batch: BatchResult) -> None:
             on_the_way.append((self.tape.at_s + self.tape.apart_s, batch))
             enter(batch)
 

@@ -22,7 +22,7 @@ _RARE = {5: "species with fewer than 5 recordings", 10: "species with 5 to 9 rec
 
 
 @dataclass(frozen=True)
-class Check:
+class CorpusCheck:
     """check.json."""
 
     corpus: str
@@ -53,7 +53,7 @@ class Check:
         return table
 
 
-def check_data(corpus: Corpus, jobs: int) -> Check:
+def check_data(corpus: Corpus, jobs: int) -> CorpusCheck:
     """Count what is there; probe the header of every sound file in `jobs` processes."""
     with worker_pool(jobs) as pool:
         audios = probe_all(corpus.recordings, pool)
@@ -85,7 +85,9 @@ def check_data(corpus: Corpus, jobs: int) -> Check:
         "soundscapes": len(corpus.soundscapes),
         "labelled_rows": len(rows),
     }
-    return Check(corpus.name, counts, dict(problems.counts), dict(problems.examples), _note(corpus))
+    return CorpusCheck(
+        corpus.name, counts, dict(problems.counts), dict(problems.examples), _note(corpus)
+    )
 
 
 def _note_twins(corpus: Corpus, problems: Problems) -> None:

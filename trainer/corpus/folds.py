@@ -49,7 +49,7 @@ _BLOCKS_MIN = 5  # a species with so many blocks is in every training part
 
 
 @dataclass(frozen=True)
-class Placed:
+class FoldRow:
     """A recording with its fold and why: `block` is empty where the fold is random."""
 
     recording: str
@@ -88,7 +88,7 @@ def fill_folds(
     seed: int,
     same: Sequence[Sequence[str]] = (),
     heard: Container[str] | None = None,
-) -> list[Placed]:
+) -> list[FoldRow]:
     """`make_folds`, or by recording where that leaves a fold without any that can be `heard` (keys;
     None: all).
 
@@ -96,7 +96,7 @@ def fill_folds(
     """
     fit = {r.recording for r in recordings if heard is None or r.recording in heard}
 
-    def fills(placed: Sequence[Placed]) -> bool:
+    def fills(placed: Sequence[FoldRow]) -> bool:
         return len({p.fold for p in placed if p.recording in fit}) == recipe.count
 
     placed = make_folds(recordings, recipe, seed, same)
@@ -119,7 +119,7 @@ def fill_folds(
 
 
 def split_by_recording(
-    recordings: Iterable[Recording], placed: Iterable[Placed], cell_deg: float
+    recordings: Iterable[Recording], placed: Iterable[FoldRow], cell_deg: float
 ) -> bool:
     """Whether the folds keep no place and season together although the recordings have them."""
     return not any(p.block for p in placed) and any(locate(r, cell_deg)[1] for r in recordings)
@@ -130,7 +130,7 @@ def make_folds(
     recipe: FoldRecipe,
     seed: int,
     same: Sequence[Sequence[str]] = (),
-) -> list[Placed]:
+) -> list[FoldRow]:
     """A fold for every recording, in the order given; the same seed always gives the same folds.
 
     Within a quarter the largest blocks go first, each to the fold where its species are rarest
@@ -165,12 +165,12 @@ def make_folds(
             fold[single] = chosen
             room[chosen] -= 1
     placed = [
-        Placed(r.recording, r.path.name, int(fold[i]), *where[i]) for i, r in enumerate(recordings)
+        FoldRow(r.recording, r.path.name, int(fold[i]), *where[i]) for i, r in enumerate(recordings)
     ]
     return _together(_spread(placed, [r.primary_label for r in recordings], recipe.count), same)
 
 
-def _together(placed: list[Placed], same: Sequence[Sequence[str]]) -> list[Placed]:
+def _together(placed: list[FoldRow], same: Sequence[Sequence[str]]) -> list[FoldRow]:
     """The same folds, but for blocks that hold one sound: they go whole to one fold, as far as
     sounds link them."""
     unit_of = {p.recording: _unit(p) for p in placed}
@@ -187,7 +187,7 @@ def _together(placed: list[Placed], same: Sequence[Sequence[str]]) -> list[Place
     return [replace(p, fold=fold[_unit(p)]) for p in placed]
 
 
-def _spread(placed: list[Placed], labels: Sequence[str], count: int) -> list[Placed]:
+def _spread(placed: list[FoldRow], labels: Sequence[str], count: int) -> list[FoldRow]:
     """The same folds, but for blocks moved out of those that hold a species of many blocks whole.
 
     Each move takes the block and fold that leave the quarter's shares most even, and none puts
@@ -228,7 +228,7 @@ def _spread(placed: list[Placed], labels: Sequence[str], count: int) -> list[Pla
     return [replace(p, fold=fold[_unit(p)]) for p in placed]
 
 
-def _unit(placed: Placed) -> str:
+def _unit(placed: FoldRow) -> str:
     """What goes to a fold whole: a block, or a recording that is in none."""
     return placed.block or placed.recording
 
@@ -265,7 +265,7 @@ class _Balance:
         return chosen
 
 
-def shares(placed: Iterable[Placed], folds: int) -> dict[str, list[float]]:
+def shares(placed: Iterable[FoldRow], folds: int) -> dict[str, list[float]]:
     """Share of each fold within each quarter."""
     counts: dict[str, Counter[int]] = defaultdict(Counter)
     for p in placed:
@@ -273,7 +273,7 @@ def shares(placed: Iterable[Placed], folds: int) -> dict[str, list[float]]:
     return {q: [c[k] / c.total() for k in range(folds)] for q, c in sorted(counts.items())}
 
 
-def off_balance(placed: Sequence[Placed], folds: int) -> list[str]:
+def off_balance(placed: Sequence[FoldRow], folds: int) -> list[str]:
     """One line for every quarter and fold that is more than 2 points (and a whole recording) off
     its share: blocks too large for the corpus."""
     found = []
@@ -290,7 +290,7 @@ def off_balance(placed: Sequence[Placed], folds: int) -> list[str]:
     return found
 
 
-def absent(recordings: Sequence[Recording], placed: Sequence[Placed]) -> dict[str, int]:
+def absent(recordings: Sequence[Recording], placed: Sequence[FoldRow]) -> dict[str, int]:
     """Species that lie in one fold whole, so that its networks never meet them, and how many blocks
     each has (a recording without a block counts as one)."""
     folds = defaultdict(set)
@@ -301,7 +301,7 @@ def absent(recordings: Sequence[Recording], placed: Sequence[Placed]) -> dict[st
     return {label: len(blocks[label]) for label in sorted(folds) if len(folds[label]) == 1}
 
 
-def torn(placed: Sequence[Placed]) -> list[str]:
+def torn(placed: Sequence[FoldRow]) -> list[str]:
     """Blocks that are in more than one fold: there must be none."""
     folds = defaultdict(set)
     for p in placed:
@@ -310,7 +310,7 @@ def torn(placed: Sequence[Placed]) -> list[str]:
 
 
 def check_folds(
-    recordings: Sequence[Recording], placed: Sequence[Placed], recipe: FoldRecipe
+    recordings: Sequence[Recording], placed: Sequence[FoldRow], recipe: FoldRecipe
 ) -> tuple[Table, list[str]]:
     """The shares of every quarter and fold as a table, and what they keep or do not keep, a line
     each."""
@@ -341,15 +341,17 @@ def check_folds(
     return table, lines
 
 
-def write_folds(path: Path, placed: Iterable[Placed], header: Sequence[str] = HEADER) -> None:
+def write_folds(path: Path, placed: Iterable[FoldRow], header: Sequence[str] = HEADER) -> None:
     """folds.csv, or with TABLE_HEADER the table without the recordings' keys."""
     write_csv(path, header, ([getattr(p, name) for name in header] for p in placed))
 
 
-def read_folds(path: Path) -> list[Placed]:
+def read_folds(path: Path) -> list[FoldRow]:
     """folds.csv as written. Raises CorpusError naming the file."""
     rows = read_csv(path, HEADER)
     return [
-        Placed(r["recording"], r["filename"], int(r["fold"]), r["region"], r["block"], r["quarter"])
+        FoldRow(
+            r["recording"], r["filename"], int(r["fold"]), r["region"], r["block"], r["quarter"]
+        )
         for r in rows
     ]

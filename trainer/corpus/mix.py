@@ -85,7 +85,7 @@ class MixOptions:
 
 
 @dataclass(frozen=True)
-class Mixed:
+class MixSummary:
     """What was made; `nocall` is the share of rows without a call in each part."""
 
     kept: int
@@ -127,7 +127,7 @@ def mix_soundscapes(
     out: Path,
     options: MixOptions,
     progress: Callable[[int, int], None],
-) -> Mixed:
+) -> MixSummary:
     """Make the corpus `out`, the same for the same sources and options; what is there already is
     left alone.
 
@@ -154,7 +154,7 @@ def mix_soundscapes(
                 f"{out}: mixed from other sources or with other options; choose another --out"
             )
         if "mixed" in found:
-            return Mixed(**found["mixed"])
+            return MixSummary(**found["mixed"])
     elif not holds_nothing(out):
         raise UsageError(f"{out}: holds something else; choose a new or empty folder for --out")
     write_json(plan, {"made_of": made_of, "options": asdict(options)})
@@ -274,7 +274,7 @@ class _Mix:
             split["test"] = split["train"]
         return split
 
-    def make(self, progress: Callable[[int, int], None]) -> Mixed:
+    def make(self, progress: Callable[[int, int], None]) -> MixSummary:
         events = []
         nocall = {}
         done = 0
@@ -297,7 +297,9 @@ class _Mix:
         kept = sum(r.recording not in self.held for r in self.corpus.recordings)
         found = self.problems
         both = len({*train, *self.sources["test"].backgrounds})
-        return Mixed(kept, len(self.held), both, len(events), nocall, found.counts, found.examples)
+        return MixSummary(
+            kept, len(self.held), both, len(events), nocall, found.counts, found.examples
+        )
 
     def _soundscape(
         self, part: str, number: int

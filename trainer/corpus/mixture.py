@@ -49,7 +49,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedCall:
     """A call within a soundscape."""
 
     start_s: float
@@ -128,7 +128,7 @@ def bridge(frames: Mask, longest: int) -> Mask:
 
 def place_call(
     scene: Samples, background: Samples, call: Call, start: int, snr_db: float
-) -> Placed:
+) -> PlacedCall:
     """Add a call to a scene (in place) from sample `start` on.
 
     SNR: the mean power of the frames in which the call sounds against that of the background in the
@@ -140,7 +140,7 @@ def place_call(
     )
     gain = np.sqrt(max(theirs, SILENCE) / max(mine, SILENCE) * 10 ** (snr_db / 10))
     scene[here] += np.float32(gain) * call.samples
-    return Placed(
+    return PlacedCall(
         start / RATE_HZ,
         (start + len(call.samples)) / RATE_HZ,
         snr_db,

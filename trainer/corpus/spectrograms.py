@@ -52,7 +52,7 @@ _CHUNK = 8  # recordings per task: about a second of work
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """Where the images of a recording lie, and the SHA-256 of its sound and of these images with
     their ranges."""
 
@@ -70,7 +70,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Made:
+class CacheSummary:
     """What making the cache gave."""
 
     recordings: int
@@ -154,7 +154,7 @@ def make_spectrograms(
     crops_max: int,
     jobs: int,
     console: Console,
-) -> Made:
+) -> CacheSummary:
     """Make or complete the cache. Recordings that cannot be decoded are skipped and listed in
     skipped.csv.
 
@@ -207,7 +207,7 @@ def make_spectrograms(
     write_json(folder / "cache.json", constants | {"plan": _plan_digest(plan), "done": True})
     (folder / _JOURNAL).unlink()
     speed = made / seconds if made else 0.0
-    return Made(len(entries), sum(e.count for e in entries), len(set(skipped)), speed)
+    return CacheSummary(len(entries), sum(e.count for e in entries), len(set(skipped)), speed)
 
 
 def cache_constants(crops_max: int) -> dict[str, object]:
@@ -227,7 +227,7 @@ def _check_constants(folder: Path, state: Mapping[str, object]) -> None:
         )
 
 
-Plan = list[tuple[Entry, Path]]
+Plan = list[tuple[CacheEntry, Path]]
 
 
 def _plan(
@@ -251,7 +251,7 @@ def _plan(
             )
             continue
         count = crop_count(audio.samples, crops_max)
-        plan.append((Entry(r.recording, r.primary_label, first, count, sound, ""), r.path))
+        plan.append((CacheEntry(r.recording, r.primary_label, first, count, sound, ""), r.path))
         first += count
     return plan, skipped
 
@@ -384,9 +384,9 @@ def _sum_of(images: Image, ranges: Ranges, count: int) -> str:
     return found.hexdigest()
 
 
-def _entry(row: Mapping[str, str]) -> Entry:
+def _entry(row: Mapping[str, str]) -> CacheEntry:
     """Raises ValueError where a number is none."""
-    return Entry(
+    return CacheEntry(
         row["recording"],
         row["primary_label"],
         int(row["first"]),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edge.contract.coordinates import check_coordinates
 from edge.contract.errors import CorpusError
-from edge.contract.text import NotText, Table, text_or_guess
+from edge.contract.text import Table, TextError, text_or_guess
 
 _DATE = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?Z?)?"
@@ -53,7 +53,7 @@ def table_of(
         yield Table(text_or_guess(path.read_bytes(), guessed).replace("\0", ""), columns)
     except OSError as error:
         raise CorpusError(f"{path}: not readable: {error.strerror}") from error
-    except NotText as error:
+    except TextError as error:
         raise CorpusError(f"{path}: {error}{advice and '; '}{advice}") from error
 
 

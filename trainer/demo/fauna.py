@@ -36,7 +36,7 @@ _OPEN = (6, 7, 8, 9, 10, 11)
 
 
 @dataclass(frozen=True)
-class Range:
+class SpeciesRange:
     """Ellipse in degrees, altitude in metres with its spread, cover categories liked, limits of
     longitude."""
 
@@ -58,7 +58,7 @@ class Bird:
     code: str
     common_name: str
     scientific_name: str
-    home: Range
+    home: SpeciesRange
     peak_day: int
     season_days: float
     voice: Voice
@@ -66,21 +66,21 @@ class Bird:
 
 
 @dataclass(frozen=True)
-class Place:
+class DemoPlace:
     latitude: float
     longitude: float
 
 
 # The first eight; more are drawn around the same three areas.
 _HOMES = (
-    (Range(-116, 43, 14, 10, 1300, 1500, _FOREST + _OPEN, east_limit=-103), 150),
-    (Range(-80, 40, 14, 10, 450, 900, _FOREST + _OPEN, west_limit=-92), 150),
-    (Range(-98, 42, 22, 9, 500, 700, (*_OPEN, 2, 5)), 120),
-    (Range(-72, -12, 8, 18, 1500, 1200, _FOREST + _OPEN), 330),
-    (Range(-62, -10, 13, 14, 300, 500, (1, 6, 9, 2)), 10),
-    (Range(10, 47, 13, 6, 1000, 700, (2, 3, 5)), 165),
-    (Range(16, 52, 18, 9, 250, 350, (*_OPEN, 2, 5)), 110),
-    (Range(-74, -2, 16, 14, 800, 900, (1, 2, 6)), 40),
+    (SpeciesRange(-116, 43, 14, 10, 1300, 1500, _FOREST + _OPEN, east_limit=-103), 150),
+    (SpeciesRange(-80, 40, 14, 10, 450, 900, _FOREST + _OPEN, west_limit=-92), 150),
+    (SpeciesRange(-98, 42, 22, 9, 500, 700, (*_OPEN, 2, 5)), 120),
+    (SpeciesRange(-72, -12, 8, 18, 1500, 1200, _FOREST + _OPEN), 330),
+    (SpeciesRange(-62, -10, 13, 14, 300, 500, (1, 6, 9, 2)), 10),
+    (SpeciesRange(10, 47, 13, 6, 1000, 700, (2, 3, 5)), 165),
+    (SpeciesRange(16, 52, 18, 9, 250, 350, (*_OPEN, 2, 5)), 110),
+    (SpeciesRange(-74, -2, 16, 14, 800, 900, (1, 2, 6)), 40),
 )
 _AREAS = ((-98, 43, 20, 9), (-63, -14, 9, 17), (14, 51, 14, 7))
 
@@ -90,7 +90,7 @@ def make_birds(seed: int, count: int) -> list[Bird]:
     return [_make_bird(seed, index) for index in range(count)]
 
 
-def local_voice(bird: Bird, place: Place, seed: int) -> Voice:
+def local_voice(bird: Bird, place: DemoPlace, seed: int) -> Voice:
     """The species' song in the dialect of the region of 20 x 15 degrees that holds `place`."""
     if not bird.has_dialects:
         return bird.voice
@@ -120,16 +120,16 @@ class Atlas:
             code: np.cumsum(np.float64(grid * area)) for code, grid in self._maps.items()
         }
 
-    def suitability(self, bird: Bird, place: Place) -> float:
+    def suitability(self, bird: Bird, place: DemoPlace) -> float:
         return float(self._maps[bird.code][self._world.cell(place.latitude, place.longitude)])
 
-    def living_at(self, birds: list[Bird], place: Place) -> list[Bird]:
+    def living_at(self, birds: list[Bird], place: DemoPlace) -> list[Bird]:
         return [bird for bird in birds if self.suitability(bird, place) >= LIVES_AT]
 
-    def singing_at(self, birds: list[Bird], place: Place, day: int) -> list[Bird]:
+    def singing_at(self, birds: list[Bird], place: DemoPlace, day: int) -> list[Bird]:
         return [bird for bird in self.living_at(birds, place) if activity(bird, day) >= SINGS_AT]
 
-    def draw(self, bird: Bird, rng: np.random.Generator) -> Place:
+    def draw(self, bird: Bird, rng: np.random.Generator) -> DemoPlace:
         """A place of its range, the better the likelier; only cells where it counts as living."""
         cumulative = self._cumulative[bird.code]
         cell = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
@@ -137,10 +137,10 @@ class Atlas:
         north, east = rng.uniform(0.05, 0.95, size=2)
         latitude = 90 - CELL_DEG * (row + north)
         longitude = -180 + CELL_DEG * (column + east)
-        return Place(round(float(latitude), 4), round(float(longitude), 4))
+        return DemoPlace(round(float(latitude), 4), round(float(longitude), 4))
 
 
-def _suitability(home: Range, world: World, inland: np.ndarray) -> np.ndarray:
+def _suitability(home: SpeciesRange, world: World, inland: np.ndarray) -> np.ndarray:
     latitudes, longitudes = cell_centres()
     east = (longitudes - home.longitude) / home.width_deg
     north = (latitudes - home.latitude) / home.height_deg
@@ -181,12 +181,12 @@ def _names(index: int) -> tuple[str, str]:
     return f"{adjective} {common}", f"{genus} {adjective.lower()}ensis"
 
 
-def _home(index: int, rng: np.random.Generator) -> tuple[Range, int]:
+def _home(index: int, rng: np.random.Generator) -> tuple[SpeciesRange, int]:
     if index < len(_HOMES):
         return _HOMES[index]
     lon, lat, width, height = _AREAS[index % len(_AREAS)]
     altitude_m = float(rng.choice([250, 600, 1200]))
     cover = (_FOREST, _OPEN)[int(rng.integers(2))]
     centre = lon + rng.uniform(-0.5, 0.5) * width, lat + rng.uniform(-0.5, 0.5) * height
-    home = Range(*centre, width * 0.8, height * 0.8, altitude_m, 500 + altitude_m / 2, cover)
+    home = SpeciesRange(*centre, width * 0.8, height * 0.8, altitude_m, 500 + altitude_m / 2, cover)
     return home, int((120 if lat > 0 else 300) + rng.integers(-35, 90)) % _DAYS + 1

@@ -18,7 +18,7 @@ _OWNER_TAG = "BIRDSTATION_DEMO_SEED"
 
 
 @dataclass(frozen=True)
-class Layer:
+class RasterLayer:
     """One GeoTIFF: which field of the world, on which grid (degrees), with which type and sea
     value."""
 
@@ -34,7 +34,7 @@ class Layer:
 
 
 LAYERS = (
-    Layer(
+    RasterLayer(
         "bio1",
         "temperature_c",
         "degree Celsius",
@@ -45,8 +45,8 @@ LAYERS = (
         "float32",
         -9999.0,
     ),
-    Layer("bio12", "rain_mm", "mm a year", 0.5, -180.0, 90.0, -90.0, "float32", -9999.0),
-    Layer(
+    RasterLayer("bio12", "rain_mm", "mm a year", 0.5, -180.0, 90.0, -90.0, "float32", -9999.0),
+    RasterLayer(
         "bio15",
         "rain_cv",
         "coefficient of variation, %",
@@ -57,9 +57,9 @@ LAYERS = (
         "float32",
         -9999.0,
     ),
-    Layer("elevation", "elevation_m", "m", 0.25, -180.0, 90.0, -90.0, "int16", -32768),
-    Layer("forest_type", "cover", "category 1..20", 0.5, -180.0, 84.0, -60.0, "uint8", 0),
-    Layer("grass_cover", "grass_percent", "%", 0.5, -180.0, 84.0, -60.0, "uint8", 255),
+    RasterLayer("elevation", "elevation_m", "m", 0.25, -180.0, 90.0, -90.0, "int16", -32768),
+    RasterLayer("forest_type", "cover", "category 1..20", 0.5, -180.0, 84.0, -60.0, "uint8", 0),
+    RasterLayer("grass_cover", "grass_percent", "%", 0.5, -180.0, 84.0, -60.0, "uint8", 255),
 )
 
 
@@ -94,7 +94,7 @@ def _made_here(path: Path, seed: int) -> bool:
     return True
 
 
-def _write_layer(path: Path, layer: Layer, world: World, seed: int) -> None:
+def _write_layer(path: Path, layer: RasterLayer, world: World, seed: int) -> None:
     values = _on_grid(getattr(world, layer.field), world, layer)
     if np.issubdtype(np.dtype(layer.dtype), np.integer):
         values = np.rint(values)
@@ -118,7 +118,7 @@ def _write_layer(path: Path, layer: Layer, world: World, seed: int) -> None:
     part.replace(path)
 
 
-def _on_grid(field: np.ndarray, world: World, layer: Layer) -> np.ndarray:
+def _on_grid(field: np.ndarray, world: World, layer: RasterLayer) -> np.ndarray:
     """The field at the centres of the layer's cells, nearest neighbour."""
     rows = round((layer.north - layer.south) / layer.cell_deg)
     columns = round(360 / layer.cell_deg)

@@ -11,7 +11,7 @@ import numpy as np
 
 from edge.contract.audio import RATE_HZ
 from trainer.demo.acoustics import Weather, background, frame_power, sounding_power, through_air
-from trainer.demo.fauna import Atlas, Bird, Place, activity, local_voice
+from trainer.demo.fauna import Atlas, Bird, DemoPlace, activity, local_voice
 from trainer.demo.seeds import stream
 from trainer.demo.song import Voice, songs, vary
 
@@ -41,7 +41,7 @@ class RecordingPlan:
     filename: str
     bird: Bird
     secondary: tuple[tuple[Bird, float], ...]
-    place: Place
+    place: DemoPlace
     day: date
     quality: float
     duration_s: float

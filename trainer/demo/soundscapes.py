@@ -21,7 +21,7 @@ from trainer.demo.acoustics import (
     through_air,
     through_microphone,
 )
-from trainer.demo.fauna import Atlas, Bird, Place, local_voice
+from trainer.demo.fauna import Atlas, Bird, DemoPlace, local_voice
 from trainer.demo.recordings import draw_day
 from trainer.demo.seeds import stream
 from trainer.demo.song import songs, vary
@@ -48,7 +48,7 @@ _FIRST_ID = {"train": 10_000, "test": 50_000}
 @dataclass(frozen=True)
 class Site:
     name: str  # three capitals
-    place: Place
+    place: DemoPlace
     anchor: Bird  # the species the site was chosen for
 
 

@@ -13,7 +13,7 @@ from timm.layers.split_attn import SplitAttn
 from torch import Tensor, nn
 
 from edge.contract.errors import ConfigError
-from trainer.run import Precision
+from trainer.run import TrainingPrecision
 
 _CPU_FLAGS = {
     "avx512_bf16",
@@ -30,7 +30,7 @@ def choose_device(name: str) -> str:
     return name
 
 
-def choose_precision(device: torch.device) -> Precision:
+def choose_precision(device: torch.device) -> TrainingPrecision:
     """bf16 where the device multiplies bfloat16, else fp32."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
@@ -41,7 +41,7 @@ def choose_precision(device: torch.device) -> Precision:
     return "bf16" if _CPU_FLAGS.intersection(flags) else "fp32"
 
 
-def prepare(network: nn.Module, precision: Precision, device: torch.device) -> nn.Module:
+def prepare(network: nn.Module, precision: TrainingPrecision, device: torch.device) -> nn.Module:
     """The network on its device, laid out and (on a GPU) compiled for training; its weights keep
     names and values."""
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -61,7 +61,7 @@ def prepare(network: nn.Module, precision: Precision, device: torch.device) -> n
     return network
 
 
-def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+def autocast(precision: TrainingPrecision, device: torch.device) -> torch.autocast:
     """The context in which the network is called."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 

@@ -27,7 +27,7 @@ from trainer.corpus.check import check_data
 from trainer.corpus.folds import read_folds, write_folds
 from trainer.corpus.spectrograms import IMAGES, RANGES, Spectrograms, make_spectrograms
 from trainer.files import digest, write_json
-from trainer.pipeline.work import NONE, Parts, Work
+from trainer.pipeline.work import NONE, StageParts, Work
 from trainer.run import CALLS, HISTORY, SCORES, WEIGHTS, Run
 from trainer.tuning.oof import crop_table, score_crops
 from trainer.tuning.row_images import FILE as ROW_IMAGES
@@ -48,8 +48,8 @@ class Stage:
 
     name: str
     needs: tuple[str, ...]  # stages whose results it reads
-    made_from: Callable[[Work], Parts]  # besides what those left
-    do: Callable[[Work, Parts], None]  # given all that it is made from
+    made_from: Callable[[Work], StageParts]  # besides what those left
+    do: Callable[[Work, StageParts], None]  # given all that it is made from
     result: Callable[[Run], Result]
     went_in: Callable[[Work], dict[str, Any]] = lambda _: {}  # for people and manifests
     keeps: tuple[str, ...] = ()  # parts that stay what they are where an option does not say
@@ -58,13 +58,13 @@ class Stage:
 # what each stage does and leaves
 
 
-def _check_data(work: Work, _: Parts) -> None:
+def _check_data(work: Work, _: StageParts) -> None:
     checked = check_data(work.corpus, work.options.jobs)
     write_json(work.run.folder / "check.json", asdict(checked))
     work.console.print(checked.table())
 
 
-def _folds(work: Work, made_from: Parts) -> None:
+def _folds(work: Work, made_from: StageParts) -> None:
     from trainer.report.foldmap import assign_folds
 
     if made_from["map"] == NONE and not work.options.no_rasters and work.run.metadata() is not None:
@@ -79,7 +79,7 @@ def _folds(work: Work, made_from: Parts) -> None:
     write_folds(work.run.folder / "folds.csv", placed)
 
 
-def _folds_parts(work: Work) -> Parts:
+def _folds_parts(work: Work) -> StageParts:
     """The sound counts by what is there and what is the same."""
     first: dict[str, str] = {}
     equal = [
@@ -95,7 +95,7 @@ def _folds_result(run: Run) -> Result:
     return Result(("folds.csv", "folds.png"), digest(placed))
 
 
-def _spectrograms(work: Work, _: Parts) -> None:
+def _spectrograms(work: Work, _: StageParts) -> None:
     run = work.run
     asked = work.options
     made = make_spectrograms(
@@ -124,7 +124,7 @@ def _spectrograms(work: Work, _: Parts) -> None:
         (run.folder / BACKGROUNDS).unlink(missing_ok=True)  # of another recipe
 
 
-def _spectrograms_parts(work: Work) -> Parts:
+def _spectrograms_parts(work: Work) -> StageParts:
     order = digest([(r.recording, r.primary_label) for r in work.corpus.recordings])
     parts = {"recordings": order, "sound": work.sound(), "backgrounds": work.backgrounds()}
     return parts | {"front end": work.images()} | recipe_parts(work.recipe, "spectrograms")
@@ -140,7 +140,7 @@ def _spectrograms_result(run: Run) -> Result:
     return Result((*names, *mixed), digest(*left))
 
 
-def _fit_cnn(work: Work, made_from: Parts) -> None:
+def _fit_cnn(work: Work, made_from: StageParts) -> None:
     from trainer.networks.model import check_clips
     from trainer.training.dataset import crop_set
     from trainer.training.fit import Workplace, fit_members
@@ -215,7 +215,7 @@ def _out_of_fold(work: Work) -> None:
     write_json(work.run.folder / "oof.json", figures.pop("all") | {"kinds": figures})
 
 
-def _fit_cnn_parts(work: Work) -> Parts:
+def _fit_cnn_parts(work: Work) -> StageParts:
     keys = (
         "members",
         "optimiser",
@@ -255,14 +255,14 @@ def _fit_cnn_went_in(work: Work) -> dict[str, Any]:
     return {"recordings": len(entries), "crops": sum(entry.count for entry in entries)}
 
 
-def _fit_metadata(work: Work, _: Parts) -> None:
+def _fit_metadata(work: Work, _: StageParts) -> None:
     from trainer.place.metadata import fit_metadata
 
     rasters = None if work.options.no_rasters else work.options.rasters
     fit_metadata(work.run, work.corpus, rasters, work.options.details)
 
 
-def _fit_metadata_parts(work: Work) -> Parts:
+def _fit_metadata_parts(work: Work) -> StageParts:
     told = {
         key: n
         for key, n in work.corpus.problems.counts.items()
@@ -288,20 +288,20 @@ def _bag_result(run: Run) -> Result:
     return Result(("bag.json",), digest(chosen))
 
 
-def _bag(work: Work, _: Parts) -> None:
+def _bag(work: Work, _: StageParts) -> None:
     from trainer.tuning.bag import choose_bag
 
     choose_bag(work.run)
 
 
-def _tune(work: Work, _: Parts) -> None:
+def _tune(work: Work, _: StageParts) -> None:
     from trainer.tuning.tune import tune
 
     tune(work.run, work.corpus)
     tell_cautions(work.run, work.console)
 
 
-def _tune_parts(work: Work) -> Parts:
+def _tune_parts(work: Work) -> StageParts:
     """Without labelled soundscapes the crops that members have not seen decide."""
     crops = (
         {"labels": work.labels(), "places": work.places()} if not work.corpus.soundscapes else {}
@@ -316,13 +316,13 @@ def _tune_went_in(work: Work) -> dict[str, Any]:
     }
 
 
-def _report_parts(work: Work) -> Parts:
+def _report_parts(work: Work) -> StageParts:
     """It shows every number of the recipe."""
     parts = {"names": work.names(), "folds": digest(work.run.folder / "folds.csv")}
     return work.corpus_tables() | parts | {"recipe": work.run.recipe.digest}
 
 
-def _report(work: Work, _: Parts) -> None:
+def _report(work: Work, _: StageParts) -> None:
     from trainer.report.report import write_report
 
     work.console.print(f"report: {write_report(work.run, work.corpus)}", soft_wrap=True)

@@ -27,7 +27,7 @@ from trainer.corpus.soundscape_windows import require_readable
 from trainer.corpus.spectrograms import IMAGES, RANGES
 from trainer.files import clear_temporaries, digest, make_folder, read_json
 from trainer.pipeline.chain import CHAIN, Stage
-from trainer.pipeline.work import NONE, Options, Parts, Work
+from trainer.pipeline.work import NONE, Options, StageParts, Work
 from trainer.place.places import check_rasters
 from trainer.place.rasters import Rasters
 from trainer.recipe import Recipe, find_recipe, read_recipe, recipe_names
@@ -203,13 +203,13 @@ class _Chain:
         self._current.add(name)
         self.note()
 
-    def _parts(self, stage: Stage) -> Parts:
+    def _parts(self, stage: Stage) -> StageParts:
         """All that a stage is made from; the stages that it needs are done."""
         entries = {name: self.book.entry(name) for name in stage.needs}
         left = {stage_part(name): entry.result for name, entry in entries.items() if entry}
         return {**stage.made_from(self.work), **left}
 
-    def _why(self, stage: Stage, parts: Parts) -> str:
+    def _why(self, stage: Stage, parts: StageParts) -> str:
         """Why a stage is to be done; empty if it is done."""
         if self.book.entry(stage.name) is None:
             return f"{FILE} does not have it"
@@ -257,7 +257,7 @@ class _Chain:
         if rasters is not None and {"fit-cnn", "fit-metadata"} <= set(names) and begun is None:
             check_rasters(self.work.corpus, rasters)
 
-    def _require_unchanged(self, stage: Stage, parts: Parts) -> None:
+    def _require_unchanged(self, stage: Stage, parts: StageParts) -> None:
         """Raise CorpusError if files changed while a stage read them."""
         self.work.look_again()
         now = stage.made_from(self.work)

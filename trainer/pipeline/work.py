@@ -34,7 +34,7 @@ from trainer.recipe import MetadataKind
 from trainer.run import Run
 
 NONE = "none"
-Parts = dict[str, str]
+StageParts = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Work:
         """Of where and when all recordings were made, and of what."""
         return digest(self.run.taxonomy.codes, [_place(r) for r in self.corpus.recordings])
 
-    def met(self) -> Parts:
+    def met(self) -> StageParts:
         """Who met what besides, where the metadata model remembers it."""
         if self.run.recipe.metadata.kind != "better":
             return {}
@@ -139,7 +139,7 @@ class Work:
         found: str = self._once("soundscapes", read)
         return found
 
-    def corpus_tables(self) -> Parts:
+    def corpus_tables(self) -> StageParts:
         """The tables, and the name that goes with them into what people read."""
         return {"name of the corpus": digest(self.corpus.name), "tables": self.tables()}
 
@@ -231,7 +231,7 @@ class Work:
                 "FOLDER"
             )
 
-    def labelled_rows(self) -> Parts:
+    def labelled_rows(self) -> StageParts:
         """Of the soundscapes that choose epochs, if the recipe says so."""
         if self.run.recipe.keep != "soundscapes":
             return {}

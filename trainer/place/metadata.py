@@ -22,10 +22,10 @@ from rich.table import Table
 from edge.contract.blend import Scores
 from edge.contract.errors import CorpusError
 from edge.contract.screen import Screen, say
-from edge.prior.clues import Judge
 from edge.prior.nearby import FILE as NEARBY
 from edge.prior.nearby import GATE_TERMS, KM, LEVELS, Nearby
 from edge.prior.place import CATEGORY, RASTERS, FeatureSpec, Grid, Values, place_columns
+from edge.prior.reranker import Reranker
 from trainer import metrics
 from trainer.corpus.recordings import Corpus
 from trainer.files import digest, write_csv, write_json
@@ -35,7 +35,7 @@ from trainer.place.placenets import EPOCHS, NETS, fit_nets, nets_to_onnx, probab
 from trainer.place.places import Places, feature_spec, split
 from trainer.place.raster_check import COVER_LOW
 from trainer.place.rasters import Rasters
-from trainer.place.second_look import fit_judge
+from trainer.place.reranker import fit_judge
 from trainer.place.trees import BEST_IN, fit_trees, importances, trees_to_onnx
 from trainer.recipe import MetadataRecipe
 from trainer.run import Run
@@ -50,7 +50,7 @@ Importances = list[tuple[str, float]]
 
 
 @dataclass(frozen=True)
-class _Task:
+class _FitTask:
     """What a model is fitted on: features and labels of all rows, and which of them are for
     training."""
 
@@ -66,7 +66,7 @@ class _Task:
     details: bool = False  # show the progress of CatBoost
 
     def remembered(
-        self, rows: NDArray[np.int64], gates: Values, judge: Judge | None = None
+        self, rows: NDArray[np.int64], gates: Values, judge: Reranker | None = None
     ) -> Nearby:
         """The recordings of `rows`, and those without a date for the limit alone."""
         places = self.places
@@ -85,13 +85,13 @@ class _Task:
 
 
 @dataclass(frozen=True)
-class _Fitted:
+class _FitResult:
     """A model, by what it says of the validation rows `(n, species that occur)`."""
 
     found: Scores  # of a model that has not seen them
     exported: Scores  # of the one in model.onnx
     gates: Values  # none without neighbours
-    judge: Judge | None
+    judge: Reranker | None
     parts: Importances
     iterations: int  # trees, or epochs
 
@@ -122,7 +122,7 @@ def fit_metadata(run: Run, corpus: Corpus, rasters: Path | None, details: bool =
     work = _work_folder(
         run, digest(asdict(recipe), seed, BEST_IN, _bytes_digest(features, places.label))
     )
-    task = _Task(
+    task = _FitTask(
         recipe, seed, spec, features, places, train, valid, len(run.taxonomy), work, details
     )
     fit = _fit_better if recipe.kind == "better" else _fit_published
@@ -152,7 +152,7 @@ def fit_metadata(run: Run, corpus: Corpus, rasters: Path | None, details: bool =
     _show(figures, details)
 
 
-def _fit_published(task: _Task) -> _Fitted:
+def _fit_published(task: _FitTask) -> _FitResult:
     """CatBoost."""
     label = task.places.label
     model = fit_trees(
@@ -168,10 +168,12 @@ def _fit_published(task: _Task) -> _Fitted:
     trees_to_onnx(model, task.work / "model.onnx")
     found = np.asarray(model.predict_proba(task.features[task.valid]), np.float32)
     gates = np.empty((0, GATE_TERMS), np.float32)
-    return _Fitted(found, found, gates, None, importances(model, task.spec), int(model.tree_count_))
+    return _FitResult(
+        found, found, gates, None, importances(model, task.spec), int(model.tree_count_)
+    )
 
 
-def _fit_better(task: _Task) -> _Fitted:
+def _fit_better(task: _FitTask) -> _FitResult:
     """Networks, the trust in neighbours and the judge of both; `parts` are how much each distance
     says in the mixture before the judge, in percent. Network k of those that are judged has not
     seen the fold k of the rows.
@@ -200,7 +202,7 @@ def _fit_better(task: _Task) -> _Fitted:
     whole = fit_nets(task.spec, task.features, task.places.label, epochs, task.seed, task.work)
     nets_to_onnx(whole, task.spec, task.work / "model.onnx")
     found, exported = (probabilities(model, task.features[task.valid]) for model in (nets, whole))
-    return _Fitted(found, exported, nearby.gates, judge, parts, epochs)
+    return _FitResult(found, exported, nearby.gates, judge, parts, epochs)
 
 
 def _widened(found: Scores, places: Places, species: int) -> Scores:
@@ -218,7 +220,7 @@ def _leave_absent(run: Run, reason: str) -> None:
     say(f"metadata: no model: {reason}")
 
 
-def _figures(task: _Task, found: Scores, iterations: int) -> dict[str, Any]:
+def _figures(task: _FitTask, found: Scores, iterations: int) -> dict[str, Any]:
     """What metrics.json says: counts, scores on the validation rows, the majority class beside
     them."""
     places = task.places

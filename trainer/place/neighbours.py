@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from edge.contract.blend import Scores
-from edge.prior.clues import Neighbourhood
 from edge.prior.nearby import GATE_TERMS, LEVELS, Nearby, gate_inputs, gate_shares
 from edge.prior.place import Values
+from edge.prior.reranker import Neighbourhood
 
 _STEPS = 600
 _RATE = 0.03
@@ -30,7 +30,7 @@ _START_DEVIATION = (
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class LeaveOneOut:
     """Recordings of one place, each with its neighbourhoods without itself."""
 
     here: NDArray[np.intp]  # among the rows that were asked for
@@ -70,7 +70,7 @@ def fit_gates(nearby: Nearby, rows: NDArray[np.int64], base: Scores) -> Values:
     return np.asarray(gates.detach().numpy(), np.float32)
 
 
-def left_out(nearby: Nearby, rows: NDArray[np.int64], name: str) -> Iterator[LeftOut]:
+def left_out(nearby: Nearby, rows: NDArray[np.int64], name: str) -> Iterator[LeaveOneOut]:
     """Place by place the recordings `rows` of `nearby`, with the levels as they would be without
     each of them: its own weight is 1 at every level. `name` is shown while it goes on."""
     spots = np.stack([nearby.latitude[rows], nearby.longitude[rows]], axis=1)
@@ -88,7 +88,7 @@ def left_out(nearby: Nearby, rows: NDArray[np.int64], name: str) -> Iterator[Lef
             counts[one] -= 1
             counts[counts < _VANISHING] = 0.0
             levels.append((present, counts))
-        yield LeftOut(here, own, away, days, levels)
+        yield LeaveOneOut(here, own, away, days, levels)
 
 
 def _left_out(nearby: Nearby, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], ...]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.contract.taxonomy import Taxonomy
-from edge.prior.nearby import Seen
+from edge.prior.nearby import RecordingContext
 from edge.prior.place import CATEGORY, NUMERIC, FeatureSpec, Values
 from trainer.corpus.recordings import Corpus
 from trainer.place.rasters import Rasters
@@ -74,11 +74,11 @@ class Places:
         """Labels as indices into the taxonomy."""
         return self.columns[self.label]
 
-    def seen(self, rows: NDArray[np.int64], more: int) -> Seen:
+    def seen(self, rows: NDArray[np.int64], more: int) -> RecordingContext:
         """Recordists and background of the recordings `rows`, rising, and of `more` after them of
         which nothing is known."""
         kept = np.isin(self.background_row, rows)
-        return Seen(
+        return RecordingContext(
             np.append(self.recordist[rows], np.zeros(more, np.int32)),
             np.searchsorted(rows, self.background_row[kept]).astype(np.int32),
             self.background_label[kept],

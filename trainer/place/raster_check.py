@@ -65,7 +65,7 @@ def _undeclared(mark: float, share: float) -> str:
 
 
 @dataclass(frozen=True)
-class Extent:
+class RasterExtent:
     """What a file covers, degrees WGS84."""
 
     west: float
@@ -92,7 +92,7 @@ class Extent:
 
 
 def cover_of(
-    grid: Grid, latitude: Values, longitude: Values, extents: Mapping[Path, Extent]
+    grid: Grid, latitude: Values, longitude: Values, extents: Mapping[Path, RasterExtent]
 ) -> dict[str, float]:
     """Share of the places `(n,)` in degrees at which each layer has a value; `extents` are the
     files', in that order.
@@ -103,7 +103,7 @@ def cover_of(
     """
     found = grid.at(latitude, longitude)
     cover = {name: round(float((~np.isnan(values)).mean()), 4) for name, values in found.items()}
-    here = Extent(longitude.min(), latitude.min(), longitude.max(), latitude.max())
+    here = RasterExtent(longitude.min(), latitude.min(), longitude.max(), latitude.max())
     for (name, share), (path, extent) in zip(cover.items(), extents.items(), strict=True):
         empty = bool(np.isnan(grid.layers[name]).all())
         if share or not (

@@ -20,7 +20,7 @@ from rasterio.warp import reproject, transform, transform_bounds
 
 from edge.contract.errors import CorpusError
 from edge.prior.place import CATEGORY, GRID_STEP_DEG, RASTERS, Grid, Values
-from trainer.place.raster_check import Extent, cover_of, impossible
+from trainer.place.raster_check import RasterExtent, cover_of, impossible
 
 _WGS84 = rasterio.crs.CRS.from_epsg(4326)
 _GRID_SHAPE = (int(180 / GRID_STEP_DEG), int(360 / GRID_STEP_DEG))
@@ -116,9 +116,9 @@ def _lacks_memory(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _extent(path: Path) -> Extent:
+def _extent(path: Path) -> RasterExtent:
     with _layer(path) as raster:
-        return Extent(*transform_bounds(raster.crs, _WGS84, *raster.bounds))
+        return RasterExtent(*transform_bounds(raster.crs, _WGS84, *raster.bounds))
 
 
 def _nodata(raster: rasterio.DatasetReader) -> float | None:

@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from edge.contract.errors import CorpusError
-from edge.contract.program import OUTSIDE, Interrupted
+from edge.contract.program import OUTSIDE, Interrupt
 from edge.prior.place import CATEGORY, NUMERIC, FeatureSpec
 from trainer.files import make_folder, naming
 from trainer.place.place_prior import OUTPUT
@@ -111,7 +111,7 @@ def _told(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted from None
+        raise Interrupt from None
     except (CatBoostError, DecodeError) as error:  # half a file, written without a word
         found = _SYSTEM.search(str(error))
         if found and int(found[1]) in OUTSIDE:

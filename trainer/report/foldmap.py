@@ -23,7 +23,7 @@ from trainer.corpus.folds import (
     MONTHS,
     REGIONS,
     TABLE_HEADER,
-    Placed,
+    FoldRow,
     check_folds,
     corner,
     fill_folds,
@@ -80,7 +80,7 @@ def folds_table(data: Path, out: Path, recipe: Recipe, console: Console) -> None
 
 def assign_folds(
     corpus: Corpus, recipe: Recipe, picture: Path, console: Console, rasters: Path | None = None
-) -> list[Placed]:
+) -> list[FoldRow]:
     """Make the folds, draw them, on the land of `rasters` if they are there, and say what they
     keep."""
     same = same_sound(corpus.recordings)
@@ -106,7 +106,7 @@ def assign_folds(
 def draw_folds(
     path: Path,
     recordings: Sequence[Recording],
-    placed: Sequence[Placed],
+    placed: Sequence[FoldRow],
     folds: int,
     cell_deg: float,
     ground: Values | None = None,
@@ -173,7 +173,7 @@ def _extent(recordings: Sequence[Recording]) -> tuple[tuple[float, float], tuple
     return sides[0], sides[1]
 
 
-def _draw_quarter(panel: Axes, mine: Sequence[tuple[Recording, Placed]], cell_deg: float) -> None:
+def _draw_quarter(panel: Axes, mine: Sequence[tuple[Recording, FoldRow]], cell_deg: float) -> None:
     fold_of = {p.block: p.fold for _, p in mine if p.block}
     cells = [Rectangle(corner(block, cell_deg)[::-1], cell_deg, cell_deg) for block in fold_of]
     colours = [_colour(fold) for fold in fold_of.values()]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.prior.place import Grid
-from trainer.corpus.folds import BY_RECORDING, Placed, read_folds, shares, split_by_recording
+from trainer.corpus.folds import BY_RECORDING, FoldRow, read_folds, shares, split_by_recording
 from trainer.corpus.recordings import Corpus
 from trainer.files import read_csv, read_json, replacing
 from trainer.report import figures, page
@@ -282,7 +282,7 @@ def _metadata(run: Run) -> Section:
     )
 
 
-def _folds(run: Run, corpus: Corpus, placed: list[Placed]) -> Section:
+def _folds(run: Run, corpus: Corpus, placed: list[FoldRow]) -> Section:
     where = {r.recording: (r.latitude, r.longitude) for r in corpus.recordings}
     mapped = [(p, *where[p.recording]) for p in placed if p.recording in where]
     known = [(p, lat, lon) for p, lat, lon in mapped if lat is not None and lon is not None]

@@ -107,7 +107,7 @@ class Margins:
 
 
 @dataclass(frozen=True)
-class Judged:
+class MarginScore:
     """Margins, and what they are worth on recordings that they were not chosen on."""
 
     margins: Margins
@@ -115,7 +115,7 @@ class Judged:
     opened: float
 
 
-def judge_margins(answers: Answers, goal: float = AGREEMENT) -> Judged:
+def judge_margins(answers: Answers, goal: float = AGREEMENT) -> MarginScore:
     """Margins chosen on all windows; their figures pooled over five parts of the recordings, each
     judged with margins chosen on the other four."""
     opened = np.zeros(len(answers), np.bool_)
@@ -124,7 +124,9 @@ def judge_margins(answers: Answers, goal: float = AGREEMENT) -> Judged:
         if mine.any() and not mine.all():
             margins = choose_margins(answers.take(~mine), goal)
             opened[mine] = answers.opened(margins.below, margins.above)[mine]
-    return Judged(choose_margins(answers, goal), answers.agreement(opened), float(opened.mean()))
+    return MarginScore(
+        choose_margins(answers, goal), answers.agreement(opened), float(opened.mean())
+    )
 
 
 def choose_margins(answers: Answers, goal: float = AGREEMENT) -> Margins:

@@ -35,7 +35,6 @@ from trainer.networks.precision import choose_device
 from trainer.pipeline.stages import alone
 from trainer.run import Run
 from trainer.student.cascade import AGREEMENT, Answers, Margins, Mask, judge_margins
-from trainer.student.soft_scores import Bag, Lessons, Views, ask_bag, sigmoid
 from trainer.student.student import (
     FILE,
     FOLDER,
@@ -49,11 +48,12 @@ from trainer.student.student import (
     read_student,
     weights_of_bag,
 )
-from trainer.student.student_sound import Sound, gather_sound
+from trainer.student.student_sound import StudentSound, gather_sound
+from trainer.student.targets import EnsembleNetworks, Lessons, Views, ask_bag, sigmoid
 from trainer.training.dataset import Ints
 from trainer.tuning.predict import thresholds_of
-from trainer.tuning.soundscape_scores import Scored, score_networks
-from trainer.tuning.sweep import Counts, row_f1s
+from trainer.tuning.soundscape_scores import ScoredRows, score_networks
+from trainer.tuning.sweep import PassCounts, row_f1s
 from trainer.workers import progress_bar
 
 _KIND = "(student)"  # no kind of member has such a name
@@ -171,7 +171,7 @@ class _Distil:
             else None
         )
 
-    def _lessons(self, sound: Sound) -> Lessons:
+    def _lessons(self, sound: StudentSound) -> Lessons:
         """What there is to learn; without the run's backgrounds pink noise is mixed in."""
         run = self.run
         augment = self.recipe.augment
@@ -237,10 +237,10 @@ class _Distil:
             book.keep("student threads", asked)
         return int(book.kept("student threads"))
 
-    def _judge(self, sound: Sound, views: Views, learnt: StudentInfo) -> StudentInfo:
+    def _judge(self, sound: StudentSound, views: Views, learnt: StudentInfo) -> StudentInfo:
         """Choose the margins on what is held out, and see what such margins are worth."""
         run = self.run
-        bag = Bag(run, views.device)
+        bag = EnsembleNetworks(run, views.device)
         student = load_student(run, learnt).to(views.device)
         rows, recording = sound.rows(held_out=True)
         crops = self._answers_to_crops(views, bag, student, rows, recording)
@@ -278,7 +278,7 @@ class _Distil:
         )
 
     def _answers_to_crops(
-        self, views: Views, bag: Bag, student: nn.Module, rows: Ints, recording: Ints
+        self, views: Views, bag: EnsembleNetworks, student: nn.Module, rows: Ints, recording: Ints
     ) -> Answers:
         taught = list[Scores]()
         heard = list[Scores]()
@@ -292,7 +292,7 @@ class _Distil:
         blend = self.run.tuning().blend
         return Answers(scores, np.concatenate(heard), nothing, recording, own, alone, blend)
 
-    def _score_soundscapes(self, bag: Bag, student: nn.Module) -> Scored:
+    def _score_soundscapes(self, bag: EnsembleNetworks, student: nn.Module) -> ScoredRows:
         assert self.corpus is not None
         networks = [network.cpu() for network in bag.networks]
         kinds = [*bag.kinds, _KIND]
@@ -310,7 +310,7 @@ class _Distil:
                 )
         return scored
 
-    def _answers_to_soundscapes(self, scored: Scored) -> Answers:
+    def _answers_to_soundscapes(self, scored: ScoredRows) -> Answers:
         """All windows, but not the silent one at the end."""
         tuning = self.run.tuning()
         means = scored.windows[self.run.tuning().padding][:, :-1]
@@ -332,7 +332,7 @@ def _agreement_alone(answers: Answers) -> dict[str, Any]:
     return {"windows": len(answers), "agreement": answers.agreement(np.zeros(len(answers), bool))}
 
 
-def _row_f1s(scored: Scored, answers: Answers, margins: Margins) -> dict[str, Any]:
+def _row_f1s(scored: ScoredRows, answers: Answers, margins: Margins) -> dict[str, Any]:
     """Row-wise F1 of all three on labelled rows. The bag's thresholds were tuned on the same
     rows."""
     opened = answers.opened(margins.below, margins.above)
@@ -348,13 +348,13 @@ def _row_f1s(scored: Scored, answers: Answers, margins: Margins) -> dict[str, An
     return figures | {"student_less_bag_low": low, "student_less_bag_high": high}
 
 
-def _f1(scored: Scored, decided: Mask) -> NDArray[np.float64]:
+def _f1(scored: ScoredRows, decided: Mask) -> NDArray[np.float64]:
     """F1 of each row `(rows,)`; a row beyond the end of its sound has nothing in it."""
     passed = decided[scored.at] & (scored.at >= 0)[:, None]
     hits = (passed & scored.rows.truth).sum(axis=1, keepdims=True)
-    f1: NDArray[np.float64] = row_f1s(scored.rows, Counts(passed.sum(axis=1, keepdims=True), hits))[
-        :, 0
-    ]
+    f1: NDArray[np.float64] = row_f1s(
+        scored.rows, PassCounts(passed.sum(axis=1, keepdims=True), hits)
+    )[:, 0]
     return f1
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from edge.contract.bundle import file_sha256
 from edge.contract.errors import ConfigError, CorpusError
-from edge.contract.strict import Refused, parse
+from edge.contract.strict import SchemaError, parse
 from trainer.files import digest, map_npy, read_csv, read_json, write_csv
 from trainer.networks.checkpoint import FILE as CHECKPOINT
 from trainer.networks.checkpoint import (
@@ -32,7 +32,7 @@ from trainer.networks.precision import autocast, choose_precision, prepare
 from trainer.recipe import Normalise, OptimiserRecipe, StudentRecipe
 from trainer.run import Run
 from trainer.student.cascade import MARGIN_MAX
-from trainer.student.soft_scores import Views, view_file
+from trainer.student.targets import Views, view_file
 from trainer.training.member import make_optimiser, set_rate
 
 FOLDER = "student"
@@ -98,7 +98,7 @@ def read_student(run: Run, stale: bool = False) -> StudentInfo | None:
         )
     try:
         info: StudentInfo = parse(StudentInfo, read_json(path))
-    except Refused as error:
+    except SchemaError as error:
         raise CorpusError(f"{path}: {error}; run: python -m trainer distil") from None
     if not stale and info.judged != judged_by(run):
         raise CorpusError(

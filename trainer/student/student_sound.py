@@ -30,7 +30,7 @@ _SOURCE = "source.json"  # what they were made from; written last
 
 
 @dataclass(frozen=True)
-class Sound:
+class StudentSound:
     """Crops of one or two caches of images, counted through."""
 
     caches: tuple[Path, ...]
@@ -57,7 +57,7 @@ class Sound:
 class SoundImages:
     """The images of a Sound, wherever its caches lie."""
 
-    def __init__(self, sound: Sound, device: torch.device) -> None:
+    def __init__(self, sound: StudentSound, device: torch.device) -> None:
         images = [Spectrograms(cache).images for cache in sound.caches]
         self._images: list[Images] = [open_images(array, device) for array in images]
         self._ends = np.cumsum([len(array) for array in images])
@@ -84,7 +84,7 @@ def gather_sound(
     spared: set[Path],
     jobs: int,
     console: Console,
-) -> tuple[Sound, str]:
+) -> tuple[StudentSound, str]:
     """The crops of a run and of unlabelled `folders`, whose images are made where they are missing,
     and the digest of what they are. Recordings in `spared` are not used; what cannot be read is
     counted and left out.
@@ -123,7 +123,7 @@ def gather_sound(
         raise ConfigError(
             f"{run}: {len(names)} recordings are too few to learn from some and judge on others"
         )
-    sound = Sound(
+    sound = StudentSound(
         caches=tuple(cache.folder.resolve() for cache in caches),
         first=np.array(first, np.int64),
         count=np.array(count, np.int64),

@@ -20,7 +20,7 @@ from rich.console import Console
 from edge.contract.audio import GREY_MAX, Image, Ranges
 from edge.contract.errors import CorpusError
 from trainer.corpus.backgrounds import BackgroundSet
-from trainer.corpus.spectrograms import IMAGES, RANGES, Entry, Spectrograms, damaged
+from trainer.corpus.spectrograms import IMAGES, RANGES, CacheEntry, Spectrograms, damaged
 from trainer.files import map_npy, read_npz, replacing
 from trainer.training.augment import mix_db
 from trainer.workers import progress_bar, worker_pool
@@ -66,7 +66,7 @@ def image_contrasts(images: Image, ranges: Ranges) -> Floats:
 
 
 @dataclass(frozen=True)
-class Detector:
+class CallDetector:
     """Weights of the contrasts, and what is added to their sum."""
 
     weight: NDArray[np.float64]
@@ -78,7 +78,7 @@ class Detector:
         return p
 
 
-def fit_detector(calling: Floats, backgrounds: Floats) -> Detector:
+def fit_detector(calling: Floats, backgrounds: Floats) -> CallDetector:
     """Logistic regression with a ridge on contrasts `(n, 24)`; both sides weigh the same, however
     many there are."""
     x = np.concatenate([calling, backgrounds]).astype(np.float64)
@@ -97,10 +97,10 @@ def fit_detector(calling: Floats, backgrounds: Floats) -> Detector:
 
     w = scipy.optimize.minimize(loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B").x
     weight = w[1:] / scale
-    return Detector(weight, float(w[0] - weight @ mean))
+    return CallDetector(weight, float(w[0] - weight @ mean))
 
 
-def keep_best(p: Floats, entries: Sequence[Entry]) -> Floats:
+def keep_best(p: Floats, entries: Sequence[CacheEntry]) -> Floats:
     """Probabilities of all crops `(N,)` with those of each recording raised in proportion until its
     best has BEST_MIN; zero where no entry has a crop."""
     kept = np.zeros_like(p)

@@ -13,14 +13,14 @@ from edge.contract.cluster import joined
 from edge.contract.errors import BirdstationError, ConfigError, CorpusError
 from trainer.files import digest
 from trainer.run import MemberInfo
-from trainer.training.member import Task, fit_member
+from trainer.training.member import MemberTask, fit_member
 from trainer.workers import POLL_S
 
 # how often one member may lose its node or its process; each time it goes on after its last epoch
 LOST_MAX = 10
 
 
-def train(address: str, tasks: Sequence[Task]) -> Generator[list[MemberInfo], None, None]:
+def train(address: str, tasks: Sequence[MemberTask]) -> Generator[list[MemberInfo], None, None]:
     """Train members, each on a GPU if the cluster has any (and `task.device` is not cpu), otherwise
     on one core.
 
@@ -51,7 +51,7 @@ def train(address: str, tasks: Sequence[Task]) -> Generator[list[MemberInfo], No
             yield [_result(ray, names[reference], reference) for reference in done]
 
 
-def _fit(task: Task, same: str) -> MemberInfo:
+def _fit(task: MemberTask, same: str) -> MemberInfo:
     """Train one member; on a node of the cluster, in a process of its own."""
     path = task.run / "run.json"
     if not path.is_file() or digest(path) != same:

@@ -18,11 +18,11 @@ from torch import Tensor
 from edge.contract.audio import Image
 from edge.contract.taxonomy import Taxonomy
 from trainer.corpus.recordings import Recording
-from trainer.corpus.spectrograms import Entry
+from trainer.corpus.spectrograms import CacheEntry
 from trainer.recipe import LabelRecipe, SamplingRecipe
 
 Ints = NDArray[np.int64]
-Place = Literal["device memory", "memory", "disk"]
+ImagePlace = Literal["device memory", "memory", "disk"]
 
 _WEIGHT_MIN = (
     0.1  # of an unrated recording: 0 means "nobody rated it" (as the 2nd place of 2021 did)
@@ -56,7 +56,7 @@ class CropSet:
 
 
 def crop_set(
-    entries: Sequence[Entry],
+    entries: Sequence[CacheEntry],
     recordings: Sequence[Recording],
     folds: dict[str, int],
     taxonomy: Taxonomy,
@@ -152,7 +152,7 @@ class Images(Protocol):
     """Where images come from, in two steps: `gather` on the host, in any thread, then `place` on
     the device."""
 
-    held: Place
+    held: ImagePlace
 
     def gather(self, rows: Ints) -> Tensor:
         """What `place` wants for rows `(n, c)`."""
@@ -164,7 +164,7 @@ class Images(Protocol):
 class DeviceImages:
     """All images in device memory: a batch costs one gather there."""
 
-    held: Place = "device memory"
+    held: ImagePlace = "device memory"
 
     def __init__(self, images: Image, device: torch.device) -> None:
         self._images = torch.empty(images.shape, dtype=torch.uint8, device=device)
@@ -185,7 +185,7 @@ class HostImages:
     """Images in the page cache or on disk, gathered on the host; batches go to a GPU from pinned
     memory."""
 
-    def __init__(self, images: Image, device: torch.device, held: Place = "memory") -> None:
+    def __init__(self, images: Image, device: torch.device, held: ImagePlace = "memory") -> None:
         self._images = images
         self._device = device
         self.held = held

@@ -21,7 +21,7 @@ from trainer.run import MemberInfo, Run
 from trainer.training import cluster
 from trainer.training.dataset import CropSet, images_line
 from trainer.training.history import read_history
-from trainer.training.member import Task, fit_member, member_line
+from trainer.training.member import MemberTask, fit_member, member_line
 from trainer.workers import POLL_S, progress_bar, worker_pool
 
 Rounds = Generator[list[MemberInfo], None, None]  # who was finished in the last POLL_S
@@ -101,7 +101,9 @@ def fit_members(
     folder = run.folder.resolve()
     weights = weights.resolve() if weights else None
     tasks = [
-        Task(folder, kind, fold, seed, crops, _of_kind(inputs, kind), devices[0], threads, weights)
+        MemberTask(
+            folder, kind, fold, seed, crops, _of_kind(inputs, kind), devices[0], threads, weights
+        )
         for fold in range(recipe.folds.count)
         for kind in recipe.members
         for seed in kind.seeds
@@ -182,7 +184,7 @@ def _threads_of_members(run: Run) -> int | None:
     return None
 
 
-def _finished(run: Run, task: Task, console: Console) -> bool:
+def _finished(run: Run, task: MemberTask, console: Console) -> bool:
     """Whether a member is there, of these inputs and as it was left; what is damaged is said."""
     folder = run.member_folder(task.name)
     if not (folder / "member.json").is_file():
@@ -210,7 +212,7 @@ def _counted(devices: Sequence[str]) -> str:
 
 def _train_all(
     run: Run,
-    tasks: list[Task],
+    tasks: list[MemberTask],
     rounds: Rounds,
     console: Console,
     note: Callable[[], None],
@@ -235,7 +237,7 @@ def _train_all(
                 note()
 
 
-def _side_by_side(tasks: Sequence[Task], devices: Sequence[str], spare: int) -> Rounds:
+def _side_by_side(tasks: Sequence[MemberTask], devices: Sequence[str], spare: int) -> Rounds:
     """One worker process per device, which takes the next member as soon as it is free. Beside a
     GPU, where no sums are made, it has `spare` threads. Yields what was finished, or nothing, every
     POLL_S."""
@@ -256,7 +258,7 @@ def _side_by_side(tasks: Sequence[Task], devices: Sequence[str], spare: int) -> 
             yield [future.result() for future in done]
 
 
-def fit_on_device(task: Task) -> MemberInfo:
+def fit_on_device(task: MemberTask) -> MemberInfo:
     """Train one member in this process, which uses no device but the task's."""
     if task.device.startswith("cuda"):
         torch.cuda.set_device(

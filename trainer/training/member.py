@@ -34,7 +34,7 @@ from trainer.networks.checkpoint import (
 from trainer.networks.model import build_network
 from trainer.networks.precision import autocast, choose_precision, prepare
 from trainer.recipe import MemberRecipe, OptimiserRecipe
-from trainer.run import CALLS, SCORES, WEIGHTS, MemberInfo, Precision, Run, member_name
+from trainer.run import CALLS, SCORES, WEIGHTS, MemberInfo, Run, TrainingPrecision, member_name
 from trainer.run import HISTORY as HISTORY_FILE
 from trainer.training.augment import Backgrounds, Dice, augment
 from trainer.training.batches import Batch, Batches
@@ -60,7 +60,7 @@ _NAMED_MAX = 8  # recordings of a batch
 
 
 @dataclass(frozen=True)
-class Task:
+class MemberTask:
     """One member to train, as sent to a worker."""
 
     run: Path
@@ -86,7 +86,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Scored:
+class MemberScores:
     """What a network says of crops."""
 
     rows: Ints  # (n,) index into images.npy
@@ -106,7 +106,7 @@ def member_line(info: MemberInfo, details: bool = False) -> str:
     return f"{line} ({info.name}, {waited}; {info.precision}, {held})"
 
 
-def fit_member(task: Task) -> MemberInfo:
+def fit_member(task: MemberTask) -> MemberInfo:
     """Train one member, or finish it where an earlier run was killed. In a worker."""
     torch.set_num_threads(task.threads)
     run = Run(task.run)
@@ -133,7 +133,7 @@ def fit_member(task: Task) -> MemberInfo:
 class Member:
     """A network in training: one instance per worker task."""
 
-    def __init__(self, run: Run, task: Task) -> None:
+    def __init__(self, run: Run, task: MemberTask) -> None:
         self.task = task
         self.recipe = run.recipe
         self.folder = run.member_folder(task.name)
@@ -159,7 +159,7 @@ class Member:
             normalise=task.kind.normalise,
             pretrained=(task.weights or True) if self.recipe.pretrained else False,
         )
-        self.precision: Precision = choose_precision(self.device)
+        self.precision: TrainingPrecision = choose_precision(self.device)
         self.network = prepare(network, self.precision, self.device)
         self.optimiser = make_optimiser(self.network, self.recipe.optimiser)
 
@@ -280,7 +280,9 @@ class Member:
     def _place(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)
 
-    def score(self, crops_max: int = CROPS_MAX, precision: Precision | None = None) -> Scored:
+    def score(
+        self, crops_max: int = CROPS_MAX, precision: TrainingPrecision | None = None
+    ) -> MemberScores:
         """Score the first `crops_max` crops of every recording of the fold left out, as it trains
         if nothing else is said."""
         recordings, rows = first_crops(self.valid, crops_max)
@@ -295,7 +297,7 @@ class Member:
             )
             parts.append(torch.sigmoid(logits))
         loss = float(torch.stack(losses).sum()) / (len(rows) * self.valid.classes)
-        return Scored(
+        return MemberScores(
             rows, recordings, self.valid.primary[recordings], torch.cat(parts).cpu().numpy(), loss
         )
 
@@ -308,7 +310,7 @@ class Member:
         return self.soundscapes.f1(torch.sigmoid(torch.cat(logits)).cpu().numpy(), self.recipe.tune)
 
     @torch.inference_mode()
-    def _logits(self, grey: Tensor, precision: Precision) -> Tensor:
+    def _logits(self, grey: Tensor, precision: TrainingPrecision) -> Tensor:
         self.network.eval()
         with autocast(precision, self.device):
             logits: Tensor = self.network(grey.float()).float()

@@ -15,8 +15,8 @@ from scipy.optimize import Bounds, differential_evolution
 
 from edge.contract.blend import SMOOTHING_MAX, Blend, BlendRule
 from trainer.tuning import sweep
-from trainer.tuning.soundscape_scores import Scored
-from trainer.tuning.sweep import Candidate
+from trainer.tuning.soundscape_scores import ScoredRows
+from trainer.tuning.sweep import ThresholdCandidate
 
 PRIOR_WEIGHT_MAX: dict[BlendRule, float] = {"mean": 1.0, "logit": 2.0}
 KIND_OCTAVES = 3.0  # a kind weighs between an eighth and eight times as much as the first
@@ -29,12 +29,16 @@ _POPULATION_MIN = 5  # the smallest that differential evolution can work with
 class Optimum:
     """The best blend that was found, and how the search went."""
 
-    candidate: Candidate
+    candidate: ThresholdCandidate
     peaks: tuple[float, ...]  # best smoothed peak of F1 so far, after each evaluation
 
 
 def optimise(
-    scored: Scored, start: Candidate, thresholds: NDArray[np.float32], evaluations: int, seed: int
+    scored: ScoredRows,
+    start: ThresholdCandidate,
+    thresholds: NDArray[np.float32],
+    evaluations: int,
+    seed: int,
 ) -> Optimum:
     """The weights of the highest smoothed peak of row-wise F1 under the start's padding and rule,
     from its blend on.
@@ -49,10 +53,10 @@ def optimise(
     low, high = np.array(spans).T
     peaks: list[float] = []
 
-    def candidate(x: Sequence[float]) -> Candidate:
+    def candidate(x: Sequence[float]) -> ThresholdCandidate:
         blend = _blend(start.blend, scored.kinds, x, with_prior)
         counts = sweep.count(scored.rows, scored.blended(start.padding, blend), thresholds)
-        return Candidate(start.padding, blend, sweep.row_f1s(scored.rows, counts))
+        return ThresholdCandidate(start.padding, blend, sweep.row_f1s(scored.rows, counts))
 
     def shortfall(x: NDArray[np.float64]) -> float:
         peaks.append(candidate(x.tolist()).peak)

@@ -33,14 +33,14 @@ from trainer.networks.model import load_network
 from trainer.networks.precision import choose_device
 from trainer.place.place_prior import place_scores
 from trainer.run import Run
-from trainer.tuning.soundscape_scores import Span, hear, samples_of
+from trainer.tuning.soundscape_scores import WindowSpan, hear, samples_of
 
 COLUMNS = ("row_id", "birds")
-Place = tuple[float | None, float | None]
+OptionalPlace = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True)
-class Predicted:
+class PredictionSummary:
     """What was written."""
 
     soundscapes: int
@@ -88,7 +88,7 @@ class Predictor:
         """Raise CorpusError if the run was trained on since it was opened."""
         self._run.require_unchanged()
 
-    def prior(self, place: Place, day: date | None) -> Scores | None:
+    def prior(self, place: OptionalPlace, day: date | None) -> Scores | None:
         """Species probabilities `(1, species)` of a place and day; None if one of them is not
         known."""
         latitude, longitude = place
@@ -100,7 +100,7 @@ class Predictor:
         )
         return place_scores(self._metadata, self._taxonomy, *asked)
 
-    def scores(self, path: Path, prior: Scores | None) -> tuple[list[Span], Scores]:
+    def scores(self, path: Path, prior: Scores | None) -> tuple[list[WindowSpan], Scores]:
         """The windows of a recording and their blended scores `(windows, species)`. Raises
         RecordingError if nothing can be decoded."""
         padding = self._tuning.padding
@@ -138,7 +138,7 @@ def predict(
     out: Path,
     sites: Path | None,
     progress: Callable[[int, int], None],
-) -> Predicted:
+) -> PredictionSummary:
     """Write `row_id, birds` for all soundscapes of a folder, in the order of their names.
 
     A row id is `<audio id>_<site>_<second>` for the competition's names, else `<name up to its
@@ -183,7 +183,7 @@ def predict(
     predictor.require_unchanged()
     write_csv(out, COLUMNS, rows)
     calls = sum(birds != NOCALL for _, birds in rows)
-    return Predicted(
+    return PredictionSummary(
         len(files) - len(unreadable),
         len(rows),
         calls,
@@ -207,7 +207,7 @@ def _soundscapes(folder: Path) -> list[Path]:
     return files
 
 
-def _places(sites: Path | None) -> Mapping[str, Place]:
+def _places(sites: Path | None) -> Mapping[str, OptionalPlace]:
     """Coordinates by site. Raises ConfigError if a row of the table cannot be used: else the prior
     is silently gone."""
     if sites is None:

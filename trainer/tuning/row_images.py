@@ -20,7 +20,7 @@ from trainer.corpus.soundscapes import LABELS, Soundscape
 from trainer.files import read_npz, replacing
 from trainer.recipe import Recipe, TuneRecipe
 from trainer.tuning import sweep
-from trainer.tuning.sweep import Rows
+from trainer.tuning.sweep import LabelledRows
 
 FILE = "soundscape_rows.npz"
 _ARRAYS = ("images", "at", "truth", "others")
@@ -41,7 +41,9 @@ class RowImages:
         curve is smoothed, so that no lucky one decides."""
         silent = np.zeros((1, self.truth.shape[1]), np.float32)
         nameless = ("",) * len(self.at)
-        rows = Rows(nameless, nameless, (frozenset(),) * len(self.at), self.truth, self.others)
+        rows = LabelledRows(
+            nameless, nameless, (frozenset(),) * len(self.at), self.truth, self.others
+        )
         search = recipe.threshold
         thresholds = sweep.thresholds_of(search.low, search.high, search.step)
         counts = sweep.count(rows, np.concatenate([scores, silent])[self.at], thresholds)
@@ -90,7 +92,7 @@ def make_row_images(
         raise CorpusError(
             f"{corpus.data / LABELS}: none of its rows can be heard; set keep to best or last"
         )
-    rows = Rows.of(labelled, corpus.taxonomy)
+    rows = LabelledRows.of(labelled, corpus.taxonomy)
     found = np.stack(images)
     place = np.array(at, np.int64)
     with replacing(path) as temporary:

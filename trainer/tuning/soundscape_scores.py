@@ -35,7 +35,7 @@ from trainer.networks.model import load_network
 from trainer.place.place_prior import place_scores
 from trainer.run import MemberInfo, Run
 from trainer.tuning.bag import score_images
-from trainer.tuning.sweep import Rows
+from trainer.tuning.sweep import LabelledRows
 
 _BATCH = 64  # windows at once; the last bit of a score may hang on how many share its batch
 # of a batch in a network at once: memory. Fewer would change last bits on a CPU, so many or more do
@@ -43,7 +43,7 @@ _BATCH = 64  # windows at once; the last bit of a score may hang on how many sha
 _PART = 16
 
 
-class Span(NamedTuple):
+class WindowSpan(NamedTuple):
     """Where a window lies in its recording, in samples at 32 kHz."""
 
     start: int
@@ -51,11 +51,11 @@ class Span(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Heard:
+class RecordingScores:
     """The windows of a recording, and the scores of each kind of member in the order of their
     names."""
 
-    windows: list[Span]
+    windows: list[WindowSpan]
     scores: dict[Padding, Scores]  # (kinds, windows, species)
 
 
@@ -67,21 +67,21 @@ def hear(
     paddings: Sequence[Padding],
     hop_s: float,
     lost: list[str] | None = None,
-) -> Heard:
+) -> RecordingScores:
     """Score a recording of any length; in memory are one batch of images and the scores.
 
     It is decoded once for each padding, and batches go on from one padding to the next: so they are
     what they would be of all its images in one array. `lost` gets a line if sound was lost. Raises
     RecordingError if nothing can be decoded.
     """
-    spans: dict[Padding, list[Span]] = {padding: [] for padding in paddings}
+    spans: dict[Padding, list[WindowSpan]] = {padding: [] for padding in paddings}
 
     def images() -> Iterator[Input]:
         for padding, mine in spans.items():
             for window in windows_of(
                 path, padding, hop_s, lost if padding == paddings[0] else None
             ):
-                mine.append(Span(window.start, window.samples))
+                mine.append(WindowSpan(window.start, window.samples))
                 yield window.input
 
     parts = [np.zeros((len(set(kinds)), 0, species), np.float32)]
@@ -92,7 +92,7 @@ def hear(
     if any(found != first for found in spans.values()):
         raise RecordingError(path, "changed while it was read")
     scores = np.split(np.concatenate(parts, axis=1), len(spans), axis=1)
-    return Heard(first, dict(zip(spans, scores, strict=True)))
+    return RecordingScores(first, dict(zip(spans, scores, strict=True)))
 
 
 def _batches(images: Iterable[Input]) -> Iterator[Input]:
@@ -107,14 +107,14 @@ def _parts(batch: Input) -> list[Input]:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredRows:
     """All labelled rows, and what the bag and the prior say of the windows of their soundscapes.
 
     Members of a kind are averaged: nothing that is tuned tells them apart. The last window is
     silence, in a stretch of its own: that of the rows beyond the end of their sound.
     """
 
-    rows: Rows
+    rows: LabelledRows
     kinds: tuple[str, ...]
     windows: dict[Padding, Scores]  # (kinds, windows, species) for each padding
     stretch: NDArray[np.int64]  # (windows,) the soundscape that each is from
@@ -129,7 +129,7 @@ class Scored:
         """Rows that have a prior."""
         return np.asarray(~np.isnan(self.prior).all(axis=1))
 
-    def take(self, kept: NDArray[np.bool_]) -> "Scored":
+    def take(self, kept: NDArray[np.bool_]) -> "ScoredRows":
         """The same with only these rows; their neighbours stay."""
         return replace(self, rows=self.rows.take(kept), at=self.at[kept], prior=self.prior[kept])
 
@@ -147,7 +147,7 @@ class Scored:
         )
 
 
-def score_soundscapes(run: Run, corpus: Corpus, bag: Sequence[MemberInfo]) -> Scored:
+def score_soundscapes(run: Run, corpus: Corpus, bag: Sequence[MemberInfo]) -> ScoredRows:
     """Every window of every readable soundscape; images are made once per padding, scored once per
     member."""
     networks = [load_network(run, member.name) for member in bag]
@@ -164,7 +164,7 @@ def score_networks(
     kinds: Sequence[str],
     paddings: Sequence[Padding],
     hop_s: float,
-) -> Scored:
+) -> ScoredRows:
     """The same of any networks and their kinds. Raises CorpusError if no soundscape can be read."""
     species = len(run.taxonomy)
     labelled = []
@@ -200,8 +200,8 @@ def score_networks(
     silent = np.zeros(
         (len(set(kinds)), 1, species), np.float32
     )  # stands for the window that a row has not
-    return Scored(
-        rows=Rows.of(labelled, run.taxonomy),
+    return ScoredRows(
+        rows=LabelledRows.of(labelled, run.taxonomy),
         kinds=tuple(sorted(set(kinds))),
         windows={
             p: np.concatenate([*(part[p] for part in scores), silent], axis=1) for p in paddings
@@ -217,7 +217,7 @@ def score_networks(
     )
 
 
-def samples_of(windows: Sequence[Span]) -> int:
+def samples_of(windows: Sequence[WindowSpan]) -> int:
     """Length of the recording that these windows are of: the last one ends with its sound."""
     return max((window.start + window.samples for window in windows), default=0)
 

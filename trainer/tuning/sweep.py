@@ -26,7 +26,7 @@ _DRAWS = 1000
 
 
 @dataclass(frozen=True)
-class Rows:
+class LabelledRows:
     """Labelled rows: what was heard in each, and the recording that each belongs to."""
 
     ids: tuple[str, ...]
@@ -38,7 +38,7 @@ class Rows:
     ]  # (rows,) labels that the taxonomy does not know; they can only be missed
 
     @classmethod
-    def of(cls, labelled: Sequence[tuple[str, str, Labels]], taxonomy: Taxonomy) -> "Rows":
+    def of(cls, labelled: Sequence[tuple[str, str, Labels]], taxonomy: Taxonomy) -> "LabelledRows":
         """From (row id, recording, labels)."""
         truth = np.zeros((len(labelled), len(taxonomy)), bool)
         others = np.zeros(len(labelled), np.int64)
@@ -55,11 +55,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, kept: NDArray[np.bool_]) -> "Rows":
+    def take(self, kept: NDArray[np.bool_]) -> "LabelledRows":
         """The rows where `kept` is true."""
         at = np.flatnonzero(kept).tolist()
         ids, recordings = (tuple(v[i] for i in at) for v in (self.ids, self.recordings))
-        return Rows(
+        return LabelledRows(
             ids, recordings, tuple(self.labels[i] for i in at), self.truth[at], self.others[at]
         )
 
@@ -81,7 +81,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Counts:
+class PassCounts:
     """For each row and threshold: species that passed, and those of them that were there, `(rows,
     thresholds)`."""
 
@@ -96,7 +96,7 @@ def thresholds_of(low: float, high: float, step: float) -> NDArray[np.float32]:
     )
 
 
-def count(rows: Rows, scores: Scores, thresholds: NDArray[np.float32]) -> Counts:
+def count(rows: LabelledRows, scores: Scores, thresholds: NDArray[np.float32]) -> PassCounts:
     """What passes each threshold; a score equal to it passes."""
     high = np.flatnonzero(scores >= thresholds[0])  # most scores pass none
     gap = np.searchsorted(
@@ -109,25 +109,25 @@ def count(rows: Rows, scores: Scores, thresholds: NDArray[np.float32]) -> Counts
         histogram = np.bincount(cells, minlength=width * len(rows)).reshape(len(rows), width)
         return histogram[:, ::-1].cumsum(axis=1)[:, -2::-1]
 
-    return Counts(above(cell), above(cell[rows.truth.ravel()[high]]))
+    return PassCounts(above(cell), above(cell[rows.truth.ravel()[high]]))
 
 
-def count_at(rows: Rows, scores: Scores, threshold: float | Scores) -> Counts:
+def count_at(rows: LabelledRows, scores: Scores, threshold: float | Scores) -> PassCounts:
     """What passes one threshold, the same for all species or one of each `(species,)`."""
     passed = scores >= np.asarray(threshold, np.float32)
-    return Counts(
+    return PassCounts(
         passed.sum(axis=1, keepdims=True), (passed & rows.truth).sum(axis=1, keepdims=True)
     )
 
 
-def row_f1s(rows: Rows, counts: Counts) -> Floats:
+def row_f1s(rows: LabelledRows, counts: PassCounts) -> Floats:
     """F1 of each row at each threshold, `(rows, thresholds)`; an empty set is the set {nocall}."""
     wanted = (rows.truth.sum(axis=1) + rows.others)[:, None]
     f1 = 2.0 * counts.hits / (np.maximum(wanted, 1) + np.maximum(counts.passed, 1))
     return np.where((wanted == 0) & (counts.passed == 0), 1.0, f1)
 
 
-def micro_f1(rows: Rows, counts: Counts) -> Floats:
+def micro_f1(rows: LabelledRows, counts: PassCounts) -> Floats:
     """F1 over all (row, species) pairs at each threshold, `(thresholds,)`."""
     wanted = int(rows.truth.sum() + rows.others.sum())
     return np.asarray(
@@ -186,7 +186,7 @@ def _shortfall(short: Floats, rows: NDArray[np.int64]) -> tuple[Floats, Floats]:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ThresholdCandidate:
     """One way to score, and the F1 of each row at each threshold that it gives."""
 
     padding: Padding
@@ -198,20 +198,20 @@ class Candidate:
         """What it is compared by: the highest point of the smoothed curve."""
         return float(smooth(self.f1s.mean(axis=0)).max())
 
-    def take(self, kept: NDArray[np.bool_]) -> "Candidate":
+    def take(self, kept: NDArray[np.bool_]) -> "ThresholdCandidate":
         """The same over the rows where `kept` is true."""
         return replace(self, f1s=self.f1s[kept])
 
 
 @dataclass(frozen=True)
-class Choice:
+class SweepChoice:
     """What the sweep chose: a candidate and a threshold, as indices."""
 
     candidate: int
     threshold: int
 
 
-def _choose(sums: Floats, rows: NDArray[np.int64]) -> Choice:
+def _choose(sums: Floats, rows: NDArray[np.int64]) -> SweepChoice:
     """From sums of F1 over each recording's rows, `(recordings, candidates, thresholds)`, and their
     numbers of rows.
 
@@ -224,17 +224,17 @@ def _choose(sums: Floats, rows: NDArray[np.int64]) -> Choice:
     mine = smooth(sums)[:, at[0], at[1]]  # (recordings, candidates)
     short, error = _shortfall(mine[:, best, None] - mine, rows)
     first = int(np.flatnonzero(short <= np.maximum(error, MARGIN))[0])
-    return Choice(first, steady_threshold(sums[:, first], rows))
+    return SweepChoice(first, steady_threshold(sums[:, first], rows))
 
 
 def steady_threshold_of(f1s: Floats, recordings: Sequence[str]) -> int:
     """`steady_threshold` of F1 `(rows, thresholds)`, of one way to score."""
-    sums, rows = _by_recording([Candidate("context", Blend(), f1s)], recordings)
+    sums, rows = _by_recording([ThresholdCandidate("context", Blend(), f1s)], recordings)
     return steady_threshold(sums[:, 0], rows)
 
 
 def _by_recording(
-    candidates: Sequence[Candidate], recordings: Sequence[str]
+    candidates: Sequence[ThresholdCandidate], recordings: Sequence[str]
 ) -> tuple[Floats, NDArray[np.int64]]:
     """What `_choose` wants."""
     names, group = np.unique(np.asarray(recordings), return_inverse=True)
@@ -244,7 +244,7 @@ def _by_recording(
     return sums, np.bincount(group)
 
 
-def choose(candidates: Sequence[Candidate], recordings: Sequence[str]) -> Choice:
+def choose(candidates: Sequence[ThresholdCandidate], recordings: Sequence[str]) -> SweepChoice:
     """The way to score and the threshold to take by row-wise F1 `(rows,)` of `recordings`.
     Candidates are to be listed from the one to keep when in doubt."""
     return _choose(*_by_recording(candidates, recordings))
@@ -271,6 +271,6 @@ def curve_interval(f1s: Floats, recordings: Sequence[str], seed: int = 0) -> tup
     return low, high
 
 
-def recording_of(rows: Rows) -> Mapping[str, str]:
+def recording_of(rows: LabelledRows) -> Mapping[str, str]:
     """Row id to recording, as edge.contract.metrics.score_rows wants it."""
     return dict(zip(rows.ids, rows.recordings, strict=True))

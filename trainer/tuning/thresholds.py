@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edge.contract.blend import Scores
 from trainer.recipe import ThresholdBy
 from trainer.tuning import sweep
-from trainer.tuning.sweep import Counts, Rows
+from trainer.tuning.sweep import LabelledRows, PassCounts
 
 RULES: tuple[ThresholdBy, ...] = get_args(ThresholdBy)
 POSITIVES_MIN = 5  # labelled rows that a species needs for a threshold of its own,
@@ -27,7 +27,7 @@ PULL = 10
 
 
 @dataclass(frozen=True)
-class Cut:
+class ThresholdSet:
     """A threshold for all species, and those of single species (by index) that differ."""
 
     threshold: float
@@ -41,17 +41,21 @@ class Cut:
         return values
 
 
-def cut_by(rule: ThresholdBy, rows: Rows, scores: Scores, thresholds: NDArray[np.float32]) -> Cut:
+def cut_by(
+    rule: ThresholdBy, rows: LabelledRows, scores: Scores, thresholds: NDArray[np.float32]
+) -> ThresholdSet:
     """Thresholds by one rule, from scores `(rows, species)`."""
     if rule == "quantile":
-        return Cut(_rounded(by_quantile(rows, scores)), {})
+        return ThresholdSet(_rounded(by_quantile(rows, scores)), {})
     counts = sweep.count(rows, scores, thresholds)
     at = sweep.steady_threshold_of(sweep.row_f1s(rows, counts), rows.recordings)
     own = by_species(rows, scores, thresholds, at) if rule == "species" else {}
-    return Cut(_rounded(thresholds[at]), {index: _rounded(value) for index, value in own.items()})
+    return ThresholdSet(
+        _rounded(thresholds[at]), {index: _rounded(value) for index, value in own.items()}
+    )
 
 
-def by_quantile(rows: Rows, scores: Scores) -> float:
+def by_quantile(rows: LabelledRows, scores: Scores) -> float:
     """The threshold at which as many rows are called nocall as the labels say (second place of
     BirdCLEF 2021): between the best scores of two rows. Needs nothing of the labels but their share
     of nocall."""
@@ -62,7 +66,7 @@ def by_quantile(rows: Rows, scores: Scores) -> float:
 
 
 def by_species(
-    rows: Rows, scores: Scores, thresholds: NDArray[np.float32], at: int
+    rows: LabelledRows, scores: Scores, thresholds: NDArray[np.float32], at: int
 ) -> dict[int, float]:
     """Thresholds of the species that are heard often enough, by index.
 
@@ -81,7 +85,7 @@ def by_species(
         concerned = there | passed[:, 0]  # all other rows stay as they are
         here = passed[concerned]
         hits = passed[concerned] & there[concerned, None]
-        counts = Counts(
+        counts = PassCounts(
             everywhere.passed[concerned] - here[:, at, None] + here,
             everywhere.hits[concerned] - hits[:, at, None] + hits,
         )
@@ -92,7 +96,7 @@ def by_species(
     return found
 
 
-def f1_at(rows: Rows, scores: Scores, cut: Cut) -> sweep.Floats:
+def f1_at(rows: LabelledRows, scores: Scores, cut: ThresholdSet) -> sweep.Floats:
     """F1 of each row `(rows,)` at these thresholds."""
     found: sweep.Floats = sweep.row_f1s(
         rows, sweep.count_at(rows, scores, cut.of_all(scores.shape[1]))

@@ -29,9 +29,9 @@ from trainer.run import MemberInfo, Run, Tuning
 from trainer.tuning import sweep
 from trainer.tuning.blend_search import Optimum, optimise
 from trainer.tuning.oof import crop_table
-from trainer.tuning.soundscape_scores import Scored, score_soundscapes
-from trainer.tuning.sweep import Candidate, Rows
-from trainer.tuning.thresholds import RULES, Cut, cut_by, f1_at
+from trainer.tuning.soundscape_scores import ScoredRows, score_soundscapes
+from trainer.tuning.sweep import LabelledRows, ThresholdCandidate
+from trainer.tuning.thresholds import RULES, ThresholdSet, cut_by, f1_at
 
 
 def tune(run: Run, corpus: Corpus) -> None:
@@ -71,16 +71,16 @@ class Search:
     """What there is to choose from: ways to score rows that all have a prior, or none, and
     thresholds."""
 
-    scored: Scored
+    scored: ScoredRows
     recipe: TuneRecipe
     seed: int
     thresholds: NDArray[np.float32]
     listed: list[
-        Candidate
+        ThresholdCandidate
     ]  # the recipe's, in its order: the first stands where no other is clearly better
 
     @classmethod
-    def of(cls, scored: Scored, recipe: TuneRecipe, seed: int) -> "Search":
+    def of(cls, scored: ScoredRows, recipe: TuneRecipe, seed: int) -> "Search":
         thresholds = sweep.thresholds_of(
             recipe.threshold.low, recipe.threshold.high, recipe.threshold.step
         )
@@ -92,9 +92,9 @@ class Search:
             )
         return search
 
-    def candidate(self, padding: Padding, blend: Blend) -> Candidate:
+    def candidate(self, padding: Padding, blend: Blend) -> ThresholdCandidate:
         scores = self.scored.blended(padding, blend)
-        return Candidate(
+        return ThresholdCandidate(
             padding,
             blend,
             sweep.row_f1s(self.scored.rows, sweep.count(self.scored.rows, scores, self.thresholds)),
@@ -105,7 +105,7 @@ class Search:
         listed = [candidate.take(kept) for candidate in self.listed]
         return Search(self.scored.take(kept), self.recipe, self.seed, self.thresholds, listed)
 
-    def choose(self) -> tuple[Candidate, Optimum | None]:
+    def choose(self) -> tuple[ThresholdCandidate, Optimum | None]:
         """The way to score, and what the optimiser found; it starts from the listed one that would
         be chosen, and is taken only if it is clearly better than all."""
         recordings = self.scored.rows.recordings
@@ -127,7 +127,7 @@ def _blends(recipe: TuneRecipe, with_prior: bool) -> list[Blend]:
     return [replace(blend, smoothing=weight) for blend in plain for weight in recipe.smoothing]
 
 
-def tune_on_rows(run: Run, scored: Scored) -> tuple[Tuning, dict[str, Any]]:
+def tune_on_rows(run: Run, scored: ScoredRows) -> tuple[Tuning, dict[str, Any]]:
     """The best padding, blend and thresholds on labelled rows, and the curves they were chosen
     from."""
     recipe = run.recipe.tune
@@ -183,7 +183,9 @@ def tune_on_rows(run: Run, scored: Scored) -> tuple[Tuning, dict[str, Any]]:
     ), curves
 
 
-def _rule(cut: Cut, f1s: sweep.Floats, held_out: dict[str, float | None] | None) -> dict[str, Any]:
+def _rule(
+    cut: ThresholdSet, f1s: sweep.Floats, held_out: dict[str, float | None] | None
+) -> dict[str, Any]:
     """What one rule sets and what it is worth."""
     return {
         "threshold": cut.threshold,
@@ -258,7 +260,7 @@ def tune_on_crops(
         (str(i), r, frozenset({c}))
         for i, (r, c) in enumerate(zip(table.recordings, table.codes, strict=True))
     ]
-    rows = Rows.of(labelled, run.taxonomy)
+    rows = LabelledRows.of(labelled, run.taxonomy)
     found = {}
     chosen = {}
     parts = {"blended": blended, "acoustic": table.scores}
@@ -297,7 +299,7 @@ def _prior_of_crops(run: Run, latitude: Values, longitude: Values, day_of_year: 
 
 
 def _score(
-    run: Run, rows: Rows, scores: Scores, threshold: float | Scores
+    run: Run, rows: LabelledRows, scores: Scores, threshold: float | Scores
 ) -> dict[str, float | int | None]:
     found = rows.found(scores, threshold, run.taxonomy.codes)
     truth = dict(zip(rows.ids, rows.labels, strict=True))
@@ -305,7 +307,7 @@ def _score(
 
 
 def _curve(
-    thresholds: NDArray[np.float32], f1s: NDArray[np.float64], rows: Rows
+    thresholds: NDArray[np.float32], f1s: NDArray[np.float64], rows: LabelledRows
 ) -> dict[str, list[float | None]]:
     low, high = sweep.curve_interval(f1s, rows.recordings)
     parts = {"threshold": thresholds, "f1": f1s.mean(axis=0), "low": low, "high": high}
@@ -315,7 +317,7 @@ def _curve(
 
 
 def _search_row(
-    candidate: Candidate, thresholds: NDArray[np.float32], taken: bool
+    candidate: ThresholdCandidate, thresholds: NDArray[np.float32], taken: bool
 ) -> dict[str, Any]:
     curve = candidate.f1s.mean(axis=0)
     best = int(np.argmax(sweep.smooth(curve)))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.prior.clues import Counts, Neighbourhood
+from edge.prior.reranker import CountArray, Neighbourhood
 
 _CALM = 0.5  # of the places expected by chance that are counted in with those found
 _RARE = 0.02  # places more that are expected of any two
@@ -20,24 +20,24 @@ Index = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
-class Company:
+class Cooccurrence:
     """Recordings' places, and the species of each."""
 
     place: Index  # (n,) of each recording
-    present: Counts  # (places, species), 0 or 1
+    present: CountArray  # (places, species), 0 or 1
     together: (
-        Counts  # (species, species): places with both; on the diagonal places with the species
+        CountArray  # (species, species): places with both; on the diagonal places with the species
     )
 
     @classmethod
-    def of(cls, coordinates: NDArray[np.float32], label: Index) -> "Company":
+    def of(cls, coordinates: NDArray[np.float32], label: Index) -> "Cooccurrence":
         """Recordings with `coordinates` `(n, 2)`; a place is where these are equal."""
         places, place = np.unique(coordinates, axis=0, return_inverse=True)
         present = np.zeros((len(places), int(label.max(initial=-1)) + 1))
         present[place.ravel(), label] = 1
         return cls(place.ravel().astype(np.intp), present, present.T @ present)
 
-    def clue(self, away: Counts, near: Neighbourhood, species: int) -> Counts:
+    def clue(self, away: CountArray, near: Neighbourhood, species: int) -> CountArray:
         """How well each species goes with those `near`, `(m, species)`: the mean logarithm of how
         much oftener two are at one place than chance would have it (pointwise mutual information,
         Church and Hanks 1990), smoothed. `away` `(n,)`: distances to the recordings; what was

@@ -3,7 +3,7 @@ network.
 
 A clue is how much more a neighbourhood, or a recordist's own recordings, say of a species than the
 mixture does. Numpy only; knows neither files nor how the weights were learnt
-(trainer/place/second_look.py).
+(trainer/place/reranker.py).
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ _STRANGE = 4.0  # deviations: further than this from what was learnt is no stron
 _CALM = 0.3  # recordings of the mixture itself that are counted in with each neighbourhood
 _FLOOR = 1e-5
 REST_MIN = 1e-6  # all other species together, where less than this is nothing
-Counts = NDArray[np.float64]
+CountArray = NDArray[np.float64]
 Neighbourhood = tuple[
-    NDArray[np.intp], Counts
+    NDArray[np.intp], CountArray
 ]  # species `(s,)` and the weight of their recordings `(n, s)`
 
 
@@ -42,10 +42,10 @@ class Clues:
 def gather(
     base: Scores,
     mixed: Scores,
-    common: Counts,
-    company: Counts,
+    common: CountArray,
+    company: CountArray,
     hoods: Sequence[Neighbourhood],
-    more: Counts,
+    more: CountArray,
 ) -> Clues:
     """Clues from the model's own probabilities and the mixture `(n, species)`, each species' share
     of all recordings and how well it goes with those of the place `(n, species)`, the
@@ -80,7 +80,7 @@ def gather(
 
 
 @dataclass(frozen=True)
-class Judge:
+class Reranker:
     """Weights of the network: two layers over the clues of a species, which species it is, and the
     clues shared by all of them."""
 
@@ -129,7 +129,7 @@ class Judge:
         return {f"judge_{name}": values for name, values in asdict(self).items()}
 
     @classmethod
-    def of(cls, arrays: dict[str, Values]) -> "Judge":
+    def of(cls, arrays: dict[str, Values]) -> "Reranker":
         """Raises KeyError naming what is missing."""
         return cls(*(arrays[f"judge_{field.name}"] for field in fields(cls)))
 

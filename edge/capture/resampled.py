@@ -21,7 +21,7 @@ _RECENT = 20  # blocks
 _MARKS = 60  # of _RECENT blocks each: ten minutes
 
 
-class Stretch:
+class ResampledStream:
     """Resamples (soxr HQ) and counts. Times follow from the first sample's by counting, so chunks
     abut exactly.
 

@@ -33,8 +33,8 @@ from trainer.files import replacing
 from trainer.networks.model import load_network
 from trainer.networks.precision import autocast, choose_precision
 from trainer.recipe import Augment
-from trainer.run import Precision, Run
-from trainer.student.student_sound import Sound, SoundImages
+from trainer.run import Run, TrainingPrecision
+from trainer.student.student_sound import SoundImages, StudentSound
 from trainer.training.augment import Backgrounds, Dice, augment, stretch
 from trainer.training.dataset import Ints, to_device
 from trainer.workers import progress_bar, worker_pool
@@ -49,7 +49,7 @@ class Lessons:
     """What there is to ask, the same for the bag and for the student."""
 
     run: Path
-    sound: Sound
+    sound: StudentSound
     padding: Padding
     augment: Augment
     backgrounds: Path
@@ -133,11 +133,13 @@ def as_window(db: Tensor, padding: Padding) -> Tensor:
     return stretch(torch.maximum(sound, floor))
 
 
-class Bag:
+class EnsembleNetworks:
     """The networks of a run's bag, on a device; in bf16 they answer as they learnt, at a third of
     the cost."""
 
-    def __init__(self, run: Run, device: torch.device, precision: Precision = "fp32") -> None:
+    def __init__(
+        self, run: Run, device: torch.device, precision: TrainingPrecision = "fp32"
+    ) -> None:
         members = run.bag()
         self.kinds = [member.kind for member in members]
         self.networks = [
@@ -182,7 +184,7 @@ def _ask(lessons: Lessons, folder: Path, view: int) -> None:
     """In a worker."""
     torch.set_num_threads(1)
     views = Views(lessons)
-    bag = Bag(Run(lessons.run), views.device, choose_precision(views.device))
+    bag = EnsembleNetworks(Run(lessons.run), views.device, choose_precision(views.device))
     answers = np.concatenate([bag.scores(views.batch(view, step)) for step in range(views.steps)])
     with replacing(view_file(folder, view)) as temporary:
         np.save(temporary, answers.astype(np.float16))

@@ -1,9 +1,9 @@
 """How to weigh the likeliest species of a place and day again, learnt from recordings that are left
 out of the memory.
 
-The clues themselves, and the network that weighs them, are edge/prior/clues.py's; this fits it with
-torch. Does not know whose probabilities stand below the mixture, only that those were not made by a
-model that had seen the recording.
+The clues themselves, and the network that weighs them, are edge/prior/reranker.py's; this fits it
+with torch. Does not know whose probabilities stand below the mixture, only that those were not made
+by a model that had seen the recording.
 """
 
 import sys
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edge.contract.blend import Scores
-from edge.prior.clues import REST_MIN, Clues, Judge, standardised
 from edge.prior.nearby import Nearby
 from edge.prior.place import Values
+from edge.prior.reranker import REST_MIN, Clues, Reranker, standardised
 from trainer.place.neighbours import left_out
 
 _WIDTH = 32
@@ -43,7 +43,7 @@ class _Rows:
     truth: NDArray[np.int64]
 
 
-def fit_judge(nearby: Nearby, rows: NDArray[np.int64], base: Scores, seed: int) -> Judge:
+def fit_judge(nearby: Nearby, rows: NDArray[np.int64], base: Scores, seed: int) -> Reranker:
     """The judge of the best log-likelihood of the recordings `rows` of `nearby`, each left out of
     its own neighbourhood. `base` `(rows, species)`: the model's probabilities there."""
     found = _clues(nearby, rows, base)
@@ -60,7 +60,7 @@ def fit_judge(nearby: Nearby, rows: NDArray[np.int64], base: Scores, seed: int) 
         name: np.asarray(values.detach().numpy(), np.float32)
         for name, values in net.named_parameters()
     }
-    return Judge(
+    return Reranker(
         *own,
         *shared,
         own=weights["own.weight"].T,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.prior.clues import Counts, Neighbourhood
+from edge.prior.reranker import CountArray, Neighbourhood
 
 YEAR = 366
 # How sure it is that a recordist is at work: kilometres, days, weight of each of their recordings
@@ -33,14 +33,14 @@ _SHARE_MIN = 1e-3
 Index = NDArray[np.intp]
 
 
-def day_kernel(scale: float, days: NDArray[np.int_]) -> Counts:
+def day_kernel(scale: float, days: NDArray[np.int_]) -> CountArray:
     """Weight of each day of the year on `days` `(366, n)`; the year is a circle."""
     apart = np.abs(np.arange(1, YEAR + 1)[:, None] - days[None, :])
     return np.asarray(np.exp(-0.5 * (np.minimum(apart, YEAR - apart) / scale) ** 2))
 
 
 @dataclass(frozen=True)
-class Recordists:
+class Observers:
     """Recordings as columns `(n,)`, and their outings: one recordist at one place on one day of the
     year."""
 
@@ -49,13 +49,13 @@ class Recordists:
     day_of_year: Index  # from 1; 0 where it is not known: such rows count for nothing here
     outing: Index
     # (outings, 2): recordings that could repeat a species of the outing, and those that do
-    again: Counts
-    totals: Counts  # (recordists, 2): the same of all their outings
+    again: CountArray
+    totals: CountArray  # (recordists, 2): the same of all their outings
 
     @classmethod
     def of(
         cls, places: NDArray[np.float32], recordist: Index, label: Index, day_of_year: Index
-    ) -> "Recordists":
+    ) -> "Observers":
         """`places` `(n, 2)`: exact coordinates."""
         _, spot = np.unique(places, axis=0, return_inverse=True)
         keys = np.stack([spot.ravel(), day_of_year, recordist], axis=1)
@@ -72,8 +72,8 @@ class Recordists:
         return cls(recordist, label, day_of_year, outing, again, totals)
 
     def near(
-        self, away: Counts, days: NDArray[np.int_], own: Index | None
-    ) -> tuple[list[Neighbourhood], Counts]:
+        self, away: CountArray, days: NDArray[np.int_], own: Index | None
+    ) -> tuple[list[Neighbourhood], CountArray]:
         """Four neighbourhoods of what the recordists of a place recorded, at distances `away`
         `(n,)` from it and on `days` `(m,)`, and five clues of each day `(m, 5)`. `own`: rows `(m,)`
         at the place to leave out."""
@@ -81,7 +81,7 @@ class Recordists:
         away = away[rows]
         people, who = np.unique(self.recordist[rows], return_inverse=True)
         mine = None if own is None else np.searchsorted(people, self.recordist[own])
-        tables = _Tables(who.ravel(), self.label[rows], self.day_of_year[rows], days)
+        tables = _OutingTables(who.ravel(), self.label[rows], self.day_of_year[rows], days)
         trust = np.zeros((len(people), len(days)))
         for km, scale, weight in _TRACES:
             trust += weight * tables.by_person(_gauss(away, km), scale, len(people))
@@ -131,7 +131,7 @@ class Recordists:
 
 
 @dataclass(frozen=True)
-class _Tables:
+class _OutingTables:
     """Recordings near a place `(n,)` and the days that are asked for."""
 
     who: Index  # from 0 without gaps
@@ -139,18 +139,18 @@ class _Tables:
     day_of_year: Index
     days: NDArray[np.int_]
 
-    def by_person(self, weights: Counts, scale: float, people: int) -> Counts:
+    def by_person(self, weights: CountArray, scale: float, people: int) -> CountArray:
         """Weight of each recordist's recordings `(people, days)`."""
         return self._by(self.who, people, weights, scale)
 
-    def by_species(self, weights: Counts, scale: float, trusted: Counts) -> Neighbourhood:
+    def by_species(self, weights: CountArray, scale: float, trusted: CountArray) -> Neighbourhood:
         """Weight of each species' recordings, those of each recordist times `trusted` `(people,
         days)`."""
         some = np.flatnonzero((weights > _VANISHING) & (trusted.max(axis=1) > 0)[self.who])
         pairs, pair = np.unique(
             self.label[some] * len(trusted) + self.who[some], return_inverse=True
         )
-        rows = _Tables(self.who[some], self.label[some], self.day_of_year[some], self.days)
+        rows = _OutingTables(self.who[some], self.label[some], self.day_of_year[some], self.days)
         table = (
             rows._by(pair.ravel(), len(pairs), weights[some], scale)
             * trusted[pairs % max(len(trusted), 1)]
@@ -161,12 +161,12 @@ class _Tables:
         )
         return present.astype(np.intp), counts.T.copy()
 
-    def _by(self, group: Index, groups: int, weights: Counts, scale: float) -> Counts:
+    def _by(self, group: Index, groups: int, weights: CountArray, scale: float) -> CountArray:
         if np.isinf(scale):
             return np.repeat(np.bincount(group, weights, groups)[:, None], len(self.days), axis=1)
         table = np.bincount(group * YEAR + self.day_of_year - 1, weights, groups * YEAR)
         return np.asarray(table.reshape(groups, YEAR) @ day_kernel(scale, self.days))
 
 
-def _gauss(away: Counts, km: float) -> Counts:
+def _gauss(away: CountArray, km: float) -> CountArray:
     return np.asarray(np.exp(-0.5 * (away / km) ** 2))

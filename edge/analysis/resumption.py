@@ -15,7 +15,7 @@ _AROUND = 3 * WINDOW_SAMPLES
 assert _AROUND >= 2 * WINDOW_SAMPLES + 2 * RATE_HZ
 
 
-class Resumed:
+class Resumption:
     """Takes the samples of a stretch and gives those that are to be cut into windows; all of them
     where nothing is known. People are listened to from the beginning on: what is said of them
     depends on all that was heard."""
