@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
+from enum import IntEnum
 from types import TracebackType
 from typing import Literal, NamedTuple, Protocol
 
@@ -48,6 +49,17 @@ def stable_id(*parts: str) -> str:
 def utc_text(moment: datetime) -> str:
     """RFC 3339 in UTC with milliseconds, as rows and messages carry it."""
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+class LoadLevel(IntEnum):
+    """What a station gives up while sound arrives faster than it is analysed; `shed` in the record
+    and in messages."""
+
+    NOTHING = 0
+    OVERLAP = 1  # windows overlap only as far as no sound is left out
+    NETWORKS = 2  # and one member of each kind answers
+
+    __str__ = int.__repr__  # before Python 3.11 it would be the name
 
 
 @dataclass(frozen=True)

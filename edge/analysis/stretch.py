@@ -29,11 +29,7 @@ from edge.host.stopwatch import Stopwatch
 from edge.messages import detection_message
 from edge.prior.table import table_place
 from edge.prior.tables import Priors, PriorTables
-from edge.types import Detection, Effort, Message, RecordingRow, WindowScores
-
-# steps of the overload ladder
-NO_OVERLAP = 1
-FEW_MEMBERS = 2
+from edge.types import Detection, Effort, LoadLevel, Message, RecordingRow, WindowScores
 
 
 @dataclass(frozen=True)
@@ -219,8 +215,7 @@ class Stretch:
 
     Of the first `known` samples all windows were decided before, and what was found is stored.
 
-    `shed` is the step of the overload ladder: from NO_OVERLAP on windows overlap only as far as no
-    sound is unheard, at FEW_MEMBERS one member of each kind answers.
+    `shed` is the load level that a live source has reached; a replay leaves nothing out.
     """
 
     def __init__(
@@ -232,7 +227,7 @@ class Stretch:
         known: int = 0,
     ) -> None:
         self.row = row
-        self.shed = 0
+        self.shed = LoadLevel.NOTHING
         self._begins = (
             begins  # sample of the recording; all positions are counted from the recording's start
         )
@@ -247,7 +242,7 @@ class Stretch:
         )
         self._prior = analyst.prior(row)
         self._smoother = self._new_smoother()
-        self._shed_now = 0
+        self._shed_now = LoadLevel.NOTHING
         self._waiting: list[Window] = []
         self._closed = False
         self._asked = 0  # windows that were taken and have no answer yet
@@ -356,7 +351,7 @@ class Stretch:
             asked = [(self, window) for window in batch if self._wanted(window)]
             if asked:
                 self._asked += len(asked)
-                yield from _answers(self._analyst, asked, few=self._shed_now >= FEW_MEMBERS)
+                yield from _answers(self._analyst, asked, few=self._shed_now >= LoadLevel.NETWORKS)
         if self._closed:
             yield from self.last()
 
@@ -394,13 +389,19 @@ class Stretch:
         """Without overlap a window is left out if the next one still begins in sound that was
         taken. The last one of a stretch is never left out."""
         last = self._closed and window.start + window.samples == self._begins + self._resumed.heard
-        if self._shed_now < NO_OVERLAP or last or window.start + self._hop > self._taken_until:
+        if (
+            self._shed_now < LoadLevel.OVERLAP
+            or last
+            or window.start + self._hop > self._taken_until
+        ):
             self._taken_until = window.start + window.samples
             return True
         return False
 
     def _new_smoother(self) -> NeighbourSmoother:
-        hop = self._hop if self.shed < NO_OVERLAP else WINDOW_SAMPLES // self._hop * self._hop
+        hop = (
+            self._hop if self.shed < LoadLevel.OVERLAP else WINDOW_SAMPLES // self._hop * self._hop
+        )
         return NeighbourSmoother(self._analyst.bundle.manifest.blend, hop, self._prior)
 
     def _say(self, decided: WindowDecisions | None) -> Iterator[BatchResult]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from edge.analysis.recognizer import Recognizer
-from edge.analysis.stretch import FEW_MEMBERS, NO_OVERLAP, Analyst, Stretch
+from edge.analysis.stretch import Analyst, Stretch
 from edge.check.verdict import CheckResult, CheckVerdict, Figures
 from edge.config import Config
 from edge.contract.audio import RATE_HZ
@@ -23,13 +23,16 @@ from edge.demo.invented import REMEDY, notice_of
 from edge.engines.tuned import FILE as TUNED
 from edge.prior.table import prior_table
 from edge.speech.listener import NETWORK as SPEECH_NETWORK
-from edge.types import RecordingRow
+from edge.types import LoadLevel, RecordingRow
 
 PACE_MIN = 1.2  # × real time; the rest is for clips, the system and a warm box
 PACE_EASY = 3.0  # below: a hot day, when the processor is clocked down, may be too much
 _MEASURE_S = 3.0
 _WINDOWS_MIN = 5
-_LADDER = {NO_OVERLAP: "without overlap", FEW_MEMBERS: "and with as few networks as can answer"}
+_LADDER = {
+    LoadLevel.OVERLAP: "without overlap",
+    LoadLevel.NETWORKS: "and with as few networks as can answer",
+}
 
 
 def check_bundle(bundle: Bundle, apart: float) -> list[CheckResult]:
@@ -165,7 +168,7 @@ def check_pace(config: Config, recognizer: Recognizer) -> list[CheckResult]:
     little, also what the overload ladder would come to. Raises ConfigError for codes and networks
     of the settings that do not fit."""
     analyst = Analyst(config, recognizer)
-    pace = _measure(analyst, 0)
+    pace = _measure(analyst)
     threads = config.runtime.threads or "all"
     share = recognizer.bag_share
     asked = (
@@ -203,7 +206,7 @@ def check_pace(config: Config, recognizer: Recognizer) -> list[CheckResult]:
     for step, words in _LADDER.items():
         shed = _measure(analyst, step).times
         found += f"; {words} {shed:.1f} ×"
-        figures[f"x_real_time_shed_{step}"] = round(shed, 2)
+        figures[f"x_real_time_shed_{step.value}"] = round(shed, 2)
     advice = (
         "Take a larger windows.hop_s (up to 5), a smaller bundle or a faster machine, and "
         "keep it cool."
@@ -216,7 +219,7 @@ def pace_verdict(times: float) -> CheckVerdict:
     return "ok" if times >= PACE_EASY else "warning" if times >= PACE_MIN else "bad"
 
 
-def _measure(analyst: Analyst, shed: int) -> _Pace:
+def _measure(analyst: Analyst, shed: LoadLevel = LoadLevel.NOTHING) -> _Pace:
     """Push the probe's sound hop by hop through a stretch for a few seconds, as if a microphone had
     heard it. The first window is not counted: buffers are made then."""
     sound = analyst.bundle.probe().samples().reshape(-1)

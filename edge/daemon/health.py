@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from edge.config import Config, Members
-from edge.types import ClockState, utc_text
+from edge.types import ClockState, LoadLevel, utc_text
 
 SILENT_S_MAX = (
     30.0  # without sound that should be heard; a card that is opened anew takes a few seconds
@@ -57,7 +57,7 @@ class Health:
     level_dbfs: float | None
     lag_s: float | None
     waiting_s: float
-    shed: int
+    shed: LoadLevel
     lost_today_s: float
     analysed_today_s: float
     detections_today: int

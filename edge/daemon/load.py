@@ -2,10 +2,14 @@
 
 import logging
 
-from edge.analysis.stretch import FEW_MEMBERS, NO_OVERLAP
+from edge.types import LoadLevel
 
 _CALM_S = 30.0  # without much waiting, before a step of the ladder is taken back
-_SHED = {0: "nothing", NO_OVERLAP: "overlap", FEW_MEMBERS: "overlap and networks"}
+_LEFT_OUT = {
+    LoadLevel.NOTHING: "nothing",
+    LoadLevel.OVERLAP: "overlap",
+    LoadLevel.NETWORKS: "overlap and networks",
+}
 log = logging.getLogger(__name__)
 
 
@@ -19,24 +23,26 @@ class LoadShedder:
     """
 
     def __init__(self, full_s: float) -> None:
-        self.shed = 0
+        self.shed = LoadLevel.NOTHING
         self._full_s = full_s
         self._since_s = 0.0
 
     def weigh(self, waiting_s: float, now_s: float) -> None:
         """Take the step that fits; `now_s` is the monotonic clock."""
         full_s = self._full_s
-        step = (
-            FEW_MEMBERS if waiting_s > full_s / 2 else NO_OVERLAP if waiting_s > full_s / 4 else 0
-        )
+        step = LoadLevel.NOTHING
+        if waiting_s > full_s / 4:
+            step = LoadLevel.OVERLAP
+        if waiting_s > full_s / 2:
+            step = LoadLevel.NETWORKS
         calm = waiting_s < full_s / 20 and now_s - self._since_s > _CALM_S
         if step > self.shed or (step < self.shed and calm):
-            step = max(step, self.shed - 1)
+            step = LoadLevel(max(step, self.shed - 1))
             log.warning(
                 "%.0f s of sound wait: left out is %s, was %s",
                 waiting_s,
-                _SHED[step],
-                _SHED[self.shed],
+                _LEFT_OUT[step],
+                _LEFT_OUT[self.shed],
             )
             self.shed = step
             self._since_s = now_s

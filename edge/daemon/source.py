@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Protocol
 
 from edge.config import Config
-from edge.types import ClockState, Gap, Outcome
+from edge.types import ClockState, Gap, LoadLevel, Outcome
 
 STUCK_S_MAX = 60.0  # sound comes, and no window is decided
 # a card that is away for longer may come back for a new process: the watchdog gets its turn
@@ -20,7 +20,7 @@ class Hearing:
     silent_s: float  # for so long nothing was heard that should be
     problem: str | None
     waiting_s: float  # sound that waits for an answer
-    shed: int
+    shed: LoadLevel
     last_sound: datetime | None
     clock_state: ClockState
     now: datetime

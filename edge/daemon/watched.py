@@ -28,7 +28,7 @@ from edge.replay.replay import Replay
 from edge.replay.tried import AttemptLog, forget_gone, in_order
 from edge.store.connection import is_lock
 from edge.store.record import Store
-from edge.types import Gap, GapRow, Outcome
+from edge.types import Gap, GapRow, LoadLevel, Outcome
 
 SOURCE = "folder"
 _WAIT_S = 0.5
@@ -163,7 +163,7 @@ class WatchedFolder:
             silent_s=away_s,
             problem=self.problem,
             waiting_s=self.waiting_s,
-            shed=0,
+            shed=LoadLevel.NOTHING,
             last_sound=self._last_sound,
             clock_state=self._clock.state,
             now=self._clock.now(),

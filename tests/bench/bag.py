@@ -38,7 +38,7 @@ from edge.host.machine import rss_mb
 from export.int8 import to_int8
 from export.to_onnx import to_onnx, torch_scores
 from tests.bench.ratios import ROUNDS, Ratio, interleaved
-from trainer.networks.model import build_network
+from trainer.networks.model import NetworkSpec, build_network
 
 ARCHITECTURES = ("resnest50d", "tf_efficientnet_b3")
 MEMBERS_EACH = 5
@@ -79,7 +79,7 @@ def write_members(
     members = []
     for name in ARCHITECTURES:
         torch.manual_seed(0)
-        network = build_network(name, SPECIES).eval()
+        network = build_network(NetworkSpec(name, SPECIES)).eval()
         to_onnx(network, folder / f"{name}.onnx")
         eight = f"{name}.int8.onnx" if int8 else None
         if eight:

@@ -26,7 +26,7 @@ from edge.contract.taxonomy import Species, Taxonomy
 from tests.bench.ratios import ROUNDS, Ratio, interleaved
 from trainer.corpus.spectrograms import IMAGES, INDEX, RANGES, Spectrograms, cache_constants
 from trainer.files import write_csv, write_json
-from trainer.networks.model import build_network
+from trainer.networks.model import NetworkSpec, build_network
 from trainer.recipe import MemberRecipe, SamplingRecipe, find_recipe
 from trainer.run import Run
 from trainer.training.augment import Dice, augment
@@ -98,7 +98,9 @@ class Plain:
         kind = task.kind
         self.images = Spectrograms(task.run / "spectrograms").images
         self.network = build_network(
-            kind.architecture, SPECIES, stem_pool=kind.stem_pool, normalise=kind.normalise
+            NetworkSpec(
+                kind.architecture, SPECIES, stem_pool=kind.stem_pool, normalise=kind.normalise
+            )
         )
         self.network.to(self.device).train()
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=8e-4)

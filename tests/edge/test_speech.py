@@ -30,7 +30,7 @@ from edge.speech import listener as speech
 from edge.speech.listener import FRAME_SAMPLES, RUN_SAMPLES, HalfRate, Listener
 from edge.store.clips import ClipTable
 from edge.store.record import Store
-from edge.types import RecordingRow
+from edge.types import LoadLevel, RecordingRow
 from export.speech_network import as_products
 from tests.conftest import hiss, noon_zone, note, write_sound
 from tests.edge.test_live import NOON, Scene, listening, play
@@ -324,7 +324,7 @@ def test_without_overlap_no_voice_is_forgotten(
 ) -> None:
     """Windows that the overload ladder leaves out leave nothing behind."""
     listened = Stretch(Analyst(load_config(station_yaml()), recognizer), stretch())
-    listened.shed = 1
+    listened.shed = LoadLevel.OVERLAP
     found = list[BatchResult]()
     for second in np.split(song(60, 12, 37.4), 60):
         listened.push(second)

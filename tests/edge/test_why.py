@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from edge.analysis.recognizer import Recognizer
-from edge.analysis.stretch import FEW_MEMBERS, Analyst, Stretch
+from edge.analysis.stretch import Analyst, Stretch
 from edge.config import load_config
 from edge.contract.bundle import read_bundle
 from edge.daemon.ledger import Ledger
 from edge.store.record import Store
-from edge.types import GapRow, Place
+from edge.types import GapRow, LoadLevel, Place
 from tests import HANGS_S
 from tests.conftest import hiss, note
 from tests.helpers.clip_station import START, stretch
@@ -46,7 +46,7 @@ def station(station_yaml: StationYaml, monkeypatch: pytest.MonkeyPatch) -> Path:
     for samples, shed in (
         (note("lowtoo", 10), 0),
         (hiss(10), 0),
-        (note("midtoo", 10), FEW_MEMBERS),
+        (note("midtoo", 10), LoadLevel.NETWORKS),
     ):
         heard.shed = shed
         heard.push(samples)
@@ -115,7 +115,7 @@ def test_in_a_hurry_fewer_members_answer_and_it_says_so(station: Path) -> None:
     found = rows(station, "SELECT id, shed FROM detections WHERE species = 'midtoo' AND shed > 0")
     assert found
     why = json.loads(edge("why", found[0][0], "--config", station, "--json").stdout)
-    assert why["shed"] == FEW_MEMBERS
+    assert why["shed"] == LoadLevel.NETWORKS
     assert "one member of each kind" in edge("why", found[0][0], "--config", station).stdout
 
 

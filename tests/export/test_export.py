@@ -26,7 +26,7 @@ from export.to_onnx import to_onnx, torch_scores
 from export.verify import PARITY, verify
 from tests.conftest import hiss, note, write_sound
 from tests.helpers.trainer_run import finish, make_corpus, make_rasters, make_run
-from trainer.networks.model import build_network
+from trainer.networks.model import NetworkSpec, build_network
 from trainer.place.metadata import fit_metadata
 from trainer.place.place_prior import place_scores
 from trainer.run import Run
@@ -106,7 +106,7 @@ def test_the_bundle_computes_what_torch_does(exported: Path, finished: Run) -> N
 
 def test_split_attention_becomes_plain_convolutions(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = build_network("resnest14d", 5).eval()
+    network = build_network(NetworkSpec("resnest14d", 5)).eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):  # as after training: none that changes nothing
             module.running_mean, module.running_var = (
@@ -131,7 +131,7 @@ def test_split_attention_becomes_plain_convolutions(tmp_path: Path) -> None:
 
 def test_split_attention_of_other_shapes_stays() -> None:
     for name in ("resnest50d_4s2x40d", "test_resnet"):
-        network = build_network(name, 2)
+        network = build_network(NetworkSpec(name, 2))
         assert plain(network).state_dict().keys() == network.state_dict().keys()
 
 

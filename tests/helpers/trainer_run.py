@@ -24,7 +24,7 @@ from trainer.corpus.folds import make_folds, write_folds
 from trainer.corpus.recordings import Corpus
 from trainer.corpus.spectrograms import INDEX
 from trainer.files import write_csv, write_json
-from trainer.networks.model import build_network
+from trainer.networks.model import NetworkSpec, build_network
 from trainer.pipeline.chain import CHAIN
 from trainer.recipe import read_recipe
 from trainer.run import HISTORY, SCORES, WEIGHTS, MemberInfo, Run, member_name
@@ -213,7 +213,7 @@ def _make_member(
     folder = run.member_folder(name)
     folder.mkdir(parents=True)
     torch.manual_seed(fold)
-    network = build_network("test_efficientnet", len(run.taxonomy), stem_pool=4)
+    network = build_network(NetworkSpec("test_efficientnet", len(run.taxonomy), stem_pool=4))
     safetensors.torch.save_file(network.state_dict(), folder / "weights.safetensors")
     scores = np.random.default_rng(fold).uniform(0, 0.4, (len(rows), len(run.taxonomy)))
     scores[np.arange(len(rows)), label[rows]] += 0.5

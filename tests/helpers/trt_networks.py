@@ -21,7 +21,7 @@ from export.half import to_half
 from export.probe_clips import probe_clips
 from export.to_onnx import to_onnx
 from tests import HANGS_S
-from trainer.networks.model import build_network
+from trainer.networks.model import NetworkSpec, build_network
 
 PROJECT = Path(__file__).parents[2]
 _DOUBLE = PROJECT / "tests" / "trt_double"
@@ -72,7 +72,7 @@ def write_published(architecture: str, folder: Path) -> Path:
 def spread_network(architecture: str, species: int) -> torch.nn.Module:
     """Random weights with statistics that fit them, so that the scores differ between images."""
     torch.manual_seed(1)
-    network = build_network(architecture, species, normalise="bands")
+    network = build_network(NetworkSpec(architecture, species, normalise="bands"))
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None

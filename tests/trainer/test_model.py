@@ -19,6 +19,7 @@ from trainer.networks.checkpoint import (
     write_weights,
 )
 from trainer.networks.model import (
+    NetworkSpec,
     build_network,
     check_architecture,
     check_clips,
@@ -39,11 +40,11 @@ def grey(samples: int = 2) -> torch.Tensor:
 
 @pytest.mark.parametrize("stem_pool", [1, 2, 4])
 def test_images_to_logits(stem_pool: int) -> None:
-    assert build_network(TINY, 5, stem_pool=stem_pool)(grey()).shape == (2, 5)
+    assert build_network(NetworkSpec(TINY, 5, stem_pool=stem_pool))(grey()).shape == (2, 5)
 
 
 def test_grey_levels_are_scaled_inside() -> None:
-    network = build_network(TINY, 5).eval()
+    network = build_network(NetworkSpec(TINY, 5)).eval()
     with torch.inference_mode():
         assert torch.allclose(network(grey()), network.body(grey() / 255))
 
@@ -67,7 +68,7 @@ def test_standard_forgets_level_and_contrast_alone() -> None:
 
 
 def test_imagenet_undoes_what_the_weights_were_trained_with() -> None:
-    network = build_network(TINY, 5, normalise="imagenet").eval()
+    network = build_network(NetworkSpec(TINY, 5, normalise="imagenet")).eval()
     with torch.inference_mode():
         assert torch.allclose(
             network(grey()), network.body((grey() / 255 - 0.449) / 0.226), atol=1e-5
@@ -76,7 +77,7 @@ def test_imagenet_undoes_what_the_weights_were_trained_with() -> None:
 
 @pytest.mark.parametrize("normalise", get_args(Normalise))
 def test_a_black_image_stays_finite(normalise: Normalise) -> None:
-    network = build_network(TINY, 5, normalise=normalise)
+    network = build_network(NetworkSpec(TINY, 5, normalise=normalise))
     black = torch.zeros(2, 1, 128, 281)
     loss = network(black).square().mean()
     loss.backward()
@@ -88,7 +89,7 @@ def test_a_black_image_stays_finite(normalise: Normalise) -> None:
 def test_a_clip_is_its_crops_joined_along_time(architecture: str) -> None:
     """Average pooling is linear: a clip's features are the mean of its crops', whatever their
     order."""
-    network = build_network(architecture, 5, stem_pool=2, normalise="standard").eval()
+    network = build_network(NetworkSpec(architecture, 5, stem_pool=2, normalise="standard")).eval()
     clips = torch.randint(
         0, 256, (2, 3, 128, 281), generator=torch.Generator().manual_seed(2)
     ).float()
@@ -117,7 +118,9 @@ def test_networks_without_such_maps_cannot_join_clips(architecture: str) -> None
 @pytest.mark.parametrize("name", ["demo", "small"])
 def test_two_members_of_a_bundle_for_a_small_station_are_small(name: str) -> None:
     members = find_recipe(name).members
-    networks = [build_network(m.architecture, 40, stem_pool=m.stem_pool) for m in members]
+    networks = [
+        build_network(NetworkSpec(m.architecture, 40, stem_pool=m.stem_pool)) for m in members
+    ]
     assert sum(4 * p.numel() for network in networks for p in network.parameters()) <= 8e6
 
 
@@ -129,13 +132,13 @@ def test_every_recipe_names_networks_that_timm_has() -> None:
 
 def test_an_unknown_architecture_is_refused_with_neighbours() -> None:
     with pytest.raises(ConfigError, match=r"'resnest50x': unknown to timm .*resnest50d"):
-        build_network("resnest50x", 5)
+        build_network(NetworkSpec("resnest50x", 5))
 
 
 def test_imagenet_weights_from_a_folder(tmp_path: Path) -> None:
     original = timm.create_model(TINY, num_classes=1000).eval()
     safetensors.torch.save_file(original.state_dict(), tmp_path / f"{TINY}.safetensors")
-    network = build_network(TINY, 5, pretrained=tmp_path)
+    network = build_network(NetworkSpec(TINY, 5), pretrained=tmp_path)
     loaded = network.body.state_dict()
     wanted = original.state_dict()
     stem = "conv_stem.weight"
@@ -146,14 +149,14 @@ def test_imagenet_weights_from_a_folder(tmp_path: Path) -> None:
 
 def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"{TINY}\.safetensors: no such file.*--weights FOLDER"):
-        build_network(TINY, 5, pretrained=tmp_path)
+        build_network(NetworkSpec(TINY, 5), pretrained=tmp_path)
     (tmp_path / f"{TINY}.safetensors").write_bytes(b"nonsense")
     with pytest.raises(ConfigError, match="not the weights of"):
-        build_network(TINY, 5, pretrained=tmp_path)
+        build_network(NetworkSpec(TINY, 5), pretrained=tmp_path)
     other = timm.create_model("test_resnet")
     safetensors.torch.save_file(other.state_dict(), tmp_path / f"{TINY}.safetensors")
     with pytest.raises(ConfigError, match="not the weights of"):
-        build_network(TINY, 5, pretrained=tmp_path)
+        build_network(NetworkSpec(TINY, 5), pretrained=tmp_path)
 
 
 def test_without_a_network_there_is_one_line_never_random_weights(
@@ -164,7 +167,7 @@ def test_without_a_network_there_is_one_line_never_random_weights(
 
     monkeypatch.setattr("trainer.networks.model.hf_hub_download", offline)
     with pytest.raises(ConfigError) as refused:
-        build_network(TINY, 5, pretrained=True)
+        build_network(NetworkSpec(TINY, 5), pretrained=True)
     assert "no connection" in str(refused.value)
     assert "--weights FOLDER" in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -186,11 +189,11 @@ def _step(network: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
 
 
 def test_a_checkpoint_goes_on_exactly(tmp_path: Path) -> None:
-    straight = build_network(TINY, 3).to(memory_format=torch.channels_last)
+    straight = build_network(NetworkSpec(TINY, 3)).to(memory_format=torch.channels_last)
     adam = _optimiser(straight)
     _step(straight, adam)
     write_checkpoint(tmp_path, straight, adam, 7, "inputs")
-    resumed = build_network(TINY, 3).to(memory_format=torch.channels_last)
+    resumed = build_network(NetworkSpec(TINY, 3)).to(memory_format=torch.channels_last)
     other = _optimiser(resumed)
     assert read_checkpoint(tmp_path, resumed, other, "inputs") == 7
     _step(straight, adam)
@@ -200,7 +203,7 @@ def test_a_checkpoint_goes_on_exactly(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_other_inputs_or_a_damaged_one_is_not_used(tmp_path: Path) -> None:
-    network = build_network(TINY, 3)
+    network = build_network(NetworkSpec(TINY, 3))
     adam = _optimiser(network)
     assert read_checkpoint(tmp_path, network, adam, "inputs") == 0
     write_checkpoint(tmp_path, network, adam, 7, "inputs")
@@ -211,13 +214,13 @@ def test_a_checkpoint_of_other_inputs_or_a_damaged_one_is_not_used(tmp_path: Pat
 
 
 def test_weights_load_strictly(tmp_path: Path) -> None:
-    network = build_network(TINY, 3).eval()
+    network = build_network(NetworkSpec(TINY, 3)).eval()
     write_weights(tmp_path / "w.safetensors", network)
-    again = build_network(TINY, 3).eval()
+    again = build_network(NetworkSpec(TINY, 3)).eval()
     read_weights(tmp_path / "w.safetensors", again)
     assert torch.equal(network(grey()), again(grey()))
     with pytest.raises(CorpusError, match="not the weights of this network"):
-        read_weights(tmp_path / "w.safetensors", build_network(TINY, 4))
+        read_weights(tmp_path / "w.safetensors", build_network(NetworkSpec(TINY, 4)))
 
 
 @pytest.mark.slow
@@ -226,7 +229,7 @@ def test_weights_load_strictly(tmp_path: Path) -> None:
 def test_the_network_exports_with_a_dynamic_batch(tmp_path: Path, normalise: Normalise) -> None:
     member = find_recipe("demo").members[1]
     network = build_network(
-        member.architecture, 8, stem_pool=member.stem_pool, normalise=normalise
+        NetworkSpec(member.architecture, 8, stem_pool=member.stem_pool, normalise=normalise)
     ).eval()
     path = tmp_path / "member.onnx"
     shapes = ({0: torch.export.Dim("batch")},)

@@ -14,7 +14,7 @@ from edge.contract.errors import RecordingError
 from tests.helpers.devices import dice
 from trainer.corpus.backgrounds import BackgroundSet, pink_noise
 from trainer.corpus.recordings import probe_audio, read_sound
-from trainer.networks.model import build_network
+from trainer.networks.model import NetworkSpec, build_network
 from trainer.recipe import Augment
 from trainer.training.augment import Backgrounds, augment, mix_db, stretch
 
@@ -110,7 +110,7 @@ def test_the_loss_is_finite_whatever_was_recorded_and_mixed(tmp_path: Path) -> N
     rows = np.arange(len(images))[:, None]
     target = torch.eye(3)[torch.arange(len(images)) % 3]
     torch.manual_seed(0)
-    network = build_network("test_efficientnet", 3, stem_pool=4)
+    network = build_network(NetworkSpec("test_efficientnet", 3, stem_pool=4))
     roll = dice("cpu")
     for recipe in (
         Augment(

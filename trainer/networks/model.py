@@ -3,8 +3,9 @@ training."""
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import safetensors
 import timm
@@ -92,37 +93,60 @@ class Network(nn.Module):
         return joined
 
 
-def build_network(
-    architecture: str,
-    classes: int,
-    *,
-    stem_pool: int = 1,
-    normalise: Normalise = "none",
-    pretrained: Path | bool = False,
-) -> nn.Module:
-    """A timm network with one input channel and `classes` outputs, in training mode on the CPU.
+class _Described(Protocol):
+    """A record that describes its network: MemberInfo, StudentInfo."""
 
+    @property
+    def architecture(self) -> str: ...
+    @property
+    def classes(self) -> int: ...
+    @property
+    def stem_pool(self) -> int: ...
+    @property
+    def normalise(self) -> Normalise: ...
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Everything but the weights: a timm architecture with one input channel and `classes` outputs;
     `stem_pool` averages the image over so many pixels first, `normalise` names what is done to it
-    then. `pretrained`: True takes the ImageNet weights from the Hugging Face hub (or its cache), a
-    folder takes `<architecture>.safetensors` from there; the stem's three channels are summed, the
+    then."""
+
+    architecture: str
+    classes: int
+    stem_pool: int = 1
+    normalise: Normalise = "none"
+
+    @classmethod
+    def of(cls, info: _Described) -> "NetworkSpec":
+        """The network that a finished member or student has."""
+        return cls(info.architecture, info.classes, info.stem_pool, info.normalise)
+
+
+def build_network(spec: NetworkSpec, pretrained: Path | bool = False) -> nn.Module:
+    """A new network in training mode on the CPU.
+
+    `pretrained`: True takes the ImageNet weights from the Hugging Face hub (or its cache), a folder
+    takes `<architecture>.safetensors` from there; the stem's three channels are summed, the
     classifier is new. Raises ConfigError if the architecture is unknown or the weights are not to
     be had: never silently random.
     """
-    check_architecture(architecture)
-    options: dict[str, Any] = {"in_chans": 1, "num_classes": classes}
+    check_architecture(spec.architecture)
+    options: dict[str, Any] = {"in_chans": 1, "num_classes": spec.classes}
     if pretrained is False:
-        return Network(timm.create_model(architecture, **options), stem_pool, normalise)
-    file = find_weights(architecture, pretrained)
+        body = timm.create_model(spec.architecture, **options)
+        return Network(body, spec.stem_pool, spec.normalise)
+    file = find_weights(spec.architecture, pretrained)
     try:
         overlay = {"file": str(file)}
         body = timm.create_model(
-            architecture, pretrained=True, pretrained_cfg_overlay=overlay, **options
+            spec.architecture, pretrained=True, pretrained_cfg_overlay=overlay, **options
         )
     except (RuntimeError, OSError, KeyError, safetensors.SafetensorError) as error:
         raise ConfigError(
-            f"{file}: not the weights of {architecture}: {str(error).splitlines()[0]}"
+            f"{file}: not the weights of {spec.architecture}: {str(error).splitlines()[0]}"
         ) from error
-    return Network(body, stem_pool, normalise)
+    return Network(body, spec.stem_pool, spec.normalise)
 
 
 def check_architecture(architecture: str) -> None:
@@ -188,8 +212,6 @@ def load_network(run: Run, name: str) -> nn.Module:
     path = run.member_folder(name) / WEIGHTS
     if info.files and path.is_file() and file_sha256(path) != info.files[WEIGHTS]:
         raise CorpusError(f"{path}: is damaged: it is not what was trained; {ALL_STAGES}")
-    network = build_network(
-        info.architecture, info.classes, stem_pool=info.stem_pool, normalise=info.normalise
-    )
+    network = build_network(NetworkSpec.of(info))
     read_weights(path, network)
     return network.eval()

@@ -27,7 +27,7 @@ from trainer.networks.checkpoint import (
     write_checkpoint,
     write_weights,
 )
-from trainer.networks.model import build_network
+from trainer.networks.model import NetworkSpec, build_network
 from trainer.networks.precision import autocast, choose_precision, prepare
 from trainer.recipe import Normalise, OptimiserRecipe, StudentRecipe
 from trainer.run import Run
@@ -121,9 +121,7 @@ def load_student(run: Run, info: StudentInfo) -> nn.Module:
             f"{path}: is missing or damaged: it is not what was trained; run: python -m trainer "
             f"distil"
         )
-    network = build_network(
-        info.architecture, info.classes, stem_pool=info.stem_pool, normalise=info.normalise
-    )
+    network = build_network(NetworkSpec.of(info))
     read_weights(run.folder / FOLDER / WEIGHTS, network)
     return network.eval()
 
@@ -144,13 +142,8 @@ def fit_student(
     margins open everything. `progress` is told epochs and loss."""
     device = views.device
     torch.manual_seed(seed)
-    network = build_network(
-        recipe.architecture,
-        classes,
-        stem_pool=recipe.stem_pool,
-        normalise=recipe.normalise,
-        pretrained=pretrained,
-    )
+    spec = NetworkSpec(recipe.architecture, classes, recipe.stem_pool, recipe.normalise)
+    network = build_network(spec, pretrained)
     precision = choose_precision(device)
     network = prepare(network, precision, device)
     rates = OptimiserRecipe(

@@ -31,7 +31,7 @@ from trainer.networks.checkpoint import (
     write_checkpoint,
     write_weights,
 )
-from trainer.networks.model import build_network
+from trainer.networks.model import NetworkSpec, build_network
 from trainer.networks.precision import autocast, choose_precision, prepare
 from trainer.recipe import MemberRecipe, OptimiserRecipe
 from trainer.run import CALLS, SCORES, WEIGHTS, MemberInfo, Run, TrainingPrecision, member_name
@@ -152,13 +152,10 @@ class Member:
             read_row_images(run.folder / ROW_IMAGES) if self.recipe.keep == "soundscapes" else None
         )
         torch.manual_seed(int(self._random(0).integers(2**63)))
-        network = build_network(
-            task.kind.architecture,
-            task.crops.classes,
-            stem_pool=task.kind.stem_pool,
-            normalise=task.kind.normalise,
-            pretrained=(task.weights or True) if self.recipe.pretrained else False,
-        )
+        kind = task.kind
+        spec = NetworkSpec(kind.architecture, task.crops.classes, kind.stem_pool, kind.normalise)
+        pretrained = (task.weights or True) if self.recipe.pretrained else False
+        network = build_network(spec, pretrained)
         self.precision: TrainingPrecision = choose_precision(self.device)
         self.network = prepare(network, self.precision, self.device)
         self.optimiser = make_optimiser(self.network, self.recipe.optimiser)
