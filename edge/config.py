@@ -6,7 +6,7 @@ Paths in the file are relative to the file. Knows nothing of what the settings a
 
 import re
 import sys
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from math import remainder
@@ -22,10 +22,10 @@ from edge.contract.errors import ConfigError
 from edge.contract.rights import whose
 from edge.contract.strict import Range, parse
 from edge.contract.text import TextError, text_of
+from edge.contract.yaml_loader import StrictLoader
 
 HOP_STEP_S = FRAME_HOP / RATE_HZ
 _FILE_BYTES_MAX = 262_144  # the shipped file has 6 kB; a site takes 50 bytes
-_SHOWN_MAX = 60  # characters of what cannot be read
 _ENDS_WITH = re.compile(r"^# ends with: (\S.*?)\s*$", re.MULTILINE)  # so a cut is known
 DEMO_FOLDER = Path(__file__).parent / "demo"  # bundle and soundscapes that ship with birdstation
 OWN_SETTINGS = Path("station.yaml")  # in the current folder
@@ -235,40 +235,6 @@ class Config:
         return ZoneInfo(self.station.timezone) if self.station.timezone else None
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML that refuses a key given twice; plain YAML lets the last one win in silence."""
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep=deep)
-        except (
-            ValueError,
-            LookupError,
-            AttributeError,
-        ) as error:  # PyYAML's own: 2024-13-45, !!bool x, !!int ""
-            shown = str(node.value)[:_SHOWN_MAX]
-            kind = str(node.tag).rpartition(":")[2]
-            problem = f"{shown!r} is not a valid {kind}; a text is put in quotes"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
-
-
-def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys: set[Hashable] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if isinstance(key, Hashable):  # construct_mapping refuses the others
-            if key in keys:
-                shown = str(key_node.value)[:_SHOWN_MAX]
-                raise yaml.MarkedYAMLError(
-                    problem=f"key {shown!r} is given twice", problem_mark=key_node.start_mark
-                )
-            keys.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
 def find_settings() -> Path | None:
     """The settings that hold where none are named: those of the current folder, else the system's;
     None: neither are there, so the defaults hold. The program that `make install` installed takes
@@ -389,7 +355,7 @@ def _yaml(path: Path, content: bytes) -> Any:
     try:
         text = text_of(content)
         _check_end(path, text)
-        return yaml.load(text, _UniqueKeys)
+        return yaml.load(text, StrictLoader)
     except TextError as error:
         raise ConfigError(f"{path}: {error}") from error
     except yaml.MarkedYAMLError as error:

@@ -18,7 +18,7 @@ from edge.contract.errors import ConfigError
 from edge.contract.folders import entries_of
 from edge.contract.strict import SchemaError, parse
 from edge.contract.text import TextError, text_of
-from trainer.yaml_loader import StrictLoader
+from edge.contract.yaml_loader import DecimalLoader
 
 RECIPES = Path(__file__).parent / "recipes"
 ValueSpan = tuple[float, float]
@@ -497,7 +497,7 @@ def read_recipe(path: Path) -> Recipe:
     """Read and check a recipe. Raises ConfigError in one line: file, key, what was found, what is
     allowed."""
     try:
-        raw = yaml.load(text_of(path.read_bytes()), Loader=StrictLoader)
+        raw = yaml.load(text_of(path.read_bytes()), Loader=DecimalLoader)
     except (OSError, TextError, yaml.YAMLError) as error:
         raise ConfigError(
             f"{path}: not readable as YAML: {' '.join(str(error).split())}"

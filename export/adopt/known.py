@@ -14,6 +14,7 @@ import yaml
 
 from edge.contract.errors import UsageError
 from edge.contract.strict import Range, SchemaError, parse
+from edge.contract.yaml_loader import StrictLoader
 
 FOLDER = Path(__file__).parents[1] / "known"
 
@@ -120,7 +121,9 @@ def read_known(name: str) -> KnownModel:
         raise UsageError(f"{name}: not a model that is known; there are {', '.join(known_names())}")
     path = FOLDER / f"{name}.yaml"
     try:
-        known: KnownModel = parse(KnownModel, yaml.safe_load(path.read_text(encoding="utf8")))
+        known: KnownModel = parse(
+            KnownModel, yaml.load(path.read_text(encoding="utf8"), StrictLoader)
+        )
     except (SchemaError, yaml.YAMLError) as error:  # ours, not a person's: a test reads them all
         raise AssertionError(f"{path}: {error}") from error
     return known
