@@ -27,7 +27,7 @@ import re
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -88,7 +88,7 @@ class Source:
     """A source file; `path` is relative to the folder of the project."""
 
     path: str
-    text: str
+    text: str = field(repr=False)
 
     @cached_property
     def lines(self) -> list[str]:
@@ -297,7 +297,7 @@ def imports(source: Source) -> set[str]:
 class House:
     """The source files of some packages, and what is counted of them."""
 
-    sources: list[Source]
+    sources: list[Source] = field(repr=False)
 
     @property
     def lines(self) -> int:

@@ -1,1 +1,1 @@
-"""Sound to detections, whatever it comes from. Knows no source, no database and no network."""
+"""Sound to detections, whatever it comes from. Knows no source, no database and no broker."""

@@ -1,9 +1,9 @@
 """A recording file, decoded as a stream of mono float32 blocks at one rate and of gaps, or refused
 with one clear reason.
 
-Knows which files of a folder are recordings, what of them is lost, and the resampler (soxr). Does
-not know containers and codecs (container.py, parts.py), mixing (mix.py), when or where the sound
-was recorded (start_time.py), what a window is, or what becomes of a refused file.
+Knows which files of a folder are recordings, what of them is lost, and the resampler (soxr).
+Containers and codecs are left to container.py and parts.py, mixing to mix.py. Does not know when or
+where the sound was recorded (start_time.py), what a window is, or what becomes of a refused file.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""The bundle, what of the settings refers to it, and how fast this machine runs it. Knows no
-database and no broker."""
+"""The bundle, what of the settings refers to it, and how fast this machine runs it.
+
+Opens no database and asks no broker.
+"""
 
 import tempfile
 import time

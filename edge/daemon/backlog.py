@@ -1,5 +1,7 @@
-"""What waits to be stored, oldest first, and what of a stretch was refused. Knows no database and
-no thread."""
+"""What waits to be stored, oldest first, and what of a stretch was refused.
+
+Hands the Store on unseen; knows no thread.
+"""
 
 from collections import deque
 from collections.abc import Callable, Sequence

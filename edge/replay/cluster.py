@@ -1,8 +1,8 @@
 """Recordings read by the nodes of a Ray cluster; what a lost node was reading is read again
 elsewhere.
 
-Every node has birdstation installed and sees bundle and recordings under the same paths. Knows no
-database: the events come to whoever asked, who alone stores them.
+Every node has birdstation installed and sees bundle and recordings under the same paths.
+Stores nothing: the events come to whoever asked, who alone stores them.
 """
 
 import socket

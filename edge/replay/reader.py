@@ -1,6 +1,6 @@
 """Recordings read and analysed, in one thread or in several: what comes of them, as events.
 
-Every recording that was given ends in one last event: Ended, Refused or Unread. Knows no database:
+Every recording that was given ends in one last event: Ended, Refused or Unread. Stores nothing:
 whoever takes the events stores them.
 """
 

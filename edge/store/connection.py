@@ -1,4 +1,6 @@
-"""One SQLite file: opened, brought to the present schema, written in transactions. Knows no table.
+"""One SQLite file: opened, brought to the present schema, written in transactions.
+
+Of the tables it names only outbox and counters.
 
 Each question and each transaction is of the file that has the name at that moment: one that was
 moved, deleted or replaced while it was open is a GoneError, pages that are not what SQLite wrote

@@ -1,7 +1,8 @@
 """Members as tasks of a Ray cluster that is there already; what a lost node was training is trained
 again elsewhere.
 
-Every node has birdstation installed and sees the run folder under the same path. Knows no training.
+Every node has birdstation installed and sees the run folder under the same path.
+Trains nothing itself: member.py does.
 """
 
 import socket

@@ -1,7 +1,7 @@
 """What the bag and the prior say of soundscapes, window by window, cut as the station cuts them.
 
 A recording is heard block by block: its scores stay, its sound and images do not, however long it
-is. Knows no threshold, no blend and no training.
+is. Knows no threshold and no training; how it blends is the caller's to say.
 """
 
 import sys
