@@ -79,13 +79,14 @@ def _part(conv: nn.Conv2d, half: int) -> nn.Conv2d:
     """What makes one half of the output channels; of a convolution in two groups, from its own half
     of the input."""
     size = conv.out_channels // 2
-    weight, bias = (values[half * size : (half + 1) * size] for values in (conv.weight, conv.bias))  # type: ignore[index]
-    return _like(conv, weight, bias)
+    rows = slice(half * size, (half + 1) * size)
+    return _like(conv, conv.weight[rows], conv.bias[rows])  # type: ignore[index]
 
 
 def _like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     out, inputs, *size = weight.shape
-    made = nn.Conv2d(inputs, out, tuple(size), conv.stride, conv.padding, conv.dilation)  # type: ignore[arg-type]
+    kernel: Any = tuple(size)
+    made = nn.Conv2d(inputs, out, kernel, conv.stride, conv.padding, conv.dilation)  # type: ignore[arg-type]
     with torch.no_grad():
         made.weight.copy_(weight)
         made.bias.copy_(bias)  # type: ignore[union-attr]

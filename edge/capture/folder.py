@@ -217,12 +217,18 @@ def _walk(top: str, problems: list[str], own: OwnFiles) -> Iterator[tuple[str, C
                             folders.append(entry.path)
                     elif entry.is_symlink() and own.leads_in(entry.path):
                         continue
-                    elif os.path.splitext(entry.name)[1].lower() not in SIDECAR_SUFFIXES:  # noqa: PTH122  # quick
+                    elif not _is_sidecar(entry.name):
                         yield from _content(entry, problems)
         except OSError as error:
             if folder == top or error.errno not in _GONE:
                 hint = "; is the disk mounted?" if error.errno == errno.ENOENT else ""
                 problems.append(f"{_printable(folder)}: cannot be listed: {error.strerror}{hint}")
+
+
+def _is_sidecar(name: str) -> bool:
+    """True for names of what lies beside recordings."""
+    suffix = os.path.splitext(name)[1]  # noqa: PTH122 - quicker, and folders are large
+    return suffix.lower() in SIDECAR_SUFFIXES
 
 
 def _content(entry: os.DirEntry[str], problems: list[str]) -> Iterator[tuple[str, Content]]:

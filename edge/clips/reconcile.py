@@ -23,7 +23,8 @@ _MISSING_MAX = 50  # rows of which not one has its file: the disk with the clips
 _FORGET_MAX = 200  # rows in one transaction
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _CLIP = re.compile(
-    r"\.?[A-Za-z0-9-]{1,40}_\d\.\d\d_\d{8}T\d{6}\.\d{3}Z_[0-9a-f]{8}\.(flac|wav|ogg)((\.[0-9a-f]{32})?\.part)?",
+    r"\.?[A-Za-z0-9-]{1,40}_\d\.\d\d_\d{8}T\d{6}\.\d{3}Z_[0-9a-f]{8}\.(flac|wav|ogg)"
+    r"((\.[0-9a-f]{32})?\.part)?",
     re.ASCII,
 )
 

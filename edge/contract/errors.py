@@ -18,6 +18,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 EXIT_REFUSED = 3  # done, but some recordings could not be read
 EXIT_USAGE = 2  # as for an option that is not known
@@ -83,7 +84,7 @@ class UnreadError(RecordingError):
         super().__init__(path, f"{doing}: {self.error.strerror or self.error}")
         self._doing = doing
 
-    def __reduce__(self) -> tuple[type["UnreadError"], tuple[Path, str, OSError]]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path, self._doing, self.error)
 
 

@@ -92,7 +92,8 @@ def run_program(app: Callable[[], object]) -> None:
     person must mend."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started it
-            setattr(sys, name, open(os.devnull, "w", encoding="utf8"))  # noqa: SIM115, PTH123  # for good
+            nothing = Path(os.devnull).open("w", encoding="utf8")  # noqa: SIM115 - for good
+            setattr(sys, name, nothing)
     if isinstance(sys.stdout, io.TextIOWrapper) and not codecs.lookup(
         sys.stdout.encoding
     ).name.startswith("utf"):

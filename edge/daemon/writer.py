@@ -165,7 +165,11 @@ class Writer:
         """What the note says of runs before this, before anything else is laid into the record."""
 
     # it knows no run
-    def _unstored(self, waiting: list[BacklogEntry], why: str) -> UnstoredTime | None:  # noqa: ARG002
+    def _unstored(
+        self,
+        waiting: list[BacklogEntry],  # noqa: ARG002
+        why: str,  # noqa: ARG002
+    ) -> UnstoredTime | None:
         """What is to be said of these entries if they are not stored any more; None: nothing."""
         return None
 

@@ -119,7 +119,7 @@ BANS = {
     "thread": _ban("threading queue concurrent.futures edge.daemon.threads"),
     "threshold": _ban(
         "trainer.tuning.thresholds trainer.tuning.sweep",
-        but="trainer.tuning.sweep.Rows",
+        but="trainer.tuning.sweep.LabelledRows",
     ),
     "time": _ban("datetime time zoneinfo"),
     "training": _ban(_TRAINING, but="trainer.training.history"),
@@ -164,6 +164,7 @@ FAR = frozenset(
 # questions (`knows nothing of how birds sound`) need no entry.
 READERS = frozenset(
     {
+        "key",
         "block",
         "class of the station",
         "clock itself",

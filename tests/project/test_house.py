@@ -8,7 +8,7 @@ import pytest
 from tests import house
 from tests.house import Finding, House, Source
 
-LONG_FILE = 450
+LONG_FILE = 480
 LONG_FUNCTION = 60
 MANY_ROOMS = 20
 MANY_PACKED = 2  # per 1000 lines

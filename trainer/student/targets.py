@@ -142,10 +142,8 @@ class EnsembleNetworks:
     ) -> None:
         members = run.bag()
         self.kinds = [member.kind for member in members]
-        self.networks = [
-            load_network(run, member.name).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            for member in members
-        ]
+        networks = [load_network(run, member.name).to(device) for member in members]
+        self.networks = [network.to(memory_format=torch.channels_last) for network in networks]
         self._blend = run.tuning().blend
         self._precision = precision
 
