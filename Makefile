@@ -53,7 +53,7 @@ test: lint
 
 # The station's tests alone, without the libraries of the trainer, on whatever Python PYTHON is.
 STATIONS_TESTS := tests/edge tests/project tests/export/test_adopt.py tests/export/test_birds.py
-TRAINERS_TESTS := edge/test_jobs $(addprefix project/test_,damaged_arrays foreign_folders geographic_limit rows text workshop)
+TRAINERS_TESTS := edge/test_jobs $(addprefix project/test_,damaged_arrays foreign_folders geographic_limit older_run rows text workshop)
 test-station: SYSTEM += $(SYSTEM_TEST)
 test-station: .venv-station/installed
 	.venv-station/bin/python -m pytest -n $(WORKERS) $(STATIONS_TESTS) $(TRAINERS_TESTS:%=--ignore=tests/%.py) --deselect \
