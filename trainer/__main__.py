@@ -340,8 +340,9 @@ def check_data(
 ) -> None:
     """Count what the corpus holds and what is wrong with it."""
     if out is None:
-        check, corpus = (importlib.import_module(f"trainer.{name}") for name in ("check", "corpus"))
-        Screen().print(check.check_data(corpus.Corpus.read(data), jobs).table())
+        check = importlib.import_module("trainer.corpus.check")
+        recordings = importlib.import_module("trainer.corpus.recordings")
+        Screen().print(check.check_data(recordings.Corpus.read(data), jobs).table())
     else:
         _run(("check-data",), data, out, recipe, jobs=jobs)
 
