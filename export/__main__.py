@@ -22,6 +22,8 @@ from edge.contract.coordinates import check_coordinates
 from edge.contract.errors import ConfigError, EngineError, UsageError, needs_extra
 from edge.contract.program import run_program
 from edge.contract.screen import Screen, say
+from edge.engines.device import Device
+from edge.engines.record import EngineRecord
 from edge.engines.tuned import FILE as TUNED
 from export.place_bundle import probe_place
 from trainer.files import check_writable, naming
@@ -314,7 +316,6 @@ def trt(
 ) -> None:
     """Compile a bundle's members with TensorRT, for the very machine that this runs on. What is
     done is kept."""
-    from export.trt.bench import members_table
     from export.trt.build import build_engines
     from export.trt.plan import examine, plan_steps, plan_table
 
@@ -344,14 +345,18 @@ def trt(
         record = build_engines(
             whole, steps, machine.device, out, lambda text: say(text, file=sys.stderr)
         )
-    console.print(members_table(record.members))
+    _say_engines(record, machine.device, out)
+
+
+def _say_engines(record: EngineRecord, device: Device, out: Path) -> None:
+    """Print the engines that were built; of another precision than asked for, with the reason."""
+    from export.trt.bench import members_table
+
+    Screen(stderr=True).print(members_table(record.members))
     for member in record.members:
         if member.note:
             say(f"{member.name}: {member.precision}, since {member.note}")
-    say(
-        f"{out}: {len(record.members)} engines for {machine.device.gpu}, TensorRT "
-        f"{machine.device.tensorrt}"
-    )
+    say(f"{out}: {len(record.members)} engines for {device.gpu}, TensorRT {device.tensorrt}")
 
 
 @app.command()

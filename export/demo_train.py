@@ -24,32 +24,16 @@ from trainer.files import make_folder
 
 _SHIPPED = Path(__file__).parents[1] / "edge" / "demo"
 _MARK = ".birdstation-demo-train"
-_MADE = (  # by versions that left no mark
-    *(
-        "corpus",
-        "rasters",
-        "run",
-        "bundle",
-        "unlabelled",
-        "source",
-        "acoustic_only",
-        "student",
-        "cascade",
-    ),
-    *(
-        "station.yaml",
-        "station.db",
-        "station.db-wal",
-        "station.db-shm",
-        "summary.json",
-        "report.html",
-    ),
+# What versions that left no mark made in a folder.
+_MADE = (
+    *("corpus", "rasters", "run", "bundle", "unlabelled", "source", "acoustic_only"),
+    *("student", "cascade", "station.yaml", "station.db", "station.db-wal", "station.db-shm"),
+    *("summary.json", "report.html"),
 )
 _SHIPPED_PER_KIND = 1
-_SOUNDSCAPES = "10"
-_UNLABELLED = (
-    50  # more than those that test; these share their plans with the first ones of the same birds
-)
+_SOUNDSCAPES = 10
+# Soundscapes beyond those that test: the first ones of the same birds share their plans with these.
+_UNLABELLED = 50
 _SHIPPED_BYTES_MAX = 12_000_000
 
 
@@ -63,63 +47,12 @@ def run_demo_train(out: Path, *, publish: bool, console: Console) -> dict[str, A
     start = time.perf_counter()
     _begin(out)
     corpus, rasters, run, bundle = (out / name for name in ("corpus", "rasters", "run", "bundle"))
-    _step(
-        console,
-        "corpus",
-        "trainer",
-        "demo-data",
-        corpus,
-        "--rasters",
-        rasters,
-        "--soundscapes",
-        _SOUNDSCAPES,
-    )
-    _step(
-        console,
-        "training",
-        "trainer",
-        "fit-all",
-        "--data",
-        corpus,
-        "--rasters",
-        rasters,
-        "--recipe",
-        "demo",
-        "--out",
-        run,
-    )
-    more = (
-        out / "unlabelled"
-    )  # the same birds on other days, as a station's owner has them on the shelf
-    _step(
-        console,
-        "unlabelled sound",
-        "trainer",
-        "demo-data",
-        more / "corpus",
-        "--rasters",
-        more / "rasters",
-        "--soundscapes",
-        str(int(_SOUNDSCAPES) + _UNLABELLED),
-        "--recordings",
-        "4",
-    )
-    _link(
-        sorted((more / "corpus" / "test_soundscapes").glob("*.ogg"))[int(_SOUNDSCAPES) :],
-        more / "sound",
-    )
-    _step(
-        console,
-        "student",
-        "trainer",
-        "distil",
-        "--run",
-        run,
-        "--data",
-        corpus,
-        "--sound",
-        more / "sound",
-    )
+    _demo_data(console, "corpus", corpus, rasters, _SOUNDSCAPES)
+    fit = ("trainer", "fit-all", "--data", corpus, "--rasters", rasters)
+    _step(console, "training", *fit, "--recipe", "demo", "--out", run)
+    sound = _unlabelled_sound(console, out / "unlabelled")
+    learn = ("trainer", "distil", "--run", run, "--data", corpus)
+    _step(console, "student", *learn, "--sound", sound)
     if not _newer(bundle / "manifest.json", run / "student" / "student.json"):
         _step(console, "bundle", "export", "onnx", "--run", run, "--out", bundle)
     _step(console, "check", "export", "verify", bundle)
@@ -157,6 +90,24 @@ def _step(console: Console, name: str, *command: str | Path) -> None:
         raise BirdstationError(
             f"{name}: python -m {' '.join(map(str, command))} ended with status {done.returncode}"
         )
+
+
+def _demo_data(
+    console: Console, name: str, corpus: Path, rasters: Path, soundscapes: int, *more: str
+) -> None:
+    places = (corpus, "--rasters", rasters)
+    _step(console, name, "trainer", "demo-data", *places, "--soundscapes", str(soundscapes), *more)
+
+
+def _unlabelled_sound(console: Console, folder: Path) -> Path:
+    """A folder of the same birds on other days, as a station's owner has them on the shelf."""
+    soundscapes = _SOUNDSCAPES + _UNLABELLED
+    recordings = ("--recordings", "4")
+    corpus = folder / "corpus"
+    _demo_data(console, "unlabelled sound", corpus, folder / "rasters", soundscapes, *recordings)
+    made = sorted((corpus / "test_soundscapes").glob("*.ogg"))
+    _link(made[_SOUNDSCAPES:], folder / "sound")
+    return folder / "sound"
 
 
 def _link(files: Sequence[Path], folder: Path) -> None:

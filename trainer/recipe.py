@@ -45,8 +45,16 @@ def _need(allowed: bool, key: str, found: object, expected: str) -> None:
         raise ValueError(f"{key}: expected {expected}, found {found!r}")
 
 
-def _is_share(number: float) -> bool:
-    return 0.001 <= number < 1
+def _need_number(section: object, key: str, low: float, high: float, unit: str = "") -> None:
+    """Refuse a number outside low to high, both allowed."""
+    number = getattr(section, key)
+    _need(low <= number <= high, key, number, f"{low:.10g} to {high:.10g}{unit}")
+
+
+def _need_share(section: object, key: str) -> None:
+    """Refuse a share that leaves nothing for one of both sides."""
+    number = getattr(section, key)
+    _need(0.001 <= number < 1, key, number, "a share between 0 and 1, 0.001 or more")
 
 
 @dataclass(frozen=True)
@@ -57,10 +65,9 @@ class FoldRecipe:
     cell_deg: float
 
     def __post_init__(self) -> None:
-        _need(2 <= self.count <= 20, "count", self.count, "2 to 20 folds")
-        _need(
-            0.01 <= self.cell_deg <= 45, "cell_deg", self.cell_deg, "a cell of 0.01 to 45 degrees"
-        )
+        _need_number(self, "count", 2, 20, " folds")
+        good = 0.01 <= self.cell_deg <= 45
+        _need(good, "cell_deg", self.cell_deg, "a cell of 0.01 to 45 degrees")
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ class SpectrogramRecipe:
     crops_max: int
 
     def __post_init__(self) -> None:
-        _need(1 <= self.crops_max <= CROPS_MAX, "crops_max", self.crops_max, f"1 to {CROPS_MAX}")
+        _need_number(self, "crops_max", 1, CROPS_MAX)
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ class LabelRecipe:
 
     def __post_init__(self) -> None:
         for key in ("primary", "secondary", "other"):
-            _need(0 <= getattr(self, key) <= 1, key, getattr(self, key), "0 to 1")
+            _need_number(self, key, 0, 1)
         _need(self.other < self.primary, "other", self.other, f"less than primary, {self.primary}")
 
 
@@ -100,13 +107,8 @@ class SamplingRecipe:
     balance: float
 
     def __post_init__(self) -> None:
-        _need(
-            1 <= self.crops_per_recording <= CROPS_MAX,
-            "crops_per_recording",
-            self.crops_per_recording,
-            "1 to 10",
-        )
-        _need(0 <= self.balance <= 1, "balance", self.balance, "0 to 1")
+        _need_number(self, "crops_per_recording", 1, CROPS_MAX)
+        _need_number(self, "balance", 0, 1)
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ class Augment:
             _need(0 <= getattr(self, key) <= 1, key, getattr(self, key), "a share of 0 to 1")
         shares = [self.pink, self.nocall, self.empty]
         _need(sum(shares) <= 1, "pink", shares, "pink, nocall and empty of 1 at most together")
-        _need(0.01 <= self.mixup_alpha <= 100, "mixup_alpha", self.mixup_alpha, "0.01 to 100")
+        _need_number(self, "mixup_alpha", 0.01, 100)
 
     @property
     def backgrounds(self) -> bool:
@@ -190,7 +192,7 @@ class MemberRecipe:
             self.kind.isidentifier() and self.kind.isascii() and len(self.kind) <= 40
         )  # folders are named for it
         _need(good, "kind", self.kind, "a word of up to 40 letters (a to z), digits and _")
-        _need(1 <= self.epochs <= EPOCHS_MAX, "epochs", self.epochs, f"1 to {EPOCHS_MAX}")
+        _need_number(self, "epochs", 1, EPOCHS_MAX)
         _need(
             len(set(self.seeds)) == len(self.seeds) > 0,
             "seeds",
@@ -200,12 +202,7 @@ class MemberRecipe:
         good = all(0 <= seed <= SEED_MAX for seed in self.seeds)
         _need(good, "seeds", list(self.seeds), f"numbers of 0 to {SEED_MAX}")
         _need(self.stem_pool in (1, 2, 4), "stem_pool", self.stem_pool, "1, 2 or 4")
-        _need(
-            1 <= self.clip_crops <= CLIP_CROPS_MAX,
-            "clip_crops",
-            self.clip_crops,
-            f"1 to {CLIP_CROPS_MAX}",
-        )
+        _need_number(self, "clip_crops", 1, CLIP_CROPS_MAX)
 
 
 @dataclass(frozen=True)
@@ -227,13 +224,8 @@ class OptimiserRecipe:
             rates[::-1],
             f"0 <= minimum <= rate, {_RATE_MIN:g} to {_RATE_MAX:g}",
         )
-        _need(2 <= self.batch <= _BATCH_MAX, "batch", self.batch, f"2 to {_BATCH_MAX}")
-        _need(
-            0 <= self.weight_decay <= _RATE_MAX,
-            "weight_decay",
-            self.weight_decay,
-            f"0 to {_RATE_MAX:g}",
-        )
+        _need_number(self, "batch", 2, _BATCH_MAX)
+        _need_number(self, "weight_decay", 0, _RATE_MAX)
 
 
 @dataclass(frozen=True)
@@ -255,22 +247,12 @@ class MetadataRecipe:
     leaf_steps: int | None = None
 
     def __post_init__(self) -> None:
-        _need(
-            1 <= self.iterations <= _ITERATIONS_MAX,
-            "iterations",
-            self.iterations,
-            f"1 to {_ITERATIONS_MAX}",
-        )
-        _need(1 <= self.depth <= 16, "depth", self.depth, "1 to 16")
+        _need_number(self, "iterations", 1, _ITERATIONS_MAX)
+        _need_number(self, "depth", 1, 16)
         rate = self.learning_rate
         good = rate == "auto" or _RATE_MIN <= rate <= _RATE_MAX
         _need(good, "learning_rate", rate, f"auto or {_RATE_MIN:g} to {_RATE_MAX:g}")
-        _need(
-            _is_share(self.validation),
-            "validation",
-            self.validation,
-            "a share between 0 and 1, 0.001 or more",
-        )
+        _need_share(self, "validation")
         good = self.limit_km is None or 1 <= self.limit_km <= 20_000
         _need(good, "limit_km", self.limit_km, "null or 1 to 20000 kilometres")
         _need(
@@ -290,7 +272,7 @@ class BagRecipe:
     per_fold_max: int
 
     def __post_init__(self) -> None:
-        _need(1 <= self.per_fold_max <= 1000, "per_fold_max", self.per_fold_max, "1 to 1000")
+        _need_number(self, "per_fold_max", 1, 1000)
 
 
 @dataclass(frozen=True)
@@ -348,7 +330,7 @@ class TuneRecipe:
         )
         good = bool(self.smoothing) and all(0 <= weight <= 1 / 3 for weight in self.smoothing)
         _need(good, "smoothing", list(self.smoothing), "weights of 0 to 1/3, at least one")
-        _need(0 <= self.optimise <= 10_000, "optimise", self.optimise, "0 to 10000")
+        _need_number(self, "optimise", 0, 10_000)
 
 
 @dataclass(frozen=True)
@@ -370,23 +352,12 @@ class StudentRecipe:
     held_out: float = 0.1
 
     def __post_init__(self) -> None:
-        _need(1 <= self.epochs <= EPOCHS_MAX, "epochs", self.epochs, f"1 to {EPOCHS_MAX}")
-        _need(1 <= self.views <= 1000, "views", self.views, "1 to 1000")
-        good = _RATE_MIN <= self.learning_rate <= _RATE_MAX
-        _need(good, "learning_rate", self.learning_rate, f"{_RATE_MIN:g} to {_RATE_MAX:g}")
+        _need_number(self, "epochs", 1, EPOCHS_MAX)
+        _need_number(self, "views", 1, 1000)
+        _need_number(self, "learning_rate", _RATE_MIN, _RATE_MAX)
         _need(self.stem_pool in (1, 2, 4), "stem_pool", self.stem_pool, "1, 2 or 4")
-        _need(
-            1 <= self.crops_max <= STUDENT_CROPS_MAX,
-            "crops_max",
-            self.crops_max,
-            f"1 to {STUDENT_CROPS_MAX}",
-        )
-        _need(
-            _is_share(self.held_out),
-            "held_out",
-            self.held_out,
-            "a share between 0 and 1, 0.001 or more",
-        )
+        _need_number(self, "crops_max", 1, STUDENT_CROPS_MAX)
+        _need_share(self, "held_out")
 
 
 _STUDENT = StudentRecipe(
@@ -431,7 +402,7 @@ class Recipe:
     student: StudentRecipe = _STUDENT
 
     def __post_init__(self) -> None:
-        _need(0 <= self.seed <= SEED_MAX, "seed", self.seed, f"0 to {SEED_MAX}")
+        _need_number(self, "seed", 0, SEED_MAX)
         kinds = [m.kind for m in self.members]
         _need(
             len(set(kinds)) == len(kinds) > 0,

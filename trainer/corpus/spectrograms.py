@@ -69,6 +69,20 @@ class CacheEntry:
         return slice(self.first, self.first + self.count)
 
 
+Plan = list[tuple[CacheEntry, Path]]
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A line of the journal: what became of a recording. `count` is 0 where there is a `reason`."""
+
+    recording: str
+    count: int
+    reason: str
+    sound: str
+    images: str
+
+
 @dataclass(frozen=True)
 class CacheSummary:
     """What making the cache gave."""
@@ -172,26 +186,8 @@ def make_spectrograms(
             )
         _check_disk(folder, plan, console)
         done = _resume(folder, plan, constants)
-        made = 0
         seconds = time.monotonic()
-        todo = [(entry, path) for entry, path in plan if entry.recording not in done]
-        with (
-            progress_bar(console) as progress,
-            (folder / _JOURNAL).open("a", newline="", encoding="utf8") as journal,
-        ):
-            task = progress.add_task("spectrograms", total=len(plan), completed=len(done), note="")
-            for results in _work(pool, folder, todo, crops_max):
-                for result in results:
-                    done[result.recording] = result
-                    made += result.count
-                    if result.reason:
-                        progress.console.print(
-                            f"skipped {result.reason}", markup=False, highlight=False
-                        )
-                csv.writer(journal, lineterminator="\n").writerows(map(astuple, results))
-                journal.flush()
-                speed = made / (time.monotonic() - seconds)
-                progress.update(task, advance=len(results), note=f"{speed:.0f} crops/s")
+        made = _make_images(pool, folder, plan, done, crops_max, console)
     seconds = time.monotonic() - seconds
     for name in (IMAGES, RANGES):
         os.utime(folder / name)  # a memory disk does not notice what is written into a mapped file
@@ -210,6 +206,38 @@ def make_spectrograms(
     return CacheSummary(len(entries), sum(e.count for e in entries), len(set(skipped)), speed)
 
 
+def _make_images(
+    pool: ProcessPoolExecutor,
+    folder: Path,
+    plan: Plan,
+    done: dict[str, _Done],
+    crops_max: int,
+    console: Console,
+) -> int:
+    """Make the images of every recording that is not in `done`; add it there and to the journal.
+    Returns the number of crops made."""
+    made = 0
+    start = time.monotonic()
+    todo = [(entry, path) for entry, path in plan if entry.recording not in done]
+    with (
+        progress_bar(console) as progress,
+        (folder / _JOURNAL).open("a", newline="", encoding="utf8") as journal,
+    ):
+        task = progress.add_task("spectrograms", total=len(plan), completed=len(done), note="")
+        for results in _work(pool, folder, todo, crops_max):
+            for result in results:
+                done[result.recording] = result
+                made += result.count
+                if result.reason:
+                    line = f"skipped {result.reason}"
+                    progress.console.print(line, markup=False, highlight=False)
+            csv.writer(journal, lineterminator="\n").writerows(map(astuple, results))
+            journal.flush()
+            speed = made / (time.monotonic() - start)
+            progress.update(task, advance=len(results), note=f"{speed:.0f} crops/s")
+    return made
+
+
 def cache_constants(crops_max: int) -> dict[str, object]:
     """What a cache is made with, as it records it."""
     return {
@@ -225,9 +253,6 @@ def _check_constants(folder: Path, state: Mapping[str, object]) -> None:
             f"{folder / 'cache.json'}: made with another front-end; remove {folder} and make it "
             f"again"
         )
-
-
-Plan = list[tuple[CacheEntry, Path]]
 
 
 def _plan(
@@ -285,17 +310,6 @@ def _check_disk(folder: Path, plan: Plan, console: Console) -> None:
             f"{folder}: {sizes}; choose another --out or fewer spectrograms.crops_max"
         )
     console.print(sizes, highlight=False)
-
-
-@dataclass(frozen=True)
-class _Done:
-    """A line of the journal: what became of a recording. `count` is 0 where there is a `reason`."""
-
-    recording: str
-    count: int
-    reason: str
-    sound: str
-    images: str
 
 
 def _resume(folder: Path, plan: Plan, constants: dict[str, object]) -> dict[str, _Done]:

@@ -1,7 +1,7 @@
 """The report's sections on thresholds and blend. Reads tune.json and sweep.json; computes no new
 choice."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer.files import read_json
@@ -29,6 +29,24 @@ def thresholds_section(run: Run, tuning: Tuning) -> Section:
             "bird: expect these thresholds to be too low there."
         )
         return Section("threshold", "Threshold", (page.paragraph(text), drawing))
+    parts = [page.paragraph(_rows_text(scores)), drawing, _rows_table(scores, chosen)]
+    parts += _rules(scores)
+    if scores["blended"]["f1"] <= scores["blended"]["f1_all_nocall"]:
+        parts.append(
+            page.paragraph("No threshold is better than saying 'no bird' throughout.", missing=True)
+        )
+    if scores["unreadable"]:
+        parts.append(
+            page.details(
+                f"{len(scores['unreadable'])} unreadable soundscapes",
+                "\n".join(scores["unreadable"]),
+            )
+        )
+    return Section("threshold", "Threshold", tuple(parts))
+
+
+def _rows_text(scores: Mapping[str, Any]) -> str:
+    """The paragraph on thresholds that were chosen by the rows of soundscapes."""
     text = (
         f"F1 of each 5-s row, averaged over {scores['rows']:,} rows of {scores['recordings']:,} "
         f"soundscapes; the band "
@@ -49,6 +67,11 @@ def thresholds_section(run: Run, tuning: Tuning) -> Section:
             f" {without:,} rows of soundscapes without a known place or date count for the "
             f"right figure only."
         )
+    return text
+
+
+def _rows_table(scores: Mapping[str, Any], chosen: dict[str, float]) -> Html:
+    """F1 and its interval at the thresholds `chosen`, with the published blend beside them."""
     names = {
         "blended": "with place and season",
         "acoustic": "by sound alone",
@@ -70,19 +93,7 @@ def thresholds_section(run: Run, tuning: Tuning) -> Section:
         [label, f"{shown[name]:g}", *(scores[name][key] for key in keys)]
         for name, label in names.items()
     ]
-    parts = [page.paragraph(text), drawing, page.table(header, rows), *_rules(scores)]
-    if scores["blended"]["f1"] <= scores["blended"]["f1_all_nocall"]:
-        parts.append(
-            page.paragraph("No threshold is better than saying 'no bird' throughout.", missing=True)
-        )
-    if scores["unreadable"]:
-        parts.append(
-            page.details(
-                f"{len(scores['unreadable'])} unreadable soundscapes",
-                "\n".join(scores["unreadable"]),
-            )
-        )
-    return Section("threshold", "Threshold", tuple(parts))
+    return page.table(header, rows)
 
 
 def _as_published(published: Mapping[str, Any]) -> str:
@@ -168,6 +179,12 @@ def search_section(run: Run, tuning: Tuning) -> Section:
             )
         )
         ranked = [found["optimum"], *ranked]
+    parts.append(_search_table(ranked, found["optimum"]))
+    return Section("blend", "Blend search", tuple(parts))
+
+
+def _search_table(ranked: Sequence[Mapping[str, Any]], optimum: object) -> Html:
+    """A row for each way to score, in this order; `optimum` is the one that the optimiser found."""
     header = [
         "padding",
         "rule",
@@ -182,7 +199,7 @@ def search_section(run: Run, tuning: Tuning) -> Section:
     ]
     rows: list[list[Cell]] = []
     for row in ranked:
-        names = [row["padding"], row["rule"], "optimiser" if row is found["optimum"] else "list"]
+        names = [row["padding"], row["rule"], "optimiser" if row is optimum else "list"]
         weights = [
             f"{row['prior_weight']:g}",
             f"{row['smoothing']:g}",
@@ -192,7 +209,7 @@ def search_section(run: Run, tuning: Tuning) -> Section:
         rows.append(
             [*names, taken, *weights, f"{row['threshold']:g}", row["f1"], Share(row["peak"])]
         )
-    return Section("blend", "Blend search", (*parts, page.table(header, rows, numbers_from=4)))
+    return page.table(header, rows, numbers_from=4)
 
 
 def _weights(weights: Mapping[str, float]) -> str:

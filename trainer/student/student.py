@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
+from torch.optim import Optimizer
 
 from edge.contract.bundle import file_sha256
 from edge.contract.errors import ConfigError, CorpusError
@@ -30,7 +32,7 @@ from trainer.networks.checkpoint import (
 from trainer.networks.model import NetworkSpec, build_network
 from trainer.networks.precision import autocast, choose_precision, prepare
 from trainer.recipe import Normalise, OptimiserRecipe, StudentRecipe
-from trainer.run import Run
+from trainer.run import Run, TrainingPrecision
 from trainer.student.cascade import MARGIN_MAX
 from trainer.student.targets import Views, view_file
 from trainer.training.member import make_optimiser, set_rate
@@ -66,6 +68,18 @@ class StudentInfo:
     )
     opened: float = 1.0
     figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """A student in training, and the rates and the seed of its epochs."""
+
+    network: nn.Module
+    optimiser: Optimizer
+    precision: TrainingPrecision
+    recipe: StudentRecipe
+    rates: OptimiserRecipe
+    seed: int
 
 
 def judged_by(run: Run) -> str:
@@ -154,38 +168,16 @@ def fit_student(
         optimiser.weight_decay,
     )
     adam = make_optimiser(network, rates)
+    training = _Training(network, adam, precision, recipe, rates, seed)
     done = read_checkpoint(folder, network, adam, inputs)
     history = _read_history(folder)[:done]
     for epoch in range(done, recipe.epochs):
         begin = time.monotonic()
-        view = epoch % recipe.views
         answers = map_npy(
-            view_file(folder / VIEWS, view), "remove it and run: python -m trainer distil"
+            view_file(folder / VIEWS, epoch % recipe.views),
+            "remove it and run: python -m trainer distil",
         )
-        order = np.random.default_rng([seed, epoch]).permutation(views.steps)
-        torch.manual_seed(
-            int(np.random.default_rng([seed, epoch, 1]).integers(2**63))
-        )  # dropout draws from it
-        network.train()
-        total = torch.zeros((), device=device)
-        for turn, step in enumerate(order.tolist()):
-            grey = views.batch(view, step)
-            answer = answers[step * views.size : (step + 1) * views.size].astype(np.float32)
-            set_rate(adam, rates, (epoch + turn / views.steps) / recipe.epochs)
-            with autocast(precision, device):
-                logits = network(grey)
-            loss = functional.binary_cross_entropy_with_logits(
-                logits.float(), torch.from_numpy(answer).to(device)
-            )
-            adam.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            adam.step()
-            total += loss.detach()
-        mean = float(total / views.steps)
-        if not math.isfinite(mean):
-            raise ConfigError(
-                f"student: loss of epoch {epoch + 1} is not finite; lower student.learning_rate"
-            )
+        mean = _fit_epoch(training, epoch, views, answers)
         history.append((epoch + 1, mean, time.monotonic() - begin))
         write_csv(folder / "history.csv", HISTORY, history)
         write_checkpoint(folder, network, adam, epoch + 1, inputs)
@@ -203,6 +195,38 @@ def fit_student(
         inputs=inputs,
         weights=file_sha256(folder / WEIGHTS),
     )
+
+
+def _fit_epoch(training: _Training, epoch: int, views: Views, answers: NDArray[Any]) -> float:
+    """One epoch over all batches of a view, with the bag's `answers` to its crops. Returns the mean
+    loss; raises ConfigError if it is not finite."""
+    recipe = training.recipe
+    seed = training.seed
+    order = np.random.default_rng([seed, epoch]).permutation(views.steps)
+    # dropout draws from it
+    torch.manual_seed(int(np.random.default_rng([seed, epoch, 1]).integers(2**63)))
+    training.network.train()
+    total = torch.zeros((), device=views.device)
+    for turn, step in enumerate(order.tolist()):
+        grey = views.batch(epoch % recipe.views, step)
+        answer = answers[step * views.size : (step + 1) * views.size].astype(np.float32)
+        share = (epoch + turn / views.steps) / recipe.epochs
+        set_rate(training.optimiser, training.rates, share)
+        with autocast(training.precision, views.device):
+            logits = training.network(grey)
+        loss = functional.binary_cross_entropy_with_logits(
+            logits.float(), torch.from_numpy(answer).to(views.device)
+        )
+        training.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        training.optimiser.step()
+        total += loss.detach()
+    mean = float(total / views.steps)
+    if not math.isfinite(mean):
+        raise ConfigError(
+            f"student: loss of epoch {epoch + 1} is not finite; lower student.learning_rate"
+        )
+    return mean
 
 
 def forget_checkpoint(folder: Path) -> None:
