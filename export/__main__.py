@@ -66,9 +66,8 @@ def onnx(
 ) -> None:
     """Export a run: networks as ONNX, species, the model of place and season, a self-test,
     checksums."""
-    from export.assemble import (
-        assemble,
-    )  # torch takes seconds to import; verify and --help do without it
+    # torch takes seconds to import; verify and --help do without it
+    from export.assemble import assemble
     from trainer.run import Run
     from trainer.tuning.verdict import cautions
 
@@ -335,7 +334,7 @@ def trt(
             console.print(coverage_table(whole, steps))
     if dry_run:
         say(
-            f"nothing was "
+            "nothing was "
             f"compiled{f'; here it cannot be: {machine.problem}' if machine.problem else ''}"
         )
         return

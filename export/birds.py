@@ -70,9 +70,8 @@ def run_birds(
         _write_settings(config, adopted, folder, where)
     if where is None:
         console.print(
-            "No place is known but what recordings tell themselves: PLACE=48.52,9.06 "
-            "lets place and season "
-            "weigh in.",
+            "No place is known but what recordings tell themselves: PLACE=48.52,9.06 lets place "
+            "and season weigh in.",
             soft_wrap=True,
         )
     _step(console, "check", ("edge", "check", "--config", config), goes_on=(_BAD,))
@@ -117,9 +116,8 @@ def _check_recordings(path: Path, out: Path) -> None:
         is_folder = path.is_dir()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
-    if not str(
-        path.resolve()
-    ).isprintable():  # bytes that are no text, line breaks: no setting can hold them
+    # bytes that are no text, line breaks: no setting can hold them
+    if not str(path.resolve()).isprintable():
         raise UsageError(
             f"{str(path)!r}: give it a name that can be printed; FOLDER names a folder of "
             f"recordings"

@@ -103,9 +103,8 @@ class _Halved:
         self._weights = {w.name: w for w in model.graph.initializer}
         typed += [(w.name, w.data_type) for w in self._weights.values()]
         self._floats = {name for name, kind in typed if kind == TensorProto.FLOAT}
-        self._forms: dict[
-            tuple[str, int], str
-        ] = {}  # a tensor of the source and a type -> its name in the new graph
+        # a tensor of the source and a type -> its name in the new graph
+        self._forms: dict[tuple[str, int], str] = {}
         self._nodes: list[NodeProto] = []
 
     def rewrite(self) -> None:

@@ -102,9 +102,8 @@ def bundle_place(out: Path) -> Iterator[Path]:
                 yield place / _NEW
                 _replace(place, folder, files)
         except OSError as error:
-            names = (
-                str(name or "") for name in (error.filename, error.filename2)
-            )  # of a copy, the source comes first
+            # of a copy, the source comes first
+            names = (str(name or "") for name in (error.filename, error.filename2))
             if any(name.startswith(str(place)) for name in names):
                 raise cannot_write(out, error) from error
             raise
@@ -169,9 +168,8 @@ def _locked(place: Path, out: Path) -> Iterator[None]:
     try:
         make_folder(place)
     except OSError as error:
-        named = (
-            out if error.errno == errno.ENAMETOOLONG else place.parent
-        )  # where the folder of our own goes
+        # where the folder of our own goes
+        named = out if error.errno == errno.ENAMETOOLONG else place.parent
         raise OSError(error.errno, error.strerror, str(named)) from None
     mark = place / _MARK
     names = [] if mark.is_file() else sorted(path.name for path in place.iterdir())

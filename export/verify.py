@@ -29,9 +29,8 @@ class Verification:
     single_against_batch: float
     student: float | None  # max |Δscore| of the student, where there is one
     half: dict[str, Parity]  # member -> its network in half precision, where there is one
-    int8: dict[
-        str, Parity
-    ]  # member -> its network in 8 bits, where there is one; judged by the bag's decisions
+    # member -> its network in 8 bits, where there is one; judged by the bag's decisions
+    int8: dict[str, Parity]
 
 
 def verify(folder: Path) -> Verification:

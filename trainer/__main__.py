@@ -148,9 +148,8 @@ def demo_data(
     seed: Annotated[int, typer.Option(help="Another seed gives other birds.")] = 1,
 ) -> None:
     """Make a synthetic corpus to try everything with: nothing to download."""
-    make_corpus = importlib.import_module(
-        "trainer.demo"
-    ).make_corpus  # numpy and rasterio: not for --help
+    # numpy and rasterio: not for --help
+    make_corpus = importlib.import_module("trainer.demo").make_corpus
     folder = rasters or out.parent / "rasters"
     console = Screen()
     with Progress(console=console, transient=True) as bars:
@@ -169,9 +168,8 @@ def demo_data(
             raise typer.BadParameter(str(error)) from None
     console.print(
         f"{out}: {made.recordings} recordings of {made.species} species, {made.soundscapes} "
-        f"soundscapes for training "
-        f"and {made.test_soundscapes} for testing; maps of climate and land cover in {folder}; "
-        "some files and dates are damaged on purpose (README.txt)",
+        f"soundscapes for training and {made.test_soundscapes} for testing; maps of climate and "
+        f"land cover in {folder}; some files and dates are damaged on purpose (README.txt)",
         highlight=False,
     )
 

@@ -21,9 +21,8 @@ from trainer.files import digest, read_json, write_json
 
 FILE = "stages.json"
 STAGES = ("check-data", "folds", "spectrograms", "fit-cnn", "fit-metadata", "bag", "tune", "report")
-FINISHED = STAGES[
-    1:-1
-]  # what makes a run a finished one: what it measured and drew of itself may be missing
+# what makes a run a finished one: what it measured and drew of itself may be missing
+FINISHED = STAGES[1:-1]
 ALL_STAGES = "run: python -m trainer fit-all"
 _MEMORY = ".contents"  # digests of files by what the file system says of them
 _STAGE = "stage "
@@ -80,9 +79,8 @@ class Book:
         if not self._path.is_file():
             return _Pages()
         raw = read_json(self._path)
-        if raw.keys().isdisjoint(
-            part.name for part in fields(_Pages)
-        ):  # of a version that kept no book
+        # of a version that kept no book
+        if raw.keys().isdisjoint(part.name for part in fields(_Pages)):
             return _Pages()
         try:
             pages: _Pages = parse(_Pages, raw)

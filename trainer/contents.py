@@ -42,9 +42,8 @@ class Contents:
         try:
             identity, young = _identity(path)
             digest = self._known.get(identity) or file_sha256(path)
-            if (
-                _identity(path)[0] != identity
-            ):  # changed while it was read: its next digest is another one
+            # changed while it was read: its next digest is another one
+            if _identity(path)[0] != identity:
                 return UNREADABLE
         except FileNotFoundError:
             return ABSENT

@@ -23,9 +23,8 @@ from edge.contract.text import Table, TextError, text_of
 _OURS = ".birdstation-part"
 _REFUSED = "cannot be written: "
 _HEADER_BYTES = 1024
-_ROOM_BYTES = (
-    1 << 20
-)  # a disk with less than that is full: libraries keep to themselves what the system answered
+# a disk with less than that is full: libraries keep to themselves what the system answered
+_ROOM_BYTES = 1 << 20
 
 
 def make_folder(folder: Path) -> None:
@@ -97,9 +96,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def _begin(path: Path) -> Path:
     """The temporary file beside `path`, empty."""
     make_folder(path.parent)
-    temporary = path.with_name(
-        f"{_OURS}{os.getpid()}-{path.name}"
-    )  # the suffix stays: numpy and matplotlib go by it
+    # the suffix stays: numpy and matplotlib go by it
+    temporary = path.with_name(f"{_OURS}{os.getpid()}-{path.name}")
     try:
         temporary.touch()
     except OSError as error:
@@ -156,9 +154,8 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
         plain = csv.writer(file, lineterminator="\n")
         quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         plain.writerow(header)
-        for row in (
-            rows
-        ):  # a carriage return within a name is no line's end, and Python 3.11 would not quote it
+        # a carriage return within a name is no line's end, and Python 3.11 would not quote it
+        for row in rows:
             (quoted if any("\r" in str(cell) for cell in row) else plain).writerow(row)
 
 

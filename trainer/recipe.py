@@ -26,9 +26,8 @@ Normalise = Literal["none", "bands", "standard", "imagenet"]
 MetadataKind = Literal["published", "better"]
 Keep = Literal["best", "last", "soundscapes"]
 ThresholdBy = Literal["global", "species", "quantile"]
-STUDENT_CROPS_MAX = (
-    120  # ten minutes of a recording: it is held in memory while its images are made
-)
+# ten minutes of a recording: it is held in memory while its images are made
+STUDENT_CROPS_MAX = 120
 CLIP_CROPS_MAX = 6  # six crops of 7 s, 4.66 s apart, are 30.3 s
 SEED_MAX = 2**32 - 1  # scipy's optimiser takes no larger one
 # more was meant by nobody
@@ -143,9 +142,8 @@ class Augment:
     stripes: float  # share that gets stripes in both directions
     mixup: float  # share that is mixed with another sample
     mixup_alpha: float = 1.0  # lambda ~ Beta(alpha, alpha), one per batch
-    power_each: bool = (
-        False  # one exponent per sample instead of one per batch: fairer to batch norm's averages
-    )
+    # one exponent per sample instead of one per batch: fairer to batch norm's averages
+    power_each: bool = False
     pink: float = 0.0  # share that gets pink noise
     nocall: float = 0.0  # share that gets a background from the folder --nocall
     empty: float = 0.0  # share that is replaced by such a background, with no species in it
@@ -182,15 +180,13 @@ class MemberRecipe:
     seeds: tuple[int, ...]
     augment: Augment
     stem_pool: int = 1  # the image is averaged over so many pixels first: tiny networks on a CPU
-    normalise: Normalise = (
-        "none"  # bands: each band minus its mean over the crop: steady noise goes
-    )
+    # bands: each band minus its mean over the crop: steady noise goes
+    normalise: Normalise = "none"
     clip_crops: int = 1  # a sample is so many crops in a row, joined in feature space: 6 are 30 s
 
     def __post_init__(self) -> None:
-        good = (
-            self.kind.isidentifier() and self.kind.isascii() and len(self.kind) <= 40
-        )  # folders are named for it
+        # folders are named for it
+        good = self.kind.isidentifier() and self.kind.isascii() and len(self.kind) <= 40
         _need(good, "kind", self.kind, "a word of up to 40 letters (a to z), digits and _")
         _need_number(self, "epochs", 1, EPOCHS_MAX)
         _need(

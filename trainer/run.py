@@ -59,9 +59,8 @@ class MemberInfo:
     inputs: str  # digest of what it was trained from
     normalise: Normalise = "none"
     precision: TrainingPrecision = "fp32"  # of the training; the weights are float32
-    valid_f1_low: float | None = (
-        None  # lower end of its interval with validation.bootstrap, else the same
-    )
+    # lower end of its interval with validation.bootstrap, else the same
+    valid_f1_low: float | None = None
     data_wait: float = 0.0  # share of its epochs that the loop waited for batches
     images: str = "memory"  # what held them: device memory, memory or disk
     device: str | None = None  # cpu or cuda
@@ -202,9 +201,8 @@ class Run:
             raise CorpusError(
                 f"{folder}: made from a corpus with other species; choose another folder"
             )
-        if (
-            run.taxonomy.species != taxonomy.species
-        ):  # the same classes, and names that were corrected
+        # the same classes, and names that were corrected
+        if run.taxonomy.species != taxonomy.species:
             with replacing(folder / _SPECIES) as temporary:
                 taxonomy.write_csv(temporary)
             run.taxonomy = taxonomy

@@ -43,18 +43,16 @@ def worker_pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
     Spawned, not forked: a forked child of a process with threads (torch, BLAS) can deadlock.
     """
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(
-        dict.fromkeys(_ONE_THREAD, "1")
-    )  # read when the child imports numpy, before any of our code
+    # read when the child imports numpy, before any of our code
+    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
     pool = ProcessPoolExecutor(
         jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_die_with_parent
     )
     processes: list[BaseProcess] = []
     try:
         _start(pool, jobs)
-        processes = list(
-            pool._processes.values()
-        )  # no public way to stop work under way, or to ask its end
+        # no public way to stop work under way, or to ask its end
+        processes = list(pool._processes.values())
         yield pool
     except BrokenProcessPool as error:
         pool.shutdown(cancel_futures=True)  # waits until all have ended

@@ -148,9 +148,8 @@ def _brought(name: str, known: KnownModel, source: Path | None, labels: Path | N
     except ValueError as error:  # codes that a table brought
         raise BundleError(f"{labels}: {error}") from error
     network = wrap(known, source, len(species))
-    digest = check_first_sum(
-        name, source
-    )  # what is not the model was never adopted, and is not remembered
+    # what is not the model was never adopted, and is not remembered
+    digest = check_first_sum(name, source)
     beside = sorted(path for path in source.parent.glob("LICEN[CS]E*") if path.is_file())
     text = f"{known.licence.spdx}: {known.licence.terms}\n"
     if beside:
@@ -265,8 +264,7 @@ def _provenance(
         "files": dict(source.sums),
         "cut": cut,
     }
-    if (
-        source.geo is not None and source.known.geo is not None
-    ):  # for `edge why`, which reads the record alone
+    # for `edge why`, which reads the record alone
+    if source.geo is not None and source.known.geo is not None:
         found["geo"] = {"floor": source.known.geo.floor, "classes": cut["classes"]}
     return found

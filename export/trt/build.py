@@ -28,9 +28,8 @@ from trainer.files import check_writable
 LOG = "build.log"
 _BUILD_S_MAX = 3600.0  # of one try; a large member takes some minutes on the smallest board
 _LOG_BYTES_MAX = 10_000_000
-_ENGINE = re.compile(
-    r".+\.(fp16|fp32)\.[0-9a-f]{12}\.engine"
-)  # as export.trt.member names them; others are others'
+# as export.trt.member names them; others are others'
+_ENGINE = re.compile(r".+\.(fp16|fp32)\.[0-9a-f]{12}\.engine")
 
 
 def build_engines(

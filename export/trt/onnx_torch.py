@@ -17,9 +17,8 @@ from torch.nn import functional as F
 from edge.contract.errors import BundleError
 
 _Attributes = dict[str, Any]
-_Given = Sequence[
-    Any
-]  # of a node: tensors, and constants as Python has them; None where it is left out
+# of a node: tensors, and constants as Python has them; None where it is left out
+_Given = Sequence[Any]
 _DTYPES = {TensorProto.FLOAT: torch.float32, TensorProto.FLOAT16: torch.float16}
 
 
@@ -39,9 +38,8 @@ class OnnxNetwork(nn.Module):
                 f"torch-tensorrt cannot be given the network: {', '.join(unknown)} is not known "
                 f"here"
             )
-        self._constants: dict[
-            str, Any
-        ] = {}  # shapes, axes, limits: part of the graph, not of its weights
+        # shapes, axes, limits: part of the graph, not of its weights
+        self._constants: dict[str, Any] = {}
         for index, weight in enumerate(graph.initializer):
             value = torch.from_numpy(numpy_helper.to_array(weight).copy())
             if value.is_floating_point() and value.ndim:

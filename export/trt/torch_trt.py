@@ -199,9 +199,8 @@ def imported() -> Iterator[Any]:
     with _an_orin_where_there_is_no_gpu(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            module = importlib.import_module(
-                "torch_tensorrt"
-            )  # optional, and asks for a GPU when it is imported
+            # optional, and asks for a GPU when it is imported
+            module = importlib.import_module("torch_tensorrt")
         except ImportError as error:
             raise EngineError(
                 f"torch-tensorrt is missing ({error}); pip install torch-tensorrt, or "

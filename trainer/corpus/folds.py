@@ -37,10 +37,8 @@ MONTHS = {
 }
 BY_RECORDING = (
     "the recordings come from too few places and seasons to keep one apart for each fold, so the "
-    "folds are split by "
-    "recording: sound of one place and day is trained on and validated on, and scores on unseen "
-    "crops are higher than "
-    "they would be at another place"
+    "folds are split by recording: sound of one place and day is trained on and validated on, and "
+    "scores on unseen crops are higher than they would be at another place"
 )
 HEADER = ("recording", "filename", "fold", "region", "block", "quarter")
 TABLE_HEADER = HEADER[1:]  # of the table that goes to people and other programs
@@ -111,9 +109,8 @@ def fill_folds(
         different = len(fit) - sum(max(0, len(fit.intersection(group)) - 1) for group in same)
         raise CorpusError(
             f"expected at least {recipe.count} different recordings with sound, one for each fold; "
-            f"found {different}; "
-            "add recordings, or choose a recipe with a smaller folds.count (python -m trainer "
-            "recipe NAME prints one)"
+            f"found {different}; add recordings, or choose a recipe with a smaller folds.count "
+            "(python -m trainer recipe NAME prints one)"
         )
     return placed
 
@@ -152,9 +149,8 @@ def make_folds(
             blocks[where[i][1]].append(i)
         singles = blocks.pop("", [])
         room = balance.room(len(members))
-        room_of_blocks = [
-            free - len(singles) / recipe.count for free in room
-        ]  # singles are to be found in every fold
+        # singles are to be found in every fold
+        room_of_blocks = [free - len(singles) / recipe.count for free in room]
         for block in sorted(blocks.values(), key=len, reverse=True):
             chosen = balance.choose(block, room_of_blocks)
             fold[block] = chosen

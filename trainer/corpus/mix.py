@@ -143,9 +143,8 @@ def mix_soundscapes(
     same = same_files([*(r.path for r in present), *files])
     sound = sorted(r.recording for r in present)
     parts = [asdict(options), data / METADATA, sound, [(p.name, p.stat().st_size) for p in files]]
-    made_of = digest(
-        *parts, *([same] if same else [])
-    )  # a mix of an earlier version stays one where it matters not
+    # a mix of an earlier version stays one where it matters not
+    made_of = digest(*parts, *([same] if same else []))
     plan = out / "mix.json"
     if plan.is_file():
         found = read_json(plan)
@@ -193,9 +192,8 @@ class _Mix:
         corpus: Corpus,
         present: list[Recording],  # of its recordings
         files: list[Path],  # backgrounds
-        same: list[
-            list[int]
-        ],  # which of these are the same sound, by their positions behind each other
+        # which of these are the same sound, by their positions behind each other
+        same: list[list[int]],
         options: MixOptions,
     ) -> None:
         self.data = data
@@ -204,9 +202,8 @@ class _Mix:
         self.options = options
         self.problems, self.noted = Problems(), set[tuple[str, str]]()
         self.sound = lru_cache(maxsize=64)(self._sound)
-        self.twins: dict[
-            str, list[str]
-        ] = {}  # further names of the sound of a recording that may be held out
+        # further names of the sound of a recording that may be held out
+        self.twins: dict[str, list[str]] = {}
         single, files = self._tell_apart(present, files, same)
         held = hold_out(single, options.hold_out, options.seed)
         for code in corpus.taxonomy.codes:

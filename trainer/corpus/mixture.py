@@ -22,9 +22,8 @@ CALL_S = (1.0, 8.0)  # how long a placed piece is
 _FFT = 2 * FRAME
 _STEADY = 0.2  # quantile of a band's power over the recording that is its steady part
 _ABOVE_STEADY = 4.0  # 6 dB: what is more than this times the steady part is an event
-_BELOW_PEAK = (
-    0.01  # -20 dB: what is weaker than this against the piece's loudest is not heard as the call
-)
+# -20 dB: what is weaker than this against the piece's loudest is not heard as the call
+_BELOW_PEAK = 0.01
 # of the power of the frames in which a call sounds, so much is not the recording's own steady part
 _CLEAR = 0.5
 _BRIDGE_S = 0.1  # gaps between syllables up to this are part of the call
@@ -172,9 +171,8 @@ def lay_background(
     steady = [p * np.float32(level / np.sqrt(max(mean_square(p).mean(), SILENCE))) for p in pieces]
     for same in cycle(steady):
         piece = same * np.float32(10 ** (random.uniform(-_SWING_DB, _SWING_DB) / 20))
-        ramp = np.sqrt(
-            np.linspace(0, 1, min(RATE_HZ // 2, len(piece) // 2), dtype=np.float32)
-        )  # of equal power
+        # of equal power
+        ramp = np.sqrt(np.linspace(0, 1, min(RATE_HZ // 2, len(piece) // 2), dtype=np.float32))
         if filled:
             piece[: len(ramp)] *= ramp
         piece[len(piece) - len(ramp) :] *= ramp[::-1]

@@ -37,8 +37,7 @@ def none_readable(corpus: Corpus, unreadable: Sequence[str]) -> CorpusError:
     advice = "put whole files there, or move them away to go on without"
     return CorpusError(
         f"{corpus.data / LABELS}: labelled soundscapes: expected one that can be read, found none "
-        f"of {count}: "
-        f"{some_of(unreadable)}; {advice}"
+        f"of {count}: {some_of(unreadable)}; {advice}"
     )
 
 

@@ -98,9 +98,8 @@ class CacheSummary:
         gigabytes = PUBLISHED_CROPS * CROP_BYTES / 1e9
         return (
             f"{self.crops_per_s:.0f} crops/s, {self.crops_per_s / jobs:.0f} per core; at this "
-            f"speed the published "
-            f"corpus (62 874 recordings, about 380 000 crops, {gigabytes:.1f} GB) takes "
-            f"{minutes:.0f} min"
+            f"speed the published corpus (62 874 recordings, about 380 000 crops, {gigabytes:.1f} "
+            f"GB) takes {minutes:.0f} min"
         )
 
 

@@ -110,9 +110,8 @@ class Atlas:
 
     def __init__(self, world: World, birds: list[Bird]) -> None:
         self._world = world
-        inland = ndimage.binary_erosion(
-            world.land, iterations=3
-        )  # so that coarser rasters hold a value there too
+        # so that coarser rasters hold a value there too
+        inland = ndimage.binary_erosion(world.land, iterations=3)
         self._maps = {bird.code: _suitability(bird.home, world, inland) for bird in birds}
         latitudes, _ = cell_centres()
         area = np.cos(np.radians(latitudes))

@@ -67,9 +67,8 @@ def check_rasters(folder: Path, seed: int) -> bool:
     """True when all six are there for this seed. ValueError when one there is of another seed or
     not the demo's."""
     paths = [folder / f"{layer.name}.tif" for layer in LAYERS]
-    ready = [
-        path.exists() and _made_here(path, seed) for path in paths
-    ]  # every one looked at before the answer
+    # every one looked at before the answer
+    ready = [path.exists() and _made_here(path, seed) for path in paths]
     return all(ready)
 
 

@@ -26,9 +26,8 @@ def encode(samples: np.ndarray) -> bytes:
     bytes."""
     buffer = io.BytesIO()
     with soundfile.SoundFile(buffer, "w", RATE_HZ, 1, format="OGG", subtype="VORBIS") as sink:
-        for start in range(
-            0, len(samples), RATE_HZ
-        ):  # one large write overflows libsndfile's stack
+        # one large write overflows libsndfile's stack
+        for start in range(0, len(samples), RATE_HZ):
             sink.write(samples[start : start + RATE_HZ])
     return _without_serial(buffer.getvalue())
 

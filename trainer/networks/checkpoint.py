@@ -24,9 +24,8 @@ _STATE = "optimiser."
 def write_weights(path: Path, network: nn.Module) -> None:
     """A network's state as safetensors, whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_bytes(
-            safetensors.torch.save(_contiguous(network.state_dict()))
-        )  # save_file makes mode 0600
+        # save_file makes mode 0600
+        temporary.write_bytes(safetensors.torch.save(_contiguous(network.state_dict())))
 
 
 def read_weights(path: Path, network: nn.Module) -> None:

@@ -26,9 +26,8 @@ from trainer.recipe import Normalise
 from trainer.run import WEIGHTS, Run
 
 _VARIANCE_MIN = 1e-4  # one grey level squared is 1.5e-5
-_IMAGENET_MEAN = (
-    sum(IMAGENET_DEFAULT_MEAN) / 3
-)  # 0.449: of the three channels, which the folded stem sees as one
+# 0.449: of the three channels, which the folded stem sees as one
+_IMAGENET_MEAN = sum(IMAGENET_DEFAULT_MEAN) / 3
 _IMAGENET_STD = sum(IMAGENET_DEFAULT_STD) / 3  # 0.226
 # of a model on the Hugging Face hub; a .bin beside it is a pickle and never read
 _WEIGHTS = "model.safetensors"
@@ -166,15 +165,14 @@ def check_clips(architecture: str) -> None:
     with torch.device("meta"):  # shapes alone: no weights, no arithmetic
         body: Any = timm.create_model(architecture, in_chans=1, num_classes=2).eval()
         if hasattr(body, "forward_features") and hasattr(body, "forward_head"):
-            with suppress(
-                AssertionError, RuntimeError
-            ):  # a transformer that takes only images of its own size
+            # a transformer that takes only images of its own size
+            with suppress(AssertionError, RuntimeError):
                 maps = body.forward_features(torch.zeros(1, 1, *IMAGE_SHAPE))
     if not isinstance(maps, Tensor) or maps.ndim != 4 or maps.shape[1] != body.num_features:
         raise ConfigError(
             f"architecture {architecture!r}: gives no feature maps (n, channels, bands, frames) of "
-            f"our images, which "
-            "clip_crops above 1 wants to join; take a convolutional network, or clip_crops: 1"
+            "our images, which clip_crops above 1 wants to join; take a convolutional network, or "
+            "clip_crops: 1"
         )
 
 

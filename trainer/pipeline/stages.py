@@ -79,9 +79,8 @@ def run_stages(options: Options, names: Sequence[str], console: Console) -> Run:
     require_rows(recipe, corpus)
     if "tune" in names:
         require_readable(corpus)
-    if {"spectrograms", "fit-cnn"} & set(
-        names
-    ):  # before a run is begun: a refusal must not pin its recipe
+    # before a run is begun: a refusal must not pin its recipe
+    if {"spectrograms", "fit-cnn"} & set(names):
         _check_networks(recipe, options)
         told = check_folder(recipe, options.nocall, options.out / BACKGROUNDS)
         if told:
@@ -151,9 +150,8 @@ class _Chain:
         self._require_rasters(names)
         self._check_rasters(names)
         if self.work.options.rasters is not None and "fit-metadata" in names:
-            self.book.keep(
-                "rasters", self.work.rasters()
-            )  # should this start end before that stage
+            # should this start end before that stage
+            self.book.keep("rasters", self.work.rasters())
         try:
             for name in names:
                 self._one(_STAGE[name])
@@ -246,8 +244,7 @@ class _Chain:
         if why := self._why(stage, self._parts(stage)):
             raise CorpusError(
                 f"{work.run.folder / 'metadata'}: is to be made again ({why}): add --rasters "
-                f"FOLDER, "
-                "or --no-rasters to go on without a model of place and season"
+                "FOLDER, or --no-rasters to go on without a model of place and season"
             )
 
     def _check_rasters(self, names: Sequence[str]) -> None:

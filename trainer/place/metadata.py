@@ -347,9 +347,8 @@ def _show(figures: dict[str, Any], details: bool) -> None:
     console = Screen(soft_wrap=True, highlight=False)
     console.print(
         f"metadata: {rows['used']:,} recordings of {figures['species']} species; left out: "
-        f"{rows['without_place']:,} "
-        f"without a place, {rows['without_date']:,} with a place but no date ({counted}); "
-        f"{figures['seconds']} s"
+        f"{rows['without_place']:,} without a place, {rows['without_date']:,} with a place but no "
+        f"date ({counted}); {figures['seconds']} s"
     )
     for name, share in figures["cover"].items():
         if share < COVER_LOW:

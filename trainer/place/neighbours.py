@@ -24,9 +24,8 @@ _STEPS = 600
 _RATE = 0.03
 _START = (-3.0, 0.5, 0.0, 0.0)  # little trust, more where more was recorded
 _VANISHING = 1e-4  # rounding of what is left of one recording
-_START_DEVIATION = (
-    2.0  # of a normal distribution about it: with few recordings the trust stays near the start
-)
+# of a normal distribution about it: with few recordings the trust stays near the start
+_START_DEVIATION = 2.0
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,8 @@ class Places:
     undated_longitude: Values
     undated_label: NDArray[np.int64]  # index into the taxonomy
     recordist: NDArray[np.int32]  # a number for each author
-    background_row: NDArray[
-        np.int32
-    ]  # recordings with further species in them, rising, one for each of these
+    # recordings with further species in them, rising, one for each of these
+    background_row: NDArray[np.int32]
     background_label: NDArray[np.int16]  # index into the taxonomy
 
     @classmethod
@@ -96,10 +95,8 @@ class Places:
             )
         return (
             f"expected at least {ROWS_MIN} recordings of {SPECIES_MIN} species with place and "
-            f"date, found "
-            f"{len(self.label)} of {len(self.codes)} ({self.without_place} have no place, "
-            f"{self.without_date} a place "
-            "but no date)"
+            f"date, found {len(self.label)} of {len(self.codes)} ({self.without_place} have no "
+            f"place, {self.without_date} a place but no date)"
         )
 
 

@@ -10,9 +10,8 @@ import numpy as np
 from edge.contract.errors import CorpusError
 from edge.prior.place import CATEGORY, Grid, Values
 
-COVER_LOW = (
-    0.9  # of the recordings have a value of a layer: with less it is said; coasts alone cost less
-)
+# of the recordings have a value of a layer: with less it is said; coasts alone cost less
+COVER_LOW = 0.9
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 _MARKS = (
     -32768.0,
@@ -59,8 +58,7 @@ def impossible(name: str, stored: Values, dtype: str, values: Values) -> str:
 def _undeclared(mark: float, share: float) -> str:
     return (
         f"expected values, or nodata that is declared, found {mark:g} in {share:.1%} of its cells; "
-        f"if that is nodata, "
-        f"declare it: rio edit-info --nodata {mark:g} FILE"
+        f"if that is nodata, declare it: rio edit-info --nodata {mark:g} FILE"
     )
 
 

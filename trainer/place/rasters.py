@@ -89,9 +89,8 @@ def _layer(path: Path) -> Iterator[rasterio.DatasetReader]:
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", rasterio.errors.NotGeoreferencedWarning
-            )  # said below, as an error
+            # said below, as an error
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
             opened = rasterio.open(path)
         with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES), opened as raster:
             if raster.count != 1:

@@ -147,10 +147,8 @@ def _species(run: Run, corpus: Corpus, crops: CropScore, own: Mapping[str, float
             lines[-1].append(f"{own[species.code]:g}" if species.code in own else None)
     text = (
         "Over crops that the members have not seen, all networks together, as at the station. "
-        "Recall: share of a "
-        "species' crops in which it has the best score of all. Species named as background are set "
-        "aside. Rows heard: "
-        "labelled soundscape rows it occurs in."
+        "Recall: share of a species' crops in which it has the best score of all. Species named as "
+        "background are set aside. Rows heard: labelled soundscape rows it occurs in."
     )
     if own:
         header.append("threshold")
@@ -171,8 +169,7 @@ def _confusions(run: Run, counts: NDArray[np.int64]) -> Section:
     ]
     text = (
         "Crops that the members have not seen, by their species and by the one that has the best "
-        "score, as shares "
-        "of a species' crops."
+        "score, as shares of a species' crops."
     )
     parts = [page.paragraph(text)]
     if 0 < len(names) <= _DRAWN_MAX:
@@ -261,11 +258,10 @@ def _metadata(run: Run) -> Section:
     what, size = ("Neighbours and networks", "epochs") if better else ("CatBoost", "trees kept")
     text = (
         f"{what} on the climate, cover, place and day of {counts['used']:,} recordings of "
-        f"{found['species']} species; "
-        f"left out: {counts['without_place']:,} without a place, {counts['without_date']:,} with "
-        f"one but no date. "
-        f"{counts['validation']:,} random ones are for validation; {found['iterations']} {size}. "
-        f"The ONNX file differs from the model itself by at most {found['onnx_difference']:.1g}."
+        f"{found['species']} species; left out: {counts['without_place']:,} without a place, "
+        f"{counts['without_date']:,} with one but no date. {counts['validation']:,} random ones "
+        f"are for validation; {found['iterations']} {size}. The ONNX file differs from the model "
+        f"itself by at most {found['onnx_difference']:.1g}."
     )
     if found.get("limit_km"):
         text += (
@@ -295,8 +291,7 @@ def _folds(run: Run, corpus: Corpus, placed: list[FoldRow]) -> Section:
         if not alone:
             text += (
                 " In the dense areas a block of the map goes whole to one fold, each quarter of "
-                "the year on its own; "
-                "elsewhere folds are random."
+                "the year on its own; elsewhere folds are random."
             )
         drawing = figures.fold_map(
             np.array([lat for _, lat, _ in known], np.float64),

@@ -23,10 +23,9 @@ def thresholds_section(run: Run, tuning: Tuning) -> Section:
     if not on_rows:
         text = (
             f"There are no labelled soundscapes, so thresholds were taken from {scores['rows']:,} "
-            f"out-of-fold crops of "
-            f"{scores['recordings']:,} recordings by F1 over all species and crops. In the field "
-            f"most windows hold no "
-            "bird: expect these thresholds to be too low there."
+            f"out-of-fold crops of {scores['recordings']:,} recordings by F1 over all species and "
+            "crops. In the field most windows hold no bird: expect these thresholds to be too low "
+            "there."
         )
         return Section("threshold", "Threshold", (page.paragraph(text), drawing))
     parts = [page.paragraph(_rows_text(scores)), drawing, _rows_table(scores, chosen)]
@@ -49,12 +48,9 @@ def _rows_text(scores: Mapping[str, Any]) -> str:
     """The paragraph on thresholds that were chosen by the rows of soundscapes."""
     text = (
         f"F1 of each 5-s row, averaged over {scores['rows']:,} rows of {scores['recordings']:,} "
-        f"soundscapes; the band "
-        "is a 95 % bootstrap interval over soundscapes. The dashed line is what saying 'no bird' "
-        "throughout "
-        "would score. The "
-        "threshold is the centre of the plateau about the smoothed peak; as published it is the "
-        "very peak."
+        "soundscapes; the band is a 95 % bootstrap interval over soundscapes. The dashed line is "
+        "what saying 'no bird' throughout would score. The threshold is the centre of the plateau "
+        "about the smoothed peak; as published it is the very peak."
     )
     if scores["threshold_by"] == "species":
         text += (
@@ -113,12 +109,10 @@ def _rules(scores: Mapping[str, Any]) -> list[Html]:
     """What other ways to set the threshold would give."""
     text = (
         "Ways to set the threshold of the blended score. F1 elsewhere: on each soundscape when "
-        "blend and thresholds "
-        "are chosen on the others, with its 95 % interval; only a way that is better there pays. A "
-        "species with 5 "
-        "labelled rows or more in two soundscapes gets the threshold of the best F1 while the "
-        "others keep theirs, "
-        "drawn towards the global one the fewer rows it has."
+        "blend and thresholds are chosen on the others, with its 95 % interval; only a way that is "
+        "better there pays. A species with 5 labelled rows or more in two soundscapes gets the "
+        "threshold of the best F1 while the others keep theirs, drawn towards the global one the "
+        "fewer rows it has."
     )
     header = [
         "threshold",
@@ -148,8 +142,7 @@ def search_section(run: Run, tuning: Tuning) -> Section:
         text = (
             "Not searched: without labelled soundscapes nothing tells paddings and blends apart. "
             f"Taken: padding {tuning.padding}, blend {blend.rule} with weight "
-            f"{blend.prior_weight:g} of place and "
-            "season."
+            f"{blend.prior_weight:g} of place and season."
         )
         return Section("blend", "Blend search", (page.paragraph(text, missing=True),))
     smoothed = (
@@ -160,12 +153,10 @@ def search_section(run: Run, tuning: Tuning) -> Section:
     weighed = f", kinds weighed {_weights(blend.kind_weights)}" if blend.kind_weights else ""
     text = (
         f"Chosen: padding {tuning.padding}, blend {blend.rule} with weight {blend.prior_weight:g} "
-        f"of place and season, "
-        f"{smoothed}{weighed}. Ways to score are compared by the peak of their smoothed curves, so "
-        f"that no lucky "
-        "threshold decides. The first one within a standard error of the best is taken, in the "
-        "recipe's order and the "
-        "optimiser's last: on a few soundscapes the best of many is mostly luck."
+        f"of place and season, {smoothed}{weighed}. Ways to score are compared by the peak of "
+        "their smoothed curves, so that no lucky threshold decides. The first one within a "
+        "standard error of the best is taken, in the recipe's order and the optimiser's last: on a "
+        "few soundscapes the best of many is mostly luck."
     )
     parts = [
         page.paragraph(text),

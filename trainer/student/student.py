@@ -63,9 +63,8 @@ class StudentInfo:
     weights: str = ""  # SHA-256 of its file; earlier versions noted none
     below: float = MARGIN_MAX  # logits
     above: float = MARGIN_MAX
-    agreement: float = (
-        1.0  # of the cascade with the bag, on recordings held out, with margins chosen on others
-    )
+    # of the cascade with the bag, on recordings held out, with margins chosen on others
+    agreement: float = 1.0
     opened: float = 1.0
     figures: Mapping[str, Any] = field(default_factory=dict)
 

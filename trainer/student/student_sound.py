@@ -153,8 +153,7 @@ def _make(
     if skipped:
         console.print(
             f"[yellow]{skipped} of {len(recordings)} unlabelled recordings cannot be "
-            f"read[/yellow]: "
-            f"{folder / 'skipped.csv'}",
+            f"read[/yellow]: {folder / 'skipped.csv'}",
             highlight=False,
         )
     return skipped

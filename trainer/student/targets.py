@@ -75,9 +75,8 @@ class Views:
             )
         self._crops, _ = lessons.sound.rows(held_out=False)
         self.size = min(lessons.batch, len(self._crops))
-        self.steps = (
-            len(self._crops) // self.size
-        )  # the rest, another one in each view, is left out
+        # the rest, another one in each view, is left out
+        self.steps = len(self._crops) // self.size
         # of the view that was asked for last
         self._order = self._crops
         self._ordered = -1
@@ -126,9 +125,8 @@ def as_window(db: Tensor, padding: Padding) -> Tensor:
         image = torch.zeros_like(db)
         image[..., _BEFORE : _BEFORE + _FRAMES] = stretch(db[..., _BEFORE : _BEFORE + _FRAMES])
         return image
-    floor = (
-        db[..., :_FRAMES].amax(dim=(2, 3), keepdim=True) - TOP_DB
-    )  # silence behind: the range is full
+    # silence behind: the range is full
+    floor = db[..., :_FRAMES].amax(dim=(2, 3), keepdim=True) - TOP_DB
     sound = torch.where(torch.arange(IMAGE_SHAPE[1], device=db.device) < _FRAMES, db, floor)
     return stretch(torch.maximum(sound, floor))
 

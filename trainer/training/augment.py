@@ -71,9 +71,8 @@ def mix_db(
     sound = mel_power(grey, ranges)
     noise = mel_power(other, other_ranges)
     gain = sound_power(sound) / sound_power(noise) * torch.pow(10.0, -snr_db / 10.0)
-    gain = gain.clamp_max(
-        torch.finfo(gain.dtype).max
-    )  # of the loudest sound over the faintest noise it is infinite
+    # of the loudest sound over the faintest noise it is infinite
+    gain = gain.clamp_max(torch.finfo(gain.dtype).max)
     db = 10.0 * torch.log10((sound + gain * noise).clamp_min(POWER_FLOOR))
     return db.maximum(db.amax(dim=(2, 3), keepdim=True) - TOP_DB)
 

@@ -54,6 +54,5 @@ class Batches:
 
     def _begin(self) -> None:
         if self._device.type == "cuda":
-            torch.cuda.set_device(
-                self._device
-            )  # pinned memory belongs to a device; a thread begins with the first
+            # pinned memory belongs to a device; a thread begins with the first
+            torch.cuda.set_device(self._device)

@@ -27,9 +27,8 @@ from trainer.workers import progress_bar, worker_pool
 
 Floats = NDArray[np.float32]
 
-BEST_MIN = (
-    0.9  # of the best crop of a recording: somewhere in it, what it is labelled with does call
-)
+# of the best crop of a recording: somewhere in it, what it is labelled with does call
+BEST_MIN = 0.9
 _GROUPS = 8  # of neighbouring bands
 _QUANTILES = (0.5, 0.95, 0.995)  # of a group's pixels: the last is half a second of one band
 _SMOOTH = (2, 3)  # bands, frames: a single loud pixel is chance

@@ -24,9 +24,8 @@ from trainer.recipe import LabelRecipe, SamplingRecipe
 Ints = NDArray[np.int64]
 ImagePlace = Literal["device memory", "memory", "disk"]
 
-_WEIGHT_MIN = (
-    0.1  # of an unrated recording: 0 means "nobody rated it" (as the 2nd place of 2021 did)
-)
+# of an unrated recording: 0 means "nobody rated it" (as the 2nd place of 2021 did)
+_WEIGHT_MIN = 0.1
 _ON_DEVICE_SHARE = 0.4  # of the free device memory that the images may take
 _IN_MEMORY_SHARE = 0.7  # of the available memory; the page cache keeps them unless others want it
 
@@ -169,9 +168,8 @@ class DeviceImages:
     def __init__(self, images: Image, device: torch.device) -> None:
         self._images = torch.empty(images.shape, dtype=torch.uint8, device=device)
         for start in range(0, len(images), 4096):  # in parts: the host holds no second copy
-            part = np.array(
-                images[start : start + 4096]
-            )  # copied: torch takes nothing that is read-only
+            # copied: torch takes nothing that is read-only
+            part = np.array(images[start : start + 4096])
             self._images[start : start + len(part)] = torch.from_numpy(part).to(device)
 
     def gather(self, rows: Ints) -> Tensor:

@@ -117,9 +117,8 @@ def fit_members(
         if not (crops.fold == fold).any() or (crops.fold == fold).all():
             raise CorpusError(
                 f"{run.folder / 'folds.csv'}: expected readable recordings in each fold, to "
-                f"validate on; found none "
-                f"in fold {fold}, or all of them; check-data names the files that are not; begin "
-                f"again with a new --out"
+                f"validate on; found none in fold {fold}, or all of them; check-data names the "
+                "files that are not; begin again with a new --out"
             )
     if missing:
         trained = f"{len(missing)} of {len(tasks)} networks to train"
@@ -261,7 +260,6 @@ def _side_by_side(tasks: Sequence[MemberTask], devices: Sequence[str], spare: in
 def fit_on_device(task: MemberTask) -> MemberInfo:
     """Train one member in this process, which uses no device but the task's."""
     if task.device.startswith("cuda"):
-        torch.cuda.set_device(
-            task.device
-        )  # what does not name a device would open a context on the first GPU
+        # what does not name a device would open a context on the first GPU
+        torch.cuda.set_device(task.device)
     return fit_member(task)

@@ -209,9 +209,8 @@ class Member:
         augmented = self.task.kind.augment
         recordings, rows = epoch_crops(self.train, recipe.sampling, rng, self.task.kind.clip_crops)
         size = min(recipe.optimiser.batch, len(rows))
-        steps = (
-            len(rows) // size
-        )  # the rest, another one each epoch, is left out: batches are of one size
+        # the rest, another one each epoch, is left out: batches are of one size
+        steps = len(rows) // size
 
         def make(step: int) -> Batch:
             chosen = slice(step * size, (step + 1) * size)
@@ -261,8 +260,7 @@ class Member:
         shown = ", ".join(names[:_NAMED_MAX]) + (", …" if len(names) > _NAMED_MAX else "")
         return (
             f"{self.task.name}: loss of epoch {number} is not finite, first for a batch of "
-            f"{shown}; "
-            "lower optimiser.learning_rate, or look at these recordings"
+            f"{shown}; lower optimiser.learning_rate, or look at these recordings"
         )
 
     def _batch(self, crops: CropSet, recordings: Ints, rows: Ints) -> Batch:

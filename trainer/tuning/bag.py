@@ -31,9 +31,8 @@ def _score(network: nn.Module, images: Image, batch: int) -> NDArray[np.float32]
     device = next(network.parameters()).device
     parts = []
     with torch.inference_mode():
-        for start in range(
-            0, max(len(images), 1), batch
-        ):  # no images is one empty batch: it knows the species
+        # no images is one empty batch: it knows the species
+        for start in range(0, max(len(images), 1), batch):
             grey = torch.from_numpy(np.ascontiguousarray(images[start : start + batch]))[
                 :, None
             ].to(device)

@@ -24,9 +24,8 @@ class CropTable:
     label: NDArray[np.int64]  # (crops,) index of the primary species
     recordings: tuple[str, ...]  # (crops,) key "<code>/<filename>"
     codes: tuple[str, ...]  # (crops,) primary species
-    ignored: NDArray[
-        np.bool_
-    ]  # (crops, species) heard in the background of the recording: neither right nor wrong
+    # (crops, species) heard in the background of the recording: neither right nor wrong
+    ignored: NDArray[np.bool_]
     latitude: NDArray[np.float32]  # (crops,) degrees; NaN where not known, as the next two
     longitude: NDArray[np.float32]
     day_of_year: NDArray[np.float32]

@@ -60,9 +60,8 @@ def thresholds_of(run: Run) -> tuple[Scores, Scores]:
     codes = run.taxonomy.codes
     own = np.array([cut.species.get(code, cut.blended) for code in codes], np.float32)
     alone = np.full(len(codes), cut.acoustic, np.float32)
-    for code, value in (
-        {} if run.metadata() else cut.species.items()
-    ):  # then they were tuned by sound alone
+    # then they were tuned by sound alone
+    for code, value in {} if run.metadata() else cut.species.items():
         alone[codes.index(code)] = value
     return own, alone
 
@@ -177,8 +176,7 @@ def predict(
     if len(unreadable) == len(files):
         raise ConfigError(
             f"{folder}: soundscapes: expected one that can be read, found none of {len(files)}: "
-            f"{some_of(unreadable)}; "
-            "put whole files there and type the same again"
+            f"{some_of(unreadable)}; put whole files there and type the same again"
         )
     predictor.require_unchanged()
     write_csv(out, COLUMNS, rows)

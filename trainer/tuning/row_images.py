@@ -110,9 +110,8 @@ def _labelled_windows(soundscape: Soundscape, padding: Padding) -> tuple[list[Wi
     }  # of a recording that does not end
     kept: list[Window] = []
     last: Window | None = None
-    for window in windows_of(
-        soundscape.path, padding, WINDOW_SAMPLES / RATE_HZ
-    ):  # a row is a window
+    # a row is a window
+    for window in windows_of(soundscape.path, padding, WINDOW_SAMPLES / RATE_HZ):
         if last is not None and last.start in whole:
             kept.append(last)
         last = window

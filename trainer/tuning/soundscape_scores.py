@@ -181,9 +181,8 @@ def score_networks(
         try:
             heard = hear(soundscape.path, networks, kinds, species, paddings, hop_s, lost)
         except RecordingError as error:
-            unreadable.append(
-                f"{soundscape.path.name}: {error.reason}"
-            )  # kept in the run, which knows no folders
+            # kept in the run, which knows no folders
+            unreadable.append(f"{soundscape.path.name}: {error.reason}")
             continue
         index: dict[int | None, int] = {window.start: i for i, window in enumerate(heard.windows)}
         samples = samples_of(heard.windows)
@@ -197,9 +196,8 @@ def score_networks(
         prior.append(np.repeat(_prior(run, soundscape), len(soundscape.labels), axis=0))
     if unreadable and not scores:
         raise none_readable(corpus, unreadable)
-    silent = np.zeros(
-        (len(set(kinds)), 1, species), np.float32
-    )  # stands for the window that a row has not
+    # stands for the window that a row has not
+    silent = np.zeros((len(set(kinds)), 1, species), np.float32)
     return ScoredRows(
         rows=LabelledRows.of(labelled, run.taxonomy),
         kinds=tuple(sorted(set(kinds))),

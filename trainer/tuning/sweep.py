@@ -18,9 +18,8 @@ from edge.contract.taxonomy import Taxonomy
 
 Floats = NDArray[np.float64]
 
-_SMOOTHING = np.array(
-    [1.0, 2.0, 3.0, 2.0, 1.0]
-)  # over neighbouring thresholds: one lucky threshold is not a peak
+# over neighbouring thresholds: one lucky threshold is not a peak
+_SMOOTHING = np.array([1.0, 2.0, 3.0, 2.0, 1.0])
 MARGIN = 1e-3  # F1 closer than this is a tie: the middle of the plateau, the earlier candidate
 _DRAWS = 1000
 
@@ -33,9 +32,8 @@ class LabelledRows:
     recordings: tuple[str, ...]
     labels: tuple[Labels, ...]
     truth: NDArray[np.bool_]  # (rows, species)
-    others: NDArray[
-        np.int64
-    ]  # (rows,) labels that the taxonomy does not know; they can only be missed
+    # (rows,) labels that the taxonomy does not know; they can only be missed
+    others: NDArray[np.int64]
 
     @classmethod
     def of(cls, labelled: Sequence[tuple[str, str, Labels]], taxonomy: Taxonomy) -> "LabelledRows":
@@ -99,9 +97,8 @@ def thresholds_of(low: float, high: float, step: float) -> NDArray[np.float32]:
 def count(rows: LabelledRows, scores: Scores, thresholds: NDArray[np.float32]) -> PassCounts:
     """What passes each threshold; a score equal to it passes."""
     high = np.flatnonzero(scores >= thresholds[0])  # most scores pass none
-    gap = np.searchsorted(
-        thresholds, scores.ravel()[high], side="right"
-    )  # passes that many thresholds
+    # passes that many thresholds
+    gap = np.searchsorted(thresholds, scores.ravel()[high], side="right")
     width = len(thresholds) + 1
     cell = gap + width * (high // scores.shape[1])
 

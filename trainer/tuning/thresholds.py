@@ -18,9 +18,8 @@ from trainer.tuning.sweep import LabelledRows, PassCounts
 
 RULES: tuple[ThresholdBy, ...] = get_args(ThresholdBy)
 POSITIVES_MIN = 5  # labelled rows that a species needs for a threshold of its own,
-RECORDINGS_MIN = (
-    2  # of so many recordings: one bird that sings all night says little of its species
-)
+# of so many recordings: one bird that sings all night says little of its species
+RECORDINGS_MIN = 2
 # a species with so many positive rows stands half-way between its own best threshold and the global
 # one
 PULL = 10

@@ -75,9 +75,8 @@ class Search:
     recipe: TuneRecipe
     seed: int
     thresholds: NDArray[np.float32]
-    listed: list[
-        ThresholdCandidate
-    ]  # the recipe's, in its order: the first stands where no other is clearly better
+    # the recipe's, in its order: the first stands where no other is clearly better
+    listed: list[ThresholdCandidate]
 
     @classmethod
     def of(cls, scored: ScoredRows, recipe: TuneRecipe, seed: int) -> "Search":
@@ -265,9 +264,8 @@ def tune_on_crops(
     chosen = {}
     parts = {"blended": blended, "acoustic": table.scores}
     for name, scores in parts.items():
-        ignored = np.where(
-            table.ignored, np.float32(-1), scores
-        )  # a secondary species may well be in the crop
+        # a secondary species may well be in the crop
+        ignored = np.where(table.ignored, np.float32(-1), scores)
         found[name] = sweep.micro_f1(rows, sweep.count(rows, ignored, thresholds))
         chosen[name] = sweep.best_threshold(found[name])
     cut = Thresholds(
@@ -349,10 +347,9 @@ def _line(tuning: Tuning) -> str:
     if scores["basis"] != "soundscapes":
         return (
             f"tune: no labelled soundscapes: thresholds {cut.blended:g} and {cut.acoustic:g} "
-            f"(without a place) taken "
-            f"from {scores['rows']} out-of-fold crops (micro F1 {scores['blended']['f1']:.3f}); "
-            f"expect them to be too "
-            f"low in the field, where most windows hold no bird"
+            f"(without a place) taken from {scores['rows']} out-of-fold crops (micro F1 "
+            f"{scores['blended']['f1']:.3f}); expect them to be too low in the field, where most "
+            "windows hold no bird"
         )
     f1 = scores["blended"]
     published = scores["published"]
@@ -360,16 +357,13 @@ def _line(tuning: Tuning) -> str:
     own = f", {len(cut.species)} species with their own" if cut.species else ""
     return (
         f"tune: padding {tuning.padding}, blend {blend.rule} {blend.prior_weight:g}{smoothed}, "
-        f"threshold "
-        f"{cut.blended:g} ({cut.acoustic:g} without a place{own}): row F1 {_span(f1)} on "
-        f"{scores['rows']} rows; saying "
-        f"'no bird' throughout would score {f1['f1_all_nocall']:.3f}, the blend of 2021 "
-        f"{_span(published)}"
+        f"threshold {cut.blended:g} ({cut.acoustic:g} without a place{own}): row F1 {_span(f1)} on "
+        f"{scores['rows']} rows; saying 'no bird' throughout would score "
+        f"{f1['f1_all_nocall']:.3f}, the blend of 2021 {_span(published)}"
     )
 
 
 def _span(score: Mapping[str, Any]) -> str:
     f1, low, high = (score[key] for key in ("f1", "f1_low", "f1_high"))
-    return (
-        f"{f1:.3f}" if low == high else f"{f1:.3f} [{low:.3f}, {high:.3f}]"
-    )  # no interval from one soundscape
+    # no interval from one soundscape
+    return f"{f1:.3f}" if low == high else f"{f1:.3f} [{low:.3f}, {high:.3f}]"

@@ -41,26 +41,22 @@ def cautions(run: Run, tuned: bool = True) -> list[str]:
     if run.schema != SCHEMA:
         found.append(
             "this run was made by an older version, which kept no book of what was made from what: "
-            "whether its parts "
-            "fit each other cannot be told"
+            "whether its parts fit each other cannot be told"
         )
     out_of_fold = _figures(run, "oof.json")
     high = out_of_fold.get("guessing_high")
     if high is not None and out_of_fold["balanced_accuracy"] <= high:
         found.append(
             "this model has learned nothing that can be told from luck: in recordings that it was "
-            "not trained on, its "
-            f"balanced accuracy is {out_of_fold['balanced_accuracy']:.3f}; guessing has "
-            f"{out_of_fold['guessing']:.3f}, "
-            f"with luck {high:.3f}. Do not use it. More recordings of each species, or more "
-            f"epochs, may help"
+            f"not trained on, its balanced accuracy is {out_of_fold['balanced_accuracy']:.3f}; "
+            f"guessing has {out_of_fold['guessing']:.3f}, with luck {high:.3f}. Do not use it. "
+            "More recordings of each species, or more epochs, may help"
         )
     elif _unsure(run):
         found.append(
             "no network of this model is ever sure of a sound that it was not trained on (F1 0.000 "
-            "at a score of 0.5): "
-            "its scores are low, and so are thresholds. More recordings of each species, or more "
-            "epochs, may help"
+            "at a score of 0.5): its scores are low, and so are thresholds. More recordings of "
+            "each species, or more epochs, may help"
         )
     scores = _figures(run, "tune.json").get("scores", {}) if tuned else {}
     if scores.get("basis") == "soundscapes":
@@ -69,8 +65,7 @@ def cautions(run: Run, tuned: bool = True) -> list[str]:
         if f1 <= silent:
             found.append(
                 "on the labelled soundscapes this model is no better than saying 'no bird' "
-                "throughout "
-                f"(row F1 {f1:.3f}, 'no bird' throughout {silent:.3f})"
+                f"throughout (row F1 {f1:.3f}, 'no bird' throughout {silent:.3f})"
             )
     return found
 
