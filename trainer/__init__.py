@@ -3,5 +3,5 @@ report."""
 
 import os
 
-# else ONNX Runtime reports to its makers: a station calls nobody
+# ONNX Runtime sends telemetry to its makers otherwise.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -58,8 +58,8 @@ _AFTER = "Try and judge"
 
 
 def _stages() -> Any:
-    """trainer.pipeline.stages, imported late: not for --help, nor for workers, which import this
-    file again."""
+    """Import trainer.pipeline.stages late: --help and worker processes, which import this file
+    again, do without it."""
     return importlib.import_module("trainer.pipeline.stages")
 
 
@@ -114,7 +114,7 @@ def fit_all(
     threads: Threads = None,
     no_rasters: NoRasters = False,
 ) -> None:
-    """Every stage in order; those that are done are skipped."""
+    """Run every stage in order; finished stages are skipped."""
     asked = (
         rasters,
         weights,
@@ -145,10 +145,10 @@ def demo_data(
     soundscapes: Annotated[
         int, typer.Option(help="Labelled minutes for training, and as many for testing.")
     ] = 6,
-    seed: Annotated[int, typer.Option(help="Another seed gives other birds.")] = 1,
+    seed: Annotated[int, typer.Option(help="A different seed gives different birds.")] = 1,
 ) -> None:
-    """Make a synthetic corpus to try everything with: nothing to download."""
-    # numpy and rasterio: not for --help
+    """Make a synthetic corpus to try everything with; nothing is downloaded."""
+    # Imports numpy and rasterio, which --help does without.
     make_corpus = importlib.import_module("trainer.demo").make_corpus
     folder = rasters or out.parent / "rasters"
     console = Screen()
@@ -202,9 +202,11 @@ def mix_soundscapes(
     snr: Annotated[
         tuple[float, float], typer.Option(help="Range of call against background, dB.")
     ] = (-5.0, 15.0),
-    seed: Annotated[int, typer.Option(help="Another seed holds out and mixes others.")] = 1,
+    seed: Annotated[
+        int, typer.Option(help="A different seed holds out and mixes different ones.")
+    ] = 1,
 ) -> None:
-    """Make a corpus with labelled soundscapes out of one with recordings alone."""
+    """Make a corpus with labelled soundscapes from one that has recordings only."""
     mix = importlib.import_module("trainer.corpus.mix")
     console = Screen()
     options = mix.MixOptions(hold_out, soundscapes, minutes, snr, seed)
@@ -225,9 +227,9 @@ def distil(
     sound: Annotated[
         list[Path],
         typer.Option(
-            help="Folder of recordings without labels, best your own; may be given again."
+            help="Folder of recordings without labels, preferably your own; can be repeated."
         ),
-    ] = [],  # noqa: B006 - typer's way to say none
+    ] = [],  # noqa: B006 - an empty list for typer
     data: Annotated[
         Path | None,
         typer.Option(help="The run's corpus: its labelled soundscapes judge the student."),
@@ -236,8 +238,8 @@ def distil(
     jobs: Jobs = default_jobs(),  # noqa: B008
     device: DeviceName = "auto",
 ) -> None:
-    """Train one small network to answer as all networks of the run together do (student/), for
-    small boards."""
+    """Train one small network to imitate all networks of the run together (student/), for small
+    boards."""
     module = importlib.import_module("trainer.student.distil")
     with naming(run):
         module.distil(
@@ -253,14 +255,14 @@ def predict(
     sites: Annotated[
         Path | None,
         typer.Option(
-            help="Coordinates of the sites, as soundscape_sites.csv; without it place and season "
-            "do not count."
+            help="Coordinates of the sites, as soundscape_sites.csv; without them, place and "
+            "season are ignored."
         ),
     ] = None,
     device: Annotated[Device, typer.Option(help="Where the networks compute.")] = "auto",
 ) -> None:
-    """Predict the species in every 5-second row of a folder of soundscapes: a table of species per
-    5 s, as BirdCLEF has it."""
+    """Predict the species in every 5-second row of a folder of soundscapes and write a BirdCLEF
+    submission."""
     module = importlib.import_module("trainer.tuning.predict")
     console = Screen()
     predictor = module.Predictor(importlib.import_module("trainer.run").Run.open(run), device)
@@ -301,8 +303,8 @@ def score(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
 ) -> None:
-    """Score predictions for 5-second rows by row-wise F1, as BirdCLEF 2021 did, with its parts and
-    an interval."""
+    """Score predictions for 5-second rows by row-wise F1, as BirdCLEF 2021 did, also of the rows
+    with and without birds, and with a confidence interval."""
     scored = importlib.import_module("trainer.tuning.score").score_predictions(predictions, labels)
     if as_json:
         say(json.dumps(scored.as_dict()))
@@ -331,12 +333,12 @@ def score_metadata(
 def check_data(
     data: Data,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run, if it is to be kept there (check.json).")
+        Path | None, typer.Option(help="Folder of the run, to keep the result there (check.json).")
     ] = None,
     recipe: RecipeName = None,
     jobs: Jobs = default_jobs(),  # noqa: B008
 ) -> None:
-    """Count what the corpus holds and what is wrong with it."""
+    """Count what the corpus contains and report its problems."""
     if out is None:
         check = importlib.import_module("trainer.corpus.check")
         recordings = importlib.import_module("trainer.corpus.recordings")
@@ -356,10 +358,11 @@ def folds(
     ],
     recipe: RecipeName = None,
 ) -> None:
-    """Split the recordings by place and season (folds.csv, folds.png); FILE.csv needs no run, its
-    map is FILE.png."""
+    """Split the recordings into folds by place and season (folds.csv, folds.png); FILE.csv needs no
+    run and gets its map as FILE.png."""
     if out.suffix == ".csv":
-        foldmap = importlib.import_module("trainer.report.foldmap")  # matplotlib: not for --help
+        # --help does without matplotlib
+        foldmap = importlib.import_module("trainer.report.foldmap")
         foldmap.folds_table(data, out, find_recipe(recipe or "published"), Screen())
     else:
         _run(("folds",), data, out, recipe)
@@ -373,7 +376,7 @@ def spectrograms(
     jobs: Jobs = default_jobs(),  # noqa: B008
     nocall: Nocall = None,
 ) -> None:
-    """Make every crop's image (spectrograms/), and those of backgrounds (backgrounds.npz)."""
+    """Compute the image of every crop (spectrograms/) and of the backgrounds (backgrounds.npz)."""
     _run(("spectrograms",), data, out, recipe, jobs=jobs, nocall=nocall)
 
 
@@ -405,19 +408,20 @@ def fit_metadata(
     rasters: Rasters = None,
     kind: Annotated[
         Literal["published", "better"] | None,
-        typer.Option(help="Instead of the recipe's, for a new run."),
+        typer.Option(help="Overrides the recipe's, for a new run."),
     ] = None,
     iterations: Annotated[
         int | None,
         typer.Option(
-            help="Instead of the recipe's: trees, or the networks' epochs at most.", min=1
+            help="Overrides the recipe's: trees, or the maximum number of epochs of the networks.",
+            min=1,
         ),
     ] = None,
     details: Details = False,
     no_rasters: NoRasters = False,
 ) -> None:
-    """Train the metadata model on place and day (metadata/). Needs no sound; a new run is as
-    published."""
+    """Train the metadata model on place and day (metadata/). Needs no sound; a new run uses the
+    published recipe."""
     stages = _stages()
     own = {"kind": kind, "iterations": iterations, "details": details, "no_rasters": no_rasters}
     options = stages.Options(data, out, recipe, rasters, None, 1, "auto", **own)
@@ -427,24 +431,24 @@ def fit_metadata(
 
 @app.command(rich_help_panel=_ONE_STAGE)
 def bag(data: Data, out: Out, recipe: RecipeName = None) -> None:
-    """Choose the networks that go to the station (bag.json)."""
+    """Choose the networks that the station runs (bag.json)."""
     _run(("bag",), data, out, recipe)
 
 
 @app.command(rich_help_panel=_ONE_STAGE)
 def tune(data: Data, out: Out, recipe: RecipeName = None) -> None:
-    """Choose padding, weights and threshold on the labelled soundscapes (tune.json)."""
+    """Choose padding, weights and thresholds on the labelled soundscapes (tune.json)."""
     _run(("tune",), data, out, recipe)
 
 
 @app.command(rich_help_panel=_ONE_STAGE)
 def report(data: Data, out: Out, recipe: RecipeName = None) -> None:
-    """Write everything that was measured into one page (report.html)."""
+    """Write all measurements into one page (report.html)."""
     _run(("report",), data, out, recipe)
 
 
 def main() -> None:
-    """Run a command; a mistake of a person is one line, never a traceback."""
+    """Run a command; a user's mistake gives one line, never a traceback."""
     run_program(_commands)
 
 

@@ -1,10 +1,10 @@
-"""The book of a run: which stage was finished from what, and what it left. Every entry is checked
-when it is used.
+"""The book of a run: the inputs and outputs of every finished stage, checked whenever an entry is
+used.
 
-An entry is taken out before its stage begins and written when all that the stage leaves is in
-place. Knows names and digests; stages.py knows what they stand for. What belongs together is told
-by three kinds of parts in `made_from`: `stage X` is what stage X had left, `recipe.X` a section of
-the recipe, anything else lies outside the run.
+An entry is removed before its stage begins, and written once all output of the stage is in place.
+Knows names and digests; stages.py knows what they stand for. `made_from` has three kinds of inputs:
+`stage X` is the output of stage X, `recipe.X` a section of the recipe; anything else lies outside
+the run.
 """
 
 from collections.abc import Mapping
@@ -21,10 +21,10 @@ from trainer.files import digest, read_json, write_json
 
 FILE = "stages.json"
 STAGES = ("check-data", "folds", "spectrograms", "fit-cnn", "fit-metadata", "bag", "tune", "report")
-# what makes a run a finished one: what it measured and drew of itself may be missing
+# A run is finished with these; the check of the corpus and the report may be missing.
 FINISHED = STAGES[1:-1]
 ALL_STAGES = "run: python -m trainer fit-all"
-_MEMORY = ".contents"  # digests of files by what the file system says of them
+_MEMORY = ".contents"  # digests of files, by identity in the file system
 _STAGE = "stage "
 _RECIPE = "recipe."
 _LIBRARIES = ("torch", "timm", "numpy", "catboost", "soundfile")
@@ -32,14 +32,14 @@ _LIBRARIES = ("torch", "timm", "numpy", "catboost", "soundfile")
 
 @cache
 def versions() -> dict[str, str]:
-    """Of the libraries that results depend on, as they are installed."""
+    """Installed versions of the libraries that results depend on."""
     return {name: version(name) for name in _LIBRARIES}
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a stage left: `files` by their names in the run, and the digest of what later stages
-    take from it."""
+    """The output of a stage: `files` by their names in the run, and the digest of what later stages
+    use."""
 
     files: tuple[str, ...]
     digest: str
@@ -53,17 +53,17 @@ class StageEntry:
     files: Mapping[str, str]  # name in the run -> SHA-256
     result: str
     versions: Mapping[str, str]
-    went_in: Mapping[str, Any]  # for people and manifests: corpus, counts
+    went_in: Mapping[str, Any]  # for readers and manifests: corpus, counts
     seconds: float
 
 
 @dataclass(frozen=True)
 class _Pages:
-    """stages.json: the entries, and what a run keeps once it was chosen."""
+    """stages.json: the entries, and the choices that a run keeps."""
 
     stages: Mapping[str, StageEntry] = field(default_factory=dict)
     kept: Mapping[str, Any] = field(default_factory=dict)
-    sum: str = ""  # digest of both: a byte that turned is noticed, wherever it is
+    sum: str = ""  # digest of both: reveals damage anywhere in the file
 
 
 class Book:
@@ -75,11 +75,11 @@ class Book:
         self.contents = Contents(folder / _MEMORY)
 
     def _read(self) -> _Pages:
-        """Raises CorpusError naming the file."""
+        """The book as it is on disk. Raises CorpusError naming the file."""
         if not self._path.is_file():
             return _Pages()
         raw = read_json(self._path)
-        # of a version that kept no book
+        # Written by a version that kept no book.
         if raw.keys().isdisjoint(part.name for part in fields(_Pages)):
             return _Pages()
         try:
@@ -91,27 +91,27 @@ class Book:
         return pages
 
     def entry(self, stage: str) -> StageEntry | None:
-        """Of a finished stage. Raises CorpusError if the book is damaged."""
+        """The entry of a finished stage, or None. Raises CorpusError if the book is damaged."""
         return self._read().stages.get(stage)
 
     def entries(self) -> dict[str, StageEntry]:
-        """Of all finished stages, in order."""
+        """The entries of all finished stages, in order."""
         stages = self._read().stages
         return {name: stages[name] for name in STAGES if name in stages}
 
     def kept(self, name: str) -> Any:
-        """What the run keeps under this name, or None."""
+        """The value that the run keeps under this name, or None."""
         return self._read().kept.get(name)
 
     def keep(self, name: str, value: Any) -> None:
-        """Keep a choice for as long as the run lasts, or until another is kept."""
+        """Keep a value under a name, replacing an earlier one."""
         pages = self._read()
         if pages.kept.get(name) != value:
             self._write(pages.stages, {**pages.kept, name: value})
 
     def forget_damaged(self) -> str:
-        """Begin a new book where this one is damaged; returns in what way, else an empty text.
-        Raises CorpusError if the file cannot be read at all."""
+        """Start a new book if this one is damaged. Returns the damage, or an empty text. Raises
+        CorpusError if the file cannot be read at all."""
         try:
             self._read()
         except CorpusError as error:
@@ -122,7 +122,7 @@ class Book:
         return ""
 
     def begin(self, stage: str) -> None:
-        """Take the entry of a stage out, before anything of what it left is touched."""
+        """Remove the entry of a stage, before any of its output is touched."""
         pages = self._read()
         if stage in pages.stages:
             others = {name: entry for name, entry in pages.stages.items() if name != stage}
@@ -136,7 +136,7 @@ class Book:
         went_in: Mapping[str, Any],
         seconds: float,
     ) -> None:
-        """Enter a stage whose files are in place."""
+        """Write the entry of a stage whose files are in place."""
         files = {name: self.contents.of(self._folder / name) for name in result.files}
         entry = StageEntry(made_from, files, result.digest, versions(), went_in, round(seconds, 1))
         pages = self._read()
@@ -147,12 +147,11 @@ class Book:
         write_json(self._path, pages | {"sum": _sum_of(pages["stages"], pages["kept"])})
 
     def seconds(self) -> dict[str, float]:
-        """How long every finished stage took, in order."""
+        """Duration of every finished stage in seconds, in order."""
         return {name: entry.seconds for name, entry in self.entries().items()}
 
     def damaged(self, stage: str, unread: tuple[str, ...] = ()) -> list[str]:
-        """Files of a finished stage that are missing or not as it left them, but for those that are
-        `unread`."""
+        """Files of a finished stage that are missing or changed, except those that are `unread`."""
         entry = self.entry(stage)
         left = {} if entry is None else entry.files
         return [
@@ -162,11 +161,11 @@ class Book:
         ]
 
     def missing(self, stage: str) -> bool:
-        """Whether all that is wrong with what a stage left is that it is not there any more."""
+        """True if the damaged files of a stage are all missing, none of them changed."""
         return all(not (self._folder / name).exists() for name in self.damaged(stage))
 
     def told(self, damaged: list[str]) -> str:
-        """One line on files that `damaged` has found."""
+        """One line about the files that `damaged` returned."""
         name = damaged[0]
         missing = self.contents.of(self._folder / name) == ABSENT
         more = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
@@ -174,15 +173,16 @@ class Book:
         return f"{name} {fault}{more}"
 
     def changed(self, stage: str, made_from: Mapping[str, str]) -> list[str]:
-        """Parts of which a finished stage was made from others than these. What is not among these
-        may be any."""
+        """Names of the inputs in `made_from` that differ from those of the finished stage. Inputs
+        that are not in `made_from` are not compared."""
         entry = self.entry(stage)
         before = {} if entry is None else entry.made_from
         return [name for name, found in made_from.items() if before.get(name) != found]
 
     def require_finished(self, recipe: Mapping[str, Any], unread: tuple[str, ...]) -> None:
         """Raise CorpusError naming the first stage that is missing, damaged, or made from other
-        parts than lie in the run, whose recipe is this. Files that are `unread` may be missing."""
+        inputs than the run now has; `recipe` is the run's. Files that are `unread` may be
+        missing."""
         stages = self._read().stages
         for name in STAGES:
             if name not in FINISHED and self.damaged(name) and not self.missing(name):
@@ -212,10 +212,10 @@ def _sum_of(stages: object, kept: object) -> str:
 
 
 def stage_part(stage: str) -> str:
-    """The name of the part that is what a stage left."""
+    """The name under which a stage's output is an input of others."""
     return f"{_STAGE}{stage}"
 
 
 def recipe_parts(recipe: Mapping[str, Any], *keys: str) -> dict[str, str]:
-    """Sections of a recipe as parts."""
+    """Digests of sections of a recipe, as inputs of a stage."""
     return {f"{_RECIPE}{key}": digest(recipe[key]) for key in keys}

@@ -1,9 +1,8 @@
-"""Contents of files by their SHA-256, remembered as long as the file system says that a file is the
-same one.
+"""SHA-256 digests of files, remembered as long as the file system shows no change.
 
-A file is known by its device, inode, size and times, as git's index knows it: the time of its last
-change of any kind cannot be set by hand. What was changed in the last seconds is read again, as it
-may change once more within a tick of the clock. Knows no corpus and no run.
+A file is identified by device, inode, size and times, like in git's index; the time of its last
+status change (ctime) cannot be set by hand. A file that was changed within the last seconds is read
+again, since it may change once more within one tick of the clock. Knows no corpus and no run.
 """
 
 import errno
@@ -23,14 +22,13 @@ from trainer.workers import progress_bar
 ABSENT = "absent"
 UNREADABLE = "unreadable"
 _YOUNG_S = 5.0  # FAT keeps times to two seconds
-_READERS = 4  # side by side: hashing leaves Python's lock, and a disk has a queue
-_SHOWN_BYTES = 500_000_000  # reading more than this is shown as it goes on
+_READERS = 4  # threads: hashing releases Python's lock, and a disk has a queue
+_SHOWN_BYTES = 500_000_000  # a progress bar is shown for more than this
 _HEX = 64  # characters of a SHA-256
 
 
 class Contents:
-    """Digests of files; with a `memory`, a file in which they are kept from one start to the
-    next."""
+    """Digests of files. `memory` is a file that keeps them from one start to the next."""
 
     def __init__(self, memory: Path | None = None) -> None:
         self._memory = memory
@@ -42,7 +40,7 @@ class Contents:
         try:
             identity, young = _identity(path)
             digest = self._known.get(identity) or file_sha256(path)
-            # changed while it was read: its next digest is another one
+            # It changed while it was read, so the digest is void.
             if _identity(path)[0] != identity:
                 return UNREADABLE
         except FileNotFoundError:
@@ -54,7 +52,7 @@ class Contents:
         return digest
 
     def of_all(self, paths: Sequence[Path], console: Console, title: str) -> list[str]:
-        """The same of many, several at a time; shown as it goes on where there is much to read."""
+        """Digests of many files, read in parallel, with a progress bar if there is much to read."""
         unread = sum(_unread_bytes(path, self._known) for path in paths)
         with ThreadPoolExecutor(_READERS) as readers:
             if unread < _SHOWN_BYTES:
@@ -68,7 +66,7 @@ class Contents:
                 return digests
 
     def save(self) -> None:
-        """Keep what was asked for; what was not is forgotten."""
+        """Write the digests that were asked for; others are forgotten."""
         if self._memory is None or self._asked == _read(self._memory):
             return
         text = "".join(f"{digest} {identity}\n" for identity, digest in sorted(self._asked.items()))
@@ -77,14 +75,14 @@ class Contents:
 
 
 def sums_of(contents: Contents, paths: Iterable[Path], folder: Path) -> list[tuple[str, str]]:
-    """Names below `folder` and digests of files, in the order of their names."""
+    """Pairs of a name relative to `folder` and a digest, sorted by name."""
     return sorted((path.relative_to(folder).as_posix(), contents.of(path)) for path in paths)
 
 
 def _identity(path: Path) -> tuple[str, bool]:
-    """What the file system knows a file's contents by, and whether it was changed just now."""
+    """The identity of a file's contents in the file system, and True if it was changed just now."""
     found = path.stat()
-    if not stat.S_ISREG(found.st_mode):  # reading a pipe or a device might never end
+    if not stat.S_ISREG(found.st_mode):  # reading a pipe or a device may never end
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     now = time.time()
     young = any(abs(now - changed) < _YOUNG_S for changed in (found.st_mtime, found.st_ctime))
@@ -106,7 +104,7 @@ def _sum(text: str) -> str:
 
 
 def _read(memory: Path) -> dict[str, str]:
-    """What was kept; nothing of a file that is damaged: all is read again then."""
+    """The remembered digests; empty if the file is damaged, so that all files are read again."""
     try:
         head, _, text = memory.read_text(encoding="ascii").partition("\n")
     except (OSError, ValueError):

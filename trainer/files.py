@@ -1,5 +1,4 @@
-"""Files of a run: JSON and CSV that are written whole or not at all, and read back with errors that
-name the file."""
+"""Files of a run: JSON and CSV written atomically, and read with errors that name the file."""
 
 import csv
 import errno
@@ -19,17 +18,17 @@ from edge.contract.arrays import Arrays, ArraysError, map_array, read_array, rea
 from edge.contract.errors import CorpusError, UsageError
 from edge.contract.text import Table, TextError, text_of
 
-# how a temporary file begins: what else is hidden in a folder is somebody's
+# Prefix of our temporary files; other hidden files in a folder belong to someone else.
 _OURS = ".birdstation-part"
 _REFUSED = "cannot be written: "
 _HEADER_BYTES = 1024
-# a disk with less than that is full: libraries keep to themselves what the system answered
+# A disk with less free space than this counts as full: libraries hide the system's error.
 _ROOM_BYTES = 1 << 20
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder where it is missing. Raises OSError naming it, one that run_program takes for a
-    person's."""
+    """Make a folder if it is missing. Raises OSError naming it, of a kind that run_program reports
+    as a user's mistake."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -37,14 +36,15 @@ def make_folder(folder: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder where it is missing, and a file in it for a moment. Raises as `make_folder`."""
+    """Make a folder if it is missing, then create and remove a file in it. Raises like
+    `make_folder`."""
     _begin(folder / "check").unlink(missing_ok=True)
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An OSError that does not say of which file it is (a write into an open one) names `path`; or
-    the folder of temporary files, where that is full and the disk of `path` is not."""
+    """Add `path` to an OSError that names no file (from a write into an open one); or the folder
+    for temporary files if that is full and the disk of `path` is not."""
     try:
         yield
     except OSError as error:
@@ -57,9 +57,9 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def cannot_write(path: Path, error: OSError) -> OSError:
-    """The error that names a path. /proc and its like, and a folder that was taken away, answer
-    that there is no such file; run_program would take that for a mistake of ours. numpy says how
-    many bytes it could write, and not why."""
+    """An error that names the path. /proc and the like, and a folder that was removed, report
+    ENOENT, which run_program would take for a bug of ours. numpy reports how many bytes it could
+    write, but not the reason."""
     number = error.errno
     words = (error.strerror or "").removeprefix(_REFUSED)
     if number is None:
@@ -78,8 +78,8 @@ def _is_full(path: Path) -> bool:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well: whole or not at
-    all. Raises OSError naming `path` if it cannot be written."""
+    """A temporary path beside `path` that replaces it when the block succeeds, so that the file is
+    written whole or not at all. Raises OSError naming `path` if it cannot be written."""
     temporary = _begin(path)
     try:
         yield temporary
@@ -89,14 +89,14 @@ def replacing(path: Path) -> Iterator[Path]:
             raise cannot_write(path, error) from error
         raise
     finally:
-        with suppress(OSError):  # a disk that fails has said so above
+        with suppress(OSError):  # a failing disk was reported above
             temporary.unlink(missing_ok=True)
 
 
 def _begin(path: Path) -> Path:
-    """The temporary file beside `path`, empty."""
+    """Create an empty temporary file beside `path`."""
     make_folder(path.parent)
-    # the suffix stays: numpy and matplotlib go by it
+    # Keeps the suffix, from which numpy and matplotlib take the format.
     temporary = path.with_name(f"{_OURS}{os.getpid()}-{path.name}")
     try:
         temporary.touch()
@@ -106,8 +106,8 @@ def _begin(path: Path) -> Path:
 
 
 def check_replaceable(path: Path, header: Sequence[str]) -> None:
-    """Raises UsageError where a table with this header would replace anything but an older one,
-    OSError naming it where none can be written."""
+    """Raise UsageError if a table with this header would replace anything but an older one; OSError
+    naming the file if it cannot be written."""
     try:
         if not path.exists() and not path.is_symlink():
             _begin(path).unlink()
@@ -119,26 +119,26 @@ def check_replaceable(path: Path, header: Sequence[str]) -> None:
         raise cannot_write(path, error) from error
     if not is_table:
         raise UsageError(
-            f"{path}: is there already and no such table; choose another name for --out"
+            f"{path}: exists but is not a table of this kind; choose another name for --out"
         )
 
 
 def clear_temporaries(folder: Path) -> None:
-    """Remove what a killed `replacing` left anywhere in a folder that no other trainer writes
-    to."""
+    """Remove the temporary files of a killed `replacing` anywhere in a folder that no other trainer
+    writes to."""
     for path in folder.rglob(f"{_OURS}[0-9]*-*"):
         if path.is_file():
             path.unlink()
 
 
 def write_json(path: Path, value: object) -> None:
-    """`value` (dataclasses as dicts) as JSON, whole or not at all."""
+    """Write `value` (dataclasses as dicts) as JSON, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises CorpusError naming the file."""
+    """Read a JSON object. Raises CorpusError naming the file."""
     try:
         raw = json.loads(text_of(path.read_bytes()))
     except (OSError, ValueError) as error:
@@ -149,12 +149,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A CSV file, whole or not at all."""
+    """Write a CSV file atomically."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf8") as file:
         plain = csv.writer(file, lineterminator="\n")
         quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         plain.writerow(header)
-        # a carriage return within a name is no line's end, and Python 3.11 would not quote it
+        # Python 3.11 would not quote a carriage return within a name.
         for row in rows:
             (quoted if any("\r" in str(cell) for cell in row) else plain).writerow(row)
 
@@ -176,21 +176,20 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
 
 def read_npz(path: Path, names: Sequence[str], advice: str) -> Arrays:
-    """These arrays of an npz file. Raises CorpusError naming the file, the cause and what to do
-    (`advice`)."""
+    """Read these arrays of an npz file. Raises CorpusError naming the file, the cause and the
+    remedy (`advice`)."""
     with _readable(path, advice):
         return read_arrays(path, names)
 
 
 def read_npy(path: Path, advice: str) -> NDArray[Any]:
-    """The array of an npy file, in memory. Raises as `read_npz`."""
+    """Read the array of an npy file into memory. Raises like `read_npz`."""
     with _readable(path, advice):
         return read_array(path)
 
 
 def map_npy(path: Path, advice: str) -> NDArray[Any]:
-    """The array of an npy file, mapped from the disk and not to be written. Raises as
-    `read_npz`."""
+    """Map the array of an npy file from disk, read-only. Raises like `read_npz`."""
     with _readable(path, advice):
         return map_array(path)
 
@@ -204,8 +203,8 @@ def _readable(path: Path, advice: str) -> Iterator[None]:
 
 
 def digest(*parts: object) -> str:
-    """SHA-256 over files (their bytes; absent ones count too) and plain values: what a stage was
-    made from."""
+    """SHA-256 over the inputs of a stage: files (their bytes, or their absence) and plain
+    values."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, Path):

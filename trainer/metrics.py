@@ -1,5 +1,5 @@
-"""Scores of crops and of places: balanced accuracy, F1, average precision, log-loss. Numpy only;
-knows no model.
+"""Scores of crops and of places: balanced accuracy, F1, average precision, log-loss. Needs numpy
+only; knows no model.
 
 The competition's row-wise F1 is in edge.contract.metrics.
 """
@@ -15,17 +15,17 @@ Ints = NDArray[np.integer]
 
 @dataclass(frozen=True)
 class ClassF1:
-    """F1 of one label per sample: mean over classes, mean weighted by their samples, and over all
-    samples."""
+    """F1 with one label per sample: mean over classes, mean weighted by number of samples, and over
+    all samples."""
 
     macro: float
     weighted: float
-    micro: float  # equals the accuracy, as every sample has one label and one answer
+    micro: float  # equals the accuracy, since every sample has one label and one answer
 
 
 def recalls(truth: Ints, found: Ints, classes: int) -> Floats:
-    """Share of each class's samples `(n,)` that were found, `(classes,)`; NaN for a class without
-    samples."""
+    """Recall of each class `(classes,)`: share of its samples `(n,)` that were found. NaN for a
+    class without samples."""
     samples = np.bincount(truth, minlength=classes)
     hits = np.bincount(truth[truth == found], minlength=classes)
     return np.where(samples > 0, hits / np.maximum(samples, 1), np.nan)
@@ -53,7 +53,7 @@ def average_precision(truth: NDArray[np.bool_], scores: Floats) -> float:
     """Mean precision at the rank of each positive `(n,)`; equal scores share a rank. NaN without a
     positive.
 
-    The same sum over recall steps as scikit-learn's average_precision_score.
+    The same sum over steps of recall as in scikit-learn's average_precision_score.
     """
     if not truth.any():
         return float("nan")

@@ -1,4 +1,4 @@
-"""Options that several commands of the trainer take, as typer reads them: types and help."""
+"""Command-line options that several commands of the trainer share: their types and help texts."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,13 +17,15 @@ Data = Annotated[
 ]
 Out = Annotated[
     Path,
-    typer.Option(help="Folder of the run; made if missing, resumed if there.", show_default=False),
+    typer.Option(
+        help="Folder of the run; created if missing, resumed if it exists.", show_default=False
+    ),
 ]
 RecipeName = Annotated[
     str | None,
     typer.Option(
         "--recipe",
-        help=f"{', '.join(recipe_names())}, or a YAML file; a run keeps the one it began with.",
+        help=f"{', '.join(recipe_names())}, or a YAML file; a run keeps the one it started with.",
     ),
 ]
 Rasters = Annotated[
@@ -35,21 +37,21 @@ Rasters = Annotated[
 NoRasters = Annotated[
     bool,
     typer.Option(
-        "--no-rasters", help="Without a model of place and season, also where the run has one."
+        "--no-rasters", help="Do without a model of place and season, even if the run has one."
     ),
 ]
 Weights = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of ImageNet weights, <architecture>.safetensors, where there is no network."
+        help="Folder of ImageNet weights, <architecture>.safetensors, for work without internet."
     ),
 ]
 Jobs = Annotated[int, typer.Option(help="Processes; one core each.", min=1, max=64)]
 Threads = Annotated[
     int | None,
     typer.Option(
-        help="Of each network on the CPU; sums depend on it, so that a run keeps what it began "
-        "with.",
+        help="CPU threads for each network; results depend on it, so a run keeps the number it was "
+        "started with.",
         min=1,
         max=64,
         show_default="1",
@@ -59,22 +61,22 @@ DeviceName = Annotated[Device, typer.Option(help="Where the networks are trained
 Devices = Annotated[
     str | None,
     typer.Option(
-        help="Networks side by side, one at a time on each: 0,1 for two GPUs, cpu,cpu for halves "
-        "of the CPU."
+        help="Train several networks at once, one on each device: 0,1 for two GPUs, cpu,cpu for "
+        "two halves of the CPU."
     ),
 ]
 Cluster = Annotated[
     str | None,
     typer.Option(
-        help="Networks as tasks of this Ray cluster: auto, host:port, ray://…; all nodes must see "
-        "OUT."
+        help="Train the networks as tasks of this Ray cluster: auto, host:port, ray://…; all nodes "
+        "need access to OUT."
     ),
 ]
 Nocall = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of sounds without birds, for recipes that mix backgrounds or weigh labels by "
-        "calls."
+        help="Folder of sounds without birds, for recipes that mix in backgrounds or weight labels "
+        "by calls."
     ),
 ]
 Track = Annotated[
@@ -85,4 +87,6 @@ Track = Annotated[
         show_default="where MLflow is installed",
     ),
 ]
-Details = Annotated[bool, typer.Option("--details", help="Say more of each network and stage.")]
+Details = Annotated[
+    bool, typer.Option("--details", help="Print more about each network and stage.")
+]

@@ -1,6 +1,6 @@
-"""Recipes: every number of a training as one YAML file, parsed strictly into frozen dataclasses.
+"""Recipes: every number of a training in one YAML file, parsed strictly into frozen dataclasses.
 
-A key that is unknown, missing or out of range is refused in one line. Knows no corpus and no
+A key that is unknown, missing or out of range gives an error of one line. Knows no corpus and no
 network.
 """
 
@@ -26,15 +26,15 @@ Normalise = Literal["none", "bands", "standard", "imagenet"]
 MetadataKind = Literal["published", "better"]
 Keep = Literal["best", "last", "soundscapes"]
 ThresholdBy = Literal["global", "species", "quantile"]
-# ten minutes of a recording: it is held in memory while its images are made
+# Ten minutes of a recording, which is kept in memory while its images are made.
 STUDENT_CROPS_MAX = 120
 CLIP_CROPS_MAX = 6  # six crops of 7 s, 4.66 s apart, are 30.3 s
 SEED_MAX = 2**32 - 1  # scipy's optimiser takes no larger one
-# more was meant by nobody
+# Larger numbers are taken for typing errors.
 EPOCHS_MAX = 10_000
 _ITERATIONS_MAX = 100_000
 _BATCH_MAX = 65_536
-# beyond, nothing is learnt
+# Outside of this range, nothing is learnt.
 _RATE_MIN = 1e-9
 _RATE_MAX = 10.0
 
@@ -45,20 +45,21 @@ def _need(allowed: bool, key: str, found: object, expected: str) -> None:
 
 
 def _need_number(section: object, key: str, low: float, high: float, unit: str = "") -> None:
-    """Refuse a number outside low to high, both allowed."""
+    """Raise ValueError if a number lies outside low to high, both allowed."""
     number = getattr(section, key)
     _need(low <= number <= high, key, number, f"{low:.10g} to {high:.10g}{unit}")
 
 
 def _need_share(section: object, key: str) -> None:
-    """Refuse a share that leaves nothing for one of both sides."""
+    """Raise ValueError if a share leaves nothing on one of the two sides."""
     number = getattr(section, key)
     _need(0.001 <= number < 1, key, number, "a share between 0 and 1, 0.001 or more")
 
 
 @dataclass(frozen=True)
 class FoldRecipe:
-    """Folds, and the side of the cells (degrees) into which the dense areas are cut."""
+    """Number of folds, and the side (degrees) of the cells into which the dense areas are
+    divided."""
 
     count: int
     cell_deg: float
@@ -71,7 +72,7 @@ class FoldRecipe:
 
 @dataclass(frozen=True)
 class SpectrogramRecipe:
-    """How many crops of a recording are kept."""
+    """Maximum number of crops of a recording."""
 
     crops_max: int
 
@@ -81,9 +82,9 @@ class SpectrogramRecipe:
 
 @dataclass(frozen=True)
 class LabelRecipe:
-    """Targets of the primary species, of those heard behind it and of all others.
-    `call_probability` multiplies the first two, crop by crop, by how probable it is that anything
-    calls there (trainer/training/calls.py)."""
+    """Targets for the primary species, for those in the background and for all others.
+    `call_probability` multiplies the first two, crop by crop, by the probability of a call
+    (trainer/training/calls.py)."""
 
     primary: float
     secondary: float
@@ -98,9 +99,9 @@ class LabelRecipe:
 
 @dataclass(frozen=True)
 class SamplingRecipe:
-    """What an epoch is: so many random crops of each recording; `balance` 0 takes recordings as
-    they are, 1 draws every species equally often, between them by number of recordings to the power
-    1 - balance."""
+    """The samples of an epoch: so many random crops of each recording. With `balance` 0 every
+    recording is drawn equally often, with 1 every species; in between, a species is drawn in
+    proportion to its number of recordings to the power 1 - balance."""
 
     crops_per_recording: int
     balance: float
@@ -112,9 +113,9 @@ class SamplingRecipe:
 
 @dataclass(frozen=True)
 class ValidationRecipe:
-    """How epochs and members are compared: by F1 on the fold left out or, with `bootstrap` draws of
-    its recordings, by the lower end of the 95 % interval of F1: a lucky epoch on few recordings
-    does not win."""
+    """Comparison of epochs and members: by F1 on the validation fold or, with `bootstrap` resamples
+    of its recordings, by the lower end of the 95 % confidence interval of F1, so that a lucky epoch
+    on few recordings does not win."""
 
     bootstrap: int = 0
 
@@ -129,14 +130,14 @@ class ValidationRecipe:
 
 @dataclass(frozen=True)
 class LossRecipe:
-    """Binary cross-entropy; `rating_weight` weighs each recording by rating / max(rating)."""
+    """Binary cross-entropy; `rating_weight` weights each recording by rating / max(rating)."""
 
     rating_weight: bool
 
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done to a batch on the device. Shares are of samples; zero is off."""
+    """Augmentation of a batch, on the device. Shares are of its samples; zero is off."""
 
     power: ValueSpan  # exponent of the image in [0, 1], uniform
     stripes: float  # share that gets stripes in both directions
@@ -156,7 +157,8 @@ class Augment:
             list(self.power),
             "[low, high] of 0.01 to 100",
         )
-        good = -60 <= self.snr_db[0] <= self.snr_db[1] <= 60  # far beyond, the mixture is no number
+        # Far beyond, the mixture is not a finite number.
+        good = -60 <= self.snr_db[0] <= self.snr_db[1] <= 60
         _need(good, "snr_db", list(self.snr_db), "[low, high] of -60 to 60")
         for key in ("stripes", "mixup", "pink", "nocall", "empty"):
             _need(0 <= getattr(self, key) <= 1, key, getattr(self, key), "a share of 0 to 1")
@@ -166,7 +168,7 @@ class Augment:
 
     @property
     def backgrounds(self) -> bool:
-        """Whether it needs backgrounds of any kind."""
+        """True if it needs backgrounds of any kind."""
         return self.pink + self.nocall + self.empty > 0
 
 
@@ -179,10 +181,11 @@ class MemberRecipe:
     epochs: int
     seeds: tuple[int, ...]
     augment: Augment
-    stem_pool: int = 1  # the image is averaged over so many pixels first: tiny networks on a CPU
-    # bands: each band minus its mean over the crop: steady noise goes
+    # average pooling of the image by this factor first: for small networks on a CPU
+    stem_pool: int = 1
+    # bands: each band minus its mean over the crop, which removes steady noise
     normalise: Normalise = "none"
-    clip_crops: int = 1  # a sample is so many crops in a row, joined in feature space: 6 are 30 s
+    clip_crops: int = 1  # consecutive crops in a sample, joined as feature maps: 6 are 30 s
 
     def __post_init__(self) -> None:
         # folders are named for it
@@ -203,7 +206,8 @@ class MemberRecipe:
 
 @dataclass(frozen=True)
 class OptimiserRecipe:
-    """Optimiser, its rates (cosine from the first to the last step) and the samples per step."""
+    """Optimiser, its learning rates (cosine from the first to the last step) and samples per
+    step."""
 
     name: Literal["adam", "adamw"]
     learning_rate: float
@@ -226,12 +230,12 @@ class OptimiserRecipe:
 
 @dataclass(frozen=True)
 class MetadataRecipe:
-    """From place and day to species. `published` is CatBoost on nine features; `learning_rate:
-    auto` leaves the rate to it. `borders` is how finely it cuts a feature, `leaf_steps` how many
-    gradient steps lead to a leaf's values; null leaves them to it as well. `better` is neighbours
-    and networks; of the numbers it takes `validation` and, as a limit to the networks' epochs,
-    `iterations`. Species that nobody recorded within `limit_km` of a place are never reported
-    there; null is no limit."""
+    """The metadata model: species by place and day. Kind `published` is CatBoost on nine features:
+    `borders` is its number of split points of a feature, `leaf_steps` the number of gradient steps
+    for the values of a leaf; `learning_rate: auto` and null leave the choice to CatBoost. Kind
+    `better` is neighbours and networks; it uses only `validation` and, as the maximum number of
+    epochs, `iterations`. Species that nobody recorded within `limit_km` of a place are never
+    reported there; null is no limit."""
 
     iterations: int
     depth: int
@@ -263,7 +267,7 @@ class MetadataRecipe:
 
 @dataclass(frozen=True)
 class BagRecipe:
-    """How many members of a fold may enter the bag; each fold gives one at least."""
+    """Maximum number of members per fold in the bag; each fold contributes at least one."""
 
     per_fold_max: int
 
@@ -273,7 +277,7 @@ class BagRecipe:
 
 @dataclass(frozen=True)
 class BlendSearch:
-    """One blend rule and the weights of the prior to try with it."""
+    """A blend rule, and the weights of the prior to try with it."""
 
     rule: BlendRule
     prior_weight: tuple[float, ...]
@@ -295,16 +299,16 @@ class Sweep:
         _need(
             0 <= self.low <= self.high <= 1, "low", [self.low, self.high], "0 <= low <= high <= 1"
         )
-        span = self.high - self.low or 1.0  # of one threshold alone, any step will do
+        span = self.high - self.low or 1.0  # any step will do for a single threshold
         good = 0.0001 <= self.step <= span + 1e-9
         _need(good, "step", self.step, f"0.0001 to {span:g}, the distance from low to high")
 
 
 @dataclass(frozen=True)
 class TuneRecipe:
-    """What is searched on the labelled soundscapes. `smoothing`: weights of the two neighbouring
-    windows to try. `threshold_by`: one threshold of the best F1, one per species, or the quantile
-    of scores that names as many rows nocall as the labels do. `optimise`: evaluations of an
+    """The search on the labelled soundscapes. `smoothing`: weights of the two neighbouring windows
+    to try. `threshold_by`: one threshold with the best F1, one per species, or the quantile of
+    scores that makes as many rows nocall as the labels do. `optimise`: number of evaluations of an
     optimiser over the weights of kinds, prior and neighbours (as many again for each soundscape
     that is held out); 0 is off."""
 
@@ -331,11 +335,10 @@ class TuneRecipe:
 
 @dataclass(frozen=True)
 class StudentRecipe:
-    """The small network that learns to answer as the bag does (python -m trainer distil). `views`:
-    how often the bag is asked about every crop, each time augmented otherwise; epochs take them in
-    turn. `crops_max`: how much of each unlabelled recording is used. `held_out`: share of
-    recordings that it is judged on. Optimiser and batch are the members', the learning rate is its
-    own."""
+    """The small network that imitates the bag (python -m trainer distil). `views`: number of
+    augmented versions of every crop that the bag scores; epochs take them in turn. `crops_max`:
+    maximum number of crops of each unlabelled recording. `held_out`: share of recordings for its
+    evaluation. Optimiser and batch size are those of the members."""
 
     architecture: str
     epochs: int
@@ -375,14 +378,14 @@ _STUDENT = StudentRecipe(
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every number of a training. `pretrained` starts from ImageNet weights, or refuses to
-    start."""
+    """Every number of a training. With `pretrained` it starts from ImageNet weights, or not at
+    all."""
 
     name: str
     seed: int
     pretrained: bool
-    # the epoch whose weights stay: of the best F1 on the fold left out or on soundscapes, or the
-    # last
+    # The epoch whose weights are kept: with the best F1 on the validation fold or on soundscapes,
+    # or the last.
     keep: Keep
     folds: FoldRecipe
     spectrograms: SpectrogramRecipe
@@ -408,7 +411,7 @@ class Recipe:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain lists, texts and numbers, as YAML and JSON know them."""
+        """The recipe as plain dicts, lists, texts and numbers, for YAML and JSON."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return plain
 
@@ -416,7 +419,7 @@ class Recipe:
         return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
 
     def differences(self, other: "Recipe") -> list[str]:
-        """Key paths whose values are not the same."""
+        """Key paths whose values differ."""
         mine = _flat(self.as_dict(), "")
         theirs = _flat(other.as_dict(), "")
         return [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
@@ -439,7 +442,7 @@ def _flat(value: Any, path: str) -> dict[str, object]:
 
 
 def recipe_names() -> list[str]:
-    """Recipes that come with the trainer."""
+    """Names of the recipes that come with the trainer."""
     return [path.stem for path in entries_of(RECIPES) if path.suffix == ".yaml"]
 
 
@@ -461,7 +464,7 @@ def find_recipe(name_or_path: str) -> Recipe:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read and check a recipe. Raises ConfigError in one line: file, key, what was found, what is
+    """Read and check a recipe. Raises ConfigError in one line: file, key, value found, values
     allowed."""
     try:
         raw = yaml.load(text_of(path.read_bytes()), Loader=DecimalLoader)

@@ -1,7 +1,7 @@
 """The Run: the folder that carries a training from stage to stage and on to export.
 
-Knows names, shapes and what is finished; the stages know how. Everything is written whole or not at
-all.
+Knows names, shapes and which parts are finished; the stages know how to make them. Files are
+written atomically.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,14 +27,14 @@ from trainer.recipe import Normalise, Recipe, read_recipe
 
 TrainingPrecision = Literal["fp32", "bf16"]
 SCHEMA = 2
-_WITHOUT_BOOK = 1  # of versions before 0.3, which noted less of what was made from what
+_WITHOUT_BOOK = 1  # of versions before 0.3, which recorded fewer inputs
 LOCK = ".lock"  # held while a trainer is at work
-# written in this order when a run begins
+# Written in this order when a run begins.
 _SPECIES = "taxonomy.csv"
 _RECIPE = "recipe.yaml"
 _FACTS = "run.json"
-CALLS = "calls.npz"  # how sure it is that each crop has a call
-# what a member leaves, with member.json
+CALLS = "calls.npz"  # probability of a call in each crop
+# Files of a member, beside member.json.
 WEIGHTS = "weights.safetensors"
 SCORES = "oof.npz"
 HISTORY = "history.csv"
@@ -42,7 +42,7 @@ HISTORY = "history.csv"
 
 @dataclass(frozen=True)
 class MemberInfo:
-    """One trained network, as member.json says."""
+    """One trained network, as recorded in member.json."""
 
     name: str
     kind: str
@@ -51,27 +51,27 @@ class MemberInfo:
     seed: int
     classes: int
     stem_pool: int
-    valid_f1: float  # micro F1 at 0.5 on the crops of the fold left out
+    valid_f1: float  # micro F1 at threshold 0.5 on the crops of its validation fold
     epochs: int
     kept_epoch: int  # counted from 1
     parameters: int
     seconds: float  # of training, all epochs
-    inputs: str  # digest of what it was trained from
+    inputs: str  # digest of its training inputs
     normalise: Normalise = "none"
-    precision: TrainingPrecision = "fp32"  # of the training; the weights are float32
-    # lower end of its interval with validation.bootstrap, else the same
+    precision: TrainingPrecision = "fp32"  # during training; the weights are float32
+    # Lower end of its confidence interval with validation.bootstrap, else the same.
     valid_f1_low: float | None = None
-    data_wait: float = 0.0  # share of its epochs that the loop waited for batches
-    images: str = "memory"  # what held them: device memory, memory or disk
+    data_wait: float = 0.0  # share of the time that the loop waited for batches
+    images: str = "memory"  # where they were kept: device memory, memory or disk
     device: str | None = None  # cpu or cuda
-    threads: int = 0  # of its process: sums depend on it
+    threads: int = 0  # of its process: results depend on it
     versions: Mapping[str, str] = field(default_factory=dict)  # of the libraries that trained it
-    files: Mapping[str, str] = field(default_factory=dict)  # name -> SHA-256 of what it left
+    files: Mapping[str, str] = field(default_factory=dict)  # name -> SHA-256
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What tuning on soundscapes chose; `scores` are the figures of the report."""
+    """The choices of tuning on soundscapes; `scores` are the figures for the report."""
 
     padding: Padding
     blend: Blend
@@ -81,22 +81,22 @@ class Tuning:
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Scores that a member gives to the crops of the fold it has not seen."""
+    """Scores of a member for the crops of its validation fold."""
 
     rows: NDArray[np.int64]  # index into spectrograms/images.npy
     scores: NDArray[np.float32]  # (rows, species)
 
 
 def check_out(folder: Path) -> None:
-    """Raise UsageError unless a folder holds a run, or the beginning of one, or nothing: others'
-    files stay what they are."""
+    """Raise UsageError unless a folder contains a run, the beginning of one, or nothing: other
+    files are never touched."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: is a file; --out is the folder of a run")
     if (folder / _FACTS).is_file():
         if not {"schema", "created", "versions"} <= read_json(folder / _FACTS).keys():
             raise UsageError(
-                f"{folder}: holds a {_FACTS} that is not a run's; choose a new or empty folder for "
-                f"--out"
+                f"{folder}: contains a {_FACTS} that is not a run's; choose a new or empty folder "
+                "for --out"
             )
     elif not holds_nothing(folder):
         there = {path.name for path in entries_of(folder)}
@@ -104,7 +104,8 @@ def check_out(folder: Path) -> None:
         if not begun:
             other = min(there - {_SPECIES, _RECIPE}, default=min(there))
             raise UsageError(
-                f"{folder}: holds {other}, and is no run; choose a new or empty folder for --out"
+                f"{folder}: contains {other} and is not a run; choose a new or empty folder for "
+                "--out"
             )
 
 
@@ -114,7 +115,7 @@ def member_name(kind: str, fold: int, seed: int) -> str:
 
 @dataclass(frozen=True)
 class _Facts:
-    """run.json: how a run began."""
+    """run.json: the beginnings of a run."""
 
     schema: int
     data: str  # name of the corpus
@@ -132,7 +133,8 @@ class _Facts:
 
 
 class Run:
-    """A training's folder. `Run.create` begins or resumes one, `Run.open` takes a finished one."""
+    """The folder of a training. `Run.create` begins or resumes one, `Run.open` opens a finished
+    one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -168,8 +170,8 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path, recipe: Recipe, corpus_name: str, taxonomy: Taxonomy) -> "Run":
-        """Begin a run, or take up the one that is there. Raises ConfigError if that one has another
-        recipe, CorpusError if it knows other species."""
+        """Begin a run, or resume the one that is there. Raises ConfigError if that one has another
+        recipe, CorpusError if it has other species."""
         if not (folder / _FACTS).is_file():
             with replacing(folder / _SPECIES) as temporary:
                 taxonomy.write_csv(temporary)
@@ -201,7 +203,7 @@ class Run:
             raise CorpusError(
                 f"{folder}: made from a corpus with other species; choose another folder"
             )
-        # the same classes, and names that were corrected
+        # The same classes, with corrected names.
         if run.taxonomy.species != taxonomy.species:
             with replacing(folder / _SPECIES) as temporary:
                 taxonomy.write_csv(temporary)
@@ -210,8 +212,9 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path, images: bool = False) -> "Run":
-        """A finished run whose parts fit each other; with `images`, those of its crops too. Raises
-        CorpusError naming the first part that is missing, damaged or of something else."""
+        """Open a finished run and check that its parts fit together; with `images`, the images of
+        its crops too. Raises CorpusError naming the first part that is missing, damaged or made
+        from other inputs."""
         run = cls(folder)
         if run.schema == SCHEMA:
             unread = () if images else ("spectrograms/images.npy", "spectrograms/ranges.npy")
@@ -224,11 +227,12 @@ class Run:
         return run
 
     def require_unchanged(self) -> None:
-        """Raise CorpusError if a trainer was at work since this run was opened: what was read may
+        """Raise CorpusError if a trainer changed this run since it was opened: what was read may
         not fit together."""
         if digest(self.folder / BOOK) != self._opened:
             raise CorpusError(
-                f"{self.folder}: was trained on while it was read; run the same command again"
+                f"{self.folder}: was changed by a training while it was read; run the same command "
+                "again"
             )
 
     # members
@@ -247,7 +251,7 @@ class Run:
         ]
 
     def member(self, name: str) -> MemberInfo:
-        """What is known of a finished member. Raises CorpusError naming the file."""
+        """The record of a finished member. Raises CorpusError naming the file."""
         path = self.member_folder(name) / "member.json"
         try:
             info: MemberInfo = parse(MemberInfo, read_json(path))
@@ -264,7 +268,7 @@ class Run:
         ]
 
     def out_of_fold(self, name: str) -> OutOfFold:
-        """Scores of a member on its validation crops."""
+        """Scores of a member for its validation crops."""
         path = self.member_folder(name) / SCORES
         file = read_npz(
             path, ("rows", "scores"), f"remove {path.parent} and run: python -m trainer fit-all"
@@ -300,12 +304,12 @@ class Run:
         write_json(self.folder / "tune.json", asdict(tuning))
 
     def metadata(self) -> Path | None:
-        """The folder of the metadata model, or None where it could not be trained."""
+        """The folder of the metadata model, or None if it could not be trained."""
         folder = self.folder / "metadata"
         return folder if (folder / "model.onnx").is_file() else None
 
     def provenance(self) -> dict[str, Any]:
-        """Where the members come from, for people and manifests: of what really went in. No
+        """The origin of the members, for readers and manifests: their actual inputs, without
         absolute paths."""
         bag = self.bag()
         trained = self.book.entry("fit-cnn")
@@ -332,7 +336,8 @@ class Run:
         }
 
     def _counts(self) -> dict[str, Any]:
-        """Of the corpus, where check-data has counted the one that the members were trained on."""
+        """Counts of the corpus; empty unless check-data counted the one that the members were
+        trained on."""
         entries = self.book.entries()
         parts = [
             entries[name].made_from.get("sound")
@@ -347,7 +352,7 @@ class Run:
         return counts
 
     def _place_model(self) -> dict[str, Any]:
-        """Of the metadata model, or why there is none."""
+        """Facts about the metadata model, or the reason why there is none."""
         folder = self.metadata()
         if folder is None:
             path = self.folder / "metadata" / "absent.json"
@@ -371,8 +376,8 @@ def _of_member(info: MemberInfo) -> dict[str, Any]:
 
 
 def together(versions: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Versions of libraries that several things were made with; `1.13.0, 2.9.1` where they are not
-    the same."""
+    """Library versions that several things were made with, merged: `1.13.0, 2.9.1` where they
+    differ."""
     names = sorted({name for found in versions for name in found})
     return {
         name: ", ".join(sorted({found[name] for found in versions if name in found}))

@@ -1,5 +1,4 @@
-"""Worker processes that never outlive the parent, and one progress bar for whatever they do. Knows
-no work."""
+"""Worker processes that never outlive their parent, and a progress bar for them. Knows no work."""
 
 import errno
 import multiprocessing
@@ -27,7 +26,7 @@ from edge.contract.errors import CorpusError
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 JOBS_MAX = 16
-POLL_S = 0.5  # how often a parent looks at what its workers have written
+POLL_S = 0.5  # interval at which a parent reads what its workers have written
 
 
 def default_jobs() -> int:
@@ -37,13 +36,14 @@ def default_jobs() -> int:
 
 @contextmanager
 def worker_pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """`jobs` spawned processes of one thread each; work not yet begun is dropped when the block is
-    left.
+    """A pool of `jobs` processes of one thread each. Work that has not started is dropped when the
+    block is left.
 
-    Spawned, not forked: a forked child of a process with threads (torch, BLAS) can deadlock.
+    The processes are spawned, not forked: a forked child of a process with threads (torch, BLAS)
+    can deadlock.
     """
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    # read when the child imports numpy, before any of our code
+    # Read when the child imports numpy, before any of our code runs.
     os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
     pool = ProcessPoolExecutor(
         jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_die_with_parent
@@ -51,13 +51,13 @@ def worker_pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
     processes: list[BaseProcess] = []
     try:
         _start(pool, jobs)
-        # no public way to stop work under way, or to ask its end
+        # There is no public way to stop running work, or to see how it ended.
         processes = list(pool._processes.values())
         yield pool
     except BrokenProcessPool as error:
-        pool.shutdown(cancel_futures=True)  # waits until all have ended
+        pool.shutdown(cancel_futures=True)  # waits for all of them to end
         raise _why([process.exitcode for process in processes]) from error
-    except BaseException:  # Ctrl-C too: workers must not train on
+    except BaseException:  # Ctrl-C too: workers must not go on training
         for process in processes:
             process.terminate()
         raise
@@ -71,12 +71,12 @@ def worker_pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _why(exit_codes: Sequence[int | None]) -> Exception:
-    """What the end of a worker says of its cause; the others were ended with it."""
+    """The error for a worker that died, by its exit code; the pool ends the others with SIGTERM."""
     died = [
         -code for code in exit_codes if code is not None and code < 0 and -code != signal.SIGTERM
     ]
-    again = "run the same command again: it goes on where it stopped"
-    if signal.SIGBUS in died:  # a file that is mapped has holes, and there is no room to fill them
+    again = "run the same command again: it resumes where it stopped"
+    if signal.SIGBUS in died:  # a memory-mapped file has holes that the full disk cannot fill
         words = (
             f"a worker process could not write its file ({signal.SIGBUS.name}): the disk is "
             f"full, or fails"
@@ -84,7 +84,7 @@ def _why(exit_codes: Sequence[int | None]) -> Exception:
         return OSError(errno.ENOSPC, f"{words}; make room and {again}")
     if signal.SIGKILL in died:
         return CorpusError(
-            f"a worker process was killed, most likely for lack of memory; with fewer --jobs, "
+            f"a worker process was killed, most likely because memory ran out; with fewer --jobs, "
             f"{again}"
         )
     ended = f"by {signal.Signals(died[0]).name}" if died else "before its work was done"
@@ -92,9 +92,10 @@ def _why(exit_codes: Sequence[int | None]) -> Exception:
 
 
 def _start(pool: ProcessPoolExecutor, jobs: int) -> None:
-    """All its processes; work starts one where none is idle. A mask is inherited: Ctrl-C is the
-    parent's to answer, also while a child is starting and has set up nothing yet."""
-    resource_tracker.ensure_running()  # which would let it through again when it starts
+    """Start all processes of the pool at once; a pool starts one for each task while none is idle.
+    They inherit the signal mask, so that only the parent handles Ctrl-C, even while a child is
+    still starting."""
+    resource_tracker.ensure_running()  # its own start would unblock the signal
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         while len(pool._processes) < jobs:
@@ -104,12 +105,12 @@ def _start(pool: ProcessPoolExecutor, jobs: int) -> None:
 
 
 def _nothing() -> None:
-    """The first work of a process."""
+    """Do nothing: the first task of a process."""
 
 
 def _die_with_parent() -> None:
-    """End this process when its parent is gone, even by SIGKILL: idle workers would wait for ever.
-    Ctrl-C is the parent's to answer."""
+    """End this process when its parent dies, even by SIGKILL: an idle worker would wait forever.
+    Ignore Ctrl-C, which the parent handles."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None, "a worker is started by worker_pool"
@@ -122,8 +123,7 @@ def _die_with_parent() -> None:
 
 
 def progress_bar(console: Console) -> Progress:
-    """A bar with counts and times; on something that is not a terminal only its last state is
-    printed."""
+    """A bar with counts and times; without a terminal, only its last state is printed."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),

@@ -142,9 +142,9 @@ def test_a_table_replaces_no_folder_and_no_other_picture(data: Path, tmp_path: P
     with pytest.raises(UsageError, match=r"holidays\.png: is there already"):
         folds_table(data, tmp_path / "holidays.csv", find_recipe("demo"), QUIET)
     for name in ("a.csv", "sites.csv", "link.csv", "nowhere.csv", "song.wav"):
-        with pytest.raises(UsageError, match="no such table"):
+        with pytest.raises(UsageError, match="not a table of this kind"):
             predict(cast("Predictor", None), data, tmp_path / name, None, lambda *_: None)
-    with pytest.raises(UsageError, match="no such table"):
+    with pytest.raises(UsageError, match="not a table of this kind"):
         folds_table(data, tmp_path / "sites.csv", find_recipe("demo"), QUIET)
     assert snapshot(tmp_path) == before
     (tmp_path / "older.csv").write_text("row_id,birds\n7_SSW_5,nocall\n")

@@ -137,7 +137,7 @@ def test_a_training_meanwhile_is_noticed(finished: Run, tmp_path: Path) -> None:
     run.require_unchanged()
     Run(run.folder).book.begin("tune")
     with pytest.raises(
-        CorpusError, match="was trained on while it was read; run the same command again"
+        CorpusError, match="was changed by a training while it was read; run the same command again"
     ):
         run.require_unchanged()
 

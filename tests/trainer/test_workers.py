@@ -42,7 +42,7 @@ def blocked() -> bool:
         (
             signal.SIGKILL,
             CorpusError,
-            "lack of memory; with fewer --jobs, run the same command again",
+            "because memory ran out; with fewer --jobs, run the same command again",
         ),
         (signal.SIGABRT, CorpusError, "ended by SIGABRT; run the same command again"),
         (signal.SIGTERM, CorpusError, "ended before its work was done; run the same command again"),

@@ -67,7 +67,8 @@ def mix_db(
     waveforms' powers over the whole sample.
 
     The powers of sounds that know nothing of each other add up (in the mean), so no waveform is
-    needed."""
+    needed.
+    """
     sound = mel_power(grey, ranges)
     noise = mel_power(other, other_ranges)
     gain = sound_power(sound) / sound_power(noise) * torch.pow(10.0, -snr_db / 10.0)
