@@ -21,7 +21,8 @@ Rows = list[dict[str, Any]]
 
 
 def copy_station(folder: Path, kept: str = STATION) -> Path:
-    """A copy of a kept station, with the same recordings in all; it has no broker. Returns its station.yaml."""
+    """A copy of a kept station, with the same recordings in all; it has no broker. Returns its
+    station.yaml."""
     folder.mkdir()
     for part in ("bundle", "clips", "in"):
         own = KEPT / kept / part
@@ -29,7 +30,9 @@ def copy_station(folder: Path, kept: str = STATION) -> Path:
     (folder / "station.db").write_bytes(kept_database(kept))
     settings = folder / "station.yaml"
     lines = (KEPT / kept / "station.yaml").read_text(encoding="utf8").splitlines()
-    settings.write_text("\n".join(line for line in lines if not line.startswith("mqtt:")) + "\n", encoding="utf8")
+    settings.write_text(
+        "\n".join(line for line in lines if not line.startswith("mqtt:")) + "\n", encoding="utf8"
+    )
     return settings
 
 
@@ -56,7 +59,12 @@ def rows(database: Path, table: str) -> Rows:
 def tables(database: Path) -> list[str]:
     """Names of its tables, but for SQLite's own."""
     with closing(sqlite3.connect(database)) as db:
-        names = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
+        names = [
+            name
+            for (name,) in db.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
+            )
+        ]
     return [name for name in names if not name.startswith(("sqlite_", "_sqlite"))]
 
 

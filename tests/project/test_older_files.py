@@ -1,4 +1,5 @@
-"""A database, a bundle and a station.yaml of earlier versions work as they did then (tests/data/README.md)."""
+"""A database, a bundle and a station.yaml of earlier versions work as they did then
+(tests/data/README.md)."""
 
 import json
 import sqlite3
@@ -13,7 +14,16 @@ import pytest
 from edge.__main__ import app as station
 from edge.config import load_config
 from export.__main__ import app as export
-from tests.helpers.older import EXPECTED, KEPT, STATION, copy_station, kept_database, rows, run, tables
+from tests.helpers.older import (
+    EXPECTED,
+    KEPT,
+    STATION,
+    copy_station,
+    kept_database,
+    rows,
+    run,
+    tables,
+)
 
 SCORE_TOLERANCE = 1e-4  # another ONNX Runtime, another processor
 # What is called otherwise today: the key of then -> the key and the value of now.
@@ -32,7 +42,9 @@ def older(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
 
 def replayed(settings: Path) -> dict[str, Any]:
     """The summary of a replay of its recordings."""
-    said = run(station, "replay", settings.parent / "in", "--config", settings, "--jobs", "1", "--json")
+    said = run(
+        station, "replay", settings.parent / "in", "--config", settings, "--jobs", "1", "--json"
+    )
     return dict(json.loads(said.splitlines()[-1]))
 
 
@@ -46,7 +58,9 @@ def same_where_both_know(found: list[dict[str, Any]], kept: list[dict[str, Any]]
     assert bool(columns) == bool(found or kept)
 
     def of_both(lines: list[dict[str, Any]]) -> list[str]:
-        return sorted(repr([(column, line[column]) for column in sorted(columns)]) for line in lines)
+        return sorted(
+            repr([(column, line[column]) for column in sorted(columns)]) for line in lines
+        )
 
     return of_both(found) == of_both(kept)
 
@@ -60,7 +74,9 @@ def test_every_row_is_still_there(older: tuple[Path, Path]) -> None:
     for name in set(filled) - {"effort"}:
         assert same_where_both_know(rows(database, name), rows(kept, name)), name
     for path in (kept, database):
-        assert sum(row["analysed_s"] for row in rows(path, "effort")) == pytest.approx(29.054, abs=1e-6)
+        assert sum(row["analysed_s"] for row in rows(path, "effort")) == pytest.approx(
+            29.054, abs=1e-6
+        )
         with closing(sqlite3.connect(path)) as db:
             assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             assert db.execute("PRAGMA foreign_key_check").fetchall() == []
@@ -72,12 +88,25 @@ def test_every_row_is_still_there(older: tuple[Path, Path]) -> None:
 def test_a_detection_is_explained_and_reviewed(older: tuple[Path, Path]) -> None:
     settings, kept = older
     for detection in rows(kept, "detections"):
-        said = json.loads(run(station, "why", detection["id"], "--json", "--config", settings).splitlines()[-1])
+        said = json.loads(
+            run(station, "why", detection["id"], "--json", "--config", settings).splitlines()[-1]
+        )
         assert detection["id"] in said.values()
         assert str(detection["species"]) in json.dumps(said)
     before = rows(kept, "reviews") if "reviews" in tables(kept) else []
     one = detection["id"]
-    run(station, "review", one, "correct", "--note", "heard it", "--reviewer", "ben", "--config", settings)
+    run(
+        station,
+        "review",
+        one,
+        "correct",
+        "--note",
+        "heard it",
+        "--reviewer",
+        "ben",
+        "--config",
+        settings,
+    )
     reviews = rows(settings.parent / "station.db", "reviews")
     assert len(reviews) == len(before) + 1
     (new,) = [row for row in reviews if row["reviewer"] == "ben"]
@@ -102,7 +131,9 @@ def test_what_was_analysed_then_is_not_analysed_again(kept: str, tmp_path: Path)
     assert (summary["recordings"], summary["unchanged"], summary["new_detections"]) == (2, 2, 0)
     assert (summary["detections"], summary["species"]) == (8, 3)
     after = {name: rows(database, name) for name in tables(database)}
-    assert {name for name in after if after[name] != before[name]} <= {"files"}  # which knows the copies' times
+    assert {name for name in after if after[name] != before[name]} <= {
+        "files"
+    }  # which knows the copies' times
 
 
 @pytest.mark.parametrize("kept", [STATION, "station-0.1"])
@@ -115,18 +146,37 @@ def test_a_bundle_hears_what_it_heard(kept: str, tmp_path: Path) -> None:
         assert found.keys() >= {"species", "offset_s", *_SCORES}
         for column in then:
             close = column in _SCORES
-            same = then[column] == (pytest.approx(found[column], abs=SCORE_TOLERANCE) if close else found[column])
+            same = then[column] == (
+                pytest.approx(found[column], abs=SCORE_TOLERANCE) if close else found[column]
+            )
             assert same, (column, found, then)
     if kept == STATION:  # 0.1 did not know recordings by their bytes, so its ids are others
-        ids, ids_then = ([row["id"] for row in rows(path, "detections")] for path in (database, before))
+        ids, ids_then = (
+            [row["id"] for row in rows(path, "detections")] for path in (database, before)
+        )
         assert ids == ids_then
-        assert [row["id"] for row in rows(database, "gaps")] == [row["id"] for row in rows(before, "gaps")]
+        assert [row["id"] for row in rows(database, "gaps")] == [
+            row["id"] for row in rows(before, "gaps")
+        ]
 
 
 def heard(database: Path) -> list[dict[str, Any]]:
     """What its detections say of birds, in order."""
-    columns = ("species", "start_utc", "end_utc", "offset_s", "bundle", "threshold", "rule", "shed", "decided_by")
-    found = [{column: row[column] for column in (*columns, *_SCORES)} for row in rows(database, "detections")]
+    columns = (
+        "species",
+        "start_utc",
+        "end_utc",
+        "offset_s",
+        "bundle",
+        "threshold",
+        "rule",
+        "shed",
+        "decided_by",
+    )
+    found = [
+        {column: row[column] for column in (*columns, *_SCORES)}
+        for row in rows(database, "detections")
+    ]
     return sorted(found, key=lambda row: (row["start_utc"], row["species"]))
 
 
@@ -141,7 +191,11 @@ def test_a_cascade_decides_as_it_did(tmp_path: Path) -> None:
     assert {row["decided_by"] for row in found.values()} == {"bag", "student"}
     for detection, species, offset_s, score, decided_by in EXPECTED["cascade"]:
         row = found[detection]
-        assert (row["species"], row["offset_s"], row["decided_by"]) == (species, offset_s, decided_by)
+        assert (row["species"], row["offset_s"], row["decided_by"]) == (
+            species,
+            offset_s,
+            decided_by,
+        )
         assert row["score"] == pytest.approx(score, abs=SCORE_TOLERANCE)
 
 
@@ -150,7 +204,12 @@ def test_a_bundle_is_whole_and_right(kept: str, members: int) -> None:
     """By the scores in its probe."""
     found = json.loads(run(export, "verify", KEPT / kept / "bundle", "--json").splitlines()[-1])
     assert len(found["members"]) == members
-    differences = [*found["members"].values(), found["blended"], found["prior"], found["single_against_batch"]]
+    differences = [
+        *found["members"].values(),
+        found["blended"],
+        found["prior"],
+        found["single_against_batch"],
+    ]
     assert (found["student"] is None) == (kept != STATION)
     assert max(*differences, found["student"] or 0.0) <= SCORE_TOLERANCE
 

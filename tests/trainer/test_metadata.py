@@ -167,7 +167,7 @@ def test_layers_that_miss_many_recordings_are_named(
     ]
     assert cover == dict.fromkeys(cover, 1.0) | {"bio15": pytest.approx(1 / 3, abs=0.01)}
     assert (
-        "warning: bio15.tif has a value at 33% of the recordings, the others count as av"
+        "warning: bio15.tif has a value at 33% of the recordings; the others count as av"
         in capsys.readouterr().out
     )
     write_raster(rasters / "bio15.tif", lambda *_: np.array(np.nan))

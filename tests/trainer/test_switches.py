@@ -203,7 +203,7 @@ def test_pink_noise_stands_in_for_backgrounds_and_it_is_said(data: Path, tmp_pat
         options(data, tmp_path / "run", SWITCHES["nocall"], None), ("spectrograms",), console
     )
     assert (
-        "augment of only mixes backgrounds; without --nocall DIR pink noise stands in"
+        "augment of only mixes backgrounds; without --nocall DIR pink noise is used"
         in console.export_text()
     )
     assert read_backgrounds(run.folder / BACKGROUNDS).real == 0

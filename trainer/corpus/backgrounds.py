@@ -1,7 +1,7 @@
-"""Backgrounds: sounds without the species of the corpus, from a folder, and pink noise, to train
-against.
+"""Backgrounds for training: sounds without the species of the corpus, from a folder, and pink
+noise.
 
-One file of images and ranges, made whole or not at all; augment.py mixes them in. Knows no labels
+Kept in one file of images and ranges, written atomically; augment.py mixes them in. Knows no labels
 and no networks.
 """
 
@@ -34,8 +34,8 @@ from trainer.workers import progress_bar, worker_pool
 
 FILE = "backgrounds.npz"
 PINK_CROPS = 64
-_PINK_LEVEL = 0.05  # root mean square; any will do, it is mixed by its ratio to the sound
-_PINK_LOW_HZ = 20.0  # below, 1/f would put most of the power where nothing is heard
+_PINK_LEVEL = 0.05  # root mean square; arbitrary, since it is mixed in by SNR
+_PINK_LOW_HZ = 20.0  # below, 1/f would put most of the power at inaudible frequencies
 _TEXT_SUFFIXES = (".csv", ".json", ".md", ".txt", ".yaml", ".yml")
 
 
@@ -46,11 +46,11 @@ class BackgroundSet:
     images: Image  # (n, 128, 281)
     ranges: Ranges  # (n, 2) dB of grey 0 and of grey 255
     real: int  # how many are from the folder
-    source: str  # digest of what they were made from
+    source: str  # digest of their inputs
 
 
 def wants_folder(recipe: Recipe) -> str:
-    """What in the recipe wants --nocall; empty if nothing."""
+    """The setting of the recipe that needs --nocall; empty if there is none."""
     if recipe.labels.call_probability:
         return "labels.call_probability is true"
     kinds = [m.kind for m in recipe.members if m.augment.nocall or m.augment.empty]
@@ -58,29 +58,30 @@ def wants_folder(recipe: Recipe) -> str:
 
 
 def wants_backgrounds(recipe: Recipe) -> bool:
-    """Whether the recipe needs backgrounds of any kind."""
+    """True if the recipe needs backgrounds of any kind."""
     return recipe.labels.call_probability or any(m.augment.backgrounds for m in recipe.members)
 
 
 def check_folder(recipe: Recipe, folder: Path | None, path: Path) -> str:
-    """What a person should know: pink noise stands in where the recipe wants real backgrounds and
-    there are neither files for them nor, at `path`, those of an earlier start. Raises ConfigError
-    where it cannot: calls are told from real backgrounds."""
+    """A warning if pink noise replaces the real backgrounds that the recipe needs, because there is
+    neither a folder of them nor, at `path`, a file of an earlier start; else an empty text. Raises
+    ConfigError if pink noise cannot replace them: to recognise calls, real backgrounds are
+    needed."""
     wants = wants_folder(recipe)
     if folder is not None:
         background_files(folder)
     elif wants and not path.is_file():
         if recipe.labels.call_probability:
             raise ConfigError(
-                f"recipe {recipe.name}: {wants}: it wants a folder of sounds without birds: "
+                f"recipe {recipe.name}: {wants}: it needs a folder of sounds without birds: "
                 f"--nocall DIR"
             )
-        return f"recipe {recipe.name}: {wants}; without --nocall DIR pink noise stands in"
+        return f"recipe {recipe.name}: {wants}; without --nocall DIR pink noise is used"
     return ""
 
 
 def background_source(folder: Path | None, contents: Contents) -> str:
-    """Digest of what backgrounds are made from: the files of a folder, or pink noise alone without
+    """Digest of the inputs of the backgrounds: the files of a folder, or pink noise alone without
     one."""
     files = [] if folder is None else background_files(folder)
     found = [] if folder is None else sums_of(contents, files, folder)
@@ -88,8 +89,8 @@ def background_source(folder: Path | None, contents: Contents) -> str:
 
 
 def background_files(folder: Path) -> list[Path]:
-    """All files below a folder but texts and what systems leave there. Raises ConfigError if there
-    is none."""
+    """All files below a folder except texts and files of the operating system. Raises ConfigError
+    if there is none."""
     files = [p for p in files_under(folder) if p.suffix.lower() not in _TEXT_SUFFIXES]
     if not files:
         raise ConfigError(
@@ -99,7 +100,7 @@ def background_files(folder: Path) -> list[Path]:
 
 
 def pink_noise(seed: int, samples: int = CROP_SAMPLES) -> Samples:
-    """Noise of equal power in every octave: white noise weighed by 1 / sqrt(f)."""
+    """Noise of equal power in every octave: white noise weighted by 1 / sqrt(f)."""
     spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(samples))
     hz = np.fft.rfftfreq(samples, 1.0 / RATE_HZ)
     sound = np.fft.irfft(spectrum / np.sqrt(np.maximum(hz, _PINK_LOW_HZ)), samples)
@@ -108,15 +109,15 @@ def pink_noise(seed: int, samples: int = CROP_SAMPLES) -> Samples:
 
 
 def background_crops(sound: Samples) -> Samples:
-    """Crops `(n, 224000)` of a background. One shorter than a crop goes on mirrored: with silence
-    behind it, it would be a background that stops."""
+    """Crops `(n, 224000)` of a background. One that is shorter than a crop is continued by its
+    mirror image: padded with silence, it would be a background that stops."""
     if len(sound) < CROP_SAMPLES:
         sound = np.pad(sound, (0, CROP_SAMPLES - len(sound)), mode="symmetric")
     return training_crops(sound)
 
 
 def _read(path: Path) -> tuple[Image, Ranges, str]:
-    """Images and ranges of one file, or none and the reason; in a worker."""
+    """Images and ranges of one file, or empty arrays and the reason. Runs in a worker."""
     try:
         sound = read_sound(path, crops_max_samples(CROPS_MAX))
     except RecordingError as error:
@@ -126,15 +127,16 @@ def _read(path: Path) -> tuple[Image, Ranges, str]:
             " ".join(error.reason.split()),
         )
     images, ranges = mel_images(background_crops(sound))
-    sounding = ranges[:, 1] > ranges[:, 0]  # silence cannot be mixed at any ratio
+    sounding = ranges[:, 1] > ranges[:, 0]  # silence cannot be mixed in at any SNR
     return images[sounding], ranges[sounding], "" if sounding.any() else "silence"
 
 
 def make_backgrounds(
     path: Path, folder: Path | None, source: str, jobs: int, console: Console
 ) -> BackgroundSet:
-    """Make the file at `path` unless it is there from the same `source`; without a folder of pink
-    noise alone. Files that cannot be read are named and counted. Raises ConfigError if none can."""
+    """Make the file at `path` unless it exists and is from the same `source`; without a folder, of
+    pink noise alone. Files that cannot be read are named and counted. Raises ConfigError if none
+    can be read."""
     if path.is_file() and (there := read_backgrounds(path)).source == source:
         return there
     files = background_files(folder) if folder else []

@@ -1,5 +1,5 @@
-"""check-data: what a corpus holds and what is wrong with it, as counts and a table. Decodes no
-sound: of files it knows headers, and which are the same."""
+"""check-data: contents and problems of a corpus, as counts and a table. Decodes no sound: it reads
+the headers of files and finds identical ones."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ from trainer.corpus.twins import same_files, two_species
 from trainer.files import read_json
 from trainer.workers import worker_pool
 
-# a species with fewer recordings than this: not every fold can have one; none of its scores means
-# much
+# With fewer than 5 recordings a species is missing from some folds; with fewer than 10 its scores
+# are unreliable.
 _RARE = {5: "species with fewer than 5 recordings", 10: "species with 5 to 9 recordings"}
 
 
@@ -29,7 +29,7 @@ class CorpusCheck:
     counts: Mapping[str, float]
     problems: Mapping[str, int]
     examples: Mapping[str, list[str]]
-    note: str = ""  # what to know of all of these
+    note: str = ""  # a remark on all of them
 
     def table(self) -> Table:
         table = Table(
@@ -54,7 +54,7 @@ class CorpusCheck:
 
 
 def check_data(corpus: Corpus, jobs: int) -> CorpusCheck:
-    """Count what is there; probe the header of every sound file in `jobs` processes."""
+    """Count the contents of a corpus; probe the header of every sound file in `jobs` processes."""
     with worker_pool(jobs) as pool:
         audios = probe_all(corpus.recordings, pool)
     problems = corpus.problems.copy()
@@ -91,7 +91,7 @@ def check_data(corpus: Corpus, jobs: int) -> CorpusCheck:
 
 
 def _note_twins(corpus: Corpus, problems: Problems) -> None:
-    """Files that are the same, among recordings, among soundscapes and between both."""
+    """Add identical files to the problems: among recordings, among soundscapes and between both."""
     recordings = corpus.recordings
     soundscapes = corpus.soundscapes
     for group in same_files([*(r.path for r in recordings), *(s.path for s in soundscapes)]):
@@ -114,7 +114,7 @@ def _note_twins(corpus: Corpus, problems: Problems) -> None:
 
 
 def _note(corpus: Corpus) -> str:
-    """A corpus that demo-data made has a few faults like those of a real one."""
+    """A remark for a corpus made by demo-data, which has a few deliberate faults; else empty."""
     path = corpus.data / "corpus.json"
     try:
         made = path.is_file() and {"parameters", "complete"} <= read_json(path).keys()

@@ -1,8 +1,8 @@
-"""Keeps the MP3 decoder's own lines off the screen: what of a file could not be decoded is told in
-our words.
+"""Keeps the messages of the MP3 decoder off the screen: our own messages report what cannot be
+decoded.
 
-libmpg123 writes "[src/libmpg123/layer3.c:…] error: …" straight to the process's stderr, dozens for
-one damaged file.
+libmpg123 writes "[src/libmpg123/layer3.c:…] error: …" straight to the stderr of the process, dozens
+of lines for one damaged file.
 """
 
 import os
@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _THEIRS = b"libmpg123"
-_LAST_S = 1.0  # how long the end waits for lines of workers that are still under way
+_LAST_S = 1.0  # wait at the end for lines that workers are still writing
 
 
 @contextmanager
 def without_decoder_noise() -> Iterator[None]:
-    """Within the block, stderr of this process and of those that it starts passes through, but for
-    those lines. What Python itself writes there goes straight to where it went before."""
+    """Filter those lines from the stderr of this process and its children within the block. Output
+    of Python itself bypasses the filter."""
     sys.stderr.flush()
     before = os.dup(2)
     ours = sys.stderr

@@ -1,11 +1,10 @@
-"""Folds blocked by place and season: what is recorded side by side in one season is never in two
-folds.
+"""Folds blocked by place and season: neighbouring recordings of one season are never in two folds.
 
-Knows recordings, no sound. Published (2021): three dense areas (North America, South America,
-Europe) are gridded, each quarter of the year on its own; a block goes whole to one fold; everywhere
-else is random; each quarter keeps 80/20. Recordings of one author are kept together by nothing
-else: as published. A corpus with fewer blocks than folds, one site's in one season, is split by
-recording instead.
+Knows recordings, no sound. As published (2021): three dense areas (North America, South America,
+Europe) are divided into grid cells, separately for each quarter of the year; such a block goes to
+one fold as a whole; all other recordings are split at random; each quarter keeps 80/20. Recordings
+of one author are not kept together otherwise, also as published. A corpus with fewer blocks than
+folds, for example of one site in one season, is split by recording instead.
 """
 
 from collections import Counter, defaultdict
@@ -21,7 +20,7 @@ from trainer.corpus.recordings import Recording
 from trainer.files import read_csv, write_csv
 from trainer.recipe import FoldRecipe
 
-# south, north, west, east in degrees: where the corpus is dense enough to be gridded
+# South, north, west, east in degrees: areas in which the corpus is dense enough for a grid.
 REGIONS = {
     "north_america": (15.0, 72.0, -170.0, -50.0),
     "south_america": (-56.0, 15.0, -93.0, -34.0),
@@ -41,14 +40,14 @@ BY_RECORDING = (
     "scores on unseen crops are higher than they would be at another place"
 )
 HEADER = ("recording", "filename", "fold", "region", "block", "quarter")
-TABLE_HEADER = HEADER[1:]  # of the table that goes to people and other programs
-_SLACK = 0.02  # a fold's share of a quarter may be off by so much
-_BLOCKS_MIN = 5  # a species with so many blocks is in every training part
+TABLE_HEADER = HEADER[1:]  # of the table for readers and other programs
+_SLACK = 0.02  # allowed deviation of a fold's share of a quarter
+_BLOCKS_MIN = 5  # a species with so many blocks is in the training part of every fold
 
 
 @dataclass(frozen=True)
 class FoldRow:
-    """A recording with its fold and why: `block` is empty where the fold is random."""
+    """A recording with its fold and the reason for it: `block` is empty if the fold is random."""
 
     recording: str
     filename: str
@@ -87,8 +86,8 @@ def fill_folds(
     same: Sequence[Sequence[str]] = (),
     heard: Container[str] | None = None,
 ) -> list[FoldRow]:
-    """`make_folds`, or by recording where that leaves a fold without any that can be `heard` (keys;
-    None: all).
+    """Make folds by `make_folds`, or by recording if that leaves a fold without any recording in
+    `heard` (keys of readable recordings; None: all).
 
     Raises CorpusError if there are fewer of those than folds.
     """
@@ -118,7 +117,7 @@ def fill_folds(
 def split_by_recording(
     recordings: Iterable[Recording], placed: Iterable[FoldRow], cell_deg: float
 ) -> bool:
-    """Whether the folds keep no place and season together although the recordings have them."""
+    """True if no place and season is kept together in a fold although recordings have them."""
     return not any(p.block for p in placed) and any(locate(r, cell_deg)[1] for r in recordings)
 
 
@@ -130,11 +129,11 @@ def make_folds(
 ) -> list[FoldRow]:
     """A fold for every recording, in the order given; the same seed always gives the same folds.
 
-    Within a quarter the largest blocks go first, each to the fold where its species are rarest
+    Within a quarter the largest blocks go first, each to the fold in which its species are rarest
     among those with room; then single recordings, in random order, fill every fold to its share,
-    each where its species is rarest. At last a species of five blocks or more that fell into one
-    fold whole gives a block to another: some fold's networks would never have met it. Recordings
-    that are the `same` sound follow the largest of their blocks into its fold.
+    each where its species is rarest. Finally, a species with five blocks or more that are all in
+    one fold gives a block to another: otherwise the networks of one fold would never train on it.
+    Recordings of the `same` sound follow the largest of their blocks into its fold.
     """
     where = [locate(r, recipe.cell_deg) for r in recordings]
     fold = np.full(len(recordings), -1)
@@ -149,7 +148,7 @@ def make_folds(
             blocks[where[i][1]].append(i)
         singles = blocks.pop("", [])
         room = balance.room(len(members))
-        # singles are to be found in every fold
+        # Leaves room for single recordings in every fold.
         room_of_blocks = [free - len(singles) / recipe.count for free in room]
         for block in sorted(blocks.values(), key=len, reverse=True):
             chosen = balance.choose(block, room_of_blocks)
@@ -167,8 +166,8 @@ def make_folds(
 
 
 def _together(placed: list[FoldRow], same: Sequence[Sequence[str]]) -> list[FoldRow]:
-    """The same folds, but for blocks that hold one sound: they go whole to one fold, as far as
-    sounds link them."""
+    """The folds after moving blocks that share a sound, directly or through others, into one
+    fold."""
     unit_of = {p.recording: _unit(p) for p in placed}
     size = Counter(unit_of.values())
     fold = {_unit(p): p.fold for p in placed}
@@ -184,11 +183,11 @@ def _together(placed: list[FoldRow], same: Sequence[Sequence[str]]) -> list[Fold
 
 
 def _spread(placed: list[FoldRow], labels: Sequence[str], count: int) -> list[FoldRow]:
-    """The same folds, but for blocks moved out of those that hold a species of many blocks whole.
+    """The folds after moving one block of each species with many blocks that are all in one fold.
 
-    Each move takes the block and fold that leave the quarter's shares most even, and none puts
-    another species into one fold whole, so that it ends; where every move would, the species stays
-    (and `absent` names it).
+    Each move takes the block and fold that keep the shares of the quarter most even. No move puts
+    another species into one fold completely, so the process ends; if every move would, the species
+    stays (and `absent` names it).
     """
     fold = {_unit(p): p.fold for p in placed}
     size = Counter(map(_unit, placed))
@@ -225,12 +224,12 @@ def _spread(placed: list[FoldRow], labels: Sequence[str], count: int) -> list[Fo
 
 
 def _unit(placed: FoldRow) -> str:
-    """What goes to a fold whole: a block, or a recording that is in none."""
+    """The unit that goes to a fold as a whole: a block, or a recording without one."""
     return placed.block or placed.recording
 
 
 class _Balance:
-    """How many recordings of each species every fold has so far."""
+    """Number of recordings of each species in every fold so far."""
 
     def __init__(self, labels: list[str], folds: int) -> None:
         names, self._species = np.unique(labels, return_inverse=True)
@@ -238,15 +237,15 @@ class _Balance:
         self._count = np.zeros((folds, len(names)))
 
     def room(self, recordings: int) -> list[float]:
-        """Equal shares of a quarter's recordings; the odd ones go to the folds that have fewest."""
+        """Equal shares of a quarter's recordings; the remainder goes to the folds with fewest."""
         folds = len(self._count)
         share, odd = divmod(recordings, folds)
         emptiest = np.argsort(self._count.sum(axis=1), kind="stable")[:odd]
         return [share + (k in emptiest) for k in range(folds)]
 
     def choose(self, unit: list[int], room: Sequence[float]) -> int:
-        """The fold for recordings that stay together: one with room and the smallest share of their
-        species; where none has room, the one that has most."""
+        """Choose the fold for recordings that stay together: one with room and the smallest share
+        of their species; if none has room, the one with most."""
         species, amount = np.unique(self._species[unit], return_counts=True)
         share = (self._count[:, species] / self._total[species] * amount).sum(axis=1)
         free = np.array(room)
@@ -270,8 +269,8 @@ def shares(placed: Iterable[FoldRow], folds: int) -> dict[str, list[float]]:
 
 
 def off_balance(placed: Sequence[FoldRow], folds: int) -> list[str]:
-    """One line for every quarter and fold that is more than 2 points (and a whole recording) off
-    its share: blocks too large for the corpus."""
+    """A line for every quarter and fold whose share is off by more than 2 percentage points (and a
+    whole recording), because blocks are too large for the corpus."""
     found = []
     sizes = Counter(p.quarter for p in placed)
     for quarter, row in shares(placed, folds).items():
@@ -287,8 +286,8 @@ def off_balance(placed: Sequence[FoldRow], folds: int) -> list[str]:
 
 
 def absent(recordings: Sequence[Recording], placed: Sequence[FoldRow]) -> dict[str, int]:
-    """Species that lie in one fold whole, so that its networks never meet them, and how many blocks
-    each has (a recording without a block counts as one)."""
+    """Species with all recordings in one fold, whose networks therefore never train on them, and
+    the number of their blocks (a recording without a block counts as one)."""
     folds = defaultdict(set)
     blocks = defaultdict(set)
     for recording, p in zip(recordings, placed, strict=True):
@@ -298,7 +297,7 @@ def absent(recordings: Sequence[Recording], placed: Sequence[FoldRow]) -> dict[s
 
 
 def torn(placed: Sequence[FoldRow]) -> list[str]:
-    """Blocks that are in more than one fold: there must be none."""
+    """Blocks that are in more than one fold; there must be none."""
     folds = defaultdict(set)
     for p in placed:
         folds[p.block].add(p.fold)
@@ -308,8 +307,7 @@ def torn(placed: Sequence[FoldRow]) -> list[str]:
 def check_folds(
     recordings: Sequence[Recording], placed: Sequence[FoldRow], recipe: FoldRecipe
 ) -> tuple[Table, list[str]]:
-    """The shares of every quarter and fold as a table, and what they keep or do not keep, a line
-    each."""
+    """A table of the shares of every quarter and fold, and lines about properties of the folds."""
     folds = recipe.count
     blocks = {p.block for p in placed if p.block}
     blocked = sum(bool(p.block) for p in placed)
@@ -338,12 +336,12 @@ def check_folds(
 
 
 def write_folds(path: Path, placed: Iterable[FoldRow], header: Sequence[str] = HEADER) -> None:
-    """folds.csv, or with TABLE_HEADER the table without the recordings' keys."""
+    """Write folds.csv, or with TABLE_HEADER the table without the keys of recordings."""
     write_csv(path, header, ([getattr(p, name) for name in header] for p in placed))
 
 
 def read_folds(path: Path) -> list[FoldRow]:
-    """folds.csv as written. Raises CorpusError naming the file."""
+    """Read folds.csv. Raises CorpusError naming the file."""
     rows = read_csv(path, HEADER)
     return [
         FoldRow(

@@ -1,10 +1,10 @@
-"""mix-soundscapes: a corpus of single recordings to one with labelled soundscapes, over real
+"""mix-soundscapes: makes labelled soundscapes from a corpus of single recordings, over real
 backgrounds.
 
-Recordings are held out of training per species and shared between the soundscapes that tune and
-those that judge, and so are the backgrounds; files that are the same sound go to one side whole.
-What sounds in which row is mixture.py's to tell; a second bird behind a call is not known and not
-labelled. Knows no network.
+Recordings are held out of training by species and divided between the soundscapes for tuning and
+those for testing, as are the backgrounds; files with the same sound stay on one side. mixture.py
+determines the rows in which a call sounds; a second bird in the background of a call is unknown and
+not labelled. Knows no network.
 """
 
 import math
@@ -41,7 +41,7 @@ EVENT_COLUMNS = (
     "recording",
     "recording_start_s",
 )
-# no site and no day: nobody knows their coordinates
+# Placeholders for site and day, of which nobody knows coordinates.
 SITE = "MIX"
 DAY = "20210101"
 _FIRST_ID = {"train": 10_000, "test": 50_000}
@@ -50,8 +50,8 @@ _BUSY = (
     0.25,
     0.5,
 )  # share of a soundscape's rows with a call: in the competition's labels it is 0.37
-_COMPANY = 3  # further species that may sing beside the one that a soundscape is made for
-_ANCHORED = 0.5  # share of the calls that are of that one
+_COMPANY = 3  # maximum number of further species beside a soundscape's main one
+_ANCHORED = 0.5  # share of the calls of the main species
 _LEVEL = 0.01  # of the background: -40 dBFS
 _PIECES = 16  # backgrounds in one soundscape
 _READ_S = 60  # of a recording or background at most
@@ -60,7 +60,7 @@ _TRIES = 200
 
 @dataclass(frozen=True)
 class MixOptions:
-    """What a person asked for; `soundscapes` for each of the two parts."""
+    """Options of mix-soundscapes; `soundscapes` counts those of each of the two parts."""
 
     hold_out: float
     soundscapes: int
@@ -86,7 +86,7 @@ class MixOptions:
 
 @dataclass(frozen=True)
 class MixSummary:
-    """What was made; `nocall` is the share of rows without a call in each part."""
+    """The result of mixing; `nocall` is the share of rows without a call in each part."""
 
     kept: int
     held_out: int
@@ -97,7 +97,7 @@ class MixSummary:
     examples: dict[str, list[str]]
 
     def table(self, out: Path) -> Table:
-        """For people: what the new corpus holds, and what was odd."""
+        """A table of the contents of the new corpus, and of problems."""
         table = Table("what", "count", "for example", title=f"{out}", title_justify="left")
         counts = {"recordings kept for training": self.kept, "recordings held out": self.held_out}
         counts |= {"backgrounds": self.backgrounds, "calls placed": self.events}
@@ -115,7 +115,7 @@ class MixSummary:
 
 @dataclass(frozen=True)
 class _Source:
-    """What the soundscapes of a part are made of."""
+    """The sources of the soundscapes of one part."""
 
     recordings: dict[str, list[Recording]]  # by species
     backgrounds: list[Path]
@@ -128,10 +128,10 @@ def mix_soundscapes(
     options: MixOptions,
     progress: Callable[[int, int], None],
 ) -> MixSummary:
-    """Make the corpus `out`, the same for the same sources and options; what is there already is
+    """Make the corpus `out`; the same sources and options give the same result. Existing files are
     left alone.
 
-    Raises UsageError for a folder of other things, CorpusError where there is nothing to mix.
+    Raises UsageError for a folder with other contents, CorpusError if there is nothing to mix.
     """
     corpus = Corpus.read(data)
     files = [p for p in files_under(backgrounds) if p.suffix.lower() in AUDIO]
@@ -143,7 +143,7 @@ def mix_soundscapes(
     same = same_files([*(r.path for r in present), *files])
     sound = sorted(r.recording for r in present)
     parts = [asdict(options), data / METADATA, sound, [(p.name, p.stat().st_size) for p in files]]
-    # a mix of an earlier version stays one where it matters not
+    # Without identical sounds, the digest equals that of earlier versions.
     made_of = digest(*parts, *([same] if same else []))
     plan = out / "mix.json"
     if plan.is_file():
@@ -155,7 +155,7 @@ def mix_soundscapes(
         if "mixed" in found:
             return MixSummary(**found["mixed"])
     elif not holds_nothing(out):
-        raise UsageError(f"{out}: holds something else; choose a new or empty folder for --out")
+        raise UsageError(f"{out}: contains other files; choose a new or empty folder for --out")
     write_json(plan, {"made_of": made_of, "options": asdict(options)})
     mixed = _Mix(data, out, corpus, present, files, same, options).make(progress)
     write_json(plan, {"made_of": made_of, "options": asdict(options), "mixed": asdict(mixed)})
@@ -165,9 +165,9 @@ def mix_soundscapes(
 def hold_out(
     recordings: Sequence[Recording], share: float, seed: int
 ) -> dict[str, dict[str, list[Recording]]]:
-    """Recordings to keep out of training, by part and species: `share` of a species' recordings,
-    one for each part at least; only the judging part gets one where there are three, none where
-    there are fewer."""
+    """Recordings to hold out of training, by part and species: `share` of a species' recordings, at
+    least one for each part. Of three recordings only the test part gets one; of fewer, none is held
+    out."""
     held: dict[str, dict[str, list[Recording]]] = {part: {} for part in PARTS}
     by_species: dict[str, list[Recording]] = {}
     for recording in recordings:
@@ -190,9 +190,9 @@ class _Mix:
         data: Path,
         out: Path,
         corpus: Corpus,
-        present: list[Recording],  # of its recordings
+        present: list[Recording],  # recordings of the corpus whose file exists
         files: list[Path],  # backgrounds
-        # which of these are the same sound, by their positions behind each other
+        # Groups of the same sound, as positions in the recordings followed by the backgrounds.
         same: list[list[int]],
         options: MixOptions,
     ) -> None:
@@ -202,7 +202,7 @@ class _Mix:
         self.options = options
         self.problems, self.noted = Problems(), set[tuple[str, str]]()
         self.sound = lru_cache(maxsize=64)(self._sound)
-        # further names of the sound of a recording that may be held out
+        # Other recordings with the same sound as one that may be held out, by their keys.
         self.twins: dict[str, list[str]] = {}
         single, files = self._tell_apart(present, files, same)
         held = hold_out(single, options.hold_out, options.seed)
@@ -223,9 +223,9 @@ class _Mix:
     def _tell_apart(
         self, present: list[Recording], files: list[Path], same: list[list[int]]
     ) -> tuple[list[Recording], list[Path]]:
-        """The recordings that may be held out and the backgrounds, each sound once. A sound of two
-        species can be held out for neither; a background that is a recording of the corpus is
-        none."""
+        """The recordings that may be held out and the backgrounds, each sound once. A sound
+        labelled with two species is held out for neither; a background that is a recording of the
+        corpus is left out."""
         out: set[int] = set()
         for group in same:
             mine = [present[i] for i in group if i < len(present)]
@@ -251,14 +251,14 @@ class _Mix:
         return single, left
 
     def _names(self, recordings: Iterable[Recording]) -> set[str]:
-        """Their keys, and those of the same sounds."""
+        """Keys of recordings and of others with the same sound."""
         return {
             name for r in recordings for name in (r.recording, *self.twins.get(r.recording, ()))
         }
 
     def _split(self, files: list[Path]) -> dict[str, list[Path]]:
-        """Backgrounds of each part: every other file of every folder, in random order; all for both
-        where there are too few to share."""
+        """Backgrounds of each part: alternate files of every folder, in random order; all files for
+        both parts if there are too few to divide."""
         split: dict[str, list[Path]] = {part: [] for part in PARTS}
         turn = 0
         for folder in sorted({path.parent for path in files}):
@@ -301,7 +301,7 @@ class _Mix:
     def _soundscape(
         self, part: str, number: int
     ) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
-        """Write one soundscape; its rows of the labels and of the events."""
+        """Write one soundscape. Returns its rows of the labels and of the events."""
         random = stream(self.options.seed, "mix", part, number)
         name = f"{_FIRST_ID[part] + number}_{SITE}_{DAY}"
         rows = self.options.minutes * 60 // _ROW_S
@@ -354,7 +354,7 @@ class _Mix:
         return labels, sorted(events, key=lambda event: float(str(event[1])))
 
     def _cast(self, part: str, number: int, random: np.random.Generator) -> list[str]:
-        """Who may sing: every species in turn, and a few others beside it."""
+        """The species of a soundscape: every species in turn, and a few others."""
         codes = sorted(self.sources[part].recordings)
         anchor = codes[number % len(codes)]
         others = [code for code in codes if code != anchor]
@@ -401,8 +401,8 @@ class _Mix:
         return lay_background(pieces, count, _LEVEL, random)
 
     def _link_recordings(self) -> None:
-        """The kept recordings as the new corpus, and those of the judging part as one of their own:
-        nothing was trained or tuned on them."""
+        """Link the kept recordings into the new corpus, and those of the test part into a corpus of
+        their own, on which nothing is trained or tuned."""
         judged = self._names(r for own in self.sources["test"].recordings.values() for r in own)
         tables: dict[Path, list[dict[str, str]]] = {self.out: [], self.out / "test_recordings": []}
         for _, row in read_table(self.data / METADATA, COLUMNS, Problems()):
@@ -428,11 +428,11 @@ class _Mix:
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same file under another name; a symbolic link where that is on another file system."""
+    """Hard-link a file to another name; by a symbolic link if that is not possible."""
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)  # a link that leads nowhere
+    target.unlink(missing_ok=True)  # a broken symbolic link
     try:
         os.link(source, target)
     except OSError:

@@ -1,9 +1,9 @@
-"""The sound of a mixed soundscape: calls cut from recordings, laid over a background at a given
+"""The sound of a mixed soundscape: calls cut from recordings, mixed over a background at a given
 SNR. Knows no files.
 
-A recording is not all call: what sounds in it is told from its own steady part, band by band, and
-the level that counts is that of the piece that is placed. Every power here is taken above LOW_HZ,
-where birds are and rumble is not.
+A recording does not consist of calls alone: events are detected against its own steady part, band
+by band, and the SNR refers to the piece that is placed. All powers are measured above LOW_HZ, where
+birds sing but rumble does not reach.
 """
 
 from collections.abc import Sequence
@@ -16,23 +16,24 @@ from scipy import signal
 
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Samples
 
-FRAME = RATE_HZ // 50  # 20 ms, the grain of every level here
+FRAME = RATE_HZ // 50  # 20 ms, the resolution of all levels
 LOW_HZ = 500.0
-CALL_S = (1.0, 8.0)  # how long a placed piece is
+CALL_S = (1.0, 8.0)  # duration of a placed piece
 _FFT = 2 * FRAME
-_STEADY = 0.2  # quantile of a band's power over the recording that is its steady part
-_ABOVE_STEADY = 4.0  # 6 dB: what is more than this times the steady part is an event
-# -20 dB: what is weaker than this against the piece's loudest is not heard as the call
+_STEADY = 0.2  # quantile of a band's power over the recording: its steady part
+_ABOVE_STEADY = 4.0  # 6 dB: power above this multiple of the steady part is an event
+# -20 dB: frames weaker than this relative to the loudest frame of the piece are not part of the
+# call
 _BELOW_PEAK = 0.01
-# of the power of the frames in which a call sounds, so much is not the recording's own steady part
+# Minimum share of events in the power of the frames in which a call sounds.
 _CLEAR = 0.5
-_BRIDGE_S = 0.1  # gaps between syllables up to this are part of the call
+_BRIDGE_S = 0.1  # shorter gaps between syllables are part of the call
 _FADE_S = 0.03
-# a row is labelled if the call sounds in it so long, or for half of the time it sounds at all
+# A row is labelled if the call sounds in it for this long, or for half of the call's duration.
 _ROW_SOUNDING_S = 0.1
-_SWING_DB = 6.0  # a background is louder or softer than the one before by up to twice this
+_SWING_DB = 6.0  # random gain of each background, up or down
 _HISS = 0.1  # a recorder's own noise, -20 dB against the background
-SILENCE = 1e-10  # mean square of a background that is no sound
+SILENCE = 1e-10  # mean square below which sound counts as silence
 
 Mask = NDArray[np.bool_]
 Powers = NDArray[np.float64]
@@ -40,7 +41,7 @@ Powers = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Call:
-    """A piece of a recording, and in which of its frames anything sounds."""
+    """A piece of a recording, with the frames in which the call sounds."""
 
     samples: Samples
     sounding: Mask  # (frames,) of FRAME samples each
@@ -54,7 +55,7 @@ class PlacedCall:
     start_s: float
     end_s: float
     snr_db: float
-    rows: tuple[int, ...]  # 5-s rows, counted from 0, in which it sounds
+    rows: tuple[int, ...]  # indices of the 5-s rows in which it sounds
 
 
 def mean_square(samples: Samples) -> Powers:
@@ -63,7 +64,7 @@ def mean_square(samples: Samples) -> Powers:
 
 
 def events_of(samples: Samples) -> Powers:
-    """What of each frame's mean square is above the steady part of its band, `(frames,)`."""
+    """Power of each frame above the steady part of its bands, as mean square `(frames,)`."""
     power = _spectra(samples)
     steady = np.quantile(power, _STEADY, axis=0)
     return np.asarray(np.maximum(power - _ABOVE_STEADY * steady, 0.0).sum(axis=1))
@@ -81,11 +82,11 @@ def _spectra(samples: Samples) -> Powers:
 
 
 def cut_call(samples: Samples, random: np.random.Generator) -> Call | None:
-    """A piece of 1 to 8 s about a random event of a recording, from its first sound to its last,
-    faded at its ends.
+    """Cut a piece of 1 to 8 s around a random event of a recording, from its first sound to its
+    last, with faded ends.
 
-    None if nothing stands out of the recording's steady part there, so that it would be noise that
-    is placed.
+    None if nothing there stands out from the steady part of the recording: the piece would be
+    noise.
     """
     events = events_of(samples)
     sounding = np.flatnonzero(events > _BELOW_PEAK * np.quantile(events, 0.995))
@@ -117,7 +118,7 @@ def cut_call(samples: Samples, random: np.random.Generator) -> Call | None:
 
 
 def bridge(frames: Mask, longest: int) -> Mask:
-    """The frames, gaps of at most `longest` between two that are true filled."""
+    """The frames with gaps of at most `longest` between true ones filled."""
     at = np.flatnonzero(frames)
     filled = frames.copy()
     for gap in np.flatnonzero(np.diff(at) <= longest + 1):
@@ -128,10 +129,11 @@ def bridge(frames: Mask, longest: int) -> Mask:
 def place_call(
     scene: Samples, background: Samples, call: Call, start: int, snr_db: float
 ) -> PlacedCall:
-    """Add a call to a scene (in place) from sample `start` on.
+    """Add a call to a scene (in place) at sample `start`.
 
-    SNR: the mean power of the frames in which the call sounds against that of the background in the
-    same frames, both above LOW_HZ; other calls in the scene do not count as background.
+    The SNR is the mean power of the frames in which the call sounds, relative to that of the
+    background in the same frames, both above LOW_HZ; other calls in the scene do not count as
+    background.
     """
     here = slice(start, start + len(call.samples))
     mine, theirs = (
@@ -148,8 +150,8 @@ def place_call(
 
 
 def rows_of(sounding: Mask, start: int) -> tuple[int, ...]:
-    """5-s rows in which a call that begins at sample `start` sounds for long enough to be
-    labelled."""
+    """Indices of the 5-s rows in which a call that begins at sample `start` sounds long enough for
+    a label."""
     seconds = FRAME / RATE_HZ
     row = (start + FRAME * np.flatnonzero(sounding)) // WINDOW_SAMPLES
     rows, frames = np.unique(row, return_counts=True)
@@ -162,16 +164,15 @@ def rows_of(sounding: Mask, start: int) -> tuple[int, ...]:
 def lay_background(
     pieces: Sequence[Samples], count: int, level: float, random: np.random.Generator
 ) -> Samples:
-    """`count` samples of background: the pieces one after another, again from the first if they do
-    not last, each at `level` (root mean square above LOW_HZ) give or take 6 dB, faded into the next
-    over half a second; under it the hiss of a recorder, so that no stretch is so silent that an SNR
-    against it means nothing."""
+    """A background of `count` samples: the pieces one after another, repeated as needed, each at
+    `level` (root mean square above LOW_HZ) plus or minus 6 dB, cross-faded over half a second.
+    Recorder hiss is added, so that no part is too silent for a meaningful SNR."""
     out = _HISS * level * random.standard_normal(count, np.float32)
     filled = 0
     steady = [p * np.float32(level / np.sqrt(max(mean_square(p).mean(), SILENCE))) for p in pieces]
     for same in cycle(steady):
         piece = same * np.float32(10 ** (random.uniform(-_SWING_DB, _SWING_DB) / 20))
-        # of equal power
+        # Equal power.
         ramp = np.sqrt(np.linspace(0, 1, min(RATE_HZ // 2, len(piece) // 2), dtype=np.float32))
         if filled:
             piece[: len(ramp)] *= ramp

@@ -1,7 +1,7 @@
-"""The Corpus: a BirdCLEF-layout folder, read strictly and survived: what is malformed is counted,
-with an example.
+"""The corpus: a folder in the layout of BirdCLEF. Malformed entries are skipped and counted, with
+examples.
 
-Knows CSV tables and file names; the sound itself is opened only by `probe_audio` and `read_sound`.
+Knows CSV tables and file names; only `probe_audio` and `read_sound` open sound files.
 """
 
 import ast
@@ -21,7 +21,7 @@ from trainer.corpus.soundscapes import Soundscape, read_soundscapes
 from trainer.corpus.tables import Problems, day_of, place_of, read_table
 
 METADATA = "train_metadata.csv"
-AUDIO = (  # what is taken for sound in a folder
+AUDIO = (  # suffixes of sound files
     *(".ogg", ".oga", ".opus", ".wav", ".flac", ".mp3"),
     *(".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64", ".bwf"),
 )
@@ -47,13 +47,12 @@ _BLOCK_S = 5.0
 
 @dataclass(frozen=True)
 class Recording:
-    """One row of train_metadata.csv. Place and date are None where the row does not give a valid
-    one."""
+    """One row of train_metadata.csv. Place and date are None unless valid."""
 
     recording: str  # unique key "<code>/<filename>"
-    path: Path  # may not exist: the metadata model learns from rows without sound too
+    path: Path  # may be missing: the metadata model also learns from rows without sound
     primary_label: str
-    secondary_labels: tuple[str, ...]  # species of the taxonomy only, without the primary one
+    secondary_labels: tuple[str, ...]  # only species of the taxonomy, without the primary one
     latitude: float | None  # degrees WGS84; both or neither
     longitude: float | None
     date: date | None
@@ -83,8 +82,8 @@ class Corpus:
 
     @classmethod
     def read(cls, data: Path) -> "Corpus":
-        """Read the tables of a corpus. Raises CorpusError if it is not one; odd rows are counted
-        and survived."""
+        """Read the tables of a corpus. Malformed rows are counted and skipped. Raises CorpusError
+        if it is not a corpus."""
         require_corpus(data)
         problems = Problems()
         rows = _good_rows(data, problems)
@@ -110,7 +109,7 @@ class Corpus:
 
 
 def require_corpus(data: Path) -> None:
-    """Raises CorpusError unless a folder looks like a corpus, with what one has."""
+    """Raise CorpusError unless a folder looks like a corpus, naming what is expected."""
     expected = f"expected a corpus with {METADATA} and train_short_audio/"
     if not data.is_dir():
         raise CorpusError(
@@ -164,7 +163,7 @@ def _taxonomy(path: Path, rows: list[dict[str, str]], problems: Problems) -> Tax
 
 
 def _files(folder: Path) -> set[str]:
-    """Keys "<code>/<filename>" of all files, listed once: far faster than a stat for each."""
+    """Keys "<code>/<filename>" of all files, from one listing: far faster than a stat for each."""
     if not folder.is_dir():
         return set()
     return {
@@ -227,7 +226,7 @@ def _secondary(text: str, key: str, taxonomy: Taxonomy, problems: Problems) -> t
 
 @dataclass(frozen=True)
 class Audio:
-    """What the header of a sound file says; `problem` is empty if it can be read."""
+    """The header of a sound file; `problem` is empty if it can be read."""
 
     seconds: float
     rate_hz: int
@@ -236,13 +235,13 @@ class Audio:
 
     @property
     def samples(self) -> int:
-        """Samples it has at 32 kHz."""
+        """Number of samples at 32 kHz."""
         return round(self.seconds * RATE_HZ)
 
 
 def probe_audio(path: Path) -> Audio:
-    """What the station's decoder finds; never raises. The header is read only, and the file where
-    its header and its end do not tell how long it is."""
+    """Probe a sound file with the station's decoder; never raises. Only the header is read, or the
+    whole file if header and end do not determine its duration."""
     try:
         with Decoder(path, block_s=_BLOCK_S) as decoder:
             seconds = decoder.certain_s
@@ -256,9 +255,9 @@ def probe_audio(path: Path) -> Audio:
 
 
 def read_sound(path: Path, samples_max: int) -> Samples:
-    """The first `samples_max` samples, float32 mono at 32 kHz, as the station hears them; what is
-    on both sides of a gap follows each other. Raises RecordingError if there is nothing to decode;
-    a file that breaks off gives what came before."""
+    """The first `samples_max` samples, float32 mono at 32 kHz, as the station hears them; gaps are
+    closed. A truncated file gives the part before its end. Raises RecordingError if nothing can be
+    decoded."""
     blocks: list[Samples] = []
     for block in stream(path, block_s=_BLOCK_S):
         blocks.append(block)

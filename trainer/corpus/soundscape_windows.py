@@ -1,4 +1,4 @@
-"""The windows of soundscapes, cut while they are decoded, and what is said where none can be read.
+"""The windows of soundscapes, cut during decoding, and the error if no soundscape can be read.
 Knows no network."""
 
 from collections.abc import Iterator, Sequence
@@ -17,8 +17,8 @@ _NAMED_MAX = 5
 
 
 def require_readable(corpus: Corpus) -> None:
-    """Raise CorpusError if there are labelled soundscapes and none can be opened: before an hour of
-    work, not behind it."""
+    """Raise CorpusError if there are labelled soundscapes but none can be opened, before hours of
+    work are spent."""
     unreadable = []
     for soundscape in corpus.soundscapes:
         try:
@@ -34,7 +34,7 @@ def require_readable(corpus: Corpus) -> None:
 def none_readable(corpus: Corpus, unreadable: Sequence[str]) -> CorpusError:
     """The error that no labelled soundscape can be read."""
     count = len(unreadable)
-    advice = "put whole files there, or move them away to go on without"
+    advice = "put intact files there, or remove them to continue without"
     return CorpusError(
         f"{corpus.data / LABELS}: labelled soundscapes: expected one that can be read, found none "
         f"of {count}: {some_of(unreadable)}; {advice}"
@@ -42,15 +42,14 @@ def none_readable(corpus: Corpus, unreadable: Sequence[str]) -> CorpusError:
 
 
 def some_of(lines: Sequence[str]) -> str:
-    """The first of some lines as one line, and how many more there are."""
+    """The first few lines joined into one, and the number of the others."""
     more = [f"and {len(lines) - _NAMED_MAX} more"] if len(lines) > _NAMED_MAX else []
     return "; ".join([*lines[:_NAMED_MAX], *more])
 
 
 def row_window(row_id: str, samples: int) -> int | None:
-    """First sample of the window that answers for a row of a recording of so many samples:
-    `7019_COR_10` is the 5 s that end at 10 s. None where there is none, as for a row id of another
-    form."""
+    """First sample of the window for a row of a recording with so many samples: `7019_COR_10` are
+    the 5 s that end at 10 s. None if there is no such window, or the row id has another form."""
     end = row_id.rsplit("_", 1)[-1]
     return window_of_row(int(end), samples) if end.isdigit() else None
 
@@ -58,12 +57,11 @@ def row_window(row_id: str, samples: int) -> int | None:
 def windows_of(
     path: Path, padding: Padding, hop_s: float, lost: list[str] | None = None
 ) -> Iterator[Window]:
-    """The windows of a recording, as the station cuts them, one after the other while it is
-    decoded. Behind a gap they begin anew, and their `start` counts it. `lost` gets a line at the
-    end if sound was lost.
+    """The windows of a recording, as the station cuts them, yielded during decoding. After a gap
+    they start afresh; their `start` includes it. `lost` gets a line at the end if sound was lost.
 
-    Raises RecordingError before the first if nothing can be decoded; what can is heard, as on the
-    station.
+    Raises RecordingError before the first window if nothing can be decoded; a damaged file gives
+    what can be decoded, as on the station.
     """
     hop = round(hop_s * RATE_HZ)
     cutter = WindowCutter(hop, padding)

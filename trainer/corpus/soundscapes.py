@@ -1,7 +1,7 @@
-"""Soundscapes of a corpus: long recordings whose rows of 5 s are labelled, as their tables and file
-names say.
+"""Soundscapes of a corpus: long recordings with labelled rows of 5 s, read from tables and file
+names.
 
-What contradicts itself is counted and teaches nothing. Decodes no sound.
+Contradictory labels are counted and not used. Decodes no sound.
 """
 
 import re
@@ -40,7 +40,7 @@ class Soundscape:
 
 
 def read_soundscapes(data: Path, taxonomy: Taxonomy, problems: Problems) -> Iterator[Soundscape]:
-    """Soundscapes that have both sound and labels."""
+    """Yield the soundscapes that have both sound and labels."""
     if not (data / LABELS).is_file():
         return
     sites = read_sites(data / SITES, problems) if (data / SITES).is_file() else {}
@@ -55,7 +55,7 @@ def read_soundscapes(data: Path, taxonomy: Taxonomy, problems: Problems) -> Iter
         if not found:
             problems.add("soundscape name not valid", path.name)
             continue
-        if names[soundscape_name(path)[0]] > 1:  # whose the labels are is not known
+        if names[soundscape_name(path)[0]] > 1:  # the labels may belong to either
             problems.add("soundscape of the same rows as another", path.name)
             labels.pop(soundscape_name(path)[0], None)
             continue
@@ -74,9 +74,9 @@ def read_soundscapes(data: Path, taxonomy: Taxonomy, problems: Problems) -> Iter
 
 
 def soundscape_name(path: Path) -> tuple[str, str, date | None]:
-    """What its row ids begin with, the site and the day of a soundscape named
-    `<id>_<site>_<date>.<format>`; of another recording the name up to its first dot, as the
-    competition's example has it, and no site or day."""
+    """Prefix of the row ids, site and day of a soundscape named `<id>_<site>_<date>.<format>`. For
+    another name, the prefix is the name up to its first dot, as in the competition's example,
+    without site or day."""
     found = _SOUNDSCAPE.fullmatch(f"{path.stem}.ogg")
     if not found:
         return path.name.split(".")[0], "", None
@@ -89,8 +89,8 @@ def soundscape_name(path: Path) -> tuple[str, str, date | None]:
 
 
 def read_sites(path: Path, problems: Problems) -> dict[str, tuple[float | None, float | None]]:
-    """Coordinates by site from a table as soundscape_sites.csv; none of a site that is in two
-    places. Raises CorpusError if it is not one."""
+    """Coordinates by site from a table like soundscape_sites.csv; none for a site with two places.
+    Raises CorpusError if it is not such a table."""
     sites: dict[str, tuple[float | None, float | None]] = {}
     for line, row in read_table(path, ("id", "lat", "lon"), problems):
         if row is None:
@@ -107,10 +107,9 @@ def read_sites(path: Path, problems: Problems) -> dict[str, tuple[float | None, 
 
 
 def _labels(path: Path, taxonomy: Taxonomy, problems: Problems) -> dict[str, dict[str, Labels]]:
-    """Label sets by soundscape, as row ids begin, and by row id. A row keeps labels that the
-    taxonomy lacks: they were heard. Rows that contradict each other, or themselves, are all left
-    out: nobody knows which of them was meant, and a row too few costs less than one that teaches
-    and judges wrongly."""
+    """Label sets by soundscape (the prefix of row ids) and by row id. Labels that are not in the
+    taxonomy are kept, since those species were heard. Rows that contradict each other, or
+    themselves, are all left out: a missing row does less harm than a wrong one."""
     heard_in: dict[str, Labels] = {}
     recording: dict[str, str] = {}
     doubtful: set[str] = set()
@@ -145,7 +144,7 @@ def _oddity(row: LabelRow) -> str:
 
 
 def _known(row: LabelRow, taxonomy: Taxonomy, problems: Problems) -> Labels:
-    """The labels of a row, species as the taxonomy writes them."""
+    """The labels of a row, with species spelled as in the taxonomy."""
     heard = set[str]()
     for code in sorted(row.heard):
         if code != code.lower() and code.lower() in taxonomy:

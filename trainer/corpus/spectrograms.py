@@ -1,9 +1,10 @@
-"""Spectrograms: every crop's grey image, made once in parallel, kept as one memory-mapped array.
+"""Spectrograms: the grey image of every crop, computed once in parallel and kept as one
+memory-mapped array.
 
 images.npy (N, 128, 281) uint8 · ranges.npy (N, 2) float32: dB of grey 0 and of grey 255 · index.csv
-(recording, primary_label, first, count, sound, images: SHA-256 of the file and of what was made of
-it) · skipped.csv · cache.json. What is there of the same sound and as it was made stays, after a
-kill too. Knows no labels and no networks.
+(recording, primary_label, first, count, sound, images: SHA-256 of the file and of its images) ·
+skipped.csv · cache.json. Images of unchanged sound are kept if they are undamaged, also after a
+kill. Knows no labels and no networks.
 """
 
 import csv
@@ -46,14 +47,14 @@ _U1 = "|u1"
 _F4 = "<f4"
 CROP_BYTES = int(np.prod(IMAGE_SHAPE)) + 2 * np.dtype(np.float32).itemsize
 PUBLISHED_CROPS = 380_000  # about, of the 62 874 recordings of BirdCLEF 2021
-_JOURNAL = "progress.csv"  # recordings done, while the cache is being made
+_JOURNAL = "progress.csv"  # finished recordings, while the cache is being made
 _JOURNAL_HEADER = ("recording", "count", "reason", "sound", "images")
 _CHUNK = 8  # recordings per task: about a second of work
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """Where the images of a recording lie, and the SHA-256 of its sound and of these images with
+    """The position of a recording's images, and the SHA-256 of its sound and of these images with
     their ranges."""
 
     recording: str
@@ -65,7 +66,7 @@ class CacheEntry:
 
     @property
     def rows(self) -> slice:
-        """Of the arrays."""
+        """Its rows in the arrays."""
         return slice(self.first, self.first + self.count)
 
 
@@ -74,7 +75,7 @@ Plan = list[tuple[CacheEntry, Path]]
 
 @dataclass(frozen=True)
 class _Done:
-    """A line of the journal: what became of a recording. `count` is 0 where there is a `reason`."""
+    """A line of the journal: the result of one recording. `count` is 0 if there is a `reason`."""
 
     recording: str
     count: int
@@ -85,15 +86,15 @@ class _Done:
 
 @dataclass(frozen=True)
 class CacheSummary:
-    """What making the cache gave."""
+    """Counts of a finished cache, and the speed of making it."""
 
     recordings: int
     crops: int
     skipped: int
-    crops_per_s: float  # 0 if all was there already
+    crops_per_s: float  # 0 if nothing had to be made
 
     def projected(self, jobs: int) -> str:
-        """What the published corpus would take with so many processes on this machine."""
+        """Time and size for the published corpus with `jobs` processes on this machine."""
         minutes = PUBLISHED_CROPS / self.crops_per_s / 60
         gigabytes = PUBLISHED_CROPS * CROP_BYTES / 1e9
         return (
@@ -104,13 +105,12 @@ class CacheSummary:
 
 
 def damaged(folder: Path) -> str:
-    """What to do about a file of a cache that cannot be read."""
+    """The remedy for a cache with an unreadable file."""
     return f"remove {folder} and run: python -m trainer spectrograms"
 
 
 class Spectrograms:
-    """A finished cache. Opening it checks that it was made with this front-end. Raises
-    CorpusError."""
+    """A finished cache. Raises CorpusError on opening if it was made with another front end."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -130,31 +130,30 @@ class Spectrograms:
 
     @cached_property
     def images(self) -> Image:
-        """All images `(N, 128, 281)`, memory-mapped; only rows that an entry names are meant to be
-        read."""
+        """All images `(N, 128, 281)`, memory-mapped; only rows of an entry are valid."""
         images: Image = map_npy(self.folder / IMAGES, damaged(self.folder))
         return images
 
     @cached_property
     def ranges(self) -> Ranges:
-        """The dB of grey 0 and of grey 255 of every image, `(N, 2)`, in memory."""
+        """The levels in dB of grey 0 and of grey 255 of every image, `(N, 2)`, in memory."""
         ranges: Ranges = read_npy(self.folder / RANGES, damaged(self.folder))
         return ranges
 
 
 def crops_max_samples(crops_max: int) -> int:
-    """Samples from the start of a recording that its crops cover."""
+    """Number of samples from the start of a recording that its crops cover."""
     return CROP_SAMPLES + (crops_max - 1) * CROP_STEP
 
 
 def crop_count(samples: int, crops_max: int) -> int:
-    """How many crops `training_crops` will cut out of so many samples."""
+    """Number of crops that `training_crops` cuts from so many samples."""
     return min(crops_max, max(1, (samples - CROP_SAMPLES) // CROP_STEP + 1))
 
 
 def probe_all(recordings: Sequence[Recording], pool: ProcessPoolExecutor) -> dict[str, Audio]:
-    """Headers of all that lies at recordings' paths, by recording; what is no file has a problem,
-    too."""
+    """Headers of all existing files of recordings, by recording; a path that is not a file has a
+    problem, too."""
     there = [r for r in recordings if os.path.lexists(r.path)]
     audios = pool.map(probe_audio, [r.path for r in there], chunksize=256)
     return {r.recording: audio for r, audio in zip(there, audios, strict=True)}
@@ -171,8 +170,8 @@ def make_spectrograms(
     """Make or complete the cache. Recordings that cannot be decoded are skipped and listed in
     skipped.csv.
 
-    Raises CorpusError if none can be read, or if one changes meanwhile; OSError if the disk has no
-    room.
+    Raises CorpusError if none can be read, or if one changes meanwhile; OSError if the disk is
+    full.
     """
     constants = cache_constants(crops_max)
     with worker_pool(jobs) as pool:
@@ -189,7 +188,9 @@ def make_spectrograms(
         made = _make_images(pool, folder, plan, done, crops_max, console)
     seconds = time.monotonic() - seconds
     for name in (IMAGES, RANGES):
-        os.utime(folder / name)  # a memory disk does not notice what is written into a mapped file
+        os.utime(
+            folder / name
+        )  # on a memory disk, writing to a mapped file leaves its time unchanged
     found = [(entry, done[entry.recording]) for entry, _ in plan]
     entries = [
         replace(entry, count=result.count, images=result.images)
@@ -238,7 +239,7 @@ def _make_images(
 
 
 def cache_constants(crops_max: int) -> dict[str, object]:
-    """What a cache is made with, as it records it."""
+    """The parameters of a cache, as recorded in it."""
     return {
         "front_end": front_end(),
         "crops_max": crops_max,
@@ -261,7 +262,8 @@ def _plan(
     crops_max: int,
     console: Console,
 ) -> tuple[Plan, list[tuple[str, str]]]:
-    """Where every readable recording's images go, and (recording, reason) of the others."""
+    """The position of the images of every readable recording, and (recording, reason) of the
+    others."""
     plan: Plan = []
     skipped = []
     first = 0
@@ -286,12 +288,12 @@ def _crops(plan: Plan) -> int:
 
 
 def _plan_digest(plan: Plan) -> str:
-    """Of where images go: arrays of another plan have other rows."""
+    """Digest of the positions of images: another plan has other rows."""
     return digest([[entry.recording, entry.first, entry.count] for entry, _ in plan])
 
 
 def _check_disk(folder: Path, plan: Plan, console: Console) -> None:
-    """Say what the cache will take; raise CorpusError if the disk has not got it."""
+    """Print the size of the cache; raise CorpusError if the disk has too little room."""
     folder.mkdir(parents=True, exist_ok=True)
     crops = _crops(plan)
     free = shutil.disk_usage(folder).free
@@ -312,8 +314,8 @@ def _check_disk(folder: Path, plan: Plan, console: Console) -> None:
 
 
 def _resume(folder: Path, plan: Plan, constants: dict[str, object]) -> dict[str, _Done]:
-    """Prepare the arrays; return the recordings whose images are there already, of this sound and
-    as they were made, by an earlier run that was killed or that was of somewhat other sound."""
+    """Prepare the arrays. Returns the recordings with intact images of the same sound from an
+    earlier run, one that was killed or had partly different sound."""
     state = constants | {"plan": _plan_digest(plan), "done": False}
     kept = _unchanged(folder, plan, _there(folder, state))
     done = kept or {}
@@ -326,7 +328,7 @@ def _resume(folder: Path, plan: Plan, constants: dict[str, object]) -> dict[str,
 
 
 def _there(folder: Path, state: Mapping[str, object]) -> list[_Done]:
-    """What earlier runs have finished of the same plan."""
+    """Results of earlier runs with the same plan."""
     try:
         found = read_json(folder / "cache.json")
         if {**found, "done": False} != {**state, "done": False}:
@@ -340,8 +342,8 @@ def _there(folder: Path, state: Mapping[str, object]) -> list[_Done]:
 
 
 def _unchanged(folder: Path, plan: Plan, there: Sequence[_Done]) -> dict[str, _Done] | None:
-    """Those of the same sound whose images are what was made of it; None if the arrays are to be
-    made anew."""
+    """Earlier results with the same sound and intact images; None if the arrays must be made
+    again."""
     if not there:
         return None
     crops = _crops(plan)
@@ -364,7 +366,7 @@ def _unchanged(folder: Path, plan: Plan, there: Sequence[_Done]) -> dict[str, _D
 
 
 def _is_array(path: Path, dtype: str, shape: tuple[int, ...]) -> bool:
-    """Whether a file is of the size of such an array, and begins as one to the byte."""
+    """True if a file has the size and, byte by byte, the header of such an array."""
     expected = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         expected, {"descr": dtype, "fortran_order": False, "shape": shape}
@@ -379,8 +381,8 @@ def _is_array(path: Path, dtype: str, shape: tuple[int, ...]) -> bool:
 
 
 def _allocate(path: Path, dtype: str, shape: tuple[int, ...]) -> None:
-    """A new array of zeros with its room on the disk: writing to a hole on a full disk would end
-    the process. Raises OSError naming the file."""
+    """Create an array of zeros with its space reserved on disk: writing to a hole on a full disk
+    would kill the process. Raises OSError naming the file."""
     path.unlink(missing_ok=True)
     np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
     with path.open("r+b") as file:
@@ -391,14 +393,14 @@ def _allocate(path: Path, dtype: str, shape: tuple[int, ...]) -> None:
 
 
 def _sum_of(images: Image, ranges: Ranges, count: int) -> str:
-    """SHA-256 of some rows of both arrays, of which the first `count` are used."""
+    """SHA-256 of rows of both arrays, of which the first `count` are used."""
     found = hashlib.sha256(f"{count}:".encode() + np.ascontiguousarray(images).tobytes())
     found.update(np.ascontiguousarray(ranges).tobytes())
     return found.hexdigest()
 
 
 def _entry(row: Mapping[str, str]) -> CacheEntry:
-    """Raises ValueError where a number is none."""
+    """An entry from a row of index.csv. Raises ValueError if a number is invalid."""
     return CacheEntry(
         row["recording"],
         row["primary_label"],
@@ -410,7 +412,7 @@ def _entry(row: Mapping[str, str]) -> CacheEntry:
 
 
 def _read_journal(folder: Path) -> list[_Done]:
-    """What was finished; a line that a kill cut short is left out."""
+    """Results in the journal, without a line that was cut short by a kill."""
     path = folder / _JOURNAL
     if not path.is_file():
         return []
@@ -431,7 +433,7 @@ def _work(
 
 
 def _is_still(source: Path, sha256: str) -> bool:
-    """Whether a file holds what it held when the work was planned."""
+    """True if a file is unchanged since the work was planned."""
     try:
         return file_sha256(source) == sha256
     except OSError:
@@ -439,19 +441,19 @@ def _is_still(source: Path, sha256: str) -> bool:
 
 
 def _make_chunk(folder: Path, chunk: Plan, crops_max: int) -> list[_Done]:
-    """Write the images of some recordings and their ranges into the arrays; in a worker."""
+    """Write the images of some recordings and their ranges into the arrays. Runs in a worker."""
     images = np.lib.format.open_memmap(folder / IMAGES, "r+")
     ranges = np.lib.format.open_memmap(folder / RANGES, "r+")
     results = []
     for entry, source in chunk:
         reason = ""
         count = 0
-        # what lay there may have been more
+        # Clears earlier images, which may have been more.
         images[entry.rows] = 0
         ranges[entry.rows] = 0.0
         try:
             crops = training_crops(read_sound(source, crops_max_samples(crops_max)), crops_max)
-            count = min(entry.count, len(crops))  # fewer than planned if the file breaks off
+            count = min(entry.count, len(crops))  # fewer than planned if the file is truncated
             rows = slice(entry.first, entry.first + count)
             images[rows], ranges[rows] = mel_images(crops[:count])
         except RecordingError as error:

@@ -1,5 +1,5 @@
-"""Cells of a corpus' tables: rows, places and days, read strictly and survived. Knows no table's
-meaning."""
+"""Cells of the tables of a corpus: rows, places and days; invalid ones are skipped and counted.
+Knows no table's meaning."""
 
 import re
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from edge.contract.text import Table, TextError, text_or_guess
 _DATE = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?Z?)?"
 )
-_FIRST_DAY = date(1889, 1, 1)  # of that year is the first recording of a bird, Ludwig Koch's
+_FIRST_DAY = date(1889, 1, 1)  # Ludwig Koch made the first recording of a bird in that year
 _EXAMPLES_MAX = 5
 
 
 @dataclass
 class Problems:
-    """What was malformed, by kind: how often, and the first few examples."""
+    """Malformed entries by kind: their number, and the first few examples."""
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -42,9 +42,9 @@ class Problems:
 def table_of(
     path: Path, columns: tuple[str, ...], problems: Problems, advice: str = ""
 ) -> Iterator[Table]:
-    """A CSV. A line that is not UTF-8 is taken for Windows-1252, which is noted. Raises CorpusError
-    naming the file, with the `advice`, if it cannot be read, lacks a column or turns out to be no
-    table."""
+    """Open a CSV file. A line that is not UTF-8 is read as Windows-1252, which is counted as a
+    problem. Raises CorpusError naming the file, with the `advice`, if it cannot be read, lacks a
+    column or is not a table."""
 
     def guessed(line: int, shown: str) -> None:
         problems.add("text not UTF-8", f"{path.name} line {line}: {shown} (if it is Windows-1252)")
@@ -60,8 +60,8 @@ def table_of(
 def read_table(
     path: Path, columns: tuple[str, ...], problems: Problems, advice: str = ""
 ) -> Iterator[tuple[int, dict[str, str] | None]]:
-    """Rows of a CSV with their line numbers; None where a row has too few or too many cells. Raises
-    CorpusError as `table_of` does."""
+    """Rows of a CSV file with their line numbers; None for a row with too few or too many cells.
+    Raises CorpusError like `table_of`."""
     with table_of(path, columns, problems, advice) as table:
         for line, row in table:
             yield line, row if isinstance(row, dict) else None
@@ -70,7 +70,8 @@ def read_table(
 def place_of(
     row: dict[str, str], key: str, problems: Problems
 ) -> tuple[float | None, float | None]:
-    """Latitude and longitude of a row, both or neither; why neither is noted under its `key`."""
+    """Latitude and longitude of a row, both or neither; a missing or invalid place is counted as a
+    problem of `key`."""
     texts = row["latitude"].strip(), row["longitude"].strip()
     if not texts[0] or not texts[1]:
         problems.add("place missing", key)
@@ -78,7 +79,7 @@ def place_of(
     try:
         latitude = float(texts[0])
         longitude = float(texts[1])
-        check_coordinates(latitude, longitude)  # NaN fails it too
+        check_coordinates(latitude, longitude)  # also refuses NaN
     except ValueError:
         problems.add("place not valid", f"{key}: {texts[0]}, {texts[1]}")
         return None, None
@@ -86,9 +87,9 @@ def place_of(
 
 
 def day_of(text: str, key: str, problems: Problems) -> date | None:
-    """The date in a cell, or None, which is noted: 2012-00-00 gives the year alone. A time may
-    follow, anything else may not; a day before anyone recorded birds is none, nor one that is still
-    to come anywhere on earth."""
+    """The date in a cell, or None, which is counted as a problem: 2012-00-00, for example, has only
+    a year. A time may follow, but nothing else. A day before the first recordings of birds, or in
+    the future everywhere on earth, is invalid."""
     text = text.strip()
     if not text:
         problems.add("date missing", key)
@@ -97,7 +98,7 @@ def day_of(text: str, key: str, problems: Problems) -> date | None:
     try:
         day = date(*map(int, found.groups())) if found else None
     except ValueError:
-        day = None  # 2012-00-00: the year alone is known
+        day = None  # 2012-00-00: only the year is known
     if day is not None and _FIRST_DAY <= day <= date.today() + timedelta(days=1):
         return day
     problems.add("date not valid", f"{key}: {text}")

@@ -1,7 +1,7 @@
-"""Files of a corpus with the same bytes: one sound under several names, which must not be learnt
-from and judged on.
+"""Identical files of a corpus: one sound under several names, which must not be both trained and
+tested on.
 
-Knows no tables and decodes nothing. A sound that was encoded or tagged anew is another one here.
+Knows no tables and decodes nothing. A sound that was re-encoded or re-tagged counts as different.
 """
 
 from collections import defaultdict
@@ -11,18 +11,18 @@ from pathlib import Path
 from edge.contract.bundle import file_sha256
 from trainer.corpus.recordings import Recording
 
-_HEAD_BYTES = 65_536  # where most files of one size differ
+_HEAD_BYTES = 65_536  # most files of one size differ here
 
 
 def same_sound(recordings: Iterable[Recording]) -> list[list[str]]:
-    """Groups of two recordings or more whose files are the same, by key."""
+    """Groups of two or more recordings with identical files, as keys."""
     found = list(recordings)
     return [[found[i].recording for i in group] for group in same_files([r.path for r in found])]
 
 
 def same_files(paths: Sequence[Path]) -> list[list[int]]:
-    """Groups of two files or more that are the same, by their positions; whole files are read only
-    where size and beginning are. What is empty or cannot be read is in no group."""
+    """Groups of two or more identical files, as positions. Whole files are read only if size and
+    beginning are equal. Empty or unreadable files are in no group."""
     groups = [list(range(len(paths)))]
     for feature in (_size, _head, file_sha256):
         groups = [part for group in groups for part in _split(group, paths, feature)]
@@ -30,8 +30,8 @@ def same_files(paths: Sequence[Path]) -> list[list[int]]:
 
 
 def two_species(group: Iterable[Recording]) -> bool:
-    """Whether recordings of one sound are said to be of more species than one: then nobody knows
-    which is right."""
+    """True if recordings of one sound are labelled with several species, so that the right one is
+    unknown."""
     return len({recording.primary_label for recording in group}) > 1
 
 
@@ -42,13 +42,13 @@ def _split(
     for i in group:
         try:
             parts[feature(paths[i])].append(i)
-        except OSError:  # not there, or not readable: check-data says so
+        except OSError:  # missing or unreadable: check-data reports it
             continue
     return [part for part in parts.values() if len(part) > 1]
 
 
 def _size(path: Path) -> int:
-    """Of a file with something in it; many empty ones are not one sound."""
+    """Size of a file. Raises OSError for an empty one: empty files are not the same sound."""
     size = path.stat().st_size
     if not size:
         raise OSError("empty")

@@ -1,1 +1,1 @@
-"""Networks, and how they are computed and kept. Knows no training."""
+"""Networks: architectures, precision and weights. Knows no training."""

@@ -1,7 +1,7 @@
-"""A member between two epochs: weights, optimiser and epoch in one safetensors file, so that a kill
-loses one epoch.
+"""Checkpoints of a training: weights, optimiser and epoch in one safetensors file, so that a kill
+loses at most one epoch.
 
-Random numbers are drawn from seed and epoch and need no state. Knows no data and no training.
+Random numbers are drawn from seed and epoch, so they need no state. Knows no data and no training.
 """
 
 import hashlib
@@ -22,9 +22,9 @@ _STATE = "optimiser."
 
 
 def write_weights(path: Path, network: nn.Module) -> None:
-    """A network's state as safetensors, whole or not at all."""
+    """Write the state of a network as safetensors, atomically."""
     with replacing(path) as temporary:
-        # save_file makes mode 0600
+        # save_file would set the file mode to 0600.
         temporary.write_bytes(safetensors.torch.save(_contiguous(network.state_dict())))
 
 
@@ -41,7 +41,7 @@ def read_weights(path: Path, network: nn.Module) -> None:
 def write_checkpoint(
     folder: Path, network: nn.Module, optimiser: Optimizer, epoch: int, inputs: str
 ) -> None:
-    """State after `epoch` epochs of training on inputs of this digest."""
+    """Write the state after `epoch` epochs of training on inputs with this digest."""
     tensors = {_WEIGHT + name: value for name, value in network.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"{_STATE}{index}.{key}": value for key, value in state.items()}
@@ -52,14 +52,14 @@ def write_checkpoint(
 
 
 def read_checkpoint(folder: Path, network: nn.Module, optimiser: Optimizer, inputs: str) -> int:
-    """Load the state if there is one from these inputs; return the epochs it has seen, 0 if none.
-    One that is damaged is none: training starts over."""
+    """Load the checkpoint if there is one for these inputs. Returns the number of its epochs, or 0
+    if there is none or it is damaged, so that training starts over."""
     try:
         with safetensors.safe_open(folder / FILE, framework="pt") as file:
             about = file.metadata() or {}
             if about.get("inputs") != inputs:
                 return 0
-            # not a mapping
+            # the file is not a mapping
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError):
         return 0
@@ -68,7 +68,7 @@ def read_checkpoint(folder: Path, network: nn.Module, optimiser: Optimizer, inpu
     network.load_state_dict(
         {n.removeprefix(_WEIGHT): t for n, t in tensors.items() if n.startswith(_WEIGHT)}
     )
-    parameters = list(network.parameters())  # in the order in which the optimiser was given them
+    parameters = list(network.parameters())  # in the order of the optimiser
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith(_STATE):
@@ -81,14 +81,13 @@ def read_checkpoint(folder: Path, network: nn.Module, optimiser: Optimizer, inpu
 
 
 def _laid_out_as(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """A moment in the memory format of its parameter: the fused optimiser walks both in step, by
-    address."""
+    """An optimiser moment in the memory format of its parameter: the fused optimiser goes through
+    both in the order of addresses."""
     return torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor
 
 
 def _sum(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of tensors and their names. Another byte in a file of them is no error to
-    safetensors, and would be trained on."""
+    """SHA-256 of tensors and their names: safetensors does not detect a changed byte."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         total.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}\0".encode())

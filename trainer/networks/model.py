@@ -1,5 +1,5 @@
-"""The networks: any timm architecture on the contract's grey image, and those of a run. Knows no
-training."""
+"""Networks: any timm architecture on the grey image of the contract, and the members of a run.
+Knows no training."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,31 +26,30 @@ from trainer.recipe import Normalise
 from trainer.run import WEIGHTS, Run
 
 _VARIANCE_MIN = 1e-4  # one grey level squared is 1.5e-5
-# 0.449: of the three channels, which the folded stem sees as one
+# 0.449: mean of the three channels, which the folded stem takes as one.
 _IMAGENET_MEAN = sum(IMAGENET_DEFAULT_MEAN) / 3
 _IMAGENET_STD = sum(IMAGENET_DEFAULT_STD) / 3  # 0.226
-# of a model on the Hugging Face hub; a .bin beside it is a pickle and never read
+# File of a model on the Hugging Face hub; a .bin beside it is a pickle and never read.
 _WEIGHTS = "model.safetensors"
 
 
 def normalise_bands(image: Tensor) -> Tensor:
-    """`(N, 1, bands, frames)`: every band without its mean over time, the whole to unit deviation.
-    Steady noise and the colour of a microphone go, what sounds on and off stays; a black image
-    stays black."""
+    """Normalise `(N, 1, bands, frames)`: subtract from every band its mean over time, and scale the
+    image to unit deviation. Removes steady noise and the frequency response of a microphone;
+    changing sounds remain. A black image stays black."""
     image = image - image.mean(dim=3, keepdim=True)
     return image / (image.square().mean(dim=(1, 2, 3), keepdim=True) + _VARIANCE_MIN).sqrt()
 
 
 def normalise_standard(image: Tensor) -> Tensor:
-    """`(N, 1, bands, frames)`: each image without its mean and to unit deviation; a black image
+    """Normalise `(N, 1, bands, frames)`: each image to zero mean and unit deviation. A black image
     stays black."""
     image = image - image.mean(dim=(2, 3), keepdim=True)
     return image / (image.square().mean(dim=(2, 3), keepdim=True) + _VARIANCE_MIN).sqrt()
 
 
 def normalise_imagenet(image: Tensor) -> Tensor:
-    """With the constants that ImageNet weights were trained with (timm's IMAGENET_DEFAULT_MEAN and
-    _STD)."""
+    """Normalise with the constants of ImageNet training (timm's IMAGENET_DEFAULT_MEAN and _STD)."""
     return (image - _IMAGENET_MEAN) / _IMAGENET_STD
 
 
@@ -67,7 +66,7 @@ class Network(nn.Module):
     of the graph.
 
     Samples of c crops, `(N, c, 128, 281)`, have their feature maps joined along time before the
-    head, as the second place of 2021 did: trained on long clips, the same network scores short
+    head, as in the second-placed solution of 2021: a network trained on long clips can score short
     ones.
     """
 
@@ -108,8 +107,8 @@ class _Described(Protocol):
 @dataclass(frozen=True)
 class NetworkSpec:
     """Everything but the weights: a timm architecture with one input channel and `classes` outputs;
-    `stem_pool` averages the image over so many pixels first, `normalise` names what is done to it
-    then."""
+    `stem_pool` is the factor of average pooling before the network, `normalise` the normalisation
+    after it."""
 
     architecture: str
     classes: int
@@ -127,8 +126,8 @@ def build_network(spec: NetworkSpec, pretrained: Path | bool = False) -> nn.Modu
 
     `pretrained`: True takes the ImageNet weights from the Hugging Face hub (or its cache), a folder
     takes `<architecture>.safetensors` from there; the stem's three channels are summed, the
-    classifier is new. Raises ConfigError if the architecture is unknown or the weights are not to
-    be had: never silently random.
+    classifier is new. Raises ConfigError if the architecture is unknown or the weights are
+    unavailable: never falls back to random ones.
     """
     check_architecture(spec.architecture)
     options: dict[str, Any] = {"in_chans": 1, "num_classes": spec.classes}
@@ -159,31 +158,32 @@ def check_architecture(architecture: str) -> None:
 
 
 def check_clips(architecture: str) -> None:
-    """Raise ConfigError unless it has feature maps `(n, channels, bands, frames)`: those of a clip
-    are joined."""
+    """Raise ConfigError unless the architecture has feature maps `(n, channels, bands, frames)`, as
+    needed to join those of a clip."""
     maps: object = None
     with torch.device("meta"):  # shapes alone: no weights, no arithmetic
         body: Any = timm.create_model(architecture, in_chans=1, num_classes=2).eval()
         if hasattr(body, "forward_features") and hasattr(body, "forward_head"):
-            # a transformer that takes only images of its own size
+            # Some transformers take only images of their own size.
             with suppress(AssertionError, RuntimeError):
                 maps = body.forward_features(torch.zeros(1, 1, *IMAGE_SHAPE))
     if not isinstance(maps, Tensor) or maps.ndim != 4 or maps.shape[1] != body.num_features:
         raise ConfigError(
             f"architecture {architecture!r}: gives no feature maps (n, channels, bands, frames) of "
-            "our images, which clip_crops above 1 wants to join; take a convolutional network, or "
+            "our images, which clip_crops above 1 needs; use a convolutional network, or "
             "clip_crops: 1"
         )
 
 
 def find_weights(architecture: str, source: Path | bool) -> Path:
-    """The safetensors file with the ImageNet weights. Raises ConfigError saying how to get it."""
+    """The safetensors file with the ImageNet weights. Raises ConfigError with advice on how to get
+    it."""
     advice = f"put {architecture}.safetensors into a folder and give it as --weights FOLDER"
     if isinstance(source, Path):
         file = source / f"{architecture}.safetensors"
         if not file.is_file():
             raise ConfigError(
-                f"{file}: no such file; the recipe wants ImageNet weights (pretrained: true): "
+                f"{file}: no such file; the recipe needs ImageNet weights (pretrained: true): "
                 f"{advice}"
             )
         return file
@@ -192,20 +192,20 @@ def find_weights(architecture: str, source: Path | bool) -> Path:
         raise ConfigError(
             f"{architecture}: timm knows no ImageNet weights; set pretrained: false, or {advice}"
         )
-    # a machine without a network gets our one line, not its six retries
+    # Without a network connection, show our one line instead of its six retries.
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         return Path(hf_hub_download(config.hf_hub_id, _WEIGHTS))
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = str(error).split("\n")[0].split(". ")[0]
         raise ConfigError(
-            f"ImageNet weights of {architecture} not to be had ({reason}); {advice}"
+            f"ImageNet weights of {architecture} are not available ({reason}); {advice}"
         ) from error
 
 
 def load_network(run: Run, name: str) -> nn.Module:
-    """The member's network: eval, CPU, float32, every weight from its file. Raises CorpusError
-    naming the file."""
+    """Load a member's network in eval mode, on the CPU, in float32. Raises CorpusError naming the
+    file."""
     info = run.member(name)
     path = run.member_folder(name) / WEIGHTS
     if info.files and path.is_file() and file_sha256(path) != info.files[WEIGHTS]:

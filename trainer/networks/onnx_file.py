@@ -1,5 +1,5 @@
-"""A network as an ONNX file that names nothing of the machine it was made on. Knows no bundle and
-no run."""
+"""Writes a network as an ONNX file without traces of the machine that exported it. Knows no bundle
+and no run."""
 
 import contextlib
 import io
@@ -16,9 +16,8 @@ OPSET = 18  # the newest that every TensorRT from 10.3 on parses
 def write_onnx(
     network: nn.Module, example: Tensor, path: Path, names: tuple[str, str], rows_max: int
 ) -> None:
-    """Write `path`: one input and one output of these names, shaped as `example` and what the
-    network makes of it, with 1 to `rows_max` rows. Weights lie inside the file. The graph is
-    checked by ONNX's own checker."""
+    """Write `path` with one input and one output of these names. The input is shaped like `example`
+    but has 1 to `rows_max` rows. Weights are inside the file. ONNX's checker checks the graph."""
     rows = torch.export.Dim("rows", min=1, max=rows_max)
     with (
         warnings.catch_warnings(),

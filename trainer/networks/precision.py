@@ -1,8 +1,8 @@
-"""How a network is computed while it learns: in bfloat16 where the processor has it, in layouts
-that it likes.
+"""Precision and memory layout of networks in training: bfloat16 if the processor supports it,
+channels last.
 
-The rule looks at the processor alone, so that a run that is resumed goes on as it began. Weights,
-optimiser and losses are float32 always. Knows no data and no loss.
+The choice depends on the processor alone, so that a resumed run continues as it began. Weights,
+optimiser and losses are always float32. Knows no data and no loss.
 """
 
 from pathlib import Path
@@ -22,7 +22,8 @@ _CPU_FLAGS = {
 
 
 def choose_device(name: str) -> str:
-    """`auto` takes a GPU where there is one. Raises ConfigError for one that is not there."""
+    """Resolve `auto` to a GPU if there is one. Raises ConfigError if the GPU asked for is
+    missing."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -31,7 +32,7 @@ def choose_device(name: str) -> str:
 
 
 def choose_precision(device: torch.device) -> TrainingPrecision:
-    """bf16 where the device multiplies bfloat16, else fp32."""
+    """Choose bf16 if the device multiplies bfloat16 in hardware, else fp32."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     cpuinfo = Path("/proc/cpuinfo")
@@ -42,8 +43,8 @@ def choose_precision(device: torch.device) -> TrainingPrecision:
 
 
 def prepare(network: nn.Module, precision: TrainingPrecision, device: torch.device) -> nn.Module:
-    """The network on its device, laid out and (on a GPU) compiled for training; its weights keep
-    names and values."""
+    """Move a network to its device, with its layout and (on a GPU) compiled for training. Its
+    weights keep their names and values."""
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in network.modules():
         if isinstance(module, SplitAttn) and module.radix > 1:
@@ -56,7 +57,7 @@ def prepare(network: nn.Module, precision: TrainingPrecision, device: torch.devi
         ):
             module.forward = MethodType(_in_float32, module)  # type: ignore[method-assign]
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # batches are of one size
+        torch.backends.cudnn.benchmark = True  # batches have one size
         network.compile()  # on a CPU it takes a minute and gains nothing
     return network
 
@@ -71,15 +72,15 @@ def _wide_depthwise(conv: nn.Conv2d) -> bool:
 
 
 def _in_float32(self: nn.Conv2d, image: Tensor) -> Tensor:
-    """A depthwise convolution of 5x5 or more: on a CPU the gradient of its weights takes three
-    times as long in bfloat16 as in float32, a third of a step of EfficientNet-B3 (torch 2.14)."""
+    """A depthwise convolution of 5x5 or more in float32: on a CPU the gradient of its weights takes
+    three times as long in bfloat16, a third of a step of EfficientNet-B3 (torch 2.14)."""
     with torch.autocast("cpu", enabled=False):
         return type(self).forward(self, image.float()).to(image.dtype)
 
 
 def _split_attention(self: SplitAttn, image: Tensor) -> Tensor:
-    """timm's `SplitAttn.forward` without its five-dimensional views, after which all that follows
-    would no longer be channels_last."""
+    """timm's `SplitAttn.forward` without its five-dimensional views, which would end the
+    channels_last layout for all later layers."""
     image = self.act0(self.drop(self.bn0(self.conv(image))))
     parts = image.chunk(self.radix, dim=1)
     gap = torch.stack([part.mean((2, 3), keepdim=True) for part in parts]).sum(dim=0)

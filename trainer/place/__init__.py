@@ -1,1 +1,1 @@
-"""The metadata model: which species a place and a day let expect."""
+"""The metadata model: species to expect at a place on a day of the year."""

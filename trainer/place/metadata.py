@@ -1,9 +1,10 @@
-"""The metadata model: which species a recordist met at a place on a day of the year. Fitted,
-scored, left in the run.
+"""The metadata model: the species that a recordist meets at a place on a day of the year. Fits and
+scores it and leaves it in the run.
 
-It learns from the station's own compact grid rather than from the rasters themselves, so that it is
-asked at a station what it learnt: on the real 2021 table that is worth a point of accuracy. Knows
-no sound; trees.py fits the published kind, placenets.py and neighbours.py the better one.
+It learns from the compact grid of the station rather than from the rasters themselves, so that
+training and station use the same features: on the real table of 2021 that gains a percentage point
+of accuracy. Knows no sound; trees.py fits the published kind, placenets.py and neighbours.py the
+better one.
 """
 
 import hashlib
@@ -42,17 +43,17 @@ from trainer.run import Run
 
 ONNX_DIFFERENCE_MAX = 1e-5
 PUBLISHED_F1 = 0.18  # of the write-up
-# training rows: for the trust in neighbours, and for the second look
+# Maximum number of training rows for the trust in neighbours, and for the re-ranker.
 _TRUST_MAX = 8000
 _JUDGED_MAX = 60_000
-_SHOWN = 2000  # recordings whose mixture is shown as importances
+_SHOWN = 2000  # recordings behind the importances of the better kind
 Importances = list[tuple[str, float]]
 
 
 @dataclass(frozen=True)
 class _FitTask:
-    """What a model is fitted on: features and labels of all rows, and which of them are for
-    training."""
+    """The inputs of a fit: features and labels of all rows, and the rows for training and
+    validation."""
 
     recipe: MetadataRecipe
     seed: int
@@ -68,7 +69,7 @@ class _FitTask:
     def remembered(
         self, rows: NDArray[np.int64], gates: Values, judge: Reranker | None = None
     ) -> Nearby:
-        """The recordings of `rows`, and those without a date for the limit alone."""
+        """The recordings of `rows`, and those without a date, which count for the limit only."""
         places = self.places
         limit = self.recipe.limit_km
         undated = np.zeros(len(places.undated_label), np.int16)
@@ -86,19 +87,19 @@ class _FitTask:
 
 @dataclass(frozen=True)
 class _FitResult:
-    """A model, by what it says of the validation rows `(n, species that occur)`."""
+    """A fitted model, with its scores for the validation rows `(n, species that occur)`."""
 
-    found: Scores  # of a model that has not seen them
-    exported: Scores  # of the one in model.onnx
-    gates: Values  # none without neighbours
+    found: Scores  # of a model that was not trained on them
+    exported: Scores  # of the model in model.onnx
+    gates: Values  # empty without neighbours
     judge: Reranker | None
     parts: Importances
     iterations: int  # trees, or epochs
 
 
 def fit_metadata(run: Run, corpus: Corpus, rasters: Path | None, details: bool = False) -> None:
-    """Train the model into RUN/metadata, or leave absent.json there with the reason and go on.
-    `details` shows the progress of CatBoost, and the write-up's F1 beside ours.
+    """Train the model into RUN/metadata, or leave absent.json with the reason there. `details`
+    shows the progress of CatBoost, and the F1 of the write-up beside ours.
 
     Resumes a fit that was killed. Raises CorpusError if a raster is missing or cannot be read.
     """
@@ -153,7 +154,7 @@ def fit_metadata(run: Run, corpus: Corpus, rasters: Path | None, details: bool =
 
 
 def _fit_published(task: _FitTask) -> _FitResult:
-    """CatBoost."""
+    """Fit the published kind: CatBoost."""
     label = task.places.label
     model = fit_trees(
         task.recipe,
@@ -174,12 +175,12 @@ def _fit_published(task: _FitTask) -> _FitResult:
 
 
 def _fit_better(task: _FitTask) -> _FitResult:
-    """Networks, the trust in neighbours and the judge of both; `parts` are how much each distance
-    says in the mixture before the judge, in percent. Network k of those that are judged has not
-    seen the fold k of the rows.
+    """Fit the better kind: networks, the trust in neighbours and the re-ranker. `parts` are the
+    shares of each distance in the mixture before re-ranking, in percent. Of the networks that are
+    evaluated, network k was not trained on fold k of the rows.
 
-    Figures are those of a model that knows the training rows alone. The one that is kept remembers
-    the others as well, and its networks are trained anew on all of them.
+    The figures are those of a model of the training rows alone. The model that is kept also
+    remembers the validation rows, and its networks are trained again on all rows.
     """
     epochs = min(task.recipe.iterations, EPOCHS)
     empty = np.empty((0, GATE_TERMS), np.float32)
@@ -206,7 +207,7 @@ def _fit_better(task: _FitTask) -> _FitResult:
 
 
 def _widened(found: Scores, places: Places, species: int) -> Scores:
-    """Probabilities of the species that occur to those of all; 0 for the others."""
+    """Expand probabilities from the species that occur to all species, with 0 for the others."""
     wide = np.zeros((len(found), species), np.float32)
     wide[:, places.columns] = found
     return wide
@@ -221,8 +222,8 @@ def _leave_absent(run: Run, reason: str) -> None:
 
 
 def _figures(task: _FitTask, found: Scores, iterations: int) -> dict[str, Any]:
-    """What metrics.json says: counts, scores on the validation rows, the majority class beside
-    them."""
+    """The contents of metrics.json: counts, scores on the validation rows, and the majority class
+    for comparison."""
     places = task.places
     train = task.train
     valid = task.valid
@@ -251,11 +252,11 @@ def _figures(task: _FitTask, found: Scores, iterations: int) -> dict[str, Any]:
 
 
 def place_figures(truth: NDArray[np.int64], found: NDArray[np.floating]) -> dict[str, float]:
-    """Scores of probabilities `(n, species)` against the species `(n,)`. NaN, beyond a limit, is no
-    probability; a truth of -1 is a species that is none of the columns: every score takes it as
+    """Scores of probabilities `(n, species)` against the species `(n,)`. NaN (beyond the geographic
+    limit) counts as 0; a truth of -1 is a species without a column, which always counts as
     missed."""
     strange = truth < 0
-    columns = found.shape[1] + int(strange.any())  # one more for all of those
+    columns = found.shape[1] + int(strange.any())  # one more column for them
     probabilities = np.zeros((len(truth), columns), np.float64)
     probabilities[:, : found.shape[1]] = np.nan_to_num(found, nan=0.0)
     truth = np.where(strange, columns - 1, truth)
@@ -271,11 +272,11 @@ def place_figures(truth: NDArray[np.int64], found: NDArray[np.floating]) -> dict
 
 
 def onnx_difference(path: Path, found: Scores, features: Values) -> float:
-    """The largest difference between the ONNX file's probabilities and those `found` by the model
-    itself.
+    """The largest difference between the probabilities of the ONNX file and those `found` by the
+    model itself.
 
-    Raises CorpusError above ONNX_DIFFERENCE_MAX: the station would hear of other places than the
-    report.
+    Raises CorpusError above ONNX_DIFFERENCE_MAX: the figures of the report would not hold for the
+    station.
     """
     exported = run_onnx(path, {"features": features}, OUTPUT, found.shape)
     difference = float(np.abs(exported - found).max())
@@ -288,8 +289,8 @@ def onnx_difference(path: Path, found: Scores, features: Values) -> float:
 
 
 def _grid_agrees(grid: Grid, layers: Rasters, places: Places) -> dict[str, float | None]:
-    """How well the grid stands for the rasters at the recordings: correlation, of the category the
-    share of equals."""
+    """Agreement of the grid with the rasters at the recordings: correlation, and for the category
+    the share of equal values."""
     coarse = grid.at(places.latitude, places.longitude)
     fine = layers.at(places.latitude, places.longitude)
     agrees: dict[str, float | None] = {}
@@ -311,8 +312,8 @@ def _bytes_digest(*arrays: NDArray[Any]) -> str:
 
 
 def _work_folder(run: Run, inputs: str) -> Path:
-    """Where the model grows; what a killed fit of the same inputs left there stays, anything else
-    goes."""
+    """The working folder of a fit. Files of a killed fit with the same inputs are kept, others
+    removed."""
     work = run.folder / ".birdstation-metadata"
     mark = {"inputs": inputs}
     try:
@@ -326,14 +327,14 @@ def _work_folder(run: Run, inputs: str) -> Path:
 
 
 def _tidy(work: Path) -> None:
-    """Drop what only a resumed fit needs."""
+    """Remove files that only a resumed fit needs."""
     shutil.rmtree(work / "catboost", ignore_errors=True)
     for path in (work / "inputs.json", *work.glob("*.safetensors")):
         path.unlink()
 
 
 def _publish(work: Path, folder: Path) -> None:
-    """`work` becomes `folder`, whatever an earlier attempt left there."""
+    """Rename `work` to `folder`, replacing the result of an earlier fit."""
     shutil.rmtree(folder, ignore_errors=True)
     work.rename(folder)
 
@@ -353,7 +354,7 @@ def _show(figures: dict[str, Any], details: bool) -> None:
     for name, share in figures["cover"].items():
         if share < COVER_LOW:
             say(
-                f"warning: {name}.tif has a value at {share:.0%} of the recordings, the others "
+                f"warning: {name}.tif has a value at {share:.0%} of the recordings; the others "
                 f"count as average"
             )
     title = f"{rows['validation']:,} random recordings kept back"
@@ -367,9 +368,9 @@ def _show(figures: dict[str, Any], details: bool) -> None:
 def figures_table(
     columns: dict[str, dict[str, float]], title: str, published_f1: float | None = None
 ) -> Table:
-    """Figures of several answers side by side, and the F1 of 2021's write-up, if asked for, last.
-    It does not say which mean that is; its competition scored by row-wise micro-averaged F1
-    (Murakami et al. 2021, abstract), and for one answer per recording that is the accuracy."""
+    """A table of the figures of several models, and last, if given, the F1 of the write-up of 2021.
+    The write-up does not name its kind of mean; its competition used row-wise micro-averaged F1
+    (Murakami et al. 2021, abstract), which for one answer per recording is the accuracy."""
     labels: Sequence[tuple[str, str]] = (
         ("accuracy (top 1)", "top1"),
         ("among the top 5", "top5"),

@@ -1,9 +1,8 @@
-"""How far to trust what was recorded nearby, learnt from recordings that are left out of their own
+"""The trust in recordings made nearby, learnt from recordings that are left out of their own
 neighbourhood.
 
-The estimates themselves, and how they are mixed, are edge/prior/nearby.py's. Does not know whose
-probabilities stand below them, only that those were not made by a model that had seen the
-recording.
+The estimates themselves, and their mixture, are in edge/prior/nearby.py. Does not know which model
+gives the probabilities below them, only that it was not trained on the recording.
 """
 
 import sys
@@ -22,27 +21,27 @@ from edge.prior.reranker import Neighbourhood
 
 _STEPS = 600
 _RATE = 0.03
-_START = (-3.0, 0.5, 0.0, 0.0)  # little trust, more where more was recorded
-_VANISHING = 1e-4  # rounding of what is left of one recording
-# of a normal distribution about it: with few recordings the trust stays near the start
+_START = (-3.0, 0.5, 0.0, 0.0)  # little trust, growing with the number of recordings
+_VANISHING = 1e-4  # rounding error after a recording is left out
+# Deviation of a normal prior around the start: with few recordings the trust stays near it.
 _START_DEVIATION = 2.0
 
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """Recordings of one place, each with its neighbourhoods without itself."""
+    """Recordings of one place, each with its neighbourhoods, which exclude itself."""
 
-    here: NDArray[np.intp]  # among the rows that were asked for
-    own: NDArray[np.int64]  # among the recordings
+    here: NDArray[np.intp]  # indices into the rows asked for
+    own: NDArray[np.int64]  # indices into the recordings
     away: NDArray[np.float64]
     days: NDArray[np.int_]
     levels: list[Neighbourhood]
 
 
 def fit_gates(nearby: Nearby, rows: NDArray[np.int64], base: Scores) -> Values:
-    """Gates `(levels, 4)` of the best log-likelihood of the recordings `rows` of `nearby`, each
+    """Gates `(levels, 4)` with the best log-likelihood for the recordings `rows` of `nearby`, each
     left out of its own neighbourhood (Duin 1976 for kernels; here for their mixture). `base`
-    `(rows, species)`: the model's probabilities there."""
+    `(rows, species)` are the model's probabilities for them."""
     total, squares, own = _left_out(nearby, rows)
     inputs = torch.from_numpy(
         np.stack([gate_inputs(*level) for level in zip(total, squares, strict=True)])
@@ -70,8 +69,9 @@ def fit_gates(nearby: Nearby, rows: NDArray[np.int64], base: Scores) -> Values:
 
 
 def left_out(nearby: Nearby, rows: NDArray[np.int64], name: str) -> Iterator[LeaveOneOut]:
-    """Place by place the recordings `rows` of `nearby`, with the levels as they would be without
-    each of them: its own weight is 1 at every level. `name` is shown while it goes on."""
+    """Yield the recordings `rows` of `nearby` place by place, with the levels as they would be
+    without each of them: its own weight is 1 at every level. `name` is shown beside the
+    progress."""
     spots = np.stack([nearby.latitude[rows], nearby.longitude[rows]], axis=1)
     places, where = np.unique(spots, axis=0, return_inverse=True)
     order = np.argsort(where.ravel(), kind="stable")
@@ -91,8 +91,8 @@ def left_out(nearby: Nearby, rows: NDArray[np.int64], name: str) -> Iterator[Lea
 
 
 def _left_out(nearby: Nearby, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], ...]:
-    """For each level and row `(levels, n)`: total weight, sum of squared weights and weight of the
-    row's own species, without the row itself."""
+    """Total weight, sum of squared weights and weight of the row's own species for each level and
+    row `(levels, n)`, without the row itself."""
     total, squares, own = np.zeros((3, len(LEVELS), len(rows)))
     for part in left_out(nearby, rows, "neighbours"):
         for level, (present, counts) in enumerate(part.levels):
@@ -104,7 +104,7 @@ def _left_out(nearby: Nearby, rows: NDArray[np.int64]) -> tuple[NDArray[np.float
 
 
 def level_shares(nearby: Nearby, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean share `(1 + levels,)` that the model and each level have in the probabilities of
+    """Mean share `(1 + levels,)` of the model and of each level in the probabilities for the
     recordings `rows`."""
     total, squares, _ = _left_out(nearby, rows)
     left = np.ones(len(rows))

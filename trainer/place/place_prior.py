@@ -1,4 +1,4 @@
-"""What a run's metadata model says of places and days, as a station computes it. Fits nothing."""
+"""Scores of a run's metadata model for places and days, computed as on a station. Fits nothing."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ from edge.contract.taxonomy import Taxonomy
 from edge.prior.nearby import Nearby
 from edge.prior.place import FeatureSpec, Grid, Values, place_columns
 
-OUTPUT = "probabilities"  # of model.onnx, whatever made it
+OUTPUT = "probabilities"  # of model.onnx, for both kinds
 
 
 def place_scores(
@@ -24,8 +24,8 @@ def place_scores(
     longitude: Values,
     day_of_year: Values,
 ) -> Scores:
-    """Probabilities `(n, species)` at places and days, as a station computes them from the files in
-    `folder`; 0 for species that the model never met, NaN for those beyond their geographic
+    """Probabilities `(n, species)` at places and days, computed as on a station from the files in
+    `folder`; 0 for species that the model was not trained on, NaN for those beyond their geographic
     limit."""
     try:
         spec = FeatureSpec.read(folder / "features.json")
@@ -44,7 +44,8 @@ def place_scores(
 def run_onnx(
     path: Path, inputs: Mapping[str, NDArray[Any]], output: str, shape: tuple[int, ...]
 ) -> NDArray[np.float32]:
-    """One output of the network in a file, of this shape. Raises CorpusError naming the file."""
+    """Compute one output, of this shape, of the network in a file. Raises CorpusError naming the
+    file."""
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         (found,) = session.run([output], dict(inputs))
@@ -61,5 +62,5 @@ def run_onnx(
 
 
 def damaged(folder: Path) -> str:
-    """What to do about a metadata model of which a file cannot be used."""
+    """The remedy for a metadata model with an unusable file."""
     return f"remove {folder} and run: python -m trainer fit-all"

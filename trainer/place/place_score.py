@@ -1,8 +1,7 @@
-"""How well a run's metadata model knows the places and days of another table: recordings that were
-kept back.
+"""Scores a run's metadata model on another table: recordings that were held out.
 
-Asks the model as a station would. Reads the official columns; knows no sound and nothing of how the
-model was fitted.
+Computes the prior as a station would. Reads the official columns; knows no sound and nothing of how
+the model was fitted.
 """
 
 from dataclasses import dataclass
@@ -25,8 +24,9 @@ from trainer.run import Run
 
 @dataclass(frozen=True)
 class PlaceScore:
-    """Figures of the model and of the commonest species alone. `left_out` counts rows by the
-    reason; rows of species that the model never met are used and count as missed."""
+    """Figures of the model and, for comparison, of the species' frequencies alone. `left_out`
+    counts rows by reason; rows of species that the model was not trained on are used and count as
+    missed."""
 
     rows: int
     used: int
@@ -45,7 +45,7 @@ class PlaceScore:
         return counts | rest | self.model
 
     def table(self, name: str) -> Table:
-        """The figures for people."""
+        """The figures as a table."""
         why = "".join(f", {count:,} {reason}" for reason, count in self.left_out.items())
         title = (
             f"{name}: {self.used:,} of {self.rows:,} recordings{why}; {self.unknown_species:,} "
@@ -56,8 +56,8 @@ class PlaceScore:
 
 
 def score_places(run: Run, table: Path) -> PlaceScore:
-    """Score the rows of a CSV in the 14 official columns. Raises CorpusError if the run has no
-    metadata model, or the table is not one or has no row with place, date and species."""
+    """Score the rows of a CSV file with the 14 official columns. Raises CorpusError if the run has
+    no metadata model, or if the table cannot be read or has no row with place, date and species."""
     folder = run.metadata()
     if folder is None:
         raise CorpusError(
@@ -66,7 +66,9 @@ def score_places(run: Run, table: Path) -> PlaceScore:
     rows = 0
     problems = Problems()
     found: list[tuple[str, float, float, int]] = []
-    for line, row in read_table(table, COLUMNS, Problems()):  # names do not matter here
+    for line, row in read_table(
+        table, COLUMNS, Problems()
+    ):  # problems with text encoding do not matter here
         rows += 1
         where = f"line {line}"
         if row is None:
@@ -100,8 +102,8 @@ def score_places(run: Run, table: Path) -> PlaceScore:
 
 
 def _frequencies(run: Run, folder: Path, rows: int) -> Scores:
-    """How common the species were among the recordings that the model learnt from, for every row
-    the same."""
+    """Frequencies of the species among the training recordings of the model, the same for every
+    row."""
     path = folder / "metrics.json"
     counts = read_json(path).get("training_counts")
     if not isinstance(counts, dict):

@@ -1,8 +1,9 @@
-"""Small networks from place and day to species: what the better metadata model says where nobody
-recorded nearby.
+"""Small networks from place and day to species: the better metadata model for places without
+recordings nearby.
 
-Several from different random weights, averaged: their mean is calmer than each. Takes the features
-of edge/prior/place.py; knows no neighbours (neighbours.py) and no files of a run but its own.
+Several networks with different random weights are averaged: their mean varies less than each of
+them. Takes the features of edge/prior/place.py; knows no neighbours (neighbours.py) and no files of
+a run but its own.
 """
 
 import math
@@ -25,7 +26,7 @@ NETS = 4
 EPOCHS = 25
 _WIDTH = 256
 _DROPOUT = 0.5
-# of an epoch: a small table is cut into smaller batches
+# A small table has smaller batches, so that an epoch has at least _STEPS_MIN steps.
 _BATCH_MIN = 32
 _BATCH = 512
 _STEPS_MIN = 40
@@ -39,7 +40,7 @@ _ROWS_MAX = 1 << 20  # of one call of the ONNX file
 
 class PlaceNet(nn.Module):
     """Features `(n, features)` to logits `(n, classes)`: the place on the sphere, the day on the
-    circle of the year, the rest as it is, through one residual block, as in geographical priors
+    circle of the year and the rest unchanged, through one residual block, as in geographical priors
     (Mac Aodha et al. 2019)."""
 
     mean: Tensor
@@ -115,11 +116,10 @@ def fit_nets(
     work: Path,
     fold: NDArray[np.int64] | None = None,
 ) -> PlaceNets:
-    """The networks, trained on features `(n, features)` and labels `(n,)` from different weights
-    and waves; with `fold` `(n,)` network k does not see the rows of fold k.
+    """Train the networks on features `(n, features)` and labels `(n,)`, from different weights and
+    waves; with `fold` `(n,)`, network k does not train on the rows of fold k.
 
-    A network that a killed fit left in `work` under `name` is taken as it is. Trains on the GPU if
-    there is one.
+    A network that a killed fit left in `work` is reused. Trains on the GPU if there is one.
     """
     nets = []
     name = "whole" if fold is None else "net"
@@ -165,14 +165,13 @@ def _train(
 
 @torch.inference_mode()
 def probabilities(nets: PlaceNets, features: Values) -> Scores:
-    """Probabilities `(n, classes)` of features `(n, features)`."""
+    """Probabilities `(n, classes)` for features `(n, features)`."""
     parts = [nets.eval()(part) for part in torch.split(torch.from_numpy(features), 4096)]
     return np.asarray(torch.cat(parts).numpy(), np.float32)
 
 
 def unseen(nets: PlaceNets, features: Values, fold: NDArray[np.int64]) -> Scores:
-    """Probabilities `(n, classes)` of rows that each network did not see: what network k says of
-    fold k."""
+    """Out-of-fold probabilities `(n, classes)`: those of network k for the rows of fold k."""
     parts = []
     for k, net in enumerate(nets.nets):
         alone = PlaceNets([net])  # type: ignore[list-item]
@@ -182,8 +181,8 @@ def unseen(nets: PlaceNets, features: Values, fold: NDArray[np.int64]) -> Scores
 
 
 def nets_to_onnx(nets: PlaceNets, spec: FeatureSpec, path: Path) -> None:
-    """Write `path`: input `features` (n, features), output `probabilities` (n, classes), as the
-    published kind's."""
+    """Write `path` with input `features` (n, features) and output `probabilities` (n, classes),
+    like the published kind."""
     write_onnx(
         nets, torch.zeros(2, len(spec.names)), path, ("features", "probabilities"), _ROWS_MAX
     )

@@ -1,4 +1,4 @@
-"""Recordings with a place and a day, as columns: what both kinds of metadata model learn from.
+"""Recordings with a place and a day, as columns: the training data of both kinds of metadata model.
 Knows no model."""
 
 from dataclasses import dataclass
@@ -13,28 +13,28 @@ from edge.prior.place import CATEGORY, NUMERIC, FeatureSpec, Values
 from trainer.corpus.recordings import Corpus
 from trainer.place.rasters import Rasters
 
-# fewer recordings with place and date teach nothing about either
+# With fewer recordings with place and date, nothing can be learnt.
 ROWS_MIN = 50
 SPECIES_MIN = 2
 
 
 @dataclass(frozen=True)
 class Places:
-    """Recordings with a place and a date, as columns `(n,)`, and how many had none."""
+    """Recordings with a place and a date, as columns `(n,)`, and the numbers of those without."""
 
     latitude: Values
     longitude: Values
     day_of_year: Values
     label: NDArray[np.int64]  # index into codes
-    codes: tuple[str, ...]  # species that occur, in the taxonomy's order
-    columns: NDArray[np.int64]  # of those in the taxonomy
+    codes: tuple[str, ...]  # species that occur, in the order of the taxonomy
+    columns: NDArray[np.int64]  # their indices in the taxonomy
     without_place: int
     without_date: int  # of those with a place
-    undated_latitude: Values  # where these are
+    undated_latitude: Values  # of recordings without a date
     undated_longitude: Values
     undated_label: NDArray[np.int64]  # index into the taxonomy
     recordist: NDArray[np.int32]  # a number for each author
-    # recordings with further species in them, rising, one for each of these
+    # Rows of recordings with species in the background, ascending, once for each of these species.
     background_row: NDArray[np.int32]
     background_label: NDArray[np.int16]  # index into the taxonomy
 
@@ -74,8 +74,8 @@ class Places:
         return self.columns[self.label]
 
     def seen(self, rows: NDArray[np.int64], more: int) -> RecordingContext:
-        """Recordists and background of the recordings `rows`, rising, and of `more` after them of
-        which nothing is known."""
+        """Recordists and background species of the recordings `rows` (ascending), followed by
+        `more` recordings of which nothing is known."""
         kept = np.isin(self.background_row, rows)
         return RecordingContext(
             np.append(self.recordist[rows], np.zeros(more, np.int32)),
@@ -84,7 +84,7 @@ class Places:
         )
 
     def too_few(self) -> str | None:
-        """Why no model can be trained on them, or None."""
+        """The reason why no model can be trained on them, or None."""
         if len(self.label) >= ROWS_MIN and len(self.codes) >= SPECIES_MIN:
             where = np.stack([self.latitude, self.longitude, self.day_of_year])
             if np.ptp(where, axis=1).any():
@@ -107,8 +107,8 @@ def _numbered(names: list[str]) -> NDArray[np.int32]:
 def split(
     label: NDArray[np.int64], share: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Random rows for training and validation; a species of which all rows were drawn keeps one for
-    training."""
+    """Random rows for training and validation; a species with all its rows drawn for validation
+    keeps one for training."""
     order = np.random.default_rng(seed).permutation(len(label))
     count = max(1, round(share * len(label)))
     valid = order[:count]
@@ -122,7 +122,7 @@ def feature_spec(
     columns: dict[str, Values], train: NDArray[np.int64], codes: tuple[str, ...]
 ) -> FeatureSpec:
     """Mean and deviation of the numeric columns over the training rows, and the categories that
-    occur in them."""
+    occur there."""
     mean = []
     std = []
     for name in NUMERIC:
@@ -137,7 +137,7 @@ def feature_spec(
 
 
 def check_rasters(corpus: Corpus, rasters: Path) -> None:
-    """Raises CorpusError where a model can be made of the recordings, but not of these layers."""
+    """Raise CorpusError if a model can be trained on the recordings, but not with these layers."""
     places = Places.of(corpus, corpus.taxonomy)
     layers = Rasters.open(rasters)
     if not places.too_few():

@@ -1,5 +1,5 @@
-"""What a layer of climate and land cover cannot be: nodata that nobody declared, values that no
-place on earth has, none where the recordings are. Knows no file."""
+"""Checks of a layer of climate or land cover: undeclared nodata, impossible values, no values at
+the recordings. Knows no file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 from edge.contract.errors import CorpusError
 from edge.prior.place import CATEGORY, Grid, Values
 
-# of the recordings have a value of a layer: with less it is said; coasts alone cost less
+# Share of the recordings with a value of a layer below which to warn; coasts alone stay above it.
 COVER_LOW = 0.9
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 _MARKS = (
@@ -19,9 +19,9 @@ _MARKS = (
     -999.0,
     32767.0,
     65535.0,
-)  # programs' usual nodata; no layer has one of them often
+)  # usual nodata values of programs; no layer has any of them often
 _OFTEN = 0.001  # of the cells
-# In whatever unit layers come: degrees or kelvin, or tenths of them; millimetres; percent or less;
+# Limits for any unit in use: degrees or kelvin, or tenths of them; millimetres; percent or less;
 # metres or feet.
 _POSSIBLE = {
     "bio1": (-700.0, 3500.0),
@@ -34,9 +34,9 @@ _POSSIBLE = {
 
 
 def impossible(name: str, stored: Values, dtype: str, values: Values) -> str:
-    """What is wrong with a layer on the grid: as `stored` in its file as numbers of `dtype`, and as
-    `values` by its scale; empty if nothing. A mark is nodata if it is often there and a number of
-    its own."""
+    """The problem of a layer on the grid, or an empty text: `stored` are the numbers of type
+    `dtype` in its file, `values` those numbers by its scale. A mark counts as nodata if it is
+    frequent and set apart from other values."""
     known = stored[~np.isnan(stored)]
     for mark in () if name == CATEGORY else _MARKS:
         share = float(np.isclose(known, mark, rtol=1e-5).mean()) if len(known) else 0.0
@@ -45,7 +45,7 @@ def impossible(name: str, stored: Values, dtype: str, values: Values) -> str:
     if dtype == "uint8" and name != CATEGORY and len(known):
         full = float((known > 254.5).mean())
         near = float(((known > 200) & (known <= 254.5)).mean())
-        if full > _OFTEN and near < full / 10:  # cells at its edges are means of both sides
+        if full > _OFTEN and near < full / 10:  # cells at edges of nodata are means of both sides
             return _undeclared(255.0, full)
     low, high = _POSSIBLE[name]
     good = np.isnan(values) | ((values >= low) & (values <= high))
@@ -64,7 +64,7 @@ def _undeclared(mark: float, share: float) -> str:
 
 @dataclass(frozen=True)
 class RasterExtent:
-    """What a file covers, degrees WGS84."""
+    """The extent of a file in degrees WGS84."""
 
     west: float
     south: float
@@ -79,8 +79,8 @@ class RasterExtent:
         return f"({span})"
 
     def holds_any(self, latitude: Values, longitude: Values) -> bool:
-        """Whether it reaches any of the places `(n,)`, its longitudes being -180 to 180, 0 to 360
-        or what they are."""
+        """True if it contains any of the places `(n,)`, whatever range its longitudes have: -180 to
+        180, 0 to 360 or another."""
         inside = (latitude >= self.south) & (latitude <= self.north)
         across = [
             (longitude + turn >= self.west) & (longitude + turn <= self.east)
@@ -92,12 +92,12 @@ class RasterExtent:
 def cover_of(
     grid: Grid, latitude: Values, longitude: Values, extents: Mapping[Path, RasterExtent]
 ) -> dict[str, float]:
-    """Share of the places `(n,)` in degrees at which each layer has a value; `extents` are the
-    files', in that order.
+    """Share of the places `(n,)` in degrees at which each layer has a value; `extents` are those of
+    the files, in the same order.
 
-    Raises CorpusError naming the first layer that is of another part of the world or empty, or the
-    first of all if none has any value there. A single one may have none where it reaches: no forest
-    stands there, or the sea begins.
+    Raises CorpusError naming the first layer that covers another part of the world or is empty, or
+    the first of all if none has any value there. A single layer may lack values within its extent,
+    for example at sea.
     """
     found = grid.at(latitude, longitude)
     cover = {name: round(float((~np.isnan(values)).mean()), 4) for name, values in found.items()}

@@ -1,7 +1,7 @@
-"""Six GeoTIFFs of climate and land cover: values at places, and the compact grid a station carries.
+"""Six GeoTIFFs of climate and land cover: values at places, and the compact grid of a station.
 
-Takes each file in any CRS, resolution, extent, nodata and integer scale. Does not know what the
-values mean, nor the model that is fed with them (metadata.py).
+Accepts any CRS, resolution, extent, nodata and integer scale. Does not know what the values mean,
+nor the model that uses them (metadata.py).
 """
 
 import warnings
@@ -24,7 +24,7 @@ from trainer.place.raster_check import RasterExtent, cover_of, impossible
 
 _WGS84 = rasterio.crs.CRS.from_epsg(4326)
 _GRID_SHAPE = (int(180 / GRID_STEP_DEG), int(360 / GRID_STEP_DEG))
-_CACHE_BYTES = 64 << 20  # of decoded blocks; GDAL's own is a twentieth of the machine's memory
+_CACHE_BYTES = 64 << 20  # for decoded blocks; GDAL's default is a twentieth of the machine's memory
 _MEMORY = (
     "not enough memory to read it; free some, or make it coarser: rio warp FILE COARSER "
     "--res 0.25 --resampling average"
@@ -33,18 +33,19 @@ _TURNS = (
     0.0,
     360.0,
     -360.0,
-)  # the same meridian by other names: grids start at -180, -180.375 or 0
+)  # the same meridian by other numbers: grids start at -180, -180.375 or 0
 
 
 @dataclass(frozen=True)
 class Rasters:
-    """A folder that holds the six layers, each a readable one-band GeoTIFF."""
+    """A folder with the six layers, each a readable one-band GeoTIFF."""
 
     folder: Path
 
     @classmethod
     def open(cls, folder: Path) -> "Rasters":
-        """Raises CorpusError naming the first layer that is missing or cannot be read."""
+        """Open a folder of layers. Raises CorpusError naming the first layer that is missing or
+        unreadable."""
         if not folder.is_dir():
             raise CorpusError(
                 f"{folder}: no such folder; expected one with "
@@ -60,36 +61,36 @@ class Rasters:
         return self.folder / f"{name}.tif"
 
     def at(self, latitude: Values, longitude: Values) -> dict[str, Values]:
-        """Each layer's value at places `(n,)` in degrees WGS84: that of the cell; NaN where there
-        is no data."""
+        """Values of each layer at places `(n,)` in degrees WGS84: those of the cells; NaN without
+        data."""
         return {name: _sample(self.path(name), latitude, longitude) for name in RASTERS}
 
     def elevation(self) -> Values:
-        """The elevation alone on the station's grid: land and water for a map."""
+        """The elevation on the station's grid, to draw land and water on a map."""
         return _warp(self.path("elevation"), "elevation")
 
     def grid(self) -> Grid:
-        """All layers on the station's grid: the category of the nearest cell, the mean of the
-        others by area."""
+        """All layers on the station's grid: the category of the nearest cell, the others averaged
+        by area."""
         return Grid({name: _warp(self.path(name), name).astype(np.float16) for name in RASTERS})
 
     def cover(self, grid: Grid, latitude: Values, longitude: Values) -> dict[str, float]:
         """Share of the places `(n,)` in degrees at which each layer of their `grid` has a value.
-        Raises CorpusError naming the first layer that misses them, and its extent."""
+        Raises CorpusError naming the first layer that does not cover them, and its extent."""
         paths = [self.path(name) for name in grid.layers]
         return cover_of(grid, latitude, longitude, {path: _extent(path) for path in paths})
 
 
 @contextmanager
 def _layer(path: Path) -> Iterator[rasterio.DatasetReader]:
-    """The raster of one layer, checked; any trouble with reading it becomes a CorpusError."""
+    """Open and check the raster of one layer; errors in reading it become a CorpusError."""
     if not path.is_file():
         raise CorpusError(
             f"{path}: missing; the metadata model needs {', '.join(f'{n}.tif' for n in RASTERS)}"
         )
     try:
         with warnings.catch_warnings():
-            # said below, as an error
+            # Reported below as an error.
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
             opened = rasterio.open(path)
         with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES), opened as raster:
@@ -109,7 +110,8 @@ def _layer(path: Path) -> Iterator[rasterio.DatasetReader]:
 
 
 def _lacks_memory(error: BaseException | None) -> bool:
-    """Whether GDAL says so of any of the errors behind one; its class for that is not public."""
+    """True if GDAL ran out of memory in any of the causes of an error; its class for that is not
+    public."""
     while error is not None and type(error).__name__ != "CPLE_OutOfMemoryError":
         error = error.__cause__ or error.__context__
     return error is not None
@@ -127,7 +129,7 @@ def _nodata(raster: rasterio.DatasetReader) -> float | None:
 
 
 def _scaled(values: Values, raster: rasterio.DatasetReader) -> Values:
-    """Stored numbers to values, by the file's own scale and offset (most have none)."""
+    """Convert stored numbers to values, by the scale and offset of the file (most have none)."""
     return (values * np.float32(raster.scales[0]) + np.float32(raster.offsets[0])).astype(
         np.float32
     )
@@ -154,8 +156,8 @@ def _sample(path: Path, latitude: Values, longitude: Values) -> Values:
 def _cells(
     raster: rasterio.DatasetReader, rows: NDArray[np.int_], columns: NDArray[np.int_]
 ) -> Values:
-    """Values of single cells, read in rows of blocks: a raster larger than the memory is no
-    trouble."""
+    """Values of single cells, read in rows of blocks, so that a raster may be larger than the
+    memory."""
     values = np.empty(len(rows), np.float32)
     height = max(raster.block_shapes[0][0], 64)
     strips = rows // height
@@ -171,17 +173,17 @@ def _cells(
 
 
 def _within(first: float, step: float, axis: int, low: float, high: float) -> NDArray[np.bool_]:
-    """Which rows (0) or columns (1) of the grid have their centre in the raster: GDAL gives a cell
-    that only touches its edge the value behind that edge, though there is no data, or those of the
-    other side of the world."""
+    """Mask of the rows (axis 0) or columns (1) of the grid with their centre in the raster: GDAL
+    gives a cell that only touches its edge a value from beyond it, without data or from the other
+    side of the world."""
     centres = first + step * (np.arange(_GRID_SHAPE[axis]) + 0.5)
     found: NDArray[np.bool_] = (centres >= low) & (centres < high)
     return found
 
 
 def _warp(path: Path, name: str) -> Values:
-    """One layer on the grid. Of coarse cells a mean by area is their value, so nothing is made up
-    between them."""
+    """One layer on the grid. The mean by area of a coarse cell is its value, so nothing is
+    interpolated."""
     grid = np.full(_GRID_SHAPE, np.nan, np.float32)
     with _layer(path) as raster:
         for turn in _TURNS if raster.crs.is_geographic else _TURNS[:1]:

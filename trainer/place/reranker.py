@@ -1,9 +1,9 @@
-"""How to weigh the likeliest species of a place and day again, learnt from recordings that are left
+"""The re-ranker of the likeliest species of a place and day, learnt from recordings that are left
 out of the memory.
 
-The clues themselves, and the network that weighs them, are edge/prior/reranker.py's; this fits it
-with torch. Does not know whose probabilities stand below the mixture, only that those were not made
-by a model that had seen the recording.
+The clues themselves, and the network that weighs them, are in edge/prior/reranker.py; this module
+fits it with torch. Does not know which model gives the probabilities below the mixture, only that
+it was not trained on the recording.
 """
 
 import sys
@@ -33,8 +33,8 @@ _DEVIATION_MIN = 0.01
 
 @dataclass(frozen=True)
 class _Rows:
-    """Clues of recordings, and which candidate is the truth; the number of candidates for none of
-    them."""
+    """Clues of recordings, and the index of the true candidate, or the number of candidates if none
+    is true."""
 
     species: NDArray[np.intp]
     own: Values  # float16: 40,000 recordings of 64 candidates are 320 MB
@@ -44,8 +44,9 @@ class _Rows:
 
 
 def fit_judge(nearby: Nearby, rows: NDArray[np.int64], base: Scores, seed: int) -> Reranker:
-    """The judge of the best log-likelihood of the recordings `rows` of `nearby`, each left out of
-    its own neighbourhood. `base` `(rows, species)`: the model's probabilities there."""
+    """Fit the re-ranker with the best log-likelihood for the recordings `rows` of `nearby`, each
+    left out of its own neighbourhood. `base` `(rows, species)` are the model's probabilities for
+    them."""
     found = _clues(nearby, rows, base)
     sample = (
         found.own[:: max(1, len(rows) // 5000)].reshape(-1, found.own.shape[-1]).astype(np.float32)
@@ -77,7 +78,7 @@ def fit_judge(nearby: Nearby, rows: NDArray[np.int64], base: Scores, seed: int) 
 
 
 class _Net(nn.Module):
-    """What Judge.weigh computes, before the softmax."""
+    """The computation of `Reranker.weigh` before the softmax."""
 
     def __init__(self, own: int, shared: int, species: int) -> None:
         super().__init__()
@@ -90,7 +91,7 @@ class _Net(nn.Module):
             self.rest,
             self.species,
             self.out_species,
-        ):  # at first the mixture stands
+        ):  # initially the mixture is unchanged
             nn.init.zeros_(layer.weight)
         nn.init.zeros_(self.rest.bias)
         self.dropout = nn.Dropout(_DROPOUT)

@@ -1,8 +1,7 @@
-"""CatBoost on the nine features: the published metadata model. Fitted, resumed and exported to
+"""CatBoost on the nine features: the published metadata model. Fits, resumes and exports it to
 ONNX.
 
-Knows neither corpus nor rasters, only features and labels; does not know what the figures say of
-it.
+Knows neither corpus nor rasters, only features and labels; computes no figures.
 """
 
 import os
@@ -27,17 +26,17 @@ from trainer.files import make_folder, naming
 from trainer.place.place_prior import OUTPUT
 from trainer.recipe import MetadataRecipe
 
-# What the best iteration is best in. The write-up quotes F1 and needed 1208 iterations; by log-loss
-# the real 2021 table is best at half of them with CatBoost's own settings, sooner with larger
-# steps, where F1 is still rising.
+# Metric that selects the best iteration. The write-up quotes F1 and needed 1208 iterations; by
+# log-loss the real table of 2021 is best at half of them with CatBoost's own settings, earlier with
+# larger steps, while F1 is still rising.
 BEST_IN = "TotalF1:average=Micro"
-_LINES = 40  # of progress
+_LINES = 40  # lines of progress
 _WORK = "catboost"
 _LOGS = ("learn_error_log", "test_error_log", "time_left_log", "json_log")
 _TENSORBOARD = ("learn/events.out.tfevents", "test/events.out.tfevents")
-_SYSTEM = re.compile(r"\(Error (\d+): ")  # as CatBoost tells what the system answered
+_SYSTEM = re.compile(r"\(Error (\d+): ")  # CatBoost's form of a system error
 _ROOM_BYTES = 1 << 20
-# CatBoost keeps its progress this often (half a GB of the 2021 table): a killed fit resumes
+# Interval of CatBoost's snapshots (half a GB for the 2021 table), from which a killed fit resumes.
 _SNAPSHOT_S = 600
 
 
@@ -51,11 +50,11 @@ def fit_trees(
     work: Path,
     details: bool = False,
 ) -> CatBoostClassifier:
-    """The model of the iteration with the best F1, micro-averaged as in the competition. Neither
-    threads nor a snapshot change it.
+    """Fit the model and keep the iteration with the best F1, micro-averaged as in the competition.
+    The result depends neither on threads nor on a snapshot.
 
-    Says nothing on the way without `details`. Runs on the GPU if there is one; there the same
-    settings give another model within the noise of its sums.
+    Prints progress with `details` only. Runs on the GPU if there is one, where results vary by
+    rounding.
     """
     own: dict[str, Any] = (
         {} if recipe.learning_rate == "auto" else {"learning_rate": recipe.learning_rate}
@@ -93,8 +92,8 @@ def fit_trees(
 
 
 def _send_logs_nowhere(model: CatBoostClassifier, folder: Path) -> None:
-    """Nobody reads CatBoost's logs, and one that cannot be written, on a full disk, aborts the
-    process. Without logs (allow_writing_files) it keeps no snapshot either."""
+    """Send CatBoost's logs to /dev/null: nobody reads them, and on a full disk they abort the
+    process. Disabling them (allow_writing_files) would also disable snapshots."""
     model.set_params(**dict.fromkeys(_LOGS, os.devnull))
     for name in _TENSORBOARD:
         path = folder / name
@@ -106,20 +105,23 @@ def _send_logs_nowhere(model: CatBoostClassifier, folder: Path) -> None:
 
 @contextmanager
 def _told(folder: Path) -> Iterator[None]:
-    """CatBoost's words for what happens while it works in a folder, in ours: OSError where the disk
-    is full or cannot be written, CorpusError for the rest, Interrupted for Ctrl-C."""
+    """Translate CatBoost's errors while it works in a folder: OSError if the disk is full or cannot
+    be written, CorpusError for the rest, Interrupt for Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt:
         raise Interrupt from None
-    except (CatBoostError, DecodeError) as error:  # half a file, written without a word
+    except (
+        CatBoostError,
+        DecodeError,
+    ) as error:  # DecodeError: half a file, written without an error
         found = _SYSTEM.search(str(error))
         if found and int(found[1]) in OUTSIDE:
             raise OSError(int(found[1]), os.strerror(int(found[1])), str(folder)) from error
         with (
             naming(folder),
             tempfile.TemporaryFile(dir=folder) as probe,
-        ):  # of a full disk it says nonsense, or nothing
+        ):  # a full disk gives a misleading error, or none
             os.posix_fallocate(probe.fileno(), 0, _ROOM_BYTES)
         line = " ".join(str(error).split())[:300]
         raise CorpusError(
@@ -128,7 +130,7 @@ def _told(folder: Path) -> Iterator[None]:
 
 
 def importances(model: CatBoostClassifier, spec: FeatureSpec) -> list[tuple[str, float]]:
-    """The nine features and how much each moves the prediction, in percent, the largest first."""
+    """The nine features and their influence on the prediction in percent, largest first."""
     total = dict.fromkeys((*NUMERIC, CATEGORY), 0.0)
     for name, value in zip(spec.names, model.get_feature_importance(), strict=True):
         total[name.split("=")[0]] += float(value)
@@ -138,8 +140,8 @@ def importances(model: CatBoostClassifier, spec: FeatureSpec) -> list[tuple[str,
 
 
 def trees_to_onnx(model: CatBoostClassifier, path: Path) -> None:
-    """ONNX with one output, `probabilities` `(N, classes)`: CatBoost's own ends in a list of
-    dictionaries (ZipMap)."""
+    """Write ONNX with one output, `probabilities` `(N, classes)`: CatBoost's own export ends in a
+    list of dictionaries (ZipMap)."""
     with _told(path.parent):
         model.save_model(str(path), format="onnx")
         found = onnx.load(path)
