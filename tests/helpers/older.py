@@ -14,6 +14,8 @@ from typing import Any
 from typer import Typer
 from typer.testing import CliRunner
 
+from edge.__main__ import app as station
+
 KEPT = Path(__file__).parents[1] / "data" / "before-0.3"
 EXPECTED: dict[str, Any] = json.loads((KEPT / "expected.json").read_text(encoding="utf8"))
 STATION = "station"  # of the version before the moves
@@ -21,18 +23,15 @@ Rows = list[dict[str, Any]]
 
 
 def copy_station(folder: Path, kept: str = STATION) -> Path:
-    """A copy of a kept station, with the same recordings in all; it has no broker. Returns its
-    station.yaml."""
+    """A copy of a kept station, without a broker; its station.yaml. Recordings are alike in all."""
     folder.mkdir()
     for part in ("bundle", "clips", "in"):
         own = KEPT / kept / part
         shutil.copytree(own if own.is_dir() else KEPT / STATION / part, folder / part)
     (folder / "station.db").write_bytes(kept_database(kept))
     settings = folder / "station.yaml"
-    lines = (KEPT / kept / "station.yaml").read_text(encoding="utf8").splitlines()
-    settings.write_text(
-        "\n".join(line for line in lines if not line.startswith("mqtt:")) + "\n", encoding="utf8"
-    )
+    lines = (KEPT / kept / "station.yaml").read_text(encoding="utf8").splitlines(keepends=True)
+    settings.write_text("".join(line for line in lines if not line.startswith("mqtt:")))
     return settings
 
 
@@ -59,12 +58,8 @@ def rows(database: Path, table: str) -> Rows:
 def tables(database: Path) -> list[str]:
     """Names of its tables, but for SQLite's own."""
     with closing(sqlite3.connect(database)) as db:
-        names = [
-            name
-            for (name,) in db.execute(
-                "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
-            )
-        ]
+        found = db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+        names = [name for (name,) in found]
     return [name for name in names if not name.startswith(("sqlite_", "_sqlite"))]
 
 
@@ -73,3 +68,9 @@ def run(app: Typer, *arguments: object) -> str:
     done = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert done.exit_code == 0, (arguments, done.output, done.exception)
     return done.output
+
+
+def replayed(settings: Path) -> dict[str, Any]:
+    """The summary of a replay of a station's recordings."""
+    replay = ("replay", settings.parent / "in", "--jobs", "1", "--json")
+    return dict(json.loads(run(station, *replay, "--config", settings).splitlines()[-1]))

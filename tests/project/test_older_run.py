@@ -1,5 +1,6 @@
-"""A run of an earlier version is finished, exports to the scores that it had, and predicts what it
-did."""
+"""A run of an earlier version is finished, exports to its scores of then, and predicts what it did.
+
+How it was made: tests/data/README.md."""
 
 import csv
 import json
@@ -22,24 +23,15 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(folder: Path) -> dict[str, bytes]:
-    """File -> content; what is remembered of files that were read, and the lock, are of their
-    moment."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    moment = {".contents", ".lock"}
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in files
-        if path.name not in moment
-    }
+    """File -> content, but for the lock and for what is remembered of files that were read."""
+    files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    return {name: files[name].read_bytes() for name in files.keys() - {".contents", ".lock"}}
 
 
 def test_all_its_stages_are_done(ground: Path) -> None:
     before = made(ground / "run")
-    assert {
-        "tune.json",
-        "report.html",
-        "members/only-fold0-seed1/weights.safetensors",
-    } <= before.keys()
+    weights = "members/only-fold0-seed1/weights.safetensors"
+    assert {"tune.json", "report.html", weights} <= before.keys()
     said = run(
         trainer,
         "fit-all",
@@ -56,36 +48,20 @@ def test_all_its_stages_are_done(ground: Path) -> None:
 @pytest.mark.slow
 def test_it_exports_to_the_scores_that_it_had(ground: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
-    run(
-        export,
-        "onnx",
-        "--run",
-        ground / "run",
-        "--out",
-        bundle,
-        "--per-kind",
-        1,
-        "--no-half",
-        "--no-report",
-    )
+    small = ("--per-kind", 1, "--no-half", "--no-report")
+    run(export, "onnx", "--run", ground / "run", "--out", bundle, *small)
     with np.load(bundle / "probe.npz") as probe:
         for name, expected in EXPECTED["exported"].items():
             assert np.array(expected).size > 0
-            np.testing.assert_allclose(
-                probe[name], expected, rtol=0, atol=SCORE_TOLERANCE, err_msg=name
-            )
+            assert probe[name] == pytest.approx(np.array(expected), abs=SCORE_TOLERANCE), name
     found = json.loads(run(export, "verify", bundle, "--json").splitlines()[-1])
     assert max(*found["members"].values(), found["blended"], found["student"]) <= SCORE_TOLERANCE
 
 
 def test_it_predicts_what_it_did(ground: Path, tmp_path: Path) -> None:
     corpus, table = ground / "corpus", tmp_path / "birds.csv"
-    where = (
-        "--soundscapes",
-        corpus / "train_soundscapes",
-        "--sites",
-        corpus / "soundscape_sites.csv",
-    )
-    run(trainer, "predict", "--run", ground / "run", *where, "--out", table, "--device", "cpu")
+    sound, sites = corpus / "train_soundscapes", corpus / "soundscape_sites.csv"
+    given = ("--run", ground / "run", "--soundscapes", sound, "--sites", sites, "--device", "cpu")
+    run(trainer, "predict", *given, "--out", table)
     with table.open(newline="", encoding="utf8") as file:
         assert list(csv.reader(file)) == EXPECTED["predicted"]
