@@ -15,7 +15,7 @@ from edge.contract.errors import ConfigError
 from edge.contract.taxonomy import Kind, Taxonomy
 from edge.types import Detection, RecordingRow, WindowScores, stable_id, utc_text
 
-RUNNER_UPS = 3  # of each detection, stored beside it
+RUNNER_UPS = 3  # stored with each detection
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,9 @@ class Rules:
         own: Mapping[str, float],
         kinds: Iterable[Kind],
     ) -> "Rules":
-        """One threshold for all, others for single species; NaN, which no score passes, for classes
-        of other kinds. Raises ConfigError on a code the bundle does not know."""
+        """Rules with one default threshold, the station's `own` for single species, and NaN, which
+        no score passes, for classes of other kinds. Raises ConfigError on a code that the bundle
+        does not know."""
         unknown = sorted(set(own) - set(taxonomy.codes))
         if unknown:
             raise ConfigError(
@@ -51,8 +52,8 @@ class Rules:
 
 
 def rules_of(bundle: Bundle, detect: DetectSettings) -> tuple[Rules, Rules]:
-    """The rules in force where place and day weigh in, and those of sound alone. Raises ConfigError
-    on a code that the bundle does not know."""
+    """The rules for scores blended with the prior, and those for sound alone. Raises ConfigError on
+    a code that the bundle does not know."""
     thresholds = bundle.manifest.thresholds
     own = dict(detect.thresholds)
     default = detect.threshold
@@ -69,8 +70,8 @@ def rules_of(bundle: Bundle, detect: DetectSettings) -> tuple[Rules, Rules]:
 
 
 def check_names(bundle: Bundle, config: Config) -> None:
-    """Raises ConfigError for a slip that would go unnoticed: a species that is not protected, or
-    none to be heard."""
+    """Check the species and kinds that the settings name. Raises ConfigError for a slip that would
+    otherwise go unnoticed: a species left unprotected, or no species to detect."""
     unknown = sorted(set(config.sensitive.species) - set(bundle.taxonomy.codes))
     if unknown:
         raise ConfigError(
@@ -86,8 +87,7 @@ def check_names(bundle: Bundle, config: Config) -> None:
 
 
 class Detector:
-    """Applies the rules; gives every detection an id that is the same whenever the same sound is
-    analysed."""
+    """Applies the rules. A detection gets the same id whenever the same sound is analysed."""
 
     def __init__(self, station: str, bundle_id: str, taxonomy: Taxonomy, rules: Rules) -> None:
         self._station = station
@@ -97,7 +97,7 @@ class Detector:
 
     @property
     def thresholds(self) -> Scores:
-        """In force, `(species,)`; NaN: never reported."""
+        """Thresholds in force, `(species,)`; NaN: the species is never reported."""
         return self._rules.thresholds
 
     def detect(
@@ -108,19 +108,18 @@ class Detector:
         prior: Scores | None,
         shed: int = 0,
     ) -> list[Detection]:
-        """Detections in a batch of windows of one recording, by time, then best first. `prior` is
-        `(species,)`, `shed` the step of the overload ladder at which they were scored."""
-        found = []
-        here = (
-            True if prior is None else ~np.isnan(prior)
-        )  # a species beyond its limit passes no threshold, not even 0
+        """Detections in a batch of windows of one recording, sorted by time, then by falling score.
+        `prior` is `(species,)`, `shed` the load level at which the windows were scored."""
+        detections = []
+        # a species beyond its limit passes no threshold, not even 0
+        in_range = True if prior is None else ~np.isnan(prior)
         for row, window in enumerate(windows):
-            passed = np.flatnonzero((scores.blended[row] >= self._rules.thresholds) & here)
+            passed = np.flatnonzero((scores.blended[row] >= self._rules.thresholds) & in_range)
             for index in sorted(passed, key=lambda i: -float(scores.blended[row, i])):
-                found.append(
+                detections.append(
                     self._detection(recording, window, scores, prior, row, int(index), shed)
                 )
-        return found
+        return detections
 
     def _detection(
         self,
@@ -161,13 +160,12 @@ class Detector:
         )
 
     def _runner_ups(self, scores: Scores, index: int) -> tuple[tuple[str, float], ...]:
-        """The species that came next, or before, in this window: what else it may have been."""
+        """The best-scoring other species of this window: what else it may have been."""
         least = np.partition(scores, -min(RUNNER_UPS + 1, len(scores)))[
             -min(RUNNER_UPS + 1, len(scores))
         ]
-        high = np.flatnonzero(
-            scores >= least
-        )  # sorting thousands of classes for each detection would cost the most
+        # sorting thousands of classes for each detection would be too slow
+        high = np.flatnonzero(scores >= least)
         order = high[np.argsort(-scores[high], kind="stable")][: RUNNER_UPS + 1]
         best = [int(i) for i in order if i != index]
         return tuple((self._taxonomy.codes[i], float(scores[i])) for i in best[:RUNNER_UPS])

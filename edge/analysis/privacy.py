@@ -1,6 +1,7 @@
-"""Where people speak, nothing is kept that the settings forbid: no clip, or no detection either.
+"""Detection of human speech, so that windows with speech leave no clip, or no detection either, as
+the settings demand.
 
-Looks at all scores of a window, not only at what passed a threshold. Knows no clip and no database.
+Looks at all scores of a window, not only at those above a threshold. Knows no clip and no database.
 """
 
 from dataclasses import asdict
@@ -19,22 +20,22 @@ from edge.engines.onnx import OnnxEngine
 from edge.speech.listener import RULE, Listener
 from edge.types import WindowScores
 
-DETECTOR_BYTES_MAX = (
-    1 << 30
-)  # a network of 1 GB does not answer within a window's time on any station
-_ROUNDED = 1e-3  # by which a score may miss 0 or 1
+# no station can run a network of more than 1 GiB as fast as windows arrive
+DETECTOR_BYTES_MAX = 1 << 30
+_ROUNDING = 1e-3  # by which a score may lie outside 0 to 1
 
 
 class Privacy:
-    """Says of each window whether people speak in it: by the speech detector, by the bundle's own
-    classes, by a network of the user's, which takes what the bundle's take; any of them will do.
+    """Decides for each window whether people speak in it, by three detectors: the built-in speech
+    detector, the bundle's own classes, and a network of the user's with the same inputs as the
+    bundle's networks. One of them is enough.
 
-    What is no score never means that nobody speaks: a network that fails on a window, or gives for
-    it what is not a number from 0 to 1, may have met a voice. `trouble` says so.
+    A missing score never counts as silence: if a network fails on a window, or gives something
+    other than a number from 0 to 1, the window counts as speech. `trouble` reports it.
 
     Raises ConfigError for a class that the bundle does not know, and for a network that cannot be
-    loaded, or does not give a score for each window of silence and of noise, whatever is wrong with
-    its file. BundleError: the speech detector's own network is damaged.
+    loaded or does not give one score per window of silence and of noise, whatever is wrong with its
+    file. Raises BundleError if the network of the built-in speech detector is damaged.
     """
 
     def __init__(
@@ -51,9 +52,8 @@ class Privacy:
             *(taxonomy.index(code) for code in settings.classes),
             *taxonomy.of_kind(["human"]),
         }
-        self.voices = (
-            sorted(voices) if on else []
-        )  # classes of the bundle: those that are set, and all human ones
+        # classes of the bundle: those named in the settings, and all of kind human
+        self.voices = sorted(voices) if on else []
         self._settings = settings
         self.threshold = settings.threshold
         self._engine = (
@@ -62,44 +62,45 @@ class Privacy:
         self._odd = OddScores("privacy.detector", "such windows count as speech")
         self._hears_speech = settings.speech and on
         if self._hears_speech:
-            Listener()  # a network that cannot be loaded is found before the first sound
+            Listener()  # fail now, not at the first sound, if its network cannot be loaded
         self.drops_detections = settings.human == "all" and bool(
             self.voices or self._engine or self._hears_speech
         )
 
     @property
     def trouble(self) -> str | None:
-        """What is wrong with the user's network: in how many of the last windows, and what it said
-        last."""
+        """The trouble with the user's network, if any: how many of the last windows it failed on,
+        and its last error."""
         return self._odd.trouble
 
     @property
     def rules(self) -> dict[str, object]:
-        """What a recording's detections hang on where they are dropped; without the speech
-        detector, what they hung on before there was one."""
+        """The settings that a recording's detections depend on where privacy drops detections.
+        Without the speech detector they are the same as in versions that had none, so that no
+        archive is analysed again."""
         rules = asdict(self._settings)
         return rules | {"speech": RULE} if rules.pop("speech") else rules
 
     def listener(self, saves_clips: bool) -> Listener | None:
-        """For a new stretch; None where nobody listens for speech, or nothing hangs on it."""
+        """A speech listener for a new stretch; None if speech is not detected or nothing depends on
+        it."""
         return Listener() if self._hears_speech and (saves_clips or self.drops_detections) else None
 
     def speech(self, inputs: Input, scores: WindowScores) -> list[bool]:
-        """What the bundle's classes and the user's network say: one answer for each of the windows
-        whose inputs, as the networks take them, and scores are given."""
+        """True for each window in which the bundle's classes or the user's network detect speech.
+        `inputs` are the windows as the networks take them, `scores` their scores."""
         if not self.voices and not self._engine:
             return [False] * len(inputs)
         highest = np.zeros(len(inputs), np.float32)
         if self.voices:
             highest = np.maximum(highest, scores.acoustic[:, self.voices].max(axis=1))
         if self._engine:
-            highest = np.maximum(highest, self._asked(self._engine, inputs))
-        return [
-            not score < self.threshold for score in highest.tolist()
-        ]  # what is no number might be a voice
+            highest = np.maximum(highest, self._highest_scores(self._engine, inputs))
+        # NaN may be a voice
+        return [not score < self.threshold for score in highest.tolist()]
 
-    def _asked(self, engine: OnnxEngine, inputs: Input) -> NDArray[np.float32]:
-        """The highest score of each window, NaN where there is none."""
+    def _highest_scores(self, engine: OnnxEngine, inputs: Input) -> NDArray[np.float32]:
+        """The highest score of each window, `(windows,)`; NaN where there is none."""
         try:
             highest, odd = _highest(engine, inputs)
         except Exception as error:  # ONNX Runtime's errors have no common base but Exception
@@ -110,8 +111,8 @@ class Privacy:
 
 
 def _detector(path: Path, input_shape: tuple[int, ...]) -> OnnxEngine:
-    """The user's network, tried on silence and on noise. Raises ConfigError, whatever is wrong with
-    it."""
+    """The user's network, tried on silence and on noise. Raises ConfigError if anything is wrong
+    with it."""
     try:
         if not path.is_file():
             what = "something else" if path.exists() else "nothing"
@@ -124,14 +125,18 @@ def _detector(path: Path, input_shape: tuple[int, ...]) -> OnnxEngine:
             if wrong := next(filter(None, odd), ""):
                 raise ValueError(f"for {what}: {wrong}")
     except Exception as error:  # a strange file can raise anything in ONNX Runtime
-        words = _line(error).removeprefix(f"{path}: ")
-        advice = "name an ONNX network that takes what the bundle's take, or leave it out"
-        raise ConfigError(f"privacy.detector: {printable(str(path))}: {words}; {advice}") from error
+        reason = _line(error).removeprefix(f"{path}: ")
+        advice = (
+            "name an ONNX network with the same inputs as the bundle's networks, or leave it out"
+        )
+        raise ConfigError(
+            f"privacy.detector: {printable(str(path))}: {reason}; {advice}"
+        ) from error
     return engine
 
 
 def _trials(input_shape: tuple[int, ...]) -> list[tuple[str, Input]]:
-    """Two windows each of silence and of noise, as networks take them."""
+    """Two windows each of silence and of noise, in the form that networks take."""
     random = np.random.default_rng(0)
     shape = (2, *input_shape)
     if input_shape == INPUT_SHAPES[IMAGE]:
@@ -142,19 +147,20 @@ def _trials(input_shape: tuple[int, ...]) -> list[tuple[str, Input]]:
 
 
 def _highest(engine: OnnxEngine, inputs: Input) -> tuple[NDArray[np.float32], list[str]]:
-    """The highest score of each window, NaN where one is none, and why that is so. Raises
-    ValueError if the network does not answer window by window."""
+    """The highest score of each window, `(windows,)`, NaN where any score is invalid, and the
+    reason per window, "" if all are valid. Raises ValueError if the network does not give one row
+    of scores per window."""
     scores = engine.scores(inputs)[0]
     if scores.ndim != 2 or len(scores) != len(inputs) or not scores.shape[1]:
         raise ValueError(
             f"expected a row of scores for each window, found the shape {scores.shape}"
         )
-    odd = ~((scores >= -_ROUNDED) & (scores <= 1 + _ROUNDED))
-    whys = [
+    odd = ~((scores >= -_ROUNDING) & (scores <= 1 + _ROUNDING))
+    reasons = [
         f"expected a score from 0 to 1, found {row[wrong][0]:g}" if wrong.any() else ""
         for row, wrong in zip(scores, odd, strict=True)
     ]
-    return np.where(odd.any(axis=1), np.float32(np.nan), scores.max(axis=1)), whys
+    return np.where(odd.any(axis=1), np.float32(np.nan), scores.max(axis=1)), reasons
 
 
 def _line(error: Exception) -> str:

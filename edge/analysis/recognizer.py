@@ -1,7 +1,7 @@
-"""Windows to scores: members, their mean, the student before them, a window's neighbours, the blend
-with the prior.
+"""Windows to scores: the student, the members and their mean, smoothing with neighbouring windows,
+the blend with the prior.
 
-What is verified here is what the station runs.
+`python -m export verify` runs this same code, so what it verifies is what the station runs.
 """
 
 import logging
@@ -37,14 +37,13 @@ _GREY_TOLERANCE = 1
 _GREY_SHARE = 0.999  # share of pixels that must be within one grey level
 
 
-OpenWindowRule = Callable[
-    [Scores], NDArray[np.bool_]
-]  # the student's acoustic scores (windows, species) to (windows,)
+# from the student's acoustic scores (windows, species) to the windows it leaves open (windows,)
+OpenWindowRule = Callable[[Scores], NDArray[np.bool_]]
 
 
 def networks_of(bundle: Bundle, members: Members) -> tuple[BundleMember, ...]:
-    """The networks of the bundle that `members` asks, the student last. Raises ConfigError if it
-    has no student."""
+    """The networks of the bundle that `members` asks for, the student last. Raises ConfigError if a
+    student is asked for and the bundle has none."""
     manifest = bundle.manifest
     if members == "bag":
         return manifest.members
@@ -58,15 +57,15 @@ def networks_of(bundle: Bundle, members: Members) -> tuple[BundleMember, ...]:
 
 
 class Recognizer:
-    """A bundle on an engine: ONNX Runtime, or what `best_recognizer` found better. Several threads
-    may ask it at once.
+    """A bundle on an engine: ONNX Runtime, or a faster one chosen by `best_recognizer`. Several
+    threads may use it at once.
 
     recognizer = best_recognizer(bundle, config.runtime, config.engines_folder, config.members)
     recognizer.check_probe()
     scores = recognizer.recognise(inputs, prior)
 
-    Only the networks that `members` asks are loaded; a given `engine` runs these, in the order of
-    `networks`. Raises ConfigError if the bundle has no student and one is asked.
+    Only the networks that `members` asks for are loaded; a given `engine` must run them in the
+    order of `networks`. Raises ConfigError if a student is asked for and the bundle has none.
     """
 
     def __init__(
@@ -79,9 +78,8 @@ class Recognizer:
         self.bundle = bundle
         self.members = members
         self.networks = networks_of(bundle, members)
-        self.degraded: str | None = (
-            None  # why it is not the best engine that this machine could have
-        )
+        # the reason why a slower engine than this machine could run is in use
+        self.degraded: str | None = None
         self._threads = threads
         self.engine: Engine = engine or self._onnx()
         self._kinds = (
@@ -93,7 +91,7 @@ class Recognizer:
         self._few = tuple(sorted(self._kinds.index(kind) for kind in set(self._kinds)))
         self._lock = threading.Lock()
         self._odd = OddScores("the networks", "the others decide, where there are any")
-        # windows of sound so far, and those of them that the bag decided
+        # windows of sound so far, and how many of them the bag decided
         self._asked = 0
         self._opened = 0
 
@@ -103,18 +101,19 @@ class Recognizer:
 
     @property
     def bag_share(self) -> float | None:
-        """Share of the windows of sound so far that the bag decided; None: there were none yet."""
+        """Share of the windows of sound so far that the bag decided; None before the first
+        window."""
         return self._opened / self._asked if self._asked else None
 
     @property
     def trouble(self) -> str | None:
-        """What is wrong with what the networks say: for some of the last windows one of them gave
-        no number."""
+        """The trouble with the networks' answers, if any: for some of the last windows one of them
+        gave no number."""
         return self._odd.trouble
 
     def degrade(self, reason: str) -> None:
-        """Go on with ONNX Runtime, for good."""
-        log.warning("going on with ONNX Runtime: %s", reason)
+        """Switch to ONNX Runtime for the rest of this process."""
+        log.warning("continuing with ONNX Runtime: %s", reason)
         self.engine.close()
         self.engine = self._onnx()
         self.degraded = reason
@@ -126,13 +125,13 @@ class Recognizer:
         few: bool = False,
         undecided: OpenWindowRule | None = None,
     ) -> WindowScores:
-        """What the networks take of windows (grey images `(n, 128, 281)` or samples `(n, 160000)`)
-        and prior `(n, species)`, `(species,)` or None to scores, each window alone; in a stretch of
-        sound a NeighbourSmoother decides on them.
+        """Score windows, each by itself. `inputs` are grey images `(n, 128, 281)` or samples `(n,
+        160000)`, `prior` is `(n, species)`, `(species,)` or None. In a stretch of sound a
+        NeighbourSmoother then smooths the scores.
 
-        In a cascade the student answers first, and the bag the windows that `undecided` says are
-        left open; without it (a probe) the bag answers and decides all. `few`, in a hurry: only the
-        first member of each kind, in a cascade the student alone.
+        In a cascade the student answers first, and the bag answers the windows that `undecided`
+        marks as open; without `undecided` (a probe) the bag answers and decides all. `few` saves
+        time under load: only the first member of each kind answers, in a cascade the student alone.
         """
         members = np.full(
             (len(self.networks), len(inputs), len(self.bundle.taxonomy)), np.nan, np.float32
@@ -142,12 +141,12 @@ class Recognizer:
         if self.members != "bag":
             student = [len(self.networks) - 1]
             members[-1] = self._ask(inputs, student)[0]
-            unsaid = self._without_number(members[-1:], student)
-            acoustic[:] = np.where(unsaid[0, :, None], np.float32(0), members[-1])
+            no_number = self._without_number(members[-1:], student)
+            acoustic[:] = np.where(no_number[0, :, None], np.float32(0), members[-1])
             opened = self._open(acoustic, few, undecided)
             if self.members == "cascade":
-                opened |= unsaid[0]  # the bag decides what the student cannot
-            self._odd.add(self._whys(unsaid, student))
+                opened |= no_number[0]  # the bag decides what the student cannot
+            self._odd.add(self._reasons(no_number, student))
         if opened.any():
             which = self._few if few else self._bag
             windows = np.flatnonzero(opened)
@@ -156,23 +155,25 @@ class Recognizer:
             members[np.array(which)[:, None], windows] = answers
         if undecided is not None:
             self._count(opened)
-        decided_by: tuple[DecidedBy, ...] = tuple("bag" if its else "student" for its in opened)
+        decided_by: tuple[DecidedBy, ...] = tuple(
+            "bag" if by_bag else "student" for by_bag in opened
+        )
         return WindowScores(
             members, acoustic, blend_scores(acoustic, prior, self.bundle.manifest.blend), decided_by
         )
 
     def _acoustic(self, answers: Scores, which: Sequence[int]) -> Scores:
-        """The acoustic score of what these members answer. A member that gives no number for a
-        window, of a species that it knows, has no say in it; where none gives one nothing is heard,
-        which `trouble` says."""
+        """Acoustic scores `(windows, species)` from these members' answers. A member that gives no
+        number for a species that it knows is left out for that window. If no member is left, the
+        scores are 0; `trouble` reports it. Sets other missing numbers in `answers` to NaN."""
         known = None if self._known is None else self._known[list(which)]
         kinds = [self._kinds[index] for index in which]
         blend = self.bundle.manifest.blend
         acoustic = acoustic_scores(answers, kinds, blend, known)
         odd = self._without_number(answers, which)
-        self._odd.add(self._whys(odd, which))
+        self._odd.add(self._reasons(odd, which))
         if odd.any():
-            answers[~np.isfinite(answers)] = np.nan  # as of a species that it does not know
+            answers[~np.isfinite(answers)] = np.nan  # like a species that the member does not know
         for window in np.flatnonzero(odd.any(axis=0)):
             left = np.flatnonzero(~odd[:, window])
             acoustic[window] = 0.0
@@ -185,14 +186,14 @@ class Recognizer:
         return acoustic
 
     def _without_number(self, answers: Scores, which: Sequence[int]) -> NDArray[np.bool_]:
-        """Where a network gave no number for a species that it knows, `(which, windows)`."""
+        """True where a network gave no number for a species that it knows, `(which, windows)`."""
         wrong = ~np.isfinite(answers)
         if self._each_knows is not None:
             wrong &= self._each_knows[list(which)][:, None]
         return np.asarray(wrong.any(axis=2))
 
-    def _whys(self, odd: NDArray[np.bool_], which: Sequence[int]) -> list[str]:
-        """Of each window: which network gave no number, "" if all did."""
+    def _reasons(self, odd: NDArray[np.bool_], which: Sequence[int]) -> list[str]:
+        """For each window, the first network that gave no number, as text; "" if all gave one."""
         names = [self.networks[index].name for index in which]
         if not odd.any():
             return [""] * odd.shape[1]
@@ -204,7 +205,7 @@ class Recognizer:
     def _open(
         self, student: Scores, few: bool, undecided: OpenWindowRule | None
     ) -> NDArray[np.bool_]:
-        """Which windows the bag answers, after the student."""
+        """True for the windows that the bag answers after the student, `(windows,)`."""
         if self.members == "student" or few:
             return np.zeros(len(student), np.bool_)
         return np.ones(len(student), np.bool_) if undecided is None else undecided(student)
@@ -215,24 +216,25 @@ class Recognizer:
             self._opened += int(np.count_nonzero(opened))
 
     def _ask(self, inputs: Input, which: Sequence[int]) -> Scores:
-        """Scores `(which, n, species)` of these of the networks."""
+        """Scores `(which, n, species)` of these networks. Falls back to ONNX Runtime if the engine
+        fails."""
         engine = self.engine
         try:
             scores = engine.scores(inputs, which)
             if not isinstance(engine, OnnxEngine) and self._without_number(scores, which).any():
                 raise EngineError(f"{engine.name} gave no number for a window")
             return scores
-        except EngineError as error:  # the GPU fell out: the station hears on
+        except EngineError as error:  # the GPU failed: the station continues without it
             with self._lock:
-                if self.engine is engine:  # of several threads the first that saw it
+                if self.engine is engine:  # only the first of several threads switches
                     self.degrade(str(error))
             return self.engine.scores(inputs, which)
 
     def check_probe(self) -> float:
-        """Run the bundle's probe; return the largest difference of a score.
+        """Run the bundle's probe; return the largest difference between scores.
 
-        Raises BundleError if the images or any score differ by more than an honest rounding on
-        another machine.
+        Raises BundleError if images or scores differ by more than rounding on another machine
+        explains.
         """
         probe = self.bundle.probe()
         folder = self.bundle.folder
@@ -240,7 +242,7 @@ class Recognizer:
             apart = np.abs(mel_image(probe.samples()).astype(np.int16) - probe.images)
             if np.mean(apart <= _GREY_TOLERANCE) < _GREY_SHARE:
                 raise BundleError(
-                    f"{folder}: this machine computes other images than the bundle was made with"
+                    f"{folder}: this machine computes other images than those of the bundle's probe"
                 )
         found = self.recognise(probe.inputs, probe.prior if probe.prior.size else None)
         expected = self._expected(probe)
@@ -254,7 +256,7 @@ class Recognizer:
         return worst
 
     def _expected(self, probe: Probe) -> Scores:
-        """What the loaded networks must give, `(networks, clips, species)`."""
+        """Scores that the loaded networks must give for the probe, `(networks, clips, species)`."""
         student = [] if self.members == "bag" else [probe.student_scores[None]]
         return np.concatenate([probe.member_scores[: len(self._bag)], *student])
 
@@ -266,11 +268,11 @@ def best_recognizer(
     members: Members = "bag",
     use: Use = "live",
 ) -> Recognizer:
-    """The bundle on the best engine that the settings allow and that passes the probe here:
-    TensorRT, else what was tuned for this use, else ONNX Runtime; `degraded` says why it is not a
-    better one. `engines` is the folder that `python -m export trt` wrote, if it did; beside it lies
-    what `python -m export tune` found. Raises BundleError, and ConfigError if `members` asks for a
-    student that the bundle does not have."""
+    """The bundle on the best engine that the settings allow and that passes the probe on this
+    machine: TensorRT, else the runtime tuned for this use, else ONNX Runtime. `degraded` is the
+    reason why a better engine is not used. `engines` is the folder that `python -m export trt`
+    writes; the results of `python -m export tune` are in its parent folder. Raises BundleError, and
+    ConfigError if `members` asks for a student that the bundle does not have."""
     networks = networks_of(bundle, members)
     engine: Engine | None = None
     reason: str | None = None
@@ -289,11 +291,11 @@ def best_recognizer(
         try:
             engine = open_tuned(bundle, engines.parent, networks, members, use, settings.threads)
         except EngineError as error:
-            log.warning("what was tuned is left alone: %s", error)
+            log.warning("the tuned runtime is not used: %s", error)
     recognizer = Recognizer(bundle, settings.threads, engine, members)
     recognizer.degraded = reason
     if reason:
-        log.warning("going on with %s: %s", recognizer.engine.name, reason)
+        log.warning("continuing with %s: %s", recognizer.engine.name, reason)
     if engine is not None:
         try:
             recognizer.check_probe()
@@ -302,13 +304,13 @@ def best_recognizer(
     return recognizer
 
 
-WindowDecisions = tuple[list[Window], WindowScores]  # windows and what counts for them
+WindowDecisions = tuple[list[Window], WindowScores]  # decided windows and their final scores
 
 
 class NeighbourSmoother:
-    """Decides on the windows of one unbroken stretch of sound, in their order, as soon as their
-    later neighbours are known. How the stretch is cut into pushes changes nothing. Without
-    smoothing every window is decided at once.
+    """Smooths the scores of one unbroken stretch of sound, window by window, as soon as the later
+    neighbours of a window are known. The result does not depend on how the stretch is divided into
+    pushes. Without smoothing every window is decided at once.
 
     smoother = NeighbourSmoother(bundle.manifest.blend, hop_samples, prior)
     for windows in batches:
@@ -321,14 +323,13 @@ class NeighbourSmoother:
         self._prior = prior
         self._step = neighbour_step(hop_samples) if blend.smoothing else 0
         self._windows: list[Window] = []  # not yet decided; at most `step` between two pushes
-        self._members: list[Scores] = []  # (networks, species) of each of these
+        self._members: list[Scores] = []  # (networks, species) of each of these windows
         self._decided_by: list[DecidedBy] = []
-        self._acoustic: list[
-            Scores
-        ] = []  # (species,) of each of these, and of the `step` before them
+        # (species,) of each of these windows, and of the `step` windows before them
+        self._acoustic: list[Scores] = []
 
     def push(self, windows: list[Window], scores: WindowScores) -> WindowDecisions | None:
-        """Take the next windows and the scores that each has alone; return those that are now
+        """Take the next windows with their unsmoothed scores; return the windows that are now
         decided, if any."""
         self._windows += windows
         self._members += list(np.moveaxis(scores.members, 1, 0))
@@ -337,12 +338,12 @@ class NeighbourSmoother:
         return self._decide(len(self._windows) - self._step)
 
     def close(self) -> WindowDecisions | None:
-        """The stretch ends here: return its last windows, if any are left."""
+        """End the stretch; return its last windows, if any are left."""
         return self._decide(len(self._windows))
 
     def _decide(self, count: int) -> WindowDecisions | None:
-        """The first `count` windows of those that wait. Members' scores stay those of the window
-        alone."""
+        """The first `count` undecided windows with their smoothed scores. The members' scores are
+        not smoothed."""
         if count <= 0:
             return None
         earlier = len(self._acoustic) - len(self._windows)
@@ -354,10 +355,8 @@ class NeighbourSmoother:
         self._windows = self._windows[count:]
         decided_by = tuple(self._decided_by[:count])
         self._decided_by = self._decided_by[count:]
-        self._members, self._acoustic = (
-            self._members[count:],
-            self._acoustic[max(0, earlier + count - self._step) :],
-        )
+        self._members = self._members[count:]
+        self._acoustic = self._acoustic[max(0, earlier + count - self._step) :]
         return windows, WindowScores(
             members, smoothed, blend_scores(smoothed, self._prior, self._blend), decided_by
         )

@@ -1,8 +1,8 @@
-"""One unbroken stretch of sound: cut, recognised, smoothed, detected. The same for microphone,
-folder and replay.
+"""Analysis of one unbroken stretch of sound: cut, recognise, smooth, detect. It is the same for
+microphone, folder and replay.
 
-Says what was found, batch by batch; whoever drives it stores that. Several threads may analyse at
-once, each its own stretches. Knows no source, no database and no broker.
+Yields results batch by batch; the caller stores them. Several threads may analyse at once, each its
+own stretches. Knows no source, no database and no broker.
 """
 
 import hashlib
@@ -34,32 +34,31 @@ from edge.types import Detection, Effort, LoadLevel, Message, RecordingRow, Wind
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What a batch of windows came to. Commits in one piece; effort and windows are those of the
-    recording so far."""
+    """Results of a batch of windows, to be stored in one transaction. `effort` and `windows` are
+    totals of the recording so far."""
 
     row: RecordingRow
     detections: list[Detection]
     messages: list[Message]
     effort: list[Effort]
-    until_s: float  # all windows that end up to here, from the recording's start, are decided
+    until_s: float  # all windows that end before this time of the recording are decided
     windows: int
-    private: list[
-        tuple[float, float]
-    ]  # where people speak: from, to, from the recording's start; the voice of a
-    # window may have begun before it, in sound of which was said before that nobody speaks
-    suppressed: int  # detections that privacy forbids
+    # speech, from and to, in seconds of the recording; it may begin before the batch, in sound
+    # that an earlier batch gave as free of speech
+    private: list[tuple[float, float]]
+    suppressed: int  # detections dropped for privacy
     level_dbfs: float  # of the last window
-    begins_s: float = 0.0  # where its stretch begins, from the recording's start
+    begins_s: float = 0.0  # start of the stretch, in seconds of the recording
 
     @property
     def end(self) -> datetime:
-        """When the last window ended, aware UTC."""
+        """End of the last window, aware UTC."""
         return self.row.start + timedelta(seconds=self.until_s)
 
 
 @dataclass(frozen=True)
 class AnalysisSetup:
-    """Settings with all that follows from them, ready for use."""
+    """Settings with everything derived from them, checked and ready for use."""
 
     config: Config
     privacy: Privacy
@@ -68,7 +67,7 @@ class AnalysisSetup:
 
 
 class Analyst:
-    """What all stretches share: the bundle at work, thresholds, priors, privacy.
+    """Everything that all stretches share: the loaded bundle, thresholds, priors, privacy.
 
     analyst = Analyst(config, Recognizer(read_bundle(config.bundle_folder)))
     stretch = Stretch(analyst, row)
@@ -86,8 +85,9 @@ class Analyst:
         self.use(self.prepared(config))
 
     def prepared(self, config: Config) -> AnalysisSetup:
-        """These settings, tried; the bundle stays. In any thread. Raises ConfigError, or
-        BundleError for privacy.detector."""
+        """Check these settings and derive everything from them; the bundle stays the same. May be
+        called from any thread. Raises ConfigError, or BundleError if the built-in speech detector
+        is damaged."""
         rules, rules_alone = rules_of(self.bundle, config.detect)
         check_names(self.bundle, config)
         privacy = Privacy(config.privacy, self.bundle.taxonomy, self.bundle.input_shape)
@@ -106,18 +106,17 @@ class Analyst:
         return Detector(config.station.id, self.bundle.id, self.bundle.taxonomy, rules)
 
     def detector(self, prior: Scores | None) -> Detector:
-        """Thresholds differ with and without a prior."""
+        """The detector for scores with or without a prior; their thresholds differ."""
         return self._sound_only if prior is None else self._with_prior
 
     def digest(self) -> str:
-        """What a recording's rows depend on besides the recording."""
+        """Digest of everything that a recording's rows depend on besides the recording itself."""
         config = self.config
         station = asdict(config.station)
         detect = asdict(config.detect)
-        del station["language"]  # names, no rows
-        if (
-            config.detect.kinds == DetectSettings().kinds
-        ):  # an archive of before there were kinds is not analysed anew
+        del station["language"]  # changes names, not rows
+        # the default is left out so that archives analysed before `kinds` existed stay valid
+        if config.detect.kinds == DetectSettings().kinds:
             del detect["kinds"]
         parts = [self.bundle.id, station, asdict(config.windows), detect, config.members]
         parts += [self.privacy.rules] if self.privacy.drops_detections else []
@@ -127,9 +126,9 @@ class Analyst:
         ]
 
     def prior(self, row: RecordingRow) -> Scores | None:
-        """Species probabilities `(species,)` where and when the stretch was recorded. A file's
-        modification time says too little of the season to weigh in, a clock that is certainly wrong
-        nothing."""
+        """Species probabilities `(species,)` at the place and day of the recording. None if there
+        are none or the date cannot be trusted: a file's modification time, or a clock that is
+        certainly wrong."""
         if self.config.detect.prior == "off" or row.place is None or row.time_source == "mtime":
             return None
         if is_nonsense(row.clock_state, row.start):
@@ -138,11 +137,13 @@ class Analyst:
         return None if table is None else table[row.local.day(row.start).timetuple().tm_yday - 1]
 
 
-WindowsAsked = Sequence[tuple["Stretch", Window]]  # windows of one stretch side by side
+# windows with their stretches; those of one stretch follow each other
+WindowsAsked = Sequence[tuple["Stretch", Window]]
 
 
 def _answers(analyst: Analyst, asked: WindowsAsked, few: bool) -> Iterator[BatchResult]:
-    """Show windows to the networks together and give each stretch its answer."""
+    """Run the networks on windows of several stretches together and pass each stretch its
+    answers."""
     inputs = np.stack([window.input for _, window in asked])
     parts: list[tuple[Stretch, slice]] = []
     for stretch, group in groupby(stretch for stretch, _ in asked):
@@ -165,13 +166,13 @@ def _answers(analyst: Analyst, asked: WindowsAsked, few: bool) -> Iterator[Batch
 
 
 class WindowBatch:
-    """Windows of one stretch after the other, shown to the networks so many at a time: a recording
-    of ten seconds does not cost a whole call. What a window's neighbours in a batch are changes
-    nothing, down to the last bit.
+    """Windows of several stretches, run through the networks in full batches, so that a short
+    recording does not cost a call of its own. The scores of a window do not depend on the others in
+    its batch, down to the last bit.
 
         batch.add(stretch)
         for found in batch.found(): ...
-        batch.found(rest=True)   # when nothing more comes
+        batch.found(rest=True)   # at the end
     """
 
     def __init__(self, analyst: Analyst) -> None:
@@ -180,15 +181,15 @@ class WindowBatch:
         self._waiting: deque[tuple[Stretch, Window]] = deque()
 
     def add(self, stretch: "Stretch") -> None:
-        """Take the windows of a stretch that wait."""
+        """Take the waiting windows of a stretch."""
         self._waiting.extend((stretch, window) for window in stretch.take())
 
     def drop(self, recording: str) -> None:
-        """Nothing more comes of this recording, and what waits of it is not asked."""
+        """Discard the waiting windows of this recording."""
         self._waiting = deque(one for one in self._waiting if one[0].row.id != recording)
 
     def found(self, rest: bool = False) -> Iterator[BatchResult]:
-        """Analyse whole batches, at the end also what is left."""
+        """Analyse full batches and yield their results; with `rest` also what is left."""
         while len(self._waiting) >= self._size or (rest and self._waiting):
             asked = [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
             yield from _answers(self._analyst, asked, few=False)
@@ -196,24 +197,24 @@ class WindowBatch:
 
 @dataclass
 class _RecordingTotals:
-    """What is decided of a recording, over all its stretches."""
+    """Totals of a recording over all its stretches."""
 
     windows: int = 0
-    effort: list[tuple[int, int, int]] = field(
-        default_factory=list
-    )  # from sample, to sample, step of the ladder
+    # from sample, to sample, load level
+    effort: list[tuple[int, int, int]] = field(default_factory=list)
 
 
 class Stretch:
-    """One stretch of sound. The microphone asks it itself, and does not wait for a batch to fill:
+    """One stretch of sound. For the microphone it is used directly and does not wait for a full
+    batch:
 
         stretch.push(samples)
         for found in stretch.found(): ...
 
-    Recordings share a `WindowBatch`. Where sound is missing in the middle of one, its stretch ends,
-    and `after` is the next.
+    Recordings share a `WindowBatch`. If sound is missing in the middle of a recording, its stretch
+    ends there, and `after` returns the next.
 
-    Of the first `known` samples all windows were decided before, and what was found is stored.
+    All windows of the first `known` samples were decided before, and their results are stored.
 
     `shed` is the load level that a live source has reached; a replay leaves nothing out.
     """
@@ -228,9 +229,8 @@ class Stretch:
     ) -> None:
         self.row = row
         self.shed = LoadLevel.NOTHING
-        self._begins = (
-            begins  # sample of the recording; all positions are counted from the recording's start
-        )
+        # first sample; all positions are counted from the recording's start
+        self._begins = begins
         self._analyst = analyst
         self._config = analyst.config
         self._hop = self._config.hop_samples
@@ -247,15 +247,14 @@ class Stretch:
         self._closed = False
         self._asked = 0  # windows that were taken and have no answer yet
         self._taken_until = begins  # sample up to which windows went to the networks
-        self._speech: dict[
-            int, int
-        ] = {}  # by the start of a window in which people speak: where that began
+        # from the start of each window with speech to the sample where the speech began
+        self._speech: dict[int, int] = {}
         self._until = begins  # sample up to which windows are decided
         self._decided = decided or _RecordingTotals()
 
     def after(self, gap_s: float) -> "Stretch":
-        """The stretch of the same recording that begins so long after this one, which is closed,
-        has ended."""
+        """The next stretch of the same recording, which begins `gap_s` after the end of this closed
+        one."""
         heard = self._resumed.heard
         known = self._resumed.known
         begins = self._begins + heard + round(gap_s * RATE_HZ)
@@ -263,12 +262,12 @@ class Stretch:
 
     @property
     def begins_s(self) -> float:
-        """Where it begins, from the recording's start."""
+        """Start of the stretch, in seconds of the recording."""
         return self._begins / RATE_HZ
 
     @property
     def ends_s(self) -> float:
-        """Where the sound that was pushed so far ends, from the recording's start."""
+        """End of the sound pushed so far, in seconds of the recording."""
         return self.begins_s + self.heard_s
 
     @property
@@ -278,29 +277,29 @@ class Stretch:
 
     @property
     def decided_s(self) -> float:
-        """Up to here, from the recording's start, every window is decided."""
+        """Time up to which every window is decided, in seconds of the recording."""
         return self._until / RATE_HZ
 
     @property
     def windows(self) -> int:
-        """Decided so far, of the whole recording."""
+        """Number of windows decided so far, of the whole recording."""
         return self._decided.windows
 
     @property
     def done(self) -> bool:
-        """Closed, and every window that was taken has its answer; `last` then gives what waited for
-        a neighbour."""
+        """True if the stretch is closed and every window has its answer; `last` then yields those
+        that waited for a neighbour."""
         return self._closed and not self._waiting and not self._asked
 
     def push(self, samples: Samples) -> None:
-        """The next samples, mono, RATE_HZ."""
+        """Take the next samples, mono, RATE_HZ."""
         samples = self._resumed.push(samples)
         with self._analyst.stopwatch("image"):
             windows = self._cutter.push(samples)
         self._complete(windows)
 
     def close(self) -> None:
-        """The stretch ends here; `found` then gives the rest."""
+        """End the stretch; `found` then yields the rest."""
         with self._analyst.stopwatch("image"):
             windows = self._cutter.close()
         self._decided.windows += self._resumed.windows
@@ -312,8 +311,7 @@ class Stretch:
         self._closed = True
 
     def _complete(self, windows: list[Window]) -> None:
-        """All their sound is here: whether people speak in them is heard now, they themselves wait
-        for the networks."""
+        """Queue complete windows for the networks, after the speech listener has heard them."""
         begins = self._begins
         if self._listener and windows:
             with self._analyst.stopwatch("speech"):
@@ -325,30 +323,30 @@ class Stretch:
         )
 
     def give_up(self) -> None:
-        """The stretch ends here, and what no network has seen yet is left out; `found` then gives
-        the rest."""
+        """End the stretch without the windows that no network has seen yet; `found` then yields the
+        rest."""
         self._waiting = []
         self._closed = True
 
     def take(self) -> list[Window]:
-        """The windows that wait, for a batch; each gets an answer."""
+        """Hand over the waiting windows; `answer` must follow for each."""
         windows = self._waiting
         self._waiting = []
         self._asked += len(windows)
         return windows
 
     def found(self) -> Iterator[BatchResult]:
-        """Analyse what waits and yield what is decided, batch by batch; at the end of the stretch
-        all of it."""
+        """Analyse the waiting windows and yield results batch by batch; for a closed stretch
+        including the last windows."""
         if self.shed != self._shed_now:
-            yield from self._say(self._smoother.close())
+            yield from self._results(self._smoother.close())
             self._shed_now = self.shed
             self._smoother = self._new_smoother()
         size = self._config.runtime.batch
         while self._waiting:
             batch = self._waiting[:size]
             self._waiting = self._waiting[size:]
-            asked = [(self, window) for window in batch if self._wanted(window)]
+            asked = [(self, window) for window in batch if self._is_needed(window)]
             if asked:
                 self._asked += len(asked)
                 yield from _answers(self._analyst, asked, few=self._shed_now >= LoadLevel.NETWORKS)
@@ -356,11 +354,13 @@ class Stretch:
             yield from self.last()
 
     def last(self) -> Iterator[BatchResult]:
-        """When all is answered: decide on what waits for a neighbour that does not come."""
-        yield from self._say(self._smoother.close())
+        """Decide on the last windows, whose later neighbours do not exist. Call it when all windows
+        have their answers."""
+        yield from self._results(self._smoother.close())
 
     def undecided(self, acoustic: Scores) -> NDArray[np.bool_]:
-        """Which windows the student's scores `(windows, species)` leave open, `(windows,)`."""
+        """True for the windows that the student's scores `(windows, species)` leave open,
+        `(windows,)`."""
         manifest = self._analyst.bundle.manifest
         thresholds = self._analyst.detector(self._prior).thresholds
         assert manifest.student is not None  # only a cascade asks
@@ -368,7 +368,7 @@ class Stretch:
         open_ = open_windows(acoustic, self._prior, manifest.blend, thresholds, *margins)
         voices = self._analyst.privacy.voices
         threshold = self._analyst.privacy.threshold
-        if voices:  # whether people speak is a decision too
+        if voices:  # speech is decided by a threshold too
             limits = np.full(len(voices), threshold, np.float32)
             open_ |= open_windows(acoustic[:, voices], None, manifest.blend, limits, *margins)
         return open_
@@ -376,18 +376,20 @@ class Stretch:
     def answer(
         self, windows: list[Window], inputs: Input, scores: WindowScores
     ) -> Iterator[BatchResult]:
-        """What the networks say of windows that were taken, in their order."""
+        """Take the networks' answers for windows handed over by `take`, in order; yield what is
+        decided."""
         self._asked -= len(windows)
         for window, speech in zip(
             windows, self._analyst.privacy.speech(inputs, scores), strict=True
         ):
             if speech:
                 self._speech.setdefault(window.start, window.start)
-        yield from self._say(self._smoother.push(windows, scores))
+        yield from self._results(self._smoother.push(windows, scores))
 
-    def _wanted(self, window: Window) -> bool:
-        """Without overlap a window is left out if the next one still begins in sound that was
-        taken. The last one of a stretch is never left out."""
+    def _is_needed(self, window: Window) -> bool:
+        """True if the window must be scored at the present load level. Without overlap a window is
+        left out if the next one still begins in covered sound. The last window of a stretch is
+        never left out."""
         last = self._closed and window.start + window.samples == self._begins + self._resumed.heard
         if (
             self._shed_now < LoadLevel.OVERLAP
@@ -404,8 +406,9 @@ class Stretch:
         )
         return NeighbourSmoother(self._analyst.bundle.manifest.blend, hop, self._prior)
 
-    def _say(self, decided: WindowDecisions | None) -> Iterator[BatchResult]:
-        """A window that still waits for its neighbour is not yet heard."""
+    def _results(self, decided: WindowDecisions | None) -> Iterator[BatchResult]:
+        """The result of decided windows, without what was stored before. Windows that still wait
+        for a neighbour do not count as analysed."""
         if decided is None:
             return
         windows, scores = decided
@@ -425,7 +428,7 @@ class Stretch:
         forbidden = (
             {w.start / RATE_HZ for w in spoken} if analyst.privacy.drops_detections else set()
         )
-        stored = self._begins + self._resumed.known  # up to here
+        stored = self._begins + self._resumed.known  # sample up to which results are stored
         forbidden |= {w.start / RATE_HZ for w in windows if w.start + w.samples <= stored}
         allowed = [d for d in detections if d.offset_s not in forbidden]
         messages = (

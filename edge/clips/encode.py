@@ -34,9 +34,8 @@ def encode(samples: Pcm, guano: str, kind: Literal["flac", "wav", "ogg"]) -> byt
     with soundfile.SoundFile(buffer, "w", RATE_HZ, 1, _SUBTYPE[kind], format=kind.upper()) as file:
         if kind != "wav":
             file.comment = guano
-        for start in range(
-            0, len(samples), RATE_HZ
-        ):  # libsndfile's Vorbis writer crashes on one large write
+        # libsndfile's Vorbis writer crashes on one large write
+        for start in range(0, len(samples), RATE_HZ):
             file.write(samples[start : start + RATE_HZ])
     return _with_guan(buffer.getvalue(), guano) if kind == "wav" else buffer.getvalue()
 

@@ -184,9 +184,8 @@ class ClipMaker:
         self._windows = {
             w: found for w, found in self._windows.items() if not touches(w, self._forbidden)
         }
-        undecided = (
-            self._until - WINDOW_SAMPLES
-        )  # no window that begins before it is still to be decided
+        # no window that begins before it is still to be decided
+        undecided = self._until - WINDOW_SAMPLES
         needed = min([undecided, *(start for start, _ in self._windows)]) - self._rolls.before
         self._forbidden = [span for span in self._forbidden if span[1] > needed]
         while self._blocks and self._blocks[0][0] + len(self._blocks[0][1]) <= needed:
@@ -225,9 +224,8 @@ class ClipMaker:
             if placed:
                 _remove(path)
 
-        for left in path.parent.glob(
-            f".{path.name}.*.part"
-        ):  # of a program that was killed while it saved this one
+        # of a program that was killed while it saved this one
+        for left in path.parent.glob(f".{path.name}.*.part"):
             remove_left(left)
         try:
             with written(path, sound) as part:

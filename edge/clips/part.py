@@ -30,9 +30,8 @@ def _held(path: Path) -> tuple[Path, BufferedWriter]:
     """A new part of `path` that is held. One who cleans up may take it away before it is: then
     another is made."""
     while True:
-        part = path.with_name(
-            f".{path.name}.{uuid.uuid4().hex}.part"
-        )  # another process may save the same clip
+        # another process may save the same clip
+        part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
         file = part.open("xb")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

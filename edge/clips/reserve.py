@@ -6,9 +6,8 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-_RESERVE_BYTES = (
-    8 << 20
-)  # a commit of a few clips needs well under 1 MB; the database's log and its index come to it
+# a commit of a few clips needs well under 1 MB; the database's log and its index come to it
+_RESERVE_BYTES = 8 << 20
 
 
 class Reserve:

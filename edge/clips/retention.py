@@ -84,9 +84,8 @@ class RetentionSummary:
     clips: int = 0  # that stay
     clips_bytes: int = 0
     disk: DiskBytes = DiskBytes(0, 0)  # before
-    hours_left: float | None = (
-        None  # before: until disk_share is reached, at the present rate; None: nothing is saved
-    )
+    # before: until disk_share is reached, at the present rate; None: nothing is saved
+    hours_left: float | None = None
     more: bool = False  # not all that should go went in this call
     clock_is_set: bool = True  # the time was known
     short_bytes: int = 0  # by so much the disk stays fuller than it should, nothing more may go
@@ -204,9 +203,8 @@ class Retention:
         taken = taken | {clip.id for clip, _ in going}
         if before or freed < max(short, low):
             aged_only = before if freed >= max(short, low) else ""
-            for clip in self._table.removable(
-                floor, limit + 1 + len(taken), aged_only
-            ):  # oldest first
+            # oldest first
+            for clip in self._table.removable(floor, limit + 1 + len(taken), aged_only):
                 aged = clip.since_utc < before
                 if clip.id in taken:
                     continue

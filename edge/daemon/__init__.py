@@ -1,2 +1,2 @@
-"""What the daemon is made of: its threads, its sources' one protocol, overload, gaps, the house,
-the watchdog."""
+"""Parts of the daemon: its threads, the protocol that all sources follow, overload, gaps, clean-up
+of clips, the watchdog."""

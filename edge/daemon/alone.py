@@ -1,4 +1,4 @@
-"""One station to a state folder. Knows no station."""
+"""Lock that admits one station per state folder. Knows no station."""
 
 import fcntl
 import logging
@@ -13,8 +13,8 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def alone(state: Path) -> Iterator[None]:
-    """Nobody else listens into this state folder. Raises ConfigError if somebody does; a folder
-    that cannot be written to is no reason not to start."""
+    """Hold the lock of this state folder. Raises ConfigError if another station holds it; a folder
+    that cannot be written to is only logged and does not prevent the start."""
     with ExitStack() as stack:
         try:
             state.mkdir(parents=True, exist_ok=True)

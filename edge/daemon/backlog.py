@@ -1,7 +1,5 @@
-"""What waits to be stored, oldest first, and what of a stretch was refused.
-
-Hands the Store on unseen; knows no thread.
-"""
+"""Queue of entries that wait to be stored, oldest first, and account of the effort that the record
+refused. Knows no thread."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,31 +14,30 @@ from edge.types import Effort, GapRow, RecordingRow, stable_id
 
 @dataclass(frozen=True)
 class BacklogEntry:
-    """What is stored, and what clips follow from it once it is."""
+    """One write to the record, and what to do for clips after it."""
 
     store: Callable[[Store], object] | None = None
     clips: Callable[[ClipMaker], object] | None = None
-    analysed_s: float = 0.0  # sound that is in no row if this is not stored
-    sound_s: float = 0.0  # samples in it
-    until_s: float | None = None  # on the boot's clock: when what it tells of ended
-    refused: Callable[[Store, StoreError], object] | None = (
-        None  # stored instead, where the record refuses it
-    )
+    analysed_s: float = 0.0  # analysed sound that is lost if this is not stored
+    sound_s: float = 0.0  # samples kept in it for clips, in seconds
+    until_s: float | None = None  # end of the sound it is about, on the boot's clock
+    # stored instead if the record refuses the entry
+    refused: Callable[[Store, StoreError], object] | None = None
 
 
 class WriteBacklog:
-    """Entries of a ledger. One thread puts them in and another takes them out; each counts by
-    itself.
+    """Entries of a ledger. One thread adds them and another removes them; each keeps its own
+    counters, so no lock is needed.
 
-    backlog = Backlog()
-    backlog.put(Entry(store))
+    backlog = WriteBacklog()
+    backlog.put(BacklogEntry(store))
     backlog.first().store(...)
     backlog.let_go()
     """
 
     def __init__(self) -> None:
         self._waiting: deque[BacklogEntry] = deque()
-        self._entered = self._stored = 0  # entries that are stored
+        self._entered = self._stored = 0  # entries with a `store`: added, and done
         self._sound_in_s = self._sound_out_s = 0.0
 
     def __len__(self) -> int:
@@ -48,7 +45,7 @@ class WriteBacklog:
 
     @property
     def rows(self) -> int:
-        """Entries that are to be stored."""
+        """Number of entries that wait to be stored."""
         return self._entered - self._stored
 
     @property
@@ -58,29 +55,29 @@ class WriteBacklog:
 
     @property
     def unstored(self) -> list[BacklogEntry]:
-        """Those of `rows`."""
+        """The entries that wait to be stored."""
         return [entry for entry in list(self._waiting) if entry.store is not None]
 
     def put(self, entry: BacklogEntry) -> None:
-        """Behind all others."""
+        """Add an entry behind all others."""
         self._entered += entry.store is not None
         self._sound_in_s += entry.sound_s
         self._waiting.append(entry)
 
     def first(self) -> BacklogEntry:
-        """The oldest."""
+        """The oldest entry."""
         return self._waiting[0]
 
     def let_go(self) -> None:
-        """The oldest is done."""
+        """Remove the oldest entry, which is done."""
         entry = self._waiting.popleft()
         self._stored += entry.store is not None
         self._sound_out_s += entry.sound_s
 
 
 class Shortfall:
-    """Effort of a stretch counts from its beginning: what was refused is a gap, and taken off what
-    comes later.
+    """Correction of a stretch's effort, which always counts from its beginning: refused effort
+    became a gap and is subtracted from all later totals.
 
     shortfall = Shortfall()
     store.add(..., effort=shortfall.off(row.id, found.effort))
@@ -90,13 +87,12 @@ class Shortfall:
 
     def __init__(self) -> None:
         self._recording = ""
-        self._known: dict[
-            tuple[datetime, int], float
-        ] = {}  # all that was told, as far as it is stored
+        # the last total that was stored or refused, by hour and load level
+        self._known: dict[tuple[datetime, int], float] = {}
         self._refused: dict[tuple[datetime, int], float] = {}
 
     def off(self, recording: str, effort: Sequence[Effort]) -> list[Effort]:
-        """This effort without what was refused."""
+        """This effort without the refused part."""
         if recording != self._recording:
             return list(effort)
         return [
@@ -105,12 +101,12 @@ class Shortfall:
         ]
 
     def stored(self, recording: str, effort: Sequence[Effort]) -> None:
-        """So far it is in the record."""
+        """Note that this effort is in the record."""
         self._of(recording)
         self._known = {(e.hour, e.shed): e.analysed_s for e in effort}
 
     def refused(self, recording: str, effort: Sequence[Effort]) -> None:
-        """What is more in this than in what was told before is not, and never will be."""
+        """Note that the growth of this effort since the last total was refused for good."""
         self._of(recording)
         for e in effort:
             key = (e.hour, e.shed)
@@ -127,7 +123,7 @@ class Shortfall:
 
 
 def gap_in(row: RecordingRow, from_s: float, to_s: float, why: str) -> GapRow:
-    """Sound of a live stretch that was analysed and could not be stored."""
+    """Gap for sound of a live stretch that was analysed but could not be stored."""
     return GapRow(
         id=stable_id(row.id, "store", f"{from_s:.3f}"),
         source=row.source,

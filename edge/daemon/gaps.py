@@ -1,5 +1,5 @@
-"""What the microphone missed, as rows: each gap once, one that goes on again and again, longer.
-Knows no sound."""
+"""Rows for the gaps of the microphone. An ongoing gap is written repeatedly under one id, longer
+each time. Knows no sound."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from edge.daemon.timeline import Timeline
 from edge.host.clock import Clock, utc_at
 from edge.types import Gap, GapReason, GapRow, stable_id
 
-_NOTE_S = 60.0  # a gap that goes on is written down so often
+_NOTE_S = 60.0  # interval at which an ongoing gap is written
 
 
 class GapWriter:
@@ -17,7 +17,7 @@ class GapWriter:
 
     gaps = GapWriter(config, "microphone", boot, clock, timeline, ledger, on_gap)
     gaps.write(gap)
-    gaps.fill(chunk.at_s, seconds)   # before sound is told: of no moment of a run nothing is
+    gaps.fill(chunk.at_s, seconds)   # before each chunk, so that every moment is accounted for
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class GapWriter:
         self._ledger = ledger
         self._on_gap = on_gap
         self._noted_at = 0.0
-        self._told = ("", 0.0)  # the gap that was told last, and how long it was then
+        self._reported = ("", 0.0)  # id of the last reported gap, and its seconds then
 
     def write(self, gap: Gap) -> None:
-        """Have it stored, and tell how many seconds more are missing than when it was told last.
-        Over a suspend of the machine it is two, with the suspend between them."""
+        """Store a gap and report by how many seconds it has grown. A gap during which the machine
+        was suspended becomes two, with the suspend between them."""
         for at_s, seconds in self._clock.awake(gap.at_s, gap.seconds):
             begin_s = self._clock.boot_s(at_s)
             hole = self._timeline.hole(at_s, seconds)
@@ -55,8 +55,8 @@ class GapWriter:
             self._write(begin_s, seconds, gap.reason, gap.detail)
 
     def fill(self, at_s: float, seconds: float) -> None:
-        """A span of the monotonic clock is told next: what was not told of the time before it, the
-        station was off."""
+        """Write a gap "off" for the unaccounted time, if any, before a span that begins at `at_s`
+        on the monotonic clock."""
         hole = self._timeline.hole(at_s, seconds)
         if hole is not None:
             begin_s, missing_s, detail = hole
@@ -77,12 +77,12 @@ class GapWriter:
             boot_s=boot_s,
         )
         self._ledger.gap(row)
-        told_s = self._told[1] if self._told[0] == row.id else 0.0
-        self._told = (row.id, row.seconds)
-        self._on_gap(row, row.seconds - told_s)
+        reported_s = self._reported[1] if self._reported[0] == row.id else 0.0
+        self._reported = (row.id, row.seconds)
+        self._on_gap(row, row.seconds - reported_s)
 
     def is_due(self) -> bool:
-        """Whether a gap that goes on is to be written down: the power may fail before it ends."""
+        """True if an ongoing gap should be written now, since the power may fail before it ends."""
         now = self._clock.at_s()
         if now - self._noted_at < _NOTE_S or self._ledger.full:
             return False

@@ -1,8 +1,8 @@
-"""One moment of the station: its state and why, as health.json, as health.prom, and as the same
-JSON over MQTT.
+"""Health of the station at one moment: its state and problems, as health.json, as health.prom, and
+as the same JSON over MQTT.
 
-Knows the rule from facts to "ok", "degraded" or "failing". Does not know where the facts come from:
-the station gathers them. docs/health.md describes every key.
+Has the rules from facts to "ok", "degraded" or "failing". Does not know where the facts come from:
+vitals.py gathers them. docs/health.md describes every key.
 """
 
 import json
@@ -18,9 +18,8 @@ from typing import Literal
 from edge.config import Config, Members
 from edge.types import ClockState, LoadLevel, utc_text
 
-SILENT_S_MAX = (
-    30.0  # without sound that should be heard; a card that is opened anew takes a few seconds
-)
+# silence allowed while the station should hear; reopening a sound card takes a few seconds
+SILENT_S_MAX = 30.0
 BROKER_AWAY_S_MAX = 600.0
 DISK_FREE_MB_MIN = 200.0
 STORE_ADVICE = "make room on the disk or let the station write to its state folder"
@@ -31,8 +30,8 @@ STATES: tuple[State, ...] = ("ok", "degraded", "failing")
 
 @dataclass(frozen=True)
 class Mqtt:
-    """The way to the broker. Counts are since the database began, but for `waiting` and `dead`: so
-    many there are."""
+    """State of the connection to the broker. Counts are since the database was created, except
+    `waiting` and `dead`, which are present numbers."""
 
     connected: bool
     waiting: int
@@ -45,7 +44,8 @@ class Mqtt:
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """One moment. `assess` fills `state` and `problems`; None is "not known" or "not yet"."""
+    """Health at one moment. `assess` fills `state` and `problems`; None is "not known" or "not
+    yet"."""
 
     schema: str = "health/1"
     station: str
@@ -72,8 +72,8 @@ class Health:
     members: Members
     bag_share: float | None  # of the windows since the start
     bundle: str
-    licence: str | None  # of the networks, and to whom the credit is due; None: one's own
-    notice: str | None  # what is to be said of the model: its birds are invented
+    licence: str | None  # of the networks, with attribution; None: trained with birdstation
+    notice: str | None  # a warning about the model: its birds are invented
     probe: float
     suppressed_today: int
     uptime_s: float
@@ -81,7 +81,7 @@ class Health:
     version: str
 
     def to_json(self) -> str:
-        """One line, in ASCII. What is not a finite number is null."""
+        """One line of ASCII. Numbers that are not finite become null."""
         return json.dumps(_plain(asdict(self)), allow_nan=False)
 
     def to_prometheus(self) -> str:
@@ -91,42 +91,37 @@ class Health:
 
 @dataclass(frozen=True)
 class Facts:
-    """What else the state depends on. A text is what went wrong, in the system's own words; None:
-    nothing did."""
+    """Other facts that the state depends on. A text is the system's own error message; None: no
+    error."""
 
-    silent_s: float = (
-        0.0  # so long without sound that should be heard; 0: there is some, or the station rests
-    )
-    time_known: bool = (
-        False  # a network or a person has said it in this boot, whatever the clock itself is worth
-    )
+    # time without sound while the station should hear; 0: there is sound, or it rests by schedule
+    silent_s: float = 0.0
+    # a network or a person has given the time in this boot, whatever the state of the clock
+    time_known: bool = False
     source_problem: str | None = None  # of the microphone or the watched folder
     store_problem: str | None = None
-    store_advice: str = ""  # what a person can do about it
-    record_problem: str | None = (
-        None  # of a record that is written, but was damaged or another file for a while
-    )
+    store_advice: str = ""  # what the user can do about it
+    # of a record that can be written, but was damaged or replaced
+    record_problem: str | None = None
     clips_problem: str | None = None
-    card_problem: str | None = None  # of a sound card that is heard
-    privacy_problem: str | None = None  # of the user's own network for speech
-    networks_problem: str | None = None  # of what the bundle's networks say
-    runtime_problem: str | None = (
-        None  # why it is not the best runtime that this machine could have
-    )
-    prior_problem: str | None = None  # why the table of place and season is not there
-    broker_away_s: float = 0.0  # so long nothing was acknowledged although messages were under way
-    publisher_ended: bool = False  # what sends messages is gone
+    card_problem: str | None = None  # of a sound card that delivers sound
+    privacy_problem: str | None = None  # of the user's own speech network
+    networks_problem: str | None = None  # of the scores of the bundle's networks
+    # reason why a slower runtime than this machine could have is used
+    runtime_problem: str | None = None
+    prior_problem: str | None = None  # reason why there is no table of place and season
+    broker_away_s: float = 0.0  # time without acknowledgement while messages were under way
+    publisher_ended: bool = False  # its thread has ended
     lost_hour_s: float = 0.0
-    disk_short_mb: float = (
-        0.0  # so much fuller than retention wants does the disk stay: nothing more may go
-    )
+    # use of the disk above retention.disk_share when no more clips may be removed
+    disk_short_mb: float = 0.0
 
 
 # The rule
 
 
 def assess(health: Health, facts: Facts) -> Health:
-    """The same moment with its state and what is wrong: the worst first, each with what to do about
+    """The same health with its state and its problems, the worst first, each with what to do about
     it."""
     failing = tuple(_failing(health, facts))
     degraded = tuple(_degraded(health, facts))
@@ -135,7 +130,7 @@ def assess(health: Health, facts: Facts) -> Health:
 
 
 def _failing(health: Health, facts: Facts) -> Iterator[str]:
-    """Nothing is heard or nothing is kept: somebody has to go there."""
+    """Problems because of which nothing is heard or stored: somebody has to visit the station."""
     why = f" ({facts.source_problem})" if facts.source_problem else ""
     if facts.silent_s > SILENT_S_MAX and health.source == "folder":
         yield (
@@ -156,42 +151,45 @@ def _failing(health: Health, facts: Facts) -> Iterator[str]:
 
 
 def _degraded(health: Health, facts: Facts) -> Iterator[str]:
-    """The record goes on, with less in it or at a risk."""
+    """Problems with which recording continues, with reduced quality or at risk."""
     if health.source == "folder" and facts.source_problem and facts.silent_s <= SILENT_S_MAX:
         yield (
-            f"A part of the folder of recordings cannot be read ({facts.source_problem}): check "
-            f"its rights and disk."
+            f"Part of the folder of recordings cannot be read ({facts.source_problem}): check "
+            f"its permissions and disk."
         )
     if facts.card_problem:
         yield (
-            f"The sound card is not at its rate ({facts.card_problem}): set another rate or take "
-            "another card. What is too much is squeezed, what is missing counts as lost."
+            f"The sound card does not keep its sample rate ({facts.card_problem}): set another "
+            "rate or use another card. Surplus samples are resampled to fit, missing ones count "
+            "as lost."
         )
     if facts.privacy_problem:
-        yield f"The network for speech fails ({facts.privacy_problem}): mend it or take it out."
+        yield (
+            f"The speech network fails ({facts.privacy_problem}): fix it, or "
+            "remove it from the settings."
+        )
     if facts.networks_problem:
         yield (
-            f"Scores are missing ({facts.networks_problem}): export the bundle again, or take "
-            f"another."
+            f"Scores are missing ({facts.networks_problem}): export the bundle again, or use "
+            f"another one."
         )
     if health.shed > 0:
         yield (
-            "Sound comes faster than this machine answers, so it works with less overlap or fewer "
-            "networks: take a "
-            "larger windows.hop_s, members: cascade or a smaller bundle, and see whether it is too "
-            "hot or busy."
+            "Sound arrives faster than this machine can analyse it, so windows overlap less or "
+            "fewer networks are used: choose a larger windows.hop_s, members: cascade or a smaller "
+            "bundle, and check whether the machine is too hot or too busy."
         )
     if facts.lost_hour_s > 0:
         yield (
             f"Lost in the last hour: {_span(facts.lost_hour_s)} of sound. The table gaps of "
-            f"station.db says why; "
-            "check the microphone's cable, or whether this machine is too slow."
+            "station.db gives the reasons; check the microphone's cable, and whether this machine "
+            "is too slow."
         )
     if health.clock_state == "unsynced" and not facts.time_known:
         yield (
-            "The clock was not set since the station started, so times may be wrong: give it "
-            "network, GPS or a clock "
-            "with a battery; `birdstation clock fix` corrects the rows afterwards."
+            "The clock has not been set since the station started, so times may be wrong: connect "
+            "a network, GPS or a battery-backed clock; `birdstation clock fix` corrects the rows "
+            "afterwards."
         )
     if facts.record_problem:
         yield f"The record: {facts.record_problem}."
@@ -201,16 +199,16 @@ def _degraded(health: Health, facts: Facts) -> Iterator[str]:
     if facts.runtime_problem:
         yield (
             f"The networks run on {health.runtime}, not on the best runtime of this machine "
-            f"({facts.runtime_problem}): "
-            "detections are the same, slower; `birdstation check` says what is missing."
+            f"({facts.runtime_problem}): detections are the same, but slower; "
+            "`birdstation check` shows what is missing."
         )
     if facts.prior_problem:
         without = (
             "recordings wait for it"
             if health.source == "folder"
-            else "until then sound alone decides"
+            else "until it is, sound alone decides"
         )
-        yield f"The table of place and season is not there ({facts.prior_problem}): {without}."
+        yield f"The table of place and season is not available ({facts.prior_problem}): {without}."
 
 
 def _disk_problems(health: Health, facts: Facts) -> Iterator[str]:
@@ -222,10 +220,9 @@ def _disk_problems(health: Health, facts: Facts) -> Iterator[str]:
         )
     elif facts.disk_short_mb > 0:
         yield (
-            f"The disk stays {facts.disk_short_mb:.0f} MB fuller than retention.disk_share: the "
-            f"clips that are left "
-            "are protected; move some away, keep fewer (retention.per_species), or delete what is "
-            "not the station's."
+            f"The disk stays {facts.disk_short_mb:.0f} MB above retention.disk_share: the "
+            "remaining clips are protected. Move some away, keep fewer (retention.per_species), or "
+            "delete files that do not belong to the station."
         )
     if facts.clips_problem:
         yield (
@@ -237,23 +234,21 @@ def _disk_problems(health: Health, facts: Facts) -> Iterator[str]:
 def _mqtt_problems(mqtt: Mqtt, facts: Facts) -> Iterator[str]:
     if facts.publisher_ended:
         yield (
-            f"Messages are sent no more ({mqtt.last_error or 'what sends them has ended'}); "
-            f"{mqtt.waiting} wait: "
-            "restart the service, and report this."
+            f"Messages are no longer sent ({mqtt.last_error or 'the publisher has stopped'}); "
+            f"{mqtt.waiting} are waiting: restart the service, and report this."
         )
     elif facts.broker_away_s > BROKER_AWAY_S_MAX:
         why = f" ({mqtt.last_error})" if mqtt.last_error else ""
         yield (
             f"The broker has not answered for {_span(facts.broker_away_s)}{why}; {mqtt.waiting} "
-            f"messages wait: "
-            "check the network, and mqtt: in station.yaml."
+            "messages are waiting: check the network, and mqtt: in station.yaml."
         )
     if mqtt.dead:
         yield (
-            f"The broker refused {mqtt.dead} messages for good "
-            f"({mqtt.last_error or 'the outbox says why'}): check "
-            "what this station may publish and how large; the rows are in the outbox of "
-            "station.db, state 'dead'."
+            f"The broker permanently refused {mqtt.dead} messages "
+            f"({mqtt.last_error or 'the outbox has the reasons'}): check what this station may "
+            "publish, and how large a message may be; the rows are in the outbox of station.db, "
+            "state 'dead'."
         )
 
 
@@ -269,17 +264,17 @@ def _span(seconds: float) -> str:
 
 
 def health_folder(config: Config, environment: Mapping[str, str] = os.environ) -> Path:
-    """Where health.json and health.prom go: as configured, else the service's run folder, else the
-    state folder."""
+    """Folder for health.json and health.prom: the configured one, else the service's run folder,
+    else the state folder."""
     service = environment.get("RUNTIME_DIRECTORY", "").split(":")[0]
     return config.health.folder or (Path(service) if service else config.state)
 
 
 def write_health(health: Health, folder: Path) -> str | None:
-    """Put health.json and health.prom in place, whole and readable for everybody; return why they
-    could not be.
+    """Write health.json and health.prom atomically and readable for everybody; return an error
+    message if that fails.
 
-    They are not forced to the disk: they are worth nothing after a power cut.
+    They are not forced to the disk, as they are useless after a power cut.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -291,21 +286,21 @@ def write_health(health: Health, folder: Path) -> str | None:
 
 
 def _put(path: Path, text: str) -> None:
-    """Under another name first, that neither people nor collectors look at: nobody ever reads half
-    a file."""
+    """Write under a hidden name first and then rename, so that nobody ever reads half a file."""
     other = path.with_name(f".{path.name}.new")
     try:
         other.write_text(text, encoding="utf8", errors="replace")
         other.chmod(0o644)  # the service's umask keeps its other files to itself
         other.replace(path)
     except OSError:
-        with suppress(OSError):  # on a full disk its bytes are wanted back
+        with suppress(OSError):  # give its bytes back to a full disk
             other.unlink()
         raise
 
 
 def _plain(value: object) -> object:
-    """What JSON can say: moments as text, floats to the sixth decimal, no infinities."""
+    """Convert to what JSON can hold: times as text, floats rounded to six decimals, null for
+    numbers that are not finite."""
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, datetime):
@@ -315,8 +310,8 @@ def _plain(value: object) -> object:
     return value
 
 
-# Prometheus. Name, what HELP says, where it comes from; a name in _total is a counter, the others
-# are gauges.
+# Prometheus: name, HELP text, value. A name that ends in _total is a counter, the others are
+# gauges.
 
 _STATION: tuple[tuple[str, str, Callable[[Health], float | None]], ...] = (
     (
@@ -326,7 +321,7 @@ _STATION: tuple[tuple[str, str, Callable[[Health], float | None]], ...] = (
     ),
     (
         "problems",
-        "How many things are wrong; health.json has the sentences.",
+        "Number of problems; health.json has their texts.",
         lambda h: len(h.problems),
     ),
     ("hearing", "1 while sound comes in.", lambda h: h.hearing),
@@ -335,8 +330,7 @@ _STATION: tuple[tuple[str, str, Callable[[Health], float | None]], ...] = (
     ("waiting_seconds", "Sound that waits to be analysed.", lambda h: h.waiting_s),
     (
         "shed",
-        "How much work is left out because sound comes too fast: 0 none, 1 overlap, 2 also "
-        "networks.",
+        "Work left out because sound arrives too fast: 0 none, 1 overlap, 2 also networks.",
         lambda h: h.shed,
     ),
     ("lost_today_seconds", "Sound lost since local midnight.", lambda h: h.lost_today_s),
@@ -388,8 +382,12 @@ _STATION: tuple[tuple[str, str, Callable[[Health], float | None]], ...] = (
 _MQTT: tuple[tuple[str, str, Callable[[Mqtt], float]], ...] = (
     ("mqtt_connected", "1 while the broker answers.", lambda m: m.connected),
     ("mqtt_waiting_messages", "Messages that no broker has acknowledged.", lambda m: m.waiting),
-    ("mqtt_dead_messages", "Messages set aside since the broker refused them.", lambda m: m.dead),
-    ("mqtt_dropped_messages_total", "Messages dropped since too many waited.", lambda m: m.dropped),
+    ("mqtt_dead_messages", "Messages set aside after the broker refused them.", lambda m: m.dead),
+    (
+        "mqtt_dropped_messages_total",
+        "Messages dropped because too many waited.",
+        lambda m: m.dropped,
+    ),
     ("mqtt_sent_messages_total", "Messages acknowledged by the broker.", lambda m: m.sent),
     ("mqtt_created_messages_total", "Messages made.", lambda m: m.created),
 )

@@ -1,4 +1,4 @@
-"""The house of clips, kept beside hearing: what a crash or a hand has left, and what is to go.
+"""Clean-up of clips while the station listens: rows and files that no longer match, and retention.
 Knows no sound."""
 
 import logging
@@ -17,12 +17,12 @@ log = logging.getLogger(__name__)
 
 
 class House:
-    """Clips of one station; `settings` gives the present ones, `on_tidied` is told what a clean-up
-    did.
+    """Clean-up of one station's clips; `settings` returns the present settings, `on_tidied` gets
+    the result of each clean-up.
 
     house = House(lambda: station.config, reserve, clock, vitals.tidied)
     house.reconcile()   # once, before a clip is written
-    house.tidy()        # every few minutes, in a thread of its own
+    house.tidy()        # every few minutes, in a separate thread
     """
 
     def __init__(
@@ -38,8 +38,8 @@ class House:
         self._on_tidied = on_tidied
 
     def tidy(self) -> None:
-        """Retention; what the record or the disk says against it is said in health by whoever meets
-        it next."""
+        """Apply retention. A failing record or disk is only logged here; the next thread that meets
+        it reports it in health."""
         try:
             while self._tidy_some():
                 pass
@@ -47,7 +47,7 @@ class House:
             log.warning("retention: %s", error)
 
     def _tidy_some(self) -> bool:
-        """Whether more is to go."""
+        """Remove some clips; True if there are more to remove."""
         config = self._settings()
         self._reserve.give_up_if_full()
         with ClipTable(config.database, durable=True) as table:
@@ -58,13 +58,13 @@ class House:
         if done.removed:
             log.info(
                 "retention: %s",
-                ", ".join(f"{count} clips went ({why})" for why, count in done.removed.items()),
+                ", ".join(f"{count} clips removed ({why})" for why, count in done.removed.items()),
             )
         return done.more
 
     def reconcile(self) -> None:
-        """Bring rows and files together. An error of the record is said by whoever meets it
-        next."""
+        """Make rows and files of clips match. An error of the record is left to the next thread
+        that meets it."""
         config = self._settings()
         try:
             with ClipTable(config.database, durable=True) as table:
@@ -72,11 +72,13 @@ class House:
         except StoreError:
             return
         if found.away:
-            log.warning("clips: none of many is there; is their disk mounted? Nothing was cleaned")
+            log.warning(
+                "clips: none of many files is there; is their disk mounted? Nothing was cleaned up"
+            )
         elif found.rows_cleaned or found.files_removed or found.unknown:
             log.warning(
-                "clips: %d rows without a file cleaned, %d files without a row removed, %d whole "
-                "ones left alone",
+                "clips: %d rows without a file cleared, %d files without a row removed, %d "
+                "complete ones kept",
                 found.rows_cleaned,
                 found.files_removed,
                 found.unknown,

@@ -1,7 +1,7 @@
-"""What the daemon writes down, in order, through bad days: while the disk is full, away or slow, or
-the database is locked, it waits in memory, and nobody else waits.
+"""Write queue in front of the database: entries wait in memory, in order, while the disk is full,
+absent or slow, or the database is locked. Callers never wait.
 
-Knows the store and the clips that follow from what is stored, and no source of sound.
+Knows the store, and the clips that are made after results are stored. Knows no source of sound.
 """
 
 import time
@@ -26,32 +26,32 @@ from edge.store.unstored import UnstoredTime
 from edge.types import GapRow, RecordingRow, StationRun
 
 WAITING_MAX = 20_000  # entries; a live station makes one every few seconds
-SOUND_S_MAX = 600.0  # of sound that waits for its clips, 64 kB each: 38 MB
-_ASK_S = 2.0  # between two looks at what the record says of the time
+SOUND_S_MAX = 600.0  # seconds of sound that wait for their clips; at 64 kB a second 38 MB
+_ASK_S = 2.0  # interval at which the record is asked for the clock line
 
 _STRETCH = "SELECT 1 FROM recordings r JOIN deployments d ON d.id = r.deployment WHERE r.id = ?"
 
 
 def _nothing(_: Store) -> None:
-    """What is done at the first opening where nothing is to be done."""
+    """Do nothing when the store is opened first."""
 
 
 class Ledger(Writer):
-    """What is told is stored by one thread: its own once `start` is called, else the caller's.
-    Nothing here raises StoreError but `store`.
+    """Stores entries in one thread: its own once `start` is called, else the caller's. Only `store`
+    raises StoreError.
 
     ledger = Ledger(config.database, station="porch", bundle=bundle, clips=maker)
     ledger.start()
     ledger.begin(row, analysis)
     ledger.hear(samples)   # for clips
     ledger.found(found)
-    ledger.error           # None, or why nothing can be stored just now
+    ledger.error           # None, or the reason why nothing can be stored now
     ledger.close(patience_s=2)
 
-    A clip is made when its detections are committed, however much later. Beyond SOUND_S_MAX of
-    sound that waits for that, clips are given up, not detections. `on_open` is called once, when
-    the store is open and before anything is stored in it; `on_again` whenever a file was opened
-    after that, as what it holds may not be what lies beside it.
+    A clip is made when its detections are committed, however much later. If more than SOUND_S_MAX
+    of sound waits for that, clips are given up, but not detections. `on_open` is called once, when
+    the store is open and before anything is stored in it; `on_again` whenever a file is opened
+    after that, since its rows may not match the files beside it.
     """
 
     def __init__(
@@ -66,27 +66,27 @@ class Ledger(Writer):
         super().__init__(database, clips)
         self._station = station
         self._bundle = bundle
-        self._manifest = (bundle.folder / "manifest.json").read_text(
-            encoding="utf8"
-        )  # its disk may go, too
+        # read now, since the bundle's disk may fail later
+        self._manifest = (bundle.folder / "manifest.json").read_text(encoding="utf8")
         self._on_open = on_open
         self._on_again = on_again
-        self._open: tuple[str, Callable[[Store], object]] | None = (
-            None  # the stretch that is heard, and how it begins
-        )
+        # id of the present stretch, and what stores its row
+        self._open: tuple[str, Callable[[Store], object]] | None = None
         self._shortfall = Shortfall()
-        self._missing_s = 0.0  # sound that was given up since the last entry
-        self._run_told: StationRun | None = None  # as it was told last
-        self._station_run: StationRun | None = None  # whose line the record has
-        self._line: tuple[int, Line | None] = (0, None)  # that, and after how many words on it
-        self._told = self._heeded = 0  # words on that line, each counted by one thread alone
+        self._missing_s = 0.0  # sound given up since the last entry
+        self._run_told: StationRun | None = None  # as given by the caller last
+        self._station_run: StationRun | None = None  # as in the record
+        # the record's clock line, and the number of updates that it includes
+        self._line: tuple[int, Line | None] = (0, None)
+        # updates of the run: given by the caller, stored by the writer; one thread counts each
+        self._told = self._heeded = 0
         self._asked_at = float("-inf")
-        self._until = ("", 0.0)  # the stretch that was told last, and up to where
-        self.given_up_s = 0.0  # seconds of sound of which no clip can be made any more
+        self._until = ("", 0.0)  # id of the last stretch, and up to where its results were given
+        self.given_up_s = 0.0  # seconds of sound without clips, in total
 
     @property
     def full(self) -> bool:
-        """No more can wait: whoever hears must say that it is lost."""
+        """True if no more entries can wait: the caller must count further sound as lost."""
         return self.waiting >= WAITING_MAX
 
     @property
@@ -94,10 +94,10 @@ class Ledger(Writer):
         """Seconds of sound that wait for their clips."""
         return self._backlog.sound_s
 
-    # What is to be written down: never waits
+    # Entries: none of these methods waits
 
     def begin(self, row: RecordingRow, analysis: str) -> None:
-        """A stretch begins."""
+        """Store the beginning of a stretch."""
 
         def begin(store: Store) -> None:
             store.begin(row, self._station, self._bundle.id, analysis, goes_on=True)
@@ -109,7 +109,7 @@ class Ledger(Writer):
         self._enter(BacklogEntry(entry, lambda clips: clips.begin(row), until_s=row.boot_s))
 
     def hear(self, samples: Samples) -> None:
-        """Sound of the stretch, of which clips may be made."""
+        """Keep sound of the stretch for clips."""
         if self._clips is None:
             return
         seconds = len(samples) / RATE_HZ
@@ -122,7 +122,8 @@ class Ledger(Writer):
         self._backlog.put(BacklogEntry(clips=lambda clips: clips.hear(sound), sound_s=seconds))
 
     def found(self, found: BatchResult) -> None:
-        """A batch of windows: detections, messages and effort, in one transaction."""
+        """Store the results of a batch of windows in one transaction: detections, messages,
+        effort."""
         row = found.row
         until_s = found.until_s
         before_s = self._until[1] if self._until[0] == row.id else found.begins_s
@@ -131,8 +132,15 @@ class Ledger(Writer):
         def entry(store: Store) -> None:
             self._enter_stretch(store)
             effort = self._shortfall.off(row.id, found.effort)
-            told = (found.detections, found.messages, effort)
-            store.add(row.id, self._bundle.id, *told, suppressed=found.suppressed, row=row)
+            store.add(
+                row.id,
+                self._bundle.id,
+                found.detections,
+                found.messages,
+                effort,
+                suppressed=found.suppressed,
+                row=row,
+            )
             self._shortfall.stored(row.id, found.effort)
 
         def refused(store: Store, why: StoreError) -> None:
@@ -146,7 +154,7 @@ class Ledger(Writer):
         self._enter(BacklogEntry(entry, clips, until_s - before_s, until_s=until, refused=refused))
 
     def finish(self, row: RecordingRow, heard_s: float, windows: int) -> None:
-        """A stretch has ended."""
+        """Store the end of a stretch."""
 
         def entry(store: Store) -> None:
             self._enter_stretch(store)
@@ -156,22 +164,22 @@ class Ledger(Writer):
         self._enter(BacklogEntry(entry, lambda clips: clips.end()))
 
     def gap(self, gap: GapRow) -> None:
-        """Sound that is missing; one that goes on is given again, longer."""
+        """Store a gap; an ongoing one is given again, longer."""
         until_s = None if gap.boot_s is None else gap.boot_s + gap.seconds
         self._enter(
             BacklogEntry(lambda store: store.add_gaps(self._station, [gap]), until_s=until_s)
         )
 
     def clock_step(self, boot: str, at: datetime, seconds: float) -> None:
-        """The wall clock was set."""
+        """Store that the wall clock was set by so many seconds."""
         self._enter(BacklogEntry(lambda store: store.add_clock_step(boot, at, seconds)))
 
     def then(self, do: Callable[[Store], object]) -> None:
-        """Something that wants all that was entered before to be stored."""
+        """Call `do` when all earlier entries are stored."""
         self._enter(BacklogEntry(do))
 
     def begin_run(self, run: StationRun) -> None:
-        """A run of the station begins, whose clock says this."""
+        """Store the beginning of a run of the station, with its clock."""
 
         def entry(store: Store) -> None:
             store.begin_run(self._station, run, self.record.lost_rows)
@@ -179,18 +187,18 @@ class Ledger(Writer):
         self._tell(run, entry)
 
     def follow(self, run: StationRun) -> None:
-        """Its clock says, or is known, otherwise now."""
+        """Store a change of the run's clock offset, or of how it is known."""
         self._tell(run, lambda store: store.follow(self._station, run))
 
     @property
     def line(self) -> Line | None:
-        """How UTC follows from the boot's clock in this run, as the record knew it some seconds
-        ago; None: what was told of it last has not come there."""
+        """The line from the boot's clock to UTC in this run, as the record had it some seconds ago;
+        None if the last update is not stored yet."""
         number, line = self._line
         return line if number == self._told else None
 
     def take(self, config: Config) -> None:
-        """Clips of stretches that begin from now on are made by these settings."""
+        """Use these settings for clips of stretches that begin from now on."""
         self._backlog.put(BacklogEntry(clips=lambda clips: setattr(clips, "config", config)))
 
     def _tell(self, run: StationRun, entry: Callable[[Store], object]) -> None:
@@ -200,7 +208,9 @@ class Ledger(Writer):
 
         def tell(store: Store) -> None:
             entry(store)
-            self._station_run, self._heeded, self._asked_at = run, number, float("-inf")
+            self._station_run = run
+            self._heeded = number
+            self._asked_at = float("-inf")
 
         self._enter(BacklogEntry(tell))
 
@@ -213,7 +223,7 @@ class Ledger(Writer):
             self.flush()
 
     def _sound_missed(self) -> None:
-        """Over sound that was given up no clip reaches."""
+        """Tell the clip maker of given-up sound, so that no clip spans it."""
         if self._missing_s:
             seconds = self._missing_s
             self._missing_s = 0.0
@@ -229,17 +239,17 @@ class Ledger(Writer):
         self._enter_stretch(store)
 
     def _enter_stretch(self, store: Store) -> None:
-        """The one that is heard, where it is not: somebody may have deleted its row, or that of its
-        place."""
-        heard, begin = self._open or ("", None)
-        if begin is not None and not store.rows(_STRETCH, (heard,)):
+        """Store the row of the present stretch if it is missing: somebody may have deleted it, or
+        that of its place."""
+        recording, begin = self._open or ("", None)
+        if begin is not None and not store.rows(_STRETCH, (recording,)):
             begin(store)
 
     def _book_unstored(self, store: Store) -> None:
-        mine = self._run_told.id if self._run_told else None  # what this run holds is stored itself
+        mine = self._run_told.id if self._run_told else None  # this run still stores its entries
         others = [one for one in self._note.read() if one.run.id != mine]
         for one in others:
-            with suppress(RowError):  # a note holds nothing up
+            with suppress(RowError):  # a note must not block other entries
                 store.book_unstored(self._station, one.run, one.until_s, one.why)
         self._note.drop([one.run.id for one in others])
         if self._thread is not None:
@@ -262,7 +272,8 @@ class Ledger(Writer):
             self._on_again()
 
     def _ask(self) -> None:
-        """Somebody else may have put the clock right, or deleted the row that says how it is."""
+        """Read the run's clock line from the record now and then: `clock fix` may have corrected
+        it, or somebody may have deleted its row."""
         if self._station_run is None or time.monotonic() - self._asked_at < _ASK_S:
             return
         store = self.store()

@@ -1,6 +1,5 @@
-"""Lines of the log, written by a thread of their own: where nobody takes them, as a journal whose
-disk stands still, those who hear do not wait for it. Knows no line's meaning.
-"""
+"""Log lines written by a separate thread, so that a blocked journal does not hold up the threads
+that listen. Knows no line's meaning."""
 
 import logging
 import queue
@@ -11,22 +10,22 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from logging.handlers import QueueHandler
 
-LINES_MAX = 1000  # that wait; what is said beyond is counted
-_LAST_S_MAX = 0.3  # for the last of them
+LINES_MAX = 1000  # that wait to be written; more are dropped and counted
+_LAST_S_MAX = 0.3  # time to write the last lines at the end
 _POLL_S = 0.01
 
 Lines = queue.Queue[logging.LogRecord | None]
 
 
 class _Beside(QueueHandler):
-    """Lays a line aside, or counts it where no more can wait."""
+    """Queues a line, or counts it as lost if the queue is full."""
 
     def __init__(self, lines: Lines) -> None:
         super().__init__(lines)
         self.lost = 0
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        """As its base asks for it."""
+        """Queue a record; called by the base class."""
         try:
             self.queue.put_nowait(record)
         except queue.Full:
@@ -35,27 +34,27 @@ class _Beside(QueueHandler):
 
 @dataclass
 class Log:
-    """How the log does."""
+    """Outcome of writing the log."""
 
-    held: bool = False  # at the end nobody took its lines: whoever waits for them waits for ever
+    held: bool = False  # blocked at the end: waiting for it could take forever
 
 
 @contextmanager
 def written_beside(logger: logging.Logger) -> Iterator[Log]:
-    """Until the block ends its handlers are called by another thread; what it gives says at the end
-    how that went."""
+    """Call the logger's handlers in another thread until the block ends; the outcome is set in the
+    yielded object."""
     lines: Lines = queue.Queue(LINES_MAX)
     handlers = list(logger.handlers)
     beside = _Beside(lines)
-    told = 0
+    reported = 0
 
     def write() -> None:
-        nonlocal told
+        nonlocal reported
         while (record := lines.get()) is not None:
-            lost = beside.lost - told
+            lost = beside.lost - reported
             if lost:
-                told += lost
-                text = "%d lines of the log could not be written: nobody took them"
+                reported += lost
+                text = "%d log lines were lost: the log was blocked"
                 _handle(
                     handlers,
                     logging.LogRecord(__name__, logging.WARNING, "", 0, text, (lost,), None),
@@ -73,7 +72,7 @@ def written_beside(logger: logging.Logger) -> Iterator[Log]:
         until = time.monotonic() + _LAST_S_MAX
         while not lines.empty() and time.monotonic() < until:
             time.sleep(_POLL_S)
-        with suppress(queue.Full):  # it stands still, and ends with the process
+        with suppress(queue.Full):  # the thread is blocked, and ends with the process
             lines.put_nowait(None)
         thread.join(_LAST_S_MAX)
         log.held = thread.is_alive()

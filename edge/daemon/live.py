@@ -1,8 +1,8 @@
-"""The microphone, hour by hour: chunks become stretches, what is missing becomes gaps, every second
-is in one of both.
+"""The microphone as a source: chunks become stretches of at most an hour, missing sound becomes
+gaps, and every second is in one of the two.
 
-Decides on the schedule, and what a clock that was set means. Touches no disk: what is found goes to
-the ledger, which stores it in its own time. Knows no health and no service.
+Follows the schedule and handles clock steps. Touches no disk: results go to the ledger, which
+stores them when it can. Knows no health and no service.
 """
 
 import logging
@@ -27,22 +27,22 @@ from edge.host.clock import KNOWN, Clock, boot_id, is_nonsense
 from edge.types import Chunk, Gap, GapRow, Place, RecordingRow, stable_id, utc_text
 
 SOURCE = "microphone"
-_WAIT_S = 0.5  # for sound, before other things are looked after
-_ASK_S = 5.0  # between two questions to the schedule
-_SHARD_S = 0.5  # a block; what is shorter lies between two gaps of a card that fails
+_WAIT_S = 0.5  # longest wait for sound in one step
+_ASK_S = 5.0  # interval at which the schedule is asked
+_SHARD_S = 0.5  # one block; shorter stretches come from a failing card, between two gaps
 
 log = logging.getLogger(__name__)
 
 
 def station_place(config: Config) -> Place | None:
-    """Where the station is, if the settings say so."""
+    """Place of the station; None if it is not set."""
     latitude = config.station.latitude
     longitude = config.station.longitude
     return None if latitude is None or longitude is None else Place(latitude, longitude)
 
 
 def schedule_of(config: Config) -> Schedule:
-    """When to listen. Raises ConfigError."""
+    """The configured listening schedule. Raises ConfigError."""
     try:
         return Schedule.parse(config.schedule, station_place(config), config.zone)
     except ValueError as error:
@@ -51,7 +51,7 @@ def schedule_of(config: Config) -> Schedule:
 
 @dataclass(frozen=True)
 class _Settings:
-    """What a reload brings, all of it tried."""
+    """Settings of a reload, checked completely."""
 
     prepared: AnalysisSetup
     schedule: Schedule
@@ -80,49 +80,43 @@ class Live:
         self._analyst = analyst
         self._ledger = ledger
         self._on_found = on_found
-        self.on_moved: Callable[[float], object] = lambda _: (
-            None
-        )  # told by how many seconds the clock was set
+        # called with the seconds by which the clock was set
+        self.on_moved: Callable[[float], object] = lambda _: None
         self.clock = clock
         self._open_microphone = open_microphone
         self._boot = boot_id() or "unknown"
         self._schedule = schedule_of(config)
-        self._coming: _Settings | None = None  # settings that are taken over before the next piece
+        self._coming: _Settings | None = None  # settings to be used from the next step on
         self._microphone: Microphone | None = None
         self._stretch: Stretch | None = None
-        self._keeps_sound = False  # of the stretch, for clips
+        self._keeps_sound = False  # of the present stretch, for clips
         self._priors_made = analyst.priors.made
         self._load = LoadShedder(config.microphone.buffer_s)
         self._timeline = Timeline(config, SOURCE, self._boot, clock, ledger)
         self._gaps = GapWriter(config, SOURCE, self._boot, clock, self._timeline, ledger, on_gap)
-        # where the stretch is to end; after which suspend it began
-        self._until = clock.now()
-        self._segment = 0
-        self._resting: float | None = (
-            None  # since when the schedule is closed, on the monotonic clock
-        )
-        self._unstored: Gap | None = None  # what cannot even wait any more
-        self._open, self._asked_at = (
-            True,
-            float("-inf"),
-        )  # what the schedule said, and when it was asked
-        self._awake_at = self._beat_at = (
-            clock.at_s()
-        )  # when sound began to come after silence; the last step
+        self._until = clock.now()  # when the present stretch must end
+        self._segment = 0  # the clock's segment, between two suspends, in which it began
+        # since when the schedule is closed, on the monotonic clock
+        self._resting: float | None = None
+        self._unstored: Gap | None = None  # sound lost because the write queue is full
+        self._open = True  # the schedule's last answer
+        self._asked_at = float("-inf")
+        # start of sound after silence, and the last step, on the monotonic clock
+        self._awake_at = self._beat_at = clock.at_s()
         self._last_sound: datetime | None = None
         self._heard_until_s = 0.0  # on the monotonic clock
 
-    # What others ask, from their threads
+    # Called from other threads
 
     @property
     def card(self) -> str | None:
-        """The sound card that is open."""
+        """Name of the open sound card; None if none is open."""
         microphone = self._microphone
         return microphone.card if microphone else None
 
     @property
     def silence(self) -> Gap | None:
-        """The gap that goes on just now, if any."""
+        """The ongoing gap, if any."""
         resting = self._resting
         microphone = self._microphone
         if resting is not None:
@@ -130,7 +124,7 @@ class Live:
         return self._unstored or (microphone.silent if microphone else None)
 
     def hearing(self) -> Hearing:
-        """How it is."""
+        """Present state of the microphone."""
         silence = self.silence
         microphone = self._microphone
         silent_s = silence.seconds if silence and silence.reason != "schedule" else 0.0
@@ -150,8 +144,9 @@ class Live:
         )
 
     def gets_on(self, decided_at: float) -> bool:
-        """A card may be away for a while; sound that comes is decided on; and there is always a
-        next step. What cannot be stored is no reason to be ended with what waits."""
+        """True while the source works: arriving sound is being decided on, a card is not missing
+        for too long, and steps continue. Results that cannot be stored are no failure, since a
+        restart would lose those that wait."""
         silence = self.silence
         now = self.clock.at_s()
         if silence is None:
@@ -161,14 +156,15 @@ class Live:
         return silence.seconds < OUTAGE_S_MAX
 
     def take(self, config: Config) -> None:
-        """Use these settings from the next piece on. Raises ConfigError or BundleError; then
-        nothing is taken."""
+        """Use these settings from the next step on. Raises ConfigError or BundleError; then nothing
+        changes."""
         self._coming = _Settings(self._analyst.prepared(config), schedule_of(config))
 
     # Listening
 
     def step(self) -> None:
-        """Hear, analyse and hand over what came; waits half a second at most if nothing did."""
+        """Read sound, analyse it and hand over the results; waits half a second at most for
+        sound."""
         self._beat_at = self.clock.at_s()
         self._take_over()
         moved_s = self._timeline.moved()
@@ -191,8 +187,8 @@ class Live:
         self._note_silence()
 
     def end(self, patience_s: float) -> None:
-        """Stop listening: analyse what waits as long as there is patience, none on a machine that
-        is too slow anyway, and close the books."""
+        """Stop listening. Waiting sound is analysed for `patience_s` at most, or not at all on an
+        overloaded machine; then the stretch and its gaps are closed."""
         deadline = self.clock.at_s() + (0 if self._load.shed else patience_s)
         while self._microphone and self._microphone.waiting_s > 0 and self.clock.at_s() < deadline:
             heard = self._microphone.read(0.0)
@@ -213,7 +209,8 @@ class Live:
             return
         self._end_stretch()
         self._analyst.use(coming.prepared)
-        self._schedule, self._asked_at = coming.schedule, float("-inf")
+        self._schedule = coming.schedule
+        self._asked_at = float("-inf")
         self._config = coming.prepared.config
         self._ledger.take(self._config)
 
@@ -229,9 +226,8 @@ class Live:
         start = self.clock.utc(chunk.at_s)
         if self._stretch and self.clock.segment(chunk.at_s) != self._segment:
             self._end_stretch()
-        left = max(
-            0, round((self._until - start).total_seconds() * RATE_HZ)
-        )  # samples that are still of it
+        # samples that still belong to the stretch
+        left = max(0, round((self._until - start).total_seconds() * RATE_HZ))
         if self._stretch and left < len(chunk.samples):
             if left:
                 self._hear(replace(chunk, samples=chunk.samples[:left]))
@@ -240,19 +236,19 @@ class Live:
                 self._microphone.reanchor()
             chunk = Chunk(chunk.at_s + left / RATE_HZ, chunk.samples[left:])
             start = self.clock.utc(chunk.at_s)
-        if (
-            self._analyst.priors.made != self._priors_made
-        ):  # a prior has come: from here on it is used
+        # a prior has become available: use it from here on
+        if self._analyst.priors.made != self._priors_made:
             self._end_stretch()
         self._gaps.fill(chunk.at_s, len(chunk.samples) / RATE_HZ)
         if self._stretch is None:
             self._begin_stretch(chunk, start)
         assert self._stretch is not None
-        self._last_sound, self._heard_until_s = start, chunk.at_s + len(chunk.samples) / RATE_HZ
+        self._last_sound = start
+        self._heard_until_s = chunk.at_s + len(chunk.samples) / RATE_HZ
         self._stretch.push(chunk.samples)
         if self._keeps_sound:
             self._ledger.hear(chunk.samples)
-        self._say(self._stretch)
+        self._hand_over(self._stretch)
 
     def _begin_stretch(self, chunk: Chunk, start: datetime) -> None:
         row = RecordingRow(
@@ -273,15 +269,18 @@ class Live:
             run=self._timeline.run,
             boot_s=self.clock.boot_s(chunk.at_s),
         )
-        self._until, self._segment = row.local.until(start), self.clock.segment(chunk.at_s)
+        self._until = row.local.until(start)
+        self._segment = self.clock.segment(chunk.at_s)
         self._priors_made = self._analyst.priors.made
-        self._stretch, self._awake_at = Stretch(self._analyst, row), self.clock.at_s()
+        self._stretch = Stretch(self._analyst, row)
+        self._awake_at = self.clock.at_s()
         self._stretch.shed = self._load.shed
         self._keeps_sound = self._config.clips.wanted(SOURCE)
         self._ledger.begin(row, self._analyst.digest())
 
     def _end_stretch(self, hurry: bool = False) -> float:
-        """In a hurry no window is spent on its last sound; returns how many seconds that are."""
+        """End the present stretch. In a hurry its last sound is not analysed; returns the seconds
+        left out."""
         stretch = self._stretch
         self._stretch = None
         if stretch is None:
@@ -290,11 +289,11 @@ class Live:
             stretch.give_up()
         else:
             stretch.close()
-        self._say(stretch)
+        self._hand_over(stretch)
         self._ledger.finish(stretch.row, stretch.decided_s, stretch.windows)
         return stretch.heard_s - stretch.decided_s
 
-    def _say(self, stretch: Stretch) -> None:
+    def _hand_over(self, stretch: Stretch) -> None:
         for found in stretch.found():
             self._ledger.found(found)
             self._on_found(found)
@@ -302,23 +301,23 @@ class Live:
     # What is missing
 
     def _miss(self, gap: Gap) -> None:
-        """A window over a rest takes as long as any. While there is too little time it would cost
-        more sound than it hears, and leave but rests; so the rest is lost with what follows it. So
-        is a shard between two gaps: mirrored to a whole window it is no sound that anything
-        made."""
+        """End the stretch and write the gap. Under overload the unanalysed rest of the stretch
+        becomes part of the gap: its window would take longer to analyse than the sound it covers,
+        and only more rests would follow. So does a very short stretch between two gaps: mirrored to
+        a full window it would not be a real sound."""
         shard = self._stretch is not None and self._stretch.heard_s < _SHARD_S
         rest_s = self._end_stretch(hurry=shard or gap.reason == "overload")
         self._gaps.write(replace(gap, at_s=gap.at_s - rest_s, seconds=gap.seconds + rest_s))
 
     def _lose(self, chunk: Chunk) -> None:
-        """Nothing can be stored and no more can wait."""
+        """Count the chunk as lost: nothing can be stored and the queue is full."""
         self._end_stretch()
         seconds = len(chunk.samples) / RATE_HZ
         begun = self._unstored or Gap(chunk.at_s, 0.0, "store", self._ledger.error or "")
         self._unstored = replace(begun, seconds=chunk.at_s + seconds - begun.at_s)
 
     def _note_silence(self) -> None:
-        """A gap that goes on is written down now and then."""
+        """Write an ongoing gap now and then."""
         silence = self.silence
         if silence is not None and self._gaps.is_due():
             self._end_stretch()
@@ -327,8 +326,8 @@ class Live:
     # Schedule, overload, clock
 
     def _is_open(self) -> bool:
-        """By a clock that is certainly wrong no rest is kept: what is not heard is lost, and what
-        is, only misdated."""
+        """True if the station should listen now. With a clock that is certainly wrong it always
+        listens: sound with a wrong date can be corrected, sound not heard is lost."""
         now = self.clock.now()
         return is_nonsense(self.clock.line.known, now) or self._schedule.open_at(now)
 
@@ -361,7 +360,7 @@ class Live:
             self._gaps.write(rest)
 
     def _move(self, seconds: float) -> None:
-        """The clock was set, and what was heard before goes along."""
+        """Handle a clock step: end the stretch and correct the time of the last sound."""
         self._end_stretch()
         if self._last_sound is not None:
             self._last_sound += timedelta(seconds=seconds)

@@ -1,10 +1,10 @@
-"""The overload ladder: how much work is left out, by how much sound waits. Knows no sound."""
+"""Load level: how much work is left out, depending on how much sound waits. Knows no sound."""
 
 import logging
 
 from edge.types import LoadLevel
 
-_CALM_S = 30.0  # without much waiting, before a step of the ladder is taken back
+_CALM_S = 30.0  # with little sound waiting, before the load level goes down by one
 _LEFT_OUT = {
     LoadLevel.NOTHING: "nothing",
     LoadLevel.OVERLAP: "overlap",
@@ -14,12 +14,12 @@ log = logging.getLogger(__name__)
 
 
 class LoadShedder:
-    """From a quarter of what may wait on no overlap, from a half on one member of each kind. Down
-    again step by step, once little has waited for a while.
+    """Raises the load level when sound waits: no overlap above a quarter of `full_s`, one member of
+    each kind above a half. Lowers it again step by step, once little has waited for a while.
 
     load = LoadShedder(full_s=60)
     load.weigh(waiting_s=20, now_s=clock.at_s())
-    load.shed   # the step of the ladder
+    load.shed   # the load level
     """
 
     def __init__(self, full_s: float) -> None:
@@ -28,7 +28,7 @@ class LoadShedder:
         self._since_s = 0.0
 
     def weigh(self, waiting_s: float, now_s: float) -> None:
-        """Take the step that fits; `now_s` is the monotonic clock."""
+        """Set the load level for so much waiting sound; `now_s` is the monotonic clock."""
         full_s = self._full_s
         step = LoadLevel.NOTHING
         if waiting_s > full_s / 4:
@@ -39,7 +39,7 @@ class LoadShedder:
         if step > self.shed or (step < self.shed and calm):
             step = LoadLevel(max(step, self.shed - 1))
             log.warning(
-                "%.0f s of sound wait: left out is %s, was %s",
+                "%.0f s of sound waiting: leaving out %s, before: %s",
                 waiting_s,
                 _LEFT_OUT[step],
                 _LEFT_OUT[self.shed],

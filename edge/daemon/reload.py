@@ -1,7 +1,7 @@
-"""Settings that are read again, at a start or under a running station: what they no longer say, and
-what changes.
+"""Settings read again, at a start or while the station runs: finds changed keys and keys lost by
+accident.
 
-Knows no station: whoever reads them again decides when, and takes them over.
+Knows no station: the caller decides when to read, and applies the settings.
 """
 
 import os
@@ -13,24 +13,24 @@ from typing import Any
 from edge.config import Settings, read_settings, settings_of
 from edge.contract.errors import ConfigError
 
-# What is withheld or kept by them is out, or gone, if they vanish by mistake.
+# sections whose accidental loss would disclose or delete something
 PROTECTIVE = ("schedule", "clips", "retention", "privacy", "sensitive")
-LAST = "settings.last.yaml"  # in the state folder: what a station ran with
+LAST = "settings.last.yaml"  # in the state folder: the settings of the last run
 
 
 @dataclass(frozen=True)
 class Reload:
-    """Settings as they are now."""
+    """Settings as read again."""
 
     settings: Settings
     changed: tuple[str, ...]  # dotted keys whose values differ from before
-    gone: tuple[str, ...]  # those of them that stood in the file before, and do not any more
+    gone: tuple[str, ...]  # changed keys that are no longer in the file
 
 
 def read_at_start(path: Path | None) -> Settings:
-    """The settings with which a station may start. Raises ConfigError if they are wrong, or no more
-    than the beginning of those with which it ran last: such a file was cut at the end of a line,
-    and every other change shows."""
+    """The settings for a start. Raises ConfigError if they are wrong, or if they are only the
+    beginning of the settings of the last run and values are lost: then the file was cut short at
+    the end of a line."""
     settings = read_settings(path)
     last = _last(settings.config.state)
     if path is None or not last.startswith(settings.content):
@@ -41,27 +41,24 @@ def read_at_start(path: Path | None) -> Settings:
         return settings
     if lost:
         raise ConfigError(
-            f"{path}: expected the settings of the last start, or changed ones, found no more than "
-            f"their beginning, "
-            f"without {', '.join(lost)}; it was cut short: put the rest back from "
-            f"{settings.config.state / LAST}, "
-            "or add a comment at its end to have it so"
+            f"{path}: expected complete settings, found only the beginning of those of the last "
+            f"start, without {', '.join(lost)}; the file was cut short: restore the rest from "
+            f"{settings.config.state / LAST}, or, if this is intended, add a comment at its end"
         )
     return settings
 
 
 def keep(settings: Settings) -> None:
-    """These are good: a station runs with them. What cannot be written is not compared with at the
-    next start."""
+    """Keep a copy of the settings that the station runs with, for `read_at_start`. Errors are
+    ignored; then the next start has nothing to compare with."""
     state = settings.config.state
     content = settings.content
     part = state / f"{LAST}.part"
     if not content or _last(state) == content:
         return
     with suppress(OSError):
-        with os.fdopen(
-            os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb"
-        ) as file:  # they say places
+        # readable for the owner only, since they contain places
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -76,30 +73,28 @@ def _last(state: Path) -> bytes:
 
 
 def read_again(path: Path | None, before: Settings) -> Reload:
-    """The settings as they stand in the file now. Raises ConfigError if they are wrong, or if a
-    setting that protects something has vanished: a file may have been cut at the end of a line, so
-    it is taken away by writing its default.
-    """
+    """Read the settings file again. Raises ConfigError if the settings are wrong, or if a
+    protective setting has vanished from the file, which may have been cut short; to remove such a
+    setting, its default must be written."""
     settings = read_settings(path)
     changed = tuple(changed_keys(settings.config, before.config))
     gone = tuple(key for key in changed if _key_in(key, before) and not _key_in(key, settings))
     lost = [key for key in gone if key.partition(".")[0] in PROTECTIVE]
     if lost:
         raise ConfigError(
-            f"{path}: {', '.join(lost)}: was set before, found nothing now; was the file cut "
-            f"short? "
-            "Write it with its default to take it away, or restart the station"
+            f"{path}: {', '.join(lost)}: set before, now missing; was the file cut short? To "
+            "remove a setting, write its default value, or restart the station"
         )
     return Reload(settings, changed, gone)
 
 
 def _key_in(key: str, settings: Settings) -> bool:
-    """Whether it stands in the file, alone or in its section."""
+    """True if the key is in the file, alone or in its section."""
     return ".".join(key.split(".")[:2]) in settings.given
 
 
 def changed_keys(value: Any, default: Any, at: str = "") -> list[str]:
-    """Dotted names of what differs; a section that is there or not counts as one."""
+    """Dotted keys that differ. An optional section that only one side has counts as one key."""
     changed = []
     for field in fields(value):
         name = f"{at}{field.name}"

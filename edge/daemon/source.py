@@ -1,4 +1,4 @@
-"""What the station asks of a source of sound, whichever it is, and what a source says of itself."""
+"""Protocol of a source of sound, and the state that a source reports."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,54 +7,53 @@ from typing import Protocol
 from edge.config import Config
 from edge.types import ClockState, Gap, LoadLevel, Outcome
 
-STUCK_S_MAX = 60.0  # sound comes, and no window is decided
-# a card that is away for longer may come back for a new process: the watchdog gets its turn
+STUCK_S_MAX = 60.0  # sound arrives, but no window is decided
+# a card that is away for longer may work again in a new process, so the watchdog may act
 OUTAGE_S_MAX = 900.0
 
 
 @dataclass(frozen=True)
 class Hearing:
-    """How the source is, at this moment."""
+    """State of a source at one moment."""
 
     hearing: bool
-    silent_s: float  # for so long nothing was heard that should be
+    silent_s: float  # time without sound while it should hear
     problem: str | None
-    waiting_s: float  # sound that waits for an answer
+    waiting_s: float  # sound that waits to be analysed
     shed: LoadLevel
     last_sound: datetime | None
     clock_state: ClockState
     now: datetime
-    card_problem: str | None = None  # although it is heard
-    time_known: bool = False  # by a network or a person
+    card_problem: str | None = None  # of a card that delivers sound
+    time_known: bool = False  # from a network or a person
 
 
 class Source(Protocol):
-    """A microphone or a folder. One thread steps and ends; whatever else is here any thread may
-    ask, and none waits."""
+    """A microphone or a folder. One thread calls `step` and `end`; all other methods may be called
+    from any thread and never wait."""
 
     @property
     def card(self) -> str | None:
-        """The sound card that is open, if it has one."""
+        """Name of the open sound card, if any."""
 
     @property
     def silence(self) -> Gap | None:
-        """The gap that goes on just now, if any."""
+        """The ongoing gap, if any."""
 
     def hearing(self) -> Hearing:
-        """How it is."""
+        """Present state of the source."""
 
     def gets_on(self, decided_at: float) -> bool:
-        """Whether what is to be heard is heard, or is known to be missing not for too long, and
-        what is heard is analysed. `decided_at`: when a window was decided last, on the monotonic
-        clock."""
+        """True if sound arrives, or has not been missing for too long, and arriving sound is
+        analysed. `decided_at`: when the last window was decided, on the monotonic clock."""
 
     def take(self, config: Config) -> None:
-        """Use these settings from the next piece on. All that can fail is done here, in the thread
-        of the caller. Raises ConfigError or BundleError; then nothing is taken."""
+        """Use these settings from the next step on. Everything that can fail is done here, in the
+        caller's thread. Raises ConfigError or BundleError; then nothing changes."""
 
     def step(self) -> Outcome | None:
-        """Hear and analyse what is there; waits half a second at most if nothing is. How a
-        recording ended, if one did."""
+        """Read and analyse the next sound; waits half a second at most if there is none. Returns
+        the outcome of a recording that ended, if any."""
 
     def end(self, patience_s: float) -> None:
-        """Stop: analyse what waits as long as there is patience, and close the books."""
+        """Stop: analyse waiting sound for `patience_s` at most, and close everything."""

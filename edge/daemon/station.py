@@ -1,9 +1,9 @@
-"""The daemon: its threads, and the one that looks after them, which touches no disk, no database
-and no network.
+"""The daemon: its threads, and the main thread that looks after them and touches no disk, no
+database and no network.
 
-Wires the parts; decides when to say that all is well (health, watchdog), when to reload and when to
-stop. What the world does (no card, full disk, no broker) never ends it; a wrong setting or bundle
-does, with exit 78.
+Connects the parts; decides when to report health, feed the watchdog, reload and stop. External
+failures (no card, full disk, no broker) never stop it; wrong settings or a wrong bundle do, with
+exit code 78.
 """
 
 import atexit
@@ -48,13 +48,14 @@ from edge.store.clips import ClipTable
 from edge.store.outbox import OutboxTable
 from edge.store.record import Store
 
-# What an end may take, 10 s in all: for what was heard and not yet analysed, and its last window;
-# for what was found and not yet stored; for the broker to take what was found last (what it does
-# not take waits for the next start), and three seconds of goodbye.
+# A stop may take 10 s in all: to analyse sound that was heard, and its last window; to store
+# results; for the broker to accept the last messages (others wait for the next start); and three
+# seconds to close everything.
 STOP_S_MAX = 4.0
 WINDOW_S_MAX = 0.5
 STORE_S_MAX = 1.0
 DRAIN_S_MAX = 1.0
+# sections of station.yaml that a reload applies
 RELOADED = (
     "detect",
     "schedule",
@@ -63,20 +64,20 @@ RELOADED = (
     "privacy",
     "sensitive",
     "health",
-)  # sections of station.yaml
+)
 _STEP_S = 0.5
 _RETENTION_S = 300.0
 _LOADING_S = 600.0  # a large bundle on a slow card
-_KEPT_S_MAX = 1.0  # for a prior that was kept; one that is to be made comes later
-_LAST_WORD_S = 0.3  # for the last health
-_ERRAND_S_MAX = 0.1  # for an errand that has nothing to do, to see it
+_KEPT_S_MAX = 1.0  # to load a stored prior; a new one is computed in the background
+_LAST_WORD_S = 0.3  # for the last health report
+_ERRAND_S_MAX = 0.1  # for an idle errand to notice that it must end
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a station at work consists of."""
+    """Parts of a running station."""
 
     analyst: Analyst
     ledger: Ledger
@@ -90,27 +91,28 @@ class Parts:
 
 @dataclass(frozen=True)
 class Threads:
-    """Who does what beside the station's own: hearing, and errands when they are asked for."""
+    """Threads of the station besides the main thread: one that hears, and errands done on
+    request."""
 
     hearing: Worker
-    say: Errand  # health, to whoever asks
-    write: Errand  # health, to its files
-    tidy: Errand
+    say: Errand  # health to the broker and the service manager
+    write: Errand  # health to its files
+    tidy: Errand  # clips
     take: Errand  # settings
 
     def start(self) -> None:
-        """All of them."""
+        """Start all threads."""
         for thread in self.all:
             thread.start()
 
     @property
     def all(self) -> tuple[Worker | Errand, ...]:
-        """In the order in which they are started."""
+        """All threads in the order in which they are started."""
         return (self.hearing, self.say, self.write, self.tidy, self.take)
 
 
 class Station:
-    """One station at work.
+    """One running station.
 
     station = Station(Path("station.yaml"))
     station.run()      # until `stop`, which a signal handler may call
@@ -119,17 +121,17 @@ class Station:
     def __init__(
         self, path: Path | None, notifier: Notifier | None = None, clock: Clock | None = None
     ) -> None:
-        self.path, self._settings = path, read_at_start(path)
+        self.path = path
+        self._settings = read_at_start(path)
         self.config = self._settings.config
         self._notifier = notifier or Notifier()
         self._started = datetime.now(timezone.utc)
         self._clock = clock or Clock()
-        # Plain values: a handler that runs while the main thread holds an event's lock would wait
-        # for itself.
+        # plain values: a signal handler would deadlock on an event whose lock the main thread holds
         self._stop_asked = self._reload_asked = False
         self._parts: Parts | None = None
         self._health: Health | None = None  # the latest
-        self.stuck: list[str] = []  # threads that had not ended when `run` did
+        self.stuck: list[str] = []  # names of threads still running after `run`
         self._said_at = self._tidied_at = self._fed_at = float("-inf")
 
     def stop(self, *_: object) -> None:
@@ -137,18 +139,18 @@ class Station:
         self._stop_asked = True
 
     def reload(self, *_: object) -> None:
-        """Read the settings anew, soon."""
+        """Read the settings again, soon."""
         self._reload_asked = True
 
     @property
     def parts(self) -> Parts:
-        """What it consists of, once it runs."""
-        assert self._parts is not None, "it does not run"
+        """Parts of the station, once it runs."""
+        assert self._parts is not None, "the station is not running"
         return self._parts
 
     def run(self) -> None:
-        """Listen until stopped. Raises ConfigError or BundleError before the first sound;
-        BirdstationError when a thread met what nobody foresaw."""
+        """Listen until stopped. Raises ConfigError or BundleError before the first sound, and
+        BirdstationError after an unexpected error in a thread."""
         self._notifier.status("loading the bundle")
         self._notifier.extend_timeout(_LOADING_S)
         with ExitStack() as stack:
@@ -188,11 +190,22 @@ class Station:
             house.reconcile()
 
         live = config.source == "microphone"
-        # a clip may wait longer than the settings it began under
-        told = lambda: Disclosure.of(self.config)  # noqa: E731
-        clips = ClipMaker(lambda: self._patient_clips(ledger), config, recognizer.bundle.id, told)
-        of_it = (recognizer.bundle, clips if live else None)
-        ledger = Ledger(config.database, config.station.id, *of_it, opened, opened_again)
+
+        def disclosure() -> Disclosure:
+            # the settings may change while a clip waits to be written
+            return Disclosure.of(self.config)
+
+        clips = ClipMaker(
+            lambda: self._patient_clips(ledger), config, recognizer.bundle.id, disclosure
+        )
+        ledger = Ledger(
+            config.database,
+            config.station.id,
+            recognizer.bundle,
+            clips if live else None,
+            opened,
+            opened_again,
+        )
         vitals = Vitals(config, analyst, probe, ledger, clips, self._clock)
         house = House(lambda: self.config, reserve, self._clock, vitals.tidied)
         teller = Teller(recognizer.bundle, by_hand=not self._notifier.is_there)
@@ -205,7 +218,7 @@ class Station:
         return Parts(analyst, ledger, clips, teller, vitals, house, source, publisher)
 
     def _patient_clips(self, ledger: Ledger) -> Clips:
-        """Another writer is waited for, by whoever saves them."""
+        """A table of clips that waits while another writer holds the database."""
         source = self.parts.source
         if isinstance(source, WatchedFolder):
             return PatientClips(self._clip_table, source.wait_for)
@@ -228,7 +241,7 @@ class Station:
         return stack.enter_context(publisher)
 
     def _live(self, analyst: Analyst, ledger: Ledger, vitals: Vitals) -> Source:
-        """A microphone, whose ledger has a thread of its own."""
+        """The microphone, with a ledger in a separate thread."""
         ledger.start()
         live = Live(self.config, analyst, ledger, self._found, vitals.missed, self._clock)
         live.on_moved = vitals.moved
@@ -237,10 +250,19 @@ class Station:
     def _watched(
         self, analyst: Analyst, ledger: Ledger, clips: ClipMaker, vitals: Vitals
     ) -> Source:
-        """A folder, whose recordings wait while they cannot be stored: its ledger is of its
-        thread."""
-        told = (self._found, vitals.missed, self._clock, self._leave_if_asked, vitals.recount)
-        watched = WatchedFolder(self.config, analyst, ledger, clips, *told)
+        """The watched folder. Its ledger runs in the same thread, since recordings can wait while
+        nothing can be stored."""
+        watched = WatchedFolder(
+            self.config,
+            analyst,
+            ledger,
+            clips,
+            self._found,
+            vitals.missed,
+            self._clock,
+            self._leave_if_asked,
+            vitals.recount,
+        )
         if isinstance(analyst.priors, AwaitedPriors):
             analyst.priors.alive = watched.alive
         return watched
@@ -264,16 +286,17 @@ class Station:
         parts.teller.sound(parts.source.card, parts.source.silence)
 
     def _found(self, found: BatchResult) -> None:
-        """After every batch of windows."""
+        """Count and log the results of a batch of windows."""
         self.parts.vitals.found(found)
         self.parts.teller.found(found)
 
     def _leave_if_asked(self) -> None:
-        """Between two pieces of a recording, which may be hours long."""
+        """Raise Leave if a stop was requested; called between two pieces of a recording, which may
+        be hours long."""
         if self._stop_asked:
             raise Leave
 
-    # In the station's own thread
+    # In the main thread
 
     def _look_after(self, parts: Parts, threads: Threads) -> None:
         now = self._clock.at_s()
@@ -289,8 +312,8 @@ class Station:
             threads.take.ask()
 
     def _feed_watchdog(self, parts: Parts) -> None:
-        """While the source gets on; whatever waits for a disk, a database or a broker waits
-        elsewhere."""
+        """Feed the watchdog while the source works. Waits for disks, databases and brokers happen
+        in other threads."""
         now = time.monotonic()
         every_s = self._notifier.watchdog_s
         if (
@@ -302,7 +325,7 @@ class Station:
             self._notifier.watchdog()
 
     def _failed(self, parts: Parts, threads: Threads) -> BirdstationError | None:
-        """What ended a thread, if one has ended."""
+        """The error that ended a thread, if one has ended."""
         for name, error in [
             *((one.name, one.failed) for one in threads.all),
             ("writer", parts.ledger.broke),
@@ -310,21 +333,19 @@ class Station:
             if isinstance(error, BirdstationError):
                 return error
             if error is not None:
-                what = (
-                    f"{name}: an error that nobody foresaw: {error!r}; its traceback is in the log"
-                )
-                return BirdstationError(" ".join(what.split()))
+                text = f"{name}: unexpected error: {error!r}; its traceback is in the log"
+                return BirdstationError(" ".join(text.split()))
         return None
 
     def _end(self, parts: Parts, threads: Threads) -> None:
-        """Within 10 s, whatever stands still: all of it has daemon threads."""
+        """End all threads within 10 s, even if some are blocked: all are daemon threads."""
         self._stop_asked = True
         self._notifier.stopping()
         until = time.monotonic() + STOP_S_MAX + WINDOW_S_MAX
         threads.hearing.leave()
         if not threads.hearing.join(until - time.monotonic()):
             self._leave_behind(parts)
-        spared_s = until - time.monotonic()  # a slow disk may have what hearing did not take
+        spared_s = until - time.monotonic()  # time that hearing did not use goes to a slow disk
         parts.ledger.close(STORE_S_MAX + max(0.0, spared_s))
         if parts.publisher and time.monotonic() < until:
             parts.publisher.drain(DRAIN_S_MAX)
@@ -337,13 +358,15 @@ class Station:
         self.stuck = [thread.name for thread in threads.all if not thread.join(_ERRAND_S_MAX)]
         self.stuck += [] if parts.ledger.closed else ["writer"]
         if self.stuck:
-            log.warning("ended without %s: a disk or a lock holds them", ", ".join(self.stuck))
+            log.warning(
+                "ended without waiting for %s: blocked by a disk or a lock", ", ".join(self.stuck)
+            )
         parts.teller.end(self.config)
 
     def _leave_behind(self, parts: Parts) -> None:
-        """The thread that hears does not end: what of its sound waits is lost, or is read again at
-        the next start."""
-        text = "hearing did not end within %.1f s; %.0f s of sound wait"
+        """Leave the hearing thread behind, which does not end: its waiting sound is lost, or read
+        again at the next start."""
+        text = "hearing did not end within %.1f s; %.0f s of sound were still waiting"
         log.error(text, STOP_S_MAX + WINDOW_S_MAX, parts.source.hearing().waiting_s)
         note = Worker("note", self._note_stop)
         note.start()
@@ -355,7 +378,7 @@ class Station:
             note_stop(self.config.database)
         raise Leave
 
-    # Errands, each in a thread of its own
+    # Errands, each in its own thread
 
     def _say(self, parts: Parts, threads: Threads) -> None:
         self._health = health = parts.vitals.say(
@@ -371,30 +394,31 @@ class Station:
             parts.vitals.write(self.config, self._health)
 
     def _take(self, parts: Parts) -> None:
-        """SIGHUP: take over what can be; say what wants a restart. A wrong file changes nothing."""
+        """Apply the settings that can be changed while running; log those that need a restart. A
+        wrong file changes nothing."""
         self._notifier.reloading()
         try:
             reload = read_again(self.path, self._settings)
-            wanted = reload.settings.config
-            config = replace(self.config, **{name: getattr(wanted, name) for name in RELOADED})
+            new = reload.settings.config
+            config = replace(self.config, **{name: getattr(new, name) for name in RELOADED})
             parts.source.take(config)
-        except (ConfigError, BundleError) as error:  # the latter: the speech detector's own network
-            log.error("settings not taken over: %s", error)
+        except (ConfigError, BundleError) as error:  # the latter: the built-in speech network
+            log.error("settings not applied: %s", error)
         except (
             Exception
-        ) as error:  # whatever a strange network raises: nobody starts a station again for that
-            log.exception("settings not taken over: %s", " ".join(f"{error!r}".split()))
+        ) as error:  # a strange network may raise anything; it must not end a station
+            log.exception("settings not applied: %s", " ".join(f"{error!r}".split()))
         else:
             others = [
-                f.name for f in fields(Config) if getattr(wanted, f.name) != getattr(config, f.name)
+                f.name for f in fields(Config) if getattr(new, f.name) != getattr(config, f.name)
             ]
             if reload.changed:
-                log.info("settings that change: %s", ", ".join(reload.changed))
+                log.info("changed settings: %s", ", ".join(reload.changed))
             if reload.gone:
-                log.warning("settings that are not there any more: %s", ", ".join(reload.gone))
+                log.warning("settings removed from the file: %s", ", ".join(reload.gone))
             log.info(
-                "settings read again%s",
-                f"; these want a restart: {', '.join(others)}" if others else "",
+                "settings reloaded%s",
+                f"; these need a restart: {', '.join(others)}" if others else "",
             )
             self.config = config
             self._settings = reload.settings
@@ -408,7 +432,8 @@ class Station:
 
 
 def _priors(config: Config, bundle: Bundle) -> BackgroundPriors | AwaitedPriors:
-    """A microphone goes on without; recordings wait, since their rows depend on it."""
+    """Priors for the configured source: a microphone listens while they are computed; recordings
+    wait for them, since their rows depend on them."""
     folder = config.state / "priors"
     if config.source == "folder":
         return AwaitedPriors(bundle, folder)
@@ -420,9 +445,9 @@ def _priors(config: Config, bundle: Bundle) -> BackgroundPriors | AwaitedPriors:
 
 
 def run_station(path: Path | None) -> None:
-    """The daemon with these settings (None: the defaults), until SIGTERM or SIGINT; SIGHUP reads
-    them again. Raises ConfigError, BundleError, or BirdstationError for what nobody foresaw; else
-    the process ends here."""
+    """Run the daemon with these settings (None: the defaults) until SIGTERM or SIGINT; SIGHUP
+    reloads them. Raises ConfigError, BundleError, or BirdstationError after an unexpected error;
+    otherwise the process ends here."""
     station = Station(path)
     signal.signal(signal.SIGTERM, station.stop)
     signal.signal(signal.SIGINT, station.stop)
@@ -438,19 +463,20 @@ def run_station(path: Path | None) -> None:
             log.error("%s", error)
         exit_code = error.exit_code
     finally:
+        # otherwise Python would let these signals end the process with their exit status
         for late in (
             signal.SIGTERM,
             signal.SIGINT,
             signal.SIGHUP,
-        ):  # Python would let them end it with their status
+        ):
             signal.signal(late, signal.SIG_IGN)
     _leave(exit_code, in_order=not (station.stuck or lines.held))
 
 
 def _leave(exit_code: int, in_order: bool) -> None:
-    """All is closed. To take its objects apart costs Python seconds on a busy machine, and where a
-    thread is held it would let go of what that still uses; `in_order`: what others want done at the
-    end is done."""
+    """End the process when everything is closed. A normal exit of Python takes seconds on a busy
+    machine to free objects, and would free some that a blocked thread still uses. `in_order`: exit
+    functions are run and output is flushed."""
     if in_order:
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):

@@ -1,8 +1,8 @@
-"""What `birdstation run` says of its work, line by line: what it listens to, that sound comes, what
-it heard.
+"""Log lines of `birdstation run` about its work: what it listens to, whether sound arrives, what it
+heard.
 
-Under a service manager the lines of single detections are left out: a journal on an SD card wears
-it, and the record has them. Decides nothing.
+Under a service manager there is no line per detection: a journal on an SD card wears the card, and
+the record has them. Decides nothing.
 """
 
 import logging
@@ -18,16 +18,17 @@ log = logging.getLogger(__name__)
 
 
 class Teller:
-    """Logs at INFO. `by_hand`: a person started it and looks on."""
+    """Logs at INFO. `by_hand`: a person started the program and is watching."""
 
     def __init__(self, bundle: Bundle, by_hand: bool) -> None:
-        self._taxonomy, self._notice = bundle.taxonomy, notice_of(bundle.manifest.taxonomy_digest)
+        self._taxonomy = bundle.taxonomy
+        self._notice = notice_of(bundle.manifest.taxonomy_digest)
         self._by_hand = by_hand
         self._last = ""
 
     def begin(self, config: Config) -> None:
-        """The station begins."""
-        what = f"recordings that come into {config.folder.path}"
+        """Log the start of the station."""
+        what = f"recordings arriving in {config.folder.path}"
         if config.source == "microphone":
             what = f"the microphone ({config.microphone.device or 'the default sound card'})"
         log.info(
@@ -36,10 +37,10 @@ class Teller:
         if self._notice:
             log.info("the %s", self._notice)
         if self._by_hand:
-            log.info("Ctrl-C stops it")
+            log.info("press Ctrl-C to stop")
 
     def sound(self, card: str | None, silence: Gap | None) -> None:
-        """Whether sound comes from a sound card; said when that changes."""
+        """Log whether sound arrives from a sound card, when that changes."""
         state = f"hearing {card}" if card else ""
         if silence is not None:
             state = f"no sound, {silence.reason}" + (
@@ -50,7 +51,7 @@ class Teller:
             log.info("%s", state)
 
     def found(self, found: BatchResult) -> None:
-        """A batch of windows was decided."""
+        """Log the detections of a batch of windows."""
         for detection in found.detections if self._by_hand else ():
             species = self._taxonomy[self._taxonomy.index(detection.species)]
             at = f"{found.row.path} at {detection.offset_s:.1f} s"
@@ -60,7 +61,7 @@ class Teller:
             log.info("%s: %s %.2f", at, species.common_name or species.code, detection.score)
 
     def recording(self, outcome: Outcome | None) -> None:
-        """A file of the folder has ended; refusals are said by whoever met them."""
+        """Log a recording of the folder that was analysed; the folder itself logs refusals."""
         if (
             self._by_hand
             and outcome is not None
@@ -75,5 +76,5 @@ class Teller:
             )
 
     def end(self, config: Config) -> None:
-        """The station stops."""
+        """Log the end of the station."""
         log.info("stopped; the record is %s", config.database)

@@ -1,7 +1,8 @@
-"""The daemon's threads: each does one thing, waits for no other, and one that dies is seen at once.
+"""The daemon's threads: each does one thing and waits for no other; the death of one is noticed at
+once.
 
-All are daemon threads: one that a disk holds does not hold the end of the process. Knows nothing of
-what they do.
+All are daemon threads, so that a blocked one does not prevent the process from ending. Knows
+nothing of what they do.
 """
 
 import logging
@@ -14,20 +15,20 @@ log = logging.getLogger(__name__)
 
 
 class Leave(StopSignal):
-    """Raised in the middle of a step by one that was told to leave."""
+    """Raised in the middle of a step to end the thread, as requested."""
 
 
 def _nothing() -> None:
-    """What is done where nothing is left to do."""
+    """Do nothing at the end of a thread."""
 
 
 class Worker:
-    """A thread that takes one step after the other until it is told to leave; `last` closes what it
-    has open.
+    """A thread that repeats `step` until it is told to leave, and then calls `last` to close what
+    is open.
 
     worker = Worker("hearing", source.step, last=source.close)
     worker.start()
-    worker.failed   # None, or what ended it
+    worker.failed   # None, or the error that ended it
     worker.leave()
     worker.join(timeout_s=5)
     """
@@ -43,12 +44,12 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin; once."""
+        """Start the thread; may be called once."""
         self._thread.start()
 
     @property
     def leaving(self) -> bool:
-        """Whether it was told to leave."""
+        """True if it was told to leave."""
         return self._leaving.is_set()
 
     def leave(self) -> None:
@@ -56,7 +57,7 @@ class Worker:
         self._leaving.set()
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for its end; False if it has not come in time."""
+        """Wait for the thread to end; False if it has not ended in time."""
         self._thread.join(max(0.0, timeout_s))
         return not self._thread.is_alive()
 
@@ -75,16 +76,14 @@ class Worker:
             return
         except BirdstationError as error:
             self.failed = self.failed or error
-        except (
-            BaseException
-        ) as error:  # nobody foresaw it: the station ends in order, and starts again
-            log.exception("%s: ended by an error that nobody foresaw", self.name)
+        except BaseException as error:  # unexpected: the station ends in order, and is restarted
+            log.exception("%s: ended by an unexpected error", self.name)
             self.failed = self.failed or error
 
 
 class Errand:
-    """A thread that does one thing whenever it is asked to. Asked again while it is at it, it does
-    it once more.
+    """A thread that does one thing whenever it is asked to. If asked again while busy, it does it
+    once more.
 
     errand = Errand("health", say)
     errand.start()
@@ -97,40 +96,40 @@ class Errand:
         self._asked = threading.Event()
         self._idle = threading.Event()
         self._idle.set()
-        self._lock = threading.Lock()  # of both
+        self._lock = threading.Lock()  # for both events
         self._worker = Worker(name, self._once)
 
     @property
     def name(self) -> str:
-        """Of its thread."""
+        """Name of its thread."""
         return self._worker.name
 
     @property
     def failed(self) -> BaseException | None:
-        """What ended it."""
+        """The error that ended it, if any."""
         return self._worker.failed
 
     def start(self) -> None:
-        """Wait to be asked."""
+        """Start the thread, which waits to be asked."""
         self._worker.start()
 
     def ask(self) -> None:
-        """Have it done, soon. Never waits."""
+        """Request the errand. Never waits."""
         with self._lock:
             self._idle.clear()
             self._asked.set()
 
     def wait(self, timeout_s: float) -> bool:
-        """Until what was asked for is done; False if it is not in time."""
+        """Wait until all requests are done; False if they are not in time."""
         return self._idle.wait(max(0.0, timeout_s))
 
     def leave(self) -> None:
-        """End, after what it is at."""
+        """End after the present errand."""
         self._worker.leave()
         self._asked.set()
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for its end; False if it has not come in time."""
+        """Wait for the thread to end; False if it has not ended in time."""
         return self._worker.join(timeout_s)
 
     def _once(self) -> None:

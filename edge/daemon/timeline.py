@@ -1,8 +1,8 @@
-"""When one run of the station was: on its boot's clock, and in UTC as machine and record together
-know it best.
+"""Time of one run of the station: on its boot's clock, and in UTC by the best knowledge of machine
+and record.
 
-Knows no sound. The rule which clock is believed is edge.host.clock's for one boot and
-edge.store.placing's for all.
+Knows no sound. The rules for which clock to trust are in edge.host.clock for one boot, and in
+edge.store.placing for all boots.
 """
 
 import logging
@@ -24,7 +24,7 @@ class Timeline:
 
     timeline = Timeline(config, "microphone", boot, clock, ledger)
     if timeline.moved():
-        ...  # what is heard from now on is another stretch
+        ...  # begin another stretch
     """
 
     def __init__(
@@ -32,7 +32,8 @@ class Timeline:
     ) -> None:
         self._clock = clock
         self._ledger = ledger
-        self._told_s = clock.at_s()  # up to where anything is told
+        # time up to which everything is accounted for, on the monotonic and on the boot's clock
+        self._told_s = clock.at_s()
         self._told_boot_s = began_s = clock.boot_s(self._told_s)
         self._line = clock.line
         self._run = StationRun(
@@ -48,14 +49,15 @@ class Timeline:
         ledger.begin_run(self._run)
 
     def moved(self) -> float:
-        """By how many seconds UTC is another from now on: the wall clock was set, or the record has
-        learnt better. What was stamped before goes along in the record."""
+        """Seconds by which UTC has moved since the last call: the wall clock was set, or the record
+        knows better. The record moves earlier timestamps accordingly."""
         before = self._clock.line.offset_ms
         self._clock.suspended(self._told_s)
         step_s = self._clock.check()
         if step_s is not None:
             log.warning(
-                "the clock was set by %+.1f s: what this boot has stamped moves with it", step_s
+                "the clock was set by %+.1f s: timestamps of this boot are moved accordingly",
+                step_s,
             )
             self._ledger.clock_step(self._run.boot, self._clock.now(), step_s)
         if self._clock.line != self._line:
@@ -70,14 +72,15 @@ class Timeline:
         return (self._clock.line.offset_ms - before) / 1000
 
     def hole(self, at_s: float, seconds: float) -> tuple[float, float, str] | None:
-        """A span of the monotonic clock is told next. If of the time before it nothing was: from
-        when on the boot's clock, for how long, and whether the machine was suspended then."""
-        since_s, self._told_s = self._told_s, max(self._told_s, at_s + seconds)
-        missing_s = self._clock.boot_s(at_s) - self._told_boot_s
-        begin_s, self._told_boot_s = (
-            self._told_boot_s,
-            max(self._told_boot_s, self._clock.boot_s(at_s) + seconds),
-        )
+        """Account for a span that begins at `at_s` on the monotonic clock. Returns the unaccounted
+        time before it, if any: its begin on the boot's clock, its seconds, and "suspended" if the
+        machine was suspended in it, else ""."""
+        since_s = self._told_s
+        begin_s = self._told_boot_s
+        boot_s = self._clock.boot_s(at_s)
+        self._told_s = max(since_s, at_s + seconds)
+        self._told_boot_s = max(begin_s, boot_s + seconds)
+        missing_s = boot_s - begin_s
         if missing_s < _HOLE_S:
             return None
         return begin_s, missing_s, "suspended" if missing_s - (at_s - since_s) >= SUSPEND_S else ""

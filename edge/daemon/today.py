@@ -1,5 +1,5 @@
-"""What has happened since local midnight, counted in memory. Knows no database: who restarts primes
-it."""
+"""Counts since local midnight, kept in memory. Knows no database: after a restart the caller fills
+in the counts from the record."""
 
 import math
 from collections.abc import Callable
@@ -8,14 +8,13 @@ from datetime import date, datetime, timedelta
 
 from edge.contract.local_clock import LocalClock
 
-_KEPT = timedelta(
-    days=2
-)  # of counts: what was recorded further from today is nobody's today any more
+# days further from today than this are "today" nowhere and are dropped
+_KEPT = timedelta(days=2)
 
 
 @dataclass
 class DayCounts:
-    """Since local midnight."""
+    """Counts since local midnight."""
 
     lost_s: float = 0.0
     analysed_s: float = 0.0
@@ -24,28 +23,26 @@ class DayCounts:
 
 
 class Today:
-    """Counts of the present day of a place; and the sound lost in the last hour.
+    """Counts of the present day at a place, and the sound lost in the last hour.
 
-    Each thing counts on the local day on which it happened: of a stretch of sound over midnight the
-    part that is today's. `local` is the station's clock; a recording may have its own. `now` gives
-    aware UTC.
+    Everything counts on the local day on which it happened; sound over midnight is split. `local`
+    is the station's clock; a recording may have its own. `now` gives aware UTC.
 
     today = Today(LocalClock(config.zone), clock.now)
     today.add_analysed(start, 60.0)
     today.counts.analysed_s
 
-    What the record had of a day is kept apart from what is added since: where the clock is set, the
-    record moves, and all that is added until then is taken from there.
+    Counts from the record are kept apart from those added since: when the clock is set, the record
+    moves its rows, and the counts are read from there again.
     """
 
     def __init__(self, local: LocalClock, now: Callable[[], datetime]) -> None:
         self._local = local
         self._now = now
-        self._counts: dict[
-            date, DayCounts
-        ] = {}  # by day: a clock changed after midnight may begin one twice
-        self._recorded: dict[date, DayCounts] = {}  # of days, as the record had them
-        self._lost: dict[int, float] = {}  # by the minute since 1970 in which it ended
+        # by day: a clock set back after midnight may begin a day twice
+        self._counts: dict[date, DayCounts] = {}
+        self._recorded: dict[date, DayCounts] = {}  # by day, from the record
+        self._lost: dict[int, float] = {}  # seconds, by the minute since 1970 in which it ended
 
     @property
     def day(self) -> date:
@@ -71,12 +68,12 @@ class Today:
         return min(3600.0, math.fsum(self._lost.values()))
 
     def prime(self, recorded: dict[date, DayCounts]) -> None:
-        """What the record has of these days, of all that was before."""
+        """Set the counts of these days from the record, which include everything so far."""
         self._recorded = recorded
 
     def moved(self, seconds: float) -> None:
-        """The clock was set by so much: what was lost and what nothing was kept of goes along; all
-        else that was added is left to `prime`."""
+        """Handle a clock step of so many seconds: suppressed windows and the lost minutes move
+        along; all other counts are set by `prime` afterwards."""
         days = self.day - self._local.day(self._now() - timedelta(seconds=seconds))
         self._counts = {
             day + days: DayCounts(suppressed=counts.suppressed)
@@ -86,8 +83,8 @@ class Today:
         self._lost = {minute + minutes: lost_s for minute, lost_s in self._lost.items()}
 
     def add_lost(self, start: datetime, seconds: float, local: LocalClock | None = None) -> None:
-        """Sound that should have been heard was not (no schedule, no station that was switched
-        off)."""
+        """Count sound that should have been heard and was not; neither rests by schedule nor time
+        when the station was off."""
         for part in (local or self._local).days(start, seconds):
             self._of(part.day).lost_s += part.seconds
         minute = _minute(start + timedelta(seconds=seconds))
@@ -97,27 +94,28 @@ class Today:
     def add_analysed(
         self, start: datetime, seconds: float, local: LocalClock | None = None
     ) -> None:
-        """Sound that was analysed."""
+        """Count sound that was analysed."""
         for part in (local or self._local).days(start, seconds):
             self._of(part.day).analysed_s += part.seconds
 
     def add_detections(self, at: datetime, count: int = 1, local: LocalClock | None = None) -> None:
-        """Detections that were stored."""
+        """Count detections."""
         self._of((local or self._local).day(at)).detections += count
 
     def add_suppressed(self, at: datetime, count: int = 1, local: LocalClock | None = None) -> None:
-        """Windows of which nothing was kept, since somebody spoke."""
+        """Count windows with speech, of which nothing was kept."""
         self._of((local or self._local).day(at)).suppressed += count
 
     def _of(self, day: date) -> DayCounts:
-        """The counts of a day; those far from today are let go."""
+        """The counts of a day; days far from today are dropped."""
         today = self.day
         self._counts = {d: counts for d, counts in self._counts.items() if abs(d - today) <= _KEPT}
         counts = DayCounts()
         return self._counts.setdefault(day, counts) if abs(day - today) <= _KEPT else counts
 
     def _forget(self) -> None:
-        """Drop what ended too long ago; or in the future, of a clock that was set back."""
+        """Drop losses that ended more than an hour ago, or in the future because the clock was set
+        back."""
         now = _minute(self._now())
         self._lost = {
             minute: seconds for minute, seconds in self._lost.items() if -1 <= now - minute < 60

@@ -1,5 +1,5 @@
-"""What the daemon knows of itself, gathered from its parts into one Health. Decides nothing;
-health.py has the rule."""
+"""Facts about the running daemon, gathered from its parts into one Health. Decides nothing;
+health.py has the rules."""
 
 import importlib.metadata
 import logging
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 
 class Vitals:
-    """Counts what happens, and says how the station is. Told by the threads that hear and store,
-    asked by another: the lock is held for counting alone."""
+    """Counts events and makes health reports. Several threads call it; its lock is held only while
+    counting."""
 
     def __init__(
         self,
@@ -45,13 +45,14 @@ class Vitals:
         self._ledger = ledger
         self._clips = clips
         self._at_s = clock.at_s
-        self._began = self.decided_at = clock.at_s()  # decided_at: the last window
+        self._began = clock.at_s()
+        self.decided_at = self._began  # time of the last decided window, on the monotonic clock
         self._station = config.station.id
-        self._lock = threading.Lock()  # of today's counts
+        self._lock = threading.Lock()  # for today's counts
         self._today = Today(LocalClock(config.zone), clock.now)
-        self._moves = 0  # of the clock
-        self._recorded: tuple[date, DayCounts] | None = None  # of a day, as the record has it
-        self._until = ("", 0.0)  # the stretch of which so many seconds are counted
+        self._moves = 0  # clock steps so far
+        self._recorded: tuple[date, DayCounts] | None = None  # counts of a day from the record
+        self._until = ("", 0.0)  # id of the last stretch, and the seconds of it that are counted
         self._last_detection: datetime | None = None
         self._decided: datetime | None = None
         self._level_dbfs: float | None = None
@@ -64,9 +65,9 @@ class Vitals:
         self.version = importlib.metadata.version("birdstation")
 
     def prime(self, store: Store) -> None:
-        """Take over what the record knows of today; and of the days beside it, which it is already
-        by the clocks of some recorders, or will be if this clock is set. When all that was counted
-        is stored, or nothing yet. Raises StoreError."""
+        """Read the counts of today from the record, and of the days before and after, which are
+        today by the clocks of some recorders, or may become today when this clock is set. Call it
+        when everything counted is stored, or nothing is counted yet. Raises StoreError."""
         today = self._today.day
         days = [today + timedelta(days=more) for more in (-1, 0, 1)]
         known = {day: _recorded_of(store, self._station, day) for day in days}
@@ -74,9 +75,9 @@ class Vitals:
             self._today.prime(known)
 
     def moved(self, seconds: float) -> None:
-        """The clock was set by so much, and all that this boot has stamped goes along. Told by the
-        thread that hears, when all that it has counted is on its way to the record: behind that it
-        is counted again."""
+        """Handle a clock step, which moves all timestamps of this boot. Called by the hearing
+        thread when everything it has counted is in the write queue; the counts are read again after
+        that."""
         by = timedelta(seconds=seconds)
         with self._lock:
             self._moves += 1
@@ -86,19 +87,19 @@ class Vitals:
         self._decided = self._decided and self._decided + by
 
         def recount(store: Store) -> None:
-            if move == self._moves:  # else it was set again meanwhile
+            if move == self._moves:  # otherwise the clock was set again meanwhile
                 self.prime(store)
 
         self._ledger.then(recount)
 
     def recount(self, store: Store) -> None:
-        """Of a watched folder the record knows best: what is analysed again, or was a part of a
-        file, counts once. Raises StoreError."""
+        """Read today's counts of a watched folder from the record, where recordings that are
+        analysed again, or were parts of others, count once. Raises StoreError."""
         day = self._today.day
         self._recorded = day, _recorded_of(store, self._station, day)
 
     def found(self, found: BatchResult) -> None:
-        """A batch of windows was decided."""
+        """Count the results of a batch of windows."""
         self.decided_at = self._at_s()
         before = max(found.begins_s, self._until[1] if self._until[0] == found.row.id else 0.0)
         self._until = (found.row.id, found.until_s)
@@ -116,7 +117,7 @@ class Vitals:
             self._last_detection = found.detections[-1].start
 
     def missed(self, gap: GapRow, more_s: float) -> None:
-        """Sound is missing, so many seconds more than when this gap was told last."""
+        """Count lost sound: the gap has grown by `more_s` seconds since it was reported last."""
         if gap.reason not in ("off", "schedule", "triggered"):
             with self._lock:
                 self._today.add_lost(
@@ -124,11 +125,11 @@ class Vitals:
                 )
 
     def tidied(self, retained: RetentionSummary) -> None:
-        """What the last clean-up of clips did."""
+        """Keep the result of the last clean-up of clips."""
         self._retained = retained
 
     def say(self, config: Config, hearing: Hearing, publisher: Publisher | None) -> Health:
-        """How it is, for the broker too; the files are `write`'s."""
+        """Make a health report and pass it to the publisher; `write` writes the files."""
         health = self._health(config, hearing, publisher)
         if publisher:
             publisher.tell_health(health.to_json())
@@ -201,8 +202,8 @@ class Vitals:
         return assess(health, facts)
 
     def _counts(self, config: Config) -> tuple[DayCounts, float]:
-        """Of today, and the seconds lost in the last hour. What a microphone heard may still wait
-        to be stored."""
+        """Counts of today, and the seconds lost in the last hour. Those of a microphone include
+        results that still wait to be stored."""
         with self._lock:
             counts = self._today.counts
             lost_hour_s = self._today.lost_hour_s
@@ -213,18 +214,18 @@ class Vitals:
         return counts, lost_hour_s
 
     def _lag_s(self, hearing: Hearing) -> float | None:
-        """From the end of the last decided window to now; None while nothing is heard."""
+        """Seconds from the end of the last decided window to now; None while nothing is heard."""
         if self._decided is None or not hearing.hearing:
             return None
         return max(0.0, (hearing.now - self._decided).total_seconds())
 
     def _clips_trouble(self) -> str | None:
-        """What the last clip failed of, unless one was saved since."""
+        """The error of the last clip that failed, unless one was saved since."""
         if self._ledger.given_up_s > self._given_up_s:
             self._given_up_s = self._ledger.given_up_s
             self._saved_then = self._clips.saved
             self._clips_problem = (
-                f"{self._given_up_s:.0f} s of sound waited in vain for the database"
+                f"{self._given_up_s:.0f} s of sound could not wait for the database any longer"
             )
         if self._clips.failed > self._clips_failed:
             self._clips_failed = self._clips.failed

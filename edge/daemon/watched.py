@@ -1,7 +1,7 @@
-"""A folder into which something else writes recordings: each is analysed once, when it is closed,
-oldest first.
+"""The watched folder as a source: something else writes recordings into it, and each is analysed
+once it is complete, oldest first.
 
-Knows no health and no service; which files are ready is edge/capture/folder.py's to say.
+Knows no health and no service; edge/capture/folder.py finds the files that are ready.
 """
 
 import logging
@@ -32,16 +32,15 @@ from edge.types import Gap, GapRow, LoadLevel, Outcome
 
 SOURCE = "folder"
 _WAIT_S = 0.5
-_LOOK_S = 2.0  # between two looks at a folder in which nothing was ready
-_LOOK_SHARE = (
-    20  # and so many times as long as a look took: a folder of 100,000 files costs seconds
-)
-_LOOK_AGAIN_S = 30.0  # and at one in which much is: an older recording may have come
-_CLEAN_S = 60.0  # between two looks for what was begun of files that are gone
+_LOOK_S = 2.0  # shortest time between two scans of a folder in which nothing was ready
+# and at least so many times the duration of a scan: with 100,000 files one takes seconds
+_LOOK_SHARE = 20
+_LOOK_AGAIN_S = 30.0  # between two scans while files are ready, as older ones may have arrived
+_CLEAN_S = 60.0  # between two clean-ups of unfinished recordings whose files are gone
 _COUNT_S = 5.0  # between two counts of the present day
-_HELD_S = 5.0  # of another writer's lock, before it is a problem
-_REFUSED_MAX = 1000  # files whose reasons are remembered, so that each is said once
-# before a file that cannot be read is tried again, twice as long each time
+_HELD_S = 5.0  # with another writer's lock, before it is a problem
+_REFUSED_MAX = 1000  # files whose refusals are remembered, so that each is logged once
+# before a file that cannot be read is tried again; doubled each time, up to the maximum
 _LATER_S = 4.0
 _LATER_S_MAX = 3600.0
 
@@ -49,27 +48,27 @@ log = logging.getLogger(__name__)
 
 
 class _Later(NamedTuple):
-    """When a file is tried again that could not be read."""
+    """Next attempt at a file that could not be read."""
 
-    at_s: float  # monotonic clock
+    at_s: float  # on the monotonic clock
     delay_s: float
     why: str
 
 
 class _ClipHold(NamedTuple):
-    """Another writer of the record holds up the clips."""
+    """Time during which another writer of the database has blocked clips."""
 
-    since_s: float  # monotonic clock
-    last_s: float  # it still did
+    since_s: float  # on the monotonic clock
+    last_s: float  # last seen
 
 
 class WatchedFolder:
-    """Watches step by step, in one thread, with a ledger that is this thread's alone;
+    """Watches step by step, in one thread, with a ledger that only this thread uses;
     edge.daemon.source.Source.
 
-    `alive` is called between pieces of work, before each piece of a file that is read, too, and may
+    `alive` is called between pieces of work, also before each piece of a file that is read, and may
     raise to leave a long recording: what was committed stays, the rest is analysed next time.
-    `recount` is given the store every few seconds, and whenever a recording has ended.
+    `recount` is called with the store every few seconds, and after each recording.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class WatchedFolder:
         recount: Callable[[Store], object] = lambda _: None,
     ) -> None:
         if config.folder.path is None:
-            raise ConfigError("folder.path: missing; source is folder, so say which")
+            raise ConfigError("folder.path: missing; set it, since source is folder")
         self._root = config.folder.path
         self._station = config.station.id
         self._analyst = analyst
@@ -97,66 +96,64 @@ class WatchedFolder:
         self._on_alive = alive
         self._recount = recount
         self._counted_at = float("-inf")
-        self._coming: AnalysisSetup | None = (
-            None  # settings that are taken over before the next recording
-        )
+        # settings to be used from the next recording on
+        self._coming: AnalysisSetup | None = None
         self._new_timeline = partial(
             Timeline, config, SOURCE, boot_id() or "unknown", self._clock, ledger
         )
-        self._timeline: Timeline | None = (
-            None  # begun by the thread that steps: the ledger is of that
-        )
-        self._beat_at = self._clock.at_s()  # when work got on last
-        self._last_sound: datetime | None = None  # the end of what was analysed last
+        # made in the thread that steps, since it uses the ledger
+        self._timeline: Timeline | None = None
+        self._beat_at = self._clock.at_s()  # last sign of progress
+        self._last_sound: datetime | None = None  # end of the sound analysed last
         own = OwnFiles(config.state)
         self._watch = FolderWatch(
             self._root, config.folder.settle_s, config.zone, own=own, looking=self._looking
         )
         self._ready: list[Path] = []
-        self._later: dict[Path, _Later] = {}  # what cannot be read
-        self._refused: dict[str, str] = {}  # of each name the reason that was said last
+        self._later: dict[Path, _Later] = {}  # files that cannot be read now
+        self._refused: dict[str, str] = {}  # by name, the reason that was logged last
         self._held: _ClipHold | None = None
         self._looked_at = self._cleaned_at = float("-inf")
         self._there_at = time.monotonic()
         self._away = False
         self._look_s = _LOOK_S
 
-    # What others ask, from their threads
+    # Called from other threads
 
     @property
     def card(self) -> str | None:
-        """A folder has none."""
+        """None: a folder has no sound card."""
         return None
 
     @property
     def silence(self) -> Gap | None:
-        """A folder tells of none."""
+        """None: a folder has no ongoing gap."""
         return None
 
     @property
     def waiting_s(self) -> float:
-        """Seconds of sound that wait, as far as headers tell."""
+        """Seconds of sound that wait to be analysed, by the headers of the files."""
         return self._watch.waiting().seconds
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with the folder, or with files in it that wait, in one line."""
+        """The trouble with the folder, or with files in it that could not be read, in one line."""
         waits = None
         later = list(self._later.items())
         if later:
             path, first = later[0]
             count = f"{len(later)} file{'s wait' if len(later) > 1 else ' waits'}"
-            waits = f"{count}, as {record_name(path, self._root)}: {first.why}"
+            waits = f"{count}, for example {record_name(path, self._root)}: {first.why}"
         return "; ".join(filter(None, (self._watch.problem, waits))) or None
 
     @property
     def files_wait(self) -> int:
-        """How many files could not be read when they were asked last; they are tried again."""
+        """Number of files that could not be read at the last attempt; they are tried again."""
         return len(self._later)
 
     def hearing(self) -> Hearing:
-        """How it is: for how long the folder itself cannot be read, whatever is wrong with parts of
-        it."""
+        """Present state. `silent_s` is the time for which the folder itself cannot be read; trouble
+        with parts of it is only in `problem`."""
         away_s = time.monotonic() - self._there_at if self._away else 0.0
         return Hearing(
             hearing=not away_s,
@@ -171,25 +168,25 @@ class WatchedFolder:
         )
 
     def gets_on(self, decided_at: float) -> bool:  # noqa: ARG002 - a folder may be empty
-        """Every piece of work is a sign; one that takes long waits for a disk or a database, and
-        holds nothing that is not in its file."""
+        """True if there was a sign of progress lately. A long wait for a disk or a database is
+        allowed, since nothing is lost: the sound is in the files."""
         return self._clock.at_s() - self._beat_at < OUTAGE_S_MAX
 
     def take(self, config: Config) -> None:
         """Use these settings from the next recording on. Raises ConfigError or BundleError; then
-        nothing is taken."""
+        nothing changes."""
         self._coming = self._analyst.prepared(config)
 
     # Work
 
-    def end(self, patience_s: float = 0.0) -> None:  # noqa: ARG002 - what waits are files
-        """Let go of the clips and the database."""
+    def end(self, patience_s: float = 0.0) -> None:  # noqa: ARG002 - files can wait
+        """Close the clips and the database."""
         if self._clips:
             self._clips.close()
         self._ledger.close()
 
     def alive(self) -> None:
-        """Work gets on. May raise, to leave what is under way."""
+        """Note a sign of progress. May raise to leave the present recording."""
         self._beat_at = self._clock.at_s()
         self._timeline = self._timeline or self._new_timeline()
         self._timeline.moved()  # rows carry their recorders' times
@@ -198,8 +195,9 @@ class WatchedFolder:
             self._count()
 
     def wait_for(self, error: StoreError) -> bool:
-        """A clip cannot be noted: whether to try again. Another writer is waited for, since what is
-        read waits in its file. May raise, to leave it."""
+        """Decide after an error with the table of clips: True to try again, if another writer holds
+        the lock. Waiting loses nothing, since the sound is in its file. May raise to leave the
+        recording."""
         if not is_lock(error):
             return False
         now = time.monotonic()
@@ -227,7 +225,7 @@ class WatchedFolder:
                 self._clips.config = coming.config
 
     def step(self) -> Outcome | None:
-        """Analyse the next recording, if one is ready and the database can be had; otherwise wait
+        """Analyse the next recording if one is ready and the database can be used; otherwise wait
         half a second."""
         self.alive()
         self._take_over()
@@ -249,7 +247,7 @@ class WatchedFolder:
                 self._analyst, store, keep, SOURCE, self._found, self._on_gap, self.alive
             )
             outcome = replay.recording(path, record_name(path, self._root))
-        except RowError as error:  # the record takes the others
+        except RowError as error:  # other recordings can still be stored
             self._try_later(path, str(error))
             return None
         except StoreError as error:
@@ -259,7 +257,7 @@ class WatchedFolder:
             self._try_later(path, str(error))
             return None
         except OSError as error:
-            # a bad sector, or gone with its disk: asked less and less often, never forgotten
+            # a bad sector, or a disk that is gone: tried less and less often, but never given up
             self._try_later(path, str(error.strerror or error))
             return None
         self._later.pop(path, None)
@@ -270,8 +268,8 @@ class WatchedFolder:
         return outcome
 
     def _tell_refused(self, outcome: Outcome) -> None:
-        """Once for each reason: the file may be a log, of this very station, that grows by each
-        line."""
+        """Log a refusal once per file and reason: the file may be this station's own log, which
+        grows by each line."""
         if self._refused.get(outcome.path) == outcome.reason:
             return
         if len(self._refused) >= _REFUSED_MAX:
@@ -283,11 +281,11 @@ class WatchedFolder:
         before = self._later.get(path)
         delay_s = min(_LATER_S_MAX, 2 * before.delay_s) if before else _LATER_S
         self._later[path] = _Later(time.monotonic() + delay_s, delay_s, why)
-        log.warning("%s: %s; tried again in %.0f s", record_name(path, self._root), why, delay_s)
+        log.warning("%s: %s; next attempt in %.0f s", record_name(path, self._root), why, delay_s)
 
     def _found(self, found: BatchResult) -> None:
         self._last_sound = found.end
-        if self._held is not None:  # it could be stored
+        if self._held is not None:  # the database could be written again
             self._held = None
             self._ledger.flush(now=True)
         self._on_found(found)
@@ -309,8 +307,8 @@ class WatchedFolder:
             self._clean()
 
     def _clean(self) -> None:
-        """With nothing to read: what was begun may be a file of another name by now, and goes on in
-        that."""
+        """Clean up unfinished recordings whose files are gone. Called when nothing is left to read,
+        since such a file may have a new name under which it continues."""
         self._cleaned_at = self._looked_at
         try:
             forget_gone(self._ledger.store(), self._station, self._root, self._watch.there)
@@ -319,20 +317,21 @@ class WatchedFolder:
 
     @contextmanager
     def _looking(self, files: Sequence[tuple[Path, Content]]) -> Iterator[Collection[Path]]:
-        """While headers of these are read: those that may be."""
+        """Note in the record that headers of these files are being read; yields the files that may
+        be read."""
         names = {path: record_name(path, self._root) for path, _ in files}
         with ExitStack() as stack:
             try:
                 attempting = AttemptLog(self._ledger.store(), self._station)
-                told = [(names[path], content.bytes, content.mtime_ns) for path, content in files]
-                may_be = stack.enter_context(attempting.looking(told))
+                states = [(names[path], content.bytes, content.mtime_ns) for path, content in files]
+                allowed = stack.enter_context(attempting.looking(states))
             except StoreError as error:
                 self._ledger.failed(error)
-                may_be = set(names.values())
-            yield {path for path, name in names.items() if name in may_be}
+                allowed = set(names.values())
+            yield {path for path, name in names.items() if name in allowed}
 
     def _in_order(self, paths: list[Path]) -> list[Path]:
-        """Oldest first, but for those at which nothing else may wait."""
+        """Sort oldest first, but put files that may block others last."""
         if not paths:
             return paths
         try:

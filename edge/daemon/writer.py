@@ -1,8 +1,9 @@
-"""Stores what waits, in one thread, through bad days: while the disk is full, away or slow, or the
-database is locked, it goes on waiting; what the record alone refuses is set aside, and nothing
-waits for it.
+"""Writer of waiting entries, in one thread. While the disk is full, absent or slow, or the database
+is locked, entries keep waiting; an entry that the record itself refuses is set aside, so that it
+does not block the others.
 
-Knows the store and the clips that follow from what is stored, and not what the entries tell.
+Knows the store, and the clips that are made after entries are stored. Does not know the contents of
+entries.
 """
 
 import logging
@@ -21,12 +22,12 @@ from edge.store.open_record import AGAIN_S, OpenRecord
 from edge.store.record import Store
 from edge.store.unstored import Note, UnstoredTime
 
-LOCK_PATIENCE_S = 0.5  # of the writer's thread for one try: it can be told to end
-_LOCKED_S_MAX = 10.0  # of another writer's lock, before it is a problem
-_LAST_AGAIN_S = 0.1  # when it is told to end
-_NOTE_S = 60.0  # what waits is noted so often: the power may fail before it is stored
-_NOTE_S_MAX = 0.3  # for the note of one that ends
-_LOOK_S = 5.0  # the writer's thread looks after its store so often, with nothing to store
+LOCK_PATIENCE_S = 0.5  # for one attempt of the writer's thread, which may be told to end
+_LOCKED_S_MAX = 10.0  # with another writer's lock, before it is a problem
+_LAST_AGAIN_S = 0.1  # between attempts when it is told to end
+_NOTE_S = 60.0  # between notes of waiting entries, since the power may fail before they are stored
+_NOTE_S_MAX = 0.3  # for the last note at the end
+_LOOK_S = 5.0  # between checks of the store when there is nothing to write
 
 NO_TIME = "there was no time left"
 
@@ -34,9 +35,9 @@ log = logging.getLogger(__name__)
 
 
 class Writer:
-    """Keeps one store open, or tries to, for one thread: its own once `start` is called, else the
-    caller's. Nothing here raises StoreError but `store`. A heir says what an opened file must have
-    (`_enter_run`) and what it wants of one that is sound (`_ask`)."""
+    """Keeps one store open, or tries to, in one thread: its own once `start` is called, else the
+    caller's. Only `store` raises StoreError. Subclasses store the rows that a newly opened file
+    must have (`_enter_run`) and read from a healthy one (`_ask`)."""
 
     def __init__(self, database: Path, clips: ClipMaker | None = None) -> None:
         self._database = database
@@ -44,55 +45,56 @@ class Writer:
         self._opened = False
         self.record = OpenRecord(database, self._opened_anew, self._book_unstored)
         self._note = Note(database)
-        self._noted: UnstoredTime | None = None  # what it says of this run
+        self._noted: UnstoredTime | None = None  # the note about this run
         self._noted_at: float | None = None
         self._backlog = WriteBacklog()
-        # entries that the record refused, and why the last
-        self._set_aside = 0
-        self._refused = ""
+        self._set_aside = 0  # number of entries that the record refused
+        self._refused = ""  # reason of the last one
         self._again_at = 0.0
         self._locked_at: float | None = None  # since when another writer has the lock
         self.error: str | None = None
-        self.broke: BaseException | None = None  # what nobody foresaw
+        self.broke: BaseException | None = None  # an unexpected error
         self._thread: threading.Thread | None = None
         self._owner: int | None = None  # the thread that has opened the store
-        self._work, self._closing = threading.Event(), threading.Event()
+        self._work = threading.Event()
+        self._closing = threading.Event()
         self._leave_by = float("inf")
 
     def start(self) -> None:
-        """Store in a thread of its own from now on."""
+        """Store entries in a separate thread from now on."""
         self.record.patience_s = LOCK_PATIENCE_S
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
     @property
     def closed(self) -> bool:
-        """Whether its thread, if it has one, has ended."""
+        """True if its thread has ended, or was never started."""
         return self._thread is None or not self._thread.is_alive()
 
     @property
     def waiting(self) -> int:
-        """Entries that are not stored yet."""
+        """Number of entries that are not stored yet."""
         return self._backlog.rows
 
     @property
     def problem(self) -> str | None:
-        """What a person should know of the record although it can be written, in one line."""
+        """Trouble with a record that can still be written, in one line."""
         if self._set_aside:
             entries = f"{self._set_aside} entr{'y' if self._set_aside == 1 else 'ies'}"
             return (
-                f"it refused {entries} ({self._refused}): undo what was changed in it by hand; "
-                f"the rest is stored"
+                f"it refused {entries} ({self._refused}): undo manual changes to the database; "
+                f"all other entries are stored"
             )
         return self.record.problem
 
     def store(self) -> Store:
-        """The open store. Raises StoreError if it cannot be had."""
+        """The open store. Raises StoreError if it cannot be opened."""
         self._owner = threading.get_ident()
         return self.record.store()
 
     def flush(self, now: bool = False) -> None:
-        """Store what waits, oldest first; after a failure try again every few seconds, or `now`."""
+        """Store waiting entries, oldest first. After a failure it tries again every few seconds, or
+        at once with `now`."""
         if not now and time.monotonic() < self._again_at:
             return
         try:
@@ -112,22 +114,21 @@ class Writer:
             self._stores()
 
     def failed(self, error: StoreError) -> None:
-        """The store said no; it is asked again in a few seconds, at once if it only has to be
-        opened anew."""
+        """Note an error of the store. It is tried again in a few seconds, or at once if it only
+        needs to be reopened."""
         if self.error is None:
-            log.warning("%s; what is heard waits", error)
+            log.warning("%s; results wait in memory", error)
         self.error = str(error)
         self.record.failed(error)
         self._note_now_and_then()
         self._again_at = time.monotonic() + self.record.again_s
 
     def patient(self, open_table: Callable[[], Clips]) -> Clips:
-        """The table of clips, for `clips`: a lock is waited for there, too, and what is heard waits
-        behind it."""
+        """A table of clips that waits for another writer's lock; entries wait behind it."""
         return PatientClips(open_table, self._wait_for)
 
     def settled(self, timeout_s: float) -> bool:
-        """Wait until nothing waits; False if that did not come in time."""
+        """Wait until all entries are stored; False if they are not in time."""
         deadline = time.monotonic() + timeout_s
         while self._backlog and time.monotonic() < deadline:
             self._work.set()
@@ -135,8 +136,8 @@ class Writer:
         return not self._backlog
 
     def close(self, patience_s: float = 2.0) -> None:
-        """Try once more, and let go. Returns in that time, whatever the disk does; what could not
-        be stored is said."""
+        """Try to store the rest, and close. Returns in about that time even if the disk blocks;
+        logs what could not be stored."""
         if self._thread is not None:
             self._leave_by = time.monotonic() + patience_s
             self._closing.set()
@@ -144,40 +145,41 @@ class Writer:
             self._thread.join(patience_s + LOCK_PATIENCE_S + _NOTE_S_MAX)
             if self._thread.is_alive():
                 self._say_lost()
-        elif self._owner in (None, threading.get_ident()):  # another thread's is its own to close
+        elif self._owner in (None, threading.get_ident()):  # only its own thread may close it
             self.flush(now=True)
             self._close()
 
-    # What a heir does
+    # For subclasses
 
     def _enter_run(self, store: Store) -> None:
-        """Lay into the record what entries refer to, where it is not there."""
+        """Store the rows that entries refer to, if they are missing."""
 
     def _opened_anew(self, store: Store) -> None:
-        """A file was opened."""
+        """Prepare a file that was just opened."""
         self._enter_run(store)
         self._opened = True
 
     def _ask(self) -> None:
-        """All that waited is stored."""
+        """Read from the store after everything is stored."""
 
     def _book_unstored(self, store: Store) -> None:
-        """What the note says of runs before this, before anything else is laid into the record."""
+        """Store the note's account of earlier runs, before anything else is stored."""
 
-    # it knows no run
+    # the base class knows no run
     def _unstored(
         self,
         waiting: list[BacklogEntry],  # noqa: ARG002
         why: str,  # noqa: ARG002
     ) -> UnstoredTime | None:
-        """What is to be said of these entries if they are not stored any more; None: nothing."""
+        """Account of these entries in case they are never stored; None if there is nothing to
+        note."""
         return None
 
     # In the thread that stores
 
     def _store(self, entry: BacklogEntry, write: Callable[[Store], object]) -> None:
-        """What the record refuses although it can be written holds up nothing: what it refers to is
-        entered anew, and if that does not help, it is set aside."""
+        """Store an entry. If the record refuses it, the rows that it refers to are stored again; if
+        that does not help, it is set aside."""
         store = self.store()
         try:
             write(store)
@@ -189,7 +191,7 @@ class Writer:
                 self._refuse(entry, store, error)
             else:
                 log.warning(
-                    "%s: rows that others refer to were gone; they are entered anew", self._database
+                    "%s: rows that others refer to were missing and are restored", self._database
                 )
 
     def _refuse(self, entry: BacklogEntry, store: Store, error: RowError) -> None:
@@ -197,12 +199,13 @@ class Writer:
             with suppress(RowError):
                 entry.refused(store, error)
         if str(error) != self._refused:
-            log.error("%s; what it refuses is lost, the rest goes on", error)
-        self._set_aside, self._refused = self._set_aside + 1, str(error)
+            log.error("%s; the refused entry is lost, all others are stored", error)
+        self._set_aside += 1
+        self._refused = str(error)
 
     def _stores(self) -> None:
         if self.error is not None:
-            log.warning("%s: stored again", self._database)
+            log.warning("%s: can be written again", self._database)
         self.error = None
         self._again_at = 0.0
         self._locked_at = None
@@ -216,28 +219,30 @@ class Writer:
             self._write_note(self._backlog.unstored)
 
     def _write_note(self, waiting: list[BacklogEntry]) -> None:
-        """So that the next run knows why it is missing, should this one end before it is stored."""
+        """Write a note for the next run, in case this one ends before the entries are stored."""
         unstored = self._unstored(waiting, self.error or NO_TIME)
         if unstored is not None:
-            self._noted, self._noted_at = unstored, time.monotonic()
+            self._noted = unstored
+            self._noted_at = time.monotonic()
             self._note.write(unstored)
 
     def _is_lock(self, error: StoreError) -> bool:
-        """Whether another writer is at work. In a thread that waits for it by itself a lock is an
-        error like others."""
+        """True for the lock of another writer, if this writer has its own thread. In the caller's
+        thread, which waits by itself, and while closing, a lock is an error like others."""
         cause = error.__cause__
         locked = isinstance(cause, sqlite3.OperationalError) and "locked" in str(cause)
         return locked and self._thread is not None and not self._closing.is_set()
 
     def _is_brief(self) -> bool:
-        """Whether that has not lasted for long: then it is asked again at once, and no problem."""
+        """True if the lock has not lasted for long: then it is no problem, and the store is tried
+        again at once."""
         now = time.monotonic()
         self._locked_at = self._locked_at or now
         self._work.set()
         return now - self._locked_at < _LOCKED_S_MAX
 
     def _wait_for(self, error: StoreError) -> bool:
-        """Whether to try again; a lock that lasts is said meanwhile."""
+        """True to try again after this error, which is a lock; a long one is reported meanwhile."""
         if not self._is_lock(error):
             return False
         if not self._is_brief():
@@ -256,8 +261,8 @@ class Writer:
         self._end()
 
     def _try(self, now: bool) -> None:
-        """What nobody foresaw costs one entry; the others are stored before the station ends of
-        it."""
+        """Store waiting entries. An unexpected error costs one entry; the others are stored before
+        the station ends because of it."""
         try:
             self.flush(now)
         except Exception as error:
@@ -282,9 +287,8 @@ class Writer:
     def _say_lost(self) -> None:
         waiting = self._backlog.unstored
         if waiting:
-            note = threading.Thread(
-                target=self._write_note, args=(waiting,), daemon=True
-            )  # its disk may stand still
+            # in a thread, since the disk may block
+            note = threading.Thread(target=self._write_note, args=(waiting,), daemon=True)
             note.start()
             seconds = sum(entry.analysed_s for entry in waiting)
             why = self.error or NO_TIME

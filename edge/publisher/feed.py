@@ -15,9 +15,8 @@ from edge.types import Outbox, QueuedMessage
 _HOUSE_S = 2.0  # how often the bound is applied and the counts are read
 _STORE_AGAIN_S = 1.0
 _REFUSED_AGAIN_S_MAX = 300.0
-_BARREN_MAX = (
-    3  # connections without one acknowledgement, after which the oldest message is suspected
-)
+# connections without one acknowledgement, after which the oldest message is suspected
+_BARREN_MAX = 3
 _log = logging.getLogger(__name__)
 
 

@@ -20,17 +20,15 @@ from edge.config import MqttSettings
 from edge.contract.errors import PublishError
 from edge.publisher.credentials import password, tls_context
 
-IN_FLIGHT_MAX = (
-    20  # mosquitto drops for a slow subscriber what exceeds its queue, although it acknowledged
-)
+# mosquitto drops for a slow subscriber what exceeds its queue, although it acknowledged
+IN_FLIGHT_MAX = 20
 BROKE = "the connection broke"
 _KEEPALIVE_S = 30
 _CONNECT_TIMEOUT_S = 5.0
 _CONNACK_TIMEOUT_S = 10.0
 _PACKET_BYTES_MAX = 268_435_455  # MQTT's own limit
-_TAKEN_BYTES_MAX = (
-    8192  # of a packet from the broker: answers, with a reason, and Home Assistant's `online`
-)
+# of a packet from the broker: answers, with a reason, and Home Assistant's `online`
+_TAKEN_BYTES_MAX = 8192
 _READS_MAX = 10_000  # in a second; an acknowledgement takes three, and there are 500 at most
 _WORDS_MAX = 200  # of an error that others may have made long
 _HEADER_BYTES_MAX = 32  # of a PUBLISH besides topic and payload
@@ -82,9 +80,8 @@ class Link:
         self.patience = False  # it ended in a way that a second try soon would not mend
         # it ended since more was sent than it was asked for: what it listened to may be why
         self.too_much = False
-        self.answers: list[
-            tuple[int, str]
-        ] = []  # message number, and why it was refused; empty: acknowledged
+        # message number, and why it was refused; empty: acknowledged
+        self.answers: list[tuple[int, str]] = []
         self.heard: list[tuple[str, str]] = []  # topic and payload
         self.room = IN_FLIGHT_MAX  # how many may be in flight
         self.protocol = protocol

@@ -30,12 +30,10 @@ class Presence:
     status_topic: str
     health_topic: str
     health_expiry_s: int
-    fixed: Mapping[
-        str, str
-    ]  # topic -> payload, sent at every connect; an empty one takes away what is retained
-    last_topics: Mapping[str, str] = field(
-        default_factory=dict
-    )  # source -> topic of its last detection
+    # topic -> payload, sent at every connect; an empty one takes away what is retained
+    fixed: Mapping[str, str]
+    # source -> topic of its last detection
+    last_topics: Mapping[str, str] = field(default_factory=dict)
     birth_topic: str | None = None  # where Home Assistant says `online`
     discovery_topic: str | None = None
     disclosure: Disclosure = field(default_factory=Disclosure)  # what may leave
@@ -47,9 +45,8 @@ def station_presence(config: Config, bundle: Bundle, version: str, started: date
     sources: tuple[str, ...] = (config.source,)
     fixed = {topic_of(config, "meta"): _meta(config, bundle, version, started, disclosure)}
     unused = (source for source in _RETAINED if source not in sources)
-    fixed |= {
-        topic_of(config, f"source/{source}/last"): "" for source in unused
-    }  # what it was when it had that one
+    # what it was when it had that one
+    fixed |= {topic_of(config, f"source/{source}/last"): "" for source in unused}
     status = topic_of(config, "status")
     health = topic_of(config, "health")
     last = {source: topic_of(config, f"source/{source}/last") for source in sources}

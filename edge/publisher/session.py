@@ -19,16 +19,13 @@ from edge.publisher.presence import OFFLINE, ONLINE, Presence
 from edge.publisher.retained import RetainedMessages
 
 POLL_S = 0.2  # each look costs a third of a millisecond, all day
-_RATE_HZ_MAX = (
-    500.0  # a subscriber that is slower than a backlog loses what exceeds its queue at the broker
-)
-_ROUNDING = (
-    1e-3  # of a message: seconds since the start of a machine have no more digits behind the point
-)
+# a subscriber that is slower than a backlog loses what exceeds its queue at the broker
+_RATE_HZ_MAX = 500.0
+# of a message: seconds since the start of a machine have no more digits behind the point
+_ROUNDING = 1e-3
 _PACE_S = 0.02
-_ANSWER_S_MAX = (
-    60.0  # after so long without an answer to its oldest message a connection is given up
-)
+# after so long without an answer to its oldest message a connection is given up
+_ANSWER_S_MAX = 60.0
 _GOODBYE_S = 1.0
 _LAST_S = 1.0  # last topics are renewed so often at most while a backlog is sent
 _RENEW_S = 10.0  # so is the discovery, however often Home Assistant says that it is there
@@ -42,9 +39,8 @@ class _Sent:
 
     at: float
     topic: str
-    message: (
-        tuple[int, NumberedMessage] | None
-    )  # seq and message of the outbox; None: a retained one
+    # seq and message of the outbox; None: a retained one
+    message: tuple[int, NumberedMessage] | None
     proven: bool = False  # it is alone, and another one was acknowledged before
 
 
@@ -64,9 +60,8 @@ class Session:
     ) -> None:
         """`presence` and `disclosure` are asked anew whenever something is sent."""
         self.good = False  # it took a message of the outbox
-        self.well_at: float | None = (
-            None  # when a message was answered last, or nothing was there to be sent
-        )
+        # when a message was answered last, or nothing was there to be sent
+        self.well_at: float | None = None
         self.too_loud = False
         self._link = link
         self._feed = feed
@@ -77,9 +72,8 @@ class Session:
         self._sent: dict[int, _Sent] = {}  # by message number, oldest first
         self._paced_at = 0.0
         self._looked = self._answered = False
-        self._retained_last = self._alone = (
-            False  # what was sent last was a retained one; one that must be alone
-        )
+        # what was sent last was a retained one; one that must be alone
+        self._retained_last = self._alone = False
         self._last_at = self._renewed_at = float("-inf")
         self._renew = False
         self._heard = 0
@@ -155,9 +149,8 @@ class Session:
         more = self._send_waiting() if outbox_first else False
         self._send_retained()
         more = more if outbox_first else self._send_waiting()
-        if (
-            suspect and not self._sent and self._feed.at_rest
-        ):  # nothing else could show that the broker answers
+        # nothing else could show that the broker answers
+        if suspect and not self._sent and self._feed.at_rest:
             self._say(suspect, alone=True)
         return more
 
@@ -196,9 +189,8 @@ class Session:
         """Send of the outbox what may be sent now; whether more may follow soon."""
         now = time.monotonic()
         self._paced_at = max(self._paced_at, now - self._link.room / _RATE_HZ_MAX)
-        paced = int(
-            (now - self._paced_at) * _RATE_HZ_MAX + _ROUNDING
-        )  # of a machine that is up for long
+        # of a machine that is up for long
+        paced = int((now - self._paced_at) * _RATE_HZ_MAX + _ROUNDING)
         room = min(self._room(), paced)
         fresh = FreshSpan.of(datetime.now(timezone.utc), now - self._begun_at)
         messages = self._feed.next(room)

@@ -1,4 +1,4 @@
-"""A folder of recordings replayed into the configured record: opens model, record and broker, and
+"""Replay of a folder of recordings into the configured record: opens model, record and broker, and
 connects them."""
 
 import signal
@@ -33,15 +33,15 @@ _DRAIN_S_MAX = 120.0
 
 
 def recordings_in(folder: Path, own: OwnFiles | None = None) -> tuple[Path, list[Path]]:
-    """Root and recordings of a folder, or of one file, without what a station keeps for itself.
-    Raises UsageError if there is neither, or if the folder lies in that of the station at work,
-    `own`."""
+    """Root and recordings of a folder, or of a single file, without the files of the station
+    itself, `own`. Raises UsageError if the path does not exist, or lies inside the station's own
+    folder."""
     try:
         is_folder = folder.is_dir()
         is_file = folder.is_file()
     except OSError as error:
         raise UsageError(f"{folder}: {error.strerror}") from error
-    if not is_folder and not is_file:  # a pipe would block, a device never end
+    if not is_folder and not is_file:  # a pipe would block, a device would never end
         raise UsageError(f"{folder}: no such file or folder")
     if own is not None and own.leads_in(folder):
         raise UsageError(f"{folder}: {OWN_FOLDER}")
@@ -50,17 +50,17 @@ def recordings_in(folder: Path, own: OwnFiles | None = None) -> tuple[Path, list
 
 @dataclass(frozen=True)
 class ReplaySummary:
-    """What a replay did."""
+    """Results of a replay."""
 
     outcomes: list[Outcome]
     bundle: Bundle
-    seconds: dict[str, float]  # by step, added up over threads
-    waiting: int | None  # messages without the broker's ack; None if no broker is configured
+    seconds: dict[str, float]  # by step, summed over threads
+    waiting: int | None  # messages not yet acknowledged; None if no broker is configured
     broker_error: str
 
     @property
     def recordings(self) -> dict[str, str]:
-        """Ids of the recordings by the paths of their files."""
+        """Ids of the recordings by file path."""
         return {o.path: o.recording for o in self.outcomes if o.recording}
 
 
@@ -72,21 +72,21 @@ def replay_folder(
     jobs: int = 0,
     cluster: str | None = None,
 ) -> ReplaySummary:
-    """Replay a folder into the configured database and, if there is one, to the broker.
+    """Replay a folder into the configured database and, if one is configured, to the broker.
 
-    `jobs` recordings are read side by side, one per core if 0; the cores are shared out among them.
+    `jobs` recordings are read side by side, one per core if 0; the cores are shared among them.
     `cluster` is the address of a Ray cluster that reads them instead. `on_outcome` gets each
     outcome, `on_progress` is called after every batch. Raises UsageError, ConfigError, BundleError
     or StoreError.
     """
-    with _ended_by_request():
+    with _sigterm_as_exit():
         return _replay_folder(config, folder, on_outcome, on_progress, jobs, cluster)
 
 
 @contextmanager
-def _ended_by_request() -> Iterator[None]:
-    """SIGTERM ends a replay as Ctrl-C does: it is no death of the program, of which recordings
-    would be suspected."""
+def _sigterm_as_exit() -> Iterator[None]:
+    """Turn SIGTERM into an orderly exit, as for Ctrl-C. Otherwise it would count as a crash, and
+    the open recordings would be suspected of causing it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -153,5 +153,5 @@ def _replay_folder(
                 publisher.drain(_DRAIN_S_MAX)
             waiting = store.waiting_count()
             broker_error = publisher.last_error
-    outcomes.sort(key=lambda outcome: outcome.path)  # they ended in another order each time
+    outcomes.sort(key=lambda outcome: outcome.path)  # they end in a different order each time
     return ReplaySummary(outcomes, bundle, analyst.stopwatch.seconds, waiting, broker_error)

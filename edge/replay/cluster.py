@@ -1,8 +1,8 @@
-"""Recordings read by the nodes of a Ray cluster; what a lost node was reading is read again
+"""Recordings read by the nodes of a Ray cluster. The recordings of a lost node are read again
 elsewhere.
 
-Every node has birdstation installed and sees bundle and recordings under the same paths.
-Stores nothing: the events come to whoever asked, who alone stores them.
+Every node needs birdstation installed, and bundle and recordings under the same paths. Stores
+nothing: the caller gets the events and stores them.
 """
 
 import socket
@@ -23,11 +23,11 @@ from edge.replay.identity import Identity, identify
 from edge.replay.reader import Event, Events, ReadFailure, RecordingTask, read_recordings
 from edge.store.files import KnownRecording
 
-LOST_MAX = 5  # how often recordings may lose their node or their process
-# small recordings go together: a task of the cluster costs milliseconds
+LOST_MAX = 5  # times that a group of recordings may lose its node or process
+# small recordings are grouped: each task of the cluster costs milliseconds
 _GROUP_BYTES = 64 << 20
 _GROUP_TASKS = 64
-_AHEAD = 2  # groups for each core, read or waiting: the rest is asked for when these are done
+_AHEAD = 2  # groups per core that run or wait; more are requested as these end
 
 
 class ClusterReaders:
@@ -35,12 +35,12 @@ class ClusterReaders:
 
     for event in ClusterReaders("10.0.0.1:6379", config, bundle_id, known).events(tasks): ...
 
-    `known`: the recordings that the record has, by content; analysed as `analysis` they are not
-    read again.
+    `known`: the recordings in the record, by SHA-256. Those finished under the digest `analysis`
+    are not read again.
 
-    The events of a recording are in order and come when its group is done. Recordings whose process
-    dies again and again come as Unread, and the rest goes on. Raises ConfigError if there is no
-    cluster or a node lacks the bundle.
+    The events of a recording are in order and come when its group is done. A recording whose
+    process dies again and again ends as a ReadFailure; the others continue. Raises ConfigError if
+    there is no cluster, if a node has another bundle, or if clips of recordings are to be saved.
     """
 
     def __init__(
@@ -62,12 +62,11 @@ class ClusterReaders:
         self._analysis = analysis
 
     def events(self, tasks: Iterable[RecordingTask]) -> Events:
-        """Read the tasks; they are asked for as the cluster gets on."""
+        """Read the tasks, which are requested as the cluster progresses; yield their events."""
         with joined(self._address) as ray:
             read = ray.remote(num_cpus=1, max_retries=LOST_MAX)(_read_there)
-            known = (
-                (ray.put(dict(self._known)), self._analysis) if self._known else ()
-            )  # once for each node
+            # sent to each node once
+            known = (ray.put(dict(self._known)), self._analysis) if self._known else ()
             limit = _AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
             groups = _groups(tasks)
             running = dict[Any, list[RecordingTask]]()
@@ -84,7 +83,7 @@ class ClusterReaders:
                 events = _events_of(ray, done[0])
                 if events is not None:
                     yield from events
-                elif len(group) > 1:  # one of them kills its reader: find out which
+                elif len(group) > 1:  # one of them kills its process: find out which
                     again += [[task] for task in group]
                 else:
                     yield ReadFailure(
@@ -104,7 +103,8 @@ def _groups(tasks: Iterable[RecordingTask]) -> Iterator[list[RecordingTask]]:
 
 
 def _events_of(ray: Any, reference: Any) -> list[Event] | None:
-    """None if it was lost too often."""
+    """Events of a finished task; None if it lost its process too often. Raises BirdstationError as
+    the node raised it."""
     try:
         events: list[Event] = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
@@ -116,9 +116,8 @@ def _events_of(ray: Any, reference: Any) -> list[Event] | None:
     return events
 
 
-_analysts: dict[
-    str, Analyst
-] = {}  # of this process, which reads many groups: loading a bundle takes seconds
+# one process reads many groups, and loading a bundle takes seconds
+_analysts: dict[str, Analyst] = {}
 
 
 def _read_there(
@@ -128,7 +127,7 @@ def _read_there(
     known: Mapping[str, Sequence[KnownRecording]] = MappingProxyType({}),
     analysis: str = "",
 ) -> list[Event]:
-    """Read recordings on a node of the cluster, in a process of its own, with one core."""
+    """Read recordings on a node of the cluster, in a separate process with one core."""
     key = repr((bundle_id, config))
     if key not in _analysts:
         _analysts[key] = _analyst(config, bundle_id)
@@ -146,12 +145,11 @@ def _analyst(config: Config, bundle_id: str) -> Analyst:
     if bundle.id != bundle_id:
         node = socket.gethostname()
         raise ConfigError(
-            f"{config.bundle_folder}: another bundle than here on node {node}; all must see the "
-            f"same"
+            f"{config.bundle_folder}: the bundle on node {node} differs from the one here; all "
+            f"nodes need the same"
         )
-    state = Path(
-        tempfile.mkdtemp(prefix="birdstation-")
-    )  # what is computed once per place; the station's is elsewhere
+    # a folder for priors computed on this node; the station's own state is not reachable here
+    state = Path(tempfile.mkdtemp(prefix="birdstation-"))
     here = replace(config, state=state, runtime=replace(config.runtime, threads=1))
     recognizer = best_recognizer(
         bundle, here.runtime, config.engines_folder, here.members, "replay"

@@ -1,5 +1,5 @@
-"""Which other recordings a file was before it grew, was cut short or got other tags. Asks the
-record, and looks at the bytes and at the sums of the sound."""
+"""Links between recordings whose file grew, was cut short or got other tags. Compares bytes and
+sums of the decoded sound with the record."""
 
 from contextlib import ExitStack, suppress
 
@@ -13,8 +13,8 @@ from edge.store.files import Files, same_place
 def grown_out_of(
     store: Files, station: str, task: RecordingTask, recording: str, pulse: Pulse = no_pulse
 ) -> dict[str, bool]:
-    """Of other recordings that this file was, whether it has grown out of them, as far as its bytes
-    can say."""
+    """For each other recording that this file was before: True if the file now contains all of it,
+    as far as its bytes tell."""
     grown: dict[str, bool] = {}
     earlier = store.earlier(station, task.name, recording)
     with suppress(OSError, ValueError), ExitStack() as stack:
@@ -31,7 +31,7 @@ def grown_out_of(
 
 
 def _is_as_read(file: PulsedFile, task: RecordingTask) -> bool:
-    """Whether this is what was read, not what has taken its name since."""
+    """True if this is the file that was read, and not another that has taken its name since."""
     now = state_of_opened(file)
     read = task.file
     return (
@@ -42,8 +42,9 @@ def _is_as_read(file: PulsedFile, task: RecordingTask) -> bool:
 def alike(
     store: Files, station: str, task: RecordingTask, recording: str, sound: str, audio_s: float
 ) -> tuple[list[str], str | None]:
-    """Of recordings whose files have this one's name: those whose sound is in this one, and one
-    that has all of its sound. They began at the same moment, or were this very file."""
+    """Compare the sound with other recordings of the same file name that began at the same moment
+    or were this very file. Returns the recordings whose sound is contained in this one, and one
+    that contains all sound of this one, or None."""
     within = []
     for name, other, same_start, its_sound, its_s in store.alike(station, task.name, recording):
         with suppress(OSError, ValueError):
@@ -57,7 +58,7 @@ def alike(
 
 
 def _is_another(task: RecordingTask, name: str) -> bool:
-    """Whether this name, beside that of the task, is another file that is there."""
+    """True if this name stands for another file that exists beside that of the task."""
     return (
         name != task.name and (task.path.absolute().parents[task.name.count("/")] / name).exists()
     )

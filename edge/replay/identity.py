@@ -1,10 +1,10 @@
-"""What a recording is: the bytes of its file at one station, and what the file's name alone says of
-time and place.
+"""Identity of a recording: the bytes of its file at one station, and the time and place that only
+its file name gives.
 
-The name counts only where the start was taken from it: two hours of a dead microphone are equal
-bytes, and two recordings. A copy, a link, another folder or root, a new name that tells the same,
-or less, or more, are no other recording. All of a recording has the time that the best of its names
-tells: one that tells less takes nothing away, one that tells more moves all of it. Knows no SQL.
+The name counts only if the start was taken from it: two hours of a dead microphone have equal bytes
+but are two recordings. A copy, a link, another folder or root, or a new name that agrees with the
+old one is the same recording. The most precise of its names sets the time of the whole recording: a
+less precise name changes nothing, a more precise one moves all of it. Knows no SQL.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,33 +21,31 @@ FROM_NAME = ("name", "date")  # sources of a start
 
 @dataclass(frozen=True)
 class Identity:
-    """Which recording a file is."""
+    """The recording that a file is."""
 
     id: str
-    done: bool  # what the record has of it stands, or somebody else is reading it now
-    whole: str | None = (
-        None  # the recording into which it has grown, if that is to be analysed, too
-    )
-    part: bool = False  # the file holds no more than the beginning of that
-    better: bool = False  # its name tells more than what the record has
-    since: str | None = (
-        None  # its start (UTC) under which some of it was decided, as of now, and stored
-    )
-    known_s: float = 0.0  # so much of it
-    told_as: str | None = None  # another name of it, which tells more than the file's
+    done: bool  # its rows are valid, or another reader is reading it now
+    # the recording into which its file has grown, if that one is not analysed yet
+    whole: str | None = None
+    part: bool = False  # the file holds only the beginning of `whole`
+    better: bool = False  # its name is more precise than the start in the record
+    # the start (UTC) with which the first part was analysed and stored
+    since: str | None = None
+    known_s: float = 0.0  # length of that part
+    told_as: str | None = None  # another, more precise name of the recording
 
 
-Identify = Callable[[str, str, str], Identity]  # the file's name, its SHA-256, what its name told
+Identify = Callable[[str, str, str], Identity]  # file name, SHA-256, time and place in the name
 
 
 def told_of(name: str, source: str | None) -> str:
-    """What a file's name told of a recording whose start has this source; "" where the name does
-    not count."""
+    """Time and place that a file's name gives for a recording whose start has this source; "" if
+    the name does not count."""
     return told_by_name(PurePosixPath(name).stem) if source in FROM_NAME else ""
 
 
 def recording_id(station: str, sha256: str, told: str) -> str:
-    """The id of a recording that the record does not know yet."""
+    """Id for a recording that is not in the record yet."""
     return stable_id(station, "recording", sha256, told)
 
 
@@ -60,11 +58,11 @@ def identify(
     told: str,
     zone: tzinfo | None = None,
 ) -> Identity:
-    """Which recording a file is, given those of the record that have its bytes. Ids of earlier
-    versions stay; a file whose name tells nothing is any of them, and one whose name tells less or
-    more is that with which it agrees. `zone` is the station's."""
-    tellings = [(told_of(k.path, k.time_source), k) for k in known]
-    same = [(its, k) for its, k in tellings if told_agree(told, its, zone)]
+    """Find the recording that a file is, given the recordings with the same bytes, `known`. `told`
+    is the time and place in its name, `zone` the station's time zone. Ids of earlier versions stay
+    valid. A file whose name gives no time matches any of them; otherwise the names must agree."""
+    told_by_each = [(told_of(k.path, k.time_source), k) for k in known]
+    same = [(its, k) for its, k in told_by_each if told_agree(told, its, zone)]
     if not same:
         return Identity(recording_id(station, sha256, told), False)
     its_told, nearest = min(
@@ -72,9 +70,8 @@ def identify(
     )
     if nearest.whole is not None and nearest.whole_stands:
         return Identity(nearest.whole, True, part=nearest.part)
-    better = tells_more(told, its_told) and (
-        bool(its_told) or nearest.time_source == "mtime"
-    )  # it is analysed anew
+    # otherwise the file is analysed, unless it is done
+    better = tells_more(told, its_told) and (bool(its_told) or nearest.time_source == "mtime")
     done = nearest.finished and nearest.analysis == analysis and not better
     goes_on = not nearest.finished and nearest.analysis == analysis
     known_s = nearest.known_s if goes_on else 0.0
@@ -85,7 +82,7 @@ def identify(
 
 
 def being_read(id_: str, name: str, told: str, analysis: str) -> KnownRecording:
-    """A recording that the record will know once it has begun."""
+    """Stand-in for a recording that is being read and is not in the record yet."""
     return KnownRecording(
         id_, name, "name" if told else "mtime", False, analysis, None, False, False
     )

@@ -1,7 +1,7 @@
-"""Recordings read and analysed, in one thread or in several: what comes of them, as events.
+"""Reading and analysis of recordings, in one thread or several, as a stream of events.
 
-Every recording that was given ends in one last event: Ended, Refused or Unread. Stores nothing:
-whoever takes the events stores them.
+Every recording ends in exactly one last event: RecordingEnd, SameRecording, RecordingRefusal or
+ReadFailure. Stores nothing: the caller stores the events.
 """
 
 import errno
@@ -32,41 +32,41 @@ from edge.types import FileState, Gap, GapRow, Place, RecordingRow, stable_id, u
 
 @dataclass(frozen=True)
 class RecordingTask:
-    """A recording to be analysed, as it was when somebody looked."""
+    """A recording to be analysed, with the state of its file when the task was made."""
 
     path: Path
-    name: str  # by which the record knows it
+    name: str  # its name in the record
     file: FileState
     source: str
 
     @classmethod
     def of(cls, path: Path, name: str, source: str) -> "RecordingTask":
-        """Raises OSError if the file is not there, or cannot be read."""
+        """A task for this file. Raises OSError if the file does not exist or cannot be read."""
         return cls(path, name, state_of(path), source)
 
     def in_part(self) -> "RecordingTask":
-        """The same, where the file is only the beginning of what it is taken for."""
+        """The same task for a file that holds only the beginning of the recording it counts as."""
         return replace(self, file=replace(self.file, body_end=0, body_sum=0))
 
     @property
     def bytes(self) -> int:
-        """Of the file."""
+        """Size of the file."""
         return self.file.bytes
 
 
 @dataclass(frozen=True)
 class RecordingStart:
-    """A recording can be decoded; this is what it says of itself."""
+    """A recording can be decoded; `row` has its metadata."""
 
     task: RecordingTask
     row: RecordingRow
-    expected_s: float | None  # its length, as far as its header tells
-    known_s: float = 0.0  # so much of it was decided before, and stands
+    expected_s: float | None  # its length by its header; None if unknown
+    known_s: float = 0.0  # length of the beginning that was analysed before and stays valid
 
 
 @dataclass(frozen=True)
 class SoundBlock:
-    """Sound of a recording, for those who keep it."""
+    """Sound of a recording, for saving clips."""
 
     row: RecordingRow
     samples: Samples
@@ -88,19 +88,19 @@ class RecordingEnd:
     row: RecordingRow
     audio_s: float
     windows: int
-    warning: str | None  # what of it was lost
+    warning: str | None  # sound that was lost
     gap: GapRow | None
-    note: str | None = None  # what else is to be known of its sound
-    sound: str = ""  # its sums, by which it is known whatever stands around it
+    note: str | None = None  # a remark on its sound, without loss
+    sound: str = ""  # sums of its sound, which identify it whatever its header and tags are
 
 
 @dataclass(frozen=True)
 class SameRecording:
-    """A file is a recording whose analysis stands, or which is being read under another name."""
+    """A file is a recording that has been analysed, or that is being read under another name."""
 
     task: RecordingTask
     id: str
-    better: bool = False  # its name tells more than that one: it is to be looked at again
+    better: bool = False  # its name is more precise: it must be looked at again
 
 
 @dataclass(frozen=True)
@@ -108,22 +108,21 @@ class RecordingRefusal:
     """A recording cannot be analysed, now or later."""
 
     task: RecordingTask
-    id: str  # of the recording, if it had begun; otherwise of the file
+    id: str  # of the recording if it had begun, otherwise of the file
     reason: str
     gap: GapRow | None
 
 
 @dataclass(frozen=True)
 class ReadFailure:
-    """A recording could not be read this time: gone, not permitted, a bad sector. What came of it
-    before stands."""
+    """A recording could not be read this time: gone, not permitted, a bad sector. Its earlier
+    results stay valid unless `changed`."""
 
     task: RecordingTask
     error: OSError
     id: str | None  # of its row, if it had begun
-    changed: bool = (
-        False  # its file is no longer what it was when it began: what came of it before is nothing
-    )
+    # the file changed while it was read: results so far are void
+    changed: bool = False
 
 
 Event = (
@@ -142,13 +141,11 @@ Reading = Callable[[Iterable[RecordingTask]], Events]
 
 @dataclass
 class _Open:
-    """A stretch of a recording that was decoded to its end, and whose last windows may still wait
-    for a batch."""
+    """A stretch that was decoded to its end, whose last windows may still wait for a batch."""
 
     stretch: Stretch
-    ended: RecordingEnd | None = (
-        None  # with the last one of the recording; its windows are not counted yet
-    )
+    # of the last stretch of a recording; its number of windows is not set yet
+    ended: RecordingEnd | None = None
 
 
 def read_recordings(
@@ -158,10 +155,10 @@ def read_recordings(
     identify: Identify | None = None,
     pulse: Pulse = no_pulse,
 ) -> Events:
-    """Analyse recordings one after the other. The windows of several share batches, so a recording
-    may end after the next one has begun; the events of each are in order. `keep_sound`: with Heard
-    events. `identify` says which recording a file is; without it each is new. `pulse` is called
-    before each piece of a file, and may raise."""
+    """Analyse recordings one after the other. Windows of several recordings share batches, so a
+    recording may end after the next one has begun; the events of each are in order. `keep_sound`
+    adds SoundBlock events. `identify` finds the recording that a file is; without it each file is
+    new. `pulse` is called before each piece of a file that is read, and may raise."""
     reader = _Reader(
         analyst, keep_sound, identify or partial(_new, analyst.config.station.id), pulse
     )
@@ -186,11 +183,12 @@ class _Reader:
         self._pulse = pulse
         self._batch = WindowBatch(analyst)
         self._open: deque[_Open] = deque()
-        self._begun: dict[str, RecordingTask] = {}  # recordings that have had no last event yet
+        self._begun: dict[str, RecordingTask] = {}  # recordings without their last event so far
 
     def read(self, task: RecordingTask) -> Events:
-        """All that comes of a recording but what waits for a batch. What this machine cannot read
-        now is Unread; only what the bytes say is Refused."""
+        """Read a recording and yield its events, except those of windows that wait for a batch. A
+        file that this machine cannot read now is a ReadFailure; only a fault in its bytes is a
+        RecordingRefusal."""
         self._task = task
         self._digest = ""
         self._row: RecordingRow | None = None
@@ -210,18 +208,20 @@ class _Reader:
             yield from self.answered()
 
     def rest(self) -> Events:
-        """What still waits for a batch, which does not fill any more."""
+        """Events of the windows that still wait for a batch, after the last recording."""
         try:
             yield from self.answered(rest=True)
         except MemoryError:
             yield from self._out_of_memory()
 
     def _out_of_memory(self, *tasks: RecordingTask) -> Events:
-        """Nobody can tell for whose windows there was no room: all that have begun are tried
-        again."""
+        """Failures of all recordings that have begun, since any of them may have used up the
+        memory; they are tried again later."""
         begun = {task.name: (task, id_) for id_, task in self._begun.items()}
         waiting = {task.name: (task, None) for task in tasks} | begun
-        self._batch, self._open, self._begun = WindowBatch(self._analyst), deque(), {}
+        self._batch = WindowBatch(self._analyst)
+        self._open = deque()
+        self._begun = {}
         for task, id_ in waiting.values():
             yield ReadFailure(task, OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), id_)
 
@@ -242,15 +242,16 @@ class _Reader:
         return RecordingRefusal(self._task, refused, error.reason, lost)
 
     def _drop(self) -> None:
-        """What waits for a batch is not asked any more."""
+        """Discard the windows of the present recording that wait for a batch."""
         if self._row is not None:
-            gone = self._row.id
-            self._begun.pop(gone, None)
-            self._batch.drop(gone)
-            self._open = deque(one for one in self._open if one.stretch.row.id != gone)
+            recording = self._row.id
+            self._begun.pop(recording, None)
+            self._batch.drop(recording)
+            self._open = deque(one for one in self._open if one.stretch.row.id != recording)
 
     def _whole(self, file: PulsedFile) -> Events:
-        """Digest and sound are of one open file, whatever takes its name meanwhile."""
+        """Events of one recording. Digest and sound come from the same open file, even if another
+        file takes its name meanwhile."""
         analyst = self._analyst
         with analyst.stopwatch("decode"):
             self._digest, state = read_once(file, state_of_opened(file))
@@ -270,7 +271,7 @@ class _Reader:
                 _row(analyst.config, task, identity.id, self._digest, start), told_as=told_as
             )
             self._begun[row.id] = task
-            # clips want all of its sound, and every detection in it
+            # clips need all of its sound and every detection, so nothing is skipped
             goes_on = not self._keep_sound and identity.since == utc_text(row.start)
             known_s = identity.known_s if goes_on else 0.0
             yield RecordingStart(task, row, decoder.expected_s, known_s)
@@ -279,14 +280,15 @@ class _Reader:
                 self._open.append(ended)
             else:
                 yield self._unread(
-                    OSError(errno.ESTALE, "it changed while it was read"), changed=True
+                    OSError(errno.ESTALE, "the file changed while it was read"), changed=True
                 )
 
     def _sound(
         self, row: RecordingRow, decoder: Decoder, known_s: float
     ) -> Generator[Event, None, _Open]:
-        """A recording from its first sample to its last, whose windows may still wait for a batch;
-        of its first `known_s` of sound none are asked."""
+        """Decode a recording from its first sample to its last and yield its events; windows of its
+        first `known_s` seconds are skipped. Returns its last stretch, whose windows may still wait
+        for a batch."""
         stretch = Stretch(self._analyst, row, known=round(known_s * RATE_HZ))
         heard_s = 0.0
         sums = SoundSums()
@@ -314,17 +316,16 @@ class _Reader:
     def _best_start(
         self, file: PulsedFile, decoder: Decoder, start: StartTime, identity: Identity
     ) -> StartTime:
-        """When the recording began, by all that is known of it: the name that tells most; of
-        modification times the earliest, since copies are made later."""
+        """Start of the recording by everything known of it: the most precise of its names, or the
+        earliest of its modification times, since copies are made later."""
         if identity.told_as:
             start = self._start(file, decoder, name=Path(identity.told_as))
         if start.source != "mtime":
             return start
-        if decoder.expected_s is None:  # when it ended: decoding tells how long it is
+        if decoder.expected_s is None:  # the time is that of its end: decode it to get its length
             start = self._start(file, decoder, whole=True)
-        guess = _of_row(
-            utc_text(start.start_utc)
-        )  # to the digits that the record keeps, so that it can go on
+        # rounded as in the record, so that an interrupted recording can be resumed
+        guess = _of_row(utc_text(start.start_utc))
         before = _of_row(identity.since) if identity.since else guess
         return replace(
             start, start_utc=before if before.year >= YEAR_MIN and before < guess else guess
@@ -333,8 +334,8 @@ class _Reader:
     def _start(
         self, file: PulsedFile, decoder: Decoder, name: Path | None = None, whole: bool = False
     ) -> StartTime:
-        """When the recording began, by its own texts and its `name`. `whole`: its length is found
-        by decoding all."""
+        """Start of the recording by its metadata and its `name`. With `whole`, its length is
+        measured by decoding all of it."""
         path = self._task.path
         seconds = decoder.expected_s
         if whole:
@@ -343,21 +344,21 @@ class _Reader:
         return start_of(name or path, zone=self._analyst.config.zone, duration_s=seconds, file=file)
 
     def _closed(self, stretch: Stretch) -> _Open:
-        """The stretch ends here; its last windows may still wait for a batch."""
+        """Close the stretch; its last windows may still wait for a batch."""
         stretch.close()
         self._batch.add(stretch)
         return _Open(stretch)
 
     def answered(self, rest: bool = False) -> Events:
-        """What the networks say of whole batches, and the recordings that have all their answers
-        with that."""
+        """Results of full batches, and the ends of recordings that are complete with them."""
         for found in self._batch.found(rest):
             yield from self._ended((found.row.id, found.begins_s))
             yield found
         yield from self._ended(None)
 
     def _ended(self, now: tuple[str, float] | None) -> Events:
-        """Stretches that are over; not the one whose answers are being given just now."""
+        """Last events of finished stretches, up to the stretch whose results are being yielded,
+        `now`."""
         open_ = self._open
         while (
             open_
@@ -383,7 +384,8 @@ def _length_s(path: Path, file: PulsedFile) -> float:
 
 
 def _pieces(analyst: Analyst, decoder: Decoder) -> Iterator[Samples | Gap]:
-    """Blocks have one size, so that a recording read again gives the same numbers."""
+    """Decoded blocks and gaps. All blocks have the same size, so that reading a recording again
+    gives the same numbers."""
     pieces = iter(decoder)
     while True:
         with analyst.stopwatch("decode"):
@@ -416,7 +418,7 @@ def _row(
 def _place(
     config: Config, latitude: float | None, longitude: float | None, site: str | None
 ) -> Place | None:
-    """Where a recording was made: what it says itself, its site's place, or the station's."""
+    """Place of a recording: its own coordinates, else its site's, else the station's."""
     if latitude is not None and longitude is not None:
         return Place(latitude, longitude)
     if site is not None and site in config.sites:
@@ -428,7 +430,7 @@ def _place(
 
 
 def _lost(row: RecordingRow, ends_s: float, decoder: Decoder) -> GapRow | None:
-    """What was announced and could not be decoded follows what was heard."""
+    """Gap after `ends_s` for sound that was announced but could not be decoded, if any."""
     if not decoder.lost_s:
         return None
     return replace(

@@ -1,5 +1,4 @@
-"""Threads that read recordings side by side. Knows no recording: what comes of one is reader.py's
-to say."""
+"""Threads that read recordings side by side. Knows no recording: reader.py defines the events."""
 
 import queue
 import threading
@@ -11,26 +10,24 @@ from edge.capture.opened import Pulse
 from edge.contract.errors import StopSignal
 from edge.replay.reader import Event, Events, RecordingTask
 
-_EVENTS_MAX = (
-    16  # that wait to be stored, for each thread: memory does not grow while the disk is slow
-)
-_PATIENCE_S = (
-    0.5  # of a thread that cannot hand over its event, before it asks whether anybody still listens
-)
+# per thread, waiting to be stored: bounds the memory while the disk is slow
+_EVENTS_MAX = 16
+# time for which a thread offers an event before it checks whether the caller has gone
+_PATIENCE_S = 0.5
 
 
 @dataclass
 class _Failed:
-    """A thread met what nobody foresaw."""
+    """An unexpected error in a thread."""
 
     error: BaseException
 
 
-_OVER = object()  # a thread has nothing more to do
+_OVER = object()  # marks the end of a thread's work
 
 
 class Readers:
-    """Threads that read recordings side by side: they share the networks, and decoding, images and
+    """Threads that read recordings side by side. They share the networks; decoding, images and
     networks run without Python's lock.
 
     for event in Readers(replay.reading, threads=4).events(tasks): ...
@@ -46,9 +43,9 @@ class Readers:
         self._left = threading.Event()
 
     def events(self, tasks: Iterable[RecordingTask]) -> Events:
-        """Read the tasks, once; events come as they happen, those of one recording in order. Tasks
-        are asked for in the thread of the caller, a few ahead. Left early, the threads stop at the
-        next piece that they read."""
+        """Read the tasks; may be called once. Events come as they happen, those of one recording in
+        order. Tasks are requested in the caller's thread, a few ahead. If the caller leaves early,
+        the threads stop at the next piece that they read."""
         names = (f"reader-{number}" for number in range(self._count))
         threads = [threading.Thread(target=self._run, name=name, daemon=True) for name in names]
         for thread in threads:
@@ -57,19 +54,19 @@ class Readers:
             yield from self._until_over(iter(tasks))
         finally:
             self._left.set()
-            self._tell_all()
+            self._end_tasks()
             for thread in threads:
                 thread.join()
 
     def _until_over(self, coming: Iterator[RecordingTask]) -> Events:
-        told_all = False
+        all_given = False
         running = self._count
         while running:
-            while not told_all and self._tasks.qsize() < self._count:
+            while not all_given and self._tasks.qsize() < self._count:
                 task = next(coming, None)
                 if task is None:
-                    told_all = True
-                    self._tell_all()
+                    all_given = True
+                    self._end_tasks()
                 else:
                     self._tasks.put(task)
             event = self._events.get()
@@ -80,8 +77,8 @@ class Readers:
             else:
                 yield cast(Event, event)
 
-    def _tell_all(self) -> None:
-        """Nothing more comes."""
+    def _end_tasks(self) -> None:
+        """Tell all threads that there are no more tasks."""
         for _ in range(self._count):
             self._tasks.put(None)
 
@@ -90,18 +87,18 @@ class Readers:
             for event in self._read(iter(self._tasks.get, None), self._pulse):
                 if not self._hand_over(event):
                     return
-        except BaseException as error:  # handed over, to be raised where it is heard
+        except BaseException as error:  # handed over, to be raised in the caller's thread
             self._hand_over(_Failed(error))
         else:
             self._hand_over(_OVER)
 
     def _pulse(self) -> None:
-        """Before each piece of a file: whether anybody still listens."""
+        """Raise StopSignal if the caller has left; called before each piece of a file."""
         if self._left.is_set():
             raise StopSignal
 
     def _hand_over(self, event: object) -> bool:
-        """False if nobody listens any more."""
+        """Queue an event for the caller; False if the caller has left."""
         while not self._left.is_set():
             try:
                 self._events.put(event, timeout=_PATIENCE_S)

@@ -1,7 +1,7 @@
-"""Recordings analysed once: what was found in them, stored recording by recording.
+"""Replay of recordings: each is analysed once, and its results are stored.
 
 Resumes after a kill; a second run changes nothing. Every recording ends analysed or refused with a
-reason, and none stands in the way of the others. One thread writes, however many read.
+reason, and none blocks the others. One thread writes, however many read.
 """
 
 import threading
@@ -39,9 +39,9 @@ from edge.types import GapRow, Outcome
 
 @dataclass
 class Progress:
-    """How far a replay is."""
+    """Progress of a replay."""
 
-    recordings: int = 0  # in all
+    recordings: int = 0  # in total
     bytes_total: int = 0
     bytes_done: float = 0.0
     audio_s: float = 0.0  # analysed in this run
@@ -54,11 +54,11 @@ class Replay:
         replay = Replay(Analyst(config, recognizer), store)
         for outcome in replay.run(*recordings_in(folder)): ...
 
-    `open_clips` opens what saves the clips of one recording, `source` names the rows: replay, or
-    folder for one that is watched. `alive` is called after every batch, so that whoever watches
-    this process knows that it works, `on_gap` with what of a damaged one is missing, and its
-    seconds; `pulse` before each piece of a file that is read. The first and the last may raise to
-    leave a long recording: what was committed stays.
+    `open_clips` makes a clip maker for one recording; `source` is written into the rows: replay, or
+    folder for a watched folder. `alive` is called after every batch, so that a watchdog sees that
+    this process works; `on_gap` with each gap of a damaged recording and its seconds; `pulse`
+    before each piece of a file that is read. `alive` and `pulse` may raise to leave a long
+    recording: what was committed stays.
     """
 
     def __init__(
@@ -81,24 +81,20 @@ class Replay:
         self._station = analyst.config.station.id
         self.analysis = analyst.digest()
         self.progress = Progress()
-        self._clips: dict[str, ClipMaker] = {}  # of the recordings that are being read
-        self._new: dict[str, int] = {}  # new detections of these
-        self._readers: dict[
-            str, str
-        ] = {}  # recording -> name of the file that is being read for it
-        self._claimed: dict[
-            str, tuple[KnownRecording, str]
-        ] = {}  # of these: what will be known, its SHA-256
-        self._lock = threading.Lock()  # of these: readers in other threads ask who reads
-        self._twins: dict[
-            str, list[SameRecording]
-        ] = {}  # other files that wait for the end of one of these
-        self._passed_over: dict[
-            str, RecordingStart
-        ] = {}  # name of a file that is read in vain -> the one that is read instead
-        self._read: dict[
-            str, tuple[float, float]
-        ] = {}  # of these: seconds analysed, bytes for each of them
+        # all by the ids of the recordings that are being read, unless said otherwise
+        self._clips: dict[str, ClipMaker] = {}
+        self._new: dict[str, int] = {}  # number of new detections
+        # name of the file that is being read
+        self._readers: dict[str, str] = {}
+        # the entry that the record will have, and its SHA-256
+        self._claimed: dict[str, tuple[KnownRecording, str]] = {}
+        self._lock = threading.Lock()  # for _readers and _claimed, which other threads use too
+        # other files of the same recording, which wait for its end
+        self._twins: dict[str, list[SameRecording]] = {}
+        # by the name of a file that is read in vain: the recording that is used instead
+        self._passed_over: dict[str, RecordingStart] = {}
+        # seconds analysed, and bytes per second
+        self._read: dict[str, tuple[float, float]] = {}
         bundle = analyst.bundle
         self._attempting = AttemptLog(store, self._station)
         store.add_bundle(bundle, (bundle.folder / "manifest.json").read_text(encoding="utf8"))
@@ -106,7 +102,7 @@ class Replay:
     def run(
         self, root: Path, paths: list[Path], reading: Reading | None = None
     ) -> Iterator[Outcome]:
-        """Analyse the recordings; yields how each ended. `reading` is what reads them, this thread
+        """Analyse the recordings; yield the outcome of each. `reading` reads them, in this thread
         by default; the rows do not depend on it."""
         ended: deque[Outcome] = deque()
         self.progress = Progress(len(paths), sum(map(_size, paths)))
@@ -121,14 +117,14 @@ class Replay:
                 while ended:
                     yield ended.popleft()
             yield from ended
-            for task in alone:  # should the program die again, it is known at which
+            for task in alone:  # if the program dies again, the culprit is known
                 self._attempting.begin(task)
                 for event in self.reading([task]):
                     yield from self._take(event)
 
     def recording(self, path: Path, name: str) -> Outcome:
-        """Analyse one recording, known by `name`, unless that was done before. Raises OSError if it
-        cannot be read."""
+        """Analyse one recording, `name` in the record, unless that was done before. Raises OSError
+        if it cannot be read."""
         task = RecordingTask.of(path, name, self._source)
         outcome = self._finished(task)
         if outcome is not None:
@@ -143,12 +139,12 @@ class Replay:
                 outcome = next(iter(self._take(event)), outcome)
         if error is not None:
             raise error
-        assert outcome is not None  # every task has its last event
+        assert outcome is not None  # every task ends with a last event
         return outcome
 
     def in_the_end(self, outcome: Outcome) -> Outcome:
-        """How a file ended, once all have: the recording that it was may be in another one that was
-        read later."""
+        """Final outcome of a file after all have ended: its recording may be contained in another
+        one that was read later."""
         whole = (
             self.store.counted_in(outcome.recording)
             if outcome.state == "analysed" and outcome.recording
@@ -165,15 +161,15 @@ class Replay:
         )
 
     def reading(self, tasks: Iterable[RecordingTask], pulse: Pulse | None = None) -> Events:
-        """Read recordings in this thread. `pulse` as for `Replay`, instead of its own."""
+        """Read recordings in this thread. `pulse` replaces the one given to `Replay`."""
         keep_sound = self._open_clips is not None
         return read_recordings(
             self.analyst, tasks, keep_sound, self._identify, pulse or self._pulse
         )
 
     def _identify(self, name: str, sha256: str, told: str) -> Identity:
-        """Which recording a file is; in the thread that has read it."""
-        with self._lock:  # nobody ends between the record's answer and that of who reads
+        """Find the recording that a file is; called in the thread that reads it."""
+        with self._lock:  # no recording may end between the two questions: record and readers
             known = known_by_content(self.store.path, self._station, sha256)
             known += [
                 claimed for claimed, its_sha256 in self._claimed.values() if its_sha256 == sha256
@@ -193,8 +189,8 @@ class Replay:
     def _tasks(
         self, root: Path, paths: list[Path], ended: deque[Outcome], alone: list[RecordingTask]
     ) -> Iterator[RecordingTask]:
-        """What is still to be done; how the others ended goes to `ended`, and `alone` what is to be
-        read by itself."""
+        """Yield what is still to be done. Outcomes of finished files go to `ended`; files suspected
+        of a crash go to `alone`."""
         for path in paths:
             name = record_name(path, root)
             try:
@@ -213,7 +209,8 @@ class Replay:
                 yield task
 
     def _finished(self, task: RecordingTask) -> Outcome | None:
-        """How a file ended before, or ends without being read."""
+        """Outcome of a file that was finished before, or that is refused without being read; None
+        if it must be read."""
         done = self.store.finished(self._station, task.name, task.file, self.analysis)
         if done:
             return _earlier(task, done)
@@ -221,12 +218,12 @@ class Replay:
         return self._refuse(refused) if refused else None
 
     def _take(self, event: Event) -> list[Outcome]:
-        """Store what comes of a recording; how it ended, if it did, and files that waited for
-        that."""
+        """Store an event. Returns the outcome of a recording that ended, and of files that waited
+        for it."""
         with self.analyst.stopwatch("store"):
             if isinstance(event, SoundBlock | SoundGap | BatchResult):
                 if event.row.path not in self._passed_over:
-                    self._go_on(event)
+                    self._store_part(event)
             elif isinstance(event, RecordingStart):
                 self._begin(event)
             elif isinstance(event, SameRecording):
@@ -235,8 +232,8 @@ class Replay:
                 return self._last(event)
         return []
 
-    def _go_on(self, event: SoundBlock | SoundGap | BatchResult) -> None:
-        """More of a recording."""
+    def _store_part(self, event: SoundBlock | SoundGap | BatchResult) -> None:
+        """Store part of a recording."""
         if isinstance(event, BatchResult):
             self._found(event)
         elif isinstance(event, SoundGap):
@@ -245,7 +242,7 @@ class Replay:
             self._clips[event.row.id].hear(event.samples)
 
     def _last(self, event: RecordingEnd | RecordingRefusal | ReadFailure) -> list[Outcome]:
-        """The last event of a file that was read."""
+        """Outcomes after the last event of a file that was read."""
         self._attempting.end(event.task.name)
         recording = event.row.id if isinstance(event, RecordingEnd) else event.id
         instead = self._passed_over.pop(event.task.name, None)
@@ -255,12 +252,12 @@ class Replay:
                 SameRecording(event.task.in_part() if part else event.task, instead.row.id)
             )
         outcome = self._over(event)
-        with self._lock:  # now that the record knows how it ended, for those who ask it instead
+        with self._lock:  # from now on the record itself has its outcome
             for mine in [mine for mine, name in self._readers.items() if name == event.task.name]:
                 del self._readers[mine]
                 self._claimed.pop(mine, None)
         twins = self._twins.pop(recording or "", [])
-        if isinstance(event, ReadFailure):  # tried again next time
+        if isinstance(event, ReadFailure):  # to be tried again next time
             return [
                 outcome,
                 *(_unread(ReadFailure(twin.task, event.error, None)) for twin in twins),
@@ -279,7 +276,8 @@ class Replay:
         return _unread(event)
 
     def _same(self, event: SameRecording) -> list[Outcome]:
-        """A file is a recording that needs no reading, or whose end it waits for."""
+        """Outcome of a file whose recording is analysed already; none yet if another file of it is
+        being read."""
         task = event.task
         self._attempting.end(task.name)
         with self._lock:
@@ -288,7 +286,7 @@ class Replay:
                 return []
         self.progress.bytes_done += task.bytes
         done = self.store.finished_recording(event.id)
-        if done is None:  # whoever read it could not
+        if done is None:  # the other file could not be read
             return [_unread(ReadFailure(task, OSError(0, "its copy could not be read"), None))]
         if event.better:
             return [_earlier(task, done)]
@@ -304,10 +302,10 @@ class Replay:
         ]
 
     def _stands(self, task: RecordingTask, recording: str, grown: dict[str, bool]) -> Outcome:
-        """A file is, or is in, this recording, which ended before."""
+        """Note that a file is, or is contained in, this finished recording."""
         self.store.same_again(recording, self._station, task.name, task.file, grown)
         done = self.store.finished_recording(recording)
-        assert done is not None  # whoever calls this has seen it
+        assert done is not None  # callers have checked this
         return _earlier(task, done)
 
     def _begin(self, event: RecordingStart) -> None:
@@ -317,7 +315,7 @@ class Replay:
             return
         with self._lock:
             reader = self._readers.setdefault(row.id, task.name)
-        if reader != task.name:  # on a cluster nobody asks before
+        if reader != task.name:  # on a cluster recordings are not claimed before they are read
             self._passed_over[task.name] = event
             return
         grown = grown_out_of(self.store, self._station, task, row.id, self._pulse)
@@ -335,16 +333,16 @@ class Replay:
             maker.begin(row)
 
     def _pass_over(self, recording: str, whole: RecordingStart) -> None:
-        """Another file that has grown out of this recording is read, too: that counts."""
+        """Ignore the file being read for this recording: `whole`, which contains it, is read too
+        and counts instead."""
         with self._lock:
             name = self._readers.pop(recording, None)
             self._claimed.pop(recording, None)
         if name is not None:
             self._passed_over[name] = whole
             self._twins.setdefault(whole.row.id, []).extend(self._twins.pop(recording, []))
-            seconds, bytes_each_s = self._read.get(
-                recording, (0.0, 0.0)
-            )  # none: it is claimed, and begins only now
+            # no entry: it was claimed, but has not begun
+            seconds, bytes_each_s = self._read.get(recording, (0.0, 0.0))
             self.progress.audio_s -= seconds
             self.progress.bytes_done -= seconds * bytes_each_s
             self._forget(recording)
@@ -373,9 +371,8 @@ class Replay:
         recording = event.row.id
         self._add_gap(event.gap)
         if self._open_clips:
-            self._clips[
-                recording
-            ].end()  # before: a recording that is finished is not looked at again
+            # first, because a finished recording is never looked at again
+            self._clips[recording].end()
         within, whole = alike(
             self.store, self._station, task, recording, event.sound, event.audio_s
         )
@@ -420,7 +417,7 @@ class Replay:
         return Outcome(task.name, task.bytes, "refused", event.reason, 0.0, 0, 0, False, event.id)
 
     def _forget(self, recording: str | None) -> None:
-        """Nothing more comes of a recording."""
+        """Discard the state of a recording that has ended."""
         if recording in self._new:
             del self._new[recording], self._read[recording]
             if self._open_clips:
@@ -432,7 +429,7 @@ class Replay:
             self._on_gap(gap, gap.seconds)
 
     def _let_go(self) -> None:
-        """Nothing is read any more."""
+        """Discard the state of all recordings when the replay ends."""
         for maker in self._clips.values():
             maker.close()
         for of_recordings in (

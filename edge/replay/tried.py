@@ -1,7 +1,8 @@
-"""Recordings at which the program died: counted before they are begun, read last and alone, and at
-last refused.
+"""Recordings during which the program died: each start is noted, suspects are read last and alone,
+and after DEATHS_MAX deaths refused.
 
-A power cut is no death, nor is a stop, or an error that has words for a person. Knows no sound.
+A power cut does not count as a death, nor does a stop or an error with a message for the user.
+Knows no sound.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -18,12 +19,11 @@ from edge.store.effort import moment_of
 from edge.store.files import file_id
 
 DEATHS_MAX = 3
-_STOPPED = "stopped"  # beside the database: the process that was told to stop and was held
+_STOPPED = "stopped"  # file beside the database: the process that was told to stop but hung
 
 
 class AttemptLog:
-    """Notes which recordings this process reads, and what became of those of processes that are
-    gone.
+    """Notes the recordings that this process reads, and settles those of processes that are gone.
 
     with attempting.until_left():
         attempting.begin(task)
@@ -43,7 +43,8 @@ class AttemptLog:
                 )
 
     def refusal(self, task: RecordingTask) -> RecordingRefusal | None:
-        """Why a recording is not read again, if it is not."""
+        """Refusal of a recording at which the program died DEATHS_MAX times; None if it may be
+        read."""
         deaths = self._store.deaths(self._station, task.name, task.file)
         if deaths < DEATHS_MAX:
             return None
@@ -54,22 +55,22 @@ class AttemptLog:
         )
 
     def is_suspect(self, task: RecordingTask) -> bool:
-        """Whether the program died at it, or at one that was read beside it: it is to be read
+        """True if the program died while reading it or one beside it, so that it must be read
         alone."""
         return self._store.deaths(self._station, task.name, task.file) > 0
 
     def begin(self, task: RecordingTask) -> None:
-        """This recording is read from now on."""
+        """Note that this recording is being read from now on."""
         self._store.attempt(self._station, task.name, task.file, self._boot, self._process)
 
     def end(self, name: str) -> None:
-        """It has ended, or could not be read this time."""
+        """Note that it has ended, or could not be read this time."""
         self._store.attempt_ended(self._station, name)
 
     @contextmanager
     def looking(self, files: Sequence[tuple[str, int, int]]) -> Iterator[set[str]]:
-        """While the headers of files are looked at (path, size, modification time of each): those
-        that may be. One that the program may have died of is left to whoever reads it alone."""
+        """Note that the headers of files (path, size, modification time) are being looked at;
+        yields the paths that may be. Files suspected of a crash are left out."""
         suspects = {
             path for path, tried in self._store.tried(self._station).items() if tried.deaths
         }
@@ -81,9 +82,8 @@ class AttemptLog:
 
     @contextmanager
     def until_left(self) -> Iterator[None]:
-        """What is open when this is left, since somebody asked for it or for a reason that is
-        known, was stopped. What nobody foresaw is left as it is, and counts when this process is
-        gone."""
+        """Note open recordings as stopped if the block is left on request or with a foreseen error.
+        After an unforeseen error they stay open and count as a death once this process is gone."""
         try:
             yield
         except BaseException as error:
@@ -94,11 +94,10 @@ class AttemptLog:
 
 
 def forget_gone(store: Attempts, station: str, root: Path, there: Collection[Path]) -> None:
-    """What was begun in vain of files that are no more, `there` being those that are, is at an end.
-    A disk that is away leaves an empty folder: that says nothing, unless something was taken out of
-    it since."""
+    """End the attempts at files that no longer exist; `there` are those that exist. An empty folder
+    proves nothing, since a disk may be unmounted, unless something was taken out of it since."""
     if store.reading(station):
-        AttemptLog(store, station)  # those who read may be gone
+        AttemptLog(store, station)  # settle the attempts of processes that are gone
     begun = store.begun_in_vain(station)
     names = {record_name(path, root) for path in there} if begun else set()
     for name, began in begun.items():
@@ -120,13 +119,13 @@ def _was_taken_out(root: Path, name: str, began: str) -> bool:
 
 
 def note_stop(database: Path) -> None:
-    """This process was told to stop, and what it reads does not follow: a disk or a lock holds it,
-    so that its record cannot be told. Raises OSError."""
+    """Note that this process was told to stop while a disk or a lock blocks it, so that the stop
+    cannot be written to the record. Raises OSError."""
     database.with_name(_STOPPED).write_text(this_process(), encoding="utf8")
 
 
 def _told_to_stop(database: Path) -> str | None:
-    """The last process that noted so."""
+    """The last process that `note_stop` noted; None if there is none."""
     try:
         return database.with_name(_STOPPED).read_text(encoding="utf8")
     except OSError:
@@ -136,15 +135,15 @@ def _told_to_stop(database: Path) -> str | None:
 def in_order(
     store: Attempts, station: str, root: Path, paths: Sequence[Path], resumes: bool
 ) -> list[Path]:
-    """The same recordings, those last at which the program died most often; and, where none goes on
-    where it was (`resumes`), those later that were left in the middle: nothing waits for them for
-    ever."""
+    """The recordings sorted by how often the program died at them, fewest first. Unless interrupted
+    recordings are resumed (`resumes`), those interrupted most often also come later, so that they
+    never block the others for good."""
     tried = store.tried(station)
     if not tried:
         return list(paths)
 
     def rank(path: Path) -> tuple[int, int]:
-        so_far = tried.get(record_name(path, root))
-        return (so_far.deaths, 0 if resumes else so_far.stops) if so_far else (0, 0)
+        attempts = tried.get(record_name(path, root))
+        return (attempts.deaths, 0 if resumes else attempts.stops) if attempts else (0, 0)
 
     return sorted(paths, key=rank)

@@ -32,9 +32,8 @@ from edge.types import (
 
 LOST = "the record was damaged: what it said of this time is lost"
 _SHORT_S = 0.001
-_CARD_AHEAD_MS = (
-    2_000  # by so much a card's crystal may have run ahead of the boot's clock in an hour, amply
-)
+# by so much a card's crystal may have run ahead of the boot's clock in an hour, amply
+_CARD_AHEAD_MS = 2_000
 _NO_BOOT = "unknown"  # of a machine that does not name its boots
 
 
@@ -93,9 +92,8 @@ class BootTable(Connection):
         with self._transaction():
             line = self.line(run.id)
             known = line or self.line_of_boot(run.boot)
-            if (
-                known is not None and known.known in KNOWN
-            ):  # since then a network or a person may have put it right
+            # since then a network or a person may have put it right
+            if known is not None and known.known in KNOWN:
                 run = replace(run, offset_ms=known.offset_ms, known=known.known)
             if line is None:
                 self._add_run(station, run, lost=False)
@@ -255,9 +253,8 @@ class BootTable(Connection):
             end_s = began_s if end_s is None else max(began_s, end_s)
             found.append(_Kept(run, source, boot, ms(begin_s), ms(end_s), *line))
         for number, (one, after) in enumerate(pairwise(found)):
-            if _goes_on(
-                one, after
-            ):  # a run has ended when the next begins, whatever its last row says
+            # a run has ended when the next begins, whatever its last row says
+            if _goes_on(one, after):
                 found[number] = replace(
                     one, end_ms=min(one.end_ms, max(one.begin_ms, after.begin_ms))
                 )

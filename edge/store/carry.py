@@ -9,11 +9,12 @@ from typing import Any
 
 from edge.store.connection import Connection
 
+# too many to be carried only since others may refer to them
 _MANY = (
     "recordings",
     "clips",
     "detections",
-)  # too many to be carried only since others may refer to them
+)
 _APART = ("recordings", "outbox", "counters")  # each in its own way; all others by their rows
 _COUNTED = {"messages created": "1", "messages sent": "state = 'sent'"} | {
     f"messages {state}": f"state = '{state}'" for state in ("dead", "dropped")
@@ -88,9 +89,8 @@ def carry(old: LostFile, new: Connection, since: Marks) -> int:
                 where = _effort_of(old, db, where)
             rows = _copy(old, db, table, where, "IGNORE" if table == "boots" else "REPLACE")
             carried += rows if table in ("detections", "effort", "gaps") else 0
-        db.execute(
-            "DELETE FROM clips_going WHERE path IN (SELECT path FROM clips)"
-        )  # it has a row here
+        # it has a row here
+        db.execute("DELETE FROM clips_going WHERE path IN (SELECT path FROM clips)")
         _carry_lines(old, db, _above("boots", since))
         db.execute(
             "UPDATE detections SET clip = NULL WHERE clip IS NOT NULL AND clip NOT IN (SELECT id "

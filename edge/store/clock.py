@@ -27,9 +27,8 @@ class Boot:
     stretches: int
     detections: int
     fixed_s: float  # by how much these rows were moved already
-    known: (
-        str  # how the boot's clock is known by now; of rows of before that was recorded their state
-    )
+    # how the boot's clock is known by now; of rows of before that was recorded their state
+    known: str
     steps: tuple[float, ...]  # seconds by which the wall clock was set during this boot
 
 

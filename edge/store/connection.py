@@ -28,17 +28,17 @@ _LEAVE_MS = 2000  # for others that still read a file that has lost its name
 _CANNOT_OPEN = 14  # SQLITE_CANTOPEN; Python before 3.11 tells no code
 _RIGHTS = (3, 8, _CANNOT_OPEN)  # forbidden, read-only
 _DAMAGE = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB
+# constraints of tables, and what is too large for a cell
 _OF_A_ROW = (
     sqlite3.IntegrityError,
     sqlite3.DataError,
-)  # constraints of tables, and what is too large for a cell
+)
 _OWN = {"recordings", "detections", "effort"}
 _DAMAGE_SAID = ("malformed", "not a database")  # where Python tells no code
 Open = TypeVar("Open", bound="Connection")
 
-suspected: set[Path] = (
-    set()
-)  # databases in which some thread of this process met damage; who repairs them looks here
+# databases in which some thread of this process met damage; who repairs them looks here
+suspected: set[Path] = set()
 
 
 def now_text() -> str:
@@ -127,9 +127,8 @@ class Connection:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._db.execute("PRAGMA foreign_keys = ON")
-            self._db.execute(
-                "SELECT count(*) FROM sqlite_master"
-            ).fetchone()  # its log is open from here on
+            # its log is open from here on
+            self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
             self._logs: dict[str, FileIdentity | None] = {
                 s: identity(beside(self.path, s)) for s in BESIDE
             }
@@ -185,9 +184,8 @@ class Connection:
         with suppress(sqlite3.Error):
             self._db.execute(f"PRAGMA busy_timeout = {_LEAVE_MS}")
             held = bool(self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
-        if (
-            held and self.is_same_file()
-        ):  # another log beside the same database: its rows are in ours alone
+        # another log beside the same database: its rows are in ours alone
+        if held and self.is_same_file():
             raise GoneError(
                 f"{self.path}: its log was deleted, and another program hinders that it is written "
                 f"back"

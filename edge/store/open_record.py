@@ -52,24 +52,20 @@ class OpenRecord:
         prepare: Callable[[Store], None] = lambda _: None,
     ) -> None:
         self.path = path
-        self.patience_s = (
-            BUSY_TIMEOUT_S  # with another writer's lock, of a store that is opened from now on
-        )
+        # with another writer's lock, of a store that is opened from now on
+        self.patience_s = BUSY_TIMEOUT_S
         self.again_s = AGAIN_S
         self.advice = ""
-        self.lost_rows = (
-            False  # a repair in this run could not read all: the time behind them is not "off"
-        )
+        # a repair in this run could not read all: the time behind them is not "off"
+        self.lost_rows = False
         self._enter = enter
         self._prepare = prepare
         self._store: Store | None = None
         self._file: OpenFile | None = None  # that the store is of
-        self._left: tuple[Store, OpenFile] | None = (
-            None  # a file that lost its name, until its rows are carried over
-        )
-        self._marks: dict[str, int] | None = (
-            None  # where the tables of the open file ended when this run opened it
-        )
+        # a file that lost its name, until its rows are carried over
+        self._left: tuple[Store, OpenFile] | None = None
+        # where the tables of the open file ended when this run opened it
+        self._marks: dict[str, int] | None = None
         self._happened: list[str] = []
 
     @property
@@ -211,9 +207,8 @@ class OpenRecord:
                 for name in ("page_count", "page_size")
             )
             free = shutil.disk_usage(self.path.parent).free
-            return bool(
-                free > 2 * pages * size + _SPARE_BYTES
-            )  # its rows, and the log through which they go
+            # its rows, and the log through which they go
+            return bool(free > 2 * pages * size + _SPARE_BYTES)
         return False
 
 

@@ -38,9 +38,8 @@ class Store(Files, LossTable):
         store.finish(recording.id, audio_s=60.0, windows=23, reason=None)
     """
 
-    _numbers_known = (
-        False  # whether this file's numbers of messages go on above all that were given
-    )
+    # whether this file's numbers of messages go on above all that were given
+    _numbers_known = False
 
     def add_bundle(self, bundle: Bundle, manifest: str) -> None:
         """Note the bundle in use and the names of its species."""
@@ -77,10 +76,11 @@ class Store(Files, LossTable):
             recording = self._on_its_line(recording)
             sql = "SELECT analysis, coalesce(start_utc, ?) FROM recordings WHERE id = ?"
             known = self._db.execute(sql, (utc_text(recording.start), recording.id)).fetchone()
+            # ids hang on the start, too
             if known and known != (
                 analysis,
                 utc_text(recording.start),
-            ):  # ids hang on the start, too
+            ):
                 self._replace(recording.id)
             if not goes_on:
                 self._forget_time(recording.id)

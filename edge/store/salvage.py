@@ -89,6 +89,7 @@ def damage_of(path: Path, thorough: bool = False) -> str | None:
     return None if found == "ok" else " ".join(found.split())
 
 
+# busy, locked, read-only, disk error, full, cannot open: the file may be sound
 _NOT_DAMAGE = {
     5,
     6,
@@ -96,7 +97,7 @@ _NOT_DAMAGE = {
     10,
     13,
     14,
-}  # busy, locked, read-only, disk error, full, cannot open: the file may be sound
+}
 
 
 def set_aside(path: Path) -> list[Path]:
@@ -248,9 +249,8 @@ def _copy_table(old: sqlite3.Connection, new: Connection, table: str) -> tuple[i
         return 0, False
     if not columns:
         return 0, True
-    numbered = any(
-        row[2] == "INTEGER" and row[5] and str(row[1]) in columns for row in known
-    )  # has its rowid
+    # has its rowid
+    numbered = any(row[2] == "INTEGER" and row[5] and str(row[1]) in columns for row in known)
     readable = ReadableRows(old, table, columns)
     marks = ", ".join("?" for _ in range(len(columns) + 1 - numbered))
     names = ", ".join(columns if numbered else ["rowid", *columns])

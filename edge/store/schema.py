@@ -263,12 +263,10 @@ def _views(db: Database) -> None:
 def recording_identity(db: Database) -> None:
     """Which file was which recording, and into which it has grown; reviews that outlive their
     detections."""
-    db.execute(
-        "ALTER TABLE recordings ADD COLUMN grown_into TEXT"
-    )  # id of the recording that has all of this one
-    db.execute(
-        "ALTER TABLE recordings ADD COLUMN note TEXT"
-    )  # on its sound, where nothing is lost: channels cancel
+    # id of the recording that has all of this one
+    db.execute("ALTER TABLE recordings ADD COLUMN grown_into TEXT")
+    # on its sound, where nothing is lost: channels cancel
+    db.execute("ALTER TABLE recordings ADD COLUMN note TEXT")
     db.execute("CREATE INDEX recordings_content ON recordings (sha256) WHERE sha256 IS NOT NULL")
     db.execute("""
         CREATE TABLE files (
@@ -295,9 +293,8 @@ def recording_identity(db: Database) -> None:
                d.offset_s
         FROM reviews_before v LEFT JOIN detections d ON d.id = v.detection""")
     db.execute("DROP TABLE reviews_before")
-    db.execute(
-        "CREATE TABLE clips_going (path TEXT PRIMARY KEY) STRICT"
-    )  # no rows any more, their files are to go
+    # no rows any more, their files are to go
+    db.execute("CREATE TABLE clips_going (path TEXT PRIMARY KEY) STRICT")
     db.execute("""
         UPDATE clips SET kept = 1
         WHERE id IN (SELECT d.clip FROM detections d JOIN reviews v ON v.detection = d.id)""")

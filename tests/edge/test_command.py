@@ -171,7 +171,7 @@ def test_a_slip_that_would_go_unnoticed_stops(
         ("state: expected a folder", True),
         ("members: found student", True),
         ("--cluster 10.0.0.1: no Ray cluster there", False),
-        ("/srv/bundle: another bundle than here", False),
+        ("/srv/bundle: the bundle on node a differs from the one here", False),
         ("/etc/x.yaml: station.id: missing", False),
         ("catboost is not installed", False),
     ],

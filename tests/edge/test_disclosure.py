@@ -323,8 +323,7 @@ def test_the_daemon_takes_a_sensitive_species_over_at_a_reload(
             os.kill(daemon.pid, signal.SIGHUP)
             assert daemon.stderr is not None
             assert any(
-                "not taken over: sensitive.species: expected codes" in line
-                for line in daemon.stderr
+                "not applied: sensitive.species: expected codes" in line for line in daemon.stderr
             )
             assert "52.1," in "".join(retained(mosquitto, meta))
         finally:

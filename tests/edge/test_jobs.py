@@ -107,9 +107,9 @@ def test_the_events_of_a_recording_come_in_order(archive: Path, station_yaml: St
     for path, mine in names.items():
         kinds = [type(event).__name__ for event in mine]
         if "bad" in path or "empty" in path:
-            assert kinds == ["Refused"]
+            assert kinds == ["RecordingRefusal"]
         else:
-            assert kinds == ["Begun", *["Found"] * (len(mine) - 2), "RecordingEnd"]
+            assert kinds == ["RecordingStart", *["BatchResult"] * (len(mine) - 2), "RecordingEnd"]
             last = mine[-1]
             assert isinstance(last, RecordingEnd)
             assert last.windows == max(event.windows for event in mine[1:-1])  # type: ignore[union-attr]
@@ -268,9 +268,9 @@ def test_recordings_whose_reader_dies_are_told_and_the_rest_goes_on(
 
     monkeypatch.setattr(cluster, "_read_there", deadly)
     events = list(cluster.ClusterReaders(nodes.address, config, bundle.id).events(tasks))
-    unread = [event for event in events if type(event).__name__ == "Unread"]
+    unread = [event for event in events if type(event).__name__ == "ReadFailure"]
     assert [event.task.name[:2] for event in unread] == ["02"]  # type: ignore[union-attr]
-    assert sum(type(event).__name__ == "Ended" for event in events) == 4
+    assert sum(type(event).__name__ == "RecordingEnd" for event in events) == 4
 
 
 @pytest.mark.slow
@@ -282,7 +282,8 @@ def test_a_cluster_refuses_what_it_cannot_do(
     config = load_config(station_yaml())
     tasks = [RecordingTask.of(path, path.name, "replay") for path in sorted(archive.glob("00*"))]
     with pytest.raises(
-        ConfigError, match=r"another bundle than here on node .*; all must see the same$"
+        ConfigError,
+        match=r"the bundle on node .* differs from the one here; all nodes need the same$",
     ) as told:
         list(cluster.ClusterReaders(nodes.address, config, "another").events(tasks))
     assert "\n" not in str(told.value)

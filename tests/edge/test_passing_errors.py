@@ -543,7 +543,7 @@ def test_files_that_wait_are_counted_and_stop_nobody(
     assert desk.until(
         lambda: bool(rows(watching, "SELECT 1 FROM recordings WHERE state = 'analysed'"))
     )
-    assert desk.watched.problem == f"1 file waits, as {NAME}: Input/output error"
+    assert desk.watched.problem == f"1 file waits, for example {NAME}: Input/output error"
     disk.is_whole()
     desk.watched._later.clear()
     assert desk.until(

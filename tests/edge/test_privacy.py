@@ -268,7 +268,7 @@ def test_a_detector_that_is_none_is_one_line_about_it(
     assert message.startswith(f"privacy.detector: {tmp_path / 'odd.onnx'}: ")
     assert words in message
     assert message.endswith(
-        "; name an ONNX network that takes what the bundle's take, or leave it out"
+        "; name an ONNX network with the same inputs as the bundle's networks, or leave it out"
     )
     assert "\n" not in message
 

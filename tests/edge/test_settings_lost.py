@@ -100,9 +100,7 @@ def test_what_protects_is_taken_away_by_its_default(
 ) -> None:
     before = read_settings(write(tmp_path, WHOLE))
     path = write(tmp_path, WHOLE.replace(gone, ""))
-    with pytest.raises(
-        ConfigError, match=f": {key}: was set before, found nothing now; .* its default"
-    ):
+    with pytest.raises(ConfigError, match=f": {key}: set before, now missing; .* its default"):
         read_again(path, before)
     path = write(tmp_path, WHOLE.replace(gone, written))
     reload = read_again(path, before)
@@ -157,7 +155,11 @@ def test_a_file_cut_at_any_line_is_refused_at_the_next_start(tmp_path: Path) -> 
         with pytest.raises(ConfigError, match=r"^[^\n]+$") as refused:
             read_at_start(write(tmp_path, text[:at]))
         said.append(str(refused.value))
-    of_a_cut = [line for line in said if "found no more than their beginning, without " in line]
+    of_a_cut = [
+        line
+        for line in said
+        if "found only the beginning of those of the last start, without " in line
+    ]
     assert len(of_a_cut) > len(cuts) / 2, "the others are no settings at all"
     assert "privacy.human" in said[cuts.index(text.index("privacy"))]
     for same in (text, text[:last], text[:last] + "# the", text[: last - 1]):
@@ -217,9 +219,9 @@ def test_a_running_station_keeps_what_it_has(
             assert until((path.parent / "health.json").exists, HANGS_S), log.read_text()
             whole = path.read_text()
             for text, said in (
-                ("", "settings not taken over: "),
-                (whole.replace(lines[3] + "\n", ""), "privacy.human: was set before"),
-                (whole.replace("all", "off"), "settings that change: privacy.human"),
+                ("", "settings not applied: "),
+                (whole.replace(lines[3] + "\n", ""), "privacy.human: set before"),
+                (whole.replace("all", "off"), "changed settings: privacy.human"),
             ):
                 path.write_text(text)
                 station.send_signal(signal.SIGHUP)
@@ -230,4 +232,4 @@ def test_a_running_station_keeps_what_it_has(
     path.write_text(text[: text.index("privacy:")])
     cut = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=HANGS_S)
     assert (cut.returncode, cut.stderr.count("\n")) == (78, 1), cut.stderr
-    assert f"{path}: expected the settings of the last start" in cut.stderr
+    assert f"{path}: expected complete settings" in cut.stderr

@@ -348,18 +348,16 @@ def test_a_reload_that_cannot_be_taken_changes_nothing(
             caplog.clear()
             config.write_text(f"{right}privacy: {{human: all, detector: {name}}}\n")
             run.station.reload()
-            until(
-                lambda: "settings not taken over: privacy.detector: " in caplog.text, "it says so"
-            )
+            until(lambda: "settings not applied: privacy.detector: " in caplog.text, "it says so")
         run.gets_on()
         config.write_text(f"{right}detect: {{threshold: 0.123}}\n")
         run.station.reload()
-        until(lambda: "settings read again" in caplog.text, "it reads them")
+        until(lambda: "settings reloaded" in caplog.text, "it reads them")
         low = "SELECT min(threshold) FROM detections"
         until(lambda: rows(run.config.database, low)[0][0] == pytest.approx(0.123), "it uses them")
         config.unlink()
         run.station.reload()
-        until(lambda: "settings not taken over: " in caplog.messages[-1], "there are none any more")
+        until(lambda: "settings not applied: " in caplog.messages[-1], "there are none any more")
         run.gets_on(1)
     assert run.error is None
     assert run.station.stuck == []
@@ -417,7 +415,7 @@ def test_a_thread_that_dies_ends_the_station_with_what_it_has_stored(
         run.thread.join(HANGS_S)
         assert isinstance(run.error, BirdstationError)
     assert run.error.exit_code == 1
-    assert "hearing: an error that nobody foresaw: ZeroDivisionError('strange')" in str(run.error)
+    assert "hearing: unexpected error: ZeroDivisionError('strange')" in str(run.error)
     assert "Traceback" in caplog.text
     ((analysed_s, state),) = rows(run.config.database, "SELECT audio_s, state FROM recordings")
     assert state == "analysed"

@@ -75,10 +75,8 @@ def test_by_hand_it_says_what_it_hears_and_that_it_stops(
             if "analysed" in line:
                 station.send_signal(signal.SIGINT)
         assert station.wait(timeout=HANGS_S) == 0
-    assert said[0].startswith(
-        f"station porch listens to recordings that come into {tmp_path / 'in'}"
-    )
-    assert said[1] == "Ctrl-C stops it\n"
+    assert said[0].startswith(f"station porch listens to recordings arriving in {tmp_path / 'in'}")
+    assert said[1] == "press Ctrl-C to stop\n"
     assert any(
         re.match(r"a_20190601_053000\.wav at 0\.0 s: Low Tooter \d\.\d\d$", line) for line in said
     )
@@ -170,7 +168,7 @@ def test_what_a_crash_left_of_a_clip_goes_and_the_log_says_so(
         house.reconcile()  # nothing is left to say
     assert not half.exists()
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith("clips: 0 rows without a file cleaned, 1 files without a row removed")
+    assert line.startswith("clips: 0 rows without a file cleared, 1 files without a row removed")
 
 
 @pytest.mark.parametrize(

@@ -166,10 +166,10 @@ def test_files_that_come_grow_and_change(tmp_path: Path, station_yaml: StationYa
         )
         config.write_text(config.read_text() + "detect: {threshold: 0.123}\n")
         process.send_signal(signal.SIGHUP)
-        assert until(lambda: "settings read again" in daemon.log.read_text(), PATIENCE_S)
+        assert until(lambda: "settings reloaded" in daemon.log.read_text(), PATIENCE_S)
         config.write_text(config.read_text() + "nonsense: 1\n")
         process.send_signal(signal.SIGHUP)
-        assert until(lambda: "settings not taken over" in daemon.log.read_text(), PATIENCE_S)
+        assert until(lambda: "settings not applied" in daemon.log.read_text(), PATIENCE_S)
         write_sound(folder / "later_20190607_053000.wav", song())
         assert daemon.comes("later_20190607_053000.wav")
     for name, threshold in (("moved", 0.5), ("later", 0.123)):
@@ -205,11 +205,11 @@ def test_settings_that_cannot_be_taken_over_change_nothing(
         ):
             config.write_text(right + f"privacy: {wrong}\n")
             process.send_signal(signal.SIGHUP)
-            said = partial(daemon.says, "settings not taken over: privacy.detector: ", count)
+            said = partial(daemon.says, "settings not applied: privacy.detector: ", count)
             assert until(said, PATIENCE_S)
         config.write_text(right + "detect: {threshold: 0.123}\n")
         process.send_signal(signal.SIGHUP)
-        assert until(lambda: "settings read again" in daemon.log.read_text(), PATIENCE_S)
+        assert until(lambda: "settings reloaded" in daemon.log.read_text(), PATIENCE_S)
         write_sound(folder / "later_20190607_053000.wav", song())
         assert daemon.comes("later_20190607_053000.wav")
     assert daemon.rows("SELECT DISTINCT round(threshold, 4) FROM detections") == [(0.123,)]
