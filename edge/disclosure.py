@@ -1,10 +1,10 @@
-"""What of a place may leave this station, and what of names that tell one: asked where a thing
-leaves, by all.
+"""The precision of places, and of names that contain them, in everything that leaves this station.
+Applied wherever something leaves.
 
-With `sensitive.species` set no message, clip or page tells a place finer than `sensitive.decimals`,
-of any species: who reads all of them would know the place from the others. What is in the record
-and in what waits for the broker is exact; it is asked when it is sent, so that a change of the
-settings holds for what was made before.
+With `sensitive.species` set, no message, clip or page gives a place finer than
+`sensitive.decimals`, for any species: a reader of all of them could infer the place from the
+others. The record and messages waiting for the broker are exact; the limit is applied on sending,
+so that a change of the settings also affects earlier messages.
 """
 
 import json
@@ -17,8 +17,7 @@ from edge.types import Place
 
 _EXACT = 6  # decimals of a degree: 0.1 m
 _DEGREES = ("latitude", "longitude")
-# Texts of messages that hold nothing but what the station itself makes; all others may hold names
-# of files.
+# Text fields of messages that the station itself fills; all others may contain names of files.
 _OURS = {
     "schema",
     "id",
@@ -30,8 +29,6 @@ _OURS = {
     "common_name",
     "bundle",
     "rule",
-}
-_OURS |= {
     "source",
     "time_source",
     "clock_state",
@@ -41,13 +38,15 @@ _OURS |= {
     "state",
     "runtime",
     "members",
+    "time_utc",
+    "last_sound_utc",
+    "last_detection_utc",
 }
-_OURS |= {"time_utc", "last_sound_utc", "last_detection_utc"}
 
 
 @dataclass(frozen=True)
 class Disclosure:
-    """What is told under one configuration; without one as little as can be."""
+    """Limits under one configuration; by default the strictest."""
 
     hides: bool = True  # sensitive species may live here
     message_decimals: int = 0  # of degrees
@@ -55,18 +54,18 @@ class Disclosure:
 
     @classmethod
     def of(cls, config: Config) -> "Disclosure":
-        """What these settings allow."""
+        """The limits of these settings."""
         hides = bool(config.sensitive.species)
         coarse = config.sensitive.decimals
         usual = config.mqtt.place_decimals if config.mqtt else 0
         return cls(hides, min(usual, coarse) if hides else usual, coarse if hides else _EXACT)
 
     def name(self, name: str) -> str:
-        """A path, or a text with paths in it, as it may be told."""
+        """A path, or a text with paths in it, as it may be disclosed."""
         return without_places(name) if self.hides else name
 
     def place(self, place: Place | None) -> tuple[float | None, float | None]:
-        """Latitude and longitude as messages may tell them."""
+        """Latitude and longitude as messages may give them."""
         if place is None:
             return None, None
         return round(place.latitude, self.message_decimals), round(
@@ -74,12 +73,15 @@ class Disclosure:
         )
 
     def clip_place(self, place: Place) -> str:
-        """Latitude and longitude as a clip may tell them."""
+        """Latitude and longitude as a clip may give them."""
         return f"{place.latitude:.{self.clip_decimals}f} {place.longitude:.{self.clip_decimals}f}"
 
     def payload(self, text: str) -> str:
-        """A message of the station as it may leave: whenever it was made, whatever it told then.
-        What is no object with a schema of ours goes as it is."""
+        """A message of the station as it may leave, whenever and with whatever precision it was
+        made.
+
+        Text that is not an object with a schema of ours stays unchanged.
+        """
         try:
             payload: Any = json.loads(text)
         except ValueError:

@@ -1,5 +1,5 @@
-"""Topics and payloads as docs/mqtt.md describes them. Within v1 fields are only ever added. Knows
-no connection."""
+"""Topics and payloads as described in docs/mqtt.md. Within v1 fields are only ever added. Knows no
+connection."""
 
 import json
 from dataclasses import dataclass
@@ -21,9 +21,11 @@ def topic_of(config: Config, name: str) -> str:
 def detection_message(
     detection: Detection, recording: RecordingRow, config: Config, bundle: Bundle
 ) -> Message:
-    """A detection for TOPIC/v1/STATION/detection, as it waits: exact. When it is sent, its times
-    are those that the record has by then, `seq` and `queued` come, and what of its place may leave
-    is asked (edge.disclosure)."""
+    """A detection for TOPIC/v1/STATION/detection, as it waits: with its exact place.
+
+    On sending, its times are updated from the record, `seq` and `queued` are added, and its place
+    is reduced to what may be disclosed (edge.disclosure).
+    """
     species = bundle.taxonomy[bundle.taxonomy.index(detection.species)]
     payload = {
         "schema": "detection/1",
@@ -64,7 +66,7 @@ class NumberedMessage:
     """A message with its number; its place is still exact."""
 
     payload: str
-    source: str | None  # of a detection; None: something else
+    source: str | None  # of a detection; None for other messages
 
 
 class FreshSpan(NamedTuple):
@@ -75,16 +77,20 @@ class FreshSpan(NamedTuple):
 
     @classmethod
     def of(cls, now: datetime, connected_s: float) -> "FreshSpan":
-        """Over a connection that has lasted so long. By a clock that says `now`: if it was set
-        since the connection began, or since a message was created, that is one moment of which
-        nothing is remembered."""
+        """The span for a connection that has lasted `connected_s`, at the time `now`.
+
+        `now` is the clock of this moment only: if the clock was set since the connection began, or
+        since a message was created, that is not taken into account.
+        """
         since = now - timedelta(seconds=min(QUEUED_S, connected_s))
         return cls(utc_text(since), utc_text(now + timedelta(seconds=QUEUED_S)))
 
 
 def stamp(message: QueuedMessage, fresh: FreshSpan) -> NumberedMessage:
-    """Add `seq`, `queued` (it is not `fresh`) and when its detection was, as that is known by now.
-    Payloads that are no object go as they are."""
+    """Add `seq`, `queued` (true unless it is `fresh`) and the present time of its detection.
+
+    Payloads that are not an object stay unchanged.
+    """
     try:
         payload: Any = json.loads(message.payload)
     except ValueError:

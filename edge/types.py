@@ -1,4 +1,4 @@
-"""The nouns that pass between the station's parts. Plain frozen data; knows no database, broker or
+"""The types that pass between the station's parts. Plain frozen data; knows no database, broker or
 network."""
 
 import uuid
@@ -13,32 +13,29 @@ from edge.contract.audio import Samples
 from edge.contract.blend import Scores
 from edge.contract.local_clock import LocalClock
 
-_NAMESPACE = uuid.UUID(
-    "6d1f6a5e-3a51-5f0c-9c57-6f1d1f0b8a11"
-)  # of birdstation's ids; never change it
+# Of birdstation's ids; never change it.
+_NAMESPACE = uuid.UUID("6d1f6a5e-3a51-5f0c-9c57-6f1d1f0b8a11")
 
 
 GapReason = Literal[
     "off",  # the station was not running
-    "schedule",  # the station rests by its schedule
-    "no device",  # the sound card is not there (yet)
-    "unplugged",  # it went away, or its driver gave up
-    "stalled",  # it is there, and delivers nothing
-    "constant",  # it delivers the same number for ever: a dead microphone
+    "schedule",  # the station paused by its schedule
+    "no device",  # the sound card was not found, or not yet
+    "unplugged",  # the sound card disappeared, or its driver gave up
+    "stalled",  # the sound card delivered nothing
+    "constant",  # the sound card delivered one constant value: a dead microphone
     "overflow",  # samples were lost between the card and this program
-    "overload",  # sound came faster than answers, the oldest went
-    "store",  # what was heard could not be stored for too long
+    "overload",  # sound came faster than it could be analysed; the oldest was dropped
+    "store",  # results could not be stored for too long
     "clock",  # the wall clock was set while listening
-    "damaged",  # of a recording: announced, but not to be decoded
-    "triggered",  # of a recording: below the recorder's trigger, it kept no sound
+    "damaged",  # in a recording: declared, but cannot be decoded
+    "triggered",  # in a recording: left out, being below the recorder's trigger
 ]
-DecidedBy = Literal["bag", "student"]  # whose scores a window has
-ClockState = Literal[
-    "synced", "rtc", "unsynced", "recorder"
-]  # recorder: of a file, nobody here can know
-Known = Literal[
-    "synced", "rtc", "unsynced", "recorder", "fixed"
-]  # fixed: by a person, with `clock fix`
+DecidedBy = Literal["bag", "student"]  # source of a window's scores; "bag" is the ensemble
+# recorder: a file's recorder, whose clock state is unknown
+ClockState = Literal["synced", "rtc", "unsynced", "recorder"]
+# fixed: by a person, with `clock fix`
+Known = Literal["synced", "rtc", "unsynced", "recorder", "fixed"]
 
 
 def stable_id(*parts: str) -> str:
@@ -47,7 +44,7 @@ def stable_id(*parts: str) -> str:
 
 
 def utc_text(moment: datetime) -> str:
-    """RFC 3339 in UTC with milliseconds, as rows and messages carry it."""
+    """RFC 3339 in UTC with milliseconds, as in rows and messages."""
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
@@ -74,53 +71,51 @@ class Place:
 class Chunk:
     """Unbroken sound from a live source."""
 
-    at_s: float  # monotonic clock at its first sample, counted by the sample clock
+    at_s: float  # monotonic clock at its first sample, by the sample count
     samples: Samples  # mono, RATE_HZ
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Sound that is missing, and why."""
+    """Missing sound, and the reason."""
 
-    at_s: float  # of a live source the monotonic clock, of a recording the time from its start
+    at_s: float  # monotonic clock of a live source; in a recording, time from its start
     seconds: float
     reason: GapReason
-    detail: str = ""  # the system's own words
+    detail: str = ""  # the system's message
 
 
 @dataclass(frozen=True)
 class WindowScores:
     """Scores of a batch of windows."""
 
-    # (networks loaded, windows, species); of each window alone; NaN: was not asked about this
-    # window
+    # (networks loaded, windows, species), without neighbours; NaN: not run on this window
     members: Scores
-    acoustic: Scores  # (windows, species); smoothed with the neighbours where the bundle says so
-    blended: Scores  # (windows, species); equals acoustic where there is no prior
+    acoustic: Scores  # (windows, species); smoothed with neighbours if the bundle does so
+    blended: Scores  # (windows, species); equals acoustic without a prior
     decided_by: tuple[DecidedBy, ...]  # (windows,)
 
 
 @dataclass(frozen=True)
 class FileState:
-    """What tells one state of a file from another without reading all of it."""
+    """The state of a file, for comparison without reading all of it."""
 
     bytes: int
     mtime_ns: int
-    ctime_ns: int  # of FAT no more than when the file was made, and in steps of two seconds or none
-    sample: str  # of its content: sums of a few blocks, as edge.capture.content takes them
-    body_end: int = (
-        0  # where all of it but its ends, and the zeros before the end, ends; 0: it was not read
-    )
-    body_sum: int = 0  # of that
+    ctime_ns: int  # on FAT only the time of creation, in steps of two seconds or constant
+    sample: str  # checksums of a few blocks, as edge.capture.content computes them
+    # end of its body, without the zeros at the body's end; 0: it was not read
+    body_end: int = 0
+    body_sum: int = 0  # checksum of the body up to there
 
 
 @dataclass(frozen=True)
 class RecordingRow:
-    """An unbroken stretch of sound: a file that came in, or what the microphone heard, an hour of
-    it at most. What it is, when it began, where it was made."""
+    """An unbroken stretch of sound: a file, or at most an hour of a microphone's sound. With its
+    identity, time and place."""
 
     id: str
-    # of a file: relative to its folder, with forward slashes; of live sound: source and start
+    # file: relative to its folder, with forward slashes; live sound: source and start
     path: str
     bytes: int
     mtime_ns: int
@@ -132,17 +127,16 @@ class RecordingRow:
     place: Place | None
     source: str = "replay"  # replay, folder or microphone
     clock_state: ClockState = "recorder"
-    boot: str | None = None  # of live sound: the boot of this machine whose clock stamped it
+    boot: str | None = None  # live sound: the boot of this machine whose clock stamped it
     zone: tzinfo | None = None  # the station's; None: the offset holds for all of it
-    run: str | None = (
-        None  # of live sound: the run of the station, whose line says when `boot_s` was
-    )
+    # live sound: the run of the station, whose line gives the time of `boot_s`
+    run: str | None = None
     boot_s: float | None = None  # CLOCK_BOOTTIME at the start
-    told_as: str | None = None  # of a file: another name of the recording, which told when it began
+    told_as: str | None = None  # file: another name of the recording, which gave its start
 
     @property
     def known_as(self) -> str:
-        """The path by which the record and messages name it."""
+        """Its path in the record and in messages."""
         return self.told_as or self.path
 
     @property
@@ -153,7 +147,7 @@ class RecordingRow:
 
 @dataclass(frozen=True)
 class Detection:
-    """A species heard in one window, with all that led to the decision."""
+    """A species detected in one window, with everything that led to the decision."""
 
     id: str
     recording_id: str
@@ -161,25 +155,22 @@ class Detection:
     end: datetime
     offset_s: float  # from the start of the recording
     species: str
-    score: float  # blended; what the threshold was compared with
-    # smoothed with the neighbours where the bundle says so; equals score where there is no prior
+    score: float  # blended; compared with the threshold
+    # smoothed with neighbours if the bundle does so; equals score without a prior
     acoustic: float
     prior: float | None  # None: no place, or the prior is off
     threshold: float
     rule: str
-    member_low: (
-        float  # lowest and highest score among the members for this window alone, before smoothing
-    )
+    # lowest and highest score of a member for this window, without neighbours
+    member_low: float
     member_high: float
     level_dbfs: float | None  # None: digital silence
-    members: tuple[
-        float | None, ...
-    ] = ()  # score of each loaded network for this window alone, in the bundle's order,
-    # the student's last; None: it was not asked
-    runner_ups: tuple[
-        tuple[str, float], ...
-    ] = ()  # the next best species of the window with their blended scores
-    # step of the overload ladder: 0 none, 1 no overlap, 2 one member per kind, or the student alone
+    # score of each loaded network for this window, without neighbours, in the bundle's order, the
+    # student's last; None: not run
+    members: tuple[float | None, ...] = ()
+    # the next best species of the window with their blended scores
+    runner_ups: tuple[tuple[str, float], ...] = ()
+    # load level: 0 none, 1 no overlap, 2 one member per kind, or the student alone
     shed: int = 0
     decided_by: DecidedBy = "bag"
     utc_offset_minutes: int = 0  # of the clock at the place, at the start
@@ -195,22 +186,22 @@ class ClipRow:
     start: datetime  # aware UTC
     seconds: float
     bytes: int
-    offset_s: float | None = None  # from the start of its recording, if that is known
+    offset_s: float | None = None  # from the start of its recording, if known
 
 
 @dataclass(frozen=True)
 class StoredClip:
-    """A clip as those see it who decide whether it goes."""
+    """A clip as seen by retention, which decides whether it is deleted."""
 
     id: str
     path: str  # relative to the clips' folder, with forward slashes
-    since_utc: str  # when it was recorded or saved, whichever is later
+    since_utc: str  # time of recording or saving, whichever is later
     bytes: int
 
 
 @dataclass(frozen=True)
 class Message:
-    """What goes to the broker: stored with its detection, sent until acknowledged."""
+    """A message for the broker: stored with its detection, sent until acknowledged."""
 
     id: str
     topic: str
@@ -221,17 +212,16 @@ class Message:
 class QueuedMessage:
     """A message in the outbox."""
 
-    seq: int  # grows from message to message of this station
+    seq: int  # ascending over all messages of this station
     topic: str
     payload: str
     created_utc: str
-    lies: "DetectionTime | None" = (
-        None  # of a detection, by now: its clock may have been put right since
-    )
+    # present time of a detection, whose clock may have been corrected since
+    lies: "DetectionTime | None" = None
 
 
 class DetectionTime(NamedTuple):
-    """When a detection is, as the record has it."""
+    """Time of a detection, according to the record."""
 
     start_utc: str
     end_utc: str
@@ -251,36 +241,35 @@ class Outbox(Protocol):
     ) -> None: ...
 
     def is_named_file(self) -> bool:
-        """Whether the open file is still the one of that name; True where that cannot be seen."""
+        """True if the open file is still the one of its name, or if that cannot be determined."""
 
     def waiting(self, after: int, limit: int) -> list["QueuedMessage"]:
-        """Messages not yet acknowledged, oldest first, with seq above `after`; all of them are on
-        the disk."""
+        """Unacknowledged messages with seq above `after`, oldest first; all of them are on disk."""
 
     def waiting_count(self) -> int:
-        """How many messages no broker has acknowledged yet."""
+        """Number of messages that no broker has acknowledged yet."""
 
     def mark_sent(self, seqs: Sequence[int]) -> None:
-        """The broker has acknowledged these."""
+        """Note that the broker has acknowledged these messages."""
 
     def refused(self, seq: int, reason: str, attempts_max: int) -> bool:
-        """The broker said no to this one; True if it was that often that it is set aside for
+        """Note that the broker refused a message; True if that was often enough to set it aside for
         good."""
 
     def bound(self, waiting_max: int, after: int = 0) -> int:
-        """Drop the oldest beyond so many, but none up to seq `after`; returns how many went."""
+        """Drop the oldest messages beyond `waiting_max`, but none up to seq `after`; returns how
+        many."""
 
     def counts(self) -> dict[str, int]:
-        """created, sent, waiting, dropped and dead at one moment; the first is the sum of the
-        others."""
+        """Numbers created, sent, waiting, dropped and dead at one moment; the first is the sum of
+        the others."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long one stretch was analysed in one hour of the clock at the place, at one step of the
-    overload ladder."""
+    """Time analysed of one stretch, in one hour of the local clock and at one load level."""
 
-    hour: datetime  # aware UTC: when that hour began, or the change of the clock inside it
+    hour: datetime  # aware UTC: start of that hour, or of the part after a clock change in it
     analysed_s: float
     shed: int = 0
     utc_offset_minutes: int = 0  # of that hour
@@ -296,17 +285,15 @@ class GapRow:
     seconds: float
     reason: GapReason
     detail: str = ""
-    recording_id: str | None = None  # of the file that is damaged; None: of a live source
+    recording_id: str | None = None  # of the damaged file; None: a live source
     utc_offset_minutes: int = 0  # of the clock at the place, at the start
     clock_state: ClockState = "recorder"
     boot: str | None = None
     zone: tzinfo | None = None  # the station's; None: the offset holds for all of it
-    run: str | None = (
-        None  # of a live source: the run of the station, whose line says when `boot_s` was
-    )
-    boot_s: float | None = (
-        None  # CLOCK_BOOTTIME at the start; None with a run: the time before it began
-    )
+    # live source: the run of the station, whose line gives the time of `boot_s`
+    run: str | None = None
+    # CLOCK_BOOTTIME at the start; None with a run: the time before the run began
+    boot_s: float | None = None
 
     @property
     def local(self) -> LocalClock:
@@ -314,9 +301,11 @@ class GapRow:
         return LocalClock(self.zone, self.utc_offset_minutes)
 
     def at_one_offset(self) -> list["GapRow"]:
-        """The gap, cut where the clock at the place is changed. The first piece keeps the id; ids
-        depend on the start alone, so that a gap which goes on gives the same pieces again, the last
-        one longer."""
+        """The gap, divided at changes of the local clock.
+
+        The first piece keeps the id. Ids depend on the start alone, so that a gap that continues
+        gives the same pieces again, with a longer last one.
+        """
         return [
             replace(
                 self,
@@ -334,8 +323,8 @@ class GapRow:
 
 @dataclass(frozen=True)
 class StationRun:
-    """One run of the station in one boot of its machine, and what its clock says of when that
-    was."""
+    """One run of the station within one boot of its machine, and its time according to the
+    clock."""
 
     id: str
     source: str  # microphone or folder
@@ -348,7 +337,7 @@ class StationRun:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one recording ended, as one file of it was looked at."""
+    """Result of one recording, for one of its files."""
 
     path: str
     bytes: int
@@ -357,6 +346,6 @@ class Outcome:
     audio_s: float
     windows: int
     new_detections: int
-    # it had ended so before, in an earlier run or under another name; nothing was done now
+    # result of an earlier run, or of another name; nothing was done now
     earlier: bool
     recording: str | None  # its id; None: it could not be read

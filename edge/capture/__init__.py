@@ -1,1 +1,1 @@
-"""Sound from outside: recordings and when they began. Knows no model and no store."""
+"""Sound from outside: recordings, sound cards and start times. Knows no model and no store."""

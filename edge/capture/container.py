@@ -1,5 +1,5 @@
-"""What a recording file is: opening it, what its header says, the limits of what is taken, and the
-words of a refusal.
+"""Recording files: opening one, reading its header, the limits on what is accepted, and the wording
+of a refusal.
 
 Does not know where in the file the sound lies (parts.py), what becomes of the samples
 (recording.py), when or where the sound was recorded (start_time.py), or which files a folder holds.
@@ -26,7 +26,7 @@ RATE_HZ_MIN = 1_000
 RATE_HZ_MAX = 1_000_000
 DURATION_S_MIN = 0.1  # four columns of the log-mel image
 
-# What people have and libsndfile cannot read.
+# Audio formats in common use that libsndfile cannot read.
 # fmt: off
 FOREIGN_SUFFIXES = frozenset((
     ".m4a", ".m4b", ".mp4", ".3gp", ".aac", ".wma", ".asf", ".ape", ".wv", ".wvc", ".tta", ".tak",
@@ -36,7 +36,7 @@ FOREIGN_SUFFIXES = frozenset((
 
 _FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "CAF", "AU", "FLAC", "OGG", "MP3"})
 
-# The first bytes of what libsndfile cannot read, and what to call it.
+# Offset and magic bytes of formats that libsndfile cannot read, and their names.
 _FOREIGN: tuple[tuple[int, bytes, str], ...] = (
     (4, b"ftyp", "MPEG-4/AAC"),
     (0, b"\xff\xf1", "AAC"),
@@ -73,12 +73,12 @@ _NOT_AUDIO: tuple[tuple[bytes, str], ...] = (
 
 @dataclass(frozen=True)
 class ContainerHeader:
-    """What a file's header says of itself."""
+    """Properties that a file's header declares."""
 
     path: Path
     rate_hz: int
     channels: int
-    frames: int | None  # samples per channel as announced; None where the container does not say
+    frames: int | None  # samples per channel as declared; None where the container does not say
     format: str  # libsndfile's major format: WAV, FLAC, OGG, MP3 ...
     subtype: str  # PCM_16, VORBIS, MPEG_LAYER_III ...
 
@@ -88,14 +88,17 @@ class ContainerHeader:
 
 
 def open_file(path: Path, pulse: Pulse = no_pulse) -> PulsedFile:
-    """A recording's file, to be read. `pulse` as for Opened. RecordingError says why it can be
-    none, UnreadError why it cannot be opened now."""
+    """Open a recording's file for reading; `pulse` is as for PulsedFile.
+
+    Raises RecordingError if it cannot be a recording, UnreadError if it cannot be opened at the
+    moment.
+    """
     try:
         if path.is_dir():
-            next(path.iterdir(), None)  # a folder that may not be listed says why here
+            next(path.iterdir(), None)  # raises OSError if the folder may not be listed
             raise RecordingError(path, "a folder, not a recording")
         file = PulsedFile(path, pulse)
-    except ValueError as error:  # no name of a file
+    except ValueError as error:  # not a valid file name
         raise RecordingError(path, f"cannot be opened: {error_line(error)}") from None
     except OSError as error:
         raise UnreadError(path, "cannot be opened", error) from None
@@ -112,7 +115,7 @@ def open_file(path: Path, pulse: Pulse = no_pulse) -> PulsedFile:
 
 
 def first_part(path: Path, file: BinaryIO) -> SoundPart:
-    """The recording with which the file begins, behind tags and junk, before its first sample."""
+    """The recording at the beginning of the file, behind tags and junk, before its first sample."""
     try:
         head = pread(file, HEAD_BYTES, id3_end(file, 0))
         return SoundPart(
@@ -123,7 +126,7 @@ def first_part(path: Path, file: BinaryIO) -> SoundPart:
 
 
 def header_of(path: Path, file: BinaryIO, part: SoundPart) -> ContainerHeader:
-    """What the first part's header says, checked against the limits."""
+    """The header of the first part, checked against the limits. Raises RecordingError."""
     sound = part.sound
     frames = part.frames
     reason = None
@@ -134,7 +137,7 @@ def header_of(path: Path, file: BinaryIO, part: SoundPart) -> ContainerHeader:
     elif not RATE_HZ_MIN <= sound.samplerate <= RATE_HZ_MAX:
         reason = f"sample rate of {sound.samplerate} Hz; {RATE_HZ_MIN} to {RATE_HZ_MAX} can be read"
     elif frames is not None and frames < DURATION_S_MIN * sound.samplerate:
-        more = part.certain is None or may_be_folded(path, file, sound)  # only reading tells
+        more = part.certain is None or may_be_folded(path, file, sound)  # only reading can tell
         reason = None if more else too_short(frames / sound.samplerate)
     if reason is not None:
         raise RecordingError(path, reason)

@@ -1,8 +1,8 @@
-"""Whether a file is what it was, without reading all of it, and whether it has grown out of what it
-was.
+"""Comparison of file states without reading whole files: unchanged, grown, or replaced.
 
-A sample is the sums of a few blocks: the first and the last 4 KiB, and blocks further and further
-apart between. What was read once for its digest has a sum of its body, too. Knows no sound.
+A fingerprint holds checksums of a few blocks: the first and the last 4 KiB, and blocks in between
+at growing distances. A file that was read once for its digest also has a checksum of its body.
+Knows no sound.
 """
 
 import hashlib
@@ -16,25 +16,25 @@ from edge.capture.opened import PulsedFile, pread
 from edge.types import FileState
 
 _END_BYTES = 4096  # at both ends
+# least file size, block length, first offset, factor from each offset to the next
 _BLOCKS = (
     (16_384, 4096, 4096, 4),
     (0, 256, 512, 2),
-)  # for files from so many bytes: block, first offset, its factor
+)
 _PIECE_BYTES = 1 << 20
 _SUM = "08x"
-_TIME_NS_MAX = (
-    2**63 - 1
-)  # a row can hold no later time; a broken clock may have written the year 2400
+# The latest time that a row can hold; a broken clock may have written the year 2400.
+_TIME_NS_MAX = 2**63 - 1
 
 
 def state_of(path: Path) -> FileState:
-    """A look at a file: one stat, and 30 KB of an hour of sound. Raises OSError."""
+    """The state of a file: one stat and about 30 KB read of an hour of sound. Raises OSError."""
     with PulsedFile(path) as file:
         return state_of_opened(file)
 
 
 def state_of_opened(file: PulsedFile) -> FileState:
-    """The same of a file that is open, as long as it was when it was opened. Raises OSError."""
+    """The state of an open file, up to the length that it had when opened. Raises OSError."""
     stat = os.fstat(file.fileno())
     size = file.bytes
     spans = [(0, _END_BYTES), *_blocks(size), (max(0, size - _END_BYTES), _END_BYTES)]
@@ -43,7 +43,7 @@ def state_of_opened(file: PulsedFile) -> FileState:
 
 
 def read_once(file: PulsedFile, state: FileState) -> tuple[str, FileState]:
-    """SHA-256 of a file, and its state with the sum of its body. Raises OSError."""
+    """SHA-256 of a file, and its state with the checksum of its body. Raises OSError."""
     digest = hashlib.sha256()
     sum_ = 0
     body_end = 0
@@ -63,8 +63,11 @@ def read_once(file: PulsedFile, state: FileState) -> tuple[str, FileState]:
 
 
 def still_holds(file: PulsedFile, state: FileState, digest: str) -> bool:
-    """Whether a file holds, up to the length that it had when it was opened, what `read_once` read
-    of it. Reads it again only where its size or its time have changed. Raises OSError."""
+    """True if a file, up to the length that it had when it was opened, still holds what `read_once`
+    read of it.
+
+    Reads it again only if its size or modification time has changed. Raises OSError.
+    """
     stat = os.fstat(file.fileno())
     if (stat.st_size, _bounded(stat.st_mtime_ns)) == (state.bytes, state.mtime_ns):
         return True
@@ -72,19 +75,20 @@ def still_holds(file: PulsedFile, state: FileState, digest: str) -> bool:
 
 
 def continues(file: PulsedFile, earlier: FileState) -> bool | None:
-    """Whether a file holds what an `earlier` file held, and perhaps more: all is equal but the
-    ends, since a header is written anew when a recording is closed. None: there is nothing but
-    zeros between, so nothing can be said. Reads that much of the file if the blocks of the sample
-    are equal. Raises OSError."""
+    """True if a file holds the content of an `earlier` state, and perhaps more.
+
+    The ends may differ, since a header is rewritten when a recording is closed. None if there are
+    only zeros between them, which prove nothing. Reads the file up to the earlier length if the
+    sampled blocks agree. Raises OSError.
+    """
     spans = list(_blocks(earlier.bytes))
     sums = [int(earlier.sample[at : at + 8], 16) for at in range(8, 8 + 8 * len(spans), 8)]
     if not earlier.body_end:
         return None
     if file.bytes < earlier.bytes:
         return False
-    for span, sum_ in zip(
-        spans, sums, strict=True
-    ):  # zeros may be room that was set aside for sound
+    for span, sum_ in zip(spans, sums, strict=True):
+        # zeros may be space that was reserved for sound
         if sum_ not in (_sum(file, *span), zlib.crc32(bytes(span[1]))):
             return False
     at = _body(earlier.bytes)[0]
@@ -93,20 +97,20 @@ def continues(file: PulsedFile, earlier: FileState) -> bool | None:
         piece := pread(file, min(_PIECE_BYTES, earlier.body_end - at), at)
     ):
         sum_ = zlib.crc32(piece, sum_)
-        at = at + len(piece)
+        at += len(piece)
     return sum_ == earlier.body_sum
 
 
 def _body(size: int) -> tuple[int, int]:
-    """From where to where a file of so many bytes is neither header nor what is added at its
-    end."""
+    """Start and end of the body of a file of `size` bytes: behind the header, before what is
+    appended at the end."""
     block, first = next((block, first) for least, block, first, _ in _BLOCKS if size >= least)
     return first, max(first, size - block)
 
 
 def _blocks(size: int) -> Iterator[tuple[int, int]]:
-    """Offset and length of whole blocks within a file of so many bytes, so that a file that has
-    grown has them too."""
+    """Offsets and lengths of sampled blocks that lie wholly in `size` bytes, so that a grown file
+    has them too."""
     block, at, factor = next(rest for least, *rest in _BLOCKS if size >= least)
     while at + block <= size:
         yield at, block

@@ -1,9 +1,9 @@
-"""When and where a recording was made, as its file's name alone tells. Knows no file, no zone and
-no clock.
+"""Time and place of a recording as its file name gives them. Knows no file, no time zone and no
+clock.
 
-A time has a date and behind it a clock, to the minute at least; a date alone is a day without an
-hour. What may as well be a counter is no clock. Where day and month could be either, or the clock
-cannot be, nothing is told.
+A time is a date followed by a clock time, to the minute at least; a date alone is a day without an
+hour. Digits that may just as well be a counter are not a clock time. Where day and month could be
+swapped, or the clock time is impossible, there is no result.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from edge.capture.written import Degrees, Stamp, checked_place, place, stamp
 
 Plausible = Callable[[Stamp], bool]
 
-YEAR_MIN = 1990  # clocks that were never set say 1970 or 1980
+YEAR_MIN = 1990  # clocks that were never set show 1970 or 1980
 
 
 def name_time(stem: str, plausible: Plausible) -> Stamp | None:
-    """The first plausible time in a file name without its suffix; else the first date, if no clock
-    stands behind it."""
+    """The first plausible time in a file name without its suffix; else the first date that no clock
+    time follows."""
     stem = _tidy(stem)
     for patterns in (_TIMES, _SHORT_TIMES):
         found, clock_seen = _first_time(stem, patterns, plausible)
@@ -35,7 +35,8 @@ def name_time(stem: str, plausible: Plausible) -> Stamp | None:
 
 
 def name_place(stem: str) -> Degrees | None:
-    """Frontier Labs writes `[-27.3866 152.8761]` or, as ISO 6709 has it, `_-12.34567+78.98102`."""
+    """Latitude and longitude in a file name: `[-27.3866 152.8761]` as Frontier Labs writes it, or
+    ISO 6709 as in `_-12.34567+78.98102`."""
     stem = _tidy(stem)
     for match in _BRACKETS.finditer(stem):
         if found := place(match.group(1) or match.group(2)):
@@ -52,8 +53,7 @@ def name_place(stem: str) -> Degrees | None:
 
 
 def place_spans(text: str) -> Iterator[tuple[int, int]]:
-    """Where in a text stands what `name_place` would read as a place: from and to, of a text of the
-    same length."""
+    """Start and end of each part of a text that `name_place` would read as a place."""
     tidy = text.translate(LOOKALIKES)
     for pattern in (_BRACKETS, _SIGNED):
         for match in pattern.finditer(tidy):
@@ -61,21 +61,22 @@ def place_spans(text: str) -> Iterator[tuple[int, int]]:
 
 
 def name_site(stem: str) -> str | None:
-    """Of BirdCLEF names `<id>_<SITE>_<YYYYMMDD>`."""
+    """The site in BirdCLEF names `<id>_<SITE>_<YYYYMMDD>`."""
     match = _SITE.fullmatch(stem)
     return match.group(1) if match else None
 
 
 def told_by_name(stem: str) -> str:
-    """Time and place as the name alone tells them, the same for all names that tell the same; "" if
-    it tells none.
+    """Time and place of a file name in a canonical form: equal for all names that say the same, ""
+    if there is neither.
 
-    A time is as it was written, with an offset only where the name has one: no setting is in it.
-    What stands around time and place does not count.
+    A time is given as written, with an offset only if the name has one, so that no setting affects
+    it. Text around time and place does not count.
 
-    >>> told_by_name("dawn 20240512_060000"), told_by_name("20240512T0600+0200_REC"),
-    told_by_name("10_COR_20190904") ('2024-05-12T06:00:00', '2024-05-12T06:00:00+02:00', '2019-09-04
-    COR')
+    >>> told_by_name("dawn 20240512_060000"), told_by_name("20240512T0600+0200_REC")
+    ('2024-05-12T06:00:00', '2024-05-12T06:00:00+02:00')
+    >>> told_by_name("10_COR_20190904")
+    '2019-09-04 COR'
     """
     parts = []
     if time := name_time(stem, lambda found: found.time.year >= YEAR_MIN):
@@ -88,8 +89,10 @@ def told_by_name(stem: str) -> str:
 
 
 def told_agree(told: str, other: str, zone: tzinfo | None) -> bool:
-    """Whether what two names told may be of one recording: what both tell is the same. A clock
-    without an offset is read in `zone`, in UTC without one.
+    """True if two results of `told_by_name` may describe one recording: everything that both give
+    is equal.
+
+    A clock time without an offset is read in `zone`, or in UTC without one.
 
     >>> told_agree("2024-05-12T04:00:00", "2024-05-12T04:00:00+00:00 52.100000 13.400000", None)
     True
@@ -102,8 +105,8 @@ def told_agree(told: str, other: str, zone: tzinfo | None) -> bool:
 
 
 def tells_more(told: str, other: str) -> bool:
-    """Whether of two that agree the first tells more: the hour, or all that the other tells and a
-    place besides."""
+    """True if, of two results that agree, the first says more: the hour, or everything in the other
+    and a place as well."""
     (time, *rest), (other_time, *other_rest) = _parts(told), _parts(other)
     if len(time) != len(other_time) and not (len(time) > 10 and len(other_time) > 10):
         return len(time) > len(other_time)
@@ -123,21 +126,20 @@ def _same_time(time: str, other: str, zone: tzinfo | None) -> bool:
     moments = [datetime.fromisoformat(text) for text in (time, other)]
     if len(time) > 10 and len(other) > 10:
         one, two = (m if m.tzinfo else m.replace(tzinfo=zone or timezone.utc) for m in moments)
-        return one - two == timedelta(0)  # which has no bounds, and no hour that it calls neither
+        return one - two == timedelta(0)  # neither overflows nor depends on repeated hours
     days = [{m.date()} for m in moments]
     with suppress(OverflowError):  # the year 9999
         days = [
             day | {m.astimezone(zone).date()} if m.tzinfo and zone else day
             for day, m in zip(days, moments, strict=True)
         ]
-    return bool(
-        days[0] & days[1]
-    )  # of a date alone, the clock of the name's own offset or the station's may be meant
+    # a date alone may be by the clock of the name's own offset or by the station's
+    return bool(days[0] & days[1])
 
 
 def _tidy(stem: str) -> str:
-    """With plain spaces, colons and hyphens for what looks like them; some Frontier Labs recorders
-    wrote ` 7T` for `07T`."""
+    """The name with plain spaces, colons and hyphens instead of their look-alikes. Some Frontier
+    Labs recorders wrote ` 7T` for `07T`, which is corrected."""
     return re.sub(
         r"(?<!\d)(\d{6}) (\dT\d{4})", r"\g<1>0\2", stem.translate(LOOKALIKES), flags=re.ASCII
     )
@@ -146,8 +148,8 @@ def _tidy(stem: str) -> str:
 def _first_time(
     stem: str, patterns: Iterable[re.Pattern[str]], plausible: Plausible
 ) -> tuple[Stamp | None, bool]:
-    """The first plausible time, and whether any plausible day has something like a clock behind
-    it."""
+    """The first plausible time, and whether a plausible date is followed by anything like a clock
+    time."""
     times: list[tuple[int, Stamp]] = []
     clock_seen = False
     for pattern in patterns:
@@ -178,28 +180,28 @@ def _day(match: re.Match[str]) -> Stamp | None:
 
 
 def _day_first(first: int, second: int, year: str, dots: bool) -> Stamp | None:
-    """`12.05.2024` is 12 May. With other signs it may be 5 December as well: only days beyond the
-    12th are told."""
+    """`12.05.2024` is 12 May. With other separators it could be 5 December as well, so that only
+    days after the 12th are accepted."""
     if dots or first > 12 or first == second:
         return stamp(f"{year}{second:02}{first:02}", "")
     return stamp(f"{year}{first:02}{second:02}", "") if second > 12 else None
 
 
 def _clock(match: re.Match[str]) -> str:
-    """The clock as four or six digits; nothing where it is none after all: 20240512_1500Hz,
-    2024-05-12_6.23."""
+    """The clock time as four or six digits; "" where the digits are something else, as in
+    20240512_1500Hz or 2024-05-12_6.23."""
     clock = _digits(match["clock"])
     if len(clock) == 3 and match["clock"][1] == "." and not match["half"]:
         return ""
     behind = match.string[match.end() : match.end() + 1]
-    if len(clock) < 5 and behind.isalnum() and behind != "T":  # AudioMoth's T stands behind any
+    if len(clock) < 5 and behind.isalnum() and behind != "T":  # AudioMoth's T may follow any time
         return ""
     return clock.zfill(len(clock) + len(clock) % 2)
 
 
 def _time(day: Stamp, clock: str, match: re.Match[str]) -> Stamp | None:
     short = len(_digits(match["date"])) == 6
-    if short and len(clock) == 4 and clock[:2] == "00":  # Tascam counts: 240512_0001
+    if short and len(clock) == 4 and clock[:2] == "00":  # Tascam's counter: 240512_0001
         return None
     hour = int(clock[:2])
     half = (match["half"] or "").upper()
@@ -212,8 +214,8 @@ def _time(day: Stamp, clock: str, match: re.Match[str]) -> Stamp | None:
 
 
 def _offset(match: re.Match[str]) -> str:
-    """`Z`, `+0200` or nothing. A minus right behind the clock is a sign only where a T stands
-    before it: elsewhere -0700 may be a serial."""
+    """`Z`, `+0200` or "". A minus directly behind the clock time is a sign only if a T precedes the
+    clock time: elsewhere -0700 may be a serial number."""
     written = match["zone"] or ""
     if written[:1] == "-" and match["between"] != "T":
         return ""
@@ -222,8 +224,8 @@ def _offset(match: re.Match[str]) -> str:
 
 
 def _seconds_since_1970(stem: str, plausible: Plausible) -> Stamp | None:
-    """A name of nothing else: AudioMoth 1.0 wrote 5AFCD4F4.WAV, programs write ten digits, or 13
-    with milliseconds."""
+    """The time of a name that is nothing but Unix seconds: AudioMoth 1.0 wrote 5AFCD4F4.WAV,
+    programs write ten digits, or 13 with milliseconds."""
     if _HEX_SECONDS.fullmatch(stem):
         time = datetime.fromtimestamp(int(stem, 16), timezone.utc)
     elif _SECONDS.fullmatch(stem):
@@ -249,7 +251,8 @@ _BRACKETS = re.compile(
     r"-?\d{1,3}\.\d{3,12})(?![^_ ])",
     re.ASCII,
 )
-_SIGNED = re.compile(  # also N40.20361E075.00417; fewer decimals would be figures of something else
+# Also N40.20361E075.00417; numbers with fewer decimals are usually something else.
+_SIGNED = re.compile(
     r"(?<![A-Za-z.])([-+NS])(\d{1,2}\.\d{2,12})[ _,]?([-+EW])(\d{1,3}\.\d{2,12})(?!\d)", re.ASCII
 )
 
@@ -257,11 +260,13 @@ _COMPACT = r"(?<!\d)(?P<date>\d{8})"
 _PARTED = r"(?<!\d)(?P<date>\d{4}(?P<sign>[-_. ])\d\d(?P=sign)\d\d)"
 _DAY_FIRST = r"(?<!\d)(?P<date>\d\d(?P<sign>[-_.])\d\d(?P=sign)(?:19|20)\d\d)"
 _BETWEEN = r"(?P<between>T|[ _$.,(-]{1,3}|[ _-]at[ _-])"
-_CLOCK = (  # 062300, 0623 where no other date follows, 06-23-00, 06h23, 6.23.00
+# 062300, 0623 where no other date follows, 06-23-00, 06h23, 6.23.00
+_CLOCK = (
     r"(?P<clock>\d{6}|\d{4}(?![-_.]\d\d[-_.]\d\d)"
     r"|\d\d[-_.:h ]\d\d(?:[-_.:m ]\d\ds?|m)?|\d[.:h]\d\d(?:[.:m]\d\ds?)?)(?!\d)"
 )
-_REST = (  # of a second: .982648, or _123 as Wildlife Acoustics has it; AM or PM; the zone
+# Fraction of a second (.982648, or _123 by Wildlife Acoustics), AM or PM, and the zone.
+_REST = (
     r"(?:(?:[.,]|_(?=\d{3}(?!\d)))(?P<fraction>\d{1,6})(?!\d))?"
     r"(?:[ _]?(?P<half>[AaPp])\.?[Mm]\.?(?![A-Za-z]))?"
     r"(?P<zone>[Zz](?![0-9A-Za-z])|[ _]?\(?(?i:UTC|GMT)(?:[-+]\d{1,2}(?::?\d\d)?)?(?![0-9A-Za-z])"
@@ -289,16 +294,15 @@ _TIMES = _compiled(
     _DAY_FIRST + _BETWEEN + _CLOCK + _REST,
 )
 _SHORT_TIMES = _compiled(
-    # Sony 240512_0345, Voice 240512_034500; SoundTrap 671629352.240512034500. No date alone: six
-    # digits may be anything
+    # Sony 240512_0345, Voice 240512_034500; SoundTrap 671629352.240512034500. A date alone is not
+    # accepted: six digits may be anything.
     r"(?<![0-9A-Za-z])(?P<date>\d{6})(?P<between>[ _T-])(?P<clock>\d{6}|\d{4})(?!\d)" + _REST,
     r"^\d{3,12}\.(?P<date>\d{6})(?P<between>)(?P<clock>\d{6})(?!\d)" + _REST,
 )
-_DAYS = (
-    _compiled(  # BirdCLEF 7019_COR_20190904; 2019-07-08_piper; 8.7.2019 is too short to be sure of
-        *(
-            r"(?<![0-9A-Za-z])" + date.removeprefix(r"(?<!\d)") + r"(?![0-9A-Za-z])"
-            for date in (_COMPACT, _PARTED, _DAY_FIRST)
-        )
+# BirdCLEF 7019_COR_20190904; 2019-07-08_piper; 8.7.2019 is too short to be certain.
+_DAYS = _compiled(
+    *(
+        r"(?<![0-9A-Za-z])" + date.removeprefix(r"(?<!\d)") + r"(?![0-9A-Za-z])"
+        for date in (_COMPACT, _PARTED, _DAY_FIRST)
     )
 )

@@ -1,10 +1,10 @@
-"""AudioMoth's triggered recordings (…T.WAV) keep what is below the trigger folded up; here it is
-found.
+"""AudioMoth's triggered recordings (…T.WAV), which keep silence below the trigger as folded blocks;
+this module finds those blocks.
 
-In the recorder's file a block of 512 bytes on a multiple of 512 stands for a number of such blocks
-in which it kept no sound: 32 samples of +1 or -1 are the bits of the number, the lowest first, and
-224 zeros follow. What is left out of the first and the last buffer is written as zeros. A lossy
-copy keeps neither. Knows no times.
+In the recorder's file a block of 512 bytes at a multiple of 512 stands for a number of such blocks
+that were not kept: 32 samples of +1 or -1 are the bits of the number, the lowest first, and 224
+zeros follow. What is left out of the first and the last buffer is written as zeros. A lossy copy
+preserves neither. Knows no times.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from edge.capture.tags import texts_of
 from edge.contract.audio import Samples
 
 BLOCK_SAMPLES = 256
-HEADER_BYTES = (
-    488  # of AudioMoth's own files; converted ones keep the blocks where they were behind it
-)
+# Length of the header in AudioMoth's own files; converted files keep the blocks' distances from it.
+HEADER_BYTES = 488
 _BITS = 32
-_PIECE = 65_536  # so many zeros at a time
+_PIECE = 65_536  # zeros given at a time
 _ONE = np.float32(1 / 32_768)
 _NAME = re.compile(r"(.*[_-])?\d{6}T(?![0-9A-Za-z]).*", re.IGNORECASE | re.DOTALL)
-_EXACT = ("PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")  # the numbers are what they were
+_EXACT = ("PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")  # sample values are kept exactly
 
 
 class Fold(NamedTuple):
     """Silence that was left out, in samples."""
 
-    frames: int  # it stands for
-    block: int  # it has itself
+    frames: int  # samples that it stands for
+    block: int  # samples that the block itself has
 
 
 def may_be_folded(path: Path, file: BinaryIO, sound: soundfile.SoundFile) -> bool:
-    """Whether AudioMoth made this recording, which then is of one channel and has at least its 16
-    bits: it says so, or is named as its triggered ones are. Raises OSError."""
+    """True if AudioMoth made this recording and it can hold folded blocks: one channel, at least
+    its own 16 bits, and a comment of AudioMoth's or a file name like those of its triggered
+    recordings. Raises OSError."""
     if sound.channels != 1 or sound.subtype not in _EXACT:
         return False
     return _NAME.fullmatch(path.name) is not None or _audiomoth_note(file, sound) is not None
 
 
 def folds_are_lost(path: Path, file: BinaryIO, sound: soundfile.SoundFile) -> bool:
-    """Whether this is one of its triggered recordings in a form in which nobody can find the folded
-    blocks."""
+    """True if this is a triggered AudioMoth recording in a lossy format, in which folded blocks
+    cannot be found."""
     if sound.format not in ("OGG", "MP3"):
         return False
     return _NAME.fullmatch(path.name) is not None or "trigger" in (
@@ -61,42 +61,42 @@ def _audiomoth_note(file: BinaryIO, sound: soundfile.SoundFile) -> str | None:
         return str(sound.comment)
     if sound.format in ("WAV", "WAVEX", "RF64"):
         return None
-    # libsndfile knows neither every field nor the chunks of a WAV file that FLAC may keep
+    # libsndfile does not read every field, nor the chunks of a WAV file that FLAC may keep
     texts = (text.data.decode("utf-8", "replace") for text in texts_of(file))
     return next((text for text in texts if "AudioMoth" in text), None)
 
 
 class Unfolder:
-    """Takes the samples of such a recording and gives them back with a `Fold` in place of each
-    folded block, and of zeros beside one, as many as a block at least.
+    """Replaces each folded block among the samples by a `Fold`, and likewise zeros beside one, if
+    there are at least as many as a block has.
 
-    `data_at` is where in its file the sound begins. Blocks are looked for where they lie in the
-    recorder's own file, or in a file with another header; the first one found decides.
+    `data_at` is the byte offset of the sound in its file. Blocks are searched where they lie in the
+    recorder's own file, or in a file with another header; the first block that is found decides
+    between the two.
     """
 
     def __init__(self, data_at: int | None) -> None:
         phases = {-HEADER_BYTES // 2 % BLOCK_SAMPLES}
         if data_at is not None and data_at % 2 == 0:
             phases.add(-data_at // 2 % BLOCK_SAMPLES)
-        self._phases = sorted(phases)  # of the first sample of a block
-        self._at = 0  # of the first sample held
+        self._phases = sorted(phases)  # positions of blocks modulo their length
+        self._at = 0  # position of the first held sample
         self._held = np.empty(0, np.float32)
-        self._zeros = 0  # behind what was given
-        self._behind_fold = False  # these, and nothing else, are behind one
+        self._zeros = 0  # trailing zeros that are held back
+        self._behind_fold = False  # only these zeros follow the last fold
 
     def push(self, samples: Samples) -> Iterator[Samples | Fold]:
-        """What is certain with these samples."""
+        """The sound and folds that are certain after these samples."""
         yield from self._with_zeros(self._pushed(samples))
 
     def close(self) -> Iterator[Samples | Fold]:
-        """The rest. A block that was cut behind its number counts."""
+        """The rest. A block that was cut off after its number counts."""
         yield from self._with_zeros(self._closed())
         yield from self._silence(self._behind_fold)
 
     def _pushed(self, samples: Samples) -> Iterator[Samples | Fold]:
-        if len(self._phases) == 1 and len(
-            self._held
-        ):  # first the block that has begun: the rest need not be copied
+        # complete the block that has begun first, so that the rest need not be copied
+        if len(self._phases) == 1 and len(self._held):
             missing = (self._first(self._phases[0]) - len(self._held)) % BLOCK_SAMPLES
             yield from self._advanced(samples[:missing])
             samples = samples[missing:]
@@ -139,7 +139,7 @@ class Unfolder:
                 self._behind_fold = False
 
     def _silence(self, left_out: bool) -> Iterator[Samples | Fold]:
-        """The zeros that are held back: beside a fold they were left out, else they are sound."""
+        """The zeros held back so far: left out if beside a fold, sound elsewhere."""
         if left_out and self._zeros >= BLOCK_SAMPLES:
             yield Fold(self._zeros, self._zeros)
             self._zeros = 0
@@ -148,11 +148,11 @@ class Unfolder:
             self._zeros -= min(self._zeros, _PIECE)
 
     def _first(self, phase: int) -> int:
-        """Index of the first sample held that begins a block."""
+        """Index of the first held sample at which a block begins."""
         return (phase - self._at) % BLOCK_SAMPLES
 
     def _folds(self) -> list[tuple[int, int]]:
-        """(index in what is held, samples) of folded blocks."""
+        """Index in the held samples, and sample count, of each folded block."""
         for phase in self._phases:
             first = self._first(phase)
             whole = (len(self._held) - first) // BLOCK_SAMPLES
@@ -160,7 +160,7 @@ class Unfolder:
                 continue
             blocks = self._held[first : first + whole * BLOCK_SAMPLES].reshape(whole, BLOCK_SAMPLES)
             if blocks[:, -1].all():
-                continue  # as of most sound
+                continue  # true of most sound
             likely = np.flatnonzero(
                 (np.abs(blocks[:, 0]) == _ONE) & (blocks[:, -1] == 0) & (blocks[:, _BITS] == 0)
             )
@@ -192,7 +192,8 @@ class Unfolder:
 
 
 def _sounding(samples: Samples) -> tuple[int, int]:
-    """From the first sample that is not zero to the last; from the end to the end if all are."""
+    """Indices of the first non-zero sample and of the end of the last one; the length twice if all
+    are zero."""
     if len(samples) and samples[0] and samples[-1]:
         return 0, len(samples)
     places = np.flatnonzero(samples)
@@ -200,7 +201,7 @@ def _sounding(samples: Samples) -> tuple[int, int]:
 
 
 def _count(block: Samples) -> int:
-    """How many samples a folded block stands for; 0 if it is none."""
+    """Number of samples that a folded block stands for; 0 if the block is not folded."""
     if block[_BITS:].any() or (np.abs(block[:_BITS]) != _ONE).any():
         return 0
     return BLOCK_SAMPLES * sum(1 << bit for bit in np.flatnonzero(block[:_BITS] > 0).tolist())

@@ -1,7 +1,7 @@
-"""Which recordings of a watched folder are closed and wait to be analysed, oldest first.
+"""Closed recordings of a watched folder that wait to be analysed, oldest first.
 
-Knows files and headers. Does not know what becomes of a recording: whoever analyses it says `done`,
-and remembers across restarts what was finished.
+Knows files and headers. Does not know what becomes of a recording: its reader calls `done`, and
+remembers across restarts what was finished.
 """
 
 from __future__ import annotations
@@ -23,20 +23,19 @@ from edge.capture.start_time import start_of
 from edge.contract.errors import RecordingError
 from edge.contract.folders import passed_over
 
-_READ_S_MAX = (
-    2.0  # of reading headers in one look: of a million files the rest comes with the next ones
-)
-_AT_ONCE = 64  # headers: should the program die of one, so many files are suspected
+# Time for reading headers in one scan; the rest of a million files is left to later scans.
+_READ_S_MAX = 2.0
+# Headers per batch: if the program dies on one, this many files are suspects.
+_AT_ONCE = 64
 _GONE = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
 
 
 class Content(NamedTuple):
-    """What tells one state of a file from another."""
+    """The state of a file: if any field changes, the content may have changed."""
 
     bytes: int
     mtime_ns: int
-    # changes with whatever else is done to it: another card's file may have size and time of this
-    # one
+    # inode change time: a file from another card may have the same size and modification time
     ctime_ns: int
 
 
@@ -45,46 +44,45 @@ Looking = Callable[[Sequence[tuple[Path, Content]]], AbstractContextManager[Coll
 
 @contextmanager
 def _at_all(files: Sequence[tuple[Path, Content]]) -> Iterator[Collection[Path]]:
-    """Nobody minds."""
+    """The default for `looking`: every header may be read."""
     yield {path for path, _ in files}
 
 
 @dataclass(slots=True)  # there may be a million
 class _File:
     content: Content
-    since_s: float  # monotonic clock when it was first seen so
-    start_s: float | None = (
-        None  # of its first sample, seconds since 1970; None: header not read yet
-    )
-    seconds: float = 0.0  # of sound, as far as the header tells
-    claimed: Content | None = None  # as it was handed out; None: not since it was last done
+    since_s: float  # monotonic clock when this state was first seen
+    # time of its first sample, seconds since 1970; None: header not read yet
+    start_s: float | None = None
+    seconds: float = 0.0  # length of its sound, if the header gives it
+    claimed: Content | None = None  # state when handed out; None: not since it was last done
     done: Content | None = None
 
 
 @dataclass(frozen=True)
 class RecordingQueue:
-    """Closed recordings that nobody has analysed yet."""
+    """Closed recordings that have not been analysed yet."""
 
     files: int
-    seconds: float  # of sound, as far as their headers tell and have been read
+    seconds: float  # length of their sound, as far as headers were read and give it
 
 
 class FolderWatch:
-    """The closed recordings of a folder; one look at it per call of `ready`, however many files it
-    holds.
+    """The closed recordings of a folder. Each call of `ready` scans the folder once, however many
+    files it holds.
 
-    A file is closed when neither size nor modification time have changed for `settle_s`, by the
-    monotonic clock. At the first look at the folder those count as well whose modification time is
-    older than that: survivors of a restart wait for nothing. Later files do not: on a share whose
-    server's clock is behind, everything looks old. `zone` is of recorders that do not say theirs;
-    it only matters for the order here. What a station keeps for itself, `own` or another one, is
-    passed over. `looking` is what headers are read in, a few files at a time; it says which of them
-    may be.
+    A file is closed when neither size nor modification time has changed for `settle_s` by the
+    monotonic clock. In the first scan a file also counts as closed if its modification time is
+    older than that, so that files left from before a restart need not wait. Later files get no such
+    credit: on a share whose server's clock is slow, everything looks old. `zone` applies to
+    recorders that do not name theirs, and only affects the order here. Files that a station keeps
+    for itself, `own` or another, are skipped. `looking` is a context manager in which headers are
+    read, a few files at a time; it returns the files whose headers may be read.
 
-    watch = FolderWatch(folder, settle_s=5.0)
-    for path in watch.ready()[:1]:  # then look again: an older one may have come
-        ...
-        watch.done(path)
+        watch = FolderWatch(folder, settle_s=5.0)
+        for path in watch.ready()[:1]:  # then look again: an older one may have come
+            ...
+            watch.done(path)
     """
 
     def __init__(
@@ -99,10 +97,9 @@ class FolderWatch:
     ) -> None:
         self.folder = folder
         self.settle_s = settle_s
-        self.problem: str | None = (
-            None  # what is wrong with the folder, in one line, as of the last look
-        )
-        self.readable = True  # False: because of that, nothing at all was seen
+        # the folder's problem as of the last scan, in one line
+        self.problem: str | None = None
+        self.readable = True  # False: `problem` kept the whole folder from being read
         self._zone = zone
         self._monotonic = monotonic
         self._wall = wall
@@ -113,10 +110,11 @@ class FolderWatch:
         self._looked_s = monotonic()
 
     def ready(self) -> list[Path]:
-        """Every closed recording that is not done, oldest first by its start, then by name. Raises
-        nothing: what stands in the way is in `problem`, and what can be seen is given all the same.
+        """Every closed recording that is not done, ordered by start time, then by name.
 
-        One that was handed out comes again until it is done, then only if it changes.
+        Raises nothing: an error is in `problem`, and whatever can be read is still returned. A
+        recording that was handed out is returned again until it is done, after that only if it
+        changes.
         """
         self._look()
         closed = [(name, file) for name, file in self._files.items() if self._is_closed(file)]
@@ -130,19 +128,23 @@ class FolderWatch:
 
     @property
     def there(self) -> list[Path]:
-        """All that there is, as of the last look."""
+        """All recordings in the folder, as of the last scan."""
         return [Path(name) for name in self._files]
 
     def done(self, path: Path) -> None:
-        """This recording needs no more attention, in the state in which it was handed out: what has
-        been added to it meanwhile has still to come. Given out twice before it was done, the first
-        time counts; nothing is lost."""
+        """Mark a recording as finished in the state in which it was handed out.
+
+        Anything appended since then is still to come. If it was handed out twice before it was
+        done, the first state counts; nothing is lost.
+        """
         file = self._files.get(str(path))
         if file is not None:
-            file.claimed, file.done = None, file.claimed or file.done
+            file.done = file.claimed or file.done
+            file.claimed = None
 
     def waiting(self) -> RecordingQueue:
-        """What is closed and not done, as of the last call of `ready`; looks at no file."""
+        """Number and length of the closed recordings that are not done, as of the last `ready`; no
+        file access."""
         closed = [file for file in self._files.values() if self._is_closed(file)]
         return RecordingQueue(len(closed), sum(file.seconds for file in closed))
 
@@ -150,8 +152,9 @@ class FolderWatch:
         return file.done != file.content and self._looked_s - file.since_s >= self.settle_s
 
     def _look(self) -> None:
-        """Walk through the folder once. What is gone is forgotten."""
-        self._looked_s, wall_s = self._monotonic(), self._wall()
+        """Scan the folder once. Files that are gone are forgotten."""
+        self._looked_s = self._monotonic()
+        wall_s = self._wall()
         found: dict[str, _File] = {}
         problems: list[str] = []
         self._own.look()
@@ -177,7 +180,7 @@ class FolderWatch:
         self.problem = problems[0] + more if problems else None
 
     def _read_headers(self, closed: list[tuple[str, _File]]) -> None:
-        """Start and length of those that are new, the oldest by modification time first."""
+        """Read start and length of new files, in order of modification time."""
         unread = [
             (file.content.mtime_ns, name, file) for name, file in closed if file.start_s is None
         ]
@@ -193,7 +196,7 @@ class FolderWatch:
 
     def _read_header(self, path: Path, file: _File, may_be_read: bool) -> None:
         seconds = None
-        with suppress(RecordingError, OSError):  # damaged, or gone: whoever analyses it will say so
+        with suppress(RecordingError, OSError):  # damaged or gone: its analysis will report that
             seconds = open_recording(path).duration_s if may_be_read else None
         with suppress(RecordingError):  # gone
             file.start_s = start_of(path, zone=self._zone, duration_s=seconds).start_utc.timestamp()
@@ -201,8 +204,11 @@ class FolderWatch:
 
 
 def _walk(top: str, problems: list[str], own: OwnFiles) -> Iterator[tuple[str, Content]]:
-    """Name and state of what `find_recordings` would find, in no order, by one look at each file.
-    That function asks three times as long, and this one is called every few seconds."""
+    """Name and state of the files that `find_recordings` would find, unordered, with one stat for
+    each.
+
+    `find_recordings` takes three times as long, and this runs every few seconds.
+    """
     folders = [] if own.leads_in(top) else [top]
     while folders:
         folder = folders.pop()
@@ -232,23 +238,19 @@ def _is_sidecar(name: str) -> bool:
 
 
 def _content(entry: os.DirEntry[str], problems: list[str]) -> Iterator[tuple[str, Content]]:
-    """One file, or nothing: it is none, it has vanished, or it may not be looked at, which is a
-    problem."""
+    """One file, or nothing if it is not a regular file, has vanished, or cannot be accessed (added
+    to `problems`)."""
     try:
         status = entry.stat()
     except OSError as error:
         if error.errno not in _GONE:
-            problems.append(f"{_printable(entry.path)}: cannot be looked at: {error.strerror}")
+            problems.append(f"{_printable(entry.path)}: cannot be accessed: {error.strerror}")
         return
     if stat.S_ISREG(status.st_mode):
-        yield (
-            entry.path.removeprefix("./"),
-            Content(  # as str(Path) has it
-                status.st_size, status.st_mtime_ns, status.st_ctime_ns
-            ),
-        )
+        name = entry.path.removeprefix("./")  # as in str(Path)
+        yield name, Content(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _printable(name: str) -> str:
-    """A name of any bytes as text that every message can carry."""
+    """A name of arbitrary bytes as text that every message can carry."""
     return " ".join(os.fsencode(name).decode("utf8", "replace").split())

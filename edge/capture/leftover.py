@@ -1,7 +1,6 @@
-"""What stands in a file beside sound and is none: tags, padding, text, pictures, and what nobody
-knows.
+"""Data in a file beside its sound: tags, padding, text, pictures, and unknown bytes.
 
-Looks at bytes alone. Knows no container.
+Reads bytes alone. Knows no container.
 """
 
 from __future__ import annotations
@@ -11,13 +10,12 @@ from typing import BinaryIO
 
 from edge.capture.opened import pread
 
-ZEROS_MAX = (
-    2**20
-)  # so many zero bytes may be silence that was recorded; more of them, undeclared, are room
+# This many zero bytes may be recorded silence; more of them, undeclared, are unused space.
+ZEROS_MAX = 2**20
 _PIECE_BYTES = 2**20
-JUNK_MAX = 1_024  # bytes of anything that are not worth a word
-ID3_FOOTER = 0x10  # flag of an ID3v2 tag: its head is repeated behind it
-_TEXT_BYTES = 512  # all of them printable: no sound is
+JUNK_MAX = 1_024  # unknown bytes that are not worth a warning
+ID3_FOOTER = 0x10  # flag of an ID3v2 tag: its header is repeated at its end
+_TEXT_BYTES = 512  # if all of them are printable, this is not sound
 _MAGIC = (
     b"\xff\xd8\xff",
     b"\x89PNG",
@@ -33,23 +31,23 @@ _PRINTABLE = bytes([9, 10, 12, 13, *range(32, 127)])
 
 
 def is_no_sound(file: BinaryIO, at: int) -> bool:
-    """Whether a text, a tag, a picture or another file that is no recording begins here."""
+    """True if a text, a tag, a picture or another file that is not a recording begins here."""
     head = pread(file, _TEXT_BYTES, at)
     text = len(head) == _TEXT_BYTES and not head.translate(None, _PRINTABLE)
     return text or head.startswith(_MAGIC) or _ID3.match(head) is not None
 
 
 def left_over(file: BinaryIO, at: int, stop: int) -> int:
-    """How many bytes are neither sound nor tags or padding, of those behind a sound; 0 if they are
-    too few to tell."""
+    """Number of bytes behind the sound that are neither tags nor padding; 0 if they are too few to
+    tell."""
     stop = tags_begin(file, at, max(at, stop))
     at = min(stop, id3_end(file, at))
     return 0 if stop - at <= JUNK_MAX or only_zeros(file, at, stop) else stop - at
 
 
 def only_zeros(file: BinaryIO, at: int, stop: int) -> bool:
-    """Whether there is nothing but padding, of any length: what a card or a copy set aside and
-    nobody wrote."""
+    """True if there is nothing but zero bytes, of any length: space that was allocated and never
+    written."""
     while at < stop:
         piece = pread(file, min(_PIECE_BYTES, stop - at), at)
         if piece.count(0) < len(piece):
@@ -61,8 +59,8 @@ def only_zeros(file: BinaryIO, at: int, stop: int) -> bool:
 
 
 def without_room(file: BinaryIO, low: int, stop: int) -> int:
-    """Where what a header does not declare ends: before the zeros up to `stop`, if they are more
-    than a silence."""
+    """The end of undeclared data: before the zeros that precede `stop`, if they are longer than a
+    silence could be."""
     at = stop
     while at > low:
         begin = max(low, at - _PIECE_BYTES)
@@ -74,8 +72,8 @@ def without_room(file: BinaryIO, low: int, stop: int) -> int:
 
 
 def tags_begin(file: BinaryIO, low: int, end: int) -> int:
-    """Where the tags begin that stand at the end of a file (ID3v1, APE, Lyrics3, ID3v2); `end` if
-    there are none."""
+    """Offset of the tags at the end of a file (ID3v1, APE, Lyrics3, ID3v2); `end` if there are
+    none."""
     for _ in range(8):
         tail = pread(file, min(128, end - low), end - min(128, end - low))
         size = 0
@@ -95,7 +93,7 @@ def tags_begin(file: BinaryIO, low: int, end: int) -> int:
 
 
 def id3_bytes(head: bytes) -> int:
-    """The length of an ID3v2 tag by its header or footer."""
+    """The length of an ID3v2 tag, from its header or footer."""
     size = 0
     for byte in head[6:10]:
         size = size << 7 | byte & 0x7F
@@ -103,13 +101,13 @@ def id3_bytes(head: bytes) -> int:
 
 
 def id3_end(file: BinaryIO, at: int) -> int:
-    """Where the ID3v2 tags end that begin at `at`; they are sometimes stacked."""
+    """The end of the ID3v2 tags that begin at `at`; there may be several in a row."""
     for _ in range(8):
         head = pread(file, 10, at)
         if len(head) < 10 or head[:3] != b"ID3":
             break
         end = at + id3_bytes(head)
         if head[5] & ID3_FOOTER and pread(file, 3, end - 10) != b"3DI":
-            end -= 10  # the footer that is promised is not there
+            end -= 10  # the declared footer is missing
         at = end
     return at

@@ -1,4 +1,4 @@
-"""How loud the microphone is, whether it clips, whether it sits at zero. Knows samples, nothing of
+"""Loudness, clipping and offset of the microphone's sound. Knows samples, and nothing of sound
 cards."""
 
 import math
@@ -13,17 +13,17 @@ CLIPPED = 1 - 1e-4  # 16-bit cards reach 32767 / 32768
 
 @dataclass(frozen=True)
 class Level:
-    """What a stretch of sound measured, re full scale (1.0)."""
+    """Levels measured over a stretch of sound, relative to full scale (1.0)."""
 
     seconds: float
-    level_dbfs: float  # root mean square about the offset; -inf for a constant
+    level_dbfs: float  # root mean square around the offset; -inf for a constant
     peak: float  # greatest absolute sample
-    clipped: float  # share of the samples at full scale
-    offset: float  # mean: a constant voltage, which is not sound
+    clipped: float  # fraction of samples at full scale
+    offset: float  # mean: the DC offset
 
 
 class Meter:
-    """Sums over samples, so that it costs nothing to keep."""
+    """Running sums over samples, cheap enough to keep all the time."""
 
     def __init__(self) -> None:
         self._reset()
@@ -35,7 +35,7 @@ class Meter:
         self._peak = 0.0
 
     def add(self, samples: Samples, rate_hz: int) -> None:
-        """Samples as the card gave them."""
+        """Add samples as the card gave them."""
         size = np.abs(samples)
         self._seconds += len(samples) / rate_hz
         self._count += len(samples)
@@ -45,12 +45,14 @@ class Meter:
         self._peak = max(self._peak, float(size.max(initial=0.0)))
 
     def read(self) -> Level | None:
-        """What was measured since the last call; None: no sound came."""
+        """The levels since the last call; None if there was no sound."""
         if not self._count:
             return None
         offset = self._sum / self._count
         power = self._squares / self._count - offset**2
-        level_dbfs = 10 * math.log10(power) if power > 1e-15 else -math.inf  # below: rounding
+        level_dbfs = (
+            10 * math.log10(power) if power > 1e-15 else -math.inf
+        )  # less is rounding error
         level = Level(self._seconds, level_dbfs, self._peak, self._clipped / self._count, offset)
         self._reset()
         return level

@@ -1,8 +1,8 @@
-"""The microphone as a source of Chunks and Gaps that never gives up: opens the card, watches it,
-opens it again.
+"""The microphone as an endless source of Chunks and Gaps: opens the card, watches it, and reopens
+it after failures.
 
-Knows what counts as silence of a card and when to try again. Does not know wall-clock time, windows
-or the store.
+Knows when a card counts as silent and when to try again. Does not know wall-clock time, windows or
+the store.
 """
 
 from __future__ import annotations
@@ -28,20 +28,19 @@ from edge.contract.errors import CaptureError
 from edge.types import Chunk, Gap, GapReason
 
 RETRY_S_MAX = 60.0
-HEALTHY_S = 10.0  # of sound: then the next failure is a first one again
-LOST_S_MIN = 0.005  # below this, arrivals merely jitter
-LOST_S_MAX = (
-    5.0  # later than this, sound that is missing in pieces is told of before the hour is full
-)
-_IN_PIECES = "lost in pieces, the card said nothing"
-_NOW = "; later: "  # between what ended the sound and what the latest trial says
-_jitter = random.Random()  # our own: a thread that ends late moves nobody else's state
-_POLL_S = 0.25  # between two looks at the clock while nothing comes
+HEALTHY_S = 10.0  # after this much sound the retry delay starts from its first value again
+LOST_S_MIN = 0.005  # smaller differences are jitter of the arrivals
+# If sound lost in small pieces adds up to more than this, it becomes a gap before the hour ends.
+LOST_S_MAX = 5.0
+_IN_PIECES = "lost in small pieces; the card reported no overflow"
+_NOW = "; later: "  # between the reason for an outage and the result of the latest attempt
+_jitter = random.Random()  # separate from the global generator, whose state it must not change
+_POLL_S = 0.25  # longest wait between checks of the clock while no sound comes
 
 
 @dataclass(frozen=True)
 class _Card:
-    """A card that is open."""
+    """An open sound card."""
 
     name: str
     stream: Any
@@ -51,36 +50,36 @@ class _Card:
 
 @dataclass(frozen=True)
 class _Silence:
-    """Why there is no sound just now."""
+    """The reason for the current outage."""
 
     reason: GapReason
     detail: str
 
 
 class Microphone:
-    """Sound of one card as `read` gives it, for one thread.
+    """Sound of one card, given piece by piece by `read`, for one thread.
 
         microphone = Microphone(settings)
         while running:
             piece = microphone.read(timeout_s=0.5)
         rest = microphone.close()
 
-    The books: each Chunk or Gap begins where the one before it ended, the first when this was made.
-    So seconds of chunks and gaps add up to the monotonic time, as far as the card's crystal keeps
-    it; `reanchor` puts right what it does not keep, and is for the moments between two stretches,
-    an hour apart. Whatever a card gives, they tell of no more time than has passed. Before the
-    first sound there is a Gap "off" for the time that opening took, or with a better reason if one
-    turned up.
+    Accounting: each Chunk or Gap begins where the previous one ended, the first one when this
+    object was made. The seconds of chunks and gaps therefore add up to the monotonic time, up to
+    the drift of the card's crystal; `reanchor` corrects that drift, and is meant to be called
+    between two stretches, an hour apart. Whatever a card delivers, chunks and gaps never cover more
+    time than has passed. Before the first sound there is a Gap "off" for the time that opening
+    took, or one with a better reason if there is one.
 
-    A card whose rate is off by more than a crystal's: samples that are too few are Gaps "overflow",
-    since nobody can tell them from lost ones; those that are too many are squeezed into the time in
-    which they came (see Stretch). `trouble` says so, and what to do.
+    If a card's rate is off by more than a crystal's tolerance, missing samples become Gaps
+    "overflow", since they cannot be told from lost ones; surplus samples are squeezed into the time
+    in which they came (see ResampledStream). `trouble` reports this and what to do.
 
     An outage is one Gap, given when sound is back, however often the card was tried meanwhile; it
-    keeps the reason it began with, and `silent` tells of it while it lasts. A card that delivers
-    the same number for `stall_s` has been heard until then; the Gap "constant" ends with the first
-    block in which two samples differ. The card is tried again for ever, after 1 s, 2 s, 4 s up to
-    60 s, each shortened by chance to half of it at most.
+    keeps its first reason, and `silent` gives it while it lasts. If a card delivers one constant
+    value for `stall_s`, the outage begins then; the Gap "constant" ends with the first block that
+    has two different samples. The station keeps trying to open the card, after 1 s, 2 s, 4 s and so
+    on up to 60 s, each shortened at random by up to half.
     """
 
     def __init__(
@@ -91,24 +90,23 @@ class Microphone:
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = _jitter.random,
     ) -> None:
-        self.last_sample_s: float | None = None  # monotonic clock at the end of what was read last
+        self.last_sample_s: float | None = None  # monotonic clock at the end of the last sound read
         self._settings = settings
         self._portaudio = portaudio or PortAudio()
         self._clock = clock
         self._chance = chance
         self._card: _Card | None = None
         self._stretch: ResampledStream | None = None
-        self._rate_off: float | None = None  # as the card that is open has shown last
+        self._rate_off: float | None = None  # last measured rate error of the open card
         self._silence: _Silence | None = _Silence("off", "")
         self._ready: deque[Chunk | Gap] = deque()
         self._meter = Meter()
-        self._same: float | None = None  # the number of which the last samples all were
+        self._same: float | None = None  # value that all recent samples have in common
         self._same_s = 0.0
-        self._numbers = True  # whether the block read last had any
+        self._numbers = True  # the last block was not all NaN
         self._failures = 0
-        self._end_s = self._retry_s = (
-            clock()
-        )  # up to where chunks and gaps tell; when to open the card
+        # end of the last chunk or gap; next attempt to open the card
+        self._end_s = self._retry_s = clock()
 
     def __enter__(self) -> Microphone:
         return self
@@ -123,19 +121,19 @@ class Microphone:
 
     @property
     def waiting_s(self) -> float:
-        """Seconds of sound that wait to be read, of `buffer_s` at most."""
-        card = self._card  # others ask, from their threads
+        """Seconds of sound waiting to be read, `buffer_s` at most."""
+        card = self._card  # read once: this is called from other threads too
         return card.ring.waiting_s if card else 0.0
 
     @property
     def card(self) -> str | None:
-        """Name of the sound card that is open; None while there is none."""
+        """Name of the open sound card; None if there is none."""
         card = self._card
         return card.name if card else None
 
     @property
     def silent(self) -> Gap | None:
-        """The outage so far, None while there is sound or the card is just being opened."""
+        """The current outage so far; None while there is sound or the card is being opened."""
         gap = self._silent()
         return gap if gap and gap.reason != "off" else None
 
@@ -148,14 +146,13 @@ class Microphone:
 
     @property
     def drift_s(self) -> float:
-        """By how much the sound is later than its samples counted since the last `reanchor` or
-        Gap."""
+        """Delay of the sound behind its sample count since the last `reanchor` or Gap."""
         return self._stretch.drift_s if self._stretch else 0.0
 
     @property
     def trouble(self) -> str | None:
-        """What is wrong with the card although it is heard: it is not at the rate that it says.
-        None: nothing."""
+        """A problem of the card although it delivers sound: its rate is not what it declares. None:
+        no problem."""
         card = self._card
         off = self._rate_off
         if card is None or off is None or abs(off) < RATE_OFF_MIN:
@@ -163,21 +160,20 @@ class Microphone:
         how = "more" if off > 0 else "fewer"
         rate_hz = card.ring.rate_hz
         return (
-            f"microphone.rate_hz: {card.name!r} gives {abs(off):.1%} {how} samples than {rate_hz} "
-            f"Hz says, "
-            f"about {round(rate_hz * (1 + off), -2):.0f} in a second"
+            f"microphone.rate_hz: {card.name!r} delivers {abs(off):.1%} {how} samples than at "
+            f"{rate_hz} Hz, about {round(rate_hz * (1 + off), -2):.0f} per second"
         )
 
     def level(self) -> Level | None:
-        """What the sound read since the last call measured; None: there was none."""
+        """Levels of the sound read since the last call; None if there was none."""
         return self._meter.read()
 
     def reanchor(self) -> float:
-        """Let the next Chunk's `at_s` follow from the recent arrivals instead of the count; returns
-        the difference.
+        """Let the next Chunk's `at_s` follow from the recent arrivals instead of the sample count;
+        returns the difference.
 
-        More than a crystal can drift is sound that the card lost without saying so: a Gap
-        "overflow" comes first.
+        If the difference is more than a crystal can drift, the card lost sound without reporting
+        it: a Gap "overflow" comes first.
         """
         stretch = self._stretch
         if stretch is None:
@@ -192,8 +188,8 @@ class Microphone:
         self._break("overflow", lost_s, _IN_PIECES)
 
     def read(self, timeout_s: float) -> Chunk | Gap | None:
-        """The next half second of sound, or what is missing before it; None if nothing came in the
-        time."""
+        """The next half second of sound, or the gap before it; None if nothing came within the
+        timeout."""
         deadline_s = self._clock() + timeout_s
         while True:
             while not self._ready and self._step():
@@ -206,9 +202,10 @@ class Microphone:
             self._wait(min(left_s, _POLL_S))
 
     def close(self) -> Gap | None:
-        """Stop listening. Returns what the books still want up to now: the outage that has not
-        ended, or as "off" the sound that nobody read; None where that is nothing. Read until
-        `waiting_s` is small if it is to be heard.
+        """Stop listening and return the gap that completes the accounts up to now.
+
+        That is the outage that has not ended, or the unread sound as "off"; None if there is
+        neither. To have remaining sound analysed, read until `waiting_s` is small before closing.
         """
         card = self._card
         self._card = None
@@ -228,7 +225,7 @@ class Microphone:
         reason, detail = (
             (first.reason, first.detail)
             if isinstance(first, Gap)
-            else ("off", "not read before the end")
+            else ("off", "not read before closing")
         )
         return Gap(at_s, self._end_s - at_s, reason, detail)
 
@@ -239,7 +236,7 @@ class Microphone:
             self._card.ring.wait(seconds)
 
     def _step(self) -> bool:
-        """One block, or one look at the card; False: there is nothing to do now."""
+        """Take one block or check the card once; False if there is nothing to do now."""
         card = self._card
         if card is None:
             if self._clock() >= self._retry_s:
@@ -249,8 +246,8 @@ class Microphone:
         if block is not None:
             self._hear(card, block)
             if self._same_s >= self._settings.stall_s:
-                what = f"{self._same:g}" if self._numbers else "what is not a number"
-                self._lose("constant", f"{card.name!r} gives nothing but {what}")
+                what = f"the value {self._same:g}" if self._numbers else "NaN"
+                self._lose("constant", f"{card.name!r} delivers only {what}")
             return True
         if card.ring.ended:
             self._lose("unplugged", f"{card.name!r} ended its stream")
@@ -263,12 +260,9 @@ class Microphone:
     def _hear(self, card: _Card, block: Block) -> None:
         rate_hz = card.ring.rate_hz
         self._numbers = not np.isnan(block.samples).all()
-        np.nan_to_num(
-            block.samples, copy=False, posinf=1.0, neginf=-1.0
-        )  # sound servers pass on any float
-        np.clip(
-            block.samples, -SAMPLE_MAX, SAMPLE_MAX, out=block.samples
-        )  # so that sums of squares stay numbers
+        # sound servers pass on any float; sums of squares must stay finite
+        np.nan_to_num(block.samples, copy=False, posinf=1.0, neginf=-1.0)
+        np.clip(block.samples, -SAMPLE_MAX, SAMPLE_MAX, out=block.samples)
         self._meter.add(block.samples, rate_hz)
         self._watch(block, rate_hz)
         dropped_s = block.dropped / rate_hz
@@ -292,17 +286,22 @@ class Microphone:
             self._failures = 0
 
     def _make_room(self, dropped_s: float, until_s: float) -> None:
-        """Samples had to make room. A card that gives them in heaps gives more than time has passed
-        for: the gap ends where the sound behind it begins, at the latest.
+        """Account for samples that were dropped from a full buffer.
+
+        A card that delivers in bursts may drop more samples than time has passed: the gap ends
+        where the sound behind it begins at the latest.
         """
         self._end_stretch()
         lost_s = min(dropped_s, max(0.0, until_s - self._end_s))
-        self._break("overload", lost_s, f"more than {self._settings.buffer_s:g} s of sound waited")
+        self._break(
+            "overload", lost_s, f"more than {self._settings.buffer_s:g} s of sound were waiting"
+        )
 
     def _overflow(self, card: _Card, block: Block) -> None:
-        """How much the card lost is what the monotonic clock says more than the samples: its own
-        time stamps are the sound server's guesses where there is one, and of another clock than
-        ours.
+        """Account for sound that the card lost: the monotonic clock minus the sample count.
+
+        The card's own time stamps are the sound server's estimates if there is one, and of a
+        different clock.
         """
         expected_s = (
             self._end_s if self._stretch is None else self._stretch.end_s + self._stretch.drift_s
@@ -312,7 +311,7 @@ class Microphone:
             self._break("overflow", lost_s, f"{card.name!r} lost samples")
 
     def _watch(self, block: Block, rate_hz: int) -> None:
-        """How long the samples have all been the same number."""
+        """Measure for how long all samples have been the same number."""
         low = float(block.samples.min())
         high = float(block.samples.max())
         if low != high:
@@ -330,8 +329,8 @@ class Microphone:
             self._end_s = chunk.at_s + len(chunk.samples) / RATE_HZ
 
     def _break(self, reason: GapReason, seconds: float, detail: str) -> None:
-        """The stretch ends here, and after `seconds` without sound another begins; that is not in
-        the future."""
+        """End the stretch here; the next one begins after a gap of `seconds`, which never reaches
+        into the future."""
         self._end_stretch()
         seconds = max(0.0, min(seconds, self._clock() - self._end_s))
         self._ready.append(Gap(self._end_s, seconds, reason, detail))
@@ -351,19 +350,21 @@ class Microphone:
     # The card
 
     def _open(self) -> None:
-        wanted = self._settings
+        settings = self._settings
         try:
             self._portaudio.rescan()
-            device = self._portaudio.find(wanted.device)
-            ring = Ring(device.rate(wanted.rate_hz), wanted.buffer_s, self._clock)
+            device = self._portaudio.find(settings.device)
+            ring = Ring(device.rate(settings.rate_hz), settings.buffer_s, self._clock)
             stream = self._portaudio.open(
-                device, ring.rate_hz, wanted.channel, ring.write, ring.end
+                device, ring.rate_hz, settings.channel, ring.write, ring.end
             )
         except CaptureError as error:
             self._fall_silent("no device", str(error))
             return
         except MemoryError:
-            shown = f"no memory for {wanted.buffer_s:g} s of sound; take less"
+            shown = (
+                f"not enough memory for {settings.buffer_s:g} s of sound; choose a smaller value"
+            )
             self._fall_silent("no device", f"microphone.buffer_s: {shown}")
             return
         self._same = None
@@ -372,7 +373,7 @@ class Microphone:
         self._card = _Card(device.name, stream, ring, self._clock())
 
     def _lose(self, reason: GapReason, detail: str) -> None:
-        """Give the card up, with what it delivered; it will be opened anew."""
+        """Give the card up, after taking what it delivered; it will be reopened."""
         card = self._card
         self._card = None
         assert card is not None, "there is a card to lose"
@@ -383,7 +384,8 @@ class Microphone:
         self._fall_silent(reason, detail)
 
     def _fall_silent(self, reason: GapReason, detail: str) -> None:
-        """The first reason stays; what the latest trial says is added."""
+        """Begin an outage or add to it: the first reason stays, the result of the latest attempt is
+        appended."""
         first = self._silence
         if first is None or first.reason == "off":
             self._silence = _Silence(reason, detail)
@@ -399,10 +401,10 @@ class Microphone:
 
 @dataclass(frozen=True)
 class Trial:
-    """What listening for a while has shown."""
+    """Result of listening for a while."""
 
     level: Level | None  # None: no sound came
-    gaps: tuple[Gap, ...]  # what was missing, opening excepted
+    gaps: tuple[Gap, ...]  # except the time that opening took
 
 
 def listen(
@@ -412,7 +414,7 @@ def listen(
     portaudio: PortAudio | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Trial:
-    """Listen for so long, as the station would, and say how the sound was."""
+    """Listen for `seconds` as the station would, and return the levels and the gaps."""
     gaps: list[Gap | None] = []
     microphone = Microphone(settings, portaudio=portaudio, clock=clock)
     end_s = clock() + seconds

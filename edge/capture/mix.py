@@ -1,4 +1,4 @@
-"""Several channels become one: their mean, or the louder one where they cancel.
+"""Mixing of several channels into one: their mean, or the louder one where they cancel each other.
 
 Knows nothing of files.
 """
@@ -10,39 +10,41 @@ from numpy.typing import NDArray
 
 from edge.contract.audio import Samples
 
-BLOCK_FRAMES = 16_384  # looked at together: half a second at 32 kHz
-CANCEL_POWER = 0.01  # the mean is 20 dB below the louder channel
-_PAIRS = 256  # of neighbouring samples looked at in a block
+BLOCK_FRAMES = 16_384  # per decision: half a second at 32 kHz
+CANCEL_POWER = 0.01  # power ratio of mean and louder channel: -20 dB
+_PAIRS = 256  # neighbouring samples compared in a block
 _EACH = BLOCK_FRAMES // _PAIRS
-_AT = np.arange(_PAIRS) * _EACH + np.arange(_PAIRS) * 29 % (
-    _EACH - 1
-)  # unevenly: no tone is met at one phase for ever
-_POWER_MIN = 1e-10 * _PAIRS  # of one sample to the next; below this, nothing sounds
+# Uneven spacing, so that no tone is always sampled at the same phase.
+_AT = np.arange(_PAIRS) * _EACH + np.arange(_PAIRS) * 29 % (_EACH - 1)
+_POWER_MIN = 1e-10 * _PAIRS  # of differences between neighbours; less is silence
 
 
 class Mixer:
-    """Mean of the channels. A balanced microphone on a stereo input, or a cable with two wires
-    swapped, gives channels of opposite sign, whose mean is silence: from the first block on in
-    which the mean lies 20 dB below the louder channel, that channel is taken instead.
+    """Mean of the channels, unless they cancel each other.
 
-    It is taken to the end of the recording, for in quiet moments the channels' own noise does not
-    cancel, and a bird in them would be lost again; only if it falls 20 dB below another is that one
-    taken. Silence decides nothing, and one dead channel of two (the mean is 6 dB lower) or noise of
-    two microphones (3 dB) is far from 20 dB. Compared is the power of differences between
-    neighbouring samples, a part of them: there a constant offset or hum weigh little. A block
-    belongs to the recording, not to the codec: the same sound gives the same choice.
+    A balanced microphone on a stereo input, or a cable with two swapped wires, gives channels of
+    opposite sign, whose mean is silence. From the first block in which the mean is 20 dB below the
+    louder channel, that channel is used instead.
+
+    It is used to the end of the recording, because in quiet moments the channels' own noise does
+    not cancel, and a bird in them would be lost again. Only if it falls 20 dB below another channel
+    is that one used. Silence decides nothing; one dead channel of two (the mean is 6 dB lower) and
+    noise of two microphones (3 dB) are far from 20 dB. The comparison uses the power of differences
+    between neighbouring samples, at a subset of positions, so that constant offset and hum have
+    little weight. Blocks are counted from the start of the recording, whatever the codec: the same
+    sound gives the same choice.
     """
 
     def __init__(self, channels: int, rate_hz: int) -> None:
         self._channels = channels
         self._rate_hz = rate_hz
         self._at = 0  # frames mixed so far
-        self._taken: int | None = None  # channel
+        self._taken: int | None = None  # the channel in use; None: the mean
         self.note: str | None = None
 
     def mix(self, frames: Samples) -> Samples:
-        """One channel out of `(n, channels)`; `n` is a multiple of BLOCK_FRAMES but for the
-        last."""
+        """Mix `(n, channels)` into one channel; `n` is a multiple of BLOCK_FRAMES except in the
+        last call."""
         mono = _mean(frames)
         if self._channels > 1:
             at = _looked_at(len(frames))
@@ -78,8 +80,8 @@ class Mixer:
 
 
 def _looked_at(count: int) -> NDArray[np.int64]:
-    """Which of so many frames are looked at, block by block; a short rest is as what was before
-    it."""
+    """Positions of the frames to compare, block by block; a short rest at the end keeps the
+    previous choice."""
     firsts = range(0, count - 2 * _PAIRS + 1, BLOCK_FRAMES)
     spans = [
         first + _AT * (min(BLOCK_FRAMES, count - first) - 1) // BLOCK_FRAMES for first in firsts
@@ -88,7 +90,7 @@ def _looked_at(count: int) -> NDArray[np.int64]:
 
 
 def _mean(frames: Samples) -> Samples:
-    """Mean of the channels `(n, channels)`. Not a matrix product: for that BLAS would wake threads
+    """Mean of the channels `(n, channels)`. Not a matrix product, for which BLAS would wake threads
     of its own."""
     if frames.shape[1] == 1:
         return frames[:, 0].copy()

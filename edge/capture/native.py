@@ -1,8 +1,7 @@
-"""The sound of a recording file at its own rate, one channel: piece after piece, and what is
-missing between them.
+"""The sound of a recording file at its own rate in one channel: pieces, and gaps between them.
 
-Knows what was announced, read, folded up and lost. Does not know the rate that is wanted, blocks,
-or a record.
+Knows what was declared, read, folded and lost. Does not know the output rate, blocks, or the
+record.
 """
 
 from __future__ import annotations
@@ -23,23 +22,22 @@ from edge.contract.audio import Samples
 from edge.types import GapReason
 
 DURATION_S_MAX = 7 * 86_400.0  # a few MB of FLAC can claim and deliver years of silence
-LOST_S_MIN = 0.1  # below this, header and decoder merely differ about the encoder's padding
-# Full scale is 1. Resamplers and float files overshoot it a little, which is sound; a program that
-# forgets to divide leaves integer units, up to 32 bits, and an image is the same at every scale.
-# What is larger than any converter gives is a damaged file, and squared, summed and mixed it would
-# end in numbers that are none.
+LOST_S_MIN = 0.1  # smaller differences of header and decoder are the encoder's padding
+# Full scale is 1. Resamplers and float files overshoot it a little, which is valid sound; a program
+# that forgets to divide leaves integer units, up to 32 bits, and an image is the same at every
+# scale. Samples larger than any converter gives mean a damaged file; squared, summed and mixed they
+# would end in infinities or NaN.
 SAMPLE_MAX = 2.0**31
 PARTS_MAX = 10_000
 _FOLDS_LOST = (
-    "AudioMoth's trigger may have left out silence here, of which a lossy file keeps no trace: "
-    "what follows it has an"
-    " earlier time than it had"
+    "AudioMoth's trigger may have left out silence here, and a lossy file keeps no trace of it: "
+    "times after it may be too early"
 )
 _PIECE_FRAMES = 4 * BLOCK_FRAMES  # per mixing and resampling step
 
 
 class MissingSound(NamedTuple):
-    """Sound that is not there, between sound that is."""
+    """Sound that is missing between pieces of sound."""
 
     frames: int
     reason: GapReason
@@ -47,41 +45,42 @@ class MissingSound(NamedTuple):
 
 
 class NativeSound:
-    """Iterate once. What is lost is known when the iteration has ended."""
+    """Pieces of sound and gaps. Iterate once; what is lost is known when the iteration has
+    ended."""
 
     def __init__(self, file: BinaryIO, part: SoundPart, recording: ContainerHeader) -> None:
         self._file = file
         self._part = part
         self._recording = recording
         self._mixer = Mixer(recording.channels, recording.rate_hz)
-        self._said = part.frames  # of the file or stream that is being read
-        self._read = 0  # of it
-        self._before = 0  # frames of those before it, with what is lost of them
-        self._behind = 0  # announced by a file behind it that does not fit
-        self._added = 0  # frames in place of folded blocks, less those of the blocks
+        self._said = part.frames  # declared by the current file or stream
+        self._read = 0  # frames read of it
+        self._before = 0  # frames of earlier files or streams, with what is lost of them
+        self._behind = 0  # declared by a following file of another rate or channel count
+        self._added = 0  # frames that folded blocks stand for, minus the blocks' own
         self._fold_note = _FOLDS_LOST if folds_are_lost(recording.path, file, part.sound) else None
-        self._over = False  # nothing more is to be read, whatever follows
-        self.between = 0  # frames lost before sound that could be read again
-        self.why: str | None = None  # something is lost
-        self.no_end_mark = False  # something is lost, nobody knows how much
-        self.not_closed = False  # no length is told: whether something is lost, nobody knows
+        self._over = False  # read nothing more, whatever follows
+        self.between = 0  # frames lost between pieces of sound
+        self.why: str | None = None  # reason for a loss
+        self.no_end_mark = False  # an unknown amount is lost
+        self.not_closed = False  # no length is declared: a loss would not be noticed
 
     @property
     def note(self) -> str | None:
-        """That channels cancel, or that times are not certain."""
+        """Remarks on the sound: channels cancel each other, or times are uncertain."""
         return "; ".join(filter(None, (self._mixer.note, self._fold_note))) or None
 
     @property
     def expected(self) -> int | None:
-        """Frames announced or found, whichever are more, unfolded as far as was read; None where
-        nobody knows yet."""
+        """Frames declared or read, whichever are more, unfolded as far as was read; None while
+        unknown."""
         if self._said is None and not self._before + self._behind:
             return None
         return self._before + max(self._said or 0, self._read) + self._behind + self._added
 
     @property
     def certain(self) -> int | None:
-        """Frames that will be read, where header and end of the file tell it for certain."""
+        """Frames that will be read, if header and end of the file prove it; else None."""
         part = self._part
         most = DURATION_S_MAX * self._recording.rate_hz
         if (
@@ -121,7 +120,7 @@ class NativeSound:
         count = _PIECE_FRAMES
         while count == _PIECE_FRAMES and not self._over:
             count = part.read(buffer)
-            with np.errstate(all="ignore"):  # what is not finite is dealt with below
+            with np.errstate(all="ignore"):  # _sane handles what is not finite
                 mono = self._mixer.mix(buffer[:count])
             mono = self._sane(mono)
             self._read += len(mono)
@@ -167,13 +166,13 @@ class NativeSound:
         return mono[:first_bad]
 
     def _following(self, part: SoundPart) -> SoundPart | None:
-        """What is to be read behind a part that has ended: the same one, if libsndfile ended it too
+        """The part to be read behind one that has ended; the same part if libsndfile ended it too
         early."""
         start = part.next_start()
         if start is None or start <= part.start:
             return None
         if isinstance(part.form, Layout):
-            self._said = part.frames  # the next file may stand in what this one counts as its own
+            self._said = part.frames  # the next file may lie within this one's declared length
         if part.stop_at(start, self._read):
             self._said = part.frames
             return part
@@ -194,8 +193,7 @@ class NativeSound:
         return None
 
     def _note_junk(self, part: SoundPart, following: SoundPart | None) -> None:
-        """What stands behind a sound is said if it is more than a little: it may have been
-        sound."""
+        """Report data behind the sound if it is more than a little: it may have been sound."""
         if (
             self.why is None
             and following is not part
@@ -204,11 +202,13 @@ class NativeSound:
             self.why = f"holds {count} bytes that are not read as sound"
 
     def _settled(self, part: SoundPart, following: SoundPart) -> Iterator[MissingSound]:
-        """One part is over, the next begins."""
+        """Close one part and begin the next."""
         said = self._said
         if isinstance(part.form, Ogg):
             self.no_end_mark = self.no_end_mark or not part.end_marked(following.start)
-            said = None if part.form.whole else said  # its length may be that of the stream behind
+            said = (
+                None if part.form.whole else said
+            )  # its length may be that of the following stream
         self._part = following
         part.close()
         if (
@@ -231,7 +231,7 @@ class NativeSound:
 
 
 def _frames_of(part: SoundPart) -> int:
-    """How many frames it has, by reading it where it does not say."""
+    """Number of frames in a part, by reading it if it does not say."""
     if part.frames is not None:
         return part.frames
     buffer = np.empty((_PIECE_FRAMES, part.sound.channels), np.float32)

@@ -1,9 +1,9 @@
-"""A recording file as the files in it: usually one; more where files were joined by `cat` or a
-stream is chained.
+"""The recordings within one file: usually one; several if files were joined by `cat` or a stream is
+chained.
 
-Opens each with libsndfile, helped where a header is wrong, reads it, and finds where the next
-begins. Knows containers by layout.py and streams.py; knows no mixing, no rate but the file's, and
-no words for the record.
+Opens each with libsndfile, with a corrected header where needed, reads it, and finds the beginning
+of the next. Knows containers through layout.py and streams.py; knows no mixing, no rate but the
+file's, and no words for the record.
 """
 
 from __future__ import annotations
@@ -40,42 +40,42 @@ from edge.capture.streams import (
 from edge.capture.view import ByteExtent, View
 from edge.contract.audio import Samples
 
-HEAD_BYTES = 65_536  # in which a recording must begin
+HEAD_BYTES = 65_536  # a recording must begin within these
 _FRAMES_UNKNOWN = 2**40  # libsndfile's "to the end" is 2**63 - 1; FLAC cannot say more than 2**36
 _SIZE_ENDLESS = 2**44
 _FLAC_BEGINS = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 _PLAIN = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
-# per libsndfile call: each costs 8 µs of its own, and a decoding error may cost the call it happens
-# in
+# Sound per libsndfile call: a call costs 8 µs, and a decoding error may lose the call's samples.
 _READ_S = 0.25
 
 
 class _Forward(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is not typed
-    """Never seeks: soundfile otherwise seeks after each read, and never reads beyond a header's
-    estimate."""
+    """A file that never seeks: soundfile otherwise seeks after each read, and never reads beyond a
+    header's estimate."""
 
     def seekable(self) -> bool:
         return False
 
 
 class SoundPart:
-    """One file or stream in the file, open to be read once, forward.
+    """One recording or stream within the file, open to be read once, forward.
 
-    `frames` are those of a channel that its header announces or that were found, whichever are
-    more; None where nobody can say. Raises soundfile.SoundFileError if libsndfile cannot open it.
-    Whatever the file itself raises while it is read (OSError, or what its `pulse` raises) leaves
-    each of its methods: it says nothing of the sound.
+    `frames` is the number of samples per channel that its header declares or that were found,
+    whichever is more; None if unknown. Raises soundfile.SoundFileError if libsndfile cannot open
+    it. Whatever the file itself raises while it is read (OSError, or what its `pulse` raises)
+    passes through every method: it says nothing about the sound.
     """
 
     def __init__(self, file: BinaryIO, start: int) -> None:
         self.start = start
-        self.stopped: str | None = None  # why reading ended before the end
-        self._file, self._end = file, size_of(file)
-        self._skip = 0  # frames that were read already
-        self._bounded = False  # it is read up to where the next begins, and no further
+        self.stopped: str | None = None  # reason why reading ended early
+        self._file = file
+        self._end = size_of(file)
+        self._skip = 0  # frames to skip, which were read before
+        self._bounded = False  # reading ends at the beginning of the next stream
         self._count = 0  # frames read
-        self.cut = False  # it ends within what cannot be decoded without the rest
-        self.form: Layout | Flac | Ogg | Mpeg | None = None  # None: what libsndfile may know
+        self.cut = False  # it ends within a frame that cannot be decoded
+        self.form: Layout | Flac | Ogg | Mpeg | None = None  # None: only libsndfile knows it
         self._view, self.sound = self._opened()
         self._step = max(1, round(_READ_S * self.sound.samplerate))
         self.frames = self._announced()
@@ -98,27 +98,25 @@ class SoundPart:
             self.form = ogg = ogg_stream(self._file, self.start, self._end)
             head = pread(self._file, ogg.heads_end - self.start, self.start)
             sound = ByteExtent(ogg.heads_end, max(0, ogg.end - ogg.heads_end))
-            # streams may bear the same number: only where one begins tells them apart
+            # streams may have equal serial numbers: only their beginnings separate them
             return _seen(
                 View(self._file, [sound], head, stop_before=OGG_BEGINS if ogg.whole else None)
             )
         elif (mpeg := mpeg_stream(self._file, self.start)) is not None:
             self.form = mpeg
             head = pread(self._file, 10, 0)
-            plain_tag = (
-                len(head) == 10 and not head[5] & ID3_FOOTER
-            )  # with one, libsndfile loses the first frames
+            # behind a tag with a footer, libsndfile loses the first frames
+            plain_tag = len(head) == 10 and not head[5] & ID3_FOOTER
             if mpeg.has_length and plain_tag and self.start == id3_end(self._file, 0):
-                rest = ByteExtent(0, self._end)  # libsndfile passes over the tag itself
+                rest = ByteExtent(0, self._end)  # libsndfile skips the tag itself
             if not mpeg.has_length:
-                # libsndfile takes the first frame's bit rate for all and stops where the file would
-                # then end: a VBR file can lose most of its sound. An endless file it reads for as
-                # long as there are frames.
+                # libsndfile assumes the first frame's bit rate throughout and stops where the file
+                # would then end: a VBR file can lose most of its sound. Of a file that claims to be
+                # endless it reads as long as there are frames.
                 with suppress(soundfile.SoundFileError):
                     return _seen(View(self._file, [rest], said_size=_SIZE_ENDLESS))
-        if magic[:3] == b"ID3" and not isinstance(
-            self.form, Mpeg
-        ):  # libsndfile's own way past tags can go on for ever
+        if magic[:3] == b"ID3" and not isinstance(self.form, Mpeg):
+            # libsndfile may loop endlessly over tags
             behind = id3_end(self._file, self.start)
             rest = ByteExtent(behind, max(0, self._end - behind))
         try:
@@ -126,16 +124,15 @@ class SoundPart:
         except soundfile.SoundFileError:
             if rest.at or plain is None or not plain.whole:
                 raise
-            return self._mended(
-                plain
-            )  # without the chunks behind the sound, some of which libsndfile cannot bear
+            # without the chunks behind the sound, some of which libsndfile rejects
+            return self._mended(plain)
 
     def _mended(self, plain: Layout) -> tuple[View, soundfile.SoundFile]:
         head = pread(self._file, plain.data_at - self.start, self.start)
         fixed, extents = plain.mended(head)
         view, sound = _seen(View(self._file, extents, fixed))
-        if sound.subtype in _PLAIN:  # other codecs invent sound behind the end of a file
-            # another file may begin in what the header, which is wrong, counts as its own
+        if sound.subtype in _PLAIN:  # other codecs make up sound behind the end of a file
+            # another file may begin within the length that the wrong header declares
             view.stop_before = BEGINNING[plain.kind]
         return view, sound
 
@@ -159,13 +156,12 @@ class SoundPart:
 
     @property
     def certain(self) -> int | None:
-        """The frames that can be read, and no other file behind them, where header and end of the
-        file prove it."""
+        """The frames that can be read, if header and end of the file prove it and no other
+        recording follows."""
         if isinstance(self.form, Layout):
-            told = (
-                self.form.whole or not self.form.present
-            )  # else another file may begin in what counts as sound
-            return int(self.sound.frames) if told and self.next_start() is None else None
+            # otherwise another file may begin within what counts as sound
+            proven = self.form.whole or not self.form.present
+            return int(self.sound.frames) if proven and self.next_start() is None else None
         whole = False
         if isinstance(self.form, Flac):
             whole = self.form.whole
@@ -177,8 +173,8 @@ class SoundPart:
         return self.frames if whole else None
 
     def end_marked(self, end: int | None = None) -> bool:
-        """False for an Ogg stream whose last page before `end` is not marked as such: something is
-        missing."""
+        """False for an Ogg stream whose last page before `end` is not marked as the last: something
+        is missing."""
         if not isinstance(self.form, Ogg):
             return True
         if end is None or not self.form.whole:
@@ -188,25 +184,28 @@ class SoundPart:
 
     @property
     def not_closed(self) -> bool:
-        """Whether its header says what a program writes that has still to fill in the length, or
-        never can. Of a FLAC, an Ogg or MP3 stream its end tells."""
+        """True if the header declares no length, as programs write it that fill in the length
+        later, or never.
+
+        Only for plain containers; FLAC, Ogg and MP3 streams are judged by their end.
+        """
         return isinstance(self.form, Layout) and self.form.said is None
 
     def junk(self, stop: int | None) -> int:
-        """Bytes between its end and `stop`, or the file's end, that are no sound, tags or
-        padding."""
+        """Number of bytes between its end and `stop`, or the file's end, that are not sound, tags
+        or padding."""
         if not isinstance(self.form, Layout | Ogg) or not self.end_marked():
             return 0
         return left_over(self._file, self.form.end, self._end if stop is None else stop)
 
     @property
     def position(self) -> int:
-        """Where libsndfile reads on; it may be ahead of what it gave."""
+        """Offset at which libsndfile reads on; it may be ahead of the samples given."""
         return self._view.position
 
     def read(self, buffer: Samples) -> int:
-        """Fill `(n, channels)`; fewer frames at the end or where the decoder gives up (`stopped`
-        then says why)."""
+        """Fill `(n, channels)`; fewer frames at the end, or where the decoder gives up (`stopped`
+        then has the reason)."""
         while self._skip and self.stopped is None:
             got = self._read(buffer[: min(self._skip, self._step)])
             self._skip = self._skip - got if got else 0
@@ -219,9 +218,8 @@ class SoundPart:
         return count
 
     def _read(self, buffer: Samples) -> int:
-        marked = isinstance(
-            self.form, Flac | Mpeg
-        )  # what it decoded before an error counts, but is not told
+        # samples decoded before an error count, but libsndfile does not say how many
+        marked = isinstance(self.form, Flac | Mpeg)
         if marked:
             buffer.fill(np.nan)
         try:
@@ -237,18 +235,18 @@ class SoundPart:
         return got
 
     def _failed(self, error: Exception) -> str:
-        """What an error while reading means: damage, or nothing at all ("") at or behind the
-        end."""
+        """The reason for an error while reading: damage, or "" at or behind the end."""
         position = self.position
         if self.frames is not None and self._count >= self.frames:
-            return ""  # nothing that was announced is missing
+            return ""  # nothing that was declared is missing
         if position < self._end and not only_zeros(self._file, position, self._end):
             return f"damaged ({error_line(error)})"
         self.cut = position >= self._end
         return ""
 
     def next_start(self) -> int | None:
-        """Where, behind what was read, another file or stream begins."""
+        """Offset behind what was read at which another recording or stream begins; None if there is
+        none."""
         file = self._file
         end = self._end
         position = self.position
@@ -280,8 +278,10 @@ class SoundPart:
         return find_beginning(file, max(self.form.heads_end, position - TAIL_BYTES), end)
 
     def stop_at(self, stop: int, read: int) -> bool:
-        """Read on to `stop`, where the next stream begins: libsndfile ended before it, misled by
-        the stream behind, after `read` frames. False if there is no more."""
+        """Read on to `stop`, where the next stream begins; False if there is nothing more.
+
+        Needed if libsndfile, misled by the next stream, ended before it, after `read` frames.
+        """
         misled = (
             isinstance(self.form, Ogg)
             and self.form.whole
@@ -310,13 +310,13 @@ def _seen(view: View) -> tuple[View, soundfile.SoundFile]:
     except soundfile.SoundFileError:
         view.check()
         raise
-    view.check()  # libsndfile may have made something of half a header
+    view.check()  # libsndfile may have accepted half a header
     return view, sound
 
 
 def find_start(file: BinaryIO, search: bool) -> int:
-    """Where the recording begins that a file holds: behind tags, and with `search` behind junk. 0
-    if none is found."""
+    """Offset of the recording that a file holds: behind tags, and with `search` behind junk. 0 if
+    none is found."""
     end = size_of(file)
     at = id3_end(file, 0)
     head = pread(file, HEAD_BYTES, at)
@@ -327,16 +327,15 @@ def find_start(file: BinaryIO, search: bool) -> int:
     if mpeg is not None and (not search or mpeg_next(file, mpeg, end) == mpeg):
         return mpeg
     found = BEGINNINGS.search(head) if search else None
-    if found:  # rather than what two bytes of anything may look like
+    if found:  # more reliable than the two bytes that begin an MPEG frame
         return at + found.start()
     return mpeg or (mpeg_next(file, at, end, HEAD_BYTES) or 0 if search else 0)
 
 
 def error_line(error: Exception) -> str:
-    """libsndfile's or the system's words, without a file name."""
-    if (
-        isinstance(error, soundfile.LibsndfileError) and error.code == 7
-    ):  # of MP3; the words speak of pipes
+    """The message of libsndfile or the system, without a file name."""
+    # error 7 of MP3, whose text is about pipes
+    if isinstance(error, soundfile.LibsndfileError) and error.code == 7:
         return "no frame could be decoded"
     text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
     return " ".join(str(text).split()).removeprefix("Error : ").rstrip(".")

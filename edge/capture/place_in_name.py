@@ -1,8 +1,7 @@
-"""Names without the places in them: what file_name.py reads as a place, and whatever else people
-write places as.
+"""Removal of places from names: what file_name.py reads as a place, and other common notations.
 
-Cuts too much rather than too little: a name may lose a figure that was none of a place. What is a
-word (a field's name) stays; nobody can tell it from another word. Knows no file and no settings.
+Removes too much rather than too little: a name may lose a number that was not a place. Words (the
+name of a field) stay; they cannot be told from other words. Knows no file and no settings.
 """
 
 import re
@@ -17,7 +16,7 @@ _PRIMES |= {ord(sign): "\u00b0" for sign in "\u00ba\u02da"}
 _EDGES = " _-,;+~=/"
 _SUFFIX = re.compile(r"\.(?=[0-9]*[A-Za-z])[A-Za-z0-9]{1,5}$", re.ASCII)
 
-_FREE = r"(?<![\d.,])"  # no part of a longer figure
+_FREE = r"(?<![\d.,])"  # not within a longer number
 _DECIMAL = r"\d{1,3}[.,]\d+(?!\d|[.,]\d)"
 _BEFORE = r"(?<![A-Za-z0-9])"
 _BETWEEN = r"[ _,;/|x-]{0,3}"
@@ -39,9 +38,9 @@ _PLACES = tuple(
         rf"{_BEFORE}[NSEWO][ _:]?[-+]?{_DECIMAL}",  # N52.1
         rf"{_FREE}[-+]?{_DECIMAL}[ _]?\u00b0?[ _]?[NSEWO](?![A-Za-z])",  # 52.1N
         rf"{_FREE}[-+]?{_DECIMAL}[ _]?\u00b0?{_BETWEEN}[-+]?{_DECIMAL}",  # 52.1,13.7
-        # a comma that is none of a decimal
+        # a separating comma, not a decimal one
         rf"{_FREE}[-+]?\d{{1,3}}\.\d+,[-+]?\d{{1,3}}\.\d+(?!\d|[.,]\d)",
-        # finer than any degree needs to be
+        # a number with more decimals than others have
         r"(?<![\d.,:T])[-+]?\d{1,3}[.,]\d{3,}(?!\d|[.,]\d)\u00b0?",
         rf"{_BEFORE}[NS]\d{{2,8}}{_BETWEEN}[EWO]\d{{2,9}}(?!\d|T)",  # N5207E01339
         rf"{_BEFORE}\d{{2,8}}[NS]{_BETWEEN}\d{{2,9}}[EWO](?![A-Za-z0-9])",  # 5207N_01339E
@@ -51,7 +50,7 @@ _PLACES = tuple(
         # UTM
         rf"{_BEFORE}\d{{1,2}}[C-HJ-NP-X][ _-]{{0,2}}\d{{5,7}}(?:[.,]\d+)?[ "
         rf"_,-]{{1,3}}\d{{6,8}}(?!\d)",
-        r"(?<!\d)\d{6}(?:[.,]\d+)?[ _,;-]{1,2}\d{7}(?!\d)",  # its metres alone
+        r"(?<!\d)\d{6}(?:[.,]\d+)?[ _,;-]{1,2}\d{7}(?!\d)",  # UTM without its zone
         rf"{_BEFORE}\d{{1,2}}[C-HJ-NP-X][ _]?[A-HJ-NP-Z][A-HJ-NP-V][ _]?"  # MGRS
         r"(?:\d{2,5}[ _]\d{2,5}|\d{4,10})(?!\d)",
         rf"{_BEFORE}{_PLUS_CODE}{{4,8}}\+{_PLUS_CODE}{{2,7}}(?![A-Za-z0-9])",  # Open Location Code
@@ -60,7 +59,7 @@ _PLACES = tuple(
 
 
 def without_places(name: str) -> str:
-    """A path, or any text with paths in it, without the places in it; as it is if it has none.
+    """A path, or any text with paths in it, with all places removed; unchanged if there are none.
 
     >>> without_places("20240512T040000+0000_REC [52.123456 13.654321].ogg")
     '20240512T040000+0000_REC.ogg'
@@ -80,7 +79,7 @@ def without_places(name: str) -> str:
 
 
 def _cut(text: str) -> str:
-    """The text less all spans that are places; what was parted by one is not joined to another."""
+    """The text without all spans that are places, repeated until removal has joined no new one."""
     while spans := sorted(_spans(text)):
         kept = []
         at = 0
@@ -100,7 +99,7 @@ def _spans(text: str) -> list[tuple[int, int]]:
 
 
 def _plain(sign: str) -> str:
-    """Digits, stops and primes of other scripts as those of ours, one sign for one."""
+    """A digit, full stop or prime of another script as its ASCII form; length is preserved."""
     if sign.isascii() or ord(sign) in _PRIMES:
         return _PRIMES.get(ord(sign), sign)
     digit = unicodedata.decimal(sign, None)

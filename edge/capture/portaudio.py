@@ -1,4 +1,4 @@
-"""Sound cards as PortAudio (sounddevice) has them: which there are, which is meant, opening one.
+"""Sound cards through PortAudio (sounddevice): listing them, choosing one, opening it.
 
 Does not know what becomes of the samples, or when to try again.
 """
@@ -16,13 +16,12 @@ from edge.contract.audio import Samples
 from edge.contract.errors import CaptureError
 from edge.contract.text import printable
 
-LATENCY_S = (
-    0.5  # the card's own buffer: a busy interpreter may be late by so much before samples are lost
-)
-# sound servers mix a stereo microphone down for whom asks for one channel; the setting names one
+# The card's own buffer: a busy interpreter may be this late before samples are lost.
+LATENCY_S = 0.5
+# Sound servers mix stereo down if one channel is requested; the setting names a single one instead.
 CHANNELS_MIN = 2
-_RATES_HZ = (1_000, 10_000_000)  # what a card may say of itself and be believed
-_ENTRIES_MAX = 256  # of the list of cards
+_RATES_HZ = (1_000, 10_000_000)  # plausible default rates
+_ENTRIES_MAX = 256  # in the list of cards
 
 log = logging.getLogger(__name__)
 
@@ -31,37 +30,39 @@ log = logging.getLogger(__name__)
 class InputDevice:
     """A sound card that can record."""
 
-    index: int  # changes with what is plugged in; good until the next `rescan`
+    index: int  # valid until the next `rescan`
     name: str  # printable
     host_api: str
     channels: int
-    rate_hz: int  # its default; 0: it says none
+    rate_hz: int  # its default; 0: not given
 
-    def rate(self, wanted_hz: int | None) -> int:
-        """The rate to open it with: the one that is asked for, else its own. Raises CaptureError if
-        there is none."""
-        if not (wanted_hz or self.rate_hz):
-            raise CaptureError(f"{self.name!r} says no rate of its own; set microphone.rate_hz")
-        return wanted_hz or self.rate_hz
+    def rate(self, requested_hz: int | None) -> int:
+        """The rate to open it with: the requested one, else its default. Raises CaptureError if
+        there is neither."""
+        if not (requested_hz or self.rate_hz):
+            raise CaptureError(f"{self.name!r} reports no sample rate; set microphone.rate_hz")
+        return requested_hz or self.rate_hz
 
 
 class PortAudio:
-    """PortAudio, which lists the cards once when it is initialised: a card plugged in later wants
-    `rescan`.
+    """PortAudio, which lists the cards once when it is initialised: a card plugged in later
+    requires `rescan`.
 
-    Every method raises CaptureError with one line, the system's own words in it, whatever the
-    library raises: it decodes names strictly and looks entries up in each other, so an odd card can
-    raise nearly anything. An entry that cannot be read hides no other one. `sounddevice` is the
-    library's module; tests give another with the same names.
+    Every method raises CaptureError with one line that includes the system's message, whatever the
+    library raises: it decodes names strictly and looks entries up in each other, so that an unusual
+    card can raise almost anything. An entry that cannot be read does not hide the others.
+    `sounddevice` is the library's module; tests pass another with the same names.
     """
 
     def __init__(self, sounddevice: Any = None) -> None:
         self._api = sounddevice
-        self.unread: tuple[str, ...] = ()  # entries that the last `inputs` could not read, and why
+        self.unread: tuple[
+            str, ...
+        ] = ()  # entries that the last `inputs` could not read, with reasons
         self._told: tuple[str, ...] = ()
 
     def rescan(self) -> None:
-        """Look for cards anew. Ends every stream that is open."""
+        """Look for cards again. Ends every open stream."""
         if self._api is None:
             self._api = _sounddevice()
         with _said("PortAudio does not start"):
@@ -70,12 +71,12 @@ class PortAudio:
             self._api._initialize()
 
     def inputs(self) -> list[InputDevice]:
-        """Every card that can record and be read, as of the last `rescan`; `unread` says which
-        cannot be."""
+        """Every readable card that can record, as of the last `rescan`; `unread` lists the
+        unreadable ones."""
         devices: list[InputDevice] = []
         unread: list[str] = []
         apis: list[str] = []
-        with suppress(Exception):  # names of sound systems, for people
+        with suppress(Exception):  # names of sound systems are only for display
             apis = [str(api["name"]) for api in self._api.query_hostapis()]
         for index, entry in enumerate(self._entries()):
             try:
@@ -89,12 +90,12 @@ class PortAudio:
         if self.unread != self._told:
             self._told = self.unread
             for line in unread:
-                log.warning("%s; passed over", line)
+                log.warning("%s; skipped", line)
         return devices
 
     def _entries(self) -> list[Any]:
-        """The list of cards; where it cannot be had whole, one by one, an error in the place of one
-        that cannot be read."""
+        """The list of cards. If it cannot be read as a whole, entries are read one by one, with an
+        error in place of an unreadable one."""
         try:
             return list(self._api.query_devices())
         except self._api.PortAudioError as error:
@@ -112,8 +113,8 @@ class PortAudio:
         return entries
 
     def find(self, name: str | None) -> InputDevice:
-        """The one card with `name` in its name, whatever the case, or with just that name; None:
-        the default."""
+        """The one card with `name` in its name, case-insensitive, or with exactly this name; None:
+        the default card."""
         devices = self.inputs()
         there = "; ".join(
             [", ".join(repr(device.name) for device in devices) or "none", *self.unread]
@@ -123,20 +124,22 @@ class PortAudio:
             found = [device for device in devices if device.index == default]
             if not found:
                 advice = "; name one in microphone.device" if devices else ""
-                raise CaptureError(f"no default sound card that records; there is: {there}{advice}")
+                raise CaptureError(
+                    f"no default sound card for recording; available: {there}{advice}"
+                )
             return found[0]
-        wanted = name.casefold()
-        exact = [device for device in devices if device.name.casefold() == wanted]
-        found = exact or [device for device in devices if wanted in device.name.casefold()]
+        folded = name.casefold()
+        exact = [device for device in devices if device.name.casefold() == folded]
+        found = exact or [device for device in devices if folded in device.name.casefold()]
         if len(found) != 1:
             count = "no sound card" if not found else f"{len(found)} sound cards"
             raise CaptureError(
-                f"microphone.device: {count} with {name!r} in the name; there is: {there}"
+                f"microphone.device: {count} with {name!r} in the name; available: {there}"
             )
         return found[0]
 
     def _default_index(self) -> int:
-        """-1: there is none, or it cannot be read."""
+        """Index of the default card; -1 if there is none or it cannot be read."""
         try:
             return int(self._api.query_devices(None, "input")["index"])
         except Exception as error:
@@ -151,9 +154,10 @@ class PortAudio:
         write: Callable[[Samples, bool], None],
         end: Callable[[], None],
     ) -> Any:
-        """A running stream, which PortAudio's own thread feeds to `write(samples, lost before
-        them)` until it calls `end()`, for whatever reason. `channel` counts from 1. End it with
-        `close`.
+        """A running stream, from which PortAudio's thread calls `write(samples, sound was lost
+        before them)` until it calls `end()`, for whatever reason.
+
+        `channel` counts from 1. End the stream with `close`.
         """
         if channel > device.channels:
             raise CaptureError(
@@ -190,7 +194,7 @@ class PortAudio:
         return stream
 
     def close(self, stream: Any) -> None:
-        """Errors do not matter: the card may be gone."""
+        """Close a stream. Errors are ignored: the card may be gone."""
         with suppress(Exception):
             stream.abort(ignore_errors=True)
         with suppress(Exception):
@@ -198,8 +202,8 @@ class PortAudio:
 
 
 def _device(index: int, entry: Mapping[str, Any], apis: list[str]) -> InputDevice:
-    """An entry of the list. What only describes it may be odd; without name and channels it is
-    none."""
+    """An entry of the list as InputDevice. Name and channels are required; descriptive fields may
+    be odd."""
     api = entry.get("hostapi")
     rate_hz = entry.get("default_samplerate")
     is_api = isinstance(api, int) and 0 <= api < len(apis)
@@ -221,9 +225,10 @@ def devices() -> list[InputDevice]:
 
 
 def _sounddevice() -> Any:
-    """The module. Not imported at the top of the file: that initialises PortAudio, which fails
-    without the system's library or where ALSA is misconfigured. Of that a station with recordings
-    only need not know.
+    """The module, imported on first use.
+
+    Importing it initialises PortAudio, which fails without the system's library or where ALSA is
+    misconfigured. A station that only analyses recordings must not depend on that.
     """
     try:
         return importlib.import_module("sounddevice")
@@ -237,7 +242,7 @@ def _sounddevice() -> Any:
 
 @contextmanager
 def _said(what: str) -> Iterator[None]:
-    """Whatever is raised within is a CaptureError: `what`, and the system's own words."""
+    """Turn any exception raised within into a CaptureError: `what`, and the system's message."""
     try:
         yield
     except Exception as error:
@@ -245,7 +250,8 @@ def _said(what: str) -> Iterator[None]:
 
 
 def _line(error: Exception) -> str:
-    """In one printable line; an error that the library did not mean to raise with its name."""
+    """The error as one printable line; with its type unless it is an error that the library raises
+    on purpose."""
     words = printable(" ".join(str(error).split()))
     meant = type(error).__name__ == "PortAudioError" or isinstance(error, OSError)
     return words if meant and words else f"{type(error).__name__}: {words}"

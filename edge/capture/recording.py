@@ -1,5 +1,5 @@
-"""A recording file, decoded as a stream of mono float32 blocks at one rate and of gaps, or refused
-with one clear reason.
+"""Decoder of a recording file: mono float32 blocks at one rate, and gaps, or a refusal with one
+clear reason.
 
 Knows which files of a folder are recordings, what of them is lost, and the resampler (soxr).
 Containers and codecs are left to container.py and parts.py, mixing to mix.py. Does not know when or
@@ -38,9 +38,9 @@ from edge.types import Gap
 
 Piece = Samples | Gap
 
-# What lies beside recordings and is none of them: notes, tables, pictures, settings, databases.
-# Whatever has another name is tried, and refused with a reason if it is no sound: a recording with
-# an odd name must not vanish in silence.
+# Files beside recordings that are not recordings: notes, tables, pictures, settings, databases.
+# Files with any other suffix are tried, and refused with a reason if they are not sound, so that a
+# recording with an unusual name does not disappear silently.
 # fmt: off
 SIDECAR_SUFFIXES = frozenset((
     ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg",
@@ -51,20 +51,18 @@ SIDECAR_SUFFIXES = frozenset((
 ))
 # fmt: on
 
-_CONTROL = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
-)  # also what turns a line's direction round
+# Control characters, and those that change the direction of text.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def find_recordings(folder: Path, own: OwnFiles | None = None) -> list[Path]:
-    """Every file under `folder` that may be a recording, sorted; a single file is its own list,
-    whatever its suffix.
+    """Every file under `folder` that may be a recording, sorted; a single file gives a list of
+    itself, whatever its suffix.
 
-    Sidecars (SIDECAR_SUFFIXES), what systems leave behind (`passed_over`; macOS leaves `._x.wav` on
-    every card) and everything that is not a regular file are passed over, and so is what a station
-    keeps for itself, `own` or another one; symlinks to files are followed, to folders not. A
-    subfolder that may not be listed is in the result itself, so that whoever opens the list reports
-    it.
+    Sidecars (SIDECAR_SUFFIXES), system files (`passed_over`; macOS leaves `._x.wav` on every card),
+    everything that is not a regular file, and files that a station keeps for itself, `own` or
+    another, are skipped. Symlinks to files are followed, to folders not. A subfolder that cannot be
+    listed is itself in the result, so that opening it reports the error.
     """
     own = own or OwnFiles()
     if not folder.exists():
@@ -93,11 +91,11 @@ def find_recordings(folder: Path, own: OwnFiles | None = None) -> list[Path]:
 
 
 def record_name(path: Path, root: Path) -> str:
-    r"""How the record knows a recording: relative to `root`, with forward slashes, in one printable
-    line.
+    r"""Name of a recording in the record: relative to `root`, with forward slashes, in one line of
+    printable text.
 
-    Rows, messages and JSON hold text alone: a byte that is no UTF-8 is written \xNN, a control
-    character \uNNNN and a backslash twice, so that every name can be told from every other and be
+    Rows, messages and JSON hold text alone: a byte that is not UTF-8 is written \xNN, a control
+    character \uNNNN and a backslash twice, so that every name differs from every other and can be
     found again.
     """
     name = os.fsencode(path.relative_to(root).as_posix()).replace(b"\\", b"\\\\")
@@ -108,7 +106,7 @@ def record_name(path: Path, root: Path) -> str:
 
 @contextmanager
 def _read_errors(path: Path) -> Iterator[None]:
-    """Errors of this machine, told from those of the recording."""
+    """Turn errors of this machine into UnreadError, as opposed to errors of the recording."""
     try:
         yield
     except (OSError, MemoryError) as error:
@@ -123,18 +121,19 @@ def _is_regular(path: Path) -> bool:
     try:
         return path.is_file()
     except OSError:
-        return True  # whoever opens it will say why it cannot
+        return True  # opening it will report the reason
 
 
 def open_recording(path: Path) -> ContainerHeader:
-    """The header of a recording that can be decoded; RecordingError says why another cannot."""
+    """The header of a recording that can be decoded. Raises RecordingError with the reason if it
+    cannot."""
     with Decoder(path) as decoder:
         return decoder.recording
 
 
 def stream(path: Path, *, block_s: float = 10.0, rate_hz: int = RATE_HZ) -> Iterator[Samples]:
-    """The blocks of `Decoder` alone, for callers that need not know what is missing: those on both
-    sides of a gap follow each other.
+    """The blocks of `Decoder` without its gaps, for callers that need not know what is missing:
+    blocks on both sides of a gap follow each other.
 
     >>> for block in stream(Path("20240501_040000.WAV"), block_s=5.0): ...
     """
@@ -145,28 +144,32 @@ def stream(path: Path, *, block_s: float = 10.0, rate_hz: int = RATE_HZ) -> Iter
 
 
 class Decoder:
-    """One recording as mono float32 blocks of `block_s` at `rate_hz`, and a `Gap` where sound is
-    missing between them: what AudioMoth folded up ("triggered"), or what is damaged and followed by
-    more ("damaged"). The last block before a gap or the end is shorter; the sound between two gaps
-    lasts DURATION_S_MIN at least, what is shorter is in them.
+    """One recording as mono float32 blocks of `block_s` at `rate_hz`, with a `Gap` where sound is
+    missing.
 
-    Channels are averaged, or the louder one is taken where they cancel (mix.py; `note` says so).
-    Rates of 1 kHz to 1 MHz are resampled (soxr HQ), those below `rate_hz` upwards, so their upper
-    bands stay empty; behind a gap the resampler begins anew. The total is the decoded length within
-    one sample, block edges do not depend on the codec, and memory does not depend on the file.
-    Float samples beyond [-1, 1] are passed on as they are; at the first one that is not a finite
-    number, or larger than 32 bits count, the recording counts as damaged and the rest as lost.
+    A gap is what AudioMoth folded up ("triggered"), or what is damaged and followed by more sound
+    ("damaged"). The last block before a gap or the end is shorter. Sound between two gaps lasts at
+    least DURATION_S_MIN; anything shorter is part of them.
+
+    Channels are averaged, or the louder one is used where they cancel (mix.py; `note` reports
+    that). Rates of 1 kHz to 1 MHz are resampled (soxr HQ), those below `rate_hz` upwards, so that
+    their upper bands stay empty; the resampler restarts after a gap. The total is the decoded
+    length within one sample, block edges do not depend on the codec, and memory use does not depend
+    on the file. Float samples beyond [-1, 1] are passed on as they are; at the first sample that is
+    not a finite number, or larger than 32-bit integers can be, the recording counts as damaged and
+    the rest as lost.
 
     Files joined by `cat` and chained streams are read as one recording while rate and channels
-    agree; no declared length is believed: what stands behind it is read, what is missing is lost.
-    What can be decoded is yielded; afterwards `lost_s` and `warning` say what could not, 0 and None
-    where all is well. RecordingError is raised on opening, or before the first block if nothing can
-    be decoded; UnreadError at any time, of what passes. `file` is the recording where it is open
-    already. Iterate once; `close` also ends an iteration that was left early.
+    agree. No declared length is trusted: sound behind it is read, missing sound is lost. Whatever
+    can be decoded is yielded; afterwards `lost_s` and `warning` describe what could not be, 0 and
+    None if nothing is wrong. RecordingError is raised on opening, or before the first block if
+    nothing can be decoded; UnreadError, for errors that may pass, at any time. `file` is the
+    recording if it is open already. Iterate once; `close` also ends an iteration that was left
+    early.
 
-    >>> with Decoder(path) as decoder:
-    ...     for piece in decoder: ...
-    ...     report(decoder.decoded_s, decoder.position_s, decoder.lost_s, decoder.warning)
+        >>> with Decoder(path) as decoder:
+        ...     for piece in decoder: ...
+        ...     report(decoder.decoded_s, decoder.position_s, decoder.lost_s, decoder.warning)
     """
 
     def __init__(
@@ -181,29 +184,31 @@ class Decoder:
         self.block_frames = round(block_s * rate_hz)
         assert self.block_frames >= DURATION_S_MIN * rate_hz, "a block shorter than any recording"
         self._decoded = 0  # frames given so far, at the recording's own rate
-        self._position = 0  # the same with those in gaps
-        self._folded = False  # silence was folded up in it: even without any sound it is whole
+        self._position = 0  # frames given so far, with those in gaps
+        self._folded = False  # has folded silence: complete even without any sound
         with ExitStack() as opening, _read_errors(path):
             file = file or opening.enter_context(open_file(path))
             part = first_part(path, file)
             opening.callback(part.close)
             self.recording = header_of(path, file, part)
             self._native = NativeSound(file, part, self.recording)
-            opening.callback(self._native.close)  # by then it may have another part open
+            opening.callback(self._native.close)  # not `part`: another may be open by then
             self._open = opening.pop_all()
 
     @property
     def expected_s(self) -> float | None:
-        """Length as the header says, or as was found where that is more; None where neither is
-        known. Final once the iteration has ended: only then what is folded up is known, what stands
-        behind an Ogg, FLAC or MP3 stream, and how long a FLAC stream is that does not say so."""
+        """Length as declared by the header, or as found if that is more; None if neither is known.
+
+        Final once the iteration has ended: only then are folded silence, data behind an Ogg, FLAC
+        or MP3 stream, and the length of a FLAC stream that does not declare it known.
+        """
         expected = self._native.expected
         return None if expected is None else expected / self.recording.rate_hz
 
     @property
     def certain_s(self) -> float | None:
-        """Length of the sound that will be decoded, where header and end of the file tell it for
-        certain; else None, and only reading tells."""
+        """Length of the sound that will be decoded, if header and end of the file prove it; else
+        None."""
         frames = self._native.certain
         return None if frames is None else frames / self.recording.rate_hz
 
@@ -219,8 +224,8 @@ class Decoder:
 
     @property
     def lost_s(self) -> float:
-        """Announced but not decoded behind the last sound, final once the iteration has ended; 0
-        where the length is not known."""
+        """Length declared but not decoded behind the last sound; 0 if unknown. Final once the
+        iteration has ended."""
         lost_s = (
             0.0
             if self.expected_s is None
@@ -241,18 +246,15 @@ class Decoder:
         if native.why:
             return f"{native.why}: {read}"
         if native.no_end_mark:
-            return f"truncated: no end mark; {read}, how much is missing is not known"
+            return f"truncated: no end mark; {read}, how much is missing is unknown"
         if native.not_closed:
-            return (
-                f"not closed: its header tells no length; {read}, whether more is missing is "
-                f"not known"
-            )
+            return f"not closed: its header gives no length; {read}, more may be missing"
         return None
 
     @property
     def note(self) -> str | None:
-        """What else is to be known of the sound, final once the iteration has ended: that channels
-        cancelled, or that a lossy form hides what AudioMoth folded up."""
+        """Other remarks on the sound, final once the iteration has ended: channels cancelled each
+        other, or a lossy format hides what AudioMoth folded up."""
         return self._native.note
 
     def __enter__(self) -> Decoder:
@@ -319,7 +321,7 @@ class Decoder:
         """Sound and gaps at the recording's own rate. Sound shorter than DURATION_S_MIN beside a
         gap becomes part of it."""
         shortest = DURATION_S_MIN * self.recording.rate_hz
-        gap: MissingSound | None = None  # before what is held
+        gap: MissingSound | None = None  # precedes `held`
         held: list[Samples] = []  # the beginning of a run, until it is long enough
         running = False
         for piece in self._native:

@@ -1,5 +1,4 @@
-"""Unbroken sound on its way from the card's rate to the station's, and the clock that its samples
-are.
+"""Unbroken sound resampled from the card's rate to the station's, and timed by its sample count.
 
 Does not know where the sound comes from or why it ends.
 """
@@ -12,40 +11,39 @@ import soxr
 from edge.contract.audio import RATE_HZ, Samples
 from edge.types import Chunk
 
-DRIFT_MAX = 2e-4  # of a crystal; good ones are within 5e-5
-LATE_S = 0.25  # how late samples may come without any being missing
-# of the rate: no crystal is so far off, arrivals through a sound server seem to be at times
+DRIFT_MAX = 2e-4  # of a crystal, relative; good ones are within 5e-5
+LATE_S = 0.25  # largest delay of samples if none are missing
+# Relative deviation that no crystal has; through a sound server smaller ones appear at times.
 RATE_OFF_MIN = 1e-3
-_RATE_OVER_S_MIN = 60.0  # over which the rate is measured at least
+_RATE_OVER_S_MIN = 60.0  # shortest time over which the rate is measured
 _RECENT = 20  # blocks
-_MARKS = 60  # of _RECENT blocks each: ten minutes
+_MARKS = 60  # one per _RECENT blocks: ten minutes
 
 
 class ResampledStream:
-    """Resamples (soxr HQ) and counts. Times follow from the first sample's by counting, so chunks
-    abut exactly.
+    """Resamples (soxr HQ) and counts samples. Times follow from the first sample's time by
+    counting, so that chunks abut exactly.
 
-    soxr's output is aligned with its input: what it still holds back comes with later samples or
-    with `finish`, and sample n of the output is n / RATE_HZ after the start whenever it comes.
+    soxr's output is aligned with its input: sound that it still holds back comes with later samples
+    or with `finish`, and sample n of the output is n / RATE_HZ after the start whenever it comes.
 
-    No sample is recorded after it arrives: a count that runs ahead of the arrivals by more than a
-    crystal can is that of a card that gives more samples than its rate says. What is beyond goes,
-    so that no time is told twice: a block is squeezed by so much (of a card that is steadily too
-    fast this also mends the pitch), and goes whole where half of it or more is too much. `rate_off`
-    tells of it.
+    No sample is recorded after it arrives. If the count runs ahead of the arrivals by more than a
+    crystal's drift, the card delivers more samples than its rate. The surplus is removed, so that
+    no time is covered twice: a block is squeezed by the surplus (which also corrects the pitch of a
+    card that is steadily too fast), or dropped if half of it or more is surplus. `rate_off` gives
+    the deviation.
     """
 
     def __init__(self, start_s: float, rate_hz: int) -> None:
         self._rate_hz = rate_hz
         self._start_s = start_s
         self._frames_in = self._frames_out = 0
-        self._reference_s = start_s  # since when the count may have drifted
-        self._moved_s = (
-            0.0  # by how much the clock was set later than the count of all samples that came
-        )
-        self._surplus_s = 0.0  # of the samples to come so much is left out
-        self._late_s: deque[float] = deque(maxlen=_RECENT)  # by the count of all samples that came
-        self._marks: deque[tuple[float, float]] = deque(maxlen=_MARKS + 1)  # when it was how late
+        self._reference_s = start_s  # time since which the count may have drifted
+        # shift of the clock against the count of all samples that came
+        self._moved_s = 0.0
+        self._surplus_s = 0.0  # sound still to be left out
+        self._late_s: deque[float] = deque(maxlen=_RECENT)  # against the count of all samples
+        self._marks: deque[tuple[float, float]] = deque(maxlen=_MARKS + 1)  # time, delay
         self._resampler = (
             None
             if rate_hz == RATE_HZ
@@ -54,25 +52,25 @@ class ResampledStream:
 
     @property
     def end_s(self) -> float:
-        """Where the sound taken in so far ends, by the sample clock."""
+        """End of the sound taken in so far, by the sample clock."""
         return self._start_s + self._frames_in / self._rate_hz
 
     @property
     def drift_s(self) -> float:
-        """How much later than by the sample clock the samples come: the least of the last ten
-        seconds. Negative: they come too early."""
+        """Delay of the samples behind the sample clock: the least of the last ten seconds.
+        Negative: they are early."""
         return min(self._late_s) - self._moved_s if self._late_s else 0.0
 
     @property
     def drift_s_max(self) -> float:
-        """What a crystal may have drifted since the clock was set; beyond it sound is missing, or
-        too much."""
+        """Largest drift of a crystal since the clock was set; beyond it there are missing or
+        surplus samples."""
         return LATE_S + DRIFT_MAX * (self.end_s - self._reference_s)
 
     @property
     def rate_off(self) -> float | None:
-        """By which share the card gives more samples than its rate says (negative: fewer), over the
-        last ten minutes; None: too little sound came to tell."""
+        """Deviation of the card's rate from its nominal one over the last ten minutes, as a
+        fraction (positive: more samples); None if there was too little sound to tell."""
         if len(self._marks) < 2:
             return None
         (from_s, late_then_s) = self._marks[0]
@@ -84,8 +82,11 @@ class ResampledStream:
         )
 
     def reanchor(self) -> float:
-        """Set the clock by the recent arrivals; returns by how much. Where they are early the clock
-        stays, and so much of the sound that follows is left out: time never goes back."""
+        """Set the clock by the recent arrivals; returns the shift.
+
+        If they are early the clock stays, and the same amount of the following sound is left out:
+        time never goes back.
+        """
         moved_s = self.drift_s
         if moved_s >= 0:
             self._start_s += moved_s
@@ -96,8 +97,8 @@ class ResampledStream:
         return moved_s
 
     def take(self, samples: Samples, arrived_s: float) -> Chunk | None:
-        """Samples at the card's rate, the first of them recorded at `arrived_s` as far as one can
-        tell from outside."""
+        """Take in samples at the card's rate; `arrived_s` is the best outside estimate of the first
+        one's time."""
         late_s = arrived_s - self.end_s
         self._late_s.append(late_s + self._moved_s)
         self._mark(arrived_s)
@@ -111,13 +112,13 @@ class ResampledStream:
         )
 
     def _mark(self, now_s: float) -> None:
-        """Once ten seconds are known, and then every ten."""
+        """Note the delay every ten seconds, once ten seconds of arrivals are known."""
         last_s = self._marks[-1][0] if self._marks else -np.inf
         if len(self._late_s) == _RECENT and now_s - last_s >= 10.0:
             self._marks.append((now_s, min(self._late_s)))
 
     def _without_surplus(self, samples: Samples, early_s: float) -> Samples:
-        """What is left of a block that begins `early_s` earlier than it may."""
+        """The rest of a block that begins `early_s` earlier than it may."""
         count = len(samples)
         if self._surplus_s > 0:
             cut = min(count, round(self._surplus_s * self._rate_hz))
@@ -132,7 +133,7 @@ class ResampledStream:
         return np.interp(places, np.arange(count), samples).astype(np.float32)
 
     def finish(self) -> Chunk | None:
-        """What the resampler still holds."""
+        """The sound that the resampler still holds."""
         if self._resampler is None:
             return None
         return self._chunk(self._resampler.resample_chunk(np.empty(0, np.float32), last=True))

@@ -1,8 +1,8 @@
-"""The bounded store between the sound card's thread, which may not wait, and the station's loop,
+"""Bounded buffer between the sound card's thread, which must not wait, and the station's loop,
 which may be busy.
 
-Knows samples at the card's own rate and when they arrived. Does not know cards, resampling or what
-a gap is called.
+Knows samples at the card's own rate and when they arrived. Does not know cards, resampling or the
+names of gaps.
 """
 
 import math
@@ -15,11 +15,11 @@ import numpy as np
 
 from edge.contract.audio import Samples
 
-BLOCK_S = 0.5  # what is handed on at once
-PAUSE_S = (
-    2.0  # longer than any card's own buffer: after so long without samples, sound may be missing
-)
-SETTLE_S = 1.0  # after a break a heap of late samples may come at once; then their times are known
+BLOCK_S = 0.5  # sound per block
+# Longer than any card's own buffer: after this long without samples, sound may be missing.
+PAUSE_S = 2.0
+# Late samples may come in one burst after a break; after this long their times are known.
+SETTLE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Block:
     samples: Samples
     start_s: float  # monotonic clock at its first sample, by the least delayed arrival
     broken: bool  # after a pause: sound may be missing before it
-    overflowed: bool  # the card said that sound is missing before it
-    dropped: int  # samples before it that had to make room
+    overflowed: bool  # the card reported that sound is missing before it
+    dropped: int  # samples before it that were dropped
 
 
 class _Slot:
-    """Room for one block."""
+    """Space for one block."""
 
     def __init__(self, frames: int) -> None:
         self.samples: Samples = np.zeros(frames, np.float32)
@@ -48,19 +48,18 @@ class _Slot:
 
 
 class Ring:
-    """`seconds` of sound at most, all room taken beforehand. When it is full the oldest block goes,
-    and is counted.
+    """At most `seconds` of sound, in memory allocated at the start. When it is full, the oldest
+    block is dropped and counted.
 
-    One thread writes, one reads. The lock is held for a copy of half a second of sound at the
-    longest.
+    One thread writes, one reads. The lock is held for a copy of half a second of sound at most.
     """
 
     def __init__(
         self, rate_hz: int, seconds: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.rate_hz = rate_hz
-        self.last_s = clock()  # when samples came last
-        self.ended = False  # the card's thread has said that nothing will follow
+        self.last_s = clock()  # time of the last arrival
+        self.ended = False  # the card's thread will write no more
         self._clock = clock
         frames = round(BLOCK_S * rate_hz)
         self._slots = [_Slot(frames) for _ in range(math.ceil(seconds * rate_hz / frames) + 1)]
@@ -71,12 +70,12 @@ class Ring:
 
     @property
     def waiting_s(self) -> float:
-        """Seconds of sound that nobody has taken yet."""
+        """Seconds of sound that have not been taken yet."""
         return self._waiting / self.rate_hz
 
     def write(self, samples: Samples, overflowed: bool) -> None:
-        """Take in what the card has just recorded; `overflowed`: it says that it lost sound before
-        this."""
+        """Add what the card has just recorded; `overflowed`: the card reports that it lost sound
+        before this."""
         now_s = self._clock()
         start_s = now_s - len(samples) / self.rate_hz
         with self._changed:
@@ -94,8 +93,8 @@ class Ring:
                 slot.filled += count
                 self._waiting += count
                 samples = samples[count:]
-                start_s = start_s + count / self.rate_hz
-            if self._complete():  # not for each of a card's forty blocks a second
+                start_s += count / self.rate_hz
+            if self._complete():  # not for every one of the card's forty writes a second
                 self._changed.notify()
 
     def _next_slot(self, broken: bool = False, overflowed: bool = False) -> _Slot:
@@ -117,16 +116,16 @@ class Ring:
         return slot
 
     def end(self) -> None:
-        """The card's thread will write no more."""
+        """Note that the card's thread will write no more."""
         with self._changed:
             self.ended = True
             self._changed.notify()
 
     def take(self, partial: bool = False) -> Block | None:
-        """The oldest block, None if none is complete; `partial`: also the one that is still being
-        filled.
+        """The oldest block; None if none is complete. With `partial`, also the one that is still
+        being filled.
 
-        The first block, and one after a break, is kept back for a second, so that its time is
+        The first block, and one after a break, is held back for a second, so that its time is
         right.
         """
         with self._changed:
@@ -143,7 +142,7 @@ class Ring:
             return block
 
     def wait(self, timeout_s: float) -> None:
-        """Until a block is complete, the card's thread has ended, or the time is over."""
+        """Wait until a block is complete, the card's thread has ended, or the timeout is over."""
         with self._changed:
             self._changed.wait_for(lambda: self.ended or self._complete(), timeout_s)
 

@@ -1,5 +1,5 @@
-"""When to listen: always, or in periods given by the clock and the sun. Knows time and place,
-nothing of sound."""
+"""Listening times: always, or in periods given by clock and sun. Knows time and place, nothing of
+sound."""
 
 import re
 from collections.abc import Sequence
@@ -19,18 +19,20 @@ _CLOCK = re.compile(r"([01]\d|2[0-3]):([0-5]\d)", re.ASCII)
 _MINUTES_MAX = 720
 _DAY = timedelta(days=1)
 _SEARCH_DAYS = 400  # a polar night lasts half a year
-_RISE_DEG = -0.833  # of the sun's centre at sunrise: its radius and the refraction at the horizon
+# Elevation of the sun's centre at sunrise: its radius and the refraction at the horizon.
+_RISE_DEG = -0.833
 _SunEvent = Literal["sunrise", "sunset"]
+# Earliest time of an event relative to mean noon; the latest is a day later.
 _EARLIEST = {
     "sunrise": timedelta(hours=-18),
     "sunset": timedelta(hours=-6),
-}  # from mean noon; the latest a day later
+}
 _STEP_DAYS = 8
 
 
 @dataclass(frozen=True)
 class _Bound:
-    """One end of a period: an event of each day, and minutes from it."""
+    """One end of a period: a daily event, and minutes from it."""
 
     event: Literal["midnight", "sunrise", "sunset"]
     minutes: int
@@ -38,14 +40,14 @@ class _Bound:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Periods of each day; none is always. A period that ends before it begins ends on the next
-    day.
+    """Listening periods of each day; no periods mean always. A period that ends before it begins
+    ends on the next day.
 
-    Where the sun does not rise or set on a day (polar day and night), a period that has sunrise or
-    sunset in it is the whole day while the sun is up, and not at all while it is down; one from
-    sunset to sunrise the other way round. A day is that of `zone`; between sun and sun it is the
-    sun's own, noon in its middle, so that no zone can make a day that has no sunrise or two. An end
-    that the next day does not have is its midnight.
+    On days when the sun does not rise or set (polar day and night), a period with sunrise or sunset
+    in it is the whole day while the sun is up, and empty while it is down; for a period from sunset
+    to sunrise it is the other way round. A day is that of `zone`; for periods between sun and sun
+    it is the solar day with noon in its middle, so that no zone can produce a day without a sunrise
+    or with two. An end that does not occur on the next day is replaced by that day's midnight.
 
     >>> Schedule.parse([("sunrise-60", "11:00")], Place(54.7, 25.3), ZoneInfo("Europe/Vilnius"))
     """
@@ -58,27 +60,29 @@ class Schedule:
     def parse(
         cls, pairs: Sequence[tuple[str, str]], place: Place | None, zone: tzinfo | None
     ) -> "Schedule":
-        """Of station.yaml's texts; without `zone`, "HH:MM" is UTC. Raises ValueError: key, found,
-        allowed."""
+        """The schedule of station.yaml's texts; without `zone`, "HH:MM" is UTC.
+
+        Raises ValueError with the key, what was found and what is allowed.
+        """
         periods = []
         for index, (start, end) in enumerate(pairs):
             key = f"schedule[{index}]"
             if start == end:
                 raise ValueError(
-                    f"{key}: expected two different ends (always: schedule: []), found {start!r} "
-                    f"twice"
+                    f"{key}: expected two different times (to listen always: schedule: []), "
+                    f"found {start!r} twice"
                 )
             periods.append((_bound(key, start, place), _bound(key, end, place)))
         return cls(tuple(periods), place, zone or timezone.utc)
 
     def open_at(self, moment: datetime) -> bool:
-        """Whether to listen at this (aware) time; the first moment of a period is in it, the last
-        is not."""
+        """True if the station listens at this (aware) time; a period includes its first moment and
+        excludes its last."""
         return not self.periods or self._open_until(moment) is not None
 
     def changes_after(self, moment: datetime) -> datetime | None:
-        """The first time after `moment` at which `open_at` is different, in UTC; None: not within
-        400 days."""
+        """The first time after `moment` at which `open_at` changes, in UTC; None if not within 400
+        days."""
         if not self.periods:
             return None
         until = self._open_until(moment)
@@ -93,7 +97,7 @@ class Schedule:
         return None
 
     def _open_until(self, moment: datetime) -> datetime | None:
-        """The last end of the periods that hold at `moment`; None: none does."""
+        """The latest end of the periods that include `moment`; None if there are none."""
         day = moment.astimezone(self.zone).date()
         return max(
             (end for start, end in self._spans(day - 3 * _DAY, 5) if start <= moment < end),
@@ -112,25 +116,22 @@ class Schedule:
         return None
 
     def _spans(self, first: date, days: int) -> list[tuple[datetime, datetime]]:
-        """The periods that begin with one of these days, in UTC."""
+        """The periods that begin on one of these days, in UTC."""
         spans = [
             self._span(first + n * _DAY, *period) for n in range(days) for period in self.periods
         ]
         return [span for span in spans if span is not None]
 
     def _span(self, day: date, start: _Bound, end: _Bound) -> tuple[datetime, datetime] | None:
-        by_sun = "midnight" not in (
-            start.event,
-            end.event,
-        )  # then the zone's days are of no account
+        # between sun and sun the zone's days do not matter
+        by_sun = "midnight" not in (start.event, end.event)
         start_at = self._at(day, start, by_sun)
         end_at = self._at(day, end, by_sun)
         if start_at is None or end_at is None:
             is_night = (start.event, end.event) == ("sunset", "sunrise")
             whole = self._sun_is_up(day if by_sun else self._suns_day(day)) != is_night
-            tomorrow = (
-                self._at(day + _DAY, end, by_sun) if is_night else None
-            )  # the sunrise that ends a polar night
+            # the sunrise that ends a polar night
+            tomorrow = self._at(day + _DAY, end, by_sun) if is_night else None
             return (
                 (self._begin(day, by_sun), tomorrow or self._begin(day + _DAY, by_sun))
                 if whole
@@ -141,7 +142,7 @@ class Schedule:
         return (start_at, end_at) if start_at < end_at else None
 
     def _at(self, day: date, bound: _Bound, by_sun: bool) -> datetime | None:
-        """In UTC; None: the sun does not do so on this day."""
+        """The time of a bound on this day, in UTC; None if the sun does not rise or set on it."""
         if bound.event == "midnight":
             clock = time(bound.minutes // 60, bound.minutes % 60)
             return datetime.combine(day, clock, self.zone).astimezone(timezone.utc)
@@ -149,20 +150,23 @@ class Schedule:
         return None if found is None else found + timedelta(minutes=bound.minutes)
 
     def _begin(self, day: date, by_sun: bool) -> datetime:
-        """Midnight before a day of the sun or of the zone."""
+        """Midnight at the start of a solar day, or of a day of the zone."""
         return _mean_noon(self._place, day) - _DAY / 2 if by_sun else self._midnight(day)
 
     def _midnight(self, day: date) -> datetime:
         return datetime.combine(day, time(), self.zone).astimezone(timezone.utc)
 
     def _suns_day(self, day: date) -> date:
-        """The day of the sun whose noon is the nearest to noon of the zone's day."""
+        """The solar day whose noon is nearest to noon of the zone's day."""
         noon = datetime.combine(day, time(12), self.zone).astimezone(timezone.utc)
         return day + round((noon - _mean_noon(self._place, day)) / _DAY) * _DAY
 
     def _sun_is_up(self, suns_day: date) -> bool:
-        """Of a day without sunrise and sunset: whichever of noon and midnight is the farther from
-        the horizon tells, since the other may touch it."""
+        """True if the sun is up on a day without sunrise and sunset.
+
+        Whichever of noon and midnight is farther from the horizon decides, since the other may
+        touch it.
+        """
         noon = _mean_noon(self._place, suns_day)
         observer = _observer(self._place)
         heights = [
@@ -172,7 +176,7 @@ class Schedule:
 
     @property
     def _place(self) -> Place:
-        assert self.place is not None, "parse wants a place wherever the sun is asked for"
+        assert self.place is not None, "parse requires a place for events of the sun"
         return self.place
 
 
@@ -189,10 +193,11 @@ def _mean_noon(place: Place, suns_day: date) -> datetime:
 
 @lru_cache(maxsize=4096)
 def _sun_event(place: Place, suns_day: date, event: _SunEvent) -> datetime | None:
-    """Sunrise before or sunset after the noon of this day, in UTC; None: the sun stays up or
-    down."""
+    """Sunrise before or sunset after noon of this day, in UTC; None if the sun stays up or down."""
     found = _transit(place, suns_day, event)
-    if found is None:  # on the first and last days of a polar night astral may find one of both
+    if (
+        found is None
+    ):  # on the first and last days of a polar night astral may find only one of both
         other = _transit(place, suns_day, "sunset" if event == "sunrise" else "sunrise")
         noon = _mean_noon(place, suns_day)
         found = None if other is None else noon + (noon - other)
@@ -200,9 +205,12 @@ def _sun_event(place: Place, suns_day: date, event: _SunEvent) -> datetime | Non
 
 
 def _transit(place: Place, suns_day: date, event: _SunEvent) -> datetime | None:
-    """astral's own sunrise and sunset want a date that they happen on, and find none on the day of
-    the year on which they cross its midnight; its transit may be that of the day before or after,
-    which whole days mend."""
+    """Sunrise or sunset within a day of mean noon; None if there is none.
+
+    astral's own sunrise and sunset require a date on which they occur, and find none on the day of
+    the year on which they cross its midnight. Its transit may be that of the day before or after,
+    which is corrected here by whole days.
+    """
     direction = SunDirection.RISING if event == "sunrise" else SunDirection.SETTING
     try:
         found: datetime = time_of_transit(

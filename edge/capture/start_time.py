@@ -1,9 +1,9 @@
-"""When, and as far as the file says where, a recording began.
+"""Start time of a recording, and its place if the file gives one.
 
 Reads what recorders write: GUANO, AudioMoth's comment, the Song Meters' wamd, Frontier Labs'
-comments, bext, the file name; else the file's own time. Does not know in which place a container
-keeps its texts (tags.py), decodes no sound and knows no station: a clock that does not name its
-zone is read in the caller's.
+comments, bext, the file name; else the file's own time. Does not know where a container keeps its
+texts (tags.py), decodes no sound and knows no station: a clock that does not name its zone is read
+in the caller's.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ from edge.host.clock import known_now
 TimeSource = Literal["guano", "audiomoth", "wamd", "frontierlabs", "bext", "name", "date", "mtime"]
 ZoneSource = Literal["recorded", "config", "assumed_utc"]
 
-AHEAD_MAX = timedelta(days=2)  # clocks of another zone may be ahead, broken ones are by years
-_LATEST = datetime(2100, 1, 1, tzinfo=timezone.utc)  # where nobody knows what time it is now
-SUBCHUNKS_MAX = 1_000  # of one wamd chunk
+AHEAD_MAX = timedelta(
+    days=2
+)  # clocks of other zones may be ahead by hours, broken ones are by years
+_LATEST = datetime(2100, 1, 1, tzinfo=timezone.utc)  # the limit if the present time is unknown
+SUBCHUNKS_MAX = 1_000  # in one wamd chunk
 
 
 @dataclass(frozen=True)
 class StartTime:
-    """The first sample's time, the place where the file names one, and where both come from."""
+    """Time of the first sample, the place if the file gives one, and the sources of both."""
 
     start_utc: datetime  # aware
     source: TimeSource
-    zone_source: ZoneSource  # who named the zone: the recorder, the caller, or nobody
-    utc_offset_minutes: (
-        int  # of the recorder's clock; of the caller's zone where only an instant is known
-    )
-    date_only: bool = False  # the day is known, the hour is not: 00:00 in the zone stands for it
-    site: str | None = None  # of BirdCLEF names <id>_<SITE>_<YYYYMMDD>
-    latitude: float | None = None  # degrees north, WGS84; with longitude or not at all
+    zone_source: ZoneSource  # source of the zone: recorder, caller, or none
+    # offset of the recorder's clock; of the caller's zone if only an instant is known
+    utc_offset_minutes: int
+    date_only: bool = False  # 00:00 in the zone stands for an unknown hour
+    site: str | None = None  # in BirdCLEF names <id>_<SITE>_<YYYYMMDD>
+    latitude: float | None = None  # degrees north, WGS84; None exactly if longitude is
     longitude: float | None = None
 
     @property
@@ -59,17 +60,17 @@ def start_of(
 ) -> StartTime:
     """The start of a recording from the first source that gives a plausible time.
 
-    In this order: GUANO, AudioMoth's comment, wamd, Frontier Labs' comments, bext, the file name,
-    the file's modification time. Times before 1990 or more than two days after `now` are passed
-    over; without `now`, of this machine, unless its own clock may be wrong: then the recorder's is
-    right sooner. A clock that does not name its zone is read in `zone`, in UTC without one; of an
-    hour that daylight saving repeats, the first is meant. A name with a day only has the source
-    "date": 00:00 of that day in `zone` stands for an hour that nobody knows. The modification time
-    is when a recording *ended*: give its `duration_s`.
+    The order is: GUANO, AudioMoth's comment, wamd, Frontier Labs' comments, bext, the file name,
+    the file's modification time. Times before 1990 or more than two days after `now` are skipped.
+    The default for `now` is this machine's clock, unless that may be wrong: then the recorder's is
+    more likely right. A clock that does not name its zone is read in `zone`, or in UTC without one;
+    in an hour that daylight saving repeats, the first is meant. A name with only a day has the
+    source "date": 00:00 of that day in `zone` stands for the unknown hour. The modification time is
+    when a recording *ended*: pass its `duration_s`.
 
-    `file` is the recording where it is open already: then OSError says that its texts could not be
-    read just now. Without it RecordingError only if the file cannot be found. A place at exactly 0,
-    0 is a receiver without a fix.
+    `file` is the recording if it is open already: OSError is then raised if its texts cannot be
+    read at the moment. Without it, RecordingError is raised, only if the file cannot be found. A
+    place at exactly 0, 0 is a receiver without a fix.
 
     >>> start_of(Path("S4A03895_20190522_063000.wav"), zone=ZoneInfo("Europe/Vilnius")).start_utc
     datetime.datetime(2019, 5, 22, 3, 30, tzinfo=datetime.timezone.utc)
@@ -103,7 +104,7 @@ def start_of(
 
 
 def _in_utc(found: Stamp, zone: tzinfo | None) -> tuple[datetime, ZoneSource, int]:
-    """The instant, who named the zone, the offset in minutes."""
+    """The instant in UTC, the source of the zone, and its offset in minutes."""
     recorded = found.time.tzinfo is not None
     aware = found.time if recorded else found.time.replace(tzinfo=zone or timezone.utc)
     local = aware.astimezone(zone) if found.is_instant and zone else aware
@@ -113,33 +114,32 @@ def _in_utc(found: Stamp, zone: tzinfo | None) -> tuple[datetime, ZoneSource, in
 
 
 def _file_time(path: Path, duration_s: float | None, file: BinaryIO | None) -> Stamp:
-    """The modification time less the duration."""
+    """The modification time minus the duration."""
     try:
         ended_s = (os.fstat(file.fileno()) if file else path.stat()).st_mtime
     except OSError as error:
         raise RecordingError(path, f"cannot be opened: {error.strerror}") from None
-    start_s = min(
-        max(ended_s - (duration_s or 0.0), 0.0), 2.0**32
-    )  # file systems hold any nonsense
+    # file systems may hold nonsensical times
+    start_s = min(max(ended_s - (duration_s or 0.0), 0.0), 2.0**32)
     return Stamp(datetime.fromtimestamp(start_s, timezone.utc), is_instant=True)
 
 
-# The file's own words
+# Texts in the file
 
 
 def _written_in(path: Path) -> tuple[dict[TimeSource, Stamp], dict[TimeSource, Degrees]]:
-    """Times and places that the file's texts tell; the first that a source tells counts."""
+    """Times and places in the file's texts, by source; the first of each source counts."""
     try:
         if not path.is_file():
             raise RecordingError(path, "no such file")
         with path.open("rb") as file:
             return _told_by(file)
-    except OSError:  # whoever decodes it will say so; the name may still tell the time
+    except OSError:  # decoding will report it; the name may still give the time
         return {}, {}
 
 
 def _told_by(file: BinaryIO) -> tuple[dict[TimeSource, Stamp], dict[TimeSource, Degrees]]:
-    """Of an open file. Raises OSError."""
+    """Times and places in the texts of an open file, by source. Raises OSError."""
     stamps: dict[TimeSource, Stamp] = {}
     places: dict[TimeSource, Degrees] = {}
     for text in texts_of(file):
@@ -152,7 +152,10 @@ def _told_by(file: BinaryIO) -> tuple[dict[TimeSource, Stamp], dict[TimeSource, 
 
 
 def _said_by(text: Text) -> tuple[TimeSource, Stamp | None, Degrees | None]:
-    """Converters put a comment into whatever field they like: all are looked through."""
+    """Source, time and place in one text.
+
+    Converters put a recorder's comment into any field, so that all of them are searched.
+    """
     if text.field == "wamd":
         return _wamd(text.data)
     if text.field == "bext":
@@ -172,17 +175,16 @@ def _guano(text: str) -> tuple[TimeSource, Stamp | None, Degrees | None]:
     fields = {key.strip(): value.strip(" \t\0") for key, colon, value in pairs if colon}
     time = iso_time(fields.get("Timestamp", ""))
     where = place(fields.get("Loc Position", ""))
-    guess = fields.get(
-        "birdstation|Time Source"
-    )  # our clips know no better than what they were cut from
+    # our clips are no more certain than the recording that they were cut from
+    guess = fields.get("birdstation|Time Source")
     if time and guess == "date":
         return "date", replace(time, date_only=True), where
     return "mtime" if guess == "mtime" else "guano", time, where
 
 
 def _audiomoth_time(comment: str) -> Stamp | None:
-    """`Recorded at 03:45:00 12/05/2024 (UTC+1) by AudioMoth 24F3...`; firmware 1.0 meant UTC,
-    unsaid."""
+    """`Recorded at 03:45:00 12/05/2024 (UTC+1) by AudioMoth 24F3...`; firmware 1.0 means UTC
+    without saying so."""
     match = _AUDIOMOTH.search(comment)
     if match is None:
         return None
@@ -191,8 +193,12 @@ def _audiomoth_time(comment: str) -> Stamp | None:
 
 
 def _wamd(chunk: bytes) -> tuple[TimeSource, Stamp | None, Degrees | None]:
-    """Wildlife Acoustics' pieces, each a number, a length and a value: 5 is the start, 6 the first
-    fix, 20 the place that a person or the last fix has set (`wa_meta.h`, version 1)."""
+    """Time and place of a wamd chunk by Wildlife Acoustics, whose items have a number, a length and
+    a value.
+
+    Item 5 is the start, 6 the first fix, 20 the place set by a person or the last fix (`wa_meta.h`,
+    version 1).
+    """
     pieces: dict[int, str] = {}
     at = 0
     for _ in range(SUBCHUNKS_MAX):
@@ -218,12 +224,13 @@ def _wamd_place(text: str) -> Degrees | None:
 
 
 def _bext_time(bext: bytes) -> Stamp | None:
-    """OriginationDate and OriginationTime: `2024-05-12`, `03-45-00` with any separators, in no
-    named zone."""
+    """OriginationDate and OriginationTime: `2024-05-12`, `03-45-00` with any separators, without a
+    zone."""
     match = _BEXT.fullmatch(bext[320:338].decode("latin-1"))
     return stamp("".join(match.group(1, 2, 3)), "".join(match.group(4, 5, 6))) if match else None
 
 
+# Order of the sources that are texts.
 _ORDER: tuple[TimeSource, ...] = (
     "guano",
     "date",
@@ -232,7 +239,7 @@ _ORDER: tuple[TimeSource, ...] = (
     "wamd",
     "frontierlabs",
     "bext",
-)  # of the texts
+)
 _AUDIOMOTH = re.compile(
     r"Recorded at (\d\d):(\d\d):(\d\d)(?:\.(\d+))? (\d\d)/(\d\d)/(\d{4})(?: "
     r"\(UTC([+-]\d{1,2}(?::?\d\d)?)?\))?",

@@ -1,4 +1,4 @@
-"""Where streams of compressed sound end in a file and where the next begins: FLAC, Ogg and MPEG.
+"""Ends of compressed streams in a file, and the beginning of the next: FLAC, Ogg and MPEG.
 
 Reads a header and the file's last bytes; libsndfile decodes. Knows no samples; layout.py has the
 plain containers.
@@ -16,13 +16,12 @@ from edge.capture.leftover import JUNK_MAX, id3_end
 from edge.capture.opened import pread
 
 OGG_BEGINS = re.compile(rb"OggS\x00[\x02\x06]")
-# looked at behind a stream; longer than any Ogg page, and than what libsndfile reads ahead
+# Searched behind a stream; longer than any Ogg page, and than libsndfile's read-ahead.
 TAIL_BYTES = 65_536
-_OGG_HEAD_BYTES = 27 + 255  # of a page, at most
-_MPEG_HEAD_BYTES = (
-    4_096  # looked at for an MPEG file's length, which stands in the first frame or nowhere
-)
-_MPEG_FRAMES = 3  # in a row prove that it is one
+_OGG_HEAD_BYTES = 27 + 255  # longest header of a page
+# Searched for an MPEG file's length, which is in the first frame or nowhere.
+_MPEG_HEAD_BYTES = 4_096
+_MPEG_FRAMES = 3  # consecutive frames that prove a stream
 _SYNC = re.compile(rb"\xff[\xe2-\xff]")
 _FLAC_FRAME = re.compile(rb"\xff[\xf8\xf9]")
 
@@ -32,19 +31,19 @@ _FLAC_FRAME = re.compile(rb"\xff[\xf8\xf9]")
 
 @dataclass(frozen=True)
 class Flac:
-    """What STREAMINFO says of the stream at `start`."""
+    """Contents of STREAMINFO of the stream at `start`."""
 
     start: int
-    frames: int | None  # samples per channel; None: not said
+    frames: int | None  # samples per channel; None: not declared
     whole: bool  # the last frame in the file is the last of these
 
     def without_length(self, head: bytes) -> bytes:
-        """The first 26 bytes, saying no length: libsndfile then reads to the end."""
+        """The first 26 bytes without a declared length: libsndfile then reads to the end."""
         return head[:21] + bytes([head[21] & 0xF0]) + bytes(4)
 
 
 def flac_stream(file: BinaryIO, start: int, end: int) -> Flac:
-    """The stream at `start`, where `fLaC` stands."""
+    """The stream at `start`, where `fLaC` is."""
     head = pread(file, 26, start)
     frames = (int.from_bytes(head[18:26], "big") & (2**36 - 1)) if len(head) == 26 else 0
     block = int.from_bytes(head[8:10], "big")
@@ -58,7 +57,8 @@ def flac_stream(file: BinaryIO, start: int, end: int) -> Flac:
 
 
 def _flac_frame_stop(data: bytes, at: int, block: int) -> int:
-    """The sample at which the frame ends whose header may stand here; 0 if it is none."""
+    """Number of the sample after the frame whose header may be at `at`; 0 if it is not a frame
+    header."""
     head = data[at : at + 16]
     if (
         len(head) < 16
@@ -68,9 +68,8 @@ def _flac_frame_stop(data: bytes, at: int, block: int) -> int:
         or head[3] & 1
     ):
         return 0
-    extra = (
-        7 - (head[4] ^ 0xFF).bit_length() if head[4] >= 0xC0 else 0
-    )  # bytes of the number, written as UTF-8 is
+    # further bytes of the number, which is encoded like UTF-8
+    extra = 7 - (head[4] ^ 0xFF).bit_length() if head[4] >= 0xC0 else 0
     number = head[4] if head[4] < 0x80 else head[4] & (0x3F >> extra)
     for byte in head[5 : 5 + extra]:
         number = number << 6 | byte & 0x3F
@@ -102,19 +101,22 @@ def _crc8(data: bytes) -> int:
 
 @dataclass(frozen=True)
 class Ogg:
-    """The stream, or those that take turns, at `start`."""
+    """The Ogg stream at `start`, or several multiplexed ones."""
 
     start: int
-    heads_end: int  # of the pages with which it begins, or each of those that take turns
-    end: int  # of its last page
-    marked: bool  # as the last one: else something is missing, and nothing else tells it
-    whole: bool  # nothing of note follows in the file
-    following: int | None  # where another recording begins in it, as far as was looked
+    heads_end: int  # end of its first pages, one for each multiplexed stream
+    end: int  # end of its last page
+    marked: bool  # the last page is marked as last; otherwise something is missing
+    whole: bool  # nothing significant follows in the file
+    following: int | None  # offset of another recording, if one was looked for and found
 
 
 def ogg_stream(file: BinaryIO, start: int, end: int) -> Ogg:
-    """The stream at `start`. What libsndfile finds behind its end it takes for more of it, searches
-    for minutes, or counts: it is to see no more than this."""
+    """The stream at `start`, with its exact end.
+
+    libsndfile must not see more than this: data behind the end it takes for more of the stream,
+    searches for minutes, or counts.
+    """
     heads_end = _ogg_heads_end(file, start, end)
     page = ogg_last_page(file, start, end)
     stream = pread(file, 4, start + 14)
@@ -128,15 +130,15 @@ def ogg_stream(file: BinaryIO, start: int, end: int) -> Ogg:
 
 
 class OggPage(NamedTuple):
-    """The last page of a stretch of a file."""
+    """The last page in a range of a file."""
 
-    end: int  # where it ends
-    last: bool  # it is marked as the last of its stream: a cut file looks right but for this
+    end: int  # offset of its end
+    last: bool  # marked as the last of its stream; the only sign that a file is not cut off
     stream: bytes
 
 
 def ogg_last_page(file: BinaryIO, start: int, stop: int) -> OggPage | None:
-    """The last page that is whole between the two places."""
+    """The last complete page between two offsets."""
     high = stop
     while high > start:
         low = max(start, high - TAIL_BYTES)
@@ -148,7 +150,7 @@ def ogg_last_page(file: BinaryIO, start: int, stop: int) -> OggPage | None:
             if size and end <= stop and _ogg_sum_right(pread(file, size, low + place)):
                 return OggPage(end, bool(data[place + 5] & 4), data[place + 14 : place + 18])
             place = data.rfind(b"OggS\0", 0, place)
-        high = low + 4 if low > start else start  # a page may begin on both sides of the edge
+        high = low + 4 if low > start else start  # a page mark may lie across the edge
     return None
 
 
@@ -156,14 +158,14 @@ _BITS_TURNED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def _ogg_page_bytes(head: bytes) -> int:
-    """With its header; 0 of what is none."""
+    """Length of a page with its header; 0 if this is not a page."""
     lacing = head[27 : 27 + head[26]] if len(head) >= 27 else b""
     return 27 + head[26] + sum(lacing) if lacing and len(lacing) == head[26] else 0
 
 
 def _ogg_sum_right(page: bytes) -> bool:
-    """Whether nothing of the page is lost: its check sum is that of zlib with all bits the other
-    way round."""
+    """True if the page is intact. Its checksum is that of zlib with the bits of all bytes
+    reversed."""
     turned = (page[:22] + bytes(4) + page[26:]).translate(_BITS_TURNED)
     return (zlib.crc32(turned, 0xFFFFFFFF) ^ 0xFFFFFFFF).to_bytes(4, "big") == page[
         22:26
@@ -185,11 +187,11 @@ def _ogg_heads_end(file: BinaryIO, start: int, end: int) -> int:
 
 @dataclass(frozen=True)
 class Mpeg:
-    """MPEG audio: where its first frame is, and whether that tells the length."""
+    """MPEG audio: offset of its first frame, and whether that gives the length."""
 
     start: int
     has_length: bool
-    bytes: int | None = None  # of the stream, if the first frame tells
+    bytes: int | None = None  # length of the stream, if the first frame gives it
 
 
 def mpeg_stream(file: BinaryIO, start: int) -> Mpeg | None:
@@ -210,8 +212,11 @@ def mpeg_stream(file: BinaryIO, start: int) -> Mpeg | None:
 
 
 def mpeg_next(file: BinaryIO, low: int, end: int, reach: int = TAIL_BYTES) -> int | None:
-    """Where, from `low` on and at most `reach` bytes further, frames of MPEG audio follow each
-    other; the tag before them does not count as another place."""
+    """The first offset from `low`, at most `reach` bytes further, at which consecutive frames of
+    MPEG audio begin.
+
+    A tag at `low` is skipped first.
+    """
     low = id3_end(file, low)
     data = pread(file, max(0, min(reach, end - low)), low)
     for place in _SYNC.finditer(data):
@@ -241,7 +246,8 @@ _RATES = {
 
 
 def mpeg_frame_bytes(head: bytes) -> int:
-    """The length of the frame with this header; 0 if it is none, or of a free bit rate."""
+    """The length of the frame with this header; 0 if it is not a frame header, or of a free bit
+    rate."""
     if len(head) < 4 or head[0] != 0xFF or head[1] < 0xE0:
         return 0
     version = head[1] >> 3 & 3

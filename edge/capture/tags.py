@@ -1,8 +1,7 @@
-"""The texts that a sound file carries, wherever its container keeps them: chunks, comments, ID3
-frames.
+"""Texts in a sound file, wherever its container keeps them: chunks, comments, ID3 frames.
 
-Knows containers, and nothing of what recorders write into them (start_time.py). What is damaged
-ends the walk.
+Knows containers, and nothing of what recorders write into them (start_time.py). Reading stops at
+damage.
 """
 
 from __future__ import annotations
@@ -15,25 +14,25 @@ from typing import BinaryIO, NamedTuple
 from edge.capture.layout import chunks
 from edge.capture.opened import size_of
 
-TEXT_BYTES_MAX = 65_536  # of any text; what is longer is cut
-_BLOCK_BYTES_MAX = 2**20  # read of what holds many texts: an ID3 tag, a block or packet of comments
-_ITEMS_MAX = 1_000  # looked at in a list, tag, block or file
-_ID3_MAX = 8  # in front of a file: tags are sometimes stacked
+TEXT_BYTES_MAX = 65_536  # longer texts are cut
+_BLOCK_BYTES_MAX = 2**20  # read of an ID3 tag, or of a block or packet of comments
+_ITEMS_MAX = 1_000  # read in a list, tag, block or file
+_ID3_MAX = 8  # tags in front of a file: there may be several in a row
 
 _AIFF_TEXTS = (b"ANNO", b"NAME", b"AUTH", b"(c) ")
 
 
 class Text(NamedTuple):
-    """`field` is the name of the chunk, comment or frame in lower case, of an ID3 frame TXXX its
-    description."""
+    """A text; `field` is the lower-case name of the chunk, comment or frame, or the description of
+    an ID3 frame TXXX."""
 
     field: str
-    data: bytes  # a chunk as it is, all others as UTF-8
+    data: bytes  # a chunk's raw bytes, all others as UTF-8
 
 
 def texts_of(file: BinaryIO) -> Iterator[Text]:
-    """In the file's order: RIFF, RF64, AIFF, CAF, AU, FLAC, Ogg and what ID3v2 tags in front of any
-    of them, or of MPEG, say. Raises OSError alone."""
+    """The texts of a file in its order: RIFF, RF64, AIFF, CAF, AU, FLAC, Ogg, and ID3v2 tags in
+    front of any of them or of MPEG. Raises only OSError."""
     start = 0
     for _ in range(_ID3_MAX):
         file.seek(start)
@@ -83,7 +82,7 @@ def _chunk_texts(name: bytes, data: bytes) -> Iterator[Text]:
 
 
 def _info_texts(info: bytes) -> Iterator[Text]:
-    """The fields of a LIST chunk of type INFO, as ICMT."""
+    """The fields of a LIST chunk of type INFO, such as ICMT."""
     at = 4
     for _ in range(_ITEMS_MAX):
         if at + 8 > len(info):
@@ -94,7 +93,7 @@ def _info_texts(info: bytes) -> Iterator[Text]:
 
 
 def _aiff_comments(data: bytes) -> Iterator[Text]:
-    """Of a COMT chunk: a number, then time, marker, length and text of each."""
+    """The comments of a COMT chunk: a count, then time, marker, length and text of each."""
     at = 2
     for _ in range(min(int.from_bytes(data[:2], "big"), _ITEMS_MAX)):
         size = int.from_bytes(data[at + 6 : at + 8], "big")
@@ -103,7 +102,8 @@ def _aiff_comments(data: bytes) -> Iterator[Text]:
 
 
 def _caf_texts(file: BinaryIO, at: int) -> Iterator[Text]:
-    """The chunk `info`: a number, then keys and values that each end with a zero byte."""
+    """The texts of the chunk `info`: a count, then keys and values that each end with a zero
+    byte."""
     end = file.seek(0, os.SEEK_END)
     for _ in range(_ITEMS_MAX):
         file.seek(at)
@@ -124,8 +124,8 @@ def _caf_texts(file: BinaryIO, at: int) -> Iterator[Text]:
 
 
 def _flac_texts(file: BinaryIO) -> Iterator[Text]:
-    """Vorbis comments, and the chunks of the WAV or AIFF file that `flac --keep-foreign-metadata`
-    keeps."""
+    """Vorbis comments, and the chunks of a WAV or AIFF file kept by `flac
+    --keep-foreign-metadata`."""
     at = file.tell()
     for _ in range(_ITEMS_MAX):
         file.seek(at)
@@ -157,10 +157,12 @@ def _ogg_texts(file: BinaryIO, start: int) -> Iterator[Text]:
 
 
 def _second_packets(file: BinaryIO, at: int) -> Iterator[tuple[bytes, bytes]]:
-    """The first and the second packet of each stream that begins at the start of an Ogg file. Pages
-    of several streams may take turns; a packet may go over many pages."""
+    """The first and the second packet of each stream that begins at the start of an Ogg file.
+
+    Pages of several streams may alternate; a packet may span many pages.
+    """
     heads: dict[int, bytes] = {}
-    packets: dict[int, bytearray] = {}  # not yet whole
+    packets: dict[int, bytearray] = {}  # not yet complete
     left = _BLOCK_BYTES_MAX
     while left > 0:
         file.seek(at)
@@ -179,7 +181,8 @@ def _second_packets(file: BinaryIO, at: int) -> Iterator[tuple[bytes, bytes]]:
             if size < 255 and stream in heads:
                 yield heads[stream], bytes(packets.pop(stream))
             elif size < 255:
-                heads[stream], packets[stream] = bytes(packets[stream]), bytearray()
+                heads[stream] = bytes(packets[stream])
+                packets[stream] = bytearray()
         if not packets:
             return
         at += 27 + len(lacing) + sum(lacing)
@@ -187,7 +190,8 @@ def _second_packets(file: BinaryIO, at: int) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _vorbis_comments(block: bytes) -> Iterator[Text]:
-    """The encoder's name, a number, then `KEY=value` with its length each."""
+    """The comments of a block: the encoder's name, a count, then `KEY=value` with its length
+    each."""
     at = 4 + int.from_bytes(block[:4], "little")
     count = int.from_bytes(block[at : at + 4], "little")
     at += 4
@@ -208,14 +212,14 @@ def _named(key: bytes, value: bytes) -> Text:
 
 
 def _id3_size(head: bytes) -> int:
-    """Of the whole tag, with its head of 10 bytes; 0 where none begins."""
+    """Length of the whole tag, with its header of 10 bytes; 0 if none begins here."""
     if len(head) < 10 or head[:3] != b"ID3":
         return 0
     return 10 + _without_sync(head[6:10]) + (10 if head[5] & 0x10 else 0)  # 0x10: a footer follows
 
 
 def _without_sync(data: bytes) -> int:
-    """Seven bits a byte, so that no player takes a size for a frame of sound."""
+    """A number stored with seven bits per byte, so that no player takes it for a frame of sound."""
     size = 0
     for byte in data:
         size = size << 7 | byte & 0x7F
@@ -230,10 +234,10 @@ def _id3_texts(tag: bytes) -> Iterator[Text]:
     version = tag[3]
     flags = tag[5]
     body = tag[10 : min(size, _BLOCK_BYTES_MAX)]
-    if flags & 0x80 and version < 4:  # 2.4 says it of each frame
+    if flags & 0x80 and version < 4:  # 2.4 sets this flag for each frame
         body = body.replace(b"\xff\0", b"\xff")
     at = 0
-    if flags & 0x40 and version == 3:  # an extended head
+    if flags & 0x40 and version == 3:  # an extended header
         at = 4 + int.from_bytes(body[:4], "big")
     elif flags & 0x40 and version == 4:
         at = _without_sync(body[:4])
@@ -253,7 +257,8 @@ def _id3_texts(tag: bytes) -> Iterator[Text]:
 
 
 def _frame_content(frame: bytes, flags: int, version: int) -> bytes:
-    """Without what flags put in front of it; nothing of a frame that is compressed or encrypted."""
+    """The content of a frame without the fields that flags add; empty if it is compressed or
+    encrypted."""
     if version < 4:
         return b"" if flags & 0xC0 else frame[1:] if flags & 0x20 else frame
     if flags & 0x0C:
@@ -267,9 +272,8 @@ def _frame_texts(name: bytes, content: bytes) -> Iterator[Text]:
     comment = name in (b"COM", b"COMM")
     if not comment and name[:1] != b"T":
         return
-    text = (
-        content[4 if comment else 1 :].decode(encoding, "replace").lstrip("\ufeff")
-    )  # a comment names a language
+    # a comment begins with its language
+    text = content[4 if comment else 1 :].decode(encoding, "replace").lstrip("\ufeff")
     field = name.decode("latin-1").lower()
     if comment or name in (b"TXX", b"TXXX"):
         description, _, text = text.partition("\0")

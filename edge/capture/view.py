@@ -1,7 +1,7 @@
-"""A file as libsndfile is to see it: parts of it behind each other, with another beginning where
-its own one is wrong.
+"""A file as libsndfile is to see it: extents of it in sequence, with another header where its own
+is wrong.
 
-Knows bytes alone; which bytes are right is found out elsewhere (layout.py, streams.py).
+Knows bytes alone; which bytes are right is decided elsewhere (layout.py, streams.py).
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ STOP_BYTES = 16
 
 
 class ByteExtent(NamedTuple):
-    """Bytes of a file."""
+    """A range of bytes in a file."""
 
     at: int
     bytes: int
 
 
 class View:
-    """`head`, then the `extents` of the file; it says that it is `said_size` long, if given.
+    """`head`, followed by the `extents` of the file; reports `said_size` as its length if that is
+    given.
 
-    With `stop_before`, a pattern of at most STOP_BYTES, it ends before the first such place in the
-    extents: there another file begins.
+    With `stop_before`, a pattern of at most STOP_BYTES, it ends before the pattern's first match in
+    the extents, where another file begins.
     """
 
     def __init__(
@@ -38,23 +39,25 @@ class View:
         said_size: int = 0,
         stop_before: re.Pattern[bytes] | None = None,
     ) -> None:
-        self._file, self._head, self._extents = file, head, tuple(extents)
+        self._file = file
+        self._head = head
+        self._extents = tuple(extents)
         self._size = len(head) + sum(extent.bytes for extent in extents)
         self._said_size = said_size
         self.stop_before = stop_before
         self._at = 0
-        self.stopped_at: int | None = None  # in the file: where `stop_before` was found
-        self._error: Exception | None = None  # to libsndfile a failed read is the end
+        self.stopped_at: int | None = None  # offset in the file at which `stop_before` matched
+        self._error: Exception | None = None  # libsndfile takes a failed read for the end
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        # what is looked for near the end is at the real one
+        # an offset from the end refers to the real one
         end = self._size if offset or not self._said_size else self._said_size
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: end}[whence]
         self._at = max(0, base + offset)
         return self._at
 
     def check(self) -> None:
-        """Raise what a read raised that libsndfile took for the end."""
+        """Raise the error of a read, which libsndfile took for the end of the file."""
         if self._error is not None:
             raise self._error
 
@@ -63,7 +66,7 @@ class View:
 
     @property
     def position(self) -> int:
-        """Where in the file the next byte is read."""
+        """Offset in the file of the next byte to be read."""
         at = self._at - len(self._head)
         for extent in self._extents:
             if at < extent.bytes:
@@ -77,7 +80,7 @@ class View:
             data = self._read(self._at, len(buffer))
             if self.stop_before:
                 data = self._stopped(data)
-        except Exception as error:  # none can pass through libsndfile: `check` raises it behind it
+        except Exception as error:  # cannot pass through libsndfile; `check` raises it later
             self._error = self._error or error
         buffer[: len(data)] = data
         self._at += len(data)
@@ -107,7 +110,7 @@ class View:
 
 
 def _first(extents: Sequence[ByteExtent], count: int) -> tuple[ByteExtent, ...]:
-    """The first `count` bytes of them."""
+    """The first `count` bytes of the extents."""
     kept = []
     for extent in extents:
         kept.append(ByteExtent(extent.at, max(0, min(extent.bytes, count))))

@@ -1,5 +1,5 @@
-"""Times and places as people and recorders write them: digits, an offset, degrees. Knows no file
-and no zone."""
+"""Times and places in the notations of people and recorders: digits, an offset, degrees. Knows no
+file and no zone."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Stamp:
 
     time: datetime
     date_only: bool = False
-    is_instant: bool = False  # seconds since 1970: says nothing about the recorder's zone
+    is_instant: bool = False  # from Unix seconds: the recorder's zone is unknown
 
 
 def stamp(date: str, clock: str, offset: str = "", fraction: str = "") -> Stamp | None:
-    """From `20240512`, `034500` or nothing, `Z` or `+0130` or nothing, and the digits after the
-    second."""
+    """The time made of `20240512`, `034500` or "", `Z` or `+0130` or "", and the digits after the
+    second; None if they are no valid time."""
     try:
         day = datetime(int(date[:4]), int(date[4:6]), int(date[6:8]))
         if not clock:
@@ -38,7 +38,8 @@ def stamp(date: str, clock: str, offset: str = "", fraction: str = "") -> Stamp 
 
 
 def _zone(text: str) -> timezone:
-    """`Z`, `+1`, `+0130`, `+01:30`; ValueError beyond 14 hours or 59 minutes."""
+    """The zone of `Z`, `+1`, `+0130` or `+01:30`. Raises ValueError beyond 14 hours or 59
+    minutes."""
     if text in ("Z", "z"):
         return timezone.utc
     digits = text[1:].replace(":", "")
@@ -50,7 +51,8 @@ def _zone(text: str) -> timezone:
 
 
 def iso_time(text: str) -> Stamp | None:
-    """`2024-05-12T03:45:00.5+02:00`; seconds, their fraction and the offset may be left out."""
+    """The time in `2024-05-12T03:45:00.5+02:00`; seconds, their fraction and the offset are
+    optional."""
     match = _ISO.fullmatch(text.strip())
     if match is None:
         return None
@@ -61,13 +63,14 @@ def iso_time(text: str) -> Stamp | None:
 
 
 def place(text: str) -> Degrees | None:
-    """`47.61 -122.33`, with a comma, or the second told apart by its sign alone."""
+    """The place in `47.61 -122.33`, also with a comma, or with only a sign between the numbers."""
     match = _DEGREES.fullmatch(text.strip())
     return checked_place(float(match.group(1)), float(match.group(2))) if match else None
 
 
 def checked_place(latitude: float, longitude: float) -> Degrees | None:
-    """None beyond the poles or the date line, and at 0, 0: there a receiver is that had no fix."""
+    """The place; None beyond the poles or the date line, and at 0, 0, which means a receiver
+    without a fix."""
     if not (abs(latitude) <= 90 and abs(longitude) <= 180) or latitude == longitude == 0:
         return None
     return latitude, longitude

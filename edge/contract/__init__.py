@@ -1,2 +1,2 @@
-"""What trainer, export and edge agree on: sound, species, bundle, score. Knows no engine and no
+"""The contract of trainer, export and edge: sound, species, bundle, score. Knows no engine and no
 database."""

@@ -1,5 +1,8 @@
-"""Arrays in npz and npy files: whatever damage makes numpy raise is one error, its cause in a line.
-Reads no pickle."""
+"""Arrays in npz and npy files. Whatever numpy raises for a damaged file becomes one error with its
+cause in a line.
+
+Reads no pickle.
+"""
 
 import tokenize
 import zipfile
@@ -13,20 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 Arrays = dict[str, NDArray[Any]]
-# What numpy, zipfile and zlib raise for files that are cut short or have other bytes in them: tried
-# byte by byte.
+# Exceptions of numpy, zipfile and zlib for truncated files and files with wrong bytes, as found by
+# damaging every byte in turn.
 _DAMAGE = (
-    *(
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        RuntimeError,
-        MemoryError,
-        OverflowError,
-        SyntaxError,
-    ),
-    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    SyntaxError,
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
 )
 
 
@@ -35,7 +38,8 @@ class ArraysError(Exception):
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _as_arrays_error() -> Iterator[None]:
+    """Turn the errors of damaged files into ArraysError."""
     try:
         yield
     except _DAMAGE as error:
@@ -46,9 +50,9 @@ def _told() -> Iterator[None]:
 
 
 def read_arrays(path: Path, names: Sequence[str] | None = None) -> Arrays:
-    """Arrays of an npz file by name: these, of which none may be missing, or all. Raises
-    Unreadable."""
-    with _told(), path.open("rb") as raw:
+    """Arrays of an npz file by name: those in `names`, none of which may be missing, or all. Raises
+    ArraysError."""
+    with _as_arrays_error(), path.open("rb") as raw:
         found = np.load(raw, allow_pickle=False)
         if isinstance(found, np.ndarray):
             raise ValueError("expected an npz file, found a single array")
@@ -57,8 +61,8 @@ def read_arrays(path: Path, names: Sequence[str] | None = None) -> Arrays:
 
 
 def read_array(path: Path) -> NDArray[Any]:
-    """The array of an npy file, in memory. Raises Unreadable."""
-    with _told(), path.open("rb") as raw:
+    """The array of an npy file, in memory. Raises ArraysError."""
+    with _as_arrays_error(), path.open("rb") as raw:
         found = np.load(raw, allow_pickle=False)
         if not isinstance(found, np.ndarray):
             raise ValueError("expected a single array, found an npz file")
@@ -66,7 +70,7 @@ def read_array(path: Path) -> NDArray[Any]:
 
 
 def map_array(path: Path) -> NDArray[Any]:
-    """The array of an npy file, mapped from the disk and not to be written. Raises Unreadable."""
-    with _told():
+    """The array of an npy file, memory-mapped and read-only. Raises ArraysError."""
+    with _as_arrays_error():
         array: NDArray[Any] = np.lib.format.open_memmap(path, "r")
         return array

@@ -1,10 +1,10 @@
-"""The one definition of sound: rates, crop, window, what a network takes of one, and how a stream
-is cut into windows.
+"""The one definition of sound: rates, crop, window, the input of a network, and how a stream is cut
+into windows.
 
-Trainer, exporter and station all make their images here, so that what a network learnt is what it
-hears. A bundle names its front end: IMAGE is the log-mel image of our own networks, WAVEFORM the
-sound itself, for networks that bring their own. Knows nothing of files, microphones, species or
-networks.
+Trainer, exporter and station all make their images here, so that a network is used on the same
+input that it was trained on. A bundle names its front end: IMAGE is the log-mel image of our own
+networks, WAVEFORM the sound itself, for networks that bring their own. Knows nothing of files,
+microphones, species or networks.
 """
 
 from dataclasses import dataclass
@@ -20,18 +20,17 @@ from edge.contract.recent import Recent
 Samples = NDArray[np.float32]
 Image = NDArray[np.uint8]
 Ranges = NDArray[np.float32]
-Input = NDArray[Any]  # what the networks take of windows: grey images (uint8), or samples (float32)
+Input = NDArray[Any]  # the networks' input for windows: grey images (uint8) or samples (float32)
 Padding = Literal["context", "zeros", "image"]
 FrontEnd = Literal["image-128x281", "waveform-32k-5s"]
 IMAGE: FrontEnd = "image-128x281"
 WAVEFORM: FrontEnd = "waveform-32k-5s"
 
 RATE_HZ = 32_000
-CROP_SAMPLES = 7 * RATE_HZ  # what a network sees
-WINDOW_SAMPLES = 5 * RATE_HZ  # what the station decides on
-HOP_SAMPLES = (
-    RATE_HZ * 5 // 2
-)  # default step from window to window: a call cut by one is whole in the next
+CROP_SAMPLES = 7 * RATE_HZ  # input of a network
+WINDOW_SAMPLES = 5 * RATE_HZ  # unit of the station's decisions
+# Default step between windows: a call cut by one window is complete in the next.
+HOP_SAMPLES = RATE_HZ * 5 // 2
 CONTEXT_SAMPLES = (CROP_SAMPLES - WINDOW_SAMPLES) // 2  # real sound before and after a window
 N_FFT = RATE_HZ // 10
 FRAME_HOP = RATE_HZ // 40
@@ -43,11 +42,12 @@ TOP_DB = 80.0
 GREY_MAX = 255.0
 CROP_FRAMES = CROP_SAMPLES // FRAME_HOP + 1
 IMAGE_SHAPE = (MEL_BANDS, CROP_FRAMES)
+# Shape of a network's input for one window.
 INPUT_SHAPES: dict[FrontEnd, tuple[int, ...]] = {
     IMAGE: (1, *IMAGE_SHAPE),
     WAVEFORM: (WINDOW_SAMPLES,),
-}  # of a window
-CROP_STEP = int(CROP_SAMPLES * 0.666)  # from crop to crop of a training clip
+}
+CROP_STEP = int(CROP_SAMPLES * 0.666)  # step between crops of a training clip
 CROPS_MAX = 10
 
 assert IMAGE_SHAPE == (128, 281)
@@ -58,14 +58,12 @@ assert N_FFT % (2 * FRAME_HOP) == 0
 
 _HALF = N_FFT // 2
 _EDGE = _HALF // FRAME_HOP  # frames at each end of a centred STFT that reach beyond the sound
-# frames per FFT call: its temporaries stay in the cache; always the same blocks give always the
-# same bits
+# Frames per FFT call: few enough for the CPU cache. The same blocks always give the same bits.
 _BLOCK = 20
 BLOCK_SAMPLES = _BLOCK * FRAME_HOP  # cutters that begin a multiple of it apart give the same bits
-_FIRST_BLOCK_END = (
-    19  # blocks then end exactly where windows end, at every hop that is a multiple of 0.5 s
-)
-_BLOCKS_AT_ONCE = 3  # whose mel bands are summed in one call: fewer calls, the same small products
+# With this first block, blocks end exactly where windows do, at any hop of a multiple of 0.5 s.
+_FIRST_BLOCK_END = 19
+_BLOCKS_AT_ONCE = 3  # blocks per call for mel bands: fewer calls, the same small products
 
 
 def front_end(name: FrontEnd = IMAGE) -> dict[str, object]:
@@ -121,11 +119,11 @@ def mel_filters() -> Samples:
 
 @cache
 def _filter_groups(size: int = 16) -> list[tuple[slice, slice, Samples]]:
-    """The filters as (bands, bins, weights) of neighbouring bands: 98 % of the dense matrix are
-    zeros.
+    """The filters as (bands, bins, weights) of neighbouring bands, since 98 % of the dense matrix
+    are zeros.
 
-    Times a block of frames each is a product of fewer than 2 ** 18 multiplications, which OpenBLAS
-    does in the calling thread: nobody's pool of threads spins, however many threads cut sound at
+    The product of each with a block of frames takes fewer than 2 ** 18 multiplications, which
+    OpenBLAS does in the calling thread: no thread pool spins, however many threads cut sound at
     once.
     """
     filters = mel_filters()
@@ -145,8 +143,8 @@ def _hann() -> Samples:
 
 
 def _decibels(sound: Samples) -> Samples:
-    """Mel power in dB `(frames, MEL_BANDS)` of the frames lying wholly in `sound`; frame i begins
-    at i * FRAME_HOP."""
+    """Mel power in dB `(frames, MEL_BANDS)` of the frames wholly within `sound`; frame i begins at
+    i * FRAME_HOP."""
     count = max(0, (len(sound) - N_FFT) // FRAME_HOP + 1)
     db = np.empty((count, MEL_BANDS), np.float32)
     if count:
@@ -159,8 +157,8 @@ def _frames_of(sound: Samples) -> Samples:
 
 
 def _write_decibels(frames: Samples, db: Samples, first_block: int = _BLOCK) -> None:
-    """Mel power in dB of frames `(n, N_FFT)` into `db` `(n, MEL_BANDS)`, in blocks of _BLOCK after
-    a first one."""
+    """Write mel power in dB of frames `(n, N_FFT)` into `db` `(n, MEL_BANDS)`, in blocks of _BLOCK
+    after the first."""
     count = len(frames)
     windowed = np.empty((min(_BLOCK, count), N_FFT), np.float32)
     energy = np.empty((min(_BLOCKS_AT_ONCE * _BLOCK, count), _HALF + 1), np.float32)
@@ -182,8 +180,8 @@ def _write_decibels(frames: Samples, db: Samples, first_block: int = _BLOCK) -> 
 
 
 def _write_energy(frames: Samples, windowed: Samples, energy: Samples) -> None:
-    """Squared magnitudes of the spectra of a block of frames into `energy`; `windowed` is room to
-    work in."""
+    """Write squared magnitudes of the spectra of a block of frames into `energy`; `windowed` is
+    scratch space."""
     np.multiply(frames, _hann(), out=windowed)
     spectrum = scipy.fft.rfft(windowed, axis=1)
     np.square(spectrum.real, out=energy)
@@ -193,14 +191,17 @@ def _write_energy(frames: Samples, windowed: Samples, energy: Samples) -> None:
 
 
 def _mirrored(sound: Samples, before: int, after: int) -> Samples:
-    """As np.pad does with `reflect`, at a fifth of its cost; the sound is longer than what is
-    added."""
+    """The sound padded as np.pad does with `reflect`, at a fifth of its cost; it must be longer
+    than the padding."""
     return np.concatenate([sound[before:0:-1], sound, sound[-2 : -2 - after : -1]])
 
 
 def _grey(db: Samples) -> tuple[Image, float, float]:
-    """Mel power in dB `(frames, bands)` to the grey image `(bands, frames)`: floored at max - 80,
-    stretched to 0..255; with it the dB of grey 0 and of grey 255, which the stretch takes away."""
+    """Convert mel power in dB `(frames, bands)` to the grey image `(bands, frames)`: floored at max
+    - 80, stretched to 0..255.
+
+    Also returns the dB of grey 0 and of grey 255, which the stretch removes.
+    """
     top = db.max()
     db = np.maximum(db, top - TOP_DB)
     low = db.min()
@@ -218,8 +219,8 @@ def _image(samples: Samples) -> tuple[Image, float, float]:
 
 
 def mel_image(samples: Samples) -> Image:
-    """The image a network sees, of one crop `(224000,) -> (128, 281)` or of a batch `(N, 224000) ->
-    (N, 128, 281)`.
+    """The input image of a network, of one crop `(224000,) -> (128, 281)` or a batch `(N, 224000)
+    -> (N, 128, 281)`.
 
     Samples are float32 mono at 32 kHz in [-1, 1]. Power mel spectrogram in dB per crop, stretched
     to uint8; equal to librosa's `feature.melspectrogram(pad_mode="reflect")` and `power_to_db`
@@ -239,9 +240,11 @@ def mel_image(samples: Samples) -> Image:
 
 def mel_images(crops: Samples) -> tuple[Image, Ranges]:
     """The images of crops `(N, 224000)` as `mel_image` makes them, and the dB of grey 0 and of grey
-    255 of each, `(N, 2)` float32: mel power is 10 ** ((low + grey / 255 * (high - low)) / 10). Of a
-    constant crop both are equal. Raises ValueError where samples are no finite numbers, or so large
-    that their power is none."""
+    255 of each, `(N, 2)` float32.
+
+    Mel power is 10 ** ((low + grey / 255 * (high - low)) / 10). The two are equal for a constant
+    crop. Raises ValueError if samples are not finite, or so large that their power is not.
+    """
     images = np.empty((len(crops), *IMAGE_SHAPE), np.uint8)
     ranges = np.empty((len(crops), 2), np.float32)
     for image, span, crop in zip(images, ranges, crops, strict=True):
@@ -254,9 +257,11 @@ def mel_images(crops: Samples) -> tuple[Image, Ranges]:
 
 
 def training_crops(samples: Samples, crops_max: int = CROPS_MAX) -> Samples:
-    """The crops of a training clip, `(n, 224000)`: whole crops every 149 184 samples from the
-    start, at most `crops_max`; a clip shorter than one crop is padded with zeros (kkiller's
-    published mels, BirdCLEF 2021)."""
+    """The crops of a training clip, `(n, 224000)`: complete crops every 149 184 samples from the
+    start, at most `crops_max`.
+
+    A clip shorter than one crop is padded with zeros (kkiller's published mels, BirdCLEF 2021).
+    """
     starts = range(0, max(1, len(samples) - CROP_SAMPLES + 1), CROP_STEP)[:crops_max]
     crops = np.zeros((len(starts), CROP_SAMPLES), np.float32)
     for crop, start in zip(crops, starts, strict=True):
@@ -267,39 +272,39 @@ def training_crops(samples: Samples, crops_max: int = CROPS_MAX) -> Samples:
 
 @dataclass(frozen=True)
 class Window:
-    """Five seconds that the station decides on, with what a network takes of them."""
+    """Five seconds for which the station decides, with the network's input."""
 
     start: int  # sample index in the stream
-    samples: int  # sound in it; fewer than WINDOW_SAMPLES only where the whole stretch is shorter
+    samples: int  # length; less than WINDOW_SAMPLES only if the whole stretch is shorter
     input: Input  # (128, 281) uint8, or (160000,) float32
-    level_dbfs: float  # root mean square, re full scale; -inf for digital silence
+    level_dbfs: float  # root mean square relative to full scale; -inf for digital silence
 
 
 def _extend(sound: Samples, before: int, after: int, padding: Padding) -> Samples:
-    """Fill up missing sound: mirrored (a mirror keeps the level, so the image keeps its contrast)
-    or with zeros."""
+    """Fill missing sound by mirroring (which keeps the level, and so the image's contrast) or with
+    zeros."""
     if not before and not after:
         return sound
     return np.pad(sound, (before, after), mode="constant" if padding == "zeros" else "symmetric")
 
 
 class WindowCutter:
-    """Cuts one unbroken stretch of sound into rolling windows; every STFT frame is computed once
-    however they overlap.
+    """Cuts one unbroken stretch of sound into rolling windows; each STFT frame is computed once,
+    however much they overlap.
 
         cutter = WindowCutter(hop_samples=HOP_SAMPLES)
         for block in blocks:
             windows += cutter.push(block)
         windows += cutter.close()
 
-    Windows start at 0, hop, 2 hop, … of the stretch. Where sound remains behind the last one,
-    `close` adds a window that ends with the sound, so that every sample is in one. After a gap
-    begin a new cutter. The result does not depend on how the sound was cut into blocks.
+    Windows start at 0, hop, 2 hop, … of the stretch. If sound remains behind the last one, `close`
+    adds a window that ends with the sound, so that every sample is in a window. Begin a new cutter
+    after a gap. The result does not depend on how the sound was divided into blocks.
 
-    `padding` says how 5 s become the 7 s of an image: `context` takes 1 s of real sound on each
-    side (mirrored at the ends of the stretch), `zeros` pads the waveform behind (as published),
-    `image` pads the 5-s image with zeros. A network that takes the WAVEFORM gets the 5 s alone, a
-    stretch that is shorter with zeros behind it.
+    `padding` selects how 5 s become the 7 s of an image: `context` takes 1 s of real sound on each
+    side (mirrored at the ends of the stretch), `zeros` pads the end of the waveform (as published),
+    `image` pads the 5-s image with zeros. A network that takes the WAVEFORM gets the 5 s alone; a
+    shorter stretch is padded with zeros at its end.
     """
 
     def __init__(
@@ -325,9 +330,8 @@ class WindowCutter:
         self._before = CONTEXT_SAMPLES if padding == "context" and self._images else 0
         self._next = 0  # start of the next window
         self._sound = Recent()
-        self._db = Recent(
-            MEL_BANDS, begin=_EDGE
-        )  # of frames; frame f is centred on sample f * FRAME_HOP
+        # mel power in dB by frame; frame f is centred on sample f * FRAME_HOP
+        self._db = Recent(MEL_BANDS, begin=_EDGE)
 
     @property
     def heard(self) -> int:
@@ -336,7 +340,7 @@ class WindowCutter:
 
     @property
     def nbytes(self) -> int:
-        """Memory held between two pushes."""
+        """Memory held between two pushes, in bytes."""
         return self._sound.nbytes + self._db.nbytes
 
     def push(self, samples: Samples) -> list[Window]:
@@ -346,9 +350,8 @@ class WindowCutter:
         windows = []
         ends = self.heard
         if self._images:
-            ends = min(
-                ends, (self._db.end + _EDGE) * FRAME_HOP - 1
-            )  # sound up to here has its frames
+            # end of the sound whose frames are computed
+            ends = min(ends, (self._db.end + _EDGE) * FRAME_HOP - 1)
         while self._next + WINDOW_SAMPLES + self._before <= ends:
             windows.append(self._window(self._next, WINDOW_SAMPLES))
             self._next += self._hop
@@ -356,7 +359,7 @@ class WindowCutter:
         return windows
 
     def close(self) -> list[Window]:
-        """The stretch ends here: return its last windows."""
+        """End the stretch; return its last windows."""
         self._compute_frames(whole_blocks=False)
         windows = []
         while self._next + WINDOW_SAMPLES <= self.heard:
@@ -404,7 +407,7 @@ class WindowCutter:
         return _grey(self._frames(start - self._before, CROP_SAMPLES, self._crop(start)))[0]
 
     def _crop(self, start: int) -> Samples:
-        """The 7 s around a window, filled up where the stretch has no sound."""
+        """The 7 s around a window, filled where the stretch has no sound."""
         first = start - self._before
         stop = first + CROP_SAMPLES if self._padding == "context" else start + WINDOW_SAMPLES
         real = self._sound.between(first, stop)
@@ -412,17 +415,19 @@ class WindowCutter:
         return _extend(real, before, CROP_SAMPLES - before - len(real), self._padding)
 
     def _frames(self, first: int, length: int, crop: Samples) -> Samples:
-        """Mel power in dB of the centred frames of the crop at sample `first` (may lie before the
-        stretch), shared ones taken from the stream; only those that touch the crop's ends or
-        filled-up sound are computed for it alone."""
+        """Mel power in dB of the centred frames of the crop at sample `first`, which may be before
+        the stretch.
+
+        Frames shared with other windows come from the stream; only those that reach the crop's ends
+        or filled sound are computed for this crop.
+        """
         count = length // FRAME_HOP + 1
         offset = first // FRAME_HOP
         lo = max(_EDGE, self._db.begin - offset)
         hi = min(count - _EDGE, self._db.end - offset)
         if self._padding == "zeros":
-            hi = min(
-                hi, WINDOW_SAMPLES // FRAME_HOP - _EDGE + 1
-            )  # frames beyond would hear past the window
+            # later frames of the stream reach beyond the window
+            hi = min(hi, WINDOW_SAMPLES // FRAME_HOP - _EDGE + 1)
         if first % FRAME_HOP or hi <= lo:
             return _decibels(_mirrored(crop, _HALF, _HALF))[:count]
         head = _mirrored(crop[: (lo - 1) * FRAME_HOP + _HALF], _HALF, 0)
@@ -436,12 +441,13 @@ class WindowCutter:
             db[:lo] = found[:lo]
             db[hi:] = found[lo:]
         else:
-            db[:lo], db[hi:] = _decibels(head), _decibels(tail)[: count - hi]
+            db[:lo] = _decibels(head)
+            db[hi:] = _decibels(tail)[: count - hi]
         return db
 
     def _forget(self) -> None:
-        """Drop what no later window needs; a last window that ends with the sound still needs the
-        newest 6 s."""
+        """Drop what no later window needs; a last window that ends with the sound may still need
+        the newest 6 s."""
         keep = min(self._next, self.heard - WINDOW_SAMPLES) - self._before
         if not self._images:
             self._sound.forget(keep)

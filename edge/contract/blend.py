@@ -1,4 +1,4 @@
-"""How members' scores, a window's neighbours and the prior become one score per species.
+"""Combination of members' scores, neighbouring windows and the prior into one score per species.
 
 The same for tuning and for the station. Knows no network and no file.
 """
@@ -13,22 +13,23 @@ from numpy.typing import NDArray
 from edge.contract.audio import WINDOW_SAMPLES
 
 Scores = NDArray[np.float32]
-KnownSpecies = NDArray[np.bool_]  # (members, species): which species each member knows
+KnownSpecies = NDArray[np.bool_]  # (members, species): True where the member knows the species
 BlendRule = Literal["mean", "logit"]
 
-# the rest is spread over all species: a bird nobody recorded here before can still be heard
+# The rest is spread over all species: a bird never recorded here before can still be detected.
 _PRIOR_TRUST = 0.8
 _SCORE_EDGE = 1e-6
-SMOOTHING_MAX = (
-    1 / 3
-)  # the plain mean of three windows: a neighbour never weighs more than the window itself
+# The plain mean of three windows: a neighbour never weighs more than the window itself.
+SMOOTHING_MAX = 1 / 3
 
 
 @dataclass(frozen=True)
 class Blend:
-    """Rule and weights. `kind_weights` weighs the kinds of member (1 where not named);
-    `prior_weight` the prior; `smoothing` each of the two neighbouring windows (0: every window
-    stands alone)."""
+    """Blending rule and weights.
+
+    `kind_weights` are the weights of kinds of member (1 if not named), `prior_weight` that of the
+    prior, `smoothing` that of each of the two neighbouring windows (0: each window stands alone).
+    """
 
     rule: BlendRule = "mean"
     prior_weight: float = 0.14
@@ -52,8 +53,8 @@ def kind_means(
     """Names of the kinds, and the means `(kinds, windows, species)` of their members `(members,
     windows, species)`.
 
-    `known` `(members, species)` says which species each member knows, None: all; a mean skips those
-    who do not, and is NaN where nobody of the kind does.
+    `known` `(members, species)` marks the species that each member knows, None: all. A mean omits
+    members that do not know the species, and is NaN if no member of the kind does.
     """
     names = sorted(set(kinds))
     rows = {name: [i for i, kind in enumerate(kinds) if kind == name] for name in names}
@@ -75,13 +76,11 @@ def kind_means(
 def acoustic_scores(
     member_scores: Scores, kinds: Sequence[str], blend: Blend, known: KnownSpecies | None = None
 ) -> Scores:
-    """Members `(members, windows, species)` to `(windows, species)`: plain mean within a kind,
-    weighted mean across, over those who know the species (`known`, see kind_means). What nobody
-    knows is 0."""
+    """Combine members `(members, windows, species)` into `(windows, species)`: plain mean within a
+    kind, weighted mean across kinds, over those that know the species (`known`, see kind_means). A
+    species that no member knows gets 0."""
     if len(member_scores) == 1 and known is None:
-        alone: Scores = member_scores[
-            0
-        ]  # a mean of one is itself, and of thousands of classes it takes time
+        alone: Scores = member_scores[0]  # a mean over thousands of classes would take time
         return alone
     names, means = kind_means(member_scores, kinds, known)
     weights = np.array([blend.kind_weights.get(name, 1.0) for name in names], np.float32)
@@ -95,25 +94,26 @@ def acoustic_scores(
 
 
 def neighbour_step(hop_samples: int) -> int:
-    """How many windows on the neighbour lies that begins 5 s later: 1 at a hop of 5 s, 2 at 2.5 s.
-    Where the hop does not divide 5 s it is the window that begins nearest to that, the earlier of
-    two: 4 s later at a hop of 2 s."""
-    return -(
-        (hop_samples - 2 * WINDOW_SAMPLES) // (2 * hop_samples)
-    )  # 5 s / hop, rounded, a half downwards
+    """Distance in windows to the neighbour that begins 5 s later: 1 at a hop of 5 s, 2 at 2.5 s.
+
+    If the hop does not divide 5 s, the window that begins nearest to that is the neighbour, the
+    earlier of two: 4 s later at a hop of 2 s.
+    """
+    # 5 s / hop, rounded half down
+    return -((hop_samples - 2 * WINDOW_SAMPLES) // (2 * hop_samples))
 
 
 def smooth_neighbours(
     acoustic: Scores, blend: Blend, step: int, stretch: NDArray[np.integer] | None = None
 ) -> Scores:
-    """Acoustic scores `(windows, species)` of successive windows, each with a part of its
+    """Acoustic scores `(windows, species)` of successive windows, each averaged with its
     neighbours'.
 
     `(1 - 2w)·own + w·(earlier + later)` with w = `blend.smoothing`; a neighbour is the window
-    `step` places before or behind (see `neighbour_step`; the last one of a recording ends with the
-    sound and so may begin a little sooner than the others would). Where there is none, the weights
-    of the rest are scaled to sum to 1. `stretch` `(windows,)` says which unbroken stretch of sound
-    each window belongs to, one by default: others are no neighbours.
+    `step` places before or after (see `neighbour_step`; the last window of a recording ends with
+    the sound and so may begin a little earlier than the step). Where one is missing, the other
+    weights are scaled to sum to 1. `stretch` `(windows,)` numbers the unbroken stretch of sound of
+    each window, one by default: windows of different stretches are not neighbours.
     """
     weight = blend.smoothing
     if not weight:
@@ -136,14 +136,14 @@ def smooth_neighbours(
 
 
 def blend_scores(acoustic: Scores, prior: Scores | None, blend: Blend) -> Scores:
-    """Acoustic scores `(windows, species)` with prior probabilities of the same shape (or one row
-    of them).
+    """Acoustic scores `(windows, species)` blended with prior probabilities of the same shape (or
+    one row of them).
 
-    `mean`: `(acoustic + w·prior) / (1 + w)`, as published with w = 0.14. `logit`: the acoustic
-    log-odds are moved by `w·log(0.2 + 0.8·prior·species)`: about w·log 2 up for a species twice as
-    likely here as by chance, w·log 0.2 down at most for one that does not live here; the prior
-    weighs, it does not mask. Without a prior the acoustic score stands as it is. NaN in the prior
-    is a geographic limit, which does mask: the score there is 0 at any weight.
+    `mean`: `(acoustic + w·prior) / (1 + w)`, as published with w = 0.14. `logit`: `w·log(0.2 +
+    0.8·prior·species)` is added to the acoustic log-odds: about w·log 2 for a species twice as
+    likely here as by chance, and w·log 0.2 at worst for one that does not live here; the prior
+    weighs, it does not mask. Without a prior the acoustic score is unchanged. NaN in the prior is a
+    geographic limit, which does mask: the score there is 0 at any weight.
     """
     if prior is None:
         return acoustic
@@ -169,12 +169,13 @@ def open_windows(
     below: float,
     above: float,
 ) -> NDArray[np.bool_]:
-    """Which windows the student leaves open `(windows,)`: those that the bag decides in a cascade.
+    """Mask `(windows,)` of the windows that the student leaves open, which the ensemble decides in
+    a cascade.
 
-    From the student's acoustic scores `(windows, species)`, the prior that they are blended with
-    (None: there is none) and the thresholds `(species,)`: open if for any species -below <
-    logit(blended) - logit(threshold) < above. A species beyond its geographic limit opens nothing,
-    since no network can pass it there. Neighbours do not count.
+    Takes the student's acoustic scores `(windows, species)`, the prior that they are blended with
+    (None: there is none) and the thresholds `(species,)`. A window is open if for any species
+    -below < logit(blended) - logit(threshold) < above. A species beyond its geographic limit opens
+    nothing, since no network can pass the threshold there. Neighbours do not count.
     """
     apart = _logit(blend_scores(acoustic, prior, blend)) - _logit(thresholds)
     near = (apart > -below) & (apart < above)
@@ -188,7 +189,10 @@ def _logit(scores: Scores) -> Scores:
 
 
 def scaled(scores: Scores, scale: Scores) -> Scores:
-    """Scores `(windows, species)` after an affine map of their log-odds, `scale` `(2, species)`
-    being slope and offset (Platt, 1999), so that one threshold means the same for all species."""
+    """Scores `(windows, species)` after an affine map of their log-odds; `scale` `(2, species)` is
+    slope and offset (Platt, 1999).
+
+    With it one threshold means the same for all species.
+    """
     odds = scale[0] * _logit(scores) + scale[1]
     return np.asarray(1.0 / (1.0 + np.exp(-odds)), np.float32)

@@ -1,12 +1,17 @@
 """The Bundle: a self-describing folder that carries a model from the trainer to any station.
 
-manifest.json taxonomy.csv[, names.csv] members/{*.onnx, *.fp16.onnx[, *.int8.onnx, *.scale.npy,
-student.onnx]} prior/{model.onnx, features.json, grid.npz[, nearby.npz]}, or prior/{geo.onnx,
-geo.json} probe.npz SHA256SUMS [LICENCE.txt]
+    manifest.json
+    taxonomy.csv[, names.csv]
+    members/{*.onnx, *.fp16.onnx[, *.int8.onnx, *.scale.npy, student.onnx]}
+    prior/{model.onnx, features.json, grid.npz[, nearby.npz]}, or prior/{geo.onnx, geo.json}
+    probe.npz
+    SHA256SUMS
+    [LICENCE.txt]
 
-Writing seals it with sums and an id; reading refuses another schema, another front-end, a missing,
-foreign or changed file, naming it. Knows no ONNX runtime: that the members give the probe's scores
-is the recognizer's to prove. Schema 1, which knew our own networks alone, reads on.
+Writing seals it with checksums and an id. Reading refuses another schema, another front end, and
+missing, foreign or changed files, and names the file. Schema 1, which described only our own
+networks, can still be read. Knows no ONNX runtime: the recognizer checks that the members give the
+probe's scores.
 """
 
 import hashlib
@@ -47,59 +52,52 @@ PROBE = "probe.npz"
 PRIOR = "prior"
 NAMES = "names.csv"
 LICENCE = "LICENCE.txt"
-PriorForm = Literal[
-    "place", "geo"
-]  # our own model of place, season and rasters; BirdNET's of place and week
-PROBE_TOLERANCE = (
-    1e-3  # largest difference of a score that still is the same model on another machine
-)
-HALF_TOLERANCE = 0.02  # the same in half precision; a threshold's step is 0.01 to 0.05
+# Our own model of place, season and rasters; BirdNET's of place and week.
+PriorForm = Literal["place", "geo"]
+# Largest difference of scores of the same model on different machines.
+PROBE_TOLERANCE = 1e-3
+HALF_TOLERANCE = 0.02  # the same in half precision; thresholds are chosen in steps of 0.01 to 0.05
 
 
 @dataclass(frozen=True)
 class BundleMember:
-    """One network: where it lies and where it came from."""
+    """One network: its files and its origin."""
 
     name: str
     file: str  # relative to the bundle
     kind: str  # members of a kind are averaged first
     architecture: str
-    fold: int | None = None  # None: nothing of ours was left out
+    fold: int | None = None  # fold left out in training; None: no fold of ours
     seed: int | None = None
-    half: str | None = (
-        None  # the same network in half precision, strongly typed; relative to the bundle
-    )
-    int8: str | None = (
-        None  # the same with 8-bit convolutions (Q/DQ), where the bag then decides as it did
-    )
-    output: str | None = (
-        # of the network, that holds its scores; None: the first. One network may serve several
-        None
-    )
-    embedding: str | None = None  # the output that holds the network's embedding, if it gives one
-    species: tuple[str, ...] | None = (
-        None  # codes in the order of its output, None: those of the taxonomy
-    )
-    scale: str | None = (
-        None  # slopes and offsets of its log-odds (npy, (2, its species)); relative to the bundle
-    )
+    # the same network in half precision, strongly typed; relative to the bundle
+    half: str | None = None
+    # the same with 8-bit convolutions (Q/DQ), if the ensemble's decisions then stay the same
+    int8: str | None = None
+    # the network's output with its scores; None: the first. One network may serve several members
+    output: str | None = None
+    embedding: str | None = None  # the network's output with its embedding, if there is one
+    # species codes in the order of its output; None: those of the taxonomy
+    species: tuple[str, ...] | None = None
+    # slopes and offsets of its log-odds (npy, (2, its species)); relative to the bundle
+    scale: str | None = None
 
 
 @dataclass(frozen=True)
 class Student:
-    """One small network that answers as the whole bag does, and how far its answers can be trusted.
+    """One small network that answers as the whole ensemble does, and the limits within which it is
+    trusted.
 
-    It was distilled to the bag's acoustic score, so the bag's blend and thresholds are its own. In
-    a cascade it answers first, and the bag answers the windows that it leaves open
-    (edge.contract.blend.open_windows).
+    It was distilled to the ensemble's acoustic score, so that the ensemble's blend and thresholds
+    apply to it. In a cascade it answers first, and the ensemble decides the windows that it leaves
+    open (edge.contract.blend.open_windows).
     """
 
     member: BundleMember
-    # logits under the threshold, and above it, within which the student leaves a species open
+    # logits below and above the threshold within which the student leaves a species open
     below: float
     above: float
-    agreement: float  # share of windows held out in which the cascade decides as the bag does
-    opened: float  # share of these windows that it leaves open
+    agreement: float  # fraction of held-out windows in which cascade and ensemble decide alike
+    opened: float  # fraction of these windows that it leaves open
 
     def __post_init__(self) -> None:
         if not (self.below >= 0 and self.above >= 0):
@@ -108,7 +106,7 @@ class Student:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Scores from which a species counts as heard: blended, per species where set, and without a
+    """Scores from which a species counts as detected: blended, per species if set, and without a
     prior."""
 
     blended: Annotated[float, Range(0, 1)]
@@ -118,13 +116,13 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Licence:
-    """On what terms the networks may be used, and who accepted them; the text is LICENCE.txt."""
+    """Terms of use of the networks, and their acceptance; the text is in LICENCE.txt."""
 
     spdx: str
     holder: str
-    attribution: str  # the line that whoever shows results owes
-    terms: str  # where they are, or the terms in a line
-    accepted: str  # when and how
+    attribution: str  # a line to be shown with results
+    terms: str  # address of the terms, or the terms in a line
+    accepted: str  # time and manner of acceptance
 
     def __str__(self) -> str:
         return f"{self.spdx}, {self.holder}; {self.attribution}"
@@ -132,8 +130,8 @@ class Licence:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What manifest.json says. `training` is provenance for people and tools; nothing here depends
-    on it."""
+    """Contents of manifest.json. `training` is provenance for people and tools; nothing here
+    depends on it."""
 
     members: tuple[BundleMember, ...]
     blend: Blend
@@ -143,19 +141,19 @@ class Manifest:
     prior: PriorForm | None
     training: Mapping[str, Any]
     student: Student | None = None
-    licence: Licence | None = None  # None: made from a run of one's own
-    id: str = ""  # digest of contents, set when sealed
+    licence: Licence | None = None  # None: trained by oneself
+    id: str = ""  # digest of the contents, set on sealing
     front_end: Mapping[str, Any] = field(default_factory=lambda: named_front_end(IMAGE))
     schema: int = SCHEMA
 
     @property
     def has_prior(self) -> bool:
-        """Whether place and day weigh in."""
+        """True if place and day affect the score."""
         return self.prior is not None
 
     @property
     def front(self) -> FrontEnd:
-        """What the networks take of a window."""
+        """The front end of the networks."""
         name: FrontEnd = self.front_end["name"]
         return name
 
@@ -180,22 +178,22 @@ def _no_scores() -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Probe:
-    """Short clips and the scores they must give: how a bundle is known to compute right on a
-    device."""
+    """Short clips and the scores that they must give, which show that a device computes a bundle
+    correctly."""
 
-    clips: NDArray[np.int16]  # (clips, 224000), of networks that take the waveform (clips, 160000)
-    images: NDArray[np.uint8]  # (clips, 128, 281); none where the networks take the waveform
-    member_scores: NDArray[
-        np.float32
-    ]  # (members, clips, species); NaN: the member does not know it
+    clips: NDArray[np.int16]  # (clips, 224000); (clips, 160000) for networks that take the waveform
+    images: NDArray[
+        np.uint8
+    ]  # (clips, 128, 281); (0, 128, 281) for networks that take the waveform
+    # (members, clips, species); NaN: the member does not know the species
+    member_scores: NDArray[np.float32]
     latitude: float
     longitude: float
     day_of_year: int
     prior: NDArray[np.float32]  # (species,); empty without a prior
-    blended: NDArray[np.float32]  # (clips, species), each clip alone
-    student_scores: NDArray[np.float32] = field(
-        default_factory=_no_scores
-    )  # (clips, species); (0, 0) without one
+    blended: NDArray[np.float32]  # (clips, species), without neighbours
+    # (clips, species); (0, 0) without a student
+    student_scores: NDArray[np.float32] = field(default_factory=_no_scores)
 
     @classmethod
     def of_waveform(cls, clips: NDArray[np.int16], **rest: Any) -> "Probe":
@@ -204,12 +202,12 @@ class Probe:
 
     @property
     def front(self) -> FrontEnd:
-        """What the networks that it is for take."""
+        """The front end of the networks that it is for."""
         return IMAGE if len(self.images) else WAVEFORM
 
     @property
     def inputs(self) -> Input:
-        """What the networks take of the clips, one window each."""
+        """The networks' input for the clips, one window each."""
         return self.images if len(self.images) else self.samples()
 
     def samples(self) -> NDArray[np.float32]:
@@ -224,9 +222,8 @@ class Probe:
     def read(cls, path: Path) -> "Probe":
         try:
             file = read_arrays(path)
-            names = set(cls.__dataclass_fields__) - (
-                {"student_scores"} - set(file)
-            )  # older ones know no student
+            # older probes have no student
+            names = set(cls.__dataclass_fields__) - ({"student_scores"} - set(file))
             raw: dict[str, Any] = {name: file[name] for name in names}
         except (ArraysError, KeyError) as error:
             raise BundleError(f"{path}: not a probe: {error}") from error
@@ -241,7 +238,7 @@ class Probe:
         )
         if not clips or not (ours or theirs):
             raise BundleError(
-                f"{path}: clips and images do not fit: {raw['clips'].shape}, {raw['images'].shape}"
+                f"{path}: clips and images differ: {raw['clips'].shape}, {raw['images'].shape}"
             )
         raw |= {"latitude": float(raw["latitude"]), "longitude": float(raw["longitude"])}
         raw["day_of_year"] = int(raw["day_of_year"])
@@ -252,7 +249,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that has been read and whose sums hold."""
+    """A bundle that has been read and whose checksums match."""
 
     folder: Path
     manifest: Manifest
@@ -264,17 +261,17 @@ class Bundle:
 
     @property
     def licence(self) -> str | None:
-        """On what terms the networks may be used, whose they are, what to say of them; None: made
-        by oneself."""
+        """Terms of use, holder and attribution of the networks in one line; None for a model
+        trained by oneself."""
         return None if self.manifest.licence is None else str(self.manifest.licence)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """What a network takes of one window, float32."""
+        """Shape of a network's input for one window, float32."""
         return INPUT_SHAPES[self.manifest.front]
 
     def known(self, members: Sequence[BundleMember]) -> KnownSpecies | None:
-        """Which species each of these knows, `(members, species)`; None: all know all."""
+        """Mask `(members, species)` of the species that each member knows; None if all know all."""
         if all(member.species is None for member in members):
             return None
         known = np.zeros((len(members), len(self.taxonomy)), np.bool_)
@@ -283,7 +280,7 @@ class Bundle:
         return known
 
     def indices(self, member: BundleMember) -> slice | list[int]:
-        """Where its species stand in the taxonomy, in the order of its output."""
+        """Positions of a member's species in the taxonomy, in the order of its output."""
         return (
             slice(None)
             if member.species is None
@@ -291,24 +288,24 @@ class Bundle:
         )
 
     def scale(self, member: BundleMember) -> Scores | None:
-        """Slopes and offsets of its log-odds `(2, its species)`, if it has any. Raises
+        """Slopes and offsets of a member's log-odds `(2, its species)`, or None. Raises
         BundleError."""
         if member.scale is None:
             return None
         path = self.folder / member.scale
-        wanted = (2, len(self.taxonomy) if member.species is None else len(member.species))
+        shape = (2, len(self.taxonomy) if member.species is None else len(member.species))
         try:
             scale: Scores = read_array(path)
         except ArraysError as error:
             raise BundleError(f"{path}: not readable: {error}") from error
-        if scale.shape != wanted or scale.dtype != np.float32 or not np.isfinite(scale).all():
+        if scale.shape != shape or scale.dtype != np.float32 or not np.isfinite(scale).all():
             raise BundleError(
-                f"{path}: expected {wanted} finite float32, found {scale.shape} {scale.dtype}"
+                f"{path}: expected {shape} finite float32, found {scale.shape} {scale.dtype}"
             )
         return scale
 
     def probe(self) -> Probe:
-        """Raises BundleError if it is none, or another bundle's."""
+        """The probe. Raises BundleError if it is not one, or belongs to another bundle."""
         probe = Probe.read(self.folder / PROBE)
         if probe.front != self.manifest.front:
             raise BundleError(f"{self.folder / PROBE}: made for another front-end")
@@ -332,8 +329,8 @@ def file_sha256(path: Path) -> str:
 
 
 def _files(folder: Path) -> list[str]:
-    """What is sealed, or is to be: what a Mac or a file manager leaves in the folder is no part of
-    the bundle."""
+    """Files that are sealed or to be sealed, without those that an operating system or file manager
+    leaves in the folder."""
     paths = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
     names = (p.as_posix() for p in paths if not any(map(passed_over, p.parts)))
     return sorted(name for name in names if name not in (MANIFEST, SUMS))
@@ -345,8 +342,8 @@ def _content_id(manifest: Mapping[str, Any], sums: Mapping[str, str]) -> str:
 
 
 def seal_bundle(folder: Path, manifest: Manifest) -> Bundle:
-    """Write manifest.json and SHA256SUMS over what lies in `folder`, then read it back as a station
-    would."""
+    """Write manifest.json and SHA256SUMS for the files in `folder`, then read the bundle back as a
+    station would."""
     sums = {name: file_sha256(folder / name) for name in _files(folder)}
     raw = json.loads(json.dumps(asdict(manifest)))
     raw["id"] = _content_id(raw, sums)
@@ -361,15 +358,19 @@ def seal_bundle(folder: Path, manifest: Manifest) -> Bundle:
 
 
 def read_bundle(folder: Path, language: str | None = None) -> Bundle:
-    """Read and check a bundle; common names in a language of its names.csv, None: as they are.
+    """Read and check a bundle; common names in a `language` of its names.csv, or None: as in the
+    taxonomy.
+
     Raises BundleError naming the file that is missing, damaged, foreign or too new, or lacks the
-    language."""
+    language.
+    """
     path = folder / MANIFEST
     try:
         raw = json.loads(path.read_text(encoding="utf8"))
     except FileNotFoundError:
         raise BundleError(
-            f"{folder}: no bundle here ({MANIFEST} is missing); python -m export onnx makes one"
+            f"{folder}: no bundle here ({MANIFEST} is missing); create one with "
+            f"python -m export onnx"
         ) from None
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: not readable: {error}") from error
@@ -395,14 +396,14 @@ def read_bundle(folder: Path, language: str | None = None) -> Bundle:
         return Bundle(folder, manifest, taxonomy)
     if not (folder / NAMES).is_file():
         raise BundleError(
-            f"{folder / NAMES}: not there: the names are in one language; leave station.language "
-            f"out"
+            f"{folder / NAMES}: missing: the bundle has names in one language only; remove "
+            f"station.language"
         )
     return Bundle(folder, manifest, taxonomy.named(read_names(folder / NAMES, language)))
 
 
 def _from_schema_1(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest as schema 2 would say it."""
+    """A manifest of schema 1 in the form of schema 2."""
     known = {name: value for name, value in raw.items() if name not in ("has_prior", "front_end")}
     has_prior = raw.get("has_prior")
     front = raw.get("front_end")
@@ -413,7 +414,8 @@ def _from_schema_1(path: Path, raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_species(path: Path, manifest: Manifest, taxonomy: Taxonomy) -> None:
-    """Members name species of the bundle, each once, and no species is without a member."""
+    """Check that members name species of the bundle, each once, and that every species has a
+    member."""
     heard: set[str] = set()
     if unknown := [code for code in manifest.thresholds.species if code not in taxonomy]:
         raise BundleError(f"{path}: thresholds: species: {unknown[0]!r} is not in {TAXONOMY}")
@@ -447,7 +449,7 @@ def _check_sums(folder: Path) -> dict[str, str]:
                 f"{folder / name}: not listed in {SUMS}; remove it or export the bundle again"
             )
         if file_sha256(folder / name) != sums[name]:
-            raise BundleError(f"{folder / name}: damaged (its SHA-256 is not the one in {SUMS})")
+            raise BundleError(f"{folder / name}: damaged (its SHA-256 differs from {SUMS})")
     return sums
 
 

@@ -1,5 +1,5 @@
-"""A Ray cluster that is there already, joined. Ray is an extra, imported only where a cluster was
-asked for."""
+"""Connection to a running Ray cluster. Ray is an extra, imported only if a cluster was
+requested."""
 
 import importlib
 import os
@@ -20,15 +20,15 @@ def joined(address: str) -> Iterator[Any]:
         ray = importlib.import_module("ray")
     except ModuleNotFoundError:
         raise ConfigError(
-            f"--cluster {address}: ray is not installed; pip install '.[cluster]' in the checkout "
-            f"brings it"
+            f"--cluster {address}: ray is not installed; install it with "
+            f"pip install '.[cluster]' in the checkout"
         ) from None
     try:
         _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"--cluster {address}: no Ray cluster there: {str(error).splitlines()[0]}"
+            f"--cluster {address}: no Ray cluster found: {str(error).splitlines()[0]}"
         ) from error
     try:
         yield ray
@@ -37,7 +37,7 @@ def joined(address: str) -> Iterator[Any]:
 
 
 def _knock(address: str) -> None:
-    """Raises OSError where nobody listens: ray itself tries for minutes."""
+    """Connect once, and raise OSError if nothing listens: ray itself keeps trying for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()

@@ -1,16 +1,18 @@
 """The error tree. Each class says who acts on it; a message is one line that a person can act on.
 
-BirdstationError ├── ConfigError a person: station.yaml or a recipe is wrong exit 78 ├── UsageError
-a person: an argument of the command is wrong exit 2 ├── BundleError a person: the bundle is
-damaged, foreign or of another schema exit 78 ├── CorpusError a person: the training data is not
-what the layout says exit 78 ├── RecordingError nobody now: this one recording is set aside, the
-rest goes on reported │ └── UnreadError nobody: this machine could not read it now; tried again
-reported ├── CaptureError the microphone: opens the card again, for ever a Gap ├── EngineError the
-recognizer: goes on with ONNX Runtime, health says so; a command by hand ends exit 1 ├── StoreError
-the ledger: what was heard waits; a command by hand ends exit 1 │ ├── DamagedError the ledger:
-closes the database and repairs it │ ├── GoneError whoever has it open: opens what its name leads to
-now │ └── RowError the ledger: enters anew what the row refers to, or sets it aside; the rest goes
-on └── PublishError the publisher: waits and tries again; never leaves it
+BirdstationError ├── ConfigError       a person: station.yaml or a recipe is wrong              exit
+78 ├── UsageError        a person: an argument of the command is wrong            exit 2 ├──
+BundleError       a person: the bundle is damaged, foreign or of           exit 78 │
+another schema ├── CorpusError       a person: the training data do not match the layout      exit
+78 ├── RecordingError    nobody: this recording is set aside, the rest continues  reported │   └──
+UnreadError   nobody: this machine could not read it now; retried      reported ├── CaptureError
+the microphone: keeps trying to open the card            a Gap ├── EngineError       the recognizer:
+continues with ONNX Runtime and reports  a command: exit 1 │                     it in health ├──
+StoreError        the ledger: entries wait                                 a command: exit 1 │   ├──
+DamagedError  the ledger: closes the database and repairs it │   ├── GoneError     its user: opens
+the file that the name now leads to │   └── RowError      the ledger: stores again what the row
+refers to, or sets │                     the row aside; the rest continues └── PublishError      the
+publisher: waits and keeps trying
 """
 
 import errno
@@ -20,8 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-EXIT_REFUSED = 3  # done, but some recordings could not be read
-EXIT_USAGE = 2  # as for an option that is not known
+EXIT_REFUSED = 3  # finished, but some recordings could not be read
+EXIT_USAGE = 2  # as for an unknown option
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h; the service unit does not restart on it
 
 
@@ -29,7 +31,7 @@ class BirdstationError(Exception):
     """Base of every error that has a one-line message for a person."""
 
     exit_code = 1
-    remedy = ""  # what whoever typed a command does about it, where the message does not say so
+    remedy = ""  # advice for the user of a command, if the message has none
 
 
 class ConfigError(BirdstationError):
@@ -39,8 +41,7 @@ class ConfigError(BirdstationError):
 
 
 class UsageError(BirdstationError):
-    """An argument names what is not there; the message names it, what was expected and what was
-    found."""
+    """An argument is wrong; the message names it, what was expected and what was found."""
 
     exit_code = EXIT_USAGE
 
@@ -58,7 +59,7 @@ class CorpusError(BirdstationError):
 
 
 class RecordingError(BirdstationError):
-    """One recording that cannot be analysed, with the reason."""
+    """A recording that cannot be analysed, with the reason."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -66,14 +67,17 @@ class RecordingError(BirdstationError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type["RecordingError"], tuple[Path, str]]:
-        """As it comes back from a worker: an exception is made anew of what its base was given, one
-        text here."""
+        """Pickle with both arguments: by default an exception is rebuilt from the one text given to
+        its base."""
         return type(self), (self.path, self.reason)
 
 
 class UnreadError(RecordingError):
-    """This machine could not read a recording this time: open files, memory, a disk, a mount,
-    rights. It says nothing of the recording, which is tried again; `error` is the system's own."""
+    """A recording that this machine could not read this time: open files, memory, a disk, a mount,
+    permissions.
+
+    It says nothing about the recording, which is tried again; `error` is the system's.
+    """
 
     def __init__(self, path: Path, doing: str, error: OSError | MemoryError) -> None:
         self.error = (
@@ -89,16 +93,16 @@ class UnreadError(RecordingError):
 
 
 class StopSignal(Exception):
-    """Asked to stop in the middle of long work; what was done of it stays."""
+    """A request to stop long work; results so far are kept."""
 
 
 class CaptureError(BirdstationError):
-    """A sound card is not there or cannot be opened; the microphone tries again, `edge check` says
-    it."""
+    """A sound card is missing or cannot be opened; the microphone tries again, and `birdstation
+    check` reports it."""
 
 
 class EngineError(BirdstationError):
-    """TensorRT or CUDA cannot do what was asked; the recognizer goes on with ONNX Runtime, an
+    """TensorRT or CUDA cannot do what was requested; the recognizer continues with ONNX Runtime, an
     export ends."""
 
 
@@ -107,31 +111,34 @@ class StoreError(BirdstationError):
 
 
 class DamagedError(StoreError):
-    """The database's pages are not what SQLite wrote; it wants repair, not patience."""
+    """The database's pages are not what SQLite wrote; it needs repair, and waiting will not
+    help."""
 
     remedy = (
-        "; start the station, or restart it: it sets the file aside, salvages what can be "
-        "read and goes on in a new one"
+        "; start or restart the station: it sets the file aside, salvages what can be read "
+        "and continues in a new one"
     )
 
 
 class GoneError(StoreError):
-    """The database that is open has lost its name: it was moved, deleted or replaced."""
+    """The open database has lost its name: it was moved, deleted or replaced."""
 
 
 class RowError(StoreError):
-    """The database takes everything but this row: what it refers to is gone, or a rule of a table
+    """The database accepts everything but this row: what it refers to is gone, or a constraint
     forbids it."""
 
 
 class PublishError(BirdstationError):
-    """The broker refused or did not answer; the publisher waits, nothing is lost."""
+    """The broker refused or did not answer; the publisher waits, and nothing is lost."""
 
 
 @contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
-    """For a program whose libraries come with an extra: one that is missing is a ConfigError. Our
-    own are a mistake of ours, and stay what they are."""
+    """Turn a missing library into a ConfigError, for a program whose libraries come with an extra.
+
+    A missing module of our own is a bug, and is raised as it is.
+    """
     try:
         yield
     except ModuleNotFoundError as error:
@@ -140,5 +147,5 @@ def needs_extra(extra: str) -> Iterator[None]:
         size = (
             " (6.8 GB, less without CUDA: docs/training.md)" if extra in ("train", "export") else ""
         )
-        advice = f"pip install '.[{extra}]' in the checkout brings it{size}"
+        advice = f"install it with pip install '.[{extra}]' in the checkout{size}"
         raise ConfigError(f"{error.name} is not installed; {advice}") from error

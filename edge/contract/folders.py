@@ -1,5 +1,5 @@
-"""What systems and programs leave in folders beside a person's files: passed over wherever a folder
-is read.
+"""Files that operating systems and programs leave in folders beside a person's own, which are
+skipped wherever a folder is read.
 
 Knows no suffix of sound and no layout of a folder.
 """
@@ -9,28 +9,26 @@ from pathlib import Path
 
 from edge.contract.errors import CorpusError
 
-# Beside hidden names: what Windows, macOS, Synology and fsck leave on cards, shares and disks, in
-# small letters
+# Names in lower case that Windows, macOS, Synology and fsck leave on cards, shares and disks, apart
+# from hidden ones.
 _LEFT_BESIDE = frozenset(
     (
-        *(
-            "thumbs.db",
-            "ehthumbs.db",
-            "ehthumbs_vista.db",
-            "desktop.ini",
-            "autorun.inf",
-            "system volume information",
-        ),
-        *(
-            "$recycle.bin",
-            "recycler",
-            "recycled",
-            "__macosx",
-            "icon\r",
-            "network trash folder",
-            "temporary items",
-        ),
-        *("@eadir", "#recycle", "lost+found"),
+        "thumbs.db",
+        "ehthumbs.db",
+        "ehthumbs_vista.db",
+        "desktop.ini",
+        "autorun.inf",
+        "system volume information",
+        "$recycle.bin",
+        "recycler",
+        "recycled",
+        "__macosx",
+        "icon\r",
+        "network trash folder",
+        "temporary items",
+        "@eadir",
+        "#recycle",
+        "lost+found",
     )
 )
 
@@ -50,9 +48,11 @@ _OFFICE = (
 
 
 def passed_over(name: str) -> bool:
-    """Whether a file or folder of this name is none of a person's: hidden (`._x.wav`, `.DS_Store`,
-    `.Trash`), an open document's lock (`~$x.csv`), where a file came from
-    (`x.wav:Zone.Identifier`), or what a system keeps for itself."""
+    """True if a file or folder of this name is not a person's own.
+
+    That is: hidden (`._x.wav`, `.DS_Store`, `.Trash`), the lock of an open document (`~$x.csv`),
+    the origin of a download (`x.wav:Zone.Identifier`), or a system folder or file.
+    """
     small = name.lower()
     lock = small.startswith("~$") and small.endswith(_OFFICE)
     return (
@@ -61,14 +61,17 @@ def passed_over(name: str) -> bool:
 
 
 def entries_of(folder: Path) -> list[Path]:
-    """What lies in a folder, sorted. Raises OSError if it cannot be listed."""
+    """Entries of a folder, sorted, without the skipped ones. Raises OSError if it cannot be
+    listed."""
     return sorted(path for path in folder.iterdir() if not passed_over(path.name))
 
 
 def files_under(folder: Path) -> list[Path]:
-    """Every file below a folder, sorted; links to files are followed, to folders not. Raises
-    CorpusError naming a folder that cannot be listed: what lies in it would be missing in
-    silence."""
+    """Every file below a folder, sorted; links to files are followed, to folders not.
+
+    Raises CorpusError naming a folder that cannot be listed: otherwise its files would be missing
+    silently.
+    """
     try:
         return sorted(_walk(folder))
     except OSError as error:
@@ -86,7 +89,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def holds_nothing(folder: Path) -> bool:
-    """Whether a folder may be filled: it is not there, or nobody has put anything into it."""
+    """True if a folder may be filled: it does not exist, or contains only skipped files."""
     return not folder.exists() or (
         folder.is_dir() and all(passed_over(path.name) for path in folder.iterdir())
     )

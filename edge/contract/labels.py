@@ -1,5 +1,7 @@
-"""Row labels as CSV: what is heard in which 5 s, as the competition writes truth and predictions.
-Knows no score."""
+"""Row labels as CSV: the species in each 5 s, in the competition's format of truth and predictions.
+
+Knows no score.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,44 +12,46 @@ from edge.contract.metrics import Labels, labels_of
 from edge.contract.taxonomy import NOCALL
 from edge.contract.text import Table, TextError, text_of
 
+# Key columns of the competition's labels and of its example of a test recording.
 KEYS = (
     "row_id",
     "filename_seconds",
-)  # the competition's labels and its example of a test recording
-_PARTS = ("audio_id", "site", "seconds")  # of a row id, where the table has them as columns, too
-_DIGITS_MAX = 9  # of a row's second
+)
+_PARTS = ("audio_id", "site", "seconds")  # columns that repeat parts of the row id
+_DIGITS_MAX = 9  # in the second of a row id
 
 
 @dataclass(frozen=True)
 class RowLabels:
-    """Truth or predictions by row id, and which recording and second each row ends at."""
+    """Truth or predictions by row id, with the recording and the end of each row."""
 
     truth: Mapping[str, Labels]
-    recording: Mapping[str, str]  # row id -> the recording's name within the row id
+    recording: Mapping[str, str]  # by row id: the recording's name, a part of it
     end_s: Mapping[str, int]
 
 
 @dataclass(frozen=True)
 class LabelRow:
-    """One row of a table of labels. Of an `odd` one nothing but that and the line is to be
-    believed."""
+    """One row of a table of labels. If `odd` is set, only that and the line are valid."""
 
     line: int
     row_id: str
     recording: str  # its name within the row id
     end_s: int
     heard: Labels
-    odd: str = ""  # what was expected and found
+    odd: str = ""  # error: expected and found
 
     @property
     def undecided(self) -> bool:
-        """Whether it says both that nobody is heard and who."""
+        """True if it names both nocall and a species."""
         return NOCALL in self.heard and len(self.heard) > 1
 
 
 def label_rows(table: Table) -> Iterator[LabelRow]:
-    """The rows of a table with a column of KEYS and `birds`; where it has audio_id, site and
-    seconds as well, they must say what the row id says. Raises NotText."""
+    """The rows of a table with a column of KEYS and `birds`. Raises TextError.
+
+    If the table also has audio_id, site and seconds, these must agree with the row id.
+    """
     names = table.names
     key = next(name for name in KEYS if name in names)
     for line, row in table:
@@ -72,7 +76,7 @@ def _is_second(text: str) -> bool:
 
 
 def _contradiction(row: Mapping[str, str], row_id: str, stem: str, end_s: int) -> str:
-    """What the cells say of the row other than its id; empty where they agree or are not there."""
+    """The disagreement of other cells with the row id; empty if they agree or are not there."""
     cells = {name: row[name].strip() for name in _PARTS if name in row}
     seconds = cells.get("seconds", str(end_s))
     good = _is_second(seconds) and int(seconds) == end_s
@@ -88,8 +92,11 @@ def _contradiction(row: Mapping[str, str], row_id: str, stem: str, end_s: int) -
 
 def read_labels(path: Path, predicted: bool = False) -> RowLabels:
     """Read BirdCLEF row labels: `row_id` or `filename_seconds` (`<recording>_<end second>`) and
-    `birds`, an empty cell being nocall; further columns are left alone. What was `predicted` may
-    name nocall beside species. Raises UsageError, one line."""
+    `birds`.
+
+    An empty cell is nocall; further columns are ignored. In predictions (`predicted`) nocall may
+    stand beside species. Raises UsageError with one line.
+    """
     truth: dict[str, Labels] = {}
     recording: dict[str, str] = {}
     end_s: dict[str, int] = {}
@@ -114,7 +121,7 @@ def read_labels(path: Path, predicted: bool = False) -> RowLabels:
                     f"{where}: row id {row.row_id!r}: expected nocall or species, found {heard}"
                 )
             if row.row_id in truth:
-                raise UsageError(f"{where}: row id {row.row_id!r} is there twice")
+                raise UsageError(f"{where}: row id {row.row_id!r} occurs twice")
             truth[row.row_id] = row.heard
             recording[row.row_id] = row.recording
             end_s[row.row_id] = row.end_s

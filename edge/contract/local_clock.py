@@ -1,5 +1,5 @@
-"""The clock at the place: on which local day and hour a moment lies. Nothing else in the station
-computes days.
+"""Local time at a place: the local day and hour of a moment. Nothing else in the station computes
+days.
 
 Knows no recorder, no settings and no database.
 """
@@ -12,19 +12,18 @@ _HOUR = timedelta(hours=1)
 _DAY = timedelta(days=1)
 _INSTANT = timedelta(microseconds=1)
 
-_NEARLY = timedelta(
-    milliseconds=2
-)  # what ends so soon has ended: moments are known to the millisecond
+# Moments are known to the millisecond: an end as close as this is reached.
+_NEARLY = timedelta(milliseconds=2)
 
 
 @dataclass(frozen=True)
 class ClockPart:
-    """A part of some time that lies in one hour, or on one day, of a local clock, at one offset of
-    it."""
+    """A part of a time span that lies within one hour, or one day, of a local clock, at one offset
+    from UTC."""
 
     start: datetime  # aware UTC
     seconds: float
-    since: datetime  # aware UTC: when the clock began to show this hour or day at this offset
+    since: datetime  # aware UTC: start of this hour or day of the clock at this offset
     utc_offset_minutes: int
 
     @property
@@ -35,15 +34,15 @@ class ClockPart:
 
 @dataclass(frozen=True)
 class LocalClock:
-    """The station's zone where it is set, summer time looked up at the moment itself; else the
-    recorder's own offset.
+    """The station's zone if it is set, with daylight saving at the moment itself; otherwise the
+    recorder's offset.
 
     >>> LocalClock(ZoneInfo("Asia/Kolkata")).day(datetime(2024, 5, 11, 18, 35, tzinfo=timezone.utc))
     datetime.date(2024, 5, 12)
     """
 
     zone: tzinfo | None = None
-    recorder_minutes: int = 0  # ahead of UTC, if no zone is set
+    recorder_minutes: int = 0  # offset from UTC if no zone is set
 
     def offset_minutes(self, moment: datetime) -> int:
         """Minutes by which local time is ahead of UTC at a moment (aware), rounded: old zones had
@@ -61,16 +60,17 @@ class LocalClock:
         ).date()
 
     def hours(self, start: datetime, seconds: float) -> list[ClockPart]:
-        """The time from `start` (aware UTC) on, by local hours; an hour in which the clock is
-        changed is two parts."""
+        """The time from `start` (aware UTC), split by local hours; an hour with a clock change has
+        two parts."""
         return self._parts(start, seconds, _HOUR)
 
     def days(self, start: datetime, seconds: float) -> list[ClockPart]:
-        """The same by local days; a day on which the clock is changed is two parts."""
+        """The time from `start` (aware UTC), split by local days; a day with a clock change has two
+        parts."""
         return self._parts(start, seconds, _DAY)
 
     def spans(self, start: datetime, seconds: float) -> list[ClockPart]:
-        """The same, cut only where the clock is changed."""
+        """The time from `start` (aware UTC), split only at clock changes."""
         spans: list[ClockPart] = []
         for part in self.days(start, seconds):
             if spans and spans[-1].utc_offset_minutes == part.utc_offset_minutes:
@@ -82,8 +82,8 @@ class LocalClock:
         return spans
 
     def until(self, start: datetime) -> datetime:
-        """When a stretch of sound that begins at `start` (aware UTC) is to end: at the next full
-        hour UTC, or where the clock is changed before that."""
+        """End of a stretch of sound that begins at `start` (aware UTC): the next full hour UTC, or
+        a clock change before that."""
         start += _NEARLY
         hour = start.replace(minute=0, second=0, microsecond=0) + _HOUR
         return start + timedelta(
@@ -107,8 +107,10 @@ class LocalClock:
         return parts
 
     def _change(self, before: datetime, after: datetime) -> datetime:
-        """When between two moments the clock is changed: at a whole second, and by all zones once
-        in several days."""
+        """Time of the clock change between two moments, by bisection.
+
+        Changes are at whole seconds, and several days apart in every zone.
+        """
         low, high = ((moment - _EPOCH) // timedelta(seconds=1) for moment in (before, after))
         offset = self.offset_minutes(before)
         while high - low > 1:

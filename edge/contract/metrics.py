@@ -1,9 +1,9 @@
-"""The competition's score: row-wise F1 over 5-s rows, its parts and its interval. Knows no model
-and no file.
+"""The competition's score: row-wise F1 over 5-s rows, with its parts and its confidence interval.
+Knows no model and no file.
 
 BirdCLEF 2021: each row's prediction and truth are sets of labels, `nocall` being one; F1 of the two
-sets per row, mean over rows. Most rows are nocall, so the all-nocall baseline always stands beside
-it.
+sets per row, mean over rows. Most rows are nocall, so the score of predicting only nocall is always
+given as a baseline.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,8 @@ NOCALL_ROW: Labels = frozenset({NOCALL})
 
 
 def labels_of(text: str) -> Labels:
-    """`"amered comyel"` to a set of labels; an empty text is nocall, and so is NoCall: no species
-    can be called so."""
+    """`"amered comyel"` as a set of labels. An empty text is nocall, in any case (NoCall): no
+    species has this name."""
     return (
         frozenset(NOCALL if label.lower() == NOCALL else label for label in text.split())
         or NOCALL_ROW
@@ -34,7 +34,7 @@ def row_f1(truth: Labels, found: Labels) -> float:
 
 @dataclass(frozen=True)
 class RowScore:
-    """Row-wise F1 with its parts. NaN where there are no such rows; the interval is 95 % over
+    """Row-wise F1 with its parts. NaN if there are no such rows; the interval is 95 % over
     recordings."""
 
     rows: int
@@ -49,8 +49,11 @@ class RowScore:
 def interval(
     values: NDArray[np.float64], groups: Sequence[str], *, draws: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of `values`, drawing whole groups (recordings) with
-    replacement: rows of one recording are not independent."""
+    """95 % bootstrap interval of the mean of `values`.
+
+    Whole groups (recordings) are drawn with replacement, since rows of one recording are not
+    independent.
+    """
     names, index = np.unique(np.asarray(groups), return_inverse=True)
     sums = np.bincount(index, weights=values, minlength=len(names))
     counts = np.bincount(index, minlength=len(names))
@@ -65,8 +68,7 @@ def score_rows(
 ) -> RowScore:
     """Score predictions by row id against the truth; a row that was not predicted counts as nocall.
 
-    `recording` maps a row id to the recording it belongs to. Raises ValueError if the truth is
-    empty.
+    `recording` maps a row id to its recording. Raises ValueError if the truth is empty.
     """
     if not truth:
         raise ValueError("no labelled rows to score against")

@@ -1,4 +1,4 @@
-"""How each of the three programs ends: one line for what a person must mend, and the same words for
+"""Ends of the three programs: one line for errors that a person must fix, and the same message for
 Ctrl-C."""
 
 import codecs
@@ -23,46 +23,45 @@ from edge.contract.starting import EXIT_INTERRUPTED, INTERRUPTED, end_at_once
 
 EXIT_CANNOT_CREATE = 73  # sysexits.h
 EXIT_BROKEN_PIPE = 141  # as a shell reports it
-# What folders, disks and permissions can be like, and nothing that the program itself did wrong.
+# Errors of folders, disks and permissions, as opposed to errors of the program itself.
 OUTSIDE = frozenset(
     (
-        *(
-            errno.EACCES,
-            errno.EPERM,
-            errno.EROFS,
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EIO,
-            errno.ELOOP,
-        ),
-        *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EFBIG),
-        *(
-            errno.EBUSY,
-            errno.ENOTEMPTY,
-            errno.EXDEV,
-            errno.ESTALE,
-            errno.ENODEV,
-            errno.ETIMEDOUT,
-            errno.ENOTCONN,
-        ),
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.ELOOP,
+        errno.EEXIST,
+        errno.EISDIR,
+        errno.ENOTDIR,
+        errno.ENAMETOOLONG,
+        errno.EFBIG,
+        errno.EBUSY,
+        errno.ENOTEMPTY,
+        errno.EXDEV,
+        errno.ESTALE,
+        errno.ENODEV,
+        errno.ETIMEDOUT,
+        errno.ENOTCONN,
     )
 )
-_UNNAMED = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-)  # a write into an open file does not say which it was
+# Errors of a write to an open file, which do not name it.
+_UNNAMED = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 class Interrupt(BaseException):
-    """Ctrl-C. Not a KeyboardInterrupt, which Typer answers by itself, with a word that does not say
+    """Ctrl-C. Not a KeyboardInterrupt, which Typer handles itself, with a message that does not say
     what to do."""
 
 
 class Commands(TyperGroup):
-    """A group of commands whose wrong values are told as everything else is:
+    """A group of commands that reports wrong values like all other errors:
     typer.Typer(cls=Commands)."""
 
     def invoke(self, ctx: Any) -> Any:
-        """As Typer's own."""
+        """Like Typer's."""
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
@@ -71,8 +70,7 @@ class Commands(TyperGroup):
 
 
 def _expected(error: typer.BadParameter) -> str:
-    """What was expected and found; its own words where they do not come of a check that is known
-    here."""
+    """The error as expected and found; the original text if it does not come from a known check."""
     errors = getattr(error.__cause__, "errors", None)  # pydantic's, by which Typer checks values
     first = errors()[0] if callable(errors) else {}
     kind = first.get("type", "")
@@ -88,8 +86,8 @@ def _expected(error: typer.BadParameter) -> str:
 
 
 def run_program(app: Callable[[], object]) -> None:
-    """Run a program's commands; ends the process with a line instead of a traceback for what a
-    person must mend."""
+    """Run a program's commands; errors that a person must fix end it with one line instead of a
+    traceback."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started it
             nothing = Path(os.devnull).open("w", encoding="utf8")  # noqa: SIM115 - for good
@@ -97,23 +95,21 @@ def run_program(app: Callable[[], object]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper) and not codecs.lookup(
         sys.stdout.encoding
     ).name.startswith("utf"):
-        sys.stdout.reconfigure(
-            errors="replace"
-        )  # a terminal without our dashes and dots gets question marks
-    if logging.lastResort:  # what is logged where nobody set a log up
+        # a terminal without our dashes and dots shows question marks
+        sys.stdout.reconfigure(errors="replace")
+    if logging.lastResort:  # used if no logging is set up
         logging.lastResort.setFormatter(LogLines())
-    signal.signal(
-        signal.SIGINT, _interrupt
-    )  # the daemon takes it over: there Ctrl-C is a stop like any other
+    # the daemon replaces this handler: there Ctrl-C is a normal stop
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         try:
             app()
         finally:
-            sys.stdout.flush()  # while it can still be said that it could not be written
+            sys.stdout.flush()  # now, while a failure can still be reported
     except BirdstationError as error:
         say(f"error: {error}{error.remedy}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # e.g. `| head` has ended
         _stop_writing()
         sys.exit(EXIT_BROKEN_PIPE)
     except OSError as error:
@@ -137,8 +133,8 @@ def run_program(app: Callable[[], object]) -> None:
 
 
 def _stop_writing() -> None:
-    """What standard output did not take, the interpreter would try again at its end, and complain
-    in its own way."""
+    """Discard pending output that cannot be written, which the interpreter would try again at exit,
+    with its own message."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -151,7 +147,6 @@ def _hint(error: OSError) -> str:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    signal.signal(
-        signal.SIGINT, end_at_once
-    )  # a second one ends what the first is still tidying up
+    # a second Ctrl-C ends the clean-up after the first
+    signal.signal(signal.SIGINT, end_at_once)
     raise Interrupt

@@ -1,4 +1,4 @@
-"""Whose a file is that may not be opened, and what to type then. Knows no station."""
+"""Owner of a file that may not be opened, and the command to type then. Knows no station."""
 
 import os
 import pwd
@@ -10,19 +10,21 @@ from edge.contract.errors import StoreError
 
 
 def look_at(path: Path) -> None:
-    """Raises StoreError where it may not even be told whether the path is there."""
+    """Raise StoreError if permissions do not even allow to tell whether the path exists."""
     try:
         path.stat()
     except PermissionError as error:
         raise StoreError(f"{path}: {error.strerror}{whose(path)}") from error
-    except OSError:  # whoever opens it says so
+    except OSError:  # opening it will report the error
         return
 
 
 def whose(path: Path) -> str:
-    """Words to put behind an error: the user to whom a path belongs, or else the nearest folder
-    above it, and what to type. Empty where it is one's own, or where one is root: then it is not
-    for rights that it fails."""
+    """Text to append to an error: the owner of a path, or of the nearest existing folder above it,
+    and the command to type.
+
+    Empty if the user owns it or is root: then permissions are not the cause.
+    """
     me = os.geteuid()
     for there in (path, *path.absolute().parents):
         with suppress(OSError):
@@ -32,9 +34,11 @@ def whose(path: Path) -> str:
 
 
 def hindrance(database: Path) -> str:
-    """Words to put behind an error of a database: which of its files, or of its folder, this user
-    may not write, whose it is, its mode, and what to type. Empty if it is not for rights that it
-    fails."""
+    """Text to append to an error of a database: which of its files, or its folder, this user may
+    not write, with owner, mode, and the command to type.
+
+    Empty if permissions are not the cause.
+    """
     for suffix in ("", "-wal", "-shm"):
         said = not_writable(database.with_name(database.name + suffix))
         if said:
@@ -43,8 +47,8 @@ def hindrance(database: Path) -> str:
 
 
 def not_writable(path: Path) -> str:
-    """The same for one file or folder; empty if it is not there, may be written, or cannot be
-    looked at."""
+    """The same text for one file or folder; empty if it does not exist, is writable, or cannot be
+    examined."""
     try:
         status = path.stat()
     except OSError:
@@ -54,7 +58,7 @@ def not_writable(path: Path) -> str:
     with suppress(OSError):
         if os.statvfs(path).f_flag & os.ST_RDONLY:
             return (
-                f"; {path} is on a file system that is mounted read-only: dmesg says whether "
+                f"; {path} is on a file system that is mounted read-only: dmesg shows whether "
                 f"its disk is damaged"
             )
     me = os.geteuid()
@@ -77,7 +81,7 @@ def not_writable(path: Path) -> str:
 def _name(user: int) -> str:
     try:
         return pwd.getpwuid(user).pw_name
-    except KeyError:  # of a disk from another machine
+    except KeyError:  # as on a disk from another machine
         return str(user)
 
 
@@ -89,10 +93,7 @@ def _may_write(path: Path) -> bool:
 def _belongs(path: Path, owner: int) -> str:
     try:
         name = pwd.getpwuid(owner).pw_name
-    except KeyError:  # of a disk from another machine
-        return f"; {path} belongs to the user with the number {owner}"
-    hint = (
-        f": type `sudo -u {name}` in front of the command, or name settings of your own with "
-        f"--config"
-    )
+    except KeyError:  # as on a disk from another machine
+        return f"; {path} belongs to the user with the ID {owner}"
+    hint = f": type `sudo -u {name}` before the command, or choose your own settings with --config"
     return f"; {path} belongs to the user {name}{hint if owner else ''}"

@@ -1,13 +1,12 @@
-"""The way to a terminal and to a log for whatever the three programs say: one escape for texts of
-others, whoever wrote them: names in a bundle or a file, a card's, a broker's reason, an exception's
-words.
+"""Output of the three programs to terminals and logs, with one escape for foreign texts: names in a
+bundle, a file or a sound card, a broker's reason, an exception's message.
 
     screen = Screen()
     screen.print(table)
     say(f"{name}: done")
 
-Knows no text's meaning. What is read is checked where it is read; this is for what nobody could
-check.
+Knows nothing of what a text means. Input is checked where it is read; this is for texts that could
+not be checked.
 """
 
 import logging
@@ -21,12 +20,12 @@ from edge.contract.text import printable
 
 
 class Screen(Console):
-    """rich's Console, whose own colours are all that a terminal obeys."""
+    """rich's Console, with escapes in which only its own control sequences reach the terminal."""
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterator[Segment]:
-        """As Console's; ends of lines are the layout's."""
+        """Like Console's; line ends are the layout's."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=_lines(segment.text))
 
@@ -34,12 +33,12 @@ class Screen(Console):
 def say(
     *texts: object, sep: str = " ", end: str = "\n", file: TextIO | None = None, flush: bool = False
 ) -> None:
-    """As `print`, each of the texts in one printable line. JSON stays JSON."""
+    """Like `print`, with each text in one printable line. JSON stays valid JSON."""
     print(*(printable(str(text)) for text in texts), sep=sep, end=end, file=file, flush=flush)
 
 
 def say_lines(text: str) -> None:
-    """A text of several lines, made here."""
+    """Print a text of several lines that this program made."""
     print(_lines(text))
 
 
@@ -48,21 +47,21 @@ def _lines(text: str) -> str:
 
 
 class LogLines(logging.Formatter):
-    """A record in one printable line, behind it the lines of its traceback."""
+    """A record as one printable line, followed by the lines of its traceback."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """As Formatter's."""
+        """Like Formatter's."""
         return printable(super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:
-        """As Formatter's."""
+        """Like Formatter's."""
         return _lines(super().formatException(ei))
 
 
 class CommandLines(LogLines):
-    """For a person: what is no trouble stands alone; the rest says how much of it it is."""
+    """Log lines for a person at a terminal: INFO is shown without its level."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """As Formatter's."""
+        """Like Formatter's."""
         text = super().format(record)
         return text if record.levelno == logging.INFO else f"{record.levelname} {text}"

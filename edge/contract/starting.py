@@ -1,8 +1,7 @@
-"""Imported first by the three programs: Ctrl-C while they load their libraries ends them with a
-line, no traceback.
+"""Ctrl-C while the three programs load their libraries: one line and no traceback. Imported first.
 
-Python's own answer is a KeyboardInterrupt in the middle of an import. `run_program` takes over once
-all is loaded.
+Python's default is a KeyboardInterrupt in the middle of an import. `run_program` takes over once
+everything is loaded.
 """
 
 import atexit
@@ -22,24 +21,25 @@ _COMMANDS = frozenset(
 
 
 def is_program(argument: str) -> bool:
-    """Whether argv[0] is one of the three programs', and not that of somebody who imports their
+    """True if argv[0] is one of the three programs, rather than another program that imports their
     modules."""
     path = Path(argument)
     return path.name in _COMMANDS or f"{path.parent.name}/{path.name}" in _COMMANDS
 
 
 def end_at_once(_number: int, _frame: FrameType | None) -> NoReturn:
-    """Answer to a signal: the line, and the end without the interpreter's own, in which libraries
-    that are half loaded, or whose threads are at work, abort the process."""
-    with suppress(
-        AttributeError, OSError, ValueError
-    ):  # a program may have put something before stderr, or closed it
+    """Signal handler: print the line and end the process without the interpreter's own shutdown.
+
+    In that, libraries that are half loaded, or have threads at work, abort the process.
+    """
+    # stderr may have been replaced or closed
+    with suppress(AttributeError, OSError, ValueError):
         os.write(sys.stderr.fileno(), f"{INTERRUPTED}\n".encode())
     os._exit(EXIT_INTERRUPTED)
 
 
 if is_program(sys.argv[0]) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, end_at_once)
-    # When all is tidied up, what Python does last would put the system's own answer back, for some
-    # tenths of a second.
+    # At the end of its shutdown Python restores the system's default handler, for some tenths of a
+    # second.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)

@@ -1,11 +1,12 @@
-"""Plain data (YAML, JSON) into frozen dataclasses, strictly, by their annotations. Knows no file
-and no meaning.
+"""Strict conversion of plain data (YAML, JSON) into frozen dataclasses by their annotations.
 
-@dataclass(frozen=True)
-class Window:
-    hop_s: Annotated[float, Range(0.025, 5)] = 2.5
+    @dataclass(frozen=True)
+    class Window:
+        hop_s: Annotated[float, Range(0.025, 5)] = 2.5
 
-parse(Window, {"hop_s": 9})    # Refused: hop_s: expected 0.025 to 5, found 9
+    parse(Window, {"hop_s": 9})    # SchemaError: hop_s: expected 0.025 to 5, found 9
+
+Knows no file and no meaning.
 """
 
 import dataclasses
@@ -22,11 +23,11 @@ from edge.contract.text import is_printable, printable
 
 _SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 _COMMA = re.compile(r"[-+]?\d+,\d+")
-_TOLD_MAX = 5  # mistakes of one mapping
+_TOLD_MAX = 5  # mistakes reported of one mapping
 _FOUND_MAX = 60  # characters shown of a wrong value
-_TEXT_MAX = 4096  # characters; as long as a path may be
+_TEXT_MAX = 4096  # characters; the longest possible path
 _NUMBER_MAX = 1e300
-_brief = reprlib.Repr()  # ten lines of YAML can stand for gigabytes
+_brief = reprlib.Repr()  # ten lines of YAML can expand to gigabytes
 _brief.maxlevel = 3
 _brief.maxstring = _FOUND_MAX
 _NAMES = {
@@ -40,22 +41,22 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Range:
-    """Allowed values of a number, both ends included; goes into `Annotated`."""
+    """Allowed values of a number, both ends included; for use in `Annotated`."""
 
     low: float
     high: float
 
 
 class SchemaError(ValueError):
-    """A value that the schema does not take; one line: key path, what was expected and what was
+    """A value that the schema does not accept; one line: key path, what was expected and what was
     found."""
 
 
 def parse(kind: Any, raw: Any, folder: Path | None = None) -> Any:
-    """`raw` as the dataclass `kind`. Relative paths, defaults too, are taken from `folder`.
+    """`raw` as the dataclass `kind`. Relative paths, including defaults, are taken from `folder`.
 
-    Raises Refused, with all mistakes in one line, for unknown and missing keys, wrong types, values
-    out of range, and where the dataclass itself raises ValueError("key: …").
+    Raises SchemaError, with all mistakes in one line, for unknown and missing keys, wrong types,
+    values out of range, and if the dataclass itself raises ValueError("key: …").
     """
     return _Parser(folder).dataclass(kind, raw, "")
 
@@ -69,7 +70,7 @@ def _show(value: object) -> str:
     if value is None or isinstance(value, bool):
         return {None: "nothing", True: "yes/true", False: "no/false"}[value]
     if isinstance(value, int) and abs(value) > _NUMBER_MAX:
-        return hex(value)[:_FOUND_MAX]  # Python refuses to write so many decimal digits
+        return hex(value)[:_FOUND_MAX]  # Python refuses to print so many decimal digits
     return _brief.repr(value)[:_FOUND_MAX]
 
 
@@ -78,13 +79,13 @@ def _refused(at: str, found: object, expected: str, remedy: str = "") -> SchemaE
 
 
 def _as_yaml(number: float) -> str:
-    """As YAML reads it as a number: with a point before its exponent."""
+    """The number as YAML reads it as one: with a point before its exponent."""
     shown = repr(number)
     return shown if "." in shown else shown.replace("e", ".0e")
 
 
 def _decimal(found: object) -> str:
-    """What to write instead of 52,5."""
+    """Advice for a number like 52,5."""
     return (
         f"; write {found.replace(',', '.')}"
         if isinstance(found, str) and _COMMA.fullmatch(found)
@@ -93,10 +94,9 @@ def _decimal(found: object) -> str:
 
 
 def _after_comma(raw: Mapping[Any, Any], key: object) -> str:
-    """The same where YAML took what stands behind the comma as a key of its own: {latitude:
-    52,5}."""
+    """Advice if YAML took the digits after a comma as a key: {latitude: 52,5}."""
     return (
-        "; a decimal number has a point: 52.5" if isinstance(key, int) and raw[key] is None else ""
+        "; write decimals with a point: 52.5" if isinstance(key, int) and raw[key] is None else ""
     )
 
 
@@ -135,7 +135,7 @@ class _Parser:
             raise SchemaError(f"{at}.{error}" if at else str(error)) from None
 
     def value(self, kind: Any, raw: Any, at: str) -> Any:
-        """One value as the annotated type, or Refused."""
+        """One value as the annotated type. Raises SchemaError."""
         limits = None
         if get_origin(kind) is Annotated:
             kind, limits = get_args(kind)
@@ -160,7 +160,8 @@ class _Parser:
         return self.text(raw, at) if kind is str else self.number(kind, raw, at, limits)
 
     def union(self, kinds: tuple[Any, ...], raw: Any, at: str) -> Any:
-        """The first of the types that takes it; of one type and None, that type's own reason."""
+        """The first of the types that accepts the value; for one type and None, that type's own
+        error."""
         if raw is None and type(None) in kinds:
             return None
         kinds = tuple(kind for kind in kinds if kind is not type(None))
@@ -214,11 +215,10 @@ class _Parser:
             raise _refused(at, raw, "text", hint)
         if not raw.strip():
             raise SchemaError(
-                f"{at}: expected a value, found an empty text; give one or leave the key out"
+                f"{at}: expected a value, found an empty text; enter one or remove the key"
             )
-        if len(raw) > _TEXT_MAX or not is_printable(
-            raw
-        ):  # nor could a path, a topic or a row hold it
+        # a path, a topic or a row could not hold more
+        if len(raw) > _TEXT_MAX or not is_printable(raw):
             raise _refused(at, raw, f"printable text of at most {_TEXT_MAX} characters")
         return raw
 

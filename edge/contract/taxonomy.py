@@ -1,4 +1,5 @@
-"""The species a model knows, in the order of its outputs. Knows no scores and no names of files."""
+"""The species that a model knows, in the order of its outputs. Knows no scores and no names of
+files."""
 
 import csv
 import hashlib
@@ -12,7 +13,7 @@ from edge.contract.errors import BundleError
 from edge.contract.text import Table, TextError, is_printable, text_of
 
 _CODE = re.compile(r"[a-z0-9_-]{2,32}")
-_SHOWN_MAX = 60  # characters of a name that is refused
+_SHOWN_MAX = 60  # characters shown of a refused name
 NOCALL = "nocall"  # the label of a row without birds; never a species
 Kind = Literal["bird", "animal", "human", "sound"]
 
@@ -27,11 +28,11 @@ class Species:
     kind: Kind = "bird"
 
 
-_NAMES = ("code", "scientific_name", "common_name")  # columns that every taxonomy has
+_NAMES = ("code", "scientific_name", "common_name")  # columns of every taxonomy
 
 
 class Taxonomy:
-    """Species in the order of the model's index. The digest changes with any code or with the
+    """Species in the order of the model's index. The digest changes with any code and with the
     order."""
 
     def __init__(self, species: Iterable[Species]) -> None:
@@ -65,22 +66,24 @@ class Taxonomy:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the codes in order: what a score vector means."""
+        """SHA-256 of the codes in order, which defines the meaning of a score vector."""
         return hashlib.sha256("\n".join(self.codes).encode()).hexdigest()
 
     def of_kind(self, kinds: Iterable[Kind]) -> list[int]:
         """Model indices of the classes of these kinds."""
-        wanted = set(kinds)
-        return [i for i, species in enumerate(self.species) if species.kind in wanted]
+        chosen = set(kinds)
+        return [i for i, species in enumerate(self.species) if species.kind in chosen]
 
     def named(self, names: Mapping[str, str]) -> "Taxonomy":
-        """The same species with these common names by code; what has none there keeps its own."""
+        """The same species with common names by code; species without one in `names` keep their
+        own."""
         return Taxonomy(
             replace(s, common_name=names.get(s.code) or s.common_name) for s in self.species
         )
 
     def write_csv(self, path: Path) -> None:
-        """The file as `read_csv` takes it; the column `kind` is there where a class is no bird."""
+        """Write the file that `read_csv` reads; it has the column `kind` if any class is not a
+        bird."""
         columns = (
             [f.name for f in fields(Species)]
             if any(s.kind != "bird" for s in self.species)
@@ -93,7 +96,7 @@ class Taxonomy:
 
     @classmethod
     def read_csv(cls, path: Path) -> "Taxonomy":
-        """Raises BundleError naming the file if it is not a taxonomy."""
+        """The taxonomy in a file. Raises BundleError naming the file if it is not one."""
         try:
             table = Table(text_of(path.read_bytes()), _NAMES)
             species = []
@@ -111,14 +114,14 @@ class Taxonomy:
                 code, scientific, common = (row[name] for name in _NAMES)
                 species.append(Species(code, scientific, common, cast(Kind, kind)))
             return cls(species)
-        except (OSError, ValueError) as error:  # NotText is a ValueError
+        except (OSError, ValueError) as error:  # TextError is a ValueError
             raise BundleError(
                 f"{path}: not a taxonomy (code, scientific_name, common_name): {error}"
             ) from error
 
 
 def _check_names(line: int, names: Mapping[str, str]) -> None:
-    """They stand on terminals, in logs and in messages. Raises NotText."""
+    """Check names, which appear on terminals, in logs and in messages. Raises TextError."""
     for column, name in names.items():
         if not is_printable(name):
             raise TextError(
@@ -130,15 +133,14 @@ def read_names(path: Path, language: str) -> dict[str, str]:
     """Common names by code from a bundle's names.csv: `code`, then a column per language (de, fr,
     pt_BR …).
 
-    Raises BundleError naming the file if it is none, or the languages it has if this one is not
-    there.
+    Raises BundleError naming the file if it is not such a table, or the available languages if this
+    one is missing.
     """
     try:
         table = Table(text_of(path.read_bytes()), ["code"])
         if language not in table.names[1:]:
             raise TextError(
-                f"language {language!r} is not there; there are "
-                f"{', '.join(sorted(table.names[1:]))}"
+                f"expected a language of {', '.join(sorted(table.names[1:]))}, found {language!r}"
             )
         names = {}
         for line, row in table:

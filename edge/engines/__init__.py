@@ -1,1 +1,1 @@
-"""What turns images into member scores on this machine."""
+"""Runtimes of the networks on this machine: images in, member scores out."""

@@ -1,8 +1,8 @@
-"""The few calls of the CUDA runtime that an engine needs, each status checked. Device 0; knows no
-TensorRT.
+"""The few calls of the CUDA runtime that an engine needs, with each status checked. Device 0; knows
+no TensorRT.
 
-The bindings return (status, value…) and never raise: a status that nobody looks at is an error that
-surfaces later, elsewhere, as a wrong score.
+The bindings return (status, value…) and never raise: an unchecked error would surface later,
+elsewhere, as a wrong score.
 """
 
 import importlib
@@ -21,7 +21,7 @@ class Cuda:
     fails."""
 
     def __init__(self) -> None:
-        try:  # only where there is a GPU, so not at the head of the file
+        try:  # only needed with a GPU, so not imported at the top
             self._runtime: Any = importlib.import_module("cuda.bindings.runtime")
         except ImportError as error:
             raise EngineError(
@@ -34,12 +34,12 @@ class Cuda:
         status, *values = getattr(self._runtime, name)(*arguments)
         if int(status) != _SUCCESS:
             _, text = self._runtime.cudaGetErrorString(status)
-            words = (
+            message = (
                 text.decode("utf8", "replace")
                 if isinstance(text, bytes)
                 else f"status {int(status)}"
             )
-            raise EngineError(f"CUDA: {name}: {words}")
+            raise EngineError(f"CUDA: {name}: {message}")
         return values[0] if len(values) == 1 else values
 
     def gpu(self) -> tuple[str, str]:
@@ -49,7 +49,8 @@ class Cuda:
         return name, f"{properties.major}.{properties.minor}"
 
     def versions(self) -> tuple[str, str]:
-        """Versions of the runtime and of what the driver supports, e.g. ("12.6", "12.6")."""
+        """Versions of the runtime, and of CUDA as supported by the driver, e.g. ("12.6",
+        "12.6")."""
         runtime = self._call("cudaRuntimeGetVersion")
         driver = self._call("cudaDriverGetVersion")
         return (
@@ -58,24 +59,23 @@ class Cuda:
         )
 
     def memory(self) -> tuple[int, int]:
-        """Bytes of the GPU's memory that are free, and all; on a Jetson that is the memory of the
-        whole machine."""
+        """Free and total memory of the GPU in bytes; on a Jetson, of the whole machine."""
         free, total = self._call("cudaMemGetInfo")
         return free, total
 
     def stream(self) -> Any:
-        """A new stream; `int` of it is what TensorRT wants."""
+        """A new stream; TensorRT takes its `int`."""
         return self._call("cudaStreamCreate")
 
     def end_stream(self, stream: Any) -> None:
         self._call("cudaStreamDestroy", stream)
 
     def wait(self, stream: Any) -> None:
-        """Until all that was put into the stream is done; what failed there is raised here."""
+        """Wait until all work in the stream is done; its errors are raised here."""
         self._call("cudaStreamSynchronize", stream)
 
     def allocate(self, size: int) -> int:
-        """The address of so many bytes, at least one, of the GPU's memory."""
+        """Allocate `size` bytes, at least one, of the GPU's memory, and return the address."""
         return int(self._call("cudaMalloc", max(size, 1)))
 
     def free(self, address: int) -> None:

@@ -1,4 +1,4 @@
-"""Which machine this is, as far as a compiled engine depends on it. Knows no engine."""
+"""Properties of this machine on which a compiled engine depends. Knows no engine."""
 
 import importlib
 import subprocess
@@ -15,49 +15,49 @@ _ASKED_S_MAX = 10.0
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU with its software. None: not a Jetson, or it does not tell."""
+    """A GPU with its software. None: not a Jetson, or unknown."""
 
-    tensorrt: str  # with the build, e.g. 10.3.0.30
+    tensorrt: str  # with build number, e.g. 10.3.0.30
     compute_capability: str
     gpu: str
     board: str | None  # e.g. NVIDIA Jetson Orin Nano Developer Kit
     cuda: str
     driver: str  # the CUDA version that the driver supports
     l4t: str | None  # e.g. R36 (release), REVISION: 4.3
-    power_mode: str | None  # changes the speed alone
+    power_mode: str | None  # affects only the speed
 
     def refuses(self, other: "Device") -> str | None:
-        """Why what was compiled on `other` does not run here; None if it does."""
+        """The reason why an engine compiled on `other` does not run here; None if it does."""
         for key, name in _DECIDES.items():
             here = getattr(self, key)
             there = getattr(other, key)
             if here != there:
-                return f"compiled for {name} {there}; here is {here}"
+                return f"compiled for {name} {there}, but this machine has {here}"
         return None
 
 
+# Plans are not portable between machines that differ in these, nor is the fastest kernel the same.
 _DECIDES = {
     "tensorrt": "TensorRT",
     "compute_capability": "compute capability",
     "gpu": "GPU",
     "board": "board",
-}  # plans are neither portable between these nor is the fastest kernel the same
+}
 
 
 def import_tensorrt() -> Any:
     """NVIDIA's module. Raises EngineError if it is not installed or its libraries are not found."""
-    try:  # only where there is a GPU, so not at the head of the file
+    try:  # only needed with a GPU, so not imported at the top
         return importlib.import_module("tensorrt")
     except (ImportError, OSError) as error:
         reason = " ".join(str(error).split())
         raise EngineError(
-            f"TensorRT is missing ({reason}); docs/jetson.md says how to install it"
+            f"TensorRT is missing ({reason}); docs/jetson.md explains how to install it"
         ) from None
 
 
 def this_device(trt: Any, cuda: Cuda, root: Path = Path("/")) -> Device:
-    """The machine at hand; `root` is its file system. Raises EngineError if CUDA does not
-    answer."""
+    """This machine; `root` is its file system. Raises EngineError if CUDA does not answer."""
     gpu, capability = cuda.gpu()
     runtime, driver = cuda.versions()
     board = board_of(root)
@@ -67,7 +67,7 @@ def this_device(trt: Any, cuda: Cuda, root: Path = Path("/")) -> Device:
 
 
 def board_of(root: Path) -> str | None:
-    """What the device tree calls this board."""
+    """Name of this board in the device tree."""
     return _first_line(root / "proc/device-tree/model")
 
 
@@ -78,7 +78,7 @@ def l4t_of(root: Path) -> str | None:
 
 
 def power_mode() -> str | None:
-    """What nvpmodel calls the mode that is set, e.g. 15W."""
+    """Name of the current nvpmodel mode, e.g. 15W."""
     with suppress(OSError, subprocess.SubprocessError):
         asked = subprocess.run(
             ["nvpmodel", "-q"], capture_output=True, text=True, timeout=_ASKED_S_MAX

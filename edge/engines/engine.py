@@ -1,5 +1,5 @@
-"""What every engine can do, and how a network's answer becomes scores of the bundle's species.
-Knows no engine."""
+"""Interface of all engines, and the mapping of a network's output to scores of the bundle's
+species. Knows no engine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,44 +21,45 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """The runtime, as health and the rows of a replay call it."""
+        """The runtime's name in health and in the rows of a replay."""
 
     @property
     def tolerance(self) -> float:
-        """Largest difference of a score of the probe that still is the same model, in this engine's
-        precision."""
+        """Largest difference of a probe score that is explained by this engine's precision."""
 
     def scores(self, inputs: Input, members: Sequence[int] | None = None) -> Scores:
-        """Grey images `(n, 128, 281)` uint8 or samples `(n, 160000)` float32, whatever the networks
-        take, to sigmoid scores `(members, n, species)` float32; of all members, or of these. NaN:
-        the member does not know the species. Raises EngineError if the machine fails."""
+        """Sigmoid scores `(members, n, species)` float32 of all members, or of those given.
+
+        `inputs` are grey images `(n, 128, 281)` uint8 or samples `(n, 160000)` float32, as the
+        networks require. NaN: the member does not know the species. Raises EngineError if the
+        machine fails.
+        """
 
     def close(self) -> None:
-        """Give back what the engine holds; it is not used again."""
+        """Release what the engine holds; it is not used again."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Where one member's scores come from, and where they go."""
+    """Source of one member's scores, and the species that they belong to."""
 
-    file: Path  # of the network; several members may name one
-    output: str | None = None  # of the network; None: the first
-    columns: Sequence[int] | None = (
-        None  # indices of its species in the taxonomy; None: it knows all, in that order
-    )
-    species: int | None = None  # of the taxonomy; None: as many as the network gives
+    file: Path  # the network's; several members may share one
+    output: str | None = None  # the network's output; None: the first
+    # indices of its species in the taxonomy; None: it knows all, in that order
+    columns: Sequence[int] | None = None
+    species: int | None = None  # number in the taxonomy; None: as many as the network gives
     scale: Scores | None = None  # (2, its species): slopes and offsets of its log-odds
 
     @property
     def width(self) -> int | None:
-        """How many scores the network gives of a window; None: any number."""
+        """Number of scores that the network gives for a window; None: any number."""
         return self.species if self.columns is None else len(self.columns)
 
 
 def answers_of(
     bundle: Bundle, networks: Sequence[BundleMember], files: Sequence[str] | None = None
 ) -> list[Answer]:
-    """What these networks of a bundle answer; `files` of the bundle in place of those in full
+    """Answers of these networks of a bundle; `files` of the bundle replace those in full
     precision."""
     found = []
     for network, file in zip(networks, files or [one.file for one in networks], strict=True):
@@ -75,12 +76,12 @@ def answers_of(
 
 
 def as_answers(members: Sequence[Path | Answer]) -> list[Answer]:
-    """Bare files give the scores of all species in their first output."""
+    """Members as Answers: a plain file gives the scores of all species in its first output."""
     return [member if isinstance(member, Answer) else Answer(member) for member in members]
 
 
 def arranged(found: Sequence[Scores], answers: Sequence[Answer]) -> Scores:
-    """What the networks gave, `(n, their species)` each, as scores `(members, n, species)`."""
+    """Outputs of the networks, `(n, their species)` each, as scores `(members, n, species)`."""
     if all(answer.columns is None and answer.scale is None for answer in answers):
         return np.stack(found)
     width = (
@@ -95,19 +96,24 @@ def arranged(found: Sequence[Scores], answers: Sequence[Answer]) -> Scores:
 
 
 def at_once(inputs: Input, shape: Sequence[int]) -> list[Input]:
-    """Windows in parts as large as a CPU runtime is fastest with. What networks that take the sound
-    hold between two layers is some megabytes a window: two stay in the cache, sixteen cost a
-    quarter more each. Images go in whole."""
+    """Windows in parts of the size at which a CPU runtime is fastest.
+
+    Networks that take the sound hold some megabytes a window between two layers: two windows stay
+    in the cache, with sixteen each costs a quarter more. Images are not divided.
+    """
     if len(shape) > 1 or len(inputs) <= _SOUNDS_AT_ONCE:
         return [inputs]
     return [inputs[at : at + _SOUNDS_AT_ONCE] for at in range(0, len(inputs), _SOUNDS_AT_ONCE)]
 
 
 def float_batch(inputs: Input, shape: Sequence[int], pairs: bool = False) -> NDArray[np.float32]:
-    """Windows `(n, 128, 281)` or `(n, 160000)` as what the networks take, `(n, *shape)` float32,
-    converted once for all of them; with `pairs` a lone one goes in twice. None is one of silence:
-    graphs that fold sound into frames cannot be given none. Whoever asks takes as many scores as
-    there were windows."""
+    """Windows `(n, 128, 281)` or `(n, 160000)` as the networks' input, `(n, *shape)` float32,
+    converted once for all of them.
+
+    With `pairs` a single window is doubled. No windows become one of silence, since graphs that
+    fold sound into frames cannot take an empty batch. The caller keeps as many scores as there were
+    windows.
+    """
     if not len(inputs):
         return np.zeros((1, *shape), np.float32)
     several = np.repeat(inputs, 2, axis=0) if pairs and len(inputs) == 1 else inputs

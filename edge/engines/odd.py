@@ -1,5 +1,5 @@
-"""What a network says that is no score: it never means that nothing is there, so it is remembered
-for a while.
+"""Invalid outputs of a network: they never mean that nothing is there, and are remembered for a
+while.
 
 Knows no network and no sound.
 """
@@ -8,13 +8,13 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 
-_WINDOWS = 720  # in which it is remembered: an hour without overlap
+_WINDOWS = 720  # remembered: an hour without overlap
 
 log = logging.getLogger(__name__)
 
 
 class OddScores:
-    """Of the last windows: for which of them somebody gave no score, and why. For several threads.
+    """Windows without a valid score among the last ones, and the reasons. Thread-safe.
 
     odd = OddScores("privacy.detector", "such windows count as speech")
     odd.add(["", "expected a score from 0 to 1, found nan"])
@@ -27,8 +27,8 @@ class OddScores:
         self._whys: deque[str] = deque(maxlen=_WINDOWS)
 
     def add(self, whys: Sequence[str]) -> None:
-        """Of the next windows: why there is no score, "" if there is one. The first of a while is
-        logged."""
+        """Add the next windows: the reason for a missing score, or "". The first failure in a while
+        is logged."""
         known = any(self._whys)
         self._whys.extend(whys)
         if any(whys) and not known:
@@ -36,8 +36,8 @@ class OddScores:
 
     @property
     def trouble(self) -> str | None:
-        """In how many of the last windows, what was said last, and what becomes of it; None: in
-        none."""
+        """Number of recent windows without a score, the latest reason, and the consequence; None if
+        there are none."""
         whys = tuple(self._whys)
         odd = [why for why in whys if why]
         if not odd:

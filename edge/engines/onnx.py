@@ -16,16 +16,21 @@ from edge.engines.engine import Answer, arranged, as_answers, at_once, float_bat
 
 
 def cores() -> int:
-    """Processors that this process may use. Said outright, since ONNX Runtime pins its threads
-    otherwise, which the service's sandbox refuses."""
+    """Number of processors that this process may use.
+
+    Given explicitly, since ONNX Runtime otherwise pins its threads, which the service's sandbox
+    refuses.
+    """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache
 def _share_scratch() -> None:
-    """Let all sessions of this process calculate in one pool of memory, once. Each keeps its
-    largest batch otherwise: 3.4 GB for ten published members and 16 windows, 1.2 GB with one
-    pool."""
+    """Let all sessions of this process share one memory pool; done once.
+
+    Otherwise each keeps its largest batch: 3.4 GB for ten published members and 16 windows, 1.2 GB
+    with one pool.
+    """
     kind = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR
     ort.create_and_register_allocator(
         ort.OrtMemoryInfo("Cpu", kind, 0, ort.OrtMemType.DEFAULT), None
@@ -33,10 +38,12 @@ def _share_scratch() -> None:
 
 
 class OnnxEngine:
-    """Runs the networks one after the other, each with all threads, in the same scratch memory; one
-    that serves several members runs once. In float32 a window's scores do not depend on what else
-    is in the batch; with 8-bit convolutions those of a lone one do, hence `pairs` (see
-    OpenvinoEngine)."""
+    """Runs the networks one after the other, each with all threads, in the same scratch memory.
+
+    A network that serves several members runs once. In float32 a window's scores do not depend on
+    the rest of the batch; with 8-bit convolutions those of a single window do, hence `pairs` (see
+    OpenvinoEngine).
+    """
 
     def __init__(
         self,
@@ -57,8 +64,8 @@ class OnnxEngine:
         options.intra_op_num_threads = threads or cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Threads that wait actively for the next run cost some percent of a core, all day; within a
-        # run they may.
+        # Threads that spin until the next run would cost some percent of a core, all day; within a
+        # run they may spin.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         _share_scratch()
         options.add_session_config_entry("session.use_env_allocators", "1")
@@ -69,7 +76,7 @@ class OnnxEngine:
             self._check_output(answer)
 
     def _check_output(self, answer: Answer) -> None:
-        """Raises BundleError if the network lacks the output, or gives scores of other species than
+        """Raise BundleError if the network lacks the output, or gives scores of other species than
         the bundle's."""
         outputs = {
             output.name: output.shape for output in self._sessions[answer.file].get_outputs()
@@ -79,7 +86,7 @@ class OnnxEngine:
                 f"{answer.file}: expected the output {answer.output}, found {', '.join(outputs)}"
             )
         name = self._output(answer)
-        width = outputs[name][1] if len(outputs[name]) == 2 else None  # text, or nothing: any
+        width = outputs[name][1] if len(outputs[name]) == 2 else None  # a name or None: any number
         wrong = len(outputs[name]) > 2 or (isinstance(width, int) and width != answer.width)
         if answer.width is not None and wrong:
             raise BundleError(
@@ -102,8 +109,8 @@ class OnnxEngine:
         return session
 
     def scores(self, inputs: Input, members: Sequence[int] | None = None) -> Scores:
-        """Windows as the networks take them to sigmoid scores `(members, n, species)` float32; of
-        all members, or of these."""
+        """Sigmoid scores `(members, n, species)` float32 of windows in the networks' input format,
+        of all members or of those given."""
         return np.concatenate(
             [self._scores(part, members) for part in at_once(inputs, self._shape)], axis=1
         )
@@ -111,11 +118,11 @@ class OnnxEngine:
     def _scores(self, inputs: Input, members: Sequence[int] | None) -> Scores:
         batch = float_batch(inputs, self._shape, self._pairs)
         chosen = self._answers if members is None else [self._answers[index] for index in members]
-        wanted: dict[Path, list[str]] = {}  # file -> the outputs that are asked
+        requested: dict[Path, list[str]] = {}  # outputs by file
         for answer in chosen:
-            wanted.setdefault(answer.file, []).append(self._output(answer))
+            requested.setdefault(answer.file, []).append(self._output(answer))
         given: dict[tuple[Path, str], Scores] = {}
-        for path, names in wanted.items():
+        for path, names in requested.items():
             session = self._sessions[path]
             each = list(dict.fromkeys(names))
             for name, scores in zip(
@@ -129,5 +136,5 @@ class OnnxEngine:
         return name
 
     def close(self) -> None:
-        """Give back the networks; the engine is not used again."""
+        """Release the networks; the engine is not used again."""
         self._sessions.clear()

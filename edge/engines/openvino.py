@@ -1,7 +1,7 @@
-"""OpenVINO on the CPU, an optional extra: the same networks, on many processors faster, in bfloat16
-where there is it.
+"""OpenVINO on the CPU, an optional extra: the same networks, faster on many processors, in bfloat16
+where supported.
 
-Never imported unless `python -m export tune` found it the fastest here.
+Only imported if `python -m export tune` found it to be the fastest here.
 """
 
 import importlib
@@ -28,11 +28,11 @@ def import_openvino() -> Any:
     """Intel's module, kept from reporting. Raises EngineError if it is not installed.
 
     Importing it sends an event to Google Analytics, without asking, if `openvino_telemetry` can be
-    imported; where that cannot it takes a stub. A station calls nobody.
+    imported; otherwise it uses a stub. A station contacts nobody.
     """
-    # Python's word for "not importable"
+    # None marks a module as not importable
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    try:  # only where it was tuned, so not at the head of the file
+    try:  # only needed after tuning, so not imported at the top
         return importlib.import_module("openvino")
     except (ImportError, OSError) as error:
         reason = " ".join(str(error).split())
@@ -42,7 +42,7 @@ def import_openvino() -> Any:
 
 
 def has_bfloat16() -> bool:
-    """Whether this processor calculates in bfloat16, as OpenVINO sees it. Raises EngineError."""
+    """True if this processor computes in bfloat16, according to OpenVINO. Raises EngineError."""
     return _has_bfloat16(import_openvino().Core())
 
 
@@ -50,32 +50,33 @@ def _has_bfloat16(core: Any) -> bool:
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-# the tensor behind which a network that takes the waveform may be calculated less exactly
+# The tensor behind which a network that takes the waveform may be computed with less precision.
 FEATURES = "features"
 
 
 @dataclass(frozen=True)
 class _Network:
-    """A network, cut in two behind its features, or before its first convolution."""
+    """A network, divided at its features, or before its first convolution."""
 
-    front: int  # which of the engine's fronts makes its input
-    rest: Any
-    outputs: tuple[str, ...]  # of the rest, in its order; "" is the network's first
+    front: int  # index of the front that makes its input
+    rest: Any  # the part behind that
+    outputs: tuple[str, ...]  # of `rest`, in its order; "" is the network's first
 
 
 class OpenvinoEngine:
-    """Runs the networks one after the other, each with `threads` threads (0: one per core); one
-    that serves several members runs once. Each thread that asks has its own requests; `callers` of
-    them are served at once, each with so many threads.
+    """Runs the networks one after the other, each with `threads` threads (0: one per core).
 
-    What comes before a network's first convolution, the normalisation of the image, or before its
-    FEATURES, is calculated in float32 whatever the precision, and once for all networks that have
-    it in common: a mean taken off in bfloat16 leaves little of what it is taken from, and made up
-    four fifths of the whole error.
+    A network that serves several members runs once. Each calling thread has its own requests;
+    `callers` of them are served at once, each with `threads` threads.
+
+    The part before a network's first convolution, the normalisation of the image, or before its
+    FEATURES, is computed in float32 whatever the precision, and once for all networks that share
+    it: subtracting a mean in bfloat16 leaves little of the value, and caused four fifths of the
+    whole error.
 
     OpenVINO multiplies a batch of one by another kernel than larger ones, with another rounding:
-    with `pairs` a lone image goes in twice, so that an image's scores do not depend on what else is
-    in the batch. Raises EngineError if OpenVINO is missing or a file is no network of a bundle.
+    with `pairs` a single image is doubled, so that an image's scores do not depend on the rest of
+    the batch. Raises EngineError if OpenVINO is missing or a file is not a bundle's network.
     """
 
     def __init__(
@@ -91,7 +92,8 @@ class OpenvinoEngine:
     ) -> None:
         self.name = f"openvino-cpu {precision}"
         self.tolerance = tolerance
-        self._pairs, self._own = pairs, threading.local()
+        self._pairs = pairs
+        self._own = threading.local()
         self._openvino = import_openvino()
         self._core = self._openvino.Core()
         self._options = {
@@ -100,14 +102,15 @@ class OpenvinoEngine:
             "ENABLE_CPU_PINNING": False,  # the service's sandbox refuses it
         }
         self._fronts: list[Any] = []
-        self._known: dict[str, int] = {}  # what a front calculates -> its place
-        self._shape, self._answers = input_shape, as_answers(members)
+        self._known: dict[str, int] = {}  # index of a front by its signature
+        self._shape = input_shape
+        self._answers = as_answers(members)
         self._networks: dict[Path, _Network] = {}
         for answer in self._answers:
             if answer.file not in self._networks:
-                wanted = [one.output or "" for one in self._answers if one.file == answer.file]
+                outputs = [one.output or "" for one in self._answers if one.file == answer.file]
                 self._networks[answer.file] = self._network(
-                    answer.file, precision, tuple(dict.fromkeys(wanted))
+                    answer.file, precision, tuple(dict.fromkeys(outputs))
                 )
 
     def _network(self, path: Path, precision: CpuPrecision, outputs: tuple[str, ...]) -> _Network:
@@ -127,18 +130,21 @@ class OpenvinoEngine:
                 for name in outputs
             ]
             front, rest = self._cut(model, results)
-            does = _signature(front)
-            if does not in self._known:
-                self._known[does] = len(self._fronts)
+            signature = _signature(front)
+            if signature not in self._known:
+                self._known[signature] = len(self._fronts)
                 self._fronts.append(self._compile(front, "f32"))
-            return _Network(self._known[does], self._compile(rest, hint), outputs)
+            return _Network(self._known[signature], self._compile(rest, hint), outputs)
         except RuntimeError as error:
             raise EngineError(f"{path}: OpenVINO cannot load it: {_last_line(error)}") from error
 
     def _write_powers_out(self, model: Any) -> None:
-        """Powers of what is not negative as exponentials of logarithms. OpenVINO calculates a power
-        number by number: half of BirdNET's front end. (ONNX Runtime's logarithm rounds by where a
-        number stands, so that the networks themselves have powers.)"""
+        """Replace powers of absolute values by exponentials of logarithms.
+
+        OpenVINO computes powers one number at a time, which is half the cost of BirdNET's front
+        end. (The networks themselves keep powers because ONNX Runtime's logarithm rounds
+        differently by a number's position.)
+        """
         ops = self._openvino.opset13
         for power in (op for op in model.get_ordered_ops() if op.get_type_name() == "Power"):
             base = power.input_value(0)
@@ -148,10 +154,13 @@ class OpenvinoEngine:
                 power.output(0).replace(written.output(0))
 
     def _hint(self, model: Any, precision: CpuPrecision) -> str:
-        """Said outright: OpenVINO's own choice is the fastest, not fp32. Beside networks in 8 bits
-        those that have none are calculated in bfloat16 where the processor has it; what such a
-        network itself has in float32 stays so: it is little, and rounding it too would cost
-        decisions."""
+        """Precision of a network, given explicitly because OpenVINO's default is the fastest one,
+        not fp32.
+
+        Beside 8-bit networks, members without 8-bit form run in bfloat16 if the processor supports
+        it. The float32 parts of an 8-bit network itself stay in float32: they are small, and
+        rounding them too would change decisions.
+        """
         eight = any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
         half = precision == "bf16" or (
             precision == "int8" and not eight and _has_bfloat16(self._core)
@@ -164,8 +173,11 @@ class OpenvinoEngine:
         )
 
     def _cut(self, model: Any, results: list[Any]) -> tuple[Any, Any]:
-        """The model up to its features or the input of its first convolution, and from there on to
-        these results; without either, the whole of it behind what does nothing."""
+        """Divide the model at its features, or at the input of its first convolution; the second
+        part has these results.
+
+        With neither, the first part does nothing and the second is the whole model.
+        """
         named = (
             out
             for op in model.get_ordered_ops()
@@ -192,9 +204,11 @@ class OpenvinoEngine:
         )
 
     def scores(self, inputs: Input, members: Sequence[int] | None = None) -> Scores:
-        """Windows as the networks take them to sigmoid scores `(members, n, species)` float32; of
-        all members, or of these. Raises EngineError if OpenVINO fails, or if the engine is
-        closed."""
+        """Sigmoid scores `(members, n, species)` float32 of windows in the networks' input format,
+        of all members or of those given.
+
+        Raises EngineError if OpenVINO fails, or if the engine is closed.
+        """
         return np.concatenate(
             [self._scores(part, members) for part in at_once(inputs, self._shape)], axis=1
         )
@@ -221,7 +235,7 @@ class OpenvinoEngine:
         return arranged([given[answer.file][answer.output or ""] for answer in chosen], chosen)
 
     def _requests(self) -> tuple[list[Any], dict[Path, Any]]:
-        """This thread's own: one for each front and one for each network."""
+        """The calling thread's own requests: one for each front and one for each network."""
         if not self._networks:
             raise EngineError(f"{self.name} is closed")
         if not hasattr(self._own, "requests"):
@@ -235,14 +249,14 @@ class OpenvinoEngine:
         return requests
 
     def close(self) -> None:
-        """Give back the networks; the engine is not used again."""
+        """Release the networks; the engine is not used again."""
         self._networks = {}
         self._fronts = []
         self._own = threading.local()
 
 
 def _signature(model: Any) -> str:
-    """What a model calculates, as text: its operations in order, with their settings and
+    """The computation of a model as text: its operations in order, with their settings and
     constants."""
     parts = []
     for op in model.get_ordered_ops():
@@ -253,6 +267,6 @@ def _signature(model: Any) -> str:
 
 
 def _last_line(error: RuntimeError) -> str:
-    """OpenVINO's errors begin with where in its source they were raised."""
+    """The last line of an error: OpenVINO's errors begin with their place in its source code."""
     lines = str(error).strip().splitlines()
-    return lines[-1] if lines else "it does not say why"
+    return lines[-1] if lines else "no reason given"

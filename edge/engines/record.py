@@ -1,5 +1,5 @@
-"""engine.json: which engines lie in a folder, of which networks, for which machine, and how well
-they did.
+"""engine.json: the engines in a folder, their networks, their machine, and their accuracy and
+speed.
 
 `python -m export trt` writes it, a station reads it. An engine is machine code: none is loaded that
 is not recorded here with its digest.
@@ -29,35 +29,36 @@ class EngineMember:
     name: str
     precision: Precision
     onnx_sha256: str  # of the bundle's file that was compiled
-    wanted_sha256: str  # of the one that was tried first: another where half precision failed
-    # relative to the folder; carries a piece of its digest, so an engine in use is never written
-    # over
+    wanted_sha256: str  # of the file that was tried first; another if half precision failed
+    # relative to the folder; contains part of its digest, so that an engine in use is never
+    # overwritten
     file: str
     sha256: str
     bytes: int
     batch_max: int
     workspace_mib: int
     build_s: float
-    build_peak_mb: float  # resident memory of the process that compiled it, 10⁶ bytes
-    parity_max: float  # largest and mean |Δscore| against torch float32, over the bundle's probe
+    build_peak_mb: float  # resident memory of the compiling process, 10⁶ bytes
+    # largest and mean |Δscore| against torch float32, over the bundle's probe
+    parity_max: float
     parity_mean: float
-    p50_ms: float  # one window, the copies of image and scores included
+    p50_ms: float  # of one window, with the copies of image and scores
     p95_ms: float
-    note: str | None = None  # why it is not what was asked for
-    builder: Builder = "tensorrt"  # which of NVIDIA's interfaces compiled it
+    note: str | None = None  # reason why it is not as requested
+    builder: Builder = "tensorrt"  # NVIDIA's interface that compiled it
 
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """What engine.json says. Complete when every network of the bundle is there."""
+    """Contents of engine.json. Complete when it has every network of the bundle."""
 
-    bundle: str  # its id, for people; networks are told by their digests
+    bundle: str  # its id, for people; networks are identified by their digests
     device: Device
     members: tuple[EngineMember, ...]
     schema: int = SCHEMA
 
     def write(self, folder: Path) -> None:
-        """Write engine.json, whole or not at all."""
+        """Write engine.json, completely or not at all."""
         temporary = folder / f".{FILE}"
         temporary.write_text(
             json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", encoding="utf8"
@@ -66,7 +67,7 @@ class EngineRecord:
 
 
 def read_record(folder: Path) -> EngineRecord | None:
-    """What a folder's engine.json says; None if there is none. Raises EngineError if it cannot be
+    """The engine.json of a folder; None if there is none. Raises EngineError if it cannot be
     used."""
     path = folder / FILE
     try:
@@ -80,7 +81,7 @@ def read_record(folder: Path) -> EngineRecord | None:
         record: EngineRecord = parse(EngineRecord, raw)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:  # Refused is a ValueError
+    except (OSError, ValueError) as error:  # SchemaError is a ValueError
         reason = error if isinstance(error, SchemaError) else f"not readable: {error}"
         raise EngineError(f"{path}: {reason}; run python -m export trt again") from error
     return record
@@ -93,9 +94,11 @@ def engines_for(
     device: Device,
     folder: Path,
 ) -> list[EngineMember]:
-    """The recorded engines of these of the bundle's networks, in their order. Raises EngineError,
-    one line, if they were compiled for another machine or of other networks, or if a file is not
-    the one that was recorded."""
+    """The recorded engines of these networks of the bundle, in their order.
+
+    Raises EngineError, one line, if they were compiled for another machine or from other networks,
+    or if a file is not the recorded one.
+    """
     again = "run python -m export trt again"
     refused = device.refuses(record.device)
     if refused:
@@ -109,18 +112,18 @@ def engines_for(
         source = member.half if engine.precision == "fp16" else member.file
         if source is None or file_sha256(bundle.folder / source) != engine.onnx_sha256:
             raise EngineError(
-                f"{folder / FILE}: member {member.name} was compiled of another network; {again}"
+                f"{folder / FILE}: member {member.name} was compiled from another network; {again}"
             )
         if not is_whole(folder, engine):
             raise EngineError(
-                f"{folder / engine.file}: missing, or not the engine that was recorded; {again}"
+                f"{folder / engine.file}: missing, or not the recorded engine; {again}"
             )
         found.append(engine)
     return found
 
 
 def is_whole(folder: Path, engine: EngineMember) -> bool:
-    """Whether the engine's file is there and the one that was recorded."""
+    """True if the engine's file is there and is the recorded one."""
     path = folder / engine.file
     return (
         Path(engine.file).name == engine.file

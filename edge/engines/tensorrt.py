@@ -1,8 +1,8 @@
-"""TensorRT: engines that `python -m export trt` compiled on this very machine. Numpy in, numpy out;
-no torch.
+"""TensorRT engines that `python -m export trt` compiled on this machine. Numpy in, numpy out; no
+torch.
 
-Only calls that TensorRT 10.3 (JetPack 6), 10.16 (JetPack 7) and 11.4 have alike. Nothing is
-compiled here.
+Uses only calls that TensorRT 10.3 (JetPack 6), 10.16 (JetPack 7) and 11.4 have in common. Compiles
+nothing.
 """
 
 import threading
@@ -28,22 +28,22 @@ _FLOAT = 4  # bytes
 
 @dataclass(frozen=True)
 class _Member:
-    """An engine that is loaded."""
+    """A loaded engine."""
 
     engine: Any
     context: Any
-    input: str  # names of its input and output
-    scores: str
-    width: int  # how many scores it gives of a window
+    input: str  # name of its input
+    scores: str  # name of its output
+    width: int  # scores per window
 
 
 def open_tensorrt(
     bundle: Bundle, folder: Path, networks: Sequence[BundleMember]
 ) -> "TensorrtEngine | None":
-    """The engines in a folder of these of the bundle's networks, if they are for this machine; None
-    if there are none.
+    """The engines of these networks in a folder, if they are for this machine; None if there are
+    none.
 
-    Raises EngineError with the reason, one line, if there are and they cannot be used.
+    Raises EngineError with the reason, one line, if there are engines that cannot be used.
     """
     record = read_record(folder)
     if record is None:
@@ -64,12 +64,13 @@ def open_tensorrt(
 
 
 class TensorrtEngine:
-    """Members in turn on one GPU. They share the input, the output and the scratch memory, so a bag
-    needs little more than its weights and the largest member's activations. Of several threads one
-    after the other is served.
+    """Members in turn on one GPU, for one calling thread at a time.
 
-    `files` have been checked: loading an engine runs what is in it. `answers` says what becomes of
-    what each gives. Raises EngineError if one cannot be loaded.
+    They share input, output and scratch memory, so that an ensemble needs little more than its
+    weights and the largest member's activations.
+
+    `files` have been checked: loading an engine executes its code. `answers` map their outputs to
+    species. Raises EngineError if one cannot be loaded.
     """
 
     def __init__(
@@ -121,42 +122,43 @@ class TensorrtEngine:
         except OSError as error:
             raise EngineError(f"{path}: not readable: {error}") from error
         engine = self._runtime.deserialize_cuda_engine(plan)
-        if engine is None:  # TensorRT says why on stderr, and does not raise
-            raise EngineError(
-                f"{path}: {self.name} does not load it; run python -m export trt again"
-            )
+        if engine is None:  # TensorRT prints the reason to stderr, and does not raise
+            raise EngineError(f"{path}: {self.name} cannot load it; run python -m export trt again")
         return engine
 
     def _member(self, engine: Any, path: Path, scratch: int, size: int, width: int) -> _Member:
-        """A context for the engine, its memory and addresses set. The engine must be what a
-        bundle's member is."""
+        """A context for the engine, with memory and addresses set. The engine must have a bundle
+        member's input and output."""
         trt = self._trt
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         outputs = [name for name in names if name not in inputs]
         shapes = {name: tuple(engine.get_tensor_shape(name)) for name in names}
-        wanted = [(-1, *self._shape), (-1, width)]
-        if [shapes[name] for name in inputs + outputs] != wanted:
+        expected = [(-1, *self._shape), (-1, width)]
+        if [shapes[name] for name in inputs + outputs] != expected:
             raise EngineError(
-                f"{path}: input and output: expected {wanted[0]} and {wanted[1]}, found {shapes}"
+                f"{path}: input and output: expected {expected[0]} and {expected[1]}, "
+                f"found {shapes}"
             )
         if any(engine.get_tensor_dtype(name) != trt.float32 for name in names):
-            raise EngineError(f"{path}: takes or gives other than float32")
+            raise EngineError(f"{path}: input and output: expected float32, found another type")
         context = engine.create_execution_context(
             trt.ExecutionContextAllocationStrategy.USER_MANAGED
         )
         if context is None:
-            raise EngineError(f"{path}: TensorRT makes no execution context; is the memory full?")
+            raise EngineError(f"{path}: TensorRT cannot create a context; is the memory full?")
         context.set_device_memory(scratch, size)
         addresses = ((inputs[0], self._input), (outputs[0], self._scores))
         if not all(context.set_tensor_address(name, address) for name, address in addresses):
-            raise EngineError(f"{path}: TensorRT does not take the buffers")
+            raise EngineError(f"{path}: TensorRT rejects the buffers")
         return _Member(engine, context, inputs[0], outputs[0], width)
 
     def scores(self, inputs: Input, members: Sequence[int] | None = None) -> Scores:
-        """Windows as the networks take them to sigmoid scores `(members, n, species)` float32; of
-        all members, or of these. Raises EngineError if the GPU fails, or if the engine is
-        closed."""
+        """Sigmoid scores `(members, n, species)` float32 of windows in the networks' input format,
+        of all members or of those given.
+
+        Raises EngineError if the GPU fails, or if the engine is closed.
+        """
         with self._lock:
             if self._runtime is None:
                 raise EngineError(f"{self.name} is closed")
@@ -177,15 +179,15 @@ class TensorrtEngine:
     def _run(self, member: _Member, shape: tuple[int, ...], found: Scores) -> None:
         context = member.context
         if not context.set_input_shape(member.input, shape):
-            raise EngineError(f"TensorRT does not take a batch of {shape[0]}")
+            raise EngineError(f"TensorRT rejects a batch of {shape[0]}")
         if not context.execute_async_v3(int(self._stream)):
-            raise EngineError("TensorRT does not run the engine")
+            raise EngineError("TensorRT failed to run the engine")
         self._cuda.download(found, self._scores, self._stream)
         self._cuda.wait(self._stream)
 
     def close(self) -> None:
         """Free the GPU's memory; the engine is not used again. Raises nothing: after a failure of
-        the GPU it is lost anyway."""
+        the GPU the memory is lost anyway."""
         with self._lock:
             try:
                 self._held.close()
@@ -193,8 +195,7 @@ class TensorrtEngine:
                 self._forget()
 
     def _forget(self) -> None:
-        """Let go of contexts and engines, in this order, before the memory that they use is
-        freed."""
+        """Release contexts and engines, in this order, before the memory that they use is freed."""
         self._members.clear()
         self._runtime = None
 
@@ -202,5 +203,5 @@ class TensorrtEngine:
 def _runtime(trt: Any) -> Any:
     try:
         return trt.Runtime(trt.Logger())
-    except TypeError as error:  # the bindings' word for a constructor that found no driver
+    except TypeError as error:  # raised by the bindings if there is no driver
         raise EngineError(f"TensorRT {trt.__version__} does not start: {error}") from error

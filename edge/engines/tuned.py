@@ -1,8 +1,8 @@
-"""tuned.json: the runtime, precision and threads that `python -m export tune` found fastest here,
-live and in a replay.
+"""tuned.json: the fastest runtime, precision and threads on this machine as measured by `python -m
+export tune`, for live sound and for replays.
 
-It counts only for the bundle, the processor and the versions that it was measured with, and what it
-names must pass the probe again before it is used. Measures nothing itself.
+It only applies to the bundle, processor and versions with which it was measured, and its choice
+must pass the probe again before it is used. Measures nothing itself.
 """
 
 import json
@@ -32,21 +32,20 @@ RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "openvino")
 
 @dataclass(frozen=True)
 class RuntimeChoice:
-    """How networks are run on a CPU."""
+    """A way to run networks on a CPU."""
 
     runtime: Runtime
     precision: CpuPrecision
-    threads: int  # of one call; a replay that reads several recordings side by side sets its own
-    window_ms: float  # of one window alone, the median; in a replay of one of many
-    probe_max: (
-        float  # largest |Δscore| of a network over the probe, which the station must find again
-    )
-    agreement: float  # share of windows with the decisions of ONNX Runtime in float32
+    threads: int  # per call; a replay that reads several recordings at once sets its own
+    window_ms: float  # median time of a single window; in a replay, of one of many
+    # largest |Δscore| of a network over the probe, which the station must reproduce
+    probe_max: float
+    agreement: float  # fraction of windows with the decisions of ONNX Runtime in float32
 
 
 @dataclass(frozen=True)
 class TunedSet:
-    """What is fastest for the bag, for the student or for both in a cascade."""
+    """The fastest choice for the ensemble, for the student, or for both in a cascade."""
 
     members: Members
     live: RuntimeChoice
@@ -55,17 +54,17 @@ class TunedSet:
 
 @dataclass(frozen=True)
 class TuningRecord:
-    """What tuned.json says."""
+    """Contents of tuned.json."""
 
     bundle: str  # its id
     cpu: str
     cores: int
-    versions: Mapping[str, str]  # of the runtimes that were installed
+    versions: Mapping[str, str]  # of the installed runtimes
     sets: tuple[TunedSet, ...]
     schema: int = SCHEMA
 
     def write(self, folder: Path) -> Path:
-        """Write tuned.json, whole or not at all."""
+        """Write tuned.json, completely or not at all."""
         temporary = folder / f".{FILE}.{os.getpid()}"
         try:
             temporary.write_text(
@@ -77,7 +76,7 @@ class TuningRecord:
 
 
 def cpu_model() -> str:
-    """What this machine calls its processor, e.g. "AMD EPYC 9654 96-Core Processor" or "aarch64
+    """Name of this machine's processor, e.g. "x86_64 AMD EPYC 9654 96-Core Processor" or "aarch64
     0xd0b"."""
     found: dict[str, str] = {}
     with suppress(OSError):
@@ -89,7 +88,7 @@ def cpu_model() -> str:
 
 
 def runtime_versions() -> dict[str, str]:
-    """Versions of the runtimes that are installed; none is imported."""
+    """Versions of the installed runtimes; none is imported."""
     found: dict[str, str] = {}
     for name in RUNTIMES:
         with suppress(PackageNotFoundError):
@@ -106,10 +105,11 @@ def open_cpu_engine(
     use: Use,
     tolerance: float = PROBE_TOLERANCE,
 ) -> Engine:
-    """Networks of a bundle on a CPU runtime. `tolerance`: how far its scores of the probe may be
-    off. In a replay as many threads ask at once as there are cores for them.
+    """Networks of a bundle on a CPU runtime.
 
-    Raises EngineError if the runtime is missing or cannot load them.
+    `tolerance` is the largest allowed error of its probe scores. In a replay as many threads call
+    at once as there are cores for them. Raises EngineError if the runtime is missing or cannot load
+    the networks.
     """
     eight = precision == "int8"
     files = [(network.int8 if eight else None) or network.file for network in networks]
@@ -139,11 +139,10 @@ def open_tuned(
     use: Use,
     threads: int = 0,
 ) -> Engine | None:
-    """The engine that was found fastest for `members` and this use; None if nothing was measured.
-    `threads`: as many as were found best if 0.
+    """The fastest engine for `members` and this use; None if nothing was measured.
 
-    Raises EngineError, one line, if it was measured with another bundle, processor or version, or
-    cannot be used.
+    `threads` overrides the measured best number unless it is 0. Raises EngineError, one line, if it
+    was measured with another bundle, processor or version, or cannot be used.
     """
     path = folder / FILE
     tuned = read_tuned(path)
@@ -158,12 +157,11 @@ def open_tuned(
     }
     for key, value in here.items():
         if getattr(tuned, key) != value:
-            found = f"{getattr(tuned, key)}; here is {value}"
+            found = f"{getattr(tuned, key)}, now {value}"
             raise EngineError(f"{path}: tuned with {key} {found}; run python -m export tune again")
     choice = chosen.live if use == "live" else chosen.replay
-    tolerance = (
-        choice.probe_max + PROBE_TOLERANCE
-    )  # what was found with this very processor and version, once more
+    # the error measured with this very processor and version, with a margin
+    tolerance = choice.probe_max + PROBE_TOLERANCE
     asked = threads or choice.threads
     return open_cpu_engine(
         bundle, networks, choice.runtime, choice.precision, asked, use, tolerance
@@ -171,7 +169,8 @@ def open_tuned(
 
 
 def read_tuned(path: Path) -> TuningRecord | None:
-    """What a tuned.json says; None if there is none. Raises EngineError if it cannot be used."""
+    """The contents of a tuned.json; None if there is none. Raises EngineError if it cannot be
+    used."""
     try:
         raw: Any = json.loads(path.read_text(encoding="utf8"))
         found = raw.get("schema") if isinstance(raw, dict) else None
@@ -183,7 +182,7 @@ def read_tuned(path: Path) -> TuningRecord | None:
         tuned: TuningRecord = parse(TuningRecord, raw)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:  # Refused is a ValueError
+    except (OSError, ValueError) as error:  # SchemaError is a ValueError
         reason = error if isinstance(error, SchemaError) else f"not readable: {error}"
         raise EngineError(f"{path}: {reason}; run python -m export tune again") from error
     return tuned

@@ -1,1 +1,1 @@
-"""What this machine says of itself: its clock, its disk, its service manager. Knows no birds."""
+"""The machine itself: its clock, its disk, its service manager. Knows no birds."""

@@ -1,9 +1,9 @@
-"""UTC out of a clock that nobody sets, and how far the machine's own can be trusted.
+"""UTC from a clock that never jumps, and how far the machine's own clock can be trusted.
 
-CLOCK_BOOTTIME never jumps and goes on while the machine is suspended; the wall clock does jump (NTP
-after days without network, a hand). Linux slews both alike, so they part only in steps: one boot of
-a machine is one line, UTC is CLOCK_BOOTTIME plus one offset, and what is found out about that
-offset later holds for all of the boot. Knows no sound and no record.
+CLOCK_BOOTTIME never jumps and continues while the machine is suspended; the wall clock does jump
+(NTP after days without network, or by hand). Linux slews both alike, so that their difference
+changes only in steps: within one boot of a machine UTC is CLOCK_BOOTTIME plus one offset, and what
+is learnt about that offset later applies to the whole boot. Knows no sound and no record.
 """
 
 import ctypes
@@ -17,24 +17,23 @@ from pathlib import Path
 
 from edge.types import ClockState, Known
 
-STEP_S = 1.0  # smaller ones add up to one
-SUSPEND_S = 0.5  # by so much CLOCK_BOOTTIME gets ahead of CLOCK_MONOTONIC in a suspend at least
-RUN_ON_MAX = timedelta(days=366)  # a hardware clock that is further on may as well be wrong
-_STATE_S = 2.0  # between two questions how the clock is kept
-_SUSPENDS_MAX = 64  # that are remembered: no sound waits as long as that
-_RTC_APART_MAX_S = 600.0  # two cheap quartz clocks after half a year without network
+STEP_S = 1.0  # smaller steps add up until they reach it
+SUSPEND_S = 0.5  # smallest gain of CLOCK_BOOTTIME on CLOCK_MONOTONIC that is a suspend
+RUN_ON_MAX = timedelta(days=366)  # a hardware clock that is further ahead may be wrong
+_STATE_S = 2.0  # between queries of the clock's state
+_SUSPENDS_MAX = 64  # remembered: no sound waits longer
+_RTC_APART_MAX_S = 600.0  # difference of cheap quartz clocks after half a year without network
 _READINGS = 3
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-# adjtimex(2): nobody keeps this clock in time (any more: without news the kernel says so after
-# hours)
+# adjtimex(2): the clock is not synchronised, or no longer (reported after hours without updates).
 _TIME_ERROR = 5
 _TIMEX_BYTES_MAX = 512  # struct timex is 208 bytes on 64-bit machines
-KNOWN: tuple[Known, ...] = ("synced", "fixed")  # by a network or a person
+KNOWN: tuple[Known, ...] = ("synced", "fixed")  # set by a network or a person
 
 
 @dataclass(frozen=True)
 class Line:
-    """UTC over CLOCK_BOOTTIME, as far as it is known."""
+    """UTC as a function of CLOCK_BOOTTIME, as far as it is known."""
 
     offset_ms: int  # UTC, in milliseconds since 1970, when CLOCK_BOOTTIME was 0
     known: Known
@@ -43,15 +42,15 @@ class Line:
 class Clock:
     """UTC of moments on the monotonic clock.
 
-    clock = Clock()
-    start = clock.utc(chunk.at_s)
-    if clock.check() is not None:
-        ...  # close the stretch: what comes now is stamped along another line
+        clock = Clock()
+        start = clock.utc(chunk.at_s)
+        if clock.check() is not None:
+            ...  # close the stretch: later sound is stamped by another line
 
-    `check` follows the wall clock by one rule: to where it is kept in time, always; to where nobody
-    keeps it, only while nothing better was known in this boot. So a moment of nonsense on a clock
-    that was in time is passed over. `boottime` is CLOCK_BOOTTIME; of a `monotonic` that is given it
-    is that, unless said otherwise.
+    `check` follows the wall clock by one rule: always to a clock that is synchronised; to one that
+    is not, only while nothing better was known in this boot. A moment of nonsense on a clock that
+    was synchronised is therefore ignored. `boottime` is CLOCK_BOOTTIME by default, or `monotonic`
+    if that is given.
     """
 
     def __init__(
@@ -66,17 +65,16 @@ class Clock:
         self._boottime = boottime or (_boottime if monotonic is time.monotonic else monotonic)
         self._asked_state = state
         slept_s = self._apart_s(self._boottime)
-        self._slept = [
-            (float("-inf"), slept_s)
-        ]  # since when CLOCK_BOOTTIME is ahead by so much, on the monotonic one
+        # moments of the monotonic clock, and how far CLOCK_BOOTTIME is ahead of it from then on
+        self._slept = [(float("-inf"), slept_s)]
         self._looked_s = self._monotonic()
-        self._shown_ms = self._wall_ms()  # where the wall clock was when it was last believed
+        self._shown_ms = self._wall_ms()  # the wall clock's offset when it was last trusted
         self._state_s = self._looked_s
         self._line = Line(self._shown_ms, self.state)
 
     @property
     def line(self) -> Line:
-        """How UTC follows from CLOCK_BOOTTIME, as it is known just now."""
+        """UTC as a function of CLOCK_BOOTTIME, as known at present."""
         return self._line
 
     def boot_s(self, at_s: float) -> float:
@@ -88,7 +86,7 @@ class Clock:
         return bisect_right(self._slept, at_s, key=lambda slept: slept[0]) - 1
 
     def awake(self, at_s: float, seconds: float) -> list[tuple[float, float]]:
-        """A span of the monotonic clock, beginnings and seconds, cut where the machine was
+        """A span of the monotonic clock, as starts and seconds, divided where the machine was
         suspended."""
         cuts = [at for at, _ in self._slept if at_s < at < at_s + seconds]
         if not cuts:
@@ -103,22 +101,26 @@ class Clock:
         return utc_at(self._line.offset_ms, self.boot_s(at_s))
 
     def at_s(self) -> float:
-        """This moment on the monotonic clock."""
+        """The present on the monotonic clock."""
         return self._monotonic()
 
     def now(self) -> datetime:
-        """Aware UTC of this moment, on the same scale as `utc`."""
+        """Aware UTC of the present, on the same scale as `utc`."""
         return self.utc(self._monotonic())
 
     @property
     def shown(self) -> datetime:
-        """Aware UTC by the wall clock, whatever is known of it."""
+        """Aware UTC by the wall clock, however little it can be trusted."""
         return _EPOCH + timedelta(seconds=self._wall())
 
     def suspended(self, not_before_s: float = float("-inf")) -> tuple[float, float] | None:
-        """A suspend since this was asked last: after which moment of the monotonic clock, and for
-        how long. What was heard up to `not_before_s` was before it."""
-        since_s, self._looked_s = max(self._looked_s, not_before_s), self._monotonic()
+        """A suspend since the last call: the moment of the monotonic clock after which it was, and
+        its duration.
+
+        Sound up to `not_before_s` was recorded before it.
+        """
+        since_s = max(self._looked_s, not_before_s)
+        self._looked_s = self._monotonic()
         slept_s = self._apart_s(self._boottime)
         seconds = slept_s - self._slept[-1][1]
         if seconds < SUSPEND_S:
@@ -127,8 +129,8 @@ class Clock:
         return since_s, seconds
 
     def check(self) -> float | None:
-        """Seconds by which the line has moved (positive: forward), since the wall clock was set to
-        what is known as well as the line was, or better. None: it has not, or by less than a
+        """Seconds by which the line has moved (positive: forward), because the wall clock was set
+        from a source at least as good as before; None if it has not moved, or by less than a
         second."""
         now_s = self._monotonic()
         step_ms = self._wall_ms() - self._shown_ms
@@ -138,9 +140,8 @@ class Clock:
         self._state_s = now_s
         state = self.state
         known = self._line.known
-        if not stepped and (
-            state == known or known == "fixed"
-        ):  # a person's word is later than the clock's
+        # a person's correction overrides the clock's state
+        if not stepped and (state == known or known == "fixed"):
             return None
         if state != "synced" and known in KNOWN:
             return None
@@ -150,23 +151,25 @@ class Clock:
         return moved_ms / 1000 if moved_ms else None
 
     def adopt(self, line: Line) -> bool:
-        """The record knows better; whether that moves anything."""
+        """Take over a better line from the record; True if it moves anything."""
         moved = line.offset_ms != self._line.offset_ms
         self._line = line
         return moved
 
     @property
     def state(self) -> ClockState:
-        """How far the wall clock can be trusted at this moment."""
+        """Trustworthiness of the wall clock at present."""
         return (self._asked_state or clock_state)(self._wall())
 
     def _wall_ms(self) -> int:
-        """Where the wall clock says that the line is."""
+        """Offset of UTC against CLOCK_BOOTTIME according to the wall clock, in ms."""
         return round((self._apart_s(self._wall) - self._apart_s(self._boottime)) * 1000)
 
     def _apart_s(self, clock: Callable[[], float]) -> float:
-        """A clock minus the monotonic clock, by the quickest of a few readings: a process that is
-        stopped between two clocks would take that for a step."""
+        """A clock minus the monotonic clock, by the quickest of a few readings.
+
+        If the process is stopped between reading two clocks, the difference would look like a step.
+        """
         readings = []
         for _ in range(_READINGS):
             before = self._monotonic()
@@ -182,15 +185,18 @@ def utc_at(offset_ms: int, boot_s: float) -> datetime:
 
 
 def _boottime() -> float:
-    """Seconds since the machine was started, suspends counted; where there is no such clock,
-    without them."""
+    """Seconds since the machine was started, with suspends; without them on systems that lack this
+    clock."""
     number = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if number is None else time.clock_gettime(number)
 
 
 def kernel_synced() -> bool | None:
-    """Whether something keeps the kernel's clock in time, as timesyncd, chrony, ntpd and gpsd all
-    tell it; None: it may not be asked here."""
+    """True if something keeps the kernel's clock synchronised, as timesyncd, chrony, ntpd and gpsd
+    all report it.
+
+    None: it cannot be asked here.
+    """
     try:
         adjtimex = ctypes.CDLL(None).adjtimex
     except AttributeError:  # not Linux
@@ -202,9 +208,9 @@ def kernel_synced() -> bool | None:
 def clock_state(
     wall_s: float, root: Path = Path("/"), asked: Callable[[], bool | None] = kernel_synced
 ) -> ClockState:
-    """How far a wall clock that shows `wall_s` can be trusted.
+    """Trustworthiness of a wall clock that shows `wall_s`.
 
-    synced: it is kept in time; rtc: a hardware clock agrees with it, and it is not before this
+    synced: it is kept synchronised; rtc: a hardware clock agrees with it, and it is not before this
     program was installed; unsynced: neither. `root` is the file system.
     """
     synced = asked()
@@ -217,17 +223,18 @@ def clock_state(
 
 @cache
 def installed_s() -> float:
-    """When this program was installed, in seconds since 1970: no moment of its work was before."""
+    """Time at which this program was installed, in seconds since 1970: no moment of its work was
+    before."""
     return max(path.stat().st_mtime for path in Path(__file__).parents[1].rglob("*.py"))
 
 
 def is_known(known: Known, now: datetime, last_known: datetime | None = None) -> bool:
-    """Whether the time is known, as far as hangs on what cannot be undone.
+    """True if the time is known well enough for what cannot be undone.
 
-    It is where a network or a person has set it in this boot. A hardware clock is believed as far
-    as it can have run on from one that was right: from the later of when this program was installed
-    and `last_known`, the last moment that the record knows of a clock that was; not from before
-    that, and for a year at most.
+    That is so if a network or a person has set it in this boot. A hardware clock is trusted as a
+    continuation of one that was right: from the later of this program's installation and
+    `last_known`, the last moment in the record of a clock that was known; not before that, and for
+    a year at most.
     """
     if known in KNOWN:
         return True
@@ -237,22 +244,27 @@ def is_known(known: Known, now: datetime, last_known: datetime | None = None) ->
 
 
 def is_nonsense(known: Known, moment: datetime) -> bool:
-    """Whether a time is certainly wrong: nobody keeps the clock that shows it, and it is from
-    before this program was installed. A board without a hardware clock may begin in 1970."""
+    """True if a time is certainly wrong: the clock is not synchronised, and the time is before this
+    program was installed.
+
+    A board without a hardware clock may begin in 1970.
+    """
     return known == "unsynced" and moment < _EPOCH + timedelta(seconds=installed_s())
 
 
 def known_now() -> datetime | None:
-    """Aware UTC by the wall clock; None where it may be any other time."""
+    """Aware UTC by the wall clock; None if that may be wrong."""
     wall_s = time.time()
     now = _EPOCH + timedelta(seconds=wall_s)
     return now if is_known(clock_state(wall_s), now) else None
 
 
 def _rtc_agrees(wall_s: float, root: Path) -> bool:
-    """Whether a hardware clock shows about the same. One without a battery begins in 1970 or 2000
-    after each power cut, while systemd sets the wall clock to when it was last used: plausible, and
-    wrong."""
+    """True if a hardware clock shows about the same time.
+
+    One without a battery begins in 1970 or 2000 after each power cut, while systemd sets the wall
+    clock to its last use: plausible, and wrong.
+    """
     for file in sorted((root / "sys/class/rtc").glob("rtc*/since_epoch")):
         try:
             if abs(int(file.read_text()) - wall_s) <= _RTC_APART_MAX_S:
@@ -263,8 +275,8 @@ def _rtc_agrees(wall_s: float, root: Path) -> bool:
 
 
 def boot_id(root: Path = Path("/")) -> str | None:
-    """Which boot of this machine it is: all that one boot stamped is wrong by the same offset, or
-    right."""
+    """Identity of this machine's boot: all times stamped in one boot are wrong by the same offset,
+    or right."""
     try:
         return (root / "proc/sys/kernel/random/boot_id").read_text().strip() or None
     except OSError:

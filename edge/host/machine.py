@@ -1,5 +1,4 @@
-"""What this machine says of itself: disk, temperature, memory, open files. None is "it does not
-tell"."""
+"""State of this machine: disk, temperature, memory, open files. None means unknown."""
 
 import getpass
 import os
@@ -8,19 +7,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_PLAUSIBLE_C = (-40.0, 130.0)  # sensors that are switched off say -273 or 200 and more
+_PLAUSIBLE_C = (-40.0, 130.0)  # disabled sensors give -273, or 200 and more
 
 
 @dataclass(frozen=True)
 class DiskStatus:
-    """What this user may still write, and how much there is, in MB of 10⁶ bytes."""
+    """Space that this user may still write, and total size, in MB of 10⁶ bytes."""
 
     free_mb: float
     total_mb: float
 
 
 def disk(path: Path) -> DiskStatus | None:
-    """The disk that a folder is on; None if it cannot be asked."""
+    """The disk that holds a folder; None if it cannot be queried."""
     try:
         usage = shutil.disk_usage(path)
     except OSError:
@@ -29,33 +28,33 @@ def disk(path: Path) -> DiskStatus | None:
 
 
 def this_process() -> str:
-    """This process, told from every other of this boot: a number is given away again."""
+    """Identity of this process, unique within this boot, unlike a process number."""
     return f"{os.getpid()} {_began(os.getpid()) or ''}".rstrip()
 
 
 def runs(process: str) -> bool:
-    """Whether the process that called itself so is there."""
+    """True if the process with this identity is running."""
     number, _, began = process.partition(" ")
     return _began(int(number)) == began if began else Path("/proc", number).exists()
 
 
 def _began(process: int) -> str | None:
-    """When it was started, in ticks of this boot; None if it is not there, or a system does not
-    tell."""
+    """Start of a process in ticks of this boot; None if it does not run, or on systems without
+    /proc."""
     try:
         said = Path(f"/proc/{process}/stat").read_text(encoding="utf8", errors="replace")
     except OSError:
         return None
-    fields = said.rpartition(")")[2].split()  # behind its name, which may hold anything
+    fields = said.rpartition(")")[2].split()  # behind the process name, which may contain anything
     return fields[19] if fields[0] not in ("Z", "X") else None
 
 
 def temperature_c(root: Path = Path("/")) -> float | None:
-    """The hottest plausible sensor of the machine in °C; None where there is none. `root` is the
-    file system."""
+    """The hottest plausible sensor of the machine in °C; None if there is none. `root` is the file
+    system."""
     found = []
     for file in (root / "sys/class/thermal").glob("thermal_zone*/temp"):
-        with suppress(OSError, ValueError):  # a sensor that is switched off, or has nothing to say
+        with suppress(OSError, ValueError):  # a disabled sensor, or one without a value
             found.append(int(file.read_text()) / 1000)
     return max(
         (celsius for celsius in found if _PLAUSIBLE_C[0] <= celsius <= _PLAUSIBLE_C[1]),
@@ -64,7 +63,7 @@ def temperature_c(root: Path = Path("/")) -> float | None:
 
 
 def user_name() -> str:
-    """Name of the user whose process this is; a number, as in containers, where there is none."""
+    """Name of this process's user; a number if there is none, as in containers."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):
@@ -72,8 +71,7 @@ def user_name() -> str:
 
 
 def rss_mb() -> float | None:
-    """Memory in use by this process at this moment, in MB of 10⁶ bytes; None where the kernel does
-    not tell."""
+    """Resident memory of this process, in MB of 10⁶ bytes; None if unknown."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
@@ -82,9 +80,10 @@ def rss_mb() -> float | None:
 
 
 def open_files() -> int | None:
-    """Files, sockets and pipes that this process holds open; None where the kernel does not
-    tell."""
+    """Number of files, sockets and pipes that this process has open; None if unknown."""
     try:
-        return sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1  # one is the listing itself
+        return (
+            sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1
+        )  # not counting the listing itself
     except OSError:
         return None

@@ -1,7 +1,6 @@
-"""What the service manager is told of this process, by sd_notify's protocol: datagrams over a Unix
-socket.
+"""Messages to the service manager by sd_notify's protocol: datagrams over a Unix socket.
 
-Knows nothing of what the station does. Without a service manager nothing happens.
+Knows nothing of what the station does. Without a service manager nothing is sent.
 """
 
 import logging
@@ -12,12 +11,12 @@ from collections.abc import Mapping
 
 from edge.contract.text import printable
 
-_SEND_TIMEOUT_S = 1.0  # the manager's queue may be full; hearing goes on without it
+_SEND_TIMEOUT_S = 1.0  # the manager's queue may be full; listening continues without it
 _log = logging.getLogger(__name__)
 
 
 class Notifier:
-    """Tells systemd how the service is; silent where there is none.
+    """Reports the state of the service to systemd, if there is one.
 
     notifier = Notifier()
     notifier.ready("listening")
@@ -27,8 +26,7 @@ class Notifier:
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
-        # A name that begins with @ is not in the file system; the kernel writes it with a zero
-        # byte.
+        # A name that begins with @ is an abstract socket; the kernel writes it with a zero byte.
         self._address = (
             "\0" + address[1:]
             if address.startswith("@")
@@ -40,7 +38,7 @@ class Notifier:
 
     @property
     def is_there(self) -> bool:
-        """Whether a service manager has started this process."""
+        """True if a service manager has started this process."""
         return self._address is not None
 
     def ready(self, status: str = "") -> None:
@@ -48,24 +46,23 @@ class Notifier:
         self._send("READY=1", f"STATUS={_line(status)}")
 
     def status(self, text: str) -> None:
-        """One line for `systemctl status`."""
+        """Set the line shown by `systemctl status`."""
         self._send(f"STATUS={_line(text)}")
 
     def watchdog(self) -> None:
-        """Still well; when this stays away for `watchdog_s`, the service is killed and started
-        again."""
+        """Report being well; without this for `watchdog_s` the service is killed and restarted."""
         self._send("WATCHDOG=1")
 
     def reloading(self) -> None:
-        """Settings are being read anew; `ready` ends it."""
+        """Settings are being reread; `ready` ends this state."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """The end has begun."""
+        """Shutdown has begun."""
         self._send("STOPPING=1")
 
     def extend_timeout(self, seconds: float) -> None:
-        """Start, stop or run may take so much longer from now on, before systemd calls it hung."""
+        """Ask for `seconds` more before systemd treats starting, stopping or running as hung."""
         self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
 
     def _send(self, *assignments: str) -> None:
@@ -76,17 +73,16 @@ class Notifier:
                 sender.settimeout(_SEND_TIMEOUT_S)
                 sender.sendto("\n".join(assignments).encode(), self._address)
         except OSError as error:
-            _log.warning("systemd was not told %s: %s", assignments[0], error)
+            _log.warning("systemd could not be notified of %s: %s", assignments[0], error)
 
 
 def _line(text: str) -> str:
-    """Of several lines each would be an assignment of its own."""
+    """The text in one line, since each line would be an assignment of its own."""
     return printable(" ".join(text.split()))
 
 
 def _watchdog_s(environment: Mapping[str, str]) -> float | None:
-    """Seconds between pings after which systemd gives this process up; None: nobody waits for
-    one."""
+    """Longest time between pings before systemd ends this process; None if there is no watchdog."""
     usec = environment.get("WATCHDOG_USEC", "")
     pid = environment.get("WATCHDOG_PID", str(os.getpid()))
     return (

@@ -1,4 +1,4 @@
-"""How long each step of an analysis takes, over all threads."""
+"""Durations of the steps of an analysis, over all threads."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Stopwatch:
-    """Wall seconds by step, added up over threads."""
+    """Wall-clock seconds by step, summed over threads."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -1,2 +1,2 @@
-"""Which species a place and a day of year let expect: the model's parts, and tables of it for the
-station."""
+"""Species to be expected at a place and day of year: the parts of the model, and the station's
+tables of it."""

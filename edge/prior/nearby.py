@@ -1,9 +1,8 @@
-"""What was recorded near a place at that time of the year: a second opinion on top of a model's
-probabilities.
+"""Recordings near a place at the same time of the year, which correct a model's probabilities.
 
-Holds the recordings' places, days, species, birds in the background and recordists (as numbers),
-some hundred kilobytes, and how far to trust them at which distance. Also the geographic limit.
-Numpy only; knows no model and not how the trust was learnt (trainer/place/neighbours.py,
+Holds the recordings' places, days, species, background birds and recordists (as numbers), some
+hundred kilobytes, and the weight to give them at each distance. Also applies the geographic limit.
+Numpy only; knows no model and not how the weights were learnt (trainer/place/neighbours.py,
 trainer/place/reranker.py).
 """
 
@@ -25,47 +24,48 @@ from edge.prior.reranker import Clues, CountArray, Neighbourhood, Reranker, gath
 
 FILE = "nearby.npz"
 KM = (1200.0, 300.0, 80.0, 20.0, 5.0, 1.0, 0.1)
-DAYS = (np.inf, 35.0, 12.0, 4.0, 0.4)  # the last one: that day of the year, of any year
+DAYS = (np.inf, 35.0, 12.0, 4.0, 0.4)  # the last: the same day of the year, in any year
 LEVELS = tuple((km, days) for km in KM for days in DAYS)  # from wide to narrow
-_COMPANY = LEVELS.index((1.0, np.inf))  # whose species tell of the habitat
-BACKGROUND = ((120.0, 35.0), (20.0, np.inf), (20.0, 12.0), (1.0, np.inf), (1.0, 0.4))  # km and days
+_COMPANY = LEVELS.index((1.0, np.inf))  # the level for co-occurrence
+BACKGROUND = ((120.0, 35.0), (20.0, np.inf), (20.0, 12.0), (1.0, np.inf), (1.0, 0.4))  # km, days
 GATE_TERMS = 4
 _EARTH_KM = 6371.0
-_REACH = 5.0  # deviations; what lies beyond weighs nothing
-_JUDGED_KM = (
-    60.0  # where nobody recorded so near the judge knows less than the mixture (docs/log.md)
-)
-_COUNT_MIN = 1e-4  # a neighbourhood that weighs less than this is empty
+_REACH = 5.0  # standard deviations; recordings farther away have no weight
+# Without recordings this near, the re-ranker is worse than the mixture (docs/log.md).
+_JUDGED_KM = 60.0
+_COUNT_MIN = 1e-4  # a neighbourhood with less weight counts as empty
 
 
 @dataclass(frozen=True)
 class RecordingContext:
-    """What else is known of the recordings: who made each, a number, and the birds in the
-    background, one a row."""
+    """Further facts about the recordings: the recordist of each, as a number, and the background
+    birds, one per row."""
 
     recordist: NDArray[np.int32]  # (n,)
-    background_row: NDArray[np.int32]  # rising, index of the recording
+    background_row: NDArray[np.int32]  # index of the recording, ascending
     background_label: NDArray[np.int16]  # index into the taxonomy
 
 
 @dataclass(frozen=True)
 class Nearby:
-    """Recordings as columns `(n,)`. `gates` `(levels, 4)`: the trust in each level, none without
-    levels. `judge` takes a second look at the likeliest species; bundles from before it have none.
+    """Recordings as columns `(n,)`.
 
-    Species that nobody recorded within `limit_km` are NaN where others were; infinity is no limit.
+    `gates` `(levels, 4)` are the weights of the levels, or empty. `judge` re-ranks the likeliest
+    species; older bundles have none.
+
+    Where there are recordings within `limit_km`, species that none of them has are NaN; infinity
+    means no limit.
     """
 
     latitude: Values  # degrees WGS84
     longitude: Values
-    day_of_year: NDArray[
-        np.int16
-    ]  # from 1; 0 where it is not known: such rows count for the limit alone
+    # from 1; 0 if unknown: such rows count only for the limit
+    day_of_year: NDArray[np.int16]
     label: NDArray[np.int16]  # index into the taxonomy
     gates: Values
     limit_km: float
     seen: RecordingContext | None = None
-    judge: Reranker | None = None  # wants `seen`
+    judge: Reranker | None = None  # requires `seen`
 
     def __post_init__(self) -> None:
         sizes = {len(self.latitude), len(self.longitude), len(self.day_of_year), len(self.label)}
@@ -74,7 +74,7 @@ class Nearby:
         if self.judge is not None and (
             self.seen is None or len(self.seen.recordist) != len(self.label)
         ):
-            raise ValueError("a judge wants the recordist of every recording")
+            raise ValueError("a re-ranker requires the recordist of every recording")
         if not self.limit_km > 0:
             raise ValueError(f"limit_km: expected more than 0, found {self.limit_km}")
 
@@ -83,11 +83,11 @@ class Nearby:
     ) -> Scores:
         """Probabilities `(n, species)` at places and days `(n,)`, from a model's own there.
 
-        Level by level, from wide to narrow, a kernel estimate takes its share of what the wider
-        ones say: P = λ·n/N + (1 - λ)·P, n being the recordings of each species weighed by distance
-        and days and N their sum (interpolated estimation, Jelinek and Mercer 1980, of
-        Nadaraya-Watson estimates). λ is `gate_shares`. Where someone recorded nearby the judge
-        weighs the outcome again. Far from all recordings the model's probabilities stand.
+        Level by level, from wide to narrow, a kernel estimate takes its share of the wider ones'
+        result: P = λ·n/N + (1 - λ)·P, where n are the recordings of each species weighted by
+        distance and days, and N their sum (interpolated estimation, Jelinek and Mercer 1980, of
+        Nadaraya-Watson estimates). λ is `gate_shares`. If there are recordings nearby, the
+        re-ranker weighs the result again. Far from all recordings the model's probabilities remain.
         """
         found = np.array(base, np.float32)
         places, where = np.unique(
@@ -119,8 +119,10 @@ class Nearby:
         days: NDArray[np.int_],
         own: Index | None = None,
     ) -> Clues:
-        """What the judge is told of a place and its days. `own`: rows `(days,)` at the place that
-        are left out, as they are of `levels`."""
+        """Input of the re-ranker for a place and its days.
+
+        `own`: rows `(days,)` at the place that are left out, as they are of `levels`.
+        """
         circles, habits = self._recordists.near(away, days, own)
         hoods = [*levels, *self._background(away, days, own), *circles]
         company = self._company.clue(away[self.day_of_year > 0], levels[_COMPANY], mixed.shape[1])
@@ -129,9 +131,9 @@ class Nearby:
     def _background(
         self, away: CountArray, days: NDArray[np.int_], own: Index | None
     ) -> Iterator[Neighbourhood]:
-        """For each of BACKGROUND the birds in the background of recordings nearby, without those of
+        """For each of BACKGROUND, the background birds of recordings nearby, without those of
         `own`."""
-        assert self.seen is not None, "asked for with a judge"
+        assert self.seen is not None, "used with a re-ranker only"
         row = self.seen.background_row
         label = self.seen.background_label
         away = np.where(self.day_of_year > 0, away, np.inf)[row]
@@ -156,7 +158,7 @@ class Nearby:
 
     @cached_property
     def _recordists(self) -> Observers:
-        assert self.seen is not None, "asked for with a judge"
+        assert self.seen is not None, "used with a re-ranker only"
         places = np.stack([self.latitude, self.longitude], axis=1)
         columns = (
             np.asarray(column, np.intp)
@@ -165,7 +167,7 @@ class Nearby:
         return Observers.of(places, *columns)
 
     def _common(self, shape: tuple[int, ...], own: Index | None) -> CountArray:
-        """Each species' share of all recordings `(days, species)`."""
+        """Each species' fraction of all recordings `(days, species)`."""
         counts = np.bincount(self.label[self.day_of_year > 0], minlength=shape[1]).astype(
             np.float64
         )
@@ -175,7 +177,7 @@ class Nearby:
         return common
 
     def mix(self, base: Scores, levels: list[Neighbourhood]) -> Scores:
-        """The mixture of a model's probabilities and the levels, without the judge."""
+        """The mixture of a model's probabilities and the levels, without the re-ranker."""
         mixed = base.astype(np.float64)
         for gate, (present, counts) in zip(self.gates, levels, strict=True):
             total = counts.sum(axis=1)
@@ -185,8 +187,8 @@ class Nearby:
         return mixed.astype(np.float32)
 
     def _beyond(self, away: CountArray, species: int) -> NDArray[np.intp]:
-        """Species that nobody recorded within the limit; none where nobody recorded any: there
-        nothing is known."""
+        """Species without a recording within the limit; none if there are no recordings at all,
+        since nothing is known then."""
         if not np.isfinite(self.limit_km):
             return np.empty(0, np.intp)
         here = np.unique(self.label[away <= self.limit_km])
@@ -231,8 +233,8 @@ class Nearby:
 
     @classmethod
     def read(cls, folder: Path) -> "Nearby | None":
-        """The file in a bundle's prior folder, or None if it has none. Raises BundleError naming
-        it."""
+        """Read the file in a bundle's prior folder; None if there is none. Raises BundleError
+        naming it."""
         path = folder / FILE
         if not path.is_file():
             return None
@@ -264,15 +266,15 @@ def unit_vectors(latitude: Values | float, longitude: Values | float) -> CountAr
 
 
 def gate_inputs(total: CountArray, squares: CountArray) -> CountArray:
-    """What the trust in a level depends on, `(n, 4)`: how much was recorded, of how few species,
-    and both together."""
+    """Inputs of a level's weight `(n, 4)`: constant, amount recorded, concentration on few species,
+    and their product."""
     purity = squares / np.maximum(total, _COUNT_MIN) ** 2
     much = np.log(np.maximum(total, _COUNT_MIN))
     return np.stack([np.ones_like(much), much, purity, purity * much], axis=-1)
 
 
 def gate_shares(gate: Values, total: CountArray, squares: CountArray) -> CountArray:
-    """The share λ `(n,)` of a level with weights `total` and sums of squared weights: logistic; 0
-    if it is empty."""
+    """The weight λ `(n,)` of a level, from sums of weights `total` and of squared weights:
+    logistic; 0 if it is empty."""
     share = 1.0 / (1.0 + np.exp(-gate_inputs(total, squares) @ gate.astype(np.float64)))
     return np.where(total > _COUNT_MIN, share, 0.0)

@@ -1,5 +1,5 @@
-"""Who recorded near a place, what else they recorded, and whether they upload a species of one
-outing twice.
+"""Recordists near a place: who they are, what else they recorded, and whether they upload a species
+twice from one outing.
 
 Recordists are numbers here, without names. Numpy only; knows no probabilities.
 """
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edge.prior.reranker import CountArray, Neighbourhood
 
 YEAR = 366
-# How sure it is that a recordist is at work: kilometres, days, weight of each of their recordings
+# Evidence that a recordist is at the place: kilometres, days, weight of each of their recordings.
 _TRACES = (
     (1.0, 0.4, 1.0),
     (20.0, 4.0, 0.03),
@@ -25,8 +25,8 @@ _NEAR_KM = 20.0
 _WIDE_KM = 120.0
 _DAY = 0.4
 _SEASON_DAYS = 35.0
-_REACH = 5.0  # deviations
-_CALM = 4.0  # recordings of the mean recordist that are counted in with each
+_REACH = 5.0  # standard deviations
+_CALM = 4.0  # smoothing: recordings of the mean recordist that are added to each one's
 _NOBODY = 1e-12
 _VANISHING = 1e-6
 _SHARE_MIN = 1e-3
@@ -34,7 +34,7 @@ Index = NDArray[np.intp]
 
 
 def day_kernel(scale: float, days: NDArray[np.int_]) -> CountArray:
-    """Weight of each day of the year on `days` `(366, n)`; the year is a circle."""
+    """Weight of each day of the year on `days`, `(366, n)`; the year is circular."""
     apart = np.abs(np.arange(1, YEAR + 1)[:, None] - days[None, :])
     return np.asarray(np.exp(-0.5 * (np.minimum(apart, YEAR - apart) / scale) ** 2))
 
@@ -46,17 +46,17 @@ class Observers:
 
     recordist: Index
     label: Index
-    day_of_year: Index  # from 1; 0 where it is not known: such rows count for nothing here
+    day_of_year: Index  # from 1; 0 if unknown: such rows are ignored here
     outing: Index
-    # (outings, 2): recordings that could repeat a species of the outing, and those that do
+    # (outings, 2): recordings that could repeat a species of their outing, and those that do
     again: CountArray
-    totals: CountArray  # (recordists, 2): the same of all their outings
+    totals: CountArray  # (recordists, 2): the same, summed over a recordist's outings
 
     @classmethod
     def of(
         cls, places: NDArray[np.float32], recordist: Index, label: Index, day_of_year: Index
     ) -> "Observers":
-        """`places` `(n, 2)`: exact coordinates."""
+        """From recordings with `places` `(n, 2)`, exact coordinates."""
         _, spot = np.unique(places, axis=0, return_inverse=True)
         keys = np.stack([spot.ravel(), day_of_year, recordist], axis=1)
         outings, outing = np.unique(keys, axis=0, return_inverse=True)
@@ -74,9 +74,12 @@ class Observers:
     def near(
         self, away: CountArray, days: NDArray[np.int_], own: Index | None
     ) -> tuple[list[Neighbourhood], CountArray]:
-        """Four neighbourhoods of what the recordists of a place recorded, at distances `away`
-        `(n,)` from it and on `days` `(m,)`, and five clues of each day `(m, 5)`. `own`: rows `(m,)`
-        at the place to leave out."""
+        """Four neighbourhoods of recordings by the recordists of a place, and five clues of each
+        day `(m, 5)`.
+
+        `away` `(n,)` are distances from the place, `days` `(m,)` the days asked about, `own` the
+        rows `(m,)` at the place to leave out.
+        """
         rows = np.flatnonzero((away < _REACH * _WIDE_KM) & (self.day_of_year > 0))
         away = away[rows]
         people, who = np.unique(self.recordist[rows], return_inverse=True)
@@ -104,7 +107,7 @@ class Observers:
             present, counts = tables.by_species(weights, scale, trusted)
             if own is not None and at_place:
                 of = trusted[mine, np.arange(len(days))]
-                some = np.flatnonzero(of)  # whom nobody trusts is not counted
+                some = np.flatnonzero(of)  # recordists without weight are not counted
                 counts[some, np.searchsorted(present, self.label[own[some]])] -= of[some]
                 counts[counts < _VANISHING] = 0.0
             hoods.append((present, counts))
@@ -118,9 +121,11 @@ class Observers:
         return hoods, clues
 
     def _habits(self, here: Index, person: int, day: int, leave: int, sure: float) -> list[float]:
-        """Of the likeliest recordist: how often a species comes twice on other outings than this
-        one, among how many recordings; how sure it is that it is they; recordings and species of
-        this outing."""
+        """Clues about the likeliest recordist.
+
+        How often they upload a species twice from other outings, among how many recordings; the
+        confidence that it is they; recordings and species of this outing.
+        """
         now = here[(self.day_of_year[here] == day) & (self.recordist[here] == person)]
         could, did = self.totals[person] - self.again[np.unique(self.outing[now])].sum(axis=0)
         everyone = self.totals.sum(axis=0)
@@ -132,7 +137,7 @@ class Observers:
 
 @dataclass(frozen=True)
 class _OutingTables:
-    """Recordings near a place `(n,)` and the days that are asked for."""
+    """Recordings near a place `(n,)`, and the days asked about."""
 
     who: Index  # from 0 without gaps
     label: Index
@@ -144,7 +149,7 @@ class _OutingTables:
         return self._by(self.who, people, weights, scale)
 
     def by_species(self, weights: CountArray, scale: float, trusted: CountArray) -> Neighbourhood:
-        """Weight of each species' recordings, those of each recordist times `trusted` `(people,
+        """Weight of each species' recordings, with each recordist's weighted by `trusted` `(people,
         days)`."""
         some = np.flatnonzero((weights > _VANISHING) & (trusted.max(axis=1) > 0)[self.who])
         pairs, pair = np.unique(

@@ -1,5 +1,5 @@
-"""What the metadata model is told of a place and a day: nine features, and the compact grid that
-holds six of them.
+"""Input of the metadata model for a place and a day: nine features, and the compact grid that holds
+six of them.
 
 Knows no GeoTIFF (trainer/place/rasters.py reads those) and no model.
 """
@@ -35,8 +35,8 @@ GRID_STEP_DEG = 0.25
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """Statistics of the training features: z-score of the numeric ones, known values of the
-    category."""
+    """Statistics of the training features: for z-scores of the numeric ones, and the known values
+    of the category."""
 
     mean: tuple[float, ...]  # in the order of NUMERIC
     std: tuple[float, ...]
@@ -49,9 +49,9 @@ class FeatureSpec:
         return [*NUMERIC, *(f"{CATEGORY}={value}" for value in self.categories)]
 
     def encode(self, columns: Mapping[str, Values]) -> Values:
-        """Named columns `(n,)` of NUMERIC and CATEGORY to the model's input `(n, features)`.
+        """Named columns `(n,)` of NUMERIC and CATEGORY as the model's input `(n, features)`.
 
-        Numeric: z-scored, unknown (NaN) becomes the mean, 0. Category: a column of 0 or 1 for each
+        Numeric: z-scored; unknown (NaN) becomes the mean, 0. Category: a column of 0 or 1 for each
         known value.
         """
         numeric = np.stack([np.asarray(columns[name], np.float64) for name in NUMERIC], axis=1)
@@ -80,12 +80,13 @@ class FeatureSpec:
 @dataclass(frozen=True)
 class Grid:
     """Six rasters on one global grid of GRID_STEP_DEG cells, `(rows, columns)` from 90°N, 180°W;
-    NaN is no data."""
+    NaN means no data."""
 
     layers: Mapping[str, NDArray[np.float16]]
 
     def at(self, latitude: Values, longitude: Values) -> dict[str, Values]:
-        """Values of all layers at places `(n,)` in degrees: the cell that the place is in."""
+        """Values of all layers at places `(n,)` in degrees, from the cell that contains each
+        place."""
         rows, columns = next(iter(self.layers.values())).shape
         row = np.clip(
             ((90.0 - np.asarray(latitude, np.float64)) / GRID_STEP_DEG).astype(int), 0, rows - 1
@@ -117,8 +118,7 @@ class Grid:
 def place_columns(
     grid: Grid, latitude: Values, longitude: Values, day_of_year: Values
 ) -> dict[str, Values]:
-    """The columns that `FeatureSpec.encode` wants, layers taken from the grid. Days count from
-    1."""
+    """The columns for `FeatureSpec.encode`, with layers taken from the grid. Days count from 1."""
     columns = grid.at(latitude, longitude)
     columns |= {"latitude": latitude, "longitude": longitude, "day_of_year": day_of_year}
     return columns

@@ -1,8 +1,8 @@
-"""A second look at the likeliest species of a place and day: many small clues, weighed by a small
+"""Re-ranking of the likeliest species of a place and day: many small clues, weighed by a small
 network.
 
-A clue is how much more a neighbourhood, or a recordist's own recordings, say of a species than the
-mixture does. Numpy only; knows neither files nor how the weights were learnt
+A clue is how much more a neighbourhood, or a recordist's own recordings, indicates a species than
+the mixture does. Numpy only; knows neither files nor how the weights were learnt
 (trainer/place/reranker.py).
 """
 
@@ -15,28 +15,27 @@ from numpy.typing import NDArray
 from edge.contract.blend import Scores
 from edge.prior.place import Values
 
-CANDIDATES = 64  # species that are looked at again; the others keep their proportions
-COUNTED = 14  # of the neighbourhoods the last so many, the narrowest, also give plain counts
-_STRANGE = 4.0  # deviations: further than this from what was learnt is no stronger a clue
-_CALM = 0.3  # recordings of the mixture itself that are counted in with each neighbourhood
+CANDIDATES = 64  # species that are re-ranked; the others keep their proportions
+COUNTED = 14  # this many of the narrowest neighbourhoods, the last ones, also give plain counts
+_STRANGE = 4.0  # standard deviations at which clues are clipped
+_CALM = 0.3  # smoothing: recordings with the mixture's proportions added to each neighbourhood
 _FLOOR = 1e-5
-REST_MIN = 1e-6  # all other species together, where less than this is nothing
+REST_MIN = 1e-6  # less probability of all other species together counts as none
 CountArray = NDArray[np.float64]
-Neighbourhood = tuple[
-    NDArray[np.intp], CountArray
-]  # species `(s,)` and the weight of their recordings `(n, s)`
+# Species `(s,)` and the weight of their recordings `(n, s)`.
+Neighbourhood = tuple[NDArray[np.intp], CountArray]
 
 
 @dataclass(frozen=True)
 class Clues:
-    """Of `n` places and days and their candidates. `rest`: the probability of all species that are
-    no candidates."""
+    """Clues for `n` places and days and their candidates; `rest` is the probability of all other
+    species."""
 
     species: NDArray[np.intp]  # (n, candidates), index into the taxonomy
     probability: Values  # (n, candidates), of the mixture
     rest: Values  # (n,)
-    own: Values  # (n, candidates, clues), of one species
-    shared: Values  # (n, clues), of the place and day
+    own: Values  # (n, candidates, clues) of each species
+    shared: Values  # (n, clues) of the place and day
 
 
 def gather(
@@ -47,9 +46,13 @@ def gather(
     hoods: Sequence[Neighbourhood],
     more: CountArray,
 ) -> Clues:
-    """Clues from the model's own probabilities and the mixture `(n, species)`, each species' share
-    of all recordings and how well it goes with those of the place `(n, species)`, the
-    neighbourhoods from wide to narrow, and more clues of the place and day `(n, any)`."""
+    """Clues from the parts of the model.
+
+    `base` and `mixed` `(n, species)` are the model's own probabilities and the mixture, `common`
+    `(n, species)` each species' fraction of all recordings, `company` `(n, species)` its affinity
+    to the species of the place, `hoods` the neighbourhoods from wide to narrow, and `more` `(n,
+    any)` further clues of the place and day.
+    """
     species = np.argsort(-mixed, axis=1, kind="stable")[:, :CANDIDATES]
     chosen = np.take_along_axis(mixed, species, axis=1).astype(np.float64)
     expected = chosen + _FLOOR
@@ -81,8 +84,8 @@ def gather(
 
 @dataclass(frozen=True)
 class Reranker:
-    """Weights of the network: two layers over the clues of a species, which species it is, and the
-    clues shared by all of them."""
+    """Weights of the network: two layers over the clues of a species, the species itself, and the
+    shared clues."""
 
     own_mean: Values
     own_std: Values
@@ -100,7 +103,7 @@ class Reranker:
     rest_bias: Values  # ()
 
     def weigh(self, mixed: Scores, clues: Clues) -> Scores:
-        """Probabilities `(n, species)`: log-odds of the mixture plus what the network adds,
+        """Probabilities `(n, species)`: log-odds of the mixture plus the network's output,
         normalised."""
         shared = standardised(clues.shared, self.shared_mean, self.shared_std)
         own = standardised(clues.own, self.own_mean, self.own_std)
@@ -130,11 +133,11 @@ class Reranker:
 
     @classmethod
     def of(cls, arrays: dict[str, Values]) -> "Reranker":
-        """Raises KeyError naming what is missing."""
+        """From arrays by name. Raises KeyError naming a missing one."""
         return cls(*(arrays[f"judge_{field.name}"] for field in fields(cls)))
 
 
 def standardised(values: Values, mean: Values, std: Values) -> Values:
-    """Clues in deviations from their mean, within limits: at a place like no other the judge stays
-    calm."""
+    """Clues in standard deviations from their mean, clipped: unusual places must not give extreme
+    clues."""
     return np.asarray(np.clip((values - mean) / std, -_STRANGE, _STRANGE), np.float32)

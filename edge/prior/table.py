@@ -1,17 +1,18 @@
-"""Place and day of year to species probabilities: one table per place, computed once by a child
+"""Species probabilities by place and day of year: one table per place, computed once by a child
 process.
 
     prior = prior_table(bundle, Place(10.1, -84.5), folder=state / "priors")
     prior[day_of_year - 1]        # (species,)
 
-Recorders that are carried about write another place into every recording. All those of a cell of
-CELL_DEG share the table of its middle (`table_place`): half a cell away the blended scores of
+Recorders that are carried about write another place into every recording. All places in a cell of
+CELL_DEG share the table of its centre (`table_place`): half a cell away the blended scores of
 BirdNET differ by 0.0085 at most, and 3 of 100,000 decisions; the demonstration's do not differ.
 Cells lie within those of the grid.
 
-Two forms: `place`, our own model of place, season and rasters; `geo`, BirdNET's of place and week,
-whose outputs are no distribution over species but chances of each to be there. The child (`python
--m edge.prior.table`) loads grid and model, so that the daemon never holds them. Knows no sound.
+There are two forms: `place`, our own model of place, season and rasters; `geo`, BirdNET's of place
+and week, whose outputs are not a distribution over species but the chance of each to be present.
+The child (`python -m edge.prior.table`) loads grid and model, so that the daemon never holds them.
+Knows no sound.
 """
 
 import ctypes
@@ -44,14 +45,14 @@ DAYS = 366
 GEO_MODEL = "geo.onnx"
 GEO_FACTS = "geo.json"
 CELL_DEG = 0.05  # 5 km
-NEARBY_CELL_DEG = 0.01  # where recordings of a kilometre around weigh in
+NEARBY_CELL_DEG = 0.01  # if recordings within a kilometre count
 _DIGITS = 6  # of a degree: 0.1 m
-# tables in the folder; one of 6,522 species has 9.5 MB
+# Limits of the tables in the folder; one of 6,522 species has 9.5 MB.
 _KEPT_MAX = 256
 _KEPT_BYTES_MAX = 256_000_000
 _WEEKS = 48  # four in every month
 _CHILD_TIMEOUT_S = 600
-# the child's exit status
+# Exit status of the child.
 _ANOTHER_BUNDLE = 3
 _WRONG_BUNDLE = 4
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -61,8 +62,10 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 def compute_prior_table(
     folder: Path, taxonomy: Taxonomy, latitude: float, longitude: float
 ) -> Scores:
-    """Probabilities `(366, species)` at a place from a bundle's `prior/` folder; 0 for species the
-    model never met, NaN for those beyond their geographic limit."""
+    """Probabilities `(366, species)` at a place from a bundle's `prior/` folder.
+
+    They are 0 for species unknown to the model, NaN for those beyond their geographic limit.
+    """
     if (folder / GEO_MODEL).is_file():
         return _geo_table(folder, taxonomy, latitude, longitude)
     import onnxruntime as ort  # here, so that importing this module in the daemon stays free of it
@@ -97,25 +100,30 @@ def compute_prior_table(
 
 
 def _check_numbers(path: Path, found: Scores) -> None:
-    """No number of the model's own means that a species does not live there. Raises BundleError."""
+    """Check that the model's values are finite and not negative: NaN would mean a geographic limit.
+    Raises BundleError."""
     wrong = ~(found >= 0) | np.isinf(found)
     if wrong.any():
         raise BundleError(
-            f"{path}: expected chances of 0 and more, found {found[wrong][0]:g} at this place"
+            f"{path}: expected probabilities of 0 or more, found {found[wrong][0]:g} at this place"
         )
 
 
 def geo_week(day_of_year: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The week that BirdNET's geo model is asked for on a day, 1 to 48, four in every month:
-    fractional, so that the season has no steps; outside 1 to 48 the model would leave the season
-    out."""
+    """The week of a day for BirdNET's geo model, 1 to 48, four in every month.
+
+    Weeks are fractional, so that the season has no steps; outside 1 to 48 the model would ignore
+    the season.
+    """
     return np.clip(_WEEKS * (day_of_year - 0.5) / DAYS + 0.5, 1, _WEEKS).astype(np.float32)
 
 
 def _geo_table(folder: Path, taxonomy: Taxonomy, latitude: float, longitude: float) -> Scores:
-    """Chances to be there, scaled so that the limit of BirdNET's own species lists (`floor`) says
-    as much as chance, 1 of all classes; classes that the model cannot place (`neutral`) say as much
-    everywhere."""
+    """Chances of presence, scaled so that the limit of BirdNET's own species lists (`floor`) equals
+    chance, 1 of all classes.
+
+    Classes that the model cannot place (`neutral`) get this value everywhere.
+    """
     import onnxruntime as ort
 
     path = folder / GEO_FACTS
@@ -148,8 +156,8 @@ def _geo_table(folder: Path, taxonomy: Taxonomy, latitude: float, longitude: flo
 
 
 def table_place(bundle: Bundle, config: Config, place: Place) -> Place:
-    """Whose table a place takes: one of the settings its own, one that a recording names its
-    cell's."""
+    """The place whose table is used: a place from the settings has its own, one from a recording
+    that of its cell."""
     station = config.station
     sites = config.sites.values()
     settled = {
@@ -160,8 +168,8 @@ def table_place(bundle: Bundle, config: Config, place: Place) -> Place:
 
 
 def cell_of(bundle: Bundle, place: Place) -> Place:
-    """The middle of the cell that a place is in: what its table is made for. Every place of a cell
-    gives the same one, whichever came first."""
+    """The centre of the cell that contains a place, for which the cell's table is made; the same
+    for every place in it."""
     nearby = (bundle.folder / PRIOR / NEARBY).is_file()
     step = round((NEARBY_CELL_DEG if nearby else CELL_DEG) * 1e6)
 
@@ -176,10 +184,11 @@ def cell_of(bundle: Bundle, place: Place) -> Place:
 
 def prior_table(bundle: Bundle, place: Place, folder: Path) -> Scores | None:
     """The table `(366, species)` of this bundle and place, made on first use and kept in `folder`
-    if it can be.
+    if possible.
 
     None if the bundle has no prior. Raises BundleError with the child's reason if the bundle's
-    prior is wrong, EngineError if this machine could not make it, or another bundle lies there now.
+    prior is wrong, EngineError if this machine could not make it, or if the folder now has another
+    bundle.
     """
     if not bundle.manifest.has_prior:
         return None
@@ -196,7 +205,7 @@ def prior_table(bundle: Bundle, place: Place, folder: Path) -> Scores | None:
 
 
 def _computed(bundle: Bundle, place: Place) -> bytes:
-    """What the child says: the table in numpy's format."""
+    """The child's output: the table in numpy's format."""
     folder = bundle.folder
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "edge.prior.table", str(folder)]
@@ -222,7 +231,7 @@ def _computed(bundle: Bundle, place: Place) -> bytes:
         )
     if done.returncode == _ANOTHER_BUNDLE:
         raise EngineError(
-            f"{folder}: no longer the bundle that was loaded; start again with what lies there now"
+            f"{folder}: no longer the bundle that was loaded; start again to load the present one"
         )
     if done.returncode:
         reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no output"])[-1][
@@ -242,21 +251,21 @@ def _table(content: bytes, species: int) -> Scores | None:
 
 
 def _kept(path: Path, species: int) -> Scores | None:
-    """The kept table, or None if it is missing or damaged: then it is made again."""
+    """The stored table, or None if it is missing or damaged: then it is made again."""
     try:
         kept = path.read_bytes()
     except OSError:
         return None
     with suppress(OSError):
-        os.utime(path)  # used now: of many the oldest go
+        os.utime(path)  # marks it as recently used
     content = kept[:-_DIGEST_BYTES]
     digest = kept[-_DIGEST_BYTES:]
     return _table(content, species) if hashlib.sha256(content).digest() == digest else None
 
 
 def _keep(path: Path, content: bytes) -> None:
-    """The table with its sum behind it. On a full disk it is made anew at the next start
-    instead."""
+    """Store the table followed by its checksum. If the disk is full, it is made again at the next
+    start instead."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -271,8 +280,8 @@ def _keep(path: Path, content: bytes) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Keep no more than so many tables, those that were used last; a table that went is made
-    again."""
+    """Delete the least recently used tables beyond the limits; a deleted table is made again when
+    needed."""
     tables = []
     for table in folder.glob("prior_*.npy"):
         with suppress(OSError):  # another process cleared it
@@ -294,8 +303,8 @@ def _is_bundle(folder: Path, bundle_id: str) -> bool:
 
 
 def _is_of_the_machine(error: BaseException | None) -> bool:
-    """Whether files that are there could not be read, or memory was short: nothing is wrong with
-    the bundle."""
+    """True if existing files could not be read, or memory was short, so that the bundle is not at
+    fault."""
     while error is not None:
         if isinstance(error, MemoryError) or (
             isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
@@ -306,7 +315,7 @@ def _is_of_the_machine(error: BaseException | None) -> bool:
 
 
 def _child(folder: Path, bundle_id: str, latitude: float, longitude: float) -> None:
-    if not _is_bundle(folder, bundle_id):  # its species may stand in another order
+    if not _is_bundle(folder, bundle_id):  # its species may have another order
         sys.exit(_ANOTHER_BUNDLE)
     try:
         table = compute_prior_table(
@@ -321,8 +330,7 @@ def _child(folder: Path, bundle_id: str, latitude: float, longitude: float) -> N
 
 
 def _end_with_parent() -> None:
-    """Who asked may be told to stop meanwhile: then nobody waits for the table. Linux alone knows
-    how to."""
+    """End this process when its parent ends, since nobody waits for the table then. Linux only."""
     with suppress(AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

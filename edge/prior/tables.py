@@ -1,7 +1,6 @@
-"""The tables of places that are held in memory, and when they are made: at once, or beside those
-who hear.
+"""Tables of places held in memory, made either on request or in the background.
 
-Knows no sound and no source; prior.py says what a table is.
+Knows no sound and no source; table.py defines a table.
 """
 
 import logging
@@ -18,27 +17,27 @@ from edge.contract.errors import BundleError, EngineError
 from edge.prior.table import prior_table
 from edge.types import Place
 
-# whose priors are held: one of 6,500 species takes 10 MB, and an archive may have hundreds of sites
+# Tables in memory: one of 6,500 species takes 10 MB, and an archive may have hundreds of sites.
 _PLACES_MAX = 8
-# before one that could not be made is tried again, twice as long each time
+# Delay before a failed table is tried again, doubled each time.
 _AGAIN_S = 30.0
 _AGAIN_S_MAX = 3600.0
-_POLL_S = 0.25  # of one who waits for a table and has other duties
+_POLL_S = 0.25  # between calls of `alive` while waiting for a table
 log = logging.getLogger(__name__)
 
 
 class PriorTables(Protocol):
-    """Where a stretch gets its prior from."""
+    """Source of the priors for stretches."""
 
-    made: int  # grows when a table has come that stretches do without so far
-    problem: str | None  # why there is none yet
+    made: int  # grows with each table that stretches have had to do without so far
+    problem: str | None  # reason why there is none yet
 
     def table(self, place: Place) -> Scores | None:
-        """`(366, species)`; None: sound alone decides."""
+        """The table `(366, species)`; None: sound alone decides."""
 
 
 class _TableCache:
-    """The tables that were used last."""
+    """The most recently used tables."""
 
     def __init__(self) -> None:
         self._tables: OrderedDict[Place, Scores | None] = OrderedDict()
@@ -47,12 +46,12 @@ class _TableCache:
         return place in self._tables
 
     def use(self, place: Place) -> Scores | None:
-        """One that is here; it is the latest then."""
+        """A table that is here, marked as most recently used."""
         self._tables.move_to_end(place)
         return self._tables[place]
 
     def hold(self, place: Place, table: Scores | None) -> None:
-        """A new one; the one that was not used for longest goes."""
+        """Add a table; the least recently used one is dropped if there are too many."""
         self._tables[place] = table
         self._tables.move_to_end(place)
         if len(self._tables) > _PLACES_MAX:
@@ -60,7 +59,7 @@ class _TableCache:
 
 
 class _TableSource:
-    """What all ways to have them share."""
+    """Common parts of all table sources."""
 
     def __init__(self, bundle: Bundle, folder: Path) -> None:
         self.made = 0
@@ -71,7 +70,7 @@ class _TableSource:
 
 
 class Priors(_TableSource):
-    """Made when they are asked for: whoever asks waits, since a recording's rows depend on it."""
+    """Tables made on request: the caller waits, since a recording's rows depend on them."""
 
     def __init__(self, bundle: Bundle, folder: Path) -> None:
         super().__init__(bundle, folder)
@@ -86,18 +85,21 @@ class Priors(_TableSource):
 
 
 class BackgroundPriors(_TableSource):
-    """Made in a thread of its own, for a microphone: until a table is there sound alone decides.
-    One that cannot be made is tried again, less and less often: hearing goes on, whatever it is.
+    """Tables made in a background thread, for a microphone: until a table is there, sound alone
+    decides.
 
-    priors = PriorsBeside(bundle, config.state / "priors")
-    priors.table(place)   # None until it is there
-    priors.made           # grows when one has come
+    If one cannot be made, whatever the reason, listening continues and the station keeps retrying,
+    less and less often.
+
+        priors = BackgroundPriors(bundle, config.state / "priors")
+        priors.table(place)   # None until it is there
+        priors.made           # grows with each table
     """
 
     def __init__(self, bundle: Bundle, folder: Path) -> None:
         super().__init__(bundle, folder)
         self._lock = threading.Lock()
-        self._asked: set[Place] = set()  # on their way
+        self._asked: set[Place] = set()  # places whose tables are being made
 
     def table(self, place: Place) -> Scores | None:
         """The table of a place if it is there; never waits."""
@@ -109,12 +111,12 @@ class BackgroundPriors(_TableSource):
             is_new = place not in self._asked
             self._asked.add(place)
         if is_new:
-            self.problem = "it is being made"
+            self.problem = "it is being computed"
             threading.Thread(target=self._make, args=(place,), name="prior", daemon=True).start()
         return None
 
     def wait(self, place: Place, timeout_s: float) -> bool:
-        """Whether a table is there within that time, as one that was kept is."""
+        """Wait for a table; True if it is there within the timeout, as a stored one is."""
         deadline = time.monotonic() + timeout_s
         while self._bundle.manifest.has_prior and place not in self._held:
             if time.monotonic() > deadline:
@@ -127,9 +129,9 @@ class BackgroundPriors(_TableSource):
         while True:
             try:
                 table = prior_table(self._bundle, place, self._folder)
-            except Exception as error:  # whatever it is
+            except Exception as error:  # of any kind: the thread must go on
                 delay_s = _AGAIN_S_MAX if isinstance(error, BundleError) else delay_s
-                self._complain(f"{error}; tried again in {delay_s:.0f} s")
+                self._complain(f"{error}; next attempt in {delay_s:.0f} s")
                 time.sleep(delay_s)
                 delay_s = min(_AGAIN_S_MAX, 2 * delay_s)
             else:
@@ -146,17 +148,19 @@ class BackgroundPriors(_TableSource):
 
 
 class AwaitedPriors(_TableSource):
-    """Made in a thread of its own, and waited for: a recording's rows depend on it, but who waits
-    has other duties. `alive` is called four times a second meanwhile, and may raise to leave."""
+    """Tables made in a background thread and waited for, by a caller that has other duties.
+
+    A recording's rows depend on the table. Meanwhile `alive` is called four times a second, and may
+    raise to end the wait.
+    """
 
     def __init__(
         self, bundle: Bundle, folder: Path, alive: Callable[[], object] = lambda: None
     ) -> None:
         super().__init__(bundle, folder)
         self.alive = alive  # may be replaced
-        self._making: dict[
-            Place, list[Scores | Exception | None]
-        ] = {}  # of each at most one answer
+        # at most one answer for each place
+        self._making: dict[Place, list[Scores | Exception | None]] = {}
 
     def table(self, place: Place) -> Scores | None:
         """The table of a place. Raises BundleError, or EngineError if it cannot be made now."""
@@ -175,7 +179,7 @@ class AwaitedPriors(_TableSource):
         while not answer:
             time.sleep(_POLL_S / 25)
             if time.monotonic() > until_s:
-                self.problem = "it is being made"
+                self.problem = "it is being computed"
                 self.alive()
                 until_s = time.monotonic() + _POLL_S
         del self._making[place]

@@ -1,2 +1,2 @@
-"""Whether people speak, heard as a stream: a network for speech, and the rule that tells speech
-from bird song."""
+"""Detection of human speech in a stream: a network for speech, and the rule that tells speech from
+bird song."""

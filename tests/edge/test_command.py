@@ -170,7 +170,7 @@ def test_a_slip_that_would_go_unnoticed_stops(
         ("detect.kinds: expected a kind", True),
         ("state: expected a folder", True),
         ("members: found student", True),
-        ("--cluster 10.0.0.1: no Ray cluster there", False),
+        ("--cluster 10.0.0.1: no Ray cluster found", False),
         ("/srv/bundle: the bundle on node a differs from the one here", False),
         ("/etc/x.yaml: station.id: missing", False),
         ("catboost is not installed", False),

@@ -74,7 +74,7 @@ MISTAKES = [
     ),
     (
         "station: {latitude: 52,5, longitude: 13}",
-        r"station\.5: unknown key; .*; a decimal number has a point: 52\.5",
+        r"station\.5: unknown key; .*; write decimals with a point: 52\.5",
     ),
     ("station: {id: a, latitude: 5}", "latitude and longitude go together"),
     (

@@ -64,7 +64,7 @@ WELL = Health(
 
 # The rule
 
-CARD = "microphone.rate_hz: 'x' gives 2.0% more samples than 48000 Hz says, about 49000 in a second"
+CARD = "microphone.rate_hz: 'x' delivers 2.0% more samples than at 48000 Hz, about 49000 per second"
 DETECTOR = (
     "privacy.detector: no score for 3 of the last 720 windows: expected a score from 0 to "
     "1, found nan"

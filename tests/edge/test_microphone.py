@@ -172,7 +172,7 @@ def test_a_card_that_turns_up_late_is_found(alsa: Callable[[str], None], tmp_pat
         silent = microphone.silent
         assert silent is not None
         assert silent.reason == "no device"
-        assert "no sound card with 'forest' in the name; there is:" in silent.detail
+        assert "no sound card with 'forest' in the name; available:" in silent.detail
         alsa(card("forest", random_frames(10), tmp_path))
         assert "forest" in [device.name for device in devices()]
         waited_s[0] += 1.0
@@ -479,7 +479,7 @@ def test_a_card_without_samples_is_opened_anew() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "named"), [(0.0, "0"), (-1.0, "-1"), (np.nan, "what is not a number")]
+    ("number", "named"), [(0.0, "the value 0"), (-1.0, "the value -1"), (np.nan, "NaN")]
 )
 def test_a_dead_microphone_is_heard_until_it_is_known_to_be_dead(number: float, named: str) -> None:
     module = FakeSoundDevice("card")
@@ -501,7 +501,7 @@ def test_a_dead_microphone_is_heard_until_it_is_known_to_be_dead(number: float, 
     pieces += read_all(microphone)
     (gap,) = gaps_of(pieces)
     assert gap.reason == "constant"
-    assert gap.detail.startswith(f"'card' gives nothing but {named}")
+    assert gap.detail.startswith(f"'card' delivers only {named}")
     assert gap.at_s == pytest.approx(5015.0, abs=0.6)
     assert gap.at_s + gap.seconds == pytest.approx(back_s, abs=0.6)
     check_books(pieces, 5000.0)
@@ -609,12 +609,12 @@ def test_closing_gives_what_the_books_still_want() -> None:
         (None, "Mic"),
         (
             "USB",
-            "microphone.device: 2 sound cards with 'USB' in the name; there is: 'Mic', 'USB Mic "
+            "microphone.device: 2 sound cards with 'USB' in the name; available: 'Mic', 'USB Mic "
             "(hw:1,0)', 'Au",
         ),
         (
             "speaker",
-            "microphone.device: no sound card with 'speaker' in the name; there is: 'Mic', ",
+            "microphone.device: no sound card with 'speaker' in the name; available: 'Mic', ",
         ),
     ],
 )
@@ -641,7 +641,7 @@ def test_no_card_at_all_is_said() -> None:
     microphone = microphone_of(FakeSoundDevice())
     read_all(microphone)
     assert microphone.silent is not None
-    assert microphone.silent.detail == "no default sound card that records; there is: none"
+    assert microphone.silent.detail == "no default sound card for recording; available: none"
 
 
 def test_the_level_is_what_was_recorded_since_the_last_question() -> None:

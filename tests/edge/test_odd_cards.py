@@ -105,9 +105,9 @@ def test_a_card_at_another_rate_tells_no_time_twice_and_says_so(share: float) ->
     trouble = card.microphone.trouble or ""
     card.end()
     card.check_books()
-    how = f"{abs(share - 1):.1%} {'more' if share > 1 else 'fewer'} samples than 8000 Hz says"
+    how = f"{abs(share - 1):.1%} {'more' if share > 1 else 'fewer'} samples than at 8000 Hz"
     assert trouble.startswith(
-        f"microphone.rate_hz: 'odd card' gives {how}, about {round(HZ * share, -2):.0f} in"
+        f"microphone.rate_hz: 'odd card' delivers {how}, about {round(HZ * share, -2):.0f} "
     )
     assert {gap.reason for gap in card.gaps()} == ({"overflow"} if share < 1 else set())
 
@@ -298,7 +298,7 @@ def test_an_entry_that_cannot_be_read_hides_no_other(
     odd = PortAudio(module)
     odd.rescan = lambda: None  # type: ignore[method-assign]  # under an open stream
     with pytest.raises(
-        CaptureError, match=r"no sound card with 'odd' .* is: 'good card'; sound card 1: [^\n]+$"
+        CaptureError, match=r"no sound card with 'odd' .*: 'good card'; sound card 1: [^\n]+$"
     ):
         odd.find("odd")
 
@@ -316,7 +316,7 @@ def test_a_card_without_a_rate_wants_one() -> None:
     microphone = microphone_of(OddList(DESCRIBED_ODDLY[0]), device="odd")
     read_all(microphone)
     assert microphone.silent is not None
-    assert microphone.silent.detail == "'odd card' says no rate of its own; set microphone.rate_hz"
+    assert microphone.silent.detail == "'odd card' reports no sample rate; set microphone.rate_hz"
 
 
 def no_default() -> Any:
@@ -332,7 +332,7 @@ def test_an_odd_default_card_is_said_and_tried_again(default: Callable[[], Any])
     read_all(microphone)
     assert microphone.silent is not None
     assert microphone.silent.detail.startswith(
-        "no default sound card that records; there is: 'good card', 'odd card'"
+        "no default sound card for recording; available: 'good card', 'odd card'"
     )
     assert microphone.silent.detail.endswith("; name one in microphone.device")
     module.default = 0

@@ -120,10 +120,10 @@ def test_a_folder_that_is_the_stations_own(
     assert folder is not None
     watch = FolderWatch(folder, 0.0, own=OwnFiles(config.state))
     assert watch.ready() == []
-    assert "found what the station keeps for itself" in str(watch.problem)
+    assert "found the station's own files" in str(watch.problem)
     (row,) = check_folder(config)
     assert row.verdict == "bad"
-    with pytest.raises(UsageError, match="found what the station keeps for itself"):
+    with pytest.raises(UsageError, match="found the station's own files"):
         recordings_in(folder, OwnFiles(config.state))
     clip = next(folder.rglob("*.flac"))
     with pytest.raises(UsageError):

@@ -219,7 +219,7 @@ def test_a_model_that_gives_no_number_is_wrong(value: float, tmp_path: Path) -> 
     found[1, 1] = value
     with pytest.raises(
         BundleError,
-        match=r"model\.onnx: expected chances of 0 and more, found (nan|inf|-1) at this",
+        match=r"model\.onnx: expected probabilities of 0 or more, found (nan|inf|-1) at this",
     ):
         prior._check_numbers(path, found)
 

@@ -261,10 +261,7 @@ def test_a_wav_that_was_never_closed_is_read_to_its_end(tmp_path: Path, size: in
     content[at : at + 4] = struct.pack("<I", size)
     path.write_bytes(content)
     assert np.array_equal(read(path), whole)
-    said = (
-        "not closed: its header tells no length; 3.0 s could be read, whether more is missing "
-        "is not known"
-    )
+    said = "not closed: its header gives no length; 3.0 s could be read, more may be missing"
     assert outcome(path) == (3.0, 0.0, said)
 
 

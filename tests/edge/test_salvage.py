@@ -268,7 +268,7 @@ def test_a_command_says_who_mends_it(
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert str(database) in line
     assert line.endswith(
-        "; start the station, or restart it: it sets the file aside, salvages what can be read and "
+        "; start or restart the station: it sets the file aside, salvages what can be read and "
         "goes on in a new one"
     )
     assert sound_database(database) is not None

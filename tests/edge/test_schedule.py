@@ -65,7 +65,7 @@ def test_the_sun_wants_a_place() -> None:
 
 def test_two_equal_ends_are_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"^schedule\[0\]: expected two different ends .*found '06:00' twice"
+        ValueError, match=r"^schedule\[0\]: expected two different times .*found '06:00' twice"
     ):
         Schedule.parse([("06:00", "06:00")], None, None)
 

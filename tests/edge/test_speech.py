@@ -511,7 +511,7 @@ def test_a_network_that_is_not_ours_is_refused(
     speech._network.cache_clear()
     for path in (tmp_path / "absent.onnx", write_bytes(tmp_path / "other.onnx")):
         monkeypatch.setattr(speech, "FILE", path)
-        with pytest.raises(BundleError, match=rf"{path.name}: .*install birdstation anew"):
+        with pytest.raises(BundleError, match=rf"{path.name}: .*reinstall birdstation"):
             Analyst(load_config(station_yaml()), recognizer)
         Analyst(load_config(station_yaml("privacy: {speech: false}")), recognizer)
 

@@ -597,4 +597,4 @@ def test_without_the_extra_it_says_what_brings_it() -> None:
         timeout=HANGS_S,
     )
     assert done.returncode == 78
-    assert "pip install '.[adopt]' in the checkout brings it" in done.stderr
+    assert "install it with pip install '.[adopt]' in the checkout" in done.stderr

@@ -525,9 +525,12 @@ def test_a_board_needs_neither_torch_nor_onnx() -> None:
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
-        ({"version": "10.3.0.31"}, "compiled for TensorRT 10.3.0.30; here is 10.3.0.31"),
-        ({"capability": [9, 0]}, "compiled for compute capability 8.7; here is 9.0"),
-        ({"gpu": "Thor"}, "compiled for GPU Orin; here is Thor"),
+        (
+            {"version": "10.3.0.31"},
+            "compiled for TensorRT 10.3.0.30, but this machine has 10.3.0.31",
+        ),
+        ({"capability": [9, 0]}, "compiled for compute capability 8.7, but this machine has 9.0"),
+        ({"gpu": "Thor"}, "compiled for GPU Orin, but this machine has Thor"),
         ({"fails": "cudaGetDeviceCount"}, "CUDA: cudaGetDeviceCount: cudaErrorLaunchFailure"),
         ({"gpus": 0}, "no GPU here"),
         ({"fails": "cudaMalloc"}, "CUDA: cudaMalloc"),
@@ -561,15 +564,15 @@ def _changed(folder: Path, **changes: object) -> None:
     [
         (
             lambda out: next(out.glob("stripes*.engine")).write_bytes(b"else"),
-            "not the engine that was recorded",
+            "not the recorded engine",
         ),
         (lambda out: next(out.glob("stripes*.engine")).unlink(), "missing, or not the engine"),
         (
             lambda out: _changed(out, onnx_sha256="0"),
-            "member stripes was compiled of another network",
+            "member stripes was compiled from another network",
         ),
         (lambda out: _changed(out, name="other"), "no engine of member stripes"),
-        (lambda out: _changed(out, file="../x.engine"), "not the engine that was recorded"),
+        (lambda out: _changed(out, file="../x.engine"), "not the recorded engine"),
         (lambda out: _changed(out, colour="red"), "members[0].colour: unknown key"),
         (lambda out: (out / "engine.json").write_text("{"), "not readable"),
         (
@@ -655,7 +658,7 @@ def test_the_station_says_what_it_runs_on(halved: Path, engines: Path, tmp_path:
     health = health_of_a_station(tmp_path, halved, version="10.3.0.31")
     assert (health["runtime"], health["state"]) == ("onnxruntime-cpu", "degraded")
     assert any(
-        "compiled for TensorRT 10.3.0.30; here is 10.3.0.31" in problem
+        "compiled for TensorRT 10.3.0.30, but this machine has 10.3.0.31" in problem
         for problem in health["problems"]
     )
 

@@ -316,8 +316,8 @@ def test_a_program_whose_libraries_are_missing_says_so_in_a_line(
         extra = {"export": "export", "trainer": "train"}[name]
         assert done.returncode == 78, done.stderr
         last = (
-            f"error: torch is not installed; pip install '.[{extra}]' in the checkout brings it "
-            f"(6.8 GB"
+            f"error: torch is not installed; install it with pip install '.[{extra}]' in the "
+            f"checkout (6.8 GB"
         )
         assert done.stderr.splitlines()[-1].startswith(last)
         assert "Traceback" not in done.stderr

@@ -234,7 +234,7 @@ def test_kinds_and_names(bundle: Bundle, tmp_path: Path) -> None:
     )
     assert german.digest == bundle.taxonomy.digest
     assert read_bundle(bundle.folder, "fr").taxonomy[4].common_name == "Engine"
-    with pytest.raises(BundleError, match="'xx' is not there; there are de, fr"):
+    with pytest.raises(BundleError, match="expected a language of de, fr, found 'xx'"):
         read_bundle(bundle.folder, "xx")
     with pytest.raises(BundleError, match="one language"):
         read_bundle(DEMO_FOLDER / "bundle", "de")

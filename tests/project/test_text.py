@@ -57,7 +57,7 @@ OTHER = {
     ),
     "UTF-16 without a mark": (
         ROWS.encode("utf-16-le"),
-        "line 1: expected UTF-8, found zero bytes, as UTF-16 has",
+        "line 1: expected UTF-8, found zero bytes, as in UTF-16",
     ),
     "UTF-32": (ROWS.encode("utf-32"), "line 1: expected UTF-8, found UTF-32"),
     "semicolons": (

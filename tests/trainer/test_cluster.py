@@ -221,7 +221,7 @@ def test_no_cluster_there_is_one_line(address: str) -> None:
         closed.bind(("127.0.0.1", 0))  # nobody listens there
         address = address.format(port=closed.getsockname()[1])
         with pytest.raises(
-            ConfigError, match=f"--cluster {address}: no Ray cluster there: "
+            ConfigError, match=f"--cluster {address}: no Ray cluster found: "
         ) as told:
             next(cluster.train(address, []))
     assert "\n" not in str(told.value)

@@ -99,7 +99,7 @@ def test_f1_is_the_mean_of_the_rows_and_missing_rows_are_nocall(
         ("row_id,birds\nhello,a\n", "line 2: row id: expected NAME_SECONDS, found 'hello'"),
         (
             "row_id,birds\n7019_COR_5,a\n7019_COR_5,b\n",
-            "line 3: row id '7019_COR_5' is there twice",
+            "line 3: row id '7019_COR_5' occurs twice",
         ),
         (
             "row_id,birds\n7019_COR_5,Amered\n",
