@@ -1,4 +1,4 @@
-"""Time and place of a recording as its file name gives them. Knows no file, no time zone and no
+"""Time and place of a recording as its file name gives them. Knows no file, no zone and no
 clock.
 
 A time is a date followed by a clock time, to the minute at least; a date alone is a day without an

@@ -1,5 +1,4 @@
-"""Loudness, clipping and offset of the microphone's sound. Knows samples, and nothing of sound
-cards."""
+"""Loudness, clipping and offset of the microphone's sound. Knows samples, nothing of cards."""
 
 import math
 from dataclasses import dataclass

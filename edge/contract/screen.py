@@ -5,7 +5,7 @@ bundle, a file or a sound card, a broker's reason, an exception's message.
     screen.print(table)
     say(f"{name}: done")
 
-Knows nothing of what a text means. Input is checked where it is read; this is for texts that could
+Knows no text's meaning. Input is checked where it is read; this is for texts that could
 not be checked.
 """
 
