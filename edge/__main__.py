@@ -1,5 +1,5 @@
-"""`birdstation`, also `python -m edge`: the station's command line. Says what was done; the parts
-do it."""
+"""`birdstation`, also `python -m edge`: the station's command line. Parses commands and prints
+results; contains no logic."""
 
 import edge.contract.starting  # noqa: F401  before all that takes time
 
@@ -53,7 +53,7 @@ from edge.store.record import Store
 
 
 class ReviewVerdict(str, Enum):
-    """What a person heard."""
+    """Verdicts of a reviewer."""
 
     correct = "correct"
     wrong = "wrong"
@@ -75,21 +75,20 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="birdstation on the device: sound in, a trustworthy record of birds out.",
-    epilog="Exit status: 0 all is well · 2 usage · 3 done, some recordings refused · 73 cannot be "
-    "written · "
-    "78 a setting or bundle is wrong · 130 interrupted",
+    epilog="Exit status: 0 success · 2 wrong usage · 3 done, some recordings refused · 73 cannot "
+    "be written · 78 a setting or bundle is wrong · 130 interrupted",
 )
 CONFIG = Annotated[
     Path | None,
     typer.Option(
         show_default=False,
-        readable=False,  # whoever reads it says so in one line
-        help="The station's settings; else ./station.yaml, else /etc/birdstation/station.yaml, "
-        "else the defaults. The "
-        "installed program takes the latter file first.",
+        readable=False,  # the code that reads it reports this in one line
+        help="The station's settings. By default ./station.yaml, else "
+        "/etc/birdstation/station.yaml, else the defaults; the installed program looks in /etc "
+        "first.",
     ),
 ]
-AS_JSON = Annotated[bool, typer.Option("--json", help="As JSON.")]
+AS_JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def _version(asked: bool) -> None:
@@ -107,7 +106,7 @@ def birdstation(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", is_eager=True, callback=_version, help="Say which birdstation this is."
+            "--version", is_eager=True, callback=_version, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
@@ -115,13 +114,13 @@ def birdstation(
 
 
 def _settings(named: Path | None, quiet: bool = False) -> Path | None:
-    """Which settings hold; those that nobody named are said, on stderr."""
+    """Path of the settings in use (None: the defaults); printed to stderr unless given."""
     if named is not None:
         return named
     found = find_settings()
     if not quiet:
         nothing = (
-            f"none found, so the defaults hold and the record is in {Path.cwd()}; --config "
+            f"none found, so the defaults apply and the record is in {Path.cwd()}; --config FILE "
             f"names others"
         )
         say(f"settings: {nothing if found is None else found.absolute()}", file=sys.stderr)
@@ -129,11 +128,11 @@ def _settings(named: Path | None, quiet: bool = False) -> Path | None:
 
 
 def _record(settings: Config) -> Path:
-    """The database, which is there. Raises StoreError if it is not, or if that may not be told."""
+    """Path of the database. Raises StoreError if it does not exist or may not be looked at."""
     look_at(settings.database)
     if not settings.database.exists():
         raise StoreError(
-            f"{settings.database}: no such database: nothing was ever stored with these settings"
+            f"{settings.database}: no such database: nothing has been stored with these settings"
         )
     return settings.database
 
@@ -141,25 +140,26 @@ def _record(settings: Config) -> Path:
 @app.command()
 def replay(
     folder: Annotated[
-        Path, typer.Argument(help="Folder of recordings (searched through), or one recording.")
+        Path, typer.Argument(help="Folder of recordings (with its subfolders), or one recording.")
     ],
     config: CONFIG = None,
     labels: Annotated[
-        Path | None, typer.Option(help="CSV with row_id and birds: score by row-wise F1.")
+        Path | None,
+        typer.Option(help="CSV with columns row_id and birds: also compute row-wise F1."),
     ] = None,
     jobs: Annotated[
-        int, typer.Option(min=0, max=256, help="Recordings side by side; 0: one per core.")
+        int, typer.Option(min=0, max=256, help="Recordings read in parallel; 0: one per core.")
     ] = 0,
     cluster: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="A Ray cluster that reads the recordings instead."),
+        typer.Option(metavar="ADDRESS", help="Read the recordings on this Ray cluster instead."),
     ] = None,
     parquet: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Also write what this replay found as Parquet files."),
+        typer.Option(metavar="FOLDER", help="Also write the results of this replay as Parquet."),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object as the last line of stdout.")
+        bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")
     ] = False,
 ) -> None:
     """Analyse a folder of recordings into the station's database, once.
@@ -202,7 +202,7 @@ def replay(
 @app.command()
 def demo(
     out: Annotated[
-        Path, typer.Option(help="Where station.yaml, station.db and summary.json go.")
+        Path, typer.Option(help="Folder for station.yaml, station.db and summary.json.")
     ] = Path("build/demo"),
     source: Annotated[
         Path,
@@ -211,8 +211,8 @@ def demo(
         ),
     ] = DEMO_FOLDER,
 ) -> None:
-    """Replay the soundscapes that ship with birdstation, with a broker listening, and show what
-    comes out."""
+    """Replay the soundscapes that ship with birdstation, with an MQTT broker beside it, and show
+    the results."""
     run_demo(out, Screen(), source)
 
 
@@ -221,12 +221,12 @@ def backup(
     config: CONFIG = None,
     folder: Annotated[
         Path | None,
-        typer.Option(help="Where the copies go; by default backups in the state folder."),
+        typer.Option(help="Folder for the copies; by default backups in the state folder."),
     ] = None,
-    keep: Annotated[int, typer.Option(min=1, help="How many copies stay.")] = 7,
+    keep: Annotated[int, typer.Option(min=1, help="Number of copies to keep.")] = 7,
 ) -> None:
-    """Copy the database, also while the daemon writes, check the copy and write its checksum beside
-    it."""
+    """Copy the database, even while the daemon writes, verify the copy and write its checksum
+    beside it."""
     settings = load_config(_settings(config))
     look_at(settings.database)
     made = make_backup(
@@ -237,7 +237,7 @@ def backup(
 
 @app.command()
 def run(config: CONFIG = None) -> None:
-    """Listen until stopped: what `systemctl start birdstation` runs."""
+    """Listen until stopped; `systemctl start birdstation` runs this."""
     logging.getLogger().setLevel(logging.INFO)
     path = _settings(config)
     look_at(load_config(path).database)
@@ -247,13 +247,13 @@ def run(config: CONFIG = None) -> None:
 @app.command()
 def why(
     detection: Annotated[
-        str, typer.Argument(metavar="ID", help="Id of a detection, or how it begins.")
+        str, typer.Argument(metavar="ID", help="Id of a detection, or its first digits.")
     ],
     config: CONFIG = None,
     as_json: AS_JSON = False,
 ) -> None:
-    """Explain a detection: members and their spread, prior, blend, threshold and rule, and what
-    else it was like."""
+    """Explain a detection: scores of the networks, prior, blend, threshold and rule, and the next
+    species."""
     with Store(_record(load_config(_settings(config, as_json)))) as store:
         explained = explain(store, detection)
     if as_json:
@@ -267,13 +267,13 @@ def why(
 @app.command()
 def species(
     name: Annotated[
-        str, typer.Argument(metavar="[FILTER]", help="Only those with this in their code or names.")
+        str, typer.Argument(metavar="[FILTER]", help="Only those with this in code or names.")
     ] = "",
     config: CONFIG = None,
     as_json: AS_JSON = False,
 ) -> None:
-    """List what the model knows: code, names, what kind of sound it is, and the score from which it
-    counts as heard."""
+    """List the model's species and other classes: code, names, kind of sound, and the score from
+    which each counts as heard."""
     settings = load_config(_settings(config, as_json))
     bundle = read_bundle(settings.bundle_folder, settings.station.language)
     known = known_species(bundle, settings.detect, name)
@@ -296,16 +296,15 @@ def pictures(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            help="Recordings: the page is of them. Else of the whole record, by its clips."
+            help="Recordings that the page covers; by default the whole record, with its clips."
         ),
     ] = None,
     config: CONFIG = None,
     out: Annotated[
-        Path, typer.Option(help="Where birds.html goes, and birds_files beside it.")
+        Path, typer.Option(help="Folder for birds.html, and birds_files beside it.")
     ] = Path(),
 ) -> None:
-    """Make a page of the best detection of each species: its picture, its sound, and what led to
-    it."""
+    """Make a page with the best detection of each species: picture, sound and evidence."""
     path = _settings(config)
     settings = load_config(path)
     with named(path), Store(_record(settings)) as store, Screen(stderr=True).status("pictures"):
@@ -316,21 +315,21 @@ def pictures(
 @app.command()
 def review(
     detection: Annotated[
-        str, typer.Argument(metavar="ID", help="Id of a detection, or how it begins.")
+        str, typer.Argument(metavar="ID", help="Id of a detection, or its first digits.")
     ],
-    verdict: Annotated[ReviewVerdict, typer.Argument(help="What a person heard.")],
+    verdict: Annotated[ReviewVerdict, typer.Argument(help="The reviewer's verdict.")],
     instead: Annotated[
         str | None,
-        typer.Option(metavar="SPECIES", help="What it is instead: a code, a name, or any words."),
+        typer.Option(metavar="SPECIES", help="The right species: a code, a name, or any words."),
     ] = None,
     note: Annotated[str, typer.Option(help="Anything worth keeping.")] = "",
     reviewer: Annotated[
-        str | None, typer.Option(help="Who says so; by default the name you are logged in by.")
+        str | None, typer.Option(help="Name of the reviewer; by default your user name.")
     ] = None,
     config: CONFIG = None,
 ) -> None:
-    """Record a reviewer's verdict on a detection; it and the clip are kept permanently, even if the
-    detection goes. A later verdict of the same reviewer replaces it, which is said."""
+    """Record a reviewer's verdict on a detection. Verdict and clip are kept permanently, even if
+    the detection is removed. A later verdict of the same reviewer replaces the earlier one."""
     with Store(_record(load_config(_settings(config)))) as store:
         found = explain(store, detection)
         who = reviewer or user_name()
@@ -348,8 +347,9 @@ def review(
 
 
 def _instead(store: Store, text: str | None, verdict: ReviewVerdict) -> str | None:
-    """The code of a species that the record knows; other words as they are: a person may know more
-    than the bundle."""
+    """Code of the species, if the record has one of this code or name; else the text unchanged,
+    since a reviewer may know species that the bundle does not. Raises UsageError with verdict
+    correct."""
     words = " ".join((text or "").split())
     if words and verdict == ReviewVerdict.correct:
         raise UsageError(
@@ -362,14 +362,14 @@ def _instead(store: Store, text: str | None, verdict: ReviewVerdict) -> str | No
 def check(
     config: CONFIG = None,
     listen_s: Annotated[
-        float, typer.Option(min=0, max=3600, help="Seconds at the microphone; 0: not at all.")
+        float, typer.Option(min=0, max=3600, help="Seconds to listen to the microphone; 0: none.")
     ] = 10.0,
     as_json: AS_JSON = False,
 ) -> None:
     """Check that the station is ready to run unattended, and explain how to fix what is not.
 
-    Looks at settings, bundle, speed, database, disk, clock, broker and microphone. Exit status: 0
-    ready, perhaps with warnings, 1 something is bad, 78 a setting or the bundle is.
+    Checks settings, bundle, speed, database, disk, clock, broker and microphone. Exit status: 0
+    ready, perhaps with warnings; 1 something is bad; 78 a setting or the bundle is.
     """
     console = Screen(stderr=as_json)
     path = _settings(config, as_json)
@@ -386,15 +386,15 @@ def check(
 clock_app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    help="Which clock stamped the rows; correct them if it was wrong.",
+    help="List boots and their clock state; correct timestamps from a wrong clock.",
 )
 app.add_typer(clock_app, name="clock")
 
 
 @clock_app.command("show")
 def clock_show(config: CONFIG = None, as_json: AS_JSON = False) -> None:
-    """List when this machine was started, how good its clock was then, and by how much it was set
-    meanwhile."""
+    """List boots of this machine, the state of the clock in each, and the steps by which it was
+    set."""
     with ClockTable(_record(load_config(_settings(config, as_json)))) as table:
         boots = table.boots()
     if as_json:
@@ -403,26 +403,26 @@ def clock_show(config: CONFIG = None, as_json: AS_JSON = False) -> None:
         say_lines(boots_text(boots))
     else:
         say(
-            "Nothing in this record was stamped by this machine's clock: recordings carry their "
-            "recorder's times."
+            "No time in this record is from this machine's clock: recordings have the times of "
+            "their recorders."
         )
 
 
 @clock_app.command("fix")
 def clock_fix(
-    boot: Annotated[str, typer.Option(help="Which boot's rows, as `clock show` lists them.")],
-    seconds: Annotated[float, typer.Option(help="What to add to their times; may be negative.")],
+    boot: Annotated[str, typer.Option(help="The boot to correct, as `clock show` lists it.")],
+    seconds: Annotated[float, typer.Option(help="Seconds to add to its times; may be negative.")],
     state: Annotated[
         ClockStateChoice | None,
-        typer.Option(help="Only if the time is known no better than this by now."),
+        typer.Option(help="Correct the boot only if its time is still in this state."),
     ] = None,
     config: CONFIG = None,
 ) -> None:
     """Shift every timestamp recorded during one boot with a wrong clock; the offset is kept with
     each row.
 
-    With 0 seconds: this boot's clock was right. A station that listens meanwhile goes on by the new
-    time. Messages that a broker has already received do not change.
+    0 seconds confirms that the boot's clock was right. A station that is running continues with the
+    corrected time. Messages that a broker has already received do not change.
     """
     settings = load_config(_settings(config))
     with ClockTable(_record(settings)) as table:
@@ -436,11 +436,13 @@ def clock_fix(
 @app.command()
 def retention(
     config: CONFIG = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be removed.")
+    ] = False,
     as_json: AS_JSON = False,
 ) -> None:
-    """Remove clips that are too old or for which the disk is too full. Detections stay; kept and
-    reviewed clips too."""
+    """Remove clips that are too old, or the oldest if the disk is too full. Detections stay, and so
+    do kept and reviewed clips."""
     settings = load_config(_settings(config, as_json))
     _record(settings)
     reserve = Reserve(settings.state)
@@ -461,11 +463,10 @@ def retention(
 
 
 def main() -> None:
-    """Run a command; a mistake of a person is one line, never a traceback."""
+    """Run a command. A user's mistake ends it with one line, never with a traceback."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # terminals that cannot show ä, and names that are no text
+        if isinstance(stream, io.TextIOWrapper):
+            # for terminals that cannot show ä, and file names that are not text
             stream.reconfigure(errors="backslashreplace")
     to_stderr = logging.StreamHandler(sys.stderr)
     to_stderr.setFormatter(CommandLines())

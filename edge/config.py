@@ -1,5 +1,5 @@
-"""station.yaml: read once, checked strictly, frozen. Every mistake is one line with key, expected
-and found.
+"""station.yaml as frozen dataclasses, read once and checked strictly. Each mistake is reported in
+one line with key, expected and found.
 
 Paths in the file are relative to the file. Knows nothing of what the settings are used for.
 """
@@ -26,7 +26,7 @@ from edge.contract.yaml_loader import StrictLoader
 
 HOP_STEP_S = FRAME_HOP / RATE_HZ
 _FILE_BYTES_MAX = 262_144  # the shipped file has 6 kB; a site takes 50 bytes
-_ENDS_WITH = re.compile(r"^# ends with: (\S.*?)\s*$", re.MULTILINE)  # so a cut is known
+_ENDS_WITH = re.compile(r"^# ends with: (\S.*?)\s*$", re.MULTILINE)  # shows that a file was cut
 DEMO_FOLDER = Path(__file__).parent / "demo"  # bundle and soundscapes that ship with birdstation
 OWN_SETTINGS = Path("station.yaml")  # in the current folder
 SYSTEM_SETTINGS = Path("/etc/birdstation/station.yaml")  # where `make install` puts them
@@ -35,14 +35,13 @@ Latitude = Annotated[float, Range(-90, 90)]
 Longitude = Annotated[float, Range(-180, 180)]
 Score = Annotated[float, Range(0, 1)]
 Members = Literal["bag", "student", "cascade"]
-Reported = Literal[
-    "bird", "animal", "sound"
-]  # kinds of class that may be detections; voices are a matter of privacy
+# kinds of class that may become detections; human voices never do, for privacy
+Reported = Literal["bird", "animal", "sound"]
 
 
 @dataclass(frozen=True)
 class StationSettings:
-    """Who and where this station is."""
+    """Identity and place of this station."""
 
     id: str = "station"
     latitude: Latitude | None = None
@@ -61,14 +60,14 @@ class SiteSettings:
 
 @dataclass(frozen=True)
 class WindowSettings:
-    """How the sound is cut."""
+    """Cutting of the sound into windows."""
 
     hop_s: Annotated[float, Range(HOP_STEP_S, 5)] = 2.5
 
 
 @dataclass(frozen=True)
 class DetectSettings:
-    """What counts as heard. None: as the bundle says."""
+    """Rules for detections. None: the bundle's own."""
 
     prior: Literal["auto", "off"] = "auto"
     threshold: Score | None = None
@@ -78,7 +77,7 @@ class DetectSettings:
 
 @dataclass(frozen=True)
 class RuntimeSettings:
-    """How the networks are run."""
+    """Execution of the networks."""
 
     engine: Literal["auto", "onnx", "tensorrt"] = "auto"
     threads: Annotated[int, Range(0, 256)] = 0
@@ -87,7 +86,7 @@ class RuntimeSettings:
 
 @dataclass(frozen=True)
 class MicrophoneSettings:
-    """Which sound card is heard, and how."""
+    """Sound card to listen to, and its buffer."""
 
     device: str | None = None
     rate_hz: Annotated[int, Range(8_000, 768_000)] | None = None
@@ -98,7 +97,7 @@ class MicrophoneSettings:
 
 @dataclass(frozen=True)
 class FolderSettings:
-    """A folder into which something else writes recordings."""
+    """Folder into which another program writes recordings."""
 
     path: Path | None = None
     settle_s: Annotated[float, Range(0, 3600)] = 5.0
@@ -106,7 +105,7 @@ class FolderSettings:
 
 @dataclass(frozen=True)
 class ClipSettings:
-    """Sound saved around detections."""
+    """Clips: sound saved around detections."""
 
     save: bool = True
     of_recordings: bool = False
@@ -116,13 +115,13 @@ class ClipSettings:
     format: Literal["flac", "wav", "ogg"] = "flac"
 
     def wanted(self, source: str) -> bool:
-        """Whether clips are saved of sound from there: microphone, folder or replay."""
+        """True if clips are saved of this source: microphone, folder or replay."""
         return self.save and (source == "microphone" or self.of_recordings)
 
 
 @dataclass(frozen=True)
 class RetentionSettings:
-    """Which clips go when, sooner or later. None: never for this reason."""
+    """Removal of clips. None: never for this reason."""
 
     days: Annotated[int, Range(1, 36_500)] | None = None
     disk_share: Annotated[float, Range(0.01, 0.99)] = 0.9
@@ -132,7 +131,7 @@ class RetentionSettings:
 
 @dataclass(frozen=True)
 class PrivacySettings:
-    """What becomes of windows in which people speak."""
+    """Treatment of windows in which people speak."""
 
     human: Literal["off", "clips", "all"] = "clips"
     speech: bool = True
@@ -151,7 +150,7 @@ class SensitiveSettings:
 
 @dataclass(frozen=True)
 class HealthSettings:
-    """How often the station says how it is."""
+    """Health reports: interval and folder."""
 
     interval_s: Annotated[float, Range(1, 3600)] = 30.0
     folder: Path | None = None
@@ -159,8 +158,8 @@ class HealthSettings:
 
 @dataclass(frozen=True)
 class TlsSettings:
-    """Encryption of the connection to the broker. None: the system's authorities, no certificate of
-    our own."""
+    """Encryption of the connection to the broker. None: the system's certificate authorities, no
+    client certificate."""
 
     ca_file: Path | None = None
     cert_file: Path | None = None
@@ -169,7 +168,7 @@ class TlsSettings:
 
 @dataclass(frozen=True)
 class MqttSettings:
-    """Where messages go, and how many may wait."""
+    """MQTT broker, topics, and limits of the queue of messages."""
 
     host: str
     port: Annotated[int, Range(1, 65535)] = 1883
@@ -217,7 +216,7 @@ class Config:
 
     @property
     def engines_folder(self) -> Path:
-        """Where `python -m export trt` leaves what it compiled for this machine."""
+        """Folder of the engines that `python -m export trt` compiled for this machine."""
         return self.state / "engines"
 
     @property
@@ -230,15 +229,15 @@ class Config:
 
     @property
     def zone(self) -> ZoneInfo | None:
-        """Zone of recorders that do not say theirs, and of local days and hours; None: UTC, or the
-        recorder's."""
+        """Time zone of recorders that do not name theirs, and of local days and hours; None: UTC,
+        or the recorder's."""
         return ZoneInfo(self.station.timezone) if self.station.timezone else None
 
 
 def find_settings() -> Path | None:
-    """The settings that hold where none are named: those of the current folder, else the system's;
-    None: neither are there, so the defaults hold. The program that `make install` installed takes
-    the system's first."""
+    """Settings file that applies if none is named: that of the current folder, else the system's;
+    None: neither exists, so the defaults apply. The program that `make install` installed looks for
+    the system's file first."""
     places = [OWN_SETTINGS, SYSTEM_SETTINGS]
     if (Path(sys.prefix) / "share" / "birdstation").is_dir():  # its mark
         places.reverse()
@@ -246,8 +245,8 @@ def find_settings() -> Path | None:
 
 
 def _is_there(path: Path) -> bool:
-    """Also true of what may not be looked at: reading it says so, and defaults do not quietly take
-    its place."""
+    """True if the file exists, or if this may not be known: then reading it raises an error, so
+    that defaults do not silently take its place."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -259,8 +258,8 @@ def _is_there(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Settings:
-    """A station.yaml as it was read: what it comes to, the keys in it (`privacy`, `privacy.human`),
-    and its bytes."""
+    """A station.yaml that was read: the settings, the keys given in it (`privacy`,
+    `privacy.human`), and its bytes."""
 
     config: Config
     given: frozenset[str] = frozenset()
@@ -274,8 +273,8 @@ def load_config(path: Path | None) -> Config:
 
 
 def read_settings(path: Path | None) -> Settings:
-    """The same with the keys that stand in it. A file that names no station is refused: nothing is
-    no choice."""
+    """Read and check a station.yaml, and keep its keys and bytes. A file without station.id is
+    refused, since it may have been cut short. Raises ConfigError."""
     return (
         Settings(parse(Config, {}, Path.cwd()))
         if path is None
@@ -284,22 +283,20 @@ def read_settings(path: Path | None) -> Settings:
 
 
 def settings_of(path: Path, content: bytes) -> Settings:
-    """What these bytes come to as the file `path`. Raises ConfigError."""
+    """Settings from the bytes of the file `path`. Raises ConfigError."""
     raw = _yaml(path, content)
     if raw is None:
         raise ConfigError(
             f"{path}: expected settings, at least station: {{id: …}}, found nothing in it; was it "
-            f"cut short? "
-            "Copy the station.yaml of the project and say what differs"
+            "cut short? Copy the project's station.yaml and change what differs"
         )
     try:
         config: Config = parse(Config, raw, path.resolve().parent)
         given = _given(raw)
         if "station.id" not in given:
             raise ValueError(
-                "station.id: missing; say which station this is (of files without it: id: "
-                "station), so that one that "
-                "was cut short is not taken for the defaults"
+                "station.id: missing; name the station (earlier files without it: id: station), so "
+                "that a file that was cut short is not taken for the defaults"
             )
         _check(config)
     except ValueError as error:
@@ -309,17 +306,14 @@ def settings_of(path: Path, content: bytes) -> Settings:
 
 @contextmanager
 def named(path: Path | None) -> Iterator[None]:
-    """A mistake in settings that only shows when they are used names their file, too; one in other
-    things does not."""
+    """Add the file's name to errors in settings that only show when the settings are used; other
+    errors pass unchanged."""
     try:
         yield
     except ConfigError as error:
         key = re.match(r"\w+", str(error))
-        if (
-            path is None
-            or key is None
-            or key[0] not in {setting.name for setting in fields(Config)}
-        ):
+        keys = {setting.name for setting in fields(Config)}
+        if path is None or key is None or key[0] not in keys:
             raise
         raise ConfigError(f"{path}: {error}") from error
 
@@ -333,13 +327,13 @@ def _given(raw: Mapping[str, Any]) -> frozenset[str]:
 
 def _content(path: Path) -> bytes:
     try:
-        if path.exists() and not path.is_file():  # a pipe would block, a device never end
+        if path.exists() and not path.is_file():  # a pipe would block, a device has no end
             raise ConfigError(f"{path}: not a file; give the station.yaml itself")
         with path.open("rb") as file:
             return file.read(_FILE_BYTES_MAX + 1)
     except FileNotFoundError:
         raise ConfigError(
-            f"{path}: no such file; give --config, or copy the station.yaml of the project"
+            f"{path}: no such file; give --config, or copy the project's station.yaml"
         ) from None
     except OSError as error:
         raise ConfigError(
@@ -373,21 +367,20 @@ def _yaml(path: Path, content: bytes) -> Any:
 
 
 def _check_end(path: Path, text: str) -> None:
-    """A file that says how it ends has that line: one that was cut at the end of a line looks like
-    a choice."""
+    """Check that a file which announces its last line has it: a file that was cut between two lines
+    looks like a choice of defaults. Raises ConfigError."""
     announced = _ENDS_WITH.search(text)
     if announced and announced[1] not in (
         line.rstrip() for line in text[announced.end() :].splitlines()
     ):
         raise ConfigError(
             f"{path}: expected the line {announced[1]!r}, as its head says, found none; it was cut "
-            f"short: put the rest "
-            "back, or take the line 'ends with' out"
+            "short: restore the rest, or remove the line 'ends with'"
         )
 
 
 def _check(config: Config) -> None:
-    """What no single key can say."""
+    """Check what depends on several keys, or on more than a type and a range. Raises ValueError."""
     station = config.station
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", station.id):
         raise ValueError(

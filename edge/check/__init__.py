@@ -1,2 +1,2 @@
-"""Whether a station is fit to be left alone, before it is: settings, bundle, machine, disk, clock,
-broker, sound."""
+"""Checks that a station is ready to run unattended: settings, bundle, machine, disk, clock, broker,
+sound."""

@@ -1,7 +1,5 @@
-"""The bundle, what of the settings refers to it, and how fast this machine runs it.
-
-Opens no database and asks no broker.
-"""
+"""Checks of the bundle, of the settings that refer to it, and of its speed on this machine. Opens
+no database and asks no broker."""
 
 import tempfile
 import time
@@ -27,8 +25,8 @@ from edge.prior.table import prior_table
 from edge.speech.listener import NETWORK as SPEECH_NETWORK
 from edge.types import LoadLevel, RecordingRow
 
-PACE_MIN = 1.2  # × real time; the rest is for clips, the system and a warm box
-PACE_EASY = 3.0  # below: a hot day, when the processor is clocked down, may be too much
+PACE_MIN = 1.2  # × real time; the margin is for clips, the system and a warm box
+PACE_EASY = 3.0  # × real time; less may fail on a hot day, when the processor is clocked down
 _MEASURE_S = 3.0
 _WINDOWS_MIN = 5
 _LADDER = {
@@ -38,8 +36,7 @@ _LADDER = {
 
 
 def check_bundle(bundle: Bundle, apart: float) -> list[CheckResult]:
-    """What it is and where it comes from; `apart` is the largest difference of a score of its
-    probe."""
+    """Identity and origin of the bundle; `apart`: largest difference of a score in its probe."""
     manifest = bundle.manifest
     training = {key: manifest.training.get(key) for key in ("recipe", "created")}
     origin = (
@@ -71,11 +68,11 @@ def check_bundle(bundle: Bundle, apart: float) -> list[CheckResult]:
 
 
 def check_place(config: Config, bundle: Bundle) -> list[CheckResult]:
-    """Whether place and season weigh in, by making the table that the station will make."""
+    """Place and season: make the table that the station will make, and say whether it is used."""
     place = station_place(config)
     if config.detect.prior == "off" or not bundle.manifest.has_prior:
         why = "detect.prior is off" if config.detect.prior == "off" else "the bundle has no prior"
-        return [CheckResult("place", "ok", f"does not weigh in: {why}")]
+        return [CheckResult("place", "ok", f"not used: {why}")]
     if place is None:
         advice = (
             "Set station.latitude and station.longitude, so that birds of another continent "
@@ -85,7 +82,7 @@ def check_place(config: Config, bundle: Bundle) -> list[CheckResult]:
             CheckResult(
                 "place",
                 "warning",
-                "not set: place and season do not weigh in for the microphone",
+                "not set: place and season are not used for the microphone",
                 advice,
             )
         ]
@@ -99,9 +96,8 @@ def check_place(config: Config, bundle: Bundle) -> list[CheckResult]:
                 "Set station.latitude and station.longitude to where it stands.",
             )
         ]
-    with (
-        tempfile.TemporaryDirectory() as folder
-    ):  # not in the state folder: it might belong to another user then
+    # not in the state folder: the file might belong to another user there
+    with tempfile.TemporaryDirectory() as folder:
         table = prior_table(bundle, place, Path(folder))
     assert table is not None, "the bundle has a prior"
     today = table[LocalClock(config.zone).day(datetime.now(timezone.utc)).timetuple().tm_yday - 1]
@@ -117,8 +113,8 @@ def check_place(config: Config, bundle: Bundle) -> list[CheckResult]:
 
 
 def check_codes(config: Config, bundle: Bundle) -> list[CheckResult]:
-    """Species that must be protected, and people who speak. A code that the bundle does not know
-    protects nothing."""
+    """Codes of sensitive species and of human voices: a code that the bundle does not know protects
+    nothing."""
     checks = []
     unknown = sorted(set(config.sensitive.species) - set(bundle.taxonomy.codes))
     if unknown:
@@ -139,8 +135,7 @@ def check_codes(config: Config, bundle: Bundle) -> list[CheckResult]:
     elif not privacy.speech and not classes and not privacy.detector:
         found = (
             f"human: {privacy.human}, but people's voices are not recognised (speech is off, no "
-            f"classes, no detector): "
-            "sound with them is kept"
+            "classes, no detector): sound with them is kept"
         )
         advice = "Set privacy.speech: true, or human: off to say that clips may hold speech."
         checks.append(CheckResult("privacy", "warning", found, advice))
@@ -157,18 +152,20 @@ def check_codes(config: Config, bundle: Bundle) -> list[CheckResult]:
 
 @dataclass(frozen=True)
 class _Pace:
-    """How fast sound was analysed."""
+    """Speed of the analysis."""
 
     times: float  # × real time
     windows_per_s: float
-    p50_ms: float  # of a window, image and networks
+    p50_ms: float  # per window, image and networks
     p95_ms: float
 
 
 def check_pace(config: Config, recognizer: Recognizer) -> list[CheckResult]:
-    """Times real time, with the settings' hop and the code that the station runs; where it is
-    little, also what the overload ladder would come to. Raises ConfigError for codes and networks
-    of the settings that do not fit."""
+    """Speed in times real time, with the hop of the settings and the station's own code.
+
+    Where it is low, also the speed at each load level. Raises ConfigError for codes or networks in
+    the settings that do not fit the bundle.
+    """
     analyst = Analyst(config, recognizer)
     pace = _measure(analyst)
     threads = config.runtime.threads or "all"
@@ -217,19 +214,19 @@ def check_pace(config: Config, recognizer: Recognizer) -> list[CheckResult]:
 
 
 def pace_verdict(times: float) -> CheckVerdict:
-    """Whether so many times real time will do."""
+    """Verdict on a speed, in times real time."""
     return "ok" if times >= PACE_EASY else "warning" if times >= PACE_MIN else "bad"
 
 
 def _measure(analyst: Analyst, shed: LoadLevel = LoadLevel.NOTHING) -> _Pace:
-    """Push the probe's sound hop by hop through a stretch for a few seconds, as if a microphone had
-    heard it. The first window is not counted: buffers are made then."""
+    """Push the probe's sound hop by hop through a stretch for a few seconds, as live sound. The
+    first window is not counted, since buffers are allocated then."""
     sound = analyst.bundle.probe().samples().reshape(-1)
     hop = analyst.config.hop_samples
     stretch = Stretch(analyst, _nowhere())
     stretch.shed = shed
     seconds: list[float] = []
-    each: list[float] = []  # of a window: a small hop gives several at once
+    each: list[float] = []  # s per window; one push may complete several
     # end: 0 until the first windows are decided
     at = 0
     end = 0.0

@@ -1,4 +1,4 @@
-"""The clock, and the broker: a real connection and one message that it acknowledges."""
+"""Checks of the clock, and of the broker by a real connection and an acknowledged message."""
 
 import json
 import time
@@ -19,7 +19,7 @@ _TURN_S = 0.05
 
 
 def check_clock(config: Config, wall_s: float | None = None) -> list[CheckResult]:
-    """How far the wall clock can be trusted at this moment; `wall_s` is what it shows."""
+    """State of the wall clock at this moment; `wall_s` is its time, for tests."""
     shown_s = time.time() if wall_s is None else wall_s
     now = datetime.fromtimestamp(shown_s, timezone.utc)
     state = clock_state(shown_s)
@@ -32,19 +32,20 @@ def check_clock(config: Config, wall_s: float | None = None) -> list[CheckResult
             "Set the clock (sudo date -s) or let it be set by network or GPS; detections "
             "would get wrong times."
         )
-        return [CheckResult("clock", "bad", f"{found}; that cannot be", advice, figures=figures)]
+        found += "; this time is impossible"
+        return [CheckResult("clock", "bad", found, advice, figures=figures)]
     advice = {
         "synced": "",
-        "rtc": "Check this time against a watch: a hardware clock keeps it, but nothing corrects "
+        "rtc": "Compare this time with a watch: a hardware clock keeps it, and nothing corrects "
         "it.",
-        "unsynced": "Give it network, GPS or a clock with a battery; `birdstation clock fix` "
+        "unsynced": "Give it a network, GPS or a clock with a battery; `birdstation clock fix` "
         "corrects rows afterwards.",
     }[state]
     return [CheckResult("clock", "warning" if advice else "ok", found, advice, figures=figures)]
 
 
 def check_broker(config: Config) -> list[CheckResult]:
-    """Whether it takes a message of this station. Raises ConfigError: password or certificates."""
+    """Publish one message. Raises ConfigError if password or certificates cannot be read."""
     if config.mqtt is None:
         return [CheckResult("broker", "ok", "none configured: no messages")]
     where = f"{config.mqtt.host}:{config.mqtt.port}{' with TLS' if config.mqtt.tls else ''}"
@@ -69,7 +70,7 @@ def check_broker(config: Config) -> list[CheckResult]:
         if not other:
             break
     advice = (
-        "Check that the broker runs, mqtt: in station.yaml, and what it lets this station publish."
+        "Check that the broker runs, mqtt: in station.yaml, and this station's rights to publish."
     )
     return [CheckResult("broker", "bad", f"{where}: {refusal}", advice)]
 
@@ -77,8 +78,8 @@ def check_broker(config: Config) -> list[CheckResult]:
 def _ask(
     settings: MqttSettings, client: str, protocol: str, topic: str, payload: str
 ) -> tuple[str, bool]:
-    """Why the message was not taken, empty if it was; and whether another version of MQTT may do
-    better."""
+    """Send one message; the reason for which it was not accepted ("": it was), and True if another
+    version of MQTT may help."""
     link = Link(settings, client, protocol)
     try:
         link.open()

@@ -1,4 +1,4 @@
-"""All checks, in the order in which one would fix things. Knows no table and no command line."""
+"""All checks, in the order in which problems are best fixed. Knows no table and no command line."""
 
 from collections.abc import Callable
 from functools import partial
@@ -23,8 +23,8 @@ def run_checks(
     """Check a station.yaml (None: the defaults) and what it names on this machine; leaves nothing
     behind but a message to the broker.
 
-    `listen_s`: seconds at the microphone, 0 for none. `tell` is given what is being done just now.
-    Raises ConfigError if the settings cannot be read: then there is nothing to check.
+    `listen_s`: seconds at the microphone, 0 for none. `tell` receives the name of each step as it
+    begins. Raises ConfigError if the settings cannot be read: then there is nothing to check.
     """
     config = read_at_start(path).config
     checks = check_program() + check_settings(path, config) + check_zone(config)
@@ -56,7 +56,7 @@ def run_checks(
 
 
 def _model(config: Config) -> list[CheckResult]:
-    """Everything that wants the bundle."""
+    """Checks that need the bundle."""
     try:
         bundle = read_bundle(config.bundle_folder, config.station.language)
         recognizer = best_recognizer(bundle, config.runtime, config.engines_folder, config.members)
@@ -67,12 +67,12 @@ def _model(config: Config) -> list[CheckResult]:
         ]
     except (BundleError, OSError) as error:  # OSError: files of another user
         advice = (
-            "Copy the bundle again, whole and readable for the station's user, or let bundle: "
-            "name another one."
+            "Copy the bundle again, complete and readable for the station's user, or set bundle: "
+            "to another one."
         )
         return [CheckResult("bundle", "bad", " ".join(str(error).split()), advice, stops=True)]
     checks = check_bundle(recognizer.bundle, apart) + check_codes(config, recognizer.bundle)
-    advice = "Export the bundle again, or set detect.prior: off to go without place and season."
+    advice = "Export the bundle again, or set detect.prior: off to do without place and season."
     checks += attempt("place", advice, lambda: check_place(config, recognizer.bundle))
     return checks + attempt(
         "runtime", "Fix this line of station.yaml.", lambda: check_pace(config, recognizer)

@@ -1,5 +1,5 @@
-"""What station.yaml says, what of it was changed, and what somebody may have forgotten; and which
-program asks."""
+"""Checks of station.yaml: keys that differ from their defaults and keys that may have been
+forgotten; and of the program that runs the check."""
 
 import importlib.metadata
 import sys
@@ -14,8 +14,8 @@ from edge.daemon.reload import changed_keys
 
 
 def check_program(link: Path = Path("/usr/local/bin/birdstation")) -> list[CheckResult]:
-    """Which birdstation this is: what is checked here is worth nothing for another one that is
-    installed. `link` is what `make install` leaves for people to type."""
+    """Version and folder of this program; a warning if another one is installed, since the check
+    does not cover that one. `link`: the command that `make install` leaves."""
     version = importlib.metadata.version("birdstation")
     folder = Path(__file__).resolve().parents[1]
     found = f"birdstation {version} in {folder}"
@@ -25,7 +25,7 @@ def check_program(link: Path = Path("/usr/local/bin/birdstation")) -> list[Check
     if not link.is_symlink() or (installed == mine and folder.is_relative_to(mine)):
         return [CheckResult("program", "ok", found, figures=figures)]
     advice = (
-        f"Type {link} check to check the installed one; sudo make install brings it up to this one."
+        f"Type {link} check to check the installed one; sudo make install replaces it by this one."
     )
     return [
         CheckResult(
@@ -39,38 +39,34 @@ def check_program(link: Path = Path("/usr/local/bin/birdstation")) -> list[Check
 
 
 def check_settings(path: Path | None, config: Config) -> list[CheckResult]:
-    """Which file, which keys are not at their defaults, and where its paths lead. None: there is no
-    file."""
+    """The file and its keys that are not at their defaults; None: there is no file."""
     if path is None:
         found = (
-            f"no {OWN_SETTINGS} here and no {SYSTEM_SETTINGS}: all as by default, the record "
-            f"in {config.state}"
+            f"no {OWN_SETTINGS} here and no {SYSTEM_SETTINGS}: all settings at their defaults, the "
+            f"record in {config.state}"
         )
         advice = (
-            "Copy the project's station.yaml, and say who and where the station is: id, "
-            "latitude, longitude."
+            "Copy the project's station.yaml and set the station's id, latitude and longitude in "
+            "it."
         )
         return [
             CheckResult("settings", "warning", found, advice, figures={"file": None, "set": ""})
         ]
     changed = changed_keys(config, parse(Config, {}, path.resolve().parent))
-    found = f"{path.resolve()}; set: {', '.join(changed) or 'nothing, all as by default'}"
+    found = f"{path.resolve()}; set: {', '.join(changed) or 'nothing, all at their defaults'}"
     figures: Figures = {"file": str(path.resolve()), "set": ", ".join(changed)}
     if not path.read_bytes().endswith(b"\n"):
         advice = (
-            "See whether something is missing behind it; write files anew, whole, then put "
-            "them in place (mv)."
+            "Check that nothing is missing at its end; write a complete new file, then put it in "
+            "place (mv)."
         )
-        return [
-            CheckResult(
-                "settings", "warning", f"{found}; its last line has no end", advice, figures=figures
-            )
-        ]
+        found += "; its last line is not terminated"
+        return [CheckResult("settings", "warning", found, advice, figures=figures)]
     return [CheckResult("settings", "ok", found, figures=figures)]
 
 
 def check_schedule(config: Config) -> list[CheckResult]:
-    """When it listens, and when that changes next. Raises ConfigError."""
+    """Listening periods and the next change. Raises ConfigError."""
     schedule = schedule_of(config)
     if not config.schedule:
         return [CheckResult("schedule", "ok", "always listens")]
@@ -78,12 +74,12 @@ def check_schedule(config: Config) -> list[CheckResult]:
     changes = schedule.changes_after(now)
     is_open = schedule.open_at(now)
     if changes is None and not is_open:
-        advice = "Give schedule: periods that come at this place, or [] for always."
+        advice = "Set schedule: to periods that occur at this place, or to [] for always."
         return [CheckResult("schedule", "bad", "will not listen within the next 400 days", advice)]
     at = (
         changes.astimezone(config.zone or timezone.utc).strftime("%Y-%m-%d %H:%M %Z")
         if changes
-        else "for ever"
+        else "stopped"
     )
     return [
         CheckResult(
@@ -95,7 +91,7 @@ def check_schedule(config: Config) -> list[CheckResult]:
 
 
 def check_zone(config: Config) -> list[CheckResult]:
-    """Whose days and hours the station counts by."""
+    """Time zone of the station's days and hours."""
     zone = config.station.timezone
     if zone is not None:
         return [
@@ -109,6 +105,6 @@ def check_zone(config: Config) -> list[CheckResult]:
             "time zone",
             "warning",
             found,
-            "Set station.timezone, e.g. Europe/Berlin; UTC if that is meant.",
+            "Set station.timezone, e.g. Europe/Berlin; to UTC if that is intended.",
         )
     ]

@@ -1,5 +1,5 @@
-"""The microphone, listened to for a while, or the folder of recordings. Says how the sound is, not
-what is in it."""
+"""Checks of the microphone, by listening for a while, or of the folder of recordings. They judge
+the quality of the sound, not its content."""
 
 import math
 import time
@@ -20,30 +20,30 @@ from edge.config import Config, MicrophoneSettings
 from edge.contract.audio import Samples
 from edge.contract.errors import CaptureError, ConfigError, RecordingError
 
-CLIPPED_MAX = 1e-3  # of the samples: a songbird at a metre does not, a gain set too high does
-OFFSET_MAX = 0.01  # of full scale: a card that is not built for this microphone, or a broken one
-LEVEL_DBFS_MIN = -80.0  # a quiet night through any microphone is louder; an open input is not
-LOST_MAX = 0.01  # of the time
-# crystals are within 100; through a sound server arrivals jitter by 3000 in ten seconds
+# share of the samples: more by a gain that is too high, less even by a songbird at one metre
+CLIPPED_MAX = 1e-3
+OFFSET_MAX = 0.01  # of full scale; more by a card that does not suit the microphone, or is broken
+LEVEL_DBFS_MIN = -80.0  # a quiet night through any microphone is louder, an open input is not
+LOST_MAX = 0.01  # share of the time
+# crystals are within 100 ppm; through a sound server arrivals jitter by 3000 ppm in ten seconds
 RATE_PPM_MAX = 10_000.0
 _RATE_AFTER_S = 1.0
 _RATE_OVER_S_MIN = 5.0
 _SHOWN = 3
-_READ = 20  # recordings whose headers are looked at
+_READ = 20  # recordings whose headers are read
 
 PLUG = (
-    "Plug the microphone in and see that the station's user is in the group audio; `arecord -l` "
-    "lists what Linux sees."
+    "Plug the microphone in and make sure that the station's user is in the group audio; "
+    "`arecord -l` lists the cards that Linux sees."
 )
 UNREAD = (
-    "Where it is the card to be heard, give it a short name in plain letters (/etc/asound.conf) "
-    "and set it as "
-    "microphone.device; else leave it."
+    "If this is the card to use, give it a short name in plain letters (/etc/asound.conf) and set "
+    "that as microphone.device; otherwise ignore this."
 )
 
 
 class Watch(PortAudio):
-    """PortAudio that notes what was opened, and when how many samples came."""
+    """PortAudio that notes the device it opened, and time and size of each block of samples."""
 
     def __init__(self, sounddevice: Any = None) -> None:
         super().__init__(sounddevice)
@@ -70,14 +70,14 @@ class Watch(PortAudio):
         return super().open(device, rate_hz, channel, counted, end)
 
     def rate_ppm(self) -> float | None:
-        """By how much the card is faster than it says, in millionths; None: too little came to
-        tell."""
+        """Deviation of the card from its nominal rate in ppm, positive: faster; None: too few
+        samples to measure it."""
         if not self.arrivals:
             return None
         first_s = self.arrivals[0][0]
         at = np.array([s - first_s for s, _ in self.arrivals])
         count = np.cumsum([n for _, n in self.arrivals])
-        settled = at >= _RATE_AFTER_S  # until then what had been buffered comes
+        settled = at >= _RATE_AFTER_S  # before that, buffered samples arrive
         if not settled.any() or at[-1] - _RATE_AFTER_S < _RATE_OVER_S_MIN:
             return None
         rate_hz = float(np.polyfit(at[settled], count[settled], 1)[0])
@@ -87,8 +87,8 @@ class Watch(PortAudio):
 def check_microphone(
     settings: MicrophoneSettings, listen_s: float, sounddevice: Any = None
 ) -> list[CheckResult]:
-    """Which cards there are, and how the one sounds that the settings name. `sounddevice`: as
-    PortAudio takes it."""
+    """The sound cards of this machine, and the sound of the one that the settings name.
+    `sounddevice`: as for `PortAudio`."""
     if listen_s <= 0:
         return [CheckResult("microphone", "ok", "not listened to (--listen-s 0)")]
     watch = Watch(sounddevice)
@@ -98,7 +98,7 @@ def check_microphone(
     except CaptureError as error:
         return [CheckResult("microphone", "bad", str(error), PLUG)]
     if not cards:
-        found = "; ".join(["no sound card that records", *watch.unread])
+        found = "; ".join(["no sound card with an input", *watch.unread])
         return [CheckResult("microphone", "bad", found, UNREAD if watch.unread else PLUG)]
     listed = [
         f"{card.name!r} ({card.channels} channels, {card.rate_hz or '?'} Hz)" for card in cards
@@ -111,12 +111,12 @@ def check_microphone(
 
 
 def _judge(watch: Watch, trial: Trial, listen_s: float) -> CheckResult:
-    """One row: the worst that is wrong with the sound, and its figures."""
+    """One row with the worst fault of the sound, and its figures."""
     level = trial.level
     if level is None:
-        why = trial.gaps[-1].detail if trial.gaps else f"no sample came in {listen_s:g} s"
+        why = trial.gaps[-1].detail if trial.gaps else f"no sample arrived in {listen_s:g} s"
         advice = (
-            "Check cable and microphone.device; where the station runs already, stop it for "
+            "Check cable and microphone.device; if the station is running already, stop it for "
             "this check."
         )
         return CheckResult("microphone", "bad", why, advice)
@@ -146,18 +146,18 @@ def _judge(watch: Watch, trial: Trial, listen_s: float) -> CheckResult:
 
 
 def sound_verdict(level: Level, lost: float, ppm: float | None) -> tuple[CheckVerdict, str]:
-    """What is wrong with the sound, the worst first, and what to do. `lost` is a share of the
-    time."""
+    """Verdict on the sound by its worst fault, and advice. `lost`: share of the time; `ppm`:
+    deviation from the nominal rate."""
     rules: tuple[tuple[bool, CheckVerdict, str], ...] = (
         (
             math.isinf(level.level_dbfs),
             "bad",
-            "It gives one and the same number: change the microphone or its cable.",
+            "All samples are equal: change the microphone or its cable.",
         ),
         (
             level.clipped > CLIPPED_MAX,
             "bad",
-            "Lower the gain (alsamixer, capture): loud sound is cut off.",
+            "Lower the gain (alsamixer, capture): loud sound is clipped.",
         ),
         (
             lost > LOST_MAX,
@@ -172,13 +172,13 @@ def sound_verdict(level: Level, lost: float, ppm: float | None) -> tuple[CheckVe
         (
             abs(level.offset) > OFFSET_MAX,
             "warning",
-            "There is a constant voltage: try another input or sound card.",
+            "There is a constant offset (DC): try another input or sound card.",
         ),
         (lost > 0, "warning", "Some samples were lost: listen again for longer (--listen-s 60)."),
         (
             abs(ppm or 0.0) > RATE_PPM_MAX,
             "warning",
-            "The card is not at the rate it says: set microphone.rate_hz.",
+            "The card does not run at its nominal rate: set microphone.rate_hz.",
         ),
     )
     return next(((verdict, advice) for holds, verdict, advice in rules if holds), ("ok", ""))
@@ -193,11 +193,11 @@ def _finite(value: float) -> float | None:
 
 
 def check_folder(config: Config) -> list[CheckResult]:
-    """What waits in the folder, and when the oldest of it were recorded. Raises ConfigError if none
-    is named."""
+    """Recordings that wait in the folder, and the start times of the oldest. Raises ConfigError if
+    no folder is named."""
     folder = config.folder.path
     if folder is None:
-        raise ConfigError("folder.path: missing; source is folder, so say which")
+        raise ConfigError("folder.path: missing; source: folder needs it")
     own = OwnFiles(config.state)
     watch = FolderWatch(folder, 0.0, config.zone, own=own)
     paths = watch.ready()
@@ -226,7 +226,7 @@ def check_folder(config: Config) -> list[CheckResult]:
         f"; first {'; '.join(known[:_SHOWN])}" if known else ""
     )
     if own.holds_state(folder):
-        found += "; what the station keeps in it for itself (clips, copies, record) is passed over"
+        found += "; the station's own files in it (clips, copies, record) are ignored"
     figures = {"files": waiting.files, "refused": len(refused), "guessed": guessed}
     if refused:
         found += (
@@ -237,17 +237,15 @@ def check_folder(config: Config) -> list[CheckResult]:
                 "folder",
                 "warning",
                 found,
-                "Copy these again, or take them out of the folder.",
+                "Copy these again, or remove them from the folder.",
                 figures=figures,
             )
         ]
     if guessed:
-        found += (
-            f"; {guessed} of the first {len(paths[:_READ])} tell their time by the file's date only"
-        )
+        found += f"; {guessed} of the first {len(paths[:_READ])} have no time but the file's date"
         advice = (
             "Keep the recorder's file names (date and time) and copy with times (cp -p): "
-            "copying alters the date."
+            "copying changes the date."
         )
         return [CheckResult("folder", "warning", found, advice, figures=figures)]
     return [CheckResult("folder", "ok", found, figures=figures)]

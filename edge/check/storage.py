@@ -1,5 +1,5 @@
-"""Where the record is kept: may the station write, will it last, is the database sound. Changes
-nothing there."""
+"""Checks of the record's storage: rights, file system, free space, integrity of the database.
+Changes nothing there."""
 
 import os
 import sqlite3
@@ -20,40 +20,39 @@ from edge.store.salvage import damage_of, set_aside
 from edge.store.schema import migrations
 from edge.types import utc_text
 
-DAYS_MIN = 7.0  # until somebody comes by
+DAYS_MIN = 7.0  # between two visits
 _LOOK_BACK = timedelta(days=7)
 _BUSY_S = 5.0
-_LOG_MB_MAX = 32.0  # SQLite writes it back at 4 MB where nobody hinders it
+_LOG_MB_MAX = 32.0  # SQLite writes it back at 4 MB unless another reader prevents it
 _BLOCK_BYTES = 4096
-# Where nothing is recorded yet: a busy spring, all day.
+# detections per minute where nothing is recorded yet: a busy spring, all day
 _PER_MINUTE = 5.0
 _ROW_BYTES = 2_500  # a detection with its message and their indices
-_CLIP_BYTES_PER_S = {
-    "flac": 42_000,
-    "wav": 64_000,
-    "ogg": 8_000,
-}  # measured on the demonstration's soundscapes
-_KINDS = {  # file systems that do not keep what a station writes, or not through a power cut
-    "tmpfs": "in memory: all is gone at the next start",
-    "ramfs": "in memory: all is gone at the next start",
-    "overlay": "an overlay: all may be gone at the next start",
-    "vfat": "FAT: a power cut may damage it, and files end at 4 GB",
-    "msdos": "FAT: a power cut may damage it, and files end at 4 GB",
+# measured on the demonstration's soundscapes
+_CLIP_BYTES_PER_S = {"flac": 42_000, "wav": 64_000, "ogg": 8_000}
+# file systems that do not keep what a station writes, or not through a power cut
+_KINDS = {
+    "tmpfs": "in memory: everything is lost at the next boot",
+    "ramfs": "in memory: everything is lost at the next boot",
+    "overlay": "an overlay: everything may be lost at the next boot",
+    "vfat": "FAT: a power cut may damage it, and files are limited to 4 GB",
+    "msdos": "FAT: a power cut may damage it, and files are limited to 4 GB",
     "exfat": "exFAT: a power cut may damage it",
-    "nfs": "a network's: SQLite may be damaged there",
-    "nfs4": "a network's: SQLite may be damaged there",
-    "cifs": "a network's: SQLite may be damaged there",
-    "smb3": "a network's: SQLite may be damaged there",
-    "fuse.sshfs": "a network's: SQLite may be damaged there",
+    "nfs": "a network file system: SQLite databases may be damaged there",
+    "nfs4": "a network file system: SQLite databases may be damaged there",
+    "cifs": "a network file system: SQLite databases may be damaged there",
+    "smb3": "a network file system: SQLite databases may be damaged there",
+    "fuse.sshfs": "a network file system: SQLite databases may be damaged there",
 }
 
 
 def check_state(config: Config) -> list[CheckResult]:
-    """Whether this user can really write there, and whether it stays. Raises StoreError if not."""
+    """Write a file to the state folder, and look at its file system. Raises StoreError if it cannot
+    be written."""
     folder = _try_write(config.state)
     kind = file_system(folder)
     found = f"{config.state}: writable" + (
-        "" if folder == config.state else f" (once it is made in {folder})"
+        "" if folder == config.state else f" (to be made in {folder})"
     )
     found += f", {kind}" if kind else ""
     owner = folder.stat().st_uid
@@ -71,7 +70,7 @@ def check_state(config: Config) -> list[CheckResult]:
             )
         ]
     if kind in _KINDS:
-        advice = "Let state: name a folder on a disk of this machine with ext4."
+        advice = "Set state: to a folder on a local disk with ext4."
         return [
             CheckResult(
                 "state folder",
@@ -85,16 +84,16 @@ def check_state(config: Config) -> list[CheckResult]:
 
 
 def check_health_folder(config: Config) -> list[CheckResult]:
-    """The same for health.json; memory is right for it. Raises StoreError if this user cannot write
-    there."""
+    """Write a file to the folder of health.json, which may be in memory. Raises StoreError if it
+    cannot be written."""
     folder = health_folder(config)
     _try_write(folder)
     return [CheckResult("health folder", "ok", f"{folder}: writable")]
 
 
 def _try_write(folder: Path) -> Path:
-    """Write a file without a name to the folder, or to the one in which it will be made; returns
-    which. Raises StoreError."""
+    """Write an unnamed file to the folder, or to the parent in which the folder will be made;
+    returns the folder that was used. Raises StoreError."""
     there = next(f for f in (folder, *folder.parents) if f.exists())
     try:
         with tempfile.TemporaryFile(dir=there) as file:
@@ -109,27 +108,27 @@ def _try_write(folder: Path) -> Path:
 
 
 def file_system(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
-    """Kind of the file system that a folder is on, as Linux names it; None where it does not
-    tell."""
+    """Type of the folder's file system by Linux's name for it; None: not known."""
     try:
         lines = mounts.read_text(encoding="utf8").splitlines()
     except OSError:
         return None
     path = folder.resolve()
-    found = (-1, "")
+    depth = -1
+    kind = ""
     for line in lines:
         of_mount, _, of_system = line.partition(" - ")
         point = Path(of_mount.split()[4].replace("\\040", " "))
-        if (path == point or point in path.parents) and len(point.parts) >= found[
-            0
-        ]:  # a later mount covers
-            found = (len(point.parts), of_system.split()[0])
-    return found[1] or None
+        # >=: a later mount at the same point covers the earlier one
+        if (path == point or point in path.parents) and len(point.parts) >= depth:
+            depth = len(point.parts)
+            kind = of_system.split()[0]
+    return kind or None
 
 
 def check_database(config: Config) -> list[CheckResult]:
-    """Whether it is whole, of this version and takes writes. Raises StoreError, OSError or
-    sqlite3.Error if it cannot be asked."""
+    """Integrity, schema version and writability of the database. Raises StoreError, OSError or
+    sqlite3.Error if it cannot be opened."""
     path = config.database
     if not path.exists() or path.stat().st_size == 0:
         return [CheckResult("database", "ok", f"{path}: not there yet, will be made")]
@@ -156,14 +155,14 @@ def check_database(config: Config) -> list[CheckResult]:
     found = f"{path}: sound, {path.stat().st_size / 1e6:.1f} MB"
     found += "".join(f", {count} {table}" for table, count in rows.items())
     found += f", last recording {last}" if last else ""
-    found += "; of an earlier version, brought up when the station starts" if pending else ""
+    found += "; of an earlier version, upgraded when the station starts" if pending else ""
     kept = [file.name for file in set_aside(path)]
     log_mb = _size(path.with_name(f"{path.name}-wal")) / 1e6
     figures: Figures = {"bytes": path.stat().st_size, "pending": pending, "last": last, **rows}
     if log_mb > _LOG_MB_MAX:
         found += (
             f"; its write-ahead log has grown to {log_mb:.0f} MB, as it does while another "
-            f"program reads on and on"
+            f"program keeps reading"
         )
         advice = (
             "If lsof shows another program with station.db open, close it: the log grows "
@@ -172,7 +171,7 @@ def check_database(config: Config) -> list[CheckResult]:
         return [CheckResult("database", "warning", found, advice, figures=figures)]
     if kept:
         found += f"; it was damaged and salvaged: {', '.join(kept)} beside it"
-        advice = "See whether the disk wears out (dmesg), then move or delete the damaged file."
+        advice = "Check whether the disk is failing (dmesg), then move or delete the damaged file."
         return [CheckResult("database", "warning", found, advice, figures=figures)]
     return [CheckResult("database", "ok", found, figures=figures)]
 
@@ -187,14 +186,14 @@ def _count(db: sqlite3.Connection, table: str) -> int:
 
 
 def check_disk(config: Config) -> list[CheckResult]:
-    """Free space, and the days until it is used up at the rate of the last days, or at an
-    estimate."""
+    """Free space, and the days until it is used up at the rate of the last week, or at an estimated
+    rate."""
     there = next(f for f in (config.state, *config.state.parents) if f.exists())
     space = disk(there)
     if space is None:
         return [
             CheckResult(
-                "disk", "warning", f"{there}: does not say how full it is", "Look at it with df."
+                "disk", "warning", f"{there}: free space is not known", "Look at it with df."
             )
         ]
     rate, basis = _recorded_per_day(config) or (
@@ -220,7 +219,7 @@ def check_disk(config: Config) -> list[CheckResult]:
             )
         ]
     advice = (
-        "Take a larger disk, or save fewer clips; from then on the oldest clips go."
+        "Use a larger disk or save fewer clips; from then on the oldest clips are removed."
         if days < DAYS_MIN
         else ""
     )
@@ -229,8 +228,8 @@ def check_disk(config: Config) -> list[CheckResult]:
 
 
 def _recorded_per_day(config: Config) -> tuple[float, str] | None:
-    """Bytes a day of clips and rows by the last week's record; None: less than a day of it, or none
-    to be read."""
+    """Bytes per day of clips and rows in the last week of the record, and a text that says so;
+    None: less than a day of record, or it cannot be read."""
     now = datetime.now(timezone.utc)
     since = utc_text(now - _LOOK_BACK)
     try:
@@ -250,12 +249,12 @@ def _recorded_per_day(config: Config) -> tuple[float, str] | None:
             + config.database.stat().st_size / days
         )
         return max(per_day, 1.0), f"as recorded over {min(days, _LOOK_BACK.days):.0f} d"
-    except (sqlite3.Error, OSError, ValueError):  # what is wrong with it, the database's row says
+    except (sqlite3.Error, OSError, ValueError):  # the check of the database reports the reason
         return None
 
 
 def estimated_per_day(config: Config) -> float:
-    """Bytes a day where nothing is recorded yet: five birds a minute, all day."""
+    """Bytes per day where nothing is recorded yet: five birds a minute, all day."""
     clips = config.clips
     clip_s = min(60.0, _PER_MINUTE * (5 + clips.before_s + clips.after_s)) if clips.save else 0.0
     if config.source == "folder" and not clips.of_recordings:

@@ -1,4 +1,4 @@
-"""What one check found and what to do about it. Knows nothing of what is checked."""
+"""Result of one check, with advice, and tables of results. Knows nothing of what is checked."""
 
 import sqlite3
 import subprocess
@@ -20,20 +20,20 @@ _COLOURS = {"ok": "green", "warning": "yellow", "bad": "red"}
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One row. `advice` is one sentence on what to do; empty where all is well."""
+    """One row. `advice`: one sentence on what to do, empty if nothing is to be done."""
 
     name: str
     verdict: CheckVerdict
     found: str
     advice: str = ""
-    stops: bool = False  # a setting or bundle with which the station does not start
-    figures: Figures = field(default_factory=dict)  # the same in numbers, for programs
+    stops: bool = False  # True: with this setting or bundle the station does not start
+    figures: Figures = field(default_factory=dict)  # the result in numbers, for programs
 
 
 def attempt(
     name: str, advice: str, check: Callable[[], Iterable[CheckResult]]
 ) -> list[CheckResult]:
-    """The rows of a check; where it fails, one that says of what, in the system's own words."""
+    """Rows of a check; if it raises an error, one row with the text of that."""
     try:
         return list(check())
     except (BirdstationError, OSError, sqlite3.Error, subprocess.SubprocessError) as error:
@@ -42,12 +42,13 @@ def attempt(
 
 
 def worst(checks: Iterable[CheckResult]) -> CheckVerdict:
-    """The worst verdict of them."""
+    """The worst verdict of all."""
     return max((check.verdict for check in checks), key=VERDICTS.index, default="ok")
 
 
 def exit_status(checks: Iterable[CheckResult]) -> int:
-    """0 fit, perhaps with warnings; 1 something is bad; 78 it is a setting or the bundle."""
+    """Exit status: 0 ready, perhaps with warnings; 1 something is bad; 78 a setting or the bundle
+    is."""
     bad = [check for check in checks if check.verdict == "bad"]
     if any(check.stops for check in bad):
         return EXIT_CONFIG
@@ -55,7 +56,7 @@ def exit_status(checks: Iterable[CheckResult]) -> int:
 
 
 def checks_summary(checks: list[CheckResult]) -> dict[str, Any]:
-    """For programs."""
+    """JSON object of all results, for programs."""
     return {
         "verdict": worst(checks),
         "exit": exit_status(checks),
@@ -64,7 +65,7 @@ def checks_summary(checks: list[CheckResult]) -> dict[str, Any]:
 
 
 def checks_table(checks: list[CheckResult]) -> Table:
-    """For people; advice stands below what was found."""
+    """Table of all results for people, advice below each finding."""
     table = Table("what", "is", "found")
     for check in checks:
         found = escape(check.found) + (f"\n[b]→ {escape(check.advice)}[/b]" if check.advice else "")

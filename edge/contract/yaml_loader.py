@@ -13,8 +13,8 @@ _NOT_DECIMAL = re.compile(
 
 
 class StrictLoader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which plain YAML takes the last one in silence. Raises
-    yaml.MarkedYAMLError with the place, also for what PyYAML's own constructors stumble over."""
+    """Loader that refuses duplicate keys, of which PyYAML silently takes the last. Raises
+    yaml.MarkedYAMLError with the place, also where PyYAML's own constructors fail otherwise."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -23,7 +23,7 @@ class StrictLoader(yaml.SafeLoader):
         except (ValueError, LookupError, AttributeError) as error:
             shown = str(node.value)[:_SHOWN_MAX]
             kind = str(node.tag).rpartition(":")[2]
-            problem = f"{shown!r} is not a valid {kind}; a text is put in quotes"
+            problem = f"{shown!r} is not a valid {kind}; put text in quotes"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
 
     def mapping(self, node: yaml.MappingNode) -> dict[Any, Any]:

@@ -1,2 +1,2 @@
-"""A first look: the bundle and soundscapes that ship with birdstation, replayed with a broker
-listening."""
+"""A demonstration: the bundle and soundscapes that ship with birdstation, replayed with an MQTT
+broker and a subscriber."""

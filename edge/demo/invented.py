@@ -1,9 +1,8 @@
-"""Whether a model knows invented birds alone, and the words that say so wherever its results are
-shown.
+"""The notice that is shown with all results of a model whose birds are invented.
 
-It is known by its species, which are those of the bundle that ships: so the words are no part of
-any bundle's id, and a model that was trained on the synthetic corpus has them too. Knows no sound
-and no record.
+Such a model is recognised by its species, which are those of the bundle that ships. So the notice
+is not part of a bundle's id, and models that were trained on the synthetic corpus get it too. Knows
+no sound and no record.
 """
 
 import json
@@ -16,8 +15,7 @@ REMEDY = "For real birds: make birds, or name your own model as bundle: in stati
 
 
 def notice_of(taxonomy_digest: str | None) -> str | None:
-    """What is to be said of a model with these species (`Manifest.taxonomy_digest`); None:
-    nothing."""
+    """Notice for a model with these species (`Manifest.taxonomy_digest`); None: no notice."""
     return NOTICE if taxonomy_digest is not None and taxonomy_digest == _invented() else None
 
 
@@ -26,10 +24,5 @@ def _invented() -> str | None:
     try:
         manifest = json.loads((DEMO_FOLDER / "bundle" / "manifest.json").read_text(encoding="utf8"))
         return str(manifest["taxonomy_digest"])
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-    ):  # whoever needs that bundle says what is wrong with it
+    except (OSError, ValueError, LookupError, TypeError):  # reported where that bundle is used
         return None

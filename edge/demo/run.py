@@ -1,8 +1,8 @@
-"""`edge demo`: a broker, a subscriber and one replay of the soundscapes that ship with birdstation,
-as a user would do.
+"""`birdstation demo`: a replay of the soundscapes that ship with birdstation, with a broker and a
+subscriber.
 
-The replay is the real command in a process of its own; this file only sets the scene and counts
-what arrives.
+The replay is the real command in a process of its own; this file starts the broker and counts the
+messages that arrive.
 """
 
 import json
@@ -39,7 +39,9 @@ def run_demo(out: Path, console: Console, source: Path = DEMO_FOLDER) -> dict[st
     """Replay `source/{bundle, soundscapes, labels.csv, sites.json}` into `out/{station.yaml,
     station.db, summary.json}` and return the summary.
 
-    Without mosquitto on the PATH it says what to install and goes on without a broker.
+    Without mosquitto on the PATH it runs without a broker and says what to install. Raises
+    BundleError if there is no demonstration in `source`, UsageError if `out` holds other things or
+    cannot be written.
     """
     start = time.perf_counter()
     if not (source / "soundscapes").is_dir():
@@ -60,7 +62,8 @@ def run_demo(out: Path, console: Console, source: Path = DEMO_FOLDER) -> dict[st
         console.print(_messages(received))
     else:
         console.print(
-            "No mosquitto here, so no messages: apt-get install mosquitto, then run this again."
+            "No messages, since mosquitto is not installed: apt-get install mosquitto, then run "
+            "this again."
         )
     keys = (
         "detections",
@@ -85,20 +88,21 @@ def run_demo(out: Path, console: Console, source: Path = DEMO_FOLDER) -> dict[st
 
 
 def _check_out(out: Path) -> None:
-    """Raises UsageError where another station's settings, record or summary would be replaced."""
+    """Check the output folder. Raises UsageError if another station's settings, record or summary
+    would be replaced."""
     with suppress(OSError, UnicodeDecodeError):
         if (out / "station.yaml").read_text(encoding="utf8").startswith(_WRITTEN_BY):
             return
     for path in (out / "station.yaml", out / "summary.json", *out.glob("station.db*")):
         if path.exists():
             raise UsageError(
-                f"{out}: holds a {path.name} that no demonstration made; choose another folder for "
-                f"--out"
+                f"{out}: holds a {path.name} that was not made by a demonstration; choose another "
+                f"folder for --out"
             )
 
 
 def _replay(source: Path, out: Path, port: int | None) -> dict[str, Any]:
-    """Run the real command; its tables go to the user's screen, its JSON comes back."""
+    """Run `birdstation replay`: its tables go to the user's screen, its JSON is returned."""
     try:
         sites = json.loads(text_of((source / "sites.json").read_bytes()))
     except (OSError, ValueError) as error:
@@ -131,7 +135,7 @@ def _replay(source: Path, out: Path, port: int | None) -> dict[str, Any]:
 
 
 def free_port() -> int:
-    """A TCP port that was free a moment ago."""
+    """TCP port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -139,7 +143,7 @@ def free_port() -> int:
 
 @contextmanager
 def _mosquitto(console: Console) -> Iterator[int | None]:
-    """A broker of our own on a free local port, or None where mosquitto is not installed."""
+    """Broker of our own on a free local port; None if mosquitto is not installed."""
     program = shutil.which("mosquitto") or shutil.which(
         "mosquitto", path="/usr/sbin:/usr/local/sbin"
     )
@@ -163,7 +167,7 @@ def _mosquitto(console: Console) -> Iterator[int | None]:
 
 @contextmanager
 def _subscriber(port: int | None) -> Iterator[list[dict[str, Any]]]:
-    """Collects the payloads that arrive while the block runs."""
+    """Collect the payloads that arrive while the block runs."""
     received: list[dict[str, Any]] = []
     if port is None:
         yield received
@@ -181,7 +185,7 @@ def _subscriber(port: int | None) -> Iterator[list[dict[str, Any]]]:
     _connect(client, port)
     client.subscribe(f"birdstation/v1/{_STATION}/#", qos=1)
     client.loop_start()
-    subscribed.wait(_SETTLE_S)  # what is published before would pass by unheard
+    subscribed.wait(_SETTLE_S)  # messages published before that would be missed
     try:
         yield received
     finally:

@@ -1,1 +1,1 @@
-"""What people look at after a run: the score against labels, the tables."""
+"""Results for people after a run: tables, figures, the score against labels, pages, Parquet."""

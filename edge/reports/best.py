@@ -1,5 +1,5 @@
-"""The best detections of each species, how often it was heard, and what led to the one that is
-shown. Reads the store; knows no sound and no page."""
+"""The best detections of each species, its number of detections, and the evidence for the detection
+that is shown. Reads the store; knows no sound and no page."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from edge.reports.why import explain
 from edge.store.record import Store
 
-CANDIDATES = 5  # detections of a species, of which the first is shown whose sound is there
+CANDIDATES = 5  # per species; the first of them whose sound is available is shown
 _NOT_WRONG = "NOT EXISTS (SELECT 1 FROM reviews v WHERE v.detection = d.id AND v.verdict = 'wrong')"
 
 
@@ -22,7 +22,7 @@ class DetectionCandidate:
 
 @dataclass(frozen=True)
 class SpeciesRecord:
-    """A species as the record has it, without what a person has called wrong."""
+    """A species in the record, without detections that a reviewer called wrong."""
 
     code: str
     common_name: str
@@ -35,31 +35,30 @@ class SpeciesRecord:
 
 @dataclass(frozen=True)
 class Evidence:
-    """One detection and what led to it."""
+    """One detection and the figures that led to it."""
 
     id: str
     recording: str
     path: str  # of the recording, as the record knows it
     source: str
     offset_s: float  # of the window in the recording
-    when: str  # at the place, as far as it is known
+    when: str  # local time at the place, as far as it is known
     score: float
     acoustic: float
-    geo: (
-        float | None
-    )  # probability of meeting the species there on that day; None: not known, or another prior
-    odds_moved: float | None  # by place and day; None: they did not weigh in
+    # probability of meeting the species there on that day; None: not known, or another prior
+    geo: float | None
+    odds_moved: float | None  # factor due to place and day; None: no prior was used
     threshold: float
     rule: str
     clip: str | None  # path in the clips' folder
     clip_offset_s: float  # of the window in the clip
     bundle: str
     licence: str | None
-    notice: str | None  # what is to be said of the model: its birds are invented
+    notice: str | None  # a warning about the model: its birds are invented
 
 
 def heard_in(store: Store, recordings: Collection[str] | None = None) -> list[SpeciesRecord]:
-    """The species of these recordings (None: of all), the most heard first."""
+    """Species detected in these recordings (None: in all), the most frequent first."""
     counted: dict[str, list[tuple[float, int, str]]] = {}
     for recording, species, count, best in store.rows(
         f"SELECT recording, species, count(*), max(score) FROM detections d WHERE {_NOT_WRONG} "
@@ -73,16 +72,17 @@ def heard_in(store: Store, recordings: Collection[str] | None = None) -> list[Sp
             "SELECT code, coalesce(nullif(common_name, ''), code), scientific_name FROM species"
         )
     }
-    found = [_heard(store, code, *names[code], of_it) for code, of_it in counted.items()]
-    return sorted(found, key=lambda heard: (-heard.detections, heard.code))
+    species = [_species(store, code, *names[code], counts) for code, counts in counted.items()]
+    return sorted(species, key=lambda one: (-one.detections, one.code))
 
 
-def _heard(
-    store: Store, code: str, common: str, scientific: str, of_it: list[tuple[float, int, str]]
+def _species(
+    store: Store, code: str, common: str, scientific: str, counts: list[tuple[float, int, str]]
 ) -> SpeciesRecord:
-    of_it.sort(key=lambda one: (-one[0], one[2]))
+    """Record of one species from its best score, number of detections and id per recording."""
+    counts.sort(key=lambda one: (-one[0], one[2]))
     best: list[tuple[float, str, str, str | None, str]] = []
-    for _, _, recording in of_it[:CANDIDATES]:
+    for _, _, recording in counts[:CANDIDATES]:
         best += store.rows(
             "SELECT -d.score, d.start_utc, d.id, c.path, d.recording"
             " FROM detections d LEFT JOIN clips c ON c.id = d.clip"
@@ -97,15 +97,15 @@ def _heard(
         code,
         common,
         scientific,
-        sum(count for _, count, _ in of_it),
-        len(of_it),
-        of_it[0][0],
+        sum(count for _, count, _ in counts),
+        len(counts),
+        counts[0][0],
         candidates,
     )
 
 
 def evidence_of(store: Store, detection: str) -> Evidence:
-    """What the record has of a detection."""
+    """Evidence in the record for one detection. Raises UsageError if there is no such id."""
     why = explain(store, detection)
     recording, clip_offset_s = store.rows(
         "SELECT d.recording, coalesce(86400 * (julianday(d.start_utc) - julianday(c.start_utc)), 0)"

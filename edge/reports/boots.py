@@ -1,5 +1,5 @@
-"""What clock stamped which rows, and what a correction of it has done, as people read it. Prints
-nothing itself."""
+"""Boots with the state of their clock, and the result of a clock correction, as text for people.
+Prints nothing itself."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,8 +8,7 @@ from edge.store.clock import Boot
 
 
 def boots_text(boots: Sequence[Boot]) -> str:
-    """Boots, the state of their clock, and how the time is known by now: lines that are whole at
-    any width."""
+    """Boots, the state of their clock, and the source of their time now; lines are not wrapped."""
     return "\n\n".join(map(_boot_text, boots))
 
 
@@ -36,8 +35,8 @@ def fix_text(
     moved: Mapping[str, int],
     lines: tuple[Line | None, Line | None],
 ) -> str:
-    """What `clock fix` did; `lines` are those of the boot before and after."""
-    told = [
+    """Report of one `clock fix`; `lines`: the boot's line (offset to UTC) before and after."""
+    report = [
         ", ".join(f"{count} {what}" for what, count in moved.items()) + f" moved by {seconds:+g} s"
     ]
     before, after = lines
@@ -48,13 +47,13 @@ def fix_text(
         and after.offset_ms - before.offset_ms != round(seconds * 1000)
     ):
         by = (after.offset_ms - before.offset_ms) / 1000
-        told.append(
-            f"boot {boot}: by {by:+g} s, as what is known of the time before and after it leaves "
-            f"no more room"
+        report.append(
+            f"boot {boot}: only by {by:+g} s, since the known times before and after it leave no "
+            f"more room"
         )
     if not sum(moved.values()) and state:
-        told.append(
-            f"boot {boot}: nothing is known by {state} any more; what was has moved when the clock "
-            f"was set"
+        report.append(
+            f"boot {boot}: none of its times are {state} any more; they moved when the clock was "
+            f"set"
         )
-    return "\n".join(told)
+    return "\n".join(report)

@@ -1,5 +1,5 @@
-"""What a bundle knows, and from which score each of it counts as heard. Knows no sound and no
-record."""
+"""The classes of a bundle, and the score from which each of them counts as heard. Knows no sound
+and no record."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -21,16 +21,17 @@ class KnownClass:
     scientific_name: str
     common_name: str
     kind: str  # bird, animal, human or sound
-    threshold: (
-        float | None
-    )  # 0 to 1, of sound with a place and a date; None: detect.kinds leaves it out
-    threshold_acoustic: float | None  # the same of sound without
+    # 0 to 1, for sound with a place and a date; None: detect.kinds leaves the class out
+    threshold: float | None
+    threshold_acoustic: float | None  # the same for sound without them
 
 
 def known_species(bundle: Bundle, detect: DetectSettings, text: str = "") -> list[KnownClass]:
-    """The classes in whose code or names `text` is, whatever its case, in the order of the model;
-    thresholds as the settings say, else the bundle. Codes in the settings that it does not know are
-    passed over: this is where one looks them up."""
+    """Classes with `text` in their code or names, upper or lower case, in the order of the model.
+
+    Thresholds are those of the settings, else of the bundle. Codes in the settings that the bundle
+    does not know are ignored here, since this list is where people look them up.
+    """
     own = {code: score for code, score in detect.thresholds.items() if code in bundle.taxonomy}
     blended, alone = rules_of(bundle, replace(detect, thresholds=own))
     known = []
@@ -44,7 +45,7 @@ def known_species(bundle: Bundle, detect: DetectSettings, text: str = "") -> lis
 
 
 def known_table(known: Iterable[KnownClass]) -> Table:
-    """The same for people."""
+    """Table of these classes for people."""
     table = Table("code", "common name", "scientific name", "kind")
     table.add_column("heard from", justify="right")
     table.caption = "heard from: the score, with a place and a date / by sound alone"

@@ -1,7 +1,8 @@
-"""One page of a station's birds: of each species the best detection, to be seen, heard and doubted.
+"""One HTML page of a station's birds: the best detection of each species, with picture, sound and
+evidence.
 
-HTML that asks nobody for anything; pictures and sounds lie beside it. All that comes from files is
-escaped. Knows no store and no sound.
+The page loads nothing from the network; pictures and sounds are files beside it. All text that
+comes from files is escaped. Knows no store and no sound.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from edge.reports.best import Evidence, SpeciesRecord
 from edge.reports.spectrogram import SIZE, clock_text
 from edge.reports.why import chance_text
 
-# begins a page that may be replaced
+# first line of a page that may be replaced
 MARK = "<!doctype html><!-- Written by `python -m edge pictures` -->"
 
 _STYLE = """
@@ -43,12 +44,12 @@ class Card:
     shown: Evidence
     picture: str | None
     sound: str | None
-    louder_db: float  # than it was recorded
-    silent: str  # why there is no sound; "" where there is
+    louder_db: float  # gain over the recording, dB
+    silent: str  # reason for which there is no sound; "" where there is
 
 
 def page(title: str, cards: Sequence[Card], made: str) -> str:
-    """The whole page. `made`: when and by which station."""
+    """The whole page. `made`: a line with the station and the time of making."""
     licences = sorted({card.shown.licence for card in cards if card.shown.licence})
     terms = "".join(f"<p>Named by networks under {escape(licence)}</p>" for licence in licences)
     notices = sorted({card.shown.notice for card in cards if card.shown.notice})
@@ -62,9 +63,8 @@ def page(title: str, cards: Sequence[Card], made: str) -> str:
             f'<h1>{escape(title)}</h1><p class="soft">{escape(made)}</p>',
             notice + body,
             *map(_article, cards),
-            f"<footer>{terms}<p>A score is no certainty. Whoever publishes a record looks, listens "
-            f"and reviews it: "
-            "<code>birdstation review</code>.</p></footer></body></html>",
+            f"<footer>{terms}<p>A score is not a certainty. Look, listen and review before you "
+            "publish a record: <code>birdstation review</code>.</p></footer></body></html>",
         )
     )
 
@@ -101,7 +101,7 @@ def _anchor(card: Card) -> str:
 def _article(card: Card) -> str:
     heard = card.heard
     shown = card.shown
-    facts = "".join(f"<tr><th>{name}</th><td>{found}</td></tr>" for name, found in _facts(card))
+    facts = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in _facts(card))
     return (
         f'<article id="{_anchor(card)}"><h2>{escape(heard.common_name)}'
         f"<i>{escape(heard.scientific_name)}</i></h2>"

@@ -1,4 +1,4 @@
-"""What a replay found as Parquet files, for those whose tables are too large for one machine."""
+"""Results of a replay as Parquet files, for R, pandas and tables too large for one machine."""
 
 import importlib
 import json
@@ -11,13 +11,14 @@ from edge.contract.errors import ConfigError, StoreError, UsageError
 from edge.store.record import Store
 
 TABLES = ("recordings", "detections", "effort", "gaps")
-_ROWS = 50_000  # at a time; memory does not grow with the record
+_ROWS = 50_000  # per write, so that memory does not grow with the record
 _TYPES = {"TEXT": "string", "INTEGER": "int64", "REAL": "float64"}
 
 
 def check_parquet(folder: Path) -> tuple[Any, Any]:
-    """pyarrow and its Parquet; asked before a long replay, not only after it. Raises ConfigError
-    without pyarrow, UsageError if the folder cannot be made."""
+    """Import pyarrow and pyarrow.parquet and make the folder; called before a long replay, so that
+    a mistake shows at once. Raises ConfigError without pyarrow, UsageError if the folder cannot be
+    made."""
     try:
         arrow = importlib.import_module("pyarrow")
         parquet = importlib.import_module("pyarrow.parquet")
@@ -35,16 +36,19 @@ def check_parquet(folder: Path) -> tuple[Any, Any]:
 def write_parquet(
     store: Store, bundle_id: str, recordings: Sequence[str], folder: Path
 ) -> list[str]:
-    """Write recordings, detections, effort and gaps of these recordings, each to a file in
-    `folder`, whole or not at all; columns are the database's, and the path under which a recording
-    was analysed. Returns the names of the files. Raises as `check_parquet`, StoreError if a file
-    cannot be written."""
+    """Write recordings, detections, effort and gaps of these recordings, one file per table, whole
+    or not at all.
+
+    Columns are those of the database, and the path under which a recording was analysed. Returns
+    the names of the files. Raises as `check_parquet` does, and StoreError if a file cannot be
+    written.
+    """
     arrow, parquet = check_parquet(folder)
     licence = _licence(store, bundle_id)
     try:
         for table in TABLES:
-            found = store.rows(f"PRAGMA table_info({table})")
-            columns = [(str(name), _TYPES[str(kind)]) for _, name, kind, *_ in found]
+            info = store.rows(f"PRAGMA table_info({table})")
+            columns = [(str(name), _TYPES[str(kind)]) for _, name, kind, *_ in info]
             columns += [] if table == "recordings" else [("path", "string")]
             schema = arrow.schema(
                 [(name, getattr(arrow, kind)()) for name, kind in columns], licence
@@ -62,7 +66,7 @@ def write_parquet(
 
 
 def _licence(store: Store, bundle_id: str) -> dict[str, str] | None:
-    """Metadata of a file: on what terms the networks may be used that made it."""
+    """Metadata of a file: the licence of the networks that made it; None: they have none."""
     (manifest,) = store.rows("SELECT manifest FROM bundles WHERE id = ?", (bundle_id,))[0]
     licence = json.loads(manifest).get("licence")
     return None if not licence else {"licence": str(Licence(**licence))}
@@ -71,7 +75,7 @@ def _licence(store: Store, bundle_id: str) -> dict[str, str] | None:
 def _pieces(
     store: Store, table: str, bundle_id: str, recordings: Sequence[str]
 ) -> Iterator[list[tuple[Any, ...]]]:
-    """The table's rows of these recordings, some at a time."""
+    """Rows of the table for these recordings, in batches."""
     sql = f"SELECT t.*, r.path FROM {table} t JOIN recordings r ON r.id = t.recording"
     if table == "recordings":
         sql = "SELECT r.* FROM recordings r"

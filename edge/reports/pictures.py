@@ -1,7 +1,7 @@
-"""`edge pictures`: a page with the best detection of each species, its picture and its sound, out
-of the record.
+"""`birdstation pictures`: a page with the best detection of each species, its picture and its
+sound, made from the record.
 
-Replaces nothing that it did not make. A file is there whole or not at all.
+Replaces only files that it made itself. Each file is written whole or not at all.
 """
 
 import re
@@ -30,14 +30,14 @@ PAGE = "birds.html"
 BESIDE = "birds_files"
 _FOLDER_MARK = ".birdstation-pictures"
 _OURS = re.compile(r"[\w-]+-[0-9a-f]{8}\.(svg|flac)|\.birdstation-\S+\.part")
-# field recordings are faint
+# field recordings are faint: sounds are amplified to this peak, by at most so many dB
 _PEAK = 0.7
 _LOUDER_DB_MAX = 40.0
 
 
 @dataclass(frozen=True)
 class PictureSummary:
-    """What was made."""
+    """The page and its numbers of species."""
 
     page: Path
     species: int
@@ -47,12 +47,12 @@ class PictureSummary:
 def write_pictures(
     store: Store, config: Config, out: Path, folder: Path | None = None
 ) -> PictureSummary:
-    """Write `out/birds.html` and what it shows into `out/birds_files`.
+    """Write `out/birds.html`, and its pictures and sounds into `out/birds_files`.
 
-    `folder`: the page is of the recordings in it, and the sound comes from them; None: it is of all
-    that the record has, with the sound of the folder that the station watches and of clips. Raises
-    UsageError if the folder is not there or `out` holds other things, ConfigError for a sensitive
-    species that the record does not know, StoreError if a file cannot be written.
+    `folder`: the page covers the recordings in it, and the sound comes from them. None: the page
+    covers the whole record, with sound from the watched folder and from clips. Raises UsageError if
+    the folder does not exist or `out` holds other things, ConfigError for a sensitive species that
+    the record does not know, StoreError if a file cannot be written.
     """
     root = folder or (config.folder.path if config.source == "folder" else None)
     disclosure = Disclosure.of(config)
@@ -63,7 +63,7 @@ def write_pictures(
     except RecordingError as error:
         if folder:
             raise UsageError(str(error)) from error
-        files = {}  # a watched folder whose disk is away: there may be clips
+        files = {}  # the watched folder's disk is missing: there may still be clips
     species = heard_in(store, set(files) if folder else None)
     chosen = [(heard, evidence_of(store, _choose(config, files, heard))) for heard in species]
     beside = out / BESIDE
@@ -85,20 +85,19 @@ def write_pictures(
         if folder
         else f"Birds heard by station {config.station.id}"
     )
-    _put(
-        out / PAGE, page(title, cards, made).encode("utf8", "backslashreplace")
-    )  # names that are no text
+    # backslashreplace: file names that are not text
+    _put(out / PAGE, page(title, cards, made).encode("utf8", "backslashreplace"))
     used = {name for card in cards for name in (card.picture, card.sound) if name}
     _tidy(beside, {Path(name).name for name in used})
     return PictureSummary(out / PAGE, len(cards), sum(card.sound is not None for card in cards))
 
 
 def _check(out: Path, root: Path | None) -> None:
-    """Raises UsageError where something would be replaced that is not ours, or the page's sounds be
-    heard again."""
+    """Check the output folder. Raises UsageError if a file would be replaced that is not ours, or
+    if the page's sounds would themselves be replayed as recordings."""
     if root and out.resolve().is_relative_to(root.resolve()):
         raise UsageError(
-            f"--out {out}: lies in {root}, where the page's sounds would count as recordings"
+            f"--out {out}: is inside {root}, where the page's sounds would count as recordings"
         )
     path = out / PAGE
     beside = out / BESIDE
@@ -116,7 +115,8 @@ def _check(out: Path, root: Path | None) -> None:
 
 
 def _check_names(store: Store, config: Config) -> None:
-    """A slip would give away the sound of a species that is to be protected. Raises ConfigError."""
+    """Check the codes of sensitive species: a typing mistake would publish the sound of a protected
+    species. Raises ConfigError."""
     known = {code for (code,) in store.rows("SELECT code FROM species")}
     unknown = sorted(set(config.sensitive.species) - known)
     if known and unknown:
@@ -136,7 +136,7 @@ def _make(beside: Path) -> None:
 
 
 def _choose(config: Config, files: Mapping[str, Path], heard: SpeciesRecord) -> str:
-    """The id of its best detection of which there is sound, of a few; else of the best."""
+    """Id of the best of a few candidates that has sound; else of the best one."""
     for one in heard.candidates:
         if one.recording in files or (one.clip and is_there(config.clips_folder, one.clip)):
             return one.id
@@ -146,7 +146,7 @@ def _choose(config: Config, files: Mapping[str, Path], heard: SpeciesRecord) -> 
 def _sounds(
     config: Config, files: Mapping[str, Path], shown: list[Evidence]
 ) -> Iterator[tuple[Evidence, WindowSound | None]]:
-    """Each with its sound, as far as it is there; each recording is decoded once."""
+    """Each detection with its sound, where that is available; each recording is decoded once."""
     of_recording: dict[str, list[Evidence]] = {}
     for one in shown:
         of_recording.setdefault(one.recording, []).append(one)
@@ -165,7 +165,7 @@ def _card(
 ) -> Card:
     if sound is None:
         return Card(
-            heard, shown, None, None, 0.0, "Neither its recording nor a clip is there to be shown."
+            heard, shown, None, None, 0.0, "Neither its recording nor a clip of it is available."
         )
     name = f"{re.sub(r'[^A-Za-z0-9_-]', '_', heard.code)}-{shown.id[:8]}"
     from_s = shown.offset_s - sound.before_s
@@ -186,9 +186,9 @@ def _card(
 
 
 def _silent(config: Config, heard: SpeciesRecord, samples: Samples) -> str:
-    """Why there must be no sound of it, as there would be no clip; "" where there may. Of people
-    the speech detector tells alone: what the bundle's classes said of a window is not in the
-    record."""
+    """Reason for which the sound must not be published, by the rules for clips; "" if it may be.
+    People are recognised by the speech detector alone: the scores of the bundle's human classes
+    are not in the record."""
     if heard.code in config.sensitive.species:
         return "No sound: the species is among this station's sensitive ones."
     if config.privacy.speech and config.privacy.human != "off":
@@ -215,7 +215,7 @@ def _put(path: Path, content: bytes) -> None:
 
 
 def _tidy(beside: Path, used: set[str]) -> None:
-    """What an earlier page showed, and what a kill has left."""
+    """Remove the files of an earlier page, and unfinished files of a run that was killed."""
     for path in beside.iterdir():
         if _OURS.fullmatch(path.name) and path.name not in used:
             path.unlink(missing_ok=True)

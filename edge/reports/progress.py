@@ -1,4 +1,4 @@
-"""A replay with a bar that says how far it is."""
+"""A replay with a progress bar."""
 
 import time
 from pathlib import Path
@@ -16,8 +16,8 @@ from edge.types import Outcome
 def replay_with_progress(
     settings: Config, folder: Path, jobs: int, cluster: str | None, console: Console
 ) -> ReplaySummary:
-    """As `replay_folder`. By bytes, which are known beforehand, unlike seconds: so one long
-    recording moves the bar too."""
+    """Call `replay_folder` and show its progress. The bar counts bytes, which unlike seconds are
+    known beforehand, so that it also moves within one long recording."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

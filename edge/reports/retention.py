@@ -1,4 +1,4 @@
-"""A clean-up of clips as people and programs read it. Prints nothing itself."""
+"""The result of a clean-up of clips, for people and for programs. Prints nothing itself."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ from edge.host.clock import boot_id
 _WORDS: dict[Reason, str] = {
     "age": "older than retention.days",
     "disk": "the oldest, to make room (retention.disk_share, retention.hours_left)",
-    "unused": "of no detection: its recording was analysed anew",
-    "full": "among a species' best: the disk is full, and nothing else was left to go",
+    "unused": "no detection uses it: its recording was analysed again",
+    "full": "among a species' best: the disk is full, and no other clip was left to remove",
 }
 
 
 def retention_summary(
     done: RetentionSummary, protected: tuple[int, int], dry_run: bool
 ) -> dict[str, Any]:
-    """One JSON object. `protected`: clips and bytes that stay whatever their age and however full
-    the disk is."""
+    """The result as a JSON object. `protected`: number and bytes of the clips that are never
+    removed, whatever their age and however full the disk is."""
     total = done.disk.total
     free = done.disk.free
     return {
@@ -42,8 +42,9 @@ def retention_summary(
 
 
 def retention_table(done: RetentionSummary, protected: tuple[int, int], dry_run: bool) -> Table:
-    """How many clips go and why, and what stays."""
-    table = Table(title="Clips that would go" if dry_run else "Clips removed", title_justify="left")
+    """Table of the clips that are removed, by reason, and of those that stay."""
+    title = "Clips that would be removed" if dry_run else "Clips removed"
+    table = Table(title=title, title_justify="left")
     table.add_column("", overflow="fold")
     table.add_column("clips", justify="right")
     table.add_column("MB", justify="right")
@@ -62,35 +63,34 @@ def retention_table(done: RetentionSummary, protected: tuple[int, int], dry_run:
 
 
 def retention_lines(done: RetentionSummary) -> list[str]:
-    """What else is to be said of the disk."""
+    """Lines on the state of the disk, and on clips that could not be handled."""
     used = 100 * (1 - done.disk.free / done.disk.total) if done.disk.total else 0.0
     left = (
         "no clip was saved in the last 24 h"
         if done.clock_is_set
-        else "at what rate it fills is not known"
+        else "the rate at which it fills is not known"
     )
     if done.hours_left is not None:
         left = (
-            f"{done.hours_left:.1f} hours left until it is as full as it may be, at the rate of "
-            f"the last 24 h"
+            f"{done.hours_left:.1f} hours left until it reaches its limit, at the rate of the last "
+            f"24 h"
         )
     lines = [f"The disk was {used:.1f} % full, {done.disk.free / 1e6:.0f} MB free; {left}."]
     if not done.clock_is_set:
         lines.append(
-            "Nobody knows the time (see birdstation clock show): nothing goes by its age or by a "
-            "rate. If this"
-            f" machine's clock is right, say so: birdstation clock fix --boot {boot_id()} "
-            f"--seconds 0"
+            "The time is not known (see birdstation clock show): no clip is removed for its age or "
+            "ahead of a filling disk. If this machine's clock is right, confirm it: "
+            f"birdstation clock fix --boot {boot_id()} --seconds 0"
         )
     if done.missing:
-        lines.append(f"{done.missing} clips had no file any more: their rows are cleaned.")
+        lines.append(f"{done.missing} clips had no file any more: their rows were removed.")
     if done.failed:
         lines.append(
             f"{done.failed} files cannot be removed; the station tries again when it starts."
         )
     if done.short_bytes:
         lines.append(
-            f"Still {done.short_bytes / 1e6:.0f} MB short, and no clip is left that may go: make "
-            f"room on the disk."
+            f"Still {done.short_bytes / 1e6:.0f} MB short, and no clip is left that may be "
+            f"removed: make room on the disk."
         )
     return lines

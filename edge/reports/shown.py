@@ -1,4 +1,4 @@
-"""A replay as the screen shows it once it is over."""
+"""The result of a replay on the screen."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +16,7 @@ from edge.store.record import Store
 def show_replay(
     console: Console, store: Store, settings: Config, done: ReplaySummary, summary: dict[str, Any]
 ) -> None:
-    """Print what came of it; `summary` has the figures."""
+    """Print tables, figures and doubts of a replay; `summary` has the figures."""
     if summary["detections"]:
         console.print(species_table(store, done.bundle.id, done.recordings.values()))
     for title, key in (
@@ -49,12 +49,11 @@ def _figures(summary: dict[str, Any]) -> Iterator[str]:
         f"{summary['new_detections']} new; {summary['wall_s']:.1f} s{pace}"
     )
     if same := summary["files"] - summary["recordings"]:
-        yield f"{_count(same, 'file')} with the sound of another; it counts once."
+        yield f"{_count(same, 'file')} with the same sound as another; it counts once."
     if also := summary["also_of_another_station"]:
         yield (
-            f"In the record under another station.id, too, so views over all stations count it "
-            f"twice: "
-            f"{_count(also, 'recording')}"
+            "Also in the record under another station.id, so views over all stations count it "
+            f"twice: {_count(also, 'recording')}"
         )
     if summary["unchanged"] == summary["recordings"]:
         yield (
@@ -64,10 +63,10 @@ def _figures(summary: dict[str, Any]) -> Iterator[str]:
 
 
 def _doubts(summary: dict[str, Any]) -> Iterator[str]:
-    """What is to be known of the times."""
+    """Lines on recordings whose time is uncertain."""
     for key, what in (
         ("times_guessed", "Time taken from the file's date, which copying may change"),
-        ("hours_unknown", "Known by day only, not by hour"),
+        ("hours_unknown", "Only the day is known, not the hour"),
         ("zones_assumed", "Time without a zone, counted as UTC (set station.timezone)"),
     ):
         if summary[key]:

@@ -1,7 +1,7 @@
-"""The sound of detections, with some seconds around: cut out of the recordings, or out of clips
-where those are gone.
+"""The sound of detections with some seconds around it, cut out of the recordings, or out of clips
+where the recordings are gone.
 
-Knows which file is which recording; knows no page.
+Matches files with recordings; knows no page.
 """
 
 from collections.abc import Iterable
@@ -27,13 +27,15 @@ class WindowSound:
     """A window and what surrounds it."""
 
     samples: Samples  # mono, RATE_HZ
-    before_s: float  # of it before the window
+    before_s: float  # s of it that lie before the window
 
 
 def recordings_under(store: Store, station: str, folder: Path) -> dict[str, Path]:
-    """Recording -> one file of it, of all that lie in a folder and that the record has. Known by
-    their size and a sample of their content, under whatever name. Raises RecordingError if the
-    folder is not there."""
+    """Recording -> one of its files, for the recordings of the record that lie in a folder.
+
+    Files are recognised by their size and a sample of their content, whatever their name. Raises
+    RecordingError if the folder does not exist.
+    """
     known: dict[tuple[int, str], list[tuple[str, str]]] = {}
     for path, size, sample, recording in store.rows(
         "SELECT f.path, f.bytes, f.sample, coalesce(r.grown_into, r.id) FROM files f"
@@ -42,24 +44,23 @@ def recordings_under(store: Store, station: str, folder: Path) -> dict[str, Path
     ):
         known.setdefault((size, sample), []).append((path, recording))
     root = folder if folder.is_dir() else folder.parent
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in find_recordings(folder):
         try:
             state = state_of(path)
-        except OSError:  # whoever replays it says why
+        except OSError:  # a replay reports the reason
             continue
         name = record_name(path, root)
+        # several where recordings are equally silent: the one with this path first
         same = known.get((state.bytes, state.sample), [])
-        for _, recording in sorted(same, key=lambda one: not same_place(name, one[0]))[
-            :1
-        ]:  # equal silence has several
-            found.setdefault(recording, path)
-    return found
+        for _, recording in sorted(same, key=lambda one: not same_place(name, one[0]))[:1]:
+            files.setdefault(recording, path)
+    return files
 
 
 @dataclass
 class _WindowCut:
-    """A window that is being collected while its recording passes by; in samples of the
+    """A window that is collected while its recording is decoded; positions are samples of the
     recording."""
 
     window: int
@@ -79,7 +80,7 @@ class _WindowCut:
         self.ended = self.ended or last <= len(piece)
 
     def miss(self, until: int) -> None:
-        """A gap that ends there; no window reaches over one."""
+        """Note a gap that ends at `until`; no window crosses a gap."""
         if until <= self.window:
             self.pieces.clear()
         else:
@@ -90,8 +91,8 @@ class _WindowCut:
 
 
 def cut_out(path: Path, offsets_s: Iterable[float]) -> dict[float, WindowSound]:
-    """The sound at these windows of a recording, which is decoded once, up to the last one. What
-    cannot be decoded is missing in the result."""
+    """Sound of these windows of a recording, which is decoded once, up to the last of them. Windows
+    that cannot be decoded are missing from the result."""
     cuts = {offset_s: _WindowCut(round(offset_s * RATE_HZ)) for offset_s in offsets_s}
     try:
         with Decoder(path) as decoder:
@@ -108,12 +109,12 @@ def cut_out(path: Path, offsets_s: Iterable[float]) -> dict[float, WindowSound]:
                 if all(cut.ended for cut in cuts.values()):
                     break
     except (RecordingError, OSError):
-        pass  # of a file that was damaged meanwhile there is what could be read
+        pass  # damaged since its replay: the result has what could be read
     return {offset_s: cut.sound() for offset_s, cut in cuts.items() if cut.pieces}
 
 
 def cut_of_clip(folder: Path, path: str, offset_s: float) -> WindowSound | None:
-    """The sound of a window in a clip, if its file is there."""
+    """Sound of a window in a clip; None if its file does not exist."""
     try:
         return cut_out(clip_file(folder, path), [offset_s]).get(offset_s)
     except ValueError:  # a path that leads out of the folder

@@ -1,9 +1,9 @@
-"""Sound as a picture for people: a spectrogram with its axes and the window marked, as an SVG file
+"""Sound as a picture for people: a spectrogram with axes and the window marked, as an SVG file
 around a PNG.
 
-No library draws it: letters and lines of an SVG stay sharp at any size and want no fonts, and a PNG
-without filters is twenty lines. It is finer than what our networks see (edge.contract.audio), over
-the same scale of pitch. Knows no species and no page.
+It is drawn without a plotting library: text and lines of an SVG stay sharp at any size and need no
+fonts, and a PNG without filters takes twenty lines. The resolution is finer than that of the
+networks' images (edge.contract.audio), on the same mel scale. Knows no species and no page.
 """
 
 import base64
@@ -23,14 +23,13 @@ Picture = NDArray[np.uint8]
 N_FFT = 1024
 HOP = 320
 ROWS = 192
-_EDGE = -(
-    -N_FFT // 2 // HOP
-)  # columns at each end that reach beyond the sound; they are as their neighbours
-# percentiles that are black and white; what is all alike stays dark
+# columns at each end whose frames reach beyond the sound; they repeat their neighbours
+_EDGE = -(-N_FFT // 2 // HOP)
+# percentiles shown as black and white; uniform sound stays dark
 _QUIET = 30.0
 _LOUD = 99.9
 _RANGE_DB_MIN = 30.0
-# of the level that a pitch has most of the time, so much is taken away: wind and traffic hide less
+# share of each frequency's steady level that is subtracted, so that wind and traffic hide less
 _STEADY = 0.7
 _PALETTE = (
     (0, 0, 4),
@@ -42,7 +41,7 @@ _PALETTE = (
     (252, 253, 191),
 )
 _TICKS_HZ = (500, 1000, 2000, 4000, 8000, 16000)
-# of the picture, and around it
+# size of the picture and of its margins, in pixels
 _WIDTH = 720
 _HEIGHT = 216
 _LEFT = 52
@@ -54,7 +53,7 @@ SIZE = _LEFT + _WIDTH + _RIGHT, _TOP + _HEIGHT + _BOTTOM
 
 @cache
 def row_edges_hz() -> NDArray[np.float64]:
-    """Between which pitches the rows lie, from below, `(ROWS + 1,)`."""
+    """Frequencies that bound the rows, the lowest first, `(ROWS + 1,)`."""
     edges: NDArray[np.float64] = np.interp(
         np.linspace(0, MEL_BANDS + 1, ROWS + 1), range(MEL_BANDS + 2), mel_edges()
     )
@@ -63,8 +62,8 @@ def row_edges_hz() -> NDArray[np.float64]:
 
 @cache
 def _rows_of_bins() -> NDArray[np.float32]:
-    """How much each bin of the transform counts in each row, `(N_FFT // 2 + 1, ROWS)`: mean power
-    over a row."""
+    """Weight of each bin of the transform in each row, `(N_FFT // 2 + 1, ROWS)`, so that a row is
+    the mean power over its bins."""
     edges = row_edges_hz() * N_FFT / RATE_HZ
     bins = np.arange(N_FFT // 2 + 1)[:, None]
     shared = np.minimum(bins + 0.5, edges[1:]) - np.maximum(bins - 0.5, edges[:-1])
@@ -73,9 +72,11 @@ def _rows_of_bins() -> NDArray[np.float32]:
 
 
 def spectrogram(samples: Samples) -> Picture:
-    """Levels 0 to 255 of mono sound at RATE_HZ, `(ROWS, columns)`, the highest pitch first:
-    decibels, less most of what is steady at each pitch, from the quieter third to the loudest.
-    Digital silence is all 0."""
+    """Levels 0 to 255 of mono sound at RATE_HZ, `(ROWS, columns)`, the highest frequency first.
+
+    They are decibels less most of the steady level of each frequency, scaled from the quieter third
+    to the loudest. Digital silence is all 0.
+    """
     padded = np.pad(samples - samples.mean(), N_FFT // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP]
     power = (
@@ -95,7 +96,7 @@ def spectrogram(samples: Samples) -> Picture:
 
 
 def png(picture: Picture) -> bytes:
-    """A PNG file with 256 colours of levels `(rows, columns)`."""
+    """PNG file with a palette of 256 colours, from levels `(rows, columns)`."""
     height, width = picture.shape
     at = np.linspace(0, len(_PALETTE) - 1, 256)
     colours = np.stack(
@@ -117,8 +118,8 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def svg(samples: Samples, before_s: float, from_s: float) -> str:
-    """The picture of some sound, of which the window begins after `before_s`; the axis counts from
-    `from_s`, the first sample's place in its recording."""
+    """SVG picture of a sound whose window begins after `before_s`; the time axis begins at
+    `from_s`, the position of the first sample in its recording."""
     seconds = len(samples) / RATE_HZ
     image = base64.b64encode(png(spectrogram(samples))).decode()
     right = _LEFT + _WIDTH
@@ -175,7 +176,7 @@ def _time_axis(from_s: float, seconds: float) -> list[str]:
 
 
 def clock_text(second: float) -> str:
-    """A place in a recording: 0:07, 59:59.5, 1:00:00."""
+    """Position in a recording as text: 0:07, 59:59.5, 1:00:00."""
     hours, rest = divmod(second, 3600)
     whole, tenth = f"{rest % 60:04.1f}".split(".")
     words = f"{hours:.0f}:{rest // 60:02.0f}:{whole}" if hours else f"{rest // 60:.0f}:{whole}"

@@ -1,5 +1,5 @@
-"""The figures of one replay, for `--json` and for scripts. The field names are public: only ever
-add."""
+"""The figures of one replay, for `--json` and for scripts. The field names are public: fields are
+only ever added."""
 
 import math
 import resource
@@ -17,7 +17,7 @@ from edge.types import Outcome
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run took."""
+    """Cost of a run in time."""
 
     wall_s: float
     cpu_s: float
@@ -25,7 +25,7 @@ class Cost:
 
 
 def cpu_seconds() -> float:
-    """User and system time of this process and the children it waited for."""
+    """User and system time of this process and of the children it has waited for."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in used)
 
@@ -37,8 +37,8 @@ def peak_rss_mb() -> float:
 
 
 def of_recordings(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """One outcome of each recording: that of the file that was read, if any was. Files that are
-    refused stand each for itself."""
+    """One outcome per recording: that of the file that was read, if one was. Each refused file
+    counts by itself."""
     first: dict[str, Outcome] = {}
     for outcome in sorted(outcomes, key=lambda o: o.earlier):
         of = outcome.recording if outcome.state == "analysed" else None
@@ -48,15 +48,15 @@ def of_recordings(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 @dataclass(frozen=True)
 class Times:
-    """Of how many recordings the start is not what their recorder said in full."""
+    """Numbers of recordings whose recorder did not give the complete start time."""
 
-    times_guessed: int  # no date of their own: that of the file was taken
-    hours_unknown: int  # the day alone is known
+    times_guessed: int  # no time of their own: the file's modification time was taken
+    hours_unknown: int  # only the day is known
     zones_assumed: int  # a time without a zone, counted as UTC since the settings name none
 
 
 def times_of(store: Store, recordings: Collection[str]) -> Times:
-    """How far the starts of these recordings can be trusted."""
+    """Counts of these recordings whose start time is uncertain."""
     mine = set(recordings)
     rows = store.rows("SELECT id, time_source, zone_source FROM recordings")
     known = [(source, zone) for recording, source, zone in rows if recording in mine]
@@ -68,7 +68,7 @@ def times_of(store: Store, recordings: Collection[str]) -> Times:
 
 
 def also_of_another_station(store: Store, recordings: Collection[str]) -> int:
-    """How many of these recordings the record has under another station's id, too, as after a
+    """Number of these recordings that the record also has under another station's id, as after a
     change of station.id."""
     rows = store.rows(
         "SELECT DISTINCT mine.id FROM recordings mine JOIN recordings other ON other.sha256 = "
@@ -83,10 +83,12 @@ def also_of_another_station(store: Store, recordings: Collection[str]) -> int:
 def replay_summary(
     store: Store, done: ReplaySummary, cost: Cost, score: ReplayScore | None
 ) -> dict[str, Any]:
-    """The JSON object of a replay, of its recordings alone. `analysed` and `audio_s` count earlier
-    runs too, `new_…` this run alone; `mqtt_waiting` are messages that no broker has acknowledged
-    yet, None if none is configured. A recording that has several files in the folder counts once.
-    NaN becomes null."""
+    """JSON object of a replay, about its own recordings only.
+
+    `analysed` and `audio_s` include earlier runs, `new_…` counts this run alone; `mqtt_waiting` is
+    the number of messages that the broker has not acknowledged yet, None if no broker is
+    configured. A recording that has several files in the folder counts once. NaN becomes null.
+    """
     files = len(done.outcomes)
     outcomes = of_recordings(done.outcomes)
     detections, species = store.heard_in(done.bundle.id, done.recordings.values())
@@ -120,7 +122,7 @@ def replay_summary(
         summary |= {
             key: None if math.isnan(value) else value for key, value in asdict(score.rows).items()
         }
-        if score.recordings < 2:  # of which nothing can be said of others
+        if score.recordings < 2:  # no interval from a single recording
             summary["f1_low"] = summary["f1_high"] = None
         summary["rows_without_recording"] = score.rows_without_recording
         summary["labelled_species_unknown"] = score.unknown_species

@@ -1,4 +1,4 @@
-"""A replay as people read it: detections by species, what was refused, the score. Prints nothing
+"""Tables of a replay for people: detections by species, refused files, the score. Prints nothing
 itself."""
 
 from collections.abc import Collection, Mapping, Sequence
@@ -16,9 +16,11 @@ _NAMED_MAX = 5  # species
 
 
 def species_table(store: Store, bundle_id: str, recordings: Collection[str]) -> Table:
-    """Detections by species in these recordings, most heard first. Times are those of the clock at
-    the place; of recordings that are known by day alone no hour is told, of those whose time is the
-    file's nothing."""
+    """Table of detections by species in these recordings, the most frequent first.
+
+    Times are local to the place. Where only the day of a recording is known no hour is shown, where
+    only the file's modification time is known no time at all.
+    """
     table = Table(title="Detections in this replay", title_justify="left")
     table.add_column("species", overflow="fold", min_width=20)
     for name in ("detections", "files", "best"):
@@ -38,14 +40,14 @@ def species_table(store: Store, bundle_id: str, recordings: Collection[str]) -> 
 def _by_species(
     store: Store, bundle_id: str, mine: set[str]
 ) -> list[tuple[str, int, int, float, str, str]]:
-    """Both names, detections, recordings, best score, first and last minute or day ("": not
-    known)."""
+    """Names, detections, recordings, best score, first and last minute or day ("": not known), by
+    species."""
     moment = at_the_place("datetime", "d.start_utc", "d")
     moment = (
         f"substr({moment}, 1, CASE r.time_source WHEN 'mtime' THEN 0 WHEN 'date' THEN 10 ELSE "
         f"16 END)"
     )
-    found: dict[str, tuple[str, int, int, float, str, str]] = {}
+    species: dict[str, tuple[str, int, int, float, str, str]] = {}
     for recording, code, name, scientific, count, best, first, last in store.rows(
         "SELECT d.recording, s.code, coalesce(nullif(s.common_name, ''), s.code), "
         "s.scientific_name, count(*),"
@@ -57,10 +59,10 @@ def _by_species(
     ):
         if recording in mine:
             names = f"{escape(name)}\n[i]{escape(scientific)}[/i]"
-            _, total, files, high, earliest, latest = found.get(
+            _, total, files, high, earliest, latest = species.get(
                 code, (names, 0, 0, best, first, last)
             )
-            found[code] = (
+            species[code] = (
                 names,
                 total + count,
                 files + 1,
@@ -68,12 +70,12 @@ def _by_species(
                 min(filter(None, (earliest, first)), default=""),
                 max(latest, last),
             )
-    return [found[code] for code in sorted(found, key=lambda code: (-found[code][1], code))]
+    return [species[code] for code in sorted(species, key=lambda code: (-species[code][1], code))]
 
 
 def reasons_table(title: str, files: Sequence[Mapping[str, str]]) -> RenderableType:
-    """Files that could not be analysed, or not to their end, with the reason: the summary's `file`
-    and `reason`."""
+    """Table of files that could not be analysed, or only in part, with the reason: `file` and
+    `reason` of the summary."""
     table = Table(title=f"{title}: {len(files)}", title_justify="left")
     table.add_column("recording", overflow="fold")
     table.add_column("reason", overflow="fold")
@@ -85,15 +87,15 @@ def reasons_table(title: str, files: Sequence[Mapping[str, str]]) -> RenderableT
         f"… and {len(files) - _SHOWN_MAX} more: SELECT path, reason FROM recordings WHERE "
         f"reason IS NOT NULL"
     )
-    return Group(table, f"{more}, and --json")
+    return Group(table, f"{more}, or --json")
 
 
 def score_text(score: ReplayScore) -> str:
-    """The competition's score, a line for each thing that is to be known of it."""
+    """The score by BirdCLEF's metric as text, with its interval and its limits, a line each."""
     rows = score.rows
     interval = f"95 % interval {rows.f1_low:.3f} to {rows.f1_high:.3f}"
     if score.recordings < 2:
-        interval = "no interval: one recording tells nothing of others"
+        interval = "no interval: it needs two recordings or more"
     lines = [
         f"row-wise F1 [b]{rows.f1:.3f}[/b] ({interval}), {rows.rows} rows of 5 s",
         f"  in rows with birds {rows.f1_call_rows:.3f}, in those without {rows.f1_nocall_rows:.3f}",
@@ -102,8 +104,8 @@ def score_text(score: ReplayScore) -> str:
     unknown = len(score.unknown_species)
     if unknown and unknown == score.species:
         lines.append(
-            f"  [yellow]the model knows none of the {unknown} labelled species: this score says "
-            f"nothing of it[/]"
+            f"  [yellow]the model knows none of the {unknown} labelled species: this score does "
+            f"not measure it[/]"
         )
     elif unknown:
         names = ", ".join(score.unknown_species[:_NAMED_MAX]) + (

@@ -1,5 +1,5 @@
-"""Why a detection is there: everything that led to it, for a person who doubts it. Reads the store;
-knows no sound."""
+"""Explanation of one detection: scores, prior, threshold, clock and reviews behind it. Reads the
+store; knows no sound."""
 
 import json
 import math
@@ -19,16 +19,14 @@ from edge.store.schema import at_the_place
 _SHED = (
     "full analysis",
     "windows without overlap, since sound came too fast",
-    "one member of each kind or the student alone, likewise",
+    "one member of each kind or the student alone, since sound came too fast",
 )
-_DECIDED = {  # by the networks that were loaded, and whose scores count
-    ("bag", "bag"): "all networks together",
-    ("student", "student"): "the student, alone",
-    ("cascade", "student"): "the student, which answers first; the others were not asked",
-    (
-        "cascade",
-        "bag",
-    ): "all networks together, since the student left something open in this window",
+# key: the networks that were loaded, and those whose scores count
+_DECIDED = {
+    ("bag", "bag"): "the ensemble: all networks together",
+    ("student", "student"): "the student alone",
+    ("cascade", "student"): "the student, which runs first; the ensemble was not run",
+    ("cascade", "bag"): "the ensemble, since the student was not sure of this window",
 }
 _NO_CLIP = (
     "none, as of recordings by default (clips.of_recordings); birdstation pictures plays "
@@ -44,7 +42,7 @@ _SET_BY = {
 _TIME_FROM = {
     "clock": "this machine's clock",
     "name": "the file's name",
-    "date": "the file's name, which tells the day only",
+    "date": "the file's name, which gives the day only",
     "mtime": "the file's date, which copying may have changed",
     "guano": "the recorder (GUANO)",
     "audiomoth": "the recorder (AudioMoth)",
@@ -58,14 +56,8 @@ _CLOCKS = {
     "rtc": "the hardware clock (rtc)",
     "unsynced": "a clock that nothing had set (unsynced)",
 }
-_REVIEW = (
-    "reviewer",
-    "verdict",
-    "instead",
-    "note",
-    "reviewed_utc",
-    "detection",
-)  # the last: of which it was said
+# detection: the id that was reviewed, perhaps of an earlier analysis
+_REVIEW = ("reviewer", "verdict", "instead", "note", "reviewed_utc", "detection")
 _COLUMNS = (
     "d.id, d.species, s.common_name, s.scientific_name, d.start_utc, d.end_utc, d.offset_s, "
     "d.score, d.acoustic,"
@@ -74,31 +66,31 @@ _COLUMNS = (
     " d.bundle, r.path, r.source, r.time_source, r.clock_state, r.clock_fix_s, r.latitude, "
     "r.longitude"
 )
-_BEGINS = "d.id >= ? AND d.id < ? || char(0x10ffff)"  # goes by the index
+_BEGINS = "d.id >= ? AND d.id < ? || char(0x10ffff)"  # a prefix match that uses the index
 
 
-def explain(store: Store, wanted: str) -> dict[str, Any]:
-    """Everything about the detection whose id begins with `wanted`. Raises UsageError if there is
+def explain(store: Store, prefix: str) -> dict[str, Any]:
+    """Everything about the detection whose id begins with `prefix`. Raises UsageError if there is
     none, or several."""
     rows = store.rows(
         f"SELECT {_COLUMNS}, {at_the_place('datetime', 'd.start_utc', 'd')}"
         " FROM detections d JOIN species s ON s.code = d.species"
         " JOIN recordings r ON r.id = d.recording LEFT JOIN clips c ON c.id = d.clip"
         f" WHERE {_BEGINS} LIMIT 2",
-        (wanted, wanted),
+        (prefix, prefix),
     )
     if not rows:
-        _say_where_it_went(store, wanted)
+        _check_reviews(store, prefix)
         raise UsageError(
-            f"ID: no detection in {store.path} begins with {wanted!r}; the ids are in the view "
+            f"ID: no detection in {store.path} begins with {prefix!r}; the ids are in the view "
             f"heard"
         )
     if len(rows) > 1:
         ((count,),) = store.rows(
-            f"SELECT count(*) FROM detections d WHERE {_BEGINS}", (wanted, wanted)
+            f"SELECT count(*) FROM detections d WHERE {_BEGINS}", (prefix, prefix)
         )
         raise UsageError(
-            f"ID: {count} detections in {store.path} begin with {wanted!r}; give more of the id"
+            f"ID: {count} detections in {store.path} begin with {prefix!r}; give more of the id"
         )
     names = [column.split(" AS ")[-1].split(".")[-1].strip() for column in _COLUMNS.split(",")] + [
         "local_time"
@@ -127,30 +119,30 @@ def explain(store: Store, wanted: str) -> dict[str, Any]:
     return why
 
 
-def _say_where_it_went(store: Store, wanted: str) -> None:
-    """Raises UsageError if a person has reviewed a detection of this id that is no more."""
+def _check_reviews(store: Store, prefix: str) -> None:
+    """Look for a reviewed detection that is no longer in the record. Raises UsageError if there is
+    one with this id."""
     gone = store.rows(
         "SELECT detection, verdict, reviewer, coalesce(stands_now, 'nothing') FROM reviews_kept"
         " WHERE substr(detection, 1, ?) = ? AND NOT is_there",
-        (len(wanted), wanted),
+        (len(prefix), prefix),
     )
-    if gone and wanted:
+    if gone and prefix:
         words = "; ".join(f"{verdict} ({reviewer})" for _, verdict, reviewer, _ in gone)
         raise UsageError(
-            f"ID: {gone[0][0]} is gone since its recording was analysed anew; what was said of it "
-            f"is kept: "
-            f"{words}; in its place there is now: {gone[0][3]}"
+            f"ID: {gone[0][0]} is gone, since its recording was analysed again; its review is "
+            f"kept: {words}; in its place there is now: {gone[0][3]}"
         )
 
 
 def _licence(manifest: dict[str, Any]) -> str | None:
-    found = manifest.get("licence")
-    return None if not found else str(Licence(**found))
+    licence = manifest.get("licence")
+    return None if not licence else str(Licence(**licence))
 
 
 def _odds_moved(why: dict[str, Any]) -> float | None:
-    """How many times more likely place and day made it; None where they did not weigh in, or it was
-    certain."""
+    """Factor by which place and day changed the odds; None where they were not used, or where a
+    score is 0 or 1."""
     scores = why["acoustic"], why["score"]
     if why["prior"] is None or not all(0 < score < 1 for score in scores):
         return None
@@ -159,9 +151,9 @@ def _odds_moved(why: dict[str, Any]) -> float | None:
 
 
 def _geo(manifest: dict[str, Any], why: dict[str, Any]) -> float | None:
-    """What a geo model says: how likely somebody meets the species there on that day; None with
-    another prior, and of what it cannot place: such classes weigh 1 of all everywhere, which is
-    none of its answers."""
+    """Probability by a geo model of meeting the species there on that day. None with another prior,
+    and for classes that the model cannot place: their prior is 1 over all classes everywhere, which
+    is not an answer of the model."""
     geo = manifest["training"].get("geo") if manifest.get("prior") == "geo" else None
     if (
         geo is None
@@ -173,8 +165,8 @@ def _geo(manifest: dict[str, Any], why: dict[str, Any]) -> float | None:
 
 
 def _members(manifest: dict[str, Any], why: dict[str, Any]) -> tuple[str, dict[str, float | None]]:
-    """Which networks were loaded (bag, student or cascade), and their scores by the names that the
-    bundle gives them; None for one that was not asked about this window."""
+    """The networks that were loaded (`bag`, `student` or `cascade`), and their scores by their
+    names in the bundle; None for a network that was not run on this window."""
     scores = json.loads(why["members"] or "[]")
     members = manifest.get("members", [])
     student = [manifest["student"]["member"]] if manifest.get("student") else []
@@ -183,9 +175,8 @@ def _members(manifest: dict[str, Any], why: dict[str, Any]) -> tuple[str, dict[s
     loaded = "student" if why["decided_by"] == "student" and len(scores) == 1 else "bag"
     if student and len(scores) == len(members) + 1:
         loaded = "cascade"
-    for networks in (
-        (student,) if loaded == "student" else (members, members + student, few)
-    ):  # few: of first releases
+    # few: in rows of the first releases
+    for networks in (student,) if loaded == "student" else (members, members + student, few):
         if len(networks) == len(scores):
             return loaded, dict(
                 zip([str(network["name"]) for network in networks], scores, strict=True)
@@ -194,21 +185,21 @@ def _members(manifest: dict[str, Any], why: dict[str, Any]) -> tuple[str, dict[s
 
 
 def why_tables(why: dict[str, Any]) -> RenderableType:
-    """The same as people read it."""
+    """Tables of an explanation for people."""
     name = escape(why["common_name"] or why["species"])
     facts = Table(
         title=f"{name} ({escape(why['scientific_name'])}), {why['start_utc']}", title_justify="left"
     )
     facts.add_column("what")
     facts.add_column("found", overflow="fold")
-    for what, found in _facts(why):
-        facts.add_row(what, escape(found))
+    for what, value in _facts(why):
+        facts.add_row(what, escape(value))
     members = Table(title="This window alone, by member", title_justify="left")
     members.add_column("member")
     members.add_column("score", justify="right")
     for member, score in sorted(why["members"].items(), key=lambda item: -(item[1] or 0.0)):
-        members.add_row(escape(member), "not asked" if score is None else f"{score:.3f}")
-    others = Table(title="What else it may have been", title_justify="left")
+        members.add_row(escape(member), "not run" if score is None else f"{score:.3f}")
+    others = Table(title="The next species of this window", title_justify="left")
     others.add_column("species")
     others.add_column("score", justify="right")
     for species, score in why["runner_ups"].items():
@@ -227,12 +218,12 @@ def _words(review: dict[str, Any], detection: str) -> str:
 
 
 def chance_text(chance: float) -> str:
-    """A geo model's chance as people read it."""
+    """Probability of a geo model as text."""
     return f"{chance:.1%}" if chance >= 0.001 else "less than 0.1%"
 
 
 def _moved(why: dict[str, Any]) -> str:
-    """What place and day said and did, in words."""
+    """Text on the geo model's answer and its effect on the odds."""
     geo = (
         ""
         if why["geo"] is None

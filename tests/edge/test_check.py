@@ -609,9 +609,9 @@ LISTEN_S = 2.5  # the first sound is kept back for a second
     [
         (note("midtoo", 1, 0.1), "ok", ""),
         (np.clip(note("midtoo", 1, 1.5), -1, 1), "bad", "gain"),
-        (note("midtoo", 1, 0.1) + np.float32(0.05), "warning", "constant voltage"),
+        (note("midtoo", 1, 0.1) + np.float32(0.05), "warning", "constant offset"),
         (hiss(1, 1e-5), "warning", "plugged in"),
-        (np.full(32_000, 0.25, np.float32), "bad", "one and the same number"),
+        (np.full(32_000, 0.25, np.float32), "bad", "All samples are equal"),
     ],
     ids=["fine", "clipped", "offset", "quiet", "dead"],
 )

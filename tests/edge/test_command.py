@@ -77,7 +77,7 @@ def test_the_command_says_which_it_is_and_which_settings_hold(tmp_path: Path) ->
     listed = command("species", "echobird", folder=tmp_path)
     assert listed.returncode == 0, listed.stderr
     assert re.match(
-        r"settings: (none found, so the defaults hold|/etc/birdstation/station\.yaml)",
+        r"settings: (none found, so the defaults apply|/etc/birdstation/station\.yaml)",
         listed.stderr,
     )
     (tmp_path / "station.yaml").write_text(

@@ -337,8 +337,8 @@ def test_a_replayed_row_says_who_decided(
 
 def _why_says_so(config: Path, rows: dict[tuple[str, float, str], Row]) -> None:
     for by, words in (
-        ("bag", "since the student left something open"),
-        ("student", "the others were not asked"),
+        ("bag", "since the student was not sure of this window"),
+        ("student", "the ensemble was not run"),
     ):
         row = next(row for row in rows.values() if row["decided_by"] == by)
         with Store(config.parent / "station.db") as store:
@@ -350,7 +350,7 @@ def _why_says_so(config: Path, rows: dict[tuple[str, float, str], Row]) -> None:
         console.print(why_tables(why))
         shown = console.file.getvalue()  # type: ignore[attr-defined]
         assert words in shown
-        assert ("│ not asked │" in shown) == (by == "student")
+        assert ("│ not run │" in shown) == (by == "student")
 
 
 @pytest.mark.parametrize("members", ["bag", "student", "cascade"])

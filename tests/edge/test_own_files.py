@@ -158,8 +158,5 @@ def test_a_station_that_watches_its_own_state(
     assert hears(config, recognizer) == ["a_20240512_040000.wav"]
     assert list(config.clips_folder.rglob("*.flac"))
     (row,) = check_folder(config)
-    assert (
-        "what the station keeps in it for itself (clips, copies, record) is passed over"
-        in row.found
-    )
+    assert "the station's own files in it (clips, copies, record) are ignored" in row.found
     assert row.figures["files"] == 1

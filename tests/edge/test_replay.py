@@ -162,7 +162,7 @@ def test_a_run_speaks_of_its_own_recordings(tmp_path: Path, station_yaml: Statio
             code == "lowtoo",
             code == "higtoo",
         )
-        assert "1 file with the sound of another" in shown
+        assert "1 file with the same sound as another" in shown
 
 
 @pytest.mark.slow

@@ -83,7 +83,7 @@ def test_what_was_lost_guessed_and_assumed_is_told(
         2,
     )
     assert "Time taken from the file's date, which copying may change: 1 recording\n" in text
-    assert "Known by day only, not by hour: 1 recording\n" in text
+    assert "Only the day is known, not the hour: 1 recording\n" in text
     assert "counted as UTC (set station.timezone): 2 recordings\n" in text
     assert "Refused: 1" in text
     assert "Analysed, but not all of it could be read: 1" in text
@@ -109,7 +109,7 @@ def test_labels_of_species_that_the_model_does_not_know(
     labels.write_text(f"row_id,birds\n1_COR_5,{birds}\n1_COR_10,nocall\n")
     text, summary = replayed(station_yaml(), two_cards[1], labels)
     assert said in text
-    assert "one recording tells nothing of others" in text
+    assert "no interval: it needs two recordings or more" in text
     assert summary["labelled_species_unknown"] == ["norcar"]
     assert summary["f1_low"] is None
 

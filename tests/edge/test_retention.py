@@ -358,14 +358,14 @@ def test_the_command(bundle_folder: Path, station_yaml: Callable[..., Path]) -> 
                 False,
                 None,
             )
-            assert "Nobody knows the time" in command("--dry-run").stdout
+            assert "The time is not known" in command("--dry-run").stdout
         now = Clock()
         table.fix(
             this_boot.boot, round(now.shown.timestamp() - now.boot_s(now.at_s()), 3)
         )  # a person knows it
     shown = command("--dry-run")
     assert shown.returncode == 0, shown.stderr
-    assert "Clips that would go" in shown.stdout
+    assert "Clips that would be removed" in shown.stdout
     assert "older than retention.days" in shown.stdout
     assert len(left(path.parent)) == 3
     done = json.loads(command("--json").stdout)

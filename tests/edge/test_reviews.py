@@ -198,9 +198,7 @@ def test_a_clip_of_a_reviewed_file_that_grew_stays(
     assert clip.exists()
     with Store(config.database) as store:
         assert [r["detection"] for r in explain(store, str(now))["reviews"]] == [detection]
-        with pytest.raises(
-            UsageError, match=f"what was said of it is kept: wrong .ann.; .*now: {now}"
-        ):
+        with pytest.raises(UsageError, match=f"its review is kept: wrong .ann.; .*now: {now}"):
             explain(store, detection[:12])
 
 

@@ -195,7 +195,7 @@ def test_the_check_says_that_the_last_line_has_no_end(tmp_path: Path) -> None:
     assert check_settings(path, load_config(path))[0].verdict == "ok"
     path = write(tmp_path, WHOLE[:-3] + "]")
     (row,) = check_settings(path, load_config(path))
-    assert (row.verdict, "its last line has no end" in row.found) == ("warning", True)
+    assert (row.verdict, "its last line is not terminated" in row.found) == ("warning", True)
 
 
 def test_a_running_station_keeps_what_it_has(

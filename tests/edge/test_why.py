@@ -142,7 +142,7 @@ def test_without_a_record_nothing_is_made(tmp_path: Path) -> None:
     ):
         done = edge(*command, "--config", tmp_path / "station.yaml")
         assert done.returncode == 1
-        assert "no such database: nothing was ever stored with these settings" in done.stderr
+        assert "no such database: nothing has been stored with these settings" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["station.yaml"]
 
 

@@ -345,7 +345,7 @@ def test_clips_stand_in_for_recordings_that_are_gone(
     page = Page(tmp_path / "page" / "birds.html")
     (sound,) = page.files("audio")
     assert loudest_hz(soundfile.read(sound)[0]) == pytest.approx(HZ["lowtoo"], abs=1)
-    assert "Neither its recording nor a clip is there" in page.text, (
+    assert "Neither its recording nor a clip of it is available" in page.text, (
         "none is kept of a sensitive species"
     )
 

@@ -155,7 +155,7 @@ def test_a_table_replaces_no_folder_and_no_other_picture(data: Path, tmp_path: P
 def test_a_demonstration_takes_no_stations_record(kind: str, tmp_path: Path) -> None:
     out = fill(tmp_path / "theirs", kind)
     before = snapshot(out)
-    with pytest.raises(UsageError, match="that no demonstration made"):
+    with pytest.raises(UsageError, match="that was not made by a demonstration"):
         run_demo(out, QUIET)
     assert snapshot(out) == before
 

@@ -409,8 +409,8 @@ def _markdown(
         f"is changed alone, and "
         "compared seed by seed.",
         f"Mean ± half of the 95 % t interval over seeds; bold: the interval of the difference "
-        f"leaves out zero, which "
-        f"one switch in twenty does by luck. The interval says nothing of other corpora. "
+        f"excludes zero, as "
+        f"one switch in twenty does by chance. The interval does not cover other corpora. "
         f"{seconds / 60:.0f} minutes.",
         "",
         f"Windows: balanced accuracy. Soundscapes: row-wise F1; {first.get('all_nocall', 0):.3f} "
