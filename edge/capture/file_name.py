@@ -97,7 +97,8 @@ def told_agree(told: str, other: str, zone: tzinfo | None) -> bool:
     >>> told_agree("2024-05-12T04:00:00", "2024-05-12T04:00:00+00:00 52.100000 13.400000", None)
     True
     """
-    (time, *rest), (other_time, *other_rest) = _parts(told), _parts(other)
+    time, *rest = _parts(told)
+    other_time, *other_rest = _parts(other)
     same_rest = all(
         part == its or not part or not its for part, its in zip(rest, other_rest, strict=True)
     )
@@ -107,7 +108,8 @@ def told_agree(told: str, other: str, zone: tzinfo | None) -> bool:
 def tells_more(told: str, other: str) -> bool:
     """True if, of two results that agree, the first says more: the hour, or everything in the other
     and a place as well."""
-    (time, *rest), (other_time, *other_rest) = _parts(told), _parts(other)
+    time, *rest = _parts(told)
+    other_time, *other_rest = _parts(other)
     if len(time) != len(other_time) and not (len(time) > 10 and len(other_time) > 10):
         return len(time) > len(other_time)
     known = [(bool(part), bool(its)) for part, its in zip(rest, other_rest, strict=True)]

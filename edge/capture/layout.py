@@ -29,7 +29,7 @@ BEGINNINGS = re.compile(
     + re.escape(_W64_MAGIC),
     re.DOTALL,
 )
-# Stricter patterns by the first four bytes, to be fields quickly within sound.
+# Stricter patterns by the first four bytes, to be found quickly within sound.
 BEGINNING = {
     kind: re.compile(pattern, re.DOTALL)
     for kind, pattern in {

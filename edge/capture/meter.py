@@ -49,9 +49,8 @@ class Meter:
             return None
         offset = self._sum / self._count
         power = self._squares / self._count - offset**2
-        level_dbfs = (
-            10 * math.log10(power) if power > 1e-15 else -math.inf
-        )  # less is rounding error
+        # a smaller power is rounding error
+        level_dbfs = 10 * math.log10(power) if power > 1e-15 else -math.inf
         level = Level(self._seconds, level_dbfs, self._peak, self._clipped / self._count, offset)
         self._reset()
         return level

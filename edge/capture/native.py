@@ -179,7 +179,7 @@ class NativeSound:
         try:
             following = SoundPart(self._file, start)
         except soundfile.SoundFileError as error:
-            self.why = self.why or f"joined with what cannot be read ({error_line(error)})"
+            self.why = self.why or f"followed by data that cannot be read ({error_line(error)})"
             return None
         sound = following.sound
         recording = self._recording
@@ -206,9 +206,8 @@ class NativeSound:
         said = self._said
         if isinstance(part.form, Ogg):
             self.no_end_mark = self.no_end_mark or not part.end_marked(following.start)
-            said = (
-                None if part.form.whole else said
-            )  # its length may be that of the following stream
+            # its declared length may be that of the following stream
+            said = None if part.form.whole else said
         self._part = following
         part.close()
         if (

@@ -195,9 +195,8 @@ def _mean_noon(place: Place, suns_day: date) -> datetime:
 def _sun_event(place: Place, suns_day: date, event: _SunEvent) -> datetime | None:
     """Sunrise before or sunset after noon of this day, in UTC; None if the sun stays up or down."""
     found = _transit(place, suns_day, event)
-    if (
-        found is None
-    ):  # on the first and last days of a polar night astral may find only one of both
+    # on the first and last days of a polar night astral may find only one of both
+    if found is None:
         other = _transit(place, suns_day, "sunset" if event == "sunrise" else "sunrise")
         noon = _mean_noon(place, suns_day)
         found = None if other is None else noon + (noon - other)

@@ -24,9 +24,8 @@ from edge.host.clock import known_now
 TimeSource = Literal["guano", "audiomoth", "wamd", "frontierlabs", "bext", "name", "date", "mtime"]
 ZoneSource = Literal["recorded", "config", "assumed_utc"]
 
-AHEAD_MAX = timedelta(
-    days=2
-)  # clocks of other zones may be ahead by hours, broken ones are by years
+# Clocks of other zones may be ahead by hours, broken ones are by years.
+AHEAD_MAX = timedelta(days=2)
 _LATEST = datetime(2100, 1, 1, tzinfo=timezone.utc)  # the limit if the present time is unknown
 SUBCHUNKS_MAX = 1_000  # in one wamd chunk
 

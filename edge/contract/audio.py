@@ -230,8 +230,7 @@ def mel_image(samples: Samples) -> Image:
     samples = np.asarray(samples, np.float32)
     if samples.ndim not in (1, 2) or samples.shape[-1] != CROP_SAMPLES:
         raise ValueError(
-            f"a crop has {CROP_SAMPLES} samples, (samples,) or (crops, samples); got "
-            f"{samples.shape}"
+            f"expected ({CROP_SAMPLES},) or (crops, {CROP_SAMPLES}) samples, found {samples.shape}"
         )
     if samples.ndim == 1:
         return _image(samples)[0]
@@ -316,12 +315,12 @@ class WindowCutter:
     ) -> None:
         if hop_samples <= 0 or hop_samples > WINDOW_SAMPLES or hop_samples % FRAME_HOP:
             raise ValueError(
-                f"hop must be a multiple of {FRAME_HOP} samples up to {WINDOW_SAMPLES}; got "
-                f"{hop_samples}"
+                f"hop: expected a multiple of {FRAME_HOP} samples up to {WINDOW_SAMPLES}, "
+                f"found {hop_samples}"
             )
         if padding not in get_args(Padding):
             raise ValueError(
-                f"padding must be one of {', '.join(get_args(Padding))}; got {padding!r}"
+                f"padding: expected one of {', '.join(get_args(Padding))}, found {padding!r}"
             )
         self._hop = hop_samples
         self._padding = padding

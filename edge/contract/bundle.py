@@ -182,9 +182,8 @@ class Probe:
     correctly."""
 
     clips: NDArray[np.int16]  # (clips, 224000); (clips, 160000) for networks that take the waveform
-    images: NDArray[
-        np.uint8
-    ]  # (clips, 128, 281); (0, 128, 281) for networks that take the waveform
+    # (clips, 128, 281); (0, 128, 281) for networks that take the waveform
+    images: NDArray[np.uint8]
     # (members, clips, species); NaN: the member does not know the species
     member_scores: NDArray[np.float32]
     latitude: float

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 EXIT_INTERRUPTED = 130  # as a shell reports it
-INTERRUPTED = "interrupted; run the same command again to go on"
+INTERRUPTED = "interrupted; run the same command again to continue"
 _COMMANDS = frozenset(
     ("birdstation", "edge/__main__.py", "trainer/__main__.py", "export/__main__.py")
 )

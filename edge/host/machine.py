@@ -82,8 +82,7 @@ def rss_mb() -> float | None:
 def open_files() -> int | None:
     """Number of files, sockets and pipes that this process has open; None if unknown."""
     try:
-        return (
-            sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1
-        )  # not counting the listing itself
+        # one is the listing itself
+        return sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1
     except OSError:
         return None
