@@ -88,14 +88,14 @@ class Disclosure:
             return text
         if not isinstance(payload, dict) or "schema" not in payload:
             return text
-        told = self._told("", payload)
-        return text if told == payload else json.dumps(told, ensure_ascii=text.isascii())
+        disclosed = self._disclosed("", payload)
+        return text if disclosed == payload else json.dumps(disclosed, ensure_ascii=text.isascii())
 
-    def _told(self, key: str, value: Any) -> Any:
+    def _disclosed(self, key: str, value: Any) -> Any:
         if isinstance(value, dict):
-            return {name: self._told(name, part) for name, part in value.items()}
+            return {name: self._disclosed(name, part) for name, part in value.items()}
         if isinstance(value, list):
-            return [self._told(key, part) for part in value]
+            return [self._disclosed(key, part) for part in value]
         if key in _DEGREES and isinstance(value, float):
             return round(value, self.message_decimals)
         return self.name(value) if isinstance(value, str) and key not in _OURS else value

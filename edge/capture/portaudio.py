@@ -59,13 +59,13 @@ class PortAudio:
         self.unread: tuple[
             str, ...
         ] = ()  # entries that the last `inputs` could not read, with reasons
-        self._told: tuple[str, ...] = ()
+        self._reported: tuple[str, ...] = ()
 
     def rescan(self) -> None:
         """Look for cards again. Ends every open stream."""
         if self._api is None:
             self._api = _sounddevice()
-        with _said("PortAudio does not start"):
+        with _as_capture_error("PortAudio does not start"):
             while self._api._initialized:
                 self._api._terminate()
             self._api._initialize()
@@ -87,8 +87,8 @@ class PortAudio:
             except Exception as error:
                 unread.append(f"sound card {index}: {_line(error)}")
         self.unread = tuple(unread)
-        if self.unread != self._told:
-            self._told = self.unread
+        if self.unread != self._reported:
+            self._reported = self.unread
             for line in unread:
                 log.warning("%s; skipped", line)
         return devices
@@ -172,7 +172,7 @@ class PortAudio:
             write(samples[:, channel - 1], bool(status.input_overflow))
 
         failed = f"{device.name!r} cannot be opened at {rate_hz} Hz"
-        with _said(failed):
+        with _as_capture_error(failed):
             # Not InputStream: its arrays are shaped in a way that NumPy 2.5 deprecates (sounddevice
             # 0.5).
             stream = self._api.RawInputStream(
@@ -185,7 +185,7 @@ class PortAudio:
                 finished_callback=end,
             )
         try:
-            with _said(failed):
+            with _as_capture_error(failed):
                 stream.start()
         except CaptureError:
             with suppress(Exception):
@@ -241,7 +241,7 @@ def _sounddevice() -> Any:
 
 
 @contextmanager
-def _said(what: str) -> Iterator[None]:
+def _as_capture_error(what: str) -> Iterator[None]:
     """Turn any exception raised within into a CaptureError: `what`, and the system's message."""
     try:
         yield

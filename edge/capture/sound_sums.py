@@ -12,7 +12,7 @@ from edge.contract.audio import RATE_HZ, Samples
 
 _DIGITS = 8  # of each sum
 _SILENT = "0" * _DIGITS  # of one constant value: equal silence proves nothing
-_LOOKED_AT = 1024  # samples of each second that are compared one by one
+_LOOKED_AT = 1024  # samples of each second that enter the checksum one by one
 _FINE_S = 10  # this long each second has its checksum; then each block of the decoder
 
 

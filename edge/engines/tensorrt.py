@@ -93,27 +93,27 @@ class TensorrtEngine:
         self._answers = answers
         self._members: list[_Member] = []
         self._lock = threading.Lock()
-        with ExitStack() as held:
+        with ExitStack() as stack:
             self._stream = cuda.stream()
-            held.callback(cuda.end_stream, self._stream)
+            stack.callback(cuda.end_stream, self._stream)
             self._runtime = _runtime(trt)
             engines = [self._load(path) for path in files]
             size = max(engine.device_memory_size_v2 for engine in engines)
-            scratch = self._allocate(held, size)
+            scratch = self._allocate(stack, size)
             widths = [answer.width for answer in answers]
             assert all(widths), "a bundle's networks say how many species they know"
-            self._input = self._allocate(held, batch_max * int(np.prod(input_shape)) * _FLOAT)
+            self._input = self._allocate(stack, batch_max * int(np.prod(input_shape)) * _FLOAT)
             self._scores = self._allocate(
-                held, batch_max * max(width or 0 for width in widths) * _FLOAT
+                stack, batch_max * max(width or 0 for width in widths) * _FLOAT
             )
-            held.callback(self._forget)
+            stack.callback(self._forget)
             made = zip(engines, files, widths, strict=True)
             self._members = [self._member(e, p, scratch, size, width or 0) for e, p, width in made]
-            self._held = held.pop_all()
+            self._resources = stack.pop_all()
 
-    def _allocate(self, held: ExitStack, size: int) -> int:
+    def _allocate(self, stack: ExitStack, size: int) -> int:
         address = self._cuda.allocate(size)
-        held.callback(self._cuda.free, address)
+        stack.callback(self._cuda.free, address)
         return address
 
     def _load(self, path: Path) -> Any:
@@ -190,7 +190,7 @@ class TensorrtEngine:
         the GPU the memory is lost anyway."""
         with self._lock:
             try:
-                self._held.close()
+                self._resources.close()
             except EngineError:
                 self._forget()
 
