@@ -1,2 +1,2 @@
-"""The record: one SQLite file. Each noun has its own file here; all of them stand on
+"""The record: one SQLite file. Each kind of row has its own module here; all are built on
 connection.py."""

@@ -1,5 +1,5 @@
-"""Which recordings are being read, and at which of them the program died. Opens no file but its
-own."""
+"""Attempts: recordings that are being read, and those at which the program died. Opens no file
+other than the database."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +10,13 @@ from edge.types import FileState
 
 @dataclass(frozen=True)
 class AttemptCount:
-    """How often a file, as it is, was begun in vain."""
+    """Number of failed attempts at a file in its present state."""
 
-    deaths: int  # the program ended while reading it, and nobody had asked it to
-    stops: int  # it was left in the middle: asked to stop, or the power went
+    deaths: int  # times that the program ended unasked while reading it
+    stops: int  # times that it was interrupted by a stop or a power cut
 
 
-# Its content tells whether a file is the same, whoever touches it; its time where that is not known
-# yet.
+# A file is the same if its content is, or, while that is not known yet, its modification time.
 _SAME = (
     "bytes = excluded.bytes AND iif('' IN (sample, excluded.sample), mtime_ns = excluded.mtime_ns,"
     " sample = excluded.sample)"
@@ -31,13 +30,14 @@ _ATTEMPT = f"""
 
 
 class Attempts(Connection):
-    """Recordings that were begun and have not ended yet: noted before the first byte of their sound
-    is decoded."""
+    """Recordings that were begun and have not ended yet. Each is noted before the first byte of its
+    sound is decoded."""
 
     def attempt(
         self, station: str, path: str, file: FileState, boot: str | None, process: str
     ) -> None:
-        """This process begins to read a file. A file that has changed since is another one."""
+        """Note that this process begins to read a file. If the file has changed, its counts begin
+        anew."""
         with self._transaction():
             self._db.execute(
                 _ATTEMPT,
@@ -47,15 +47,15 @@ class Attempts(Connection):
     def look(
         self, station: str, files: Sequence[tuple[str, int, int]], boot: str | None, process: str
     ) -> None:
-        """This process is about to look at the headers of files: path, size and modification time
-        of each."""
+        """Note that this process is about to read the headers of files: path, size and modification
+        time of each."""
         with self._transaction():
             self._db.conn.executemany(
                 _ATTEMPT, [(station, *file, "", now_text(), boot, process) for file in files]
             )
 
     def looked(self, station: str, process: str) -> None:
-        """It has, and lives."""
+        """Note that this process has read the headers and survived."""
         mine = (station, process)
         with self._transaction():
             self._db.execute(
@@ -67,13 +67,13 @@ class Attempts(Connection):
             )
 
     def attempt_ended(self, station: str, path: str) -> None:
-        """The recording came to an end, or could not be read this time: nothing was wrong with the
-        program."""
+        """Forget the attempt: the recording ended, or could not be read this time, without fault of
+        the program."""
         with self._transaction():
             self._db.execute("DELETE FROM attempts WHERE station = ? AND path = ?", (station, path))
 
     def attempts_stopped(self, station: str, process: str) -> None:
-        """What this process was reading was left in the middle."""
+        """Count a stop for everything that this process was reading."""
         with self._transaction():
             self._db.execute(
                 "UPDATE attempts SET process = NULL, stops = stops + 1 WHERE station = ? AND "
@@ -82,7 +82,7 @@ class Attempts(Connection):
             )
 
     def reading(self, station: str) -> list[tuple[str | None, str]]:
-        """Boot and process of those who are reading, or were when they ended."""
+        """Boot and process of all readers, including those that have ended meanwhile."""
         return [
             (boot, str(process))
             for boot, process in self.rows(
@@ -93,7 +93,8 @@ class Attempts(Connection):
         ]
 
     def process_gone(self, station: str, boot: str | None, process: str, died: bool) -> None:
-        """This process is no more; it `died`, or its machine was switched off."""
+        """Count a death for the recordings of a process that is gone, or a stop if it did not die
+        but its machine was switched off."""
         count = "deaths" if died else "stops"
         with self._transaction():
             self._db.execute(
@@ -103,7 +104,7 @@ class Attempts(Connection):
             )
 
     def tried(self, station: str) -> dict[str, AttemptCount]:
-        """Files that were begun in vain, by path."""
+        """Files with failed attempts, by path."""
         return {
             str(path): AttemptCount(deaths, stops)
             for path, deaths, stops in self.rows(
@@ -113,8 +114,8 @@ class Attempts(Connection):
         }
 
     def begun_in_vain(self, station: str) -> dict[str, str]:
-        """Files that nobody reads now and that have not come to their end, by path: when they were
-        begun (UTC), "" where that is not known. Those of replays lie in folders of their own."""
+        """Unfinished files that nobody reads now, by path, with the time when they were begun
+        (UTC), "" if unknown. Files of replays are left out, as they are in other folders."""
         attempts = self.rows(
             "SELECT path, began_utc FROM attempts a WHERE station = ? AND process IS NULL AND NOT "
             "EXISTS"
@@ -134,8 +135,8 @@ class Attempts(Connection):
         }
 
     def file_gone(self, station: str, path: str) -> None:
-        """This file is no more. What was begun of it ends with what was analysed; should it come
-        back, it is analysed anew."""
+        """End the recording of a file that no longer exists with what was analysed of it. If the
+        file comes back, it is analysed again."""
         with self._transaction():
             self._db.execute(
                 "DELETE FROM attempts WHERE station = ? AND path = ? AND process IS NULL",
@@ -151,7 +152,7 @@ class Attempts(Connection):
             )
 
     def deaths(self, station: str, path: str, file: FileState) -> int:
-        """How often the program ended while reading this file, as it is."""
+        """Number of times that the program died while reading this file in its present state."""
         found = self.rows(
             "SELECT deaths FROM attempts WHERE station = ? AND path = ? AND bytes = ?"
             " AND iif(sample = '', mtime_ns = ?, sample = ?)",
@@ -160,7 +161,7 @@ class Attempts(Connection):
         return int(found[0][0]) if found else 0
 
     def begun(self, station: str, path: str, file: FileState) -> str | None:
-        """The recording that this file, as it is, began to be, if that has not ended."""
+        """Id of the unfinished recording of this file in its present state, if any."""
         found = self.rows(
             "SELECT r.id FROM files f JOIN recordings r ON r.id = f.recording WHERE f.station = ? "
             "AND f.path = ?"

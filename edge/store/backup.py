@@ -1,5 +1,5 @@
-"""A copy of the database, made while the daemon writes: whole, checked, with its checksum, and the
-last few kept.
+"""Backup of the database while the daemon writes: complete, verified, with a checksum; the newest
+few copies are kept.
 
 Knows nothing of what is in it.
 """
@@ -17,19 +17,19 @@ from edge.contract.rights import whose
 from edge.store.connection import is_damage
 from edge.store.copies import bytes_of, copy_whole, sync, too_many
 
-_SPARE_BYTES = 64 << 20  # stays free for the daemon, which goes on writing
+_SPARE_BYTES = 64 << 20  # left free for the daemon, which keeps writing
 _SAME_SECOND_S = 0.1
 _PARTIAL = ".birdstation-partial.db"
-_WHEN = re.compile(r"\d{8}T\d{6}Z")  # of a copy's name; what is called otherwise is somebody's
+_WHEN = re.compile(r"\d{8}T\d{6}Z")  # in a copy's name; other files are not ours
 
 
 def backup(database: Path, folder: Path, keep: int, station: str) -> Path:
     """Copy `database` into `folder` as station-<id>-<UTC>.db with a .sha256 beside it, and remove
     all but the newest `keep` of this station: several may share a folder.
 
-    `sha256sum -c` reads the checksum. An older copy goes only when the new one is whole and on the
-    disk. Raises StoreError when the database cannot be read, is damaged, or the folder has no room
-    for the copy.
+    `sha256sum -c` reads the checksum. Older copies are removed only when the new one is complete
+    and on the disk. Raises StoreError if the database cannot be read or is damaged, or if the
+    folder has no room for the copy.
     """
     partial = folder / _PARTIAL
     try:
@@ -59,8 +59,8 @@ def backup(database: Path, folder: Path, keep: int, station: str) -> Path:
 
 
 def _free_name(folder: Path, begins: str) -> Path:
-    """Of this second, or the next that no copy has: a sum is never written beside another copy than
-    its own."""
+    """A name for the present second, or for the next one that no copy has, so that a checksum never
+    lands beside another copy."""
     while True:
         name = folder / f"{begins}{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.db"
         if not name.exists():
@@ -74,14 +74,15 @@ def _is_copy(path: Path, begins: str) -> bool:
 
 
 def _check_room(database: Path, folder: Path) -> None:
-    """A copy that fills the disk would stop the daemon's own writing for the time being."""
-    wanted = bytes_of(database) + _SPARE_BYTES
+    """Raise StoreError unless there is room for the copy: filling the disk would block the daemon's
+    own writes."""
+    needed = bytes_of(database) + _SPARE_BYTES
     free = shutil.disk_usage(folder).free
-    if free < wanted:
+    if free < needed:
         raise StoreError(
             f"no backup of {database} in {folder}: {free >> 20} MB are free, expected "
-            f"{wanted >> 20}; make room, "
-            f"keep fewer (--keep), or another disk (--folder)"
+            f"{needed >> 20}; make room, "
+            f"keep fewer copies (--keep), or use another disk (--folder)"
         )
 
 

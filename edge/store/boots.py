@@ -1,10 +1,9 @@
-"""The book of time: runs of the station, each a span on the clock of one boot of its machine, and
-where those lie.
+"""Timeline of the record: runs of the station, each a span on the clock of one boot, and their
+place in UTC.
 
-`boots` has what is known of each. Rows of live sound carry their moment on their boot's clock
-(`boot_s`), and their UTC follows from it: whoever stores a row asks here, so that a line found
-wrong later moves all rows together, those of a station that is running just now, too. Knows no
-clock itself.
+The table `boots` has a row for each run. Rows of live sound carry their time on the boot's clock
+(`boot_s`), from which their UTC follows by the boot's offset. When that offset turns out wrong, all
+rows of the boot move together, also those of a running station. Knows no clock itself.
 """
 
 from collections.abc import Sequence
@@ -32,33 +31,33 @@ from edge.types import (
 
 LOST = "the record was damaged: what it said of this time is lost"
 _SHORT_S = 0.001
-# by so much a card's crystal may have run ahead of the boot's clock in an hour, amply
+# a generous bound for how far a card's crystal may run ahead of the boot's clock in an hour
 _CARD_AHEAD_MS = 2_000
-_NO_BOOT = "unknown"  # of a machine that does not name its boots
+_NO_BOOT = "unknown"  # on a machine without boot ids
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """A run as the record has it."""
+    """A run in the record."""
 
     run: str
     source: str
     boot: str
-    begin_ms: int  # on the boot's clock: when it began, or its first row
-    end_ms: int  # when its last row ends
-    told_ms: int
-    offset_ms: int
+    begin_ms: int  # begin of its first row, or of the run, on the boot's clock
+    end_ms: int  # end of its last row
+    told_ms: int  # the offset that its clock gave
+    offset_ms: int  # the offset in use
     known: Known
-    lost_before: int  # what was told of the time before it is lost
+    lost_before: int  # 1: rows of the time before it were lost
 
 
 class BootTable(Connection):
-    """Runs, boots and the lines on which their rows lie."""
+    """Runs, boots and the lines from their clocks to UTC."""
 
     def begin_run(self, station: str, run: StationRun, lost: bool = False) -> None:
-        """A run begins, or is told to a file that may not know it. Of a boot that is known already
-        its clock tells nothing new, unless it is known better now. `lost`: what the record said of
-        before is lost."""
+        """Store a run that begins, or that a newly opened file may not have. The clock of a boot
+        that is in the record already changes nothing, unless it is known better now. `lost`: rows
+        of the time before were lost."""
         with self._transaction():
             if not self._has(run):
                 self._add_run(station, run, lost)
@@ -66,8 +65,8 @@ class BootTable(Connection):
             self._settle(station, run.zone)
 
     def follow(self, station: str, run: StationRun) -> None:
-        """The clock of a run's boot is known to be another, or better known: all that this boot
-        stamped goes with it, unless it is known better already."""
+        """Store a new or better known clock offset of a run's boot and move all rows of this boot
+        accordingly, unless the record has a better known one."""
         with self._transaction():
             if not self._has(run):
                 self._add_run(station, run, lost=False)
@@ -87,12 +86,13 @@ class BootTable(Connection):
         )
 
     def book_unstored(self, station: str, run: StationRun, until_s: float, why: str) -> None:
-        """An earlier run has heard until then, and what is behind its last row could not be stored:
-        that time is a gap `store`. Known already, or stored after all: nothing is done."""
+        """Store a gap `store` for the time of an earlier run from its last row to `until_s`, which
+        was heard but could not be stored. Does nothing if it was stored after all, or noted
+        already."""
         with self._transaction():
             line = self.line(run.id)
             known = line or self.line_of_boot(run.boot)
-            # since then a network or a person may have put it right
+            # a network or a person may have corrected the clock since
             if known is not None and known.known in KNOWN:
                 run = replace(run, offset_ms=known.offset_ms, known=known.known)
             if line is None:
@@ -121,13 +121,14 @@ class BootTable(Connection):
             self._settle(station, run.zone)
 
     def line(self, run: str) -> Line | None:
-        """How UTC follows from the boot's clock of a run, as it is known now."""
+        """The line from a run's boot clock to UTC, as known now; None if the run is not in the
+        record."""
         rows = self.rows("SELECT offset_ms, known FROM boots WHERE run = ?", (run,))
         return Line(int(rows[0][0]), rows[0][1]) if rows else None
 
     def line_of_boot(self, boot: str, boot_s: float = float("inf")) -> Line | None:
-        """The same of a boot at a moment of its clock, or the last; None if no run of the station
-        in it is known."""
+        """The line of a boot at a time on its clock, by default the last; None if the record has no
+        run in it."""
         rows = self.rows(
             "SELECT offset_ms, known FROM boots WHERE boot = ? AND began_s <= ? ORDER BY number "
             "DESC LIMIT 1",
@@ -136,8 +137,8 @@ class BootTable(Connection):
         return Line(int(rows[0][0]), rows[0][1]) if rows else None
 
     def last_right(self, boot: str | None = None) -> datetime | None:
-        """The last moment that the record knows of a clock that was right, in boots other than
-        this."""
+        """The latest time in the record that was given by a correct clock, in boots other than this
+        one."""
         old = self.rows(
             "SELECT max(start_utc) FROM recordings WHERE run IS NULL AND clock_state IN ('synced', "
             "'rtc')"
@@ -150,15 +151,15 @@ class BootTable(Connection):
         return last
 
     def add_clock_step(self, boot: str, at: datetime, seconds: float) -> None:
-        """The wall clock was set by so many seconds; `at` is the new time."""
+        """Store that the wall clock was set by so many seconds; `at` is the new time."""
         with self._transaction():
             self._db.execute(
                 "INSERT INTO clock VALUES (?, ?, ?, 'step')", (boot, utc_text(at), seconds)
             )
 
     def end_cut_off(self, station: str, but: str = "") -> None:
-        """Live stretches that no one will finish any more, after a power cut or a kill, end with
-        what was analysed; `but` is still being heard."""
+        """End unfinished live stretches, left by a power cut or a kill, with what was analysed;
+        `but` is the id of the present one."""
         with self._transaction():
             self._db.execute(
                 "UPDATE recordings SET state = 'analysed', reason = 'cut off', finished_utc = ?, "
@@ -171,7 +172,7 @@ class BootTable(Connection):
     # Inside a transaction
 
     def _utc(self, run: str | None, boot_s: float | None, told: datetime) -> datetime:
-        """When a row of a run is, by the line as the record has it; `told` where it knows no such
+        """UTC of a row of a run by the record's line; `told` if the record does not have the
         run."""
         if run is None or boot_s is None:
             return told
@@ -189,8 +190,8 @@ class BootTable(Connection):
     def _as_begun(
         self, row: RecordingRow, detections: Sequence[Detection], effort: Sequence[Effort]
     ) -> tuple[Sequence[Detection], Sequence[Effort]]:
-        """As the record has the start of their stretch, which may have moved since they were
-        stamped."""
+        """Detections and effort moved to where the record has the start of their stretch, which may
+        have moved since they were made."""
         rows = self.rows("SELECT start_utc FROM recordings WHERE id = ?", (row.id,))
         start = moment_of(rows[0][0]) if rows else row.start
         by = start - row.start
@@ -208,8 +209,8 @@ class BootTable(Connection):
         return moved, laid_anew(effort, start, row.local)
 
     def _gaps_on_their_lines(self, gaps: Sequence[GapRow]) -> list[GapRow]:
-        """Where they lie, cut at changes of the clock. Of one that is given again, its pieces of
-        before go."""
+        """Gaps placed by the record's lines and split at changes of the UTC offset. Earlier pieces
+        of a gap that is given again are deleted."""
         pieces: list[GapRow] = []
         for gap in gaps:
             if gap.run is not None and gap.boot_s is not None:
@@ -221,8 +222,8 @@ class BootTable(Connection):
         return pieces
 
     def _tell(self, station: str, run: StationRun) -> list[str]:
-        """What the clock of a run's boot says holds for all of its runs, unless they are known
-        better; among equals the last word. Returns which runs these are."""
+        """Set the clock offset of a run's boot for all runs of this boot, unless a better known one
+        is stored; among equals the latest counts. Returns these runs."""
         kept = self._kept(station)
         group = same_boot(kept, run.id)
         line = Line(run.offset_ms, run.known)
@@ -237,7 +238,7 @@ class BootTable(Connection):
         return [one.run for one in group]
 
     def _kept(self, station: str | None) -> list[_Kept]:
-        """All runs in the order in which they happened."""
+        """All runs in chronological order."""
         of = "" if station is None else " WHERE b.station = ?"
         rows = self.rows(
             "SELECT b.run, b.source, b.boot, b.began_s, min(p.begin_s), max(p.end_s), b.told_ms, "
@@ -247,21 +248,22 @@ class BootTable(Connection):
             f"b.number",
             () if station is None else (station,),
         )
-        found = []
+        runs = []
         for run, source, boot, began_s, begin_s, end_s, *line in rows:
             begin_s = began_s if begin_s is None else begin_s
             end_s = began_s if end_s is None else max(began_s, end_s)
-            found.append(_Kept(run, source, boot, ms(begin_s), ms(end_s), *line))
-        for number, (one, after) in enumerate(pairwise(found)):
-            # a run has ended when the next begins, whatever its last row says
+            runs.append(_Kept(run, source, boot, ms(begin_s), ms(end_s), *line))
+        for number, (one, after) in enumerate(pairwise(runs)):
+            # a run ends when the next one begins, even if its last row ends later
             if _goes_on(one, after):
-                found[number] = replace(
+                runs[number] = replace(
                     one, end_ms=min(one.end_ms, max(one.begin_ms, after.begin_ms))
                 )
-        return found
+        return runs
 
     def _settle(self, station: str, zone: tzinfo | None) -> MovedRows:
-        """Lay all runs where they are best known to lie, and what was off between them anew."""
+        """Move all runs to their best known place in UTC, and store the gaps `off` between them
+        again. Returns the numbers of moved rows."""
         kept = self._kept(station)
         groups: list[list[_Kept]] = []
         for one in kept:
@@ -283,7 +285,7 @@ class BootTable(Connection):
         if moved["stretches"]:
             self._move_deployments(station)
         if now:
-            self._lay_absences(station, [one for one in now if one.source == "microphone"], zone)
+            self._store_absences(station, [one for one in now if one.source == "microphone"], zone)
         return moved
 
     def _move_run(self, run: str, offset_ms: int, zone: tzinfo | None, moved: MovedRows) -> None:
@@ -303,8 +305,8 @@ class BootTable(Connection):
                     move_gap(self._db, row, start, local, moved)
 
     def _move_deployments(self, station: str) -> None:
-        """A microphone's place is its place from its first stretch there to its first at the
-        next."""
+        """Update the periods of the microphone's deployments: each lasts from its first stretch to
+        the first stretch of the next."""
         of_it = "station = ? AND source = 'microphone'"
         self._db.execute(
             "UPDATE deployments SET began_utc = coalesce("
@@ -320,9 +322,8 @@ class BootTable(Connection):
             (station,),
         )
 
-    def _lay_absences(self, station: str, runs: list[_Kept], zone: tzinfo | None) -> None:
-        """Between two runs the station was off. These gaps have a run, that which came after, and
-        no `boot_s`."""
+    def _store_absences(self, station: str, runs: list[_Kept], zone: tzinfo | None) -> None:
+        """Store the gaps `off` between runs. They belong to the later run and have no `boot_s`."""
         self._db.execute(
             "DELETE FROM gaps WHERE station = ? AND run IS NOT NULL AND boot_s IS NULL", (station,)
         )
@@ -334,7 +335,7 @@ class BootTable(Connection):
             until = utc_at(one.offset_ms, one.end_ms / 1000)
 
     def _before_all_runs(self, station: str) -> datetime | None:
-        """Up to when rows of before there were runs tell of the microphone."""
+        """End of the microphone's rows from versions without runs; None if there are none."""
         last = self.rows(
             "SELECT max(t) FROM (SELECT max(strftime('%Y-%m-%dT%H:%M:%fZ', start_utc, audio_s || ' "
             "seconds')) AS t"
@@ -367,13 +368,13 @@ class BootTable(Connection):
 
 
 def _state_of(known: Known) -> ClockState:
-    """Of a clock that is known so, as rows have it."""
+    """Clock state of rows for a clock that is known in this way."""
     return "unsynced" if known == "unsynced" else "rtc" if known == "rtc" else "synced"
 
 
 def _goes_on(before: _Kept, after: _Kept) -> bool:
-    """Whether a run is one of the same boot, whose clock has gone on meanwhile; if boots have names
-    here even where the run before it has told of more time than there was."""
+    """True if `after` is a later run of the same boot as `before`. With boot ids it is enough that
+    it began later, even if rows of the earlier run extend beyond its begin."""
     if after.boot != before.boot:
         return False
     later = after.begin_ms > before.begin_ms and after.boot != _NO_BOOT
@@ -381,7 +382,7 @@ def _goes_on(before: _Kept, after: _Kept) -> bool:
 
 
 def same_boot(kept: Sequence[_Kept], run: str) -> list[_Kept]:
-    """A run and those beside it that lie on its boot's clock."""
+    """A run together with its neighbours on the same boot's clock."""
     first = last = [one.run for one in kept].index(run)
     while first > 0 and _goes_on(kept[first - 1], kept[first]):
         first -= 1

@@ -1,6 +1,7 @@
-"""Rows that a run has written into a file that lost its name, carried into the one that has it now.
+"""Copying of rows that this run wrote into a moved, deleted or replaced database file into the file
+that has its name now.
 
-Knows which tables refer to which; the rows themselves are SQLite's.
+Knows which tables refer to which, but not what their rows mean.
 """
 
 import sqlite3
@@ -9,24 +10,20 @@ from typing import Any
 
 from edge.store.connection import Connection
 
-# too many to be carried only since others may refer to them
-_MANY = (
-    "recordings",
-    "clips",
-    "detections",
-)
-_APART = ("recordings", "outbox", "counters")  # each in its own way; all others by their rows
+# too many to copy all rows just because others may refer to them
+_MANY = ("recordings", "clips", "detections")
+_APART = ("recordings", "outbox", "counters")  # copied in special ways; all others row by row
 _COUNTED = {"messages created": "1", "messages sent": "state = 'sent'"} | {
     f"messages {state}": f"state = '{state}'" for state in ("dead", "dropped")
 }
 
 _BATCH = 500
 
-Marks = Mapping[str, int]  # table -> its highest rowid; what lies above was written since
+Marks = Mapping[str, int]  # by table, its highest rowid; rows above it were written later
 
 
 def marks_of(connection: Connection) -> dict[str, int]:
-    """Where each table ends now."""
+    """The highest rowid of each table."""
     tables = [
         str(name)
         for (name,) in connection.rows("SELECT name FROM sqlite_master WHERE type = 'table'")
@@ -39,14 +36,15 @@ def marks_of(connection: Connection) -> dict[str, int]:
 
 
 class LostFile:
-    """The file that lost its name, as far as it can be read. `whole` is False once it could not."""
+    """The open file that lost its name, read as far as possible. `whole` becomes False when reading
+    fails."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self.whole = True
         self._db = db
 
     def read(self, sql: str) -> Iterator[tuple[list[str], list[tuple[Any, ...]]]]:
-        """Columns and rows, in pieces."""
+        """Columns and rows, in batches."""
         try:
             reading = self._db.execute(sql)
             columns = [str(column[0]) for column in reading.description]
@@ -57,11 +55,11 @@ class LostFile:
 
 
 def carry(old: LostFile, new: Connection, since: Marks) -> int:
-    """Take over what `old` has above these marks, and what that refers to. A row that both have is
-    the old one's, which was written until a moment ago. Returns how many detections, gaps and hours
-    of effort these are.
+    """Copy the rows of `old` above these marks, and the rows that they refer to. If both files have
+    a row, the old file's is used, since it was written until a moment ago. Returns the number of
+    detections, gaps and hours of effort copied.
 
-    Raises StoreError if the new one cannot be written; then nothing is carried.
+    Raises StoreError if the new file cannot be written; then nothing is copied.
     """
     carried = 0
     with new.bulk() as db:
@@ -89,7 +87,7 @@ def carry(old: LostFile, new: Connection, since: Marks) -> int:
                 where = _effort_of(old, db, where)
             rows = _copy(old, db, table, where, "IGNORE" if table == "boots" else "REPLACE")
             carried += rows if table in ("detections", "effort", "gaps") else 0
-        # it has a row here
+        # these clips have a row again
         db.execute("DELETE FROM clips_going WHERE path IN (SELECT path FROM clips)")
         _carry_lines(old, db, _above("boots", since))
         db.execute(
@@ -98,18 +96,18 @@ def carry(old: LostFile, new: Connection, since: Marks) -> int:
         )
         columns = [column for column in _columns(new, "outbox") if column != "seq"]
         _carry_messages(old, db, columns, _above("outbox", since))
-        _count_anew(old, db)
+        _recount(old, db)
     return carried
 
 
 def _tables(connection: Connection) -> dict[str, bool]:
-    """Those that are carried by their rows, and whether a row is of a recording."""
+    """Tables that are copied row by row, and whether their rows belong to a recording."""
     names = [name for name in marks_of(connection) if name not in _APART]
     return {name: "recording" in _columns(connection, name) for name in names}
 
 
 def _referred_to(connection: Connection) -> list[str]:
-    """Tables that others refer to, and that are small: bundles, species, places."""
+    """Small tables that others refer to: bundles, species, places."""
     referred = {
         str(r[2])
         for name in marks_of(connection)
@@ -129,7 +127,8 @@ def _above(table: str, since: Marks) -> str:
 def _copy(
     old: LostFile, db: sqlite3.Connection, table: str, where: str, conflict: str = "REPLACE"
 ) -> int:
-    """A number that SQLite gives rows is given anew: another row may have it there."""
+    """Copy rows of a table; returns their number. Row numbers given by SQLite are given anew, as
+    another row may have them."""
     rows = 0
     key = [
         (str(name), kind)
@@ -154,38 +153,38 @@ def _copy(
 def _with_clips(
     db: sqlite3.Connection, columns: list[str], rows: list[tuple[Any, ...]]
 ) -> list[tuple[Any, ...]]:
-    """The clip that the new file has of a detection stays: it may be on a disk that was away, where
-    the old one had to let go of it. Whether its file is there is asked afterwards."""
+    """Rows of detections with the clip that the new file has for them, if the old one has none: the
+    clip may be on a disk that was absent for a while. Whether its file exists is checked later."""
     key = columns.index("id")
     clip = columns.index("clip")
-    found = []
+    merged = []
     for row in rows:
         there = (
             db.execute("SELECT clip FROM detections WHERE id = ?", (row[key],)).fetchone()
             if not row[clip]
             else None
         )
-        found.append((*row[:clip], there[0], *row[clip + 1 :]) if there else row)
-    return found
+        merged.append((*row[:clip], there[0], *row[clip + 1 :]) if there else row)
+    return merged
 
 
 def _effort_of(old: LostFile, db: sqlite3.Connection, where: str) -> str:
-    """All effort of recordings of which some is carried: it lies in other hours once a clock was
-    set, and what the new file has of them goes."""
+    """Condition for all effort of the affected recordings, after deleting their effort in the new
+    file: when a clock is set, effort moves to other hours."""
     for _, batch in old.read(f"SELECT DISTINCT recording FROM effort WHERE {where}"):
         db.executemany("DELETE FROM effort WHERE recording = ?", batch)
     return f"recording IN (SELECT recording FROM effort WHERE {where})"
 
 
 def _carry_lines(old: LostFile, db: sqlite3.Connection, where: str) -> None:
-    """What is known by now of a boot's clock holds for the new file's rows: they move when a run is
-    told to it."""
+    """Copy the present knowledge of the boots' clocks; the new file's rows move when a run is next
+    stored."""
     for _, batch in old.read(f"SELECT told_ms, known, run FROM boots WHERE {where}"):
         db.executemany("UPDATE boots SET told_ms = ?, known = ? WHERE run = ?", batch)
 
 
 def _carry_messages(old: LostFile, db: sqlite3.Connection, columns: list[str], where: str) -> None:
-    """A message keeps its number, unless another one has it there."""
+    """Copy messages. Each keeps its number unless another message has it in the new file."""
     names = ", ".join(columns)
     marks = ", ".join("?" for _ in columns)
     for _, batch in old.read(f"SELECT seq, {names} FROM outbox WHERE {where} ORDER BY seq"):
@@ -203,8 +202,9 @@ def _carry_messages(old: LostFile, db: sqlite3.Connection, columns: list[str], w
             )
 
 
-def _count_anew(old: LostFile, db: sqlite3.Connection) -> None:
-    """Messages by their rows, which outlive being sent; of other counters the higher count."""
+def _recount(old: LostFile, db: sqlite3.Connection) -> None:
+    """Set the counters: messages by their rows, which remain after sending, and the higher count of
+    all others."""
     for _, batch in old.read("SELECT name, value FROM counters"):
         db.executemany(
             "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = "

@@ -1,5 +1,5 @@
-"""Which clips there are, for which detections, and which may go. A clip's file is not touched
-here."""
+"""Table of clips: which exist, for which detections, and which may be removed. Does not touch the
+files of clips."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from edge.store.connection import Connection, now_text
 from edge.store.effort import moment_of
 from edge.types import ClipRow, StoredClip, utc_text
 
-# Neither kept by hand nor looked at by a person.
+# neither kept by a person nor reviewed
 _FREE = """
     c.kept = 0 AND NOT EXISTS (
         SELECT 1 FROM detections d JOIN reviews v ON v.detection = d.id WHERE d.clip = c.id)"""
@@ -23,18 +23,18 @@ _SPECIES = """
         FROM each
         WHERE code IS NOT NULL)
     SELECT code FROM each WHERE code IS NOT NULL"""
-_NEVER = "9999"  # behind every time
-_PIECE = 1_000  # clips that are looked at in one question
-# A clip's age counts from the later: recordings are replayed years later, a clock may have stood
-# wrong.
+_NEVER = "9999"  # later than any time
+_PIECE = 1_000  # clips per query
+# a clip's age counts from the later of both: recordings may be replayed years later, and a clock
+# may have been wrong
 _SINCE = "max(c.start_utc, c.created_utc)"
-_TAKEN_MAX = 20  # files that go while nobody else can write: moments on a slow card
+_TAKEN_MAX = 20  # files removed per transaction, which blocks other writers
 _COLUMNS = f"c.id, c.path, {_SINCE}, c.bytes"
 
 
 class ClipTable(Connection):
-    """Clips and what refers to them; edge.clips' Protocols, for the thread that writes clips or
-    that removes them."""
+    """Clips and the rows that refer to them; implements the protocols of edge.clips for the thread
+    that writes or removes clips."""
 
     def add(
         self,
@@ -43,20 +43,20 @@ class ClipTable(Connection):
         put: Callable[[], None],
         undo: Callable[[], None] = lambda: None,
     ) -> str | None:
-        """Note a clip and its detections, then `put` its file in place, then commit: never a row
-        without a file. If it cannot be committed, `undo` takes the file away, as long as no other
-        process can note it. What a person has kept or reviewed is not put in place anew: it is the
-        same sound. Returns the path it had before, if that was another: that file is to go.
+        """Store a clip and link its detections, then `put` its file in place, then commit, so that
+        there is never a row without a file. If the commit fails, `undo` removes the file while no
+        other process can store it. The file of a kept or reviewed clip is not replaced, since it is
+        the same sound. Returns the clip's previous path if it was another one; that file must be
+        removed.
 
-        Raises StoreError if none of the detections is there (yet): a clip of nothing would only
-        take space.
+        Raises StoreError if none of the detections is stored (yet), as the clip would be useless.
         """
         with self._transaction():
             try:
                 before = self._note(clip, detections, put)
                 self._db.conn.commit()
             except BaseException:
-                if self._db.conn.in_transaction:  # else somebody else may have noted it since
+                if self._db.conn.in_transaction:  # otherwise another process may have stored it
                     undo()
                 raise
         return before
@@ -67,7 +67,7 @@ class ClipTable(Connection):
         protected = self._is_protected(clip.id)
         was = self.rows("SELECT path FROM clips WHERE id = ? AND path <> ?", (clip.id, clip.path))
         if not protected:
-            self._db.execute(  # under its old name it goes
+            self._db.execute(  # its file under the old name is to be removed
                 "INSERT OR IGNORE INTO clips_going SELECT path FROM clips WHERE id = ? AND path <> "
                 "?",
                 (clip.id, clip.path),
@@ -105,8 +105,8 @@ class ClipTable(Connection):
         return None if protected or not was else str(was[0][0])
 
     def _start(self, clip: ClipRow) -> str:
-        """Of live sound by where the record has its stretch now: the clock may have been put right
-        since it was cut."""
+        """Start of a clip. For live sound it follows from the record's start of the stretch, since
+        the clock may have been corrected after the clip was cut."""
         rows = self.rows(
             "SELECT start_utc FROM recordings WHERE id = ? AND run IS NOT NULL",
             (clip.recording_id,),
@@ -116,12 +116,12 @@ class ClipTable(Connection):
         return utc_text(moment_of(rows[0][0]) + timedelta(seconds=clip.offset_s))
 
     def _is_protected(self, clip: str) -> bool:
-        """Whether there is such a clip, and a person has kept or reviewed it."""
+        """True if the clip exists and a person has kept or reviewed it."""
         return bool(self.rows(f"SELECT 1 FROM clips c WHERE id = ? AND NOT ({_FREE})", (clip,)))
 
     def removable(self, per_species: int, limit: int, before_utc: str = "") -> list[StoredClip]:
         """The oldest clips that are neither kept, nor reviewed, nor among the best of any of their
-        species; with `before_utc` those that are older."""
+        species; with `before_utc` only older ones."""
         before = before_utc or _NEVER
         if not self.rows(f"SELECT 1 FROM clips c WHERE {_SINCE} < ? LIMIT 1", (before,)):
             return []
@@ -131,7 +131,8 @@ class ClipTable(Connection):
         )
 
     def _oldest(self, before: str) -> Iterator[StoredClip]:
-        """Those that nobody keeps, piece by piece: nobody waits for the whole."""
+        """Clips that are not kept, oldest first, read in pieces so that the first ones come
+        quickly."""
         since = ""
         last = ""
         while True:
@@ -148,14 +149,15 @@ class ClipTable(Connection):
             last = piece[-1].id
 
     def best(self, per_species: int, limit: int) -> list[StoredClip]:
-        """The best of each species that are neither kept nor reviewed, the lowest-ranked first."""
+        """The best clips of each species that are neither kept nor reviewed, the lowest-ranked
+        first."""
         ranks = self._ranks(per_species)
         there = list(self._named(ranks.keys() - self._reviewed(), "AND c.kept = 0"))
         return sorted(there, key=lambda clip: (-ranks[clip.id], clip.since_utc, clip.id))[:limit]
 
     def _ranks(self, per_species: int) -> dict[str, int]:
-        """The best clips of each species, with their rank among them; of a clip with several
-        species the best counts. Reads the best detections alone, one species at a time."""
+        """Ranks of the best clips of each species, by clip; a clip with several species gets its
+        best rank. Reads only the best detections, one species at a time."""
         ranks: dict[str, int] = {}
         for (species,) in self.rows(_SPECIES) if per_species > 0 else ():
             best: dict[str, int] = {}
@@ -181,7 +183,7 @@ class ClipTable(Connection):
         return {str(clip) for (clip,) in rows if clip is not None}
 
     def _named(self, clips: Collection[str], condition: str = "") -> Iterator[StoredClip]:
-        """Those of these that there are."""
+        """Those of the given clips that exist."""
         left = sorted(clips)
         for at in range(0, len(left), _PIECE):
             piece = left[at : at + _PIECE]
@@ -191,8 +193,7 @@ class ClipTable(Connection):
             )
 
     def unused(self, limit: int) -> list[StoredClip]:
-        """Clips that no detection refers to (its recording was analysed anew) and that nobody has
-        kept."""
+        """Clips without a detection (their recording was analysed again) that nobody has kept."""
         return self._clips(
             f"SELECT {_COLUMNS} FROM clips c WHERE c.kept = 0 AND NOT EXISTS"
             f" (SELECT 1 FROM detections d WHERE d.clip = c.id) ORDER BY {_SINCE}, c.id LIMIT ?",
@@ -206,7 +207,7 @@ class ClipTable(Connection):
         )
 
     def protected(self, per_species: int) -> tuple[int, int]:
-        """Clips, and their bytes, that are kept, reviewed or among the best of any of their
+        """Number and bytes of the clips that are kept, reviewed or among the best of any of their
         species."""
         kept = {str(clip) for (clip,) in self.rows("SELECT id FROM clips WHERE kept = 1")}
         sizes = [
@@ -216,7 +217,8 @@ class ClipTable(Connection):
         return len(sizes), sum(sizes)
 
     def count(self, since_utc: str = "") -> tuple[int, int, str | None]:
-        """Clips saved since then, their bytes, and when the first of them was saved."""
+        """Number and bytes of the clips saved since then, and the time when the first of them was
+        saved."""
         clips, size, first = self.rows(
             "SELECT count(*), coalesce(sum(bytes), 0), min(created_utc) FROM clips WHERE "
             "created_utc >= ?",
@@ -225,9 +227,9 @@ class ClipTable(Connection):
         return int(clips), int(size), first
 
     def forget(self, clips: Sequence[str], spare_kept: bool = False) -> list[str]:
-        """These clips are no more, but with `spare_kept` for those that somebody has kept or
-        reviewed meanwhile; their detections stay. Their files go after this has returned, or at the
-        next start. Returns which these are."""
+        """Delete the rows of these clips; with `spare_kept` not of those that somebody has kept or
+        reviewed meanwhile. Detections stay. The caller removes the files afterwards, or the next
+        start does. Returns the deleted clips."""
         gone = []
         with self._transaction():
             for clip in clips:
@@ -242,14 +244,15 @@ class ClipTable(Connection):
         return gone
 
     def going(self) -> set[str]:
-        """Paths of clips without a row whose files are to go."""
+        """Paths of files to be removed, whose clips have no row any more."""
         return {str(path) for (path,) in self.rows("SELECT path FROM clips_going")}
 
     def take_away(
         self, remove: Callable[[str], bool], paths: Collection[str] | None = None
     ) -> None:
-        """`remove` the files of clips without a row, those at `paths` or all; it says whether one
-        is gone. What is noted again meanwhile stays: none can be noted while its file goes."""
+        """Remove the files of clips without a row, those at `paths` or all, with `remove`, which
+        returns True if the file is gone. A file whose clip was stored again meanwhile stays; none
+        can be stored during the removal."""
         left = sorted(self.going() if paths is None else paths)
         for at in range(0, len(left), _TAKEN_MAX):
             with self._transaction():
@@ -260,7 +263,7 @@ class ClipTable(Connection):
 
     @contextmanager
     def held(self) -> Iterator[list[StoredClip]]:
-        """All clips; until the block ends no process adds one."""
+        """All clips; no process can add one until the block ends."""
         with self._transaction():
             yield self._clips(f"SELECT {_COLUMNS} FROM clips c", ())
 

@@ -1,4 +1,5 @@
-"""Which clock stamped what, and how rows of a boot whose clock was wrong get the right time."""
+"""Boots and the states of their clocks in the record, and correction of rows that a wrong clock
+stamped."""
 
 import uuid
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from edge.types import ClockState, StationRun, utc_text
 
 @dataclass(frozen=True)
 class Boot:
-    """What the microphone heard in one boot of the machine under one state of its clock; of a boot
-    in which it heard nothing, when the station began."""
+    """Sound that the microphone heard in one boot of the machine under one clock state. For a boot
+    without sound, the times are the start of the station."""
 
     boot: str
     clock_state: str
@@ -26,22 +27,22 @@ class Boot:
     last_utc: str
     stretches: int
     detections: int
-    fixed_s: float  # by how much these rows were moved already
-    # how the boot's clock is known by now; of rows of before that was recorded their state
+    fixed_s: float  # seconds by which these rows were moved already
+    # how the boot's clock is known by now; rows of old versions have only their clock state
     known: str
     steps: tuple[float, ...]  # seconds by which the wall clock was set during this boot
 
 
 @dataclass(frozen=True)
 class Time:
-    """What time it is, as far as somebody knows."""
+    """The present time, as far as it is known."""
 
     now: datetime  # aware UTC
-    known: bool
+    known: bool  # False: it may be wrong
 
 
 def present_time(database: Path, clock: Clock) -> Time:
-    """What time it is in this boot, by what the record and the machine know. Raises StoreError."""
+    """The present time by the knowledge of record and machine. Raises StoreError."""
     with ClockTable(database) as table:
         return table.time(boot_id(), clock.boot_s(clock.at_s()), clock.shown, clock.state)
 
@@ -60,11 +61,11 @@ _BOOT = (
 
 
 class ClockTable(BootTable):
-    """The record's times."""
+    """Clock states and corrections of the record's times."""
 
     def time(self, boot: str | None, boot_s: float, shown: datetime, state: ClockState) -> Time:
-        """The one word on what time it is, for whatever cannot be undone. `shown` is the wall
-        clock, `boot_s` the boot's own at this moment, `state` how the wall clock is kept."""
+        """The present time, for decisions that cannot be undone. `shown` is the wall clock,
+        `boot_s` the boot's clock at this moment, `state` the state of the wall clock."""
         line = self.line_of_boot(boot, boot_s) if boot else None
         if line is None or (state == "synced" and line.known != "fixed"):
             return Time(shown, is_known(state, shown, self.last_right(boot)))
@@ -73,7 +74,7 @@ class ClockTable(BootTable):
         return Time(now, is_known(known, now, self.last_right(boot)))
 
     def boots(self) -> list[Boot]:
-        """Boots that the record knows, in the order in which they were recorded."""
+        """Boots in the record, in the order in which they were recorded."""
         steps: dict[str, list[float]] = {}
         for boot, seconds in self.rows(
             "SELECT boot, seconds FROM clock WHERE kind = 'step' ORDER BY rowid"
@@ -112,7 +113,7 @@ class ClockTable(BootTable):
         ]
 
     def note_boot(self, station: str, boot: str, clock: Clock) -> None:
-        """Have a line for the present boot, if it is this and no station has run in it."""
+        """Store a line for `boot` if it is the present one and no station has run in it."""
         if boot == boot_id() and not self.rows("SELECT 1 FROM boots WHERE boot = ?", (boot,)):
             line = clock.line
             now_s = clock.boot_s(clock.at_s())
@@ -124,17 +125,17 @@ class ClockTable(BootTable):
     def fix(
         self, boot: str, seconds: float, clock_state: str | None = None, zone: tzinfo | None = None
     ) -> MovedRows:
-        """Move the times of everything that a boot's clock stamped; returns how many rows of what.
-        A boot is one line: its runs move together, with a stretch that is being heard just now, and
-        the line is then known by a person. With `clock_state`, only if that is how the line is
-        known: what a network has put right since stays. Of rows that have no run, of earlier
-        versions, those under that state move, without gaps `off`.
+        """Move the times of all rows that a boot's clock stamped; returns the numbers of moved
+        rows. All runs of the boot move together, also a stretch that is being heard now, and the
+        line then counts as set by a person. With `clock_state`, nothing moves unless the line is
+        known in that way: a correction by a network since then stays. Rows of earlier versions,
+        which have no run, move if they have that state, except gaps `off`.
 
-        Ids stay, `clock_fix_s` says by how much a row was moved in all. Offsets are those of the
-        station's `zone` then; without one they stay. Messages that a broker has already do not
-        change.
+        Ids stay; `clock_fix_s` is the total shift of a row. UTC offsets become those of the
+        station's `zone` at the new time; without a zone they stay. Messages that a broker has
+        already do not change.
 
-        Raises UsageError if the record knows no such rows, or for more than a century.
+        Raises UsageError if the record has no such rows, or for more than a century.
         """
         if not abs(seconds) <= _SHIFT_S_MAX:
             raise UsageError(f"--seconds: expected a number within 100 years, found {seconds:g}")
@@ -176,15 +177,13 @@ class ClockTable(BootTable):
                 return
         known = ", ".join(dict.fromkeys(b.boot for b in self.boots()))
         if not known:
-            raise UsageError(
-                "--boot: this record has no rows that were stamped by this machine's clock"
-            )
+            raise UsageError("--boot: this record has no rows stamped by this machine's clock")
         raise UsageError(f"--boot: expected one whose clock stamped rows ({known}), found {boot!r}")
 
     def _fix_old(
         self, boot: str, by: timedelta, clock_state: str | None, zone: tzinfo | None
     ) -> MovedRows:
-        """Rows that have no run."""
+        """Move rows of earlier versions, which have no run."""
         moved = none_moved()
         which = "boot = ? AND run IS NULL AND (? IS NULL OR clock_state = ?)"
         key = (boot, clock_state, clock_state)

@@ -1,10 +1,8 @@
-"""One SQLite file: opened, brought to the present schema, written in transactions.
+"""Connection to one SQLite file: opening, migration to the present schema, transactions. Of the
+tables it names only outbox and counters.
 
-Of the tables it names only outbox and counters.
-
-Each question and each transaction is of the file that has the name at that moment: one that was
-moved, deleted or replaced while it was open is a GoneError, pages that are not what SQLite wrote
-are a DamagedError.
+Each query and each transaction checks that the open file still has its name: a file that was moved,
+deleted or replaced raises GoneError, damaged pages raise DamagedError.
 """
 
 import sqlite3
@@ -24,30 +22,27 @@ from edge.store.schema import migrations
 from edge.types import utc_text
 
 BUSY_TIMEOUT_S = 30.0
-_LEAVE_MS = 2000  # for others that still read a file that has lost its name
-_CANNOT_OPEN = 14  # SQLITE_CANTOPEN; Python before 3.11 tells no code
-_RIGHTS = (3, 8, _CANNOT_OPEN)  # forbidden, read-only
+_LEAVE_MS = 2000  # to wait for others that still read a file that has lost its name
+_CANNOT_OPEN = 14  # SQLITE_CANTOPEN; Python before 3.11 gives no code
+_RIGHTS = (3, 8, _CANNOT_OPEN)  # SQLITE_PERM, SQLITE_READONLY
 _DAMAGE = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB
-# constraints of tables, and what is too large for a cell
-_OF_A_ROW = (
-    sqlite3.IntegrityError,
-    sqlite3.DataError,
-)
+# violated constraints, and values too large for a cell
+_OF_A_ROW = (sqlite3.IntegrityError, sqlite3.DataError)
 _OWN = {"recordings", "detections", "effort"}
-_DAMAGE_SAID = ("malformed", "not a database")  # where Python tells no code
+_DAMAGE_SAID = ("malformed", "not a database")  # where Python gives no code
 Open = TypeVar("Open", bound="Connection")
 
-# databases in which some thread of this process met damage; who repairs them looks here
+# databases in which a thread of this process found damage; open_record.py repairs them
 suspected: set[Path] = set()
 
 
 def now_text() -> str:
-    """This moment, as rows carry it."""
+    """The present time in the format of rows."""
     return utc_text(datetime.now(timezone.utc))
 
 
 def _of_rights(error: sqlite3.Error | OSError) -> bool:
-    """Whether it may be for want of rights."""
+    """True if the cause may be missing permissions."""
     code = getattr(error, "sqlite_errorcode", _CANNOT_OPEN) & 0xFF
     return isinstance(error, PermissionError) or (
         isinstance(error, sqlite3.OperationalError) and code in _RIGHTS
@@ -55,7 +50,7 @@ def _of_rights(error: sqlite3.Error | OSError) -> bool:
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether SQLite says by it that pages are not what it wrote."""
+    """True if SQLite reports damaged pages by this error."""
     code = getattr(error, "sqlite_errorcode", None)
     if code is not None:
         return (code & 0xFF) in _DAMAGE
@@ -63,18 +58,16 @@ def is_damage(error: sqlite3.Error) -> bool:
 
 
 def is_lock(error: StoreError) -> bool:
-    """Whether another writer is at work, which ends by itself."""
+    """True if another writer holds the lock, which ends by itself."""
     cause = error.__cause__
     return isinstance(cause, sqlite3.OperationalError) and "locked" in str(cause)
 
 
 def check_writable(database: Path) -> None:
-    """Raises StoreError, which names the file, where a database or what SQLite keeps beside it may
-    not be written.
+    """Raise StoreError, which names the file, if a database or its -wal or -shm cannot be written.
 
-    Before SQLite opens it: SQLite would read a database that may only be read, and leave beside it
-    a -shm that has its mode. One that such an opening has left is given the right to be written
-    again.
+    Call it before SQLite opens the database: SQLite would open a read-only one for reading and
+    leave a read-only -shm beside it. A -shm left in this way is made writable again.
     """
     for path in (database, *(beside(database, suffix) for suffix in BESIDE)):
         said = not_writable(path)
@@ -89,10 +82,10 @@ def check_writable(database: Path) -> None:
 class Connection:
     """A connection for one thread. Raises StoreError in one line when the file cannot be used.
 
-    `durable`: a commit is on the disk when it returns, whatever happens to the power; otherwise the
-    last seconds may be lost, never half a transaction. A full or read-only disk costs the
-    transaction, not the connection: try again. After a DamagedError or a GoneError it is of no more
-    use: close it and open another. `patience_s`: so long another writer's lock is waited for.
+    `durable`: a commit is on the disk when it returns, even if the power fails; otherwise the last
+    seconds may be lost, but never half a transaction. A full or read-only disk costs the
+    transaction, not the connection: try again. After a DamagedError or a GoneError the connection
+    is useless: close it and open another. `patience_s`: longest wait for another writer's lock.
     """
 
     def __init__(
@@ -127,7 +120,7 @@ class Connection:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._db.execute("PRAGMA foreign_keys = ON")
-            # its log is open from here on
+            # reading opens the log, whose identity is noted below
             self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
             self._logs: dict[str, FileIdentity | None] = {
                 s: identity(beside(self.path, s)) for s in BESIDE
@@ -140,24 +133,25 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._db.close()
 
     def is_named(self) -> bool:
-        """Whether the file that is open is the one that its name leads to, and so is its log. Where
-        that cannot be told, SQLite will."""
+        """True if the names of the database and its log still lead to the open files. Also True if
+        that cannot be determined; then SQLite reports the error."""
         return self.is_same_file() and all(
             self._is_same(beside(self.path, s), was) for s, was in self._logs.items()
         )
 
     def without_log(self) -> None:
-        """Write into the file itself from now on; for one that nobody else has open."""
+        """Write without a log from now on; only for a file that nobody else has open."""
         with self._errors():
             self._logs = {}
             self._db.execute("PRAGMA journal_mode = DELETE").fetchall()
 
     def is_same_file(self) -> bool:
-        """Whether the database is, whatever became of its log."""
+        """True if the name of the database still leads to the open file, whatever became of its
+        log."""
         return self._is_same(self.path, self._identity)
 
     @staticmethod
@@ -172,23 +166,23 @@ class Connection:
             what = "moved or deleted" if not self.path.exists() else "replaced by another file"
             what = f"left without {self.path.name}-wal or -shm" if self.is_same_file() else what
             raise GoneError(
-                f"{self.path}: was {what} while it was open; what has its name now is opened next "
-                f"time"
+                f"{self.path}: was {what} while it was open; the file that has its name now is "
+                f"opened next time"
             )
 
     def leave(self) -> None:
-        """Of a file that has lost its name: write its log into it, and see that no other file of
-        that name finds the log: SQLite would lay it over a stranger. What cannot be written back is
-        set aside."""
+        """Prepare a file that has lost its name: write its log into it, and move the log away, as
+        SQLite would apply it to another file of that name. A log that cannot be written back is set
+        aside."""
         held = True
         with suppress(sqlite3.Error):
             self._db.execute(f"PRAGMA busy_timeout = {_LEAVE_MS}")
             held = bool(self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
-        # another log beside the same database: its rows are in ours alone
+        # another log beside the same database: some rows are only in ours
         if held and self.is_same_file():
             raise GoneError(
-                f"{self.path}: its log was deleted, and another program hinders that it is written "
-                f"back"
+                f"{self.path}: its log was deleted, and another program prevents it from being "
+                f"written back"
             )
         with self._errors():
             for suffix, ours in self._logs.items():
@@ -201,11 +195,11 @@ class Connection:
                     there.rename(beside(self.path, f".left-{stamp()}{suffix}"))
 
     def _check_ours(self) -> None:
-        """Another program's database is left as it is."""
+        """Raise StoreError for another program's database, which is left as it is."""
         tables = [
             name for name in self._db.table_names() if not name.startswith(("sqlite_", "_sqlite"))
         ]
-        if tables and not {*tables} >= _OWN:  # all of them are of the first schema
+        if tables and not {*tables} >= _OWN:  # these exist since the first schema
             named = ", ".join(sorted(tables)[:3])
             raise StoreError(
                 f"{self.path}: expected a station's record, found another program's database "
@@ -213,7 +207,7 @@ class Connection:
             )
 
     def _has_rows(self) -> bool:
-        """Whether anything was ever stored, by whatever version."""
+        """True if anything is stored, by any version."""
         tables = (
             name for name in self._db.table_names() if not name.startswith(("sqlite_", "_sqlite"))
         )
@@ -238,33 +232,31 @@ class Connection:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """All or nothing. The write lock is taken at once: a transaction that read first could not
-        wait for another writer, SQLite would refuse it ("database is locked")."""
+        """A transaction. The write lock is taken at once: a transaction that reads first could not
+        wait for another writer, since SQLite would refuse it ("database is locked")."""
         with self._errors():
             self._db.conn.execute("BEGIN IMMEDIATE")
             try:
-                self._check_named()  # with the lock in hand: who replaces the file holds it, too
+                self._check_named()  # under the lock, which a program that replaces the file takes
                 yield
                 self._db.conn.commit()
-            except (
-                BaseException
-            ):  # whatever it was, Ctrl-C and a commit on a full disk too: nothing stays half open
+            except BaseException:  # also Ctrl-C, or a full disk at the commit: leave nothing open
                 self._db.conn.rollback()
                 raise
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Read with plain SQL."""
+        """Rows of a plain SQL query."""
         self._check_named()
         with self._errors():
             return list(self._db.execute(sql, parameters).fetchall())
 
     def waiting_count(self) -> int:
-        """How many messages no broker has acknowledged yet."""
+        """Number of messages that no broker has acknowledged yet."""
         return int(self.rows("SELECT count(*) FROM outbox WHERE state = 'waiting'")[0][0])
 
     @contextmanager
     def bulk(self) -> Iterator[sqlite3.Connection]:
-        """One transaction for rows of another database; what they refer to may be missing."""
+        """A transaction for rows of another database, without checks of foreign keys."""
         with self._errors():
             self._db.execute("PRAGMA foreign_keys = OFF")
         try:
@@ -276,12 +268,11 @@ class Connection:
 
     @property
     def raw(self) -> sqlite3.Connection:
-        """The file that is open, whatever has its name; for what is read of it once it has lost
-        that."""
+        """The connection to the open file, even after it has lost its name."""
         return self._db.conn
 
     def _count(self, name: str, more: int) -> None:
-        """Inside a transaction: add to a counter that outlives the rows it counts."""
+        """Add to a counter that outlives the rows it counts. Call it inside a transaction."""
         if more:
             self._db.execute(
                 "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value "
@@ -290,7 +281,7 @@ class Connection:
             )
 
     def counters(self) -> dict[str, int]:
-        """Everything that was ever counted, by name."""
+        """All counters by name."""
         return {
             str(name): int(value) for name, value in self.rows("SELECT name, value FROM counters")
         }

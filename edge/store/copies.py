@@ -1,5 +1,4 @@
-"""Copies of a database: whole, checked, on the disk; and the one that is made before a newer
-version changes it.
+"""Verified copies of a database on the disk, and the copy made before a newer version changes it.
 
 Knows nothing of what is in it.
 """
@@ -16,15 +15,15 @@ from pathlib import Path
 from edge.contract.errors import StoreError
 
 _BUSY_TIMEOUT_S = 30.0
-_SPARE_BYTES = 16 << 20  # stays free for the change itself
+_SPARE_BYTES = 16 << 20  # left free for the change itself
 _KEPT = 2  # copies from before a change
 log = logging.getLogger(__name__)
 
 
 def copy_whole(database: Path, copy: Path) -> None:
-    """Copy to a file that is not there yet. VACUUM INTO reads one consistent state beside writers,
-    and leaves out what was deleted. Raises StoreError if the copy is damaged, sqlite3.Error if it
-    cannot be made."""
+    """Copy to a file that does not exist yet. VACUUM INTO reads one consistent state while others
+    write, and leaves out deleted rows. Raises StoreError if the copy is damaged, sqlite3.Error if
+    it cannot be made."""
     source = sqlite3.connect(
         f"{database.absolute().as_uri()}?mode=rw", uri=True, timeout=_BUSY_TIMEOUT_S
     )
@@ -39,13 +38,13 @@ def copy_whole(database: Path, copy: Path) -> None:
 
 
 def bytes_of(database: Path) -> int:
-    """What a copy may need: the file, and what of its log is not in it yet."""
+    """Bytes that a copy may need: the size of the file and its log."""
     logs = database.with_name(f"{database.name}-wal")
     return database.stat().st_size + (logs.stat().st_size if logs.exists() else 0)
 
 
 def sync(*paths: Path) -> None:
-    """Onto the disk, before anything older is removed."""
+    """Force files to the disk, before anything older is removed."""
     for path in paths:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -55,8 +54,8 @@ def sync(*paths: Path) -> None:
 
 
 def too_many(copies: Iterable[Path], made: Path, kept: int) -> list[Path]:
-    """Which copies go, so that `kept` stay with the one just made: the oldest by the time in their
-    names, and before them those of a later time, which a clock that was wrong has named."""
+    """Copies to remove so that `kept` stay, with the one just made: first those with a later time
+    in their names, given by a wrong clock, then the oldest."""
     others = sorted(
         set(copies) - {made}, key=lambda copy: (copy.name <= made.name, copy.name), reverse=True
     )
@@ -64,12 +63,11 @@ def too_many(copies: Iterable[Path], made: Path, kept: int) -> list[Path]:
 
 
 def copy_before(database: Path, change: str) -> None:
-    """Copy a database aside as station-<UTC>-before-<change>.db, beside it; the last two such
-    copies stay.
+    """Copy a database to station-<UTC>-before-<change>.db beside it; the last two such copies are
+    kept.
 
-    Never raises for what the disk says: a station starts without the copy rather than not at all,
-    and the log tells. Whoever calls this holds the database's write lock, so that of several
-    programs one makes the copy.
+    Never raises: if the copy cannot be made, the station starts without it and logs a warning. The
+    caller holds the database's write lock, so that only one of several programs makes the copy.
     """
     part = database.with_name(f"{database.stem}-before.part")
     made = database.with_name(
@@ -77,10 +75,10 @@ def copy_before(database: Path, change: str) -> None:
     )
     try:
         part.unlink(missing_ok=True)
-        wanted = bytes_of(database) + _SPARE_BYTES
+        needed = bytes_of(database) + _SPARE_BYTES
         free = shutil.disk_usage(database.parent).free
-        if free < wanted:
-            raise OSError(0, f"{free >> 20} MB are free, expected {wanted >> 20}")
+        if free < needed:
+            raise OSError(0, f"{free >> 20} MB are free, expected {needed >> 20}")
         copy_whole(database, part)
         sync(part)
         os.replace(part, made)  # noqa: PTH105 - named in the tests of what a kill leaves
@@ -90,13 +88,13 @@ def copy_before(database: Path, change: str) -> None:
     except (OSError, sqlite3.Error, StoreError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         log.warning(
-            "%s: no copy was made before it is brought up to this version (%s): %s",
+            "%s: no copy was made before the upgrade to this version (%s): %s",
             database,
             change,
             why,
         )
     else:
-        log.warning("%s: copied to %s before it is brought up to this version", database, made.name)
+        log.warning("%s: copied to %s before the upgrade to this version", database, made.name)
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What the record knows of one day of the clock at the place, as its views have it."""
+"""Totals of one local day in the record, the same as its views give."""
 
 from datetime import date, datetime, timedelta, timezone
 
@@ -10,9 +10,9 @@ from edge.types import utc_text
 
 
 def of_day(record: Connection, station: str, day: date) -> tuple[float, float, int]:
-    """Seconds analysed and lost, and detections."""
+    """Seconds analysed, seconds lost and number of detections of a local day."""
     midnight = datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
-    # the day in all zones
+    # bounds of the day in any time zone
     low = utc_text(midnight - timedelta(days=1))
     high = utc_text(midnight + timedelta(days=2))
     span = (station, low, high, day.isoformat())

@@ -1,5 +1,5 @@
-"""Effort counted anew, of stretches that lie in other hours than was thought. Inside a transaction
-of the caller."""
+"""Recounting of effort into hours when a stretch is moved in time. Runs inside the caller's
+transaction."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
@@ -13,13 +13,12 @@ _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
 def moment_of(text: str) -> datetime:
-    """Aware UTC, as rows carry it."""
+    """Aware UTC from the text of a row."""
     return datetime.strptime(text, _TIME).replace(tzinfo=timezone.utc)
 
 
 def recount_effort(db: Database, recording: str, start_utc: str, local: LocalClock) -> None:
-    """Effort of unbroken sound, counted from its start into the hours of a local clock in which it
-    then lies."""
+    """Recount the effort of unbroken sound from its start into the hours of a local clock."""
     parts = db.execute(
         "SELECT shed, analysed_s FROM effort WHERE recording = ? ORDER BY rowid", (recording,)
     ).fetchall()
@@ -37,8 +36,7 @@ def recount_effort(db: Database, recording: str, start_utc: str, local: LocalClo
 
 
 def laid_anew(effort: Sequence[Effort], start: datetime, local: LocalClock) -> list[Effort]:
-    """Effort of unbroken sound, in its order, laid into the hours in which it lies if it began at
-    `start`."""
+    """Effort of unbroken sound, in order, recounted into hours as if it began at `start`."""
     seconds: dict[tuple[datetime, int, int], float] = {}
     for spent in effort:
         for part in local.hours(start, spent.analysed_s):

@@ -1,5 +1,5 @@
-"""Which file, in which state, was which recording; and what the record knows by content. Opens no
-file but its own."""
+"""Files, their states, and the recordings that they were; look-up of recordings by content. Opens
+no file other than the database."""
 
 import sqlite3
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from edge.types import FileState, RecordingRow, stable_id, utc_text
 
 @dataclass(frozen=True)
 class EarlierAnalysis:
-    """An earlier analysis of a recording that still stands."""
+    """A finished analysis of a recording that is still valid."""
 
     recording_id: str
     state: str  # analysed or refused
@@ -27,18 +27,18 @@ class EarlierAnalysis:
 
 @dataclass(frozen=True)
 class KnownRecording:
-    """A recording that the record has, as far as it matters for whether a file is it."""
+    """A recording in the record, with all that is needed to decide whether a file is it."""
 
     id: str
     path: str  # under which it was analysed
     time_source: str | None
     finished: bool
-    analysis: str  # bundle and settings, as one sum
+    analysis: str  # digest of bundle and settings
     whole: str | None  # id of the recording into which its file has grown
-    whole_stands: bool  # that is analysed, under whatever settings: it cannot be made of this file
-    part: bool  # that is longer
-    since: str | None = None  # when it began (UTC)
-    known_s: float = 0.0  # so much of it was decided and stored
+    whole_stands: bool  # `whole` is analysed, under any settings; this file cannot replace it
+    part: bool  # `whole` is longer
+    since: str | None = None  # its start (UTC)
+    known_s: float = 0.0  # length of the part that was analysed and stored
 
 
 _KNOWN = """
@@ -54,8 +54,8 @@ _FINISHED = "r.id, r.state, r.reason, coalesce(r.audio_s, 0), coalesce(r.windows
 
 
 def known_by_content(database: Path, station: str, sha256: str) -> list[KnownRecording]:
-    """Recordings of a station with these bytes, the oldest first. Opens the database for this one
-    question, so any thread may ask. Raises StoreError."""
+    """Recordings of a station with these bytes, the oldest first. Opens the database for this
+    query, so any thread may call it. Raises StoreError."""
     try:
         uri = f"{database.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)) as db:
@@ -71,18 +71,18 @@ def known_by_content(database: Path, station: str, sha256: str) -> list[KnownRec
 
 
 def file_id(station: str, path: str, sha256: str) -> str:
-    """The id of a file that is no recording, since it cannot be decoded: each is refused by
-    itself."""
+    """Id of a file that cannot be decoded and so is no recording; each such file is refused
+    separately."""
     return stable_id(station, path, sha256)
 
 
 class Files(Attempts):
-    """Files and the recordings that they were, for the thread that writes."""
+    """Files and the recordings that they were, for the writing thread."""
 
     def finished(
         self, station: str, path: str, file: FileState, analysis: str
     ) -> EarlierAnalysis | None:
-        """An earlier end of this very file, in this state, under the same bundle and settings, or
+        """The finished analysis of this file in this state under the same bundle and settings, or
         None."""
         found = self.rows(
             f"SELECT {_FINISHED} FROM files f JOIN recordings r ON r.id = f.recording"
@@ -94,7 +94,7 @@ class Files(Attempts):
         return EarlierAnalysis(*found[0]) if found else None
 
     def finished_recording(self, recording_id: str) -> EarlierAnalysis | None:
-        """How this recording ended, if it did."""
+        """The finished analysis of this recording, or None."""
         found = self.rows(
             f"SELECT {_FINISHED} FROM recordings r WHERE r.id = ? AND state <> 'started'",
             (recording_id,),
@@ -102,7 +102,7 @@ class Files(Attempts):
         return EarlierAnalysis(*found[0]) if found else None
 
     def counted_in(self, recording_id: str) -> EarlierAnalysis | None:
-        """How the recording ended that has all the sound of this one, if there is one."""
+        """The finished analysis of the recording that contains all sound of this one, or None."""
         found = self.rows(
             f"SELECT {_FINISHED} FROM recordings r WHERE r.state <> 'started'"
             " AND r.id = (SELECT grown_into FROM recordings WHERE id = ? AND state = 'refused')",
@@ -111,14 +111,14 @@ class Files(Attempts):
         return EarlierAnalysis(*found[0]) if found else None
 
     def sound_of(self, recording_id: str) -> str:
-        """The sums of its sound; "" if there are none."""
+        """Sums of the recording's sound; "" if there are none."""
         found = self.rows(
             "SELECT coalesce(sound, '') FROM recordings WHERE id = ?", (recording_id,)
         )
         return str(found[0][0]) if found else ""
 
     def known(self, station: str) -> dict[str, list[KnownRecording]]:
-        """All recordings of a station by content, for readers that cannot ask."""
+        """All recordings of a station by SHA-256, for readers without access to the database."""
         known: dict[str, list[KnownRecording]] = {}
         for row in self.rows(
             f"{_KNOWN} AND r.sha256 IS NOT NULL AND r.source <> 'microphone'", (station,)
@@ -129,9 +129,9 @@ class Files(Attempts):
     def earlier(
         self, station: str, path: str, recording_id: str
     ) -> list[tuple[str, str, FileState]]:
-        """Other recordings that this file may have been: under this path, under one that is longer
-        or shorter at its beginning (of another root), or whose name went on (x.wav.filepart). Path,
-        recording and state of each."""
+        """Other recordings that this file may have been earlier: with the same path, a path with
+        more or fewer leading folders (another root), or a name with a suffix (x.wav.filepart).
+        Path, recording and file state of each."""
         name = _name(path)
         rows = self.rows(
             "SELECT path, recording, bytes, mtime_ns, ctime_ns, sample, body_end, body_sum FROM "
@@ -149,8 +149,8 @@ class Files(Attempts):
     def alike(
         self, station: str, path: str, recording_id: str
     ) -> list[tuple[str, str, bool, str, float]]:
-        """Analysed recordings of files with this name, beside this one: path, recording, whether it
-        began at the same moment, sums and length of its sound."""
+        """Other analysed recordings of files with the same name: path, recording, True if it began
+        at the same moment, sums and length of its sound."""
         rows = self.rows(
             "SELECT f.path, r.id, r.start_utc = (SELECT start_utc FROM recordings WHERE id = ?), "
             "r.sound, r.audio_s"
@@ -167,9 +167,9 @@ class Files(Attempts):
     def _cut_short(
         self, recording: RecordingRow, station: str, grown: Mapping[str, bool]
     ) -> list[str]:
-        """What this file was before, as far as no blocks can be compared: it began at the same
-        moment and was cut short, or its analysis was. Whole recordings stay: another recorder's may
-        have taken the name."""
+        """Recordings that this file was earlier and that cannot be compared block by block: they
+        began at the same moment, and the file or its analysis was cut short. Complete recordings
+        are left out, as another recorder may have used the name."""
         earlier = self._db.execute(
             "SELECT id FROM recordings WHERE station = ? AND path = ? AND start_utc = ? AND id <> ?"
             " AND (state = 'started' OR (state = 'analysed' AND reason IS NOT NULL))",
@@ -178,7 +178,7 @@ class Files(Attempts):
         return [other for (other,) in earlier if other not in grown]
 
     def _note_file(self, station: str, path: str, file: FileState, recording_id: str) -> None:
-        """Inside a transaction: this file, in this state, is this recording."""
+        """Note that this file in this state is this recording. Call it inside a transaction."""
         self._db.execute(
             "INSERT OR REPLACE INTO files"
             " (station, path, recording, name, bytes, mtime_ns, ctime_ns, sample, body_end, "
@@ -193,8 +193,8 @@ def _name(path: str) -> str:
 
 
 def same_place(path: str, other: str) -> bool:
-    """Whether both may be one file, seen from one root or from two of which one lies in the
-    other."""
+    """True if both paths may be the same file, seen from one root or from two roots of which one
+    contains the other."""
     return f"/{path}".endswith(f"/{other}") or f"/{other}".endswith(f"/{path}")
 
 

@@ -1,7 +1,6 @@
-"""What a repair could not read, told in the books: of sound that was heard and has no row any more
-there is a gap.
+"""Gaps for rows that a repair could not read: sound that was heard but has no row any more.
 
-Inside the repair, before its file is put in place. Knows no damage.
+Runs during the repair, before the new file is put in place. Knows no damage.
 """
 
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from edge.host.clock import utc_at
 from edge.store.boots import LOST, BootTable
 from edge.types import ClockState, GapRow, stable_id
 
-_LOST_S_MIN = 0.05  # rows abut to the millisecond, each
+_LOST_S_MIN = 0.05  # rows meet to within milliseconds
 _TOLD = """
     SELECT boot_s, boot_s + coalesce((SELECT sum(analysed_s) FROM effort
     WHERE recording = recordings.id), 0),
@@ -33,11 +32,11 @@ class _Run:
 
 
 class LossTable(BootTable):
-    """The record that a repair has written."""
+    """The record while it is repaired."""
 
     def tell_losses(self) -> None:
-        """Lay gaps `store` where a run has told of time and no row does; what a recording is short
-        of is analysed anew if its file is met again."""
+        """Store gaps `store` for the time of runs without rows. Recordings that lost effort are
+        marked to be analysed again when their files are met."""
         with self._transaction():
             self._db.execute(
                 "DELETE FROM effort WHERE recording NOT IN (SELECT id FROM recordings)"

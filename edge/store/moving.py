@@ -1,5 +1,5 @@
-"""Times of rows moved, with all that hangs on them. Inside a transaction of the caller; ids
-stay."""
+"""Moving of rows in time, together with everything that depends on them. Runs inside the caller's
+transaction; ids stay."""
 
 from datetime import datetime, timedelta
 
@@ -9,24 +9,24 @@ from edge.contract.local_clock import LocalClock
 from edge.store.effort import moment_of, recount_effort
 from edge.types import stable_id, utc_text
 
-MovedRows = dict[str, int]  # rows of what
+MovedRows = dict[str, int]  # number of rows by kind
 
 
 def none_moved() -> MovedRows:
-    """The counts before anything has moved."""
+    """Counts of zero, to begin with."""
     return {"stretches": 0, "gaps": 0, "detections": 0, "clips": 0}
 
 
 def later(text: str, by: timedelta) -> str:
-    """A time of a row, so much later."""
+    """The time of a row moved later by `by`."""
     return utc_text(moment_of(text) + by)
 
 
 def move_stretch(
     db: Database, stretch: str, start: datetime, local: LocalClock, moved: MovedRows
 ) -> None:
-    """To another start: detections, clips, reviews and effort go with it; `local` is the clock at
-    the place there."""
+    """Move a stretch to another start, with its detections, clips, reviews and effort; `local` is
+    the local clock at the new time."""
     (before,) = db.execute("SELECT start_utc FROM recordings WHERE id = ?", (stretch,)).fetchone()
     by = start - moment_of(before)
     db.execute(
@@ -67,7 +67,7 @@ def _look_up_offsets(db: Database, stretch: str, local: LocalClock) -> None:
 
 
 def move_gap(db: Database, gap: str, start: datetime, local: LocalClock, moved: MovedRows) -> None:
-    """To another start; cut where the clock at the place is changed, as all gaps are."""
+    """Move a gap to another start; it is split where the UTC offset changes, as all gaps are."""
     before, gap_s, fixed, boot_s = db.execute(
         "SELECT start_utc, seconds, clock_fix_s, boot_s FROM gaps WHERE id = ?", (gap,)
     ).fetchone()

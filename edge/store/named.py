@@ -1,8 +1,7 @@
-"""Files by name and by what they are: whether a database that is open is still the one its name
-leads to.
+"""Identity of files: detects that the name of an open database leads to another file, or to none.
 
-A person, a script or a disk may move, delete or replace a file while it is open; SQLite would go on
-writing to it. Knows no table.
+A person, a script or a disk may move, delete or replace a file while it is open, and SQLite would
+keep writing to it. Knows no table.
 """
 
 import errno
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from edge.contract.errors import StoreError
 
-BESIDE = ("-wal", "-shm")  # what SQLite keeps beside a database
+BESIDE = ("-wal", "-shm")  # files that SQLite keeps beside a database
 _LOOK_S = 0.05
 _HELD = (errno.EAGAIN, errno.EACCES)
 
@@ -24,18 +23,18 @@ FileIdentity = tuple[int, int]  # device and inode
 
 
 def beside(database: Path, suffix: str) -> Path:
-    """A file next to a database, with the database's name in front."""
+    """A file beside a database, with the database's name and a suffix."""
     return database.with_name(database.name + suffix)
 
 
 def stamp() -> str:
-    """This moment, for the name of a file that is set aside."""
+    """The present time, for the name of a file that is set aside."""
     return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
 
 
 def identity(path: Path) -> FileIdentity | None:
-    """Device and inode of what a name leads to, None if there is nothing. Raises OSError where it
-    cannot be told."""
+    """Device and inode of the file at a path, None if there is none. Raises OSError if this cannot
+    be determined."""
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -44,8 +43,8 @@ def identity(path: Path) -> FileIdentity | None:
 
 
 class OpenFile:
-    """A hold on a file, by which it is found again under another name. It can neither be read nor
-    written by it, and letting go releases no lock of SQLite's, as closing any other handle of this
+    """A handle by which a file is found again after it was renamed. It allows neither reading nor
+    writing, and closing it releases no lock of SQLite's, as closing any other handle in this
     process would."""
 
     def __init__(self, path: Path) -> None:
@@ -54,20 +53,20 @@ class OpenFile:
             self._handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
 
     def close(self) -> None:
-        """Let go."""
+        """Close the handle."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
 
     @property
     def deleted(self) -> bool:
-        """Whether it has no name any more: what it holds is lost with the last program that has it
-        open."""
+        """True if the file has no name any more: its contents are lost when the last program closes
+        it."""
         return self._handle is not None and os.fstat(self._handle).st_nlink == 0
 
     @property
     def name(self) -> str | None:
-        """Where it is now, if that can be told."""
+        """Present path of the file; None if it is deleted or cannot be determined."""
         if self._handle is None or self.deleted:
             return None
         with suppress(OSError):
@@ -77,12 +76,12 @@ class OpenFile:
 
 @contextmanager
 def turn(folder: Path, alone: bool, patience_s: float) -> Iterator[None]:
-    """One's turn with the databases of a folder: `alone` while one is replaced, together with
-    others while one is opened. Without effect where a folder cannot be locked. Raises StoreError if
-    it does not come in time."""
+    """Lock the databases of a folder: exclusively (`alone`) while one is replaced, shared while one
+    is opened. Has no effect where folders cannot be locked. Raises StoreError if the lock is not
+    free in time."""
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # whoever opens the file says why
+    except OSError:  # opening the database will report it
         handle = -1
     try:
         if handle >= 0:
@@ -107,7 +106,7 @@ def _lock(handle: int, folder: Path, kind: int, deadline: float) -> None:
                 return
             if time.monotonic() > deadline:
                 raise StoreError(
-                    f"{folder}: another program repairs the database in it; try again later"
+                    f"{folder}: another program is repairing the database in it; try again later"
                 ) from error
             time.sleep(_LOOK_S)
         else:

@@ -1,10 +1,9 @@
-"""The highest number (`seq`) that a message of this station can have had, kept in a file beside the
-database: one that is put back from a copy must not number other messages with what subscribers have
-seen.
+"""Highest message number (`seq`) that this station has used, kept in a file beside the database, so
+that a database restored from a copy never reuses numbers that subscribers have seen.
 
-The file says the number and its own inode: one that was itself put back from a copy is another's.
-Where it is missing or another's although the database knows that it had one, no number is known,
-and the time is: milliseconds since 1970 are above any number that messages can have come to.
+The file holds the number and its own inode, which shows whether the file itself was restored from a
+copy. If it is missing or restored although the database had one, numbering continues from the time:
+milliseconds since 1970 are above any number that messages can have reached.
 """
 
 import os
@@ -13,9 +12,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-KEPT = "seq kept"  # the counter that says that a database had such a file
-NUMBER_MAX = 1 << 52  # subscribers read numbers as doubles; what is larger was damaged
-_UNKNOWN_MORE = 1_000_000  # where not even the time is known
+KEPT = "seq kept"  # counter that marks a database that has had such a file
+NUMBER_MAX = 1 << 52  # subscribers read numbers as doubles; larger ones come from damage
+_UNKNOWN_MORE = 1_000_000  # added to the last number, in case the clock is wrong
 
 
 class Numbers:
@@ -27,11 +26,12 @@ class Numbers:
     """
 
     def __init__(self, database: Path) -> None:
-        self._database, self._path = database, database.with_name(f"{database.name}.seq")
+        self._database = database
+        self._path = database.with_name(f"{database.name}.seq")
         self._noted = 0
 
     def given(self, seq: int) -> bool:
-        """Note that messages up to this one may be seen; whether there is a file to note it in."""
+        """Note that messages up to this one may have been seen; False if there is no file yet."""
         if seq <= self._noted and self._path.exists():
             return True
         highest = self.highest()
@@ -43,7 +43,8 @@ class Numbers:
         return True
 
     def begin(self, seq: int) -> None:
-        """A new file, of the database's owner and for whom that is: who makes it may be root."""
+        """Create the file with the owner and permissions of the database, as this process may be
+        root."""
         self._path.unlink(missing_ok=True)
         self._write(seq)
         of = self._database.stat()
@@ -53,7 +54,7 @@ class Numbers:
         self._noted = seq
 
     def highest(self) -> int | None:
-        """The highest number given; None: no file, or another one's."""
+        """The highest number used; None if there is no file, or it was restored from a copy."""
         try:
             with self._path.open("rb") as file:
                 number, inode = map(int, file.read(64).split())
@@ -63,8 +64,8 @@ class Numbers:
         return number if ours and 0 <= number < NUMBER_MAX else None
 
     def _write(self, seq: int) -> None:
-        """In place, in one write of one length: a reader beside it sees the old or the new one. Not
-        forced to the disk: what a power cut takes from it, the database has."""
+        """Write in place, in one write of fixed length, so that a reader sees the old or the new
+        number. Not forced to the disk: after a power cut the database has the number."""
         handle = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o644)
         try:
             os.pwrite(handle, b"%020d %020d\n" % (seq, os.fstat(handle).st_ino), 0)
@@ -73,13 +74,13 @@ class Numbers:
 
 
 def go_on(db: sqlite3.Connection, database: Path) -> None:
-    """Inside a transaction, before messages are laid into the outbox: number them above all that
-    may have been seen."""
+    """Continue numbering above all numbers that may have been seen. Call it inside a transaction,
+    before messages are added to the outbox."""
     highest = Numbers(database).highest()
     last = _last(db)
     if highest is None:
         if not db.execute("SELECT 1 FROM counters WHERE name = ?", (KEPT,)).fetchone():
-            return  # it never was sent from, or by a version that kept no numbers
+            return  # never sent from, or only by a version without this file
         highest = max(time.time_ns() // 1_000_000, last + _UNKNOWN_MORE)
     if last < highest < NUMBER_MAX:
         updated = db.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'outbox'", (highest,))

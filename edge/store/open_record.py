@@ -1,8 +1,9 @@
-"""The record that is open is the one that its name leads to, and it is sound: opened, looked after,
-opened anew.
+"""Keeper of the open record: opens it, checks that it is intact and still has its name, and reopens
+it.
 
-Decides what follows from an error: busy or full is tried again, damaged is repaired, gone is opened
-anew with what this run has written. Knows no sound and no source of it.
+Decides how to react to errors: a busy or full one is tried again, a damaged one is repaired, and
+for one that was moved, deleted or replaced, the file of that name is opened and gets the rows that
+this run has written. Knows no sound and no source of it.
 """
 
 import errno
@@ -21,8 +22,8 @@ from edge.store.named import OpenFile
 from edge.store.record import Store
 from edge.store.salvage import SalvageSummary, set_aside, sound_database
 
-AGAIN_S = 5.0  # before a database that said no is asked again
-_REPAIR_AGAIN_S = 30.0  # before one that could not be repaired is read as a whole again
+AGAIN_S = 5.0  # before a database that failed is tried again
+_REPAIR_AGAIN_S = 30.0  # before another attempt at a repair, which reads all of it
 _SPARE_BYTES = 16 << 20
 # SQLITE_BUSY and SQLITE_LOCKED, SQLITE_FULL
 _LOCKED = (5, 6)
@@ -32,17 +33,17 @@ log = logging.getLogger(__name__)
 
 
 class OpenRecord:
-    """For one thread. `enter` is called with each store that is opened, and lays into it what a run
-    needs there: its bundle, the stretch that is being heard. It may be called again for the same
-    file.
+    """The open record of one thread. `enter` is called with each newly opened store and stores the
+    rows that a run needs there: its bundle, the present stretch. It may be called again for the
+    same file.
 
-    `prepare` is called before that, and before what this run has written is carried over.
+    `prepare` is called before `enter`, and before this run's rows are copied from an earlier file.
 
     record = OpenRecord(config.database, enter)
     try:
         record.store().add(...)
     except StoreError as error:
-        record.failed(error)       # what `again_s` and `advice` say now is for this error
+        record.failed(error)       # sets `again_s` and `advice` for this error
     """
 
     def __init__(
@@ -52,38 +53,38 @@ class OpenRecord:
         prepare: Callable[[Store], None] = lambda _: None,
     ) -> None:
         self.path = path
-        # with another writer's lock, of a store that is opened from now on
+        # longest wait for another writer's lock, for stores opened from now on
         self.patience_s = BUSY_TIMEOUT_S
         self.again_s = AGAIN_S
         self.advice = ""
-        # a repair in this run could not read all: the time behind them is not "off"
+        # a repair in this run could not read all rows: missing time is not "off"
         self.lost_rows = False
         self._enter = enter
         self._prepare = prepare
         self._store: Store | None = None
-        self._file: OpenFile | None = None  # that the store is of
-        # a file that lost its name, until its rows are carried over
+        self._file: OpenFile | None = None  # the store's file
+        # a file that lost its name, until its rows are copied
         self._left: tuple[Store, OpenFile] | None = None
-        # where the tables of the open file ended when this run opened it
+        # highest rowids of the open file when this run opened it
         self._marks: dict[str, int] | None = None
         self._happened: list[str] = []
 
     @property
     def problem(self) -> str | None:
-        """What a person should know of the record although it can be written, in one line: it was
-        another file for a while in this run, or a damaged one lies beside it."""
+        """Trouble with a record that can be written, in one line: it was moved, deleted or replaced
+        in this run, or a damaged one is kept beside it."""
         aside = [file.name for file in set_aside(self.path)]
         if aside:
             return (
-                f"{self.path.name} was damaged and salvaged; what was damaged is kept as "
-                f"{', '.join(aside[-3:])}: see"
-                " whether its disk wears out, then move or delete it"
+                f"{self.path.name} was damaged and repaired; the damaged file is kept as "
+                f"{', '.join(aside[-3:])}: check whether the disk is wearing out, then move or "
+                "delete that file"
             )
         return self._happened[-1] if self._happened else None
 
     def store(self) -> Store:
-        """The open store, of the file that has the name now. Raises StoreError if it cannot be
-        had."""
+        """The open store of the file that has the name now. Raises StoreError if it cannot be
+        opened."""
         if self._store is not None and self.path in suspected:
             self._close()
         if self._store is not None and not self._store.is_named():
@@ -94,15 +95,16 @@ class OpenRecord:
         return self._store
 
     def failed(self, error: StoreError) -> None:
-        """A call of the store raised this: what becomes of it, and when it is to be asked again."""
-        self.again_s, self.advice = AGAIN_S, _advice(self.path, error)
+        """React to an error of the store: close a damaged one, and set `again_s` and `advice`."""
+        self.again_s = AGAIN_S
+        self.advice = _advice(self.path, error)
         if isinstance(error, (DamagedError, GoneError)):
             self.again_s = 0.0 if self._store is not None else _REPAIR_AGAIN_S
         if isinstance(error, DamagedError):
             self._close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close all files."""
         self._close()
         self._drop_left()
 
@@ -123,8 +125,8 @@ class OpenRecord:
             file.close()
 
     def _leave(self) -> None:
-        """The open file has lost its name: it is kept open until what this run wrote is in
-        another."""
+        """Set the open file aside, which has lost its name; it stays open until this run's rows are
+        in another file."""
         assert self._store is not None
         assert self._file is not None
         self._drop_left()
@@ -136,10 +138,10 @@ class OpenRecord:
             self._left[0].leave()
             if self._left[0].is_same_file():
                 self._tell(
-                    "lost its -wal or -shm while the station ran; what it held was written back"
+                    "lost its -wal or -shm while the station ran; their contents were written back"
                 )
                 self._drop_left()
-                suspected.add(self.path)  # others may have begun another log meanwhile
+                suspected.add(self.path)  # others may have started another log meanwhile
         suspicious = self.path in suspected
         salvaged = sound_database(self.path, thorough=suspicious)
         if salvaged is not None:
@@ -155,10 +157,10 @@ class OpenRecord:
                 short = not self._carry(store, marks) or short
                 self._marks = marks
             elif self._marks is None:
-                self._marks = marks  # after a repair the rows have their numbers still
+                self._marks = marks  # kept after a repair, in which rows keep their numbers
             self._enter(store)
             if short:
-                store.tell_losses()  # of what ended before that which is heard now, too
+                store.tell_losses()  # again, now that the present run and stretch have their rows
         except StoreError:
             store.close()
             file.close()
@@ -170,8 +172,8 @@ class OpenRecord:
         self.lost_rows = self.lost_rows or salvaged.lost > 0
 
     def _carry(self, store: Store, marks: dict[str, int]) -> bool:
-        """What this run wrote; all of it, if nothing else has the rest, the new file is empty and
-        there is room. Whether all could be read."""
+        """Copy this run's rows into the new file, or all rows if the old file was deleted, the new
+        one is empty and there is room. False if some could not be read."""
         assert self._left is not None
         old, file = self._left
         fresh = not (marks["recordings"] or marks["bundles"])
@@ -186,12 +188,12 @@ class OpenRecord:
         where = f" (to {file.name})" if file.name and fresh else ""
         leaving = LostFile(old.raw)
         carried = carry(leaving, store, {} if all_of_it else self._marks or {})
-        taken = "all that it held" if all_of_it else "what this run had written"
+        taken = "all its rows" if all_of_it else "the rows of this run"
         said = (
-            f"{what}{where} while the station ran; it goes on in what has that name now, with "
-            f"{taken}: {carried} rows"
+            f"{what}{where} while the station ran; it continues in the file that has this name "
+            f"now, with {taken}: {carried}"
         )
-        said += "" if leaving.whole else "; not all of it could be read any more"
+        said += "" if leaving.whole else "; some of them could not be read any more"
         self._tell(said)
         self._drop_left()
         return leaving.whole
@@ -207,36 +209,39 @@ class OpenRecord:
                 for name in ("page_count", "page_size")
             )
             free = shutil.disk_usage(self.path.parent).free
-            # its rows, and the log through which they go
+            # room for the rows, and for the log through which they pass
             return bool(free > 2 * pages * size + _SPARE_BYTES)
         return False
 
 
 def _advice(path: Path, error: StoreError) -> str:
-    """What a person can do about it."""
+    """Advice to the user about an error."""
     cause = error.__cause__
     said = str(error)
-    if os.path.lexists(path) and not path.is_file():  # a link that leads nowhere, too
-        return f"it is no file; move {path.name} away, and the station begins a new record"
+    if os.path.lexists(path) and not path.is_file():  # also a broken link
+        return f"it is not a file; move {path.name} away, and the station begins a new record"
     if "another program's database" in said or "no such table" in said or "no such column" in said:
         return (
-            f"move {path.name} away, and the station begins a new record; nothing in that one "
-            f"is changed"
+            f"move {path.name} away, and the station begins a new record; the file itself "
+            f"is not changed"
         )
     code = (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF
     if code == _FULL or getattr(cause, "errno", None) == errno.ENOSPC:
         return "make room on the disk"
     if isinstance(error, DamagedError):
-        return "the station salvages what can be read, by itself; see whether its disk wears out"
+        return (
+            "the station repairs it and keeps all readable rows; check whether the disk is "
+            "wearing out"
+        )
     if isinstance(error, GoneError):
         return (
-            "the station opens what has that name now; move or restore its database only while "
-            "it is stopped"
+            "the station opens the file that has this name now; move or restore its database only "
+            "while it is stopped"
         )
     if code in _LOCKED:
-        return "close the program that has it open for writing (lsof names it)"
+        return "close the program that has it open for writing (lsof shows which)"
     if "mounted read-only" in said:
-        return "mount it so that it can be written, and the station goes on by itself"
+        return "mount it writable, and the station continues by itself"
     if "may not be written" in said or "belongs to" in said:
-        return "type that, and the station goes on by itself"
+        return "run that command, and the station continues by itself"
     return "make room on the disk or let the station write to its state folder"

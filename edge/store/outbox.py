@@ -1,8 +1,7 @@
-"""The outbox as the publisher sees it: what waits, what was acknowledged, what was set aside. Knows
-no broker.
+"""The outbox for the publisher: messages that wait, were acknowledged or were set aside. Knows no
+broker.
 
-What it hands out is on the disk, and its number is noted beside the database, before anybody can
-have seen it.
+Before a message is handed out, it is on the disk and its number is noted beside the database.
 """
 
 import os
@@ -15,8 +14,8 @@ from edge.types import DetectionTime, QueuedMessage
 
 
 class OutboxTable(Connection):
-    """Messages in the order in which they were committed; edge.types.Outbox, for the publisher's
-    own thread."""
+    """Messages in the order in which they were committed; implements edge.types.Outbox for the
+    publisher's thread."""
 
     def __init__(self, path: Path, durable: bool = False) -> None:
         super().__init__(path, durable)
@@ -24,7 +23,7 @@ class OutboxTable(Connection):
         self._file = _inode(path)
 
     def is_named_file(self) -> bool:
-        """Whether the open file is still the one of that name; True where that cannot be seen."""
+        """True if the open file still has its name, or if that cannot be determined."""
         now = _inode(self.path)
         return None in (now, self._file) or now == self._file
 
@@ -37,8 +36,8 @@ class OutboxTable(Connection):
         return messages
 
     def _to_disk(self) -> None:
-        """Whoever committed them, and however: a power cut takes nothing back that is handed out.
-        What can be read is in the log or, after that was written to the disk, in the file
+        """Force committed messages to the disk, however they were committed, so that a power cut
+        undoes nothing that was sent. They are in the log or, after a checkpoint, in the file
         itself."""
         with self._errors():
             try:
@@ -54,23 +53,23 @@ class OutboxTable(Connection):
         with self._errors():
             if self._numbers.given(seq):
                 return
-        with self._transaction():  # a file from before numbers were kept beside it
+        with self._transaction():  # the database has no number file yet
             self._db.execute("INSERT OR IGNORE INTO counters VALUES (?, 1)", (KEPT,))
         with self._errors():
             self._numbers.begin(seq)
 
     def _waiting(self, after: int, limit: int) -> list[QueuedMessage]:
-        """With the times that their detections have now: what waited without network was stamped
-        without it."""
+        """Waiting messages with the present times of their detections, which may have been
+        corrected since the messages were made."""
         return [
             QueuedMessage(
                 int(seq),
                 str(topic),
                 str(payload),
                 str(created),
-                None if None in lies else DetectionTime(*lies),
+                None if None in times else DetectionTime(*times),
             )
-            for seq, topic, payload, created, *lies in self.rows(
+            for seq, topic, payload, created, *times in self.rows(
                 "SELECT o.seq, o.topic, o.payload, o.created_utc, d.start_utc, d.end_utc, "
                 "d.utc_offset_minutes"
                 " FROM outbox o LEFT JOIN detections d ON d.id = o.id WHERE o.state = 'waiting' "
@@ -81,8 +80,8 @@ class OutboxTable(Connection):
         ]
 
     def counts(self) -> dict[str, int]:
-        """created, sent, waiting, dropped and dead at one moment; the first is the sum of the
-        others."""
+        """Numbers of messages created, sent, waiting, dropped and dead at one moment; the first is
+        the sum of the others."""
         counted = {"created": 0, "sent": 0, "dropped": 0, "dead": 0}
         rows = self.rows(  # one statement sees one moment
             "SELECT substr(name, 10), value FROM counters WHERE name LIKE 'messages %'"
@@ -91,15 +90,15 @@ class OutboxTable(Connection):
         return counted | {str(name): int(value) for name, value in rows}
 
     def mark_sent(self, seqs: Sequence[int]) -> None:
-        """The broker has acknowledged these messages."""
+        """Note that the broker has acknowledged these messages."""
         if not seqs:
             return
         with self._transaction():
             now = now_text()
             before = self._db.conn.total_changes
             self._db.conn.executemany(
-                # The payload goes: its detection says the same, and a season of payloads is
-                # hundreds of megabytes.
+                # the payload is deleted: its detection has the same content, and the payloads of a
+                # season take hundreds of megabytes
                 "UPDATE outbox SET state = 'sent', sent_utc = ?, payload = '' WHERE seq = ? AND "
                 "state = 'waiting'",
                 [(now, seq) for seq in seqs],
@@ -107,8 +106,8 @@ class OutboxTable(Connection):
             self._count("messages sent", self._db.conn.total_changes - before)
 
     def refused(self, seq: int, reason: str, attempts_max: int) -> bool:
-        """The broker said no to this message; True if it was that often that it is set aside for
-        good."""
+        """Note that the broker refused this message; True if it is now set aside for good, after
+        `attempts_max` refusals."""
         with self._transaction():
             self._db.execute(
                 "UPDATE outbox SET attempts = attempts + 1, reason = ? WHERE seq = ?", (reason, seq)
@@ -122,8 +121,8 @@ class OutboxTable(Connection):
         return dead > 0
 
     def bound(self, waiting_max: int, after: int = 0) -> int:
-        """Drop the oldest messages beyond `waiting_max`, but none up to seq `after`, which are on
-        their way; their rows stay as dropped, without payload. Returns how many."""
+        """Drop the oldest messages beyond `waiting_max`, except those up to seq `after`, which are
+        on their way; their rows stay as dropped, without payload. Returns the number dropped."""
         too_many = self.waiting_count() - waiting_max
         if too_many <= 0:
             return 0

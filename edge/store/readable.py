@@ -1,5 +1,4 @@
-"""The rows of a table that can still be read, however many of its pages cannot. Knows no table by
-name."""
+"""Readable rows of a damaged table. Knows no table by name."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -8,16 +7,17 @@ _BATCH = 500
 # rowids as SQLite gives them
 _LOWEST = 1
 _HIGHEST = (1 << 63) - 1
-_FAILED_MAX = 20_000  # questions that fail, per table: a few seconds on a slow card
+_FAILED_MAX = 20_000  # failing queries per table: a few seconds on a slow card
 
 Row = tuple[object, ...]
 
 
 class ReadableRows:
-    """Batches of (rowid, columns...) in any order. `whole` is False once some could not be read.
+    """Batches of (rowid, columns...) in any order. `whole` becomes False when some rows could not
+    be read.
 
-    A page that is damaged hides the rows on it and those behind it: these are asked for from the
-    other end, and what still lies between two damaged places by halves.
+    A damaged page hides its rows and those behind it. These are read from the other end, and the
+    rest between two damaged places by bisection.
     """
 
     def __init__(self, db: sqlite3.Connection, table: str, columns: list[str]) -> None:
@@ -52,10 +52,10 @@ class ReadableRows:
 
 
 class _Reading:
-    """One question, as far as it is answered."""
+    """The rows of one query up to the first damaged page."""
 
     def __init__(self, db: sqlite3.Connection, sql: str, low: int, high: int) -> None:
-        self.ended = False  # all were read
+        self.ended = False  # all rows were read
         self.last: int | None = None
         self._db = db
         self._sql = sql

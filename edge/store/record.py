@@ -1,7 +1,7 @@
-"""Recordings, detections, effort and gaps. A detection, its message and the effort behind it commit
-in one transaction.
+"""The record: recordings, detections, effort and gaps. A detection, its message and the effort
+behind it are committed in one transaction.
 
-Knows no sound, no network and no broker; messages are only laid into the outbox here (outbox.py
+Knows no sound, no network and no broker; messages are only added to the outbox here (outbox.py
 empties it).
 """
 
@@ -38,11 +38,11 @@ class Store(Files, LossTable):
         store.finish(recording.id, audio_s=60.0, windows=23, reason=None)
     """
 
-    # whether this file's numbers of messages go on above all that were given
+    # True if new messages are numbered above all that subscribers have seen
     _numbers_known = False
 
     def add_bundle(self, bundle: Bundle, manifest: str) -> None:
-        """Note the bundle in use and the names of its species."""
+        """Store the bundle in use and the names of its species."""
         with self._transaction():
             self._db.table("bundles").insert(
                 {"id": bundle.id, "manifest": manifest, "first_used_utc": now_text()}, ignore=True
@@ -66,21 +66,19 @@ class Store(Files, LossTable):
         grown: Mapping[str, bool] = MappingProxyType({}),
         goes_on: bool = False,
     ) -> None:
-        """Start or resume a recording. Rows of the same recording under other settings are replaced
-        by the new ones; rows of the same analysis, cut off earlier, stay: their ids come again.
+        """Start or resume a recording. Rows of the same recording under other settings are deleted;
+        rows of an interrupted analysis under the same settings stay, since the same ids come again.
 
-        `file` is the state of its file. `grown`: of other recordings that this file was, whether it
-        has grown out of them; these count no more, a copy that stalled and went on is heard once.
-        `goes_on`: its effort stays, too."""
+        `file` is the state of its file. `grown`: for each other recording that this file was
+        earlier, True if the file now contains it; such recordings no longer count, so that a copy
+        that stalled and then continued counts once. `goes_on`: its effort stays, too.
+        """
         with self._transaction():
             recording = self._on_its_line(recording)
             sql = "SELECT analysis, coalesce(start_utc, ?) FROM recordings WHERE id = ?"
             known = self._db.execute(sql, (utc_text(recording.start), recording.id)).fetchone()
-            # ids hang on the start, too
-            if known and known != (
-                analysis,
-                utc_text(recording.start),
-            ):
+            # ids depend on the start, too
+            if known and known != (analysis, utc_text(recording.start)):
                 self._replace(recording.id)
             if not goes_on:
                 self._forget_time(recording.id)
@@ -106,13 +104,13 @@ class Store(Files, LossTable):
     def same_again(
         self, recording_id: str, station: str, path: str, file: FileState, grown: Mapping[str, bool]
     ) -> None:
-        """A file is a recording that the record has; `grown` as for `begin`."""
+        """Note that a file is a recording in the record; `grown` as for `begin`."""
         with self._transaction():
             self._note_file(station, path, file, recording_id)
             self._supersede(recording_id, _true(grown))
 
     def withdraw(self, recording_id: str) -> None:
-        """What was found in a recording counts no more: its file was changed while it was read."""
+        """Discard the results of a recording whose file was changed while it was read."""
         with self._transaction():
             self._gone(recording_id, None)
 
@@ -121,7 +119,7 @@ class Store(Files, LossTable):
         self._db.execute("DELETE FROM gaps WHERE recording = ?", (recording_id,))
 
     def _forget_refusal(self, recording_id: str) -> None:
-        """A file that was refused before it could begin can be decoded now."""
+        """Delete the refusal of a file that can be decoded now."""
         self._db.execute(
             "DELETE FROM files WHERE recording = (SELECT id FROM recordings WHERE id = ? AND "
             "start_utc IS NULL)",
@@ -132,7 +130,7 @@ class Store(Files, LossTable):
         )
 
     def _supersede(self, recording_id: str, earlier: Sequence[str]) -> None:
-        """What a recording has grown out of counts no more."""
+        """Discard the results of the recordings that this one has grown out of."""
         for other in earlier:
             self._gone(other, recording_id)
             self._db.execute(
@@ -143,7 +141,7 @@ class Store(Files, LossTable):
     def _gone(self, recording_id: str, grown_into: str | None) -> None:
         self._replace(recording_id)
         self._forget_time(recording_id)
-        self._db.execute(  # without `analysis`: should it come back alone, it is analysed again
+        self._db.execute(  # `analysis` is emptied, so that it is analysed again if it comes back
             "UPDATE recordings SET state = 'refused', reason = 'the file was changed', analysis = "
             "'',"
             " audio_s = NULL, windows = NULL, finished_utc = ?, grown_into = ? WHERE id = ?",
@@ -151,20 +149,20 @@ class Store(Files, LossTable):
         )
 
     def _replace(self, recording_id: str) -> None:
-        """Forget what was found in a recording before, and its messages that nobody has seen. What
-        a person said of it stays, and so do the clips that this was said of."""
+        """Delete the earlier detections of a recording and its unsent messages. Reviews stay, and
+        so do the reviewed clips."""
         of_it = "(SELECT id FROM detections WHERE recording = ?)"
         dropped = self._db.execute(
             f"DELETE FROM outbox WHERE state = 'waiting' AND id IN {of_it}", (recording_id,)
         )
-        self._count("messages created", -dropped.rowcount)  # as if never made: nobody has seen them
+        self._count("messages created", -dropped.rowcount)  # never sent, so they do not count
         self._db.execute(
             "UPDATE clips SET kept = 1 WHERE id IN"
             " (SELECT d.clip FROM detections d JOIN reviews v ON v.detection = d.id WHERE "
             "d.recording = ?)",
             (recording_id,),
         )
-        self._db.execute(  # of a salvaged database these may be missing
+        self._db.execute(  # in a repaired database these columns may be empty
             "UPDATE reviews SET (recording, species, start_utc, offset_s) ="
             " (SELECT recording, species, start_utc, offset_s FROM detections WHERE id = detection)"
             f" WHERE recording IS NULL AND detection IN {of_it}",
@@ -182,11 +180,11 @@ class Store(Files, LossTable):
         suppressed: int = 0,
         row: RecordingRow | None = None,
     ) -> int:
-        """Commit a batch: detections, their messages and the effort so far, in one transaction.
+        """Commit a batch in one transaction: detections, their messages and the effort so far.
 
-        Ids that are there already change nothing. `suppressed`: detections that privacy forbade.
-        `row`: by whose start the times are; where the record has another, of live sound, they go
-        with it. Returns how many detections are new.
+        Ids that exist already change nothing. `suppressed`: number of detections dropped for
+        privacy. `row`: the live recording by whose start the times were made; if the record has
+        another start by now, they move with it. Returns the number of new detections.
         """
         with self._transaction():
             if row is not None and row.run is not None:
@@ -203,8 +201,7 @@ class Store(Files, LossTable):
         return new
 
     def add_gaps(self, station: str, gaps: Sequence[GapRow]) -> None:
-        """Sound that a live source missed; a gap that goes on is given again, longer, under its
-        id."""
+        """Store gaps; an ongoing gap is given again, longer, under the same id."""
         with self._transaction():
             self._add_gap_rows(station, self._gaps_on_their_lines(gaps))
 
@@ -213,7 +210,7 @@ class Store(Files, LossTable):
             go_on(self._db.conn, self.path)
         before = self._db.conn.total_changes
         created = now_text()
-        # OR IGNORE would use up a seq, and a subscriber would miss a message that never was
+        # OR IGNORE would use up a seq, and a subscriber would believe that a message is missing
         self._db.conn.executemany(
             "INSERT INTO outbox (id, topic, payload, created_utc)"
             " SELECT ?, ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM outbox WHERE id = ?)",
@@ -237,9 +234,9 @@ class Store(Files, LossTable):
         )
 
     def _deployment(self, recording: RecordingRow, station: str) -> str:
-        """The row of a place and a period. A microphone that has moved ends the row of its last
-        place; recordings may come in any order, so the period of a place they were made at only
-        grows."""
+        """Id of the row for a place and a period, which is stored. A microphone that has moved ends
+        the row of its last place. Recordings may come in any order, so the period of their place
+        only grows."""
         place = recording.place
         began = utc_text(recording.start)
         where = (place.latitude, place.longitude) if place else (None, None)
@@ -282,9 +279,9 @@ class Store(Files, LossTable):
         sound: str = "",
         within: Sequence[str] = (),
     ) -> None:
-        """The recording is analysed to its end; `reason` says what of it was lost, if anything,
-        `note` what else is to be known of its sound, `sound` are its sums. What has no other sound,
-        `within` this one, counts no more."""
+        """Store the end of a recording. `reason` describes lost sound, if any, `note` is a remark
+        on its sound, `sound` are the sums of its sound. Recordings whose sound is contained in this
+        one, `within`, no longer count."""
         with self._transaction():
             self._supersede(recording_id, within)
             self._db.execute(
@@ -313,9 +310,9 @@ class Store(Files, LossTable):
         reason: str,
         source: str = "replay",
     ) -> None:
-        """Set a recording aside with its reason; it is not tried again until the file changes."""
+        """Refuse a recording with a reason; it is not tried again until the file changes."""
         with self._transaction():
-            told = self._db.execute(  # the name that told its time stays, whatever name was read
+            told = self._db.execute(  # a name that gave its time is kept
                 "SELECT path FROM recordings WHERE id = ? AND time_source IN ('name', 'date')",
                 (recording_id,),
             ).fetchone()
@@ -338,7 +335,8 @@ class Store(Files, LossTable):
             self._forget_refused(recording_id, station, path)
 
     def _forget_refused(self, recording_id: str, station: str, path: str) -> None:
-        """Of a file that never was a recording and grows (a log), the last word is enough."""
+        """Delete earlier refusals of a growing file that never was a recording (a log); the last
+        one is enough."""
         earlier = (
             "SELECT id FROM recordings WHERE station = ? AND path = ? AND id <> ? AND state = "
             "'refused'"
@@ -364,9 +362,9 @@ class Store(Files, LossTable):
         keep: bool,
         instead: str | None = None,
     ) -> None:
-        """A person's word on a detection, and what it is `instead`; a later one of the same person
-        replaces it. `keep` protects the clip. The word stays when its detection goes, and is with
-        it again when that comes again."""
+        """Store a reviewer's verdict on a detection, and the species that it is `instead`; a later
+        verdict of the same reviewer replaces it. `keep` protects the clip. The review stays when
+        its detection is deleted, and belongs to it again if the same detection comes back."""
         with self._transaction():
             self._db.execute(
                 "INSERT OR REPLACE INTO reviews"
@@ -382,8 +380,8 @@ class Store(Files, LossTable):
                 )
 
     def species_named(self, text: str) -> str | None:
-        """The code of the species whose code or name this is, whatever its case; None if the record
-        has no such."""
+        """Code of the species with this code or name, in upper or lower case; None if the record
+        has no such species."""
         found = self.rows(
             "SELECT code FROM species WHERE lower(?) IN (lower(code), lower(scientific_name), "
             "lower(common_name))"
@@ -393,8 +391,8 @@ class Store(Files, LossTable):
         return str(found[0][0]) if found else None
 
     def heard_in(self, bundle_id: str, recordings: Collection[str]) -> tuple[int, int]:
-        """How many detections of how many species these recordings hold."""
-        wanted = set(recordings)
+        """Numbers of detections and of species in these recordings."""
+        asked = set(recordings)
         heard = [
             (count, species)
             for recording, species, count in self.rows(
@@ -402,7 +400,7 @@ class Store(Files, LossTable):
                 "recording, species",
                 (bundle_id,),
             )
-            if recording in wanted
+            if recording in asked
         ]
         return sum(count for count, _ in heard), len({species for _, species in heard})
 

@@ -1,10 +1,10 @@
-"""A database that is damaged, or none at all, is set aside and what can be read of it goes into a
-new one.
+"""Repair of a damaged file: it is set aside, and everything that can be read goes into a new
+database.
 
-The damaged one stays where it is until the new one is whole and on the disk, under a name of its
-own; whatever is killed in between, the next start finds the damage again, or the new one that is to
-be put in place. What is set aside is never deleted. A station never refuses to start for it. Knows
-the tables only by name.
+The damaged file keeps its name until the new one is complete and on the disk under another name. If
+the program is killed in between, the next start finds either the damage or the complete new file
+and continues. Files set aside are never deleted. Damage never prevents a station from starting.
+Knows the tables only by name.
 """
 
 import errno
@@ -25,8 +25,8 @@ from edge.store.losses import LossTable
 from edge.store.named import beside, stamp, turn
 from edge.store.readable import ReadableRows, Row
 
-_SPARE_BYTES = 16 << 20  # stays free for whoever writes meanwhile
-_LOCK_S = 2.0  # for a writer of the damaged database; it may be too damaged to be locked
+_SPARE_BYTES = 16 << 20  # left free for other programs that write meanwhile
+_LOCK_S = 2.0  # to wait for a writer of the damaged database, which may be impossible to lock
 _PARTIAL = ".salvage-"
 _WHOLE = ".salvaged-"
 _ASIDE = ".damaged-"
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SalvageSummary:
-    """What was wrong with a database, and what was done."""
+    """The damage of a database, and the result of its repair."""
 
     said: str  # one line
     lost: int  # tables of which some rows could not be read
@@ -45,12 +45,12 @@ class SalvageSummary:
 
 
 def sound_database(path: Path, thorough: bool = False) -> SalvageSummary | None:
-    """Make sure that there is a sound database at `path`, or none yet. Returns what was wrong and
-    done, if anything.
+    """Make sure that the database at `path` is intact, or that there is none yet. Returns a summary
+    if it was repaired.
 
-    `thorough`: some question of it was answered with damage, so look at everything. Raises
-    StoreError if the files cannot be read or moved, or there is no room: a disk that is away is no
-    damage. May be called by several programs at once, and after a kill at any moment.
+    `thorough`: a query met damage, so check everything. Raises StoreError if the files cannot be
+    read or moved, or there is no room; an absent disk does not count as damage. May be called by
+    several programs at once, and after a kill at any moment.
     """
     if not _begun(path) and (_is_empty(path) or damage_of(path, thorough) is None):
         return None
@@ -58,7 +58,7 @@ def sound_database(path: Path, thorough: bool = False) -> SalvageSummary | None:
         done = None
         for whole in _folders(path, _WHOLE):
             done = _finish(path, whole)
-        for partial in _folders(path, _PARTIAL):  # of a program that was killed in it
+        for partial in _folders(path, _PARTIAL):  # left by a program that was killed
             shutil.rmtree(partial, ignore_errors=True)
         damage = None if _is_empty(path) else damage_of(path, thorough)
         if damage is not None:
@@ -69,10 +69,10 @@ def sound_database(path: Path, thorough: bool = False) -> SalvageSummary | None:
 
 
 def damage_of(path: Path, thorough: bool = False) -> str | None:
-    """The first complaint of SQLite's quick check (`thorough`: of its full one) of a file that is
-    there, None if it is content. Sets nothing aside.
+    """The first error that SQLite's quick check (`thorough`: its full check) finds in an existing
+    file; None if there is none. Changes nothing.
 
-    Raises StoreError if the file cannot be read: that is no damage.
+    Raises StoreError if the file cannot be read, which does not count as damage.
     """
     check_writable(path)
     try:
@@ -89,20 +89,12 @@ def damage_of(path: Path, thorough: bool = False) -> str | None:
     return None if found == "ok" else " ".join(found.split())
 
 
-# busy, locked, read-only, disk error, full, cannot open: the file may be sound
-_NOT_DAMAGE = {
-    5,
-    6,
-    8,
-    10,
-    13,
-    14,
-}
+# busy, locked, read-only, disk error, full, cannot open: the file may be intact
+_NOT_DAMAGE = {5, 6, 8, 10, 13, 14}
 
 
 def set_aside(path: Path) -> list[Path]:
-    """Damaged databases that were set aside and that nobody has taken away yet, the oldest
-    first."""
+    """Damaged databases that were set aside and that nobody has removed yet, the oldest first."""
     try:
         names = sorted(path.parent.glob(f"{path.name}{_ASIDE}*"))
     except OSError:
@@ -126,14 +118,14 @@ def _folders(path: Path, kind: str) -> list[Path]:
 
 
 def _repair(path: Path, damage: str) -> SalvageSummary:
-    """Salvage into a folder of its own, name that when it is whole, and put what is in it in
-    place."""
+    """Repair a database: copy readable rows into a new folder, rename the folder when it is
+    complete, and put its file in place. Raises DamagedError if this fails."""
     free = shutil.disk_usage(path.parent).free
     needed = bytes_of(path) + _SPARE_BYTES
     if free < needed:
         missing = (needed - free + (1 << 20) - 1) >> 20
         raise DamagedError(
-            f"{path}: damaged ({damage}), and to salvage it {missing} MB more are needed on its "
+            f"{path}: damaged ({damage}), and to repair it {missing} MB more are needed on its "
             f"disk; make room"
         ) from OSError(errno.ENOSPC, "no room")
     when = stamp()
@@ -141,7 +133,7 @@ def _repair(path: Path, damage: str) -> SalvageSummary:
     whole = beside(path, _WHOLE + when)
     try:
         partial.mkdir()
-        with _held(path):  # until the new one is in place: nobody writes what would be lost
+        with _held(path):  # until the new file is in place, as later writes would be lost
             copied, lost = _salvage(path, partial / path.name)
             (partial / "said").write_text(f"{copied}\n{lost}\n{damage}")
             sync(partial / path.name, partial / "said", partial)
@@ -149,24 +141,24 @@ def _repair(path: Path, damage: str) -> SalvageSummary:
             sync(path.parent)
             return _finish(path, whole)
     except (OSError, sqlite3.Error) as error:
-        raise DamagedError(f"{path}: damaged ({damage}) and cannot be salvaged: {error}") from error
+        raise DamagedError(f"{path}: damaged ({damage}) and cannot be repaired: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _finish(path: Path, whole: Path) -> SalvageSummary:
-    """Put what was salvaged in place; each step may have been done before a kill. Its last one
-    removes the folder."""
+    """Put the repaired file in place. Each step may have been done already, before a kill; the last
+    one removes the folder."""
     aside = beside(path, _ASIDE + whole.name.rpartition("-")[2])
     new = whole / path.name
     try:
         copied, lost, damage = (whole / "said").read_text().split("\n", 2)
-    except FileNotFoundError:  # it is in place, and what told of it is gone
+    except FileNotFoundError:  # it is in place already, and the summary is deleted
         copied = "all"
         lost = "0"
         damage = "as the log says"
     try:
-        if new.exists():  # else a kill came when it was in place
+        if new.exists():  # otherwise a kill came after it was put in place
             _second_name(path, aside)
             _move_logs(path, aside)
             sync(path.parent)
@@ -175,17 +167,17 @@ def _finish(path: Path, whole: Path) -> SalvageSummary:
         shutil.rmtree(whole)
     except OSError as error:
         raise DamagedError(
-            f"{path}: damaged and cannot be replaced by what was salvaged: {error}"
+            f"{path}: damaged and cannot be replaced by the repaired file: {error}"
         ) from error
-    counted = f"{copied} rows salvaged, {lost} tables cut short"
+    counted = f"{copied} rows recovered, {lost} tables incomplete"
     return SalvageSummary(
         f"{path}: was damaged ({damage}); set aside as {aside.name}, {counted}", int(lost)
     )
 
 
 def _second_name(path: Path, aside: Path) -> None:
-    """The damaged file keeps its first name until the new one takes it, where the file system can
-    do that."""
+    """Give the damaged file its second name. Where the file system can, it keeps its first name
+    until the new file takes it."""
     if aside.exists() or not path.exists():
         return
     try:
@@ -195,7 +187,7 @@ def _second_name(path: Path, aside: Path) -> None:
 
 
 def _move_logs(path: Path, aside: Path) -> None:
-    """The log goes with the database that it is of; what SQLite makes of it anew does not."""
+    """Move the log along with its database, and delete the -shm, which SQLite makes again."""
     beside(path, "-shm").unlink(missing_ok=True)
     logs = beside(path, "-wal")
     there = beside(aside, "-wal")
@@ -207,7 +199,7 @@ def _move_logs(path: Path, aside: Path) -> None:
 
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
-    """The write lock of a damaged database, as far as it can still be had."""
+    """The write lock of a damaged database, if it can still be locked."""
     with closing(sqlite3.connect(path, timeout=_LOCK_S, isolation_level=None)) as db:
         with suppress(sqlite3.Error):
             db.execute("BEGIN IMMEDIATE")
@@ -215,12 +207,12 @@ def _held(path: Path) -> Iterator[None]:
 
 
 def _salvage(damaged: Path, path: Path) -> tuple[int, int]:
-    """Copy every row that can still be read. Returns rows copied and tables of which some are
-    missing."""
+    """Copy every readable row. Returns the number of rows copied and of tables with missing
+    rows."""
     copied = 0
     cut_short = 0
     with LossTable(path) as new, closing(sqlite3.connect(damaged)) as old:
-        new.without_log()  # which would need the room twice
+        new.without_log()  # a log would need the room twice
         tables = [
             str(name) for (name,) in new.rows("SELECT name FROM sqlite_master WHERE type = 'table'")
         ]
@@ -228,8 +220,8 @@ def _salvage(damaged: Path, path: Path) -> tuple[int, int]:
             if table.startswith(("sqlite_", "_sqlite")):
                 continue
             rows, whole = _copy_table(old, new, table)
-            copied = copied + rows
-            cut_short = cut_short + (not whole)
+            copied += rows
+            cut_short += not whole
         _keep_numbers(old, new)
         if cut_short:
             new.tell_losses()
@@ -237,8 +229,8 @@ def _salvage(damaged: Path, path: Path) -> tuple[int, int]:
 
 
 def _copy_table(old: sqlite3.Connection, new: Connection, table: str) -> tuple[int, bool]:
-    """Rows that were copied, under their rowids, and whether these are all. A column that the old
-    one lacks has its default then, as a migration would give it."""
+    """Copy a table with its rowids; returns the number of rows, and True if these are all. A column
+    that the old table lacks gets its default, as in a migration."""
     known = new.rows(f"PRAGMA table_info({table})")
     present = {str(row[1]) for row in known}
     try:
@@ -249,7 +241,7 @@ def _copy_table(old: sqlite3.Connection, new: Connection, table: str) -> tuple[i
         return 0, False
     if not columns:
         return 0, True
-    # has its rowid
+    # the primary key is the rowid
     numbered = any(row[2] == "INTEGER" and row[5] and str(row[1]) in columns for row in known)
     readable = ReadableRows(old, table, columns)
     marks = ", ".join("?" for _ in range(len(columns) + 1 - numbered))
@@ -267,7 +259,7 @@ def _copy_table(old: sqlite3.Connection, new: Connection, table: str) -> tuple[i
 
 
 def _insert(db: sqlite3.Connection, sql: str, rows: list[Row]) -> None:
-    """Those that the schema cannot hold are left out."""
+    """Insert rows; those that violate the schema are skipped."""
     try:
         db.executemany(sql, rows)
     except sqlite3.IntegrityError:
@@ -277,7 +269,8 @@ def _insert(db: sqlite3.Connection, sql: str, rows: list[Row]) -> None:
 
 
 def _keep_numbers(old: sqlite3.Connection, new: Connection) -> None:
-    """Numbers that were given never come again, even if their rows are lost."""
+    """Copy the highest numbers used, so that they are never used again even if their rows are
+    lost."""
     with suppress(sqlite3.DatabaseError):
         given = old.execute("SELECT name, seq FROM sqlite_sequence").fetchall()
         with new.bulk() as db:

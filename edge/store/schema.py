@@ -1,8 +1,8 @@
-"""Tables and views of the record, as migrations: a database of any earlier version is brought up,
-nothing is lost.
+"""Tables and views of the record, as migrations: a database of any earlier version is upgraded
+without loss.
 
-Times are RFC 3339 UTC with milliseconds, durations seconds. Plain SQL reads everything; knows no
-class of the station.
+Times are RFC 3339 UTC with milliseconds, durations are seconds. Everything can be read with plain
+SQL. Knows no class of the station.
 """
 
 import errno
@@ -18,7 +18,7 @@ migrations = Migrations("birdstation")
 
 @migrations()
 def first_schema(db: Database) -> None:
-    """Recordings, detections, effort, outbox and what they refer to."""
+    """Create recordings, detections, effort, outbox and the tables that they refer to."""
     db.table("bundles").create(
         {"id": str, "manifest": str, "first_used_utc": str}, pk="id", strict=True
     )
@@ -69,7 +69,7 @@ def first_schema(db: Database) -> None:
 
 @migrations()
 def station_schema(db: Database) -> None:
-    """What a station needs that listens by itself: places and periods, gaps, clips, reviews,
+    """Add tables for a station that listens by itself: places and periods, gaps, clips, reviews,
     clocks, counters."""
     db.execute("""
         CREATE TABLE deployments (
@@ -116,8 +116,8 @@ def station_schema(db: Database) -> None:
 
 
 def _effort_and_gaps(db: Database) -> None:
-    """Effort is what was analysed, and how; what is missing is a gap with a beginning and an
-    end."""
+    """Reduce effort to analysed sound and its load level; missing sound becomes a gap with a begin
+    and an end."""
     db.execute("""
         CREATE TABLE gaps (
             id TEXT PRIMARY KEY, station TEXT NOT NULL, source TEXT NOT NULL, recording TEXT
@@ -151,8 +151,8 @@ def _effort_and_gaps(db: Database) -> None:
 
 
 def _outbox_states(db: Database) -> None:
-    """Waiting, sent, set aside (dead) or dropped because too many waited; counters outlive the
-    rows."""
+    """Add states of messages: waiting, sent, set aside (dead), or dropped because too many waited.
+    Counters outlive the rows."""
     db.execute("""
         ALTER TABLE outbox ADD COLUMN state TEXT NOT NULL DEFAULT 'waiting'
         CHECK (state IN ('waiting', 'sent', 'dead', 'dropped'))""")
@@ -169,8 +169,8 @@ def _outbox_states(db: Database) -> None:
 
 @migrations()
 def decided_by(db: Database) -> None:
-    """Whose scores the window has; from here on `members` has null for a network that was not
-    asked."""
+    """Add the deciding networks of a window, bag or student; from here on `members` has null for a
+    network that was not asked."""
     db.execute(
         "ALTER TABLE detections ADD COLUMN decided_by TEXT NOT NULL DEFAULT 'bag'"
         " CHECK (decided_by IN ('bag', 'student'))"
@@ -179,10 +179,10 @@ def decided_by(db: Database) -> None:
 
 @migrations()
 def local_time(db: Database) -> None:
-    """Days and hours are those of the clock at the place at that moment, not at the recording's
-    start. In effort, `hour_utc` is when an hour of that clock began (or the change of the clock
-    inside it), by which zones of 30 and 45 minutes have their own hours. Rows of earlier versions
-    have no offset of their own: the recording's holds."""
+    """Use the local clock at each moment for days and hours, not that at the recording's start. In
+    effort, `hour_utc` becomes the begin of a local hour (or of a change of the clock within it), so
+    that zones with offsets of 30 and 45 minutes have their own hours. Rows of earlier versions have
+    no UTC offset and use the recording's."""
     for table in ("detections", "effort"):
         db.execute(f"ALTER TABLE {table} ADD COLUMN utc_offset_minutes INTEGER")
     db.execute("CREATE INDEX effort_time ON effort (hour_utc)")
@@ -198,8 +198,8 @@ def local_time(db: Database) -> None:
 
 
 def at_the_place(function: str, moment: str, row: str) -> str:
-    """SQL of a date or time of the clock at the place; `row` has its own offset, the recording `r`
-    that of old rows."""
+    """SQL for a local date or time. `row` has its own UTC offset; for old rows the one of the
+    recording `r` is used."""
     return (
         f"{function}({moment}, coalesce({row}.utc_offset_minutes, r.utc_offset_minutes, 0) || ' "
         f"minutes')"
@@ -207,8 +207,8 @@ def at_the_place(function: str, moment: str, row: str) -> str:
 
 
 def _views(db: Database) -> None:
-    """What people ask for. Days and hours are those of the clock at the place. Of recordings that
-    are known by date only (`time_source` 'date') no hour is told."""
+    """Create the views for users. Days and hours are local. Recordings with only a date
+    (`time_source` 'date') have no hour."""
     day = at_the_place("date", "d.start_utc", "d")
     clock = at_the_place("time", "d.start_utc", "d")
     heard = (
@@ -261,11 +261,11 @@ def _views(db: Database) -> None:
 
 @migrations()
 def recording_identity(db: Database) -> None:
-    """Which file was which recording, and into which it has grown; reviews that outlive their
-    detections."""
-    # id of the recording that has all of this one
+    """Add files and the recordings that they were, and recordings that have grown into others;
+    reviews outlive their detections."""
+    # id of the recording that contains this one
     db.execute("ALTER TABLE recordings ADD COLUMN grown_into TEXT")
-    # on its sound, where nothing is lost: channels cancel
+    # a remark on its sound, without loss, such as channels that cancel each other
     db.execute("ALTER TABLE recordings ADD COLUMN note TEXT")
     db.execute("CREATE INDEX recordings_content ON recordings (sha256) WHERE sha256 IS NOT NULL")
     db.execute("""
@@ -293,7 +293,7 @@ def recording_identity(db: Database) -> None:
                d.offset_s
         FROM reviews_before v LEFT JOIN detections d ON d.id = v.detection""")
     db.execute("DROP TABLE reviews_before")
-    # no rows any more, their files are to go
+    # clips without a row whose files must be removed
     db.execute("CREATE TABLE clips_going (path TEXT PRIMARY KEY) STRICT")
     db.execute("""
         UPDATE clips SET kept = 1
@@ -312,15 +312,15 @@ def recording_identity(db: Database) -> None:
 
 @migrations()
 def recording_sound(db: Database) -> None:
-    """Sums of a recording's sound, by which it is known again with other tags or in another
-    container; NULL: it was analysed before."""
+    """Add sums of a recording's sound, which identify it with other tags or in another container;
+    NULL if it was analysed by an earlier version."""
     db.execute("ALTER TABLE recordings ADD COLUMN sound TEXT")
 
 
 @migrations()
 def clips_by_rank(db: Database) -> None:
-    """What a clean-up asks is answered without reading every detection: the best of a species, the
-    oldest clips."""
+    """Add indexes with which a clean-up finds the best detections of a species and the oldest clips
+    without reading all rows."""
     db.execute(
         "CREATE INDEX detections_best ON detections (species, score DESC, clip) WHERE clip IS NOT "
         "NULL"
@@ -331,8 +331,8 @@ def clips_by_rank(db: Database) -> None:
 
 @migrations()
 def recording_attempts(db: Database) -> None:
-    """Recordings that are being read, and how often that ended in vain; what earlier versions
-    refused, or took for cut short, for an error of this machine is analysed once more."""
+    """Add recordings that are being read, with their failed attempts. Recordings that earlier
+    versions refused or cut short because of an error of this machine are analysed once more."""
     db.execute("""
         CREATE TABLE attempts (
             station TEXT NOT NULL, path TEXT NOT NULL, bytes INTEGER NOT NULL,
@@ -358,9 +358,9 @@ def recording_attempts(db: Database) -> None:
 
 @migrations()
 def book_of_time(db: Database) -> None:
-    """Runs of the station, each on the clock of one boot, and what that is known to be in UTC; and
-    of live sound and gaps the moment on that clock. Rows of earlier versions have none and stay as
-    they are."""
+    """Add runs of the station, each on the clock of one boot with its offset to UTC, and the time
+    on that clock for live sound and gaps. Rows of earlier versions have none and stay as they
+    are."""
     db.execute("""
         CREATE TABLE boots (
             number INTEGER PRIMARY KEY, run TEXT NOT NULL UNIQUE, station TEXT NOT NULL,

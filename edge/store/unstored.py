@@ -1,7 +1,8 @@
-"""A note beside the record of what a run has heard and could not store: the next run books that
-time as a gap `store`, not as one in which the station was off.
+"""Note beside the record about time that a run has heard but could not store. The next run stores a
+gap `store` for it, instead of one in which the station was off.
 
-Written over in place, so that a full disk takes it; each line is a run. Knows no database.
+The file is overwritten in place, so that it can be written on a full disk; each line is a run.
+Knows no database.
 """
 
 import json
@@ -15,28 +16,27 @@ from edge.host.clock import utc_at
 from edge.store.named import beside
 from edge.types import StationRun
 
-_BYTES = 4096  # set aside while there is room: some ten runs
-_RUNS_MAX = 50  # the latest
+_BYTES = 4096  # reserved while there is room: about ten runs
+_RUNS_MAX = 50  # the latest ones are kept
 _RUN_S_MAX = 10 * 366 * 86_400.0
-_KNOWN = ("unsynced", "rtc", "synced", "fixed")  # as a run may be
+_KNOWN = ("unsynced", "rtc", "synced", "fixed")  # valid values for a run
 
 
 @dataclass(frozen=True)
 class UnstoredTime:
-    """What was told of a run after the last row that the record has of it."""
+    """Time of a run after its last row in the record."""
 
     run: StationRun
-    until_s: float  # on the boot's clock: when that ended
+    until_s: float  # its end on the boot's clock
     why: str
 
 
 class Note:
-    """The note of one record. Nothing here raises what a disk says: whoever cannot write it has
-    done what can be done.
+    """The note of one record. Errors of the disk are ignored, since nothing more can be done then.
 
     note = Note(config.database)
-    note.make_room()                # while the disk takes it
-    note.write(Unstored(...))       # instead of what it said of that run
+    note.make_room()                # while the disk has room
+    note.write(UnstoredTime(...))   # replaces the entry of that run
     note.read()
     note.drop([run])
     """
@@ -45,13 +45,13 @@ class Note:
         self.path = beside(database, ".unstored")
 
     def make_room(self) -> None:
-        """Have the file, with space in it."""
+        """Create the file with some space in it."""
         if not self.path.exists():
             with suppress(OSError):
                 self._put([])
 
     def read(self) -> list[UnstoredTime]:
-        """All that it says, the oldest first; a line that was not written whole is none."""
+        """All entries, the oldest first; incomplete lines are skipped."""
         try:
             lines = self.path.read_text(encoding="utf8", errors="replace").splitlines()
         except OSError:
@@ -59,13 +59,13 @@ class Note:
         return [one for one in map(_parsed, lines) if one is not None]
 
     def write(self, unstored: UnstoredTime) -> None:
-        """Say this of a run."""
+        """Write the entry of a run."""
         others = [one for one in self.read() if one.run.id != unstored.run.id]
         with suppress(OSError):
             self._put([*others, unstored])
 
     def drop(self, runs: list[str]) -> None:
-        """The record has what these runs have told."""
+        """Remove the entries of these runs, whose time is in the record now."""
         there = self.read()
         left = [one for one in there if one.run.id not in runs]
         if len(left) < len(there):
@@ -114,12 +114,6 @@ def _parsed(line: str) -> UnstoredTime | None:
         one = UnstoredTime(run, float(said["until_s"]), str(said["why"]))
         utc_at(run.offset_ms, run.began_s)
         utc_at(run.offset_ms, one.until_s)
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        OSError,
-        OverflowError,
-    ):  # a zone that this machine does not know, too
+    except (ValueError, KeyError, TypeError, OSError, OverflowError):  # also for an unknown zone
         return None
     return one if run.known in _KNOWN and 0.0 <= one.until_s - run.began_s <= _RUN_S_MAX else None

@@ -246,7 +246,7 @@ def test_what_cannot_be_read_any_more_costs_itself_alone(run: Run) -> None:
     run.told.clear()
     run.database.unlink()
     run.hear(2)
-    assert "not all of it could be read any more" in str(run.ledger.record.problem)
+    assert "some of them could not be read any more" in str(run.ledger.record.problem)
     run.end()
 
 
@@ -439,7 +439,7 @@ def test_the_file_that_may_not_be_written_is_named_and_mended_it_goes_on(
     else:
         assert f"{there} may not be written (mode {mode:04o}, owner " in str(run.ledger.error)
         assert f"type `chmod u+rw{'x' if name == '.' else ''} {there}`" in str(run.ledger.error)
-        assert run.ledger.record.advice == "type that, and the station goes on by itself"
+        assert run.ledger.record.advice == "run that command, and the station continues by itself"
         there.chmod(before)
     run.ledger.flush(now=True)
     run.end()
@@ -454,10 +454,7 @@ def body_read_only(disk: Path, bundle_folder: Path) -> None:
     assert "is on a file system that is mounted read-only" in str(run.ledger.error), (
         run.ledger.error
     )
-    assert (
-        run.ledger.record.advice
-        == "mount it so that it can be written, and the station goes on by itself"
-    )
+    assert run.ledger.record.advice == "mount it writable, and the station continues by itself"
     subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
     run.ledger.flush(now=True)
     run.end()
