@@ -1,8 +1,7 @@
-"""Detections of each species by hour of the day, and the time listened: python
+"""Detections of each species by hour of the day, and the effort: python
 examples/species_by_hour.py station.db
 
-Without the effort beside them counts cannot be compared: a species is heard most when one listens
-most.
+Counts can only be compared together with the effort: more listening gives more detections.
 """
 
 import sqlite3

@@ -164,7 +164,10 @@ FAR = frozenset(
 # questions (`knows nothing of how birds sound`) need no entry.
 READERS = frozenset(
     {
+        "contents of entries",
         "key",
+        "names of gaps",
+        "output rate",
         "block",
         "class of the station",
         "clock itself",
