@@ -1,2 +1,2 @@
-"""Sound saved around detections, and which of it goes again. Knows the record only as the Protocols
-in its files."""
+"""Sound saved around detections, and its removal. Knows the record only as the Protocols in its
+files."""

@@ -1,5 +1,5 @@
-"""Which pieces of a stretch become clips, in samples from its start. Knows no sound, no species and
-no file."""
+"""Division of a stretch into clips, in samples from its start. Knows no sound, no species and no
+file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ SampleSpan = tuple[int, int]  # from, to (exclusive)
 
 @dataclass(frozen=True)
 class Rolls:
-    """How much sound goes with the windows of a clip, and how long it may be."""
+    """Pre-roll and post-roll of a clip, and its greatest length, in samples."""
 
     before: int
     after: int
@@ -22,8 +22,8 @@ class Rolls:
 
     @classmethod
     def of(cls, settings: ClipSettings) -> "Rolls":
-        """From the settings; where seconds_max is too short for a window with both rolls, both are
-        shortened alike."""
+        """Rolls from the settings. If seconds_max is too short for a window with both rolls, both
+        are shortened in proportion."""
         before, after, length = (
             round(seconds * RATE_HZ)
             for seconds in (settings.before_s, settings.after_s, settings.seconds_max)
@@ -35,15 +35,17 @@ class Rolls:
 
     @property
     def settled_after(self) -> int:
-        """A clip whose last window ends at sample n is final when all windows that end up to n +
-        settled_after are decided: one that joins it begins up to n + after + before, one that cuts
-        its roll short up to n + after, or later by a run if the voice in it began before it."""
+        """Samples after the end of a clip's last window after which the clip is final, once all
+        windows up to there are decided. A window that joins the clip begins at most `after +
+        before` later; one that shortens its roll at most `after` later, or later by a run of speech
+        that began before it."""
         return self.after + max(self.before, RUN_SAMPLES) + WINDOW_SAMPLES
 
 
 @dataclass(frozen=True)
 class ClipCut:
-    """A piece of the stretch and the windows for which it is saved; each lies wholly in it."""
+    """A piece of the stretch, and the windows for which it is saved; it contains each of them
+    completely."""
 
     start: int
     stop: int
@@ -51,7 +53,7 @@ class ClipCut:
 
 
 def touches(span: SampleSpan, others: Sequence[SampleSpan]) -> bool:
-    """Whether any sample of `span` lies in one of the others."""
+    """True if `span` overlaps one of the others."""
     return any(start < span[1] and span[0] < stop for start, stop in others)
 
 
@@ -60,9 +62,9 @@ def cut(
 ) -> list[ClipCut]:
     """The clips of a stretch that ends at sample `end`. `windows` are in order.
 
-    Windows that touch each other with their rolls share a clip up to its greatest length; the next
-    clip then begins with its own roll, so two clips of a long song overlap. No clip contains
-    anything forbidden: a window that touches it has no clip, a roll ends where it begins.
+    Windows whose rolls touch share a clip up to its greatest length; the next clip then begins with
+    its own roll, so two clips of a long song overlap. No clip contains forbidden sound: a window
+    that touches it has no clip, and a roll ends where it begins.
     """
     groups: list[list[SampleSpan]] = []
     for window in windows:

@@ -1,7 +1,7 @@
 """Samples to the bytes of a sound file with its GUANO text inside. Knows no disk.
 
-WAV has GUANO's own place, the RIFF chunk `guan`. FLAC and Ogg have none; the same text is their
-Vorbis comment `comment`, which every player and tagger shows and none stumbles over.
+In WAV the text is in GUANO's own RIFF chunk `guan`. FLAC and Ogg have no such place; there it is
+the Vorbis comment `comment`, which players and taggers show without trouble.
 """
 
 import io
@@ -19,8 +19,8 @@ _SUBTYPE = {"flac": "PCM_16", "wav": "PCM_16", "ogg": "VORBIS"}
 
 
 def pcm(samples: NDArray[np.floating[Any]] | Pcm) -> Pcm:
-    """Float samples in [-1, 1] as 16 bit; louder ones are clipped. What is 16 bit stays as it
-    is."""
+    """Float samples in [-1, 1] as 16 bit; louder ones are clipped. 16-bit samples are returned
+    unchanged."""
     if samples.dtype == np.int16:
         return samples.view(np.int16)
     whole: Pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
@@ -28,7 +28,7 @@ def pcm(samples: NDArray[np.floating[Any]] | Pcm) -> Pcm:
 
 
 def encode(samples: Pcm, guano: str, kind: Literal["flac", "wav", "ogg"]) -> bytes:
-    """A whole sound file in memory: what then fails is the disk alone, and says so. Raises
+    """A complete sound file in memory, so that later only the disk can fail. Raises
     soundfile.SoundFileError."""
     buffer = io.BytesIO()
     with soundfile.SoundFile(buffer, "w", RATE_HZ, 1, _SUBTYPE[kind], format=kind.upper()) as file:

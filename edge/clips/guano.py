@@ -1,5 +1,5 @@
-"""What a clip says of itself, as GUANO (https://guano-md.org): lines of `Key: value`. Knows no
-sound and no file."""
+"""Metadata of a clip as GUANO (https://guano-md.org): lines of `Key: value`. Knows no sound and no
+file."""
 
 from collections.abc import Sequence
 from datetime import timedelta, timezone
@@ -8,7 +8,7 @@ from edge.contract.audio import RATE_HZ
 from edge.disclosure import Disclosure
 from edge.types import ClipRow, Detection, RecordingRow
 
-_SPECIES_MAX = 20  # a threshold of 0 would name all
+_SPECIES_MAX = 20  # with a threshold of 0 all species would be listed
 
 
 def guano_text(
@@ -19,7 +19,7 @@ def guano_text(
     bundle_id: str,
 ) -> str:
     """The GUANO text of a clip. `best` has the best-scored detection of each species, best first;
-    `disclosure` says what of the place may be told."""
+    `disclosure` decides how precisely the place is given."""
     place = recording.place
     local = clip.start.astimezone(
         timezone(timedelta(minutes=recording.local.offset_minutes(clip.start)))
@@ -42,5 +42,5 @@ def guano_text(
         "birdstation|Clock": recording.clock_state,
         "birdstation|Time Source": recording.time_source,
     }
-    # A line break inside a value would begin another field.
+    # a line break inside a value would begin another field
     return "".join(f"{key}: {' '.join(value.split())}\n" for key, value in fields.items() if value)

@@ -1,8 +1,7 @@
-"""Saves clips: keeps the sound that a clip may still need, and writes a clip when nothing can
-change it any more.
+"""Saves clips: keeps the sound that a clip may still need, and writes a clip once it is final.
 
-A detection was committed before it is told here; what goes wrong costs the clip, never the
-detection. Knows no window cutter, no network and no thread.
+Detections are committed before they come here, so an error costs the clip, never the detection.
+Knows no window cutter, no network and no thread.
 """
 
 import errno
@@ -30,12 +29,12 @@ from edge.contract.errors import StoreError
 from edge.disclosure import Disclosure
 from edge.types import ClipRow, Detection, RecordingRow, stable_id
 
-HEADROOM_BYTES = 32 << 20  # of the disk that clips leave to the database
+HEADROOM_BYTES = 32 << 20  # that clips leave free for the database
 _CODE_LENGTH_MAX = 40  # keeps a file's name under 100 bytes
 
 
 class Clips(Protocol):
-    """Where clips are noted; edge.store.clips.ClipTable."""
+    """Table of clips; edge.store.clips.ClipTable."""
 
     def __enter__(self) -> "Clips": ...
 
@@ -53,11 +52,12 @@ class Clips(Protocol):
         put: Callable[[], None],
         undo: Callable[[], None],
     ) -> str | None:
-        """Note a clip and the detections in it, call `put`, which puts the file in place, and
-        commit; if that fails, `undo` takes away what `put` did while nobody else can note a clip. A
-        clip noted before is renewed, unless a person has kept it: that stays as it is, and `put` is
-        not called. Returns the path that it had before, if that was another: its file is to go.
-        Raises StoreError, also if none of the detections is there; then nothing is noted."""
+        """Store a clip and link its detections, call `put`, which puts the file in place, and
+        commit; if that fails, `undo` reverts `put` while no other process can store a clip. An
+        existing clip is replaced, unless a person has kept it: then it stays as it is and `put` is
+        not called. Returns the clip's previous path if it was another one; that file must be
+        removed. Raises StoreError, also if none of the detections exists; then nothing is
+        stored."""
 
     def take_away(
         self, remove: Callable[[str], bool], paths: Collection[str] | None = None
@@ -66,23 +66,23 @@ class Clips(Protocol):
 
 
 class ClipMaker:
-    """Fed with one recording at a time, in one thread.
+    """Maker of clips, fed with one recording at a time, in one thread.
 
         with ClipMaker(lambda: ClipTable(config.database), config, bundle.id) as maker:
             maker.begin(row)
-            maker.hear(samples)                              # as they come
-            maker.miss(seconds)                              # where sound is missing in between
+            maker.hear(samples)                              # as they arrive
+            maker.miss(seconds)                              # for missing sound in between
             maker.decided(until_s, detections, private)      # as windows are decided and committed
             maker.end()
 
-    A window that touches a window of a sensitive species, or a span in which people speak, has no
-    clip; a roll that would reach into one is cut short. Sound that no decided window covers is in
-    no clip. What is written does not depend on how sound and decisions were cut into calls.
+    A window that touches a window of a sensitive species, or a span with speech, has no clip; a
+    roll that would reach into one is cut short. Sound that no decided window covers is in no clip.
+    The result does not depend on how sound and decisions are divided into calls.
 
-    In memory is the sound from the first window that waits for its clip, less `before_s`: at most
-    seconds_max + before_s + 5.5 s, what is heard but not yet decided, and one block; 64 kB/s. No
-    OSError or StoreError leaves this class: `failed` counts, `last_error` says, and the next clip
-    tries again, with the table opened anew.
+    Sound is kept in memory from `before_s` before the first window that waits for its clip: at most
+    seconds_max + before_s + 5.5 s, plus undecided sound and one block, at 64 kB/s. No OSError or
+    StoreError leaves this class: `failed` counts them, `last_error` has the last one, and the next
+    clip tries again with a newly opened table.
     """
 
     def __init__(
@@ -92,9 +92,9 @@ class ClipMaker:
         bundle_id: str,
         disclosure: Callable[[], Disclosure] | None = None,
     ) -> None:
-        """`disclosure`: what of places may be told now, also of what was heard under earlier
-        settings; None: as `config` has it."""
-        self.config = config  # may be replaced; taken over when the next stretch begins
+        """`disclosure` returns the present rules for places, which also apply to sound heard under
+        earlier settings; None: those of `config`."""
+        self.config = config  # may be replaced; used from the next stretch on
         self._disclosure = disclosure or (lambda: Disclosure.of(self.config))
         self.saved = 0
         self.failed = 0
@@ -104,7 +104,7 @@ class ClipMaker:
         self._table: Clips | None = None
         self._opened = ExitStack()
         self._row: RecordingRow | None = None
-        self._blocks: deque[tuple[int, Pcm]] = deque()  # of sound, with where each begins
+        self._blocks: deque[tuple[int, Pcm]] = deque()  # first sample, and sound
 
     def __enter__(self) -> "ClipMaker":
         return self
@@ -113,7 +113,7 @@ class ClipMaker:
         self.close()
 
     def begin(self, row: RecordingRow) -> None:
-        """A stretch begins. Nothing is saved of it if the settings say so."""
+        """Begin a stretch; its clips are saved only if the settings say so."""
         settings = self.config.clips
         self._row = row if settings.wanted(row.source) else None
         self._settings = settings
@@ -126,14 +126,14 @@ class ClipMaker:
         self._forbidden: list[SampleSpan] = []
 
     def hear(self, samples: Samples | Pcm) -> None:
-        """The next samples of the stretch: mono, RATE_HZ; float32, or 16 bit as they are kept
-        here."""
+        """Take the next samples of the stretch: mono, RATE_HZ; float32, or 16 bit as they are kept
+        in memory."""
         if self._row is not None and len(samples):
             self._blocks.append((self._heard, pcm(samples)))
             self._heard += len(samples)
 
     def miss(self, seconds: float) -> None:
-        """Here sound is missing: no clip reaches over it."""
+        """Note that sound is missing here; no clip spans it."""
         if self._row is not None:
             gap = (self._heard, self._heard + round(seconds * RATE_HZ))
             self._forbidden.append(gap)
@@ -145,9 +145,9 @@ class ClipMaker:
         detections: Sequence[Detection],
         private: Sequence[tuple[float, float]] = (),
     ) -> None:
-        """All windows that end up to `until_s` are decided; these are the detections and the spoken
-        spans (from_s, to_s) among those not told before. All times from the start of the
-        recording."""
+        """Note that all windows that end up to `until_s` are decided, with their new detections and
+        spans of speech (from_s, to_s), and write clips that are final. All times are from the start
+        of the recording."""
         if self._row is None:
             return
         self._until = max(self._until, round(until_s * RATE_HZ))
@@ -162,7 +162,7 @@ class ClipMaker:
         self._write(all_of_it=False)
 
     def end(self) -> None:
-        """The stretch ends here: write what waits."""
+        """End the stretch: write the remaining clips."""
         if self._row is not None:
             self._write(all_of_it=True)
         self._row = None
@@ -174,7 +174,7 @@ class ClipMaker:
         return sum(len(block) for _, block in self._blocks) / RATE_HZ if self._row else 0.0
 
     def _write(self, all_of_it: bool) -> None:
-        """Write the clips that are final, in order, and forget what no later one needs."""
+        """Write the clips that are final, in order, and drop sound that no later one needs."""
         for piece in cut(
             sorted(self._windows), self._forbidden, self._rolls, min(self._heard, self._until)
         ):
@@ -184,7 +184,7 @@ class ClipMaker:
         self._windows = {
             w: found for w, found in self._windows.items() if not touches(w, self._forbidden)
         }
-        # no window that begins before it is still to be decided
+        # all windows that begin before this are decided
         undecided = self._until - WINDOW_SAMPLES
         needed = min([undecided, *(start for start, _ in self._windows)]) - self._rolls.before
         self._forbidden = [span for span in self._forbidden if span[1] > needed]
@@ -207,8 +207,8 @@ class ClipMaker:
             self.last_error = f"{clip.path}: {error}"
 
     def _store(self, clip: ClipRow, folder: Path, sound: bytes, detections: list[str]) -> None:
-        """File and row, so that no row is without its file; a crash before the commit leaves a file
-        without a row."""
+        """Write file and row so that there is never a row without its file; a crash before the
+        commit leaves a file without a row."""
         path = folder / clip.path
         path.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(folder).free < HEADROOM_BYTES + len(sound):
@@ -224,7 +224,7 @@ class ClipMaker:
             if placed:
                 _remove(path)
 
-        # of a program that was killed while it saved this one
+        # left by a program that was killed while it saved this clip
         for left in path.parent.glob(f".{path.name}.*.part"):
             remove_left(left)
         try:
@@ -239,7 +239,7 @@ class ClipMaker:
             raise
 
     def close(self) -> None:
-        """Let go of the table; the next clip opens it again."""
+        """Close the table; the next clip opens it again."""
         self._opened.close()
         self._table = None
 
@@ -250,7 +250,7 @@ class ClipMaker:
             if at < stop and start < at + len(b)
         ]
         sound = np.concatenate(parts)
-        assert len(sound) == stop - start, "sound was forgotten too early"
+        assert len(sound) == stop - start, "sound was dropped too early"
         return sound
 
 
@@ -270,10 +270,10 @@ def _best_of_each(detections: list[Detection]) -> list[Detection]:
 def _clip_row(
     piece: ClipCut, row: RecordingRow, best: Detection, suffix: str, size: int = 0
 ) -> ClipRow:
-    """A clip's row. Its id and path depend on the sound alone and what was heard in it, so that a
-    recording analysed again gives the same. The day is that of the clock at the place; eight digits
-    of the id part two recorders that heard the same at once. No character that FAT or NTFS
-    refuse."""
+    """Row of a clip. Its id and path depend only on the sound and its detections, so that a
+    recording analysed again gives the same. The day is local; eight digits of the id distinguish
+    recorders that heard the same species at the same time. The path has no character that FAT or
+    NTFS forbid."""
     offset_s = piece.start / RATE_HZ
     start = row.start + timedelta(seconds=offset_s)
     clip_id = stable_id("clip", row.id, str(piece.start), str(piece.stop))
@@ -287,7 +287,7 @@ def _clip_row(
 
 
 def _remove(path: Path) -> bool:
-    """Whether it is gone."""
+    """Remove a file; True if it is gone."""
     try:
         path.unlink(missing_ok=True)
     except OSError:
@@ -296,7 +296,8 @@ def _remove(path: Path) -> bool:
 
 
 def _rename_synced(part: Path, path: Path) -> None:
-    """The new name is on the disk when this returns, the day's folder too."""
+    """Rename a file; when this returns, the new name is on the disk, and the folder of its day
+    too."""
     os.replace(part, path)  # noqa: PTH105 - named in the tests of what a kill leaves
     for folder in (path.parent, path.parent.parent):
         handle = os.open(folder, os.O_RDONLY)

@@ -1,5 +1,5 @@
-"""A clip's file while it is written: under a name of its own, and held, so that others know that
-somebody is at it."""
+"""The file of a clip while it is written: under a temporary name, and locked, so that clean-ups in
+other processes leave it alone."""
 
 import fcntl
 import os
@@ -12,9 +12,9 @@ from pathlib import Path
 
 @contextmanager
 def written(path: Path, data: bytes) -> Iterator[Path]:
-    """A new file with these bytes, on the disk, that is to become `path`; held until the block
-    ends, under whatever name it has then. Where the block has left it, it is removed."""
-    part, file = _held(path)
+    """A new file with these bytes, on the disk, to be renamed to `path`. It stays locked until the
+    block ends, under whatever name, and is removed if the block has not renamed it."""
+    part, file = _locked_part(path)
     try:
         with file:
             file.write(data)
@@ -26,9 +26,9 @@ def written(path: Path, data: bytes) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
-def _held(path: Path) -> tuple[Path, BufferedWriter]:
-    """A new part of `path` that is held. One who cleans up may take it away before it is: then
-    another is made."""
+def _locked_part(path: Path) -> tuple[Path, BufferedWriter]:
+    """A new, locked temporary file for `path`. If a clean-up removes it before it is locked,
+    another one is made."""
     while True:
         # another process may save the same clip
         part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
@@ -39,7 +39,7 @@ def _held(path: Path) -> tuple[Path, BufferedWriter]:
             file.close()
         except (
             OSError
-        ):  # a file system without locks: what is being written may be cleaned away, and is lost
+        ):  # a file system without locks: a clean-up may remove the file, which is lost
             return part, file
         else:
             if os.fstat(file.fileno()).st_nlink:
@@ -48,7 +48,7 @@ def _held(path: Path) -> tuple[Path, BufferedWriter]:
 
 
 def remove_left(path: Path) -> bool:
-    """Remove a file that nobody writes any more; whether it is gone."""
+    """Remove a file unless another process is writing it; True if it is gone."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,5 +1,4 @@
-"""The table of clips, for one who can wait until other writers of the record are done. Knows no
-sound and no file."""
+"""Table of clips that waits for other writers of the record. Knows no sound and no file."""
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
@@ -13,7 +12,7 @@ Answer = TypeVar("Answer")
 
 
 class PatientClips:
-    """What was refused is asked again as long as `wait` says so, which is given the error;
+    """Repeats a failed call as long as `wait`, called with the error, returns True;
     edge.clips.maker.Clips."""
 
     def __init__(self, open_table: Callable[[], Clips], wait: Callable[[StoreError], bool]) -> None:

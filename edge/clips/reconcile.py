@@ -1,10 +1,10 @@
-"""Files and rows brought together again, once when the station starts: what a crash or a hand has
-left.
+"""Reconciliation of the files and rows of clips at the start of a station, after a crash or manual
+changes.
 
-Rows without a file go. Of files without a row go those that were never whole, and those that the
-record says are to go; any other whole clip stays, however it lost its row: its record may be a copy
-from before it. Looks only at files that are named like a clip, in folders that are named like a
-day: anything else in there belongs to someone else.
+Rows without a file are removed. Of files without a row, incomplete ones and those that the record
+lists for removal are removed; complete clips stay, since the record may be a copy made before them.
+Only files named like a clip in folders named like a day are touched: everything else belongs to
+someone else.
 """
 
 import os
@@ -19,7 +19,7 @@ from edge.clips.part import remove_left
 from edge.clips.retention import is_there, remove_going
 from edge.types import StoredClip
 
-_MISSING_MAX = 50  # rows of which not one has its file: the disk with the clips is away
+_MISSING_MAX = 50  # if more rows exist and none has its file, the disk is taken to be absent
 _FORGET_MAX = 200  # rows in one transaction
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _CLIP = re.compile(
@@ -30,16 +30,16 @@ _CLIP = re.compile(
 
 
 class ClipBooks(Protocol):
-    """What the record knows of clips; edge.store.clips.ClipTable."""
+    """Clips in the record; edge.store.clips.ClipTable."""
 
     def held(self) -> AbstractContextManager[list[StoredClip]]:
-        """All clips; until the block ends no process adds one."""
+        """All clips; no process can add one until the block ends."""
 
     def forget(self, clips: Sequence[str]) -> list[str]:
-        """These clips are no more; their detections stay."""
+        """Delete the rows of these clips; their detections stay."""
 
     def going(self) -> set[str]:
-        """Paths of clips without a row whose files are to go."""
+        """Paths of files to be removed, whose clips have no row any more."""
 
     def take_away(
         self, remove: Callable[[str], bool], paths: Collection[str] | None = None
@@ -49,18 +49,17 @@ class ClipBooks(Protocol):
 
 @dataclass(frozen=True)
 class ReconcileSummary:
-    """What was found and done."""
+    """Result of a reconciliation."""
 
-    rows_cleaned: int = 0  # whose file was gone
-    files_removed: int = 0  # without a row: half written, or about to be removed when a crash came
-    unknown: int = 0  # files without a row that stay: whole clips, and what could not be removed
-    # not one of many rows has its file: nothing was done, its disk seems not to be mounted
+    rows_cleaned: int = 0  # rows whose file was gone
+    files_removed: int = 0  # without a row: incomplete, or already listed for removal
+    unknown: int = 0  # without a row, kept: complete clips, and files that could not be removed
+    # none of many rows has its file: nothing was done, as the disk seems not to be mounted
     away: bool = False
 
 
 def reconcile(table: ClipBooks, folder: Path) -> ReconcileSummary:
-    """Bring rows and files together. Raises StoreError when the record cannot be read or
-    written."""
+    """Make rows and files match. Raises StoreError if the record cannot be read or written."""
     with table.held() as rows:
         gone = [clip.id for clip in rows if not is_there(folder, clip.path)]
         if len(gone) == len(rows) > _MISSING_MAX:
@@ -75,15 +74,15 @@ def reconcile(table: ClipBooks, folder: Path) -> ReconcileSummary:
 
 
 def _clip_files(folder: Path) -> set[str]:
-    """Every file that is named like a clip, finished or not, as rows name it."""
-    found: set[str] = set()
+    """Paths, as in rows, of all files named like a clip, complete or not."""
+    paths: set[str] = set()
     with suppress(OSError), os.scandir(folder) as days:
         for day in days:
             if _DAY.fullmatch(day.name) and day.is_dir(follow_symlinks=False):
                 with suppress(OSError):
-                    found |= {
+                    paths |= {
                         f"{day.name}/{file.name}"
                         for file in os.scandir(day)
                         if _CLIP.fullmatch(file.name)
                     }
-    return found
+    return paths

@@ -1,4 +1,4 @@
-"""Space that is set aside for the day the disk is full: without it SQLite could not even commit a
+"""Disk space reserved for the case that the disk is full, when SQLite could not even commit a
 deletion."""
 
 import os
@@ -6,21 +6,22 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-# a commit of a few clips needs well under 1 MB; the database's log and its index come to it
+# a commit of a few clips needs well under 1 MB; the database's log and its index need more
 _RESERVE_BYTES = 8 << 20
 
 
 class Reserve:
-    """A file of random bytes (a file system may store zeros as nothing) in the state folder."""
+    """A file of random bytes in the state folder; a file system might store zeros without using
+    space."""
 
     def __init__(self, state: Path) -> None:
         self.path = state / "reserve"
         self.bytes = _RESERVE_BYTES
 
     def give_up_if_full(self) -> bool:
-        """Make room if the disk has less free than the reserve holds. Call it before the database
-        is opened, which needs a little space itself. Never raises: what hinders it will hinder the
-        next step, which says so."""
+        """Delete the file if the disk has less free space than it holds; True if it did. Call it
+        before the database is opened, which needs a little space. Never raises: an error here will
+        also occur, and be reported, in the next step."""
         with suppress(OSError):
             if shutil.disk_usage(self.path.parent).free < self.bytes:
                 self.path.unlink()
@@ -28,7 +29,7 @@ class Reserve:
         return False
 
     def make(self) -> bool:
-        """Set the space aside where there is twice as much; True if it is there."""
+        """Make the file if there is room for twice as much; True if it exists."""
         part = self.path.with_name("reserve.part")
         try:
             if self.path.exists() and self.path.stat().st_size == self.bytes:

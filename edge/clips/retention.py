@@ -1,9 +1,9 @@
-"""Removes clips by the record, never by names of files: the old, the oldest of a filling disk, the
-unused.
+"""Retention of clips: removes unused and old ones, and the oldest when the disk fills up; by the
+record, never by file names.
 
 Kept and reviewed clips always stay. The best clips of each species stay too, unless the disk is so
-full that the database can hardly be written and nothing else is left to go. Detections stay. Knows
-neither sound nor SQL.
+full that the database can hardly be written and nothing else is left to remove. Detections stay.
+Knows neither sound nor SQL.
 """
 
 import os
@@ -23,16 +23,16 @@ from edge.types import StoredClip, utc_text
 Reason = Literal["unused", "age", "disk", "full"]
 
 ALL_CLIPS = 1 << 40
-CALL_MAX = 500  # clips that go in one call: seconds on a slow card
-_COMMIT_MAX = 20  # clips that go in one transaction: what a crash can leave as files without rows
+CALL_MAX = 500  # clips removed per call: seconds on a slow card
+_COMMIT_MAX = 20  # clips removed per transaction; a crash can leave so many files without rows
 _RATE_OVER = timedelta(hours=24)
-_RATE_OVER_MIN = timedelta(hours=1)  # a burst at the start of the first day is no rate
-_AWAY_MIN = 50  # rows: so many files are not missed by accident
-_LOOKED_AT = 1_000
+_RATE_OVER_MIN = timedelta(hours=1)  # a burst at the start of the first day is not a rate
+_AWAY_MIN = 50  # clips; if so many and all are missing, their disk is absent
+_LOOKED_AT = 1_000  # newest clips that are checked for missing files
 
 
 class RowlessClips(Protocol):
-    """Clips that have no row any more, and whose files are to go; edge.store.clips.ClipTable."""
+    """Clips without a row, whose files must be removed; edge.store.clips.ClipTable."""
 
     def take_away(
         self, remove: Callable[[str], bool], paths: Collection[str] | None = None
@@ -40,7 +40,7 @@ class RowlessClips(Protocol):
 
 
 class ClipRemoval(Protocol):
-    """What the record tells and forgets; edge.store.clips.ClipTable."""
+    """Queries and removal of clips in the record; edge.store.clips.ClipTable."""
 
     def removable(self, per_species: int, limit: int, before_utc: str = "") -> list[StoredClip]: ...
 
@@ -61,37 +61,37 @@ class ClipRemoval(Protocol):
 
 @dataclass(frozen=True)
 class DiskBytes:
-    """Bytes of the file system as this user may fill it."""
+    """Size and free bytes of a file system for this user."""
 
     total: int
     free: int
 
 
 def disk_of(folder: Path) -> DiskBytes:
-    """The disk under a folder, without what is reserved for root."""
+    """The disk of a folder, without the space reserved for root."""
     usage = shutil.disk_usage(folder)
     return DiskBytes(usage.used + usage.free, usage.free)
 
 
 @dataclass
 class RetentionSummary:
-    """What one call did, or would do."""
+    """Result of a clean-up, or of a dry run."""
 
     removed: dict[Reason, int] = field(default_factory=dict)  # clips by reason
     removed_bytes: dict[Reason, int] = field(default_factory=dict)
-    missing: int = 0  # clips whose file had gone already: rows cleaned, nothing freed
-    failed: int = 0  # of these, files that cannot be removed; reconcile tries again
-    clips: int = 0  # that stay
+    missing: int = 0  # removed clips whose file was gone already, so that nothing was freed
+    failed: int = 0  # removed clips whose file cannot be removed; reconcile tries again
+    clips: int = 0  # remaining clips
     clips_bytes: int = 0
-    disk: DiskBytes = DiskBytes(0, 0)  # before
-    # before: until disk_share is reached, at the present rate; None: nothing is saved
+    disk: DiskBytes = DiskBytes(0, 0)  # before the clean-up
+    # before it: time until disk_share is reached at the present rate; None: nothing is saved
     hours_left: float | None = None
-    more: bool = False  # not all that should go went in this call
+    more: bool = False  # there are more clips to remove than the limit of this call
     clock_is_set: bool = True  # the time was known
-    short_bytes: int = 0  # by so much the disk stays fuller than it should, nothing more may go
+    short_bytes: int = 0  # bytes above disk_share that cannot be freed
 
     def note(self, clip: StoredClip, reason: Reason) -> None:
-        """Count a clip that goes."""
+        """Count a removed clip."""
         self.removed[reason] = self.removed.get(reason, 0) + 1
         self.removed_bytes[reason] = self.removed_bytes.get(reason, 0) + clip.bytes
 
@@ -117,13 +117,13 @@ class Retention:
     def tidy(
         self, now: datetime, clock_is_set: bool = True, dry_run: bool = False, limit: int = CALL_MAX
     ) -> RetentionSummary:
-        """Remove what should go, up to `limit` clips. `clock_is_set`: False where nobody knows the
-        time; then nothing goes by its age, and there is no rate: only a disk that is fuller than it
-        may be takes clips.
+        """Remove clips according to the settings, up to `limit` of them. `clock_is_set`: False if
+        the time is not known; then no clip is removed for its age and no rate is computed, and
+        clips are removed only if the disk is above its share.
 
-        Gives up the reserve on a full disk and makes it again afterwards. Raises StoreError when
-        the record cannot be written, when the clips' folder cannot, or when its disk seems not to
-        be mounted; then nothing goes.
+        Gives up the reserve on a full disk and makes it again afterwards. Raises StoreError if the
+        record or the clips' folder cannot be written, or if the disk seems not to be mounted; then
+        nothing is removed.
         """
         if not dry_run:
             self._reserve.give_up_if_full()
@@ -134,8 +134,8 @@ class Retention:
         gone = self._gone()
         done.clock_is_set = clock_is_set
         known = now if clock_is_set else None
-        room, wanted = self._room(done, known)
-        going = self._choose(done, known, wanted - room, limit, {clip.id for clip in gone})
+        room, needed = self._room(done, known)
+        going = self._choose(done, known, needed - room, limit, {clip.id for clip in gone})
         for clip, reason in going:
             done.note(clip, reason)
         leaving = gone + [clip for clip, _ in going]
@@ -160,20 +160,20 @@ class Retention:
             raise StoreError(f"{self._folder}: not writable; no clip was removed")
 
     def _gone(self) -> list[StoredClip]:
-        """The newest clips that somebody has removed by hand."""
+        """Clips among the newest whose files somebody has removed by hand."""
         clips = self._table.newest(_LOOKED_AT)
         gone = [clip for clip in clips if not is_there(self._folder, clip.path)]
         if len(gone) == len(clips) >= _AWAY_MIN:
             raise StoreError(
-                f"{self._folder}: none of the clips is there; is its disk mounted? Nothing was "
+                f"{self._folder}: none of the clips exists; is its disk mounted? Nothing was "
                 f"removed"
             )
         return gone
 
     def _room(self, done: RetentionSummary, now: datetime | None) -> tuple[int, int]:
-        """Bytes until the disk is as full as it may be, and how many it should be. The reserve for
-        `hours_left` never takes more than half of what clips may have: on a small disk they would
-        otherwise all go at once."""
+        """Bytes left until the disk reaches its share, and the number that should be left. The
+        latter, for `hours_left`, is never more than half of the space for clips: on a small disk
+        all clips would be removed at once."""
         done.clips, done.clips_bytes, _ = self._table.count()
         room = done.disk.free - round(done.disk.total * (1 - self.settings.disk_share))
         if now is None:
@@ -190,8 +190,8 @@ class Retention:
     def _choose(
         self, done: RetentionSummary, now: datetime | None, short: int, limit: int, taken: set[str]
     ) -> list[tuple[StoredClip, Reason]]:
-        """Which clips go, and why, until `short` more bytes are free; none of those already
-        `taken`."""
+        """Choose clips to remove, with reasons, until `short` more bytes are free; none of those
+        already `taken`."""
         floor = self.settings.per_species
         days = self.settings.days
         low = self._low(done.disk)
@@ -225,30 +225,27 @@ class Retention:
         return going[:limit]
 
     def _low(self, disk: DiskBytes) -> int:
-        """Bytes that the record is short of: with less than twice the reserve it can hardly be
-        written. None where clips have a disk of their own."""
+        """Bytes that the record lacks: with less than twice the reserve it can hardly be written. 0
+        if clips have their own disk."""
         state = self._reserve.path.parent
         same = self._folder.stat().st_dev == state.stat().st_dev
         return max(0, 2 * self._reserve.bytes - disk.free) if same else 0
 
     def _remove(self, clips: list[StoredClip], done: RetentionSummary, spare_kept: bool) -> None:
-        """Rows first: a crash in between leaves files that reconcile removes, never a row without a
-        file. What somebody has reviewed since it was chosen stays."""
+        """Remove rows, then files: a crash in between leaves files that reconcile removes, never a
+        row without a file. Clips reviewed since they were chosen stay."""
         going = set(self._table.forget([clip.id for clip in clips], spare_kept))
         paths = {clip.path for clip in clips if clip.id in going}
         self._table.take_away(lambda path: self._remove_file(path, done), paths)
 
     def _remove_file(self, clip: str, done: RetentionSummary) -> bool:
-        """Whether it is gone."""
+        """Remove a clip's file; True if it is gone."""
         try:
             path = clip_file(self._folder, clip)
             os.unlink(path)  # noqa: PTH108 - named in the tests of what a kill leaves
         except FileNotFoundError:
             done.missing += 1
-        except (
-            OSError,
-            ValueError,
-        ):  # a folder of that name, a path that is none: the others go on
+        except (OSError, ValueError):  # a folder of that name, an invalid path: others continue
             done.failed += 1
             return False
         else:
@@ -257,15 +254,15 @@ class Retention:
 
 
 def clip_file(folder: Path, path: str) -> Path:
-    """Where a clip is. Raises ValueError for a path that leads out of the folder."""
+    """Path of a clip's file. Raises ValueError for a path that leads out of the folder."""
     if path.startswith("/") or ".." in path.split("/") or "\0" in path:
-        raise ValueError(f"{path!r} is no path of a clip")
+        raise ValueError(f"{path!r} is not the path of a clip")
     return folder / path
 
 
 def remove_going(table: RowlessClips, folder: Path) -> set[str]:
-    """Remove the files of clips that have no row any more; returns which went. Others are tried
-    again at the start."""
+    """Remove the files of clips without a row; returns the paths removed. The rest is tried again
+    at the next start."""
     removed: set[str] = set()
 
     def remove(path: str) -> bool:
@@ -279,7 +276,7 @@ def remove_going(table: RowlessClips, folder: Path) -> set[str]:
 
 
 def is_there(folder: Path, path: str) -> bool:
-    """Whether a clip has its file."""
+    """True if the clip's file exists."""
     try:
         return clip_file(folder, path).is_file()
     except (OSError, ValueError):

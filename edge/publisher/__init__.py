@@ -1,5 +1,5 @@
-"""The outbox to an MQTT broker, and what a station says of itself there. docs/mqtt.md describes it
-for subscribers."""
+"""Publishing of the outbox and of the station's presence to an MQTT broker. docs/mqtt.md describes
+the messages for subscribers."""
 
 from edge.messages import detection_message
 from edge.publisher.presence import Presence, station_presence

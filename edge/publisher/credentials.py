@@ -1,5 +1,5 @@
-"""Password and certificates, from the files that the settings or the service manager name. Read
-anew for every connection: what was mended on the disk needs no restart."""
+"""Password and certificates from the files named by the settings or the service manager. They are
+read again for every connection, so that corrected files need no restart."""
 
 import os
 import ssl
@@ -14,8 +14,8 @@ _CREDENTIAL = "mqtt_password"  # as systemd's LoadCredential= names it
 
 
 def password(settings: MqttSettings, environment: Mapping[str, str] = os.environ) -> str | None:
-    """First line of mqtt.password_file, or of the systemd credential; None: neither. Raises
-    ConfigError."""
+    """First line of mqtt.password_file, or of the systemd credential; None if there is neither.
+    Raises ConfigError."""
     path = settings.password_file
     if path is None:
         credential = Path(environment.get("CREDENTIALS_DIRECTORY", "")) / _CREDENTIAL
@@ -28,9 +28,9 @@ def password(settings: MqttSettings, environment: Mapping[str, str] = os.environ
         return text_of(path.read_bytes()).splitlines()[0]
     except IndexError:
         raise ConfigError(
-            f"mqtt.password_file: {path}: is empty; its first line is the password"
+            f"mqtt.password_file: {path}: is empty; expected the password in its first line"
         ) from None
-    except TextError:  # whose words would show what is in it
+    except TextError:  # its message would show the contents
         raise ConfigError(
             f"mqtt.password_file: {path}: is not UTF-8; save it as plain text in UTF-8"
         ) from None
@@ -39,7 +39,8 @@ def password(settings: MqttSettings, environment: Mapping[str, str] = os.environ
 
 
 def tls_context(tls: TlsSettings) -> ssl.SSLContext:
-    """What to believe, and what to show. Raises ConfigError."""
+    """TLS context with trusted certificates and the client's own, if configured. Raises
+    ConfigError."""
     if tls.key_file and not tls.cert_file:
         raise ConfigError(
             "mqtt.tls: key_file without cert_file; give both, or cert_file alone if it holds the "
@@ -62,7 +63,7 @@ def tls_context(tls: TlsSettings) -> ssl.SSLContext:
 
 
 class _Socket(ssl.SSLSocket):
-    """One that is not left open when the other side is not to be trusted."""
+    """A socket that is closed if the handshake fails."""
 
     def do_handshake(self, block: bool = False) -> None:
         try:
@@ -73,11 +74,11 @@ class _Socket(ssl.SSLSocket):
 
 
 def _no_passphrase() -> str:
-    """Without this OpenSSL would ask at a terminal, and a daemon would wait there for ever."""
+    """Empty passphrase; without it OpenSSL would ask at the terminal and block a daemon."""
     return ""
 
 
 def _words(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
-        return f"no PEM, or the key is another one's or locked ({error.reason})"
+        return f"not a PEM file, or the key does not match or has a passphrase ({error.reason})"
     return str(getattr(error, "strerror", None) or error)

@@ -1,8 +1,7 @@
-"""What of the outbox is sent next, and what became of it. Lives in the publisher's thread; knows no
-broker.
+"""Order in which messages of the outbox are sent, and storage of the broker's answers. Used in the
+publisher's thread. Knows no broker.
 
-The disk may fail at any moment: what was answered is kept and written down later, and nothing more
-is sent before.
+If the disk fails, answers are kept in memory and stored later; until then nothing more is sent.
 """
 
 import logging
@@ -12,10 +11,10 @@ from collections.abc import Callable, Mapping
 from edge.contract.errors import StoreError
 from edge.types import Outbox, QueuedMessage
 
-_HOUSE_S = 2.0  # how often the bound is applied and the counts are read
+_HOUSE_S = 2.0  # interval at which the bound is applied and the counts are read
 _STORE_AGAIN_S = 1.0
 _REFUSED_AGAIN_S_MAX = 300.0
-# connections without one acknowledgement, after which the oldest message is suspected
+# connections in a row without any acknowledgement, after which the oldest message is suspected
 _BARREN_MAX = 3
 _log = logging.getLogger(__name__)
 
@@ -25,7 +24,7 @@ class Feed:
 
     for message in feed.next(room): ...  # send it
     feed.answered(seq, refusal="")
-    feed.disconnected()                   # what was not answered is sent again
+    feed.disconnected()                   # unanswered messages are sent again
     """
 
     def __init__(
@@ -40,7 +39,7 @@ class Feed:
             "dead": 0,
         }
         self.in_flight: set[int] = set()
-        # number of the present look, and of the last that found nothing left
+        # number of the present look, and of the last one that found nothing to send
         self.looks = 0
         self.looked_empty = -1
         self._open_outbox = open_outbox
@@ -48,17 +47,18 @@ class Feed:
         self._attempts_max = attempts_max
         self._outbox: Outbox | None = None
         self._store_again_at = self._house_at = 0.0
-        self._answers: dict[int, str] = {}  # not yet written down
-        self._cursor = 0  # everything up to here was sent, or is tried again later
-        # 0: nothing was refused
+        self._answers: dict[int, str] = {}  # not stored yet
+        self._cursor = 0  # all messages up to this number were sent, or are tried again later
+        # time of the next attempt at refused messages; 0: none was refused
         self._refused_again_at = 0.0
-        self._rounds = 0
-        self._barren = 0
-        self._suspect = 0
-        self._answered_here = False
+        self._rounds = 0  # attempts at refused messages
+        self._barren = 0  # connections in a row without an answer
+        self._suspect = 0  # number of the message that may end connections; 0: none
+        self._answered_here = False  # over the present connection
 
     def next(self, room: int) -> list[QueuedMessage]:
-        """Write down what was answered, keep house, and give at most `room` messages to send."""
+        """Store answers, apply the bound now and then, and return at most `room` messages to
+        send."""
         now = time.monotonic()
         self.looks += 1
         if now < self._store_again_at:
@@ -77,19 +77,19 @@ class Feed:
         return messages
 
     def _opened(self, now: float) -> Outbox:
-        """The outbox; if another file has taken its name (a copy was put back), that one, from its
+        """The outbox. If another file has its name now (a restored copy), that one, from its
         beginning."""
         if self._outbox is not None and now > self._house_at and not self._outbox.is_named_file():
             self.close()
             self._cursor = self._suspect = 0
-            _log.warning("outbox: another file has its name now; going on with that one")
+            _log.warning("outbox: another file has its name now; continuing with that one")
         if self._outbox is None:
             self._outbox = self._open_outbox()
         return self._outbox
 
     def _oldest(self, outbox: Outbox, room: int) -> list[QueuedMessage]:
-        """The next in order. What was refused comes again when its time has come and nothing else
-        is in flight."""
+        """The next messages in order. Refused ones come again when their time has come and nothing
+        else is in flight."""
         due = time.monotonic() >= self._refused_again_at
         if due and not self.in_flight:
             self._cursor = self._suspect
@@ -103,7 +103,7 @@ class Feed:
             self._cursor = messages[-1].seq
             self.in_flight.update(message.seq for message in messages)
         elif not self.in_flight and self._suspect:
-            self._suspect = 0  # nothing waits behind it: back to it
+            self._suspect = 0  # nothing waits behind it: try it again
         elif not self.in_flight and due:
             self.looked_empty = self.looks
             self._rounds = 0
@@ -111,11 +111,11 @@ class Feed:
 
     @property
     def at_rest(self) -> bool:
-        """The last look found nothing to send, or could not look."""
+        """True if nothing is in flight and the last look found nothing to send, or failed."""
         return not self.in_flight and (self.looked_empty == self.looks or bool(self.store_error))
 
     def answered(self, seq: int, refusal: str) -> None:
-        """The broker took the message (`refusal` empty) or said no to it."""
+        """Note that the broker accepted the message (`refusal` empty) or refused it."""
         self.in_flight.discard(seq)
         self._answers[seq] = refusal
         if not refusal and self._suspect and seq != self._suspect:
@@ -125,10 +125,11 @@ class Feed:
         self._answered_here = True
 
     def disconnected(self, blame: bool = True) -> None:
-        """The connection is gone: what is not answered will be sent again, the oldest first. If
-        connection after connection ends with the same message under way, the next begins behind it;
-        when another one gets through there, it was this message's fault. `blame`: of all that was
-        under way, what is not of the outbox too, the oldest is one of these."""
+        """Handle the end of a connection: unanswered messages will be sent again, the oldest first.
+        If several connections in a row end with the same message under way, the next one starts
+        behind it; if another message gets through there, the skipped one counts as refused.
+        `blame`: the oldest unanswered message of the connection, including retained ones, is from
+        the outbox."""
         if blame and self.in_flight and not self._answered_here:
             self._barren += 1
             if self._barren >= _BARREN_MAX:
@@ -150,7 +151,7 @@ class Feed:
                 self._rounds += 1
             if dead:
                 _log.warning(
-                    "message %d is set aside, it was refused %d times: %s",
+                    "message %d is set aside after %d refusals: %s",
                     seq,
                     self._attempts_max,
                     refusal,
@@ -160,12 +161,14 @@ class Feed:
         dropped = outbox.bound(self._waiting_max, max(self.in_flight, default=0))
         if dropped:
             _log.warning(
-                "more than %d messages wait: the oldest %d are dropped", self._waiting_max, dropped
+                "more than %d messages are waiting: the oldest %d are dropped",
+                self._waiting_max,
+                dropped,
             )
         self.counts = outbox.counts()
 
     def _fails(self, error: StoreError) -> None:
-        """A full, read-only or damaged disk: the file is opened anew in a moment."""
+        """Handle a full, read-only or damaged disk: close the outbox and reopen it soon."""
         if not self.store_error:
             _log.warning("outbox: %s", error)
         self.store_error = str(error)
@@ -173,7 +176,7 @@ class Feed:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the outbox."""
         if self._outbox is not None:
             outbox = self._outbox
             self._outbox = None

@@ -1,8 +1,7 @@
-"""The station as one device of Home Assistant, by its MQTT device discovery. Values come from
-health and last topics.
+"""The station as one device in Home Assistant, by MQTT device discovery. Values come from the
+health topic and the topics of last detections.
 
-A template that has nothing to say renders nothing, and Home Assistant keeps what it had. Knows no
-connection.
+A template that renders nothing leaves the value in Home Assistant unchanged. Knows no connection.
 """
 
 import json
@@ -15,8 +14,7 @@ _UNIT = "unit_of_measurement"
 _SECONDS = {"device_class": "duration", _UNIT: "s", "suggested_display_precision": 0}
 _MEASURED = {"state_class": "measurement"}
 _DIAGNOSTIC = {"entity_category": "diagnostic"}
-# Key of the health message -> name and further options; a null there is `unknown` in Home
-# Assistant.
+# key of the health message -> name and further options; null becomes `unknown` in Home Assistant
 _HEALTH: dict[str, tuple[str, dict[str, Any]]] = {
     "detections_today": (
         "Detections today",
@@ -54,8 +52,8 @@ def discovery(
     last: Mapping[str, str],
     expiry_s: int,
 ) -> str:
-    """Payload of PREFIX/device/birdstation_STATION/config; `last` is the topic of each source's
-    last detection, `expiry_s` how long a health message counts."""
+    """Payload of PREFIX/device/birdstation_STATION/config. `last` has the topic of each source's
+    last detection; a health message is valid for `expiry_s`."""
     components = {}
     for key, (name, options) in _HEALTH.items():
         components[key.replace(".", "_")] = {

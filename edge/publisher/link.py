@@ -1,9 +1,8 @@
-"""One connection to the broker, from CONNECT to its end; the next one is a new object, so that
-nothing of paho's own queue survives it. All happens in the thread that calls. Knows no outbox.
+"""One connection to the broker, from CONNECT to its end. The next one is a new object, so that
+nothing of paho's own queue survives. Everything happens in the calling thread. Knows no outbox.
 
-Whatever the other side sends ends this connection at worst, and costs bounded memory and work:
-packets that announce more than is asked for are not read, and no more packets in a second than a
-sound broker sends.
+Whatever the other side sends can at worst end this connection, and costs bounded memory and work:
+packets larger than requested are not read, nor more packets per second than a normal broker sends.
 """
 
 import ssl
@@ -20,48 +19,50 @@ from edge.config import MqttSettings
 from edge.contract.errors import PublishError
 from edge.publisher.credentials import password, tls_context
 
-# mosquitto drops for a slow subscriber what exceeds its queue, although it acknowledged
+# mosquitto drops messages beyond a slow subscriber's queue although it has acknowledged them
 IN_FLIGHT_MAX = 20
 BROKE = "the connection broke"
 _KEEPALIVE_S = 30
 _CONNECT_TIMEOUT_S = 5.0
 _CONNACK_TIMEOUT_S = 10.0
 _PACKET_BYTES_MAX = 268_435_455  # MQTT's own limit
-# of a packet from the broker: answers, with a reason, and Home Assistant's `online`
+# packets from the broker: answers with a reason, and Home Assistant's `online`
 _TAKEN_BYTES_MAX = 8192
-_READS_MAX = 10_000  # in a second; an acknowledgement takes three, and there are 500 at most
-_WORDS_MAX = 200  # of an error that others may have made long
+_READS_MAX = 10_000  # per second; an acknowledgement takes three, and there are 500 at most
+_WORDS_MAX = 200  # characters of an error message that others may have made long
 _HEADER_BYTES_MAX = 32  # of a PUBLISH besides topic and payload
 _UNSUPPORTED_VERSION = 0x84
-_HINTS = {  # refusals that the next seconds will not mend
-    0x85: "the client id, made of station.id, is not to the broker's liking",
-    0x86: "see mqtt.username and mqtt.password_file",
-    0x87: "see mqtt.username, mqtt.password_file and the broker's own rules",
+_HINTS = {  # refusals that will not go away within seconds
+    0x85: "the broker does not accept the client id, which is made from station.id",
+    0x86: "check mqtt.username and mqtt.password_file",
+    0x87: "check mqtt.username, mqtt.password_file and the broker's access rules",
     0x8A: "the broker has banned this station",
-    0x8E: "a second station with the same station.id?",
+    0x8E: "is there a second station with the same station.id?",
 }
 
 
 class _Client(mqtt.Client):
-    """paho's client gathers whatever a packet's header announces; this one looks at what is
-    announced first. (The body is asked for with all that is left of it.)"""
+    """paho's client, which would read a packet of any announced size; this one checks the size
+    first. (paho requests the whole rest of a packet's body at once.)"""
 
     reads = 0
 
     def _sock_recv(self, bufsize: int) -> bytes:
         if bufsize > _TAKEN_BYTES_MAX:
             raise PublishError(
-                f"the broker sends a packet of {bufsize} bytes, {_TAKEN_BYTES_MAX} were asked for"
+                f"the broker sends a packet of {bufsize} bytes, expected at most {_TAKEN_BYTES_MAX}"
             )
         self.reads += 1
         return super()._sock_recv(bufsize)
 
 
 class Link:
-    """link = Link(settings, "birdstation-porch", "5")
+    """One connection.
+
+    link = Link(settings, "birdstation-porch", "5")
     link.open()
     while not link.ended:
-        link.turn(0.1)  # accepted, answers and born change in here
+        link.turn(0.1)  # sets accepted, answers and heard
     """
 
     def __init__(
@@ -73,17 +74,16 @@ class Link:
     ) -> None:
         """`will`: topic and payload that the broker retains when this connection breaks. Raises
         ConfigError."""
-        # ended: why; empty as long as it has not
         self.accepted = False
-        self.ended = ""
-        self.other_protocol = False  # it ended in a way that another version of MQTT may mend
-        self.patience = False  # it ended in a way that a second try soon would not mend
-        # it ended since more was sent than it was asked for: what it listened to may be why
+        self.ended = ""  # the reason of its end; empty while it lasts
+        self.other_protocol = False  # it may work with another version of MQTT
+        self.patience = False  # another attempt soon would fail in the same way
+        # it ended because the broker sent too much, perhaps on the topic that it listens to
         self.too_much = False
-        # message number, and why it was refused; empty: acknowledged
+        # message number, and the reason of a refusal; empty: acknowledged
         self.answers: list[tuple[int, str]] = []
         self.heard: list[tuple[str, str]] = []  # topic and payload
-        self.room = IN_FLIGHT_MAX  # how many may be in flight
+        self.room = IN_FLIGHT_MAX  # messages that may be in flight
         self.protocol = protocol
         self._settings = settings
         self._v5 = protocol == "5"
@@ -105,10 +105,10 @@ class Link:
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
         client.on_message = self._on_message
-        self._reads_from = (0.0, 0)  # since when, and how many reads there had been
+        self._reads_from = (0.0, 0)  # start of the counted second, and number of reads before it
 
     def open(self) -> None:
-        """Connect; `ended` says why if there is nobody. Takes seconds where nothing answers."""
+        """Connect; if that fails, `ended` has the reason. May take seconds if nothing answers."""
         self._deadline = time.monotonic() + _CONNECT_TIMEOUT_S + _CONNACK_TIMEOUT_S
         try:
             self._client.connect(
@@ -124,13 +124,13 @@ class Link:
             )
         except ssl.SSLError as error:
             self._end(f"TLS: {error.reason or error}; does port {self._settings.port} speak TLS?")
-        except (OSError, ValueError) as error:  # ValueError: no name of a host
+        except (OSError, ValueError) as error:  # ValueError: not a host name
             words = str(getattr(error, "strerror", None) or error)
             reset = self._settings.tls and isinstance(error, ConnectionResetError)
             self._end(
                 f"TLS: {words}; does port {self._settings.port} speak TLS?" if reset else words
             )
-        except Exception as error:  # of libraries in between: it costs this connection, no more
+        except Exception as error:  # from libraries: costs only this connection
             self._end(_in_words(error))
 
     def _asked_for(self) -> Properties | None:
@@ -141,7 +141,7 @@ class Link:
         return properties
 
     def turn(self, timeout_s: float) -> None:
-        """Read and write what there is, waiting for it no longer than so many seconds."""
+        """Read and write for `timeout_s` at most."""
         if self.ended:
             return
         try:
@@ -149,13 +149,13 @@ class Link:
         except PublishError as error:
             self.too_much = True
             self._end(str(error))
-        except Exception as error:  # paho's, on packets that are none
-            self._end(f"the broker sends what is no MQTT ({_in_words(error)})")
+        except Exception as error:  # from paho, for invalid packets
+            self._end(f"the broker's reply is not MQTT ({_in_words(error)})")
         else:
             if broke:
-                self._end(BROKE)  # on_disconnect knew better, if it was called
+                self._end(BROKE)  # unless on_disconnect has set a better reason
             elif not self.accepted and time.monotonic() > self._deadline:
-                self._end("something listens there, but does not answer")
+                self._end("connected, but no MQTT reply; is this really a broker?")
             self._count_reads()
 
     def _count_reads(self) -> None:
@@ -163,15 +163,15 @@ class Link:
         (since, before) = self._reads_from
         if self._client.reads - before > _READS_MAX:
             self.too_much = True
-            self._end("the broker sends more packets than it was asked anything")
+            self._end("the broker sends far more packets than expected")
         elif now - since > 1.0:
             self._reads_from = (now, self._client.reads)
 
     def send(
         self, topic: str, payload: str, retain: bool = False, expiry_s: int | None = None
     ) -> int:
-        """Send with QoS 1; the answer comes with this message number. Raises PublishError: never to
-        be sent."""
+        """Send with QoS 1; returns the message number of the later answer. Raises PublishError if
+        the message can never be sent."""
         properties: Properties | None = None
         if self._v5 and expiry_s:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
@@ -185,19 +185,19 @@ class Link:
             return self._client.publish(
                 topic, payload, qos=1, retain=retain, properties=properties
             ).mid
-        except ValueError as error:  # a topic that is none, or text that is none
+        except ValueError as error:  # an invalid topic or text
             raise PublishError(str(error)) from error
 
     def listen(self, topic: str) -> None:
-        """From now on what is said there is `heard`; who floods it fills no queue at the broker
-        (QoS 0). Raises PublishError: a topic that is none."""
+        """Subscribe to a topic, whose messages go to `heard`, with QoS 0, so that a flood fills no
+        queue at the broker. Raises PublishError for an invalid topic."""
         try:
             self._client.subscribe(topic, qos=0)
         except ValueError as error:
             raise PublishError(str(error)) from error
 
     def close(self, goodbye: bool = True) -> None:
-        """Let go of everything. Without `goodbye` the broker publishes the will."""
+        """Close the connection. Without `goodbye` the broker publishes the will."""
         client = self._client
         if self.accepted and not self.ended:
             with suppress(Exception):
@@ -222,7 +222,7 @@ class Link:
             self._refused(reason)
             return
         self.accepted = True
-        # Neither may be 0: a broker that says so means something else.
+        # MQTT forbids 0 for both; a broker that sends it means something else
         self.room = min(
             IN_FLIGHT_MAX, int(getattr(properties, "ReceiveMaximum", 0)) or IN_FLIGHT_MAX
         )
@@ -244,7 +244,7 @@ class Link:
         elif not self.ended:
             self.other_protocol = True  # old brokers just close
             self._end(
-                "the broker closed the connection without a word; does it want TLS, or a "
+                "the broker closed the connection without a reason; does it need TLS or a client "
                 "certificate?"
             )
 
@@ -266,5 +266,5 @@ class Link:
 
 
 def _in_words(error: Exception) -> str:
-    """In one line that is not too long."""
+    """The error in one line of limited length."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:_WORDS_MAX]

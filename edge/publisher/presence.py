@@ -1,5 +1,5 @@
-"""What a station keeps retained on the broker: that it is there, what it is, how it is, and what it
-heard last.
+"""Presence of a station on the broker as retained messages: status, metadata, health and last
+detections.
 
 Knows no connection. A replay has no presence.
 """
@@ -19,8 +19,8 @@ from edge.types import Place, utc_text
 
 ONLINE = "online"
 OFFLINE = "offline"
-_RETAINED = ("microphone", "folder")  # sources whose last detection may lie on the broker
-_EXPIRY_INTERVALS = 3  # a health message that nobody renewed is forgotten by the broker (MQTT 5)
+_RETAINED = ("microphone", "folder")  # sources whose last detection may be retained on the broker
+_EXPIRY_INTERVALS = 3  # after which the broker drops an old health message (MQTT 5)
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Presence:
     status_topic: str
     health_topic: str
     health_expiry_s: int
-    # topic -> payload, sent at every connect; an empty one takes away what is retained
+    # topic -> payload, sent at every connect; an empty payload deletes the retained message
     fixed: Mapping[str, str]
     # source -> topic of its last detection
     last_topics: Mapping[str, str] = field(default_factory=dict)
-    birth_topic: str | None = None  # where Home Assistant says `online`
+    birth_topic: str | None = None  # on which Home Assistant announces `online`
     discovery_topic: str | None = None
-    disclosure: Disclosure = field(default_factory=Disclosure)  # what may leave
+    disclosure: Disclosure = field(default_factory=Disclosure)  # of places
 
 
 def station_presence(config: Config, bundle: Bundle, version: str, started: datetime) -> Presence:
@@ -45,7 +45,7 @@ def station_presence(config: Config, bundle: Bundle, version: str, started: date
     sources: tuple[str, ...] = (config.source,)
     fixed = {topic_of(config, "meta"): _meta(config, bundle, version, started, disclosure)}
     unused = (source for source in _RETAINED if source not in sources)
-    # what it was when it had that one
+    # left over from a time with another source
     fixed |= {topic_of(config, f"source/{source}/last"): "" for source in unused}
     status = topic_of(config, "status")
     health = topic_of(config, "health")
@@ -54,11 +54,13 @@ def station_presence(config: Config, bundle: Bundle, version: str, started: date
     prefix = config.mqtt.homeassistant if config.mqtt else None
     if not prefix:
         return Presence(status, health, expiry_s, fixed, last, disclosure=disclosure)
-    found = f"{prefix}/device/birdstation_{config.station.id}/config"
-    fixed[found] = discovery(
+    discovery_topic = f"{prefix}/device/birdstation_{config.station.id}/config"
+    fixed[discovery_topic] = discovery(
         config.station.id, version, topic_of(config, "detection"), status, health, last, expiry_s
     )
-    return Presence(status, health, expiry_s, fixed, last, f"{prefix}/status", found, disclosure)
+    return Presence(
+        status, health, expiry_s, fixed, last, f"{prefix}/status", discovery_topic, disclosure
+    )
 
 
 def _meta(

@@ -1,9 +1,9 @@
-"""What a station keeps retained on the broker, and which of it is to be sent now. Several threads
-may tell.
+"""Retained messages of a station, and those of them that must be sent now. Several threads may set
+them.
 
-A topic at which a connection broke is sent alone from then on, after something else was
-acknowledged: if connections break there again and again, it is to blame, is left out for a while
-and named; the others go on. Knows no connection.
+A topic during whose sending a connection broke is sent alone from then on, after another message
+was acknowledged. If connections keep breaking at it, it is to blame: it is left out for a while and
+reported, and the others continue. Knows no connection.
 """
 
 import threading
@@ -11,13 +11,17 @@ import time
 from collections.abc import Iterable
 
 _STRIKES_MAX = 3  # connections that broke at a topic before it is left out
-_LEFT_OUT_S = 3600.0  # then it is tried once more
+_LEFT_OUT_S = 3600.0  # before it is tried once more
 
 
 class RetainedMessages:
-    """retained.tell(topic, payload) while topic := retained.plain(held=()): ... # send
-    retained.take(topic) retained.answered(topic, refusal="") retained.broke(topic, proven=False) #
-    the connection ended when this was its oldest without an answer
+    """The latest payload of each topic, and the topics that are due.
+
+    retained.tell(topic, payload)
+    while topic := retained.plain(held=()):
+        ...  # send retained.take(topic)
+    retained.answered(topic, refusal="")
+    retained.broke(topic, proven=False)  # when the connection ends before its answer
     """
 
     def __init__(self) -> None:
@@ -31,12 +35,13 @@ class RetainedMessages:
 
     @property
     def trouble(self) -> str:
-        """What is wrong with which topics; empty: nothing."""
+        """Topics with errors, in one line; empty if there are none."""
         with self._lock:
             return "; ".join(f"{topic}: {why}" for topic, why in self._troubles.items())
 
     def tell(self, topic: str, payload: str, seq: int = 0) -> None:
-        """Have this sent; a newer one takes its place, one with a lower `seq` does not."""
+        """Set the payload of a topic to be sent. It replaces an earlier one, unless its `seq` is
+        lower."""
         with self._lock:
             if seq < self._seqs.get(topic, 0):
                 return
@@ -45,21 +50,21 @@ class RetainedMessages:
             self._due[topic] = None
 
     def forget(self, topics: Iterable[str]) -> None:
-        """Take away what the broker may hold of these from before, unless there is something to say
-        in its place."""
+        """Delete what the broker may still retain on these topics, unless they have a payload
+        here."""
         with self._lock:
             self._payloads |= {topic: "" for topic in topics if topic not in self._payloads}
             self._due |= dict.fromkeys(self._payloads)
 
     def again(self, topics: Iterable[str] | None = None) -> None:
-        """Send these once more, or everything: the broker may have forgotten it."""
+        """Send these topics, or all, once more, as the broker may have lost them."""
         with self._lock:
             self._due |= dict.fromkeys(
                 topic for topic in topics or self._payloads if topic in self._payloads
             )
 
     def plain(self, held: Iterable[str] = ()) -> str | None:
-        """The next topic that is due and above suspicion, none of `held`."""
+        """The next due topic that is not a suspect and not in `held`."""
         held = set(held)
         with self._lock:
             return next(
@@ -68,7 +73,7 @@ class RetainedMessages:
             )
 
     def suspect(self) -> str | None:
-        """The next that is due and to be sent alone."""
+        """The next due topic that must be sent alone."""
         now = time.monotonic()
         with self._lock:
             suspects = (topic for topic in self._due if topic in self._strikes)
@@ -77,13 +82,14 @@ class RetainedMessages:
             )
 
     def take(self, topic: str) -> str:
-        """The payload to send now."""
+        """The payload to send now; the topic is no longer due."""
         with self._lock:
             self._due.pop(topic, None)
             return self._payloads[topic]
 
     def answered(self, topic: str, refusal: str) -> None:
-        """The broker took it (`refusal` empty) or said no; either way the connection lives."""
+        """Note that the broker accepted (`refusal` empty) or refused it; in both cases the
+        connection survived."""
         with self._lock:
             self._strikes.pop(topic, None)
             self._again_at.pop(topic, None)
@@ -92,17 +98,17 @@ class RetainedMessages:
                 self._troubles[topic] = refusal
 
     def complain(self, topic: str, why: str) -> None:
-        """Something is wrong with this topic that no answer of the broker will mend."""
+        """Report a lasting error with this topic."""
         with self._lock:
             self._troubles[topic] = why
 
     def broke(self, topic: str, proven: bool) -> None:
-        """A connection ended and this was the oldest without an answer. `proven`: it was sent
-        alone, and the broker had acknowledged something before; otherwise it is but suspected."""
+        """Note that a connection ended while this was its oldest unanswered message. `proven`: it
+        was sent alone, after another message was acknowledged; otherwise it is only a suspect."""
         with self._lock:
             strikes = self._strikes.get(topic, 0)
             self._strikes[topic] = strikes + 1 if proven else max(strikes, 1)
             if self._strikes[topic] >= _STRIKES_MAX:
                 self._strikes[topic] = _STRIKES_MAX - 1
                 self._again_at[topic] = time.monotonic() + _LEFT_OUT_S
-                self._troubles[topic] = "left out, since connections break whenever it is sent"
+                self._troubles[topic] = "left out, as connections break whenever it is sent"

@@ -1,8 +1,7 @@
-"""One connection that a broker has accepted: what is sent over it, in which order, and what is
-answered.
+"""One accepted connection: the order of what is sent over it, and the handling of answers.
 
-Everything has QoS 1 and is in one count: never more without an answer than the broker takes.
-Retained topics and the outbox take turns. Lives in the publisher's thread.
+Everything has QoS 1 and counts together: there are never more unanswered messages than the broker
+allows. Retained topics and the outbox take turns. Used in the publisher's thread.
 """
 
 import time
@@ -19,17 +18,17 @@ from edge.publisher.presence import OFFLINE, ONLINE, Presence
 from edge.publisher.retained import RetainedMessages
 
 POLL_S = 0.2  # each look costs a third of a millisecond, all day
-# a subscriber that is slower than a backlog loses what exceeds its queue at the broker
+# when a backlog is sent faster, a slow subscriber loses messages at the broker
 _RATE_HZ_MAX = 500.0
-# of a message: seconds since the start of a machine have no more digits behind the point
+# of a message: float precision of the seconds since a machine's start
 _ROUNDING = 1e-3
 _PACE_S = 0.02
-# after so long without an answer to its oldest message a connection is given up
+# longest wait for the answer to the oldest message before a connection is given up
 _ANSWER_S_MAX = 60.0
 _GOODBYE_S = 1.0
-_LAST_S = 1.0  # last topics are renewed so often at most while a backlog is sent
-_RENEW_S = 10.0  # so is the discovery, however often Home Assistant says that it is there
-_HEARD_MAX = 100  # messages on its topic over one connection: it says a few in a day
+_LAST_S = 1.0  # shortest time between updates of the last topics while a backlog is sent
+_RENEW_S = 10.0  # shortest time between renewals of the discovery, on requests of Home Assistant
+_HEARD_MAX = 100  # messages on its topic over one connection; a few a day are normal
 SILENT = "the broker acknowledges nothing"
 
 
@@ -39,13 +38,15 @@ class _Sent:
 
     at: float
     topic: str
-    # seq and message of the outbox; None: a retained one
+    # seq and message of the outbox; None: a retained message
     message: tuple[int, NumberedMessage] | None
-    proven: bool = False  # it is alone, and another one was acknowledged before
+    proven: bool = False  # sent alone, after another message was acknowledged
 
 
 class Session:
-    """session = Session(link, feed, retained, lambda: presence, disclosure_of)
+    """Sending and receiving over one connection.
+
+    session = Session(link, feed, retained, lambda: presence, disclosure_of)
     while not (link.ended or session.silent): session.turn(hurry=False)
     session.end(goodbye=True)
     """
@@ -58,9 +59,9 @@ class Session:
         presence: Callable[[], Presence | None],
         disclosure: Callable[[], Disclosure],
     ) -> None:
-        """`presence` and `disclosure` are asked anew whenever something is sent."""
-        self.good = False  # it took a message of the outbox
-        # when a message was answered last, or nothing was there to be sent
+        """`presence` and `disclosure` are called whenever something is sent."""
+        self.good = False  # the broker has accepted a message of the outbox
+        # time of the last answer, or when there was nothing to send
         self.well_at: float | None = None
         self.too_loud = False
         self._link = link
@@ -72,29 +73,29 @@ class Session:
         self._sent: dict[int, _Sent] = {}  # by message number, oldest first
         self._paced_at = 0.0
         self._looked = self._answered = False
-        # what was sent last was a retained one; one that must be alone
-        self._retained_last = self._alone = False
+        self._retained_last = False  # the last message sent was a retained one
+        self._alone = False  # a message that must be alone is under way
         self._last_at = self._renewed_at = float("-inf")
         self._renew = False
         self._heard = 0
 
     @property
     def answers(self) -> bool:
-        """Whether the broker acknowledges: it has, and not too long ago, or there is nothing that
-        it should."""
+        """True if the broker has acknowledged something and is not silent, or if nothing is
+        unanswered."""
         if not self._sent:
             return self._looked
         return self._answered and not self.silent
 
     @property
     def silent(self) -> bool:
-        """The oldest message has waited too long for its answer."""
+        """True if the oldest message has waited too long for its answer."""
         oldest = next(iter(self._sent.values()), None)
         return oldest is not None and time.monotonic() - oldest.at > _ANSWER_S_MAX
 
     def greet(self, listen: bool) -> None:
-        """Say everything that is retained: the broker may have forgotten it. `listen`: to Home
-        Assistant, too."""
+        """Send all retained messages, as the broker may have lost them. `listen`: also subscribe to
+        Home Assistant's announcements."""
         presence = self._presence()
         if presence is None:
             return
@@ -108,7 +109,7 @@ class Session:
                 self._retained.complain(presence.birth_topic, str(error))
 
     def turn(self, hurry: bool) -> None:
-        """Send what may be sent, and read what is answered; `hurry`: somebody waits for the next
+        """Send what may be sent, and read answers; `hurry`: a caller is waiting for the next
         look."""
         more = self._send()
         self._looked = True
@@ -118,7 +119,7 @@ class Session:
             self.well_at = time.monotonic()
 
     def end(self, goodbye: bool) -> None:
-        """Let go of the connection; what had no answer is sent again over the next one."""
+        """Close the connection; unanswered messages are sent again over the next one."""
         said = goodbye and not self._link.ended and self._say_offline()
         oldest = next(iter(self._sent.values()), None)
         if oldest and not goodbye and oldest.message is None:
@@ -136,7 +137,7 @@ class Session:
         return self._link.room - len(self._sent)
 
     def _send(self) -> bool:
-        """Send as much as there is room for; whether more may follow soon."""
+        """Send as much as there is room for; True if more may follow soon."""
         self._renew_discovery()
         suspect = self._retained.suspect()
         if self._alone or (suspect and self._answered and self._sent):
@@ -149,7 +150,7 @@ class Session:
         more = self._send_waiting() if outbox_first else False
         self._send_retained()
         more = more if outbox_first else self._send_waiting()
-        # nothing else could show that the broker answers
+        # nothing else is left that could show that the broker answers
         if suspect and not self._sent and self._feed.at_rest:
             self._say(suspect, alone=True)
         return more
@@ -162,7 +163,7 @@ class Session:
         held = (
             last if self._feed.in_flight and time.monotonic() - self._last_at < _LAST_S else set()
         )
-        least = 1 if self._link.room > 1 else 0  # room that is left to the outbox
+        least = 1 if self._link.room > 1 else 0  # room left for the outbox
         while self._room() > least and (topic := self._retained.plain(held)):
             if topic in last:
                 self._last_at = time.monotonic()
@@ -186,10 +187,10 @@ class Session:
         self._alone = alone
 
     def _send_waiting(self) -> bool:
-        """Send of the outbox what may be sent now; whether more may follow soon."""
+        """Send messages of the outbox that may be sent now; True if more may follow soon."""
         now = time.monotonic()
         self._paced_at = max(self._paced_at, now - self._link.room / _RATE_HZ_MAX)
-        # of a machine that is up for long
+        # rounded up, since the clock of a long-running machine has few digits
         paced = int((now - self._paced_at) * _RATE_HZ_MAX + _ROUNDING)
         room = min(self._room(), paced)
         fresh = FreshSpan.of(datetime.now(timezone.utc), now - self._begun_at)
@@ -222,7 +223,7 @@ class Session:
     # Hearing
 
     def _hear(self) -> None:
-        """What the broker answered, and what Home Assistant said."""
+        """Handle answers of the broker and announcements of Home Assistant."""
         answers = self._link.answers
         self._link.answers = []
         for number, refusal in answers:
@@ -252,8 +253,8 @@ class Session:
             self._retained.tell(topic, stamped.payload, seq)
 
     def _say_offline(self) -> bool:
-        """The last will would not come after a clean goodbye. Whether the broker knows; if not, the
-        will tells it."""
+        """Publish "offline", since after a clean disconnect the broker publishes no will. True if
+        the broker has acknowledged it; otherwise the will must do it."""
         presence = self._presence()
         if presence is None:
             return True

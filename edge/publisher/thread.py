@@ -1,8 +1,8 @@
-"""The thread that empties the outbox to an MQTT broker: at least once, in order, marked sent on the
-broker's ack.
+"""The thread that sends the outbox to an MQTT broker: at least once, in order, marked as sent when
+the broker acknowledges.
 
-A broker that is away costs waiting rows, nothing else: no call here waits for it. Knows no sound
-and no species.
+While a broker is unreachable, messages wait in the database; no call here waits for it. Knows no
+sound and no species.
 """
 
 import logging
@@ -25,20 +25,22 @@ from edge.types import Outbox
 
 _DELAY_S_MAX = 60.0
 _PATIENT_DELAY_S = 300.0
-_PROVEN_S = 30.0  # a connection that answered so long, or took a message, was a good one
+_PROVEN_S = 30.0  # a connection that answered so long, or accepted a message, was a good one
 _JOIN_S = 2.8
 _DRAIN_PATIENCE_S = 5.0
 _BRIEF_MAX = 3
-_CONTESTED = "; so do all, soon after they are accepted: a second station with the same station.id?"
-_DEAF_S = 3600.0  # so long nobody listens to a topic on which too much was said
-_jitter = random.Random()  # our own: a thread that ends late moves nobody else's state
+_CONTESTED = (
+    "; connections keep breaking soon after they are accepted: is there a second station with the "
+    "same station.id?"
+)
+_DEAF_S = 3600.0  # for which a flooded topic is not listened to
+_jitter = random.Random()  # our own, so that a late thread does not disturb the shared state
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PublisherState:
-    """How the messages are doing; created = sent + waiting + dropped + dead. A few seconds old at
-    most."""
+    """Counts of messages, a few seconds old at most; created = sent + waiting + dropped + dead."""
 
     connected: bool
     waiting: int
@@ -50,11 +52,11 @@ class PublisherState:
 
 
 class Publisher:
-    """Empties an outbox, which it opens in a thread of its own, and keeps the station's presence if
-    it has one.
+    """Sends an outbox, which it opens in its own thread, and keeps the station's presence up to
+    date if it has one.
 
-    with Publisher(lambda: OutboxTable(database), settings, "birdstation-porch", presence) as
-    publisher:
+    publisher = Publisher(lambda: OutboxTable(database), settings, "birdstation-porch", presence)
+    with publisher:
         ...                              # other threads commit messages
         publisher.tell_health(payload)
         publisher.take(presence)         # when the settings have changed
@@ -69,9 +71,9 @@ class Publisher:
         presence: Presence | None = None,
         disclosure: Disclosure | None = None,
     ) -> None:
-        """`client_id`: no two connections may share one. `disclosure`: what of places may leave;
-        None: what `presence` says, as little as can be without one. Raises ConfigError: password or
-        certificates."""
+        """`client_id` must be unique at the broker. `disclosure` has the rules for places; None:
+        those of `presence`, or the strictest ones without a presence. Raises ConfigError for
+        password or certificates."""
         password(settings)
         if settings.tls:
             tls_context(settings.tls)
@@ -79,24 +81,19 @@ class Publisher:
         self._client_id = client_id
         self._presence: Presence | None = None
         self._disclosure = disclosure or Disclosure()
-        self._feed, self._retained = (
-            Feed(open_outbox, settings.waiting_max, settings.attempts_max),
-            RetainedMessages(),
-        )
+        self._feed = Feed(open_outbox, settings.waiting_max, settings.attempts_max)
+        self._retained = RetainedMessages()
         self._protocols = ("5", "3.1.1") if settings.protocol == "auto" else (settings.protocol,)
-        self._stopping, self._hurry, self._connected = (
-            threading.Event(),
-            threading.Event(),
-            threading.Event(),
-        )
-        # connections in a row that did no good; no hurry with the next
-        self._failures = 0
-        self._patience = False
-        # when the present one was accepted; those in a row that soon broke
-        self._since = 0.0
-        self._brief = 0
-        self._deaf_until, self._well_at = 0.0, time.monotonic()
-        self._trouble = ""  # of the connection, until one is known to be good
+        self._stopping = threading.Event()
+        self._hurry = threading.Event()
+        self._connected = threading.Event()
+        self._failures = 0  # connections in a row that failed
+        self._patience = False  # wait long before the next one
+        self._since = 0.0  # when the present connection was accepted
+        self._brief = 0  # connections in a row that broke soon
+        self._deaf_until = 0.0
+        self._well_at = time.monotonic()
+        self._trouble = ""  # of the connection, until one works
         if presence:
             self.take(presence)
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
@@ -106,41 +103,40 @@ class Publisher:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Says offline if there is somebody to say it to; three seconds at most, whatever the
-        broker does."""
+        """Stop the thread, which publishes "offline" if it is connected; takes three seconds at
+        most, whatever the broker does."""
         self._stopping.set()
         self._thread.join(_JOIN_S)
 
     @property
     def connected(self) -> bool:
-        """Whether a broker has accepted this station, is still there and acknowledges what it is
-        sent."""
+        """True if a broker has accepted this station and acknowledges its messages."""
         return self._connected.is_set()
 
     @property
     def away_s(self) -> float:
-        """For so long nothing was acknowledged although there was something, over however many
-        connections."""
+        """Time for which nothing was acknowledged although there was something to send, over any
+        number of connections."""
         return time.monotonic() - self._well_at
 
     @property
     def ended(self) -> bool:
-        """Its thread is gone, although nobody asked for it: nothing is sent any more."""
+        """True if its thread has ended unasked, so that nothing is sent any more."""
         return not self._thread.is_alive() and not self._stopping.is_set()
 
     @property
     def last_error(self) -> str:
-        """What is wrong with the way to the broker, or with what it is to keep; empty: nothing."""
+        """Error of the connection or of retained topics; empty if there is none."""
         return self._trouble or self._retained.trouble
 
     def state(self) -> PublisherState:
-        """For the health report; never waits."""
+        """State for the health report; never waits."""
         error = self._feed.store_error or self.last_error
         return PublisherState(connected=self.connected, last_error=error, **self._feed.counts)
 
     def take(self, presence: Presence) -> None:
-        """Say this of the station from now on, and tell no more of its place than it allows: also
-        in what waits, and what is retained of before is renewed or taken away."""
+        """Publish this presence from now on, and follow its rules for places, also in waiting
+        messages; earlier retained messages are renewed or deleted."""
         before = self._presence
         self._presence = presence
         self._disclosure = presence.disclosure
@@ -153,13 +149,13 @@ class Publisher:
             self._retained.again()
 
     def tell_health(self, payload: str) -> None:
-        """Have this sent, retained, as soon as there is a connection; a newer one takes its
-        place."""
+        """Send a health report, retained, as soon as there is a connection; a newer one replaces
+        it."""
         if self._presence:
             self._retained.tell(self._presence.health_topic, payload)
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until the broker has acknowledged everything; False if it has not in time or cannot
+        """Wait until the broker has acknowledged everything; False if it has not in time, or cannot
         be reached."""
         looks = self._feed.looks  # the present look may have begun before the last commit
         now = time.monotonic()
@@ -187,7 +183,7 @@ class Publisher:
             self._feed.close()
 
     def _guarded(self, step: Callable[[], None]) -> None:
-        """Whatever goes wrong costs this try, and is said; the next one follows."""
+        """Run a step; any error is reported and costs only this attempt."""
         try:
             step()
         except Exception as error:
@@ -202,13 +198,13 @@ class Publisher:
             self._serve(link)
 
     def _connect(self) -> Link | None:
-        """An accepted connection, or None. `auto`: a broker that refuses MQTT 5, or just closes, is
-        asked for 3.1.1."""
+        """An accepted connection, or None. With `auto`, MQTT 3.1.1 is tried after a broker that
+        refuses MQTT 5 or just closes the connection."""
         will = (self._presence.status_topic, OFFLINE) if self._presence else None
         for protocol in self._protocols:
             try:
                 link = Link(self._settings, self._client_id, protocol, will)
-            except ConfigError as error:  # the files were right when we started
+            except ConfigError as error:  # the files were correct at the start
                 self._fail(str(error), patience=True)
                 return None
             link.open()
@@ -226,7 +222,7 @@ class Publisher:
         return None
 
     def _serve(self, link: Link) -> None:
-        """One connection, from its acceptance to its end."""
+        """Use a connection from its acceptance to its end."""
         _log.info("MQTT broker %s:%d: connected", self._settings.host, self._settings.port)
         session = Session(
             link, self._feed, self._retained, lambda: self._presence, lambda: self._disclosure
@@ -238,7 +234,7 @@ class Publisher:
                 session.turn(self._hurry.is_set())
                 self._hurry.clear()
                 self._note(session, link)
-            why = SILENT if session.silent else link.ended or "too much is said on a topic"
+            why = SILENT if session.silent else link.ended or "too many messages on a topic"
         finally:
             self._connected.clear()
             session.end(goodbye=self._stopping.is_set())
@@ -250,7 +246,7 @@ class Publisher:
         if (session.too_loud or link.too_much) and self._presence and self._presence.birth_topic:
             self._deaf_until = time.monotonic() + _DEAF_S
             self._retained.complain(
-                self._presence.birth_topic, "too much is said there; not listened to for an hour"
+                self._presence.birth_topic, "too many messages there; ignored for an hour"
             )
         broke = link.ended.startswith(BROKE) and time.monotonic() - since < _PROVEN_S
         self._brief = self._brief + 1 if broke else 0
@@ -258,12 +254,12 @@ class Publisher:
 
     @property
     def _contested(self) -> bool:
-        """Whether somebody else may be taking the connection, as two clients of one id do: some
-        brokers do not say."""
+        """True if another client with the same id may be taking over the connection; some brokers
+        do not say so."""
         return self._brief >= _BRIEF_MAX
 
     def _note(self, session: Session, link: Link) -> None:
-        """How the connection does, for those who ask."""
+        """Update the public state of the connection."""
         if session.answers:
             self._connected.set()
         else:
@@ -273,11 +269,12 @@ class Publisher:
             if self._contested and time.monotonic() - self._since < _PROVEN_S:
                 return
             self._trouble = (
-                "" if link.protocol == self._protocols[0] else "the broker speaks MQTT 3.1.1 only"
+                "" if link.protocol == self._protocols[0] else "the broker supports only MQTT 3.1.1"
             )
 
     def _wait(self) -> None:
-        """Until the next try: longer each time, never for ever, not in step with other stations."""
+        """Wait before the next attempt: longer each time up to a limit, and at random, so that
+        stations do not act in step."""
         delay_s = (
             _PATIENT_DELAY_S
             if self._patience
@@ -291,10 +288,10 @@ class Publisher:
         self._hurry.clear()
 
     def _fail(self, reason: str, patience: bool) -> None:
-        self._failures = self._failures + 1
+        self._failures += 1
         self._patience = patience
         if patience:
-            reason += f"; next try within {_PATIENT_DELAY_S / 60:.0f} minutes"
+            reason += f"; next attempt within {_PATIENT_DELAY_S / 60:.0f} minutes"
         if reason != self._trouble:
             self._trouble = reason
             _log.warning("MQTT broker %s:%d: %s", self._settings.host, self._settings.port, reason)

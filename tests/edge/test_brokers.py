@@ -44,7 +44,7 @@ def test_a_wrong_password_is_named_and_not_hammered(
             with publisher_of(database, port, **settings) as publisher:
                 assert until(lambda: publisher.last_error)
                 assert "mqtt.password_file" in publisher.last_error
-                assert "next try within 5 minutes" in publisher.last_error
+                assert "next attempt within 5 minutes" in publisher.last_error
                 assert not publisher.drain(1)
         assert counts(database)["waiting"] == 3
         with publisher_of(
