@@ -170,16 +170,15 @@ def check_pace(config: Config, recognizer: Recognizer) -> list[CheckResult]:
     pace = _measure(analyst)
     threads = config.runtime.threads or "all"
     share = recognizer.bag_share
-    asked = (
-        f", {share:.0%} of the windows to all networks"
+    by_ensemble = (
+        f", {share:.0%} of the windows by the ensemble"
         if recognizer.members == "cascade" and share is not None
         else ""
     )
     found = (
-        f"{recognizer.engine.name}, {threads} threads, members: {recognizer.members}{asked}: "
-        f"{pace.times:.1f} × real time with a window every "
-        f"{config.windows.hop_s:g} s ({pace.windows_per_s:.1f} windows/s, {pace.p50_ms:.0f} ms "
-        f"each, "
+        f"{recognizer.engine.name}, {threads} threads, members: {recognizer.members}{by_ensemble}: "
+        f"{pace.times:.1f} × real time with a window every {config.windows.hop_s:g} s "
+        f"({pace.windows_per_s:.1f} windows/s, {pace.p50_ms:.0f} ms each, "
         f"95 % within {pace.p95_ms:.0f} ms)"
     )
     figures: dict[str, float | str | None] = {
@@ -207,7 +206,7 @@ def check_pace(config: Config, recognizer: Recognizer) -> list[CheckResult]:
         found += f"; {words} {shed:.1f} ×"
         figures[f"x_real_time_shed_{step.value}"] = round(shed, 2)
     advice = (
-        "Take a larger windows.hop_s (up to 5), a smaller bundle or a faster machine, and "
+        "Use a larger windows.hop_s (up to 5), a smaller bundle or a faster machine, and "
         "keep it cool."
     )
     return [*checks, CheckResult("runtime", verdict, found, advice, figures=figures)]

@@ -124,11 +124,10 @@ def _judge(watch: Watch, trial: Trial, listen_s: float) -> CheckResult:
     ppm = watch.rate_ppm()
     name = watch.device.name if watch.device else "?"
     found = (
-        f"{name!r} at {watch.rate_hz} Hz, {level.seconds:.0f} s heard: level "
-        f"{level.level_dbfs:.1f} dBFS, "
-        f"peak {_dbfs(level.peak):.1f} dBFS, {level.clipped:.2%} clipped, offset "
-        f"{level.offset:+.2%}, "
-        f"{lost_s:.2f} s lost" + ("" if ppm is None else f", {ppm / 1e4:+.1f} % off its rate")
+        f"{name!r} at {watch.rate_hz} Hz, {level.seconds:.0f} s heard: "
+        f"level {level.level_dbfs:.1f} dBFS, peak {_dbfs(level.peak):.1f} dBFS, "
+        f"{level.clipped:.2%} clipped, offset {level.offset:+.2%}, {lost_s:.2f} s lost"
+        + ("" if ppm is None else f", {ppm / 1e4:+.1f} % off its rate")
     )
     verdict, advice = sound_verdict(level, lost_s / listen_s, ppm)
     figures: Figures = {

@@ -131,12 +131,12 @@ def check_database(config: Config) -> list[CheckResult]:
     sqlite3.Error if it cannot be opened."""
     path = config.database
     if not path.exists() or path.stat().st_size == 0:
-        return [CheckResult("database", "ok", f"{path}: not there yet, will be made")]
+        return [CheckResult("database", "ok", f"{path}: does not exist yet, will be made")]
     wrong = damage_of(path)
     if wrong is not None:
         advice = (
-            "Start the station: it sets the file aside, salvages what can be read and goes on "
-            "in a new one."
+            "Start the station: it sets the file aside, copies all that can be read into a new "
+            "one and continues with that."
         )
         return [CheckResult("database", "bad", f"{path}: damaged ({wrong})", advice)]
     with closing(

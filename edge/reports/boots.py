@@ -18,8 +18,7 @@ def _boot_text(boot: Boot) -> str:
         f"boot {boot.boot}",
         f"  clock {boot.clock_state}; the time is known by now: {boot.known}",
         f"  {boot.stretches} stretches, the first from {boot.first_utc}, the last from "
-        f"{boot.last_utc}; "
-        f"{boot.detections} detections",
+        f"{boot.last_utc}; {boot.detections} detections",
     ]
     if boot.fixed_s:
         lines.append(f"  moved by {boot.fixed_s:+.1f} s")

@@ -36,6 +36,17 @@ article th { width: 9.5rem } article td { overflow-wrap: anywhere }
 """
 
 
+# class and title of the columns of the overview
+_COLUMNS = (
+    ("", "species"),
+    ("wide", "scientific name"),
+    ("number", "detections"),
+    ("number wide", "files"),
+    ("number", "best"),
+    ("wide", "the one shown"),
+)
+
+
 @dataclass(frozen=True)
 class Card:
     """A species on the page. Pictures and sounds are paths relative to it."""
@@ -58,8 +69,8 @@ def page(title: str, cards: Sequence[Card], made: str) -> str:
     return "\n".join(
         (
             f'{MARK}\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
-            f'<meta name="viewport" '
-            f'content="width=device-width"><style>{_STYLE}</style></head><body>',
+            '<meta name="viewport" content="width=device-width">'
+            f"<style>{_STYLE}</style></head><body>",
             f'<h1>{escape(title)}</h1><p class="soft">{escape(made)}</p>',
             notice + body,
             *map(_article, cards),
@@ -70,25 +81,14 @@ def page(title: str, cards: Sequence[Card], made: str) -> str:
 
 
 def _overview(cards: Sequence[Card]) -> str:
-    heads = "".join(
-        f'<th class="{kind}">{name}</th>'
-        for kind, name in (
-            *(
-                ("", "species"),
-                ("wide", "scientific name"),
-                ("number", "detections"),
-                ("number wide", "files"),
-            ),
-            *(("number", "best"), ("wide", "the one shown")),
-        )
-    )
+    heads = "".join(f'<th class="{kind}">{name}</th>' for kind, name in _COLUMNS)
     rows = (
         f'<tr><td><a href="#{_anchor(card)}">{escape(card.heard.common_name)}</a></td>'
         f'<td class="wide"><i>{escape(card.heard.scientific_name)}</i></td>'
-        f'<td class="number">{card.heard.detections}</td><td class="number '
-        f'wide">{card.heard.recordings}</td>'
-        f'<td class="number">{card.heard.best:.2f}</td><td '
-        f'class="wide">{escape(card.shown.when)}</td></tr>'
+        f'<td class="number">{card.heard.detections}</td>'
+        f'<td class="number wide">{card.heard.recordings}</td>'
+        f'<td class="number">{card.heard.best:.2f}</td>'
+        f'<td class="wide">{escape(card.shown.when)}</td></tr>'
         for card in cards
     )
     return f'<table class="all"><tr>{heads}</tr>{"".join(rows)}</table>'

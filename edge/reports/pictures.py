@@ -122,8 +122,7 @@ def _check_names(store: Store, config: Config) -> None:
     if known and unknown:
         raise ConfigError(
             f"sensitive.species: expected codes of the species in {store.path}, found "
-            f"{', '.join(unknown)}; "
-            "`birdstation species` lists them"
+            f"{', '.join(unknown)}; `birdstation species` lists them"
         )
 
 

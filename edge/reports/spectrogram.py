@@ -130,9 +130,8 @@ def svg(samples: Samples, before_s: float, from_s: float) -> str:
         '<svg xmlns="http://www.w3.org/2000/svg" width="{0}" height="{1}" viewBox="0 0 {0} '
         '{1}"'.format(*SIZE),
         ' font-family="sans-serif" font-size="12" fill="#777" stroke-width="1">',
-        f'<image x="{_LEFT}" y="{_TOP}" width="{_WIDTH}" height="{_HEIGHT}" '
-        f'preserveAspectRatio="none"'
-        f' href="data:image/png;base64,{image}"/>',
+        f'<image x="{_LEFT}" y="{_TOP}" width="{_WIDTH}" height="{_HEIGHT}"'
+        f' preserveAspectRatio="none" href="data:image/png;base64,{image}"/>',
         *(
             f'<rect x="{x:.1f}" y="{_TOP}" width="{width:.1f}" height="{_HEIGHT}" fill="#000" '
             f'opacity="0.35"/>'

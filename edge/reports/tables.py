@@ -43,18 +43,15 @@ def _by_species(
     """Names, detections, recordings, best score, first and last minute or day ("": not known), by
     species."""
     moment = at_the_place("datetime", "d.start_utc", "d")
-    moment = (
-        f"substr({moment}, 1, CASE r.time_source WHEN 'mtime' THEN 0 WHEN 'date' THEN 10 ELSE "
-        f"16 END)"
-    )
+    length = "CASE r.time_source WHEN 'mtime' THEN 0 WHEN 'date' THEN 10 ELSE 16 END"
+    moment = f"substr({moment}, 1, {length})"
     species: dict[str, tuple[str, int, int, float, str, str]] = {}
     for recording, code, name, scientific, count, best, first, last in store.rows(
-        "SELECT d.recording, s.code, coalesce(nullif(s.common_name, ''), s.code), "
-        "s.scientific_name, count(*),"
-        f" max(d.score), min({moment}), max({moment}) FROM detections d JOIN species s ON s.code = "
-        f"d.species"
-        " JOIN recordings r ON r.id = d.recording WHERE d.bundle = ? GROUP BY d.recording, "
-        "d.species",
+        "SELECT d.recording, s.code, coalesce(nullif(s.common_name, ''), s.code),"
+        f" s.scientific_name, count(*), max(d.score), min({moment}), max({moment})"
+        " FROM detections d JOIN species s ON s.code = d.species"
+        " JOIN recordings r ON r.id = d.recording WHERE d.bundle = ?"
+        " GROUP BY d.recording, d.species",
         (bundle_id,),
     ):
         if recording in mine:

@@ -59,12 +59,10 @@ _CLOCKS = {
 # detection: the id that was reviewed, perhaps of an earlier analysis
 _REVIEW = ("reviewer", "verdict", "instead", "note", "reviewed_utc", "detection")
 _COLUMNS = (
-    "d.id, d.species, s.common_name, s.scientific_name, d.start_utc, d.end_utc, d.offset_s, "
-    "d.score, d.acoustic,"
-    " d.prior, d.threshold, d.rule, d.members, d.decided_by, d.runner_ups, d.shed, d.level_dbfs, "
-    "c.path AS clip,"
-    " d.bundle, r.path, r.source, r.time_source, r.clock_state, r.clock_fix_s, r.latitude, "
-    "r.longitude"
+    "d.id, d.species, s.common_name, s.scientific_name, d.start_utc, d.end_utc, d.offset_s,"
+    " d.score, d.acoustic, d.prior, d.threshold, d.rule, d.members, d.decided_by, d.runner_ups,"
+    " d.shed, d.level_dbfs, c.path AS clip, d.bundle, r.path, r.source, r.time_source,"
+    " r.clock_state, r.clock_fix_s, r.latitude, r.longitude"
 )
 _BEGINS = "d.id >= ? AND d.id < ? || char(0x10ffff)"  # a prefix match that uses the index
 

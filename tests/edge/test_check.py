@@ -311,7 +311,7 @@ def config_in(folder: Path, *lines: str) -> Config:
 
 def test_a_database_in_use_is_sound(tmp_path: Path, bundle_folder: Path) -> None:
     config = config_in(tmp_path / "s")
-    assert "not there yet" in one(check_database(config)).found
+    assert "does not exist yet" in one(check_database(config)).found
     assert not config.database.exists()
     with Store(config.database) as store:
         store.add_bundle(read_bundle(bundle_folder), "{}")

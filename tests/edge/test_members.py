@@ -364,7 +364,7 @@ def test_speed_is_measured_for_those_that_answer(
     found = {check.name: check for check in run_checks(config, 0, lambda _: None)}
     assert "2 networks and a student" in found["bundle"].found
     assert f"members: {members}" in found["runtime"].found
-    assert ("of the windows to all networks" in found["runtime"].found) == (members == "cascade")
+    assert ("of the windows by the ensemble" in found["runtime"].found) == (members == "cascade")
     share = found["runtime"].figures["bag_share"]
     assert isinstance(share, float)
     assert {"bag": share == 1, "student": share == 0, "cascade": 0 <= share <= 1}[members]
