@@ -131,15 +131,15 @@ def _facts(card: Card) -> list[tuple[str, str]]:
     shown = card.shown
     moved = "" if shown.odds_moved is None else f", odds × {shown.odds_moved:.2g}"
     if shown.geo is not None:
-        place = f"the geo model expects it there on that day with {chance_text(shown.geo)}{moved}"
+        place = f"probability by the geo model on that day {chance_text(shown.geo)}{moved}"
     else:
-        place = f"weighed in{moved}" if moved else "not known, or switched off: sound alone decided"
+        place = f"used{moved}" if moved else "not known, or switched off: sound alone decided"
     return [
         (
             "score",
             f"<b>{shown.score:.3f}</b>, threshold {shown.threshold:.3f} ({escape(shown.rule)})",
         ),
-        ("by sound alone", f"{shown.acoustic:.3f}"),
+        ("acoustic score", f"{shown.acoustic:.3f}"),
         ("place and season", place),
         ("when", escape(shown.when)),
         ("in", f"{escape(shown.path)} at {clock_text(shown.offset_s)}"),

@@ -225,7 +225,7 @@ def _moved(why: dict[str, Any]) -> str:
     geo = (
         ""
         if why["geo"] is None
-        else f": the geo model expects it with {chance_text(why['geo'])} on that day"
+        else f": probability by the geo model on that day {chance_text(why['geo'])}"
     )
     return geo + ("" if why["odds_moved"] is None else f"; odds × {why['odds_moved']:.2g}")
 
@@ -246,12 +246,12 @@ def _facts(why: dict[str, Any]) -> Sequence[tuple[str, str]]:
     return (
         ("heard in", f"{why['path']} at {why['offset_s']:.1f} s ({why['source']})"),
         ("clip", why["clip"] or ("none" if why["source"] == "microphone" else _NO_CLIP)),
-        ("at the place", local_time),
+        ("local time", local_time),
         ("time from", clock),
         ("decided by", _DECIDED.get((why["loaded"], why["decided_by"]), why["decided_by"])),
         ("members", f"{min(spread):.3f} to {max(spread):.3f}" if spread else "not recorded"),
-        ("by sound alone", f"{why['acoustic']:.3f}"),
-        ("expected there and then", prior + _moved(why)),
+        ("acoustic score", f"{why['acoustic']:.3f}"),
+        ("prior, place and day", prior + _moved(why)),
         ("blended score", f"{why['score']:.3f}"),
         ("threshold", f"{why['threshold']:.3f}, {_SET_BY.get(why['rule'], why['rule'])}"),
         ("level", level),

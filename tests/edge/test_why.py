@@ -103,7 +103,7 @@ def test_a_detection_says_why_it_is_there(station: Path) -> None:
         "stripes",
         "mixup",
         "0.500, the model's",
-        "expected there and then",
+        "prior, place and day",
         "unsynced",
         why["local_time"],
     ):

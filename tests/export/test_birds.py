@@ -154,7 +154,7 @@ def test_a_page_names_shows_and_plays_the_best_of_each_species(made: Path) -> No
         "at 0:20",
     ):
         assert text in page.text, text
-    assert "the geo model expects it there on that day with" in page.text
+    assert "probability by the geo model on that day" in page.text
     assert "threshold 0.500" in page.text
     for code, sound, picture in zip(
         ("lowtoo", "midtoo"), page.files("audio"), page.files("img"), strict=True

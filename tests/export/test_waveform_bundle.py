@@ -419,7 +419,7 @@ def test_a_replay_reports_birds_and_says_whose_model_it_is(
     assert why["geo"] == pytest.approx(1 / (1 + np.exp(-4.0)), rel=1e-3)
     assert why["odds_moved"] == pytest.approx(0.2 + 0.8 * why["geo"] / 0.03, rel=1e-2)
     said = edge("why", identity, "--config", config).stdout
-    assert "the geo model expects it with 98.2% on that day; odds ×" in re.sub(r"[\s│]+", " ", said)
+    assert "probability by the geo model on that day 98.2%; odds ×" in re.sub(r"[\s│]+", " ", said)
 
 
 def test_other_kinds_are_reported_if_asked_but_never_voices(
