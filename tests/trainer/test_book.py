@@ -392,7 +392,7 @@ def test_threads_are_those_the_run_began_with(ground: Ground, done: Ground) -> N
     assert apart(picture(Run.open(ground.out)), picture(Run(done.out))) == []
     (ground.out / "members" / SECOND / "oof.npz").unlink()
     assert (
-        "--threads 2: networks of this run have 1, and sums depend on it"
+        "--threads 2: networks of this run have 1, and results depend on it"
         in again(ground, threads=2).refused
     )
 

@@ -131,10 +131,12 @@ def test_what_is_asked_for_and_what_there_is(monkeypatch: pytest.MonkeyPatch) ->
     assert Workplace.of("auto", None, None, 8) == Workplace(("cuda:0",), 8)
     assert Workplace.of("cpu", None, None, 3) == Workplace(("cpu",) * 3, 3)
     assert Workplace.of("cuda", None, "auto", 3).cluster == "auto"
-    with pytest.raises(ConfigError, match=r"--devices 0,2: '2' is not here; what is: cpu, 0, 1$"):
+    with pytest.raises(
+        ConfigError, match=r"--devices 0,2: '2' does not exist; available: cpu, 0, 1$"
+    ):
         Workplace.of("auto", "0,2", None, 8)
     for word in ("gpu", "-1", "0,", ""):
-        with pytest.raises(ConfigError, match="is not here; what is: cpu, 0, 1"):
+        with pytest.raises(ConfigError, match="does not exist; available: cpu, 0, 1"):
             Workplace.of("auto", word, None, 8)
     with pytest.raises(ConfigError, match="--devices 0 and --device cpu contradict each other"):
         Workplace.of("cpu", "0", None, 8)

@@ -253,9 +253,7 @@ def test_images_are_read_into_memory_where_they_fit(
     )
     monkeypatch.setattr(dataset, "available_bytes", lambda: images.nbytes)
     assert open_images(images, CPU).held == "disk"
-    assert "read from disk as they are needed, as they take more than 70%" in images_line(
-        images, ["cpu"]
-    )
+    assert "read from disk as needed, since they take more than 70%" in images_line(images, ["cpu"])
 
 
 # the epoch that is kept

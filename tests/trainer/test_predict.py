@@ -214,7 +214,7 @@ def test_the_place_weighs_only_where_it_is_known(
     [
         ("id,lat,lon\nSSW,95,0\n", ["1_SSW_20190610.ogg"], "place not valid: SSW: 95, 0"),
         (None, [], "expected recordings"),
-        (None, ["a.wav", "a.ogg"], "its rows would be named as those of a.ogg"),
+        (None, ["a.wav", "a.ogg"], "its rows would have the same names as those of a.ogg"),
     ],
 )
 def test_mistakes_are_one_line(

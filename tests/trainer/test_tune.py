@@ -202,7 +202,7 @@ def test_unreadable_soundscapes_are_counted_and_left_out(
     scores = run.tuning().scores
     assert (scores["rows"], scores["rows_without_prior"], len(scores["unreadable"])) == (3, 3, 1)
     assert scores["held_out"] is None
-    assert "tune: not heard: " in capsys.readouterr().out
+    assert "tune: not readable: " in capsys.readouterr().out
     assert run.tuning().blend.prior_weight == 0.0  # no metadata model
 
 
@@ -232,10 +232,7 @@ def test_labelled_soundscapes_that_are_not_there_are_said(
     run = make_run(tmp_path / "run", corpus)
     choose_bag(run)
     tune(run, corpus)
-    assert (
-        "tune: not heard: 2 labelled soundscapes are not there, such as 0_SSW"
-        in capsys.readouterr().out
-    )
+    assert "tune: 2 labelled soundscapes are missing, such as 0_SSW" in capsys.readouterr().out
     assert run.tuning().scores["basis"] == "out_of_fold_crops"
 
 

@@ -133,6 +133,6 @@ def test_export_warns_and_says_what_comes_next(finished: Run, tmp_path: Path) ->
         [*command, "--per-kind", "1", "--no-half"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "warning: this model has learned nothing" in done.stderr
+    assert "warning: this model is no better than guessing" in done.stderr
     assert f"in station.yaml, bundle: {tmp_path / 'my bundle'}" in done.stderr
     assert f"verify '{tmp_path / 'my bundle'}'" in done.stderr

@@ -1,1 +1,1 @@
-"""Members: what an epoch consists of, how it is learnt, and where."""
+"""Training of members: the crops of an epoch, the training loop, and devices."""

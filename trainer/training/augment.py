@@ -1,8 +1,9 @@
-"""Augmentation on the device, per batch: other sounds, power transform, stripes, mixup. Knows no
+"""Augmentation of batches on the device: backgrounds, power transform, stripes, mixup. Knows no
 files and no network.
 
-A batch is `(n, c, bands, frames)`: samples of c crops in a row, mostly one. Nothing here waits for
-the device: numbers of the whole batch are drawn on the host, those per sample on the device.
+A batch is `(n, c, bands, frames)`: samples of c consecutive crops, mostly one. Nothing here waits
+for the device: random numbers for the whole batch are drawn on the host, those for each sample on
+the device.
 """
 
 from dataclasses import dataclass
@@ -17,27 +18,27 @@ from trainer.corpus.backgrounds import BackgroundSet
 from trainer.recipe import Augment
 from trainer.training.dataset import Ints, to_device
 
-# PANNs (Kong et al. 2020, torchlibrosa SpecAugmentation): two stripes each of up to 8 of 64 mel
-# bands and up to 64 frames of 10 ms; the same share of the bands and the same time here: 128 bands,
+# PANNs (Kong et al. 2020, torchlibrosa SpecAugmentation) use two stripes each of up to 8 of 64 mel
+# bands and up to 64 frames of 10 ms; here the same share of the bands and the same time: 128 bands,
 # frames of 25 ms.
 STRIPES = 2
 STRIPE_BANDS_MAX = 16
 STRIPE_FRAMES_MAX = 26
-_FLAT_DB = 1e-3  # a range below is that of a constant image: all zeros
+_FLAT_DB = 1e-3  # a smaller range is that of a constant image, which stays zero
 
 
 @dataclass(frozen=True)
 class Dice:
-    """Random numbers of one epoch: reproducible from seed and epoch alone, so that a resumed run
-    repeats them."""
+    """Random generators of one epoch, seeded by seed and epoch alone, so that a resumed run repeats
+    them."""
 
     host: np.random.Generator
     device: torch.Generator
 
 
 def mel_power(grey: Tensor, ranges: Tensor) -> Tensor:
-    """What the stretch to grey levels took away is put back: grey `(n, c, bands, frames)` and the
-    dB of grey 0 and of grey 255, `(n, c, 2)`, to mel power."""
+    """Undo the stretch to grey levels: grey `(n, c, bands, frames)`, with the dB of grey 0 and of
+    grey 255 `(n, c, 2)`, to mel power."""
     low = ranges[..., 0, None, None]
     high = ranges[..., 1, None, None]
     return torch.pow(10.0, (low + grey * ((high - low) / GREY_MAX)) / 10.0)
@@ -45,16 +46,16 @@ def mel_power(grey: Tensor, ranges: Tensor) -> Tensor:
 
 @cache
 def _band_width(device: torch.device) -> Tensor:
-    """Width of every mel band (Hz), copied to the device once: a copy from ordinary memory would
-    wait for it."""
+    """Width of every mel band (Hz), copied to the device once: copies from pageable memory wait for
+    the device."""
     edges = mel_edges()
     return torch.from_numpy((edges[2:] - edges[:-2]).astype(np.float32)).to(device)
 
 
 def sound_power(power: Tensor) -> Tensor:
     """Mean power of the sound of samples `(n, c, bands, frames)`, up to a constant, as `(n, 1, 1,
-    1)`. Slaney's area norm makes a band's power a density, so each counts by its width; then the
-    bands add up to the waveform's power."""
+    1)`. Slaney's area norm makes the power of a band a density; weighted by their widths, the bands
+    add up to the power of the waveform."""
     width = _band_width(power.device)[:, None]
     return (power * width).sum(dim=2, keepdim=True).mean(dim=(1, 3), keepdim=True)
 
@@ -62,25 +63,24 @@ def sound_power(power: Tensor) -> Tensor:
 def mix_db(
     grey: Tensor, ranges: Tensor, other: Tensor, other_ranges: Tensor, snr_db: Tensor
 ) -> Tensor:
-    """The dB of the sounds of `grey` `(n, c, bands, frames)` with those of `other` `(n, 1, bands,
-    frames)` behind them, floored as in the contract. `snr_db` `(n, 1, 1, 1)` is the ratio of the
-    waveforms' powers over the whole sample.
+    """Levels in dB of the sounds of `grey` `(n, c, bands, frames)` mixed with backgrounds `other`
+    `(n, 1, bands, frames)`, floored as in the contract. `snr_db` `(n, 1, 1, 1)` is the ratio of the
+    powers of the waveforms over the whole sample.
 
-    The powers of sounds that know nothing of each other add up (in the mean), so no waveform is
-    needed.
+    The powers of independent sounds add up (on average), so no waveform is needed.
     """
     sound = mel_power(grey, ranges)
     noise = mel_power(other, other_ranges)
     gain = sound_power(sound) / sound_power(noise) * torch.pow(10.0, -snr_db / 10.0)
-    # of the loudest sound over the faintest noise it is infinite
+    # Loud sound over very faint noise would make it infinite.
     gain = gain.clamp_max(torch.finfo(gain.dtype).max)
     db = 10.0 * torch.log10((sound + gain * noise).clamp_min(POWER_FLOOR))
     return db.maximum(db.amax(dim=(2, 3), keepdim=True) - TOP_DB)
 
 
 def stretch(db: Tensor) -> Tensor:
-    """dB `(n, c, bands, frames)` to grey levels 0..255, float32, not cut to integers: those that
-    were mixed were."""
+    """Levels in dB `(n, c, bands, frames)` to grey levels 0..255 in float32, not rounded again: the
+    mixed images were."""
     low = db.amin(dim=(2, 3), keepdim=True)
     high = db.amax(dim=(2, 3), keepdim=True)
     return (db - low) * (GREY_MAX / (high - low).clamp_min(_FLAT_DB))
@@ -100,18 +100,18 @@ class Backgrounds:
     def add(
         self, grey: Tensor, target: Tensor, rows: Ints, recipe: Augment, nothing: float, dice: Dice
     ) -> tuple[Tensor, Tensor]:
-        """Mix pink noise into about `recipe.pink` of the samples `(n, c, bands, frames)`, a real
-        background into about `recipe.nocall` others; about `recipe.empty` become a background
-        alone, with targets `nothing`. `rows` `(n, c)` are their crops. A sample has one background
-        at one ratio. Without real ones pink noise stands in."""
+        """Mix pink noise into about `recipe.pink` of the samples `(n, c, bands, frames)` and a real
+        background into about `recipe.nocall` of them; about `recipe.empty` become a background
+        alone, with targets `nothing`. `rows` `(n, c)` are their crops. A sample gets at most one
+        background, at one SNR. If there are no real ones, pink noise is used."""
         at, alone, db = self.mix(grey, rows, recipe, dice)
         return grey.float().index_copy(0, at, stretch(db)), target.index_fill(0, alone, nothing)
 
     def mix(
         self, grey: Tensor, rows: Ints, recipe: Augment, dice: Dice
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Which samples `add` changes, which of them become a background alone, and the dB
-        `(changed, c, bands, frames)` of those that change."""
+        """Indices of the samples that `add` changes, indices of those that become a background
+        alone, and the levels in dB `(changed, c, bands, frames)` of the changed samples."""
         draw = dice.host.random(len(grey))
         chosen = np.flatnonzero(draw < recipe.pink + recipe.nocall + recipe.empty)
         real = (draw[chosen] >= recipe.pink) & (self._real > 0)
@@ -135,7 +135,8 @@ class Backgrounds:
 
 
 def power_transform(image: Tensor, recipe: Augment, dice: Dice) -> Tensor:
-    """`image` in [0, 1] to a random power: below 1 lifts the background, above 1 drowns it."""
+    """Raise an `image` in [0, 1] to a random power: below 1 raises the background, above 1
+    suppresses it."""
     low, high = recipe.power
     if not recipe.power_each:
         return image.pow(float(dice.host.uniform(low, high)))
@@ -144,8 +145,8 @@ def power_transform(image: Tensor, recipe: Augment, dice: Dice) -> Tensor:
 
 
 def stripe_mask(length: int, width_max: int, samples: int, generator: torch.Generator) -> Tensor:
-    """True where a sample keeps its image, `(samples, length)`: STRIPES stripes of 0 to width_max -
-    1 at random."""
+    """Random mask `(samples, length)`, False in STRIPES stripes with widths of 0 to width_max -
+    1."""
     device = generator.device
     shape = (samples, STRIPES, 1)
     width = torch.randint(0, width_max, shape, generator=generator, device=device)
@@ -155,8 +156,8 @@ def stripe_mask(length: int, width_max: int, samples: int, generator: torch.Gene
 
 
 def stripes(image: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Black stripes in both directions on about `share` of the samples of `(n, c, bands, frames)`:
-    the same bands in all crops of a sample, other frames in each."""
+    """Draw black stripes in both directions on about `share` of the samples `(n, c, bands,
+    frames)`: the same bands in all crops of a sample, different frames in each."""
     samples, crops, bands, frames = image.shape
     spared = torch.rand((samples, 1), generator=generator, device=image.device) >= share
     keep_bands = stripe_mask(bands, STRIPE_BANDS_MAX, samples, generator) | spared
@@ -170,9 +171,9 @@ def stripes(image: Tensor, share: float, generator: torch.Generator) -> Tensor:
 def mixup(
     image: Tensor, target: Tensor, share: float, lam: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """As in the CIFAR-10 reference: one lambda per batch, images and targets mixed with those of a
-    random partner; with binary cross-entropy the same as mixing the losses. About `share` of the
-    samples are mixed."""
+    """Mixup as in its CIFAR-10 reference: one lambda per batch; images and targets are mixed with
+    those of a random partner, which with binary cross-entropy equals mixing the losses. About
+    `share` of the samples are mixed."""
     samples = len(image)
     partner = torch.randperm(samples, generator=generator, device=image.device)
     mixed = torch.rand(samples, generator=generator, device=image.device) < share
@@ -182,8 +183,8 @@ def mixup(
 
 
 def augment(grey: Tensor, target: Tensor, recipe: Augment, dice: Dice) -> tuple[Tensor, Tensor]:
-    """A batch of grey images `(n, c, bands, frames)` and targets `(n, species)` to float32 grey
-    levels 0..255 and targets, augmented."""
+    """Augment a batch of grey images `(n, c, bands, frames)` and targets `(n, species)`. Returns
+    grey levels 0..255 in float32, and targets."""
     lam = float(dice.host.beta(recipe.mixup_alpha, recipe.mixup_alpha))
     image = power_transform(grey.float() / GREY_MAX, recipe, dice)
     if recipe.stripes:

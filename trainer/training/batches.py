@@ -1,7 +1,7 @@
-"""Batches made ahead of the training loop, in a thread, so that a device that computes need not
-wait for its next one.
+"""Batches prepared ahead of the training loop in a thread, so that the device need not wait for the
+next one.
 
-Order and contents are those of a loop without a thread. Knows no images and no network.
+Order and contents are the same as without a thread. Knows no images and no network.
 """
 
 import time
@@ -20,18 +20,18 @@ _AHEAD = 4  # batches of 64 grey images are 2.3 MB each
 
 @dataclass(frozen=True)
 class Batch:
-    """The samples of one step, on the host, ready to go to the device."""
+    """The samples of one step, on the host, ready to be copied to the device."""
 
     rows: Ints  # (n, c) index into images.npy
-    images: Tensor  # what `Images.place` wants
+    images: Tensor  # the input of `Images.place`
     target: Tensor  # (n, species)
     weight: Tensor  # (n,)
 
 
 class Batches:
-    """`make(0)`, `make(1)`, … up to `steps`, made in one other thread; `waited_s` says how long the
-    loop that takes them had to wait. With a GPU that is an upper bound of what the GPU waited: it
-    has work queued meanwhile."""
+    """Yields `make(0)`, `make(1)`, … for all `steps`, made in another thread; `waited_s` is the
+    time that the consuming loop had to wait. With a GPU this is an upper bound of the GPU's idle
+    time, since it has work queued."""
 
     def __init__(self, make: Callable[[int], Batch], steps: int, device: torch.device) -> None:
         self._make = make
@@ -54,5 +54,5 @@ class Batches:
 
     def _begin(self) -> None:
         if self._device.type == "cuda":
-            # pinned memory belongs to a device; a thread begins with the first
+            # Pinned memory belongs to a device, and a new thread starts with the first device.
             torch.cuda.set_device(self._device)

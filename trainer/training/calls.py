@@ -1,8 +1,7 @@
-"""Calls: how probable it is that anything calls in a crop, for labels that are known only of whole
-recordings.
+"""Probability of a call in each crop, for labels that are known only for whole recordings.
 
-A logistic regression on contrasts tells the crops of recordings from backgrounds. Knows no species
-and no networks.
+A logistic regression on contrasts distinguishes the crops of recordings from backgrounds. Knows no
+species and no networks.
 """
 
 from collections.abc import Sequence
@@ -27,13 +26,13 @@ from trainer.workers import progress_bar, worker_pool
 
 Floats = NDArray[np.float32]
 
-# of the best crop of a recording: somewhere in it, what it is labelled with does call
+# Minimum probability of the best crop of a recording: its labelled species does call somewhere.
 BEST_MIN = 0.9
-_GROUPS = 8  # of neighbouring bands
-_QUANTILES = (0.5, 0.95, 0.995)  # of a group's pixels: the last is half a second of one band
+_GROUPS = 8  # groups of neighbouring bands
+_QUANTILES = (0.5, 0.95, 0.995)  # of the pixels of a group: the last is half a second of one band
 _SMOOTH = (2, 3)  # bands, frames: a single loud pixel is chance
-_FRAMES_MIN = 20  # half a second of sound; a crop with less is looked at with its silence
-_PAIRS = 2  # of backgrounds, per background, as further examples
+_FRAMES_MIN = 20  # half a second of sound; a crop with less keeps its silent frames
+_PAIRS = 2  # mixed pairs per background, as further examples
 _PAIRS_MAX = 2000
 _PAIR_SNR_DB = (-10.0, 10.0)
 _RIDGE = 0.01
@@ -41,10 +40,10 @@ _CHUNK = 128  # crops per task: half a second of work
 
 
 def contrasts(db: Floats) -> Floats:
-    """What stands out in images in dB `(n, 128, 281)`, as `(n, 24)`: each pixel against its band
-    and its frame (their medians, as Sprengel et al. 2016 find the signal in BirdCLEF's recordings),
-    smoothed, then quantiles of groups of bands. Steady noise and a microphone's colour cancel;
-    frames of digital silence do not count."""
+    """Contrast features `(n, 24)` of images in dB `(n, 128, 281)`: each pixel minus the medians of
+    its band and of its frame (as Sprengel et al. 2016 find the signal in recordings of BirdCLEF),
+    smoothed, then quantiles over groups of bands. Steady noise and the frequency response of a
+    microphone cancel; frames of digital silence do not count."""
     found = np.empty((len(db), _GROUPS * len(_QUANTILES)), np.float32)
     for row, image in zip(found, db, strict=True):
         sounding = image.max(axis=0) > image.min()
@@ -66,20 +65,21 @@ def image_contrasts(images: Image, ranges: Ranges) -> Floats:
 
 @dataclass(frozen=True)
 class CallDetector:
-    """Weights of the contrasts, and what is added to their sum."""
+    """Weights of the contrasts, and the bias."""
 
     weight: NDArray[np.float64]
     bias: float
 
     def __call__(self, found: Floats) -> Floats:
-        """Probability that anything calls, `(n,)`, were calls and backgrounds equally frequent."""
+        """Probability of a call `(n,)`, assuming that calls and backgrounds are equally
+        frequent."""
         p: Floats = scipy.special.expit(found @ self.weight + self.bias).astype(np.float32)
         return p
 
 
 def fit_detector(calling: Floats, backgrounds: Floats) -> CallDetector:
-    """Logistic regression with a ridge on contrasts `(n, 24)`; both sides weigh the same, however
-    many there are."""
+    """Fit a ridge logistic regression on contrasts `(n, 24)`; both classes have the same total
+    weight, whatever their sizes."""
     x = np.concatenate([calling, backgrounds]).astype(np.float64)
     sizes = len(calling), len(backgrounds)
     side = np.repeat((1.0, -1.0), sizes)
@@ -100,8 +100,8 @@ def fit_detector(calling: Floats, backgrounds: Floats) -> CallDetector:
 
 
 def keep_best(p: Floats, entries: Sequence[CacheEntry]) -> Floats:
-    """Probabilities of all crops `(N,)` with those of each recording raised in proportion until its
-    best has BEST_MIN; zero where no entry has a crop."""
+    """Probabilities of all crops `(N,)`, scaled up for each recording until its best crop has
+    BEST_MIN; zero for rows without an entry."""
     kept = np.zeros_like(p)
     for entry in entries:
         part = p[entry.first : entry.first + entry.count].clip(1e-6, 1.0)
@@ -110,7 +110,7 @@ def keep_best(p: Floats, entries: Sequence[CacheEntry]) -> Floats:
 
 
 def background_contrasts(found: BackgroundSet, seed: int) -> Floats:
-    """Contrasts of backgrounds, of pink noise, and of pairs of them mixed."""
+    """Contrasts of backgrounds, of pink noise, and of mixed pairs of these."""
     rng = np.random.default_rng(seed)
     size = len(found.images)
     rows, others = rng.integers(0, size, (2, min(_PAIRS * size, _PAIRS_MAX)))
@@ -127,7 +127,7 @@ def background_contrasts(found: BackgroundSet, seed: int) -> Floats:
 
 
 def _chunk(folder: Path, start: int) -> Floats:
-    """Contrasts of some crops of a spectrogram cache; in a worker."""
+    """Contrasts of some crops of a spectrogram cache. Runs in a worker."""
     images, ranges = (map_npy(folder / name, damaged(folder)) for name in (IMAGES, RANGES))
     return image_contrasts(images[start : start + _CHUNK], ranges[start : start + _CHUNK])
 
@@ -141,8 +141,8 @@ def make_calls(
     jobs: int,
     console: Console,
 ) -> None:
-    """Score every crop and write the file at `path`, whole or not at all, unless it is there from
-    the same `source`."""
+    """Score every crop and write the file at `path` atomically, unless it exists and is from the
+    same `source`."""
     if path.is_file() and _source(path) == source:
         return
     starts = range(0, len(spectrograms.images), _CHUNK)
@@ -159,12 +159,11 @@ def make_calls(
     with replacing(path) as temporary:
         np.savez(temporary, p=p, source=source)
     silent = float((p[used] < 0.5).mean())
-    console.print(f"calls: in {silent:.0%} of {len(used)} crops probably none", highlight=False)
+    console.print(f"calls: probably none in {silent:.0%} of {len(used)} crops", highlight=False)
 
 
 def read_calls(path: Path) -> Floats:
-    """Probability that anything calls, of every crop, `(N,)`. Raises CorpusError naming the
-    file."""
+    """Read the probability of a call in every crop `(N,)`. Raises CorpusError naming the file."""
     return _load(path)[0]
 
 

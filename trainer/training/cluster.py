@@ -1,5 +1,5 @@
-"""Members as tasks of a Ray cluster that is there already; what a lost node was training is trained
-again elsewhere.
+"""Trains members as tasks of an existing Ray cluster; a member on a lost node is trained again
+elsewhere.
 
 Every node has birdstation installed and sees the run folder under the same path.
 Trains nothing itself: member.py does.
@@ -17,7 +17,7 @@ from trainer.run import MemberInfo
 from trainer.training.member import MemberTask, fit_member
 from trainer.workers import POLL_S
 
-# how often one member may lose its node or its process; each time it goes on after its last epoch
+# How often one member may lose its node or process; each time it resumes after its last epoch.
 LOST_MAX = 10
 
 
@@ -25,7 +25,7 @@ def train(address: str, tasks: Sequence[MemberTask]) -> Generator[list[MemberInf
     """Train members, each on a GPU if the cluster has any (and `task.device` is not cpu), otherwise
     on one core.
 
-    Yields what was finished, or nothing, every POLL_S. Raises ConfigError if there is no such
+    Yields the members finished, possibly none, every POLL_S. Raises ConfigError if there is no such
     cluster or a node does not see the run folder, CorpusError if a member was lost too often.
     """
     with joined(address) as ray:
@@ -53,7 +53,7 @@ def train(address: str, tasks: Sequence[MemberTask]) -> Generator[list[MemberInf
 
 
 def _fit(task: MemberTask, same: str) -> MemberInfo:
-    """Train one member; on a node of the cluster, in a process of its own."""
+    """Train one member. Runs on a node of the cluster, in its own process."""
     path = task.run / "run.json"
     if not path.is_file() or digest(path) != same:
         found = "is another one" if path.is_file() else "is not"
@@ -70,7 +70,7 @@ def _result(ray: Any, name: str, reference: Any) -> MemberInfo:
             raise error.cause from None
         raise
     except ray.exceptions.RayError as error:
-        advice = "finished members are kept; run again: it goes on where it stopped"
+        advice = "finished members are kept; run again: it resumes where it stopped"
         raise CorpusError(
             f"{name}: lost more than {LOST_MAX} times ({type(error).__name__}); {advice}"
         ) from error

@@ -1,5 +1,5 @@
-"""Which crops an epoch consists of, their targets, and how images reach the device. Knows no
-augmentation, no network.
+"""The crops of an epoch, their targets, and the way of images to the device. Knows no augmentation,
+no network.
 
 Images stay uint8 until they are on the device.
 """
@@ -24,15 +24,16 @@ from trainer.recipe import LabelRecipe, SamplingRecipe
 Ints = NDArray[np.int64]
 ImagePlace = Literal["device memory", "memory", "disk"]
 
-# of an unrated recording: 0 means "nobody rated it" (as the 2nd place of 2021 did)
+# Of an unrated recording: a rating of 0 means "not rated" (as in the second-placed solution of
+# 2021).
 _WEIGHT_MIN = 0.1
-_ON_DEVICE_SHARE = 0.4  # of the free device memory that the images may take
-_IN_MEMORY_SHARE = 0.7  # of the available memory; the page cache keeps them unless others want it
+_ON_DEVICE_SHARE = 0.4  # of the free device memory, for the images
+_IN_MEMORY_SHARE = 0.7  # of the available memory; the page cache keeps them while there is room
 
 
 @dataclass(frozen=True)
 class CropSet:
-    """Recordings with images: where these lie and what is heard in them. Arrays of one row per
+    """Recordings with images: the positions of these, and labels. Arrays with one row per
     recording."""
 
     first: Ints  # index into images.npy
@@ -82,9 +83,9 @@ def crop_set(
 def targets(
     crops: CropSet, chosen: Ints, labels: LabelRecipe, calls: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """Targets of recordings `chosen` `(n,)` as `(n, species)`: primary, secondary, other. With
-    `calls` `(n,)`, how probable it is that anything calls in the sample, the first two are
-    multiplied by it, down to `labels.other` (as the first place of 2021 did)."""
+    """Targets `(n, species)` of the recordings `chosen` `(n,)`: primary, secondary, other. `calls`
+    `(n,)`, the probability of a call in each sample, multiplies the first two, down to
+    `labels.other` (as in the winning solution of 2021)."""
     values = np.where(crops.secondary[chosen], labels.secondary, labels.other).astype(np.float32)
     values[np.arange(len(chosen)), crops.primary[chosen]] = labels.primary
     if calls is not None:
@@ -98,11 +99,11 @@ def epoch_crops(
     crops: CropSet, sampling: SamplingRecipe, rng: np.random.Generator, clip_crops: int = 1
 ) -> tuple[Ints, Ints]:
     """One epoch in random order: recordings `(n,)` as rows of `crops`, and their images `(n,
-    clip_crops)`, consecutive ones of the recording, from its first one on again where it has fewer.
+    clip_crops)`, consecutive ones of the recording, wrapping around if it has fewer.
 
-    Species s with r recordings gets a share of the draws in proportion to r^(1 - balance); its
-    recordings take turns, so that with balance 0 each comes exactly `crops_per_recording` times;
-    turns take different crops.
+    A species with r recordings gets a share of the draws in proportion to r^(1 - balance). Its
+    recordings take turns, so that with balance 0 each is drawn exactly `crops_per_recording` times;
+    each turn takes different crops.
     """
     total = len(crops) * sampling.crops_per_recording
     recordings = np.bincount(crops.primary, minlength=crops.classes).astype(float)
@@ -136,28 +137,28 @@ def first_crops(crops: CropSet, crops_max: int) -> tuple[Ints, Ints]:
 
 
 def on_host(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    """A host array as a tensor that is ready to go to the device: pinned for a GPU, so that the
-    copy needs no wait."""
+    """A host array as a tensor ready to be copied to the device: pinned for a GPU, so that the copy
+    is asynchronous."""
     tensor = torch.from_numpy(array)
     return tensor if device.type == "cpu" else tensor.pin_memory()
 
 
 def to_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    """A host array as a tensor there; the host does not wait for the GPU."""
+    """A host array as a tensor on the device; the host does not wait for the GPU."""
     return on_host(array, device).to(device, non_blocking=True)
 
 
 class Images(Protocol):
-    """Where images come from, in two steps: `gather` on the host, in any thread, then `place` on
-    the device."""
+    """A source of images in two steps: `gather` on the host, in any thread, then `place` on the
+    device."""
 
     held: ImagePlace
 
     def gather(self, rows: Ints) -> Tensor:
-        """What `place` wants for rows `(n, c)`."""
+        """The input of `place` for rows `(n, c)`."""
 
     def place(self, gathered: Tensor) -> Tensor:
-        """uint8 `(n, c, 128, 281)` on the device, which the host does not wait for."""
+        """Images uint8 `(n, c, 128, 281)` on the device; the host does not wait for it."""
 
 
 class DeviceImages:
@@ -167,8 +168,8 @@ class DeviceImages:
 
     def __init__(self, images: Image, device: torch.device) -> None:
         self._images = torch.empty(images.shape, dtype=torch.uint8, device=device)
-        for start in range(0, len(images), 4096):  # in parts: the host holds no second copy
-            # copied: torch takes nothing that is read-only
+        for start in range(0, len(images), 4096):  # in parts, without a second copy on the host
+            # torch does not take read-only arrays
             part = np.array(images[start : start + 4096])
             self._images[start : start + len(part)] = torch.from_numpy(part).to(device)
 
@@ -180,7 +181,7 @@ class DeviceImages:
 
 
 class HostImages:
-    """Images in the page cache or on disk, gathered on the host; batches go to a GPU from pinned
+    """Images in the page cache or on disk, gathered on the host; copied to a GPU from pinned
     memory."""
 
     def __init__(self, images: Image, device: torch.device, held: ImagePlace = "memory") -> None:
@@ -200,8 +201,8 @@ class HostImages:
 
 
 def open_images(images: Image, device: torch.device) -> Images:
-    """Memory-mapped images in device memory where they fit well; otherwise from the host, read into
-    memory at once where they fit there: into the page cache, which all workers of a machine
+    """Open memory-mapped images in device memory if they fit well; otherwise on the host. If they
+    fit into its memory they are read at once into the page cache, which all workers of a machine
     share."""
     if (
         device.type == "cuda"
@@ -215,27 +216,25 @@ def open_images(images: Image, device: torch.device) -> Images:
 
 
 def images_line(images: Image, devices: Sequence[str]) -> str:
-    """Where `open_images` will hold the images of members that train on these devices, for
-    people."""
+    """A line on the place where `open_images` will keep the images for members on these devices."""
     size = f"images: {images.nbytes / 1e9:.1f} GB"
     free = available_bytes()
     held = f"{free / 1e9:.1f} GB of memory available"
     if images.nbytes > _IN_MEMORY_SHARE * free:
         host = (
-            f"read from disk as they are needed, as they take more than {_IN_MEMORY_SHARE:.0%} "
-            f"of {held}"
+            f"read from disk as needed, since they take more than {_IN_MEMORY_SHARE:.0%} of {held}"
         )
     else:
         host = f"read into memory before training ({held})"
     gpus = sorted({name for name in devices if name != "cpu"})
     if gpus:
-        most = f"{_ON_DEVICE_SHARE:.0%} of what is free there"
+        most = f"{_ON_DEVICE_SHARE:.0%} of its free memory"
         host = f"held by {', '.join(gpus)} if they take less than {most}, else {host}"
     return f"{size}, {host}"
 
 
 def available_bytes() -> int:
-    """Memory that can be had without swapping, the page cache included."""
+    """Memory that is available without swapping, including the page cache."""
     with Path("/proc/meminfo").open(encoding="ascii") as file:
         return next(
             int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:")

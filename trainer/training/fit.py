@@ -1,5 +1,5 @@
-"""Fit: trains the members that are missing, one at a time on each device. Knows which, not how
-(member.py)."""
+"""Fit: trains the missing members, one at a time on each device. Chooses them; member.py trains
+each."""
 
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -24,18 +24,18 @@ from trainer.training.history import read_history
 from trainer.training.member import MemberTask, fit_member, member_line
 from trainer.workers import POLL_S, progress_bar, worker_pool
 
-Rounds = Generator[list[MemberInfo], None, None]  # who was finished in the last POLL_S
+Rounds = Generator[list[MemberInfo], None, None]  # members finished in the last POLL_S
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where members are trained: one at a time on each device (naming one twice trains two there),
-    or on a cluster."""
+    """The place for training members: devices, one member at a time on each (naming one twice
+    trains two there), or a cluster."""
 
     devices: tuple[str, ...]
     cores: int  # of this machine, shared by the devices
     cluster: str | None = None  # address of a Ray cluster
-    threads: int | None = None  # of each member on the CPU, if a person says so
+    threads: int | None = None  # of each member on the CPU, if given
 
     @classmethod
     def of(
@@ -46,8 +46,8 @@ class Workplace:
         jobs: int,
         threads: int | None = None,
     ) -> "Workplace":
-        """What --device, --devices, --cluster, --jobs and --threads ask for. Raises ConfigError for
-        what is not there."""
+        """The workplace for --device, --devices, --cluster, --jobs and --threads. Raises
+        ConfigError for a device that does not exist."""
         if devices is not None:
             others = (
                 [f"--cluster {cluster}"]
@@ -68,13 +68,13 @@ class Workplace:
 
 
 def _listed(devices: str) -> tuple[str, ...]:
-    """`0,1` or `cpu,cpu` as torch names them."""
+    """Names of torch for `0,1` or `cpu,cpu`."""
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     allowed = ", ".join(["cpu", *(str(i) for i in range(there))])
     found = []
     for name in (part.strip() for part in devices.split(",")):
         if name != "cpu" and not (name.isdecimal() and int(name) < there):
-            raise ConfigError(f"--devices {devices}: {name!r} is not here; what is: {allowed}")
+            raise ConfigError(f"--devices {devices}: {name!r} does not exist; available: {allowed}")
         found.append("cpu" if name == "cpu" else f"cuda:{int(name)}")
     return tuple(found)
 
@@ -90,14 +90,14 @@ def fit_members(
     note: Callable[[], None] = lambda: None,
     details: bool = False,
 ) -> int:
-    """Train the members that are missing; returns how many were. `inputs` is the digest of what
-    they are trained from, but for their own recipes: spectrograms, folds, labels. `note` is called
-    after every epoch of any member; `details` says more of each."""
+    """Train the missing members. Returns their number. `inputs` is the digest of their training
+    inputs apart from their own recipes: spectrograms, folds, labels. `note` is called after every
+    epoch of any member; `details` prints more about each."""
     recipe = run.recipe
     devices = workplace.devices[: len(run.wanted())]
     spare = max(1, workplace.cores // len(devices))
     threads = _threads(run, workplace, spare, console)
-    # workers may start elsewhere
+    # Workers may have another working directory.
     folder = run.folder.resolve()
     weights = weights.resolve() if weights else None
     tasks = [
@@ -118,7 +118,7 @@ def fit_members(
             raise CorpusError(
                 f"{run.folder / 'folds.csv'}: expected readable recordings in each fold, to "
                 f"validate on; found none in fold {fold}, or all of them; check-data names the "
-                "files that are not; begin again with a new --out"
+                "unreadable files; start again with a new --out"
             )
     if missing:
         trained = f"{len(missing)} of {len(tasks)} networks to train"
@@ -140,15 +140,15 @@ def fit_members(
 
 
 def _of_kind(inputs: str, kind: MemberRecipe) -> str:
-    """Digest of what a member of this kind is trained from; other kinds and seeds do not touch
-    it."""
+    """Digest of the training inputs of a member of this kind, independent of other kinds and of
+    seeds."""
     own = {key: value for key, value in asdict(kind).items() if key != "seeds"}
     return digest(inputs, own)
 
 
 def _threads(run: Run, workplace: Workplace, spare: int, console: Console) -> int:
-    """Of each member on the CPU. Sums depend on it, so that a run keeps what it began with: one, if
-    nobody says otherwise. Raises ConfigError where somebody says so later."""
+    """Number of threads of each member on the CPU. Results depend on it, so a run keeps its first
+    number: one, unless given. Raises ConfigError if another number is given later."""
     kept = run.book.kept("threads") or _threads_of_members(run)
     asked = workplace.threads
     if (
@@ -159,15 +159,15 @@ def _threads(run: Run, workplace: Workplace, spare: int, console: Console) -> in
         and "cpu" in workplace.devices
     ):
         told = (
-            f"--threads {spare} would use all cores, in a run that begins with it: sums depend "
-            f"on threads"
+            f"--threads {spare} would use all cores, but only in a new run: results depend on "
+            f"threads"
         )
         console.print(f"each network has one thread; {told}", highlight=False, soft_wrap=True)
     threads = int(kept or asked or 1)
     if asked not in (None, threads):
         advice = "leave it out, or choose a new --out"
         raise ConfigError(
-            f"--threads {asked}: networks of this run have {threads}, and sums depend on it; "
+            f"--threads {asked}: networks of this run have {threads}, and results depend on it; "
             f"{advice}"
         )
     run.book.keep("threads", threads)
@@ -175,7 +175,7 @@ def _threads(run: Run, workplace: Workplace, spare: int, console: Console) -> in
 
 
 def _threads_of_members(run: Run) -> int | None:
-    """What those that are there were trained with, where the book was lost."""
+    """The number of threads that existing members were trained with, in case the book was lost."""
     for name in run.wanted():
         with suppress(CorpusError):  # missing or damaged
             if threads := run.member(name).threads:
@@ -184,7 +184,7 @@ def _threads_of_members(run: Run) -> int | None:
 
 
 def _finished(run: Run, task: MemberTask, console: Console) -> bool:
-    """Whether a member is there, of these inputs and as it was left; what is damaged is said."""
+    """True if a member exists, is undamaged and is from these inputs. Prints damage."""
     folder = run.member_folder(task.name)
     if not (folder / "member.json").is_file():
         return False
@@ -217,7 +217,8 @@ def _train_all(
     note: Callable[[], None],
     details: bool = False,
 ) -> None:
-    """Others train; this process only watches the histories that they write."""
+    """Show the progress of the training: this process only watches the histories that workers
+    write."""
     number = len(run.wanted()) - len(tasks)
     all_of_them = len(run.wanted())
     total = sum(task.kind.epochs for task in tasks)
@@ -237,9 +238,9 @@ def _train_all(
 
 
 def _side_by_side(tasks: Sequence[MemberTask], devices: Sequence[str], spare: int) -> Rounds:
-    """One worker process per device, which takes the next member as soon as it is free. Beside a
-    GPU, where no sums are made, it has `spare` threads. Yields what was finished, or nothing, every
-    POLL_S."""
+    """Train members in one worker process per device, which takes the next member as soon as it is
+    free. For a GPU it has `spare` threads, since results do not depend on them there. Yields the
+    members finished, possibly none, every POLL_S."""
     with ExitStack() as stack:
         pools = [stack.enter_context(worker_pool(1)) for _ in devices]
         waiting = list(tasks)
@@ -258,8 +259,8 @@ def _side_by_side(tasks: Sequence[MemberTask], devices: Sequence[str], spare: in
 
 
 def fit_on_device(task: MemberTask) -> MemberInfo:
-    """Train one member in this process, which uses no device but the task's."""
+    """Train one member in this process, which uses only the device of the task."""
     if task.device.startswith("cuda"):
-        # what does not name a device would open a context on the first GPU
+        # Calls without a device would open a context on the first GPU.
         torch.cuda.set_device(task.device)
     return fit_member(task)

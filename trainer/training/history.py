@@ -1,4 +1,4 @@
-"""The epochs of a member as history.csv has them, a line each. Knows no training."""
+"""The epochs of a member as lines of history.csv. Knows no training."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -9,8 +9,8 @@ from trainer.run import HISTORY as FILE
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of history.csv. Losses are means over crops; F1 is micro, at 0.5, on the fold left
-    out."""
+    """One line of history.csv. Losses are means over crops; F1 is micro F1 at threshold 0.5 on the
+    validation fold."""
 
     epoch: int
     train_loss: float
@@ -26,7 +26,7 @@ HISTORY = tuple(field.name for field in fields(Epoch))
 
 
 def read_history(folder: Path) -> list[Epoch]:
-    """Epochs of a member so far."""
+    """Read the epochs of a member so far."""
     path = folder / FILE
     if not path.is_file():
         return []

@@ -1,7 +1,8 @@
-"""A member: one network trained on all folds but one, epoch by epoch, resumed after a kill. Runs in
-a worker.
+"""A member: one network trained on all folds but one, epoch by epoch, resumable after a kill. Runs
+in a worker.
 
-The loop itself is `Member.epoch`. Knows no sound and no corpus: crops and labels come as a CropSet.
+The training loop is `Member.epoch`. Knows no sound and no corpus: crops and labels come as a
+CropSet.
 """
 
 import math
@@ -56,7 +57,7 @@ from trainer.tuning.row_images import FILE as ROW_IMAGES
 from trainer.tuning.row_images import read_row_images
 
 _VALID_BATCH = 128
-_NAMED_MAX = 8  # recordings of a batch
+_NAMED_MAX = 8  # recordings of a batch, in an error
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class MemberTask:
     fold: int
     seed: int
     crops: CropSet
-    inputs: str  # digest of what it is trained from
+    inputs: str  # digest of its training inputs
     device: str
     threads: int
     weights: Path | None  # folder of ImageNet weights
@@ -79,25 +80,25 @@ class MemberTask:
 
     @property
     def made_under(self) -> str:
-        """Digest of all that its weights depend on: a member is of one kind of device and one
-        version of libraries."""
+        """Digest of everything that its weights depend on, including the kind of device and the
+        versions of libraries."""
         threads = self.threads if self.device == "cpu" else 0
         return digest(self.inputs, self.device.split(":")[0], threads, versions())
 
 
 @dataclass(frozen=True)
 class MemberScores:
-    """What a network says of crops."""
+    """Scores of a network for crops."""
 
     rows: Ints  # (n,) index into images.npy
-    recordings: Ints  # (n,) which of them are of one recording
+    recordings: Ints  # (n,) index of the recording
     primary: Ints  # (n,) index of the species
     scores: NDArray[np.float32]  # (n, species)
     loss: float
 
 
 def member_line(info: MemberInfo, details: bool = False) -> str:
-    """What a finished member says of itself."""
+    """One line about a finished member."""
     line = f"F1 {info.valid_f1:.3f}, {info.seconds:.0f} s"
     if not details:
         return line
@@ -107,12 +108,12 @@ def member_line(info: MemberInfo, details: bool = False) -> str:
 
 
 def fit_member(task: MemberTask) -> MemberInfo:
-    """Train one member, or finish it where an earlier run was killed. In a worker."""
+    """Train one member, resuming it if an earlier run was killed. Runs in a worker."""
     torch.set_num_threads(task.threads)
     run = Run(task.run)
     folder = run.member_folder(task.name)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "member.json").unlink(missing_ok=True)  # of other inputs
+    (folder / "member.json").unlink(missing_ok=True)  # made from other inputs
     member = Member(run, task)
     member.resume()
     while len(member.history) < task.kind.epochs:
@@ -164,17 +165,17 @@ class Member:
         return np.random.default_rng([self.recipe.seed, self.task.seed, self.task.fold, epoch])
 
     def resume(self) -> None:
-        """Take up the last whole epoch of an earlier run, if there is one."""
+        """Resume after the last complete epoch of an earlier run, if there is one."""
         epochs = read_checkpoint(self.folder, self.network, self.optimiser, self.task.made_under)
         self.history = read_history(self.folder)[:epochs]
 
     def best(self) -> int:
-        """The best epoch, counted from 1; the later of equal ones."""
+        """Number of the best epoch, counted from 1; the later of equal ones."""
         by = "soundscape_f1" if self.recipe.keep == "soundscapes" else "valid_f1_low"
         return max(self.history, key=lambda e: (getattr(e, by), e.epoch)).epoch
 
     def epoch(self) -> None:
-        """Train one epoch and score the fold left out."""
+        """Train one epoch and score the validation fold."""
         number = len(self.history) + 1
         begin = time.monotonic()
         rng = self._random(number)
@@ -203,13 +204,13 @@ class Member:
         )
 
     def _train(self, number: int, rng: np.random.Generator, dice: Dice) -> tuple[float, float]:
-        """Mean loss over the steps of an epoch, and seconds waited for batches. Nothing in a step
-        waits for the device: the loss is summed there and read once."""
+        """Train one epoch. Returns its mean loss, and the seconds waited for batches. No step waits
+        for the device: the loss is summed there and read once."""
         recipe = self.recipe
         augmented = self.task.kind.augment
         recordings, rows = epoch_crops(self.train, recipe.sampling, rng, self.task.kind.clip_crops)
         size = min(recipe.optimiser.batch, len(rows))
-        # the rest, another one each epoch, is left out: batches are of one size
+        # All batches have one size: the remainder, different in each epoch, is left out.
         steps = len(rows) // size
 
         def make(step: int) -> Batch:
@@ -253,19 +254,19 @@ class Member:
         return mean, batches.waited_s
 
     def _not_finite(self, number: int, rows: Ints) -> str:
-        """What to say of the batch of images `(n, c)` in which the loss went astray."""
+        """The error for the first batch, of images `(n, c)`, with a loss that is not finite."""
         entries = Spectrograms(self.folder.parent.parent / "spectrograms").entries
         at = np.searchsorted([entry.first for entry in entries], rows[:, 0], side="right") - 1
         names = [entries[i].recording for i in at]
         shown = ", ".join(names[:_NAMED_MAX]) + (", …" if len(names) > _NAMED_MAX else "")
         return (
             f"{self.task.name}: loss of epoch {number} is not finite, first for a batch of "
-            f"{shown}; lower optimiser.learning_rate, or look at these recordings"
+            f"{shown}; lower optimiser.learning_rate, or check these recordings"
         )
 
     def _batch(self, crops: CropSet, recordings: Ints, rows: Ints) -> Batch:
-        """Samples `(n, c)` of recordings `(n,)`, on the host. Something calls in a sample if it
-        does in any of its crops."""
+        """Samples `(n, c)` of recordings `(n,)`, on the host. The probability of a call in a sample
+        is that of its best crop."""
         calls = None if self.calls is None else self.calls[rows].max(axis=1)
         target = on_host(targets(crops, recordings, self.recipe.labels, calls), self.device)
         return Batch(
@@ -278,8 +279,8 @@ class Member:
     def score(
         self, crops_max: int = CROPS_MAX, precision: TrainingPrecision | None = None
     ) -> MemberScores:
-        """Score the first `crops_max` crops of every recording of the fold left out, as it trains
-        if nothing else is said."""
+        """Score the first `crops_max` crops of every recording of the validation fold, in the
+        precision of the training unless another is given."""
         recordings, rows = first_crops(self.valid, crops_max)
         parts = []
         losses = []
@@ -320,7 +321,8 @@ def make_optimiser(network: nn.Module, recipe: OptimiserRecipe) -> Optimizer:
 
 
 def set_rate(optimiser: Optimizer, recipe: OptimiserRecipe, progress: float) -> None:
-    """Cosine from the learning rate to its minimum; `progress` 0..1 of the training."""
+    """Set the learning rate: a cosine from the maximum to the minimum over `progress` 0..1 of the
+    training."""
     low = recipe.learning_rate_min
     high = recipe.learning_rate
     for group in optimiser.param_groups:
@@ -328,12 +330,12 @@ def set_rate(optimiser: Optimizer, recipe: OptimiserRecipe, progress: float) -> 
 
 
 def _finish(run: Run, member: Member) -> MemberInfo:
-    """Score the fold left out with the weights that are kept; member.json last, as the sign that
-    all is there."""
+    """Score the validation fold with the weights that are kept. Writes member.json last, as the
+    sign that all files are complete."""
     task = member.task
     kept = len(member.history) if run.recipe.keep == "last" else member.best()
     read_weights(member.folder / WEIGHTS, member.network)
-    scored = member.score(precision="fp32")  # as the network will be used
+    scored = member.score(precision="fp32")  # as the network is exported
     with replacing(member.folder / SCORES) as temporary:
         np.savez(temporary, rows=scored.rows, scores=scored.scores.astype(np.float16))
     seconds = sum(e.seconds for e in member.history)

@@ -1,1 +1,1 @@
-"""What a run's networks score, and what is chosen by it: ensemble, blend, thresholds."""
+"""Scores of a run's networks, and the choices made by them: ensemble, blend, thresholds."""

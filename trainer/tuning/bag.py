@@ -1,4 +1,4 @@
-"""The bag: which members go to the station, and what they score together. Knows no training and no
+"""The bag: the ensemble members that the station runs, and their scores. Knows no training and no
 soundscape."""
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from trainer.run import MemberInfo, Run
 def score_images(
     networks: Sequence[nn.Module], images: Image, batch: int = 64
 ) -> NDArray[np.float32]:
-    """Grey images `(n, 128, 281)` to sigmoid scores `(members, n, species)`, each network where its
-    weights lie."""
+    """Sigmoid scores `(members, n, species)` of grey images `(n, 128, 281)`, each network on the
+    device of its weights."""
     if images.dtype != np.uint8 or images.shape[1:] != IMAGE_SHAPE:
         raise ValueError(
             f"expected uint8 images (n, *{IMAGE_SHAPE}), found {images.dtype} {images.shape}"
@@ -31,7 +31,7 @@ def _score(network: nn.Module, images: Image, batch: int) -> NDArray[np.float32]
     device = next(network.parameters()).device
     parts = []
     with torch.inference_mode():
-        # no images is one empty batch: it knows the species
+        # Without images, one empty batch gives the number of species.
         for start in range(0, max(len(images), 1), batch):
             grey = torch.from_numpy(np.ascontiguousarray(images[start : start + batch]))[
                 :, None
@@ -41,11 +41,10 @@ def _score(network: nn.Module, images: Image, batch: int) -> NDArray[np.float32]
 
 
 def choose(members: Sequence[MemberInfo], per_fold_max: int) -> list[MemberInfo]:
-    """The best member of each kind in each fold by F1 on the fold's crops, of these at most
-    `per_fold_max` a fold.
+    """The best member of each kind in each fold by F1 on the crops of the fold, at most
+    `per_fold_max` per fold.
 
-    Ordered by kind, then fold; equal members are told apart by name, so that the choice is always
-    the same.
+    Ordered by kind, then fold; ties are broken by name, so that the choice is always the same.
     """
     best: dict[tuple[int, str], MemberInfo] = {}
     for member in sorted(members, key=_rank):
@@ -57,7 +56,8 @@ def choose(members: Sequence[MemberInfo], per_fold_max: int) -> list[MemberInfo]
 
 
 def _rank(member: MemberInfo) -> tuple[float, str]:
-    """By the lower end of F1's interval, which is F1 itself without validation.bootstrap."""
+    """Sort key: the lower end of the interval of F1, which is F1 itself without
+    validation.bootstrap."""
     f1 = member.valid_f1 if member.valid_f1_low is None else member.valid_f1_low
     return -f1 if np.isfinite(f1) else 1.0, member.name
 

@@ -1,9 +1,9 @@
-"""An optimiser over the weights of the blend: kinds of member, prior and neighbours at once. Knows
+"""An optimiser of the weights of the blend: kinds of members, prior and neighbours together. Knows
 no file.
 
-The recipe lists a few blends; what lies between them is found here by differential evolution (Storn
-and Price, 1997): F1 is a staircase, so no gradient helps. Deterministic: the same rows, seed and
-evaluations give the same blend.
+The recipe lists a few blends; this searches between them by differential evolution (Storn and
+Price, 1997), since F1 is a step function without a useful gradient. Deterministic: the same rows,
+seed and evaluations give the same blend.
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ from trainer.tuning.soundscape_scores import ScoredRows
 from trainer.tuning.sweep import ThresholdCandidate
 
 PRIOR_WEIGHT_MAX: dict[BlendRule, float] = {"mean": 1.0, "logit": 2.0}
-KIND_OCTAVES = 3.0  # a kind weighs between an eighth and eight times as much as the first
-_POPULATION = 10  # blends per weight that is sought, and
-_GENERATIONS_MIN = 8  # generations, for which the population is made smaller
-_POPULATION_MIN = 5  # the smallest that differential evolution can work with
+KIND_OCTAVES = 3.0  # the weight of a kind is an eighth to eight times that of the first
+_POPULATION = 10  # blends per weight that is optimised
+_GENERATIONS_MIN = 8  # with few evaluations, the population is made smaller for these
+_POPULATION_MIN = 5  # minimum of differential evolution
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """The best blend that was found, and how the search went."""
+    """The best blend found, and the course of the search."""
 
     candidate: ThresholdCandidate
     peaks: tuple[float, ...]  # best smoothed peak of F1 so far, after each evaluation
@@ -40,13 +40,13 @@ def optimise(
     evaluations: int,
     seed: int,
 ) -> Optimum:
-    """The weights of the highest smoothed peak of row-wise F1 under the start's padding and rule,
-    from its blend on.
+    """Optimise the weights for the highest smoothed peak of row-wise F1, with the padding and rule
+    of `start`, beginning at its blend.
 
-    `scored` holds rows that all have a prior, or none; then no weight of it is sought. About
-    `evaluations` blends are tried (five at least).
+    The rows of `scored` all have a prior, or none has; then its weight is not optimised. About
+    `evaluations` blends are tried (at least five).
     """
-    kinds = scored.kinds[1:]  # the first weighs 1
+    kinds = scored.kinds[1:]  # the first has weight 1
     with_prior = bool(scored.placed.any())
     spans = [(-KIND_OCTAVES, KIND_OCTAVES)] * len(kinds) + [(0.0, SMOOTHING_MAX)]
     spans += [(0.0, PRIOR_WEIGHT_MAX[start.blend.rule])] if with_prior else []
@@ -82,8 +82,8 @@ def optimise(
 
 
 def _blend(start: Blend, kinds: Sequence[str], x: Sequence[float], with_prior: bool) -> Blend:
-    """Octaves of the kinds after the first, smoothing and weight of the prior, rounded to what a
-    manifest shows."""
+    """The blend for a point `x`: octaves of the kinds after the first, smoothing, and weight of the
+    prior, rounded as in a manifest."""
     octaves = x[: len(kinds) - 1]
     rest = x[len(kinds) - 1 :]
     weights = {

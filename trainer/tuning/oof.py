@@ -1,5 +1,5 @@
-"""Out-of-fold scores: what the bag says of training crops that its members have not seen. Knows no
-sound."""
+"""Out-of-fold scores: those of the bag for training crops that its members were not trained on.
+Knows no sound."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,32 +18,34 @@ from trainer.run import MemberInfo, Run
 
 @dataclass(frozen=True)
 class CropTable:
-    """Scored crops, one per row: the mean of the bag's members that left the crop's fold out."""
+    """Scored crops, one per row: the mean over the members of the bag that were not trained on the
+    fold of the crop."""
 
     scores: Scores  # (crops, species)
     label: NDArray[np.int64]  # (crops,) index of the primary species
     recordings: tuple[str, ...]  # (crops,) key "<code>/<filename>"
     codes: tuple[str, ...]  # (crops,) primary species
-    # (crops, species) heard in the background of the recording: neither right nor wrong
+    # (crops, species) in the background of the recording: neither right nor wrong
     ignored: NDArray[np.bool_]
-    latitude: NDArray[np.float32]  # (crops,) degrees; NaN where not known, as the next two
+    latitude: NDArray[np.float32]  # (crops,) degrees; NaN if unknown, like the next two
     longitude: NDArray[np.float32]
     day_of_year: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class SpeciesScore:
-    """One species over its out-of-fold crops; NaN without any."""
+    """Scores of one species over its out-of-fold crops; NaN without any."""
 
     code: str
     crops: int
-    recall: float  # share of its crops in which it has the best score of all
+    recall: float  # share of its crops in which it has the highest score
     average_precision: float
 
 
 @dataclass(frozen=True)
 class CropScore:
-    """The bag over all out-of-fold crops, each judged by its best-scored species."""
+    """Scores of the bag over all out-of-fold crops, each classified as its highest-scored
+    species."""
 
     crops: int
     balanced_accuracy: float
@@ -53,7 +55,7 @@ class CropScore:
 
 
 def crop_table(run: Run, corpus: Corpus, bag: Sequence[MemberInfo]) -> CropTable:
-    """Out-of-fold scores of the bag. Raises CorpusError naming what does not fit."""
+    """Out-of-fold scores of the bag. Raises CorpusError naming the file that does not fit."""
     rows, scores = _scores(run, bag)
     path = run.folder / "spectrograms" / "index.csv"
     index = read_csv(path, ("recording", "first", "count"))
@@ -86,7 +88,7 @@ def crop_table(run: Run, corpus: Corpus, bag: Sequence[MemberInfo]) -> CropTable
 
 
 def _scores(run: Run, bag: Sequence[MemberInfo]) -> tuple[NDArray[np.int64], Scores]:
-    """Rows of images.npy in ascending order and their scores, averaged as the bag is."""
+    """Rows of images.npy in ascending order, and their scores, averaged like those of the bag."""
     rows = []
     scores = []
     for fold in sorted({member.fold for member in bag}):
@@ -111,8 +113,8 @@ def _place(recording: Recording) -> tuple[float, float, float]:
 
 
 def confusions(table: CropTable, classes: int) -> NDArray[np.int64]:
-    """Crops `(classes, classes)` by their species and by the one of the best score, background
-    species set aside."""
+    """Confusion matrix: number of crops `(classes, classes)` by their species and by the one with
+    the highest score, ignoring background species."""
     found = np.where(table.ignored, np.float32(-1), table.scores).argmax(axis=1)
     counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (table.label, found), 1)
@@ -120,7 +122,7 @@ def confusions(table: CropTable, classes: int) -> NDArray[np.int64]:
 
 
 def score_crops(table: CropTable, codes: Sequence[str]) -> CropScore:
-    """Scores of all species, those heard in the background set aside."""
+    """Scores of all species, ignoring those in the background."""
     scores = np.where(table.ignored, np.float32(-1), table.scores)
     classes = len(codes)
     found = scores.argmax(axis=1)

@@ -1,7 +1,7 @@
-"""The competition's submission from a finished run: what is heard in every 5-s row of every
-soundscape of a folder.
+"""Predictions of a finished run as a submission of the competition: species in every 5-s row of a
+folder of soundscapes.
 
-Cut, scored, smoothed, blended and decided as the station does at a hop of 5 s. Knows no labels.
+Cut, scored, smoothed, blended and decided as on a station with a hop of 5 s. Knows no labels.
 """
 
 import os
@@ -41,7 +41,7 @@ OptionalPlace = tuple[float | None, float | None]
 
 @dataclass(frozen=True)
 class PredictionSummary:
-    """What was written."""
+    """Counts of the rows written, and problems."""
 
     soundscapes: int
     rows: int
@@ -50,24 +50,24 @@ class PredictionSummary:
         int  # soundscapes whose place or day is not known, or all if the run has no metadata model
     )
     unreadable: tuple[str, ...]
-    partly_lost: tuple[str, ...]  # of which sound was lost
+    partly_lost: tuple[str, ...]  # with some sound lost
 
 
 def thresholds_of(run: Run) -> tuple[Scores, Scores]:
-    """Thresholds `(species,)` of scores that are blended with a prior, and of those that are
+    """Thresholds `(species,)` for scores that are blended with a prior, and for those that are
     not."""
     cut = run.tuning().thresholds
     codes = run.taxonomy.codes
     own = np.array([cut.species.get(code, cut.blended) for code in codes], np.float32)
     alone = np.full(len(codes), cut.acoustic, np.float32)
-    # then they were tuned by sound alone
+    # Without a metadata model they were tuned by sound alone.
     for code, value in {} if run.metadata() else cut.species.items():
         alone[codes.index(code)] = value
     return own, alone
 
 
 class Predictor:
-    """A finished run's bag, with all that was tuned."""
+    """The bag of a finished run, with its tuning."""
 
     def __init__(self, run: Run, device: str = "auto") -> None:
         self._run, bag, self._tuning = run, run.bag(), run.tuning()
@@ -81,15 +81,15 @@ class Predictor:
             load_network(run, member.name).to(choose_device(device)) for member in bag
         ]
         self._thresholds, self._thresholds_alone = thresholds_of(run)
-        self.lost: list[str] = []  # a line for each recording so far of which sound was lost
+        self.lost: list[str] = []  # a line for each recording so far with some sound lost
 
     def require_unchanged(self) -> None:
-        """Raise CorpusError if the run was trained on since it was opened."""
+        """Raise CorpusError if a trainer changed the run since it was opened."""
         self._run.require_unchanged()
 
     def prior(self, place: OptionalPlace, day: date | None) -> Scores | None:
-        """Species probabilities `(1, species)` of a place and day; None if one of them is not
-        known."""
+        """Species probabilities `(1, species)` for a place and day; None if one of them is unknown,
+        or without a metadata model."""
         latitude, longitude = place
         if self._metadata is None or latitude is None or longitude is None or day is None:
             return None
@@ -120,7 +120,7 @@ class Predictor:
 
     def rows(self, path: Path, prior: Scores | None) -> dict[int, tuple[str, ...]]:
         """Species heard in each 5-s row of a recording (`rows_of`), by the second at which the row
-        ends. Raises as `scores`."""
+        ends. Raises like `scores`."""
         windows, scores = self.scores(path, prior)
         passed = scores >= (self._thresholds_alone if prior is None else self._thresholds)
         heard: dict[int | None, tuple[str, ...]] = {
@@ -140,9 +140,9 @@ def predict(
 ) -> PredictionSummary:
     """Write `row_id, birds` for all soundscapes of a folder, in the order of their names.
 
-    A row id is `<audio id>_<site>_<second>` for the competition's names, else `<name up to its
-    first dot>_<second>`. Raises ConfigError if there is no soundscape or none that can be read, or
-    if two of them would have the same row ids, UsageError if `out` is anything but such a table.
+    A row id is `<audio id>_<site>_<second>` for file names as in the competition, else `<name up to
+    its first dot>_<second>`. Raises ConfigError if there is no readable soundscape, or if two would
+    have the same row ids; UsageError if `out` exists and is not such a table.
     """
     check_replaceable(out, COLUMNS)
     files = _soundscapes(folder)
@@ -152,7 +152,8 @@ def predict(
         other = seen.setdefault(soundscape_name(path)[0], path)
         if other != path:
             raise ConfigError(
-                f"{path}: its rows would be named as those of {other.name}; keep one of the two"
+                f"{path}: its rows would have the same names as those of {other.name}; keep one of "
+                "the two"
             )
     rows: list[tuple[str, str]] = []
     unreadable = []
@@ -160,7 +161,7 @@ def predict(
     for done, path in enumerate(files):
         progress(done, len(files))
         name, site, day = soundscape_name(path)
-        name = os.fsencode(name).decode("utf8", "backslashreplace")  # a table holds text alone
+        name = os.fsencode(name).decode("utf8", "backslashreplace")  # tables contain text only
         prior = predictor.prior(places.get(site, (None, None)), day)
         try:
             found = predictor.rows(path, prior)
@@ -176,7 +177,7 @@ def predict(
     if len(unreadable) == len(files):
         raise ConfigError(
             f"{folder}: soundscapes: expected one that can be read, found none of {len(files)}: "
-            f"{some_of(unreadable)}; put whole files there and type the same again"
+            f"{some_of(unreadable)}; put intact files there and run the same command again"
         )
     predictor.require_unchanged()
     write_csv(out, COLUMNS, rows)
@@ -192,7 +193,8 @@ def predict(
 
 
 def _soundscapes(folder: Path) -> list[Path]:
-    """Whatever has a sound's name and is no folder, sorted: what cannot be read is to be named."""
+    """Everything with the suffix of a sound file that is not a folder, sorted, so that unreadable
+    files get reported."""
     try:
         listed = entries_of(folder) if folder.is_dir() else []
         files = [path for path in listed if path.suffix.lower() in AUDIO and not path.is_dir()]
@@ -206,8 +208,8 @@ def _soundscapes(folder: Path) -> list[Path]:
 
 
 def _places(sites: Path | None) -> Mapping[str, OptionalPlace]:
-    """Coordinates by site. Raises ConfigError if a row of the table cannot be used: else the prior
-    is silently gone."""
+    """Coordinates by site. Raises ConfigError if a row of the table is invalid: otherwise the prior
+    would silently be missing."""
     if sites is None:
         return {}
     problems = Problems()

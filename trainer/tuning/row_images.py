@@ -1,5 +1,5 @@
 """Images of labelled soundscape rows, made once per run, and the row-wise F1 of scores for them:
-`keep: soundscapes`.
+for `keep: soundscapes`.
 
 Knows no network.
 """
@@ -29,16 +29,16 @@ _DAMAGED = "remove it and run: python -m trainer fit-cnn"
 
 @dataclass(frozen=True)
 class RowImages:
-    """Labelled rows and the images of their windows, padded in the first way of the recipe."""
+    """Labelled rows and the images of their windows, with the first padding of the recipe."""
 
     images: Image  # (n, 128, 281)
     at: NDArray[np.int64]  # (rows,) index into images; -1 for a row beyond the end of its sound
     truth: NDArray[np.bool_]  # (rows, species)
-    others: NDArray[np.int64]  # (rows,) labels that the taxonomy does not know
+    others: NDArray[np.int64]  # (rows,) number of labels that are not in the taxonomy
 
     def f1(self, scores: NDArray[np.float32], recipe: TuneRecipe) -> float:
-        """Mean row-wise F1 of the scores of all images `(n, species)` at the best threshold; the
-        curve is smoothed, so that no lucky one decides."""
+        """Mean row-wise F1 of the scores of all images `(n, species)` at the best threshold, from a
+        smoothed curve, so that no lucky threshold decides."""
         silent = np.zeros((1, self.truth.shape[1]), np.float32)
         nameless = ("",) * len(self.at)
         rows = LabelledRows(
@@ -51,7 +51,7 @@ class RowImages:
 
 
 def require_rows(recipe: Recipe, corpus: Corpus) -> None:
-    """Raise CorpusError if epochs are to be chosen by labelled soundscapes and there are none."""
+    """Raise CorpusError if labelled soundscapes should choose the epochs but there are none."""
     if recipe.keep == "soundscapes" and not corpus.soundscapes:
         advice = "label soundscapes, or set keep to best or last"
         raise CorpusError(
@@ -63,8 +63,8 @@ def require_rows(recipe: Recipe, corpus: Corpus) -> None:
 def make_row_images(
     path: Path, corpus: Corpus, recipe: Recipe, source: str, console: Console
 ) -> None:
-    """Make the file at `path` unless it is there from the same `source`. Soundscapes that cannot be
-    read are named. Raises CorpusError if none can."""
+    """Make the file at `path` unless it exists and is from the same `source`. Soundscapes that
+    cannot be read are named. Raises CorpusError if none can be read."""
     if path.is_file() and _source(path) == source:
         return
     images: list[Image] = []
@@ -90,7 +90,7 @@ def make_row_images(
         raise none_readable(corpus, unreadable)
     if not images:
         raise CorpusError(
-            f"{corpus.data / LABELS}: none of its rows can be heard; set keep to best or last"
+            f"{corpus.data / LABELS}: none of its rows has sound; set keep to best or last"
         )
     rows = LabelledRows.of(labelled, corpus.taxonomy)
     found = np.stack(images)
@@ -99,12 +99,12 @@ def make_row_images(
         np.savez(
             temporary, source=source, images=found, at=place, truth=rows.truth, others=rows.others
         )
-    console.print(f"{len(rows)} labelled rows choose the epoch that is kept", highlight=False)
+    console.print(f"{len(rows)} labelled rows decide which epoch is kept", highlight=False)
 
 
 def _labelled_windows(soundscape: Soundscape, padding: Padding) -> tuple[list[Window], int]:
-    """The windows that labelled rows are, in order, and the length of the recording in samples; of
-    a long one no other image is kept. Raises RecordingError if nothing can be decoded."""
+    """The windows of labelled rows, in order, and the length of the recording in samples. No other
+    images are kept in memory. Raises RecordingError if nothing can be decoded."""
     whole = {
         row_window(row, sys.maxsize) for row in soundscape.labels
     }  # of a recording that does not end
@@ -123,7 +123,7 @@ def _labelled_windows(soundscape: Soundscape, padding: Padding) -> tuple[list[Wi
 
 
 def read_row_images(path: Path) -> RowImages:
-    """The rows of a run. Raises CorpusError naming the file."""
+    """Read the rows of a run. Raises CorpusError naming the file."""
     return RowImages(**read_npz(path, _ARRAYS, _DAMAGED))
 
 

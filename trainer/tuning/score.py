@@ -1,5 +1,5 @@
-"""Predictions of any program against labelled rows, by the competition's score and its parts. Knows
-no sound."""
+"""Scores predictions of any program against labelled rows, by the score of the competition and its
+parts. Knows no sound."""
 
 import math
 from collections.abc import Mapping
@@ -15,25 +15,24 @@ from edge.contract.metrics import NOCALL_ROW, Labels, RowScore, score_rows
 
 @dataclass(frozen=True)
 class PredictionScore:
-    """The row-wise score, and what else is to know of the predictions. NaN where there is nothing
-    to divide by."""
+    """The row-wise score, and further figures of the predictions. NaN for a division by zero."""
 
     score: RowScore
     recordings: int
     call_rows: int
-    precision_call_rows: float  # of the species named in rows with calls, all of them together
+    precision_call_rows: float  # over all species predicted in rows with calls
     recall_call_rows: float
     rows_not_predicted: int  # they count as nocall
-    rows_not_labelled: int  # predictions for them count nothing
+    rows_not_labelled: int  # their predictions are ignored
 
     def as_dict(self) -> dict[str, float | int | None]:
-        """Flat, as JSON: what is not defined is null."""
+        """A flat dict for JSON, with null for undefined figures."""
         flat = asdict(self)
         values: dict[str, float | int] = flat.pop("score") | flat
         return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
     def table(self) -> Table:
-        """For people: the score with its interval, and its parts."""
+        """A table of the score with its interval, and of its parts."""
         score = self.score
         table = Table(
             "what", "value", "95 % over recordings", title="row-wise F1", title_justify="left"
@@ -67,8 +66,8 @@ class PredictionScore:
 
 
 def score_predictions(predictions: Path, labels: Path) -> PredictionScore:
-    """Score a table of predictions against a table of labels. Raises UsageError if a table is not
-    one, or if none of the predictions is for a labelled row."""
+    """Score a table of predictions against a table of labels. Raises UsageError if a table is
+    invalid, or if no prediction is for a labelled row."""
     wanted = read_labels(labels)
     found = read_labels(predictions, predicted=True).truth
     _check_capitals(predictions, wanted.truth, found)
@@ -93,8 +92,8 @@ def score_predictions(predictions: Path, labels: Path) -> PredictionScore:
 
 
 def _check_capitals(path: Path, truth: Mapping[str, Labels], found: Mapping[str, Labels]) -> None:
-    """Raises UsageError where a label and a prediction differ in capitals alone: every such row
-    would be a miss."""
+    """Raise UsageError if a label and a prediction differ only in case: every such row would be a
+    miss."""
     labels = {label.lower(): label for heard in truth.values() for label in heard}
     for row, reported in found.items():
         for label in sorted(reported):
@@ -108,7 +107,7 @@ def _check_capitals(path: Path, truth: Mapping[str, Labels], found: Mapping[str,
 def _precision_recall(
     truth: Mapping[str, Labels], found: Mapping[str, Labels]
 ) -> tuple[float, float]:
-    """Over all (row, species) pairs of the rows with calls."""
+    """Precision and recall over all (row, species) pairs of the rows with calls."""
     hits = named = there = 0
     for row, heard in truth.items():
         if heard != NOCALL_ROW:

@@ -1,7 +1,7 @@
-"""What the bag and the prior say of soundscapes, window by window, cut as the station cuts them.
+"""Scores of the bag and the prior for soundscapes, window by window, cut as on the station.
 
-A recording is heard block by block: its scores stay, its sound and images do not, however long it
-is. Knows no threshold and no training; how it blends is the caller's to say.
+A recording of any length is scored block by block: only its scores stay in memory, not its sound
+and images. Knows no threshold and no training; the caller says how to blend.
 """
 
 import sys
@@ -37,14 +37,14 @@ from trainer.run import MemberInfo, Run
 from trainer.tuning.bag import score_images
 from trainer.tuning.sweep import LabelledRows
 
-_BATCH = 64  # windows at once; the last bit of a score may hang on how many share its batch
-# of a batch in a network at once: memory. Fewer would change last bits on a CPU, so many or more do
-# not
+_BATCH = 64  # windows; the last bit of a score may depend on the size of its batch
+# Windows in a network at once, to save memory. Fewer would change last bits on a CPU; this many do
+# not.
 _PART = 16
 
 
 class WindowSpan(NamedTuple):
-    """Where a window lies in its recording, in samples at 32 kHz."""
+    """The position of a window in its recording, in samples at 32 kHz."""
 
     start: int
     samples: int
@@ -52,7 +52,7 @@ class WindowSpan(NamedTuple):
 
 @dataclass(frozen=True)
 class RecordingScores:
-    """The windows of a recording, and the scores of each kind of member in the order of their
+    """The windows of a recording, and the scores of each kind of member, in the order of kinds'
     names."""
 
     windows: list[WindowSpan]
@@ -68,10 +68,10 @@ def hear(
     hop_s: float,
     lost: list[str] | None = None,
 ) -> RecordingScores:
-    """Score a recording of any length; in memory are one batch of images and the scores.
+    """Score a recording of any length; only one batch of images and the scores are in memory.
 
-    It is decoded once for each padding, and batches go on from one padding to the next: so they are
-    what they would be of all its images in one array. `lost` gets a line if sound was lost. Raises
+    It is decoded once for each padding. Batches continue from one padding to the next, so that they
+    are the same as for all its images in one array. `lost` gets a line if sound was lost. Raises
     RecordingError if nothing can be decoded.
     """
     spans: dict[Padding, list[WindowSpan]] = {padding: [] for padding in paddings}
@@ -102,54 +102,54 @@ def _batches(images: Iterable[Input]) -> Iterator[Input]:
 
 
 def _parts(batch: Input) -> list[Input]:
-    """A batch in parts of 16, of which the last has up to 31."""
+    """Split a batch into parts of 16; the last has up to 31."""
     return np.split(batch, range(_PART, len(batch) - _PART + 1, _PART))
 
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """All labelled rows, and what the bag and the prior say of the windows of their soundscapes.
+    """All labelled rows, and the scores of the bag and the prior for the windows of their
+    soundscapes.
 
-    Members of a kind are averaged: nothing that is tuned tells them apart. The last window is
-    silence, in a stretch of its own: that of the rows beyond the end of their sound.
+    Members of a kind are averaged, since tuning does not distinguish them. The last window is
+    silence, in a stretch of its own, for rows beyond the end of their sound.
     """
 
     rows: LabelledRows
     kinds: tuple[str, ...]
     windows: dict[Padding, Scores]  # (kinds, windows, species) for each padding
-    stretch: NDArray[np.int64]  # (windows,) the soundscape that each is from
-    at: NDArray[np.int64]  # (rows,) the window that each row is; -1, the silent one, without
+    stretch: NDArray[np.int64]  # (windows,) index of the soundscape
+    at: NDArray[np.int64]  # (rows,) index of the window; -1, the silent one, if there is none
     step: int  # windows to a neighbour
-    prior: Scores  # (rows, species); NaN where the place, the date or the model is not known
+    prior: Scores  # (rows, species); NaN if place, date or model is missing
     unreadable: tuple[str, ...]  # soundscapes that could not be decoded
-    partly_lost: tuple[str, ...] = ()  # of which sound was lost
+    partly_lost: tuple[str, ...] = ()  # with some sound lost
 
     @cached_property
     def placed(self) -> NDArray[np.bool_]:
-        """Rows that have a prior."""
+        """Mask of the rows that have a prior."""
         return np.asarray(~np.isnan(self.prior).all(axis=1))
 
     def take(self, kept: NDArray[np.bool_]) -> "ScoredRows":
-        """The same with only these rows; their neighbours stay."""
+        """The same with only these rows; all windows stay as neighbours."""
         return replace(self, rows=self.rows.take(kept), at=self.at[kept], prior=self.prior[kept])
 
     def acoustic(self, padding: Padding, blend: Blend) -> Scores:
-        """What the station would hear in each row, smoothed, without the prior, `(rows,
-        species)`."""
+        """Acoustic scores of each row, smoothed, without the prior, `(rows, species)`."""
         heard = acoustic_scores(self.windows[padding], self.kinds, blend)
         rows: Scores = smooth_neighbours(heard, blend, self.step, self.stretch)[self.at]
         return rows
 
     def blended(self, padding: Padding, blend: Blend) -> Scores:
-        """The same with the prior, which all rows have or none."""
+        """Scores blended with the prior, which all rows have or none."""
         return blend_scores(
             self.acoustic(padding, blend), self.prior if self.placed.any() else None, blend
         )
 
 
 def score_soundscapes(run: Run, corpus: Corpus, bag: Sequence[MemberInfo]) -> ScoredRows:
-    """Every window of every readable soundscape; images are made once per padding, scored once per
-    member."""
+    """Score every window of every readable soundscape with the bag; images are made once per
+    padding and scored once per member."""
     networks = [load_network(run, member.name) for member in bag]
     kinds = [member.kind for member in bag]
     return score_networks(
@@ -165,7 +165,8 @@ def score_networks(
     paddings: Sequence[Padding],
     hop_s: float,
 ) -> ScoredRows:
-    """The same of any networks and their kinds. Raises CorpusError if no soundscape can be read."""
+    """Score every window with any networks of these kinds. Raises CorpusError if no soundscape can
+    be read."""
     species = len(run.taxonomy)
     labelled = []
     unreadable = []
@@ -181,7 +182,7 @@ def score_networks(
         try:
             heard = hear(soundscape.path, networks, kinds, species, paddings, hop_s, lost)
         except RecordingError as error:
-            # kept in the run, which knows no folders
+            # Stored in the run, which contains no paths.
             unreadable.append(f"{soundscape.path.name}: {error.reason}")
             continue
         index: dict[int | None, int] = {window.start: i for i, window in enumerate(heard.windows)}
@@ -196,7 +197,7 @@ def score_networks(
         prior.append(np.repeat(_prior(run, soundscape), len(soundscape.labels), axis=0))
     if unreadable and not scores:
         raise none_readable(corpus, unreadable)
-    # stands for the window that a row has not
+    # Serves rows without a window.
     silent = np.zeros((len(set(kinds)), 1, species), np.float32)
     return ScoredRows(
         rows=LabelledRows.of(labelled, run.taxonomy),
@@ -216,12 +217,12 @@ def score_networks(
 
 
 def samples_of(windows: Sequence[WindowSpan]) -> int:
-    """Length of the recording that these windows are of: the last one ends with its sound."""
+    """Length of the recording of these windows in samples: the last one ends with its sound."""
     return max((window.start + window.samples for window in windows), default=0)
 
 
 def _prior(run: Run, soundscape: Soundscape) -> Scores:
-    """The prior of a soundscape's place and day, `(1, species)`; NaN if it has none."""
+    """The prior for the place and day of a soundscape, `(1, species)`; NaN if it has none."""
     folder = run.metadata()
     if (
         folder is None

@@ -1,8 +1,9 @@
-"""Thresholds and blends tried on labelled rows, and which of them to believe. Knows no sound,
-network or file.
+"""A sweep over thresholds and blends on labelled rows, and a robust choice among them. Knows no
+sound, network or file.
 
-Row-wise F1 as in edge.contract.metrics, for all thresholds at once: a row's scores are counted into
-the gaps between thresholds, and the counts summed from above say how many species pass each.
+Row-wise F1 as in edge.contract.metrics, for all thresholds at once: the scores of a row are counted
+in the gaps between thresholds, and cumulative counts from above give the number of species that
+pass each.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,26 +19,26 @@ from edge.contract.taxonomy import Taxonomy
 
 Floats = NDArray[np.float64]
 
-# over neighbouring thresholds: one lucky threshold is not a peak
+# Weights over neighbouring thresholds: one lucky threshold is not a peak.
 _SMOOTHING = np.array([1.0, 2.0, 3.0, 2.0, 1.0])
-MARGIN = 1e-3  # F1 closer than this is a tie: the middle of the plateau, the earlier candidate
+MARGIN = 1e-3  # smaller differences in F1 are ties
 _DRAWS = 1000
 
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """Labelled rows: what was heard in each, and the recording that each belongs to."""
+    """Labelled rows: the species in each, and its recording."""
 
     ids: tuple[str, ...]
     recordings: tuple[str, ...]
     labels: tuple[Labels, ...]
     truth: NDArray[np.bool_]  # (rows, species)
-    # (rows,) labels that the taxonomy does not know; they can only be missed
+    # (rows,) number of labels that are not in the taxonomy; they can only be missed
     others: NDArray[np.int64]
 
     @classmethod
     def of(cls, labelled: Sequence[tuple[str, str, Labels]], taxonomy: Taxonomy) -> "LabelledRows":
-        """From (row id, recording, labels)."""
+        """Make labelled rows from tuples (row id, recording, labels)."""
         truth = np.zeros((len(labelled), len(taxonomy)), bool)
         others = np.zeros(len(labelled), np.int64)
         for row, (_, _, labels) in enumerate(labelled):
@@ -63,14 +64,14 @@ class LabelledRows:
 
     @property
     def calls(self) -> NDArray[np.bool_]:
-        """Rows with anything to hear."""
+        """Mask of the rows with any species."""
         return self.truth.any(axis=1) | (self.others > 0)
 
     def found(
         self, scores: Scores, threshold: float | Scores, codes: Sequence[str]
     ) -> dict[str, Labels]:
-        """Labels that pass the threshold (one for all or `(species,)`), by row id, as the station
-        would report them."""
+        """Labels by row id as the station would report them: species that pass the threshold (one
+        for all or `(species,)`)."""
         passed = scores >= np.asarray(threshold, np.float32)
         return {
             row: frozenset(codes[i] for i in np.flatnonzero(found).tolist()) or NOCALL_ROW
@@ -80,24 +81,24 @@ class LabelledRows:
 
 @dataclass(frozen=True)
 class PassCounts:
-    """For each row and threshold: species that passed, and those of them that were there, `(rows,
-    thresholds)`."""
+    """Number of species that pass, and of those of them that are true, for each row and threshold
+    `(rows, thresholds)`."""
 
     passed: NDArray[np.int64]
     hits: NDArray[np.int64]
 
 
 def thresholds_of(low: float, high: float, step: float) -> NDArray[np.float32]:
-    """low, low + step, … up to high."""
+    """The thresholds low, low + step, … up to high."""
     return (low + step * np.arange(int(np.floor((high - low) / step + 1e-6)) + 1)).astype(
         np.float32
     )
 
 
 def count(rows: LabelledRows, scores: Scores, thresholds: NDArray[np.float32]) -> PassCounts:
-    """What passes each threshold; a score equal to it passes."""
+    """Count the species that pass each threshold; a score equal to it passes."""
     high = np.flatnonzero(scores >= thresholds[0])  # most scores pass none
-    # passes that many thresholds
+    # Number of thresholds that each score passes.
     gap = np.searchsorted(thresholds, scores.ravel()[high], side="right")
     width = len(thresholds) + 1
     cell = gap + width * (high // scores.shape[1])
@@ -110,7 +111,8 @@ def count(rows: LabelledRows, scores: Scores, thresholds: NDArray[np.float32]) -
 
 
 def count_at(rows: LabelledRows, scores: Scores, threshold: float | Scores) -> PassCounts:
-    """What passes one threshold, the same for all species or one of each `(species,)`."""
+    """Count the species that pass one threshold, the same for all species or one for each
+    `(species,)`."""
     passed = scores >= np.asarray(threshold, np.float32)
     return PassCounts(
         passed.sum(axis=1, keepdims=True), (passed & rows.truth).sum(axis=1, keepdims=True)
@@ -134,7 +136,7 @@ def micro_f1(rows: LabelledRows, counts: PassCounts) -> Floats:
 
 def smooth(curves: Floats) -> Floats:
     """Weighted mean over neighbouring thresholds, `(…, thresholds)`; at the ends over those that
-    there are."""
+    exist."""
     half = len(_SMOOTHING) // 2
     padded = np.pad(curves, [(0, 0)] * (curves.ndim - 1) + [(half, half)])
     windows = np.lib.stride_tricks.sliding_window_view(padded, len(_SMOOTHING), axis=-1)
@@ -143,19 +145,19 @@ def smooth(curves: Floats) -> Floats:
 
 
 def best_threshold(curve: Floats) -> int:
-    """Index of the threshold to take from F1 `(thresholds,)`: the centre of the plateau about the
+    """Index of the best threshold by F1 `(thresholds,)`: the centre of the plateau around the
     smoothed peak."""
     smoothed = smooth(curve)
     return _middle(int(np.argmax(smoothed)), smoothed >= smoothed.max() - MARGIN)
 
 
 def steady_threshold(sums: Floats, rows: NDArray[np.int64]) -> int:
-    """Index of the threshold to take from sums of F1 over each recording's rows `(recordings,
+    """Index of a robust threshold by sums of F1 over the rows of each recording `(recordings,
     thresholds)`.
 
-    The centre of the stretch about the smoothed peak that falls short of it by no more than one
-    standard error over recordings: on a few soundscapes the very peak is mostly luck, and the edge
-    of a plateau a risk.
+    It is the centre of the range around the smoothed peak within one standard error of it, over
+    recordings: with few soundscapes the peak itself is mostly luck, and the edge of a plateau is a
+    risk.
     """
     mine = smooth(sums)
     peak = int(np.argmax(mine.sum(axis=0)))
@@ -164,7 +166,7 @@ def steady_threshold(sums: Floats, rows: NDArray[np.int64]) -> int:
 
 
 def _middle(peak: int, enough: NDArray[np.bool_]) -> int:
-    """The middle of the unbroken stretch of `enough` about `peak`."""
+    """The middle of the contiguous range of `enough` around `peak`."""
     low = high = peak
     while low > 0 and enough[low - 1]:
         low -= 1
@@ -184,7 +186,7 @@ def _shortfall(short: Floats, rows: NDArray[np.int64]) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True)
 class ThresholdCandidate:
-    """One way to score, and the F1 of each row at each threshold that it gives."""
+    """A padding and a blend, and the F1 of each row at each threshold with them."""
 
     padding: Padding
     blend: Blend
@@ -192,28 +194,28 @@ class ThresholdCandidate:
 
     @property
     def peak(self) -> float:
-        """What it is compared by: the highest point of the smoothed curve."""
+        """The highest point of the smoothed curve, by which candidates are compared."""
         return float(smooth(self.f1s.mean(axis=0)).max())
 
     def take(self, kept: NDArray[np.bool_]) -> "ThresholdCandidate":
-        """The same over the rows where `kept` is true."""
+        """The same for the rows where `kept` is true."""
         return replace(self, f1s=self.f1s[kept])
 
 
 @dataclass(frozen=True)
 class SweepChoice:
-    """What the sweep chose: a candidate and a threshold, as indices."""
+    """The choice of the sweep: indices of a candidate and a threshold."""
 
     candidate: int
     threshold: int
 
 
 def _choose(sums: Floats, rows: NDArray[np.int64]) -> SweepChoice:
-    """From sums of F1 over each recording's rows, `(recordings, candidates, thresholds)`, and their
-    numbers of rows.
+    """Choose by sums of F1 over the rows of each recording, `(recordings, candidates, thresholds)`,
+    and their numbers of rows.
 
-    The first candidate whose shortfall against the best one is within one standard error of that
-    difference over recordings: on a few soundscapes the best of many is mostly luck.
+    Takes the first candidate whose shortfall against the best one is within one standard error of
+    that difference over recordings: with few soundscapes the best of many is mostly luck.
     """
     peaks = smooth(sums.sum(axis=0) / rows.sum())
     at = np.arange(len(peaks)), peaks.argmax(axis=1)
@@ -225,7 +227,7 @@ def _choose(sums: Floats, rows: NDArray[np.int64]) -> SweepChoice:
 
 
 def steady_threshold_of(f1s: Floats, recordings: Sequence[str]) -> int:
-    """`steady_threshold` of F1 `(rows, thresholds)`, of one way to score."""
+    """`steady_threshold` for F1 `(rows, thresholds)` of a single candidate."""
     sums, rows = _by_recording([ThresholdCandidate("context", Blend(), f1s)], recordings)
     return steady_threshold(sums[:, 0], rows)
 
@@ -233,7 +235,7 @@ def steady_threshold_of(f1s: Floats, recordings: Sequence[str]) -> int:
 def _by_recording(
     candidates: Sequence[ThresholdCandidate], recordings: Sequence[str]
 ) -> tuple[Floats, NDArray[np.int64]]:
-    """What `_choose` wants."""
+    """The arguments of `_choose`."""
     names, group = np.unique(np.asarray(recordings), return_inverse=True)
     sums = np.zeros((len(names), len(candidates), candidates[0].f1s.shape[1]))
     for c, candidate in enumerate(candidates):
@@ -242,21 +244,21 @@ def _by_recording(
 
 
 def choose(candidates: Sequence[ThresholdCandidate], recordings: Sequence[str]) -> SweepChoice:
-    """The way to score and the threshold to take by row-wise F1 `(rows,)` of `recordings`.
-    Candidates are to be listed from the one to keep when in doubt."""
+    """Choose a candidate and a threshold by row-wise F1; `recordings` are those of the rows.
+    Earlier candidates are preferred when in doubt."""
     return _choose(*_by_recording(candidates, recordings))
 
 
 def without_each(recordings: Sequence[str]) -> list[NDArray[np.bool_]]:
-    """For each recording the rows of all others, `(rows,)`. None with a single recording: then
-    there are no others."""
+    """Masks `(rows,)` of the rows of all other recordings, for each recording. Empty with a single
+    recording."""
     names, group = np.unique(np.asarray(recordings), return_inverse=True)
     return [group != g for g in range(len(names))] if len(names) > 1 else []
 
 
 def curve_interval(f1s: Floats, recordings: Sequence[str], seed: int = 0) -> tuple[Floats, Floats]:
-    """95 % bootstrap interval of the mean F1 at each threshold, drawing whole recordings; two of
-    `(thresholds,)`."""
+    """Lower and upper end `(thresholds,)` of the 95 % bootstrap interval of the mean F1 at each
+    threshold, resampling whole recordings."""
     names, group = np.unique(np.asarray(recordings), return_inverse=True)
     sums = np.zeros((len(names), f1s.shape[1]))
     np.add.at(sums, group, f1s)
@@ -269,5 +271,5 @@ def curve_interval(f1s: Floats, recordings: Sequence[str], seed: int = 0) -> tup
 
 
 def recording_of(rows: LabelledRows) -> Mapping[str, str]:
-    """Row id to recording, as edge.contract.metrics.score_rows wants it."""
+    """Recordings by row id, for edge.contract.metrics.score_rows."""
     return dict(zip(rows.ids, rows.recordings, strict=True))

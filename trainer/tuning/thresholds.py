@@ -1,8 +1,7 @@
-"""Rules that set thresholds from labelled rows: one for all, one per species, or a quantile of the
-scores.
+"""Rules for thresholds from labelled rows: one for all species, one per species, or a quantile of
+the scores.
 
-Knows no blend and no file. All three are always computed, so that a person sees whether another one
-pays.
+Knows no blend and no file. All three are always computed, so that the report can compare them.
 """
 
 from dataclasses import dataclass
@@ -17,23 +16,22 @@ from trainer.tuning import sweep
 from trainer.tuning.sweep import LabelledRows, PassCounts
 
 RULES: tuple[ThresholdBy, ...] = get_args(ThresholdBy)
-POSITIVES_MIN = 5  # labelled rows that a species needs for a threshold of its own,
-# of so many recordings: one bird that sings all night says little of its species
+POSITIVES_MIN = 5  # labelled rows that a species needs for a threshold of its own
+# Recordings with those rows: one bird that sings all night says little about its species.
 RECORDINGS_MIN = 2
-# a species with so many positive rows stands half-way between its own best threshold and the global
-# one
+# A species with this many positive rows gets the mean of its own best threshold and the global one.
 PULL = 10
 
 
 @dataclass(frozen=True)
 class ThresholdSet:
-    """A threshold for all species, and those of single species (by index) that differ."""
+    """A threshold for all species, and different ones for single species, by index."""
 
     threshold: float
     species: dict[int, float]
 
     def of_all(self, count: int) -> Scores:
-        """The threshold of each of `count` species."""
+        """The thresholds of all `count` species."""
         values = np.full(count, self.threshold, np.float32)
         for index, value in self.species.items():
             values[index] = value
@@ -55,9 +53,9 @@ def cut_by(
 
 
 def by_quantile(rows: LabelledRows, scores: Scores) -> float:
-    """The threshold at which as many rows are called nocall as the labels say (second place of
-    BirdCLEF 2021): between the best scores of two rows. Needs nothing of the labels but their share
-    of nocall."""
+    """The threshold that makes as many rows nocall as the labels have (second place of BirdCLEF
+    2021): midway between the best scores of two rows. Uses only the share of nocall of the
+    labels."""
     best = np.sort(scores.max(axis=1))
     silent = int((~rows.calls).sum())
     edges = np.concatenate([[0.0], best, [1.0]])
@@ -67,11 +65,10 @@ def by_quantile(rows: LabelledRows, scores: Scores) -> float:
 def by_species(
     rows: LabelledRows, scores: Scores, thresholds: NDArray[np.float32], at: int
 ) -> dict[int, float]:
-    """Thresholds of the species that are heard often enough, by index.
+    """Thresholds of the species that occur often enough, by index.
 
-    Each is the one of the best row-wise F1 while all others stay at the global one
-    (`thresholds[at]`), then drawn towards that by few rows: `(n·own + 10·global) / (n + 10)` with n
-    positive rows.
+    Each has the best row-wise F1 while all others stay at the global threshold (`thresholds[at]`).
+    It is then shrunk towards the global one: `(n·own + 10·global) / (n + 10)` with n positive rows.
     """
     everywhere = sweep.count_at(rows, scores, float(thresholds[at]))
     recordings = np.asarray(rows.recordings)
@@ -81,7 +78,7 @@ def by_species(
         if len(set(recordings[there])) < RECORDINGS_MIN:
             continue
         passed = scores[:, index, None] >= thresholds  # (rows, thresholds)
-        concerned = there | passed[:, 0]  # all other rows stay as they are
+        concerned = there | passed[:, 0]  # other rows do not change
         here = passed[concerned]
         hits = passed[concerned] & there[concerned, None]
         counts = PassCounts(

@@ -1,8 +1,9 @@
-"""Padding, blend and thresholds, chosen on labelled soundscapes by the competition's row-wise F1.
+"""Padding, blend and thresholds, chosen on labelled soundscapes by the row-wise F1 of the
+competition.
 
-The row is the window: its sound is cut, scored and blended as the station will. Without labelled
-soundscapes only the thresholds are chosen, on the out-of-fold scores of the training crops. Knows
-no training; sweep.py makes the choice, thresholds.py sets the thresholds, blend_search.py looks
+A row is a window: its sound is cut, scored and blended as on the station. Without labelled
+soundscapes only the thresholds are chosen, by out-of-fold scores of the training crops. Knows no
+training; sweep.py makes the choice, thresholds.py sets the thresholds, blend_search.py searches
 between the listed blends.
 """
 
@@ -35,17 +36,17 @@ from trainer.tuning.thresholds import RULES, ThresholdSet, cut_by, f1_at
 
 
 def tune(run: Run, corpus: Corpus) -> None:
-    """Write tune.json (the choice and its scores) and sweep.json (curves and the search, for the
+    """Write tune.json (the choice and its scores) and sweep.json (curves and search, for the
     report)."""
     bag = run.bag()
     scored = score_soundscapes(run, corpus, bag) if corpus.soundscapes else None
     for line in scored.unreadable if scored else ():
-        say(f"tune: not heard: {line}")
+        say(f"tune: not readable: {line}")
     for line in scored.partly_lost if scored else ():
-        say(f"tune: heard in part: {line}")
+        say(f"tune: partly lost: {line}")
     if missing := corpus.problems.counts.get(NO_SOUND):
         example = corpus.problems.examples[NO_SOUND][0]
-        say(f"tune: not heard: {missing} labelled soundscapes are not there, such as {example}")
+        say(f"tune: {missing} labelled soundscapes are missing, such as {example}")
     if scored is None:
         tuning, curves = tune_on_crops(run, corpus, bag)
     else:
@@ -58,24 +59,24 @@ def tune(run: Run, corpus: Corpus) -> None:
     asked["optimise"] = recipe.optimise > 0
     if curves["basis"] != "soundscapes" and any(asked.values()):
         say(
-            f"tune: {', '.join(key for key in asked if asked[key])}: without effect, as they need "
-            f"labelled soundscapes"
+            f"tune: {', '.join(key for key in asked if asked[key])}: without effect, since they "
+            "need labelled soundscapes"
         )
 
 
-# scores of soundscapes to a choice
+# Choice by scores of soundscapes
 
 
 @dataclass(frozen=True)
 class Search:
-    """What there is to choose from: ways to score rows that all have a prior, or none, and
-    thresholds."""
+    """The candidates to choose from: paddings and blends for rows that all have a prior, or none,
+    and thresholds."""
 
     scored: ScoredRows
     recipe: TuneRecipe
     seed: int
     thresholds: NDArray[np.float32]
-    # the recipe's, in its order: the first stands where no other is clearly better
+    # Those of the recipe, in its order: the first is kept unless another one is clearly better.
     listed: list[ThresholdCandidate]
 
     @classmethod
@@ -100,13 +101,13 @@ class Search:
         )
 
     def take(self, kept: NDArray[np.bool_]) -> "Search":
-        """The same over these rows."""
+        """The same for these rows."""
         listed = [candidate.take(kept) for candidate in self.listed]
         return Search(self.scored.take(kept), self.recipe, self.seed, self.thresholds, listed)
 
     def choose(self) -> tuple[ThresholdCandidate, Optimum | None]:
-        """The way to score, and what the optimiser found; it starts from the listed one that would
-        be chosen, and is taken only if it is clearly better than all."""
+        """Choose a candidate; also returns the result of the optimiser. That starts from the best
+        listed candidate, and is chosen only if it is clearly better than all of them."""
         recordings = self.scored.rows.recordings
         chosen = self.listed[sweep.choose(self.listed, recordings).candidate]
         if not self.recipe.optimise:
@@ -117,8 +118,8 @@ class Search:
 
 
 def _blends(recipe: TuneRecipe, with_prior: bool) -> list[Blend]:
-    """The recipe's blends in its order, each with every smoothing. Without a prior its weights are
-    all the same."""
+    """The blends of the recipe in its order, each with every smoothing. Without a prior, its
+    weights make no difference."""
     blends = [
         Blend(search.rule, weight) for search in recipe.blend for weight in search.prior_weight
     ]
@@ -127,8 +128,8 @@ def _blends(recipe: TuneRecipe, with_prior: bool) -> list[Blend]:
 
 
 def tune_on_rows(run: Run, scored: ScoredRows) -> tuple[Tuning, dict[str, Any]]:
-    """The best padding, blend and thresholds on labelled rows, and the curves they were chosen
-    from."""
+    """Choose padding, blend and thresholds on labelled rows. Also returns the curves for the
+    report."""
     recipe = run.recipe.tune
     placed = scored.placed
     search = Search.of(scored.take(placed) if placed.any() else scored, recipe, run.recipe.seed)
@@ -139,7 +140,7 @@ def tune_on_rows(run: Run, scored: ScoredRows) -> tuple[Tuning, dict[str, Any]]:
     alone = scored.acoustic(chosen.padding, chosen.blend)
     by_rule = {rule: cut_by(rule, rows, blended, thresholds) for rule in RULES}
     cut = by_rule[recipe.threshold_by]
-    # species' own thresholds are set with the prior alone: where it is missing, one for all decides
+    # Species have thresholds of their own only with a prior; without it, one for all decides.
     acoustic = cut_by(
         "quantile" if recipe.threshold_by == "quantile" else "global",
         scored.rows,
@@ -185,7 +186,7 @@ def tune_on_rows(run: Run, scored: ScoredRows) -> tuple[Tuning, dict[str, Any]]:
 def _rule(
     cut: ThresholdSet, f1s: sweep.Floats, held_out: dict[str, float | None] | None
 ) -> dict[str, Any]:
-    """What one rule sets and what it is worth."""
+    """The thresholds of one rule in brief, and its F1."""
     return {
         "threshold": cut.threshold,
         "own": len(cut.species),
@@ -195,9 +196,8 @@ def _rule(
 
 
 def held_out(search: Search) -> dict[ThresholdBy, dict[str, float | None]]:
-    """What a new soundscape may expect of each rule: F1 of each soundscape when blend and
-    thresholds are chosen on the others (the optimiser too sees nothing of it). Empty with a single
-    soundscape."""
+    """F1 to expect of each rule on a new soundscape: that of each soundscape with blend and
+    thresholds chosen on the others (also by the optimiser). Empty with a single soundscape."""
     rows = search.scored.rows
     found = {rule: np.empty(len(search.scored.rows)) for rule in RULES}
     folds = sweep.without_each(rows.recordings)
@@ -219,9 +219,9 @@ def held_out(search: Search) -> dict[ThresholdBy, dict[str, float | None]]:
 
 
 def _published(run: Run, search: Search) -> dict[str, Any]:
-    """The blend exactly as published, for comparison: plain mean, 1 and 0.14, no neighbours, one
-    threshold at the very peak of its sweep; padded with zeros if the recipe lists that, else by its
-    first padding."""
+    """The blend exactly as published, for comparison: plain mean, weights 1 and 0.14, no
+    neighbours, one threshold at the peak of its sweep; padded with zeros if the recipe lists that,
+    else with its first padding."""
     padding: Padding = "zeros" if "zeros" in search.recipe.padding else search.recipe.padding[0]
     blend = Blend() if search.scored.placed.any() else Blend(prior_weight=0.0)
     candidate = search.candidate(padding, blend)
@@ -238,12 +238,12 @@ def _published(run: Run, search: Search) -> dict[str, Any]:
 def tune_on_crops(
     run: Run, corpus: Corpus, bag: Sequence[MemberInfo]
 ) -> tuple[Tuning, dict[str, Any]]:
-    """Thresholds of the best micro F1 over the out-of-fold crops, where there is no labelled
-    soundscape.
+    """Choose thresholds by the best micro F1 over the out-of-fold crops, for a corpus without
+    labelled soundscapes.
 
-    Padding is the recipe's first, the blend the published one without smoothing, one threshold for
-    all species: crops of clean recordings at the very places that the metadata model learnt from
-    can tell nothing of these.
+    The padding is the first of the recipe, the blend the published one without smoothing, with one
+    threshold for all species: crops of clean recordings, at the places that the metadata model was
+    trained on, cannot decide these.
     """
     recipe = run.recipe.tune
     table = crop_table(run, corpus, bag)
@@ -264,7 +264,7 @@ def tune_on_crops(
     chosen = {}
     parts = {"blended": blended, "acoustic": table.scores}
     for name, scores in parts.items():
-        # a secondary species may well be in the crop
+        # A secondary species may be in the crop.
         ignored = np.where(table.ignored, np.float32(-1), scores)
         found[name] = sweep.micro_f1(rows, sweep.count(rows, ignored, thresholds))
         chosen[name] = sweep.best_threshold(found[name])
@@ -293,7 +293,7 @@ def _prior_of_crops(run: Run, latitude: Values, longitude: Values, day_of_year: 
     return prior
 
 
-# what is written of it
+# Contents of tune.json and sweep.json
 
 
 def _score(
@@ -333,7 +333,7 @@ def _list(values: NDArray[Any]) -> list[float | None]:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Figures as JSON takes them: rounded, and None for what is not defined."""
+    """Figures for JSON: rounded, and None if undefined."""
     return {
         k: v if isinstance(v, int) else _rounded(v) if math.isfinite(v) else None
         for k, v in values.items()
@@ -349,7 +349,7 @@ def _line(tuning: Tuning) -> str:
             f"tune: no labelled soundscapes: thresholds {cut.blended:g} and {cut.acoustic:g} "
             f"(without a place) taken from {scores['rows']} out-of-fold crops (micro F1 "
             f"{scores['blended']['f1']:.3f}); expect them to be too low in the field, where most "
-            "windows hold no bird"
+            "windows contain no bird"
         )
     f1 = scores["blended"]
     published = scores["published"]
@@ -365,5 +365,5 @@ def _line(tuning: Tuning) -> str:
 
 def _span(score: Mapping[str, Any]) -> str:
     f1, low, high = (score[key] for key in ("f1", "f1_low", "f1_high"))
-    # no interval from one soundscape
+    # One soundscape gives no interval.
     return f"{f1:.3f}" if low == high else f"{f1:.3f} [{low:.3f}, {high:.3f}]"

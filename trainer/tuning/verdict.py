@@ -1,7 +1,6 @@
-"""What a person must be told before they trust a run: that its networks tell no species apart, or
-hear no birds.
+"""Warnings against using a run: its networks do not distinguish species, or recognise no birds.
 
-Reads what stages have left in a Run; computes no score of its own.
+Reads the results of stages in a Run; computes no score of its own.
 """
 
 import math
@@ -15,14 +14,13 @@ from trainer.files import read_json
 from trainer.run import SCHEMA, Run
 from trainer.tuning.oof import CropScore, CropTable
 
-_SURE = 2.0  # standard deviations above guessing that a score must be
-_NOTHING = 0.0005  # an F1 that is shown as 0.000
+_SURE = 2.0  # standard deviations by which a score must exceed guessing
+_NOTHING = 0.0005  # a smaller F1 is shown as 0.000
 
 
 def guessing(table: CropTable, crops: CropScore) -> dict[str, float]:
-    """Balanced accuracy of guessing among the species that have crops, and the most that luck makes
-    of it with so many recordings (the crops of one recording are alike, so recordings count, not
-    crops)."""
+    """Balanced accuracy of guessing among the species that have crops, and its upper limit by luck
+    with so many recordings (crops of one recording are alike, so recordings count, not crops)."""
     recordings = Counter(key.split("/")[0] for key in set(table.recordings))
     species = [score.code for score in crops.species if score.crops]
     share = 1.0 / len(species)
@@ -34,29 +32,28 @@ def guessing(table: CropTable, crops: CropScore) -> dict[str, float]:
 
 
 def cautions(run: Run, tuned: bool = True) -> list[str]:
-    """A line for everything that speaks against using the run, as far as its stages have come; none
-    of a good one. Without `tuned` nothing is said of tuning, which may be that of other
-    networks."""
+    """A line for each reason against using the run, from its finished stages; none for a good run.
+    Without `tuned`, tuning is ignored, since it may be that of other networks."""
     found = []
     if run.schema != SCHEMA:
         found.append(
-            "this run was made by an older version, which kept no book of what was made from what: "
-            "whether its parts fit each other cannot be told"
+            "this run was made by an older version, which recorded no inputs of its stages: it is "
+            "not known whether its parts fit together"
         )
     out_of_fold = _figures(run, "oof.json")
     high = out_of_fold.get("guessing_high")
     if high is not None and out_of_fold["balanced_accuracy"] <= high:
         found.append(
-            "this model has learned nothing that can be told from luck: in recordings that it was "
-            f"not trained on, its balanced accuracy is {out_of_fold['balanced_accuracy']:.3f}; "
-            f"guessing has {out_of_fold['guessing']:.3f}, with luck {high:.3f}. Do not use it. "
+            "this model is no better than guessing: in recordings that it was not trained on, its "
+            f"balanced accuracy is {out_of_fold['balanced_accuracy']:.3f}; guessing gives "
+            f"{out_of_fold['guessing']:.3f}, with luck {high:.3f}. Do not use it. "
             "More recordings of each species, or more epochs, may help"
         )
     elif _unsure(run):
         found.append(
             "no network of this model is ever sure of a sound that it was not trained on (F1 0.000 "
-            "at a score of 0.5): its scores are low, and so are thresholds. More recordings of "
-            "each species, or more epochs, may help"
+            "at a score of 0.5): its scores are low, and so are its thresholds. More recordings "
+            "of each species, or more epochs, may help"
         )
     scores = _figures(run, "tune.json").get("scores", {}) if tuned else {}
     if scores.get("basis") == "soundscapes":
@@ -71,7 +68,7 @@ def cautions(run: Run, tuned: bool = True) -> list[str]:
 
 
 def tell_cautions(run: Run, console: Console, tuned: bool = True) -> None:
-    """What speaks against using the run, loudly."""
+    """Print the reasons against using the run."""
     for line in cautions(run, tuned):
         console.print(
             f"[bold red]warning:[/bold red] {escape(line)}", highlight=False, soft_wrap=True
