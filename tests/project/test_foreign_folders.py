@@ -139,7 +139,7 @@ def test_a_table_replaces_no_folder_and_no_other_picture(data: Path, tmp_path: P
     before = snapshot(tmp_path)
     with pytest.raises(UsageError, match="is a folder"):
         folds_table(data, tmp_path / "a.csv", find_recipe("demo"), QUIET)
-    with pytest.raises(UsageError, match=r"holidays\.png: is there already"):
+    with pytest.raises(UsageError, match=r"holidays\.png: already exists"):
         folds_table(data, tmp_path / "holidays.csv", find_recipe("demo"), QUIET)
     for name in ("a.csv", "sites.csv", "link.csv", "nowhere.csv", "song.wav"):
         with pytest.raises(UsageError, match="not a table of this kind"):

@@ -224,7 +224,7 @@ def test_networks_of_another_table_than_the_bag_are_not_used(ground: Ground) -> 
         Run.open(ground.out)
     told = fit_all(ground.options(), ("tune",))
     assert re.search(
-        "bag comes before tune and is to be made again: .*; run: python -m trainer bag",
+        "bag comes before tune and must be run again: .*; run: python -m trainer bag",
         told.refused,
     )
     assert again(ground).trained == ()
@@ -291,7 +291,7 @@ def test_a_model_that_is_to_be_made_again_wants_its_rasters_before_all_else(grou
     told = again(ground, rasters=None)
     assert told.made == ()
     assert re.search(
-        r"is to be made again \(places changed\): add --rasters FOLDER, or --no-rasters",
+        r"must be made again \(places changed\): add --rasters FOLDER, or --no-rasters",
         told.refused,
     )
     assert again(ground).refused == ""
@@ -361,7 +361,7 @@ def test_networks_say_the_libraries_that_trained_them(ground: Ground) -> None:
     )  # when it was begun
     other_labels(ground)
     told = again(ground)
-    assert "made under other libraries than here" in told.said
+    assert "made with other library versions than here" in told.said
     assert "the beginning: torch 1.13.0" in told.said
     assert Run.open(ground.out).provenance()["versions"]["torch"] == now
 
@@ -376,7 +376,7 @@ def test_networks_of_two_versions_name_both(
         versions.cache_clear()
         told = again(ground)
         assert told.trained == (FIRST,)
-        assert "What is done is kept" in told.said
+        assert "Finished work is kept" in told.said
     versions.cache_clear()
     found = Run.open(ground.out).provenance()
     assert found["versions"]["torch"] == f"1.13.0, {now}"

@@ -203,7 +203,7 @@ def test_a_soundscape_that_cannot_be_read_is_said(
     info = distil(replace(_options(finished, run), data=data), console)
     assert info.figures["soundscapes"]["rows"] == 3
     assert isinstance(console.file, io.StringIO)
-    assert "distil: not heard: 0_SSW_20190610.ogg: empty file" in console.file.getvalue()
+    assert "distil: not readable: 0_SSW_20190610.ogg: empty file" in console.file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +291,7 @@ def test_it_learns_from_the_images_that_a_station_makes(padding: Padding) -> Non
         ({"sound": "empty"}, "no sound file in it"),
         ({"run": "nowhere"}, "no run here"),
         ({"run": "begun"}, r"tune\.json is missing"),
-        ({"data": "other"}, "knows other species than the run"),
+        ({"data": "other"}, "has other species than the run"),
     ],
 )
 def test_refusals_are_one_line(

@@ -1,1 +1,1 @@
-"""The stages of a training: what each is made from, which are to be done, and each of them done."""
+"""The stages of a training: their inputs, which of them to run, and their work."""

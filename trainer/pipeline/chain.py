@@ -1,8 +1,7 @@
-"""The chain of a training: each stage's name, what it needs and is made from, what it does and
-leaves.
+"""The chain of stages of a training: for each its name, inputs, work and result.
 
-stages.py decides which are to be done. Parses no arguments. What a stage alone wants (torch,
-CatBoost, matplotlib) is loaded when it is done: a refusal, or a run that is done already, takes no
+stages.py decides which of them to run. Parses no arguments. Libraries that only one stage needs
+(torch, CatBoost, matplotlib) are loaded when it runs, so that an error, or a finished run, takes no
 seconds.
 """
 
@@ -39,7 +38,7 @@ _MODEL = (
     "features.json",
     "grid.npz",
     NEARBY,
-)  # of the metadata model, what is asked for species
+)  # files of the metadata model that predictions need
 
 
 @dataclass(frozen=True)
@@ -48,14 +47,14 @@ class Stage:
 
     name: str
     needs: tuple[str, ...]  # stages whose results it reads
-    made_from: Callable[[Work], StageParts]  # besides what those left
-    do: Callable[[Work, StageParts], None]  # given all that it is made from
+    made_from: Callable[[Work], StageParts]  # its inputs besides those results
+    do: Callable[[Work, StageParts], None]  # its work, given all its inputs
     result: Callable[[Run], Result]
-    went_in: Callable[[Work], dict[str, Any]] = lambda _: {}  # for people and manifests
-    keeps: tuple[str, ...] = ()  # parts that stay what they are where an option does not say
+    went_in: Callable[[Work], dict[str, Any]] = lambda _: {}  # for readers and manifests
+    keeps: tuple[str, ...] = ()  # inputs that stay the same if their option is not given
 
 
-# what each stage does and leaves
+# Work and result of each stage
 
 
 def _check_data(work: Work, _: StageParts) -> None:
@@ -80,7 +79,7 @@ def _folds(work: Work, made_from: StageParts) -> None:
 
 
 def _folds_parts(work: Work) -> StageParts:
-    """The sound counts by what is there and what is the same."""
+    """Inputs of the folds; of the sound, only which files exist and which are identical."""
     first: dict[str, str] = {}
     equal = [
         None if sha256 == ABSENT else first.setdefault(sha256, name)
@@ -157,7 +156,7 @@ def _fit_cnn(work: Work, made_from: StageParts) -> None:
         source = digest(work.labelled_rows())
         make_row_images(run.folder / ROW_IMAGES, work.corpus, run.recipe, source, work.console)
     else:
-        (run.folder / ROW_IMAGES).unlink(missing_ok=True)  # of another recipe, as are calls
+        (run.folder / ROW_IMAGES).unlink(missing_ok=True)  # of another recipe, like the calls
     folds = {p.recording: p.fold for p in read_folds(run.folder / "folds.csv")}
     fit_members(
         run,
@@ -190,8 +189,8 @@ def _calls(work: Work, spectrograms: Spectrograms) -> None:
 
 
 def _out_of_fold(work: Work) -> None:
-    """Write oof.json: how well members know the crops of the fold they have not seen, alone and
-    together."""
+    """Write oof.json: scores of the members on the crops of their validation folds, by kind and for
+    all together."""
     members = work.run.members()
     kinds = {
         kind.kind: [m for m in members if m.kind == kind.kind] for kind in work.run.recipe.members
@@ -302,7 +301,7 @@ def _tune(work: Work, _: StageParts) -> None:
 
 
 def _tune_parts(work: Work) -> StageParts:
-    """Without labelled soundscapes the crops that members have not seen decide."""
+    """Inputs of tuning; without labelled soundscapes, out-of-fold crops decide."""
     crops = (
         {"labels": work.labels(), "places": work.places()} if not work.corpus.soundscapes else {}
     )
@@ -317,7 +316,7 @@ def _tune_went_in(work: Work) -> dict[str, Any]:
 
 
 def _report_parts(work: Work) -> StageParts:
-    """It shows every number of the recipe."""
+    """Inputs of the report, with the whole recipe, which it shows."""
     parts = {"names": work.names(), "folds": digest(work.run.folder / "folds.csv")}
     return work.corpus_tables() | parts | {"recipe": work.run.recipe.digest}
 
@@ -329,7 +328,7 @@ def _report(work: Work, _: StageParts) -> None:
 
 
 def _left(*names: str) -> Callable[[Run], Result]:
-    """Files that later stages take as they are."""
+    """The result of a stage whose files later stages use as they are."""
     return lambda run: Result(names, digest(*(run.folder / name for name in names)))
 
 

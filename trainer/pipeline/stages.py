@@ -1,8 +1,7 @@
-"""The stages of a training, in order: which of them are to be done, and each of them done. Parses
-no arguments.
+"""Runs the stages of a training in order, those that are not done. Parses no arguments.
 
-A stage is done when the run's book has it, made from what lies here now, and its files are as it
-left them.
+A stage is done if the book of the run has an entry for it, made from the present inputs, and its
+files are unchanged.
 """
 
 import fcntl
@@ -46,7 +45,7 @@ _LIBRARIES = (
     "onnxruntime",
     "matplotlib",
     "scipy",
-)  # loaded when they are needed
+)  # loaded when needed
 _STAGE = {stage.name: stage for stage in CHAIN}
 _READ = (
     "sound",
@@ -55,13 +54,13 @@ _READ = (
     "backgrounds",
     "map",
     "equal recordings",
-)  # parts that are files
-_REPAIRED = (IMAGES, RANGES)  # the stage looks itself which of their rows are damaged
+)  # inputs that are files
+_REPAIRED = (IMAGES, RANGES)  # the stage finds their damaged rows itself
 
 
 def run_stages(options: Options, names: Sequence[str], console: Console) -> Run:
-    """Do the named stages that are not done yet, in order; each says what it did. Raises
-    BirdstationError; and ModuleNotFoundError before any work for a library that a later stage
+    """Run the named stages that are not done yet, in order; each prints its result. Raises
+    BirdstationError; before any work, ModuleNotFoundError for a library that a later stage
     needs."""
     for library in _LIBRARIES:
         if find_spec(library) is None:
@@ -74,12 +73,12 @@ def run_stages(options: Options, names: Sequence[str], console: Console) -> Run:
             f"--rasters {options.rasters} and --no-rasters contradict each other: give one of them"
         )
     if options.rasters is not None and "fit-metadata" in names:
-        Rasters.open(options.rasters)  # before the hours that come before it
+        Rasters.open(options.rasters)  # before hours of other stages
     corpus = Corpus.read(options.data)
     require_rows(recipe, corpus)
     if "tune" in names:
         require_readable(corpus)
-    # before a run is begun: a refusal must not pin its recipe
+    # Before a run begins: an error must not fix its recipe.
     if {"spectrograms", "fit-cnn"} & set(names):
         _check_networks(recipe, options)
         told = check_folder(recipe, options.nocall, options.out / BACKGROUNDS)
@@ -97,7 +96,7 @@ def run_stages(options: Options, names: Sequence[str], console: Console) -> Run:
 
 
 def _check_networks(recipe: Recipe, options: Options) -> None:
-    """Raise ConfigError for networks that timm does not have, and for devices that are not here."""
+    """Raise ConfigError for networks that timm does not have, and for devices that do not exist."""
     from trainer.networks.model import check_architecture
     from trainer.training.fit import Workplace
 
@@ -107,7 +106,8 @@ def _check_networks(recipe: Recipe, options: Options) -> None:
 
 
 def _other_versions(run: Run) -> str:
-    """One line on what was made under other libraries than are here now."""
+    """One line about stages and members made with other library versions than the installed
+    ones."""
     here = versions()
     made = {name: entry.versions for name, entry in run.book.entries().items()}
     made |= {"the beginning": read_json(run.folder / "run.json")["versions"], **_of_members(run)}
@@ -122,14 +122,13 @@ def _other_versions(run: Run) -> str:
     told = "; ".join(f"{', '.join(names)}: {differs}" for differs, names in others.items())
     now = ", ".join(f"{key} {value}" for key, value in here.items())
     return (
-        f"made under other libraries than here ({now}): {told}. What is done is kept; a new "
-        f"--out begins anew"
+        f"made with other library versions than here ({now}): {told}. Finished work is kept; to "
+        f"make it again, choose a new --out"
     )
 
 
 def _of_members(run: Run) -> dict[str, Mapping[str, str]]:
-    """Versions that each finished member was trained under; the stage finds those that are
-    damaged."""
+    """Library versions that each finished member was trained with; the stage finds damaged ones."""
     found = {}
     for name in run.wanted():
         with suppress(CorpusError):
@@ -138,7 +137,7 @@ def _of_members(run: Run) -> dict[str, Mapping[str, str]]:
 
 
 class _Chain:
-    """The stages over one run and one corpus."""
+    """The stages of one run with one corpus."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
@@ -146,11 +145,11 @@ class _Chain:
         self._current: set[str] = set()  # stages known to be done
 
     def run(self, names: Sequence[str]) -> None:
-        """Do what is not done of these, in order."""
+        """Run those of the named stages that are not done, in order."""
         self._require_rasters(names)
         self._check_rasters(names)
         if self.work.options.rasters is not None and "fit-metadata" in names:
-            # should this start end before that stage
+            # in case this start ends before that stage
             self.book.keep("rasters", self.work.rasters())
         try:
             for name in names:
@@ -160,8 +159,7 @@ class _Chain:
             self.book.contents.save()
 
     def note(self) -> None:
-        """Tell the tracking that there is something new; before the members begin there is nothing
-        to track."""
+        """Notify the tracking; before the members begin there is nothing to track."""
         if self.book.entry("folds") and self.book.entry("spectrograms"):
             self.work.tell(digest(self._parts(_STAGE["fit-cnn"])))
 
@@ -175,7 +173,7 @@ class _Chain:
         why = self._why(stage, parts)
         if not why:
             kept = (
-                " (no --rasters given: its model stays)"
+                " (no --rasters given: its model is kept)"
                 if name == "fit-metadata" and _stays(work)
                 else ""
             )
@@ -188,7 +186,7 @@ class _Chain:
             )
         _clear(work.run, book.damaged(name))
         book.begin(name)
-        parts = self._parts(stage)  # what it was made from before stands for nothing any more
+        parts = self._parts(stage)  # its earlier inputs are void now
         for part in stage.keeps:
             book.keep(part, parts[part])
         work.console.rule(f"[bold]{name}", align="left")
@@ -202,13 +200,13 @@ class _Chain:
         self.note()
 
     def _parts(self, stage: Stage) -> StageParts:
-        """All that a stage is made from; the stages that it needs are done."""
+        """All inputs of a stage; the stages that it needs are done."""
         entries = {name: self.book.entry(name) for name in stage.needs}
         left = {stage_part(name): entry.result for name, entry in entries.items() if entry}
         return {**stage.made_from(self.work), **left}
 
     def _why(self, stage: Stage, parts: StageParts) -> str:
-        """Why a stage is to be done; empty if it is done."""
+        """The reason to run a stage; empty if it is done."""
         if self.book.entry(stage.name) is None:
             return f"{FILE} does not have it"
         if damaged := self.book.damaged(stage.name):
@@ -217,8 +215,8 @@ class _Chain:
         return f"{', '.join(changed)} changed" if changed else ""
 
     def _require(self, needed: Stage, name: str) -> None:
-        """Raise CorpusError unless a stage that another one needs is done, of what lies here
-        now."""
+        """Raise CorpusError unless a stage that another one needs is done, from the present
+        inputs."""
         if needed.name in self._current:
             return
         for earlier in needed.needs:
@@ -229,26 +227,26 @@ class _Chain:
             raise CorpusError(f"{folder}: stage {needed.name} comes before {name}; {advice}")
         if why := self._why(needed, self._parts(needed)):
             raise CorpusError(
-                f"{folder}: {needed.name} comes before {name} and is to be made again: {why}; "
+                f"{folder}: {needed.name} comes before {name} and must be run again: {why}; "
                 f"{advice}"
             )
         self._current.add(needed.name)
 
     def _require_rasters(self, names: Sequence[str]) -> None:
-        """Raise CorpusError, before the hours of other stages, if a metadata model has to be made
-        again and nobody says of which rasters."""
+        """Raise CorpusError, before hours of other stages, if the metadata model must be fitted
+        again but no rasters are given."""
         work = self.work
         stage = _STAGE["fit-metadata"]
         if stage.name not in names or not _stays(work):
             return
         if why := self._why(stage, self._parts(stage)):
             raise CorpusError(
-                f"{work.run.folder / 'metadata'}: is to be made again ({why}): add --rasters "
-                "FOLDER, or --no-rasters to go on without a model of place and season"
+                f"{work.run.folder / 'metadata'}: must be made again ({why}): add --rasters "
+                "FOLDER, or --no-rasters to continue without a model of place and season"
             )
 
     def _check_rasters(self, names: Sequence[str]) -> None:
-        """Look at rasters, before the hours of the networks, of which nothing was made yet."""
+        """Check new rasters before hours of training networks."""
         rasters = self.work.options.rasters
         begun = self.book.entry("fit-cnn")
         if rasters is not None and {"fit-cnn", "fit-metadata"} <= set(names) and begun is None:
@@ -266,7 +264,7 @@ class _Chain:
 
 
 def _stays(work: Work) -> bool:
-    """Whether the run has a metadata model and nothing is said of its rasters."""
+    """True if the run has a metadata model and no option about rasters is given."""
     kept = work.run.metadata() is not None or work.run.book.kept("rasters") not in (None, NONE)
     return work.options.rasters is None and not work.options.no_rasters and kept
 
@@ -276,7 +274,7 @@ def _went_in(work: Work, stage: Stage) -> dict[str, Any]:
 
 
 def _clear(run: Run, damaged: Sequence[str]) -> None:
-    """Remove what is not as a stage left it, so that it is made again; of a member all of it."""
+    """Remove damaged files, so that they are made again; of a member, member.json too."""
     for name in damaged:
         path = run.folder / name
         if path.name not in _REPAIRED:
@@ -286,7 +284,7 @@ def _clear(run: Run, damaged: Sequence[str]) -> None:
 
 
 def stage_table(run: Run) -> Table:
-    """How long every stage took."""
+    """A table of the duration of every stage."""
     table = Table("stage", "seconds", title=f"{run.folder}", title_justify="left")
     for name, seconds in run.book.seconds().items():
         table.add_row(name, f"{seconds:.0f}")
@@ -296,8 +294,8 @@ def stage_table(run: Run) -> Table:
 
 
 def _recipe(options: Options, names: Sequence[str]) -> Recipe:
-    """The recipe asked for, or that of the run. The metadata model alone can be begun without a
-    name: as published."""
+    """The recipe asked for, or that of the run. The metadata model alone can begin without a
+    recipe: as published."""
     pinned = options.out / "recipe.yaml"
     own = {
         key: value for key in ("kind", "iterations") if (value := getattr(options, key)) is not None
@@ -317,8 +315,8 @@ def _recipe(options: Options, names: Sequence[str]) -> Recipe:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """One trainer per run: two would write the same files. The lock goes with the process, however
-    it ends."""
+    """Lock a run for one trainer: two would write the same files. The lock ends with the
+    process."""
     make_folder(folder)
     with (folder / LOCK).open("a") as file:
         try:

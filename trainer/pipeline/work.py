@@ -1,9 +1,8 @@
-"""A training at work: what was asked for, the run, the corpus, and the parts that each stage is
-made from.
+"""A training at work: its options, run and corpus, and digests of the inputs of each stage.
 
-A part is a name and a digest: of the columns of tables that a stage uses, of the contents of files,
-of sections of the recipe, of what earlier stages left. What an option does not say is what the run
-has. Does no stage itself.
+An input is a name and a digest: of the columns of tables that a stage uses, of contents of files,
+of sections of the recipe, of results of earlier stages. An option that is not given stands for what
+the run has. Runs no stage itself.
 """
 
 from collections.abc import Callable
@@ -39,7 +38,7 @@ StageParts = dict[str, str]
 
 @dataclass(frozen=True)
 class Options:
-    """What a person asked for. `recipe` None takes the one that the run was begun with."""
+    """Options of a command. `recipe` None takes the recipe that the run was started with."""
 
     data: Path
     out: Path
@@ -48,35 +47,35 @@ class Options:
     weights: Path | None
     jobs: int
     device: str
-    devices: str | None = None  # `0,1`: where members are trained side by side
+    devices: str | None = None  # `0,1`: devices that train members at the same time
     cluster: str | None = None  # address of a Ray cluster to train members on
-    track: bool | None = False  # log to MLflow; None: where it is installed
-    nocall: Path | None = None  # folder of backgrounds; None takes those that the run has
+    track: bool | None = False  # log to MLflow; None: if it is installed
+    nocall: Path | None = None  # folder of backgrounds; None takes those of the run
     kind: MetadataKind | None = None  # of the metadata model, instead of the recipe's
-    iterations: int | None = None  # as above
+    iterations: int | None = None  # likewise
     details: bool = False  # more figures, for those who tune the training itself
-    threads: int | None = None  # of each network on the CPU; None: as the run began, or one
-    no_rasters: bool = False  # without a metadata model, also where the run has one
+    threads: int | None = None  # of each network on the CPU; None: those of the run, or one
+    no_rasters: bool = False  # without a metadata model, even if the run has one
 
 
 @dataclass(frozen=True)
 class Work:
-    """The stages' common ground. Digests of files are looked up once, until `look_again`."""
+    """The context of all stages. Digests of files are looked up once, until `look_again`."""
 
     options: Options
     run: Run
     corpus: Corpus
     console: Console
-    tell: Callable[[str], None]  # the tracking
+    tell: Callable[[str], None]  # notifies the tracking
     _seen: dict[str, Any] = field(default_factory=dict)
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The recipe's sections as plain values."""
+        """The sections of the recipe as plain values."""
         return self.run.recipe.as_dict()
 
     def look_again(self) -> None:
-        """Forget what files held: a stage has taken its time."""
+        """Forget the digests of files, which may have changed during a stage."""
         self._seen.clear()
 
     def _once(self, name: str, value: Callable[[], Any]) -> Any:
@@ -84,10 +83,10 @@ class Work:
             self._seen[name] = value()
         return self._seen[name]
 
-    # digests of what lies outside the run
+    # Digests of inputs outside the run
 
     def sounds(self) -> dict[str, str]:
-        """Contents of each recording, by its key; of those that are not there, too."""
+        """Digest of the file of each recording, by key; missing ones too."""
         recordings = self.corpus.recordings
 
         def read() -> dict[str, str]:
@@ -99,11 +98,11 @@ class Work:
         return found
 
     def sound(self) -> str:
-        """Of all recordings, in order."""
+        """Digest of all recordings, in order."""
         return digest(list(self.sounds().items()))
 
     def labels(self) -> str:
-        """Of what is heard in the recordings that have sound, and how well where that counts."""
+        """Digest of the labels of recordings that have sound, with their ratings if these count."""
         sounds = self.sounds()
         weighed = self.run.recipe.loss.rating_weight
         rows = [
@@ -114,11 +113,11 @@ class Work:
         return digest(self.run.taxonomy.codes, rows)
 
     def places(self) -> str:
-        """Of where and when all recordings were made, and of what."""
+        """Digest of place, date and species of all recordings."""
         return digest(self.run.taxonomy.codes, [_place(r) for r in self.corpus.recordings])
 
     def met(self) -> StageParts:
-        """Who met what besides, where the metadata model remembers it."""
+        """Digest of recordists and background species, if the metadata model uses them."""
         if self.run.recipe.metadata.kind != "better":
             return {}
         return {
@@ -126,11 +125,11 @@ class Work:
         }
 
     def names(self) -> str:
-        """Of the species for people."""
+        """Digest of the names of species."""
         return digest([asdict(species) for species in self.run.taxonomy])
 
     def soundscapes(self) -> str:
-        """Of the labelled soundscapes: sound, labels, place and day."""
+        """Digest of the labelled soundscapes: sound, labels, place and day."""
 
         def read() -> str:
             contents = self.run.book.contents
@@ -140,18 +139,17 @@ class Work:
         return found
 
     def corpus_tables(self) -> StageParts:
-        """The tables, and the name that goes with them into what people read."""
+        """Digests of the tables and of the name of the corpus, which appears in reports."""
         return {"name of the corpus": digest(self.corpus.name), "tables": self.tables()}
 
     def tables(self) -> str:
-        """Of all that check-data counts and the report shows of the tables."""
+        """Digest of everything in the tables that check-data counts and the report shows."""
         facts = [(*_place(r), r.secondary_labels, r.rating) for r in self.corpus.recordings]
         soundscapes = [_soundscape(s, "") for s in self.corpus.soundscapes]
         return digest(self.run.taxonomy.digest, facts, soundscapes, asdict(self.corpus.problems))
 
     def rasters(self) -> str:
-        """Of the rasters that were given, else of those that the run has a model of; NONE without
-        any."""
+        """Digest of the rasters given, else of those of the run's model; NONE without any."""
         if self.options.no_rasters:
             return NONE
         folder = self.options.rasters
@@ -161,7 +159,8 @@ class Work:
         return found
 
     def elevation(self) -> str:
-        """Of the raster that the map of the folds is drawn on, or was; NONE without any."""
+        """Digest of the elevation behind the map of the folds, as given or as drawn earlier; NONE
+        without any."""
         folder = self.options.rasters
         drawn = self.run.book.entry("folds")
         if folder is not None:
@@ -172,8 +171,8 @@ class Work:
         )
 
     def _files(self, folder: Path, stems: tuple[str, ...]) -> str:
-        """Of the files of a folder with one of these names, whatever their suffix: a layer may have
-        its description beside it."""
+        """Digest of the files of a folder with one of these stems, whatever their suffix: a layer
+        may have metadata in a file beside it."""
         paths = [
             p
             for p in sorted(folder.iterdir())
@@ -182,10 +181,9 @@ class Work:
         return digest([(p.name, self.run.book.contents.of(p)) for p in paths])
 
     def backgrounds(self) -> str:
-        """Of the backgrounds that were given, else of those that the run has; NONE where the recipe
-        mixes none.
+        """Digest of the backgrounds given, else of those of the run; NONE if the recipe uses none.
 
-        Raises CorpusError if those are gone and were more than pink noise.
+        Raises CorpusError if those of the run are missing and were more than pink noise.
         """
         recipe = self.run.recipe
         book = self.run.book
@@ -212,7 +210,7 @@ class Work:
         return str(kept)
 
     def weights(self) -> str:
-        """Of the ImageNet weights that were given, else of those that the run began with."""
+        """Digest of the ImageNet weights given, else of those that the run began with."""
         folder = self.options.weights
         if folder is None:
             kept = self.run.book.kept("weights")
@@ -223,16 +221,16 @@ class Work:
         )
 
     def require_weights(self) -> None:
-        """Raise ConfigError if the networks began with weights that were given then and are not
-        given now."""
+        """Raise ConfigError if the networks began with weights from a folder that is not given
+        now."""
         if self.run.recipe.pretrained and self.options.weights is None and self.weights() != "timm":
             raise ConfigError(
-                "networks are to be trained, and this run began with other weights: add --weights "
+                "networks must be trained, and this run began with other weights: add --weights "
                 "FOLDER"
             )
 
     def labelled_rows(self) -> StageParts:
-        """Of the soundscapes that choose epochs, if the recipe says so."""
+        """Digest of the soundscapes that choose epochs, if the recipe says so."""
         if self.run.recipe.keep != "soundscapes":
             return {}
         tune = self.run.recipe.tune
@@ -243,7 +241,7 @@ class Work:
         }
 
     def images(self) -> str:
-        """Of what images of crops are made with."""
+        """Digest of the parameters of images of crops."""
         return digest(cache_constants(self.run.recipe.spectrograms.crops_max))
 
 

@@ -1,1 +1,1 @@
-"""What people look at after a training."""
+"""The report of a training, its figures, and tracking."""

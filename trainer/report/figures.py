@@ -1,4 +1,4 @@
-"""The report's pictures, as bytes: PNG for maps, SVG for lines. Knows numbers only, no Run and no
+"""Figures of the report, as bytes: PNG for maps, SVG for lines. Knows numbers only, no Run and no
 HTML."""
 
 import io
@@ -60,7 +60,7 @@ def fold_map(
     quarter: Sequence[str],
     ground: NDArray[np.floating] | None,
 ) -> bytes:
-    """Places `(n,)` coloured by fold, a map for each quarter of the year, as PNG.
+    """Maps of places `(n,)` coloured by fold, one for each quarter of the year, as PNG.
 
     `ground` is a global grid from 90°N, 180°W such as the elevation; NaN and 0 are drawn as water.
     """
@@ -113,7 +113,7 @@ def _dot(colour: str, label: str) -> Line2D:
 def _extent(
     latitude: NDArray[np.floating], longitude: NDArray[np.floating]
 ) -> tuple[float, float, float, float]:
-    """West, east, south and north with a margin, not beyond the globe."""
+    """West, east, south and north, with a margin within the globe."""
     west = max(-180.0, float(longitude.min()) - 8)
     east = min(180.0, float(longitude.max()) + 8)
     south = max(-90.0, float(latitude.min()) - 5)
@@ -122,7 +122,7 @@ def _extent(
 
 
 def draw_ground(panel: Axes, ground: NDArray[np.floating]) -> None:
-    """Land and water behind a map; `ground` as of `fold_map`."""
+    """Draw land and water behind a map; `ground` as in `fold_map`."""
     height = np.asarray(ground, np.float32)[::2, ::2]
     water = np.isnan(height) | (height == 0)
     shade = np.sqrt(np.clip(np.nan_to_num(height), 0, 4500) / 4500)[..., None]
@@ -163,8 +163,8 @@ def learning_curves(
 
 
 def confusion_matrix(counts: NDArray[np.integer], names: Sequence[str]) -> bytes:
-    """Shares of each species' crops `(species, species)`, by the species that they were taken for,
-    as SVG."""
+    """Shares of the crops of each species by the species predicted, from counts `(species,
+    species)`, as SVG."""
     rows = np.flatnonzero(counts.sum(axis=1))
     shares = counts[rows] / counts[rows].sum(axis=1, keepdims=True)
     with rc_context(_STYLE):
@@ -200,8 +200,8 @@ def bars(names: Sequence[str], values: Sequence[float], title: str) -> bytes:
 def threshold_curves(
     curves: Mapping[str, Any], chosen: Mapping[str, float], baseline: float | None
 ) -> bytes:
-    """F1 by threshold with its interval, where there is one, blended and acoustic beside each
-    other, as SVG."""
+    """F1 by threshold, with its interval if there is one, for blended and acoustic scores side by
+    side, as SVG."""
     titles = {"blended": "With place and season", "acoustic": "By sound alone"}
     with rc_context(_STYLE):
         figure = _figure(10.5, 3.5)
@@ -237,8 +237,8 @@ def threshold_curves(
 
 
 def search_map(search: Sequence[Mapping[str, Any]]) -> bytes:
-    """Smoothed peak of F1 of every padding, weight of the neighbours and blend, the one taken
-    framed, as SVG."""
+    """Smoothed peak of F1 for every padding, weight of neighbours and blend, with a frame around
+    the chosen one, as SVG."""
     ways = list(dict.fromkeys((row["padding"], row["smoothing"]) for row in search))
     blends = list(dict.fromkeys((row["rule"], row["prior_weight"]) for row in search))
     table = np.full((len(ways), len(blends)), np.nan)
@@ -279,8 +279,7 @@ def search_map(search: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def optimiser_trace(peaks: Sequence[float], listed: float) -> bytes:
-    """The best smoothed peak so far by evaluation, against the best of the recipe's list, as
-    SVG."""
+    """The best smoothed peak so far by evaluation, and the best of the recipe's list, as SVG."""
     with rc_context(_STYLE):
         figure = _figure(10.5, 2.4)
         panel = figure.subplots()

@@ -1,5 +1,4 @@
-"""The folds for people: what they keep as a table, and a map, a panel per quarter, blocks as tinted
-cells.
+"""Table and map of the folds: a panel per quarter, with blocks as tinted cells.
 
 Knows no Run; folds.py makes the folds.
 """
@@ -59,19 +58,20 @@ _STYLE = {
     "xtick.color": _SOFT,
     "ytick.color": _SOFT,
 }
-_CLOSE_DEG = 60  # a map of less than this is drawn no closer
+_CLOSE_DEG = 60  # minimum extent of a map
 
 
 def folds_table(data: Path, out: Path, recipe: Recipe, console: Console) -> None:
-    """The folds of a corpus as a CSV table, with the map beside it as PNG; no run is begun. Raises
-    CorpusError, UsageError where the picture would replace one that belongs to no such table."""
+    """Write the folds of a corpus as a CSV table, with the map beside it as PNG, without a run.
+    Raises CorpusError; UsageError if the map would replace a picture without such a table beside
+    it."""
     picture = out.with_suffix(".png")
     if out.is_dir():
         raise UsageError(f"{out}: is a folder; --out is the CSV to write, or the folder of a run")
     check_replaceable(out, TABLE_HEADER)
     if picture.exists() and not out.exists():
         raise UsageError(
-            f"{picture}: is there already, without {out.name}; choose another name for --out"
+            f"{picture}: already exists, without {out.name}; choose another name for --out"
         )
     placed = assign_folds(Corpus.read(data), recipe, picture, console)
     write_folds(out, placed, TABLE_HEADER)
@@ -81,8 +81,8 @@ def folds_table(data: Path, out: Path, recipe: Recipe, console: Console) -> None
 def assign_folds(
     corpus: Corpus, recipe: Recipe, picture: Path, console: Console, rasters: Path | None = None
 ) -> list[FoldRow]:
-    """Make the folds, draw them, on the land of `rasters` if they are there, and say what they
-    keep."""
+    """Make the folds, draw them (over the land of `rasters`, if given) and print their
+    properties."""
     same = same_sound(corpus.recordings)
     heard = {r.recording for r in corpus.recordings if r.path.is_file()}
     try:
@@ -111,9 +111,9 @@ def draw_folds(
     cell_deg: float,
     ground: Values | None = None,
 ) -> None:
-    """A panel per quarter of the year: recordings as dots and blocks as cells in their fold's
-    colour, the gridded regions outlined, the folds' shares above, on `ground` (a global grid of
-    elevation); as PNG."""
+    """Draw a panel per quarter of the year as PNG: recordings as dots and blocks as cells in the
+    colour of their fold, outlines of the gridded regions, shares of the folds above, over `ground`
+    (a global grid of elevation)."""
     with rc_context(_STYLE):  # type: ignore[arg-type]  # matplotlib types its keys one by one
         where = [(r, p) for r, p in zip(recordings, placed, strict=True) if r.latitude is not None]
         west_to_east, south_to_north = _extent([r for r, _ in where])
@@ -157,8 +157,8 @@ def _colour(fold: int) -> str:
 
 
 def _extent(recordings: Sequence[Recording]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """(west, east) and (south, north) of a map that shows everything with some air, and never much
-    too close."""
+    """(west, east) and (south, north) of a map of all recordings, with a margin and a minimum
+    extent."""
     if not recordings:
         return (-180.0, 180.0), (-60.0, 80.0)
     sides = []
@@ -197,7 +197,7 @@ def _draw_quarter(panel: Axes, mine: Sequence[tuple[Recording, FoldRow]], cell_d
 
 
 def _draw_shares(panel: Axes, row: Sequence[float]) -> None:
-    """A bar beside the title, cut where the folds' shares end."""
+    """A bar beside the title, divided by the shares of the folds."""
     left = 0.0
     bar = panel.inset_axes((0.68, 1.02, 0.32, 0.025))
     for k, share in enumerate(row):

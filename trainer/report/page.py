@@ -1,4 +1,4 @@
-"""Pieces of a self-contained HTML page: sections, tables, cards, pictures. Every text is escaped
+"""Elements of a self-contained HTML page: sections, tables, cards, pictures. All text is escaped
 here, once.
 
 Knows nothing of what the page is about.
@@ -17,14 +17,14 @@ _TYPES = {b"\x89PNG": "image/png", b"<?xml": "image/svg+xml"}
 
 @dataclass(frozen=True)
 class Html:
-    """Markup that is ready; a plain str is text and will be escaped."""
+    """Finished markup; a plain str is text and will be escaped."""
 
     markup: str
 
 
 @dataclass(frozen=True)
 class Share:
-    """A number of 0 to 1 that a table shows with a bar behind it."""
+    """A number from 0 to 1 that a table shows with a bar behind it."""
 
     value: float
 
@@ -33,7 +33,7 @@ Cell = str | int | float | Share | None
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A figure, or a dash where there is none."""
+    """A figure as text, or a dash if there is none."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
@@ -93,12 +93,12 @@ def card(label: str, figure: str, note: str) -> Html:
 
 
 def details(summary: str, text: str) -> Html:
-    """Preformatted text behind a fold."""
+    """Preformatted text that can be expanded."""
     return Html(f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>")
 
 
 def pair(left: Html, right: Html) -> Html:
-    """Two pieces side by side where there is room."""
+    """Two elements side by side if there is room."""
     return Html(f'<div class="pair"><div>{left.markup}</div><div>{right.markup}</div></div>')
 
 
@@ -123,8 +123,8 @@ def page(
     sections: Sequence[Section],
     footer: str,
 ) -> str:
-    """The whole document (page.html, filled in), `cautions` above all else; it asks for nothing
-    from anywhere."""
+    """The whole document: page.html filled in, with `cautions` on top. It loads nothing from
+    elsewhere."""
     template = Template((Path(__file__).parent / "page.html").read_text(encoding="utf8"))
     return template.substitute(
         title=escape(title),

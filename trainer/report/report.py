@@ -1,5 +1,5 @@
-"""report.html: everything a run measured, as one page that needs no network. Reads a Run; computes
-no new choice."""
+"""report.html: all measurements of a run, as one page that works offline. Reads a Run; makes no
+choices."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -24,17 +24,17 @@ from trainer.tuning.verdict import cautions
 _FEATURES = {
     "bio1": "mean temperature",
     "bio12": "rain in a year",
-    "bio15": "how uneven rain is over the year",
+    "bio15": "variation of rain over the year",
 }
-# lines of the table; species that a matrix has room for
+# Lines of the table of confusions; species that fit into a matrix.
 _CONFUSED_MAX = 15
 _DRAWN_MAX = 40
 _HISTORY = ("epoch", "train_loss", "valid_loss", "valid_f1")
 
 
 def write_report(run: Run, corpus: Corpus) -> Path:
-    """Write RUN/report.html from what the stages before have left. Raises CorpusError if one of
-    them is missing."""
+    """Write RUN/report.html from the results of the other stages. Raises CorpusError if one of them
+    is missing."""
     facts = read_json(run.folder / "run.json")
     tuning = run.tuning()
     placed = read_folds(run.folder / "folds.csv")
@@ -146,20 +146,20 @@ def _species(run: Run, corpus: Corpus, crops: CropScore, own: Mapping[str, float
         if own:
             lines[-1].append(f"{own[species.code]:g}" if species.code in own else None)
     text = (
-        "Over crops that the members have not seen, all networks together, as at the station. "
-        "Recall: share of a species' crops in which it has the best score of all. Species named as "
-        "background are set aside. Rows heard: labelled soundscape rows it occurs in."
+        "Over crops that the members were not trained on, all networks together, as on the "
+        "station. Recall: share of the crops of a species in which it has the highest score. "
+        "Species in the background are ignored. Rows heard: labelled soundscape rows with it."
     )
     if own:
         header.append("threshold")
-        text += " Threshold: its own, where those rows are enough for one."
+        text += " Threshold: its own, if there are enough of those rows."
     return Section(
         "species", "Species", (page.paragraph(text), page.table(header, lines, numbers_from=3))
     )
 
 
 def _confusions(run: Run, counts: NDArray[np.int64]) -> Section:
-    """Which species are taken for which."""
+    """The section on confusions between species."""
     names = [species.common_name or species.code for species in run.taxonomy]
     total = counts.sum(axis=1)
     wrong = [(int(counts[i, j]), i, j) for i, j in zip(*np.nonzero(counts), strict=True) if i != j]
@@ -168,8 +168,8 @@ def _confusions(run: Run, counts: NDArray[np.int64]) -> Section:
         for count, i, j in sorted(wrong, key=_by_count)
     ]
     text = (
-        "Crops that the members have not seen, by their species and by the one that has the best "
-        "score, as shares of a species' crops."
+        "Crops that the members were not trained on, by their species and by the one with the "
+        "highest score, as shares of the crops of a species."
     )
     parts = [page.paragraph(text)]
     if 0 < len(names) <= _DRAWN_MAX:
@@ -179,7 +179,7 @@ def _confusions(run: Run, counts: NDArray[np.int64]) -> Section:
             page.table(["species", "taken for", "crops", "of its crops"], rows[:_CONFUSED_MAX], 2)
         )
     else:
-        parts.append(page.paragraph("None was taken for another."))
+        parts.append(page.paragraph("No species was taken for another."))
     return Section("confusions", "Confusions", tuple(parts))
 
 
@@ -259,9 +259,9 @@ def _metadata(run: Run) -> Section:
     text = (
         f"{what} on the climate, cover, place and day of {counts['used']:,} recordings of "
         f"{found['species']} species; left out: {counts['without_place']:,} without a place, "
-        f"{counts['without_date']:,} with one but no date. {counts['validation']:,} random ones "
-        f"are for validation; {found['iterations']} {size}. The ONNX file differs from the model "
-        f"itself by at most {found['onnx_difference']:.1g}."
+        f"{counts['without_date']:,} with a place but no date. {counts['validation']:,} random "
+        f"recordings are for validation; {found['iterations']} {size}. The ONNX file differs from "
+        f"the model itself by at most {found['onnx_difference']:.1g}."
     )
     if found.get("limit_km"):
         text += (
@@ -290,8 +290,8 @@ def _folds(run: Run, corpus: Corpus, placed: list[FoldRow]) -> Section:
         text = f"{len(known):,} of {len(placed):,} recordings have a place."
         if not alone:
             text += (
-                " In the dense areas a block of the map goes whole to one fold, each quarter of "
-                "the year on its own; elsewhere folds are random."
+                " In the dense areas, a block of the map in a quarter of the year goes to one fold "
+                "as a whole; elsewhere folds are random."
             )
         drawing = figures.fold_map(
             np.array([lat for _, lat, _ in known], np.float64),
@@ -320,7 +320,7 @@ def _folds(run: Run, corpus: Corpus, placed: list[FoldRow]) -> Section:
 
 
 def _ground(run: Run) -> Any:
-    """The elevation as a backdrop, where a metadata model left its grid."""
+    """The elevation as a backdrop, if there is the grid of a metadata model."""
     folder = run.metadata()
     return None if folder is None else Grid.read(folder / "grid.npz").layers["elevation"]
 
@@ -337,7 +337,7 @@ def _problems(run: Run) -> Section:
         ["what", "count"], ([k.replace("_", " "), v] for k, v in found["counts"].items())
     )
     if not found["problems"]:
-        return Section("corpus", title, (counts, page.paragraph("Nothing in it is malformed.")))
+        return Section("corpus", title, (counts, page.paragraph("It has no malformed entries.")))
     examples = found["examples"]
     rows = [
         [kind, n, ", ".join(examples.get(kind, [])[:2])]
@@ -345,7 +345,7 @@ def _problems(run: Run) -> Section:
     ]
     cells = [[kind, example, n] for kind, n, example in rows]
     problems = page.table(["problem", "for example", "count"], cells, numbers_from=2)
-    text = "What the corpus holds, and what was malformed in it: counted and survived."
+    text = "Contents of the corpus, and malformed entries, which were counted and skipped."
     if found.get("note"):
         text += f" This is {found['note']}."
     return Section("corpus", title, (page.paragraph(text), page.pair(problems, counts)))
@@ -359,8 +359,8 @@ def _timings(run: Run) -> Section:
     ]
     parts = (
         page.paragraph(
-            "Seconds of wall clock of each stage in its last run; a resumed stage counts from its "
-            "resumption."
+            "Seconds of wall-clock time of each stage in its last run; a resumed stage counts from "
+            "its resumption."
         ),
         page.table(["stage", "seconds", "of the longest"], rows),
         page.details("The recipe in full", run.recipe.as_yaml()),

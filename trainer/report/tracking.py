@@ -1,8 +1,8 @@
-"""Tracking: a copy of a run's figures in MLflow, in RUN/tracking or on the server that
-MLFLOW_TRACKING_URI names.
+"""Tracking: a copy of the figures of a run in MLflow, in RUN/tracking or on the server named by
+MLFLOW_TRACKING_URI.
 
-The run folder is the truth; what is missing in the copy is added, however often this is asked for.
-It works in a thread of its own: a server that is away costs one line. Knows no training.
+The run folder is authoritative; each update adds what the copy lacks. Runs in its own thread: an
+unreachable server costs one line of output. Knows no training.
 """
 
 import importlib
@@ -24,24 +24,24 @@ from trainer.run import Run
 from trainer.training.history import HISTORY, read_history
 
 SERVER = "MLFLOW_TRACKING_URI"
-LAST_S = 15.0  # how long the end of a training waits for what is still to be sent
-_BATCH = {"params": 100, "metrics": 1000}  # as many as MLflow takes at once
+LAST_S = 15.0  # wait at the end of a training for the last update
+_BATCH = {"params": 100, "metrics": 1000}  # limits of MLflow
 _KEY = "birdstation.run"
 _REPORT = "birdstation.report"
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the next epoch is another try
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the next epoch tries again
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
 
 
 @contextmanager
 def tracking(run: Run, asked: bool | None, console: Console) -> Iterator[Callable[[str], None]]:
-    """Within the block, calls of what it gives bring the copy up to date, soon and without waiting;
-    their argument is the digest of what the members are trained from, as members of other data are
-    another experiment. Not `asked` (None): where MLflow is installed."""
+    """Yield a function that updates the copy, soon and without waiting. Its argument is the digest
+    of the training inputs of the members: members of other data are another experiment. `asked`
+    None: if MLflow is installed."""
     there = all(importlib.util.find_spec(name) for name in ("mlflow", "sqlalchemy"))
     if not there and (asked or (asked is None and os.environ.get(SERVER))):
         advice = "pip install '.[track]' in the checkout brings it"
@@ -58,7 +58,7 @@ def tracking(run: Run, asked: bool | None, console: Console) -> Iterator[Callabl
 
 
 class _Tracker(threading.Thread):
-    """Copies when told to; several calls during one copy are one."""
+    """Updates the copy when notified; several calls during one update count as one."""
 
     def __init__(self, run: Run, console: Console) -> None:
         super().__init__(daemon=True, name="tracking")
@@ -84,12 +84,13 @@ class _Tracker(threading.Thread):
         while not last:
             self._told.wait()
             self._told.clear()
-            last = self._ended  # asked before the copy, so that the last one has everything
+            last = self._ended  # read before the update, so that the last one is complete
             if self._inputs is not None:
                 self._update(self._inputs)
 
     def _update(self, inputs: str) -> None:
-        """The errors are those of a server, a database and a disk; training has no part in them."""
+        """Update the copy. Errors of a server, a database or a disk are printed once and do not
+        stop the training."""
         mlflow = _library("mlflow.exceptions")
         database = _library("sqlalchemy.exc")
         try:
@@ -97,20 +98,19 @@ class _Tracker(threading.Thread):
                 self._copy = Copy(self._run, inputs)
             self._copy.update()
         except (mlflow.MlflowException, database.SQLAlchemyError, OSError) as error:
-            self._copy = None  # the next one asks what has arrived
+            self._copy = None  # the next update asks what has arrived
             if not self._warned:
                 self._warned = True
                 reason = str(error).splitlines()[0][:200]
                 advice = (
-                    "training goes on; what is missing there is sent when it answers, or by "
-                    "the next fit-all"
+                    "training continues; missing data is sent when it answers, or by the "
+                    "next fit-all"
                 )
                 self._console.print(f"tracking: {reason}; {advice}", markup=False, highlight=False)
 
 
 class Copy:
-    """The experiment run in MLflow that belongs to a run folder; taken up where it is there
-    already."""
+    """The MLflow run that belongs to a run folder; reused if it exists."""
 
     def __init__(self, run: Run, inputs: str) -> None:
         self._run = run
@@ -124,8 +124,8 @@ class Copy:
         self._sent = {name: self._epochs_sent(name) for name in run.wanted()}
 
     def _find(self, key: str, about: dict[str, Any]) -> str:
-        """Id of the experiment run. On a server experiments go by corpus; in a folder by its path,
-        so that one that was moved does not write where it came from."""
+        """Id of the MLflow run. On a server, experiments are named by corpus; in a folder, by its
+        path, so that a moved folder does not write to its old place."""
         folder = self._run.folder.resolve()
         name = about["data"] if os.environ.get(SERVER) else folder.as_posix()
         place = None if os.environ.get(SERVER) else (folder / "tracking" / "artifacts").as_uri()
@@ -147,7 +147,7 @@ class Copy:
         return len(self._client.get_metric_history(self.id, f"{name}/{HISTORY[1]}"))
 
     def update(self) -> None:
-        """Send what MLflow does not have: parameters, epochs, figures, the report."""
+        """Send parameters, epochs, figures and report that MLflow does not have."""
         there = self._client.get_run(self.id)
         all_of_it = {
             key: str(value)[:500] for key, value in _flat(self._run.recipe.as_dict(), ".").items()
@@ -168,8 +168,8 @@ class Copy:
             self._client.set_terminated(self.id)
 
     def _epochs(self) -> Iterator[tuple[str, float, int, int]]:
-        """Points of epochs not sent yet: key, value, time, epoch. The time is that of training
-        since the run began: the same whenever it is sent, so that a store drops what it has."""
+        """Points of epochs not sent yet: key, value, time, epoch. The time counts training since
+        the run began, so it is always the same and a store drops duplicates."""
         for name, sent in self._sent.items():
             history = read_history(self._run.member_folder(name))
             when = float(self._begun_ms)
@@ -188,8 +188,8 @@ class Copy:
 
 
 def _client(folder: Path) -> Any:
-    """A client of the server, or of RUN/tracking/mlflow.db. That is made aside: a kill must not
-    leave half a schema."""
+    """A client of the server, or of RUN/tracking/mlflow.db. That file is created under a temporary
+    name: a kill must not leave half a schema."""
     client = _library("mlflow").MlflowClient
     if os.environ.get(SERVER):
         return client()
@@ -205,14 +205,13 @@ def _entity(name: str) -> Any:
 
 
 def _library(name: str) -> Any:
-    """An extra, and seconds to import: not before there is something to track. Its settings are
-    read when it is."""
+    """Import an optional library late, since it takes seconds. It reads its settings on import."""
     os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
     return importlib.import_module(name)
 
 
 def _figures(run: Run) -> Iterator[tuple[str, float, int]]:
-    """Key, value and time of every number that the stages after the members have written so far."""
+    """Key, value and time of every number in the results of the other stages so far."""
     for prefix, file, part in (
         ("oof", "oof.json", None),
         ("tune", "tune.json", "scores"),

@@ -1,5 +1,5 @@
-"""The report's sections on thresholds and blend. Reads tune.json and sweep.json; computes no new
-choice."""
+"""Sections of the report on thresholds and blend. Reads tune.json and sweep.json; makes no
+choices."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,8 +11,8 @@ from trainer.run import Run, Tuning
 
 
 def thresholds_section(run: Run, tuning: Tuning) -> Section:
-    """F1 by threshold with its interval, what was chosen, the published blend beside it, and other
-    rules."""
+    """The section on thresholds: F1 by threshold with its interval, the choice, the published blend
+    for comparison, and other rules."""
     scores = tuning.scores
     cut = tuning.thresholds
     curves = read_json(run.folder / "sweep.json")
@@ -24,8 +24,8 @@ def thresholds_section(run: Run, tuning: Tuning) -> Section:
         text = (
             f"There are no labelled soundscapes, so thresholds were taken from {scores['rows']:,} "
             f"out-of-fold crops of {scores['recordings']:,} recordings by F1 over all species and "
-            "crops. In the field most windows hold no bird: expect these thresholds to be too low "
-            "there."
+            "crops. In the field most windows contain no bird: expect these thresholds to be too "
+            "low there."
         )
         return Section("threshold", "Threshold", (page.paragraph(text), drawing))
     parts = [page.paragraph(_rows_text(scores)), drawing, _rows_table(scores, chosen)]
@@ -45,22 +45,22 @@ def thresholds_section(run: Run, tuning: Tuning) -> Section:
 
 
 def _rows_text(scores: Mapping[str, Any]) -> str:
-    """The paragraph on thresholds that were chosen by the rows of soundscapes."""
+    """The paragraph on thresholds that were chosen on rows of soundscapes."""
     text = (
         f"F1 of each 5-s row, averaged over {scores['rows']:,} rows of {scores['recordings']:,} "
         "soundscapes; the band is a 95 % bootstrap interval over soundscapes. The dashed line is "
-        "what saying 'no bird' throughout would score. The threshold is the centre of the plateau "
-        "about the smoothed peak; as published it is the very peak."
+        "the score of saying 'no bird' throughout. The threshold is the centre of the plateau "
+        "around the smoothed peak; the published one is the peak itself."
     )
     if scores["threshold_by"] == "species":
         text += (
-            " The left curve is that of one threshold for all species; the table has those "
-            "that were taken."
+            " The left curve is that of one threshold for all species; the table has the chosen "
+            "ones."
         )
     without = scores["rows_without_prior"]
     if without:
         text += (
-            f" {without:,} rows of soundscapes without a known place or date count for the "
+            f" {without:,} rows of soundscapes without a known place or date count in the "
             f"right figure only."
         )
     return text
@@ -106,13 +106,13 @@ _RULES = {
 
 
 def _rules(scores: Mapping[str, Any]) -> list[Html]:
-    """What other ways to set the threshold would give."""
+    """A paragraph and a table that compare the rules for thresholds."""
     text = (
-        "Ways to set the threshold of the blended score. F1 elsewhere: on each soundscape when "
-        "blend and thresholds are chosen on the others, with its 95 % interval; only a way that is "
-        "better there pays. A species with 5 labelled rows or more in two soundscapes gets the "
-        "threshold of the best F1 while the others keep theirs, drawn towards the global one the "
-        "fewer rows it has."
+        "Rules for the threshold of the blended score. F1 elsewhere: on each soundscape when "
+        "blend and thresholds are chosen on the others, with its 95 % interval; only a rule that "
+        "is better there is worth using. A species with at least 5 labelled rows in two "
+        "soundscapes gets the threshold of the best F1 while the others keep theirs, shrunk "
+        "towards the global one the fewer rows it has."
     )
     header = [
         "threshold",
@@ -135,13 +135,13 @@ def _rules(scores: Mapping[str, Any]) -> list[Html]:
 
 
 def search_section(run: Run, tuning: Tuning) -> Section:
-    """Every way to score that was tried, and which one was taken."""
+    """The section on the search: all paddings and blends tried, and the chosen one."""
     found = read_json(run.folder / "sweep.json")
     blend = tuning.blend
     if not found["search"]:
         text = (
-            "Not searched: without labelled soundscapes nothing tells paddings and blends apart. "
-            f"Taken: padding {tuning.padding}, blend {blend.rule} with weight "
+            "Not searched: without labelled soundscapes, paddings and blends cannot be compared. "
+            f"Used: padding {tuning.padding}, blend {blend.rule} with weight "
             f"{blend.prior_weight:g} of place and season."
         )
         return Section("blend", "Blend search", (page.paragraph(text, missing=True),))
@@ -150,13 +150,13 @@ def search_section(run: Run, tuning: Tuning) -> Section:
         if blend.smoothing
         else "each window alone"
     )
-    weighed = f", kinds weighed {_weights(blend.kind_weights)}" if blend.kind_weights else ""
+    weighed = f", kinds weighted {_weights(blend.kind_weights)}" if blend.kind_weights else ""
     text = (
         f"Chosen: padding {tuning.padding}, blend {blend.rule} with weight {blend.prior_weight:g} "
-        f"of place and season, {smoothed}{weighed}. Ways to score are compared by the peak of "
-        "their smoothed curves, so that no lucky threshold decides. The first one within a "
-        "standard error of the best is taken, in the recipe's order and the optimiser's last: on a "
-        "few soundscapes the best of many is mostly luck."
+        f"of place and season, {smoothed}{weighed}. Candidates are compared by the peak of their "
+        "smoothed curves, so that no lucky threshold decides. The first one within a standard "
+        "error of the best is chosen, in the order of the recipe with that of the optimiser last: "
+        "with few soundscapes the best of many is mostly luck."
     )
     parts = [
         page.paragraph(text),
@@ -175,7 +175,7 @@ def search_section(run: Run, tuning: Tuning) -> Section:
 
 
 def _search_table(ranked: Sequence[Mapping[str, Any]], optimum: object) -> Html:
-    """A row for each way to score, in this order; `optimum` is the one that the optimiser found."""
+    """A table with a row for each candidate, in this order; `optimum` is that of the optimiser."""
     header = [
         "padding",
         "rule",

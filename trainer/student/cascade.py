@@ -1,8 +1,8 @@
-"""How far a student can be trusted: its decisions beside the bag's, and the margins within which
-the bag is asked.
+"""The cascade of student and bag: agreement of their decisions, and the margins within which the
+bag is asked.
 
-A cascade decides as the station would: the student answers, the bag answers the windows that it
-leaves open, then neighbours, prior and thresholds as ever. Knows no networks and no files.
+A cascade decides as on the station: the student scores every window, the bag those that it leaves
+open; then follow neighbours, prior and thresholds as usual. Knows no networks and no files.
 """
 
 from dataclasses import dataclass, replace
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from edge.contract.blend import Blend, Scores, blend_scores, open_windows, smooth_neighbours
 from trainer.training.dataset import Ints
 
-AGREEMENT = 0.995  # share of windows in which a cascade decides as the bag does
-MARGIN_MAX = 30.0  # logits; opens everything, as they end at 13.8
+AGREEMENT = 0.995  # target share of windows in which a cascade decides like the bag
+MARGIN_MAX = 30.0  # logits; opens everything, since logits end at 13.8
 _MARGINS: list[float] = [0.0, *np.geomspace(0.1, MARGIN_MAX, 40).round(3).tolist()]
 _PER_WINDOW = ("bag", "student", "prior", "stretch")
 _FOLDS = 5
@@ -25,27 +25,26 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Answers:
-    """What bag and student say of the same windows, one every 5 s, in the order of their
-    recordings."""
+    """Scores of bag and student for the same windows, one every 5 s, ordered by recording."""
 
-    bag: Scores  # (windows, species) acoustic, each window alone
+    bag: Scores  # (windows, species) acoustic, without smoothing
     student: Scores
-    prior: Scores  # (windows, species); NaN rows without
-    stretch: Ints  # (windows,) the recording that each is of
+    prior: Scores  # (windows, species); NaN rows without a prior
+    stretch: Ints  # (windows,) index of the recording
     own: Scores  # (species,) thresholds of blended scores
-    alone: Scores  # of those without a prior
+    alone: Scores  # (species,) thresholds of scores without a prior
     blend: Blend
 
     def __len__(self) -> int:
         return len(self.bag)
 
     def take(self, kept: Mask) -> "Answers":
-        """The windows of whole recordings."""
+        """The windows where `kept` is true, which are those of whole recordings."""
         arrays: dict[str, Any] = {name: getattr(self, name)[kept] for name in _PER_WINDOW}
         return replace(self, **arrays)
 
     def join(self, other: "Answers") -> "Answers":
-        """All windows of both; neither's recordings are the other's."""
+        """The windows of both, which have no recordings in common."""
         arrays: dict[str, Any] = {
             name: np.concatenate([getattr(self, name), getattr(other, name)])
             for name in _PER_WINDOW
@@ -55,16 +54,16 @@ class Answers:
 
     @cached_property
     def placed(self) -> Mask:
-        """Windows with a prior."""
+        """Mask of the windows with a prior."""
         return np.asarray(~np.isnan(self.prior).all(axis=1))
 
     @cached_property
     def thresholds(self) -> Scores:
-        """`(windows, species)`"""
+        """Thresholds of all windows, `(windows, species)`."""
         return np.where(self.placed[:, None], self.own, self.alone)
 
     def blended(self, acoustic: Scores) -> Scores:
-        """Acoustic scores with neighbours and prior."""
+        """Acoustic scores smoothed over neighbours and blended with the prior."""
         scores = smooth_neighbours(acoustic, self.blend, 1, self.stretch)
         if self.placed.any():
             scores = scores.copy()
@@ -74,11 +73,11 @@ class Answers:
         return scores
 
     def decided(self, acoustic: Scores) -> Mask:
-        """Species reported `(windows, species)`."""
+        """Mask of the species reported, `(windows, species)`."""
         return np.asarray(self.blended(acoustic) >= self.thresholds)
 
     def opened(self, below: float, above: float) -> Mask:
-        """Windows `(windows,)` that go to the bag."""
+        """Mask `(windows,)` of the windows that go to the bag."""
         opened = open_windows(self.student, None, self.blend, self.alone, below, above)
         if self.placed.any():
             there = self.student[self.placed], self.prior[self.placed]
@@ -86,11 +85,11 @@ class Answers:
         return opened
 
     def cascade(self, opened: Mask) -> Mask:
-        """Species that a cascade reports, `(windows, species)`."""
+        """Mask of the species that a cascade reports, `(windows, species)`."""
         return self.decided(np.where(opened[:, None], self.bag, self.student))
 
     def agreement(self, opened: Mask) -> float:
-        """Share of windows in which the cascade reports what the bag would."""
+        """Share of windows in which the cascade reports the same as the bag."""
         return float((self.cascade(opened) == self._bag).all(axis=1).mean())
 
     @cached_property
@@ -100,7 +99,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Margins:
-    """Below and above the threshold, logits."""
+    """Margins below and above the threshold, in logits."""
 
     below: float
     above: float
@@ -108,7 +107,8 @@ class Margins:
 
 @dataclass(frozen=True)
 class MarginScore:
-    """Margins, and what they are worth on recordings that they were not chosen on."""
+    """Margins, with their agreement and share of opened windows on recordings that they were not
+    chosen on."""
 
     margins: Margins
     agreement: float
@@ -116,8 +116,8 @@ class MarginScore:
 
 
 def judge_margins(answers: Answers, goal: float = AGREEMENT) -> MarginScore:
-    """Margins chosen on all windows; their figures pooled over five parts of the recordings, each
-    judged with margins chosen on the other four."""
+    """Choose margins on all windows. Their figures are cross-validated: pooled over five parts of
+    the recordings, each with margins chosen on the other four."""
     opened = np.zeros(len(answers), np.bool_)
     for fold in range(_FOLDS):
         mine = answers.stretch % _FOLDS == fold
@@ -130,11 +130,11 @@ def judge_margins(answers: Answers, goal: float = AGREEMENT) -> MarginScore:
 
 
 def choose_margins(answers: Answers, goal: float = AGREEMENT) -> Margins:
-    """The narrowest margins whose cascade misses the goal by no more than luck: its mistakes, and
-    the square root of one more than these, together stay within it. So 99.5 % want 200 windows
-    without a mistake; where there are fewer, the widest margins open all. Below and above are
-    equal: chosen each for itself they opened less, and held less on other recordings (docs/log.md),
-    as what there is to learn them from is little."""
+    """The narrowest margins whose cascade reaches the goal with a safety margin: its mistakes m,
+    plus sqrt(m + 1), stay within those allowed. So 99.5 % needs 200 windows without a mistake; with
+    fewer windows, the widest margins open all of them. Below and above are equal: chosen separately
+    they opened less, but held less well on other recordings (docs/log.md), since there is little
+    data to learn them from."""
     for margin in _MARGINS:
         missed = (1.0 - answers.agreement(answers.opened(margin, margin))) * len(answers)
         if missed + (missed + 1.0) ** 0.5 <= (1.0 - goal) * len(answers) + 1e-6:

@@ -1,7 +1,7 @@
-"""distil: from a finished run and any sound to a student, and how it compares with the bag. Parses
+"""distil: trains a student from a finished run and any sound, and compares it with the bag. Parses
 no arguments.
 
-What is done is kept in the run's student/: images of unlabelled sound, the bag's answers, a
+Finished parts are kept in student/ of the run: images of unlabelled sound, scores of the bag, a
 checkpoint, then weights and student.json, which is written last.
 """
 
@@ -56,27 +56,27 @@ from trainer.tuning.soundscape_scores import ScoredRows, score_networks
 from trainer.tuning.sweep import PassCounts, row_f1s
 from trainer.workers import progress_bar
 
-_KIND = "(student)"  # no kind of member has such a name
-_HOP_S = WINDOW_SAMPLES / RATE_HZ  # as crops are apart, about
-_OPENED_MAX = 0.5  # of the windows; a bag that has to hear more than that is hardly spared
-_PART = 128  # crops at once, where nothing is learnt
-_SOURCE = "source.json"  # what the bag's answers are of
+_KIND = "(student)"  # not a valid name of a kind of members
+_HOP_S = WINDOW_SAMPLES / RATE_HZ  # about the distance of crops
+_OPENED_MAX = 0.5  # share of the windows; above, a cascade saves little
+_PART = 128  # crops at once, when scoring
+_SOURCE = "source.json"  # inputs of the bag's scores
 
 
 @dataclass(frozen=True)
 class DistilOptions:
-    """What a person asked for."""
+    """Options of distil."""
 
     run: Path
     sound: tuple[Path, ...]
-    data: Path | None  # the corpus: its labelled soundscapes judge the student
+    data: Path | None  # the corpus, whose labelled soundscapes evaluate the student
     weights: Path | None
     jobs: int
     device: str
 
 
 def distil(options: DistilOptions, console: Console) -> StudentInfo:
-    """Make the run's student, or finish it. Raises CorpusError if the run is not finished,
+    """Make or complete the student of a run. Raises CorpusError if the run is not finished,
     ConfigError for folders without sound."""
     run = Run.open(options.run, images=True)
     with alone(run.folder):
@@ -96,8 +96,8 @@ class _Distil:
         self.corpus = None if options.data is None else Corpus.read(options.data)
         if self.corpus is not None and self.corpus.taxonomy.digest != run.taxonomy.digest:
             raise ConfigError(
-                f"--data {options.data}: knows other species than the run; give the corpus it was "
-                f"made of"
+                f"--data {options.data}: has other species than the run; give the corpus it was "
+                f"made from"
             )
         if self.corpus is not None:
             require_readable(self.corpus)
@@ -162,8 +162,8 @@ class _Distil:
         return info
 
     def _there(self, inputs: str) -> StudentInfo | None:
-        """A student that has learnt all this already and is as it was left, whether its margins
-        still hold or not."""
+        """An undamaged student with these inputs, whether its margins are still valid or not; else
+        None."""
         info = read_student(self.run, stale=True)
         return (
             info
@@ -172,7 +172,8 @@ class _Distil:
         )
 
     def _lessons(self, sound: StudentSound) -> Lessons:
-        """What there is to learn; without the run's backgrounds pink noise is mixed in."""
+        """The training data of the student; if the run has no backgrounds, pink noise is mixed
+        in."""
         run = self.run
         augment = self.recipe.augment
         backgrounds = self.run.folder / BACKGROUNDS
@@ -194,8 +195,8 @@ class _Distil:
         )
 
     def _learn(self, lessons: Lessons, views: Views, asked_for: str, inputs: str) -> StudentInfo:
-        """Ask the bag, then train; margins are not known yet. The answers stay: another student can
-        learn from them."""
+        """Score with the bag, then train; margins are not known yet. The scores are kept, so that
+        another student can learn from them."""
         folder = self.folder
         recipe = self.recipe
         run = self.run
@@ -229,8 +230,8 @@ class _Distil:
             )
 
     def _threads(self) -> int:
-        """Of the student on the CPU: sums depend on it, so that one that was begun keeps them,
-        whatever --jobs is."""
+        """Number of threads of the student on the CPU. Results depend on it, so a resumed student
+        keeps it, whatever --jobs is."""
         book = self.run.book
         asked = self.options.jobs
         if book.kept("student threads") is None or not (self.folder / CHECKPOINT).is_file():
@@ -238,7 +239,7 @@ class _Distil:
         return int(book.kept("student threads"))
 
     def _judge(self, sound: StudentSound, views: Views, learnt: StudentInfo) -> StudentInfo:
-        """Choose the margins on what is held out, and see what such margins are worth."""
+        """Choose the margins on held-out recordings and evaluate them."""
         run = self.run
         bag = EnsembleNetworks(run, views.device)
         student = load_student(run, learnt).to(views.device)
@@ -301,8 +302,8 @@ class _Distil:
             self.run, self.corpus, [*networks, student], kinds, [padding], _HOP_S
         )
         for what, lines in (
-            ("not heard", scored.unreadable),
-            ("heard in part", scored.partly_lost),
+            ("not readable", scored.unreadable),
+            ("partly lost", scored.partly_lost),
         ):
             for line in lines:
                 self.console.print(
@@ -311,7 +312,7 @@ class _Distil:
         return scored
 
     def _answers_to_soundscapes(self, scored: ScoredRows) -> Answers:
-        """All windows, but not the silent one at the end."""
+        """Scores of bag and student for all windows except the silent one at the end."""
         tuning = self.run.tuning()
         means = scored.windows[self.run.tuning().padding][:, :-1]
         kinds = [kind for kind in scored.kinds if kind != _KIND]
@@ -328,13 +329,13 @@ class _Distil:
 
 
 def _agreement_alone(answers: Answers) -> dict[str, Any]:
-    """How often the student alone decides as the bag does."""
+    """Share of windows in which the student alone decides like the bag."""
     return {"windows": len(answers), "agreement": answers.agreement(np.zeros(len(answers), bool))}
 
 
 def _row_f1s(scored: ScoredRows, answers: Answers, margins: Margins) -> dict[str, Any]:
-    """Row-wise F1 of all three on labelled rows. The bag's thresholds were tuned on the same
-    rows."""
+    """Row-wise F1 of bag, student and cascade on labelled rows, on which the thresholds of the bag
+    were tuned."""
     opened = answers.opened(margins.below, margins.above)
     decided = {
         "bag": answers.decided(answers.bag),
@@ -349,7 +350,7 @@ def _row_f1s(scored: ScoredRows, answers: Answers, margins: Margins) -> dict[str
 
 
 def _f1(scored: ScoredRows, decided: Mask) -> NDArray[np.float64]:
-    """F1 of each row `(rows,)`; a row beyond the end of its sound has nothing in it."""
+    """F1 of each row `(rows,)`; nothing is reported in a row beyond the end of its sound."""
     passed = decided[scored.at] & (scored.at >= 0)[:, None]
     hits = (passed & scored.rows.truth).sum(axis=1, keepdims=True)
     f1: NDArray[np.float64] = row_f1s(
@@ -365,14 +366,14 @@ def _rounded(figures: Any) -> Any:
 
 
 def _table(info: StudentInfo) -> Table:
-    """For people: who the student is, and how it compares."""
+    """A table of the student and its comparison with the bag."""
     table = Table(title="student", title_justify="left", show_header=False)
     judged = info.figures["cascade"]
     alone = info.figures["crops"]
     table.add_row("network", f"{info.architecture}, {info.parameters / 1e3:,.0f} thousand weights")
     table.add_row(
         "alone",
-        f"decides as the bag in {alone['agreement']:.1%} of {alone['windows']} crops held out",
+        f"decides like the bag in {alone['agreement']:.1%} of {alone['windows']} crops held out",
     )
     if rows := info.figures.get("soundscapes"):
         heard = info.figures["windows_of_soundscapes"]
@@ -390,7 +391,7 @@ def _table(info: StudentInfo) -> Table:
     )
     where = f"{judged['windows']} windows held out, with margins chosen on other recordings"
     table.add_row(
-        "", f"{judged['opened']:.1%} of {where}; {judged['agreement']:.1%} decided as by the bag"
+        "", f"{judged['opened']:.1%} of {where}; {judged['agreement']:.1%} decided like the bag"
     )
     return table
 

@@ -1,7 +1,7 @@
-"""The student: one small network that learns the bag's answers, epoch by epoch, resumed after a
-kill.
+"""The student: one small network that learns to imitate the scores of the bag, epoch by epoch,
+resumable after a kill.
 
-Knows no labels and no thresholds; how far it can be trusted is cascade.py's to tell.
+Knows no labels and no thresholds; cascade.py evaluates it.
 """
 
 import math
@@ -46,8 +46,8 @@ HISTORY = ("epoch", "loss", "seconds")
 
 @dataclass(frozen=True)
 class StudentInfo:
-    """A finished student, as student.json says. `inputs` is the digest of what it learnt from,
-    `judged` that of the bag and the tuning that its margins hold for."""
+    """A finished student, as recorded in student.json. `inputs` is the digest of its training
+    inputs, `judged` that of the bag and the tuning for which its margins are valid."""
 
     architecture: str
     classes: int
@@ -55,15 +55,15 @@ class StudentInfo:
     normalise: Normalise
     parameters: int
     epochs: int
-    seconds: float  # of training, the bag's answers not counted
-    # mean binary cross-entropy of the last epoch; it cannot fall below the entropy of the targets
+    seconds: float  # of training, without scoring by the bag
+    # Mean binary cross-entropy of the last epoch; its lower limit is the entropy of the targets.
     loss: float
     inputs: str
     judged: str = ""
-    weights: str = ""  # SHA-256 of its file; earlier versions noted none
+    weights: str = ""  # SHA-256 of its file; earlier versions have none
     below: float = MARGIN_MAX  # logits
     above: float = MARGIN_MAX
-    # of the cascade with the bag, on recordings held out, with margins chosen on others
+    # Of the cascade with the bag, on held-out recordings, with margins chosen on others.
     agreement: float = 1.0
     opened: float = 1.0
     figures: Mapping[str, Any] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class StudentInfo:
 
 @dataclass(frozen=True)
 class _Training:
-    """A student in training, and the rates and the seed of its epochs."""
+    """A student in training, with the learning rates and the seed of its epochs."""
 
     network: nn.Module
     optimiser: Optimizer
@@ -82,8 +82,7 @@ class _Training:
 
 
 def judged_by(run: Run) -> str:
-    """Digest of the bag, of what tuning chose and of the recipe for the student: margins hold for
-    these."""
+    """Digest of the bag, the tuning and the recipe for the student, for which margins are valid."""
     return digest(
         run.folder / "bag.json",
         run.folder / "tune.json",
@@ -97,8 +96,8 @@ def weights_of_bag(run: Run) -> list[Path]:
 
 
 def read_student(run: Run, stale: bool = False) -> StudentInfo | None:
-    """The run's student, or None. Raises CorpusError if it does not fit the run's bag any more;
-    `stale` takes it as it is."""
+    """The student of a run, or None. Raises CorpusError if it does not fit the bag of the run any
+    more; `stale` skips this check."""
     path = run.folder / FOLDER / FILE
     if not path.is_file():
         return None
@@ -115,19 +114,21 @@ def read_student(run: Run, stale: bool = False) -> StudentInfo | None:
         raise CorpusError(f"{path}: {error}; run: python -m trainer distil") from None
     if not stale and info.judged != judged_by(run):
         raise CorpusError(
-            f"{path}: of another bag or tuning than the run has now; run: python -m trainer distil"
+            f"{path}: is for another bag or tuning than the run has now; run: python -m trainer "
+            "distil"
         )
     return info
 
 
 def is_whole(run: Run, info: StudentInfo) -> bool:
-    """Whether the weights are there, as they were trained."""
+    """True if the weights exist and are undamaged."""
     path = run.folder / FOLDER / WEIGHTS
     return path.is_file() and info.weights in ("", file_sha256(path))
 
 
 def load_student(run: Run, info: StudentInfo) -> nn.Module:
-    """Its network: eval, CPU, float32. Raises CorpusError naming the file."""
+    """Load the network of a student in eval mode, on the CPU, in float32. Raises CorpusError naming
+    the file."""
     if not is_whole(run, info):
         path = run.folder / FOLDER / WEIGHTS
         raise CorpusError(
@@ -150,9 +151,9 @@ def fit_student(
     inputs: str,
     progress: Callable[[int, float], None],
 ) -> StudentInfo:
-    """Train the student on the bag's answers in `folder`, or go on where an earlier start was
-    killed: the result is the same. Writes weights, history and, until it is done, a checkpoint. Its
-    margins open everything. `progress` is told epochs and loss."""
+    """Train the student on the bag's scores in `folder`, or resume a killed training with the same
+    result. Writes weights, history and, until it is done, a checkpoint. Its margins open
+    everything. `progress` is called with the number of epochs and the loss."""
     device = views.device
     torch.manual_seed(seed)
     spec = NetworkSpec(recipe.architecture, classes, recipe.stem_pool, recipe.normalise)
@@ -197,12 +198,12 @@ def fit_student(
 
 
 def _fit_epoch(training: _Training, epoch: int, views: Views, answers: NDArray[Any]) -> float:
-    """One epoch over all batches of a view, with the bag's `answers` to its crops. Returns the mean
-    loss; raises ConfigError if it is not finite."""
+    """Train one epoch over all batches of a view, with the bag's scores `answers` for its crops.
+    Returns the mean loss. Raises ConfigError if it is not finite."""
     recipe = training.recipe
     seed = training.seed
     order = np.random.default_rng([seed, epoch]).permutation(views.steps)
-    # dropout draws from it
+    # Seeds the global generator, from which dropout draws.
     torch.manual_seed(int(np.random.default_rng([seed, epoch, 1]).integers(2**63)))
     training.network.train()
     total = torch.zeros((), device=views.device)
@@ -229,7 +230,7 @@ def _fit_epoch(training: _Training, epoch: int, views: Views, answers: NDArray[A
 
 
 def forget_checkpoint(folder: Path) -> None:
-    """The student is finished: there is nothing to go on with."""
+    """Remove the checkpoint of a finished student."""
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
 

@@ -1,7 +1,7 @@
-"""The sound that a student learns from: the run's own crops and folders of unlabelled recordings,
-as one row of crops.
+"""The sound that a student learns from: the crops of the run and folders of unlabelled recordings,
+as one sequence of crops.
 
-Some recordings, always the same ones, are held out for judging. Knows no networks and no labels.
+Some recordings, always the same ones, are held out for evaluation. Knows no networks and no labels.
 """
 
 import hashlib
@@ -24,14 +24,14 @@ from trainer.corpus.spectrograms import Spectrograms, cache_constants, make_spec
 from trainer.files import digest, read_json, write_json
 from trainer.training.dataset import Images, Ints, open_images
 
-FOLDER = "sound"  # of the student's, with the images of unlabelled recordings
+FOLDER = "sound"  # in the folder of the student, with the images of unlabelled recordings
 _HELD_OUT_MIN = 4  # recordings
-_SOURCE = "source.json"  # what they were made from; written last
+_SOURCE = "source.json"  # inputs of the images; written last
 
 
 @dataclass(frozen=True)
 class StudentSound:
-    """Crops of one or two caches of images, counted through."""
+    """Crops of one or two caches of images, with consecutive indices."""
 
     caches: tuple[Path, ...]
     first: Ints  # (recordings,) index of its first crop
@@ -42,11 +42,11 @@ class StudentSound:
 
     @property
     def ranges(self) -> Ranges:
-        """The dB of grey 0 and of grey 255 of every crop, `(crops, 2)`."""
+        """Levels in dB of grey 0 and of grey 255 of every crop, `(crops, 2)`."""
         return np.concatenate([Spectrograms(cache).ranges for cache in self.caches])
 
     def rows(self, held_out: bool) -> tuple[Ints, Ints]:
-        """Crops `(n,)` and the recordings `(n,)` that they are from."""
+        """Indices of crops `(n,)` and of their recordings `(n,)`."""
         chosen = np.flatnonzero(self.held_out == held_out)
         recording = np.repeat(chosen, self.count[chosen])
         before = np.cumsum(self.count[chosen]) - self.count[chosen]
@@ -55,7 +55,7 @@ class StudentSound:
 
 
 class SoundImages:
-    """The images of a Sound, wherever its caches lie."""
+    """The images of a StudentSound, from all its caches."""
 
     def __init__(self, sound: StudentSound, device: torch.device) -> None:
         images = [Spectrograms(cache).images for cache in sound.caches]
@@ -63,7 +63,7 @@ class SoundImages:
         self._ends = np.cumsum([len(array) for array in images])
 
     def batch(self, rows: Ints) -> Tensor:
-        """uint8 `(n, 1, 128, 281)` on the device of crops `(n,)`, which ascend."""
+        """Images uint8 `(n, 1, 128, 281)` on the device for crops `(n,)` in ascending order."""
         parts = np.split(rows, np.searchsorted(rows, self._ends[:-1]))
         starts = [0, *self._ends[:-1]]
         found = [
@@ -85,11 +85,10 @@ def gather_sound(
     jobs: int,
     console: Console,
 ) -> tuple[StudentSound, str]:
-    """The crops of a run and of unlabelled `folders`, whose images are made where they are missing,
-    and the digest of what they are. Recordings in `spared` are not used; what cannot be read is
-    counted and left out.
+    """The crops of a run and of unlabelled `folders`, and a digest of both. Missing images are
+    made. Recordings in `spared` are not used; unreadable ones are counted and left out.
 
-    Raises ConfigError where a folder has no sound file, CorpusError where none can be read.
+    Raises ConfigError if a folder has no sound file, CorpusError if none can be read.
     """
     own = Spectrograms(run / "spectrograms")
     caches = [own]
@@ -121,7 +120,7 @@ def gather_sound(
     held[np.argsort(draw)[:_HELD_OUT_MIN]] = True
     if held.all():
         raise ConfigError(
-            f"{run}: {len(names)} recordings are too few to learn from some and judge on others"
+            f"{run}: {len(names)} recordings are too few to train on some and evaluate on others"
         )
     sound = StudentSound(
         caches=tuple(cache.folder.resolve() for cache in caches),
@@ -143,7 +142,8 @@ def _make(
     jobs: int,
     console: Console,
 ) -> int:
-    """Make the images of unlabelled recordings, or finish them; returns how many cannot be read."""
+    """Make or complete the images of unlabelled recordings. Returns the number of unreadable
+    ones."""
     path = folder / _SOURCE
     if not path.is_file() or read_json(path).get("made_of") != made_of:
         path.unlink(missing_ok=True)
@@ -160,8 +160,8 @@ def _make(
 
 
 def _recordings(folders: Sequence[Path], spared: set[Path]) -> list[Recording]:
-    """The sound files below folders, as recordings of no species; a file that lies in two of them
-    once."""
+    """The sound files below folders, as recordings without species; a file that is in two of them
+    counts once."""
     found: dict[Path, Recording] = {}
     for folder in folders:
         files = [p for p in files_under(folder) if p.suffix.lower() in AUDIO]
@@ -178,5 +178,5 @@ def _recordings(folders: Sequence[Path], spared: set[Path]) -> list[Recording]:
 
 
 def _draw(name: str) -> float:
-    """A number of 0 to 1 that stays with a recording, whatever lies beside it."""
+    """A pseudo-random number from 0 to 1 that depends only on the name of a recording."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6]) / 2**48

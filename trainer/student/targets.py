@@ -1,11 +1,11 @@
-"""What the bag says of augmented crops: the targets of a student.
+"""Distillation targets: scores of the bag for augmented crops.
 
-The student has to answer as the bag does of the *same* image, noise, mixture and all; given the
-answer to the clean crop it would learn the labels again, not the bag. Asking the bag anew in every
-step is cheap for tiny members and out of the question for ten large ones, so it is asked `views`
-times about every crop, each time augmented otherwise, and epochs take the views in turn: one number
-trades cost for closeness. An image is not kept but drawn again from view and step; its answer is
-(student/views/*.npy). A killed run goes on with the views that are missing. Knows no student.
+The student must imitate the bag on the *same* image, with all its noise and mixing; with the scores
+of the clean crop it would learn the labels again, not the bag. Scoring with the bag in every step
+is cheap for tiny members but too expensive for ten large ones. So the bag scores `views`
+differently augmented versions of every crop, and epochs take these views in turn: the number of
+views trades cost for fidelity. Images are not stored but drawn again from view and step; the scores
+are stored (student/views/*.npy). A killed run resumes with the missing views. Knows no student.
 """
 
 from concurrent.futures import as_completed
@@ -39,14 +39,14 @@ from trainer.training.augment import Backgrounds, Dice, augment, stretch
 from trainer.training.dataset import Ints, to_device
 from trainer.workers import progress_bar, worker_pool
 
-_FRAMES = WINDOW_SAMPLES // FRAME_HOP + 1  # whose centre lies in a window
+_FRAMES = WINDOW_SAMPLES // FRAME_HOP + 1  # frames with their centre in a window
 _BEFORE = CONTEXT_SAMPLES // FRAME_HOP
-_PURPOSE = 7_001  # sets these random numbers apart from those of the members
+_PURPOSE = 7_001  # separates these random numbers from those of the members
 
 
 @dataclass(frozen=True)
 class Lessons:
-    """What there is to ask, the same for the bag and for the student."""
+    """The inputs of a distillation, the same for the bag and for the student."""
 
     run: Path
     sound: StudentSound
@@ -60,7 +60,7 @@ class Lessons:
 
 
 class Views:
-    """Augmented crops, drawn from the numbers of view and step alone."""
+    """Augmented crops, determined by the numbers of view and step alone."""
 
     def __init__(self, lessons: Lessons) -> None:
         self._lessons = lessons
@@ -75,9 +75,9 @@ class Views:
             )
         self._crops, _ = lessons.sound.rows(held_out=False)
         self.size = min(lessons.batch, len(self._crops))
-        # the rest, another one in each view, is left out
+        # The remainder, different in each view, is left out.
         self.steps = len(self._crops) // self.size
-        # of the view that was asked for last
+        # The order of the last view.
         self._order = self._crops
         self._ordered = -1
 
@@ -102,12 +102,12 @@ class Views:
         if self._backgrounds is not None:
             at, _, mixed = self._backgrounds.mix(grey, rows[:, None], lessons.augment, dice)
             db = db.index_copy(0, at, mixed)
-        nothing = torch.zeros((len(rows), 1), device=self.device)  # the bag says what is in it
+        nothing = torch.zeros((len(rows), 1), device=self.device)  # the targets come from the bag
         image, _ = augment(as_window(db, lessons.padding), nothing, lessons.augment, dice)
         return image
 
     def plain(self, rows: Ints) -> Tensor:
-        """The same without augmentation, of crops `(n,)` in ascending order."""
+        """The same without augmentation, for crops `(n,)` in ascending order."""
         return as_window(self._db(self._images.batch(rows), rows), self._lessons.padding)
 
     def _db(self, grey: Tensor, rows: Ints) -> Tensor:
@@ -117,23 +117,23 @@ class Views:
 
 
 def as_window(db: Tensor, padding: Padding) -> Tensor:
-    """Crops of 7 s, dB `(n, 1, 128, 281)`, to the grey levels of a window of 5 s in them, padded as
-    the station does: a student must know the images that it will be shown."""
+    """Crops of 7 s, in dB `(n, 1, 128, 281)`, to the grey levels of a window of 5 s in them, padded
+    as on the station, so that the student learns on the kind of images that it will get."""
     if padding == "context":
         return stretch(db)
     if padding == "image":
         image = torch.zeros_like(db)
         image[..., _BEFORE : _BEFORE + _FRAMES] = stretch(db[..., _BEFORE : _BEFORE + _FRAMES])
         return image
-    # silence behind: the range is full
+    # Silence follows, so the dynamic range is always full.
     floor = db[..., :_FRAMES].amax(dim=(2, 3), keepdim=True) - TOP_DB
     sound = torch.where(torch.arange(IMAGE_SHAPE[1], device=db.device) < _FRAMES, db, floor)
     return stretch(torch.maximum(sound, floor))
 
 
 class EnsembleNetworks:
-    """The networks of a run's bag, on a device; in bf16 they answer as they learnt, at a third of
-    the cost."""
+    """The networks of a run's bag, on a device; bf16 is the precision of their training, at a third
+    of the cost."""
 
     def __init__(
         self, run: Run, device: torch.device, precision: TrainingPrecision = "fp32"
@@ -146,7 +146,7 @@ class EnsembleNetworks:
         self._precision = precision
 
     def scores(self, grey: Tensor) -> Scores:
-        """Acoustic scores `(n, species)` of grey levels `(n, 1, 128, 281)`."""
+        """Acoustic scores `(n, species)` for grey levels `(n, 1, 128, 281)`."""
         with autocast(self._precision, grey.device):
             scores = np.stack([sigmoid(network, grey) for network in self.networks])
         return acoustic_scores(scores, self.kinds, self._blend)
@@ -159,7 +159,7 @@ def sigmoid(network: nn.Module, grey: Tensor) -> NDArray[np.float32]:
 
 
 def ask_bag(lessons: Lessons, folder: Path, jobs: int, console: Console) -> None:
-    """Write the bag's answers to every view that is missing in `folder`: `(steps · batch,
+    """Write the bag's scores for every view that is missing in `folder`: `(steps · batch,
     species)`, float16."""
     missing = [view for view in range(lessons.views) if not view_file(folder, view).is_file()]
     with worker_pool(jobs) as pool, progress_bar(console) as progress:
@@ -177,7 +177,7 @@ def view_file(folder: Path, view: int) -> Path:
 
 
 def _ask(lessons: Lessons, folder: Path, view: int) -> None:
-    """In a worker."""
+    """Score one view with the bag. Runs in a worker."""
     torch.set_num_threads(1)
     views = Views(lessons)
     bag = EnsembleNetworks(Run(lessons.run), views.device, choose_precision(views.device))
