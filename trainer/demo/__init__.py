@@ -1,5 +1,5 @@
-"""A synthetic corpus in the BirdCLEF-2021 layout, made from a seed, so that anyone can train from
-nothing.
+"""A synthetic corpus in the layout of BirdCLEF 2021, generated from a seed, so that anyone can
+train without data.
 
 Knows nothing of how a corpus is read or trained on. Its birds, places and rasters are invented.
 """

@@ -1,4 +1,4 @@
-"""What lies between a beak and a file: distance, reverberation, weather, insects, a microphone.
+"""Acoustics between bird and recording: distance, reverberation, weather, insects, microphone.
 
 Knows nothing of species or labels. Samples are float32 at RATE_HZ.
 """
@@ -10,12 +10,12 @@ from scipy import fft, signal
 
 from edge.contract.audio import RATE_HZ
 
-FRAME = RATE_HZ // 50  # 20 ms, the grain of every level measured here
+FRAME = RATE_HZ // 50  # 20 ms, the resolution of all levels
 
 
 @dataclass(frozen=True)
 class Weather:
-    """Levels against pink noise of level 1; zero leaves a part out."""
+    """Levels relative to pink noise of level 1; zero omits a component."""
 
     wind: float
     rain: float
@@ -23,7 +23,7 @@ class Weather:
 
 
 def background(rng: np.random.Generator, count: int, weather: Weather) -> np.ndarray:
-    """`count` samples of a place without birds."""
+    """Background sound of `count` samples, without birds."""
     sound = _coloured(rng, count, exponent=1.0)
     if weather.wind:
         sound += weather.wind * _coloured(rng, count, exponent=2.6) * _gusts(rng, count)
@@ -37,8 +37,8 @@ def background(rng: np.random.Generator, count: int, weather: Weather) -> np.nda
 def through_air(
     sound: np.ndarray, distance_m: float, reverberation: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Dulled by the way and smeared by echoes (`reverberation` is their level, 0..1); longer than
-    it was."""
+    """Sound after its way through the air: low-pass filtered by distance, with echoes
+    (`reverberation` is their level, 0..1), and longer than before."""
     corner_hz = float(np.clip(260_000 / distance_m, 2_500, 14_000))
     dull = signal.sosfilt(signal.butter(1, corner_hz, fs=RATE_HZ, output="sos"), sound)
     decay_s = rng.uniform(0.12, 0.4)
@@ -52,8 +52,8 @@ def through_air(
 
 
 def through_microphone(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The colour of a cheap recorder: no lows, a resonance, a soft top. Draws its corner
-    frequencies."""
+    """Sound with the frequency response of a cheap recorder: a high-pass, a resonance, a gentle
+    low-pass, with random corner frequencies."""
     frequencies = fft.rfftfreq(len(sound), 1 / RATE_HZ)
     low_hz = rng.uniform(250, 500)
     peak_hz = rng.uniform(2_500, 5_500)
@@ -69,7 +69,7 @@ def through_microphone(sound: np.ndarray, rng: np.random.Generator) -> np.ndarra
 
 
 def frame_power(sound: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:
-    """Mean square in the band, one value per whole FRAME; a short sound is padded to one frame."""
+    """Mean square in a band, one value per FRAME; the sound is padded to whole frames."""
     count = max(1, -(-len(sound) // FRAME))
     frames = np.zeros((count, FRAME), dtype=np.float32)
     frames.reshape(-1)[: len(sound)] = sound
@@ -81,7 +81,7 @@ def frame_power(sound: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:
 
 
 def sounding_power(power: np.ndarray) -> float:
-    """Mean of the frame powers within 13 dB of the strongest: the level of a song without its
+    """Mean of the frame powers within 13 dB of the strongest one: the level of a song without its
     gaps."""
     return float(power[power >= 0.05 * power.max()].mean())
 
@@ -90,7 +90,8 @@ _HANN = signal.get_window("hann", FRAME).astype(np.float32)
 
 
 def _coloured(rng: np.random.Generator, count: int, exponent: float) -> np.ndarray:
-    """Noise of deviation 1 whose power falls as frequency to the -exponent above 30 Hz."""
+    """Noise of unit deviation, with power proportional to frequency to the -exponent above 30
+    Hz."""
     length = fft.next_fast_len(count, real=True)
     frequencies = np.maximum(fft.rfftfreq(length, 1 / RATE_HZ), 30.0)
     spectrum = rng.standard_normal(2 * len(frequencies), dtype=np.float32).view(np.complex64)

@@ -1,8 +1,6 @@
-"""make_corpus: plans the whole corpus from a seed, makes the files that are missing, writes the
-tables.
+"""make_corpus: plans the whole corpus from a seed, makes the missing files, writes the tables.
 
-Knows nothing of how birds sound or where they live; that is planned in recordings.py and
-soundscapes.py.
+Knows nothing of how birds sound or where they live; recordings.py and soundscapes.py plan that.
 """
 
 import csv
@@ -50,12 +48,14 @@ Plan = RecordingPlan | SoundscapePlan
 
 RECORDINGS_MAX = 1_000
 SOUNDSCAPES_MAX = 1_000
-_VERSION = 1  # of the generator: other sounds from the same seed need another number
+_VERSION = 1  # of the generator: increased if the same seed gives different sounds
 _STATE = "corpus.json"
 _README = "README.txt"
 _BAD_DATES = ("2012-00-00", "0000-00-00", "2003-03-00", "1996-11-00")
 _BROKEN = ("missing_audio", "unreadable_audio", "empty_audio")
-_ALONE_MAX = 16  # so few files are made sooner here than in processes that first import everything
+_ALONE_MAX = (
+    16  # so few files are made faster here than in new processes, which first import everything
+)
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class Parameters:
 
 @dataclass(frozen=True)
 class CorpusSummary:
-    """What was made. `recordings` are readable; the rows whose audio is broken come on top of
-    them."""
+    """The contents of a corpus. `recordings` are readable ones; rows with broken audio come in
+    addition."""
 
     species: int
     recordings: int
@@ -87,7 +87,7 @@ class CorpusSummary:
 
     @property
     def malformed(self) -> int:
-        """Rows of train_metadata.csv that a trainer must count and survive."""
+        """Number of malformed rows of train_metadata.csv, which a trainer must count and skip."""
         audio = self.missing_audio + self.unreadable_audio + self.empty_audio
         return self.bad_dates + self.missing_coordinates + audio
 
@@ -102,12 +102,13 @@ def make_corpus(
     seed: int = 1,
     progress: Progress | None = None,
 ) -> CorpusSummary:
-    """Write a synthetic BirdCLEF-2021 corpus to `out`, its six rasters to `rasters`; resumes.
+    """Write a synthetic BirdCLEF-2021 corpus to `out` and its six rasters to `rasters`; resumes
+    after a kill.
 
-    `recordings` are per species, `soundscapes` (60 s each) are for training with as many again for
+    `recordings` are per species, `soundscapes` (60 s each) are for training, with as many again for
     testing. `progress(stage, done, total)` is called in this process. Equal parameters give equal
-    bytes on one machine. Raises ValueError for a number out of range, or when a folder already
-    holds something else.
+    bytes on one machine. Raises ValueError for a number out of range, or if a folder contains
+    anything else.
     """
     parameters = Parameters(species, recordings, soundscapes, seed)
     _check(parameters)
@@ -179,7 +180,7 @@ def _state(out: Path) -> dict[str, Any] | None:
 
 
 def _finished(out: Path) -> CorpusSummary | None:
-    """The summary, if every file is there as long as it was written; one of another size is
+    """The summary, if every file exists with its original size; files of another size are
     removed."""
     state = _state(out)
     if state is None or not state["complete"]:
@@ -195,7 +196,7 @@ def _size(path: Path) -> int:
 
 
 def _make_all(out: Path, stages: dict[str, Sequence[Plan]], report: Progress) -> None:
-    """Make what is missing, stage by stage, in as many processes as pay."""
+    """Make the missing files, stage by stage, in parallel if that is faster."""
     waiting = {
         stage: [plan for plan in plans if not all(path.exists() for path in _outputs(out, plan))]
         for stage, plans in stages.items()
@@ -211,8 +212,8 @@ def _make_all(out: Path, stages: dict[str, Sequence[Plan]], report: Progress) ->
 
 @contextmanager
 def _mapper(jobs: int) -> Iterator[Callable[..., Iterator[None]]]:
-    """A map() over processes, or the plain one where a few jobs or a single core make processes a
-    loss."""
+    """A map() over processes, or the plain one if few jobs or a single core make processes
+    slower."""
     workers = min(os.cpu_count() or 1, jobs)
     if workers < 2 or jobs <= _ALONE_MAX:
         yield map
@@ -222,7 +223,7 @@ def _mapper(jobs: int) -> Iterator[Callable[..., Iterator[None]]]:
 
 
 def _outputs(out: Path, plan: Plan) -> list[Path]:
-    """The sound last: where it exists, all of the plan is made."""
+    """Files of a plan, the sound last: once it exists, all of them do."""
     sound = out / plan.path
     return [sound] if isinstance(plan, RecordingPlan) else [_truth_path(out, plan), sound]
 
@@ -287,8 +288,8 @@ def _write_tables(
 def _metadata(
     out: Path, parameters: Parameters, clips: list[RecordingPlan]
 ) -> tuple[list[dict[str, str]], dict[str, int]]:
-    """The rows of train_metadata.csv with a few faults like those of the real one, and how many of
-    each."""
+    """The rows of train_metadata.csv, with a few faults like those of the real one, and the number
+    of each fault."""
     rows = [metadata_row(plan) for plan in clips]
     bad_dates = max(1, round(0.025 * len(rows)))
     no_places = max(1, round(0.01 * len(rows)))

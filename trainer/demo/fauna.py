@@ -1,7 +1,7 @@
-"""The invented birds: names, ranges on the invented Earth, seasons, and which song type each sings.
+"""The invented birds: names, ranges on the invented Earth, seasons, and song types.
 
-Species 0 and 1 sing the same song and never meet (west and east of North America): only place tells
-which. Knows nothing of recordings or of sound beyond the Voice that it hands out.
+Species 0 and 1 sing the same song and never meet (west and east of North America): only the place
+distinguishes them. Knows nothing of recordings, or of sound beyond the Voice that it provides.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from trainer.demo.song import Voice, make_voice, vary
 from trainer.demo.world import CELL_DEG, World, cell_centres
 
 SPECIES_MAX = 40
-LIVES_AT = 0.2  # of the best place's suitability
-SINGS_AT = 0.35  # of the best day's activity
+LIVES_AT = 0.2  # minimum share of the suitability of the best place
+SINGS_AT = 0.35  # minimum share of the activity on the best day
 _DAYS = 365
 _ADJECTIVES = (
     "Amber", "Brindled", "Cobalt", "Dusky", "Elfin", "Fictive", "Gilded", "Hazel", "Indigo",
@@ -37,8 +37,8 @@ _OPEN = (6, 7, 8, 9, 10, 11)
 
 @dataclass(frozen=True)
 class SpeciesRange:
-    """Ellipse in degrees, altitude in metres with its spread, cover categories liked, limits of
-    longitude."""
+    """The range of a species: ellipse in degrees, altitude in metres with its spread, preferred
+    cover categories, limits of longitude."""
 
     longitude: float
     latitude: float
@@ -53,7 +53,8 @@ class SpeciesRange:
 
 @dataclass(frozen=True)
 class Bird:
-    """One demo species; `peak_day` and `season_days` (one deviation) are its song season."""
+    """One demo species; `peak_day` and `season_days` (standard deviation) define its song
+    season."""
 
     code: str
     common_name: str
@@ -86,12 +87,12 @@ _AREAS = ((-98, 43, 20, 9), (-63, -14, 9, 17), (14, 51, 14, 7))
 
 
 def make_birds(seed: int, count: int) -> list[Bird]:
-    """The first `count` species; the same ones whatever the count."""
+    """The first `count` species, the same for any count."""
     return [_make_bird(seed, index) for index in range(count)]
 
 
 def local_voice(bird: Bird, place: DemoPlace, seed: int) -> Voice:
-    """The species' song in the dialect of the region of 20 x 15 degrees that holds `place`."""
+    """The song of a species in the dialect of the region of 20 x 15 degrees around `place`."""
     if not bird.has_dialects:
         return bird.voice
     region = int(place.longitude // 20), int(place.latitude // 15)
@@ -100,17 +101,18 @@ def local_voice(bird: Bird, place: DemoPlace, seed: int) -> Voice:
 
 
 def activity(bird: Bird, day: int) -> float:
-    """How much it sings on a day of the year, 1 at its peak."""
+    """Song activity on a day of the year, 1 at its peak."""
     apart = abs(day - bird.peak_day) % _DAYS
     return float(np.exp(-0.5 * (min(apart, _DAYS - apart) / bird.season_days) ** 2))
 
 
 class Atlas:
-    """Where each bird lives: suitability over the grid, 1 at its best place, and draws from it."""
+    """Distribution of each bird: suitability over the grid, 1 at its best place, and random
+    places."""
 
     def __init__(self, world: World, birds: list[Bird]) -> None:
         self._world = world
-        # so that coarser rasters hold a value there too
+        # Excludes the shore, so that coarser rasters have values there too.
         inland = ndimage.binary_erosion(world.land, iterations=3)
         self._maps = {bird.code: _suitability(bird.home, world, inland) for bird in birds}
         latitudes, _ = cell_centres()
@@ -129,7 +131,8 @@ class Atlas:
         return [bird for bird in self.living_at(birds, place) if activity(bird, day) >= SINGS_AT]
 
     def draw(self, bird: Bird, rng: np.random.Generator) -> DemoPlace:
-        """A place of its range, the better the likelier; only cells where it counts as living."""
+        """A random place of its range, with probability proportional to suitability, from cells
+        where it lives."""
         cumulative = self._cumulative[bird.code]
         cell = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
         row, column = divmod(cell, self._world.land.shape[1])
@@ -159,7 +162,7 @@ def _make_bird(seed: int, index: int) -> Bird:
     home, peak_day = _home(index, rng)
     slot = max(index - 1, 0)  # species 0 and 1 share song type 0
     voice = make_voice(slot, stream(seed, "voice", slot))
-    # A look-alike with dialects would give its region, and so itself, away by ear.
+    # Dialects would make the region of a look-alike, and so the species, recognisable by ear.
     return Bird(
         code,
         common,

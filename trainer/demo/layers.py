@@ -1,8 +1,7 @@
-"""The six rasters of the metadata model as GeoTIFF: names, units, types and quirks after the real
+"""The six rasters of the metadata model as GeoTIFF, with names, units, types and quirks of the real
 ones.
 
-Knows nothing of how the world was made. Grids and extents differ from layer to layer, as in the
-wild.
+Knows nothing of how the world was made. Grids and extents differ between layers, as they really do.
 """
 
 from dataclasses import dataclass
@@ -19,8 +18,7 @@ _OWNER_TAG = "BIRDSTATION_DEMO_SEED"
 
 @dataclass(frozen=True)
 class RasterLayer:
-    """One GeoTIFF: which field of the world, on which grid (degrees), with which type and sea
-    value."""
+    """One GeoTIFF: a field of the world, with grid (degrees), data type and value at sea."""
 
     name: str
     field: str
@@ -64,10 +62,10 @@ LAYERS = (
 
 
 def check_rasters(folder: Path, seed: int) -> bool:
-    """True when all six are there for this seed. ValueError when one there is of another seed or
-    not the demo's."""
+    """True if all six exist for this seed. Raises ValueError if one is of another seed or not the
+    demo's."""
     paths = [folder / f"{layer.name}.tif" for layer in LAYERS]
-    # every one looked at before the answer
+    # A list, so that every file is checked.
     ready = [path.exists() and _made_here(path, seed) for path in paths]
     return all(ready)
 
@@ -118,7 +116,7 @@ def _write_layer(path: Path, layer: RasterLayer, world: World, seed: int) -> Non
 
 
 def _on_grid(field: np.ndarray, world: World, layer: RasterLayer) -> np.ndarray:
-    """The field at the centres of the layer's cells, nearest neighbour."""
+    """The field at the cell centres of a layer, by nearest neighbour."""
     rows = round((layer.north - layer.south) / layer.cell_deg)
     columns = round(360 / layer.cell_deg)
     latitudes = np.clip(layer.north - layer.cell_deg * (np.arange(rows) + 0.5), -90, 90)

@@ -1,5 +1,5 @@
-"""Training recordings: the plan of one (place, date, quality, company), its metadata row, and its
-sound.
+"""Training recordings: the plan of one (place, date, quality, other species), its metadata row, and
+its sound.
 
 Knows nothing of other recordings, of malformed rows (corpus.py adds those) or of processes.
 """
@@ -34,8 +34,7 @@ _AUTHORS = (
 
 @dataclass(frozen=True)
 class RecordingPlan:
-    """Everything that makes one training recording. `quality` is 0..1; secondary birds have a level
-    in dB."""
+    """The plan of one training recording. `quality` is 0..1; secondary birds have a level in dB."""
 
     seed: int
     filename: str
@@ -54,8 +53,8 @@ class RecordingPlan:
 def plan_recording(
     seed: int, atlas: Atlas, birds: list[Bird], species: int, number: int
 ) -> RecordingPlan:
-    """Recording `number` of `species`; all but its secondary species is the same in a larger
-    corpus."""
+    """Plan recording `number` of `species`. In a larger corpus, only its secondary species may
+    differ."""
     filename = f"XC9{species:02d}{number:04d}.ogg"
     bird = birds[species]
     rng = stream(seed, "plan", filename)
@@ -74,7 +73,7 @@ def plan_recording(
 
 
 def draw_day(bird: Bird, rng: np.random.Generator, first_year: int, last_year: int) -> date:
-    """A day of the bird's song season in one of the years, both included."""
+    """A random day of the bird's song season, in one of the years from first to last."""
     start = date(int(rng.integers(first_year, last_year + 1)), 1, 1)
     while True:
         offset = int(rng.integers(365))
@@ -111,8 +110,8 @@ def metadata_row(plan: RecordingPlan) -> dict[str, str]:
 
 
 def render_recording(plan: RecordingPlan) -> np.ndarray:
-    """The sound, float32 at RATE_HZ. In its band the song is 4 (quality 0) to 32 dB (1) above the
-    rest."""
+    """Sound of a recording, float32 at RATE_HZ. In its band the song is 4 dB (quality 0) to 32 dB
+    (1) above the background."""
     rng = stream(plan.seed, "sound", plan.filename)
     count = int(plan.duration_s * RATE_HZ)
     weather = Weather(
@@ -134,7 +133,7 @@ def render_recording(plan: RecordingPlan) -> np.ndarray:
 def _singer(
     voice: Voice, rng: np.random.Generator, count: int, power: float, distance_m: float
 ) -> np.ndarray:
-    """One individual through `count` samples, its song at mean square `power` in its own band."""
+    """Song of one individual over `count` samples, with mean square `power` in its own band."""
     own = vary(voice, rng, pitch_oct=0.035, tempo=0.09, swap=0.25)
     track = np.zeros(count, dtype=np.float32)
     start = int(rng.uniform(0, 1.2) * RATE_HZ)

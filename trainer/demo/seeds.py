@@ -1,4 +1,4 @@
-"""One random stream per named thing, so that any file of the corpus can be made alone, bit for
+"""One random stream per name, so that any file of the corpus can be reproduced on its own, bit for
 bit."""
 
 import hashlib
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def stream(seed: int, *names: str | int) -> np.random.Generator:
-    """The generator that belongs to `names` under `seed`: `stream(1, "recording", "XC9000001")`."""
+    """The random generator for `names` and `seed`: `stream(1, "recording", "XC9000001")`."""
     text = "\x1f".join([str(seed), *map(str, names)])
     digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
     return np.random.default_rng(int.from_bytes(digest, "big"))

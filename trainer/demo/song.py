@@ -1,4 +1,4 @@
-"""What a demo species sings: a repertoire of syllables, an individual's version of it, songs as
+"""Songs of the demo species: repertoires of syllables, individual variation, and synthesis of
 samples.
 
 Knows nothing of places, names, noise or files. Songs lie between about 1 and 8 kHz.
@@ -18,8 +18,7 @@ _GOLDEN = 0.618034
 
 @dataclass(frozen=True)
 class Syllable:
-    """A tone whose pitch runs along slope + arch + vibrato (in octaves), with harmonics and
-    pulsed."""
+    """A pulsed tone with harmonics, whose pitch follows slope + arch + vibrato (in octaves)."""
 
     duration_s: float
     start_hz: float
@@ -33,7 +32,7 @@ class Syllable:
 
 @dataclass(frozen=True)
 class Voice:
-    """A species' song, or an individual's version of it."""
+    """The song of a species, or an individual's version of it."""
 
     repertoire: tuple[Syllable, ...]
     order: tuple[int, ...]  # indices into the repertoire, one song long
@@ -44,7 +43,7 @@ class Voice:
 
 
 def make_voice(slot: int, rng: np.random.Generator) -> Voice:
-    """The song of the `slot`-th song type; neighbours differ in kind of syllable, pitch and
+    """The song of the `slot`-th song type; consecutive types differ in kind of syllable, pitch and
     tempo."""
     kind = _KINDS[slot % len(_KINDS)]
     pitch_hz = 1_700.0 * (5_000.0 / 1_700.0) ** ((0.3 + _GOLDEN * slot) % 1.0)
@@ -68,8 +67,8 @@ def make_voice(slot: int, rng: np.random.Generator) -> Voice:
 def vary(
     voice: Voice, rng: np.random.Generator, *, pitch_oct: float, tempo: float, swap: float = 0.0
 ) -> Voice:
-    """A version of `voice`: deviations of pitch (octaves) and tempo (relative), chance of another
-    order."""
+    """A random version of `voice`: deviations of pitch (octaves) and tempo (relative), and the
+    probability of another order."""
     up = rng.normal(0, pitch_oct)
     slower = float(np.exp(rng.normal(0, tempo)))
     repertoire = tuple(
@@ -96,12 +95,12 @@ def vary(
 
 
 def songs(voice: Voice, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Endless songs of one individual: float32 samples, peak about 1, never quite the same
-    twice."""
+    """Yield songs of one individual without end: float32 samples with a peak of about 1, each
+    slightly different."""
     sounds = [_render(syllable) for syllable in voice.repertoire]
     while True:
         order = voice.order
-        if rng.random() < 0.15:  # now and then a song breaks off
+        if rng.random() < 0.15:  # sometimes a song breaks off
             order = order[: max(2, int(len(order) * rng.uniform(0.5, 0.9)))]
         parts: list[np.ndarray] = []
         for place, index in enumerate(order):
@@ -131,7 +130,7 @@ def _render(syllable: Syllable) -> np.ndarray:
 
 
 def _band(repertoire: tuple[Syllable, ...]) -> tuple[float, float]:
-    """Where the song's strong parts lie, in Hz, with a little room."""
+    """The frequency band of the strong parts of a song in Hz, with a small margin."""
     lows = []
     highs = []
     for syllable in repertoire:

@@ -1,8 +1,8 @@
-"""Soundscapes: sites, what sings there when, the sound of a minute, and labels taken from the sound
-itself.
+"""Soundscapes: sites, species and times of singing, the sound of a minute, and labels measured in
+that sound.
 
-Quieter, noisier, further off and of another microphone than the training recordings. Knows nothing
-of files.
+Quieter, noisier, more distant and recorded with another microphone than the training recordings.
+Knows nothing of files.
 """
 
 from dataclasses import dataclass
@@ -32,14 +32,14 @@ ROWS = SOUNDSCAPE_S // ROW_S
 COLUMNS = ("row_id", "site", "audio_id", "seconds", "birds")
 SITE_COLUMNS = ("id", "place_name", "country", "lat", "lon")
 NOCALL = "nocall"
-# A species is in a row when its song, in its band, is at least as strong as everything that is not
-# a bird for this long in the row; gaps between syllables shorter than the bridge count as song.
+# A species is in a row if its song, in its band, is at least as strong as all non-bird sound for
+# this long in the row; gaps between syllables that are shorter than BRIDGE_S count as song.
 AUDIBLE_S = 0.4
 AUDIBLE_SNR_DB = 0.0
 BRIDGE_S = 0.2
 _SITES_MAX = 12  # for each of train and test
 _BOUTS_MAX = 40
-_ANCHORED = 0.6  # of the spells are the anchor's for sure
+_ANCHORED = 0.6  # minimum share of bouts of the anchor
 _TRAIN_YEARS = (2016, 2018)
 _TEST_YEARS = (2019, 2020)
 _FIRST_ID = {"train": 10_000, "test": 50_000}
@@ -49,13 +49,13 @@ _FIRST_ID = {"train": 10_000, "test": 50_000}
 class Site:
     name: str  # three capitals
     place: DemoPlace
-    anchor: Bird  # the species the site was chosen for
+    anchor: Bird  # the species for which the site was chosen
 
 
 @dataclass(frozen=True)
 class SoundscapePlan:
-    """One soundscape: `birds` may sing in it, its anchor first; about `busy` of its rows hold a
-    song."""
+    """The plan of one soundscape: `birds` may sing in it, its anchor first; about `busy` of its
+    rows contain a song."""
 
     seed: int
     kind: str  # train or test
@@ -76,7 +76,8 @@ class SoundscapePlan:
 
 @dataclass(frozen=True)
 class Song:
-    """One song put into a soundscape; `snr_db` is in the band low_hz..high_hz, while it sounds."""
+    """One song in a soundscape; `snr_db` is measured in the band low_hz..high_hz, while it
+    sounds."""
 
     species: str
     start_s: float
@@ -88,8 +89,8 @@ class Song:
 
 @dataclass(frozen=True)
 class Row:
-    """Seconds from end_s - ROW_S to end_s; `audible_s` of every species that is labelled or nearly
-    so."""
+    """The row of seconds from end_s - ROW_S to end_s, with the audible seconds of every species
+    that can be heard at all."""
 
     end_s: int
     birds: tuple[str, ...]
@@ -99,8 +100,8 @@ class Row:
 def plan_soundscapes(
     seed: int, atlas: Atlas, birds: list[Bird], count: int
 ) -> list[SoundscapePlan]:
-    """`count` for training and `count` for testing, at other dates and half of them at other
-    places."""
+    """Plan `count` soundscapes for training and `count` for testing, those on other dates and half
+    of them at other places."""
     sites = max(1, min(_SITES_MAX, len(birds), -(-count * 2 // 3)))
     train: list[Site] = []
     while len(train) < sites:
@@ -121,8 +122,8 @@ def plan_soundscapes(
 
 
 def _site_of(number: int, sites: int) -> int:
-    """Every other soundscape is of one of the two look-alikes, in turn: there the place has to
-    tell."""
+    """Index of the site of a soundscape: every other one is for the two look-alikes, in turn, which
+    only the place distinguishes."""
     if sites <= 2:
         return number % sites
     return number // 2 % 2 if number % 2 == 0 else 2 + number // 2 % (sites - 2)
@@ -187,7 +188,8 @@ def site_rows(plans: list[SoundscapePlan]) -> list[dict[str, str]]:
 
 
 def _next_anchor(atlas: Atlas, birds: list[Bird], sites: list[Site]) -> Bird:
-    """The two look-alikes first, then the birds that live at none of the sites yet."""
+    """The anchor of the next site: first the two look-alikes, then birds that live at none of the
+    sites yet."""
     if len(sites) < 2:
         return birds[len(sites)]
     met = {bird.code for site in sites for bird in atlas.living_at(birds, site.place)}
@@ -195,7 +197,7 @@ def _next_anchor(atlas: Atlas, birds: list[Bird], sites: list[Site]) -> Bird:
 
 
 def _make_site(seed: int, atlas: Atlas, birds: list[Bird], index: int, anchor: Bird) -> Site:
-    """The most varied of a few places where the anchor lives."""
+    """Make a site at the place with most species, of a few places where the anchor lives."""
     rng = stream(seed, "site", index)
     places = [atlas.draw(anchor, rng) for _ in range(24)]
     place = max(places, key=lambda place: len(atlas.living_at(birds, place)))
@@ -226,7 +228,7 @@ def _plan(
 
 
 def _bouts(plan: SoundscapePlan, rng: np.random.Generator) -> list[tuple[Bird, float, float]]:
-    """Spells of singing (bird, start, end in seconds) that touch about `busy` of the rows; some
+    """Bouts of singing (bird, start, end in seconds) that touch about `busy` of the rows; some
     overlap."""
     bouts: list[tuple[Bird, float, float]] = []
     goal = round(plan.busy * ROWS)
@@ -253,8 +255,8 @@ def _sing(
     noise: np.ndarray,
     rng: np.random.Generator,
 ) -> list[tuple[Song, np.ndarray, np.ndarray]]:
-    """One individual's songs from start to end, each with its samples and the FRAMEs in which it is
-    heard."""
+    """Songs of one individual from start to end, each with its samples and a mask of the FRAMEs in
+    which it is audible."""
     voice = vary(
         local_voice(bird, plan.site.place, plan.seed), rng, pitch_oct=0.035, tempo=0.09, swap=0.25
     )
@@ -289,7 +291,7 @@ def _sing(
 
 
 def _rows(audible: dict[str, np.ndarray]) -> list[Row]:
-    """Labels from the frames in which each species can be heard."""
+    """Labelled rows from the frames in which each species is audible."""
     per_row = ROW_S * RATE_HZ // FRAME
     rows = []
     bridged = {
@@ -309,7 +311,7 @@ def _rows(audible: dict[str, np.ndarray]) -> list[Row]:
 
 
 def _bridge(frames: np.ndarray, longest: int) -> np.ndarray:
-    """The frames with silences of at most `longest` frames between two sounds filled in."""
+    """The frames with gaps of at most `longest` between true ones filled."""
     sounding = np.flatnonzero(frames)
     filled = frames.copy()
     for before, after in pairwise(sounding.tolist()):

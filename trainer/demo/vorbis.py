@@ -1,7 +1,7 @@
-"""Ogg Vorbis bytes that depend on the samples alone. Knows nothing of birds.
+"""Ogg Vorbis encoding whose bytes depend only on the samples. Knows nothing of birds.
 
-libsndfile gives every stream a serial number of its own; it is set to zero here and the page sums
-redone.
+libsndfile gives every stream a random serial number; it is set to zero here and the page checksums
+are recomputed.
 """
 
 import io
@@ -18,7 +18,7 @@ _REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 _SERIAL = slice(14, 18)
 _CHECKSUM = slice(22, 26)
 _SEGMENTS = 26
-PART = ".birdstation-part-"  # how the name of a file begins that is being written
+PART = ".birdstation-part-"  # prefix of the name of a file that is being written
 
 
 def encode(samples: np.ndarray) -> bytes:
@@ -26,14 +26,14 @@ def encode(samples: np.ndarray) -> bytes:
     bytes."""
     buffer = io.BytesIO()
     with soundfile.SoundFile(buffer, "w", RATE_HZ, 1, format="OGG", subtype="VORBIS") as sink:
-        # one large write overflows libsndfile's stack
+        # One large write would overflow libsndfile's stack.
         for start in range(0, len(samples), RATE_HZ):
             sink.write(samples[start : start + RATE_HZ])
     return _without_serial(buffer.getvalue())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write under a temporary name, then rename: a reader finds the whole file or none."""
+    """Write a file atomically, under a temporary name that is then changed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{PART}{os.getpid()}-{path.name}")
     part.write_bytes(data)
@@ -59,7 +59,6 @@ def _without_serial(ogg: bytes) -> bytes:
 
 
 def _ogg_checksum(page: bytearray) -> int:
-    """Ogg's CRC-32 is zlib's with the bits the other way round, starting and ending without
-    inversion."""
+    """Ogg's CRC-32 of a page: zlib's with reversed bits, and without inversion at start and end."""
     register = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{register:032b}"[::-1], 2)

@@ -1,4 +1,4 @@
-"""An invented Earth: land, relief, climate and cover on one grid, shaped after the real continents.
+"""An invented Earth: land, relief, climate and cover on one grid, modelled on the real continents.
 
 Knows nothing of files (layers.py) or of birds (fauna.py). Rows run southwards, columns from 180 W
 eastwards.
@@ -61,7 +61,8 @@ _RANGES: list[tuple[float, list[tuple[float, float]]]] = [
 
 @dataclass(frozen=True)
 class World:
-    """All arrays are ROWS x COLUMNS float32; NaN over the sea except in `land`."""
+    """Fields of the world as arrays of ROWS x COLUMNS, float32 with NaN over the sea, and the mask
+    `land`."""
 
     land: np.ndarray
     elevation_m: np.ndarray
@@ -77,7 +78,7 @@ class World:
 
 
 def cell_centres() -> tuple[np.ndarray, np.ndarray]:
-    """Latitudes as a column and longitudes as a row, in degrees."""
+    """Coordinates of cell centres in degrees: latitudes as a column, longitudes as a row."""
     latitudes = 90.0 - CELL_DEG * (np.arange(ROWS) + 0.5)
     longitudes = -180.0 + CELL_DEG * (np.arange(COLUMNS) + 0.5)
     return latitudes[:, None].astype(np.float32), longitudes[None, :].astype(np.float32)
@@ -109,7 +110,7 @@ def make_world(seed: int) -> World:
 
 
 def _fractal(seed: int, name: str, slope: float) -> np.ndarray:
-    """Noise of mean 0 and deviation 1 whose spectrum falls as a power of the wave number."""
+    """Noise of zero mean and unit deviation, with a power-law spectrum."""
     white = stream(seed, "world", name).standard_normal((ROWS, COLUMNS), dtype=np.float32)
     rows = fft.fftfreq(ROWS) * ROWS / 2
     columns = fft.rfftfreq(COLUMNS) * COLUMNS / 2
@@ -119,7 +120,8 @@ def _fractal(seed: int, name: str, slope: float) -> np.ndarray:
 
 
 def _continents() -> np.ndarray:
-    """Above zero on land, about 1 in the middle of a continent, falling to -1 in the open sea."""
+    """A field that is positive on land, about 1 in the middle of a continent, and falls to -1 in
+    the open sea."""
     latitudes, longitudes = cell_centres()
     shore = np.full((ROWS, COLUMNS), -1.0, dtype=np.float32)
     for lon, lat, width, height in _CONTINENTS:
@@ -151,8 +153,7 @@ def _relief(shore: np.ndarray, rough: np.ndarray) -> np.ndarray:
 def _rain(
     land: np.ndarray, elevation: np.ndarray, latitudes: np.ndarray, patchy: np.ndarray
 ) -> np.ndarray:
-    """Belts by latitude, drier far from the sea, wetter on western slopes of the middle
-    latitudes."""
+    """Annual rain: belts by latitude, drier inland, wetter on western slopes."""
     belts = (
         90
         + 2300 * np.exp(-((latitudes / 11) ** 2))
@@ -167,7 +168,7 @@ def _rain(
 
 
 def _cover(temperature: np.ndarray, rain: np.ndarray, fields: np.ndarray) -> np.ndarray:
-    """Land-cover category from climate; the first line that holds wins."""
+    """Land-cover category from climate; the first rule that applies wins."""
     rules = [
         (temperature < -11, 19),
         (rain < 110, 17),
