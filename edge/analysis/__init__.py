@@ -1,1 +1,1 @@
-"""Sound to detections, whatever it comes from. Knows no source, no database and no broker."""
+"""Analysis of sound from any source into detections. Knows no source, no database and no broker."""

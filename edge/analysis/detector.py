@@ -1,5 +1,5 @@
-"""Scores to detections: which species count as heard in a window, and why. Knows no sound and no
-database."""
+"""Scores to detections: the species above their thresholds in each window, and the rules applied.
+Knows no sound and no database."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -29,8 +29,10 @@ class Rolls:
             for seconds in (settings.before_s, settings.after_s, settings.seconds_max)
         )
         room = length - WINDOW_SAMPLES
-        if before + after > room:
-            before, after = before * room // (before + after), after * room // (before + after)
+        total = before + after
+        if total > room:
+            before = before * room // total
+            after = after * room // total
         return cls(before, after, length)
 
     @property

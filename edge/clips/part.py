@@ -37,9 +37,7 @@ def _locked_part(path: Path) -> tuple[Path, BufferedWriter]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:  # it is being removed
             file.close()
-        except (
-            OSError
-        ):  # a file system without locks: a clean-up may remove the file, which is lost
+        except OSError:  # no locks on this file system: a clean-up may remove the clip
             return part, file
         else:
             if os.fstat(file.fileno()).st_nlink:

@@ -298,7 +298,7 @@ class Live:
             self._ledger.found(found)
             self._on_found(found)
 
-    # What is missing
+    # Missing sound
 
     def _miss(self, gap: Gap) -> None:
         """End the stretch and write the gap. Under overload the unanalysed rest of the stretch

@@ -56,15 +56,7 @@ WINDOW_S_MAX = 0.5
 STORE_S_MAX = 1.0
 DRAIN_S_MAX = 1.0
 # sections of station.yaml that a reload applies
-RELOADED = (
-    "detect",
-    "schedule",
-    "clips",
-    "retention",
-    "privacy",
-    "sensitive",
-    "health",
-)
+RELOADED = ("detect", "schedule", "clips", "retention", "privacy", "sensitive", "health")
 _STEP_S = 0.5
 _RETENTION_S = 300.0
 _LOADING_S = 600.0  # a large bundle on a slow card
@@ -404,9 +396,7 @@ class Station:
             parts.source.take(config)
         except (ConfigError, BundleError) as error:  # the latter: the built-in speech network
             log.error("settings not applied: %s", error)
-        except (
-            Exception
-        ) as error:  # a strange network may raise anything; it must not end a station
+        except Exception as error:  # a strange network may raise anything, and must not end us
             log.exception("settings not applied: %s", " ".join(f"{error!r}".split()))
         else:
             others = [
@@ -464,11 +454,7 @@ def run_station(path: Path | None) -> None:
         exit_code = error.exit_code
     finally:
         # otherwise Python would let these signals end the process with their exit status
-        for late in (
-            signal.SIGTERM,
-            signal.SIGINT,
-            signal.SIGHUP,
-        ):
+        for late in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(late, signal.SIG_IGN)
     _leave(exit_code, in_order=not (station.stuck or lines.held))
 

@@ -34,7 +34,8 @@ class AttemptLog:
     def __init__(self, store: Attempts, station: str) -> None:
         self._store = store
         self._station = station
-        self._boot, self._process = boot_id(), this_process()
+        self._boot = boot_id()
+        self._process = this_process()
         for boot, process in store.reading(station):
             here = boot is not None and boot == self._boot
             if not here or not runs(process):

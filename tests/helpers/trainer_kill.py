@@ -43,7 +43,14 @@ def main(data: Path, out: Path, recipe: Path, rasters: Path) -> None:
 
 def load_stages() -> None:
     """What stages load when they are done: before a fork, so that not each fork does."""
-    for name in ("bag", "fit", "foldmap", "metadata", "report", "tune"):
+    for name in (
+        "place.metadata",
+        "report.foldmap",
+        "report.report",
+        "training.fit",
+        "tuning.bag",
+        "tuning.tune",
+    ):
         importlib.import_module(f"trainer.{name}")
 
 
@@ -52,7 +59,8 @@ def _train(asked: Any, struck: set[str], writer: int) -> None:
     for method in ("replace", "rename"):
         setattr(Path, method, _deadly(getattr(Path, method), asked.out, struck, writer))
     stages, fit, member = (
-        importlib.import_module(f"trainer.{name}") for name in ("stages", "fit", "member")
+        importlib.import_module(f"trainer.{name}")
+        for name in ("pipeline.stages", "training.fit", "training.member")
     )
     fit._train_all = lambda _, tasks, *__: [member.fit_member(task) for task in tasks]  # type: ignore[attr-defined]
     stages.run_stages(
