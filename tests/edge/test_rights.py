@@ -43,8 +43,8 @@ def foreign() -> Iterator[Path]:
 def test_the_owner_is_named_and_what_to_type(foreign: Path) -> None:
     owner = pwd.getpwuid(1).pw_name
     said = (
-        f"{foreign} belongs to the user {owner}: type `sudo -u {owner}` in front of the "
-        f"command, or name settings of"
+        f"{foreign} belongs to the user {owner}: type `sudo -u {owner}` before the command, "
+        f"or choose your own settings with --config"
     )
     config = load_config(foreign.parent / "station.yaml")
     for attempt in (
@@ -55,7 +55,7 @@ def test_the_owner_is_named_and_what_to_type(foreign: Path) -> None:
     ):
         with pytest.raises(StoreError) as refused:
             attempt()
-        assert str(refused.value).endswith(f"{said} your own with --config")
+        assert str(refused.value).endswith(said)
         assert "\n" not in str(refused.value)
 
 

@@ -269,7 +269,7 @@ def test_a_command_says_who_mends_it(
     assert str(database) in line
     assert line.endswith(
         "; start or restart the station: it sets the file aside, salvages what can be read and "
-        "goes on in a new one"
+        "continues in a new one"
     )
     assert sound_database(database) is not None
     assert sound_database(database) is None

@@ -566,7 +566,10 @@ def _changed(folder: Path, **changes: object) -> None:
             lambda out: next(out.glob("stripes*.engine")).write_bytes(b"else"),
             "not the recorded engine",
         ),
-        (lambda out: next(out.glob("stripes*.engine")).unlink(), "missing, or not the engine"),
+        (
+            lambda out: next(out.glob("stripes*.engine")).unlink(),
+            "missing, or not the recorded engine",
+        ),
         (
             lambda out: _changed(out, onnx_sha256="0"),
             "member stripes was compiled from another network",
