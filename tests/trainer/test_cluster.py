@@ -231,7 +231,5 @@ def test_no_cluster_there_is_one_line(address: str) -> None:
 
 def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(
-        ConfigError, match=r"ray is not installed; install it with pip install '\.\[cluster\]'"
-    ):
+    with pytest.raises(ConfigError, match=r"ray is not installed; .* pip install '\.\[cluster\]'"):
         next(cluster.train("auto", []))
