@@ -1,6 +1,6 @@
-"""From a Run to a Bundle, and from a Bundle to what a device runs."""
+"""Export: from a Run to a Bundle, and from a Bundle to engines for a device."""
 
 import os
 
-# else ONNX Runtime reports to its makers: a station calls nobody
+# ONNX Runtime sends telemetry to its makers otherwise.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

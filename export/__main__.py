@@ -1,5 +1,4 @@
-"""`python -m export`: from a Run to a Bundle, whether a Bundle can be trusted, and TensorRT engines
-of it."""
+"""`python -m export`: from a Run to a Bundle, checks of a Bundle, and TensorRT engines for it."""
 
 import edge.contract.starting  # noqa: F401  before all that takes time
 
@@ -34,8 +33,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="birdstation: turn a training run into a bundle that any station runs.",
-    epilog="Exit status: 0 all is well · 1 TensorRT failed · 2 usage · 78 a run or bundle cannot "
-    "be used",
+    epilog="Exit status: 0 success · 1 TensorRT failed · 2 usage · 78 a run or bundle cannot be "
+    "used",
 )
 
 
@@ -49,18 +48,17 @@ def onnx(
         int | None,
         typer.Option(min=1, help="Keep only this many members of each kind, the best ones."),
     ] = None,
-    report: Annotated[bool, typer.Option(help="Take the run's report along.")] = True,
+    report: Annotated[bool, typer.Option(help="Include the run's report.")] = True,
     half: Annotated[
         bool,
         typer.Option(
-            help="Also write each member in half precision, for TensorRT; half as large again."
+            help="Also write each member in half precision, for TensorRT; adds half to the size."
         ),
     ] = True,
     int8: Annotated[
         bool,
         typer.Option(
-            help="Also write members in 8 bits where the detections are then the same; takes "
-            "minutes."
+            help="Also write members in 8 bits if the detections stay the same; takes minutes."
         ),
     ] = False,
 ) -> None:
@@ -95,7 +93,7 @@ def onnx(
 
 
 def _say_next(out: Path, folder: Path) -> None:
-    """What a person does with a bundle. On stderr: what is on stdout is read by programs."""
+    """Print the next steps with a bundle, on stderr, since programs read stdout."""
     page = out / "report.html"
     lines = [f"report: {page} (open it in a browser)"] if (folder / page.name).is_file() else []
     lines += [
@@ -115,11 +113,11 @@ def adopt(
         Path | None,
         typer.Option(
             "--from",
-            help="The model's file, or the folder of its wheels; else they are fetched and kept.",
+            help="The model file, or the folder of its wheels; by default they are fetched.",
         ),
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="Labels of a model that you bring, a class a line.")
+        Path | None, typer.Option(help="Labels of a model of your own, one class per line.")
     ] = None,
     accept: Annotated[
         str | None, typer.Option(help="The licence that you accept, by its SPDX name.")
@@ -127,22 +125,22 @@ def adopt(
     place: Annotated[
         str | None,
         typer.Option(
-            help="LAT,LON: keep the species that live around it, and people and other sounds."
+            help="LAT,LON: keep species that live around this place, and people and other sounds."
         ),
     ] = None,
     radius_km: Annotated[
         float | None,
-        typer.Option(min=0, max=5000, help="How far around --place; 300 if it is left out."),
+        typer.Option(min=0, max=5000, help="Radius around --place; 300 by default."),
     ] = None,
     species: Annotated[
         Path | None,
         typer.Option(
-            help="File of species to keep, a code or scientific name a line; adds to --place."
+            help="File of species to keep, one code or scientific name per line; adds to --place."
         ),
     ] = None,
 ) -> None:
-    """Make a bundle of a published model: shows its licence, which must be accepted, converts,
-    probes, seals."""
+    """Make a bundle of a published model: show its licence, which must be accepted, convert, probe
+    and seal it."""
     from export.adopt.known import read_known
 
     known = read_known(name)
@@ -153,7 +151,7 @@ def adopt(
     if radius_km is not None and place is None:
         raise typer.BadParameter("--radius-km: expected with --place")
     region = Region(_place(place), RADIUS_KM if radius_km is None else radius_km, species)
-    probe_place(out)  # before a minute is spent
+    probe_place(out)  # before a minute of work
     licence = accept_licence(known, accept)
     bundle = make(name, read_source(name, known, source, labels), licence, out, region)
     size = sum(p.stat().st_size for p in bundle.folder.rglob("*") if p.is_file())
@@ -162,7 +160,7 @@ def adopt(
 
 
 def _place(text: str | None) -> tuple[float, float] | None:
-    """LAT,LON in degrees. Raises UsageError."""
+    """Parse LAT,LON in degrees. Raises UsageError."""
     if text is None:
         return None
     try:
@@ -170,7 +168,7 @@ def _place(text: str | None) -> tuple[float, float] | None:
         check_coordinates(latitude, longitude)
     except ValueError as error:
         raise UsageError(
-            f"--place: expected LAT,LON in degrees, as 48.52,9.06, found {text!r}"
+            f"--place: expected LAT,LON in degrees, such as 48.52,9.06, found {text!r}"
         ) from error
     return latitude, longitude
 
@@ -183,12 +181,12 @@ def verify(
     ] = False,
 ) -> None:
     """Check a bundle's integrity and numerical parity: checksums, and ONNX Runtime against the
-    scores that are stored with it, torch's own where the bundle was trained here (max |Δp| ≤
+    scores stored with it, which are torch's own if the bundle was trained here (max |Δp| ≤
     1e-4)."""
     from export.verify import verify as check
 
     found = check(bundle)
-    table = Table(title=f"{bundle}: whole and right", title_justify="left")
+    table = Table(title=f"{bundle}: intact and correct", title_justify="left")
     table.add_column("ONNX Runtime against the probe")
     table.add_column("max |Δp|", justify="right")
     for name, difference in found.members.items():
@@ -213,7 +211,7 @@ def tune(
     state: Annotated[
         Path | None,
         typer.Option(
-            help="The station's state folder, which holds what is found.",
+            help="The station's state folder, for the result.",
             show_default="that of --config",
         ),
     ] = None,
@@ -224,18 +222,18 @@ def tune(
         ),
     ] = None,
     seconds: Annotated[
-        float, typer.Option(min=1, max=3600, help="Of timing, all together.")
+        float, typer.Option(min=1, max=3600, help="Total time of the measurements.")
     ] = 60.0,
     sound: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of recordings to compare decisions on; else the soundscapes that ship."
+            help="Folder of recordings to compare decisions on; by default the shipped soundscapes."
         ),
     ] = None,
     members: Annotated[
         Literal["bag", "student", "cascade"] | None,
         typer.Option(
-            help="Only for this value of station.yaml's members; else all that the bundle can."
+            help="Only for this value of station.yaml's members; by default for all possible ones."
         ),
     ] = None,
 ) -> None:
@@ -247,7 +245,7 @@ def tune(
 
     whole = read_bundle(bundle)
     state = _state(config) if state is None else state
-    _check_state(state)  # before a minute is spent
+    _check_state(state)  # before a minute of work
     inputs = sound_inputs(sound or DEMO_FOLDER / "soundscapes", whole.manifest, WINDOWS_MAX)
     with Progress(console=Screen(stderr=True), transient=True) as progress:
         task = progress.add_task("tuning", total=None)
@@ -266,7 +264,7 @@ def tune(
 
 
 def _check_state(state: Path) -> None:
-    """Raises ConfigError where tuned.json could not be put."""
+    """Raise ConfigError if tuned.json cannot be written."""
     try:
         check_writable(state)
     except OSError as error:
@@ -276,8 +274,7 @@ def _check_state(state: Path) -> None:
 
 
 def _state(config: Path | None) -> Path:
-    """The state folder of these settings, or of those that hold where none are named. Raises
-    ConfigError."""
+    """The state folder of these settings, or of those found by default. Raises ConfigError."""
     settings = config or find_settings()
     state = load_config(settings).state.resolve()
     if config is None:
@@ -296,25 +293,24 @@ def trt(
         Path, typer.Option(help="Folder of the engines: engines/ in the station's state folder.")
     ],
     batch_max: Annotated[
-        int, typer.Option(min=1, max=64, help="Most windows at once, for replays.")
+        int, typer.Option(min=1, max=64, help="Maximum number of windows at once, for replays.")
     ] = 4,
     precision: Annotated[
         Literal["fp16", "fp32"],
-        typer.Option(help="fp16 where the bundle has it and it keeps parity."),
+        typer.Option(help="fp16 if the bundle has it and it keeps parity."),
     ] = "fp16",
     builder: Annotated[
         Literal["tensorrt", "torch-tensorrt"],
-        typer.Option(help="torch-tensorrt: on a workstation that has it; a board has no torch."),
+        typer.Option(help="torch-tensorrt: for a workstation that has it; boards have no torch."),
     ] = "tensorrt",
     dry_run: Annotated[
         bool,
         typer.Option(
-            help="Say what would be done, with torch-tensorrt also which operators; needs no GPU."
+            help="Only print the plan, with torch-tensorrt also the operators; needs no GPU."
         ),
     ] = False,
 ) -> None:
-    """Compile a bundle's members with TensorRT, for the very machine that this runs on. What is
-    done is kept."""
+    """Compile a bundle's members with TensorRT for this machine. Finished engines are kept."""
     from export.trt.build import build_engines
     from export.trt.plan import examine, plan_steps, plan_table
 
@@ -348,7 +344,8 @@ def trt(
 
 
 def _say_engines(record: EngineRecord, device: Device, out: Path) -> None:
-    """Print the engines that were built; of another precision than asked for, with the reason."""
+    """Print the engines that were built, with the reason for a precision other than the one asked
+    for."""
     from export.trt.bench import members_table
 
     Screen(stderr=True).print(members_table(record.members))
@@ -366,8 +363,8 @@ def trt_bench(
         float, typer.Option(min=0.1, max=600, help="Length of each measurement, four or eight.")
     ] = 10.0,
 ) -> None:
-    """Parity, latency, memory and power of the engines, beside ONNX Runtime on this machine's
-    CPU."""
+    """Measure parity, latency, memory and power of the engines, compared with ONNX Runtime on this
+    machine's CPU."""
     from export.trt.bench import bench, bench_table, members_table
 
     found = bench(read_bundle(bundle), engines, seconds)
@@ -378,15 +375,13 @@ def trt_bench(
 
 @app.command()
 def demo_train(
-    out: Annotated[Path, typer.Option(help="Folder of everything that is made.")] = Path(
-        "build/train-demo"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for all results.")] = Path("build/train-demo"),
     publish: Annotated[
         bool, typer.Option(help="Make this the bundle that ships inside edge.")
     ] = False,
 ) -> None:
-    """Everything from nothing: corpus, training, bundle, replay, figures. What is done is not done
-    again."""
+    """Run everything from scratch: corpus, training, bundle, replay, figures. Finished steps are
+    skipped."""
     from export.demo_train import run_demo_train
 
     run_demo_train(out, publish=publish, console=Screen())
@@ -396,11 +391,9 @@ def demo_train(
 def birds(
     recordings: Annotated[
         Path | None,
-        typer.Argument(help="Folder of recordings, or one; else an example is fetched."),
+        typer.Argument(help="A folder of recordings, or one; by default an example is fetched."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of everything that is made.")] = Path(
-        "build/birds"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for all results.")] = Path("build/birds"),
     place: Annotated[
         str | None,
         typer.Option(metavar="LAT,LON", help="Where they were made, in degrees, e.g. 48.52,9.06."),
@@ -410,15 +403,15 @@ def birds(
         typer.Option(metavar="LICENCE", help="Accept the model's licence, e.g. CC-BY-NC-SA-4.0."),
     ] = None,
     bundle: Annotated[
-        Path | None, typer.Option(help="A bundle that is there, instead of BirdNET.")
+        Path | None, typer.Option(help="An existing bundle, instead of BirdNET.")
     ] = None,
     from_folder: Annotated[
         Path | None,
-        typer.Option("--from", help="Folder of downloaded packages, where there is no network."),
+        typer.Option("--from", help="Folder of downloaded packages, for work without internet."),
     ] = None,
 ) -> None:
-    """Real species in real sound: adopt BirdNET, check it, replay recordings, make a page of what
-    was heard."""
+    """Find real species in real sound: adopt BirdNET, check it, replay recordings, make a page of
+    the detections."""
     from export.birds import run_birds
 
     run_birds(
@@ -433,7 +426,7 @@ def birds(
 
 
 def main() -> None:
-    """Run a command; a mistake of a person is one line, never a traceback."""
+    """Run a command; a user's mistake gives one line, never a traceback."""
     run_program(_commands)
 
 

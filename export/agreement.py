@@ -1,5 +1,5 @@
-"""Whether other arithmetic leads to the same decisions: windows of real sound, thresholds, the
-share that agrees."""
+"""Agreement of decisions under different arithmetic: windows of real sound, thresholds, share of
+equal decisions."""
 
 from pathlib import Path
 
@@ -14,13 +14,13 @@ from edge.contract.errors import ConfigError, RecordingError
 from edge.contract.taxonomy import Taxonomy
 from edge.types import Gap
 
-AGREEMENT_MIN = 0.995  # share of windows; for arithmetic that is offered
+AGREEMENT_MIN = 0.995  # share of windows; with less, an arithmetic is not offered
 
 
 def sound_inputs(folder: Path, manifest: Manifest, most: int) -> Input:
-    """What a bundle's networks take of the recordings in a folder, cut as a station cuts them every
-    5 s: `(n, 128, 281)` or `(n, 160000)`; evenly chosen if there are more than `most`. Raises
-    ConfigError if there is no sound that can be read."""
+    """Network inputs `(n, 128, 281)` or `(n, 160000)` from the recordings in a folder, cut as on a
+    station every 5 s; evenly sampled if there are more than `most`. Raises ConfigError if there is
+    no readable sound."""
     inputs: list[Input] = []
 
     def cutter() -> WindowCutter:
@@ -32,24 +32,24 @@ def sound_inputs(folder: Path, manifest: Manifest, most: int) -> Input:
                 cut = cutter()
                 windows = []
                 for piece in decoder:
-                    if isinstance(piece, Gap):  # no window spans it
+                    if isinstance(piece, Gap):  # no window spans a gap
                         windows += cut.close()
                         cut = cutter()
                     else:
                         windows += cut.push(piece)
                 inputs += [window.input for window in (*windows, *cut.close())]
         except RecordingError:
-            continue  # other files are beside recordings; a folder without any is refused below
+            continue  # there may be other files; a folder without any recording is refused below
     if not inputs:
-        raise ConfigError(f"{folder}: no recording here that can be read")
+        raise ConfigError(f"{folder}: no readable recording in it")
     chosen = np.unique(np.linspace(0, len(inputs) - 1, min(most, len(inputs))).astype(int))
     return np.stack([inputs[index] for index in chosen])
 
 
 def acoustic_limits(manifest: Manifest, taxonomy: Taxonomy) -> Scores:
-    """The threshold of each species `(species,)` at a station that knows no place and reports
-    birds: species' own ones count where they were tuned for sound alone; NaN for what is no
-    bird."""
+    """The threshold of each species `(species,)` on a station without a place that reports birds:
+    thresholds of single species count if they were tuned for sound alone; NaN for anything but
+    birds."""
     thresholds = manifest.thresholds
     own = {} if manifest.has_prior else thresholds.species
     limits = np.array([own.get(code, thresholds.acoustic) for code in taxonomy.codes], np.float32)
@@ -57,6 +57,6 @@ def acoustic_limits(manifest: Manifest, taxonomy: Taxonomy) -> Scores:
     return limits
 
 
-def agreement(found: NDArray[np.bool_], wanted: NDArray[np.bool_]) -> float:
-    """Share of windows whose decisions are all alike."""
-    return float(np.mean((found == wanted).all(axis=1)))
+def agreement(found: NDArray[np.bool_], reference: NDArray[np.bool_]) -> float:
+    """Share of windows with equal decisions for all species."""
+    return float(np.mean((found == reference).all(axis=1)))

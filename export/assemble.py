@@ -1,5 +1,5 @@
-"""A finished Run to a Bundle: members as ONNX, taxonomy, prior, probe, report, sums. Written whole
-or not at all."""
+"""Assembles a Bundle from a finished Run: members as ONNX, taxonomy, prior, probe, report,
+checksums. Written atomically."""
 
 import shutil
 from collections.abc import Callable, Mapping
@@ -40,7 +40,7 @@ from trainer.student.student import StudentInfo, load_student, read_student
 _PRIOR_FILES = ("model.onnx", "features.json", "grid.npz")
 _PROBE_DAY = 135  # mid May
 _STUDENT = "student"  # its name in the bundle
-# crops of the run: that 8-bit networks are calibrated and judged on, none on both
+# Crops of the run for calibrating and for evaluating 8-bit networks, without overlap.
 _CALIBRATION = 64
 _WINDOWS = 400
 
@@ -56,12 +56,12 @@ def assemble(
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Bundle:
     """Export a run to `out`, with its student if it has one. `per_kind` keeps only that many
-    members of each kind, the best by their fold's F1; `report` takes the run's report along; `half`
-    writes each network in half precision too, where that keeps parity; `int8` the members in 8 bits
-    too, where the bag then decides alike.
+    members of each kind, the best by F1 on their folds; `report` includes the run's report; `half`
+    also writes each network in half precision if that keeps parity; `int8` also writes members in 8
+    bits if the decisions of the bag stay the same.
 
-    Raises UsageError if `out` holds something that is not a bundle, CorpusError if the run is not
-    finished or its student is of another bag.
+    Raises UsageError if `out` contains anything but a bundle, CorpusError if the run is not
+    finished or its student is for another bag.
     """
     folder, _ = check_out(out)
     members = _chosen(run.bag(), per_kind)
@@ -96,7 +96,7 @@ def _chosen(members: list[MemberInfo], per_kind: int | None) -> list[MemberInfo]
 def _write_members(
     run: Run, work: Path, members: list[MemberInfo], progress: Callable[[str, int, int], None]
 ) -> Scores:
-    """Write the ONNX files; return what torch makes of the probe's images, `(members, clips,
+    """Write the ONNX files. Returns torch's scores for the images of the probe, `(members, clips,
     species)`."""
     images = torch.from_numpy(_probe_images())
     scores = []
@@ -109,7 +109,7 @@ def _write_members(
 
 
 def _write_student(run: Run, work: Path, student: StudentInfo) -> Scores:
-    """The same of the student, `(clips, species)`."""
+    """Write the ONNX file of the student. Returns torch's scores, `(clips, species)`."""
     network = load_student(run, student)
     to_onnx(network, work / "members" / f"{_STUDENT}.onnx")
     scores: Scores = torch_scores(network, torch.from_numpy(_probe_images())).numpy()
@@ -117,8 +117,8 @@ def _write_student(run: Run, work: Path, student: StudentInfo) -> Scores:
 
 
 def _halve_members(work: Path, members: list[str], member_scores: Scores) -> dict[str, str]:
-    """Write the ONNX files in half precision; member -> its file, where it computes what torch
-    does."""
+    """Write the ONNX files in half precision. Returns the files by member, of those that keep
+    parity with torch."""
     kept = {}
     for member, reference in zip(members, member_scores, strict=True):
         file = f"members/{member}.fp16.onnx"
@@ -144,7 +144,7 @@ def _write_probe(
     student_scores: Scores | None,
     has_prior: bool,
 ) -> None:
-    """The probe: torch's scores are what every engine must give."""
+    """Write the probe, with torch's scores, which every engine must reproduce."""
     blend = run.tuning().blend
     acoustic = acoustic_scores(member_scores, [m.kind for m in members], blend)
     prior = None
@@ -174,7 +174,7 @@ def _copy_prior(run: Run, work: Path) -> bool:
     (work / PRIOR).mkdir(exist_ok=True)
     for name in _PRIOR_FILES:
         shutil.copyfile(source / name, work / PRIOR / name)
-    if (source / NEARBY).is_file():  # of the better kind, and of geographic limits
+    if (source / NEARBY).is_file():  # of the better kind, or of geographic limits
         shutil.copyfile(source / NEARBY, work / PRIOR / NEARBY)
     return True
 
@@ -230,8 +230,8 @@ def _manifest(
 def _with_int8(
     run: Run, work: Path, manifest: Manifest, progress: Callable[[str, int, int], None]
 ) -> Manifest:
-    """Write the members in 8 bits, where the bag then decides alike; the manifest says which, and
-    how alike."""
+    """Write members in 8 bits if the decisions of the bag stay the same. Returns the manifest with
+    these members and their agreement."""
     spectrograms = Spectrograms(run.folder / "spectrograms")
     rows = np.concatenate([np.arange(e.first, e.first + e.count) for e in spectrograms.entries])
     rows = np.random.default_rng(run.recipe.seed).permutation(rows)[: _CALIBRATION + _WINDOWS]

@@ -1,8 +1,8 @@
-"""`make birds`: real species named in real sound: a published model adopted, checked, a folder
-replayed, a page made.
+"""`make birds`: finds real species in real sound: adopts and checks a published model, replays a
+folder, makes a page.
 
-Each step is the real command in a process of its own; each knows for itself what is already done.
-The folder of recordings is only read.
+Each step is the real command in its own process and skips what is already done. The folder of
+recordings is only read.
 """
 
 import json
@@ -25,14 +25,14 @@ from export.adopt.known import read_known
 from export.example_sound import NAMES, example_sound
 
 MODEL = "birdnet-v2.4"
-_WRITTEN_BY = "# Written by `python -m export birds`"  # begins settings that may be replaced
+_WRITTEN_BY = "# Written by `python -m export birds`"  # first line of settings that may be replaced
 _ALL_WELL = 0
 _BAD = 1
 _SOME_REFUSED = 3
 
 
 class StepFailure(BirdstationError):
-    """A step could not do its work, or was killed."""
+    """A step failed or was killed."""
 
 
 def run_birds(
@@ -45,13 +45,13 @@ def run_birds(
     bundle: Path | None = None,
     from_folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Fill `out` with bundle, station.yaml, station.db and birds.html; returns the replay's
-    summary.
+    """Fill `out` with bundle, station.yaml, station.db and birds.html. Returns the summary of the
+    replay.
 
     `recordings`: a folder, or one recording; None: an example is fetched. `place`:
-    "latitude,longitude". `accept`: the licence of the model, else it is asked for. `bundle`: one
-    that is there, instead of adopting. `from_folder`: where downloaded packages lie. Raises
-    UsageError, ConfigError, NoExample, StepFailed.
+    "latitude,longitude". `accept`: the licence of the model; None: the user is asked. `bundle`: an
+    existing one, instead of adopting. `from_folder`: the folder of downloaded packages. Raises
+    UsageError, ConfigError, NoExample, StepFailure.
     """
     where = None if place is None else parse_place(place)
     config = out / "station.yaml"
@@ -70,8 +70,8 @@ def run_birds(
         _write_settings(config, adopted, folder, where)
     if where is None:
         console.print(
-            "No place is known but what recordings tell themselves: PLACE=48.52,9.06 lets place "
-            "and season weigh in.",
+            "No place is known except from the recordings themselves: with PLACE=48.52,9.06, place "
+            "and season count too.",
             soft_wrap=True,
         )
     _step(console, "check", ("edge", "check", "--config", config), goes_on=(_BAD,))
@@ -81,7 +81,7 @@ def run_birds(
 
 
 def parse_place(text: str) -> Place:
-    """Raises UsageError for anything but two numbers in degrees."""
+    """Parse two numbers in degrees. Raises UsageError."""
     expected = "expected latitude,longitude in degrees with points, e.g. 48.52,9.06"
     parts = text.split(",")
     try:
@@ -96,7 +96,7 @@ def parse_place(text: str) -> Place:
 
 
 def _check(config: Path) -> None:
-    """Raises UsageError where another station's settings would be replaced."""
+    """Raise UsageError if the settings of another station would be replaced."""
     try:
         with config.open("rb") as file:
             ours = file.read(len(_WRITTEN_BY)) == _WRITTEN_BY.encode()
@@ -109,34 +109,33 @@ def _check(config: Path) -> None:
 
 
 def _check_recordings(path: Path, out: Path) -> None:
-    """Raises UsageError if there is nothing to hear, or nothing can be written without writing
-    there."""
+    """Raise UsageError if there are no recordings, or if results would be written among them."""
     try:
         is_there = path.exists()
         is_folder = path.is_dir()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
-    # bytes that are no text, line breaks: no setting can hold them
+    # No setting can contain bytes that are not text, or line breaks.
     if not str(path.resolve()).isprintable():
         raise UsageError(
-            f"{str(path)!r}: give it a name that can be printed; FOLDER names a folder of "
-            f"recordings"
+            f"{str(path)!r}: give it a printable name; FOLDER names a folder of recordings"
         )
     if not is_there:
         raise UsageError(f"{path}: no such folder; FOLDER names a folder of recordings")
     if is_folder and not find_recordings(path):
         raise UsageError(
-            f"{path}: no recordings in it, and none below it; FOLDER names a folder of recordings"
+            f"{path}: no recordings in it or below it; FOLDER names a folder of recordings"
         )
     if is_folder and out.resolve().is_relative_to(path.resolve()):
         raise UsageError(
-            f"{path}: holds {out}, where results go; FOLDER names a folder of recordings alone"
+            f"{path}: contains {out}, the folder for results; FOLDER names a folder of recordings "
+            "only"
         )
 
 
 def _adopt(folder: Path, console: Console, accept: str | None, from_folder: Path | None) -> Path:
-    """The model as a bundle, unless it is there. Raises ConfigError where nobody can be asked for
-    the licence."""
+    """Adopt the model as a bundle, unless it exists. Raises ConfigError if there is no terminal to
+    ask for the licence."""
     there = _bundle(folder)
     if there is not None:
         licence = f", {there.manifest.licence}" if there.manifest.licence else ""
@@ -148,7 +147,8 @@ def _adopt(folder: Path, console: Console, accept: str | None, from_folder: Path
     if accept != spdx and not (accept is None and sys.stdin.isatty()):
         found = f"; found {accept!r}" if accept else ""
         raise ConfigError(
-            f"{MODEL} comes under {spdx}, which must be accepted: make birds ACCEPT={spdx}{found}"
+            f"{MODEL} is licensed under {spdx}, which must be accepted: make birds "
+            f"ACCEPT={spdx}{found}"
         )
     command: list[str | Path] = ["export", "adopt", MODEL, "--out", folder]
     command += ["--accept", accept] if accept is not None else []
@@ -160,12 +160,12 @@ def _adopt(folder: Path, console: Console, accept: str | None, from_folder: Path
 def _bundle(folder: Path) -> Bundle | None:
     try:
         return read_bundle(folder)
-    except BundleError:  # adopting it anew says what cannot be replaced
+    except BundleError:  # adopting it again reports what cannot be replaced
         return None
 
 
 def _folder_of(recording: Path, folder: Path) -> Path:
-    """A folder with a link to one recording alone."""
+    """A folder with a link to a single recording."""
     folder.mkdir(parents=True, exist_ok=True)
     for link in folder.iterdir():
         if link.is_symlink():
@@ -176,7 +176,7 @@ def _folder_of(recording: Path, folder: Path) -> Path:
 
 @contextmanager
 def _disk(out: Path) -> Iterator[None]:
-    """A full disk says of no file that it is full."""
+    """Turn an OSError into a StepFailure with a path; that of a full disk names no file."""
     try:
         yield
     except OSError as error:
@@ -220,9 +220,9 @@ def _step(
     goes_on: tuple[int, ...] = (),
     output: bool = False,
 ) -> str:
-    """Run a command; its words go to the screen, its output comes back if asked for. Where it has
-    ended with a line of its own, so does this process, with the same status. Raises StepFailed if
-    it was killed."""
+    """Run a command. Its messages go to the screen; its output is returned if `output`. If it fails
+    with a status, this process ends with the same status, since the command has printed the reason.
+    Raises StepFailure if it was killed."""
     console.rule(name)
     done = subprocess.run(
         [sys.executable, "-m", *map(str, command)],

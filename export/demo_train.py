@@ -1,7 +1,7 @@
-"""Everything from nothing, as a user would type it: corpus, training, student, bundle, check,
-replay, figures.
+"""Runs everything from scratch, as a user would: corpus, training, student, bundle, check, replay,
+figures.
 
-Each step is the real command in a process of its own; each knows for itself what is already done.
+Each step is the real command in its own process and skips what is already done.
 """
 
 import csv
@@ -24,7 +24,7 @@ from trainer.files import make_folder
 
 _SHIPPED = Path(__file__).parents[1] / "edge" / "demo"
 _MARK = ".birdstation-demo-train"
-# What versions that left no mark made in a folder.
+# Contents of folders of versions that left no mark.
 _MADE = (
     *("corpus", "rasters", "run", "bundle", "unlabelled", "source", "acoustic_only"),
     *("student", "cascade", "station.yaml", "station.db", "station.db-wal", "station.db-shm"),
@@ -32,7 +32,7 @@ _MADE = (
 )
 _SHIPPED_PER_KIND = 1
 _SOUNDSCAPES = 10
-# Soundscapes beyond those that test: the first ones of the same birds share their plans with these.
+# Soundscapes beyond those for testing, with which the first ones share their plans.
 _UNLABELLED = 50
 _SHIPPED_BYTES_MAX = 12_000_000
 
@@ -41,8 +41,8 @@ def run_demo_train(out: Path, *, publish: bool, console: Console) -> dict[str, A
     """Fill `out` with corpus, rasters, run, bundle, station.yaml, station.db, report.html and
     summary.json.
 
-    `publish` also makes a bundle of the best member of each kind, with the test soundscapes, the
-    one that ships.
+    `publish` also replaces the shipped bundle and soundscapes, by a bundle of the best member of
+    each kind and the test soundscapes.
     """
     start = time.perf_counter()
     _begin(out)
@@ -71,7 +71,7 @@ def run_demo_train(out: Path, *, publish: bool, console: Console) -> dict[str, A
 
 
 def _begin(out: Path) -> None:
-    """Mark the folder as ours. Raises UsageError if it holds other things: some would be
+    """Mark the folder as ours. Raises UsageError if it contains other files, which might be
     replaced."""
     if not holds_nothing(out) and not (out / _MARK).is_file():
         names = [path.name for path in entries_of(out)] if out.is_dir() else ["a file"]
@@ -100,7 +100,8 @@ def _demo_data(
 
 
 def _unlabelled_sound(console: Console, folder: Path) -> Path:
-    """A folder of the same birds on other days, as a station's owner has them on the shelf."""
+    """A folder of unlabelled sound with the same birds on other days, like the archive of a
+    station."""
     soundscapes = _SOUNDSCAPES + _UNLABELLED
     recordings = ("--recordings", "4")
     corpus = folder / "corpus"
@@ -111,7 +112,7 @@ def _unlabelled_sound(console: Console, folder: Path) -> Path:
 
 
 def _link(files: Sequence[Path], folder: Path) -> None:
-    """A folder of these files."""
+    """Link these files into a folder."""
     folder.mkdir(exist_ok=True)
     for path in files:
         if not (folder / path.name).is_symlink():
@@ -123,7 +124,7 @@ def _newer(path: Path, than: Path) -> bool:
 
 
 def _demo_source(source: Path, bundle: Path, corpus: Path) -> Path:
-    """Lay out what `edge demo` replays: bundle and soundscapes as links, labels, places of the
+    """Prepare the source of `edge demo`: bundle and soundscapes as links, labels, places of the
     sites."""
     source.mkdir(parents=True, exist_ok=True)
     for name, target in (("bundle", bundle), ("soundscapes", corpus / "test_soundscapes")):
@@ -140,8 +141,8 @@ def _demo_source(source: Path, bundle: Path, corpus: Path) -> Path:
 
 
 def _compare(out: Path, bundle: Path, corpus: Path, blended: dict[str, Any]) -> dict[str, Any]:
-    """The same replay without the prior, at the threshold tuned for sound alone; by the student; in
-    a cascade."""
+    """F1 of the same replay without the prior (with the threshold for sound alone), with the
+    student, and with a cascade."""
     sound = _replayed(out / "acoustic_only", {"detect": {"prior": "off"}}, bundle, corpus)
     found = {
         "f1_blended": blended["f1"],
@@ -157,7 +158,7 @@ def _compare(out: Path, bundle: Path, corpus: Path, blended: dict[str, Any]) -> 
 
 
 def _replayed(folder: Path, settings: dict[str, Any], bundle: Path, corpus: Path) -> dict[str, Any]:
-    """The summary of a replay of the test soundscapes under these settings."""
+    """The summary of a replay of the test soundscapes with these settings."""
     folder.mkdir(exist_ok=True)
     for stale in folder.glob("station.db*"):
         stale.unlink()
@@ -183,8 +184,8 @@ def _replayed(folder: Path, settings: dict[str, Any], bundle: Path, corpus: Path
 
 
 def _publish(console: Console, run: Path, source: Path) -> None:
-    """Replace what ships inside edge: a small bundle of this run, the test soundscapes, their
-    labels and places."""
+    """Replace the data that ships with edge: a small bundle of this run, the test soundscapes,
+    their labels and places."""
     for name in ("bundle", "soundscapes"):
         shutil.rmtree(_SHIPPED / name, ignore_errors=True)
     small = _SHIPPED / "bundle"

@@ -1,8 +1,7 @@
-"""A recording of real birds for whoever has none at hand: it lies in a published package, which pip
-fetches.
+"""An example recording of real birds, from a published package that pip fetches.
 
-Ten seconds of birdsong in Pennsylvania, of Kitzes Lab's OpenSoundscape (MIT). Knows neither bundle
-nor record.
+Ten seconds of birdsong in Pennsylvania, from Kitzes Lab's OpenSoundscape (MIT). Knows neither
+bundle nor record.
 """
 
 from pathlib import Path
@@ -12,7 +11,7 @@ from export.adopt.download import cached, check_sum, read_file
 from trainer.files import make_folder
 
 NAMES = (
-    "birds_10s.wav: ten seconds from Pennsylvania, out of OpenSoundscape 0.13.2 (Sam Lapp and "
+    "birds_10s.wav: ten seconds from Pennsylvania, from OpenSoundscape 0.13.2 (Sam Lapp and "
     "others, MIT licence)"
 )
 _PACKAGE = "opensoundscape"
@@ -23,12 +22,13 @@ _FILE = "opensoundscape/sample_data/birds_10s.wav"
 
 
 class NoExample(BirdstationError):
-    """It cannot be had; the message says what to do instead."""
+    """The recording is not available; the message says what to do instead."""
 
 
 def example_sound(folder: Path, source: Path | None = None) -> Path:
-    """Put the recording into `folder`, unless it is there. `source` may be a folder with the wheel;
-    else it is taken from the cache of models, else fetched. Returns `folder`. Raises NoExample."""
+    """Put the recording into `folder`, unless it exists. The wheel is taken from the folder
+    `source`, else from the cache of models, else it is fetched. Returns `folder`. Raises
+    NoExample."""
     path = folder / Path(_FILE).name
     if path.is_file():
         return folder

@@ -1,11 +1,11 @@
-"""A float32 ONNX network in half precision, strongly typed: every tensor's type stands in the
-graph. Knows no TensorRT.
+"""Converts a float32 ONNX network to half precision, strongly typed: the graph defines the type of
+every tensor. Knows no TensorRT.
 
-TensorRT 11 has no switch for half precision any more, and before that a switch left to the compiler
-what is halved. Here the graph says it: half from the first convolution to the last, float32 before
-(the image's normalisation, or all that makes the tensor `features` where a network takes the sound
-itself), behind (pooling, logits, sigmoid) and in the islands between, whose sums or exponentials
-float16 does not hold. Input and output stay float32.
+TensorRT 11 has no option for half precision any more, and with the option of earlier versions the
+compiler chose the layers. Here the graph defines them: half precision from the first convolution to
+the last; float32 before (normalisation of the image, or everything up to the tensor `features` if a
+network takes the sound itself), after (pooling, logits, sigmoid), and in operators between whose
+sums or exponentials exceed the range of float16. Input and output stay float32.
 """
 
 from collections.abc import Iterable
@@ -37,10 +37,10 @@ _NORMALISATIONS = (
 
 
 def to_half(source: Path, path: Path) -> bool:
-    """Write `path`, the network `source` in half precision; False, and no file, if it has no
-    convolution to halve.
+    """Write to `path` the network `source` in half precision. Returns False, without a file, if it
+    has no convolution to convert.
 
-    Raises BundleError if a weight is beyond what float16 holds.
+    Raises BundleError if a weight exceeds the range of float16.
     """
     model = onnx.load(source)
     half = _between_anchors(model.graph.node) - front_end_nodes(model)
@@ -57,23 +57,23 @@ def to_half(source: Path, path: Path) -> bool:
 
 
 def front_end_nodes(model: ModelProto) -> set[int]:
-    """Indices of the nodes that make `features`, the tensor behind a network's own front end, where
-    the graph has one: sound becomes its image in full precision."""
-    wanted = {"features"}
+    """Indices of the nodes up to `features`, the output of a network's own front end, if it has
+    one: the image of the sound is computed in full precision."""
+    needed = {"features"}
     found = set()
     for index, node in reversed(list(enumerate(model.graph.node))):
-        if wanted & set(node.output):
+        if needed & set(node.output):
             found.add(index)
-            wanted |= set(node.input)
+            needed |= set(node.input)
     return found
 
 
 def _between_anchors(nodes: Iterable[NodeProto]) -> set[int]:
-    """Indices of the nodes that have an anchor at or before them and one at or after them, islands
-    left out."""
+    """Indices of the nodes that have an anchor at or before them and one at or after them, without
+    sums and normalisations."""
     nodes = list(nodes)
-    before: set[str] = set()  # tensors that hang on an anchor
-    after: set[str] = set()  # tensors that an anchor hangs on
+    before: set[str] = set()  # tensors that depend on an anchor
+    after: set[str] = set()  # tensors on which an anchor depends
     for node in nodes:
         if node.op_type in _ANCHORS or before & set(node.input):
             before |= set(node.output)
@@ -90,7 +90,7 @@ def _between_anchors(nodes: Iterable[NodeProto]) -> set[int]:
 
 
 class _Halved:
-    """One rewriting of a graph: nodes in their order, a Cast wherever a tensor is needed in the
+    """One rewriting of a graph: its nodes in order, with a Cast wherever a tensor is needed in the
     other type."""
 
     def __init__(self, model: ModelProto, half: set[int], source: Path) -> None:
@@ -103,7 +103,7 @@ class _Halved:
         self._weights = {w.name: w for w in model.graph.initializer}
         typed += [(w.name, w.data_type) for w in self._weights.values()]
         self._floats = {name for name, kind in typed if kind == TensorProto.FLOAT}
-        # a tensor of the source and a type -> its name in the new graph
+        # (tensor of the source, type) -> its name in the new graph
         self._forms: dict[tuple[str, int], str] = {}
         self._nodes: list[NodeProto] = []
 
@@ -129,8 +129,8 @@ class _Halved:
         self._graph.initializer.extend(weights)
 
     def _as(self, name: str, kind: int) -> str:
-        """The name of a source's tensor in this type; it is made if need be. Other than float32
-        stays as it is."""
+        """The name of a tensor of the source in this type, which is added if needed. Tensors other
+        than float32 stay unchanged."""
         if name not in self._floats:
             return name
         native = (

@@ -1,12 +1,13 @@
-"""A float32 ONNX network with its convolutions in 8 bits, as explicit Q/DQ; and whether a bag then
-decides alike.
+"""Converts a float32 ONNX network to 8-bit convolutions, as explicit Q/DQ, and measures the
+agreement of a bag's decisions.
 
-Weights are quantised by channel, activations by tensor, over the range that calibration images
-showed, and only where a convolution takes them: sums between convolutions keep their digits. No
-tensor has an offset, which would be taken off again pixel by pixel: one that is never negative has
-its zero at the lower end, any other in the middle. The first convolution, those of attention (on
-one pixel), all that makes `features` where a network takes the sound itself, and what comes behind
-the last stay as they are: they cost next to nothing, and it is there that rounding is heard most.
+Weights are quantised by channel, activations by tensor, over the range seen in calibration, and
+only at the input of a convolution: sums between convolutions keep their precision. No tensor has an
+offset, which would have to be subtracted for every pixel: the zero of a tensor that is never
+negative is at the lower end, that of any other in the middle. The first convolution, those of
+attention (on one pixel), everything up to `features` if a network takes the sound itself, and
+everything after the last convolution stay in float32: they cost almost nothing and are most
+sensitive to rounding.
 """
 
 import logging
@@ -38,7 +39,7 @@ _IN_THE_MIDDLE = {"quant_type": QuantType.QInt8, "symmetric": True}
 
 
 class _Windows(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-    """The windows, batch by batch, as ONNX Runtime's calibration asks for them."""
+    """Batches of windows for ONNX Runtime's calibration."""
 
     def __init__(self, name: str, shape: Sequence[int], windows: Input) -> None:
         batches = range(0, len(windows), _BATCH)
@@ -49,9 +50,9 @@ class _Windows(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has 
 
 
 def to_int8(source: Path, path: Path, windows: Input) -> bool:
-    """Write `path`, the network `source` with 8-bit convolutions, calibrated on windows as it takes
-    them, grey images `(n, 128, 281)` or samples `(n, 160000)`; False, and no file, if it has none
-    to quantise."""
+    """Write to `path` the network `source` with 8-bit convolutions, calibrated on its inputs
+    `windows`, grey images `(n, 128, 281)` or samples `(n, 160000)`. Returns False, without a file,
+    if it has no convolution to quantise."""
     model = onnx.load(source)
     front = front_end_nodes(model)
     nodes = [node for index, node in enumerate(model.graph.node) if index not in front]
@@ -73,7 +74,7 @@ def to_int8(source: Path, path: Path, windows: Input) -> bool:
             op_types_to_quantize=["Conv"],
             nodes_to_quantize=chosen,
             extra_options={
-                "CalibMovingAverage": True,  # one loud crop does not stretch the range for all
+                "CalibMovingAverage": True,  # one loud crop must not widen the range for all
                 "OpTypesToExcludeOutputQuantization": ["Conv"],
                 "TensorQuantOverrides": {
                     name: [_IN_THE_MIDDLE] for name in _signed_inputs(model, set(chosen))
@@ -84,7 +85,7 @@ def to_int8(source: Path, path: Path, windows: Input) -> bool:
 
 
 def _signed_inputs(model: ModelProto, chosen: set[str]) -> set[str]:
-    """Tensors that these convolutions take and that can be negative, as far as the graph tells."""
+    """Inputs of these convolutions that may be negative, according to the graph."""
     positive: set[str] = set()
     for node in model.graph.node:
         if node.op_type in _POSITIVE or (
@@ -95,7 +96,7 @@ def _signed_inputs(model: ModelProto, chosen: set[str]) -> set[str]:
 
 
 def _on_one_pixel(model: ModelProto) -> set[str]:
-    """Names of the convolutions whose output is one pixel."""
+    """Names of the convolutions with an output of one pixel."""
     inferred = onnx.shape_inference.infer_shapes(model)
     shapes = {
         v.name: [side.dim_value for side in v.type.tensor_type.shape.dim]
@@ -110,7 +111,7 @@ def _on_one_pixel(model: ModelProto) -> set[str]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """ONNX Runtime advises steps that our graphs do not need, on the root logger."""
+    """Silence ONNX Runtime's advice on the root logger, which our graphs do not need."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -121,8 +122,8 @@ def _quietly() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class QuantisationResult:
-    """What 8 bits did to a bag: which members keep them, how many windows are then decided alike,
-    and how far each member's scores were off, whether it is kept or not."""
+    """The result of quantising a bag: the members kept in 8 bits, the share of windows with the
+    same decisions, and the score differences of each member, kept or not."""
 
     files: Mapping[str, str]  # member -> its file, relative to the bundle
     agreement: float
@@ -139,59 +140,59 @@ def quantise_members(
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> QuantisationResult:
     """Write the members in `work` with 8-bit convolutions, calibrated on `calibration`, and keep as
-    many as leave the bag's decisions alike on AGREEMENT_MIN of `windows`: while they do not, the
-    member that is furthest off goes back to float32."""
+    many as possible with the same decisions of the bag in AGREEMENT_MIN of `windows`: until then,
+    the member with the largest differences goes back to float32."""
     members = manifest.members
-    wanted = []
+    reference = []
     found = []
     files = {}
     for count, member in enumerate(members):
         progress(f"{member.name} in 8 bits", count, len(members))
         file = f"members/{member.name}.int8.onnx"
-        wanted.append(_scores(work / member.file, windows, manifest.front))
+        reference.append(_scores(work / member.file, windows, manifest.front))
         if to_int8(work / member.file, work / file, calibration):
             files[member.name] = file
             found.append(_scores(work / file, windows, manifest.front))
         else:
-            found.append(wanted[-1])
+            found.append(reference[-1])
     apart = {
         m.name: parity(f, w)
-        for m, f, w in zip(members, found, wanted, strict=True)
+        for m, f, w in zip(members, found, reference, strict=True)
         if m.name in files
     }
     kept = dict(files)
-    agreed = _agreement(manifest, taxonomy, found, wanted)
+    agreed = _agreement(manifest, taxonomy, found, reference)
     for name in sorted(files, key=lambda name: -apart[name].mean):
         if agreed >= AGREEMENT_MIN:
             break
         index = [member.name for member in members].index(name)
-        found[index] = wanted[index]
+        found[index] = reference[index]
         del kept[name]
         (work / files[name]).unlink()
-        agreed = _agreement(manifest, taxonomy, found, wanted)
+        agreed = _agreement(manifest, taxonomy, found, reference)
     return QuantisationResult(kept, agreed, len(windows), apart)
 
 
 def with_int8(
     members: Sequence[BundleMember], quantised: QuantisationResult
 ) -> tuple[BundleMember, ...]:
-    """The members, those that keep 8 bits with their file."""
+    """The members, with the 8-bit files that were kept."""
     return tuple(replace(member, int8=quantised.files.get(member.name)) for member in members)
 
 
 def _scores(file: Path, windows: Input, front: FrontEnd) -> Scores:
-    """Scores `(windows, species)`, one by one: in 8 bits ONNX Runtime rounds a lone window
-    otherwise than a batch, and a station hears them alone."""
+    """Scores `(windows, species)`, computed one by one as on a station: in 8 bits ONNX Runtime
+    rounds a single window differently from a batch."""
     engine = OnnxEngine([file], input_shape=INPUT_SHAPES[front])
     return np.concatenate([engine.scores(windows[i : i + 1])[0] for i in range(len(windows))])
 
 
 def _agreement(
-    manifest: Manifest, taxonomy: Taxonomy, found: list[Scores], wanted: list[Scores]
+    manifest: Manifest, taxonomy: Taxonomy, found: list[Scores], reference: list[Scores]
 ) -> float:
     kinds = [member.kind for member in manifest.members]
     limits = acoustic_limits(manifest, taxonomy)
     acoustic = [
-        acoustic_scores(np.stack(scores), kinds, manifest.blend) for scores in (found, wanted)
+        acoustic_scores(np.stack(scores), kinds, manifest.blend) for scores in (found, reference)
     ]
     return agreement(acoustic[0] >= limits, acoustic[1] >= limits)

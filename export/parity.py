@@ -1,4 +1,5 @@
-"""How far scores may lie from torch's in float32, by precision. One rule for all runtimes."""
+"""Allowed differences of scores from torch's in float32, by precision: one rule for all
+runtimes."""
 
 from dataclasses import dataclass
 
@@ -9,11 +10,11 @@ from edge.contract.bundle import HALF_TOLERANCE, PROBE_TOLERANCE
 from edge.engines.openvino import CpuPrecision
 from edge.engines.record import Precision
 
-_ALLOWED = {  # largest and mean |Δscore|; 8 bits are judged by decisions instead
+_ALLOWED = {  # largest and mean |Δscore|; 8 bits are evaluated by decisions instead
     "fp32": (
         PROBE_TOLERANCE,
         PROBE_TOLERANCE,
-    ),  # what is exported holds a tenth of it; other machines round otherwise
+    ),  # exports keep a tenth of it; other machines round differently
     "fp16": (HALF_TOLERANCE, 0.002),
     "bf16": (HALF_TOLERANCE, 0.002),
     "int8": (1.0, 1.0),
@@ -22,13 +23,13 @@ _ALLOWED = {  # largest and mean |Δscore|; 8 bits are judged by decisions inste
 
 @dataclass(frozen=True)
 class Parity:
-    """Differences of scores; NaN where a score is none."""
+    """Differences of scores; NaN if a score is NaN."""
 
     largest: float
     mean: float
 
     def holds(self, precision: Precision | CpuPrecision) -> bool:
-        """Whether so much is rounding."""
+        """True if the differences are within the tolerance for rounding."""
         largest, mean = _ALLOWED[precision]
         return self.largest <= largest and self.mean <= mean  # false for NaN
 
@@ -37,7 +38,8 @@ class Parity:
 
 
 def parity(scores: Scores, reference: Scores) -> Parity:
-    """Of arrays of one shape, where the reference has a score: a member may not know a species."""
+    """Parity of arrays of one shape, where the reference has a score: a member may lack a
+    species."""
     apart = np.abs(scores - reference)[~np.isnan(reference)]
     return Parity(float(np.max(apart)), float(np.mean(apart)))
 

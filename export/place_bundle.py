@@ -1,9 +1,9 @@
-"""Puts a finished bundle into the folder that a person named, where an older bundle may lie. Takes
-away nothing else.
+"""Puts a finished bundle into the folder given by the user, which may contain an older bundle.
+Removes nothing else.
 
-It is made in a folder of our own beside that one: `.birdstation-export-NAME`, with a mark in it
-that is locked while the export lives, `new`, and `old` while the older bundle is replaced. What a
-killed export left there is known by the mark and by the lists of names here and in it, and goes at
+The bundle is made in a folder of our own beside it: `.birdstation-export-NAME`, with a mark file
+that is locked during the export, `new`, and `old` while the older bundle is replaced. Leftovers of
+a killed export are identified by the mark and by the lists of names here and in it, and removed by
 the next export. Knows names and sums, no network.
 """
 
@@ -23,11 +23,11 @@ from edge.contract.folders import holds_nothing, passed_over
 from edge.contract.text import lines_of
 from trainer.files import cannot_write, make_folder, naming
 
-_OURS = ".birdstation-export-"  # how the folder that an export works in begins
+_OURS = ".birdstation-export-"  # prefix of the working folder of an export
 _MARK = "export.json"
 _NEW = "new"
 _OLD = "old"
-_MADE = (  # what an export writes into `new`
+_MADE = (  # files that an export writes into `new`
     *(
         MANIFEST,
         SUMS,
@@ -42,23 +42,23 @@ _MADE = (  # what an export writes into `new`
     *(f"{PRIOR}/*.onnx", f"{PRIOR}/*.json", f"{PRIOR}/*.npz"),
 )
 _MOUNTS = Path("/proc/self/mountinfo")
-_UNLOCKED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of file systems that know no locks
+_UNLOCKED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of file systems without locks
 
 
 def check_out(out: Path) -> tuple[Path, list[str]]:
-    """The folder itself, links resolved, and the files of the bundle that is to be replaced. Raises
-    UsageError where it holds anything else, or cannot be replaced."""
+    """The folder itself, with links resolved, and the files of the bundle to replace. Raises
+    UsageError if it contains anything else, or cannot be replaced."""
     try:
         folder = out.resolve()
     except (OSError, RuntimeError) as error:  # a link to itself
         raise UsageError(f"{out}: {error}") from error
-    if folder.is_symlink():  # the same, as Python 3.13 has it
-        raise UsageError(f"{out}: a link that leads to itself; --out is the folder of a bundle")
+    if folder.is_symlink():  # the same in Python 3.13
+        raise UsageError(f"{out}: a link to itself; --out is the folder of a bundle")
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{out}: is a file; --out is the folder of a bundle")
     if _is_mounted(folder):
         raise UsageError(
-            f"{out}: a disk is mounted there, so that it cannot be replaced; choose a folder in it"
+            f"{out}: a disk is mounted there, so it cannot be replaced; choose a folder in it"
         )
     if holds_nothing(folder):
         return folder, []
@@ -73,27 +73,27 @@ def check_out(out: Path) -> tuple[Path, list[str]]:
         name = path.relative_to(folder)
         if name.as_posix() not in known and not any(map(passed_over, name.parts)):
             raise UsageError(
-                f"{out}: holds {name}, which is not of the bundle; move it, or choose another "
-                f"folder"
+                f"{out}: contains {name}, which is not part of the bundle; move it, or choose "
+                f"another folder"
             )
     return folder, files
 
 
 def probe_place(out: Path) -> None:
-    """Raises as `bundle_place`, before any work: UsageError for a folder that is not replaced,
-    OSError where nothing can be written."""
+    """Check before any work that `bundle_place` will succeed. Raises UsageError for a folder that
+    cannot be replaced, OSError if nothing can be written."""
     with _place(out):
         pass
 
 
 @contextmanager
 def bundle_place(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out` to make a bundle in, which takes the place of `out` when the
-    block ends well. Of an older bundle only the files that it lists go; what systems left there
-    stays.
+    """An empty folder beside `out` to make a bundle in, which replaces `out` when the block
+    succeeds. Of an older bundle only the files that it lists are removed; files of the operating
+    system stay.
 
-    Raises UsageError where `out` holds anything but a bundle or another export is at work on it,
-    OSError naming `out`.
+    Raises UsageError if `out` contains anything but a bundle, or if another export is at work on
+    it; OSError naming `out`.
     """
     with _place(out) as (place, folder, files):
         try:
@@ -102,7 +102,7 @@ def bundle_place(out: Path) -> Iterator[Path]:
                 yield place / _NEW
                 _replace(place, folder, files)
         except OSError as error:
-            # of a copy, the source comes first
+            # For a copy, the source comes first.
             names = (str(name or "") for name in (error.filename, error.filename2))
             if any(name.startswith(str(place)) for name in names):
                 raise cannot_write(out, error) from error
@@ -110,10 +110,10 @@ def bundle_place(out: Path) -> Iterator[Path]:
 
 
 def _is_mounted(folder: Path) -> bool:
-    """Whether it is where another file system, or a folder of the same one, is mounted."""
+    """True if a file system, or a folder of the same one, is mounted there."""
     try:
         places = [line.split(b" ")[4] for line in _MOUNTS.read_bytes().splitlines()]
-    except (OSError, IndexError):  # of other systems
+    except (OSError, IndexError):  # on other systems
         return folder.is_mount()
     return os.fsencode(folder) in [
         place.decode("unicode_escape").encode("latin-1") for place in places
@@ -121,7 +121,8 @@ def _is_mounted(folder: Path) -> bool:
 
 
 def _sealed(folder: Path) -> list[str]:
-    """What SHA256SUMS lists, if the manifest is a bundle's, of any version; else nothing."""
+    """The files that SHA256SUMS lists, if the manifest is that of a bundle of any version; else
+    none."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf8"))
         lines = lines_of((folder / SUMS).read_text(encoding="utf8"))
@@ -135,7 +136,7 @@ def _sealed(folder: Path) -> list[str]:
 
 
 def _inside(names: Any) -> list[str]:
-    """Those that name something in a folder, and nothing beside or above it."""
+    """The names that stay inside a folder, not beside or above it."""
     found = [PurePosixPath(name) for name in names]
     return [
         name.as_posix()
@@ -146,40 +147,40 @@ def _inside(names: Any) -> list[str]:
 
 @contextmanager
 def _place(out: Path) -> Iterator[tuple[Path, Path, list[str]]]:
-    """The folder to work in, this export's alone, where nothing of an earlier one is left; `out`
-    itself; and the files of the bundle in it."""
+    """The working folder of this export alone, cleared of earlier ones; `out` itself; and the files
+    of the bundle in it."""
     folder, _ = check_out(out)
     place = folder.with_name(f"{_OURS}{folder.name}")
     with _locked(place, out):
         try:
             _recover(place, folder)
-            yield place, *check_out(out)  # an older bundle may have come back to it
+            yield place, *check_out(out)  # an older bundle may have been restored
         finally:
-            with suppress(OSError):  # what cannot be removed is removed by the next
+            with suppress(OSError):  # the next export removes the rest
                 _wipe(place / _NEW)
 
 
 @contextmanager
 def _locked(place: Path, out: Path) -> Iterator[None]:
-    """The folder with its mark, which this process holds; both go at the end, if nothing else is in
-    there."""
+    """Create the working folder with its mark, locked by this process; both are removed at the end,
+    unless the folder contains anything else."""
     if place.is_symlink() or (place.exists() and not place.is_dir()):
-        raise UsageError(f"{place}: is in the way, and no export made it; move it")
+        raise UsageError(f"{place}: is in the way and was not made by an export; move it")
     try:
         make_folder(place)
     except OSError as error:
-        # where the folder of our own goes
+        # The parent of our own folder.
         named = out if error.errno == errno.ENAMETOOLONG else place.parent
         raise OSError(error.errno, error.strerror, str(named)) from None
     mark = place / _MARK
     names = [] if mark.is_file() else sorted(path.name for path in place.iterdir())
     if names and _MARK not in names:
-        raise UsageError(f"{place}: holds {names[0]}, and no export made it; move it")
+        raise UsageError(f"{place}: contains {names[0]} and was not made by an export; move it")
     with _hold(mark, out):
         try:
             yield
         finally:
-            with suppress(OSError):  # something else is in there
+            with suppress(OSError):  # there are other files
                 if [path.name for path in place.iterdir()] == [_MARK]:
                     mark.unlink()
                     place.rmdir()
@@ -187,13 +188,13 @@ def _locked(place: Path, out: Path) -> Iterator[None]:
 
 @contextmanager
 def _hold(mark: Path, out: Path) -> Iterator[None]:
-    """The lock of a mark. It goes with the process, however that ends. One that its holder has
-    removed meanwhile is none, and is made anew."""
+    """Lock a mark. The lock ends with the process. A mark that its holder has removed meanwhile is
+    void and created again."""
     while True:
         make_folder(mark.parent)
         try:
             number = os.open(mark, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        except FileNotFoundError:  # the folder went, too
+        except FileNotFoundError:  # the folder was removed, too
             continue
         with os.fdopen(number, "r+b"):
             try:
@@ -210,15 +211,15 @@ def _hold(mark: Path, out: Path) -> Iterator[None]:
 
 
 def _write_mark(place: Path, replaces: Sequence[str]) -> None:
-    """What an export does away with, should it be killed. In place: another file would have no
-    lock."""
+    """Record the files that an export removes, in case it is killed. Written in place: a new file
+    would have no lock."""
     text = json.dumps({"program": "birdstation export", "replaces": list(replaces)})
     (place / _MARK).write_text(text + "\n", encoding="utf8")
 
 
 def _recover(place: Path, folder: Path) -> None:
-    """What a killed export left: its own files go; an older bundle comes back, unless the new one
-    was in its place."""
+    """Clean up after a killed export: remove its files, and restore the older bundle unless the new
+    one has replaced it."""
     if (place / _OLD).is_dir():
         if holds_nothing(folder):
             with suppress(OSError):
@@ -229,7 +230,7 @@ def _recover(place: Path, folder: Path) -> None:
     _wipe(place / _NEW)
     for path in place.iterdir():
         if path.name != _MARK:
-            raise UsageError(f"{place}: holds {path.name}, which no export made; move it")
+            raise UsageError(f"{place}: contains {path.name}, which no export made; move it")
 
 
 def _marked(place: Path) -> list[str]:
@@ -240,7 +241,7 @@ def _marked(place: Path) -> list[str]:
 
 
 def _replace(place: Path, folder: Path, files: Sequence[str]) -> None:
-    """`new` takes the place of `folder`, of which only `files` go."""
+    """Replace `folder` by `new`, removing only `files` of it."""
     _write_mark(place, files)
     if folder.exists():
         (place / _NEW).chmod(folder.stat().st_mode & 0o7777)
@@ -256,8 +257,8 @@ def _replace(place: Path, folder: Path, files: Sequence[str]) -> None:
 
 
 def _clear_old(place: Path, folder: Path, files: Sequence[str]) -> None:
-    """The files of an older bundle go; what else was in it returns to the new one, unless that has
-    a file there."""
+    """Remove the files of an older bundle; move its other files to the new one, unless that has a
+    file of this name."""
     old = place / _OLD
     for path in _take_away(old, files):
         target = folder / path.relative_to(old)
@@ -268,14 +269,14 @@ def _clear_old(place: Path, folder: Path, files: Sequence[str]) -> None:
 
 
 def _wipe(folder: Path) -> None:
-    """Remove what an export makes, by name, and the folders that are empty then."""
+    """Remove the files of an export, by name, and folders that are then empty."""
     if not folder.is_symlink():
         names = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
         _take_away(folder, [name for name in names if any(fnmatch(name, made) for made in _MADE)])
 
 
 def _take_away(folder: Path, files: Sequence[str]) -> list[Path]:
-    """Remove these files and the folders that are empty then; returns what is left."""
+    """Remove these files and folders that are then empty. Returns the files that are left."""
     for name in files:
         if not (folder / name).is_dir() or (folder / name).is_symlink():
             (folder / name).unlink(missing_ok=True)

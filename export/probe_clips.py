@@ -1,5 +1,5 @@
-"""The sounds of a bundle's probe: made by formula, so that no recording's licence travels with a
-bundle."""
+"""The sounds of a bundle's probe: synthetic, so that a bundle contains no recording under a
+licence."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ def probe_clips(seed: int = 7) -> NDArray[np.int16]:
 
 
 def waveform_clips() -> NDArray[np.int16]:
-    """The same without their context `(6, 160000)`, for networks that take the waveform of a
+    """The clips without their context `(6, 160000)`, for networks that take the waveform of a
     window."""
     return np.ascontiguousarray(
         probe_clips()[:, CONTEXT_SAMPLES : CONTEXT_SAMPLES + WINDOW_SAMPLES]

@@ -1,9 +1,8 @@
-"""silero-vad's network for sequences as matrix products: the same probabilities within 1e-5 at a
-quarter of the cost.
+"""Rewrites silero-vad's network for sequences as matrix products: the same probabilities within
+1e-5 at a quarter of the cost.
 
-python -m export.speech_network silero_vad_16k_sequence.onnx OUT made the file in edge/speech.
-Theirs spends its time in convolutions over the four positions of a frame, which are next to nothing
-to convolve. Here:
+python -m export.speech_network silero_vad_16k_sequence.onnx OUT made the file in edge/speech. The
+original spends its time in convolutions over only four positions of a frame. Here:
 
 - The Fourier transform (256 samples, every 128) is a matrix for its even part and one for its
   odd part, half the products: Hann's window and the cosines are symmetric about sample 128, the
@@ -26,7 +25,7 @@ from onnx import helper, numpy_helper
 
 Array = NDArray[np.float32]
 
-# samples with their context; of the transform, and how many of it a frame holds
+# Samples of a frame with its context; hop of the transform, and number of its positions in a frame.
 FRAME = 576
 STEP = 128
 POSITIONS = 4
@@ -39,7 +38,7 @@ ORIGIN = (
 
 
 class _Graph:
-    """Nodes and constants, written down in order."""
+    """Nodes and constants of a graph, in order."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -63,8 +62,8 @@ class _Graph:
 
 
 def as_products(network: onnx.ModelProto) -> onnx.ModelProto:
-    """The network with inputs and outputs as they are: `input` (frames, 576), `h`, `c` (1, 1, 128)
-    to `speech_probs` (frames,), `hn`, `cn`."""
+    """Rewrite the network with the same inputs and outputs: `input` (frames, 576), `h`, `c` (1, 1,
+    128) to `speech_probs` (frames,), `hn`, `cn`."""
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in network.graph.initializer}
     recurrent = next(node for node in network.graph.node if node.op_type == "LSTM")
     graph = _Graph()
@@ -103,7 +102,7 @@ def as_products(network: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _magnitudes(graph: _Graph, basis: Array) -> str:
-    """Magnitudes (frames, 4, 129) of the transform whose basis is (2 × 129, 256): cosines, then
+    """Magnitudes (frames, 4, 129) of the transform with basis (2 × 129, 256): cosines, then
     sines."""
     shape = graph.integers("positions", 0, POSITIONS, STEP)
     forward = graph.add(
@@ -121,7 +120,7 @@ def _magnitudes(graph: _Graph, basis: Array) -> str:
     backward = graph.add("Concat", "backward", *each, axis=1)
     cosines = basis[:BINS, 1 : STEP + 1].T.copy()
     sines = basis[BINS:, 1 : STEP + 1].T
-    cosines[-1] /= 2  # the middle is in both directions
+    cosines[-1] /= 2  # the middle sample is in both directions
     even = graph.add("Add", "even", forward, backward)
     odd = graph.add("Sub", "odd", forward, backward)
     real = graph.add("MatMul", "real", even, graph.constant("cosines", cosines))
@@ -163,8 +162,8 @@ def _encoded(graph: _Graph, magnitudes: str, weights: dict[str, Array]) -> str:
 
 
 def _dense(kernel: Array, bias: Array, positions: int, stride: int) -> tuple[Array, Array, int]:
-    """A convolution of three taps, one zero at each end, as a matrix (positions × in, positions out
-    × out), its bias, and how many positions it leaves."""
+    """A convolution of three taps, with one zero at each end, as a matrix (positions × in,
+    positions out × out), its bias, and the number of output positions."""
     out, into, taps = kernel.shape
     left = (positions - 1) // stride + 1
     matrix = np.zeros((positions, into, left, out), np.float32)
@@ -176,7 +175,7 @@ def _dense(kernel: Array, bias: Array, positions: int, stride: int) -> tuple[Arr
 
 
 def main() -> None:
-    """Read theirs, write ours."""
+    """Read the original network and write the rewritten one."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)

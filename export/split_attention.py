@@ -1,9 +1,9 @@
-"""ResNeSt's split attention as plain convolutions: the same numbers, from what every runtime is
-fast at.
+"""ResNeSt's split attention as plain convolutions: the same results from operators that every
+runtime computes fast.
 
-timm computes the two groups of a block as one grouped convolution and views them through five
-dimensions; no CPU runtime keeps its layout through those. Training keeps timm's
-(trainer/networks/precision.py); this is for what is exported.
+timm computes the two groups of a block as one grouped convolution and uses five-dimensional views
+of them, through which no CPU runtime keeps its layout. Training keeps timm's form
+(trainer/networks/precision.py); this is for exported networks.
 """
 
 import copy
@@ -19,8 +19,7 @@ _Halves = tuple[Tensor, Tensor]
 
 
 def plain(network: nn.Module) -> nn.Module:
-    """A copy of the network, for evaluation, with each block of two groups rewritten; others stay
-    as they are."""
+    """A copy of the network in eval mode, with each block of two groups rewritten."""
     network = copy.deepcopy(network).eval()
     for block in network.modules():
         if isinstance(block, ResNestBottleneck) and _has_two_groups(block):
@@ -29,7 +28,8 @@ def plain(network: nn.Module) -> nn.Module:
 
 
 def _has_two_groups(block: ResNestBottleneck) -> bool:
-    """Whether nothing stands between its first convolution and an attention over two groups."""
+    """True if the first convolution of a block is followed directly by an attention over two
+    groups."""
     attention = block.conv2
     two = isinstance(attention, SplitAttn) and attention.radix == attention.conv.groups == 2
     return two and attention.fc1.groups == 1 and block.avd_first is None
@@ -41,7 +41,7 @@ def _rewrite(block: Any) -> None:
 
 
 class _InHalves(nn.Module):
-    """A convolution of one pixel and its ReLU, the two halves of the channels each by itself."""
+    """A 1x1 convolution with ReLU, computed separately for the two halves of the channels."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -52,8 +52,8 @@ class _InHalves(nn.Module):
 
 
 class _TwoGroups(nn.Module):
-    """`SplitAttn.forward`: the mean of both groups' sum weighs them against each other, by a
-    softmax of two."""
+    """`SplitAttn.forward` for two groups: their weights are a softmax of two, computed from the
+    mean of their sum."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class _TwoGroups(nn.Module):
         apart = [
             values - values.roll(len(values) // 2, 0) for values in (logits.weight, logits.bias)
         ]
-        self.odds = _like(logits, *apart)  # of each half against the other
+        self.odds = _like(logits, *apart)  # of each half relative to the other
 
     def forward(self, halves: _Halves) -> Tensor:
         first = torch.relu(self.first(halves[0]))
@@ -76,8 +76,8 @@ class _TwoGroups(nn.Module):
 
 
 def _part(conv: nn.Conv2d, half: int) -> nn.Conv2d:
-    """What makes one half of the output channels; of a convolution in two groups, from its own half
-    of the input."""
+    """The part of a convolution for one half of the output channels; with two groups, from its own
+    half of the input."""
     size = conv.out_channels // 2
     rows = slice(half * size, (half + 1) * size)
     return _like(conv, conv.weight[rows], conv.bias[rows])  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""One trained network to one ONNX file: grey image in, scores out, any batch size. Knows no
+"""Exports a trained network as an ONNX file: grey image in, scores out, any batch size. Knows no
 bundle."""
 
 from pathlib import Path
@@ -14,7 +14,7 @@ BATCH_MAX = 256
 
 
 class ScoringNetwork(nn.Module):
-    """The network with its sigmoid: what leaves a bundle's member is a score."""
+    """A network with a sigmoid, since members of a bundle return scores."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -25,8 +25,8 @@ class ScoringNetwork(nn.Module):
 
 
 def to_onnx(network: nn.Module, path: Path) -> None:
-    """Write `path`: input `grey` (batch, 1, 128, 281) float32 of 0..255, output `scores` (batch,
-    species) in 0..1."""
+    """Write `path` with input `grey` (batch, 1, 128, 281), float32 in 0..255, and output `scores`
+    (batch, species) in 0..1."""
     write_onnx(
         ScoringNetwork(plain(network)),
         torch.zeros(2, 1, *IMAGE_SHAPE),
@@ -38,5 +38,6 @@ def to_onnx(network: nn.Module, path: Path) -> None:
 
 @torch.inference_mode()
 def torch_scores(network: nn.Module, grey: Tensor) -> Tensor:
-    """Reference scores `(n, species)` of grey images `(n, 128, 281)` uint8, float32 on the CPU."""
+    """Reference scores `(n, species)` of uint8 grey images `(n, 128, 281)`, computed in float32 on
+    the CPU."""
     return torch.sigmoid(network.eval()(grey[:, None].to(torch.float32)))

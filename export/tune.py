@@ -1,8 +1,8 @@
-"""The fastest CPU runtime, precision and number of threads on this machine that give the same
+"""Finds the fastest CPU runtime, precision and number of threads on this machine that give the same
 detections.
 
-Needs no torch: the probe carries torch's scores, and ONNX Runtime in float32, which a bundle was
-verified with, says what is heard in real sound.
+Needs no torch: the probe contains torch's scores, and on real sound the reference is ONNX Runtime
+in float32, with which a bundle is verified.
 """
 
 import time
@@ -37,35 +37,34 @@ from edge.engines.tuned import (
 from export.agreement import AGREEMENT_MIN, acoustic_limits, agreement
 from export.parity import Parity, allowed, parity
 
-WINDOWS_MAX = 400  # of sound, that decisions are compared on
-_BATCH = 16  # windows per call in a replay, as station.yaml has it
+WINDOWS_MAX = 400  # windows of sound for comparing decisions
+_BATCH = 16  # windows per call in a replay, as in station.yaml
 _HOP_S = 5
 _GAIN_MIN = 1.1
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast windows were answered."""
+    """Speed of scoring windows."""
 
     threads: int
-    p50_ms: float  # of one window; in a replay, where many are under way, their mean
+    p50_ms: float  # per window; in a replay with many in parallel, the mean
     p95_ms: float
     cpu_ms: float  # of all threads together
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A runtime in a precision: how far its scores are off, whether it decides alike, how fast it
-    is."""
+    """A runtime in a precision: its score differences, agreement of decisions, and speed."""
 
     runtime: Runtime
     precision: CpuPrecision
     apart: float  # largest |Δscore| of a single network against torch, over the probe
-    probe: Parity  # of what all networks say together, against torch
+    probe: Parity  # of the scores of all networks together, against torch
     sound: Parity  # the same, against ONNX Runtime in float32
     agreement: float  # share of windows of sound with the same decisions
-    refused: str | None  # why it is not offered
-    live: tuple[Pace, ...]  # by number of threads; empty where refused
+    refused: str | None  # the reason why it is not offered
+    live: tuple[Pace, ...]  # by number of threads; empty if refused
     replay: Pace | None
 
     @property
@@ -75,22 +74,23 @@ class Measurement:
 
 @dataclass(frozen=True)
 class SetMeasurement:
-    """A set of networks, and what was measured of it."""
+    """A set of networks, with its measurements."""
 
     members: Members
-    heard: int  # windows of sound in which something passed its threshold
+    heard: int  # windows of sound with any species above its threshold
     rows: tuple[Measurement, ...]
 
     @property
     def best(self) -> TunedSet:
-        """The fastest of those that decide alike."""
+        """The fastest of those with the same decisions."""
         live = [(row, pace) for row in self.rows for pace in row.live]
         replay = [(row, row.replay) for row in self.rows if row.replay]
         return TunedSet(self.members, _choice(*_fastest(live)), _choice(*_fastest(replay)))
 
 
 def _fastest(found: Sequence[tuple[Measurement, Pace]]) -> tuple[Measurement, Pace]:
-    """The first is ONNX Runtime in float32, which a little does not beat: that may be chance."""
+    """The fastest measurement; the first, ONNX Runtime in float32, unless another is faster by a
+    clear margin."""
     first, _ = found[0]
     ours = min((one for one in found if one[0] is first), key=lambda one: one[1].p50_ms)
     best = min(found, key=lambda one: one[1].p50_ms)
@@ -109,11 +109,11 @@ def tune(
     sets: Sequence[Members],
     say: Callable[[str], None] = lambda _: None,
 ) -> list[SetMeasurement]:
-    """Measure every runtime that is installed, in every precision that it and the bundle have, for
-    these sets of the bundle's networks; `inputs` are windows of real sound as these take them.
-    About `seconds` of timing, loading and comparing beside it.
+    """Measure every installed runtime, in every precision that it and the bundle have, for these
+    sets of the bundle's networks; `inputs` are their inputs from real sound. Takes about `seconds`
+    for timing, plus loading and comparing.
 
-    Raises BundleError if even ONNX Runtime fails the probe, ConfigError if a set wants a student
+    Raises BundleError if even ONNX Runtime fails the probe, ConfigError if a set needs a student
     and there is none.
     """
     candidates = _candidates(bundle)
@@ -126,24 +126,24 @@ def tune(
         for runtime, precision in candidates:
             say(f"{members}: {runtime} {precision}")
             rows.append(trial.measure(runtime, precision))
-        found.append(SetMeasurement(members, int(trial.wanted.any(axis=1).sum()), tuple(rows)))
+        found.append(SetMeasurement(members, int(trial.reference.any(axis=1).sum()), tuple(rows)))
     return found
 
 
 def record(bundle: Bundle, found: Sequence[SetMeasurement]) -> TuningRecord:
-    """What tuned.json says of it."""
+    """The contents of tuned.json."""
     return TuningRecord(
         bundle.id, cpu_model(), cores(), runtime_versions(), tuple(one.best for one in found)
     )
 
 
 def sets_of(bundle: Bundle) -> tuple[Members, ...]:
-    """What `members` of station.yaml may be with this bundle."""
+    """Possible values of `members` in station.yaml with this bundle."""
     return ("bag",) if bundle.manifest.student is None else ("bag", "student", "cascade")
 
 
 def thread_counts() -> list[int]:
-    """1, 2, 4 … and all cores."""
+    """Numbers of threads to try: 1, 2, 4 … and all cores."""
     return sorted(
         {2**power for power in range(cores().bit_length()) if 2**power <= cores()} | {cores()}
     )
@@ -164,7 +164,7 @@ def _candidates(bundle: Bundle) -> list[tuple[Runtime, CpuPrecision]]:
 
 
 class _RuntimeTrial:
-    """One set of a bundle's networks, put to one runtime after the other."""
+    """Measurements of one set of a bundle's networks, with one runtime after another."""
 
     def __init__(self, bundle: Bundle, members: Members, inputs: Input, seconds: float) -> None:
         self._bundle = bundle
@@ -188,19 +188,19 @@ class _RuntimeTrial:
         self._together = probe.student_scores if members == "student" else bag
         self._limits = acoustic_limits(manifest, bundle.taxonomy)
         self._acoustic = self._recognise("onnxruntime", "fp32", "replay")
-        self.wanted = self._decisions(self._acoustic)
+        self.reference = self._decisions(self._acoustic)
 
     def measure(self, runtime: Runtime, precision: CpuPrecision) -> Measurement:
-        """Parity and decisions first; what fails is not timed."""
+        """Measure parity and decisions, then speed unless these fail."""
         try:
             engine = self._open(runtime, precision, 0, "live")
             apart, probe = self._on_probe(engine)
             engine.close()
             acoustic = self._recognise(runtime, precision, "replay")
-            agreed = agreement(self._decisions(acoustic), self.wanted)
-            if precision == "int8":  # a lone window is rounded otherwise than a batch
+            agreed = agreement(self._decisions(acoustic), self.reference)
+            if precision == "int8":  # a single window is rounded differently from a batch
                 alone = self._recognise(runtime, precision, "live")
-                agreed = min(agreed, agreement(self._decisions(alone), self.wanted))
+                agreed = min(agreed, agreement(self._decisions(alone), self.reference))
         except EngineError as error:
             nothing = Parity(np.nan, np.nan)
             return Measurement(
@@ -212,7 +212,7 @@ class _RuntimeTrial:
         return Measurement(runtime, precision, apart, probe, sound, agreed, refused, live, replay)
 
     def _on_probe(self, engine: Engine) -> tuple[float, Parity]:
-        """How far single networks are from torch at most, and what they say together."""
+        """Largest difference of single networks from torch, and parity of their joint scores."""
         apart = parity(engine.scores(self._probe), self._networks_say).largest
         together = (
             Recognizer(self._bundle, engine=engine, members=self._members)
@@ -225,8 +225,8 @@ class _RuntimeTrial:
         self, precision: CpuPrecision, probe: Parity, sound: Parity, agreed: float
     ) -> str | None:
         for name, found in (("probe", probe), ("sound", sound)):
-            # In a cascade a window may be opened by one and not by the other, which decisions
-            # answer for.
+            # In a cascade a window may be opened by one runtime only; agreement of decisions covers
+            # that.
             if not found.holds(precision) and not (name == "sound" and self._members == "cascade"):
                 return f"{name}: {found}; {allowed(precision)} is allowed"
         if agreed < AGREEMENT_MIN:
@@ -256,7 +256,7 @@ class _RuntimeTrial:
         return _Asking(recognizer, undecided)
 
     def _undecided(self, acoustic: Scores) -> NDArray[np.bool_]:
-        """Which windows a station without a place would leave to the bag."""
+        """Mask of the windows that a station without a place would leave to the bag."""
         manifest = self._bundle.manifest
         assert manifest.student
         return open_windows(
@@ -269,7 +269,7 @@ class _RuntimeTrial:
         )
 
     def _recognise(self, runtime: Runtime, precision: CpuPrecision, use: Use) -> Scores:
-        """What the networks say together of the sound, `(windows, species)`."""
+        """Joint scores of the networks for the sound, `(windows, species)`."""
         engine = self._open(runtime, precision, 0, use)
         ask = self._asking(engine)
         size = _BATCH if use == "replay" else 1
@@ -278,13 +278,13 @@ class _RuntimeTrial:
         return np.concatenate(answers)
 
     def _decisions(self, acoustic: Scores) -> NDArray[np.bool_]:
-        """What a station without a place hears, `(windows, species)`."""
+        """Mask of the species that a station without a place hears, `(windows, species)`."""
         return np.asarray(acoustic >= self._limits)
 
 
 @dataclass(frozen=True)
 class _Asking:
-    """A recognizer, as a stretch of sound asks it."""
+    """A recognizer, called as a stretch of sound calls it."""
 
     recognizer: Recognizer
     undecided: OpenWindowRule | None
@@ -294,7 +294,8 @@ class _Asking:
 
 
 def _live_pace(ask: _Asking, inputs: Input, threads: int, seconds: float) -> Pace:
-    """One window after the other, for so long; the first is not counted, buffers are made then."""
+    """Time one window after another for `seconds`; the first, which allocates buffers, does not
+    count."""
     ask(inputs[:1])
     times = []
     spent = 0.0
@@ -312,7 +313,7 @@ def _live_pace(ask: _Asking, inputs: Input, threads: int, seconds: float) -> Pac
 
 
 def _replay_pace(ask: _Asking, inputs: Input, seconds: float) -> Pace:
-    """As a replay does: a thread for each core, each with batch after batch."""
+    """Time batches as in a replay: a thread for each core, each with batch after batch."""
     callers = cores()
     batches = [
         np.take(inputs, range(i * _BATCH, (i + 1) * _BATCH), axis=0, mode="wrap")
@@ -339,12 +340,12 @@ def _replay_pace(ask: _Asking, inputs: Input, seconds: float) -> Pace:
 
 
 def tables(found: Sequence[SetMeasurement], bundle: Bundle, windows: int) -> Iterator[Table]:
-    """For each set of networks one of parity and one of speed; what is chosen is marked."""
+    """Tables of parity and of speed for each set of networks, with the chosen runtime marked."""
     machine = f"{cpu_model()}, {cores()} cores"
     for one in found:
         heard = (
-            f"{one.members} of {bundle.folder}: {windows} windows of sound, something heard in "
-            f"{one.heard}"
+            f"{one.members} of {bundle.folder}: {windows} windows of sound, {one.heard} with "
+            f"detections"
         )
         table = _table(heard, "", "probe max |Δp|", "sound max", "mean", "same detections", "")
         for row in one.rows:
@@ -358,7 +359,7 @@ def tables(found: Sequence[SetMeasurement], bundle: Bundle, windows: int) -> Ite
             )
         yield table
         best = one.best
-        title = f"{one.members} on {machine}: ms of a window, × real time with one every {_HOP_S} s"
+        title = f"{one.members} on {machine}: ms per window, × real time with one every {_HOP_S} s"
         table = _table(title, "", "", "threads", "p50", "p95", "CPU ms", "×", "")
         for row in one.rows:
             for pace in row.live:

@@ -1,5 +1,5 @@
-"""Is a bundle whole, and does ONNX Runtime compute what torch did? Needs no torch: the probe
-carries its scores."""
+"""Checks the integrity of a bundle, and parity of ONNX Runtime with torch. Needs no torch: the
+probe contains its scores."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,21 +20,21 @@ PARITY = 1e-4  # largest |Δscore| between torch float32 and ONNX Runtime float3
 
 @dataclass(frozen=True)
 class Verification:
-    """What was checked and by how much it differs at most."""
+    """Largest differences found by the checks."""
 
     bundle_id: str
     members: dict[str, float]  # member -> max |Δscore|
     blended: float
     prior: float | None  # None: the bundle has none
     single_against_batch: float
-    student: float | None  # max |Δscore| of the student, where there is one
-    half: dict[str, Parity]  # member -> its network in half precision, where there is one
-    # member -> its network in 8 bits, where there is one; judged by the bag's decisions
+    student: float | None  # max |Δscore| of the student, if there is one
+    half: dict[str, Parity]  # member -> parity of its network in half precision
+    # member -> parity of its network in 8 bits, which is evaluated by the decisions of the bag
     int8: dict[str, Parity]
 
 
 def verify(folder: Path) -> Verification:
-    """Check sums, probe and parity. Raises BundleError naming what fails."""
+    """Check checksums, probe and parity. Raises BundleError naming the part that fails."""
     bundle = read_bundle(folder)
     recognizer = Recognizer(bundle)
     recognizer.check_probe()
@@ -66,7 +66,7 @@ def verify(folder: Path) -> Verification:
                 )
         if member.int8:
             int8[member.name] = parity(_scores(bundle, member, member.int8, probe), reference)
-            if not int8[member.name].holds("int8"):  # no numbers
+            if not int8[member.name].holds("int8"):  # not numbers
                 raise BundleError(f"{folder / member.int8}: gives no scores")
     apart_prior = None
     if prior is not None:
@@ -92,7 +92,7 @@ def verify(folder: Path) -> Verification:
 
 
 def _scores(bundle: Bundle, member: BundleMember, file: str, probe: Probe) -> Scores:
-    """What one file of a member gives for the probe, `(clips, species)`."""
+    """Scores of one file of a member for the probe, `(clips, species)`."""
     engine = OnnxEngine(answers_of(bundle, [member], [file]), input_shape=bundle.input_shape)
     scores: Scores = engine.scores(probe.inputs)[0]
     return scores

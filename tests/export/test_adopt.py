@@ -491,7 +491,7 @@ def test_the_command_line_refuses_in_one_line(tmp_path: Path, wheel: Path) -> No
         (
             ("birdnet-v2.4", *out, *accept, "--place", "91,0"),
             2,
-            "--place: expected LAT,LON in degrees, as 48.52,9.06, found '91,0'",
+            "--place: expected LAT,LON in degrees, such as 48.52,9.06, found '91,0'",
         ),
         (
             ("birdnet-v2.4", *out, *accept, "--from", str(tmp_path)),

@@ -244,7 +244,7 @@ def test_one_recording_is_enough(bundle: Path, field: Path, made: Path, tmp_path
     ("arguments", "message"),
     [
         (("nowhere",), "nowhere: no such folder"),
-        (("a\nb",), "give it a name that can be printed"),
+        (("a\nb",), "give it a printable name"),
         (("empty",), "empty: no recordings in it"),
         (("--place", "48,52,9,06", "field"), "found '48,52,9,06'; expected latitude,longitude"),
         (("--place", "Tübingen", "field"), "expected latitude,longitude"),
@@ -253,7 +253,7 @@ def test_one_recording_is_enough(bundle: Path, field: Path, made: Path, tmp_path
         (("--out", "foreign", "field"), "foreign/station.yaml: not made by `make birds`"),
         (("--out", "file", "field"), "file: not a folder"),
         (("--bundle", "nowhere", "field"), "nowhere"),
-        ((".",), ".: holds out, where results go"),
+        ((".",), ".: contains out, the folder for results"),
         (("noise",), "none of 1 recordings could be analysed"),
         (("--from", "wheels"), "SHA-256 is"),
     ],

@@ -286,7 +286,7 @@ def test_a_bundle_with_something_else_in_it_is_left_alone(tmp_path: Path, name: 
     else:
         (bundle / name).write_text("theirs")
     before = snapshot(bundle)
-    with pytest.raises(UsageError, match=f"holds {name}, which is not of the bundle"):
+    with pytest.raises(UsageError, match=f"contains {name}, which is not part of the bundle"):
         check_out(bundle)
     assert snapshot(bundle) == before
 

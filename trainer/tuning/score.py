@@ -68,25 +68,25 @@ class PredictionScore:
 def score_predictions(predictions: Path, labels: Path) -> PredictionScore:
     """Score a table of predictions against a table of labels. Raises UsageError if a table is
     invalid, or if no prediction is for a labelled row."""
-    wanted = read_labels(labels)
+    expected = read_labels(labels)
     found = read_labels(predictions, predicted=True).truth
-    _check_capitals(predictions, wanted.truth, found)
-    known = wanted.truth.keys() & found.keys()
+    _check_capitals(predictions, expected.truth, found)
+    known = expected.truth.keys() & found.keys()
     if not known:
         mine = next(iter(found))
-        theirs = next(iter(wanted.truth))
+        theirs = next(iter(expected.truth))
         raise UsageError(
             f"{predictions}: no row of {labels}: expected row ids such as {theirs!r}, found such "
             f"as {mine!r}"
         )
-    precision, recall = _precision_recall(wanted.truth, found)
+    precision, recall = _precision_recall(expected.truth, found)
     return PredictionScore(
-        score=score_rows(wanted.truth, {row: found[row] for row in known}, wanted.recording),
-        recordings=len(set(wanted.recording.values())),
-        call_rows=sum(heard != NOCALL_ROW for heard in wanted.truth.values()),
+        score=score_rows(expected.truth, {row: found[row] for row in known}, expected.recording),
+        recordings=len(set(expected.recording.values())),
+        call_rows=sum(heard != NOCALL_ROW for heard in expected.truth.values()),
         precision_call_rows=precision,
         recall_call_rows=recall,
-        rows_not_predicted=len(wanted.truth) - len(known),
+        rows_not_predicted=len(expected.truth) - len(known),
         rows_not_labelled=len(found) - len(known),
     )
 

@@ -121,16 +121,16 @@ def count_at(rows: LabelledRows, scores: Scores, threshold: float | Scores) -> P
 
 def row_f1s(rows: LabelledRows, counts: PassCounts) -> Floats:
     """F1 of each row at each threshold, `(rows, thresholds)`; an empty set is the set {nocall}."""
-    wanted = (rows.truth.sum(axis=1) + rows.others)[:, None]
-    f1 = 2.0 * counts.hits / (np.maximum(wanted, 1) + np.maximum(counts.passed, 1))
-    return np.where((wanted == 0) & (counts.passed == 0), 1.0, f1)
+    positives = (rows.truth.sum(axis=1) + rows.others)[:, None]
+    f1 = 2.0 * counts.hits / (np.maximum(positives, 1) + np.maximum(counts.passed, 1))
+    return np.where((positives == 0) & (counts.passed == 0), 1.0, f1)
 
 
 def micro_f1(rows: LabelledRows, counts: PassCounts) -> Floats:
     """F1 over all (row, species) pairs at each threshold, `(thresholds,)`."""
-    wanted = int(rows.truth.sum() + rows.others.sum())
+    positives = int(rows.truth.sum() + rows.others.sum())
     return np.asarray(
-        2.0 * counts.hits.sum(axis=0) / np.maximum(wanted + counts.passed.sum(axis=0), 1)
+        2.0 * counts.hits.sum(axis=0) / np.maximum(positives + counts.passed.sum(axis=0), 1)
     )
 
 
