@@ -86,7 +86,8 @@ def _part(conv: nn.Conv2d, half: int) -> nn.Conv2d:
 def _like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     out, inputs, *size = weight.shape
     kernel: Any = tuple(size)
-    made = nn.Conv2d(inputs, out, kernel, conv.stride, conv.padding, conv.dilation)  # type: ignore[arg-type]
+    shape: Any = (conv.stride, conv.padding, conv.dilation)
+    made = nn.Conv2d(inputs, out, kernel, *shape)
     with torch.no_grad():
         made.weight.copy_(weight)
         made.bias.copy_(bias)  # type: ignore[union-attr]

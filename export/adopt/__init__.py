@@ -1,2 +1,2 @@
-"""Published models as bundles: what a person gets is read, rebuilt as ONNX, cut, probed and
+"""Published models as bundles: their files are read, rebuilt as ONNX, cut to a region, probed and
 sealed."""

@@ -1,5 +1,5 @@
-"""A published model to a sealed Bundle: network, geo model, species, names, licence, probe. Whole
-or not at all."""
+"""Assembles a sealed Bundle from a published model: network, geo model, species, names, licence,
+probe. Written atomically."""
 
 import json
 from collections.abc import Mapping
@@ -45,14 +45,15 @@ from export.place_bundle import bundle_place, check_out
 from export.probe_clips import waveform_clips
 
 RADIUS_KM = 300.0
-# the middle of Germany in mid May, where no place was given
+# The middle of Germany in mid May, if no place is given.
 _PROBE_PLACE = (50.0, 10.0)
 _PROBE_DAY = 135
 
 
 @dataclass(frozen=True)
 class Region:
-    """Which classes are kept: those that live around a place, and those of a list. Neither: all."""
+    """The classes to keep: those that live around a place, and those of a list; all if neither is
+    given."""
 
     place: tuple[float, float] | None = None
     radius_km: float = RADIUS_KM
@@ -64,7 +65,7 @@ class Region:
 
 @dataclass(frozen=True)
 class SourceModel:
-    """A model as it was found, before anything of it is written."""
+    """A model as read from its files."""
 
     known: KnownModel
     species: list[Species]
@@ -72,22 +73,21 @@ class SourceModel:
     geo: TfliteNetwork | None
     languages: Mapping[str, bytes]
     licence: str  # its text
-    sums: Mapping[str, str]  # of what it came in
+    sums: Mapping[str, str]  # SHA-256 of its files
 
 
 def read_source(
     name: str, known: KnownModel, source: Path | None, labels: Path | None
 ) -> SourceModel:
-    """Fetch and check what a model is made of. Raises UsageError, ConfigError or BundleError in a
-    line."""
+    """Fetch and check the files of a model. Raises UsageError, ConfigError or BundleError."""
     if known.packages and labels is not None:
         raise UsageError(f"--labels {labels}: {name} brings its own labels; leave it out")
     return _packed(known, source) if known.packages else _brought(name, known, source, labels)
 
 
 def adopt(name: str, source: SourceModel, licence: Licence, out: Path, region: Region) -> Bundle:
-    """Convert, probe, seal, and put it to `out`. Raises UsageError if `out` holds something that is
-    not a bundle."""
+    """Convert, probe and seal a model and put it into `out`. Raises UsageError if `out` contains
+    anything but a bundle."""
     folder, _ = check_out(out)
     kept = _kept(source, region)
     with bundle_place(out) as work:
@@ -145,10 +145,10 @@ def _brought(name: str, known: KnownModel, source: Path | None, labels: Path | N
     species = species_of(known, read_labels(labels.read_bytes(), str(labels)), {})
     try:
         Taxonomy(species)
-    except ValueError as error:  # codes that a table brought
+    except ValueError as error:  # codes from a table
         raise BundleError(f"{labels}: {error}") from error
     network = wrap(known, source, len(species))
-    # what is not the model was never adopted, and is not remembered
+    # Only after `wrap`, so that the sum of a wrong file is not remembered.
     digest = check_first_sum(name, source)
     beside = sorted(path for path in source.parent.glob("LICEN[CS]E*") if path.is_file())
     text = f"{known.licence.spdx}: {known.licence.terms}\n"
@@ -158,7 +158,7 @@ def _brought(name: str, known: KnownModel, source: Path | None, labels: Path | N
 
 
 def _kept(source: SourceModel, region: Region) -> NDArray[np.int64] | None:
-    """Indices of the classes that stay; None: all."""
+    """Indices of the classes to keep; None: all."""
     if not region:
         return None
     kept = set() if region.species is None else listed(region.species, source.species)
@@ -174,8 +174,8 @@ def _kept(source: SourceModel, region: Region) -> NDArray[np.int64] | None:
 
 
 def _as_before(folder: Path, licence: Licence) -> Licence:
-    """The day when the same terms were accepted for the bundle that lies there: adopted again, it
-    keeps its id."""
+    """The licence with the day on which the same terms were accepted for an existing bundle, so
+    that adopting it again keeps its id."""
     try:
         before = read_bundle(folder).manifest.licence
     except BundleError:
@@ -229,9 +229,9 @@ def _write_probe(
     region: Region,
     has_prior: bool,
 ) -> None:
-    """What ONNX Runtime gives here, in float32, for clips made by formula: the reference of any
-    other runtime and machine. That the conversion is right is shown against TensorFlow Lite in
-    tests/trials/birdnet_parity.py."""
+    """Write the probe: scores of ONNX Runtime on this machine, in float32, for synthetic clips, as
+    the reference for all runtimes and machines. tests/trials/birdnet_parity.py checks the
+    conversion against TensorFlow Lite."""
     clips = waveform_clips()
     engine = OnnxEngine([work / member.file], input_shape=clips.shape[1:])
     scores = engine.scores(clips.astype(np.float32) / 32768.0)
@@ -264,7 +264,7 @@ def _provenance(
         "files": dict(source.sums),
         "cut": cut,
     }
-    # for `edge why`, which reads the record alone
+    # For `edge why`, which reads only the record.
     if source.geo is not None and source.known.geo is not None:
         found["geo"] = {"floor": source.known.geo.floor, "classes": cut["classes"]}
     return found

@@ -1,10 +1,10 @@
-"""BirdNET V2.4 as ONNX: sound of a window at 32 kHz to the scores of its classes and the embeddings
-of its stretches.
+"""BirdNET V2.4 as ONNX: from the sound of a window at 32 kHz to scores of classes and embeddings of
+its stretches.
 
-The network hears 3 s; a window of 5 s is two stretches, of which the higher score counts. What
-follows the images is rebuilt operator by operator, with two liberties: two convolutions of one
-pixel in a row become one, and channels are filled up with silent ones to multiples of 16, which
-runtimes do inside anyway and then need not undo between layers.
+The network hears 3 s; a window of 5 s is two stretches, of which the higher score counts. The
+layers after the images are rebuilt operator by operator, with two changes: two consecutive 1x1
+convolutions become one, and channels are padded with zeros to multiples of 16, which runtimes do
+internally anyway and then need not undo between layers.
 
 Knows no labels and no bundle.
 """
@@ -23,12 +23,12 @@ from export.adopt.flatbuffer import Operator, TfliteNetwork
 from export.adopt.front_end import BANDS, FRAMES, STRETCHES_AT_S, add_images, read_spectrogram
 from export.adopt.graph import GraphBuilder, Shape, whole
 
-_IMAGES = "model/concatenate/concat"  # where both spectrograms are one
+_IMAGES = "model/concatenate/concat"  # the tensor that joins both spectrograms
 _SPECTROGRAMS = ("MEL_SPEC1", "MEL_SPEC2")
 _NONE = tflite.ActivationFunctionType.NONE
-_ALIGNED = 16  # channels that runtimes treat as one
+_ALIGNED = 16  # channels that runtimes process together
 _STRETCHES = len(STRETCHES_AT_S)
-_SHAPES_ALONE = ("SHAPE", "STRIDED_SLICE", "PACK")  # they compute what a later reshape is given
+_SHAPES_ALONE = ("SHAPE", "STRIDED_SLICE", "PACK")  # they compute the shape of a later reshape
 _NAMES = {"MUL": "Mul", "ADD": "Add", "AVERAGE_POOL_2D": "AveragePool", "MAX_POOL_2D": "MaxPool"}
 
 Weights = NDArray[np.float64]
@@ -37,9 +37,9 @@ Weights = NDArray[np.float64]
 def birdnet_to_onnx(
     network: TfliteNetwork, classes: NDArray[np.integer] | None = None
 ) -> ModelProto:
-    """`sound` (n, 160000) float32 to `scores` (n, classes) after the sigmoid and `embedding` (n, 2,
-    width); of all classes, or of these. Raises BundleError if the file is not a network that this
-    knows."""
+    """A network from `sound` (n, 160000), float32, to `scores` (n, classes) after the sigmoid and
+    `embedding` (n, 2, width), for all classes or these. Raises BundleError if the file is not
+    BirdNET V2.4."""
     start = next(
         (i for i, layer in enumerate(network.layers) if network.names[layer.output] == _IMAGES),
         None,
@@ -52,7 +52,7 @@ def birdnet_to_onnx(
 
 @dataclass(frozen=True)
 class _Kernel:
-    """A convolution's weights as ONNX wants them, (out, in, height, width), and its bias."""
+    """The weights of a convolution in ONNX's order, (out, in, height, width), and its bias."""
 
     weights: Weights
     bias: Weights
@@ -61,8 +61,8 @@ class _Kernel:
 def _joined(
     network: TfliteNetwork, layers: list[Operator]
 ) -> list[tuple[Operator, _Kernel | None]]:
-    """The layers with their kernels; a convolution of one pixel that only another one takes is part
-    of that."""
+    """The layers with their kernels; a 1x1 convolution whose only consumer is another one is merged
+    into it."""
     kernels = [_kernel(network, layer) for layer in layers]
     uses = [tensor for layer in layers for tensor in layer.inputs]
     joined: list[tuple[Operator, _Kernel | None]] = []
@@ -111,8 +111,8 @@ def _pixelwise(layer: Operator, kernel: _Kernel) -> bool:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """An image of the graph: where the network's channels are among its own, and its height and
-    width."""
+    """An image in the graph: the positions of the network's channels among its padded ones, and its
+    height and width."""
 
     name: str
     places: NDArray[np.integer]
@@ -120,7 +120,7 @@ class _Tensor:
     size: tuple[int, int]
 
     def spread(self, values: Weights, axis: int, silent: float = 0.0) -> Weights:
-        """Values by the network's channel, by this image's channel."""
+        """Values by channel of the network, expanded to the channels of this image."""
         shape = list(values.shape)
         shape[axis] = self.channels
         wide = np.full(shape, silent)
@@ -129,7 +129,7 @@ class _Tensor:
 
 
 class _Rebuilt:
-    """The graph while it is built, and what each of the file's tensors is in it."""
+    """The graph under construction, and the tensors of the file by their number."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class _Rebuilt:
         self._outputs: dict[str, Shape] = {}
 
     def model(self) -> ModelProto:
-        """Build it."""
+        """Build the network."""
         self._images()
         for layer, kernel in self._layers[2:]:
             if layer.op not in _SHAPES_ALONE:
@@ -155,7 +155,7 @@ class _Rebuilt:
         return self._graph.finish(self._outputs)
 
     def _images(self) -> None:
-        """Front end and the normalisation behind it, which is a factor and a sum by channel."""
+        """Add the front end and the normalisation after it, a factor and an offset by channel."""
         (factor, _), (offset, _) = self._layers[:2]
         if (factor.op, offset.op) != ("MUL", "ADD"):
             raise BundleError(f"{factor.op}, {offset.op} behind the spectrograms: not BirdNET V2.4")
@@ -173,7 +173,7 @@ class _Rebuilt:
         source = self._tensors[layer.inputs[0]]
         adders: dict[str, Callable[[Operator, _Tensor], _Tensor]] = {
             "LOGISTIC": lambda _, x: self._same(x, self._graph.add("Sigmoid", x.name)),
-            # (n, channels) to (n, 1, 1, channels): the mean kept its pixel
+            # (n, channels) to (n, 1, 1, channels): here the mean keeps its pixel
             "RESHAPE": lambda _, x: x,
             "MUL": self._with_another,
             "ADD": self._with_another,
@@ -234,8 +234,8 @@ class _Rebuilt:
         return self._same(target, name, (height, width))
 
     def _with_another(self, layer: Operator, source: _Tensor) -> _Tensor:
-        """A sum or product with a constant by channel, or with another tensor, of the same size or
-        of one pixel."""
+        """Add a sum or product with a constant by channel, or with another tensor of the same size
+        or of one pixel."""
         constant = self._network.constants.get(layer.inputs[1])
         other = self._tensors.get(layer.inputs[1])
         if constant is not None:
@@ -279,8 +279,8 @@ class _Rebuilt:
         return self._same(source, self._graph.add("GlobalAveragePool", source.name), (1, 1))
 
     def _scores(self, layer: Operator, source: _Tensor) -> None:
-        """The layer of classes, and of both stretches the higher score. It takes both at once: its
-        weights, half of the file, are read once."""
+        """Add the layer of classes, and the higher score of both stretches. It takes both stretches
+        at once, so that its weights, half of the file, are read only once."""
         weights, bias = (self._network.constants[tensor] for tensor in layer.inputs[1:3])
         if self._classes is not None:
             weights = weights[self._classes]
@@ -302,7 +302,7 @@ class _Rebuilt:
 
 
 def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's padding SAME of one side: as many steps as fit into the size, the odd one
-    behind."""
+    """TensorFlow's padding SAME of one axis, before and after: ceil(size / stride) outputs, with an
+    odd pixel after."""
     total = max(0, (-(-size // stride) - 1) * stride + kernel - size)
     return total // 2, total - total // 2

@@ -1,6 +1,6 @@
-"""An ONNX file that a person brings, wrapped into what a station asks of a network: sound of 5 s at
-32 kHz in, scores after the sigmoid and embeddings out. Recognised by the shapes of what it takes
-and gives. Knows no label's meaning.
+"""Wraps an ONNX file brought by the user into a network for a station: sound of 5 s at 32 kHz in,
+scores after the sigmoid and embeddings out. Recognises the model by the shapes of its inputs and
+outputs. Knows no label's meaning.
 """
 
 from dataclasses import dataclass
@@ -21,27 +21,27 @@ from edge.contract.errors import BundleError, UsageError
 from export.adopt.download import cache_folder
 from export.adopt.known import KnownModel
 
-_OPSET_MIN = 13  # since when axes are inputs
-_TRIED = 2  # windows of noise, to tell scores from log-odds
+_OPSET_MIN = 13  # the first in which axes are inputs
+_TRIED = 2  # windows of noise, to distinguish scores from log-odds
 
 
 @dataclass(frozen=True)
 class ModelParts:
-    """What of a file is what."""
+    """Names of the inputs and outputs of a file."""
 
     sound: str
     scores: str
     embedding: str | None
     classes: int
-    log_odds: bool  # the scores want a sigmoid
+    log_odds: bool  # the scores need a sigmoid
 
 
 def check_first_sum(name: str, path: Path) -> str:
-    """The file's SHA-256, recorded when it is the first that is adopted under this name. Raises
-    BundleError naming both sums if another one was."""
+    """The SHA-256 of a file, recorded for the first file that is adopted under this name. Raises
+    BundleError naming both sums if the first one was different."""
     found = file_sha256(path)
     record = cache_folder() / f"{name}.sha256"
-    # empty: the disk was full then
+    # Empty if the disk was full then.
     first = record.read_text(encoding="utf8").strip() if record.is_file() else ""
     if not first:
         record.parent.mkdir(parents=True, exist_ok=True)
@@ -55,9 +55,9 @@ def check_first_sum(name: str, path: Path) -> str:
 
 
 def wrap(known: KnownModel, path: Path, classes: int) -> ModelProto:
-    """The network of `path` with `sound` (n, 160000) in front and `scores` (n, classes),
-    `embedding` (n, stretches, width) behind. Raises UsageError if it cannot be read, BundleError if
-    it takes or gives something else."""
+    """The network of `path` with input `sound` (n, 160000) and outputs `scores` (n, classes) and
+    `embedding` (n, stretches, width). Raises UsageError if it cannot be read, BundleError if its
+    inputs or outputs do not fit."""
     try:
         model = onnx.load(path)
     except (
@@ -73,7 +73,7 @@ def wrap(known: KnownModel, path: Path, classes: int) -> ModelProto:
 
 
 def only_classes(model: ModelProto, kept: NDArray[np.int64]) -> ModelProto:
-    """A wrapped network that gives the scores of these classes alone."""
+    """A wrapped network with the scores of these classes only."""
     cut = ModelProto()
     cut.CopyFrom(model)
     graph = cut.graph
@@ -88,7 +88,7 @@ def only_classes(model: ModelProto, kept: NDArray[np.int64]) -> ModelProto:
 
 
 def _starts(known: KnownModel) -> list[int]:
-    """Where in a window the network listens: once, or at both ends."""
+    """First samples of the network's input within a window: one, or one at each end."""
     spare = WINDOW_SAMPLES - known.input.samples
     assert known.input.rate_hz == RATE_HZ
     assert spare >= 0
@@ -96,7 +96,7 @@ def _starts(known: KnownModel) -> list[int]:
 
 
 def _shape(value: onnx.ValueInfoProto) -> list[int]:
-    """Sides of a tensor; 0 for those that may have any length."""
+    """Sizes of a tensor; 0 for axes of any length."""
     return [side.dim_value for side in value.type.tensor_type.shape.dim]
 
 
@@ -124,8 +124,8 @@ def _recognise(known: KnownModel, model: ModelProto, path: Path, classes: int) -
     scores = [name for name, shape in flat.items() if shape[1] == classes]
     gives = ", ".join(f"{value.name} {_shape(value)}" for value in model.graph.output)
     if known.classes not in (None, classes) or len(scores) != 1:
-        wanted = f"{known.classes or classes} classes, one for each of {classes} labels"
-        raise BundleError(f"{path}: gives {gives}; {known.title} gives {wanted}")
+        expected = f"{known.classes or classes} classes, one for each of {classes} labels"
+        raise BundleError(f"{path}: gives {gives}; {known.title} gives {expected}")
     embedding = next((name for name, shape in flat.items() if shape[1] == known.embedding), None)
     return ModelParts(
         inputs[0].name,
@@ -149,12 +149,12 @@ def _gives_log_odds(known: KnownModel, path: Path, sound: str, scores: str) -> b
             f"{path}: ONNX Runtime cannot run it: {' '.join(str(error).split())[:300]}"
         ) from error
     if not np.isfinite(found).all():
-        raise BundleError(f"{path}: gives scores that are no numbers")
+        raise BundleError(f"{path}: gives scores that are not finite numbers")
     return bool((found < 0).any() or (found > 1).any())
 
 
 class _Wrapped:
-    """The model's graph between nodes of ours; its own tensors keep their names, behind a mark."""
+    """The graph of a model between our nodes; its own tensors keep their names, with a prefix."""
 
     def __init__(self, model: ModelProto, found: ModelParts, starts: list[int]) -> None:
         self._model = model
@@ -165,7 +165,7 @@ class _Wrapped:
         self._weights: list[onnx.TensorProto] = []
 
     def model(self) -> ModelProto:
-        """Put it together."""
+        """Assemble the network."""
         whole = onnx.compose.add_prefix(self._model, "brought/")
         graph = whole.graph
         name = {part: f"brought/{getattr(self._found, part)}" for part in ("sound", "scores")}
@@ -181,7 +181,7 @@ class _Wrapped:
             self._node(self._after, "Gather", [scores, self._one(k)], axis=1)
             for k in range(several)
         ]
-        # ReduceMax takes its axes otherwise from operator set 18 on
+        # Not ReduceMax, whose axes moved to the inputs in operator set 18.
         scores = self._node(self._after, "Max", each)
         self._node(
             self._after, "Sigmoid" if self._found.log_odds else "Identity", [scores], "scores"

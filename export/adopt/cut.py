@@ -1,5 +1,5 @@
-"""Which classes of a model a region needs: by its geo model around a place, or by a person's
-list."""
+"""The classes of a model for a region: by its geo model around a place, or by a list of the
+user."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +14,13 @@ from edge.contract.text import TextError, lines_of, text_of
 
 WEEKS = 48
 _EARTH_KM = 6371.0
-# sample points: the place itself, and on circles at thirds of the radius
+# Sample points: the place itself, and points on circles at thirds of the radius.
 _RINGS = 3
 _BEARINGS = 12
 
 
 def points_around(latitude: float, longitude: float, radius_km: float) -> NDArray[np.float64]:
-    """`(37, 2)` degrees: the place, and twelve points on each of three circles around it.
+    """Points `(37, 2)` in degrees: the place, and twelve points on each of three circles around it.
 
     Great circles on a sphere: Snyder (1987), Map Projections: A Working Manual, equations 5-5 and
     5-6.
@@ -41,8 +41,8 @@ def points_around(latitude: float, longitude: float, radius_km: float) -> NDArra
 
 
 def most_likely(geo: bytes, points: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The highest probability of each class `(classes,)` that a geo model (ONNX) gives at any point
-    and week."""
+    """The highest probability of each class `(classes,)` by a geo model (ONNX), over all points and
+    weeks."""
     session = ort.InferenceSession(geo, providers=["CPUExecutionProvider"])
     weeks = np.arange(1, WEEKS + 1)
     highest = np.float32(0)
@@ -57,9 +57,9 @@ def most_likely(geo: bytes, points: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def listed(path: Path, species: Sequence[Species]) -> set[int]:
-    """The classes that a file names, a code or scientific name a line, or both names as BirdNET's
-    own lists have them (Turdus merula_Eurasian Blackbird). Raises UsageError naming lines that are
-    none."""
+    """The classes listed in a file, one code or scientific name per line, or both names as in
+    BirdNET's own lists (Turdus merula_Eurasian Blackbird). Raises UsageError naming unknown
+    lines."""
     try:
         lines = [line.strip() for line in lines_of(text_of(path.read_bytes()))]
     except (OSError, TextError) as error:
@@ -84,6 +84,6 @@ def listed(path: Path, species: Sequence[Species]) -> set[int]:
 
 
 def with_what_is_no_bird(kept: set[int], species: Sequence[Species]) -> NDArray[np.int64]:
-    """These classes and all that tell people and other sounds from birds, in the model's order."""
+    """These classes and all classes of people and other sounds, in the order of the model."""
     always = {index for index, one in enumerate(species) if one.kind in ("human", "sound")}
     return np.array(sorted(kept | always), np.int64)

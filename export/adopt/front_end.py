@@ -1,16 +1,16 @@
-"""BirdNET's two spectrograms as products of matrices: the sound of a window at 32 kHz to both
+"""BirdNET's two spectrograms as matrix products: from the sound of a window at 32 kHz to both
 images of its stretches.
 
-What the network calls a spectrogram keeps only the real part of the Fourier transform, so that Hann
-window, transform and mel filters are one linear map, and with the resampling from 32 to 48 kHz
-still one. Each map works at the lowest rate that it can: the first bank hears nothing above 3.5 kHz
-and takes sound at 8 kHz; the second hears up to 15 kHz and takes the sound as it comes; only the
-largest and smallest sample of a stretch, by which the network sets its loudness, are needed at 48
-kHz. No Fourier transform is left, and no convolution.
+The network's spectrograms keep only the real part of the Fourier transform, so that Hann window,
+transform and mel filters are one linear map, even together with the resampling from 32 to 48 kHz.
+Each map works at the lowest possible rate: the first bank covers frequencies up to 3.5 kHz and
+takes sound at 8 kHz; the second covers up to 15 kHz and takes the sound at 32 kHz; only the largest
+and smallest sample of a stretch, by which the network normalises loudness, are computed at 48 kHz.
+No Fourier transform and no convolution remains.
 
-The stretch to -1…1 is affine and is taken behind the filters: digital silence stays exactly silent,
-where before them its rounding error would be raised to a small power. Knows nothing of what follows
-the images.
+The scaling to -1…1 is affine and is applied after the filters, so that digital silence stays
+exactly silent; before them, its rounding error would be raised to a small power. Knows nothing of
+what follows the images.
 """
 
 from collections.abc import Sequence
@@ -28,35 +28,35 @@ from export.adopt.graph import GraphBuilder, whole
 
 Matrix = NDArray[np.float64]
 
-NATIVE_HZ = 48_000  # what the network was trained on
-LOW_HZ = 8_000  # what the first bank is given
+NATIVE_HZ = 48_000  # sample rate of the network's training
+LOW_HZ = 8_000  # sample rate for the first bank
 STRETCH_S = 3
 STRETCHES_AT_S = (0, 2)  # both ends of a window of 5 s
 BANDS = 96
 FRAMES = 511
-PHASES = 3  # three steps of the network are a whole number of our samples
+PHASES = 3  # three hops of the network are a whole number of our samples
 
 assert WINDOW_SAMPLES == 5 * RATE_HZ
 assert RATE_HZ * 3 == NATIVE_HZ * 2
 assert RATE_HZ == 4 * LOW_HZ
 
-_GROUPS = ceil(FRAMES / PHASES)  # frames are made three at a time; the last two are too many
-_EPSILON = 1e-6  # what the network adds to a stretch's range
-_SILENCE = 160  # samples put before and behind a window, as resampling wants
-_ROW = 40  # samples gathered at once: the steps of a group and the stretches' starts are multiples
+_GROUPS = ceil(FRAMES / PHASES)  # groups of three frames; the last two frames are surplus
+_EPSILON = 1e-6  # added by the network to the range of a stretch
+_SILENCE = 160  # samples of padding before and after a window, for resampling
+_ROW = 40  # samples gathered at once: hops of groups and starts of stretches are multiples
 _LOW_ROW = 5  # the same at 8 kHz
 _BLOCK = 64  # samples decimated at once
 
 
 @dataclass(frozen=True)
 class Lowpass:
-    """A sinc under Kaiser's window.
+    """A low-pass filter: a sinc with a Kaiser window.
 
     Kaiser and Schafer (1980), On the use of the I0-sinh window for spectrum analysis.
     """
 
-    half: int  # length to either side, in samples
-    cutoff: float  # as a share of half the rate
+    half: int  # length on either side, in samples
+    cutoff: float  # as a share of the Nyquist frequency
     beta: float
 
     def __call__(self, distance: NDArray[np.floating] | NDArray[np.integer]) -> Matrix:
@@ -66,15 +66,15 @@ class Lowpass:
         return np.asarray(self.cutoff * np.sinc(self.cutoff * distance) * window)
 
 
-# soxr's HQ from 32 to 48 kHz, to 4e-7: measured from its impulses
+# soxr's HQ from 32 to 48 kHz within 4e-7, measured from its impulse response.
 RESAMPLING = Lowpass(97, 0.9568718, 13.08447)
 DECIMATION = Lowpass(56, 0.25, 9.0)
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Where the error of a filter that is cut short may lie: below `low_hz` it counts `factor`
-    times as much as above `high_hz`, in between on a straight line of decibels."""
+    """Weights of the error of a truncated filter: below `low_hz` it counts `factor` times as much
+    as above `high_hz`, with linear interpolation in decibels between."""
 
     factor: float
     low_hz: float
@@ -88,30 +88,30 @@ class Tolerance:
         )
 
 
-# where resampling has its slope: loud sound leaks into no empty band
+# Slope in the transition band of resampling, so that loud sound does not leak into empty bands.
 BANK_ERROR = Tolerance(1e8, 14_000.0, 14_700.0)
-# as field sound falls off; peaks are right to 2e-4 in 99 of 100
+# Slope of typical field sound; the error of peaks is below 2e-4 in 99 of 100.
 PEAK_ERROR = Tolerance(1e4, 10_000.0, 16_000.0)
 
 
 @dataclass(frozen=True)
 class Spectrogram:
-    """One spectrogram layer as the linear map that it is, at 48 kHz."""
+    """One spectrogram layer as a linear map at 48 kHz."""
 
-    filters: Matrix  # (BANDS, samples of a frame); in the network's order, the highest band first
-    step: int  # samples from frame to frame
-    exponent: float  # of the squared filter's output
+    filters: Matrix  # (BANDS, samples of a frame); in the network's order, highest band first
+    step: int  # hop in samples
+    exponent: float  # of the squared output of the filters
 
     def span(self, phase: int, rate_hz: int) -> tuple[float, float]:
-        """Where the frame `phase` of a group begins and ends, in samples at a rate."""
+        """Begin and end of the frame `phase` of a group, in samples at a rate."""
         first = phase * self.step
         return first * rate_hz / NATIVE_HZ, (first + self.filters.shape[1]) * rate_hz / NATIVE_HZ
 
 
 def read_spectrogram(network: TfliteNetwork, name: str) -> Spectrogram:
-    """The layer `model/<name>/…`: Hann window times the real part of the Fourier transform times
-    the mel filters, in float64. Raises BundleError if the file has no such layer, or one of another
-    size."""
+    """Read the layer `model/<name>/…`: Hann window times the real part of the Fourier transform
+    times the mel filters, in float64. Raises BundleError if the file has no such layer, or one of
+    another size."""
 
     def constant(end: str) -> Matrix:
         for index, value in network.constants.items():
@@ -136,8 +136,8 @@ def read_spectrogram(network: TfliteNetwork, name: str) -> Spectrogram:
 def add_images(
     graph: GraphBuilder, banks: Sequence[Spectrogram], gain: Matrix, offset: Matrix
 ) -> str:
-    """Nodes from `sound` (n, 160000) to `features` (2n, 2, BANDS, FRAMES), window by window: of
-    both banks `gain * |filters(stretch at -1…1)| ** (2 * exponent) + offset`, with gain and offset
+    """Add nodes from `sound` (n, 160000) to `features` (2n, 2, BANDS, FRAMES), which are `gain *
+    |filters(stretch at -1…1)| ** (2 * exponent) + offset` for both banks, with gain and offset
     `(2,)` by bank."""
     padded = graph.add("Pad", "sound", whole(0, _SILENCE, 0, _SILENCE))
     images = [_first_images(graph, banks[0]), _second_images(graph, padded, banks[1])]
@@ -148,8 +148,8 @@ def add_images(
         "Sub", both, graph.add("Mul", middle, np.float32(sums).reshape(1, 2, BANDS, 1))
     )
     exponents = 2 * np.array([bank.exponent for bank in banks], np.float32).reshape(1, 2, 1, 1)
-    # Exp of Log would save 2 % of the whole, but rounds by where a number stands among those of its
-    # thread.
+    # Exp of Log would save 2 % of the total, but its rounding depends on the position of a number
+    # within its thread.
     power = graph.add("Pow", graph.add("Abs", heard), exponents)
     loud = graph.add(
         "Mul", graph.add("Pow", factor, exponents), np.float32(gain).reshape(1, 2, 1, 1)
@@ -163,8 +163,8 @@ def add_images(
 
 
 def first_bank(spectrogram: Spectrogram) -> Matrix:
-    """`(samples at 8 kHz, PHASES * BANDS)`: a group of frames from decimated sound, by least
-    squares the nearest to what the filters hear at the full rate."""
+    """Matrix `(samples at 8 kHz, PHASES * BANDS)` for a group of frames from decimated sound, the
+    least-squares approximation of the filters at the full rate."""
     ratio = RATE_HZ // LOW_HZ
     end = ceil(spectrogram.span(PHASES - 1, LOW_HZ)[1]) + 1
     bank = np.zeros((end, PHASES * BANDS))
@@ -173,16 +173,17 @@ def first_bank(spectrogram: Spectrogram) -> Matrix:
         low = np.arange(int(first), min(ceil(last) + 2, end))
         samples = np.arange(ratio * low[0] - DECIMATION.half, ratio * low[-1] + DECIMATION.half + 1)
         taps = _decimation(samples[:, None] - ratio * low[None, :])
-        wanted = _resampled(spectrogram, phase, samples)
-        bank[low, phase * BANDS : (phase + 1) * BANDS] = np.linalg.lstsq(
-            taps, wanted.T, rcond=None
-        )[0]
+        exact = _resampled(spectrogram, phase, samples)
+        bank[low, phase * BANDS : (phase + 1) * BANDS] = np.linalg.lstsq(taps, exact.T, rcond=None)[
+            0
+        ]
     return bank
 
 
 def second_bank(spectrogram: Spectrogram, phase: int) -> tuple[int, Matrix]:
-    """The first sample and `(samples, BANDS)`: the frame `phase` of a group from our samples, both
-    multiples of _ROW with some to spare at the ends; cut short as BANK_ERROR allows."""
+    """The first sample and the matrix `(samples, BANDS)` for the frame `phase` of a group from
+    samples at 32 kHz; both are multiples of _ROW with a margin at the ends. Truncated with the
+    weights of BANK_ERROR."""
     first, last = spectrogram.span(phase, RATE_HZ)
     spare = 8
     start = int((first - spare) // _ROW) * _ROW
@@ -192,16 +193,16 @@ def second_bank(spectrogram: Spectrogram, phase: int) -> tuple[int, Matrix]:
 
 
 def peaks(block: int, spare: int) -> Matrix:
-    """`(block + 2 * spare, block * 3 / 2)`: a block at 48 kHz from samples at 32 kHz, `spare` of
-    them around it."""
+    """Matrix `(block + 2 * spare, block * 3 / 2)` from a block at 32 kHz, with `spare` samples
+    around it, to 48 kHz."""
     samples = np.arange(-spare - RESAMPLING.half, block + spare + RESAMPLING.half)
     at = np.arange(block * NATIVE_HZ // RATE_HZ) * RATE_HZ / NATIVE_HZ
     return _cut_short(RESAMPLING(samples[None, :] - at[:, None]), PEAK_ERROR).T
 
 
 def _cut_short(filters: Matrix, allowed: Tolerance) -> Matrix:
-    """Filters `(filters, samples)` without RESAMPLING.half samples at either end: by weighted least
-    squares the nearest to what they were."""
+    """Filters `(filters, samples)` truncated by RESAMPLING.half samples at either end: their
+    weighted least-squares approximation."""
     reach = RESAMPLING.half
     kept = filters.shape[1] - 2 * RESAMPLING.half
     size = 1 << (2 * filters.shape[1]).bit_length()
@@ -211,8 +212,8 @@ def _cut_short(filters: Matrix, allowed: Tolerance) -> Matrix:
 
 
 def _resampled(spectrogram: Spectrogram, phase: int, samples: NDArray[np.integer]) -> Matrix:
-    """`(BANDS, samples)`: filters and resampling as one, on our samples counted from the group's
-    start."""
+    """Filters and resampling combined, `(BANDS, samples)`, for samples at 32 kHz counted from the
+    start of the group."""
     first, _ = spectrogram.span(phase, RATE_HZ)
     at = first + np.arange(spectrogram.filters.shape[1]) * RATE_HZ / NATIVE_HZ
     columns = (
@@ -235,7 +236,7 @@ def _decimation(distance: NDArray[np.integer]) -> Matrix:
 def _first_images(graph: GraphBuilder, spectrogram: Spectrogram) -> str:
     bank = first_bank(spectrogram)
     step = PHASES * spectrogram.step * LOW_HZ // NATIVE_HZ
-    reach = len(bank) // step  # blocks of a step that a group takes whole, and then a part
+    reach = len(bank) // step  # whole blocks of a hop in a group, followed by a part
     blocks = ceil((_GROUPS + reach) / _LOW_ROW) * _LOW_ROW
     rows = np.array(STRETCHES_AT_S)[:, None] * LOW_HZ // _LOW_ROW + np.arange(
         blocks * step // _LOW_ROW
@@ -276,15 +277,15 @@ def _second_images(graph: GraphBuilder, padded: str, spectrogram: Spectrogram) -
 
 
 def _image(graph: GraphBuilder, groups: str) -> str:
-    """`(2n, _GROUPS, PHASES * BANDS)` to `(2n, 1, BANDS, FRAMES)`."""
+    """Rearrange `(2n, _GROUPS, PHASES * BANDS)` to `(2n, 1, BANDS, FRAMES)`."""
     frames = graph.add("Reshape", groups, whole(-1, 1, _GROUPS * PHASES, BANDS))
     frames = graph.add("Slice", frames, whole(0), whole(FRAMES), whole(2))
     return graph.add("Transpose", frames, perm=[0, 1, 3, 2])
 
 
 def _decimate(graph: GraphBuilder) -> str:
-    """`sound` (n, 160000) to (n, 2500, 16) at 8 kHz: what each block gives to the one before it,
-    its own and the next is one product, and these are added."""
+    """Decimate `sound` (n, 160000) to (n, 2500, 16) at 8 kHz: one product gives the contributions
+    of each block to the block before, to itself and to the next, which are then added."""
     low = _BLOCK * LOW_HZ // RATE_HZ
     at = (np.arange(3 * low) - low) * RATE_HZ // LOW_HZ
     matrix = _decimation(np.arange(_BLOCK)[:, None] - at[None, :])
@@ -294,13 +295,13 @@ def _decimate(graph: GraphBuilder) -> str:
     before, own, after = (
         graph.add("Slice", given, whole(k * low), whole((k + 1) * low), whole(2)) for k in range(3)
     )
-    before = graph.add("Pad", before, whole(0, -1, 0, 0, 1, 0))  # one block sooner
+    before = graph.add("Pad", before, whole(0, -1, 0, 0, 1, 0))  # one block earlier
     after = graph.add("Pad", after, whole(0, 1, 0, 0, -1, 0))
     return graph.add("Add", graph.add("Add", own, before), after)
 
 
 def _loudness(graph: GraphBuilder, padded: str) -> tuple[str, str]:
-    """Of each stretch the middle of its range, and the factor that brings it to -1…1; both `(2n, 1,
+    """The middle of the range of each stretch, and the factor that scales it to -1…1; both `(2n, 1,
     1, 1)`."""
     row = 32
     block = 64
@@ -323,7 +324,7 @@ def _loudness(graph: GraphBuilder, padded: str) -> tuple[str, str]:
 
 
 def _by_stretch(graph: GraphBuilder, fine: str, reduce: str, seconds: NDArray[np.integer]) -> str:
-    """Of every second, then of every stretch."""
+    """Reduce by second, then by stretch."""
     by_second = graph.add(reduce, fine, axes=[2], keepdims=0)
     by_stretch = graph.add(
         reduce, graph.add("Gather", by_second, seconds, axis=1), axes=[2], keepdims=0
@@ -332,6 +333,7 @@ def _by_stretch(graph: GraphBuilder, fine: str, reduce: str, seconds: NDArray[np
 
 
 def _within(rows: NDArray[np.integer], count: int) -> NDArray[np.int64]:
-    """Rows beyond the sound are its last one: of them only frames are made that are not kept."""
+    """Replace rows beyond the sound by its last one: only surplus frames, which are dropped, use
+    them."""
     assert rows.min() >= 0
     return np.asarray(np.minimum(rows, count - 1), np.int64)

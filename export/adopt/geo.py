@@ -1,5 +1,5 @@
-"""BirdNET's model of where and when as ONNX: latitude, longitude and week to the probability of
-each class."""
+"""BirdNET's geo model as ONNX: from latitude, longitude and week to the probability of each
+class."""
 
 import numpy as np
 import tflite
@@ -25,9 +25,9 @@ _Value = str | NDArray[np.float32]  # a tensor of the graph, or a constant
 
 
 def geo_to_onnx(network: TfliteNetwork, classes: NDArray[np.integer] | None = None) -> ModelProto:
-    """`place` (n, 3) latitude, longitude (degrees), week (1 to 48; beyond, the season is not known)
-    to `probabilities` (n, classes); of all classes, or of these. Raises BundleError if the file is
-    not a network that this knows."""
+    """A network from `place` (n, 3): latitude, longitude (degrees), week (1 to 48; otherwise the
+    season is unknown) to `probabilities` (n, classes), for all classes or these. Raises BundleError
+    if the file is not BirdNET's geo model."""
     graph = GraphBuilder({"place": ("n", 3)})
     values: dict[int, _Value] = {i: np.asarray(c, np.float32) for i, c in network.constants.items()}
     values |= dict.fromkeys(network.inputs, "place")

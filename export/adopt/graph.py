@@ -1,4 +1,4 @@
-"""An ONNX graph as it grows, node by node. Knows no network."""
+"""A builder of ONNX graphs, node by node. Knows no network."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-# what ONNX Runtime 1.20 reads
+# Versions that ONNX Runtime 1.20 reads.
 OPSET = 17
 IR_VERSION = 9
 
@@ -16,7 +16,8 @@ Shape = Sequence[int | str]
 
 
 class GraphBuilder:
-    """Nodes in the order they are added; arrays among their inputs become weights, equal ones once.
+    """Nodes in the order of their addition; arrays among their inputs become weights, without
+    duplicates.
 
     graph = GraphBuilder({"sound": ("n", 160000)})
     graph.add("Relu", graph.add("Add", "sound", np.float32(1)), name="louder")
@@ -35,7 +36,7 @@ class GraphBuilder:
         name: str | None = None,
         **attributes: Any,
     ) -> str:
-        """Append a node; returns its one output, called `name` or by number."""
+        """Append a node. Returns its only output, called `name` or by number."""
         output = name or f"{op.lower()}_{len(self._nodes)}"
         names = [
             value if isinstance(value, str) else self._weight(np.asarray(value)) for value in inputs
@@ -44,7 +45,7 @@ class GraphBuilder:
         return output
 
     def finish(self, outputs: dict[str, Shape], doc: str = "") -> ModelProto:
-        """The whole model, checked."""
+        """The complete model, checked."""
         values = [_value(name, shape) for name, shape in outputs.items()]
         graph = helper.make_graph(
             self._nodes, "network", self._inputs, values, list(self._weights.values())
@@ -60,7 +61,9 @@ class GraphBuilder:
         return model
 
     def _weight(self, array: NDArray[Any]) -> str:
-        whole = np.ascontiguousarray(array).reshape(array.shape)  # a number would become a row
+        whole = np.ascontiguousarray(array).reshape(
+            array.shape
+        )  # ascontiguousarray makes a row of a scalar
         key = whole.tobytes() + f"{whole.dtype}{whole.shape}".encode()
         if key not in self._weights:
             self._weights[key] = numpy_helper.from_array(whole, f"weight_{len(self._weights)}")
@@ -72,5 +75,5 @@ def _value(name: str, shape: Shape) -> onnx.ValueInfoProto:
 
 
 def whole(*values: int) -> NDArray[np.int64]:
-    """Whole numbers as ONNX takes shapes, starts and pads."""
+    """An int64 array, as ONNX needs for shapes, starts and pads."""
     return np.array(values, np.int64)

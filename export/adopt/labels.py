@@ -1,4 +1,4 @@
-"""A model's labels as species with codes, kinds, and names in several languages. Knows no
+"""Labels of a model as species with codes, kinds, and names in several languages. Knows no
 network."""
 
 import csv
@@ -16,10 +16,9 @@ _CODE_MAX = 32
 _SCIENTIFIC = ("scientific_name", "sci_name")
 _COMMON = ("common_name", "com_name")
 _CODES = ("code", "ebird_code")
-# in any model: never a bird
+# Never a bird, in any model.
 _HUMAN = frozenset(("homo sapiens", "human vocal", "human non-vocal", "human whistle"))
-# Words of labels that are no species, as data sets of sound events have them: Human_voice,
-# Male_singing
+# Words of labels of people in data sets of sound events: Human_voice, Male_singing
 _PEOPLE = (
     "human",
     "speech",
@@ -35,9 +34,9 @@ _VOICES = frozenset((*_PEOPLE, "screaming", "whispering", "laughter", "giggle", 
 
 
 def read_labels(content: bytes, where: str) -> list[tuple[str, str, str | None]]:
-    """Scientific name, common name and code, if there is one, by class. Lines are `Scientific
-    name_Common name` or a scientific name alone; or it is a table with commas or semicolons and a
-    column scientific_name (or sci_name).
+    """Read scientific name, common name and code (or None) of each class. Lines are `Scientific
+    name_Common name` or a scientific name alone; or the file is a table with commas or semicolons
+    and a column scientific_name (or sci_name).
 
     Raises BundleError naming `where` if it is none of these.
     """
@@ -70,7 +69,7 @@ def _cell(row: Mapping[str, str | None], names: Sequence[str]) -> str | None:
 
 
 def read_codes(content: bytes, where: str) -> dict[str, str]:
-    """`Scientific name_Common name` -> eBird's code, from BirdNET-Analyzer's table. Raises
+    """Read BirdNET-Analyzer's table of eBird codes by `Scientific name_Common name`. Raises
     BundleError."""
     try:
         table = json.loads(text_of(content))
@@ -82,8 +81,8 @@ def read_codes(content: bytes, where: str) -> dict[str, str]:
 def species_of(
     known: KnownModel, labels: Sequence[tuple[str, str, str | None]], codes: Mapping[str, str]
 ) -> list[Species]:
-    """One for each label, in their order: with eBird's code where there is one, else with its
-    scientific name."""
+    """The species of all labels, in their order: with eBird's code if there is one, else a code
+    from the scientific name."""
     taken: set[str] = set()
     species = []
     for scientific, common, own in labels:
@@ -95,7 +94,7 @@ def species_of(
 
 
 def _named(scientific: str, taken: set[str]) -> str:
-    """A code of a scientific name: turdus_merula; with a number behind it if that is taken."""
+    """A code from a scientific name: turdus_merula; with a number if that is taken."""
     base = re.sub(r"[^a-z0-9]+", "_", scientific.lower()).strip("_").ljust(2, "_")[:_CODE_MAX]
     code = base
     count = 1
@@ -118,8 +117,8 @@ def _kind(known: KnownModel, scientific: str, common: str, code: str) -> Kind:
 def write_names(
     path: Path, codes: Sequence[str], kept: Sequence[int], languages: Mapping[str, bytes]
 ) -> None:
-    """names.csv: the classes `kept` of label files by language, all of which have the labels'
-    order."""
+    """Write names.csv: names of the classes `kept` from label files by language, which all have the
+    order of the labels."""
     columns = {language: read_labels(content, language) for language, content in languages.items()}
     with path.open("w", newline="", encoding="utf8") as file:
         writer = csv.writer(file, lineterminator="\n")

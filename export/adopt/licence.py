@@ -1,4 +1,4 @@
-"""A published model's licence, shown and accepted before anything is made of it."""
+"""The licence of a published model, shown and accepted before the model is used."""
 
 import sys
 from datetime import date
@@ -10,11 +10,11 @@ from export.adopt.known import KnownModel
 
 
 def accept_licence(known: KnownModel, accepted: str | None) -> Licence:
-    """Show the licence in two lines; accepted by `accepted`, its SPDX name, or typed at a terminal.
-    Raises ConfigError else."""
+    """Show the licence in two lines. It is accepted by its SPDX name in `accepted`, or typed at a
+    terminal. Raises ConfigError if it is not accepted."""
     terms = known.licence
     say(f"{known.title}: {terms.spdx}, {terms.holder}; {terms.in_short}", file=sys.stderr)
-    say(f"{terms.terms}; where results are shown, say: {terms.attribution}", file=sys.stderr)
+    say(f"{terms.terms}; attribution for results: {terms.attribution}", file=sys.stderr)
     how = "--accept"
     if accepted is None and sys.stdin.isatty():
         say(f"Type {terms.spdx} to accept: ", end="", file=sys.stderr, flush=True)

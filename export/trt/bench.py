@@ -1,5 +1,5 @@
-"""What the engines of a bundle do on this machine: parity, latency, memory, power, beside ONNX
-Runtime on its CPU."""
+"""Benchmark of the engines of a bundle on this machine: parity, latency, memory, power, compared
+with ONNX Runtime on its CPU."""
 
 import time
 from collections.abc import Sequence
@@ -27,21 +27,21 @@ _IDLE_S = 3.0
 
 @dataclass(frozen=True)
 class Speed:
-    """An engine at work on all members of the bundle, or on its student."""
+    """Measurements of an engine with all members of the bundle, or with its student."""
 
     engine: str
     networks: str  # bag or student
-    one_ms: tuple[float, float]  # one window, as a station hears it: median, 95th percentile
-    windows_per_s: float  # in batches of `batch`, as a replay takes them
+    one_ms: tuple[float, float]  # single windows, as on a station: median, 95th percentile
+    windows_per_s: float  # in batches of `batch`, as in a replay
     batch: int
-    parity: Parity  # against torch float32, of the bundle's probe
-    watts: float | None  # while replaying
-    memory_mb: float | None  # of the GPU, that loading it took; on a Jetson of the whole machine
+    parity: Parity  # against torch float32, on the probe of the bundle
+    watts: float | None  # in batches
+    memory_mb: float | None  # of the GPU, taken by loading; on a Jetson of the whole machine
 
 
 @dataclass(frozen=True)
 class Bench:
-    """TensorRT and ONNX Runtime side by side."""
+    """Measurements of TensorRT and ONNX Runtime."""
 
     record: EngineRecord
     speeds: tuple[Speed, ...]
@@ -50,7 +50,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class _NetworkGroup:
-    """Networks of a bundle that are asked together, and what they must say of its probe."""
+    """Networks of a bundle that are used together, with their expected scores for its probe."""
 
     name: str  # bag or student
     networks: Sequence[BundleMember]
@@ -59,7 +59,7 @@ class _NetworkGroup:
 
 
 def _parts(bundle: Bundle) -> list[_NetworkGroup]:
-    """The bag, and the student if there is one."""
+    """The groups of a bundle: the bag, and the student if there is one."""
     manifest = bundle.manifest
     probe = bundle.probe()
     parts = [_NetworkGroup("bag", manifest.members, probe.inputs, probe.member_scores)]
@@ -73,11 +73,11 @@ def _parts(bundle: Bundle) -> list[_NetworkGroup]:
 
 
 def bench(bundle: Bundle, engines: Path, measure_s: float = _MEASURE_S) -> Bench:
-    """Measure for about four times `measure_s`, for eight with a student. Raises EngineError if
-    there are no engines for this machine."""
+    """Measure for about four times `measure_s`, or eight times with a student. Raises EngineError
+    if there are no engines for this machine."""
     record = read_record(engines)
     if record is None:
-        raise EngineError(f"{engines}: no engines here; python -m export trt makes them")
+        raise EngineError(f"{engines}: no engines here; python -m export trt builds them")
     meter = PowerMeter()
     with meter.reading():
         time.sleep(min(_IDLE_S, measure_s))
@@ -115,7 +115,8 @@ def _measure(
 
 
 def _times_s(engine: Engine, inputs: Input, measure_s: float) -> list[float]:
-    """Seconds of each run, as many as fit; the first is not counted, buffers are made then."""
+    """Duration in seconds of each run, for `measure_s`; the first run, which allocates buffers,
+    does not count."""
     engine.scores(inputs)
     times: list[float] = []
     end = time.perf_counter() + measure_s
@@ -127,7 +128,7 @@ def _times_s(engine: Engine, inputs: Input, measure_s: float) -> list[float]:
 
 
 def members_table(members: tuple[EngineMember, ...]) -> Table:
-    """What engine.json says of each member."""
+    """A table of the members in engine.json."""
     table = Table(title="Engines", title_justify="left")
     for name in ("member", "", "MB", "built in", "with MB", "max |Δp|", "ms p50", "p95"):
         table.add_column(
@@ -142,7 +143,7 @@ def members_table(members: tuple[EngineMember, ...]) -> Table:
 
 
 def bench_table(found: Bench) -> Table:
-    """The engines side by side."""
+    """A table that compares the engines."""
     device = found.record.device
     where = ", ".join(
         part for part in (device.board or device.gpu, device.l4t, device.power_mode) if part
@@ -171,4 +172,4 @@ def bench_table(found: Bench) -> Table:
 
 
 def _number(value: float | None, form: str) -> str:
-    return "not told" if value is None else format(value, form)
+    return "unknown" if value is None else format(value, form)

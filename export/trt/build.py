@@ -1,8 +1,8 @@
-"""The engines of a bundle, member by member, each in a process of its own; engine.json says what
-came of it.
+"""Builds the engines of a bundle, member by member, each in its own process, and records them in
+engine.json.
 
-What is there and still fits is kept, so a build that was interrupted goes on, and one that is done
-ends at once.
+Existing engines that still fit are kept, so an interrupted build resumes, and a finished one ends
+at once.
 """
 
 import fcntl
@@ -26,30 +26,31 @@ from export.trt.plan import WORKSPACE_MIB, SourceFile, Step
 from trainer.files import check_writable
 
 LOG = "build.log"
-_BUILD_S_MAX = 3600.0  # of one try; a large member takes some minutes on the smallest board
+_BUILD_S_MAX = 3600.0  # for one attempt; a large member takes minutes on the smallest board
 _LOG_BYTES_MAX = 10_000_000
-# as export.trt.member names them; others are others'
+# File names given by export.trt.member; other files are not ours.
 _ENGINE = re.compile(r".+\.(fp16|fp32)\.[0-9a-f]{12}\.engine")
 
 
 def build_engines(
     bundle: Bundle, steps: list[Step], device: Device, out: Path, tell: Callable[[str], None]
 ) -> EngineRecord:
-    """Compile what the steps want into `out`; engine.json grows with each member.
+    """Compile the members of the steps into `out` and add each to engine.json.
 
-    Raises UsageError if `out` holds other things, BundleError if TensorRT cannot take a member,
-    EngineError if it cannot be compiled with any workspace or is not right even in float32.
+    Raises UsageError if `out` contains other files, BundleError if TensorRT does not support a
+    member, EngineError if a member cannot be compiled with any workspace or is wrong even in
+    float32.
     """
     check_out(out)
-    check_writable(out)  # before minutes of compiling
+    check_writable(out)  # before minutes of compilation
     with _alone(out):
         return _build(bundle, steps, device, out, tell)
 
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """One compiler per folder: two would write the same files. The lock goes with the process,
-    however it ends."""
+    """Lock a folder for one compiler: two would write the same files. The lock ends with the
+    process."""
     log = out / LOG
     if log.is_file() and log.stat().st_size > _LOG_BYTES_MAX:
         log.unlink()
@@ -65,9 +66,9 @@ def _alone(out: Path) -> Iterator[None]:
 def _build(
     bundle: Bundle, steps: list[Step], device: Device, out: Path, tell: Callable[[str], None]
 ) -> EngineRecord:
-    """As `build_engines`, in a folder that is this process's."""
+    """Build the engines in a locked folder."""
     for step in steps:
-        tried(out, step.member.name).unlink(missing_ok=True)  # what a build that was killed left
+        tried(out, step.member.name).unlink(missing_ok=True)  # left by a killed build
     members = {step.member.name: step.done for step in steps if step.done}
     for step in steps:
         if step.member.name not in members:
@@ -81,7 +82,7 @@ def _build(
 
 
 def check_out(out: Path) -> None:
-    """Raises UsageError unless a folder holds engines, or the beginning of some, or nothing."""
+    """Raise UsageError unless a folder contains engines, the beginnings of some, or nothing."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file; --out is the folder of the engines")
     names = [path.name for path in entries_of(out)] if out.exists() else []
@@ -96,21 +97,21 @@ def check_out(out: Path) -> None:
         recorded = False
     if others and not recorded:
         raise UsageError(
-            f"{out}: holds {others[0]}, and no engines; choose a new or empty folder for --out"
+            f"{out}: contains {others[0]} and no engines; choose a new or empty folder for --out"
         )
 
 
 def _compile(bundle: Bundle, step: Step, out: Path, tell: Callable[[str], None]) -> EngineMember:
-    """The first of the step's sources that keeps parity."""
+    """Compile the first of the sources of a step that keeps parity."""
     note = None
     for source in step.sources:
         member = _with_less_and_less_workspace(bundle, step, source, out, tell)
         apart = Parity(member.parity_max, member.parity_mean)
         if apart.holds(source.precision):
             return replace(member, wanted_sha256=step.sources[0].sha256, note=note)
-        note = f"{source.precision}: {apart}, where {allowed(source.precision)} is allowed"
+        note = f"{source.precision}: {apart}; allowed is {allowed(source.precision)}"
         tell(f"{step.member.name}: {note}")
-    raise EngineError(f"member {step.member.name}: TensorRT computes something else: {note}")
+    raise EngineError(f"member {step.member.name}: TensorRT gives wrong scores: {note}")
 
 
 def _with_less_and_less_workspace(
@@ -136,14 +137,14 @@ def _with_less_and_less_workspace(
         reason = found
         tell(f"{name} in {source.precision} with {workspace_mib} MiB of workspace: {reason}")
     raise EngineError(
-        f"member {step.member.name} in {source.precision}: {reason}; all of TensorRT's words: "
+        f"member {step.member.name} in {source.precision}: {reason}; TensorRT's full log: "
         f"{out / LOG}"
     )
 
 
 def _in_a_process(request: Request, log: Path) -> EngineMember | str:
-    """What a process made of the request, or why it failed. Raises BundleError where no other try
-    can help."""
+    """Serve a request in a process. Returns the member, or the reason for its failure. Raises
+    BundleError if another attempt cannot help."""
     command = [sys.executable, "-m", "export.trt.member", json.dumps(asdict(request))]
     with log.open("ab") as stderr:
         begin = stderr.tell()
@@ -155,7 +156,7 @@ def _in_a_process(request: Request, log: Path) -> EngineMember | str:
             return f"not ready after {_BUILD_S_MAX:.0f} s"
     if done.returncode < 0:
         return f"killed by signal {-done.returncode}" + (
-            ", as if memory had run out" if done.returncode == -9 else ""
+            ", probably because memory ran out" if done.returncode == -9 else ""
         )
     if done.returncode:
         reason = _reason(log, begin)
@@ -169,7 +170,7 @@ def _in_a_process(request: Request, log: Path) -> EngineMember | str:
 
 
 def _reason(log: Path, begin: int) -> str:
-    """The last error that a process wrote: ours, and TensorRT's before it."""
+    """The last error of ours in the log of a process, followed by the last one of TensorRT."""
     with log.open("rb") as file:
         file.seek(begin)
         lines = file.read().decode("utf8", "replace").splitlines()
@@ -181,7 +182,7 @@ def _reason(log: Path, begin: int) -> str:
 
 
 def _tidy(out: Path, record: EngineRecord) -> None:
-    """Remove the engines that are no longer recorded."""
+    """Remove engines that are no longer recorded."""
     kept = {member.file for member in record.members}
     for path in out.glob("*.engine"):
         if path.name not in kept and _ENGINE.fullmatch(path.name):

@@ -1,10 +1,10 @@
-"""One member's engine: compiled, checked on the probe, timed, put into its place. A process of its
-own, since the compiler's memory only returns to the system with it, and a board that runs out of
-memory kills it alone.
+"""Makes the engine of one member: compiles it, checks it on the probe, times it and puts it into
+place. Runs in its own process, which returns the compiler's memory to the system, and which alone
+is killed if a board runs out of memory.
 
-`python -m export.trt.member REQUEST` (JSON) says on its last line of stdout what came of it (an
-EngineMember as JSON); exit 78: this TensorRT cannot compile the network; 1: the compiler or the GPU
-failed, less workspace may help.
+`python -m export.trt.member REQUEST` (JSON) prints the result (an EngineMember as JSON) as its last
+line of stdout. Exit status 78: this TensorRT cannot compile the network; 1: the compiler or the GPU
+failed, and less workspace may help.
 """
 
 import json
@@ -36,10 +36,10 @@ _WARM = 5
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be compiled, and where to."""
+    """A network to compile, and the folder for its engine."""
 
     name: str
-    index: int  # among the bundle's networks: its members, then the student
+    index: int  # among the networks of the bundle: its members, then the student
     onnx: str
     precision: Precision
     bundle: str
@@ -50,7 +50,8 @@ class Request:
 
 
 def make_member(request: Request) -> EngineMember:
-    """Compile, check and time one member; its engine lies in the folder only if it passed.
+    """Compile, check and time one member; its engine is put into the folder only if it keeps
+    parity.
 
     Raises BundleError or EngineError.
     """
@@ -104,7 +105,7 @@ def _build(
     trt: object, bundle: Bundle, request: Request, onnx: bytes, timing_cache: bytes
 ) -> CompiledPlan:
     if request.builder == "torch-tensorrt":
-        from export.trt.torch_trt import build_with_torch, takes_of  # a board has no torch
+        from export.trt.torch_trt import build_with_torch, takes_of  # boards have no torch
 
         takes = takes_of(bundle, bundle.manifest.networks[request.index])
         return build_with_torch(onnx, takes, request.batch_max, workspace_mib=request.workspace_mib)
@@ -120,12 +121,12 @@ def _build(
 
 
 def tried(out: Path, name: str) -> Path:
-    """Where a member's engine lies until it is known to be right."""
+    """The path of a member's engine until it has passed its check."""
     return out / f".{name}.engine"
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Write a file that is on the disk, not only on its way there: boards lose power."""
+    """Write a file and wait until it is on disk: boards may lose power."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -135,7 +136,8 @@ def write_durably(path: Path, content: bytes) -> None:
 def _try(
     trt: object, cuda: Cuda, path: Path, bundle: Bundle, request: Request
 ) -> tuple[Parity, list[float]]:
-    """The engine on the probe, in batches and one by one; and how long one window takes."""
+    """Run the engine on the probe, in batches and one by one. Returns its parity, and times of
+    single windows."""
     probe = bundle.probe()
     inputs = bundle.probe().inputs
     members = len(probe.member_scores)
@@ -164,7 +166,7 @@ def _try(
 
 
 def time_ms(engine: TensorrtEngine, inputs: Input, runs: int = _RUNS) -> list[float]:
-    """Milliseconds that each of some runs took, after a few that are not counted."""
+    """Durations of `runs` runs in milliseconds, after a few that do not count."""
     times = []
     for count in range(_WARM + runs):
         begin = time.perf_counter()
@@ -175,7 +177,7 @@ def time_ms(engine: TensorrtEngine, inputs: Input, runs: int = _RUNS) -> list[fl
 
 
 def main() -> None:
-    """Serve one request; a station that listens beside goes first."""
+    """Serve one request with low priority, so that a station on this machine comes first."""
     os.nice(10)
     try:
         member = make_member(Request(**json.loads(sys.argv[1])))

@@ -1,8 +1,8 @@
-"""A bundle's network as a torch module, rebuilt from its ONNX file: the same numbers in the same
-types.
+"""Rebuilds a network of a bundle as a torch module from its ONNX file, with the same results in the
+same types.
 
-For the one compiler that takes torch's graphs (export/trt/torch_trt.py). So it compiles the very
-file that every other runtime runs, half precision and islands included, and needs no training run.
+For the only compiler that takes torch's graphs (export/trt/torch_trt.py). So it compiles the same
+file that all other runtimes run, including the choice of half precision, and needs no training run.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,28 +17,27 @@ from torch.nn import functional as F
 from edge.contract.errors import BundleError
 
 _Attributes = dict[str, Any]
-# of a node: tensors, and constants as Python has them; None where it is left out
+# Inputs of a node: tensors, constants as Python values, None if omitted.
 _Given = Sequence[Any]
 _DTYPES = {TensorProto.FLOAT: torch.float32, TensorProto.FLOAT16: torch.float16}
 
 
 class OnnxNetwork(nn.Module):
-    """The nodes of an ONNX network of one input, one after the other, up to its `output` (None: the
-    first).
+    """The nodes of an ONNX network with one input, in order, up to its `output` (None: the first).
 
-    Raises BundleError if it has an operator or type that is not known here.
+    Raises BundleError for an unknown operator or type.
     """
 
     def __init__(self, content: bytes, output: str | None = None) -> None:
         super().__init__()
-        graph = onnx.load_from_string(content).graph  # a bundle's sums have been checked
+        graph = onnx.load_from_string(content).graph  # checksums of a bundle have been checked
         unknown = sorted({node.op_type for node in graph.node} - set(_OPERATORS))
         if unknown:
             raise BundleError(
-                f"torch-tensorrt cannot be given the network: {', '.join(unknown)} is not known "
-                f"here"
+                f"torch-tensorrt cannot be given the network: {', '.join(unknown)} is not "
+                "supported here"
             )
-        # shapes, axes, limits: part of the graph, not of its weights
+        # Shapes, axes and limits are part of the graph, not of its weights.
         self._constants: dict[str, Any] = {}
         for index, weight in enumerate(graph.initializer):
             value = torch.from_numpy(numpy_helper.to_array(weight).copy())
@@ -75,8 +74,8 @@ class OnnxNetwork(nn.Module):
 def _bordered(
     image: Tensor, attributes: _Attributes, value: float
 ) -> tuple[Tensor, tuple[int, int]]:
-    """The image, and what torch shall add above and left, and as much below and right: ONNX's
-    border may be uneven."""
+    """The image, and the symmetric border (vertical, horizontal) that torch adds; an asymmetric
+    border of ONNX is added to the image."""
     top, left, bottom, right = attributes.get("pads", (0, 0, 0, 0))
     if (top, left) == (bottom, right):
         return image, (top, left)
@@ -99,9 +98,9 @@ def _max_pool(given: _Given, attributes: _Attributes) -> Tensor:
 
 
 def _average_pool(given: _Given, attributes: _Attributes) -> Tensor:
-    """With `ceil_mode` the mean of a pair whose second half lies beyond the edge is the first half.
-    torch computes that as well, but its compiler does not take it: a copy of the edge gives the
-    same mean."""
+    """Average pooling. With `ceil_mode`, the mean of a pair that extends beyond the edge is its
+    first half. torch computes that too, but its compiler does not support it; a copy of the edge
+    gives the same mean."""
     (image,) = given
     size = attributes["kernel_shape"]
     stride = attributes["strides"]
@@ -125,8 +124,8 @@ def _ceil(attributes: _Attributes) -> bool:
 
 
 def _extreme(reduce: Callable[..., Tensor]) -> Callable[[_Given, _Attributes], Tensor]:
-    """The largest or smallest along axes, which opset 17 has among the attributes, later ones among
-    the inputs."""
+    """Maximum or minimum along axes, which are an attribute in opset 17 and an input in later
+    ones."""
 
     def apply(given: _Given, attributes: _Attributes) -> Tensor:
         axes = given[1] if len(given) > 1 else attributes["axes"]
@@ -146,8 +145,8 @@ def _slice(given: _Given, _: _Attributes) -> Tensor:
 
 
 def _pad(given: _Given, attributes: _Attributes) -> Tensor:
-    """ONNX counts borders from the first axis, all beginnings before all ends; torch from the last,
-    in pairs."""
+    """Padding. ONNX lists borders from the first axis, all beginnings before all ends; torch from
+    the last, in pairs."""
     if attributes.get("mode", b"constant") != b"constant" or len(given) > 3:
         raise BundleError(
             "torch-tensorrt cannot be given the network: Pad other than with a constant on all axes"
@@ -213,7 +212,7 @@ def _cast(given: _Given, attributes: _Attributes) -> Tensor:
     if attributes["to"] not in _DTYPES:
         kind = TensorProto.DataType.Name(attributes["to"])
         raise BundleError(
-            f"torch-tensorrt cannot be given the network: Cast to {kind} is not known here"
+            f"torch-tensorrt cannot be given the network: Cast to {kind} is not supported here"
         )
     found: Tensor = given[0].to(_DTYPES[attributes["to"]])
     return found

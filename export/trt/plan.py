@@ -1,5 +1,5 @@
-"""What `python -m export trt` would do on this machine: which networks are compiled of what, and
-what is there already.
+"""The plan of `python -m export trt` on this machine: networks to compile, their sources, and
+existing engines.
 
 Needs no TensorRT, so that a plan can be made anywhere.
 """
@@ -23,22 +23,17 @@ from edge.engines.record import (
     read_record,
 )
 
-INPUTS: dict[FrontEnd, str] = {
-    IMAGE: "grey",
-    WAVEFORM: "sound",
-}  # what the networks call what they take
-WORKSPACE_MIB = (
-    1024,
-    512,
-    256,
-)  # tried in turn: boards of 4 and 8 GB share their memory with the GPU
+# Names of the networks' inputs.
+INPUTS: dict[FrontEnd, str] = {IMAGE: "grey", WAVEFORM: "sound"}
+# Tried in turn: boards of 4 and 8 GB share their memory with the GPU.
+WORKSPACE_MIB = (1024, 512, 256)
 _FREE_MIN = 1_500_000_000  # bytes; with less the compiler of a large member is killed
 _TENSORRT_MIN = (10, 3)
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of the bundle that a member may be compiled of."""
+    """A file of the bundle from which a member may be compiled."""
 
     precision: Precision
     file: Path
@@ -47,7 +42,8 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Step:
-    """One network: what it is compiled of, the first that passes; or the engine that is there."""
+    """One network to compile, from the first of its sources that keeps parity; or its existing
+    engine `done`."""
 
     member: BundleMember
     index: int
@@ -59,11 +55,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine, as far as it tells, and what is in the way."""
+    """Facts about the machine, and problems."""
 
     facts: tuple[tuple[str, str], ...]
     device: Device | None
-    problem: str | None  # why nothing can be compiled here
+    problem: str | None  # the reason why nothing can be compiled here
     warnings: tuple[str, ...]
 
 
@@ -72,10 +68,10 @@ def plan_steps(
     out: Path,
     device: Device | None,
     batch_max: int,
-    wanted: Precision,
+    precision: Precision,
     builder: Builder,
 ) -> list[Step]:
-    """A step for each network of the bundle. What lies in `out` counts where this builder made it
+    """A step for each network of the bundle. An engine in `out` is reused if this builder made it
     for `device`."""
     record = _record(out)
     usable = (
@@ -85,10 +81,10 @@ def plan_steps(
     )
     steps = []
     for index, member in enumerate(bundle.manifest.networks):
-        sources = _sources(bundle, member, wanted)
+        sources = _sources(bundle, member, precision)
         there = usable.get(member.name)
-        wants = (sources[0].sha256, batch_max, builder)
-        same = there and (there.wanted_sha256, there.batch_max, there.builder) == wants
+        needed = (sources[0].sha256, batch_max, builder)
+        same = there and (there.wanted_sha256, there.batch_max, there.builder) == needed
         done = there if there and same and is_whole(out, there) else None
         steps.append(Step(member, index, sources, batch_max, builder, done))
     return steps
@@ -97,22 +93,23 @@ def plan_steps(
 def _record(out: Path) -> EngineRecord | None:
     try:
         return read_record(out)
-    except EngineError:  # of an older version, or damaged: made anew
+    except EngineError:  # of an older version, or damaged: it is replaced
         return None
 
 
-def _sources(bundle: Bundle, member: BundleMember, wanted: Precision) -> tuple[SourceFile, ...]:
-    """Half precision first, where it is wanted and there is any."""
+def _sources(bundle: Bundle, member: BundleMember, precision: Precision) -> tuple[SourceFile, ...]:
+    """Sources of a member in the order of trying: half precision first, if asked for and
+    available."""
     full = bundle.folder / member.file
     sources = [SourceFile("fp32", full, file_sha256(full))]
-    if wanted == "fp16" and member.half:
+    if precision == "fp16" and member.half:
         half = bundle.folder / member.half
         sources.insert(0, SourceFile("fp16", half, file_sha256(half)))
     return tuple(sources)
 
 
 def examine(root: Path = Path("/")) -> Machine:
-    """Look at this machine: module, driver, GPU, memory, board. Never fails; `root` is its file
+    """Examine this machine: module, driver, GPU, memory, board. Never fails; `root` is its file
     system."""
     board = [("board", board_of(root)), ("L4T", l4t_of(root)), ("power mode", power_mode())]
     facts = [(name, value) for name, value in board if value]
@@ -141,10 +138,10 @@ def examine(root: Path = Path("/")) -> Machine:
 
 
 def plan_table(machine: Machine, steps: list[Step]) -> Table:
-    """The plan for people."""
+    """The plan as a table."""
     here = (
         " · ".join(f"{name} {value}" for name, value in machine.facts)
-        or "this machine tells nothing of itself"
+        or "no facts about this machine"
     )
     workspace = ", ".join(map(str, WORKSPACE_MIB))
     caption = (
@@ -157,6 +154,6 @@ def plan_table(machine: Machine, steps: list[Step]) -> Table:
     for step in steps:
         first = step.sources[0]
         size = first.file.stat().st_size / 1e6
-        what = f"is there ({step.done.precision})" if step.done else "compile"
+        what = f"exists ({step.done.precision})" if step.done else "compile"
         table.add_row(step.member.name, first.precision, f"{size:.1f}", what)
     return table

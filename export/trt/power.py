@@ -1,5 +1,4 @@
-"""What a board draws while something runs, from the INA3221 that Jetsons carry. Other boards tell
-nothing."""
+"""Power consumption of a board, from the INA3221 sensor of Jetsons; other boards have none."""
 
 import statistics
 import threading
@@ -7,16 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_RAILS = (
-    "VDD_IN",
-    "SYS5V",
-)  # what comes in, on Orin Nano, NX and their carrier boards; else all rails are added
+# Input rails of Orin Nano, NX and their carrier boards; without them, all rails are added.
+_RAILS = ("VDD_IN", "SYS5V")
 _EVERY_S = 0.1
 
 
 def board_watts(root: Path = Path("/")) -> float | None:
-    """Power drawn now, in W: of the rail that feeds the board if there is one, else of all rails
-    together; None where there is no such sensor. `root` is the file system."""
+    """Present power in W: of the rail that feeds the board if there is one, else of all rails
+    together; None without a sensor. `root` is the file system."""
     rails: dict[str, float] = {}
     for monitor in sorted((root / "sys/class/hwmon").glob("hwmon*")):
         with suppress(OSError, ValueError):
@@ -29,7 +26,7 @@ def board_watts(root: Path = Path("/")) -> float | None:
 
 
 def _rails(monitor: Path) -> dict[str, float]:
-    """Label of each rail -> W, from millivolts and milliamperes."""
+    """Power in W by label of each rail, from millivolts and milliamperes."""
     found = {}
     for label in sorted(monitor.glob("in*_label")):
         number = label.name.removeprefix("in").removesuffix("_label")
@@ -52,7 +49,7 @@ class PowerMeter:
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._root = root
-        self.watts: float | None = None  # of the last block; None where the board does not tell
+        self.watts: float | None = None  # of the last block; None without a sensor
 
     @contextmanager
     def reading(self) -> Iterator[None]:

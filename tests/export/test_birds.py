@@ -255,7 +255,7 @@ def test_one_recording_is_enough(bundle: Path, field: Path, made: Path, tmp_path
         (("--bundle", "nowhere", "field"), "nowhere"),
         ((".",), ".: contains out, the folder for results"),
         (("noise",), "none of 1 recordings could be analysed"),
-        (("--from", "wheels"), "SHA-256 is"),
+        (("--from", "wheels"), "expected SHA-256"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(

@@ -470,7 +470,7 @@ def test_half_that_fails_parity_becomes_float32(halved: Path, tmp_path: Path) ->
         assert [m.precision for m in record.members] == ["fp32", "fp32"]
         assert all(m.note and m.note.startswith("fp16: max |Δp| ") for m in record.members)
     again = export_trt("trt", "--bundle", halved, "--out", tmp_path / "0.05", half_error=0.05)
-    assert "is there (fp32)" in again.stderr
+    assert "exists (fp32)" in again.stderr
     assert "compiling" not in again.stderr
     recognizer = best_recognizer(read_bundle(halved), AUTO, tmp_path / "0.05")
     assert recognizer.engine.name == "tensorrt-10.3.0.30"
@@ -686,7 +686,7 @@ def test_the_table_of_a_board(halved: Path, engines: Path, tmp_path: Path) -> No
         "tensorrt-10.3.0.30",
         "onnxruntime-cpu",
         "windows/s",
-        "not told",
+        "unknown",
         "max |Δp|",
         "fp16",
     ):
@@ -694,7 +694,7 @@ def test_the_table_of_a_board(halved: Path, engines: Path, tmp_path: Path) -> No
     assert "student" not in done.stdout
     done = export_trt("trt-bench", "--bundle", halved, "--engines", tmp_path)
     assert done.returncode == 1
-    assert "no engines here; python -m export trt makes them" in done.stderr
+    assert "no engines here; python -m export trt builds them" in done.stderr
 
 
 @pytest.mark.slow

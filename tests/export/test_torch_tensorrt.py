@@ -128,7 +128,7 @@ def test_pools_end_where_they_end_in_onnx(
 def test_what_torch_cannot_be_given_is_refused(tmp_path: Path) -> None:
     model = onnx.load(small_network(tmp_path / "a.onnx"))
     model.graph.node[1].op_type = "Birdsong"
-    with pytest.raises(BundleError, match="Birdsong is not known here"):
+    with pytest.raises(BundleError, match="Birdsong is not supported here"):
         OnnxNetwork(model.SerializeToString())
     model = onnx.load(small_network(tmp_path / "a.onnx"))
     (flat,) = (weight for weight in model.graph.initializer if weight.name == "flat")
@@ -280,7 +280,7 @@ The following ops are currently unsupported or excluded from conversion:
 
 def test_the_report_of_a_dry_run_is_read() -> None:
     assert read_report(_REPORT) == Coverage(508, 505, 2, {"torch.ops.aten.avg_pool2d.default": 3})
-    with pytest.raises(EngineError, match="no report that is understood"):
+    with pytest.raises(EngineError, match="report of torch-tensorrt is not understood"):
         read_report("")
 
 

@@ -1,7 +1,7 @@
 """The invented birds: names, ranges on the invented Earth, seasons, and song types.
 
 Species 0 and 1 sing the same song and never meet (west and east of North America): only the place
-distinguishes them. Knows nothing of recordings, or of sound beyond the Voice that it provides.
+distinguishes them. Knows nothing of recordings; of sound it provides the Voice alone.
 """
 
 from dataclasses import dataclass
