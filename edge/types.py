@@ -49,8 +49,8 @@ def utc_text(moment: datetime) -> str:
 
 
 class LoadLevel(IntEnum):
-    """What a station gives up while sound arrives faster than it is analysed; `shed` in the record
-    and in messages."""
+    """Work that a station leaves out while sound arrives faster than it is analysed; `shed` in the
+    record and in messages."""
 
     NOTHING = 0
     OVERLAP = 1  # windows overlap only as far as no sound is left out
