@@ -98,7 +98,7 @@ RULES: list[tuple[str, str, dict[str, Any], Facts]] = [
     ("degraded", "windows.hop_s", {"shed": 1}, Facts()),
     (
         "degraded",
-        "does not keep its sample rate (microphone.rate_hz: 'x' gives",
+        "does not keep its sample rate (microphone.rate_hz: 'x' delivers",
         {},
         Facts(card_problem=CARD),
     ),
