@@ -11,10 +11,8 @@ from edge.engines.openvino import CpuPrecision
 from edge.engines.record import Precision
 
 _ALLOWED = {  # largest and mean |Δscore|; 8 bits are evaluated by decisions instead
-    "fp32": (
-        PROBE_TOLERANCE,
-        PROBE_TOLERANCE,
-    ),  # exports keep a tenth of it; other machines round differently
+    # Exports keep a tenth of it; other machines round differently.
+    "fp32": (PROBE_TOLERANCE, PROBE_TOLERANCE),
     "fp16": (HALF_TOLERANCE, 0.002),
     "bf16": (HALF_TOLERANCE, 0.002),
     "int8": (1.0, 1.0),

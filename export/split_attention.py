@@ -37,7 +37,9 @@ def _has_two_groups(block: ResNestBottleneck) -> bool:
 
 def _rewrite(block: Any) -> None:
     block.conv1 = _InHalves(fuse_conv_bn_eval(block.conv1, block.bn1))
-    block.bn1, block.act1, block.conv2 = nn.Identity(), nn.Identity(), _TwoGroups(block.conv2)
+    block.bn1 = nn.Identity()
+    block.act1 = nn.Identity()
+    block.conv2 = _TwoGroups(block.conv2)
 
 
 class _InHalves(nn.Module):

@@ -177,10 +177,8 @@ class _RuntimeTrial:
         expected = dict(zip([m.name for m in manifest.members], probe.member_scores, strict=True))
         if manifest.student:
             expected[manifest.student.member.name] = probe.student_scores
-        self._probe, self._networks_say = (
-            probe.inputs,
-            np.stack([expected[n.name] for n in self._networks]),
-        )
+        self._probe = probe.inputs
+        self._networks_say = np.stack([expected[n.name] for n in self._networks])
         kinds = [member.kind for member in manifest.members]
         bag = acoustic_scores(
             probe.member_scores, kinds, manifest.blend, bundle.known(manifest.members)

@@ -60,11 +60,8 @@ def wrap(known: KnownModel, path: Path, classes: int) -> ModelProto:
     inputs or outputs do not fit."""
     try:
         model = onnx.load(path)
-    except (
-        OSError,
-        DecodeError,
-        ValidationError,
-    ) as error:  # the last: its weights' own file is missing
+    # ValidationError: the separate file with the weights is missing.
+    except (OSError, DecodeError, ValidationError) as error:
         raise UsageError(
             f"--from {path}: not an ONNX file: {' '.join(str(error).split())[:200]}"
         ) from error

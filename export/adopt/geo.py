@@ -51,10 +51,8 @@ def geo_to_onnx(network: TfliteNetwork, classes: NDArray[np.integer] | None = No
 def _add(graph: GraphBuilder, layer: Operator, inputs: list[_Value], name: str | None) -> _Value:
     if layer.op in _SIMPLE:
         return graph.add(_SIMPLE[layer.op], *inputs, name=name)
-    if layer.op in (
-        "DEQUANTIZE",
-        "EXPAND_DIMS",
-    ):  # weights are float32 by now, and columns stay columns
+    # Weights are float32 by now, and columns stay columns.
+    if layer.op in ("DEQUANTIZE", "EXPAND_DIMS"):
         return inputs[0]
     if layer.op == "STRIDED_SLICE":
         column = int(np.asarray(inputs[1]).ravel()[-1])

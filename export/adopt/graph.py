@@ -61,9 +61,8 @@ class GraphBuilder:
         return model
 
     def _weight(self, array: NDArray[Any]) -> str:
-        whole = np.ascontiguousarray(array).reshape(
-            array.shape
-        )  # ascontiguousarray makes a row of a scalar
+        # For a scalar, ascontiguousarray returns a row.
+        whole = np.ascontiguousarray(array).reshape(array.shape)
         key = whole.tobytes() + f"{whole.dtype}{whole.shape}".encode()
         if key not in self._weights:
             self._weights[key] = numpy_helper.from_array(whole, f"weight_{len(self._weights)}")

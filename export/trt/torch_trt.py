@@ -27,10 +27,8 @@ from export.trt.native import CompiledPlan
 from export.trt.onnx_torch import OnnxNetwork
 from export.trt.plan import INPUTS, Step
 
-_VERSION_MIN = (
-    2,
-    14,
-)  # earlier versions do not let us choose names and types of inputs and outputs
+# Earlier versions do not let us choose names and types of inputs and outputs.
+_VERSION_MIN = (2, 14)
 _MIB = 1 << 20
 _COUNTED = re.compile(r"consists of (\d+) Total Operators, of which (\d+) operators are supported")
 _MISSING = re.compile(r"^ (torch\.ops\.\S+): (\d+)$", re.MULTILINE)

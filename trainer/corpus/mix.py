@@ -33,23 +33,16 @@ from trainer.files import digest, read_json, write_csv, write_json
 PARTS = ("train", "test")
 LABEL_COLUMNS = ("row_id", "site", "audio_id", "seconds", "birds")
 EVENT_COLUMNS = (
-    "soundscape",
-    "start_s",
-    "end_s",
-    "species",
-    "snr_db",
-    "recording",
-    "recording_start_s",
+    *("soundscape", "start_s", "end_s", "species", "snr_db"),
+    *("recording", "recording_start_s"),
 )
 # Placeholders for site and day, of which nobody knows coordinates.
 SITE = "MIX"
 DAY = "20210101"
 _FIRST_ID = {"train": 10_000, "test": 50_000}
 _ROW_S = WINDOW_SAMPLES // RATE_HZ
-_BUSY = (
-    0.25,
-    0.5,
-)  # share of a soundscape's rows with a call: in the competition's labels it is 0.37
+# Share of a soundscape's rows with a call: in the competition's labels it is 0.37.
+_BUSY = (0.25, 0.5)
 _COMPANY = 3  # maximum number of further species beside a soundscape's main one
 _ANCHORED = 0.5  # share of the calls of the main species
 _LEVEL = 0.01  # of the background: -40 dBFS
@@ -200,7 +193,8 @@ class _Mix:
         self.out = out
         self.corpus = corpus
         self.options = options
-        self.problems, self.noted = Problems(), set[tuple[str, str]]()
+        self.problems = Problems()
+        self.noted = set[tuple[str, str]]()
         self.sound = lru_cache(maxsize=64)(self._sound)
         # Other recordings with the same sound as one that may be held out, by their keys.
         self.twins: dict[str, list[str]] = {}

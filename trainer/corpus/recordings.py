@@ -26,21 +26,12 @@ AUDIO = (  # suffixes of sound files
     *(".aif", ".aiff", ".aifc", ".au", ".caf", ".w64", ".rf64", ".bwf"),
 )
 COLUMNS = (
-    *(
-        "primary_label",
-        "secondary_labels",
-        "type",
-        "latitude",
-        "longitude",
-        "scientific_name",
-        "common_name",
-    ),
+    *("primary_label", "secondary_labels", "type", "latitude", "longitude"),
+    *("scientific_name", "common_name"),
     *("author", "date", "filename", "license", "rating", "time", "url"),
 )
-_NEEDED = (
-    "primary_label",
-    "filename",
-)  # the other official columns may be empty, but must be there
+# The other official columns may be empty, but must be there.
+_NEEDED = ("primary_label", "filename")
 _LAYOUT = "docs/corpus.md shows the layout"
 _BLOCK_S = 5.0
 

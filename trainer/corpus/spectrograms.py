@@ -188,9 +188,8 @@ def make_spectrograms(
         made = _make_images(pool, folder, plan, done, crops_max, console)
     seconds = time.monotonic() - seconds
     for name in (IMAGES, RANGES):
-        os.utime(
-            folder / name
-        )  # on a memory disk, writing to a mapped file leaves its time unchanged
+        # On a memory disk, writing to a mapped file leaves its time unchanged.
+        os.utime(folder / name)
     found = [(entry, done[entry.recording]) for entry, _ in plan]
     entries = [
         replace(entry, count=result.count, images=result.images)

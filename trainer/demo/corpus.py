@@ -53,9 +53,8 @@ _STATE = "corpus.json"
 _README = "README.txt"
 _BAD_DATES = ("2012-00-00", "0000-00-00", "2003-03-00", "1996-11-00")
 _BROKEN = ("missing_audio", "unreadable_audio", "empty_audio")
-_ALONE_MAX = (
-    16  # so few files are made faster here than in new processes, which first import everything
-)
+# So few files are made faster here than in new processes, which first import everything.
+_ALONE_MAX = 16
 
 
 @dataclass(frozen=True)

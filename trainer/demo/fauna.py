@@ -18,15 +18,20 @@ LIVES_AT = 0.2  # minimum share of the suitability of the best place
 SINGS_AT = 0.35  # minimum share of the activity on the best day
 _DAYS = 365
 _ADJECTIVES = (
-    "Amber", "Brindled", "Cobalt", "Dusky", "Elfin", "Fictive", "Gilded", "Hazel", "Indigo",
-    "Jaunty", "Keen", "Lunar", "Mottled", "Notional", "Ochre", "Pallid", "Quiet", "Russet", "Sable",
-    "Tawny", "Umber", "Vivid", "Whimsical", "Xeric", "Yonder", "Zebra", "Arcane", "Bogus", "Copper",
-    "Dapper", "Ember", "Fabled", "Ghostly", "Hollow", "Ivory", "Jolly", "Kindly", "Lucid",
-)  # fmt: skip
+    *("Amber", "Brindled", "Cobalt", "Dusky", "Elfin", "Fictive", "Gilded", "Hazel", "Indigo"),
+    *("Jaunty", "Keen", "Lunar", "Mottled", "Notional", "Ochre", "Pallid", "Quiet", "Russet"),
+    *("Sable", "Tawny", "Umber", "Vivid", "Whimsical", "Xeric", "Yonder", "Zebra", "Arcane"),
+    *("Bogus", "Copper", "Dapper", "Ember", "Fabled", "Ghostly", "Hollow", "Ivory", "Jolly"),
+    *("Kindly", "Lucid"),
+)
 _KINDS = (
-    ("Testwren", "Testornis"), ("Mockfinch", "Mockaria"), ("Simthrush", "Simulatrix"),
-    ("Protowarbler", "Prototypus"), ("Draftlark", "Draftula"), ("Trialpipit", "Trialis"),
-)  # fmt: skip
+    ("Testwren", "Testornis"),
+    ("Mockfinch", "Mockaria"),
+    ("Simthrush", "Simulatrix"),
+    ("Protowarbler", "Prototypus"),
+    ("Draftlark", "Draftula"),
+    ("Trialpipit", "Trialis"),
+)
 _LOOK_ALIKES = (
     ("Westerly Echobird", "Echornis occidens"),
     ("Easterly Echobird", "Echornis oriens"),

@@ -16,9 +16,10 @@ from trainer.demo.seeds import stream
 from trainer.demo.song import Voice, songs, vary
 
 COLUMNS = (
-    "primary_label", "secondary_labels", "type", "latitude", "longitude", "scientific_name",
-    "common_name", "author", "date", "filename", "license", "rating", "time", "url",
-)  # fmt: skip
+    *("primary_label", "secondary_labels", "type", "latitude", "longitude"),
+    *("scientific_name", "common_name"),
+    *("author", "date", "filename", "license", "rating", "time", "url"),
+)
 SHORTEST_S = 8.0
 LONGEST_S = 25.0
 LICENSE = "CC0 1.0 (synthetic)"

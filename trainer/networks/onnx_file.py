@@ -19,10 +19,8 @@ def write_onnx(
     """Write `path` with one input and one output of these names. The input is shaped like `example`
     but has 1 to `rows_max` rows. Weights are inside the file. ONNX's checker checks the graph."""
     rows = torch.export.Dim("rows", min=1, max=rows_max)
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-    ):  # the exporter chats on stdout
+    # The exporter chats on stdout.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # and warns of its own internals
         program = torch.onnx.export(
             network.eval(),

@@ -15,10 +15,8 @@ from torch import Tensor, nn
 from edge.contract.errors import ConfigError
 from trainer.run import TrainingPrecision
 
-_CPU_FLAGS = {
-    "avx512_bf16",
-    "amx_bf16",
-}  # as /proc/cpuinfo names them; without, bfloat16 is emulated and slow
+# As /proc/cpuinfo names them; without, bfloat16 is emulated and slow.
+_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 def choose_device(name: str) -> str:

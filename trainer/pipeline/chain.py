@@ -33,12 +33,8 @@ from trainer.tuning.row_images import FILE as ROW_IMAGES
 from trainer.tuning.row_images import make_row_images
 from trainer.tuning.verdict import guessing, tell_cautions
 
-_MODEL = (
-    "model.onnx",
-    "features.json",
-    "grid.npz",
-    NEARBY,
-)  # files of the metadata model that predictions need
+# Files of the metadata model that predictions need.
+_MODEL = ("model.onnx", "features.json", "grid.npz", NEARBY)
 
 
 @dataclass(frozen=True)

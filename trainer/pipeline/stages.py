@@ -37,24 +37,11 @@ from trainer.tuning.verdict import tell_cautions
 
 __all__ = ["STAGES", "Options", "alone", "run_stages", "stage_table", "tell_cautions"]
 
-_LIBRARIES = (
-    "torch",
-    "timm",
-    "catboost",
-    "onnx",
-    "onnxruntime",
-    "matplotlib",
-    "scipy",
-)  # loaded when needed
+# Loaded when needed.
+_LIBRARIES = ("torch", "timm", "catboost", "onnx", "onnxruntime", "matplotlib", "scipy")
 _STAGE = {stage.name: stage for stage in CHAIN}
-_READ = (
-    "sound",
-    "soundscapes",
-    "rasters",
-    "backgrounds",
-    "map",
-    "equal recordings",
-)  # inputs that are files
+# Inputs that are files.
+_READ = ("sound", "soundscapes", "rasters", "backgrounds", "map", "equal recordings")
 _REPAIRED = (IMAGES, RANGES)  # the stage finds their damaged rows itself
 
 

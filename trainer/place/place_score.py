@@ -66,9 +66,8 @@ def score_places(run: Run, table: Path) -> PlaceScore:
     rows = 0
     problems = Problems()
     found: list[tuple[str, float, float, int]] = []
-    for line, row in read_table(
-        table, COLUMNS, Problems()
-    ):  # problems with text encoding do not matter here
+    # Problems with text encoding do not matter here.
+    for line, row in read_table(table, COLUMNS, Problems()):
         rows += 1
         where = f"line {line}"
         if row is None:

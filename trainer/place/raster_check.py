@@ -13,13 +13,8 @@ from edge.prior.place import CATEGORY, Grid, Values
 # Share of the recordings with a value of a layer below which to warn; coasts alone stay above it.
 COVER_LOW = 0.9
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
-_MARKS = (
-    -32768.0,
-    -9999.0,
-    -999.0,
-    32767.0,
-    65535.0,
-)  # usual nodata values of programs; no layer has any of them often
+# Usual nodata values of programs; no layer has any of them often.
+_MARKS = (-32768.0, -9999.0, -999.0, 32767.0, 65535.0)
 _OFTEN = 0.001  # of the cells
 # Limits for any unit in use: degrees or kelvin, or tenths of them; millimetres; percent or less;
 # metres or feet.

@@ -29,11 +29,8 @@ _MEMORY = (
     "not enough memory to read it; free some, or make it coarser: rio warp FILE COARSER "
     "--res 0.25 --resampling average"
 )
-_TURNS = (
-    0.0,
-    360.0,
-    -360.0,
-)  # the same meridian by other numbers: grids start at -180, -180.375 or 0
+# The same meridian by other numbers: grids start at -180, -180.375 or 0.
+_TURNS = (0.0, 360.0, -360.0)
 
 
 @dataclass(frozen=True)

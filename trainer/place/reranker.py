@@ -82,16 +82,15 @@ class _Net(nn.Module):
 
     def __init__(self, own: int, shared: int, species: int) -> None:
         super().__init__()
-        self.species, self.out_species = nn.Embedding(species, _WIDTH), nn.Embedding(species, 1)
-        self.own, self.shared = nn.Linear(own, _WIDTH), nn.Linear(shared, _WIDTH, bias=False)
-        self.inner, self.out = nn.Linear(_WIDTH, _WIDTH), nn.Linear(_WIDTH, 1, bias=False)
+        self.species = nn.Embedding(species, _WIDTH)
+        self.out_species = nn.Embedding(species, 1)
+        self.own = nn.Linear(own, _WIDTH)
+        self.shared = nn.Linear(shared, _WIDTH, bias=False)
+        self.inner = nn.Linear(_WIDTH, _WIDTH)
+        self.out = nn.Linear(_WIDTH, 1, bias=False)
         self.rest = nn.Linear(shared, 1)
-        for layer in (
-            self.out,
-            self.rest,
-            self.species,
-            self.out_species,
-        ):  # initially the mixture is unchanged
+        # Initially the mixture is unchanged.
+        for layer in (self.out, self.rest, self.species, self.out_species):
             nn.init.zeros_(layer.weight)
         nn.init.zeros_(self.rest.bias)
         self.dropout = nn.Dropout(_DROPOUT)

@@ -111,17 +111,13 @@ def _told(folder: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise Interrupt from None
-    except (
-        CatBoostError,
-        DecodeError,
-    ) as error:  # DecodeError: half a file, written without an error
+    # DecodeError: half a file, written without an error.
+    except (CatBoostError, DecodeError) as error:
         found = _SYSTEM.search(str(error))
         if found and int(found[1]) in OUTSIDE:
             raise OSError(int(found[1]), os.strerror(int(found[1])), str(folder)) from error
-        with (
-            naming(folder),
-            tempfile.TemporaryFile(dir=folder) as probe,
-        ):  # a full disk gives a misleading error, or none
+        # A full disk gives a misleading error, or none.
+        with naming(folder), tempfile.TemporaryFile(dir=folder) as probe:
             os.posix_fallocate(probe.fileno(), 0, _ROOM_BYTES)
         line = " ".join(str(error).split())[:300]
         raise CorpusError(

@@ -70,12 +70,12 @@ class Predictor:
     """The bag of a finished run, with its tuning."""
 
     def __init__(self, run: Run, device: str = "auto") -> None:
-        self._run, bag, self._tuning = run, run.bag(), run.tuning()
-        self.codes, self._taxonomy, self._metadata = (
-            run.taxonomy.codes,
-            run.taxonomy,
-            run.metadata(),
-        )
+        self._run = run
+        bag = run.bag()
+        self._tuning = run.tuning()
+        self.codes = run.taxonomy.codes
+        self._taxonomy = run.taxonomy
+        self._metadata = run.metadata()
         self._kinds = [member.kind for member in bag]
         self._networks = [
             load_network(run, member.name).to(choose_device(device)) for member in bag
