@@ -199,7 +199,7 @@ def verify(
         table.add_row(f"{name} in 8 bits", f"{eight.largest:.1e}")
     table.add_row("blended", f"{found.blended:.1e}")
     table.add_row("prior", "none" if found.prior is None else f"{found.prior:.1e}")
-    table.add_row("one by one against batch", f"{found.single_against_batch:.1e}")
+    table.add_row("single windows against batch", f"{found.single_against_batch:.1e}")
     Screen(stderr=as_json).print(table)
     if as_json:
         say(json.dumps(asdict(found)))
@@ -323,7 +323,7 @@ def trt(
         say(f"warning: {warning}", file=sys.stderr)
     if builder == "torch-tensorrt":
         from export.trt.torch_trt import (
-            coverage_table,  # here, so that a machine without torch says so before it compiles
+            coverage_table,  # imported here, so that a machine without torch fails before compiling
         )
 
         if dry_run:
@@ -331,7 +331,7 @@ def trt(
     if dry_run:
         say(
             "nothing was "
-            f"compiled{f'; here it cannot be: {machine.problem}' if machine.problem else ''}"
+            f"compiled{f'; this machine cannot: {machine.problem}' if machine.problem else ''}"
         )
         return
     if machine.device is None:

@@ -201,7 +201,7 @@ def _hold(mark: Path, out: Path) -> Iterator[None]:
                 fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 advice = "wait for it or choose another --out"
-                raise UsageError(f"{out}: another export is at work on it; {advice}") from None
+                raise UsageError(f"{out}: in use by another export; {advice}") from None
             except OSError as error:
                 if error.errno not in _UNLOCKED:
                     raise

@@ -1,4 +1,4 @@
-"""python -m trainer: parses the arguments, calls the stages, turns errors into one line and an exit
+"""`python -m trainer`: parses arguments, calls the stages, turns errors into one line and an exit
 code."""
 
 import edge.contract.starting  # noqa: F401  before all that takes time
@@ -195,7 +195,7 @@ def mix_soundscapes(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the new corpus.", show_default=False)],
     hold_out: Annotated[
-        float, typer.Option(help="Share of each species' recordings to mix, not to train on.")
+        float, typer.Option(help="Share of each species' recordings to hold out for mixing.")
     ] = 0.25,
     soundscapes: Annotated[int, typer.Option(help="For training, and as many for testing.")] = 12,
     minutes: Annotated[int, typer.Option(help="Length of each.")] = 2,
@@ -232,7 +232,7 @@ def distil(
     ] = [],  # noqa: B006 - an empty list for typer
     data: Annotated[
         Path | None,
-        typer.Option(help="The run's corpus: its labelled soundscapes judge the student."),
+        typer.Option(help="The run's corpus, whose labelled soundscapes evaluate the student."),
     ] = None,
     weights: Weights = None,
     jobs: Jobs = default_jobs(),  # noqa: B008
@@ -320,7 +320,7 @@ def score_metadata(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
 ) -> None:
-    """Score a run's metadata model on recordings that were kept back."""
+    """Score a run's metadata model on recordings that were held out."""
     opened = importlib.import_module("trainer.run").Run(run)
     scored = importlib.import_module("trainer.place.place_score").score_places(opened, metadata)
     if as_json:

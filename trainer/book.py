@@ -199,7 +199,7 @@ class Book:
                 if part.startswith(_STAGE) and (
                     earlier not in stages or stages[earlier].result != found
                 ):
-                    what = f"{name} was made from another {earlier} than lies here"
+                    what = f"{name} was made from another {earlier} than the run has now"
                     raise CorpusError(f"{self._folder}: {what}; {ALL_STAGES}")
                 key = part.removeprefix(_RECIPE)
                 if part.startswith(_RECIPE) and digest(recipe.get(key)) != found:

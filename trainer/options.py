@@ -11,7 +11,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Data = Annotated[
     Path,
     typer.Option(
-        help="Corpus: a table and a folder for each species, as docs/corpus.md shows.",
+        help="Corpus: a table, and a folder for each species; see docs/corpus.md.",
         show_default=False,
     ),
 ]

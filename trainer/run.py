@@ -185,10 +185,10 @@ class Run:
             )
         run = cls(folder)
         if run.schema != SCHEMA:
-            advice = "it can be exported and predicted with; to train, choose another folder"
+            advice = "it can be exported and used for predictions; to train, choose another folder"
             raise ConfigError(
-                f"{folder}: begun by an older version, which kept no book of what was made from "
-                f"what; {advice}"
+                f"{folder}: made by an older version, which recorded no inputs of its stages; "
+                f"{advice}"
             )
         if run.recipe.digest != recipe.digest:
             differs = ", ".join(run.recipe.differences(recipe)[:3])
@@ -275,7 +275,7 @@ class Run:
         )
         return OutOfFold(file["rows"].astype(np.int64), file["scores"].astype(np.float32))
 
-    # what was chosen
+    # choices
 
     def bag(self) -> list[MemberInfo]:
         """Members of the bag."""

@@ -81,7 +81,7 @@ def read_source(
 ) -> SourceModel:
     """Fetch and check the files of a model. Raises UsageError, ConfigError or BundleError."""
     if known.packages and labels is not None:
-        raise UsageError(f"--labels {labels}: {name} brings its own labels; leave it out")
+        raise UsageError(f"--labels {labels}: {name} has its own labels; leave it out")
     return _packed(known, source) if known.packages else _brought(name, known, source, labels)
 
 

@@ -59,7 +59,7 @@ def _alone(out: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             advice = "wait for it or choose another --out"
-            raise UsageError(f"{out}: another `export trt` is at work in it; {advice}") from None
+            raise UsageError(f"{out}: in use by another `export trt`; {advice}") from None
         yield
 
 

@@ -71,7 +71,7 @@ def build_engine(
             for i in range(min(parser.num_errors, _ERRORS_MAX))
         ]
         reason = "; ".join(errors) or "no reason given"
-        raise BundleError(f"TensorRT {trt.__version__} does not take the network: {reason}")
+        raise BundleError(f"TensorRT {trt.__version__} does not support the network: {reason}")
     _give_only(network, output)
     config = _made(builder.create_builder_config(), "configuration")
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib * _MIB)
@@ -90,7 +90,7 @@ def build_engine(
 
 def _made(thing: Any, what: str) -> Any:
     if thing is None:
-        raise EngineError(f"TensorRT makes no {what}; is the memory full?")
+        raise EngineError(f"TensorRT could not create a {what}; is the memory full?")
     return thing
 
 
@@ -120,7 +120,7 @@ def _add_profile(
     for name, shape in profiles.items():
         profile.set_shape(name, shape.low, shape.best, shape.high)
     if config.add_optimization_profile(profile) < 0:
-        raise BundleError(f"TensorRT does not take the shapes {dict(profiles)}")
+        raise BundleError(f"TensorRT does not support the shapes {dict(profiles)}")
 
 
 def _set_timing_cache(config: Any, earlier: bytes) -> None:

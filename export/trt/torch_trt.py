@@ -95,7 +95,7 @@ def build_with_torch(
                 timing_cache_path=str(Path(folder) / "timing.cache"),
             )
         except unsupported as error:
-            raise BundleError(f"{name} does not take the network: {_line(error)}") from error
+            raise BundleError(f"{name} does not support the network: {_line(error)}") from error
         except RuntimeError as error:
             raise EngineError(
                 f"{name} built no engine with {workspace_mib} MiB of workspace: {_line(error)}"
@@ -170,7 +170,7 @@ def _program(onnx: bytes, takes: NetworkInputs, batch_max: int) -> Any:
     try:
         return torch.export.export(network, (example,), dynamic_shapes=({0: rows},))
     except RuntimeError as error:
-        raise BundleError(f"torch.export does not take the network: {_line(error)}") from error
+        raise BundleError(f"torch.export does not support the network: {_line(error)}") from error
 
 
 def _line(error: Exception) -> str:

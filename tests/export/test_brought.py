@@ -99,7 +99,7 @@ def test_codes_that_cannot_be_are_one_line(
 
 
 def test_labels_of_a_model_that_brings_its_own_are_refused(labels: Path) -> None:
-    with pytest.raises(UsageError, match="brings its own labels"):
+    with pytest.raises(UsageError, match="has its own labels"):
         read_source("birdnet-v2.4", read_known("birdnet-v2.4"), None, labels)
 
 

@@ -111,7 +111,7 @@ def test_two_at_once_are_one_and_a_line(bundles: tuple[Path, Path], tmp_path: Pa
     with bundle_place(tmp_path / "out") as work:
         (work / "manifest.json").write_text("{}")
         for name in ("out", "link"):
-            with pytest.raises(UsageError, match="another export is at work on it; wait for it"):
+            with pytest.raises(UsageError, match="in use by another export; wait for it"):
                 export(tmp_path / name, bundles[0])
         assert (work / "manifest.json").is_file()
         export(tmp_path / "other", bundles[0])

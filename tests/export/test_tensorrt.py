@@ -175,7 +175,7 @@ def test_what_cannot_be_compiled_is_refused(tmp_path: Path) -> None:
             workspace_mib=64,
         )
     assert "\n" not in str(caught.value)
-    with pytest.raises(BundleError, match="does not take the network"):
+    with pytest.raises(BundleError, match="does not support the network"):
         build_engine(
             trt, b"no network", window_profile("grey", (1, *IMAGE_SHAPE), 4), workspace_mib=64
         )
@@ -482,7 +482,7 @@ def test_a_network_that_tensorrt_does_not_take(halved: Path, tmp_path: Path) -> 
     done = export_trt("trt", "--bundle", halved, "--out", tmp_path / "e", unsupported="Sigmoid")
     assert done.returncode == 78
     assert done.stderr.splitlines()[-1].startswith(
-        "error: member stripes in fp16: TensorRT 10.3.0.30 does not take"
+        "error: member stripes in fp16: TensorRT 10.3.0.30 does not support"
     )
     assert "Traceback" not in done.stderr
 

@@ -133,7 +133,7 @@ def test_what_torch_cannot_be_given_is_refused(tmp_path: Path) -> None:
     model = onnx.load(small_network(tmp_path / "a.onnx"))
     (flat,) = (weight for weight in model.graph.initializer if weight.name == "flat")
     flat.CopyFrom(numpy_helper.from_array(np.array([2, 3]), "flat"))
-    with pytest.raises(BundleError, match=r"^torch.export does not take the network: [^\n]+$"):
+    with pytest.raises(BundleError, match=r"^torch.export does not support the network: [^\n]+$"):
         coverage(
             model.SerializeToString(), NetworkInputs((1, *IMAGE_SHAPE)), 4
         )  # its batch is fixed
@@ -214,7 +214,7 @@ def test_what_torch_tensorrt_does_not_take_is_refused(plans: Plans) -> None:
     pool = plans.of["pool"]
     assert pool["coverage"]["missing"] == {"torch.ops.aten.avg_pool2d.default": 1}
     assert re.fullmatch(
-        r"BundleError: torch-tensorrt 2\.\S+ does not take the network: [^\n]+", pool["error"]
+        r"BundleError: torch-tensorrt 2\.\S+ does not support the network: [^\n]+", pool["error"]
     )
     assert plans.of["small"]["bytes"] > 0
     assert set(inspect.signature(_double_of_convert()).parameters) <= plans.takes, (
@@ -368,7 +368,7 @@ def test_torch_tensorrt_gets_less_and_less_workspace(halved: Path, tmp_path: Pat
     assert done.returncode == 78
     last = done.stderr.splitlines()[-1]
     assert (
-        "member stripes in fp16: torch-tensorrt 2.14.0 does not take the network: Conversion of "
+        "member stripes in fp16: torch-tensorrt 2.14.0 does not support the network: Conversion of "
         "module" in last
     )
     assert "Traceback" not in done.stderr

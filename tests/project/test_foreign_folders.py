@@ -120,7 +120,7 @@ def test_engines_are_built_in_a_folder_by_one_at_a_time(tmp_path: Path) -> None:
     with _alone(tmp_path):
         (tmp_path / ".mixup.engine").write_text("being tried")
         with (
-            pytest.raises(UsageError, match="another `export trt` is at work in it; wait for it"),
+            pytest.raises(UsageError, match="in use by another `export trt`; wait for it"),
             _alone(tmp_path),
         ):
             pass

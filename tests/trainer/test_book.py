@@ -219,7 +219,7 @@ def test_networks_of_another_table_than_the_bag_are_not_used(ground: Ground) -> 
     told = fit_all(ground.options(), ("fit-cnn",))
     assert told.made == ("fit-cnn",)
     with pytest.raises(
-        CorpusError, match=r"bag was made from another fit-cnn than lies here; run: .*fit-all"
+        CorpusError, match=r"bag was made from another fit-cnn than the run has now; run: .*fit-all"
     ):
         Run.open(ground.out)
     told = fit_all(ground.options(), ("tune",))
@@ -272,7 +272,7 @@ def test_without_rasters_the_model_stays(ground: Ground) -> None:
         ground.asked = {"rasters": None}
         told = fit_all(ground.options(), names)
         assert (told.made, told.refused) == ((), "")
-        assert "no --rasters given: its model stays" in told.said
+        assert "no --rasters given: its model is kept" in told.said
     assert apart(picture(Run.open(ground.out)), before) == []
 
 

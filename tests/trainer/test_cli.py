@@ -126,7 +126,7 @@ def test_a_wrong_setting_or_corpus_ends_with_78_and_one_line(tmp_path: Path) -> 
         ),
         (
             ["fit-all", "--data", data, "--out", tmp_path / "run"],
-            "no run here yet; begin one: add --recipe demo",
+            "no run here yet; to start one, add --recipe demo",
         ),
         (
             [

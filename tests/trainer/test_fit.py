@@ -218,7 +218,7 @@ def test_a_stage_names_the_one_that_comes_before(data: Path, tmp_path: Path) -> 
 def test_a_new_run_wants_a_recipe_a_begun_one_has_it(data: Path, tmp_path: Path) -> None:
     asked = options(data, tmp_path / "run")
     with pytest.raises(
-        ConfigError, match="begin one: add --recipe demo, improved, published, small"
+        ConfigError, match="to start one, add --recipe demo, improved, published, small"
     ):
         run_stages(dataclasses.replace(asked, recipe=None), ("folds",), QUIET)
     run_stages(asked, ("folds",), QUIET)
@@ -255,7 +255,7 @@ def test_two_trainers_do_not_share_a_run(data: Path, straight: Run) -> None:
     ) as other:
         assert other.stdout
         other.stdout.readline()
-        with pytest.raises(ConfigError, match="another trainer is at work"):
+        with pytest.raises(ConfigError, match="in use by another trainer"):
             run_stages(options(data, straight.folder), ("folds",), QUIET)
         other.kill()
 

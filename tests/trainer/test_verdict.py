@@ -1,5 +1,5 @@
-"""A model that learned nothing, or hears no birds, is said loudly: in the stages, the report and
-the export."""
+"""A model that is no better than guessing, or hears no birds, gives warnings: in the stages, the
+report and the export."""
 
 import io
 import subprocess
@@ -94,7 +94,7 @@ def test_a_run_that_learned_nothing_says_so_everywhere(finished: Run) -> None:
     said = io.StringIO()
     tell_cautions(finished, Console(file=said, width=500))
     assert said.getvalue().count("warning: ") == 2
-    assert "learned nothing" in said.getvalue()
+    assert "no better than guessing" in said.getvalue()
     assert "no better than saying 'no bird' throughout" in said.getvalue()
     corpus = make_corpus(finished.folder.parent / "again")
     page = write_report(finished, corpus).read_text(encoding="utf8")

@@ -295,7 +295,8 @@ def _recipe(options: Options, names: Sequence[str]) -> Recipe:
         recipe = find_recipe("published")
     else:
         raise ConfigError(
-            f"{options.out}: no run here yet; begin one: add --recipe {', '.join(recipe_names())}"
+            f"{options.out}: no run here yet; to start one, add --recipe "
+            f"{', '.join(recipe_names())}"
         )
     return replace(recipe, metadata=replace(recipe.metadata, **own)) if own else recipe
 
@@ -310,5 +311,5 @@ def alone(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             advice = "wait for it or choose another --out"
-            raise ConfigError(f"{folder}: another trainer is at work in it; {advice}") from None
+            raise ConfigError(f"{folder}: in use by another trainer; {advice}") from None
         yield

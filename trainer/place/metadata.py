@@ -357,7 +357,7 @@ def _show(figures: dict[str, Any], details: bool) -> None:
                 f"warning: {name}.tif has a value at {share:.0%} of the recordings; the others "
                 f"count as average"
             )
-    title = f"{rows['validation']:,} random recordings kept back"
+    title = f"{rows['validation']:,} random recordings held out"
     columns = {
         f"kind {figures['kind']}": figures["validation"],
         "commonest species": figures["baseline_majority"],

@@ -89,10 +89,7 @@ class Places:
             where = np.stack([self.latitude, self.longitude, self.day_of_year])
             if np.ptp(where, axis=1).any():
                 return None
-            return (
-                "all recordings are of one place and day: nothing in them tells one species "
-                "from another"
-            )
+            return "all recordings are of one place and day, which do not distinguish species"
         return (
             f"expected at least {ROWS_MIN} recordings of {SPECIES_MIN} species with place and "
             f"date, found {len(self.label)} of {len(self.codes)} ({self.without_place} have no "

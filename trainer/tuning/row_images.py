@@ -105,7 +105,7 @@ def make_row_images(
 def _labelled_windows(soundscape: Soundscape, padding: Padding) -> tuple[list[Window], int]:
     """The windows of labelled rows, in order, and the length of the recording in samples. No other
     images are kept in memory. Raises RecordingError if nothing can be decoded."""
-    # Of a recording that does not end.
+    # Windows as if the recording did not end: all others can be dropped at once.
     whole = {row_window(row, sys.maxsize) for row in soundscape.labels}
     kept: list[Window] = []
     last: Window | None = None

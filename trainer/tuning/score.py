@@ -58,7 +58,7 @@ class PredictionScore:
             "rows": score.rows,
             "rows with birds": self.call_rows,
             "rows not predicted, taken as 'no bird'": self.rows_not_predicted,
-            "predicted rows that no label knows": self.rows_not_labelled,
+            "predicted rows without labels": self.rows_not_labelled,
         }
         for name, count in counts.items():
             table.add_row(name, f"{count:,}", "")
