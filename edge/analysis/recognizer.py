@@ -244,10 +244,10 @@ class Recognizer:
                 raise BundleError(
                     f"{folder}: this machine computes other images than those of the bundle's probe"
                 )
-        found = self.recognise(probe.inputs, probe.prior if probe.prior.size else None)
+        scores = self.recognise(probe.inputs, probe.prior if probe.prior.size else None)
         expected = self._expected(probe)
-        differences = [(found.members - expected)[~np.isnan(expected)]]
-        differences += [] if self.members == "student" else [found.blended - probe.blended]
+        differences = [(scores.members - expected)[~np.isnan(expected)]]
+        differences += [] if self.members == "student" else [scores.blended - probe.blended]
         worst = max(float(np.max(np.abs(d))) for d in differences)
         if not worst <= self.engine.tolerance:  # also true for NaN
             raise BundleError(

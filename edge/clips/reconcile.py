@@ -61,16 +61,16 @@ class ReconcileSummary:
 def reconcile(table: ClipBooks, folder: Path) -> ReconcileSummary:
     """Make rows and files match. Raises StoreError if the record cannot be read or written."""
     with table.held() as rows:
-        gone = [clip.id for clip in rows if not is_there(folder, clip.path)]
-        if len(gone) == len(rows) > _MISSING_MAX:
+        missing = [clip.id for clip in rows if not is_there(folder, clip.path)]
+        if len(missing) == len(rows) > _MISSING_MAX:
             return ReconcileSummary(away=True)
         going = table.going()
         strange = _clip_files(folder) - {clip.path for clip in rows}
         parts = {path for path in strange if path.endswith(".part") and remove_left(folder / path)}
-    for at in range(0, len(gone), _FORGET_MAX):
-        table.forget(gone[at : at + _FORGET_MAX])
+    for at in range(0, len(missing), _FORGET_MAX):
+        table.forget(missing[at : at + _FORGET_MAX])
     removed = parts | (remove_going(table, folder) & going)
-    return ReconcileSummary(len(gone), len(removed), len(strange - removed))
+    return ReconcileSummary(len(missing), len(removed), len(strange - removed))
 
 
 def _clip_files(folder: Path) -> set[str]:

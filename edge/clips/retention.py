@@ -131,18 +131,18 @@ class Retention:
         elif not self._folder.is_dir():
             return RetentionSummary(disk=self._disk(self._reserve.path.parent))
         done = RetentionSummary(disk=self._disk(self._folder))
-        gone = self._gone()
+        missing = self._missing_clips()
         done.clock_is_set = clock_is_set
         known = now if clock_is_set else None
         room, needed = self._room(done, known)
-        going = self._choose(done, known, needed - room, limit, {clip.id for clip in gone})
+        going = self._choose(done, known, needed - room, limit, {clip.id for clip in missing})
         for clip, reason in going:
             done.note(clip, reason)
-        leaving = gone + [clip for clip, _ in going]
+        leaving = missing + [clip for clip, _ in going]
         if dry_run:
             done.missing = sum(not is_there(self._folder, clip.path) for clip in leaving)
         else:
-            for clips, spare_kept in ((gone, False), (leaving[len(gone) :], True)):
+            for clips, spare_kept in ((missing, False), (leaving[len(missing) :], True)):
                 for at in range(0, len(clips), _COMMIT_MAX):
                     self._remove(clips[at : at + _COMMIT_MAX], done, spare_kept)
             remove_going(self._table, self._folder)
@@ -159,16 +159,16 @@ class Retention:
         if not os.access(self._folder, os.W_OK):
             raise StoreError(f"{self._folder}: not writable; no clip was removed")
 
-    def _gone(self) -> list[StoredClip]:
+    def _missing_clips(self) -> list[StoredClip]:
         """Clips among the newest whose files somebody has removed by hand."""
         clips = self._table.newest(_LOOKED_AT)
-        gone = [clip for clip in clips if not is_there(self._folder, clip.path)]
-        if len(gone) == len(clips) >= _AWAY_MIN:
+        missing = [clip for clip in clips if not is_there(self._folder, clip.path)]
+        if len(missing) == len(clips) >= _AWAY_MIN:
             raise StoreError(
                 f"{self._folder}: none of the clips exists; is its disk mounted? Nothing was "
                 f"removed"
             )
-        return gone
+        return missing
 
     def _room(self, done: RetentionSummary, now: datetime | None) -> tuple[int, int]:
         """Bytes left until the disk reaches its share, and the number that should be left. The

@@ -102,12 +102,12 @@ class Shortfall:
 
     def stored(self, recording: str, effort: Sequence[Effort]) -> None:
         """Note that this effort is in the record."""
-        self._of(recording)
+        self._switch_to(recording)
         self._known = {(e.hour, e.shed): e.analysed_s for e in effort}
 
     def refused(self, recording: str, effort: Sequence[Effort]) -> None:
         """Note that the growth of this effort since the last total was refused for good."""
-        self._of(recording)
+        self._switch_to(recording)
         for e in effort:
             key = (e.hour, e.shed)
             self._refused[key] = (
@@ -115,7 +115,7 @@ class Shortfall:
             )
         self._known = {(e.hour, e.shed): e.analysed_s for e in effort}
 
-    def _of(self, recording: str) -> None:
+    def _switch_to(self, recording: str) -> None:
         if recording != self._recording:
             self._recording = recording
             self._known = {}

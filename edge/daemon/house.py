@@ -68,18 +68,18 @@ class House:
         config = self._settings()
         try:
             with ClipTable(config.database, durable=True) as table:
-                found = reconcile(table, config.clips_folder)
+                summary = reconcile(table, config.clips_folder)
         except StoreError:
             return
-        if found.away:
+        if summary.away:
             log.warning(
                 "clips: none of many files is there; is their disk mounted? Nothing was cleaned up"
             )
-        elif found.rows_cleaned or found.files_removed or found.unknown:
+        elif summary.rows_cleaned or summary.files_removed or summary.unknown:
             log.warning(
                 "clips: %d rows without a file cleared, %d files without a row removed, %d "
                 "complete ones kept",
-                found.rows_cleaned,
-                found.files_removed,
-                found.unknown,
+                summary.rows_cleaned,
+                summary.files_removed,
+                summary.unknown,
             )

@@ -178,12 +178,12 @@ class Live:
             return
         self._wake()
         assert self._microphone is not None
-        heard = self._microphone.read(_WAIT_S)
+        piece = self._microphone.read(_WAIT_S)
         self._weigh(self._microphone.waiting_s)
-        if isinstance(heard, Chunk):
-            self._hear(heard)
-        elif isinstance(heard, Gap):
-            self._miss(heard)
+        if isinstance(piece, Chunk):
+            self._hear(piece)
+        elif isinstance(piece, Gap):
+            self._miss(piece)
         self._note_silence()
 
     def end(self, patience_s: float) -> None:
@@ -191,11 +191,11 @@ class Live:
         overloaded machine; then the stretch and its gaps are closed."""
         deadline = self.clock.at_s() + (0 if self._load.shed else patience_s)
         while self._microphone and self._microphone.waiting_s > 0 and self.clock.at_s() < deadline:
-            heard = self._microphone.read(0.0)
-            if isinstance(heard, Chunk):
-                self._hear(heard)
-            elif isinstance(heard, Gap):
-                self._miss(heard)
+            piece = self._microphone.read(0.0)
+            if isinstance(piece, Chunk):
+                self._hear(piece)
+            elif isinstance(piece, Gap):
+                self._miss(piece)
             else:
                 break
         if self._unstored:

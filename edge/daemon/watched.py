@@ -295,8 +295,8 @@ class WatchedFolder:
         begun = time.monotonic()
         ready = self._watch.ready()
         self._looked_at = time.monotonic()
-        there = set(ready)
-        self._later = {path: when for path, when in self._later.items() if path in there}
+        paths = set(ready)
+        self._later = {path: when for path, when in self._later.items() if path in paths}
         now = [p for p in ready if p not in self._later or self._later[p].at_s <= self._looked_at]
         self._ready = self._in_order(now)[::-1]
         self._look_s = max(_LOOK_S, _LOOK_SHARE * (self._looked_at - begun))

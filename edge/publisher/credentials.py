@@ -35,7 +35,7 @@ def password(settings: MqttSettings, environment: Mapping[str, str] = os.environ
             f"mqtt.password_file: {path}: is not UTF-8; save it as plain text in UTF-8"
         ) from None
     except OSError as error:
-        raise ConfigError(f"mqtt.password_file: {path}: {_words(error)}") from error
+        raise ConfigError(f"mqtt.password_file: {path}: {_reason(error)}") from error
 
 
 def tls_context(tls: TlsSettings) -> ssl.SSLContext:
@@ -49,7 +49,7 @@ def tls_context(tls: TlsSettings) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=tls.ca_file)
     except OSError as error:  # ssl's errors are OSErrors
-        raise ConfigError(f"mqtt.tls.ca_file: {tls.ca_file}: {_words(error)}") from error
+        raise ConfigError(f"mqtt.tls.ca_file: {tls.ca_file}: {_reason(error)}") from error
     context.sslsocket_class = _Socket
     if tls.cert_file:
         try:
@@ -57,7 +57,7 @@ def tls_context(tls: TlsSettings) -> ssl.SSLContext:
         except OSError as error:
             files = f"{tls.cert_file}, {tls.key_file or 'with the key in it'}"
             raise ConfigError(
-                f"mqtt.tls.cert_file and key_file: {files}: {_words(error)}"
+                f"mqtt.tls.cert_file and key_file: {files}: {_reason(error)}"
             ) from error
     return context
 
@@ -78,7 +78,7 @@ def _no_passphrase() -> str:
     return ""
 
 
-def _words(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
         return f"not a PEM file, or the key does not match or has a passphrase ({error.reason})"
     return str(getattr(error, "strerror", None) or error)

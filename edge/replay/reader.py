@@ -197,11 +197,11 @@ class _Reader:
             with open_file(task.path, self._pulse) as file:
                 yield from self._whole(file)
         except UnreadError as error:
-            yield self._unread(error.error)
+            yield self._read_failure(error.error)
         except RecordingError as error:
-            yield self._refused(error)
+            yield self._refusal(error)
         except OSError as error:
-            yield self._unread(error)
+            yield self._read_failure(error)
         except MemoryError:
             yield from self._out_of_memory(task)
         else:
@@ -225,11 +225,11 @@ class _Reader:
         for task, id_ in waiting.values():
             yield ReadFailure(task, OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), id_)
 
-    def _unread(self, error: OSError, changed: bool = False) -> ReadFailure:
+    def _read_failure(self, error: OSError, changed: bool = False) -> ReadFailure:
         self._drop()
         return ReadFailure(self._task, error, self._row.id if self._row else None, changed)
 
-    def _refused(self, error: RecordingError) -> RecordingRefusal:
+    def _refusal(self, error: RecordingError) -> RecordingRefusal:
         self._drop()
         row = self._row
         decoder = self._decoder
@@ -238,7 +238,7 @@ class _Reader:
             if row
             else file_id(self._analyst.config.station.id, self._task.name, self._digest)
         )
-        lost = _lost(row, decoder.position_s, decoder) if row and decoder else None
+        lost = _lost_gap(row, decoder.position_s, decoder) if row and decoder else None
         return RecordingRefusal(self._task, refused, error.reason, lost)
 
     def _drop(self) -> None:
@@ -279,7 +279,7 @@ class _Reader:
             if still_holds(file, state, self._digest):
                 self._open.append(ended)
             else:
-                yield self._unread(
+                yield self._read_failure(
                     OSError(errno.ESTALE, "the file changed while it was read"), changed=True
                 )
 
@@ -307,7 +307,7 @@ class _Reader:
                 self._batch.add(stretch)
             yield from self.answered()
         last = self._closed(stretch)
-        lost = _lost(row, stretch.ends_s, decoder)
+        lost = _lost_gap(row, stretch.ends_s, decoder)
         last.ended = RecordingEnd(
             self._task, row, heard_s, 0, decoder.warning, lost, decoder.note, sums.text
         )
@@ -325,8 +325,8 @@ class _Reader:
         if decoder.expected_s is None:  # the time is that of its end: decode it to get its length
             start = self._start(file, decoder, whole=True)
         # rounded as in the record, so that an interrupted recording can be resumed
-        guess = _of_row(utc_text(start.start_utc))
-        before = _of_row(identity.since) if identity.since else guess
+        guess = _row_time(utc_text(start.start_utc))
+        before = _row_time(identity.since) if identity.since else guess
         return replace(
             start, start_utc=before if before.year >= YEAR_MIN and before < guess else guess
         )
@@ -372,7 +372,7 @@ class _Reader:
                 yield replace(over.ended, windows=over.stretch.windows)
 
 
-def _of_row(time: str) -> datetime:
+def _row_time(time: str) -> datetime:
     return datetime.fromisoformat(time.replace("Z", "+00:00"))
 
 
@@ -429,7 +429,7 @@ def _place(
     return None
 
 
-def _lost(row: RecordingRow, ends_s: float, decoder: Decoder) -> GapRow | None:
+def _lost_gap(row: RecordingRow, ends_s: float, decoder: Decoder) -> GapRow | None:
     """Gap after `ends_s` for sound that was announced but could not be decoded, if any."""
     if not decoder.lost_s:
         return None

@@ -196,7 +196,7 @@ class Replay:
             try:
                 task = RecordingTask.of(path, name, self._source)
             except OSError as error:
-                ended.append(_unread_file(name, 0, error))
+                ended.append(_failed_file(name, 0, error))
                 continue
             earlier = self._finished(task)
             if earlier:
@@ -227,7 +227,7 @@ class Replay:
             elif isinstance(event, RecordingStart):
                 self._begin(event)
             elif isinstance(event, SameRecording):
-                return self._same(event)
+                return self._same_recording(event)
             else:
                 return self._last(event)
         return []
@@ -235,7 +235,7 @@ class Replay:
     def _store_part(self, event: SoundBlock | SoundGap | BatchResult) -> None:
         """Store part of a recording."""
         if isinstance(event, BatchResult):
-            self._found(event)
+            self._store_results(event)
         elif isinstance(event, SoundGap):
             self._miss(event)
         else:
@@ -248,10 +248,10 @@ class Replay:
         instead = self._passed_over.pop(event.task.name, None)
         if instead is not None:
             part = event.task.bytes < instead.task.bytes
-            return self._same(
+            return self._same_recording(
                 SameRecording(event.task.in_part() if part else event.task, instead.row.id)
             )
-        outcome = self._over(event)
+        outcome = self._store_last(event)
         with self._lock:  # from now on the record itself has its outcome
             for mine in [mine for mine, name in self._readers.items() if name == event.task.name]:
                 del self._readers[mine]
@@ -260,12 +260,15 @@ class Replay:
         if isinstance(event, ReadFailure):  # to be tried again next time
             return [
                 outcome,
-                *(_unread(ReadFailure(twin.task, event.error, None)) for twin in twins),
+                *(_failed_outcome(ReadFailure(twin.task, event.error, None)) for twin in twins),
             ]
         counts = outcome.recording or ""
-        return [outcome, *(same for twin in twins for same in self._same(replace(twin, id=counts)))]
+        return [
+            outcome,
+            *(same for twin in twins for same in self._same_recording(replace(twin, id=counts))),
+        ]
 
-    def _over(self, event: RecordingEnd | RecordingRefusal | ReadFailure) -> Outcome:
+    def _store_last(self, event: RecordingEnd | RecordingRefusal | ReadFailure) -> Outcome:
         if isinstance(event, RecordingEnd):
             return self._end(event)
         if isinstance(event, RecordingRefusal):
@@ -273,9 +276,9 @@ class Replay:
         self._forget(event.id)
         if event.changed and event.id:
             self.store.withdraw(event.id)
-        return _unread(event)
+        return _failed_outcome(event)
 
-    def _same(self, event: SameRecording) -> list[Outcome]:
+    def _same_recording(self, event: SameRecording) -> list[Outcome]:
         """Outcome of a file whose recording is analysed already; none yet if another file of it is
         being read."""
         task = event.task
@@ -287,21 +290,23 @@ class Replay:
         self.progress.bytes_done += task.bytes
         done = self.store.finished_recording(event.id)
         if done is None:  # the other file could not be read
-            return [_unread(ReadFailure(task, OSError(0, "its copy could not be read"), None))]
+            return [
+                _failed_outcome(ReadFailure(task, OSError(0, "its copy could not be read"), None))
+            ]
         if event.better:
             return [_earlier(task, done)]
         grown = grown_out_of(self.store, self._station, task, event.id, self._pulse)
         sound = self.store.sound_of(event.id)
         within, whole = alike(self.store, self._station, task, event.id, sound, done.audio_s)
         return [
-            self._stands(
+            self._note_same(
                 task,
                 whole or event.id,
                 grown | dict.fromkeys([event.id] if whole else within, True),
             )
         ]
 
-    def _stands(self, task: RecordingTask, recording: str, grown: dict[str, bool]) -> Outcome:
+    def _note_same(self, task: RecordingTask, recording: str, grown: dict[str, bool]) -> Outcome:
         """Note that a file is, or is contained in, this finished recording."""
         self.store.same_again(recording, self._station, task.name, task.file, grown)
         done = self.store.finished_recording(recording)
@@ -347,7 +352,7 @@ class Replay:
             self.progress.bytes_done -= seconds * bytes_each_s
             self._forget(recording)
 
-    def _found(self, found: BatchResult) -> None:
+    def _store_results(self, found: BatchResult) -> None:
         recording = found.row.id
         self._new[recording] += self.store.add(
             recording, self.analyst.bundle.id, found.detections, found.messages, found.effort
@@ -376,7 +381,7 @@ class Replay:
         within, whole = alike(
             self.store, self._station, task, recording, event.sound, event.audio_s
         )
-        stands = self._stands(task.in_part(), whole, {recording: True}) if whole else None
+        stands = self._note_same(task.in_part(), whole, {recording: True}) if whole else None
         if stands is None:
             self.store.finish(
                 recording,
@@ -456,11 +461,11 @@ def _earlier(task: RecordingTask, done: EarlierAnalysis) -> Outcome:
     )
 
 
-def _unread(event: ReadFailure) -> Outcome:
-    return _unread_file(event.task.name, event.task.bytes, event.error)
+def _failed_outcome(event: ReadFailure) -> Outcome:
+    return _failed_file(event.task.name, event.task.bytes, event.error)
 
 
-def _unread_file(name: str, size: int, error: OSError) -> Outcome:
+def _failed_file(name: str, size: int, error: OSError) -> Outcome:
     return Outcome(
         name, size, "refused", f"cannot be read: {error.strerror or error}", 0.0, 0, 0, False, None
     )

@@ -37,10 +37,10 @@ class AttemptLog:
         self._boot = boot_id()
         self._process = this_process()
         for boot, process in store.reading(station):
-            here = boot is not None and boot == self._boot
-            if not here or not runs(process):
+            this_boot = boot is not None and boot == self._boot
+            if not this_boot or not runs(process):
                 store.process_gone(
-                    station, boot, process, died=here and process != _told_to_stop(store.path)
+                    station, boot, process, died=this_boot and process != _told_to_stop(store.path)
                 )
 
     def refusal(self, task: RecordingTask) -> RecordingRefusal | None:

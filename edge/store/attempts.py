@@ -153,19 +153,19 @@ class Attempts(Connection):
 
     def deaths(self, station: str, path: str, file: FileState) -> int:
         """Number of times that the program died while reading this file in its present state."""
-        found = self.rows(
+        rows = self.rows(
             "SELECT deaths FROM attempts WHERE station = ? AND path = ? AND bytes = ?"
             " AND iif(sample = '', mtime_ns = ?, sample = ?)",
             (station, path, file.bytes, file.mtime_ns, file.sample),
         )
-        return int(found[0][0]) if found else 0
+        return int(rows[0][0]) if rows else 0
 
     def begun(self, station: str, path: str, file: FileState) -> str | None:
         """Id of the unfinished recording of this file in its present state, if any."""
-        found = self.rows(
+        rows = self.rows(
             "SELECT r.id FROM files f JOIN recordings r ON r.id = f.recording WHERE f.station = ? "
             "AND f.path = ?"
             " AND f.bytes = ? AND f.sample = ? AND r.state = 'started'",
             (station, path, file.bytes, file.sample),
         )
-        return str(found[0][0]) if found else None
+        return str(rows[0][0]) if rows else None

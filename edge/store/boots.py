@@ -37,7 +37,7 @@ _NO_BOOT = "unknown"  # on a machine without boot ids
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _RunSpan:
     """A run in the record."""
 
     run: str
@@ -100,7 +100,7 @@ class BootTable(Connection):
             if known is None or known.known not in KNOWN:
                 self._tell(station, run)
             self._settle(station, run.zone)
-            one = next(one for one in self._kept(station) if one.run == run.id)
+            one = next(one for one in self._run_spans(station) if one.run == run.id)
             begin_s = one.end_ms / 1000
             if until_s - begin_s < _SHORT_S:
                 return
@@ -144,7 +144,7 @@ class BootTable(Connection):
             "'rtc')"
         )[0][0]
         last = None if old is None else moment_of(old)
-        for one in self._kept(None):
+        for one in self._run_spans(None):
             began = utc_at(one.offset_ms, one.begin_ms / 1000)
             if one.boot != boot and is_known(one.known, began, last):
                 last = utc_at(one.offset_ms, one.end_ms / 1000)
@@ -224,7 +224,7 @@ class BootTable(Connection):
     def _tell(self, station: str, run: StationRun) -> list[str]:
         """Set the clock offset of a run's boot for all runs of this boot, unless a better known one
         is stored; among equals the latest counts. Returns these runs."""
-        kept = self._kept(station)
+        kept = self._run_spans(station)
         group = same_boot(kept, run.id)
         line = Line(run.offset_ms, run.known)
         best = next((one for one in reversed(group) if one.known in KNOWN), None)
@@ -237,7 +237,7 @@ class BootTable(Connection):
             )
         return [one.run for one in group]
 
-    def _kept(self, station: str | None) -> list[_Kept]:
+    def _run_spans(self, station: str | None) -> list[_RunSpan]:
         """All runs in chronological order."""
         of = "" if station is None else " WHERE b.station = ?"
         rows = self.rows(
@@ -252,10 +252,10 @@ class BootTable(Connection):
         for run, source, boot, began_s, begin_s, end_s, *line in rows:
             begin_s = began_s if begin_s is None else begin_s
             end_s = began_s if end_s is None else max(began_s, end_s)
-            runs.append(_Kept(run, source, boot, ms(begin_s), ms(end_s), *line))
+            runs.append(_RunSpan(run, source, boot, ms(begin_s), ms(end_s), *line))
         for number, (one, after) in enumerate(pairwise(runs)):
             # a run ends when the next one begins, even if its last row ends later
-            if _goes_on(one, after):
+            if _is_same_boot(one, after):
                 runs[number] = replace(
                     one, end_ms=min(one.end_ms, max(one.begin_ms, after.begin_ms))
                 )
@@ -264,10 +264,10 @@ class BootTable(Connection):
     def _settle(self, station: str, zone: tzinfo | None) -> MovedRows:
         """Move all runs to their best known place in UTC, and store the gaps `off` between them
         again. Returns the numbers of moved rows."""
-        kept = self._kept(station)
-        groups: list[list[_Kept]] = []
+        kept = self._run_spans(station)
+        groups: list[list[_RunSpan]] = []
         for one in kept:
-            if groups and _goes_on(groups[-1][-1], one):
+            if groups and _is_same_boot(groups[-1][-1], one):
                 groups[-1].append(one)
             else:
                 groups.append([one])
@@ -276,7 +276,7 @@ class BootTable(Connection):
             for g in groups
         ]
         moved = none_moved()
-        now: list[_Kept] = []
+        now: list[_RunSpan] = []
         for group, offset_ms in zip(groups, placed(spans), strict=True):
             for one in group:
                 if one.offset_ms != offset_ms:
@@ -322,7 +322,7 @@ class BootTable(Connection):
             (station,),
         )
 
-    def _store_absences(self, station: str, runs: list[_Kept], zone: tzinfo | None) -> None:
+    def _store_absences(self, station: str, runs: list[_RunSpan], zone: tzinfo | None) -> None:
         """Store the gaps `off` between runs. They belong to the later run and have no `boot_s`."""
         self._db.execute(
             "DELETE FROM gaps WHERE station = ? AND run IS NOT NULL AND boot_s IS NULL", (station,)
@@ -347,7 +347,7 @@ class BootTable(Connection):
         return None if last is None else moment_of(last)
 
     def _add_absence(
-        self, station: str, run: _Kept, since: datetime, until: datetime, zone: tzinfo | None
+        self, station: str, run: _RunSpan, since: datetime, until: datetime, zone: tzinfo | None
     ) -> None:
         gap = GapRow(
             id=stable_id(run.run, "off"),
@@ -372,7 +372,7 @@ def _state_of(known: Known) -> ClockState:
     return "unsynced" if known == "unsynced" else "rtc" if known == "rtc" else "synced"
 
 
-def _goes_on(before: _Kept, after: _Kept) -> bool:
+def _is_same_boot(before: _RunSpan, after: _RunSpan) -> bool:
     """True if `after` is a later run of the same boot as `before`. With boot ids it is enough that
     it began later, even if rows of the earlier run extend beyond its begin."""
     if after.boot != before.boot:
@@ -381,12 +381,12 @@ def _goes_on(before: _Kept, after: _Kept) -> bool:
     return later or after.begin_ms >= before.end_ms - _CARD_AHEAD_MS
 
 
-def same_boot(kept: Sequence[_Kept], run: str) -> list[_Kept]:
+def same_boot(kept: Sequence[_RunSpan], run: str) -> list[_RunSpan]:
     """A run together with its neighbours on the same boot's clock."""
     first = last = [one.run for one in kept].index(run)
-    while first > 0 and _goes_on(kept[first - 1], kept[first]):
+    while first > 0 and _is_same_boot(kept[first - 1], kept[first]):
         first -= 1
-    while last + 1 < len(kept) and _goes_on(kept[last], kept[last + 1]):
+    while last + 1 < len(kept) and _is_same_boot(kept[last], kept[last + 1]):
         last += 1
     return list(kept[first : last + 1])
 

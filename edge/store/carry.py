@@ -135,9 +135,11 @@ def _copy(
         for _, name, kind, _, _, is_key in db.execute(f"PRAGMA table_info({table})")
         if is_key
     ]
-    taken = {name for name, kind in key if len(key) == 1 and kind == "INTEGER"}
+    renumbered = {name for name, kind in key if len(key) == 1 and kind == "INTEGER"}
     kept = ", ".join(
-        str(row[1]) for row in db.execute(f"PRAGMA table_info({table})") if str(row[1]) not in taken
+        str(row[1])
+        for row in db.execute(f"PRAGMA table_info({table})")
+        if str(row[1]) not in renumbered
     )
     for columns, batch in old.read(f"SELECT {kept} FROM {table} WHERE {where} ORDER BY rowid"):
         marks = ", ".join("?" for _ in columns)
@@ -189,16 +191,16 @@ def _carry_messages(old: LostFile, db: sqlite3.Connection, columns: list[str], w
     marks = ", ".join("?" for _ in columns)
     for _, batch in old.read(f"SELECT seq, {names} FROM outbox WHERE {where} ORDER BY seq"):
         for seq, *row in batch:
-            known = db.execute(
+            existing = db.execute(
                 "SELECT seq FROM outbox WHERE id = ?", (row[columns.index("id")],)
             ).fetchone()
-            if known:
-                db.execute("DELETE FROM outbox WHERE seq = ?", known)
-            number = known[0] if known else seq
-            taken = db.execute("SELECT 1 FROM outbox WHERE seq = ?", (number,)).fetchone()
+            if existing:
+                db.execute("DELETE FROM outbox WHERE seq = ?", existing)
+            number = existing[0] if existing else seq
+            occupied = db.execute("SELECT 1 FROM outbox WHERE seq = ?", (number,)).fetchone()
             db.execute(
                 f"INSERT INTO outbox (seq, {names}) VALUES (?, {marks})",
-                (None if taken else number, *row),
+                (None if occupied else number, *row),
             )
 
 

@@ -152,8 +152,8 @@ class ClipTable(Connection):
         """The best clips of each species that are neither kept nor reviewed, the lowest-ranked
         first."""
         ranks = self._ranks(per_species)
-        there = list(self._named(ranks.keys() - self._reviewed(), "AND c.kept = 0"))
-        return sorted(there, key=lambda clip: (-ranks[clip.id], clip.since_utc, clip.id))[:limit]
+        clips = list(self._named(ranks.keys() - self._reviewed(), "AND c.kept = 0"))
+        return sorted(clips, key=lambda clip: (-ranks[clip.id], clip.since_utc, clip.id))[:limit]
 
     def _ranks(self, per_species: int) -> dict[str, int]:
         """Ranks of the best clips of each species, by clip; a clip with several species gets its
@@ -230,7 +230,7 @@ class ClipTable(Connection):
         """Delete the rows of these clips; with `spare_kept` not of those that somebody has kept or
         reviewed meanwhile. Detections stay. The caller removes the files afterwards, or the next
         start does. Returns the deleted clips."""
-        gone = []
+        deleted = []
         with self._transaction():
             for clip in clips:
                 if spare_kept and self._is_protected(clip):
@@ -240,8 +240,8 @@ class ClipTable(Connection):
                 )
                 self._db.execute("UPDATE detections SET clip = NULL WHERE clip = ?", (clip,))
                 self._db.execute("DELETE FROM clips WHERE id = ?", (clip,))
-                gone.append(clip)
-        return gone
+                deleted.append(clip)
+        return deleted
 
     def going(self) -> set[str]:
         """Paths of files to be removed, whose clips have no row any more."""
@@ -268,8 +268,8 @@ class ClipTable(Connection):
             yield self._clips(f"SELECT {_COLUMNS} FROM clips c", ())
 
     def _clips(self, sql: str, parameters: Sequence[object]) -> list[StoredClip]:
-        found = self.rows(sql, parameters)
+        rows = self.rows(sql, parameters)
         return [
             StoredClip(str(clip), str(path), str(since), int(size))
-            for clip, path, since, size in found
+            for clip, path, since, size in rows
         ]

@@ -80,7 +80,7 @@ class ClockTable(BootTable):
             "SELECT boot, seconds FROM clock WHERE kind = 'step' ORDER BY rowid"
         ):
             steps.setdefault(boot, []).append(seconds)
-        found = self.rows(
+        rows = self.rows(
             "SELECT r.boot, r.clock_state, min(r.start_utc), max(r.start_utc), count(*),"
             " (SELECT count(*) FROM detections d JOIN recordings x ON x.id = d.recording"
             "  WHERE x.boot = r.boot AND x.clock_state = r.clock_state), max(r.clock_fix_s),"
@@ -89,7 +89,7 @@ class ClockTable(BootTable):
             " FROM recordings r WHERE r.boot IS NOT NULL GROUP BY r.boot, r.clock_state ORDER BY "
             "min(r.rowid)"
         )
-        found += [
+        rows += [
             (
                 boot,
                 known,
@@ -109,7 +109,7 @@ class ClockTable(BootTable):
         ]
         return [
             Boot(**dict(zip(_BOOT, row, strict=True)), steps=tuple(steps.get(str(row[0]), ())))
-            for row in found
+            for row in rows
         ]
 
     def note_boot(self, station: str, boot: str, clock: Clock) -> None:

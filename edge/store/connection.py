@@ -24,12 +24,12 @@ from edge.types import utc_text
 BUSY_TIMEOUT_S = 30.0
 _LEAVE_MS = 2000  # to wait for others that still read a file that has lost its name
 _CANNOT_OPEN = 14  # SQLITE_CANTOPEN; Python before 3.11 gives no code
-_RIGHTS = (3, 8, _CANNOT_OPEN)  # SQLITE_PERM, SQLITE_READONLY
-_DAMAGE = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB
+_PERMISSION_CODES = (3, 8, _CANNOT_OPEN)  # SQLITE_PERM, SQLITE_READONLY
+_DAMAGE_CODES = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB
 # violated constraints, and values too large for a cell
-_OF_A_ROW = (sqlite3.IntegrityError, sqlite3.DataError)
+_ROW_ERRORS = (sqlite3.IntegrityError, sqlite3.DataError)
 _OWN = {"recordings", "detections", "effort"}
-_DAMAGE_SAID = ("malformed", "not a database")  # where Python gives no code
+_DAMAGE_TEXTS = ("malformed", "not a database")  # where Python gives no code
 Open = TypeVar("Open", bound="Connection")
 
 # databases in which a thread of this process found damage; open_record.py repairs them
@@ -41,11 +41,11 @@ def now_text() -> str:
     return utc_text(datetime.now(timezone.utc))
 
 
-def _of_rights(error: sqlite3.Error | OSError) -> bool:
+def _is_permission_error(error: sqlite3.Error | OSError) -> bool:
     """True if the cause may be missing permissions."""
     code = getattr(error, "sqlite_errorcode", _CANNOT_OPEN) & 0xFF
     return isinstance(error, PermissionError) or (
-        isinstance(error, sqlite3.OperationalError) and code in _RIGHTS
+        isinstance(error, sqlite3.OperationalError) and code in _PERMISSION_CODES
     )
 
 
@@ -53,8 +53,8 @@ def is_damage(error: sqlite3.Error) -> bool:
     """True if SQLite reports damaged pages by this error."""
     code = getattr(error, "sqlite_errorcode", None)
     if code is not None:
-        return (code & 0xFF) in _DAMAGE
-    return any(said in str(error) for said in _DAMAGE_SAID)
+        return (code & 0xFF) in _DAMAGE_CODES
+    return any(said in str(error) for said in _DAMAGE_TEXTS)
 
 
 def is_lock(error: StoreError) -> bool:
@@ -70,13 +70,13 @@ def check_writable(database: Path) -> None:
     leave a read-only -shm beside it. A -shm left in this way is made writable again.
     """
     for path in (database, *(beside(database, suffix) for suffix in BESIDE)):
-        said = not_writable(path)
-        if said and path != database:
+        problem = not_writable(path)
+        if problem and path != database:
             with suppress(OSError):
                 path.chmod(database.stat().st_mode & 0o777)
-            said = not_writable(path)
-        if said:
-            raise StoreError(f"{path}: cannot be written{said}")
+            problem = not_writable(path)
+        if problem:
+            raise StoreError(f"{path}: cannot be written{problem}")
 
 
 class Connection:
@@ -174,25 +174,25 @@ class Connection:
         """Prepare a file that has lost its name: write its log into it, and move the log away, as
         SQLite would apply it to another file of that name. A log that cannot be written back is set
         aside."""
-        held = True
+        busy = True
         with suppress(sqlite3.Error):
             self._db.execute(f"PRAGMA busy_timeout = {_LEAVE_MS}")
-            held = bool(self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+            busy = bool(self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
         # another log beside the same database: some rows are only in ours
-        if held and self.is_same_file():
+        if busy and self.is_same_file():
             raise GoneError(
                 f"{self.path}: its log was deleted, and another program prevents it from being "
                 f"written back"
             )
         with self._errors():
             for suffix, ours in self._logs.items():
-                there = beside(self.path, suffix)
-                if ours is None or identity(there) != ours:
+                log = beside(self.path, suffix)
+                if ours is None or identity(log) != ours:
                     continue
-                if suffix == "-shm" or there.stat().st_size == 0:
-                    there.unlink(missing_ok=True)
+                if suffix == "-shm" or log.stat().st_size == 0:
+                    log.unlink(missing_ok=True)
                 else:
-                    there.rename(beside(self.path, f".left-{stamp()}{suffix}"))
+                    log.rename(beside(self.path, f".left-{stamp()}{suffix}"))
 
     def _check_ours(self) -> None:
         """Raise StoreError for another program's database, which is left as it is."""
@@ -224,10 +224,10 @@ class Connection:
             if isinstance(error, sqlite3.Error) and is_damage(error):
                 suspected.add(self.path)
                 raise DamagedError(f"{self.path}: {error}") from error
-            if isinstance(error, _OF_A_ROW):
+            if isinstance(error, _ROW_ERRORS):
                 raise RowError(f"{self.path}: {error}") from error
             raise StoreError(
-                f"{self.path}: {error}{hindrance(self.path) if _of_rights(error) else ''}"
+                f"{self.path}: {error}{hindrance(self.path) if _is_permission_error(error) else ''}"
             ) from error
 
     @contextmanager

@@ -30,10 +30,10 @@ def copy_whole(database: Path, copy: Path) -> None:
     with closing(source):
         source.execute("VACUUM INTO ?", (str(copy),))
     with closing(sqlite3.connect(copy)) as copied:
-        found = [str(row[0]) for row in copied.execute("PRAGMA quick_check(1)")]
-    if found != ["ok"]:
+        errors = [str(row[0]) for row in copied.execute("PRAGMA quick_check(1)")]
+    if errors != ["ok"]:
         raise StoreError(
-            f"no copy of {database}: the copy is damaged: {' '.join(found[0].split())}"
+            f"no copy of {database}: the copy is damaged: {' '.join(errors[0].split())}"
         )
 
 

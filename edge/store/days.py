@@ -23,7 +23,7 @@ def of_day(record: Connection, station: str, day: date) -> tuple[float, float, i
         f" AND {at_the_place('date', 'e.hour_utc', 'e')} = ?",
         span,
     )
-    heard = record.rows(
+    detections = record.rows(
         "SELECT count(*) FROM detections d JOIN recordings r ON r.id = d.recording"
         " WHERE r.station = ? AND d.start_utc >= ? AND d.start_utc < ?"
         f" AND {at_the_place('date', 'd.start_utc', 'd')} = ?",
@@ -40,4 +40,4 @@ def of_day(record: Connection, station: str, day: date) -> tuple[float, float, i
         for start, seconds, minutes in gaps
     )
     lost = sum((part.seconds for of_gap in parts for part in of_gap if part.day == day), 0.0)
-    return float(analysed[0][0]), lost, int(heard[0][0])
+    return float(analysed[0][0]), lost, int(detections[0][0])

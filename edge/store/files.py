@@ -84,38 +84,36 @@ class Files(Attempts):
     ) -> EarlierAnalysis | None:
         """The finished analysis of this file in this state under the same bundle and settings, or
         None."""
-        found = self.rows(
+        rows = self.rows(
             f"SELECT {_FINISHED} FROM files f JOIN recordings r ON r.id = f.recording"
             " WHERE f.station = ? AND f.path = ? AND f.bytes = ? AND f.mtime_ns = ? AND f.ctime_ns "
             "= ?"
             " AND f.sample = ? AND r.analysis = ? AND r.state <> 'started'",
             (station, path, file.bytes, file.mtime_ns, file.ctime_ns, file.sample, analysis),
         )
-        return EarlierAnalysis(*found[0]) if found else None
+        return EarlierAnalysis(*rows[0]) if rows else None
 
     def finished_recording(self, recording_id: str) -> EarlierAnalysis | None:
         """The finished analysis of this recording, or None."""
-        found = self.rows(
+        rows = self.rows(
             f"SELECT {_FINISHED} FROM recordings r WHERE r.id = ? AND state <> 'started'",
             (recording_id,),
         )
-        return EarlierAnalysis(*found[0]) if found else None
+        return EarlierAnalysis(*rows[0]) if rows else None
 
     def counted_in(self, recording_id: str) -> EarlierAnalysis | None:
         """The finished analysis of the recording that contains all sound of this one, or None."""
-        found = self.rows(
+        rows = self.rows(
             f"SELECT {_FINISHED} FROM recordings r WHERE r.state <> 'started'"
             " AND r.id = (SELECT grown_into FROM recordings WHERE id = ? AND state = 'refused')",
             (recording_id,),
         )
-        return EarlierAnalysis(*found[0]) if found else None
+        return EarlierAnalysis(*rows[0]) if rows else None
 
     def sound_of(self, recording_id: str) -> str:
         """Sums of the recording's sound; "" if there are none."""
-        found = self.rows(
-            "SELECT coalesce(sound, '') FROM recordings WHERE id = ?", (recording_id,)
-        )
-        return str(found[0][0]) if found else ""
+        rows = self.rows("SELECT coalesce(sound, '') FROM recordings WHERE id = ?", (recording_id,))
+        return str(rows[0][0]) if rows else ""
 
     def known(self, station: str) -> dict[str, list[KnownRecording]]:
         """All recordings of a station by SHA-256, for readers without access to the database."""

@@ -42,7 +42,7 @@ class LossTable(BootTable):
                 "DELETE FROM effort WHERE recording NOT IN (SELECT id FROM recordings)"
             )
             for run in self._runs():
-                self._add_gap_rows(run.station, self._lost(run))
+                self._add_gap_rows(run.station, self._lost_gaps(run))
             self._db.execute(
                 "UPDATE recordings SET analysis = '' WHERE source <> 'microphone' AND state = "
                 "'analysed' AND audio_s >"
@@ -61,7 +61,7 @@ class LossTable(BootTable):
             for station, run, boot, began_s, offset_ms, known in self.rows(sql)
         ]
 
-    def _lost(self, run: _Run) -> list[GapRow]:
+    def _lost_gaps(self, run: _Run) -> list[GapRow]:
         told_s = run.began_s
         lost = []
         minutes = 0

@@ -188,19 +188,19 @@ class OpenRecord:
         where = f" (to {file.name})" if file.name and fresh else ""
         leaving = LostFile(old.raw)
         carried = carry(leaving, store, {} if all_of_it else self._marks or {})
-        taken = "all its rows" if all_of_it else "the rows of this run"
-        said = (
+        extent = "all its rows" if all_of_it else "the rows of this run"
+        text = (
             f"{what}{where} while the station ran; it continues in the file that has this name "
-            f"now, with {taken}: {carried}"
+            f"now, with {extent}: {carried}"
         )
-        said += "" if leaving.whole else "; some of them could not be read any more"
-        self._tell(said)
+        text += "" if leaving.whole else "; some of them could not be read any more"
+        self._tell(text)
         self._drop_left()
         return leaving.whole
 
-    def _tell(self, said: str) -> None:
-        self._happened.append(f"{self.path.name} {said}")
-        log.warning("%s: %s", self.path, said)
+    def _tell(self, text: str) -> None:
+        self._happened.append(f"{self.path.name} {text}")
+        log.warning("%s: %s", self.path, text)
 
     def _has_room(self, old: Store) -> bool:
         with suppress(sqlite3.Error, OSError):
@@ -217,10 +217,10 @@ class OpenRecord:
 def _advice(path: Path, error: StoreError) -> str:
     """Advice to the user about an error."""
     cause = error.__cause__
-    said = str(error)
+    text = str(error)
     if os.path.lexists(path) and not path.is_file():  # also a broken link
         return f"it is not a file; move {path.name} away, and the station begins a new record"
-    if "another program's database" in said or "no such table" in said or "no such column" in said:
+    if "another program's database" in text or "no such table" in text or "no such column" in text:
         return (
             f"move {path.name} away, and the station begins a new record; the file itself "
             f"is not changed"
@@ -240,8 +240,8 @@ def _advice(path: Path, error: StoreError) -> str:
         )
     if code in _LOCKED:
         return "close the program that has it open for writing (lsof shows which)"
-    if "mounted read-only" in said:
+    if "mounted read-only" in text:
         return "mount it writable, and the station continues by itself"
-    if "may not be written" in said or "belongs to" in said:
+    if "may not be written" in text or "belongs to" in text:
         return "run that command, and the station continues by itself"
     return "make room on the disk or let the station write to its state folder"

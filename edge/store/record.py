@@ -98,7 +98,7 @@ class Store(Files, LossTable):
                 self._forget_refusal(file_id(station, recording.path, recording.sha256))
                 self._note_file(station, recording.path, file, recording.id)
             self._supersede(
-                recording.id, [*_true(grown), *self._cut_short(recording, station, grown)]
+                recording.id, [*_contained(grown), *self._cut_short(recording, station, grown)]
             )
 
     def same_again(
@@ -107,12 +107,12 @@ class Store(Files, LossTable):
         """Note that a file is a recording in the record; `grown` as for `begin`."""
         with self._transaction():
             self._note_file(station, path, file, recording_id)
-            self._supersede(recording_id, _true(grown))
+            self._supersede(recording_id, _contained(grown))
 
     def withdraw(self, recording_id: str) -> None:
         """Discard the results of a recording whose file was changed while it was read."""
         with self._transaction():
-            self._gone(recording_id, None)
+            self._discard(recording_id, None)
 
     def _forget_time(self, recording_id: str) -> None:
         self._db.execute("DELETE FROM effort WHERE recording = ?", (recording_id,))
@@ -132,13 +132,13 @@ class Store(Files, LossTable):
     def _supersede(self, recording_id: str, earlier: Sequence[str]) -> None:
         """Discard the results of the recordings that this one has grown out of."""
         for other in earlier:
-            self._gone(other, recording_id)
+            self._discard(other, recording_id)
             self._db.execute(
                 "UPDATE recordings SET grown_into = ? WHERE grown_into = ? AND id <> ?",
                 (recording_id, other, recording_id),
             )
 
-    def _gone(self, recording_id: str, grown_into: str | None) -> None:
+    def _discard(self, recording_id: str, grown_into: str | None) -> None:
         self._replace(recording_id)
         self._forget_time(recording_id)
         self._db.execute(  # `analysis` is emptied, so that it is analysed again if it comes back
@@ -312,7 +312,7 @@ class Store(Files, LossTable):
     ) -> None:
         """Refuse a recording with a reason; it is not tried again until the file changes."""
         with self._transaction():
-            told = self._db.execute(  # a name that gave its time is kept
+            named = self._db.execute(  # a name that gave its time is kept
                 "SELECT path FROM recordings WHERE id = ? AND time_source IN ('name', 'date')",
                 (recording_id,),
             ).fetchone()
@@ -320,7 +320,7 @@ class Store(Files, LossTable):
                 {
                     "id": recording_id,
                     "station": station,
-                    "path": told[0] if told else path,
+                    "path": named[0] if named else path,
                     "bytes": file.bytes,
                     "mtime_ns": file.mtime_ns,
                     "source": source,
@@ -382,18 +382,18 @@ class Store(Files, LossTable):
     def species_named(self, text: str) -> str | None:
         """Code of the species with this code or name, in upper or lower case; None if the record
         has no such species."""
-        found = self.rows(
+        rows = self.rows(
             "SELECT code FROM species WHERE lower(?) IN (lower(code), lower(scientific_name), "
             "lower(common_name))"
             " ORDER BY code LIMIT 1",
             (text,),
         )
-        return str(found[0][0]) if found else None
+        return str(rows[0][0]) if rows else None
 
     def heard_in(self, bundle_id: str, recordings: Collection[str]) -> tuple[int, int]:
         """Numbers of detections and of species in these recordings."""
         asked = set(recordings)
-        heard = [
+        counts = [
             (count, species)
             for recording, species, count in self.rows(
                 "SELECT recording, species, count(*) FROM detections WHERE bundle = ? GROUP BY "
@@ -402,10 +402,10 @@ class Store(Files, LossTable):
             )
             if recording in asked
         ]
-        return sum(count for count, _ in heard), len({species for _, species in heard})
+        return sum(count for count, _ in counts), len({species for _, species in counts})
 
 
-def _true(grown: Mapping[str, bool]) -> list[str]:
+def _contained(grown: Mapping[str, bool]) -> list[str]:
     return [recording for recording, has_grown in grown.items() if has_grown]
 
 

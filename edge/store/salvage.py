@@ -52,7 +52,7 @@ def sound_database(path: Path, thorough: bool = False) -> SalvageSummary | None:
     read or moved, or there is no room; an absent disk does not count as damage. May be called by
     several programs at once, and after a kill at any moment.
     """
-    if not _begun(path) and (_is_empty(path) or damage_of(path, thorough) is None):
+    if not _is_unfinished(path) and (_is_empty(path) or damage_of(path, thorough) is None):
         return None
     with turn(path.parent, alone=True, patience_s=BUSY_TIMEOUT_S):
         done = None
@@ -77,7 +77,7 @@ def damage_of(path: Path, thorough: bool = False) -> str | None:
     check_writable(path)
     try:
         with closing(sqlite3.connect(path, timeout=30)) as db:
-            found = str(
+            result = str(
                 db.execute(f"PRAGMA {'integrity' if thorough else 'quick'}_check(1)").fetchone()[0]
             )
     except sqlite3.DatabaseError as error:
@@ -86,7 +86,7 @@ def damage_of(path: Path, thorough: bool = False) -> str | None:
         ):
             raise StoreError(f"{path}: {error}{hindrance(path)}") from error
         return str(error)
-    return None if found == "ok" else " ".join(found.split())
+    return None if result == "ok" else " ".join(result.split())
 
 
 # busy, locked, read-only, disk error, full, cannot open: the file may be intact
@@ -106,7 +106,7 @@ def _is_empty(path: Path) -> bool:
     return not path.exists() or path.stat().st_size == 0
 
 
-def _begun(path: Path) -> bool:
+def _is_unfinished(path: Path) -> bool:
     return bool(_folders(path, _WHOLE) or _folders(path, _PARTIAL))
 
 
@@ -133,7 +133,7 @@ def _repair(path: Path, damage: str) -> SalvageSummary:
     whole = beside(path, _WHOLE + when)
     try:
         partial.mkdir()
-        with _held(path):  # until the new file is in place, as later writes would be lost
+        with _write_lock(path):  # until the new file is in place, as later writes would be lost
             copied, lost = _salvage(path, partial / path.name)
             (partial / "said").write_text(f"{copied}\n{lost}\n{damage}")
             sync(partial / path.name, partial / "said", partial)
@@ -190,15 +190,15 @@ def _move_logs(path: Path, aside: Path) -> None:
     """Move the log along with its database, and delete the -shm, which SQLite makes again."""
     beside(path, "-shm").unlink(missing_ok=True)
     logs = beside(path, "-wal")
-    there = beside(aside, "-wal")
+    target = beside(aside, "-wal")
     if logs.exists() and logs.stat().st_size == 0:
         logs.unlink()
     elif logs.exists():
-        logs.rename(beside(there, f".{stamp()}") if there.exists() else there)
+        logs.rename(beside(target, f".{stamp()}") if target.exists() else target)
 
 
 @contextmanager
-def _held(path: Path) -> Iterator[None]:
+def _write_lock(path: Path) -> Iterator[None]:
     """The write lock of a damaged database, if it can still be locked."""
     with closing(sqlite3.connect(path, timeout=_LOCK_S, isolation_level=None)) as db:
         with suppress(sqlite3.Error):
@@ -231,8 +231,8 @@ def _salvage(damaged: Path, path: Path) -> tuple[int, int]:
 def _copy_table(old: sqlite3.Connection, new: Connection, table: str) -> tuple[int, bool]:
     """Copy a table with its rowids; returns the number of rows, and True if these are all. A column
     that the old table lacks gets its default, as in a migration."""
-    known = new.rows(f"PRAGMA table_info({table})")
-    present = {str(row[1]) for row in known}
+    schema = new.rows(f"PRAGMA table_info({table})")
+    present = {str(row[1]) for row in schema}
     try:
         columns = [
             str(row[1]) for row in old.execute(f"PRAGMA table_info({table})") if row[1] in present
@@ -242,7 +242,7 @@ def _copy_table(old: sqlite3.Connection, new: Connection, table: str) -> tuple[i
     if not columns:
         return 0, True
     # the primary key is the rowid
-    numbered = any(row[2] == "INTEGER" and row[5] and str(row[1]) in columns for row in known)
+    numbered = any(row[2] == "INTEGER" and row[5] and str(row[1]) in columns for row in schema)
     readable = ReadableRows(old, table, columns)
     marks = ", ".join("?" for _ in range(len(columns) + 1 - numbered))
     names = ", ".join(columns if numbered else ["rowid", *columns])

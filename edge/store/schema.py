@@ -211,7 +211,7 @@ def _views(db: Database) -> None:
     (`time_source` 'date') have no hour."""
     day = at_the_place("date", "d.start_utc", "d")
     clock = at_the_place("time", "d.start_utc", "d")
-    heard = (
+    joined = (
         "detections d JOIN recordings r ON r.id = d.recording JOIN species s ON s.code = d.species"
     )
     db.execute(f"""
@@ -220,12 +220,12 @@ def _views(db: Database) -> None:
                round(max(d.score), 3) AS best, min(iif(r.time_source IS 'date', NULL, {clock}))
                AS first,
                max(iif(r.time_source IS 'date', NULL, {clock})) AS last
-        FROM {heard} GROUP BY day, d.species""")
+        FROM {joined} GROUP BY day, d.species""")
     db.execute(f"""
         CREATE VIEW hourly_activity AS
         SELECT d.species, s.common_name, substr({clock}, 1, 2) AS hour, count(*) AS detections,
                count(DISTINCT {day}) AS days
-        FROM {heard} WHERE r.time_source IS NOT 'date' GROUP BY d.species, hour""")
+        FROM {joined} WHERE r.time_source IS NOT 'date' GROUP BY d.species, hour""")
     db.execute("""
         CREATE VIEW gaps_by_day AS
         WITH RECURSIVE parts (day, id, station, source, recording, reason, seconds, start, stop)

@@ -66,9 +66,9 @@ class Note:
 
     def drop(self, runs: list[str]) -> None:
         """Remove the entries of these runs, whose time is in the record now."""
-        there = self.read()
-        left = [one for one in there if one.run.id not in runs]
-        if len(left) < len(there):
+        entries = self.read()
+        left = [one for one in entries if one.run.id not in runs]
+        if len(left) < len(entries):
             with suppress(OSError):
                 self._put(left)
 
@@ -84,7 +84,7 @@ class Note:
 
 def _line(one: UnstoredTime) -> str:
     run = one.run
-    said = {
+    fields = {
         "run": run.id,
         "source": run.source,
         "boot": run.boot,
@@ -95,23 +95,23 @@ def _line(one: UnstoredTime) -> str:
         "until_s": one.until_s,
         "why": one.why,
     }
-    return json.dumps(said) + "\n"
+    return json.dumps(fields) + "\n"
 
 
 def _parsed(line: str) -> UnstoredTime | None:
     try:
-        said = json.loads(line)
-        zone = ZoneInfo(said["zone"]) if said["zone"] else None
+        fields = json.loads(line)
+        zone = ZoneInfo(fields["zone"]) if fields["zone"] else None
         run = StationRun(
-            str(said["run"]),
-            str(said["source"]),
-            str(said["boot"]),
-            float(said["began_s"]),
-            int(said["offset_ms"]),
-            said["known"],
+            str(fields["run"]),
+            str(fields["source"]),
+            str(fields["boot"]),
+            float(fields["began_s"]),
+            int(fields["offset_ms"]),
+            fields["known"],
             zone,
         )
-        one = UnstoredTime(run, float(said["until_s"]), str(said["why"]))
+        one = UnstoredTime(run, float(fields["until_s"]), str(fields["why"]))
         utc_at(run.offset_ms, run.began_s)
         utc_at(run.offset_ms, one.until_s)
     except (ValueError, KeyError, TypeError, OSError, OverflowError):  # also for an unknown zone

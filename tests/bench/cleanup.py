@@ -70,7 +70,7 @@ def main() -> None:
             settings,
             lambda _: DiskBytes(10**12, 9 * 10**11),
         )
-        keeper._gone = list  # type: ignore[method-assign]  # its files were never made
+        keeper._missing_clips = list  # type: ignore[method-assign]  # its files were never made
         took = []
         for _ in range(_ROUNDS):
             at = time.process_time()
