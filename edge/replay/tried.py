@@ -70,8 +70,8 @@ class AttemptLog:
 
     @contextmanager
     def looking(self, files: Sequence[tuple[str, int, int]]) -> Iterator[set[str]]:
-        """Note that the headers of files (path, size, modification time) are being looked at;
-        yields the paths that may be. Files suspected of a crash are left out."""
+        """Note that the headers of files (path, size, modification time) are being read; yields the
+        paths that may be read. Files suspected of a crash are left out."""
         suspects = {
             path for path, tried in self._store.tried(self._station).items() if tried.deaths
         }

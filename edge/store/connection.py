@@ -54,7 +54,7 @@ def is_damage(error: sqlite3.Error) -> bool:
     code = getattr(error, "sqlite_errorcode", None)
     if code is not None:
         return (code & 0xFF) in _DAMAGE_CODES
-    return any(said in str(error) for said in _DAMAGE_TEXTS)
+    return any(text in str(error) for text in _DAMAGE_TEXTS)
 
 
 def is_lock(error: StoreError) -> bool:

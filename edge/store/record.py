@@ -391,7 +391,7 @@ class Store(Files, LossTable):
         return str(rows[0][0]) if rows else None
 
     def heard_in(self, bundle_id: str, recordings: Collection[str]) -> tuple[int, int]:
-        """Numbers of detections and of species in these recordings."""
+        """Numbers of detections and of species that this bundle found in these recordings."""
         asked = set(recordings)
         counts = [
             (count, species)
