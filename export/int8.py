@@ -62,7 +62,7 @@ def to_int8(source: Path, path: Path, windows: Input) -> bool:
     chosen = [name for name in convolutions[1:] if name not in _on_one_pixel(model)]
     if not chosen:
         return False
-    with _quietly():
+    with _silenced():
         quantize_static(
             model,
             path,
@@ -110,7 +110,7 @@ def _on_one_pixel(model: ModelProto) -> set[str]:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def _silenced() -> Iterator[None]:
     """Silence ONNX Runtime's advice on the root logger, which our graphs do not need."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -157,7 +157,7 @@ def _place(out: Path) -> Iterator[tuple[Path, Path, list[str]]]:
             yield place, *check_out(out)  # an older bundle may have been restored
         finally:
             with suppress(OSError):  # the next export removes the rest
-                _wipe(place / _NEW)
+                _clear_new(place / _NEW)
 
 
 @contextmanager
@@ -226,14 +226,14 @@ def _recover(place: Path, folder: Path) -> None:
                 folder.rmdir()
             (place / _OLD).rename(folder)
         else:
-            _clear_old(place, folder, [*_marked(place), *_sealed(place / _OLD)])
-    _wipe(place / _NEW)
+            _clear_old(place, folder, [*_files_of_mark(place), *_sealed(place / _OLD)])
+    _clear_new(place / _NEW)
     for path in place.iterdir():
         if path.name != _MARK:
             raise UsageError(f"{place}: contains {path.name}, which no export made; move it")
 
 
-def _marked(place: Path) -> list[str]:
+def _files_of_mark(place: Path) -> list[str]:
     try:
         return _inside(json.loads((place / _MARK).read_text(encoding="utf8"))["replaces"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -260,22 +260,22 @@ def _clear_old(place: Path, folder: Path, files: Sequence[str]) -> None:
     """Remove the files of an older bundle; move its other files to the new one, unless that has a
     file of this name."""
     old = place / _OLD
-    for path in _take_away(old, files):
+    for path in _remove(old, files):
         target = folder / path.relative_to(old)
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
             path.rename(target)
-    _take_away(old, ())
+    _remove(old, ())
 
 
-def _wipe(folder: Path) -> None:
+def _clear_new(folder: Path) -> None:
     """Remove the files of an export, by name, and folders that are then empty."""
     if not folder.is_symlink():
         names = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-        _take_away(folder, [name for name in names if any(fnmatch(name, made) for made in _MADE)])
+        _remove(folder, [name for name in names if any(fnmatch(name, made) for made in _MADE)])
 
 
-def _take_away(folder: Path, files: Sequence[str]) -> list[Path]:
+def _remove(folder: Path, files: Sequence[str]) -> list[Path]:
     """Remove these files and folders that are then empty. Returns the files that are left."""
     for name in files:
         if not (folder / name).is_dir() or (folder / name).is_symlink():

@@ -178,12 +178,12 @@ class _RuntimeTrial:
         if manifest.student:
             expected[manifest.student.member.name] = probe.student_scores
         self._probe = probe.inputs
-        self._networks_say = np.stack([expected[n.name] for n in self._networks])
+        self._expected = np.stack([expected[n.name] for n in self._networks])
         kinds = [member.kind for member in manifest.members]
         bag = acoustic_scores(
             probe.member_scores, kinds, manifest.blend, bundle.known(manifest.members)
         )
-        self._together = probe.student_scores if members == "student" else bag
+        self._expected_together = probe.student_scores if members == "student" else bag
         self._limits = acoustic_limits(manifest, bundle.taxonomy)
         self._acoustic = self._recognise("onnxruntime", "fp32", "replay")
         self.reference = self._decisions(self._acoustic)
@@ -211,13 +211,13 @@ class _RuntimeTrial:
 
     def _on_probe(self, engine: Engine) -> tuple[float, Parity]:
         """Largest difference of single networks from torch, and parity of their joint scores."""
-        apart = parity(engine.scores(self._probe), self._networks_say).largest
+        apart = parity(engine.scores(self._probe), self._expected).largest
         together = (
             Recognizer(self._bundle, engine=engine, members=self._members)
             .recognise(self._probe, None)
             .acoustic
         )
-        return apart, parity(together, self._together)
+        return apart, parity(together, self._expected_together)
 
     def _refusal(
         self, precision: CpuPrecision, probe: Parity, sound: Parity, agreed: float
@@ -238,20 +238,20 @@ class _RuntimeTrial:
         live = []
         for threads in thread_counts():
             engine = self._open(runtime, precision, threads, "live")
-            live.append(_live_pace(self._asking(engine), self._inputs, threads, self._seconds))
+            live.append(_live_pace(self._call(engine), self._inputs, threads, self._seconds))
             engine.close()
         engine = self._open(runtime, precision, 1, "replay")
-        replay = _replay_pace(self._asking(engine), self._inputs, self._seconds)
+        replay = _replay_pace(self._call(engine), self._inputs, self._seconds)
         engine.close()
         return tuple(live), replay
 
     def _open(self, runtime: Runtime, precision: CpuPrecision, threads: int, use: Use) -> Engine:
         return open_cpu_engine(self._bundle, self._networks, runtime, precision, threads, use)
 
-    def _asking(self, engine: Engine) -> "_Asking":
+    def _call(self, engine: Engine) -> "_RecognizerCall":
         recognizer = Recognizer(self._bundle, engine=engine, members=self._members)
         undecided = self._undecided if self._members == "cascade" else None
-        return _Asking(recognizer, undecided)
+        return _RecognizerCall(recognizer, undecided)
 
     def _undecided(self, acoustic: Scores) -> NDArray[np.bool_]:
         """Mask of the windows that a station without a place would leave to the bag."""
@@ -269,7 +269,7 @@ class _RuntimeTrial:
     def _recognise(self, runtime: Runtime, precision: CpuPrecision, use: Use) -> Scores:
         """Joint scores of the networks for the sound, `(windows, species)`."""
         engine = self._open(runtime, precision, 0, use)
-        ask = self._asking(engine)
+        ask = self._call(engine)
         size = _BATCH if use == "replay" else 1
         answers = [ask(self._inputs[i : i + size]) for i in range(0, len(self._inputs), size)]
         engine.close()
@@ -281,7 +281,7 @@ class _RuntimeTrial:
 
 
 @dataclass(frozen=True)
-class _Asking:
+class _RecognizerCall:
     """A recognizer, called as a stretch of sound calls it."""
 
     recognizer: Recognizer
@@ -291,7 +291,7 @@ class _Asking:
         return self.recognizer.recognise(inputs, None, undecided=self.undecided).acoustic
 
 
-def _live_pace(ask: _Asking, inputs: Input, threads: int, seconds: float) -> Pace:
+def _live_pace(ask: _RecognizerCall, inputs: Input, threads: int, seconds: float) -> Pace:
     """Time one window after another for `seconds`; the first, which allocates buffers, does not
     count."""
     ask(inputs[:1])
@@ -310,7 +310,7 @@ def _live_pace(ask: _Asking, inputs: Input, threads: int, seconds: float) -> Pac
     return Pace(threads, float(p50), float(p95), spent / len(times))
 
 
-def _replay_pace(ask: _Asking, inputs: Input, seconds: float) -> Pace:
+def _replay_pace(ask: _RecognizerCall, inputs: Input, seconds: float) -> Pace:
     """Time batches as in a replay: a thread for each core, each with batch after batch."""
     callers = cores()
     batches = [

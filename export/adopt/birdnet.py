@@ -46,7 +46,7 @@ def birdnet_to_onnx(
     )
     if start is None:
         raise BundleError(f"no layer {_IMAGES}: not BirdNET V2.4")
-    layers = _joined(network, list(network.layers[start + 1 :]))
+    layers = _merged(network, list(network.layers[start + 1 :]))
     return _Rebuilt(network, layers, classes).model()
 
 
@@ -58,7 +58,7 @@ class _Kernel:
     bias: Weights
 
 
-def _joined(
+def _merged(
     network: TfliteNetwork, layers: list[Operator]
 ) -> list[tuple[Operator, _Kernel | None]]:
     """The layers with their kernels; a 1x1 convolution whose only consumer is another one is merged
@@ -97,14 +97,16 @@ def _one_after_another(
     before: Operator, first: _Kernel, layer: Operator, kernel: _Kernel, uses: list[int]
 ) -> bool:
     alone = layer.inputs[0] == before.output and uses.count(before.output) == 1
-    return alone and not _active(before) and _pixelwise(before, first) and _pixelwise(layer, kernel)
+    return (
+        alone and not _has_activation(before) and _is_1x1(before, first) and _is_1x1(layer, kernel)
+    )
 
 
-def _active(layer: Operator) -> bool:
+def _has_activation(layer: Operator) -> bool:
     return bool(layer.options.get("activation", _NONE) != _NONE)
 
 
-def _pixelwise(layer: Operator, kernel: _Kernel) -> bool:
+def _is_1x1(layer: Operator, kernel: _Kernel) -> bool:
     strides = (layer.options["stride_h"], layer.options["stride_w"])
     return layer.op == "CONV_2D" and kernel.weights.shape[2:] == (1, 1) and strides == (1, 1)
 
@@ -175,11 +177,11 @@ class _Rebuilt:
             "LOGISTIC": lambda _, x: self._same(x, self._graph.add("Sigmoid", x.name)),
             # (n, channels) to (n, 1, 1, channels): here the mean keeps its pixel
             "RESHAPE": lambda _, x: x,
-            "MUL": self._with_another,
-            "ADD": self._with_another,
+            "MUL": self._sum_or_product,
+            "ADD": self._sum_or_product,
             "AVERAGE_POOL_2D": self._pool,
             "MAX_POOL_2D": self._pool,
-            "CONCATENATION": self._together,
+            "CONCATENATION": self._concatenation,
             "PAD": self._pad,
             "MEAN": self._mean,
         }
@@ -192,7 +194,7 @@ class _Rebuilt:
             return
         else:
             raise BundleError(f"operator {layer.op}: not BirdNET V2.4")
-        if _active(layer):
+        if _has_activation(layer):
             if layer.options["activation"] != tflite.ActivationFunctionType.RELU:
                 raise BundleError(f"activation {layer.options['activation']}: not BirdNET V2.4")
             result = self._same(result, self._graph.add("Relu", result.name))
@@ -233,7 +235,7 @@ class _Rebuilt:
         )
         return self._same(target, name, (height, width))
 
-    def _with_another(self, layer: Operator, source: _Tensor) -> _Tensor:
+    def _sum_or_product(self, layer: Operator, source: _Tensor) -> _Tensor:
         """Add a sum or product with a constant by channel, or with another tensor of the same size
         or of one pixel."""
         constant = self._network.constants.get(layer.inputs[1])
@@ -260,7 +262,7 @@ class _Rebuilt:
         )
         return self._same(source, name, (height, width))
 
-    def _together(self, layer: Operator, source: _Tensor) -> _Tensor:
+    def _concatenation(self, layer: Operator, source: _Tensor) -> _Tensor:
         tensors = [self._tensors[index] for index in layer.inputs]
         starts = np.cumsum([0, *(tensor.channels for tensor in tensors)])
         places = np.concatenate(

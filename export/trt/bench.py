@@ -58,7 +58,7 @@ class _NetworkGroup:
     expected: Scores
 
 
-def _parts(bundle: Bundle) -> list[_NetworkGroup]:
+def _network_groups(bundle: Bundle) -> list[_NetworkGroup]:
     """The groups of a bundle: the bag, and the student if there is one."""
     manifest = bundle.manifest
     probe = bundle.probe()
@@ -83,7 +83,7 @@ def bench(bundle: Bundle, engines: Path, measure_s: float = _MEASURE_S) -> Bench
         time.sleep(min(_IDLE_S, measure_s))
     batch = min(member.batch_max for member in record.members)
     speeds: list[Speed] = []
-    for part in _parts(bundle):
+    for part in _network_groups(bundle):
         cuda = Cuda()
         before, _ = cuda.memory()
         engine = open_tensorrt(bundle, engines, part.networks)

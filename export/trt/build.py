@@ -105,7 +105,7 @@ def _compile(bundle: Bundle, step: Step, out: Path, tell: Callable[[str], None])
     """Compile the first of the sources of a step that keeps parity."""
     note = None
     for source in step.sources:
-        member = _with_less_and_less_workspace(bundle, step, source, out, tell)
+        member = _compile_source(bundle, step, source, out, tell)
         apart = Parity(member.parity_max, member.parity_mean)
         if apart.holds(source.precision):
             return replace(member, wanted_sha256=step.sources[0].sha256, note=note)
@@ -114,7 +114,7 @@ def _compile(bundle: Bundle, step: Step, out: Path, tell: Callable[[str], None])
     raise EngineError(f"member {step.member.name}: TensorRT gives wrong scores: {note}")
 
 
-def _with_less_and_less_workspace(
+def _compile_source(
     bundle: Bundle, step: Step, source: SourceFile, out: Path, tell: Callable[[str], None]
 ) -> EngineMember:
     reason = ""
@@ -131,7 +131,7 @@ def _with_less_and_less_workspace(
             workspace_mib=workspace_mib,
             builder=step.builder,
         )
-        found = _in_a_process(request, out / LOG)
+        found = _serve_request(request, out / LOG)
         if isinstance(found, EngineMember):
             return found
         reason = found
@@ -142,7 +142,7 @@ def _with_less_and_less_workspace(
     )
 
 
-def _in_a_process(request: Request, log: Path) -> EngineMember | str:
+def _serve_request(request: Request, log: Path) -> EngineMember | str:
     """Serve a request in a process. Returns the member, or the reason for its failure. Raises
     BundleError if another attempt cannot help."""
     command = [sys.executable, "-m", "export.trt.member", json.dumps(asdict(request))]

@@ -60,7 +60,7 @@ def build_engine(
         builder = trt.Builder(logger)
     except TypeError as error:  # raised by the bindings if there is no driver
         raise EngineError(f"TensorRT {trt.__version__} does not start: {error}") from error
-    network = _made(
+    network = _created(
         builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)),
         "network",
     )
@@ -72,8 +72,8 @@ def build_engine(
         ]
         reason = "; ".join(errors) or "no reason given"
         raise BundleError(f"TensorRT {trt.__version__} does not support the network: {reason}")
-    _give_only(network, output)
-    config = _made(builder.create_builder_config(), "configuration")
+    _keep_output(network, output)
+    config = _created(builder.create_builder_config(), "configuration")
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib * _MIB)
     config.clear_flag(trt.BuilderFlag.TF32)  # TF32 rounds the mantissa to 10 bits
     if profiles:
@@ -88,13 +88,13 @@ def build_engine(
     return CompiledPlan(bytes(plan), b"" if cache is None else bytes(cache.serialize()))
 
 
-def _made(thing: Any, what: str) -> Any:
+def _created(thing: Any, what: str) -> Any:
     if thing is None:
         raise EngineError(f"TensorRT could not create a {what}; is the memory full?")
     return thing
 
 
-def _give_only(network: Any, output: str | None) -> None:
+def _keep_output(network: Any, output: str | None) -> None:
     """Keep only this output of the network, so that the others need not be computed."""
     given = [network.get_output(index) for index in range(network.num_outputs)]
     if output is not None and output not in [tensor.name for tensor in given]:
@@ -116,7 +116,7 @@ def _add_profile(
         raise BundleError(f"expected a network that takes {list(profiles)}, found {inputs}")
     if any(network.get_input(index).dtype != trt.float32 for index in range(network.num_inputs)):
         raise BundleError("the network takes inputs other than float32")
-    profile = _made(builder.create_optimization_profile(), "optimisation profile")
+    profile = _created(builder.create_optimization_profile(), "optimisation profile")
     for name, shape in profiles.items():
         profile.set_shape(name, shape.low, shape.best, shape.high)
     if config.add_optimization_profile(profile) < 0:
@@ -128,4 +128,4 @@ def _set_timing_cache(config: Any, earlier: bytes) -> None:
     started."""
     cache = config.create_timing_cache(earlier)
     if cache is None or not config.set_timing_cache(cache, False):
-        config.set_timing_cache(_made(config.create_timing_cache(b""), "timing cache"), False)
+        config.set_timing_cache(_created(config.create_timing_cache(b""), "timing cache"), False)

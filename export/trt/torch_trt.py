@@ -164,7 +164,7 @@ def read_report(text: str) -> Coverage:
 
 def _program(onnx: bytes, takes: NetworkInputs, batch_max: int) -> Any:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = torch.export.Dim("rows", min=1, max=_open(batch_max))
+    rows = torch.export.Dim("rows", min=1, max=_dynamic_batch(batch_max))
     example = torch.zeros(2, *takes.shape, device=device)
     network = OnnxNetwork(onnx, takes.output).eval().to(device)
     try:
@@ -182,13 +182,13 @@ def _line(error: Exception) -> str:
 
 def _windows(torch_tensorrt: Any, takes: NetworkInputs, batch_max: int) -> Any:
     one = (1, *takes.shape)
-    most = (_open(batch_max), *takes.shape)
+    most = (_dynamic_batch(batch_max), *takes.shape)
     return torch_tensorrt.Input(
         min_shape=one, opt_shape=one, max_shape=most, dtype=torch.float32, name=takes.input
     )
 
 
-def _open(batch_max: int) -> int:
+def _dynamic_batch(batch_max: int) -> int:
     """A batch size of at least two, since one would be a fixed shape."""
     return max(2, batch_max)
 
@@ -200,7 +200,7 @@ def imported() -> Iterator[Any]:
 
     Raises EngineError if it is not installed or too old.
     """
-    with _an_orin_where_there_is_no_gpu(), warnings.catch_warnings():
+    with _pretended_gpu(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             # Optional; asks for a GPU on import.
@@ -219,7 +219,7 @@ def imported() -> Iterator[Any]:
 
 
 @contextmanager
-def _an_orin_where_there_is_no_gpu() -> Iterator[None]:
+def _pretended_gpu() -> Iterator[None]:
     """Pretend to be an Orin if there is no GPU: torch-tensorrt asks for one even for a dry run,
     which compiles nothing."""
     if torch.cuda.is_available():

@@ -74,7 +74,7 @@ Plan = list[tuple[CacheEntry, Path]]
 
 
 @dataclass(frozen=True)
-class _Done:
+class _Result:
     """A line of the journal: the result of one recording. `count` is 0 if there is a `reason`."""
 
     recording: str
@@ -209,7 +209,7 @@ def _make_images(
     pool: ProcessPoolExecutor,
     folder: Path,
     plan: Plan,
-    done: dict[str, _Done],
+    done: dict[str, _Result],
     crops_max: int,
     console: Console,
 ) -> int:
@@ -223,7 +223,7 @@ def _make_images(
         (folder / _JOURNAL).open("a", newline="", encoding="utf8") as journal,
     ):
         task = progress.add_task("spectrograms", total=len(plan), completed=len(done), note="")
-        for results in _work(pool, folder, todo, crops_max):
+        for results in _results(pool, folder, todo, crops_max):
             for result in results:
                 done[result.recording] = result
                 made += result.count
@@ -312,11 +312,11 @@ def _check_disk(folder: Path, plan: Plan, console: Console) -> None:
     console.print(sizes, highlight=False)
 
 
-def _resume(folder: Path, plan: Plan, constants: dict[str, object]) -> dict[str, _Done]:
+def _resume(folder: Path, plan: Plan, constants: dict[str, object]) -> dict[str, _Result]:
     """Prepare the arrays. Returns the recordings with intact images of the same sound from an
     earlier run, one that was killed or had partly different sound."""
     state = constants | {"plan": _plan_digest(plan), "done": False}
-    kept = _unchanged(folder, plan, _there(folder, state))
+    kept = _intact_results(folder, plan, _earlier_results(folder, state))
     done = kept or {}
     write_json(folder / "cache.json", state)
     if kept is None:
@@ -326,7 +326,7 @@ def _resume(folder: Path, plan: Plan, constants: dict[str, object]) -> dict[str,
     return done
 
 
-def _there(folder: Path, state: Mapping[str, object]) -> list[_Done]:
+def _earlier_results(folder: Path, state: Mapping[str, object]) -> list[_Result]:
     """Results of earlier runs with the same plan."""
     try:
         found = read_json(folder / "cache.json")
@@ -337,10 +337,12 @@ def _there(folder: Path, state: Mapping[str, object]) -> list[_Done]:
         rows = [_entry(row) for row in read_csv(folder / "index.csv", INDEX)]
     except (CorpusError, ValueError):
         return []
-    return [_Done(entry.recording, entry.count, "", entry.sound, entry.images) for entry in rows]
+    return [_Result(entry.recording, entry.count, "", entry.sound, entry.images) for entry in rows]
 
 
-def _unchanged(folder: Path, plan: Plan, there: Sequence[_Done]) -> dict[str, _Done] | None:
+def _intact_results(
+    folder: Path, plan: Plan, there: Sequence[_Result]
+) -> dict[str, _Result] | None:
     """Earlier results with the same sound and intact images; None if the arrays must be made
     again."""
     if not there:
@@ -410,7 +412,7 @@ def _entry(row: Mapping[str, str]) -> CacheEntry:
     )
 
 
-def _read_journal(folder: Path) -> list[_Done]:
+def _read_journal(folder: Path) -> list[_Result]:
     """Results in the journal, without a line that was cut short by a kill."""
     path = folder / _JOURNAL
     if not path.is_file():
@@ -418,13 +420,13 @@ def _read_journal(folder: Path) -> list[_Done]:
     text = path.read_text(encoding="utf8")
     _, *rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
     return [
-        _Done(row[0], int(row[1]), *row[2:]) for row in rows if len(row) == len(_JOURNAL_HEADER)
+        _Result(row[0], int(row[1]), *row[2:]) for row in rows if len(row) == len(_JOURNAL_HEADER)
     ]
 
 
-def _work(
+def _results(
     pool: ProcessPoolExecutor, folder: Path, todo: Plan, crops_max: int
-) -> Iterator[list[_Done]]:
+) -> Iterator[list[_Result]]:
     chunks = [todo[i : i + _CHUNK] for i in range(0, len(todo), _CHUNK)]
     futures = [pool.submit(_make_chunk, folder, chunk, crops_max) for chunk in chunks]
     for future in as_completed(futures):
@@ -439,7 +441,7 @@ def _is_still(source: Path, sha256: str) -> bool:
         return False
 
 
-def _make_chunk(folder: Path, chunk: Plan, crops_max: int) -> list[_Done]:
+def _make_chunk(folder: Path, chunk: Plan, crops_max: int) -> list[_Result]:
     """Write the images of some recordings and their ranges into the arrays. Runs in a worker."""
     images = np.lib.format.open_memmap(folder / IMAGES, "r+")
     ranges = np.lib.format.open_memmap(folder / RANGES, "r+")
@@ -460,7 +462,7 @@ def _make_chunk(folder: Path, chunk: Plan, crops_max: int) -> list[_Done]:
         if not _is_still(source, entry.sound):
             raise CorpusError(f"{source}: changed while it was read; run the same command again")
         made = _sum_of(images[entry.rows], ranges[entry.rows], count)
-        results.append(_Done(entry.recording, count, reason, entry.sound, made))
+        results.append(_Result(entry.recording, count, reason, entry.sound, made))
     images.flush()
     ranges.flush()
     return results

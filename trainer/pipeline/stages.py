@@ -140,7 +140,7 @@ class _Chain:
             self.book.keep("rasters", self.work.rasters())
         try:
             for name in names:
-                self._one(_STAGE[name])
+                self._run_stage(_STAGE[name])
             self.note()
         finally:
             self.book.contents.save()
@@ -150,18 +150,18 @@ class _Chain:
         if self.book.entry("folds") and self.book.entry("spectrograms"):
             self.work.tell(digest(self._parts(_STAGE["fit-cnn"])))
 
-    def _one(self, stage: Stage) -> None:
+    def _run_stage(self, stage: Stage) -> None:
         work = self.work
         book = self.book
         name = stage.name
         for needed in stage.needs:
             self._require(_STAGE[needed], name)
         parts = self._parts(stage)
-        why = self._why(stage, parts)
+        why = self._reason(stage, parts)
         if not why:
             kept = (
                 " (no --rasters given: its model is kept)"
-                if name == "fit-metadata" and _stays(work)
+                if name == "fit-metadata" and _keeps_model(work)
                 else ""
             )
             work.console.print(f"[dim]{name}: done already{kept}[/dim]", highlight=False)
@@ -192,7 +192,7 @@ class _Chain:
         left = {stage_part(name): entry.result for name, entry in entries.items() if entry}
         return {**stage.made_from(self.work), **left}
 
-    def _why(self, stage: Stage, parts: StageParts) -> str:
+    def _reason(self, stage: Stage, parts: StageParts) -> str:
         """The reason to run a stage; empty if it is done."""
         if self.book.entry(stage.name) is None:
             return f"{FILE} does not have it"
@@ -212,7 +212,7 @@ class _Chain:
         advice = f"run: python -m trainer {needed.name}"
         if self.book.entry(needed.name) is None:
             raise CorpusError(f"{folder}: stage {needed.name} comes before {name}; {advice}")
-        if why := self._why(needed, self._parts(needed)):
+        if why := self._reason(needed, self._parts(needed)):
             raise CorpusError(
                 f"{folder}: {needed.name} comes before {name} and must be run again: {why}; "
                 f"{advice}"
@@ -224,9 +224,9 @@ class _Chain:
         again but no rasters are given."""
         work = self.work
         stage = _STAGE["fit-metadata"]
-        if stage.name not in names or not _stays(work):
+        if stage.name not in names or not _keeps_model(work):
             return
-        if why := self._why(stage, self._parts(stage)):
+        if why := self._reason(stage, self._parts(stage)):
             raise CorpusError(
                 f"{work.run.folder / 'metadata'}: must be made again ({why}): add --rasters "
                 "FOLDER, or --no-rasters to continue without a model of place and season"
@@ -250,7 +250,7 @@ class _Chain:
             )
 
 
-def _stays(work: Work) -> bool:
+def _keeps_model(work: Work) -> bool:
     """True if the run has a metadata model and no option about rasters is given."""
     kept = work.run.metadata() is not None or work.run.book.kept("rasters") not in (None, NONE)
     return work.options.rasters is None and not work.options.no_rasters and kept

@@ -81,7 +81,7 @@ def fit_trees(
         **own,
     )
     _send_logs_nowhere(model, work / _WORK)
-    with _told(work):
+    with _catboost_errors(work):
         model.fit(
             features[train],
             label[train],
@@ -104,7 +104,7 @@ def _send_logs_nowhere(model: CatBoostClassifier, folder: Path) -> None:
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def _catboost_errors(folder: Path) -> Iterator[None]:
     """Translate CatBoost's errors while it works in a folder: OSError if the disk is full or cannot
     be written, CorpusError for the rest, Interrupt for Ctrl-C."""
     try:
@@ -138,7 +138,7 @@ def importances(model: CatBoostClassifier, spec: FeatureSpec) -> list[tuple[str,
 def trees_to_onnx(model: CatBoostClassifier, path: Path) -> None:
     """Write ONNX with one output, `probabilities` `(N, classes)`: CatBoost's own export ends in a
     list of dictionaries (ZipMap)."""
-    with _told(path.parent):
+    with _catboost_errors(path.parent):
         model.save_model(str(path), format="onnx")
         found = onnx.load(path)
     (trees,) = [node for node in found.graph.node if node.op_type == "TreeEnsembleClassifier"]

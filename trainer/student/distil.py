@@ -143,7 +143,7 @@ class _Distil:
         inputs = digest(
             asked_for, asdict(recipe), asdict(run.recipe.optimiser), run.recipe.pretrained
         )
-        there = self._there(inputs)
+        there = self._existing(inputs)
         if (
             there
             and there.judged == judged_by(run)
@@ -161,7 +161,7 @@ class _Distil:
         self.console.print(_table(info), *_warnings(info), sep="\n", highlight=False)
         return info
 
-    def _there(self, inputs: str) -> StudentInfo | None:
+    def _existing(self, inputs: str) -> StudentInfo | None:
         """An undamaged student with these inputs, whether its margins are still valid or not; else
         None."""
         info = read_student(self.run, stale=True)

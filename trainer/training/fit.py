@@ -60,14 +60,14 @@ class Workplace:
                 raise ConfigError(
                     f"--devices {devices} and {others[0]} contradict each other: give one of them"
                 )
-            return cls(_listed(devices), jobs, threads=threads)
+            return cls(_device_names(devices), jobs, threads=threads)
         if cluster is not None:
             return cls((device,), jobs, cluster, threads)
         device = choose_device(device)
         return cls(("cuda:0",) if device == "cuda" else ("cpu",) * jobs, jobs, threads=threads)
 
 
-def _listed(devices: str) -> tuple[str, ...]:
+def _device_names(devices: str) -> tuple[str, ...]:
     """Names of torch for `0,1` or `cpu,cpu`."""
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     allowed = ", ".join(["cpu", *(str(i) for i in range(there))])
@@ -102,7 +102,15 @@ def fit_members(
     weights = weights.resolve() if weights else None
     tasks = [
         MemberTask(
-            folder, kind, fold, seed, crops, _of_kind(inputs, kind), devices[0], threads, weights
+            folder,
+            kind,
+            fold,
+            seed,
+            crops,
+            _inputs_of_kind(inputs, kind),
+            devices[0],
+            threads,
+            weights,
         )
         for fold in range(recipe.folds.count)
         for kind in recipe.members
@@ -127,7 +135,7 @@ def fit_members(
             rounds = cluster.train(workplace.cluster, missing)
         else:
             devices = devices[: len(missing)]
-            where = f"{len(devices)} at a time on {_counted(devices)}"
+            where = f"{len(devices)} at a time on {_device_counts(devices)}"
             rounds = _side_by_side(missing, devices, spare)
             if details:
                 console.print(
@@ -139,7 +147,7 @@ def fit_members(
     return len(missing)
 
 
-def _of_kind(inputs: str, kind: MemberRecipe) -> str:
+def _inputs_of_kind(inputs: str, kind: MemberRecipe) -> str:
     """Digest of the training inputs of a member of this kind, independent of other kinds and of
     seeds."""
     own = {key: value for key, value in asdict(kind).items() if key != "seeds"}
@@ -204,7 +212,7 @@ def _finished(run: Run, task: MemberTask, console: Console) -> bool:
     return True
 
 
-def _counted(devices: Sequence[str]) -> str:
+def _device_counts(devices: Sequence[str]) -> str:
     counts = {name: devices.count(name) for name in devices}
     return ", ".join(name if count == 1 else f"{count} × {name}" for name, count in counts.items())
 
