@@ -25,8 +25,7 @@ def without_decoder_noise() -> Iterator[None]:
     read, write = os.pipe()
     os.dup2(write, 2)
     os.close(write)
-    shown = open(before, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
-    sys.stderr = shown
+    sys.stderr = os.fdopen(before, "w", buffering=1, errors="backslashreplace", closefd=False)
     passing = threading.Thread(target=_pass_on, args=(read, before), daemon=True)
     passing.start()
     try:

@@ -102,15 +102,7 @@ def fit_members(
     weights = weights.resolve() if weights else None
     tasks = [
         MemberTask(
-            folder,
-            kind,
-            fold,
-            seed,
-            crops,
-            _inputs_of_kind(inputs, kind),
-            devices[0],
-            threads,
-            weights,
+            folder, kind, fold, seed, crops, _digest_of(inputs, kind), devices[0], threads, weights
         )
         for fold in range(recipe.folds.count)
         for kind in recipe.members
@@ -147,7 +139,7 @@ def fit_members(
     return len(missing)
 
 
-def _inputs_of_kind(inputs: str, kind: MemberRecipe) -> str:
+def _digest_of(inputs: str, kind: MemberRecipe) -> str:
     """Digest of the training inputs of a member of this kind, independent of other kinds and of
     seeds."""
     own = {key: value for key, value in asdict(kind).items() if key != "seeds"}
