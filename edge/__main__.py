@@ -1,7 +1,7 @@
 """`birdstation`, also `python -m edge`: the station's command line. Parses commands and prints
 results; contains no logic."""
 
-import edge.contract.starting  # noqa: F401  before all that takes time
+import edge.contract.startup  # noqa: F401  before all that takes time
 
 # isort: split
 
@@ -20,7 +20,7 @@ import typer
 
 from edge.check.run import run_checks
 from edge.check.verdict import checks_summary, checks_table, exit_status
-from edge.clips.reserve import Reserve
+from edge.clips.disk_reserve import Reserve
 from edge.clips.retention import ALL_CLIPS, Retention
 from edge.config import DEMO_FOLDER, Config, find_settings, load_config, named
 from edge.contract.audio import WINDOW_SAMPLES
@@ -36,13 +36,13 @@ from edge.demo.run import run_demo
 from edge.host.clock import Clock
 from edge.host.machine import user_name
 from edge.reports.boots import boots_text, fix_text
-from edge.reports.known import known_species, known_table
+from edge.reports.known_classes import known_species, known_table
 from edge.reports.parquet import check_parquet, write_parquet
 from edge.reports.pictures import write_pictures
 from edge.reports.progress import replay_with_progress
 from edge.reports.retention import retention_lines, retention_summary, retention_table
 from edge.reports.score import score_store
-from edge.reports.shown import show_replay
+from edge.reports.screen_summary import show_replay
 from edge.reports.summary import Cost, cpu_seconds, replay_summary
 from edge.reports.tables import score_text
 from edge.reports.why import explain, why_tables

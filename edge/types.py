@@ -103,7 +103,7 @@ class FileState:
     bytes: int
     mtime_ns: int
     ctime_ns: int  # on FAT only the time of creation, in steps of two seconds or constant
-    sample: str  # checksums of a few blocks, as edge.capture.content computes them
+    sample: str  # checksums of a few blocks, as edge.capture.file_states computes them
     # end of its body, without the zeros at the body's end; 0: it was not read
     body_end: int = 0
     body_sum: int = 0  # checksum of the body up to there

@@ -1,6 +1,6 @@
 """`python -m export`: from a Run to a Bundle, checks of a Bundle, and TensorRT engines for it."""
 
-import edge.contract.starting  # noqa: F401  before all that takes time
+import edge.contract.startup  # noqa: F401  before all that takes time
 
 # isort: split
 
@@ -22,8 +22,8 @@ from edge.contract.errors import ConfigError, EngineError, UsageError, needs_ext
 from edge.contract.program import run_program
 from edge.contract.screen import Screen, say
 from edge.engines.device import Device
-from edge.engines.record import EngineRecord
-from edge.engines.tuned import FILE as TUNED
+from edge.engines.engine_record import EngineRecord
+from edge.engines.tuning_record import FILE as TUNED
 from export.place_bundle import probe_place
 from trainer.files import check_writable, naming
 
@@ -67,7 +67,7 @@ def onnx(
     # torch takes seconds to import; verify and --help do without it
     from export.assemble import assemble
     from trainer.run import Run
-    from trainer.tuning.verdict import cautions
+    from trainer.tuning.cautions import cautions
 
     opened = Run.open(run, images=int8)
     with Progress(console=Screen(stderr=True), transient=True) as progress:

@@ -25,7 +25,7 @@ from edge.contract.bundle import (
 from edge.engines.onnx import OnnxEngine
 from edge.prior.nearby import FILE as NEARBY
 from edge.prior.place import NUMERIC, FeatureSpec
-from edge.prior.table import compute_prior_table
+from edge.prior.place_table import compute_prior_table
 from export.half import to_half
 from export.int8 import quantise_members, with_int8
 from export.parity import parity

@@ -7,8 +7,8 @@ import numpy as np
 
 from edge.contract.blend import Scores
 from edge.contract.bundle import HALF_TOLERANCE, PROBE_TOLERANCE
+from edge.engines.engine_record import Precision
 from edge.engines.openvino import CpuPrecision
-from edge.engines.record import Precision
 
 _ALLOWED = {  # largest and mean |Δscore|; 8 bits are evaluated by decisions instead
     # Exports keep a tenth of it; other machines round differently.

@@ -24,7 +24,7 @@ from edge.contract.errors import EngineError
 from edge.engines.engine import Engine
 from edge.engines.onnx import cores
 from edge.engines.openvino import CpuPrecision, has_bfloat16
-from edge.engines.tuned import (
+from edge.engines.tuning_record import (
     Runtime,
     RuntimeChoice,
     TunedSet,

@@ -12,7 +12,7 @@ from edge.contract.bundle import PRIOR, Bundle, BundleMember, Probe, read_bundle
 from edge.contract.errors import BundleError
 from edge.engines.engine import answers_of
 from edge.engines.onnx import OnnxEngine
-from edge.prior.table import compute_prior_table
+from edge.prior.place_table import compute_prior_table
 from export.parity import Parity, allowed, parity
 
 PARITY = 1e-4  # largest |Δscore| between torch float32 and ONNX Runtime float32

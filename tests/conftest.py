@@ -33,7 +33,7 @@ from edge.contract.blend import Blend, acoustic_scores, blend_scores
 from edge.contract.bundle import BundleMember, Manifest, Probe, Student, Thresholds, seal_bundle
 from edge.contract.taxonomy import Species, Taxonomy
 from edge.prior.place import GRID_STEP_DEG, NUMERIC, RASTERS, FeatureSpec, Grid
-from edge.prior.table import compute_prior_table
+from edge.prior.place_table import compute_prior_table
 from tests.helpers.brokers import Broker, free_port
 
 SPECIES = (

@@ -1,7 +1,7 @@
 """`python -m trainer`: parses arguments, calls the stages, turns errors into one line and an exit
 code."""
 
-import edge.contract.starting  # noqa: F401  before all that takes time
+import edge.contract.startup  # noqa: F401  before all that takes time
 
 # isort: split
 

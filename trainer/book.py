@@ -16,7 +16,7 @@ from typing import Any
 
 from edge.contract.errors import CorpusError
 from edge.contract.strict import SchemaError, parse
-from trainer.contents import ABSENT, Contents
+from trainer.file_digests import ABSENT, Contents
 from trainer.files import digest, read_json, write_json
 
 FILE = "stages.json"

@@ -15,7 +15,7 @@ from edge.contract.audio import IMAGE, INPUT_SHAPES, Input
 from edge.contract.errors import ConfigError
 from edge.contract.taxonomy import Taxonomy
 from edge.contract.text import printable
-from edge.engines.odd import OddScores
+from edge.engines.invalid_scores import OddScores
 from edge.engines.onnx import OnnxEngine
 from edge.speech.listener import RULE, Listener
 from edge.types import WindowScores

@@ -25,10 +25,10 @@ from edge.contract.blend import (
 from edge.contract.bundle import Bundle, BundleMember, Probe
 from edge.contract.errors import BundleError, ConfigError, EngineError
 from edge.engines.engine import Engine, answers_of
-from edge.engines.odd import OddScores
+from edge.engines.invalid_scores import OddScores
 from edge.engines.onnx import OnnxEngine
 from edge.engines.tensorrt import open_tensorrt
-from edge.engines.tuned import Use, open_tuned
+from edge.engines.tuning_record import Use, open_tuned
 from edge.types import DecidedBy, WindowScores
 
 log = logging.getLogger(__name__)

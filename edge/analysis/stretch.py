@@ -27,8 +27,8 @@ from edge.contract.bundle import Bundle
 from edge.host.clock import is_nonsense
 from edge.host.stopwatch import Stopwatch
 from edge.messages import detection_message
-from edge.prior.table import table_place
-from edge.prior.tables import Priors, PriorTables
+from edge.prior.place_table import table_place
+from edge.prior.table_cache import Priors, PriorTables
 from edge.types import Detection, Effort, LoadLevel, Message, RecordingRow, WindowScores
 
 

@@ -1,7 +1,7 @@
 """Recording files: opening one, reading its header, the limits on what is accepted, and the wording
 of a refusal.
 
-Does not know where in the file the sound lies (parts.py), what becomes of the samples
+Does not know where in the file the sound lies (sound_parts.py), what becomes of the samples
 (recording.py), when or where the sound was recorded (start_time.py), or which files a folder holds.
 """
 
@@ -15,10 +15,10 @@ from typing import BinaryIO
 
 import soundfile
 
-from edge.capture.folded import may_be_folded
-from edge.capture.leftover import id3_end
-from edge.capture.opened import Pulse, PulsedFile, no_pulse, pread
-from edge.capture.parts import HEAD_BYTES, SoundPart, error_line, find_start
+from edge.capture.pulsed_file import Pulse, PulsedFile, no_pulse, pread
+from edge.capture.sound_parts import HEAD_BYTES, SoundPart, error_line, find_start
+from edge.capture.trailing_data import id3_end
+from edge.capture.triggered import may_be_folded
 from edge.contract.errors import RecordingError, UnreadError
 
 CHANNELS_MAX = 32

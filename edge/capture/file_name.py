@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone, tzinfo
 
-from edge.capture.written import Degrees, Stamp, checked_place, place, stamp
+from edge.capture.notation import Degrees, Stamp, checked_place, place, stamp
 
 Plausible = Callable[[Stamp], bool]
 

@@ -17,7 +17,7 @@ from datetime import tzinfo
 from pathlib import Path
 from typing import NamedTuple
 
-from edge.capture.own import OWN_FOLDER, OwnFiles, is_kept
+from edge.capture.own_files import OWN_FOLDER, OwnFiles, is_kept
 from edge.capture.recording import SIDECAR_SUFFIXES, open_recording
 from edge.capture.start_time import start_of
 from edge.contract.errors import RecordingError

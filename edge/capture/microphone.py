@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from edge.capture.meter import Level, Meter
-from edge.capture.native import SAMPLE_MAX
+from edge.capture.native_sound import SAMPLE_MAX
 from edge.capture.portaudio import PortAudio
 from edge.capture.resampled import RATE_OFF_MIN, ResampledStream
 from edge.capture.ring import Block, Ring

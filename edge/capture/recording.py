@@ -2,8 +2,9 @@
 clear reason.
 
 Knows which files of a folder are recordings, what of them is lost, and the resampler (soxr).
-Containers and codecs are left to container.py and parts.py, mixing to mix.py. Does not know when or
-where the sound was recorded (start_time.py), what a window is, or what becomes of a refused file.
+Containers and codecs are left to container.py and sound_parts.py, mixing to mix.py. Does not know
+when or where the sound was recorded (start_time.py), what a window is, or what becomes of a refused
+file.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from edge.capture.container import (
     seconds,
     too_short,
 )
-from edge.capture.native import DURATION_S_MAX, LOST_S_MIN, MissingSound, NativeSound
-from edge.capture.opened import PulsedFile
-from edge.capture.own import OwnFiles, is_kept
+from edge.capture.native_sound import DURATION_S_MAX, LOST_S_MIN, MissingSound, NativeSound
+from edge.capture.own_files import OwnFiles, is_kept
+from edge.capture.pulsed_file import PulsedFile
 from edge.contract.audio import RATE_HZ, Samples
 from edge.contract.errors import RecordingError, UnreadError
 from edge.contract.folders import passed_over

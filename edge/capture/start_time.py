@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from edge.capture.file_name import YEAR_MIN, name_place, name_site, name_time
+from edge.capture.notation import Degrees, Stamp, checked_place, iso_time, place, stamp
 from edge.capture.tags import Text, texts_of
-from edge.capture.written import Degrees, Stamp, checked_place, iso_time, place, stamp
 from edge.contract.errors import RecordingError
 from edge.host.clock import known_now
 

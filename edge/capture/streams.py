@@ -1,7 +1,7 @@
 """Ends of compressed streams in a file, and the beginning of the next: FLAC, Ogg and MPEG.
 
-Reads a header and the file's last bytes; libsndfile decodes. Knows no samples; layout.py has the
-plain containers.
+Reads a header and the file's last bytes; libsndfile decodes. Knows no samples; container_layout.py
+has the plain containers.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import zlib
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
-from edge.capture.layout import find_beginning
-from edge.capture.leftover import JUNK_MAX, id3_end
-from edge.capture.opened import pread
+from edge.capture.container_layout import find_beginning
+from edge.capture.pulsed_file import pread
+from edge.capture.trailing_data import JUNK_MAX, id3_end
 
 OGG_BEGINS = re.compile(rb"OggS\x00[\x02\x06]")
 # Searched behind a stream; longer than any Ogg page, and than libsndfile's read-ahead.

@@ -11,8 +11,8 @@ import os
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from edge.capture.layout import chunks
-from edge.capture.opened import size_of
+from edge.capture.container_layout import chunks
+from edge.capture.pulsed_file import size_of
 
 TEXT_BYTES_MAX = 65_536  # longer texts are cut
 _BLOCK_BYTES_MAX = 2**20  # read of an ID3 tag, or of a block or packet of comments

@@ -18,10 +18,10 @@ from edge.config import Config
 from edge.contract.audio import RATE_HZ
 from edge.contract.bundle import Bundle
 from edge.contract.local_clock import LocalClock
-from edge.daemon.live import station_place
+from edge.daemon.live_microphone import station_place
 from edge.demo.invented import REMEDY, notice_of
-from edge.engines.tuned import FILE as TUNED
-from edge.prior.table import prior_table
+from edge.engines.tuning_record import FILE as TUNED
+from edge.prior.place_table import prior_table
 from edge.speech.listener import NETWORK as SPEECH_NETWORK
 from edge.types import LoadLevel, RecordingRow
 

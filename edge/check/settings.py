@@ -9,7 +9,7 @@ from pathlib import Path
 from edge.check.verdict import CheckResult, Figures
 from edge.config import OWN_SETTINGS, SYSTEM_SETTINGS, Config
 from edge.contract.strict import parse
-from edge.daemon.live import schedule_of
+from edge.daemon.live_microphone import schedule_of
 from edge.daemon.reload import changed_keys
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from edge.capture.folder import FolderWatch
 from edge.capture.meter import Level
 from edge.capture.microphone import Trial, listen
-from edge.capture.own import OwnFiles
+from edge.capture.own_files import OwnFiles
 from edge.capture.portaudio import InputDevice, PortAudio
 from edge.capture.recording import open_recording
 from edge.capture.start_time import start_of

@@ -22,7 +22,7 @@ import soundfile
 from edge.clips.cut import ClipCut, Rolls, SampleSpan, cut, touches
 from edge.clips.encode import Pcm, encode, pcm
 from edge.clips.guano import guano_text
-from edge.clips.part import remove_left, written
+from edge.clips.partial_file import remove_left, written
 from edge.config import Config
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Samples
 from edge.contract.errors import StoreError

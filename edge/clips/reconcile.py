@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from edge.clips.part import remove_left
+from edge.clips.partial_file import remove_left
 from edge.clips.retention import is_there, remove_going
 from edge.types import StoredClip
 

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, Protocol
 
-from edge.clips.reserve import Reserve
+from edge.clips.disk_reserve import Reserve
 from edge.config import RetentionSettings
 from edge.contract.errors import StoreError
 from edge.types import StoredClip, utc_text

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from edge.contract.recent import Recent
+from edge.contract.newest_rows import Recent
 
 Samples = NDArray[np.float32]
 Image = NDArray[np.uint8]

@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 from edge.contract.errors import BirdstationError, UsageError
 from edge.contract.rights import whose
 from edge.contract.screen import LogLines, say
-from edge.contract.starting import EXIT_INTERRUPTED, INTERRUPTED, end_at_once
+from edge.contract.startup import EXIT_INTERRUPTED, INTERRUPTED, end_at_once
 
 EXIT_CANNOT_CREATE = 73  # sysexits.h
 EXIT_BROKEN_PIPE = 141  # as a shell reports it

@@ -22,7 +22,7 @@ from edge.daemon.backlog import BacklogEntry, Shortfall, gap_in
 from edge.daemon.writer import Writer
 from edge.host.clock import Line
 from edge.store.record import Store
-from edge.store.unstored import UnstoredTime
+from edge.store.unstored_time import UnstoredTime
 from edge.types import GapRow, RecordingRow, StationRun
 
 WAITING_MAX = 20_000  # entries; a live station makes one every few seconds

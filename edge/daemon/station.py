@@ -19,31 +19,31 @@ from pathlib import Path
 
 from edge.analysis.recognizer import Recognizer, best_recognizer
 from edge.analysis.stretch import Analyst, BatchResult
+from edge.clips.disk_reserve import Reserve
 from edge.clips.maker import ClipMaker, Clips
-from edge.clips.patient import PatientClips
-from edge.clips.reserve import Reserve
+from edge.clips.waiting_table import PatientClips
 from edge.config import Config, named
 from edge.contract.bundle import Bundle, read_bundle
 from edge.contract.errors import BirdstationError, BundleError, ConfigError
-from edge.daemon.alone import alone
+from edge.daemon.clip_cleanup import House
 from edge.daemon.health import Health
-from edge.daemon.house import House
 from edge.daemon.ledger import Ledger
-from edge.daemon.lines import written_beside
-from edge.daemon.live import Live, station_place
+from edge.daemon.live_microphone import Live, station_place
+from edge.daemon.log_thread import written_beside
+from edge.daemon.progress_log import Teller
 from edge.daemon.reload import keep, read_again, read_at_start
+from edge.daemon.single_instance import alone
 from edge.daemon.source import Source
-from edge.daemon.teller import Teller
 from edge.daemon.threads import Errand, Leave, Worker
 from edge.daemon.vitals import Vitals
-from edge.daemon.watched import WatchedFolder
+from edge.daemon.watched_folder import WatchedFolder
 from edge.daemon.writer import LOCK_PATIENCE_S
 from edge.disclosure import Disclosure
 from edge.host.clock import Clock
 from edge.host.notify import Notifier
-from edge.prior.tables import AwaitedPriors, BackgroundPriors
+from edge.prior.table_cache import AwaitedPriors, BackgroundPriors
 from edge.publisher import Publisher, station_presence
-from edge.replay.tried import note_stop
+from edge.replay.attempt_log import note_stop
 from edge.store.clips import ClipTable
 from edge.store.outbox import OutboxTable
 from edge.store.record import Store

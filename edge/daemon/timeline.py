@@ -2,7 +2,7 @@
 and record.
 
 Knows no sound. The rules for which clock to trust are in edge.host.clock for one boot, and in
-edge.store.placing for all boots.
+edge.store.boot_placement for all boots.
 """
 
 import logging

@@ -12,10 +12,10 @@ from edge.clips.maker import ClipMaker
 from edge.clips.retention import RetentionSummary
 from edge.config import Config
 from edge.contract.local_clock import LocalClock
+from edge.daemon.day_counts import DayCounts, Today
 from edge.daemon.health import Facts, Health, Mqtt, assess, health_folder, write_health
 from edge.daemon.ledger import Ledger
 from edge.daemon.source import Hearing
-from edge.daemon.today import DayCounts, Today
 from edge.demo.invented import notice_of
 from edge.host.clock import Clock
 from edge.host.machine import disk, rss_mb, temperature_c

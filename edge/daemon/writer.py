@@ -15,12 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from edge.clips.maker import ClipMaker, Clips
-from edge.clips.patient import PatientClips
+from edge.clips.waiting_table import PatientClips
 from edge.contract.errors import RowError, StoreError
 from edge.daemon.backlog import BacklogEntry, WriteBacklog
 from edge.store.open_record import AGAIN_S, OpenRecord
 from edge.store.record import Store
-from edge.store.unstored import Note, UnstoredTime
+from edge.store.unstored_time import Note, UnstoredTime
 
 LOCK_PATIENCE_S = 0.5  # for one attempt of the writer's thread, which may be told to end
 _LOCKED_S_MAX = 10.0  # with another writer's lock, before it is a problem

@@ -21,7 +21,7 @@ from edge.contract.errors import EngineError
 from edge.engines.cuda import Cuda
 from edge.engines.device import import_tensorrt, this_device
 from edge.engines.engine import Answer, answers_of, arranged, float_batch
-from edge.engines.record import engines_for, read_record
+from edge.engines.engine_record import engines_for, read_record
 
 _FLOAT = 4  # bytes
 

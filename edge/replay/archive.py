@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from edge.analysis.recognizer import best_recognizer
 from edge.analysis.stretch import Analyst
-from edge.capture.own import OWN_FOLDER, OwnFiles
+from edge.capture.own_files import OWN_FOLDER, OwnFiles
 from edge.capture.recording import find_recordings
 from edge.clips.maker import ClipMaker
 from edge.config import Config
@@ -22,7 +22,7 @@ from edge.disclosure import Disclosure
 from edge.engines.onnx import cores
 from edge.publisher import Publisher
 from edge.replay.cluster import ClusterReaders
-from edge.replay.readers import Readers
+from edge.replay.reader_threads import Readers
 from edge.replay.replay import Progress, Replay
 from edge.store.clips import ClipTable
 from edge.store.outbox import OutboxTable

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from edge.analysis.stretch import Analyst, BatchResult, Stretch, WindowBatch
 from edge.capture.container import open_file
-from edge.capture.content import read_once, state_of, state_of_opened, still_holds
 from edge.capture.file_name import YEAR_MIN
-from edge.capture.opened import Pulse, PulsedFile, no_pulse
+from edge.capture.file_states import read_once, state_of, state_of_opened, still_holds
+from edge.capture.pulsed_file import Pulse, PulsedFile, no_pulse
 from edge.capture.recording import Decoder
 from edge.capture.sound_sums import SoundSums
 from edge.capture.start_time import StartTime, start_of

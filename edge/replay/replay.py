@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge.analysis.stretch import Analyst, BatchResult
-from edge.capture.opened import Pulse, no_pulse
+from edge.capture.pulsed_file import Pulse, no_pulse
 from edge.capture.recording import record_name
 from edge.clips.maker import ClipMaker
-from edge.replay.grown import alike, grown_out_of
+from edge.replay.attempt_log import AttemptLog, in_order
 from edge.replay.identity import Identity, being_read, identify
 from edge.replay.reader import (
     Event,
@@ -31,7 +31,7 @@ from edge.replay.reader import (
     SoundGap,
     read_recordings,
 )
-from edge.replay.tried import AttemptLog, in_order
+from edge.replay.same_recording import alike, grown_out_of
 from edge.store.files import EarlierAnalysis, KnownRecording, known_by_content
 from edge.store.record import Store
 from edge.types import GapRow, Outcome

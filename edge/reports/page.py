@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from urllib.parse import quote
 
-from edge.reports.best import Evidence, SpeciesRecord
+from edge.reports.best_detections import Evidence, SpeciesRecord
 from edge.reports.spectrogram import SIZE, clock_text
 from edge.reports.why import chance_text
 

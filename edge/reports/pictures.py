@@ -19,7 +19,7 @@ from edge.contract.audio import Samples
 from edge.contract.errors import ConfigError, RecordingError, StoreError, UsageError
 from edge.contract.folders import holds_nothing
 from edge.disclosure import Disclosure
-from edge.reports.best import Evidence, SpeciesRecord, evidence_of, heard_in
+from edge.reports.best_detections import Evidence, SpeciesRecord, evidence_of, heard_in
 from edge.reports.page import MARK, Card, page
 from edge.reports.sound import WindowSound, cut_of_clip, cut_out, recordings_under
 from edge.reports.spectrogram import svg

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.capture.content import state_of
+from edge.capture.file_states import state_of
 from edge.capture.recording import Decoder, find_recordings, record_name
 from edge.clips.retention import clip_file
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Samples

@@ -15,7 +15,7 @@ from edge.contract.bundle import file_sha256
 from edge.contract.errors import DamagedError, StoreError
 from edge.contract.rights import whose
 from edge.store.connection import is_damage
-from edge.store.copies import bytes_of, copy_whole, sync, too_many
+from edge.store.database_copies import bytes_of, copy_whole, sync, too_many
 
 _SPARE_BYTES = 64 << 20  # left free for the daemon, which keeps writing
 _SAME_SECOND_S = 0.1

@@ -13,10 +13,10 @@ from itertools import pairwise
 
 from edge.contract.local_clock import LocalClock
 from edge.host.clock import KNOWN, Line, is_known, utc_at
+from edge.store.boot_placement import BootSpan, ms, placed
 from edge.store.connection import Connection, now_text
 from edge.store.effort import laid_anew, moment_of
-from edge.store.moving import MovedRows, move_gap, move_stretch, none_moved
-from edge.store.placing import BootSpan, ms, placed
+from edge.store.time_shift import MovedRows, move_gap, move_stretch, none_moved
 from edge.types import (
     ClockState,
     Detection,

@@ -12,7 +12,7 @@ from edge.host.clock import KNOWN, Clock, boot_id, is_known, utc_at
 from edge.store.boots import BootTable
 from edge.store.connection import now_text
 from edge.store.effort import moment_of
-from edge.store.moving import MovedRows, move_gap, move_stretch, none_moved
+from edge.store.time_shift import MovedRows, move_gap, move_stretch, none_moved
 from edge.types import ClockState, StationRun, utc_text
 
 

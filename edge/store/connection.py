@@ -16,8 +16,8 @@ from sqlite_utils import Database
 
 from edge.contract.errors import DamagedError, GoneError, RowError, StoreError
 from edge.contract.rights import hindrance, not_writable
-from edge.store.copies import copy_before
-from edge.store.named import BESIDE, FileIdentity, beside, identity, stamp, turn
+from edge.store.database_copies import copy_before
+from edge.store.file_identity import BESIDE, FileIdentity, beside, identity, stamp, turn
 from edge.store.schema import migrations
 from edge.types import utc_text
 

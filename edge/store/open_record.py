@@ -16,9 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from edge.contract.errors import DamagedError, GoneError, StoreError
-from edge.store.carry import LostFile, carry, marks_of
 from edge.store.connection import BUSY_TIMEOUT_S, suspected
-from edge.store.named import OpenFile
+from edge.store.file_identity import OpenFile
+from edge.store.lost_file import LostFile, carry, marks_of
 from edge.store.record import Store
 from edge.store.salvage import SalvageSummary, set_aside, sound_database
 

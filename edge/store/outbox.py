@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge.store.connection import Connection, now_text
-from edge.store.numbers import KEPT, Numbers
+from edge.store.message_numbers import KEPT, Numbers
 from edge.types import DetectionTime, QueuedMessage
 
 

@@ -15,7 +15,7 @@ from edge.contract.taxonomy import Taxonomy
 from edge.store.connection import now_text
 from edge.store.files import Files, file_id
 from edge.store.losses import LossTable
-from edge.store.numbers import go_on
+from edge.store.message_numbers import go_on
 from edge.types import (
     Detection,
     Effort,

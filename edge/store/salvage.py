@@ -20,10 +20,10 @@ from pathlib import Path
 from edge.contract.errors import DamagedError, StoreError
 from edge.contract.rights import hindrance
 from edge.store.connection import BUSY_TIMEOUT_S, Connection, check_writable
-from edge.store.copies import bytes_of, sync
+from edge.store.database_copies import bytes_of, sync
+from edge.store.file_identity import beside, stamp, turn
 from edge.store.losses import LossTable
-from edge.store.named import beside, stamp, turn
-from edge.store.readable import ReadableRows, Row
+from edge.store.readable_rows import ReadableRows, Row
 
 _SPARE_BYTES = 16 << 20  # left free for other programs that write meanwhile
 _LOCK_S = 2.0  # to wait for a writer of the damaged database, which may be impossible to lock

@@ -32,15 +32,15 @@ from edge.contract.bundle import (
 from edge.contract.errors import BundleError, UsageError
 from edge.contract.taxonomy import Species, Taxonomy
 from edge.engines.onnx import OnnxEngine
-from edge.prior.table import GEO_FACTS, GEO_MODEL, compute_prior_table
+from edge.prior.place_table import GEO_FACTS, GEO_MODEL, compute_prior_table
 from export.adopt.birdnet import birdnet_to_onnx
-from export.adopt.brought import check_first_sum, only_classes, wrap
 from export.adopt.cut import listed, most_likely, points_around, with_what_is_no_bird
 from export.adopt.download import unpack, unpack_all, wheels
 from export.adopt.flatbuffer import TfliteNetwork, parse_tflite
 from export.adopt.geo import geo_to_onnx
 from export.adopt.known import KnownModel
 from export.adopt.labels import read_codes, read_labels, species_of, write_names
+from export.adopt.own_model import check_first_sum, only_classes, wrap
 from export.place_bundle import bundle_place, check_out
 from export.probe_clips import waveform_clips
 

@@ -15,8 +15,8 @@ from edge.contract.bundle import Bundle, BundleMember
 from edge.contract.errors import EngineError
 from edge.engines.cuda import Cuda
 from edge.engines.engine import Engine, answers_of
+from edge.engines.engine_record import EngineMember, EngineRecord, read_record
 from edge.engines.onnx import OnnxEngine
-from edge.engines.record import EngineMember, EngineRecord, read_record
 from edge.engines.tensorrt import open_tensorrt
 from export.parity import Parity, parity
 from export.trt.power import PowerMeter

@@ -19,7 +19,7 @@ from edge.contract.bundle import Bundle
 from edge.contract.errors import EXIT_CONFIG, BundleError, EngineError, UsageError
 from edge.contract.folders import entries_of
 from edge.engines.device import Device
-from edge.engines.record import FILE, EngineMember, EngineRecord, read_record
+from edge.engines.engine_record import FILE, EngineMember, EngineRecord, read_record
 from export.parity import Parity, allowed
 from export.trt.member import TIMING_CACHE, Request, tried
 from export.trt.plan import WORKSPACE_MIB, SourceFile, Step

@@ -23,7 +23,7 @@ from edge.contract.errors import BirdstationError
 from edge.engines.cuda import Cuda
 from edge.engines.device import import_tensorrt
 from edge.engines.engine import answers_of
-from edge.engines.record import Builder, EngineMember, Precision
+from edge.engines.engine_record import Builder, EngineMember, Precision
 from edge.engines.tensorrt import TensorrtEngine
 from export.parity import Parity, parity
 from export.trt.native import CompiledPlan, build_engine, window_profile

@@ -14,7 +14,7 @@ from edge.contract.bundle import Bundle, BundleMember, file_sha256
 from edge.contract.errors import EngineError
 from edge.engines.cuda import Cuda
 from edge.engines.device import Device, board_of, import_tensorrt, l4t_of, power_mode, this_device
-from edge.engines.record import (
+from edge.engines.engine_record import (
     Builder,
     EngineMember,
     EngineRecord,

@@ -33,7 +33,7 @@ from edge.contract.bundle import Bundle, BundleMember, Manifest, Thresholds
 from edge.contract.taxonomy import Species, Taxonomy
 from edge.engines.onnx import cores
 from edge.engines.openvino import CpuPrecision, has_bfloat16
-from edge.engines.tuned import Runtime, cpu_model, open_cpu_engine, runtime_versions
+from edge.engines.tuning_record import Runtime, cpu_model, open_cpu_engine, runtime_versions
 from edge.host.machine import rss_mb
 from export.int8 import to_int8
 from export.to_onnx import to_onnx, torch_scores

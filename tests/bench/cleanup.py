@@ -13,7 +13,7 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-from edge.clips.reserve import Reserve
+from edge.clips.disk_reserve import Reserve
 from edge.clips.retention import DiskBytes, Retention
 from edge.config import RetentionSettings
 from edge.store.clips import ClipTable

@@ -19,7 +19,7 @@ import pytest
 
 import edge.daemon.station
 from edge.contract.audio import RATE_HZ
-from edge.daemon.live import Live
+from edge.daemon.live_microphone import Live
 from edge.daemon.station import Station
 from edge.types import Chunk, Gap
 from tests import HANGS_S

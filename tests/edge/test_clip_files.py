@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.clips.part import written
+from edge.clips.partial_file import written
 from edge.clips.reconcile import reconcile
 from edge.config import ClipSettings, Config
 from edge.contract.audio import RATE_HZ
@@ -111,7 +111,7 @@ def test_a_part_that_is_removed_before_it_is_held_is_made_again(
                     flock(file, how)
         flock(file, how)
 
-    monkeypatch.setattr("edge.clips.part.fcntl.flock", late)
+    monkeypatch.setattr("edge.clips.partial_file.fcntl.flock", late)
     with written(tmp_path / "clip.wav", b"sound") as part:
         assert part not in met
         part.rename(tmp_path / "clip.wav")

@@ -20,14 +20,14 @@ from edge.clips.maker import ClipMaker
 from edge.config import Config, load_config
 from edge.contract.bundle import read_bundle
 from edge.daemon.ledger import Ledger
-from edge.daemon.live import Live
+from edge.daemon.live_microphone import Live
 from edge.daemon.timeline import Timeline
 from edge.host.clock import Clock, boot_id, installed_s
 from edge.messages import FreshSpan, stamp
+from edge.store.boot_placement import BootSpan, placed
 from edge.store.clips import ClipTable
 from edge.store.clock import ClockTable, present_time
 from edge.store.outbox import OutboxTable
-from edge.store.placing import BootSpan, placed
 from edge.types import ClockState, Gap, StationRun
 from tests import HANGS_S
 from tests.conftest import hiss, note
@@ -111,7 +111,7 @@ def test_a_board_without_a_hardware_clock_is_off_for_as_long_as_it_was(
     path = station_yaml()
     config = load_config(path)
     for boot, wall_s in (("boot-1", NOON), ("boot-2", NOON + 20)):
-        monkeypatch.setattr("edge.daemon.live.boot_id", lambda boot=boot: boot)
+        monkeypatch.setattr("edge.daemon.live_microphone.boot_id", lambda boot=boot: boot)
         machine = Machine(wall_s, "synced" if boot == "boot-1" else "unsynced")
         with station(config, machine, recognizer) as live:
             machine.sound(np.concatenate([hiss(12), note("midtoo", 8)]))
@@ -164,7 +164,7 @@ def test_a_person_says_afterwards_what_a_board_without_network_could_not_know(
     """In 1970 the record goes on where it ended; said in any order, the truth is the same."""
     config = load_config(station_yaml())
     for boot, wall_s in (("a", NOON), ("b", 300.0), ("c", 300.0)):
-        monkeypatch.setattr("edge.daemon.live.boot_id", lambda boot=boot: boot)
+        monkeypatch.setattr("edge.daemon.live_microphone.boot_id", lambda boot=boot: boot)
         machine = Machine(wall_s, "synced" if boot == "a" else "unsynced")
         machine.sound(hiss(10))
         with station(config, machine, recognizer) as live:
@@ -192,7 +192,7 @@ def test_what_waits_for_a_broker_is_sent_with_the_times_that_are_known_by_then(
 ) -> None:
     """Network and broker come together; before, nobody knew the time, and summer time began in
     between."""
-    monkeypatch.setattr("edge.daemon.live.boot_id", lambda: "boot-1")
+    monkeypatch.setattr("edge.daemon.live_microphone.boot_id", lambda: "boot-1")
     config = load_config(
         station_yaml("mqtt: {host: h}", station="id: porch, timezone: Europe/Berlin")
     )
@@ -442,7 +442,7 @@ def test_a_person_is_told_if_there_is_no_room_for_what_was_said(
     path = station_yaml()
     config = load_config(path)
     for boot, wall_s in (("a", NOON), ("b", 300.0)):
-        monkeypatch.setattr("edge.daemon.live.boot_id", lambda boot=boot: boot)
+        monkeypatch.setattr("edge.daemon.live_microphone.boot_id", lambda boot=boot: boot)
         machine = Machine(wall_s, "synced" if boot == "a" else "unsynced")
         machine.sound(hiss(10))
         with station(config, machine, recognizer) as live:

@@ -16,7 +16,7 @@ from edge.config import DEMO_FOLDER, DetectSettings, find_settings, load_config,
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import ConfigError
 from edge.demo.invented import NOTICE, notice_of
-from edge.reports.known import known_species
+from edge.reports.known_classes import known_species
 from edge.store.record import Store
 from tests import HANGS_S
 

@@ -13,7 +13,7 @@ import soundfile
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from edge.capture.native import DURATION_S_MAX
+from edge.capture.native_sound import DURATION_S_MAX
 from edge.capture.recording import Decoder
 from edge.contract.audio import RATE_HZ
 from edge.types import Gap

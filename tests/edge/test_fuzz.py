@@ -29,7 +29,7 @@ from edge.capture.schedule import Schedule
 from edge.config import Config, MqttSettings, SiteSettings, TlsSettings, load_config
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import EXIT_REFUSED, BundleError, ConfigError, UsageError
-from edge.daemon.live import schedule_of
+from edge.daemon.live_microphone import schedule_of
 from edge.messages import topic_of
 from edge.replay.archive import recordings_in, replay_folder
 from edge.store.record import Store

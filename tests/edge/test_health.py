@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from edge.config import Config, HealthSettings
 from edge.contract.local_clock import LocalClock
+from edge.daemon.day_counts import DayCounts, Today
 from edge.daemon.health import Facts, Health, Mqtt, assess, health_folder, write_health
-from edge.daemon.today import DayCounts, Today
 from edge.host.machine import disk, open_files, rss_mb, temperature_c
 
 DOCS = (Path(__file__).parents[2] / "docs" / "health.md").read_text(encoding="utf8")

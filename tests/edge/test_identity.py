@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 
 from edge.analysis.recognizer import Recognizer
 from edge.analysis.stretch import Analyst
-from edge.capture.content import continues, read_once, state_of
 from edge.capture.file_name import told_by_name
-from edge.capture.opened import PulsedFile
+from edge.capture.file_states import continues, read_once, state_of
+from edge.capture.pulsed_file import PulsedFile
 from edge.capture.sound_sums import SoundSums, is_within
 from edge.config import load_config
 from edge.contract.bundle import file_sha256, read_bundle
 from edge.replay.archive import recordings_in
 from edge.replay.identity import identify, recording_id, told_of
-from edge.replay.readers import Readers
+from edge.replay.reader_threads import Readers
 from edge.replay.replay import Replay
 from edge.reports.summary import of_recordings
 from edge.store.files import KnownRecording

@@ -22,7 +22,7 @@ from edge.engines.onnx import OnnxEngine
 from edge.replay import cluster, replay
 from edge.replay.archive import recordings_in, replay_folder
 from edge.replay.reader import Event, RecordingEnd, RecordingTask, read_recordings
-from edge.replay.readers import Readers
+from edge.replay.reader_threads import Readers
 from edge.reports.parquet import write_parquet
 from edge.store.record import Store
 from edge.types import Outcome

@@ -25,7 +25,7 @@ from edge.contract.audio import RATE_HZ
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import ConfigError
 from edge.daemon.ledger import Ledger
-from edge.daemon.live import Live
+from edge.daemon.live_microphone import Live
 from edge.host.clock import Clock
 from edge.types import Chunk, Gap, GapReason, GapRow
 from tests.conftest import hiss, note

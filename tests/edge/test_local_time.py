@@ -16,7 +16,7 @@ from edge.analysis.recognizer import Recognizer
 from edge.analysis.stretch import Analyst, Stretch
 from edge.config import load_config
 from edge.contract.bundle import read_bundle
-from edge.prior.table import DAYS, _keep
+from edge.prior.place_table import DAYS, _keep
 from edge.types import GapRow, Place, RecordingRow
 from tests.conftest import hiss, note, write_sound
 from tests.edge.test_clips import guano_of

@@ -10,7 +10,7 @@ import pytest
 
 from edge.contract.errors import StoreError
 from edge.store.backup import backup
-from edge.store.numbers import Numbers
+from edge.store.message_numbers import Numbers
 from edge.store.outbox import OutboxTable
 from tests.helpers.brokers import counts, fill, numbered, publisher_of, until
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from edge.analysis.stretch import BatchResult
-from edge.clips.reserve import Reserve
+from edge.clips.disk_reserve import Reserve
 from edge.config import Config
 from edge.contract.bundle import Bundle, read_bundle
 from edge.contract.errors import DamagedError, GoneError
-from edge.daemon.house import House
+from edge.daemon.clip_cleanup import House
 from edge.daemon.ledger import Ledger
 from edge.host.clock import Clock
 from edge.store.backup import backup

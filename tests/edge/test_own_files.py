@@ -12,7 +12,7 @@ import soundfile
 from edge.analysis.recognizer import Recognizer
 from edge.analysis.stretch import Analyst
 from edge.capture.folder import FolderWatch
-from edge.capture.own import OwnFiles
+from edge.capture.own_files import OwnFiles
 from edge.capture.recording import find_recordings
 from edge.check.sound import check_folder
 from edge.clips.maker import ClipMaker
@@ -21,7 +21,7 @@ from edge.contract.audio import RATE_HZ
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import UsageError
 from edge.daemon.ledger import Ledger
-from edge.daemon.watched import WatchedFolder
+from edge.daemon.watched_folder import WatchedFolder
 from edge.replay.archive import recordings_in
 from edge.store.clips import ClipTable
 from edge.store.record import Store

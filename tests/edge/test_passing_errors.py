@@ -21,15 +21,15 @@ import soundfile
 
 from edge.analysis.recognizer import Recognizer
 from edge.analysis.stretch import Analyst
-from edge.capture import opened
-from edge.capture.opened import PulsedFile
+from edge.capture import pulsed_file as opened
+from edge.capture.pulsed_file import PulsedFile
 from edge.capture.recording import Decoder
 from edge.config import Config, load_config
 from edge.contract.audio import RATE_HZ
 from edge.contract.bundle import file_sha256, read_bundle
 from edge.contract.errors import StopSignal, UnreadError
 from edge.daemon.ledger import Ledger
-from edge.daemon.watched import WatchedFolder
+from edge.daemon.watched_folder import WatchedFolder
 from edge.replay.archive import recordings_in
 from edge.replay.replay import Replay
 from edge.store.record import Store
@@ -579,8 +579,8 @@ def test_a_stop_leaves_a_file_between_two_pieces(
 
 def test_threads_leave_a_file_between_two_pieces(tmp_path: Path) -> None:
     """Left in the middle of a digest, readers do not read it to its end."""
-    from edge.capture.content import read_once, state_of_opened
-    from edge.replay.readers import Readers
+    from edge.capture.file_states import read_once, state_of_opened
+    from edge.replay.reader_threads import Readers
 
     path = tmp_path / "large"
     with path.open("wb") as file:

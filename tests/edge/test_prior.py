@@ -20,7 +20,13 @@ from edge.contract.coordinates import check_coordinates
 from edge.contract.errors import BundleError, EngineError
 from edge.prior import table as prior
 from edge.prior.place import GRID_STEP_DEG
-from edge.prior.table import CELL_DEG, NEARBY_CELL_DEG, cell_of, compute_prior_table, prior_table
+from edge.prior.place_table import (
+    CELL_DEG,
+    NEARBY_CELL_DEG,
+    cell_of,
+    compute_prior_table,
+    prior_table,
+)
 from edge.types import Place
 from tests.helpers.clip_station import stretch
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge.capture.container import CHANNELS_MAX
-from edge.capture.layout import chunks
+from edge.capture.container_layout import chunks
 from edge.capture.recording import (
     DURATION_S_MAX,
     SIDECAR_SUFFIXES,

@@ -14,7 +14,7 @@ from edge.analysis.recognizer import Recognizer
 from edge.config import Config, load_config
 from edge.contract.bundle import read_bundle
 from edge.daemon.ledger import Ledger
-from edge.daemon.live import Live
+from edge.daemon.live_microphone import Live
 from tests.conftest import hiss, note
 from tests.edge.test_live import Scene, accounted, listening, play, rows
 from tests.edge.test_passing_errors import Desk, song

@@ -14,7 +14,7 @@ from edge.config import load_config
 from edge.contract.labels import read_labels
 from edge.replay.archive import replay_folder
 from edge.reports.score import score_store
-from edge.reports.shown import show_replay
+from edge.reports.screen_summary import show_replay
 from edge.reports.summary import Cost, replay_summary
 from edge.reports.tables import score_text
 from edge.store.record import Store

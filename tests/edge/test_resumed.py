@@ -15,7 +15,7 @@ import soundfile
 
 from edge.analysis.recognizer import Recognizer
 from edge.analysis.stretch import Analyst, BatchResult
-from edge.capture.content import state_of
+from edge.capture.file_states import state_of
 from edge.config import Config, load_config
 from edge.contract.audio import RATE_HZ, Image
 from edge.contract.blend import Blend, Scores

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from edge.clips.disk_reserve import Reserve
 from edge.clips.reconcile import reconcile
-from edge.clips.reserve import Reserve
 from edge.clips.retention import DiskBytes, Retention, RetentionSummary
 from edge.config import Config, RetentionSettings
 from edge.contract.audio import RATE_HZ

@@ -18,9 +18,9 @@ import pytest
 
 from edge.analysis.recognizer import Recognizer
 from edge.analysis.stretch import Analyst
+from edge.clips.disk_reserve import Reserve
 from edge.clips.maker import ClipMaker
 from edge.clips.reconcile import reconcile
-from edge.clips.reserve import Reserve
 from edge.clips.retention import ALL_CLIPS, Retention
 from edge.config import Config, RetentionSettings, load_config
 from edge.contract.bundle import read_bundle
@@ -427,7 +427,7 @@ def body_no_room(disk: Path) -> None:
 
 def body_full_meanwhile(disk: Path) -> None:
     """There seems to be room, and then there is none: somebody else fills the disk."""
-    import edge.store.copies as copying
+    import edge.store.database_copies as copying
 
     copying._SPARE_BYTES = -(1 << 30)
     body_no_room(disk)

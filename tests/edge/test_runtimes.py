@@ -31,7 +31,7 @@ from edge.contract.errors import EngineError
 from edge.contract.taxonomy import Species, Taxonomy
 from edge.engines.onnx import OnnxEngine, cores
 from edge.engines.openvino import CpuPrecision, OpenvinoEngine, has_bfloat16, import_openvino
-from edge.engines.tuned import (
+from edge.engines.tuning_record import (
     FILE,
     Runtime,
     RuntimeChoice,

@@ -30,19 +30,19 @@ from edge.config import Config, load_config
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import BirdstationError, StoreError
 from edge.daemon.ledger import Ledger
-from edge.daemon.lines import LINES_MAX, written_beside
-from edge.daemon.live import station_place
+from edge.daemon.live_microphone import station_place
+from edge.daemon.log_thread import LINES_MAX, written_beside
 from edge.daemon.station import Station
 from edge.daemon.threads import Errand, Leave, Worker
 from edge.host.clock import boot_id
 from edge.host.machine import this_process
 from edge.host.notify import Notifier
 from edge.prior import tables as priors
-from edge.replay.tried import AttemptLog, note_stop
+from edge.replay.attempt_log import AttemptLog, note_stop
 from edge.store.attempts import AttemptCount
 from edge.store.clips import ClipTable
 from edge.store.record import Store
-from edge.store.unstored import Note
+from edge.store.unstored_time import Note
 from edge.types import Chunk, FileState, Gap
 from tests import HANGS_S
 from tests.conftest import hiss, noon_zone, note, write_sound
@@ -435,7 +435,9 @@ def test_until_its_prior_is_there_sound_alone_decides(
         "[ -e killed ] || { touch killed; kill -9 $$; }\n"
         f'touch slow; until [ -e go ]; do sleep 0.05; done; exec {sys.executable} "$@"'
     )
-    monkeypatch.setattr("edge.prior.table.sys.executable", program(tmp_path / "slow-python", lines))
+    monkeypatch.setattr(
+        "edge.prior.place_table.sys.executable", program(tmp_path / "slow-python", lines)
+    )
     monkeypatch.setattr(priors, "_AGAIN_S", 0.1)
     monkeypatch.setattr("edge.daemon.station._KEPT_S_MAX", 0.0)
     config = station_yaml(WELL, station=PLACE)
@@ -472,7 +474,9 @@ def test_recordings_wait_for_theirs_and_can_be_left(
         f"touch {tmp_path}/asked; until [ -e {tmp_path}/go ]; do sleep 0.05; done; exec "
         f'{sys.executable} "$@"'
     )
-    monkeypatch.setattr("edge.prior.table.sys.executable", program(tmp_path / "slow-python", lines))
+    monkeypatch.setattr(
+        "edge.prior.place_table.sys.executable", program(tmp_path / "slow-python", lines)
+    )
     write_sound(tmp_path / "in" / "a_20190601_053000.wav", note("lowtoo", 10))
     folder = f"folder: {{path: {tmp_path / 'in'}, settle_s: 0}}"
     config = station_yaml("source: folder", folder, WELL, station=PLACE)
@@ -502,7 +506,7 @@ def test_one_that_cannot_be_made_is_tried_again_with_the_recording(
 ) -> None:
     """Whoever waits for it does not end of it."""
     monkeypatch.setattr(
-        "edge.prior.table.sys.executable",
+        "edge.prior.place_table.sys.executable",
         program(tmp_path / "python", "echo no memory >&2; exit 1"),
     )
     config = load_config(station_yaml(station=PLACE))

@@ -17,16 +17,16 @@ import pytest
 from edge.analysis.recognizer import Recognizer
 from edge.analysis.stretch import Analyst, BatchResult
 from edge.capture.recording import Decoder
-from edge.clips.reserve import Reserve
+from edge.clips.disk_reserve import Reserve
 from edge.config import load_config
 from edge.contract.audio import RATE_HZ
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import ConfigError
-from edge.daemon.house import House
+from edge.daemon.clip_cleanup import House
 from edge.daemon.ledger import Ledger
+from edge.daemon.progress_log import Teller
 from edge.daemon.station import Station
-from edge.daemon.teller import Teller
-from edge.daemon.watched import WatchedFolder
+from edge.daemon.watched_folder import WatchedFolder
 from edge.host.clock import Clock
 from edge.store.record import Store
 from edge.types import Gap
@@ -131,7 +131,7 @@ def test_a_file_that_cannot_be_read_is_asked_less_and_less_often(
     clock = SimpleNamespace(
         sleep=lambda _s: now.__setitem__(0, now[0] + 0.5), monotonic=lambda: now[0]
     )
-    monkeypatch.setattr("edge.daemon.watched.time", clock)
+    monkeypatch.setattr("edge.daemon.watched_folder.time", clock)
     watched = WatchedFolder(
         config, Analyst(config, recognizer), ledger, None, lambda _f: None, lambda _g, _s: None
     )

@@ -16,7 +16,7 @@ from edge.config import Config, load_config
 from edge.contract.bundle import read_bundle
 from edge.daemon.health import Health
 from edge.daemon.ledger import Ledger
-from edge.daemon.live import Live
+from edge.daemon.live_microphone import Live
 from edge.daemon.vitals import Vitals
 from edge.host.clock import boot_id
 from edge.store.clips import ClipTable
@@ -140,10 +140,10 @@ def test_a_board_that_begins_in_1970_with_a_record_counts_the_day_on_which_it_is
     """What another boot heard on the day that it turns out to be counts, too; and once, if it is
     set twice."""
     config = load_config(station_yaml())
-    monkeypatch.setattr("edge.daemon.live.boot_id", lambda: "before")
+    monkeypatch.setattr("edge.daemon.live_microphone.boot_id", lambda: "before")
     with listening(config, Machine(NOON, "synced"), recognizer) as station:
         station.hear("midtoo", 20)
-    monkeypatch.setattr("edge.daemon.live.boot_id", lambda: "after")
+    monkeypatch.setattr("edge.daemon.live_microphone.boot_id", lambda: "after")
     machine = Machine(300.0)
     with listening(config, machine, recognizer, own_thread=True) as station:
         station.hear("lowtoo", 30)

@@ -16,7 +16,7 @@ from edge.config import Config, load_config
 from edge.contract.bundle import read_bundle
 from edge.daemon.ledger import Ledger
 from edge.store.clock import ClockTable
-from edge.store.unstored import Note
+from edge.store.unstored_time import Note
 from tests import HANGS_S
 from tests.conftest import hiss, note
 from tests.edge.test_bad_disk import fill
@@ -264,7 +264,7 @@ def test_a_disk_that_stands_still_holds_no_end(
 ) -> None:
     """The note is written beside the end, which waits a moment for it."""
     goes_on = threading.Event()
-    monkeypatch.setattr("edge.store.unstored.os.fsync", lambda _: goes_on.wait(HANGS_S))
+    monkeypatch.setattr("edge.store.unstored_time.os.fsync", lambda _: goes_on.wait(HANGS_S))
     runs = Runs(config, recognizer)
     runs.run()
     with locked(config):

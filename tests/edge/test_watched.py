@@ -22,7 +22,7 @@ import pytest
 from edge.analysis.recognizer import Recognizer
 from edge.analysis.stretch import Analyst, BatchResult
 from edge.clips.maker import ClipMaker
-from edge.clips.patient import PatientClips
+from edge.clips.waiting_table import PatientClips
 from edge.config import load_config
 from edge.contract.audio import Image
 from edge.contract.blend import Scores
@@ -30,7 +30,7 @@ from edge.contract.bundle import read_bundle
 from edge.contract.errors import EXIT_CONFIG
 from edge.daemon.ledger import Ledger
 from edge.daemon.threads import Leave
-from edge.daemon.watched import WatchedFolder
+from edge.daemon.watched_folder import WatchedFolder
 from edge.replay.archive import recordings_in
 from edge.replay.replay import Replay
 from edge.store.clips import ClipTable

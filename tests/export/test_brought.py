@@ -13,9 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import BundleError, UsageError
 from export.adopt.assemble import read_source
-from export.adopt.brought import wrap
 from export.adopt.known import read_known
 from export.adopt.labels import read_labels, species_of
+from export.adopt.own_model import wrap
 from tests import HANGS_S, unmeasured
 
 NAME = "birdnet-v3"

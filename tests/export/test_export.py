@@ -18,7 +18,7 @@ from edge.analysis.recognizer import Recognizer
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import BundleError, UsageError
 from edge.engines.onnx import OnnxEngine
-from edge.prior.table import prior_table
+from edge.prior.place_table import prior_table
 from edge.types import Place
 from export.assemble import _halve_members, assemble
 from export.split_attention import plain

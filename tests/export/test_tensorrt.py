@@ -32,8 +32,8 @@ from edge.contract.bundle import Bundle, read_bundle
 from edge.contract.errors import BundleError, EngineError
 from edge.engines.cuda import Cuda
 from edge.engines.device import Device, board_of, l4t_of
+from edge.engines.engine_record import read_record
 from edge.engines.onnx import OnnxEngine
-from edge.engines.record import read_record
 from edge.engines.tensorrt import open_tensorrt
 from export.half import to_half
 from export.parity import Parity, parity

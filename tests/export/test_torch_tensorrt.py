@@ -29,8 +29,8 @@ from edge.config import RuntimeSettings
 from edge.contract.audio import IMAGE_SHAPE
 from edge.contract.bundle import read_bundle
 from edge.contract.errors import BundleError, EngineError, needs_extra
+from edge.engines.engine_record import read_record
 from edge.engines.onnx import OnnxEngine
-from edge.engines.record import read_record
 from export.half import to_half
 from export.parity import parity
 from export.to_onnx import to_onnx

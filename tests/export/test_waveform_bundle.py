@@ -28,7 +28,7 @@ from edge.contract.taxonomy import Species, Taxonomy, read_names
 from edge.engines.engine import answers_of
 from edge.engines.onnx import OnnxEngine
 from edge.engines.openvino import OpenvinoEngine
-from edge.prior.table import compute_prior_table, geo_week
+from edge.prior.place_table import compute_prior_table, geo_week
 from export.agreement import sound_inputs
 from export.tune import record, tune
 from export.verify import verify

@@ -22,7 +22,7 @@ import edge.daemon.station
 from edge.capture.microphone import Microphone
 from edge.capture.portaudio import InputDevice
 from edge.contract.audio import RATE_HZ
-from edge.daemon.live import Live
+from edge.daemon.live_microphone import Live
 
 _SOUNDSCAPES = Path(__file__).parents[2] / "edge/demo/soundscapes"
 _BLOCK_S = 0.1

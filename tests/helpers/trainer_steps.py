@@ -15,7 +15,8 @@ from tests.helpers.trainer_edits import ALL, EDITS, NOTHING, Touched
 from tests.helpers.trainer_ground import Ground, turned
 from tests.helpers.trainer_killed import Killer
 from tests.helpers.trainer_walk import Scratch, Told, apart, fit_all, picture
-from trainer import book, contents
+from trainer import book
+from trainer import file_digests as contents
 from trainer.book import FINISHED, versions
 from trainer.pipeline.stages import STAGES
 from trainer.pipeline.work import NONE

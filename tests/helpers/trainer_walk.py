@@ -24,7 +24,7 @@ from rich.console import Console
 
 from edge.contract.errors import BirdstationError
 from tests.helpers.trainer_ground import Ground
-from trainer import contents
+from trainer import file_digests as contents
 from trainer.corpus import backgrounds, check, spectrograms
 from trainer.files import read_json
 from trainer.pipeline import stages

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge.contract.audio import IMAGE_SHAPE, mel_image
 from edge.contract.bundle import read_bundle, seal_bundle
-from edge.engines.record import EngineRecord, read_record
+from edge.engines.engine_record import EngineRecord, read_record
 from export.half import to_half
 from export.probe_clips import probe_clips
 from export.to_onnx import to_onnx

@@ -27,7 +27,7 @@ from edge.contract.bundle import (
     seal_bundle,
 )
 from edge.contract.taxonomy import Species, Taxonomy
-from edge.prior.table import compute_prior_table
+from edge.prior.place_table import compute_prior_table
 
 CLASSES = (
     Species("lowtoo", "Tonus profundus", "Low Tooter"),

@@ -24,7 +24,7 @@ _RUNTIMES = "onnxruntime openvino tensorrt tensorrt_rtx torch_tensorrt cuda"
 _NETWORKS = f"""{_RUNTIMES} timm torchvision torch.nn.Module edge.engines edge.speech
     edge.analysis.recognizer trainer.networks.model trainer.networks.checkpoint
     trainer.student.student"""
-_DECODERS = "soundfile sounddevice soxr librosa edge.capture.recording edge.capture.native"
+_DECODERS = "soundfile sounddevice soxr librosa edge.capture.recording edge.capture.native_sound"
 _SOUND = f"""{_DECODERS} edge.capture.microphone edge.capture.portaudio edge.capture.mix edge.speech
     edge.contract.audio.WindowCutter edge.contract.audio.mel_image edge.contract.audio.mel_images"""
 _CARDS = "sounddevice edge.capture.microphone edge.capture.portaudio"
@@ -55,7 +55,9 @@ BANS = {
     "codec": _ban("edge.capture.streams"),
     "command line": _ban("typer argparse sys.argv edge.__main__ trainer.__main__ export.__main__"),
     "connection": _ban("paho socket ssl edge.publisher.link edge.publisher.session"),
-    "container": _ban("edge.capture.container edge.capture.layout edge.capture.parts"),
+    "container": _ban(
+        "edge.capture.container edge.capture.container_layout edge.capture.sound_parts"
+    ),
     "corpus": _ban(
         """trainer.corpus.recordings trainer.corpus.soundscapes trainer.corpus.folds
             trainer.corpus.tables trainer.corpus.check""",
@@ -108,10 +110,14 @@ BANS = {
     ),
     "soundscape": _ban("trainer.corpus.soundscapes trainer.tuning.soundscape_scores"),
     "source": _ban("edge.capture edge.daemon edge.replay"),
-    "source of sound": _ban("edge.capture edge.daemon.source edge.daemon.live edge.daemon.watched"),
+    "source of sound": _ban(
+        "edge.capture edge.daemon.source edge.daemon.live_microphone edge.daemon.watched_folder"
+    ),
     "species": _ban("edge.contract.taxonomy trainer.demo.fauna"),
     "sql": _ban(f"{_SQL} edge.store.connection"),
-    "station": _ban("edge.daemon.station edge.daemon.live edge.daemon.watched edge.__main__"),
+    "station": _ban(
+        "edge.daemon.station edge.daemon.live_microphone edge.daemon.watched_folder edge.__main__"
+    ),
     "store": _ban(f"{_SQL} edge.store"),
     "student": _ban("trainer.student.student trainer.student.distil"),
     "table": _ban("csv pandas rich.table edge.store.schema trainer.corpus.tables"),

@@ -15,7 +15,7 @@ from edge.contract.blend import Blend, acoustic_scores, blend_scores
 from edge.contract.bundle import Probe, read_bundle, seal_bundle
 from edge.contract.taxonomy import Taxonomy
 from edge.prior.nearby import FILE, Nearby
-from edge.prior.table import compute_prior_table
+from edge.prior.place_table import compute_prior_table
 from export.verify import verify
 from tests.conftest import SPECIES, note, write_sound
 from tests.edge.test_replay import replay

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from edge.contract.program import EXIT_CANNOT_CREATE
-from edge.contract.starting import EXIT_INTERRUPTED, INTERRUPTED, is_program
+from edge.contract.startup import EXIT_INTERRUPTED, INTERRUPTED, is_program
 from tests import HANGS_S
 from tests.conftest import hiss, note, write_sound
 from tests.helpers.brokers import until

@@ -58,6 +58,18 @@ def test_the_architectures_tree_is_the_tree() -> None:
     assert [name for name in sorted(listed) if not (PROJECT / name).is_dir()] == []
 
 
+def test_where_files_were_leads_to_where_they_are() -> None:
+    table = ARCHITECTURE[ARCHITECTURE.index("## Where files were") :]
+    rows = re.findall(r"^\| (`.+`) \| `(\S+)` \|$", table, re.MULTILINE)
+    pairs = [(old, new) for olds, new in rows for old in re.findall(r"`([^`]+)`", olds)]
+    pairs = [pair for pair in pairs if "NAME" not in pair[1]]
+    assert len(pairs) > 100
+    for old, new in pairs:
+        now = PROJECT / (new + old.rpartition("/")[2] if new.endswith("/") else new)
+        assert now.is_file(), f"{old}: {now}"
+        assert not (PROJECT / old).is_file(), old
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_commands_in_the_documents_exist(package: str) -> None:
     help_text = subprocess.run(

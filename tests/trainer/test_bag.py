@@ -21,7 +21,7 @@ from trainer.corpus.recordings import Corpus
 from trainer.networks.model import load_network
 from trainer.run import MemberInfo, Run
 from trainer.tuning.bag import choose, choose_bag, score_images
-from trainer.tuning.oof import crop_table, score_crops
+from trainer.tuning.out_of_fold import crop_table, score_crops
 
 
 @pytest.fixture(scope="module")

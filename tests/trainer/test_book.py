@@ -34,8 +34,8 @@ from tests.helpers.trainer_ground import Ground
 from tests.helpers.trainer_walk import apart, fit_all, picture
 from trainer import book
 from trainer.book import STAGES, Book, Result, versions
-from trainer.contents import Contents
 from trainer.corpus.spectrograms import IMAGES, make_spectrograms
+from trainer.file_digests import Contents
 from trainer.files import read_json, write_json
 from trainer.pipeline import stages
 from trainer.run import Run

@@ -14,10 +14,10 @@ from edge.contract.audio import CROP_STEP, RATE_HZ, Samples, mel_images
 from edge.contract.errors import CorpusError
 from tests.conftest import hiss, write_sound
 from tests.helpers.trainer_corpus import CODES, make_corpus, song
-from trainer.contents import Contents
 from trainer.corpus.backgrounds import BackgroundSet, pink_noise
 from trainer.corpus.recordings import Corpus
 from trainer.corpus.spectrograms import CacheEntry, Spectrograms, make_spectrograms
+from trainer.file_digests import Contents
 from trainer.training.calls import (
     BEST_MIN,
     background_contrasts,

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from edge.contract.bundle import file_sha256
-from trainer import contents
-from trainer.contents import ABSENT, UNREADABLE, Contents, sums_of
+from trainer import file_digests as contents
+from trainer.file_digests import ABSENT, UNREADABLE, Contents, sums_of
 
 OLD_S = 100.0  # seconds ago: what is older than a few is remembered
 

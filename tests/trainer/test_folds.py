@@ -14,6 +14,7 @@ from rich.console import Console
 from edge.contract.errors import CorpusError
 from tests.helpers.trainer_corpus import make_corpus
 from trainer.corpus.check import check_data
+from trainer.corpus.duplicates import same_sound
 from trainer.corpus.folds import (
     REGIONS,
     absent,
@@ -29,7 +30,6 @@ from trainer.corpus.folds import (
 )
 from trainer.corpus.recordings import Corpus, Recording
 from trainer.corpus.soundscapes import LABELS
-from trainer.corpus.twins import same_sound
 from trainer.recipe import FoldRecipe, find_recipe
 from trainer.report.foldmap import assign_folds, draw_folds
 

@@ -17,7 +17,7 @@ from tests import HANGS_S
 from tests.helpers.trainer_corpus import make_corpus
 from tests.helpers.trainer_run import make_rasters
 from tests.trainer.test_fit import QUIET, alive, children, fit_here, tiny_recipe, wait_for
-from trainer import contents
+from trainer import file_digests as contents
 from trainer.files import read_json
 from trainer.pipeline.stages import STAGES, Options, run_stages
 from trainer.run import Run

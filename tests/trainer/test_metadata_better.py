@@ -17,7 +17,7 @@ from edge.contract.errors import BundleError
 from edge.contract.taxonomy import Taxonomy
 from edge.prior.cooccurrence import Cooccurrence
 from edge.prior.nearby import DAYS, KM, LEVELS, Nearby, RecordingContext
-from edge.prior.table import compute_prior_table
+from edge.prior.place_table import compute_prior_table
 from tests import HANGS_S
 from tests.helpers.trainer_run import make_rasters
 from trainer.corpus.recordings import COLUMNS, Corpus

@@ -16,9 +16,9 @@ from tests import HANGS_S
 from tests.helpers.trainer_corpus import CODES
 from tests.helpers.trainer_corpus import make_corpus as make_sounding_corpus
 from tests.helpers.trainer_run import enter, finish, make_corpus, make_run
-from trainer.contents import UNREADABLE, Contents
 from trainer.corpus.check import check_data
 from trainer.corpus.recordings import Corpus
+from trainer.file_digests import UNREADABLE, Contents
 from trainer.files import read_json, write_json
 from trainer.recipe import find_recipe
 from trainer.run import Run

@@ -14,7 +14,6 @@ from edge.contract.audio import CROP_SAMPLES, CROP_STEP, RATE_HZ, mel_images, tr
 from edge.contract.errors import CorpusError
 from tests.conftest import hiss, write_sound
 from tests.helpers.trainer_corpus import CODES, make_corpus
-from trainer.contents import Contents
 from trainer.corpus.recordings import Corpus, read_sound
 from trainer.corpus.spectrograms import (
     CROP_BYTES,
@@ -24,6 +23,7 @@ from trainer.corpus.spectrograms import (
     crops_max_samples,
     make_spectrograms,
 )
+from trainer.file_digests import Contents
 
 QUIET = Console(quiet=True)
 

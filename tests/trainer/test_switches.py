@@ -13,12 +13,12 @@ from rich.console import Console
 from edge.contract.errors import ConfigError, CorpusError
 from tests.conftest import hiss, write_sound
 from tests.helpers.trainer_corpus import make_corpus
-from trainer.contents import Contents
 from trainer.corpus.backgrounds import FILE as BACKGROUNDS
 from trainer.corpus.backgrounds import background_source, read_backgrounds
 from trainer.corpus.folds import read_folds
 from trainer.corpus.recordings import Corpus
 from trainer.corpus.spectrograms import Spectrograms
+from trainer.file_digests import Contents
 from trainer.pipeline.stages import Options, run_stages
 from trainer.recipe import (
     Augment,

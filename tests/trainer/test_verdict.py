@@ -17,9 +17,9 @@ from trainer.pipeline.stages import tell_cautions
 from trainer.report.report import write_report
 from trainer.run import Run
 from trainer.tuning.bag import choose_bag
-from trainer.tuning.oof import CropTable, score_crops
+from trainer.tuning.cautions import cautions, guessing
+from trainer.tuning.out_of_fold import CropTable, score_crops
 from trainer.tuning.tune import tune
-from trainer.tuning.verdict import cautions, guessing
 
 CODES = ("a", "b", "c", "d")
 

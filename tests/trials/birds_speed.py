@@ -31,7 +31,7 @@ from edge.contract.bundle import read_bundle
 from edge.contract.errors import RecordingError
 from edge.contract.program import run_program
 from edge.engines.openvino import has_bfloat16
-from edge.engines.tuned import cpu_model, runtime_versions
+from edge.engines.tuning_record import cpu_model, runtime_versions
 from edge.types import Gap
 from tests.bench.ratios import Ratio, interleaved
 

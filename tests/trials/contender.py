@@ -79,7 +79,7 @@ def engine(runtime: str, precision: str, folder: str, sound: str) -> Callable[[]
     from pathlib import Path
 
     from edge.contract.bundle import read_bundle
-    from edge.engines.tuned import open_cpu_engine
+    from edge.engines.tuning_record import open_cpu_engine
 
     bundle = read_bundle(Path(folder))
     windows = np.load(sound)

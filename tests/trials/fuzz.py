@@ -29,7 +29,7 @@ from edge.capture.recording import record_name
 from edge.config import Config, load_config
 from edge.replay.archive import ReplaySummary, replay_folder
 from edge.replay.replay import Progress
-from edge.reports.shown import show_replay
+from edge.reports.screen_summary import show_replay
 from edge.reports.summary import Cost, replay_summary
 from edge.store.record import Store
 from edge.types import Outcome

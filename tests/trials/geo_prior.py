@@ -34,7 +34,7 @@ from edge.contract.bundle import PRIOR, Bundle, read_bundle
 from edge.contract.labels import RowLabels, read_labels
 from edge.contract.metrics import NOCALL_ROW, score_rows
 from edge.contract.program import run_program
-from edge.prior.table import compute_prior_table, geo_week
+from edge.prior.place_table import compute_prior_table, geo_week
 from edge.types import Gap
 
 THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)

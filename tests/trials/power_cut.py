@@ -30,7 +30,7 @@ from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from edge.clips.reserve import Reserve
+from edge.clips.disk_reserve import Reserve
 from edge.clips.retention import DiskBytes, Retention
 from edge.config import RetentionSettings
 from edge.contract.bundle import read_bundle

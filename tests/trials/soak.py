@@ -40,7 +40,7 @@ import edge.daemon.station
 from edge.analysis.stretch import BatchResult
 from edge.config import DEMO_FOLDER
 from edge.contract.audio import RATE_HZ
-from edge.daemon.live import Live
+from edge.daemon.live_microphone import Live
 from edge.daemon.station import Station
 from edge.host.clock import Clock
 from edge.host.machine import open_files, rss_mb

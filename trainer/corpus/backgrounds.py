@@ -25,9 +25,9 @@ from edge.contract.audio import (
 )
 from edge.contract.errors import ConfigError, RecordingError
 from edge.contract.folders import files_under
-from trainer.contents import Contents, sums_of
 from trainer.corpus.recordings import read_sound
 from trainer.corpus.spectrograms import crops_max_samples
+from trainer.file_digests import Contents, sums_of
 from trainer.files import digest, read_npz, replacing
 from trainer.recipe import Recipe
 from trainer.workers import progress_bar, worker_pool

@@ -9,10 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge.contract.errors import CorpusError
+from trainer.corpus.duplicates import same_files, two_species
 from trainer.corpus.recordings import Corpus
 from trainer.corpus.spectrograms import probe_all
 from trainer.corpus.tables import Problems
-from trainer.corpus.twins import same_files, two_species
 from trainer.files import read_json
 from trainer.workers import worker_pool
 

@@ -22,10 +22,10 @@ from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Samples
 from edge.contract.errors import ConfigError, CorpusError, RecordingError, UsageError
 from edge.contract.folders import files_under, holds_nothing
 from edge.contract.taxonomy import NOCALL
+from trainer.corpus.duplicates import same_files, two_species
 from trainer.corpus.mixture import SILENCE, Call, cut_call, lay_background, mean_square, place_call
 from trainer.corpus.recordings import AUDIO, COLUMNS, METADATA, Corpus, Recording, read_sound
 from trainer.corpus.tables import Problems, read_table
-from trainer.corpus.twins import same_files, two_species
 from trainer.demo.seeds import stream
 from trainer.demo.vorbis import encode, write_bytes
 from trainer.files import digest, read_json, write_csv, write_json

@@ -34,8 +34,8 @@ from edge.contract.audio import (
 )
 from edge.contract.bundle import file_sha256
 from edge.contract.errors import CorpusError, RecordingError
-from trainer.contents import ABSENT, UNREADABLE, Contents
 from trainer.corpus.recordings import Audio, Recording, probe_audio, read_sound
+from trainer.file_digests import ABSENT, UNREADABLE, Contents
 from trainer.files import digest, map_npy, read_csv, read_json, read_npy, write_csv, write_json
 from trainer.workers import progress_bar, worker_pool
 

@@ -14,7 +14,6 @@ from rich.table import Table
 from edge.contract.folders import passed_over
 from edge.prior.nearby import FILE as NEARBY
 from trainer.book import STAGES, Result, recipe_parts
-from trainer.contents import ABSENT
 from trainer.corpus.backgrounds import FILE as BACKGROUNDS
 from trainer.corpus.backgrounds import (
     make_backgrounds,
@@ -25,13 +24,14 @@ from trainer.corpus.backgrounds import (
 from trainer.corpus.check import check_data
 from trainer.corpus.folds import read_folds, write_folds
 from trainer.corpus.spectrograms import IMAGES, RANGES, Spectrograms, make_spectrograms
+from trainer.file_digests import ABSENT
 from trainer.files import digest, write_json
 from trainer.pipeline.work import NONE, StageParts, Work
 from trainer.run import CALLS, HISTORY, SCORES, WEIGHTS, Run
-from trainer.tuning.oof import crop_table, score_crops
+from trainer.tuning.cautions import guessing, tell_cautions
+from trainer.tuning.out_of_fold import crop_table, score_crops
 from trainer.tuning.row_images import FILE as ROW_IMAGES
 from trainer.tuning.row_images import make_row_images
-from trainer.tuning.verdict import guessing, tell_cautions
 
 # Files of the metadata model that predictions need.
 _MODEL = ("model.onnx", "features.json", "grid.npz", NEARBY)

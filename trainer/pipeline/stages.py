@@ -32,8 +32,8 @@ from trainer.place.rasters import Rasters
 from trainer.recipe import Recipe, find_recipe, read_recipe, recipe_names
 from trainer.report.tracking import tracking
 from trainer.run import LOCK, Run, check_out
+from trainer.tuning.cautions import tell_cautions
 from trainer.tuning.row_images import require_rows
-from trainer.tuning.verdict import tell_cautions
 
 __all__ = ["STAGES", "Options", "alone", "run_stages", "stage_table", "tell_cautions"]
 

@@ -17,7 +17,6 @@ from edge.contract.audio import front_end
 from edge.contract.errors import ConfigError, CorpusError
 from edge.contract.folders import passed_over
 from edge.prior.place import RASTERS
-from trainer.contents import ABSENT
 from trainer.corpus.backgrounds import FILE as BACKGROUNDS
 from trainer.corpus.backgrounds import (
     background_source,
@@ -28,6 +27,7 @@ from trainer.corpus.backgrounds import (
 from trainer.corpus.recordings import Corpus, Recording
 from trainer.corpus.soundscapes import Soundscape
 from trainer.corpus.spectrograms import cache_constants
+from trainer.file_digests import ABSENT
 from trainer.files import digest
 from trainer.recipe import MetadataKind
 from trainer.run import Run

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from edge.contract.errors import CorpusError, UsageError
 from edge.prior.place import Values
+from trainer.corpus.duplicates import same_sound
 from trainer.corpus.folds import (
     MONTHS,
     REGIONS,
@@ -30,7 +31,6 @@ from trainer.corpus.folds import (
     write_folds,
 )
 from trainer.corpus.recordings import Corpus, Recording
-from trainer.corpus.twins import same_sound
 from trainer.files import check_replaceable, replacing
 from trainer.place.rasters import Rasters
 from trainer.recipe import Recipe

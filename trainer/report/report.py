@@ -18,8 +18,8 @@ from trainer.report import figures, page
 from trainer.report.page import Cell, Html, Section, Share, number
 from trainer.report.tuning_report import search_section, thresholds_section
 from trainer.run import Run, Tuning
-from trainer.tuning.oof import CropScore, confusions, crop_table, score_crops
-from trainer.tuning.verdict import cautions
+from trainer.tuning.cautions import cautions
+from trainer.tuning.out_of_fold import CropScore, confusions, crop_table, score_crops
 
 _FEATURES = {
     "bio1": "mean temperature",

@@ -18,9 +18,9 @@ from torch import Tensor
 from edge.contract.audio import Ranges
 from edge.contract.errors import ConfigError
 from edge.contract.folders import files_under
-from trainer.contents import Contents
 from trainer.corpus.recordings import AUDIO, Recording
 from trainer.corpus.spectrograms import Spectrograms, cache_constants, make_spectrograms
+from trainer.file_digests import Contents
 from trainer.files import digest, read_json, write_json
 from trainer.training.dataset import Images, Ints, open_images
 

@@ -29,7 +29,7 @@ from trainer.recipe import ThresholdBy, TuneRecipe
 from trainer.run import MemberInfo, Run, Tuning
 from trainer.tuning import sweep
 from trainer.tuning.blend_search import Optimum, optimise
-from trainer.tuning.oof import crop_table
+from trainer.tuning.out_of_fold import crop_table
 from trainer.tuning.soundscape_scores import ScoredRows, score_soundscapes
 from trainer.tuning.sweep import LabelledRows, ThresholdCandidate
 from trainer.tuning.thresholds import RULES, ThresholdSet, cut_by, f1_at

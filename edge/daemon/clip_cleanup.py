@@ -4,8 +4,8 @@ Knows no sound."""
 import logging
 from collections.abc import Callable
 
+from edge.clips.disk_reserve import Reserve
 from edge.clips.reconcile import reconcile
-from edge.clips.reserve import Reserve
 from edge.clips.retention import Retention, RetentionSummary
 from edge.config import Config
 from edge.contract.errors import StoreError

@@ -13,7 +13,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from edge.host.clock import utc_at
-from edge.store.named import beside
+from edge.store.file_identity import beside
 from edge.types import StationRun
 
 _BYTES = 4096  # reserved while there is room: about ten runs

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import BinaryIO
 
-from edge.capture.opened import pread
+from edge.capture.pulsed_file import pread
 
 # This many zero bytes may be recorded silence; more of them, undeclared, are unused space.
 ZEROS_MAX = 2**20

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from trainer.files import read_json
 from trainer.run import SCHEMA, Run
-from trainer.tuning.oof import CropScore, CropTable
+from trainer.tuning.out_of_fold import CropScore, CropTable
 
 _SURE = 2.0  # standard deviations by which a score must exceed guessing
 _NOTHING = 0.0005  # a smaller F1 is shown as 0.000

@@ -1,6 +1,6 @@
 """Tables of places held in memory, made either on request or in the background.
 
-Knows no sound and no source; table.py defines a table.
+Knows no sound and no source; place_table.py defines a table.
 """
 
 import logging
@@ -14,7 +14,7 @@ from typing import Protocol
 from edge.contract.blend import Scores
 from edge.contract.bundle import Bundle
 from edge.contract.errors import BundleError, EngineError
-from edge.prior.table import prior_table
+from edge.prior.place_table import prior_table
 from edge.types import Place
 
 # Tables in memory: one of 6,500 species takes 10 MB, and an archive may have hundreds of sites.

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from edge.capture.opened import PulsedFile, pread
+from edge.capture.pulsed_file import PulsedFile, pread
 from edge.types import FileState
 
 _END_BYTES = 4096  # at both ends

@@ -11,8 +11,8 @@ Cells lie within those of the grid.
 
 There are two forms: `place`, our own model of place, season and rasters; `geo`, BirdNET's of place
 and week, whose outputs are not a distribution over species but the chance of each to be present.
-The child (`python -m edge.prior.table`) loads grid and model, so that the daemon never holds them.
-Knows no sound.
+The child (`python -m edge.prior.place_table`) loads grid and model, so that the daemon never holds
+them. Knows no sound.
 """
 
 import ctypes
@@ -208,7 +208,7 @@ def _computed(bundle: Bundle, place: Place) -> bytes:
     """The child's output: the table in numpy's format."""
     folder = bundle.folder
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "edge.prior.table", str(folder)]
+    command = [sys.executable, "-m", "edge.prior.place_table", str(folder)]
     text = f"{bundle.id} {place.latitude!r} {place.longitude!r}"
     failed = f"{folder / PRIOR}: the prior could not be computed"
     try:

@@ -20,7 +20,7 @@ from edge.contract.errors import ConfigError
 from edge.contract.local_clock import LocalClock
 from edge.daemon.gaps import GapWriter
 from edge.daemon.ledger import Ledger
-from edge.daemon.load import LoadShedder
+from edge.daemon.load_level import LoadShedder
 from edge.daemon.source import OUTAGE_S_MAX, STUCK_S_MAX, Hearing
 from edge.daemon.timeline import Timeline
 from edge.host.clock import KNOWN, Clock, boot_id, is_nonsense

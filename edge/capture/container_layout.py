@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
-from edge.capture.leftover import is_no_sound, only_zeros, tags_begin, without_room
-from edge.capture.opened import pread
-from edge.capture.view import ByteExtent
+from edge.capture.header_view import ByteExtent
+from edge.capture.pulsed_file import pread
+from edge.capture.trailing_data import is_no_sound, only_zeros, tags_begin, without_room
 
 CHUNKS_MAX = 1_000  # read in one file
 SIZE_UNKNOWN = 2**48  # sizes from here on are placeholders

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
-from edge.capture.opened import Pulse
+from edge.capture.pulsed_file import Pulse
 from edge.contract.errors import StopSignal
 from edge.replay.reader import Event, Events, RecordingTask
 

@@ -1,7 +1,7 @@
 """A file as libsndfile is to see it: extents of it in sequence, with another header where its own
 is wrong.
 
-Knows bytes alone; which bytes are right is decided elsewhere (layout.py, streams.py).
+Knows bytes alone; which bytes are right is decided elsewhere (container_layout.py, streams.py).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import BinaryIO, NamedTuple
 
-from edge.capture.opened import pread
+from edge.capture.pulsed_file import pread
 
 STOP_BYTES = 16
 

@@ -3,8 +3,8 @@ sums of the decoded sound with the record."""
 
 from contextlib import ExitStack, suppress
 
-from edge.capture.content import continues, state_of_opened
-from edge.capture.opened import Pulse, PulsedFile, no_pulse
+from edge.capture.file_states import continues, state_of_opened
+from edge.capture.pulsed_file import Pulse, PulsedFile, no_pulse
 from edge.capture.sound_sums import is_within
 from edge.replay.reader import RecordingTask
 from edge.store.files import Files, same_place

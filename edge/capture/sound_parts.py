@@ -2,8 +2,8 @@
 chained.
 
 Opens each with libsndfile, with a corrected header where needed, reads it, and finds the beginning
-of the next. Knows containers through layout.py and streams.py; knows no mixing, no rate but the
-file's, and no words for the record.
+of the next. Knows containers through container_layout.py and streams.py; knows no mixing, no rate
+but the file's, and no words for the record.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
-from edge.capture.layout import (
+from edge.capture.container_layout import (
     BEGINNING,
     BEGINNINGS,
     Layout,
@@ -23,8 +23,8 @@ from edge.capture.layout import (
     find_beginning,
     plain_layout,
 )
-from edge.capture.leftover import ID3_FOOTER, id3_end, left_over, only_zeros, tags_begin
-from edge.capture.opened import pread, size_of
+from edge.capture.header_view import ByteExtent, View
+from edge.capture.pulsed_file import pread, size_of
 from edge.capture.streams import (
     OGG_BEGINS,
     TAIL_BYTES,
@@ -37,7 +37,7 @@ from edge.capture.streams import (
     ogg_last_page,
     ogg_stream,
 )
-from edge.capture.view import ByteExtent, View
+from edge.capture.trailing_data import ID3_FOOTER, id3_end, left_over, only_zeros, tags_begin
 from edge.contract.audio import Samples
 
 HEAD_BYTES = 65_536  # a recording must begin within these

@@ -13,11 +13,11 @@ import numpy as np
 import soundfile
 
 from edge.capture.container import ContainerHeader
-from edge.capture.folded import Fold, Unfolder, folds_are_lost, may_be_folded
-from edge.capture.layout import Layout
+from edge.capture.container_layout import Layout
 from edge.capture.mix import BLOCK_FRAMES, Mixer
-from edge.capture.parts import SoundPart, error_line
+from edge.capture.sound_parts import SoundPart, error_line
 from edge.capture.streams import Mpeg, Ogg
+from edge.capture.triggered import Fold, Unfolder, folds_are_lost, may_be_folded
 from edge.contract.audio import Samples
 from edge.types import GapReason
 

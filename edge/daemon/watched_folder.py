@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from edge.analysis.stretch import AnalysisSetup, Analyst, BatchResult
 from edge.capture.folder import Content, FolderWatch
-from edge.capture.own import OwnFiles
+from edge.capture.own_files import OwnFiles
 from edge.capture.recording import record_name
 from edge.clips.maker import ClipMaker
 from edge.config import Config
@@ -24,8 +24,8 @@ from edge.daemon.ledger import Ledger
 from edge.daemon.source import OUTAGE_S_MAX, Hearing
 from edge.daemon.timeline import Timeline
 from edge.host.clock import KNOWN, Clock, boot_id
+from edge.replay.attempt_log import AttemptLog, forget_gone, in_order
 from edge.replay.replay import Replay
-from edge.replay.tried import AttemptLog, forget_gone, in_order
 from edge.store.connection import is_lock
 from edge.store.record import Store
 from edge.types import Gap, GapRow, LoadLevel, Outcome
